@@ -1,0 +1,170 @@
+"""The ASGI application: routes and lifespan, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, TypedDict
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket
+
+from feed.connection import serve_connection
+from feed.engine import Engine, running_engine
+from feed.errors import TickcastError
+from feed.settings import Settings
+from feed.ticks import (
+    CHANNELS,
+    DEFAULT_FEED,
+    Encoding,
+    Subscription,
+    encode,
+    is_feed_name,
+    is_pattern,
+    sort_channels,
+)
+
+_SNAPSHOT_STREAMS_MAX: Final = 10_000
+
+
+class _State(TypedDict):
+    engine: Engine
+
+
+def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None) -> Starlette:
+    """The server as an ASGI application.
+
+    Args:
+        redis_url: the store to use; `settings.redis_url` may be empty, where it is embedded.
+        dashboard: a folder with the page served at `/` (`index.html`) and its files.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[_State]:
+        async with running_engine(settings, redis_url) as engine:
+            yield {"engine": engine}
+
+    routes: list[BaseRoute] = [
+        Route("/health", _health),
+        Route("/ready", _ready),
+        Route("/symbols", _symbols),
+        Route("/snapshot", _snapshot),
+        Route("/stream", _upgrade_required),
+        Route("/v2/{feed}", _upgrade_required),
+        WebSocketRoute("/stream", _stream),
+        WebSocketRoute("/v2/{feed}", _stream),
+        WebSocketRoute("/{path:path}", _refuse),
+    ]
+    if dashboard is not None:
+        page = dashboard / "index.html"
+        routes += [
+            Route("/", lambda request: FileResponse(page)),
+            Mount("/static", StaticFiles(directory=dashboard)),
+        ]
+    return Starlette(
+        routes=routes, lifespan=lifespan, exception_handlers={TickcastError: _unavailable}
+    )
+
+
+# ---------------------------------------------------------------------------------- WebSocket
+
+
+async def _stream(websocket: WebSocket) -> None:
+    feed = websocket.path_params.get("feed", DEFAULT_FEED)
+    engine: Engine = websocket.state.engine
+    if _is_served(feed, engine.settings):
+        await serve_connection(websocket, feed, engine)
+    else:
+        await _refuse(websocket)
+
+
+async def _refuse(websocket: WebSocket) -> None:
+    await websocket.send_denial_response(PlainTextResponse("no such feed\n", status_code=404))
+
+
+def _is_served(feed: str, settings: Settings) -> bool:
+    return is_feed_name(feed) and (not settings.feeds or feed in settings.feeds)
+
+
+# --------------------------------------------------------------------------------------- HTTP
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.state.engine
+    return engine
+
+
+def _json(content: object, status_code: int = 200) -> Response:
+    return Response(encode(content, Encoding.JSON), status_code, media_type="application/json")
+
+
+async def _upgrade_required(request: Request) -> Response:
+    feed = request.path_params.get("feed", DEFAULT_FEED)
+    if not _is_served(feed, _engine(request).settings):
+        return PlainTextResponse("no such feed\n", status_code=404)
+    return PlainTextResponse(
+        "this is a WebSocket endpoint\n",
+        status_code=426,
+        headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+    )
+
+
+async def _health(request: Request) -> Response:
+    return _json({"status": "live"})
+
+
+async def _ready(request: Request) -> Response:
+    engine = _engine(request)
+    if not engine.upstream.subscriber.connected:
+        return _json({"status": "not ready", "reason": "no connection to Redis"}, 503)
+    await engine.store.ping()
+    return _json({"status": "ready"})
+
+
+async def _symbols(request: Request) -> Response:
+    channels: dict[str, list[str]] = {}
+    for key in await _engine(request).store.streams(_feed_of(request)):
+        channels.setdefault(key.symbol, []).append(key.channel)
+    return _json(
+        [{"S": symbol, "channels": sort_channels(channels[symbol])} for symbol in sorted(channels)]
+    )
+
+
+async def _snapshot(request: Request) -> Response:
+    patterns = [text for text in request.query_params.get("symbols", "").split(",") if text]
+    if not patterns:
+        raise HTTPException(400, "name symbols, as in /snapshot?symbols=AAPL,MSFT")
+    for pattern in patterns:
+        if not is_pattern(pattern):
+            raise HTTPException(400, f"{pattern[:40]!a} is no symbol")
+    store = _engine(request).store
+    wanted = [Subscription(channel, pattern) for channel in CHANNELS for pattern in patterns]
+    found = sorted(
+        (key for key in await store.streams(_feed_of(request)) if _covers(wanted, key)),
+        key=lambda key: (key.symbol, CHANNELS.index(key.channel)),
+    )
+    if len(found) > _SNAPSHOT_STREAMS_MAX:
+        raise HTTPException(400, f"more than {_SNAPSHOT_STREAMS_MAX} streams, name fewer symbols")
+    heads = await store.heads(found)
+    return _json([head.latest for head in heads if head.latest is not None])
+
+
+def _covers(wanted: list[Subscription], key: Any) -> bool:
+    return any(subscription.matches(key) for subscription in wanted)
+
+
+def _feed_of(request: Request) -> str:
+    feed = request.query_params.get("feed", DEFAULT_FEED)
+    if not _is_served(feed, _engine(request).settings):
+        raise HTTPException(404, "no such feed")
+    return feed
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    return _json({"status": "not ready", "reason": str(error)}, 503)

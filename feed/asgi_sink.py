@@ -1,0 +1,73 @@
+"""The way to a client on an ASGI server other than ours: frame by frame, through `send`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from feed.errors import CloseCode
+from feed.frames import TEXT, split_frames
+
+CLOSE_GRACE_S: Final = 1.0
+
+
+class AsgiSink:
+    """Takes frames at once and sends them from a task of its own, `run`.
+
+    Attributes:
+        paused, write: as `feed.outbox.Sink` says.
+        on_drain: called when everything has been sent.
+        on_shutdown: never called: only our own server tells when it shuts down.
+    """
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._news = asyncio.Event()
+        self._close: tuple[CloseCode, str] | None = None
+        self._endpoint = asyncio.current_task()
+        self.paused = False
+        self.write: Callable[[bytes], None] = self._take
+        self.on_drain: Callable[[], None] = lambda: None
+        self.on_shutdown: Callable[[], bytes] = bytes
+
+    def buffered(self) -> int:
+        """Bytes taken that the server has not accepted yet."""
+        return self._size
+
+    def finish(self, last_words: bytes, code: CloseCode, reason: str = "") -> None:
+        """Send the last frames and close; end the endpoint's task if the client does not read."""
+        self._take(last_words)
+        self._close = (code, reason)
+        if self._endpoint is not None:
+            asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self._endpoint.cancel)
+
+    async def run(self) -> None:
+        """Send until `finish` was called and everything is out, or the client is gone."""
+        try:
+            while self._close is None or self._chunks:
+                await self._news.wait()
+                self._news.clear()
+                chunks, self._chunks = self._chunks, []
+                for chunk in chunks:
+                    for opcode, payload in split_frames(chunk):
+                        if opcode == TEXT:
+                            await self._websocket.send_text(payload.decode())
+                        else:
+                            await self._websocket.send_bytes(payload)
+                    self._size -= len(chunk)
+                self.paused = False
+                self.on_drain()
+            await self._websocket.close(*self._close)
+        except (WebSocketDisconnect, RuntimeError):
+            pass  # The client is gone; the reader notices too.
+
+    def _take(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._size += len(data)
+        self.paused = True
+        self._news.set()

@@ -1,0 +1,1 @@
+"""Everything that knows Redis: keys, the publish script, pub/sub, history, the embedded store."""

@@ -1,0 +1,87 @@
+"""Connections to Redis: one way to make them, one translation of what can go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+from redis import exceptions
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from feed.errors import BrokerUnavailable, BrokerUnsuitable, InvalidSettings
+
+CONNECT_TIMEOUT_S: Final = 3.0
+COMMAND_TIMEOUT_S: Final = 5.0
+SCHEMES: Final = ("redis", "rediss", "unix")
+_OLDEST_REDIS: Final = 7
+_OLDEST_VALKEY: Final = 8
+
+
+def make_client(url: str, max_connections: int = 64) -> Redis:
+    """A client for the Redis at `url`; it connects when it is first used.
+
+    It never repeats a command by itself: whoever sent it knows whether that is safe.
+
+    Raises:
+        InvalidSettings: the URL is not one of redis://, rediss:// or unix://.
+    """
+    if urlsplit(url).scheme not in SCHEMES:
+        raise InvalidSettings(f"redis_url: {safe_url(url)!a} is no redis://, rediss:// or unix://")
+    try:
+        return Redis.from_url(
+            url,
+            protocol=2,
+            max_connections=max_connections,
+            socket_connect_timeout=CONNECT_TIMEOUT_S,
+            socket_timeout=COMMAND_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            client_name="tickcast",
+        )
+    except (ValueError, TypeError) as error:
+        raise InvalidSettings(f"redis_url: {safe_url(url)!a}: {error}") from None
+
+
+def safe_url(url: str) -> str:
+    """The URL without its credentials, for messages and logs."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn redis-py's exceptions into ours.
+
+    Raises:
+        BrokerUnavailable: no connection, no answer in time, or still loading its data.
+        BrokerUnsuitable: it answered that we may not.
+    """
+    try:
+        yield
+    except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
+        raise BrokerUnsuitable(f"Redis refuses us: {error}") from None
+    except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+        raise BrokerUnavailable(f"no answer from Redis: {error}") from None
+    except exceptions.ResponseError as error:
+        raise BrokerUnsuitable(f"Redis can't do that: {error}") from None
+
+
+async def check_version(client: Redis) -> None:
+    """Hold the server to Redis 7 or Valkey 8.
+
+    Raises:
+        BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says, or it is too old.
+    """
+    with translated_errors():
+        info = await client.info("server")
+    valkey = info.get("valkey_version")
+    name, version, oldest = (
+        ("Valkey", valkey, _OLDEST_VALKEY)
+        if valkey
+        else ("Redis", info.get("redis_version", "0"), _OLDEST_REDIS)
+    )
+    if int(str(version).partition(".")[0]) < oldest:
+        raise BrokerUnsuitable(f"{name} {version} is too old; Redis 7 or Valkey 8 is needed")

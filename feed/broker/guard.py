@@ -1,0 +1,69 @@
+"""Runs a program for as long as standard input stays open, then removes what it left.
+
+The embedded store's keeper: its parent holds the other end of a pipe, and however the parent ends,
+SIGKILL included, the pipe closes. A script for the standard library alone, so that it starts fast:
+
+    python -I -S guard.py keep|remove DIRECTORY COMMAND [ARGUMENT …]
+
+At the end the directory's files called `store.*` go, and with `remove` the directory too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+
+_PR_SET_PDEATHSIG = 1
+_STOP_TIMEOUT_S = 3.0
+_POLL_S = 1.0
+
+
+def main() -> int:
+    """Run, wait, clean up; returns the program's exit code."""
+    whether, directory, *command = sys.argv[1:]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_prepare_child)  # noqa: PLW1509
+    try:
+        while child.poll() is None:
+            readable, _, _ = select.select([sys.stdin], [], [], _POLL_S)
+            if readable and not os.read(0, 1):
+                break
+        return _stop(child)
+    finally:
+        _clean(directory, whether == "remove")
+
+
+def _prepare_child() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    if sys.platform == "linux":
+        # Should this script itself be killed, the child goes with it.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> int:
+    child.terminate()
+    try:
+        return child.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        return child.wait()
+
+
+def _clean(directory: str, remove: bool) -> None:
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(directory):
+            if entry.name.startswith("store."):
+                os.unlink(entry.path)  # noqa: PTH108
+        if remove:
+            os.rmdir(directory)  # noqa: PTH106 - pathlib takes too long to import
+
+
+if __name__ == "__main__":
+    sys.exit(main())

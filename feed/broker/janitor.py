@@ -1,0 +1,89 @@
+"""Keeps the embedded store below its memory bound by trimming history early.
+
+Redis's own ways would not do: evicting whole keys loses the numbering, and refusing writes stops
+the feed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from redis.asyncio import Redis
+
+from feed.broker import keys
+from feed.broker.client import make_client, translated_errors
+from feed.errors import TickcastError
+from feed.settings import Settings
+
+_INTERVAL_S: Final = 0.25
+_HIGH: Final = 0.85
+_LOW: Final = 0.70
+_SCAN_COUNT: Final = 1000
+_MIB: Final = 1 << 20
+
+logger = logging.getLogger("tickcast.store")
+
+
+async def keep_bounded(url: str, settings: Settings) -> None:
+    """Watch the store's memory until cancelled."""
+    client = make_client(url, max_connections=2)
+    try:
+        while True:
+            try:
+                await trim_if_full(client, settings.store_memory_bytes)
+            except TickcastError as error:
+                logger.debug("can't look after the store's memory: %s", error)
+            await asyncio.sleep(_INTERVAL_S)
+    finally:
+        await client.aclose()
+
+
+async def trim_if_full(client: Redis, memory_bytes: int) -> None:
+    """Near the bound, halve the longest histories until there is room again.
+
+    A history keeps its newest batch at the least, and short ones stay as they are.
+    """
+    used = await _used_bytes(client)
+    if used < _HIGH * memory_bytes:
+        return
+    before = used
+    lengths = await _history_lengths(client)
+    longest = max(lengths.values(), default=0)
+    while longest > 1 and used > _LOW * memory_bytes:
+        longest = max(1, longest // 2)
+        await _trim(client, [key for key, length in lengths.items() if length > longest], longest)
+        used = await _used_bytes(client)
+    logger.warning(
+        "the store is near its bound of %d MiB: history trimmed to %d batches a stream, "
+        "%.1f MiB became %.1f MiB",
+        memory_bytes // _MIB,
+        longest,
+        before / _MIB,
+        used / _MIB,
+    )
+
+
+async def _used_bytes(client: Redis) -> int:
+    with translated_errors():
+        return int((await client.info("memory"))["used_memory"])
+
+
+async def _history_lengths(client: Redis) -> dict[bytes, int]:
+    with translated_errors():
+        found = [
+            key async for key in client.scan_iter(keys.ALL_HISTORIES, _SCAN_COUNT, _type="stream")
+        ]
+        pipeline = client.pipeline(transaction=False)
+        for key in found:
+            pipeline.xlen(key)
+        return dict(zip(found, await pipeline.execute(), strict=True))
+
+
+async def _trim(client: Redis, histories: list[bytes], length: int) -> None:
+    pipeline = client.pipeline(transaction=False)
+    for key in histories:
+        pipeline.xtrim(key, maxlen=length, approximate=False)
+    with translated_errors():
+        await pipeline.execute()

@@ -1,0 +1,57 @@
+"""The names of everything Tickcast keeps in Redis.
+
+All keys of one stream share a hash tag, so that one publish touches one slot of a cluster. The
+parts of a tag are joined by `/`, which neither feed nor channel names contain: a symbol may hold
+any of the other characters.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from feed.ticks import StreamKey
+
+_PREFIX: Final = "tickcast:"
+ALL_HISTORIES: Final = f"{_PREFIX}*:history"
+"""Glob that matches the history of every stream."""
+
+
+def meta(stream: StreamKey) -> str:
+    """Hash: `epoch`, `seq` and `latest` of the stream."""
+    return f"{_PREFIX}{{{'/'.join(stream)}}}:meta"
+
+
+def history(stream: StreamKey) -> str:
+    """Redis stream: the batches retained, with IDs `last seq-publish time in ms`."""
+    return f"{_PREFIX}{{{'/'.join(stream)}}}:history"
+
+
+def ticks(stream: StreamKey) -> str:
+    """Channel: every batch as it is published."""
+    return f"{_PREFIX}{{{'/'.join(stream)}}}:ticks"
+
+
+def epoch(feed: str) -> str:
+    """String: the feed's current epoch."""
+    return f"{_PREFIX}{{{feed}}}:epoch"
+
+
+def directory(feed: str) -> str:
+    """Set: `channel/symbol` of every stream that was ever published in the feed."""
+    return f"{_PREFIX}{{{feed}}}:streams"
+
+
+def announcements(feed: str) -> str:
+    """Channel: `channel/symbol` of each stream when it joins the directory."""
+    return f"{_PREFIX}{{{feed}}}:announcements"
+
+
+def to_member(stream: StreamKey) -> str:
+    """A stream's entry in its feed's directory."""
+    return f"{stream.channel}/{stream.symbol}"
+
+
+def from_member(feed: str, member: str) -> StreamKey:
+    """The stream that a directory entry stands for."""
+    channel, _, symbol = member.partition("/")
+    return StreamKey(feed, channel, symbol)

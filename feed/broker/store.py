@@ -1,0 +1,151 @@
+"""Reading and keeping what outlives a message: epochs, the directory of streams, history."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+from redis.asyncio import Redis
+
+from feed.batch import Batch
+from feed.broker import keys
+from feed.broker.client import translated_errors
+from feed.errors import InvalidTick
+from feed.ticks import CHANNELS, StreamKey, Tick, is_symbol, number, unpack
+
+_PIPELINE_KEYS: Final = 500
+_PAGE_ENTRIES: Final = 1_000
+_UNUSED_EPOCH_S: Final = 86_400
+
+# Replaces the one epoch and no other: of two publishers that ask at once, one wins.
+_REPLACE_EPOCH: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end
+return redis.call('GET', KEYS[1])
+"""
+
+logger = logging.getLogger("tickcast.broker")
+
+
+class Head(NamedTuple):
+    """Where a stream stands: `seq` 0 and no tick where it was never published."""
+
+    epoch: str
+    seq: int
+    latest: Tick | None
+
+
+class History(NamedTuple):
+    """A page of a stream's retained batches; `complete` where it reaches the newest."""
+
+    epoch: str
+    batches: list[Batch]
+    complete: bool
+
+
+class Store:
+    """The read side of the broker, and the owner of the epochs."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    async def ping(self) -> None:
+        """Raises BrokerUnavailable unless the store answers."""
+        with translated_errors():
+            await self._client.ping()
+
+    async def epoch(self, feed: str, keep: bool = False) -> str:
+        """The feed's epoch; a feed without one gets its first.
+
+        Such a first epoch lasts for a day, or for good once a publisher has asked to keep it: names
+        that clients make up leave nothing behind.
+        """
+        key = keys.epoch(feed)
+        with translated_errors():
+            await self._client.set(key, new_epoch(), nx=True, ex=_UNUSED_EPOCH_S)
+            if keep:
+                await self._client.persist(key)
+            stored = await self._client.get(key)
+        return _text(stored)
+
+    async def begin_epoch(self, feed: str, after: str) -> str:
+        """A new epoch for the feed, unless somebody has already replaced the epoch `after`."""
+        current = await self.epoch(feed, keep=True)
+        if current != after:
+            return current
+        with translated_errors():
+            epoch = await self._client.eval(
+                _REPLACE_EPOCH, 1, keys.epoch(feed), after, new_epoch(after)
+            )
+        return _text(epoch)
+
+    async def streams(self, feed: str) -> set[StreamKey]:
+        """Every stream that was ever published in the feed."""
+        with translated_errors():
+            members = await self._client.smembers(keys.directory(feed))
+        found = (keys.from_member(feed, _text(member)) for member in members)
+        return {key for key in found if key.channel in CHANNELS and is_symbol(key.symbol)}
+
+    async def heads(self, streams: Sequence[StreamKey]) -> list[Head]:
+        """Where each of the streams stands now, in the order given."""
+        heads: list[Head] = []
+        for start in range(0, len(streams), _PIPELINE_KEYS):
+            pipeline = self._client.pipeline(transaction=False)
+            for stream in streams[start : start + _PIPELINE_KEYS]:
+                pipeline.hmget(keys.meta(stream), "epoch", "seq", "latest")
+            with translated_errors():
+                heads += [_to_head(fields) for fields in await pipeline.execute()]
+        return heads
+
+    async def history(self, stream: StreamKey, after: int) -> History:
+        """The oldest retained batches that reach beyond the tick number `after`.
+
+        The first batch may begin at or before `after`; ask again after its last tick until the
+        answer is complete.
+        """
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.hget(keys.meta(stream), "epoch")
+        pipeline.xrange(keys.history(stream), min=str(after + 1), count=_PAGE_ENTRIES)
+        with translated_errors():
+            epoch, entries = await pipeline.execute()
+        name = epoch.decode() if epoch else ""
+        batches = list(_to_batches(name, entries))
+        return History(name, batches, len(entries) < _PAGE_ENTRIES)
+
+
+def new_epoch(after: str = "") -> str:
+    """A name for a new numbering: unique, and greater than `after` as text.
+
+    It is the time in microseconds and a random part, in hexadecimal of a fixed width.
+    """
+    us = time.time_ns() // 1000
+    if after:
+        us = max(us, int(after.partition("-")[0], 16) + 1)
+    return f"{us:014x}-{secrets.token_hex(3)}"
+
+
+def _text(value: object) -> str:
+    """A reply as text: redis-py's types allow for bytes and str alike."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else ""
+
+
+def _to_head(fields: Sequence[bytes | None]) -> Head:
+    epoch, seq, latest = fields
+    if epoch is None or seq is None:
+        return Head("", 0, None)
+    return Head(epoch.decode(), int(seq), number(unpack(latest), int(seq))[0] if latest else None)
+
+
+def _to_batches(epoch: str, entries: Iterable[tuple[bytes, dict[bytes, Any]]]) -> Iterable[Batch]:
+    for entry_id, fields in entries:
+        last = int(entry_id.partition(b"-")[0])
+        try:
+            ticks = unpack(fields[b"b"])
+        except (InvalidTick, KeyError) as error:
+            logger.warning("left out history entry %s: %s", entry_id.decode(), error)
+            continue
+        yield Batch(epoch, number(ticks, last - len(ticks) + 1))

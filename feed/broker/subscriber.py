@@ -1,0 +1,172 @@
+"""The server's one pub/sub connection: kept up, re-established, its subscriptions confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, Protocol
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+from feed.broker.client import check_version, translated_errors
+from feed.errors import BrokerUnavailable, TickcastError
+
+_BACKOFF_FIRST_S: Final = 0.1
+_BACKOFF_MAX_S: Final = 3.0
+_CONFIRM_TIMEOUT_S: Final = 5.0
+_CHANNELS_PER_COMMAND: Final = 500
+
+logger = logging.getLogger("tickcast.broker")
+
+
+class _Connection(Protocol):
+    """What is used of redis-py's connection."""
+
+    async def connect(self) -> None: ...
+    async def send_command(self, *words: str) -> None: ...
+    async def read_response(self, **options: object) -> Any: ...
+    async def disconnect(self, nowait: bool) -> None: ...
+
+
+class Subscriber:
+    """Receives messages of channels that somebody asked for.
+
+    After a cut it connects again with back-off, subscribes to everything once more and then calls
+    `on_reconnect`: what was published in between has to be got from elsewhere.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        on_message: Callable[[str, bytes], None],
+        on_reconnect: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._client = client
+        self._on_message = on_message
+        self._on_reconnect = on_reconnect
+        self._channels: set[str] = set()
+        self._unconfirmed: dict[str, asyncio.Future[None]] = {}
+        self._connection: _Connection | None = None
+        self._first_try = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages are flowing."""
+        return self._connection is not None
+
+    async def wait_for_first_try(self) -> None:
+        """Return when the first attempt to connect has succeeded or failed."""
+        await self._first_try.wait()
+
+    async def run(self) -> None:
+        """Connect and receive until cancelled."""
+        delay = _BACKOFF_FIRST_S
+        while True:
+            try:
+                await self._receive_until_cut()
+            except TickcastError as error:
+                if self._connection is not None:
+                    delay = _BACKOFF_FIRST_S
+                    logger.warning("lost Redis: %s", error)
+                else:
+                    logger.warning("Redis is away, trying again in %.1f s: %s", delay, error)
+            finally:
+                self._drop_connection()
+                self._first_try.set()
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, _BACKOFF_MAX_S)
+
+    async def subscribe(self, channels: Iterable[str]) -> None:
+        """Return when Redis has confirmed that messages of the channels will come.
+
+        Raises:
+            BrokerUnavailable: it has not; the channels are not subscribed.
+        """
+        missing = [channel for channel in channels if channel not in self._channels]
+        new = [channel for channel in missing if channel not in self._unconfirmed]
+        if self._connection is None:
+            raise BrokerUnavailable("no connection to Redis")
+        for channel in new:
+            self._unconfirmed[channel] = asyncio.get_running_loop().create_future()
+        waiting = [self._unconfirmed[channel] for channel in missing]
+        await self._send("SUBSCRIBE", new)
+        if waiting:
+            # Not gather(): it would pass our cancellation on to the others that wait here.
+            _, late = await asyncio.wait(waiting, timeout=_CONFIRM_TIMEOUT_S)
+            if late:
+                raise BrokerUnavailable("Redis does not confirm subscriptions")
+            for future in waiting:
+                future.result()
+
+    async def unsubscribe(self, channels: Iterable[str]) -> None:
+        """No longer receive the channels."""
+        gone = [channel for channel in channels if channel in self._channels]
+        self._channels.difference_update(gone)
+        if self._connection is not None:
+            await self._send("UNSUBSCRIBE", gone)
+
+    async def _send(self, command: str, channels: list[str]) -> None:
+        for start in range(0, len(channels), _CHANNELS_PER_COMMAND):
+            if self._connection is None:
+                raise BrokerUnavailable("no connection to Redis")
+            with translated_errors():
+                await self._connection.send_command(
+                    command, *channels[start : start + _CHANNELS_PER_COMMAND]
+                )
+
+    async def _receive_until_cut(self) -> None:
+        await check_version(self._client)
+        connection: _Connection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            with translated_errors():
+                await connection.connect()
+                self._connection = connection
+                self._first_try.set()
+                logger.info("connected to Redis")
+                if self._channels:
+                    again = asyncio.create_task(self._resubscribe(), name="resubscribe")
+                    try:
+                        await self._read(connection)
+                    finally:
+                        again.cancel()
+                else:
+                    await self._read(connection)
+        finally:
+            await connection.disconnect(nowait=True)
+
+    async def _resubscribe(self) -> None:
+        channels, self._channels = sorted(self._channels), set()
+        try:
+            await self.subscribe(channels)
+            await self._on_reconnect()
+        except TickcastError as error:
+            self._channels.update(channels)
+            logger.warning("could not subscribe again: %s", error)
+            if self._connection is not None:
+                await self._connection.disconnect(nowait=True)
+
+    async def _read(self, connection: _Connection) -> None:
+        while True:
+            reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
+            if isinstance(reply, exceptions.RedisError):
+                raise reply
+            kind, channel, data = reply[0], reply[1].decode(), reply[2]
+            if kind == b"message":
+                self._on_message(channel, data)
+            elif kind == b"subscribe":
+                self._channels.add(channel)
+                confirmed = self._unconfirmed.pop(channel, None)
+                if confirmed is not None and not confirmed.done():
+                    confirmed.set_result(None)
+
+    def _drop_connection(self) -> None:
+        self._connection = None
+        for future in self._unconfirmed.values():
+            if not future.done():
+                future.set_exception(BrokerUnavailable("the connection to Redis was cut"))
+                future.exception()  # Perhaps nobody waits any more: count it as seen.
+        self._unconfirmed.clear()

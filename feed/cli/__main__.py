@@ -1,0 +1,5 @@
+"""Lets `python -m feed.cli` stand in for the command `tickcast`."""
+
+from feed.cli import main
+
+main()

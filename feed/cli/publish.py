@@ -1,0 +1,99 @@
+"""`tickcast publish`: ticks from a file or a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import click
+
+from feed.cli.common import (
+    BadInput,
+    config_option,
+    feed_option,
+    open_publisher,
+    redis_option,
+    run,
+)
+from feed.errors import InvalidTick
+from feed.settings import Settings, load_settings
+from feed.times import Time
+from producers.lines import LineSplitter, parse_line
+
+_LINE_MAX: Final = 64 * 1024
+_CHUNK: Final = 64 * 1024
+
+
+@click.command()
+@click.argument("file", default="-", metavar="[FILE|-]",
+                type=click.Path(exists=True, dir_okay=False, allow_dash=True))  # fmt: skip
+@feed_option
+@click.option("--strict", is_flag=True, help="Stop at the first bad line.")
+@redis_option
+@config_option
+def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: Path | None) -> None:
+    r"""Publish ticks given as JSON lines.
+
+    \b
+    A line is a tick as clients receive it; without "t" it happens now:
+      {"T":"t","S":"AAPL","p":187.1,"s":100}
+      {"T":"q","S":"AAPL","bp":187.0,"bs":3,"ap":187.1,"as":2,"t":"2026-01-05T14:30:00Z"}
+    """
+    settings = load_settings(config, redis_url=redis_url)
+    bad = BadInput("stdin" if file == "-" else file, strict)
+    with ExitStack() as stack:
+        source = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))
+        run(_publish(settings, source.fileno(), feed, bad))
+
+
+async def _publish(settings: Settings, source: int, feed: str, bad: BadInput) -> None:
+    splitter = LineSplitter(_LINE_MAX)
+    number = 0
+    async with open_publisher(settings, feed) as publisher:
+        async for data in _chunks(source):
+            ticks = []
+            for line in splitter.feed(data):
+                number += 1
+                try:
+                    if line is None:
+                        raise InvalidTick(f"longer than {_LINE_MAX} bytes")
+                    if line.strip():
+                        ticks.append(parse_line(line, Time.now()))
+                except InvalidTick as error:
+                    await publisher.publish(ticks)
+                    ticks = []
+                    bad.report(number, str(error))
+            await publisher.publish(ticks)
+        await publisher.drain()
+    bad.fail_if_any(publisher.published)
+    click.echo(f"published {publisher.published:,} ticks", err=True)
+
+
+async def _chunks(source: int) -> AsyncIterator[bytes]:
+    """What a file descriptor delivers, as it comes; an empty chunk at the end."""
+    readable = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    is_file = stat.S_ISREG(os.fstat(source).st_mode)  # Always ready, and no event loop polls it.
+    if is_file:
+        readable.set()
+    else:
+        loop.add_reader(source, readable.set)
+    try:
+        while True:
+            await readable.wait()
+            if not is_file:
+                readable.clear()
+            data = os.read(source, _CHUNK)
+            yield data
+            if not data:
+                return
+            await asyncio.sleep(0)
+    finally:
+        if not is_file:
+            loop.remove_reader(source)

@@ -1,0 +1,65 @@
+"""`tickcast serve`: the server, with the embedded store where none is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from socket import socket
+
+import click
+
+import clients
+from feed.app import create_app
+from feed.broker.embedded import provided_store
+from feed.cli.common import (
+    config_option,
+    redis_option,
+    refuse_unsuitable,
+    run_server_loop,
+    set_up_logging,
+)
+from feed.errors import TickcastError
+from feed.server import address_of, bind
+from feed.server import serve as run_server
+from feed.settings import Settings, load_settings
+
+DASHBOARD = Path(clients.__file__).parent / "dashboard"
+
+
+@click.command()
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port to listen on; 0 takes any free one.  [default: 8000]")
+@redis_option
+@config_option
+def serve(host: str | None, port: int | None, redis_url: str | None, config: Path | None) -> None:
+    """Serve ticks to WebSocket clients.
+
+    Without --redis an embedded store is started, which the other commands then find.
+    """
+    settings = load_settings(config, host=host, port=port, redis_url=redis_url)
+    set_up_logging(settings)
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError as error:
+        where = f"{settings.host}:{settings.port}"
+        raise TickcastError(f"can't listen on {where}: {error.strerror or error}") from None
+    with listener:
+        run_server_loop(_serve(settings, listener))
+
+
+async def _serve(settings: Settings, listener: socket) -> None:
+    async with provided_store(settings) as redis_url:
+        await refuse_unsuitable(redis_url)
+        await serve_feed(settings, redis_url, listener, lambda: None)
+
+
+async def serve_feed(
+    settings: Settings, redis_url: str, listener: socket, on_started: Callable[[], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM, with the page at `/`; says where once it listens."""
+
+    def started() -> None:
+        click.echo(f"listening on {address_of(listener)}")
+        on_started()
+
+    await run_server(create_app(settings, redis_url, DASHBOARD), settings, listener, started)

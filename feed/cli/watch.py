@@ -1,0 +1,91 @@
+"""`tickcast watch`: live ticks as a table, or as lines where there is no terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from urllib.parse import urlsplit
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from clients.stream import Stream, connect
+from clients.watch import Board
+from feed.cli.common import run
+from feed.errors import InvalidSettings
+from feed.ticks import CHANNELS, Encoding, encode, is_pattern
+
+_FRAMES_PER_SECOND = 5
+_HEADER_LINES = 3
+
+
+@click.command()
+@click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL…")
+@click.option("--url", default="ws://127.0.0.1:8000/stream", show_default=True,
+              envvar="TICKCAST_URL", help="The stream: /stream, or /v2/FEED.")  # fmt: skip
+@click.option("--channels", default="trades,quotes", show_default=True,
+              help="Comma-separated: " + ", ".join(CHANNELS))  # fmt: skip
+@click.option("--encoding", type=click.Choice([each.value for each in Encoding]), default="json",
+              show_default=True)  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
+def watch(
+    symbols: tuple[str, ...], url: str, channels: str, encoding: str, limit: int | None
+) -> None:
+    """Watch symbols live; '*' is all of them, 'BTC-*' those that begin so.
+
+    On a terminal it is a table. Elsewhere it is one JSON tick a line, to pipe into other programs.
+    """
+    if urlsplit(url).scheme not in ("ws", "wss"):
+        raise InvalidSettings(f"--url: {url!a} does not begin with ws:// or wss://")
+    for symbol in symbols:
+        if not is_pattern(symbol):
+            raise InvalidSettings(f"{symbol!a} is no symbol")
+    wanted = {name.strip(): list(symbols) for name in channels.split(",")}
+    for channel in wanted:
+        if channel not in CHANNELS:
+            raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
+    run(_watch(url, Encoding(encoding), wanted, limit))
+
+
+async def _watch(
+    url: str, encoding: Encoding, wanted: dict[str, list[str]], limit: int | None
+) -> None:
+    async with connect(url, encoding=encoding) as stream:
+        await stream.subscribe(wanted, snapshot=True)
+        if sys.stdout.isatty():
+            await _show_table(stream, Board(url), limit)
+        else:
+            await _print_lines(stream, limit)
+
+
+async def _print_lines(stream: Stream, limit: int | None) -> None:
+    count = 0
+    async for tick in stream:
+        sys.stdout.buffer.write(encode(tick, Encoding.JSON) + b"\n")
+        if not stream.waiting:
+            sys.stdout.buffer.flush()
+        count += 1
+        if count == limit:
+            sys.stdout.buffer.flush()
+            return
+
+
+async def _show_table(stream: Stream, board: Board, limit: int | None) -> None:
+    console = Console()
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+
+        async def draw() -> None:
+            while True:
+                height = max(1, console.size.height - _HEADER_LINES)
+                live.update(board.render(height), refresh=True)
+                await asyncio.sleep(1 / _FRAMES_PER_SECOND)
+
+        drawing = asyncio.create_task(draw())
+        try:
+            async for tick in stream:
+                board.take(tick)
+                if board.ticks == limit:
+                    return
+        finally:
+            drawing.cancel()

@@ -1,0 +1,121 @@
+"""One WebSocket connection: reads the client's messages and ties session, outbox and socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import suppress
+from typing import Final
+
+from starlette.responses import PlainTextResponse
+from starlette.websockets import WebSocket
+
+from feed import protocol
+from feed.asgi_sink import AsgiSink
+from feed.engine import Engine
+from feed.errors import CLOSES, BrokerUnavailable, BrokerUnsuitable, Fault
+from feed.frames import build_frame
+from feed.outbox import Outbox
+from feed.session import Session
+from feed.ticks import encode
+from feed.websocket import EXTENSION, TransportSink
+
+_RETRY_SPREAD_MS: Final = (100, 2000)
+
+logger = logging.getLogger("tickcast.connection")
+
+
+async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> None:
+    """Answer a handshake on one feed, and serve the client until it is gone."""
+    try:
+        encoding, subprotocol = protocol.choose_encoding(
+            websocket.scope["subprotocols"],
+            websocket.headers.get("content-type", ""),
+            websocket.query_params.get("encoding"),
+        )
+    except ValueError:
+        refusal = PlainTextResponse("encoding is json or msgpack\n", status_code=400)
+        await websocket.send_denial_response(refusal)
+        return
+    await websocket.accept(subprotocol=subprotocol)
+    raw: TransportSink | None = websocket.scope["extensions"].get(EXTENSION)
+    sink = raw or AsgiSink(websocket)
+    connection = Connection(websocket, sink, engine)
+    session = Session(
+        engine.hub,
+        connection.outbox,
+        feed,
+        encoding,
+        extended=subprotocol is not None,
+        subscriptions_max=engine.settings.subscriptions_max,
+    )
+    if isinstance(sink, AsgiSink):
+        sender = asyncio.create_task(sink.run())
+        try:
+            with suppress(asyncio.CancelledError):
+                await connection.serve(session)
+        finally:
+            sender.cancel()
+    else:
+        await connection.serve(session)
+
+
+class Connection:
+    """The moving part between one socket and its session."""
+
+    def __init__(
+        self, websocket: WebSocket, sink: TransportSink | AsgiSink, engine: Engine
+    ) -> None:
+        self._websocket = websocket
+        self._sink = sink
+        self._engine = engine
+        self.outbox = Outbox(sink, engine.settings.outbox_max_bytes, self._give_up_slow_client)
+        self._session: Session | None = None
+
+    async def serve(self, session: Session) -> None:
+        """Talk until either side ends it."""
+        self._session = session
+        self._sink.on_drain = self.outbox.drain
+        self._sink.on_shutdown = self._last_words
+        session.greet()
+        try:
+            while True:
+                event = await self._websocket.receive()
+                if event["type"] == "websocket.disconnect":
+                    return
+                text: str | None = event.get("text")
+                await self._answer(session, event["bytes"] if text is None else text)
+        except Exception:
+            logger.exception("a bug in a connection")
+            self._finish(Fault.INTERNAL_ERROR)
+        finally:
+            self.outbox.close()
+            self._engine.hub.remove(self.outbox)
+
+    async def _answer(self, session: Session, message: str | bytes) -> None:
+        request = session.read(message)
+        if request is None:
+            return
+        try:
+            epoch = await self._engine.upstream.want(session.feed, session.wanted_by(request))
+        except (BrokerUnavailable, BrokerUnsuitable) as error:
+            logger.warning("could not serve a request: %s", error)
+            session.refuse(request, Fault.BROKER_UNAVAILABLE, "try again later")
+            return
+        if not self.outbox.closed:
+            session.complete(request, epoch)
+
+    def _give_up_slow_client(self) -> None:
+        logger.info("closing a slow client")
+        self._finish(Fault.SLOW_CLIENT)
+
+    def _finish(self, fault: Fault) -> None:
+        if self._session is not None:
+            error = encode(protocol.error(fault), self._session.encoding)
+            words = build_frame(error, self._session.encoding)
+            self._sink.finish(words, CLOSES[fault], fault.words)
+
+    def _last_words(self) -> bytes:
+        retry_ms = random.randint(*_RETRY_SPREAD_MS)
+        return self._session.farewell(retry_ms) if self._session else b""

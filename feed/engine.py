@@ -1,0 +1,70 @@
+"""One worker's moving parts, wired together: broker, upstream, hub and flusher."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from feed.broker.client import make_client
+from feed.broker.store import Store
+from feed.flusher import Flusher
+from feed.hub import Hub
+from feed.settings import Settings
+from feed.upstream import Upstream
+
+_FIRST_TRY_S: Final = 3.0
+
+logger = logging.getLogger("tickcast")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the endpoints work with."""
+
+    settings: Settings
+    hub: Hub
+    upstream: Upstream
+    store: Store
+
+
+@asynccontextmanager
+async def running_engine(settings: Settings, redis_url: str) -> AsyncIterator[Engine]:
+    """Start everything; it keeps trying when Redis can't be reached.
+
+    Raises:
+        InvalidSettings: the URL is none.
+    """
+    client = make_client(redis_url)
+    hub = Hub()
+    flusher = Flusher(hub, settings.flush_pace, settings.flush_window_ms / 1000)
+    upstream = Upstream(client, hub, settings, flusher.wake)
+    tasks = [
+        asyncio.create_task(upstream.subscriber.run(), name="subscriber"),
+        asyncio.create_task(upstream.sweep_forever(), name="sweeper"),
+    ]
+    for task in tasks:
+        task.add_done_callback(_stop_on_crash)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_TRY_S):
+                await upstream.subscriber.wait_for_first_try()
+        yield Engine(settings, hub, upstream, upstream.store)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await upstream.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client.aclose()
+
+
+def _stop_on_crash(task: asyncio.Task[None]) -> None:
+    """A server that no longer receives must not look alive."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("the %s crashed, stopping", task.get_name(), exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,117 @@
+"""Every error a client or a user can meet: wire codes, close codes and exceptions.
+
+The codes are those of `docs/protocol.md`, section "Errors and closing". No other module spells one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+from typing import Final
+
+
+class CloseCode(IntEnum):
+    """WebSocket close codes (RFC 6455, section 7.4); 4000 and up are ours.
+
+    40xx: do not reconnect. 41xx: reconnect with back-off. 42xx and 1012: reconnect now.
+    """
+
+    NORMAL = 1000
+    PROTOCOL_ERROR = 1002
+    INVALID_DATA = 1007
+    TOO_BIG = 1009
+    INTERNAL_ERROR = 1011
+    RESTART = 1012
+    AUTH_FAILED = 4001
+    AUTH_TIMEOUT = 4002
+    CONNECTION_LIMIT = 4004
+    RATE_LIMITED = 4101
+    SLOW_CLIENT = 4102
+
+
+class Fault(Enum):
+    """What can be wrong with a message or a connection: code, and the words `msg` begins with."""
+
+    INVALID_SYNTAX = (400, "invalid syntax")
+    NOT_AUTHENTICATED = (401, "not authenticated")
+    AUTH_FAILED = (402, "auth failed")
+    ALREADY_AUTHENTICATED = (403, "already authenticated")
+    AUTH_TIMEOUT = (404, "auth timeout")
+    SYMBOL_LIMIT = (405, "symbol limit exceeded")
+    CONNECTION_LIMIT = (406, "connection limit exceeded")
+    SLOW_CLIENT = (407, "slow client")
+    INSUFFICIENT_SUBSCRIPTION = (409, "insufficient subscription")
+    INVALID_ACTION = (410, "invalid action for this feed")
+    TAPE_NOT_FOUND = (416, "tape not found")
+    RATE_LIMITED = (429, "rate limited")
+    INTERNAL_ERROR = (500, "internal error")
+    BROKER_UNAVAILABLE = (503, "broker unavailable")
+    SHUTTING_DOWN = (503, "shutting down")
+
+    @property
+    def code(self) -> int:
+        """The number in the error message's `code`."""
+        return self.value[0]
+
+    @property
+    def words(self) -> str:
+        """What the error message's `msg` begins with."""
+        return self.value[1]
+
+
+CLOSES: Final = {
+    Fault.AUTH_FAILED: CloseCode.AUTH_FAILED,
+    Fault.AUTH_TIMEOUT: CloseCode.AUTH_TIMEOUT,
+    Fault.CONNECTION_LIMIT: CloseCode.CONNECTION_LIMIT,
+    Fault.SLOW_CLIENT: CloseCode.SLOW_CLIENT,
+    Fault.INTERNAL_ERROR: CloseCode.INTERNAL_ERROR,
+    Fault.SHUTTING_DOWN: CloseCode.RESTART,
+}
+"""The faults after which the connection ends, and the close code that says so."""
+
+
+class TickcastError(Exception):
+    """Base of all errors that Tickcast raises on purpose; its text is meant for people."""
+
+
+class InvalidTick(TickcastError):
+    """A tick that must not be published."""
+
+
+class InvalidAction(TickcastError):
+    """A client message that the server answers with an error and otherwise ignores.
+
+    Attributes:
+        fault: which row of the error table it is.
+        detail: what was wrong and what would be right; safe to show.
+        id: the client's `id` for the message, to be echoed, where it could be read.
+    """
+
+    def __init__(self, fault: Fault, detail: str = "", id: int | str | None = None) -> None:
+        super().__init__(detail or fault.words)
+        self.fault = fault
+        self.detail = detail
+        self.id = id
+
+
+class BrokerUnavailable(TickcastError):
+    """Redis can't be reached, or stopped answering."""
+
+
+class BrokerUnsuitable(TickcastError):
+    """Redis answers, but can't be used: too old, or access denied."""
+
+
+class StoreUnavailable(TickcastError):
+    """The embedded store could not be started or found."""
+
+
+class InvalidSettings(TickcastError):
+    """A setting that is unknown or out of range; the text names it."""
+
+
+class InvalidRecording(TickcastError):
+    """A file of recorded ticks that can't be read as one."""
+
+
+class ConnectionFailed(TickcastError):
+    """A server that can't be reached, or that turned the client away for good."""

@@ -1,0 +1,284 @@
+"""The vocabulary: trades, quotes and bars, the streams they belong to, and their encodings."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+from msgspec import Struct, field
+
+from feed.errors import InvalidTick
+from feed.times import Time
+
+DEFAULT_FEED: Final = "live"
+TIMEFRAMES: Final = ("1s", "5s", "1m", "5m", "1h", "1d")
+CHANNELS: Final = (
+    "trades",
+    "quotes",
+    "bars",
+    "bars:1s",
+    "bars:5s",
+    "bars:5m",
+    "bars:1h",
+    "bars:1d",
+)
+TEXT_MAX: Final = 64
+"""Longest trade id or venue name, in characters."""
+
+_FEED = re.compile(r"[a-z0-9_-]{1,32}")
+_SYMBOL = re.compile(r"[A-Za-z0-9._/:-]{1,32}")
+_PREFIX = re.compile(r"[A-Za-z0-9._/:-]{0,32}\*")
+
+
+class Trade(Struct, tag_field="T", tag="t", kw_only=True, omit_defaults=True, gc=False):
+    """A transaction: `size` units of `symbol` changed hands at `price`.
+
+    Attributes:
+        id: the venue's own number or name of the trade.
+        venue: where it happened.
+        side: the taker's, `B` bought or `S` sold.
+        time: when it happened, by the venue's clock.
+        seq: position in its stream, 1, 2, 3, … within an epoch; given by the broker.
+        snap: True for a latest tick sent on request, ahead of live ones.
+        conflated: how many earlier ticks of the stream this one replaced (`cf`).
+    """
+
+    symbol: str = field(name="S")
+    id: int | str | None = field(name="i", default=None)
+    venue: str | None = field(name="x", default=None)
+    price: float = field(name="p")
+    size: float = field(name="s")
+    side: Literal["B", "S"] | None = field(name="tks", default=None)
+    time: Time = field(name="t")
+    seq: int | None = None
+    snap: bool = False
+    conflated: int = field(name="cf", default=0)
+
+
+class Quote(Struct, tag_field="T", tag="q", kw_only=True, omit_defaults=True, gc=False):
+    """The best bid and ask of a symbol. The last four attributes are those of `Trade`."""
+
+    symbol: str = field(name="S")
+    bid_venue: str | None = field(name="bx", default=None)
+    bid_price: float = field(name="bp")
+    bid_size: float = field(name="bs")
+    ask_venue: str | None = field(name="ax", default=None)
+    ask_price: float = field(name="ap")
+    ask_size: float = field(name="as")
+    time: Time = field(name="t")
+    seq: int | None = None
+    snap: bool = False
+    conflated: int = field(name="cf", default=0)
+
+
+class Bar(Struct, tag_field="T", tag="b", kw_only=True, omit_defaults=True, gc=False):
+    """What traded in one interval. `time` is the interval's start; the rest is as in `Trade`."""
+
+    symbol: str = field(name="S")
+    open: float = field(name="o")
+    high: float = field(name="h")
+    low: float = field(name="l")
+    close: float = field(name="c")
+    volume: float = field(name="v")
+    trade_count: int = field(name="n")
+    vwap: float = field(name="vw")
+    time: Time = field(name="t")
+    timeframe: Literal["1s", "5s", "1m", "5m", "1h", "1d"] = field(name="tf", default="1m")
+    seq: int | None = None
+    snap: bool = False
+    conflated: int = field(name="cf", default=0)
+
+
+Tick = Trade | Quote | Bar
+
+
+class StreamKey(NamedTuple):
+    """Names one stream: one channel of one symbol in one feed."""
+
+    feed: str
+    channel: str
+    symbol: str
+
+
+class Subscription(NamedTuple):
+    """What a client asks for: a symbol of a channel, `*`, or a prefix such as `BTC-*`."""
+
+    channel: str
+    pattern: str
+
+    @property
+    def is_wildcard(self) -> bool:
+        """True where the pattern can match more than one symbol."""
+        return self.pattern.endswith("*")
+
+    def matches(self, stream: StreamKey) -> bool:
+        """Whether ticks of the stream belong to this subscription."""
+        if stream.channel != self.channel:
+            return False
+        if self.is_wildcard:
+            return stream.symbol.startswith(self.pattern[:-1])
+        return stream.symbol == self.pattern
+
+
+def channel_of(tick: Tick) -> str:
+    """The channel a tick travels in."""
+    if isinstance(tick, Trade):
+        return "trades"
+    if isinstance(tick, Quote):
+        return "quotes"
+    return "bars" if tick.timeframe == "1m" else f"bars:{tick.timeframe}"
+
+
+def is_feed_name(name: str) -> bool:
+    """Whether `name` can be the name of a feed."""
+    return _FEED.fullmatch(name) is not None
+
+
+def is_symbol(text: str) -> bool:
+    """Whether `text` can be a symbol."""
+    return _SYMBOL.fullmatch(text) is not None
+
+
+def is_pattern(text: str) -> bool:
+    """Whether `text` can stand in a subscription: a symbol, or a prefix with `*` at its end."""
+    return is_symbol(text) or _PREFIX.fullmatch(text) is not None
+
+
+# ---------------------------------------------------------------------------------- validation
+
+
+def validate(tick: Tick) -> None:
+    """Hold a tick to the rules of `docs/protocol.md`, section "Ticks".
+
+    Raises:
+        InvalidTick: with the first rule it breaks.
+    """
+    if not is_symbol(tick.symbol):
+        raise InvalidTick(
+            f"symbol {tick.symbol[:40]!a} is not 1 to 32 characters of A-Z a-z 0-9 . _ / : -"
+        )
+    if isinstance(tick, Trade):
+        _check_finite(p=tick.price)
+        _check_amounts(s=tick.size)
+        _check_texts(i=tick.id, x=tick.venue)
+    elif isinstance(tick, Quote):
+        _check_finite(bp=tick.bid_price, ap=tick.ask_price)
+        _check_amounts(bs=tick.bid_size, **{"as": tick.ask_size})
+        _check_texts(bx=tick.bid_venue, ax=tick.ask_venue)
+    else:
+        _check_finite(o=tick.open, h=tick.high, l=tick.low, c=tick.close, vw=tick.vwap)
+        _check_amounts(v=tick.volume, n=tick.trade_count)
+
+
+def _check_finite(**values: float) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise InvalidTick(f"{name} must be a finite number, not {value}")
+
+
+def _check_amounts(**values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise InvalidTick(f"{name} must be a finite number of at least 0, not {value}")
+
+
+def _check_texts(**values: int | str | None) -> None:
+    for name, value in values.items():
+        if isinstance(value, str):
+            if not 0 < len(value) <= TEXT_MAX:
+                raise InvalidTick(f"{name} must have 1 to {TEXT_MAX} characters, not {len(value)}")
+            if not value.isprintable():
+                raise InvalidTick(f"{name} must be printable text, not {value!a}")
+        elif value is not None and not -(2**63) <= value < 2**63:
+            raise InvalidTick(f"{name} must fit 64 bits")
+
+
+# ----------------------------------------------------------------------------------- encodings
+
+
+class Encoding(Enum):
+    """How a client gets its messages: JSON in text frames, MessagePack in binary frames."""
+
+    JSON = "json"
+    MSGPACK = "msgpack"
+
+
+def _hook(of_time: Any) -> Any:
+    def encode(value: object) -> object:
+        if isinstance(value, Time):
+            return of_time(value)
+        raise NotImplementedError(f"no encoding for {type(value).__name__}")
+
+    return encode
+
+
+_WIRE_ENCODERS: Final[dict[Encoding, msgspec.json.Encoder | msgspec.msgpack.Encoder]] = {
+    Encoding.JSON: msgspec.json.Encoder(enc_hook=_hook(Time.rfc3339)),
+    Encoding.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_hook(Time.ext)),
+}
+_STORE_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_hook(int))
+
+
+def _decode_time(kind: type, value: object) -> object:
+    if kind is Time:
+        return Time.from_wire(value)
+    raise NotImplementedError(f"no decoding for {kind.__name__}")
+
+
+_STORE_DECODER: Final = msgspec.msgpack.Decoder(list[Tick], dec_hook=_decode_time)
+
+
+def encode(message: object, encoding: Encoding) -> bytes:
+    """A message for clients: ticks, or anything else made of builtins and `Time`."""
+    return _WIRE_ENCODERS[encoding].encode(message)
+
+
+def pack(ticks: Sequence[Tick]) -> bytes:
+    """Ticks in the form the broker keeps them: a MessagePack array, times as nanoseconds."""
+    return _STORE_ENCODER.encode(ticks)
+
+
+def unpack(data: bytes) -> list[Tick]:
+    """Read what `pack` wrote.
+
+    Raises:
+        InvalidTick: the bytes are not such an array.
+    """
+    try:
+        return _STORE_DECODER.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidTick(f"undecodable batch: {error}") from None
+
+
+def number(ticks: list[Tick], first_seq: int) -> list[Tick]:
+    """Give ticks of one stream their `seq`, from `first_seq` on."""
+    for seq, tick in enumerate(ticks, first_seq):
+        tick.seq = seq
+    return ticks
+
+
+def from_wire(fields: dict[str, Any]) -> Tick:
+    """The tick that one decoded message stands for; fields it does not know are left out.
+
+    Raises:
+        InvalidTick: a field is missing or of the wrong type.
+    """
+    try:
+        tick: Tick = msgspec.convert(fields, Tick, dec_hook=_decode_time)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InvalidTick(str(error)) from None
+    return tick
+
+
+def wire_names(kind: type[Tick]) -> frozenset[str]:
+    """The names that fields of this kind of tick have in a message, `T` included."""
+    return frozenset(("T", *(field.encode_name for field in msgspec.structs.fields(kind))))
+
+
+def sort_channels(channels: Iterable[str]) -> list[str]:
+    """Channels in the order in which the protocol lists them."""
+    return sorted(channels, key=CHANNELS.index)

@@ -1,0 +1,283 @@
+"""Keeps the hub fed: holds the broker subscriptions that clients need, and every run whole."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Final
+
+from redis.asyncio import Redis
+
+from feed.batch import Batch
+from feed.broker import keys
+from feed.broker.store import Head, Store
+from feed.broker.subscriber import Subscriber
+from feed.errors import InvalidTick, TickcastError
+from feed.hub import Hub
+from feed.recovery import Run
+from feed.settings import Settings
+from feed.ticks import CHANNELS, StreamKey, Subscription, Tick, is_symbol
+
+_REPAIR_PAUSE_S: Final = 0.1
+
+logger = logging.getLogger("tickcast.upstream")
+
+
+class _Feed:
+    """What is known of a feed that clients use.
+
+    Attributes:
+        epoch: its epoch, empty until it was asked for.
+        streams: the streams that exist in it; None until a wildcard makes them matter.
+        wanting: clients that are waiting for streams of it.
+        unused_since: when its last client left, on the loop's clock.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = ""
+        self.streams: set[StreamKey] | None = None
+        self.wanting = 0
+        self.unused_since: float | None = None
+
+
+class Upstream:
+    """The way from the broker into the hub.
+
+    A stream is subscribed while a client wants it and a little longer. A feed in which a client
+    holds a wildcard is watched: streams that appear in it are opened from their first tick on.
+    """
+
+    def __init__(
+        self, client: Redis, hub: Hub, settings: Settings, wake: Callable[[], None]
+    ) -> None:
+        self.store = Store(client)
+        self.subscriber = Subscriber(client, self._on_message, self._on_reconnect)
+        self._hub = hub
+        self._settings = settings
+        self._wake = wake
+        self._feeds: dict[str, _Feed] = {}
+        self._runs: dict[str, tuple[StreamKey, Run]] = {}
+        self._opening: dict[StreamKey, asyncio.Task[None]] = {}
+        self._repairing: dict[StreamKey, asyncio.Task[None]] = {}
+        self._unwanted_since: dict[StreamKey, float] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- what clients need
+
+    async def want(self, feed: str, subscriptions: Iterable[Subscription]) -> str:
+        """Return the feed's epoch when every stream that the subscriptions cover is in the hub.
+
+        The caller subscribes at the hub before it awaits anything else: then no tick is missed.
+
+        Raises:
+            BrokerUnavailable: the broker does not answer.
+        """
+        known = self._feeds.setdefault(feed, _Feed())
+        known.wanting += 1
+        try:
+            await self._open_all(feed, known, tuple(subscriptions))
+        finally:
+            known.wanting -= 1
+        return known.epoch
+
+    async def _open_all(
+        self, feed: str, known: _Feed, subscriptions: tuple[Subscription, ...]
+    ) -> None:
+        if not known.epoch:
+            known.epoch = await self.store.epoch(feed)
+        if any(subscription.is_wildcard for subscription in subscriptions):
+            await self.subscriber.subscribe([keys.announcements(feed)])
+            if known.streams is None:
+                listed = await self.store.streams(feed)
+                known.streams = listed | (known.streams or set())
+        while missing := self._not_open(feed, known.streams or set(), subscriptions):
+            new = [key for key in missing if key not in self._opening]
+            if new:
+                self._opening.update(dict.fromkeys(new, self._spawn(self._open(new))))
+            # Shielded, because others may wait for the same streams.
+            await asyncio.gather(*(asyncio.shield(self._opening[key]) for key in missing))
+
+    def _not_open(
+        self, feed: str, known: set[StreamKey], subscriptions: Iterable[Subscription]
+    ) -> list[StreamKey]:
+        wanted: dict[StreamKey, None] = {}
+        for subscription in subscriptions:
+            if subscription.is_wildcard:
+                wanted.update((key, None) for key in known if subscription.matches(key))
+            else:
+                wanted[StreamKey(feed, *subscription)] = None
+        return [key for key in wanted if not self._hub.is_open(key)]
+
+    async def _open(self, streams: list[StreamKey], from_first: bool = False) -> None:
+        """Subscribe to streams and open them in the hub at the tick they stand at now.
+
+        With `from_first` they are new, and the ticks they have had so far are delivered as well.
+        """
+        runs = [self._runs.setdefault(keys.ticks(key), (key, Run())) for key in streams]
+        try:
+            await self.subscriber.subscribe(keys.ticks(key) for key in streams)
+            heads = await self.store.heads(streams)
+            for (key, run), head in zip(runs, heads, strict=True):
+                if from_first:
+                    await self._open_new(key, run, head)
+                else:
+                    self._hub.open_stream(key, head.latest)
+                    self._deliver(key, run, run.start(head.epoch, head.seq))
+        finally:
+            for key in streams:
+                self._opening.pop(key, None)
+                if not self._hub.is_open(key):
+                    self._runs.pop(keys.ticks(key), None)
+
+    async def _open_new(self, key: StreamKey, run: Run, head: Head) -> None:
+        run.epoch = head.epoch
+        ticks: list[Tick] = []
+        while run.behind:
+            ticks += await self._read_history(key, run)
+        self._hub.open_stream(key)
+        self._deliver(key, run, ticks)
+
+    # -- what the broker says
+
+    def _on_message(self, channel: str, data: bytes) -> None:
+        entry = self._runs.get(channel)
+        if entry is None:
+            for feed, known in self._feeds.items():
+                if channel == keys.announcements(feed) and known.streams is not None:
+                    self._on_announcement(
+                        known.streams, keys.from_member(feed, data.decode("utf-8", "replace"))
+                    )
+            return
+        key, run = entry
+        try:
+            batch = Batch.parse(data)
+        except InvalidTick as error:
+            logger.warning("ignored a message on %s: %s", channel, error)
+            return
+        feed_of = self._feeds.get(key.feed)
+        if feed_of is not None and batch.epoch > feed_of.epoch:
+            feed_of.epoch = batch.epoch
+        self._deliver(key, run, run.live(batch))
+
+    def _deliver(self, key: StreamKey, run: Run, ticks: list[Tick]) -> None:
+        if self._hub.publish(key, ticks):
+            self._wake()
+        if run.behind and self._hub.is_open(key) and key not in self._repairing:
+            self._repairing[key] = self._spawn(self._repair(key, run))
+
+    def _on_announcement(self, known: set[StreamKey], key: StreamKey) -> None:
+        if key in known or key.channel not in CHANNELS or not is_symbol(key.symbol):
+            return
+        if len(known) >= self._settings.symbols_max:
+            logger.warning("more than symbols_max streams in feed %s: %s ignored", key.feed, key)
+            return
+        known.add(key)
+        self._open_if_covered(key)
+
+    def _open_if_covered(self, key: StreamKey) -> None:
+        if self._hub.covers(key) and not self._hub.is_open(key) and key not in self._opening:
+            self._opening[key] = self._spawn(self._open([key], from_first=True))
+
+    async def _on_reconnect(self) -> None:
+        """Catch up with what was published while the connection was down."""
+        for feed, known in list(self._feeds.items()):
+            known.epoch = await self.store.epoch(feed)
+            if known.streams is not None:
+                known.streams |= await self.store.streams(feed)
+                for key in known.streams:
+                    self._open_if_covered(key)
+        open_runs = [(key, run) for key, run in self._runs.values() if self._hub.is_open(key)]
+        heads = await self.store.heads([key for key, _ in open_runs])
+        for (key, run), head in zip(open_runs, heads, strict=True):
+            if (head.epoch, head.seq) > (run.epoch, run.seq):
+                run.behind = True
+                self._deliver(key, run, [])
+
+    async def _repair(self, key: StreamKey, run: Run) -> None:
+        """Read history until a run that fell behind has caught up."""
+        try:
+            while run.behind and self._hub.is_open(key):
+                ticks = await self._read_history(key, run)
+                if self._hub.publish(key, ticks):
+                    self._wake()
+                if run.behind and not ticks:
+                    await asyncio.sleep(_REPAIR_PAUSE_S)
+        finally:
+            self._repairing.pop(key, None)
+
+    async def _read_history(self, key: StreamKey, run: Run) -> list[Tick]:
+        """One page of history for a run that is behind; the ticks that are due."""
+        history = await self.store.history(key, run.seq)
+        if history.epoch != run.epoch and run.seq:
+            history = await self.store.history(key, 0)
+        lost = run.lost
+        ticks = run.repair(history.epoch, history.batches, history.complete)
+        if run.lost > lost:
+            logger.warning("%s: %d ticks are no longer in history", key, run.lost - lost)
+        return ticks
+
+    # -- upkeep
+
+    async def sweep_forever(self, interval_s: float = 1.0) -> None:
+        """Let go of streams and feeds that nobody has wanted for a while."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(interval_s)
+            channels = [*self._sweep_streams(loop.time()), *self._sweep_feeds(loop.time())]
+            if channels:
+                try:
+                    await self.subscriber.unsubscribe(channels)
+                except TickcastError as error:
+                    logger.debug("could not unsubscribe: %s", error)
+
+    def _sweep_streams(self, now: float) -> list[str]:
+        """Close the streams whose time is over; returns their channels."""
+        unwanted = (key for key, _ in self._runs.values() if not self._hub.is_wanted(key))
+        self._unwanted_since = {key: self._unwanted_since.get(key, now) for key in unwanted}
+        over = now - self._settings.linger_s
+        gone = [
+            key
+            for key, since in self._unwanted_since.items()
+            if since <= over and self._hub.is_open(key)
+        ]
+        for key in gone:
+            del self._runs[keys.ticks(key)]
+            self._hub.close_stream(key)
+        return [keys.ticks(key) for key in gone]
+
+    def _sweep_feeds(self, now: float) -> list[str]:
+        """Forget the feeds whose time is over; returns their announcement channels."""
+        over = now - self._settings.linger_s
+        gone = []
+        for feed, known in self._feeds.items():
+            if known.wanting or self._hub.has_clients(feed):
+                known.unused_since = None
+            elif known.unused_since is None:
+                known.unused_since = now
+            elif known.unused_since <= over:
+                gone.append(feed)
+        for feed in gone:
+            del self._feeds[feed]
+        return [keys.announcements(feed) for feed in gone]
+
+    async def close(self) -> None:
+        """End all that is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, TickcastError):
+            logger.debug("gave up for now: %s", error)
+        else:
+            logger.error("a bug in the upstream", exc_info=error)

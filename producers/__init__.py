@@ -1,0 +1,1 @@
+"""Producers: programs and parts that make ticks and publish them."""

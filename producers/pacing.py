@@ -1,0 +1,75 @@
+"""When each tick of a recording is due, and the loop that keeps to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from feed.broker.publisher import Publisher
+from feed.ticks import Tick
+from feed.times import NS_PER_SECOND
+
+_BATCH_MAX: Final = 500
+
+
+class Pacer:
+    """Turns the times of ticks into seconds since the start of the replay. No clock inside.
+
+    Args:
+        speed: 1 keeps the recorded spacing, 10 divides it by ten; None takes no heed of it.
+        max_rate: ticks per second at the most, evenly spaced; None sets no such bound.
+    """
+
+    def __init__(self, speed: float | None = 1.0, max_rate: float | None = None) -> None:
+        self._speed = speed
+        self._gap_s = 1 / max_rate if max_rate else 0.0
+        self._first_ns: int | None = None
+        self._due_s = 0.0
+
+    def due(self, tick: Tick) -> float:
+        """When the next tick is due, in seconds; never earlier than the one before."""
+        if self._first_ns is None:
+            self._first_ns = tick.time
+            return 0.0
+        due = self._due_s + self._gap_s
+        if self._speed:
+            due = max(due, (tick.time - self._first_ns) / NS_PER_SECOND / self._speed)
+        self._due_s = due
+        return due
+
+
+async def play(
+    ticks: Iterable[Tick],
+    publisher: Publisher,
+    pacer: Pacer,
+    on_progress: Callable[[Tick, int], None] = lambda tick, count: None,
+) -> int:
+    """Publish ticks when they are due; returns how many.
+
+    The schedule is fixed at the start: a delay is made up for, not carried along.
+
+    Args:
+        on_progress: called after each batch with its last tick and the count so far.
+    """
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    count = 0
+    batch: list[Tick] = []
+
+    async def flush() -> None:
+        if batch:
+            await publisher.publish(batch)
+            on_progress(batch[-1], count)
+            batch.clear()
+
+    for tick in ticks:
+        ahead = pacer.due(tick) - (clock() - began)
+        if ahead > 0 or len(batch) >= _BATCH_MAX:
+            await flush()
+            await asyncio.sleep(max(0.0, ahead))
+        batch.append(tick)
+        count += 1
+    await flush()
+    await publisher.drain()
+    return count

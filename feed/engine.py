@@ -16,6 +16,7 @@ from feed.broker.store import Store
 from feed.flusher import Flusher
 from feed.hub import Hub
 from feed.settings import Settings
+from feed.tasks import end_tasks
 from feed.upstream import Upstream
 
 _FIRST_TRY_S: Final = 3.0
@@ -56,10 +57,8 @@ async def running_engine(settings: Settings, redis_url: str) -> AsyncIterator[En
                 await upstream.subscriber.wait_for_first_try()
         yield Engine(settings, hub, upstream, upstream.store)
     finally:
-        for task in tasks:
-            task.cancel()
+        await end_tasks(tasks)
         await upstream.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
         await client.aclose()
 
 

@@ -59,11 +59,9 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def serve(
-    app: ASGIApp, settings: Settings, listener: socket.socket, on_started: Callable[[], None]
-) -> None:
-    """Serve until SIGINT or SIGTERM, then close every connection with 1012 and return."""
-    config = uvicorn.Config(
+def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """How uvicorn runs our application."""
+    return uvicorn.Config(
         app,
         http="httptools",
         ws=FeedProtocol,
@@ -78,4 +76,10 @@ async def serve(
         backlog=_BACKLOG,
         timeout_graceful_shutdown=1,
     )
-    await Server(config, on_started).serve([listener])
+
+
+async def serve(
+    app: ASGIApp, settings: Settings, listener: socket.socket, on_started: Callable[[], None]
+) -> None:
+    """Serve until SIGINT or SIGTERM, then close every connection with 1012 and return."""
+    await Server(server_config(app, settings), on_started).serve([listener])

@@ -17,6 +17,7 @@ from feed.errors import InvalidTick, TickcastError
 from feed.hub import Hub
 from feed.recovery import Run
 from feed.settings import Settings
+from feed.tasks import end_tasks
 from feed.ticks import CHANNELS, StreamKey, Subscription, Tick, is_symbol
 
 _REPAIR_PAUSE_S: Final = 0.1
@@ -263,9 +264,7 @@ class Upstream:
 
     async def close(self) -> None:
         """End all that is under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

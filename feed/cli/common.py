@@ -18,6 +18,7 @@ from feed.broker.embedded import find_store
 from feed.broker.publisher import Publisher
 from feed.errors import BrokerUnavailable, InvalidSettings, InvalidTick
 from feed.settings import Settings
+from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, is_feed_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -76,10 +77,15 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
     """Run until done. SIGTERM and SIGINT cancel the work, so that it can clean up."""
 
     async def cancellable() -> Result:
-        task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
+        task = loop.create_task(work)
+        stopping: set[asyncio.Task[None]] = set()
+
+        def stop() -> None:
+            stopping.add(loop.create_task(end_tasks([task])))
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, stop)
         try:
             return await task
         except asyncio.CancelledError:

@@ -11,10 +11,11 @@ import click
 
 from feed.broker.embedded import provided_store
 from feed.cli.common import config_option, open_publisher, run_server_loop, set_up_logging
-from feed.cli.serve import serve_feed
+from feed.cli.serve import cannot_listen, serve_feed
 from feed.errors import TickcastError
 from feed.server import address_of, bind
 from feed.settings import Settings, load_settings
+from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED
 from feed.times import Time
 from producers.pacing import Pacer, play
@@ -48,9 +49,7 @@ async def _demo(settings: Settings, listener: socket, symbols: int, rate: float)
         try:
             await serve_feed(settings, redis_url, listener, start_market)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(tasks)
 
 
 async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
@@ -73,9 +72,7 @@ def _bind_free(settings: Settings) -> socket:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 continue
-            raise TickcastError(
-                f"can't listen on {settings.host}:{port}: {error.strerror}"
-            ) from None
+            raise cannot_listen(settings.host, port, error) from None
         if port != settings.port:
             click.echo(f"port {settings.port} is taken, using {port}")
         return listener

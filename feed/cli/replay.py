@@ -50,7 +50,7 @@ class Speed(click.ParamType[float | None]):
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--symbol", help="Symbol of rows that name none.")
 @click.option("--columns", metavar="WHAT=NAME,…",
-              help="Which column holds what, where names do not say: time=When,price=Px")  # fmt: skip
+              help="Which column holds what, if names do not say: time=When,price=Px")  # fmt: skip
 @click.option("--speed", type=Speed(), default="1", show_default=True, metavar="FACTOR|max",
               help="Divides the recorded spacing.")  # fmt: skip
 @click.option("--max-rate", type=click.FloatRange(min=0, min_open=True), metavar="TICKS",

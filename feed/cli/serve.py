@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from socket import socket
@@ -41,8 +42,7 @@ def serve(host: str | None, port: int | None, redis_url: str | None, config: Pat
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        raise TickcastError(f"can't listen on {where}: {error.strerror or error}") from None
+        raise cannot_listen(settings.host, settings.port, error) from None
     with listener:
         run_server_loop(_serve(settings, listener))
 
@@ -51,6 +51,12 @@ async def _serve(settings: Settings, listener: socket) -> None:
     async with provided_store(settings) as redis_url:
         await refuse_unsuitable(redis_url)
         await serve_feed(settings, redis_url, listener, lambda: None)
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> TickcastError:
+    """The error that tells why a socket could not be opened."""
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    return TickcastError(f"can't listen on {host}:{port}: {reason}")
 
 
 async def serve_feed(

@@ -1,0 +1,76 @@
+# Every target sets up what it needs in .venv/, and again after a change of pyproject.toml or
+# constraints.txt. It takes make and a Python with venv or pip; no Redis, Node or Docker.
+
+# The first of these that is new enough is taken.
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+ARGS =
+
+# In the environment, unlike as an option, constraints reach the isolated build too: up to pip 25.2
+# by the first name, since then by the second.
+pip_install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check constraints clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+# `exec` leaves no shell between make and the demo, so that Ctrl-C ends both quietly.
+demo: .venv/.runtime ## Show it all: store, server, made-up market (ARGS="--port 9000")
+	@exec .venv/bin/tickcast demo $(ARGS)
+
+test: .venv/.dev ## Run the tests (ARGS="-k outbox")
+	.venv/bin/pytest $(ARGS)
+
+check: .venv/.dev ## Lint, check format, types and which module imports which
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/pytest tests/test_imports.py
+
+# With the oldest Python: what it can install, the newer ones can too. Two packages don't come by
+# themselves: editables, which hatchling asks for late, and async-timeout, for Python 3.11.0 to 3.11.2.
+constraints: ## Renew constraints.txt: the newest versions that fit
+	rm -rf build/venv
+	@$(MAKE) --no-print-directory build/venv/bin/python PYTHON=python3.11
+	build/venv/bin/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
+	  > build/requires.txt
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -e '.[dev]' -r build/requires.txt editables async-timeout
+	build/venv/bin/python -m pip freeze --exclude-editable > build/frozen.txt
+	{ grep '^#' constraints.txt; tr 'A-Z_' 'a-z-' < build/frozen.txt | LC_ALL=C sort -t = -k 1,1 | sed \
+	  -e "s/^async-timeout==.*/&; python_full_version < '3.11.3'/" \
+	  -e "s/^backports.zstd==.*/&; python_version < '3.14'/"; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean: ## Remove all that was made here, .venv included
+	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Two stamps, because the demo needs a third of what the tests need.
+.venv/.runtime: .venv/bin/python pyproject.toml constraints.txt
+	@echo 'Installing Tickcast into .venv ...'
+	@$(pip_install) -e .
+	@touch $@
+
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+	@echo 'Installing Tickcast and the tools of its developers into .venv ...'
+	@$(pip_install) -e '.[dev]'
+	@touch .venv/.runtime $@
+
+# Debian's Python has no ensurepip before its package python3-venv is there; a pip outside does too.
+.venv/bin/python build/venv/bin/python: %/bin/python:
+	@for python in $(PYTHON) ''; do \
+	  test -z "$$python" && echo 'Tickcast needs Python 3.11 or newer: make PYTHON=...' >&2 && exit 1; \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	done; \
+	rm -rf $*; \
+	if $$python -c 'import ensurepip' 2>/dev/null; then \
+	  $$python -m venv $*; \
+	elif $$python -m pip --version >/dev/null 2>&1; then \
+	  $$python -m venv --without-pip $* && $$python -m pip --python $@ install --quiet pip; \
+	else \
+	  echo "$$python has neither venv nor pip: apt-get install python3-venv" >&2; exit 1; \
+	fi

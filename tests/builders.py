@@ -1,0 +1,70 @@
+"""Short ways to make ticks and read frames in tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from feed.frames import TEXT, split_frames
+from feed.ticks import Bar, Quote, Trade
+from feed.times import Time
+
+T0 = Time(1_378_054_800_083_000_000)
+
+
+def trade(symbol: str = "ES", price: float = 1640.25, size: float = 1, **more: Any) -> Trade:
+    return Trade(symbol=symbol, price=price, size=size, time=more.pop("time", T0), **more)
+
+
+def trades(count: int, symbol: str = "ES", first_seq: int | None = None) -> list[Trade]:
+    return [
+        trade(
+            symbol,
+            price=100 + n,
+            time=Time(T0 + n),
+            seq=None if first_seq is None else first_seq + n,
+        )
+        for n in range(count)
+    ]
+
+
+def quote(symbol: str = "ES", **more: Any) -> Quote:
+    return Quote(
+        symbol=symbol, bid_price=99.5, bid_size=3, ask_price=100.5, ask_size=2, time=T0, **more
+    )
+
+
+def bar(symbol: str = "ES", **more: Any) -> Bar:
+    return Bar(
+        symbol=symbol, open=1, high=4, low=0.5, close=2, volume=10, trade_count=3, vwap=1.5,
+        time=T0, **more,
+    )  # fmt: skip
+
+
+def messages(data: bytes) -> list[dict[str, Any]]:
+    """All messages in some server frames, times of MessagePack as datetimes."""
+    found: list[dict[str, Any]] = []
+    for opcode, payload in split_frames(data):
+        decode = msgspec.json.decode if opcode == TEXT else msgspec.msgpack.decode
+        found += decode(payload)
+    return found
+
+
+class ListSink:
+    """A sink that remembers, and pauses on command."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.written: list[bytes] = []
+        self.unsent = 0
+        self.write = self.written.append
+
+    def buffered(self) -> int:
+        return self.unsent
+
+    def take(self) -> list[dict[str, Any]]:
+        """The messages written since the last call."""
+        data = b"".join(self.written)
+        self.written.clear()
+        return messages(data)

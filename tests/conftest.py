@@ -1,0 +1,122 @@
+"""Fixtures: a real store and a real server, on uvloop as in production."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import uvloop
+from redis.asyncio import Redis
+
+from feed.app import create_app
+from feed.broker.client import make_client
+from feed.broker.embedded import provided_store
+from feed.broker.publisher import Publisher
+from feed.server import Server, address_of, bind, server_config
+from feed.settings import Settings
+from feed.ticks import DEFAULT_FEED
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+ES_TRADES = DATA / "es-trades.csv.gz"
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def runtime_dir() -> Iterator[Path]:
+    """A directory with a path short enough for a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="tc", dir="/tmp") as directory:
+        yield Path(directory) / "rt"
+
+
+@pytest.fixture
+def settings(runtime_dir: Path) -> Settings:
+    return Settings(runtime_dir=str(runtime_dir))
+
+
+@pytest_asyncio.fixture
+async def redis_url(settings: Settings) -> AsyncIterator[str]:
+    """A real store, fresh for this test."""
+    async with provided_store(settings) as url:
+        yield url
+
+
+@pytest_asyncio.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = make_client(redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest_asyncio.fixture
+async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[Publisher]:
+    async with Publisher(redis, DEFAULT_FEED, settings) as publisher:
+        yield publisher
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """Where a server of a test listens."""
+
+    http: str
+    server: Server
+
+    @property
+    def ws(self) -> str:
+        return self.http.replace("http", "ws", 1)
+
+    @property
+    def stream(self) -> str:
+        return self.ws + "/stream"
+
+
+class _TestServer(Server):
+    """Leaves the test runner's signal handlers alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def running_server(settings: Settings, redis_url: str) -> AsyncIterator[RunningServer]:
+    """The real server on a free port, in this process."""
+    started = asyncio.Event()
+    app = create_app(settings, redis_url)
+    with bind("127.0.0.1", 0) as listener:
+        server = _TestServer(server_config(app, settings), started.set)
+        task = asyncio.create_task(server.serve([listener]))
+        waiting = asyncio.create_task(started.wait())
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if task.done():
+            task.result()
+        try:
+            yield RunningServer(address_of(listener), server)
+        finally:
+            server.should_exit = True
+            await task
+
+
+@pytest_asyncio.fixture
+async def server(settings: Settings, redis_url: str) -> AsyncIterator[RunningServer]:
+    async with running_server(settings, redis_url) as running:
+        yield running
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
+    """Wait for a condition, looking often."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+from redis import exceptions
+from redis.asyncio import Redis
+
+from feed.broker import keys
+from feed.broker.client import check_version, make_client, safe_url, translated_errors
+from feed.errors import BrokerUnavailable, BrokerUnsuitable, InvalidSettings
+from feed.ticks import CHANNELS, StreamKey
+
+
+def test_credentials_stay_out_of_messages() -> None:
+    assert safe_url("redis://user:secret@host:6379/0") == "redis://host:6379/0"
+    with pytest.raises(InvalidSettings) as caught:
+        make_client("http://user:secret@host")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["", "localhost:6379", "http://x", "redis://host:port"])
+def test_urls_that_are_none(url: str) -> None:
+    with pytest.raises(InvalidSettings, match="redis_url"):
+        make_client(url)
+
+
+async def test_nobody_there() -> None:
+    client = make_client("redis://127.0.0.1:1")
+    with pytest.raises(BrokerUnavailable, match="no answer from Redis"):
+        await check_version(client)
+    await client.aclose()
+
+
+async def test_a_real_store_is_new_enough(redis: Redis) -> None:
+    await check_version(redis)
+
+
+@pytest.mark.parametrize(
+    ("info", "good"),
+    [
+        ({"redis_version": "6.2.14"}, False),
+        ({"redis_version": "7.0.0"}, True),
+        ({"redis_version": "7.2.4", "valkey_version": "7.2.5"}, False),
+        ({"redis_version": "7.2.4", "valkey_version": "8.0.1"}, True),
+    ],
+)
+async def test_versions(info: dict[str, str], good: bool, redis: Redis) -> None:
+    class Claims:
+        async def info(self, section: str) -> dict[str, str]:
+            return info
+
+    client: Redis = Claims()  # type: ignore[assignment]
+    if good:
+        await check_version(client)
+    else:
+        with pytest.raises(BrokerUnsuitable, match="too old"):
+            await check_version(client)
+
+
+def test_refusals_and_absences_are_told_apart() -> None:
+    with pytest.raises(BrokerUnsuitable), translated_errors():
+        raise exceptions.NoPermissionError("no")
+    with pytest.raises(BrokerUnsuitable), translated_errors():
+        raise exceptions.AuthenticationError("no")
+    with pytest.raises(BrokerUnavailable), translated_errors():
+        raise exceptions.BusyLoadingError("loading")
+    with pytest.raises(BrokerUnavailable), translated_errors():
+        raise exceptions.TimeoutError
+
+
+def test_no_two_streams_share_a_key() -> None:
+    streams = [
+        StreamKey(feed, channel, symbol)
+        for feed in ("live", "live-trades")
+        for channel in CHANNELS
+        for symbol in ("5s", "5s/X", "5s:X", "X", "trades/X", "bars:5s/X")
+    ]
+    assert len({keys.meta(stream) for stream in streams}) == len(streams)
+    for stream in streams:
+        assert keys.from_member(stream.feed, keys.to_member(stream)) == stream
+
+
+def test_all_keys_of_a_stream_share_a_slot() -> None:
+    stream = StreamKey("live", "bars:5s", "BTC/USD")
+    tags = {
+        name[name.index("{") : name.index("}") + 1]
+        for name in (keys.meta(stream), keys.history(stream), keys.ticks(stream))
+    }
+    assert tags == {"{live/bars:5s/BTC/USD}"}

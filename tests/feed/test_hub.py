@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import pytest
+
+from feed.hub import FRAME_TICKS_MAX, Hub
+from feed.outbox import Outbox
+from feed.ticks import Encoding, StreamKey, Subscription
+from tests.builders import ListSink, quote, trade, trades
+
+ES = StreamKey("live", "trades", "ES")
+NQ = StreamKey("live", "trades", "NQ")
+ES_QUOTES = StreamKey("live", "quotes", "ES")
+
+
+class Client:
+    def __init__(self, hub: Hub, *wanted: str, encoding: Encoding = Encoding.JSON) -> None:
+        self.hub = hub
+        self.encoding = encoding
+        self.sink = ListSink()
+        self.outbox = Outbox(self.sink, 1 << 20, lambda: None)
+        self.subscribe(*wanted)
+
+    def subscribe(self, *wanted: str) -> None:
+        subscriptions = frozenset(
+            Subscription(*name.split("=")) if "=" in name else Subscription("trades", name)
+            for name in wanted
+        )
+        self.hub.subscribe(self.outbox, "live", self.encoding, subscriptions)
+
+    def seqs(self, symbol: str = "ES") -> list[int]:
+        return [each["seq"] for each in self.sink.take() if each["S"] == symbol]
+
+
+@pytest.fixture
+def hub() -> Hub:
+    hub = Hub()
+    for key in (ES, NQ, ES_QUOTES):
+        hub.open_stream(key)
+    return hub
+
+
+def test_each_gets_what_it_wants_and_nothing_else(hub: Hub) -> None:
+    es, nq, quotes = Client(hub, "ES"), Client(hub, "NQ"), Client(hub, "quotes=ES")
+    hub.publish(ES, trades(2, "ES", 1))
+    hub.publish(NQ, trades(1, "NQ", 1))
+    hub.publish(ES_QUOTES, [quote(seq=1)])
+    assert es.sink.written == []
+    hub.flush()
+    assert [each["T"] + each["S"] for each in es.sink.take()] == ["tES", "tES"]
+    assert [each["T"] + each["S"] for each in nq.sink.take()] == ["tNQ"]
+    assert [each["T"] + each["S"] for each in quotes.sink.take()] == ["qES"]
+
+
+def test_one_flush_is_one_write_and_the_bytes_are_shared(hub: Hub) -> None:
+    first, second = Client(hub, "ES", "NQ"), Client(hub, "NQ", "ES")
+    hub.publish(ES, trades(2, "ES", 1))
+    hub.publish(NQ, trades(3, "NQ", 1))
+    hub.publish(ES, trades(1, "ES", 3))
+    hub.flush()
+    assert len(first.sink.written) == 1
+    assert first.sink.written[0] is second.sink.written[0]
+    assert first.seqs("ES") == [1, 2, 3]
+
+
+def test_each_encoding_gets_its_own_frames(hub: Hub) -> None:
+    json, msgpack = Client(hub, "ES"), Client(hub, "ES", encoding=Encoding.MSGPACK)
+    hub.publish(ES, trades(2, "ES", 1))
+    hub.flush()
+    assert json.sink.written[0][0] == 0x81
+    assert msgpack.sink.written[0][0] == 0x82
+    assert json.seqs() == msgpack.seqs() == [1, 2]
+
+
+def test_many_ticks_are_split_into_frames_that_clients_accept(hub: Hub) -> None:
+    client = Client(hub, "ES")
+    hub.publish(ES, trades(2 * FRAME_TICKS_MAX + 1, "ES", 1))
+    hub.flush()
+    assert len(client.sink.written) == 1
+    assert client.seqs() == list(range(1, 2 * FRAME_TICKS_MAX + 2))
+
+
+def test_overlapping_subscriptions_deliver_once(hub: Hub) -> None:
+    client = Client(hub, "ES", "*", "E*")
+    hub.publish(ES, trades(1, "ES", 1))
+    hub.flush()
+    assert client.seqs() == [1]
+
+
+def test_wildcards_take_in_streams_that_open_later(hub: Hub) -> None:
+    everything, prefix, other = Client(hub, "*"), Client(hub, "BTC-*"), Client(hub, "ETH-*")
+    key = StreamKey("live", "trades", "BTC-USD")
+    assert hub.covers(key)
+    assert not hub.covers(StreamKey("live", "bars", "BTC-USD"))
+    assert not hub.covers(StreamKey("sim", "trades", "BTC-USD"))
+    hub.open_stream(key)
+    hub.publish(key, trades(1, "BTC-USD", 1))
+    hub.flush()
+    assert everything.seqs("BTC-USD") == prefix.seqs("BTC-USD") == [1]
+    assert other.sink.written == []
+
+
+def test_feeds_are_apart(hub: Hub) -> None:
+    client = Client(hub, "*")
+    key = StreamKey("sim", "trades", "ES")
+    hub.open_stream(key)
+    hub.publish(key, trades(1, "ES", 1))
+    hub.flush()
+    assert client.sink.written == []
+
+
+def test_a_change_of_subscriptions_takes_effect_between_ticks(hub: Hub) -> None:
+    client = Client(hub, "ES")
+    hub.publish(ES, trades(1, "ES", 1))
+    client.subscribe("NQ")
+    hub.publish(ES, trades(1, "ES", 2))
+    hub.publish(NQ, trades(1, "NQ", 1))
+    hub.flush()
+    assert [(each["S"], each["seq"]) for each in client.sink.take()] == [("ES", 1), ("NQ", 1)]
+
+
+def test_removed_clients_get_nothing_and_leave_nothing(hub: Hub) -> None:
+    client = Client(hub, "ES", "*")
+    assert hub.is_wanted(ES)
+    assert hub.has_clients("live")
+    hub.remove(client.outbox)
+    hub.remove(client.outbox)
+    assert not hub.is_wanted(ES)
+    assert not hub.has_clients("live")
+    assert not hub.covers(ES)
+    hub.publish(ES, trades(1, "ES", 1))
+    hub.flush()
+    assert client.sink.written == []
+
+
+def test_closed_streams_end_quietly(hub: Hub) -> None:
+    client = Client(hub, "*")
+    hub.publish(ES, trades(1, "ES", 1))
+    hub.close_stream(ES)
+    hub.close_stream(ES)
+    assert not hub.publish(ES, trades(1, "ES", 2))
+    hub.flush()
+    assert client.seqs() == []
+    hub.remove(client.outbox)
+
+
+def test_the_latest_tick_is_kept_with_or_without_clients(hub: Hub) -> None:
+    hub.open_stream(NQ, latest=trade("NQ", seq=9))
+    hub.publish(ES, trades(3, "ES", 1))
+    latest = hub.latest("live", [Subscription("trades", "*")])
+    assert {(tick.symbol, tick.seq) for tick in latest} == {("ES", 3), ("NQ", 9)}
+    assert [tick.symbol for tick in hub.latest("live", [Subscription("trades", "NQ")])] == ["NQ"]
+    besides = hub.latest(
+        "live", [Subscription("trades", "*")], besides=[Subscription("trades", "E*")]
+    )
+    assert [tick.symbol for tick in besides] == ["NQ"]
+
+
+def test_publish_says_whether_a_flush_is_needed(hub: Hub) -> None:
+    assert not hub.publish(ES, trades(1, "ES", 1))
+    client = Client(hub, "ES")
+    assert hub.publish(ES, trades(1, "ES", 2))
+    assert not hub.publish(ES, [])
+    hub.flush()
+    assert client.seqs() == [2]

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feed import protocol
+from feed.errors import Fault, InvalidAction
+from feed.protocol import Auth, ListSubscriptions, Ping, Subscribe, Unsubscribe, parse_action
+from feed.ticks import Encoding, Subscription
+
+BOTH = pytest.mark.parametrize("pack", [json.dumps, msgpack.packb])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("message", "action"),
+    [
+        ({"action": "auth", "key": "k", "secret": "s"}, Auth(key="k", secret="s")),
+        ({"action": "auth", "token": "t", "id": 1}, Auth(token="t", id=1)),
+        ({"action": "list"}, ListSubscriptions()),
+        ({"action": "ping", "id": "a" * 64}, Ping("a" * 64)),
+        (
+            {"action": "subscribe", "trades": ["AAPL"], "quotes": ["*", "BTC-*"], "id": -5},
+            Subscribe(
+                frozenset(
+                    {
+                        Subscription("trades", "AAPL"),
+                        Subscription("quotes", "*"),
+                        Subscription("quotes", "BTC-*"),
+                    }
+                ),
+                -5,
+            ),
+        ),
+        (
+            {"action": "subscribe", "bars:5s": ["A"], "snapshot": True},
+            Subscribe(frozenset({Subscription("bars:5s", "A")}), snapshot=True),
+        ),
+        (
+            {"action": "unsubscribe", "bars": ["A", "A"]},
+            Unsubscribe(frozenset({Subscription("bars", "A")})),
+        ),
+        ({"action": "subscribe", "trades": []}, Subscribe(frozenset())),
+    ],
+)
+def test_good_messages(pack: Any, message: dict[str, Any], action: object) -> None:
+    assert parse_action(pack(message)) == action
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("message", "fault", "words"),
+    [
+        ([], Fault.INVALID_SYNTAX, "one map"),
+        ("ping", Fault.INVALID_SYNTAX, "one map"),
+        ({}, Fault.INVALID_SYNTAX, "names its action"),
+        ({"action": 5}, Fault.INVALID_SYNTAX, "names its action"),
+        ({"action": "dance"}, Fault.INVALID_SYNTAX, "unknown action 'dance'"),
+        ({"action": "ping", "x": 1}, Fault.INVALID_SYNTAX, "unknown key 'x'"),
+        ({"action": "ping", "id": 1.5}, Fault.INVALID_SYNTAX, "id is"),
+        ({"action": "ping", "id": True}, Fault.INVALID_SYNTAX, "id is"),
+        ({"action": "ping", "id": "a" * 65}, Fault.INVALID_SYNTAX, "id is"),
+        ({"action": "ping", "id": [1]}, Fault.INVALID_SYNTAX, "id is"),
+        ({"action": "auth"}, Fault.INVALID_SYNTAX, "a key and a secret"),
+        ({"action": "auth", "key": "k"}, Fault.INVALID_SYNTAX, "a key and a secret"),
+        ({"action": "auth", "key": 1, "secret": "s"}, Fault.INVALID_SYNTAX, "strings"),
+        ({"action": "subscribe"}, Fault.INVALID_SYNTAX, "at least one channel"),
+        ({"action": "subscribe", "trades": "AAPL"}, Fault.INVALID_SYNTAX, "a list of symbols"),
+        ({"action": "subscribe", "trades": [1]}, Fault.INVALID_SYNTAX, "no symbol"),
+        ({"action": "subscribe", "trades": ["A B"]}, Fault.INVALID_SYNTAX, "no symbol"),
+        ({"action": "subscribe", "trades": ["A\r\nB"]}, Fault.INVALID_SYNTAX, "no symbol"),
+        ({"action": "subscribe", "trades": ["A?"]}, Fault.INVALID_SYNTAX, "no symbol"),
+        ({"action": "subscribe", "trades": [""]}, Fault.INVALID_SYNTAX, "no symbol"),
+        ({"action": "subscribe", "bars:7m": ["A"]}, Fault.INVALID_SYNTAX, "unknown key 'bars:7m'"),
+        ({"action": "subscribe", "trades": ["A"], "snapshot": 1}, Fault.INVALID_SYNTAX, "snapshot"),
+        ({"action": "subscribe", "news": ["*"]}, Fault.INVALID_ACTION, "no channel news"),
+        ({"action": "subscribe", "trades": ["A"], "start": 1}, Fault.INVALID_ACTION, "start"),
+        ({"action": "configure"}, Fault.INVALID_ACTION, "configure"),
+        ({"action": "replay.pause", "id": 9}, Fault.INVALID_ACTION, "replay.pause"),
+    ],
+)
+def test_bad_messages(pack: Any, message: Any, fault: Fault, words: str) -> None:
+    with pytest.raises(InvalidAction, match=words) as caught:
+        parse_action(pack(message))
+    assert caught.value.fault is fault
+
+
+def test_the_id_comes_back_with_the_error_where_it_was_good() -> None:
+    with pytest.raises(InvalidAction) as caught:
+        parse_action('{"action":"dance","id":"x"}')
+    assert caught.value.id == "x"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "", "{", "nul", '{"action":"ping"}x', '{"a":NaN}', '{"a":1e999}', "[" * 100_000,
+        '{"a":' * 100_000, '{"action":"\\ud800"}', "\x00", '{"a":' + "9" * 5000 + "}",
+        b"", b"\xc1", b"\x81\xa1a", b"\x91" * 100_000, b"\x81\x01\x02", b"\xdf\xff\xff\xff\xff",
+        b"\x81\xa6action\xa4ping\x00", b"\x81\xa2\xff\xff\x01", b"\x81\xa1a\xd6\xff\xff\xff\xff\xff",
+        b"\x81\xa1a\xc7\x0c\xff" + b"\xff" * 12,
+    ],
+)  # fmt: skip
+def test_garbage_is_invalid_syntax(message: str | bytes) -> None:
+    with pytest.raises(InvalidAction) as caught:
+        parse_action(message)
+    assert caught.value.fault is Fault.INVALID_SYNTAX
+    assert caught.value.detail.isascii()
+    assert len(caught.value.detail) < 300
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+KEYS = st.sampled_from(
+    ["action", "id", "trades", "quotes", "bars", "snapshot", "key", "token"]
+) | st.text(max_size=5)
+WORDS = st.sampled_from(["subscribe", "unsubscribe", "auth", "list", "ping", "*", "AAPL"])
+
+
+@given(st.dictionaries(KEYS, WORDS | st.lists(WORDS) | JSON_VALUES))
+def test_any_map_is_an_action_or_an_error_of_ours(fields: dict[str, Any]) -> None:
+    try:
+        parse_action(json.dumps(fields))
+    except InvalidAction as error:
+        assert error.detail.isascii()
+        assert error.detail.isprintable()
+
+
+@given(st.binary() | st.text())
+def test_any_bytes_are_an_action_or_an_error_of_ours(message: str | bytes) -> None:
+    with pytest.raises(InvalidAction):
+        parse_action(message)
+
+
+def test_replies() -> None:
+    held = [
+        Subscription("quotes", "B"),
+        Subscription("trades", "b"),
+        Subscription("trades", "A"),
+        Subscription("bars:5s", "A"),
+    ]
+    (reply,) = protocol.subscription(held, "e1", 7)
+    assert list(reply.items()) == [
+        ("T", "subscription"),
+        ("trades", ["A", "b"]),
+        ("quotes", ["B"]),
+        ("bars", []),
+        ("bars:5s", ["A"]),
+        ("epoch", "e1"),
+        ("id", 7),
+    ]
+    assert protocol.subscription([]) == [
+        {"T": "subscription", "trades": [], "quotes": [], "bars": []}
+    ]
+    assert protocol.error(Fault.SYMBOL_LIMIT, id_=7) == [
+        {"T": "error", "code": 405, "msg": "symbol limit exceeded", "id": 7}
+    ]
+    assert protocol.error(Fault.INVALID_SYNTAX, "why")[0]["msg"] == "invalid syntax: why"
+
+
+@pytest.mark.parametrize(
+    ("offered", "content_type", "query", "expected"),
+    [
+        ([], "", None, (Encoding.JSON, None)),
+        ([], "", "msgpack", (Encoding.MSGPACK, None)),
+        ([], "", "json", (Encoding.JSON, None)),
+        ([], "application/msgpack", "json", (Encoding.MSGPACK, None)),
+        ([], "Application/MsgPack; v=1", None, (Encoding.MSGPACK, None)),
+        (["tickcast.v1.json"], "application/msgpack", None, (Encoding.JSON, "tickcast.v1.json")),
+        (["x", "tickcast.v1.msgpack", "tickcast.v1.json"], "", "json",
+         (Encoding.MSGPACK, "tickcast.v1.msgpack")),
+        (["x"], "", None, (Encoding.JSON, None)),
+    ],
+)  # fmt: skip
+def test_the_first_wish_for_an_encoding_wins(
+    offered: list[str], content_type: str, query: str | None, expected: object
+) -> None:
+    assert protocol.choose_encoding(offered, content_type, query) == expected
+
+
+def test_an_unknown_encoding_is_refused() -> None:
+    with pytest.raises(ValueError, match="xml"):
+        protocol.choose_encoding([], "", "xml")

@@ -1,0 +1,99 @@
+"""The import rule: what depends on what."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("feed", "producers", "clients")
+VOCABULARY = {"ticks", "times", "batch", "protocol", "errors", "settings", "broker"}
+"""The parts of `feed` that producers and clients may use."""
+
+# Within feed, a file imports only from rows above its own.
+LAYERS = [
+    {"times", "errors", "tasks"},
+    {"ticks"},
+    {"batch", "protocol", "settings", "frames"},
+    {"outbox", "recovery", "broker"},
+    {"hub"},
+    {"session", "flusher", "upstream"},
+    {"websocket", "asgi_sink", "engine"},
+    {"connection"},
+    {"app"},
+    {"server"},
+    {"cli"},
+]
+SANS_IO = {
+    "batch", "errors", "frames", "hub", "outbox", "protocol", "recovery", "session", "ticks",
+}  # fmt: skip
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of the modules of ours that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(package: str) -> Iterator[Path]:
+    return (ROOT / package).rglob("*.py")
+
+
+def is_shell(path: Path) -> bool:
+    return path.is_relative_to(ROOT / "feed" / "cli")
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_import_only_what_they_may(package: str) -> None:
+    wrong = []
+    for path in files(package):
+        if is_shell(path):
+            continue
+        for name in imports_of(path):
+            top, *rest = name.split(".")
+            foreign = top in PACKAGES and top != package
+            allowed = top == "feed" and (not rest or rest[0] in VOCABULARY)
+            if foreign and not allowed:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+def row_of(part: str) -> int:
+    (row,) = (number for number, names in enumerate(LAYERS) if part in names)
+    return row
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT / "feed").parts[0].removesuffix(".py")
+
+
+def test_files_of_feed_import_only_from_rows_above() -> None:
+    wrong = []
+    for path in files("feed"):
+        part = part_of(path)
+        if part == "__init__":
+            continue
+        for name in imports_of(path):
+            top, *rest = name.split(".")
+            if top == "feed" and rest and rest[0] != part and row_of(rest[0]) >= row_of(part):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", sorted(SANS_IO))
+def test_the_core_does_no_io(name: str) -> None:
+    path = ROOT / "feed" / f"{name}.py"
+    assert not {"asyncio", "socket", "redis", "starlette", "uvicorn"} & {
+        imported.split(".")[0] for imported in imports_of(path)
+    }
+    assert not any(
+        isinstance(node, ast.AsyncFunctionDef | ast.Await)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+    )

@@ -19,12 +19,12 @@ COPY --from=build /opt/tickcast /opt/tickcast
 ENV PATH=/opt/tickcast/bin:$PATH
 
 RUN useradd --create-home --uid 10001 tickcast
-USER tickcast
+USER 10001
 WORKDIR /home/tickcast
 
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD no_proxy='*' \
-    python -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health', timeout=4)"
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s CMD ["env", "no_proxy=*", "python", "-c", \
+    "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health', timeout=4)"]
 
 ENTRYPOINT ["tickcast"]
 CMD ["serve", "--host", "0.0.0.0"]

@@ -8,7 +8,7 @@ ARGS =
 # In the environment, unlike as an option, constraints reach the isolated build too: up to pip 25.2
 # by the first name, since then by the second.
 pip_install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test check constraints clean
@@ -29,17 +29,17 @@ check: .venv/.dev ## Lint, check format, types and which module imports which
 	.venv/bin/mypy
 	.venv/bin/pytest tests/test_imports.py
 
-# With the oldest Python: what it can install, the newer ones can too. Two packages don't come by
-# themselves: editables, which hatchling asks for late, and async-timeout, for Python 3.11.0 to 3.11.2.
+# With the oldest Python: what it can install, the newer ones can too. Some packages don't come by
+# themselves: what isolated builds ask for, and async-timeout, which only 3.11.0 to 3.11.2 needs.
 constraints: ## Renew constraints.txt: the newest versions that fit
 	rm -rf build/venv
 	@$(MAKE) --no-print-directory build/venv/bin/python PYTHON=python3.11
 	build/venv/bin/python -c 'import tomllib; \
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	  > build/requires.txt
-	build/venv/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -e '.[dev]' -r build/requires.txt editables async-timeout
-	build/venv/bin/python -m pip freeze --exclude-editable > build/frozen.txt
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	  -e '.[dev]' -r build/requires.txt editables setuptools wheel async-timeout
+	build/venv/bin/python -m pip freeze --all --exclude pip --exclude-editable > build/frozen.txt
 	{ grep '^#' constraints.txt; tr 'A-Z_' 'a-z-' < build/frozen.txt | LC_ALL=C sort -t = -k 1,1 | sed \
 	  -e "s/^async-timeout==.*/&; python_full_version < '3.11.3'/" \
 	  -e "s/^backports.zstd==.*/&; python_version < '3.14'/"; } > build/constraints.txt
@@ -63,7 +63,7 @@ clean: ## Remove all that was made here, .venv included
 # Debian's Python has no ensurepip before its package python3-venv is there; a pip outside does too.
 .venv/bin/python build/venv/bin/python: %/bin/python:
 	@for python in $(PYTHON) ''; do \
-	  test -z "$$python" && echo 'Tickcast needs Python 3.11 or newer: make PYTHON=...' >&2 && exit 1; \
+	  test -z "$$python" && echo 'Python 3.11 or newer is needed, and none of these is: $(PYTHON)' >&2 && exit 1; \
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
 	done; \
 	rm -rf $*; \

@@ -10,7 +10,7 @@ import msgspec
 
 from feed.errors import ConnectionFailed, InvalidTick
 from feed.protocol import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
-from feed.ticks import Encoding, Subscription, Tick, encode, from_wire
+from feed.ticks import CHANNELS, Encoding, Subscription, Tick, encode, from_wire
 
 _TICK_TYPES: Final = frozenset("tqb")
 
@@ -19,11 +19,15 @@ Notice = dict[str, Any]
 
 
 class ClientState:
-    """What a client must remember to read its messages, and to take up again after a cut."""
+    """What a client must remember to read its messages, and to take up again after a cut.
+
+    Attributes:
+        subscriptions: what the server has last confirmed.
+    """
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
-        self.subscriptions: set[Subscription] = set()
+        self.subscriptions: frozenset[Subscription] = frozenset()
         self._last_id = 0
 
     @property
@@ -45,6 +49,9 @@ class ClientState:
             notices = [fields for fields in messages if fields["T"] not in _TICK_TYPES]
         except (ValueError, KeyError, TypeError, InvalidTick) as error:
             raise ConnectionFailed(f"the server sent what is no message: {error}") from None
+        for notice in notices:
+            if notice["T"] == "subscription":
+                self.subscriptions = _listed_in(notice)
         return ticks, notices
 
     def subscribe(
@@ -52,22 +59,20 @@ class ClientState:
     ) -> tuple[int, str | bytes]:
         """The message that adds subscriptions, and the `id` its reply will carry."""
         named = {channel: list(symbols) for channel, symbols in channels.items() if symbols}
-        self.subscriptions.update(_each(named))
         options = {"snapshot": True} if snapshot else {}
         return self._action("subscribe", **named, **options)
 
     def unsubscribe(self, channels: Mapping[str, Iterable[str]]) -> tuple[int, str | bytes]:
         """The message that ends subscriptions, and the `id` its reply will carry."""
         named = {channel: list(symbols) for channel, symbols in channels.items() if symbols}
-        self.subscriptions.difference_update(_each(named))
         return self._action("unsubscribe", **named)
 
-    def subscribe_again(self) -> str | bytes | None:
-        """After a reconnect: the message that asks for all that was held before."""
+    def subscribe_again(self) -> tuple[int, str | bytes]:
+        """After a reconnect: the message that asks for all that was held before, and its `id`."""
         channels: dict[str, list[str]] = {}
         for channel, pattern in sorted(self.subscriptions):
             channels.setdefault(channel, []).append(pattern)
-        return self._action("subscribe", **channels)[1] if channels else None
+        return self._action("subscribe", **channels)
 
     def _action(self, name: str, **fields: object) -> tuple[int, str | bytes]:
         self._last_id += 1
@@ -76,8 +81,10 @@ class ClientState:
         return self._last_id, message.decode() if is_json else message
 
 
-def _each(channels: Mapping[str, Iterable[str]]) -> Iterable[Subscription]:
-    return (
-        Subscription(channel, pattern) for channel, patterns in channels.items()
+def _listed_in(notice: Notice) -> frozenset[Subscription]:
+    return frozenset(
+        Subscription(channel, pattern)
+        for channel, patterns in notice.items()
+        if channel in CHANNELS
         for pattern in patterns
-    )  # fmt: skip
+    )

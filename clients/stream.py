@@ -88,6 +88,7 @@ class Stream:
         self._replies: dict[int, asyncio.Future[Notice]] = {}
         self._changed = asyncio.Condition()
         self._ended: Exception | None = None
+        self._retry_s = 0.0
         self._reader: asyncio.Task[None] | None = None
 
     @property
@@ -102,10 +103,10 @@ class Stream:
 
     async def close(self) -> None:
         """Say good-bye and stop; iterations end."""
-        self._reconnect = False
         if self._reader is not None:
             self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await asyncio.wait([self._reader])
+        await self._end(StopAsyncIteration())
         if self._socket is not None:
             await self._socket.close()
 
@@ -181,57 +182,80 @@ class Stream:
                 except ConnectionClosed as cut:
                     socket = await self._come_back(cut)
         except Exception as error:
-            self._ended = error
-            self._fail_replies(error)
-            async with self._changed:
-                self._changed.notify_all()
+            await self._end(error)
 
     async def _receive(self, socket: ClientConnection) -> None:
         while True:
-            ticks, notices = self._state.receive(await socket.recv())
-            for notice in notices:
-                self._take_notice(notice)
-            if ticks:
-                async with self._changed:
-                    self._ticks.extend(ticks)
-                    self._changed.notify_all()
-                    await self._changed.wait_for(self._has_room)
+            await self._take(*self._state.receive(await socket.recv()))
+
+    async def _take(self, ticks: list[Tick], notices: list[Notice]) -> None:
+        for notice in notices:
+            self._take_notice(notice)
+        if ticks:
+            async with self._changed:
+                self._ticks.extend(ticks)
+                self._changed.notify_all()
+                await self._changed.wait_for(self._has_room)
 
     def _has_room(self) -> bool:
         # A reply comes behind the ticks sent before it: read on while somebody waits for one.
         return len(self._ticks) <= QUEUE_TICKS_MAX or bool(self._replies)
 
+    async def _end(self, reason: Exception) -> None:
+        """Let everybody who waits know that nothing more will come."""
+        self._ended = self._ended or reason
+        self._fail_replies(ConnectionFailed("the stream has ended"))
+        async with self._changed:
+            self._changed.notify_all()
+
+    # -- after a cut
+
     async def _come_back(self, cut: ConnectionClosed) -> ClientConnection:
-        """Connect again, as the close code allows, and ask for the same streams."""
+        """Connect again, as the close code allows, and hold the same subscriptions again."""
         code = cut.rcvd.code if cut.rcvd else 0
         reason = cut.rcvd.reason if cut.rcvd else "connection cut"
         if not self._reconnect or code in _NEVER:
             raise ConnectionFailed(f"{self._url}: closed with {code} {reason}") from cut
         self._fail_replies(ConnectionFailed("the connection was cut"))
+        if code == CloseCode.RESTART:
+            await asyncio.sleep(self._retry_s)
+        elif code not in _AT_ONCE:
+            await asyncio.sleep(_BACKOFF_FIRST_S * random.random())
         delay = _BACKOFF_FIRST_S
-        if code != CloseCode.RESTART and code not in _AT_ONCE:
-            await asyncio.sleep(delay * random.random())
         while True:
             try:
-                self._socket = socket = await self._dial()
-            except ConnectionFailed as error:
+                self._socket = await self._dial()
+                await self._subscribe_again(self._socket)
+            except (ConnectionFailed, ConnectionClosed) as error:
                 if isinstance(error.__cause__, InvalidStatus) and not _may_retry(error.__cause__):
                     raise
                 logger.info("%s, trying again", error)
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))
                 delay = min(delay * 2, _BACKOFF_MAX_S)
-                continue
-            self.reconnects += 1
-            again = self._state.subscribe_again()
-            if again is not None:
-                await socket.send(again)
-            return socket
+            else:
+                self.reconnects += 1
+                return self._socket
+
+    async def _subscribe_again(self, socket: ClientConnection) -> None:
+        if not self._state.subscriptions:
+            return
+        id_, message = self._state.subscribe_again()
+        await socket.send(message)
+        while True:
+            ticks, notices = self._state.receive(await socket.recv())
+            await self._take(ticks, notices)
+            for notice in notices:
+                if notice.get("id") == id_:
+                    if notice["T"] == "error":
+                        await socket.close()
+                        raise ConnectionFailed(f"refused: {notice['code']} {notice['msg']}")
+                    return
 
     # -- replies
 
     async def _ask(self, id_: int, message: str | bytes) -> Notice:
         if self._ended:
-            raise self._ended
+            raise ConnectionFailed("the stream has ended") from self._ended
         assert self._socket is not None
         reply = self._replies[id_] = asyncio.get_running_loop().create_future()
         try:
@@ -251,6 +275,8 @@ class Stream:
         return notice
 
     def _take_notice(self, notice: Notice) -> None:
+        if notice["T"] == "shutdown":
+            self._retry_s = notice["retry_ms"] / 1000
         reply = self._replies.get(notice.get("id", 0))
         if reply is not None and not reply.done():
             reply.set_result(notice)

@@ -23,11 +23,11 @@ ENVIRONMENT_PREFIX: Final = "TICKCAST_"
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 _GIB: Final = 1024 * _MIB
+_DECADE_S: Final = 10 * 365 * 86_400
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Seconds = Annotated[float, Meta(gt=0)]
+Interval = Annotated[float, Meta(gt=0, le=3600)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,7 +48,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     store_memory_bytes: Annotated[int, Meta(ge=16 * _MIB)] = _GIB
     history_ticks: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """Ticks kept per stream."""
-    history_age_s: Annotated[float, Meta(ge=1)] = 86_400.0
+    history_age_s: Annotated[float, Meta(ge=1, le=_DECADE_S)] = 86_400.0
 
     # Clients of the server
     message_max_bytes: Annotated[int, Meta(ge=1 * _KIB, le=64 * _MIB)] = 64 * _KIB
@@ -57,15 +57,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Symbols and wildcards that one connection may hold."""
     symbols_max: Positive = 100_000
     """Streams of one feed that the server will know."""
-    ping_interval_s: Seconds = 20.0
-    ping_timeout_s: Seconds = 20.0
+    ping_interval_s: Interval = 20.0
+    ping_timeout_s: Interval = 20.0
 
     # Sending
     flush_pace: Annotated[float, Meta(ge=0, le=10)] = 0.5
     """Rest after a flush, as a multiple of what it took."""
-    flush_window_ms: NotNegative = 10.0
+    flush_window_ms: Annotated[float, Meta(ge=0, le=1000)] = 10.0
     """The longest such rest."""
-    linger_s: NotNegative = 5.0
+    linger_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """How long a stream that nobody wants any more stays subscribed at the broker."""
 
     @property

@@ -21,6 +21,7 @@ from feed.tasks import end_tasks
 from feed.ticks import CHANNELS, StreamKey, Subscription, Tick, is_symbol
 
 _REPAIR_PAUSE_S: Final = 0.1
+_OPEN_AGAIN_S: Final = 1.0
 
 logger = logging.getLogger("tickcast.upstream")
 
@@ -30,14 +31,16 @@ class _Feed:
 
     Attributes:
         epoch: its epoch, empty until it was asked for.
-        streams: the streams that exist in it; None until a wildcard makes them matter.
+        streams: the streams known to exist in it; all of them once `listed`.
+        listed: whether the directory was read, which only wildcards need.
         wanting: clients that are waiting for streams of it.
         unused_since: when its last client left, on the loop's clock.
     """
 
     def __init__(self) -> None:
         self.epoch = ""
-        self.streams: set[StreamKey] | None = None
+        self.streams: set[StreamKey] = set()
+        self.listed = False
         self.wanting = 0
         self.unused_since: float | None = None
 
@@ -89,10 +92,10 @@ class Upstream:
             known.epoch = await self.store.epoch(feed)
         if any(subscription.is_wildcard for subscription in subscriptions):
             await self.subscriber.subscribe([keys.announcements(feed)])
-            if known.streams is None:
-                listed = await self.store.streams(feed)
-                known.streams = listed | (known.streams or set())
-        while missing := self._not_open(feed, known.streams or set(), subscriptions):
+            if not known.listed:
+                self._learn(known.streams, await self.store.streams(feed))
+                known.listed = True
+        while missing := self._not_open(feed, known.streams, subscriptions):
             new = [key for key in missing if key not in self._opening]
             if new:
                 self._opening.update(dict.fromkeys(new, self._spawn(self._open(new))))
@@ -145,10 +148,9 @@ class Upstream:
         entry = self._runs.get(channel)
         if entry is None:
             for feed, known in self._feeds.items():
-                if channel == keys.announcements(feed) and known.streams is not None:
-                    self._on_announcement(
-                        known.streams, keys.from_member(feed, data.decode("utf-8", "replace"))
-                    )
+                if channel == keys.announcements(feed):
+                    member = data.decode("utf-8", "replace")
+                    self._learn(known.streams, [keys.from_member(feed, member)])
             return
         key, run = entry
         try:
@@ -167,25 +169,33 @@ class Upstream:
         if run.behind and self._hub.is_open(key) and key not in self._repairing:
             self._repairing[key] = self._spawn(self._repair(key, run))
 
-    def _on_announcement(self, known: set[StreamKey], key: StreamKey) -> None:
-        if key in known or key.channel not in CHANNELS or not is_symbol(key.symbol):
-            return
-        if len(known) >= self._settings.symbols_max:
-            logger.warning("more than symbols_max streams in feed %s: %s ignored", key.feed, key)
-            return
-        known.add(key)
-        self._open_if_covered(key)
+    def _learn(self, known: set[StreamKey], listed: Iterable[StreamKey]) -> None:
+        """Add to the streams known of a feed, up to the bound; open those that wildcards cover."""
+        new = {key for key in listed if key.channel in CHANNELS and is_symbol(key.symbol)} - known
+        room = self._settings.symbols_max - len(known)
+        if len(new) > room:
+            logger.warning("a feed has more than symbols_max streams: %d left out", len(new) - room)
+            new = set(sorted(new)[:room])
+        known |= new
+        for key in new:
+            self._open_if_covered(key)
 
     def _open_if_covered(self, key: StreamKey) -> None:
         if self._hub.covers(key) and not self._hub.is_open(key) and key not in self._opening:
-            self._opening[key] = self._spawn(self._open([key], from_first=True))
+            task = self._opening[key] = self._spawn(self._open([key], from_first=True))
+            task.add_done_callback(lambda task: self._open_later(task, key))
+
+    def _open_later(self, task: asyncio.Task[None], key: StreamKey) -> None:
+        """Wildcards must not miss a stream for good because opening it failed once."""
+        if not task.cancelled() and task.exception() is not None:
+            asyncio.get_running_loop().call_later(_OPEN_AGAIN_S, self._open_if_covered, key)
 
     async def _on_reconnect(self) -> None:
         """Catch up with what was published while the connection was down."""
         for feed, known in list(self._feeds.items()):
             known.epoch = await self.store.epoch(feed)
-            if known.streams is not None:
-                known.streams |= await self.store.streams(feed)
+            if known.listed:
+                self._learn(known.streams, await self.store.streams(feed))
                 for key in known.streams:
                     self._open_if_covered(key)
         open_runs = [(key, run) for key, run in self._runs.values() if self._hub.is_open(key)]
@@ -225,15 +235,16 @@ class Upstream:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(interval_s)
-            channels = [*self._sweep_streams(loop.time()), *self._sweep_feeds(loop.time())]
-            if channels:
-                try:
-                    await self.subscriber.unsubscribe(channels)
-                except TickcastError as error:
-                    logger.debug("could not unsubscribe: %s", error)
+            self._sweep_streams(loop.time())
+            self._sweep_feeds(loop.time())
+            wanted = {*self._runs, *(keys.announcements(feed) for feed in self._feeds)}
+            try:
+                await self.subscriber.unsubscribe(self.subscriber.channels - wanted)
+            except TickcastError as error:
+                logger.debug("could not unsubscribe: %s", error)
 
-    def _sweep_streams(self, now: float) -> list[str]:
-        """Close the streams whose time is over; returns their channels."""
+    def _sweep_streams(self, now: float) -> None:
+        """Close the streams whose time is over."""
         unwanted = (key for key, _ in self._runs.values() if not self._hub.is_wanted(key))
         self._unwanted_since = {key: self._unwanted_since.get(key, now) for key in unwanted}
         over = now - self._settings.linger_s
@@ -245,10 +256,9 @@ class Upstream:
         for key in gone:
             del self._runs[keys.ticks(key)]
             self._hub.close_stream(key)
-        return [keys.ticks(key) for key in gone]
 
-    def _sweep_feeds(self, now: float) -> list[str]:
-        """Forget the feeds whose time is over; returns their announcement channels."""
+    def _sweep_feeds(self, now: float) -> None:
+        """Forget the feeds whose time is over."""
         over = now - self._settings.linger_s
         gone = []
         for feed, known in self._feeds.items():
@@ -260,7 +270,6 @@ class Upstream:
                 gone.append(feed)
         for feed in gone:
             del self._feeds[feed]
-        return [keys.announcements(feed) for feed in gone]
 
     async def close(self) -> None:
         """End all that is under way."""

@@ -83,6 +83,12 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
         self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            # A refusal ends the handshake as well; uvicorn would log it as an error.
+            self.handshake_complete = True
+
     # -- flow control
 
     def pause_writing(self) -> None:

@@ -40,6 +40,11 @@ export function change(ratio) {
   return `${ratio < 0 ? MINUS : "+"}${percent}%`;
 }
 
+/** @param {number|undefined} ratio 0.0001 is one basis point */
+export function basisPoints(ratio) {
+  return ratio === undefined ? NONE : `${withDecimals(1, 1).format(ratio * 1e4)} bp`;
+}
+
 /** @param {number} value events a second */
 export function rate(value) {
   return value >= 100 ? withDecimals(0, 0).format(value) : value.toFixed(1);

@@ -98,6 +98,11 @@ class Instrument {
     return this.#mid === undefined ? undefined : this.ask - this.bid;
   }
 
+  /** The spread as a part of the price. */
+  get relativeSpread() {
+    return this.#mid === undefined ? undefined : (this.ask - this.bid) / this.#mid;
+  }
+
   get #mid() {
     return this.bid > 0 && this.ask > 0 ? (this.bid + this.ask) / 2 : undefined;
   }
@@ -168,8 +173,8 @@ export class Market {
     if (!tick.snap) this.rate.add(now);
     if (!instrument) return;
     const before = instrument.seqs[tick.T];
+    if (tick.snap && tick.seq <= before) return; // we had it when the connection was cut
     instrument.seqs[tick.T] = tick.seq;
-    if (tick.snap && tick.seq === before) return; // we had it when the connection was cut
     if (tick.T === "t") this.#trade(instrument, tick, before, now);
     else instrument.quote(tick, now);
     if (tick.snap) {

@@ -6,7 +6,7 @@ import { Market } from "./market.js";
 import { Table } from "./table.js";
 import { Tape } from "./tape.js";
 
-const DRAW_EVERY_MS = 100;
+const DRAW_EVERY_MS = 125;
 const RATE_EVERY_MS = 1000;
 const DEFAULT_FEED = "live";
 const FEED_NAME = /^[a-z0-9_-]{1,32}$/;

@@ -45,7 +45,13 @@ class Row {
     this.#write("change", change);
     this.#write("bid", format.price(instrument.bid, decimals));
     this.#write("ask", format.price(instrument.ask, decimals));
-    this.#write("spread", format.price(instrument.spread, decimals));
+    this.#write(
+      "spread",
+      // Of a price with many decimals a spread in its unit would be too long to read.
+      decimals > 4
+        ? format.basisPoints(instrument.relativeSpread)
+        : format.price(instrument.spread, decimals),
+    );
     this.#write("volume", (instrument.missed ? "≥" : "") + format.size(instrument.volume));
     this.#write("rate", format.rate(instrument.rate.read(now)));
     this.#write("age", format.age(now - instrument.seenAt));

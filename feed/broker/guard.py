@@ -1,11 +1,12 @@
-"""Runs a program for as long as standard input stays open, then removes what it left.
+"""Keeps a program running for as long as standard input stays open, then removes what it left.
 
 The embedded store's keeper: its parent holds the other end of a pipe, and however the parent ends,
 SIGKILL included, the pipe closes. A script for the standard library alone, so that it starts fast:
 
     python -I -S guard.py keep|remove DIRECTORY COMMAND [ARGUMENT …]
 
-At the end the directory's files called `store.*` go, and with `remove` the directory too.
+Should the program end by itself it is started again, unless it had hardly begun. At the end the
+directory's files called `store.*` go, and with `remove` the directory too.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import select
 import signal
 import subprocess
 import sys
+import time
 
 _PR_SET_PDEATHSIG = 1
 _STOP_TIMEOUT_S = 3.0
-_POLL_S = 1.0
+_POLL_S = 0.5
+_TOO_SHORT_S = 1.0
 
 
 def main() -> int:
@@ -28,15 +31,25 @@ def main() -> int:
     whether, directory, *command = sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_prepare_child)  # noqa: PLW1509
     try:
-        while child.poll() is None:
-            readable, _, _ = select.select([sys.stdin], [], [], _POLL_S)
-            if readable and not os.read(0, 1):
-                break
-        return _stop(child)
+        while True:
+            began = time.monotonic()
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_prepare_child)  # noqa: PLW1509
+            if _wait_for_parent(child):
+                return _stop(child)
+            if time.monotonic() - began < _TOO_SHORT_S:
+                return child.wait()
     finally:
         _clean(directory, whether == "remove")
+
+
+def _wait_for_parent(child: subprocess.Popen[bytes]) -> bool:
+    """True when the parent is gone, False when the child has ended first."""
+    while child.poll() is None:
+        readable, _, _ = select.select([sys.stdin], [], [], _POLL_S)
+        if readable and not os.read(0, 1):
+            return True
+    return False
 
 
 def _prepare_child() -> None:

@@ -18,6 +18,7 @@ from feed.errors import TickcastError
 from feed.settings import Settings
 
 _INTERVAL_S: Final = 0.25
+_PAUSE_S: Final = 10.0
 _HIGH: Final = 0.85
 _LOW: Final = 0.70
 _SCAN_COUNT: Final = 1000
@@ -32,22 +33,24 @@ async def keep_bounded(url: str, settings: Settings) -> None:
     try:
         while True:
             try:
-                await trim_if_full(client, settings.store_memory_bytes)
+                has_room = await trim_if_full(client, settings.store_memory_bytes)
             except TickcastError as error:
                 logger.debug("can't look after the store's memory: %s", error)
-            await asyncio.sleep(_INTERVAL_S)
+                has_room = False
+            await asyncio.sleep(_INTERVAL_S if has_room else _PAUSE_S)
     finally:
         await client.aclose()
 
 
-async def trim_if_full(client: Redis, memory_bytes: int) -> None:
+async def trim_if_full(client: Redis, memory_bytes: int) -> bool:
     """Near the bound, halve the longest histories until there is room again.
 
-    A history keeps its newest batch at the least, and short ones stay as they are.
+    A history keeps its newest batch at the least, and short ones stay as they are. Returns False
+    where nothing more could be trimmed: then there are too many streams for the bound.
     """
     used = await _used_bytes(client)
     if used < _HIGH * memory_bytes:
-        return
+        return True
     before = used
     lengths = await _history_lengths(client)
     longest = max(lengths.values(), default=0)
@@ -63,6 +66,7 @@ async def trim_if_full(client: Redis, memory_bytes: int) -> None:
         before / _MIB,
         used / _MIB,
     )
+    return used <= _LOW * memory_bytes
 
 
 async def _used_bytes(client: Redis) -> int:

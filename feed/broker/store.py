@@ -137,7 +137,12 @@ def _to_head(fields: Sequence[bytes | None]) -> Head:
     epoch, seq, latest = fields
     if epoch is None or seq is None:
         return Head("", 0, None)
-    return Head(epoch.decode(), int(seq), number(unpack(latest), int(seq))[0] if latest else None)
+    try:
+        tick = number(unpack(latest), int(seq))[0] if latest else None
+    except (InvalidTick, IndexError) as error:
+        logger.warning("left out a latest tick: %s", error)
+        tick = None
+    return Head(epoch.decode(), int(seq), tick)
 
 
 def _to_batches(epoch: str, entries: Iterable[tuple[bytes, dict[bytes, Any]]]) -> Iterable[Batch]:

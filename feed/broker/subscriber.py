@@ -59,6 +59,11 @@ class Subscriber:
         """Whether messages are flowing."""
         return self._connection is not None
 
+    @property
+    def channels(self) -> set[str]:
+        """The channels whose messages come."""
+        return set(self._channels)
+
     async def wait_for_first_try(self) -> None:
         """Return when the first attempt to connect has succeeded or failed."""
         await self._first_try.wait()
@@ -107,7 +112,7 @@ class Subscriber:
         """No longer receive the channels."""
         gone = [channel for channel in channels if channel in self._channels]
         self._channels.difference_update(gone)
-        if self._connection is not None:
+        if gone and self._connection is not None:
             await self._send("UNSUBSCRIBE", gone)
 
     async def _send(self, command: str, channels: list[str]) -> None:

@@ -38,7 +38,7 @@ _CHUNK: Final = 64 * 1024
 @redis_option
 @config_option
 def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: Path | None) -> None:
-    r"""Publish ticks given as JSON lines.
+    """Publish ticks given as JSON lines.
 
     \b
     A line is a tick as clients receive it; without "t" it happens now:

@@ -23,7 +23,7 @@ _HEADER_LINES = 3
 @click.command()
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL…")
 @click.option("--url", default="ws://127.0.0.1:8000/stream", show_default=True,
-              envvar="TICKCAST_URL", help="The stream: /stream, or /v2/FEED.")  # fmt: skip
+              help="The stream: /stream, or /v2/FEED.")  # fmt: skip
 @click.option("--channels", default="trades,quotes", show_default=True,
               help="Comma-separated: " + ", ".join(CHANNELS))  # fmt: skip
 @click.option("--encoding", type=click.Choice([each.value for each in Encoding]), default="json",

@@ -121,7 +121,9 @@ async def test_feeds_are_kept_apart(server: RunningServer, redis: Any, settings:
         assert (await live.ask(action="ping"))["T"] == "pong"
 
 
-@pytest.mark.parametrize("path", ["/v2/UPPER", "/v2/" + "x" * 33, "/v2/a.b", "/v2/", "/nowhere", "/"])
+@pytest.mark.parametrize(
+    "path", ["/v2/UPPER", "/v2/" + "x" * 33, "/v2/a.b", "/v2/", "/nowhere", "/"]
+)
 async def test_what_is_no_feed_is_not_found(server: RunningServer, path: str) -> None:
     with pytest.raises(InvalidStatus) as caught:
         async with connect(server.ws + path):

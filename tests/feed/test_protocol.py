@@ -102,7 +102,8 @@ def test_the_id_comes_back_with_the_error_where_it_was_good() -> None:
         "", "{", "nul", '{"action":"ping"}x', '{"a":NaN}', '{"a":1e999}', "[" * 100_000,
         '{"a":' * 100_000, '{"action":"\\ud800"}', "\x00", '{"a":' + "9" * 5000 + "}",
         b"", b"\xc1", b"\x81\xa1a", b"\x91" * 100_000, b"\x81\x01\x02", b"\xdf\xff\xff\xff\xff",
-        b"\x81\xa6action\xa4ping\x00", b"\x81\xa2\xff\xff\x01", b"\x81\xa1a\xd6\xff\xff\xff\xff\xff",
+        b"\x81\xa6action\xa4ping\x00",
+        b"\x81\xa2\xff\xff\x01", b"\x81\xa1a\xd6\xff\xff\xff\xff\xff",
         b"\x81\xa1a\xc7\x0c\xff" + b"\xff" * 12,
     ],
 )  # fmt: skip

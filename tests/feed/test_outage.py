@@ -1,0 +1,116 @@
+"""Redis goes away and comes back, while clients stay."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from feed.broker.client import make_client
+from feed.broker.embedded import provided_store
+from feed.broker.publisher import Publisher
+from feed.errors import BrokerUnavailable
+from feed.settings import Settings
+from tests.builders import trade, trades
+from tests.conftest import running_server
+from tests.talk import talking
+
+
+async def status(url: str) -> int:
+    async with httpx.AsyncClient() as client:
+        return (await client.get(url)).status_code
+
+
+async def until_status(url: str, code: int) -> None:
+    async with asyncio.timeout(15):
+        while await status(url) != code:
+            await asyncio.sleep(0.05)
+
+
+async def test_clients_stay_while_the_store_is_replaced(settings: Settings, redis_url: str) -> None:
+    other = Settings(runtime_dir=f"{settings.runtime_dir}2")
+    store = provided_store(other)
+    url = await store.__aenter__()
+    async with running_server(other, url) as server, talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["ES", "E*"])
+        assert await status(server.http + "/ready") == 200
+        await store.__aexit__(None, None, None)
+        await until_status(server.http + "/ready", 503)
+        assert await status(server.http + "/health") == 200
+        assert await status(server.http + "/symbols") == 503
+        assert (await talk.ask(action="ping"))["T"] == "pong"
+        assert (await talk.ask(action="list"))["trades"] == ["E*", "ES"]
+        error = await talk.ask(action="subscribe", trades=["NEW"], id=1)
+        assert (error["code"], error["id"]) == (503, 1)
+        assert error["msg"].startswith("broker unavailable")
+        async with provided_store(other):
+            await until_status(server.http + "/ready", 200)
+            client = make_client(url)
+            async with Publisher(client, "live", other) as publisher:
+                await publisher.publish(trades(3, "ES"))
+                await publisher.publish([trade("EXTRA")])
+            ticks = await talk.ticks(4)
+            assert {(tick["S"], tick["seq"]) for tick in ticks} == {
+                ("ES", 1), ("ES", 2), ("ES", 3), ("EXTRA", 1),
+            }  # fmt: skip
+            assert (await talk.ask(action="subscribe", trades=["NEW"]))["T"] == "subscription"
+            await client.aclose()
+    del redis_url
+
+
+async def test_what_was_published_during_a_cut_comes_from_history(
+    settings: Settings, redis_url: str, redis: Any, publisher: Publisher
+) -> None:
+    async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["*", "ES"])
+        await publisher.publish(trades(10))
+        assert [tick["seq"] for tick in await talk.ticks(10)] == list(range(1, 11))
+        seen = 10
+        for _ in range(3):
+            await redis.client_kill_filter(_type="pubsub")
+            for size in (3, 700):
+                await publisher.publish(trades(size))
+                await publisher.drain()
+                await asyncio.sleep(0)
+                expected = list(range(seen + 1, seen + size + 1))
+                assert [tick["seq"] for tick in await talk.ticks(size)] == expected
+                seen += size
+        await redis.client_kill_filter(_type="pubsub")
+        await publisher.publish(trades(5, "NEW"))
+        assert [tick["seq"] for tick in await talk.ticks(5)] == [1, 2, 3, 4, 5]
+
+
+async def test_a_server_may_start_before_its_redis(settings: Settings) -> None:
+    async with provided_store(settings) as url:
+        pass
+    async with running_server(settings, url) as server, talking(server.stream) as talk:
+        assert await status(server.http + "/ready") == 503
+        assert (await talk.ask(action="subscribe", trades=["A"]))["code"] == 503
+        async with provided_store(settings):
+            await until_status(server.http + "/ready", 200)
+            assert (await talk.ask(action="subscribe", trades=["A"]))["T"] == "subscription"
+
+
+async def test_garbage_in_a_channel_is_ignored(
+    settings: Settings, redis_url: str, redis: Any, publisher: Publisher,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["*", "ES"])
+        for garbage in (b"", b"\xff", b"x 1 2\n\x90", b"x one 2\n\x90", b"x 1 2\n\xc1"):
+            await redis.publish("tickcast:{live/trades/ES}:ticks", garbage)
+            await redis.publish("tickcast:{live}:announcements", garbage)
+        await publisher.publish(trades(2))
+        assert [tick["seq"] for tick in await talk.ticks(2)] == [1, 2]
+    assert "ignored a message" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_publishing_without_a_store_fails_at_once(settings: Settings) -> None:
+    client = make_client(f"unix://{settings.runtime_dir}/store.sock")
+    with pytest.raises(BrokerUnavailable):
+        async with Publisher(client, "live", settings):
+            pass
+    await client.aclose()

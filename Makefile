@@ -40,9 +40,10 @@ constraints: ## Renew constraints.txt: the newest versions that fit
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
 	  -e '.[dev]' -r build/requires.txt editables setuptools wheel async-timeout
 	build/venv/bin/python -m pip freeze --all --exclude pip --exclude-editable > build/frozen.txt
-	{ grep '^#' constraints.txt; tr 'A-Z_' 'a-z-' < build/frozen.txt | LC_ALL=C sort -t = -k 1,1 | sed \
-	  -e "s/^async-timeout==.*/&; python_full_version < '3.11.3'/" \
-	  -e "s/^backports.zstd==.*/&; python_version < '3.14'/"; } > build/constraints.txt
+	{ grep '^#' constraints.txt; \
+	  tr 'A-Z_' 'a-z-' < build/frozen.txt | LC_ALL=C sort -t = -k 1,1 | sed \
+	    -e "s/^async-timeout==.*/&; python_full_version < '3.11.3'/" \
+	    -e "s/^backports.zstd==.*/&; python_version < '3.14'/"; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
 clean: ## Remove all that was made here, .venv included
@@ -60,12 +61,15 @@ clean: ## Remove all that was made here, .venv included
 	@$(pip_install) -e '.[dev]'
 	@touch .venv/.runtime $@
 
-# Debian's Python has no ensurepip before its package python3-venv is there; a pip outside does too.
+# Debian keeps ensurepip in a package of its own, python3-venv. Without it, a pip outside will do.
 .venv/bin/python build/venv/bin/python: %/bin/python:
-	@for python in $(PYTHON) ''; do \
-	  test -z "$$python" && echo 'Python 3.11 or newer is needed, and none of these is: $(PYTHON)' >&2 && exit 1; \
+	@for python in $(PYTHON); do \
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \
+	  python=; \
 	done; \
+	if test -z "$$python"; then \
+	  echo 'Python 3.11 or newer is needed, and none of these is: $(PYTHON)' >&2; exit 1; \
+	fi; \
 	rm -rf $*; \
 	if $$python -c 'import ensurepip' 2>/dev/null; then \
 	  $$python -m venv $*; \

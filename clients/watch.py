@@ -134,9 +134,8 @@ def sparkline(values: Iterable[float]) -> str:
 
 def format_price(price: float) -> str:
     """A price with two to eight decimals, as many as it has."""
-    text = f"{price:.8f}".rstrip("0")
-    whole, _, decimals = text.partition(".")
-    return f"{int(whole):,}.{decimals.ljust(2, '0')}" if price >= 1 else f"{price:.8g}"
+    whole, _, decimals = f"{price:,.8f}".rstrip("0").partition(".")
+    return f"{whole}.{decimals.ljust(2, '0')}"
 
 
 def format_amount(amount: float) -> str:

@@ -33,6 +33,22 @@ from feed.ticks import (
 _SNAPSHOT_STREAMS_MAX: Final = 10_000
 
 
+_PAGE_HEADERS: Final = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class _RevalidatedFiles(StaticFiles):
+    """Files that a browser asks for again after an upgrade."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 class _State(TypedDict):
     engine: Engine
 
@@ -64,8 +80,8 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
     if dashboard is not None:
         page = dashboard / "index.html"
         routes += [
-            Route("/", lambda request: FileResponse(page)),
-            Mount("/static", StaticFiles(directory=dashboard)),
+            Route("/", lambda request: FileResponse(page, headers=_PAGE_HEADERS)),
+            Mount("/static", _RevalidatedFiles(directory=dashboard)),
         ]
     return Starlette(
         routes=routes, lifespan=lifespan, exception_handlers={TickcastError: _unavailable}

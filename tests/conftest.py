@@ -90,11 +90,13 @@ class _TestServer(Server):
 
 
 @contextlib.asynccontextmanager
-async def running_server(settings: Settings, redis_url: str) -> AsyncIterator[RunningServer]:
+async def running_server(
+    settings: Settings, redis_url: str, port: int = 0
+) -> AsyncIterator[RunningServer]:
     """The real server on a free port, in this process."""
     started = asyncio.Event()
     app = create_app(settings, redis_url)
-    with bind("127.0.0.1", 0) as listener:
+    with bind("127.0.0.1", port) as listener:
         server = _TestServer(server_config(app, settings), started.set)
         task = asyncio.create_task(server.serve([listener]))
         waiting = asyncio.create_task(started.wait())

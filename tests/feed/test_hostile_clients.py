@@ -42,10 +42,14 @@ def malformed(dice: random.Random) -> Iterator[str | bytes]:
         yield json.dumps({"action": "ping", "id": dice.choice([[], {}, 1.5, True, "x" * 65])})
         yield json.dumps({"action": "auth", "key": dice.choice([5, None, [], {}])})
         yield dice.randbytes(dice.randint(0, 200))
-        yield dice.choice([b"\x91" * 30_000, b"\x81\xa1a" * 20_000, b"\xc1", b"\xdf\xff\xff\xff\xff"])
+        yield dice.choice(
+            [b"\x91" * 30_000, b"\x81\xa1a" * 20_000, b"\xc1", b"\xdf\xff\xff\xff\xff"]
+        )
         yield msgpack.packb({"action": dice.choice(values)})
         yield msgpack.packb({5: 6, "action": "ping"})
-        yield msgpack.packb({"action": "subscribe", "trades": [dice.choice([b"A", 5, float("nan")])]})
+        yield msgpack.packb(
+            {"action": "subscribe", "trades": [dice.choice([b"A", 5, float("nan")])]}
+        )
         yield msgpack.packb({"action": "ping", "id": msgpack.Timestamp(2**33, 999_999_999)})
         yield b"\x82\xa6action\xa4ping\xa2id\xc7\x0c\xff" + b"\xff" * 12
         yield "x" * 65_000
@@ -188,7 +192,9 @@ async def test_abrupt_ends_leave_nothing(server: RunningServer) -> None:
     clients = [await deaf_client(server, b'{"action":"list"}') for _ in range(20)]
     await until(lambda: len(connections) == 20)
     for client in clients:
-        client.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        client.setsockopt(
+            sockets.SOL_SOCKET, sockets.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+        )
         client.close()
     await until(lambda: not connections)
     async with talking(server.stream) as talk:

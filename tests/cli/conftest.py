@@ -1,0 +1,77 @@
+"""The command, run as a user runs it: in processes of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+class Cli:
+    """Runs `tickcast` with an embedded store of its own."""
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if "TICKCAST" not in name},
+            "TICKCAST_RUNTIME_DIR": str(runtime_dir),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    async def start(
+        self, *words: str, stdin: int = subprocess.DEVNULL
+    ) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "feed.cli", *words,
+            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment,
+        )  # fmt: skip
+
+    async def run(self, *words: str, stdin: str | None = None, timeout_s: float = 40) -> Finished:
+        process = await self.start(
+            *words, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE
+        )
+        data = stdin.encode() if stdin is not None else None
+        async with asyncio.timeout(timeout_s):
+            out, err = await process.communicate(data)
+        assert process.returncode is not None
+        return Finished(process.returncode, out.decode(), err.decode())
+
+    @asynccontextmanager
+    async def serving(self, *words: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+        """A running `serve` or `demo` on a free port: its address, and its process."""
+        process = await self.start(*(words or ("serve",)), "--port", "0")
+        try:
+            yield await address_from(process), process
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await asyncio.wait_for(process.communicate(), 10)
+
+
+async def address_from(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        async for line in process.stdout:
+            if match := re.fullmatch(rb"listening on (http://127\.0\.0\.1:\d+)\n", line):
+                return match[1].decode()
+    assert process.stderr is not None
+    raise AssertionError((await process.stderr.read()).decode())
+
+
+@pytest.fixture
+def cli(runtime_dir: Path) -> Cli:
+    return Cli(runtime_dir)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["dance"], 2, "No such command 'dance'."),
+        (["serve", "--port", "x"], 2, "Invalid value for '--port': 'x' is not a valid integer."),
+        (["serve", "--port", "70000"], 2, "port: Expected `int` <= 65535"),
+        (["serve", "--redis", "http://x"], 2, "redis_url: 'http://x' is no redis://,"),
+        (["publish"], 1, "no store is running: start `tickcast serve` first, or give --redis URL"),
+        (["publish", "--redis", "redis://127.0.0.1:1"], 1, "no answer from Redis: "),
+        (["publish", "/nonexistent"], 2, "Invalid value for '[FILE|-]': File '/nonexistent' does"),
+        (["publish", "--feed", "UP"], 2, "Invalid value for '--feed': 'UP' is not 1 to 32"),
+        (["synth", "--rate", "0"], 2, "Invalid value for '--rate': 0.0 is not in the range x>0."),
+        (["replay", "/dev/null"], 2, "Invalid value for 'FILE'"),
+        (["watch"], 2, "Missing argument 'SYMBOL…'."),
+        (["watch", "A B"], 2, "'A B' is no symbol"),
+        (["watch", "A", "--channels", "news"], 2, "--channels: 'news' is none of trades,"),
+        (["watch", "A", "--url", "http://x"], 2, "--url: 'http://x' does not begin with ws://"),
+        (["watch", "A", "--url", "ws://127.0.0.1:1/stream"], 1, "ws://127.0.0.1:1/stream: "),
+    ],
+)
+async def test_errors_are_one_line(cli: Cli, words: list[str], code: int, message: str) -> None:
+    done = await cli.run(*words)
+    assert done.code == code, done
+    assert done.err.startswith(f"tickcast: {message}"), done
+    assert done.err.count("\n") == 1, done
+    assert done.out == ""
+
+
+async def test_help_is_shown_without_arguments(cli: Cli) -> None:
+    done = await cli.run()
+    assert done.code == 0
+    for command in ("demo", "serve", "publish", "replay", "synth", "watch"):
+        assert f"\n  {command} " in done.out
+    assert '{"T":"t","S":"AAPL"' in (await cli.run("publish", "--help")).out
+
+
+async def test_publish_goes_on_after_bad_lines(cli: Cli) -> None:
+    lines = '{"T":"t","S":"A","p":1,"s":1}\nnonsense\n\n{"T":"t","S":"A","p":2,"s":-1}\n' + (
+        '{"T":"t","S":"A","p":3,"s":1}'
+    )
+    async with cli.serving():
+        done = await cli.run("publish", "-", stdin=lines)
+        assert done.code == 1
+        assert done.err.splitlines() == [
+            "tickcast: stdin, line 2: not a JSON object: JSON is malformed:"
+            " invalid character (byte 1)",
+            "tickcast: stdin, line 4: s must be a finite number of at least 0, not -1.0",
+            "tickcast: stdin: 2 bad lines left out, 2 ticks published",
+        ]
+        done = await cli.run("publish", "--strict", stdin=lines)
+        assert done.code == 1
+        assert done.err.count("\n") == 1
+        assert "line 2" in done.err
+
+
+async def test_publish_from_a_pipe_waits_for_nothing(cli: Cli) -> None:
+    async with cli.serving() as (address, _):
+        url = address.replace("http", "ws") + "/stream"
+        watcher = await cli.start("watch", "A", "--url", url, "--encoding", "msgpack")
+        publisher = await cli.start("publish", stdin=subprocess.PIPE)
+        assert publisher.stdin is not None
+        assert watcher.stdout is not None
+        seen: list[dict[str, object]] = []
+        async with asyncio.timeout(30):
+            for price in range(3):
+                publisher.stdin.write(b'{"T":"t","S":"A","p":%d,"s":1}\n' % price)
+                await publisher.stdin.drain()
+                while not seen or seen[-1]["p"] != price:
+                    line = await watcher.stdout.readline()
+                    seen.append(json.loads(line))
+        for process in (watcher, publisher):
+            process.send_signal(signal.SIGINT)
+            _, err = await asyncio.wait_for(process.communicate(), 5)
+            assert process.returncode == 130
+            assert err == b""
+
+
+async def test_watch_ends_when_its_reader_does(cli: Cli) -> None:
+    async with cli.serving("demo") as (address, _):
+        url = address.replace("http", "ws") + "/stream"
+        watcher = await cli.start("watch", "*", "--url", url)
+        assert watcher.stdout is not None
+        assert json.loads(await watcher.stdout.readline())["T"] in "tq"
+        watcher.stdout._transport.close()  # type: ignore[attr-defined]
+        async with asyncio.timeout(10):
+            await watcher.wait()
+        assert watcher.stderr is not None
+        assert await watcher.stderr.read() == b""
+        assert watcher.returncode == 0
+
+
+async def test_replay_says_what_it_did(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("time,price,size\n1,5,1\nx,5,1\n3,6,1\n")
+    async with cli.serving():
+        done = await cli.run("replay", str(path), "--symbol", "A", "--speed", "max")
+        assert done.code == 1
+        assert "a.csv, line 3: not an RFC 3339 time: 'x'" in done.err
+        assert done.err.endswith("1 bad lines left out, 2 ticks published\n")
+        done = await cli.run("replay", str(path), "--symbol", "A", "--speed", "100", "--limit", "1")
+        assert done.code == 0
+        assert done.err.startswith("replayed 1 ticks in ")
+    for words in (["--speed", "0"], ["--speed", "fast"], ["--symbol", "A B"], ["--columns", "x"]):
+        done = await cli.run("replay", str(path), *words)
+        assert done.code == 2, done
+        assert done.err.count("\n") == 1

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from feed.server import bind
+from tests.cli.conftest import Cli
+from tests.conftest import until
+from tests.feed.broker.test_embedded import processes_using
+from tests.talk import talking
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_closes_clients_with_1012_and_leaves_nothing(
+    cli: Cli, runtime_dir: Path, number: signal.Signals
+) -> None:
+    async with cli.serving() as (address, process):
+        url = address.replace("http", "ws") + "/stream"
+        async with (
+            talking(url) as plain,
+            talking(url, subprotocols=["tickcast.v1.msgpack"]) as extended,
+        ):
+            for talk in (plain, extended):
+                await talk.ask(action="subscribe", trades=["*"])
+            loop = asyncio.get_running_loop()
+            sent = loop.time()
+            process.send_signal(number)
+            notice = await extended.hear()
+            assert notice["T"] == "shutdown"
+            assert 0 < notice["retry_ms"] < 10_000
+            for talk in (plain, extended):
+                with pytest.raises(ConnectionClosed) as caught:
+                    await talk.hear()
+                assert caught.value.rcvd is not None
+                assert caught.value.rcvd.code == 1012
+            _, err = await process.communicate()
+            assert loop.time() - sent < 2
+            assert process.returncode == 0
+            assert b"Traceback" not in err
+            assert b"ERROR" not in err
+    assert not runtime_dir.exists()
+    assert processes_using(runtime_dir) == []
+
+
+async def test_deaf_clients_do_not_delay_the_end(cli: Cli) -> None:
+    async with cli.serving() as (address, process):
+        _, writer = await asyncio.open_connection("127.0.0.1", int(address.rsplit(":", 1)[1]))
+        writer.write(
+            b"GET /stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(address + "/health")).status_code == 200
+            process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(process.communicate(), 2)
+        assert process.returncode == 0
+        writer.close()
+
+
+async def test_killed_it_takes_its_store_along(cli: Cli, runtime_dir: Path) -> None:
+    async with cli.serving() as (_, process):
+        assert processes_using(runtime_dir)
+        process.kill()
+        await process.wait()
+        await until(lambda: not processes_using(runtime_dir))
+        await until(lambda: not runtime_dir.exists())
+
+
+async def test_the_http_side(cli: Cli) -> None:
+    published = (
+        '{"T":"t","S":"B","p":1,"s":1,"t":"2020-01-01T00:00:00.000000001Z"}\n'
+        '{"T":"q","S":"A","bp":1,"bs":2,"ap":3,"as":4}\n{"T":"t","S":"A","p":1.5,"s":1}\n'
+    )
+    async with cli.serving() as (address, _), httpx.AsyncClient(base_url=address) as client:
+        done = await cli.run("publish", stdin=published)
+        assert (done.code, done.err) == (0, "published 3 ticks\n")
+        assert (await client.get("/ready")).status_code == 200
+        assert (await client.get("/symbols")).json() == [
+            {"S": "A", "channels": ["trades", "quotes"]},
+            {"S": "B", "channels": ["trades"]},
+        ]
+        assert (await client.get("/symbols?feed=sim")).json() == []
+        snapshot = (await client.get("/snapshot?symbols=A,B")).json()
+        assert [(tick["T"], tick["S"], tick["seq"]) for tick in snapshot] == [
+            ("t", "A", 1), ("q", "A", 1), ("t", "B", 1),
+        ]  # fmt: skip
+        assert snapshot[2]["t"] == "2020-01-01T00:00:00.000000001Z"
+        for bad in ("/snapshot", "/snapshot?symbols=a%20b"):
+            assert (await client.get(bad)).status_code == 400
+        assert (await client.get("/symbols?feed=UP")).status_code == 404
+        for path in ("/stream", "/v2/live"):
+            assert (await client.get(path)).status_code == 426
+        for path in ("/v2/UP", "/nowhere", "/static/../app.py", "/static/"):
+            assert (await client.get(path)).status_code == 404
+        page = await client.get("/")
+        assert page.status_code == 200
+        assert "text/html" in page.headers["content-type"]
+        assert "default-src 'self'" in page.headers["content-security-policy"]
+        assert (await client.get("/static/feed.js")).headers["cache-control"] == "no-cache"
+
+
+async def test_two_servers_on_one_store_deliver_the_same(cli: Cli) -> None:
+    async with cli.serving() as (first, _), cli.serving() as (second, other):
+        streams = [address.replace("http", "ws") + "/stream" for address in (first, second)]
+        async with talking(streams[0]) as one, talking(streams[1]) as two:
+            await one.ask(action="subscribe", trades=["*"], quotes=["*"])
+            await two.ask(action="subscribe", trades=["*"], quotes=["*"])
+            done = await cli.run("synth", "--rate", "5000", "--limit", "2000", "--symbols", "5")
+            assert done.code == 0
+            ticks = [await talk.ticks(2000) for talk in (one, two)]
+        by_stream = [
+            sorted(found, key=lambda tick: (tick["T"], tick["S"], tick["seq"])) for found in ticks
+        ]
+        assert by_stream[0] == by_stream[1]
+        other.terminate()
+        _, err = await other.communicate()
+        assert b"a store is already running" in err
+
+
+async def test_a_port_that_is_taken(cli: Cli) -> None:
+    with bind("127.0.0.1", 0) as listener:
+        port = str(listener.getsockname()[1])
+        done = await cli.run("serve", "--port", port)
+        assert (done.code, done.out) == (1, "")
+        assert done.err == f"tickcast: can't listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+async def test_demo_takes_the_next_port_and_shows_ticks(cli: Cli, runtime_dir: Path) -> None:
+    with bind("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        process = await cli.start("demo", "--port", str(port), "--rate", "500")
+        assert process.stdout is not None
+        told = (await process.stdout.readline()).decode()
+        assert told.startswith(f"port {port} is taken, using ")
+        listening = (await process.stdout.readline()).decode().split()[-1]
+        async with talking(listening.replace("http", "ws") + "/stream") as talk:
+            await talk.ask(action="subscribe", trades=["*"], quotes=["*"])
+            await talk.ticks(100)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+        assert process.returncode == 0
+        assert b"Traceback" not in err
+    assert not runtime_dir.exists()

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from rich.console import Console
+
+from clients.watch import Board, format_age, format_amount, format_price, sparkline
+from feed.times import Time
+from tests.builders import bar, quote, trade
+
+
+def drawn(board: Board, height: int = 20, width: int = 100) -> str:
+    console = Console(width=width, record=True, color_system=None)
+    with console.capture() as capture:
+        console.print(board.render(height))
+    return capture.get()
+
+
+def test_the_board_shows_what_it_was_told() -> None:
+    now = [0.0]
+    board = Board("ws://x/stream", lambda: now[0])
+    board.take(trade("ES", price=100, size=5))
+    board.take(quote("ES"))
+    now[0] = 1.0
+    board.take(trade("ES", price=102.5, size=5, time=Time(5)))
+    board.take(bar("NQ"))
+    now[0] = 2.0
+    text = drawn(board)
+    assert "2 symbols, 4 ticks" in text
+    (es,) = [line for line in text.splitlines() if line.startswith("ES")]
+    assert es.split() == [
+        "ES",
+        "102.50",
+        "+2.50",
+        "%",
+        "99.50",
+        "100.50",
+        "10",
+        "▁█",
+        "0.6",
+        "1.0s",
+    ]
+
+
+def test_it_fits_a_small_terminal() -> None:
+    board = Board("ws://127.0.0.1:8000/stream", lambda: 0.0)
+    for number in range(50):
+        board.take(trade(f"SYM{number:02}", price=1234.5678))
+        board.take(quote(f"SYM{number:02}"))
+    lines = drawn(board, height=20, width=80).splitlines()
+    assert len(lines) == 22
+    assert all(len(line) <= 80 for line in lines)
+    assert "30 more below" in lines[0]
+
+
+def test_formats() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([1, 1]) == "▄▄"
+    assert sparkline([0, 7]) == "▁█"
+    assert [format_price(price) for price in (1640.25, 5, 0.00012345, 1.23456789, 0, -37.63)] == [
+        "1,640.25", "5.00", "0.00012345", "1.23456789", "0.00", "-37.63",
+    ]  # fmt: skip
+    assert [format_amount(amount) for amount in (0, 950, 12_300, 4_560_000, 2e9, 0.5)] == [
+        "0", "950", "12.3k", "4.56M", "2G", "0.5",
+    ]  # fmt: skip
+    assert [format_age(age) for age in (0.25, 9.9, 12, 300)] == ["0.2s", "9.9s", "12s", "5m"]

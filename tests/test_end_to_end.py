@@ -1,0 +1,53 @@
+"""The main job: recorded trades through Redis to many clients, each of which gets every one."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from feed.broker.publisher import Publisher
+from feed.ticks import Trade
+from feed.times import Time
+from producers.pacing import Pacer, play
+from producers.recordings import CsvRecording
+from tests.conftest import ES_TRADES, RunningServer
+from tests.talk import Talk, talking
+
+COUNT = 15_000
+RATE = 5_000
+
+
+@pytest.mark.skipif(
+    not ES_TRADES.exists(), reason="the recorded trades are not beside this checkout"
+)
+async def test_twenty_clients_each_get_exactly_the_published_trades(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    expected = list(islice(CsvRecording(ES_TRADES, "ES"), COUNT))
+
+    async def receive(talk: Talk) -> list[dict[str, Any]]:
+        await talk.ask(action="subscribe", trades=["ES"])
+        ready.release()
+        return await talk.ticks(COUNT, timeout_s=50)
+
+    ready = asyncio.Semaphore(0)
+    contexts = [
+        talking(server.stream + query) for query in ("", "?encoding=msgpack") for _ in range(10)
+    ]
+    talks = [await context.__aenter__() for context in contexts]
+    tasks = [asyncio.create_task(receive(talk)) for talk in talks]
+    for _ in tasks:
+        await ready.acquire()
+    await play(expected, publisher, Pacer(None, max_rate=RATE))
+    for ticks in await asyncio.gather(*tasks):
+        assert [tick["seq"] for tick in ticks] == list(range(1, COUNT + 1))
+        for tick, source in zip(ticks, expected, strict=True):
+            assert isinstance(source, Trade)
+            assert (tick["T"], tick["S"]) == ("t", "ES")
+            assert (tick["p"], tick["s"]) == (source.price, source.size)
+            assert Time.from_wire(tick["t"]) == source.time
+    for context in contexts:
+        await context.__aexit__(None, None, None)

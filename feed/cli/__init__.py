@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import NoReturn
 
@@ -47,10 +46,6 @@ def main() -> NoReturn:
         _fail(str(error), 1)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from urllib.parse import urlsplit
 
@@ -45,7 +46,11 @@ def watch(
     for channel in wanted:
         if channel not in CHANNELS:
             raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
-    run(_watch(url, Encoding(encoding), wanted, limit))
+    try:
+        run(_watch(url, Encoding(encoding), wanted, limit))
+    except BrokenPipeError:
+        # Whoever read our lines has seen enough. Python would try to write the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _watch(

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+import pytest_asyncio
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,17 @@ class Cli:
             "TICKCAST_RUNTIME_DIR": str(runtime_dir),
             "PYTHONUNBUFFERED": "1",
         }
+        self.processes: list[asyncio.subprocess.Process] = []
 
     async def start(
         self, *words: str, stdin: int = subprocess.DEVNULL
     ) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "feed.cli", *words,
             stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment,
         )  # fmt: skip
+        self.processes.append(process)
+        return process
 
     async def run(self, *words: str, stdin: str | None = None, timeout_s: float = 40) -> Finished:
         process = await self.start(
@@ -72,6 +75,11 @@ async def address_from(process: asyncio.subprocess.Process) -> str:
     raise AssertionError((await process.stderr.read()).decode())
 
 
-@pytest.fixture
-def cli(runtime_dir: Path) -> Cli:
-    return Cli(runtime_dir)
+@pytest_asyncio.fixture
+async def cli(runtime_dir: Path) -> AsyncIterator[Cli]:
+    cli = Cli(runtime_dir)
+    yield cli
+    for process in cli.processes:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()

@@ -23,7 +23,7 @@ from tests.cli.conftest import Cli
         (["publish", "/nonexistent"], 2, "Invalid value for '[FILE|-]': File '/nonexistent' does"),
         (["publish", "--feed", "UP"], 2, "Invalid value for '--feed': 'UP' is not 1 to 32"),
         (["synth", "--rate", "0"], 2, "Invalid value for '--rate': 0.0 is not in the range x>0."),
-        (["replay", "/dev/null"], 2, "Invalid value for 'FILE'"),
+        (["replay", "/dev/null"], 1, "/dev/null: empty"),
         (["watch"], 2, "Missing argument 'SYMBOL…'."),
         (["watch", "A B"], 2, "'A B' is no symbol"),
         (["watch", "A", "--channels", "news"], 2, "--channels: 'news' is none of trades,"),
@@ -48,18 +48,15 @@ async def test_help_is_shown_without_arguments(cli: Cli) -> None:
 
 
 async def test_publish_goes_on_after_bad_lines(cli: Cli) -> None:
-    lines = '{"T":"t","S":"A","p":1,"s":1}\nnonsense\n\n{"T":"t","S":"A","p":2,"s":-1}\n' + (
-        '{"T":"t","S":"A","p":3,"s":1}'
-    )
+    good, negative = '{"T":"t","S":"A","p":1,"s":1}', '{"T":"t","S":"A","p":2,"s":-1}'
+    lines = f"{good}\nnonsense\n\n{negative}\n{good}"
     async with cli.serving():
         done = await cli.run("publish", "-", stdin=lines)
         assert done.code == 1
-        assert done.err.splitlines() == [
-            "tickcast: stdin, line 2: not a JSON object: JSON is malformed:"
-            " invalid character (byte 1)",
-            "tickcast: stdin, line 4: s must be a finite number of at least 0, not -1.0",
-            "tickcast: stdin: 2 bad lines left out, 2 ticks published",
-        ]
+        second, fourth, total = done.err.splitlines()
+        assert second.startswith("tickcast: stdin, line 2: not a JSON object: ")
+        assert fourth.startswith("tickcast: stdin, line 4: s must be a finite number of at least 0")
+        assert total == "tickcast: stdin: 2 bad lines left out, 2 ticks published"
         done = await cli.run("publish", "--strict", stdin=lines)
         assert done.code == 1
         assert done.err.count("\n") == 1
@@ -85,7 +82,7 @@ async def test_publish_from_a_pipe_waits_for_nothing(cli: Cli) -> None:
             process.send_signal(signal.SIGINT)
             _, err = await asyncio.wait_for(process.communicate(), 5)
             assert process.returncode == 130
-            assert err == b""
+            assert err == b"\n"  # after the ^C of a terminal
 
 
 async def test_watch_ends_when_its_reader_does(cli: Cli) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import resource
@@ -80,11 +81,10 @@ async def test_two_thousand_malformed_messages_get_an_error_each(
 @pytest.mark.parametrize("size", [65_537, 1_000_000])
 async def test_a_message_too_big_closes_with_1009(server: RunningServer, size: int) -> None:
     async with talking(server.stream) as talk:
-        with pytest.raises(ConnectionClosed) as caught:
+        with contextlib.suppress(ConnectionClosed):
             await talk.socket.send("x" * size)
-            await talk.hear()
-        assert caught.value.rcvd is not None
-        assert caught.value.rcvd.code == 1009
+        await talk.socket.wait_closed()
+        assert talk.socket.close_code == 1009
 
 
 async def deaf_client(server: RunningServer, message: bytes) -> sockets.socket:
@@ -141,12 +141,11 @@ async def test_a_client_that_reads_again_in_time_learns_why_it_goes(
             await publisher.publish(trades(500))
             await publisher.drain()
         await until(lambda: protocol.close_sent)  # type: ignore[union-attr]
-        with pytest.raises(ConnectionClosed) as caught:
+        with contextlib.suppress(ConnectionClosed):
             while True:
                 last = await talk.hear()
         assert last == {"T": "error", "code": 407, "msg": "slow client"}
-        assert caught.value.rcvd is not None
-        assert caught.value.rcvd.code == 4102
+        assert talk.socket.close_code == 4102
 
 
 async def test_a_client_that_asks_and_never_reads_the_answers_goes_too(

@@ -121,11 +121,10 @@ def test_files_that_are_no_recording(tmp_path: Path, content: bytes, words: str)
 def test_damage_in_the_middle_is_reported_with_its_place(tmp_path: Path) -> None:
     packed = gzip.compress(ES * 1000, compresslevel=0)
     path = write(tmp_path / "a.csv.gz", packed[: len(packed) // 2])
-    seen = []
+    ticks = iter(CsvRecording(path, "ES"))
+    assert next(ticks) == EXPECTED[0]
     with pytest.raises(InvalidRecording, match="damaged after line"):
-        for tick in CsvRecording(path, "ES"):
-            seen.append(tick)
-    assert seen
+        list(ticks)
 
 
 def test_a_missing_file() -> None:

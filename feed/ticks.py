@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -138,6 +139,7 @@ def is_feed_name(name: str) -> bool:
     return _FEED.fullmatch(name) is not None
 
 
+@lru_cache(maxsize=10_000)
 def is_symbol(text: str) -> bool:
     """Whether `text` can be a symbol."""
     return _SYMBOL.fullmatch(text) is not None
@@ -162,39 +164,47 @@ def validate(tick: Tick) -> None:
             f"symbol {tick.symbol[:40]!a} is not 1 to 32 characters of A-Z a-z 0-9 . _ / : -"
         )
     if isinstance(tick, Trade):
-        _check_finite(p=tick.price)
-        _check_amounts(s=tick.size)
-        _check_texts(i=tick.id, x=tick.venue)
+        _check_price("p", tick.price)
+        _check_amount("s", tick.size)
+        _check_text("i", tick.id)
+        _check_text("x", tick.venue)
     elif isinstance(tick, Quote):
-        _check_finite(bp=tick.bid_price, ap=tick.ask_price)
-        _check_amounts(bs=tick.bid_size, **{"as": tick.ask_size})
-        _check_texts(bx=tick.bid_venue, ax=tick.ask_venue)
+        _check_price("bp", tick.bid_price)
+        _check_amount("bs", tick.bid_size)
+        _check_price("ap", tick.ask_price)
+        _check_amount("as", tick.ask_size)
+        _check_text("bx", tick.bid_venue)
+        _check_text("ax", tick.ask_venue)
     else:
-        _check_finite(o=tick.open, h=tick.high, l=tick.low, c=tick.close, vw=tick.vwap)
-        _check_amounts(v=tick.volume, n=tick.trade_count)
+        _check_price("o", tick.open)
+        _check_price("h", tick.high)
+        _check_price("l", tick.low)
+        _check_price("c", tick.close)
+        _check_amount("v", tick.volume)
+        _check_amount("n", tick.trade_count)
+        _check_price("vw", tick.vwap)
 
 
-def _check_finite(**values: float) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise InvalidTick(f"{name} must be a finite number, not {value}")
+def _check_price(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise InvalidTick(f"{name} must be a finite number, not {value}")
 
 
-def _check_amounts(**values: float) -> None:
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise InvalidTick(f"{name} must be a finite number of at least 0, not {value}")
+def _check_amount(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise InvalidTick(f"{name} must be a finite number of at least 0, not {value}")
 
 
-def _check_texts(**values: int | str | None) -> None:
-    for name, value in values.items():
-        if isinstance(value, str):
-            if not 0 < len(value) <= TEXT_MAX:
-                raise InvalidTick(f"{name} must have 1 to {TEXT_MAX} characters, not {len(value)}")
-            if not value.isprintable():
-                raise InvalidTick(f"{name} must be printable text, not {value!a}")
-        elif value is not None and not -(2**63) <= value < 2**63:
+def _check_text(name: str, value: int | str | None) -> None:
+    if value is None:
+        return
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
             raise InvalidTick(f"{name} must fit 64 bits")
+    elif not 0 < len(value) <= TEXT_MAX:
+        raise InvalidTick(f"{name} must have 1 to {TEXT_MAX} characters, not {len(value)}")
+    elif not value.isprintable():
+        raise InvalidTick(f"{name} must be printable text, not {value!a}")
 
 
 # ----------------------------------------------------------------------------------- encodings

@@ -17,6 +17,8 @@ _SPARKS: Final = "▁▂▃▄▅▆▇█"
 _SPARK_WIDTH: Final = 24
 _RATE_WINDOW_S: Final = 5.0
 _FLASH_S: Final = 0.6
+_LINES_AROUND: Final = 3
+_COLUMNS: Final = ("symbol", "last", "change", "bid", "ask", "volume", "ticks/s", "age")
 
 
 class Row:
@@ -83,43 +85,54 @@ class Board:
             row = self._rows[tick.symbol] = Row(tick.symbol)
         row.take(tick, self._clock())
 
-    def render(self, height: int) -> RenderableType:
-        """The table, cut to `height` rows of symbols."""
+    def render(self, width: int, height: int) -> RenderableType:
+        """The table for a terminal of this size; the sparkline takes what the numbers leave."""
         now = self._clock()
-        table = Table(box=None, pad_edge=False, header_style="dim", expand=False)
-        table.add_column("symbol", no_wrap=True)
-        for name in ("last", "change", "bid", "ask", "volume"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("", no_wrap=True, min_width=_SPARK_WIDTH)
-        for name in ("ticks/s", "age"):
-            table.add_column(name, justify="right", no_wrap=True)
         rows = sorted(self._rows.values(), key=lambda row: row.symbol)
-        for row in rows[:height]:
-            table.add_row(*_cells(row, now))
+        room = max(1, height - _LINES_AROUND)
         total = sum(row.rate(now) for row in rows)
-        more = f", {len(rows) - height} more below" if len(rows) > height else ""
+        more = f", {len(rows) - room} more below" if len(rows) > room else ""
         summary = f"{self._title}  {len(rows)} symbols{more}, {self.ticks:,} ticks, {total:,.0f}/s"
-        return Group(Text(summary, style="dim", no_wrap=True, overflow="ellipsis"), table)
+        return Group(
+            Text(summary, style="dim", no_wrap=True, overflow="ellipsis"),
+            _table(rows[:room], now, width),
+        )
 
 
-def _cells(row: Row, now: float) -> Iterable[Text]:
+def _table(rows: list[Row], now: float, width: int) -> Table:
+    cells = [_cells(row, now) for row in rows]
+    columns = zip(_COLUMNS, *([text.plain for text in line] for line in cells), strict=True)
+    taken = sum(2 + max(map(len, column)) for column in columns)
+    spark_width = min(_SPARK_WIDTH, width - taken)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name == "symbol" else "right", no_wrap=True)
+    if spark_width > 0:
+        table.add_column("", no_wrap=True, min_width=spark_width)
+    for row, line in zip(rows, cells, strict=True):
+        if spark_width > 0:
+            line.append(Text(sparkline(list(row.prices)[-spark_width:]), style=line[2].style))
+        table.add_row(*line)
+    return table
+
+
+def _cells(row: Row, now: float) -> list[Text]:
     change = (row.last / row.first - 1) * 100 if row.first else 0.0
     colour = "green" if change > 0 else "red" if change < 0 else "default"
     flash = ""
     if now - row.moved_at < _FLASH_S:
         flash = "bold green" if row.moved > 0 else "bold red"
     quote = row.quote
-    return (
+    return [
         Text(row.symbol, style="bold"),
         Text(format_price(row.last) if row.prices else "–", style=flash),
-        Text(f"{change:+.2f} %" if row.prices else "–", style=colour),
+        Text(f"{change:+.2f}%" if row.prices else "–", style=colour),
         Text(format_price(quote.bid_price) if quote else "–"),
         Text(format_price(quote.ask_price) if quote else "–"),
         Text(format_amount(row.volume)),
-        Text(sparkline(row.prices), style=colour),
         Text(f"{row.rate(now):.1f}"),
         Text(format_age(now - row.updated_at), style="dim"),
-    )
+    ]
 
 
 def sparkline(values: Iterable[float]) -> str:

@@ -1,8 +1,8 @@
 """The fan-out: which client gets which stream, and the frames they share.
 
 Clients that get exactly the same bytes form an *audience*. A tick is encoded once for each encoding
-that someone wants; all ticks that one stream saw since the last flush share one frame; an audience
-joins the frames of its streams once; and each of its members gets one write.
+that someone wants; an audience joins what its streams saw since the last flush into one frame; and
+each of its members gets one write.
 
 Plain synchronous code: nothing here waits, and no socket or clock is involved.
 """
@@ -14,10 +14,24 @@ from typing import Final, NamedTuple
 
 from feed.frames import build_frame
 from feed.outbox import Outbox
-from feed.ticks import Encoding, StreamKey, Subscription, Tick, encode
+from feed.ticks import (
+    Encoding,
+    StreamKey,
+    Subscription,
+    Tick,
+    encode_elements,
+    join_elements,
+)
 
 FRAME_TICKS_MAX: Final = 500
 """Ticks in one frame at the most, so that a burst stays below what client libraries accept."""
+
+
+class Piece(NamedTuple):
+    """Some ticks of one stream, encoded to stand inside an array; at most `FRAME_TICKS_MAX`."""
+
+    elements: bytes
+    size: int
 
 
 class AudienceKey(NamedTuple):
@@ -31,14 +45,20 @@ class AudienceKey(NamedTuple):
 class Audience:
     """Clients with the same feed, encoding and subscriptions."""
 
-    __slots__ = ("frames", "key", "members", "streams", "wildcards")
+    __slots__ = ("encoding", "gathered", "key", "members", "streams", "wildcards")
 
     def __init__(self, key: AudienceKey) -> None:
         self.key = key
         self.wildcards = [wanted for wanted in key.subscriptions if wanted.is_wildcard]
         self.members: dict[Outbox, None] = {}
         self.streams: dict[Stream, None] = {}
-        self.frames: list[bytes] = []
+        self.encoding = key.encoding
+        self.gathered: list[Piece] = []
+
+    def take(self) -> bytes:
+        """The frames of all pieces gathered since the last call."""
+        gathered, self.gathered = self.gathered, []
+        return _build_frames(gathered, self.encoding)
 
     def covers(self, stream: StreamKey) -> bool:
         """Whether one of its wildcards matches the stream."""
@@ -165,21 +185,20 @@ class Hub:
         """Send everything published since the last flush."""
         touched: list[Audience] = []
         for stream in self._dirty:
-            frames: dict[Encoding, bytes] = {}
+            pieces: dict[Encoding, list[Piece]] = {}
             for audience in stream.audiences:
-                encoding = audience.key.encoding
-                if encoding not in frames:
-                    frames[encoding] = tick_frames(stream.pending, encoding)
-                if not audience.frames:
+                encoding = audience.encoding
+                if encoding not in pieces:
+                    pieces[encoding] = _encode_pieces(stream.pending, encoding)
+                if not audience.gathered:
                     touched.append(audience)
-                audience.frames.append(frames[encoding])
+                audience.gathered += pieces[encoding]
             stream.pending.clear()
         self._dirty.clear()
         for audience in touched:
-            data = b"".join(audience.frames)
-            audience.frames.clear()
-            for outbox in audience.members:
-                outbox.push(data)
+            if data := audience.take():
+                for outbox in audience.members:
+                    outbox.push(data)
 
     # -- audiences
 
@@ -219,10 +238,31 @@ class Hub:
 
 def tick_frames(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
     """Ticks as one frame, or as several where they are many."""
-    return b"".join(
-        build_frame(encode(ticks[start : start + FRAME_TICKS_MAX], encoding), encoding)
+    return _build_frames(_encode_pieces(ticks, encoding), encoding)
+
+
+def _encode_pieces(ticks: Sequence[Tick], encoding: Encoding) -> list[Piece]:
+    return [
+        Piece(encode_elements(part, encoding), len(part))
         for start in range(0, len(ticks), FRAME_TICKS_MAX)
-    )
+        if (part := ticks[start : start + FRAME_TICKS_MAX])
+    ]
+
+
+def _build_frames(pieces: Sequence[Piece], encoding: Encoding) -> bytes:
+    """Pieces in as few frames as hold them."""
+    frames: list[bytes] = []
+    elements: list[bytes] = []
+    count = 0
+    for piece, size in pieces:
+        if count + size > FRAME_TICKS_MAX:
+            frames.append(build_frame(join_elements(elements, count, encoding), encoding))
+            elements, count = [], 0
+        elements.append(piece)
+        count += size
+    if elements:
+        frames.append(build_frame(join_elements(elements, count, encoding), encoding))
+    return b"".join(frames)
 
 
 def _connect(audience: Audience, stream: Stream) -> None:

@@ -247,6 +247,30 @@ def encode(message: object, encoding: Encoding) -> bytes:
     return _WIRE_ENCODERS[encoding].encode(message)
 
 
+def encode_elements(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
+    """Ticks as they stand inside an array, so that several such pieces can share one."""
+    array = encode(ticks, encoding)
+    if encoding is Encoding.JSON:
+        return array[1:-1]
+    return array[len(_msgpack_array_header(len(ticks))) :]
+
+
+def join_elements(pieces: Sequence[bytes], count: int, encoding: Encoding) -> bytes:
+    """One array of the `count` elements in some pieces that `encode_elements` made."""
+    if encoding is Encoding.JSON:
+        return b"[" + b",".join(pieces) + b"]"
+    return _msgpack_array_header(count) + b"".join(pieces)
+
+
+def _msgpack_array_header(count: int) -> bytes:
+    """Source: the MessagePack specification, "Array format family"."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    if count < 1 << 16:
+        return b"\xdc" + count.to_bytes(2, "big")
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
 def pack(ticks: Sequence[Tick]) -> bytes:
     """Ticks in the form the broker keeps them: a MessagePack array, times as nanoseconds."""
     return _STORE_ENCODER.encode(ticks)

@@ -18,7 +18,6 @@ from feed.errors import InvalidSettings
 from feed.ticks import CHANNELS, Encoding, encode, is_pattern
 
 _FRAMES_PER_SECOND = 5
-_HEADER_LINES = 3
 
 
 @click.command()
@@ -82,8 +81,7 @@ async def _show_table(stream: Stream, board: Board, limit: int | None) -> None:
 
         async def draw() -> None:
             while True:
-                height = max(1, console.size.height - _HEADER_LINES)
-                live.update(board.render(height), refresh=True)
+                live.update(board.render(*console.size), refresh=True)
                 await asyncio.sleep(1 / _FRAMES_PER_SECOND)
 
         drawing = asyncio.create_task(draw())

@@ -7,10 +7,10 @@ from feed.times import Time
 from tests.builders import bar, quote, trade
 
 
-def drawn(board: Board, height: int = 20, width: int = 100) -> str:
+def drawn(board: Board, width: int = 100, height: int = 24) -> str:
     console = Console(width=width, record=True, color_system=None)
     with console.capture() as capture:
-        console.print(board.render(height))
+        console.print(board.render(width, height))
     return capture.get()
 
 
@@ -26,29 +26,23 @@ def test_the_board_shows_what_it_was_told() -> None:
     text = drawn(board)
     assert "2 symbols, 4 ticks" in text
     (es,) = [line for line in text.splitlines() if line.startswith("ES")]
-    assert es.split() == [
-        "ES",
-        "102.50",
-        "+2.50",
-        "%",
-        "99.50",
-        "100.50",
-        "10",
-        "▁█",
-        "0.6",
-        "1.0s",
-    ]
+    assert es.split() == (["ES", "102.50", "+2.50%", "99.50", "100.50", "10", "0.6", "1.0s", "▁█"])
 
 
 def test_it_fits_a_small_terminal() -> None:
     board = Board("ws://127.0.0.1:8000/stream", lambda: 0.0)
     for number in range(50):
-        board.take(trade(f"SYM{number:02}", price=1234.5678))
-        board.take(quote(f"SYM{number:02}"))
-    lines = drawn(board, height=20, width=80).splitlines()
-    assert len(lines) == 22
+        for price in range(30):
+            board.take(trade(f"SYMBOL-{number:02}", price=12_345.678 + price, size=1e6))
+        board.take(quote(f"SYMBOL-{number:02}"))
+    lines = drawn(board, width=80).splitlines()
+    assert len(lines) == 23
     assert all(len(line) <= 80 for line in lines)
-    assert "30 more below" in lines[0]
+    assert "29 more below" in lines[0]
+    assert "12,374.678" in lines[2]
+    assert "…" not in "".join(lines[1:])
+    assert "█" in lines[2]
+    assert "█" not in drawn(board, width=65)
 
 
 def test_formats() -> None:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from feed.frames import build_frame, split_frames
 from feed.hub import FRAME_TICKS_MAX, Hub
 from feed.outbox import Outbox
 from feed.ticks import Encoding, StreamKey, Subscription
-from tests.builders import ListSink, quote, trade, trades
+from tests.builders import ListSink, messages, quote, trade, trades
 
 ES = StreamKey("live", "trades", "ES")
 NQ = StreamKey("live", "trades", "NQ")
@@ -60,6 +61,23 @@ def test_one_flush_is_one_write_and_the_bytes_are_shared(hub: Hub) -> None:
     assert len(first.sink.written) == 1
     assert first.sink.written[0] is second.sink.written[0]
     assert first.seqs("ES") == [1, 2, 3]
+
+
+def test_streams_share_a_frame_up_to_its_bound(hub: Hub) -> None:
+    json, msgpack = Client(hub, "*"), Client(hub, "*", encoding=Encoding.MSGPACK)
+    hub.publish(ES, trades(3, "ES", 1))
+    hub.publish(NQ, trades(20, "NQ", 1))
+    hub.flush()
+    for client in (json, msgpack):
+        assert len(list(split_frames(client.sink.written[0]))) == 1
+        assert [each["S"] for each in client.sink.take()] == ["ES"] * 3 + ["NQ"] * 20
+    hub.publish(ES, trades(FRAME_TICKS_MAX - 1, "ES", 4))
+    hub.publish(NQ, trades(2, "NQ", 21))
+    hub.flush()
+    for client in (json, msgpack):
+        (first, second) = split_frames(client.sink.written[0])
+        assert len(messages(build_frame(first[1], client.encoding))) == FRAME_TICKS_MAX - 1
+        assert len(messages(build_frame(second[1], client.encoding))) == 2
 
 
 def test_each_encoding_gets_its_own_frames(hub: Hub) -> None:
@@ -139,7 +157,7 @@ def test_closed_streams_end_quietly(hub: Hub) -> None:
     hub.close_stream(ES)
     assert not hub.publish(ES, trades(1, "ES", 2))
     hub.flush()
-    assert client.seqs() == []
+    assert client.sink.written == []
     hub.remove(client.outbox)
 
 

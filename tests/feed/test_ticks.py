@@ -19,10 +19,12 @@ from feed.ticks import (
     Trade,
     channel_of,
     encode,
+    encode_elements,
     from_wire,
     is_feed_name,
     is_pattern,
     is_symbol,
+    join_elements,
     number,
     pack,
     unpack,
@@ -78,6 +80,15 @@ def test_both_encodings_carry_the_same_ticks(ticks: list[Tick]) -> None:
     reference = msgpack.unpackb(encode(ticks, Encoding.MSGPACK))
     assert from_json == ticks
     assert [from_wire(each) for each in reference] == ticks
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("sizes", [[1], [3, 4], [15, 1], [16, 300], [40_000, 30_000]])
+def test_pieces_joined_are_the_array_of_all(sizes: list[int], encoding: Encoding) -> None:
+    parts = [[trade(id=n)] * size for n, size in enumerate(sizes)]
+    pieces = [encode_elements(part, encoding) for part in parts]
+    whole = encode([tick for part in parts for tick in part], encoding)
+    assert join_elements(pieces, sum(sizes), encoding) == whole
 
 
 @given(st.lists(TICKS, min_size=1, max_size=5), st.integers(1, 2**53))

@@ -17,7 +17,11 @@ from tests.cli.conftest import Cli
         (["dance"], 2, "No such command 'dance'."),
         (["serve", "--port", "x"], 2, "Invalid value for '--port': 'x' is not a valid integer."),
         (["serve", "--port", "70000"], 2, "port: Expected `int` <= 65535"),
-        (["serve", "--redis", "http://x"], 2, "redis_url: 'http://x' is no redis://,"),
+        (
+            ["serve", "--port", "0", "--redis", "http://x"],
+            2,
+            "redis_url: 'http://x' is no redis://,",
+        ),
         (["publish"], 1, "no store is running: start `tickcast serve` first, or give --redis URL"),
         (["publish", "--redis", "redis://127.0.0.1:1"], 1, "no answer from Redis: "),
         (["publish", "/nonexistent"], 2, "Invalid value for '[FILE|-]': File '/nonexistent' does"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from feed.ticks import (
 )
 
 _SNAPSHOT_STREAMS_MAX: Final = 10_000
+_READY_TIMEOUT_S: Final = 1.0
 
 
 _PAGE_HEADERS: Final = {
@@ -139,7 +141,11 @@ async def _ready(request: Request) -> Response:
     engine = _engine(request)
     if not engine.upstream.subscriber.connected:
         return _json({"status": "not ready", "reason": "no connection to Redis"}, 503)
-    await engine.store.ping()
+    try:
+        async with asyncio.timeout(_READY_TIMEOUT_S):
+            await engine.store.ping()
+    except TimeoutError:
+        return _json({"status": "not ready", "reason": "Redis does not answer"}, 503)
     return _json({"status": "ready"})
 
 

@@ -73,6 +73,12 @@ class RunningServer:
     server: Server
 
     @property
+    def app_state(self) -> dict[str, Any]:
+        """What the application's lifespan has made."""
+        state: dict[str, Any] = self.server.lifespan.state
+        return state
+
+    @property
     def ws(self) -> str:
         return self.http.replace("http", "ws", 1)
 

@@ -8,7 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -21,10 +21,11 @@ _OLDEST_REDIS: Final = 7
 _OLDEST_VALKEY: Final = 8
 
 
-def make_client(url: str, max_connections: int = 64) -> Redis:
+def make_client(url: str, max_connections: int = 16) -> Redis:
     """A client for the Redis at `url`; it connects when it is first used.
 
-    It never repeats a command by itself: whoever sent it knows whether that is safe.
+    It never repeats a command by itself: whoever sent it knows whether that is safe. When all its
+    connections are busy, a command waits for one.
 
     Raises:
         InvalidSettings: the URL is not one of redis://, rediss:// or unix://.
@@ -32,15 +33,17 @@ def make_client(url: str, max_connections: int = 64) -> Redis:
     if urlsplit(url).scheme not in SCHEMES:
         raise InvalidSettings(f"redis_url: {safe_url(url)!a} is no redis://, rediss:// or unix://")
     try:
-        return Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             url,
             protocol=2,
             max_connections=max_connections,
+            timeout=COMMAND_TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_timeout=COMMAND_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             client_name="tickcast",
         )
+        return Redis.from_pool(pool)
     except (ValueError, TypeError) as error:
         raise InvalidSettings(f"redis_url: {safe_url(url)!a}: {error}") from None
 

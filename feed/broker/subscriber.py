@@ -20,6 +20,9 @@ _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 3.0
 _CONFIRM_TIMEOUT_S: Final = 5.0
 _CHANNELS_PER_COMMAND: Final = 500
+_HEARTBEAT_S: Final = 0.8
+_UNANSWERED_MAX: Final = 3
+"""Heartbeats without a sign of life. Not one: a busy event loop may be late to read an answer."""
 
 logger = logging.getLogger("tickcast.broker")
 
@@ -53,6 +56,7 @@ class Subscriber:
         self._unconfirmed: dict[str, asyncio.Future[None]] = {}
         self._connection: _Connection | None = None
         self._first_try = asyncio.Event()
+        self._unanswered = 0
 
     @property
     def connected(self) -> bool:
@@ -127,47 +131,61 @@ class Subscriber:
     async def _receive_until_cut(self) -> None:
         await check_version(self._client)
         connection: _Connection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        tasks: list[asyncio.Task[None]] = []
         try:
             with translated_errors():
                 await connection.connect()
-                self._connection = connection
-                self._first_try.set()
-                logger.info("connected to Redis")
-                if self._channels:
-                    again = asyncio.create_task(self._resubscribe(), name="resubscribe")
-                    try:
-                        await self._read(connection)
-                    finally:
-                        await end_tasks([again])
-                else:
-                    await self._read(connection)
+            self._connection = connection
+            self._first_try.set()
+            logger.info("connected to Redis")
+            work = (self._read(connection), self._heartbeat(connection), self._resubscribe())
+            tasks += [asyncio.create_task(each) for each in work]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
         finally:
+            await end_tasks(tasks)
             await connection.disconnect(nowait=True)
 
     async def _resubscribe(self) -> None:
-        channels, self._channels = sorted(self._channels), set()
+        """Subscribe to everything once more, if this is not the first connection."""
+        if not self._channels:
+            return
+        channels, self._channels = self._channels, set()
         try:
-            await self.subscribe(channels)
-            await self._on_reconnect()
-        except TickcastError as error:
-            self._channels.update(channels)
-            logger.warning("could not subscribe again: %s", error)
-            if self._connection is not None:
-                await self._connection.disconnect(nowait=True)
+            await self.subscribe(sorted(channels))
+        finally:
+            # Not forgotten when this fails as well: the next connection tries again.
+            self._channels |= channels
+        await self._on_reconnect()
+
+    async def _heartbeat(self, connection: _Connection) -> None:
+        """Give up a connection whose other end has fallen silent: it looks like a quiet one."""
+        self._unanswered = 0
+        while self._unanswered < _UNANSWERED_MAX:
+            with translated_errors():
+                await connection.send_command("PING")
+            self._unanswered += 1
+            await asyncio.sleep(_HEARTBEAT_S)
+        raise BrokerUnavailable("Redis has fallen silent")
 
     async def _read(self, connection: _Connection) -> None:
-        while True:
-            reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-            if isinstance(reply, exceptions.RedisError):
-                raise reply
-            kind, channel, data = reply[0], reply[1].decode(), reply[2]
-            if kind == b"message":
-                self._on_message(channel, data)
-            elif kind == b"subscribe":
-                self._channels.add(channel)
-                confirmed = self._unconfirmed.pop(channel, None)
-                if confirmed is not None and not confirmed.done():
-                    confirmed.set_result(None)
+        with translated_errors():
+            while True:
+                reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
+                if isinstance(reply, exceptions.RedisError):
+                    raise reply
+                self._unanswered = 0
+                if reply[0] == b"message":
+                    self._on_message(reply[1].decode(), reply[2])
+                elif reply[0] == b"subscribe":
+                    self._confirm(reply[1].decode())
+
+    def _confirm(self, channel: str) -> None:
+        self._channels.add(channel)
+        confirmed = self._unconfirmed.pop(channel, None)
+        if confirmed is not None and not confirmed.done():
+            confirmed.set_result(None)
 
     def _drop_connection(self) -> None:
         self._connection = None

@@ -242,3 +242,22 @@ async def test_subscriptions_at_the_broker_come_and_go_with_the_clients(
         async with asyncio.timeout(10):
             while await redis.pubsub_channels():
                 await asyncio.sleep(0.02)
+
+
+async def test_many_clients_may_ask_for_new_streams_at_once(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    async def follow(number: int) -> None:
+        async with talking(server.stream) as talk:
+            reply = await talk.ask(action="subscribe", trades=[f"S{number}", f"T{number % 7}"])
+            assert reply["T"] == "subscription", reply
+            ready.release()
+            (tick,) = await talk.ticks(1)
+            assert tick["S"] == f"S{number}"
+
+    ready = asyncio.Semaphore(0)
+    clients = [asyncio.create_task(follow(number)) for number in range(300)]
+    for _ in clients:
+        await ready.acquire()
+    await publisher.publish([trade(f"S{number}") for number in range(300)])
+    await asyncio.gather(*clients)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from typing import Any
 
 import httpx
@@ -80,6 +82,27 @@ async def test_what_was_published_during_a_cut_comes_from_history(
         await redis.client_kill_filter(_type="pubsub")
         await publisher.publish(trades(5, "NEW"))
         assert [tick["seq"] for tick in await talk.ticks(5)] == [1, 2, 3, 4, 5]
+
+
+async def test_a_store_that_falls_silent_is_noticed(
+    settings: Settings, redis_url: str, redis: Any, publisher: Publisher
+) -> None:
+    pid = (await redis.info("server"))["process_id"]
+    async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["ES"])
+        upstream = server.app_state["engine"].upstream
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(4):
+                assert await status(server.http + "/ready") == 503
+                while upstream.subscriber.connected:
+                    await asyncio.sleep(0.02)
+            assert (await talk.ask(action="ping"))["T"] == "pong"
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await until_status(server.http + "/ready", 200)
+        await publisher.publish(trades(3))
+        assert [tick["seq"] for tick in await talk.ticks(3)] == [1, 2, 3]
 
 
 async def test_a_server_may_start_before_its_redis(settings: Settings) -> None:

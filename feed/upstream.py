@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Final
 
@@ -11,7 +12,7 @@ from redis.asyncio import Redis
 
 from feed.batch import Batch
 from feed.broker import keys
-from feed.broker.store import Head, Store
+from feed.broker.store import Head, History, Store
 from feed.broker.subscriber import Subscriber
 from feed.errors import InvalidTick, TickcastError
 from feed.hub import Hub
@@ -22,6 +23,7 @@ from feed.ticks import CHANNELS, StreamKey, Subscription, Tick, is_symbol
 
 _REPAIR_PAUSE_S: Final = 0.1
 _OPEN_AGAIN_S: Final = 1.0
+_OPEN_BATCH: Final = 200
 
 logger = logging.getLogger("tickcast.upstream")
 
@@ -34,6 +36,7 @@ class _Feed:
         streams: the streams known to exist in it; all of them once `listed`.
         listed: whether the directory was read, which only wildcards need.
         wanting: clients that are waiting for streams of it.
+        wanted: the wildcards that those clients will hold.
         unused_since: when its last client left, on the loop's clock.
     """
 
@@ -42,6 +45,7 @@ class _Feed:
         self.streams: set[StreamKey] = set()
         self.listed = False
         self.wanting = 0
+        self.wanted: Counter[Subscription] = Counter()
         self.unused_since: float | None = None
 
 
@@ -63,6 +67,8 @@ class Upstream:
         self._feeds: dict[str, _Feed] = {}
         self._runs: dict[str, tuple[StreamKey, Run]] = {}
         self._opening: dict[StreamKey, asyncio.Task[None]] = {}
+        self._announced: dict[StreamKey, None] = {}
+        self._opener: asyncio.Task[None] | None = None
         self._repairing: dict[StreamKey, asyncio.Task[None]] = {}
         self._unwanted_since: dict[StreamKey, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,30 +83,40 @@ class Upstream:
         Raises:
             BrokerUnavailable: the broker does not answer.
         """
+        subscriptions = tuple(subscriptions)
         known = self._feeds.setdefault(feed, _Feed())
+        known.wanted += Counter(each for each in subscriptions if each.is_wildcard)
         known.wanting += 1
         try:
-            await self._open_all(feed, known, tuple(subscriptions))
+            await self._open_all(feed, known, subscriptions)
         finally:
             known.wanting -= 1
+            known.wanted -= Counter(each for each in subscriptions if each.is_wildcard)
         return known.epoch
 
     async def _open_all(
         self, feed: str, known: _Feed, subscriptions: tuple[Subscription, ...]
     ) -> None:
+        """Open what there is now; what appears meanwhile opens by itself, being wanted."""
         if not known.epoch:
             known.epoch = await self.store.epoch(feed)
         if any(subscription.is_wildcard for subscription in subscriptions):
             await self.subscriber.subscribe([keys.announcements(feed)])
             if not known.listed:
-                self._learn(known.streams, await self.store.streams(feed))
+                listed = await self.store.streams(feed)
+                self._learn(known, listed, are_new=known.listed)
                 known.listed = True
-        while missing := self._not_open(feed, known.streams, subscriptions):
-            new = [key for key in missing if key not in self._opening]
-            if new:
-                self._opening.update(dict.fromkeys(new, self._spawn(self._open(new))))
-            # Shielded, because others may wait for the same streams.
-            await asyncio.gather(*(asyncio.shield(self._opening[key]) for key in missing))
+        missing = self._not_open(feed, known.streams, subscriptions)
+        announced = [key for key in missing if key in self._announced]
+        for key in announced:
+            del self._announced[key]
+        if announced:
+            self._begin_opening(announced, from_first=True)
+        if others := [key for key in missing if key not in self._opening]:
+            self._begin_opening(others)
+        # Shielded, because others may wait for the same streams.
+        tasks = {self._opening[key] for key in missing}
+        await asyncio.gather(*(asyncio.shield(task) for task in tasks))
 
     def _not_open(
         self, feed: str, known: set[StreamKey], subscriptions: Iterable[Subscription]
@@ -113,7 +129,14 @@ class Upstream:
                 wanted[StreamKey(feed, *subscription)] = None
         return [key for key in wanted if not self._hub.is_open(key)]
 
-    async def _open(self, streams: list[StreamKey], from_first: bool = False) -> None:
+    def _begin_opening(
+        self, streams: list[StreamKey], from_first: bool = False
+    ) -> asyncio.Task[None]:
+        task = self._spawn(self._open(streams, from_first))
+        self._opening.update(dict.fromkeys(streams, task))
+        return task
+
+    async def _open(self, streams: list[StreamKey], from_first: bool) -> None:
         """Subscribe to streams and open them in the hub at the tick they stand at now.
 
         With `from_first` they are new, and the ticks they have had so far are delivered as well.
@@ -122,25 +145,28 @@ class Upstream:
         try:
             await self.subscriber.subscribe(keys.ticks(key) for key in streams)
             heads = await self.store.heads(streams)
+            if from_first:
+                await self._open_new(runs, heads)
+                return
             for (key, run), head in zip(runs, heads, strict=True):
-                if from_first:
-                    await self._open_new(key, run, head)
-                else:
-                    self._hub.open_stream(key, head.latest)
-                    self._deliver(key, run, run.start(head.epoch, head.seq))
+                self._hub.open_stream(key, head.latest)
+                self._deliver(key, run, run.start(head.epoch, head.seq))
         finally:
             for key in streams:
                 self._opening.pop(key, None)
                 if not self._hub.is_open(key):
                     self._runs.pop(keys.ticks(key), None)
+                    if from_first:
+                        # Wildcards must not miss it for good because this has failed once.
+                        self._announced[key] = None
 
-    async def _open_new(self, key: StreamKey, run: Run, head: Head) -> None:
-        run.epoch = head.epoch
-        ticks: list[Tick] = []
-        while run.behind:
-            ticks += await self._read_history(key, run)
-        self._hub.open_stream(key)
-        self._deliver(key, run, ticks)
+    async def _open_new(self, runs: list[tuple[StreamKey, Run]], heads: list[Head]) -> None:
+        for (_, run), head in zip(runs, heads, strict=True):
+            run.epoch = head.epoch
+        histories = await self.store.histories([key for key, _ in runs])
+        for (key, run), history in zip(runs, histories, strict=True):
+            self._hub.open_stream(key)
+            self._deliver(key, run, self._mend(key, run, history))
 
     # -- what the broker says
 
@@ -150,7 +176,7 @@ class Upstream:
             for feed, known in self._feeds.items():
                 if channel == keys.announcements(feed):
                     member = data.decode("utf-8", "replace")
-                    self._learn(known.streams, [keys.from_member(feed, member)])
+                    self._learn(known, [keys.from_member(feed, member)])
             return
         key, run = entry
         try:
@@ -169,35 +195,44 @@ class Upstream:
         if run.behind and self._hub.is_open(key) and key not in self._repairing:
             self._repairing[key] = self._spawn(self._repair(key, run))
 
-    def _learn(self, known: set[StreamKey], listed: Iterable[StreamKey]) -> None:
-        """Add to the streams known of a feed, up to the bound; open those that wildcards cover."""
-        new = {key for key in listed if key.channel in CHANNELS and is_symbol(key.symbol)} - known
-        room = self._settings.symbols_max - len(known)
+    def _learn(self, known: _Feed, listed: Iterable[StreamKey], are_new: bool = True) -> None:
+        """Add to the streams known of a feed, up to the bound; open new ones that are wanted."""
+        valid = {key for key in listed if key.channel in CHANNELS and is_symbol(key.symbol)}
+        new = valid - known.streams
+        room = self._settings.symbols_max - len(known.streams)
         if len(new) > room:
             logger.warning("a feed has more than symbols_max streams: %d left out", len(new) - room)
             new = set(sorted(new)[:room])
-        known |= new
-        for key in new:
-            self._open_if_covered(key)
+        known.streams |= new
+        if are_new:
+            self._open_covered(known, new)
 
-    def _open_if_covered(self, key: StreamKey) -> None:
-        if self._hub.covers(key) and not self._hub.is_open(key) and key not in self._opening:
-            task = self._opening[key] = self._spawn(self._open([key], from_first=True))
-            task.add_done_callback(lambda task: self._open_later(task, key))
+    def _open_covered(self, known: _Feed, streams: Iterable[StreamKey]) -> None:
+        """Open streams that wildcards cover, from their first tick on, a batch at a time."""
+        for key in streams:
+            covered = self._hub.covers(key) or any(each.matches(key) for each in known.wanted)
+            if covered and not self._hub.is_open(key) and key not in self._opening:
+                self._announced[key] = None
+        if self._announced and (self._opener is None or self._opener.done()):
+            self._opener = self._spawn(self._open_announced())
 
-    def _open_later(self, task: asyncio.Task[None], key: StreamKey) -> None:
-        """Wildcards must not miss a stream for good because opening it failed once."""
-        if not task.cancelled() and task.exception() is not None:
-            asyncio.get_running_loop().call_later(_OPEN_AGAIN_S, self._open_if_covered, key)
+    async def _open_announced(self) -> None:
+        while self._announced:
+            batch = list(self._announced)[:_OPEN_BATCH]
+            for key in batch:
+                del self._announced[key]
+            try:
+                await self._begin_opening(batch, from_first=True)
+            except TickcastError:
+                await asyncio.sleep(_OPEN_AGAIN_S)
 
     async def _on_reconnect(self) -> None:
         """Catch up with what was published while the connection was down."""
         for feed, known in list(self._feeds.items()):
             known.epoch = await self.store.epoch(feed)
             if known.listed:
-                self._learn(known.streams, await self.store.streams(feed))
-                for key in known.streams:
-                    self._open_if_covered(key)
+                self._learn(known, await self.store.streams(feed))
+                self._open_covered(known, known.streams)
         open_runs = [(key, run) for key, run in self._runs.values() if self._hub.is_open(key)]
         heads = await self.store.heads([key for key, _ in open_runs])
         for (key, run), head in zip(open_runs, heads, strict=True):
@@ -222,6 +257,9 @@ class Upstream:
         history = await self.store.history(key, run.seq)
         if history.epoch != run.epoch and run.seq:
             history = await self.store.history(key, 0)
+        return self._mend(key, run, history)
+
+    def _mend(self, key: StreamKey, run: Run, history: History) -> list[Tick]:
         lost = run.lost
         ticks = run.repair(history.epoch, history.batches, history.complete)
         if run.lost > lost:
@@ -245,7 +283,11 @@ class Upstream:
 
     def _sweep_streams(self, now: float) -> None:
         """Close the streams whose time is over."""
-        unwanted = (key for key, _ in self._runs.values() if not self._hub.is_wanted(key))
+        unwanted = (
+            key
+            for key, _ in self._runs.values()
+            if not self._hub.is_wanted(key) and not self._is_awaited(key.feed)
+        )
         self._unwanted_since = {key: self._unwanted_since.get(key, now) for key in unwanted}
         over = now - self._settings.linger_s
         gone = [
@@ -256,6 +298,10 @@ class Upstream:
         for key in gone:
             del self._runs[keys.ticks(key)]
             self._hub.close_stream(key)
+
+    def _is_awaited(self, feed: str) -> bool:
+        known = self._feeds.get(feed)
+        return known is not None and known.wanting > 0
 
     def _sweep_feeds(self, now: float) -> None:
         """Forget the feeds whose time is over."""

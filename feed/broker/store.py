@@ -105,14 +105,23 @@ class Store:
         The first batch may begin at or before `after`; ask again after its last tick until the
         answer is complete.
         """
+        (history,) = await self.histories([stream], after)
+        return history
+
+    async def histories(self, streams: Sequence[StreamKey], after: int = 0) -> list[History]:
+        """The same for several streams at once, in the order given."""
         pipeline = self._client.pipeline(transaction=True)
-        pipeline.hget(keys.meta(stream), "epoch")
-        pipeline.xrange(keys.history(stream), min=str(after + 1), count=_PAGE_ENTRIES)
+        for stream in streams:
+            pipeline.hget(keys.meta(stream), "epoch")
+            pipeline.xrange(keys.history(stream), min=str(after + 1), count=_PAGE_ENTRIES)
         with translated_errors():
-            epoch, entries = await pipeline.execute()
-        name = epoch.decode() if epoch else ""
-        batches = list(_to_batches(name, entries))
-        return History(name, batches, len(entries) < _PAGE_ENTRIES)
+            replies = await pipeline.execute()
+        return [
+            History(
+                _text(epoch), list(_to_batches(_text(epoch), entries)), len(entries) < _PAGE_ENTRIES
+            )
+            for epoch, entries in zip(replies[::2], replies[1::2], strict=True)
+        ]
 
 
 def new_epoch(after: str = "") -> str:

@@ -70,6 +70,7 @@ class Stream:
     """A connection to a feed: an asynchronous iterator of ticks.
 
     Attributes:
+        connected: False from a cut until the subscriptions are held again.
         reconnects: how often the connection was re-established.
         notices: the latest messages of the server that are neither ticks nor replies.
     """
@@ -77,6 +78,7 @@ class Stream:
     def __init__(
         self, url: str, state: ClientState, headers: dict[str, str], reconnect: bool
     ) -> None:
+        self.connected = False
         self.reconnects = 0
         self.notices: deque[Notice] = deque(maxlen=100)
         self._url = url
@@ -99,6 +101,7 @@ class Stream:
     async def open(self) -> None:
         """Connect and start receiving; `connect` does this."""
         self._socket = await self._dial()
+        self.connected = True
         self._reader = asyncio.create_task(self._receive_forever(self._socket), name="stream")
 
     async def close(self) -> None:
@@ -204,6 +207,7 @@ class Stream:
     async def _end(self, reason: Exception) -> None:
         """Let everybody who waits know that nothing more will come."""
         self._ended = self._ended or reason
+        self.connected = False
         self._fail_replies(ConnectionFailed("the stream has ended"))
         async with self._changed:
             self._changed.notify_all()
@@ -212,6 +216,7 @@ class Stream:
 
     async def _come_back(self, cut: ConnectionClosed) -> ClientConnection:
         """Connect again, as the close code allows, and hold the same subscriptions again."""
+        self.connected = False
         code = cut.rcvd.code if cut.rcvd else 0
         reason = cut.rcvd.reason if cut.rcvd else "connection cut"
         if not self._reconnect or code in _NEVER:
@@ -234,6 +239,7 @@ class Stream:
                 delay = min(delay * 2, _BACKOFF_MAX_S)
             else:
                 self.reconnects += 1
+                self.connected = True
                 return self._socket
 
     async def _subscribe_again(self, socket: ClientConnection) -> None:

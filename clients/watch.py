@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -85,16 +86,23 @@ class Board:
             row = self._rows[tick.symbol] = Row(tick.symbol)
         row.take(tick, self._clock())
 
-    def render(self, width: int, height: int) -> RenderableType:
-        """The table for a terminal of this size; the sparkline takes what the numbers leave."""
+    def render(self, width: int, height: int, connected: bool = True) -> RenderableType:
+        """The table for a terminal of this size.
+
+        Numbers stay whole: the sparkline takes what they leave, and columns that do not fit are
+        left out from the right.
+        """
         now = self._clock()
         rows = sorted(self._rows.values(), key=lambda row: row.symbol)
         room = max(1, height - _LINES_AROUND)
         total = sum(row.rate(now) for row in rows)
         more = f", {len(rows) - room} more below" if len(rows) > room else ""
         summary = f"{self._title}  {len(rows)} symbols{more}, {self.ticks:,} ticks, {total:,.0f}/s"
+        if not connected:
+            summary = f"DISCONNECTED, coming back …  {summary}"
+        style = "dim" if connected else "bold red"
         return Group(
-            Text(summary, style="dim", no_wrap=True, overflow="ellipsis"),
+            Text(summary, style=style, no_wrap=True, overflow="ellipsis"),
             _table(rows[:room], now, width),
         )
 
@@ -102,17 +110,18 @@ class Board:
 def _table(rows: list[Row], now: float, width: int) -> Table:
     cells = [_cells(row, now) for row in rows]
     columns = zip(_COLUMNS, *([text.plain for text in line] for line in cells), strict=True)
-    taken = sum(2 + max(map(len, column)) for column in columns)
-    spark_width = min(_SPARK_WIDTH, width - taken)
+    ends = list(accumulate(2 + max(map(len, column)) for column in columns))
+    shown = max(1, sum(end - 2 <= width for end in ends))
+    spark_width = min(_SPARK_WIDTH, width - ends[-1])
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in _COLUMNS:
+    for name in _COLUMNS[:shown]:
         table.add_column(name, justify="left" if name == "symbol" else "right", no_wrap=True)
     if spark_width > 0:
         table.add_column("", no_wrap=True, min_width=spark_width)
     for row, line in zip(rows, cells, strict=True):
         if spark_width > 0:
             line.append(Text(sparkline(list(row.prices)[-spark_width:]), style=line[2].style))
-        table.add_row(*line)
+        table.add_row(*line[: shown + 1] if spark_width > 0 else line[:shown])
     return table
 
 
@@ -147,12 +156,16 @@ def sparkline(values: Iterable[float]) -> str:
 
 def format_price(price: float) -> str:
     """A price with two to eight decimals, as many as it has."""
+    if abs(price) >= 1e9:
+        return f"{price:.6g}"
     whole, _, decimals = f"{price:,.8f}".rstrip("0").partition(".")
     return f"{whole}.{decimals.ljust(2, '0')}"
 
 
 def format_amount(amount: float) -> str:
     """A quantity in few characters: 950, 12.3k, 4.56M."""
+    if amount >= 1e12:
+        return f"{amount:.3g}"
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if amount >= limit:
             scaled = amount / (1e3 if unit == "k" else limit)

@@ -85,9 +85,11 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
             Route("/", lambda request: FileResponse(page, headers=_PAGE_HEADERS)),
             Mount("/static", _RevalidatedFiles(directory=dashboard)),
         ]
-    return Starlette(
+    app = Starlette(
         routes=routes, lifespan=lifespan, exception_handlers={TickcastError: _unavailable}
     )
+    app.router.redirect_slashes = False  # `/stream/` is no address of ours.
+    return app
 
 
 # ---------------------------------------------------------------------------------- WebSocket
@@ -159,7 +161,8 @@ async def _symbols(request: Request) -> Response:
 
 
 async def _snapshot(request: Request) -> Response:
-    patterns = [text for text in request.query_params.get("symbols", "").split(",") if text]
+    given = ",".join(request.query_params.getlist("symbols"))
+    patterns = [text for text in given.split(",") if text]
     if not patterns:
         raise HTTPException(400, "name symbols, as in /snapshot?symbols=AAPL,MSFT")
     for pattern in patterns:

@@ -8,7 +8,6 @@ import random
 from contextlib import suppress
 from typing import Final
 
-from starlette.responses import PlainTextResponse
 from starlette.websockets import WebSocket
 
 from feed import protocol
@@ -28,16 +27,11 @@ logger = logging.getLogger("tickcast.connection")
 
 async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> None:
     """Answer a handshake on one feed, and serve the client until it is gone."""
-    try:
-        encoding, subprotocol = protocol.choose_encoding(
-            websocket.scope["subprotocols"],
-            websocket.headers.get("content-type", ""),
-            websocket.query_params.get("encoding"),
-        )
-    except ValueError:
-        refusal = PlainTextResponse("encoding is json or msgpack\n", status_code=400)
-        await websocket.send_denial_response(refusal)
-        return
+    encoding, subprotocol = protocol.choose_encoding(
+        websocket.scope["subprotocols"],
+        websocket.headers.get("content-type", ""),
+        websocket.query_params.get("encoding"),
+    )
     await websocket.accept(subprotocol=subprotocol)
     raw: TransportSink | None = websocket.scope["extensions"].get(EXTENSION)
     sink = raw or AsgiSink(websocket)

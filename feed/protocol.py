@@ -113,11 +113,13 @@ def _decode_map(message: str | bytes) -> dict[str, Any]:
 
 
 def _take_id(fields: dict[str, Any]) -> Id:
-    id_ = fields.pop("id", None)
+    if "id" not in fields:
+        return None
+    id_ = fields.pop("id")
     if isinstance(id_, str):
         if len(id_) <= ID_MAX:
             return id_
-    elif id_ is None or (_is_integer(id_) and -(2**63) <= id_ < 2**63):
+    elif _is_integer(id_) and -(2**63) <= id_ < 2**64:
         return id_  # type: ignore[no-any-return]
     raise _syntax(f"id is an integer of 64 bits or a string of at most {ID_MAX} characters")
 
@@ -256,15 +258,10 @@ def choose_encoding(
     """The encoding a handshake asks for, and the subprotocol to accept, if it offers one of ours.
 
     First match wins: subprotocol, `Content-Type: application/msgpack`, `?encoding=`, else JSON.
-
-    Raises:
-        ValueError: `?encoding=` is neither `json` nor `msgpack`.
     """
     for offered in subprotocols:
         if offered in _SUBPROTOCOLS:
             return _SUBPROTOCOLS[offered], offered
     if content_type.partition(";")[0].strip().lower() == "application/msgpack":
         return Encoding.MSGPACK, None
-    if query is None:
-        return Encoding.JSON, None
-    return Encoding(query), None
+    return Encoding.MSGPACK if query == "msgpack" else Encoding.JSON, None

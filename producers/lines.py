@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ def parse_line(line: bytes, now: Time) -> Tick:
         InvalidTick: with what is wrong in this line.
     """
     try:
-        fields = _OBJECT.decode(line)
+        fields = _OBJECT.decode(line.removeprefix(codecs.BOM_UTF8))
     except RecursionError:
         raise InvalidTick("not JSON: nested too deeply") from None
     except (msgspec.MsgspecError, ValueError) as error:

@@ -80,6 +80,8 @@ class CsvRecording:
                 self._layout = _Layout(_read_header(lines), self._columns, symbol)
         except OSError as error:
             raise InvalidRecording(f"{path}: {error.strerror or error}") from None
+        except UnicodeDecodeError:
+            raise InvalidRecording(f"{path}: neither text nor compressed text") from None
         except (InvalidRecording, ValueError, EOFError, zstd.ZstdError) as error:
             raise InvalidRecording(f"{path}: {error}") from None
 

@@ -5,8 +5,8 @@ SIGKILL included, the pipe closes. A script for the standard library alone, so t
 
     python -I -S guard.py keep|remove DIRECTORY COMMAND [ARGUMENT …]
 
-Should the program end by itself it is started again, unless it had hardly begun. At the end the
-directory's files called `store.*` go, and with `remove` the directory too.
+Should the program end by itself it is started again, unless it does so at once and repeatedly. At
+the end the directory's files called `store.*` go, and with `remove` the directory too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import time
 _PR_SET_PDEATHSIG = 1
 _STOP_TIMEOUT_S = 3.0
 _POLL_S = 0.5
-_TOO_SHORT_S = 1.0
+_QUICK_S = 1.0
+_QUICK_ENDS_MAX = 3
 
 
 def main() -> int:
@@ -31,13 +32,15 @@ def main() -> int:
     whether, directory, *command = sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    quick_ends = 0
     try:
         while True:
             began = time.monotonic()
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_prepare_child)  # noqa: PLW1509
             if _wait_for_parent(child):
                 return _stop(child)
-            if time.monotonic() - began < _TOO_SHORT_S:
+            quick_ends = quick_ends + 1 if time.monotonic() - began < _QUICK_S else 0
+            if quick_ends == _QUICK_ENDS_MAX:
                 return child.wait()
     finally:
         _clean(directory, whether == "remove")

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
-from feed.cli.demo import demo
-from feed.cli.publish import publish
-from feed.cli.replay import replay
-from feed.cli.serve import serve
-from feed.cli.synth import synth
-from feed.cli.watch import watch
 from feed.errors import InvalidSettings, TickcastError
 
-_INTERRUPTED = 130
+_INTERRUPTED: Final = 130
+_COMMANDS: Final = ("demo", "serve", "publish", "replay", "synth", "watch")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Imports a command when it is asked for: each needs only a part of all there is."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"feed.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="tickcast", message="%(prog)s %(version)s")
 def tickcast() -> None:
     """Broadcast market data in real time: Redis in, WebSocket out.
 
     Start with `tickcast demo`, and open the address that it prints.
     """
-
-
-for _command in (demo, serve, publish, replay, synth, watch):
-    tickcast.add_command(_command)
 
 
 def main() -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +17,7 @@ import uvloop
 from feed.broker.client import check_version, make_client
 from feed.broker.embedded import find_store
 from feed.broker.publisher import Publisher
-from feed.errors import BrokerUnavailable, InvalidSettings, InvalidTick
+from feed.errors import BrokerUnavailable, InvalidTick
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, is_feed_name
@@ -59,6 +60,23 @@ def _check_feed(context: click.Context, parameter: click.Parameter, value: str) 
     if not is_feed_name(value):
         raise click.BadParameter(f"{value!a} is not 1 to 32 characters of a-z 0-9 _ -")
     return value
+
+
+class Rate(click.ParamType[float]):
+    """Ticks per second: a finite number above 0."""
+
+    name = "ticks"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            rate = float(str(value))
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < math.inf:
+            self.fail(f"{value!a} is not a number above 0", param, ctx)
+        return rate
 
 
 def set_up_logging(settings: Settings) -> None:
@@ -112,13 +130,6 @@ async def open_publisher(settings: Settings, feed: str) -> AsyncIterator[Publish
             yield publisher
     finally:
         await client.aclose()
-
-
-def positive(name: str, value: float | None) -> float | None:
-    """Hold an option to numbers above zero."""
-    if value is not None and not value > 0:
-        raise InvalidSettings(f"{name} must be above 0, not {value:g}")
-    return value
 
 
 def run_server_loop(work: Coroutine[Any, Any, Result]) -> Result:

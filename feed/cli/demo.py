@@ -10,7 +10,7 @@ from socket import socket
 import click
 
 from feed.broker.embedded import provided_store
-from feed.cli.common import config_option, open_publisher, run_server_loop, set_up_logging
+from feed.cli.common import Rate, config_option, open_publisher, run_server_loop, set_up_logging
 from feed.cli.serve import cannot_listen, serve_feed
 from feed.errors import TickcastError
 from feed.server import address_of, bind
@@ -27,7 +27,7 @@ _PORTS_TRIED = 50
 @click.command()
 @click.option("--port", type=int, help="Port to try first.  [default: 8000]")
 @click.option("--symbols", type=click.IntRange(1, 1000), default=20, show_default=True)
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=200, show_default=True,
+@click.option("--rate", type=Rate(), default=200, show_default=True,
               help="Ticks per second, over all symbols.")  # fmt: skip
 @config_option
 def demo(port: int | None, symbols: int, rate: float, config: Path | None) -> None:

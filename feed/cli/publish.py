@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import sys
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -79,15 +78,17 @@ async def _chunks(source: int) -> AsyncIterator[bytes]:
     """What a file descriptor delivers, as it comes; an empty chunk at the end."""
     readable = asyncio.Event()
     loop = asyncio.get_running_loop()
-    is_file = stat.S_ISREG(os.fstat(source).st_mode)  # Always ready, and no event loop polls it.
-    if is_file:
-        readable.set()
-    else:
+    try:
         loop.add_reader(source, readable.set)
+        is_polled = True
+    except PermissionError:
+        # A regular file or /dev/null: always ready, so no event loop polls it.
+        readable.set()
+        is_polled = False
     try:
         while True:
             await readable.wait()
-            if not is_file:
+            if is_polled:
                 readable.clear()
             data = os.read(source, _CHUNK)
             yield data
@@ -95,5 +96,5 @@ async def _chunks(source: int) -> AsyncIterator[bytes]:
                 return
             await asyncio.sleep(0)
     finally:
-        if not is_file:
+        if is_polled:
             loop.remove_reader(source)

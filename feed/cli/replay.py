@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from feed.cli.common import (
     BadInput,
+    Rate,
     config_option,
     feed_option,
     open_publisher,
@@ -53,7 +54,7 @@ class Speed(click.ParamType[float | None]):
               help="Which column holds what, if names do not say: time=When,price=Px")  # fmt: skip
 @click.option("--speed", type=Speed(), default="1", show_default=True, metavar="FACTOR|max",
               help="Divides the recorded spacing.")  # fmt: skip
-@click.option("--max-rate", type=click.FloatRange(min=0, min_open=True), metavar="TICKS",
+@click.option("--max-rate", type=Rate(), metavar="TICKS",
               help="At most that many ticks per second, evenly.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad row.")

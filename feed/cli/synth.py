@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from feed.cli.common import config_option, feed_option, open_publisher, redis_option, run
+from feed.cli.common import Rate, config_option, feed_option, open_publisher, redis_option, run
 from feed.settings import Settings, load_settings
 from feed.times import Time
 from producers.pacing import Pacer, play
@@ -16,7 +16,7 @@ from producers.synthetic import generate, symbol_names
 
 @click.command()
 @click.option("--symbols", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=200, show_default=True,
+@click.option("--rate", type=Rate(), default=200, show_default=True,
               help="Ticks per second on average, over all symbols.")  # fmt: skip
 @click.option("--seed", type=int, default=7, show_default=True,
               help="The same seed gives the same ticks.")  # fmt: skip

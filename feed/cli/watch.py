@@ -81,7 +81,7 @@ async def _show_table(stream: Stream, board: Board, limit: int | None) -> None:
 
         async def draw() -> None:
             while True:
-                live.update(board.render(*console.size), refresh=True)
+                live.update(board.render(*console.size, stream.connected), refresh=True)
                 await asyncio.sleep(1 / _FRAMES_PER_SECOND)
 
         drawing = asyncio.create_task(draw())

@@ -26,7 +26,8 @@ from tests.cli.conftest import Cli
         (["publish", "--redis", "redis://127.0.0.1:1"], 1, "no answer from Redis: "),
         (["publish", "/nonexistent"], 2, "Invalid value for '[FILE|-]': File '/nonexistent' does"),
         (["publish", "--feed", "UP"], 2, "Invalid value for '--feed': 'UP' is not 1 to 32"),
-        (["synth", "--rate", "0"], 2, "Invalid value for '--rate': 0.0 is not in the range x>0."),
+        (["synth", "--rate", "0"], 2, "Invalid value for '--rate': '0' is not a number above 0"),
+        (["synth", "--rate", "nan"], 2, "Invalid value for '--rate': 'nan' is not a number"),
         (["replay", "/dev/null"], 1, "/dev/null: empty"),
         (["watch"], 2, "Missing argument 'SYMBOL…'."),
         (["watch", "A B"], 2, "'A B' is no symbol"),
@@ -61,6 +62,8 @@ async def test_publish_goes_on_after_bad_lines(cli: Cli) -> None:
         assert second.startswith("tickcast: stdin, line 2: not a JSON object: ")
         assert fourth.startswith("tickcast: stdin, line 4: s must be a finite number of at least 0")
         assert total == "tickcast: stdin: 2 bad lines left out, 2 ticks published"
+        nothing = await cli.run("publish")
+        assert (nothing.code, nothing.err) == (0, "published 0 ticks\n")
         done = await cli.run("publish", "--strict", stdin=lines)
         assert done.code == 1
         assert done.err.count("\n") == 1

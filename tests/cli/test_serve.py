@@ -90,12 +90,14 @@ async def test_the_http_side(cli: Cli) -> None:
             ("t", "A", 1), ("q", "A", 1), ("t", "B", 1),
         ]  # fmt: skip
         assert snapshot[2]["t"] == "2020-01-01T00:00:00.000000001Z"
+        repeated = (await client.get("/snapshot?symbols=A&symbols=B")).json()
+        assert repeated == snapshot
         for bad in ("/snapshot", "/snapshot?symbols=a%20b"):
             assert (await client.get(bad)).status_code == 400
         assert (await client.get("/symbols?feed=UP")).status_code == 404
         for path in ("/stream", "/v2/live"):
             assert (await client.get(path)).status_code == 426
-        for path in ("/v2/UP", "/nowhere", "/static/../app.py", "/static/"):
+        for path in ("/v2/UP", "/stream/", "/nowhere", "/static/../app.py", "/static/"):
             assert (await client.get(path)).status_code == 404
         page = await client.get("/")
         assert page.status_code == 200

@@ -43,6 +43,20 @@ def test_it_fits_a_small_terminal() -> None:
     assert "…" not in "".join(lines[1:])
     assert "█" in lines[2]
     assert "█" not in drawn(board, width=65)
+    narrow = drawn(board, width=40).splitlines()
+    assert "last" in narrow[1]
+    assert "volume" not in narrow[1]
+    assert "…" not in "".join(narrow[1:])
+    board.take(trade("HUGE", price=1e300, size=1e200))
+    assert "1e+300" in drawn(board, width=80)
+
+
+def test_it_says_when_the_connection_is_gone() -> None:
+    board = Board("ws://x/stream", lambda: 0.0)
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(board.render(80, 24, connected=False))
+    assert capture.get().startswith("DISCONNECTED")
 
 
 def test_formats() -> None:

@@ -122,7 +122,7 @@ async def test_feeds_are_kept_apart(server: RunningServer, redis: Any, settings:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v2/UPPER", "/v2/" + "x" * 33, "/v2/a.b", "/v2/", "/nowhere", "/"]
+    "path", ["/v2/UPPER", "/v2/" + "x" * 33, "/v2/a.b", "/v2/", "/stream/", "/nowhere", "/"]
 )
 async def test_what_is_no_feed_is_not_found(server: RunningServer, path: str) -> None:
     with pytest.raises(InvalidStatus) as caught:
@@ -141,12 +141,6 @@ async def test_only_listed_feeds_where_feeds_are_listed(
         with pytest.raises(InvalidStatus, match="404"):
             async with connect(server.stream):
                 pass
-
-
-async def test_an_unknown_encoding_is_a_bad_request(server: RunningServer) -> None:
-    with pytest.raises(InvalidStatus, match="400"):
-        async with connect(server.stream + "?encoding=xml"):
-            pass
 
 
 async def test_the_epoch_is_told_and_stays(server: RunningServer, publisher: Publisher) -> None:

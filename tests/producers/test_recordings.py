@@ -106,7 +106,7 @@ def test_bad_rows_are_reported_and_left_out(tmp_path: Path) -> None:
         (b"a,b\n", "no time column"),
         (b"time,b\n", "neither price and size nor bid and ask"),
         (b"time,price,size\n", "name the symbol"),
-        (b"\xff\xfe\x00", "decode"),
+        (b"\xff\xfe\x00", "neither text nor"),
         (b"\x1f\x8b\x00\x00", "Unknown compression method|ended before"),
         (b"\x28\xb5\x2f\xfd\x00", "ended before"),
     ],

@@ -107,11 +107,8 @@ class Upstream:
                 self._learn(known, listed, are_new=known.listed)
                 known.listed = True
         missing = self._not_open(feed, known.streams, subscriptions)
-        announced = [key for key in missing if key in self._announced]
-        for key in announced:
-            del self._announced[key]
-        if announced:
-            self._begin_opening(announced, from_first=True)
+        if new := [key for key in missing if self._is_new(known, key)]:
+            self._begin_opening(new, from_first=True)
         if others := [key for key in missing if key not in self._opening]:
             self._begin_opening(others)
         # Shielded, because others may wait for the same streams.
@@ -129,9 +126,17 @@ class Upstream:
                 wanted[StreamKey(feed, *subscription)] = None
         return [key for key in wanted if not self._hub.is_open(key)]
 
+    def _is_new(self, known: _Feed, key: StreamKey) -> bool:
+        """Whether holders of a wildcard are due the stream from its first tick on."""
+        if key in self._opening:
+            return False
+        return key in self._announced or (key not in known.streams and self._hub.covers(key))
+
     def _begin_opening(
         self, streams: list[StreamKey], from_first: bool = False
     ) -> asyncio.Task[None]:
+        for key in streams:
+            self._announced.pop(key, None)
         task = self._spawn(self._open(streams, from_first))
         self._opening.update(dict.fromkeys(streams, task))
         return task
@@ -219,8 +224,6 @@ class Upstream:
     async def _open_announced(self) -> None:
         while self._announced:
             batch = list(self._announced)[:_OPEN_BATCH]
-            for key in batch:
-                del self._announced[key]
             try:
                 await self._begin_opening(batch, from_first=True)
             except TickcastError:

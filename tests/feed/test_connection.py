@@ -255,3 +255,22 @@ async def test_many_clients_may_ask_for_new_streams_at_once(
         await ready.acquire()
     await publisher.publish([trade(f"S{number}") for number in range(300)])
     await asyncio.gather(*clients)
+
+
+async def test_a_wildcard_gets_first_ticks_of_streams_that_others_ask_for_by_name(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    async with talking(server.stream) as everything, talking(server.stream) as named:
+        await everything.ask(action="subscribe", trades=["*"])
+        for number in range(30):
+            symbol = f"S{number}"
+            asking = asyncio.create_task(named.ask(action="subscribe", trades=[symbol]))
+            for _ in range(5):
+                await publisher.publish([trade(symbol)])
+                await asyncio.sleep(0)
+            await publisher.drain()
+            ticks = await everything.ticks(5)
+            assert [(tick["S"], tick["seq"]) for tick in ticks] == [
+                (symbol, seq) for seq in range(1, 6)
+            ]
+            assert (await asking)["T"] == "subscription"

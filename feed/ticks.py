@@ -27,6 +27,8 @@ CHANNELS: Final = (
     "bars:1h",
     "bars:1d",
 )
+SYMBOL_MAX: Final = 32
+"""Longest symbol, in characters."""
 TEXT_MAX: Final = 64
 """Longest trade id or venue name, in characters."""
 
@@ -139,9 +141,14 @@ def is_feed_name(name: str) -> bool:
     return _FEED.fullmatch(name) is not None
 
 
-@lru_cache(maxsize=10_000)
 def is_symbol(text: str) -> bool:
     """Whether `text` can be a symbol."""
+    return len(text) <= SYMBOL_MAX and _is_symbol(text)
+
+
+# Producers ask for the same few symbols again and again. What clients make up is short, see above.
+@lru_cache(maxsize=10_000)
+def _is_symbol(text: str) -> bool:
     return _SYMBOL.fullmatch(text) is not None
 
 

@@ -23,6 +23,7 @@ from feed.settings import Settings
 from feed.ticks import (
     CHANNELS,
     DEFAULT_FEED,
+    Coverage,
     Encoding,
     Subscription,
     encode,
@@ -165,23 +166,23 @@ async def _snapshot(request: Request) -> Response:
     patterns = [text for text in given.split(",") if text]
     if not patterns:
         raise HTTPException(400, "name symbols, as in /snapshot?symbols=AAPL,MSFT")
+    engine = _engine(request)
+    if len(patterns) > engine.settings.subscriptions_max:
+        raise HTTPException(400, f"at most {engine.settings.subscriptions_max} symbols at once")
     for pattern in patterns:
         if not is_pattern(pattern):
             raise HTTPException(400, f"{pattern[:40]!a} is no symbol")
-    store = _engine(request).store
-    wanted = [Subscription(channel, pattern) for channel in CHANNELS for pattern in patterns]
+    wanted = Coverage(
+        Subscription(channel, pattern) for channel in CHANNELS for pattern in patterns
+    )
     found = sorted(
-        (key for key in await store.streams(_feed_of(request)) if _covers(wanted, key)),
+        (key for key in await engine.store.streams(_feed_of(request)) if wanted.covers(key)),
         key=lambda key: (key.symbol, CHANNELS.index(key.channel)),
     )
     if len(found) > _SNAPSHOT_STREAMS_MAX:
         raise HTTPException(400, f"more than {_SNAPSHOT_STREAMS_MAX} streams, name fewer symbols")
-    heads = await store.heads(found)
+    heads = await engine.store.heads(found)
     return _json([head.latest for head in heads if head.latest is not None])
-
-
-def _covers(wanted: list[Subscription], key: Any) -> bool:
-    return any(subscription.matches(key) for subscription in wanted)
 
 
 def _feed_of(request: Request) -> str:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from feed.errors import CloseCode
+from feed.errors import CLOSE_GRACE_S, CloseCode
 from feed.frames import TEXT, split_frames
-
-CLOSE_GRACE_S: Final = 1.0
 
 
 class AsgiSink:

@@ -17,6 +17,7 @@ from feed.errors import CLOSES, BrokerUnavailable, BrokerUnsuitable, Fault
 from feed.frames import build_frame
 from feed.outbox import Outbox
 from feed.session import Session
+from feed.tasks import end_tasks
 from feed.ticks import encode
 from feed.websocket import EXTENSION, TransportSink
 
@@ -50,7 +51,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
             with suppress(asyncio.CancelledError):
                 await connection.serve(session)
         finally:
-            sender.cancel()
+            await end_tasks([sender])
     else:
         await connection.serve(session)
 

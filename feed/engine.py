@@ -1,4 +1,4 @@
-"""One worker's moving parts, wired together: broker, upstream, hub and flusher."""
+"""One server's moving parts, wired together: broker, upstream, hub and flusher."""
 
 from __future__ import annotations
 

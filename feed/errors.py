@@ -1,6 +1,7 @@
 """Every error a client or a user can meet: wire codes, close codes and exceptions.
 
-The codes are those of `docs/protocol.md`, section "Errors and closing". No other module spells one.
+The codes are those of the protocol, version 1, the reserved ones included; `docs/protocol.md` lists
+those in use, section "Errors and closing". No other module spells one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Final
 class CloseCode(IntEnum):
     """WebSocket close codes (RFC 6455, section 7.4); 4000 and up are ours.
 
-    40xx: do not reconnect. 41xx: reconnect with back-off. 42xx and 1012: reconnect now.
+    40xx: do not reconnect. 41xx: reconnect with back-off. 42xx: reconnect now. 1012: when
+    `shutdown` has said, else now.
     """
 
     NORMAL = 1000
@@ -67,6 +69,10 @@ CLOSES: Final = {
     Fault.SHUTTING_DOWN: CloseCode.RESTART,
 }
 """The faults after which the connection ends, and the close code that says so."""
+
+
+CLOSE_GRACE_S: Final = 0.8
+"""Time for a closing handshake. Then the connection is cut: behind a full buffer it never ends."""
 
 
 class TickcastError(Exception):

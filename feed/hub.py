@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from feed.frames import build_frame
 from feed.outbox import Outbox
 from feed.ticks import (
+    Coverage,
     Encoding,
     StreamKey,
     Subscription,
@@ -45,11 +46,11 @@ class AudienceKey(NamedTuple):
 class Audience:
     """Clients with the same feed, encoding and subscriptions."""
 
-    __slots__ = ("encoding", "gathered", "key", "members", "streams", "wildcards")
+    __slots__ = ("coverage", "encoding", "gathered", "key", "members", "streams")
 
     def __init__(self, key: AudienceKey) -> None:
         self.key = key
-        self.wildcards = [wanted for wanted in key.subscriptions if wanted.is_wildcard]
+        self.coverage = Coverage(key.subscriptions)
         self.members: dict[Outbox, None] = {}
         self.streams: dict[Stream, None] = {}
         self.encoding = key.encoding
@@ -62,9 +63,7 @@ class Audience:
 
     def covers(self, stream: StreamKey) -> bool:
         """Whether one of its wildcards matches the stream."""
-        return stream.feed == self.key.feed and any(
-            wildcard.matches(stream) for wildcard in self.wildcards
-        )
+        return stream.feed == self.key.feed and self.coverage.covers_by_wildcard(stream)
 
 
 class Stream:
@@ -80,7 +79,7 @@ class Stream:
 
 
 class Hub:
-    """All streams and audiences of one worker."""
+    """All streams and audiences of one server."""
 
     def __init__(self) -> None:
         self._streams: dict[StreamKey, Stream] = {}
@@ -204,7 +203,7 @@ class Hub:
 
     def _gather(self, key: AudienceKey) -> Audience:
         audience = self._audiences[key] = Audience(key)
-        if audience.wildcards:
+        if audience.coverage.has_wildcards:
             self._wildcard_audiences[audience] = None
         for stream in self._covered(key.feed, key.subscriptions):
             _connect(audience, stream)
@@ -223,16 +222,14 @@ class Hub:
 
     def _covered(self, feed: str, subscriptions: Iterable[Subscription]) -> dict[Stream, None]:
         """Every carried stream that the subscriptions cover, once each."""
-        found: dict[Stream, None] = {}
-        for subscription in sorted(subscriptions):
-            if subscription.is_wildcard:
-                found.update(
-                    (stream, None)
-                    for key, stream in self._streams.items()
-                    if key.feed == feed and subscription.matches(key)
-                )
-            elif stream := self._streams.get(StreamKey(feed, *subscription)):
-                found[stream] = None
+        subscriptions = sorted(subscriptions)
+        named = (StreamKey(feed, *each) for each in subscriptions if not each.is_wildcard)
+        found = {self._streams[key]: None for key in named if key in self._streams}
+        coverage = Coverage(subscriptions)
+        if coverage.has_wildcards:
+            for key, stream in self._streams.items():
+                if key.feed == feed and coverage.covers_by_wildcard(key):
+                    found[stream] = None
         return found
 
 

@@ -16,7 +16,7 @@ from feed.errors import InvalidTick
 from feed.times import Time
 
 DEFAULT_FEED: Final = "live"
-TIMEFRAMES: Final = ("1s", "5s", "1m", "5m", "1h", "1d")
+Timeframe = Literal["1s", "5s", "1m", "5m", "1h", "1d"]
 CHANNELS: Final = (
     "trades",
     "quotes",
@@ -90,7 +90,7 @@ class Bar(Struct, tag_field="T", tag="b", kw_only=True, omit_defaults=True, gc=F
     trade_count: int = field(name="n")
     vwap: float = field(name="vw")
     time: Time = field(name="t")
-    timeframe: Literal["1s", "5s", "1m", "5m", "1h", "1d"] = field(name="tf", default="1m")
+    timeframe: Timeframe = field(name="tf", default="1m")
     seq: int | None = None
     snap: bool = False
     conflated: int = field(name="cf", default=0)
@@ -118,13 +118,30 @@ class Subscription(NamedTuple):
         """True where the pattern can match more than one symbol."""
         return self.pattern.endswith("*")
 
-    def matches(self, stream: StreamKey) -> bool:
-        """Whether ticks of the stream belong to this subscription."""
-        if stream.channel != self.channel:
-            return False
-        if self.is_wildcard:
-            return stream.symbol.startswith(self.pattern[:-1])
-        return stream.symbol == self.pattern
+
+class Coverage:
+    """Tells quickly which streams some subscriptions cover, however many they are."""
+
+    __slots__ = ("_named", "_prefixes", "has_wildcards")
+
+    def __init__(self, subscriptions: Iterable[Subscription]) -> None:
+        self._named: set[tuple[str, str]] = set()
+        self._prefixes: dict[str, tuple[str, ...]] = {}
+        for subscription in subscriptions:
+            channel, pattern = subscription
+            if subscription.is_wildcard:
+                self._prefixes[channel] = (*self._prefixes.get(channel, ()), pattern[:-1])
+            else:
+                self._named.add((channel, pattern))
+        self.has_wildcards = bool(self._prefixes)
+
+    def covers(self, stream: StreamKey) -> bool:
+        """Whether one of the subscriptions matches the stream."""
+        return (stream.channel, stream.symbol) in self._named or self.covers_by_wildcard(stream)
+
+    def covers_by_wildcard(self, stream: StreamKey) -> bool:
+        """Whether one of the wildcards among them does."""
+        return stream.symbol.startswith(self._prefixes.get(stream.channel, ()))
 
 
 def channel_of(tick: Tick) -> str:

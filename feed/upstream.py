@@ -19,7 +19,7 @@ from feed.hub import Hub
 from feed.recovery import Run
 from feed.settings import Settings
 from feed.tasks import end_tasks
-from feed.ticks import CHANNELS, StreamKey, Subscription, Tick, is_symbol
+from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, Tick, is_symbol
 
 _REPAIR_PAUSE_S: Final = 0.1
 _OPEN_AGAIN_S: Final = 1.0
@@ -103,9 +103,7 @@ class Upstream:
         if any(subscription.is_wildcard for subscription in subscriptions):
             await self.subscriber.subscribe([keys.announcements(feed)])
             if not known.listed:
-                listed = await self.store.streams(feed)
-                self._learn(known, listed, are_new=known.listed)
-                known.listed = True
+                await self._read_directory(feed, known)
         missing = self._not_open(feed, known.streams, subscriptions)
         if new := [key for key in missing if self._is_new(known, key)]:
             self._begin_opening(new, from_first=True)
@@ -115,15 +113,22 @@ class Upstream:
         tasks = {self._opening[key] for key in missing}
         await asyncio.gather(*(asyncio.shield(task) for task in tasks))
 
+    async def _read_directory(self, feed: str, known: _Feed) -> None:
+        new = self._learn(known, await self.store.streams(feed))
+        if known.listed:
+            # It was read before, perhaps while we waited: these have appeared since.
+            self._open_covered(known, new)
+        known.listed = True
+
     def _not_open(
         self, feed: str, known: set[StreamKey], subscriptions: Iterable[Subscription]
     ) -> list[StreamKey]:
-        wanted: dict[StreamKey, None] = {}
-        for subscription in subscriptions:
-            if subscription.is_wildcard:
-                wanted.update((key, None) for key in known if subscription.matches(key))
-            else:
-                wanted[StreamKey(feed, *subscription)] = None
+        subscriptions = tuple(subscriptions)
+        named = (StreamKey(feed, *each) for each in subscriptions if not each.is_wildcard)
+        wanted = dict.fromkeys(named)
+        coverage = Coverage(subscriptions)
+        if coverage.has_wildcards:
+            wanted.update((key, None) for key in known if coverage.covers_by_wildcard(key))
         return [key for key in wanted if not self._hub.is_open(key)]
 
     def _is_new(self, known: _Feed, key: StreamKey) -> bool:
@@ -181,7 +186,8 @@ class Upstream:
             for feed, known in self._feeds.items():
                 if channel == keys.announcements(feed):
                     member = data.decode("utf-8", "replace")
-                    self._learn(known, [keys.from_member(feed, member)])
+                    new = self._learn(known, [keys.from_member(feed, member)])
+                    self._open_covered(known, new)
             return
         key, run = entry
         try:
@@ -200,8 +206,8 @@ class Upstream:
         if run.behind and self._hub.is_open(key) and key not in self._repairing:
             self._repairing[key] = self._spawn(self._repair(key, run))
 
-    def _learn(self, known: _Feed, listed: Iterable[StreamKey], are_new: bool = True) -> None:
-        """Add to the streams known of a feed, up to the bound; open new ones that are wanted."""
+    def _learn(self, known: _Feed, listed: Iterable[StreamKey]) -> set[StreamKey]:
+        """Add to the streams known of a feed, up to the bound; returns the new ones."""
         valid = {key for key in listed if key.channel in CHANNELS and is_symbol(key.symbol)}
         new = valid - known.streams
         room = self._settings.symbols_max - len(known.streams)
@@ -209,13 +215,13 @@ class Upstream:
             logger.warning("a feed has more than symbols_max streams: %d left out", len(new) - room)
             new = set(sorted(new)[:room])
         known.streams |= new
-        if are_new:
-            self._open_covered(known, new)
+        return new
 
     def _open_covered(self, known: _Feed, streams: Iterable[StreamKey]) -> None:
         """Open streams that wildcards cover, from their first tick on, a batch at a time."""
+        wanted = Coverage(known.wanted)
         for key in streams:
-            covered = self._hub.covers(key) or any(each.matches(key) for each in known.wanted)
+            covered = self._hub.covers(key) or wanted.covers(key)
             if covered and not self._hub.is_open(key) and key not in self._opening:
                 self._announced[key] = None
         if self._announced and (self._opener is None or self._opener.done()):
@@ -234,7 +240,7 @@ class Upstream:
         for feed, known in list(self._feeds.items()):
             known.epoch = await self.store.epoch(feed)
             if known.listed:
-                self._learn(known, await self.store.streams(feed))
+                await self._read_directory(feed, known)
                 self._open_covered(known, known.streams)
         open_runs = [(key, run) for key, run in self._runs.values() if self._hub.is_open(key)]
         heads = await self.store.heads([key for key, _ in open_runs])

@@ -15,11 +15,9 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.exceptions import InvalidState
 from websockets.http11 import Request
 
-from feed.errors import CloseCode
+from feed.errors import CLOSE_GRACE_S, CloseCode
 
 EXTENSION: Final = "tickcast.sink"
-CLOSE_GRACE_S: Final = 0.8
-"""Time for a closing handshake. Then the transport is cut: behind a full buffer it never ends."""
 
 
 class TransportSink:

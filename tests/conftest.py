@@ -87,7 +87,7 @@ class RunningServer:
         return self.ws + "/stream"
 
 
-class _TestServer(Server):
+class QuietServer(Server):
     """Leaves the test runner's signal handlers alone."""
 
     @contextlib.contextmanager
@@ -103,7 +103,7 @@ async def running_server(
     started = asyncio.Event()
     app = create_app(settings, redis_url)
     with bind("127.0.0.1", port) as listener:
-        server = _TestServer(server_config(app, settings), started.set)
+        server = QuietServer(server_config(app, settings), started.set)
         task = asyncio.create_task(server.serve([listener]))
         waiting = asyncio.create_task(started.wait())
         await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)

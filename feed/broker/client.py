@@ -30,9 +30,9 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
     Raises:
         InvalidSettings: the URL is not one of redis://, rediss:// or unix://.
     """
-    if urlsplit(url).scheme not in SCHEMES:
-        raise InvalidSettings(f"redis_url: {safe_url(url)!a} is no redis://, rediss:// or unix://")
     try:
+        if urlsplit(url).scheme not in SCHEMES:
+            raise ValueError("no redis://, rediss:// or unix:// URL")
         pool = BlockingConnectionPool.from_url(
             url,
             protocol=2,
@@ -50,7 +50,10 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
 
 def safe_url(url: str) -> str:
     """The URL without its credentials, for messages and logs."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "…"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
+from urllib.parse import quote
 
 from feed.broker import guard, janitor
 from feed.broker.client import make_client, translated_errors
@@ -38,7 +39,7 @@ logger = logging.getLogger("tickcast.store")
 
 def store_url(settings: Settings) -> str:
     """The URL of the embedded store, running or not."""
-    return f"unix://{settings.store_dir.absolute() / _SOCKET}"
+    return f"unix://{quote(str(settings.store_dir.absolute() / _SOCKET))}"
 
 
 async def find_store(settings: Settings) -> str:
@@ -52,7 +53,10 @@ async def find_store(settings: Settings) -> str:
     url = store_url(settings)
     if await _answers(url):
         return url
-    raise StoreUnavailable("no store is running: start `tickcast serve` first, or give --redis URL")
+    raise StoreUnavailable(
+        f"no store is running in {settings.store_dir}:"
+        " start `tickcast serve` first, or give --redis URL"
+    )
 
 
 @asynccontextmanager
@@ -116,7 +120,10 @@ def _take_lock(directory: Path) -> IO[bytes] | None:
     while True:
         directory.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileNotFoundError):
-            lock = path.open("ab")
+            try:
+                lock = path.open("ab")
+            except PermissionError as error:
+                raise StoreUnavailable(f"{path}: {error.strerror}") from None
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -173,8 +180,10 @@ def _find_binary() -> Path:
 async def _wait_until_started(process: subprocess.Popen[bytes], directory: Path, url: str) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
     while not await _answers(url):
-        if process.poll() is not None or time.monotonic() > deadline:
+        if process.poll() is not None:
             raise StoreUnavailable(f"the embedded store does not start: {_last_words(directory)}")
+        if time.monotonic() > deadline:
+            raise StoreUnavailable(f"the embedded store does not answer in {_START_TIMEOUT_S:g} s")
         await asyncio.sleep(0.01)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -36,7 +35,7 @@ def watch(
 
     On a terminal it is a table. Elsewhere it is one JSON tick a line, to pipe into other programs.
     """
-    if urlsplit(url).scheme not in ("ws", "wss"):
+    if not url.startswith(("ws://", "wss://")):
         raise InvalidSettings(f"--url: {url!a} does not begin with ws:// or wss://")
     for symbol in symbols:
         if not is_pattern(symbol):

@@ -20,9 +20,9 @@ from tests.cli.conftest import Cli
         (
             ["serve", "--port", "0", "--redis", "http://x"],
             2,
-            "redis_url: 'http://x' is no redis://,",
+            "redis_url: 'http://x': no redis://, ",
         ),
-        (["publish"], 1, "no store is running: start `tickcast serve` first, or give --redis URL"),
+        (["publish"], 1, "no store is running in /tmp/"),
         (["publish", "--redis", "redis://127.0.0.1:1"], 1, "no answer from Redis: "),
         (["publish", "/nonexistent"], 2, "Invalid value for '[FILE|-]': File '/nonexistent' does"),
         (["publish", "--feed", "UP"], 2, "Invalid value for '--feed': 'UP' is not 1 to 32"),
@@ -33,6 +33,8 @@ from tests.cli.conftest import Cli
         (["watch", "A B"], 2, "'A B' is no symbol"),
         (["watch", "A", "--channels", "news"], 2, "--channels: 'news' is none of trades,"),
         (["watch", "A", "--url", "http://x"], 2, "--url: 'http://x' does not begin with ws://"),
+        (["serve", "--port", "0", "--redis", "redis://["], 2, "redis_url: "),
+        (["watch", "A", "--url", "ws://["], 1, "ws://[: "),
         (["watch", "A", "--url", "ws://127.0.0.1:1/stream"], 1, "ws://127.0.0.1:1/stream: "),
     ],
 )

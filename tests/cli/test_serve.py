@@ -92,6 +92,10 @@ async def test_the_http_side(cli: Cli) -> None:
         assert snapshot[2]["t"] == "2020-01-01T00:00:00.000000001Z"
         repeated = (await client.get("/snapshot?symbols=A&symbols=B")).json()
         assert repeated == snapshot
+        everything = (await client.get("/snapshot?symbols=*")).json()
+        assert everything == snapshot
+        too_many = ",".join(f"S{number}" for number in range(1025))
+        assert (await client.get(f"/snapshot?symbols={too_many}")).status_code == 400
         for bad in ("/snapshot", "/snapshot?symbols=a%20b"):
             assert (await client.get(bad)).status_code == 400
         assert (await client.get("/symbols?feed=UP")).status_code == 404

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from feed.errors import InvalidTick
 from feed.ticks import (
+    Coverage,
     Encoding,
     Quote,
     StreamKey,
@@ -179,11 +180,18 @@ def test_names() -> None:
     assert not is_pattern("A?")
 
 
-def test_subscriptions_match_by_channel_and_pattern() -> None:
+def test_coverage_is_by_channel_and_pattern() -> None:
     stream = StreamKey("live", "trades", "BTC-USD")
-    assert Subscription("trades", "BTC-USD").matches(stream)
-    assert Subscription("trades", "*").matches(stream)
-    assert Subscription("trades", "BTC-*").matches(stream)
-    assert not Subscription("trades", "BTC").matches(stream)
-    assert not Subscription("trades", "ETH-*").matches(stream)
-    assert not Subscription("quotes", "*").matches(stream)
+
+    def covers(*names: tuple[str, str]) -> bool:
+        return Coverage(Subscription(*name) for name in names).covers(stream)
+
+    assert covers(("trades", "BTC-USD"))
+    assert covers(("trades", "*"))
+    assert covers(("trades", "ETH-*"), ("trades", "BTC-*"))
+    assert not covers(("trades", "BTC"))
+    assert not covers(("trades", "ETH-*"), ("quotes", "*"), ("quotes", "BTC-USD"))
+    assert not covers()
+    named = Coverage([Subscription("trades", "BTC-USD")])
+    assert not named.has_wildcards
+    assert not named.covers_by_wildcard(stream)

@@ -47,6 +47,20 @@ async def test_a_signal_closes_clients_with_1012_and_leaves_nothing(
     assert processes_using(runtime_dir) == []
 
 
+async def test_impatience_does_no_harm(cli: Cli, runtime_dir: Path) -> None:
+    async with cli.serving() as (address, process):
+        async with talking(address.replace("http", "ws") + "/stream"):
+            for _ in range(5):
+                process.send_signal(signal.SIGINT)
+                await asyncio.sleep(0.05)
+            _, err = await asyncio.wait_for(process.communicate(), 5)
+        assert process.returncode in (0, 130)  # by what it was doing when the last one came
+        assert b"Traceback" not in err
+        assert b"ERROR" not in err
+    await until(lambda: not runtime_dir.exists())
+    assert processes_using(runtime_dir) == []
+
+
 async def test_deaf_clients_do_not_delay_the_end(cli: Cli) -> None:
     async with cli.serving() as (address, process):
         _, writer = await asyncio.open_connection("127.0.0.1", int(address.rsplit(":", 1)[1]))

@@ -115,6 +115,13 @@ class Hub:
         stream = self._streams.get(key)
         return stream is not None and bool(stream.audiences)
 
+    def is_named(self, key: StreamKey) -> bool:
+        """Whether some client holds the stream by its name, not only by a wildcard."""
+        stream = self._streams.get(key)
+        return stream is not None and any(
+            audience.coverage.names(key) for audience in stream.audiences
+        )
+
     def covers(self, key: StreamKey) -> bool:
         """Whether some client's wildcard matches the stream, carried or not."""
         return any(audience.covers(key) for audience in self._wildcard_audiences)
@@ -222,10 +229,9 @@ class Hub:
 
     def _covered(self, feed: str, subscriptions: Iterable[Subscription]) -> dict[Stream, None]:
         """Every carried stream that the subscriptions cover, once each."""
-        subscriptions = sorted(subscriptions)
-        named = (StreamKey(feed, *each) for each in subscriptions if not each.is_wildcard)
+        coverage = Coverage(sorted(subscriptions))
+        named = coverage.named_in(feed)
         found = {self._streams[key]: None for key in named if key in self._streams}
-        coverage = Coverage(subscriptions)
         if coverage.has_wildcards:
             for key, stream in self._streams.items():
                 if key.feed == feed and coverage.covers_by_wildcard(key):

@@ -125,19 +125,28 @@ class Coverage:
     __slots__ = ("_named", "_prefixes", "has_wildcards")
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
-        self._named: set[tuple[str, str]] = set()
-        self._prefixes: dict[str, tuple[str, ...]] = {}
+        self._named: dict[tuple[str, str], None] = {}
+        prefixes: dict[str, list[str]] = {}
         for subscription in subscriptions:
             channel, pattern = subscription
             if subscription.is_wildcard:
-                self._prefixes[channel] = (*self._prefixes.get(channel, ()), pattern[:-1])
+                prefixes.setdefault(channel, []).append(pattern[:-1])
             else:
-                self._named.add((channel, pattern))
-        self.has_wildcards = bool(self._prefixes)
+                self._named[channel, pattern] = None
+        self._prefixes = {channel: tuple(each) for channel, each in prefixes.items()}
+        self.has_wildcards = bool(prefixes)
+
+    def named_in(self, feed: str) -> Iterable[StreamKey]:
+        """The streams that are named in full, in the order given."""
+        return (StreamKey(feed, *name) for name in self._named)
+
+    def names(self, stream: StreamKey) -> bool:
+        """Whether one of the subscriptions names the stream in full."""
+        return (stream.channel, stream.symbol) in self._named
 
     def covers(self, stream: StreamKey) -> bool:
         """Whether one of the subscriptions matches the stream."""
-        return (stream.channel, stream.symbol) in self._named or self.covers_by_wildcard(stream)
+        return self.names(stream) or self.covers_by_wildcard(stream)
 
     def covers_by_wildcard(self, stream: StreamKey) -> bool:
         """Whether one of the wildcards among them does."""

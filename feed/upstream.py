@@ -84,27 +84,26 @@ class Upstream:
             BrokerUnavailable: the broker does not answer.
         """
         subscriptions = tuple(subscriptions)
+        wildcards = Counter(each for each in subscriptions if each.is_wildcard)
         known = self._feeds.setdefault(feed, _Feed())
-        known.wanted += Counter(each for each in subscriptions if each.is_wildcard)
+        known.wanted += wildcards
         known.wanting += 1
         try:
-            await self._open_all(feed, known, subscriptions)
+            await self._open_all(feed, known, Coverage(subscriptions))
         finally:
             known.wanting -= 1
-            known.wanted -= Counter(each for each in subscriptions if each.is_wildcard)
+            known.wanted -= wildcards
         return known.epoch
 
-    async def _open_all(
-        self, feed: str, known: _Feed, subscriptions: tuple[Subscription, ...]
-    ) -> None:
+    async def _open_all(self, feed: str, known: _Feed, coverage: Coverage) -> None:
         """Open what there is now; what appears meanwhile opens by itself, being wanted."""
         if not known.epoch:
             known.epoch = await self.store.epoch(feed)
-        if any(subscription.is_wildcard for subscription in subscriptions):
+        if coverage.has_wildcards:
             await self.subscriber.subscribe([keys.announcements(feed)])
             if not known.listed:
                 await self._read_directory(feed, known)
-        missing = self._not_open(feed, known.streams, subscriptions)
+        missing = self._not_open(feed, known.streams, coverage)
         if new := [key for key in missing if self._is_new(known, key)]:
             self._begin_opening(new, from_first=True)
         if others := [key for key in missing if key not in self._opening]:
@@ -120,13 +119,8 @@ class Upstream:
             self._open_covered(known, new)
         known.listed = True
 
-    def _not_open(
-        self, feed: str, known: set[StreamKey], subscriptions: Iterable[Subscription]
-    ) -> list[StreamKey]:
-        subscriptions = tuple(subscriptions)
-        named = (StreamKey(feed, *each) for each in subscriptions if not each.is_wildcard)
-        wanted = dict.fromkeys(named)
-        coverage = Coverage(subscriptions)
+    def _not_open(self, feed: str, known: set[StreamKey], coverage: Coverage) -> list[StreamKey]:
+        wanted = dict.fromkeys(coverage.named_in(feed))
         if coverage.has_wildcards:
             wanted.update((key, None) for key in known if coverage.covers_by_wildcard(key))
         return [key for key in wanted if not self._hub.is_open(key)]
@@ -166,7 +160,7 @@ class Upstream:
                 self._opening.pop(key, None)
                 if not self._hub.is_open(key):
                     self._runs.pop(keys.ticks(key), None)
-                    if from_first:
+                    if from_first and self._exists(key):
                         # Wildcards must not miss it for good because this has failed once.
                         self._announced[key] = None
 
@@ -254,8 +248,7 @@ class Upstream:
         try:
             while run.behind and self._hub.is_open(key):
                 ticks = await self._read_history(key, run)
-                if self._hub.publish(key, ticks):
-                    self._wake()
+                self._deliver(key, run, ticks)
                 if run.behind and not ticks:
                     await asyncio.sleep(_REPAIR_PAUSE_S)
         finally:
@@ -292,11 +285,7 @@ class Upstream:
 
     def _sweep_streams(self, now: float) -> None:
         """Close the streams whose time is over."""
-        unwanted = (
-            key
-            for key, _ in self._runs.values()
-            if not self._hub.is_wanted(key) and not self._is_awaited(key.feed)
-        )
+        unwanted = (key for key, run in self._runs.values() if not self._is_wanted(key, run))
         self._unwanted_since = {key: self._unwanted_since.get(key, now) for key in unwanted}
         over = now - self._settings.linger_s
         gone = [
@@ -308,9 +297,19 @@ class Upstream:
             del self._runs[keys.ticks(key)]
             self._hub.close_stream(key)
 
-    def _is_awaited(self, feed: str) -> bool:
-        known = self._feeds.get(feed)
-        return known is not None and known.wanting > 0
+    def _is_wanted(self, key: StreamKey, run: Run) -> bool:
+        known = self._feeds.get(key.feed)
+        if known is not None and known.wanting:
+            return True
+        if run.seq or self._exists(key):
+            return self._hub.is_wanted(key)
+        # A name that a client made up. If it is ever published, holders of a wildcard hear of it.
+        return self._hub.is_named(key)
+
+    def _exists(self, key: StreamKey) -> bool:
+        """Whether the stream is known to have been published."""
+        known = self._feeds.get(key.feed)
+        return known is not None and key in known.streams
 
     def _sweep_feeds(self, now: float) -> None:
         """Forget the feeds whose time is over."""

@@ -274,3 +274,19 @@ async def test_a_wildcard_gets_first_ticks_of_streams_that_others_ask_for_by_nam
                 (symbol, seq) for seq in range(1, 6)
             ]
             assert (await asking)["T"] == "subscription"
+
+
+async def test_names_that_clients_make_up_are_let_go_though_a_wildcard_covers_them(
+    runtime_dir: Any, redis_url: str, redis: Any, publisher: Publisher
+) -> None:
+    brief = Settings(runtime_dir=str(runtime_dir), linger_s=0)
+    async with running_server(brief, redis_url) as server, talking(server.stream) as everything:
+        await everything.ask(action="subscribe", trades=["*"])
+        async with talking(server.stream) as talk:
+            await talk.ask(action="subscribe", trades=[f"MADE-UP-{n}" for n in range(1000)])
+            assert len(await redis.pubsub_channels()) == 1001
+        async with asyncio.timeout(10):
+            while await redis.pubsub_channels() != [b"tickcast:{live}:announcements"]:
+                await asyncio.sleep(0.02)
+        await publisher.publish(trades(3, "MADE-UP-7"))
+        assert [tick["seq"] for tick in await everything.ticks(3)] == [1, 2, 3]

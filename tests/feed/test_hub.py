@@ -136,6 +136,17 @@ def test_a_change_of_subscriptions_takes_effect_between_ticks(hub: Hub) -> None:
     assert [(each["S"], each["seq"]) for each in client.sink.take()] == [("ES", 1), ("NQ", 1)]
 
 
+def test_a_wildcard_holds_a_stream_but_does_not_name_it(hub: Hub) -> None:
+    Client(hub, "*")
+    assert hub.is_wanted(ES)
+    assert not hub.is_named(ES)
+    named = Client(hub, "ES", "N*")
+    assert hub.is_named(ES)
+    assert not hub.is_named(NQ)
+    hub.remove(named.outbox)
+    assert not hub.is_named(ES)
+
+
 def test_removed_clients_get_nothing_and_leave_nothing(hub: Hub) -> None:
     client = Client(hub, "ES", "*")
     assert hub.is_wanted(ES)

@@ -14,7 +14,8 @@ class Batch(NamedTuple):
     Attributes:
         epoch: names the numbering; a later epoch compares greater.
         ticks: at least one; their `seq` rises by one each.
-        published_us: when the publisher handed them over, microseconds since the Unix epoch.
+        published_us: when the publisher handed them over, microseconds since the Unix epoch; in
+            history, when the store took them, to the millisecond.
     """
 
     epoch: str

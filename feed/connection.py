@@ -13,12 +13,11 @@ from starlette.websockets import WebSocket
 from feed import protocol
 from feed.asgi_sink import AsgiSink
 from feed.engine import Engine
-from feed.errors import CLOSES, BrokerUnavailable, BrokerUnsuitable, Fault
-from feed.frames import build_frame
+from feed.errors import CLOSES, BrokerUnavailable, BrokerUnsuitable, CloseCode, Fault
 from feed.outbox import Outbox
+from feed.pieces import message_frame
 from feed.session import Session
 from feed.tasks import end_tasks
-from feed.ticks import encode
 from feed.websocket import EXTENSION, TransportSink
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
@@ -59,25 +58,33 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
 class Connection:
     """The moving part between one socket and its session."""
 
+    __slots__ = ("_beating", "_engine", "_session", "_sink", "_websocket", "outbox")
+
     def __init__(
         self, websocket: WebSocket, sink: TransportSink | AsgiSink, engine: Engine
     ) -> None:
         self._websocket = websocket
         self._sink = sink
         self._engine = engine
-        self.outbox = Outbox(sink, engine.settings.outbox_max_bytes, self._give_up_slow_client)
         self._session: Session | None = None
+        self._beating: asyncio.TimerHandle | None = None
+        self.outbox = Outbox(sink, engine.settings.outbox_max_bytes, self._give_up_slow_client)
 
     async def serve(self, session: Session) -> None:
         """Talk until either side ends it."""
         self._session = session
-        self._sink.on_drain = self.outbox.drain
+        self._sink.on_drain = session.drain
         self._sink.on_shutdown = self._last_words
-        session.greet()
+        counters = self._engine.hub.counters
+        counters.connections += 1
+        self._engine.sessions.add(session)
+        code = CloseCode.INTERNAL_ERROR.value
         try:
+            session.greet()
             while True:
                 event = await self._websocket.receive()
                 if event["type"] == "websocket.disconnect":
+                    code = event["code"]
                     return
                 text: str | None = event.get("text")
                 await self._answer(session, event["bytes"] if text is None else text)
@@ -85,11 +92,17 @@ class Connection:
             logger.exception("a bug in a connection")
             self._finish(Fault.INTERNAL_ERROR)
         finally:
-            self.outbox.close()
-            self._engine.hub.remove(self.outbox)
+            self._engine.sessions.discard(session)
+            counters.closed[code] += 1
+            if self._beating is not None:
+                self._beating.cancel()
+            session.leave()
 
     async def _answer(self, session: Session, message: str | bytes) -> None:
+        heartbeat_ms = session.heartbeat_ms
         request = session.read(message)
+        if session.heartbeat_ms != heartbeat_ms:
+            self._beat_later(session)
         if request is None:
             return
         try:
@@ -101,14 +114,25 @@ class Connection:
         if not self.outbox.closed:
             session.complete(request, epoch)
 
+    def _beat(self, session: Session) -> None:
+        session.beat(self._engine.upstream.subscriber.connected)
+        self._beat_later(session)
+
+    def _beat_later(self, session: Session) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+            self._beating = None
+        if session.heartbeat_ms and not self.outbox.closed:
+            loop = asyncio.get_running_loop()
+            self._beating = loop.call_later(session.heartbeat_ms / 1000, self._beat, session)
+
     def _give_up_slow_client(self) -> None:
         logger.info("closing a slow client")
         self._finish(Fault.SLOW_CLIENT)
 
     def _finish(self, fault: Fault) -> None:
         if self._session is not None:
-            error = encode(protocol.error(fault), self._session.encoding)
-            words = build_frame(error, self._session.encoding)
+            words = message_frame(protocol.error(fault), self._session.encoding)
             self._sink.finish(words, CLOSES[fault], fault.words)
 
     def _last_words(self) -> bytes:

@@ -8,13 +8,14 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from feed.broker.client import make_client
 from feed.broker.store import Store
 from feed.flusher import Flusher
 from feed.hub import Hub
+from feed.session import Session
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.upstream import Upstream
@@ -32,6 +33,7 @@ class Engine:
     hub: Hub
     upstream: Upstream
     store: Store
+    sessions: set[Session] = field(default_factory=set)
 
 
 @asynccontextmanager

@@ -6,6 +6,10 @@ import asyncio
 import time
 
 from feed.hub import Hub
+from feed.times import Moment
+
+_EARLY_S = 0.001
+"""Timers have a resolution of a millisecond: one set for a moment must not come before it."""
 
 
 class Flusher:
@@ -22,6 +26,8 @@ class Flusher:
         self._window_s = window_s
         self._not_before = 0.0
         self._next: asyncio.Handle | None = None
+        self._conflated: asyncio.TimerHandle | None = None
+        self._conflated_s = 0.0
 
     def wake(self) -> None:
         """Make sure that a flush is coming; cheap to call often."""
@@ -35,8 +41,25 @@ class Flusher:
     def _flush(self) -> None:
         self._next = None
         began = time.perf_counter()
-        self._hub.flush()
+        now = Moment.now()
+        self._hub.flush(now)
         took = time.perf_counter() - began
-        self._not_before = asyncio.get_running_loop().time() + min(
-            self._pace * took, self._window_s
-        )
+        self._hub.counters.flush_s.observe(took)
+        rest = min(self._pace * took, self._window_s)
+        self._not_before = asyncio.get_running_loop().time() + rest
+        self._come_back(now)
+
+    def _come_back(self, now: Moment) -> None:
+        """See to it that what is conflated goes out when it is due."""
+        due_s = self._hub.due_s()
+        if due_s is None or (self._conflated and self._conflated_s <= due_s):
+            return
+        if self._conflated:
+            self._conflated.cancel()
+        delay_s = max(0.0, due_s - now.steady_s) + _EARLY_S
+        self._conflated_s = due_s
+        self._conflated = asyncio.get_running_loop().call_later(delay_s, self._flush_conflated)
+
+    def _flush_conflated(self) -> None:
+        self._conflated = None
+        self.wake()

@@ -1,8 +1,7 @@
 """The fan-out: which client gets which stream, and the frames they share.
 
-Clients that get exactly the same bytes form an *audience*. A tick is encoded once for each encoding
-that someone wants; an audience joins what its streams saw since the last flush into one frame; and
-each of its members gets one write.
+A tick is encoded once for each form that someone wants; an audience joins what its streams saw
+since the last flush into one frame; and each of its members gets one write.
 
 Plain synchronous code: nothing here waits, and no socket or clock is involved.
 """
@@ -10,101 +9,64 @@ Plain synchronous code: nothing here waits, and no socket or clock is involved.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
 
-from feed.frames import build_frame
+from feed.audience import AnyTap, Audience, AudienceKey, ConflatedTap, Group, Tap, Wanted
+from feed.counters import Counters, Totals
 from feed.outbox import Outbox
-from feed.ticks import (
-    Coverage,
-    Encoding,
-    StreamKey,
-    Subscription,
-    Tick,
-    encode_elements,
-    join_elements,
-)
-
-FRAME_TICKS_MAX: Final = 500
-"""Ticks in one frame at the most, so that a burst stays below what client libraries accept."""
-
-
-class Piece(NamedTuple):
-    """Some ticks of one stream, encoded to stand inside an array; at most `FRAME_TICKS_MAX`."""
-
-    elements: bytes
-    size: int
-
-
-class AudienceKey(NamedTuple):
-    """What clients must have in common to get the same bytes."""
-
-    feed: str
-    encoding: Encoding
-    subscriptions: frozenset[Subscription]
-
-
-class Audience:
-    """Clients with the same feed, encoding and subscriptions."""
-
-    __slots__ = ("coverage", "encoding", "gathered", "key", "members", "streams")
-
-    def __init__(self, key: AudienceKey) -> None:
-        self.key = key
-        self.coverage = Coverage(key.subscriptions)
-        self.members: dict[Outbox, None] = {}
-        self.streams: dict[Stream, None] = {}
-        self.encoding = key.encoding
-        self.gathered: list[Piece] = []
-
-    def take(self) -> bytes:
-        """The frames of all pieces gathered since the last call."""
-        gathered, self.gathered = self.gathered, []
-        return _build_frames(gathered, self.encoding)
-
-    def covers(self, stream: StreamKey) -> bool:
-        """Whether one of its wildcards matches the stream."""
-        return stream.feed == self.key.feed and self.coverage.covers_by_wildcard(stream)
+from feed.pieces import Chunk, Form, Piece, build_frames, encode_pieces
+from feed.ticks import Coverage, StreamKey, Subscription, Tick
+from feed.times import Moment
 
 
 class Stream:
-    """One stream that the broker feeds, and the audiences that want it."""
+    """One stream that the broker feeds.
 
-    __slots__ = ("audiences", "key", "latest", "pending")
+    Attributes:
+        latest: its last tick, and `published_us`, when that was published (0 if unknown).
+        taps: the ways in which clients take it, by interval in ms; 0 is every tick.
+    """
 
-    def __init__(self, key: StreamKey, latest: Tick | None) -> None:
+    __slots__ = ("key", "latest", "published_us", "taps")
+
+    def __init__(self, key: StreamKey, latest: Tick | None, published_us: int) -> None:
         self.key = key
         self.latest = latest
-        self.pending: list[Tick] = []
-        self.audiences: dict[Audience, None] = {}
+        self.published_us = published_us
+        self.taps: dict[int, AnyTap] = {}
 
 
 class Hub:
     """All streams and audiences of one server."""
 
-    def __init__(self) -> None:
+    def __init__(self, counters: Counters | None = None) -> None:
+        self.counters = counters or Counters()
         self._streams: dict[StreamKey, Stream] = {}
+        self._groups: dict[int, Group] = {}
         self._audiences: dict[AudienceKey, Audience] = {}
         self._wildcard_audiences: dict[Audience, None] = {}
         self._audience_of: dict[Outbox, Audience] = {}
-        self._dirty: list[Stream] = []
+        self._dirty: list[Tap] = []
+        self._arrivals: list[tuple[int, int]] = []
+        self._lag = (0.0, 0)
 
     # -- streams, opened and closed by whoever feeds the hub
 
-    def open_stream(self, key: StreamKey, latest: Tick | None = None) -> None:
+    def open_stream(
+        self, key: StreamKey, latest: Tick | None = None, published_us: int = 0
+    ) -> None:
         """Start carrying a stream; audiences whose wildcards cover it get it from now on."""
-        stream = self._streams[key] = Stream(key, latest)
+        stream = self._streams[key] = Stream(key, latest, published_us)
         for audience in self._wildcard_audiences:
             if audience.covers(key):
-                _connect(audience, stream)
+                audience.connect(self._tap(stream, audience))
 
     def close_stream(self, key: StreamKey) -> None:
         """Stop carrying a stream; clients that hold it simply see no more ticks of it."""
         stream = self._streams.pop(key, None)
         if stream is not None:
-            stream.pending.clear()
-            for audience in stream.audiences:
-                del audience.streams[stream]
-            stream.audiences.clear()
+            for tap in list(stream.taps.values()):
+                for audience in [each for group in tap.audiences.values() for each in group]:
+                    self._disconnect(audience, tap)
 
     def is_open(self, key: StreamKey) -> bool:
         """Whether the stream is carried."""
@@ -113,13 +75,16 @@ class Hub:
     def is_wanted(self, key: StreamKey) -> bool:
         """Whether some client holds the stream."""
         stream = self._streams.get(key)
-        return stream is not None and bool(stream.audiences)
+        return stream is not None and bool(stream.taps)
 
     def is_named(self, key: StreamKey) -> bool:
         """Whether some client holds the stream by its name, not only by a wildcard."""
         stream = self._streams.get(key)
         return stream is not None and any(
-            audience.coverage.names(key) for audience in stream.audiences
+            audience.deliveries.names(key)
+            for tap in stream.taps.values()
+            for audiences in tap.audiences.values()
+            for audience in audiences
         )
 
     def covers(self, key: StreamKey) -> bool:
@@ -130,102 +95,305 @@ class Hub:
         """Whether some client holds a subscription in the feed."""
         return any(key.feed == feed for key in self._audiences)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many streams are carried, and how many audiences there are."""
+        return len(self._streams), len(self._audiences)
+
     # -- clients
 
-    def subscribe(
-        self,
-        outbox: Outbox,
-        feed: str,
-        encoding: Encoding,
-        subscriptions: frozenset[Subscription],
-    ) -> None:
+    def subscribe(self, outbox: Outbox, feed: str, form: Form, wanted: Wanted, now: Moment) -> None:
         """Make these the client's subscriptions, in place of those it had.
 
-        Ticks published before this call are sent to the subscribers of before it.
+        Ticks published before this call are sent to the subscribers of before it. What was being
+        conflated for the client goes out at once where it is conflated otherwise from now on.
         """
-        self.flush()
-        self._leave(outbox)
-        if subscriptions:
-            key = AudienceKey(feed, encoding, subscriptions)
-            audience = self._audiences.get(key) or self._gather(key)
-            audience.members[outbox] = None
-            self._audience_of[outbox] = audience
+        self.flush(now)
+        old = self._audience_of.pop(outbox, None)
+        key = AudienceKey(feed, form, wanted)
+        new = self._find_audience(key, outbox, old) if wanted else None
+        if old is not None and old is not new:
+            self._settle(outbox, old, new, now)
+            old.leave(outbox)
+            self._drop_if_empty(old)
+        if new is not None:
+            if old is not new:
+                new.join(outbox)
+            self._audience_of[outbox] = new
+        outbox.follow(new.policy_of if new else _nothing, form)
 
     def remove(self, outbox: Outbox) -> None:
         """Forget a client."""
-        self._leave(outbox)
+        audience = self._audience_of.pop(outbox, None)
+        if audience is not None:
+            audience.leave(outbox)
+            self._drop_if_empty(audience)
+
+    def totals(self, outbox: Outbox) -> Totals:
+        """What has become of a client's ticks so far."""
+        totals = Totals()
+        totals.add(outbox.totals)
+        audience = self._audience_of.get(outbox)
+        if audience is not None:
+            totals.add(audience.totals)
+        return totals
 
     def latest(
         self,
         feed: str,
         subscriptions: Iterable[Subscription],
         besides: Iterable[Subscription] = (),
-    ) -> list[Tick]:
+    ) -> list[Chunk]:
         """The latest tick of every carried stream that the subscriptions cover.
 
         Streams covered by `besides` are left out.
         """
         known = self._covered(feed, besides)
         return [
-            stream.latest
+            Chunk(stream.key, [stream.latest], [stream.published_us])
             for stream in self._covered(feed, subscriptions)
             if stream.latest is not None and stream not in known
         ]
 
+    def send(self, outbox: Outbox, chunks: Sequence[Chunk], now: Moment) -> None:
+        """Send ticks to one client alone, of streams that it holds."""
+        audience = self._audience_of.get(outbox)
+        if audience is not None and chunks:
+            form = audience.form
+            pieces = [
+                piece for chunk in chunks for piece in encode_pieces(chunk, form, now.wall_us)
+            ]
+            self._send_pieces(outbox, pieces, audience)
+
+    def drain(self, outbox: Outbox, now: Moment) -> None:
+        """A client reads again."""
+        released = outbox.drain(now.wall_us)
+        self.counters.ticks_out += released.sent
+        self.counters.slow_merged += released.merged
+        self.counters.slow_skipped += released.skipped
+
     # -- the flow
 
-    def publish(self, key: StreamKey, ticks: Sequence[Tick]) -> bool:
+    def publish(self, key: StreamKey, ticks: Sequence[Tick], published_us: int = 0) -> bool:
         """Take the next ticks of a stream. True if that makes a flush necessary."""
         stream = self._streams.get(key)
         if stream is None or not ticks:
             return False
+        self.counters.ticks_in += len(ticks)
         stream.latest = ticks[-1]
-        if not stream.audiences:
+        stream.published_us = published_us
+        if not stream.taps:
             return False
-        if not stream.pending:
-            self._dirty.append(stream)
-        stream.pending.extend(ticks)
-        return True
+        self._arrivals.append((published_us, len(ticks)))
+        due = False
+        for tap in stream.taps.values():
+            if tap.take(ticks, published_us):
+                due = True
+                if isinstance(tap, Tap):
+                    self._dirty.append(tap)
+        return due
 
-    def flush(self) -> None:
-        """Send everything published since the last flush."""
+    def flush(self, now: Moment) -> None:
+        """Send everything published since the last flush, and what is conflated if it is due."""
         touched: list[Audience] = []
-        for stream in self._dirty:
-            pieces: dict[Encoding, list[Piece]] = {}
-            for audience in stream.audiences:
-                encoding = audience.encoding
-                if encoding not in pieces:
-                    pieces[encoding] = _encode_pieces(stream.pending, encoding)
+        for tap in self._dirty:
+            self._gather(tap, tap.give(), now, touched)
+        self._dirty.clear()
+        settled: list[Audience] = []
+        for group in self._groups.values():
+            if group.waiting and group.due_s <= now.steady_s:
+                for conflated in group.begin_interval(now.steady_s):
+                    self._gather_conflated(conflated, now, touched, settled)
+        if touched:
+            self._deliver(touched)
+        for audience in settled:
+            self._unite(audience)
+        self._note_lag(now)
+
+    def due_s(self) -> float | None:
+        """When the next flush is due for the sake of what is conflated, on the steady clock."""
+        return min((group.due_s for group in self._groups.values() if group.waiting), default=None)
+
+    def _gather(self, tap: AnyTap, chunk: Chunk, now: Moment, touched: list[Audience]) -> None:
+        """Let every audience of a tap have a chunk with its next write."""
+        for form, audiences in tap.audiences.items():
+            pieces = encode_pieces(chunk, form, now.wall_us)
+            for audience in audiences:
                 if not audience.gathered:
                     touched.append(audience)
-                audience.gathered += pieces[encoding]
-            stream.pending.clear()
-        self._dirty.clear()
+                audience.gathered += pieces
+
+    def _gather_conflated(
+        self, tap: ConflatedTap, now: Moment, touched: list[Audience], settled: list[Audience]
+    ) -> None:
+        """The same for one tick, which counts for less in audiences that came late."""
+        late: list[tuple[Audience, int]] = []
+        for audiences in tap.audiences.values():
+            late += [(each, each.known[tap]) for each in audiences if tap in each.known]
+        for audience, _ in late:
+            del tap.audiences[audience.form][audience]
+        whole = tap.merged()
+        if whole is not None:
+            self._gather(tap, whole, now, touched)
+        for audience, known in late:
+            tap.audiences[audience.form][audience] = None
+            del audience.known[tap]
+            if not audience.known:
+                settled.append(audience)
+            if (own := tap.merged(known)) is not None:
+                if not audience.gathered:
+                    touched.append(audience)
+                audience.gathered += encode_pieces(own, audience.form, now.wall_us)
+        tap.clear()
+
+    def _deliver(self, touched: list[Audience]) -> None:
+        """One write for each member of the audiences that have gathered something."""
+        counters = self.counters
         for audience in touched:
-            if data := audience.take():
-                for outbox in audience.members:
-                    outbox.push(data)
+            pieces, audience.gathered = audience.gathered, []
+            frames = build_frames(pieces, audience.form.encoding)
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            gained = Totals(sum([piece.size for piece in pieces]),
+                            sum([piece.merged for piece in pieces]))  # fmt: skip
+            audience.totals.add(gained)
+            taken = 0
+            for outbox in audience.members:
+                if outbox.offer(data):
+                    taken += 1
+                else:
+                    outbox.absorb(pieces, audience.policy_of, audience.form)
+            counters.ticks_out += taken * gained.sent
+            counters.conflated += taken * gained.merged
+            counters.frames_out += taken * len(frames)
+            counters.bytes_out += taken * len(data)
+
+    def _send_pieces(self, outbox: Outbox, pieces: list[Piece], audience: Audience) -> None:
+        """Pieces for one member alone."""
+        gained = Totals(sum(piece.size for piece in pieces), sum(piece.merged for piece in pieces))
+        outbox.totals.add(gained)
+        frames = build_frames(pieces, audience.form.encoding)
+        data = b"".join(frames)
+        if outbox.offer(data):
+            self.counters.ticks_out += gained.sent
+            self.counters.conflated += gained.merged
+            self.counters.frames_out += len(frames)
+            self.counters.bytes_out += len(data)
+        else:
+            outbox.absorb(pieces, audience.policy_of, audience.form)
+
+    def lag_ms(self, now: Moment) -> int:
+        """How long the ticks sent in the last second have been on their way from the publisher."""
+        at_s, lag_us = self._lag
+        return lag_us // 1000 if now.steady_s - at_s <= 1 else 0
+
+    def _note_lag(self, now: Moment) -> None:
+        if not self._arrivals:
+            return
+        lags = self.counters.lag_s
+        lag_us = 0
+        for published_us, ticks in self._arrivals:
+            if published_us:
+                lag_us = max(0, now.wall_us - published_us)
+                lags.observe(lag_us / 1e6, ticks)
+        self._lag = (now.steady_s, lag_us)
+        self.counters.flush_ticks.observe(sum([ticks for _, ticks in self._arrivals]))
+        self._arrivals.clear()
 
     # -- audiences
 
-    def _gather(self, key: AudienceKey) -> Audience:
+    def _find_audience(self, key: AudienceKey, outbox: Outbox, old: Audience | None) -> Audience:
+        """The audience for a client that has been in the old one until now."""
+        audience = self._audiences.get(key) or self._create_audience(key)
+        known = {
+            tap: tap.count if old is None or tap not in old.taps else old.known.get(tap, 0)
+            for tap in audience.taps
+            if isinstance(tap, ConflatedTap)
+        }
+        known = {tap: count for tap, count in known.items() if count}
+        if not known:
+            return audience
+        own_key = key._replace(newcomer=outbox)
+        own = self._audiences.get(own_key) or self._create_audience(own_key)
+        own.known = known
+        self._drop_if_empty(audience)
+        return own
+
+    def _create_audience(self, key: AudienceKey) -> Audience:
         audience = self._audiences[key] = Audience(key)
-        if audience.coverage.has_wildcards:
+        if audience.deliveries.has_wildcards:
             self._wildcard_audiences[audience] = None
-        for stream in self._covered(key.feed, key.subscriptions):
-            _connect(audience, stream)
+        for stream in self._covered(key.feed, [subscription for subscription, _ in key.wanted]):
+            audience.connect(self._tap(stream, audience))
         return audience
 
-    def _leave(self, outbox: Outbox) -> None:
-        audience = self._audience_of.pop(outbox, None)
-        if audience is None:
-            return
-        del audience.members[outbox]
+    def _drop_if_empty(self, audience: Audience) -> None:
         if not audience.members:
-            del self._audiences[audience.key]
+            self._audiences.pop(audience.key, None)
             self._wildcard_audiences.pop(audience, None)
-            for stream in audience.streams:
-                del stream.audiences[audience]
+            for tap in list(audience.taps):
+                self._disconnect(audience, tap)
+
+    def _unite(self, late: Audience) -> None:
+        """What set a newcomer apart is over: it joins those who were there before."""
+        self._audiences.pop(late.key, None)
+        key = late.key._replace(newcomer=None)
+        audience = self._audiences.get(key)
+        if audience is None:
+            late.key = key
+            self._audiences[key] = late
+            return
+        for outbox in list(late.members):
+            late.leave(outbox)
+            audience.join(outbox)
+            self._audience_of[outbox] = audience
+        self._drop_if_empty(late)
+
+    def _settle(self, outbox: Outbox, old: Audience, new: Audience | None, now: Moment) -> None:
+        """Give a client what was being conflated for it, where that is not going on."""
+        chunks = [
+            chunk
+            for tap in old.taps
+            if isinstance(tap, ConflatedTap)
+            and (new is None or tap not in new.taps)
+            and (chunk := tap.merged(old.known.get(tap, 0))) is not None
+        ]
+        if chunks:
+            pieces = [p for chunk in chunks for p in encode_pieces(chunk, old.form, now.wall_us)]
+            self._send_pieces(outbox, pieces, old)
+
+    # -- taps
+
+    def _tap(self, stream: Stream, audience: Audience) -> AnyTap:
+        """The tap that gives a stream as the audience wants it."""
+        delivery = audience.deliveries.delivery_of(stream.key)
+        interval_ms = delivery.conflate_ms if delivery else 0
+        tap = stream.taps.get(interval_ms)
+        if tap is None:
+            if interval_ms:
+                group = self._groups.setdefault(interval_ms, Group(interval_ms))
+                group.taps += 1
+                tap = ConflatedTap(stream.key, group)
+            else:
+                tap = Tap(stream.key)
+            stream.taps[interval_ms] = tap
+        return tap
+
+    def _disconnect(self, audience: Audience, tap: AnyTap) -> None:
+        """Take an audience off a tap, and let go of a tap without any."""
+        audience.disconnect(tap)
+        if isinstance(tap, ConflatedTap):
+            audience.known.pop(tap, None)
+        if tap.audiences:
+            return
+        stream = self._streams.get(tap.key)
+        if stream is not None and stream.taps.get(tap.interval_ms) is tap:
+            del stream.taps[tap.interval_ms]
+        if isinstance(tap, ConflatedTap):
+            tap.group.taps -= 1
+            if tap in tap.group.waiting:
+                tap.group.waiting.remove(tap)
+            if not tap.group.taps:
+                self._groups.pop(tap.interval_ms, None)
 
     def _covered(self, feed: str, subscriptions: Iterable[Subscription]) -> dict[Stream, None]:
         """Every carried stream that the subscriptions cover, once each."""
@@ -239,35 +407,5 @@ class Hub:
         return found
 
 
-def tick_frames(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
-    """Ticks as one frame, or as several where they are many."""
-    return _build_frames(_encode_pieces(ticks, encoding), encoding)
-
-
-def _encode_pieces(ticks: Sequence[Tick], encoding: Encoding) -> list[Piece]:
-    return [
-        Piece(encode_elements(part, encoding), len(part))
-        for start in range(0, len(ticks), FRAME_TICKS_MAX)
-        if (part := ticks[start : start + FRAME_TICKS_MAX])
-    ]
-
-
-def _build_frames(pieces: Sequence[Piece], encoding: Encoding) -> bytes:
-    """Pieces in as few frames as hold them."""
-    frames: list[bytes] = []
-    elements: list[bytes] = []
-    count = 0
-    for piece, size in pieces:
-        if count + size > FRAME_TICKS_MAX:
-            frames.append(build_frame(join_elements(elements, count, encoding), encoding))
-            elements, count = [], 0
-        elements.append(piece)
-        count += size
-    if elements:
-        frames.append(build_frame(join_elements(elements, count, encoding), encoding))
-    return b"".join(frames)
-
-
-def _connect(audience: Audience, stream: Stream) -> None:
-    audience.streams[stream] = None
-    stream.audiences[audience] = None
+def _nothing(stream: StreamKey) -> None:
+    """The policy of a client that holds no stream."""

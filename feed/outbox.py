@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from feed.backlog import Backlog
+from feed.counters import Totals
+from feed.delivery import SlowPolicy
+from feed.pieces import Form, Piece
+from feed.ticks import StreamKey
+
+MESSAGES_ROOM_BYTES: Final = 64 * 1024
+"""What messages other than ticks may take beyond the bound: they can't be merged or skipped."""
 
 
 class Sink(Protocol):
@@ -21,53 +30,129 @@ class Sink(Protocol):
         """Bytes taken, and not yet accepted by the operating system."""
 
 
-class Outbox:
-    """Passes frames on while the client reads, holds them while it does not, up to a bound.
+PolicyOf = Callable[[StreamKey], SlowPolicy | None]
+"""The policy of a stream, or None if the client does not hold it."""
 
-    The bound counts what is held here together with what the sink has not sent yet. Going over it
-    empties the outbox, closes it for good and calls `on_overflow`, once: the client has lost ticks
-    and must be told so by ending its connection.
+
+class Outbox:
+    """Passes frames on while the client reads, and holds them while it does not, up to a bound.
+
+    The bound counts what is held here together with what the sink has not sent yet. Ticks above it
+    go into a backlog: one tick a stream, to be merged or skipped as the client's policies say.
+    Where a policy is `close`, or what is no tick does not fit either, the outbox closes for good
+    and calls `on_overflow`, once: its connection must end.
+
+    Attributes:
+        totals: what became of the client's ticks, but for those that its audience counts.
     """
 
-    __slots__ = ("_held", "_held_bytes", "_max_bytes", "_on_overflow", "_sink", "closed")
+    __slots__ = ("_backlog", "_held", "_held_bytes", "_max_bytes", "_on_overflow", "_sink",
+                 "closed", "totals")  # fmt: skip
 
     def __init__(self, sink: Sink, max_bytes: int, on_overflow: Callable[[], None]) -> None:
         self._sink = sink
         self._max_bytes = max_bytes
         self._on_overflow = on_overflow
-        self._held: list[bytes] = []
+        self._held: list[bytes] | None = None
         self._held_bytes = 0
+        self._backlog: Backlog | None = None
+        self.totals = Totals()
         self.closed = False
-
-    def push(self, data: bytes) -> None:
-        """Send complete frames after everything that was pushed before."""
-        if self._sink.paused or self._held or self.closed:
-            self._hold(data)
-        else:
-            self._sink.write(data)
-
-    def _hold(self, data: bytes) -> None:
-        if self.closed:
-            return
-        self._held.append(data)
-        self._held_bytes += len(data)
-        if self.waiting_bytes > self._max_bytes:
-            self.close()
-            self._on_overflow()
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes that were pushed and have not left this process."""
         return self._held_bytes + self._sink.buffered()
 
-    def drain(self) -> None:
-        """The client reads again: pass on what was held, in one write."""
-        if self._held and not self._sink.paused:
-            held, self._held, self._held_bytes = self._held, [], 0
+    @property
+    def is_slow(self) -> bool:
+        """Whether ticks are being merged or skipped because the client does not read."""
+        return self._backlog is not None
+
+    def push(self, data: bytes) -> None:
+        """Send complete frames that are no ticks, after everything that was pushed before."""
+        if not self.offer(data) and not self.closed:
+            if self.waiting_bytes + len(data) > self._max_bytes + MESSAGES_ROOM_BYTES:
+                self._overflow()
+            else:
+                self._hold(data)
+
+    def offer(self, data: bytes) -> bool:
+        """Send complete frames, unless the client is too slow: then False, and `absorb` is due."""
+        if self._held is None and not self._sink.paused:
+            self._sink.write(data)
+            return True
+        if self.closed or self._backlog is not None:
+            return False
+        if self.waiting_bytes + len(data) > self._max_bytes:
+            return False
+        self._hold(data)
+        return True
+
+    def absorb(self, pieces: Sequence[Piece], policy_of: PolicyOf, form: Form) -> Totals:
+        """Take ticks that `offer` has refused; returns what the client thereby does not get."""
+        refused = Totals()
+        for piece in pieces:
+            refused.sent += piece.size
+            refused.merged += piece.merged
+        self.totals.add(refused, -1)
+        for piece in pieces:
+            if self.closed:
+                break
+            policy = policy_of(piece.chunk.key)
+            if policy is SlowPolicy.CLOSE:
+                self._overflow()
+            elif policy is not None:
+                if self._backlog is None:
+                    self._backlog = Backlog(form)
+                    self._held = self._held or []
+                self._backlog.add(piece.chunk, policy)
+        return refused
+
+    def follow(self, policy_of: PolicyOf, form: Form) -> None:
+        """The client holds other streams now, or holds them otherwise: its backlog follows."""
+        if self._backlog is not None:
+            self._backlog.keep(policy_of, form)
+
+    def drain(self, written_us: int) -> Totals:
+        """The client reads again: pass on what was held, then the latest of what was missed.
+
+        Args:
+            written_us: the time now, microseconds since the Unix epoch.
+
+        Returns:
+            What the client got from its backlog.
+        """
+        released = Totals()
+        if self._held is None or self._sink.paused:
+            return released
+        held, self._held, self._held_bytes = self._held, None, 0
+        if held:
             self._sink.write(b"".join(held))
+        while self._backlog and not self._sink.paused:
+            data, part = self._backlog.take(written_us)
+            self._sink.write(data)
+            released.add(part)
+        if self._backlog:
+            self._held = []
+        else:
+            self._backlog = None
+        self.totals.add(released)
+        return released
 
     def close(self) -> None:
         """Drop what is held, and ignore whatever is pushed from now on."""
         self.closed = True
         self._held = []
         self._held_bytes = 0
+        self._backlog = None
+
+    def _hold(self, data: bytes) -> None:
+        if self._held is None:
+            self._held = []
+        self._held.append(data)
+        self._held_bytes += len(data)
+
+    def _overflow(self) -> None:
+        self.close()
+        self._on_overflow()

@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
+from feed.counters import Totals
+from feed.delivery import NO_OPTIONS, Options, SlowPolicy, effective_conflate_ms
 from feed.errors import Fault, InvalidAction
-from feed.ticks import CHANNELS, Encoding, Subscription, is_pattern, sort_channels
+from feed.ticks import CHANNELS, Encoding, StreamKey, Subscription, is_pattern, sort_channels
 from feed.times import Time
 
 JSON_SUBPROTOCOL: Final = "tickcast.v1.json"
@@ -30,11 +32,14 @@ _ALPACA_CHANNELS: Final = frozenset(
 )
 """Channels of the protocol that ours grew from, which no feed of ours carries."""
 
-_LATER_OPTIONS: Final = frozenset(("start", "resume", "conflate_ms", "slow"))
+_LATER_OPTIONS: Final = frozenset(("start", "resume"))
 _LATER_ACTIONS: Final = frozenset(
-    ("configure", "replay", "replay.pause", "replay.resume", "replay.stop", "replay.seek",
-     "replay.speed")
-)  # fmt: skip
+    ("replay", "replay.pause", "replay.resume", "replay.stop", "replay.seek", "replay.speed")
+)
+HEARTBEAT_MS: Final = (100, 60_000)
+"""The shortest and the longest time between two heartbeats."""
+
+_SLOW_WORDS: Final = 'slow is "conflate", "skip" or "close"'
 
 Id = int | str | None
 
@@ -57,6 +62,7 @@ class Subscribe(Struct, frozen=True):
     subscriptions: frozenset[Subscription]
     id: Id = None
     snapshot: bool = False
+    options: Options = NO_OPTIONS
 
 
 class Unsubscribe(Struct, frozen=True):
@@ -78,7 +84,25 @@ class Ping(Struct, frozen=True):
     id: Id = None
 
 
-Action = Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping
+class Configure(Struct, frozen=True):
+    """Wishes for the whole connection; UNSET where the message says nothing."""
+
+    id: Id = None
+    heartbeat_ms: int | UnsetType = UNSET
+    stamps: bool | UnsetType = UNSET
+    slow: SlowPolicy | UnsetType | None = UNSET
+    conflate_ms: int | UnsetType = UNSET
+
+
+Action = Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping | Configure
+
+
+def uses_extension(action: Action) -> bool:
+    """Whether an action shows that the client knows what is not in the protocol ours extends."""
+    if action.id is not None or isinstance(action, ListSubscriptions | Ping | Configure):
+        return True
+    return isinstance(action, Subscribe) and (action.snapshot or action.options != NO_OPTIONS)
+
 
 _JSON_MAP = msgspec.json.Decoder(dict[str, Any])
 _MSGPACK_MAP = msgspec.msgpack.Decoder(dict[str, Any])
@@ -127,20 +151,25 @@ def _take_id(fields: dict[str, Any]) -> Id:
 def _parse_fields(fields: dict[str, Any], id_: Id) -> Action:
     name = fields.pop("action", None)
     if not isinstance(name, str):
-        raise _syntax("a message names its action: auth, subscribe, unsubscribe, list or ping")
+        raise _syntax(
+            "a message names its action: auth, subscribe, unsubscribe, list, ping or configure"
+        )
     if name == "auth":
         return _parse_auth(fields, id_)
     if name == "subscribe":
         snapshot = fields.pop("snapshot", False)
         if not isinstance(snapshot, bool):
             raise _syntax("snapshot is true or false")
+        options = _take_options(fields)
         _refuse_later_options(fields)
-        return Subscribe(_parse_channels(fields), id_, snapshot)
+        return Subscribe(_parse_channels(fields), id_, snapshot, options)
     if name == "unsubscribe":
         return Unsubscribe(_parse_channels(fields), id_)
     if name in ("list", "ping"):
         _refuse_unknown(fields)
         return ListSubscriptions(id_) if name == "list" else Ping(id_)
+    if name == "configure":
+        return _parse_configure(fields, id_)
     if name in _LATER_ACTIONS:
         raise InvalidAction(Fault.INVALID_ACTION, f"{name} is not served here")
     raise _syntax(f"unknown action {_show(name)}")
@@ -154,6 +183,51 @@ def _parse_auth(fields: dict[str, Any], id_: Id) -> Auth:
     if set(given) not in ({"key", "secret"}, {"token"}):
         raise _syntax("auth takes a key and a secret, or a token")
     return Auth(id_, **given)
+
+
+def _take_options(fields: dict[str, Any]) -> Options:
+    conflate_ms = _take_conflate_ms(fields)
+    slow = _take_slow(fields)
+    if slow is None:
+        raise _syntax(_SLOW_WORDS)
+    return Options(None if conflate_ms is UNSET else conflate_ms, None if slow is UNSET else slow)
+
+
+def _parse_configure(fields: dict[str, Any], id_: Id) -> Configure:
+    heartbeat_ms = fields.pop("heartbeat_ms", UNSET)
+    shortest, longest = HEARTBEAT_MS
+    if heartbeat_ms is not UNSET and not (
+        _is_integer(heartbeat_ms) and (heartbeat_ms == 0 or shortest <= heartbeat_ms <= longest)
+    ):
+        raise _syntax(f"heartbeat_ms is an integer from {shortest} to {longest}, or 0 for none")
+    stamps = fields.pop("stamps", UNSET)
+    if stamps is not UNSET and not isinstance(stamps, bool):
+        raise _syntax("stamps is true or false")
+    slow, conflate_ms = _take_slow(fields), _take_conflate_ms(fields)
+    if "replay" in fields:
+        raise InvalidAction(Fault.INVALID_ACTION, "replay is not served here")
+    _refuse_unknown(fields)
+    return Configure(id_, heartbeat_ms, stamps, slow, conflate_ms)
+
+
+def _take_conflate_ms(fields: dict[str, Any]) -> int | UnsetType:
+    if "conflate_ms" not in fields:
+        return UNSET
+    value = fields.pop("conflate_ms")
+    if not (_is_integer(value) and value >= 0):
+        raise _syntax("conflate_ms is an integer of at least 0")
+    return effective_conflate_ms(value)
+
+
+def _take_slow(fields: dict[str, Any]) -> SlowPolicy | UnsetType | None:
+    """A policy; None stands for the default of each channel."""
+    value = fields.pop("slow", UNSET)
+    if value is UNSET or value is None:
+        return None if value is None else UNSET
+    try:
+        return SlowPolicy(value)
+    except ValueError:
+        raise _syntax(_SLOW_WORDS) from None
 
 
 def _parse_channels(fields: dict[str, Any]) -> frozenset[Subscription]:
@@ -225,9 +299,17 @@ def error(fault: Fault, detail: str = "", id_: Id = None) -> list[dict[str, Any]
 
 
 def subscription(
-    held: Iterable[Subscription], epoch: str | None = None, id_: Id = None
+    held: Iterable[Subscription],
+    epoch: str | None = None,
+    id_: Id = None,
+    conflate_ms: int | None = None,
 ) -> list[dict[str, Any]]:
-    """The whole set of a client's subscriptions, sorted; with the epoch for those who want it."""
+    """The whole set of a client's subscriptions, sorted.
+
+    Args:
+        epoch: the feed's, for those who want it.
+        conflate_ms: the interval that is served, for those who asked for one.
+    """
     patterns: dict[str, list[str]] = {channel: [] for channel in _ALWAYS_LISTED}
     for channel, pattern in sorted(held):
         patterns.setdefault(channel, []).append(pattern)
@@ -235,7 +317,37 @@ def subscription(
     message.update((channel, patterns[channel]) for channel in sort_channels(patterns))
     if epoch is not None:
         message["epoch"] = epoch
+    if conflate_ms is not None:
+        message["conflate_ms"] = conflate_ms
     return [_with_id(message, id_)]
+
+
+def configured(
+    id_: Id, *, heartbeat_ms: int, stamps: bool, defaults: Options
+) -> list[dict[str, Any]]:
+    """What holds for a connection from now on; `slow` null is the default of each channel."""
+    message = {
+        "T": "configured",
+        "heartbeat_ms": heartbeat_ms,
+        "stamps": stamps,
+        "slow": defaults.slow.value if defaults.slow else None,
+        "conflate_ms": defaults.conflate_ms or 0,
+    }
+    return [_with_id(message, id_)]
+
+
+def heartbeat(now: Time, queue_bytes: int, lag_ms: int, totals: Totals) -> list[dict[str, Any]]:
+    """A sign of life, and how the client is doing."""
+    message = {"T": "heartbeat", "t": now, "queue": queue_bytes, "lag_ms": lag_ms}
+    return [message | {name: getattr(totals, name) for name in ("sent", "merged", "skipped")}]
+
+
+def skipped(key: StreamKey, first_seq: int, last_seq: int, count: int) -> list[dict[str, Any]]:
+    """Says which ticks of a stream a slow client does not get."""
+    return [
+        {"T": "skipped", "ch": key.channel, "S": key.symbol,
+         "from": first_seq, "to": last_seq, "n": count}
+    ]  # fmt: skip
 
 
 def shutdown(retry_ms: int) -> list[dict[str, Any]]:

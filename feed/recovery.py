@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from feed.batch import Batch
-from feed.ticks import Tick
 
 HELD_TICKS_MAX: Final = 100_000
 """Live ticks of a stream held while its history is read. More are dropped: history has them."""
@@ -36,13 +35,13 @@ class Run:
         self._held: list[Batch] = []
         self._held_ticks = 0
 
-    def start(self, epoch: str, seq: int) -> list[Tick]:
-        """Begin after `seq`; returns the ticks among those held that follow it."""
+    def start(self, epoch: str, seq: int) -> list[Batch]:
+        """Begin after `seq`; returns what was held and follows it."""
         self.epoch, self.seq = epoch, seq
         return self._release()
 
-    def live(self, batch: Batch) -> list[Tick]:
-        """Take a batch that has just been published; returns the ticks that are due now."""
+    def live(self, batch: Batch) -> list[Batch]:
+        """Take a batch that has just been published; returns what is due now."""
         if self.behind:
             self._hold(batch)
             return []
@@ -56,25 +55,25 @@ class Run:
             return []
         return self._take(batch)
 
-    def repair(self, epoch: str, history: Iterable[Batch], complete: bool) -> list[Tick]:
+    def repair(self, epoch: str, history: Iterable[Batch], complete: bool) -> list[Batch]:
         """Take history: what follows `seq`, or all there is when the epoch is a new one.
 
         It stays behind unless the history is complete, that is, reaches up to the present.
         """
         if epoch != self.epoch:
             self.epoch, self.seq = epoch, 0
-        ticks: list[Tick] = []
+        due: list[Batch] = []
         for batch in history:
             if batch.first_seq > self.seq + 1:
                 self.lost += batch.first_seq - self.seq - 1
                 self.seq = batch.first_seq - 1
-            ticks += self._take(batch)
-        return ticks + self._release() if complete else ticks
+            due += self._take(batch)
+        return due + self._release() if complete else due
 
-    def _release(self) -> list[Tick]:
+    def _release(self) -> list[Batch]:
         held, self._held, self._held_ticks = self._held, [], 0
         self.behind = False
-        return [tick for batch in held for tick in self.live(batch)]
+        return [due for batch in held for due in self.live(batch)]
 
     def _hold(self, batch: Batch) -> None:
         if self._held_ticks + len(batch.ticks) > HELD_TICKS_MAX:
@@ -82,8 +81,11 @@ class Run:
         self._held.append(batch)
         self._held_ticks += len(batch.ticks)
 
-    def _take(self, batch: Batch) -> list[Tick]:
+    def _take(self, batch: Batch) -> list[Batch]:
         known = self.seq + 1 - batch.first_seq
-        ticks = batch.ticks[known:] if known > 0 else batch.ticks
-        self.seq += len(ticks)
-        return ticks
+        if known >= len(batch.ticks):
+            return []
+        if known > 0:
+            batch = batch._replace(ticks=batch.ticks[known:])
+        self.seq += len(batch.ticks)
+        return [batch]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from feed import protocol
+from feed.delivery import NO_OPTIONS, Options, choose_delivery
 from feed.errors import Fault, InvalidAction
-from feed.frames import build_frame
-from feed.hub import Hub, tick_frames
+from feed.hub import Hub
 from feed.outbox import Outbox
-from feed.protocol import ListSubscriptions, Subscribe, Unsubscribe
-from feed.ticks import Encoding, Subscription, encode
-from feed.times import Time
+from feed.pieces import form_of, message_frame
+from feed.protocol import Configure, ListSubscriptions, Subscribe, Unsubscribe
+from feed.ticks import Encoding, Subscription
+from feed.times import Moment
 
 Request = Subscribe | Unsubscribe | ListSubscriptions
 """An action whose answer needs the broker: its streams open, or the feed's epoch known."""
@@ -28,9 +30,16 @@ class Session:
     Attributes:
         feed, encoding: chosen in the handshake.
         extended: whether the client knows our extensions: it offered one of our subprotocols, or
-            has sent an `id`.
-        subscriptions: what it holds.
+            has used one since.
+        subscriptions: what it holds, and what it has said about each.
+        heartbeat_ms: how often `beat` is due; 0 is never.
     """
+
+    __slots__ = (
+        "_clock", "_connected_s", "_defaults", "_hub", "_offered_subprotocol", "_outbox",
+        "_read_s", "_stamps", "_subscriptions_max", "encoding", "extended", "feed",
+        "heartbeat_ms", "subscriptions",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -41,17 +50,31 @@ class Session:
         *,
         extended: bool,
         subscriptions_max: int,
-        clock: Callable[[], Time] = Time.now,
+        clock: Callable[[], Moment] = Moment.now,
     ) -> None:
         self._hub = hub
         self._outbox = outbox
         self._subscriptions_max = subscriptions_max
         self._clock = clock
         self._offered_subprotocol = extended
+        self._defaults = NO_OPTIONS
+        self._stamps = False
+        self._connected_s = self._read_s = 0.0
         self.feed = feed
         self.encoding = encoding
         self.extended = extended
-        self.subscriptions: frozenset[Subscription] = frozenset()
+        self.heartbeat_ms = 0
+        self.subscriptions: dict[Subscription, Options] = {}
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What the client has not taken yet."""
+        return self._outbox.waiting_bytes
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the client gets less than it asked for, because it does not keep up."""
+        return self._outbox.is_slow
 
     def greet(self) -> None:
         """Say the server's first words."""
@@ -66,13 +89,18 @@ class Session:
         except InvalidAction as error:
             self._say(protocol.error(error.fault, error.detail, error.id))
             return None
-        self.extended = self.extended or action.id is not None
+        if not self.extended and protocol.uses_extension(action):
+            self.extended = True
+            self._hold(self.subscriptions)
         match action:
             case protocol.Auth():
                 self._say(protocol.authenticated(action.id))
                 return None
             case protocol.Ping():
-                self._say(protocol.pong(self._clock(), action.id))
+                self._say(protocol.pong(self._clock().wall, action.id))
+                return None
+            case protocol.Configure():
+                self._configure(action)
                 return None
         return action
 
@@ -86,7 +114,9 @@ class Session:
             case Subscribe():
                 self._subscribe(request, epoch)
             case Unsubscribe():
-                self._hold(self.subscriptions - request.subscriptions)
+                gone = request.subscriptions
+                self._hold({each: self.subscriptions[each] for each in self.subscriptions
+                            if each not in gone})  # fmt: skip
                 self._confirm(request, epoch)
             case ListSubscriptions():
                 self._confirm(request, epoch)
@@ -95,12 +125,40 @@ class Session:
         """Answer a request that can't be carried out; nothing of it is applied."""
         self._say(protocol.error(fault, detail, request.id))
 
+    def beat(self, broker_connected: bool) -> None:
+        """Send a heartbeat, unless so much is waiting that it would only add to it.
+
+        Its `lag_ms` is how far behind the client is: the delay of the ticks last sent, the time
+        since it was last found to have taken everything, or since the broker was last found
+        connected.
+        """
+        now = self._clock()
+        if broker_connected or not self._connected_s:
+            self._connected_s = now.steady_s
+        if not self._outbox.waiting_bytes or not self._read_s:
+            self._read_s = now.steady_s
+        if self._outbox.is_slow:
+            return
+        stalled_s = now.steady_s - min(self._connected_s, self._read_s)
+        lag_ms = max(self._hub.lag_ms(now), int(1000 * stalled_s))
+        totals = self._hub.totals(self._outbox)
+        self._say(protocol.heartbeat(now.wall, self._outbox.waiting_bytes, lag_ms, totals))
+
+    def drain(self) -> None:
+        """The client reads again."""
+        self._hub.drain(self._outbox, self._clock())
+
+    def leave(self) -> None:
+        """The client is gone."""
+        self._outbox.close()
+        self._hub.remove(self._outbox)
+
     def farewell(self, retry_ms: int) -> bytes:
         """The last words of a server that shuts down, for clients that understand them."""
         return self._frame(protocol.shutdown(retry_ms)) if self.extended else b""
 
     def _check_limit(self, action: Subscribe) -> None:
-        count = len(self.subscriptions | action.subscriptions)
+        count = len(self.subscriptions.keys() | action.subscriptions)
         if count > self._subscriptions_max:
             raise InvalidAction(
                 Fault.SYMBOL_LIMIT,
@@ -108,28 +166,70 @@ class Session:
                 action.id,
             )
 
+    def _configure(self, action: Configure) -> None:
+        if action.heartbeat_ms is not UNSET:
+            self.heartbeat_ms = action.heartbeat_ms
+        if action.stamps is not UNSET:
+            self._stamps = action.stamps
+        conflate_ms, slow = self._defaults
+        self._defaults = Options(
+            conflate_ms if action.conflate_ms is UNSET else action.conflate_ms,
+            slow if action.slow is UNSET else action.slow,
+        )
+        self._hold(self.subscriptions)
+        self._say(
+            protocol.configured(
+                action.id,
+                heartbeat_ms=self.heartbeat_ms,
+                stamps=self._stamps,
+                defaults=self._defaults,
+            )
+        )
+
     def _subscribe(self, request: Subscribe, epoch: str) -> None:
         # Ticks still on their way to others must not follow a snapshot that includes them.
-        self._hub.flush()
+        self._hub.flush(self._clock())
         held = self.subscriptions
-        latest = self._hub.latest(self.feed, request.subscriptions, besides=held)
-        self.subscriptions = held | request.subscriptions
-        self._confirm(request, epoch)
-        if request.snapshot and latest:
-            snapshot = [replace(tick, snap=True) for tick in latest]
-            self._outbox.push(tick_frames(snapshot, self.encoding))
-        self._hold(self.subscriptions)
+        latest = (
+            self._hub.latest(self.feed, request.subscriptions, besides=held)
+            if request.snapshot
+            else []
+        )
+        new = {
+            each: request.options.or_else(held.get(each, NO_OPTIONS))
+            for each in request.subscriptions
+        }
+        wanted = {**held, **new}
+        self._confirm(request, epoch, wanted, request.options.conflate_ms)
+        self._hold(wanted)
+        snapshot = [
+            chunk._replace(ticks=[replace(tick, snap=True) for tick in chunk.ticks])
+            for chunk in latest
+        ]
+        self._hub.send(self._outbox, snapshot, self._clock())
 
-    def _hold(self, subscriptions: frozenset[Subscription]) -> None:
-        self.subscriptions = subscriptions
-        self._hub.subscribe(self._outbox, self.feed, self.encoding, subscriptions)
+    def _hold(self, wanted: dict[Subscription, Options]) -> None:
+        self.subscriptions = wanted
+        deliveries = frozenset(
+            (each, choose_delivery(each.channel, options.or_else(self._defaults), self.extended))
+            for each, options in wanted.items()
+        )
+        form = form_of(self.encoding, self._stamps)
+        self._hub.subscribe(self._outbox, self.feed, form, deliveries, self._clock())
 
-    def _confirm(self, request: Request, epoch: str) -> None:
+    def _confirm(
+        self,
+        request: Request,
+        epoch: str,
+        wanted: dict[Subscription, Options] | None = None,
+        conflate_ms: int | None = None,
+    ) -> None:
+        held = self.subscriptions if wanted is None else wanted
         told = epoch if self._offered_subprotocol or request.id is not None else None
-        self._say(protocol.subscription(self.subscriptions, told, request.id))
+        self._say(protocol.subscription(held, told, request.id, conflate_ms))
 
     def _say(self, message: object) -> None:
         self._outbox.push(self._frame(message))
 
     def _frame(self, message: object) -> bytes:
-        return build_frame(encode(message, self.encoding), self.encoding)
+        return message_frame(message, self.encoding)

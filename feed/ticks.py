@@ -128,11 +128,10 @@ class Coverage:
         self._named: dict[tuple[str, str], None] = {}
         prefixes: dict[str, list[str]] = {}
         for subscription in subscriptions:
-            channel, pattern = subscription
             if subscription.is_wildcard:
-                prefixes.setdefault(channel, []).append(pattern[:-1])
+                prefixes.setdefault(subscription.channel, []).append(subscription.pattern[:-1])
             else:
-                self._named[channel, pattern] = None
+                self._named[subscription] = None
         self._prefixes = {channel: tuple(each) for channel, each in prefixes.items()}
         self.has_wildcards = bool(prefixes)
 

@@ -6,7 +6,7 @@ import re
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec.msgpack import Ext
 
@@ -129,3 +129,25 @@ def _offset_seconds(offset: str | None) -> int:
     if hours > 23 or minutes > 59:
         raise ValueError(f"no such offset from UTC: {offset}")
     return (hours * 3600 + minutes * 60) * (-1 if offset[0] == "-" else 1)
+
+
+class Moment(NamedTuple):
+    """Now, by two clocks: a steady one to measure with, and the one on the wall.
+
+    Attributes:
+        steady_s: seconds since some fixed point; never set back.
+        wall: the time of day.
+    """
+
+    steady_s: float
+    wall: Time
+
+    @classmethod
+    def now(cls) -> Moment:
+        """This moment."""
+        return cls(time.monotonic(), Time.now())
+
+    @property
+    def wall_us(self) -> int:
+        """Microseconds since the Unix epoch."""
+        return self.wall // 1000

@@ -19,7 +19,7 @@ from feed.hub import Hub
 from feed.recovery import Run
 from feed.settings import Settings
 from feed.tasks import end_tasks
-from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, Tick, is_symbol
+from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, is_symbol
 
 _REPAIR_PAUSE_S: Final = 0.1
 _OPEN_AGAIN_S: Final = 1.0
@@ -153,7 +153,7 @@ class Upstream:
                 await self._open_new(runs, heads)
                 return
             for (key, run), head in zip(runs, heads, strict=True):
-                self._hub.open_stream(key, head.latest)
+                self._hub.open_stream(key, head.latest, head.published_us)
                 self._deliver(key, run, run.start(head.epoch, head.seq))
         finally:
             for key in streams:
@@ -194,9 +194,10 @@ class Upstream:
             feed_of.epoch = batch.epoch
         self._deliver(key, run, run.live(batch))
 
-    def _deliver(self, key: StreamKey, run: Run, ticks: list[Tick]) -> None:
-        if self._hub.publish(key, ticks):
-            self._wake()
+    def _deliver(self, key: StreamKey, run: Run, batches: list[Batch]) -> None:
+        for batch in batches:
+            if self._hub.publish(key, batch.ticks, batch.published_us):
+                self._wake()
         if run.behind and self._hub.is_open(key) and key not in self._repairing:
             self._repairing[key] = self._spawn(self._repair(key, run))
 
@@ -247,26 +248,26 @@ class Upstream:
         """Read history until a run that fell behind has caught up."""
         try:
             while run.behind and self._hub.is_open(key):
-                ticks = await self._read_history(key, run)
-                self._deliver(key, run, ticks)
-                if run.behind and not ticks:
+                batches = await self._read_history(key, run)
+                self._deliver(key, run, batches)
+                if run.behind and not batches:
                     await asyncio.sleep(_REPAIR_PAUSE_S)
         finally:
             self._repairing.pop(key, None)
 
-    async def _read_history(self, key: StreamKey, run: Run) -> list[Tick]:
-        """One page of history for a run that is behind; the ticks that are due."""
+    async def _read_history(self, key: StreamKey, run: Run) -> list[Batch]:
+        """One page of history for a run that is behind; what is due of it."""
         history = await self.store.history(key, run.seq)
         if history.epoch != run.epoch and run.seq:
             history = await self.store.history(key, 0)
         return self._mend(key, run, history)
 
-    def _mend(self, key: StreamKey, run: Run, history: History) -> list[Tick]:
+    def _mend(self, key: StreamKey, run: Run, history: History) -> list[Batch]:
         lost = run.lost
-        ticks = run.repair(history.epoch, history.batches, history.complete)
+        batches = run.repair(history.epoch, history.batches, history.complete)
         if run.lost > lost:
             logger.warning("%s: %d ticks are no longer in history", key, run.lost - lost)
-        return ticks
+        return batches
 
     # -- upkeep
 

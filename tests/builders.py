@@ -8,9 +8,10 @@ import msgspec
 
 from feed.frames import TEXT, split_frames
 from feed.ticks import Bar, Quote, Trade
-from feed.times import Time
+from feed.times import Moment, Time
 
 T0 = Time(1_378_054_800_083_000_000)
+NOW = Moment(100.0, T0)
 
 
 def trade(symbol: str = "ES", price: float = 1640.25, size: float = 1, **more: Any) -> Trade:

@@ -15,20 +15,25 @@ VOCABULARY = {"ticks", "times", "batch", "protocol", "errors", "settings", "brok
 
 # Within feed, a file imports only from rows above its own.
 LAYERS = [
-    {"times", "errors", "tasks"},
+    {"times", "errors", "tasks", "counters"},
     {"ticks"},
-    {"batch", "protocol", "settings", "frames"},
-    {"outbox", "recovery", "broker"},
+    {"batch", "delivery", "settings", "frames"},
+    {"protocol", "pieces", "recovery", "broker"},
+    {"backlog"},
+    {"outbox"},
+    {"audience"},
     {"hub"},
     {"session", "flusher", "upstream"},
     {"websocket", "asgi_sink", "engine"},
+    {"metrics"},
     {"connection"},
     {"app"},
     {"server"},
     {"cli"},
 ]
 SANS_IO = {
-    "batch", "errors", "frames", "hub", "outbox", "protocol", "recovery", "session", "ticks",
+    "audience", "backlog", "batch", "counters", "delivery", "errors", "frames", "hub", "outbox",
+    "pieces", "protocol", "recovery", "session", "ticks",
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local oldest = now - tonumber(ARGV[6])
 
-redis.call('HSET', KEYS[1], 'seq', string.format('%d', last), 'latest', ARGV[8])
+redis.call('HSET', KEYS[1], 'seq', string.format('%d', last), 'latest', ARGV[8], 'published', ARGV[4])
 redis.call('XADD', KEYS[2], 'MINID', '=', string.format('%d', math.max(0, last - tonumber(ARGV[5]) + 1)),
   string.format('%d-%d', last, now), 'b', ARGV[7])
 

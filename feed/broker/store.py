@@ -30,11 +30,15 @@ logger = logging.getLogger("tickcast.broker")
 
 
 class Head(NamedTuple):
-    """Where a stream stands: `seq` 0 and no tick where it was never published."""
+    """Where a stream stands: `seq` 0 and no tick where it was never published.
+
+    `published_us` is when the latest was handed over, microseconds since the Unix epoch.
+    """
 
     epoch: str
     seq: int
     latest: Tick | None
+    published_us: int
 
 
 class History(NamedTuple):
@@ -94,7 +98,7 @@ class Store:
         for start in range(0, len(streams), _PIPELINE_KEYS):
             pipeline = self._client.pipeline(transaction=False)
             for stream in streams[start : start + _PIPELINE_KEYS]:
-                pipeline.hmget(keys.meta(stream), "epoch", "seq", "latest")
+                pipeline.hmget(keys.meta(stream), "epoch", "seq", "latest", "published")
             with translated_errors():
                 heads += [_to_head(fields) for fields in await pipeline.execute()]
         return heads
@@ -143,23 +147,24 @@ def _text(value: object) -> str:
 
 
 def _to_head(fields: Sequence[bytes | None]) -> Head:
-    epoch, seq, latest = fields
+    epoch, seq, latest, published_us = fields
     if epoch is None or seq is None:
-        return Head("", 0, None)
+        return Head("", 0, None, 0)
     try:
         tick = number(unpack(latest), int(seq))[0] if latest else None
     except (InvalidTick, IndexError) as error:
         logger.warning("left out a latest tick: %s", error)
         tick = None
-    return Head(epoch.decode(), int(seq), tick)
+    return Head(epoch.decode(), int(seq), tick, int(published_us or 0))
 
 
 def _to_batches(epoch: str, entries: Iterable[tuple[bytes, dict[bytes, Any]]]) -> Iterable[Batch]:
     for entry_id, fields in entries:
-        last = int(entry_id.partition(b"-")[0])
+        last, _, stored_ms = entry_id.partition(b"-")
         try:
             ticks = unpack(fields[b"b"])
         except (InvalidTick, KeyError) as error:
             logger.warning("left out history entry %s: %s", entry_id.decode(), error)
             continue
-        yield Batch(epoch, number(ticks, last - len(ticks) + 1))
+        first = int(last) - len(ticks) + 1
+        yield Batch(epoch, number(ticks, first), int(stored_ms) * 1000)

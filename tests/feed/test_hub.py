@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 
+from feed.delivery import Options, choose_delivery
 from feed.frames import build_frame, split_frames
-from feed.hub import FRAME_TICKS_MAX, Hub
+from feed.hub import Hub
 from feed.outbox import Outbox
+from feed.pieces import FRAME_TICKS_MAX, form_of
 from feed.ticks import Encoding, StreamKey, Subscription
-from tests.builders import ListSink, messages, quote, trade, trades
+from tests.builders import NOW, ListSink, messages, quote, trade, trades
 
 ES = StreamKey("live", "trades", "ES")
 NQ = StreamKey("live", "trades", "NQ")
@@ -22,11 +24,14 @@ class Client:
         self.subscribe(*wanted)
 
     def subscribe(self, *wanted: str) -> None:
-        subscriptions = frozenset(
+        subscriptions = [
             Subscription(*name.split("=")) if "=" in name else Subscription("trades", name)
             for name in wanted
+        ]
+        deliveries = frozenset(
+            (each, choose_delivery(each.channel, Options(), True)) for each in subscriptions
         )
-        self.hub.subscribe(self.outbox, "live", self.encoding, subscriptions)
+        self.hub.subscribe(self.outbox, "live", form_of(self.encoding), deliveries, NOW)
 
     def seqs(self, symbol: str = "ES") -> list[int]:
         return [each["seq"] for each in self.sink.take() if each["S"] == symbol]
@@ -46,7 +51,7 @@ def test_each_gets_what_it_wants_and_nothing_else(hub: Hub) -> None:
     hub.publish(NQ, trades(1, "NQ", 1))
     hub.publish(ES_QUOTES, [quote(seq=1)])
     assert es.sink.written == []
-    hub.flush()
+    hub.flush(NOW)
     assert [each["T"] + each["S"] for each in es.sink.take()] == ["tES", "tES"]
     assert [each["T"] + each["S"] for each in nq.sink.take()] == ["tNQ"]
     assert [each["T"] + each["S"] for each in quotes.sink.take()] == ["qES"]
@@ -57,7 +62,7 @@ def test_one_flush_is_one_write_and_the_bytes_are_shared(hub: Hub) -> None:
     hub.publish(ES, trades(2, "ES", 1))
     hub.publish(NQ, trades(3, "NQ", 1))
     hub.publish(ES, trades(1, "ES", 3))
-    hub.flush()
+    hub.flush(NOW)
     assert len(first.sink.written) == 1
     assert first.sink.written[0] is second.sink.written[0]
     assert first.seqs("ES") == [1, 2, 3]
@@ -67,13 +72,13 @@ def test_streams_share_a_frame_up_to_its_bound(hub: Hub) -> None:
     json, msgpack = Client(hub, "*"), Client(hub, "*", encoding=Encoding.MSGPACK)
     hub.publish(ES, trades(3, "ES", 1))
     hub.publish(NQ, trades(20, "NQ", 1))
-    hub.flush()
+    hub.flush(NOW)
     for client in (json, msgpack):
         assert len(list(split_frames(client.sink.written[0]))) == 1
         assert [each["S"] for each in client.sink.take()] == ["ES"] * 3 + ["NQ"] * 20
     hub.publish(ES, trades(FRAME_TICKS_MAX - 1, "ES", 4))
     hub.publish(NQ, trades(2, "NQ", 21))
-    hub.flush()
+    hub.flush(NOW)
     for client in (json, msgpack):
         (first, second) = split_frames(client.sink.written[0])
         assert len(messages(build_frame(first[1], client.encoding))) == FRAME_TICKS_MAX - 1
@@ -83,7 +88,7 @@ def test_streams_share_a_frame_up_to_its_bound(hub: Hub) -> None:
 def test_each_encoding_gets_its_own_frames(hub: Hub) -> None:
     json, msgpack = Client(hub, "ES"), Client(hub, "ES", encoding=Encoding.MSGPACK)
     hub.publish(ES, trades(2, "ES", 1))
-    hub.flush()
+    hub.flush(NOW)
     assert json.sink.written[0][0] == 0x81
     assert msgpack.sink.written[0][0] == 0x82
     assert json.seqs() == msgpack.seqs() == [1, 2]
@@ -92,7 +97,7 @@ def test_each_encoding_gets_its_own_frames(hub: Hub) -> None:
 def test_many_ticks_are_split_into_frames_that_clients_accept(hub: Hub) -> None:
     client = Client(hub, "ES")
     hub.publish(ES, trades(2 * FRAME_TICKS_MAX + 1, "ES", 1))
-    hub.flush()
+    hub.flush(NOW)
     assert len(client.sink.written) == 1
     assert client.seqs() == list(range(1, 2 * FRAME_TICKS_MAX + 2))
 
@@ -100,7 +105,7 @@ def test_many_ticks_are_split_into_frames_that_clients_accept(hub: Hub) -> None:
 def test_overlapping_subscriptions_deliver_once(hub: Hub) -> None:
     client = Client(hub, "ES", "*", "E*")
     hub.publish(ES, trades(1, "ES", 1))
-    hub.flush()
+    hub.flush(NOW)
     assert client.seqs() == [1]
 
 
@@ -112,7 +117,7 @@ def test_wildcards_take_in_streams_that_open_later(hub: Hub) -> None:
     assert not hub.covers(StreamKey("sim", "trades", "BTC-USD"))
     hub.open_stream(key)
     hub.publish(key, trades(1, "BTC-USD", 1))
-    hub.flush()
+    hub.flush(NOW)
     assert everything.seqs("BTC-USD") == prefix.seqs("BTC-USD") == [1]
     assert other.sink.written == []
 
@@ -122,7 +127,7 @@ def test_feeds_are_apart(hub: Hub) -> None:
     key = StreamKey("sim", "trades", "ES")
     hub.open_stream(key)
     hub.publish(key, trades(1, "ES", 1))
-    hub.flush()
+    hub.flush(NOW)
     assert client.sink.written == []
 
 
@@ -132,7 +137,7 @@ def test_a_change_of_subscriptions_takes_effect_between_ticks(hub: Hub) -> None:
     client.subscribe("NQ")
     hub.publish(ES, trades(1, "ES", 2))
     hub.publish(NQ, trades(1, "NQ", 1))
-    hub.flush()
+    hub.flush(NOW)
     assert [(each["S"], each["seq"]) for each in client.sink.take()] == [("ES", 1), ("NQ", 1)]
 
 
@@ -157,7 +162,7 @@ def test_removed_clients_get_nothing_and_leave_nothing(hub: Hub) -> None:
     assert not hub.has_clients("live")
     assert not hub.covers(ES)
     hub.publish(ES, trades(1, "ES", 1))
-    hub.flush()
+    hub.flush(NOW)
     assert client.sink.written == []
 
 
@@ -167,7 +172,7 @@ def test_closed_streams_end_quietly(hub: Hub) -> None:
     hub.close_stream(ES)
     hub.close_stream(ES)
     assert not hub.publish(ES, trades(1, "ES", 2))
-    hub.flush()
+    hub.flush(NOW)
     assert client.sink.written == []
     hub.remove(client.outbox)
 
@@ -176,12 +181,12 @@ def test_the_latest_tick_is_kept_with_or_without_clients(hub: Hub) -> None:
     hub.open_stream(NQ, latest=trade("NQ", seq=9))
     hub.publish(ES, trades(3, "ES", 1))
     latest = hub.latest("live", [Subscription("trades", "*")])
-    assert {(tick.symbol, tick.seq) for tick in latest} == {("ES", 3), ("NQ", 9)}
-    assert [tick.symbol for tick in hub.latest("live", [Subscription("trades", "NQ")])] == ["NQ"]
+    assert {(chunk.key.symbol, chunk.ticks[0].seq) for chunk in latest} == {("ES", 3), ("NQ", 9)}
+    assert [chunk.key for chunk in hub.latest("live", [Subscription("trades", "NQ")])] == [NQ]
     besides = hub.latest(
         "live", [Subscription("trades", "*")], besides=[Subscription("trades", "E*")]
     )
-    assert [tick.symbol for tick in besides] == ["NQ"]
+    assert [chunk.key for chunk in besides] == [NQ]
 
 
 def test_publish_says_whether_a_flush_is_needed(hub: Hub) -> None:
@@ -189,5 +194,5 @@ def test_publish_says_whether_a_flush_is_needed(hub: Hub) -> None:
     client = Client(hub, "ES")
     assert hub.publish(ES, trades(1, "ES", 2))
     assert not hub.publish(ES, [])
-    hub.flush()
+    hub.flush(NOW)
     assert client.seqs() == [2]

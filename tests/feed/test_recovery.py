@@ -14,8 +14,8 @@ def batch(first: int, count: int = 1, epoch: str = E1) -> Batch:
     return Batch(epoch, list(trades(count, "ES", first)))
 
 
-def seqs(ticks: list[object]) -> list[int]:
-    return [tick.seq for tick in ticks]  # type: ignore[attr-defined]
+def seqs(batches: list[Batch]) -> list[int]:
+    return [tick.seq or 0 for batch in batches for tick in batch.ticks]
 
 
 def started(seq: int = 0) -> Run:
@@ -102,7 +102,7 @@ def test_whatever_is_lost_on_the_way_the_run_is_whole(
     """Some batches never arrive live; history is read now and then, and at the end."""
     run = Run()
     published: list[Batch] = []
-    out: list[object] = []
+    out: list[Batch] = []
     total = sum(sizes)
     begin = min(begin, total)
     first = 1

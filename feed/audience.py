@@ -1,0 +1,194 @@
+"""Clients that get exactly the same bytes, and the taps on streams that they take them from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from feed.counters import Totals
+from feed.delivery import Deliveries, Delivery, SlowPolicy
+from feed.outbox import Outbox
+from feed.pieces import Chunk, Form, Piece
+from feed.ticks import StreamKey, Subscription, Tick
+
+Wanted = frozenset[tuple[Subscription, Delivery]]
+"""Subscriptions, and how each is to be served."""
+
+
+class AudienceKey(NamedTuple):
+    """What clients must have in common to get the same bytes.
+
+    Attributes:
+        newcomer: a client that came in the middle of an interval of conflation, and stays by itself
+            until that is over; None for all the others.
+    """
+
+    feed: str
+    form: Form
+    wanted: Wanted
+    newcomer: Outbox | None = None
+
+
+class Audience:
+    """Clients with the same feed, form, subscriptions and options.
+
+    Attributes:
+        taps: where its ticks come from.
+        gathered: what its members get with the next write.
+        known: for a newcomer, how many of the ticks that a tap is conflating are not for it: they
+            were published before it came.
+        totals: what every member has got since the audience began.
+    """
+
+    __slots__ = ("deliveries", "form", "gathered", "key", "known", "members", "taps", "totals")
+
+    def __init__(self, key: AudienceKey) -> None:
+        self.key = key
+        self.form = key.form
+        self.deliveries = Deliveries(key.wanted)
+        self.members: dict[Outbox, None] = {}
+        self.taps: dict[AnyTap, None] = {}
+        self.gathered: list[Piece] = []
+        self.known: dict[ConflatedTap, int] = {}
+        self.totals = Totals()
+
+    def covers(self, stream: StreamKey) -> bool:
+        """Whether one of its wildcards matches the stream."""
+        return stream.feed == self.key.feed and self.deliveries.covers_by_wildcard(stream)
+
+    def policy_of(self, stream: StreamKey) -> SlowPolicy | None:
+        """What a slow member gets of the stream; None if the audience does not hold it."""
+        delivery = self.deliveries.delivery_of(stream)
+        return delivery.slow if delivery else None
+
+    def connect(self, tap: AnyTap) -> None:
+        """Take what the tap gives from now on."""
+        self.taps[tap] = None
+        tap.audiences.setdefault(self.form, {})[self] = None
+
+    def disconnect(self, tap: AnyTap) -> None:
+        """Take no more from the tap."""
+        del self.taps[tap]
+        audiences = tap.audiences[self.form]
+        del audiences[self]
+        if not audiences:
+            del tap.audiences[self.form]
+
+    def join(self, member: Outbox) -> None:
+        """Add a member: what it gets from now on is counted here."""
+        self.members[member] = None
+        member.totals.add(self.totals, -1)
+
+    def leave(self, member: Outbox) -> None:
+        """Remove a member; its totals are its own again."""
+        del self.members[member]
+        member.totals.add(self.totals)
+
+
+class Tap:
+    """One stream, tick by tick, and the audiences that take it so.
+
+    Attributes:
+        audiences: by the form in which they want it.
+    """
+
+    __slots__ = ("audiences", "key", "published_us", "ticks")
+
+    interval_ms = 0
+
+    def __init__(self, key: StreamKey) -> None:
+        self.key = key
+        self.audiences: dict[Form, dict[Audience, None]] = {}
+        self.ticks: list[Tick] = []
+        self.published_us: list[int] = []
+
+    def take(self, ticks: Sequence[Tick], published_us: int) -> bool:
+        """Take what was published. True if it is the first since the last `give`."""
+        is_first = not self.ticks
+        self.ticks += ticks
+        self.published_us += [published_us] * len(ticks)
+        return is_first
+
+    def give(self) -> Chunk:
+        """All that was taken since the last call."""
+        chunk = Chunk(self.key, self.ticks, self.published_us)
+        self.ticks, self.published_us = [], []
+        return chunk
+
+
+class ConflatedTap:
+    """One stream, of which only the latest tick of each interval is given out.
+
+    Attributes:
+        group: the interval it goes by.
+        count: ticks taken since the last `give`.
+    """
+
+    __slots__ = ("_latest", "_published_us", "audiences", "count", "group", "key")
+
+    def __init__(self, key: StreamKey, group: Group) -> None:
+        self.key = key
+        self.group = group
+        self.audiences: dict[Form, dict[Audience, None]] = {}
+        self.count = 0
+        self._latest: Tick | None = None
+        self._published_us = 0
+
+    @property
+    def interval_ms(self) -> int:
+        """At most one tick is given out in so many ms."""
+        return self.group.interval_ms
+
+    def take(self, ticks: Sequence[Tick], published_us: int) -> bool:
+        """Take what was published. True if its group has been idle until now."""
+        self._latest = ticks[-1]
+        self._published_us = published_us
+        is_first = not self.count
+        self.count += len(ticks)
+        if is_first:
+            self.group.waiting.append(self)
+        return is_first and len(self.group.waiting) == 1
+
+    def merged(self, known: int = 0) -> Chunk | None:
+        """The latest tick, for somebody who knows so many of those taken; None if it knows all."""
+        count = self.count - known
+        if self._latest is None or count < 1:
+            return None
+        tick = replace(self._latest, conflated=count - 1) if count > 1 else self._latest
+        return Chunk(self.key, [tick], [self._published_us])
+
+    def clear(self) -> None:
+        """Begin anew, what was taken having been given out."""
+        self.count = 0
+
+
+class Group:
+    """The streams that are given out together, once in an interval.
+
+    The first tick after a quiet time goes out at once. It is one timer for all, so that what a
+    client gets in an interval travels in one frame.
+
+    Attributes:
+        due_s: not before this moment are ticks given out, on the steady clock.
+        waiting: the taps that have something to give.
+        taps: how many there are.
+    """
+
+    __slots__ = ("due_s", "interval_ms", "taps", "waiting")
+
+    def __init__(self, interval_ms: int) -> None:
+        self.interval_ms = interval_ms
+        self.due_s = 0.0
+        self.waiting: list[ConflatedTap] = []
+        self.taps = 0
+
+    def begin_interval(self, now_s: float) -> list[ConflatedTap]:
+        """The taps whose turn it is; the next turn is an interval later."""
+        waiting, self.waiting = self.waiting, []
+        self.due_s = now_s + self.interval_ms / 1000
+        return waiting
+
+
+AnyTap = Tap | ConflatedTap

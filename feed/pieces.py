@@ -1,0 +1,152 @@
+"""Encoded ticks on their way to clients: pieces of streams, and the frames made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from msgspec.structs import asdict
+
+from feed.frames import build_frame
+from feed.ticks import (
+    Bar,
+    Encoding,
+    Quote,
+    StreamKey,
+    Tick,
+    Trade,
+    encode,
+    encode_elements,
+    join_elements,
+)
+
+FRAME_TICKS_MAX: Final = 500
+"""Ticks in one frame at the most, so that a burst stays below what client libraries accept."""
+
+
+class Form:
+    """How a client wants its bytes: there is one object for each of the four ways.
+
+    Attributes:
+        encoding: JSON or MessagePack.
+        stamps: whether ticks carry `tr` and `tw`.
+    """
+
+    __slots__ = ("encoding", "stamps")
+
+    def __init__(self, encoding: Encoding, stamps: bool) -> None:
+        self.encoding = encoding
+        self.stamps = stamps
+
+
+_FORMS: Final = {
+    (encoding, stamps): Form(encoding, stamps) for encoding in Encoding for stamps in (False, True)
+}
+
+
+def form_of(encoding: Encoding, stamps: bool = False) -> Form:
+    """The form with these properties."""
+    return _FORMS[encoding, stamps]
+
+
+class Chunk(NamedTuple):
+    """Ticks of one stream in order, each with the time at which it was published.
+
+    Attributes:
+        ticks: at least one.
+        published_us: when the publisher handed each over, microseconds since the Unix epoch.
+    """
+
+    key: StreamKey
+    ticks: Sequence[Tick]
+    published_us: Sequence[int]
+
+
+class Piece(NamedTuple):
+    """A chunk encoded to stand inside an array; at most `FRAME_TICKS_MAX` ticks.
+
+    Attributes:
+        elements: the bytes.
+        size: how many ticks they are.
+        merged: how many more those ticks stand for.
+        chunk: what they were made of, for those who can't take them now.
+    """
+
+    elements: bytes
+    size: int
+    merged: int
+    chunk: Chunk
+
+
+def encode_pieces(chunk: Chunk, form: Form, written_us: int) -> list[Piece]:
+    """A chunk as pieces; `written_us` is the time to stamp on its ticks, where they get stamps."""
+    key, ticks, published_us = chunk
+    if len(ticks) <= FRAME_TICKS_MAX:
+        return [_encode_piece(chunk, form, written_us)]
+    starts = range(0, len(ticks), FRAME_TICKS_MAX)
+    parts = [slice(start, start + FRAME_TICKS_MAX) for start in starts]
+    return [
+        _encode_piece(Chunk(key, ticks[part], published_us[part]), form, written_us)
+        for part in parts
+    ]
+
+
+def _encode_piece(chunk: Chunk, form: Form, written_us: int) -> Piece:
+    ticks = chunk.ticks
+    if form.stamps:
+        ticks = [
+            _stamped(tick, published_us, written_us)
+            for tick, published_us in zip(ticks, chunk.published_us, strict=True)
+        ]
+    merged = sum([tick.conflated for tick in ticks])
+    return Piece(encode_elements(ticks, form.encoding), len(ticks), merged, chunk)
+
+
+def build_frames(pieces: Sequence[Piece], encoding: Encoding) -> list[bytes]:
+    """Pieces in as few frames as hold them."""
+    count = sum([piece.size for piece in pieces])
+    if count <= FRAME_TICKS_MAX:
+        elements = [piece.elements for piece in pieces]
+        return [build_frame(join_elements(elements, count, encoding), encoding)]
+    frames: list[bytes] = []
+    part: list[Piece] = []
+    count = 0
+    for piece in pieces:
+        if count + piece.size > FRAME_TICKS_MAX:
+            frames += build_frames(part, encoding)
+            part, count = [], 0
+        part.append(piece)
+        count += piece.size
+    return frames + build_frames(part, encoding)
+
+
+def message_frame(message: object, encoding: Encoding) -> bytes:
+    """A message that is no tick, as a frame."""
+    return build_frame(encode(message, encoding), encoding)
+
+
+# ------------------------------------------------------------------------------------- stamps
+
+
+class _StampedTrade(Trade, tag_field="T", tag="t", kw_only=True, gc=False):
+    tr: int
+    tw: int
+
+
+class _StampedQuote(Quote, tag_field="T", tag="q", kw_only=True, gc=False):
+    tr: int
+    tw: int
+
+
+class _StampedBar(Bar, tag_field="T", tag="b", kw_only=True, gc=False):
+    tr: int
+    tw: int
+
+
+def _stamped(tick: Tick, published_us: int, written_us: int) -> Tick:
+    fields = asdict(tick)
+    if isinstance(tick, Trade):
+        return _StampedTrade(**fields, tr=published_us, tw=written_us)
+    if isinstance(tick, Quote):
+        return _StampedQuote(**fields, tr=published_us, tw=written_us)
+    return _StampedBar(**fields, tr=published_us, tw=written_us)

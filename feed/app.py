@@ -19,6 +19,7 @@ from starlette.websockets import WebSocket
 from feed.connection import serve_connection
 from feed.engine import Engine, running_engine
 from feed.errors import TickcastError
+from feed.metrics import CONTENT_TYPE, render_metrics
 from feed.settings import Settings
 from feed.ticks import (
     CHANNELS,
@@ -72,6 +73,7 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
     routes: list[BaseRoute] = [
         Route("/health", _health),
         Route("/ready", _ready),
+        Route("/metrics", _metrics),
         Route("/symbols", _symbols),
         Route("/snapshot", _snapshot),
         Route("/stream", _upgrade_required),
@@ -150,6 +152,10 @@ async def _ready(request: Request) -> Response:
     except TimeoutError:
         return _json({"status": "not ready", "reason": "Redis does not answer"}, 503)
     return _json({"status": "ready"})
+
+
+async def _metrics(request: Request) -> Response:
+    return Response(render_metrics(_engine(request)), media_type=CONTENT_TYPE)
 
 
 async def _symbols(request: Request) -> Response:

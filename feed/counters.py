@@ -67,7 +67,9 @@ class Counters:
         ticks_out, frames_out, bytes_out: handed to clients' sockets or held for them, over all.
         conflated: ticks that clients with `conflate_ms` got merged into later ones.
         slow_merged, slow_skipped: ticks that clients did not get one by one, being too slow.
-        closed: connections ended, by close code; 0 where the client just vanished.
+        connections: clients that have connected.
+        closed: connections that ended, by close code.
+        redis_reconnects: connections to Redis after the first.
         lag_s: from publishing to the flush that sent it.
         flush_s, flush_ticks: how long flushes took, and how many ticks they sent on.
     """
@@ -81,6 +83,7 @@ class Counters:
         self.slow_merged = 0
         self.slow_skipped = 0
         self.connections = 0
+        self.redis_reconnects = 0
         self.closed: Counter[int] = Counter()
         self.lag_s = Histogram(LAG_BOUNDS_S)
         self.flush_s = Histogram(FLUSH_BOUNDS_S)

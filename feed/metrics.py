@@ -1,0 +1,120 @@
+"""What one server has counted and holds, as Prometheus reads it. `docs/metrics.md` lists it.
+
+No label names a symbol or a client, so the number of series is fixed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from feed.counters import Histogram
+from feed.engine import Engine
+from feed.ticks import Encoding
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def render_metrics(engine: Engine) -> bytes:
+    """All metrics of a server, in Prometheus's text format."""
+    registry = CollectorRegistry()
+    registry.register(_FeedCollector(engine))
+    ProcessCollector(registry=registry)
+    return generate_latest(registry)
+
+
+class _FeedCollector(Collector):
+    """Reads the engine's numbers when it is asked: counting itself costs next to nothing."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._clients()
+        yield from self._flow()
+        yield from self._broker()
+
+    def _clients(self) -> Iterator[Metric]:
+        sessions = self._engine.sessions
+        counters = self._engine.hub.counters
+        by_encoding = Counter(session.encoding for session in sessions)
+        connections = GaugeMetricFamily(
+            "tickcast_connections", "Clients connected", labels=["encoding"]
+        )
+        for encoding in Encoding:
+            connections.add_metric([encoding.value], by_encoding[encoding])
+        yield connections
+        yield _counter("connections_opened", "Clients that have connected", counters.connections)
+        closed = CounterMetricFamily(
+            "tickcast_connections_closed", "Connections that ended, by close code", labels=["code"]
+        )
+        for code, count in sorted(counters.closed.items()):
+            closed.add_metric([str(code)], count)
+        yield closed
+        streams, audiences = self._engine.hub.sizes
+        held = sum(len(session.subscriptions) for session in sessions)
+        yield _gauge("subscriptions", "Symbols and wildcards that clients hold", held)
+        yield _gauge("streams", "Streams carried for them", streams)
+        yield _gauge("audiences", "Groups of clients that get the same bytes", audiences)
+        yield _gauge(
+            "outbox_bytes",
+            "Bytes waiting for clients",
+            sum(each.waiting_bytes for each in sessions),
+        )
+        yield _gauge(
+            "slow_clients",
+            "Clients whose ticks are being merged or skipped, because they do not read",
+            sum(session.is_slow for session in sessions),
+        )
+
+    def _flow(self) -> Iterator[Metric]:
+        counters = self._engine.hub.counters
+        yield _counter("ticks_in", "Ticks taken from Redis", counters.ticks_in)
+        yield _counter("ticks_out", "Ticks sent, over all clients", counters.ticks_out)
+        yield _counter("frames_out", "Frames of ticks sent, over all clients", counters.frames_out)
+        yield _counter("bytes_out", "Bytes of ticks sent, over all clients", counters.bytes_out)
+        merged = CounterMetricFamily(
+            "tickcast_ticks_merged",
+            "Ticks replaced by later ones: because clients asked for it, or were slow",
+            labels=["reason"],
+        )
+        merged.add_metric(["conflate_ms"], counters.conflated)
+        merged.add_metric(["slow"], counters.slow_merged)
+        yield merged
+        yield _counter("ticks_skipped", "Ticks left out for slow clients", counters.slow_skipped)
+        yield _histogram("flush_seconds", "Time that a flush took", counters.flush_s)
+        yield _histogram("flush_ticks", "Ticks taken into a flush", counters.flush_ticks)
+        yield _histogram(
+            "lag_seconds", "From a tick's publishing to the flush that sent it", counters.lag_s
+        )
+
+    def _broker(self) -> Iterator[Metric]:
+        connected = self._engine.upstream.subscriber.connected
+        yield _gauge("redis_up", "1 while connected to Redis", int(connected))
+        yield _counter(
+            "redis_reconnects",
+            "Connections to Redis after the first",
+            self._engine.hub.counters.redis_reconnects,
+        )
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"tickcast_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"tickcast_{name}", text, value=value)
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+    ends = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]
+    buckets = list(zip(ends, accumulate(histogram.counts), strict=True))
+    return HistogramMetricFamily(f"tickcast_{name}", text, buckets, histogram.total)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from redis import exceptions
 from redis.asyncio import Redis
 
 from feed.broker.client import check_version, translated_errors
+from feed.broker.replies import ReplyReader
 from feed.errors import BrokerUnavailable, TickcastError
 from feed.tasks import end_tasks
 
@@ -28,11 +28,12 @@ logger = logging.getLogger("tickcast.broker")
 
 
 class _Connection(Protocol):
-    """What is used of redis-py's connection."""
+    """What is used of redis-py's connection: it connects, logs in and sends, but does not read."""
+
+    _writer: asyncio.StreamWriter
 
     async def connect(self) -> None: ...
     async def send_command(self, *words: str) -> None: ...
-    async def read_response(self, **options: object) -> Any: ...
     async def disconnect(self, nowait: bool) -> None: ...
 
 
@@ -135,10 +136,12 @@ class Subscriber:
         try:
             with translated_errors():
                 await connection.connect()
+            transport = cast(asyncio.Transport, connection._writer.transport)
+            replies = ReplyReader(transport, self._take)
             self._connection = connection
             self._first_try.set()
             logger.info("connected to Redis")
-            work = (self._read(connection), self._heartbeat(connection), self._resubscribe())
+            work = (self._receive(replies), self._heartbeat(connection), self._resubscribe())
             tasks += [asyncio.create_task(each) for each in work]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -169,17 +172,18 @@ class Subscriber:
             await asyncio.sleep(_HEARTBEAT_S)
         raise BrokerUnavailable("Redis has fallen silent")
 
-    async def _read(self, connection: _Connection) -> None:
+    async def _receive(self, replies: ReplyReader) -> None:
         with translated_errors():
-            while True:
-                reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
-                if isinstance(reply, exceptions.RedisError):
-                    raise reply
-                self._unanswered = 0
-                if reply[0] == b"message":
-                    self._on_message(reply[1].decode(), reply[2])
-                elif reply[0] == b"subscribe":
-                    self._confirm(reply[1].decode())
+            await replies.ended
+
+    def _take(self, reply: Any) -> None:
+        if isinstance(reply, exceptions.RedisError):
+            raise reply
+        self._unanswered = 0
+        if reply[0] == b"message":
+            self._on_message(reply[1].decode(), reply[2])
+        elif reply[0] == b"subscribe":
+            self._confirm(reply[1].decode())
 
     def _confirm(self, channel: str) -> None:
         self._channels.add(channel)

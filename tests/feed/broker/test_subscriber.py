@@ -1,0 +1,163 @@
+"""The pub/sub connection to a real store, over every kind of connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from feed.broker.client import make_client
+from feed.broker.subscriber import Subscriber
+from feed.errors import BrokerUnavailable
+from feed.settings import Settings
+from feed.tasks import end_tasks
+from tests.conftest import until
+
+
+class Listener:
+    """A running subscriber, and what it has heard."""
+
+    def __init__(self, client: Redis) -> None:
+        self.heard: list[tuple[str, bytes]] = []
+        self.reconnects = 0
+        self.subscriber = Subscriber(client, self._hear, self._count)
+
+    def _hear(self, channel: str, data: bytes) -> None:
+        self.heard.append((channel, data))
+
+    async def _count(self) -> None:
+        self.reconnects += 1
+
+
+@contextlib.asynccontextmanager
+async def listening(url: str) -> AsyncIterator[Listener]:
+    client = make_client(url)
+    listener = Listener(client)
+    task = asyncio.create_task(listener.subscriber.run())
+    await listener.subscriber.wait_for_first_try()
+    try:
+        yield listener
+    finally:
+        await end_tasks([task])
+        await client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def tls_before(settings: Settings, directory: Path) -> AsyncIterator[str]:
+    """The URL of a TLS server that passes everything on to the store."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "1"),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", directory / "key.pem", "-out", directory / "cert.pem"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_unix_connection(
+            settings.store_dir / "store.sock"
+        )
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    server = await asyncio.start_server(join, "localhost", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield f"rediss://localhost:{port}?ssl_ca_certs={directory / 'cert.pem'}"
+    finally:
+        server.close()
+
+
+async def hears_everything(listener: Listener, publisher: Redis) -> None:
+    """Confirms, receives much and little, goes on after a cut, and lets go."""
+    subscriber = listener.subscriber
+    assert subscriber.connected
+    await subscriber.subscribe(["A", "B"])
+    assert subscriber.channels == {"A", "B"}
+
+    big = bytes(1_000_000)
+    await publisher.publish("A", big)
+    pipeline = publisher.pipeline(transaction=False)
+    numbers = [str(number).encode() for number in range(5000)]
+    for number in numbers:
+        pipeline.publish("B", number)
+    await pipeline.execute()
+    await until(lambda: len(listener.heard) == 5001)
+    assert listener.heard == [("A", big), *(("B", number) for number in numbers)]
+
+    await publisher.client_kill_filter(_type="pubsub")
+    await until(lambda: listener.reconnects == 1)
+    await publisher.publish("B", "back")
+    await until(lambda: len(listener.heard) == 5002)
+
+    await subscriber.unsubscribe(["B"])
+    await asyncio.sleep(1)  # Its heartbeats find the connection alive.
+    assert subscriber.connected
+    assert await publisher.publish("B", "unheard") == 0
+    assert listener.heard[-1] == ("B", b"back")
+
+
+async def test_a_unix_socket(redis_url: str, redis: Redis) -> None:
+    async with listening(redis_url) as listener:
+        await hears_everything(listener, redis)
+
+
+async def test_a_port_with_a_user_of_its_own(redis: Redis, unused_tcp_port: int) -> None:
+    await redis.config_set("port", unused_tcp_port)
+    await redis.acl_setuser(
+        "reader", enabled=True, passwords=["+secret"], channels=["*"], categories=["+@all"]
+    )
+    async with listening(f"redis://reader:secret@127.0.0.1:{unused_tcp_port}") as listener:
+        await hears_everything(listener, redis)
+
+
+async def test_a_password(redis: Redis, redis_url: str) -> None:
+    await redis.config_set("requirepass", "secret")
+    await redis.execute_command("AUTH", "secret")  # type: ignore[no-untyped-call]
+    async with listening(redis_url.replace("unix://", "unix://:secret@")) as listener:
+        await hears_everything(listener, redis)
+    await redis.config_set("requirepass", "")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl for a certificate")
+async def test_tls(settings: Settings, redis: Redis, tmp_path: Path) -> None:
+    async with tls_before(settings, tmp_path) as url, listening(url) as listener:
+        await hears_everything(listener, redis)
+
+
+async def test_a_channel_that_may_not_be_read(redis: Redis, redis_url: str) -> None:
+    await redis.acl_setuser(
+        "reader", enabled=True, nopass=True, reset_channels=True, categories=["+@all"]
+    )
+    async with listening(redis_url.replace("unix://", "unix://reader:@")) as listener:
+        with pytest.raises(BrokerUnavailable):
+            await listener.subscriber.subscribe(["A"])
+        assert listener.subscriber.channels == set()
+        await until(lambda: listener.subscriber.connected)
+
+
+async def test_a_bug_of_the_receiver_ends_the_run(redis: Redis) -> None:
+    subscriber = Subscriber(redis, lambda channel, data: 1 // 0, lambda: asyncio.sleep(0))  # type: ignore[arg-type, return-value]
+    task = asyncio.create_task(subscriber.run())
+    await subscriber.wait_for_first_try()
+    await subscriber.subscribe(["A"])
+    await redis.publish("A", "x")
+    with pytest.raises(ZeroDivisionError):
+        await task

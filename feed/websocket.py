@@ -1,23 +1,37 @@
-"""uvicorn's WebSocket protocol with a way to write prebuilt frames straight to the transport.
+"""uvicorn's WebSocket protocol, made small, with a way to write prebuilt frames to the transport.
 
 The endpoint finds the way in `scope["extensions"]`. On another ASGI server it is missing, and
 `feed.asgi_sink` takes its place.
+
+An ASGI endpoint that waits for its client's next message keeps a task, a dozen frames of middleware
+and the request alive: some 20 kB for each of thousands of clients that say a word a day. So the
+endpoint hands its client over to the sink and returns. What is left then are the transport, the
+parser of frames, and the client's own objects.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
+from websockets.frames import Frame
 from websockets.http11 import Request
+from websockets.protocol import Protocol as FrameProtocol
 
 from feed.errors import CLOSE_GRACE_S, CloseCode
 
 EXTENSION: Final = "tickcast.sink"
+
+OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
+"""Takes a message; returns what is still to be awaited before the next one can be taken."""
 
 
 class TransportSink:
@@ -27,7 +41,12 @@ class TransportSink:
         paused, write: as `feed.outbox.Sink` says.
         on_drain: called when the client reads again.
         on_shutdown: called when the server shuts down; returns the frames to send before closing.
+        on_message, on_end: see `hand_over`.
     """
+
+    __slots__ = (
+        "_protocol", "on_drain", "on_end", "on_message", "on_shutdown", "paused", "write",
+    )  # fmt: skip
 
     def __init__(self, protocol: FeedProtocol) -> None:
         self._protocol = protocol
@@ -36,6 +55,21 @@ class TransportSink:
         self.write: Callable[[bytes], None] = protocol.transport.write
         self.on_drain: Callable[[], None] = _nothing
         self.on_shutdown: Callable[[], bytes] = bytes
+        self.on_message: OnMessage = _ignore
+        self.on_end: Callable[[int], None] = _forget
+
+    def hand_over(self, on_message: OnMessage, on_end: Callable[[int], None]) -> None:
+        """Have the client served by callbacks from now on, so that the endpoint can return.
+
+        Args:
+            on_message: called with each message, one at a time: not before what it returned for the
+                one before has been awaited. It must not raise.
+            on_end: called once, soon after it is clear that no more messages will come; with the
+                close code.
+        """
+        self.on_message = on_message
+        self.on_end = on_end
+        self._protocol.hand_over(self)
 
     def buffered(self) -> int:
         """Bytes written that the operating system has not accepted yet."""
@@ -46,23 +80,101 @@ class TransportSink:
         self._protocol.finish(last_words, code, reason)
 
     def detach(self) -> None:
-        """Ignore everything from now on."""
+        """Write nothing from now on."""
         self.write = _discard
         self.on_drain = _nothing
 
+    def end(self, code: int) -> None:
+        """Tell that no more messages will come; soon, because a flush may be under way."""
+        self.on_message = _ignore
+        on_end, self.on_end = self.on_end, _forget
+        self._protocol.loop.call_soon(on_end, code)
+
+
+class _Ending:
+    """Takes the place of the queue between uvicorn and an endpoint that has returned.
+
+    Messages no longer pass through it. What comes is the end, perhaps more than once.
+    """
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, sink: TransportSink) -> None:
+        self._sink = sink
+
+    def put_nowait(self, event: Any) -> None:
+        self._sink.end(event["code"])
+
+
+# Nobody waits for it: it stands for `writable` where an endpoint no longer sends.
+_UNUSED: Final = asyncio.Event()
+
 
 class FeedProtocol(WebSocketsSansIOProtocol):
-    """The protocol class for `uvicorn.Config(ws=…)`."""
+    """The protocol class for `uvicorn.Config(ws=…)`; `feed.server.Server` keeps it alive."""
 
-    sink: TransportSink | None = None
-    _cut: asyncio.TimerHandle | None = None
+    # Mostly what uvicorn's class assigns: in a dict so many attributes take 2 kB more. Should it
+    # come to assign others, they find a dict still.
+    __slots__ = (
+        "_cut", "_handed_over", "_ping_at", "_waiting", "app", "app_state", "asgi_version",
+        "client", "close_sent", "close_timeout", "close_timer", "config", "conn", "connections",
+        "curr_msg_data_type", "default_headers", "disconnected", "frames", "handshake_complete",
+        "handshake_initiated", "initial_response", "last_ping_rtt", "logger", "loop",
+        "pending_ping_payload", "ping_interval", "ping_sent_at", "ping_timeout", "ping_timer",
+        "pong_timer", "queue", "read_paused", "request", "response", "root_path", "scheme", "scope",
+        "server", "sink", "tasks", "transport", "writable",
+    )  # fmt: skip
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sink: TransportSink | None = None
+        self._cut: asyncio.TimerHandle | None = None
+        self._handed_over = False
+        self._ping_at: float | None = None
+        self._waiting: deque[str | bytes] | None = None
 
     def handle_connect(self, event: Request) -> None:
+        # The parser that has read the request would keep it for as long as it reads frames.
+        self.conn.parser = FrameProtocol.parse(self.conn)
+        next(self.conn.parser)
         super().handle_connect(event)
         if not self.close_sent:
             self.sink = TransportSink(self)
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[EXTENSION] = self.sink
+
+    async def run_asgi(self) -> None:
+        """As uvicorn's, but the end of an endpoint that has handed over is not the client's."""
+        try:
+            await self.app(self.scope, self.receive, self.send)
+            if not self.handshake_complete:
+                self.logger.error("the endpoint returned without answering the handshake")
+        except ClientDisconnected:
+            pass
+        except BaseException:
+            self.logger.exception("a bug in the endpoint")
+            self._handed_over = False
+        if self._handed_over:
+            # Nothing reads them from now on.
+            del self.scope, self.request, self.response
+            self.server = self.client = None
+            return
+        self.send_500_response()
+        if self.close_timer is None:
+            self.transport.close()
+
+    def hand_over(self, sink: TransportSink) -> None:
+        """Pass events to the sink instead of the endpoint, the ones that wait already first."""
+        self._handed_over = True
+        queue, self.queue = self.queue, _Ending(sink)  # type: ignore[assignment]
+        self.writable = _UNUSED
+        while not queue.empty():
+            event: Any = queue.get_nowait()
+            if event["type"] == "websocket.receive":
+                self._take(event["bytes"] if event.get("text") is None else event["text"])
+            else:
+                sink.end(event["code"])
+        self._read_on()
 
     def finish(self, last_words: bytes, code: int, reason: str) -> None:
         """Close from our side, without waiting for a client that may not be reading."""
@@ -72,13 +184,11 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             return
         self.close_sent = True
         self.stop_keepalive()
-        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         with contextlib.suppress(InvalidState):  # The client was faster, and has its answer.
             self.conn.send_close(code, reason)
         self.transport.write(last_words + b"".join(self.conn.data_to_send()))
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._read_on()
         self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
     async def send(self, message: Any) -> None:
@@ -86,6 +196,58 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         if self.initial_response is not None and self.close_sent:
             # A refusal ends the handshake as well; uvicorn would log it as an error.
             self.handshake_complete = True
+
+    # -- messages
+
+    def send_receive_event_to_app(self) -> None:
+        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        self.frames = []
+        if self.close_sent:
+            return
+        message: str | bytes = data
+        if self.curr_msg_data_type == "text":
+            try:
+                message = data.decode()
+            except UnicodeDecodeError:
+                # uvicorn would log this with a traceback; it is the client's fault, not ours.
+                self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
+                self.handle_parser_exception()
+                return
+        if self._handed_over:
+            self._take(message)
+        else:
+            event: Any = {"type": "websocket.receive", self.curr_msg_data_type: message}
+            self.queue.put_nowait(event)
+            self._stop_reading()
+
+    def _take(self, message: str | bytes) -> None:
+        if self._waiting is not None:
+            self._waiting.append(message)
+        elif self.sink is not None and (work := self.sink.on_message(message)) is not None:
+            self._waiting = deque()
+            self._stop_reading()
+            task = self.loop.create_task(self._work_off(work))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _work_off(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await what one message asks for, then take those that came meanwhile."""
+        await work
+        while self._waiting and self.sink is not None:
+            if (more := self.sink.on_message(self._waiting.popleft())) is not None:
+                await more
+        self._waiting = None
+        self._read_on()
+
+    def _stop_reading(self) -> None:
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
 
     # -- flow control
 
@@ -100,6 +262,35 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.sink.paused = False
             self.sink.on_drain()
 
+    # -- keepalive: the server calls `keep_alive` now and then, which needs no timers
+
+    def schedule_ping(self) -> None:
+        if self.ping_interval is not None:
+            self._ping_at = self.loop.time() + self.ping_interval
+
+    def stop_keepalive(self) -> None:
+        self._ping_at = None
+        self.pending_ping_payload = None
+
+    def keep_alive(self, now: float) -> None:
+        """Ping the client if it is time, or give it up if it has not answered the last one."""
+        if self._ping_at is None or now < self._ping_at:
+            return
+        if self.close_sent or self.transport.is_closing():
+            self.stop_keepalive()
+        elif self.pending_ping_payload is not None:
+            self.keepalive_timeout()
+        else:
+            self.pending_ping_payload = random.randbytes(4)
+            self._ping_at = now + (self.ping_timeout or math.inf)
+            self.conn.send_ping(self.pending_ping_payload)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+
+    def handle_pong(self, event: Frame) -> None:
+        if self.pending_ping_payload is not None and event.data == self.pending_ping_payload:
+            self.pending_ping_payload = None
+            self.schedule_ping()
+
     # -- endings: each is followed by a cut, in case the transport can't drain
 
     def shutdown(self) -> None:
@@ -109,7 +300,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             super().shutdown()
         self._cut_later()
 
-    def handle_close(self, event: Any) -> None:
+    def handle_close(self, event: Frame) -> None:
         super().handle_close(event)
         self._cut_later()
 
@@ -121,24 +312,15 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
         self._cut_later()
 
-    def send_receive_event_to_app(self) -> None:
-        if self.curr_msg_data_type == "text":
-            try:
-                b"".join(self.frames).decode()
-            except UnicodeDecodeError:
-                # uvicorn would log this with a traceback; it is the client's fault, not ours.
-                self.frames = []
-                self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
-                self.handle_parser_exception()
-                return
-        super().send_receive_event_to_app()
-
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.sink is not None:
-            self.sink.detach()
         if self._cut is not None:
             self._cut.cancel()
         super().connection_lost(exc)
+        if self.sink is not None:
+            self.sink.detach()
+            self.sink = None  # Or the two would keep each other until the next collection.
+        if self._handed_over:
+            del self.queue
 
     def _cut_later(self) -> None:
         if self.sink is not None:
@@ -148,6 +330,14 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
 
 def _discard(data: bytes) -> None:
+    pass
+
+
+def _ignore(message: str | bytes) -> None:
+    pass
+
+
+def _forget(code: int) -> None:
     pass
 
 

@@ -136,7 +136,7 @@ class Subscriber:
         try:
             with translated_errors():
                 await connection.connect()
-            transport = cast(asyncio.Transport, connection._writer.transport)
+            transport = cast("asyncio.Transport", connection._writer.transport)
             replies = ReplyReader(transport, self._take)
             self._connection = connection
             self._first_try.set()

@@ -35,7 +35,10 @@ async def line() -> AsyncIterator[Line]:
 
 
 async def test_replies_in_any_cut(line: Line) -> None:
-    replies = b"*3\r\n$7\r\nmessage\r\n$1\r\nA\r\n$3\r\nx\r\n\r\n+PONG\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+    replies = (
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nA\r\n$3\r\nx\r\n\r\n+PONG\r\n*2\r\n$4\r\npong\r\n$0\r\n"
+    )
+    replies += b"\r\n"
     for byte in replies * 2:
         line.far.send(bytes((byte,)))
         await asyncio.sleep(0.001)

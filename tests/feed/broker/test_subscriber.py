@@ -49,18 +49,19 @@ async def listening(url: str) -> AsyncIterator[Listener]:
         await client.aclose()
 
 
+def make_certificate(directory: Path) -> None:
+    command = [
+        *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "1"),
+        *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+        *("-keyout", f"{directory}/key.pem", "-out", f"{directory}/cert.pem"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 @contextlib.asynccontextmanager
 async def tls_before(settings: Settings, directory: Path) -> AsyncIterator[str]:
     """The URL of a TLS server that passes everything on to the store."""
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "1"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", directory / "key.pem", "-out", directory / "cert.pem"),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    await asyncio.to_thread(make_certificate, directory)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
 
@@ -154,7 +155,7 @@ async def test_a_channel_that_may_not_be_read(redis: Redis, redis_url: str) -> N
 
 
 async def test_a_bug_of_the_receiver_ends_the_run(redis: Redis) -> None:
-    subscriber = Subscriber(redis, lambda channel, data: 1 // 0, lambda: asyncio.sleep(0))  # type: ignore[arg-type, return-value]
+    subscriber = Subscriber(redis, lambda channel, data: 1 // 0, lambda: asyncio.sleep(0))  # type: ignore[arg-type]
     task = asyncio.create_task(subscriber.run())
     await subscriber.wait_for_first_try()
     await subscriber.subscribe(["A"])

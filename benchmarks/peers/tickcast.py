@@ -1,0 +1,72 @@
+"""Tickcast itself: `tickcast serve` with its embedded store."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from feed.broker.client import make_client
+from feed.broker.publisher import Publisher
+from feed.settings import Settings
+from feed.ticks import Trade
+from feed.times import Time
+from peers import Feed, frame, handshake
+
+STORE = "store"
+
+
+class Peer:
+    """The server as users start it."""
+
+    name = "tickcast"
+    about = "tickcast serve, embedded store"
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.environment = {"TICKCAST_LOG_LEVEL": "error"}
+
+    def install(self) -> None:
+        pass
+
+    def command(self, directory: Path) -> list[str]:
+        self.environment["TICKCAST_RUNTIME_DIR"] = str(directory / STORE)
+        return [sys.executable, "-m", "feed.cli", "serve", "--port", "0"]
+
+    def hello(self) -> bytes:
+        return handshake("/stream")
+
+    def steps(self, symbols: Sequence[str]) -> list[tuple[bytes, bytes]]:
+        action = json.dumps({"action": "subscribe", "trades": list(symbols)})
+        return [(b"connected", frame(action.encode())), (b"subscription", b"")]
+
+    def feed(self, directory: Path) -> Feed:
+        return StoreFeed(directory)
+
+
+class StoreFeed:
+    """Publishes as every producer does: through `Publisher`, into the store."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory / STORE
+
+    async def open(self) -> None:
+        settings = Settings(runtime_dir=str(self._directory))
+        self._client = make_client(f"unix://{self._directory}/store.sock")
+        self._publisher = Publisher(self._client, "live", settings)
+        await self._publisher.__aenter__()
+
+    def prepare(self, symbol: str, text: bytes, time_ns: int) -> Trade:
+        tick = json.loads(text)[0]
+        return Trade(
+            symbol=symbol, price=tick["p"], size=tick["s"], venue=tick["x"], time=Time(time_ns)
+        )
+
+    async def send(self, prepared: Sequence[Any]) -> None:
+        await self._publisher.publish(prepared)
+
+    async def close(self) -> None:
+        await self._publisher.__aexit__(None, None, None)
+        await self._client.aclose()

@@ -1,0 +1,146 @@
+"""The processes of a benchmark: pinned to a core, watched, and ended again."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+SERVER_CORE = 0
+LOAD_CORE = 1
+_START_TIMEOUT_S = 15.0
+_STOP_TIMEOUT_S = 3.0
+_HERE = Path(__file__).parent
+
+
+class CannotStart(Exception):
+    """A server did not come up; the text says why."""
+
+
+class ServerProcess:
+    """A server on the first core, and what it costs.
+
+    Args:
+        command: prints a line once it listens.
+        environment: on top of our own.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            ["taskset", "-c", str(SERVER_CORE), *command],
+            stdout=subprocess.PIPE,
+            cwd=_HERE,
+            env={**os.environ, **(environment or {})},
+        )
+        self.pid = self._process.pid
+
+    def wait_for_port(self, port: int = 0) -> int:
+        """Wait until it listens; returns the port, which it prints unless it is known.
+
+        Raises:
+            CannotStart: it is not ready in time, or has ended.
+        """
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while self.is_running and time.monotonic() < deadline:
+            if port and _accepts(port):
+                return port
+            wait_s = 0.02 if port else 0.5
+            if select.select([self._process.stdout], [], [], wait_s)[0] and not port:
+                line = self._process.stdout.readline().decode()
+                if line.strip():
+                    return int(re.split(r"\D", line.strip())[-1])
+        raise CannotStart("the server has ended" if not self.is_running else "no answer in time")
+
+    def cpu_s(self) -> float:
+        """Processor time of all its threads so far, children not included."""
+        return cpu_s(self.pid)
+
+    def resident_kb(self) -> int:
+        """Memory in use."""
+        return resident_kb(self.pid)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it still lives."""
+        return self._process.poll() is None
+
+    def stop(self) -> None:
+        """End it; a server that takes long over its farewells is killed."""
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process, threads that have ended included.
+
+    Its POSIX CPU clock counts nanoseconds; /proc/PID/stat only counts ticks of 10 ms. The clock's
+    number is what clock_getcpuclockid(3) would return.
+    """
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def resident_kb(pid: int) -> int:
+    """Memory in use by a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The children of a process, and theirs."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            for child in (task / "children").read_text().split():
+                yield int(child)
+                yield from descendants(int(child))
+
+
+def pin(pid: int, core: int) -> None:
+    """Let all threads of a process run on one core only."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            os.sched_setaffinity(int(task.name), {core})
+
+
+def core_busy_s(core: int) -> float:
+    """How long a core has been busy since the machine started, whoever used it."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name == f"cpu{core}":
+            user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields[:8])
+            return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    raise ValueError(f"no core {core}")
+
+
+def set_up_load_process() -> None:
+    """Pin this process to the load's core, allow many sockets, and end in good order on SIGTERM."""
+    if (os.cpu_count() or 1) <= LOAD_CORE:
+        sys.exit("two processor cores are needed")
+    os.sched_setaffinity(0, {LOAD_CORE})
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Children inherit it, so the servers may hold as many.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("terminated"))

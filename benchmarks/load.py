@@ -1,7 +1,9 @@
-"""The clients: many sockets in one epoll loop that costs as little as Python allows.
+"""The clients: many sockets in one process that costs as little as Python allows.
 
-A client only counts the ticks it gets, by a text that stands once in each. A few, the *probes*, also
-keep what they got and when; it is decoded after the measurement.
+Most clients only count ticks, by a text that stands once in each, and are read every 20 ms. So their
+cost hardly depends on how a server parts its writes, and waking them is not charged to the server, as
+it would not be if they were on other machines. A few, the *probes*, are read the moment something
+comes; what they get is kept with the time, and decoded after the measurement.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ _KEEP = len(MARKER) - 1
 _ROOM = 1 << 18
 _EVENTS = 128
 _SETUP_TIMEOUT_S = 30.0
+_ROUND_S = 0.02
+_SLICES = 10
 
 # The marker first, for a tick that a probe was in the middle of may come at the beginning.
 _TICK = re.compile(
@@ -59,14 +63,12 @@ class Receipt(NamedTuple):
 class Client:
     """One socket."""
 
-    __slots__ = ("probe", "ready", "received", "sock", "steps", "ticks")
+    __slots__ = ("ready", "received", "sock", "steps")
 
     def __init__(self, way: Way, address: tuple[str, int]) -> None:
         self.steps = deque(way.steps)
         self.received = b""
         self.ready = False
-        self.probe: list[tuple[int, bytes]] | None = None
-        self.ticks = 0
         self.sock = socket.create_connection(address, timeout=_SETUP_TIMEOUT_S)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.setblocking(False)
@@ -95,6 +97,10 @@ class Swarm:
         self._tails: dict[int, bytearray] = {}
         self._counts: dict[int, int] = {}
         self._probes: dict[int, list[tuple[int, bytes]]] = {}
+        self._watch = select.epoll()
+        self._slices: list[list[int]] = [[] for _ in range(_SLICES)]
+        self._next_slice = 0
+        self._slice_at = 0.0
         self._buffer = bytearray(_KEEP + _ROOM)
         self._room = memoryview(self._buffer)[_KEEP:]
 
@@ -127,8 +133,7 @@ class Swarm:
                     unready[fd].set_up(data)
                     if unready[fd].ready:
                         del unready[fd]
-        for fd, client in self._by_fd.items():
-            self._enter(fd, client)
+        self._begin_counting()
 
     def say(self, client: Client, say: bytes, expect: bytes) -> None:
         """Let a client go on with one more step; `finish_steps` waits for it."""
@@ -152,63 +157,101 @@ class Swarm:
                 was_ready = client.ready
                 client.set_up(client.sock.recv(65_536))
                 unready -= client.ready and not was_ready
+        self._begin_counting()
 
-    def _enter(self, fd: int, client: Client) -> None:
-        client.received = b""
-        self._receive.setdefault(fd, client.sock.recv_into)
-        self._tails.setdefault(fd, bytearray(_KEEP))
-        self._counts.setdefault(fd, 0)
+    def _begin_counting(self) -> None:
+        """From now on clients are read in turn; asking epoll would make each write dearer."""
+        for fd, client in self._by_fd.items():
+            client.received = b""
+            self._poll.unregister(fd)
+            if fd not in self._counts:
+                self._receive[fd] = client.sock.recv_into
+                self._tails[fd] = bytearray(_KEEP)
+                self._counts[fd] = 0
+                self._slices[fd % _SLICES].append(fd)
+
+    def _stop_counting(self) -> None:
+        for fd in self._by_fd:
+            self._poll.register(fd, select.EPOLLIN)
 
     def choose_probes(self, count: int) -> None:
         """Let some clients keep what they get: the first, the last, and some between."""
         last = len(self.clients) - 1
         for number in range(count):
             client = self.clients[last * number // max(1, count - 1)]
-            client.probe = []
-            self._probes[client.sock.fileno()] = client.probe
+            self.probe(client)
+
+    def probe(self, client: Client) -> None:
+        """Let a client keep what it gets, and when."""
+        fd = client.sock.fileno()
+        self.pause(client)
+        self._probes[fd] = []
+        self._watch.register(fd, select.EPOLLIN)
 
     def pause(self, client: Client) -> None:
         """Stop reading."""
-        self._poll.unregister(client.sock.fileno())
+        self._drop(client.sock.fileno())
 
     def resume(self, client: Client) -> None:
         """Read again."""
-        self._poll.register(client.sock.fileno(), select.EPOLLIN)
+        fd = client.sock.fileno()
+        if fd in self._probes:
+            self._watch.register(fd, select.EPOLLIN)
+        else:
+            self._slices[fd % _SLICES].append(fd)
 
     def close(self) -> None:
         """Cut all connections."""
         for client in self.clients:
             client.sock.close()
         self._poll.close()
+        self._watch.close()
 
     # -- receiving
 
     def pump(self, until: float) -> None:
         """Receive until a time of the monotonic clock. The inner loop of every measurement."""
-        poll, buffer, room = self._poll.poll, self._buffer, self._room
-        receive, tails, counts, probes = self._receive, self._tails, self._counts, self._probes
-        count, clock = buffer.count, time.monotonic
-        while (left := until - clock()) > 0:
-            for fd, _ in poll(left, _EVENTS):
-                try:
-                    size = receive[fd](room)
-                except BlockingIOError:
-                    continue
-                except ConnectionError:
-                    size = 0
-                if not size:
-                    self._cut(fd)
-                    continue
-                # The end of what came before goes in front: the marker may have been cut in two.
-                buffer[:_KEEP] = tails[fd]
-                counts[fd] += count(MARKER, 0, _KEEP + size)
-                tails[fd] = buffer[size : _KEEP + size]
-                if fd in probes:
-                    probes[fd].append((time.time_ns(), bytes(room[:size])))
+        watch, clock = self._watch.poll, time.monotonic
+        while (now := clock()) < until:
+            if now >= self._slice_at:
+                self._slice_at = now + _ROUND_S / _SLICES
+                self._read(self._slices[self._next_slice])
+                self._next_slice = (self._next_slice + 1) % _SLICES
+            left = max(0.0, min(self._slice_at, until) - clock())
+            # epoll counts in milliseconds, and rounds up.
+            for fd, _ in watch(left):
+                self._read((fd,))
 
-    def _cut(self, fd: int) -> None:
-        self.cut_off += 1
-        self._poll.unregister(fd)
+    def _read(self, fds: Sequence[int]) -> None:
+        buffer, room = self._buffer, self._room
+        receive, tails, counts, probes = self._receive, self._tails, self._counts, self._probes
+        count = buffer.count
+        cut = []
+        for fd in fds:
+            try:
+                size = receive[fd](room)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                size = 0
+            if not size:
+                cut.append(fd)
+                continue
+            if fd in probes:
+                probes[fd].append((time.time_ns(), bytes(room[:size])))
+            # The end of what came before goes in front: the marker may have been cut in two.
+            buffer[:_KEEP] = tails[fd]
+            counts[fd] += count(MARKER, 0, _KEEP + size)
+            tails[fd] = buffer[size : _KEEP + size]
+        for fd in cut:
+            self.cut_off += 1
+            self._drop(fd)
+
+    def _drop(self, fd: int) -> None:
+        if fd in self._slices[fd % _SLICES]:
+            self._slices[fd % _SLICES].remove(fd)
+        else:
+            self._watch.unregister(fd)
 
     def total(self) -> int:
         """Ticks received by all clients so far."""

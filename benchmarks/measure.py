@@ -45,7 +45,9 @@ class Figures(NamedTuple):
         server_mb: the server's memory after the run.
         connection_kb: what a subscribed connection added to it before the run.
         delivered: share of the ticks due that arrived; below 1, the server fell behind.
-        server_load, client_load: share of their cores that server and clients with publisher used.
+        server_load: share of its core that the server used.
+        client_load: share of the other core that the clients used.
+        publisher_load: share of it that the publisher used, and the server's store if it is there.
         others_load: share of the server's core that neither it nor its store used.
         late_ms: how late the publisher was, 99th percentile.
     """
@@ -58,6 +60,7 @@ class Figures(NamedTuple):
     delivered: float
     server_load: float
     client_load: float
+    publisher_load: float
     others_load: float
     late_ms: float
 
@@ -184,31 +187,33 @@ class Run:
             connection_kb=connection_kb,
             delivered=delivered / due,
             server_load=server_load,
-            client_load=(during.load_s - before.load_s) / wall_s,
+            client_load=(during.clients_s - before.clients_s) / wall_s,
+            publisher_load=(during.publisher_s - before.publisher_s) / wall_s,
             others_load=(during.others_s - before.others_s) / wall_s,
             late_ms=report.late_ms if report else float("inf"),
         )
 
     def _snapshot(self) -> _Snapshot:
         server_s = self._server.cpu_s()
-        children_s = sum(_cpu_on(child, SERVER_CORE) for child in descendants(self._server.pid))
+        stores_s = {SERVER_CORE: 0.0, LOAD_CORE: 0.0}
+        for child in descendants(self._server.pid):
+            for core in os.sched_getaffinity(child):
+                stores_s[core] += processes.cpu_s(child)
         return _Snapshot(
             at_s=time.monotonic(),
             server_s=server_s,
-            load_s=processes.cpu_s(os.getpid()) + self._publishing.cpu_s(),
-            others_s=core_busy_s(SERVER_CORE) - server_s - children_s,
+            clients_s=processes.cpu_s(os.getpid()),
+            publisher_s=self._publishing.cpu_s() + stores_s[LOAD_CORE],
+            others_s=core_busy_s(SERVER_CORE) - server_s - stores_s[SERVER_CORE],
         )
 
 
 class _Snapshot(NamedTuple):
     at_s: float
     server_s: float
-    load_s: float
+    clients_s: float
+    publisher_s: float
     others_s: float
-
-
-def _cpu_on(pid: int, core: int) -> float:
-    return processes.cpu_s(pid) if os.sched_getaffinity(pid) == {core} else 0.0
 
 
 def check_whole(receipts: list[list[Receipt]]) -> None:

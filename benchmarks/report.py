@@ -41,7 +41,7 @@ REQUIREMENTS = (
 
 HEADER = (
     f"{'workload':10}{'server':20}{'µs/tick':>9}{'p50 ms':>9}{'p99 ms':>9}{'RSS MB':>8}"
-    f"{'kB/conn':>9}{'core %':>8}{'load %':>8}"
+    f"{'kB/conn':>9}{'core %':>8}{'clients %':>11}{'publ. %':>9}"
 )
 
 
@@ -62,7 +62,7 @@ def row(workload: str, server: str, result: Figures | str) -> str:
     line = (
         f"{start}{result.cpu_us:9.3f}{result.p50_ms:9.2f}{result.p99_ms:9.2f}"
         f"{result.server_mb:8.0f}{result.connection_kb:9.1f}"
-        f"{result.server_load * 100:8.0f}{result.client_load * 100:8.0f}"
+        f"{result.server_load * 100:8.0f}{result.client_load * 100:11.0f}{result.publisher_load * 100:9.0f}"
     )
     return "  ".join((line, *remarks(result)))
 
@@ -72,7 +72,7 @@ def remarks(result: Figures) -> list[str]:
     found = []
     if result.delivered < 1:
         found.append(f"falls behind: {result.delivered:.0%} delivered")
-    if result.client_load > TOO_BUSY:
+    if result.client_load + result.publisher_load > TOO_BUSY:
         found.append("! the clients were the bottleneck")
     elif result.late_ms > LATE_MS and result.delivered == 1:
         found.append(f"! the publisher was {result.late_ms:.0f} ms late")

@@ -10,7 +10,14 @@ from pathlib import Path
 
 _TIMEOUT_S = 600
 _CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
-PYTHON_PEERS = ("picows", "python-socketio", "starlette", "uvicorn[standard]", "uvloop", "websockets")
+PYTHON_PEERS = (
+    "picows",
+    "python-socketio",
+    "starlette",
+    "uvicorn[standard]",
+    "uvloop",
+    "websockets",
+)
 
 
 class CannotInstall(Exception):

@@ -10,7 +10,6 @@ import argparse
 import gc
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,10 +17,8 @@ import peers
 import report
 from cache import CannotInstall
 from measure import Failed, Figures, measure
-from processes import LOAD_CORE, SERVER_CORE, set_up_load_process
+from processes import LOAD_CORE, SERVER_CORE, set_up_load_process, wait_for_quiet
 from workloads import BY_NAME, WORKLOADS, Workload
-
-_PAUSE_S = 0.3
 
 
 def main() -> None:
@@ -41,6 +38,7 @@ def main() -> None:
         for work in works:
             # Another one first in each round: whatever drifts meanwhile hits all alike.
             for row in rotated(list(variants), turn):
+                wait_for_quiet(options.patience)
                 result = attempt(variants[row], work, options.seconds, store_core)
                 runs[work.name, row].append(result)
                 print(report.row(work.name, row, result), flush=True)
@@ -70,6 +68,13 @@ def parse() -> argparse.Namespace:
         choices=("load", "server"),
         default="load",
         help="whose core Tickcast's store runs on: %(default)s",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="how long to wait before each for others to leave the machine alone: %(default)s",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures here")
     parser.add_argument("--install", action="store_true", help="set the peers up, and end")
@@ -118,7 +123,6 @@ def rotated(names: list[str], turn: int) -> list[str]:
 def attempt(peer: peers.Peer, work: Workload, seconds: float, store_core: int) -> Figures | str:
     """One measurement, or why there is none."""
     gc.collect()
-    time.sleep(_PAUSE_S)
     # A pause of the collector would look like one of the server's.
     gc.disable()
     try:

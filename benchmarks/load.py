@@ -1,9 +1,9 @@
 """The clients: many sockets in one process that costs as little as Python allows.
 
-Most clients only count ticks, by a text that stands once in each, and are read every 20 ms. So their
-cost hardly depends on how a server parts its writes, and waking them is not charged to the server, as
-it would not be if they were on other machines. A few, the *probes*, are read the moment something
-comes; what they get is kept with the time, and decoded after the measurement.
+Most clients only count ticks, by a text that stands once in each, and are read every 20 ms. So
+their cost depends less on how a server parts its writes, and waking them is not charged to the
+server, as it would not be if they were on other machines. A few, the *probes*, are read the moment
+something comes; what they get is kept with the time, and decoded after the measurement.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from pathlib import Path
 
 SERVER_CORE = 0
 LOAD_CORE = 1
+QUIET = 0.08
 _START_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 3.0
 _HERE = Path(__file__).parent
@@ -34,12 +35,13 @@ class ServerProcess:
         environment: on top of our own.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            ["taskset", "-c", str(SERVER_CORE), *command],
+            command,
             stdout=subprocess.PIPE,
             cwd=_HERE,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **environment},
+            preexec_fn=_pin_server,  # noqa: PLW1509 - we have no threads
         )
         self.pid = self._process.pid
 
@@ -84,6 +86,10 @@ class ServerProcess:
             self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+def _pin_server() -> None:
+    os.sched_setaffinity(0, {SERVER_CORE})
 
 
 def _accepts(port: int) -> bool:
@@ -133,6 +139,18 @@ def core_busy_s(core: int) -> float:
             user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields[:8])
             return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
     raise ValueError(f"no core {core}")
+
+
+def wait_for_quiet(patience_s: float) -> None:
+    """Return when both cores have been nearly idle for a second, or when that takes too long."""
+    deadline = time.monotonic() + patience_s
+    cores = (SERVER_CORE, LOAD_CORE)
+    while time.monotonic() < deadline:
+        before = [core_busy_s(core) for core in cores]
+        time.sleep(1.0)
+        busy = [core_busy_s(core) - began for core, began in zip(cores, before, strict=True)]
+        if max(busy) < QUIET:
+            return
 
 
 def set_up_load_process() -> None:

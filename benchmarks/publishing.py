@@ -21,13 +21,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import uvloop
-
 import peers
-from feed.ticks import Encoding, Trade, encode
-from feed.times import Time
+import uvloop
 from processes import cpu_s
 from workloads import BY_NAME
+
+from feed.ticks import Encoding, Trade, encode
+from feed.times import Time
 
 _NICE = -10
 _TFD_TIMER_ABSTIME = 1

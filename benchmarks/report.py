@@ -62,7 +62,8 @@ def row(workload: str, server: str, result: Figures | str) -> str:
     line = (
         f"{start}{result.cpu_us:9.3f}{result.p50_ms:9.2f}{result.p99_ms:9.2f}"
         f"{result.server_mb:8.0f}{result.connection_kb:9.1f}"
-        f"{result.server_load * 100:8.0f}{result.client_load * 100:11.0f}{result.publisher_load * 100:9.0f}"
+        f"{result.server_load * 100:8.0f}{result.client_load * 100:11.0f}"
+        f"{result.publisher_load * 100:9.0f}"
     )
     return "  ".join((line, *remarks(result)))
 

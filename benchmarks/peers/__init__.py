@@ -68,7 +68,7 @@ class Feed(Protocol):
     async def open(self) -> None: ...
 
     def prepare(self, symbol: str, text: bytes, time_ns: int) -> Any:
-        """Do beforehand what can be done for a tick, whose JSON text as clients get it is `text`."""
+        """Do beforehand what can be done for a tick; `text` is its JSON as clients get it."""
 
     async def send(self, prepared: Sequence[Any]) -> None:
         """Publish ticks that are due at the same time."""
@@ -175,6 +175,9 @@ class LineFeed:
         self._sock.close()
 
 
+_listening: list[object] = []
+
+
 async def serve_lines(path: str, publish: Callable[[str, str], object]) -> None:
     """Listen at a unix socket, and call `publish(symbol, text)` for every line that comes."""
     import asyncio  # noqa: PLC0415
@@ -188,4 +191,5 @@ async def serve_lines(path: str, publish: Callable[[str, str], object]) -> None:
                 symbol, _, text = line.decode().partition(" ")
                 publish(symbol, text)
 
-    await asyncio.get_running_loop().create_unix_server(Lines, path)
+    # Kept, because uvloop closes a server that nobody holds.
+    _listening.append(await asyncio.get_running_loop().create_unix_server(Lines, path))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache import CannotInstall, folder, run
+
 from peers import SOCKET, Feed, LineFeed, handshake, subscribe_steps
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache import CannotInstall, folder, run
+
 from peers import Feed, frame, handshake
 
 _CONNECT = b'CONNECT {"verbose":false,"pedantic":false}\r\n'

@@ -40,7 +40,7 @@ async def listen(path: str) -> None:
         async_mode="asgi", ping_interval=3600, http_compression=False, monitor_clients=False
     )
 
-    @sio.event  # type: ignore[misc, unused-ignore]
+    @sio.event  # type: ignore[untyped-decorator, unused-ignore]
     async def subscribe(sid: str, symbols: list[str]) -> None:
         for symbol in symbols:
             await sio.enter_room(sid, symbol)

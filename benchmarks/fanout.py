@@ -38,8 +38,7 @@ def main() -> None:
         for work in works:
             # Another one first in each round: whatever drifts meanwhile hits all alike.
             for row in rotated(list(variants), turn):
-                wait_for_quiet(options.patience)
-                result = attempt(variants[row], work, options.seconds, store_core)
+                result = undisturbed(variants[row], work, options, store_core)
                 runs[work.name, row].append(result)
                 print(report.row(work.name, row, result), flush=True)
     medians = {key: report.median(results) for key, results in runs.items()}
@@ -58,7 +57,10 @@ def parse() -> argparse.Namespace:
         "--peers", default=",".join(peers.NAMES), help="which, by name: %(default)s"
     )
     parser.add_argument(
-        "--only", action="append", choices=BY_NAME, help="a workload, repeatable", metavar="NAME"
+        "--only",
+        action="append",
+        choices=[work.name for work in WORKLOADS],
+        help="a workload, repeatable",
     )
     parser.add_argument(
         "--pace", type=float, action="append", help="a flush_pace for Tickcast, repeatable"
@@ -75,6 +77,13 @@ def parse() -> argparse.Namespace:
         default=10.0,
         metavar="SECONDS",
         help="how long to wait before each for others to leave the machine alone: %(default)s",
+    )
+    parser.add_argument(
+        "--again",
+        type=int,
+        default=2,
+        metavar="TIMES",
+        help="how often to repeat a measurement that others disturbed: %(default)s",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures here")
     parser.add_argument("--install", action="store_true", help="set the peers up, and end")
@@ -118,6 +127,23 @@ def rotated(names: list[str], turn: int) -> list[str]:
     """The names, beginning with another one each turn."""
     start = turn % len(names)
     return names[start:] + names[:start]
+
+
+def undisturbed(
+    peer: peers.Peer, work: Workload, options: argparse.Namespace, store_core: int
+) -> Figures | str:
+    """A measurement that others left alone, or after some attempts the one they disturbed least."""
+    best: Figures | str = ""
+    for _ in range(1 + options.again):
+        wait_for_quiet(options.patience)
+        result = attempt(peer, work, options.seconds, store_core)
+        if isinstance(result, str):
+            return result
+        if isinstance(best, str) or result.others_load < best.others_load:
+            best = result
+        if best.others_load <= report.NOISY:
+            break
+    return best
 
 
 def attempt(peer: peers.Peer, work: Workload, seconds: float, store_core: int) -> Figures | str:

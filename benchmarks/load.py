@@ -30,6 +30,7 @@ _TICK = re.compile(
     rb'"T":"t","S":"([^"]+)"[^}]*?'
     rb'"t":"\d{4}-\d\d-\d\dT(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?Z"[^}]*?"seq":(\d+)[^}]*\}'
 )
+_ERROR = re.compile(rb'\{"T":"error"[^}]*\}')
 _MERGED = re.compile(rb'"cf":(\d+)')
 
 
@@ -44,10 +45,18 @@ class Way(NamedTuple):
     """How a client gets its ticks: its first words, and the steps that follow.
 
     It is served when the last step's expectation has come true.
+
+    Attributes:
+        receive_buffer: bytes that its kernel takes unread; 0 leaves that to the kernel.
     """
 
     hello: bytes
     steps: Sequence[Step]
+    receive_buffer: int = 0
+
+
+class Refused(ConnectionError):
+    """The server answered with an error; the text is what it said."""
 
 
 class Receipt(NamedTuple):
@@ -69,14 +78,24 @@ class Client:
         self.steps = deque(way.steps)
         self.received = b""
         self.ready = False
-        self.sock = socket.create_connection(address, timeout=_SETUP_TIMEOUT_S)
+        self.sock = socket.socket()
+        if way.receive_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, way.receive_buffer)
+        self.sock.settimeout(_SETUP_TIMEOUT_S)
+        self.sock.connect(address)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.setblocking(False)
         self.sock.send(way.hello)
 
     def set_up(self, data: bytes) -> None:
-        """Go on with the steps."""
+        """Go on with the steps.
+
+        Raises:
+            Refused: the server did not like one.
+        """
         self.received += data
+        if error := _ERROR.search(self.received):
+            raise Refused(error[0].decode())
         if self.steps and self.steps[0].expect in self.received:
             step = self.steps.popleft()
             self.received = b""
@@ -133,10 +152,11 @@ class Swarm:
                     unready[fd].set_up(data)
                     if unready[fd].ready:
                         del unready[fd]
-        self._begin_counting()
+        self._begin_counting(list(self._by_fd))
 
     def say(self, client: Client, say: bytes, expect: bytes) -> None:
         """Let a client go on with one more step; `finish_steps` waits for it."""
+        self._poll.register(client.sock.fileno(), select.EPOLLIN)
         client.steps.append(Step(expect))
         client.ready = False
         client.sock.send(say)
@@ -147,7 +167,8 @@ class Swarm:
         Raises:
             TimeoutError: they are not in time.
         """
-        unready = sum(not client.ready for client in self.clients)
+        fds = [fd for fd, client in self._by_fd.items() if not client.ready]
+        unready = len(fds)
         deadline = time.monotonic() + timeout_s
         while unready:
             if time.monotonic() > deadline:
@@ -157,11 +178,12 @@ class Swarm:
                 was_ready = client.ready
                 client.set_up(client.sock.recv(65_536))
                 unready -= client.ready and not was_ready
-        self._begin_counting()
+        self._begin_counting(fds)
 
-    def _begin_counting(self) -> None:
+    def _begin_counting(self, fds: Sequence[int]) -> None:
         """From now on clients are read in turn; asking epoll would make each write dearer."""
-        for fd, client in self._by_fd.items():
+        for fd in fds:
+            client = self._by_fd[fd]
             client.received = b""
             self._poll.unregister(fd)
             if fd not in self._counts:
@@ -169,10 +191,6 @@ class Swarm:
                 self._tails[fd] = bytearray(_KEEP)
                 self._counts[fd] = 0
                 self._slices[fd % _SLICES].append(fd)
-
-    def _stop_counting(self) -> None:
-        for fd in self._by_fd:
-            self._poll.register(fd, select.EPOLLIN)
 
     def choose_probes(self, count: int) -> None:
         """Let some clients keep what they get: the first, the last, and some between."""
@@ -276,6 +294,14 @@ class Swarm:
         """Let the probes begin anew."""
         for kept in self._probes.values():
             kept.clear()
+
+    def kept(self, client: Client) -> list[tuple[int, bytes]]:
+        """What a probe received, and when."""
+        return self._probes[client.sock.fileno()]
+
+    def receipts_of(self, client: Client) -> list[Receipt]:
+        """What one probe got, in order."""
+        return decode(self.kept(client))
 
     def receipts(self) -> list[list[Receipt]]:
         """What each probe got, in order."""

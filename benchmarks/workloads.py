@@ -50,4 +50,6 @@ WORKLOADS = (
     Workload("W2@5000", 500, 100, 20, 5000),
     Workload("W3", 1000, 1, 1, 1000, burst=100),
 )
-BY_NAME = {work.name: work for work in WORKLOADS}
+SLOW = Workload("slow", 1000, 10, 10, 1000)
+"""For slow.py."""
+BY_NAME = {work.name: work for work in (*WORKLOADS, SLOW)}

@@ -1,0 +1,198 @@
+"""What slow clients do to the others, and what becomes of them.
+
+1,000 clients of ten symbols, 1,000 ticks/s. First all read; then every tenth stops for 20 s; then
+it reads again. Prints how long ticks took to the others in each phase, what the server's memory came
+to, and for the slow ones how soon they have the latest tick of every stream again, and whether
+delivered, merged (`cf`) and skipped ticks add up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import time
+from typing import NamedTuple
+
+import msgspec
+import peers
+from load import Client, Step, Swarm, Way
+from measure import connected, running, way
+from peers import handshake
+from processes import set_up_load_process
+from publishing import Publishing
+from workloads import SLOW
+
+from feed.settings import Settings
+
+SEED = 5
+WARM_UP_S = 2.0
+CALM_S = 10.0
+AFTER_S = 6.0
+EVERY = 10
+RECEIVE_BUFFER = 64 * 1024
+_MESSAGE = re.compile(rb'\{"T":"(?:t|skipped)"[^}]*\}')
+_SLOW_CLIENT = b'"code":407'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stall", type=float, default=20.0, help="seconds without reading")
+    options = parser.parse_args()
+    set_up_load_process()
+    peer = peers.load("tickcast")
+    with running(peer) as (server, port, directory), connected() as swarm:
+        swarm.connect(port, [stream(peer, number) for number in range(SLOW.clients)])
+        stalled = swarm.clients[EVERY // 2 :: EVERY]
+        others = [client for number, client in enumerate(swarm.clients) if number % EVERY == 0]
+        probes = others[:: len(others) // 5]
+        for client in (*probes, *stalled):
+            swarm.probe(client)
+        publishing = Publishing(peer.name, SLOW.name, directory)
+        try:
+            seconds = WARM_UP_S + CALM_S + options.stall + AFTER_S
+            begin = time.monotonic() - time.time() + publishing.start(seconds, SEED)
+            swarm.pump(begin + WARM_UP_S)
+            swarm.forget()
+            swarm.pump(begin + WARM_UP_S + CALM_S)
+            tell_delays("all read", swarm, probes)
+
+            swarm.forget()
+            before_kb = server.resident_kb()
+            for client in stalled:
+                swarm.pause(client)
+            stop = WARM_UP_S + CALM_S + options.stall
+            swarm.pump(begin + stop)
+            tell_delays(f"{len(stalled)} do not", swarm, probes)
+            tell_memory(before_kb, server.resident_kb(), len(stalled))
+
+            for client in stalled:
+                swarm.resume(client)
+            resumed_ns = time.time_ns()
+            for client in probes:
+                swarm.kept(client).clear()
+            swarm.pump(begin + seconds + 2.0)
+            tell_delays("all read again", swarm, probes)
+            publishing.report()
+        finally:
+            publishing.stop()
+        tell_stalled(swarm, stalled, stop, seconds, resumed_ns)
+
+
+def stream(peer: peers.Peer, number: int) -> Way:
+    """A client's way in; those that will stall keep little in their kernel."""
+    usual = way(peer, SLOW.symbol_names())
+    if number % EVERY != EVERY // 2:
+        return usual
+    steps = [Step(*step) for step in usual.steps]
+    return Way(handshake("/stream", "tickcast.v1.json"), steps, RECEIVE_BUFFER)
+
+
+def tell_delays(what: str, swarm: Swarm, probes: list[Client]) -> None:
+    """How long ticks took to those that read."""
+    delays = [each.delay_ms for client in probes for each in swarm.receipts_of(client)]
+    cuts = statistics.quantiles(delays, n=100)
+    print(f"{what:16} p50 {cuts[49]:6.1f} ms   p99 {cuts[98]:6.1f} ms", flush=True)
+
+
+def tell_memory(before_kb: int, after_kb: int, stalled: int) -> None:
+    """What the slow clients' queues came to, and what they may."""
+    bound_mb = stalled * Settings().outbox_max_bytes / 2**20
+    grown_mb = (after_kb - before_kb) / 1024
+    word = "within" if grown_mb <= bound_mb * 1.1 else "OVER"
+    print(f"server memory    {before_kb / 1024:.0f} -> {after_kb / 1024:.0f} MB,", end=" ")
+    print(f"{word} the queues' bounds of {bound_mb:.0f} MB in all")
+
+
+class Account(NamedTuple):
+    """What one slow client got.
+
+    Attributes:
+        caught_up_ms: until it had the latest tick of every stream; None if it never had.
+        delivered, merged, skipped: ticks, from the first that it got.
+        is_exact: whether these leave no tick out, and end with the last published.
+    """
+
+    caught_up_ms: float | None
+    delivered: int
+    merged: int
+    skipped: int
+    is_exact: bool
+
+
+def tell_stalled(
+    swarm: Swarm, stalled: list[Client], stop: float, seconds: float, resumed_ns: int
+) -> None:
+    """What became of the slow clients."""
+    closed = sum(
+        _SLOW_CLIENT in b"".join(chunk for _, chunk in swarm.kept(client)) for client in stalled
+    )
+    if closed or swarm.cut_off:
+        print(f"{closed} of {len(stalled)} slow clients were closed with error 407,", end=" ")
+        print(f"{swarm.cut_off} connections cut in all: no policy keeps them")
+        return
+    at_resume: dict[str, int] = {}
+    published: dict[str, int] = {}
+    for due, symbol in SLOW.schedule(seconds, SEED):
+        published[symbol] = published.get(symbol, 0) + 1
+        if due <= stop:
+            at_resume[symbol] = published[symbol]
+    accounts = [account(swarm.kept(client), at_resume, published, resumed_ns) for client in stalled]
+    caught_up = [each.caught_up_ms for each in accounts if each.caught_up_ms is not None]
+    print(
+        f"{len(caught_up)} of {len(stalled)} slow clients had the latest of every stream", end=" "
+    )
+    if caught_up:
+        print(
+            f"after {statistics.median(caught_up):.0f} ms, the last after {max(caught_up):.0f} ms"
+        )
+    else:
+        print("at no time")
+    exact = sum(each.is_exact for each in accounts)
+    print(
+        f"delivered + merged + skipped is exact for {exact} of {len(accounts)}; together", end=" "
+    )
+    print(f"{sum(a.delivered for a in accounts)} + {sum(a.merged for a in accounts)}", end=" ")
+    print(f"+ {sum(a.skipped for a in accounts)} ticks")
+
+
+def account(
+    kept: list[tuple[int, bytes]],
+    at_resume: dict[str, int],
+    published: dict[str, int],
+    resumed_ns: int,
+) -> Account:
+    """Go through all that one client got, in order."""
+    data = b"".join(chunk for _, chunk in kept)
+    ends = iter(kept)
+    end, at_ns = 0, 0
+    last: dict[str, int] = {}
+    missing = dict(at_resume)
+    caught_up_ms = None
+    delivered = merged = skipped = 0
+    is_exact = True
+    for match in _MESSAGE.finditer(data):
+        while end < match.end():
+            at_ns, chunk = next(ends)
+            end += len(chunk)
+        message = msgspec.json.decode(match[0])
+        symbol = message["S"]
+        if message["T"] == "skipped":
+            covered, upto = message["n"], message["to"]
+            skipped += covered
+        else:
+            covered, upto = 1 + message.get("cf", 0), message["seq"]
+            delivered += 1
+            merged += covered - 1
+        if symbol in last and last[symbol] + covered != upto:
+            is_exact = False
+        last[symbol] = upto
+        if upto >= missing.get(symbol, upto + 1) and message["T"] == "t":
+            del missing[symbol]
+            if not missing and caught_up_ms is None:
+                caught_up_ms = (at_ns - resumed_ns) / 1e6
+    return Account(caught_up_ms, delivered, merged, skipped, is_exact and last == published)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 """What slow clients do to the others, and what becomes of them.
 
-1,000 clients of ten symbols, 1,000 ticks/s. First all read; then every tenth stops for 20 s; then
-it reads again. Prints how long ticks took to the others in each phase, what the server's memory came
-to, and for the slow ones how soon they have the latest tick of every stream again, and whether
+1,000 clients of ten symbols, 4,000 ticks/s in bursts. First all read; then every tenth stops for 20 s; then
+it reads again. Prints how long ticks took to the others in each phase, what the server's memory
+came to, and for the slow ones how soon they have the latest tick of every stream again, and whether
 delivered, merged (`cf`) and skipped ticks add up.
 """
 
@@ -69,10 +69,8 @@ def main() -> None:
             for client in stalled:
                 swarm.resume(client)
             resumed_ns = time.time_ns()
-            for client in probes:
-                swarm.kept(client).clear()
+            # What the others see now tells little: the slow ones' backlog keeps our own core busy.
             swarm.pump(begin + seconds + 2.0)
-            tell_delays("all read again", swarm, probes)
             publishing.report()
         finally:
             publishing.stop()
@@ -128,8 +126,8 @@ def tell_stalled(
         _SLOW_CLIENT in b"".join(chunk for _, chunk in swarm.kept(client)) for client in stalled
     )
     if closed or swarm.cut_off:
-        print(f"{closed} of {len(stalled)} slow clients were closed with error 407,", end=" ")
-        print(f"{swarm.cut_off} connections cut in all: no policy keeps them")
+        print(f"{swarm.cut_off} of {len(swarm.clients)} connections were cut;", end=" ")
+        print(f"{closed} of the {len(stalled)} slow ones could still read error 407")
         return
     at_resume: dict[str, int] = {}
     published: dict[str, int] = {}

@@ -26,7 +26,8 @@ class Peer:
 
     def __init__(self) -> None:
         self.port = 0
-        self.environment = {"TICKCAST_LOG_LEVEL": "error"}
+        # The clients answer no pings; the peers send none either.
+        self.environment = {"TICKCAST_LOG_LEVEL": "error", "TICKCAST_PING_INTERVAL_S": "3600"}
 
     def install(self) -> None:
         pass

@@ -23,7 +23,7 @@ from workloads import BY_NAME, WORKLOADS, Workload
 
 def main() -> None:
     options = parse()
-    set_up_load_process()
+    set_up_load_process(options.nice)
     present = install(options.peers)
     if options.install:
         return
@@ -84,6 +84,13 @@ def parse() -> argparse.Namespace:
         default=2,
         metavar="TIMES",
         help="how often to repeat a measurement that others disturbed: %(default)s",
+    )
+    parser.add_argument(
+        "--nice",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run at another priority: -10 keeps others on the machine at bay (root only)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every run's figures here")
     parser.add_argument("--install", action="store_true", help="set the peers up, and end")

@@ -153,8 +153,16 @@ def wait_for_quiet(patience_s: float) -> None:
             return
 
 
-def set_up_load_process() -> None:
-    """Pin this process to the load's core, allow many sockets, and end in good order on SIGTERM."""
+def set_up_load_process(nice: int = 0) -> None:
+    """Pin this process to the load's core, allow many sockets, and end in good order on SIGTERM.
+
+    Args:
+        nice: priority of this process and all its children, the servers too.
+    """
+    try:
+        os.nice(nice)
+    except PermissionError:
+        sys.exit("only root may raise the priority")
     if (os.cpu_count() or 1) <= LOAD_CORE:
         sys.exit("two processor cores are needed")
     os.sched_setaffinity(0, {LOAD_CORE})

@@ -48,7 +48,7 @@ class Figures(NamedTuple):
         server_load: share of its core that the server used.
         client_load: share of the other core that the clients used.
         publisher_load: share of it that the publisher used, and the server's store if it is there.
-        others_load: share of the server's core that neither it nor its store used.
+        others_load: share of a core that none of these used; of the two, the busier with others.
         late_ms: how late the publisher was, 99th percentile.
     """
 
@@ -189,22 +189,28 @@ class Run:
             server_load=server_load,
             client_load=(during.clients_s - before.clients_s) / wall_s,
             publisher_load=(during.publisher_s - before.publisher_s) / wall_s,
-            others_load=(during.others_s - before.others_s) / wall_s,
+            others_load=max(
+                during.others_s - before.others_s, during.others_here_s - before.others_here_s
+            )
+            / wall_s,
             late_ms=report.late_ms if report else float("inf"),
         )
 
     def _snapshot(self) -> _Snapshot:
-        server_s = self._server.cpu_s()
         stores_s = {SERVER_CORE: 0.0, LOAD_CORE: 0.0}
         for child in descendants(self._server.pid):
             for core in os.sched_getaffinity(child):
                 stores_s[core] += processes.cpu_s(child)
+        server_s = self._server.cpu_s()
+        clients_s = processes.cpu_s(os.getpid())
+        publisher_s = self._publishing.cpu_s() + stores_s[LOAD_CORE]
         return _Snapshot(
             at_s=time.monotonic(),
             server_s=server_s,
-            clients_s=processes.cpu_s(os.getpid()),
-            publisher_s=self._publishing.cpu_s() + stores_s[LOAD_CORE],
+            clients_s=clients_s,
+            publisher_s=publisher_s,
             others_s=core_busy_s(SERVER_CORE) - server_s - stores_s[SERVER_CORE],
+            others_here_s=core_busy_s(LOAD_CORE) - clients_s - publisher_s,
         )
 
 
@@ -214,6 +220,7 @@ class _Snapshot(NamedTuple):
     clients_s: float
     publisher_s: float
     others_s: float
+    others_here_s: float
 
 
 def check_whole(receipts: list[list[Receipt]]) -> None:

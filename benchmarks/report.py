@@ -78,7 +78,7 @@ def remarks(result: Figures) -> list[str]:
     elif result.late_ms > LATE_MS and result.delivered == 1:
         found.append(f"! the publisher was {result.late_ms:.0f} ms late")
     if result.others_load > NOISY:
-        found.append(f"! others used {result.others_load:.0%} of the server's core")
+        found.append(f"! others used {result.others_load:.0%} of a core")
     return found
 
 

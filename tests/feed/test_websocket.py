@@ -1,0 +1,246 @@
+"""The protocol class under endpoints of its own: what uvicorn's class does, and handing over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket as sockets
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+
+from feed.errors import CloseCode
+from feed.frames import build_frame
+from feed.server import bind, server_config
+from feed.settings import Settings
+from feed.ticks import Encoding
+from feed.websocket import EXTENSION, FeedProtocol, TransportSink
+from tests.conftest import QuietServer, until
+
+
+class Service:
+    """An ASGI application that hands its clients over, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.sinks: list[TransportSink] = []
+        self.heard: list[str | bytes] = []
+        self.ends: list[int] = []
+        self.gate = asyncio.Event()
+        self.before_handing_over: Callable[[], Awaitable[Any]] = lambda: asyncio.sleep(0)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        sink: TransportSink = scope["extensions"][EXTENSION]
+        self.sinks.append(sink)
+        sink.on_shutdown = lambda: text("bye")
+        await self.before_handing_over()
+        sink.hand_over(self.take, self.ends.append)
+
+    def take(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
+        self.heard.append(message)
+        return self.wait() if message == "wait" else None
+
+    async def wait(self) -> None:
+        await self.gate.wait()
+        self.heard.append("waited")
+
+
+def text(words: str) -> bytes:
+    return build_frame(words.encode(), Encoding.JSON)
+
+
+class Served:
+    """The running application, one client of it, and their server."""
+
+    def __init__(self, service: Service, server: QuietServer, client: ClientConnection) -> None:
+        self.service = service
+        self.server = server
+        self.client = client
+
+    @property
+    def protocol(self) -> FeedProtocol:
+        (protocol,) = self.server.server_state.connections
+        assert isinstance(protocol, FeedProtocol)
+        return protocol
+
+
+@contextlib.asynccontextmanager
+async def serving(service: Service, settings: Settings) -> AsyncIterator[tuple[QuietServer, str]]:
+    with bind("127.0.0.1", 0) as listener:
+        started = asyncio.Event()
+        server = QuietServer(server_config(service, settings), started.set)
+        task = asyncio.create_task(server.serve([listener]))
+        await started.wait()
+        try:
+            yield server, f"ws://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[Served]:
+    service = Service()
+    async with (
+        serving(service, Settings()) as (server, url),
+        connect(url, compression=None) as client,
+    ):
+        await until(lambda: service.sinks and not server.server_state.tasks)
+        yield Served(service, server, client)
+
+
+async def test_the_endpoint_is_gone_and_the_client_served(served: Served) -> None:
+    await served.client.send("text")
+    await served.client.send(b"bytes")
+    await served.client.send(["in ", "pieces"])
+    served.service.sinks[0].write(text("answer"))
+    assert await served.client.recv() == "answer"
+    await (await served.client.ping())
+    assert served.service.heard == ["text", b"bytes", "in pieces"]
+    assert served.service.ends == []
+
+
+async def test_messages_wait_for_the_one_before(served: Served) -> None:
+    for message in ("wait", "a", "wait", "b"):
+        await served.client.send(message)
+    await until(lambda: served.service.heard)
+    await asyncio.sleep(0.02)
+    assert served.service.heard == ["wait"]
+    assert served.protocol.read_paused
+    served.service.gate.set()
+    await until(lambda: served.service.heard[-1] == "b")
+    assert served.service.heard == ["wait", "waited", "a", "wait", "waited", "b"]
+    await served.client.send("c")
+    await until(lambda: served.service.heard[-1] == "c")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_what_came_before_the_handing_over(gone: bool) -> None:
+    service, handing_over = Service(), asyncio.Event()
+    service.before_handing_over = handing_over.wait
+    async with serving(service, Settings()) as (server, url), connect(url) as client:
+        if gone:
+            client.transport.abort()
+            await until(lambda: not server.server_state.connections)
+            handing_over.set()
+            await until(lambda: service.ends)
+            assert service.ends == [1005]
+        else:
+            await client.send("early")
+            await asyncio.sleep(0.02)
+            handing_over.set()
+            await client.send("next")
+            await until(lambda: service.heard == ["early", "next"])
+
+
+async def test_the_end_is_told_once_however_it_comes(served: Served) -> None:
+    async def close() -> None:
+        await served.client.close(4321)
+
+    async def abort() -> None:
+        served.client.transport.abort()
+
+    async def finish() -> None:
+        served.service.sinks[-1].finish(text("last"), CloseCode.SLOW_CLIENT, "slow")
+        assert await served.client.recv() == "last"
+        await served.client.wait_closed()
+        assert served.client.close_code == CloseCode.SLOW_CLIENT
+
+    async def talk_nonsense() -> None:
+        frame = Frame(Opcode.TEXT, b"\xff")
+        served.client.transport.write(frame.serialize(mask=True, extensions=[]))
+        await served.client.wait_closed()
+        assert served.client.close_code == CloseCode.INVALID_DATA
+
+    async def shut_down() -> None:
+        served.server.should_exit = True
+        assert await served.client.recv() == "bye"
+        await served.client.wait_closed()
+        assert served.client.close_code == CloseCode.RESTART
+
+    ways: dict[Callable[[], Awaitable[None]], int] = {
+        close: 4321, abort: 1005, finish: CloseCode.SLOW_CLIENT,
+        talk_nonsense: CloseCode.INVALID_DATA, shut_down: CloseCode.RESTART,
+    }  # fmt: skip
+    url = f"ws://127.0.0.1:{served.client.remote_address[1]}"
+    for way, code in ways.items():
+        await way()
+        await until(lambda: served.service.ends)
+        await until(lambda: not served.server.server_state.connections)
+        assert served.service.ends == [code], way.__name__
+        served.service.ends.clear()
+        if way is not shut_down:
+            served.client = await connect(url, compression=None)
+            await until(lambda: not served.server.server_state.tasks)
+
+
+async def test_nothing_is_taken_after_the_end(served: Served) -> None:
+    await served.client.send("wait")
+    await served.client.send("too late")
+    await until(lambda: served.protocol._waiting)
+    served.service.sinks[0].finish(b"", CloseCode.SLOW_CLIENT)
+    served.service.gate.set()
+    await until(lambda: not served.server.server_state.connections)
+    assert served.service.heard == ["wait", "waited"]
+
+
+async def test_an_endpoint_that_fails_after_handing_over() -> None:
+    service = Service()
+
+    class Failing(Service):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await super().__call__(scope, receive, send)
+            if scope["type"] == "websocket":
+                raise RuntimeError
+
+    service = Failing()
+    async with serving(service, Settings()) as (_, url), connect(url) as client:
+        with pytest.raises(ConnectionClosed):
+            await client.recv()
+        await until(lambda: service.ends)
+
+
+async def test_little_is_kept_of_a_client(served: Served) -> None:
+    """Memory is what bounds the number of clients: each attribute here has been weighed."""
+    protocol = served.protocol
+    assert vars(protocol) == {}, (
+        "uvicorn has come to assign other attributes: add them to the slots"
+    )
+    for name in ("scope", "request", "response"):
+        assert not hasattr(protocol, name)
+    assert not served.server.server_state.tasks
+    assert protocol.ping_timer is protocol.pong_timer is None
+
+
+async def test_a_client_that_is_gone_is_freed_at_once(served: Served) -> None:
+    served.service.sinks.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        await served.client.send("wait")
+        await until(lambda: served.protocol._waiting is not None)
+        served.service.gate.set()
+        await served.client.close()
+        await until(lambda: served.service.ends)
+        await until(lambda: not any(isinstance(each, FeedProtocol) for each in gc.get_objects()))
+        assert not any(isinstance(each, TransportSink) for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+
+async def test_the_kernel_holds_little_for_a_client_that_does_not_read(served: Served) -> None:
+    socket = served.protocol.transport.get_extra_info("socket")
+    assert socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF) <= 512 * 1024

@@ -1,0 +1,258 @@
+"""One connection of the load: a bare asyncio protocol that checks what it receives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from clients.load import wire
+from clients.load.conversation import Conversation
+from clients.load.meter import Meter
+from clients.load.payload import Notice, PayloadReader, Streams, Summary, Undecodable
+from clients.load.plan import Plan, Seat
+from clients.load.tally import Tally
+from feed.errors import CloseCode, ConnectionFailed
+from feed.errors import Fault as ServerFault
+from feed.ticks import Encoding, encode
+
+NO_CLOSE_FRAME: Final = 1006
+_CLOSE_GRACE_S: Final = 1.0
+
+
+class Shared(NamedTuple):
+    """What all clients of one process have in common."""
+
+    plan: Plan
+    address: wire.Address
+    reader: PayloadReader
+    streams: Streams
+    meter: Meter
+    on_error: Callable[[str], None]
+    on_end: Callable[[Client], None]
+
+
+class Client(asyncio.Protocol):
+    """Connects, subscribes, then keeps accounts of every tick until it is closed.
+
+    Attributes:
+        subscribed: done when it is; a ConnectionFailed where the server refused it.
+        held: numbers of the streams it is to get, with where they stood when it subscribed; empty
+            where that is not known.
+        close_code: why the server ended the connection, 0 while it has not.
+        latency_us, latency_count: sum and count behind its mean latency.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        seat: Seat,
+        generation: int,
+        symbols: tuple[str, ...],
+        held: Mapping[int, int],
+        same_bytes: bool,
+    ) -> None:
+        plan = shared.plan
+        self.seat = seat
+        self.generation = generation
+        self.held = held
+        self.tally = Tally(shared.streams, held)
+        self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.conversation = Conversation(
+            plan.channels, symbols, plan.auth, plan.configure, plan.subscribe_options
+        )
+        self.began_ns = time.monotonic_ns()
+        self.greeted_us = self.subscribed_us = 0
+        self.close_code = 0
+        self.leaving = False
+        self.stalled = False
+        self.queue_bytes = 0
+        self.lag_ms = 0.0
+        self.heartbeats = 0
+        self.latency_us = self.latency_count = 0
+        self.undecodable = 0
+        self._shared = shared
+        self._meter = shared.meter
+        self._same_bytes = same_bytes
+        self._frames = wire.FrameReader()
+        self._handshake: wire.Handshake | None = wire.Handshake(
+            shared.address, plan.subprotocol, plan.request_headers
+        )
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def name(self) -> str:
+        """For people: its seat, and which of those who sat there it is."""
+        return f"client {self.seat.number}" + (f".{self.generation}" if self.generation else "")
+
+    @property
+    def is_open(self) -> bool:
+        """Subscribed, and neither closed nor about to be."""
+        return self.conversation.ready and not self.leaving and self._transport is not None
+
+    # -- the socket
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        assert self._handshake is not None
+        transport.write(self._handshake.request)
+
+    def data_received(self, data: bytes) -> None:
+        now_ns = time.time_ns()
+        try:
+            if self._handshake is not None:
+                rest = self._handshake.feed(data)
+                if rest is None:
+                    return
+                self.conversation.extended = self._handshake.subprotocol is not None
+                self._handshake = None
+                data = rest
+            self._meter.bytes += len(data)
+            for opcode, payload in self._frames.feed(data):
+                if opcode in {wire.TEXT, wire.BINARY}:
+                    self._take_payload(payload, now_ns)
+                else:
+                    self._take_control(opcode, payload)
+        except ConnectionFailed as error:
+            self._give_up(error, CloseCode.NORMAL)
+        except wire.FrameFault as error:
+            self._note_undecodable(str(error))
+            self._give_up(ConnectionFailed(str(error)), CloseCode.PROTOCOL_ERROR)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.close_code = self.close_code or NO_CLOSE_FRAME
+        if not self.subscribed.done():
+            reason = f": {exc}" if exc else ""
+            self._refuse(ConnectionFailed(f"closed while connecting ({self.close_code}){reason}"))
+        self._shared.on_end(self)
+
+    def _take_control(self, opcode: int, payload: bytes) -> None:
+        if opcode == wire.PING:
+            self._send(wire.PONG, payload)
+        elif opcode == wire.CLOSE and self._transport is not None:
+            if not self.leaving:
+                self.close_code = wire.close_code(payload)
+                self._send(wire.CLOSE, payload[:2])
+            self._transport.close()
+
+    def _send(self, opcode: int, payload: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(wire.build_frame(opcode, payload))
+
+    # -- messages
+
+    def _take_payload(self, payload: bytes, now_ns: int) -> None:
+        self._meter.frames += 1
+        try:
+            content = self._shared.reader.read(payload, self._same_bytes)
+        except Undecodable as error:
+            self._note_undecodable(str(error))
+            return
+        if isinstance(content, Summary):
+            self._take_ticks(content, now_ns)
+            return
+        for part in content:
+            if isinstance(part, Summary):
+                self._take_ticks(part, now_ns)
+            else:
+                self._take_notice(part)
+
+    def _take_ticks(self, summary: Summary, now_ns: int) -> None:
+        self.tally.take(summary)
+        meter = self._meter
+        slow = self.seat.slow
+        meter.count(summary, slow)
+        if not (meter.timing and summary.samples):
+            return
+        clocks = meter.slow if slow else meter.reading
+        for sample in summary.samples:
+            age_us = clocks.record(sample, now_ns)
+            if age_us >= 0:
+                self.latency_us += age_us * sample.weight
+                self.latency_count += sample.weight
+        oldest_us = (now_ns - summary.first_ns) // 1000
+        if clocks.tick.count and oldest_us < 3_600_000_000:
+            clocks.tick.note_max(oldest_us)
+
+    def _take_notice(self, notice: Notice) -> None:
+        kind = notice.get("T")
+        if kind == "heartbeat":
+            self.heartbeats += 1
+            self.queue_bytes = int(notice.get("queue") or 0)
+            self.lag_ms = float(notice.get("lag_ms") or 0)
+        elif kind == "error":
+            if notice.get("code") == ServerFault.SLOW_CLIENT.code:
+                self.close_code = CloseCode.SLOW_CLIENT
+            elif self.conversation.ready:
+                self._meter.problems += 1
+                self._shared.on_error(f"{notice.get('code')} {notice.get('msg')}")
+        else:
+            self.tally.take_notice(notice)
+        if not self.conversation.ready:
+            self._converse(notice)
+
+    def _converse(self, notice: Notice) -> None:
+        action = self.conversation.receive(notice)
+        now_us = (time.monotonic_ns() - self.began_ns) // 1000
+        if self.conversation.greeted and not self.greeted_us:
+            self.greeted_us = now_us
+        if action is not None:
+            self._say(action)
+        elif self.conversation.ready:
+            self.subscribed_us = now_us
+            if not self.subscribed.done():
+                self.subscribed.set_result(None)
+
+    def _say(self, action: dict[str, Any]) -> None:
+        encoding = self._shared.plan.encoding
+        opcode = wire.TEXT if encoding is Encoding.JSON else wire.BINARY
+        self._send(opcode, encode(action, encoding))
+
+    def _note_undecodable(self, text: str) -> None:
+        self.undecodable += 1
+        self._meter.problems += 1
+        self._shared.on_error(f"undecodable: {text}"[:200])
+
+    def _refuse(self, error: ConnectionFailed) -> None:
+        if not self.subscribed.done():
+            self.subscribed.set_exception(error)
+            # Whoever waits may have given up; then nobody asks for the exception.
+            self.subscribed.exception()
+
+    def _give_up(self, error: ConnectionFailed, code: CloseCode) -> None:
+        self._refuse(error)
+        self.close_code = self.close_code or code
+        if self._transport is not None:
+            self._send(wire.CLOSE, wire.close_payload(code))
+            self._transport.close()
+
+    # -- what the fleet asks of it
+
+    def stall(self) -> None:
+        """Stop reading."""
+        if self._transport is not None and not self.stalled and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self.stalled = True
+
+    def read_on(self) -> None:
+        """Read again."""
+        if self.stalled and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self.stalled = False
+
+    def leave(self) -> None:
+        """Say good-bye; the connection is cut if the server does not."""
+        if self.leaving or self._transport is None:
+            return
+        self.leaving = True
+        self.read_on()
+        self._send(wire.CLOSE, wire.close_payload(CloseCode.NORMAL))
+        asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, self.abort)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()

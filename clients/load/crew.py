@@ -1,0 +1,158 @@
+"""The worker processes, seen from the parent: starts them, gives orders, gathers their news."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar
+
+from clients.load.messages import (
+    Accounts,
+    Connect,
+    Failed,
+    Finish,
+    Measure,
+    News,
+    Order,
+    Progress,
+    Ready,
+    Second,
+    Settle,
+    Settled,
+    Streams,
+    pack,
+    read_news,
+)
+from clients.load.plan import Plan
+from feed.errors import TickcastError
+
+_END_S = 3.0
+Answer = TypeVar("Answer", Ready, Settled, Accounts)
+
+
+class _Worker:
+    """One process, and the answers that it owes."""
+
+    def __init__(self, number: int, process: asyncio.subprocess.Process) -> None:
+        self.number = number
+        self.process = process
+        self.answers: asyncio.Queue[News | TickcastError] = asyncio.Queue()
+
+    def tell(self, order: Order) -> None:
+        """Give an order; one that is gone shows by its missing answer."""
+        assert self.process.stdin is not None
+        with suppress(OSError, RuntimeError):
+            self.process.stdin.write(pack(order))
+
+    async def listen(self, on_second: Callable[[int, Second], None]) -> None:
+        """Take its news until it ends."""
+        assert self.process.stdout is not None
+        try:
+            while True:
+                news = await read_news(self.process.stdout)
+                if isinstance(news, Progress):
+                    on_second(self.number, news.second)
+                elif isinstance(news, Failed):
+                    self.answers.put_nowait(TickcastError(news.text))
+                else:
+                    self.answers.put_nowait(news)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            code = await self.process.wait()
+            text = f"load process {self.number} ended unexpectedly, exit code {code}"
+            self.answers.put_nowait(TickcastError(text))
+
+
+class Crew:
+    """All worker processes of a run. Each method raises TickcastError if one of them failed."""
+
+    def __init__(self, workers: list[_Worker]) -> None:
+        self._workers = workers
+
+    @property
+    def pids(self) -> list[int]:
+        """Their process ids."""
+        return [worker.process.pid for worker in self._workers]
+
+    async def connect(self, plan: Plan, bases: Streams) -> int:
+        """Open all connections; returns how many are."""
+        for worker in self._workers:
+            worker.tell(Connect(plan, worker.number, bases))
+        return sum(ready.connected for ready in await self._gather(Ready))
+
+    def measure(self, begin_ns: int) -> None:
+        """Let figures count from a moment on."""
+        self._tell(Measure(begin_ns))
+
+    async def settle(self, ends: Streams, timeout_s: float, last: bool) -> int:
+        """Wait for what is under way; returns how many clients still lack some."""
+        self._tell(Settle(ends, timeout_s, last))
+        return sum(settled.lagging for settled in await self._gather(Settled))
+
+    async def finish(self) -> list[Accounts]:
+        """Close all connections, and get the accounts."""
+        self._tell(Finish())
+        return await self._gather(Accounts)
+
+    def _tell(self, order: Order) -> None:
+        for worker in self._workers:
+            worker.tell(order)
+
+    async def _gather(self, kind: type[Answer]) -> list[Answer]:
+        answers: list[Answer] = []
+        # All at once, so that the failure of any of them is noticed.
+        for next_answer in asyncio.as_completed([each.answers.get() for each in self._workers]):
+            answer = await next_answer
+            if isinstance(answer, TickcastError):
+                raise answer
+            assert isinstance(answer, kind)
+            answers.append(answer)
+        return answers
+
+
+@asynccontextmanager
+async def employed(processes: int, on_second: Callable[[int, Second], None]) -> AsyncIterator[Crew]:
+    """Worker processes, ended for certain when the block is left.
+
+    Args:
+        on_second: called with a process's number and each of its seconds.
+    """
+    workers: list[_Worker] = []
+    listening: list[asyncio.Task[None]] = []
+    try:
+        for number in range(processes):
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "clients.load.worker",
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                # A Ctrl-C of the terminal goes to the parent alone.
+                start_new_session=True,
+            )  # fmt: skip
+            worker = _Worker(number, process)
+            workers.append(worker)
+            listening.append(asyncio.create_task(worker.listen(on_second)))
+        yield Crew(workers)
+    finally:
+        await _end(workers)
+        for task in listening:
+            task.cancel()
+        await asyncio.gather(*listening, return_exceptions=True)
+
+
+async def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        if worker.process.stdin is not None:
+            worker.process.stdin.close()
+    try:
+        async with asyncio.timeout(_END_S):
+            for worker in workers:
+                await worker.process.wait()
+    except (TimeoutError, asyncio.CancelledError):
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                worker.process.kill()
+        for worker in workers:
+            await worker.process.wait()

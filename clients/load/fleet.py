@@ -1,0 +1,327 @@
+"""All connections of one process: opens them, stalls and replaces some, and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
+
+from clients.load.client import Client, Shared
+from clients.load.ledger import Ledger
+from clients.load.messages import Accounts
+from clients.load.messages import Streams as StreamList
+from clients.load.meter import Meter
+from clients.load.payload import PayloadReader, Streams
+from clients.load.plan import Plan, Seat, seats, symbols_of
+from clients.load.wire import Address, parse_url
+from feed.errors import ConnectionFailed, TickcastError
+from feed.ticks import DEFAULT_FEED, Coverage, StreamKey, Subscription
+
+_LOOK_S: Final = 0.05
+_QUIET_S: Final = 1.5
+_RETURN_S: Final = 1.0
+_CONNECTING_MAX: Final = 256
+"""Handshakes under way at a time: fewer than a listening socket queues."""
+
+
+class Fleet:
+    """The connections of one process.
+
+    Attributes:
+        meter: what they count together.
+        settled: connections of the plan that are open or have failed.
+        clients: those that are subscribed.
+    """
+
+    def __init__(self, plan: Plan, process: int, bases: StreamList) -> None:
+        self._plan = plan
+        self._seats = list(seats(plan, process))
+        self._dice = random.Random(f"{plan.seed} fleet {process}")
+        self._streams = Streams()
+        self._bases = self._number(bases)
+        self.meter = Meter()
+        self.clients: dict[Client, None] = {}
+        self.settled = 0
+        self._connected: set[Client] = set()
+        self._ledger = Ledger(self._streams)
+        self._shared = Shared(
+            plan, parse_url(plan.url), PayloadReader(plan.encoding, self._streams), self._streams,
+            self.meter, self._ledger.add_error, self._on_end,
+        )  # fmt: skip
+        self._popular = Counter(symbols_of(plan, seat.number) for seat in self._seats)
+        self._generations: Counter[int] = Counter()
+        self._tls = _tls_context(plan) if self._shared.address.secure else None
+        self._peer: Any = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tickets = asyncio.Semaphore(_CONNECTING_MAX)
+        self._underway = False
+        self._ending = False
+
+    def _number(self, streams: StreamList) -> dict[int, int]:
+        return {self._streams.number(channel, symbol): seq for channel, symbol, seq in streams}
+
+    def start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something until it or the fleet ends."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- opening
+
+    async def connect_all(self) -> None:
+        """Open every connection of the plan, at its rate; returns when all are open or failed.
+
+        Raises:
+            ConnectionFailed: not even the first one could be opened.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        opening: list[asyncio.Task[None]] = []
+        for seat in self._seats:
+            await asyncio.sleep(max(0.0, began + seat.due_s - loop.time()))
+            if not opening:
+                await self._connect_first(seat)
+                opening.append(asyncio.create_task(asyncio.sleep(0)))
+                continue
+            await self._tickets.acquire()
+            task = asyncio.create_task(self._take_seat(seat))
+            task.add_done_callback(lambda _: self._tickets.release())
+            self._tasks.add(task)
+            opening.append(task)
+        await asyncio.gather(*opening)
+        self._tasks.difference_update(opening)
+        self._underway = True
+        if self._plan.slow_share:
+            self.start_task(self._stall_forever())
+
+    async def _connect_first(self, seat: Seat) -> None:
+        try:
+            await self._open(seat)
+        except ConnectionFailed as error:
+            raise ConnectionFailed(f"{self._plan.url}: {error}") from None
+        self.settled += 1
+
+    async def _take_seat(self, seat: Seat) -> None:
+        try:
+            await self._open(seat)
+        except ConnectionFailed as error:
+            self._ledger.add_refusal(str(error))
+            self.meter.problems += 1
+        self.settled += 1
+
+    async def _open(self, seat: Seat) -> None:
+        generation = self._generations[seat.number]
+        self._generations[seat.number] += 1
+        symbols = symbols_of(self._plan, seat.number, generation)
+        held = {} if self._underway else self._held(symbols)
+        is_popular = self._popular[symbols] > 1 or generation > 0
+        client = Client(self._shared, seat, generation, symbols, held, is_popular)
+        try:
+            async with asyncio.timeout(self._plan.settle_s):
+                await self._dial(client)
+                await client.subscribed
+        except TimeoutError:
+            client.abort()
+            raise ConnectionFailed("no answer in time") from None
+        except asyncio.CancelledError:
+            client.abort()
+            raise
+        except ssl.SSLError as error:
+            client.abort()
+            raise ConnectionFailed(f"TLS: {error.reason or error}") from None
+        except OSError as error:
+            raise ConnectionFailed(error.strerror or str(error)) from None
+        self._ledger.add_opened(client)
+        self.clients[client] = None
+        if not client.is_open:
+            self._on_end(client)
+
+    async def _dial(self, client: Client) -> None:
+        loop = asyncio.get_running_loop()
+        address = self._shared.address
+        if self._peer is None:
+            self._peer = await _find_peer(address)
+        family, peer = self._peer
+        plain = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            plain.setblocking(False)
+            if client.seat.slow:
+                # Before connecting: afterwards the window has been agreed on.
+                size = self._plan.slow_rcvbuf_bytes
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+            await loop.sock_connect(plain, peer)
+            await loop.create_connection(
+                lambda: client, sock=plain, ssl=self._tls,
+                server_hostname=address.host if self._tls else None,
+            )  # fmt: skip
+        except BaseException:
+            plain.close()
+            raise
+        self._connected.add(client)
+
+    def _held(self, symbols: tuple[str, ...]) -> dict[int, int]:
+        """The streams whose position is known that these symbols cover."""
+        if not self._bases:
+            return {}
+        wanted = Coverage(
+            Subscription(channel, symbol) for channel in self._plan.channels for symbol in symbols
+        )
+        return {
+            number: seq
+            for number, seq in self._bases.items()
+            if wanted.covers(StreamKey(DEFAULT_FEED, *self._streams.names[number]))
+        }
+
+    # -- while it runs
+
+    def begin_churn(self) -> None:
+        """From now on clients leave and others take their seats, if the plan says so."""
+        if self._plan.churn_rate:
+            self.start_task(self._churn_forever())
+
+    async def _churn_forever(self) -> None:
+        pause_s = self._plan.processes / self._plan.churn_rate
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due += pause_s
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            candidates = [each for each in self.clients if each.seat.churns and each.is_open]
+            if candidates:
+                client = self._dice.choice(candidates)
+                client.leave()
+                self._ledger.accounts.left += 1
+                self.start_task(self._take_seat(client.seat))
+
+    async def _stall_forever(self) -> None:
+        """Each slow client stops and goes on in turn, all of them out of step."""
+        loop = asyncio.get_running_loop()
+        period = self._plan.stall_s + self._plan.read_s
+        while True:
+            for client in [each for each in self.clients if each.seat.slow]:
+                phase = (loop.time() + client.seat.number * 0.618 * period) % period
+                if phase < self._plan.stall_s and client.is_open:
+                    self._ledger.accounts.stalls += not client.stalled
+                    client.stall()
+                else:
+                    client.read_on()
+            await asyncio.sleep(_LOOK_S)
+
+    def _on_end(self, client: Client) -> None:
+        """A connection is gone, whoever ended it."""
+        self._connected.discard(client)
+        if client not in self.clients:
+            return
+        del self.clients[client]
+        self._ledger.add(client)
+        if client.leaving:
+            return
+        expected = self._ledger.add_close(client)
+        if not expected:
+            self.meter.problems += 1
+        if expected and self._underway and not self._ending:
+            self._ledger.accounts.returned += 1
+            self.start_task(self._come_back(client.seat))
+
+    async def _come_back(self, seat: Seat) -> None:
+        """A slow client that was thrown out tries again, as real ones do."""
+        await asyncio.sleep(_RETURN_S)
+        await self._take_seat(seat)
+
+    # -- ending
+
+    async def settle(self, ends: StreamList, timeout_s: float) -> int:
+        """Wait until all ticks up to the ends have come; returns how many clients lack some.
+
+        It gives up when nothing has come for a while, or the time is over.
+        """
+        self._stop_tasks()
+        for client in self.clients:
+            client.read_on()
+        numbered = self._number(ends)
+        loop = asyncio.get_running_loop()
+        began = moved = loop.time()
+        seen = -1
+        while True:
+            lagging = sum(self._lags(client, numbered) for client in self.clients)
+            now = loop.time()
+            got = sum(client.tally.delivered for client in self.clients)
+            if got != seen:
+                seen, moved = got, now
+            if not lagging or now - moved > _QUIET_S or now - began > timeout_s:
+                return lagging
+            await asyncio.sleep(_LOOK_S)
+
+    def _stop_tasks(self) -> None:
+        self._ending = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _lags(self, client: Client, ends: Mapping[int, int]) -> bool:
+        if client.leaving or client.tally.unnumbered:
+            return False
+        return client.tally.lags(self._ends_of(client, ends))
+
+    def _ends_of(self, client: Client, ends: Mapping[int, int]) -> dict[int, int]:
+        """Which ends a client can be held to: of streams it held from the start, or has seen."""
+        if client.held:
+            return {number: end for number, end in ends.items() if number in client.held}
+        positions = client.tally.positions
+        return {number: end for number, end in ends.items() if number in positions}
+
+    async def finish(self, ends: StreamList) -> Accounts:
+        """Close the accounts, then all connections."""
+        self._stop_tasks()
+        numbered = self._number(ends)
+        clients, self.clients = list(self.clients), {}
+        for client in clients:
+            mine = self._ends_of(client, numbered)
+            if client.leaving:
+                self._ledger.add(client)
+            elif client.held or not numbered:
+                self._ledger.add_whole(client, mine)
+            else:
+                client.tally.close({} if client.tally.unnumbered else mine)
+                self._ledger.add(client)
+        for client in list(self._connected):
+            client.leave()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + 2
+        while self._connected and loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for client in list(self._connected):
+            client.abort()
+        self._ledger.accounts.early = self.meter.early
+        return self._ledger.close()
+
+
+async def _find_peer(address: Address) -> tuple[int, Any]:
+    """The first of the host's addresses that takes a connection."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    failure: OSError = OSError("no such host")
+    for family, _, _, _, peer in found:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            try:
+                await loop.sock_connect(probe, peer)
+            except OSError as error:
+                failure = error
+            else:
+                return family, peer
+    raise failure
+
+
+def _tls_context(plan: Plan) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=plan.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise TickcastError(f"{plan.ca_file}: {error}") from None
+    if plan.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,0 +1,185 @@
+"""One client's accounts: whether every published tick is accounted for, exactly once, in order.
+
+The rule is section 5 of the protocol: a tick follows the one before it in its stream by one, more
+by as many as it merged, and whatever else lies between is covered by `skipped` and `gap` notices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any, Final, NamedTuple, TypeGuard
+
+from clients.load.payload import Notice, Streams, Summary
+
+FAULTS_KEPT: Final = 5
+"""Faults that a client remembers in full; the rest are only counted."""
+_HOLES_KEPT: Final = 1000
+
+
+class Kind(Enum):
+    """What can be wrong with a tick or a notice."""
+
+    MISSING = "missing"
+    REPEATED = "repeated"
+    REORDERED = "reordered"
+    NOTICE = "wrong notice"
+
+
+class Fault(NamedTuple):
+    """Something that should not have come, or did not come: stream number, first and last `seq`."""
+
+    kind: Kind
+    stream: int
+    first: int
+    last: int
+    detail: str = ""
+
+
+class Tally:
+    """What one client got, and what was wrong with it.
+
+    Attributes:
+        positions: by stream number, the last `seq` accounted for; `None` after an epoch's end.
+        delivered, merged, skipped, gapped: ticks, by how they are accounted for.
+        snapshots, unnumbered: ticks that say nothing of the order.
+        missing, repeated, reordered, wrong_notices: unexplained ticks, and notices that don't fit.
+    """
+
+    __slots__ = (
+        "_holes", "_streams", "delivered", "faults", "gapped", "merged", "missing", "positions",
+        "reordered", "repeated", "skipped", "snapshots", "unnumbered", "wrong_notices",
+    )  # fmt: skip
+
+    def __init__(self, streams: Streams, bases: Mapping[int, int] | None = None) -> None:
+        """Args:
+        bases: where streams stood when this client was subscribed to them; others begin with
+            their first tick.
+        """
+        self._streams = streams
+        self._holes: list[tuple[int, int, int]] = []
+        self.positions: dict[int, int | None] = dict(bases or {})
+        self.delivered = self.merged = self.skipped = self.gapped = 0
+        self.snapshots = self.unnumbered = 0
+        self.missing = self.repeated = self.reordered = self.wrong_notices = 0
+        self.faults: list[Fault] = []
+
+    @property
+    def unexplained(self) -> int:
+        """How much does not add up; 0 is what a correct server gives."""
+        return self.missing + self.repeated + self.reordered + self.wrong_notices
+
+    def take(self, summary: Summary) -> None:
+        """Enter ticks."""
+        positions = self.positions
+        for number, before, last in summary.runs:
+            if positions.get(number) == before:
+                positions[number] = last
+            else:
+                self._take_misfit(number, before, last)
+        self.delivered += summary.ticks
+        self.merged += summary.merged
+        self.unnumbered += summary.unnumbered
+        if summary.snapshots:
+            self._take_snapshots(summary.snapshots)
+
+    def _take_snapshots(self, snapshots: Iterable[tuple[int, int]]) -> None:
+        for number, seq in snapshots:
+            self.snapshots += 1
+            # The first live tick must follow it; where the position is known, that is told anyway.
+            if seq and self.positions.get(number) is None:
+                self.positions[number] = seq
+
+    def _take_misfit(self, number: int, before: int, last: int) -> None:
+        position = self.positions.get(number)
+        if position is None or before == position:
+            self.positions[number] = last
+        elif before > position:
+            self._miss(number, position + 1, before)
+            self.positions[number] = last
+        elif last > position:
+            # Its first ticks, or those it says it merged, were accounted for already.
+            self._repeat(number, before + 1, position)
+            self.positions[number] = last
+        else:
+            self._take_late(number, before + 1, last)
+
+    def _miss(self, number: int, first: int, last: int) -> None:
+        self.missing += last - first + 1
+        if len(self._holes) < _HOLES_KEPT:
+            self._holes.append((number, first, last))
+        self._note(Fault(Kind.MISSING, number, first, last))
+
+    def _repeat(self, number: int, first: int, last: int) -> None:
+        self.repeated += last - first + 1
+        self._note(Fault(Kind.REPEATED, number, first, last))
+
+    def _take_late(self, number: int, first: int, last: int) -> None:
+        """Ticks at or below the position: those that were missed came late, the others twice."""
+        for place, (stream, begin, end) in enumerate(self._holes):
+            if stream == number and begin <= first and last <= end:
+                parts = ((number, begin, first - 1), (number, last + 1, end))
+                self._holes[place : place + 1] = [part for part in parts if part[1] <= part[2]]
+                self.missing -= last - first + 1
+                self.reordered += last - first + 1
+                self._note(Fault(Kind.REORDERED, number, first, last))
+                return
+        self._repeat(number, first, last)
+
+    def _note(self, fault: Fault) -> None:
+        if len(self.faults) < FAULTS_KEPT:
+            self.faults.append(fault)
+
+    # -- notices
+
+    def take_notice(self, notice: Notice) -> None:
+        """Enter a `skipped` or `gap` notice; others have no effect on the accounts."""
+        kind = notice.get("T")
+        if kind not in ("skipped", "gap"):
+            return
+        number = self._streams.number(str(notice.get("ch")), str(notice.get("S")))
+        first, last = notice.get("from"), notice.get("to")
+        if kind == "gap" and notice.get("reason") == "epoch" and first is None:
+            self.positions[number] = None
+        elif number < 0 or not (_is_seq(first) and _is_seq(last)) or first > last:
+            self._refuse(number, 0, 0, "a range that is none")
+        elif kind == "skipped" and notice.get("n", last - first + 1) != last - first + 1:
+            self._refuse(number, first, last, f"n is {notice['n']}")
+        else:
+            self._cover(kind, number, first, last)
+
+    def _cover(self, kind: str, number: int, first: int, last: int) -> None:
+        position = self.positions.get(number)
+        if position is not None and first <= position:
+            self._refuse(number, first, last, f"{position} was accounted for already")
+            return
+        if position is not None and first > position + 1:
+            self._miss(number, position + 1, first - 1)
+        self.positions[number] = last
+        if kind == "gap":
+            self.gapped += last - first + 1
+        else:
+            self.skipped += last - first + 1
+
+    def _refuse(self, number: int, first: int, last: int, detail: str) -> None:
+        self.wrong_notices += 1
+        self._note(Fault(Kind.NOTICE, number, first, last, detail))
+
+    # -- the end
+
+    def lags(self, ends: Mapping[int, int]) -> bool:
+        """Whether a stream has not been accounted for up to its end yet."""
+        return any((self.positions.get(number) or 0) < end for number, end in ends.items())
+
+    def close(self, ends: Mapping[int, int]) -> None:
+        """Count as missing what was published up to the ends of the streams and never came."""
+        for number, end in ends.items():
+            position = self.positions.get(number) or 0
+            if position < end:
+                self.missing += end - position
+                self._note(Fault(Kind.MISSING, number, position + 1, end, "at the end"))
+                self.positions[number] = end
+
+
+def _is_seq(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

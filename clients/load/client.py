@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from clients.load import wire
 from clients.load.conversation import Conversation
@@ -94,10 +94,10 @@ class Client(asyncio.Protocol):
     # -- the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not `isinstance`: uvloop's transports have no such base.
+        self._transport = cast("asyncio.Transport", transport)
         assert self._handshake is not None
-        transport.write(self._handshake.request)
+        self._transport.write(self._handshake.request)
 
     def data_received(self, data: bytes) -> None:
         now_ns = time.time_ns()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -47,6 +46,15 @@ class _Worker:
         assert self.process.stdin is not None
         with suppress(OSError, RuntimeError):
             self.process.stdin.write(pack(order))
+
+    async def answer(self, kind: type[Answer]) -> Answer:
+        """Its next answer of a kind; others are to orders that nobody waits for any more."""
+        while True:
+            answer = await self.answers.get()
+            if isinstance(answer, TickcastError):
+                raise answer
+            if isinstance(answer, kind):
+                return answer
 
     async def listen(self, on_second: Callable[[int, Second], None]) -> None:
         """Take its news until it ends."""
@@ -104,12 +112,8 @@ class Crew:
     async def _gather(self, kind: type[Answer]) -> list[Answer]:
         answers: list[Answer] = []
         # All at once, so that the failure of any of them is noticed.
-        for next_answer in asyncio.as_completed([each.answers.get() for each in self._workers]):
-            answer = await next_answer
-            if isinstance(answer, TickcastError):
-                raise answer
-            assert isinstance(answer, kind)
-            answers.append(answer)
+        for next_answer in asyncio.as_completed([each.answer(kind) for each in self._workers]):
+            answers.append(await next_answer)  # noqa: PERF401
         return answers
 
 
@@ -127,7 +131,6 @@ async def employed(processes: int, on_second: Callable[[int, Second], None]) -> 
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "clients.load.worker",
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
                 # A Ctrl-C of the terminal goes to the parent alone.
                 start_new_session=True,
             )  # fmt: skip

@@ -17,8 +17,9 @@ from clients.load.messages import Streams as StreamList
 from clients.load.meter import Meter
 from clients.load.payload import PayloadReader, Streams
 from clients.load.plan import Plan, Seat, seats, symbols_of
+from clients.load.tls import tls_context
 from clients.load.wire import Address, parse_url
-from feed.errors import ConnectionFailed, TickcastError
+from feed.errors import ConnectionFailed
 from feed.ticks import DEFAULT_FEED, Coverage, StreamKey, Subscription
 
 _LOOK_S: Final = 0.05
@@ -54,7 +55,7 @@ class Fleet:
         )  # fmt: skip
         self._popular = Counter(symbols_of(plan, seat.number) for seat in self._seats)
         self._generations: Counter[int] = Counter()
-        self._tls = _tls_context(plan) if self._shared.address.secure else None
+        self._tls = tls_context(plan) if self._shared.address.secure else None
         self._peer: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._tickets = asyncio.Semaphore(_CONNECTING_MAX)
@@ -314,14 +315,3 @@ async def _find_peer(address: Address) -> tuple[int, Any]:
             else:
                 return family, peer
     raise failure
-
-
-def _tls_context(plan: Plan) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=plan.ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise TickcastError(f"{plan.ca_file}: {error}") from None
-    if plan.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

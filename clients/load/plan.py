@@ -20,6 +20,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     Attributes:
         pool: symbols to choose from; `symbols_each` of them at random for each connection, or all
             of them if that is None. Wildcards may be among them.
+        published: symbols to publish.
         publish_rate: ticks per second to publish, None to publish nothing.
         burst: ticks that are due at the same moment.
         slow_share: the share of connections, 0 to 1, that stop reading now and then.
@@ -37,6 +38,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     encoding: Encoding = Encoding.JSON
     duration_s: float = 30.0
     warmup_s: float = 1.0
+    published: tuple[str, ...] = ()
     publish_rate: float | None = None
     burst: int = 1
     slow_share: float = 0.0

@@ -1,0 +1,138 @@
+"""Joins what all processes tell into one timeline, while the run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from clients.load.gauges import Usage
+from clients.load.histogram import Histogram, merged
+from clients.load.messages import Packed, Second, Timings
+
+_SOURCES: Final = ("tick", "publish", "server")
+
+
+class Moment(Struct):
+    """One second of the run, of all processes together.
+
+    Attributes:
+        spans_s: how long the second was in each process that told of it.
+        parts: those processes' packed latencies from tick time; of reading clients, of slow ones.
+        worker_cpu_s: what each process used.
+    """
+
+    number: int
+    spans_s: list[float]
+    connected: int = 0
+    ticks: int = 0
+    slow_ticks: int = 0
+    frames: int = 0
+    bytes: int = 0
+    problems: int = 0
+    queue_bytes_max: int = 0
+    queue_bytes_sum: int = 0
+    lag_ms_max: float = 0.0
+    loop_late_us: int = 0
+    worker_cpu_s: list[float] = []
+    parts: list[Packed] = []
+    slow_parts: list[Packed] = []
+
+    @property
+    def span_s(self) -> float:
+        """How long it was."""
+        return sum(self.spans_s) / len(self.spans_s) if self.spans_s else 0.0
+
+    def latency(self) -> Histogram:
+        """What reading clients saw, from tick time."""
+        return merged(self.parts)
+
+
+class Sample(Struct, frozen=True):
+    """What the server and this process had used at a point in time, in seconds since the start."""
+
+    at_s: float
+    own_cpu_s: float
+    server: Usage | None
+
+
+class Recorder:
+    """All that is known of the run so far.
+
+    Attributes:
+        moments: by second; negative ones are before the measurement.
+        connected, settled: by process, as of its last word.
+        reading, slow: latencies of the whole run by what they are counted from.
+        samples: of processor time, one a second.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self.moments: dict[int, Moment] = {}
+        self.connected: dict[int, int] = {}
+        self.settled: dict[int, int] = {}
+        self.problems = 0
+        self.heartbeats: dict[int, int] = {}
+        self.reading = {source: Histogram() for source in _SOURCES}
+        self.slow = {source: Histogram() for source in _SOURCES}
+        self.samples: list[Sample] = []
+
+    def take(self, process: int, second: Second) -> None:
+        """Enter one process's second."""
+        self.connected[process] = second.connected
+        self.settled[process] = second.settled
+        self.heartbeats[process] = second.heartbeats
+        self.problems += second.problems
+        if second.number < 0:
+            return
+        _merge_timings(self.reading, second.reading)
+        _merge_timings(self.slow, second.slow)
+        moment = self.moments.setdefault(second.number, Moment(second.number, []))
+        moment.spans_s.append(second.span_s)
+        moment.worker_cpu_s.append(second.cpu_s)
+        moment.parts.append(second.reading.tick)
+        moment.slow_parts.append(second.slow.tick)
+        for name in (
+            "connected", "ticks", "slow_ticks", "frames", "bytes", "problems", "queue_bytes_sum",
+        ):  # fmt: skip
+            setattr(moment, name, getattr(moment, name) + getattr(second, name))
+        for name in ("queue_bytes_max", "lag_ms_max", "loop_late_us"):
+            setattr(moment, name, max(getattr(moment, name), getattr(second, name)))
+
+    def last_moment(self) -> Moment | None:
+        """The latest second that every process has told of."""
+        whole = (
+            moment for moment in self.moments.values() if len(moment.spans_s) >= self._processes
+        )
+        return max(whole, key=lambda moment: moment.number, default=None)
+
+    def measured(self, duration_s: float) -> list[Moment]:
+        """The full seconds of the measurement; of a shorter one, all there is."""
+        found = [self.moments[number] for number in sorted(self.moments) if number >= 0]
+        full = [moment for moment in found if moment.number + 1 <= duration_s + 1e-6]
+        return full or found[:1]
+
+
+def _merge_timings(into: dict[str, Histogram], timings: Timings) -> None:
+    for source in _SOURCES:
+        into[source].merge(getattr(timings, source))
+
+
+def cpu_share(samples: Sequence[Sample], number: int) -> tuple[float | None, float | None]:
+    """The server's and this process's processor use in one second: 1 is one core, None unknown."""
+    if number + 1 >= len(samples):
+        return None, None
+    before, after = samples[number], samples[number + 1]
+    span_s = after.at_s - before.at_s
+    if span_s <= 0:
+        return None, None
+    own = (after.own_cpu_s - before.own_cpu_s) / span_s
+    if before.server is None or after.server is None:
+        return None, own
+    return (after.server.cpu_s - before.server.cpu_s) / span_s, own
+
+
+def total(moments: Iterable[Moment], name: str) -> int:
+    """The sum of one count over some seconds."""
+    return sum(getattr(moment, name) for moment in moments)

@@ -1,0 +1,216 @@
+"""A whole run: connect, measure, settle, report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar
+
+from clients.load.crew import Crew, employed
+from clients.load.findings import Outcome, build_report
+from clients.load.gauges import read_usage
+from clients.load.messages import Streams
+from clients.load.plan import Plan, streams_of
+from clients.load.publishing import Producer, Schedule
+from clients.load.recorder import Recorder, Sample
+from clients.load.report import Report
+from feed.broker.publisher import Publisher
+from feed.broker.store import Store
+from feed.errors import TickcastError
+from feed.ticks import StreamKey
+from feed.times import NS_PER_SECOND, Time
+
+_CLOSING_ROUNDS: Final = 3
+Result = TypeVar("Result")
+
+
+class Stage(Protocol):
+    """Shows how the run goes on."""
+
+    def show(self, phase: str, recorder: Recorder, elapsed_s: float, of_s: float) -> None:
+        """Called a few times a second."""
+
+
+class Source:
+    """Where the run publishes: a publisher, and the store that says where streams stand."""
+
+    def __init__(self, publisher: Publisher, store: Store, feed: str) -> None:
+        self.publisher = publisher
+        self._store = store
+        self._feed = feed
+        self._epoch = ""
+
+    async def positions(self, streams: Sequence[tuple[str, str]]) -> Streams | None:
+        """The last `seq` of each stream; None where the numbering started over since last time."""
+        epoch = await self._store.epoch(self._feed)
+        heads = await self._store.heads([StreamKey(self._feed, *stream) for stream in streams])
+        is_same = self._epoch in {"", epoch}
+        self._epoch = epoch
+        if not is_same:
+            return None
+        # A stream enters a new epoch with its next tick, and begins at 1 then.
+        return [
+            (*stream, head.seq if head.epoch == epoch else 0)
+            for stream, head in zip(streams, heads, strict=True)
+        ]
+
+
+class Load:
+    """One run of a plan."""
+
+    def __init__(self, plan: Plan, source: Source | None, stop: asyncio.Event) -> None:
+        self._plan = plan
+        self._source = source
+        self._stop = stop
+        self._streams = streams_of(plan, plan.published)
+        self._producer: Producer | None = None
+        self._schedule: Schedule | None = None
+        if source is not None and plan.publish_rate is not None:
+            schedule = Schedule(self._streams, plan.publish_rate, plan.burst, plan.seed)
+            self._producer = Producer(source.publisher, schedule, plan.burst)
+        self._trouble: list[str] = []
+        self._measured_s = 0.0
+        self._ends_compared = False
+        self._closing = 0
+        self._phase = ("starting", 0.0, 0.0)
+        self.recorder = Recorder(plan.processes)
+
+    async def run(self, stage: Stage) -> Report:
+        """Do it; returns early, with what there is, when told to stop.
+
+        Raises:
+            TickcastError: nothing could be measured; the text says why.
+        """
+        started = Time.now()
+        showing = asyncio.create_task(self._show_forever(stage))
+        try:
+            async with employed(self._plan.processes, self.recorder.take) as crew:
+                await self._work(crew)
+                accounts = await crew.finish()
+        finally:
+            showing.cancel()
+            with suppress(asyncio.CancelledError):
+                await showing
+        producer = self._producer
+        outcome = Outcome(
+            started=started, ended=Time.now(), measured_s=self._measured_s,
+            interrupted=self._stop.is_set(), ends_compared=self._ends_compared, accounts=accounts,
+            lateness=producer.lateness if producer else None,
+            scheduled=producer.scheduled if producer else 0,
+            published=producer.published if producer else 0,
+            closing=self._closing, trouble=self._trouble,
+        )  # fmt: skip
+        return build_report(self._plan, self.recorder, outcome)
+
+    async def _work(self, crew: Crew) -> None:
+        plan = self._plan
+        bases = await self._positions() or []
+        self._enter("connecting", plan.connections / plan.ramp_rate)
+        connecting = asyncio.create_task(crew.connect(plan, bases))
+        if await self._unless_stopped(connecting) is None:
+            return
+        sampling: asyncio.Task[None] | None = None
+        try:
+            publishing = self._start_publishing()
+            self._enter("warming up", plan.warmup_s)
+            await self._sleep(plan.warmup_s)
+            begin_ns = time.time_ns()
+            crew.measure(begin_ns)
+            sampling = asyncio.create_task(self._sample_forever())
+            self._enter("measuring", plan.duration_s)
+            if publishing is None:
+                await self._sleep(plan.duration_s)
+            else:
+                await self._guard(publishing)
+            self._measured_s = min((time.time_ns() - begin_ns) / NS_PER_SECOND, plan.duration_s)
+            self._enter("settling", plan.settle_s)
+            await self._settle(crew)
+        finally:
+            if sampling is not None:
+                sampling.cancel()
+
+    def _start_publishing(self) -> asyncio.Task[None] | None:
+        if self._producer is None:
+            return None
+        plan = self._plan
+        work = self._producer.run(plan.warmup_s + plan.duration_s, self._stop, plan.warmup_s)
+        return asyncio.create_task(work)
+
+    async def _guard(self, publishing: Awaitable[Any]) -> bool:
+        """Wait for something that Redis may spoil; what was measured is reported all the same."""
+        try:
+            await publishing
+        except TickcastError as error:
+            self._trouble.append(f"publishing failed: {error}")
+            return False
+        return True
+
+    async def _settle(self, crew: Crew) -> None:
+        """Wait for what is under way, and find out whether anything is missing."""
+        ends = await self._ends()
+        lagging = await crew.settle(ends, self._plan.settle_s, last=False)
+        # A server may tell of skipped ticks only before the stream's next one: give it a next one.
+        for _ in range(_CLOSING_ROUNDS):
+            if not (lagging and self._producer and not self._trouble):
+                break
+            if await self._guard(self._producer.close_streams()):
+                self._closing += len(self._streams)
+            ends = await self._ends()
+            lagging = await crew.settle(ends, self._plan.settle_s, last=True)
+        self._ends_compared = bool(ends)
+
+    async def _ends(self) -> Streams:
+        if self._trouble:
+            return []
+        try:
+            ends = await self._positions()
+        except TickcastError as error:
+            self._trouble.append(f"the store does not tell where streams end: {error}")
+            return []
+        if ends is None:
+            self._trouble.append("the numbering started over: the store was lost during the run")
+        return ends or []
+
+    async def _positions(self) -> Streams | None:
+        if self._source is None or self._producer is None:
+            return []
+        return await self._source.positions(self._streams)
+
+    # -- time
+
+    def _enter(self, phase: str, of_s: float) -> None:
+        self._phase = (phase, time.monotonic(), of_s)
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    async def _unless_stopped(self, task: asyncio.Task[Result]) -> Result | None:
+        """The task's result, or None when told to stop before."""
+        stopping = asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            stopping.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+
+    async def _sample_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            usage = read_usage(self._plan.pids) if self._plan.pids else None
+            at_s = loop.time() - began
+            self.recorder.samples.append(Sample(at_s, time.process_time(), usage))
+            await asyncio.sleep(len(self.recorder.samples) - (loop.time() - began))
+
+    async def _show_forever(self, stage: Stage) -> None:
+        while True:
+            phase, since, of_s = self._phase
+            stage.show(phase, self.recorder, time.monotonic() - since if since else 0.0, of_s)
+            await asyncio.sleep(0.25)

@@ -1,0 +1,67 @@
+"""Which symbols a server has, asked over HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from typing import Final
+
+import msgspec
+from msgspec import Struct, field
+
+from clients.load.plan import Plan
+from clients.load.tls import tls_context
+from clients.load.wire import parse_url
+from feed.errors import ConnectionFailed, TickcastError
+
+_TIMEOUT_S: Final = 10.0
+_BODY_MAX_BYTES: Final = 64 * 1024 * 1024
+
+
+class _Entry(Struct):
+    symbol: str = field(name="S")
+    channels: list[str] = field(default_factory=list)
+
+
+def feed_of(url: str) -> str | None:
+    """The feed that a stream's URL names: `/v2/NAME`; None where it names none."""
+    match = re.fullmatch(r"/v2/([a-z0-9_-]{1,32})", parse_url(url).target.partition("?")[0])
+    return match[1] if match else None
+
+
+def ask_symbols(plan: Plan) -> list[str]:
+    """Every symbol that the server has in one of the plan's channels, sorted; blocks.
+
+    Raises:
+        ConnectionFailed: no answer, or none that makes sense.
+    """
+    address = parse_url(plan.url)
+    feed = feed_of(plan.url)
+    connection = (
+        http.client.HTTPSConnection(
+            address.host, address.port, timeout=_TIMEOUT_S, context=tls_context(plan)
+        )
+        if address.secure
+        else http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
+    )
+    path = "/symbols" + (f"?feed={feed}" if feed else "")
+    where = f"{'https' if address.secure else 'http'}://{address.authority}{path}"
+    try:
+        connection.request("GET", path, headers=dict(plan.headers))
+        reply = connection.getresponse()
+        body = reply.read(_BODY_MAX_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise ConnectionFailed(f"{where}: {error}") from None
+    finally:
+        connection.close()
+    hint = "name the symbols with --symbols, or '*'"
+    if reply.status != 200:
+        raise ConnectionFailed(f"{where}: HTTP {reply.status}; {hint}")
+    try:
+        entries = msgspec.json.decode(body, type=list[_Entry])
+    except msgspec.MsgspecError as error:
+        raise ConnectionFailed(f"{where}: {error}; {hint}") from None
+    found = sorted(each.symbol for each in entries if set(each.channels) & set(plan.channels))
+    if not found:
+        raise TickcastError(f"{where}: no symbols in {', '.join(plan.channels)}; {hint}")
+    return found

@@ -75,6 +75,7 @@ def build_report(plan: Plan, recorder: Recorder, outcome: Outcome) -> Report:
         tester=_tester(plan, recorder, moments, accounts),
         timeline=[_point(moment, recorder, has_heartbeats) for moment in moments],
         latency_histogram=buckets_of(recorder.reading["tick"]),
+        slow_latency_histogram=buckets_of(recorder.slow["tick"]),
     )
     return replace(report, verdict=judge(report, outcome.trouble, accounts))
 

@@ -53,13 +53,17 @@ class Histogram:
 
     def record(self, us: int, weight: int = 1) -> None:
         """Count a duration; below zero counts as zero."""
-        us = min(max(us, 0), _MAX_US)
+        if us < 0:
+            us = 0
+        elif us > _MAX_US:
+            us = _MAX_US
         shift = us.bit_length() - _LINEAR_BITS
         # `bucket_of`, written out: this runs for every frame.
         self._counts[us if shift <= 0 else (shift << (_LINEAR_BITS - 1)) + (us >> shift)] += weight
         self.count += weight
         self.sum_us += us * weight
-        self.max_us = max(self.max_us, us)
+        if us > self.max_us:  # noqa: PLR1730  (a call would cost more than the rest)
+            self.max_us = us
 
     def note_max(self, us: int) -> None:
         """Let the maximum know of a duration that is counted under another's weight."""

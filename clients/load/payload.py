@@ -16,14 +16,14 @@ from feed.errors import TickcastError
 from feed.ticks import Encoding
 from feed.times import NS_PER_SECOND, Time
 
-SAMPLES_MAX: Final = 4
+SAMPLES_MAX: Final = 2
 """Ticks of one payload whose latency is recorded; each stands for an equal share of them."""
 _CACHE_BYTES: Final = 8 * 1024 * 1024
 _CHANNELS: Final = {"t": "trades", "q": "quotes", "b": "bars"}
 
 Notice = dict[str, Any]
 """A message that is no tick, as it was sent."""
-Run = tuple[int, int, int]
+Run = list[int]
 """Stream number, the `seq` that must have been accounted for before, the last `seq` of the run."""
 
 
@@ -52,7 +52,7 @@ class Summary(NamedTuple):
         first_ns: the time of its first tick, 0 when all are snapshots.
     """
 
-    runs: tuple[Run, ...]
+    runs: list[Run]
     ticks: int
     merged: int
     unnumbered: int
@@ -79,7 +79,7 @@ class Streams:
     """Small numbers for streams, so that positions are kept and found cheaply."""
 
     def __init__(self) -> None:
-        self._tables: dict[str, dict[str, int]] = {kind: {} for kind in "tq"}
+        self.tables: dict[str, dict[str, int]] = {kind: {} for kind in "tq"}
         self._bars: dict[str, dict[str, int]] = {}
         self.names: list[tuple[str, str]] = []
 
@@ -87,7 +87,7 @@ class Streams:
         """Numbers by symbol for a `T`, or None if no tick has it."""
         if kind == "b":
             return self._bars.setdefault(timeframe or "1m", {})
-        return self._tables.get(kind)
+        return self.tables.get(kind)
 
     def number(self, channel: str, symbol: str) -> int:
         """The number of a stream, a new one if need be."""
@@ -173,15 +173,18 @@ class PayloadReader:
 
     def _summarise(self, messages: list[_Message]) -> Summary | None:
         """The summary of some ticks, or None if there are other messages among them."""
-        runs: list[list[int]] = []
-        open_runs: dict[int, list[int]] = {}
+        runs: list[Run] = []
+        open_runs: dict[int, Run] = {}
+        tables = self._streams.tables
         live: list[_Message] = []
         snapshots: list[tuple[int, int]] = []
         merged = unnumbered = 0
         for message in messages:
-            table = self._streams.table(message.T, message.tf)
+            table = tables.get(message.T)
             if table is None:
-                return None
+                table = self._streams.table(message.T, message.tf)
+                if table is None:
+                    return None
             number = table.get(message.S)
             if number is None:
                 number = self._streams.number(_channel(message), message.S)
@@ -204,7 +207,7 @@ class PayloadReader:
                 open_runs[number] = run = [number, before, seq]
                 runs.append(run)
         return Summary(
-            tuple((number, before, last) for number, before, last in runs),
+            runs,
             len(live),
             merged,
             unnumbered,

@@ -225,6 +225,7 @@ class Report(Struct, frozen=True, kw_only=True):
     tester: Tester
     timeline: list[Point]
     latency_histogram: list[Bucket] = field(default_factory=list)
+    slow_latency_histogram: list[Bucket] = field(default_factory=list)
 
 
 def to_json(report: Report) -> bytes:

@@ -23,6 +23,7 @@ from feed.ticks import StreamKey
 from feed.times import NS_PER_SECOND, Time
 
 _CLOSING_ROUNDS: Final = 3
+_LAST_SAMPLE_S: Final = 0.03
 Result = TypeVar("Result")
 
 
@@ -113,18 +114,20 @@ class Load:
             return
         sampling: asyncio.Task[None] | None = None
         try:
+            begin_ns = time.time_ns() + round(plan.warmup_s * NS_PER_SECOND)
             publishing = self._start_publishing()
             self._enter("warming up", plan.warmup_s)
-            await self._sleep(plan.warmup_s)
-            begin_ns = time.time_ns()
             crew.measure(begin_ns)
+            await self._sleep((begin_ns - time.time_ns()) / NS_PER_SECOND)
             sampling = asyncio.create_task(self._sample_forever())
             self._enter("measuring", plan.duration_s)
-            if publishing is None:
-                await self._sleep(plan.duration_s)
-            else:
+            if publishing is not None:
                 await self._guard(publishing)
-            self._measured_s = min((time.time_ns() - begin_ns) / NS_PER_SECOND, plan.duration_s)
+            # The last second ends when it is over, not with its last tick.
+            left_s = plan.duration_s - (time.time_ns() - begin_ns) / NS_PER_SECOND
+            await self._sleep(left_s + _LAST_SAMPLE_S if not self._trouble else 0.0)
+            measured_s = (time.time_ns() - begin_ns) / NS_PER_SECOND
+            self._measured_s = max(0.0, min(measured_s, plan.duration_s))
             self._enter("settling", plan.settle_s)
             await self._settle(crew)
         finally:
@@ -184,8 +187,9 @@ class Load:
         self._phase = (phase, time.monotonic(), of_s)
 
     async def _sleep(self, seconds: float) -> None:
+        """Wait, or until told to stop."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(max(0.0, seconds)):
                 await self._stop.wait()
 
     async def _unless_stopped(self, task: asyncio.Task[Result]) -> Result | None:

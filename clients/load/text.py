@@ -54,7 +54,7 @@ def figures(report: Report) -> Iterator[tuple[str, str]]:
     lost += f", {made.dropped:,} dropped" if made.dropped else ""
     lost += f", {made.left_by_churn:,} left by churn" if made.left_by_churn else ""
     lost += f", {made.slow_closed:,} slow ones closed" if made.slow_closed else ""
-    yield "connections", f"{made.opened:,} opened of {made.asked:,} asked for{lost}"
+    yield "connections", f"{made.asked:,} asked for, {made.opened:,} opened{lost}"
     if made.handshake and made.subscribed:
         yield (
             "connecting",
@@ -100,13 +100,13 @@ def _machine_figures(report: Report) -> Iterator[tuple[str, str]]:
         per_tick = server.cpu_us_per_tick
         yield (
             "server",
-            f"{server.cpu_percent_mean:.0f} % of a core"
+            f"{server.cpu_percent_mean:.0f}% of a core"
             + (f", {per_tick:.2f} µs a delivered tick" if per_tick is not None else "")
             + f", {size(server.rss_max_bytes)} of memory",
         )
     yield (
         "load tester",
-        f"{tester.worker_cpu_percent_mean:.0f} % of a core in its busiest process,"
+        f"{tester.worker_cpu_percent_mean:.0f}% of a core in its busiest process,"
         f" {ms(tester.loop_lateness_max_ms)} late at worst",
     )
 

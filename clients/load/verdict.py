@@ -64,7 +64,7 @@ def _warnings(report: Report, accounts: Accounts) -> Iterator[str]:
     if tester.worker_cpu_percent_mean > BUSY_PERCENT:
         yield (
             f"the load tester was the bottleneck: a process used"
-            f" {tester.worker_cpu_percent_mean:.0f} % of a core; latencies are partly its own."
+            f" {tester.worker_cpu_percent_mean:.0f}% of a core; latencies are partly its own."
             " Use --processes, or another machine"
         )
     if tester.loop_lateness_p50_ms > LOOP_LATE_MS:
@@ -75,7 +75,7 @@ def _warnings(report: Report, accounts: Accounts) -> Iterator[str]:
         )
     if tester.parent_cpu_percent_mean > BUSY_PERCENT:
         yield (
-            f"the publishing process used {tester.parent_cpu_percent_mean:.0f} % of a core: it may"
+            f"the publishing process used {tester.parent_cpu_percent_mean:.0f}% of a core: it may"
             " not have kept to its schedule"
         )
     lateness = publishing.lateness if publishing else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from clients.load import wire
@@ -110,16 +110,21 @@ class Client(asyncio.Protocol):
                 self._handshake = None
                 data = rest
             self._meter.bytes += len(data)
-            for opcode, payload in self._frames.feed(data):
-                if opcode in {wire.TEXT, wire.BINARY}:
-                    self._take_payload(payload, now_ns)
-                else:
-                    self._take_control(opcode, payload)
+            try:
+                self._take_messages(self._frames.feed(data), now_ns)
+            except wire.FrameFault as fault:
+                self._take_messages(fault.messages, now_ns)
+                self._note_undecodable(str(fault))
+                self._give_up(ConnectionFailed(str(fault)), CloseCode.PROTOCOL_ERROR)
         except ConnectionFailed as error:
             self._give_up(error, CloseCode.NORMAL)
-        except wire.FrameFault as error:
-            self._note_undecodable(str(error))
-            self._give_up(ConnectionFailed(str(error)), CloseCode.PROTOCOL_ERROR)
+
+    def _take_messages(self, messages: Iterable[wire.Message], now_ns: int) -> None:
+        for opcode, payload in messages:
+            if opcode in {wire.TEXT, wire.BINARY}:
+                self._take_payload(payload, now_ns)
+            else:
+                self._take_control(opcode, payload)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -18,7 +18,7 @@ from clients.load.meter import Meter
 from clients.load.payload import PayloadReader, Streams
 from clients.load.plan import Plan, Seat, seats, symbols_of
 from clients.load.tls import tls_context
-from clients.load.wire import Address, parse_url
+from clients.load.wire import parse_url
 from feed.errors import ConnectionFailed
 from feed.ticks import DEFAULT_FEED, Coverage, StreamKey, Subscription
 
@@ -56,7 +56,7 @@ class Fleet:
         self._popular = Counter(symbols_of(plan, seat.number) for seat in self._seats)
         self._generations: Counter[int] = Counter()
         self._tls = tls_context(plan) if self._shared.address.secure else None
-        self._peer: Any = None
+        self._peers: list[Any] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._tickets = asyncio.Semaphore(_CONNECTING_MAX)
         self._underway = False
@@ -142,11 +142,27 @@ class Fleet:
             self._on_end(client)
 
     async def _dial(self, client: Client) -> None:
-        loop = asyncio.get_running_loop()
         address = self._shared.address
-        if self._peer is None:
-            self._peer = await _find_peer(address)
-        family, peer = self._peer
+        if not self._peers:
+            loop = asyncio.get_running_loop()
+            self._peers = await loop.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM
+            )
+        failure = OSError("no such host")
+        for peer in self._peers:
+            try:
+                await self._dial_peer(client, peer[0], peer[4])
+            except OSError as error:
+                failure = error
+            else:
+                # Of a host's addresses, the first that answers will do for all.
+                self._peers = [peer]
+                self._connected.add(client)
+                return
+        raise failure
+
+    async def _dial_peer(self, client: Client, family: int, peer: Any) -> None:
+        loop = asyncio.get_running_loop()
         plain = socket.socket(family, socket.SOCK_STREAM)
         try:
             plain.setblocking(False)
@@ -156,13 +172,14 @@ class Fleet:
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
             await loop.sock_connect(plain, peer)
             await loop.create_connection(
-                lambda: client, sock=plain, ssl=self._tls,
-                server_hostname=address.host if self._tls else None,
-            )  # fmt: skip
+                lambda: client,
+                sock=plain,
+                ssl=self._tls,
+                server_hostname=self._shared.address.host if self._tls else None,
+            )
         except BaseException:
             plain.close()
             raise
-        self._connected.add(client)
 
     def _held(self, symbols: tuple[str, ...]) -> dict[int, int]:
         """The streams whose position is known that these symbols cover."""
@@ -298,20 +315,3 @@ class Fleet:
             client.abort()
         self._ledger.accounts.early = self.meter.early
         return self._ledger.close()
-
-
-async def _find_peer(address: Address) -> tuple[int, Any]:
-    """The first of the host's addresses that takes a connection."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    failure: OSError = OSError("no such host")
-    for family, _, _, _, peer in found:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            try:
-                await loop.sock_connect(probe, peer)
-            except OSError as error:
-                failure = error
-            else:
-                return family, peer
-    raise failure

@@ -129,7 +129,7 @@ class Producer:
         self.scheduled = min(total, self._schedule.bursts_due(elapsed_ns)) * self._burst
         if stop.is_set():
             # What is late when somebody stops the run is not owed any more.
-            self.scheduled = max(self.published, self.scheduled)
+            self.scheduled = self.published
         await self._publisher.drain()
 
     async def close_streams(self) -> None:

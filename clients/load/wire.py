@@ -28,7 +28,9 @@ Message = tuple[int, bytes]
 
 
 class FrameFault(TickcastError):
-    """The server broke RFC 6455."""
+    """The server broke RFC 6455. `messages` came whole before that."""
+
+    messages: tuple[Message, ...] = ()
 
 
 class Address(NamedTuple):
@@ -151,12 +153,16 @@ class FrameReader:
             self._chunks.clear()
         messages: list[Message] = []
         start, size = 0, len(data)
-        while True:
-            begin, end = _locate(data, start, size)
-            if end > size:
-                break
-            self._take(data[start], data[begin:end], messages)
-            start = end
+        try:
+            while True:
+                begin, end = _locate(data, start, size)
+                if end > size:
+                    break
+                self._take(data[start], data[begin:end], messages)
+                start = end
+        except FrameFault as fault:
+            fault.messages = tuple(messages)
+            raise
         if start < size:
             self._chunks.append(data[start:])
             self._have, self._need = size - start, end - start

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 WIDTH: Final = 480
 HEIGHT: Final = 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 26, 12, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 32, 12, 34
 _PLOT_WIDTH: Final = WIDTH - _LEFT - _RIGHT
 _PLOT_HEIGHT: Final = HEIGHT - _TOP - _BOTTOM
 _DOTS_UP_TO: Final = 60

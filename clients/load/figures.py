@@ -35,7 +35,7 @@ def figures_of(report: Report) -> Iterator[Figure]:
     yield _throughput(timeline)
     if any(point.p50_ms is not None for point in timeline):
         yield _latency_over_time(timeline)
-    if any(point.queue_max_bytes is not None for point in timeline):
+    if any(point.queue_max_bytes for point in timeline):
         yield _queues(timeline)
     yield _cpu(timeline)
     yield _lateness(timeline)
@@ -101,7 +101,7 @@ def _histogram(report: Report) -> Figure:
     powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
     marks = [10.0**power for power in powers]
     if len(marks) < 3:
-        marks = [row[0] for row in rows[:: max(1, len(rows) // 5)]]
+        marks = [row[0] for row in rows[:: max(1, -(-len(rows) // 5))]]
     svg = bar_chart(
         bars, Scale(low, high, marks, True), linear(bar[2] for bar in bars), ms,
         lambda value: f"{value:g}%", "Latency histogram",
@@ -117,11 +117,16 @@ def _throughput(timeline: Sequence[Point]) -> Figure:
 
 
 def _latency_over_time(timeline: Sequence[Point]) -> Figure:
-    return _over_time(
-        timeline, "Latency over time", "Reading clients, from tick time, second by second.",
-        [("p50", "a", lambda point: point.p50_ms), ("p99", "b", lambda point: point.p99_ms),
-         ("max", "c", lambda point: point.max_ms)], ms, logarithmic,
-    )  # fmt: skip
+    lines: list[tuple[str, str, Callable[[Point], float | None]]] = [
+        ("p50", "a", lambda point: point.p50_ms),
+        ("p99", "b", lambda point: point.p99_ms),
+    ]
+    if any(point.slow_p99_ms is not None for point in timeline):
+        lines.append(("slow clients p99", "c", lambda point: point.slow_p99_ms))
+    else:
+        lines.append(("max", "c", lambda point: point.max_ms))
+    hint = "From tick time, of what arrived in each second."
+    return _over_time(timeline, "Latency over time", hint, lines, ms, logarithmic)
 
 
 def _queues(timeline: Sequence[Point]) -> Figure:

@@ -146,7 +146,7 @@ def _workload_rows(report: Report) -> Iterator[tuple[str, str]]:
     work = report.workload
     yield "URL", work.url
     yield "load", _summary(report)
-    yield "opened", f"{work.ramp_per_s:g} connections/s, {work.processes} processes"
+    yield "opened", f"{work.ramp_per_s:g} connections/s, processes: {work.processes}"
     if work.slow_share:
         yield "slow clients", f"stop for {work.stall_s:g} s, then read for {work.read_s:g} s"
     if work.conflate_ms is not None or work.slow_policy:

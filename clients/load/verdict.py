@@ -107,6 +107,8 @@ def _notes(report: Report, accounts: Accounts) -> Iterator[str]:
         yield "no stamps: latency from publish time is not known"
     if connections.opened and "heartbeat_ms" not in connections.granted:
         yield "no heartbeats: the server's queues are not known"
+    elif report.timeline and not any(point.queue_max_bytes for point in report.timeline):
+        yield "at every heartbeat the server's queues were empty"
     workload = report.workload
     for asked, name in ((workload.conflate_ms, "conflate_ms"), (workload.slow_policy, "slow")):
         if asked is not None and connections.opened and name not in connections.granted:

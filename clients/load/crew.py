@@ -30,6 +30,8 @@ from clients.load.plan import Plan
 from feed.errors import TickcastError
 
 _END_S = 3.0
+# -P: a directory `clients` where the user happens to be is not ours.
+_MODULE = ("-P", "-m", "clients.load.worker")
 Answer = TypeVar("Answer", Ready, Settled, Accounts)
 
 
@@ -110,11 +112,8 @@ class Crew:
             worker.tell(order)
 
     async def _gather(self, kind: type[Answer]) -> list[Answer]:
-        answers: list[Answer] = []
         # All at once, so that the failure of any of them is noticed.
-        for next_answer in asyncio.as_completed([each.answer(kind) for each in self._workers]):
-            answers.append(await next_answer)  # noqa: PERF401
-        return answers
+        return list(await asyncio.gather(*(each.answer(kind) for each in self._workers)))
 
 
 @asynccontextmanager
@@ -129,7 +128,7 @@ async def employed(processes: int, on_second: Callable[[int, Second], None]) -> 
     try:
         for number in range(processes):
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "clients.load.worker",
+                sys.executable, *_MODULE,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 # A Ctrl-C of the terminal goes to the parent alone.
                 start_new_session=True,

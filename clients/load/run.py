@@ -89,6 +89,7 @@ class Load:
         try:
             async with employed(self._plan.processes, self.recorder.take) as crew:
                 await self._work(crew)
+                self._enter("closing", 0.0)
                 accounts = await crew.finish()
         finally:
             showing.cancel()

@@ -36,7 +36,7 @@ from feed.cli.common import (
     redis_option,
     run_server_loop,
 )
-from feed.errors import InvalidSettings
+from feed.errors import InvalidSettings, TickcastError
 from feed.settings import Settings, load_settings
 from feed.ticks import CHANNELS, DEFAULT_FEED, Encoding, is_feed_name, is_pattern, is_symbol
 
@@ -182,15 +182,22 @@ def load(
     if not is_feed_name(feed):
         raise InvalidSettings(f"--feed: {feed!a} is not 1 to 32 characters of a-z 0-9 _ -")
     report = run_server_loop(_load(plan, settings, feed))
-    if json_file is not None:
-        json_file.write_bytes(to_json(report))
-    if report_file is not None:
-        report_file.write_text(to_html(report), "utf-8")
     out = Console(width=None if sys.stdout.isatty() else _REPORT_WIDTH, highlight=False)
     print_report(out, report)
+    if json_file is not None:
+        _write(json_file, to_json(report))
+    if report_file is not None:
+        _write(report_file, to_html(report).encode())
     if not report.verdict.passed:
         return 1
     return _INTERRUPTED if report.interrupted else 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise TickcastError(f"{path}: {error.strerror}") from None
 
 
 async def _load(plan: Plan, settings: Settings, feed: str) -> Report:

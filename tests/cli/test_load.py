@@ -126,6 +126,20 @@ async def test_ctrl_c_ends_it_with_a_report(cli: Cli, tmp_path: Path) -> None:
         )
 
 
+async def test_ctrl_c_while_connecting(cli: Cli) -> None:
+    async with doubling(Double(lambda client: [frame(tick(1))])) as url:
+        process = await cli.start("load", url, *"-s * -c 500 --ramp 10/s -d 5m -p 2".split())
+        assert process.stderr is not None
+        async with asyncio.timeout(20):
+            while b" 0 connected" in await process.stderr.readline():
+                pass
+            process.send_signal(signal.SIGINT)
+            out, err = await process.communicate()
+    assert process.returncode == 130, err
+    assert b"500 asked for" in out
+    assert b"interrupted" in out
+
+
 async def interrupted(cli: Cli, url: str, data: Path, number: signal.Signals) -> None:
     process = await cli.start("load", url, *"-c 5 -r 200 -d 5m --json".split(), str(data))
     assert process.stderr is not None

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +21,7 @@ from clients.load.messages import Second, Timings
 from clients.load.plan import Plan, pool_names, seats, symbols_of
 from clients.load.publishing import Schedule
 from clients.load.recorder import Recorder
-from clients.load.report import Bucket
+from clients.load.report import Bucket, Report, Workload
 from clients.load.text import bar, coarse, ms, size
 from feed.errors import ConnectionFailed
 from feed.frames import build_frame
@@ -265,3 +266,26 @@ def test_formats() -> None:
         "0 B", "999 B", "1.23 kB", "5.68 MB", "9 GB",
     ]  # fmt: skip
     assert [bar(share, 2) for share in (0, 0.001, 0.5, 1)] == ["", "▏", "█", "██"]
+
+
+def keys_of(kind: Any) -> set[str]:
+    """The JSON keys of a struct and all structs in it."""
+    found: set[str] = set()
+    for info in msgspec.inspect.type_info(kind).fields:  # type: ignore[attr-defined]
+        found.add(info.encode_name)
+        waiting = [info.type]
+        while waiting:
+            each = waiting.pop()
+            waiting += getattr(each, "types", ())
+            waiting += [each.item_type] if hasattr(each, "item_type") else []
+            if isinstance(each, msgspec.inspect.StructType):
+                found |= keys_of(each.cls)
+    return found
+
+
+def test_every_key_of_the_report_is_documented() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "load-testing.md").read_text("utf-8")
+    options = {field.name for field in msgspec.structs.fields(Workload)}
+    keys = keys_of(Report) - options - {"schema"}
+    assert len(keys) > 80
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []

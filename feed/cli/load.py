@@ -201,22 +201,32 @@ def _write(path: Path, data: bytes) -> None:
 
 
 async def _load(plan: Plan, settings: Settings, feed: str) -> Report:
+    report: Report | None = None
+    try:
+        async with AsyncExitStack() as stack:
+            source: Source | None = None
+            if plan.publish_rate is not None:
+                publisher = await stack.enter_async_context(open_publisher(settings, feed))
+                client = make_client(await find_store(settings))
+                stack.push_async_callback(client.aclose)
+                source = Source(publisher, Store(client), feed)
+            report = await _run(plan, source)
+    except TickcastError:
+        # A publisher that has failed says so again when it is left. The report has it already.
+        if report is None:
+            raise
+    return report
+
+
+async def _run(plan: Plan, source: Source | None) -> Report:
     stop = asyncio.Event()
-    async with AsyncExitStack() as stack:
-        source: Source | None = None
-        if plan.publish_rate is not None:
-            publisher = await stack.enter_async_context(open_publisher(settings, feed))
-            client = make_client(await find_store(settings))
-            stack.push_async_callback(client.aclose)
-            source = Source(publisher, Store(client), feed)
-        _watch_signals(stop)
-        run = Load(plan, source, stop)
-        console = Console(stderr=True)
-        is_terminal = console.is_terminal
-        with (
-            TerminalStage(console, plan.connections) if is_terminal else LineStage(console) as stage
-        ):
-            return await run.run(stage)
+    _watch_signals(stop)
+    console = Console(stderr=True)
+    stage: TerminalStage | LineStage = LineStage(console)
+    if console.is_terminal:
+        stage = TerminalStage(console, plan.connections)
+    with stage:
+        return await Load(plan, source, stop).run(stage)
 
 
 def _watch_signals(stop: asyncio.Event) -> None:

@@ -140,6 +140,22 @@ async def test_ctrl_c_while_connecting(cli: Cli) -> None:
     assert b"interrupted" in out
 
 
+async def test_a_server_that_goes_away(cli: Cli) -> None:
+    async with cli.serving() as (address, server):
+        url = address.replace("http", "ws") + "/stream"
+        process = await cli.start("load", url, *"-c 5 -r 200 -d 5m".split())
+        assert process.stderr is not None
+        async with asyncio.timeout(20):
+            while b"p50" not in await process.stderr.readline():
+                pass
+            server.terminate()
+            out, err = await process.communicate()
+    assert process.returncode == 1, err
+    assert b"5 reading connections closed by the server: 5 \xc3\x97 code 1012" in out
+    assert b"publishing failed: no answer from Redis" in out
+    assert b"Traceback" not in err
+
+
 async def interrupted(cli: Cli, url: str, data: Path, number: signal.Signals) -> None:
     process = await cli.start("load", url, *"-c 5 -r 200 -d 5m --json".split(), str(data))
     assert process.stderr is not None

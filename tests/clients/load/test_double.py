@@ -44,7 +44,7 @@ def script_of(fault: str) -> Double:
 async def run(cli: Cli, fault: str, file: Path) -> tuple[int, dict[str, Any], str]:
     async with doubling(script_of(fault)) as url:
         done = await cli.run(
-            "load", url, "-s", "*", "-c", str(CLIENTS), "-d", "3s", "--warmup", "0",
+            "load", url, "-s", "*", "-c", str(CLIENTS), "-d", "2s", "--warmup", "0",
             "--json", str(file),
         )  # fmt: skip
     assert "Traceback" not in done.err

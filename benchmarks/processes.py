@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import resource
@@ -20,6 +21,7 @@ LOAD_CORE = 1
 QUIET = 0.08
 _START_TIMEOUT_S = 15.0
 _STOP_TIMEOUT_S = 3.0
+_AUTOGROUP = Path("/proc/self/autogroup")
 _HERE = Path(__file__).parent
 
 
@@ -163,6 +165,11 @@ def set_up_load_process(nice: int = 0) -> None:
         os.nice(nice)
     except PermissionError:
         sys.exit("only root may raise the priority")
+    if nice:
+        # Where the kernel shares time out between sessions first, priority within ours is not all.
+        with suppress(OSError):
+            _AUTOGROUP.write_text(str(nice))
+            atexit.register(_AUTOGROUP.write_text, "0")
     if (os.cpu_count() or 1) <= LOAD_CORE:
         sys.exit("two processor cores are needed")
     os.sched_setaffinity(0, {LOAD_CORE})

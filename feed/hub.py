@@ -253,17 +253,18 @@ class Hub:
             pieces, audience.gathered = audience.gathered, []
             frames = build_frames(pieces, audience.form.encoding)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
-            gained = Totals(sum([piece.size for piece in pieces]),
-                            sum([piece.merged for piece in pieces]))  # fmt: skip
-            audience.totals.add(gained)
+            sent = sum([piece.size for piece in pieces])
+            merged = sum([piece.merged for piece in pieces])
+            audience.totals.sent += sent
+            audience.totals.merged += merged
             taken = 0
             for outbox in audience.members:
                 if outbox.offer(data):
                     taken += 1
                 else:
                     outbox.absorb(pieces, audience.policy_of, audience.form)
-            counters.ticks_out += taken * gained.sent
-            counters.conflated += taken * gained.merged
+            counters.ticks_out += taken * sent
+            counters.conflated += taken * merged
             counters.frames_out += taken * len(frames)
             counters.bytes_out += taken * len(data)
 

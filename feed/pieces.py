@@ -62,7 +62,7 @@ class Chunk(NamedTuple):
     published_us: Sequence[int]
 
 
-class Piece(NamedTuple):
+class Piece:
     """A chunk encoded to stand inside an array; at most `FRAME_TICKS_MAX` ticks.
 
     Attributes:
@@ -70,12 +70,17 @@ class Piece(NamedTuple):
         size: how many ticks they are.
         merged: how many more those ticks stand for.
         chunk: what they were made of, for those who can't take them now.
+        frame: the piece as a frame of its own, once somebody has needed it.
     """
 
-    elements: bytes
-    size: int
-    merged: int
-    chunk: Chunk
+    __slots__ = ("chunk", "elements", "frame", "merged", "size")
+
+    def __init__(self, elements: bytes, size: int, merged: int, chunk: Chunk) -> None:
+        self.elements = elements
+        self.size = size
+        self.merged = merged
+        self.chunk = chunk
+        self.frame: bytes | None = None
 
 
 def encode_pieces(chunk: Chunk, form: Form, written_us: int) -> list[Piece]:
@@ -104,10 +109,16 @@ def _encode_piece(chunk: Chunk, form: Form, written_us: int) -> Piece:
 
 def build_frames(pieces: Sequence[Piece], encoding: Encoding) -> list[bytes]:
     """Pieces in as few frames as hold them."""
+    if len(pieces) == 1:
+        (piece,) = pieces
+        if piece.frame is None:
+            elements = join_elements([piece.elements], piece.size, encoding)
+            piece.frame = build_frame(elements, encoding)
+        return [piece.frame]
     count = sum([piece.size for piece in pieces])
     if count <= FRAME_TICKS_MAX:
-        elements = [piece.elements for piece in pieces]
-        return [build_frame(join_elements(elements, count, encoding), encoding)]
+        parts = [piece.elements for piece in pieces]
+        return [build_frame(join_elements(parts, count, encoding), encoding)]
     frames: list[bytes] = []
     part: list[Piece] = []
     count = 0

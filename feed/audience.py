@@ -123,18 +123,18 @@ class ConflatedTap:
 
     Attributes:
         group: the interval it goes by.
-        count: ticks taken since the last `give`.
+        count: ticks taken since the last `clear`.
     """
 
-    __slots__ = ("_latest", "_published_us", "audiences", "count", "group", "key")
+    __slots__ = ("_runs", "audiences", "count", "group", "key")
 
     def __init__(self, key: StreamKey, group: Group) -> None:
         self.key = key
         self.group = group
         self.audiences: dict[Form, dict[Audience, None]] = {}
         self.count = 0
-        self._latest: Tick | None = None
-        self._published_us = 0
+        # For each epoch: how many ticks, the latest, and when that was published.
+        self._runs: list[tuple[int, Tick, int]] = []
 
     @property
     def interval_ms(self) -> int:
@@ -143,25 +143,33 @@ class ConflatedTap:
 
     def take(self, ticks: Sequence[Tick], published_us: int) -> bool:
         """Take what was published. True if its group has been idle until now."""
-        self._latest = ticks[-1]
-        self._published_us = published_us
-        is_first = not self.count
+        before = 0
+        if self._runs and (ticks[0].seq or 0) > (self._runs[-1][1].seq or 0):
+            before = self._runs.pop()[0]
+        self._runs.append((before + len(ticks), ticks[-1], published_us))
         self.count += len(ticks)
-        if is_first:
-            self.group.waiting.append(self)
-        return is_first and len(self.group.waiting) == 1
+        if self.count > len(ticks):
+            return False
+        self.group.waiting.append(self)
+        return len(self.group.waiting) == 1
 
     def merged(self, known: int = 0) -> Chunk | None:
-        """The latest tick, for somebody who knows so many of those taken; None if it knows all."""
-        count = self.count - known
-        if self._latest is None or count < 1:
-            return None
-        tick = replace(self._latest, conflated=count - 1) if count > 1 else self._latest
-        return Chunk(self.key, [tick], [self._published_us])
+        """The latest tick, for somebody who knows so many of those taken; None if it knows all.
+
+        Where a new epoch has begun meanwhile, the latest of the old one comes first.
+        """
+        ticks, published_us = [], []
+        for count, latest, latest_us in self._runs:
+            new, known = count - known, max(0, known - count)
+            if new > 0:
+                ticks.append(replace(latest, conflated=new - 1) if new > 1 else latest)
+                published_us.append(latest_us)
+        return Chunk(self.key, ticks, published_us) if ticks else None
 
     def clear(self) -> None:
         """Begin anew, what was taken having been given out."""
         self.count = 0
+        self._runs.clear()
 
 
 class Group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from msgspec.structs import replace
@@ -20,15 +21,21 @@ class Missed:
     Attributes:
         before: ticks missed before the latest, and before those that the latest itself replaced.
         first_seq: the number of the first of them.
+        older: the same of an epoch that has ended meanwhile.
     """
 
-    __slots__ = ("before", "first_seq", "latest", "policy", "published_us")
+    __slots__ = ("before", "first_seq", "latest", "older", "policy", "published_us")
 
-    def __init__(self, chunk: Chunk, policy: SlowPolicy) -> None:
+    def __init__(self, chunk: Chunk, policy: SlowPolicy, older: Missed | None = None) -> None:
         first = chunk.ticks[0]
         self.first_seq = (first.seq or 0) - first.conflated
         self.before = 0
+        self.older = older
         self._end_with(chunk, policy)
+
+    def is_followed_by(self, chunk: Chunk) -> bool:
+        """Whether a chunk goes on in the same epoch."""
+        return (chunk.ticks[0].seq or 0) > (self.latest.seq or 0)
 
     def add(self, chunk: Chunk, policy: SlowPolicy) -> None:
         """Take what came next."""
@@ -44,6 +51,10 @@ class Missed:
         self.before += sum(1 + tick.conflated for tick in others)
         self.published_us = chunk.published_us[-1]
         self.policy = policy
+
+    def chain(self) -> list[Missed]:
+        """This one and those of older epochs, the oldest first."""
+        return [*(self.older.chain() if self.older else []), self]
 
     def to_tick(self) -> Tick:
         """The tick that the client gets."""
@@ -73,11 +84,12 @@ class Backlog:
 
     def add(self, chunk: Chunk, policy: SlowPolicy) -> None:
         """Take the next ticks of a stream."""
-        missed = self._missed.get(chunk.key)
-        if missed is None:
-            self._missed[chunk.key] = Missed(chunk, policy)
-        else:
-            missed.add(chunk, policy)
+        for part in _split_by_epoch(chunk):
+            missed = self._missed.get(chunk.key)
+            if missed is not None and missed.is_followed_by(part):
+                missed.add(part, policy)
+            else:
+                self._missed[chunk.key] = Missed(part, policy, older=missed)
 
     def keep(self, policy_of: Callable[[StreamKey], SlowPolicy | None], form: Form) -> None:
         """The client's wishes have changed: go by these policies, forget streams without one."""
@@ -85,7 +97,8 @@ class Backlog:
         kept = {}
         for key, missed in self._missed.items():
             if policy := policy_of(key):
-                missed.policy = policy
+                for each in missed.chain():
+                    each.policy = policy
                 kept[key] = missed
         self._missed = kept
 
@@ -95,7 +108,7 @@ class Backlog:
         Returns them with what the client thereby got, for its totals.
         """
         keys = list(self._missed)[:FRAME_TICKS_MAX]
-        entries = [(key, self._missed.pop(key)) for key in keys]
+        entries = [(key, each) for key in keys for each in self._missed.pop(key).chain()]
         released = Totals()
         notices, pieces = [], []
         for key, missed in entries:
@@ -109,3 +122,19 @@ class Backlog:
                 Chunk(key, [tick], [missed.published_us]), self._form, written_us
             )
         return b"".join(notices + build_frames(pieces, self._form.encoding)), released
+
+
+def _split_by_epoch(chunk: Chunk) -> list[Chunk]:
+    """A chunk as several where the numbering restarts within it."""
+    key, ticks, published_us = chunk
+    starts = [
+        position
+        for position in range(1, len(ticks))
+        if (ticks[position].seq or 0) <= (ticks[position - 1].seq or 0)
+    ]
+    if not starts:
+        return [chunk]
+    bounds = [0, *starts, len(ticks)]
+    return [
+        Chunk(key, ticks[start:end], published_us[start:end]) for start, end in pairwise(bounds)
+    ]

@@ -69,7 +69,6 @@ class Counters:
         slow_merged, slow_skipped: ticks that clients did not get one by one, being too slow.
         connections: clients that have connected.
         closed: connections that ended, by close code.
-        redis_reconnects: connections to Redis after the first.
         lag_s: from publishing to the flush that sent it.
         flush_s, flush_ticks: how long flushes took, and how many ticks they sent on.
     """
@@ -83,7 +82,6 @@ class Counters:
         self.slow_merged = 0
         self.slow_skipped = 0
         self.connections = 0
-        self.redis_reconnects = 0
         self.closed: Counter[int] = Counter()
         self.lag_s = Histogram(LAG_BOUNDS_S)
         self.flush_s = Histogram(FLUSH_BOUNDS_S)

@@ -19,6 +19,8 @@ class CloseCode(IntEnum):
 
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
+    ABNORMAL = 1006
+    """Never sent: the connection was cut."""
     INVALID_DATA = 1007
     TOO_BIG = 1009
     INTERNAL_ERROR = 1011

@@ -184,12 +184,13 @@ class Hub:
         stream.published_us = published_us
         if not stream.taps:
             return False
-        self._arrivals.append((published_us, len(ticks)))
         due = False
         for tap in stream.taps.values():
-            if tap.take(ticks, published_us):
-                due = True
-                if isinstance(tap, Tap):
+            is_first = tap.take(ticks, published_us)
+            due = due or is_first
+            if isinstance(tap, Tap):
+                self._arrivals.append((published_us, len(ticks)))
+                if is_first:
                     self._dirty.append(tap)
         return due
 

@@ -18,8 +18,11 @@ from prometheus_client.registry import Collector
 
 from feed.counters import Histogram
 from feed.engine import Engine
+from feed.errors import CloseCode
 from feed.ticks import Encoding
 
+_CLOSE_CODES: Final = frozenset(CloseCode) | {1001, 1003, 1005, 1006}
+"""Those with a label of their own; a client can close with any number it likes."""
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -56,8 +59,11 @@ class _FeedCollector(Collector):
         closed = CounterMetricFamily(
             "tickcast_connections_closed", "Connections that ended, by close code", labels=["code"]
         )
-        for code, count in sorted(counters.closed.items()):
-            closed.add_metric([str(code)], count)
+        codes: Counter[str] = Counter()
+        for code, count in counters.closed.items():
+            codes[str(code) if code in _CLOSE_CODES else "other"] += count
+        for label, count in sorted(codes.items()):
+            closed.add_metric([label], count)
         yield closed
         streams, audiences = self._engine.hub.sizes
         held = sum(len(session.subscriptions) for session in sessions)
@@ -102,7 +108,7 @@ class _FeedCollector(Collector):
         yield _counter(
             "redis_reconnects",
             "Connections to Redis after the first",
-            self._engine.hub.counters.redis_reconnects,
+            self._engine.upstream.subscriber.reconnects,
         )
 
 

@@ -73,6 +73,8 @@ class Time(int):
         Raises:
             ValueError: the value is none of these, or lies outside the 64-bit range.
         """
+        if type(value) is int and _MIN_NS <= value <= _MAX_NS:
+            return cls(value)  # First, and inline: every tick from the store comes by here.
         if isinstance(value, Time):
             return value
         if isinstance(value, str):

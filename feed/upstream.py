@@ -232,7 +232,6 @@ class Upstream:
 
     async def _on_reconnect(self) -> None:
         """Catch up with what was published while the connection was down."""
-        self._hub.counters.redis_reconnects += 1
         for feed, known in list(self._feeds.items()):
             known.epoch = await self.store.epoch(feed)
             if known.listed:

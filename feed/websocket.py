@@ -309,12 +309,17 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._cut_later()
 
     def keepalive_timeout(self) -> None:
+        if self.sink is not None:
+            self.sink.end(CloseCode.INTERNAL_ERROR)
         super().keepalive_timeout()
         self._cut_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._cut is not None:
             self._cut.cancel()
+        if self.sink is not None:
+            # Without a close frame; where there was one, this has been told already.
+            self.sink.end(CloseCode.ABNORMAL)
         super().connection_lost(exc)
         if self.sink is not None:
             self.sink.detach()

@@ -58,6 +58,12 @@ class Subscriber:
         self._connection: _Connection | None = None
         self._first_try = asyncio.Event()
         self._unanswered = 0
+        self._connects = 0
+
+    @property
+    def reconnects(self) -> int:
+        """How many connections there have been after the first."""
+        return max(0, self._connects - 1)
 
     @property
     def connected(self) -> bool:
@@ -139,6 +145,7 @@ class Subscriber:
             transport = cast("asyncio.Transport", connection._writer.transport)
             replies = ReplyReader(transport, self._take)
             self._connection = connection
+            self._connects += 1
             self._first_try.set()
             logger.info("connected to Redis")
             work = (self._receive(replies), self._heartbeat(connection), self._resubscribe())

@@ -357,11 +357,15 @@ def test_heartbeats_say_how_the_client_is_doing(hub: Hub) -> None:
     publish(hub, talk, 6, count=2)
     publish(hub, talk, 8, later_ms=100)
     talk.sink.take()
+    hub.publish(ES, trades(1, "ES", 9), published_us=T0 // 1000)
+    talk.say({"action": "subscribe", "trades": ["ES"], "conflate_ms": 0})
+    publish(hub, talk, 10, later_ms=50)
+    talk.sink.take()
     talk.session.beat(broker_connected=True)
     (beat,) = talk.sink.take()
     assert list(beat) == ["T", "t", "queue", "lag_ms", "sent", "merged", "skipped"]
     assert beat | {"t": ""} == {
-        "T": "heartbeat", "t": "", "queue": 0, "lag_ms": 100, "sent": 2, "merged": 2, "skipped": 0,
+        "T": "heartbeat", "t": "", "queue": 0, "lag_ms": 150, "sent": 4, "merged": 2, "skipped": 0,
     }  # fmt: skip
     talk.later(2000)
     talk.session.beat(broker_connected=True)
@@ -393,3 +397,38 @@ def test_a_client_that_asks_and_never_reads_is_closed(hub: Hub) -> None:
     for _ in range(2000):
         talk.session.read('{"action":"ping","id":1}')
     assert talk.overflows == 1
+
+
+@pytest.mark.parametrize("policy", ["conflate", "skip"])
+def test_numberings_are_not_mixed_when_a_new_one_begins(hub: Hub, policy: str) -> None:
+    slow = Talk(hub, extended=True, outbox_bytes=300)
+    slow.say({"action": "subscribe", "trades": ["ES"], "slow": policy})
+    conflated = Talk(hub)
+    conflated.say({"action": "subscribe", "trades": ["ES"], "conflate_ms": 1000})
+    publish(hub, conflated, 5)
+    conflated.sink.take()
+    slow.sink.take()
+    slow.sink.paused = True
+    hub.publish(ES, trades(3, "ES", 6))
+    publish(hub, slow, 9, count=2)
+    hub.publish(ES, trades(1, "ES", 11))
+    publish(hub, slow, 1, count=2)
+    messages = slow.read_again()
+    if policy == "skip":
+        assert [(each["from"], each["to"]) for each in messages if "from" in each] == [
+            (6, 10), (1, 1),
+        ]  # fmt: skip
+        assert [each["seq"] for each in messages if "seq" in each] == [11, 2]
+    else:
+        assert seqs(messages) == [(11, 5), (2, 1)]
+    hub.flush(conflated.later(1000))
+    assert seqs(conflated.sink.take()) == [(11, 5), (2, 1)]
+
+
+def test_what_is_conflated_for_all_holds_nothing_but_the_latest(hub: Hub) -> None:
+    talk = Talk(hub)
+    talk.say({"action": "subscribe", "trades": ["ES"], "conflate_ms": 60_000})
+    publish(hub, talk, 5)
+    publish(hub, talk, 6)
+    assert not any(hub.publish(ES, trades(1, "ES", seq)) for seq in range(7, 1000))
+    assert hub._arrivals == []

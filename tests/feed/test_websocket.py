@@ -172,7 +172,7 @@ async def test_the_end_is_told_once_however_it_comes(served: Served) -> None:
         assert served.client.close_code == CloseCode.RESTART
 
     ways: dict[Callable[[], Awaitable[None]], int] = {
-        close: 4321, abort: 1005, finish: CloseCode.SLOW_CLIENT,
+        close: 4321, abort: CloseCode.ABNORMAL, finish: CloseCode.SLOW_CLIENT,
         talk_nonsense: CloseCode.INVALID_DATA, shut_down: CloseCode.RESTART,
     }  # fmt: skip
     url = f"ws://127.0.0.1:{served.client.remote_address[1]}"

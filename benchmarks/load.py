@@ -299,9 +299,12 @@ class Swarm:
         """What a probe received, and when."""
         return self._probes[client.sock.fileno()]
 
-    def receipts_of(self, client: Client) -> list[Receipt]:
-        """What one probe got, in order."""
-        return decode(self.kept(client))
+    def take(self, client: Client) -> list[tuple[int, bytes]]:
+        """What a probe has kept; it begins anew. To be decoded when there is time."""
+        kept = self.kept(client)
+        taken = kept.copy()
+        kept.clear()
+        return taken
 
     def receipts(self) -> list[list[Receipt]]:
         """What each probe got, in order."""

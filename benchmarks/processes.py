@@ -73,6 +73,10 @@ class ServerProcess:
         """Memory in use."""
         return resident_kb(self.pid)
 
+    def peak_kb(self) -> int:
+        """The most memory that it ever used."""
+        return resident_kb(self.pid, "VmHWM")
+
     @property
     def is_running(self) -> bool:
         """Whether it still lives."""
@@ -111,10 +115,10 @@ def cpu_s(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)
 
 
-def resident_kb(pid: int) -> int:
-    """Memory in use by a process."""
+def resident_kb(pid: int, field: str = "VmRSS") -> int:
+    """Memory in use by a process; `VmHWM` is the most that it ever was."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
 
 
 def descendants(pid: int) -> Iterator[int]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 import peers
-from load import Client, Step, Swarm, Way
+from load import Client, Step, Swarm, Way, decode
 from measure import connected, running, way
 from peers import handshake
 from processes import set_up_load_process
@@ -31,6 +31,7 @@ CALM_S = 10.0
 AFTER_S = 6.0
 EVERY = 10
 RECEIVE_BUFFER = 64 * 1024
+Kept = list[tuple[int, bytes]]
 _MESSAGE = re.compile(rb'\{"T":"(?:t|skipped)"[^}]*\}')
 _SLOW_CLIENT = b'"code":407'
 
@@ -38,6 +39,7 @@ _SLOW_CLIENT = b'"code":407'
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stall", type=float, default=20.0, help="seconds without reading")
+    parser.add_argument("--timeline", action="store_true", help="also the others' worst by second")
     options = parser.parse_args()
     set_up_load_process()
     peer = peers.load("tickcast")
@@ -55,16 +57,16 @@ def main() -> None:
             swarm.pump(begin + WARM_UP_S)
             swarm.forget()
             swarm.pump(begin + WARM_UP_S + CALM_S)
-            tell_delays("all read", swarm, probes)
+            # Decoded at the end: it would hold up our own reading, and look like the server's delay.
+            calm = [swarm.take(client) for client in probes]
 
-            swarm.forget()
             before_kb = server.resident_kb()
             for client in stalled:
                 swarm.pause(client)
             stop = WARM_UP_S + CALM_S + options.stall
             swarm.pump(begin + stop)
-            tell_delays(f"{len(stalled)} do not", swarm, probes)
-            tell_memory(before_kb, server.resident_kb(), len(stalled))
+            disturbed = [swarm.take(client) for client in probes]
+            peak_kb = server.peak_kb()
 
             for client in stalled:
                 swarm.resume(client)
@@ -74,6 +76,11 @@ def main() -> None:
             publishing.report()
         finally:
             publishing.stop()
+        tell_delays("all read", calm)
+        tell_delays(f"{len(stalled)} do not", disturbed)
+        if options.timeline:
+            tell_timeline(disturbed)
+        tell_memory(before_kb, peak_kb, len(stalled))
         tell_stalled(swarm, stalled, stop, seconds, resumed_ns)
 
 
@@ -86,19 +93,29 @@ def stream(peer: peers.Peer, number: int) -> Way:
     return Way(handshake("/stream", "tickcast.v1.json"), steps, RECEIVE_BUFFER)
 
 
-def tell_delays(what: str, swarm: Swarm, probes: list[Client]) -> None:
+def tell_delays(what: str, probes: list[Kept]) -> None:
     """How long ticks took to those that read."""
-    delays = [each.delay_ms for client in probes for each in swarm.receipts_of(client)]
+    delays = [each.delay_ms for kept in probes for each in decode(kept)]
     cuts = statistics.quantiles(delays, n=100)
     print(f"{what:16} p50 {cuts[49]:6.1f} ms   p99 {cuts[98]:6.1f} ms", flush=True)
 
 
-def tell_memory(before_kb: int, after_kb: int, stalled: int) -> None:
+def tell_timeline(probes: list[Kept]) -> None:
+    """When ticks took long to those that read."""
+    worst: dict[int, float] = {}
+    for kept in probes:
+        for each in decode(kept):
+            second = each.at_ns // 10**9
+            worst[second] = max(worst.get(second, 0.0), each.delay_ms)
+    print("worst ms of each second:", *(f"{worst[second]:.0f}" for second in sorted(worst)))
+
+
+def tell_memory(before_kb: int, peak_kb: int, stalled: int) -> None:
     """What the slow clients' queues came to, and what they may."""
     bound_mb = stalled * Settings().outbox_max_bytes / 2**20
-    grown_mb = (after_kb - before_kb) / 1024
+    grown_mb = (peak_kb - before_kb) / 1024
     word = "within" if grown_mb <= bound_mb * 1.1 else "OVER"
-    print(f"server memory    {before_kb / 1024:.0f} -> {after_kb / 1024:.0f} MB,", end=" ")
+    print(f"server memory    {before_kb / 1024:.0f} MB, {peak_kb / 1024:.0f} at its peak,", end=" ")
     print(f"{word} the queues' bounds of {bound_mb:.0f} MB in all")
 
 
@@ -155,7 +172,7 @@ def tell_stalled(
 
 
 def account(
-    kept: list[tuple[int, bytes]],
+    kept: Kept,
     at_resume: dict[str, int],
     published: dict[str, int],
     resumed_ns: int,

@@ -60,8 +60,8 @@ class Publishing:
     def start(self, seconds: float, seed: int) -> float:
         """Have the schedule of this seed published; returns when that will begin, wall clock."""
         assert self._process.stdin is not None
-        # First it prepares the ticks, some 20 µs each.
-        begin = time.time() + 0.3 + seconds * self._rate * 30e-6
+        # First it prepares the ticks, some 30 µs each.
+        begin = time.time() + 0.3 + seconds * self._rate * 60e-6
         order = {"begin_ns": int(begin * 1e9), "seconds": seconds, "seed": seed}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()

@@ -57,7 +57,7 @@ def main() -> None:
             swarm.pump(begin + WARM_UP_S)
             swarm.forget()
             swarm.pump(begin + WARM_UP_S + CALM_S)
-            # Decoded at the end: it would hold up our own reading, and look like the server's delay.
+            # Decoded at the end: now it would hold up our own reading, and look like delay.
             calm = [swarm.take(client) for client in probes]
 
             before_kb = server.resident_kb()

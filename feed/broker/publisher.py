@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 
 from feed.broker import keys
 from feed.broker.client import translated_errors
+from feed.broker.pipe import Pipe
 from feed.broker.store import Store
 from feed.errors import BrokerUnavailable
 from feed.settings import Settings
@@ -42,6 +43,7 @@ class Publisher:
     def __init__(self, client: Redis, feed: str, settings: Settings) -> None:
         self._client = client
         self._store = Store(client)
+        self._pipe = Pipe(client)
         self._feed = feed
         self._retain = (settings.history_ticks, int(settings.history_age_s * 1000))
         self._sha = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -71,6 +73,7 @@ class Publisher:
         finally:
             if self._sender is not None:
                 await end_tasks([self._sender])
+            await self._pipe.close()
 
     async def publish(self, ticks: Iterable[Tick]) -> None:
         """Take ticks; returns at once unless too many are waiting already.
@@ -147,25 +150,27 @@ class Publisher:
         raise BrokerUnavailable("Redis keeps turning batches down")
 
     async def _call_script(self, batches: dict[StreamKey, list[Tick]]) -> Sequence[object]:
-        pipeline = self._client.pipeline(transaction=False)
         now_us = time.time_ns() // 1000
-        for key, ticks in batches.items():
-            pipeline.evalsha(
-                self._sha,
-                2,
-                keys.meta(key),
-                keys.history(key),
-                self._epoch,
-                int(key in self._known),
-                len(ticks),
-                now_us,
-                *self._retain,
-                pack(ticks),
-                pack(ticks[-1:]),
-                keys.ticks(key),
-            )
-        with translated_errors():
-            return await pipeline.execute(raise_on_error=False)
+        return await self._pipe.call(
+            [
+                (
+                    "EVALSHA",
+                    self._sha,
+                    2,
+                    keys.meta(key),
+                    keys.history(key),
+                    self._epoch,
+                    int(key in self._known),
+                    len(ticks),
+                    now_us,
+                    *self._retain,
+                    pack(ticks),
+                    pack(ticks[-1:]),
+                    keys.ticks(key),
+                )
+                for key, ticks in batches.items()
+            ]
+        )
 
     async def _announce(self, new: Sequence[StreamKey]) -> None:
         """Enter streams into the directory when they are published for the first time from here.

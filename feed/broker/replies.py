@@ -4,20 +4,52 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 
 import hiredis
 from redis import exceptions
+from redis.asyncio import Redis
 
 READ_BYTES: Final = 64 * 1024
 """The most that is read in one turn of the event loop: a flood must leave time for the clients."""
+
+_ERRORS: Final = {
+    "LOADING": exceptions.BusyLoadingError,
+    "NOAUTH": exceptions.AuthenticationError,
+    "NOPERM": exceptions.NoPermissionError,
+    "NOSCRIPT": exceptions.NoScriptError,
+}
+
+
+class Connection(Protocol):
+    """What is used of redis-py's connection: it connects, logs in and sends, but does not read."""
+
+    _writer: asyncio.StreamWriter
+
+    async def connect(self) -> None: ...
+    async def send_command(self, *words: str) -> None: ...
+    async def disconnect(self, nowait: bool) -> None: ...
+
+
+async def open_connection(client: Redis) -> tuple[Connection, asyncio.Transport]:
+    """A connection of its own, logged in, to whatever the client is for; and its transport.
+
+    Raises what redis-py raises; nothing is left open then.
+    """
+    connection: Connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection, cast("asyncio.Transport", connection._writer.transport)
 
 
 class ReplyReader(asyncio.BufferedProtocol):
     """Takes a connected transport over, on which no reply is due, and hands on what comes.
 
     No task is woken and nothing is awaited: for the many small messages of a busy feed that costs
-    more than all parsing. An error that Redis answers with is handed on as a `ResponseError`.
+    more than all parsing. An error that Redis answers with is handed on as redis-py's exception.
 
     Attributes:
         ended: fails when the connection is cut, or with what `on_reply` raises.
@@ -27,7 +59,7 @@ class ReplyReader(asyncio.BufferedProtocol):
         self._transport = transport
         self._on_reply = on_reply
         self._parser = hiredis.Reader(
-            protocolError=exceptions.ConnectionError, replyError=exceptions.ResponseError
+            protocolError=exceptions.ConnectionError, replyError=_to_error
         )
         self._buffer = bytearray(READ_BYTES)
         self._loop = asyncio.get_running_loop()
@@ -58,3 +90,8 @@ class ReplyReader(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.ended.done():
             self.ended.set_exception(exc or exceptions.ConnectionError("connection closed"))
+
+
+def _to_error(words: str) -> Exception:
+    """An error that Redis answers with, as redis-py knows it; it begins with the kind."""
+    return _ERRORS.get(words.partition(" ")[0], exceptions.ResponseError)(words)

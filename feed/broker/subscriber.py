@@ -6,13 +6,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final
 
 from redis import exceptions
 from redis.asyncio import Redis
 
 from feed.broker.client import check_version, translated_errors
-from feed.broker.replies import ReplyReader
+from feed.broker.replies import Connection, ReplyReader, open_connection
 from feed.errors import BrokerUnavailable, TickcastError
 from feed.tasks import end_tasks
 
@@ -25,16 +25,6 @@ _UNANSWERED_MAX: Final = 3
 """Heartbeats without a sign of life. Not one: a busy event loop may be late to read an answer."""
 
 logger = logging.getLogger("tickcast.broker")
-
-
-class _Connection(Protocol):
-    """What is used of redis-py's connection: it connects, logs in and sends, but does not read."""
-
-    _writer: asyncio.StreamWriter
-
-    async def connect(self) -> None: ...
-    async def send_command(self, *words: str) -> None: ...
-    async def disconnect(self, nowait: bool) -> None: ...
 
 
 class Subscriber:
@@ -55,7 +45,7 @@ class Subscriber:
         self._on_reconnect = on_reconnect
         self._channels: set[str] = set()
         self._unconfirmed: dict[str, asyncio.Future[None]] = {}
-        self._connection: _Connection | None = None
+        self._connection: Connection | None = None
         self._first_try = asyncio.Event()
         self._unanswered = 0
         self._connects = 0
@@ -137,12 +127,10 @@ class Subscriber:
 
     async def _receive_until_cut(self) -> None:
         await check_version(self._client)
-        connection: _Connection = self._client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        with translated_errors():
+            connection, transport = await open_connection(self._client)
         tasks: list[asyncio.Task[None]] = []
         try:
-            with translated_errors():
-                await connection.connect()
-            transport = cast("asyncio.Transport", connection._writer.transport)
             replies = ReplyReader(transport, self._take)
             self._connection = connection
             self._connects += 1
@@ -169,7 +157,7 @@ class Subscriber:
             self._channels |= channels
         await self._on_reconnect()
 
-    async def _heartbeat(self, connection: _Connection) -> None:
+    async def _heartbeat(self, connection: Connection) -> None:
         """Give up a connection whose other end has fallen silent: it looks like a quiet one."""
         self._unanswered = 0
         while self._unanswered < _UNANSWERED_MAX:

@@ -15,7 +15,7 @@ class AsgiSink:
     """Takes frames at once and sends them from a task of its own, `run`.
 
     Attributes:
-        paused, write: as `feed.outbox.Sink` says.
+        paused, on_pause, write: as `feed.outbox.Sink` says.
         on_drain: called when everything has been sent.
         on_shutdown: never called: only our own server tells when it shuts down.
     """
@@ -29,6 +29,7 @@ class AsgiSink:
         self._endpoint = asyncio.current_task()
         self.paused = False
         self.write: Callable[[bytes], None] = self._take
+        self.on_pause: Callable[[], None] = lambda: None
         self.on_drain: Callable[[], None] = lambda: None
         self.on_shutdown: Callable[[], bytes] = bytes
 
@@ -67,4 +68,5 @@ class AsgiSink:
         self._chunks.append(data)
         self._size += len(data)
         self.paused = True
+        self.on_pause()
         self._news.set()

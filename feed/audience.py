@@ -39,10 +39,11 @@ class Audience:
         gathered: what its members get with the next write.
         known: for a newcomer, how many of the ticks that a tap is conflating are not for it: they
             were published before it came.
-        totals: what every member has got since the audience began.
+        sent, merged: what every member has got since the audience began, as `Totals` has it.
     """
 
-    __slots__ = ("deliveries", "form", "gathered", "key", "known", "members", "taps", "totals")
+    __slots__ = ("deliveries", "form", "gathered", "key", "known", "members", "merged", "sent",
+                 "taps")  # fmt: skip
 
     def __init__(self, key: AudienceKey) -> None:
         self.key = key
@@ -52,7 +53,13 @@ class Audience:
         self.taps: dict[AnyTap, None] = {}
         self.gathered: list[Piece] = []
         self.known: dict[ConflatedTap, int] = {}
-        self.totals = Totals()
+        self.sent = 0
+        self.merged = 0
+
+    @property
+    def totals(self) -> Totals:
+        """What every member has got since the audience began."""
+        return Totals(self.sent, self.merged)
 
     def covers(self, stream: StreamKey) -> bool:
         """Whether one of its wildcards matches the stream."""
@@ -191,6 +198,10 @@ class Group:
         self.due_s = 0.0
         self.waiting: list[ConflatedTap] = []
         self.taps = 0
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether something is to be given out by now."""
+        return bool(self.waiting) and self.due_s <= now_s
 
     def begin_interval(self, now_s: float) -> list[ConflatedTap]:
         """The taps whose turn it is; the next turn is an interval later."""

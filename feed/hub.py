@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from feed.audience import AnyTap, Audience, AudienceKey, ConflatedTap, Group, Tap, Wanted
 from feed.counters import Counters, Totals
 from feed.outbox import Outbox
-from feed.pieces import Chunk, Form, Piece, build_frames, encode_pieces
+from feed.pieces import Chunk, Form, Piece, count_ticks, encode_pieces, join_frames
 from feed.ticks import Coverage, StreamKey, Subscription, Tick
 from feed.times import Moment
 
@@ -196,20 +196,30 @@ class Hub:
 
     def flush(self, now: Moment) -> None:
         """Send everything published since the last flush, and what is conflated if it is due."""
+        dirty, self._dirty = self._dirty, []
+        groups = [each for each in self._groups.values() if each.is_due(now.steady_s)]
+        if len(dirty) == 1 and not groups:
+            # While little flows it is mostly so, and nothing has to be gathered.
+            chunk = dirty[0].give()
+            for form, audiences in dirty[0].audiences.items():
+                self._deliver(audiences, encode_pieces(chunk, form, now.wall_us), form)
+        elif dirty or groups:
+            self._flush_many(dirty, groups, now)
+        self._note_lag(now)
+
+    def _flush_many(self, dirty: Sequence[Tap], groups: Sequence[Group], now: Moment) -> None:
         touched: list[Audience] = []
-        for tap in self._dirty:
-            self._gather(tap, tap.give(), now, touched)
-        self._dirty.clear()
         settled: list[Audience] = []
-        for group in self._groups.values():
-            if group.waiting and group.due_s <= now.steady_s:
-                for conflated in group.begin_interval(now.steady_s):
-                    self._gather_conflated(conflated, now, touched, settled)
-        if touched:
-            self._deliver(touched)
+        for tap in dirty:
+            self._gather(tap, tap.give(), now, touched)
+        for group in groups:
+            for conflated in group.begin_interval(now.steady_s):
+                self._gather_conflated(conflated, now, touched, settled)
+        for audience in touched:
+            pieces, audience.gathered = audience.gathered, []
+            self._deliver((audience,), pieces, audience.form)
         for audience in settled:
             self._unite(audience)
-        self._note_lag(now)
 
     def due_s(self) -> float | None:
         """When the next flush is due for the sake of what is conflated, on the steady clock."""
@@ -247,41 +257,40 @@ class Hub:
                 audience.gathered += encode_pieces(own, audience.form, now.wall_us)
         tap.clear()
 
-    def _deliver(self, touched: list[Audience]) -> None:
-        """One write for each member of the audiences that have gathered something."""
-        counters = self.counters
-        for audience in touched:
-            pieces, audience.gathered = audience.gathered, []
-            frames = build_frames(pieces, audience.form.encoding)
-            data = frames[0] if len(frames) == 1 else b"".join(frames)
-            sent = sum([piece.size for piece in pieces])
-            merged = sum([piece.merged for piece in pieces])
-            audience.totals.sent += sent
-            audience.totals.merged += merged
-            taken = 0
+    def _deliver(self, audiences: Iterable[Audience], pieces: Sequence[Piece], form: Form) -> None:
+        """The same write for each member of the audiences."""
+        data, frames = join_frames(pieces, form.encoding)
+        sent, merged = count_ticks(pieces)
+        taken = 0
+        for audience in audiences:
+            audience.sent += sent
+            audience.merged += merged
             for outbox in audience.members:
-                if outbox.offer(data):
+                if (write := outbox.write) is not None:
+                    write(data)
+                    taken += 1
+                elif outbox.offer(data):
                     taken += 1
                 else:
-                    outbox.absorb(pieces, audience.policy_of, audience.form)
-            counters.ticks_out += taken * sent
-            counters.conflated += taken * merged
-            counters.frames_out += taken * len(frames)
-            counters.bytes_out += taken * len(data)
+                    outbox.absorb(pieces, audience.policy_of, form)
+        self._count(taken, Totals(sent, merged), frames, len(data))
 
     def _send_pieces(self, outbox: Outbox, pieces: list[Piece], audience: Audience) -> None:
         """Pieces for one member alone."""
-        gained = Totals(sum(piece.size for piece in pieces), sum(piece.merged for piece in pieces))
+        data, frames = join_frames(pieces, audience.form.encoding)
+        gained = Totals(*count_ticks(pieces))
         outbox.totals.add(gained)
-        frames = build_frames(pieces, audience.form.encoding)
-        data = b"".join(frames)
         if outbox.offer(data):
-            self.counters.ticks_out += gained.sent
-            self.counters.conflated += gained.merged
-            self.counters.frames_out += len(frames)
-            self.counters.bytes_out += len(data)
+            self._count(1, gained, frames, len(data))
         else:
             outbox.absorb(pieces, audience.policy_of, audience.form)
+
+    def _count(self, clients: int, ticks: Totals, frames: int, size: int) -> None:
+        """Note what so many clients have each been sent."""
+        self.counters.ticks_out += clients * ticks.sent
+        self.counters.conflated += clients * ticks.merged
+        self.counters.frames_out += clients * frames
+        self.counters.bytes_out += clients * size
 
     def lag_ms(self, now: Moment) -> int:
         """How long the ticks sent in the last second have been on their way from the publisher."""

@@ -107,28 +107,38 @@ def _encode_piece(chunk: Chunk, form: Form, written_us: int) -> Piece:
     return Piece(encode_elements(ticks, form.encoding), len(ticks), merged, chunk)
 
 
-def build_frames(pieces: Sequence[Piece], encoding: Encoding) -> list[bytes]:
-    """Pieces in as few frames as hold them."""
+def count_ticks(pieces: Sequence[Piece]) -> tuple[int, int]:
+    """How many ticks are in the pieces, and how many more those stand for."""
+    sent = merged = 0
+    for piece in pieces:
+        sent += piece.size
+        merged += piece.merged
+    return sent, merged
+
+
+def join_frames(pieces: Sequence[Piece], encoding: Encoding) -> tuple[bytes, int]:
+    """Pieces in as few frames as hold them, back to back; and how many frames that are."""
     if len(pieces) == 1:
-        (piece,) = pieces
-        if piece.frame is None:
-            elements = join_elements([piece.elements], piece.size, encoding)
-            piece.frame = build_frame(elements, encoding)
-        return [piece.frame]
-    count = sum([piece.size for piece in pieces])
-    if count <= FRAME_TICKS_MAX:
-        parts = [piece.elements for piece in pieces]
-        return [build_frame(join_elements(parts, count, encoding), encoding)]
+        return _frame_of(pieces[0], encoding), 1
     frames: list[bytes] = []
-    part: list[Piece] = []
+    part: list[bytes] = []
     count = 0
     for piece in pieces:
         if count + piece.size > FRAME_TICKS_MAX:
-            frames += build_frames(part, encoding)
+            frames.append(build_frame(join_elements(part, count, encoding), encoding))
             part, count = [], 0
-        part.append(piece)
+        part.append(piece.elements)
         count += piece.size
-    return frames + build_frames(part, encoding)
+    frames.append(build_frame(join_elements(part, count, encoding), encoding))
+    return (b"".join(frames) if len(frames) > 1 else frames[0]), len(frames)
+
+
+def _frame_of(piece: Piece, encoding: Encoding) -> bytes:
+    """The frame of a piece that goes out alone: one for all audiences."""
+    if piece.frame is None:
+        elements = join_elements([piece.elements], piece.size, encoding)
+        piece.frame = build_frame(elements, encoding)
+    return piece.frame
 
 
 def message_frame(message: object, encoding: Encoding) -> bytes:

@@ -38,14 +38,15 @@ class TransportSink:
     """Writes frames to one client's transport, once its handshake is done.
 
     Attributes:
-        paused, write: as `feed.outbox.Sink` says.
+        paused, on_pause, write: as `feed.outbox.Sink` says.
         on_drain: called when the client reads again.
         on_shutdown: called when the server shuts down; returns the frames to send before closing.
         on_message, on_end: see `hand_over`.
     """
 
     __slots__ = (
-        "_protocol", "on_drain", "on_end", "on_message", "on_shutdown", "paused", "write",
+        "_protocol", "on_drain", "on_end", "on_message", "on_pause", "on_shutdown", "paused",
+        "write",
     )  # fmt: skip
 
     def __init__(self, protocol: FeedProtocol) -> None:
@@ -53,6 +54,7 @@ class TransportSink:
         self.paused = False
         # The transport's own method: a flush calls it once for each client.
         self.write: Callable[[bytes], None] = protocol.transport.write
+        self.on_pause: Callable[[], None] = _nothing
         self.on_drain: Callable[[], None] = _nothing
         self.on_shutdown: Callable[[], bytes] = bytes
         self.on_message: OnMessage = _ignore
@@ -82,7 +84,8 @@ class TransportSink:
     def detach(self) -> None:
         """Write nothing from now on."""
         self.write = _discard
-        self.on_drain = _nothing
+        self.on_pause()
+        self.on_pause = self.on_drain = _nothing
 
     def end(self, code: int) -> None:
         """Tell that no more messages will come; soon, because a flush may be under way."""
@@ -255,6 +258,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         super().pause_writing()
         if self.sink is not None:
             self.sink.paused = True
+            self.sink.on_pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()

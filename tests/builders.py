@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -56,10 +57,21 @@ class ListSink:
     """A sink that remembers, and pauses on command."""
 
     def __init__(self) -> None:
-        self.paused = False
+        self._paused = False
+        self.on_pause: Callable[[], None] = lambda: None
         self.written: list[bytes] = []
         self.unsent = 0
         self.write = self.written.append
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        if paused:
+            self.on_pause()
 
     def buffered(self) -> int:
         return self.unsent

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 import ssl
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 from clients.load.client import Client, Shared
+from clients.load.dialer import Dialer
 from clients.load.ledger import Ledger
 from clients.load.messages import Accounts
 from clients.load.messages import Streams as StreamList
 from clients.load.meter import Meter
 from clients.load.payload import PayloadReader, Streams
 from clients.load.plan import Plan, Seat, seats, symbols_of
-from clients.load.tls import tls_context
 from clients.load.wire import parse_url
 from feed.errors import ConnectionFailed
 from feed.ticks import DEFAULT_FEED, Coverage, StreamKey, Subscription
@@ -55,8 +54,7 @@ class Fleet:
         )  # fmt: skip
         self._popular = Counter(symbols_of(plan, seat.number) for seat in self._seats)
         self._generations: Counter[int] = Counter()
-        self._tls = tls_context(plan) if self._shared.address.secure else None
-        self._peers: list[Any] = []
+        self._dialer = Dialer(plan, self._shared.address)
         self._tasks: set[asyncio.Task[None]] = set()
         self._tickets = asyncio.Semaphore(_CONNECTING_MAX)
         self._underway = False
@@ -123,7 +121,8 @@ class Fleet:
         client = Client(self._shared, seat, generation, symbols, held, is_popular)
         try:
             async with asyncio.timeout(self._plan.settle_s):
-                await self._dial(client)
+                await self._dialer.dial(client)
+                self._connected.add(client)
                 await client.subscribed
         except TimeoutError:
             client.abort()
@@ -140,46 +139,6 @@ class Fleet:
         self.clients[client] = None
         if not client.is_open:
             self._on_end(client)
-
-    async def _dial(self, client: Client) -> None:
-        address = self._shared.address
-        if not self._peers:
-            loop = asyncio.get_running_loop()
-            self._peers = await loop.getaddrinfo(
-                address.host, address.port, type=socket.SOCK_STREAM
-            )
-        failure = OSError("no such host")
-        for peer in self._peers:
-            try:
-                await self._dial_peer(client, peer[0], peer[4])
-            except OSError as error:
-                failure = error
-            else:
-                # Of a host's addresses, the first that answers will do for all.
-                self._peers = [peer]
-                self._connected.add(client)
-                return
-        raise failure
-
-    async def _dial_peer(self, client: Client, family: int, peer: Any) -> None:
-        loop = asyncio.get_running_loop()
-        plain = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            plain.setblocking(False)
-            if client.seat.slow:
-                # Before connecting: afterwards the window has been agreed on.
-                size = self._plan.slow_rcvbuf_bytes
-                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-            await loop.sock_connect(plain, peer)
-            await loop.create_connection(
-                lambda: client,
-                sock=plain,
-                ssl=self._tls,
-                server_hostname=self._shared.address.host if self._tls else None,
-            )
-        except BaseException:
-            plain.close()
-            raise
 
     def _held(self, symbols: tuple[str, ...]) -> dict[int, int]:
         """The streams whose position is known that these symbols cover."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -60,23 +59,6 @@ def _check_feed(context: click.Context, parameter: click.Parameter, value: str) 
     if not is_feed_name(value):
         raise click.BadParameter(f"{value!a} is not 1 to 32 characters of a-z 0-9 _ -")
     return value
-
-
-class Rate(click.ParamType[float]):
-    """Ticks per second: a finite number above 0."""
-
-    name = "ticks"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            rate = float(str(value))
-        except ValueError:
-            rate = 0.0
-        if not 0 < rate < math.inf:
-            self.fail(f"{value!a} is not a number above 0", param, ctx)
-        return rate
 
 
 def set_up_logging(settings: Settings) -> None:

@@ -10,7 +10,8 @@ from socket import socket
 import click
 
 from feed.broker.embedded import provided_store
-from feed.cli.common import Rate, config_option, open_publisher, run_server_loop, set_up_logging
+from feed.cli.common import config_option, open_publisher, run_server_loop, set_up_logging
+from feed.cli.parameters import Rate
 from feed.cli.serve import cannot_listen, serve_feed
 from feed.errors import TickcastError
 from feed.server import address_of, bind

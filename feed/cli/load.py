@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import re
-import resource
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -14,80 +11,27 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from msgspec.structs import replace
 from rich.console import Console
 
-from clients.load.gauges import check_pids
 from clients.load.page import to_html
-from clients.load.plan import Plan, pool_names
+from clients.load.plan import Plan
 from clients.load.progress import LineStage, TerminalStage
 from clients.load.report import Report, to_json
 from clients.load.run import Load, Source
-from clients.load.symbols import ask_symbols, feed_of
+from clients.load.symbols import feed_of
 from clients.load.text import print_report
-from clients.load.wire import parse_url
 from feed.broker.client import make_client
 from feed.broker.embedded import find_store
 from feed.broker.store import Store
-from feed.cli.common import (
-    Rate,
-    config_option,
-    open_publisher,
-    redis_option,
-    run_server_loop,
-)
+from feed.cli.common import config_option, open_publisher, redis_option, run_server_loop
+from feed.cli.load_plan import make_plan
+from feed.cli.parameters import Duration, PerSecond, Share
 from feed.errors import InvalidSettings, TickcastError
 from feed.settings import Settings, load_settings
-from feed.ticks import CHANNELS, DEFAULT_FEED, Encoding, is_feed_name, is_pattern, is_symbol
+from feed.ticks import CHANNELS, DEFAULT_FEED, Encoding, is_feed_name
 
 _INTERRUPTED: Final = 130
-_SPARE_FILES: Final = 50
 _REPORT_WIDTH: Final = 100
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)")
-
-
-class Duration(click.ParamType[float]):
-    """A time span: 30s, 2m, 500ms, 1h; a bare number is seconds."""
-
-    name = "time"
-    _UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(ms|s|m|h|)", str(value))
-        if match is None or float(match[1]) * self._UNITS[match[2]] > 7 * 86_400:
-            self.fail(f"{value!a} is no time such as 30s, 500ms or 2m", param, ctx)
-        return float(match[1]) * self._UNITS[match[2]]
-
-
-class PerSecond(Rate):
-    """How often in a second: 100/s, or the number alone."""
-
-    name = "n/s"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        return super().convert(str(value).removesuffix("/s"), param, ctx)
-
-
-class Share(click.ParamType[float]):
-    """A part of the whole: 5%, or 0.05."""
-
-    name = "share"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        text = str(value)
-        try:
-            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            share = math.nan
-        if not 0 <= share <= 1:
-            self.fail(f"{value!a} is no share from 0% to 100%", param, ctx)
-        return share
 
 
 @click.command()
@@ -242,130 +186,3 @@ def _watch_signals(stop: asyncio.Event) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, act)
-
-
-def make_plan(
-    url: str,
-    *,
-    connections: int,
-    symbols: str | None,
-    channels: str,
-    encoding: str,
-    duration: float,
-    warmup: float,
-    publish_rate: float | None,
-    burst: int,
-    pool: int,
-    pool_prefix: str,
-    slow: float,
-    stall: float,
-    read: float,
-    slow_policy: str | None,
-    conflate_ms: int | None,
-    churn: float | None,
-    ramp: float,
-    processes: int,
-    seed: int,
-    snapshot: bool,
-    stamps: bool,
-    heartbeat_ms: int,
-    headers: tuple[str, ...],
-    key: str | None,
-    secret: str | None,
-    token: str | None,
-    insecure: bool,
-    ca_file: str | None,
-    timeout: float,
-    pids: tuple[int, ...],
-) -> Plan:
-    """The plan that the options describe; asks the server for its symbols if it must.
-
-    Raises:
-        InvalidSettings: options that are malformed, or do not go together.
-        ConnectionFailed: the server does not tell its symbols.
-    """
-    parse_url(url)
-    check_pids(pids)
-    if duration <= 0 or stall <= 0 or read <= 0 or timeout <= 0:
-        raise InvalidSettings("--duration, --stall, --read and --timeout must be above 0")
-    if heartbeat_ms and heartbeat_ms < 100:
-        raise InvalidSettings("--heartbeat-ms: 0, or 100 to 60000")
-    processes = min(processes, connections)
-    _check_files(connections // processes + 1)
-    if publish_rate is None and burst > 1:
-        raise InvalidSettings("--burst goes with --publish-rate")
-    published = _pool(pool_prefix, pool) if publish_rate is not None else ()
-    plan = Plan(
-        url=url, connections=connections, channels=_channels(channels),
-        encoding=Encoding(encoding), duration_s=duration, warmup_s=warmup,
-        published=published, publish_rate=publish_rate, burst=burst, slow_share=slow,
-        stall_s=stall, read_s=read, churn_rate=churn or 0.0, ramp_rate=ramp, processes=processes,
-        seed=seed, settle_s=timeout, headers=tuple(map(_header, headers)),
-        auth=_auth(key, secret, token), snapshot=snapshot, stamps=stamps,
-        heartbeat_ms=heartbeat_ms, conflate_ms=conflate_ms, slow_policy=slow_policy,
-        insecure=insecure, ca_file=ca_file, pids=pids,
-    )  # fmt: skip
-    return _with_symbols(plan, symbols)
-
-
-def _with_symbols(plan: Plan, symbols: str | None) -> Plan:
-    if symbols is not None and re.fullmatch("[0-9]+", symbols) is None:
-        names = tuple(dict.fromkeys(name.strip() for name in symbols.split(",") if name.strip()))
-        for name in names:
-            if not is_pattern(name):
-                raise InvalidSettings(f"--symbols: {name!a} is no symbol")
-        if not names:
-            raise InvalidSettings("--symbols: a number, names, or *")
-        published = plan.published
-        if published and not any("*" in name for name in names):
-            # What is named is what is published.
-            published = names
-        return replace(plan, pool=names, published=published)
-    each = 20 if symbols is None else int(symbols)
-    if each < 1:
-        raise InvalidSettings("--symbols: at least 1")
-    pool = plan.published or tuple(ask_symbols(plan))
-    if symbols is not None and each > len(pool):
-        raise InvalidSettings(f"--symbols: {each} is more than the {len(pool)} there are")
-    return replace(plan, pool=pool, symbols_each=each if each < len(pool) else None)
-
-
-def _pool(prefix: str, count: int) -> tuple[str, ...]:
-    names = pool_names(prefix, count)
-    if not is_symbol(names[-1]):
-        raise InvalidSettings(f"--pool-prefix: {names[-1]!a} is no symbol")
-    return names
-
-
-def _channels(text: str) -> tuple[str, ...]:
-    channels = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-    for channel in channels:
-        if channel not in CHANNELS:
-            raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
-    return channels
-
-
-def _header(text: str) -> tuple[str, str]:
-    match = _HEADER.fullmatch(text)
-    if match is None:
-        raise InvalidSettings("--header: give it as 'NAME: VALUE'")
-    return match[1], match[2].strip()
-
-
-def _auth(key: str | None, secret: str | None, token: str | None) -> dict[str, str] | None:
-    if token is not None and key is None and secret is None:
-        return {"token": token}
-    if key is not None and secret is not None and token is None:
-        return {"key": key, "secret": secret}
-    if key is secret is token is None:
-        return None
-    raise InvalidSettings("give --key with --secret, or --token alone")
-
-
-def _check_files(connections: int) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most != resource.RLIM_INFINITY and connections + _SPARE_FILES > most:
-        raise InvalidSettings(
-            f"a process would need {connections:,} open files, and may have {most:,}:"
-            " raise `ulimit -n`, or use more --processes"
-        )

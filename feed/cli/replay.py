@@ -15,13 +15,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from feed.cli.common import (
     BadInput,
-    Rate,
     config_option,
     feed_option,
     open_publisher,
     redis_option,
     run,
 )
+from feed.cli.parameters import Rate
 from feed.settings import Settings, load_settings
 from feed.ticks import Tick, is_symbol
 from producers.pacing import Pacer, play

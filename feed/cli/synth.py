@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from feed.cli.common import Rate, config_option, feed_option, open_publisher, redis_option, run
+from feed.cli.common import config_option, feed_option, open_publisher, redis_option, run
+from feed.cli.parameters import Rate
 from feed.settings import Settings, load_settings
 from feed.times import Time
 from producers.pacing import Pacer, play

@@ -1,0 +1,65 @@
+"""Opens the sockets of many connections to one server."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+from clients.load.client import Client
+from clients.load.plan import Plan
+from clients.load.tls import tls_context
+from clients.load.wire import Address
+
+
+class Dialer:
+    """Looks the server's name up once, and connects."""
+
+    def __init__(self, plan: Plan, address: Address) -> None:
+        self._address = address
+        self._slow_rcvbuf_bytes = plan.slow_rcvbuf_bytes
+        self._tls = tls_context(plan) if address.secure else None
+        self._peers: list[Any] = []
+
+    async def dial(self, client: Client) -> None:
+        """Connect a client.
+
+        Raises:
+            OSError: none of the host's addresses answers, or it has none.
+        """
+        address = self._address
+        if not self._peers:
+            loop = asyncio.get_running_loop()
+            self._peers = await loop.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM
+            )
+        failure = OSError("no such host")
+        for peer in self._peers:
+            try:
+                await self._dial_peer(client, peer[0], peer[4])
+            except OSError as error:
+                failure = error
+            else:
+                # Of a host's addresses, the first that answers will do for all.
+                self._peers = [peer]
+                return
+        raise failure
+
+    async def _dial_peer(self, client: Client, family: int, peer: Any) -> None:
+        loop = asyncio.get_running_loop()
+        plain = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            plain.setblocking(False)
+            if client.seat.slow:
+                # Before connecting: afterwards the window has been agreed on.
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._slow_rcvbuf_bytes)
+            await loop.sock_connect(plain, peer)
+            await loop.create_connection(
+                lambda: client,
+                sock=plain,
+                ssl=self._tls,
+                server_hostname=self._address.host if self._tls else None,
+            )
+        except BaseException:
+            plain.close()
+            raise

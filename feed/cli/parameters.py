@@ -1,0 +1,70 @@
+"""Kinds of values that options take."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+import click
+
+
+class Rate(click.ParamType[float]):
+    """Ticks per second: a finite number above 0."""
+
+    name = "ticks"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            rate = float(str(value))
+        except ValueError:
+            rate = 0.0
+        if not 0 < rate < math.inf:
+            self.fail(f"{value!a} is not a number above 0", param, ctx)
+        return rate
+
+
+class Duration(click.ParamType[float]):
+    """A time span: 30s, 2m, 500ms, 1h; a bare number is seconds."""
+
+    name = "time"
+    _UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(ms|s|m|h|)", str(value))
+        if match is None or float(match[1]) * self._UNITS[match[2]] > 7 * 86_400:
+            self.fail(f"{value!a} is no time such as 30s, 500ms or 2m", param, ctx)
+        return float(match[1]) * self._UNITS[match[2]]
+
+
+class PerSecond(Rate):
+    """How often in a second: 100/s, or the number alone."""
+
+    name = "n/s"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        return super().convert(str(value).removesuffix("/s"), param, ctx)
+
+
+class Share(click.ParamType[float]):
+    """A part of the whole: 5%, or 0.05."""
+
+    name = "share"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value)
+        try:
+            share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            share = math.nan
+        if not 0 <= share <= 1:
+            self.fail(f"{value!a} is no share from 0% to 100%", param, ctx)
+        return share

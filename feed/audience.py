@@ -85,6 +85,11 @@ class Audience:
         if not audiences:
             del tap.audiences[self.form]
 
+    def take(self) -> list[Piece]:
+        """What was gathered since the last call."""
+        gathered, self.gathered = self.gathered, []
+        return gathered
+
     def join(self, member: Outbox) -> None:
         """Add a member: what it gets from now on is counted here."""
         self.members += (member,)

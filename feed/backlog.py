@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from feed import protocol
 from feed.counters import Totals
 from feed.delivery import SlowPolicy
-from feed.pieces import FRAME_TICKS_MAX, Chunk, Form, encode_pieces, join_frames, message_frame
+from feed.pieces import FRAME_TICKS_MAX, Chunk, Form, encode_pieces, message_frame, pack_frames
 from feed.ticks import StreamKey, Tick
 
 
@@ -121,7 +121,7 @@ class Backlog:
             pieces += encode_pieces(
                 Chunk(key, [tick], [missed.published_us]), self._form, written_us
             )
-        ticks, _ = join_frames(pieces, self._form.encoding)
+        ticks, *_ = pack_frames(pieces, self._form.encoding)
         return b"".join([*notices, ticks]), released
 
 

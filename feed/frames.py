@@ -14,18 +14,23 @@ from feed.ticks import Encoding
 TEXT: Final = 0x1
 BINARY: Final = 0x2
 _FIN: Final = 0x80
-_OPCODES: Final = {Encoding.JSON: TEXT, Encoding.MSGPACK: BINARY}
+_MEDIUM: Final = struct.Struct("!BBH")
+_LARGE: Final = struct.Struct("!BBQ")
 
 
 def build_frame(payload: bytes, encoding: Encoding) -> bytes:
     """The payload as one complete frame: text for JSON, binary for MessagePack."""
-    first = _FIN | _OPCODES[encoding]
-    size = len(payload)
+    return frame_header(len(payload), encoding) + payload
+
+
+def frame_header(size: int, encoding: Encoding) -> bytes:
+    """What goes before a payload of so many bytes."""
+    first = _FIN | (TEXT if encoding is Encoding.JSON else BINARY)
     if size < 126:
-        return bytes((first, size)) + payload
+        return bytes((first, size))
     if size < 1 << 16:
-        return struct.pack("!BBH", first, 126, size) + payload
-    return struct.pack("!BBQ", first, 127, size) + payload
+        return _MEDIUM.pack(first, 126, size)
+    return _LARGE.pack(first, 127, size)
 
 
 def split_frames(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from feed.audience import AnyTap, Audience, AudienceKey, ConflatedTap, Group, Tap, Wanted
 from feed.counters import Counters, Totals
 from feed.outbox import Outbox
-from feed.pieces import Chunk, Form, Piece, count_ticks, encode_pieces, join_frames
+from feed.pieces import Chunk, Form, Piece, encode_pieces, pack_frames
 from feed.ticks import Coverage, StreamKey, Subscription, Tick
 from feed.times import Moment
 
@@ -201,8 +201,10 @@ class Hub:
         if len(dirty) == 1 and not groups:
             # While little flows it is mostly so, and nothing has to be gathered.
             chunk = dirty[0].give()
-            for form, audiences in dirty[0].audiences.items():
-                self._deliver(audiences, encode_pieces(chunk, form, now.wall_us), form)
+            self._deliver(
+                (encode_pieces(chunk, form, now.wall_us), form, audiences)
+                for form, audiences in dirty[0].audiences.items()
+            )
         elif dirty or groups:
             self._flush_many(dirty, groups, now)
         self._note_lag(now)
@@ -215,9 +217,7 @@ class Hub:
         for group in groups:
             for conflated in group.begin_interval(now.steady_s):
                 self._gather_conflated(conflated, now, touched, settled)
-        for audience in touched:
-            pieces, audience.gathered = audience.gathered, []
-            self._deliver((audience,), pieces, audience.form)
+        self._deliver((audience.take(), audience.form, (audience,)) for audience in touched)
         for audience in settled:
             self._unite(audience)
 
@@ -257,40 +257,37 @@ class Hub:
                 audience.gathered += encode_pieces(own, audience.form, now.wall_us)
         tap.clear()
 
-    def _deliver(self, audiences: Iterable[Audience], pieces: Sequence[Piece], form: Form) -> None:
-        """The same write for each member of the audiences."""
-        data, frames = join_frames(pieces, form.encoding)
-        sent, merged = count_ticks(pieces)
-        taken = 0
-        for audience in audiences:
-            audience.sent += sent
-            audience.merged += merged
-            for outbox in audience.members:
-                if (write := outbox.write) is not None:
-                    write(data)
-                    taken += 1
-                elif outbox.offer(data):
-                    taken += 1
-                else:
-                    outbox.absorb(pieces, audience.policy_of, form)
-        self._count(taken, Totals(sent, merged), frames, len(data))
+    def _deliver(self, letters: Iterable[tuple[Sequence[Piece], Form, Iterable[Audience]]]) -> None:
+        """One write for each member of the audiences: the innermost loop of all."""
+        ticks_out = conflated = frames_out = bytes_out = 0
+        for pieces, form, audiences in letters:
+            data, frames, sent, merged = pack_frames(pieces, form.encoding)
+            taken = 0
+            for audience in audiences:
+                audience.sent += sent
+                audience.merged += merged
+                for outbox in audience.members:
+                    if (write := outbox.write) is not None:
+                        write(data)
+                        taken += 1
+                    elif outbox.offer(data):
+                        taken += 1
+                    else:
+                        outbox.absorb(pieces, audience.policy_of, form)
+            ticks_out += taken * sent
+            conflated += taken * merged
+            frames_out += taken * frames
+            bytes_out += taken * len(data)
+        self.counters.add_sent(ticks_out, conflated, frames_out, bytes_out)
 
     def _send_pieces(self, outbox: Outbox, pieces: list[Piece], audience: Audience) -> None:
         """Pieces for one member alone."""
-        data, frames = join_frames(pieces, audience.form.encoding)
-        gained = Totals(*count_ticks(pieces))
-        outbox.totals.add(gained)
+        data, frames, sent, merged = pack_frames(pieces, audience.form.encoding)
+        outbox.totals.add(Totals(sent, merged))
         if outbox.offer(data):
-            self._count(1, gained, frames, len(data))
+            self.counters.add_sent(sent, merged, frames, len(data))
         else:
             outbox.absorb(pieces, audience.policy_of, audience.form)
-
-    def _count(self, clients: int, ticks: Totals, frames: int, size: int) -> None:
-        """Note what so many clients have each been sent."""
-        self.counters.ticks_out += clients * ticks.sent
-        self.counters.conflated += clients * ticks.merged
-        self.counters.frames_out += clients * frames
-        self.counters.bytes_out += clients * size
 
     def lag_ms(self, now: Moment) -> int:
         """How long the ticks sent in the last second have been on their way from the publisher."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from msgspec.structs import asdict
 
-from feed.frames import build_frame
+from feed.frames import build_frame, frame_header
 from feed.ticks import (
     Bar,
     Encoding,
@@ -15,9 +16,9 @@ from feed.ticks import (
     StreamKey,
     Tick,
     Trade,
+    array_marks,
     encode,
     encode_elements,
-    join_elements,
 )
 
 FRAME_TICKS_MAX: Final = 500
@@ -83,6 +84,12 @@ class Piece:
         self.frame: bytes | None = None
 
 
+# Not written out, because a flush asks for them some thousand times.
+_elements_of: Final = attrgetter("elements")
+_size_of: Final = attrgetter("size")
+_merged_of: Final = attrgetter("merged")
+
+
 def encode_pieces(chunk: Chunk, form: Form, written_us: int) -> list[Piece]:
     """A chunk as pieces; `written_us` is the time to stamp on its ticks, where they get stamps."""
     key, ticks, published_us = chunk
@@ -107,38 +114,47 @@ def _encode_piece(chunk: Chunk, form: Form, written_us: int) -> Piece:
     return Piece(encode_elements(ticks, form.encoding), len(ticks), merged, chunk)
 
 
-def count_ticks(pieces: Sequence[Piece]) -> tuple[int, int]:
-    """How many ticks are in the pieces, and how many more those stand for."""
-    sent = merged = 0
-    for piece in pieces:
-        sent += piece.size
-        merged += piece.merged
-    return sent, merged
+def pack_frames(pieces: Sequence[Piece], encoding: Encoding) -> tuple[bytes, int, int, int]:
+    """Pieces in as few frames as hold them.
 
-
-def join_frames(pieces: Sequence[Piece], encoding: Encoding) -> tuple[bytes, int]:
-    """Pieces in as few frames as hold them, back to back; and how many frames that are."""
+    Returns the frames back to back, how many they are, the ticks in them, and how many more ticks
+    those stand for.
+    """
     if len(pieces) == 1:
-        return _frame_of(pieces[0], encoding), 1
-    frames: list[bytes] = []
-    part: list[bytes] = []
+        (piece,) = pieces
+        if piece.frame is None:
+            # It is the same for all audiences that get this piece alone.
+            piece.frame = _array_frame([piece.elements], piece.size, encoding)
+        return piece.frame, 1, piece.size, piece.merged
+    count = sum(map(_size_of, pieces))
+    merged = sum(map(_merged_of, pieces))
+    if count <= FRAME_TICKS_MAX:
+        return _array_frame(map(_elements_of, pieces), count, encoding), 1, count, merged
+    frames = [
+        _array_frame(map(_elements_of, part), sum(map(_size_of, part)), encoding)
+        for part in _split(pieces)
+    ]
+    return b"".join(frames), len(frames), count, merged
+
+
+def _split(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Pieces by the frame that they go into."""
+    parts: list[list[Piece]] = [[]]
     count = 0
     for piece in pieces:
-        if count + piece.size > FRAME_TICKS_MAX:
-            frames.append(build_frame(join_elements(part, count, encoding), encoding))
-            part, count = [], 0
-        part.append(piece.elements)
         count += piece.size
-    frames.append(build_frame(join_elements(part, count, encoding), encoding))
-    return (b"".join(frames) if len(frames) > 1 else frames[0]), len(frames)
+        if count > FRAME_TICKS_MAX:
+            parts.append([])
+            count = piece.size
+        parts[-1].append(piece)
+    return parts
 
 
-def _frame_of(piece: Piece, encoding: Encoding) -> bytes:
-    """The frame of a piece that goes out alone: one for all audiences."""
-    if piece.frame is None:
-        elements = join_elements([piece.elements], piece.size, encoding)
-        piece.frame = build_frame(elements, encoding)
-    return piece.frame
+def _array_frame(elements: Iterable[bytes], count: int, encoding: Encoding) -> bytes:
+    before, between, after = array_marks(count, encoding)
+    body = between.join(elements)
+    header = frame_header(len(before) + len(body) + len(after), encoding)
+    return b"".join((header, before, body, after))
 
 
 def message_frame(message: object, encoding: Encoding) -> bytes:

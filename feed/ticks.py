@@ -287,11 +287,11 @@ def encode_elements(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
     return array[len(_msgpack_array_header(len(ticks))) :]
 
 
-def join_elements(pieces: Sequence[bytes], count: int, encoding: Encoding) -> bytes:
-    """One array of the `count` elements in some pieces that `encode_elements` made."""
+def array_marks(count: int, encoding: Encoding) -> tuple[bytes, bytes, bytes]:
+    """What goes before, between and after elements to make an array of so many of them."""
     if encoding is Encoding.JSON:
-        return b"[" + b",".join(pieces) + b"]"
-    return _msgpack_array_header(count) + b"".join(pieces)
+        return b"[", b",", b"]"
+    return _msgpack_array_header(count), b"", b""
 
 
 def _msgpack_array_header(count: int) -> bytes:

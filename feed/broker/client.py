@@ -19,6 +19,7 @@ COMMAND_TIMEOUT_S: Final = 5.0
 SCHEMES: Final = ("redis", "rediss", "unix")
 _OLDEST_REDIS: Final = 7
 _OLDEST_VALKEY: Final = 8
+_REFUSALS: Final = (exceptions.AuthenticationError, exceptions.NoPermissionError)
 
 
 def make_client(url: str, max_connections: int = 16) -> Redis:
@@ -67,9 +68,12 @@ def translated_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
+    except _REFUSALS as error:
         raise BrokerUnsuitable(f"Redis refuses us: {error}") from None
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+        # What is wrong with a log-in while connecting comes wrapped.
+        if isinstance(error.__cause__, _REFUSALS):
+            raise BrokerUnsuitable(f"Redis refuses us: {error}") from None
         raise BrokerUnavailable(f"no answer from Redis: {error}") from None
     except exceptions.ResponseError as error:
         raise BrokerUnsuitable(f"Redis can't do that: {error}") from None

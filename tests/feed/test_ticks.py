@@ -18,6 +18,7 @@ from feed.ticks import (
     Subscription,
     Tick,
     Trade,
+    array_marks,
     channel_of,
     encode,
     encode_elements,
@@ -25,7 +26,6 @@ from feed.ticks import (
     is_feed_name,
     is_pattern,
     is_symbol,
-    join_elements,
     number,
     pack,
     unpack,
@@ -89,7 +89,8 @@ def test_pieces_joined_are_the_array_of_all(sizes: list[int], encoding: Encoding
     parts = [[trade(id=n)] * size for n, size in enumerate(sizes)]
     pieces = [encode_elements(part, encoding) for part in parts]
     whole = encode([tick for part in parts for tick in part], encoding)
-    assert join_elements(pieces, sum(sizes), encoding) == whole
+    before, between, after = array_marks(sum(sizes), encoding)
+    assert before + between.join(pieces) + after == whole
 
 
 @given(st.lists(TICKS, min_size=1, max_size=5), st.integers(1, 2**53))

@@ -7,6 +7,7 @@ import pytest
 from redis import exceptions
 from redis.asyncio import Redis
 
+from feed.broker.client import make_client
 from feed.broker.pipe import Pipe
 from feed.errors import BrokerUnavailable, BrokerUnsuitable
 
@@ -64,12 +65,12 @@ async def test_nobody_there(tmp_path: object) -> None:
 
 async def test_a_command_that_is_not_allowed(redis: Redis, redis_url: str) -> None:
     await redis.acl_setuser("nobody", enabled=True, nopass=True, commands=["+hello", "+client"])
-    async with Redis.from_url(redis_url.replace("unix://", "unix://nobody:@")) as client:
+    async with make_client(redis_url.replace("unix://", "unix://nobody:@")) as client:
         pipe = Pipe(client)
         (reply,) = await pipe.call([("GET", "x")])
         assert isinstance(reply, exceptions.NoPermissionError)
         await pipe.close()
-    async with Redis.from_url(redis_url.replace("unix://", "unix://who:wrong@")) as client:
+    async with make_client(redis_url.replace("unix://", "unix://who:wrong@")) as client:
         with pytest.raises(BrokerUnsuitable):
             await Pipe(client).call([("PING",)])
 

@@ -61,7 +61,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ping_timeout_s: Interval = 20.0
 
     # Sending
-    flush_pace: Annotated[float, Meta(ge=0, le=10)] = 0.5
+    flush_pace: Annotated[float, Meta(ge=0, le=10)] = 1.0
     """Rest after a flush, as a multiple of what it took."""
     flush_window_ms: Annotated[float, Meta(ge=0, le=1000)] = 10.0
     """The longest such rest."""

@@ -44,7 +44,8 @@ def main() -> None:
     medians = {key: report.median(results) for key, results in runs.items()}
     print(f"\nMedians of {options.rounds}:\n{report.table(medians)}")
     subject = next((row for row in variants if row.startswith("tickcast")), "")
-    print(f"\n{subject} against what is asked of it:\n{report.verdicts(medians, subject)}")
+    if subject:
+        print(f"\n{subject} against what is asked of it:\n{report.verdicts(medians, subject)}")
     if options.json:
         save(options.json, runs)
 

@@ -1,6 +1,6 @@
 """What slow clients do to the others, and what becomes of them.
 
-1,000 clients of ten symbols, 4,000 ticks/s in bursts. First all read; then every tenth stops for
+1,000 clients of ten symbols, 2,000 ticks/s in bursts. First all read; then every tenth stops for
 20 s; then it reads again. Prints how long ticks took to the others, what the server's memory came
 to, and for the slow ones how soon they have the latest tick of every stream again, and whether
 delivered, merged (`cf`) and skipped ticks add up.

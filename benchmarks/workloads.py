@@ -50,6 +50,6 @@ WORKLOADS = (
     Workload("W2@5000", 500, 100, 20, 5000),
     Workload("W3", 1000, 1, 1, 1000, burst=100),
 )
-SLOW = Workload("slow", 1000, 10, 10, 4000, burst=200)
+SLOW = Workload("slow", 1000, 10, 10, 2000, burst=100)
 """For slow.py: so many bytes that what does not read is soon more than its kernel takes."""
 BY_NAME = {work.name: work for work in (*WORKLOADS, SLOW)}

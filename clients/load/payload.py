@@ -19,6 +19,7 @@ from feed.times import NS_PER_SECOND, Time
 SAMPLES_MAX: Final = 2
 """Ticks of one payload whose latency is recorded; each stands for an equal share of them."""
 _CACHE_BYTES: Final = 8 * 1024 * 1024
+_SMALL_BYTES: Final = 512
 _CHANNELS: Final = {"t": "trades", "q": "quotes", "b": "bars"}
 
 Notice = dict[str, Any]
@@ -130,12 +131,13 @@ class PayloadReader:
         """What is in a payload; a list where messages other than ticks are in it.
 
         Args:
-            shared: whether another client is likely to get the same bytes.
+            shared: whether another client is likely to get the same bytes. Small payloads are
+                taken for shared in any case: a server may send a lone tick to all alike.
 
         Raises:
             Undecodable: it is no array of messages.
         """
-        if not shared:
+        if not shared and len(payload) > _SMALL_BYTES:
             return self._read(payload)
         found = self._young.get(payload)
         if found is None:

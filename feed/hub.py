@@ -14,25 +14,9 @@ from feed.audience import AnyTap, Audience, AudienceKey, ConflatedTap, Group, Ta
 from feed.counters import Counters, Totals
 from feed.outbox import Outbox
 from feed.pieces import Chunk, Form, Piece, encode_pieces, pack_frames
-from feed.ticks import Coverage, StreamKey, Subscription, Tick
+from feed.streams import Streams
+from feed.ticks import StreamKey, Subscription, Tick
 from feed.times import Moment
-
-
-class Stream:
-    """One stream that the broker feeds.
-
-    Attributes:
-        latest: its last tick, and `published_us`, when that was published (0 if unknown).
-        taps: the ways in which clients take it, by interval in ms; 0 is every tick.
-    """
-
-    __slots__ = ("key", "latest", "published_us", "taps")
-
-    def __init__(self, key: StreamKey, latest: Tick | None, published_us: int) -> None:
-        self.key = key
-        self.latest = latest
-        self.published_us = published_us
-        self.taps: dict[int, AnyTap] = {}
 
 
 class Hub:
@@ -40,8 +24,7 @@ class Hub:
 
     def __init__(self, counters: Counters | None = None) -> None:
         self.counters = counters or Counters()
-        self._streams: dict[StreamKey, Stream] = {}
-        self._groups: dict[int, Group] = {}
+        self._streams = Streams()
         self._audiences: dict[AudienceKey, Audience] = {}
         self._wildcard_audiences: dict[Audience, None] = {}
         self._audience_of: dict[Outbox, Audience] = {}
@@ -55,18 +38,18 @@ class Hub:
         self, key: StreamKey, latest: Tick | None = None, published_us: int = 0
     ) -> None:
         """Start carrying a stream; audiences whose wildcards cover it get it from now on."""
-        stream = self._streams[key] = Stream(key, latest, published_us)
+        stream = self._streams.open(key, latest, published_us)
         for audience in self._wildcard_audiences:
             if audience.covers(key):
-                audience.connect(self._tap(stream, audience))
+                audience.connect(self._streams.tap(stream, audience))
 
     def close_stream(self, key: StreamKey) -> None:
         """Stop carrying a stream; clients that hold it simply see no more ticks of it."""
-        stream = self._streams.pop(key, None)
+        stream = self._streams.close(key)
         if stream is not None:
             for tap in list(stream.taps.values()):
                 for audience in [each for group in tap.audiences.values() for each in group]:
-                    self._disconnect(audience, tap)
+                    self._streams.disconnect(audience, tap)
 
     def is_open(self, key: StreamKey) -> bool:
         """Whether the stream is carried."""
@@ -148,10 +131,10 @@ class Hub:
 
         Streams covered by `besides` are left out.
         """
-        known = self._covered(feed, besides)
+        known = self._streams.covered(feed, besides)
         return [
             Chunk(stream.key, [stream.latest], [stream.published_us])
-            for stream in self._covered(feed, subscriptions)
+            for stream in self._streams.covered(feed, subscriptions)
             if stream.latest is not None and stream not in known
         ]
 
@@ -197,7 +180,7 @@ class Hub:
     def flush(self, now: Moment) -> None:
         """Send everything published since the last flush, and what is conflated if it is due."""
         dirty, self._dirty = self._dirty, []
-        groups = [each for each in self._groups.values() if each.is_due(now.steady_s)]
+        groups = self._streams.due_groups(now.steady_s)
         if len(dirty) == 1 and not groups:
             # While little flows it is mostly so, and nothing has to be gathered.
             chunk = dirty[0].give()
@@ -223,7 +206,7 @@ class Hub:
 
     def due_s(self) -> float | None:
         """When the next flush is due for the sake of what is conflated, on the steady clock."""
-        return min((group.due_s for group in self._groups.values() if group.waiting), default=None)
+        return self._streams.due_s()
 
     def _gather(self, tap: AnyTap, chunk: Chunk, now: Moment, touched: list[Audience]) -> None:
         """Let every audience of a tap have a chunk with its next write."""
@@ -330,8 +313,10 @@ class Hub:
         audience = self._audiences[key] = Audience(key)
         if audience.deliveries.has_wildcards:
             self._wildcard_audiences[audience] = None
-        for stream in self._covered(key.feed, [subscription for subscription, _ in key.wanted]):
-            audience.connect(self._tap(stream, audience))
+        for stream in self._streams.covered(
+            key.feed, [subscription for subscription, _ in key.wanted]
+        ):
+            audience.connect(self._streams.tap(stream, audience))
         return audience
 
     def _drop_if_empty(self, audience: Audience) -> None:
@@ -339,7 +324,7 @@ class Hub:
             self._audiences.pop(audience.key, None)
             self._wildcard_audiences.pop(audience, None)
             for tap in list(audience.taps):
-                self._disconnect(audience, tap)
+                self._streams.disconnect(audience, tap)
 
     def _unite(self, late: Audience) -> None:
         """What set a newcomer apart is over: it joins those who were there before."""
@@ -368,51 +353,6 @@ class Hub:
         if chunks:
             pieces = [p for chunk in chunks for p in encode_pieces(chunk, old.form, now.wall_us)]
             self._send_pieces(outbox, pieces, old)
-
-    # -- taps
-
-    def _tap(self, stream: Stream, audience: Audience) -> AnyTap:
-        """The tap that gives a stream as the audience wants it."""
-        delivery = audience.deliveries.delivery_of(stream.key)
-        interval_ms = delivery.conflate_ms if delivery else 0
-        tap = stream.taps.get(interval_ms)
-        if tap is None:
-            if interval_ms:
-                group = self._groups.setdefault(interval_ms, Group(interval_ms))
-                group.taps += 1
-                tap = ConflatedTap(stream.key, group)
-            else:
-                tap = Tap(stream.key)
-            stream.taps[interval_ms] = tap
-        return tap
-
-    def _disconnect(self, audience: Audience, tap: AnyTap) -> None:
-        """Take an audience off a tap, and let go of a tap without any."""
-        audience.disconnect(tap)
-        if isinstance(tap, ConflatedTap):
-            audience.known.pop(tap, None)
-        if tap.audiences:
-            return
-        stream = self._streams.get(tap.key)
-        if stream is not None and stream.taps.get(tap.interval_ms) is tap:
-            del stream.taps[tap.interval_ms]
-        if isinstance(tap, ConflatedTap):
-            tap.group.taps -= 1
-            if tap in tap.group.waiting:
-                tap.group.waiting.remove(tap)
-            if not tap.group.taps:
-                self._groups.pop(tap.interval_ms, None)
-
-    def _covered(self, feed: str, subscriptions: Iterable[Subscription]) -> dict[Stream, None]:
-        """Every carried stream that the subscriptions cover, once each."""
-        coverage = Coverage(sorted(subscriptions))
-        named = coverage.named_in(feed)
-        found = {self._streams[key]: None for key in named if key in self._streams}
-        if coverage.has_wildcards:
-            for key, stream in self._streams.items():
-                if key.feed == feed and coverage.covers_by_wildcard(key):
-                    found[stream] = None
-        return found
 
 
 def _nothing(stream: StreamKey) -> None:

@@ -22,6 +22,7 @@ LAYERS = [
     {"backlog"},
     {"outbox"},
     {"audience"},
+    {"streams"},
     {"hub"},
     {"session", "flusher", "upstream"},
     {"websocket", "asgi_sink", "engine"},
@@ -33,7 +34,7 @@ LAYERS = [
 ]
 SANS_IO = {
     "audience", "backlog", "batch", "counters", "delivery", "errors", "frames", "hub", "outbox",
-    "pieces", "protocol", "recovery", "session", "ticks",
+    "pieces", "protocol", "recovery", "session", "streams", "ticks",
 }  # fmt: skip
 
 

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+from feed.flusher import Flusher
+from feed.hub import Hub
+from feed.times import Moment
+from tests.conftest import until
+
+
+class BusyHub(Hub):
+    """A hub without clients, whose flushes take as long as they are told to."""
+
+    def __init__(self, takes_s: float = 0.0) -> None:
+        super().__init__()
+        self.takes_s = takes_s
+        self.began: list[float] = []
+        self.ended: list[float] = []
+        self.due: float | None = None
+
+    def flush(self, now: Moment) -> None:
+        self.began.append(time.perf_counter())
+        time.sleep(self.takes_s)
+        self.ended.append(time.perf_counter())
+        if self.due is not None and self.due <= now.steady_s:
+            self.due = None
+
+    def due_s(self) -> float | None:
+        return self.due
+
+
+async def test_when_idle_it_flushes_in_the_same_turn_and_once() -> None:
+    hub = BusyHub()
+    flusher = Flusher(hub, pace=1.0, window_s=10.0)
+    for _ in range(3):
+        flusher.wake()
+    assert hub.began == []
+    await asyncio.sleep(0)
+    assert len(hub.began) == 1
+    # What took less than a millisecond is followed by no rest.
+    flusher.wake()
+    await asyncio.sleep(0)
+    assert len(hub.began) == 2
+
+
+async def test_it_rests_in_proportion_to_the_flush_before() -> None:
+    hub = BusyHub(takes_s=0.02)
+    flusher = Flusher(hub, pace=2.0, window_s=10.0)
+    flusher.wake()
+    await asyncio.sleep(0)
+    flusher.wake()
+    await asyncio.sleep(0)
+    assert len(hub.began) == 1
+    await until(lambda: len(hub.began) == 2)
+    took = hub.ended[0] - hub.began[0]
+    # Two milliseconds less: a timer rounds down, and so does the loop's clock.
+    assert hub.began[1] - hub.ended[0] >= 2 * took - 0.002
+
+
+async def test_without_pace_it_never_rests() -> None:
+    hub = BusyHub(takes_s=0.02)
+    flusher = Flusher(hub, pace=0.0, window_s=10.0)
+    for count in (1, 2, 3):
+        flusher.wake()
+        await asyncio.sleep(0)
+        assert len(hub.began) == count
+
+
+async def test_the_window_bounds_the_rest() -> None:
+    hub = BusyHub(takes_s=0.05)
+    flusher = Flusher(hub, pace=10.0, window_s=0.005)
+    flusher.wake()
+    await asyncio.sleep(0)
+    flusher.wake()
+    await until(lambda: len(hub.began) == 2)
+    assert hub.began[1] - hub.ended[0] < 5 * (hub.ended[0] - hub.began[0])
+
+
+async def test_what_is_conflated_is_flushed_when_it_is_due() -> None:
+    hub = BusyHub()
+    flusher = Flusher(hub, pace=0.0, window_s=0.0)
+    hub.due = due = time.monotonic() + 0.03
+    flusher.wake()
+    await asyncio.sleep(0)
+    assert len(hub.began) == 1
+    await until(lambda: hub.due is None)
+    assert time.monotonic() >= due
+    assert len(hub.began) == 2

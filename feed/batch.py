@@ -1,8 +1,9 @@
-"""What travels through Redis: consecutive ticks of one stream under one header."""
+"""What travels through Redis: consecutive ticks of one stream under one header, and gaps in them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from enum import Enum
+from typing import Final, NamedTuple
 
 from feed.errors import InvalidTick
 from feed.ticks import Tick, number, unpack
@@ -43,3 +44,28 @@ class Batch(NamedTuple):
         if not batch.ticks:
             raise InvalidTick("empty batch")
         return batch
+
+
+class GapReason(Enum):
+    """Why ticks can't be had any more (`docs/protocol.md`, section "Gaps")."""
+
+    RETENTION = "retention"
+    """They are older than the history that is kept."""
+    EPOCH = "epoch"
+    """The numbering has restarted."""
+    BROKER = "broker"
+    """They were lost between the store and the server."""
+
+
+class Gap(NamedTuple):
+    """Ticks of a stream, from `first_seq` to `last_seq`, that can't be had any more.
+
+    Either number is None where it is not known; both are for a new epoch.
+    """
+
+    first_seq: int | None
+    last_seq: int | None
+    reason: GapReason
+
+
+NEW_EPOCH: Final = Gap(None, None, GapReason.EPOCH)

@@ -20,6 +20,12 @@ SCHEMES: Final = ("redis", "rediss", "unix")
 _OLDEST_REDIS: Final = 7
 _OLDEST_VALKEY: Final = 8
 _REFUSALS: Final = (exceptions.AuthenticationError, exceptions.NoPermissionError)
+_PASSING: Final = (
+    exceptions.BusyLoadingError,
+    exceptions.ReadOnlyError,
+    exceptions.ClusterDownError,  # also MASTERDOWN
+)
+"""What it answers while it starts or while another one takes its place."""
 
 
 def make_client(url: str, max_connections: int = 16) -> Redis:
@@ -63,13 +69,15 @@ def translated_errors() -> Iterator[None]:
     """Turn redis-py's exceptions into ours.
 
     Raises:
-        BrokerUnavailable: no connection, no answer in time, or still loading its data.
+        BrokerUnavailable: no connection, no answer in time, or not in charge just now.
         BrokerUnsuitable: it answered that we may not.
     """
     try:
         yield
     except _REFUSALS as error:
         raise BrokerUnsuitable(f"Redis refuses us: {error}") from None
+    except _PASSING as error:
+        raise BrokerUnavailable(f"no service from Redis: {error}") from None
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
         # What is wrong with a log-in while connecting comes wrapped.
         if isinstance(error.__cause__, _REFUSALS):

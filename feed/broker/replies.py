@@ -13,11 +13,13 @@ from redis.asyncio import Redis
 READ_BYTES: Final = 64 * 1024
 """The most that is read in one turn of the event loop: a flood must leave time for the clients."""
 
-_ERRORS: Final = {
+_ERRORS: Final[dict[str, type[exceptions.RedisError]]] = {
     "LOADING": exceptions.BusyLoadingError,
+    "MASTERDOWN": exceptions.MasterDownError,
     "NOAUTH": exceptions.AuthenticationError,
     "NOPERM": exceptions.NoPermissionError,
     "NOSCRIPT": exceptions.NoScriptError,
+    "READONLY": exceptions.ReadOnlyError,
 }
 
 

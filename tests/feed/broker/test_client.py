@@ -61,8 +61,15 @@ def test_refusals_and_absences_are_told_apart() -> None:
         raise exceptions.NoPermissionError("no")
     with pytest.raises(BrokerUnsuitable), translated_errors():
         raise exceptions.AuthenticationError("no")
-    with pytest.raises(BrokerUnavailable), translated_errors():
-        raise exceptions.BusyLoadingError("loading")
+    for passing in (
+        exceptions.BusyLoadingError("LOADING Redis is loading the dataset in memory"),
+        exceptions.ReadOnlyError("READONLY You can't write against a read only replica."),
+        exceptions.MasterDownError("MASTERDOWN Link with MASTER is down"),
+    ):
+        with pytest.raises(BrokerUnavailable, match="no service from Redis"), translated_errors():
+            raise passing
+    with pytest.raises(BrokerUnsuitable, match="can't do that"), translated_errors():
+        raise exceptions.ResponseError("OOM command not allowed")
     with pytest.raises(BrokerUnavailable), translated_errors():
         raise exceptions.TimeoutError
 

@@ -20,10 +20,13 @@ _PIPELINE_KEYS: Final = 500
 _PAGE_ENTRIES: Final = 1_000
 _UNUSED_EPOCH_S: Final = 86_400
 
-# Replaces the one epoch and no other: of two publishers that ask at once, one wins.
+# Of two publishers that ask at once, one wins. The stored epoch may be missing, or lower: a server
+# whose clock is behind may have made it after a loss. SET also makes it last.
 _REPLACE_EPOCH: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end
-return redis.call('GET', KEYS[1])
+local epoch = redis.call('GET', KEYS[1])
+if not epoch or epoch <= ARGV[1] then epoch = ARGV[2] end
+redis.call('SET', KEYS[1], epoch)
+return epoch
 """
 
 logger = logging.getLogger("tickcast.broker")
@@ -67,18 +70,15 @@ class Store:
         that clients make up leave nothing behind.
         """
         key = keys.epoch(feed)
+        first = new_epoch()
         with translated_errors():
-            await self._client.set(key, new_epoch(), nx=True, ex=_UNUSED_EPOCH_S)
+            stored = await self._client.set(key, first, nx=True, get=True, ex=_UNUSED_EPOCH_S)
             if keep:
                 await self._client.persist(key)
-            stored = await self._client.get(key)
-        return _text(stored)
+        return _text(stored) or first
 
     async def begin_epoch(self, feed: str, after: str) -> str:
-        """A new epoch for the feed, unless somebody has already replaced the epoch `after`."""
-        current = await self.epoch(feed, keep=True)
-        if current != after:
-            return current
+        """An epoch of the feed later than `after`: a new one, unless there is one already."""
         with translated_errors():
             epoch = await self._client.eval(
                 _REPLACE_EPOCH, 1, keys.epoch(feed), after, new_epoch(after)

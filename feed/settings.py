@@ -50,6 +50,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Ticks kept per stream."""
     history_age_s: Annotated[float, Meta(ge=1, le=_DECADE_S)] = 86_400.0
 
+    # Producers
+    outage_buffer_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+    """How long a live source's ticks are kept while Redis is away."""
+    outage_buffer_bytes: Annotated[int, Meta(ge=64 * _KIB)] = 64 * _MIB
+    """How much memory they may take meanwhile."""
+
     # Clients of the server
     message_max_bytes: Annotated[int, Meta(ge=1 * _KIB, le=64 * _MIB)] = 64 * _KIB
     outbox_max_bytes: Annotated[int, Meta(ge=64 * _KIB)] = _MIB

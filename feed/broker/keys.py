@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from feed.ticks import StreamKey
+from feed.times import Time
 
 _PREFIX: Final = "tickcast:"
 ALL_HISTORIES: Final = f"{_PREFIX}*:history"
@@ -55,3 +56,11 @@ def from_member(feed: str, member: str) -> StreamKey:
     """The stream that a directory entry stands for."""
     channel, _, symbol = member.partition("/")
     return StreamKey(feed, channel, symbol)
+
+
+def sortable(time: Time) -> str:
+    """A time in a form whose order as text is the order of times: 16 hexadecimal digits.
+
+    Redis's scripts compare it; as a number it would lose its last digits there.
+    """
+    return f"{time + 2**63:016x}"

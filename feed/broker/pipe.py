@@ -34,6 +34,16 @@ class Pipe:
         self._expected = 0
         self._complete: asyncio.Future[None] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as it is known."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    async def open(self) -> None:
+        """Connect. When it fails, nothing was sent. Raises as `call` does."""
+        with translated_errors():
+            await self._open()
+
     async def call(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands, and return their replies in the same order.
 
@@ -52,19 +62,22 @@ class Pipe:
             raise
 
     async def _call(self, commands: Sequence[Command]) -> list[Any]:
-        if self._transport is None or self._transport.is_closing():
-            await self.close()
-            await self._connect()
+        if not self.is_open:
+            await self._open()
         transport = cast("asyncio.Transport", self._transport)
         self._replies, self._expected = [], len(commands)
         self._complete = asyncio.get_running_loop().create_future()
         packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]
         transport.write(b"".join(packed))
-        async with asyncio.timeout(COMMAND_TIMEOUT_S):
-            await self._complete
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                await self._complete
+        except TimeoutError:
+            raise exceptions.TimeoutError(f"none within {COMMAND_TIMEOUT_S:g} s") from None
         return self._replies
 
-    async def _connect(self) -> None:
+    async def _open(self) -> None:
+        await self.close()
         self._connection, self._transport = await open_connection(self._client)
         self._ended = ReplyReader(self._transport, self._take).ended
         self._ended.add_done_callback(self._end)

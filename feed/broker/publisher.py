@@ -1,209 +1,272 @@
-"""The producers' way in: ticks go to Redis in batches by stream."""
+"""The producers' way in: ticks go to Redis in batches by stream, and wait while it is away."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import time
-from collections.abc import Iterable, Sequence
-from importlib import resources
+import logging
+import random
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
 from typing import Final
 
-from redis import exceptions
 from redis.asyncio import Redis
 
-from feed.broker import keys
-from feed.broker.client import translated_errors
-from feed.broker.pipe import Pipe
-from feed.broker.store import Store
+from feed.broker.sending import Outgoing, Sender
+from feed.broker.waiting import WAITING_TICKS_MAX, Dropped, Waiting
 from feed.errors import BrokerUnavailable
 from feed.settings import Settings
 from feed.tasks import end_tasks
-from feed.ticks import StreamKey, Tick, channel_of, pack, validate
+from feed.ticks import StreamKey, Tick
 
-BATCH_TICKS_MAX: Final = 500
-"""Ticks in one batch; larger ones would hold Redis up and gain nothing."""
-WAITING_TICKS_MAX: Final = 20_000
-"""Ticks taken and not yet published; `publish` waits above it."""
-_STREAMS_PER_ROUND: Final = 200
-_ATTEMPTS: Final = 5
+_BACKOFF_FIRST_S: Final = 0.05
+_BACKOFF_MAX_S: Final = 0.5
+_TRIM_S: Final = 0.1
+_GRACE_S: Final = 0.5
+"""Time for what is under way when a publisher is left because of an error."""
+_STREAMS_TOLD: Final = 20
 
-_SCRIPT: Final = resources.files("feed.broker").joinpath("publish.lua").read_text("utf-8")
+logger = logging.getLogger("tickcast.publisher")
+
+
+@dataclass(frozen=True)
+class _Outage:
+    """Since when Redis is away, and how things stood then.
+
+    Attributes:
+        error: how that was noticed.
+        under_way: ticks that were being sent.
+        dropped: ticks dropped in earlier outages, by stream.
+    """
+
+    since_s: float
+    error: BrokerUnavailable
+    under_way: int
+    dropped: Mapping[StreamKey, int]
 
 
 class Publisher:
-    """Publishes the ticks of one feed.
+    """Publishes the ticks of one feed, each once.
 
     There is one round trip under way at a time. What arrives meanwhile is gathered by stream and
     goes with the next: when idle a tick leaves at once, and under load batches form by themselves.
 
+    While Redis is away it tries again until it is back. The round under way is kept, and sent again
+    until its fate is known. What else waits depends on where it comes from. A source that can wait,
+    such as a file, is made to. Of one that can't, ticks are kept as the settings `outage_buffer_s`
+    and `outage_buffer_bytes` allow, and the oldest beyond that are dropped and counted.
+
     Use it as a context manager; leaving it normally waits until everything is published.
+
+    Args:
+        waits: the source can wait.
+
+    Attributes:
+        unsure: ticks of which it is not known whether they were published; 0 until it is left.
     """
 
-    def __init__(self, client: Redis, feed: str, settings: Settings) -> None:
-        self._client = client
-        self._store = Store(client)
-        self._pipe = Pipe(client)
-        self._feed = feed
-        self._retain = (settings.history_ticks, int(settings.history_age_s * 1000))
-        self._sha = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
-        self._waiting: dict[StreamKey, list[Tick]] = {}
-        self._waiting_ticks = 0
-        self._epoch = ""
-        self._known: set[StreamKey] = set()
+    def __init__(
+        self, client: Redis, feed: str, settings: Settings, *, waits: bool = False
+    ) -> None:
+        self._sender = Sender(client, feed, settings)
+        self._waiting = Waiting(feed, settings.outage_buffer_s, settings.outage_buffer_bytes)
+        self._waits = waits
+        self._round: dict[StreamKey, Outgoing] = {}
+        self._outage: _Outage | None = None
+        self._trimming: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._idle = asyncio.Event()
         self._failure: Exception | None = None
-        self._sender: asyncio.Task[None] | None = None
-        self.published = 0
+        self._sending: asyncio.Task[None] | None = None
+        self.unsure = 0
+
+    @property
+    def published(self) -> int:
+        """Ticks known to be published."""
+        return self._sender.published
+
+    @property
+    def dropped(self) -> Mapping[StreamKey, Dropped]:
+        """What was taken and will not be published, by stream."""
+        return self._waiting.dropped
+
+    @property
+    def dropped_ticks(self) -> int:
+        """How many ticks that is in all."""
+        return self._waiting.dropped_ticks
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis can't be reached just now."""
+        return self._outage is not None
 
     async def __aenter__(self) -> Publisher:
-        self._epoch = await self._store.epoch(self._feed, keep=True)
-        self._known = await self._store.streams(self._feed)
+        await self._sender.open()
         self._room.set()
         self._idle.set()
-        self._sender = asyncio.create_task(self._send_forever(), name="publisher")
+        self._sending = asyncio.create_task(self._send_forever(), name="publisher")
         return self
 
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             if kind is None:
                 await self.drain()
+            elif not self.is_away:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_GRACE_S):
+                        await self._idle.wait()
         finally:
-            if self._sender is not None:
-                await end_tasks([self._sender])
-            await self._pipe.close()
+            await self._end()
 
     async def publish(self, ticks: Iterable[Tick]) -> None:
         """Take ticks; returns at once unless too many are waiting already.
+
+        While Redis is away it waits for it if the source can wait, else not at all.
 
         Raises:
             InvalidTick: one breaks the rules; none after it was taken.
             BrokerUnavailable, BrokerUnsuitable: publishing has failed; the publisher is done for.
         """
         self._raise_failure()
-        for tick in ticks:
-            validate(tick)
-            key = StreamKey(self._feed, channel_of(tick), tick.symbol)
-            self._waiting.setdefault(key, []).append(tick)
-            self._waiting_ticks += 1
-            self._idle.clear()
-            self._news.set()
-        if self._waiting_ticks >= WAITING_TICKS_MAX:
+        try:
+            self._waiting.take(ticks, monotonic())
+        finally:
+            if self._waiting.count:
+                self._idle.clear()
+                self._news.set()
+        if self._trimming is not None:
+            self._waiting.trim(monotonic())
+        elif self._waiting.count >= WAITING_TICKS_MAX:
             self._room.clear()
             await self._room.wait()
             self._raise_failure()
 
     async def drain(self) -> None:
-        """Wait until everything taken so far is published. Raises as `publish` does."""
+        """Wait until everything taken so far is published or dropped. Raises as `publish` does."""
         self._raise_failure()
         await self._idle.wait()
         self._raise_failure()
 
+    async def drain_or_give_up(self, patience_s: float) -> None:
+        """Wait only so long. Then the publisher is done for, as after any other failure.
+
+        Raises:
+            BrokerUnavailable: it has given up.
+            BrokerUnsuitable: publishing has failed.
+        """
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.drain()
+        except TimeoutError:
+            reason = self._outage.error if self._outage else "no service from Redis: it is too slow"
+            self._fail(BrokerUnavailable(f"{reason}; gave up after {patience_s:g} s"))
+            await self._end()
+            self._raise_failure()
+
     def _raise_failure(self) -> None:
         if self._failure:
             raise self._failure
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._room.set()
+        self._idle.set()
 
     async def _send_forever(self) -> None:
         try:
             while True:
                 await self._news.wait()
                 self._news.clear()
-                while self._waiting:
-                    await self._send_round(self._take_round())
-                    if self._waiting_ticks < WAITING_TICKS_MAX:
+                while self._waiting.count:
+                    self._round = self._sender.prepare(self._waiting.next_round())
+                    await self._send_round()
+                    if self._waiting.count < WAITING_TICKS_MAX:
                         self._room.set()
                 self._idle.set()
         except Exception as error:
-            self._failure = error
+            self._fail(error)
+
+    async def _send_round(self) -> None:
+        """Publish the round under way, however long Redis is away."""
+        delay = _BACKOFF_FIRST_S
+        while True:
+            try:
+                await self._sender.send(self._round)
+                break
+            except BrokerUnavailable as error:
+                self._go_away(error)
+                await self._sender.hang_up()
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, _BACKOFF_MAX_S)
+        self._come_back()
+
+    async def _end(self) -> None:
+        """Stop, and account for what will not be published any more."""
+        try:
+            if self._sending is not None:
+                await end_tasks([self._sending])
+            await self._sender.close()
+        finally:
+            self._stop_trimming()
+            for batch in self._round.values():
+                if batch.is_in_doubt:
+                    self.unsure += len(batch.ticks)
+                else:
+                    self._waiting.drop(batch.ticks)
+            self._round = {}
+            self._waiting.drop_all()
+
+    # -- outages
+
+    def _go_away(self, error: BrokerUnavailable) -> None:
+        if self._outage is not None:
+            return
+        logger.warning("Redis is away, %s; trying again", error)
+        self._outage = _Outage(
+            since_s=monotonic(),
+            error=error,
+            under_way=sum(len(batch.ticks) for batch in self._round.values()),
+            dropped={key: dropped.count for key, dropped in self.dropped.items()},
+        )
+        if not self._waits:
+            self._waiting.hold(monotonic())
             self._room.set()
-            self._idle.set()
+            self._trim()
 
-    def _take_round(self) -> dict[StreamKey, list[Tick]]:
-        """At most one batch of each stream, the streams that have waited longest first."""
-        taken: dict[StreamKey, list[Tick]] = {}
-        for key in list(self._waiting)[:_STREAMS_PER_ROUND]:
-            ticks = self._waiting.pop(key)
-            taken[key] = ticks[:BATCH_TICKS_MAX]
-            if len(ticks) > BATCH_TICKS_MAX:
-                self._waiting[key] = ticks[BATCH_TICKS_MAX:]
-            self._waiting_ticks -= len(taken[key])
-        return taken
+    def _trim(self) -> None:
+        """Hold the bounds, also while nobody publishes."""
+        self._waiting.trim(monotonic())
+        self._trimming = asyncio.get_running_loop().call_later(_TRIM_S, self._trim)
 
-    async def _send_round(self, batches: dict[StreamKey, list[Tick]]) -> None:
-        """Publish one batch each of some streams; what is turned down is mended and resent."""
-        for _ in range(_ATTEMPTS):
-            replies = await self._call_script(batches)
-            refused = {
-                key: reply
-                for key, reply in zip(batches, replies, strict=True)
-                if isinstance(reply, exceptions.RedisError)
-            }
-            done = [key for key in batches if key not in refused]
-            self.published += sum(len(batches[key]) for key in done)
-            await self._announce([key for key in done if key not in self._known])
-            if not refused:
-                return
-            await self._mend(refused.values())
-            batches = {key: batches[key] for key in refused}
-        raise BrokerUnavailable("Redis keeps turning batches down")
+    def _stop_trimming(self) -> None:
+        if self._trimming is not None:
+            self._trimming.cancel()
+            self._trimming = None
 
-    async def _call_script(self, batches: dict[StreamKey, list[Tick]]) -> Sequence[object]:
-        now_us = time.time_ns() // 1000
-        return await self._pipe.call(
-            [
-                (
-                    "EVALSHA",
-                    self._sha,
-                    2,
-                    keys.meta(key),
-                    keys.history(key),
-                    self._epoch,
-                    int(key in self._known),
-                    len(ticks),
-                    now_us,
-                    *self._retain,
-                    pack(ticks),
-                    pack(ticks[-1:]),
-                    keys.ticks(key),
-                )
-                for key, ticks in batches.items()
-            ]
+    def _come_back(self) -> None:
+        if self._outage is None:
+            return
+        outage, self._outage = self._outage, None
+        self._stop_trimming()
+        lost = {
+            key: dropped.count - outage.dropped.get(key, 0) for key, dropped in self.dropped.items()
+        }
+        logger.log(
+            logging.WARNING if any(lost.values()) else logging.INFO,
+            "Redis is back after %.1f s: %s ticks waited and go out now, %s",
+            monotonic() - outage.since_s,
+            f"{outage.under_way + self._waiting.count:,}",
+            _tell_lost({key: count for key, count in lost.items() if count}),
         )
 
-    async def _announce(self, new: Sequence[StreamKey]) -> None:
-        """Enter streams into the directory when they are published for the first time from here.
 
-        It comes after the publish, so that what the directory lists has been published.
-        """
-        if not new:
-            return
-        entering = self._client.pipeline(transaction=False)
-        for key in new:
-            entering.sadd(keys.directory(self._feed), keys.to_member(key))
-        telling = self._client.pipeline(transaction=False)
-        with translated_errors():
-            for key, added in zip(new, await entering.execute(), strict=True):
-                if added:
-                    telling.publish(keys.announcements(self._feed), keys.to_member(key))
-            await telling.execute()
-        self._known.update(new)
-
-    async def _mend(self, refusals: Iterable[exceptions.RedisError]) -> None:
-        """Remove the causes for which the script, or Redis before it, turned batches down."""
-        for refusal in refusals:
-            with translated_errors():
-                if isinstance(refusal, exceptions.NoScriptError):
-                    self._sha = await self._client.script_load(_SCRIPT)
-                elif str(refusal).startswith("LOST"):
-                    self._enter(await self._store.begin_epoch(self._feed, self._epoch))
-                elif str(refusal).startswith("STALE"):
-                    self._enter(await self._store.epoch(self._feed, keep=True))
-                else:
-                    raise refusal
-
-    def _enter(self, epoch: str) -> None:
-        """Go on in another epoch, in which no stream is known to have been published yet."""
-        self._epoch = epoch
-        self._known = set()
+def _tell_lost(lost: Mapping[StreamKey, int]) -> str:
+    if not lost:
+        return "none were dropped"
+    most = sorted(lost, key=lambda key: -lost[key])
+    told = [f"{lost[key]:,} of {key.channel}/{key.symbol}" for key in most[:_STREAMS_TOLD]]
+    if rest := most[_STREAMS_TOLD:]:
+        told.append(f"{sum(lost[key] for key in rest):,} of {len(rest):,} more streams")
+    return f"{sum(lost.values()):,} were dropped: {', '.join(told)}"

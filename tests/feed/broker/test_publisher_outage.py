@@ -1,0 +1,340 @@
+"""Redis goes away while ticks are published: each is published once, or said not to be."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from feed.broker import keys, pipe
+from feed.broker.client import make_client
+from feed.broker.publisher import Publisher
+from feed.broker.store import Store
+from feed.broker.waiting import BATCH_TICKS_MAX, TICK_BYTES, WAITING_TICKS_MAX, Dropped
+from feed.errors import BrokerUnavailable
+from feed.settings import Settings
+from feed.ticks import StreamKey, Trade, unpack
+from feed.times import Time
+from tests.builders import T0, trade
+from tests.conftest import until
+from tests.feed.broker.stores import OwnStore, Proxy, lossy_proxy, own_store
+
+ES = StreamKey("live", "trades", "ES")
+NQ = StreamKey("live", "trades", "NQ")
+
+
+@pytest.fixture
+async def store(runtime_dir: Path) -> AsyncIterator[OwnStore]:
+    async with own_store(runtime_dir) as store:
+        yield store
+
+
+@pytest.fixture
+async def client(store: OwnStore) -> AsyncIterator[Redis]:
+    async with make_client(store.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def proxy(store: OwnStore, runtime_dir: Path) -> AsyncIterator[Proxy]:
+    async with lossy_proxy(runtime_dir / "proxy", runtime_dir / "socket") as proxy:
+        yield proxy
+
+
+class Failed(Exception):
+    """What goes wrong around a publisher."""
+
+
+def numbered(*numbers: int, symbol: str = "ES") -> list[Trade]:
+    return [trade(symbol, id=number, time=Time(T0 + number)) for number in numbers]
+
+
+async def ids_in(client: Redis, key: StreamKey = ES) -> list[int]:
+    """The ids of all ticks in history, which begins at 1 and lacks no number."""
+    entries: Any = await client.xrange(keys.history(key))
+    ids: list[int] = []
+    for entry, fields in entries:
+        ids += [tick.id for tick in unpack(fields[b"b"])]  # type: ignore[union-attr, misc]
+        assert entry.partition(b"-")[0] == b"%d" % len(ids)
+    return ids
+
+
+async def until_seq(client: Redis, seq: int) -> None:
+    async with asyncio.timeout(5):
+        while (await Store(client).heads([ES]))[0].seq < seq:
+            await asyncio.sleep(0.005)
+
+
+async def publish_forever(publisher: Publisher, taken: list[int]) -> None:
+    while True:
+        taken.append(len(taken))
+        await publisher.publish(numbered(taken[-1]))
+        await asyncio.sleep(0.001)
+
+
+async def test_killed_and_back_with_its_data(
+    store: OwnStore, client: Redis, settings: Settings
+) -> None:
+    taken: list[int] = []
+    async with Publisher(client, "live", settings, waits=True) as publisher:
+        epoch = await Store(client).epoch("live")
+        work = asyncio.create_task(publish_forever(publisher, taken))
+        for enough in (100, 200, 300):
+            await until(lambda: publisher.published > enough)  # noqa: B023
+            store.kill()
+            await until(lambda: publisher.is_away)
+            await store.start()
+            await until(lambda: not publisher.is_away)
+        work.cancel()
+    assert await ids_in(client) == taken
+    assert await Store(client).epoch("live") == epoch
+    assert publisher.published == len(taken)
+    assert (publisher.dropped_ticks, publisher.unsure) == (0, 0)
+
+
+async def test_killed_and_back_without(store: OwnStore, client: Redis, settings: Settings) -> None:
+    async with Publisher(client, "live", settings, waits=True) as publisher:
+        await publisher.publish(numbered(1, 2, 3))
+        await publisher.drain()
+        before = await Store(client).epoch("live")
+        store.kill()
+        store.lose_data()
+        await publisher.publish(numbered(4))
+        await until(lambda: publisher.is_away)
+        await store.start()
+        await publisher.publish(numbered(5))
+    assert await ids_in(client) == [4, 5]
+    (head,) = await Store(client).heads([ES])
+    assert head.epoch == await Store(client).epoch("live") > before
+    assert await Store(client).streams("live") == {ES}
+    assert publisher.published == 5
+
+
+async def test_an_answer_that_is_lost(
+    proxy: Proxy, client: Redis, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tickcast.publisher")
+    announced = client.pubsub()
+    await announced.subscribe(keys.announcements("live"))
+    await announced.get_message(timeout=5)
+    async with (
+        make_client(proxy.url) as through_proxy,
+        Publisher(through_proxy, "live", settings) as publisher,
+    ):
+        await publisher.publish(numbered(0, symbol="NQ"))
+        await publisher.drain()
+        proxy.loses_answers = True
+        await publisher.publish(numbered(1, 2, 3))
+        await until_seq(client, 3)
+        await publisher.publish(numbered(4))
+        assert publisher.published == 1
+        proxy.loses_answers = False
+        proxy.cut()
+        await publisher.drain()
+        assert publisher.published == 5
+    assert await ids_in(client) == [1, 2, 3, 4]
+    told = [await announced.get_message(timeout=0.1) for _ in range(3)]
+    assert [each and each["data"] for each in told] == [b"trades/NQ", b"trades/ES", None]
+    await announced.aclose()  # type: ignore[no-untyped-call]
+    away, back = caplog.messages
+    assert away == "Redis is away, no answer from Redis: connection closed; trying again"
+    assert back.startswith("Redis is back after 0.")
+    assert back.endswith(" s: 4 ticks waited and go out now, none were dropped")
+
+
+async def test_silence(
+    store: OwnStore, client: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "COMMAND_TIMEOUT_S", 0.2)
+    async with Publisher(client, "live", settings) as publisher:
+        await publisher.publish(numbered(1))
+        await publisher.drain()
+        store.signal(signal.SIGSTOP)
+        await publisher.publish(numbered(2))
+        await until(lambda: publisher.is_away)
+        await publisher.publish(numbered(3))
+        # What was sent into the silence is carried out now, and what is sent again as well.
+        store.signal(signal.SIGCONT)
+    assert await ids_in(client) == [1, 2, 3]
+    assert publisher.published == 3
+
+
+@pytest.mark.parametrize("serves_stale_data", ["yes", "no"])
+async def test_a_primary_that_becomes_a_replica(
+    client: Redis, settings: Settings, caplog: pytest.LogCaptureFixture, serves_stale_data: str
+) -> None:
+    async with Publisher(client, "live", settings) as publisher:
+        await publisher.publish(numbered(1))
+        await publisher.drain()
+        before = await connections(client)
+        await client.config_set("replica-serve-stale-data", serves_stale_data)
+        await replicate(client, "127.0.0.1", "1")
+        await publisher.publish(numbered(2))
+        await until(lambda: publisher.is_away)
+        kind = "READONLY" if serves_stale_data == "yes" else "MASTERDOWN"
+        assert f"no service from Redis: {kind} " in caplog.text
+        other = Publisher(client, "live", settings)
+        with pytest.raises(BrokerUnavailable, match="no service from Redis"):
+            await other.__aenter__()
+        await replicate(client, "NO", "ONE")
+        await publisher.drain()
+        assert not before & await connections(client)
+    assert await ids_in(client) == [1, 2]
+
+
+async def connections(client: Redis) -> set[str]:
+    """The ids of those that publish, at least one."""
+    listed: Any = await client.client_list()
+    found = {each["id"] for each in listed if each["cmd"] in ("eval", "evalsha")}
+    assert found
+    return found
+
+
+async def replicate(client: Redis, *whom: str) -> None:
+    await client.execute_command("REPLICAOF", *whom)  # type: ignore[no-untyped-call]
+
+
+async def test_a_live_source_loses_the_oldest_beyond_what_may_be_kept(
+    store: OwnStore, client: Redis, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    small = Settings(runtime_dir=settings.runtime_dir, outage_buffer_bytes=64 * 1024)
+    kept = 64 * 1024 // TICK_BYTES
+    async with Publisher(client, "live", small) as publisher:
+        await publisher.publish(numbered(0))
+        await publisher.drain()
+        store.kill()
+        await publisher.publish(numbered(1))
+        await until(lambda: publisher.is_away)
+        await publisher.publish(numbered(2, 3, symbol="NQ"))
+        # More than would have to wait if Redis were there.
+        for start in range(4, 30_004, 100):
+            await publisher.publish(numbered(*range(start, start + 100)))
+        first = 30_004 - kept
+        assert publisher.dropped == {
+            NQ: Dropped(2, Time(T0 + 2), Time(T0 + 3)),
+            ES: Dropped(first - 4, Time(T0 + 4), Time(T0 + first - 1)),
+        }
+        assert publisher.dropped_ticks == first - 2
+        await store.start()
+        await publisher.drain()
+        assert not publisher.is_away
+        await publisher.publish(numbered(30_004))
+    assert await ids_in(client) == [0, 1, *range(first, 30_005)]
+    assert await ids_in(client, NQ) == []
+    assert publisher.published + publisher.dropped_ticks == 30_005
+    assert f"{first - 2:,} were dropped: {first - 4:,} of trades/ES, 2 of trades/NQ" in caplog.text
+
+
+async def test_they_grow_old_also_while_nothing_comes(
+    store: OwnStore, client: Redis, settings: Settings
+) -> None:
+    hasty = Settings(runtime_dir=settings.runtime_dir, outage_buffer_s=0.2)
+    async with Publisher(client, "live", hasty) as publisher:
+        store.kill()
+        await publisher.publish(numbered(1))
+        await until(lambda: publisher.is_away)
+        await publisher.publish(numbered(2, 3))
+        await until(lambda: publisher.dropped_ticks == 2)
+        await publisher.publish(numbered(4))
+        await until(lambda: publisher.dropped_ticks == 3)
+        assert publisher.dropped == {ES: Dropped(3, Time(T0 + 2), Time(T0 + 4))}
+        await store.start()
+    assert await ids_in(client) == [1]
+
+
+async def test_a_source_that_can_wait_is_made_to(
+    store: OwnStore, client: Redis, settings: Settings
+) -> None:
+    strict = Settings(
+        runtime_dir=settings.runtime_dir, outage_buffer_s=0, outage_buffer_bytes=64 * 1024,
+        history_ticks=100_000,
+    )  # fmt: skip
+    count = WAITING_TICKS_MAX + 2_000
+    async with Publisher(client, "live", strict, waits=True) as publisher:
+
+        async def publish() -> None:
+            for start in range(0, count, 500):
+                await publisher.publish(numbered(*range(start, start + 500)))
+
+        store.kill()
+        work = asyncio.create_task(publish())
+        await until(lambda: publisher.is_away)
+        assert publisher._waiting.count >= WAITING_TICKS_MAX - BATCH_TICKS_MAX
+        assert not work.done()
+        await store.start()
+        await work
+    assert await ids_in(client) == [*range(count)]
+    assert publisher.dropped_ticks == 0
+
+
+async def test_left_by_an_error_it_accounts_for_the_rest(
+    proxy: Proxy, client: Redis, settings: Settings
+) -> None:
+    async with make_client(proxy.url) as through_proxy:
+        publisher = Publisher(through_proxy, "live", settings, waits=True)
+        with suppress(Failed):
+            async with publisher:
+                await publisher.publish(numbered(1))
+                await publisher.drain()
+                proxy.loses_answers = True
+                await publisher.publish(numbered(2, 3))
+                await until_seq(client, 3)
+                await publisher.publish(numbered(4))
+                raise Failed
+    assert (publisher.published, publisher.unsure, publisher.dropped_ticks) == (1, 2, 1)
+    assert publisher.dropped == {ES: Dropped(1, Time(T0 + 4), Time(T0 + 4))}
+
+
+async def test_left_by_an_error_it_publishes_what_it_can(client: Redis, settings: Settings) -> None:
+    with suppress(Failed):
+        async with Publisher(client, "live", settings) as publisher:
+            await publisher.publish(numbered(*range(1000)))
+            raise Failed
+    assert publisher.published == 1000
+    assert (publisher.unsure, publisher.dropped_ticks) == (0, 0)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_cancelled_while_it_drains_it_ends(
+    store: OwnStore, client: Redis, settings: Settings, waits: bool
+) -> None:
+    publisher = Publisher(client, "live", settings, waits=waits)
+
+    async def work() -> None:
+        async with publisher:
+            store.kill()
+            await publisher.publish(numbered(1, 2))
+            await until(lambda: publisher.is_away)
+            await publisher.publish(numbered(3))
+
+    task = asyncio.create_task(work())
+    await until(lambda: publisher._waiting.count == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    # Nobody was there to send anything to.
+    assert (publisher.published, publisher.unsure, publisher.dropped_ticks) == (0, 0, 3)
+
+
+async def test_it_can_be_told_to_give_up(
+    store: OwnStore, client: Redis, settings: Settings
+) -> None:
+    publisher = Publisher(client, "live", settings)
+    await publisher.__aenter__()
+    store.kill()
+    await publisher.publish(numbered(1, 2))
+    with pytest.raises(BrokerUnavailable, match=r"no answer from Redis: .*; gave up after 0\.1 s"):
+        await publisher.drain_or_give_up(0.1)
+    assert publisher.dropped_ticks == 2
+    with pytest.raises(BrokerUnavailable, match="gave up"):
+        await publisher.publish(numbered(3))
+    with pytest.raises(BrokerUnavailable, match="gave up"):
+        await publisher.__aexit__(None, None, None)
+    assert publisher.dropped_ticks == 2

@@ -14,12 +14,13 @@ from typing import Final
 
 from clients.load.histogram import Histogram
 from feed.broker.publisher import Publisher
-from feed.errors import InvalidSettings
+from feed.errors import BrokerUnavailable, InvalidSettings
 from feed.ticks import Bar, Quote, Tick, Timeframe, Trade
 from feed.times import NS_PER_SECOND, Time
 
 _BATCH_TICKS: Final = 500
 _OVERTIME_S: Final = 5.0
+_PATIENCE_S: Final = 3.0
 _TICK_SIZE: Final = 0.01
 
 
@@ -105,13 +106,13 @@ class Producer:
             measure_from_s: lateness counts from this moment on.
 
         Raises:
-            BrokerUnavailable, BrokerUnsuitable: publishing has failed.
+            BrokerUnavailable, BrokerUnsuitable: publishing has failed, or not all was published.
         """
         begin_ns, begin = time.time_ns(), time.monotonic_ns()
         total = self._schedule.bursts_due(round(duration_s * NS_PER_SECOND) - 1)
         at_once = max(1, _BATCH_TICKS // self._burst)
         done = 0
-        while done < total and not stop.is_set():
+        while done < total and not stop.is_set() and not self._publisher.dropped_ticks:
             elapsed_ns = time.monotonic_ns() - begin
             if elapsed_ns > (duration_s + _OVERTIME_S) * NS_PER_SECOND:
                 break
@@ -130,9 +131,15 @@ class Producer:
         if stop.is_set():
             # What is late when somebody stops the run is not owed any more.
             self.scheduled = self.published
-        await self._publisher.drain()
+        await self._drain()
 
     async def close_streams(self) -> None:
         """Publish one more tick of every stream. Raises as `run` does."""
         await self._publisher.publish(self._schedule.closing_ticks(Time.now()))
-        await self._publisher.drain()
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """Not for ever: there is a report to be made, also of a Redis that stays away."""
+        await self._publisher.drain_or_give_up(_PATIENCE_S)
+        if dropped := self._publisher.dropped_ticks:
+            raise BrokerUnavailable(f"{dropped:,} ticks were dropped while Redis was away")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import uvloop
@@ -16,13 +16,15 @@ import uvloop
 from feed.broker.client import check_version, make_client
 from feed.broker.embedded import find_store
 from feed.broker.publisher import Publisher
-from feed.errors import BrokerUnavailable, InvalidTick
+from feed.broker.waiting import Dropped
+from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
 from feed.settings import Settings
 from feed.tasks import end_tasks
-from feed.ticks import DEFAULT_FEED, is_feed_name
+from feed.ticks import DEFAULT_FEED, StreamKey, is_feed_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
+_STREAMS_SHOWN: Final = 20
 
 
 def redis_option(command: Command) -> Command:
@@ -99,19 +101,77 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 @asynccontextmanager
-async def open_publisher(settings: Settings, feed: str) -> AsyncIterator[Publisher]:
+async def open_publisher(
+    settings: Settings, feed: str, *, waits: bool = False
+) -> AsyncIterator[Publisher]:
     """A publisher on the configured store, or on the embedded one that runs.
+
+    Outages are told on stderr as they come, and at the end what was lost in them, even when it is
+    cancelled.
+
+    Args:
+        waits: the source can wait, as `Publisher` has it.
 
     Raises:
         StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is none to be had.
+        TickcastError: not all ticks are known to be published.
     """
     client = make_client(await find_store(settings))
+    publisher = Publisher(client, feed, settings, waits=waits)
     try:
         await check_version(client)
-        async with Publisher(client, feed, settings) as publisher:
-            yield publisher
+        with _outages_on_stderr():
+            async with publisher:
+                yield publisher
+    except asyncio.CancelledError:
+        _fail_if_lossy(publisher)
+        raise
     finally:
         await client.aclose()
+    _fail_if_lossy(publisher)
+
+
+class _Teller(logging.Handler):
+    """Says on stderr what a command without a log should not keep to itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"tickcast: {record.getMessage()}", err=True)
+
+
+@contextmanager
+def _outages_on_stderr() -> Iterator[None]:
+    if logging.root.hasHandlers():
+        yield
+        return
+    logger = logging.getLogger("tickcast.publisher")
+    teller = _Teller()
+    logger.addHandler(teller)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(teller)
+
+
+def _fail_if_lossy(publisher: Publisher) -> None:
+    if publisher.dropped_ticks or publisher.unsure:
+        _show_dropped(publisher.dropped)
+        raise TickcastError(
+            f"{publisher.published:,} ticks published, {publisher.dropped_ticks:,} dropped,"
+            f" {publisher.unsure:,} sent without an answer"
+        )
+
+
+def _show_dropped(dropped: Mapping[StreamKey, Dropped]) -> None:
+    for key, lost in list(dropped.items())[:_STREAMS_SHOWN]:
+        click.echo(
+            f"tickcast: dropped {lost.count:,} of {key.channel}/{key.symbol},"
+            f" {lost.first.rfc3339()} to {lost.last.rfc3339()}",
+            err=True,
+        )
+    if rest := list(dropped.values())[_STREAMS_SHOWN:]:
+        count = sum(lost.count for lost in rest)
+        click.echo(f"tickcast: dropped {count:,} of {len(rest):,} more streams", err=True)
 
 
 def run_server_loop(work: Coroutine[Any, Any, Result]) -> Result:

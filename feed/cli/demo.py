@@ -23,6 +23,7 @@ from producers.pacing import Pacer, play
 from producers.synthetic import generate, symbol_names
 
 _PORTS_TRIED = 50
+_AGAIN_S = 1.0
 
 
 @click.command()
@@ -60,8 +61,9 @@ async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
                 ticks = generate(symbol_names(symbols), rate, seed=7, start=Time.now())
                 await play(ticks, publisher, Pacer())
         except TickcastError as error:
-            click.echo(f"tickcast: the market stopped for a moment: {error}", err=True)
-            await asyncio.sleep(1)
+            # An outage is the publisher's affair; but a Redis that is named may not be there yet.
+            click.echo(f"tickcast: no market for now: {error}", err=True)
+            await asyncio.sleep(_AGAIN_S)
 
 
 def _bind_free(settings: Settings) -> socket:

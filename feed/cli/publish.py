@@ -54,7 +54,7 @@ def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: P
 async def _publish(settings: Settings, source: int, feed: str, bad: BadInput) -> None:
     splitter = LineSplitter(_LINE_MAX)
     number = 0
-    async with open_publisher(settings, feed) as publisher:
+    async with open_publisher(settings, feed, waits=True) as publisher:
         async for data in _chunks(source):
             ticks = []
             for line in splitter.feed(data):

@@ -100,7 +100,7 @@ async def _replay(
     bad: BadInput,
 ) -> None:
     began = time.monotonic()
-    async with open_publisher(settings, feed) as publisher:
+    async with open_publisher(settings, feed, waits=True) as publisher:
         with _progress(recording, limit) as on_progress:
             count = await play(islice(recording, limit), publisher, pacer, on_progress)
     took = time.monotonic() - began

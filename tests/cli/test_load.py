@@ -141,6 +141,7 @@ async def test_ctrl_c_while_connecting(cli: Cli) -> None:
 
 
 async def test_a_server_that_goes_away(cli: Cli) -> None:
+    cli.environment["TICKCAST_OUTAGE_BUFFER_S"] = "0.5"
     async with cli.serving() as (address, server):
         url = address.replace("http", "ws") + "/stream"
         process = await cli.start("load", url, *"-c 5 -r 200 -d 5m".split())

@@ -189,6 +189,31 @@ async def test_a_primary_that_becomes_a_replica(
     assert await ids_in(client) == [1, 2]
 
 
+async def test_another_redis_takes_over(
+    store: OwnStore, client: Redis, settings: Settings, runtime_dir: Path
+) -> None:
+    address = runtime_dir / "address"
+    address.symlink_to(runtime_dir / "socket")
+    async with (
+        own_store(runtime_dir / "other") as other,
+        make_client(other.url) as at_other,
+        make_client(f"unix://{address}") as by_address,
+        Publisher(by_address, "live", settings) as publisher,
+    ):
+        await publisher.publish(numbered(1))
+        await publisher.drain()
+        before = await Store(client).epoch("live")
+        address.unlink()
+        address.symlink_to(runtime_dir / "other" / "socket")
+        # The old one is still there, and answers.
+        await replicate(client, "127.0.0.1", "1")
+        await publisher.publish(numbered(2))
+        async with asyncio.timeout(10):
+            await publisher.drain()
+        assert await ids_in(at_other) == [2]
+        assert await Store(at_other).epoch("live") > before
+
+
 async def connections(client: Redis) -> set[str]:
     """The ids of those that publish, at least one."""
     listed: Any = await client.client_list()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -21,8 +21,9 @@ class AudienceKey(NamedTuple):
     """What clients must have in common to get the same bytes.
 
     Attributes:
-        newcomer: a client that came in the middle of an interval of conflation, and stays by itself
-            until that is over; None for all the others.
+        newcomer: a client that is not in step with the others yet, and stays by itself until it is:
+            it came in the middle of an interval of conflation, or is still being sent the past of
+            some streams. None for all the others.
     """
 
     feed: str
@@ -41,14 +42,16 @@ class Audience:
         gathered: what its members get with the next write.
         known: for a newcomer, how many of the ticks that a tap is conflating are not for it: they
             were published before it came.
+        behind: for a newcomer, the streams that it holds but gets from elsewhere for now.
         sent, merged: what every member has got since the audience began, as `Totals` has it.
     """
 
-    __slots__ = ("deliveries", "form", "gathered", "key", "known", "members", "merged", "sent",
-                 "taps")  # fmt: skip
+    __slots__ = ("behind", "deliveries", "form", "gathered", "key", "known", "members", "merged",
+                 "sent", "taps")  # fmt: skip
 
-    def __init__(self, key: AudienceKey) -> None:
+    def __init__(self, key: AudienceKey, behind: Iterable[StreamKey] = ()) -> None:
         self.key = key
+        self.behind = set(behind)
         self.form = key.form
         self.deliveries = Deliveries(key.wanted)
         self.members: tuple[Outbox, ...] = ()
@@ -62,6 +65,11 @@ class Audience:
     def totals(self) -> Totals:
         """What every member has got since the audience began."""
         return Totals(self.sent, self.merged)
+
+    @property
+    def is_in_step(self) -> bool:
+        """Whether nothing sets a newcomer apart any more."""
+        return not self.known and not self.behind
 
     def covers(self, stream: StreamKey) -> bool:
         """Whether one of its wildcards matches the stream."""
@@ -185,6 +193,11 @@ class ConflatedTap:
         """Begin anew, what was taken having been given out."""
         self.count = 0
         self._runs.clear()
+
+    def stop_waiting(self) -> None:
+        """Have the group not wait to give out what was taken."""
+        if self in self.group.waiting:
+            self.group.waiting.remove(self)
 
 
 class Group:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import pairwise, zip_longest
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from feed import protocol
+from feed.batch import Gap, GapReason
 from feed.counters import Totals
 from feed.delivery import SlowPolicy
-from feed.pieces import FRAME_TICKS_MAX, Chunk, Form, encode_pieces, message_frame, pack_frames
+from feed.pieces import (
+    FRAME_TICKS_MAX,
+    Chunk,
+    Form,
+    Piece,
+    encode_pieces,
+    message_frame,
+    pack_frames,
+)
 from feed.ticks import StreamKey, Tick
+
+_PARTS_MAX: Final = 8
+"""What is kept of a stream at the most, where one epoch follows the other."""
 
 
 class Missed:
@@ -21,16 +33,14 @@ class Missed:
     Attributes:
         before: ticks missed before the latest, and before those that the latest itself replaced.
         first_seq: the number of the first of them.
-        older: the same of an epoch that has ended meanwhile.
     """
 
-    __slots__ = ("before", "first_seq", "latest", "older", "policy", "published_us")
+    __slots__ = ("before", "first_seq", "latest", "policy", "published_us")
 
-    def __init__(self, chunk: Chunk, policy: SlowPolicy, older: Missed | None = None) -> None:
+    def __init__(self, chunk: Chunk, policy: SlowPolicy) -> None:
         first = chunk.ticks[0]
         self.first_seq = (first.seq or 0) - first.conflated
         self.before = 0
-        self.older = older
         self._end_with(chunk, policy)
 
     def is_followed_by(self, chunk: Chunk) -> bool:
@@ -52,10 +62,6 @@ class Missed:
         self.published_us = chunk.published_us[-1]
         self.policy = policy
 
-    def chain(self) -> list[Missed]:
-        """This one and those of older epochs, the oldest first."""
-        return [*(self.older.chain() if self.older else []), self]
-
     def to_tick(self) -> Tick:
         """The tick that the client gets."""
         if self.policy is SlowPolicy.CONFLATE and self.before:
@@ -70,59 +76,96 @@ class Missed:
         return protocol.skipped(key, self.first_seq, last, self.before)
 
 
-class Backlog:
-    """What one client has missed, by stream: its size grows with streams, not with ticks."""
+Part = Missed | Gap
 
-    __slots__ = ("_form", "_missed")
+
+class Backlog:
+    """What one client has missed, by stream: its size grows with streams, not with ticks.
+
+    A stream has one part, or more where its epoch has changed meanwhile.
+    """
+
+    __slots__ = ("_form", "_parts")
 
     def __init__(self, form: Form) -> None:
         self._form = form
-        self._missed: dict[StreamKey, Missed] = {}
+        self._parts: dict[StreamKey, list[Part]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._missed)
+        return bool(self._parts)
 
     def add(self, chunk: Chunk, policy: SlowPolicy) -> None:
         """Take the next ticks of a stream."""
-        for part in _split_by_epoch(chunk):
-            missed = self._missed.get(chunk.key)
-            if missed is not None and missed.is_followed_by(part):
-                missed.add(part, policy)
+        parts = self._parts.setdefault(chunk.key, [])
+        for run in _split_by_epoch(chunk):
+            last = parts[-1] if parts else None
+            if isinstance(last, Missed) and last.is_followed_by(run):
+                last.add(run, policy)
             else:
-                self._missed[chunk.key] = Missed(part, policy, older=missed)
+                parts.append(Missed(run, policy))
+        del parts[:-_PARTS_MAX]
+
+    def add_gap(self, key: StreamKey, gap: Gap) -> None:
+        """Take word of a gap. What was missed before it becomes a part of it."""
+        parts = self._parts.setdefault(key, [])
+        while parts and gap.reason is not GapReason.EPOCH:
+            last = parts[-1]
+            if isinstance(last, Missed) and last.latest.snap:
+                first_seq = gap.first_seq
+            elif last.first_seq is None:
+                break
+            else:
+                first_seq = last.first_seq
+            gap = gap._replace(first_seq=first_seq)
+            parts.pop()
+        parts.append(gap)
+        del parts[:-_PARTS_MAX]
 
     def keep(self, policy_of: Callable[[StreamKey], SlowPolicy | None], form: Form) -> None:
         """The client's wishes have changed: go by these policies, forget streams without one."""
         self._form = form
         kept = {}
-        for key, missed in self._missed.items():
+        for key, parts in self._parts.items():
             if policy := policy_of(key):
-                for each in missed.chain():
-                    each.policy = policy
-                kept[key] = missed
-        self._missed = kept
+                for part in parts:
+                    if isinstance(part, Missed):
+                        part.policy = policy
+                kept[key] = parts
+        self._parts = kept
 
     def take(self, written_us: int) -> tuple[bytes, Totals]:
         """Frames with what some streams have missed, those that have waited longest first.
 
         Returns them with what the client thereby got, for its totals.
         """
-        keys = list(self._missed)[:FRAME_TICKS_MAX]
-        entries = [(key, each) for key in keys for each in self._missed.pop(key).chain()]
+        keys = list(self._parts)[:FRAME_TICKS_MAX]
+        queues = [[(key, part) for part in self._parts.pop(key)] for key in keys]
         released = Totals()
-        notices, pieces = [], []
-        for key, missed in entries:
-            if notice := missed.to_notice(key):
-                notices.append(message_frame(notice, self._form.encoding))
-                released.skipped += missed.before
-            tick = missed.to_tick()
+        frames: list[bytes] = []
+        # Each stream's first part, then each one's second: their order counts, and frames are few.
+        for turn in zip_longest(*queues):
+            frames += self._release([each for each in turn if each], written_us, released)
+        return b"".join(frames), released
+
+    def _release(
+        self, parts: Sequence[tuple[StreamKey, Part]], written_us: int, released: Totals
+    ) -> list[bytes]:
+        frames: list[bytes] = []
+        pieces: list[Piece] = []
+        for key, part in parts:
+            if isinstance(part, Gap):
+                frames.append(message_frame(protocol.gap(key, part), self._form.encoding))
+                continue
+            if notice := part.to_notice(key):
+                frames.append(message_frame(notice, self._form.encoding))
+                released.skipped += part.before
+            tick = part.to_tick()
             released.sent += 1
             released.merged += tick.conflated
-            pieces += encode_pieces(
-                Chunk(key, [tick], [missed.published_us]), self._form, written_us
-            )
-        ticks, *_ = pack_frames(pieces, self._form.encoding)
-        return b"".join([*notices, ticks]), released
+            pieces += encode_pieces(Chunk(key, [tick], [part.published_us]), self._form, written_us)
+        if pieces:
+            frames.append(pack_frames(pieces, self._form.encoding)[0])
+        return frames
 
 
 def _split_by_epoch(chunk: Chunk) -> list[Chunk]:

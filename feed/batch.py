@@ -1,4 +1,4 @@
-"""What travels through Redis: consecutive ticks of one stream under one header, and gaps in them."""
+"""What travels through Redis: consecutive ticks of one stream under one header; and gaps."""
 
 from __future__ import annotations
 
@@ -46,6 +46,39 @@ class Batch(NamedTuple):
         return batch
 
 
+class History(NamedTuple):
+    """Some of a stream's retained batches, in order, as they were at one moment.
+
+    Attributes:
+        epoch, seq: where the stream stood then; empty and 0 where it was never published.
+        through: the last number that was looked at: what is missing up to here is not retained.
+        complete: whether that is all there was.
+    """
+
+    epoch: str
+    seq: int
+    batches: list[Batch]
+    through: int
+    complete: bool
+
+
+class Place(NamedTuple):
+    """Where in a stream a point in time lies.
+
+    Attributes:
+        epoch, seq: where the stream stands; empty and 0 where it was never published.
+        before: the number before the first tick that is not older than the time. Where there is
+            none, `seq`; where the first is no longer retained, the number before the oldest
+            that is.
+        trimmed: whether the first is no longer retained.
+    """
+
+    epoch: str
+    seq: int
+    before: int
+    trimmed: bool
+
+
 class GapReason(Enum):
     """Why ticks can't be had any more (`docs/protocol.md`, section "Gaps")."""
 
@@ -66,6 +99,13 @@ class Gap(NamedTuple):
     first_seq: int | None
     last_seq: int | None
     reason: GapReason
+
+    @property
+    def ticks(self) -> int:
+        """How many are missing, as far as it is known."""
+        if self.first_seq is None or self.last_seq is None:
+            return 0
+        return self.last_seq - self.first_seq + 1
 
 
 NEW_EPOCH: Final = Gap(None, None, GapReason.EPOCH)

@@ -71,7 +71,7 @@ class Connection:
     def begin(self, session: Session) -> None:
         """Say the first words; messages are to come through `take`, up to an `end`."""
         self._session = session
-        self._sink.on_drain = session.drain
+        self._sink.on_drain = self._drain
         self._sink.on_shutdown = self._last_words
         self._engine.hub.counters.connections += 1
         self._engine.sessions.add(session)
@@ -94,6 +94,8 @@ class Connection:
         self._engine.sessions.discard(self._session)
         self._engine.hub.counters.closed[code] += 1
         self._session.leave()
+        if self._session.follower is not None:
+            self._engine.backfill.forget(self._session.follower)
         if self._beating is not None:
             self._beating.cancel()
 
@@ -115,11 +117,18 @@ class Connection:
             epoch = await self._engine.upstream.want(session.feed, session.wanted_by(request))
             if not self.outbox.closed:
                 session.complete(request, epoch)
+                if session.follower is not None:
+                    self._engine.backfill.serve(session.follower)
         except (BrokerUnavailable, BrokerUnsuitable) as error:
             logger.warning("could not serve a request: %s", error)
             session.refuse(request, Fault.BROKER_UNAVAILABLE, "try again later")
         except Exception:
             self._fail()
+
+    def _drain(self) -> None:
+        self._session.drain()
+        if self._session.follower is not None:
+            self._engine.backfill.serve(self._session.follower)
 
     def _beat(self) -> None:
         self._session.beat(self._engine.upstream.subscriber.connected)

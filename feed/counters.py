@@ -67,6 +67,8 @@ class Counters:
         ticks_out, frames_out, bytes_out: handed to clients' sockets or held for them, over all.
         conflated: ticks that clients with `conflate_ms` got merged into later ones.
         slow_merged, slow_skipped: ticks that clients did not get one by one, being too slow.
+        history_out: ticks from history, handed to clients that asked for the past.
+        gaps: times that a stream lacked ticks, by reason; `lost`: how many ticks that were.
         connections: clients that have connected.
         closed: connections that ended, by close code.
         lag_s: from publishing to the flush that sent it.
@@ -81,11 +83,19 @@ class Counters:
         self.conflated = 0
         self.slow_merged = 0
         self.slow_skipped = 0
+        self.history_out = 0
+        self.gaps: Counter[str] = Counter()
+        self.lost = 0
         self.connections = 0
         self.closed: Counter[int] = Counter()
         self.lag_s = Histogram(LAG_BOUNDS_S)
         self.flush_s = Histogram(FLUSH_BOUNDS_S)
         self.flush_ticks = Histogram(FLUSH_BOUNDS_TICKS)
+
+    def add_gap(self, reason: str, ticks: int) -> None:
+        """Note that a stream has a gap."""
+        self.gaps[reason] += 1
+        self.lost += ticks
 
     def add_sent(self, ticks: int, conflated: int, frames: int, size: int) -> None:
         """Note what was handed over: the four that are counted with each flush."""

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from feed.backfill import Backfill
 from feed.broker.client import make_client
 from feed.broker.store import Store
 from feed.flusher import Flusher
@@ -33,6 +34,7 @@ class Engine:
     hub: Hub
     upstream: Upstream
     store: Store
+    backfill: Backfill
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -47,9 +49,11 @@ async def running_engine(settings: Settings, redis_url: str) -> AsyncIterator[En
     hub = Hub()
     flusher = Flusher(hub, settings.flush_pace, settings.flush_window_ms / 1000)
     upstream = Upstream(client, hub, settings, flusher.wake)
+    backfill = Backfill(upstream.store)
     tasks = [
         asyncio.create_task(upstream.subscriber.run(), name="subscriber"),
         asyncio.create_task(upstream.sweep_forever(), name="sweeper"),
+        asyncio.create_task(backfill.run(), name="backfill"),
     ]
     for task in tasks:
         task.add_done_callback(_stop_on_crash)
@@ -57,7 +61,7 @@ async def running_engine(settings: Settings, redis_url: str) -> AsyncIterator[En
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_try()
-        yield Engine(settings, hub, upstream, upstream.store)
+        yield Engine(settings, hub, upstream, upstream.store, backfill)
     finally:
         await end_tasks(tasks)
         await upstream.close()

@@ -8,13 +8,16 @@ Plain synchronous code: nothing here waits, and no socket or clock is involved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+from feed import protocol
 from feed.audience import AnyTap, Audience, AudienceKey, ConflatedTap, Group, Tap, Wanted
+from feed.audiences import Audiences
+from feed.batch import Gap, GapReason
 from feed.counters import Counters, Totals
 from feed.outbox import Outbox
-from feed.pieces import Chunk, Form, Piece, encode_pieces, pack_frames
-from feed.streams import Streams
+from feed.pieces import Chunk, Form, Piece, encode_pieces, message_frame, pack_frames
+from feed.streams import Stream, Streams
 from feed.ticks import StreamKey, Subscription, Tick
 from feed.times import Moment
 
@@ -25,9 +28,7 @@ class Hub:
     def __init__(self, counters: Counters | None = None) -> None:
         self.counters = counters or Counters()
         self._streams = Streams()
-        self._audiences: dict[AudienceKey, Audience] = {}
-        self._wildcard_audiences: dict[Audience, None] = {}
-        self._audience_of: dict[Outbox, Audience] = {}
+        self._audiences = Audiences(self._streams)
         self._dirty: list[Tap] = []
         self._arrivals: list[tuple[int, int]] = []
         self._lag = (0.0, 0)
@@ -35,30 +36,38 @@ class Hub:
     # -- streams, opened and closed by whoever feeds the hub
 
     def open_stream(
-        self, key: StreamKey, latest: Tick | None = None, published_us: int = 0
+        self,
+        key: StreamKey,
+        latest: Tick | None = None,
+        published_us: int = 0,
+        *,
+        epoch: str = "",
+        seq: int = 0,
     ) -> None:
-        """Start carrying a stream; audiences whose wildcards cover it get it from now on."""
-        stream = self._streams.open(key, latest, published_us)
-        for audience in self._wildcard_audiences:
-            if audience.covers(key):
-                audience.connect(self._streams.tap(stream, audience))
+        """Start carrying a stream, which stands at `seq`.
+
+        Audiences whose wildcards cover it get it from now on.
+        """
+        self._audiences.connect(self._streams.open(key, epoch, seq, latest, published_us))
 
     def close_stream(self, key: StreamKey) -> None:
         """Stop carrying a stream; clients that hold it simply see no more ticks of it."""
         stream = self._streams.close(key)
         if stream is not None:
-            for tap in list(stream.taps.values()):
-                for audience in [each for group in tap.audiences.values() for each in group]:
-                    self._streams.disconnect(audience, tap)
+            self._audiences.disconnect(stream)
 
     def is_open(self, key: StreamKey) -> bool:
         """Whether the stream is carried."""
         return key in self._streams
 
+    def stream(self, key: StreamKey) -> Stream | None:
+        """The stream, if it is carried."""
+        return self._streams.get(key)
+
     def is_wanted(self, key: StreamKey) -> bool:
         """Whether some client holds the stream."""
         stream = self._streams.get(key)
-        return stream is not None and bool(stream.taps)
+        return stream is not None and (bool(stream.taps) or self._audiences.is_awaited(key))
 
     def is_named(self, key: StreamKey) -> bool:
         """Whether some client holds the stream by its name, not only by a wildcard."""
@@ -72,11 +81,11 @@ class Hub:
 
     def covers(self, key: StreamKey) -> bool:
         """Whether some client's wildcard matches the stream, carried or not."""
-        return any(audience.covers(key) for audience in self._wildcard_audiences)
+        return any(True for _ in self._audiences.covering(key))
 
     def has_clients(self, feed: str) -> bool:
         """Whether some client holds a subscription in the feed."""
-        return any(key.feed == feed for key in self._audiences)
+        return self._audiences.has_feed(feed)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -85,68 +94,77 @@ class Hub:
 
     # -- clients
 
-    def subscribe(self, outbox: Outbox, feed: str, form: Form, wanted: Wanted, now: Moment) -> None:
+    def subscribe(
+        self,
+        outbox: Outbox,
+        feed: str,
+        form: Form,
+        wanted: Wanted,
+        now: Moment,
+        behind: Collection[StreamKey] = (),
+    ) -> None:
         """Make these the client's subscriptions, in place of those it had.
 
         Ticks published before this call are sent to the subscribers of before it. What was being
         conflated for the client goes out at once where it is conflated otherwise from now on.
+
+        Args:
+            behind: streams that the client is not to get until `catch_up` is called for them.
         """
         self.flush(now)
-        old = self._audience_of.pop(outbox, None)
+        old = self._audiences.of(outbox)
         key = AudienceKey(feed, form, wanted)
-        new = self._find_audience(key, outbox, old) if wanted else None
+        new = self._audiences.find(key, outbox, behind) if wanted else None
         if old is not None and old is not new:
             self._settle(outbox, old, new, now)
-            old.leave(outbox)
-            self._drop_if_empty(old)
-        if new is not None:
-            if old is not new:
-                new.join(outbox)
-            self._audience_of[outbox] = new
+        self._audiences.move(outbox, new)
         outbox.follow(new.policy_of if new else _nothing, form)
+
+    def catch_up(self, outbox: Outbox, key: StreamKey, now: Moment) -> None:
+        """The client has got all of a stream so far: from now on it gets it like the others."""
+        audience = self._audiences.of(outbox)
+        if audience is not None and key in audience.behind:
+            if self._dirty:
+                self.flush(now)
+            self._audiences.catch_up(audience, key)
 
     def remove(self, outbox: Outbox) -> None:
         """Forget a client."""
-        audience = self._audience_of.pop(outbox, None)
-        if audience is not None:
-            audience.leave(outbox)
-            self._drop_if_empty(audience)
+        self._audiences.move(outbox, None)
 
     def totals(self, outbox: Outbox) -> Totals:
         """What has become of a client's ticks so far."""
         totals = Totals()
         totals.add(outbox.totals)
-        audience = self._audience_of.get(outbox)
+        audience = self._audiences.of(outbox)
         if audience is not None:
             totals.add(audience.totals)
         return totals
 
-    def latest(
+    def newly_covered(
         self,
         feed: str,
         subscriptions: Iterable[Subscription],
         besides: Iterable[Subscription] = (),
-    ) -> list[Chunk]:
-        """The latest tick of every carried stream that the subscriptions cover.
-
-        Streams covered by `besides` are left out.
-        """
+    ) -> list[Stream]:
+        """Every carried stream that the subscriptions cover, and `besides` do not."""
         known = self._streams.covered(feed, besides)
-        return [
-            Chunk(stream.key, [stream.latest], [stream.published_us])
-            for stream in self._streams.covered(feed, subscriptions)
-            if stream.latest is not None and stream not in known
-        ]
+        return [each for each in self._streams.covered(feed, subscriptions) if each not in known]
 
     def send(self, outbox: Outbox, chunks: Sequence[Chunk], now: Moment) -> None:
         """Send ticks to one client alone, of streams that it holds."""
-        audience = self._audience_of.get(outbox)
+        audience = self._audiences.of(outbox)
         if audience is not None and chunks:
             form = audience.form
             pieces = [
                 piece for chunk in chunks for piece in encode_pieces(chunk, form, now.wall_us)
             ]
             self._send_pieces(outbox, pieces, audience)
+
+    def form_of(self, outbox: Outbox) -> Form | None:
+        """How a client wants its ticks; None if it holds no subscription."""
+        audience = self._audiences.of(outbox)
+        return audience.form if audience else None
 
     def drain(self, outbox: Outbox, now: Moment) -> None:
         """A client reads again."""
@@ -157,14 +175,15 @@ class Hub:
 
     # -- the flow
 
-    def publish(self, key: StreamKey, ticks: Sequence[Tick], published_us: int = 0) -> bool:
+    def publish(
+        self, key: StreamKey, ticks: Sequence[Tick], published_us: int = 0, epoch: str = ""
+    ) -> bool:
         """Take the next ticks of a stream. True if that makes a flush necessary."""
         stream = self._streams.get(key)
         if stream is None or not ticks:
             return False
         self.counters.ticks_in += len(ticks)
-        stream.latest = ticks[-1]
-        stream.published_us = published_us
+        stream.take(ticks, published_us, epoch)
         if not stream.taps:
             return False
         due = False
@@ -176,6 +195,32 @@ class Hub:
                 if is_first:
                     self._dirty.append(tap)
         return due
+
+    def announce(self, key: StreamKey, gap: Gap, now: Moment, epoch: str = "") -> None:
+        """Tell everybody who holds a stream what can't be had of it, after what came before.
+
+        Args:
+            epoch: the one that begins, where that is the reason.
+        """
+        stream = self._streams.get(key)
+        if stream is None:
+            return
+        self.flush(now)
+        for tap in list(stream.taps.values()):
+            if isinstance(tap, ConflatedTap):
+                # Ticks from both sides of a gap can't be merged into one.
+                tap.stop_waiting()
+                self._give_conflated([tap], now)
+            for form, audiences in tap.audiences.items():
+                frame = message_frame(protocol.gap(key, gap), form.encoding)
+                for audience in audiences:
+                    for outbox in audience.members:
+                        outbox.tell(key, gap, frame)
+        if gap.reason is GapReason.EPOCH:
+            stream.enter(epoch)
+        else:
+            stream.skip_to(gap.last_seq or stream.seq)
+        self.counters.add_gap(gap.reason.value, gap.ticks)
 
     def flush(self, now: Moment) -> None:
         """Send everything published since the last flush, and what is conflated if it is due."""
@@ -194,15 +239,22 @@ class Hub:
 
     def _flush_many(self, dirty: Sequence[Tap], groups: Sequence[Group], now: Moment) -> None:
         touched: list[Audience] = []
-        settled: list[Audience] = []
         for tap in dirty:
             self._gather(tap, tap.give(), now, touched)
-        for group in groups:
-            for conflated in group.begin_interval(now.steady_s):
-                self._gather_conflated(conflated, now, touched, settled)
+        conflated = [tap for group in groups for tap in group.begin_interval(now.steady_s)]
+        self._give_conflated(conflated, now, touched)
+
+    def _give_conflated(
+        self, taps: Iterable[ConflatedTap], now: Moment, touched: list[Audience] | None = None
+    ) -> None:
+        """Deliver what conflated taps have, together with what was gathered before."""
+        touched = [] if touched is None else touched
+        settled: list[Audience] = []
+        for tap in taps:
+            self._gather_conflated(tap, now, touched, settled)
         self._deliver((audience.take(), audience.form, (audience,)) for audience in touched)
         for audience in settled:
-            self._unite(audience)
+            self._audiences.unite(audience)
 
     def due_s(self) -> float | None:
         """When the next flush is due for the sake of what is conflated, on the steady clock."""
@@ -263,6 +315,13 @@ class Hub:
             bytes_out += taken * len(data)
         self.counters.add_sent(ticks_out, conflated, frames_out, bytes_out)
 
+    def send_frames(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
+        """Send one client frames of ticks from history, made for it or shared."""
+        outbox.totals.add(Totals(ticks))
+        outbox.push(data)
+        self.counters.history_out += ticks
+        self.counters.add_sent(ticks, 0, frames, len(data))
+
     def _send_pieces(self, outbox: Outbox, pieces: list[Piece], audience: Audience) -> None:
         """Pieces for one member alone."""
         data, frames, sent, merged = pack_frames(pieces, audience.form.encoding)
@@ -289,57 +348,6 @@ class Hub:
         self._lag = (now.steady_s, lag_us)
         self.counters.flush_ticks.observe(sum([ticks for _, ticks in self._arrivals]))
         self._arrivals.clear()
-
-    # -- audiences
-
-    def _find_audience(self, key: AudienceKey, outbox: Outbox, old: Audience | None) -> Audience:
-        """The audience for a client that has been in the old one until now."""
-        audience = self._audiences.get(key) or self._create_audience(key)
-        known = {
-            tap: tap.count if old is None or tap not in old.taps else old.known.get(tap, 0)
-            for tap in audience.taps
-            if isinstance(tap, ConflatedTap)
-        }
-        known = {tap: count for tap, count in known.items() if count}
-        if not known:
-            return audience
-        own_key = key._replace(newcomer=outbox)
-        own = self._audiences.get(own_key) or self._create_audience(own_key)
-        own.known = known
-        self._drop_if_empty(audience)
-        return own
-
-    def _create_audience(self, key: AudienceKey) -> Audience:
-        audience = self._audiences[key] = Audience(key)
-        if audience.deliveries.has_wildcards:
-            self._wildcard_audiences[audience] = None
-        for stream in self._streams.covered(
-            key.feed, [subscription for subscription, _ in key.wanted]
-        ):
-            audience.connect(self._streams.tap(stream, audience))
-        return audience
-
-    def _drop_if_empty(self, audience: Audience) -> None:
-        if not audience.members:
-            self._audiences.pop(audience.key, None)
-            self._wildcard_audiences.pop(audience, None)
-            for tap in list(audience.taps):
-                self._streams.disconnect(audience, tap)
-
-    def _unite(self, late: Audience) -> None:
-        """What set a newcomer apart is over: it joins those who were there before."""
-        self._audiences.pop(late.key, None)
-        key = late.key._replace(newcomer=None)
-        audience = self._audiences.get(key)
-        if audience is None:
-            late.key = key
-            self._audiences[key] = late
-            return
-        for outbox in list(late.members):
-            late.leave(outbox)
-            audience.join(outbox)
-            self._audience_of[outbox] = audience
-        self._drop_if_empty(late)
 
     def _settle(self, outbox: Outbox, old: Audience, new: Audience | None, now: Moment) -> None:
         """Give a client what was being conflated for it, where that is not going on."""

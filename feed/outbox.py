@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from feed.backlog import Backlog
+from feed.batch import Gap
 from feed.counters import Totals
 from feed.delivery import SlowPolicy
 from feed.pieces import Form, Piece
@@ -46,12 +47,13 @@ class Outbox:
 
     Attributes:
         totals: what became of the client's ticks, but for those that its audience counts.
+        extended: whether the client knows of gaps.
         write: the sink's own, while nothing stands in the way: what `offer` would call. None while
             it has to decide. A flush looks here first, since that saves it a call for each client.
     """
 
     __slots__ = ("_backlog", "_held", "_held_bytes", "_max_bytes", "_on_overflow", "_sink",
-                 "closed", "totals", "write")  # fmt: skip
+                 "closed", "extended", "totals", "write")  # fmt: skip
 
     def __init__(self, sink: Sink, max_bytes: int, on_overflow: Callable[[], None]) -> None:
         self._sink = sink
@@ -62,6 +64,7 @@ class Outbox:
         self._backlog: Backlog | None = None
         self.totals = Totals()
         self.closed = False
+        self.extended = False
         self.write: Callable[[bytes], None] | None = None
         sink.on_pause = self._pause
         self._go_on()
@@ -116,6 +119,14 @@ class Outbox:
                     self.write = None
                 self._backlog.add(piece.chunk, policy)
         return refused
+
+    def tell(self, key: StreamKey, gap: Gap, frame: bytes) -> None:
+        """Tell of a gap, in its place among the stream's ticks; `frame` is the notice."""
+        if self.extended and not self.closed:
+            if self._backlog is not None:
+                self._backlog.add_gap(key, gap)
+            else:
+                self.push(frame)
 
     def follow(self, policy_of: PolicyOf, form: Form) -> None:
         """The client holds other streams now, or holds them otherwise: its backlog follows."""

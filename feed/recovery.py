@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
-from feed.batch import Batch
+from feed.batch import NEW_EPOCH, Batch, Gap, GapReason, History
 
 HELD_TICKS_MAX: Final = 100_000
 """Live ticks of a stream held while its history is read. More are dropped: history has them."""
 
+Due = Batch | Gap
+"""What is to be handed on next: ticks, or word of some that can't be had."""
+
 
 class Run:
-    """One stream's ticks, each exactly once and in order.
+    """One stream's ticks, each exactly once and in order, or a gap in their place.
 
     It begins *behind*: live batches are held until the caller has said where to begin (`start`), or
-    has given the history after `seq` (`repair`). It falls behind again whenever a live batch shows
-    that ticks are missing; then the caller reads the history after `seq` once more.
+    has read the history after `seq` (`ask`, then `repair`). It falls behind again whenever a live
+    batch shows that ticks are missing; then the caller reads history once more.
 
     Attributes:
         epoch: the numbering that `seq` belongs to.
-        seq: the last tick handed out.
+        seq: the last tick handed out, or declared lost.
         behind: True while live batches are held back.
-        lost: ticks that history could not give back any more.
     """
 
-    __slots__ = ("_held", "_held_ticks", "behind", "epoch", "lost", "seq")
+    __slots__ = ("_held", "_held_ticks", "_vouched", "behind", "epoch", "seq")
 
     def __init__(self) -> None:
         self.epoch = ""
         self.seq = 0
         self.behind = True
-        self.lost = 0
         self._held: list[Batch] = []
         self._held_ticks = 0
+        self._vouched = 0
 
-    def start(self, epoch: str, seq: int) -> list[Batch]:
+    def start(self, epoch: str, seq: int) -> list[Due]:
         """Begin after `seq`; returns what was held and follows it."""
         self.epoch, self.seq = epoch, seq
         return self._release()
 
-    def live(self, batch: Batch) -> list[Batch]:
+    def live(self, batch: Batch) -> list[Due]:
         """Take a batch that has just been published; returns what is due now."""
         if self.behind:
             self._hold(batch)
@@ -48,40 +49,78 @@ class Run:
         if batch.epoch != self.epoch:
             if batch.epoch < self.epoch:
                 return []
-            self.epoch, self.seq = batch.epoch, 0
+            if batch.first_seq > 1:
+                return self._fall_behind(batch)
+            return [*self._enter(batch.epoch), *self._take(batch)]
         if batch.first_seq > self.seq + 1:
-            self.behind = True
-            self._hold(batch)
-            return []
+            return self._fall_behind(batch)
         return self._take(batch)
 
-    def repair(self, epoch: str, history: Iterable[Batch], complete: bool) -> list[Batch]:
-        """Take history: what follows `seq`, or all there is when the epoch is a new one.
+    def ask(self) -> int:
+        """History is about to be read: returns the number after which.
 
-        It stays behind unless the history is complete, that is, reaches up to the present.
+        What is read then covers all that is held now, so a hole it leaves there is final. What
+        comes later it need not cover: the connection may be cut once more meanwhile.
         """
-        if epoch != self.epoch:
-            self.epoch, self.seq = epoch, 0
-        due: list[Batch] = []
-        for batch in history:
-            if batch.first_seq > self.seq + 1:
-                self.lost += batch.first_seq - self.seq - 1
-                self.seq = batch.first_seq - 1
-            due += self._take(batch)
-        return due + self._release() if complete else due
+        self._vouched = len(self._held)
+        return self.seq
 
-    def _release(self) -> list[Batch]:
+    def repair(self, history: History) -> list[Due]:
+        """Take what was read after `ask`, or all there is when the epoch is a new one.
+
+        It stays behind unless the history is complete, that is, reaches up to the present. Then
+        what is still missing can't be had any more.
+        """
+        due: list[Due] = []
+        if history.epoch > self.epoch:
+            due += self._enter(history.epoch)
+        for batch in history.batches:
+            due += self._declare_lost(batch.first_seq)
+            due += self._take(batch)
+        if not history.complete:
+            return due
+        due += self._release()
+        if history.epoch == self.epoch and not self.behind:
+            due += self._declare_lost(history.seq + 1)
+        return due
+
+    def _enter(self, epoch: str) -> list[Due]:
+        """Go on in a later epoch; nobody needs to hear of it who has had no number yet."""
+        had_numbers = self.seq > 0
+        self.epoch, self.seq = epoch, 0
+        return [NEW_EPOCH] if had_numbers else []
+
+    def _declare_lost(self, next_seq: int) -> list[Due]:
+        if next_seq <= self.seq + 1:
+            return []
+        gap = Gap(self.seq + 1, next_seq - 1, GapReason.BROKER)
+        self.seq = next_seq - 1
+        return [gap]
+
+    def _release(self) -> list[Due]:
+        """Hand on what was held, as far as it is without a hole that history may yet fill."""
         held, self._held, self._held_ticks = self._held, [], 0
+        vouched, self._vouched = self._vouched, 0
         self.behind = False
-        return [due for batch in held for due in self.live(batch)]
+        due: list[Due] = []
+        for place, batch in enumerate(held):
+            if place < vouched and batch.epoch == self.epoch:
+                due += self._declare_lost(batch.first_seq)
+            due += self.live(batch)
+        return due
+
+    def _fall_behind(self, batch: Batch) -> list[Due]:
+        self.behind = True
+        self._hold(batch)
+        return []
 
     def _hold(self, batch: Batch) -> None:
         if self._held_ticks + len(batch.ticks) > HELD_TICKS_MAX:
-            self._held, self._held_ticks = [], 0
+            self._held, self._held_ticks, self._vouched = [], 0, 0
         self._held.append(batch)
         self._held_ticks += len(batch.ticks)
 
-    def _take(self, batch: Batch) -> list[Batch]:
+    def _take(self, batch: Batch) -> list[Due]:
         known = self.seq + 1 - batch.first_seq
         if known >= len(batch.ticks):
             return []

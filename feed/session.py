@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from feed import protocol
+from feed import actions, protocol
+from feed.actions import Configure, ListSubscriptions, Subscribe, Unsubscribe
+from feed.catchup import CatchUp
 from feed.delivery import NO_OPTIONS, Options, choose_delivery
 from feed.errors import Fault, InvalidAction
+from feed.follower import Follower
 from feed.hub import Hub
 from feed.outbox import Outbox
-from feed.pieces import form_of, message_frame
-from feed.protocol import Configure, ListSubscriptions, Subscribe, Unsubscribe
-from feed.ticks import Encoding, Subscription
+from feed.pieces import Chunk, form_of, message_frame
+from feed.positions import Position, build_positions
+from feed.streams import Stream
+from feed.ticks import Coverage, Encoding, StreamKey, Subscription
 from feed.times import Moment
 
 Request = Subscribe | Unsubscribe | ListSubscriptions
@@ -29,15 +34,14 @@ class Session:
 
     Attributes:
         feed, encoding: chosen in the handshake.
-        extended: whether the client knows our extensions: it offered one of our subprotocols, or
-            has used one since.
         subscriptions: what it holds, and what it has said about each.
         heartbeat_ms: how often `beat` is due; 0 is never.
+        follower: what catches it up with the past it has asked for; None where it never did.
     """
 
     __slots__ = (
         "_clock", "_connected_s", "_defaults", "_hub", "_offered_subprotocol", "_outbox",
-        "_read_s", "_stamps", "_subscriptions_max", "encoding", "extended", "feed",
+        "_read_s", "_stamps", "_subscriptions_max", "encoding", "feed", "follower",
         "heartbeat_ms", "subscriptions",
     )  # fmt: skip
 
@@ -62,9 +66,15 @@ class Session:
         self._connected_s = self._read_s = 0.0
         self.feed = feed
         self.encoding = encoding
-        self.extended = extended
+        outbox.extended = extended
         self.heartbeat_ms = 0
+        self.follower: Follower | None = None
         self.subscriptions: dict[Subscription, Options] = {}
+
+    @property
+    def extended(self) -> bool:
+        """Whether the client knows our extensions."""
+        return self._outbox.extended
 
     @property
     def waiting_bytes(self) -> int:
@@ -83,23 +93,23 @@ class Session:
     def read(self, message: str | bytes) -> Request | None:
         """Take one message of the client: text is JSON, bytes are MessagePack."""
         try:
-            action = protocol.parse_action(message)
+            action = actions.parse_action(message)
             if isinstance(action, Subscribe):
                 self._check_limit(action)
         except InvalidAction as error:
             self._say(protocol.error(error.fault, error.detail, error.id))
             return None
-        if not self.extended and protocol.uses_extension(action):
-            self.extended = True
+        if not self.extended and actions.uses_extension(action):
+            self._outbox.extended = True
             self._hold(self.subscriptions)
         match action:
-            case protocol.Auth():
+            case actions.Auth():
                 self._say(protocol.authenticated(action.id))
                 return None
-            case protocol.Ping():
+            case actions.Ping():
                 self._say(protocol.pong(self._clock().wall, action.id))
                 return None
-            case protocol.Configure():
+            case actions.Configure():
                 self._configure(action)
                 return None
         return action
@@ -190,23 +200,26 @@ class Session:
         # Ticks still on their way to others must not follow a snapshot that includes them.
         self._hub.flush(self._clock())
         held = self.subscriptions
-        latest = (
-            self._hub.latest(self.feed, request.subscriptions, besides=held)
-            if request.snapshot
-            else []
+        behind, present = _sort_out(
+            request, self._hub.newly_covered(self.feed, request.subscriptions, besides=held)
         )
-        new = {
+        asked = {
             each: request.options.or_else(held.get(each, NO_OPTIONS))
             for each in request.subscriptions
         }
-        wanted = {**held, **new}
-        self._confirm(request, epoch, wanted, request.options.conflate_ms)
+        wanted = {**held, **asked}
+        positions = None
+        if request.positions:
+            positions = build_positions(
+                (stream.key, Position(stream.epoch, stream.seq)) for stream in present if stream.seq
+            )
+        self._confirm(request, epoch, wanted, request.options.conflate_ms, positions)
+        if behind:
+            self.follower = self.follower or Follower(self._hub, self._outbox)
+            self.follower.add(behind)
         self._hold(wanted)
-        snapshot = [
-            chunk._replace(ticks=[replace(tick, snap=True) for tick in chunk.ticks])
-            for chunk in latest
-        ]
-        self._hub.send(self._outbox, snapshot, self._clock())
+        if request.snapshot:
+            self._hub.send(self._outbox, [*_snapshot(present)], self._clock())
 
     def _hold(self, wanted: dict[Subscription, Options]) -> None:
         self.subscriptions = wanted
@@ -215,7 +228,12 @@ class Session:
             for each, options in wanted.items()
         )
         form = form_of(self.encoding, self._stamps)
-        self._hub.subscribe(self._outbox, self.feed, form, deliveries, self._clock())
+        behind: frozenset[StreamKey] = frozenset()
+        if self.follower is not None and self.follower.behind:
+            coverage = Coverage(wanted)
+            self.follower.drop(key for key in self.follower.behind if not coverage.covers(key))
+            behind = frozenset(self.follower.behind)
+        self._hub.subscribe(self._outbox, self.feed, form, deliveries, self._clock(), behind)
 
     def _confirm(
         self,
@@ -223,13 +241,36 @@ class Session:
         epoch: str,
         wanted: dict[Subscription, Options] | None = None,
         conflate_ms: int | None = None,
+        positions: list[dict[str, Any]] | None = None,
     ) -> None:
         held = self.subscriptions if wanted is None else wanted
         told = epoch if self._offered_subprotocol or request.id is not None else None
-        self._say(protocol.subscription(held, told, request.id, conflate_ms))
+        self._say(protocol.subscription(held, told, request.id, conflate_ms, positions))
 
     def _say(self, message: object) -> None:
         self._outbox.push(self._frame(message))
 
     def _frame(self, message: object) -> bytes:
         return message_frame(message, self.encoding)
+
+
+def _sort_out(
+    request: Subscribe, streams: Iterable[Stream]
+) -> tuple[dict[StreamKey, CatchUp], list[Stream]]:
+    """The streams of which the past is wanted, and those that begin with the present."""
+    behind: dict[StreamKey, CatchUp] = {}
+    present: list[Stream] = []
+    for stream in streams:
+        position = request.resume.of(stream.key)
+        if position is None and request.start is None:
+            present.append(stream)
+        else:
+            behind[stream.key] = CatchUp(position, request.start if position is None else None)
+    return behind, present
+
+
+def _snapshot(streams: Iterable[Stream]) -> Iterator[Chunk]:
+    """The latest tick of each stream that has one, marked as such."""
+    for stream in streams:
+        if stream.latest is not None:
+            yield Chunk(stream.key, [replace(stream.latest, snap=True)], [stream.published_us])

@@ -2,27 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 from feed.audience import AnyTap, Audience, ConflatedTap, Group, Tap
+from feed.pieces import Chunk
 from feed.ticks import Coverage, StreamKey, Subscription, Tick
+
+TAIL_TICKS_MAX: Final = 2_000
+"""Live ticks of a stream kept for those who are reading its history."""
+
+
+class Tail:
+    """The last live ticks of a stream: what history, just read, does not reach to yet.
+
+    Without it, a client that catches up with a busy stream would forever read what came while it
+    was reading.
+
+    Attributes:
+        holders: how many clients need it.
+    """
+
+    __slots__ = ("_batches", "_count", "holders")
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[Sequence[Tick], int]] = deque()
+        self._count = 0
+        self.holders = 0
+
+    def take(self, ticks: Sequence[Tick], published_us: int) -> None:
+        """Take the next ticks; the oldest go where they would be too many."""
+        self._batches.append((ticks, published_us))
+        self._count += len(ticks)
+        while self._count > TAIL_TICKS_MAX and len(self._batches) > 1:
+            self._count -= len(self._batches.popleft()[0])
+
+    def clear(self) -> None:
+        """Forget all: what comes next does not follow it."""
+        self._batches.clear()
+        self._count = 0
+
+    @property
+    def first_seq(self) -> int | None:
+        """The number of the oldest tick in it."""
+        return self._batches[0][0][0].seq if self._batches else None
+
+    def after(self, key: StreamKey, seq: int) -> Chunk | None:
+        """The ticks that follow a number; None unless the next one is among them."""
+        first = self.first_seq
+        if first is None or first > seq + 1:
+            return None
+        ticks: list[Tick] = []
+        published_us: list[int] = []
+        for batch, us in self._batches:
+            new = batch[max(0, seq + 1 - (batch[0].seq or 0)) :]
+            ticks += new
+            published_us += [us] * len(new)
+        return Chunk(key, ticks, published_us) if ticks else None
 
 
 class Stream:
     """One stream that the broker feeds.
 
     Attributes:
+        epoch, seq: the numbering, and the last number that was handed on or declared lost.
         latest: its last tick, and `published_us`, when that was published (0 if unknown).
         taps: the ways in which clients take it, by interval in ms; 0 is every tick.
+        tail: its last ticks, while somebody needs them.
     """
 
-    __slots__ = ("key", "latest", "published_us", "taps")
+    __slots__ = ("epoch", "key", "latest", "published_us", "seq", "tail", "taps")
 
-    def __init__(self, key: StreamKey, latest: Tick | None, published_us: int) -> None:
+    def __init__(
+        self, key: StreamKey, epoch: str, seq: int, latest: Tick | None, published_us: int
+    ) -> None:
         self.key = key
+        self.epoch = epoch
+        self.seq = seq
         self.latest = latest
         self.published_us = published_us
         self.taps: dict[int, AnyTap] = {}
+        self.tail: Tail | None = None
+
+    def take(self, ticks: Sequence[Tick], published_us: int, epoch: str) -> None:
+        """Take the next ticks."""
+        if epoch != self.epoch:
+            self.enter(epoch)
+        self.seq = ticks[-1].seq or 0
+        self.latest = ticks[-1]
+        self.published_us = published_us
+        if self.tail is not None:
+            self.tail.take(ticks, published_us)
+
+    def enter(self, epoch: str) -> None:
+        """Go on in another numbering, whose first tick is still to come."""
+        self.epoch, self.seq, self.latest = epoch, 0, None
+        if self.tail is not None:
+            self.tail.clear()
+
+    def skip_to(self, seq: int) -> None:
+        """Ticks up to this number will not come."""
+        self.seq = seq
+        if self.tail is not None:
+            self.tail.clear()
+
+    def hold_tail(self) -> None:
+        """Keep the last ticks from now on, until as many have released it."""
+        if self.tail is None:
+            self.tail = Tail()
+        self.tail.holders += 1
+
+    def release_tail(self) -> None:
+        """One holder fewer."""
+        if self.tail is not None:
+            self.tail.holders -= 1
+            if not self.tail.holders:
+                self.tail = None
 
 
 class Streams:
@@ -42,9 +138,11 @@ class Streams:
         """The stream, if it is carried."""
         return self._streams.get(key)
 
-    def open(self, key: StreamKey, latest: Tick | None, published_us: int) -> Stream:
+    def open(
+        self, key: StreamKey, epoch: str, seq: int, latest: Tick | None, published_us: int
+    ) -> Stream:
         """Carry a stream from now on."""
-        stream = self._streams[key] = Stream(key, latest, published_us)
+        stream = self._streams[key] = Stream(key, epoch, seq, latest, published_us)
         return stream
 
     def close(self, key: StreamKey) -> Stream | None:
@@ -91,8 +189,7 @@ class Streams:
             del stream.taps[tap.interval_ms]
         if isinstance(tap, ConflatedTap):
             tap.group.taps -= 1
-            if tap in tap.group.waiting:
-                tap.group.waiting.remove(tap)
+            tap.stop_waiting()
             if not tap.group.taps:
                 self._groups.pop(tap.interval_ms, None)
 

@@ -10,18 +10,20 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from feed.batch import Batch
+from feed.batch import Batch, Gap
 from feed.broker import keys
-from feed.broker.store import Head, History, Store
+from feed.broker.store import Head, Store
 from feed.broker.subscriber import Subscriber
-from feed.errors import InvalidTick, TickcastError
+from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
 from feed.hub import Hub
-from feed.recovery import Run
+from feed.recovery import Due, Run
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, is_symbol
+from feed.times import Moment
 
 _REPAIR_PAUSE_S: Final = 0.1
+_REPAIRS_AT_ONCE: Final = 8
 _OPEN_AGAIN_S: Final = 1.0
 _OPEN_BATCH: Final = 200
 
@@ -70,6 +72,8 @@ class Upstream:
         self._announced: dict[StreamKey, None] = {}
         self._opener: asyncio.Task[None] | None = None
         self._repairing: dict[StreamKey, asyncio.Task[None]] = {}
+        self._repair_turn = asyncio.Semaphore(_REPAIRS_AT_ONCE)
+        self._checking: set[StreamKey] = set()
         self._unwanted_since: dict[StreamKey, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -153,8 +157,11 @@ class Upstream:
                 await self._open_new(runs, heads)
                 return
             for (key, run), head in zip(runs, heads, strict=True):
-                self._hub.open_stream(key, head.latest, head.published_us)
-                self._deliver(key, run, run.start(head.epoch, head.seq))
+                epoch = head.epoch or self._epoch_of(key.feed)
+                self._hub.open_stream(
+                    key, head.latest, head.published_us, epoch=epoch, seq=head.seq
+                )
+                self._deliver(key, run, run.start(epoch, head.seq))
         finally:
             for key in streams:
                 self._opening.pop(key, None)
@@ -165,12 +172,12 @@ class Upstream:
                         self._announced[key] = None
 
     async def _open_new(self, runs: list[tuple[StreamKey, Run]], heads: list[Head]) -> None:
-        for (_, run), head in zip(runs, heads, strict=True):
-            run.epoch = head.epoch
-        histories = await self.store.histories([key for key, _ in runs])
+        for (key, run), head in zip(runs, heads, strict=True):
+            run.epoch = head.epoch or self._epoch_of(key.feed)
+        histories = await self.store.histories([(key, run.ask()) for key, run in runs])
         for (key, run), history in zip(runs, histories, strict=True):
-            self._hub.open_stream(key)
-            self._deliver(key, run, self._mend(key, run, history))
+            self._hub.open_stream(key, epoch=run.epoch)
+            self._deliver(key, run, run.repair(history))
 
     # -- what the broker says
 
@@ -192,11 +199,18 @@ class Upstream:
         feed_of = self._feeds.get(key.feed)
         if feed_of is not None and batch.epoch > feed_of.epoch:
             feed_of.epoch = batch.epoch
-        self._deliver(key, run, run.live(batch))
+        due = run.live(batch)
+        self._deliver(key, run, due)
+        if not due and not run.behind:
+            self._check(key, run)
 
-    def _deliver(self, key: StreamKey, run: Run, batches: list[Batch]) -> None:
-        for batch in batches:
-            if self._hub.publish(key, batch.ticks, batch.published_us):
+    def _deliver(self, key: StreamKey, run: Run, due: list[Due]) -> None:
+        for item in due:
+            if isinstance(item, Gap):
+                logger.warning("%s %s: %s ticks lost (%s)", key.channel, key.symbol,
+                               item.ticks or "all", item.reason.value)  # fmt: skip
+                self._hub.announce(key, item, Moment.now(), run.epoch)
+            elif self._hub.publish(key, item.ticks, item.published_us, item.epoch):
                 self._wake()
         if run.behind and self._hub.is_open(key) and key not in self._repairing:
             self._repairing[key] = self._spawn(self._repair(key, run))
@@ -237,37 +251,77 @@ class Upstream:
             if known.listed:
                 await self._read_directory(feed, known)
                 self._open_covered(known, known.streams)
-        open_runs = [(key, run) for key, run in self._runs.values() if self._hub.is_open(key)]
-        heads = await self.store.heads([key for key, _ in open_runs])
-        for (key, run), head in zip(open_runs, heads, strict=True):
-            if (head.epoch, head.seq) > (run.epoch, run.seq):
+        await self._compare(
+            [(key, run) for key, run in self._runs.values() if self._hub.is_open(key)]
+        )
+
+    # -- what is missing
+
+    async def _compare(self, runs: list[tuple[StreamKey, Run]]) -> None:
+        """Repair the runs that lag behind the store; where the store lags, numbers are lost."""
+        # The numbers of now: while the store is asked, the runs go on.
+        reached = [(run.epoch, run.seq) for _, run in runs]
+        heads = await self.store.heads([key for key, _ in runs])
+        for (key, run), (epoch, seq), head in zip(runs, reached, heads, strict=True):
+            if seq and head.epoch in (epoch, "") and head.seq < seq:
+                await self._begin_epoch(key, run)
+            elif (head.epoch, head.seq) > (run.epoch, run.seq):
                 run.behind = True
-                self._deliver(key, run, [])
+            self._deliver(key, run, [])
+
+    async def _begin_epoch(self, key: StreamKey, run: Run) -> None:
+        logger.warning("%s %s: the store has lost numbers, a new epoch begins", *key[1:])
+        epoch = await self.store.begin_epoch(key.feed, run.epoch)
+        await self.store.restart(key, epoch)
+        if (known := self._feeds.get(key.feed)) is not None:
+            known.epoch = max(known.epoch, epoch)
+        run.behind = True
+
+    def _check(self, key: StreamKey, run: Run) -> None:
+        """A batch has brought only numbers that were there already.
+
+        After a repair that is as it should be. Otherwise they were given a second time.
+        """
+        if key not in self._checking and key not in self._repairing:
+            self._checking.add(key)
+            self._spawn(self._compare_one(key, run))
+
+    async def _compare_one(self, key: StreamKey, run: Run) -> None:
+        try:
+            if self._hub.is_open(key):
+                await self._compare([(key, run)])
+        finally:
+            self._checking.discard(key)
 
     async def _repair(self, key: StreamKey, run: Run) -> None:
         """Read history until a run that fell behind has caught up."""
         try:
             while run.behind and self._hub.is_open(key):
-                batches = await self._read_history(key, run)
-                self._deliver(key, run, batches)
-                if run.behind and not batches:
+                try:
+                    async with self._repair_turn:
+                        due = await self._read_history(key, run)
+                except BrokerUnavailable as error:
+                    logger.debug("could not read history: %s", error)
+                    if not self.subscriber.connected:
+                        return  # It begins again with the next connection.
+                    due = []
+                self._deliver(key, run, due)
+                if run.behind and not due:
                     await asyncio.sleep(_REPAIR_PAUSE_S)
         finally:
             self._repairing.pop(key, None)
 
-    async def _read_history(self, key: StreamKey, run: Run) -> list[Batch]:
+    async def _read_history(self, key: StreamKey, run: Run) -> list[Due]:
         """One page of history for a run that is behind; what is due of it."""
-        history = await self.store.history(key, run.seq)
-        if history.epoch != run.epoch and run.seq:
+        after = run.ask()
+        history = await self.store.history(key, after)
+        if history.epoch != run.epoch and after:
             history = await self.store.history(key, 0)
-        return self._mend(key, run, history)
+        return run.repair(history)
 
-    def _mend(self, key: StreamKey, run: Run, history: History) -> list[Batch]:
-        lost = run.lost
-        batches = run.repair(history.epoch, history.batches, history.complete)
-        if run.lost > lost:
-            logger.warning("%s: %d ticks are no longer in history", key, run.lost - lost)
-        return batches
+    def _epoch_of(self, feed: str) -> str:
+        known = self._feeds.get(feed)
+        return known.epoch if known is not None else ""
 
     # -- upkeep
 

@@ -10,21 +10,24 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
-VOCABULARY = {"ticks", "times", "batch", "protocol", "errors", "settings", "broker"}
+VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker"}
 """The parts of `feed` that producers and clients may use."""
 
 # Within feed, a file imports only from rows above its own.
 LAYERS = [
     {"times", "errors", "tasks", "counters"},
     {"ticks"},
-    {"batch", "delivery", "settings", "frames"},
-    {"protocol", "pieces", "recovery", "broker"},
+    {"batch", "delivery", "positions", "settings", "frames"},
+    {"actions", "pieces", "recovery", "broker"},
+    {"protocol", "blocks"},
     {"backlog"},
     {"outbox"},
     {"audience"},
     {"streams"},
+    {"audiences", "catchup"},
     {"hub"},
-    {"session", "flusher", "upstream"},
+    {"follower", "flusher", "upstream"},
+    {"session", "backfill"},
     {"websocket", "asgi_sink", "engine"},
     {"metrics"},
     {"connection"},
@@ -33,8 +36,9 @@ LAYERS = [
     {"cli"},
 ]
 SANS_IO = {
-    "audience", "backlog", "batch", "counters", "delivery", "errors", "frames", "hub", "outbox",
-    "pieces", "protocol", "recovery", "session", "streams", "ticks",
+    "actions", "audience", "audiences", "backlog", "batch", "blocks", "catchup", "counters",
+    "delivery", "errors", "follower", "frames", "hub", "outbox", "pieces", "positions", "protocol",
+    "recovery", "session", "streams", "ticks",
 }  # fmt: skip
 
 

@@ -1,23 +1,24 @@
-"""Reading and keeping what outlives a message: epochs, the directory of streams, history."""
+"""Reading and keeping what outlives a message: epochs, the directory of streams, latest ticks."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 
-from feed.batch import Batch
+from feed.batch import History, Place
 from feed.broker import keys
 from feed.broker.client import translated_errors
+from feed.broker.history import locate, read_histories
 from feed.errors import InvalidTick
 from feed.ticks import CHANNELS, StreamKey, Tick, is_symbol, number, unpack
+from feed.times import Time
 
 _PIPELINE_KEYS: Final = 500
-_PAGE_ENTRIES: Final = 1_000
 _UNUSED_EPOCH_S: Final = 86_400
 
 # Of two publishers that ask at once, one wins. The stored epoch may be missing, or lower: a server
@@ -27,6 +28,15 @@ local epoch = redis.call('GET', KEYS[1])
 if not epoch or epoch <= ARGV[1] then epoch = ARGV[2] end
 redis.call('SET', KEYS[1], epoch)
 return epoch
+"""
+
+_RESTART_STREAM: Final = """
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch or epoch < ARGV[1] then
+  redis.call('DEL', KEYS[2])
+  redis.call('HDEL', KEYS[1], 'latest', 'published', 'max')
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', '0')
+end
 """
 
 logger = logging.getLogger("tickcast.broker")
@@ -42,14 +52,6 @@ class Head(NamedTuple):
     seq: int
     latest: Tick | None
     published_us: int
-
-
-class History(NamedTuple):
-    """A page of a stream's retained batches; `complete` where it reaches the newest."""
-
-    epoch: str
-    batches: list[Batch]
-    complete: bool
 
 
 class Store:
@@ -106,26 +108,26 @@ class Store:
     async def history(self, stream: StreamKey, after: int) -> History:
         """The oldest retained batches that reach beyond the tick number `after`.
 
-        The first batch may begin at or before `after`; ask again after its last tick until the
-        answer is complete.
+        The first batch may begin at or before `after`; ask again after the number it got through
+        to until the answer is complete.
         """
-        (history,) = await self.histories([stream], after)
+        (history,) = await self.histories([(stream, after)])
         return history
 
-    async def histories(self, streams: Sequence[StreamKey], after: int = 0) -> list[History]:
+    async def histories(self, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:
         """The same for several streams at once, in the order given."""
-        pipeline = self._client.pipeline(transaction=True)
-        for stream in streams:
-            pipeline.hget(keys.meta(stream), "epoch")
-            pipeline.xrange(keys.history(stream), min=str(after + 1), count=_PAGE_ENTRIES)
+        return await read_histories(self._client, wanted)
+
+    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
+        """Where in each of the streams a point in time lies, in the order given."""
+        return await locate(self._client, wanted)
+
+    async def restart(self, stream: StreamKey, epoch: str) -> None:
+        """Have a stream start over in a later epoch: its numbers can't be trusted any more."""
         with translated_errors():
-            replies = await pipeline.execute()
-        return [
-            History(
-                _text(epoch), list(_to_batches(_text(epoch), entries)), len(entries) < _PAGE_ENTRIES
+            await self._client.eval(
+                _RESTART_STREAM, 2, keys.meta(stream), keys.history(stream), epoch
             )
-            for epoch, entries in zip(replies[::2], replies[1::2], strict=True)
-        ]
 
 
 def new_epoch(after: str = "") -> str:
@@ -156,15 +158,3 @@ def _to_head(fields: Sequence[bytes | None]) -> Head:
         logger.warning("left out a latest tick: %s", error)
         tick = None
     return Head(epoch.decode(), int(seq), tick, int(published_us or 0))
-
-
-def _to_batches(epoch: str, entries: Iterable[tuple[bytes, dict[bytes, Any]]]) -> Iterable[Batch]:
-    for entry_id, fields in entries:
-        last, _, stored_ms = entry_id.partition(b"-")
-        try:
-            ticks = unpack(fields[b"b"])
-        except (InvalidTick, KeyError) as error:
-            logger.warning("left out history entry %s: %s", entry_id.decode(), error)
-            continue
-        first = int(last) - len(ticks) + 1
-        yield Batch(epoch, number(ticks, first), int(stored_ms) * 1000)

@@ -180,13 +180,13 @@ def test_closed_streams_end_quietly(hub: Hub) -> None:
 def test_the_latest_tick_is_kept_with_or_without_clients(hub: Hub) -> None:
     hub.open_stream(NQ, latest=trade("NQ", seq=9))
     hub.publish(ES, trades(3, "ES", 1))
-    latest = hub.latest("live", [Subscription("trades", "*")])
-    assert {(chunk.key.symbol, chunk.ticks[0].seq) for chunk in latest} == {("ES", 3), ("NQ", 9)}
-    assert [chunk.key for chunk in hub.latest("live", [Subscription("trades", "NQ")])] == [NQ]
-    besides = hub.latest(
-        "live", [Subscription("trades", "*")], besides=[Subscription("trades", "E*")]
-    )
-    assert [chunk.key for chunk in besides] == [NQ]
+    everything = [Subscription("trades", "*")]
+    streams = hub.newly_covered("live", everything)
+    assert {(each.key, each.latest and each.latest.seq) for each in streams} == {(ES, 3), (NQ, 9)}
+    named = hub.newly_covered("live", [Subscription("trades", "NQ")])
+    assert [each.key for each in named] == [NQ]
+    besides = hub.newly_covered("live", everything, besides=[Subscription("trades", "E*")])
+    assert [each.key for each in besides] == [NQ]
 
 
 def test_publish_says_whether_a_flush_is_needed(hub: Hub) -> None:

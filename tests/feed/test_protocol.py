@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed import protocol
+from feed.actions import Auth, ListSubscriptions, Ping, Subscribe, Unsubscribe, parse_action
 from feed.errors import Fault, InvalidAction
-from feed.protocol import Auth, ListSubscriptions, Ping, Subscribe, Unsubscribe, parse_action
 from feed.ticks import Encoding, Subscription
 
 BOTH = pytest.mark.parametrize("pack", [json.dumps, msgpack.packb])
@@ -82,7 +82,15 @@ def test_good_messages(pack: Any, message: dict[str, Any], action: object) -> No
         ({"action": "subscribe", "bars:7m": ["A"]}, Fault.INVALID_SYNTAX, "unknown key 'bars:7m'"),
         ({"action": "subscribe", "trades": ["A"], "snapshot": 1}, Fault.INVALID_SYNTAX, "snapshot"),
         ({"action": "subscribe", "news": ["*"]}, Fault.INVALID_ACTION, "no channel news"),
-        ({"action": "subscribe", "trades": ["A"], "start": 1}, Fault.INVALID_ACTION, "start"),
+        ({"action": "subscribe", "trades": ["A"], "start": "x"}, Fault.INVALID_SYNTAX, "start is"),
+        ({"action": "subscribe", "trades": ["A"], "start": 1.5}, Fault.INVALID_SYNTAX, "start is"),
+        ({"action": "subscribe", "trades": ["A"], "start": 2**63}, Fault.INVALID_SYNTAX, "start"),
+        (
+            {"action": "subscribe", "trades": ["A"], "start": 1, "snapshot": True},
+            Fault.INVALID_SYNTAX,
+            "snapshot and start exclude each other",
+        ),
+        ({"action": "subscribe", "trades": ["A"], "positions": 1}, Fault.INVALID_SYNTAX, "true or"),
         ({"action": "subscribe", "trades": ["A"], "slow": "x"}, Fault.INVALID_SYNTAX, "slow is"),
         ({"action": "subscribe", "trades": ["A"], "slow": None}, Fault.INVALID_SYNTAX, "slow is"),
         ({"action": "subscribe", "trades": ["A"], "slow": []}, Fault.INVALID_SYNTAX, "slow is"),

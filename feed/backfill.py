@@ -1,0 +1,155 @@
+"""Serves the past to clients that ask for it, without holding up those that are live.
+
+All sending and reading for them goes through here, a little at a time: whatever a turn took, the
+live flow then has as long for itself. What one client is waiting for is read once for all that wait
+for the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import Final
+
+from feed.blocks import Blocks
+from feed.broker.store import Store
+from feed.catchup import Request
+from feed.errors import TickcastError
+from feed.follower import Follower
+from feed.tasks import end_tasks
+from feed.times import Moment
+
+_TURN_S: Final = 0.003
+_READERS: Final = 4
+_PAGES_PER_READ: Final = 2
+_PLACES_PER_READ: Final = 50
+_LOOK_AGAIN_S: Final = 0.01
+_READ_AGAIN_S: Final = 0.25
+
+logger = logging.getLogger("tickcast.backfill")
+
+
+class Backfill:
+    """The clients that are behind, whose turn it is, and what is being read for them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._blocks = Blocks()
+        self._followers: set[Follower] = set()
+        self._turns: deque[Follower] = deque()
+        self._asked: dict[Request, list[Follower]] = {}
+        self._unread: deque[Request] = deque()
+        self._readers: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._followers)
+
+    @property
+    def streams(self) -> int:
+        """Streams that clients have not caught up with, over all of them."""
+        return sum(len(follower.behind) for follower in self._followers)
+
+    def serve(self, follower: Follower) -> None:
+        """Give a client a turn: it is behind with some streams, or reads again."""
+        if follower.behind:
+            self._followers.add(follower)
+            self._queue(follower)
+
+    def forget(self, follower: Follower) -> None:
+        """The client is gone."""
+        follower.drop(follower.behind)
+        self._let_go(follower)
+
+    def _queue(self, follower: Follower) -> None:
+        if not follower.queued and follower in self._followers:
+            follower.queued = True
+            self._turns.append(follower)
+            self._news.set()
+
+    def _let_go(self, follower: Follower) -> None:
+        self._followers.discard(follower)
+        if not self._followers:
+            self._blocks.clear()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                while self._turns:
+                    began = time.perf_counter()
+                    while self._turns and time.perf_counter() - began < _TURN_S:
+                        self._serve_next()
+                    await asyncio.sleep(time.perf_counter() - began)
+        finally:
+            await end_tasks(self._readers)
+
+    def _serve_next(self) -> None:
+        follower = self._turns.popleft()
+        follower.queued = False
+        try:
+            for request in follower.advance(self._blocks, Moment.now()):
+                self._ask(request, follower)
+        except Exception:
+            # One client's trouble is not the others'; it stays where it is.
+            logger.exception("a bug in serving the past")
+            return
+        if not follower.behind:
+            self._let_go(follower)
+        elif follower.has_work:
+            self._queue(follower)
+        elif follower.waiting:
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._queue, follower)
+
+    # -- reading
+
+    def _ask(self, request: Request, follower: Follower) -> None:
+        if request in self._asked:
+            self._asked[request].append(follower)
+            return
+        self._asked[request] = [follower]
+        self._unread.append(request)
+        if len(self._readers) < _READERS:
+            task = asyncio.get_running_loop().create_task(self._read_all())
+            self._readers.add(task)
+            task.add_done_callback(self._readers.discard)
+
+    async def _read_all(self) -> None:
+        while self._unread:
+            requests = self._take_alike()
+            try:
+                await self._read(requests)
+            except TickcastError as error:
+                logger.debug("could not read history, trying again: %s", error)
+                self._unread.extendleft(reversed(requests))
+                await asyncio.sleep(_READ_AGAIN_S)
+
+    def _take_alike(self) -> list[Request]:
+        """Some of the requests that can be read together."""
+        is_place = self._unread[0].time is not None
+        most = _PLACES_PER_READ if is_place else _PAGES_PER_READ
+        taken: list[Request] = []
+        while self._unread and len(taken) < most:
+            if (self._unread[0].time is not None) != is_place:
+                break
+            taken.append(self._unread.popleft())
+        return taken
+
+    async def _read(self, requests: list[Request]) -> None:
+        places = [(each.key, each.time) for each in requests if each.time is not None]
+        if places:
+            for request, place in zip(requests, await self._store.locate(places), strict=True):
+                for follower in self._asked.pop(request):
+                    follower.take(request, place)
+                    self._queue(follower)
+            return
+        pages = await self._store.histories([(each.key, each.after) for each in requests])
+        for request, page in zip(requests, pages, strict=True):
+            self._blocks.put(request.key, page)
+            for follower in self._asked.pop(request):
+                follower.take(request, page)
+                self._queue(follower)

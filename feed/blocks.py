@@ -1,0 +1,137 @@
+"""Retained ticks read lately, shared by all clients that are being sent the past."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from feed.batch import History
+from feed.pieces import Chunk, Form, encode_pieces, pack_frames
+from feed.ticks import StreamKey, Tick
+
+BLOCK_TICKS: Final = 500
+"""Ticks in a block, which hence fits one frame."""
+CACHE_BYTES: Final = 32 * 1024 * 1024
+TICK_BYTES: Final = 300
+"""What a tick takes in memory, roughly."""
+
+
+class Letter(NamedTuple):
+    """Ticks as the bytes of so many frames."""
+
+    data: bytes
+    frames: int
+    ticks: int
+
+
+class Block:
+    """Consecutive ticks of one stream; all blocks of a stream begin at multiples of the same size.
+
+    So clients that ask for nearly the same past share all but the first of their frames.
+    """
+
+    __slots__ = ("_letters", "first_seq", "key", "published_us", "ticks")
+
+    def __init__(self, key: StreamKey) -> None:
+        self.key = key
+        self.first_seq = 0
+        self.ticks: list[Tick] = []
+        self.published_us: list[int] = []
+        self._letters: dict[tuple[Form, int, int], Letter] = {}
+
+    @property
+    def last_seq(self) -> int:
+        """The number of its last tick."""
+        return self.first_seq + len(self.ticks) - 1
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, roughly."""
+        letters = sum(len(letter.data) for letter in self._letters.values())
+        return TICK_BYTES * len(self.ticks) + letters
+
+    def add(self, ticks: Sequence[Tick], published_us: int) -> None:
+        """Take the ticks that follow those in it."""
+        if not self.ticks:
+            self.first_seq = ticks[0].seq or 0
+        self.ticks += ticks
+        self.published_us += [published_us] * len(ticks)
+
+    def letter(self, form: Form, first_seq: int, last_seq: int, written_us: int) -> Letter:
+        """Some of its ticks as frames: made once, unless they are stamped with the time."""
+        found = self._letters.get((form, first_seq, last_seq))
+        if found is None:
+            part = slice(first_seq - self.first_seq, last_seq - self.first_seq + 1)
+            chunk = Chunk(self.key, self.ticks[part], self.published_us[part])
+            found = to_letter(chunk, form, written_us)
+            if not form.stamps:
+                self._letters[form, first_seq, last_seq] = found
+        return found
+
+
+def to_letter(chunk: Chunk, form: Form, written_us: int) -> Letter:
+    """Ticks as frames of their own."""
+    data, frames, ticks, _ = pack_frames(encode_pieces(chunk, form, written_us), form.encoding)
+    return Letter(data, frames, ticks)
+
+
+class Blocks:
+    """A cache of blocks: those that nobody has asked for lately go first."""
+
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._blocks: OrderedDict[tuple[StreamKey, str, int], Block] = OrderedDict()
+        self.size_bytes = 0
+
+    def find(self, key: StreamKey, epoch: str, seq: int) -> Block | None:
+        """The block that holds a tick."""
+        place = (key, epoch, (seq - 1) // BLOCK_TICKS)
+        block = self._blocks.get(place)
+        if block is None or not block.first_seq <= seq <= block.last_seq:
+            return None
+        self._blocks.move_to_end(place)
+        return block
+
+    def put(self, key: StreamKey, history: History) -> None:
+        """Keep what was read."""
+        for number, block in _to_blocks(key, history).items():
+            place = (key, history.epoch, number)
+            known = self._blocks.get(place)
+            if known is None or known.last_seq < block.last_seq:
+                self._blocks[place] = block
+                self._blocks.move_to_end(place)
+        self.trim()
+
+    def trim(self) -> None:
+        """Let go of the oldest while all together take too much."""
+        self.size_bytes = sum(block.size_bytes for block in self._blocks.values())
+        while self.size_bytes > self._max_bytes:
+            _, block = self._blocks.popitem(last=False)
+            self.size_bytes -= block.size_bytes
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._blocks.clear()
+        self.size_bytes = 0
+
+
+def _to_blocks(key: StreamKey, history: History) -> dict[int, Block]:
+    blocks: dict[int, Block] = {}
+    for batch in history.batches:
+        ticks = batch.ticks
+        while ticks:
+            number = ((ticks[0].seq or 1) - 1) // BLOCK_TICKS
+            end = (number + 1) * BLOCK_TICKS - (ticks[0].seq or 1) + 1
+            block = blocks.get(number)
+            if block is None or block.last_seq + 1 != ticks[0].seq:
+                # A batch that can't be read leaves a hole: what lies before it is given up.
+                block = blocks[number] = Block(key)
+            block.add(ticks[:end], batch.published_us)
+            ticks = ticks[end:]
+    return blocks
+
+
+def block_start(seq: int) -> int:
+    """The number after which the block begins that holds the tick after `seq`."""
+    return seq // BLOCK_TICKS * BLOCK_TICKS

@@ -1,0 +1,127 @@
+"""Reads retained ticks: in pages after a number, and where a point in time lies."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any, Final
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+from feed.batch import Batch, History, Place
+from feed.broker import keys
+from feed.broker.client import translated_errors
+from feed.errors import InvalidTick
+from feed.ticks import StreamKey, number, unpack
+from feed.times import Time
+
+PAGE_TICKS: Final = 2_000
+"""Ticks of a page, roughly; decoding more at a time would hold up the clients."""
+PAGE_BYTES: Final = 256 * 1024
+
+_Entry = tuple[bytes, Sequence[bytes]]
+
+logger = logging.getLogger("tickcast.broker")
+
+
+class Script:
+    """A Lua script that Redis keeps, called by its hash: for one stream or for many at once."""
+
+    def __init__(self, name: str) -> None:
+        self._text = resources.files("feed.broker").joinpath(name).read_text("utf-8")
+        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def call(
+        self, client: Redis, calls: Sequence[tuple[StreamKey, Sequence[str | int]]]
+    ) -> list[Any]:
+        """The replies for each stream and its arguments, in the same order.
+
+        Raises:
+            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+        """
+        with translated_errors():
+            replies = await self._call(client, calls)
+            if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
+                await client.script_load(self._text)
+                replies = await self._call(client, calls)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    async def _call(
+        self, client: Redis, calls: Sequence[tuple[StreamKey, Sequence[str | int]]]
+    ) -> list[Any]:
+        pipeline = client.pipeline(transaction=False)
+        for stream, arguments in calls:
+            pipeline.evalsha(self._sha, 2, keys.meta(stream), keys.history(stream), *arguments)
+        return await pipeline.execute(raise_on_error=False)
+
+
+_READ: Final = Script("history.lua")
+_LOCATE: Final = Script("locate.lua")
+
+
+async def read_histories(client: Redis, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:
+    """For each stream and number: the oldest retained batches that reach beyond the number.
+
+    The first batch may begin at or before the number. Raises as `Script.call` does.
+    """
+    replies = await _READ.call(
+        client, [(stream, (after, PAGE_TICKS, PAGE_BYTES)) for stream, after in wanted]
+    )
+    return [_to_history(after, reply) for (_, after), reply in zip(wanted, replies, strict=True)]
+
+
+async def locate(client: Redis, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
+    """For each stream and time: where in the stream it lies. Raises as `Script.call` does."""
+    replies = await _LOCATE.call(
+        client, [(stream, (keys.sortable(time),)) for stream, time in wanted]
+    )
+    return [_to_place(time, reply) for (_, time), reply in zip(wanted, replies, strict=True)]
+
+
+def _to_history(after: int, reply: Sequence[Any]) -> History:
+    epoch_bytes, seq, complete, entries = reply
+    epoch = epoch_bytes.decode()
+    batches = list(_to_batches(epoch, entries))
+    through = int(seq) if complete else _numbers_of(entries[-1])[0]
+    return History(epoch, int(seq), batches, max(after, through), bool(complete))
+
+
+def _to_batches(epoch: str, entries: Iterable[_Entry]) -> Iterable[Batch]:
+    for entry in entries:
+        last, stored_ms = _numbers_of(entry)
+        try:
+            ticks = unpack(_payload_of(entry))
+        except InvalidTick as error:
+            logger.warning("left out history entry %s: %s", entry[0].decode(), error)
+            continue
+        if ticks:
+            yield Batch(epoch, number(ticks, last - len(ticks) + 1), stored_ms * 1000)
+
+
+def _to_place(time: Time, reply: Sequence[Any]) -> Place:
+    epoch, seq, found, *entries = reply
+    end = int(seq)
+    before, trimmed = end, found == b"TRIMMED"
+    for batch in _to_batches(epoch.decode(), entries):
+        # Of the oldest retained all ticks are due, of another those from the time on.
+        due = [tick.seq for tick in batch.ticks if trimmed or tick.time >= time]
+        if due:
+            before = (due[0] or 0) - 1
+    return Place(epoch.decode(), end, before, trimmed)
+
+
+def _numbers_of(entry: _Entry) -> tuple[int, int]:
+    """Last number and time in ms, which make up an entry's ID."""
+    last, _, stored_ms = entry[0].partition(b"-")
+    return int(last), int(stored_ms)
+
+
+def _payload_of(entry: _Entry) -> bytes:
+    fields = entry[1]
+    return dict(zip(fields[::2], fields[1::2], strict=False)).get(b"b", b"")

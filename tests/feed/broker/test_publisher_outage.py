@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +18,13 @@ from feed.broker.store import Store
 from feed.broker.waiting import BATCH_TICKS_MAX, TICK_BYTES, WAITING_TICKS_MAX, Dropped
 from feed.errors import BrokerUnavailable
 from feed.settings import Settings
-from feed.ticks import StreamKey, Trade, unpack
+from feed.ticks import StreamKey
 from feed.times import Time
-from tests.builders import T0, trade
+from tests.builders import T0
 from tests.conftest import until
-from tests.feed.broker.stores import OwnStore, Proxy, lossy_proxy, own_store
+from tests.feed.broker.stores import ES, OwnStore, Proxy, ids_in, numbered, own_store, until_seq
 
-ES = StreamKey("live", "trades", "ES")
 NQ = StreamKey("live", "trades", "NQ")
-
-
-@pytest.fixture
-async def store(runtime_dir: Path) -> AsyncIterator[OwnStore]:
-    async with own_store(runtime_dir) as store:
-        yield store
-
-
-@pytest.fixture
-async def client(store: OwnStore) -> AsyncIterator[Redis]:
-    async with make_client(store.url) as client:
-        yield client
-
-
-@pytest.fixture
-async def proxy(store: OwnStore, runtime_dir: Path) -> AsyncIterator[Proxy]:
-    async with lossy_proxy(runtime_dir / "proxy", runtime_dir / "socket") as proxy:
-        yield proxy
-
-
-class Failed(Exception):
-    """What goes wrong around a publisher."""
-
-
-def numbered(*numbers: int, symbol: str = "ES") -> list[Trade]:
-    return [trade(symbol, id=number, time=Time(T0 + number)) for number in numbers]
-
-
-async def ids_in(client: Redis, key: StreamKey = ES) -> list[int]:
-    """The ids of all ticks in history, which begins at 1 and lacks no number."""
-    entries: Any = await client.xrange(keys.history(key))
-    ids: list[int] = []
-    for entry, fields in entries:
-        ids += [tick.id for tick in unpack(fields[b"b"])]  # type: ignore[union-attr, misc]
-        assert entry.partition(b"-")[0] == b"%d" % len(ids)
-    return ids
-
-
-async def until_seq(client: Redis, seq: int) -> None:
-    async with asyncio.timeout(5):
-        while (await Store(client).heads([ES]))[0].seq < seq:
-            await asyncio.sleep(0.005)
 
 
 async def publish_forever(publisher: Publisher, taken: list[int]) -> None:
@@ -297,69 +252,3 @@ async def test_a_source_that_can_wait_is_made_to(
         await work
     assert await ids_in(client) == [*range(count)]
     assert publisher.dropped_ticks == 0
-
-
-async def test_left_by_an_error_it_accounts_for_the_rest(
-    proxy: Proxy, client: Redis, settings: Settings
-) -> None:
-    async with make_client(proxy.url) as through_proxy:
-        publisher = Publisher(through_proxy, "live", settings, waits=True)
-        with suppress(Failed):
-            async with publisher:
-                await publisher.publish(numbered(1))
-                await publisher.drain()
-                proxy.loses_answers = True
-                await publisher.publish(numbered(2, 3))
-                await until_seq(client, 3)
-                await publisher.publish(numbered(4))
-                raise Failed
-    assert (publisher.published, publisher.unsure, publisher.dropped_ticks) == (1, 2, 1)
-    assert publisher.dropped == {ES: Dropped(1, Time(T0 + 4), Time(T0 + 4))}
-
-
-async def test_left_by_an_error_it_publishes_what_it_can(client: Redis, settings: Settings) -> None:
-    with suppress(Failed):
-        async with Publisher(client, "live", settings) as publisher:
-            await publisher.publish(numbered(*range(1000)))
-            raise Failed
-    assert publisher.published == 1000
-    assert (publisher.unsure, publisher.dropped_ticks) == (0, 0)
-
-
-@pytest.mark.parametrize("waits", [False, True])
-async def test_cancelled_while_it_drains_it_ends(
-    store: OwnStore, client: Redis, settings: Settings, waits: bool
-) -> None:
-    publisher = Publisher(client, "live", settings, waits=waits)
-
-    async def work() -> None:
-        async with publisher:
-            store.kill()
-            await publisher.publish(numbered(1, 2))
-            await until(lambda: publisher.is_away)
-            await publisher.publish(numbered(3))
-
-    task = asyncio.create_task(work())
-    await until(lambda: publisher._waiting.count == 1)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    # Nobody was there to send anything to.
-    assert (publisher.published, publisher.unsure, publisher.dropped_ticks) == (0, 0, 3)
-
-
-async def test_it_can_be_told_to_give_up(
-    store: OwnStore, client: Redis, settings: Settings
-) -> None:
-    publisher = Publisher(client, "live", settings)
-    await publisher.__aenter__()
-    store.kill()
-    await publisher.publish(numbered(1, 2))
-    with pytest.raises(BrokerUnavailable, match=r"no answer from Redis: .*; gave up after 0\.1 s"):
-        await publisher.drain_or_give_up(0.1)
-    assert publisher.dropped_ticks == 2
-    with pytest.raises(BrokerUnavailable, match="gave up"):
-        await publisher.publish(numbered(3))
-    with pytest.raises(BrokerUnavailable, match="gave up"):
-        await publisher.__aexit__(None, None, None)
-    assert publisher.dropped_ticks == 2

@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from feed.batch import GapReason
 from feed.counters import Histogram
 from feed.engine import Engine
 from feed.errors import CloseCode
@@ -43,6 +44,7 @@ class _FeedCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._clients()
         yield from self._flow()
+        yield from self._past()
         yield from self._broker()
 
     def _clients(self) -> Iterator[Metric]:
@@ -110,6 +112,34 @@ class _FeedCollector(Collector):
             "Connections to Redis after the first",
             self._engine.upstream.subscriber.reconnects,
         )
+        yield _gauge(
+            "redis_heartbeat_seconds",
+            "How long the last message of the server to itself took through Redis",
+            self._engine.upstream.subscriber.delay_s,
+        )
+
+    def _past(self) -> Iterator[Metric]:
+        counters = self._engine.hub.counters
+        yield _counter(
+            "history_ticks", "Ticks of the past sent, over all clients", counters.history_out
+        )
+        yield _gauge(
+            "catching_up_clients",
+            "Clients that are being sent the past",
+            len(self._engine.backfill),
+        )
+        yield _gauge(
+            "catching_up_streams",
+            "Streams that they have not caught up with, over all of them",
+            self._engine.backfill.streams,
+        )
+        gaps = CounterMetricFamily(
+            "tickcast_gaps", "Gaps told to clients, by what made them", labels=["reason"]
+        )
+        for reason in GapReason:
+            gaps.add_metric([reason.value], counters.gaps[reason.value])
+        yield gaps
+        yield _counter("ticks_lost", "Ticks in those gaps, as far as it is known", counters.lost)
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -47,6 +47,11 @@ def announcements(feed: str) -> str:
     return f"{_PREFIX}{{{feed}}}:announcements"
 
 
+def heartbeat(name: str) -> str:
+    """Channel: a server's messages to itself, by which it knows that messages come."""
+    return f"{_PREFIX}heartbeat:{name}"
+
+
 def to_member(stream: StreamKey) -> str:
     """A stream's entry in its feed's directory."""
     return f"{stream.channel}/{stream.symbol}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 from redis import exceptions
 from redis.asyncio import Redis
 
+from feed.broker import keys
 from feed.broker.client import check_version, translated_errors
 from feed.broker.replies import Connection, ReplyReader, open_connection
 from feed.errors import BrokerUnavailable, TickcastError
@@ -20,9 +23,11 @@ _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 3.0
 _CONFIRM_TIMEOUT_S: Final = 5.0
 _CHANNELS_PER_COMMAND: Final = 500
-_HEARTBEAT_S: Final = 0.8
-_UNANSWERED_MAX: Final = 3
-"""Heartbeats without a sign of life. Not one: a busy event loop may be late to read an answer."""
+_HEARTBEAT_S: Final = 0.5
+_SILENCE_S: Final = 2.0
+"""How long a heartbeat may be on its way; its sender then knows within three seconds."""
+_GRACE_S: Final = 0.1
+"""Time to read what has come already, for an event loop that was busy when time ran out."""
 
 logger = logging.getLogger("tickcast.broker")
 
@@ -32,6 +37,13 @@ class Subscriber:
 
     After a cut it connects again with back-off, subscribes to everything once more and then calls
     `on_reconnect`: what was published in between has to be got from elsewhere.
+
+    It sends itself a heartbeat through a channel of its own. A connection whose other end has
+    fallen silent looks like a quiet one; and where publishing and receiving have come apart, such
+    as between an old master and a new one, only a message that takes both ways tells.
+
+    Attributes:
+        delay_s: how long the last heartbeat took to come back.
     """
 
     def __init__(
@@ -47,8 +59,10 @@ class Subscriber:
         self._unconfirmed: dict[str, asyncio.Future[None]] = {}
         self._connection: Connection | None = None
         self._first_try = asyncio.Event()
-        self._unanswered = 0
+        self._heartbeats = keys.heartbeat(secrets.token_hex(6))
+        self._heard = asyncio.Event()
         self._connects = 0
+        self.delay_s = 0.0
 
     @property
     def reconnects(self) -> int:
@@ -142,8 +156,9 @@ class Subscriber:
             for task in done:
                 task.result()
         finally:
-            await end_tasks(tasks)
+            # First, and without waiting: this may be cancelled while the tasks end.
             await connection.disconnect(nowait=True)
+            await end_tasks(tasks)
 
     async def _resubscribe(self) -> None:
         """Subscribe to everything once more, if this is not the first connection."""
@@ -158,14 +173,34 @@ class Subscriber:
         await self._on_reconnect()
 
     async def _heartbeat(self, connection: Connection) -> None:
-        """Give up a connection whose other end has fallen silent: it looks like a quiet one."""
-        self._unanswered = 0
-        while self._unanswered < _UNANSWERED_MAX:
-            with translated_errors():
-                await connection.send_command("PING")
-            self._unanswered += 1
+        """Give up a connection on which our own messages do not come back in time."""
+        self._heard.clear()
+        with translated_errors():
+            await connection.send_command("SUBSCRIBE", self._heartbeats)
+        await self._heard.wait()
+        while True:
+            self._heard.clear()
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(_SILENCE_S):
+                    await self._send_heartbeat()
+                    await self._heard.wait()
+            except TimeoutError:
+                await asyncio.sleep(_GRACE_S)
+                if not self._heard.is_set():
+                    raise BrokerUnavailable("Redis has fallen silent") from None
+            self.delay_s = time.monotonic() - began
             await asyncio.sleep(_HEARTBEAT_S)
-        raise BrokerUnavailable("Redis has fallen silent")
+
+    async def _send_heartbeat(self) -> None:
+        while True:
+            try:
+                with translated_errors():
+                    await self._client.publish(self._heartbeats, b"")
+                return
+            except BrokerUnavailable:
+                # It may be that this one connection was cut, and the next has more luck.
+                await asyncio.sleep(_GRACE_S)
 
     async def _receive(self, replies: ReplyReader) -> None:
         with translated_errors():
@@ -174,11 +209,18 @@ class Subscriber:
     def _take(self, reply: Any) -> None:
         if isinstance(reply, exceptions.RedisError):
             raise reply
-        self._unanswered = 0
         if reply[0] == b"message":
-            self._on_message(reply[1].decode(), reply[2])
+            channel = reply[1].decode()
+            if channel == self._heartbeats:
+                self._heard.set()
+            else:
+                self._on_message(channel, reply[2])
         elif reply[0] == b"subscribe":
-            self._confirm(reply[1].decode())
+            channel = reply[1].decode()
+            if channel == self._heartbeats:
+                self._heard.set()
+            else:
+                self._confirm(channel)
 
     def _confirm(self, channel: str) -> None:
         self._channels.add(channel)

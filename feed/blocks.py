@@ -58,6 +58,17 @@ class Block:
         self.ticks += ticks
         self.published_us += [published_us] * len(ticks)
 
+    def includes(self, other: Block) -> bool:
+        """Whether it has all that another block of the same place has."""
+        return self.first_seq <= other.first_seq and other.last_seq <= self.last_seq
+
+    def take_rest(self, other: Block) -> None:
+        """Take what another block of the same place has beyond its end, if that follows."""
+        known = self.last_seq + 1 - other.first_seq
+        if 0 <= known < len(other.ticks):
+            self.ticks += other.ticks[known:]
+            self.published_us += other.published_us[known:]
+
     def letter(self, form: Form, first_seq: int, last_seq: int, written_us: int) -> Letter:
         """Some of its ticks as frames: made once, unless they are stamped with the time."""
         found = self._letters.get((form, first_seq, last_seq))
@@ -98,9 +109,11 @@ class Blocks:
         for number, block in _to_blocks(key, history).items():
             place = (key, history.epoch, number)
             known = self._blocks.get(place)
-            if known is None or known.last_seq < block.last_seq:
+            if known is None or not known.includes(block):
+                if known is not None:
+                    block.take_rest(known)
                 self._blocks[place] = block
-                self._blocks.move_to_end(place)
+            self._blocks.move_to_end(place)
         self.trim()
 
     def trim(self) -> None:

@@ -59,7 +59,7 @@ class CatchUp:
         epoch, seq: the last tick that the client has, or knows to be lost.
     """
 
-    __slots__ = ("_head", "_is_sure", "_start", "epoch", "seq")
+    __slots__ = ("_head", "_is_sure", "_shares", "_start", "epoch", "seq")
 
     def __init__(self, position: Position | None = None, start: Time | None = None) -> None:
         """Begin after a position, or at a point in time."""
@@ -67,6 +67,7 @@ class CatchUp:
         self._start = start
         self._is_sure = False
         self._head: Position | None = None
+        self._shares = True
 
     def next(self, stream: Stream, blocks: Blocks) -> Stretch | Gap | Request | Verdict:
         """What is to be done next; ticks and gaps count as sent."""
@@ -81,15 +82,13 @@ class CatchUp:
         self._is_sure = True
         stretch = self._from_tail(stream) or self._from_blocks(stream, blocks)
         if stretch is None:
-            return Request(stream.key, block_start(self.seq))
+            return Request(stream.key, block_start(self.seq) if self._shares else self.seq)
         self.seq = stretch.last_seq
         return stretch
 
     def _cross_epochs(self, stream: Stream) -> Gap | Request | Verdict | None:
         """Of two epochs, the store knows which is the present one."""
-        if not self.seq:
-            if self.epoch > stream.epoch:
-                return Verdict.WAIT
+        if not self.seq and self.epoch < stream.epoch:
             self.epoch = stream.epoch
             return None
         if self._is_sure and self.epoch < stream.epoch:
@@ -141,6 +140,8 @@ class CatchUp:
         if self.epoch != stream.epoch or self.seq >= stream.seq:
             return None
         self._is_sure = True
+        # A page from the start of the block, as others ask for too, might end before it is of use.
+        self._shares = history.complete or history.through > self.seq
         next_seq = stream.seq + 1
         if history.epoch == self.epoch:
             next_seq = min(next_seq, self._next_in(history))

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from feed import protocol
-from feed.batch import NEW_EPOCH, Gap, History, Place
+from feed.batch import NEW_EPOCH, Gap, GapReason, History, Place
 from feed.blocks import Blocks, Letter, to_letter
 from feed.catchup import CatchUp, Request, Stretch, Verdict
 from feed.hub import Hub
@@ -110,14 +110,20 @@ class Follower:
             elif isinstance(step, Gap):
                 self._tell(stream.key, step, parcel)
             elif step is Verdict.RESTART:
-                self._tell(stream.key, NEW_EPOCH, parcel)
-                if stream.latest is not None:
-                    latest = replace(stream.latest, snap=True)
-                    chunk = Chunk(stream.key, [latest], [stream.published_us])
-                    parcel.add(to_letter(chunk, parcel.form, parcel.written_us))
+                self._restart(stream, parcel)
             else:
                 return step
         return None
+
+    def _restart(self, stream: Stream, parcel: _Parcel) -> None:
+        """What the client knows of the stream is void: it gets the present, and goes on from it."""
+        self._tell(stream.key, NEW_EPOCH, parcel)
+        if stream.latest is not None:
+            latest = replace(stream.latest, snap=True)
+            chunk = Chunk(stream.key, [latest], [stream.published_us])
+            parcel.add(to_letter(chunk, parcel.form, parcel.written_us))
+        elif stream.seq:
+            self._tell(stream.key, Gap(1, stream.seq, GapReason.RETENTION), parcel)
 
     def _send(self, parcel: _Parcel, joining: Iterable[StreamKey], now: Moment) -> None:
         if parcel.size:

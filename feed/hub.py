@@ -196,11 +196,11 @@ class Hub:
                     self._dirty.append(tap)
         return due
 
-    def announce(self, key: StreamKey, gap: Gap, now: Moment, epoch: str = "") -> None:
+    def announce(self, key: StreamKey, gap: Gap, now: Moment, epoch: str) -> None:
         """Tell everybody who holds a stream what can't be had of it, after what came before.
 
         Args:
-            epoch: the one that begins, where that is the reason.
+            epoch: the one that the stream is in from now on.
         """
         stream = self._streams.get(key)
         if stream is None:
@@ -216,9 +216,9 @@ class Hub:
                 for audience in audiences:
                     for outbox in audience.members:
                         outbox.tell(key, gap, frame)
-        if gap.reason is GapReason.EPOCH:
+        if epoch != stream.epoch:
             stream.enter(epoch)
-        else:
+        if gap.reason is not GapReason.EPOCH:
             stream.skip_to(gap.last_seq or stream.seq)
         self.counters.add_gap(gap.reason.value, gap.ticks)
 

@@ -104,7 +104,8 @@ class Run:
         self.behind = False
         due: list[Due] = []
         for place, batch in enumerate(held):
-            if place < vouched and batch.epoch == self.epoch:
+            if place < vouched and batch.epoch >= self.epoch:
+                due += self._enter(batch.epoch) if batch.epoch > self.epoch else []
                 due += self._declare_lost(batch.first_seq)
             due += self.live(batch)
         return due

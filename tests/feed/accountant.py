@@ -1,0 +1,188 @@
+"""A client that believes nothing: it keeps accounts of what it hears, as the protocol says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from feed.catchup import Request
+from feed.counters import Totals
+from feed.outbox import Outbox
+from feed.session import Session
+from feed.ticks import Encoding, encode
+from tests.builders import ListSink
+from tests.feed.world import World
+
+BOUND = 150
+"""Two ticks: a client that does not read is slow at once."""
+UNKNOWN = -1
+
+
+class Account:
+    """What a client knows of one stream.
+
+    Attributes:
+        seq: the last number accounted for; UNKNOWN before there is one.
+        epoch: the numbering it belongs to, as far as the client was told.
+    """
+
+    def __init__(self, epoch: str, seq: int = UNKNOWN) -> None:
+        self.epoch = epoch
+        self.seq = seq
+        self.restarted = False
+
+    def take(self, first: int, last: int) -> None:
+        """The ticks from first to last, one way or another, come next."""
+        assert self.seq == UNKNOWN or first == self.seq + 1, (self.seq, first, last)
+        assert last >= first - 1
+        self.seq, self.restarted = last, False
+
+    def take_snapshot(self, seq: int) -> None:
+        assert self.seq == UNKNOWN or self.restarted
+        self.seq, self.restarted = seq, False
+
+    def take_gap(self, gap: dict[str, Any], epoch: str) -> None:
+        if gap["reason"] == "epoch":
+            assert gap["from"] is gap["to"] is None
+            self.seq, self.epoch, self.restarted = 0, epoch, True
+        elif gap["from"] is None:
+            assert self.seq == UNKNOWN
+            self.seq = gap["to"]
+        else:
+            assert gap["from"] <= gap["to"]
+            self.take(gap["from"], gap["to"])
+
+
+class Accountant:
+    """A client with its socket, session, and what is being read for it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.sink = ListSink()
+        self.dead = False
+        self.outbox = Outbox(self.sink, BOUND, self.die)
+        self.session = Session(
+            world.hub, self.outbox, "live", Encoding.JSON,
+            extended=True, subscriptions_max=100, clock=lambda: world.now,
+        )  # fmt: skip
+        self.accounts: dict[str, Account] = {}
+        self.confirmed: dict[str, Any] = {}
+        self.totals = Totals()
+        self.requests: list[Request] = []
+
+    def die(self) -> None:
+        self.dead = True
+
+    def say(self, **action: Any) -> None:
+        request = self.session.read(encode(action, Encoding.JSON).decode())
+        if request is not None and not self.dead:
+            self.session.complete(request, self.world.store.epoch)
+
+    # -- the past
+
+    def advance(self) -> None:
+        if self.session.follower is not None and not self.dead:
+            self.requests += self.session.follower.advance(self.world.blocks, self.world.now)
+
+    def answer(self) -> None:
+        """What was asked for is read: the oldest request."""
+        if not self.requests:
+            return
+        request = self.requests.pop(0)
+        store, follower = self.world.store, self.session.follower
+        assert follower is not None
+        if request.time is not None:
+            follower.take(request, store.locate(request.key, request.time))
+        else:
+            history = store.history(request.key, request.after)
+            self.world.blocks.put(request.key, history)
+            follower.take(request, history)
+
+    def catch_up(self) -> None:
+        """Go on until there is nothing more to catch up with."""
+        for _ in range(1000):
+            if self.session.follower is None or not self.session.follower.behind:
+                return
+            self.advance()
+            while self.requests:
+                self.answer()
+            self.hear()
+        behind = self.session.follower and self.session.follower.behind
+        raise AssertionError(f"it never catches up with {behind}")
+
+    # -- what comes
+
+    def hear(self) -> None:
+        """Take everything that has been written."""
+        for message in self.sink.take():
+            match message["T"]:
+                case "subscription":
+                    self._forget_all_but(message)
+                case "skipped":
+                    self.totals.skipped += message["n"]
+                    assert message["n"] == message["to"] - message["from"] + 1
+                    self._account(message).take(message["from"], message["to"])
+                case "gap":
+                    self._account(message).take_gap(message, self.world.store.epoch)
+                case "t" | "b":
+                    self._take_tick(message)
+                case other:
+                    assert other in ("configured", "success", "heartbeat"), message
+
+    def _take_tick(self, tick: dict[str, Any]) -> None:
+        self.totals.sent += 1
+        self.totals.merged += tick.get("cf", 0)
+        account = self._account({"ch": "trades" if tick["T"] == "t" else "bars:1s", "S": tick["S"]})
+        if tick.get("snap"):
+            account.take_snapshot(tick["seq"])
+        else:
+            account.take(tick["seq"] - tick.get("cf", 0), tick["seq"])
+
+    def _account(self, message: dict[str, Any]) -> Account:
+        channel, symbol = message["ch"], message["S"]
+        assert self.holds(channel, symbol)
+        return self.accounts.setdefault(f"{channel}/{symbol}", Account(self.world.store.epoch))
+
+    def _forget_all_but(self, confirmed: dict[str, Any]) -> None:
+        """Streams that are held no more begin anew when they are subscribed again."""
+        self.confirmed = confirmed
+        for name in list(self.accounts):
+            if not self.holds(*name.split("/")):
+                del self.accounts[name]
+
+    def holds(self, channel: str, symbol: str) -> bool:
+        """Whether the last confirmed subscriptions cover the stream."""
+        return any(
+            symbol == pattern or (pattern[-1] == "*" and symbol.startswith(pattern[:-1]))
+            for pattern in self.confirmed.get(channel, [])
+        )
+
+    # -- coming back
+
+    def reborn(self) -> Accountant:
+        """The same client on another connection, which resumes whatever it knows."""
+        self.hear()
+        self.session.leave()
+        if self.session.follower is not None:
+            self.session.follower.drop(self.session.follower.behind)
+        other = Accountant(self.world)
+        for channel in ("trades", "bars:1s"):
+            patterns = self.confirmed.get(channel, [])
+            if patterns:
+                known = {
+                    name.partition("/")[2]: account
+                    for name, account in self.accounts.items()
+                    if name.startswith(channel + "/") and account.seq != UNKNOWN
+                }
+                other.accounts.update(
+                    (f"{channel}/{symbol}", Account(account.epoch, account.seq))
+                    for symbol, account in known.items()
+                )
+                epochs = {account.epoch for account in known.values()}
+                resume = [
+                    {"epoch": epoch, channel: {symbol: account.seq
+                     for symbol, account in known.items() if account.epoch == epoch}}
+                    for epoch in sorted(epochs)
+                ]  # fmt: skip
+                other.confirmed = {channel: patterns, **other.confirmed}
+                other.say(action="subscribe", **{channel: patterns}, resume=resume)
+        return other

@@ -1,0 +1,147 @@
+"""A store, what it loses on the way, and the hub that it feeds: all without I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from feed.batch import Batch, Gap, History, Place
+from feed.blocks import Blocks
+from feed.hub import Hub
+from feed.recovery import Due, Run
+from feed.ticks import Bar, StreamKey, Tick, Trade
+from feed.times import Moment, Time
+from tests.builders import T0, trades
+
+PAGE_BATCHES = 2
+
+
+@dataclass
+class Stored:
+    """One stream in the store: where it stands, and the batches retained."""
+
+    epoch: str = ""
+    seq: int = 0
+    batches: list[Batch] = field(default_factory=list)
+
+
+class Store:
+    """As Redis has it: numbers, bounded history, an epoch that may be lost."""
+
+    def __init__(self) -> None:
+        self.generation = 1
+        self.streams: dict[StreamKey, Stored] = {}
+
+    @property
+    def epoch(self) -> str:
+        return f"e{self.generation:04}"
+
+    def publish(self, key: StreamKey, count: int) -> Batch:
+        stored = self.stream(key)
+        if stored.epoch != self.epoch:
+            self.streams[key] = stored = Stored(self.epoch)
+        ticks: list[Tick] = list(trades(count, key.symbol, stored.seq + 1))
+        for tick in ticks:
+            tick.time = time_of(tick.seq or 0)
+        if key.channel != "trades":
+            ticks = [as_bar(tick) for tick in ticks if isinstance(tick, Trade)]
+        stored.seq += count
+        batch = Batch(self.epoch, ticks, published_us=1)
+        stored.batches.append(batch)
+        return batch
+
+    def stream(self, key: StreamKey) -> Stored:
+        return self.streams.get(key, Stored())
+
+    def history(self, key: StreamKey, after: int) -> History:
+        stored = self.stream(key)
+        found = [each for each in stored.batches if (each.ticks[-1].seq or 0) > after]
+        page = found[:PAGE_BATCHES]
+        complete = len(page) == len(found)
+        through = stored.seq if complete else page[-1].ticks[-1].seq or 0
+        return History(stored.epoch, stored.seq, page, max(after, through), complete)
+
+    def locate(self, key: StreamKey, time: Time) -> Place:
+        stored = self.stream(key)
+        wanted = max(1, time - T0)
+        oldest = stored.batches[0].first_seq if stored.batches else stored.seq + 1
+        if wanted > stored.seq:
+            return Place(stored.epoch, stored.seq, stored.seq, trimmed=False)
+        return Place(stored.epoch, stored.seq, max(wanted, oldest) - 1, trimmed=wanted < oldest)
+
+
+class World:
+    """The store, the runs of a server, and its hub."""
+
+    def __init__(self) -> None:
+        self.hub = Hub()
+        self.blocks = Blocks(max_bytes=20_000)
+        self.now = Moment(0.0, Time(0))
+        self.store = Store()
+        self.runs: dict[StreamKey, Run] = {}
+        self.asked: dict[StreamKey, History] = {}
+
+    def open(self, key: StreamKey) -> None:
+        stored = self.store.stream(key)
+        epoch = stored.epoch or self.store.epoch
+        latest = stored.batches[-1].ticks[-1] if stored.batches else None
+        self.hub.open_stream(key, latest, 1, epoch=epoch, seq=stored.seq)
+        run = self.runs[key] = Run()
+        self.deliver(key, run.start(epoch, stored.seq))
+
+    def publish(self, key: StreamKey, count: int, arrives: bool) -> None:
+        batch = self.store.publish(key, count)
+        if arrives:
+            self.deliver(key, self.runs[key].live(batch))
+
+    def deliver(self, key: StreamKey, due: list[Due]) -> None:
+        for item in due:
+            if isinstance(item, Gap):
+                self.hub.announce(key, item, self.now, self.runs[key].epoch)
+            else:
+                self.hub.publish(key, item.ticks, item.published_us, item.epoch)
+
+    def notice(self, key: StreamKey) -> None:
+        """Compare a run with the store, as after a new connection."""
+        run, stored = self.runs[key], self.store.stream(key)
+        if (stored.epoch, stored.seq) > (run.epoch, run.seq):
+            run.behind = True
+
+    def ask(self, key: StreamKey) -> None:
+        """Read history for a run that is behind; the answer may take a while."""
+        run = self.runs[key]
+        if run.behind and key not in self.asked:
+            after = run.ask()
+            history = self.store.history(key, after)
+            if history.epoch != run.epoch and after:
+                history = self.store.history(key, 0)
+            self.asked[key] = history
+
+    def answer(self, key: StreamKey) -> None:
+        history = self.asked.pop(key, None)
+        if history is not None:
+            self.deliver(key, self.runs[key].repair(history))
+
+    def repair_all(self) -> None:
+        for key, run in self.runs.items():
+            self.answer(key)
+            self.notice(key)
+            for _ in range(100):
+                self.ask(key)
+                self.answer(key)
+            assert not run.behind
+
+    def pass_time(self, ms: float) -> None:
+        steady_s = self.now.steady_s + ms / 1000
+        self.now = Moment(steady_s, Time(int(steady_s * 1e9)))
+        self.hub.flush(self.now)
+
+
+def time_of(seq: int) -> Time:
+    return Time(T0 + seq)
+
+
+def as_bar(tick: Trade) -> Bar:
+    return Bar(
+        symbol=tick.symbol, open=1, high=1, low=1, close=1, volume=1, trade_count=1, vwap=1,
+        time=tick.time, timeframe="1s", seq=tick.seq,
+    )  # fmt: skip

@@ -74,7 +74,7 @@ class World:
 
     def __init__(self) -> None:
         self.hub = Hub()
-        self.blocks = Blocks(max_bytes=20_000)
+        self.blocks = Blocks(max_bytes=400_000)
         self.now = Moment(0.0, Time(0))
         self.store = Store()
         self.runs: dict[StreamKey, Run] = {}

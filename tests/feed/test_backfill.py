@@ -1,0 +1,206 @@
+"""The past, served by a real server from a real store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from feed.broker.publisher import Publisher
+from feed.broker.store import Store
+from feed.settings import Settings
+from feed.ticks import StreamKey, Trade
+from feed.times import Time
+from tests.builders import T0, quote, trade, trades
+from tests.conftest import RunningServer, running_server, until
+from tests.talk import Talk, talking
+
+ES = StreamKey("live", "trades", "ES")
+
+
+async def publish(publisher: Publisher, *ticks: Trade) -> None:
+    await publisher.publish(ticks)
+    await publisher.drain()
+
+
+async def seqs(talk: Talk, count: int) -> list[int]:
+    return [tick["seq"] for tick in await talk.ticks(count)]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 300])
+async def test_a_time_is_found_whatever_the_order_of_times(
+    publisher: Publisher, redis: Redis, batch: int
+) -> None:
+    dice = random.Random(batch)
+    times = [T0 + dice.randrange(10_000) for _ in range(600)]
+    for start in range(0, len(times), batch):
+        await publish(publisher, *(trade(time=Time(t)) for t in times[start : start + batch]))
+    wanted = [dice.randrange(T0 - 10, T0 + 10_010) for _ in range(300)]
+    places = await Store(redis).locate([(ES, Time(time)) for time in wanted])
+    for time, place in zip(wanted, places, strict=True):
+        first = next((seq for seq, t in enumerate(times, 1) if t >= time), 601)
+        assert (place.before, place.trimmed) == (first - 1, False), time
+
+
+async def test_times_that_are_retained_no_more(redis: Redis, settings: Settings) -> None:
+    bounded = Settings(runtime_dir=settings.runtime_dir, history_ticks=10)
+    async with Publisher(redis, "live", bounded) as publisher:
+        for tick in trades(40):
+            await publish(publisher, tick)
+    places = await Store(redis).locate([(ES, Time(T0 + n)) for n in (0, 29, 30, 31, 39, 40)])
+    assert [(place.before, place.trimmed) for place in places] == [
+        (30, True), (30, True), (30, False), (31, False), (39, False), (40, False),
+    ]  # fmt: skip
+
+
+async def test_many_ask_for_the_past_while_more_is_published(
+    server: RunningServer, publisher: Publisher, redis: Redis
+) -> None:
+    await publish(publisher, *trades(3000))
+    epoch = (await Store(redis).heads([ES]))[0].epoch
+    total = 6000
+
+    async def follow(first: int, how: str) -> None:
+        past: dict[str, Any] = (
+            {"start": T0 + first - 1}
+            if how == "start"
+            else {"resume": {"epoch": epoch, "trades": {"ES": first - 1}}}
+        )
+        encoding = random.choice(["json", "msgpack"])
+        async with talking(f"{server.stream}?encoding={encoding}") as talk:
+            assert (await talk.ask(action="subscribe", trades=["ES"], **past))[
+                "T"
+            ] == "subscription"
+            assert await seqs(talk, total + 1 - first) == list(range(first, total + 1))
+
+    async def go_on() -> None:
+        for n in range(3000, total, 10):
+            await publisher.publish([trade(price=n + i, time=Time(T0 + n + i)) for i in range(10)])
+            await asyncio.sleep(0.002)
+
+    asked = [(random.randint(1, 3000), random.choice(["start", "resume"])) for _ in range(40)]
+    await asyncio.gather(go_on(), *(follow(*each) for each in asked))
+    backfill = server.app_state["engine"].backfill
+    await until(lambda: len(backfill) == 0)
+    assert backfill._blocks.size_bytes == 0
+
+
+async def test_the_past_of_everything(server: RunningServer, publisher: Publisher) -> None:
+    symbols = [f"S{number}" for number in range(100)]
+    for _ in range(3):
+        await publisher.publish([trade(symbol) for symbol in symbols])
+        await publisher.publish([quote(symbol) for symbol in symbols])
+        await publisher.drain()
+    async with talking(server.stream) as talk:
+        epoch = (await talk.ask(action="list", id=1))["epoch"]
+        resume = {"epoch": epoch, "quotes": {"*": 0, "S7": 2}}
+        await talk.ask(action="subscribe", trades=["*"], quotes=["*"], start=int(T0), resume=resume)
+        found: dict[tuple[str, str], list[int]] = {}
+        for tick in await talk.ticks(598):
+            found.setdefault((tick["T"], tick["S"]), []).append(tick["seq"])
+        assert found.pop(("q", "S7")) == [3]
+        assert set(map(tuple, found.values())) == {(1, 2, 3)}
+        await publish(publisher, trade("S1"), trade("NEW"))
+        assert {(t["S"], t["seq"]) for t in await talk.ticks(2)} == {("S1", 4), ("NEW", 1)}
+
+
+async def test_a_client_that_does_not_read_its_past_costs_nothing(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    await publish(publisher, *trades(9000))
+    sessions = server.app_state["engine"].sessions
+    async with talking(server.stream) as slow, talking(server.stream) as other:
+        slow.socket.transport.pause_reading()
+        await slow.say(action="subscribe", trades=["ES"], start=int(T0))
+        await until(lambda: any(each.follower is not None for each in sessions))
+        await other.ask(action="subscribe", trades=["ES"])
+        for count in range(1, 21):
+            await publish(publisher, trade(time=Time(T0 + 9000 + count)))
+            assert await seqs(other, 1) == [9000 + count]
+            assert all(each.waiting_bytes < 400_000 for each in sessions)
+        slow.socket.transport.resume_reading()
+        assert (await slow.hear())["T"] == "subscription"
+        assert await seqs(slow, 9020) == list(range(1, 9021))
+
+
+async def test_a_lost_numbering_is_told_to_those_who_are_live_and_those_who_come_back(
+    server: RunningServer, publisher: Publisher, redis: Redis
+) -> None:
+    await publish(publisher, *trades(3))
+    async with talking(server.stream, subprotocols=["tickcast.v1.json"]) as talk:
+        old = (await talk.ask(action="subscribe", trades=["ES"], id=1))["epoch"]
+        await redis.flushall()
+        await publish(publisher, *trades(2))
+        gap = {"T": "gap", "ch": "trades", "S": "ES", "from": None, "to": None, "reason": "epoch"}
+        assert await talk.hear() == gap
+        assert await seqs(talk, 2) == [1, 2]
+        assert (await talk.ask(action="list", id=1))["epoch"] > old
+        async with talking(server.stream) as other:
+            resume = {"epoch": old, "trades": {"ES": 3}}
+            await other.ask(action="subscribe", trades=["ES"], resume=resume)
+            assert await other.hear() == gap
+            (tick,) = await other.ticks(1)
+            assert (tick["seq"], tick["snap"]) == (2, True)
+
+
+async def test_a_plain_client_hears_nothing_of_gaps(
+    server: RunningServer, publisher: Publisher, redis: Redis
+) -> None:
+    await publish(publisher, *trades(3))
+    async with talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["ES"])
+        await redis.flushall()
+        await publish(publisher, *trades(2))
+        assert await seqs(talk, 2) == [1, 2]
+
+
+async def test_numbers_that_the_store_has_forgotten_are_not_given_twice(
+    server: RunningServer, publisher: Publisher, redis: Redis, settings: Settings
+) -> None:
+    """As where a replica that lacked the last ticks has become the master."""
+    await publish(publisher, *trades(5))
+    copy: Any = await redis.dump("tickcast:{live/trades/ES}:meta")
+    async with talking(server.stream, subprotocols=["tickcast.v1.json"]) as talk:
+        await talk.ask(action="subscribe", trades=["ES"], id=1)
+        await publish(publisher, *trades(5))
+        assert await seqs(talk, 5) == [6, 7, 8, 9, 10]
+        await redis.restore("tickcast:{live/trades/ES}:meta", 0, copy, replace=True)
+        await redis.client_kill_filter(_type="pubsub")
+        assert (await talk.hear())["reason"] == "epoch"
+        async with Publisher(redis, "live", settings) as other:
+            await publish(other, *trades(2))
+        assert await seqs(talk, 2) == [1, 2]
+        await publish(publisher, *trades(2))
+        assert await seqs(talk, 2) == [3, 4]
+
+
+async def test_what_can_not_be_repaired_is_a_gap(settings: Settings, redis_url: str) -> None:
+    bounded = Settings(runtime_dir=settings.runtime_dir, history_ticks=10)
+    async with (
+        running_server(bounded, redis_url) as server,
+        Redis(unix_socket_path=redis_url.removeprefix("unix://")) as redis,
+        Publisher(redis, "live", bounded) as publisher,
+        talking(server.stream, subprotocols=["tickcast.v1.msgpack"]) as talk,
+    ):
+        await talk.ask(action="subscribe", trades=["ES"], id=1)
+        await publish(publisher, *trades(5))
+        assert await seqs(talk, 5) == [1, 2, 3, 4, 5]
+        async with redis.pipeline(transaction=True) as pipeline:
+            pipeline.client_pause(300, all=False)
+            pipeline.client_kill_filter(_type="pubsub")
+            await pipeline.execute()
+        for _ in range(50):
+            await publish(publisher, trade())
+        message = await talk.hear()
+        if message["T"] == "gap":
+            assert (message["from"], message["reason"]) == (6, "broker")
+            following = message["to"] + 1
+        else:
+            following = message["seq"] + 1
+        while following <= 55:
+            (tick,) = await talk.ticks(1)
+            assert tick["seq"] == following
+            following += 1

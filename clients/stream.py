@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection
@@ -21,19 +21,24 @@ from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from clients.state import ClientState, Notice
-from feed.errors import CloseCode, ConnectionFailed
+from clients.backoff import Backoff
+from clients.books import Gap, Report
+from clients.state import ClientState, Notice, Wish
+from feed.errors import ConnectionFailed, Fault
 from feed.ticks import Encoding, Tick
+from feed.times import Time
 
 QUEUE_TICKS_MAX: Final = 10_000
 """Ticks received and not yet asked for. Above it the client stops reading, and the server sees a
 slow client."""
 FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
 REPLY_TIMEOUT_S: Final = 10.0
-_BACKOFF_FIRST_S: Final = 0.2
-_BACKOFF_MAX_S: Final = 10.0
-_AT_ONCE: Final = range(4200, 4300)
-_NEVER: Final = range(4000, 4100)
+_DIAL_TIMEOUT_S: Final = 5.0
+_CLOSE_TIMEOUT_S: Final = 2.0
+_PING_INTERVAL_S: Final = 5.0
+_PING_TIMEOUT_S: Final = 5.0
+_UNKNOWN_TO_SERVER: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
+"""Errors with which a server refuses extensions that it does not know."""
 
 logger = logging.getLogger("tickcast.client")
 
@@ -45,6 +50,7 @@ async def connect(
     encoding: Encoding | str = Encoding.JSON,
     headers: Mapping[str, str] | None = None,
     reconnect: bool = True,
+    on_gap: Callable[[Gap], None] | None = None,
 ) -> AsyncIterator[Stream]:
     """Connect to a feed, and stay connected until the block is left.
 
@@ -52,13 +58,16 @@ async def connect(
         url: ws:// or wss://, with the path `/stream` or `/v2/{feed}`.
         encoding: `json` or `msgpack`.
         headers: more headers for the handshake, such as credentials.
-        reconnect: come back after a cut, and subscribe to everything again. The first connection
-            is tried once, in any case.
+        reconnect: come back after a cut, and go on with every stream where it was. The first
+            connection is tried once, in any case.
+        on_gap: called with ticks that will not come, in their place among the others: before the
+            first tick after them is returned.
 
     Raises:
         ConnectionFailed: the server can't be reached or turned us away.
     """
-    stream = Stream(url, ClientState(Encoding(encoding)), dict(headers or {}), reconnect)
+    state = ClientState(Encoding(encoding))
+    stream = Stream(url, state, dict(headers or {}), reconnect, on_gap or _ignore)
     await stream.open()
     try:
         yield stream
@@ -76,7 +85,12 @@ class Stream:
     """
 
     def __init__(
-        self, url: str, state: ClientState, headers: dict[str, str], reconnect: bool
+        self,
+        url: str,
+        state: ClientState,
+        headers: dict[str, str],
+        reconnect: bool,
+        on_gap: Callable[[Gap], None],
     ) -> None:
         self.connected = False
         self.reconnects = 0
@@ -86,7 +100,9 @@ class Stream:
         self._headers = headers
         self._reconnect = reconnect
         self._socket: ClientConnection | None = None
-        self._ticks: deque[Tick] = deque()
+        self._on_gap = on_gap
+        self._backoff = Backoff()
+        self._ticks: deque[Tick | Gap] = deque()
         self._replies: dict[int, asyncio.Future[Notice]] = {}
         self._changed = asyncio.Condition()
         self._ended: Exception | None = None
@@ -97,6 +113,10 @@ class Stream:
     def waiting(self) -> int:
         """Ticks that have arrived and were not asked for yet."""
         return len(self._ticks)
+
+    def report(self) -> Report:
+        """What has become of every tick, up to those that are `waiting`."""
+        return self._state.books.report(self.reconnects)
 
     async def open(self) -> None:
         """Connect and start receiving; `connect` does this."""
@@ -121,6 +141,9 @@ class Stream:
         quotes: Iterable[str] = (),
         bars: Iterable[str] = (),
         snapshot: bool = False,
+        start: datetime | str | int | None = None,
+        conflate_ms: int | None = None,
+        slow: str | None = None,
     ) -> Notice:
         """Add subscriptions; returns the server's reply, which lists all of them.
 
@@ -128,12 +151,19 @@ class Stream:
             channels: symbols by channel, for channels without a parameter here: `bars:5s`, ….
             trades, quotes, bars: symbols, prefixes such as `BTC-*`, or `*`.
             snapshot: get the latest tick of each stream first.
+            start: get every retained tick from this time on first: a datetime with a time zone, an
+                RFC 3339 string, or nanoseconds since the Unix epoch.
+            conflate_ms: get at most one tick of each stream in so many ms, the latest.
+            slow: `conflate`, `skip` or `close`: what is to happen when this program is too slow.
 
         Raises:
             ConnectionFailed: the server refused, with its error message, or did not answer.
+            ValueError: `start` is no time.
         """
         wanted = _merge(channels, trades, quotes, bars)
-        return await self._ask(*self._state.subscribe(wanted, snapshot=snapshot))
+        start_ns = None if start is None else int(Time.from_wire(start))
+        wish = Wish(conflate_ms, slow, start_ns)
+        return await self._ask(*self._state.subscribe(wanted, snapshot=snapshot, wish=wish))
 
     async def unsubscribe(
         self,
@@ -150,32 +180,41 @@ class Stream:
         return self
 
     async def __anext__(self) -> Tick:
-        if not self._ticks:
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._ticks or self._ended)
-                if not self._ticks:
-                    assert self._ended is not None
-                    raise self._ended
-        tick = self._ticks.popleft()
-        if len(self._ticks) == QUEUE_TICKS_MAX // 2:
-            async with self._changed:
-                self._changed.notify_all()
-        return tick
+        while True:
+            if not self._ticks:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: self._ticks or self._ended)
+                    if not self._ticks:
+                        assert self._ended is not None
+                        raise self._ended
+            next_ = self._ticks.popleft()
+            if len(self._ticks) == QUEUE_TICKS_MAX // 2:
+                async with self._changed:
+                    self._changed.notify_all()
+            if not isinstance(next_, Gap):
+                return next_
+            self._on_gap(next_)
 
     # -- the connection
 
     async def _dial(self) -> ClientConnection:
         try:
-            return await open_websocket(
+            socket = await open_websocket(
                 self._url,
                 subprotocols=[Subprotocol(self._state.subprotocol)],
                 additional_headers=self._headers,
                 compression=None,
                 max_size=FRAME_MAX_BYTES,
                 user_agent_header="tickcast",
+                open_timeout=_DIAL_TIMEOUT_S,
+                ping_interval=_PING_INTERVAL_S,
+                ping_timeout=_PING_TIMEOUT_S,
+                close_timeout=_CLOSE_TIMEOUT_S,
             )
         except (OSError, TimeoutError, WebSocketException, ValueError) as error:
             raise ConnectionFailed(f"{self._url}: {error}") from error
+        self._state.extended = socket.subprotocol is not None
+        return socket
 
     async def _receive_forever(self, socket: ClientConnection) -> None:
         try:
@@ -190,8 +229,10 @@ class Stream:
     async def _receive(self, socket: ClientConnection) -> None:
         while True:
             await self._take(*self._state.receive(await socket.recv()))
+            if (question := self._state.ask_epoch()) is not None:
+                await socket.send(question[1])
 
-    async def _take(self, ticks: list[Tick], notices: list[Notice]) -> None:
+    async def _take(self, ticks: list[Tick | Gap], notices: list[Notice]) -> None:
         for notice in notices:
             self._take_notice(notice)
         if ticks:
@@ -215,47 +256,59 @@ class Stream:
     # -- after a cut
 
     async def _come_back(self, cut: ConnectionClosed) -> ClientConnection:
-        """Connect again, as the close code allows, and hold the same subscriptions again."""
+        """Connect again, as the close code allows, and go on with every stream."""
         self.connected = False
         code = cut.rcvd.code if cut.rcvd else 0
         reason = cut.rcvd.reason if cut.rcvd else "connection cut"
-        if not self._reconnect or code in _NEVER:
+        delay_s = self._backoff.after_close(code, self._retry_s)
+        if not self._reconnect or delay_s is None:
             raise ConnectionFailed(f"{self._url}: closed with {code} {reason}") from cut
         self._fail_replies(ConnectionFailed("the connection was cut"))
-        if code == CloseCode.RESTART:
-            await asyncio.sleep(self._retry_s)
-        elif code not in _AT_ONCE:
-            await asyncio.sleep(_BACKOFF_FIRST_S * random.random())
-        delay = _BACKOFF_FIRST_S
         while True:
+            await asyncio.sleep(delay_s)
             try:
-                self._socket = await self._dial()
-                await self._subscribe_again(self._socket)
-            except (ConnectionFailed, ConnectionClosed) as error:
-                if isinstance(error.__cause__, InvalidStatus) and not _may_retry(error.__cause__):
+                self._socket = await self._dial_again()
+            except (ConnectionFailed, ConnectionClosed, TimeoutError) as error:
+                delay_s = self._backoff.after_failure(*_refusal_in(error))
+                if delay_s is None:
                     raise
                 logger.info("%s, trying again", error)
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-                delay = min(delay * 2, _BACKOFF_MAX_S)
             else:
                 self.reconnects += 1
                 self.connected = True
                 return self._socket
 
+    async def _dial_again(self) -> ClientConnection:
+        socket = await self._dial()
+        try:
+            await self._subscribe_again(socket)
+        except BaseException:
+            await socket.close()
+            raise
+        return socket
+
     async def _subscribe_again(self, socket: ClientConnection) -> None:
-        if not self._state.subscriptions:
-            return
-        id_, message = self._state.subscribe_again()
-        await socket.send(message)
-        while True:
-            ticks, notices = self._state.receive(await socket.recv())
-            await self._take(ticks, notices)
-            for notice in notices:
-                if notice.get("id") == id_:
-                    if notice["T"] == "error":
-                        await socket.close()
-                        raise ConnectionFailed(f"refused: {notice['code']} {notice['msg']}")
+        """Ask for everything that was held; what else comes meanwhile is taken as always."""
+        for id_, message in self._state.subscribe_again():
+            await socket.send(message)
+            reply = await self._reply_to(id_, socket)
+            if reply["T"] == "error":
+                if reply["code"] in _UNKNOWN_TO_SERVER and self._state.extended:
+                    self._state.extended = False
+                    await self._subscribe_again(socket)
                     return
+                raise ConnectionFailed(f"refused: {reply['code']} {reply['msg']}")
+
+    async def _reply_to(self, id_: int, socket: ClientConnection) -> Notice:
+        async with asyncio.timeout(REPLY_TIMEOUT_S) as patience:
+            while True:
+                ticks, notices = self._state.receive(await socket.recv())
+                patience.reschedule(None)  # A program that is slow to take ticks is no fault.
+                await self._take(ticks, notices)
+                patience.reschedule(asyncio.get_running_loop().time() + REPLY_TIMEOUT_S)
+                for notice in notices:
+                    if notice.get("id") == id_:
+                        return notice
 
     # -- replies
 
@@ -295,8 +348,17 @@ class Stream:
                 reply.set_exception(error)
 
 
-def _may_retry(error: InvalidStatus) -> bool:
-    return error.response.status_code in (429, 502, 503, 504)
+def _refusal_in(error: BaseException) -> tuple[int | None, float]:
+    """HTTP status and `Retry-After` in seconds, where a handshake was refused."""
+    cause = error.__cause__
+    if not isinstance(cause, InvalidStatus):
+        return None, 0.0
+    retry_after = cause.response.headers.get("Retry-After", "")
+    return cause.response.status_code, float(retry_after) if retry_after.isdigit() else 0.0
+
+
+def _ignore(gap: Gap) -> None:
+    pass
 
 
 def _merge(

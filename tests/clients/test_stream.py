@@ -4,14 +4,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
-from clients import connect
+from clients import Gap, connect
 from clients.stream import QUEUE_TICKS_MAX
+from feed.batch import GapReason
 from feed.broker.publisher import Publisher
 from feed.errors import ConnectionFailed
 from feed.settings import Settings
 from feed.ticks import Encoding, Quote
-from tests.builders import quote, trade, trades
+from tests.builders import T0, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 
 
@@ -130,3 +132,118 @@ async def test_a_slow_program_holds_no_more_than_the_bound(
         assert stream.waiting <= QUEUE_TICKS_MAX + 1000
         assert [(await anext(stream)).seq for _ in range(count)] == list(range(1, count + 1))
         await stream.unsubscribe(trades=["ES"])
+
+
+def cut(server: RunningServer) -> None:
+    for protocol in list(server.server.server_state.connections):
+        protocol.transport.abort()
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_nothing_is_missed_over_a_cut(
+    server: RunningServer, publisher: Publisher, encoding: Encoding
+) -> None:
+    async with connect(server.stream, encoding=encoding) as stream:
+        await stream.subscribe(trades=["ES", "QUIET"], quotes=["*"])
+        for count in range(5):
+            await publisher.publish([*trades(100), quote("NQ")])
+            await publisher.drain()
+            cut(server)
+            await publisher.publish([*trades(100), quote("NQ"), quote(f"NEW{count}")])
+        await publisher.publish([trade("QUIET")])
+        await publisher.drain()
+        found: dict[tuple[str, str], list[int]] = {}
+        for _ in range(1000 + 10 + 5 + 1):
+            tick = await anext(stream)
+            found.setdefault((type(tick).__name__, tick.symbol), []).append(tick.seq or 0)
+        assert found.pop(("Trade", "ES")) == list(range(1, 1001))
+        assert found.pop(("Quote", "NQ")) == list(range(1, 11))
+        assert set(map(tuple, found.values())) == {(1,)}
+        report = stream.report()
+        assert report.balanced
+        assert report.total("delivered") == 1016
+        assert report.reconnects == stream.reconnects > 0
+
+
+async def test_a_cut_before_the_first_tick(server: RunningServer, publisher: Publisher) -> None:
+    await publisher.publish(trades(10))
+    await publisher.drain()
+    async with connect(server.stream) as stream:
+        await stream.subscribe(trades=["*"])
+        cut(server)
+        await publisher.publish([*trades(3), trade("NEW")])
+        await publisher.drain()
+        found = {(tick.symbol, tick.seq) for tick in [await anext(stream) for _ in range(4)]}
+        assert found == {("ES", 11), ("ES", 12), ("ES", 13), ("NEW", 1)}
+
+
+async def test_the_past_goes_on_after_a_cut(server: RunningServer, publisher: Publisher) -> None:
+    await publisher.publish(trades(5000))
+    await publisher.drain()
+    async with connect(server.stream) as stream:
+        await stream.subscribe(trades=["ES"], quotes=["ES"], start=T0 + 1000)
+        seen = [(await anext(stream)).seq for _ in range(50)]
+        cut(server)
+        seen += [(await anext(stream)).seq for _ in range(3950)]
+        assert seen == list(range(1001, 5001))
+
+
+async def test_a_gap_is_told_in_its_place(
+    server: RunningServer, publisher: Publisher, redis: Redis
+) -> None:
+    told: list[Any] = []
+    async with connect(server.stream, on_gap=told.append) as stream:
+        await stream.subscribe(trades=["ES"])
+        await publisher.publish(trades(3))
+        assert [(await anext(stream)).seq for _ in range(3)] == [1, 2, 3]
+        await redis.flushall()
+        await publisher.publish(trades(2))
+        assert told == []
+        assert [(await anext(stream)).seq for _ in range(2)] == [1, 2]
+        assert told == [Gap("trades", "ES", None, None, GapReason.EPOCH)]
+        await until(lambda: bool(stream.report().streams[0].epoch))
+        cut(server)
+        await publisher.publish(trades(2))
+        assert [(await anext(stream)).seq for _ in range(2)] == [3, 4]
+        assert len(told) == 1
+        assert stream.report().balanced
+
+
+async def test_what_history_has_lost_over_a_cut_is_a_gap(
+    server: RunningServer, publisher: Publisher, redis: Redis
+) -> None:
+    told: list[Any] = []
+    async with connect(server.stream, on_gap=told.append) as stream:
+        await stream.subscribe(trades=["ES"], conflate_ms=0, slow="close")
+        await publisher.publish(trades(3))
+        assert [(await anext(stream)).seq for _ in range(3)] == [1, 2, 3]
+        server.server.servers[0].close()
+        cut(server)
+        await publisher.publish(trades(7))
+        await publisher.drain()
+        await redis.delete("tickcast:{live/trades/ES}:history")
+        await server.server.servers[0].start_serving()
+        await publisher.publish(trades(1))
+        assert (await anext(stream)).seq == 11
+        assert told == [Gap("trades", "ES", 4, 10, GapReason.RETENTION)]
+        assert stream.report().balanced
+
+
+async def test_options_hold_over_a_cut(server: RunningServer, publisher: Publisher) -> None:
+    async with connect(server.stream) as stream:
+        await stream.subscribe(trades=["ES"], conflate_ms=250, slow="conflate")
+        await stream.subscribe(quotes=["ES"])
+        cut(server)
+        await until(lambda: stream.reconnects == 1)
+        (session,) = server.app_state["engine"].sessions
+        options = {each.channel: options for each, options in session.subscriptions.items()}
+        assert options["trades"].conflate_ms == 250
+        assert options["trades"].slow.value == "conflate"
+        assert options["quotes"].conflate_ms is None
+
+
+@pytest.mark.parametrize("start", ["yesterday", 1.5, object()])
+async def test_a_start_that_is_no_time(server: RunningServer, start: Any) -> None:
+    async with connect(server.stream) as stream:
+        with pytest.raises(ValueError, match="time"):
+            await stream.subscribe(trades=["ES"], start=start)

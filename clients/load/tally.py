@@ -139,14 +139,27 @@ class Tally:
             return
         number = self._streams.number(str(notice.get("ch")), str(notice.get("S")))
         first, last = notice.get("from"), notice.get("to")
-        if kind == "gap" and notice.get("reason") == "epoch" and first is None:
+        reason = notice.get("reason") if kind == "gap" else None
+        if number < 0:
+            self._refuse(number, 0, 0, "a stream that is none")
+        elif reason == "epoch" and first is None and last is None:
             self.positions[number] = None
-        elif number < 0 or not (_is_seq(first) and _is_seq(last)) or first > last:
+        elif reason == "retention" and first is None and _is_seq(last):
+            self._begin_after(number, last)
+        elif not (_is_seq(first) and _is_seq(last)) or first > last:
             self._refuse(number, 0, 0, "a range that is none")
         elif kind == "skipped" and notice.get("n", last - first + 1) != last - first + 1:
             self._refuse(number, first, last, f"n is {notice['n']}")
         else:
             self._cover(kind, number, first, last)
+
+    def _begin_after(self, number: int, last: int) -> None:
+        """Older ticks than are kept were asked for: nobody knows how many those are."""
+        position = self.positions.get(number)
+        if position is None:
+            self.positions[number] = last
+        else:
+            self._refuse(number, 0, last, f"{position} is known, so the gap has a beginning")
 
     def _cover(self, kind: str, number: int, first: int, last: int) -> None:
         position = self.positions.get(number)

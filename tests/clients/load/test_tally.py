@@ -32,6 +32,13 @@ def notice(kind: str, symbol: str, first: int, last: int) -> Message:
     return {**fields, "n": last - first + 1} if kind == "skipped" else fields
 
 
+def gap(symbol: str, first: int | None, last: int | None, reason: str) -> Message:
+    return {"T": "gap", "ch": "trades", "S": symbol, "from": first, "to": last, "reason": reason}
+
+
+EPOCH = gap("A", None, None, "epoch")
+
+
 class Book:
     """A tally that takes messages as they come over the wire."""
 
@@ -177,8 +184,14 @@ def test_merged_ticks_must_add_up() -> None:
         notice("skipped", "A", 3, 2),
         {**notice("skipped", "A", 2, 4), "n": 2},
         notice("gap", "A", 1, 4),
-        {"T": "gap", "ch": "trades", "S": "A", "from": None, "to": None, "reason": "broker"},
+        gap("A", None, None, "broker"),
+        gap("A", None, 4, "broker"),
+        gap("A", None, 4, "retention"),
+        gap("A", 2, None, "retention"),
+        gap("A", None, None, "retention"),
+        gap("A", None, 4, "epoch"),
         {"T": "gap", "ch": "news", "S": "A", "from": 2, "to": 4},
+        {"T": "gap", "ch": "news", "S": "A", "from": None, "to": None, "reason": "epoch"},
     ],
 )
 def test_notices_that_do_not_fit(bad: Message) -> None:
@@ -186,9 +199,23 @@ def test_notices_that_do_not_fit(bad: Message) -> None:
 
 
 def test_a_new_epoch_begins_anew() -> None:
-    epoch = {"T": "gap", "ch": "trades", "S": "A", "from": None, "to": None, "reason": "epoch"}
-    assert Book(A=0).take([tick("A", 1), tick("A", 2)], [epoch], [tick("A", 1)]).unexplained == 0
+    assert Book(A=0).take([tick("A", 1), tick("A", 2)], [EPOCH], [tick("A", 1)]).unexplained == 0
     assert Book(A=0).take([tick("A", 1), tick("A", 2)], [tick("A", 1)]).repeated == 1
+
+
+def test_a_new_epoch_may_begin_with_a_snapshot_or_a_gap() -> None:
+    for begin in (tick("A", 7, snap=True), gap("A", 1, 7, "broker")):
+        tally = Book(A=0).take([tick("A", 9)], [EPOCH], [begin], [tick("A", 8), tick("A", 10)])
+        assert [fault.first for fault in tally.faults] == [1, 9]
+
+
+def test_the_past_may_begin_with_a_gap_of_unknown_length() -> None:
+    begin = gap("A", None, 7, "retention")
+    assert Book().take([begin], [tick("A", 8)]).unexplained == 0
+    assert Book().take([begin], [tick("A", 9)]).missing == 1
+    assert Book().take([begin], [tick("A", 7)]).repeated == 1
+    assert Book(A=3).take([EPOCH], [begin], [tick("A", 8)]).unexplained == 0
+    assert Book().take([begin]).gapped == 0
 
 
 def test_ticks_without_numbers_are_counted() -> None:

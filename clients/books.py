@@ -7,26 +7,33 @@ later one, skipped, or in a gap. What is none of these is missing, and a correct
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-from feed.batch import GapReason
 from feed.ticks import Coverage, StreamKey, Subscription, Tick, channel_of
 
 STREAMS_MAX: Final = 100_000
 """Streams that are remembered; beyond it those go first that were first heard of."""
 
 
+Reason = Literal["retention", "epoch", "broker", "skipped", "missing"]
+
+
 class Gap(NamedTuple):
     """Ticks of a stream, from `first_seq` to `last_seq`, that will not come.
 
     Either number is None where it is not known; both are where the numbering has restarted.
+
+    Attributes:
+        reason: as the server says it: `retention` (not kept any more), `epoch` (the numbering has
+            restarted), `broker` (lost on the way to the server), `skipped` (this program was too
+            slow); or `missing`: the server has not said a word, which would be a fault of it.
     """
 
     channel: str
     symbol: str
     first_seq: int | None
     last_seq: int | None
-    reason: GapReason
+    reason: Reason
 
 
 class Book:
@@ -106,23 +113,22 @@ class Book:
         if self.overlaps:
             self.gapped += count
             self.gaps += 1
-            return Gap(self.channel, self.symbol, first_seq, last_seq, GapReason.RETENTION)
+            return Gap(self.channel, self.symbol, first_seq, last_seq, "retention")
         self.missing += count
-        return Gap(self.channel, self.symbol, first_seq, last_seq, GapReason.BROKER)
+        return Gap(self.channel, self.symbol, first_seq, last_seq, "missing")
 
     def take_skipped(self, first_seq: int, last_seq: int) -> Iterator[Gap]:
-        """Enter a `skipped` notice; yields what is missing before it, if anything."""
+        """Enter a `skipped` notice; yields it, and before it what is missing."""
         for lost, count in self._cover(first_seq, last_seq):
             self.skipped += count
-            if lost:
-                yield lost
+            yield from self._tell(lost, count, last_seq, "skipped")
 
     def take_gap(
-        self, first_seq: int | None, last_seq: int | None, reason: GapReason
+        self, first_seq: int | None, last_seq: int | None, reason: Reason
     ) -> Iterator[Gap]:
         """Enter a `gap` notice; yields it, and before it what is missing."""
         self.gaps += 1
-        if reason is GapReason.EPOCH:
+        if reason == "epoch":
             self.restarts += 1
             self.epoch, self.seq, self.restarted, self.overlaps = "", 0, True, False
             yield Gap(self.channel, self.symbol, None, None, reason)
@@ -133,11 +139,13 @@ class Book:
         else:
             for lost, count in self._cover(first_seq, last_seq):
                 self.gapped += count
-                if lost:
-                    yield lost
-                if count:
-                    begin = last_seq - count + 1
-                    yield Gap(self.channel, self.symbol, begin, last_seq, reason)
+                yield from self._tell(lost, count, last_seq, reason)
+
+    def _tell(self, lost: Gap | None, count: int, last_seq: int, reason: Reason) -> Iterator[Gap]:
+        if lost is not None:
+            yield lost
+        if count:
+            yield Gap(self.channel, self.symbol, last_seq - count + 1, last_seq, reason)
 
     def _cover(self, first_seq: int, last_seq: int) -> Iterator[tuple[Gap | None, int]]:
         """How many numbers a notice covers that were not accounted for, and what it leaves out."""
@@ -193,13 +201,15 @@ class Books:
     """The books of all streams of one client.
 
     Attributes:
-        lacks_epoch: a numbering has restarted, and its name was not asked for yet.
+        epoch: the feed's, as far as was heard.
+        lacks_epoch: a numbering has begun since.
     """
 
     def __init__(self, streams_max: int = STREAMS_MAX) -> None:
         self._streams_max = streams_max
         self._books: dict[tuple[str, str], Book] = {}
         self._ticks = 0
+        self.epoch = ""
         self.lacks_epoch = False
 
     def book(self, channel: str, symbol: str) -> Book:
@@ -216,6 +226,8 @@ class Books:
         self._ticks += 1
         book = self.book(channel_of(tick), tick.symbol)
         book.touched = self._ticks
+        if not book.seq:
+            book.epoch, self.lacks_epoch = "", True
         return book.take(tick)
 
     def take_notice(self, notice: dict[str, Any]) -> Iterator[Gap]:
@@ -223,12 +235,13 @@ class Books:
         book = self.book(notice["ch"], notice["S"])
         if notice["T"] == "skipped":
             return book.take_skipped(notice["from"], notice["to"])
-        reason = GapReason(notice["reason"])
-        self.lacks_epoch = self.lacks_epoch or reason is GapReason.EPOCH
-        return book.take_gap(notice["from"], notice["to"], reason)
+        if notice["reason"] == "epoch":
+            self.lacks_epoch = True
+        return book.take_gap(notice["from"], notice["to"], notice["reason"])
 
     def name_epoch(self, epoch: str) -> None:
-        """The feed is in this epoch: so are the streams whose numbering has restarted."""
+        """The feed is in this epoch: so are the streams whose numbering has begun lately."""
+        self.epoch = epoch
         for book in self._books.values():
             if book.seq is not None and not book.epoch:
                 book.epoch = epoch

@@ -50,7 +50,8 @@ class ClientState:
         self.books = Books()
         self.extended = True
         self._wishes: dict[Subscription, Wish] = {}
-        self._asked: dict[int, dict[Subscription, Wish]] = {}
+        self._asked: dict[int, dict[Subscription, Wish | None]] = {}
+        self._epoch_asked = 0
         self._last_id = 0
 
     @property
@@ -86,15 +87,21 @@ class ClientState:
         if notice["T"] in ("gap", "skipped"):
             return self.books.take_notice(notice)
         asked = self._asked.pop(notice.get("id", 0), None)
+        if notice.get("id") == self._epoch_asked:
+            self._epoch_asked = 0
         if notice["T"] == "subscription":
             self._take_subscription(notice, asked or {})
         return ()
 
-    def _take_subscription(self, notice: Notice, asked: dict[Subscription, Wish]) -> None:
+    def _take_subscription(self, notice: Notice, asked: dict[Subscription, Wish | None]) -> None:
         before, self.subscriptions = self.subscriptions, _listed_in(notice)
-        self._wishes |= asked
-        self._wishes = {each: self._wishes.get(each, Wish()) for each in sorted(self.subscriptions)}
-        self.books.keep_positions(self.subscriptions)
+        # Not what is listed: after a cut that is only what has been asked for again so far.
+        for each, wish in asked.items():
+            if wish is None:
+                self._wishes.pop(each, None)
+            else:
+                self._wishes[each] = wish
+        self.books.keep_positions(self._wishes)
         epoch = notice.get("epoch")
         if epoch is None:
             return
@@ -104,8 +111,9 @@ class ClientState:
                 book.stand_at(known, seq)
             for each, wish in asked.items():
                 # Where it is not said, nothing was published yet.
-                book_is_new = each not in before and not each.is_wildcard and wish.start is None
-                if book_is_new and (book := self.books.book(*each)).seq is None:
+                if each in before or each.is_wildcard or wish is None or wish.start is not None:
+                    continue
+                if (book := self.books.book(*each)).seq is None:
                     book.stand_at(epoch, 0)
 
     def _positions_in(self, maps: Iterable[dict[str, Any]]) -> Iterator[tuple[Book, str, int]]:
@@ -135,18 +143,24 @@ class ClientState:
     def unsubscribe(self, channels: Mapping[str, Iterable[str]]) -> Message:
         """The message that ends subscriptions."""
         named = {channel: list(symbols) for channel, symbols in channels.items() if symbols}
-        return self._action("unsubscribe", **named)
+        id_, message = self._action("unsubscribe", **named)
+        self._asked[id_] = {
+            Subscription(channel, each): None for channel in named for each in named[channel]
+        }
+        return id_, message
 
     def ask_epoch(self) -> Message | None:
-        """The message that asks for the epoch, where a numbering has restarted."""
-        if not self.books.lacks_epoch:
+        """The message that asks for the epoch, where a numbering has begun: one at a time."""
+        if not self.books.lacks_epoch or self._epoch_asked or not self.extended:
             return None
         self.books.lacks_epoch = False
-        return self._action("list")
+        self._epoch_asked, message = self._action("list")
+        return self._epoch_asked, message
 
     def subscribe_again(self) -> list[Message]:
         """After a reconnect: the messages that ask for all that was held, from where it stood."""
         self._asked.clear()
+        self._epoch_asked = 0
         by_wish: dict[Wish, dict[Subscription, Wish]] = {}
         for each, wish in self._wishes.items():
             by_wish.setdefault(wish, {})[each] = wish
@@ -161,7 +175,7 @@ class ClientState:
         known = self.books.positioned(wanted)
         while True:
             id_, message = self._subscribe(
-                wanted, wish, {"resume": _resume_value(wanted, known, wish)}
+                wanted, wish, {"resume": _resume_value(wanted, known, self.books.epoch, wish)}
             )
             if len(message) <= MESSAGE_BYTES:
                 yield id_, message
@@ -186,7 +200,7 @@ class ClientState:
             channels.setdefault(channel, []).append(pattern)
         said = {name: value for name, value in wish._asdict().items() if value is not None}
         id_, message = self._action("subscribe", **channels, **said, **options)
-        self._asked[id_] = wanted
+        self._asked[id_] = dict(wanted)
         return id_, message
 
     def _action(self, name: str, **fields: object) -> Message:
@@ -197,12 +211,13 @@ class ClientState:
 
 
 def _resume_value(
-    wanted: Iterable[Subscription], known: Iterable[Book], wish: Wish
+    wanted: Iterable[Subscription], known: Iterable[Book], epoch_now: str, wish: Wish
 ) -> list[dict[str, Any]]:
     """Positions by epoch; streams under a wildcard that are not known have all that is retained."""
     maps: dict[str, dict[str, Any]] = {}
     for book in known:
-        positions = maps.setdefault(book.epoch, {"epoch": book.epoch})
+        epoch = book.epoch or epoch_now
+        positions = maps.setdefault(epoch, {"epoch": epoch})
         positions.setdefault(book.channel, {})[book.symbol] = book.seq
     if wish.start is None:
         for channel, pattern in wanted:

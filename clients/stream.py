@@ -35,8 +35,8 @@ FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
 REPLY_TIMEOUT_S: Final = 10.0
 _DIAL_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 2.0
-_PING_INTERVAL_S: Final = 5.0
-_PING_TIMEOUT_S: Final = 5.0
+_SILENCE_S: Final = 5.0
+"""How long a server may say nothing before it is pinged, and then to answer."""
 _UNKNOWN_TO_SERVER: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
 """Errors with which a server refuses extensions that it does not know."""
 
@@ -207,8 +207,7 @@ class Stream:
                 max_size=FRAME_MAX_BYTES,
                 user_agent_header="tickcast",
                 open_timeout=_DIAL_TIMEOUT_S,
-                ping_interval=_PING_INTERVAL_S,
-                ping_timeout=_PING_TIMEOUT_S,
+                ping_interval=None,
                 close_timeout=_CLOSE_TIMEOUT_S,
             )
         except (OSError, TimeoutError, WebSocketException, ValueError) as error:
@@ -228,7 +227,7 @@ class Stream:
 
     async def _receive(self, socket: ClientConnection) -> None:
         while True:
-            await self._take(*self._state.receive(await socket.recv()))
+            await self._take(*self._state.receive(await _next_frame(socket)))
             if (question := self._state.ask_epoch()) is not None:
                 await socket.send(question[1])
 
@@ -302,7 +301,7 @@ class Stream:
     async def _reply_to(self, id_: int, socket: ClientConnection) -> Notice:
         async with asyncio.timeout(REPLY_TIMEOUT_S) as patience:
             while True:
-                ticks, notices = self._state.receive(await socket.recv())
+                ticks, notices = self._state.receive(await _next_frame(socket))
                 patience.reschedule(None)  # A program that is slow to take ticks is no fault.
                 await self._take(ticks, notices)
                 patience.reschedule(asyncio.get_running_loop().time() + REPLY_TIMEOUT_S)
@@ -348,6 +347,26 @@ class Stream:
                 reply.set_exception(error)
 
 
+async def _next_frame(socket: ClientConnection) -> str | bytes:
+    """The next message. A server that has fallen silent looks like a quiet one, so it is asked.
+
+    The library's own keepalive would not do: while a slow program takes no ticks nothing is read,
+    pongs included, and a sound connection would be given up.
+    """
+    pong: asyncio.Future[float] | None = None
+    while True:
+        try:
+            async with asyncio.timeout(_SILENCE_S):
+                return await socket.recv()
+        except TimeoutError:
+            if pong is None or pong.done():
+                pong = asyncio.ensure_future(await socket.ping())
+                pong.add_done_callback(_forget)
+            else:
+                socket.transport.abort()
+                pong = None
+
+
 def _refusal_in(error: BaseException) -> tuple[int | None, float]:
     """HTTP status and `Retry-After` in seconds, where a handshake was refused."""
     cause = error.__cause__
@@ -359,6 +378,12 @@ def _refusal_in(error: BaseException) -> tuple[int | None, float]:
 
 def _ignore(gap: Gap) -> None:
     pass
+
+
+def _forget(pong: asyncio.Future[float]) -> None:
+    """A pong that does not come any more is no error to be reported: `recv` tells of the cut."""
+    if not pong.cancelled():
+        pong.exception()
 
 
 def _merge(

@@ -36,6 +36,11 @@ class Positions:
     def __bool__(self) -> bool:
         return bool(self._named)
 
+    @property
+    def symbols(self) -> frozenset[Subscription]:
+        """The streams that are named, not those that a wildcard stands for."""
+        return frozenset(each for each in self._named if not each.is_wildcard)
+
     def of(self, stream: StreamKey) -> Position | None:
         """Where the client stands in a stream; None if it has not said."""
         named = self._named.get(Subscription(stream.channel, stream.symbol))

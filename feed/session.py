@@ -116,7 +116,10 @@ class Session:
 
     def wanted_by(self, request: Request) -> frozenset[Subscription]:
         """The subscriptions whose streams must be open before `complete`."""
-        return request.subscriptions if isinstance(request, Subscribe) else frozenset()
+        if not isinstance(request, Subscribe):
+            return frozenset()
+        # A stream under a wildcard that the store has lost: its client must hear of that.
+        return request.subscriptions | request.resume.symbols
 
     def complete(self, request: Request, epoch: str) -> None:
         """Carry a request out, now that its streams are open, and answer it."""

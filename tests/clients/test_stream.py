@@ -8,7 +8,6 @@ from redis.asyncio import Redis
 
 from clients import Gap, connect
 from clients.stream import QUEUE_TICKS_MAX
-from feed.batch import GapReason
 from feed.broker.publisher import Publisher
 from feed.errors import ConnectionFailed
 from feed.settings import Settings
@@ -200,7 +199,7 @@ async def test_a_gap_is_told_in_its_place(
         await publisher.publish(trades(2))
         assert told == []
         assert [(await anext(stream)).seq for _ in range(2)] == [1, 2]
-        assert told == [Gap("trades", "ES", None, None, GapReason.EPOCH)]
+        assert told == [Gap("trades", "ES", None, None, "epoch")]
         await until(lambda: bool(stream.report().streams[0].epoch))
         cut(server)
         await publisher.publish(trades(2))
@@ -210,23 +209,26 @@ async def test_a_gap_is_told_in_its_place(
 
 
 async def test_what_history_has_lost_over_a_cut_is_a_gap(
-    server: RunningServer, publisher: Publisher, redis: Redis
+    settings: Settings, redis_url: str, publisher: Publisher, redis: Redis
 ) -> None:
     told: list[Any] = []
-    async with connect(server.stream, on_gap=told.append) as stream:
-        await stream.subscribe(trades=["ES"], conflate_ms=0, slow="close")
+    async with running_server(settings, redis_url) as first:
+        port = int(first.http.rsplit(":", 1)[1])
+        context = connect(first.stream, on_gap=told.append)
+        stream = await context.__aenter__()
+        await stream.subscribe(trades=["ES"])
         await publisher.publish(trades(3))
         assert [(await anext(stream)).seq for _ in range(3)] == [1, 2, 3]
-        server.server.servers[0].close()
-        cut(server)
-        await publisher.publish(trades(7))
-        await publisher.drain()
-        await redis.delete("tickcast:{live/trades/ES}:history")
-        await server.server.servers[0].start_serving()
+    await publisher.publish(trades(7))
+    await publisher.drain()
+    await redis.delete("tickcast:{live/trades/ES}:history")
+    async with running_server(settings, redis_url, port):
+        await until(lambda: stream.reconnects == 1)
         await publisher.publish(trades(1))
         assert (await anext(stream)).seq == 11
-        assert told == [Gap("trades", "ES", 4, 10, GapReason.RETENTION)]
+        assert told == [Gap("trades", "ES", 4, 10, "retention")]
         assert stream.report().balanced
+        await context.__aexit__(None, None, None)
 
 
 async def test_options_hold_over_a_cut(server: RunningServer, publisher: Publisher) -> None:
@@ -247,3 +249,49 @@ async def test_a_start_that_is_no_time(server: RunningServer, start: Any) -> Non
     async with connect(server.stream) as stream:
         with pytest.raises(ValueError, match="time"):
             await stream.subscribe(trades=["ES"], start=start)
+
+
+async def test_a_second_cut_while_it_comes_back(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    """Several messages are needed to ask for everything; a cut between them loses none of it."""
+    async with connect(server.stream) as stream:
+        for interval in range(10):
+            await stream.subscribe(trades=[f"S{interval}"], conflate_ms=10 * interval)
+        for _ in range(20):
+            cut(server)
+            await asyncio.sleep(0)
+        await until(lambda: stream.connected and stream.reconnects > 0)
+        reply = await stream.subscribe(quotes=["Q"])
+        assert reply["trades"] == [f"S{interval}" for interval in range(10)]
+
+
+async def test_a_slow_program_is_told_what_was_skipped(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    told: list[Any] = []
+    async with connect(server.stream, on_gap=told.append) as stream:
+        await stream.subscribe(trades=["ES"])
+        for _ in range(6):
+            await publisher.publish(trades(20_000))
+        await publisher.drain()
+        seen: list[int] = []
+        while not seen or seen[-1] < 120_000:
+            seen.append((await anext(stream)).seq or 0)
+        assert {gap.reason for gap in told} == {"skipped"}
+        skipped = sum((gap.last_seq or 0) - (gap.first_seq or 0) + 1 for gap in told)
+        assert len(seen) + skipped == 120_000
+        assert stream.report().balanced
+
+
+async def test_a_server_that_falls_silent_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, server: RunningServer, publisher: Publisher
+) -> None:
+    monkeypatch.setattr("clients.stream._SILENCE_S", 0.2)
+    async with connect(server.stream) as stream:
+        await stream.subscribe(trades=["ES"])
+        for protocol in list(server.server.server_state.connections):
+            protocol.transport.pause_reading()
+        await until(lambda: stream.reconnects == 1)
+        await publisher.publish([trade()])
+        assert (await anext(stream)).seq == 1

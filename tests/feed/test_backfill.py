@@ -146,6 +146,22 @@ async def test_a_lost_numbering_is_told_to_those_who_are_live_and_those_who_come
             assert (tick["seq"], tick["snap"]) == (2, True)
 
 
+async def test_a_stream_that_is_gone_is_told_to_who_resumes_it_under_a_wildcard(
+    server: RunningServer, publisher: Publisher, redis: Redis
+) -> None:
+    await publish(publisher, *trades(3))
+    async with talking(server.stream) as talk:
+        old = (await talk.ask(action="list", id=1))["epoch"]
+    await redis.flushall()
+    async with talking(server.stream) as talk:
+        resume = {"epoch": old, "trades": {"*": 0, "ES": 3}}
+        await talk.ask(action="subscribe", trades=["*"], resume=resume)
+        message = await talk.hear()
+        assert (message["T"], message["reason"]) == ("gap", "epoch")
+        await publish(publisher, *trades(2))
+        assert await seqs(talk, 2) == [1, 2]
+
+
 async def test_a_plain_client_hears_nothing_of_gaps(
     server: RunningServer, publisher: Publisher, redis: Redis
 ) -> None:

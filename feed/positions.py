@@ -10,7 +10,7 @@ from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, is_pattern, 
 
 EPOCH_MAX: Final = 64
 """Longest epoch that a client may name, in characters."""
-_FORM: Final = 'resume is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
+_FORM: Final = 'it is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
 
 
 class Position(NamedTuple):

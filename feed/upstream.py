@@ -152,16 +152,15 @@ class Upstream:
         runs = [self._runs.setdefault(keys.ticks(key), (key, Run())) for key in streams]
         try:
             await self.subscriber.subscribe(keys.ticks(key) for key in streams)
-            heads = await self.store.heads(streams)
+            heads = await self._heads(streams)
             if from_first:
                 await self._open_new(runs, heads)
                 return
             for (key, run), head in zip(runs, heads, strict=True):
-                epoch = head.epoch or self._epoch_of(key.feed)
                 self._hub.open_stream(
-                    key, head.latest, head.published_us, epoch=epoch, seq=head.seq
+                    key, head.latest, head.published_us, epoch=head.epoch, seq=head.seq
                 )
-                self._deliver(key, run, run.start(epoch, head.seq))
+                self._deliver(key, run, run.start(head.epoch, head.seq))
         finally:
             for key in streams:
                 self._opening.pop(key, None)
@@ -172,8 +171,8 @@ class Upstream:
                         self._announced[key] = None
 
     async def _open_new(self, runs: list[tuple[StreamKey, Run]], heads: list[Head]) -> None:
-        for (key, run), head in zip(runs, heads, strict=True):
-            run.epoch = head.epoch or self._epoch_of(key.feed)
+        for (_, run), head in zip(runs, heads, strict=True):
+            run.epoch = head.epoch
         histories = await self.store.histories([(key, run.ask()) for key, run in runs])
         for (key, run), history in zip(runs, histories, strict=True):
             self._hub.open_stream(key, epoch=run.epoch)
@@ -196,9 +195,7 @@ class Upstream:
         except InvalidTick as error:
             logger.warning("ignored a message on %s: %s", channel, error)
             return
-        feed_of = self._feeds.get(key.feed)
-        if feed_of is not None and batch.epoch > feed_of.epoch:
-            feed_of.epoch = batch.epoch
+        self._enter_epoch(key.feed, batch.epoch)
         due = run.live(batch)
         self._deliver(key, run, due)
         if not due and not run.behind:
@@ -247,7 +244,8 @@ class Upstream:
     async def _on_reconnect(self) -> None:
         """Catch up with what was published while the connection was down."""
         for feed, known in list(self._feeds.items()):
-            known.epoch = await self.store.epoch(feed)
+            self._enter_epoch(feed, await self.store.epoch(feed))
+            await self._restart_older(feed, known.epoch)
             if known.listed:
                 await self._read_directory(feed, known)
                 self._open_covered(known, known.streams)
@@ -272,9 +270,8 @@ class Upstream:
     async def _begin_epoch(self, key: StreamKey, run: Run) -> None:
         logger.warning("%s %s: the store has lost numbers, a new epoch begins", *key[1:])
         epoch = await self.store.begin_epoch(key.feed, run.epoch)
-        await self.store.restart(key, epoch)
-        if (known := self._feeds.get(key.feed)) is not None:
-            known.epoch = max(known.epoch, epoch)
+        await self.store.restart([key], epoch)
+        self._enter_epoch(key.feed, epoch)
         run.behind = True
 
     def _check(self, key: StreamKey, run: Run) -> None:
@@ -319,9 +316,46 @@ class Upstream:
             history = await self.store.history(key, 0)
         return run.repair(history)
 
-    def _epoch_of(self, feed: str) -> str:
+    # -- epochs
+
+    def _enter_epoch(self, feed: str, epoch: str) -> None:
+        """A feed has entered an epoch, and with it go all its streams, the quiet ones too.
+
+        Else a client, told of the feed's epoch alone, would take a quiet stream's numbers for those
+        of the new one.
+        """
         known = self._feeds.get(feed)
-        return known.epoch if known is not None else ""
+        if known is not None and epoch > known.epoch:
+            known.epoch = epoch
+            self._spawn(self._restart_older(feed, epoch))
+
+    async def _restart_older(self, feed: str, epoch: str) -> None:
+        older = [
+            (key, run)
+            for key, run in self._runs.values()
+            if key.feed == feed and run.epoch < epoch and self._hub.is_open(key)
+        ]
+        await self.store.restart([key for key, _ in older], epoch)
+        await self._compare(older)
+
+    async def _heads(self, streams: list[StreamKey]) -> list[Head]:
+        """Where streams stand, those of a feed all in its epoch."""
+        heads = await self.store.heads(streams)
+        found: list[Head] = []
+        older: dict[str, list[StreamKey]] = {}
+        for key, head in zip(streams, heads, strict=True):
+            known = self._feeds.get(key.feed)
+            epoch = known.epoch if known is not None else ""
+            if head.epoch >= epoch:
+                self._enter_epoch(key.feed, head.epoch)
+                found.append(head)
+                continue
+            found.append(Head(epoch, 0, None, 0))
+            if head.epoch:
+                older.setdefault(epoch, []).append(key)
+        for epoch, keys_of in older.items():
+            await self.store.restart(keys_of, epoch)
+        return found
 
     # -- upkeep
 

@@ -122,12 +122,14 @@ class Store:
         """Where in each of the streams a point in time lies, in the order given."""
         return await locate(self._client, wanted)
 
-    async def restart(self, stream: StreamKey, epoch: str) -> None:
-        """Have a stream start over in a later epoch: its numbers can't be trusted any more."""
-        with translated_errors():
-            await self._client.eval(
-                _RESTART_STREAM, 2, keys.meta(stream), keys.history(stream), epoch
-            )
+    async def restart(self, streams: Sequence[StreamKey], epoch: str) -> None:
+        """Have streams that are in an earlier epoch start over in this one."""
+        for start in range(0, len(streams), _PIPELINE_KEYS):
+            pipeline = self._client.pipeline(transaction=False)
+            for stream in streams[start : start + _PIPELINE_KEYS]:
+                pipeline.eval(_RESTART_STREAM, 2, keys.meta(stream), keys.history(stream), epoch)
+            with translated_errors():
+                await pipeline.execute()
 
 
 def new_epoch(after: str = "") -> str:

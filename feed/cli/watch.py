@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 
+from clients.audit import describe_gap, render_audit, sum_up
+from clients.books import Gap
 from clients.stream import Stream, connect
 from clients.watch import Board
 from feed.cli.common import run
-from feed.errors import InvalidSettings
+from feed.errors import InvalidSettings, TickcastError
 from feed.ticks import CHANNELS, Encoding, encode, is_pattern
 
 _FRAMES_PER_SECOND = 5
@@ -27,13 +30,21 @@ _FRAMES_PER_SECOND = 5
               help="Comma-separated: " + ", ".join(CHANNELS))  # fmt: skip
 @click.option("--encoding", type=click.Choice([each.value for each in Encoding]), default="json",
               show_default=True)  # fmt: skip
+@click.option("--audit", is_flag=True,
+              help="Show what became of every tick; exit code 1 if some is missing.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
 def watch(
-    symbols: tuple[str, ...], url: str, channels: str, encoding: str, limit: int | None
+    symbols: tuple[str, ...],
+    url: str,
+    channels: str,
+    encoding: str,
+    audit: bool,
+    limit: int | None,
 ) -> None:
     """Watch symbols live; '*' is all of them, 'BTC-*' those that begin so.
 
-    On a terminal it is a table. Elsewhere it is one JSON tick a line, to pipe into other programs.
+    On a terminal it is a table. Elsewhere it is one JSON tick a line, to pipe into other programs;
+    with --audit, gaps are told on stderr, and the sums at the end.
     """
     if not url.startswith(("ws://", "wss://")):
         raise InvalidSettings(f"--url: {url!a} does not begin with ws:// or wss://")
@@ -45,21 +56,34 @@ def watch(
         if channel not in CHANNELS:
             raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
     try:
-        run(_watch(url, Encoding(encoding), wanted, limit))
+        run(_watch(url, Encoding(encoding), wanted, audit, limit))
     except BrokenPipeError:
         # Whoever read our lines has seen enough. Python would try to write the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _watch(
-    url: str, encoding: Encoding, wanted: dict[str, list[str]], limit: int | None
+    url: str, encoding: Encoding, wanted: dict[str, list[str]], audit: bool, limit: int | None
 ) -> None:
-    async with connect(url, encoding=encoding) as stream:
-        await stream.subscribe(wanted, snapshot=True)
-        if sys.stdout.isatty():
-            await _show_table(stream, Board(url), limit)
-        else:
-            await _print_lines(stream, limit)
+    is_terminal = sys.stdout.isatty()
+    on_gap = _print_gap if audit and not is_terminal else None
+    async with connect(url, encoding=encoding, on_gap=on_gap) as stream:
+        await stream.subscribe(wanted, snapshot=not audit)
+        try:
+            if is_terminal:
+                await _show_table(stream, url, audit, limit)
+            else:
+                await _print_lines(stream, limit)
+        finally:
+            if audit:
+                for line in sum_up(stream.report()):
+                    click.echo(f"tickcast: {line}", err=True)
+        if audit and not stream.report().balanced:
+            raise TickcastError("some ticks are not accounted for")
+
+
+def _print_gap(gap: Gap) -> None:
+    click.echo(f"tickcast: {describe_gap(gap)}", err=True)
 
 
 async def _print_lines(stream: Stream, limit: int | None) -> None:
@@ -74,16 +98,17 @@ async def _print_lines(stream: Stream, limit: int | None) -> None:
             return
 
 
-async def _show_table(stream: Stream, board: Board, limit: int | None) -> None:
+async def _show_table(stream: Stream, url: str, audit: bool, limit: int | None) -> None:
     console = Console()
+    board = Board(url)
+
+    def render() -> RenderableType:
+        if audit:
+            return render_audit(stream.report(), *console.size, stream.connected)
+        return board.render(*console.size, stream.connected)
+
     with Live(console=console, auto_refresh=False, screen=True) as live:
-
-        async def draw() -> None:
-            while True:
-                live.update(board.render(*console.size, stream.connected), refresh=True)
-                await asyncio.sleep(1 / _FRAMES_PER_SECOND)
-
-        drawing = asyncio.create_task(draw())
+        drawing = asyncio.create_task(_draw(live, render))
         try:
             async for tick in stream:
                 board.take(tick)
@@ -91,3 +116,9 @@ async def _show_table(stream: Stream, board: Board, limit: int | None) -> None:
                     return
         finally:
             drawing.cancel()
+
+
+async def _draw(live: Live, render: Callable[[], RenderableType]) -> None:
+    while True:
+        live.update(render(), refresh=True)
+        await asyncio.sleep(1 / _FRAMES_PER_SECOND)

@@ -127,7 +127,11 @@ def test_good_messages(pack: Any, message: dict[str, Any], action: object) -> No
         ({"action": "subscribe", "trades": ["A"], "start": True}, Fault.INVALID_SYNTAX, "start is"),
         ({"action": "subscribe", "start": 1}, Fault.INVALID_SYNTAX, "at least one channel"),
         ({"action": "subscribe", "resume": {}}, Fault.INVALID_SYNTAX, "at least one channel"),
-        ({"action": "subscribe", "trades": ["A"], "resume": 5}, Fault.INVALID_SYNTAX, "resume is"),
+        (
+            {"action": "subscribe", "trades": ["A"], "resume": 5},
+            Fault.INVALID_SYNTAX,
+            "resume: it is",
+        ),
         (
             {"action": "subscribe", "trades": ["A"], "resume": {"epoch": "e", "quotes": {"A": 1}}},
             Fault.INVALID_SYNTAX,

@@ -162,6 +162,25 @@ async def test_a_stream_that_is_gone_is_told_to_who_resumes_it_under_a_wildcard(
         assert await seqs(talk, 2) == [1, 2]
 
 
+async def test_a_quiet_stream_enters_the_new_epoch_with_its_feed(
+    server: RunningServer, publisher: Publisher, redis: Redis
+) -> None:
+    await publish(publisher, *trades(3), *trades(3, "QUIET"))
+    async with talking(server.stream, subprotocols=["tickcast.v1.json"]) as talk:
+        await talk.ask(action="subscribe", trades=["QUIET"], id=1)
+        await redis.delete("tickcast:{live/trades/ES}:meta")
+        await publish(publisher, *trades(1))
+        async with talking(server.stream) as other:
+            await other.say(action="subscribe", trades=["ES", "LATE"], id=1)
+            await other.hear()
+        message = await talk.hear()
+        assert (message["T"], message["S"], message["reason"]) == ("gap", "QUIET", "epoch")
+        epoch = (await talk.ask(action="list", id=1))["epoch"]
+        await publish(publisher, *trades(5, "QUIET"))
+        assert await seqs(talk, 5) == [1, 2, 3, 4, 5]
+        assert {head.epoch for head in await Store(redis).heads([ES])} == {epoch}
+
+
 async def test_a_plain_client_hears_nothing_of_gaps(
     server: RunningServer, publisher: Publisher, redis: Redis
 ) -> None:

@@ -223,18 +223,18 @@ async def test_subscriptions_at_the_broker_come_and_go_with_the_clients(
         async with talking(server.stream) as first, talking(server.stream) as second:
             await first.ask(action="subscribe", trades=["A", "B"], quotes=["*"])
             await second.ask(action="subscribe", trades=["B"])
-            channels = await redis.pubsub_channels()
+            channels = await redis.pubsub_channels("tickcast:{*")
             assert len(channels) == 3
             await first.socket.close()
             async with asyncio.timeout(10):
-                while len(await redis.pubsub_channels()) != 2:
+                while len(await redis.pubsub_channels("tickcast:{*")) != 2:
                     await asyncio.sleep(0.02)
-            assert set(await redis.pubsub_channels()) == {
+            assert set(await redis.pubsub_channels("tickcast:{*")) == {
                 b"tickcast:{live/trades/B}:ticks",
                 b"tickcast:{live}:announcements",
             }
         async with asyncio.timeout(10):
-            while await redis.pubsub_channels():
+            while await redis.pubsub_channels("tickcast:{*"):
                 await asyncio.sleep(0.02)
 
 
@@ -284,9 +284,9 @@ async def test_names_that_clients_make_up_are_let_go_though_a_wildcard_covers_th
         await everything.ask(action="subscribe", trades=["*"])
         async with talking(server.stream) as talk:
             await talk.ask(action="subscribe", trades=[f"MADE-UP-{n}" for n in range(1000)])
-            assert len(await redis.pubsub_channels()) == 1001
+            assert len(await redis.pubsub_channels("tickcast:{*")) == 1001
         async with asyncio.timeout(10):
-            while await redis.pubsub_channels() != [b"tickcast:{live}:announcements"]:
+            while await redis.pubsub_channels("tickcast:{*") != [b"tickcast:{live}:announcements"]:
                 await asyncio.sleep(0.02)
         await publisher.publish(trades(3, "MADE-UP-7"))
         assert [tick["seq"] for tick in await everything.ticks(3)] == [1, 2, 3]

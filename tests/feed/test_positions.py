@@ -20,7 +20,7 @@ from feed.positions import (
 )
 from feed.ticks import CHANNELS, StreamKey, Subscription
 
-FORM = 'resume is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
+FORM = 'it is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
 
 
 def subscriptions(*entries: str) -> frozenset[Subscription]:

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from clients.audit import describe_gap, render_audit, sum_up
+from clients.books import Books, Gap
+from tests.builders import quote, trade
+
+
+def drawn(books: Books, width: int, height: int = 24, connected: bool = True) -> list[str]:
+    console = Console(file=StringIO(), width=width, height=height)
+    console.print(render_audit(books.report(2), width, height, connected))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def books_of(*seqs: int) -> Books:
+    books = Books()
+    for seq in seqs:
+        list(books.take(trade("ES", seq=seq)))
+    list(books.take(quote("AA", seq=7)))
+    return books
+
+
+def test_sums_and_streams() -> None:
+    lines = drawn(books_of(1, 2, 3), 120)
+    assert lines[0].rstrip() == (
+        "balanced: 4 published = 4 delivered, 0 merged, 0 skipped, 0 gapped"
+    )
+    assert "2 reconnects, 2 streams" in lines[1]
+    assert lines[2].split() == [
+        "symbol", "channel", "seq", "delivered", "merged", "skipped", "gapped", "missing",
+        "repeated", "restarts", "snapshots",
+    ]  # fmt: skip
+    assert [line.split()[:4] for line in lines[3:5]] == [
+        ["AA", "quotes", "7", "1"], ["ES", "trades", "3", "3"],
+    ]  # fmt: skip
+
+
+def test_trouble_comes_first() -> None:
+    lines = drawn(books_of(1, 5), 100)
+    assert lines[0].startswith("NOT BALANCED")
+    assert lines[3].split()[0] == "ES"
+
+
+@pytest.mark.parametrize("width", [10, 40, 80, 200])
+@pytest.mark.parametrize("height", [5, 24])
+def test_it_fits_the_terminal(width: int, height: int) -> None:
+    books = books_of(1, 2)
+    for number in range(50):
+        list(books.take(trade(f"SYMBOL{number}", seq=1_000_000)))
+    lines = drawn(books, width, height)
+    assert len(lines) <= height
+    assert all(len(line.rstrip()) <= width for line in lines)
+
+
+def test_a_cut_is_said() -> None:
+    assert drawn(books_of(1), 80, connected=False)[0].startswith("DISCONNECTED")
+
+
+def test_gaps_in_words() -> None:
+    assert describe_gap(Gap("trades", "ES", 5, 1000, "broker")) == (
+        "trades ES: 5 to 1,000 will not come (broker)"
+    )
+    assert describe_gap(Gap("trades", "ES", None, 9, "retention")).startswith("trades ES: … to 9 ")
+    assert describe_gap(Gap("bars", "ES", None, None, "epoch")) == (
+        "bars ES: the numbering restarts"
+    )
+
+
+def test_in_two_lines_of_text() -> None:
+    first, second = sum_up(books_of(1, 5).report(0))
+    assert first.startswith("NOT BALANCED: 6 published = 3 delivered")
+    assert second.startswith("3 missing, 0 repeated")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Final
+from contextlib import asynccontextmanager
+from typing import cast
 
 from feed.tasks import end_tasks
-
-_READ_BYTES: Final = 64 * 1024
 
 
 class Proxy:
@@ -19,16 +17,16 @@ class Proxy:
         port: where it listens.
         target: the port it leads to; a change holds for new connections.
         open: False turns new connections away.
+        flows: False while it lets nothing through.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self.target = target
         self.open = True
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.flows = True
+        self._ends: set[_End] = set()
+        self._joining: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -36,62 +34,92 @@ class Proxy:
 
     def cut(self) -> None:
         """Reset every connection; new ones may come, while it is open."""
-        for writer in self._writers:
-            writer.transport.abort()
+        for end in self._ends:
+            end.transport.abort()
 
     def stall(self) -> None:
-        """Let nothing through from now on, and let nobody know."""
-        self._flowing.clear()
+        """Hold back all that comes from now on, and let nobody know."""
+        self.flows = False
 
     def flow(self) -> None:
         """Let through what was held, and all that comes."""
-        self._flowing.set()
+        self.flows = True
+        for end in self._ends:
+            end.pass_on()
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._writers.add(writer)
+    def enter(self, end: _End) -> None:
+        """Take a new connection, or turn it away."""
+        if not self.open:
+            end.transport.abort()
+            return
+        self._ends.add(end)
+        task = asyncio.create_task(self._join(end))
+        self._joining.add(task)
+        task.add_done_callback(self._joining.discard)
+
+    async def _join(self, near: _End) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            if self.open:
-                await self._join(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass  # Cut, or nobody listens there. A handler that is cancelled would be logged.
-        finally:
-            writer.transport.abort()
-            self._writers.discard(writer)
-            self._tasks.discard(task)
+            _, far = await loop.create_connection(lambda: _End(self), "127.0.0.1", self.target)
+        except OSError:
+            near.transport.abort()
+            return
+        self._ends.add(far)
+        near.peer, far.peer = far, near
+        if near.transport.is_closing():
+            far.transport.abort()
+        near.pass_on()
+        far.pass_on()
 
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
-        pumps = [
-            asyncio.create_task(self._pump(reader, far_writer)),
-            asyncio.create_task(self._pump(far_reader, writer)),
-        ]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await end_tasks(pumps)
-            far_writer.transport.abort()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(_READ_BYTES):
-                await self._flowing.wait()
-                writer.write(data)
-                await writer.drain()
+    def leave(self, end: _End) -> None:
+        """A connection is gone, and the one that it was joined with goes with it."""
+        self._ends.discard(end)
+        if end.peer is not None:
+            end.peer.transport.abort()
 
     async def end(self) -> None:
-        """Cut everything and wait until it is gone."""
+        """Cut everything, and let nobody in any more."""
         self.open = False
         self.cut()
-        await end_tasks(self._tasks)
+        await end_tasks(self._joining)
+
+
+class _End(asyncio.Protocol):
+    """One side of a connection through the proxy."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, proxy: Proxy, is_near: bool = False) -> None:
+        self.peer: _End | None = None
+        self._proxy = proxy
+        self._is_near = is_near
+        self._held: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        if self._is_near:
+            self._proxy.enter(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._held.append(data)
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """Send what is held to the other side, if there is one and it may have it."""
+        if self.peer is not None and self._proxy.flows:
+            if not self.peer.transport.is_closing():
+                self.peer.transport.writelines(self._held)
+            self._held = []
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._proxy.leave(self)
 
 
 @asynccontextmanager
 async def running_proxy(target: int) -> AsyncIterator[Proxy]:
     proxy = Proxy(target)
-    listener = await asyncio.start_server(proxy._take, "127.0.0.1", 0)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lambda: _End(proxy, is_near=True), "127.0.0.1", 0)
     proxy.port = listener.sockets[0].getsockname()[1]
     try:
         yield proxy

@@ -65,6 +65,8 @@ class Valkey(Child):
             # The kernel outlives the kills of these tests. With `everysec` a write can be put off
             # while a sync is under way, and be lost with the process after it was answered.
             "appendfsync": "no",
+            # A rewriting child would outlive the kill.
+            "auto-aof-rewrite-percentage": "0",
             # Else a replica waits for a timer of a second to see that it has everything.
             "repl-diskless-sync-delay": "0",
             "repl-diskless-load": "on-empty-db",

@@ -1,0 +1,48 @@
+"""How long the faults are tried: `make test` runs the short version, `make faults` the long one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults")
+    group.addoption("--faults", choices=("short", "long"), default="short", help="how thoroughly")
+    group.addoption(
+        "--faults-minutes", type=float, default=30.0, help="how long the long soak lasts"
+    )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    long: bool
+    minutes: float
+
+    def pick(self, short: T, long: T) -> T:
+        return long if self.long else short
+
+
+@pytest.fixture
+def scale(pytestconfig: pytest.Config) -> Scale:
+    # The options are unknown where pytest was given a directory above this one.
+    return Scale(
+        pytestconfig.getoption("--faults", "short") == "long",
+        pytestconfig.getoption("--faults-minutes", 30.0),
+    )
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory with a path short enough for a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="tc", dir="/tmp") as directory:
+        yield Path(directory)

@@ -1,0 +1,161 @@
+"""Very many auditors, in a process of their own: one core is not enough for them and all the rest.
+
+The test writes lines to the crowd, and the crowd answers each with one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import cycle
+from typing import Any, Final
+
+from feed.tasks import end_tasks
+from feed.ticks import Encoding
+from tests.faults.accounts import Sums
+from tests.faults.auditor import Auditor, Message
+from tests.faults.children import end_with_parent, until
+
+_PATIENCE_S: Final = 40.0
+
+
+class Member(Auditor):
+    """Measures how late its ticks are, once it has come back and has caught up.
+
+    Attributes:
+        caught_up_us: when it got the first tick that was published after its last subscription was
+            confirmed; 0 until then.
+        late_us: the way of each tick that was published after that: to its arrival here, and to the
+            moment in which the server wrote it.
+    """
+
+    def __init__(self, url: str, symbol: str, encoding: Encoding) -> None:
+        super().__init__(url, [symbol], encoding)
+        self.stamps = True
+        self.caught_up_us = 0
+        self.late_us: list[tuple[int, int]] = []
+        self._subscribed_us = 0
+
+    @property
+    def is_back(self) -> bool:
+        return self.reconnects > 0 and self.caught_up_us > 0
+
+    def on_subscription(self) -> None:
+        self._subscribed_us = _now_us()
+        self.caught_up_us = 0
+
+    def on_tick(self, message: Message) -> None:
+        now, published = _now_us(), message["tr"]
+        if not self.caught_up_us:
+            if published > self._subscribed_us:
+                self.caught_up_us = now
+        elif published > self.caught_up_us and self.reconnects:
+            self.late_us.append((now - published, message["tw"] - published))
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+class Crowd:
+    """The test's end of the line."""
+
+    def __init__(self, url: str, symbol: str, size: int) -> None:
+        self._words = (url, symbol, str(size))
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it; returns when all are subscribed."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", __name__, *self._words,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            preexec_fn=end_with_parent,
+        )  # fmt: skip
+        await self.ask("live")
+
+    async def ask(self, question: str, **more: Any) -> Any:
+        """Ask, and wait for the answer.
+
+        `live`: all are subscribed. `back`: all have caught up after a reconnect; the answer tells
+        when the half and when the last had, by the clock on the wall. `end`: all have the tick
+        `id`; the answer is what they saw.
+        """
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps({"ask": question, **more}).encode() + b"\n")
+        async with asyncio.timeout(_PATIENCE_S + 10):
+            answer = await self._process.stdout.readline()
+        assert answer, "the crowd is gone"
+        return json.loads(answer)
+
+    async def close(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+            await self._process.communicate()
+
+
+# ------------------------------------------------------------------------------ the other end
+
+
+async def serve(url: str, symbol: str, size: int) -> None:
+    """Run the crowd until the line is closed."""
+    members = [Member(url, symbol, encoding) for encoding, _ in zip(cycle(Encoding), range(size))]
+    tasks = []
+    for member in members:
+        member.expect_from_first()
+        tasks.append(asyncio.create_task(member.run()))
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
+    answering = asyncio.create_task(_answer_all(lines, symbol, members))
+    try:
+        # Members go on for ever: one that has ended has failed.
+        await asyncio.wait([answering, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in (answering, *tasks):
+            if task.done():
+                task.result()
+    finally:
+        await end_tasks([answering, *tasks])
+
+
+async def _answer_all(lines: asyncio.StreamReader, symbol: str, members: list[Member]) -> None:
+    while line := await lines.readline():
+        answer = await _answer(json.loads(line), symbol, members)
+        print(json.dumps(answer), flush=True)  # noqa: T201
+
+
+async def _answer(asked: dict[str, Any], symbol: str, members: list[Member]) -> object:
+    question = asked["ask"]
+    if question == "live":
+        await until(lambda: all(each.live for each in members), _PATIENCE_S, question)
+        return True
+    if question == "back":
+        await until(lambda: all(each.is_back for each in members), _PATIENCE_S, question)
+        moments = sorted(each.caught_up_us / 1e6 for each in members)
+        return moments[len(moments) // 2], moments[-1]
+    await until(lambda: all(each.has(symbol, asked["id"]) for each in members), _PATIENCE_S, "end")
+    arrived, written = zip(*(late for each in members for late in each.late_us), strict=True)
+    return {
+        "sums": asdict(sum((each.sums for each in members), Sums())),
+        "reconnects": sum(each.reconnects for each in members),
+        "p50_ms": _percentile(arrived, 50),
+        "p99_ms": _percentile(arrived, 99),
+        "p99_until_written_ms": _percentile(written, 99),
+    }
+
+
+def _percentile(values_us: Sequence[int], percent: int) -> float:
+    """In milliseconds."""
+    ordered = sorted(values_us)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] / 1000
+
+
+if __name__ == "__main__":
+    _, *words = sys.argv
+    asyncio.run(serve(words[0], words[1], int(words[2])))

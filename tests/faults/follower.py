@@ -1,0 +1,67 @@
+"""A program that uses the product's own client library, judged by the numbers that tests give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from clients import Stream, connect
+from feed.ticks import Encoding, Trade
+from tests.faults.accounts import Sums
+
+
+class Follower:
+    """Iterates over the trades of one feed until it is cancelled.
+
+    Attributes:
+        live: True from the moment on in which it has subscribed.
+        seqs: how many ticks came for each symbol, and the number of the last.
+        sums: what it got, as far as ids tell, and what its library reports.
+    """
+
+    def __init__(self, url: str, symbols: Sequence[str], encoding: Encoding) -> None:
+        self.live = False
+        self.gaps: list[object] = []
+        self.delivered = 0
+        self.disordered = 0
+        self._last_ids: dict[str, int] = {}
+        self._url = url
+        self._symbols = symbols
+        self._encoding = encoding
+        self._stream: Stream | None = None
+
+    def __repr__(self) -> str:
+        names = " ".join(self._symbols)
+        return f"<Follower of {names}, {self._encoding.value}, at {self._last_ids}>"
+
+    @property
+    def reconnects(self) -> int:
+        return self._stream.reconnects if self._stream else 0
+
+    def has(self, symbol: str, id_: int) -> bool:
+        """Whether it got a tick of the symbol with this id or a later one."""
+        return self._last_ids.get(symbol, 0) >= id_
+
+    async def run(self) -> None:
+        async with connect(
+            self._url, encoding=self._encoding, on_gap=self.gaps.append
+        ) as self._stream:
+            await self._stream.subscribe(trades=self._symbols)
+            self.live = True
+            async for tick in self._stream:
+                assert isinstance(tick, Trade)
+                assert isinstance(tick.id, int)
+                self.delivered += 1
+                self.disordered += tick.id <= self._last_ids.get(tick.symbol, 0)
+                self._last_ids[tick.symbol] = tick.id
+
+    @property
+    def sums(self) -> Sums:
+        if self._stream is None:
+            return Sums()
+        report = self._stream.report()
+        told = ("merged", "skipped", "gapped", "repeated", "missing", "restarts")
+        return Sums(
+            delivered=self.delivered,
+            disordered=self.disordered,
+            **{name: report.total(name) for name in told},
+        )

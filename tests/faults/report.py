@@ -1,0 +1,49 @@
+"""What a scenario has shown, in one line, and the verdict that most of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tests.faults.accounts import Sums
+from tests.faults.scene import Client
+
+
+def tell(name: str, published: int, clients: Iterable[Client], **more: Any) -> None:
+    """Print a line about a scenario; `pytest -s` shows it."""
+    everybody = list(clients)
+    each = [client.sums for client in everybody]
+    total = sum(each, Sums())
+    least, most = min(sums.delivered for sums in each), max(sums.delivered for sums in each)
+    numbers: dict[str, Any] = {
+        "clients": len(each),
+        "published": published,
+        "delivered": least if least == most else f"{least} to {most}",
+        "merged": total.merged,
+        "skipped": total.skipped,
+        "gapped": total.gapped,
+        "duplicates": total.repeated,
+        "reordered": total.reordered,
+        "missing": total.missing,
+        "restarts": total.restarts,
+        "reconnects": sum(client.reconnects for client in everybody),
+        **more,
+    }
+    tell_numbers(name, numbers)
+
+
+def tell_numbers(name: str, numbers: dict[str, Any]) -> None:
+    shown = (f"{what.replace('_', ' ')} {_text(value)}" for what, value in numbers.items())
+    print(f"\n{name}: {', '.join(shown)}")  # noqa: T201
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def assert_exact(clients: Sequence[Client], published: int) -> None:
+    """Every client got every tick, each once and in order, and none by another name."""
+    expected = Sums(delivered=published)
+    assert {client: client.sums for client in clients} == dict.fromkeys(clients, expected)

@@ -1,0 +1,216 @@
+"""What one test has going on: a store, a server, a publisher, clients. All of it ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from itertools import cycle
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from feed.broker.publisher import Publisher
+from feed.settings import Settings
+from feed.tasks import end_tasks
+from feed.ticks import DEFAULT_FEED, Encoding
+from tests.faults.accounts import Sums
+from tests.faults.auditor import Auditor
+from tests.faults.children import Child
+from tests.faults.crowd import Crowd
+from tests.faults.follower import Follower
+from tests.faults.proxy import Proxy, running_proxy
+from tests.faults.serving import ServerProcess
+from tests.faults.source import Source
+from tests.faults.valkey import Valkey, our_client
+
+RESUMES_WITHIN_S = 3.0
+"""From the moment in which a fault is over to the first new tick at every client."""
+
+
+class Runs(Protocol):
+    """Something that goes on in the background."""
+
+    async def run(self) -> None: ...
+
+
+class Client(Runs, Protocol):
+    """A client, of either kind."""
+
+    @property
+    def live(self) -> bool: ...
+    @property
+    def sums(self) -> Sums: ...
+    @property
+    def reconnects(self) -> int: ...
+    def has(self, symbol: str, id_: int) -> bool: ...
+
+
+R = TypeVar("R", bound=Runs)
+
+
+class Scene:
+    """Starts the parts of a test, and ends them.
+
+    What fails in the background fails the test, as soon as it waits for something.
+
+    Args:
+        directory: for all that the parts keep.
+        settings: of the server and of the publisher.
+    """
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self._tasks: dict[Runs, asyncio.Task[None]] = {}
+        self._children: list[Child] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await end_tasks(self._tasks.values())
+        if error is not None:
+            for child in self._children:
+                print(f"--- {child.name} said:\n{child.said()[-4000:]}")  # noqa: T201
+        await self._stack.aclose()
+
+    # -- its parts
+
+    async def valkey(self, *, keeps: bool = False, on_socket: bool = False) -> Valkey:
+        """A store that runs."""
+        name = f"valkey{len(self._children)}"
+        store = Valkey(self._directory / name, keeps=keeps, on_socket=on_socket)
+        self._children.append(store)
+        self._stack.push_async_callback(store.close)
+        await store.start()
+        return store
+
+    async def server(self, redis_url: str) -> ServerProcess:
+        """A server that listens and is ready."""
+        log = self._directory / f"server{len(self._children)}.log"
+        server = ServerProcess(log, redis_url, **self._settings)
+        self._children.append(server)
+        self._stack.callback(server.kill)
+        await server.start()
+        await server.until_ready(True, timeout_s=5)
+        return server
+
+    async def proxy(self, target: int) -> Proxy:
+        return await self._stack.enter_async_context(running_proxy(target))
+
+    async def publisher(self, redis_url: str, *, waits: bool = True) -> Publisher:
+        """A publisher of the default feed, in this process."""
+        client = our_client(redis_url)
+        self._stack.push_async_callback(client.aclose)
+        publisher = Publisher(client, DEFAULT_FEED, Settings(**self._settings), waits=waits)
+        await publisher.__aenter__()
+        # Told of an error, it does not wait until all is published.
+        self._stack.push_async_callback(publisher.__aexit__, GeneratorExit, None, None)
+        return publisher
+
+    async def crowd(self, url: str, symbol: str, size: int) -> Crowd:
+        """Auditors in a process of their own, all subscribed."""
+        crowd = Crowd(url, symbol, size)
+        self._stack.push_async_callback(crowd.close)
+        await crowd.start()
+        return crowd
+
+    def start(self, part: R) -> R:
+        """Let something run in the background until it ends or the test does."""
+        self._tasks[part] = asyncio.create_task(part.run(), name=type(part).__name__)
+        return part
+
+    async def audience(
+        self,
+        server: ServerProcess,
+        symbols: Sequence[str],
+        *,
+        auditors: int = 2,
+        followers: int = 2,
+        wildcards: int = 0,
+    ) -> list[Client]:
+        """Clients of both encodings in turn, subscribed before anything was published."""
+        url, encodings = server.stream(), cycle(Encoding)
+        clients: list[Client] = []
+        for _, encoding in zip(range(auditors), encodings, strict=False):
+            auditor = Auditor(url, symbols, encoding)
+            auditor.expect_from_first()
+            clients.append(auditor)
+        clients += [Auditor(url, ["*"], next(encodings)) for _ in range(wildcards)]
+        clients += [Follower(url, symbols, next(encodings)) for _ in range(followers)]
+        for client in clients:
+            self.start(client)
+        await self.until_live(clients)
+        return clients
+
+    async def until_live(self, clients: Sequence[Client]) -> None:
+        await self.until(lambda: all(each.live for each in clients), 10, "clients are live")
+
+    async def end(self, part: Runs) -> None:
+        """End something that was started."""
+        await end_tasks([self._tasks.pop(part)])
+
+    # -- its course
+
+    async def until(
+        self, condition: Callable[[], object], timeout_s: float, what: Callable[[], object] | str
+    ) -> float:
+        """Wait for a condition; returns how long it took, in seconds.
+
+        Args:
+            what: names the condition in the failure, or tells why it does not hold.
+        """
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        while not condition():
+            self._raise_failures()
+            if clock() - began > timeout_s:
+                why = what if isinstance(what, str) else what()
+                raise AssertionError(f"not within {timeout_s:g} s: {why}")
+            await asyncio.sleep(0.005)
+        return clock() - began
+
+    async def flowing(self, source: Source, offered: int) -> None:
+        """Wait until a source has offered so many ticks."""
+        patience_s = 10 + offered / source.rate
+        await self.until(lambda: source.offered >= offered, patience_s, f"{offered} ticks offered")
+
+    async def pass_by(self, seconds: float) -> None:
+        """Let time pass: a fault lasts, or ticks flow."""
+        end = asyncio.get_running_loop().time() + seconds
+        await self.until(lambda: asyncio.get_running_loop().time() >= end, seconds + 5, "the time")
+
+    def _raise_failures(self) -> None:
+        for task in self._tasks.values():
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def recovered(
+        self, source: Source, clients: Sequence[Client], within_s: float = RESUMES_WITHIN_S
+    ) -> float:
+        """Wait until every client has a tick of every symbol that is offered from now on."""
+        marks = {symbol: id_ + 1 for symbol, id_ in source.last_ids.items()}
+        return await self._until_all_have(marks, clients, within_s)
+
+    async def finish(self, source: Source, clients: Sequence[Client], within_s: float = 10) -> None:
+        """Stop the source, and wait until every client has its last ticks."""
+        source.stop()
+        await self.until(lambda: source.ended, within_s, "all is published")
+        await self._until_all_have(source.last_ids, clients, within_s)
+
+    async def _until_all_have(
+        self, marks: Mapping[str, int], clients: Sequence[Client], within_s: float
+    ) -> float:
+        def lacking() -> list[Client]:
+            return [each for each in clients if not all(each.has(*mark) for mark in marks.items())]
+
+        return await self.until(
+            lambda: not lacking(), within_s, lambda: f"{lacking()} have the ticks {marks}"
+        )

@@ -1,0 +1,151 @@
+"""Hours in minutes: clients come and go under load, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from feed.broker.publisher import Publisher
+from feed.tasks import end_tasks
+from feed.ticks import Encoding
+from feed.times import Time
+from tests.conftest import RunningServer
+from tests.faults.accounts import Sums
+from tests.faults.auditor import Auditor
+from tests.faults.children import until
+from tests.faults.conftest import Scale
+from tests.faults.report import tell
+from tests.faults.scene import Scene
+from tests.faults.serving import ServerProcess, can_look_inside
+from tests.faults.source import Source, made_up
+from tests.faults.valkey import Valkey
+
+pytestmark = pytest.mark.faults
+
+SYMBOLS: Final = [f"S{n}" for n in range(50)]
+RATE: Final = 5_000
+VISITORS: Final = 20
+GROWTH_MAX_BYTES: Final = 1_000_000
+"""In ten minutes, after the warm-up."""
+WARM_UP: Final = 1 / 6
+"""Of the whole time: pools, caches and the allocator take what they need."""
+JUDGED_FROM_MINUTES: Final = 10.0
+
+
+def some_visitor(url: str) -> Auditor:
+    """A client with one of the wishes that clients have."""
+    symbols = random.choice((["*"], ["S1*"], random.sample(SYMBOLS, 5), SYMBOLS))
+    options: dict[str, Any] = random.choice((
+        {}, {"conflate_ms": 100}, {"snapshot": True}, {"start": int(Time.now()) - 2 * 10**9},
+    ))  # fmt: skip
+    return Auditor(url, symbols, random.choice(list(Encoding)), **options)
+
+
+@dataclass(eq=False)
+class Visitors:
+    """One place that clients take in turn: they come, are cut and resume, and leave."""
+
+    url: str
+    stays_s: float = 5.0
+    count: int = 0
+    sums: Sums = field(default_factory=Sums)
+
+    async def run(self) -> None:
+        while True:
+            visitor = some_visitor(self.url)
+            task = asyncio.create_task(visitor.run())
+            try:
+                for _ in range(random.randint(1, 3)):
+                    await asyncio.sleep(random.uniform(0.05, 1) * self.stays_s)
+                    visitor.cut()
+            finally:
+                await end_tasks([task])
+            self.count += 1
+            self.sums += visitor.sums
+            assert visitor.sums.faults == {}, visitor.accounts.streams
+
+
+@dataclass(eq=False)
+class Scales:
+    """Weighs the server once a second."""
+
+    server: ServerProcess
+    weights: list[tuple[float, int]] = field(default_factory=list)
+
+    async def run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while True:
+            self.weights.append((clock(), self.server.rss_bytes()))
+            await asyncio.sleep(1)
+
+    def growth(self) -> float:
+        """Bytes in ten minutes, after the warm-up: the slope of the line that fits best."""
+        (began, _), (ended, _) = self.weights[0], self.weights[-1]
+        warm = [each for each in self.weights if each[0] >= began + WARM_UP * (ended - began)]
+        return statistics.linear_regression(*zip(*warm, strict=True)).slope * 600
+
+
+async def files_of_its_own(server: ServerProcess, store: Valkey) -> int:
+    """Open files and sockets, without the pool of connections to the store, which has a bound."""
+    return server.open_files() - len(await store.server_connections())
+
+
+async def until_deserted(server: ServerProcess) -> None:
+    """Wait until the server holds nothing for clients any more."""
+    held = ("tickcast_connections", "tickcast_streams", "tickcast_audiences")
+    async with asyncio.timeout(20):
+        while any([(await server.metrics())[name] for name in held]):
+            await asyncio.sleep(0.2)
+
+
+async def test_memory_and_files_stay_where_they_are(directory: Path, scale: Scale) -> None:
+    if not scale.long:
+        pytest.skip("takes minutes; `make faults` does it")
+    if not can_look_inside():
+        pytest.skip("needs /proc")
+    async with Scene(directory, history_ticks=5_000) as scene:
+        store = await scene.valkey()
+        server = await scene.server(store.url)
+        publisher = await scene.publisher(store.url)
+        files = await files_of_its_own(server, store)
+        clients = await scene.audience(server, SYMBOLS, auditors=6, followers=4)
+        places = [scene.start(Visitors(server.stream())) for _ in range(VISITORS)]
+        source = scene.start(Source(publisher, made_up(SYMBOLS), RATE))
+        balance = scene.start(Scales(server))
+        await scene.pass_by(scale.minutes * 60)
+        growth, weight = balance.growth(), balance.weights[-1][1]
+        for place in places:
+            await scene.end(place)
+        await scene.finish(source, clients)
+        for client in clients:
+            await scene.end(client)
+        await until_deserted(server)
+        files_now = await files_of_its_own(server, store)
+        tell(f"{scale.minutes:g} minutes", source.offered, clients,
+             visitors=sum(place.count for place in places), rss_mb=weight / 1e6,
+             growth_mb_per_10_minutes=growth / 1e6, files_before=files, files_after=files_now,
+             )  # fmt: skip
+        assert all(client.sums.faults == {} for client in clients)
+        assert files_now <= files
+        assert scale.minutes < JUDGED_FROM_MINUTES or growth < GROWTH_MAX_BYTES
+
+
+async def test_no_task_is_left_behind(server: RunningServer, publisher: Publisher) -> None:
+    """Tasks can't be counted from outside, so here the server runs in this process."""
+    before = len(asyncio.all_tasks())
+    source = Source(publisher, made_up(SYMBOLS), rate=2_000)
+    places = [Visitors(server.stream, stays_s=0.1) for _ in range(VISITORS // 2)]
+    tasks = [asyncio.create_task(source.run())]
+    tasks += [asyncio.create_task(place.run()) for place in places]
+    try:
+        await until(lambda: sum(place.count for place in places) > 50, 20, "visitors come and go")
+        assert not any(task.done() for task in tasks)
+    finally:
+        await end_tasks(tasks)
+    await until(lambda: len(asyncio.all_tasks()) <= before, 10, "their tasks have ended")

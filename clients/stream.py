@@ -17,12 +17,11 @@ from datetime import datetime
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection
-from websockets.asyncio.client import connect as open_websocket
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.typing import Subprotocol
+from websockets.exceptions import ConnectionClosed
 
 from clients.backoff import Backoff
 from clients.books import Gap, Report
+from clients.dialing import dial, next_frame, refusal_in
 from clients.state import ClientState, Notice, Wish
 from feed.errors import ConnectionFailed, Fault
 from feed.ticks import Encoding, Tick
@@ -31,12 +30,7 @@ from feed.times import Time
 QUEUE_TICKS_MAX: Final = 10_000
 """Ticks received and not yet asked for. Above it the client stops reading, and the server sees a
 slow client."""
-FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
 REPLY_TIMEOUT_S: Final = 10.0
-_DIAL_TIMEOUT_S: Final = 5.0
-_CLOSE_TIMEOUT_S: Final = 2.0
-_SILENCE_S: Final = 5.0
-"""How long a server may say nothing before it is pinged, and then to answer."""
 _UNKNOWN_TO_SERVER: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
 """Errors with which a server refuses extensions that it does not know."""
 
@@ -198,20 +192,7 @@ class Stream:
     # -- the connection
 
     async def _dial(self) -> ClientConnection:
-        try:
-            socket = await open_websocket(
-                self._url,
-                subprotocols=[Subprotocol(self._state.subprotocol)],
-                additional_headers=self._headers,
-                compression=None,
-                max_size=FRAME_MAX_BYTES,
-                user_agent_header="tickcast",
-                open_timeout=_DIAL_TIMEOUT_S,
-                ping_interval=None,
-                close_timeout=_CLOSE_TIMEOUT_S,
-            )
-        except (OSError, TimeoutError, WebSocketException, ValueError) as error:
-            raise ConnectionFailed(f"{self._url}: {error}") from error
+        socket = await dial(self._url, self._state.subprotocol, self._headers)
         self._state.extended = socket.subprotocol is not None
         return socket
 
@@ -227,7 +208,7 @@ class Stream:
 
     async def _receive(self, socket: ClientConnection) -> None:
         while True:
-            await self._take(*self._state.receive(await _next_frame(socket)))
+            await self._take(*self._state.receive(await next_frame(socket)))
             if (question := self._state.ask_epoch()) is not None:
                 await socket.send(question[1])
 
@@ -268,7 +249,7 @@ class Stream:
             try:
                 self._socket = await self._dial_again()
             except (ConnectionFailed, ConnectionClosed, TimeoutError) as error:
-                delay_s = self._backoff.after_failure(*_refusal_in(error))
+                delay_s = self._backoff.after_failure(*refusal_in(error))
                 if delay_s is None:
                     raise
                 logger.info("%s, trying again", error)
@@ -301,7 +282,7 @@ class Stream:
     async def _reply_to(self, id_: int, socket: ClientConnection) -> Notice:
         async with asyncio.timeout(REPLY_TIMEOUT_S) as patience:
             while True:
-                ticks, notices = self._state.receive(await _next_frame(socket))
+                ticks, notices = self._state.receive(await next_frame(socket))
                 patience.reschedule(None)  # A program that is slow to take ticks is no fault.
                 await self._take(ticks, notices)
                 patience.reschedule(asyncio.get_running_loop().time() + REPLY_TIMEOUT_S)
@@ -347,43 +328,8 @@ class Stream:
                 reply.set_exception(error)
 
 
-async def _next_frame(socket: ClientConnection) -> str | bytes:
-    """The next message. A server that has fallen silent looks like a quiet one, so it is asked.
-
-    The library's own keepalive would not do: while a slow program takes no ticks nothing is read,
-    pongs included, and a sound connection would be given up.
-    """
-    pong: asyncio.Future[float] | None = None
-    while True:
-        try:
-            async with asyncio.timeout(_SILENCE_S):
-                return await socket.recv()
-        except TimeoutError:
-            if pong is None or pong.done():
-                pong = asyncio.ensure_future(await socket.ping())
-                pong.add_done_callback(_forget)
-            else:
-                socket.transport.abort()
-                pong = None
-
-
-def _refusal_in(error: BaseException) -> tuple[int | None, float]:
-    """HTTP status and `Retry-After` in seconds, where a handshake was refused."""
-    cause = error.__cause__
-    if not isinstance(cause, InvalidStatus):
-        return None, 0.0
-    retry_after = cause.response.headers.get("Retry-After", "")
-    return cause.response.status_code, float(retry_after) if retry_after.isdigit() else 0.0
-
-
 def _ignore(gap: Gap) -> None:
     pass
-
-
-def _forget(pong: asyncio.Future[float]) -> None:
-    """A pong that does not come any more is no error to be reported: `recv` tells of the cut."""
-    if not pong.cancelled():
-        pong.exception()
 
 
 def _merge(

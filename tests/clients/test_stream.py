@@ -287,7 +287,7 @@ async def test_a_slow_program_is_told_what_was_skipped(
 async def test_a_server_that_falls_silent_is_noticed(
     monkeypatch: pytest.MonkeyPatch, server: RunningServer, publisher: Publisher
 ) -> None:
-    monkeypatch.setattr("clients.stream._SILENCE_S", 0.2)
+    monkeypatch.setattr("clients.dialing._SILENCE_S", 0.2)
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"])
         for protocol in list(server.server.server_state.connections):

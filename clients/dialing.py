@@ -1,0 +1,76 @@
+"""One WebSocket connection to a server: opened, read, and found out when it is dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.typing import Subprotocol
+
+from feed.errors import ConnectionFailed
+
+FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
+_DIAL_TIMEOUT_S: Final = 5.0
+_CLOSE_TIMEOUT_S: Final = 2.0
+_SILENCE_S: Final = 5.0
+"""How long a server may say nothing before it is pinged, and then to answer."""
+
+
+async def dial(url: str, subprotocol: str, headers: Mapping[str, str]) -> ClientConnection:
+    """Connect once.
+
+    Raises:
+        ConnectionFailed: nobody answers, or the handshake was refused: see `refusal_in`.
+    """
+    try:
+        return await connect(
+            url,
+            subprotocols=[Subprotocol(subprotocol)],
+            additional_headers=headers,
+            compression=None,
+            max_size=FRAME_MAX_BYTES,
+            user_agent_header="tickcast",
+            open_timeout=_DIAL_TIMEOUT_S,
+            ping_interval=None,
+            close_timeout=_CLOSE_TIMEOUT_S,
+        )
+    except (OSError, TimeoutError, WebSocketException, ValueError) as error:
+        raise ConnectionFailed(f"{url}: {error}") from error
+
+
+async def next_frame(socket: ClientConnection) -> str | bytes:
+    """The next message. A server that has fallen silent looks like a quiet one, so it is asked.
+
+    The library's own keepalive would not do: while a slow program takes no ticks nothing is read,
+    pongs included, and a sound connection would be given up.
+    """
+    pong: asyncio.Future[float] | None = None
+    while True:
+        try:
+            async with asyncio.timeout(_SILENCE_S):
+                return await socket.recv()
+        except TimeoutError:
+            if pong is None or pong.done():
+                pong = asyncio.ensure_future(await socket.ping())
+                pong.add_done_callback(_forget)
+            else:
+                socket.transport.abort()
+                pong = None
+
+
+def refusal_in(error: BaseException) -> tuple[int | None, float]:
+    """HTTP status and `Retry-After` in seconds, where a handshake was refused."""
+    cause = error.__cause__
+    if not isinstance(cause, InvalidStatus):
+        return None, 0.0
+    retry_after = cause.response.headers.get("Retry-After", "")
+    return cause.response.status_code, float(retry_after) if retry_after.isdigit() else 0.0
+
+
+def _forget(pong: asyncio.Future[float]) -> None:
+    """A pong that does not come any more is no error to be reported: `recv` tells of the cut."""
+    if not pong.cancelled():
+        pong.exception()

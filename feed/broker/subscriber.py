@@ -20,7 +20,7 @@ from feed.errors import BrokerUnavailable, TickcastError
 from feed.tasks import end_tasks
 
 _BACKOFF_FIRST_S: Final = 0.1
-_BACKOFF_MAX_S: Final = 3.0
+_BACKOFF_MAX_S: Final = 1.0
 _CONFIRM_TIMEOUT_S: Final = 5.0
 _CHANNELS_PER_COMMAND: Final = 500
 _HEARTBEAT_S: Final = 0.5

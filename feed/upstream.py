@@ -15,11 +15,12 @@ from feed.broker import keys
 from feed.broker.store import Head, Store
 from feed.broker.subscriber import Subscriber
 from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
+from feed.feeds import Feed, Feeds
 from feed.hub import Hub
 from feed.recovery import Due, Run
 from feed.settings import Settings
 from feed.tasks import end_tasks
-from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, is_symbol
+from feed.ticks import Coverage, StreamKey, Subscription
 from feed.times import Moment
 
 _REPAIR_PAUSE_S: Final = 0.1
@@ -28,27 +29,6 @@ _OPEN_AGAIN_S: Final = 1.0
 _OPEN_BATCH: Final = 200
 
 logger = logging.getLogger("tickcast.upstream")
-
-
-class _Feed:
-    """What is known of a feed that clients use.
-
-    Attributes:
-        epoch: its epoch, empty until it was asked for.
-        streams: the streams known to exist in it; all of them once `listed`.
-        listed: whether the directory was read, which only wildcards need.
-        wanting: clients that are waiting for streams of it.
-        wanted: the wildcards that those clients will hold.
-        unused_since: when its last client left, on the loop's clock.
-    """
-
-    def __init__(self) -> None:
-        self.epoch = ""
-        self.streams: set[StreamKey] = set()
-        self.listed = False
-        self.wanting = 0
-        self.wanted: Counter[Subscription] = Counter()
-        self.unused_since: float | None = None
 
 
 class Upstream:
@@ -66,7 +46,7 @@ class Upstream:
         self._hub = hub
         self._settings = settings
         self._wake = wake
-        self._feeds: dict[str, _Feed] = {}
+        self._feeds = Feeds(settings.symbols_max)
         self._runs: dict[str, tuple[StreamKey, Run]] = {}
         self._opening: dict[StreamKey, asyncio.Task[None]] = {}
         self._announced: dict[StreamKey, None] = {}
@@ -89,7 +69,7 @@ class Upstream:
         """
         subscriptions = tuple(subscriptions)
         wildcards = Counter(each for each in subscriptions if each.is_wildcard)
-        known = self._feeds.setdefault(feed, _Feed())
+        known = self._feeds.use(feed)
         known.wanted += wildcards
         known.wanting += 1
         try:
@@ -99,10 +79,10 @@ class Upstream:
             known.wanted -= wildcards
         return known.epoch
 
-    async def _open_all(self, feed: str, known: _Feed, coverage: Coverage) -> None:
+    async def _open_all(self, feed: str, known: Feed, coverage: Coverage) -> None:
         """Open what there is now; what appears meanwhile opens by itself, being wanted."""
         if not known.epoch:
-            known.epoch = await self.store.epoch(feed)
+            self._enter_epoch(feed, await self.store.epoch(feed))
         if coverage.has_wildcards:
             await self.subscriber.subscribe([keys.announcements(feed)])
             if not known.listed:
@@ -116,8 +96,8 @@ class Upstream:
         tasks = {self._opening[key] for key in missing}
         await asyncio.gather(*(asyncio.shield(task) for task in tasks))
 
-    async def _read_directory(self, feed: str, known: _Feed) -> None:
-        new = self._learn(known, await self.store.streams(feed))
+    async def _read_directory(self, feed: str, known: Feed) -> None:
+        new = known.learn(await self.store.streams(feed))
         if known.listed:
             # It was read before, perhaps while we waited: these have appeared since.
             self._open_covered(known, new)
@@ -129,7 +109,7 @@ class Upstream:
             wanted.update((key, None) for key in known if coverage.covers_by_wildcard(key))
         return [key for key in wanted if not self._hub.is_open(key)]
 
-    def _is_new(self, known: _Feed, key: StreamKey) -> bool:
+    def _is_new(self, known: Feed, key: StreamKey) -> bool:
         """Whether holders of a wildcard are due the stream from its first tick on."""
         if key in self._opening:
             return False
@@ -166,7 +146,7 @@ class Upstream:
                 self._opening.pop(key, None)
                 if not self._hub.is_open(key):
                     self._runs.pop(keys.ticks(key), None)
-                    if from_first and self._exists(key):
+                    if from_first and self._feeds.has(key):
                         # Wildcards must not miss it for good because this has failed once.
                         self._announced[key] = None
 
@@ -183,10 +163,10 @@ class Upstream:
     def _on_message(self, channel: str, data: bytes) -> None:
         entry = self._runs.get(channel)
         if entry is None:
-            for feed, known in self._feeds.items():
+            for feed, known in self._feeds:
                 if channel == keys.announcements(feed):
                     member = data.decode("utf-8", "replace")
-                    new = self._learn(known, [keys.from_member(feed, member)])
+                    new = known.learn([keys.from_member(feed, member)])
                     self._open_covered(known, new)
             return
         key, run = entry
@@ -212,18 +192,7 @@ class Upstream:
         if run.behind and self._hub.is_open(key) and key not in self._repairing:
             self._repairing[key] = self._spawn(self._repair(key, run))
 
-    def _learn(self, known: _Feed, listed: Iterable[StreamKey]) -> set[StreamKey]:
-        """Add to the streams known of a feed, up to the bound; returns the new ones."""
-        valid = {key for key in listed if key.channel in CHANNELS and is_symbol(key.symbol)}
-        new = valid - known.streams
-        room = self._settings.symbols_max - len(known.streams)
-        if len(new) > room:
-            logger.warning("a feed has more than symbols_max streams: %d left out", len(new) - room)
-            new = set(sorted(new)[:room])
-        known.streams |= new
-        return new
-
-    def _open_covered(self, known: _Feed, streams: Iterable[StreamKey]) -> None:
+    def _open_covered(self, known: Feed, streams: Iterable[StreamKey]) -> None:
         """Open streams that wildcards cover, from their first tick on, a batch at a time."""
         wanted = Coverage(known.wanted)
         for key in streams:
@@ -243,7 +212,7 @@ class Upstream:
 
     async def _on_reconnect(self) -> None:
         """Catch up with what was published while the connection was down."""
-        for feed, known in list(self._feeds.items()):
+        for feed, known in self._feeds:
             self._enter_epoch(feed, await self.store.epoch(feed))
             await self._restart_older(feed, known.epoch)
             if known.listed:
@@ -344,8 +313,7 @@ class Upstream:
         found: list[Head] = []
         older: dict[str, list[StreamKey]] = {}
         for key, head in zip(streams, heads, strict=True):
-            known = self._feeds.get(key.feed)
-            epoch = known.epoch if known is not None else ""
+            epoch = self._feeds.epoch_of(key.feed)
             if head.epoch >= epoch:
                 self._enter_epoch(key.feed, head.epoch)
                 found.append(head)
@@ -365,8 +333,8 @@ class Upstream:
         while True:
             await asyncio.sleep(interval_s)
             self._sweep_streams(loop.time())
-            self._sweep_feeds(loop.time())
-            wanted = {*self._runs, *(keys.announcements(feed) for feed in self._feeds)}
+            self._feeds.sweep(loop.time(), self._settings.linger_s, self._hub.has_clients)
+            wanted = {*self._runs, *(keys.announcements(feed) for feed, _ in self._feeds)}
             try:
                 await self.subscriber.unsubscribe(self.subscriber.channels - wanted)
             except TickcastError as error:
@@ -390,29 +358,10 @@ class Upstream:
         known = self._feeds.get(key.feed)
         if known is not None and known.wanting:
             return True
-        if run.seq or self._exists(key):
+        if run.seq or self._feeds.has(key):
             return self._hub.is_wanted(key)
         # A name that a client made up. If it is ever published, holders of a wildcard hear of it.
         return self._hub.is_named(key)
-
-    def _exists(self, key: StreamKey) -> bool:
-        """Whether the stream is known to have been published."""
-        known = self._feeds.get(key.feed)
-        return known is not None and key in known.streams
-
-    def _sweep_feeds(self, now: float) -> None:
-        """Forget the feeds whose time is over."""
-        over = now - self._settings.linger_s
-        gone = []
-        for feed, known in self._feeds.items():
-            if known.wanting or self._hub.has_clients(feed):
-                known.unused_since = None
-            elif known.unused_since is None:
-                known.unused_since = now
-            elif known.unused_since <= over:
-                gone.append(feed)
-        for feed in gone:
-            del self._feeds[feed]
 
     async def close(self) -> None:
         """End all that is under way."""

@@ -17,7 +17,7 @@ VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "setti
 LAYERS = [
     {"times", "errors", "tasks", "counters"},
     {"ticks"},
-    {"batch", "delivery", "positions", "settings", "frames"},
+    {"batch", "delivery", "feeds", "positions", "settings", "frames"},
     {"actions", "pieces", "recovery", "broker"},
     {"protocol", "blocks"},
     {"backlog"},
@@ -37,8 +37,8 @@ LAYERS = [
 ]
 SANS_IO = {
     "actions", "audience", "audiences", "backlog", "batch", "blocks", "catchup", "counters",
-    "delivery", "errors", "follower", "frames", "hub", "outbox", "pieces", "positions", "protocol",
-    "recovery", "session", "streams", "ticks",
+    "delivery", "errors", "feeds", "follower", "frames", "hub", "outbox", "pieces", "positions",
+    "protocol", "recovery", "session", "streams", "ticks",
 }  # fmt: skip
 
 

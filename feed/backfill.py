@@ -27,6 +27,8 @@ _PAGES_PER_READ: Final = 2
 _PLACES_PER_READ: Final = 50
 _LOOK_AGAIN_S: Final = 0.01
 _READ_AGAIN_S: Final = 0.25
+_KEEP_S: Final = 5.0
+"""How long what was read is kept at least, for others who may ask for it."""
 
 logger = logging.getLogger("tickcast.backfill")
 
@@ -43,6 +45,7 @@ class Backfill:
         self._unread: deque[Request] = deque()
         self._readers: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
+        self._aged = time.perf_counter()
 
     def __len__(self) -> int:
         return len(self._followers)
@@ -82,6 +85,9 @@ class Backfill:
                 self._news.clear()
                 while self._turns:
                     began = time.perf_counter()
+                    if began - self._aged > _KEEP_S:
+                        self._aged = began
+                        self._blocks.age()
                     while self._turns and time.perf_counter() - began < _TURN_S:
                         self._serve_next()
                     await asyncio.sleep(time.perf_counter() - began)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -15,6 +14,10 @@ BLOCK_TICKS: Final = 500
 CACHE_BYTES: Final = 32 * 1024 * 1024
 TICK_BYTES: Final = 300
 """What a tick takes in memory, roughly."""
+
+
+_Place = tuple[StreamKey, str, int]
+"""Where a block belongs: its stream, the epoch, and which it is."""
 
 
 class Letter(NamedTuple):
@@ -88,45 +91,54 @@ def to_letter(chunk: Chunk, form: Form, written_us: int) -> Letter:
 
 
 class Blocks:
-    """A cache of blocks: those that nobody has asked for lately go first."""
+    """A cache of blocks, in two generations: what nobody asks for any more goes with the older one.
+
+    So it is as large as what is in use, and not as large as it may be.
+    """
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._blocks: OrderedDict[tuple[StreamKey, str, int], Block] = OrderedDict()
-        self.size_bytes = 0
+        self._young: dict[_Place, Block] = {}
+        self._old: dict[_Place, Block] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """What all blocks take in memory, roughly."""
+        blocks = (*self._young.values(), *self._old.values())
+        return sum(block.size_bytes for block in blocks)
 
     def find(self, key: StreamKey, epoch: str, seq: int) -> Block | None:
         """The block that holds a tick."""
-        place = (key, epoch, (seq - 1) // BLOCK_TICKS)
-        block = self._blocks.get(place)
+        block = self._get((key, epoch, (seq - 1) // BLOCK_TICKS))
         if block is None or not block.first_seq <= seq <= block.last_seq:
             return None
-        self._blocks.move_to_end(place)
         return block
 
     def put(self, key: StreamKey, history: History) -> None:
         """Keep what was read."""
         for number, block in _to_blocks(key, history).items():
             place = (key, history.epoch, number)
-            known = self._blocks.get(place)
+            known = self._get(place)
             if known is None or not known.includes(block):
                 if known is not None:
                     block.take_rest(known)
-                self._blocks[place] = block
-            self._blocks.move_to_end(place)
-        self.trim()
+                self._young[place] = block
+        if self.size_bytes > self._max_bytes:
+            self.age()
 
-    def trim(self) -> None:
-        """Let go of the oldest while all together take too much."""
-        self.size_bytes = sum(block.size_bytes for block in self._blocks.values())
-        while self.size_bytes > self._max_bytes:
-            _, block = self._blocks.popitem(last=False)
-            self.size_bytes -= block.size_bytes
+    def age(self) -> None:
+        """Let go of what was not asked for since the last time; due now and then."""
+        self._old, self._young = self._young, {}
 
     def clear(self) -> None:
         """Let go of everything."""
-        self._blocks.clear()
-        self.size_bytes = 0
+        self._old, self._young = {}, {}
+
+    def _get(self, place: _Place) -> Block | None:
+        block = self._young.get(place)
+        if block is None and (block := self._old.pop(place, None)) is not None:
+            self._young[place] = block
+        return block
 
 
 def _to_blocks(key: StreamKey, history: History) -> dict[int, Block]:

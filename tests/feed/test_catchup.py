@@ -207,7 +207,7 @@ def test_clients_share_what_was_made_for_one_of_them(world: World) -> None:
     first, past = subscribed(world, start=T0 + 1)
     assert past == list(range(1, 2001))
     letters = {
-        id(letter) for block in world.blocks._blocks.values() for letter in block._letters.values()
+        id(letter) for block in world.blocks._young.values() for letter in block._letters.values()
     }
     assert len(letters) >= 1
     second = Accountant(world)
@@ -215,3 +215,17 @@ def test_clients_share_what_was_made_for_one_of_them(world: World) -> None:
     assert heard(second) == list(range(101, 2001))
     assert world.blocks.size_bytes <= 400_000
     del first
+
+
+def test_what_nobody_asks_for_any_more_is_let_go(world: World) -> None:
+    publish(world, *[500] * 4)
+    assert len(subscribed(world, start=T0 + 1)[1]) == 2000
+    blocks, epoch = world.blocks, world.store.epoch
+    blocks.age()
+    assert blocks.find(ES, epoch, 700) is not None
+    blocks.age()
+    assert blocks.find(ES, epoch, 700) is not None
+    assert blocks.find(ES, epoch, 1) is None
+    blocks.age()
+    blocks.age()
+    assert blocks.size_bytes == 0

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from feed.blocks import Blocks
 from feed.ticks import StreamKey
 from tests.builders import T0
 from tests.feed.accountant import Accountant
@@ -218,6 +219,7 @@ def test_clients_share_what_was_made_for_one_of_them(world: World) -> None:
 
 
 def test_what_nobody_asks_for_any_more_is_let_go(world: World) -> None:
+    world.blocks = Blocks()
     publish(world, *[500] * 4)
     assert len(subscribed(world, start=T0 + 1)[1]) == 2000
     blocks, epoch = world.blocks, world.store.epoch

@@ -41,6 +41,8 @@ class Account:
 
     def tick(self, message: dict[str, Any]) -> None:
         seq, merged, id_ = message["seq"], message.get("cf", 0), message.get("i", 0)
+        if message.get("snap") and not self.last:
+            self.last = seq - 1  # Nothing was due yet: this is where the stream begins.
         if merged or seq != self.last + 1:
             self._cover(seq - merged, seq)
         self.last = max(self.last, seq)
@@ -62,6 +64,10 @@ class Account:
             assert message["from"] is None, message
             assert message["to"] is None, message
             self.restart()
+            return
+        if message["from"] is None:
+            # The answer to a `start` that lies too far back: how many are lost is not known.
+            self.last = max(self.last, message["to"])
             return
         self._cover(message["from"], message["to"])
         self.last = max(self.last, message["to"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from tests.faults.accounts import Sums
 from tests.faults.scene import Client
+
+UNDER_WAY_MAX: Final = 30
+"""Ticks that a publisher of 1,000 a second may have under way."""
 
 
 def tell(name: str, published: int, clients: Iterable[Client], **more: Any) -> None:
@@ -47,3 +50,14 @@ def assert_exact(clients: Sequence[Client], published: int) -> None:
     """Every client got every tick, each once and in order, and none by another name."""
     expected = Sums(delivered=published)
     assert {client: client.sums for client in clients} == dict.fromkeys(clients, expected)
+
+
+def assert_all_restarted(clients: Sequence[Client], streams: int) -> None:
+    """Every client was told of one new epoch in each stream, and nothing else is wrong."""
+    for client in clients:
+        faults = client.sums.faults
+        # Of the batches under way nobody can know whether they were delivered before the store lost
+        # them. They are published again, in the new epoch.
+        assert faults.pop("disordered", 0) <= UNDER_WAY_MAX, client
+        assert faults == {}, client
+        assert client.sums.restarts == streams, client

@@ -46,6 +46,10 @@ RESTART = gap(None, None, "epoch")
         ([tick(1), tick(2), tick(1, id_=3)], Sums(delivered=3, repeated=1)),
         ([tick(1), RESTART, tick(1, id_=2)], Sums(delivered=2, restarts=1)),
         ([tick(1), RESTART, tick(2)], Sums(delivered=2, restarts=1, missing=1)),
+        ([tick(1), RESTART, tick(2, snap=True)], Sums(delivered=2, restarts=1)),
+        ([tick(1), tick(3, snap=True)], Sums(delivered=2, missing=1)),
+        ([gap(None, 7, "retention"), tick(8)], Sums(delivered=1)),
+        ([gap(None, 7, "retention"), tick(9)], Sums(delivered=1, missing=1)),
     ],
 )
 def test_books_show_what_happened(messages: list[dict[str, Any]], expected: Sums) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Scale
-from tests.faults.report import assert_exact, tell
+from tests.faults.report import assert_all_restarted, assert_exact, tell
 from tests.faults.scene import RESUMES_WITHIN_S, Client, Scene
 from tests.faults.source import Source, made_up
 from tests.faults.valkey import Valkey
@@ -16,8 +16,6 @@ pytestmark = pytest.mark.faults
 
 SYMBOLS = ("ES", "NQ", "ZN")
 RATE = 1_000
-UNDER_WAY_MAX = 30
-"""Ticks of a moment, at this rate."""
 
 
 async def performance(scene: Scene, store: Valkey) -> tuple[Source, list[Client]]:
@@ -79,13 +77,7 @@ async def everybody_is_told_of_the_new_epoch(
     seqs = await store.seqs("live")
     tell(name, source.offered, clients, recovery_s=recovery_s)
     assert sum(seqs.values()) < source.offered
-    for client in clients:
-        faults = client.sums.faults
-        # Of the batches under way nobody can know whether they were delivered before the store lost
-        # them. They are published again, in the new epoch.
-        assert faults.pop("disordered", 0) <= UNDER_WAY_MAX
-        assert faults == {}
-        assert client.sums.restarts == len(SYMBOLS)
+    assert_all_restarted(clients, len(SYMBOLS))
 
 
 async def test_stopped_for_a_while(directory: Path, scale: Scale) -> None:

@@ -14,7 +14,8 @@ class Follower:
 
     Attributes:
         live: True from the moment on in which it has subscribed.
-        seqs: how many ticks came for each symbol, and the number of the last.
+        gaps: what the library said that will not come.
+        delivered: ticks that came. `disordered`: those with an id not above that of the one before.
         sums: what it got, as far as ids tell, and what its library reports.
     """
 
@@ -59,6 +60,9 @@ class Follower:
         if self._stream is None:
             return Sums()
         report = self._stream.report()
+        if not self._stream.waiting:
+            assert report.total("delivered") == self.delivered, report
+            assert report.balanced, report
         told = ("merged", "skipped", "gapped", "repeated", "missing", "restarts")
         return Sums(
             delivered=self.delivered,

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.faults
 SYMBOLS: Final = [f"S{n}" for n in range(50)]
 RATE: Final = 5_000
 VISITORS: Final = 20
-RUSH: Final = 10
+RUSH: Final = 3
 """Clients of each encoding."""
 GROWTH_MAX_BYTES: Final = 1_000_000
 """In ten minutes, after the warm-up."""
@@ -125,7 +125,7 @@ async def rush(scene: Scene, server: ServerProcess, source: Source) -> None:
     crowd = [Auditor(server.stream(), SYMBOLS, each, start=1) for each in [*Encoding] * RUSH]
     for auditor in crowd:
         scene.start(auditor)
-    await scene.recovered(source, crowd, within_s=60)
+    await scene.recovered(source, crowd, within_s=120)
     for auditor in crowd:
         await scene.end(auditor)
         assert auditor.sums.faults == {}, auditor

@@ -10,8 +10,16 @@ from feed.errors import CloseCode
 
 FIRST_S: Final = 0.2
 MAX_S: Final = 10.0
+RETRY_AFTER_MAX_S: Final = 300.0
+"""More is not waited for, whatever a server asks."""
+SETTLED_S: Final = 1.0
+"""After a connection that has lasted so long, delays begin anew."""
 _NEVER: Final = range(4000, 4100)
 _AT_ONCE: Final = range(4200, 4300)
+_OUR_FAULTS: Final = frozenset(
+    (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG)
+)
+"""Close codes that would come again if the same was said again."""
 _RETRIED: Final = frozenset((429, 502, 503, 504))
 """HTTP statuses of a refused handshake that may be better next time."""
 
@@ -27,20 +35,24 @@ class Backoff:
         self._dice = dice
         self._bound_s = FIRST_S
 
-    def after_close(self, code: int, retry_s: float) -> float | None:
+    def after_close(self, code: int, lasted_s: float, retry_s: float = 0.0) -> float | None:
         """Seconds to wait after a close code (0: cut); None: do not come back.
 
         Args:
+            lasted_s: how long all subscriptions were held; 0 if they were not yet.
             retry_s: what the server's `shutdown` has asked for.
         """
-        self._bound_s = FIRST_S
-        if code in _NEVER:
+        if code in _NEVER or (code in _OUR_FAULTS and not lasted_s):
             return None
-        if code in _AT_ONCE:
-            return 0.0
-        if code == CloseCode.RESTART:
+        if lasted_s >= SETTLED_S:
+            self._bound_s = FIRST_S
+        # Even a server that always says "at once" is not to be asked without pause.
+        is_first = self._bound_s == FIRST_S
+        delay_s = self._next()
+        if code == CloseCode.RESTART and retry_s:
             return retry_s
-        return self._bound_s * self._dice()
+        at_once = code == CloseCode.RESTART or code in _AT_ONCE
+        return 0.0 if at_once and is_first else delay_s
 
     def after_failure(self, status: int | None = None, retry_after_s: float = 0.0) -> float | None:
         """Seconds to wait after an attempt that has failed; None: give up.
@@ -51,6 +63,9 @@ class Backoff:
         """
         if status is not None and status not in _RETRIED:
             return None
-        delay_s = max(self._bound_s * self._dice(), retry_after_s)
+        return max(self._next(), min(retry_after_s, RETRY_AFTER_MAX_S))
+
+    def _next(self) -> float:
+        delay_s = self._bound_s * self._dice()
         self._bound_s = min(2 * self._bound_s, MAX_S)
         return delay_s

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
-from feed.ticks import Coverage, StreamKey, Subscription, Tick, channel_of
+from clients.report import Report, StreamReport
+from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, Tick, channel_of
 
 STREAMS_MAX: Final = 100_000
 """Streams that are remembered; beyond it those go first that were first heard of."""
@@ -40,88 +41,123 @@ class Book:
     """One stream.
 
     Attributes:
-        epoch: the numbering; empty until it is known.
+        epoch: the numbering; empty while nothing is known of it.
+        is_sure: whether the epoch was told; else it is the one that the feed was in lately.
         seq: the last number accounted for; None while there is none to go on from.
-        published: how many numbers `seq` has gone through, over all epochs.
         delivered, merged, skipped, gapped: ticks, by what became of them.
         missing: ticks that are none of these. `repeated`: ticks that came a second time.
         gaps, restarts, snapshots: how many there were.
-        touched: when its last tick came, as a count of all ticks.
-        overlaps: the server was not told of `seq`: what is known already may come again.
+        restarted: the numbering has, and nothing of the new one has come yet.
+        unasked: after a cut, the server could not be asked for what was published meanwhile.
     """
 
     __slots__ = (
-        "channel", "delivered", "epoch", "gapped", "gaps", "merged", "missing", "overlaps",
-        "published", "repeated", "restarted", "restarts", "seq", "skipped", "snapshots", "symbol",
-        "touched",
+        "_base", "_closed", "channel", "delivered", "epoch", "gapped", "gaps", "is_sure", "merged",
+        "missing", "repeated", "restarted", "restarts", "seq", "skipped", "snapshots", "symbol",
+        "unasked",
     )  # fmt: skip
 
     def __init__(self, channel: str, symbol: str) -> None:
         self.channel = channel
         self.symbol = symbol
         self.epoch = ""
+        self.is_sure = False
         self.seq: int | None = None
-        self.published = self.delivered = self.merged = self.skipped = self.gapped = 0
+        self.delivered = self.merged = self.skipped = self.gapped = 0
         self.missing = self.repeated = self.gaps = self.restarts = self.snapshots = 0
-        self.touched = 0
-        self.restarted = self.overlaps = False
+        self.restarted = self.unasked = False
+        self._base = self._closed = 0
 
-    def stand_at(self, epoch: str, seq: int) -> None:
-        """Go on from here."""
-        self.epoch, self.seq, self.overlaps = epoch, seq, False
+    @property
+    def published(self) -> int:
+        """How many numbers `seq` has gone through, over all runs."""
+        return self._closed + (0 if self.seq is None else self.seq - self._base)
+
+    def begin_after(self, seq: int) -> None:
+        """Begin a run with the number after this one."""
+        self.end_run()
+        self._base = self.seq = seq
+
+    def end_run(self) -> None:
+        """There is nothing to go on from any more."""
+        self._closed = self.published
+        self.seq = None
+        self.restarted = self.unasked = False
+
+    # -- ticks
 
     def take(self, tick: Tick) -> Iterator[Tick | Gap]:
         """Enter a tick; yields what the application is to see."""
         if tick.seq is None:
-            self.delivered += 1
+            yield from self._take_unnumbered()
             yield tick
-        elif tick.snap:
-            yield from self._take_snapshot(tick, tick.seq)
-        else:
+        elif not tick.snap:
             yield from self._take_numbered(tick, tick.seq)
+        else:
+            self.snapshots += 1
+            if self._begins:
+                self.begin_after(tick.seq)
+            if tick.seq >= (self.seq or 0):
+                yield tick
 
-    def _take_snapshot(self, tick: Tick, seq: int) -> Iterator[Tick]:
-        self.snapshots += 1
-        if self.seq is None or self.restarted:
-            self.seq, self.restarted = seq, False
-            yield tick
-        elif seq >= self.seq:
-            yield tick
+    @property
+    def _begins(self) -> bool:
+        # After a restart a stream goes on with 1, or with the tick after a snapshot. A slow client
+        # may not have got that one.
+        return self.seq is None or self.restarted
+
+    def _take_unnumbered(self) -> Iterator[Gap]:
+        self.delivered += 1
+        if self.unasked:
+            self.unasked = False
+            self.gaps += 1
+            yield self._gap(None, None, "retention")
 
     def _take_numbered(self, tick: Tick, seq: int) -> Iterator[Tick | Gap]:
         first_seq = seq - tick.conflated
-        position = first_seq - 1 if self.seq is None else self.seq
+        if self.unasked and seq <= (self.seq or 0):
+            # Live ticks only go up: this is another numbering.
+            yield from self.take_gap(None, None, "epoch")
+        if self._begins:
+            self.begin_after(first_seq - 1)
+        position = self.seq or 0
         if seq <= position:
-            self.repeated += not self.overlaps
+            self.repeated += 1
             return
         if first_seq > position + 1:
-            lost = self._lose(position + 1, first_seq - 1)
+            yield self._lose(position + 1, first_seq - 1)
             position = first_seq - 1
-            yield lost
-        elif first_seq <= position and not self.overlaps:
-            self.repeated += position - first_seq + 1
-        self.published += seq - position
+        self.repeated += position - first_seq + 1
         self.delivered += 1
         self.merged += seq - position - 1
-        self.seq, self.restarted, self.overlaps = seq, False, False
+        self._go_on_to(seq)
         yield tick
+
+    def _go_on_to(self, seq: int) -> None:
+        self.seq, self.unasked = seq, False
 
     def _lose(self, first_seq: int, last_seq: int) -> Gap:
         """Nobody has told of it, unless nobody was asked."""
         count = last_seq - first_seq + 1
-        self.published += count
-        if self.overlaps:
+        if self.unasked:
             self.gapped += count
             self.gaps += 1
-            return Gap(self.channel, self.symbol, first_seq, last_seq, "retention")
+            return self._gap(first_seq, last_seq, "retention")
         self.missing += count
-        return Gap(self.channel, self.symbol, first_seq, last_seq, "missing")
+        return self._gap(first_seq, last_seq, "missing")
+
+    def _gap(self, first_seq: int | None, last_seq: int | None, reason: Reason) -> Gap:
+        return Gap(self.channel, self.symbol, first_seq, last_seq, reason)
+
+    # -- notices
 
     def take_skipped(self, first_seq: int, last_seq: int) -> Iterator[Gap]:
         """Enter a `skipped` notice; yields it, and before it what is missing."""
-        for lost, count in self._cover(first_seq, last_seq):
-            self.skipped += count
-            yield from self._tell(lost, count, last_seq, "skipped")
+        lost, first_new = self._cover(first_seq, last_seq)
+        self.skipped += last_seq - first_new + 1
+        yield from lost
+        if first_new <= last_seq:
+            yield self._gap(first_new, last_seq, "skipped")
 
     def take_gap(
         self, first_seq: int | None, last_seq: int | None, reason: Reason
@@ -130,71 +166,34 @@ class Book:
         self.gaps += 1
         if reason == "epoch":
             self.restarts += 1
-            self.epoch, self.seq, self.restarted, self.overlaps = "", 0, True, False
-            yield Gap(self.channel, self.symbol, None, None, reason)
-        elif first_seq is None or last_seq is None:
-            if last_seq is not None and (self.seq is None or last_seq > self.seq):
-                self.seq = last_seq
-            yield Gap(self.channel, self.symbol, first_seq, last_seq, reason)
-        else:
-            for lost, count in self._cover(first_seq, last_seq):
-                self.gapped += count
-                yield from self._tell(lost, count, last_seq, reason)
+            self.begin_after(0)
+            self.epoch, self.is_sure, self.restarted = "", False, True
+            yield self._gap(None, None, reason)
+            return
+        if first_seq is None and last_seq is not None and self._begins:
+            self.begin_after(last_seq)
+        if first_seq is None or last_seq is None:
+            yield self._gap(first_seq, last_seq, reason)
+            return
+        lost, first_new = self._cover(first_seq, last_seq)
+        self.gapped += last_seq - first_new + 1
+        yield from lost
+        if first_new <= last_seq:
+            yield self._gap(first_new, last_seq, reason)
 
-    def _tell(self, lost: Gap | None, count: int, last_seq: int, reason: Reason) -> Iterator[Gap]:
-        if lost is not None:
-            yield lost
-        if count:
-            yield Gap(self.channel, self.symbol, last_seq - count + 1, last_seq, reason)
+    def _cover(self, first_seq: int, last_seq: int) -> tuple[list[Gap], int]:
+        """Go on behind a notice; returns what is missing before it, and what it begins with.
 
-    def _cover(self, first_seq: int, last_seq: int) -> Iterator[tuple[Gap | None, int]]:
-        """How many numbers a notice covers that were not accounted for, and what it leaves out."""
-        position = first_seq - 1 if self.seq is None else self.seq
-        lost = self._lose(position + 1, first_seq - 1) if first_seq > position + 1 else None
-        position = max(position, first_seq - 1)
-        count = max(0, last_seq - position)
-        self.published += count
-        self.seq = max(position, last_seq)
-        yield lost, count
-
-
-class StreamReport(NamedTuple):
-    """The books of one stream; the numbers are those of `Book`."""
-
-    channel: str
-    symbol: str
-    epoch: str
-    seq: int | None
-    published: int
-    delivered: int
-    merged: int
-    skipped: int
-    gapped: int
-    missing: int
-    repeated: int
-    gaps: int
-    restarts: int
-    snapshots: int
-
-
-class Report(NamedTuple):
-    """The books of all streams that a client has heard of, sorted, and how often it came back."""
-
-    streams: tuple[StreamReport, ...]
-    reconnects: int
-
-    def total(self, name: str) -> int:
-        """The sum of one column, such as `delivered`, over all streams."""
-        return sum(getattr(stream, name) for stream in self.streams)
-
-    @property
-    def balanced(self) -> bool:
-        """Whether every tick is accounted for, once."""
-        return not (self.total("missing") or self.total("repeated")) and all(
-            each.published == each.delivered + each.merged + each.skipped + each.gapped
-            for each in self.streams
-            if each.seq is not None
-        )
+        That is behind its end where all of it was accounted for already.
+        """
+        if self._begins:
+            self.begin_after(first_seq - 1)
+        position = self.seq or 0
+        lost = [self._lose(position + 1, first_seq - 1)] if first_seq > position + 1 else []
+        first_new = min(max(first_seq, position + 1), last_seq + 1)
+        self.repeated += first_new - first_seq
+        self._go_on_to(max(position, last_seq))
+        return lost, first_new
 
 
 class Books:
@@ -208,7 +207,6 @@ class Books:
     def __init__(self, streams_max: int = STREAMS_MAX) -> None:
         self._streams_max = streams_max
         self._books: dict[tuple[str, str], Book] = {}
-        self._ticks = 0
         self.epoch = ""
         self.lacks_epoch = False
 
@@ -223,45 +221,83 @@ class Books:
 
     def take(self, tick: Tick) -> Iterator[Tick | Gap]:
         """Enter a tick; yields what the application is to see."""
-        self._ticks += 1
         book = self.book(channel_of(tick), tick.symbol)
-        book.touched = self._ticks
-        if not book.seq:
-            book.epoch, self.lacks_epoch = "", True
+        if not (book.seq or book.restarted or tick.seq is None):
+            self._begin(book)
         return book.take(tick)
 
     def take_notice(self, notice: dict[str, Any]) -> Iterator[Gap]:
         """Enter a `skipped` or `gap` notice; yields the gaps that the application is to see."""
         book = self.book(notice["ch"], notice["S"])
+        if book.seq is None:
+            self._begin(book)
         if notice["T"] == "skipped":
             return book.take_skipped(notice["from"], notice["to"])
-        if notice["reason"] == "epoch":
-            self.lacks_epoch = True
+        self.lacks_epoch = self.lacks_epoch or notice["reason"] == "epoch"
         return book.take_gap(notice["from"], notice["to"], notice["reason"])
 
+    def _begin(self, book: Book) -> None:
+        book.epoch, book.is_sure = self.epoch, False
+        self.lacks_epoch = True
+
     def name_epoch(self, epoch: str) -> None:
-        """The feed is in this epoch: so are the streams whose numbering has begun lately."""
+        """The server has told the feed's epoch.
+
+        Numbers that have begun since it told another one may belong to either: notice of a restart
+        may be on its way. They are taken to be of this epoch when it is told once more.
+        """
         self.epoch = epoch
         for book in self._books.values():
-            if book.seq is not None and not book.epoch:
-                book.epoch = epoch
+            if book.is_sure or book.seq is None:
+                continue
+            if book.epoch in ("", epoch):
+                book.epoch, book.is_sure = epoch, True
+            else:
+                book.epoch, self.lacks_epoch = "", True
+
+    def stand_at(self, positions: Iterable[dict[str, Any]]) -> None:
+        """Go on from what the server has told in `positions`."""
+        for each in positions:
+            for channel in CHANNELS:
+                for symbol, seq in each.get(channel, {}).items():
+                    self.place(channel, symbol, each["epoch"], seq)
+
+    def place(self, channel: str, symbol: str, epoch: str, seq: int) -> None:
+        """Go on from here with one stream."""
+        book = self.book(channel, symbol)
+        book.begin_after(seq)
+        book.epoch, book.is_sure = epoch, True
 
     def keep_positions(self, held: Iterable[Subscription]) -> None:
         """Streams that are held no longer begin anew when they are subscribed again."""
         coverage = Coverage(held)
         for book in self._books.values():
-            if not coverage.covers(StreamKey("", book.channel, book.symbol)):
-                book.seq = None
+            if book.seq is not None and not _covers(coverage, book):
+                book.end_run()
 
-    def positioned(self, held: Iterable[Subscription]) -> list[Book]:
-        """The streams under some subscriptions that can be resumed, the liveliest first."""
-        coverage = Coverage(held)
-        found = [
+    def insist_on_epochs(self) -> None:
+        """Positions are about to be told to the server, which will say where an epoch is wrong.
+
+        Until it does, no other is to be believed: its word may be cut off.
+        """
+        for book in self._books.values():
+            book.is_sure = book.seq is not None
+
+    def resume_unasked(self) -> None:
+        """All streams go on behind a cut, and what was published meanwhile will not come."""
+        for book in self._books.values():
+            book.unasked = True
+
+    def positioned(
+        self, held: Iterable[Subscription], besides: Iterable[Subscription] = ()
+    ) -> list[Book]:
+        """The streams under some subscriptions, but not under others, that can be resumed."""
+        coverage, known = Coverage(held), Coverage(besides)
+        return [
             book
             for book in self._books.values()
-            if book.seq is not None and coverage.covers(StreamKey("", book.channel, book.symbol))
+            if book.seq is not None and _covers(coverage, book) and not _covers(known, book)
         ]
-        return sorted(found, key=lambda book: book.touched, reverse=True)
 
     def report(self, reconnects: int) -> Report:
         """The books as they are now."""
@@ -271,3 +307,7 @@ class Books:
             for key in sorted(self._books)
         ]
         return Report(tuple(streams), reconnects)
+
+
+def _covers(coverage: Coverage, book: Book) -> bool:
+    return coverage.covers(StreamKey("", book.channel, book.symbol))

@@ -67,7 +67,7 @@ def refusal_in(error: BaseException) -> tuple[int | None, float]:
     if not isinstance(cause, InvalidStatus):
         return None, 0.0
     retry_after = cause.response.headers.get("Retry-After", "")
-    return cause.response.status_code, float(retry_after) if retry_after.isdigit() else 0.0
+    return cause.response.status_code, float(retry_after) if retry_after.isdecimal() else 0.0
 
 
 def _forget(pong: asyncio.Future[float]) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import msgpack
 import msgspec
 
-from clients.books import Book, Books, Gap
-from feed.errors import ConnectionFailed, InvalidTick
+from clients.books import Books, Gap
+from clients.comeback import ComeBack, Fields, Wish, subscribe, unsubscribe
+from feed.errors import ConnectionFailed, Fault, InvalidTick
 from feed.protocol import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
-from feed.ticks import CHANNELS, Encoding, Subscription, Tick, encode, from_wire
+from feed.ticks import Coverage, Encoding, StreamKey, Subscription, Tick, encode, from_wire
 
 MESSAGE_BYTES: Final = 60_000
 """What one message of ours may take: servers accept 64 KiB."""
 _TICK_TYPES: Final = frozenset("tqb")
+_UNKNOWN: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
+_PASSING: Final = frozenset(
+    (Fault.RATE_LIMITED.code, Fault.INTERNAL_ERROR.code, Fault.BROKER_UNAVAILABLE.code)
+)
 
 Notice = dict[str, Any]
 """A message that is no tick, such as a reply or an error, as it was sent."""
@@ -23,32 +28,38 @@ Message = tuple[int, str | bytes]
 """What is to be sent, after the `id` that its reply will carry."""
 
 
-class Wish(NamedTuple):
-    """How a subscription was asked for; None is what was not said.
+class Refused(ConnectionFailed):
+    """The server has answered with an error."""
 
-    Attributes:
-        start: from this time on, nanoseconds since the Unix epoch.
-    """
+    def __init__(self, notice: Notice) -> None:
+        self.code = notice.get("code")
+        super().__init__(f"the server refused: {self.code} {notice.get('msg')}")
 
-    conflate_ms: int | None = None
-    slow: str | None = None
-    start: int | None = None
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same may be granted later."""
+        return self.code in _PASSING
+
+    @property
+    def is_of_the_unknown(self) -> bool:
+        """Whether that is what a server says of extensions that it does not know."""
+        return self.code in _UNKNOWN
 
 
 class ClientState:
     """What a client must remember to read its messages, and to take up again after a cut.
 
     Attributes:
-        subscriptions: what the server has last confirmed.
         books: what has become of every tick.
         extended: whether the server knows our extensions, as far as was seen.
+        retry_s: when to come back, where the server has said so before it shut down.
     """
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
-        self.subscriptions: frozenset[Subscription] = frozenset()
         self.books = Books()
         self.extended = True
+        self.retry_s = 0.0
         self._wishes: dict[Subscription, Wish] = {}
         self._asked: dict[int, dict[Subscription, Wish | None]] = {}
         self._epoch_asked = 0
@@ -58,6 +69,13 @@ class ClientState:
     def subprotocol(self) -> str:
         """What to offer in the handshake."""
         return JSON_SUBPROTOCOL if self.encoding is Encoding.JSON else MSGPACK_SUBPROTOCOL
+
+    def connected(self, subprotocol: str | None) -> None:
+        """Begin another connection, on which the server has accepted this subprotocol."""
+        self.extended = subprotocol is not None
+        self.retry_s = 0.0
+        self._asked.clear()
+        self._epoch_asked = 0
 
     # -- what comes
 
@@ -79,48 +97,53 @@ class ClientState:
                 else:
                     notices.append(message)
                     seen += self._take_notice(message)
-        except (ValueError, KeyError, TypeError, InvalidTick) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, InvalidTick) as error:
             raise ConnectionFailed(f"the server sent what is no message: {error}") from None
         return seen, notices
 
     def _take_notice(self, notice: Notice) -> Iterable[Gap]:
-        if notice["T"] in ("gap", "skipped"):
-            return self.books.take_notice(notice)
-        asked = self._asked.pop(notice.get("id", 0), None)
+        match notice["T"]:
+            case "gap" | "skipped":
+                return self.books.take_notice(notice)
+            case "shutdown":
+                self.retry_s = notice["retry_ms"] / 1000
+            case "subscription" | "error":
+                self._take_reply(notice)
+        return ()
+
+    def _take_reply(self, notice: Notice) -> None:
+        if "id" not in notice and not self.extended and self._asked:
+            # It answers one by one, in order, but knows nothing of ids.
+            notice["id"] = next(iter(self._asked))
+        asked = self._asked.pop(notice.get("id", 0), {})
         if notice.get("id") == self._epoch_asked:
             self._epoch_asked = 0
         if notice["T"] == "subscription":
-            self._take_subscription(notice, asked or {})
-        return ()
+            self._take_subscription(notice, asked)
 
     def _take_subscription(self, notice: Notice, asked: dict[Subscription, Wish | None]) -> None:
-        before, self.subscriptions = self.subscriptions, _listed_in(notice)
+        before = self._wishes.copy()
         # Not what is listed: after a cut that is only what has been asked for again so far.
         for each, wish in asked.items():
             if wish is None:
                 self._wishes.pop(each, None)
             else:
-                self._wishes[each] = wish
+                self._wishes[each] = wish.over(before[each]) if each in before else wish
         self.books.keep_positions(self._wishes)
-        epoch = notice.get("epoch")
-        if epoch is None:
+        if "epoch" not in notice:
             return
+        epoch = notice["epoch"]
         self.books.name_epoch(epoch)
-        if "positions" in notice:
-            for book, known, seq in self._positions_in(notice["positions"]):
-                book.stand_at(known, seq)
-            for each, wish in asked.items():
+        if "positions" not in notice:
+            return
+        self.books.stand_at(notice["positions"])
+        held = Coverage(before)
+        for each, wish in asked.items():
+            if each.is_wildcard or wish is None or wish.start is not None:
+                continue
+            if not held.covers(StreamKey("", *each)) and self.books.book(*each).seq is None:
                 # Where it is not said, nothing was published yet.
-                if each in before or each.is_wildcard or wish is None or wish.start is not None:
-                    continue
-                if (book := self.books.book(*each)).seq is None:
-                    book.stand_at(epoch, 0)
-
-    def _positions_in(self, maps: Iterable[dict[str, Any]]) -> Iterator[tuple[Book, str, int]]:
-        for positions in maps:
-            for channel in CHANNELS:
-                for symbol, seq in positions.get(channel, {}).items():
-                    yield self.books.book(channel, symbol), positions["epoch"], seq
+                self.books.place(*each, epoch, 0)
 
     # -- what to say
 
@@ -130,106 +153,55 @@ class ClientState:
         *,
         snapshot: bool = False,
         wish: Wish = Wish(),  # noqa: B008 - a tuple
+        plainly: bool = False,
     ) -> Message:
-        """The message that adds subscriptions."""
-        wanted = {
-            Subscription(channel, each): wish for channel in channels for each in channels[channel]
-        }
-        options: dict[str, Any] = {"snapshot": True} if snapshot else {}
-        if self.extended:
+        """The message that adds subscriptions.
+
+        Args:
+            plainly: with nothing in it that `wish` and `snapshot` do not ask for.
+        """
+        entries = _entries(channels)
+        options = {"snapshot": True} if snapshot else {}
+        if self.extended and not plainly:
             options["positions"] = True
-        return self._subscribe(wanted, wish, options)
+        return self._ask(subscribe(entries, wish, **options), dict.fromkeys(entries, wish))
 
     def unsubscribe(self, channels: Mapping[str, Iterable[str]]) -> Message:
         """The message that ends subscriptions."""
-        named = {channel: list(symbols) for channel, symbols in channels.items() if symbols}
-        id_, message = self._action("unsubscribe", **named)
-        self._asked[id_] = {
-            Subscription(channel, each): None for channel in named for each in named[channel]
-        }
-        return id_, message
+        entries = _entries(channels)
+        return self._ask(unsubscribe(entries), dict.fromkeys(entries))
 
     def ask_epoch(self) -> Message | None:
         """The message that asks for the epoch, where a numbering has begun: one at a time."""
         if not self.books.lacks_epoch or self._epoch_asked or not self.extended:
             return None
         self.books.lacks_epoch = False
-        self._epoch_asked, message = self._action("list")
-        return self._epoch_asked, message
+        message = self._ask({"action": "list"}, {})
+        self._epoch_asked = message[0]
+        return message
 
     def subscribe_again(self) -> list[Message]:
-        """After a reconnect: the messages that ask for all that was held, from where it stood."""
-        self._asked.clear()
-        self._epoch_asked = 0
-        by_wish: dict[Wish, dict[Subscription, Wish]] = {}
-        for each, wish in self._wishes.items():
-            by_wish.setdefault(wish, {})[each] = wish
-        return [
-            message for wish, wanted in by_wish.items() for message in self._resume(wanted, wish)
-        ]
+        """After a reconnect: the messages that ask for all that was held, from where it stood.
 
-    def _resume(self, wanted: dict[Subscription, Wish], wish: Wish) -> Iterator[Message]:
-        if not self.extended:
-            yield self._subscribe(wanted, Wish(), {})
-            return
-        known = self.books.positioned(wanted)
-        while True:
-            id_, message = self._subscribe(
-                wanted, wish, {"resume": _resume_value(wanted, known, self.books.epoch, wish)}
-            )
-            if len(message) <= MESSAGE_BYTES:
-                yield id_, message
-                return
-            del self._asked[id_]
-            if len(wanted) > 1:
-                items = list(wanted.items())
-                yield from self._resume(dict(items[: len(items) // 2]), wish)
-                yield from self._resume(dict(items[len(items) // 2 :]), wish)
-                return
-            # One wildcard over so many streams: the quietest get all that is retained again, and
-            # leave out what they know.
-            for book in known[len(known) // 2 :]:
-                book.overlaps = True
-            known = known[: len(known) // 2]
+        Each is to be sent when the one before has been answered.
+        """
+        if self.extended:
+            self.books.insist_on_epochs()
+        else:
+            self.books.resume_unasked()
+        come_back = ComeBack(self.books if self.extended else None, self._fits)
+        return [self._ask(fields, {}) for fields in come_back.messages(self._wishes)]
 
-    def _subscribe(
-        self, wanted: dict[Subscription, Wish], wish: Wish, options: dict[str, Any]
-    ) -> Message:
-        channels: dict[str, list[str]] = {}
-        for channel, pattern in wanted:
-            channels.setdefault(channel, []).append(pattern)
-        said = {name: value for name, value in wish._asdict().items() if value is not None}
-        id_, message = self._action("subscribe", **channels, **said, **options)
-        self._asked[id_] = dict(wanted)
-        return id_, message
+    def _fits(self, fields: Fields) -> bool:
+        return len(encode(fields, self.encoding)) < MESSAGE_BYTES
 
-    def _action(self, name: str, **fields: object) -> Message:
+    def _ask(self, fields: Fields, changes: dict[Subscription, Wish | None]) -> Message:
+        """Give a message its `id`, and note what its success will change."""
         self._last_id += 1
-        message = encode({"action": name, "id": self._last_id, **fields}, self.encoding)
-        is_json = self.encoding is Encoding.JSON
-        return self._last_id, message.decode() if is_json else message
+        self._asked[self._last_id] = changes
+        message = encode({**fields, "id": self._last_id}, self.encoding)
+        return self._last_id, message.decode() if self.encoding is Encoding.JSON else message
 
 
-def _resume_value(
-    wanted: Iterable[Subscription], known: Iterable[Book], epoch_now: str, wish: Wish
-) -> list[dict[str, Any]]:
-    """Positions by epoch; streams under a wildcard that are not known have all that is retained."""
-    maps: dict[str, dict[str, Any]] = {}
-    for book in known:
-        epoch = book.epoch or epoch_now
-        positions = maps.setdefault(epoch, {"epoch": epoch})
-        positions.setdefault(book.channel, {})[book.symbol] = book.seq
-    if wish.start is None:
-        for channel, pattern in wanted:
-            if pattern.endswith("*"):
-                maps.setdefault("", {"epoch": ""}).setdefault(channel, {})[pattern] = 0
-    return list(maps.values())
-
-
-def _listed_in(notice: Notice) -> frozenset[Subscription]:
-    return frozenset(
-        Subscription(channel, pattern)
-        for channel, patterns in notice.items()
-        if channel in CHANNELS
-        for pattern in patterns
-    )
+def _entries(channels: Mapping[str, Iterable[str]]) -> list[Subscription]:
+    return [Subscription(channel, each) for channel in channels for each in channels[channel]]

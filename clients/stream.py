@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Final
 
@@ -20,19 +20,17 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from clients.backoff import Backoff
-from clients.books import Gap, Report
+from clients.books import Gap
+from clients.comeback import Wish
 from clients.dialing import dial, next_frame, refusal_in
-from clients.state import ClientState, Notice, Wish
-from feed.errors import ConnectionFailed, Fault
+from clients.report import Report
+from clients.state import ClientState, Message, Notice, Refused
+from clients.tick_queue import TickQueue
+from feed.errors import ConnectionFailed
 from feed.ticks import Encoding, Tick
 from feed.times import Time
 
-QUEUE_TICKS_MAX: Final = 10_000
-"""Ticks received and not yet asked for. Above it the client stops reading, and the server sees a
-slow client."""
 REPLY_TIMEOUT_S: Final = 10.0
-_UNKNOWN_TO_SERVER: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
-"""Errors with which a server refuses extensions that it does not know."""
 
 logger = logging.getLogger("tickcast.client")
 
@@ -96,17 +94,16 @@ class Stream:
         self._socket: ClientConnection | None = None
         self._on_gap = on_gap
         self._backoff = Backoff()
-        self._ticks: deque[Tick | Gap] = deque()
         self._replies: dict[int, asyncio.Future[Notice]] = {}
-        self._changed = asyncio.Condition()
-        self._ended: Exception | None = None
-        self._retry_s = 0.0
+        # A reply comes behind the ticks sent before it: read on while somebody waits for one.
+        self._queue = TickQueue(is_urgent=lambda: bool(self._replies))
+        self._connected_s = 0.0
         self._reader: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
         """Ticks that have arrived and were not asked for yet."""
-        return len(self._ticks)
+        return len(self._queue)
 
     def report(self) -> Report:
         """What has become of every tick, up to those that are `waiting`."""
@@ -115,7 +112,7 @@ class Stream:
     async def open(self) -> None:
         """Connect and start receiving; `connect` does this."""
         self._socket = await self._dial()
-        self.connected = True
+        self._begin()
         self._reader = asyncio.create_task(self._receive_forever(self._socket), name="stream")
 
     async def close(self) -> None:
@@ -157,7 +154,16 @@ class Stream:
         wanted = _merge(channels, trades, quotes, bars)
         start_ns = None if start is None else int(Time.from_wire(start))
         wish = Wish(conflate_ms, slow, start_ns)
-        return await self._ask(*self._state.subscribe(wanted, snapshot=snapshot, wish=wish))
+        try:
+            return await self._ask(self._state.subscribe(wanted, snapshot=snapshot, wish=wish))
+        except Refused as error:
+            if not (self._state.extended and error.is_of_the_unknown):
+                raise
+        # What it does not know may be what the program has not asked for.
+        plain = self._state.subscribe(wanted, snapshot=snapshot, wish=wish, plainly=True)
+        reply = await self._ask(plain)
+        self._state.extended = False
+        return reply
 
     async def unsubscribe(
         self,
@@ -168,33 +174,26 @@ class Stream:
         bars: Iterable[str] = (),
     ) -> Notice:
         """End subscriptions; returns and raises as `subscribe` does."""
-        return await self._ask(*self._state.unsubscribe(_merge(channels, trades, quotes, bars)))
+        return await self._ask(self._state.unsubscribe(_merge(channels, trades, quotes, bars)))
 
     def __aiter__(self) -> Stream:
         return self
 
     async def __anext__(self) -> Tick:
-        while True:
-            if not self._ticks:
-                async with self._changed:
-                    await self._changed.wait_for(lambda: self._ticks or self._ended)
-                    if not self._ticks:
-                        assert self._ended is not None
-                        raise self._ended
-            next_ = self._ticks.popleft()
-            if len(self._ticks) == QUEUE_TICKS_MAX // 2:
-                async with self._changed:
-                    self._changed.notify_all()
-            if not isinstance(next_, Gap):
-                return next_
+        while isinstance(next_ := await self._queue.get(), Gap):
             self._on_gap(next_)
+        return next_
 
     # -- the connection
 
     async def _dial(self) -> ClientConnection:
         socket = await dial(self._url, self._state.subprotocol, self._headers)
-        self._state.extended = socket.subprotocol is not None
+        self._state.connected(socket.subprotocol)
         return socket
+
+    def _begin(self) -> None:
+        self.connected = True
+        self._connected_s = asyncio.get_running_loop().time()
 
     async def _receive_forever(self, socket: ClientConnection) -> None:
         try:
@@ -210,58 +209,73 @@ class Stream:
         while True:
             await self._take(*self._state.receive(await next_frame(socket)))
             if (question := self._state.ask_epoch()) is not None:
-                await socket.send(question[1])
+                with suppress(ConnectionClosed):  # `recv` will tell, after what has arrived.
+                    await socket.send(question[1])
 
     async def _take(self, ticks: list[Tick | Gap], notices: list[Notice]) -> None:
         for notice in notices:
             self._take_notice(notice)
         if ticks:
-            async with self._changed:
-                self._ticks.extend(ticks)
-                self._changed.notify_all()
-                await self._changed.wait_for(self._has_room)
-
-    def _has_room(self) -> bool:
-        # A reply comes behind the ticks sent before it: read on while somebody waits for one.
-        return len(self._ticks) <= QUEUE_TICKS_MAX or bool(self._replies)
+            await self._queue.put(ticks)
 
     async def _end(self, reason: Exception) -> None:
         """Let everybody who waits know that nothing more will come."""
-        self._ended = self._ended or reason
         self.connected = False
         self._fail_replies(ConnectionFailed("the stream has ended"))
-        async with self._changed:
-            self._changed.notify_all()
+        await self._queue.end(reason)
 
     # -- after a cut
 
     async def _come_back(self, cut: ConnectionClosed) -> ClientConnection:
         """Connect again, as the close code allows, and go on with every stream."""
+        lasted_s = asyncio.get_running_loop().time() - self._connected_s
         self.connected = False
-        code = cut.rcvd.code if cut.rcvd else 0
-        reason = cut.rcvd.reason if cut.rcvd else "connection cut"
-        delay_s = self._backoff.after_close(code, self._retry_s)
-        if not self._reconnect or delay_s is None:
-            raise ConnectionFailed(f"{self._url}: closed with {code} {reason}") from cut
+        if not self._reconnect:
+            raise self._closed_by(cut)
+        delay_s = self._delay_after(cut, lasted_s)
         self._fail_replies(ConnectionFailed("the connection was cut"))
         while True:
             await asyncio.sleep(delay_s)
             try:
                 self._socket = await self._dial_again()
-            except (ConnectionFailed, ConnectionClosed, TimeoutError) as error:
-                delay_s = self._backoff.after_failure(*refusal_in(error))
-                if delay_s is None:
-                    raise
+            except ConnectionClosed as again:
+                delay_s = self._delay_after(again, 0)
+            except (ConnectionFailed, TimeoutError) as error:
+                delay_s = self._delay_after_failure(error)
                 logger.info("%s, trying again", error)
             else:
                 self.reconnects += 1
-                self.connected = True
+                self._begin()
                 return self._socket
+
+    def _delay_after(self, cut: ConnectionClosed, lasted_s: float) -> float:
+        code = cut.rcvd.code if cut.rcvd else 0
+        delay_s = self._backoff.after_close(code, lasted_s, self._state.retry_s)
+        if delay_s is None:
+            raise self._closed_by(cut)
+        return delay_s
+
+    def _delay_after_failure(self, error: Exception) -> float:
+        delay_s = self._backoff.after_failure(*refusal_in(error))
+        if delay_s is None or (isinstance(error, Refused) and not error.is_passing):
+            raise error
+        return delay_s
+
+    def _closed_by(self, cut: ConnectionClosed) -> ConnectionFailed:
+        words = f"{cut.rcvd.code} {cut.rcvd.reason}" if cut.rcvd else "0 connection cut"
+        return ConnectionFailed(f"{self._url}: closed with {words}")
 
     async def _dial_again(self) -> ClientConnection:
         socket = await self._dial()
         try:
-            await self._subscribe_again(socket)
+            try:
+                await self._subscribe_again(socket)
+            except Refused as error:
+                if not (self._state.extended and error.is_of_the_unknown):
+                    raise
+                logger.warning("%s: what was missed can't be had", error)
+                self._state.extended = False
+                await self._subscribe_again(socket)
         except BaseException:
             await socket.close()
             raise
@@ -273,11 +287,7 @@ class Stream:
             await socket.send(message)
             reply = await self._reply_to(id_, socket)
             if reply["T"] == "error":
-                if reply["code"] in _UNKNOWN_TO_SERVER and self._state.extended:
-                    self._state.extended = False
-                    await self._subscribe_again(socket)
-                    return
-                raise ConnectionFailed(f"refused: {reply['code']} {reply['msg']}")
+                raise Refused(reply)
 
     async def _reply_to(self, id_: int, socket: ClientConnection) -> Notice:
         async with asyncio.timeout(REPLY_TIMEOUT_S) as patience:
@@ -292,15 +302,15 @@ class Stream:
 
     # -- replies
 
-    async def _ask(self, id_: int, message: str | bytes) -> Notice:
-        if self._ended:
-            raise ConnectionFailed("the stream has ended") from self._ended
+    async def _ask(self, question: Message) -> Notice:
+        id_, message = question
+        if self._queue.ended:
+            raise ConnectionFailed("the stream has ended") from self._queue.ended
         assert self._socket is not None
         reply = self._replies[id_] = asyncio.get_running_loop().create_future()
         try:
             await self._socket.send(message)
-            async with self._changed:
-                self._changed.notify_all()
+            await self._queue.look_again()
             async with asyncio.timeout(REPLY_TIMEOUT_S):
                 notice: Notice = await reply
         except ConnectionClosed:
@@ -310,16 +320,14 @@ class Stream:
         finally:
             self._replies.pop(id_, None)
         if notice["T"] == "error":
-            raise ConnectionFailed(f"the server refused: {notice['code']} {notice['msg']}")
+            raise Refused(notice)
         return notice
 
     def _take_notice(self, notice: Notice) -> None:
-        if notice["T"] == "shutdown":
-            self._retry_s = notice["retry_ms"] / 1000
         reply = self._replies.get(notice.get("id", 0))
         if reply is not None and not reply.done():
             reply.set_result(notice)
-        else:
+        elif notice["T"] != "subscription":
             self.notices.append(notice)
 
     def _fail_replies(self, error: Exception) -> None:

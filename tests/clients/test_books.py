@@ -79,23 +79,83 @@ def test_positions_are_those_of_what_is_held() -> None:
     take(books, trade(seq=1), trade("NQ", seq=4), quote(seq=2))
     held = [*ES, Subscription("quotes", "*")]
     names = [(book.channel, book.symbol) for book in books.positioned(held)]
-    assert names == [("quotes", "ES"), ("trades", "ES")]
+    assert names == [("trades", "ES"), ("quotes", "ES")]
+    assert [book.channel for book in books.positioned(held, besides=ES)] == ["quotes"]
     books.keep_positions(ES)
     assert [book.symbol for book in books.positioned([Subscription("trades", "*")])] == ["ES"]
     assert take(books, trade("NQ", seq=9)) == [9]
     assert books.report(0).balanced
 
 
-def test_what_the_server_was_not_told_of_may_overlap() -> None:
+def test_a_server_that_could_not_be_asked_does_no_wrong() -> None:
     books = Books()
     take(books, trade(seq=5))
+    books.resume_unasked()
+    assert take(books, trade(seq=6)) == [6]
+    books.resume_unasked()
+    assert take(books, trade(seq=9), trade(seq=10)) == [(7, 8, "retention"), 9, 10]
+    assert books.report(0).balanced
+    books.resume_unasked()
+    assert take(books, trade(seq=3), trade(seq=4)) == [(None, None, "epoch"), 3, 4]
+    (report,) = books.report(0).streams
+    assert (report.delivered, report.gapped, report.published, report.restarts) == (6, 2, 8, 1)
+    assert books.report(0).balanced
+
+
+def test_ticks_without_numbers_leave_no_trace_but_a_cut() -> None:
+    books = Books()
+    assert take(books, trade(), trade()) == [None, None]
+    books.resume_unasked()
+    assert take(books, trade(), trade()) == [(None, None, "retention"), None, None]
+    (report,) = books.report(0).streams
+    assert (report.delivered, report.published, report.seq) == (4, 0, None)
+    assert books.report(0).balanced
+
+
+def test_a_notice_of_what_was_told_already() -> None:
+    books = Books()
+    take(books, trade(seq=1), trade(seq=5, conflated=3))
+    assert take(books, notice("skipped", 2, 4)) == []
+    assert take(books, notice("gap", 4, 7, reason="broker")) == [(6, 7, "broker")]
+    (report,) = books.report(0).streams
+    assert (report.published, report.gapped, report.skipped, report.repeated) == (7, 2, 0, 5)
+
+
+def test_after_a_restart_the_first_ticks_may_be_left_to_the_gap() -> None:
+    books = Books()
+    restart = notice("gap", None, None, reason="epoch")
+    begins = (trade(seq=7), notice("skipped", 7, 9), notice("gap", None, 7, reason="retention"))
+    for begin in begins:
+        take(books, trade(seq=3), restart, begin)
+        assert books.report(0).balanced
+        take(books, restart)
+
+
+def test_the_epoch_of_a_numbering_that_has_begun() -> None:
+    books = Books()
+    books.name_epoch("e1")
+    take(books, trade(seq=1))
     (book,) = books.positioned(ES)
-    book.overlaps = True
-    assert take(books, trade(seq=4), trade(seq=5), trade(seq=6)) == [6]
-    assert books.report(0).balanced
-    book.overlaps = True
-    assert take(books, trade(seq=9)) == [(7, 8, "retention"), 9]
-    assert books.report(0).balanced
+    assert (book.epoch, book.is_sure, books.lacks_epoch) == ("e1", False, True)
+    books.name_epoch("e1")
+    assert book.is_sure
+    books.name_epoch("e2")
+    assert (book.epoch, book.seq) == ("e1", 1)
+    assert take(books, notice("gap", None, None, reason="epoch")) == [(None, None, "epoch")]
+    books.name_epoch("e2")
+    assert (book.epoch, book.is_sure) == ("e2", True)
+
+
+def test_an_epoch_that_has_just_changed_is_told_twice_before_it_is_believed() -> None:
+    books = Books()
+    books.name_epoch("e1")
+    take(books, trade(seq=1))
+    (book,) = books.positioned(ES)
+    books.lacks_epoch = False
+    books.name_epoch("e2")
+    assert (book.epoch, books.lacks_epoch) == ("", True)
+    books.name_epoch("e2")
+    assert (book.epoch, book.is_sure) == ("e2", True)
 
 
 def test_streams_are_bounded() -> None:
@@ -119,14 +179,14 @@ def test_the_books_always_add_up(events: list[tuple[str, int]]) -> None:
     """Whatever a server does, right or wrong; and what the application sees is contiguous."""
     books = Books()
     seen = take(books, trade(seq=1))
-    seq, lost, again = 1, 0, 0
+    seq, reached, lost, again = 1, 0, 0, 0
     for kind, count in events:
         if kind == "again":
             seen += take(books, trade(seq=max(1, seq - count + 1)))
             again += 1
         elif kind == "epoch":
             seen += take(books, notice("gap", None, None, reason="epoch"), trade(seq=1))
-            seq = 1
+            reached, seq = reached + seq, 1
         elif kind == "gap":
             seen += take(books, notice("gap", seq + 1, seq + count, reason="broker"))
             seq += count
@@ -140,12 +200,14 @@ def test_the_books_always_add_up(events: list[tuple[str, int]]) -> None:
             seen += take(books, trade(seq=seq, conflated=seq - first))
     (report,) = books.report(0).streams
     told = report.delivered + report.merged + report.skipped + report.gapped
-    assert report.published == told + report.missing
+    assert report.published == reached + seq == told + report.missing
     assert (report.missing, report.repeated) == (lost, again)
-    last = 0
+    assert books.report(0).balanced is (not lost and not again)
+    position = 0
     for item in seen:
-        if isinstance(item, int):
-            assert item > last
-            last = item
+        if isinstance(item, tuple):
+            assert item[2] == "epoch" or item[0] == position + 1
+            position = item[1] or 0
         else:
-            last = item[1] or 0
+            assert item > position
+            position = item

@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from clients import Gap, connect
-from clients.stream import QUEUE_TICKS_MAX
+from clients.tick_queue import QUEUE_TICKS_MAX
 from feed.broker.publisher import Publisher
 from feed.errors import ConnectionFailed
 from feed.settings import Settings
@@ -295,3 +295,23 @@ async def test_a_server_that_falls_silent_is_noticed(
         await until(lambda: stream.reconnects == 1)
         await publisher.publish([trade()])
         assert (await anext(stream)).seq == 1
+
+
+async def test_more_streams_than_one_message_can_tell_of(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    """One wildcard over so many comes back prefix by prefix, and nothing is sent twice."""
+    symbols = [f"{number % 7}SYMBOL-{number:04}" for number in range(4000)]
+    for _ in range(2):
+        await publisher.publish([trade(symbol) for symbol in symbols])
+    await publisher.drain()
+    async with connect(server.stream) as stream:
+        await stream.subscribe(trades=["*"])
+        cut(server)
+        await publisher.publish([trade(symbol) for symbol in [*symbols, "NEW"]])
+        await publisher.drain()
+        found = {(tick.symbol, tick.seq) for tick in [await anext(stream) for _ in range(4001)]}
+        assert found == {("NEW", 1), *((symbol, 3) for symbol in symbols)}
+        assert stream.reconnects == 1
+        assert stream.report().balanced
+        assert (await stream.subscribe(quotes=["ES"]))["trades"] == ["*"]

@@ -1,0 +1,219 @@
+"""A program with our client, and a server's half behind a network that can be cut. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from clients.books import Gap
+from clients.comeback import Wish
+from clients.state import ClientState, Message
+from feed.batch import Batch
+from feed.frames import TEXT, split_frames
+from feed.recovery import Run
+from feed.ticks import Bar, Encoding, Quote, StreamKey, Tick, Trade, channel_of
+from tests.feed.accountant import Accountant
+from tests.feed.world import Store, Stored, World
+
+CHANNELS = ("trades", "bars:1s")
+
+
+class MarkedStore(Store):
+    """Its ticks tell which epoch they are of."""
+
+    def publish(self, key: StreamKey, count: int) -> Batch:
+        batch = super().publish(key, count)
+        for tick in batch.ticks:
+            if isinstance(tick, Trade):
+                tick.size = self.generation
+            elif isinstance(tick, Bar):
+                tick.volume = self.generation
+        return batch
+
+
+class OneEpoch(World):
+    """Once a stream has entered an epoch, so have all of its feed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = MarkedStore()
+
+    def enter_epoch(self) -> str:
+        """The feed's epoch, as far as the server knows; all streams are in it now."""
+        epoch = max(run.epoch for run in self.runs.values())
+        for key, run in self.runs.items():
+            if run.epoch < epoch and run.seq:
+                if self.store.stream(key).epoch < epoch:
+                    self.store.streams[key] = Stored(epoch)
+                self.catch_up(key, run)
+        return epoch
+
+    def catch_up(self, key: StreamKey, run: Run) -> None:
+        self.answer(key)
+        self.notice(key)
+        while run.behind:
+            self.ask(key)
+            self.answer(key)
+
+
+def generation_of(tick: Tick) -> float:
+    assert not isinstance(tick, Quote)
+    return tick.size if isinstance(tick, Trade) else tick.volume
+
+
+class Seen:
+    """What a program sees of one stream: a contiguous run, or explicit gaps."""
+
+    def __init__(self) -> None:
+        self.seq: int | None = None
+        self.generation = 0.0
+        self.restarted = False
+
+    def take(self, item: Tick | Gap) -> None:
+        if isinstance(item, Gap):
+            assert item.reason != "missing", item
+            self._take_gap(item)
+            return
+        assert item.seq is not None
+        if self.restarted or not self.generation:
+            self.generation = generation_of(item)
+        assert generation_of(item) == self.generation
+        if item.snap:
+            assert self.seq is None or self.restarted or item.seq == self.seq
+            self.seq = item.seq
+        else:
+            self._cover(item.seq - item.conflated, item.seq)
+        self.restarted = False
+
+    def _take_gap(self, gap: Gap) -> None:
+        if gap.reason == "epoch":
+            self.seq, self.generation, self.restarted = 0, 0, True
+        elif gap.first_seq is None:
+            assert self.seq is None or self.restarted
+            self.seq, self.restarted = gap.last_seq, False
+        else:
+            assert gap.last_seq is not None
+            self._cover(gap.first_seq, gap.last_seq)
+            self.restarted = False
+
+    def _cover(self, first: int, last: int) -> None:
+        assert self.seq is None or self.restarted or first == self.seq + 1, (self.seq, first, last)
+        self.seq = last
+
+
+class Line:
+    """A client of ours on one connection after the other, and what its program sees."""
+
+    def __init__(self, world: OneEpoch) -> None:
+        self.world = world
+        self.state = ClientState(Encoding.JSON)
+        self.server = Accountant(world)
+        self.wire: list[str] = []
+        self.again: Iterator[Message] | None = None
+        self.waits_for = 0
+        self.seen: dict[tuple[str, str], Seen] = {}
+        self.held: dict[str, set[str]] = {channel: set() for channel in CHANNELS}
+
+    # -- what the program does
+
+    def subscribe(self, channel: str, patterns: list[str], snapshot: bool, wish: Wish) -> None:
+        for symbol in patterns:
+            # As a server does before it answers.
+            key = StreamKey("live", channel, symbol)
+            if symbol[-1] != "*" and key not in self.world.runs:
+                self.world.open(key)
+        self.settle()
+        self._say(*self.state.subscribe({channel: patterns}, snapshot=snapshot, wish=wish))
+        self.settle()
+        self.held[channel].update(patterns)
+
+    def unsubscribe(self, channel: str, patterns: list[str]) -> None:
+        self.settle()
+        self._say(*self.state.unsubscribe({channel: patterns}))
+        self.settle()
+        self.held[channel].difference_update(patterns)
+        for name in list(self.seen):
+            if not self.covers(*name):
+                del self.seen[name]
+
+    def covers(self, channel: str, symbol: str) -> bool:
+        return any(
+            symbol == pattern or (pattern[-1] == "*" and symbol.startswith(pattern[:-1]))
+            for pattern in self.held[channel]
+        )
+
+    # -- the network
+
+    def _say(self, id_: int, message: str | bytes) -> None:
+        request = self.server.session.read(message)
+        if request is not None:
+            self.server.session.complete(request, self.world.enter_epoch())
+        self.waits_for = id_
+
+    def carry(self) -> None:
+        """What the server has written gets on its way."""
+        data = b"".join(self.server.sink.written)
+        self.server.sink.written.clear()
+        for opcode, payload in split_frames(data):
+            assert opcode == TEXT
+            self.wire.append(payload.decode())
+
+    def hear(self, count: int) -> None:
+        """The client reads so many frames."""
+        self.carry()
+        for _ in range(min(count, len(self.wire))):
+            seen, notices = self.state.receive(self.wire.pop(0))
+            for item in seen:
+                self._show(item)
+            if any(notice.get("id") == self.waits_for for notice in notices):
+                assert all(notice["T"] != "error" for notice in notices), notices
+                self.waits_for = 0
+                self.go_on()
+            if self.again is None and not self.waits_for and (ask := self.state.ask_epoch()):
+                self._say(*ask)
+                self.waits_for = 0
+
+    def _show(self, item: Tick | Gap) -> None:
+        if isinstance(item, Gap):
+            name = (item.channel, item.symbol)
+        else:
+            name = (channel_of(item), item.symbol)
+        self.seen.setdefault(name, Seen()).take(item)
+
+    def cut(self, heard: int) -> None:
+        """The connection ends when the client has read a part of what was on its way."""
+        self.hear(heard)
+        self.wire.clear()
+        session = self.server.session
+        session.leave()
+        if session.follower is not None:
+            session.follower.drop(list(session.follower.behind))
+        self.server = Accountant(self.world)
+        self.state.connected("tickcast.v1.json")
+        self.again = iter(self.state.subscribe_again())
+        self.waits_for = 0
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Say the next of what brings everything back."""
+        if self.again is not None:
+            for id_, message in self.again:
+                self._say(id_, message)
+                return
+            self.again = None
+
+    def settle(self) -> None:
+        """Until nothing is on its way and nothing is behind."""
+        self.server.sink.paused = False
+        for _ in range(1000):
+            self.server.session.drain()
+            self.server.advance()
+            while self.server.requests:
+                self.server.answer()
+            self.carry()
+            if not self.wire and self.again is None and not self.waits_for:
+                follower = self.server.session.follower
+                if follower is None or not follower.behind:
+                    return
+            self.world.repair_all()
+            self.hear(len(self.wire))
+        raise AssertionError("it never settles")

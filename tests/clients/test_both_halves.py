@@ -1,0 +1,122 @@
+"""The client's half and the server's, with every fault between them that a network can make."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from clients.comeback import Wish
+from feed.ticks import StreamKey
+from tests.clients.line import CHANNELS, Line, OneEpoch
+from tests.feed.world import time_of
+
+SYMBOLS = ("AA", "AB", "B")
+PATTERNS = st.lists(st.sampled_from([*SYMBOLS, "*", "A*"]), min_size=1, max_size=3, unique=True)
+
+
+class BothHalves(RuleBasedStateMachine):
+    """One program, its client, a server, and a store."""
+
+    @initialize(all_=st.booleans())
+    def begin(self, all_: bool) -> None:
+        self.world = OneEpoch()
+        for channel in CHANNELS:
+            for symbol in SYMBOLS[:2]:
+                self.world.open(StreamKey("live", channel, symbol))
+        self.line = Line(self.world)
+        self.line.subscribe("trades", ["*" if all_ else "A*"], False, Wish())
+
+    @property
+    def keys(self) -> list[StreamKey]:
+        return sorted(self.world.runs)
+
+    @rule()
+    @precondition(lambda self: len(self.world.runs) < len(SYMBOLS) * len(CHANNELS))
+    def open_another(self) -> None:
+        for channel in CHANNELS:
+            key = StreamKey("live", channel, SYMBOLS[2])
+            if key not in self.world.runs:
+                self.world.open(key)
+
+    @rule(data=st.data(), counts=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+          arrives=st.sampled_from([True, True, False]), flush=st.booleans())  # fmt: skip
+    def publish(self, data: st.DataObject, counts: list[int], arrives: bool, flush: bool) -> None:
+        for count in counts:
+            self.world.publish(data.draw(st.sampled_from(self.keys)), count, arrives)
+            if flush:
+                self.world.pass_time(5)
+
+    @rule(data=st.data(), keep=st.integers(0, 3))
+    def trim_history(self, data: st.DataObject, keep: int) -> None:
+        stored = self.world.store.stream(data.draw(st.sampled_from(self.keys)))
+        del stored.batches[: len(stored.batches) - keep]
+
+    @rule()
+    def lose_the_epoch(self) -> None:
+        self.world.store.generation += 1
+        self.world.store.streams.clear()
+
+    @rule()
+    def repair(self) -> None:
+        self.world.repair_all()
+
+    @rule(
+        patterns=PATTERNS, channel=st.sampled_from(CHANNELS), seq=st.integers(0, 12),
+        past=st.sampled_from([None, None, "snapshot", "start"]),
+        conflate_ms=st.sampled_from([None, 0, 10, 50]),
+        slow=st.sampled_from([None, "conflate", "skip"]),
+    )  # fmt: skip
+    def subscribe(
+        self, patterns: list[str], channel: str, past: str | None, seq: int,
+        conflate_ms: int | None, slow: str | None,
+    ) -> None:  # fmt: skip
+        start = int(time_of(seq)) if past == "start" else None
+        wish = Wish(conflate_ms, slow, start)
+        self.line.subscribe(channel, patterns, past == "snapshot", wish)
+
+    @rule(patterns=PATTERNS, channel=st.sampled_from(CHANNELS))
+    def unsubscribe(self, patterns: list[str], channel: str) -> None:
+        self.line.unsubscribe(channel, patterns)
+
+    @rule(reads=st.integers(0, 3))
+    def catch_up(self, reads: int) -> None:
+        self.line.server.advance()
+        for _ in range(reads):
+            self.line.server.answer()
+
+    @rule(stalls=st.booleans())
+    def stall_or_read(self, stalls: bool) -> None:
+        self.line.server.sink.paused = stalls
+        if not stalls:
+            self.line.server.session.drain()
+
+    @rule(count=st.integers(1, 9))
+    def hear(self, count: int) -> None:
+        self.line.hear(count)
+
+    @rule(heard=st.integers(0, 5))
+    def cut(self, heard: int) -> None:
+        self.line.cut(heard)
+
+    @rule(later_ms=st.sampled_from([0, 5, 60]))
+    def flush(self, later_ms: int) -> None:
+        self.world.pass_time(later_ms)
+
+    def teardown(self) -> None:
+        if not hasattr(self, "line"):
+            return
+        self.world.repair_all()
+        self.line.settle()
+        self.world.pass_time(1000)
+        self.line.settle()
+        report = self.line.state.books.report(0)
+        assert report.balanced, report
+        for each in report.streams:
+            stored = self.world.store.stream(StreamKey("live", each.channel, each.symbol))
+            if each.seq is not None and stored.seq:
+                assert each.seq == stored.seq, (each, stored)
+
+
+BothHalves.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestBothHalves = BothHalves.TestCase

@@ -10,14 +10,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from clients.books import Gap, Report, StreamReport
+from clients.books import Gap
+from clients.report import Report, StreamReport
 
 _COUNTS: Final = (
     "delivered", "merged", "skipped", "gapped", "missing", "repeated", "restarts", "snapshots",
 )  # fmt: skip
 _HEADS: Final = ("symbol", "channel", "seq", *_COUNTS)
 _TROUBLE: Final = frozenset(("missing", "repeated"))
-_LINES_AROUND: Final = 5
+_LINES_AROUND: Final = 4
 
 
 def render_audit(report: Report, width: int, height: int, connected: bool) -> RenderableType:
@@ -27,27 +28,28 @@ def render_audit(report: Report, width: int, height: int, connected: bool) -> Re
     """
     streams = sorted(report.streams, key=_by_trouble)
     room = max(1, height - _LINES_AROUND)
-    lines = [
-        Text(
-            line, style=_style(report) if number == 0 else "dim", no_wrap=True, overflow="ellipsis"
-        )
-        for number, line in enumerate(sum_up(report))
-    ]
-    if not connected:
-        lines.insert(0, Text("DISCONNECTED, coming back …", style="bold red"))
+    verdict, *sums = sum_up(report)
     if len(streams) > room:
-        lines.append(Text(f"{len(streams) - room} more below", style="dim", no_wrap=True))
-    return Group(*lines, _table(streams[:room], width))
+        verdict += f", {len(streams) - room:,} more below"
+    if not connected:
+        verdict = f"DISCONNECTED, coming back …  {verdict}"
+    style = "bold green" if report.balanced and connected else "bold red"
+    return Group(
+        Text(verdict, style=style, no_wrap=True, overflow="ellipsis"),
+        *(Text(line, style="dim", no_wrap=True, overflow="ellipsis") for line in sums),
+        _table(streams[:room], width),
+    )
 
 
 def sum_up(report: Report) -> list[str]:
-    """The books in two lines of text."""
+    """The books in three lines of text."""
     verdict = "balanced" if report.balanced else "NOT BALANCED"
     sums = ", ".join(f"{report.total(name):,} {name}" for name in _COUNTS[:4])
     rest = ", ".join(f"{report.total(name):,} {name}" for name in _COUNTS[4:])
     return [
-        f"{verdict}: {report.total('published'):,} published = {sums}",
-        f"{rest}, {report.reconnects} reconnects, {len(report.streams):,} streams",
+        f"{verdict}, {len(report.streams):,} streams, {report.reconnects} reconnects",
+        f"{report.total('published'):,} published: {sums}",
+        rest,
     ]
 
 
@@ -68,10 +70,6 @@ def _by_trouble(stream: StreamReport) -> tuple[int, int, str, str]:
         stream.symbol,
         stream.channel,
     )
-
-
-def _style(report: Report) -> str:
-    return "bold green" if report.balanced else "bold red"
 
 
 def _table(streams: Iterable[StreamReport], width: int) -> Table:

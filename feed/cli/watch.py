@@ -20,6 +20,8 @@ from feed.errors import InvalidSettings, TickcastError
 from feed.ticks import CHANNELS, Encoding, encode, is_pattern
 
 _FRAMES_PER_SECOND = 5
+_DRAWING_PACE = 5
+"""The rest after a frame, at least, as a multiple of what drawing it took."""
 
 
 @click.command()
@@ -74,6 +76,10 @@ async def _watch(
                 await _show_table(stream, url, audit, limit)
             else:
                 await _print_lines(stream, limit)
+        except asyncio.CancelledError:
+            # Ctrl-C ends a watch as it should, but what it has found out counts.
+            if not audit or stream.report().balanced:
+                raise
         finally:
             if audit:
                 for line in sum_up(stream.report()):
@@ -119,6 +125,9 @@ async def _show_table(stream: Stream, url: str, audit: bool, limit: int | None) 
 
 
 async def _draw(live: Live, render: Callable[[], RenderableType]) -> None:
+    clock = asyncio.get_running_loop().time
     while True:
+        began = clock()
         live.update(render(), refresh=True)
-        await asyncio.sleep(1 / _FRAMES_PER_SECOND)
+        # With very many streams drawing takes a while, and ticks wait meanwhile.
+        await asyncio.sleep(max(1 / _FRAMES_PER_SECOND, _DRAWING_PACE * (clock() - began)))

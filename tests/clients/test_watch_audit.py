@@ -1,0 +1,78 @@
+"""`tickcast watch --audit` as a user runs it, where there is no terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+
+import pytest
+
+from tests.clients.double import Double, Peer, playing
+
+
+async def watch(double: Double, *words: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "feed.cli", "watch", "ES", "--channels", "trades", "--audit",
+        "--url", double.url, *words, stdout=PIPE, stderr=PIPE,
+    )  # fmt: skip
+
+
+async def sound(peer: Peer) -> None:
+    await peer.accept(await peer.hear(), positions=[])
+    await peer.ticks(1)
+    await peer.say({"T": "gap", "ch": "trades", "S": "ES", "from": 2, "to": 4, "reason": "broker"})
+    await peer.ticks(5)
+
+
+async def faulty(peer: Peer) -> None:
+    await peer.accept(await peer.hear(), positions=[])
+    await peer.ticks(1, 4, 4, 5)
+
+
+@pytest.mark.parametrize("ending", ["limit", "interrupt", "close"])
+async def test_every_tick_is_accounted_for(ending: str) -> None:
+    async def script(peer: Peer) -> None:
+        await sound(peer)
+        if ending == "close":
+            await peer.hear()
+            await peer.close(4000)
+
+    async with playing(script) as double:
+        process = await watch(double, *(["--limit", "2"] if ending == "limit" else []))
+        assert process.stdout is not None
+        lines = [await process.stdout.readline() for _ in range(2)]
+        assert [json.loads(line)["seq"] for line in lines] == [1, 5]
+        if ending == "interrupt":
+            process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 20)
+        told = err.decode().strip().splitlines()
+        assert told[:4] == [
+            "tickcast: trades ES: 2 to 4 will not come (broker)",
+            "tickcast: balanced, 1 streams, 0 reconnects",
+            "tickcast: 5 published: 2 delivered, 0 merged, 0 skipped, 3 gapped",
+            "tickcast: 0 missing, 0 repeated, 0 restarts, 0 snapshots",
+        ]
+        assert process.returncode == {"limit": 0, "interrupt": 130, "close": 1}[ending]
+
+
+@pytest.mark.parametrize("ending", ["limit", "interrupt"])
+async def test_a_tick_that_is_missing_is_a_failure(ending: str) -> None:
+    async with playing(faulty) as double:
+        process = await watch(double, *(["--limit", "3"] if ending == "limit" else []))
+        assert process.stdout is not None
+        lines = [await process.stdout.readline() for _ in range(3)]
+        assert [json.loads(line)["seq"] for line in lines] == [1, 4, 5]
+        if ending == "interrupt":
+            process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 20)
+        told = err.decode().strip().splitlines()
+        assert told[:2] == [
+            "tickcast: trades ES: 2 to 3 will not come (missing)",
+            "tickcast: NOT BALANCED, 1 streams, 0 reconnects",
+        ]
+        assert told[3] == "tickcast: 2 missing, 1 repeated, 0 restarts, 0 snapshots"
+        assert told[4] == "tickcast: some ticks are not accounted for"
+        assert process.returncode == 1

@@ -75,7 +75,7 @@ async def test_what_was_given_up_is_not_mixed_with_what_comes_after(
 
 
 async def test_nobody_there(tmp_path: object) -> None:
-    async with Redis(unix_socket_path=f"{tmp_path}/none") as client:
+    async with make_client(f"unix://{tmp_path}/none") as client:
         with pytest.raises(BrokerUnavailable):
             await Pipe(client).call([("PING",)])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import accumulate
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.books import Gap
+from clients.columns import column_ends, count_fitting
 from clients.report import Report, StreamReport
 
 _COUNTS: Final = (
@@ -74,9 +74,7 @@ def _by_trouble(stream: StreamReport) -> tuple[int, int, str, str]:
 
 def _table(streams: Iterable[StreamReport], width: int) -> Table:
     rows = [_cells(stream) for stream in streams]
-    columns = zip(_HEADS, *([cell.plain for cell in row] for row in rows), strict=True)
-    ends = list(accumulate(2 + max(map(len, column)) for column in columns))
-    shown = max(1, sum(end - 2 <= width for end in ends))
+    shown = count_fitting(column_ends(_HEADS, rows), width)
     table = Table(box=None, pad_edge=False, header_style="dim")
     for number, name in enumerate(_HEADS[:shown]):
         table.add_column(name, justify="left" if number < 2 else "right", no_wrap=True)

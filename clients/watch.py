@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import accumulate
 from typing import Final
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from clients.columns import column_ends, count_fitting
 from feed.ticks import Quote, Tick, Trade
 
 _SPARKS: Final = "▁▂▃▄▅▆▇█"
@@ -109,9 +109,8 @@ class Board:
 
 def _table(rows: list[Row], now: float, width: int) -> Table:
     cells = [_cells(row, now) for row in rows]
-    columns = zip(_COLUMNS, *([text.plain for text in line] for line in cells), strict=True)
-    ends = list(accumulate(2 + max(map(len, column)) for column in columns))
-    shown = max(1, sum(end - 2 <= width for end in ends))
+    ends = column_ends(_COLUMNS, cells)
+    shown = count_fitting(ends, width)
     spark_width = min(_SPARK_WIDTH, width - ends[-1])
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in _COLUMNS[:shown]:

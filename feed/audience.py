@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from feed.closest import Closest
 from feed.counters import Totals
-from feed.delivery import Deliveries, Delivery, SlowPolicy
+from feed.delivery import Delivery, SlowPolicy
 from feed.outbox import Outbox
 from feed.pieces import Chunk, Form, Piece
 from feed.ticks import StreamKey, Subscription, Tick
@@ -53,7 +54,7 @@ class Audience:
         self.key = key
         self.behind = set(behind)
         self.form = key.form
-        self.deliveries = Deliveries(key.wanted)
+        self.deliveries: Closest[Delivery] = Closest(dict(key.wanted))
         self.members: tuple[Outbox, ...] = ()
         self.taps: dict[AnyTap, None] = {}
         self.gathered: list[Piece] = []
@@ -77,7 +78,7 @@ class Audience:
 
     def policy_of(self, stream: StreamKey) -> SlowPolicy | None:
         """What a slow member gets of the stream; None if the audience does not hold it."""
-        delivery = self.deliveries.delivery_of(stream)
+        delivery = self.deliveries.of(stream)
         return delivery.slow if delivery else None
 
     def connect(self, tap: AnyTap) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import lru_cache
 from typing import Final, NamedTuple
-
-from feed.ticks import Coverage, StreamKey, Subscription
 
 CONFLATE_STEP_MS: Final = 10
 CONFLATE_MAX_MS: Final = 60_000
@@ -68,26 +65,3 @@ def effective_conflate_ms(asked_ms: int) -> int:
     """The interval that is served for the one asked: coarse, so that many clients share it."""
     steps = -(-min(asked_ms, CONFLATE_MAX_MS) // CONFLATE_STEP_MS)
     return steps * CONFLATE_STEP_MS
-
-
-class Deliveries(Coverage):
-    """Subscriptions with their deliveries; for a stream that several match, the closest counts."""
-
-    __slots__ = ("_by_prefix", "_of")
-
-    def __init__(self, wanted: Iterable[tuple[Subscription, Delivery]]) -> None:
-        self._of: Mapping[Subscription, Delivery] = dict(wanted)
-        super().__init__(self._of)
-        wildcards = [each for each in self._of if each.is_wildcard]
-        self._by_prefix = sorted(wildcards, key=lambda each: len(each.pattern), reverse=True)
-
-    def delivery_of(self, stream: StreamKey) -> Delivery | None:
-        """How the stream is served: as its own name says, or else the longest prefix."""
-        named = self._of.get(Subscription(stream.channel, stream.symbol))
-        if named is not None:
-            return named
-        for wildcard in self._by_prefix:
-            channel, pattern = wildcard
-            if channel == stream.channel and stream.symbol.startswith(pattern[:-1]):
-                return self._of[wildcard]
-        return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from feed.closest import Closest
 from feed.errors import Fault, InvalidAction
 from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, is_pattern, sort_channels
 
@@ -20,37 +21,18 @@ class Position(NamedTuple):
     seq: int
 
 
-class Positions:
+class Positions(Closest[Position]):
     """Positions by stream; a wildcard's is that of the streams that are not named themselves."""
 
-    __slots__ = ("_named", "_wildcards")
-
-    def __init__(self, positions: Mapping[Subscription, Position]) -> None:
-        self._named = positions
-        self._wildcards = sorted(
-            (each for each in positions if each.is_wildcard),
-            key=lambda each: len(each.pattern),
-            reverse=True,
-        )
+    __slots__ = ()
 
     def __bool__(self) -> bool:
-        return bool(self._named)
+        return bool(self._said)
 
     @property
     def symbols(self) -> frozenset[Subscription]:
         """The streams that are named, not those that a wildcard stands for."""
-        return frozenset(each for each in self._named if not each.is_wildcard)
-
-    def of(self, stream: StreamKey) -> Position | None:
-        """Where the client stands in a stream; None if it has not said."""
-        named = self._named.get(Subscription(stream.channel, stream.symbol))
-        if named is not None:
-            return named
-        for wildcard in self._wildcards:
-            channel, pattern = wildcard
-            if channel == stream.channel and stream.symbol.startswith(pattern[:-1]):
-                return self._named[wildcard]
-        return None
+        return frozenset(each for each in self._said if not each.is_wildcard)
 
 
 NO_POSITIONS: Final = Positions({})

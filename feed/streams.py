@@ -164,7 +164,7 @@ class Streams:
 
     def tap(self, stream: Stream, audience: Audience) -> AnyTap:
         """The tap that gives a stream as the audience wants it."""
-        delivery = audience.deliveries.delivery_of(stream.key)
+        delivery = audience.deliveries.of(stream.key)
         interval_ms = delivery.conflate_ms if delivery else 0
         tap = stream.taps.get(interval_ms)
         if tap is None:

@@ -213,7 +213,7 @@ class Upstream:
     async def _on_reconnect(self) -> None:
         """Catch up with what was published while the connection was down."""
         for feed, known in self._feeds:
-            self._enter_epoch(feed, await self.store.epoch(feed))
+            known.epoch = max(known.epoch, await self.store.epoch(feed))
             await self._restart_older(feed, known.epoch)
             if known.listed:
                 await self._read_directory(feed, known)

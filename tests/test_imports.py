@@ -17,9 +17,10 @@ VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "setti
 LAYERS = [
     {"times", "errors", "tasks", "counters"},
     {"ticks"},
-    {"batch", "delivery", "feeds", "positions", "settings", "frames"},
-    {"actions", "pieces", "recovery", "broker"},
-    {"protocol", "blocks"},
+    {"batch", "closest", "delivery", "feeds", "settings", "frames"},
+    {"positions", "pieces", "recovery", "broker"},
+    {"actions", "blocks"},
+    {"protocol"},
     {"backlog"},
     {"outbox"},
     {"audience"},
@@ -36,9 +37,9 @@ LAYERS = [
     {"cli"},
 ]
 SANS_IO = {
-    "actions", "audience", "audiences", "backlog", "batch", "blocks", "catchup", "counters",
-    "delivery", "errors", "feeds", "follower", "frames", "hub", "outbox", "pieces", "positions",
-    "protocol", "recovery", "session", "streams", "ticks",
+    "actions", "audience", "audiences", "backlog", "batch", "blocks", "catchup", "closest",
+    "counters", "delivery", "errors", "feeds", "follower", "frames", "hub", "outbox", "pieces",
+    "positions", "protocol", "recovery", "session", "streams", "ticks",
 }  # fmt: skip
 
 

@@ -15,7 +15,6 @@ CACHE_BYTES: Final = 32 * 1024 * 1024
 TICK_BYTES: Final = 300
 """What a tick takes in memory, roughly."""
 
-
 _Place = tuple[StreamKey, str, int]
 """Where a block belongs: its stream, the epoch, and which it is."""
 
@@ -32,9 +31,15 @@ class Block:
     """Consecutive ticks of one stream; all blocks of a stream begin at multiples of the same size.
 
     So clients that ask for nearly the same past share all but the first of their frames.
+
+    Attributes:
+        size_bytes: what it takes in memory, roughly.
+        generation: the part of the cache that it counts in, once it is in one.
     """
 
-    __slots__ = ("_letters", "first_seq", "key", "published_us", "ticks")
+    __slots__ = (
+        "_letters", "first_seq", "generation", "key", "published_us", "size_bytes", "ticks",
+    )  # fmt: skip
 
     def __init__(self, key: StreamKey) -> None:
         self.key = key
@@ -42,17 +47,18 @@ class Block:
         self.ticks: list[Tick] = []
         self.published_us: list[int] = []
         self._letters: dict[tuple[Form, int, int], Letter] = {}
+        self.size_bytes = 0
+        self.generation: _Generation | None = None
 
     @property
     def last_seq(self) -> int:
         """The number of its last tick."""
         return self.first_seq + len(self.ticks) - 1
 
-    @property
-    def size_bytes(self) -> int:
-        """What it takes in memory, roughly."""
-        letters = sum(len(letter.data) for letter in self._letters.values())
-        return TICK_BYTES * len(self.ticks) + letters
+    def _grow(self, size_bytes: int) -> None:
+        self.size_bytes += size_bytes
+        if self.generation is not None:
+            self.generation.size_bytes += size_bytes
 
     def add(self, ticks: Sequence[Tick], published_us: int) -> None:
         """Take the ticks that follow those in it."""
@@ -60,6 +66,7 @@ class Block:
             self.first_seq = ticks[0].seq or 0
         self.ticks += ticks
         self.published_us += [published_us] * len(ticks)
+        self._grow(TICK_BYTES * len(ticks))
 
     def includes(self, other: Block) -> bool:
         """Whether it has all that another block of the same place has."""
@@ -71,6 +78,7 @@ class Block:
         if 0 <= known < len(other.ticks):
             self.ticks += other.ticks[known:]
             self.published_us += other.published_us[known:]
+            self._grow(TICK_BYTES * (len(other.ticks) - known))
 
     def letter(self, form: Form, first_seq: int, last_seq: int, written_us: int) -> Letter:
         """Some of its ticks as frames: made once, unless they are stamped with the time."""
@@ -81,6 +89,7 @@ class Block:
             found = to_letter(chunk, form, written_us)
             if not form.stamps:
                 self._letters[form, first_seq, last_seq] = found
+                self._grow(len(found.data))
         return found
 
 
@@ -88,6 +97,31 @@ def to_letter(chunk: Chunk, form: Form, written_us: int) -> Letter:
     """Ticks as frames of their own."""
     data, frames, ticks, _ = pack_frames(encode_pieces(chunk, form, written_us), form.encoding)
     return Letter(data, frames, ticks)
+
+
+class _Generation:
+    """Blocks that were asked for in the same time, and what they take together."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[_Place, Block] = {}
+        self.size_bytes = 0
+
+    def get(self, place: _Place) -> Block | None:
+        return self._blocks.get(place)
+
+    def put(self, place: _Place, block: Block) -> None:
+        """Take a block, in place of another."""
+        self.take_out(place)
+        self._blocks[place] = block
+        self.size_bytes += block.size_bytes
+        block.generation = self
+
+    def take_out(self, place: _Place) -> Block | None:
+        block = self._blocks.pop(place, None)
+        if block is not None:
+            self.size_bytes -= block.size_bytes
+            block.generation = None
+        return block
 
 
 class Blocks:
@@ -98,14 +132,13 @@ class Blocks:
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._young: dict[_Place, Block] = {}
-        self._old: dict[_Place, Block] = {}
+        self._young = _Generation()
+        self._old = _Generation()
 
     @property
     def size_bytes(self) -> int:
         """What all blocks take in memory, roughly."""
-        blocks = (*self._young.values(), *self._old.values())
-        return sum(block.size_bytes for block in blocks)
+        return self._young.size_bytes + self._old.size_bytes
 
     def find(self, key: StreamKey, epoch: str, seq: int) -> Block | None:
         """The block that holds a tick."""
@@ -122,22 +155,22 @@ class Blocks:
             if known is None or not known.includes(block):
                 if known is not None:
                     block.take_rest(known)
-                self._young[place] = block
+                self._young.put(place, block)
         if self.size_bytes > self._max_bytes:
             self.age()
 
     def age(self) -> None:
         """Let go of what was not asked for since the last time; due now and then."""
-        self._old, self._young = self._young, {}
+        self._old, self._young = self._young, _Generation()
 
     def clear(self) -> None:
         """Let go of everything."""
-        self._old, self._young = {}, {}
+        self._old, self._young = _Generation(), _Generation()
 
     def _get(self, place: _Place) -> Block | None:
         block = self._young.get(place)
-        if block is None and (block := self._old.pop(place, None)) is not None:
-            self._young[place] = block
+        if block is None and (block := self._old.take_out(place)) is not None:
+            self._young.put(place, block)
         return block
 
 

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, rule
 
 from clients.comeback import Wish
 from feed.ticks import StreamKey
-from tests.clients.line import CHANNELS, Line, OneEpoch
+from tests.clients.line import Line, OneEpoch
+from tests.feed.store_rules import CHANNELS, PATTERNS, StoreRules
 from tests.feed.world import time_of
 
-SYMBOLS = ("AA", "AB", "B")
-PATTERNS = st.lists(st.sampled_from([*SYMBOLS, "*", "A*"]), min_size=1, max_size=3, unique=True)
 
-
-class BothHalves(RuleBasedStateMachine):
+class BothHalves(StoreRules):
     """One program, its client, a server, and a store."""
 
     @initialize(all_=st.booleans())
     def begin(self, all_: bool) -> None:
         self.world = OneEpoch()
-        for channel in CHANNELS:
-            for symbol in SYMBOLS[:2]:
-                self.world.open(StreamKey("live", channel, symbol))
+        self.open_first()
         self.line = Line(self.world)
         self.line.subscribe("trades", ["*" if all_ else "A*"], False, Wish())
-
-    @property
-    def keys(self) -> list[StreamKey]:
-        return sorted(self.world.runs)
-
-    @rule()
-    @precondition(lambda self: len(self.world.runs) < len(SYMBOLS) * len(CHANNELS))
-    def open_another(self) -> None:
-        for channel in CHANNELS:
-            key = StreamKey("live", channel, SYMBOLS[2])
-            if key not in self.world.runs:
-                self.world.open(key)
 
     @rule(data=st.data(), counts=st.lists(st.integers(1, 4), min_size=1, max_size=4),
           arrives=st.sampled_from([True, True, False]), flush=st.booleans())  # fmt: skip
@@ -46,16 +30,6 @@ class BothHalves(RuleBasedStateMachine):
             self.world.publish(data.draw(st.sampled_from(self.keys)), count, arrives)
             if flush:
                 self.world.pass_time(5)
-
-    @rule(data=st.data(), keep=st.integers(0, 3))
-    def trim_history(self, data: st.DataObject, keep: int) -> None:
-        stored = self.world.store.stream(data.draw(st.sampled_from(self.keys)))
-        del stored.batches[: len(stored.batches) - keep]
-
-    @rule()
-    def lose_the_epoch(self) -> None:
-        self.world.store.generation += 1
-        self.world.store.streams.clear()
 
     @rule()
     def repair(self) -> None:
@@ -98,10 +72,6 @@ class BothHalves(RuleBasedStateMachine):
     @rule(heard=st.integers(0, 5))
     def cut(self, heard: int) -> None:
         self.line.cut(heard)
-
-    @rule(later_ms=st.sampled_from([0, 5, 60]))
-    def flush(self, later_ms: int) -> None:
-        self.world.pass_time(later_ms)
 
     def teardown(self) -> None:
         if not hasattr(self, "line"):

@@ -4,43 +4,29 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, rule
 
 from feed.ticks import StreamKey
 from tests.feed.accountant import BOUND, Accountant
+from tests.feed.store_rules import CHANNELS, PATTERNS, StoreRules
 from tests.feed.world import World, time_of
 
-SYMBOLS = ("AA", "AB", "B")
-CHANNELS = ("trades", "bars:1s")
-PATTERNS = st.lists(st.sampled_from([*SYMBOLS, "*", "A*"]), min_size=1, max_size=3, unique=True)
 SLOW = st.sampled_from(["conflate", "skip"])
 WHICH = st.integers(0, 1)
 
 
-class Accounts(RuleBasedStateMachine):
+class Accounts(StoreRules):
     """Two clients of a server whose store loses this and that."""
 
     @initialize()
     def begin(self) -> None:
         self.world = World()
-        for channel in CHANNELS:
-            for symbol in SYMBOLS[:2]:
-                self.world.open(StreamKey("live", channel, symbol))
+        self.open_first()
         self.clients = [Accountant(self.world) for _ in range(2)]
         for client in self.clients:
             client.say(action="subscribe", trades=["A*"], **{"bars:1s": ["A*"]})
 
-    @property
-    def keys(self) -> list[StreamKey]:
-        return sorted(self.world.runs)
-
     # -- what the store and the way from it do
-
-    @rule()
-    @precondition(lambda self: len(self.world.runs) < len(SYMBOLS) * len(CHANNELS))
-    def open_another(self) -> None:
-        for channel in CHANNELS:
-            self.world.open(StreamKey("live", channel, SYMBOLS[2]))
 
     @rule(data=st.data(), count=st.integers(1, 4), arrives=st.sampled_from([True, True, False]),
           flush=st.booleans())  # fmt: skip
@@ -48,16 +34,6 @@ class Accounts(RuleBasedStateMachine):
         self.world.publish(data.draw(st.sampled_from(self.keys)), count, arrives)
         if flush:
             self.world.pass_time(5)
-
-    @rule(data=st.data(), keep=st.integers(0, 3))
-    def trim_history(self, data: st.DataObject, keep: int) -> None:
-        stored = self.world.store.stream(data.draw(st.sampled_from(self.keys)))
-        del stored.batches[: len(stored.batches) - keep]
-
-    @rule()
-    def lose_the_epoch(self) -> None:
-        self.world.store.generation += 1
-        self.world.store.streams.clear()
 
     @rule(data=st.data())
     def notice(self, data: st.DataObject) -> None:
@@ -70,10 +46,6 @@ class Accounts(RuleBasedStateMachine):
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
         self.world.answer(data.draw(st.sampled_from(self.keys)))
-
-    @rule(later_ms=st.sampled_from([0, 5, 60]))
-    def flush(self, later_ms: int) -> None:
-        self.world.pass_time(later_ms)
 
     # -- what clients do
 

@@ -208,7 +208,9 @@ def test_clients_share_what_was_made_for_one_of_them(world: World) -> None:
     first, past = subscribed(world, start=T0 + 1)
     assert past == list(range(1, 2001))
     letters = {
-        id(letter) for block in world.blocks._young.values() for letter in block._letters.values()
+        id(letter)
+        for block in world.blocks._young._blocks.values()
+        for letter in block._letters.values()
     }
     assert len(letters) >= 1
     second = Accountant(world)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -14,13 +13,14 @@ from typing import Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from feed.memory import give_back, spare_collections
 from feed.settings import Settings
 from feed.websocket import FeedProtocol
 
 _BACKLOG: Final = 2048
 _SEND_BUFFER_BYTES: Final = 256 * 1024
-_COLLECT_AT: Final = (1000, 10, 100)
-"""Thresholds of the garbage collector: as Python's own, but ten times fewer full collections."""
+_GIVE_BACK_AFTER_TICKS: Final = 100
+"""Ten seconds: uvicorn's ticks come ten times in one."""
 
 
 class Server(uvicorn.Server):
@@ -42,6 +42,8 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, FeedProtocol):
                     connection.keep_alive(now)
+        if counter % _GIVE_BACK_AFTER_TICKS == 0:
+            give_back()
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -114,14 +116,3 @@ async def serve(
         on_started()
 
     await Server(server_config(app, settings), started).serve([listener])
-
-
-def spare_collections() -> None:
-    """Tune the garbage collector of a process that does nothing but serve.
-
-    With thousands of connections a full collection takes a tenth of a second or more, in which
-    nothing is sent. It finds next to nothing: what the server makes is freed without it.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_COLLECT_AT)

@@ -15,10 +15,10 @@ VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "setti
 
 # Within feed, a file imports only from rows above its own.
 LAYERS = [
-    {"times", "errors", "tasks", "counters"},
+    {"times", "errors", "tasks", "counters", "memory"},
     {"ticks"},
     {"batch", "closest", "delivery", "feeds", "settings", "frames"},
-    {"positions", "pieces", "recovery", "broker"},
+    {"access", "positions", "pieces", "recovery", "broker"},
     {"actions", "blocks"},
     {"protocol"},
     {"backlog"},

@@ -13,7 +13,7 @@ ANY: Final = "*"
 
 
 class Entitlements(Struct, frozen=True):
-    """The feeds, channels and symbols that a credential covers: each of one with each of the others.
+    """The feeds, channels and symbols that a credential covers, each with each.
 
     Attributes:
         feeds: names of feeds; `*` is any.

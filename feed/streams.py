@@ -12,6 +12,8 @@ from feed.ticks import Coverage, StreamKey, Subscription, Tick
 
 TAIL_TICKS_MAX: Final = 2_000
 """Live ticks of a stream kept for those who are reading its history."""
+TAIL_US: Final = 5_000_000
+"""How long they are kept: some client or other is always reading, and each needs but a moment's."""
 
 
 class Tail:
@@ -35,7 +37,9 @@ class Tail:
         """Take the next ticks; the oldest go where they would be too many."""
         self._batches.append((ticks, published_us))
         self._count += len(ticks)
-        while self._count > TAIL_TICKS_MAX and len(self._batches) > 1:
+        while len(self._batches) > 1 and (
+            self._count > TAIL_TICKS_MAX or published_us - self._batches[0][1] > TAIL_US
+        ):
             self._count -= len(self._batches.popleft()[0])
 
     def clear(self) -> None:

@@ -16,9 +16,10 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
-from feed.connection import serve_connection
+from feed.access.grant import Grant
+from feed.connection import denial, serve_connection
 from feed.engine import Engine, running_engine
-from feed.errors import TickcastError
+from feed.errors import Refused, TickcastError
 from feed.metrics import CONTENT_TYPE, render_metrics
 from feed.settings import Settings
 from feed.ticks import (
@@ -89,7 +90,9 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
             Mount("/static", _RevalidatedFiles(directory=dashboard)),
         ]
     app = Starlette(
-        routes=routes, lifespan=lifespan, exception_handlers={TickcastError: _unavailable}
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={Refused: _refused, TickcastError: _unavailable},
     )
     app.router.redirect_slashes = False  # `/stream/` is no address of ours.
     return app
@@ -159,8 +162,12 @@ async def _metrics(request: Request) -> Response:
 
 
 async def _symbols(request: Request) -> Response:
+    feed = _feed_of(request)
+    rights = (await _grant_of(request)).entitlements
     channels: dict[str, list[str]] = {}
-    for key in await _engine(request).store.streams(_feed_of(request)):
+    for key in await _engine(request).store.streams(feed):
+        if not rights.narrow(feed, Subscription(key.channel, key.symbol)):
+            continue
         channels.setdefault(key.symbol, []).append(key.channel)
     return _json(
         [{"S": symbol, "channels": sort_channels(channels[symbol])} for symbol in sorted(channels)]
@@ -172,17 +179,21 @@ async def _snapshot(request: Request) -> Response:
     patterns = [text for text in given.split(",") if text]
     if not patterns:
         raise HTTPException(400, "name symbols, as in /snapshot?symbols=AAPL,MSFT")
-    engine = _engine(request)
+    engine, feed = _engine(request), _feed_of(request)
+    rights = (await _grant_of(request)).entitlements
     if len(patterns) > engine.settings.subscriptions_max:
         raise HTTPException(400, f"at most {engine.settings.subscriptions_max} symbols at once")
     for pattern in patterns:
         if not is_pattern(pattern):
             raise HTTPException(400, f"{pattern[:40]!a} is no symbol")
     wanted = Coverage(
-        Subscription(channel, pattern) for channel in CHANNELS for pattern in patterns
+        part
+        for channel in CHANNELS
+        for pattern in patterns
+        for part in rights.narrow(feed, Subscription(channel, pattern))
     )
     found = sorted(
-        (key for key in await engine.store.streams(_feed_of(request)) if wanted.covers(key)),
+        (key for key in await engine.store.streams(feed) if wanted.covers(key)),
         key=lambda key: (key.symbol, CHANNELS.index(key.channel)),
     )
     if len(found) > _SNAPSHOT_STREAMS_MAX:
@@ -196,6 +207,20 @@ def _feed_of(request: Request) -> str:
     if not _is_served(feed, _engine(request).settings):
         raise HTTPException(404, "no such feed")
     return feed
+
+
+async def _grant_of(request: Request) -> Grant:
+    """What the sender of a request may see.
+
+    Raises:
+        Refused: nothing.
+    """
+    return await _engine(request).door.look_in(request.scope)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return denial(error)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:

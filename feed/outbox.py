@@ -81,6 +81,7 @@ class Outbox:
 
     def push(self, data: bytes) -> None:
         """Send complete frames that are no ticks, after everything that was pushed before."""
+        self.totals.bytes += len(data)
         if not self.offer(data) and not self.closed:
             if self.waiting_bytes + len(data) > self._max_bytes + MESSAGES_ROOM_BYTES:
                 self._overflow()
@@ -152,6 +153,7 @@ class Outbox:
         while self._backlog and not self._sink.paused:
             data, part = self._backlog.take(written_us)
             self._sink.write(data)
+            part.bytes = len(data)
             released.add(part)
         if self._backlog:
             self._held = []

@@ -8,14 +8,14 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from feed.memory import give_back, spare_collections
 from feed.settings import Settings
-from feed.websocket import FeedProtocol
+from feed.websocket import FeedProtocol, FrameLimit
 
 _BACKLOG: Final = 2048
 _SEND_BUFFER_BYTES: Final = 256 * 1024
@@ -87,10 +87,21 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _Config(uvicorn.Config):
+    """uvicorn's configuration, with what our protocol class looks for besides."""
+
+    def __init__(self, app: ASGIApp, *, frame_limit: FrameLimit, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.frame_limit = frame_limit
+
+
 def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How uvicorn runs our application."""
-    return uvicorn.Config(
+    return _Config(
         app,
+        frame_limit=FrameLimit(settings.frames_per_s, settings.frames_burst),
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         http="httptools",
         ws=FeedProtocol,
         lifespan="on",

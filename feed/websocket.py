@@ -17,7 +17,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -27,8 +27,18 @@ from websockets.http11 import Request
 from websockets.protocol import Protocol as FrameProtocol
 
 from feed.errors import CLOSE_GRACE_S, CloseCode
+from feed.rates import TokenBucket
 
 EXTENSION: Final = "tickcast.sink"
+_SLICE_BYTES: Final = 1024
+
+
+class FrameLimit(NamedTuple):
+    """How many frames a client may send; as `frame_limit` of uvicorn's configuration."""
+
+    per_s: float
+    burst: float
+
 
 OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
 """Takes a message; returns what is still to be awaited before the next one can be taken."""
@@ -41,12 +51,13 @@ class TransportSink:
         paused, on_pause, write: as `feed.outbox.Sink` says.
         on_drain: called when the client reads again.
         on_shutdown: called when the server shuts down; returns the frames to send before closing.
+        on_flood: called when the client sends more frames than it may; it is to call `finish`.
         on_message, on_end: see `hand_over`.
     """
 
     __slots__ = (
-        "_protocol", "on_drain", "on_end", "on_message", "on_pause", "on_shutdown", "paused",
-        "write",
+        "_protocol", "on_drain", "on_end", "on_flood", "on_message", "on_pause", "on_shutdown",
+        "paused", "write",
     )  # fmt: skip
 
     def __init__(self, protocol: FeedProtocol) -> None:
@@ -57,6 +68,7 @@ class TransportSink:
         self.on_pause: Callable[[], None] = _nothing
         self.on_drain: Callable[[], None] = _nothing
         self.on_shutdown: Callable[[], bytes] = bytes
+        self.on_flood: Callable[[], None] = _nothing
         self.on_message: OnMessage = _ignore
         self.on_end: Callable[[int], None] = _forget
 
@@ -119,7 +131,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     # Mostly what uvicorn's class assigns: in a dict so many attributes take 2 kB more. Should it
     # come to assign others, they find a dict still.
     __slots__ = (
-        "_cut", "_handed_over", "_ping_at", "_waiting", "app", "app_state", "asgi_version",
+        "_cut", "_frames", "_handed_over", "_is_flooded", "_ping_at", "_waiting", "app",
+        "app_state", "asgi_version",
         "client", "close_sent", "close_timeout", "close_timer", "config", "conn", "connections",
         "curr_msg_data_type", "default_headers", "disconnected", "frames", "handshake_complete",
         "handshake_initiated", "initial_response", "last_ping_rtt", "logger", "loop",
@@ -133,6 +146,9 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self.sink: TransportSink | None = None
         self._cut: asyncio.TimerHandle | None = None
         self._handed_over = False
+        limit: FrameLimit | None = getattr(self.config, "frame_limit", None)
+        self._frames = TokenBucket(*limit) if limit else None
+        self._is_flooded = False
         self._ping_at: float | None = None
         self._waiting: deque[str | bytes] | None = None
 
@@ -201,6 +217,24 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.handshake_complete = True
 
     # -- messages
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's, a little at a time: thousands of frames fit into what comes at once."""
+        for start in range(0, len(data), _SLICE_BYTES):
+            if self._is_flooded:
+                return
+            super().data_received(data[start : start + _SLICE_BYTES])
+
+    def handle_events(self) -> None:
+        if self._frames is not None and self.handshake_complete and not self.close_sent:
+            self._is_flooded = not self._frames.take(len(self.conn.events), self.loop.time())
+        if not self._is_flooded:
+            super().handle_events()
+            return
+        if self.sink is not None:
+            self.sink.on_flood()
+        self.finish(b"", CloseCode.RATE_LIMITED, "rate limited")
+        self._stop_reading()
 
     def send_receive_event_to_app(self) -> None:
         data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)

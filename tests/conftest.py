@@ -27,6 +27,15 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ES_TRADES = DATA / "es-trades.csv.gz"
 
 
+UNLIMITED: Any = {
+    "messages_per_s": 1e6,
+    "messages_burst": 1_000_000,
+    "frames_per_s": 1e6,
+    "frames_burst": 1_000_000,
+}
+"""Most tests are not about how fast a client may speak, and some speak fast."""
+
+
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -42,7 +51,7 @@ def runtime_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def settings(runtime_dir: Path) -> Settings:
-    return Settings(runtime_dir=str(runtime_dir))
+    return Settings(runtime_dir=str(runtime_dir), **UNLIMITED)
 
 
 @pytest_asyncio.fixture

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import click
 import uvloop
 
+from feed import logs
 from feed.broker.client import check_version, make_client
 from feed.broker.embedded import find_store
 from feed.broker.publisher import Publisher
@@ -65,14 +66,7 @@ def _check_feed(context: click.Context, parameter: click.Parameter, value: str) 
 
 def set_up_logging(settings: Settings) -> None:
     """Log to stderr, one line an event."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        force=True,
-    )
-    # uvicorn tells at "info" what we tell ourselves.
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
-    logging.getLogger("websockets").setLevel(max(logging.WARNING, logging.root.level))
+    logs.set_up(settings.log_level, settings.log_format)
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:

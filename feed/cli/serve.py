@@ -30,14 +30,20 @@ DASHBOARD = Path(clients.__file__).parent / "dashboard"
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one.  [default: 8000]")
+@click.option("--auth", metavar="FILE", help="API keys, as `tickcast keys` makes them.")
+@click.option(
+    "--jwt-key", metavar="FILE", help="Take tokens signed with this key: PEM, or a secret."
+)
+@click.option("--jwks-url", metavar="URL", help="Take tokens signed with the keys published there.")
 @redis_option
 @config_option
-def serve(host: str | None, port: int | None, redis_url: str | None, config: Path | None) -> None:
+def serve(config: Path | None, **options: str | int | None) -> None:
     """Serve ticks to WebSocket clients.
 
-    Without --redis an embedded store is started, which the other commands then find.
+    Without --redis an embedded store is started, which the other commands then find. With --auth,
+    --jwt-key or --jwks-url clients need credentials.
     """
-    settings = load_settings(config, host=host, port=port, redis_url=redis_url)
+    settings = load_settings(config, None, **options)
     set_up_logging(settings)
     try:
         listener = bind(settings.host, settings.port)

@@ -17,11 +17,11 @@ from websockets.frames import Frame, Opcode
 
 from feed.errors import CloseCode
 from feed.frames import build_frame
-from feed.server import bind, server_config
+from feed.server import Server
 from feed.settings import Settings
 from feed.ticks import Encoding
 from feed.websocket import EXTENSION, FeedProtocol, TransportSink
-from tests.conftest import QuietServer, until
+from tests.conftest import running_app, until
 
 
 class Service:
@@ -65,7 +65,7 @@ def text(words: str) -> bytes:
 class Served:
     """The running application, one client of it, and their server."""
 
-    def __init__(self, service: Service, server: QuietServer, client: ClientConnection) -> None:
+    def __init__(self, service: Service, server: Server, client: ClientConnection) -> None:
         self.service = service
         self.server = server
         self.client = client
@@ -78,17 +78,9 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(service: Service, settings: Settings) -> AsyncIterator[tuple[QuietServer, str]]:
-    with bind("127.0.0.1", 0) as listener:
-        started = asyncio.Event()
-        server = QuietServer(server_config(service, settings), started.set)
-        task = asyncio.create_task(server.serve([listener]))
-        await started.wait()
-        try:
-            yield server, f"ws://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
+async def serving(service: Service, settings: Settings) -> AsyncIterator[tuple[Server, str]]:
+    async with running_app(service, settings) as running:
+        yield running.server, running.ws
 
 
 @pytest.fixture

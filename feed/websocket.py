@@ -213,7 +213,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
                 message = data.decode()
             except UnicodeDecodeError:
                 # uvicorn would log this with a traceback; it is the client's fault, not ours.
-                self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
+                with contextlib.suppress(InvalidState):  # The same read brought its close frame.
+                    self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
                 self.handle_parser_exception()
                 return
         if self._handed_over:
@@ -309,6 +310,10 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._cut_later()
 
     def handle_parser_exception(self) -> None:
+        if self.conn.close_sent is None:
+            # It did not wait for the answer to its handshake, so there can't be a close frame.
+            self.transport.abort()
+            return
         super().handle_parser_exception()
         self._cut_later()
 

@@ -1,7 +1,7 @@
 """Runs the Autobahn cases against a server, and prints what came of each as JSON.
 
-It is a program, run as `python -m tests.conformance.cases URL`: kosoku bends the Python that it runs
-in towards the cases, which were written for Python 2. The test runner should be spared that.
+A program, run as `python -m tests.conformance.cases URL`: kosoku bends the Python that it runs in
+towards the cases, which were written for Python 2. The test runner should be spared that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Autobahn cases, run against the class that serves `/stream`, with an application that echoes.
+"""The Autobahn cases, against the class that serves `/stream`, with an application that echoes.
 
 They are what WebSocket libraries are measured with: 301 conversations, many of which break RFC 6455
 in one place, and what a server should make of each. `make conformance` runs them.

@@ -22,6 +22,7 @@ from feed.settings import Settings
 from feed.ticks import Encoding
 from feed.websocket import EXTENSION, FeedProtocol, TransportSink
 from tests.conftest import running_app, until
+from tests.wire import TEXT, frame, handshake, wired
 
 
 class Service:
@@ -136,6 +137,27 @@ async def test_what_came_before_the_handing_over(gone: bool) -> None:
             handing_over.set()
             await client.send("next")
             await until(lambda: service.heard == ["early", "next"])
+
+
+@pytest.mark.parametrize("said", [frame(3), frame(TEXT, b"\xff")])
+async def test_nonsense_before_the_handshake_is_answered(
+    said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hesitant(Service):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                await self.gate.wait()
+            await super().__call__(scope, receive, send)
+
+    service = Hesitant()
+    async with serving(service, Settings()) as (server, url), wired(url) as wire:
+        await wire.say(handshake())
+        await until(lambda: server.server_state.tasks)
+        await wire.say(said)
+        assert await wire.rest() == []
+        service.gate.set()
+        await until(lambda: not server.server_state.tasks)
+    assert caplog.records == []
 
 
 async def test_the_end_is_told_once_however_it_comes(served: Served) -> None:

@@ -17,6 +17,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any, Final
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -29,6 +30,8 @@ from websockets.protocol import Protocol as FrameProtocol
 from feed.errors import CLOSE_GRACE_S, CloseCode
 
 EXTENSION: Final = "tickcast.sink"
+_VERSION: Final = "13"
+"""The one version of the protocol that there is."""
 
 OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
 """Takes a message; returns what is still to be awaited before the next one can be taken."""
@@ -140,11 +143,23 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         # The parser that has read the request would keep it for as long as it reads frames.
         self.conn.parser = FrameProtocol.parse(self.conn)
         next(self.conn.parser)
+        if event.headers.get_all("Sec-WebSocket-Version") != [_VERSION]:
+            self._refuse_version()
+            return
         super().handle_connect(event)
         if not self.close_sent:
             self.sink = TransportSink(self)
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[EXTENSION] = self.sink
+
+    def _refuse_version(self) -> None:
+        """Say which version is spoken here (RFC 6455, section 4.2.2); the library would not."""
+        response = self.conn.reject(HTTPStatus.UPGRADE_REQUIRED, "no such version\n")
+        response.headers["Sec-WebSocket-Version"] = _VERSION
+        self.conn.send_response(response)
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
 
     async def run_asgi(self) -> None:
         """As uvicorn's, but the end of an endpoint that has handed over is not the client's."""

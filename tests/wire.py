@@ -78,7 +78,7 @@ def closing(code: int | None, reason: bytes = b"") -> bytes:
     return b"" if code is None else struct.pack("!H", code) + reason
 
 
-def handshake(path: str = "/stream", **headers: str | None) -> bytes:
+def handshake(path: str = "/stream", /, **headers: str | None) -> bytes:
     """A sound request, but for the headers that are given; None leaves one out."""
     fields: dict[str, str | None] = {
         "Host": "localhost", "Upgrade": "websocket", "Connection": "Upgrade",
@@ -176,7 +176,7 @@ async def wired(url: str) -> AsyncIterator[Wire]:
 
 
 @contextlib.asynccontextmanager
-async def greeted(url: str, path: str = "/stream", **headers: str | None) -> AsyncIterator[Wire]:
+async def greeted(url: str, path: str = "/stream", /, **headers: str | None) -> AsyncIterator[Wire]:
     """As `wired`, after the handshake and the greeting."""
     async with wired(url) as wire:
         await wire.say(handshake(path, **headers))

@@ -217,8 +217,19 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     # -- messages
 
+    def handle_cont(self, event: Frame) -> None:
+        # Kept apart until the last one, fragments of a byte, or of none, would take far more memory
+        # than `message_max_bytes` counts.
+        so_far: Any = self.frames[0]
+        if not isinstance(so_far, bytearray):
+            so_far = bytearray(so_far)
+        so_far += event.data
+        self.frames = [so_far]
+        if event.fin:
+            self.send_receive_event_to_app()
+
     def send_receive_event_to_app(self) -> None:
-        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        data = bytes(self.frames[0])
         self.frames = []
         if self.close_sent:
             return

@@ -22,7 +22,14 @@ from feed.settings import Settings
 from feed.ticks import Encoding
 from feed.websocket import EXTENSION, FeedProtocol, TransportSink
 from tests.conftest import running_app, until
-from tests.wire import TEXT, frame, handshake, wired
+from tests.wire import (
+    CONTINUATION,
+    TEXT,
+    Wire,
+    frame,
+    handshake,
+    wired,
+)  # fmt: skip
 
 
 class Service:
@@ -106,6 +113,26 @@ async def test_the_endpoint_is_gone_and_the_client_served(served: Served) -> Non
     assert served.service.ends == []
 
 
+async def test_fragments_take_no_more_memory_than_what_they_say() -> None:
+    service = Service()
+    async with serving(service, Settings()) as (server, url), served_wire(url) as wire:
+        fragments = frame(CONTINUATION, final=False) * 999 + frame(CONTINUATION, b"x", final=False)
+        await wire.say(frame(TEXT, final=False) + fragments)
+        (protocol,) = server.server_state.connections
+        assert isinstance(protocol, FeedProtocol)
+        await until(lambda: protocol.frames == [b"x"])
+        await wire.say(frame(CONTINUATION, b"y"))
+        await until(lambda: service.heard == ["xy"])
+
+
+@contextlib.asynccontextmanager
+async def served_wire(url: str) -> AsyncIterator[Wire]:
+    async with wired(url) as wire:
+        await wire.say(handshake())
+        await wire.answer()
+        yield wire
+
+
 async def test_messages_wait_for_the_one_before(served: Served) -> None:
     for message in ("wait", "a", "wait", "b"):
         await served.client.send(message)
@@ -139,7 +166,7 @@ async def test_what_came_before_the_handing_over(gone: bool) -> None:
             await until(lambda: service.heard == ["early", "next"])
 
 
-@pytest.mark.parametrize("said", [frame(3), frame(TEXT, b"\xff")])
+@pytest.mark.parametrize("said", [frame(3), frame(TEXT, b"\xff")], ids=["opcode", "text"])
 async def test_nonsense_before_the_handshake_is_answered(
     said: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -26,6 +26,7 @@ from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import Protocol as FrameProtocol
+from websockets.protocol import State
 
 from feed.errors import CLOSE_GRACE_S, CloseCode
 
@@ -122,7 +123,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     # Mostly what uvicorn's class assigns: in a dict so many attributes take 2 kB more. Should it
     # come to assign others, they find a dict still.
     __slots__ = (
-        "_cut", "_handed_over", "_ping_at", "_waiting", "app", "app_state", "asgi_version",
+        "_cut", "_handed_over", "_ping_at", "_pong", "_waiting", "app", "app_state", "asgi_version",
         "client", "close_sent", "close_timeout", "close_timer", "config", "conn", "connections",
         "curr_msg_data_type", "default_headers", "disconnected", "frames", "handshake_complete",
         "handshake_initiated", "initial_response", "last_ping_rtt", "logger", "loop",
@@ -137,6 +138,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._cut: asyncio.TimerHandle | None = None
         self._handed_over = False
         self._ping_at: float | None = None
+        self._pong = b""
         self._waiting: deque[str | bytes] | None = None
 
     def handle_connect(self, event: Request) -> None:
@@ -287,8 +289,19 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.sink.paused = True
             self.sink.on_pause()
 
+    def handle_ping(self) -> None:
+        # A client that does not read may have its pongs pile up. Only the latest ping need be
+        # answered (RFC 6455, section 5.5.3), so one is kept for when it reads again.
+        if self.sink is None or not self.sink.paused or self.conn.state is not State.OPEN:
+            super().handle_ping()
+        elif pongs := self.conn.data_to_send():
+            self._pong = pongs[-1]
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        pong, self._pong = self._pong, b""
+        if pong and not self.close_sent and not self.transport.is_closing():
+            self.transport.write(pong)
         if self.sink is not None:
             self.sink.paused = False
             self.sink.on_drain()

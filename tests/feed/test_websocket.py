@@ -23,9 +23,14 @@ from feed.ticks import Encoding
 from feed.websocket import EXTENSION, FeedProtocol, TransportSink
 from tests.conftest import running_app, until
 from tests.wire import (
+    CLOSE,
     CONTINUATION,
+    PING,
+    PONG,
     TEXT,
     Wire,
+    close_frame,
+    closing,
     frame,
     handshake,
     wired,
@@ -123,6 +128,27 @@ async def test_fragments_take_no_more_memory_than_what_they_say() -> None:
         await until(lambda: protocol.frames == [b"x"])
         await wire.say(frame(CONTINUATION, b"y"))
         await until(lambda: service.heard == ["xy"])
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_client_that_does_not_read_gets_one_pong_for_all_its_pings(closes: bool) -> None:
+    service = Service()
+    async with serving(service, Settings()) as (server, url), served_wire(url) as wire:
+        (protocol,) = server.server_state.connections
+        assert isinstance(protocol, FeedProtocol)
+        protocol.pause_writing()  # As if its socket were full.
+        await wire.say(b"".join(frame(PING, bytes([each])) for each in range(100)))
+        await wire.say(frame(TEXT, b"behind them"))
+        await until(lambda: service.heard)
+        if closes:
+            await wire.say(close_frame(1000))
+            await until(lambda: service.ends)
+        protocol.resume_writing()
+        if not closes:
+            assert await wire.hear() == (PONG, bytes([99]))
+            await wire.say(frame(PING, b"next") + close_frame(1000))
+            assert await wire.hear() == (PONG, b"next")
+        assert await wire.rest() == [(CLOSE, closing(1000))]
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import Final
 
@@ -32,3 +33,7 @@ async def run(url: str) -> dict[str, tuple[str, str, int | None]]:
 
 if __name__ == "__main__":
     json.dump(asyncio.run(run(sys.argv[1])), sys.stdout)
+    sys.stdout.flush()
+    # kosoku's threads outlive the interpreter, and then abort the process now and then. All is said
+    # by now, so the interpreter is not taken down at all.
+    os._exit(0)

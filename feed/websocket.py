@@ -17,6 +17,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -25,12 +26,15 @@ from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import Protocol as FrameProtocol
+from websockets.protocol import State
 
 from feed.errors import CLOSE_GRACE_S, CloseCode
 from feed.rates import TokenBucket
 
 EXTENSION: Final = "tickcast.sink"
 _SLICE_BYTES: Final = 1024
+_VERSION: Final = "13"
+"""The one version of the protocol that there is."""
 
 
 class FrameLimit(NamedTuple):
@@ -131,7 +135,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     # Mostly what uvicorn's class assigns: in a dict so many attributes take 2 kB more. Should it
     # come to assign others, they find a dict still.
     __slots__ = (
-        "_cut", "_frames", "_handed_over", "_is_flooded", "_ping_at", "_waiting", "app",
+        "_cut", "_frames", "_handed_over", "_is_flooded", "_ping_at", "_pong", "_waiting", "app",
         "app_state", "asgi_version",
         "client", "close_sent", "close_timeout", "close_timer", "config", "conn", "connections",
         "curr_msg_data_type", "default_headers", "disconnected", "frames", "handshake_complete",
@@ -150,17 +154,30 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._frames = TokenBucket(*limit) if limit else None
         self._is_flooded = False
         self._ping_at: float | None = None
+        self._pong = b""
         self._waiting: deque[str | bytes] | None = None
 
     def handle_connect(self, event: Request) -> None:
         # The parser that has read the request would keep it for as long as it reads frames.
         self.conn.parser = FrameProtocol.parse(self.conn)
         next(self.conn.parser)
+        if event.headers.get_all("Sec-WebSocket-Version") != [_VERSION]:
+            self._refuse_version()
+            return
         super().handle_connect(event)
         if not self.close_sent:
             self.sink = TransportSink(self)
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[EXTENSION] = self.sink
+
+    def _refuse_version(self) -> None:
+        """Say which version is spoken here (RFC 6455, section 4.2.2); the library would not."""
+        response = self.conn.reject(HTTPStatus.UPGRADE_REQUIRED, "no such version\n")
+        response.headers["Sec-WebSocket-Version"] = _VERSION
+        self.conn.send_response(response)
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
 
     async def run_asgi(self) -> None:
         """As uvicorn's, but the end of an endpoint that has handed over is not the client's."""
@@ -236,8 +253,19 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self.finish(b"", CloseCode.RATE_LIMITED, "rate limited")
         self._stop_reading()
 
+    def handle_cont(self, event: Frame) -> None:
+        # Kept apart until the last one, fragments of a byte, or of none, would take far more memory
+        # than `message_max_bytes` counts.
+        so_far: Any = self.frames[0]
+        if not isinstance(so_far, bytearray):
+            so_far = bytearray(so_far)
+        so_far += event.data
+        self.frames = [so_far]
+        if event.fin:
+            self.send_receive_event_to_app()
+
     def send_receive_event_to_app(self) -> None:
-        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        data = bytes(self.frames[0])
         self.frames = []
         if self.close_sent:
             return
@@ -247,7 +275,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
                 message = data.decode()
             except UnicodeDecodeError:
                 # uvicorn would log this with a traceback; it is the client's fault, not ours.
-                self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
+                with contextlib.suppress(InvalidState):  # The same read brought its close frame.
+                    self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
                 self.handle_parser_exception()
                 return
         if self._handed_over:
@@ -294,8 +323,19 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.sink.paused = True
             self.sink.on_pause()
 
+    def handle_ping(self) -> None:
+        # A client that does not read may have its pongs pile up. Only the latest ping need be
+        # answered (RFC 6455, section 5.5.3), so one is kept for when it reads again.
+        if self.sink is None or not self.sink.paused or self.conn.state is not State.OPEN:
+            super().handle_ping()
+        elif pongs := self.conn.data_to_send():
+            self._pong = pongs[-1]
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        pong, self._pong = self._pong, b""
+        if pong and not self.close_sent and not self.transport.is_closing():
+            self.transport.write(pong)
         if self.sink is not None:
             self.sink.paused = False
             self.sink.on_drain()
@@ -343,6 +383,10 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._cut_later()
 
     def handle_parser_exception(self) -> None:
+        if self.conn.close_sent is None:
+            # It did not wait for the answer to its handshake, so there can't be a close frame.
+            self.transport.abort()
+            return
         super().handle_parser_exception()
         self._cut_later()
 

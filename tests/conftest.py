@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import uvloop
 from redis.asyncio import Redis
+from starlette.types import ASGIApp
 
 from feed.app import create_app
 from feed.broker.client import make_client
@@ -105,12 +106,11 @@ class QuietServer(Server):
 
 
 @contextlib.asynccontextmanager
-async def running_server(
-    settings: Settings, redis_url: str, port: int = 0
+async def running_app(
+    app: ASGIApp, settings: Settings, port: int = 0
 ) -> AsyncIterator[RunningServer]:
-    """The real server on a free port, in this process."""
+    """Any application on the real server, in this process."""
     started = asyncio.Event()
-    app = create_app(settings, redis_url)
     with bind("127.0.0.1", port) as listener:
         server = QuietServer(server_config(app, settings), started.set)
         task = asyncio.create_task(server.serve([listener]))
@@ -124,6 +124,13 @@ async def running_server(
         finally:
             server.should_exit = True
             await task
+
+
+def running_server(
+    settings: Settings, redis_url: str, port: int = 0
+) -> contextlib.AbstractAsyncContextManager[RunningServer]:
+    """The real server on a free port, in this process."""
+    return running_app(create_app(settings, redis_url), settings, port)
 
 
 @pytest_asyncio.fixture

@@ -39,6 +39,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     feeds: tuple[str, ...] = ()
     """Feeds that clients may open; empty means any."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tls_cert: str | None = None
+    """PEM file of the certificate and its chain; with `tls_key` the server speaks TLS."""
+    tls_key: str | None = None
+    """PEM file of the certificate's private key."""
 
     # The store
     redis_url: str | None = None
@@ -65,6 +69,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Streams of one feed that the server will know."""
     ping_interval_s: Interval = 20.0
     ping_timeout_s: Interval = 20.0
+    handshake_timeout_s: Interval = 5.0
 
     # Sending
     flush_pace: Annotated[float, Meta(ge=0, le=10)] = 1.0
@@ -108,6 +113,8 @@ def load_settings(
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         raise InvalidSettings(f"{where.rstrip('`') or 'settings'}: {what}") from None
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise InvalidSettings("tls_cert and tls_key: give both, or neither")
     for name in settings.feeds:
         if not is_feed_name(name):
             raise InvalidSettings(f"feeds: {name!a} is not 1 to 32 characters of a-z 0-9 _ -")

@@ -29,6 +29,8 @@ from websockets.protocol import Protocol as FrameProtocol
 from feed.errors import CLOSE_GRACE_S, CloseCode
 
 EXTENSION: Final = "tickcast.sink"
+_HIGH_WATER_BYTES: Final = 64 * 1024
+"""What a transport takes for a client that does not read before it says that it is full."""
 
 OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
 """Takes a message; returns what is still to be awaited before the next one can be taken."""
@@ -52,6 +54,9 @@ class TransportSink:
     def __init__(self, protocol: FeedProtocol) -> None:
         self._protocol = protocol
         self.paused = False
+        # By itself, uvloop lets 512 KiB wait on top of that where there is TLS, and does not count
+        # what it has encrypted and handed on.
+        protocol.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
         # The transport's own method: a flush calls it once for each client.
         self.write: Callable[[bytes], None] = protocol.transport.write
         self.on_pause: Callable[[], None] = _nothing

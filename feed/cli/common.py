@@ -46,6 +46,17 @@ def config_option(command: Command) -> Command:
     )(command)
 
 
+def ca_option(command: Command) -> Command:
+    """Whom to trust."""
+    return click.option(
+        "--ca",
+        "ca_file",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="wss: trust the certificates in this PEM file; default: the system's.",
+    )(command)
+
+
 def feed_option(command: Command) -> Command:
     """The feed to publish into."""
     return click.option(

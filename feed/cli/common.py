@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,7 +17,7 @@ from feed.broker.client import check_version, make_client
 from feed.broker.embedded import find_store
 from feed.broker.publisher import Publisher
 from feed.broker.waiting import Dropped
-from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
+from feed.errors import BrokerUnavailable, BrokerUntrusted, InvalidTick, TickcastError
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, StreamKey, is_feed_name
@@ -196,11 +196,15 @@ async def refuse_unsuitable(redis_url: str) -> None:
 
     Raises:
         BrokerUnsuitable: too old, or it refuses us.
+        BrokerUntrusted: its certificate is not trusted.
     """
     client = make_client(redis_url)
     try:
-        with suppress(BrokerUnavailable):
-            await check_version(client)
+        await check_version(client)
+    except BrokerUntrusted:
+        raise
+    except BrokerUnavailable:
+        pass
     finally:
         await client.aclose()
 

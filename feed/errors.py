@@ -162,6 +162,10 @@ class BrokerUnavailable(TickcastError):
     """Redis can't be reached, or stopped answering."""
 
 
+class BrokerUntrusted(BrokerUnavailable):
+    """What answers in place of Redis has a certificate that is not trusted. It may be mended."""
+
+
 class BrokerUnsuitable(TickcastError):
     """Redis answers, but can't be used: too old, or access denied."""
 

@@ -44,6 +44,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Feeds that clients may open; empty means any."""
     log_level: Literal["debug", "info", "warning", "security", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
+    tls_cert: str | None = None
+    """PEM file of the certificate and its chain; with `tls_key` the server speaks TLS."""
+    tls_key: str | None = None
+    """PEM file of the certificate's private key."""
 
     # The store
     redis_url: str | None = None
@@ -70,6 +74,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Streams of one feed that the server will know."""
     ping_interval_s: Interval = 20.0
     ping_timeout_s: Interval = 20.0
+    handshake_timeout_s: Interval = 5.0
 
     # Who may come in
     auth: str | None = None
@@ -154,6 +159,8 @@ def _faults(settings: Settings) -> Iterator[str]:
     for name in settings.feeds:
         if not is_feed_name(name):
             yield f"feeds: {name!a} is not 1 to 32 characters of a-z 0-9 _ -"
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        yield "tls_cert and tls_key: give both, or neither"
     for origin in settings.origins:
         if not is_origin(origin):
             yield f"origins: {origin!a} is no origin such as https://example.org or http://host:8080"

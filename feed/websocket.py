@@ -33,6 +33,8 @@ from feed.rates import TokenBucket
 
 EXTENSION: Final = "tickcast.sink"
 _SLICE_BYTES: Final = 1024
+_HIGH_WATER_BYTES: Final = 64 * 1024
+"""What a transport takes for a client that does not read before it says that it is full."""
 _VERSION: Final = "13"
 """The one version of the protocol that there is."""
 
@@ -67,6 +69,9 @@ class TransportSink:
     def __init__(self, protocol: FeedProtocol) -> None:
         self._protocol = protocol
         self.paused = False
+        # By itself, uvloop lets 512 KiB wait on top of that where there is TLS, and does not count
+        # what it has encrypted and handed on.
+        protocol.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
         # The transport's own method: a flush calls it once for each client.
         self.write: Callable[[bytes], None] = protocol.transport.write
         self.on_pause: Callable[[], None] = _nothing

@@ -23,6 +23,7 @@ from feed.broker.publisher import Publisher
 from feed.server import Server, address_of, bind, server_config
 from feed.settings import Settings
 from feed.ticks import DEFAULT_FEED
+from feed.tls import certificate_of
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ES_TRADES = DATA / "es-trades.csv.gz"
@@ -111,8 +112,10 @@ async def running_app(
 ) -> AsyncIterator[RunningServer]:
     """Any application on the real server, in this process."""
     started = asyncio.Event()
+    certificate = certificate_of(settings)
     with bind("127.0.0.1", port) as listener:
-        server = QuietServer(server_config(app, settings), started.set)
+        config = server_config(app, settings)
+        server = QuietServer(config, started.set, certificate, settings.handshake_timeout_s)
         task = asyncio.create_task(server.serve([listener]))
         waiting = asyncio.create_task(started.wait())
         await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -120,7 +123,7 @@ async def running_app(
         if task.done():
             task.result()
         try:
-            yield RunningServer(address_of(listener), server)
+            yield RunningServer(address_of(listener, tls=certificate is not None), server)
         finally:
             server.should_exit = True
             await task

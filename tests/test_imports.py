@@ -18,7 +18,7 @@ LAYERS = [
     {"times", "errors", "tasks", "counters", "memory", "logs", "addresses", "rates"},
     {"ticks"},
     {"batch", "closest", "delivery", "feeds", "settings", "frames"},
-    {"access", "positions", "pieces", "recovery", "broker"},
+    {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"actions", "blocks"},
     {"conduct", "protocol"},
     {"backlog"},

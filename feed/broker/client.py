@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -12,7 +13,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from feed.errors import BrokerUnavailable, BrokerUnsuitable, InvalidSettings
+from feed.errors import BrokerUnavailable, BrokerUnsuitable, BrokerUntrusted, InvalidSettings
 
 CONNECT_TIMEOUT_S: Final = 3.0
 COMMAND_TIMEOUT_S: Final = 5.0
@@ -35,7 +36,8 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
     connections are busy, a command waits for one.
 
     Raises:
-        InvalidSettings: the URL is not one of redis://, rediss:// or unix://.
+        InvalidSettings: the URL is not one of redis://, rediss:// or unix://, or the file of
+            certificates that it names can't be used.
     """
     try:
         if urlsplit(url).scheme not in SCHEMES:
@@ -50,9 +52,21 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
             retry=Retry(NoBackoff(), 0),
             client_name="tickcast",
         )
+        if ca := pool.connection_kwargs.get("ssl_ca_certs"):
+            _check_certificates(ca)
         return Redis.from_pool(pool)
     except (ValueError, TypeError) as error:
         raise InvalidSettings(f"redis_url: {safe_url(url)!a}: {error}") from None
+
+
+def _check_certificates(path: str) -> None:
+    # redis-py would look when it connects, and it would seem that Redis were away.
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(f"{path} holds no certificate in PEM form") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
 
 
 def safe_url(url: str) -> str:
@@ -70,6 +84,7 @@ def translated_errors() -> Iterator[None]:
 
     Raises:
         BrokerUnavailable: no connection, no answer in time, or not in charge just now.
+        BrokerUntrusted: its certificate is not trusted.
         BrokerUnsuitable: it answered that we may not.
     """
     try:
@@ -82,6 +97,12 @@ def translated_errors() -> Iterator[None]:
         # What is wrong with a log-in while connecting comes wrapped.
         if isinstance(error.__cause__, _REFUSALS):
             raise BrokerUnsuitable(f"Redis refuses us: {error}") from None
+        # redis-py raises its own while it handles this one.
+        if isinstance(error.__context__, ssl.SSLCertVerificationError):
+            raise BrokerUntrusted(
+                f"the certificate of Redis is not trusted: {error.__context__.verify_message};"
+                " a CA of your own is named in the URL, with ?ssl_ca_certs=FILE"
+            ) from None
         raise BrokerUnavailable(f"no answer from Redis: {error}") from None
     except exceptions.ResponseError as error:
         raise BrokerUnsuitable(f"Redis can't do that: {error}") from None

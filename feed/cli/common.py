@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,7 +18,7 @@ from feed.broker.client import check_version, make_client
 from feed.broker.embedded import find_store
 from feed.broker.publisher import Publisher
 from feed.broker.waiting import Dropped
-from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
+from feed.errors import BrokerUnavailable, BrokerUntrusted, InvalidTick, TickcastError
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, StreamKey, is_feed_name
@@ -44,6 +44,17 @@ def config_option(command: Command) -> Command:
         "--config",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="TOML file of settings; the environment and options win over it.",
+    )(command)
+
+
+def ca_option(command: Command) -> Command:
+    """Whom to trust."""
+    return click.option(
+        "--ca",
+        "ca_file",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="wss: trust the certificates in this PEM file; default: the system's.",
     )(command)
 
 
@@ -179,11 +190,15 @@ async def refuse_unsuitable(redis_url: str) -> None:
 
     Raises:
         BrokerUnsuitable: too old, or it refuses us.
+        BrokerUntrusted: its certificate is not trusted.
     """
     client = make_client(redis_url)
     try:
-        with suppress(BrokerUnavailable):
-            await check_version(client)
+        await check_version(client)
+    except BrokerUntrusted:
+        raise
+    except BrokerUnavailable:
+        pass
     finally:
         await client.aclose()
 

@@ -23,6 +23,7 @@ from feed.errors import TickcastError
 from feed.server import address_of, bind
 from feed.server import serve as run_server
 from feed.settings import Settings, load_settings
+from feed.tls import Certificate, certificate_of
 
 DASHBOARD = Path(clients.__file__).parent / "dashboard"
 
@@ -30,6 +31,9 @@ DASHBOARD = Path(clients.__file__).parent / "dashboard"
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one.  [default: 8000]")
+@click.option("--tls-cert", metavar="FILE",
+              help="PEM file of a certificate and its chain: serve https and wss.")  # fmt: skip
+@click.option("--tls-key", metavar="FILE", help="PEM file of its private key.")
 @click.option("--auth", metavar="FILE", help="API keys, as `tickcast keys` makes them.")
 @click.option(
     "--jwt-key", metavar="FILE", help="Take tokens signed with this key: PEM, or a secret."
@@ -45,18 +49,19 @@ def serve(config: Path | None, **options: str | int | None) -> None:
     """
     settings = load_settings(config, None, **options)
     set_up_logging(settings)
+    certificate = certificate_of(settings)
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
         raise cannot_listen(settings.host, settings.port, error) from None
     with listener:
-        run_server_loop(_serve(settings, listener))
+        run_server_loop(_serve(settings, listener, certificate))
 
 
-async def _serve(settings: Settings, listener: socket) -> None:
+async def _serve(settings: Settings, listener: socket, certificate: Certificate | None) -> None:
     async with provided_store(settings) as redis_url:
         await refuse_unsuitable(redis_url)
-        await serve_feed(settings, redis_url, listener, lambda: None)
+        await serve_feed(settings, redis_url, listener, lambda: None, certificate)
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> TickcastError:
@@ -66,12 +71,17 @@ def cannot_listen(host: str, port: int, error: OSError) -> TickcastError:
 
 
 async def serve_feed(
-    settings: Settings, redis_url: str, listener: socket, on_started: Callable[[], None]
+    settings: Settings,
+    redis_url: str,
+    listener: socket,
+    on_started: Callable[[], None],
+    certificate: Certificate | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, with the page at `/`; says where once it listens."""
 
     def started() -> None:
-        click.echo(f"listening on {address_of(listener)}")
+        click.echo(f"listening on {address_of(listener, tls=certificate is not None)}")
         on_started()
 
-    await run_server(create_app(settings, redis_url, DASHBOARD), settings, listener, started)
+    app = create_app(settings, redis_url, DASHBOARD)
+    await run_server(app, settings, listener, started, certificate)

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket
 
+from feed.access.gate import Gate
 from feed.access.grant import Grant
 from feed.connection import denial, serve_connection
 from feed.engine import Engine, running_engine
@@ -64,11 +65,15 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
     Args:
         redis_url: the store to use; `settings.redis_url` may be empty, where it is embedded.
         dashboard: a folder with the page served at `/` (`index.html`) and its files.
+
+    Raises:
+        InvalidSettings: what clients are to be let in by can't be read.
     """
+    gate = Gate(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_State]:
-        async with running_engine(settings, redis_url) as engine:
+        async with running_engine(settings, redis_url, gate) as engine:
             yield {"engine": engine}
 
     routes: list[BaseRoute] = [

@@ -45,13 +45,12 @@ class Engine:
 
 
 @asynccontextmanager
-async def running_engine(settings: Settings, redis_url: str) -> AsyncIterator[Engine]:
+async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> AsyncIterator[Engine]:
     """Start everything; it keeps trying when Redis can't be reached.
 
     Raises:
-        InvalidSettings: the URL is none, or what clients are to be let in by can't be read.
+        InvalidSettings: the URL is none.
     """
-    gate = Gate(settings)
     client = make_client(redis_url)
     hub = Hub()
     flusher = Flusher(hub, settings.flush_pace, settings.flush_window_ms / 1000)

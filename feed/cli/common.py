@@ -58,6 +58,32 @@ def ca_option(command: Command) -> Command:
     )(command)
 
 
+def token_option(command: Command) -> Command:
+    """Who one is. A file, since other users of the machine can read a command line."""
+    return click.option(
+        "--token-file",
+        "token",
+        metavar="FILE",
+        callback=_read_token,
+        help="File with the token or the API key's secret to show to the server.",
+    )(command)
+
+
+def _read_token(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    if value is None:
+        return None
+    try:
+        token = Path(value).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise click.BadParameter(f"{value}: {reason}") from None
+    if not token.isascii() or not token.isprintable() or not token:
+        raise click.BadParameter(f"{value} holds no token")
+    return token
+
+
 def feed_option(command: Command) -> Command:
     """The feed to publish into."""
     return click.option(

@@ -15,7 +15,7 @@ from clients.audit import describe_gap, render_audit, sum_up
 from clients.books import Gap
 from clients.stream import Stream, connect
 from clients.watch import Board
-from feed.cli.common import ca_option, run
+from feed.cli.common import ca_option, run, token_option
 from feed.errors import InvalidSettings, TickcastError
 from feed.ticks import CHANNELS, Encoding, encode, is_pattern
 
@@ -35,6 +35,7 @@ _DRAWING_PACE = 5
 @click.option("--audit", is_flag=True,
               help="Show what became of every tick; exit code 1 if some is missing.")  # fmt: skip
 @ca_option
+@token_option
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
 def watch(
     symbols: tuple[str, ...],
@@ -43,6 +44,7 @@ def watch(
     encoding: str,
     audit: bool,
     ca_file: str | None,
+    token: str | None,
     limit: int | None,
 ) -> None:
     """Watch symbols live; '*' is all of them, 'BTC-*' those that begin so.
@@ -60,7 +62,7 @@ def watch(
         if channel not in CHANNELS:
             raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
     try:
-        run(_watch(url, Encoding(encoding), wanted, audit, ca_file, limit))
+        run(_watch(url, Encoding(encoding), wanted, audit, ca_file, token, limit))
     except BrokenPipeError:
         # Whoever read our lines has seen enough. Python would try to write the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -72,11 +74,15 @@ async def _watch(
     wanted: dict[str, list[str]],
     audit: bool,
     ca_file: str | None,
+    token: str | None,
     limit: int | None,
 ) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else None
     is_terminal = sys.stdout.isatty()
     on_gap = _print_gap if audit and not is_terminal else None
-    async with connect(url, encoding=encoding, tls=ca_file, on_gap=on_gap) as stream:
+    async with connect(
+        url, encoding=encoding, headers=headers, tls=ca_file, on_gap=on_gap
+    ) as stream:
         await stream.subscribe(wanted, snapshot=not audit)
         try:
             if is_terminal:

@@ -16,7 +16,7 @@ from typing import Final
 from feed.blocks import Blocks
 from feed.broker.store import Store
 from feed.catchup import Request
-from feed.errors import TickcastError
+from feed.errors import AccessDenied, TickcastError
 from feed.follower import Follower
 from feed.tasks import end_tasks
 from feed.times import Moment
@@ -130,7 +130,8 @@ class Backfill:
             try:
                 await self._read(requests)
             except TickcastError as error:
-                logger.debug("could not read history, trying again: %s", error)
+                level = logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG
+                logger.log(level, "could not read history, trying again: %s", error)
                 self._unread.extendleft(reversed(requests))
                 await asyncio.sleep(_READ_AGAIN_S)
 

@@ -14,7 +14,7 @@ from feed.batch import Batch, Gap
 from feed.broker import keys
 from feed.broker.store import Head, Store
 from feed.broker.subscriber import Subscriber
-from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
+from feed.errors import AccessDenied, BrokerUnavailable, InvalidTick, TickcastError
 from feed.feeds import Feed, Feeds
 from feed.hub import Hub
 from feed.recovery import Due, Run
@@ -207,7 +207,8 @@ class Upstream:
             batch = list(self._announced)[:_OPEN_BATCH]
             try:
                 await self._begin_opening(batch, from_first=True)
-            except TickcastError:
+            except TickcastError as error:
+                _tell(error, "could not open new streams")
                 await asyncio.sleep(_OPEN_AGAIN_S)
 
     async def _on_reconnect(self) -> None:
@@ -378,6 +379,12 @@ class Upstream:
         if task.cancelled() or (error := task.exception()) is None:
             return
         if isinstance(error, TickcastError):
-            logger.debug("gave up for now: %s", error)
+            _tell(error, "gave up for now")
         else:
             logger.error("a bug in the upstream", exc_info=error)
+
+
+def _tell(error: TickcastError, what: str) -> None:
+    """An outage is told by the subscriber; a right that is missing would go unnoticed."""
+    level = logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG
+    logger.log(level, "%s: %s", what, error)

@@ -56,12 +56,12 @@ class _Names(NamedTuple):
     announcements: list[str]
 
 
-_CONNECT: Final = "ping info client|setname client|setinfo script|load"
+_CONNECT: Final = "client|setname client|setinfo script|load"
 _LIMITS: Final = (
     "evalsha get set del exists incr incrby expire pexpire ttl pttl rename"
     " lindex llen lpush lrange ltrim zadd zcard zrange zrem zremrangebyscore"
 )
-_SEATS: Final = "evalsha eval hget hgetall hincrby hset hdel zadd zrangebyscore zrem expire"
+_SEATS: Final = "evalsha eval hget hgetall hincrby hset hdel zadd zrangebyscore zrem expire time"
 
 
 def users(feeds: Sequence[str] = ()) -> dict[str, list[Grant]]:
@@ -120,7 +120,7 @@ def _names(feeds: Sequence[str]) -> _Names:
 
 def _publisher(names: _Names) -> list[Grant]:
     return [
-        Grant(f"{_CONNECT} time"),
+        Grant(f"{_CONNECT} info time"),
         Grant("evalsha", keys=[*names.metas, *names.histories]),
         Grant("eval", keys=[*names.epochs, *names.directories]),
         Grant("hmget hlen hgetall hdel hset", keys=names.metas),
@@ -134,7 +134,7 @@ def _publisher(names: _Names) -> list[Grant]:
 def _server(names: _Names) -> list[Grant]:
     heartbeats = [keys.heartbeat(ANY)]
     return [
-        Grant(f"{_CONNECT} unsubscribe time"),
+        Grant(f"{_CONNECT} info ping unsubscribe"),
         Grant("evalsha_ro", read=[*names.metas, *names.histories]),
         Grant("eval", keys=[*names.metas, *names.histories, *names.epochs]),
         Grant("hmget hget hdel hset", keys=names.metas),
@@ -151,7 +151,7 @@ def _server(names: _Names) -> list[Grant]:
 
 def _reader(names: _Names) -> list[Grant]:
     return [
-        Grant(f"{_CONNECT} unsubscribe punsubscribe"),
+        Grant(f"{_CONNECT} ping unsubscribe punsubscribe"),
         Grant("evalsha_ro", read=[*names.metas, *names.histories]),
         Grant("hget hmget hgetall", read=names.metas),
         Grant("xrange xrevrange xlen xread", read=names.histories),

@@ -14,9 +14,10 @@ from collections import deque
 from typing import Final
 
 from feed.blocks import Blocks
+from feed.broker.client import level_of
 from feed.broker.store import Store
 from feed.catchup import Request
-from feed.errors import AccessDenied, TickcastError
+from feed.errors import TickcastError
 from feed.follower import Follower
 from feed.tasks import end_tasks
 from feed.times import Moment
@@ -130,8 +131,7 @@ class Backfill:
             try:
                 await self._read(requests)
             except TickcastError as error:
-                level = logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG
-                logger.log(level, "could not read history, trying again: %s", error)
+                logger.log(level_of(error), "could not read history, trying again: %s", error)
                 self._unread.extendleft(reversed(requests))
                 await asyncio.sleep(_READ_AGAIN_S)
 

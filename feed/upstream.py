@@ -12,9 +12,10 @@ from redis.asyncio import Redis
 
 from feed.batch import Batch, Gap
 from feed.broker import keys
+from feed.broker.client import level_of
 from feed.broker.store import Head, Store
 from feed.broker.subscriber import Subscriber
-from feed.errors import AccessDenied, BrokerUnavailable, InvalidTick, TickcastError
+from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
 from feed.feeds import Feed, Feeds
 from feed.hub import Hub
 from feed.recovery import Due, Run
@@ -208,7 +209,7 @@ class Upstream:
             try:
                 await self._begin_opening(batch, from_first=True)
             except TickcastError as error:
-                _tell(error, "could not open new streams")
+                logger.log(level_of(error), "could not open new streams: %s", error)
                 await asyncio.sleep(_OPEN_AGAIN_S)
 
     async def _on_reconnect(self) -> None:
@@ -379,12 +380,6 @@ class Upstream:
         if task.cancelled() or (error := task.exception()) is None:
             return
         if isinstance(error, TickcastError):
-            _tell(error, "gave up for now")
+            logger.log(level_of(error), "gave up for now: %s", error)
         else:
             logger.error("a bug in the upstream", exc_info=error)
-
-
-def _tell(error: TickcastError, what: str) -> None:
-    """An outage is told by the subscriber; a right that is missing would go unnoticed."""
-    level = logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG
-    logger.log(level, "%s: %s", what, error)

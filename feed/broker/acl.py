@@ -57,11 +57,6 @@ class _Names(NamedTuple):
 
 
 _CONNECT: Final = "client|setname client|setinfo script|load"
-_LIMITS: Final = (
-    "evalsha get set del exists incr incrby expire pexpire ttl pttl rename"
-    " lindex llen lpush lrange ltrim zadd zcard zrange zrem zremrangebyscore"
-)
-_SEATS: Final = "evalsha eval hget hgetall hincrby hset hdel zadd zrangebyscore zrem expire time"
 
 
 def users(feeds: Sequence[str] = ()) -> dict[str, list[Grant]]:
@@ -133,8 +128,9 @@ def _publisher(names: _Names) -> list[Grant]:
 
 def _server(names: _Names) -> list[Grant]:
     heartbeats = [keys.heartbeat(ANY)]
+    seats, attempts = keys.seats(ANY), f"{keys.ATTEMPTS}:{ANY}"
     return [
-        Grant(f"{_CONNECT} info ping unsubscribe"),
+        Grant(f"{_CONNECT} info ping time unsubscribe"),
         Grant("evalsha_ro", read=[*names.metas, *names.histories]),
         Grant("eval", keys=[*names.metas, *names.histories, *names.epochs]),
         Grant("hmget hget hdel hset", keys=names.metas),
@@ -144,8 +140,10 @@ def _server(names: _Names) -> list[Grant]:
         Grant("smembers", read=names.directories),
         Grant("subscribe", channels=[*names.ticks, *names.announcements, *heartbeats]),
         Grant("publish", channels=heartbeats),
-        Grant(_LIMITS, keys=[f"{keys.LIMITS}*"]),
-        Grant(_SEATS, keys=[f"{keys.SEATS}*"]),
+        Grant("evalsha", keys=[keys.SEATED_SERVERS, seats, attempts]),
+        Grant("zadd zscore zrem zremrangebyscore", keys=[keys.SEATED_SERVERS]),
+        Grant("hgetall hset hdel expire", keys=[seats]),
+        Grant("get set exists incrby pttl rename", keys=[attempts]),
     ]
 
 

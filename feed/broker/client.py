@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -13,7 +14,13 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from feed.errors import AccessDenied, BrokerUnavailable, BrokerUnsuitable, InvalidSettings
+from feed.errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    InvalidSettings,
+    TickcastError,
+)
 
 CONNECT_TIMEOUT_S: Final = 3.0
 COMMAND_TIMEOUT_S: Final = 5.0
@@ -103,6 +110,11 @@ def translated_errors() -> Iterator[None]:
         raise BrokerUnavailable(f"no answer from Redis: {error}") from None
     except exceptions.ResponseError as error:
         raise BrokerUnsuitable(f"Redis can't do that: {error}") from None
+
+
+def level_of(error: TickcastError) -> int:
+    """How to log what will be tried again: an outage is told elsewhere, a lack of rights is not."""
+    return logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG
 
 
 def named(error: Any, command: Sequence[Any]) -> Any:

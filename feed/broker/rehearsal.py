@@ -42,6 +42,9 @@ async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
         channels += [keys.announcements(feed), keys.ticks(nowhere)]
     await _subscribe(client, channels)
     with translated_errors():
+        await client.zrem(keys.SEATED_SERVERS, _NAME)
+        await client.hgetall(keys.seats(_NAME))
+        await client.get(f"{keys.ATTEMPTS}:{_NAME}")
         await client.publish(channels[0], b"")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from feed.broker.acl import ADMIN, ANY, Grant, aclfile, placeholder, publisher_of, users
+from feed.broker.acl import ADMIN, ANY, Grant, aclfile, placeholder, publisher_of, rules, users
 from feed.broker.client import make_client
 from tests.faults.valkey import Valkey
 
@@ -92,3 +93,10 @@ async def locked_store(directory: Path, feeds: Sequence[str]) -> AsyncIterator[L
 async def client_of(store: LockedStore, user: str) -> AsyncIterator[Redis]:
     async with make_client(store.url_of(user)) as client:
         yield client
+
+
+async def take_away(store: LockedStore, user: str, command: str) -> None:
+    """Give a user all its rights but one."""
+    reset, on, *granted = rules(users(store.feeds)[user])
+    left = (re.sub(rf" ?\+{re.escape(command)}(?=[ )]|$)", "", rule) for rule in granted)
+    await store.ask("ACL", "SETUSER", user, reset, on, f">{password_of(user)}", *filter(None, left))

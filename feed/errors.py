@@ -170,6 +170,10 @@ class BrokerUnsuitable(TickcastError):
     """Redis answers, but can't be used: too old, or access denied."""
 
 
+class AccessDenied(BrokerUnsuitable):
+    """Redis knows us, and does not let us do that; the text names the command and its keys."""
+
+
 class StoreUnavailable(TickcastError):
     """The embedded store could not be started or found."""
 

@@ -14,7 +14,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import translated_errors
+from feed.broker.client import level_of, translated_errors
 from feed.errors import BrokerUnavailable, BrokerUnsuitable
 
 _RETRY_MAX_S: Final = 300
@@ -45,7 +45,7 @@ class Attempts:
                 with translated_errors():
                     return await self._note(self._shared, party)
             except (BrokerUnavailable, BrokerUnsuitable) as error:
-                logger.debug("counting attempts alone: %s", error)
+                logger.log(level_of(error), "counting attempts alone: %s", error)
         return await self._note(self._alone, party)
 
     async def _note(self, limiter: SlidingWindowCounterRateLimiter, party: str) -> int:

@@ -13,7 +13,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import translated_errors
+from feed.broker.client import execute, level_of, translated_errors
 from feed.errors import BrokerUnavailable, BrokerUnsuitable
 
 _COUNTS_FOR_S: Final = 10
@@ -80,7 +80,9 @@ class Seats:
                 try:
                     await self._tell()
                 except (BrokerUnavailable, BrokerUnsuitable) as error:
-                    logger.debug("can't tell how many connections there are: %s", error)
+                    logger.log(
+                        level_of(error), "can't tell how many connections there are: %s", error
+                    )
             await asyncio.sleep(_TELL_S)
 
     async def leave(self) -> None:
@@ -101,7 +103,7 @@ class Seats:
                     args=[self._me, _COUNTS_FOR_S * 1000, *counts],
                 )
         except (BrokerUnavailable, BrokerUnsuitable) as error:
-            logger.debug("counting connections alone: %s", error)
+            logger.log(level_of(error), "counting connections alone: %s", error)
             self._untold.update(names)
             return None
         return names[full - 1] if full else None
@@ -124,7 +126,7 @@ class Seats:
                 else:
                     pipeline.hdel(keys.seats(room), self._me)
             try:
-                await pipeline.execute()
+                await execute(pipeline)
             except BaseException:
                 self._untold |= untold
                 raise

@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 import uvloop
+from redis.asyncio import Redis
 
 from feed import logs
 from feed.broker.client import check_version, make_client
 from feed.broker.embedded import find_store
 from feed.broker.publisher import Publisher
+from feed.broker.rehearsal import rehearse
 from feed.broker.waiting import Dropped
-from feed.errors import BrokerUnavailable, BrokerUntrusted, InvalidTick, TickcastError
+from feed.errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    BrokerUntrusted,
+    InvalidTick,
+    TickcastError,
+)
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, StreamKey, is_feed_name
@@ -93,6 +102,13 @@ def feed_option(command: Command) -> Command:
         callback=_check_feed,
         help="Feed to publish into; /stream serves `live`, /v2/NAME any.",
     )(command)
+
+
+def check_feeds(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Each of them, once."""
+    return tuple(dict.fromkeys(_check_feed(context, parameter, value) for value in values))
 
 
 def _check_feed(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -211,22 +227,33 @@ def run_server_loop(work: Coroutine[Any, Any, Result]) -> Result:
         return runner.run(work)
 
 
-async def refuse_unsuitable(redis_url: str) -> None:
+async def refuse_unsuitable(redis_url: str, feeds: Sequence[str] = ()) -> None:
     """Say at once that a Redis can't be used; one that does not answer may still come.
 
     Raises:
-        BrokerUnsuitable: too old, or it refuses us.
+        BrokerUnsuitable: too old, or it does not know us.
         BrokerUntrusted: its certificate is not trusted.
+        AccessDenied: it refuses us what a server needs in these feeds.
     """
     client = make_client(redis_url)
     try:
         await check_version(client)
+        await _rehearse(client, feeds)
     except BrokerUntrusted:
         raise
     except BrokerUnavailable:
         pass
     finally:
         await client.aclose()
+
+
+async def _rehearse(client: Redis, feeds: Sequence[str]) -> None:
+    try:
+        await rehearse(client, feeds)
+    except AccessDenied:
+        raise
+    except BrokerUnsuitable:
+        pass  # Such as a full memory: that may pass, and is told when clients come.
 
 
 class BadInput:

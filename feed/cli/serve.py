@@ -60,7 +60,7 @@ def serve(config: Path | None, **options: str | int | None) -> None:
 
 async def _serve(settings: Settings, listener: socket, certificate: Certificate | None) -> None:
     async with provided_store(settings) as redis_url:
-        await refuse_unsuitable(redis_url)
+        await refuse_unsuitable(redis_url, settings.feeds)
         await serve_feed(settings, redis_url, listener, lambda: None, certificate)
 
 

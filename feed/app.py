@@ -14,11 +14,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from feed.connection import serve_connection
 from feed.engine import Engine, running_engine
 from feed.errors import TickcastError
+from feed.headers import SecurityHeaders
 from feed.metrics import CONTENT_TYPE, render_metrics
 from feed.settings import Settings
 from feed.ticks import (
@@ -37,11 +39,7 @@ _SNAPSHOT_STREAMS_MAX: Final = 10_000
 _READY_TIMEOUT_S: Final = 1.0
 
 
-_PAGE_HEADERS: Final = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:",
-    "X-Content-Type-Options": "nosniff",
-}
+_PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
 
 
 class _RevalidatedFiles(StaticFiles):
@@ -57,7 +55,7 @@ class _State(TypedDict):
     engine: Engine
 
 
-def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None) -> Starlette:
+def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None) -> ASGIApp:
     """The server as an ASGI application.
 
     Args:
@@ -92,7 +90,7 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
         routes=routes, lifespan=lifespan, exception_handlers={TickcastError: _unavailable}
     )
     app.router.redirect_slashes = False  # `/stream/` is no address of ours.
-    return app
+    return SecurityHeaders(app)
 
 
 # ---------------------------------------------------------------------------------- WebSocket

@@ -15,7 +15,7 @@ VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "setti
 
 # Within feed, a file imports only from rows above its own.
 LAYERS = [
-    {"times", "errors", "tasks", "counters", "memory"},
+    {"times", "errors", "tasks", "counters", "memory", "headers"},
     {"ticks"},
     {"batch", "closest", "delivery", "feeds", "settings", "frames"},
     {"access", "positions", "pieces", "recovery", "broker"},

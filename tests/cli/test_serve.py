@@ -120,7 +120,6 @@ async def test_the_http_side(cli: Cli) -> None:
         page = await client.get("/")
         assert page.status_code == 200
         assert "text/html" in page.headers["content-type"]
-        assert "default-src 'self'" in page.headers["content-security-policy"]
         assert (await client.get("/static/feed.js")).headers["cache-control"] == "no-cache"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
+from socket import socket
 from typing import Any, Final, TypedDict
 
 from starlette.applications import Starlette
@@ -21,7 +22,7 @@ from feed.connection import serve_connection
 from feed.engine import Engine, running_engine
 from feed.errors import TickcastError
 from feed.headers import SecurityHeaders
-from feed.metrics import CONTENT_TYPE, render_metrics
+from feed.scraping import answer_scrape, serving_metrics
 from feed.settings import Settings
 from feed.ticks import (
     CHANNELS,
@@ -55,23 +56,32 @@ class _State(TypedDict):
     engine: Engine
 
 
-def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None) -> ASGIApp:
+def create_app(
+    settings: Settings,
+    redis_url: str,
+    dashboard: Path | None = None,
+    metrics_listener: socket | None = None,
+) -> ASGIApp:
     """The server as an ASGI application.
 
     Args:
         redis_url: the store to use; `settings.redis_url` may be empty, where it is embedded.
         dashboard: a folder with the page served at `/` (`index.html`) and its files.
+        metrics_listener: where `/metrics` is served, while the application runs; None serves it
+            beside everything else.
     """
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_State]:
-        async with running_engine(settings, redis_url) as engine:
+        async with (
+            running_engine(settings, redis_url) as engine,
+            serving_metrics(engine, metrics_listener) if metrics_listener else nullcontext(),
+        ):
             yield {"engine": engine}
 
     routes: list[BaseRoute] = [
         Route("/health", _health),
         Route("/ready", _ready),
-        Route("/metrics", _metrics),
         Route("/symbols", _symbols),
         Route("/snapshot", _snapshot),
         Route("/stream", _upgrade_required),
@@ -80,6 +90,8 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
         WebSocketRoute("/v2/{feed}", _stream),
         WebSocketRoute("/{path:path}", _refuse),
     ]
+    if metrics_listener is None:
+        routes.append(Route("/metrics", _metrics))
     if dashboard is not None:
         page = dashboard / "index.html"
         routes += [
@@ -153,7 +165,7 @@ async def _ready(request: Request) -> Response:
 
 
 async def _metrics(request: Request) -> Response:
-    return Response(render_metrics(_engine(request)), media_type=CONTENT_TYPE)
+    return answer_scrape(request, _engine(request))
 
 
 async def _symbols(request: Request) -> Response:

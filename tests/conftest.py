@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import pytest
@@ -97,11 +98,11 @@ class QuietServer(Server):
 
 @contextlib.asynccontextmanager
 async def running_server(
-    settings: Settings, redis_url: str, port: int = 0
+    settings: Settings, redis_url: str, port: int = 0, metrics_listener: socket | None = None
 ) -> AsyncIterator[RunningServer]:
     """The real server on a free port, in this process."""
     started = asyncio.Event()
-    app = create_app(settings, redis_url)
+    app = create_app(settings, redis_url, metrics_listener=metrics_listener)
     with bind("127.0.0.1", port) as listener:
         server = QuietServer(server_config(app, settings), started.set)
         task = asyncio.create_task(server.serve([listener]))

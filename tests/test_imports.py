@@ -31,7 +31,7 @@ LAYERS = [
     {"session", "backfill"},
     {"websocket", "asgi_sink", "engine"},
     {"metrics"},
-    {"connection"},
+    {"connection", "scraping"},
     {"app"},
     {"server"},
     {"cli"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from socket import socket
 
@@ -30,14 +31,24 @@ DASHBOARD = Path(clients.__file__).parent / "dashboard"
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one.  [default: 8000]")
+@click.option("--metrics-bind", metavar="HOST:PORT",
+              help="Serve /metrics there alone, instead of beside the stream.")  # fmt: skip
 @redis_option
 @config_option
-def serve(host: str | None, port: int | None, redis_url: str | None, config: Path | None) -> None:
+def serve(
+    host: str | None,
+    port: int | None,
+    metrics_bind: str | None,
+    redis_url: str | None,
+    config: Path | None,
+) -> None:
     """Serve ticks to WebSocket clients.
 
     Without --redis an embedded store is started, which the other commands then find.
     """
-    settings = load_settings(config, host=host, port=port, redis_url=redis_url)
+    settings = load_settings(
+        config, host=host, port=port, metrics_bind=metrics_bind, redis_url=redis_url
+    )
     set_up_logging(settings)
     try:
         listener = bind(settings.host, settings.port)
@@ -63,9 +74,27 @@ async def serve_feed(
     settings: Settings, redis_url: str, listener: socket, on_started: Callable[[], None]
 ) -> None:
     """Serve until SIGINT or SIGTERM, with the page at `/`; says where once it listens."""
+    with bind_metrics(settings) or nullcontext() as metrics_listener:
 
-    def started() -> None:
-        click.echo(f"listening on {address_of(listener)}")
-        on_started()
+        def started() -> None:
+            if metrics_listener is not None:
+                click.echo(f"metrics at {address_of(metrics_listener)}/metrics")
+            click.echo(f"listening on {address_of(listener)}")
+            on_started()
 
-    await run_server(create_app(settings, redis_url, DASHBOARD), settings, listener, started)
+        app = create_app(settings, redis_url, DASHBOARD, metrics_listener)
+        await run_server(app, settings, listener, started)
+
+
+def bind_metrics(settings: Settings) -> socket | None:
+    """The socket that `metrics_bind` asks for.
+
+    Raises:
+        TickcastError: it could not be opened.
+    """
+    if settings.metrics_address is None:
+        return None
+    try:
+        return bind(*settings.metrics_address)
+    except OSError as error:
+        raise cannot_listen(*settings.metrics_address, error) from None

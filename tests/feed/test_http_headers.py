@@ -110,7 +110,7 @@ async def test_a_bug_is_told_without_its_trace_and_logged_once(
     def broken(engine: Engine) -> bytes:
         raise ZeroDivisionError("a secret of the inside")
 
-    monkeypatch.setattr("feed.app.render_metrics", broken)
+    monkeypatch.setattr("feed.scraping.render_metrics", broken)
     async with httpx.AsyncClient(base_url=address) as http:
         reply = await http.get("/metrics")
         assert (await http.get("/health")).status_code == 200

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
+from socket import socket
 from typing import Any, Final, TypedDict
 
 from starlette.applications import Starlette
@@ -14,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
 from feed.access.gate import Gate
@@ -21,7 +23,8 @@ from feed.access.grant import Grant
 from feed.connection import denial, serve_connection
 from feed.engine import Engine, running_engine
 from feed.errors import Refused, TickcastError
-from feed.metrics import CONTENT_TYPE, render_metrics
+from feed.headers import SecurityHeaders
+from feed.scraping import answer_scrape, serving_metrics
 from feed.settings import Settings
 from feed.ticks import (
     CHANNELS,
@@ -39,11 +42,7 @@ _SNAPSHOT_STREAMS_MAX: Final = 10_000
 _READY_TIMEOUT_S: Final = 1.0
 
 
-_PAGE_HEADERS: Final = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:",
-    "X-Content-Type-Options": "nosniff",
-}
+_PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
 
 
 class _RevalidatedFiles(StaticFiles):
@@ -59,12 +58,19 @@ class _State(TypedDict):
     engine: Engine
 
 
-def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None) -> Starlette:
+def create_app(
+    settings: Settings,
+    redis_url: str,
+    dashboard: Path | None = None,
+    metrics_listener: socket | None = None,
+) -> ASGIApp:
     """The server as an ASGI application.
 
     Args:
         redis_url: the store to use; `settings.redis_url` may be empty, where it is embedded.
         dashboard: a folder with the page served at `/` (`index.html`) and its files.
+        metrics_listener: where `/metrics` is served, while the application runs; None serves it
+            beside everything else.
 
     Raises:
         InvalidSettings: what clients are to be let in by can't be read.
@@ -73,13 +79,15 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_State]:
-        async with running_engine(settings, redis_url, gate) as engine:
+        async with (
+            running_engine(settings, redis_url, gate) as engine,
+            serving_metrics(engine, metrics_listener) if metrics_listener else nullcontext(),
+        ):
             yield {"engine": engine}
 
     routes: list[BaseRoute] = [
         Route("/health", _health),
         Route("/ready", _ready),
-        Route("/metrics", _metrics),
         Route("/symbols", _symbols),
         Route("/snapshot", _snapshot),
         Route("/stream", _upgrade_required),
@@ -88,6 +96,8 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
         WebSocketRoute("/v2/{feed}", _stream),
         WebSocketRoute("/{path:path}", _refuse),
     ]
+    if metrics_listener is None:
+        routes.append(Route("/metrics", _metrics))
     if dashboard is not None:
         page = dashboard / "index.html"
         routes += [
@@ -100,7 +110,7 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
         exception_handlers={Refused: _refused, TickcastError: _unavailable},
     )
     app.router.redirect_slashes = False  # `/stream/` is no address of ours.
-    return app
+    return SecurityHeaders(app)
 
 
 # ---------------------------------------------------------------------------------- WebSocket
@@ -163,7 +173,7 @@ async def _ready(request: Request) -> Response:
 
 
 async def _metrics(request: Request) -> Response:
-    return Response(render_metrics(_engine(request)), media_type=CONTENT_TYPE)
+    return answer_scrape(request, _engine(request))
 
 
 async def _symbols(request: Request) -> Response:

@@ -7,6 +7,7 @@ the command line.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,12 @@ _DECADE_S: Final = 10 * 365 * 86_400
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
 Interval = Annotated[float, Meta(gt=0, le=3600)]
+Token = Annotated[str, Meta(min_length=16, pattern=r"\A[A-Za-z0-9._~+/-]+=*\Z")]
+"""A secret that fits into a header (RFC 6750, section 2.1)."""
+
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", re.ASCII)
+_SECRETS: Final = frozenset(("metrics_token", "redis_url"))
+"""Never shown; a Redis's URL may hold its password."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +55,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """PEM file of the certificate and its chain; with `tls_key` the server speaks TLS."""
     tls_key: str | None = None
     """PEM file of the certificate's private key."""
+    metrics_bind: str | None = None
+    """HOST:PORT that serves `/metrics`, and nothing else does then."""
+    metrics_token: Token | None = None
+    """What a request for `/metrics` has to carry."""
 
     # The store
     redis_url: str | None = None
@@ -115,6 +126,31 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a stream that nobody wants any more stays subscribed at the broker."""
 
     @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of `metrics_bind`.
+
+        Raises:
+            InvalidSettings: it is no such thing.
+        """
+        if self.metrics_bind is None:
+            return None
+        match = _ADDRESS.fullmatch(self.metrics_bind)
+        if match is None or int(match[3]) > 65_535:
+            raise InvalidSettings(
+                f"metrics_bind: {self.metrics_bind[:60]!a} is not HOST:PORT, as in 127.0.0.1:9100"
+            )
+        return match[1] or match[2], int(match[3])
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [
+            (name, "…" if name in _SECRETS and value is not None else value)
+            for name, value in msgspec.structs.asdict(self).items()
+        ]
+
+    @property
     def store_dir(self) -> Path:
         """The directory of the embedded store."""
         if self.runtime_dir:
@@ -151,6 +187,7 @@ def load_settings(
         raise InvalidSettings(f"{where.rstrip('`') or 'settings'}: {what}") from None
     for fault in _faults(settings):
         raise InvalidSettings(fault)
+    _ = settings.metrics_address  # Refuses a malformed one.
     return settings
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import pytest
@@ -130,10 +131,11 @@ async def running_app(
 
 
 def running_server(
-    settings: Settings, redis_url: str, port: int = 0
+    settings: Settings, redis_url: str, port: int = 0, metrics_listener: socket | None = None
 ) -> contextlib.AbstractAsyncContextManager[RunningServer]:
     """The real server on a free port, in this process."""
-    return running_app(create_app(settings, redis_url), settings, port)
+    app = create_app(settings, redis_url, metrics_listener=metrics_listener)
+    return running_app(app, settings, port)
 
 
 @pytest_asyncio.fixture

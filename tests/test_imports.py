@@ -15,7 +15,7 @@ VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "setti
 
 # Within feed, a file imports only from rows above its own.
 LAYERS = [
-    {"times", "errors", "tasks", "counters", "memory", "logs", "addresses", "rates"},
+    {"times", "errors", "tasks", "counters", "memory", "logs", "addresses", "rates", "headers"},
     {"ticks"},
     {"batch", "closest", "delivery", "feeds", "settings", "frames"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
@@ -31,7 +31,7 @@ LAYERS = [
     {"session", "backfill"},
     {"websocket", "asgi_sink", "engine"},
     {"metrics"},
-    {"connection"},
+    {"connection", "scraping"},
     {"app"},
     {"server"},
     {"cli"},

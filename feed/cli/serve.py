@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from socket import socket
 
@@ -39,6 +40,8 @@ DASHBOARD = Path(clients.__file__).parent / "dashboard"
     "--jwt-key", metavar="FILE", help="Take tokens signed with this key: PEM, or a secret."
 )
 @click.option("--jwks-url", metavar="URL", help="Take tokens signed with the keys published there.")
+@click.option("--metrics-bind", metavar="HOST:PORT",
+              help="Serve /metrics there alone, instead of beside the stream.")  # fmt: skip
 @redis_option
 @config_option
 def serve(config: Path | None, **options: str | int | None) -> None:
@@ -78,10 +81,27 @@ async def serve_feed(
     certificate: Certificate | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, with the page at `/`; says where once it listens."""
+    with bind_metrics(settings) or nullcontext() as metrics_listener:
 
-    def started() -> None:
-        click.echo(f"listening on {address_of(listener, tls=certificate is not None)}")
-        on_started()
+        def started() -> None:
+            if metrics_listener is not None:
+                click.echo(f"metrics at {address_of(metrics_listener)}/metrics")
+            click.echo(f"listening on {address_of(listener, tls=certificate is not None)}")
+            on_started()
 
-    app = create_app(settings, redis_url, DASHBOARD)
-    await run_server(app, settings, listener, started, certificate)
+        app = create_app(settings, redis_url, DASHBOARD, metrics_listener)
+        await run_server(app, settings, listener, started, certificate)
+
+
+def bind_metrics(settings: Settings) -> socket | None:
+    """The socket that `metrics_bind` asks for.
+
+    Raises:
+        TickcastError: it could not be opened.
+    """
+    if settings.metrics_address is None:
+        return None
+    try:
+        return bind(*settings.metrics_address)
+    except OSError as error:
+        raise cannot_listen(*settings.metrics_address, error) from None

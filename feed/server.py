@@ -1,4 +1,4 @@
-"""Runs the application on uvicorn, with our WebSocket class and our way to stop."""
+"""Runs the application on uvicorn, with our protocol classes and our way to stop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from feed.http import FeedHttpProtocol
 from feed.memory import give_back, spare_collections
 from feed.settings import Settings
 from feed.websocket import FeedProtocol
@@ -87,11 +88,20 @@ def address_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _Config(uvicorn.Config):
+    """uvicorn's configuration, with what our protocol classes look for besides."""
+
+    def __init__(self, app: ASGIApp, *, handshake_timeout_s: float, **options: Any) -> None:
+        super().__init__(app, **options)
+        self.handshake_timeout_s = handshake_timeout_s
+
+
 def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How uvicorn runs our application."""
-    return uvicorn.Config(
+    return _Config(
         app,
-        http="httptools",
+        handshake_timeout_s=settings.handshake_timeout_s,
+        http=FeedHttpProtocol,
         ws=FeedProtocol,
         lifespan="on",
         log_config=None,

@@ -57,6 +57,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much memory they may take meanwhile."""
 
     # Clients of the server
+    handshake_timeout_s: Interval = 5.0
+    """Time for a request to be complete, from the connection's or the request's beginning."""
     message_max_bytes: Annotated[int, Meta(ge=1 * _KIB, le=64 * _MIB)] = 64 * _KIB
     outbox_max_bytes: Annotated[int, Meta(ge=64 * _KIB)] = _MIB
     subscriptions_max: Positive = 1024

@@ -29,7 +29,7 @@ LAYERS = [
     {"hub"},
     {"follower", "flusher", "upstream"},
     {"session", "backfill"},
-    {"websocket", "asgi_sink", "engine"},
+    {"http", "websocket", "asgi_sink", "engine"},
     {"metrics"},
     {"connection"},
     {"app"},

@@ -1,4 +1,4 @@
-"""Runs the application on uvicorn, with our WebSocket class and our way to stop."""
+"""Runs the application on uvicorn, with our protocol classes and our way to stop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any, Final
 import uvicorn
 from starlette.types import ASGIApp
 
+from feed.http import FeedHttpProtocol
 from feed.memory import give_back, spare_collections
 from feed.settings import Settings
 from feed.tls import Certificate
@@ -133,10 +134,18 @@ def address_of(listener: socket.socket, *, tls: bool = False) -> str:
 
 
 class _Config(uvicorn.Config):
-    """uvicorn's configuration, with what our protocol class looks for besides."""
+    """uvicorn's configuration, with what our protocol classes look for besides."""
 
-    def __init__(self, app: ASGIApp, *, frame_limit: FrameLimit, **options: Any) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        handshake_timeout_s: float,
+        frame_limit: FrameLimit,
+        **options: Any,
+    ) -> None:
         super().__init__(app, **options)
+        self.handshake_timeout_s = handshake_timeout_s
         self.frame_limit = frame_limit
 
 
@@ -144,10 +153,11 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """How uvicorn runs our application."""
     return _Config(
         app,
+        handshake_timeout_s=settings.handshake_timeout_s,
         frame_limit=FrameLimit(settings.frames_per_s, settings.frames_burst),
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
-        http="httptools",
+        http=FeedHttpProtocol,
         ws=FeedProtocol,
         lifespan="on",
         log_config=None,

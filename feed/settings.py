@@ -77,6 +77,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much memory they may take meanwhile."""
 
     # Clients of the server
+    handshake_timeout_s: Interval = 5.0
+    """Time for a request to be complete, from the connection's or the request's beginning."""
     message_max_bytes: Annotated[int, Meta(ge=1 * _KIB, le=64 * _MIB)] = 64 * _KIB
     outbox_max_bytes: Annotated[int, Meta(ge=64 * _KIB)] = _MIB
     subscriptions_max: Positive = 1024
@@ -85,7 +87,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Streams of one feed that the server will know."""
     ping_interval_s: Interval = 20.0
     ping_timeout_s: Interval = 20.0
-    handshake_timeout_s: Interval = 5.0
 
     # Who may come in
     auth: str | None = None

@@ -29,7 +29,7 @@ LAYERS = [
     {"hub"},
     {"door", "follower", "flusher", "upstream"},
     {"session", "backfill"},
-    {"websocket", "asgi_sink", "engine"},
+    {"http", "websocket", "asgi_sink", "engine"},
     {"metrics"},
     {"connection", "scraping"},
     {"app"},

@@ -1,0 +1,333 @@
+"""uvicorn's HTTP protocol, made safe against clients that stall and requests that are malformed.
+
+uvicorn waits for the rest of a request for ever, and keeps what has come of it. Here a request has
+a time in which to be complete, and bounds in every direction. An application is asked only when
+the whole request is there, so that a refusal never meets an answer half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+from http import HTTPStatus
+from typing import Any, Final
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from feed.errors import CLOSE_GRACE_S
+
+HANDSHAKE_TIMEOUT_S: Final = 5.0
+"""Where uvicorn's configuration has no `handshake_timeout_s`."""
+
+_SLICE_BYTES: Final = 1024
+_HEAD_MAX_BYTES: Final = 16 * 1024
+_HEADERS_MAX: Final = 100
+_URL_MAX_BYTES: Final = 8 * 1024
+_BODY_MAX_BYTES: Final = 64 * 1024
+_PIPELINE_MAX: Final = 32
+_LINE_MAX_BYTES: Final = 8 * 1024
+"""The longest line that the parser of WebSocket handshakes reads."""
+
+_URL: Final = re.compile(rb"[\x21-\x7e]+")
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+logger = logging.getLogger("tickcast.http")
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class _Refusal(Exception):
+    """A request that goes no further; the connection ends with it."""
+
+    def __init__(self, status: HTTPStatus, headers: Headers | None = None) -> None:
+        super().__init__(status.phrase)
+        self.status = status
+        self.headers = headers or []
+
+
+_TIMEOUT: Final = HTTPStatus.REQUEST_TIMEOUT
+_MALFORMED: Final = HTTPStatus.BAD_REQUEST
+_HEAD_TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+_URL_TOO_LONG: Final = HTTPStatus.REQUEST_URI_TOO_LONG
+_BODY_TOO_LARGE: Final = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class FeedHttpProtocol(HttpToolsProtocol):
+    """The protocol class for `uvicorn.Config(http=…)`.
+
+    One timer goes with a connection. It begins anew with each request but the first, whose time
+    counts from the connection's beginning. Where it finds a request that is not complete, the
+    connection ends. Where it finds an answer of which nothing was read meanwhile, it ends as well.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._patience_s: float = getattr(self.config, "handshake_timeout_s", HANDSHAKE_TIMEOUT_S)
+        self._timer: asyncio.TimerHandle | None = None
+        self._unread: float = math.inf
+        """Bytes of answers that the client had not taken when the timer last looked."""
+        self._is_over = False
+        """Nothing is parsed any more."""
+        self._is_receiving = False
+        """A request has begun and is not complete."""
+        self._in_head = False
+        self._size = 0
+        """Bytes that have come of its head, and then of its body."""
+        self._held: Any = None
+        """The application, while the request that it is to answer is not complete."""
+        self._due: _Refusal | None = None
+        """What is to be said when the answers to earlier requests are out."""
+
+    # -- time
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_over = True
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(self._patience_s, self._look)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        """End a connection that has not moved since the timer began."""
+        unread = self.transport.get_write_buffer_size()
+        if unread and unread >= self._unread:
+            self.transport.abort()
+        elif unread or self._is_answering() or self.timeout_keep_alive_task is not None:
+            self._unread = unread or math.inf
+            self._wait()
+        elif self._is_receiving:
+            self._refuse(_Refusal(_TIMEOUT))
+        else:
+            self._close()
+
+    def _is_answering(self) -> bool:
+        """Whether the answer to a complete request is still to come, or has come in part."""
+        is_open = self.cycle is not None and not self.cycle.response_complete
+        return bool(self.pipeline) or (is_open and self._held is None)
+
+    # -- bytes
+
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's, a little at a time, so that every bound is noticed soon."""
+        self._unset_keepalive_if_required()
+        for start in range(0, len(data), _SLICE_BYTES):
+            if self._is_over:
+                return
+            self._feed(data[start : start + _SLICE_BYTES])
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._weigh()
+            self.parser.feed_data(data)
+            self._size += len(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+            elif rest := data[upgrade.args[0] :]:
+                # Of no protocol that we know: the request was an ordinary one (RFC 9110, 7.8).
+                self._feed(rest)
+        except _Refusal as refusal:
+            self._refuse(refusal)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, _Refusal) else _Refusal(_MALFORMED))
+
+    def _weigh(self) -> None:
+        """Look whether more may come of a request.
+
+        A body's size is that of its chunks, and may include the end of its head.
+        """
+        if self._in_head and self._size >= _HEAD_MAX_BYTES:
+            raise _Refusal(_HEAD_TOO_LARGE)
+        if self._is_receiving and self._size > _BODY_MAX_BYTES + _SLICE_BYTES:
+            raise _Refusal(_BODY_TOO_LARGE)
+
+    # -- what the parser finds
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._is_receiving = self._in_head = True
+        self._size = 0
+        if self.cycle is not None:
+            self._unread = math.inf
+            self._wait()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > _URL_MAX_BYTES:
+            raise _Refusal(_URL_TOO_LONG)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Fields behind a body are for nobody here, and must not pass for headers (RFC 9110, 6.5.1).
+        if not self._in_head:
+            return
+        super().on_header(name, value)
+        if len(self.headers) > _HEADERS_MAX:
+            raise _Refusal(_HEAD_TOO_LARGE)
+        if _CONTROL.search(value):
+            raise _Refusal(_MALFORMED)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._size = 0
+        if not _URL.fullmatch(self.url):
+            raise _Refusal(_MALFORMED)
+        has_body = self._check_framing()
+        if self.parser.should_upgrade():
+            if self._should_upgrade():
+                self._check_handshake()
+            if has_body:
+                # The parser takes it for what follows an upgrade, hence for the next request.
+                raise _Refusal(_MALFORMED)
+        if has_body and self.expect_100_continue:
+            raise _Refusal(HTTPStatus.EXPECTATION_FAILED)
+        if len(self.pipeline) >= _PIPELINE_MAX:
+            raise _Refusal(HTTPStatus.TOO_MANY_REQUESTS)
+        super().on_headers_complete()
+
+    def _check_framing(self) -> bool:
+        """Whether a body follows; RFC 9112, sections 3.2 and 6.3.
+
+        Raises:
+            _Refusal: that is not clear, or too much; or it is not clear which host is meant.
+        """
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise _Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        hosts = [value for name, value in self.headers if name == b"host"]
+        lengths = [value for name, value in self.headers if name == b"content-length"]
+        is_coded = any(name == b"transfer-encoding" for name, _ in self.headers)
+        if len(hosts) > 1 or (version == "1.1" and not hosts):
+            raise _Refusal(_MALFORMED)
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            raise _Refusal(_MALFORMED)
+        if is_coded and (lengths or version == "1.0"):
+            raise _Refusal(_MALFORMED)
+        length = int(lengths[0]) if lengths else 0
+        if length > _BODY_MAX_BYTES:
+            raise _Refusal(_BODY_TOO_LARGE)
+        return is_coded or length > 0
+
+    def on_body(self, body: bytes) -> None:
+        """Keep nothing: no endpoint of ours takes a body."""
+
+    def on_message_complete(self) -> None:
+        self._is_receiving = False
+        super().on_message_complete()
+        if self._held is not None:
+            app, self._held = self._held, None
+            super()._start_asgi_task(self.cycle, app)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.more_body:
+            self._held = app
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._due is not None:
+            self._refuse(self._due)
+
+    # -- WebSocket handshakes
+
+    def _should_upgrade(self) -> bool:
+        # HTTP/1.0 knows no upgrade (RFC 9110, section 7.8), and uvicorn would call it 1.1.
+        return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+
+    def _check_handshake(self) -> None:
+        """Refuse what the WebSocket library would answer otherwise than it should, or not at all.
+
+        The rest it does itself: 400 for a bad key or a missing version (RFC 6455, section 4.2.2).
+        """
+        if self.parser.get_method() != b"GET":
+            raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"GET")])
+        if len(b"GET  HTTP/1.1\r\n" + self.url) > _LINE_MAX_BYTES:
+            raise _Refusal(_URL_TOO_LONG)
+        if any(len(name) + len(value) + 4 > _LINE_MAX_BYTES for name, value in self.headers):
+            raise _Refusal(_HEAD_TOO_LARGE)
+        versions = [value for name, value in self.headers if name == b"sec-websocket-version"]
+        if len(versions) == 1 and versions[0] != b"13":
+            # Section 4.4: say which version is known.
+            raise _Refusal(
+                HTTPStatus.UPGRADE_REQUIRED,
+                [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
+            )
+
+    def handle_websocket_upgrade(self) -> None:
+        """As uvicorn's, and let go of everything: from here on the other protocol has it all."""
+        self._is_over = True
+        self._stop_waiting()
+        super().handle_websocket_upgrade()
+        # The two hold each other, and collections are rare.
+        self.parser = None  # type: ignore[assignment]
+
+    # -- endings
+
+    def timeout_keep_alive_handler(self) -> None:
+        # An answer that is still being read is given the time; `_look` sees whether it is.
+        self.timeout_keep_alive_task = None
+        super().timeout_keep_alive_handler()
+
+    def shutdown(self) -> None:
+        if self._is_answering():
+            super().shutdown()
+        else:
+            self._close()
+
+    def _refuse(self, refusal: _Refusal) -> None:
+        """Answer that a request goes no further, and see to it that the socket goes.
+
+        Earlier requests get their answers first.
+        """
+        self._is_over = True
+        if self._is_answering():
+            self._due = refusal
+            return
+        logger.debug("refused a request: %d %s", refusal.status, refusal)
+        if self.transport.is_closing():
+            return
+        text = f"{refusal}\n".encode("ascii")
+        headers: Headers = [
+            *self.server_state.default_headers,
+            *refusal.headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(text)),
+            (b"connection", b"close"),
+        ]
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", text]))
+        if refusal.status != _TIMEOUT and self.transport.can_write_eof():
+            # More is on its way, and closing on it would cut off the answer (RFC 9112, 9.6).
+            self.transport.write_eof()
+            self._abort_later()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self._is_over = True
+        self.transport.close()
+        self._abort_later()
+
+    def _abort_later(self) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)

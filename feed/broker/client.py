@@ -72,6 +72,7 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
             socket_timeout=COMMAND_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             client_name="tickcast",
+            driver_info=None,  # Else it tells its own name too, which takes a right.
         )
         if ca := pool.connection_kwargs.get("ssl_ca_certs"):
             _check_certificates(ca)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
@@ -78,7 +78,7 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(service: Service, settings: Settings) -> AsyncIterator[tuple[QuietServer, str]]:
+async def serving(service: ASGIApp, settings: Settings) -> AsyncIterator[tuple[QuietServer, str]]:
     with bind("127.0.0.1", 0) as listener:
         started = asyncio.Event()
         server = QuietServer(server_config(service, settings), started.set)

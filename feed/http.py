@@ -71,8 +71,8 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     # Among uvicorn's own attributes they would double the size of a dict.
     __slots__ = (
-        "_due", "_due_s", "_held", "_in_head", "_is_over", "_is_receiving", "_patience_s", "_size",
-        "_still", "_timer", "_unread",
+        "_due", "_due_s", "_held", "_in_head", "_is_handshake", "_is_over", "_is_receiving",
+        "_patience_s", "_size", "_still", "_timer", "_unread",
     )  # fmt: skip
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -90,6 +90,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._is_receiving = False
         """A request has begun and is not complete."""
         self._in_head = False
+        self._is_handshake = False
         self._size = 0
         """Bytes that have come of its head, and then of its body."""
         self._held: Any = None
@@ -203,8 +204,13 @@ class FeedHttpProtocol(HttpToolsProtocol):
         if not _URL.fullmatch(self.url):
             raise _Refusal(_MALFORMED)
         has_body = self._check_framing()
+        self._is_handshake = False
         if self.parser.should_upgrade():
-            if self._should_upgrade():
+            # HTTP/1.0 knows no upgrade (RFC 9110, section 7.8), and uvicorn would call it 1.1.
+            self._is_handshake = (
+                self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+            )
+            if self._is_handshake:
                 self._check_handshake()
             if has_body:
                 # The parser takes it for what follows an upgrade, hence for the next request.
@@ -267,8 +273,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
     # -- WebSocket handshakes
 
     def _should_upgrade(self) -> bool:
-        # HTTP/1.0 knows no upgrade (RFC 9110, section 7.8), and uvicorn would call it 1.1.
-        return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+        return self._is_handshake
 
     def _check_handshake(self) -> None:
         """Refuse what the WebSocket library would answer otherwise than it should, or not at all.
@@ -281,6 +286,9 @@ class FeedHttpProtocol(HttpToolsProtocol):
             raise _Refusal(_URL_TOO_LONG)
         if any(len(name) + len(value) + 4 > _LINE_MAX_BYTES for name, value in self.headers):
             raise _Refusal(_HEAD_TOO_LARGE)
+        if self._is_answering():
+            # The answer would come in the midst of frames.
+            raise _Refusal(_MALFORMED)
         versions = [value for name, value in self.headers if name == b"sec-websocket-version"]
         if len(versions) == 1 and versions[0] != b"13":
             # Section 4.4: say which version is known.
@@ -317,10 +325,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
         """
         self._is_over = True
         if self._is_answering():
-            self._due = refusal
+            self._due = refusal.with_traceback(None)  # Its frames would keep this object.
             return
         logger.debug("refused a request: %d %s", refusal.status, refusal)
         if self.transport.is_closing():
+            self._close()
             return
         text = f"{refusal}\n".encode("ascii")
         headers: Headers = [

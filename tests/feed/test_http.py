@@ -234,6 +234,12 @@ async def test_a_refusal_waits_for_the_answers_before_it(server: RunningServer) 
     assert statuses == [200, 200, 200, 400]
 
 
+async def test_a_handshake_does_not_overtake_an_answer(server: RunningServer) -> None:
+    answer = await until_closed(server, HEAD + b"\r\n" + HANDSHAKE + b"\r\n")
+    statuses = [status_of(b"HTTP/1.1" + part) for part in answer.split(b"HTTP/1.1")[1:]]
+    assert statuses == [200, 400]
+
+
 async def test_what_follows_an_unknown_upgrade_is_a_request(server: RunningServer) -> None:
     first = HEAD + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
     answer = await until_closed(server, first + HEAD + b"Connection: close\r\n\r\n")
@@ -300,6 +306,14 @@ async def test_the_time_begins_anew_with_each_request(server: RunningServer) -> 
         stream[1].write(HEAD)
         assert status_of(await stream[0].read()) == 408
         assert loop.time() - stalled_s < LIMIT_S + 1
+
+
+async def test_a_server_that_stops_does_not_wait_for_what_stalls(server: RunningServer) -> None:
+    async with dialled(server.http) as (reader, writer):
+        writer.write(STALLED["no body"])
+        await until(lambda: server.server.server_state.connections)
+        server.server.should_exit = True
+        assert await reader.read() == b""
 
 
 async def test_empty_lines_keep_no_connection(server: RunningServer) -> None:

@@ -11,7 +11,7 @@ pip_install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.tx
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults check constraints clean
+.PHONY: help demo test faults conformance check constraints clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,9 @@ test: .venv/.dev ## Run the tests (ARGS="-k outbox")
 # A short version of it is part of `make test`. The longest scenario soaks for half an hour.
 faults: .venv/.dev ## Kill and cut everything, at length (ARGS="--faults-minutes=5 -k storm")
 	.venv/bin/pytest tests/faults -s --faults=long --timeout=2700 $(ARGS)
+
+conformance: .venv/.dev ## Hold the WebSocket server against the Autobahn cases (ARGS="-k asgi")
+	.venv/bin/pytest tests/conformance -s -m conformance $(ARGS)
 
 check: .venv/.dev ## Lint, check format, types and which module imports which
 	.venv/bin/ruff check

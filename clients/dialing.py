@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from typing import Final
 
@@ -10,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
+from clients.tls import why_refused
 from feed.errors import ConnectionFailed
 
 FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -19,8 +21,13 @@ _SILENCE_S: Final = 5.0
 """How long a server may say nothing before it is pinged, and then to answer."""
 
 
-async def dial(url: str, subprotocol: str, headers: Mapping[str, str]) -> ClientConnection:
+async def dial(
+    url: str, subprotocol: str, headers: Mapping[str, str], tls: ssl.SSLContext | None = None
+) -> ClientConnection:
     """Connect once.
+
+    Args:
+        tls: verifies the server; goes with a wss:// URL, and only with that.
 
     Raises:
         ConnectionFailed: nobody answers, or the handshake was refused: see `refusal_in`.
@@ -30,6 +37,7 @@ async def dial(url: str, subprotocol: str, headers: Mapping[str, str]) -> Client
             url,
             subprotocols=[Subprotocol(subprotocol)],
             additional_headers=headers,
+            ssl=tls,
             compression=None,
             max_size=FRAME_MAX_BYTES,
             user_agent_header="tickcast",
@@ -37,6 +45,8 @@ async def dial(url: str, subprotocol: str, headers: Mapping[str, str]) -> Client
             ping_interval=None,
             close_timeout=_CLOSE_TIMEOUT_S,
         )
+    except ssl.SSLError as error:
+        raise ConnectionFailed(f"{url}: {why_refused(error)}") from error
     except (OSError, TimeoutError, WebSocketException, ValueError) as error:
         raise ConnectionFailed(f"{url}: {error}") from error
 

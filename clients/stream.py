@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -26,6 +28,7 @@ from clients.dialing import dial, next_frame, refusal_in
 from clients.report import Report
 from clients.state import ClientState, Message, Notice, Refused
 from clients.tick_queue import TickQueue
+from clients.tls import verifying_context
 from feed.errors import ConnectionFailed
 from feed.ticks import Encoding, Tick
 from feed.times import Time
@@ -41,6 +44,7 @@ async def connect(
     *,
     encoding: Encoding | str = Encoding.JSON,
     headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | str | os.PathLike[str] | None = None,
     reconnect: bool = True,
     on_gap: Callable[[Gap], None] | None = None,
 ) -> AsyncIterator[Stream]:
@@ -50,16 +54,23 @@ async def connect(
         url: ws:// or wss://, with the path `/stream` or `/v2/{feed}`.
         encoding: `json` or `msgpack`.
         headers: more headers for the handshake, such as credentials.
+        tls: how a wss:// server is verified: a PEM file of certificates to trust instead of the
+            system's authorities, or a context.
         reconnect: come back after a cut, and go on with every stream where it was. The first
             connection is tried once, in any case.
         on_gap: called with ticks that will not come, in their place among the others: before the
             first tick after them is returned.
 
     Raises:
-        ConnectionFailed: the server can't be reached or turned us away.
+        ConnectionFailed: the server can't be reached, is not trusted or turned us away.
+        InvalidSettings: the file of certificates can't be used.
     """
+    if not url.startswith("wss://"):
+        tls = None
+    elif not isinstance(tls, ssl.SSLContext):
+        tls = verifying_context(tls)
     state = ClientState(Encoding(encoding))
-    stream = Stream(url, state, dict(headers or {}), reconnect, on_gap or _ignore)
+    stream = Stream(url, state, dict(headers or {}), reconnect, on_gap or _ignore, tls)
     await stream.open()
     try:
         yield stream
@@ -83,6 +94,7 @@ class Stream:
         headers: dict[str, str],
         reconnect: bool,
         on_gap: Callable[[Gap], None],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.connected = False
         self.reconnects = 0
@@ -90,6 +102,7 @@ class Stream:
         self._url = url
         self._state = state
         self._headers = headers
+        self._tls = tls
         self._reconnect = reconnect
         self._socket: ClientConnection | None = None
         self._on_gap = on_gap
@@ -187,7 +200,7 @@ class Stream:
     # -- the connection
 
     async def _dial(self) -> ClientConnection:
-        socket = await dial(self._url, self._state.subprotocol, self._headers)
+        socket = await dial(self._url, self._state.subprotocol, self._headers, self._tls)
         self._state.connected(socket.subprotocol)
         return socket
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from feed.access.credentials import CREDENTIAL_MAX, Bearer, Credentials, KeyAndSecret
 from feed.delivery import NO_OPTIONS, Options, SlowPolicy, effective_conflate_ms
 from feed.errors import Fault, InvalidAction
 from feed.positions import NO_POSITIONS, Positions, parse_positions
@@ -27,18 +28,19 @@ _LATER_ACTIONS: Final = frozenset(
 HEARTBEAT_MS: Final = (100, 60_000)
 """The shortest and the longest time between two heartbeats."""
 
+_SYMBOLS_PER_MESSAGE: Final = 100
+"""So many symbols make a message cost as much as two."""
+
 _SLOW_WORDS: Final = 'slow is "conflate", "skip" or "close"'
 
 Id = int | str | None
 
 
 class Auth(Struct, frozen=True):
-    """Credentials: a key with its secret, or a token."""
+    """Says who the client is."""
 
+    credentials: Credentials
     id: Id = None
-    key: str | None = None
-    secret: str | None = None
-    token: str | None = None
 
 
 class Subscribe(Struct, frozen=True):
@@ -104,6 +106,13 @@ def uses_extension(action: Action) -> bool:
     if action.id is not None or isinstance(action, ListSubscriptions | Ping | Configure):
         return True
     return isinstance(action, Subscribe) and action.is_extended
+
+
+def price(action: Action) -> float:
+    """What an action costs of a client's allowance: 1, and more where it names many symbols."""
+    if isinstance(action, Subscribe | Unsubscribe):
+        return 1 + len(action.subscriptions) / _SYMBOLS_PER_MESSAGE
+    return 1
 
 
 _JSON_MAP = msgspec.json.Decoder(dict[str, Any])
@@ -177,9 +186,13 @@ def _parse_auth(fields: dict[str, Any], id_: Id) -> Auth:
     _refuse_unknown(fields)
     if not all(isinstance(value, str) for value in given.values()):
         raise _syntax("key, secret and token are strings")
-    if set(given) not in ({"key", "secret"}, {"token"}):
-        raise _syntax("auth takes a key and a secret, or a token")
-    return Auth(id_, **given)
+    if any(len(value) > CREDENTIAL_MAX for value in given.values()):
+        raise _syntax(f"key, secret and token have at most {CREDENTIAL_MAX} characters")
+    if set(given) == {"key", "secret"}:
+        return Auth(KeyAndSecret(**given), id_)
+    if set(given) == {"token"}:
+        return Auth(Bearer(given["token"]), id_)
+    raise _syntax("auth takes a key and a secret, or a token")
 
 
 def _parse_subscribe(fields: dict[str, Any], id_: Id) -> Subscribe:

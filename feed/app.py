@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
+from socket import socket
 from typing import Any, Final, TypedDict
 
 from starlette.applications import Starlette
@@ -14,12 +15,16 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket
 
-from feed.connection import serve_connection
+from feed.access.gate import Gate
+from feed.access.grant import Grant
+from feed.connection import denial, serve_connection
 from feed.engine import Engine, running_engine
-from feed.errors import TickcastError
-from feed.metrics import CONTENT_TYPE, render_metrics
+from feed.errors import Refused, TickcastError
+from feed.headers import SecurityHeaders
+from feed.scraping import answer_scrape, serving_metrics
 from feed.settings import Settings
 from feed.ticks import (
     CHANNELS,
@@ -37,11 +42,7 @@ _SNAPSHOT_STREAMS_MAX: Final = 10_000
 _READY_TIMEOUT_S: Final = 1.0
 
 
-_PAGE_HEADERS: Final = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:",
-    "X-Content-Type-Options": "nosniff",
-}
+_PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
 
 
 class _RevalidatedFiles(StaticFiles):
@@ -57,23 +58,36 @@ class _State(TypedDict):
     engine: Engine
 
 
-def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None) -> Starlette:
+def create_app(
+    settings: Settings,
+    redis_url: str,
+    dashboard: Path | None = None,
+    metrics_listener: socket | None = None,
+) -> ASGIApp:
     """The server as an ASGI application.
 
     Args:
         redis_url: the store to use; `settings.redis_url` may be empty, where it is embedded.
         dashboard: a folder with the page served at `/` (`index.html`) and its files.
+        metrics_listener: where `/metrics` is served, while the application runs; None serves it
+            beside everything else.
+
+    Raises:
+        InvalidSettings: what clients are to be let in by can't be read.
     """
+    gate = Gate(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_State]:
-        async with running_engine(settings, redis_url) as engine:
+        async with (
+            running_engine(settings, redis_url, gate) as engine,
+            serving_metrics(engine, metrics_listener) if metrics_listener else nullcontext(),
+        ):
             yield {"engine": engine}
 
     routes: list[BaseRoute] = [
         Route("/health", _health),
         Route("/ready", _ready),
-        Route("/metrics", _metrics),
         Route("/symbols", _symbols),
         Route("/snapshot", _snapshot),
         Route("/stream", _upgrade_required),
@@ -82,6 +96,8 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
         WebSocketRoute("/v2/{feed}", _stream),
         WebSocketRoute("/{path:path}", _refuse),
     ]
+    if metrics_listener is None:
+        routes.append(Route("/metrics", _metrics))
     if dashboard is not None:
         page = dashboard / "index.html"
         routes += [
@@ -89,10 +105,12 @@ def create_app(settings: Settings, redis_url: str, dashboard: Path | None = None
             Mount("/static", _RevalidatedFiles(directory=dashboard)),
         ]
     app = Starlette(
-        routes=routes, lifespan=lifespan, exception_handlers={TickcastError: _unavailable}
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={Refused: _refused, TickcastError: _unavailable},
     )
     app.router.redirect_slashes = False  # `/stream/` is no address of ours.
-    return app
+    return SecurityHeaders(app)
 
 
 # ---------------------------------------------------------------------------------- WebSocket
@@ -155,12 +173,16 @@ async def _ready(request: Request) -> Response:
 
 
 async def _metrics(request: Request) -> Response:
-    return Response(render_metrics(_engine(request)), media_type=CONTENT_TYPE)
+    return answer_scrape(request, _engine(request))
 
 
 async def _symbols(request: Request) -> Response:
+    feed = _feed_of(request)
+    rights = (await _grant_of(request)).entitlements
     channels: dict[str, list[str]] = {}
-    for key in await _engine(request).store.streams(_feed_of(request)):
+    for key in await _engine(request).store.streams(feed):
+        if not rights.narrow(feed, Subscription(key.channel, key.symbol)):
+            continue
         channels.setdefault(key.symbol, []).append(key.channel)
     return _json(
         [{"S": symbol, "channels": sort_channels(channels[symbol])} for symbol in sorted(channels)]
@@ -172,17 +194,21 @@ async def _snapshot(request: Request) -> Response:
     patterns = [text for text in given.split(",") if text]
     if not patterns:
         raise HTTPException(400, "name symbols, as in /snapshot?symbols=AAPL,MSFT")
-    engine = _engine(request)
+    engine, feed = _engine(request), _feed_of(request)
+    rights = (await _grant_of(request)).entitlements
     if len(patterns) > engine.settings.subscriptions_max:
         raise HTTPException(400, f"at most {engine.settings.subscriptions_max} symbols at once")
     for pattern in patterns:
         if not is_pattern(pattern):
             raise HTTPException(400, f"{pattern[:40]!a} is no symbol")
     wanted = Coverage(
-        Subscription(channel, pattern) for channel in CHANNELS for pattern in patterns
+        part
+        for channel in CHANNELS
+        for pattern in patterns
+        for part in rights.narrow(feed, Subscription(channel, pattern))
     )
     found = sorted(
-        (key for key in await engine.store.streams(_feed_of(request)) if wanted.covers(key)),
+        (key for key in await engine.store.streams(feed) if wanted.covers(key)),
         key=lambda key: (key.symbol, CHANNELS.index(key.channel)),
     )
     if len(found) > _SNAPSHOT_STREAMS_MAX:
@@ -196,6 +222,20 @@ def _feed_of(request: Request) -> str:
     if not _is_served(feed, _engine(request).settings):
         raise HTTPException(404, "no such feed")
     return feed
+
+
+async def _grant_of(request: Request) -> Grant:
+    """What the sender of a request may see.
+
+    Raises:
+        Refused: nothing.
+    """
+    return await _engine(request).door.look_in(request.scope)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return denial(error)
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:

@@ -17,7 +17,7 @@ class AsgiSink:
     Attributes:
         paused, on_pause, write: as `feed.outbox.Sink` says.
         on_drain: called when everything has been sent.
-        on_shutdown: never called: only our own server tells when it shuts down.
+        on_shutdown, on_flood: never called: only our own server tells.
     """
 
     def __init__(self, websocket: WebSocket) -> None:
@@ -32,6 +32,7 @@ class AsgiSink:
         self.on_pause: Callable[[], None] = lambda: None
         self.on_drain: Callable[[], None] = lambda: None
         self.on_shutdown: Callable[[], bytes] = bytes
+        self.on_flood: Callable[[], None] = lambda: None
 
     def buffered(self) -> int:
         """Bytes taken that the server has not accepted yet."""

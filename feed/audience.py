@@ -47,8 +47,8 @@ class Audience:
         sent, merged: what every member has got since the audience began, as `Totals` has it.
     """
 
-    __slots__ = ("behind", "deliveries", "form", "gathered", "key", "known", "members", "merged",
-                 "sent", "taps")  # fmt: skip
+    __slots__ = ("behind", "bytes", "deliveries", "form", "gathered", "key", "known", "members",
+                 "merged", "sent", "taps")  # fmt: skip
 
     def __init__(self, key: AudienceKey, behind: Iterable[StreamKey] = ()) -> None:
         self.key = key
@@ -61,11 +61,12 @@ class Audience:
         self.known: dict[ConflatedTap, int] = {}
         self.sent = 0
         self.merged = 0
+        self.bytes = 0
 
     @property
     def totals(self) -> Totals:
         """What every member has got since the audience began."""
-        return Totals(self.sent, self.merged)
+        return Totals(self.sent, self.merged, size=self.bytes)
 
     @property
     def is_in_step(self) -> bool:

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Final
 
 from feed.blocks import Blocks
+from feed.broker.client import level_of
 from feed.broker.store import Store
 from feed.catchup import Request
 from feed.errors import TickcastError
@@ -130,7 +131,7 @@ class Backfill:
             try:
                 await self._read(requests)
             except TickcastError as error:
-                logger.debug("could not read history, trying again: %s", error)
+                logger.log(level_of(error), "could not read history, trying again: %s", error)
                 self._unread.extendleft(reversed(requests))
                 await asyncio.sleep(_READ_AGAIN_S)
 

@@ -123,6 +123,13 @@ class _Generation:
             block.generation = None
         return block
 
+    def scatter(self) -> None:
+        """Let go of all blocks. Else they and it would keep each other until a full collection."""
+        for block in self._blocks.values():
+            block.generation = None
+        self._blocks.clear()
+        self.size_bytes = 0
+
 
 class Blocks:
     """A cache of blocks, in two generations: what nobody asks for any more goes with the older one.
@@ -161,11 +168,13 @@ class Blocks:
 
     def age(self) -> None:
         """Let go of what was not asked for since the last time; due now and then."""
+        self._old.scatter()
         self._old, self._young = self._young, _Generation()
 
     def clear(self) -> None:
         """Let go of everything."""
-        self._old, self._young = _Generation(), _Generation()
+        self._old.scatter()
+        self._young.scatter()
 
     def _get(self, place: _Place) -> Block | None:
         block = self._young.get(place)

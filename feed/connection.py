@@ -5,16 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
+from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
 from feed import protocol
+from feed.actions import Auth, Id
 from feed.asgi_sink import AsgiSink
+from feed.conduct import Conduct
+from feed.door import Visitor
 from feed.engine import Engine
-from feed.errors import CLOSES, BrokerUnavailable, BrokerUnsuitable, CloseCode, Fault
+from feed.errors import (
+    CLOSES,
+    AuthFailed,
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    CloseCode,
+    Ended,
+    Fault,
+    Refused,
+    TooManyConnections,
+    reason_of,
+)
 from feed.outbox import Outbox
 from feed.pieces import message_frame
 from feed.session import Request, Session
@@ -22,28 +38,42 @@ from feed.tasks import end_tasks
 from feed.websocket import EXTENSION, TransportSink
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
+_LOOK_S: Final = 3600.0
+"""The longest wait for a grant to expire, before looking again."""
 
 logger = logging.getLogger("tickcast.connection")
 
 
 async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> None:
     """Answer a handshake on one feed, and serve the client until it is gone."""
+    try:
+        visitor = await engine.door.enter(websocket.scope)
+    except Refused as refusal:
+        await websocket.send_denial_response(denial(refusal))
+        return
     encoding, subprotocol = protocol.choose_encoding(
         websocket.scope["subprotocols"],
         websocket.headers.get("content-type", ""),
         websocket.query_params.get("encoding"),
     )
-    await websocket.accept(subprotocol=subprotocol)
+    try:
+        await websocket.accept(subprotocol=subprotocol)
+    except BaseException:
+        engine.door.leave(visitor)
+        raise
     raw: TransportSink | None = websocket.scope["extensions"].get(EXTENSION)
     sink = raw or AsgiSink(websocket)
-    connection = Connection(sink, engine)
+    connection = Connection(sink, engine, visitor)
+    settings = engine.settings
     session = Session(
         engine.hub,
         connection.outbox,
         feed,
         encoding,
         extended=subprotocol is not None,
-        subscriptions_max=engine.settings.subscriptions_max,
+        subscriptions_max=settings.subscriptions_max,
+        conduct=Conduct(settings.messages_per_s, settings.messages_burst),
+        grant=visitor.grant,
     )
     connection.begin(session)
     if isinstance(sink, TransportSink):
@@ -57,15 +87,29 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
         await end_tasks([sender])
 
 
+def denial(refusal: Refused) -> Response:
+    """The HTTP response that tells somebody why it may not come in."""
+    headers = {}
+    if refusal.retry_after_s:
+        headers["Retry-After"] = str(refusal.retry_after_s)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return PlainTextResponse(f"{refusal}\n", refusal.status, headers)
+
+
 class Connection:
     """The moving part between one socket and its session."""
 
-    __slots__ = ("_beating", "_engine", "_session", "_sink", "outbox")
+    __slots__ = ("_beating", "_began_s", "_deadline", "_engine", "_session", "_sink", "_visitor",
+                 "outbox")  # fmt: skip
 
-    def __init__(self, sink: TransportSink | AsgiSink, engine: Engine) -> None:
+    def __init__(self, sink: TransportSink | AsgiSink, engine: Engine, visitor: Visitor) -> None:
         self._sink = sink
         self._engine = engine
+        self._visitor = visitor
         self._beating: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._began_s = time.monotonic()
         self.outbox = Outbox(sink, engine.settings.outbox_max_bytes, self._give_up_slow_client)
 
     def begin(self, session: Session) -> None:
@@ -73,31 +117,53 @@ class Connection:
         self._session = session
         self._sink.on_drain = self._drain
         self._sink.on_shutdown = self._last_words
+        self._sink.on_flood = self._stop_flood
+        self._visitor.on_change = self._look_at_grant
         self._engine.hub.counters.connections += 1
         self._engine.sessions.add(session)
         session.greet()
+        self._set_deadline()
+        logger.info("opened", extra=self._about())
 
     def take(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
         """Answer a message; what it returns must be awaited before the next."""
         heartbeat_ms = self._session.heartbeat_ms
         try:
             request = self._session.read(message)
+        except Ended as end:
+            self._finish(end.fault, end.detail, end.id)
+            return None
         except Exception:
             self._fail()
             return None
         if self._session.heartbeat_ms != heartbeat_ms:
             self._beat_later()
-        return None if request is None else self._answer(request)
+        if request is None:
+            return None
+        return self._identify(request) if isinstance(request, Auth) else self._answer(request)
 
     def end(self, code: int) -> None:
         """Let go of everything: the client is gone."""
         self._engine.sessions.discard(self._session)
         self._engine.hub.counters.closed[code] += 1
+        totals = self._engine.hub.totals(self.outbox)
         self._session.leave()
         if self._session.follower is not None:
             self._engine.backfill.forget(self._session.follower)
-        if self._beating is not None:
-            self._beating.cancel()
+        for timer in (self._beating, self._deadline):
+            if timer is not None:
+                timer.cancel()
+        self._engine.door.leave(self._visitor)
+        logger.info(
+            "closed",
+            extra=self._about() | {
+                "code": code,
+                "reason": reason_of(code),
+                "ticks": totals.sent,
+                "bytes": totals.bytes,
+                "duration_s": round(time.monotonic() - self._began_s, 3),
+            },
+        )  # fmt: skip
 
     async def serve(self, websocket: WebSocket) -> None:
         """Take messages from an ASGI server's `receive` until either side ends it."""
@@ -125,6 +191,51 @@ class Connection:
         except Exception:
             self._fail()
 
+    async def _identify(self, auth: Auth) -> None:
+        try:
+            grant = await self._engine.door.identify(self._visitor, auth.credentials)
+        except AuthFailed as error:
+            self._engine.door.note_refusal("credentials", self._visitor, str(error))
+            self._finish(Fault.AUTH_FAILED, str(error), auth.id)
+        except TooManyConnections:
+            self._engine.door.note_refusal("key", self._visitor, "too many connections")
+            self._finish(Fault.CONNECTION_LIMIT, "of this key", auth.id)
+        except Exception:
+            self._fail()
+        else:
+            if not self.outbox.closed:
+                self._session.admit(grant, auth.id)
+                self._visitor.grant = self._session.grant
+                self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        """See to it that the client does not stay longer than it may."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        grant = self._session.grant
+        loop = asyncio.get_running_loop()
+        if grant is None:
+            wait_s = self._engine.settings.auth_timeout_s
+            self._deadline = loop.call_later(wait_s, self._finish, Fault.AUTH_TIMEOUT)
+        elif grant.expires_s is not None:
+            wait_s = min(max(0.0, grant.expires_s - time.time()), _LOOK_S)
+            self._deadline = loop.call_later(wait_s, self._look_at_grant)
+
+    def _look_at_grant(self) -> None:
+        """End the connection if its grant is no longer good; follow it if it has changed."""
+        grant = self._session.grant
+        if grant is None:
+            return
+        renewed = self._engine.door.gate.renewed(grant)
+        if renewed is None:
+            self._finish(Fault.AUTH_FAILED, "expired or revoked")
+            return
+        if renewed != grant:
+            self._session.entitle(renewed)
+            self._visitor.grant = renewed
+        self._set_deadline()
+
     def _drain(self) -> None:
         self._session.drain()
         if self._session.follower is not None:
@@ -150,9 +261,23 @@ class Connection:
         logger.info("closing a slow client")
         self._finish(Fault.SLOW_CLIENT)
 
-    def _finish(self, fault: Fault) -> None:
-        words = message_frame(protocol.error(fault), self._session.encoding)
+    def _stop_flood(self) -> None:
+        self._finish(Fault.RATE_LIMITED, "too many frames")
+
+    def _finish(self, fault: Fault, detail: str = "", id_: Id = None) -> None:
+        words = message_frame(protocol.error(fault, detail, id_), self._session.encoding)
         self._sink.finish(words, CLOSES[fault], fault.words)
+
+    def _about(self) -> dict[str, object]:
+        """What a log says of the connection."""
+        grant = self._visitor.grant
+        return {
+            "client": self._visitor.number,
+            "address": self._visitor.address,
+            "feed": self._session.feed,
+            "encoding": self._session.encoding.value,
+            "subject": f"{grant.proof.value}:{grant.subject}" if grant and grant.subject else None,
+        }
 
     def _last_words(self) -> bytes:
         return self._session.farewell(random.randint(*_RETRY_SPREAD_MS))

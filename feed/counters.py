@@ -21,20 +21,23 @@ class Totals:
         sent: written to it, snapshots included.
         merged: replaced by later ones of their stream, which say so in `cf`.
         skipped: left out, which a `skipped` notice says.
+        bytes: all that was sent, other messages included.
     """
 
-    __slots__ = ("merged", "sent", "skipped")
+    __slots__ = ("bytes", "merged", "sent", "skipped")
 
-    def __init__(self, sent: int = 0, merged: int = 0, skipped: int = 0) -> None:
+    def __init__(self, sent: int = 0, merged: int = 0, skipped: int = 0, size: int = 0) -> None:
         self.sent = sent
         self.merged = merged
         self.skipped = skipped
+        self.bytes = size
 
     def add(self, other: Totals, times: int = 1) -> None:
         """Add another's numbers; -1 times takes them off again."""
         self.sent += times * other.sent
         self.merged += times * other.merged
         self.skipped += times * other.skipped
+        self.bytes += times * other.bytes
 
 
 class Histogram:
@@ -71,6 +74,8 @@ class Counters:
         gaps: times that a stream lacked ticks, by reason; `lost`: how many ticks that were.
         connections: clients that have connected.
         closed: connections that ended, by close code.
+        refused: handshakes and credentials that were turned away, by reason.
+        rate_limited: messages refused because too many came.
         lag_s: from publishing to the flush that sent it.
         flush_s, flush_ticks: how long flushes took, and how many ticks they sent on.
     """
@@ -88,6 +93,8 @@ class Counters:
         self.lost = 0
         self.connections = 0
         self.closed: Counter[int] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.rate_limited = 0
         self.lag_s = Histogram(LAG_BOUNDS_S)
         self.flush_s = Histogram(FLUSH_BOUNDS_S)
         self.flush_ticks = Histogram(FLUSH_BOUNDS_TICKS)

@@ -11,11 +11,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from feed.access.gate import Gate
 from feed.backfill import Backfill
+from feed.broker.attempts import Attempts
 from feed.broker.client import make_client
+from feed.broker.seats import Seats
 from feed.broker.store import Store
+from feed.door import Door
 from feed.flusher import Flusher
 from feed.hub import Hub
+from feed.rates import parse_rates
 from feed.session import Session
 from feed.settings import Settings
 from feed.tasks import end_tasks
@@ -35,11 +40,12 @@ class Engine:
     upstream: Upstream
     store: Store
     backfill: Backfill
+    door: Door
     sessions: set[Session] = field(default_factory=set)
 
 
 @asynccontextmanager
-async def running_engine(settings: Settings, redis_url: str) -> AsyncIterator[Engine]:
+async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> AsyncIterator[Engine]:
     """Start everything; it keeps trying when Redis can't be reached.
 
     Raises:
@@ -50,10 +56,17 @@ async def running_engine(settings: Settings, redis_url: str) -> AsyncIterator[En
     flusher = Flusher(hub, settings.flush_pace, settings.flush_window_ms / 1000)
     upstream = Upstream(client, hub, settings, flusher.wake)
     backfill = Backfill(upstream.store)
+    seats = Seats(client)
+    door = Door(
+        settings, gate, seats, Attempts(client, parse_rates(settings.attempts)), hub.counters,
+        lambda: upstream.subscriber.connected,
+    )  # fmt: skip
     tasks = [
         asyncio.create_task(upstream.subscriber.run(), name="subscriber"),
         asyncio.create_task(upstream.sweep_forever(), name="sweeper"),
         asyncio.create_task(backfill.run(), name="backfill"),
+        asyncio.create_task(seats.run(), name="counter of connections"),
+        asyncio.create_task(door.watch(), name="watch over the keys"),
     ]
     for task in tasks:
         task.add_done_callback(_stop_on_crash)
@@ -61,10 +74,12 @@ async def running_engine(settings: Settings, redis_url: str) -> AsyncIterator[En
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_try()
-        yield Engine(settings, hub, upstream, upstream.store, backfill)
+        yield Engine(settings, hub, upstream, upstream.store, backfill, door)
     finally:
         await end_tasks(tasks)
         await upstream.close()
+        await seats.leave()
+        gate.close()
         await client.aclose()
 
 

@@ -62,15 +62,24 @@ class Fault(Enum):
         return self.value[1]
 
 
+def reason_of(code: int) -> str:
+    """A close code in words, for logs."""
+    try:
+        return CloseCode(code).name.lower().replace("_", " ")
+    except ValueError:
+        return "going away" if code == 1001 else "the client's own"
+
+
 CLOSES: Final = {
     Fault.AUTH_FAILED: CloseCode.AUTH_FAILED,
     Fault.AUTH_TIMEOUT: CloseCode.AUTH_TIMEOUT,
     Fault.CONNECTION_LIMIT: CloseCode.CONNECTION_LIMIT,
     Fault.SLOW_CLIENT: CloseCode.SLOW_CLIENT,
+    Fault.RATE_LIMITED: CloseCode.RATE_LIMITED,
     Fault.INTERNAL_ERROR: CloseCode.INTERNAL_ERROR,
     Fault.SHUTTING_DOWN: CloseCode.RESTART,
 }
-"""The faults after which the connection ends, and the close code that says so."""
+"""The close code that goes with a fault, where it ends the connection."""
 
 
 CLOSE_GRACE_S: Final = 0.8
@@ -101,12 +110,68 @@ class InvalidAction(TickcastError):
         self.id = id
 
 
+class AuthFailed(TickcastError):
+    """Credentials that open nothing; the text says why, in words that give nothing away."""
+
+
+class TooManyConnections(TickcastError):
+    """A limit on connections is reached.
+
+    Attributes:
+        room: which: `total`, `address:…`, or a key or token.
+    """
+
+    def __init__(self, room: str) -> None:
+        super().__init__(f"too many connections: {room}")
+        self.room = room
+
+
+class Refused(TickcastError):
+    """A handshake that is not answered with an upgrade; the text is for the client.
+
+    Attributes:
+        reason: one word for metrics and logs.
+        status: of the HTTP response.
+        retry_after_s: when it is worth trying again, if at all.
+    """
+
+    def __init__(self, reason: str, status: int, text: str, retry_after_s: int = 0) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class Ended(TickcastError):
+    """A conversation that ends here.
+
+    Attributes:
+        fault: which row of the error table says why.
+        detail: what was wrong; safe to show.
+        id: the client's `id` for the message, where there was one.
+    """
+
+    def __init__(self, fault: Fault, detail: str = "", id: int | str | None = None) -> None:
+        super().__init__(detail)
+        self.fault = fault
+        self.detail = detail
+        self.id = id
+
+
 class BrokerUnavailable(TickcastError):
     """Redis can't be reached, or stopped answering."""
 
 
+class BrokerUntrusted(BrokerUnavailable):
+    """What answers in place of Redis has a certificate that is not trusted. It may be mended."""
+
+
 class BrokerUnsuitable(TickcastError):
     """Redis answers, but can't be used: too old, or access denied."""
+
+
+class AccessDenied(BrokerUnsuitable):
+    """Redis knows us, and does not let us do that; the text names the command and its keys."""
 
 
 class StoreUnavailable(TickcastError):

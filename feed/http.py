@@ -276,9 +276,9 @@ class FeedHttpProtocol(HttpToolsProtocol):
         return self._is_handshake
 
     def _check_handshake(self) -> None:
-        """Refuse what the WebSocket library would answer otherwise than it should, or not at all.
+        """Refuse what the WebSocket library would leave without an answer.
 
-        The rest it does itself: 400 for a bad key or a missing version (RFC 6455, section 4.2.2).
+        What it reads it answers itself: a bad key, or another version (RFC 6455, section 4.2.2).
         """
         if self.parser.get_method() != b"GET":
             raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"GET")])
@@ -289,13 +289,6 @@ class FeedHttpProtocol(HttpToolsProtocol):
         if self._is_answering():
             # The answer would come in the midst of frames.
             raise _Refusal(_MALFORMED)
-        versions = [value for name, value in self.headers if name == b"sec-websocket-version"]
-        if len(versions) == 1 and versions[0] != b"13":
-            # Section 4.4: say which version is known.
-            raise _Refusal(
-                HTTPStatus.UPGRADE_REQUIRED,
-                [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
-            )
 
     def handle_websocket_upgrade(self) -> None:
         """As uvicorn's, and let go of everything: from here on the other protocol has it all."""

@@ -301,6 +301,7 @@ class Hub:
             for audience in audiences:
                 audience.sent += sent
                 audience.merged += merged
+                audience.bytes += len(data)
                 for outbox in audience.members:
                     if (write := outbox.write) is not None:
                         write(data)
@@ -308,6 +309,7 @@ class Hub:
                     elif outbox.offer(data):
                         taken += 1
                     else:
+                        outbox.totals.bytes -= len(data)
                         outbox.absorb(pieces, audience.policy_of, form)
             ticks_out += taken * sent
             conflated += taken * merged
@@ -327,6 +329,7 @@ class Hub:
         data, frames, sent, merged = pack_frames(pieces, audience.form.encoding)
         outbox.totals.add(Totals(sent, merged))
         if outbox.offer(data):
+            outbox.totals.bytes += len(data)
             self.counters.add_sent(sent, merged, frames, len(data))
         else:
             outbox.absorb(pieces, audience.policy_of, audience.form)

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from feed.batch import GapReason
 from feed.counters import Histogram
+from feed.door import REFUSALS
 from feed.engine import Engine
 from feed.errors import CloseCode
 from feed.ticks import Encoding
@@ -67,6 +68,15 @@ class _FeedCollector(Collector):
         for label, count in sorted(codes.items()):
             closed.add_metric([label], count)
         yield closed
+        refused = CounterMetricFamily(
+            "tickcast_refused", "Handshakes and credentials turned away", labels=["reason"]
+        )
+        for reason in REFUSALS:
+            refused.add_metric([reason], counters.refused[reason])
+        yield refused
+        yield _counter(
+            "messages_rate_limited", "Messages refused, too many having come", counters.rate_limited
+        )
         streams, audiences = self._engine.hub.sizes
         held = sum(len(session.subscriptions) for session in sessions)
         yield _gauge("subscriptions", "Symbols and wildcards that clients hold", held)

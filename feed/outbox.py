@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -14,6 +15,8 @@ from feed.ticks import StreamKey
 
 MESSAGES_ROOM_BYTES: Final = 64 * 1024
 """What messages other than ticks may take beyond the bound: they can't be merged or skipped."""
+PORTION_BYTES: Final = 64 * 1024
+"""Of what was held, so much is written before looking whether the sink takes more."""
 
 
 class Sink(Protocol):
@@ -81,6 +84,7 @@ class Outbox:
 
     def push(self, data: bytes) -> None:
         """Send complete frames that are no ticks, after everything that was pushed before."""
+        self.totals.bytes += len(data)
         if not self.offer(data) and not self.closed:
             if self.waiting_bytes + len(data) > self._max_bytes + MESSAGES_ROOM_BYTES:
                 self._overflow()
@@ -146,12 +150,14 @@ class Outbox:
         if self._held is None or self._sink.paused:
             self._go_on()
             return released
-        held, self._held, self._held_bytes = self._held, None, 0
-        if held:
-            self._sink.write(b"".join(held))
+        self._pass_on()
+        if self._held:
+            return released
+        self._held = None
         while self._backlog and not self._sink.paused:
             data, part = self._backlog.take(written_us)
             self._sink.write(data)
+            part.bytes = len(data)
             released.add(part)
         if self._backlog:
             self._held = []
@@ -168,6 +174,23 @@ class Outbox:
         self._held = []
         self._held_bytes = 0
         self._backlog = None
+
+    def _pass_on(self) -> None:
+        """Write what is held while the sink takes it.
+
+        All at once would be more than it wants. Under TLS that counts: what has been encrypted and
+        handed on is no longer in `buffered`.
+        """
+        held = deque(self._held or ())
+        while held and not self._sink.paused:
+            portion = [held.popleft()]
+            size = len(portion[0])
+            while held and size + len(held[0]) <= PORTION_BYTES:
+                portion.append(held.popleft())
+                size += len(portion[-1])
+            self._held_bytes -= size
+            self._sink.write(b"".join(portion))
+        self._held = list(held)
 
     def _pause(self) -> None:
         self.write = None

@@ -16,29 +16,73 @@ from starlette.types import ASGIApp
 from feed.http import FeedHttpProtocol
 from feed.memory import give_back, spare_collections
 from feed.settings import Settings
-from feed.websocket import FeedProtocol
+from feed.tls import Certificate
+from feed.websocket import FeedProtocol, FrameLimit
 
 _BACKLOG: Final = 2048
 _SEND_BUFFER_BYTES: Final = 256 * 1024
 _GIVE_BACK_AFTER_TICKS: Final = 100
 """Ten seconds: uvicorn's ticks come ten times in one."""
+_TLS_SHUTDOWN_TIMEOUT_S: Final = 2.0
+"""How long a client may take to read its last bytes and say good-bye on the level of TLS."""
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that says when it listens and ends without raising the signal again."""
+    """A uvicorn server that says when it listens and ends without raising the signal again.
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    Args:
+        certificate: for TLS; None serves without.
+        handshake_timeout_s: how long a client's TLS handshake may take.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_started: Callable[[], None],
+        certificate: Certificate | None = None,
+        handshake_timeout_s: float | None = None,
+    ) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._certificate = certificate
+        self._handshake_timeout_s = handshake_timeout_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_started()
+        # uvicorn's own would leave a client a minute for its TLS handshake.
+        await super().startup(sockets=[])
+        for listener in sockets or []:
+            await self._listen(listener)
+        self._on_started()
+
+    async def _listen(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        config = self.config
+
+        def create_protocol() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        if self._certificate is None:
+            server = await loop.create_server(
+                create_protocol, sock=listener, backlog=config.backlog
+            )
+        else:
+            server = await loop.create_server(
+                create_protocol,
+                sock=listener,
+                backlog=config.backlog,
+                ssl=self._certificate.context,
+                ssl_handshake_timeout=self._handshake_timeout_s,
+                ssl_shutdown_timeout=_TLS_SHUTDOWN_TIMEOUT_S,
+            )
+        self.servers.append(server)
 
     async def on_tick(self, counter: int) -> bool:
         # uvicorn calls it ten times a second. Once is enough to look after all connections.
         if counter % 10 == 0:
+            if self._certificate is not None:
+                await asyncio.to_thread(self._certificate.look)
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, FeedProtocol):
@@ -82,18 +126,27 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def address_of(listener: socket.socket) -> str:
+def address_of(listener: socket.socket, *, tls: bool = False) -> str:
     """The URL that reaches a listening socket."""
+    scheme = "https" if tls else "http"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 class _Config(uvicorn.Config):
     """uvicorn's configuration, with what our protocol classes look for besides."""
 
-    def __init__(self, app: ASGIApp, *, handshake_timeout_s: float, **options: Any) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        handshake_timeout_s: float,
+        frame_limit: FrameLimit,
+        **options: Any,
+    ) -> None:
         super().__init__(app, **options)
         self.handshake_timeout_s = handshake_timeout_s
+        self.frame_limit = frame_limit
 
 
 def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
@@ -101,6 +154,9 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     return _Config(
         app,
         handshake_timeout_s=settings.handshake_timeout_s,
+        frame_limit=FrameLimit(settings.frames_per_s, settings.frames_burst),
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         http=FeedHttpProtocol,
         ws=FeedProtocol,
         lifespan="on",
@@ -117,7 +173,11 @@ def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
 
 
 async def serve(
-    app: ASGIApp, settings: Settings, listener: socket.socket, on_started: Callable[[], None]
+    app: ASGIApp,
+    settings: Settings,
+    listener: socket.socket,
+    on_started: Callable[[], None],
+    certificate: Certificate | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then close every connection with 1012 and return."""
 
@@ -125,4 +185,6 @@ async def serve(
         spare_collections()
         on_started()
 
-    await Server(server_config(app, settings), started).serve([listener])
+    config = server_config(app, settings)
+    server = Server(config, started, certificate, settings.handshake_timeout_s)
+    await server.serve([listener])

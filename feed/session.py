@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from feed import actions, protocol
-from feed.actions import Configure, ListSubscriptions, Subscribe, Unsubscribe
+from feed.access.entitlements import Entitlements
+from feed.access.grant import UNASKED, Grant, Proof
+from feed.actions import Action, Auth, Configure, Id, ListSubscriptions, Subscribe, Unsubscribe
 from feed.catchup import CatchUp
+from feed.conduct import Conduct
 from feed.delivery import NO_OPTIONS, Options, choose_delivery
 from feed.errors import Fault, InvalidAction
 from feed.follower import Follower
@@ -25,14 +28,19 @@ from feed.times import Moment
 Request = Subscribe | Unsubscribe | ListSubscriptions
 """An action whose answer needs the broker: its streams open, or the feed's epoch known."""
 
+Value = TypeVar("Value")
+_NOBODY: Final = Entitlements(feeds=())
+
 
 class Session:
     """What one connection has asked for so far, and the answers to what it asks next.
 
-    `read` answers what can be answered at once and returns the rest: the caller makes sure that the
-    streams in `wanted_by(request)` are open, and then calls `complete`, or `refuse` if it can't.
+    `read` answers what can be answered at once and returns the rest. For a request the caller sees
+    to it that the streams in `wanted_by(request)` are open, and then calls `complete`, or `refuse`
+    if it can't; for credentials it finds out what they grant, and calls `admit`.
 
     Attributes:
+        grant: what the client may do; None until it has said who it is.
         feed, encoding: chosen in the handshake.
         subscriptions: what it holds, and what it has said about each.
         heartbeat_ms: how often `beat` is due; 0 is never.
@@ -40,9 +48,9 @@ class Session:
     """
 
     __slots__ = (
-        "_clock", "_connected_s", "_defaults", "_hub", "_offered_subprotocol", "_outbox",
-        "_read_s", "_stamps", "_subscriptions_max", "encoding", "feed", "follower",
-        "heartbeat_ms", "subscriptions",
+        "_clock", "_conduct", "_connected_s", "_defaults", "_hub", "_offered_subprotocol",
+        "_outbox", "_read_s", "_stamps", "_subscriptions_max", "encoding", "feed", "follower",
+        "grant", "heartbeat_ms", "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -54,11 +62,15 @@ class Session:
         *,
         extended: bool,
         subscriptions_max: int,
+        conduct: Conduct | None = None,
+        grant: Grant | None = UNASKED,
         clock: Callable[[], Moment] = Moment.now,
     ) -> None:
         self._hub = hub
         self._outbox = outbox
         self._subscriptions_max = subscriptions_max
+        self._conduct = conduct
+        self.grant = grant
         self._clock = clock
         self._offered_subprotocol = extended
         self._defaults = NO_OPTIONS
@@ -90,36 +102,63 @@ class Session:
         """Say the server's first words."""
         self._say(protocol.CONNECTED)
 
-    def read(self, message: str | bytes) -> Request | None:
-        """Take one message of the client: text is JSON, bytes are MessagePack."""
+    def read(self, message: str | bytes) -> Request | Auth | None:
+        """Take one message of the client: text is JSON, bytes are MessagePack.
+
+        Raises:
+            Ended: the conversation is over.
+        """
         try:
-            action = actions.parse_action(message)
-            if isinstance(action, Subscribe):
-                self._check_limit(action)
+            action = self._parse(message)
         except InvalidAction as error:
+            if error.fault is Fault.RATE_LIMITED:
+                self._hub.counters.rate_limited += 1
             self._say(protocol.error(error.fault, error.detail, error.id))
             return None
         if not self.extended and actions.uses_extension(action):
             self._outbox.extended = True
             self._hold(self.subscriptions)
         match action:
-            case actions.Auth():
+            case Auth() if self.grant is UNASKED:
                 self._say(protocol.authenticated(action.id))
                 return None
             case actions.Ping():
                 self._say(protocol.pong(self._clock().wall, action.id))
                 return None
-            case actions.Configure():
+            case Configure():
                 self._configure(action)
                 return None
         return action
+
+    def admit(self, grant: Grant, id_: Id) -> None:
+        """The client has shown good credentials, for the first time or anew."""
+        if self.grant is not None and not self.grant.is_renewed_by(grant):
+            self._say(protocol.error(Fault.ALREADY_AUTHENTICATED, id_=id_))
+            return
+        self._say(protocol.authenticated(id_))
+        self.entitle(grant)
+
+    def entitle(self, grant: Grant) -> None:
+        """From now on the client may do this. What it may no longer hold, it no longer does."""
+        self.grant = grant
+        kept = {
+            each: options
+            for each, options in self.subscriptions.items()
+            if grant.entitlements.narrow(self.feed, each)
+        }
+        has_lost = kept.keys() != self.subscriptions.keys()
+        if self.subscriptions:
+            self._hold(kept)
+        if has_lost:
+            self._say(protocol.subscription(kept))
 
     def wanted_by(self, request: Request) -> frozenset[Subscription]:
         """The subscriptions whose streams must be open before `complete`."""
         if not isinstance(request, Subscribe):
             return frozenset()
         # A stream under a wildcard that the store has lost: its client must hear of that.
-        return request.subscriptions | request.resume.symbols
+        named = request.subscriptions | request.resume.symbols
+        return frozenset(self._narrow(dict.fromkeys(named)))
 
     def complete(self, request: Request, epoch: str) -> None:
         """Carry a request out, now that its streams are open, and answer it."""
@@ -170,6 +209,44 @@ class Session:
         """The last words of a server that shuts down, for clients that understand them."""
         return self._frame(protocol.shutdown(retry_ms)) if self.extended else b""
 
+    def _parse(self, message: str | bytes) -> Action:
+        """Read a message, make it pay, and see that the client may ask for it.
+
+        Raises:
+            InvalidAction, Ended: nothing of it is to be done.
+        """
+        try:
+            action = actions.parse_action(message)
+        except InvalidAction as error:
+            self._pay(1, error.id)
+            raise
+        self._pay(actions.price(action), action.id)
+        if isinstance(action, Auth):
+            if self.grant is not None and self.grant.proof is Proof.KEY:
+                raise InvalidAction(Fault.ALREADY_AUTHENTICATED, id=action.id)
+        elif self.grant is None:
+            raise InvalidAction(Fault.NOT_AUTHENTICATED, "send auth first", action.id)
+        if isinstance(action, Subscribe):
+            self._check_limit(action)
+            self._check_rights(action)
+        return action
+
+    def _pay(self, price: float, id_: Id) -> None:
+        if self._conduct is not None:
+            self._conduct.pay(price, self._clock().steady_s, id_)
+
+    def _narrow(self, wanted: Mapping[Subscription, Value]) -> dict[Subscription, Value]:
+        """What subscriptions come down to for what the client may see."""
+        entitlements = self.grant.entitlements if self.grant else _NOBODY
+        return entitlements.narrow_all(self.feed, wanted)
+
+    def _check_rights(self, action: Subscribe) -> None:
+        for each in sorted(action.subscriptions | action.resume.symbols):
+            if not self._narrow({each: None}):
+                raise InvalidAction(
+                    Fault.INSUFFICIENT_SUBSCRIPTION, f"{each.channel} {each.pattern}", action.id
+                )
+
     def _check_limit(self, action: Subscribe) -> None:
         count = len(self.subscriptions.keys() | action.subscriptions)
         if count > self._subscriptions_max:
@@ -203,9 +280,12 @@ class Session:
         # Ticks still on their way to others must not follow a snapshot that includes them.
         self._hub.flush(self._clock())
         held = self.subscriptions
-        behind, present = _sort_out(
-            request, self._hub.newly_covered(self.feed, request.subscriptions, besides=held)
+        new = self._hub.newly_covered(
+            self.feed,
+            self._narrow(dict.fromkeys(request.subscriptions)),
+            besides=self._narrow(held),
         )
+        behind, present = _sort_out(request, new)
         asked = {
             each: request.options.or_else(held.get(each, NO_OPTIONS))
             for each in request.subscriptions
@@ -226,14 +306,15 @@ class Session:
 
     def _hold(self, wanted: dict[Subscription, Options]) -> None:
         self.subscriptions = wanted
+        allowed = self._narrow(wanted)
         deliveries = frozenset(
             (each, choose_delivery(each.channel, options.or_else(self._defaults), self.extended))
-            for each, options in wanted.items()
+            for each, options in allowed.items()
         )
         form = form_of(self.encoding, self._stamps)
         behind: frozenset[StreamKey] = frozenset()
         if self.follower is not None and self.follower.behind:
-            coverage = Coverage(wanted)
+            coverage = Coverage(allowed)
             self.follower.drop(key for key in self.follower.behind if not coverage.covers(key))
             behind = frozenset(self.follower.behind)
         self._hub.subscribe(self._outbox, self.feed, form, deliveries, self._clock(), behind)

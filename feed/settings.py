@@ -7,27 +7,38 @@ the command line.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from feed.addresses import is_network, is_origin
 from feed.errors import InvalidSettings
+from feed.rates import parse_rates
 from feed.ticks import is_feed_name
 
 ENVIRONMENT_PREFIX: Final = "TICKCAST_"
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 _GIB: Final = 1024 * _MIB
+_LISTS: Final = ("feeds", "origins", "trusted_proxies", "unlimited_addresses")
+"""Settings that are lists: as text, with commas between."""
 _DECADE_S: Final = 10 * 365 * 86_400
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
 Interval = Annotated[float, Meta(gt=0, le=3600)]
+Token = Annotated[str, Meta(min_length=16, pattern=r"\A[A-Za-z0-9._~+/-]+=*\Z")]
+"""A secret that fits into a header (RFC 6750, section 2.1)."""
+
+_ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", re.ASCII)
+_SECRETS: Final = frozenset(("metrics_token", "redis_url"))
+"""Never shown; a Redis's URL may hold its password."""
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,7 +49,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Port = 8000
     feeds: tuple[str, ...] = ()
     """Feeds that clients may open; empty means any."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "security", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+    tls_cert: str | None = None
+    """PEM file of the certificate and its chain; with `tls_key` the server speaks TLS."""
+    tls_key: str | None = None
+    """PEM file of the certificate's private key."""
+    metrics_bind: str | None = None
+    """HOST:PORT that serves `/metrics`, and nothing else does then."""
+    metrics_token: Token | None = None
+    """What a request for `/metrics` has to carry."""
 
     # The store
     redis_url: str | None = None
@@ -68,6 +88,36 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ping_interval_s: Interval = 20.0
     ping_timeout_s: Interval = 20.0
 
+    # Who may come in
+    auth: str | None = None
+    """A file of API keys, as `tickcast keys` makes it; clients then need credentials."""
+    jwt_key: str | None = None
+    """A file with the key that tokens are signed with: public in PEM, or a shared secret."""
+    jwks_url: str | None = None
+    """Where the issuer of tokens publishes its keys."""
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    auth_timeout_s: Interval = 10.0
+    """Time for a client to say who it is."""
+    origins: tuple[str, ...] = ()
+    """Web origins besides the server's own whose pages may connect, as https://example.org."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+
+    # How many and how fast
+    connections_max: Positive = 10_000
+    """Over all servers of a store."""
+    connections_per_address_max: Positive = 200
+    attempts: str = "5/second; 300/5 minutes"
+    """How often one address may try to connect."""
+    unlimited_addresses: tuple[str, ...] = ("127.0.0.0/8", "::1")
+    """Addresses and networks to which the two limits before this do not apply."""
+    messages_per_s: Annotated[float, Meta(gt=0)] = 5.0
+    messages_burst: Positive = 20
+    frames_per_s: Annotated[float, Meta(gt=0)] = 50.0
+    """Frames of any kind that a client may send, pings included."""
+    frames_burst: Positive = 100
+
     # Sending
     flush_pace: Annotated[float, Meta(ge=0, le=10)] = 1.0
     """Rest after a flush, as a multiple of what it took."""
@@ -75,6 +125,31 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The longest such rest."""
     linger_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """How long a stream that nobody wants any more stays subscribed at the broker."""
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of `metrics_bind`.
+
+        Raises:
+            InvalidSettings: it is no such thing.
+        """
+        if self.metrics_bind is None:
+            return None
+        match = _ADDRESS.fullmatch(self.metrics_bind)
+        if match is None or int(match[3]) > 65_535:
+            raise InvalidSettings(
+                f"metrics_bind: {self.metrics_bind[:60]!a} is not HOST:PORT, as in 127.0.0.1:9100"
+            )
+        return match[1] or match[2], int(match[3])
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [
+            (name, "…" if name in _SECRETS and value is not None else value)
+            for name, value in msgspec.structs.asdict(self).items()
+        ]
 
     @property
     def store_dir(self) -> Path:
@@ -100,8 +175,9 @@ def load_settings(
     values: dict[str, Any] = _read_toml(config) if config else {}
     values.update(_read_environment(os.environ if environment is None else environment))
     values.update((name, value) for name, value in overrides.items() if value is not None)
-    if isinstance(values.get("feeds"), str):
-        values["feeds"] = [name.strip() for name in values["feeds"].split(",") if name.strip()]
+    for name in _LISTS:
+        if isinstance(text := values.get(name), str):
+            values[name] = [each.strip() for each in text.split(",") if each.strip()]
     unknown = sorted(values.keys() - set(Settings.__struct_fields__))
     if unknown:
         raise InvalidSettings(f"unknown setting {unknown[0]!a}; docs/settings.md lists them")
@@ -110,10 +186,32 @@ def load_settings(
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         raise InvalidSettings(f"{where.rstrip('`') or 'settings'}: {what}") from None
+    for fault in _faults(settings):
+        raise InvalidSettings(fault)
+    _ = settings.metrics_address  # Refuses a malformed one.
+    return settings
+
+
+def _faults(settings: Settings) -> Iterator[str]:
+    """What is wrong with settings whose types are right."""
     for name in settings.feeds:
         if not is_feed_name(name):
-            raise InvalidSettings(f"feeds: {name!a} is not 1 to 32 characters of a-z 0-9 _ -")
-    return settings
+            yield f"feeds: {name!a} is not 1 to 32 characters of a-z 0-9 _ -"
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        yield "tls_cert and tls_key: give both, or neither"
+    for origin in settings.origins:
+        if not is_origin(origin):
+            yield f"origins: {origin!a} is no origin such as https://example.org or http://host:8080"
+    for name in ("trusted_proxies", "unlimited_addresses"):
+        for network in getattr(settings, name):
+            if not is_network(network):
+                yield f"{name}: {network!a} is no address, nor a network such as 10.0.0.0/8"
+    if settings.jwt_key and settings.jwks_url:
+        yield "jwt_key and jwks_url exclude each other"
+    try:
+        parse_rates(settings.attempts)
+    except ValueError:
+        yield f"attempts: {settings.attempts!a} is no list of rates such as 5/second; 300/5 minutes"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from feed.batch import Batch, Gap
 from feed.broker import keys
+from feed.broker.client import level_of
 from feed.broker.store import Head, Store
 from feed.broker.subscriber import Subscriber
 from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
@@ -207,7 +208,8 @@ class Upstream:
             batch = list(self._announced)[:_OPEN_BATCH]
             try:
                 await self._begin_opening(batch, from_first=True)
-            except TickcastError:
+            except TickcastError as error:
+                logger.log(level_of(error), "could not open new streams: %s", error)
                 await asyncio.sleep(_OPEN_AGAIN_S)
 
     async def _on_reconnect(self) -> None:
@@ -378,6 +380,6 @@ class Upstream:
         if task.cancelled() or (error := task.exception()) is None:
             return
         if isinstance(error, TickcastError):
-            logger.debug("gave up for now: %s", error)
+            logger.log(level_of(error), "gave up for now: %s", error)
         else:
             logger.error("a bug in the upstream", exc_info=error)

@@ -17,7 +17,8 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -25,10 +26,25 @@ from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.protocol import Protocol as FrameProtocol
+from websockets.protocol import State
 
 from feed.errors import CLOSE_GRACE_S, CloseCode
+from feed.rates import TokenBucket
 
 EXTENSION: Final = "tickcast.sink"
+_SLICE_BYTES: Final = 1024
+_HIGH_WATER_BYTES: Final = 64 * 1024
+"""What a transport takes for a client that does not read before it says that it is full."""
+_VERSION: Final = "13"
+"""The one version of the protocol that there is."""
+
+
+class FrameLimit(NamedTuple):
+    """How many frames a client may send; as `frame_limit` of uvicorn's configuration."""
+
+    per_s: float
+    burst: float
+
 
 OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
 """Takes a message; returns what is still to be awaited before the next one can be taken."""
@@ -41,22 +57,27 @@ class TransportSink:
         paused, on_pause, write: as `feed.outbox.Sink` says.
         on_drain: called when the client reads again.
         on_shutdown: called when the server shuts down; returns the frames to send before closing.
+        on_flood: called when the client sends more frames than it may; it is to call `finish`.
         on_message, on_end: see `hand_over`.
     """
 
     __slots__ = (
-        "_protocol", "on_drain", "on_end", "on_message", "on_pause", "on_shutdown", "paused",
-        "write",
+        "_protocol", "on_drain", "on_end", "on_flood", "on_message", "on_pause", "on_shutdown",
+        "paused", "write",
     )  # fmt: skip
 
     def __init__(self, protocol: FeedProtocol) -> None:
         self._protocol = protocol
         self.paused = False
+        # By itself, uvloop lets 512 KiB wait on top of that where there is TLS, and does not count
+        # what it has encrypted and handed on.
+        protocol.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
         # The transport's own method: a flush calls it once for each client.
         self.write: Callable[[bytes], None] = protocol.transport.write
         self.on_pause: Callable[[], None] = _nothing
         self.on_drain: Callable[[], None] = _nothing
         self.on_shutdown: Callable[[], bytes] = bytes
+        self.on_flood: Callable[[], None] = _nothing
         self.on_message: OnMessage = _ignore
         self.on_end: Callable[[int], None] = _forget
 
@@ -119,7 +140,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     # Mostly what uvicorn's class assigns: in a dict so many attributes take 2 kB more. Should it
     # come to assign others, they find a dict still.
     __slots__ = (
-        "_cut", "_handed_over", "_ping_at", "_waiting", "app", "app_state", "asgi_version",
+        "_cut", "_frames", "_handed_over", "_is_flooded", "_ping_at", "_pong", "_waiting", "app",
+        "app_state", "asgi_version",
         "client", "close_sent", "close_timeout", "close_timer", "config", "conn", "connections",
         "curr_msg_data_type", "default_headers", "disconnected", "frames", "handshake_complete",
         "handshake_initiated", "initial_response", "last_ping_rtt", "logger", "loop",
@@ -133,18 +155,34 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self.sink: TransportSink | None = None
         self._cut: asyncio.TimerHandle | None = None
         self._handed_over = False
+        limit: FrameLimit | None = getattr(self.config, "frame_limit", None)
+        self._frames = TokenBucket(*limit) if limit else None
+        self._is_flooded = False
         self._ping_at: float | None = None
+        self._pong = b""
         self._waiting: deque[str | bytes] | None = None
 
     def handle_connect(self, event: Request) -> None:
         # The parser that has read the request would keep it for as long as it reads frames.
         self.conn.parser = FrameProtocol.parse(self.conn)
         next(self.conn.parser)
+        if event.headers.get_all("Sec-WebSocket-Version") != [_VERSION]:
+            self._refuse_version()
+            return
         super().handle_connect(event)
         if not self.close_sent:
             self.sink = TransportSink(self)
             extensions: dict[str, Any] = self.scope["extensions"]
             extensions[EXTENSION] = self.sink
+
+    def _refuse_version(self) -> None:
+        """Say which version is spoken here (RFC 6455, section 4.2.2); the library would not."""
+        response = self.conn.reject(HTTPStatus.UPGRADE_REQUIRED, "no such version\n")
+        response.headers["Sec-WebSocket-Version"] = _VERSION
+        self.conn.send_response(response)
+        self.handshake_complete = self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.transport.close()
 
     async def run_asgi(self) -> None:
         """As uvicorn's, but the end of an endpoint that has handed over is not the client's."""
@@ -202,8 +240,37 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     # -- messages
 
+    def data_received(self, data: bytes) -> None:
+        """As uvicorn's, a little at a time: thousands of frames fit into what comes at once."""
+        for start in range(0, len(data), _SLICE_BYTES):
+            if self._is_flooded:
+                return
+            super().data_received(data[start : start + _SLICE_BYTES])
+
+    def handle_events(self) -> None:
+        if self._frames is not None and self.handshake_complete and not self.close_sent:
+            self._is_flooded = not self._frames.take(len(self.conn.events), self.loop.time())
+        if not self._is_flooded:
+            super().handle_events()
+            return
+        if self.sink is not None:
+            self.sink.on_flood()
+        self.finish(b"", CloseCode.RATE_LIMITED, "rate limited")
+        self._stop_reading()
+
+    def handle_cont(self, event: Frame) -> None:
+        # Kept apart until the last one, fragments of a byte, or of none, would take far more memory
+        # than `message_max_bytes` counts.
+        so_far: Any = self.frames[0]
+        if not isinstance(so_far, bytearray):
+            so_far = bytearray(so_far)
+        so_far += event.data
+        self.frames = [so_far]
+        if event.fin:
+            self.send_receive_event_to_app()
+
     def send_receive_event_to_app(self) -> None:
-        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
+        data = bytes(self.frames[0])
         self.frames = []
         if self.close_sent:
             return
@@ -213,7 +280,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
                 message = data.decode()
             except UnicodeDecodeError:
                 # uvicorn would log this with a traceback; it is the client's fault, not ours.
-                self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
+                with contextlib.suppress(InvalidState):  # The same read brought its close frame.
+                    self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
                 self.handle_parser_exception()
                 return
         if self._handed_over:
@@ -260,8 +328,19 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.sink.paused = True
             self.sink.on_pause()
 
+    def handle_ping(self) -> None:
+        # A client that does not read may have its pongs pile up. Only the latest ping need be
+        # answered (RFC 6455, section 5.5.3), so one is kept for when it reads again.
+        if self.sink is None or not self.sink.paused or self.conn.state is not State.OPEN:
+            super().handle_ping()
+        elif pongs := self.conn.data_to_send():
+            self._pong = pongs[-1]
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        pong, self._pong = self._pong, b""
+        if pong and not self.close_sent and not self.transport.is_closing():
+            self.transport.write(pong)
         if self.sink is not None:
             self.sink.paused = False
             self.sink.on_drain()
@@ -309,6 +388,10 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._cut_later()
 
     def handle_parser_exception(self) -> None:
+        if self.conn.close_sent is None:
+            # It did not wait for the answer to its handshake, so there can't be a close frame.
+            self.transport.abort()
+            return
         super().handle_parser_exception()
         self._cut_later()
 

@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from socket import socket
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import uvloop
 from redis.asyncio import Redis
+from starlette.types import ASGIApp
 
 from feed.app import create_app
 from feed.broker.client import make_client
@@ -22,9 +24,19 @@ from feed.broker.publisher import Publisher
 from feed.server import Server, address_of, bind, server_config
 from feed.settings import Settings
 from feed.ticks import DEFAULT_FEED
+from feed.tls import certificate_of
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ES_TRADES = DATA / "es-trades.csv.gz"
+
+
+UNLIMITED: Any = {
+    "messages_per_s": 1e6,
+    "messages_burst": 1_000_000,
+    "frames_per_s": 1e6,
+    "frames_burst": 1_000_000,
+}
+"""Most tests are not about how fast a client may speak, and some speak fast."""
 
 
 def pytest_asyncio_loop_factories(
@@ -42,7 +54,7 @@ def runtime_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def settings(runtime_dir: Path) -> Settings:
-    return Settings(runtime_dir=str(runtime_dir))
+    return Settings(runtime_dir=str(runtime_dir), **UNLIMITED)
 
 
 @pytest_asyncio.fixture
@@ -96,14 +108,15 @@ class QuietServer(Server):
 
 
 @contextlib.asynccontextmanager
-async def running_server(
-    settings: Settings, redis_url: str, port: int = 0
+async def running_app(
+    app: ASGIApp, settings: Settings, port: int = 0
 ) -> AsyncIterator[RunningServer]:
-    """The real server on a free port, in this process."""
+    """Any application on the real server, in this process."""
     started = asyncio.Event()
-    app = create_app(settings, redis_url)
+    certificate = certificate_of(settings)
     with bind("127.0.0.1", port) as listener:
-        server = QuietServer(server_config(app, settings), started.set)
+        config = server_config(app, settings)
+        server = QuietServer(config, started.set, certificate, settings.handshake_timeout_s)
         task = asyncio.create_task(server.serve([listener]))
         waiting = asyncio.create_task(started.wait())
         await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -111,10 +124,18 @@ async def running_server(
         if task.done():
             task.result()
         try:
-            yield RunningServer(address_of(listener), server)
+            yield RunningServer(address_of(listener, tls=certificate is not None), server)
         finally:
             server.should_exit = True
             await task
+
+
+def running_server(
+    settings: Settings, redis_url: str, port: int = 0, metrics_listener: socket | None = None
+) -> contextlib.AbstractAsyncContextManager[RunningServer]:
+    """The real server on a free port, in this process."""
+    app = create_app(settings, redis_url, metrics_listener=metrics_listener)
+    return running_app(app, settings, port)
 
 
 @pytest_asyncio.fixture

@@ -15,31 +15,31 @@ VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "setti
 
 # Within feed, a file imports only from rows above its own.
 LAYERS = [
-    {"times", "errors", "tasks", "counters", "memory"},
+    {"times", "errors", "tasks", "counters", "memory", "logs", "addresses", "rates", "headers"},
     {"ticks"},
     {"batch", "closest", "delivery", "feeds", "settings", "frames"},
-    {"access", "positions", "pieces", "recovery", "broker"},
+    {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"actions", "blocks"},
-    {"protocol"},
+    {"conduct", "protocol"},
     {"backlog"},
     {"outbox"},
     {"audience"},
     {"streams"},
     {"audiences", "catchup"},
     {"hub"},
-    {"follower", "flusher", "upstream"},
+    {"door", "follower", "flusher", "upstream"},
     {"session", "backfill"},
     {"http", "websocket", "asgi_sink", "engine"},
     {"metrics"},
-    {"connection"},
+    {"connection", "scraping"},
     {"app"},
     {"server"},
     {"cli"},
 ]
 SANS_IO = {
-    "actions", "audience", "audiences", "backlog", "batch", "blocks", "catchup", "closest",
-    "counters", "delivery", "errors", "feeds", "follower", "frames", "hub", "outbox", "pieces",
-    "positions", "protocol", "recovery", "session", "streams", "ticks",
+    "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
+    "closest", "conduct", "counters", "delivery", "errors", "feeds", "follower", "frames", "hub",
+    "outbox", "pieces", "positions", "protocol", "rates", "recovery", "session", "streams", "ticks",
 }  # fmt: skip
 
 

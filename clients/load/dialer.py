@@ -8,8 +8,8 @@ from typing import Any
 
 from clients.load.client import Client
 from clients.load.plan import Plan
-from clients.load.tls import tls_context
 from clients.load.wire import Address
+from clients.tls import verifying_context
 
 
 class Dialer:
@@ -18,7 +18,7 @@ class Dialer:
     def __init__(self, plan: Plan, address: Address) -> None:
         self._address = address
         self._slow_rcvbuf_bytes = plan.slow_rcvbuf_bytes
-        self._tls = tls_context(plan) if address.secure else None
+        self._tls = verifying_context(plan.ca_file) if address.secure else None
         self._peers: list[Any] = []
 
     async def dial(self, client: Client) -> None:

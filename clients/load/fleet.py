@@ -18,6 +18,7 @@ from clients.load.meter import Meter
 from clients.load.payload import PayloadReader, Streams
 from clients.load.plan import Plan, Seat, seats, symbols_of
 from clients.load.wire import parse_url
+from clients.tls import why_refused
 from feed.errors import ConnectionFailed
 from feed.ticks import DEFAULT_FEED, Coverage, StreamKey, Subscription
 
@@ -132,7 +133,7 @@ class Fleet:
             raise
         except ssl.SSLError as error:
             client.abort()
-            raise ConnectionFailed(f"TLS: {error.reason or error}") from None
+            raise ConnectionFailed(why_refused(error)) from None
         except OSError as error:
             raise ConnectionFailed(error.strerror or str(error)) from None
         self._ledger.add_opened(client)

@@ -57,7 +57,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     heartbeat_ms: int = 1000
     conflate_ms: int | None = None
     slow_policy: str | None = None
-    insecure: bool = False
     ca_file: str | None = None
     pids: tuple[int, ...] = ()
 

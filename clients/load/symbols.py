@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import http.client
 import re
+import ssl
 from typing import Final
 
 import msgspec
 from msgspec import Struct, field
 
 from clients.load.plan import Plan
-from clients.load.tls import tls_context
 from clients.load.wire import parse_url
+from clients.tls import verifying_context, why_refused
 from feed.errors import ConnectionFailed, TickcastError
 
 _TIMEOUT_S: Final = 10.0
@@ -39,7 +40,10 @@ def ask_symbols(plan: Plan) -> list[str]:
     feed = feed_of(plan.url)
     connection = (
         http.client.HTTPSConnection(
-            address.host, address.port, timeout=_TIMEOUT_S, context=tls_context(plan)
+            address.host,
+            address.port,
+            timeout=_TIMEOUT_S,
+            context=verifying_context(plan.ca_file),
         )
         if address.secure
         else http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT_S)
@@ -50,6 +54,8 @@ def ask_symbols(plan: Plan) -> list[str]:
         connection.request("GET", path, headers=dict(plan.headers))
         reply = connection.getresponse()
         body = reply.read(_BODY_MAX_BYTES)
+    except ssl.SSLError as error:
+        raise ConnectionFailed(f"{where}: {why_refused(error)}") from None
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionFailed(f"{where}: {error}") from None
     finally:

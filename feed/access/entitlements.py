@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
 from feed.ticks import CHANNELS, Subscription, is_feed_name, is_pattern
 
 ANY: Final = "*"
+
+Value = TypeVar("Value")
 
 
 class Entitlements(Struct, frozen=True):
@@ -47,6 +49,15 @@ class Entitlements(Struct, frozen=True):
             for symbols in self.symbols
             if _covers(wanted.pattern, symbols)
         )
+
+    def narrow_all(
+        self, feed: str, wanted: Mapping[Subscription, Value]
+    ) -> dict[Subscription, Value]:
+        """What is left of several subscriptions, each with what was said of the closest one."""
+        if self == EVERYTHING:
+            return dict(wanted)
+        closest_last = sorted(wanted, key=lambda each: (not each.is_wildcard, len(each.pattern)))
+        return {part: wanted[each] for each in closest_last for part in self.narrow(feed, each)}
 
     def faults(self) -> Iterable[str]:
         """What is wrong with it, in words that a person can act on."""

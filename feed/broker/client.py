@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import ssl
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from feed.errors import BrokerUnavailable, BrokerUnsuitable, InvalidSettings
+from feed.errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    BrokerUntrusted,
+    InvalidSettings,
+    TickcastError,
+)
 
 CONNECT_TIMEOUT_S: Final = 3.0
 COMMAND_TIMEOUT_S: Final = 5.0
@@ -26,6 +36,18 @@ _PASSING: Final = (
     exceptions.ClusterDownError,  # also MASTERDOWN
 )
 """What it answers while it starts or while another one takes its place."""
+_DENIED_IN_SCRIPT: Final = "ACL failure in script: "
+_NAMES_TOLD: Final = 4
+
+
+class _Client(Redis):
+    """Says which command was refused for want of a right."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except exceptions.ResponseError as error:
+            raise named(error, args) from None
 
 
 def make_client(url: str, max_connections: int = 16) -> Redis:
@@ -35,7 +57,8 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
     connections are busy, a command waits for one.
 
     Raises:
-        InvalidSettings: the URL is not one of redis://, rediss:// or unix://.
+        InvalidSettings: the URL is not one of redis://, rediss:// or unix://, or the file of
+            certificates that it names can't be used.
     """
     try:
         if urlsplit(url).scheme not in SCHEMES:
@@ -49,10 +72,23 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
             socket_timeout=COMMAND_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             client_name="tickcast",
+            driver_info=None,  # Else it tells its own name too, which takes a right.
         )
-        return Redis.from_pool(pool)
+        if ca := pool.connection_kwargs.get("ssl_ca_certs"):
+            _check_certificates(ca)
+        return _Client.from_pool(pool)
     except (ValueError, TypeError) as error:
         raise InvalidSettings(f"redis_url: {safe_url(url)!a}: {error}") from None
+
+
+def _check_certificates(path: str) -> None:
+    # redis-py would look when it connects, and it would seem that Redis were away.
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError(f"{path} holds no certificate in PEM form") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
 
 
 def safe_url(url: str) -> str:
@@ -70,21 +106,92 @@ def translated_errors() -> Iterator[None]:
 
     Raises:
         BrokerUnavailable: no connection, no answer in time, or not in charge just now.
-        BrokerUnsuitable: it answered that we may not.
+        BrokerUntrusted: its certificate is not trusted.
+        AccessDenied: it answered that we may not.
+        BrokerUnsuitable: it answered that it can't, or does not know us.
     """
     try:
         yield
+    except exceptions.NoPermissionError as error:
+        raise AccessDenied(f"Redis refuses us: {error}") from None
     except _REFUSALS as error:
         raise BrokerUnsuitable(f"Redis refuses us: {error}") from None
     except _PASSING as error:
         raise BrokerUnavailable(f"no service from Redis: {error}") from None
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
         # What is wrong with a log-in while connecting comes wrapped.
+        if isinstance(error.__cause__, exceptions.NoPermissionError):
+            raise AccessDenied(f"Redis refuses us: {error}") from None
         if isinstance(error.__cause__, _REFUSALS):
             raise BrokerUnsuitable(f"Redis refuses us: {error}") from None
+        # redis-py raises its own while it handles this one.
+        if isinstance(error.__context__, ssl.SSLCertVerificationError):
+            raise BrokerUntrusted(
+                f"the certificate of Redis is not trusted: {error.__context__.verify_message};"
+                " a CA of your own is named in the URL, with ?ssl_ca_certs=FILE"
+            ) from None
         raise BrokerUnavailable(f"no answer from Redis: {error}") from None
     except exceptions.ResponseError as error:
         raise BrokerUnsuitable(f"Redis can't do that: {error}") from None
+
+
+def level_of(error: TickcastError) -> int:
+    """How to log what will be tried again: an outage is told elsewhere, a lack of rights is not."""
+    return logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG
+
+
+def named(error: Any, command: Sequence[Any]) -> Any:
+    """What a command was answered; a want of rights with the command and its keys.
+
+    Redis itself names a command that may not be used, but neither the key nor the channel. In a
+    script it may be one that the script takes from its arguments.
+    """
+    if not isinstance(error, exceptions.ResponseError):
+        return error
+    words = str(error).removeprefix("NOPERM ")
+    if _DENIED_IN_SCRIPT in words:
+        words = words.partition(_DENIED_IN_SCRIPT)[2].rpartition(" script: ")[0]
+    elif not isinstance(error, exceptions.NoPermissionError):
+        return error
+    return exceptions.NoPermissionError(f"{words} ({_told(command)})")
+
+
+def _told(command: Sequence[Any]) -> str:
+    """A command's name, and its keys or its channels; no values and no text of scripts."""
+    name, *rest = (_text(word) for word in command)
+    if name.startswith("EVAL"):
+        rest = rest[2 : 2 + int(rest[1])]
+    elif name.startswith("SCRIPT"):
+        rest = []
+    elif name != "SUBSCRIBE":
+        rest = rest[:1]
+    more = ["…"] if len(rest) > _NAMES_TOLD else []
+    return " ".join([name, *rest[:_NAMES_TOLD], *more])
+
+
+def _text(word: object) -> str:
+    return word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
+
+
+async def execute(pipeline: Pipeline) -> list[Any]:
+    """The replies to a pipeline's commands.
+
+    Raises:
+        BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says, for the first that fails.
+    """
+    with translated_errors():
+        replies = await replies_of(pipeline)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+    return replies
+
+
+async def replies_of(pipeline: Pipeline) -> list[Any]:
+    """The same with the errors among them. Raises what redis-py raises."""
+    commands = [words for words, _ in pipeline.command_stack]
+    replies = await pipeline.execute(raise_on_error=False)
+    return [named(reply, words) for reply, words in zip(replies, commands, strict=True)]
 
 
 async def check_version(client: Redis) -> None:

@@ -69,7 +69,7 @@ async def provided_store(settings: Settings) -> AsyncIterator[str]:
     if settings.redis_url:
         yield settings.redis_url
         return
-    directory, is_ours = _prepare_directory(settings)
+    directory, is_ours = prepare_directory(settings)
     lock = _take_lock(directory)
     if lock is None:
         await _wait_until_running(store_url(settings))
@@ -90,7 +90,7 @@ async def provided_store(settings: Settings) -> AsyncIterator[str]:
         await asyncio.to_thread(process.wait)
 
 
-def _prepare_directory(settings: Settings) -> tuple[Path, bool]:
+def prepare_directory(settings: Settings) -> tuple[Path, bool]:
     """The private directory, made if need be, and whether it is ours to remove.
 
     Raises:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from feed.batch import Batch, History, Place
 from feed.broker import keys
-from feed.broker.client import translated_errors
+from feed.broker.client import replies_of, translated_errors
 from feed.errors import InvalidTick
 from feed.ticks import StreamKey, number, unpack
 from feed.times import Time
@@ -28,7 +28,10 @@ logger = logging.getLogger("tickcast.broker")
 
 
 class Script:
-    """A Lua script that Redis keeps, called by its hash: for one stream or for many at once."""
+    """A Lua script that only reads and that Redis keeps, called by its hash.
+
+    Called as one that only reads, it takes no right to write the keys.
+    """
 
     def __init__(self, name: str) -> None:
         self._text = resources.files("feed.broker").joinpath(name).read_text("utf-8")
@@ -57,8 +60,8 @@ class Script:
     ) -> list[Any]:
         pipeline = client.pipeline(transaction=False)
         for stream, arguments in calls:
-            pipeline.evalsha(self._sha, 2, keys.meta(stream), keys.history(stream), *arguments)
-        return await pipeline.execute(raise_on_error=False)
+            pipeline.evalsha_ro(self._sha, 2, keys.meta(stream), keys.history(stream), *arguments)
+        return await replies_of(pipeline)
 
 
 _READ: Final = Script("history.lua")

@@ -15,6 +15,10 @@ from feed.times import Time
 _PREFIX: Final = "tickcast:"
 ALL_HISTORIES: Final = f"{_PREFIX}*:history"
 """Glob that matches the history of every stream."""
+SEATED_SERVERS: Final = f"{_PREFIX}seats:{{seats}}:servers"
+"""Sorted set: the servers whose connections count, by the time until which they do."""
+ATTEMPTS: Final = f"{_PREFIX}limits"
+"""What the keys begin with that count attempts to connect; the `limits` library completes them."""
 
 
 def meta(stream: StreamKey) -> str:
@@ -50,6 +54,11 @@ def announcements(feed: str) -> str:
 def heartbeat(name: str) -> str:
     """Channel: a server's messages to itself, by which it knows that messages come."""
     return f"{_PREFIX}heartbeat:{name}"
+
+
+def seats(room: str) -> str:
+    """Hash: how many connections each server has that count together."""
+    return f"{_PREFIX}seats:{{seats}}:{room}"
 
 
 def to_member(stream: StreamKey) -> str:

@@ -10,7 +10,7 @@ import hiredis
 from redis import exceptions
 from redis.asyncio import Redis
 
-from feed.broker.client import COMMAND_TIMEOUT_S, translated_errors
+from feed.broker.client import COMMAND_TIMEOUT_S, named, translated_errors
 from feed.broker.replies import Connection, ReplyReader, open_connection
 
 Command = tuple[str | bytes | int, ...]
@@ -74,7 +74,7 @@ class Pipe:
                 await self._complete
         except TimeoutError:
             raise exceptions.TimeoutError(f"none within {COMMAND_TIMEOUT_S:g} s") from None
-        return self._replies
+        return [named(*each) for each in zip(self._replies, commands, strict=True)]
 
     async def _open(self) -> None:
         await self.close()

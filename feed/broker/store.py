@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from feed.batch import History, Place
 from feed.broker import keys
-from feed.broker.client import translated_errors
+from feed.broker.client import execute, translated_errors
 from feed.broker.history import locate, read_histories
 from feed.errors import InvalidTick
 from feed.ticks import CHANNELS, StreamKey, Tick, is_symbol, number, unpack
@@ -101,8 +101,7 @@ class Store:
             pipeline = self._client.pipeline(transaction=False)
             for stream in streams[start : start + _PIPELINE_KEYS]:
                 pipeline.hmget(keys.meta(stream), "epoch", "seq", "latest", "published")
-            with translated_errors():
-                heads += [_to_head(fields) for fields in await pipeline.execute()]
+            heads += [_to_head(fields) for fields in await execute(pipeline)]
         return heads
 
     async def history(self, stream: StreamKey, after: int) -> History:
@@ -128,8 +127,7 @@ class Store:
             pipeline = self._client.pipeline(transaction=False)
             for stream in streams[start : start + _PIPELINE_KEYS]:
                 pipeline.eval(_RESTART_STREAM, 2, keys.meta(stream), keys.history(stream), epoch)
-            with translated_errors():
-                await pipeline.execute()
+            await execute(pipeline)
 
 
 def new_epoch(after: str = "") -> str:

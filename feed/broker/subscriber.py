@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import check_version, translated_errors
+from feed.broker.client import check_version, named, translated_errors
 from feed.broker.replies import Connection, ReplyReader, open_connection
 from feed.errors import BrokerUnavailable, TickcastError
 from feed.tasks import end_tasks
@@ -208,7 +208,7 @@ class Subscriber:
 
     def _take(self, reply: Any) -> None:
         if isinstance(reply, exceptions.RedisError):
-            raise reply
+            raise named(reply, ("SUBSCRIBE", *(self._unconfirmed or (self._heartbeats,))))
         if reply[0] == b"message":
             channel = reply[1].decode()
             if channel == self._heartbeats:

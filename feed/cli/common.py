@@ -5,19 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 import uvloop
+from redis.asyncio import Redis
 
+from feed import logs
 from feed.broker.client import check_version, make_client
 from feed.broker.embedded import find_store
 from feed.broker.publisher import Publisher
+from feed.broker.rehearsal import rehearse
 from feed.broker.waiting import Dropped
-from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
+from feed.errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    BrokerUntrusted,
+    InvalidTick,
+    TickcastError,
+)
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, StreamKey, is_feed_name
@@ -46,6 +56,43 @@ def config_option(command: Command) -> Command:
     )(command)
 
 
+def ca_option(command: Command) -> Command:
+    """Whom to trust."""
+    return click.option(
+        "--ca",
+        "ca_file",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="wss: trust the certificates in this PEM file; default: the system's.",
+    )(command)
+
+
+def token_option(command: Command) -> Command:
+    """Who one is. A file, since other users of the machine can read a command line."""
+    return click.option(
+        "--token-file",
+        "token",
+        metavar="FILE",
+        callback=_read_token,
+        help="File with the token or the API key's secret to show to the server.",
+    )(command)
+
+
+def _read_token(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    if value is None:
+        return None
+    try:
+        token = Path(value).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise click.BadParameter(f"{value}: {reason}") from None
+    if not token.isascii() or not token.isprintable() or not token:
+        raise click.BadParameter(f"{value} holds no token")
+    return token
+
+
 def feed_option(command: Command) -> Command:
     """The feed to publish into."""
     return click.option(
@@ -57,6 +104,13 @@ def feed_option(command: Command) -> Command:
     )(command)
 
 
+def check_feeds(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Each of them, once."""
+    return tuple(dict.fromkeys(_check_feed(context, parameter, value) for value in values))
+
+
 def _check_feed(context: click.Context, parameter: click.Parameter, value: str) -> str:
     if not is_feed_name(value):
         raise click.BadParameter(f"{value!a} is not 1 to 32 characters of a-z 0-9 _ -")
@@ -65,14 +119,7 @@ def _check_feed(context: click.Context, parameter: click.Parameter, value: str) 
 
 def set_up_logging(settings: Settings) -> None:
     """Log to stderr, one line an event."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        force=True,
-    )
-    # uvicorn tells at "info" what we tell ourselves.
-    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.root.level))
-    logging.getLogger("websockets").setLevel(max(logging.WARNING, logging.root.level))
+    logs.set_up(settings.log_level, settings.log_format)
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -180,18 +227,33 @@ def run_server_loop(work: Coroutine[Any, Any, Result]) -> Result:
         return runner.run(work)
 
 
-async def refuse_unsuitable(redis_url: str) -> None:
+async def refuse_unsuitable(redis_url: str, feeds: Sequence[str] = ()) -> None:
     """Say at once that a Redis can't be used; one that does not answer may still come.
 
     Raises:
-        BrokerUnsuitable: too old, or it refuses us.
+        BrokerUnsuitable: too old, or it does not know us.
+        BrokerUntrusted: its certificate is not trusted.
+        AccessDenied: it refuses us what a server needs in these feeds.
     """
     client = make_client(redis_url)
     try:
-        with suppress(BrokerUnavailable):
-            await check_version(client)
+        await check_version(client)
+        await _rehearse(client, feeds)
+    except BrokerUntrusted:
+        raise
+    except BrokerUnavailable:
+        pass
     finally:
         await client.aclose()
+
+
+async def _rehearse(client: Redis, feeds: Sequence[str]) -> None:
+    try:
+        await rehearse(client, feeds)
+    except AccessDenied:
+        raise
+    except BrokerUnsuitable:
+        pass  # Such as a full memory: that may pass, and is told when clients come.
 
 
 class BadInput:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
+import shlex
+import socket as sockets
 from pathlib import Path
 from socket import socket
 
 import click
 
-from feed.broker.embedded import provided_store
+from feed.broker.embedded import prepare_directory, provided_store
 from feed.cli.common import config_option, open_publisher, run_server_loop, set_up_logging
 from feed.cli.parameters import Rate
 from feed.cli.serve import cannot_listen, serve_feed
-from feed.errors import TickcastError
+from feed.errors import InvalidSettings, TickcastError
 from feed.server import address_of, bind
 from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED
 from feed.times import Time
+from feed.tls import Certificate, certificate_of
 from producers.pacing import Pacer, play
 from producers.synthetic import generate, symbol_names
 
@@ -31,27 +35,76 @@ _AGAIN_S = 1.0
 @click.option("--symbols", type=click.IntRange(1, 1000), default=20, show_default=True)
 @click.option("--rate", type=Rate(), default=200, show_default=True,
               help="Ticks per second, over all symbols.")  # fmt: skip
+@click.option("--tls", "self_signed", is_flag=True,
+              help="Serve https and wss, with a self-signed certificate.")  # fmt: skip
 @config_option
-def demo(port: int | None, symbols: int, rate: float, config: Path | None) -> None:
+def demo(
+    port: int | None, symbols: int, rate: float, self_signed: bool, config: Path | None
+) -> None:
     """Show it all: a store, a server and a made-up market. Ctrl-C ends it."""
     settings = load_settings(config, port=port)
     set_up_logging(settings)
+    certificate = certificate_of(settings)
+    if self_signed and certificate is not None:
+        raise InvalidSettings("--tls makes a certificate; tls_cert names one already")
     with _bind_free(settings) as listener:
-        run_server_loop(_demo(settings, listener, symbols, rate))
+        run_server_loop(_demo(settings, listener, symbols, rate, certificate, self_signed))
 
 
-async def _demo(settings: Settings, listener: socket, symbols: int, rate: float) -> None:
+async def _demo(
+    settings: Settings,
+    listener: socket,
+    symbols: int,
+    rate: float,
+    certificate: Certificate | None,
+    self_signed: bool,
+) -> None:
     async with provided_store(settings) as redis_url:
         tasks: list[asyncio.Task[None]] = []
+        advice = ""
+        if self_signed:
+            certificate, advice = _sign_ourselves(settings, address_of(listener, tls=True))
 
         def start_market() -> None:
-            click.echo(f"open {address_of(listener)}/ in a browser; Ctrl-C ends the demo")
+            address = address_of(listener, tls=certificate is not None)
+            click.echo(f"open {address}/ in a browser; Ctrl-C ends the demo")
+            click.echo(advice, nl=False)
             tasks.append(asyncio.create_task(_run_market(settings, symbols, rate)))
 
         try:
-            await serve_feed(settings, redis_url, listener, start_market)
+            await serve_feed(settings, redis_url, listener, start_market, certificate)
         finally:
             await end_tasks(tasks)
+
+
+def _sign_ourselves(settings: Settings, address: str) -> tuple[Certificate, str]:
+    """A certificate of our own, and what to tell people who are to trust it."""
+    # Imported here because no other command needs it.
+    from feed import selfsigned  # noqa: PLC0415
+
+    directory, _ = prepare_directory(settings)
+    try:
+        pair = selfsigned.provide(directory, _names_of(settings.host))
+    except OSError as error:
+        raise TickcastError(f"{error.filename}: {error.strerror}") from None
+    file = shlex.quote(str(pair.cert))
+    stream = address.replace("https", "wss", 1) + "/stream"
+    return Certificate(*pair), (
+        f"its certificate is self-signed, so a client must be told to trust it, once:\n"
+        f"  tickcast watch '*' --ca {file} --url {stream}\n"
+        f"  curl --cacert {file} {address}/health\n"
+        "  a browser warns; go on if the certificate it shows has the SHA-256 fingerprint\n"
+        f"  {selfsigned.fingerprint(pair.cert)}\n"
+    )
+
+
+def _names_of(host: str) -> list[str]:
+    """What clients may call a host that is listened on."""
+    try:
+        is_any = ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        is_any = False
+    return [host, sockets.gethostname()] if is_any else [host]
 
 
 async def _run_market(settings: Settings, symbols: int, rate: float) -> None:

@@ -23,7 +23,7 @@ from clients.load.text import print_report
 from feed.broker.client import make_client
 from feed.broker.embedded import find_store
 from feed.broker.store import Store
-from feed.cli.common import config_option, open_publisher, redis_option, run_server_loop
+from feed.cli.common import ca_option, config_option, open_publisher, redis_option, run_server_loop
 from feed.cli.load_plan import make_plan
 from feed.cli.parameters import Duration, PerSecond, Share
 from feed.errors import InvalidSettings, TickcastError
@@ -84,9 +84,7 @@ _REPORT_WIDTH: Final = 100
 @click.option("--key", help="Log in with this key, and --secret.")
 @click.option("--secret")
 @click.option("--token", help="Log in with this token.")
-@click.option("--insecure", is_flag=True, help="wss: take any certificate.")
-@click.option("--ca", "ca_file", type=click.Path(exists=True, dir_okay=False),
-              help="wss: certificates to trust, as PEM.")  # fmt: skip
+@ca_option
 @click.option("--timeout", type=Duration(), default="10s", show_default=True,
               help="Longest wait for a connection, and for the last ticks.")  # fmt: skip
 @click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path),

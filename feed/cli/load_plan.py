@@ -48,7 +48,6 @@ def make_plan(
     key: str | None,
     secret: str | None,
     token: str | None,
-    insecure: bool,
     ca_file: str | None,
     timeout: float,
     pids: tuple[int, ...],
@@ -78,7 +77,7 @@ def make_plan(
         seed=seed, settle_s=timeout, headers=tuple(map(_header, headers)),
         auth=_auth(key, secret, token), snapshot=snapshot, stamps=stamps,
         heartbeat_ms=heartbeat_ms, conflate_ms=conflate_ms, slow_policy=slow_policy,
-        insecure=insecure, ca_file=ca_file, pids=pids,
+        ca_file=ca_file, pids=pids,
     )  # fmt: skip
     return _with_symbols(plan, symbols)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import timedelta
 from typing import Final
 
 import click
@@ -39,6 +40,21 @@ class Duration(click.ParamType[float]):
         if match is None or float(match[1]) * self._UNITS[match[2]] > 7 * 86_400:
             self.fail(f"{value!a} is no time such as 30s, 500ms or 2m", param, ctx)
         return float(match[1]) * self._UNITS[match[2]]
+
+
+class Span(click.ParamType[timedelta]):
+    """A longer time: 90d, 12h, 30m, 45s."""
+
+    name = "time"
+    _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        match = re.fullmatch(r"(\d{1,6})([smhd])", str(value))
+        if match is None or not int(match[1]):
+            self.fail(f"{value!a} is no time such as 90d, 12h, 30m or 45s", param, ctx)
+        return timedelta(seconds=int(match[1]) * self._UNITS[match[2]])
 
 
 class PerSecond(Rate):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from socket import socket
 
@@ -23,6 +24,7 @@ from feed.errors import TickcastError
 from feed.server import address_of, bind
 from feed.server import serve as run_server
 from feed.settings import Settings, load_settings
+from feed.tls import Certificate, certificate_of
 
 DASHBOARD = Path(clients.__file__).parent / "dashboard"
 
@@ -30,27 +32,39 @@ DASHBOARD = Path(clients.__file__).parent / "dashboard"
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one.  [default: 8000]")
+@click.option("--tls-cert", metavar="FILE",
+              help="PEM file of a certificate and its chain: serve https and wss.")  # fmt: skip
+@click.option("--tls-key", metavar="FILE", help="PEM file of its private key.")
+@click.option("--auth", metavar="FILE", help="API keys, as `tickcast keys` makes them.")
+@click.option(
+    "--jwt-key", metavar="FILE", help="Take tokens signed with this key: PEM, or a secret."
+)
+@click.option("--jwks-url", metavar="URL", help="Take tokens signed with the keys published there.")
+@click.option("--metrics-bind", metavar="HOST:PORT",
+              help="Serve /metrics there alone, instead of beside the stream.")  # fmt: skip
 @redis_option
 @config_option
-def serve(host: str | None, port: int | None, redis_url: str | None, config: Path | None) -> None:
+def serve(config: Path | None, **options: str | int | None) -> None:
     """Serve ticks to WebSocket clients.
 
-    Without --redis an embedded store is started, which the other commands then find.
+    Without --redis an embedded store is started, which the other commands then find. With --auth,
+    --jwt-key or --jwks-url clients need credentials.
     """
-    settings = load_settings(config, host=host, port=port, redis_url=redis_url)
+    settings = load_settings(config, None, **options)
     set_up_logging(settings)
+    certificate = certificate_of(settings)
     try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
         raise cannot_listen(settings.host, settings.port, error) from None
     with listener:
-        run_server_loop(_serve(settings, listener))
+        run_server_loop(_serve(settings, listener, certificate))
 
 
-async def _serve(settings: Settings, listener: socket) -> None:
+async def _serve(settings: Settings, listener: socket, certificate: Certificate | None) -> None:
     async with provided_store(settings) as redis_url:
-        await refuse_unsuitable(redis_url)
-        await serve_feed(settings, redis_url, listener, lambda: None)
+        await refuse_unsuitable(redis_url, settings.feeds)
+        await serve_feed(settings, redis_url, listener, lambda: None, certificate)
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> TickcastError:
@@ -60,12 +74,34 @@ def cannot_listen(host: str, port: int, error: OSError) -> TickcastError:
 
 
 async def serve_feed(
-    settings: Settings, redis_url: str, listener: socket, on_started: Callable[[], None]
+    settings: Settings,
+    redis_url: str,
+    listener: socket,
+    on_started: Callable[[], None],
+    certificate: Certificate | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, with the page at `/`; says where once it listens."""
+    with bind_metrics(settings) or nullcontext() as metrics_listener:
 
-    def started() -> None:
-        click.echo(f"listening on {address_of(listener)}")
-        on_started()
+        def started() -> None:
+            if metrics_listener is not None:
+                click.echo(f"metrics at {address_of(metrics_listener)}/metrics")
+            click.echo(f"listening on {address_of(listener, tls=certificate is not None)}")
+            on_started()
 
-    await run_server(create_app(settings, redis_url, DASHBOARD), settings, listener, started)
+        app = create_app(settings, redis_url, DASHBOARD, metrics_listener)
+        await run_server(app, settings, listener, started, certificate)
+
+
+def bind_metrics(settings: Settings) -> socket | None:
+    """The socket that `metrics_bind` asks for.
+
+    Raises:
+        TickcastError: it could not be opened.
+    """
+    if settings.metrics_address is None:
+        return None
+    try:
+        return bind(*settings.metrics_address)
+    except OSError as error:
+        raise cannot_listen(*settings.metrics_address, error) from None

@@ -15,7 +15,7 @@ from clients.audit import describe_gap, render_audit, sum_up
 from clients.books import Gap
 from clients.stream import Stream, connect
 from clients.watch import Board
-from feed.cli.common import run
+from feed.cli.common import ca_option, run, token_option
 from feed.errors import InvalidSettings, TickcastError
 from feed.ticks import CHANNELS, Encoding, encode, is_pattern
 
@@ -34,6 +34,8 @@ _DRAWING_PACE = 5
               show_default=True)  # fmt: skip
 @click.option("--audit", is_flag=True,
               help="Show what became of every tick; exit code 1 if some is missing.")  # fmt: skip
+@ca_option
+@token_option
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
 def watch(
     symbols: tuple[str, ...],
@@ -41,6 +43,8 @@ def watch(
     channels: str,
     encoding: str,
     audit: bool,
+    ca_file: str | None,
+    token: str | None,
     limit: int | None,
 ) -> None:
     """Watch symbols live; '*' is all of them, 'BTC-*' those that begin so.
@@ -58,18 +62,27 @@ def watch(
         if channel not in CHANNELS:
             raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
     try:
-        run(_watch(url, Encoding(encoding), wanted, audit, limit))
+        run(_watch(url, Encoding(encoding), wanted, audit, ca_file, token, limit))
     except BrokenPipeError:
         # Whoever read our lines has seen enough. Python would try to write the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 async def _watch(
-    url: str, encoding: Encoding, wanted: dict[str, list[str]], audit: bool, limit: int | None
+    url: str,
+    encoding: Encoding,
+    wanted: dict[str, list[str]],
+    audit: bool,
+    ca_file: str | None,
+    token: str | None,
+    limit: int | None,
 ) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else None
     is_terminal = sys.stdout.isatty()
     on_gap = _print_gap if audit and not is_terminal else None
-    async with connect(url, encoding=encoding, on_gap=on_gap) as stream:
+    async with connect(
+        url, encoding=encoding, headers=headers, tls=ca_file, on_gap=on_gap
+    ) as stream:
         await stream.subscribe(wanted, snapshot=not audit)
         try:
             if is_terminal:

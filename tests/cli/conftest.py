@@ -69,7 +69,7 @@ async def address_from(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
     async with asyncio.timeout(20):
         async for line in process.stdout:
-            if match := re.fullmatch(rb"listening on (http://127\.0\.0\.1:\d+)\n", line):
+            if match := re.fullmatch(rb"listening on (https?://127\.0\.0\.1:\d+)\n", line):
                 return match[1].decode()
     assert process.stderr is not None
     raise AssertionError((await process.stderr.read()).decode())

@@ -17,6 +17,7 @@ from tests.cli.conftest import Cli
         (["dance"], 2, "No such command 'dance'."),
         (["serve", "--port", "x"], 2, "Invalid value for '--port': 'x' is not a valid integer."),
         (["serve", "--port", "70000"], 2, "port: Expected `int` <= 65535"),
+        (["serve", "--metrics-bind", "9100"], 2, "metrics_bind: '9100' is not HOST:PORT"),
         (
             ["serve", "--port", "0", "--redis", "http://x"],
             2,

@@ -120,7 +120,6 @@ async def test_the_http_side(cli: Cli) -> None:
         page = await client.get("/")
         assert page.status_code == 200
         assert "text/html" in page.headers["content-type"]
-        assert "default-src 'self'" in page.headers["content-security-policy"]
         assert (await client.get("/static/feed.js")).headers["cache-control"] == "no-cache"
 
 
@@ -166,3 +165,36 @@ async def test_demo_takes_the_next_port_and_shows_ticks(cli: Cli, runtime_dir: P
         assert process.returncode == 0
         assert b"Traceback" not in err
     assert not runtime_dir.exists()
+
+
+async def test_metrics_on_an_address_of_their_own(cli: Cli) -> None:
+    cli.environment["TICKCAST_METRICS_TOKEN"] = "correct-horse-battery"
+    process = await cli.start("serve", "--port", "0", "--metrics-bind", "127.0.0.1:0")
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        first = (await process.stdout.readline()).decode()
+        await process.stdout.readline()
+    assert first.startswith("metrics at http://127.0.0.1:")
+    url = first.split()[-1]
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(url)).status_code == 401
+        right = {"Authorization": "Bearer correct-horse-battery"}
+        assert (await client.get(url, headers=right)).status_code == 200
+        # Its connection is kept alive, and must not delay the end.
+        process.send_signal(signal.SIGTERM)
+        _, err = await asyncio.wait_for(process.communicate(), 5)
+    assert process.returncode == 0
+    assert b"Traceback" not in err
+    assert b"ERROR" not in err
+    assert b"horse" not in err
+    # Other users see the words of a command.
+    assert "metrics-token" not in (await cli.run("serve", "--help")).out
+
+
+async def test_an_address_of_the_metrics_that_is_taken(cli: Cli, runtime_dir: Path) -> None:
+    with bind("127.0.0.1", 0) as listener:
+        taken = f"127.0.0.1:{listener.getsockname()[1]}"
+        done = await cli.run("serve", "--port", "0", "--metrics-bind", taken)
+    assert (done.code, done.out) == (1, "")
+    assert f"tickcast: can't listen on {taken}: Address already in use\n" in done.err
+    assert processes_using(runtime_dir) == []

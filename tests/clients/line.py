@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from clients.books import Gap
 from clients.comeback import Wish
 from clients.state import ClientState, Message
+from feed.actions import Auth
 from feed.batch import Batch
 from feed.frames import TEXT, split_frames
 from feed.recovery import Run
@@ -145,6 +146,7 @@ class Line:
 
     def _say(self, id_: int, message: str | bytes) -> None:
         request = self.server.session.read(message)
+        assert not isinstance(request, Auth)
         if request is not None:
             self.server.session.complete(request, self.world.enter_epoch())
         self.waits_for = id_

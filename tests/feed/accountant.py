@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from feed.actions import Auth
 from feed.catchup import Request
 from feed.counters import Totals
 from feed.outbox import Outbox
@@ -74,6 +75,7 @@ class Accountant:
 
     def say(self, **action: Any) -> None:
         request = self.session.read(encode(action, Encoding.JSON).decode())
+        assert not isinstance(request, Auth)
         if request is not None and not self.dead:
             self.session.complete(request, self.world.store.epoch)
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feed.access.credentials import Bearer, KeyAndSecret
 from feed.actions import (
     Auth,
     Configure,
@@ -32,8 +33,8 @@ A = frozenset({Subscription("trades", "A")})
 @pytest.mark.parametrize(
     ("message", "action"),
     [
-        ({"action": "auth", "key": "k", "secret": "s"}, Auth(key="k", secret="s")),
-        ({"action": "auth", "token": "t", "id": 1}, Auth(token="t", id=1)),
+        ({"action": "auth", "key": "k", "secret": "s"}, Auth(KeyAndSecret("k", "s"))),
+        ({"action": "auth", "token": "t", "id": 1}, Auth(Bearer("t"), 1)),
         ({"action": "list"}, ListSubscriptions()),
         ({"action": "ping", "id": "a" * 64}, Ping("a" * 64)),
         ({"action": "ping", "id": 2**64 - 1}, Ping(2**64 - 1)),

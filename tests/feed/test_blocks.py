@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feed.batch import Batch, History
-from feed.blocks import TICK_BYTES, Blocks
+from feed.blocks import TICK_BYTES, Block, Blocks
 from feed.pieces import form_of
 from feed.ticks import Encoding, StreamKey
 from tests.builders import trades
@@ -45,3 +48,30 @@ def test_the_cache_knows_its_size_and_keeps_to_its_bound(
         assert blocks.size_bytes <= 2 * most
     blocks.clear()
     assert blocks.size_bytes == weigh(blocks) == 0
+
+
+class WatchedBlock(Block):
+    """A block of which one can tell when it is gone."""
+
+
+def test_what_the_cache_lets_go_is_gone_at_once() -> None:
+    """Not only at the next full collection: a server has few of those."""
+
+    def age_twice(blocks: Blocks) -> None:
+        blocks.age()
+        blocks.age()
+
+    key = StreamKey("live", "trades", "ES")
+    blocks = Blocks()
+    for drop in (Blocks.clear, age_twice):
+        block = WatchedBlock(key)
+        block.add(page(1, 10).batches[0].ticks, 0)
+        blocks._young.put((key, "e", 0), block)
+        watched = weakref.ref(block)
+        del block
+        gc.disable()
+        try:
+            drop(blocks)
+            assert watched() is None
+        finally:
+            gc.enable()

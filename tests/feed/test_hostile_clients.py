@@ -78,15 +78,6 @@ async def test_two_thousand_malformed_messages_get_an_error_each(
     assert "Traceback" not in caplog.text
 
 
-@pytest.mark.parametrize("size", [65_537, 1_000_000])
-async def test_a_message_too_big_closes_with_1009(server: RunningServer, size: int) -> None:
-    async with talking(server.stream) as talk:
-        with contextlib.suppress(ConnectionClosed):
-            await talk.socket.send("x" * size)
-        await talk.socket.wait_closed()
-        assert talk.socket.close_code == 1009
-
-
 async def deaf_client(server: RunningServer, message: bytes) -> sockets.socket:
     """A client that says something after the handshake and never reads again."""
     host, port = server.http.removeprefix("http://").split(":")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import httpx
+import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from feed.broker.publisher import Publisher
+from feed.server import address_of, bind
+from feed.settings import Settings
 from tests.builders import trades
-from tests.conftest import RunningServer, until
+from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
 
 
@@ -58,3 +64,58 @@ async def test_what_flows_is_counted(server: RunningServer, publisher: Publisher
     assert after["tickcast_connections json"] == after["tickcast_outbox_bytes"] == 0
     assert after["tickcast_connections_closed_total 1000"] == 2
     assert after["tickcast_connections_opened_total"] == 2
+
+
+TOKEN = "correct-horse~battery+staple/1.2=="
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_a_token_is_asked_for_wherever_they_are(
+    settings: Settings, redis_url: str, caplog: pytest.LogCaptureFixture, apart: bool
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    guarded = replace(settings, metrics_token=TOKEN)
+    with bind("127.0.0.1", 0) as listener:
+        other = listener if apart else None
+        async with running_server(guarded, redis_url, metrics_listener=other) as server:
+            url = (address_of(listener) if apart else server.http) + "/metrics"
+            async with httpx.AsyncClient() as http:
+                for authorization in ("", "Bearer", f"Bearer {TOKEN[:-1]}", f"Basic {TOKEN}",
+                                      f"Bearer {TOKEN}x", TOKEN, f"Bearer {TOKEN}, {TOKEN}",
+                                      "Bearer \xff"):  # fmt: skip
+                    words = [(b"Authorization", authorization.encode("latin-1"))]
+                    reply = await http.get(url, headers=words)
+                    assert reply.status_code == 401
+                    assert reply.headers["www-authenticate"] == 'Bearer realm="metrics"'
+                    assert "tickcast_" not in reply.text
+                    assert reply.headers["x-content-type-options"] == "nosniff"
+                assert (await http.get(url)).status_code == 401
+                assert (await http.get(url, params={"token": TOKEN})).status_code == 401
+                for scheme in ("Bearer", "bearer"):
+                    reply = await http.get(url, headers={"Authorization": f"{scheme} {TOKEN}"})
+                    assert reply.status_code == 200
+                    assert "tickcast_redis_up 1.0" in reply.text
+                assert (await http.get(server.http + "/health")).status_code == 200
+    ours = [record.getMessage() for record in caplog.records if "http" not in record.name]
+    assert ours
+    assert all("staple" not in text for text in ours)
+
+
+async def test_on_an_address_of_their_own_there_is_nothing_else(
+    settings: Settings, redis_url: str
+) -> None:
+    with bind("127.0.0.1", 0) as listener:
+        async with (
+            running_server(settings, redis_url, metrics_listener=listener) as server,
+            httpx.AsyncClient(base_url=address_of(listener)) as apart,
+            httpx.AsyncClient(base_url=server.http) as beside,
+            talking(server.stream),
+        ):
+            assert (await beside.get("/metrics")).status_code == 404
+            reply = await apart.get("/metrics")
+            assert reply.status_code == 200
+            assert 'tickcast_connections{encoding="json"} 1.0' in reply.text
+            assert reply.headers["x-content-type-options"] == "nosniff"
+            assert reply.headers["cache-control"] == "no-store"
+            for path in ("/", "/health", "/symbols", "/stream", "/metrics/", "/static/page.js"):
+                assert (await apart.get(path)).status_code == 404

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed.outbox import MESSAGES_ROOM_BYTES, Outbox
+from feed.outbox import MESSAGES_ROOM_BYTES, PORTION_BYTES, Outbox
 from tests.builders import ListSink
 
 
@@ -32,6 +32,28 @@ def test_holds_while_paused_and_passes_on_in_one_write() -> None:
     outbox.push(b"c")
     outbox.drain(0)
     assert sink.written == [b"abc"]
+    assert outbox.waiting_bytes == 0
+
+
+def test_what_was_held_goes_in_portions_for_as_long_as_the_sink_takes_it() -> None:
+    sink, outbox, _ = make(max_bytes=10 * PORTION_BYTES)
+
+    def write(data: bytes) -> None:
+        sink.written.append(data)
+        sink.paused = len(sink.written) == 2
+
+    sink.write = write
+    sink.paused = True
+    for _ in range(6):
+        outbox.push(b"x" * (PORTION_BYTES // 2))
+    sink.paused = False
+    outbox.drain(0)
+    assert [len(each) for each in sink.written] == [PORTION_BYTES] * 2
+    assert outbox.waiting_bytes == PORTION_BYTES
+    outbox.push(b"y")
+    sink.paused = False
+    outbox.drain(0)
+    assert b"".join(sink.written) == b"x" * 3 * PORTION_BYTES + b"y"
     assert outbox.waiting_bytes == 0
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from feed.actions import Auth, Subscribe
 from feed.errors import Fault
 from feed.hub import Hub
 from feed.outbox import Outbox
@@ -59,6 +60,7 @@ class Talk:
         text = json.dumps(message) if isinstance(message, dict) else message
         request = self.session.read(text)
         if request is not None:
+            assert not isinstance(request, Auth)
             self.session.complete(request, "e1")
         return self.sink.take()
 
@@ -168,7 +170,7 @@ def test_errors_leave_everything_as_it_was(hub: Hub) -> None:
 def test_a_refused_request_applies_nothing(hub: Hub) -> None:
     talk = Talk(hub)
     request = talk.session.read('{"action":"subscribe","trades":["ES"],"id":"x"}')
-    assert request is not None
+    assert isinstance(request, Subscribe)
     assert talk.session.wanted_by(request) == {Subscription("trades", "ES")}
     talk.session.refuse(request, Fault.BROKER_UNAVAILABLE, "try again later")
     (error,) = talk.sink.take()

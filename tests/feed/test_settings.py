@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from rich.pretty import pretty_repr
 
 from feed.errors import InvalidSettings
 from feed.settings import Settings, load_settings
@@ -31,11 +32,53 @@ def test_the_environment_spells_lists_with_commas() -> None:
         ({"TICKCAST_OUTBOX_MAX_BYTES": "10"}, "outbox_max_bytes: "),
         ({"TICKCAST_LOG_LEVEL": "loud"}, "log_level: "),
         ({"TICKCAST_FEEDS": "Live"}, "feeds: 'Live'"),
+        ({"TICKCAST_METRICS_BIND": ":9100"}, "metrics_bind: ':9100' is not HOST:PORT"),
+        ({"TICKCAST_METRICS_BIND": "::1:9100"}, "metrics_bind: '::1:9100' is not HOST:PORT"),
+        ({"TICKCAST_METRICS_BIND": "localhost:65536"}, "metrics_bind: "),
     ],
 )
 def test_mistakes_are_named(environment: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidSettings, match=words):
         load_settings(None, environment)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (None, None),
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("host.example:9100", ("host.example", 9100)),
+        ("[::1]:65535", ("::1", 65_535)),
+    ],
+)
+def test_the_address_of_the_metrics(text: str | None, address: tuple[str, int] | None) -> None:
+    assert load_settings(None, {}, metrics_bind=text).metrics_address == address
+
+
+@pytest.mark.parametrize("token", ["swordfish", "sword fish sword fish", "swordfishswordfish\n"])
+def test_a_token_that_will_not_do_is_not_repeated(token: str) -> None:
+    with pytest.raises(InvalidSettings, match="metrics_token: ") as caught:
+        load_settings(None, {"TICKCAST_METRICS_TOKEN": token})
+    assert "fish" not in str(caught.value)
+
+
+def test_an_empty_token_is_none_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "tickcast.toml"
+    file.write_text('metrics_token = ""')
+    with pytest.raises(InvalidSettings, match="metrics_token: "):
+        load_settings(file, {})
+
+
+def test_secrets_are_not_shown() -> None:
+    token = "swordfish" * 2
+    settings = load_settings(
+        None, {"TICKCAST_METRICS_TOKEN": token}, redis_url="redis://:swordfish@127.0.0.1"
+    )
+    assert settings.metrics_token == token
+    for shown in (repr(settings), str(settings), f"{settings}", pretty_repr(settings)):
+        assert "swordfish" not in shown
+        assert "port=8000" in shown
+    assert "metrics_token=None" in repr(Settings())
 
 
 def test_unusable_files_are_named(tmp_path: Path) -> None:

@@ -17,11 +17,24 @@ from websockets.frames import Frame, Opcode
 
 from feed.errors import CloseCode
 from feed.frames import build_frame
-from feed.server import bind, server_config
+from feed.server import Server
 from feed.settings import Settings
 from feed.ticks import Encoding
 from feed.websocket import EXTENSION, FeedProtocol, TransportSink
-from tests.conftest import QuietServer, until
+from tests.conftest import UNLIMITED, running_app, until
+from tests.wire import (
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Wire,
+    close_frame,
+    closing,
+    frame,
+    handshake,
+    wired,
+)  # fmt: skip
 
 
 class Service:
@@ -65,7 +78,7 @@ def text(words: str) -> bytes:
 class Served:
     """The running application, one client of it, and their server."""
 
-    def __init__(self, service: Service, server: QuietServer, client: ClientConnection) -> None:
+    def __init__(self, service: Service, server: Server, client: ClientConnection) -> None:
         self.service = service
         self.server = server
         self.client = client
@@ -78,24 +91,16 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(service: ASGIApp, settings: Settings) -> AsyncIterator[tuple[QuietServer, str]]:
-    with bind("127.0.0.1", 0) as listener:
-        started = asyncio.Event()
-        server = QuietServer(server_config(service, settings), started.set)
-        task = asyncio.create_task(server.serve([listener]))
-        await started.wait()
-        try:
-            yield server, f"ws://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
+async def serving(service: ASGIApp, settings: Settings) -> AsyncIterator[tuple[Server, str]]:
+    async with running_app(service, settings) as running:
+        yield running.server, running.ws
 
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
     service = Service()
     async with (
-        serving(service, Settings()) as (server, url),
+        serving(service, Settings(**UNLIMITED)) as (server, url),
         connect(url, compression=None) as client,
     ):
         await until(lambda: service.sinks and not server.server_state.tasks)
@@ -111,6 +116,47 @@ async def test_the_endpoint_is_gone_and_the_client_served(served: Served) -> Non
     await (await served.client.ping())
     assert served.service.heard == ["text", b"bytes", "in pieces"]
     assert served.service.ends == []
+
+
+async def test_fragments_take_no_more_memory_than_what_they_say() -> None:
+    service = Service()
+    async with serving(service, Settings(**UNLIMITED)) as (server, url), served_wire(url) as wire:
+        fragments = frame(CONTINUATION, final=False) * 999 + frame(CONTINUATION, b"x", final=False)
+        await wire.say(frame(TEXT, final=False) + fragments)
+        (protocol,) = server.server_state.connections
+        assert isinstance(protocol, FeedProtocol)
+        await until(lambda: protocol.frames == [b"x"])
+        await wire.say(frame(CONTINUATION, b"y"))
+        await until(lambda: service.heard == ["xy"])
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_a_client_that_does_not_read_gets_one_pong_for_all_its_pings(closes: bool) -> None:
+    service = Service()
+    async with serving(service, Settings(**UNLIMITED)) as (server, url), served_wire(url) as wire:
+        (protocol,) = server.server_state.connections
+        assert isinstance(protocol, FeedProtocol)
+        protocol.pause_writing()  # As if its socket were full.
+        await wire.say(b"".join(frame(PING, bytes([each])) for each in range(100)))
+        await wire.say(frame(TEXT, b"behind them"))
+        await until(lambda: service.heard)
+        if closes:
+            await wire.say(close_frame(1000))
+            await until(lambda: service.ends)
+        protocol.resume_writing()
+        if not closes:
+            assert await wire.hear() == (PONG, bytes([99]))
+            await wire.say(frame(PING, b"next") + close_frame(1000))
+            assert await wire.hear() == (PONG, b"next")
+        assert await wire.rest() == [(CLOSE, closing(1000))]
+
+
+@contextlib.asynccontextmanager
+async def served_wire(url: str) -> AsyncIterator[Wire]:
+    async with wired(url) as wire:
+        await wire.say(handshake())
+        await wire.answer()
+        yield wire
 
 
 async def test_messages_wait_for_the_one_before(served: Served) -> None:
@@ -131,7 +177,7 @@ async def test_messages_wait_for_the_one_before(served: Served) -> None:
 async def test_what_came_before_the_handing_over(gone: bool) -> None:
     service, handing_over = Service(), asyncio.Event()
     service.before_handing_over = handing_over.wait
-    async with serving(service, Settings()) as (server, url), connect(url) as client:
+    async with serving(service, Settings(**UNLIMITED)) as (server, url), connect(url) as client:
         if gone:
             client.transport.abort()
             await until(lambda: not server.server_state.connections)
@@ -144,6 +190,27 @@ async def test_what_came_before_the_handing_over(gone: bool) -> None:
             handing_over.set()
             await client.send("next")
             await until(lambda: service.heard == ["early", "next"])
+
+
+@pytest.mark.parametrize("said", [frame(3), frame(TEXT, b"\xff")], ids=["opcode", "text"])
+async def test_nonsense_before_the_handshake_is_answered(
+    said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hesitant(Service):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "websocket":
+                await self.gate.wait()
+            await super().__call__(scope, receive, send)
+
+    service = Hesitant()
+    async with serving(service, Settings(**UNLIMITED)) as (server, url), wired(url) as wire:
+        await wire.say(handshake())
+        await until(lambda: server.server_state.tasks)
+        await wire.say(said)
+        assert await wire.rest() == []
+        service.gate.set()
+        await until(lambda: not server.server_state.tasks)
+    assert caplog.records == []
 
 
 async def test_the_end_is_told_once_however_it_comes(served: Served) -> None:
@@ -207,7 +274,7 @@ async def test_an_endpoint_that_fails_after_handing_over() -> None:
                 raise RuntimeError
 
     service = Failing()
-    async with serving(service, Settings()) as (_, url), connect(url) as client:
+    async with serving(service, Settings(**UNLIMITED)) as (_, url), connect(url) as client:
         with pytest.raises(ConnectionClosed):
             await client.recv()
         await until(lambda: service.ends)

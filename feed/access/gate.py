@@ -1,0 +1,134 @@
+"""Lets people in: credentials go in, and what they grant comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+from feed.access.credentials import Bearer, Credentials
+from feed.access.grant import UNASKED, Grant, Proof
+from feed.access.jwks import RemoteKeys
+from feed.access.keyfile import KeyFile
+from feed.access.keyring import KeyRing
+from feed.access.secrets import SecretChecker, key_id_of
+from feed.access.tokens import VerifyingKey, read_key, verify_token
+from feed.access.tokens import key_id_of as token_key_id_of
+from feed.errors import AuthFailed, InvalidSettings
+from feed.settings import Settings
+
+_LOOKS_S: Final = 0.5
+"""Between two looks at the file of keys."""
+_WAITING_MAX: Final = 100
+"""Secrets to be checked at a time: some two seconds of work. Others are turned away."""
+
+Result = TypeVar("Result")
+logger = logging.getLogger("tickcast.access")
+
+
+class Gate:
+    """All that decides who may come in.
+
+    Raises:
+        InvalidSettings: a file of the settings can't be read, or says nothing that can be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._file = KeyFile(Path(settings.auth)) if settings.auth else None
+        self._ring = self._file.read() if self._file else KeyRing()
+        self._token_key = _read_token_key(settings.jwt_key) if settings.jwt_key else None
+        self._remote = RemoteKeys(settings.jwks_url) if settings.jwks_url else None
+        self._audience = settings.jwt_audience
+        self._issuer = settings.jwt_issuer
+        self._checker = SecretChecker()
+        # What blocks happens one at a time: a flood of wrong secrets takes one core, not all.
+        self._thread = ThreadPoolExecutor(1, "tickcast-access")
+        self._waiting = 0
+
+    @property
+    def asks(self) -> bool:
+        """Whether clients need credentials at all."""
+        return bool(self._file or self._token_key or self._remote)
+
+    async def admit(self, credentials: Credentials) -> Grant:
+        """What somebody may do who shows these.
+
+        Raises:
+            AuthFailed: nothing.
+        """
+        if not self.asks:
+            return UNASKED
+        if not isinstance(credentials, Bearer):
+            return await self._admit_key(credentials.key, credentials.secret)
+        key_id = key_id_of(credentials.text)
+        if key_id is not None:
+            return await self._admit_key(key_id, credentials.text)
+        return await self._admit_token(credentials.text)
+
+    def renewed(self, grant: Grant) -> Grant | None:
+        """What somebody may do now who was let in with `grant`; None if nothing any more."""
+        if grant.proof is Proof.KEY:
+            return self._ring.grant(grant.subject, time.time())
+        expired = grant.expires_s is not None and grant.expires_s <= time.time()
+        return None if expired else grant
+
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Read the file of keys again whenever it changes; keep what is known if it is broken."""
+        while self._file is not None:
+            await asyncio.sleep(_LOOKS_S)
+            if not self._file.has_changed():
+                continue
+            try:
+                self._ring = self._file.read()
+            except InvalidSettings as error:
+                logger.error("the keys stay as they were: %s", error)
+                continue
+            self._checker.keep_only(self._ring.hashes)
+            logger.info("read %s again: %d keys", self._file.path, len(self._ring.keys))
+            on_change()
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _admit_key(self, key_id: str, secret: str) -> Grant:
+        hashed = self._ring.hash_of(key_id, time.time())
+        if not self._checker.is_known(secret, hashed):
+            good = await self._in_thread(lambda: self._checker.check(secret, hashed))
+            if not good:
+                raise AuthFailed("no such key, or not its secret")
+        grant = self._ring.grant(key_id, time.time())
+        if grant is None:
+            raise AuthFailed("no such key, or not its secret")
+        return grant
+
+    async def _admit_token(self, token: str) -> Grant:
+        key = self._token_key
+        if self._remote is not None:
+            remote, kid = self._remote, token_key_id_of(token)
+            key = remote.known(kid) or key or await self._in_thread(lambda: remote.fetch(kid))
+        if key is None:
+            raise AuthFailed("no such key, or not its secret")
+        return verify_token(token, key, audience=self._audience, issuer=self._issuer)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        if self._waiting >= _WAITING_MAX:
+            raise AuthFailed("too many at once, try again later")
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        finally:
+            self._waiting -= 1
+
+
+def _read_token_key(path: str) -> VerifyingKey:
+    try:
+        return read_key(Path(path).read_bytes())
+    except OSError as error:
+        raise InvalidSettings(f"jwt_key: {path}: {error.strerror}") from None
+    except InvalidSettings as error:
+        raise InvalidSettings(f"jwt_key: {path}: {error}") from None

@@ -1,0 +1,85 @@
+"""The public keys of an issuer, fetched from its JWKS address (RFC 7517)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import jwt
+
+from feed.access.tokens import VerifyingKey, for_public_key
+from feed.errors import AuthFailed, InvalidSettings
+
+_FETCH_TIMEOUT_S: Final = 5.0
+_KEPT_S: Final = 3600.0
+_AGAIN_S: Final = 10.0
+"""Whoever sends tokens with made-up key ids must not have us fetch more often than this."""
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+logger = logging.getLogger("tickcast.access")
+
+
+class RemoteKeys:
+    """An issuer's keys by their ids. Fetching blocks: call it in a thread, one at a time.
+
+    Raises:
+        InvalidSettings: the address is not https (or http on this machine).
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        parts = urlsplit(url)
+        local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+        if not (parts.scheme == "https" and parts.hostname) and not local:
+            raise InvalidSettings(f"jwks_url: {url!a} is no https:// URL")
+        self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_FETCH_TIMEOUT_S)
+        self._clock = clock
+        self._keys: dict[str | None, VerifyingKey] = {}
+        self._fetched_s = self._tried_s = -_KEPT_S
+
+    def known(self, kid: str | None) -> VerifyingKey | None:
+        """A key that need not be fetched."""
+        if self._clock() - self._fetched_s > _KEPT_S:
+            return None
+        return self._find(kid)
+
+    def fetch(self, kid: str | None) -> VerifyingKey:
+        """A key; fetches them all anew where it is not known, but not more often than allowed.
+
+        Raises:
+            AuthFailed: there is none of that id.
+        """
+        known = self.known(kid)
+        if known is None and self._clock() - self._tried_s >= _AGAIN_S:
+            self._tried_s = self._clock()
+            self._fetch()
+        # Where the issuer can't be reached, keys that are past their time are better than none.
+        if known is None and (known := self._find(kid)) is None:
+            raise AuthFailed("the token is signed with a key that its issuer does not publish")
+        return known
+
+    def _fetch(self) -> None:
+        try:
+            published = self._client.get_jwk_set().keys
+        except (jwt.PyJWTError, ValueError, OSError) as error:
+            logger.error("can't fetch the keys of tokens: %s", error)
+            return
+        keys: dict[str | None, VerifyingKey] = {}
+        for each in published:
+            if each.public_key_use in (None, "sig") and (key := _usable(each.key)):
+                keys[each.key_id] = key
+        self._keys, self._fetched_s = keys, self._clock()
+
+    def _find(self, kid: str | None) -> VerifyingKey | None:
+        if kid is None and len(self._keys) == 1:
+            return next(iter(self._keys.values()))
+        return self._keys.get(kid)
+
+
+def _usable(key: Any) -> VerifyingKey | None:
+    try:
+        return for_public_key(key)
+    except InvalidSettings:
+        return None

@@ -1,0 +1,88 @@
+"""Addresses of clients and origins of pages: how they are written, and which is which. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+from urllib.parse import urlsplit
+
+_PORTS: Final = {"http": 80, "https": 443}
+_SECURE: Final = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
+
+
+def is_network(text: str) -> bool:
+    """Whether the text is an address, or a network in CIDR notation."""
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+class Networks:
+    """Tells whether an address lies in one of some networks."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._networks: list[IPv4Network | IPv6Network] = [
+            ip_network(text, strict=False) for text in texts
+        ]
+
+    def __contains__(self, address: str) -> bool:
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
+            parsed = parsed.ipv4_mapped
+        return any(parsed in network for network in self._networks)
+
+
+def party_of(address: str) -> str:
+    """What counts as one address for limits: itself, or the /64 of IPv6 that a site is given."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return "unknown"
+    if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped:
+            return str(parsed.ipv4_mapped)
+        return str(ip_network((int(parsed) >> 64 << 64, 64)))
+    return str(parsed)
+
+
+def is_origin(text: str) -> bool:
+    """Whether the text is an origin as browsers send it (RFC 6454, section 6.2)."""
+    return _parse(text) is not None
+
+
+def is_welcome(origin: str | None, scheme: str, host: str, allowed: Iterable[str]) -> bool:
+    """Whether a page from an origin may connect.
+
+    Clients that are no browsers send no origin, and may.
+
+    Args:
+        scheme, host: of the server itself, as the handshake reached it: `ws` or `wss`, and what
+            its Host header says.
+        allowed: origins besides the server's own.
+    """
+    if origin is None:
+        return True
+    parsed = _parse(origin)
+    if parsed is None:
+        return False
+    own = _parse(f"{_SECURE.get(scheme, 'http')}://{host}")
+    return parsed == own or any(parsed == _parse(each) for each in allowed)
+
+
+def _parse(text: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port, which together are an origin."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    bare = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in _PORTS or not parts.hostname or not bare:
+        return None
+    return parts.scheme, parts.hostname, port or _PORTS[parts.scheme]

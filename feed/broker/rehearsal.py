@@ -1,0 +1,59 @@
+"""What a server does with Redis, done once before it starts: a right that it lacks shows at once.
+
+Else it would show with the first client, or with the first outage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+from feed.broker import keys
+from feed.broker.client import translated_errors
+from feed.broker.pipe import Pipe
+from feed.broker.store import Store
+from feed.ticks import DEFAULT_FEED, StreamKey
+
+_NAME: Final = "rehearsal"
+
+
+async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
+    """Read and subscribe as a server does, in the feeds that it serves.
+
+    Where they are not named it is the default one. All it leaves is what a first client would: the
+    epoch of a feed that has none, for a day. What it writes after a loss is not tried: it
+    can't be without doing it.
+
+    Raises:
+        BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says; `AccessDenied` names the
+            command and its keys.
+    """
+    store = Store(client)
+    channels = [keys.heartbeat(_NAME)]
+    for feed in feeds or (DEFAULT_FEED,):
+        nowhere = StreamKey(feed, "trades", "")
+        await store.epoch(feed)
+        await store.streams(feed)
+        await store.heads([nowhere])
+        await store.history(nowhere, 0)
+        channels += [keys.announcements(feed), keys.ticks(nowhere)]
+    await _subscribe(client, channels)
+    with translated_errors():
+        await client.zrem(keys.SEATED_SERVERS, _NAME)
+        await client.hgetall(keys.seats(_NAME))
+        await client.get(f"{keys.ATTEMPTS}:{_NAME}")
+        await client.publish(channels[0], b"")
+
+
+async def _subscribe(client: Redis, channels: Sequence[str]) -> None:
+    pipe = Pipe(client)
+    try:
+        with translated_errors():
+            for reply in await pipe.call([("SUBSCRIBE", channel) for channel in channels]):
+                if isinstance(reply, exceptions.RedisError):
+                    raise reply
+    finally:
+        await pipe.close()

@@ -1,0 +1,207 @@
+"""What a handshake must pass before it is answered, and what a connection holds while it lasts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final
+
+from feed.access.credentials import Credentials, credentials_in
+from feed.access.gate import Gate
+from feed.access.grant import UNASKED, Grant
+from feed.addresses import Networks, is_welcome, party_of
+from feed.broker.attempts import Attempts
+from feed.broker.seats import Seats
+from feed.counters import Counters
+from feed.errors import AuthFailed, Refused, TooManyConnections
+from feed.logs import SECURITY
+from feed.settings import Settings
+
+REFUSALS: Final = ("origin", "attempts", "address", "full", "credentials", "key")
+"""All reasons for which somebody is turned away."""
+_TOTAL: Final = "total"
+_FULL_RETRY_S: Final = 5
+
+security = logging.getLogger("tickcast.security")
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(eq=False, slots=True)
+class Visitor:
+    """Somebody who has passed, until `Door.leave`.
+
+    Attributes:
+        number: counts the visitors of this server.
+        address: where it comes from, in safe characters.
+        grant: what it may do; None until it has said who it is.
+        rooms: where it holds a seat.
+        on_change: called when its grant may no longer be what it was.
+    """
+
+    number: int
+    address: str
+    grant: Grant | None = None
+    rooms: dict[str, int] = field(default_factory=dict)
+    on_change: Callable[[], None] = _nothing
+
+
+class Door:
+    """Lets visitors in and out.
+
+    Args:
+        is_up: whether the store is believed to answer.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        gate: Gate,
+        seats: Seats,
+        attempts: Attempts,
+        counters: Counters,
+        is_up: Callable[[], bool],
+    ) -> None:
+        self.gate = gate
+        self._settings = settings
+        self._seats = seats
+        self._attempts = attempts
+        self._counters = counters
+        self._is_up = is_up
+        self._visitors: set[Visitor] = set()
+        self._numbers = count(1)
+        self._unlimited = Networks(settings.unlimited_addresses)
+
+    async def enter(self, scope: Mapping[str, Any]) -> Visitor:
+        """Let the sender of a handshake in.
+
+        Args:
+            scope: its ASGI connection scope.
+
+        Raises:
+            Refused: it may not come in, or not now.
+        """
+        address = (scope.get("client") or ("unknown", 0))[0]
+        visitor = Visitor(next(self._numbers), ascii(address)[1:-1])
+        try:
+            self._check_origin(scope)
+            await self._take_place(visitor, address)
+            await self._check_credentials(visitor, scope)
+        except Refused as refusal:
+            self.leave(visitor)
+            self.note_refusal(refusal.reason, visitor, str(refusal))
+            raise
+        except BaseException:
+            self.leave(visitor)
+            raise
+        self._visitors.add(visitor)
+        return visitor
+
+    async def look_in(self, scope: Mapping[str, Any]) -> Grant:
+        """What the sender of a plain HTTP request may see. It holds no seat, but it is an attempt.
+
+        Raises:
+            Refused: it may see nothing, or not now.
+        """
+        if not self.gate.asks:
+            return UNASKED
+        address = (scope.get("client") or ("unknown", 0))[0]
+        visitor = Visitor(0, ascii(address)[1:-1])
+        try:
+            await self._note_attempt(address)
+            credentials = credentials_in(scope["headers"])
+            if credentials is None:
+                raise AuthFailed("credentials are needed")
+            return await self.gate.admit(credentials)
+        except AuthFailed as error:
+            self.note_refusal("credentials", visitor, str(error))
+            raise Refused("credentials", 401, str(error)) from None
+
+    async def identify(self, visitor: Visitor, credentials: Credentials) -> Grant:
+        """Find out what a visitor may do who shows credentials.
+
+        Raises:
+            AuthFailed: nothing.
+            TooManyConnections: nothing now.
+        """
+        grant = await self.gate.admit(credentials)
+        if visitor.grant is None and grant.max_connections is not None:
+            room = f"{grant.proof.value}:{grant.subject}"
+            await self._take(visitor, {room: grant.max_connections})
+        return grant
+
+    def leave(self, visitor: Visitor) -> None:
+        """Let a visitor out."""
+        self._visitors.discard(visitor)
+        self._seats.free(visitor.rooms)
+        visitor.rooms = {}
+        visitor.on_change = _nothing
+
+    def note_refusal(self, reason: str, visitor: Visitor, detail: str) -> None:
+        """Count and log that somebody was turned away."""
+        self._counters.refused[reason] += 1
+        extra = {"client": visitor.number, "address": visitor.address, "detail": detail}
+        security.log(SECURITY, "refused: %s", reason, extra=extra)
+
+    async def watch(self) -> None:
+        """Look after those who are in, whenever what they may do has changed."""
+        await self.gate.watch(self._look_at_all)
+
+    def _look_at_all(self) -> None:
+        for visitor in list(self._visitors):
+            visitor.on_change()
+
+    def _check_origin(self, scope: Mapping[str, Any]) -> None:
+        headers = dict(scope["headers"])
+        origin, host = (headers.get(name) for name in (b"origin", b"host"))
+        if not is_welcome(
+            None if origin is None else origin.decode("latin-1"),
+            scope["scheme"],
+            (host or b"").decode("latin-1"),
+            self._settings.origins,
+        ):
+            raise Refused("origin", 403, "pages of this origin may not connect")
+
+    async def _take_place(self, visitor: Visitor, address: str) -> None:
+        rooms = {_TOTAL: self._settings.connections_max}
+        await self._note_attempt(address)
+        if address not in self._unlimited:
+            rooms[f"address:{party_of(address)}"] = self._settings.connections_per_address_max
+        try:
+            await self._take(visitor, rooms)
+        except TooManyConnections as error:
+            if error.room == _TOTAL:
+                raise Refused("full", 503, "the server is full", _FULL_RETRY_S) from None
+            raise Refused(
+                "address", 429, "too many connections from this address", _FULL_RETRY_S
+            ) from None
+
+    async def _note_attempt(self, address: str) -> None:
+        if address in self._unlimited:
+            return
+        wait_s = await self._attempts.note(party_of(address), shared=self._is_up())
+        if wait_s:
+            raise Refused("attempts", 429, "too many attempts from this address", wait_s)
+
+    async def _check_credentials(self, visitor: Visitor, scope: Mapping[str, Any]) -> None:
+        if not self.gate.asks:
+            visitor.grant = UNASKED
+            return
+        try:
+            credentials = credentials_in(scope["headers"])
+            if credentials is not None:
+                visitor.grant = await self.identify(visitor, credentials)
+        except AuthFailed as error:
+            raise Refused("credentials", 401, str(error)) from None
+        except TooManyConnections:
+            raise Refused("key", 429, "too many connections with this key", _FULL_RETRY_S) from None
+
+    async def _take(self, visitor: Visitor, rooms: Mapping[str, int]) -> None:
+        full = await self._seats.take(rooms, shared=self._is_up())
+        if full is not None:
+            raise TooManyConnections(full)
+        visitor.rooms.update(rooms)

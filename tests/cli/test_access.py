@@ -1,0 +1,80 @@
+"""Keys from the command line: made, served, shown and revoked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from feed.cli import main
+from tests.cli.conftest import Cli
+
+
+async def test_a_key_from_its_making_to_its_end(cli: Cli, tmp_path: Path) -> None:
+    keys, token = str(tmp_path / "keys.toml"), tmp_path / "token"
+    made = await cli.run("keys", "add", "desk", "--symbols", "ES", "--file", keys)
+    assert made.code == 0
+    key_id, secret = (line.split()[1] for line in made.out.splitlines())
+    token.write_text(secret + "\n")
+    cli.environment["TICKCAST_LOG_FORMAT"] = "json"
+    async with cli.serving("serve", "--auth", keys) as (address, _):
+        await cli.run("publish", stdin='{"T":"t","S":"ES","p":1,"s":1}\n')
+        watch = ["watch", "ES", "--url", address.replace("http", "ws") + "/stream", "--limit", "1"]
+        done = await cli.run(*watch, "--token-file", str(token))
+        assert (done.code, done.err) == (0, "")
+        assert '"S":"ES"' in done.out
+        done = await cli.run(*watch)
+        assert done.code == 1
+        assert "401" in done.err
+        assert "Traceback" not in done.err
+        assert (await cli.run("keys", "revoke", key_id, "--file", keys)).code == 0
+        assert "revoked" in (await cli.run("keys", "list", "--file", keys)).out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serve", "--auth", "none.toml"], "none.toml: No such file or directory"),
+        (["serve", "--jwt-key", "none.pem"], "jwt_key: none.pem: No such file or directory"),
+        (["serve", "--jwks-url", "http://example.org/k"], "is no https:// URL"),
+        (["keys", "list", "--file", "none.toml"], "none.toml: No such file or directory"),
+        (["keys", "add", "x", "--symbols", "A*B", "--file", "k.toml"], "symbols: 'A*B'"),
+        (["keys", "add", "x", "--expires", "soon", "--file", "k.toml"], "'soon' is no time"),
+        (["watch", "ES", "--token-file", "none"], "none: No such file or directory"),
+    ],
+)
+def test_misuse_is_one_line(
+    words: list[str],
+    said: str,
+    runtime_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    port = ["--port", "0"] if words[0] == "serve" else []
+    monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(runtime_dir))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["tickcast", *words, *port])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert len(told.splitlines()) == 1
+
+
+async def test_the_log_is_json_and_tells_of_each_connection(cli: Cli, tmp_path: Path) -> None:
+    cli.environment["TICKCAST_LOG_FORMAT"] = "json"
+    async with cli.serving("serve") as (address, process):
+        await cli.run("publish", stdin='{"T":"t","S":"ES","p":1,"s":1}\n')
+        url = address.replace("http", "ws") + "/stream"
+        assert (await cli.run("watch", "ES", "--url", url, "--limit", "1")).code == 0
+        assert process.stderr is not None
+        while True:
+            event = json.loads(await process.stderr.readline())
+            if event["message"] == "closed":
+                break
+        assert event["logger"] == "tickcast.connection"
+        assert (event["address"], event["feed"], event["ticks"]) == ("127.0.0.1", "live", 1)
+        assert event["bytes"] > 50

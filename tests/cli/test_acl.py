@@ -1,0 +1,83 @@
+"""`tickcast acl`, and what the other commands say where a right is missing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from feed.broker.acl import SERVER, aclfile, publisher_of
+from tests.cli.conftest import Cli
+from tests.feed.broker.locked import LockedStore, locked_store, take_away
+
+FEEDS = ("live", "cme")
+LIVE = publisher_of("live")
+
+
+@pytest.fixture
+async def store(runtime_dir: Path) -> AsyncIterator[LockedStore]:
+    async with locked_store(runtime_dir, FEEDS) as store:
+        yield store
+
+
+async def test_it_prints_the_file(cli: Cli) -> None:
+    assert (await cli.run("acl")).out == aclfile()
+    finished = await cli.run("acl", "--feed", "live", "--feed", "cme", "--feed", "live")
+    assert (finished.code, finished.out, finished.err) == (0, aclfile(FEEDS), "")
+
+
+@pytest.mark.parametrize("feed", ["*", "li ve", "live/trades", "{live}", ""])
+async def test_a_pattern_is_no_feed(cli: Cli, feed: str) -> None:
+    finished = await cli.run("acl", "--feed", feed)
+    assert (finished.code, finished.out) == (2, "")
+
+
+async def test_each_command_works_with_its_user(cli: Cli, store: LockedStore) -> None:
+    words = ("--feed", "cme", "--redis", store.url_of(publisher_of("cme")))
+    finished = await cli.run("publish", *words, stdin='{"T":"t","S":"A","p":1,"s":1}\n')
+    assert (finished.code, finished.err) == (0, "published 1 ticks\n")
+    assert (await cli.run("synth", "--limit", "5", *words)).code == 0
+    async with cli.serving("serve", "--redis", store.url_of(SERVER)):
+        pass
+    assert await store.refused() == []
+
+
+async def test_the_command_ends_with_one_line(cli: Cli, store: LockedStore) -> None:
+    tick = '{"T":"t","S":"A","p":1,"s":1}\n'
+    words = ("publish", "--feed", "cme", "--redis", store.url_of(LIVE))
+    finished = await cli.run(*words, stdin=tick)
+    assert (finished.code, finished.out) == (1, "")
+    assert finished.err == (
+        "tickcast: Redis refuses us: No permissions to access a key (SET tickcast:{cme}:epoch)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lacks", "told"),
+    [
+        ("info", "User tickcast-server has no permissions to run the 'info' command (INFO server)"),
+        ("subscribe", "the 'subscribe' command (SUBSCRIBE tickcast:heartbeat:rehearsal)"),
+        ("publish", "the 'publish' command (PUBLISH tickcast:heartbeat:rehearsal)"),
+        ("evalsha_ro", "the 'evalsha_ro' command (EVALSHA_RO "),
+        ("zrem", "the 'zrem' command (ZREM tickcast:seats:{seats}:servers)"),
+    ],
+)
+async def test_a_server_that_lacks_a_right_does_not_start(
+    cli: Cli, store: LockedStore, lacks: str, told: str
+) -> None:
+    await take_away(store, SERVER, lacks)
+    finished = await cli.run("serve", "--port", "0", "--redis", store.url_of(SERVER))
+    assert (finished.code, finished.out) == (1, "")
+    last = finished.err.splitlines()[-1]
+    assert last.startswith("tickcast: Redis refuses us: ")
+    assert told in last
+
+
+async def test_a_feed_that_a_server_may_not_serve_shows_at_the_start(
+    cli: Cli, store: LockedStore
+) -> None:
+    cli.environment["TICKCAST_FEEDS"] = "live,other"
+    finished = await cli.run("serve", "--port", "0", "--redis", store.url_of(SERVER))
+    assert finished.code == 1
+    assert finished.err.endswith("a key (SET tickcast:{other}:epoch)\n")

@@ -1,0 +1,85 @@
+"""TLS from the command line: what one types, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import shlex
+import signal
+import ssl
+from pathlib import Path
+
+import pytest
+
+from feed import selfsigned
+from tests.cli.conftest import Cli
+
+
+async def test_serve_and_watch(cli: Cli, tmp_path: Path) -> None:
+    cert, key = (str(file) for file in selfsigned.provide(tmp_path))
+    async with cli.serving("serve", "--tls-cert", cert, "--tls-key", key) as (address, _):
+        assert address.startswith("https://")
+        done = await cli.run("publish", stdin='{"T":"t","S":"ES","p":1,"s":1}\n')
+        assert done.code == 0
+        url = address.replace("https", "wss") + "/stream"
+        done = await cli.run("watch", "ES", "--url", url, "--ca", cert, "--limit", "1")
+        assert (done.code, done.err) == (0, "")
+        assert '"S":"ES"' in done.out
+        load = ["load", url, "--connections", "2", "--symbols", "ES", "--duration", "100ms"]
+        for command in (["watch", "ES", "--url", url], load, [*load, "--symbols", "1"]):
+            done = await cli.run(*command)
+            assert done.code == 1
+            assert "Traceback" not in done.err
+            assert re.search(
+                r"^tickcast: (wss|https)://[^ ]+: the server's certificate is not trusted:"
+                r" [^\n]+ --ca [^\n]+\n$",
+                done.err,
+                re.MULTILINE,
+            )
+        done = await cli.run(*load, "--ca", cert)
+        assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("missing", ["--tls-cert", "--tls-key"])
+async def test_half_of_the_settings(cli: Cli, missing: str) -> None:
+    done = await cli.run("serve", "--port", "0", missing, "x.pem")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "tickcast: tls_cert and tls_key: give both, or neither\n"
+
+
+async def test_files_of_no_use(cli: Cli, tmp_path: Path, runtime_dir: Path) -> None:
+    pair = selfsigned.provide(tmp_path)
+    none = tmp_path / "none.pem"
+    done = await cli.run("serve", "--port", "0", "--tls-cert", str(none), "--tls-key", str(none))
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"tickcast: tls_cert: {none}: No such file or directory\n"
+    cli.environment["TICKCAST_TLS_CERT"] = cli.environment["TICKCAST_TLS_KEY"] = str(pair.cert)
+    done = await cli.run("serve", "--port", "0")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"tickcast: tls_key: {pair.cert} holds no private key in PEM form\n"
+    assert not runtime_dir.exists()
+
+
+async def demo_told(cli: Cli) -> list[str]:
+    """What `demo --tls` says; the commands in it work."""
+    process = await cli.start("demo", "--tls", "--port", "0", "--rate", "500")
+    assert process.stdout is not None
+    lines = [(await process.stdout.readline()).decode().rstrip("\n") for _ in range(7)]
+    (watch,) = (line for line in lines if line.startswith("  tickcast watch"))
+    done = await cli.run(*shlex.split(watch)[1:], "--limit", "5")
+    assert (done.code, len(done.out.splitlines())) == (0, 5), done.err
+    process.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 0
+    assert b"Traceback" not in err
+    return lines
+
+
+async def test_demo_signs_a_certificate_and_keeps_it(cli: Cli, runtime_dir: Path) -> None:
+    first, second = await demo_told(cli), await demo_told(cli)
+    assert first[-1] == second[-1]
+    key = runtime_dir / "demo-key.pem"
+    assert key.stat().st_mode & 0o777 == 0o600
+    cert = ssl.PEM_cert_to_DER_cert((runtime_dir / "demo-cert.pem").read_text())
+    assert first[-1].strip().replace(":", "").lower() == hashlib.sha256(cert).hexdigest()

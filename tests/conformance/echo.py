@@ -1,0 +1,66 @@
+"""An application that says everything again, in each way in which a message can be taken.
+
+It is what the Autobahn cases talk to. `/stream` could not take its place: it answers messages with
+others of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from feed.frames import build_frame
+from feed.ticks import Encoding
+from feed.websocket import EXTENSION, TransportSink
+
+
+async def _by_asgi(websocket: WebSocket) -> None:
+    """The way of every ASGI application: `receive`, then `send`."""
+    await websocket.accept()
+    try:
+        while (event := await websocket.receive())["type"] == "websocket.receive":
+            if event.get("text") is None:
+                await websocket.send_bytes(event["bytes"])
+            else:
+                await websocket.send_text(event["text"])
+    except WebSocketDisconnect:
+        pass  # The client is gone before its answer.
+
+
+async def _at_once(websocket: WebSocket) -> None:
+    """Handed over, as `/stream` does; each message is answered in the callback."""
+    await websocket.accept()
+    sink: TransportSink = websocket.scope["extensions"][EXTENSION]
+
+    def take(message: str | bytes) -> None:
+        sink.write(_frame(message))
+
+    sink.hand_over(take, lambda code: None)
+
+
+async def _later(websocket: WebSocket) -> None:
+    """Handed over; each message takes a while, and the next one waits for it."""
+    await websocket.accept()
+    sink: TransportSink = websocket.scope["extensions"][EXTENSION]
+
+    async def take(message: str | bytes) -> None:
+        await asyncio.sleep(0)
+        sink.write(_frame(message))
+
+    sink.hand_over(take, lambda code: None)
+
+
+def _frame(message: str | bytes) -> bytes:
+    if isinstance(message, str):
+        return build_frame(message.encode(), Encoding.JSON)
+    return build_frame(message, Encoding.MSGPACK)
+
+
+WAYS: Final = {"asgi": _by_asgi, "at-once": _at_once, "later": _later}
+"""The routes, by their names."""
+
+app: Final = Starlette(routes=[WebSocketRoute(f"/{name}", way) for name, way in WAYS.items()])

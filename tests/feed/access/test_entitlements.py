@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feed.access.entitlements import EVERYTHING, Entitlements
+from feed.ticks import Coverage, StreamKey, Subscription
+
+PATTERNS = st.from_regex(r"\A[ab]{1,4}\*?\Z") | st.just("*")
+SYMBOLS = st.from_regex(r"\A[ab]{1,5}\Z")
+
+
+def narrow(rights: Entitlements, pattern: str, channel: str = "trades") -> set[str]:
+    return {each.pattern for each in rights.narrow("live", Subscription(channel, pattern))}
+
+
+@pytest.mark.parametrize(
+    ("symbols", "wanted", "left"),
+    [
+        (("*",), "*", {"*"}),
+        (("BTC-*",), "*", {"BTC-*"}),
+        (("BTC-*", "AAPL"), "*", {"BTC-*", "AAPL"}),
+        (("BTC-*",), "B*", {"BTC-*"}),
+        (("BTC-*",), "BTC-U*", {"BTC-U*"}),
+        (("BTC-*",), "BTC-USD", {"BTC-USD"}),
+        (("BTC-*",), "ETH-USD", set()),
+        (("BTC-*",), "ETH-*", set()),
+        (("AAPL",), "AAPL", {"AAPL"}),
+        (("AAPL",), "AAPLX", set()),
+        (("AAPL",), "AA*", {"AAPL"}),
+    ],
+)
+def test_wildcards_give_what_is_covered(
+    symbols: tuple[str, ...], wanted: str, left: set[str]
+) -> None:
+    assert narrow(Entitlements(symbols=symbols), wanted) == left
+
+
+def test_feeds_and_channels_are_covered_or_not() -> None:
+    rights = Entitlements(feeds=("live",), channels=("trades",))
+    assert narrow(rights, "*")
+    assert not narrow(rights, "*", "quotes")
+    assert not rights.narrow("demo", Subscription("trades", "*"))
+
+
+@given(st.lists(PATTERNS, max_size=4), PATTERNS, SYMBOLS)
+def test_what_is_left_matches_what_both_match(symbols: list[str], wanted: str, symbol: str) -> None:
+    rights = Entitlements(symbols=tuple(symbols))
+    stream = StreamKey("live", "trades", symbol)
+
+    def matches(*patterns: str) -> bool:
+        return Coverage(Subscription("trades", each) for each in patterns).covers(stream)
+
+    assert matches(*narrow(rights, wanted)) == (matches(wanted) and matches(*symbols))
+
+
+def test_where_two_come_down_to_the_same_the_closest_counts() -> None:
+    rights = Entitlements(symbols=("AAPL",))
+    said = {Subscription("trades", "AAPL"): 1, Subscription("trades", "AAPL*"): 2,
+            Subscription("trades", "*"): 3}  # fmt: skip
+    assert rights.narrow_all("live", said) == {Subscription("trades", "AAPL"): 1}
+    assert EVERYTHING.narrow_all("live", said) == said
+
+
+def test_faults_name_what_is_wrong() -> None:
+    wrong = Entitlements(feeds=("Live!",), channels=("tades",), symbols=("B*C",))
+    assert [fault.split(":")[0] for fault in wrong.faults()] == ["feeds", "channels", "symbols"]
+    assert not list(EVERYTHING.faults())

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding as KeyEncoding
+from cryptography.hazmat.primitives.serialization import (
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from feed.access.tokens import read_key, verify_token
+from feed.errors import AuthFailed, InvalidSettings
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+RSA = rsa.generate_private_key(65_537, 2048)
+
+
+def pem(key: Any) -> bytes:
+    public: bytes = key.public_key().public_bytes(
+        KeyEncoding.PEM, PublicFormat.SubjectPublicKeyInfo
+    )
+    return public
+
+
+def token(key: Any = SECRET, algorithm: str = "HS256", **claims: Any) -> str:
+    body = {"sub": "desk", "exp": int(time.time()) + 60} | claims
+    return jwt.encode({name: each for name, each in body.items() if each is not None},
+                      key, algorithm)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("private", "algorithm"),
+    [
+        (RSA, "RS256"),
+        (RSA, "PS256"),
+        (ec.generate_private_key(ec.SECP256R1()), "ES256"),
+        (ec.generate_private_key(ec.SECP384R1()), "ES384"),
+        (ed25519.Ed25519PrivateKey.generate(), "EdDSA"),
+    ],
+)
+def test_a_public_key_takes_what_its_private_key_has_signed(private: Any, algorithm: str) -> None:
+    grant = verify_token(token(private, algorithm, symbols=["BTC-*"]), read_key(pem(private)))
+    assert grant.subject == "desk"
+    assert grant.entitlements.symbols == ("BTC-*",)
+
+
+def test_a_secret_takes_what_it_has_signed() -> None:
+    grant = verify_token(token(feeds="live, demo", max_connections=2), read_key(SECRET + b"\n"))
+    assert grant.entitlements.feeds == ("live", "demo")
+    assert grant.max_connections == 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        lambda: token(exp=int(time.time()) - 1),
+        lambda: token(exp=None),
+        lambda: token(exp="soon"),
+        lambda: token(key=SECRET[::-1]),
+        lambda: token(nbf=int(time.time()) + 60),
+        lambda: token(symbols=[1]),
+        lambda: token(symbols=["B*C"]),
+        lambda: token(channels="all"),
+        lambda: token(max_connections=0),
+        lambda: token(max_connections=True),
+        lambda: jwt.encode({"exp": time.time() + 60}, "", algorithm="none"),
+        lambda: "a.b.c",
+        lambda: "",
+        lambda: token() + "x",
+    ],
+)
+def test_anything_else_is_refused(bad: Any) -> None:
+    with pytest.raises(AuthFailed):
+        verify_token(bad(), read_key(SECRET))
+
+
+def test_a_public_key_is_never_taken_for_a_secret() -> None:
+    """Signed with the text of the PEM, by somebody who knows only what is public."""
+    public = pem(RSA)
+    body = token().split(".")[1]
+    signed = f"eyJhbGciOiJIUzI1NiJ9.{body}"
+    mac = hmac.new(public, signed.encode(), hashlib.sha256).digest()
+    forged = f"{signed}.{base64.urlsafe_b64encode(mac).decode().rstrip('=')}"
+    with pytest.raises(AuthFailed):
+        verify_token(forged, read_key(public))
+
+
+def test_audience_and_issuer_must_be_the_right_ones() -> None:
+    key = read_key(SECRET)
+    good = token(aud=["feed", "x"], iss="us")
+    assert verify_token(good, key, audience="feed", issuer="us").subject == "desk"
+    assert verify_token(good, key).subject == "desk"
+    for wrong in ({"aud": "other", "iss": "us"}, {"aud": "feed", "iss": "them"}, {"iss": "us"},
+                  {"aud": "feed"}):  # fmt: skip
+        with pytest.raises(AuthFailed):
+            verify_token(token(**wrong), key, audience="feed", issuer="us")
+
+
+def test_keys_that_should_not_be_used_are_none() -> None:
+    private = RSA.private_bytes(KeyEncoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    weak = pem(rsa.generate_private_key(65_537, 1024))
+    for content in (b"too short", private, weak, b"-----BEGIN PUBLIC KEY-----\nx\n"):
+        with pytest.raises(InvalidSettings):
+            read_key(content)

@@ -1,0 +1,188 @@
+"""Redis users with least rights: each can do its whole job, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from feed.broker import keys
+from feed.broker.acl import READER, SERVER, users
+from feed.broker.client import check_version
+from feed.broker.publisher import Publisher
+from feed.broker.store import Store
+from feed.broker.subscriber import Subscriber
+from feed.cli.common import refuse_unsuitable
+from feed.engine import Engine
+from feed.settings import Settings
+from feed.ticks import StreamKey
+from tests.builders import T0
+from tests.conftest import RunningServer, running_server, until
+from tests.feed.broker.locked import LockedStore, client_of, commands_of, locked_store
+from tests.feed.broker.stores import ES, numbered
+from tests.talk import talking
+
+FEEDS = ("live", "cme")
+PUBLISHERS_MAX = 64
+
+
+@pytest.fixture(params=[(), FEEDS], ids=["all feeds", "named feeds"])
+async def store(request: pytest.FixtureRequest, runtime_dir: Path) -> AsyncIterator[LockedStore]:
+    async with locked_store(runtime_dir, request.param) as store:
+        yield store
+
+
+async def test_a_publisher_does_its_whole_job(store: LockedStore, settings: Settings) -> None:
+    user = store.publisher("live")
+    async with client_of(store, user) as client, asyncio.timeout(30):
+        async with Publisher(client, "live", settings, waits=True) as publisher:
+            await publisher.publish([*numbered(1, 2), *numbered(1, symbol="NQ")])
+            await publisher.drain()
+            await survive_an_outage(store, publisher)
+            await outlive_a_loss(store, publisher)
+            await remove_what_is_old(store, publisher)
+        await come_after_many_others(store, client, settings)
+    assert await store.refused() == []
+    granted = commands_of(users(store.feeds)[user])
+    assert granted - await store.used() == set()
+
+
+async def survive_an_outage(store: LockedStore, publisher: Publisher) -> None:
+    store.kill()
+    await publisher.publish(numbered(3))
+    await until(lambda: publisher.is_away)
+    await store.start()
+    await publisher.drain()
+    assert (publisher.published, publisher.dropped_ticks) == (4, 0)
+
+
+async def outlive_a_loss(store: LockedStore, publisher: Publisher) -> None:
+    """Streams without their numbers, and then an epoch that is older than a stream's."""
+    before = await Store(store.admin).epoch("live")
+    await store.do("DEL", keys.meta(ES))
+    await publisher.publish(numbered(4))
+    await publisher.drain()
+    (head,) = await Store(store.admin).heads([ES])
+    assert head.epoch > before
+    assert head.seq == 1
+    later = "7" * 14 + "-000000"
+    await store.do("HSET", keys.meta(ES), "epoch", later)
+    await publisher.publish(numbered(5))
+    await publisher.drain()
+    assert (await Store(store.admin).heads([ES]))[0].epoch > later
+
+
+async def remove_what_is_old(store: LockedStore, publisher: Publisher) -> None:
+    await store.do("DEL", keys.history(ES))
+    await store.do("XADD", keys.history(ES), "1-1", "b", "", "m", "")
+    await publisher.publish(numbered(6))
+    await publisher.drain()
+    assert await store.ask("XLEN", keys.history(ES)) == 1
+
+
+async def come_after_many_others(store: LockedStore, client: Redis, settings: Settings) -> None:
+    await check_version(client)
+    for number in range(PUBLISHERS_MAX + 1):
+        await store.do("HSET", keys.meta(ES), f"p:{number}", f"{number:012x} {number}")
+    async with Publisher(client, "live", settings) as publisher:
+        await publisher.publish(numbered(7))
+        await publisher.drain()
+
+
+async def test_a_server_does_its_whole_job(store: LockedStore, runtime_dir: Path) -> None:
+    settings = Settings(linger_s=0, unlimited_addresses=(), attempts="1000/second")
+    async with (
+        asyncio.timeout(30),
+        client_of(store, store.publisher("live")) as client,
+        Publisher(client, "live", settings) as publisher,
+    ):
+        await publisher.publish(numbered(1, 2))
+        await publisher.drain()
+        await store.do("CONFIG", "RESETSTAT")
+        url = store.url_of(SERVER)
+        await refuse_unsuitable(url, store.feeds)
+        async with running_server(settings, url) as server:
+            await look(server.http)
+            await watch(server.stream, publisher)
+            await until(lambda: not subscriber_of(server).channels)
+            await lose_numbers(server, store)
+            async with running_server(settings, url) as another, talking(another.stream):
+                await come_again(server.stream, store)
+    assert await store.refused() == []
+    assert commands_of(users(store.feeds)[SERVER]) - await store.used() == set()
+
+
+def subscriber_of(server: RunningServer) -> Subscriber:
+    engine: Engine = server.app_state["engine"]
+    return engine.upstream.subscriber
+
+
+async def look(http: str) -> None:
+    async with httpx.AsyncClient(base_url=http) as client:
+        assert (await client.get("/ready")).status_code == 200
+        assert (await client.get("/symbols")).json() == [{"S": "ES", "channels": ["trades"]}]
+        assert len((await client.get("/snapshot?symbols=*")).json()) == 1
+
+
+async def watch(url: str, publisher: Publisher) -> None:
+    """Wildcards with snapshots, new symbols, the past by time and by number."""
+    async with talking(url) as talk:
+        answer = await talk.ask(action="subscribe", trades=["*"], snapshot=True, id=1)
+        assert answer["T"] == "subscription"
+        epoch = answer["epoch"]
+        assert (await talk.ticks(1))[0]["seq"] == 2
+        await publisher.publish(numbered(1, symbol="NQ"))
+        assert (await talk.ticks(1))[0]["S"] == "NQ"
+    for how in ({"start": T0.rfc3339()}, {"resume": {"epoch": epoch, "trades": {"ES": 0}}}):
+        async with talking(url) as talk:
+            await talk.ask(action="subscribe", trades=["ES"], **how)
+            assert [tick["seq"] for tick in await talk.ticks(2)] == [1, 2]
+
+
+async def lose_numbers(server: RunningServer, store: LockedStore) -> None:
+    """The store has lost what the server remembers: it begins an epoch."""
+    async with talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["ES"], id=1)
+        before = await Store(store.admin).epoch("live")
+        await store.do("HSET", keys.meta(ES), "seq", 1)
+        assert await store.kill_server_connections()
+        assert (await talk.hear())["T"] == "gap"
+    assert await Store(store.admin).epoch("live") > before
+
+
+async def come_again(url: str, store: LockedStore) -> None:
+    """Connect until a window of attempts is over, which then is the one before."""
+    while "rename" not in await store.used():
+        async with talking(url):
+            pass
+
+
+async def test_a_reader_may_look(store: LockedStore, settings: Settings) -> None:
+    async with (
+        client_of(store, store.publisher("live")) as client,
+        Publisher(client, "live", settings) as publisher,
+    ):
+        await publisher.publish(numbered(1, 2))
+    async with client_of(store, READER) as client:
+        reader: Any = client
+        looking = Store(client)
+        assert await looking.streams("live") == {ES}
+        (head,) = await looking.heads([ES])
+        assert head.seq == 2
+        assert (await looking.history(ES, 0)).complete
+        assert (await looking.locate([(ES, T0)]))[0].before == 0
+        assert (await reader.get(keys.epoch("live"))).decode() == head.epoch
+        assert len(await reader.xrevrange(keys.history(ES), count=1)) == 1
+        async with client.pubsub() as messages:
+            await messages.subscribe(keys.ticks(ES), keys.announcements("live"))
+            await messages.psubscribe(
+                keys.ticks(StreamKey(store.feeds[0] if store.feeds else "*", "*", "*"))
+            )
+            await messages.unsubscribe()
+            await messages.punsubscribe()
+    assert await store.refused() == []

@@ -32,12 +32,13 @@ _HEADERS_MAX: Final = 100
 _URL_MAX_BYTES: Final = 8 * 1024
 _BODY_MAX_BYTES: Final = 64 * 1024
 _PIPELINE_MAX: Final = 32
+_STILL_MAX: Final = 6
+"""Half a minute by default: the kernel asks for more only when a third of its buffer is free."""
 _LINE_MAX_BYTES: Final = 8 * 1024
 """The longest line that the parser of WebSocket handshakes reads."""
 
 _URL: Final = re.compile(rb"[\x21-\x7e]+")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
-_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 logger = logging.getLogger("tickcast.http")
 
@@ -65,20 +66,31 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     One timer goes with a connection. It begins anew with each request but the first, whose time
     counts from the connection's beginning. Where it finds a request that is not complete, the
-    connection ends. Where it finds an answer of which nothing was read meanwhile, it ends as well.
+    connection ends; and where it finds, several times, that nothing was read of an answer.
     """
+
+    # Among uvicorn's own attributes they would double the size of a dict.
+    __slots__ = (
+        "_due", "_due_s", "_held", "_in_head", "_is_handshake", "_is_over", "_is_receiving",
+        "_patience_s", "_size", "_still", "_timer", "_unread",
+    )  # fmt: skip
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._patience_s: float = getattr(self.config, "handshake_timeout_s", HANDSHAKE_TIMEOUT_S)
         self._timer: asyncio.TimerHandle | None = None
+        self._due_s = 0.0
+        """When the timer is to look, by the loop's clock."""
         self._unread: float = math.inf
-        """Bytes of answers that the client had not taken when the timer last looked."""
+        """Bytes of answers that the client had not taken at the last look."""
+        self._still = 0
+        """Looks since it has taken any."""
         self._is_over = False
         """Nothing is parsed any more."""
         self._is_receiving = False
         """A request has begun and is not complete."""
         self._in_head = False
+        self._is_handshake = False
         self._size = 0
         """Bytes that have come of its head, and then of its body."""
         self._held: Any = None
@@ -98,8 +110,9 @@ class FeedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _wait(self) -> None:
-        self._stop_waiting()
-        self._timer = self.loop.call_later(self._patience_s, self._look)
+        self._due_s = self.loop.time() + self._patience_s
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._patience_s, self._look)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -107,15 +120,21 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _look(self) -> None:
-        """End a connection that has not moved since the timer began."""
+        """End a connection whose time is up; look again later where that is not for us to say."""
+        # To put it off costs less than another timer for each request.
+        wait_s = self._due_s - self.loop.time()
+        self._timer = self.loop.call_later(wait_s, self._look) if wait_s > 0 else None
+        if self._timer is not None:
+            return
         unread = self.transport.get_write_buffer_size()
-        if unread and unread >= self._unread:
+        self._still = self._still + 1 if unread and unread >= self._unread else 0
+        self._unread = unread or math.inf
+        if self._is_receiving and not self._is_answering():
+            self._refuse(_Refusal(_TIMEOUT))
+        elif self._still >= _STILL_MAX:
             self.transport.abort()
         elif unread or self._is_answering() or self.timeout_keep_alive_task is not None:
-            self._unread = unread or math.inf
             self._wait()
-        elif self._is_receiving:
-            self._refuse(_Refusal(_TIMEOUT))
         else:
             self._close()
 
@@ -136,9 +155,9 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         try:
-            self._weigh()
             self.parser.feed_data(data)
-            self._size += len(data)
+            if self._is_receiving:
+                self._weigh(len(data))
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
@@ -151,14 +170,15 @@ class FeedHttpProtocol(HttpToolsProtocol):
             cause = error.__context__
             self._refuse(cause if isinstance(cause, _Refusal) else _Refusal(_MALFORMED))
 
-    def _weigh(self) -> None:
-        """Look whether more may come of a request.
+    def _weigh(self, size: int) -> None:
+        """Look whether more may come of a request, of which `size` bytes have come.
 
         A body's size is that of its chunks, and may include the end of its head.
         """
-        if self._in_head and self._size >= _HEAD_MAX_BYTES:
+        self._size += size
+        if len(self.headers) > _HEADERS_MAX or (self._in_head and self._size >= _HEAD_MAX_BYTES):
             raise _Refusal(_HEAD_TOO_LARGE)
-        if self._is_receiving and self._size > _BODY_MAX_BYTES + _SLICE_BYTES:
+        if self._size > _BODY_MAX_BYTES + _SLICE_BYTES:
             raise _Refusal(_BODY_TOO_LARGE)
 
     # -- what the parser finds
@@ -176,24 +196,21 @@ class FeedHttpProtocol(HttpToolsProtocol):
         if len(self.url) > _URL_MAX_BYTES:
             raise _Refusal(_URL_TOO_LONG)
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # Fields behind a body are for nobody here, and must not pass for headers (RFC 9110, 6.5.1).
-        if not self._in_head:
-            return
-        super().on_header(name, value)
-        if len(self.headers) > _HEADERS_MAX:
-            raise _Refusal(_HEAD_TOO_LARGE)
-        if _CONTROL.search(value):
-            raise _Refusal(_MALFORMED)
-
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._size = 0
+        if len(self.headers) > _HEADERS_MAX:
+            raise _Refusal(_HEAD_TOO_LARGE)
         if not _URL.fullmatch(self.url):
             raise _Refusal(_MALFORMED)
         has_body = self._check_framing()
+        self._is_handshake = False
         if self.parser.should_upgrade():
-            if self._should_upgrade():
+            # HTTP/1.0 knows no upgrade (RFC 9110, section 7.8), and uvicorn would call it 1.1.
+            self._is_handshake = (
+                self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+            )
+            if self._is_handshake:
                 self._check_handshake()
             if has_body:
                 # The parser takes it for what follows an upgrade, hence for the next request.
@@ -203,9 +220,14 @@ class FeedHttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= _PIPELINE_MAX:
             raise _Refusal(HTTPStatus.TOO_MANY_REQUESTS)
         super().on_headers_complete()
+        if has_body:
+            # What stands behind a body goes here, not among the headers (RFC 9110, 6.5.1).
+            self.headers = self.headers.copy()
 
     def _check_framing(self) -> bool:
         """Whether a body follows; RFC 9112, sections 3.2 and 6.3.
+
+        The parser has made sure that there is one length at the most, and that it is a number.
 
         Raises:
             _Refusal: that is not clear, or too much; or it is not clear which host is meant.
@@ -213,16 +235,16 @@ class FeedHttpProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in ("1.0", "1.1"):
             raise _Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        hosts = [value for name, value in self.headers if name == b"host"]
-        lengths = [value for name, value in self.headers if name == b"content-length"]
-        is_coded = any(name == b"transfer-encoding" for name, _ in self.headers)
-        if len(hosts) > 1 or (version == "1.1" and not hosts):
+        fields = dict(self.headers)
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or (version == "1.1" and not hosts):
             raise _Refusal(_MALFORMED)
-        if hosts and not _HOST.fullmatch(hosts[0]):
+        if hosts and not _HOST.fullmatch(fields[b"host"]):
             raise _Refusal(_MALFORMED)
-        if is_coded and (lengths or version == "1.0"):
+        length = int(fields.get(b"content-length", 0))
+        is_coded = b"transfer-encoding" in fields
+        if is_coded and (b"content-length" in fields or version == "1.0"):
             raise _Refusal(_MALFORMED)
-        length = int(lengths[0]) if lengths else 0
         if length > _BODY_MAX_BYTES:
             raise _Refusal(_BODY_TOO_LARGE)
         return is_coded or length > 0
@@ -251,13 +273,12 @@ class FeedHttpProtocol(HttpToolsProtocol):
     # -- WebSocket handshakes
 
     def _should_upgrade(self) -> bool:
-        # HTTP/1.0 knows no upgrade (RFC 9110, section 7.8), and uvicorn would call it 1.1.
-        return self.parser.get_http_version() == "1.1" and super()._should_upgrade()
+        return self._is_handshake
 
     def _check_handshake(self) -> None:
-        """Refuse what the WebSocket library would answer otherwise than it should, or not at all.
+        """Refuse what the WebSocket library would leave without an answer.
 
-        The rest it does itself: 400 for a bad key or a missing version (RFC 6455, section 4.2.2).
+        What it reads it answers itself: a bad key, or another version (RFC 6455, section 4.2.2).
         """
         if self.parser.get_method() != b"GET":
             raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"GET")])
@@ -265,13 +286,9 @@ class FeedHttpProtocol(HttpToolsProtocol):
             raise _Refusal(_URL_TOO_LONG)
         if any(len(name) + len(value) + 4 > _LINE_MAX_BYTES for name, value in self.headers):
             raise _Refusal(_HEAD_TOO_LARGE)
-        versions = [value for name, value in self.headers if name == b"sec-websocket-version"]
-        if len(versions) == 1 and versions[0] != b"13":
-            # Section 4.4: say which version is known.
-            raise _Refusal(
-                HTTPStatus.UPGRADE_REQUIRED,
-                [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")],
-            )
+        if self._is_answering():
+            # The answer would come in the midst of frames.
+            raise _Refusal(_MALFORMED)
 
     def handle_websocket_upgrade(self) -> None:
         """As uvicorn's, and let go of everything: from here on the other protocol has it all."""
@@ -301,10 +318,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
         """
         self._is_over = True
         if self._is_answering():
-            self._due = refusal
+            self._due = refusal.with_traceback(None)  # Its frames would keep this object.
             return
         logger.debug("refused a request: %d %s", refusal.status, refusal)
         if self.transport.is_closing():
+            self._close()
             return
         text = f"{refusal}\n".encode("ascii")
         headers: Headers = [

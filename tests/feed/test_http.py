@@ -11,10 +11,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import msgspec
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from feed.http import FeedHttpProtocol
 from feed.settings import Settings
 from tests.conftest import RunningServer, until
+from tests.feed.test_websocket import serving
 from tests.talk import talking
 
 LIMIT_S = 1.0
@@ -52,7 +54,8 @@ REFUSED = {
     "endless chunks": (CHUNKED + b"1000\r\n%b\r\n" % (b"a" * 4096) * 20, 413),
     "an endless chunk": (CHUNKED + b"ffffff\r\n" + b"a" * 70_000, 413),
     "an endless extension": (CHUNKED + b"1;" + b"a" * 70_000, 413),
-    "endless trailers": (CHUNKED + b"0\r\n" + b"a: b\r\n" * 12_000, 413),
+    "endless trailers": (CHUNKED + b"0\r\n" + b"a: b\r\n" * 12_000, 431),
+    "an endless trailer": (CHUNKED + b"0\r\na: " + b"b" * 70_000, 413),
     # Which host, and where does it end? (RFC 9112, sections 3.2 and 6.3)
     "two hosts": (HEAD + b"Host: y\r\n\r\n", 400),
     "no host": (b"GET /health HTTP/1.1\r\n\r\n", 400),
@@ -132,9 +135,9 @@ Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @contextlib.asynccontextmanager
-async def dialled(server: RunningServer) -> AsyncIterator[Stream]:
-    host, port = server.http.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+async def dialled(url: str, limit: int = 65_536) -> AsyncIterator[Stream]:
+    port = int(url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=limit)
     try:
         yield reader, writer
     finally:
@@ -145,13 +148,13 @@ async def dialled(server: RunningServer) -> AsyncIterator[Stream]:
 
 async def until_closed(server: RunningServer, request: bytes) -> bytes:
     """Everything that the server says before it ends the connection."""
-    async with dialled(server) as (reader, writer), asyncio.timeout(10):
+    async with dialled(server.http) as (reader, writer), asyncio.timeout(10):
         writer.write(request)
         return await reader.read()
 
 
 async def first_status(server: RunningServer, request: bytes) -> int:
-    async with dialled(server) as (reader, writer), asyncio.timeout(10):
+    async with dialled(server.http) as (reader, writer), asyncio.timeout(10):
         writer.write(request)
         return status_of(await reader.readline())
 
@@ -217,10 +220,9 @@ async def test_no_control_character_passes(server: RunningServer) -> None:
     assert {status_of(answer) for answer in answers} == {400}
 
 
-async def test_another_version_of_websocket_is_told_ours(server: RunningServer) -> None:
+async def test_a_refused_handshake_is_told_what_would_be_right(server: RunningServer) -> None:
     answer = await until_closed(server, REFUSED["version 8"][0])
     assert b"\r\nsec-websocket-version: 13\r\n" in answer.lower()
-    assert b"\r\nupgrade: websocket\r\n" in answer.lower()
     answer = await until_closed(server, REFUSED["a handshake by POST"][0])
     assert b"\r\nallow: GET\r\n" in answer
 
@@ -229,6 +231,12 @@ async def test_a_refusal_waits_for_the_answers_before_it(server: RunningServer) 
     answer = await until_closed(server, (HEAD + b"\r\n") * 3 + b"\0")
     statuses = [status_of(b"HTTP/1.1" + part) for part in answer.split(b"HTTP/1.1")[1:]]
     assert statuses == [200, 200, 200, 400]
+
+
+async def test_a_handshake_does_not_overtake_an_answer(server: RunningServer) -> None:
+    answer = await until_closed(server, HEAD + b"\r\n" + HANDSHAKE + b"\r\n")
+    statuses = [status_of(b"HTTP/1.1" + part) for part in answer.split(b"HTTP/1.1")[1:]]
+    assert statuses == [200, 400]
 
 
 async def test_what_follows_an_unknown_upgrade_is_a_request(server: RunningServer) -> None:
@@ -240,7 +248,7 @@ async def test_what_follows_an_unknown_upgrade_is_a_request(server: RunningServe
 async def test_memory_does_not_grow_with_bodies(server: RunningServer) -> None:
     async def send() -> None:
         chunk = b"8000\r\n" + b"a" * 0x8000 + b"\r\n"
-        async with dialled(server) as (reader, writer):
+        async with dialled(server.http) as (reader, writer):
             writer.write(CHUNKED)
             with contextlib.suppress(OSError):
                 for _ in range(200):
@@ -287,7 +295,7 @@ async def test_what_stalls_is_told_so_and_closed(server: RunningServer) -> None:
 
 async def test_the_time_begins_anew_with_each_request(server: RunningServer) -> None:
     loop = asyncio.get_running_loop()
-    async with dialled(server) as stream, asyncio.timeout(10):
+    async with dialled(server.http) as stream, asyncio.timeout(10):
         began_s = loop.time()
         while loop.time() - began_s < 1.5 * LIMIT_S:
             stream[1].write(HEAD)
@@ -299,8 +307,16 @@ async def test_the_time_begins_anew_with_each_request(server: RunningServer) -> 
         assert loop.time() - stalled_s < LIMIT_S + 1
 
 
+async def test_a_server_that_stops_does_not_wait_for_what_stalls(server: RunningServer) -> None:
+    async with dialled(server.http) as (reader, writer):
+        writer.write(STALLED["no body"])
+        await until(lambda: server.server.server_state.connections)
+        server.server.should_exit = True
+        assert await reader.read() == b""
+
+
 async def test_empty_lines_keep_no_connection(server: RunningServer) -> None:
-    async with dialled(server) as stream, asyncio.timeout(10):
+    async with dialled(server.http) as stream, asyncio.timeout(10):
         await answer_to_next(stream, HEAD + b"\r\n")
         assert await asyncio.wait_for(drip(stream, lambda: b"\r\n"), 2 * LIMIT_S + 1) == b""
 
@@ -315,6 +331,40 @@ async def drip(stream: Stream, next_byte: Callable[[], bytes]) -> bytes:
     return await answer
 
 
+async def big_answers(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application of which every answer exceeds what the kernel buffers."""
+    await receive()
+    if scope["type"] == "lifespan":
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+        return
+    headers = [(b"content-length", b"8000000")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": bytes(8_000_000)})
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_an_answer_lasts_as_long_as_it_is_read(settings: Settings, reads: bool) -> None:
+    quick = msgspec.structs.replace(settings, handshake_timeout_s=0.1)
+    async with (
+        serving(big_answers, quick) as (server, url),
+        dialled(url, limit=1024) as (reader, writer),
+        asyncio.timeout(20),
+    ):
+        writer.write(HEAD + b"\r\n")
+        assert b" 200 " in await reader.readline()
+        connections = server.server_state.connections
+        if not reads:
+            await until(lambda: not connections)
+            return
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(8):
+            assert connections
+            await reader.readexactly(1_000_000)
+            await asyncio.sleep(0.2)
+
+
 KINDS = ("nothing", "half a request line", "half a header", "dripped", "no body")
 
 
@@ -322,7 +372,7 @@ async def stalled_for(server: RunningServer, kind: str) -> float:
     """How long one stalled connection lasts, in seconds."""
     began_s = asyncio.get_running_loop().time()
     with contextlib.suppress(ConnectionError):
-        async with dialled(server) as stream:
+        async with dialled(server.http) as stream:
             if kind == "dripped":
                 stream[1].write(HEAD + b"X-Slow: ")
                 await drip(stream, lambda: b"a")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
@@ -91,7 +91,7 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(service: Service, settings: Settings) -> AsyncIterator[tuple[Server, str]]:
+async def serving(service: ASGIApp, settings: Settings) -> AsyncIterator[tuple[Server, str]]:
     async with running_app(service, settings) as running:
         yield running.server, running.ws
 

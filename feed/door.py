@@ -41,6 +41,7 @@ class Visitor:
         grant: what it may do; None until it has said who it is.
         rooms: where it holds a seat.
         on_change: called when its grant may no longer be what it was.
+        has_left: True from `Door.leave` on: it takes no seat any more.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Visitor:
     grant: Grant | None = None
     rooms: dict[str, int] = field(default_factory=dict)
     on_change: Callable[[], None] = _nothing
+    has_left: bool = False
 
 
 class Door:
@@ -136,6 +138,7 @@ class Door:
 
     def leave(self, visitor: Visitor) -> None:
         """Let a visitor out."""
+        visitor.has_left = True
         self._visitors.discard(visitor)
         self._seats.free(visitor.rooms)
         visitor.rooms = {}
@@ -204,4 +207,8 @@ class Door:
         full = await self._seats.take(rooms, shared=self._is_up())
         if full is not None:
             raise TooManyConnections(full)
-        visitor.rooms.update(rooms)
+        if visitor.has_left:
+            # While its secret was checked or its seat was taken; nobody else would free it.
+            self._seats.free(rooms)
+        else:
+            visitor.rooms.update(rooms)

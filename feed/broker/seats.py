@@ -57,7 +57,11 @@ class Seats:
         self._taken.update(list(rooms))
         full = next((room for room, seats in rooms.items() if self._taken[room] > seats), None)
         if full is None and shared and rooms:
-            full = await self._ask(rooms)
+            try:
+                full = await self._ask(rooms)
+            except BaseException:
+                self.free(rooms)
+                raise
         if full is not None:
             self.free(rooms)
         return full

@@ -87,8 +87,8 @@ class Door:
         Raises:
             Refused: it may not come in, or not now.
         """
-        address = (scope.get("client") or ("unknown", 0))[0]
-        visitor = Visitor(next(self._numbers), ascii(address)[1:-1])
+        address = _address_in(scope)
+        visitor = Visitor(next(self._numbers), _safe(address))
         try:
             self._check_origin(scope)
             await self._take_place(visitor, address)
@@ -111,17 +111,19 @@ class Door:
         """
         if not self.gate.asks:
             return UNASKED
-        address = (scope.get("client") or ("unknown", 0))[0]
-        visitor = Visitor(0, ascii(address)[1:-1])
+        address = _address_in(scope)
         try:
             await self._note_attempt(address)
-            credentials = credentials_in(scope["headers"])
-            if credentials is None:
-                raise AuthFailed("credentials are needed")
-            return await self.gate.admit(credentials)
-        except AuthFailed as error:
-            self.note_refusal("credentials", visitor, str(error))
-            raise Refused("credentials", 401, str(error)) from None
+            try:
+                credentials = credentials_in(scope["headers"])
+                if credentials is None:
+                    raise AuthFailed("credentials are needed")
+                return await self.gate.admit(credentials)
+            except AuthFailed as error:
+                raise Refused("credentials", 401, str(error)) from None
+        except Refused as refusal:
+            self.note_refusal(refusal.reason, Visitor(0, _safe(address)), str(refusal))
+            raise
 
     async def identify(self, visitor: Visitor, credentials: Credentials) -> Grant:
         """Find out what a visitor may do who shows credentials.
@@ -212,3 +214,13 @@ class Door:
             self._seats.free(rooms)
         else:
             visitor.rooms.update(rooms)
+
+
+def _address_in(scope: Mapping[str, Any]) -> str:
+    address: str = (scope.get("client") or ("unknown", 0))[0]
+    return address
+
+
+def _safe(address: str) -> str:
+    """An address as a log may show it: a proxy passes on whatever it was told."""
+    return ascii(address)[1:-1]

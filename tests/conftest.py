@@ -11,16 +11,19 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 import uvloop
 from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
+from feed import selfsigned
 from feed.app import create_app
 from feed.broker.client import make_client
 from feed.broker.embedded import provided_store
 from feed.broker.publisher import Publisher
+from feed.selfsigned import Pair
 from feed.server import Server, address_of, bind, server_config
 from feed.settings import Settings
 from feed.ticks import DEFAULT_FEED
@@ -55,6 +58,18 @@ def runtime_dir() -> Iterator[Path]:
 @pytest.fixture
 def settings(runtime_dir: Path) -> Settings:
     return Settings(runtime_dir=str(runtime_dir), **UNLIMITED)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    """A self-signed certificate with its key."""
+    return selfsigned.provide(tmp_path)
+
+
+@pytest.fixture
+def secure(settings: Settings, pair: Pair) -> Settings:
+    """The settings of a server that speaks TLS with it."""
+    return msgspec.structs.replace(settings, tls_cert=str(pair.cert), tls_key=str(pair.key))
 
 
 @pytest_asyncio.fixture

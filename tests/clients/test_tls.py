@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from clients import connect
@@ -19,16 +18,6 @@ from feed.selfsigned import Pair
 from feed.settings import Settings
 from tests.builders import trade
 from tests.conftest import running_server, until
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Pair:
-    return selfsigned.provide(tmp_path)
-
-
-@pytest.fixture
-def secure(settings: Settings, pair: Pair) -> Settings:
-    return msgspec.structs.replace(settings, tls_cert=str(pair.cert), tls_key=str(pair.key))
 
 
 @pytest.mark.parametrize(

@@ -27,16 +27,6 @@ from tests.conftest import RunningServer, running_server
 from tests.talk import talking
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Pair:
-    return selfsigned.provide(tmp_path)
-
-
-@pytest.fixture
-def secure(settings: Settings, pair: Pair) -> Settings:
-    return msgspec.structs.replace(settings, tls_cert=str(pair.cert), tls_key=str(pair.key))
-
-
 def trusting(cert: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=cert)
 

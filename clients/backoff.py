@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
+from feed.delays import Delays
 from feed.errors import CloseCode
 
 FIRST_S: Final = 0.2
@@ -32,8 +33,7 @@ class Backoff:
     """
 
     def __init__(self, dice: Callable[[], float] = random.random) -> None:
-        self._dice = dice
-        self._bound_s = FIRST_S
+        self._delays = Delays(FIRST_S, MAX_S, dice)
 
     def after_close(self, code: int, lasted_s: float, retry_s: float = 0.0) -> float | None:
         """Seconds to wait after a close code (0: cut); None: do not come back.
@@ -45,10 +45,10 @@ class Backoff:
         if code in _NEVER or (code in _OUR_FAULTS and not lasted_s):
             return None
         if lasted_s >= SETTLED_S:
-            self._bound_s = FIRST_S
+            self._delays.begin_anew()
         # Even a server that always says "at once" is not to be asked without pause.
-        is_first = self._bound_s == FIRST_S
-        delay_s = self._next()
+        is_first = self._delays.is_first
+        delay_s = self._delays.next_s()
         if code == CloseCode.RESTART and retry_s:
             return retry_s
         at_once = code == CloseCode.RESTART or code in _AT_ONCE
@@ -63,9 +63,4 @@ class Backoff:
         """
         if status is not None and status not in _RETRIED:
             return None
-        return max(self._next(), min(retry_after_s, RETRY_AFTER_MAX_S))
-
-    def _next(self) -> float:
-        delay_s = self._bound_s * self._dice()
-        self._bound_s = min(2 * self._bound_s, MAX_S)
-        return delay_s
+        return max(self._delays.next_s(), min(retry_after_s, RETRY_AFTER_MAX_S))

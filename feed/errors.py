@@ -186,5 +186,13 @@ class InvalidRecording(TickcastError):
     """A file of recorded ticks that can't be read as one."""
 
 
+class BadFrame(TickcastError):
+    """A venue's frame that is not what its documentation says."""
+
+
+class VenueRefused(TickcastError):
+    """A venue that will not serve us, however often it is asked."""
+
+
 class ConnectionFailed(TickcastError):
     """A server that can't be reached, or that turned the client away for good."""

@@ -45,7 +45,7 @@ _SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
 _SECONDS_MAX: Final = 10**11
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_DAMAGE: Final = (EOFError, zlib.error, zstd.ZstdError, csv.Error)
+DAMAGE: Final = (EOFError, zlib.error, zstd.ZstdError, csv.Error)
 """What is raised where a file is cut off, or its compression or its quotes make no sense."""
 
 
@@ -79,13 +79,13 @@ class CsvRecording:
         self._file: BinaryIO | None = None
         try:
             self.size_bytes = path.stat().st_size
-            with _opened(path) as (lines, _):
+            with opened(path) as (lines, _):
                 self._layout = _Layout(_read_header(lines), self._columns, symbol)
         except OSError as error:
             raise InvalidRecording(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
             raise InvalidRecording(f"{path}: neither text nor compressed text") from None
-        except (InvalidRecording, ValueError, *_DAMAGE) as error:
+        except (InvalidRecording, ValueError, *DAMAGE) as error:
             raise InvalidRecording(f"{path}: {error}") from None
 
     @property
@@ -94,14 +94,14 @@ class CsvRecording:
         return self._file.tell() if self._file else 0
 
     def __iter__(self) -> Iterator[Tick]:
-        with _opened(self._path) as (lines, stored):
+        with opened(self._path) as (lines, stored):
             self._file = stored
             rows = csv.reader(lines, delimiter=_delimiter_of(lines.readline()))
             try:
                 for row in rows:
                     if row:
                         yield from self._read_row(row, rows.line_num + 1)
-            except (OSError, UnicodeDecodeError, *_DAMAGE) as error:
+            except (OSError, UnicodeDecodeError, *DAMAGE) as error:
                 raise InvalidRecording(
                     f"{self._path}: damaged after line {rows.line_num + 1}: {error}"
                 ) from None
@@ -271,7 +271,7 @@ def _delimiter_of(header: str) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[io.TextIOWrapper, BinaryIO]]:
+def opened(path: Path) -> Iterator[tuple[io.TextIOWrapper, BinaryIO]]:
     """The file's lines, and the file below the decompression, whose position tells the progress."""
     with path.open("rb") as stored:
         magic = stored.read(4)

@@ -10,12 +10,26 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
-VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker"}
+VOCABULARY = {
+    "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "delays",
+    "tasks",
+}  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
 # Within feed, a file imports only from rows above its own.
 LAYERS = [
-    {"times", "errors", "tasks", "counters", "memory", "logs", "addresses", "rates", "headers"},
+    {
+        "times",
+        "errors",
+        "tasks",
+        "delays",
+        "counters",
+        "memory",
+        "logs",
+        "addresses",
+        "rates",
+        "headers",
+    },
     {"ticks"},
     {"batch", "closest", "delivery", "feeds", "settings", "frames"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
@@ -38,8 +52,9 @@ LAYERS = [
 ]
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
-    "closest", "conduct", "counters", "delivery", "errors", "feeds", "follower", "frames", "hub",
-    "outbox", "pieces", "positions", "protocol", "rates", "recovery", "session", "streams", "ticks",
+    "closest", "conduct", "counters", "delays", "delivery", "errors", "feeds", "follower", "frames",
+    "hub", "outbox", "pieces", "positions", "protocol", "rates", "recovery", "session", "streams",
+    "ticks",
 }  # fmt: skip
 
 

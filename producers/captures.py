@@ -1,0 +1,132 @@
+"""Ticks from captured raw frames of a venue, as `tickcast live --capture` writes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+from feed.errors import BadFrame, InvalidRecording
+from feed.ticks import Tick
+from producers.recordings import DAMAGE, opened, read_time
+from producers.venues.intake import Intake
+from producers.venues.registry import VENUES, venue_at
+from producers.venues.venue import Notice, Venue
+
+_LINE_MAX: Final = 16 * 1024 * 1024
+_FIRST_LINE_MAX: Final = 64 * 1024
+_CONNECTED: Final = re.compile(rb"(wss?://\S+) <-> \d+(?:\.\d{1,9})?\s*", re.ASCII)
+_SENT: Final = re.compile(rb"wss?://\S+ <- \d+(?:\.\d{1,9})?: ", re.ASCII)
+_RECEIVED: Final = re.compile(rb"(\d{1,19}(?:\.\d{1,9})?): (.*)", re.ASCII | re.DOTALL)
+
+
+def is_capture(path: Path) -> bool:
+    """Whether a file begins like a capture, plain or compressed."""
+    try:
+        with opened(path) as (lines, _):
+            return (
+                _CONNECTED.fullmatch(cast("BinaryIO", lines.buffer).readline(_FIRST_LINE_MAX))
+                is not None
+            )
+    except (OSError, *DAMAGE):
+        return False
+
+
+class CaptureRecording:
+    """A capture, read frame by frame: the ticks that `tickcast live` made of it, in its order.
+
+    The venue is found by the address in the file. Frames that hold no ticks are passed over, and so
+    are ticks that came twice, such as after a reconnection.
+
+    Args:
+        path: plain, gzip or zstd; told by the content.
+        on_bad_row: called with the line number and the error of each line or frame that makes no
+            sense, and of an end that was cut off; such lines are left out.
+
+    Raises:
+        InvalidRecording: the file can't be read, is no capture, or is of no known venue.
+    """
+
+    def __init__(
+        self, path: Path, on_bad_row: Callable[[int, str], None] = lambda line, error: None
+    ) -> None:
+        self._path = path
+        self._on_bad_row = on_bad_row
+        self._file: BinaryIO | None = None
+        try:
+            self.size_bytes = path.stat().st_size
+            with opened(path) as (lines, _):
+                first = cast("BinaryIO", lines.buffer).readline(_FIRST_LINE_MAX)
+        except OSError as error:
+            raise InvalidRecording(f"{path}: {error.strerror or error}") from None
+        except DAMAGE as error:
+            raise InvalidRecording(f"{path}: {error}") from None
+        connected = _CONNECTED.fullmatch(first)
+        if connected is None:
+            raise InvalidRecording(f"{path}: no capture: its first line is not `URL <-> TIME`")
+        try:
+            _venue_of(connected[1])
+        except BadFrame as error:
+            raise InvalidRecording(f"{path}: {error}") from None
+
+    @property
+    def position_bytes(self) -> int:
+        """How far into the file, as stored, the reading has come."""
+        return self._file.tell() if self._file else 0
+
+    def __iter__(self) -> Iterator[Tick]:
+        number = 0
+        with opened(self._path) as (lines, stored):
+            self._file = stored
+            data = cast("BinaryIO", lines.buffer)
+            reader = _Reader()
+            try:
+                while line := data.readline(_LINE_MAX):
+                    number += 1
+                    try:
+                        yield from reader.read(line)
+                    except (BadFrame, ValueError) as error:
+                        self._on_bad_row(number, str(error))
+            except EOFError:
+                self._on_bad_row(number + 1, "cut off")
+            except (OSError, *DAMAGE) as error:
+                raise InvalidRecording(
+                    f"{self._path}: damaged after line {number}: {error}"
+                ) from None
+            finally:
+                self._file = None
+
+
+class _Reader:
+    """What the lines of a capture mean, one after the other."""
+
+    def __init__(self) -> None:
+        self._intakes: dict[str, Intake] = {}
+        self._intake: Intake | None = None
+
+    def read(self, line: bytes) -> Iterable[Tick]:
+        """The ticks of a line; raises BadFrame or ValueError."""
+        if len(line) >= _LINE_MAX:
+            raise BadFrame(f"longer than {_LINE_MAX} bytes")
+        received = _RECEIVED.fullmatch(line.rstrip(b"\r\n"))
+        if received is not None:
+            if self._intake is None:
+                raise BadFrame("a frame of no known venue")
+            taken = self._intake.take(received[2], read_time(received[1].decode()))
+            return () if isinstance(taken, Notice) else taken
+        connected = _CONNECTED.fullmatch(line)
+        if connected is not None:
+            self._intake = None
+            venue = _venue_of(connected[1])
+            self._intake = self._intakes.setdefault(venue.name, Intake(venue))
+        elif line.strip() and _SENT.match(line) is None:
+            raise BadFrame(f"neither a frame nor a connection: {line[:40]!r}")
+        return ()
+
+
+def _venue_of(url: bytes) -> Venue:
+    venue = venue_at(url.decode("utf-8", "replace"))
+    if venue is None:
+        raise BadFrame(f"no known venue at {url[:60]!r}; known are {', '.join(VENUES)}")
+    return venue

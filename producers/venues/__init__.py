@@ -1,0 +1,1 @@
+"""Live venues: one module for each, and what runs any of them."""

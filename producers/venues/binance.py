@@ -1,0 +1,191 @@
+"""Binance, spot: trades from `trade` (or `aggTrade`), quotes from `bookTicker`, combined streams.
+
+Source: Binance Spot API documentation, "WebSocket Streams".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from feed.errors import BadFrame
+from feed.ticks import Quote, Trade
+from feed.times import Time
+from producers.venues.symbols import SymbolRule
+from producers.venues.venue import (
+    Kind,
+    Limits,
+    Notice,
+    Numbered,
+    Series,
+    Ticks,
+    Venue,
+    Wants,
+    checked,
+    decimal,
+    decode,
+)
+
+_NAME: Final = "binance"
+_STREAMS_PER_MESSAGE: Final = 200
+_MICROSECONDS_MIN: Final = 10**14
+"""Less is milliseconds: as such it lies in the year 5138, as microseconds in 1973."""
+_QUOTES: Final = tuple(
+    "USDT USDC FDUSD TUSD BUSD USDP USDS USD1 PAX DAI VAI EURI BTC ETH BNB SOL XRP TRX DOGE DOT"
+    " EUR GBP AUD TRY BRL RUB UAH NGN ZAR PLN RON ARS JPY MXN COP CZK IDR IDRT BIDR BKRW BVND KZT"
+    " UST".split()
+)
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class _Head(Struct):
+    """A combined stream's frame, or the answer to a request."""
+
+    stream: str = ""
+    id: int | str | None = None
+    code: int | None = None
+    msg: str = ""
+    error: dict[str, object] | None = None
+
+
+class _Trade(Struct):
+    """`m`: the buyer was in the book, so the taker sold. `T` is when, `E` when it was sent."""
+
+    symbol: str = field(name="s")
+    id: Number = field(name="t")
+    price: str = field(name="p")
+    quantity: str = field(name="q")
+    time: int = field(name="T")
+    sent: int = field(name="E")
+    is_buyer_maker: bool = field(name="m")
+
+
+class _Aggregate(Struct):
+    """What one taker order traded at one price, in one; with a number of its own."""
+
+    symbol: str = field(name="s")
+    id: Number = field(name="a")
+    price: str = field(name="p")
+    quantity: str = field(name="q")
+    time: int = field(name="T")
+    sent: int = field(name="E")
+    is_buyer_maker: bool = field(name="m")
+
+
+class _BookTicker(Struct):
+    """The best bid and ask. It says no time."""
+
+    update: Number = field(name="u")
+    symbol: str = field(name="s")
+    bid: str = field(name="b")
+    bid_quantity: str = field(name="B")
+    ask: str = field(name="a")
+    ask_quantity: str = field(name="A")
+
+
+class _OfTrade(Struct):
+    data: _Trade
+
+
+class _OfAggregate(Struct):
+    data: _Aggregate
+
+
+class _OfBookTicker(Struct):
+    data: _BookTicker
+
+
+_HEAD: Final = msgspec.json.Decoder(_Head)
+_TRADE: Final = msgspec.json.Decoder(_OfTrade)
+_AGGREGATE: Final = msgspec.json.Decoder(_OfAggregate)
+_BOOK_TICKER: Final = msgspec.json.Decoder(_OfBookTicker)
+
+
+class Binance(Venue):
+    """See `producers.venues.venue.Venue`."""
+
+    name = _NAME
+    url = "wss://stream.binance.com:9443/stream?timeUnit=MICROSECOND"
+    hosts = ("binance.com", "binance.vision")
+    # Documented are 1,024 streams, and 5 messages a second with pings and pongs among them.
+    limits = Limits(streams=1024, messages_per_s=2)
+    silence_max_s = None  # There is no heartbeat, and quiet markets are quiet.
+    symbols = SymbolRule("", quotes=_QUOTES)
+
+    def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
+        """Up to 200 streams a message, so that none gets too long."""
+        kinds = ["trade"] * wants.trades + ["bookTicker"] * wants.quotes
+        streams = [f"{name.lower()}@{kind}" for name in names for kind in kinds]
+        parts = (
+            streams[start : start + _STREAMS_PER_MESSAGE]
+            for start in range(0, len(streams), _STREAMS_PER_MESSAGE)
+        )
+        return [
+            msgspec.json.encode({"method": "SUBSCRIBE", "params": part, "id": number})
+            for number, part in enumerate(parts, 1)
+        ]
+
+    def parse(self, frame: bytes, received: Time) -> Ticks | Notice:
+        head = decode(_HEAD, frame)
+        kind = head.stream.partition("@")[2]
+        try:
+            match kind:
+                case "trade":
+                    return self._read_trade(decode(_TRADE, frame).data, Series.TRADES)
+                case "aggTrade":
+                    return self._read_trade(decode(_AGGREGATE, frame).data, Series.AGGREGATES)
+                case "bookTicker":
+                    return self._read_quote(decode(_BOOK_TICKER, frame).data, received)
+        except ValueError as error:
+            raise BadFrame(str(error)) from None
+        return _read_answer(head)
+
+    def _read_trade(self, trade: _Trade | _Aggregate, series: Series) -> Ticks:
+        tick = Trade(
+            symbol=self.symbols.ours(trade.symbol),
+            id=trade.id,
+            venue=_NAME,
+            price=decimal(trade.price),
+            size=decimal(trade.quantity),
+            side="S" if trade.is_buyer_maker else "B",
+            time=_time(trade.time),
+        )
+        return Ticks((Numbered(checked(tick), series, trade.id),), _time(trade.sent))
+
+    def _read_quote(self, book: _BookTicker, received: Time) -> Ticks:
+        quote = Quote(
+            symbol=self.symbols.ours(book.symbol),
+            bid_venue=_NAME,
+            bid_price=decimal(book.bid),
+            bid_size=decimal(book.bid_quantity),
+            ask_venue=_NAME,
+            ask_price=decimal(book.ask),
+            ask_size=decimal(book.ask_quantity),
+            time=received,
+        )
+        return Ticks((Numbered(checked(quote), Series.QUOTES, book.update),))
+
+
+def _read_answer(head: _Head) -> Notice:
+    if head.error is not None:
+        return Notice(Kind.REFUSED, str(head.error.get("msg", "refused without a reason")))
+    if head.code is not None:
+        return Notice(Kind.REFUSED, head.msg or f"error {head.code}")
+    if head.id is not None:
+        return Notice(Kind.ACCEPTED, "SUBSCRIBE")
+    return Notice(Kind.UNMAPPED, head.stream[:40] or "other")
+
+
+def _time(number: int) -> Time:
+    """A time in milliseconds or microseconds, as the connection's `timeUnit` says.
+
+    Raises:
+        ValueError: outside the 64-bit range.
+    """
+    return Time.from_wire(number * (1000 if number >= _MICROSECONDS_MIN else 1_000_000))
+
+
+VENUE: Final[Venue] = Binance()

@@ -1,0 +1,156 @@
+"""Coinbase Exchange: trades from `matches`, quotes from `ticker`.
+
+Source: Coinbase Exchange documentation, "WebSocket Channels" and "WebSocket Rate Limits".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from feed.errors import BadFrame
+from feed.ticks import Quote, Trade
+from feed.times import Time
+from producers.venues.symbols import SymbolRule
+from producers.venues.venue import (
+    Kind,
+    Limits,
+    Notice,
+    Numbered,
+    Series,
+    Ticks,
+    Venue,
+    Wants,
+    checked,
+    decimal,
+    decode,
+)
+
+_NAME: Final = "coinbase"
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class _Head(Struct):
+    type: str
+
+
+class _Match(Struct):
+    """`match`, and `last_match`, which is the one before the subscription.
+
+    `side` is the side of the order that was in the book, the maker's.
+    """
+
+    trade_id: Number
+    side: Literal["buy", "sell"]
+    size: str
+    price: str
+    product_id: str
+    time: str
+
+
+class _Ticker(Struct):
+    """`ticker`: the best bid and ask after a trade; sizes since 2022 or so.
+
+    It holds the trade as well, with the taker's side. `matches` tells that better: where trades
+    come in bursts, tickers are left out.
+    """
+
+    sequence: Number
+    product_id: str
+    time: str | None = None
+    best_bid: str = ""
+    best_bid_size: str = "0"
+    best_ask: str = ""
+    best_ask_size: str = "0"
+
+
+class _Heartbeat(Struct):
+    time: str
+
+
+class _Error(Struct):
+    message: str
+    reason: str = ""
+
+
+_HEAD: Final = msgspec.json.Decoder(_Head)
+_MATCH: Final = msgspec.json.Decoder(_Match)
+_TICKER: Final = msgspec.json.Decoder(_Ticker)
+_HEARTBEAT: Final = msgspec.json.Decoder(_Heartbeat)
+_ERROR: Final = msgspec.json.Decoder(_Error)
+
+
+class Coinbase(Venue):
+    """See `producers.venues.venue.Venue`."""
+
+    name = _NAME
+    url = "wss://ws-feed.exchange.coinbase.com"
+    hosts = ("coinbase.com", "gdax.com")
+    # Ten messages a second is documented; how many products, is not.
+    limits = Limits(streams=1000, messages_per_s=10)
+    silence_max_s = 10.0  # A heartbeat comes every second.
+    symbols = SymbolRule("-")
+
+    def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
+        """One message for each product: a product that is refused takes no other with it."""
+        channels = ["heartbeat"]
+        if wants.trades:
+            channels.append("matches")
+        if wants.quotes:
+            channels.append("ticker")
+        return [
+            msgspec.json.encode({"type": "subscribe", "product_ids": [name], "channels": channels})
+            for name in names
+        ]
+
+    def parse(self, frame: bytes, received: Time) -> Ticks | Notice:
+        kind = decode(_HEAD, frame).type
+        try:
+            match kind:
+                case "match" | "last_match":
+                    return self._read_match(decode(_MATCH, frame))
+                case "ticker":
+                    return self._read_ticker(decode(_TICKER, frame), received)
+                case "heartbeat":
+                    time = Time.parse(decode(_HEARTBEAT, frame).time)
+                    return Notice(Kind.HEARTBEAT, kind, time)
+                case "error":
+                    error = decode(_ERROR, frame)
+                    return Notice(Kind.REFUSED, f"{error.message}: {error.reason}".strip(": "))
+        except ValueError as error:
+            raise BadFrame(str(error)) from None
+        return Notice(Kind.ACCEPTED if kind == "subscriptions" else Kind.UNMAPPED, kind[:40])
+
+    def _read_match(self, match: _Match) -> Ticks:
+        trade = Trade(
+            symbol=self.symbols.ours(match.product_id),
+            id=match.trade_id,
+            venue=_NAME,
+            price=decimal(match.price),
+            size=decimal(match.size),
+            side="S" if match.side == "buy" else "B",
+            time=Time.parse(match.time),
+        )
+        return Ticks((Numbered(checked(trade), Series.TRADES, match.trade_id),), trade.time)
+
+    def _read_ticker(self, ticker: _Ticker, received: Time) -> Ticks | Notice:
+        if not (ticker.best_bid and ticker.best_ask):
+            return Notice(Kind.UNMAPPED, "ticker without a quote")
+        time = Time.parse(ticker.time) if ticker.time else None
+        quote = Quote(
+            symbol=self.symbols.ours(ticker.product_id),
+            bid_venue=_NAME,
+            bid_price=decimal(ticker.best_bid),
+            bid_size=decimal(ticker.best_bid_size),
+            ask_venue=_NAME,
+            ask_price=decimal(ticker.best_ask),
+            ask_size=decimal(ticker.best_ask_size),
+            time=received if time is None else time,
+        )
+        return Ticks((Numbered(checked(quote), Series.QUOTES, ticker.sequence),), time)
+
+
+VENUE: Final[Venue] = Coinbase()

@@ -1,0 +1,163 @@
+"""Kraken, WebSocket v2: trades from `trade`, quotes from `ticker` with the trigger `bbo`.
+
+Source: Kraken's documentation, "Spot WebSocket v2": "Trades", "Ticker (Level 1)", "Heartbeat".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from feed.errors import BadFrame
+from feed.ticks import Quote, Trade
+from feed.times import Time
+from producers.venues.symbols import SymbolRule
+from producers.venues.venue import (
+    Kind,
+    Limits,
+    Notice,
+    Numbered,
+    Series,
+    Ticks,
+    Venue,
+    Wants,
+    checked,
+    decode,
+)
+
+_NAME: Final = "kraken"
+_SYMBOLS_PER_MESSAGE: Final = 100
+
+
+class _Head(Struct):
+    channel: str = ""
+    method: str = ""
+    success: bool = True
+    error: str | None = None
+    symbol: str | None = None
+    time_out: str | None = None
+
+
+class _Trade(Struct):
+    """One trade; `side` is the taker's. Numbers come as numbers, not as strings."""
+
+    symbol: str
+    side: Literal["buy", "sell"]
+    price: float
+    qty: float
+    trade_id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    timestamp: str
+
+
+class _Trades(Struct):
+    data: list[_Trade]
+
+
+class _Ticker(Struct):
+    """The best bid and ask. `timestamp` came late to v2."""
+
+    symbol: str
+    bid: float | None = None
+    bid_qty: float = 0.0
+    ask: float | None = None
+    ask_qty: float = 0.0
+    timestamp: str | None = None
+
+
+class _Tickers(Struct):
+    data: list[_Ticker]
+
+
+_HEAD: Final = msgspec.json.Decoder(_Head)
+_TRADES: Final = msgspec.json.Decoder(_Trades)
+_TICKERS: Final = msgspec.json.Decoder(_Tickers)
+
+
+class Kraken(Venue):
+    """See `producers.venues.venue.Venue`."""
+
+    name = _NAME
+    url = "wss://ws.kraken.com/v2"
+    hosts = ("kraken.com",)
+    # Neither is documented for public channels; both are on the safe side.
+    limits = Limits(streams=1000, messages_per_s=5)
+    silence_max_s = 10.0  # A heartbeat comes every second while nothing else does.
+    symbols = SymbolRule("/", renamed={"XBT": "BTC", "XDG": "DOGE"})
+
+    def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
+        """Quotes come with the latest at once, trades without those of the past."""
+        channels: list[dict[str, object]] = []
+        if wants.trades:
+            channels.append({"channel": "trade", "snapshot": False})
+        if wants.quotes:
+            channels.append({"channel": "ticker", "event_trigger": "bbo", "snapshot": True})
+        return [
+            msgspec.json.encode(
+                {"method": "subscribe", "params": {**channel, "symbol": list(part)}}
+            )
+            for start in range(0, len(names), _SYMBOLS_PER_MESSAGE)
+            for part in (names[start : start + _SYMBOLS_PER_MESSAGE],)
+            for channel in channels
+        ]
+
+    def parse(self, frame: bytes, received: Time) -> Ticks | Notice:
+        head = decode(_HEAD, frame)
+        try:
+            match head.channel:
+                case "trade":
+                    return self._read_trades(decode(_TRADES, frame).data)
+                case "ticker":
+                    return self._read_tickers(decode(_TICKERS, frame).data, received)
+                case "heartbeat":
+                    return Notice(Kind.HEARTBEAT, "heartbeat")
+            time = Time.parse(head.time_out) if head.time_out else None
+        except ValueError as error:
+            raise BadFrame(str(error)) from None
+        if head.error is not None or not head.success:
+            text = head.error or "refused without a reason"
+            named = f" ({head.symbol})" if head.symbol and head.symbol not in text else ""
+            return Notice(Kind.REFUSED, text + named, time)
+        if head.method == "subscribe":
+            return Notice(Kind.ACCEPTED, "subscribe", time)
+        return Notice(Kind.UNMAPPED, (head.channel or head.method or "other")[:40], time)
+
+    def _read_trades(self, trades: list[_Trade]) -> Ticks:
+        found = []
+        for each in trades:
+            trade = Trade(
+                symbol=self.symbols.ours(each.symbol),
+                id=each.trade_id,
+                venue=_NAME,
+                price=each.price,
+                size=each.qty,
+                side="B" if each.side == "buy" else "S",
+                time=Time.parse(each.timestamp),
+            )
+            found.append(Numbered(checked(trade), Series.TRADES, each.trade_id))
+        return Ticks(found, found[-1].tick.time if found else None)
+
+    def _read_tickers(self, tickers: list[_Ticker], received: Time) -> Ticks | Notice:
+        found = []
+        time = None
+        for each in tickers:
+            if each.bid is None or each.ask is None:
+                continue
+            time = Time.parse(each.timestamp) if each.timestamp else None
+            quote = Quote(
+                symbol=self.symbols.ours(each.symbol),
+                bid_venue=_NAME,
+                bid_price=each.bid,
+                bid_size=each.bid_qty,
+                ask_venue=_NAME,
+                ask_price=each.ask,
+                ask_size=each.ask_qty,
+                time=received if time is None else time,
+            )
+            found.append(Numbered(checked(quote)))
+        return Ticks(found, time) if found else Notice(Kind.UNMAPPED, "ticker without a quote")
+
+
+VENUE: Final[Venue] = Kraken()

@@ -1,0 +1,32 @@
+"""The venues that are known, by name and by address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import urlsplit
+
+from producers.venues.binance import VENUE as BINANCE
+from producers.venues.coinbase import VENUE as COINBASE
+from producers.venues.kraken import VENUE as KRAKEN
+from producers.venues.venue import Venue
+
+VENUES: Final[Mapping[str, Venue]] = {venue.name: venue for venue in (BINANCE, COINBASE, KRAKEN)}
+
+
+def venue_at(url: str) -> Venue | None:
+    """The venue that is found at an address, or that its fragment names: `ws://…#kraken`.
+
+    A fragment is never sent. Captures name the venue in it where the address does not tell.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        return None
+    if parts.fragment in VENUES:
+        return VENUES[parts.fragment]
+    for venue in VENUES.values():
+        if any(host == each or host.endswith(f".{each}") for each in venue.hosts):
+            return venue
+    return None

@@ -198,15 +198,16 @@ class Runner:
                 return await socket.recv(decode=False)
         # The library's own keepalive would not do: while Redis is slow nothing is read, pongs
         # included, and a sound connection would be given up.
-        pong: Awaitable[float] | None = None
+        pong: asyncio.Future[float] | None = None
         while True:
             try:
                 async with asyncio.timeout(self._ping_after_s):
                     return await socket.recv(decode=False)
             except TimeoutError:
-                if pong is not None and not asyncio.ensure_future(pong).done():
+                if pong is not None and not pong.done():
                     raise
                 pong = asyncio.ensure_future(await socket.ping())
+                pong.add_done_callback(_forget)
 
     async def _take(self, frame: bytes, received: Time) -> None:
         try:
@@ -235,3 +236,9 @@ class Runner:
                 self._refused.add(symbol)
         if len(self._refused) == len(self._names):
             raise VenueRefused(f"{self._venue.name}: {text[:_FRAME_SHOWN]}")
+
+
+def _forget(pong: asyncio.Future[float]) -> None:
+    """A pong that never comes fails with the connection, of which somebody else tells."""
+    if not pong.cancelled():
+        pong.exception()

@@ -40,6 +40,38 @@ CSV: Final = (
     b"ts,sym,bid,bidsize,ask,asksize,price,size\n1378054800083,A,1,2,3,4,,\n1378054801,B,,,,,5,6\n",
     b'\xef\xbb\xbft\tp\ts\tsymbol\r\n1.5\t"1"\t1\tA\r\n\r\n2\t1\n',
 )
+COINBASE: Final = (
+    b'{"type":"match","trade_id":280232,"side":"sell","size":"985","price":"0.00001305",'
+    b'"product_id":"SKL-BTC","sequence":177100030,"time":"2021-04-17T16:43:37.089723Z"}',
+    b'{"type":"ticker","sequence":5,"product_id":"A-B","best_bid":"1.5","best_bid_size":"1",'
+    b'"best_ask":"2","best_ask_size":"0","time":"2021-04-17T16:43:37Z"}',
+    b'{"type":"heartbeat","sequence":9,"product_id":"A-B","time":"2014-11-07T08:19:28.464459Z"}',
+    b'{"type":"error","message":"Failed to subscribe","reason":"A-B is not a valid product"}',
+)
+KRAKEN: Final = (
+    b'{"channel":"trade","type":"update","data":[{"symbol":"XBT/USD","side":"sell","price":0.51,'
+    b'"qty":40,"trade_id":4665906,"timestamp":"2023-09-25T07:49:37.708706Z"}]}',
+    b'{"channel":"ticker","type":"snapshot","data":[{"symbol":"A/B","bid":0.1,"bid_qty":740.0,'
+    b'"ask":0.2,"ask_qty":1e3,"timestamp":"2023-09-25T07:49:37.708706Z"}]}',
+    b'{"error":"Currency pair not supported A/B","method":"subscribe","success":false,'
+    b'"symbol":"A/B","time_out":"2023-09-25T09:04:31.742648Z"}',
+)
+BINANCE: Final = (
+    b'{"stream":"bnbbtc@trade","data":{"e":"trade","E":1672515782136,"s":"BNBBTC","t":12345,'
+    b'"p":"0.001","q":"100","T":1672515782136001,"m":true,"M":true}}',
+    b'{"stream":"x@aggTrade","data":{"E":1633998523963,"s":"NKNUSDT","a":15683430,"p":"0.35",'
+    b'"q":"58.00000000","T":1633998523963,"m":false}}',
+    b'{"stream":"x@bookTicker","data":{"u":499869768,"s":"NKNUSDT","b":"0.352","B":"672",'
+    b'"a":"0.353","A":"3199.00000000"}}',
+    b'{"error":{"code":3,"msg":"Invalid JSON"},"id":1}',
+    b'{"result":null,"id":1}',
+)
+CAPTURES: Final = (
+    b"wss://ws.kraken.com/v2 <-> 1618677816.8434298\nwss://ws.kraken.com/v2 <- 1618677817.02: {}\n"
+    b"1618677817.061845: %b\n1618677818: %b\n" % KRAKEN[:2],
+    b"ws://127.0.0.1:9#binance <-> 1\n\n2: %b\nwss://coinbase.com/ <-> 3\n3: %b\r\n"
+    % (BINANCE[0], COINBASE[0]),
+)
 COLUMNS: Final = (b"time=DateTime,price=Last", b"bid_size=a = b")
 CREDENTIALS: Final = (
     b"authorization:Bearer tick_0123456789ab_" + b"x" * 43,

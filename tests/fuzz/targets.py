@@ -22,13 +22,35 @@ from feed.access.keyring import parse_keys
 from feed.access.secrets import key_id_of
 from feed.access.tokens import read_key, verify_token
 from feed.actions import Action, Auth, Configure, Subscribe, Unsubscribe, parse_action
-from feed.errors import AuthFailed, InvalidAction, InvalidRecording, InvalidSettings, InvalidTick
+from feed.errors import (
+    AuthFailed,
+    BadFrame,
+    InvalidAction,
+    InvalidRecording,
+    InvalidSettings,
+    InvalidTick,
+)
 from feed.ticks import Encoding, Tick, encode, pack, sort_channels, unpack, validate
 from feed.times import Time
+from producers.captures import CaptureRecording, is_capture
 from producers.lines import LineSplitter, parse_line
 from producers.recordings import CsvRecording, parse_columns, read_time
+from producers.venues.registry import VENUES
+from producers.venues.venue import Ticks
 from tests.builders import bar, quote, trade
-from tests.fuzz.seeds import ACTIONS, COLUMNS, CREDENTIALS, CSV, KEYS, LINES, TIMES
+from tests.fuzz.seeds import (
+    ACTIONS,
+    BINANCE,
+    CAPTURES,
+    COINBASE,
+    COLUMNS,
+    CREDENTIALS,
+    CSV,
+    KEYS,
+    KRAKEN,
+    LINES,
+    TIMES,
+)
 
 NOW: Final = Time(123)
 
@@ -167,6 +189,33 @@ def check_csv(data: bytes) -> None:
             assert all(line > 1 and words for line, words in bad)
 
 
+def check_venue(name: str) -> Callable[[bytes], None]:
+    """A frame of a venue."""
+
+    def check(data: bytes) -> None:
+        with suppress(BadFrame):
+            said = VENUES[name].parse(data, NOW)
+            if isinstance(said, Ticks):
+                for each in said.ticks:
+                    _check_tick(each.tick)
+                    assert 0 <= each.number < 2**63
+
+    return check
+
+
+def check_capture(data: bytes) -> None:
+    """A file of captured frames, plain or compressed."""
+    with tempfile.NamedTemporaryFile() as file:
+        path = Path(file.name)
+        path.write_bytes(data)
+        bad: list[tuple[int, str]] = []
+        with suppress(InvalidRecording):
+            for tick in CaptureRecording(path, lambda *row: bad.append(row)):
+                _check_tick(tick)
+            assert is_capture(path)
+        assert all(line > 1 and words for line, words in bad)
+
+
 def check_columns(data: bytes) -> None:
     """What `--columns` takes."""
     text = data.decode("utf-8", "replace")
@@ -218,6 +267,10 @@ TARGETS: Final = (
     Target("line", check_line, (*_TICKS, *LINES)),
     Target("splitter", check_splitter, (b"\x04a\nbc\n\nd", b"\x01" + b"x" * 12 + b"\ny\n")),
     Target("csv", check_csv, (*CSV, gzip.compress(CSV[0], mtime=0))),
+    Target("coinbase", check_venue("coinbase"), COINBASE),
+    Target("kraken", check_venue("kraken"), KRAKEN),
+    Target("binance", check_venue("binance"), BINANCE),
+    Target("capture", check_capture, (*CAPTURES, gzip.compress(CAPTURES[0], mtime=0))),
     Target("columns", check_columns, COLUMNS),
     Target("credentials", check_credentials, CREDENTIALS),
     Target("keys", check_keys, KEYS),

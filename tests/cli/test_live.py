@@ -1,0 +1,188 @@
+"""`tickcast live`, run as a user runs it, against a venue on a loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from feed.ticks import Encoding, Quote, Tick, Trade, encode
+from feed.times import Time
+from producers.captures import CaptureRecording
+from tests.cli.conftest import Cli
+from tests.conftest import RunningServer
+from tests.producers.venues.recorded import (
+    BINANCE,
+    BINANCE_SYMBOLS,
+    COINBASE,
+    binance_tick,
+    coinbase_tick,
+    needs_captures,
+    received_from,
+)
+from tests.producers.venues.simulator import simulated
+from tests.producers.venues.test_intake import match
+from tests.producers.venues.test_runner import REFUSED
+from tests.talk import Talk, talking
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nasdaq", "A-B"], 2, "'nasdaq' is not one of 'binance', 'coinbase', 'kraken'."),
+        (["coinbase"], 2, "Missing argument 'SYMBOL…'."),
+        (["coinbase", "btc-usd"], 2, "coinbase: 'btc-usd' is not BASE-QUOTE in capitals"),
+        (["kraken", "XBT-USD"], 2, "kraken: 'XBT-USD' is called BTC-USD here"),
+        (["binance", "BTC-XYZ"], 2, "binance: 'BTC-XYZ': the venue has no markets quoted in that"),
+        (["coinbase", "A-B", "--url", "http://x"], 2, "'http://x' is no ws:// or wss:// address"),
+        (["coinbase", "A-B", "--url", "ws://"], 2, "'ws://' is no ws:// or wss:// address"),
+        (["coinbase", "A-B", "--capture", "/dev/null/x"], 2, "/dev/null/x: Not a directory"),
+        (["coinbase", "A-B", "--url", "ws://127.0.0.1:1"], 1, "no store is running"),
+    ],
+)
+async def test_misuse_is_told_in_one_line(
+    cli: Cli, words: list[str], code: int, message: str
+) -> None:
+    done = await cli.run("live", *words)
+    assert done.code == code
+    assert message in done.err
+    assert done.err.count("\n") == 1
+
+
+async def test_an_unknown_product_is_told_and_ends_it_where_there_is_no_other(
+    cli: Cli, redis_url: str
+) -> None:
+    async with simulated([REFUSED % b"FOO-BAR"]) as venue:
+        done = await cli.run(
+            "live", "coinbase", "FOO-BAR", "--url", venue.url, "--redis", redis_url
+        )
+    assert done.code == 1
+    last = "tickcast: coinbase: Failed to subscribe: FOO-BAR is not a valid product\n"
+    assert done.err.endswith(last)
+
+
+async def test_ctrl_c_ends_it_with_all_published_and_captured(
+    cli: Cli, redis_url: str, server: RunningServer, tmp_path: Path
+) -> None:
+    frames = [match(number) for number in range(1, 501)]
+    async with simulated(frames) as venue, talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["BTC-USD"])
+        process = await cli.start(
+            "live", "coinbase", "BTC-USD", "--trades", "--url", venue.url, "--redis", redis_url,
+            "--capture", str(tmp_path),
+        )  # fmt: skip
+        assert [tick["i"] for tick in await talk.ticks(500)] == list(range(1, 501))
+        assert b"ticker" not in venue.asked[0][0]
+        process.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 130
+    assert out == b""
+    assert b"500 ticks from coinbase, 0 missing, 0 reconnects, 0 bad frames\n" in err
+    assert b"Traceback" not in err
+    (path,) = tmp_path.iterdir()
+    bad: list[Any] = []
+    recording = CaptureRecording(path, lambda *row: bad.append(row))
+    assert [tick.id for tick in recording if isinstance(tick, Trade)] == list(range(1, 501))
+    assert bad == []
+
+
+def builtins(tick: Tick | dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+    """A tick as a client sees it, without what the server adds."""
+    if isinstance(tick, dict):
+        fields = dict(tick)
+        del fields["seq"]
+        fields["t"] = int(Time.from_wire(fields["t"]))
+        return fields
+    fields = msgspec.json.decode(encode(tick, Encoding.JSON))
+    return {**fields, "t": int(tick.time)}
+
+
+async def listening(talk: Talk, symbols: list[str]) -> None:
+    await talk.ask(action="subscribe", trades=symbols, quotes=symbols)
+
+
+@needs_captures
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_all_recorded_coinbase_ticks_arrive_at_a_client(
+    cli: Cli, redis_url: str, server: RunningServer, encoding: Encoding
+) -> None:
+    received = list(received_from(COINBASE))
+    expected = [tick for each in received if (tick := coinbase_tick(each))]
+    symbols = sorted({tick.symbol for tick in expected})
+    async with (
+        simulated([each.frame for each in received], asks=len(symbols)) as venue,
+        talking(f"{server.stream}?encoding={encoding.value}") as talk,
+    ):
+        await listening(talk, symbols)
+        await cli.start(
+            "live", "coinbase", *symbols, "--url", venue.url, "--redis", redis_url
+        )  # fmt: skip
+        got = await talk.ticks(len(expected))
+    check_streams(got, expected, encoding)
+
+
+@needs_captures
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_all_recorded_binance_ticks_arrive_at_a_client(
+    cli: Cli, redis_url: str, server: RunningServer, encoding: Encoding
+) -> None:
+    received = list(received_from(BINANCE))
+    expected = [tick for each in received if (tick := binance_tick(each))]
+    began = Time.now()
+    async with (
+        simulated([each.frame for each in received]) as venue,
+        talking(f"{server.stream}?encoding={encoding.value}") as talk,
+    ):
+        await listening(talk, BINANCE_SYMBOLS)
+        await cli.start(
+            "live", "binance", *BINANCE_SYMBOLS, "--url", venue.url, "--redis", redis_url
+        )  # fmt: skip
+        got = await talk.ticks(len(expected))
+    # The venue gives quotes no time, so theirs is when they were received: now.
+    for tick in got:
+        if tick["T"] == "q":
+            time = Time.from_wire(tick["t"])
+            assert began <= time <= Time.now()
+            tick["t"] = 0
+    for source in expected:
+        if isinstance(source, Quote):
+            source.time = Time(0)
+    check_streams(got, expected, encoding)
+
+
+def check_streams(got: list[dict[str, Any]], expected: list[Tick], encoding: Encoding) -> None:
+    """Each stream is complete, in order and exact."""
+
+    def streams(ticks: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for tick in ticks:
+            found.setdefault((tick["T"], tick["S"]), []).append(tick)
+        return found
+
+    assert streams([builtins(each, encoding) for each in got]) == streams(
+        [builtins(each, encoding) for each in expected]
+    )
+
+
+async def test_a_log_line_says_what_was_lost(
+    cli: Cli, redis_url: str, server: RunningServer
+) -> None:
+    async with simulated([match(1), b"\x1b[2J", match(5)]) as venue, talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["BTC-USD"])
+        process = await cli.start(
+            "live", "coinbase", "BTC-USD", "--url", venue.url, "--redis", redis_url
+        )
+        await talk.ticks(2)
+        process.send_signal(signal.SIGTERM)
+        _, err = await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 130
+    text = err.decode()
+    assert re.search(r"trades are missing venue=coinbase symbol=BTC-USD first=2 last=4\n", text)
+    assert r"frame=\x1b[2J" in text
+    assert "\x1b" not in text
+    assert "2 ticks from coinbase, 3 missing, 0 reconnects, 1 bad frames\n" in text

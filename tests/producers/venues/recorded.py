@@ -1,0 +1,108 @@
+"""The recorded frames, and the ticks in them, worked out by other means than the product's."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import pytest
+
+from feed.ticks import Quote, Tick, Trade
+from feed.times import Time
+from tests.conftest import DATA
+
+COINBASE = DATA / "coinbase-exchange-ws.txt.gz"
+BINANCE = DATA / "binance-spot-ws.txt.gz"
+needs_captures = pytest.mark.skipif(
+    not (COINBASE.exists() and BINANCE.exists()),
+    reason="the recorded frames are not beside this checkout",
+)
+_BINANCE_NAMES = {
+    "NKNUSDT": "NKN-USDT", "BLZETH": "BLZ-ETH", "LRCBTC": "LRC-BTC", "RUNEEUR": "RUNE-EUR"
+}  # fmt: skip
+BINANCE_SYMBOLS = list(_BINANCE_NAMES.values())
+_OTHER_SIDE: dict[str, Any] = {"buy": "S", "sell": "B"}
+
+
+class Received(NamedTuple):
+    """A recorded frame; `at` is nanoseconds since the epoch."""
+
+    at: int
+    frame: bytes
+
+
+def received_from(path: Any) -> Iterator[Received]:
+    """All frames that came from the venue."""
+    with gzip.open(path) as lines:
+        for line in lines:
+            when, _, frame = line.rstrip(b"\n").partition(b": ")
+            if when[:1].isdigit():
+                yield Received(int(Decimal(when.decode()) * 10**9), frame)
+
+
+def coinbase_tick(received: Received) -> Tick | None:
+    """The tick that a Coinbase frame stands for, if any."""
+    said = json.loads(received.frame)
+    if said["type"] in ("match", "last_match"):
+        return Trade(
+            symbol=said["product_id"],
+            id=said["trade_id"],
+            venue="coinbase",
+            price=_number(said["price"]),
+            size=_number(said["size"]),
+            side=_OTHER_SIDE[said["side"]],
+            time=_iso(said["time"]),
+        )
+    if said["type"] == "ticker":
+        return Quote(
+            symbol=said["product_id"],
+            bid_venue="coinbase",
+            bid_price=_number(said["best_bid"]),
+            bid_size=0.0,
+            ask_venue="coinbase",
+            ask_price=_number(said["best_ask"]),
+            ask_size=0.0,
+            time=_iso(said["time"]),
+        )
+    return None
+
+
+def binance_tick(received: Received) -> Tick | None:
+    """The tick that a Binance frame stands for, if any."""
+    frame = json.loads(received.frame)
+    said = frame["data"]
+    if frame["stream"].endswith("@aggTrade"):
+        return Trade(
+            symbol=_BINANCE_NAMES[said["s"]],
+            id=said["a"],
+            venue="binance",
+            price=_number(said["p"]),
+            size=_number(said["q"]),
+            side="S" if said["m"] else "B",
+            time=Time(said["T"] * 10**6),
+        )
+    if frame["stream"].endswith("@bookTicker"):
+        return Quote(
+            symbol=_BINANCE_NAMES[said["s"]],
+            bid_venue="binance",
+            bid_price=_number(said["b"]),
+            bid_size=_number(said["B"]),
+            ask_venue="binance",
+            ask_price=_number(said["a"]),
+            ask_size=_number(said["A"]),
+            time=Time(received.at),
+        )
+    return None
+
+
+def _number(text: str) -> float:
+    return float(Decimal(text))
+
+
+def _iso(text: str) -> Time:
+    since = datetime.fromisoformat(text.replace("Z", "+00:00")) - datetime(1970, 1, 1, tzinfo=UTC)
+    return Time(((since.days * 86_400 + since.seconds) * 10**6 + since.microseconds) * 1000)

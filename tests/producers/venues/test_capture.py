@@ -1,0 +1,158 @@
+"""Frames that are kept, and read again as a recording."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from feed.errors import InvalidRecording
+from feed.ticks import Trade
+from feed.times import Time
+from producers.captures import CaptureRecording, is_capture
+from producers.venues import capture as module
+from producers.venues.capture import Capture, Session
+from producers.venues.coinbase import VENUE
+from tests.conftest import until
+from tests.producers.venues.simulator import Act, simulated
+from tests.producers.venues.test_intake import match
+from tests.producers.venues.test_runner import running
+
+URL = "wss://ws-feed.exchange.coinbase.com"
+HEAD = f"{URL} <-> 1618677816.8434298\n".encode()
+
+
+def ids_in(path: Path) -> tuple[list[object], list[tuple[int, str]]]:
+    bad: list[tuple[int, str]] = []
+    recording = CaptureRecording(path, lambda *row: bad.append(row))
+    return [tick.id for tick in recording if isinstance(tick, Trade)], bad
+
+
+async def test_what_was_published_can_be_replayed(tmp_path: Path) -> None:
+    scenes = ([match(1), b"{", match(2), Act.CUT], [match(2, "last_match"), match(3)])
+    capture = Capture(tmp_path / "new" / "dir", VENUE)
+    async with simulated(*scenes) as venue, running(venue.url, capture=capture) as run:
+        await until(lambda: run.ids == [1, 2, 3])
+    first, second = sorted((tmp_path / "new" / "dir").iterdir())
+    found, bad = ids_in(first)
+    assert found == [1, 2]
+    assert [line for line, _ in bad] == [4]
+    assert ids_in(second) == ([2, 3], [])
+    lines = gzip.decompress(first.read_bytes()).decode().splitlines()
+    assert lines[0].startswith(f"{venue.url}#coinbase <-> ")
+    assert lines[1].startswith(f"{venue.url}#coinbase <- ")
+    assert '"subscribe"' in lines[1]
+    assert len(lines) == 5
+
+
+async def test_a_file_whose_writer_was_killed_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUFFER_MAX_S", 0.01)
+    with Capture(tmp_path, VENUE).session(URL) as session:
+        assert session is not None
+        (path,) = tmp_path.iterdir()
+        before = path.stat().st_size
+        for number in range(100):
+            session.received(match(number), Time(number))
+        await until(lambda: path.stat().st_size > before)
+        whole = path.read_bytes()
+        session.received(match(100), Time(100))
+    path.write_bytes(whole)
+    assert is_capture(path)
+    assert ids_in(path) == (list(range(100)), [(102, "cut off")])
+    path.write_bytes(whole[:-20])
+    found, bad = ids_in(path)
+    assert found == list(range(len(found)))
+    assert [words for _, words in bad] == ["cut off"] or len(bad) == 2
+
+
+async def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:
+    with Capture(tmp_path, VENUE).session(URL) as session:
+        assert session is not None
+        for number in range(2_000):
+            session.received(match(number) + b" " * 200, Time(number))
+            assert len(session._buffer) < 64 * 1024
+    (path,) = tmp_path.iterdir()
+    assert ids_in(path) == (list(range(2_000)), [])
+
+
+async def test_frames_of_several_lines_take_one(tmp_path: Path) -> None:
+    with Capture(tmp_path, VENUE).session(URL) as session:
+        assert session is not None
+        session.received(match(1).replace(b",", b",\r\n"), Time(1))
+    (path,) = tmp_path.iterdir()
+    assert ids_in(path) == ([1], [])
+
+
+async def test_sessions_of_one_second_have_files_of_their_own(tmp_path: Path) -> None:
+    capture = Capture(tmp_path, VENUE)
+    with capture.session(URL) as one, capture.session(URL) as other:
+        assert one is not None
+        assert other is not None
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+async def test_a_full_disk_ends_the_capture_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    session = Session(FULL.open("wb", buffering=0), URL, Time(0))  # noqa: ASYNC230
+    session.received(match(1), Time(1))
+    session.close()
+    assert caplog.text.count("the capture has ended: ") == 1
+
+
+async def test_a_directory_that_is_gone_costs_the_capture_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    capture = Capture(tmp_path / "gone", VENUE)
+    (tmp_path / "gone").rmdir()
+    async with simulated([match(1)]) as venue, running(venue.url, capture=capture) as run:
+        await until(lambda: run.ids == [1])
+    assert "no capture: " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no capture"),
+        (b"time,price\n", "no capture: its first line is not `URL <-> TIME`"),
+        (b"wss://example.org <-> 1\n", "no known venue at b'wss://example.org'; known are binance"),
+        (b"\x1f\x8b" + b"x" * 30, "a.txt: "),
+    ],
+)
+def test_what_is_no_capture_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    assert is_capture(path) == content.startswith(b"wss:")
+    with pytest.raises(InvalidRecording, match=message):
+        CaptureRecording(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert not is_capture(tmp_path / "a")
+    with pytest.raises(InvalidRecording, match="No such file"):
+        CaptureRecording(tmp_path / "a")
+
+
+def test_lines_that_make_no_sense_are_told_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(
+        HEAD
+        + b"2: "
+        + match(1)
+        + b"\n\nnonsense\n3: {\n9999999999999999999: "
+        + match(2)
+        + b"\nwss://example.org <-> 4\n4: {}\n"
+        + HEAD
+        + b"5: "
+        + match(3)
+    )
+    found, bad = ids_in(path)
+    assert found == [1, 3]
+    assert [line for line, _ in bad] == [4, 5, 6, 7, 8]

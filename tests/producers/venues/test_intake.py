@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import pytest
+
+from feed.errors import BadFrame
+from feed.ticks import Trade
+from feed.times import NS_PER_SECOND, Time
+from producers.venues.coinbase import VENUE
+from producers.venues.intake import Intake, Skew
+
+T0 = Time.parse("2021-04-17T16:43:30Z")
+
+
+def match(number: int, kind: str = "match", symbol: str = "BTC-USD") -> bytes:
+    return (
+        f'{{"type":"{kind}","trade_id":{number},"side":"buy","size":"1","price":"{number}",'
+        f'"product_id":"{symbol}","time":"2021-04-17T16:43:30Z"}}'
+    ).encode()
+
+
+def ticker(sequence: int) -> bytes:
+    return (
+        f'{{"type":"ticker","sequence":{sequence},"product_id":"BTC-USD","best_bid":"1",'
+        '"best_ask":"2","time":"2021-04-17T16:43:30Z"}'
+    ).encode()
+
+
+def ids(intake: Intake, frames: Iterable[bytes]) -> list[object]:
+    found: list[object] = []
+    for frame in frames:
+        taken = intake.take(frame, T0)
+        assert isinstance(taken, list)
+        found += [tick.id for tick in taken if isinstance(tick, Trade)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("numbers", "taken", "repeats", "gaps", "missing"),
+    [
+        ([5, 6, 7], [5, 6, 7], 0, 0, 0),
+        ([5, 6, 6, 5, 7], [5, 6, 7], 2, 0, 0),
+        ([5, 8, 9], [5, 8, 9], 0, 1, 2),
+        ([5, 8, 6, 7], [5, 8, 6, 7], 0, 1, 0),
+        ([5, 9, 7, 7, 6, 8], [5, 9, 7, 6, 8], 1, 1, 0),
+        ([5, 7, 4], [5, 7], 1, 1, 1),
+        ([50_000, 1, 2], [50_000, 1, 2], 0, 0, 0),
+    ],
+)
+def test_trades_come_once_and_gaps_are_counted(
+    numbers: list[int], taken: list[int], repeats: int, gaps: int, missing: int
+) -> None:
+    intake = Intake(VENUE)
+    assert ids(intake, map(match, numbers)) == taken
+    tally = intake.tally
+    assert (tally.repeats, tally.gaps, tally.missing) == (repeats, gaps, missing)
+    assert tally.ticks == len(taken)
+
+
+def test_a_gap_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        ids(Intake(VENUE), map(match, (5, 8)))
+    (record,) = caplog.records
+    assert record.getMessage() == "trades are missing"
+    assert (record.__dict__["first"], record.__dict__["last"]) == (6, 7)
+
+
+def test_the_last_match_after_a_reconnection_comes_once() -> None:
+    intake = Intake(VENUE)
+    frames = [match(5), match(6), match(6, "last_match"), match(7)]
+    assert ids(intake, frames) == [5, 6, 7]
+
+
+def test_quotes_only_go_forward_and_their_jumps_say_nothing() -> None:
+    intake = Intake(VENUE)
+    counts = []
+    for number in (10, 20, 15, 20, 21):
+        taken = intake.take(ticker(number), T0)
+        assert isinstance(taken, list)
+        counts.append(len(taken))
+    assert counts == [1, 1, 0, 0, 1]
+    assert (intake.tally.gaps, intake.tally.repeats) == (0, 2)
+
+
+def test_symbols_have_numbers_of_their_own_and_only_those_wanted_pass() -> None:
+    intake = Intake(VENUE, {"BTC-USD", "ETH-USD"})
+    frames = [match(5), match(900, symbol="ETH-USD"), match(1, symbol="A-B"), match(6)]
+    assert ids(intake, frames) == [5, 900, 6]
+    assert intake.tally.gaps == 0
+
+
+def test_memory_is_bounded_however_many_gaps_there_are() -> None:
+    intake = Intake(VENUE)
+    ids(intake, map(match, range(0, 2_000, 2)))
+    (numbers,) = intake._numbers.values()
+    assert len(numbers._holes) == 64
+
+
+def test_bad_frames_are_counted() -> None:
+    intake = Intake(VENUE)
+    with pytest.raises(BadFrame):
+        intake.take(b"{", T0)
+    assert intake.tally.bad_frames == 1
+
+
+def test_skew_is_the_least_of_the_last_minute() -> None:
+    skew = Skew()
+    assert skew.ns is None
+    for second, late in ((0, 5), (1, 3), (2, 9)):
+        at = Time(T0 + second * NS_PER_SECOND)
+        skew.add(Time(at - late), at)
+    assert skew.ns == 3
+    for second in (31, 62, 93):
+        at = Time(T0 + second * NS_PER_SECOND)
+        skew.add(Time(at - 7), at)
+    assert skew.ns == 7

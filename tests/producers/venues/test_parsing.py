@@ -1,0 +1,183 @@
+"""What frames say, by the examples of each venue's documentation."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feed.errors import BadFrame
+from feed.ticks import Quote, Tick, Trade
+from feed.times import Time
+from producers.venues.binance import VENUE as BINANCE
+from producers.venues.coinbase import VENUE as COINBASE
+from producers.venues.kraken import VENUE as KRAKEN
+from producers.venues.registry import VENUES, venue_at
+from producers.venues.venue import Kind, Notice, Ticks, Venue, Wants
+
+NOW = Time.parse("2026-01-05T12:00:00Z")
+
+
+def ticks_of(venue: Venue, frame: str) -> list[Tick]:
+    said = venue.parse(frame.encode(), NOW)
+    assert isinstance(said, Ticks), said
+    return [each.tick for each in said.ticks]
+
+
+COINBASE_TICKER = """{"type":"ticker","sequence":37475248783,"product_id":"ETH-USD",
+"price":"1285.22","best_bid":"1285.04","best_bid_size":"0.46688654","best_ask":"1285.27",
+"best_ask_size":"1.56637040","side":"buy","time":"2022-10-19T23:28:22.061769Z",
+"trade_id":370843401,"last_size":"11.4396987"}"""
+KRAKEN_TRADES = """{"channel":"trade","type":"update","data":[
+{"symbol":"MATIC/USD","side":"sell","price":0.5117,"qty":40.0,"ord_type":"market",
+"trade_id":4665906,"timestamp":"2023-09-25T07:49:37.708706Z"},
+{"symbol":"XBT/USD","side":"buy","price":26000,"qty":0.00000001,"ord_type":"limit",
+"trade_id":7,"timestamp":"2023-09-25T07:49:37.708706001Z"}]}"""
+KRAKEN_TICKER = """{"channel":"ticker","type":"snapshot","data":[{"symbol":"ALGO/USD",
+"bid":0.10025,"bid_qty":740.0,"ask":0.10036,"ask_qty":1361.44813783,"last":0.10035,
+"volume":997038.98383185,"vwap":0.10148,"low":0.09979,"high":0.10285,"change":-0.00017,
+"change_pct":-0.17%s}]}"""
+BINANCE_TRADE = """{"stream":"bnbbtc@trade","data":{"e":"trade","E":%d,"s":"BNBBTC","t":12345,
+"p":"0.001","q":"100","T":%d,"m":true,"M":true}}"""
+
+
+def test_a_coinbase_ticker_is_a_quote_and_no_trade() -> None:
+    assert ticks_of(COINBASE, COINBASE_TICKER) == [
+        Quote(
+            symbol="ETH-USD", bid_venue="coinbase", bid_price=1285.04, bid_size=0.46688654,
+            ask_venue="coinbase", ask_price=1285.27, ask_size=1.5663704,
+            time=Time.parse("2022-10-19T23:28:22.061769Z"),
+        )
+    ]  # fmt: skip
+
+
+def test_kraken_trades_keep_their_taker_and_all_digits() -> None:
+    assert ticks_of(KRAKEN, KRAKEN_TRADES) == [
+        Trade(symbol="MATIC-USD", id=4665906, venue="kraken", price=0.5117, size=40, side="S",
+              time=Time.parse("2023-09-25T07:49:37.708706Z")),
+        Trade(symbol="BTC-USD", id=7, venue="kraken", price=26000, size=1e-8, side="B",
+              time=Time.parse("2023-09-25T07:49:37.708706001Z")),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stamp", "time"),
+    [("", NOW), (',"timestamp":"2025-01-01T00:00:00.5Z"', Time.parse("2025-01-01T00:00:00.5Z"))],
+)
+def test_kraken_tickers_have_a_time_or_that_of_their_receipt(stamp: str, time: Time) -> None:
+    assert ticks_of(KRAKEN, KRAKEN_TICKER % stamp) == [
+        Quote(symbol="ALGO-USD", bid_venue="kraken", bid_price=0.10025, bid_size=740,
+              ask_venue="kraken", ask_price=0.10036, ask_size=1361.44813783, time=time)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("unit_ns", [1000, 1_000_000])
+def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
+    sent, traded = 1_672_515_782_136_000_000, 1_672_515_782_135_000_000
+    said = BINANCE.parse((BINANCE_TRADE % (sent // unit_ns, traded // unit_ns)).encode(), NOW)
+    assert isinstance(said, Ticks)
+    assert said.venue_time == sent
+    assert said.ticks[0].tick == Trade(
+        symbol="BNB-BTC", id=12345, venue="binance", price=0.001, size=100, side="S",
+        time=Time(traded),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("venue", "frame", "kind", "text"),
+    [
+        (COINBASE, '{"type":"heartbeat","sequence":90,"last_trade_id":20,"product_id":"BTC-USD",'
+                   '"time":"2014-11-07T08:19:28.464459Z"}', Kind.HEARTBEAT, "heartbeat"),
+        (COINBASE, '{"type":"subscriptions","channels":[]}', Kind.ACCEPTED, "subscriptions"),
+        (COINBASE, '{"type":"error","message":"Failed to subscribe","reason":"X-Y is not a valid'
+                   ' product"}', Kind.REFUSED, "Failed to subscribe: X-Y is not a valid product"),
+        (COINBASE, '{"type":"error","message":"no"}', Kind.REFUSED, "no"),
+        (COINBASE, '{"type":"l2update","changes":[]}', Kind.UNMAPPED, "l2update"),
+        (COINBASE, '{"type":"ticker","sequence":1,"product_id":"X-Y","best_bid":"","best_ask":"1"}',
+         Kind.UNMAPPED, "ticker without a quote"),
+        (KRAKEN, '{"channel":"heartbeat"}', Kind.HEARTBEAT, "heartbeat"),
+        (KRAKEN, '{"channel":"status","type":"update","data":[{"system":"online"}]}',
+         Kind.UNMAPPED, "status"),
+        (KRAKEN, '{"method":"subscribe","result":{"channel":"trade","symbol":"BTC/USD"},'
+                 '"success":true,"time_in":"2023-09-25T09:04:31.742599Z",'
+                 '"time_out":"2023-09-25T09:04:31.742648Z"}', Kind.ACCEPTED, "subscribe"),
+        (KRAKEN, '{"error":"Currency pair not supported X/Y","method":"subscribe","success":false,'
+                 '"symbol":"X/Y"}', Kind.REFUSED, "Currency pair not supported X/Y"),
+        (KRAKEN, '{"error":"no","method":"subscribe","success":false,"symbol":"X/Y"}',
+         Kind.REFUSED, "no (X/Y)"),
+        (BINANCE, '{"result":null,"id":1}', Kind.ACCEPTED, "SUBSCRIBE"),
+        (BINANCE, '{"code":2,"msg":"Invalid request"}', Kind.REFUSED, "Invalid request"),
+        (BINANCE, '{"error":{"code":3,"msg":"Invalid JSON"},"id":1}', Kind.REFUSED,
+         "Invalid JSON"),
+        (BINANCE, '{"stream":"a@kline_1m","data":{}}', Kind.UNMAPPED, "a@kline_1m"),
+        (BINANCE, '{"e":"serverShutdown","E":1}', Kind.UNMAPPED, "other"),
+    ],
+)  # fmt: skip
+def test_frames_without_ticks(venue: Venue, frame: str, kind: Kind, text: str) -> None:
+    said = venue.parse(frame.encode(), NOW)
+    assert isinstance(said, Notice)
+    assert (said.kind, said.text) == (kind, text)
+
+
+@pytest.mark.parametrize("venue", VENUES.values(), ids=VENUES)
+@pytest.mark.parametrize(
+    "frame", [b"", b"\xff", b"[]", b"null", b"{", b'{"type":1,"stream":1,"channel":1}',
+              b'{"type":' + b"[" * 100_000]
+)  # fmt: skip
+def test_garbage_is_a_bad_frame(venue: Venue, frame: bytes) -> None:
+    with pytest.raises(BadFrame):
+        venue.parse(frame, NOW)
+
+
+def test_a_market_of_another_form_is_a_bad_frame() -> None:
+    with pytest.raises(BadFrame, match="'BNBXYZ' is no market's name"):
+        BINANCE.parse((BINANCE_TRADE % (1, 1)).replace("BNBBTC", "BNBXYZ").encode(), NOW)
+
+
+@given(st.floats(min_value=0, allow_infinity=False))
+def test_numbers_are_read_as_python_reads_them(value: float) -> None:
+    trade = KRAKEN_TRADES.replace("0.5117", repr(value))
+    assert [tick.price for tick in ticks_of(KRAKEN, trade)[:1] if isinstance(tick, Trade)] == [
+        value
+    ]
+
+
+def test_subscriptions() -> None:
+    both = COINBASE.subscribe(["BTC-USD", "ETH-USD"], Wants())
+    assert [json.loads(each) for each in both] == [
+        {"type": "subscribe", "product_ids": [name], "channels": ["heartbeat", "matches", "ticker"]}
+        for name in ("BTC-USD", "ETH-USD")
+    ]
+    (quotes,) = KRAKEN.subscribe(["BTC/USD"], Wants(trades=False))
+    assert json.loads(quotes)["params"] == {
+        "channel": "ticker", "event_trigger": "bbo", "snapshot": True, "symbol": ["BTC/USD"]
+    }  # fmt: skip
+    (trades,) = BINANCE.subscribe(["BTCUSDT"], Wants(quotes=False))
+    assert json.loads(trades) == {"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1}
+
+
+def test_no_message_asks_for_too_much() -> None:
+    names = [f"C{number}USDT" for number in range(512)]
+    asked = [json.loads(each) for each in BINANCE.subscribe(names, Wants())]
+    assert [len(each["params"]) for each in asked] == [200] * 5 + [24]
+    assert len({stream for each in asked for stream in each["params"]}) == 1024
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("wss://ws-feed.pro.coinbase.com", "coinbase"),
+        ("wss://ws-feed.exchange.coinbase.com", "coinbase"),
+        ("wss://ws.kraken.com/v2", "kraken"),
+        ("wss://stream.binance.com:9443/stream?streams=a", "binance"),
+        ("ws://127.0.0.1:80/x#kraken", "kraken"),
+        ("ws://127.0.0.1", None),
+        ("wss://notkraken.com", None),
+        ("wss://[", None),
+    ],
+)
+def test_venues_are_known_by_their_addresses(url: str, name: str | None) -> None:
+    venue = venue_at(url)
+    assert (venue.name if venue else None) == name

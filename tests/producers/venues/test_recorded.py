@@ -1,0 +1,101 @@
+"""Every recorded frame with a trade or a quote comes out as exactly that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from feed.ticks import Tick
+from feed.times import Time
+from producers.captures import CaptureRecording, is_capture
+from producers.venues.intake import Intake
+from producers.venues.registry import VENUES
+from producers.venues.venue import Kind, Notice, Ticks
+from tests.producers.venues.recorded import (
+    BINANCE,
+    COINBASE,
+    Received,
+    binance_tick,
+    coinbase_tick,
+    needs_captures,
+    received_from,
+)
+
+pytestmark = needs_captures
+each_venue = pytest.mark.parametrize(
+    ("name", "path", "expect", "count"),
+    [("coinbase", COINBASE, coinbase_tick, 214), ("binance", BINANCE, binance_tick, 86)],
+)
+Expect = Callable[[Received], Tick | None]
+
+
+@each_venue
+def test_all_ticks_of_a_capture_are_exact(
+    name: str, path: Path, expect: Expect, count: int
+) -> None:
+    kinds: Counter[object] = Counter()
+    for received in received_from(path):
+        said = VENUES[name].parse(received.frame, Time(received.at))
+        tick = expect(received)
+        if isinstance(said, Ticks):
+            assert [each.tick for each in said.ticks] == [tick]
+            kinds["ticks"] += 1
+        else:
+            assert tick is None
+            kinds[said.kind] += 1
+    assert kinds["ticks"] == count
+    assert kinds.keys() <= {"ticks", Kind.UNMAPPED, Kind.ACCEPTED}
+
+
+@each_venue
+def test_none_is_taken_for_a_repeat_and_none_is_missing(
+    name: str, path: Path, expect: Expect, count: int
+) -> None:
+    intake = Intake(VENUES[name])
+    for received in received_from(path):
+        intake.take(received.frame, Time(received.at))
+    tally = intake.tally
+    assert (tally.ticks, tally.repeats, tally.missing, tally.bad_frames) == (count, 0, 0, 0)
+    assert tally.unmapped > 0
+
+
+@each_venue
+def test_a_capture_is_read_as_a_recording(
+    name: str, path: Path, expect: Expect, count: int
+) -> None:
+    bad: list[tuple[int, str]] = []
+    recording = CaptureRecording(path, lambda *row: bad.append(row))
+    found = list(recording)
+    assert found == [tick for each in received_from(path) if (tick := expect(each))]
+    assert list(recording) == found
+    assert bad == []
+    assert recording.size_bytes == path.stat().st_size
+    assert is_capture(path)
+
+
+@each_venue
+def test_damaged_frames_are_refused_in_one_way(
+    name: str, path: Path, expect: Expect, count: int
+) -> None:
+    frames = [each for each in received_from(path) if expect(each)]
+    for received in frames[:20]:
+        fields = msgspec.json.decode(received.frame)
+        inner = fields.get("data", fields)
+        for key in list(inner):
+            for value in (None, "", "nan", "1_0", -1, 2**64, 1e400, [], {}, "\x00" * 100):
+                damaged = msgspec.json.encode(
+                    {**fields, "data": {**inner, key: value}} if "data" in fields
+                    else {**fields, key: value}
+                )  # fmt: skip
+                intake = Intake(VENUES[name])
+                try:
+                    taken = intake.take(damaged, Time(received.at))
+                except Exception as error:
+                    assert type(error).__name__ == "BadFrame"
+                    assert intake.tally.bad_frames == 1
+                else:
+                    assert isinstance(taken, Notice) or len(taken) == 1

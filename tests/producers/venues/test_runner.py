@@ -1,0 +1,179 @@
+"""The runner against a venue on a loopback port that behaves, and one that does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from feed.errors import VenueRefused
+from feed.tasks import end_tasks
+from feed.ticks import Tick, Trade
+from producers.venues.binance import Binance
+from producers.venues.coinbase import Coinbase
+from producers.venues.runner import Runner
+from producers.venues.venue import Limits, Venue, Wants
+from tests.conftest import until
+from tests.producers.venues.simulator import Act, simulated
+from tests.producers.venues.test_intake import match
+
+HEARTBEAT = b'{"type":"heartbeat","product_id":"BTC-USD","time":"2021-04-17T16:43:30Z"}'
+REFUSED = b'{"type":"error","message":"Failed to subscribe","reason":"%b is not a valid product"}'
+
+
+class Impatient(Coinbase):
+    silence_max_s = 0.3
+
+
+class Run:
+    """A runner, and what it has published."""
+
+    def __init__(self, venue: Venue, url: str, symbols: tuple[str, ...], **options: Any) -> None:
+        self.ticks: list[Tick] = []
+        self.runner = Runner(
+            venue, symbols, Wants(), self._publish, url=url, dice=lambda: 0.1, **options
+        )
+
+    async def _publish(self, ticks: list[Tick]) -> None:
+        self.ticks += ticks
+
+    @property
+    def ids(self) -> list[object]:
+        return [tick.id for tick in self.ticks if isinstance(tick, Trade)]
+
+
+@asynccontextmanager
+async def running(
+    url: str, *symbols: str, venue: Venue | None = None, **options: Any
+) -> AsyncIterator[Run]:
+    run = Run(venue or Coinbase(), url, symbols or ("BTC-USD",), **options)
+    task = asyncio.create_task(run.runner.run())
+    try:
+        yield run
+        assert not task.done(), task.exception()
+    finally:
+        await end_tasks([task])
+
+
+@pytest.mark.parametrize("act", [Act.CUT, Act.CLOSE])
+async def test_after_a_cut_it_comes_back_and_asks_again(act: Act) -> None:
+    scenes = ([match(1), match(2), act], [match(2, "last_match"), match(3)])
+    async with simulated(*scenes) as venue, running(venue.url) as run:
+        await until(lambda: run.ids == [1, 2, 3])
+        assert run.runner.reconnects == 1
+        assert run.runner.intake.tally.repeats == 1
+        assert venue.asked[0] == venue.asked[1]
+
+
+@pytest.mark.parametrize("venue", [Impatient(), Binance()], ids=["heartbeats", "pings"])
+async def test_a_venue_that_falls_silent_is_left(venue: Venue) -> None:
+    async with (
+        simulated([HEARTBEAT, Act.STALL], [Act.STALL]) as simulator,
+        running(simulator.url, "BTC-USDT", venue=venue, ping_after_s=0.2) as run,
+    ):
+        await until(lambda: run.runner.reconnects >= 1)
+        await until(lambda: len(simulator.asked) >= 2)
+
+
+async def test_a_quiet_venue_that_answers_pings_is_kept() -> None:
+    async with (
+        simulated([]) as simulator,
+        running(simulator.url, "BTC-USDT", venue=Binance(), ping_after_s=0.02) as run,
+    ):
+        await until(lambda: simulator.asked and simulator.asked[0])
+        await asyncio.sleep(0.3)
+        assert run.runner.reconnects == 0
+
+
+async def test_garbage_is_told_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
+    garbage = b'{"type":"match","trade_id":"\xf0\x9f\x98\x80\\u001b[2J"}' + b" " * 1000
+    async with simulated([match(1), garbage, b"", match(2)]) as venue, running(venue.url) as run:
+        await until(lambda: run.ids == [1, 2])
+        assert run.runner.reconnects == 0
+        assert run.runner.intake.tally.bad_frames == 2
+    (first, _) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert first.getMessage().startswith("bad frame: ")
+    assert len(first.__dict__["frame"]) <= 800
+
+
+async def test_out_of_order_numbers_come_once_each() -> None:
+    frames = [match(number) for number in (10, 12, 11, 12, 15, 14)]
+    async with simulated(frames) as venue, running(venue.url) as run:
+        await until(lambda: run.ids == [10, 12, 11, 15, 14])
+        assert run.runner.intake.tally.missing == 1
+
+
+async def test_a_refused_product_is_told_and_the_others_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = [REFUSED % b"FOO-BAR", match(1)]
+    async with (
+        simulated(scene, asks=2) as venue,
+        running(venue.url, "BTC-USD", "FOO-BAR") as run,
+    ):
+        await until(lambda: run.ids == [1])
+    assert "the venue says: Failed to subscribe: FOO-BAR is not a valid product" in caplog.text
+
+
+async def test_it_ends_where_all_products_are_refused() -> None:
+    async with simulated([REFUSED % b"A-B", REFUSED % b"FOO-BAR"], asks=2) as venue:
+        run = Run(Coinbase(), venue.url, ("FOO-BAR", "A-B"))
+        with pytest.raises(VenueRefused, match=r"coinbase: .*FOO-BAR is not a valid product"):
+            await asyncio.wait_for(run.runner.run(), 10)
+
+
+async def test_a_refusal_of_a_longer_name_is_not_ones_own() -> None:
+    async with (
+        simulated([REFUSED % b"WBTC-USD", match(1)]) as venue,
+        running(venue.url) as run,
+    ):
+        await until(lambda: run.ids == [1])
+
+
+async def test_a_handshake_that_may_be_better_next_time_is_tried_again() -> None:
+    async with simulated([match(1)], refusals=2, status=503) as venue, running(venue.url) as run:
+        await until(lambda: run.ids == [1])
+        assert run.runner.reconnects == 2
+
+
+async def test_a_handshake_that_is_refused_for_good_ends_it() -> None:
+    async with simulated(refusals=99, status=451) as venue:
+        with pytest.raises(VenueRefused, match="answers with HTTP status 451"):
+            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).runner.run(), 10)
+
+
+async def test_what_publishing_raises_ends_it() -> None:
+    async def fail(ticks: list[Tick]) -> None:
+        raise ValueError("no store")
+
+    async with simulated([match(1)]) as venue:
+        runner = Runner(Coinbase(), ["BTC-USD"], Wants(), fail, url=venue.url)
+        with pytest.raises(ValueError, match="no store"):
+            await asyncio.wait_for(runner.run(), 10)
+
+
+async def test_no_connection_carries_more_than_the_venue_allows() -> None:
+    class Small(Coinbase):
+        limits = Limits(streams=4, messages_per_s=1000)
+
+    symbols = [f"A{number}-B" for number in range(5)]
+    async with simulated() as venue, running(venue.url, *symbols, venue=Small()) as run:
+        await until(lambda: run.runner.connected == 3)
+        await until(lambda: sum(map(len, venue.asked)) == 5)
+        assert [len(each) for each in venue.asked] == [2, 2, 1]
+
+
+async def test_it_asks_no_faster_than_the_venue_allows() -> None:
+    class Slow(Coinbase):
+        limits = Limits(streams=1000, messages_per_s=20)
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    symbols = [f"A{number}-B" for number in range(7)]
+    async with simulated() as venue, running(venue.url, *symbols, venue=Slow()):
+        await until(lambda: venue.asked and len(venue.asked[0]) == 7)
+    assert loop.time() - began >= 6 / 20

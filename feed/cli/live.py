@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from feed.broker.publisher import Publisher
 from feed.cli.common import (
     config_option,
     feed_option,
@@ -33,6 +34,7 @@ from producers.venues.venue import Venue, Wants
 
 _SYMBOLS_MAX: Final = 5000
 _PROGRESS_S: Final = 0.5
+_DRAIN_S: Final = 2.0
 
 
 @click.command()
@@ -111,12 +113,25 @@ async def _live(
             async with _progress(settings, runner):
                 await runner.run()
         finally:
+            await _drain(publisher)
             tally = runner.intake.tally
             click.echo(
                 f"{tally.ticks:,} ticks from {venue.name}, {tally.missing:,} missing,"
                 f" {runner.reconnects:,} reconnects, {tally.bad_frames:,} bad frames",
                 err=True,
             )
+
+
+async def _drain(publisher: Publisher) -> None:
+    """Publish what was taken before the end, although the cancelling goes on meanwhile.
+
+    What can't be published in time is told when the publisher is left.
+    """
+    draining = asyncio.create_task(publisher.drain_or_give_up(_DRAIN_S))
+    while not draining.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([draining])
+    draining.exception()
 
 
 @asynccontextmanager
@@ -158,8 +173,8 @@ class Meter:
         skew = runner.intake.skew.ns
         parts = [
             f"{tally.ticks:,} ticks",
-            f"{rate:,.0f} ticks/s",
-            f"{tally.missing:,} missing in {tally.gaps:,} gaps",
+            f"{rate:,.0f}/s",
+            f"{tally.gaps:,} gaps",
             f"{runner.reconnects:,} reconnects",
             f"{tally.bad_frames:,} bad frames",
             f"skew {skew / 1e6:+,.0f} ms" if skew is not None else "skew unknown",

@@ -122,6 +122,7 @@ class Intake:
         symbols: whose ticks are wanted; None: all.
 
     Attributes:
+        heard_of: symbols of which something has come.
         tally: what has come so far.
         skew: between the two clocks.
     """
@@ -130,6 +131,7 @@ class Intake:
         self._venue = venue
         self._symbols = symbols
         self._numbers: dict[tuple[Series, str], Numbers] = {}
+        self.heard_of: set[str] = set()
         self.tally = Tally()
         self.skew = Skew()
 
@@ -157,6 +159,7 @@ class Intake:
             and (each.series is None or self._is_new(each.series, each.tick.symbol, each.number))
         ]
         self.tally.ticks += len(fresh)
+        self.heard_of.update(tick.symbol for tick in fresh)
         return fresh
 
     def _is_new(self, series: Series, symbol: str, number: int) -> bool:

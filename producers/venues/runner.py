@@ -22,7 +22,7 @@ from feed.ticks import Tick
 from feed.times import Time
 from producers.venues.capture import Capture, Session
 from producers.venues.intake import Intake
-from producers.venues.venue import Kind, Notice, Venue, Wants
+from producers.venues.venue import Kind, Notice, Venue, Wants, shown
 
 FIRST_DELAY_S: Final = 0.2
 MAX_DELAY_S: Final = 30.0
@@ -37,6 +37,10 @@ _STAGGER_S: Final = 0.25
 _FRAME_MAX_BYTES: Final = 4 * 1024 * 1024
 _FRAME_SHOWN: Final = 200
 _REFUSALS_TOLD: Final = 100
+_BAD_FRAME_EVERY_S: Final = 1.0
+"""More often none is logged; all are counted."""
+UNHEARD_AFTER_S: Final = 60.0
+_UNHEARD_SHOWN: Final = 20
 _RETRIED: Final = frozenset((408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524))
 """HTTP statuses of a refused handshake that may be better next time."""
 
@@ -55,6 +59,7 @@ class Runner:
         publish: takes the ticks of one frame; what it raises ends the run.
         url: where, if not at the venue's own address.
         capture: keeps all frames.
+        unheard_after_s: of what nothing has come by then is told.
         dice: spreads the delays, as `Delays` has it.
 
     Attributes:
@@ -73,6 +78,7 @@ class Runner:
         url: str | None = None,
         capture: Capture | None = None,
         ping_after_s: float = PING_AFTER_S,
+        unheard_after_s: float = UNHEARD_AFTER_S,
         dice: Callable[[], float] = random.random,
     ) -> None:
         self._venue = venue
@@ -82,10 +88,12 @@ class Runner:
         self._url = url or venue.url
         self._capture = capture
         self._ping_after_s = ping_after_s
+        self._unheard_after_s = unheard_after_s
         self._dice = dice
         self._told: set[str] = set()
         self._refused: set[str] = set()
         self._has_connected = False
+        self._bad_frame_logged_s = -_BAD_FRAME_EVERY_S
         self.intake = Intake(venue, self._names.keys())
         self.connected = 0
         self.reconnects = 0
@@ -100,6 +108,7 @@ class Runner:
             async with asyncio.TaskGroup() as group:
                 for number, names in enumerate(self._parts()):
                     group.create_task(self._keep(names, number * _STAGGER_S))
+                group.create_task(self._tell_of_unheard())
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -213,11 +222,7 @@ class Runner:
         try:
             taken = self.intake.take(frame, received)
         except BadFrame as error:
-            logger.error(
-                "bad frame: %s", error,
-                extra={"venue": self._venue.name,
-                       "frame": frame[:_FRAME_SHOWN].decode("utf-8", "backslashreplace")},
-            )  # fmt: skip
+            self._log_bad_frame(frame, error)
             return
         if isinstance(taken, Notice):
             if taken.kind is Kind.REFUSED:
@@ -225,17 +230,35 @@ class Runner:
         elif taken:
             await self._publish(taken)
 
+    def _log_bad_frame(self, frame: bytes, error: BadFrame) -> None:
+        now_s = monotonic()
+        if now_s - self._bad_frame_logged_s < _BAD_FRAME_EVERY_S:
+            return
+        self._bad_frame_logged_s = now_s
+        text = frame[:_FRAME_SHOWN].decode("utf-8", "backslashreplace")
+        logger.error("bad frame: %s", error, extra={"venue": self._venue.name, "frame": text})
+
+    async def _tell_of_unheard(self) -> None:
+        """Some venues take a subscription to what they do not have, and say nothing."""
+        await asyncio.sleep(self._unheard_after_s)
+        unheard = sorted(self._names.keys() - self.intake.heard_of - self._refused)
+        if unheard:
+            logger.warning(
+                "nothing has come of some symbols: quiet, or unknown to the venue?",
+                extra={"venue": self._venue.name, "count": len(unheard),
+                       "symbols": " ".join(unheard[:_UNHEARD_SHOWN])},
+            )  # fmt: skip
+
     def _hear_refusal(self, text: str) -> None:
         """Tell it once; raise VenueRefused when no symbol is left."""
         if text not in self._told and len(self._told) < _REFUSALS_TOLD:
             self._told.add(text)
-            logger.error("the venue says: %s", text[:_FRAME_SHOWN],
-                         extra={"venue": self._venue.name})  # fmt: skip
+            logger.error("the venue says: %s", shown(text), extra={"venue": self._venue.name})
         for symbol, name in self._names.items():
             if re.search(rf"(?<![\w/-]){re.escape(name)}(?![\w/-])", text):
                 self._refused.add(symbol)
         if len(self._refused) == len(self._names):
-            raise VenueRefused(f"{self._venue.name}: {text[:_FRAME_SHOWN]}")
+            raise VenueRefused(f"{self._venue.name}: {shown(text)}")
 
 
 def _forget(pong: asyncio.Future[float]) -> None:

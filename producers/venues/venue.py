@@ -15,6 +15,7 @@ from feed.times import Time
 from producers.venues.symbols import SymbolRule
 
 T = TypeVar("T")
+_SHOWN: Final = 200
 _DECIMAL: Final = re.compile(r"-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
@@ -135,7 +136,12 @@ def decode(decoder: msgspec.json.Decoder[T], frame: bytes) -> T:
     except RecursionError:
         raise BadFrame("nested too deeply") from None
     except (msgspec.MsgspecError, ValueError) as error:
-        raise BadFrame(str(error)) from None
+        raise BadFrame(shown(str(error))) from None
+
+
+def shown(text: str) -> str:
+    """The beginning of what a venue says, with nothing in it that could steer a terminal."""
+    return text[:_SHOWN].encode("unicode_escape").decode("ascii")
 
 
 def decimal(text: str) -> float:

@@ -10,10 +10,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
 
-from feed.ticks import Encoding, Quote, Tick, Trade, encode
+from feed.broker import keys
+from feed.cli.live import Meter
+from feed.ticks import Encoding, Quote, StreamKey, Tick, Trade, encode
 from feed.times import Time
 from producers.captures import CaptureRecording
+from producers.venues.registry import VENUES
+from producers.venues.runner import Runner
+from producers.venues.venue import Wants
 from tests.cli.conftest import Cli
 from tests.conftest import RunningServer
 from tests.producers.venues.recorded import (
@@ -91,7 +97,38 @@ async def test_ctrl_c_ends_it_with_all_published_and_captured(
     assert bad == []
 
 
-def builtins(tick: Tick | dict[str, Any], encoding: Encoding) -> dict[str, Any]:
+async def test_what_was_taken_before_ctrl_c_is_published(
+    cli: Cli, redis: Redis, redis_url: str
+) -> None:
+    meta = keys.meta(StreamKey("live", "trades", "BTC-USD"))
+    async with simulated(map(match, range(1, 1_000_000))) as venue:
+        process = await cli.start(
+            "live", "coinbase", "BTC-USD", "--url", venue.url, "--redis", redis_url
+        )
+        async with asyncio.timeout(20):
+            while not await redis.hget(meta, "seq"):
+                await asyncio.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(process.communicate(), 10)
+    published = int(await redis.hget(meta, "seq") or 0)
+    assert f"\n{published:,} ticks from coinbase, 0 missing" in err.decode()
+
+
+def test_the_progress_line() -> None:
+    async def publish(ticks: list[Tick]) -> None: ...
+
+    runner = Runner(VENUES["coinbase"], ["BTC-USD"], Wants(), publish)
+    meter = Meter()
+    first = "not connected, 0 ticks, 0/s, 0 gaps, 0 reconnects, 0 bad frames, skew unknown"
+    assert meter.read(runner, 1.0) == first
+    for number in (1, 2, 5):
+        runner.intake.take(match(number), Time.parse("2021-04-17T16:43:30.012Z"))
+    runner.connected = 1
+    line = "3 ticks, 6/s, 1 gaps, 0 reconnects, 0 bad frames, skew +12 ms"
+    assert meter.read(runner, 1.5) == line
+
+
+def builtins(tick: Tick | dict[str, Any]) -> dict[str, Any]:
     """A tick as a client sees it, without what the server adds."""
     if isinstance(tick, dict):
         fields = dict(tick)
@@ -123,7 +160,7 @@ async def test_all_recorded_coinbase_ticks_arrive_at_a_client(
             "live", "coinbase", *symbols, "--url", venue.url, "--redis", redis_url
         )  # fmt: skip
         got = await talk.ticks(len(expected))
-    check_streams(got, expected, encoding)
+    check_streams(got, expected)
 
 
 @needs_captures
@@ -144,18 +181,17 @@ async def test_all_recorded_binance_ticks_arrive_at_a_client(
         )  # fmt: skip
         got = await talk.ticks(len(expected))
     # The venue gives quotes no time, so theirs is when they were received: now.
-    for tick in got:
-        if tick["T"] == "q":
-            time = Time.from_wire(tick["t"])
-            assert began <= time <= Time.now()
-            tick["t"] = 0
+    for message in got:
+        if message["T"] == "q":
+            assert began <= Time.from_wire(message["t"]) <= Time.now()
+            message["t"] = 0
     for source in expected:
         if isinstance(source, Quote):
             source.time = Time(0)
-    check_streams(got, expected, encoding)
+    check_streams(got, expected)
 
 
-def check_streams(got: list[dict[str, Any]], expected: list[Tick], encoding: Encoding) -> None:
+def check_streams(got: list[dict[str, Any]], expected: list[Tick]) -> None:
     """Each stream is complete, in order and exact."""
 
     def streams(ticks: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -164,8 +200,8 @@ def check_streams(got: list[dict[str, Any]], expected: list[Tick], encoding: Enc
             found.setdefault((tick["T"], tick["S"]), []).append(tick)
         return found
 
-    assert streams([builtins(each, encoding) for each in got]) == streams(
-        [builtins(each, encoding) for each in expected]
+    assert streams([builtins(each) for each in got]) == streams(
+        [builtins(each) for each in expected]
     )
 
 

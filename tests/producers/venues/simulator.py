@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from enum import Enum
 
-from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 
 class Act(Enum):
@@ -78,7 +79,7 @@ class Simulator:
             case Act.CLOSE:
                 await socket.close(1012, "maintenance")
             case Act.STALL:
-                socket.transport.pause_reading()  # type: ignore[attr-defined]
+                socket.transport.pause_reading()
         if act is not Act.STALL:
             await socket.wait_closed()
 

@@ -30,7 +30,10 @@ def ids_in(path: Path) -> tuple[list[object], list[tuple[int, str]]]:
 
 
 async def test_what_was_published_can_be_replayed(tmp_path: Path) -> None:
-    scenes = ([match(1), b"{", match(2), Act.CUT], [match(2, "last_match"), match(3)])
+    scenes: list[list[bytes | Act]] = [
+        [match(1), b"{", match(2), Act.CUT],
+        [match(2, "last_match"), match(3)],
+    ]
     capture = Capture(tmp_path / "new" / "dir", VENUE)
     async with simulated(*scenes) as venue, running(venue.url, capture=capture) as run:
         await until(lambda: run.ids == [1, 2, 3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -30,6 +31,7 @@ each_venue = pytest.mark.parametrize(
     ("name", "path", "expect", "count"),
     [("coinbase", COINBASE, coinbase_tick, 214), ("binance", BINANCE, binance_tick, 86)],
 )
+NONSENSE: list[Any] = [None, "", "nan", "1_0", -1, 2**64, 1e400, [], {}, "\x00" * 100]
 Expect = Callable[[Received], Tick | None]
 
 
@@ -86,7 +88,7 @@ def test_damaged_frames_are_refused_in_one_way(
         fields = msgspec.json.decode(received.frame)
         inner = fields.get("data", fields)
         for key in list(inner):
-            for value in (None, "", "nan", "1_0", -1, 2**64, 1e400, [], {}, "\x00" * 100):
+            for value in NONSENSE:
                 damaged = msgspec.json.encode(
                     {**fields, "data": {**inner, key: value}} if "data" in fields
                     else {**fields, key: value}

@@ -12,14 +12,16 @@ import pytest
 
 from feed.errors import VenueRefused
 from feed.tasks import end_tasks
-from feed.ticks import Tick, Trade
+from feed.ticks import Quote, Tick, Trade
 from producers.venues.binance import Binance
 from producers.venues.coinbase import Coinbase
+from producers.venues.kraken import Kraken
 from producers.venues.runner import Runner
 from producers.venues.venue import Limits, Venue, Wants
 from tests.conftest import until
 from tests.producers.venues.simulator import Act, simulated
 from tests.producers.venues.test_intake import match
+from tests.producers.venues.test_parsing import BINANCE_TRADE, KRAKEN_TICKER, KRAKEN_TRADES
 
 HEARTBEAT = b'{"type":"heartbeat","product_id":"BTC-USD","time":"2021-04-17T16:43:30Z"}'
 REFUSED = b'{"type":"error","message":"Failed to subscribe","reason":"%b is not a valid product"}'
@@ -61,7 +63,10 @@ async def running(
 
 @pytest.mark.parametrize("act", [Act.CUT, Act.CLOSE])
 async def test_after_a_cut_it_comes_back_and_asks_again(act: Act) -> None:
-    scenes = ([match(1), match(2), act], [match(2, "last_match"), match(3)])
+    scenes: list[list[bytes | Act]] = [
+        [match(1), match(2), act],
+        [match(2, "last_match"), match(3)],
+    ]
     async with simulated(*scenes) as venue, running(venue.url) as run:
         await until(lambda: run.ids == [1, 2, 3])
         assert run.runner.reconnects == 1
@@ -95,7 +100,8 @@ async def test_garbage_is_told_and_skipped(caplog: pytest.LogCaptureFixture) -> 
         await until(lambda: run.ids == [1, 2])
         assert run.runner.reconnects == 0
         assert run.runner.intake.tally.bad_frames == 2
-    (first, _) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    # One of them: not more than one a second is logged.
+    (first,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert first.getMessage().startswith("bad frame: ")
     assert len(first.__dict__["frame"]) <= 800
 
@@ -124,6 +130,45 @@ async def test_it_ends_where_all_products_are_refused() -> None:
         run = Run(Coinbase(), venue.url, ("FOO-BAR", "A-B"))
         with pytest.raises(VenueRefused, match=r"coinbase: .*FOO-BAR is not a valid product"):
             await asyncio.wait_for(run.runner.run(), 10)
+
+
+async def test_what_a_venue_says_can_not_steer_a_terminal() -> None:
+    async with simulated([REFUSED % b"A-B \\u001b[2J"]) as venue:
+        with pytest.raises(VenueRefused) as caught:
+            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).runner.run(), 10)
+    assert str(caught.value).isprintable()
+    assert "\\x1b[2J" in str(caught.value)
+
+
+async def test_a_venue_that_says_nothing_of_a_symbol_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with (
+        simulated([match(1)], asks=2) as venue,
+        running(venue.url, "BTC-USD", "A-B", unheard_after_s=0.5) as run,
+    ):
+        await until(lambda: "nothing has come of some symbols" in caplog.text)
+        assert run.ids == [1]
+    (record,) = [each for each in caplog.records if "nothing has" in each.getMessage()]
+    assert record.__dict__["symbols"] == "A-B"
+
+
+async def test_kraken_and_binance_go_the_same_way() -> None:
+    book = b"""{"stream":"bnbbtc@bookTicker","data":{"u":5,"s":"BNBBTC","b":"1","B":"2","a":"3",
+    "A":"4"}}"""
+    trade = (BINANCE_TRADE % (1, 1)).encode()
+    kraken = [KRAKEN_TRADES.encode(), (KRAKEN_TICKER % "").encode()]
+    symbols = ("MATIC-USD", "BTC-USD", "ALGO-USD")
+    async with (
+        simulated(kraken, asks=2) as venue,
+        running(venue.url, *symbols, venue=Kraken()) as run,
+    ):
+        await until(lambda: [type(each) for each in run.ticks] == [Trade, Trade, Quote])
+    async with (
+        simulated([trade, book]) as venue,
+        running(venue.url, "BNB-BTC", venue=Binance()) as run,
+    ):
+        await until(lambda: [type(each) for each in run.ticks] == [Trade, Quote])
 
 
 async def test_a_refusal_of_a_longer_name_is_not_ones_own() -> None:

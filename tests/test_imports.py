@@ -113,10 +113,23 @@ def test_files_of_feed_import_only_from_rows_above() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", sorted(SANS_IO))
-def test_the_core_does_no_io(name: str) -> None:
-    path = ROOT / "feed" / f"{name}.py"
-    assert not {"asyncio", "socket", "redis", "starlette", "uvicorn"} & {
+VENUE_SHELLS = {"capture", "runner"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(ROOT / "feed" / f"{name}.py" for name in sorted(SANS_IO)),
+        *(
+            path
+            for path in sorted((ROOT / "producers" / "venues").glob("*.py"))
+            if path.stem not in VENUE_SHELLS
+        ),
+    ],
+    ids=lambda path: path.stem,
+)
+def test_the_core_does_no_io(path: Path) -> None:
+    assert not {"asyncio", "socket", "redis", "starlette", "uvicorn", "websockets"} & {
         imported.split(".")[0] for imported in imports_of(path)
     }
     assert not any(

@@ -91,7 +91,8 @@ def _check_symbols(venue: Venue, symbols: tuple[str, ...]) -> None:
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("ws", "wss") and parts.hostname and (parts.port or 1)
+        good = parts.scheme in ("ws", "wss") and parts.hostname and not parts.fragment
+        _ = parts.port  # raises for one that is no number
     except ValueError:
         good = False
     if not good:

@@ -13,7 +13,13 @@ from time import monotonic
 from typing import Final, NoReturn
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidURI,
+    WebSocketException,
+)
 
 from feed.delays import Delays
 from feed.errors import BadFrame, VenueRefused
@@ -43,6 +49,8 @@ UNHEARD_AFTER_S: Final = 60.0
 _UNHEARD_SHOWN: Final = 20
 _RETRIED: Final = frozenset((408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524))
 """HTTP statuses of a refused handshake that may be better next time."""
+_FINAL: Final = (ssl.SSLCertVerificationError, InvalidURI, InvalidHandshake)
+"""But for the kind of `InvalidHandshake` that means that the connection was cut amid it."""
 
 logger = logging.getLogger("tickcast.venues")
 
@@ -147,7 +155,7 @@ class Runner:
             status = error.response.status_code
             if status not in _RETRIED:
                 raise VenueRefused(f"{self._url} answers with HTTP status {status}") from None
-        elif isinstance(error, ssl.SSLError | InvalidHandshake):
+        elif isinstance(error, _FINAL) and not isinstance(error, InvalidMessage):
             raise VenueRefused(f"{self._url}: {error}") from None
 
     async def _connect_once(self, names: list[str]) -> NoReturn:

@@ -47,6 +47,8 @@ from tests.talk import Talk, talking
         (["binance", "BTC-XYZ"], 2, "binance: 'BTC-XYZ': the venue has no markets quoted in that"),
         (["coinbase", "A-B", "--url", "http://x"], 2, "'http://x' is no ws:// or wss:// address"),
         (["coinbase", "A-B", "--url", "ws://"], 2, "'ws://' is no ws:// or wss:// address"),
+        (["coinbase", "A-B", "--url", "ws://a:b"], 2, "'ws://a:b' is no ws:// or wss:// address"),
+        (["coinbase", "A-B", "--url", "ws://a#b"], 2, "'ws://a#b' is no ws:// or wss:// address"),
         (["coinbase", "A-B", "--capture", "/dev/null/x"], 2, "/dev/null/x: Not a directory"),
         (["coinbase", "A-B", "--url", "ws://127.0.0.1:1"], 1, "no store is running"),
     ],

@@ -191,6 +191,26 @@ async def test_a_handshake_that_is_refused_for_good_ends_it() -> None:
             await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).runner.run(), 10)
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_final"), [(b"", False), (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True)]
+)
+async def test_a_cut_amid_the_handshake_is_no_refusal(answer: bytes, is_final: bool) -> None:
+    async def answer_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(answer_and_close, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        run = Run(Coinbase(), f"ws://{host}:{port}", ("A-B",))
+        task = asyncio.create_task(run.runner.run())
+        await until(lambda: task.done() or run.runner.reconnects >= 2)
+        assert task.done() == is_final
+        await end_tasks([task])
+    if is_final:
+        assert isinstance(task.exception(), VenueRefused)
+
+
 async def test_what_publishing_raises_ends_it() -> None:
     async def fail(ticks: list[Tick]) -> None:
         raise ValueError("no store")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -108,19 +108,23 @@ async def _live(
     url: str | None,
     capture: Capture | None,
 ) -> None:
-    async with open_publisher(settings, feed) as publisher:
-        runner = Runner(venue, symbols, wants, publisher.publish, url=url, capture=capture)
-        try:
-            async with _progress(settings, runner):
+    with _screen(settings) as line:  # Before the publisher, which then speaks through the log.
+        async with open_publisher(settings, feed) as publisher:
+            runner = Runner(venue, symbols, wants, publisher.publish, url=url, capture=capture)
+            drawing = asyncio.create_task(_draw(line, runner)) if line else None
+            try:
                 await runner.run()
-        finally:
-            await _drain(publisher)
-            tally = runner.intake.tally
-            click.echo(
-                f"{tally.ticks:,} ticks from {venue.name}, {tally.missing:,} missing,"
-                f" {runner.reconnects:,} reconnects, {tally.bad_frames:,} bad frames",
-                err=True,
-            )
+            finally:
+                await _drain(publisher)
+                if line and drawing:
+                    await end_tasks([drawing])
+                    line.stop()
+                tally = runner.intake.tally
+                click.echo(
+                    f"{tally.ticks:,} ticks from {venue.name}, {tally.missing:,} missing,"
+                    f" {runner.reconnects:,} reconnects, {tally.bad_frames:,} bad frames",
+                    err=True,
+                )
 
 
 async def _drain(publisher: Publisher) -> None:
@@ -135,20 +139,16 @@ async def _drain(publisher: Publisher) -> None:
     draining.exception()
 
 
-@asynccontextmanager
-async def _progress(settings: Settings, runner: Runner) -> AsyncIterator[None]:
-    """Log lines, and on a terminal a line below them that says how it goes."""
+@contextmanager
+def _screen(settings: Settings) -> Iterator[Live | None]:
+    """Log lines, and on a terminal a line below them to be drawn."""
     if not sys.stderr.isatty():
         set_up_logging(settings)
-        yield
+        yield None
         return
     with Live(Text(), console=Console(stderr=True), auto_refresh=False, transient=True) as line:
         set_up_logging(settings)  # Now, so that its lines go above.
-        drawing = asyncio.create_task(_draw(line, runner))
-        try:
-            yield
-        finally:
-            await end_tasks([drawing])
+        yield line
 
 
 async def _draw(line: Live, runner: Runner) -> None:

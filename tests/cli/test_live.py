@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
 import re
 import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from producers.venues.registry import VENUES
 from producers.venues.runner import Runner
 from producers.venues.venue import Wants
 from tests.cli.conftest import Cli
-from tests.conftest import RunningServer
+from tests.conftest import RunningServer, until
 from tests.producers.venues.recorded import (
     BINANCE,
     BINANCE_SYMBOLS,
@@ -128,6 +132,34 @@ def test_the_progress_line() -> None:
     runner.connected = 1
     line = "3 ticks, 6/s, 1 gaps, 0 reconnects, 0 bad frames, skew +12 ms"
     assert meter.read(runner, 1.5) == line
+
+
+async def test_on_a_terminal_a_line_says_how_it_goes(cli: Cli, redis_url: str) -> None:
+    ours, theirs = pty.openpty()
+    os.set_blocking(ours, False)
+    shown = b""
+
+    def read_on() -> bytes:
+        nonlocal shown
+        with suppress(BlockingIOError):
+            shown += os.read(ours, 65_536)
+        return shown
+
+    async with simulated([match(1), match(2)]) as venue:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "feed.cli", "live", "coinbase", "BTC-USD", "--url", venue.url,
+            "--redis", redis_url, stdout=theirs, stderr=theirs, env=cli.environment,
+        )  # fmt: skip
+        cli.processes.append(process)
+        await until(lambda: b"\r\x1b[2K2 ticks, " in read_on(), 20)
+        process.send_signal(signal.SIGINT)
+        await asyncio.wait_for(process.wait(), 10)
+    read_on()
+    os.close(ours)
+    os.close(theirs)
+    # The last line has been wiped, and what came of it stands in its place.
+    end = "\x1b[2K2 ticks from coinbase, 0 missing, 0 reconnects, 0 bad frames"
+    assert end in shown.decode()
 
 
 def builtins(tick: Tick | dict[str, Any]) -> dict[str, Any]:

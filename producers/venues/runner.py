@@ -32,7 +32,7 @@ from producers.venues.venue import Kind, Notice, Venue, Wants, shown
 
 FIRST_DELAY_S: Final = 0.2
 MAX_DELAY_S: Final = 30.0
-SETTLED_S: Final = 10.0
+SETTLED_S: Final = 30.0
 """After a connection that has lasted so long, delays begin anew."""
 PING_AFTER_S: Final = 10.0
 """A venue without heartbeats that is silent for so long is pinged, and then has as long again."""
@@ -132,14 +132,11 @@ class Runner:
         delays = Delays(FIRST_DELAY_S, MAX_DELAY_S, self._dice)
         while True:
             await asyncio.sleep(delay_s)
-            began = monotonic()
             try:
-                await self._connect_once(names)
+                await self._connect_once(names, delays)
             except (OSError, TimeoutError, WebSocketException) as error:
                 self._raise_if_final(error)
                 reason = str(error) or "it has fallen silent"
-            if monotonic() - began >= SETTLED_S:
-                delays.begin_anew()
             delay_s = delays.next_s()
             self.reconnects += 1
             logger.warning(
@@ -158,7 +155,7 @@ class Runner:
         elif isinstance(error, _FINAL) and not isinstance(error, InvalidMessage):
             raise VenueRefused(f"{self._url}: {error}") from None
 
-    async def _connect_once(self, names: list[str]) -> NoReturn:
+    async def _connect_once(self, names: list[str], delays: Delays) -> NoReturn:
         """Open a connection, and follow it until it ends, which it does with an exception."""
         async with connect(
             self._url,
@@ -169,6 +166,7 @@ class Runner:
             ping_interval=None,
             user_agent_header="tickcast",
         ) as socket:
+            opened_s = monotonic()
             self._has_connected = True
             self.connected += 1
             logger.info("connected", extra={"venue": self._venue.name, "url": self._url})
@@ -177,6 +175,8 @@ class Runner:
                     await self._follow(socket, names, kept)
             finally:
                 self.connected -= 1
+                if monotonic() - opened_s >= SETTLED_S:
+                    delays.begin_anew()
 
     async def _follow(
         self, socket: ClientConnection, names: list[str], kept: Session | None

@@ -13,6 +13,7 @@ import pytest
 from feed.errors import VenueRefused
 from feed.tasks import end_tasks
 from feed.ticks import Quote, Tick, Trade
+from producers.venues import runner
 from producers.venues.binance import Binance
 from producers.venues.coinbase import Coinbase
 from producers.venues.kraken import Kraken
@@ -72,6 +73,22 @@ async def test_after_a_cut_it_comes_back_and_asks_again(act: Act) -> None:
         assert run.runner.reconnects == 1
         assert run.runner.intake.tally.repeats == 1
         assert venue.asked[0] == venue.asked[1]
+
+
+async def test_a_venue_that_always_cuts_is_asked_less_and_less_often(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delays() -> list[float]:
+        return [each.__dict__["retry_s"] for each in caplog.records if each.levelname == "WARNING"]
+
+    async with simulated(*[[Act.CUT]] * 4) as venue, running(venue.url):
+        await until(lambda: len(delays()) == 4)
+    assert delays() == [0.02, 0.04, 0.08, 0.16]
+    caplog.clear()
+    monkeypatch.setattr(runner, "SETTLED_S", 0.0)
+    async with simulated(*[[Act.CUT]] * 3) as venue, running(venue.url):
+        await until(lambda: len(delays()) == 3)
+    assert delays() == [0.02, 0.02, 0.02]
 
 
 @pytest.mark.parametrize("venue", [Impatient(), Binance()], ids=["heartbeats", "pings"])

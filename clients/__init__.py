@@ -1,7 +1,9 @@
 """Clients: a library to subscribe with, and the programs that show what arrives."""
 
 from clients.books import Gap
+from clients.callbacks import listen
 from clients.report import Report, StreamReport
 from clients.stream import Stream, connect
+from clients.window import Window
 
-__all__ = ["Gap", "Report", "Stream", "StreamReport", "connect"]
+__all__ = ["Gap", "Report", "Stream", "StreamReport", "Window", "connect", "listen"]

@@ -17,6 +17,8 @@ QUEUE_TICKS_MAX: Final = 10_000
 class TickQueue:
     """Ticks and gaps in their order, up to a bound.
 
+    Whoever is cancelled while it waits for something has taken nothing.
+
     Args:
         is_urgent: whether to read on above the bound.
     """
@@ -24,7 +26,8 @@ class TickQueue:
     def __init__(self, is_urgent: Callable[[], bool]) -> None:
         self._is_urgent = is_urgent
         self._items: deque[Tick | Gap] = deque()
-        self._changed = asyncio.Condition()
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
         self._ended: Exception | None = None
 
     def __len__(self) -> int:
@@ -37,33 +40,54 @@ class TickQueue:
 
     async def put(self, items: Iterable[Tick | Gap]) -> None:
         """Add what has arrived, and wait until there is room for more."""
-        async with self._changed:
-            self._items.extend(items)
-            self._changed.notify_all()
-            await self._changed.wait_for(self._has_room)
+        self._items.extend(items)
+        self._news.set()
+        while len(self._items) > QUEUE_TICKS_MAX and not self._is_urgent():
+            self._room.clear()
+            await self._room.wait()
 
-    def _has_room(self) -> bool:
-        return len(self._items) <= QUEUE_TICKS_MAX or self._is_urgent()
-
-    async def look_again(self) -> None:
-        """It has become urgent to read."""
-        async with self._changed:
-            self._changed.notify_all()
+    def look_again(self) -> None:
+        """There may be room, or it has become urgent to read."""
+        self._room.set()
 
     async def get(self) -> Tick | Gap:
         """The next one; raises the reason of the end after the last."""
-        if not self._items:
-            async with self._changed:
-                await self._changed.wait_for(lambda: self._items or self._ended)
-                if not self._items:
-                    assert self._ended is not None
-                    raise self._ended
+        await self._wait()
         item = self._items.popleft()
-        if len(self._items) == QUEUE_TICKS_MAX // 2:
-            await self.look_again()
+        self._make_room()
         return item
 
-    async def end(self, reason: Exception) -> None:
+    async def get_ticks(self, most: int) -> list[Tick] | Gap:
+        """What waits before the next gap, at least one tick and at most so many; or the gap.
+
+        Raises the reason of the end after the last.
+        """
+        await self._wait()
+        ticks: list[Tick] = []
+        while self._items and len(ticks) < most:
+            item = self._items.popleft()
+            if isinstance(item, Gap):
+                if not ticks:
+                    return item
+                self._items.appendleft(item)
+                break
+            ticks.append(item)
+        self._make_room()
+        return ticks
+
+    def end(self, reason: Exception) -> None:
         """Nothing more will come; the first reason counts."""
         self._ended = self._ended or reason
-        await self.look_again()
+        self._news.set()
+
+    async def _wait(self) -> None:
+        while not self._items:
+            if self._ended is not None:
+                raise self._ended
+            self._news.clear()
+            await self._news.wait()
+
+    def _make_room(self) -> None:
+        # Not at once, so that reading does not stop and go for each tick.
+        if len(self._items) <= QUEUE_TICKS_MAX // 2:
+            self._room.set()

@@ -31,6 +31,9 @@ HEARTBEAT_MS: Final = (100, 60_000)
 _SYMBOLS_PER_MESSAGE: Final = 100
 """So many symbols make a message cost as much as two."""
 
+_POSITIONS_PER_MESSAGE: Final = 1000
+"""And so many positions: whoever comes back to a wildcard names all of its streams."""
+
 _SLOW_WORDS: Final = 'slow is "conflate", "skip" or "close"'
 
 Id = int | str | None
@@ -110,9 +113,12 @@ def uses_extension(action: Action) -> bool:
 
 def price(action: Action) -> float:
     """What an action costs of a client's allowance: 1, and more where it names many symbols."""
+    price = 1.0
     if isinstance(action, Subscribe | Unsubscribe):
-        return 1 + len(action.subscriptions) / _SYMBOLS_PER_MESSAGE
-    return 1
+        price += len(action.subscriptions) / _SYMBOLS_PER_MESSAGE
+    if isinstance(action, Subscribe):
+        price += len(action.resume) / _POSITIONS_PER_MESSAGE
+    return price
 
 
 _JSON_MAP = msgspec.json.Decoder(dict[str, Any])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
@@ -56,6 +57,8 @@ class _RevalidatedFiles(StaticFiles):
 
 class _State(TypedDict):
     engine: Engine
+    refused: Counter[str]
+    """`feed.http` counts here what never becomes a request."""
 
 
 def create_app(
@@ -83,7 +86,7 @@ def create_app(
             running_engine(settings, redis_url, gate) as engine,
             serving_metrics(engine, metrics_listener) if metrics_listener else nullcontext(),
         ):
-            yield {"engine": engine}
+            yield {"engine": engine, "refused": engine.hub.counters.refused}
 
     routes: list[BaseRoute] = [
         Route("/health", _health),

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import re
+from collections import Counter
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -23,6 +24,8 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from feed.errors import CLOSE_GRACE_S
 
+STALLED: Final = "stalled"
+MALFORMED: Final = "malformed"
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 """Where uvicorn's configuration has no `handshake_timeout_s`."""
 
@@ -67,16 +70,19 @@ class FeedHttpProtocol(HttpToolsProtocol):
     One timer goes with a connection. It begins anew with each request but the first, whose time
     counts from the connection's beginning. Where it finds a request that is not complete, the
     connection ends; and where it finds, several times, that nothing was read of an answer.
+
+    What goes no further is counted in the `refused` of the lifespan's state, if there is one.
     """
 
     # Among uvicorn's own attributes they would double the size of a dict.
     __slots__ = (
         "_due", "_due_s", "_held", "_in_head", "_is_handshake", "_is_over", "_is_receiving",
-        "_patience_s", "_size", "_still", "_timer", "_unread",
+        "_patience_s", "_refused", "_size", "_still", "_timer", "_unread",
     )  # fmt: skip
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._refused: Counter[str] = self.app_state.get("refused", Counter())
         self._patience_s: float = getattr(self.config, "handshake_timeout_s", HANDSHAKE_TIMEOUT_S)
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
@@ -132,10 +138,12 @@ class FeedHttpProtocol(HttpToolsProtocol):
         if self._is_receiving and not self._is_answering():
             self._refuse(_Refusal(_TIMEOUT))
         elif self._still >= _STILL_MAX:
+            self._refused[STALLED] += 1
             self.transport.abort()
         elif unread or self._is_answering() or self.timeout_keep_alive_task is not None:
             self._wait()
         else:
+            self._refused[STALLED] += 1
             self._close()
 
     def _is_answering(self) -> bool:
@@ -321,6 +329,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._due = refusal.with_traceback(None)  # Its frames would keep this object.
             return
         logger.debug("refused a request: %d %s", refusal.status, refusal)
+        self._refused[STALLED if refusal.status == _TIMEOUT else MALFORMED] += 1
         if self.transport.is_closing():
             self._close()
             return

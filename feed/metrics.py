@@ -21,6 +21,7 @@ from feed.counters import Histogram
 from feed.door import REFUSALS
 from feed.engine import Engine
 from feed.errors import CloseCode
+from feed.http import MALFORMED, STALLED
 from feed.ticks import Encoding
 
 _CLOSE_CODES: Final = frozenset(CloseCode) | {1001, 1003, 1005, 1006}
@@ -69,9 +70,11 @@ class _FeedCollector(Collector):
             closed.add_metric([label], count)
         yield closed
         refused = CounterMetricFamily(
-            "tickcast_refused", "Handshakes and credentials turned away", labels=["reason"]
+            "tickcast_refused",
+            "Handshakes, credentials and requests turned away",
+            labels=["reason"],
         )
-        for reason in REFUSALS:
+        for reason in (*REFUSALS, STALLED, MALFORMED):
             refused.add_metric([reason], counters.refused[reason])
         yield refused
         yield _counter(

@@ -26,8 +26,8 @@ class Positions(Closest[Position]):
 
     __slots__ = ()
 
-    def __bool__(self) -> bool:
-        return bool(self._said)
+    def __len__(self) -> int:
+        return len(self._said)
 
     @property
     def symbols(self) -> frozenset[Subscription]:

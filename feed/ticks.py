@@ -32,6 +32,7 @@ SYMBOL_MAX: Final = 32
 TEXT_MAX: Final = 64
 """Longest trade id or venue name, in characters."""
 
+_NO_PREFIXES: Final[dict[int, set[str]]] = {}
 _FEED = re.compile(r"[a-z0-9_-]{1,32}")
 _SYMBOL = re.compile(r"[A-Za-z0-9._/:-]{1,32}")
 _PREFIX = re.compile(r"[A-Za-z0-9._/:-]{0,32}\*")
@@ -126,14 +127,16 @@ class Coverage:
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
         self._named: dict[tuple[str, str], None] = {}
-        prefixes: dict[str, list[str]] = {}
+        # By channel and length: a client may name a thousand, but they have few lengths.
+        self._prefixes: dict[str, dict[int, set[str]]] = {}
         for subscription in subscriptions:
             if subscription.is_wildcard:
-                prefixes.setdefault(subscription.channel, []).append(subscription.pattern[:-1])
+                prefix = subscription.pattern[:-1]
+                by_length = self._prefixes.setdefault(subscription.channel, {})
+                by_length.setdefault(len(prefix), set()).add(prefix)
             else:
                 self._named[subscription] = None
-        self._prefixes = {channel: tuple(each) for channel, each in prefixes.items()}
-        self.has_wildcards = bool(prefixes)
+        self.has_wildcards = bool(self._prefixes)
 
     def named_in(self, feed: str) -> Iterable[StreamKey]:
         """The streams that are named in full, in the order given."""
@@ -149,7 +152,10 @@ class Coverage:
 
     def covers_by_wildcard(self, stream: StreamKey) -> bool:
         """Whether one of the wildcards among them does."""
-        return stream.symbol.startswith(self._prefixes.get(stream.channel, ()))
+        return any(
+            stream.symbol[:length] in prefixes
+            for length, prefixes in self._prefixes.get(stream.channel, _NO_PREFIXES).items()
+        )
 
 
 def channel_of(tick: Tick) -> str:

@@ -178,6 +178,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     def _refuse_version(self) -> None:
         """Say which version is spoken here (RFC 6455, section 4.2.2); the library would not."""
         response = self.conn.reject(HTTPStatus.UPGRADE_REQUIRED, "no such version\n")
+        response.headers["Connection"] = "Upgrade"
+        response.headers["Upgrade"] = "websocket"
         response.headers["Sec-WebSocket-Version"] = _VERSION
         self.conn.send_response(response)
         self.handshake_complete = self.close_sent = True

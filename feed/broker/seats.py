@@ -40,6 +40,8 @@ class Seats:
         self._me = secrets.token_hex(6)
         self._taken: Counter[str] = Counter()
         self._untold: set[str] = set()
+        self._told: set[str] = set()
+        """Rooms in which the store may believe that we have seats."""
         self._seen = False
 
     def taken(self, room: str) -> int:
@@ -62,6 +64,8 @@ class Seats:
             except BaseException:
                 self.free(rooms)
                 raise
+        elif full is None:
+            self._untold.update(rooms)
         if full is not None:
             self.free(rooms)
         return full
@@ -69,10 +73,16 @@ class Seats:
     def free(self, rooms: Mapping[str, int]) -> None:
         """Give the seats back."""
         self._taken.subtract(list(rooms))
-        self._untold.update(rooms)
         for room in rooms:
-            if self._taken[room] <= 0:
-                del self._taken[room]
+            if self._taken[room] > 0:
+                self._untold.add(room)
+                continue
+            del self._taken[room]
+            # While the store is away, addresses come and go without end: it need not know of them.
+            if room in self._told:
+                self._untold.add(room)
+            else:
+                self._untold.discard(room)
 
     async def run(self) -> None:
         """Tell the store what is taken, for ever."""
@@ -99,6 +109,7 @@ class Seats:
 
     async def _ask(self, rooms: Mapping[str, int]) -> str | None:
         names = list(rooms)
+        self._told.update(names)
         counts = [each for name in names for each in (self._taken[name], rooms[name])]
         try:
             with translated_errors():
@@ -124,13 +135,15 @@ class Seats:
             self._seen = True
             pipeline = self._client.pipeline(transaction=False)
             pipeline.zremrangebyscore(keys.SEATED_SERVERS, 0, (seconds - 3600) * 1000)
-            for room in untold:
-                if self._taken[room]:
-                    pipeline.hset(keys.seats(room), self._me, str(self._taken[room]))
-                else:
-                    pipeline.hdel(keys.seats(room), self._me)
+            gone = {room for room in untold if not self._taken[room]}
+            self._told |= untold
+            for room in untold - gone:
+                pipeline.hset(keys.seats(room), self._me, str(self._taken[room]))
+            for room in gone:
+                pipeline.hdel(keys.seats(room), self._me)
             try:
                 await execute(pipeline)
             except BaseException:
                 self._untold |= untold
                 raise
+            self._told -= gone - self._taken.keys() - self._untold

@@ -24,9 +24,10 @@ _PATIENCE_S: Final = 40.0
 
 
 class Member(Auditor):
-    """Measures how late its ticks are, once it has come back and has caught up.
+    """Measures how late its ticks are: once it has come back and caught up, or when it is told to.
 
     Attributes:
+        measures: whether it does so now.
         caught_up_us: when it got the first tick that was published after its last subscription was
             confirmed; 0 until then.
         late_us: the way of each tick that was published after that: to its arrival here, and to the
@@ -36,6 +37,7 @@ class Member(Auditor):
     def __init__(self, url: str, symbol: str, encoding: Encoding) -> None:
         super().__init__(url, [symbol], encoding)
         self.stamps = True
+        self.measures = False
         self.caught_up_us = 0
         self.late_us: list[tuple[int, int]] = []
         self._subscribed_us = 0
@@ -47,13 +49,14 @@ class Member(Auditor):
     def on_subscription(self) -> None:
         self._subscribed_us = _now_us()
         self.caught_up_us = 0
+        self.measures = self.measures or self.reconnects > 0
 
     def on_tick(self, message: Message) -> None:
         now, published = _now_us(), message["tr"]
         if not self.caught_up_us:
             if published > self._subscribed_us:
                 self.caught_up_us = now
-        elif published > self.caught_up_us and self.reconnects:
+        elif self.measures and published > self.caught_up_us:
             self.late_us.append((now - published, message["tw"] - published))
 
 
@@ -80,9 +83,9 @@ class Crowd:
     async def ask(self, question: str, **more: Any) -> Any:
         """Ask, and wait for the answer.
 
-        `live`: all are subscribed. `back`: all have caught up after a reconnect; the answer tells
-        when the half and when the last had, by the clock on the wall. `end`: all have the tick
-        `id`; the answer is what they saw.
+        `live`: all are subscribed. `measure`: they measure from now on. `back`: all have caught up
+        after a reconnect; the answer tells when the half and when the last had, by the clock on
+        the wall. `end`: all have the tick `id`; the answer is what they saw.
         """
         assert self._process is not None
         assert self._process.stdin is not None
@@ -134,6 +137,10 @@ async def _answer(asked: dict[str, Any], symbol: str, members: list[Member]) -> 
     question = asked["ask"]
     if question == "live":
         await until(lambda: all(each.live for each in members), _PATIENCE_S, question)
+        return True
+    if question == "measure":
+        for member in members:
+            member.measures = True
         return True
     if question == "back":
         await until(lambda: all(each.is_back for each in members), _PATIENCE_S, question)

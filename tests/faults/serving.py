@@ -70,7 +70,8 @@ class ServerProcess(Child):
 
     async def metrics(self) -> dict[str, float]:
         """The numbers of `/metrics`, by name; those with labels are summed up."""
-        async with httpx.AsyncClient(timeout=5) as client:
+        # A busy machine may stand still for some seconds, which is not what is asked here.
+        async with httpx.AsyncClient(timeout=30) as client:
             text = (await client.get(self.http + "/metrics")).text
         found: dict[str, float] = {}
         for line in text.splitlines():

@@ -17,6 +17,7 @@ from feed.actions import (
     Subscribe,
     Unsubscribe,
     parse_action,
+    price,
     uses_extension,
 )
 from feed.delivery import Options, SlowPolicy
@@ -283,3 +284,12 @@ def test_any_map_is_an_action_or_an_error_of_ours(fields: dict[str, Any]) -> Non
 def test_any_bytes_are_an_action_or_an_error_of_ours(message: str | bytes) -> None:
     with pytest.raises(InvalidAction):
         parse_action(message)
+
+
+def test_what_an_action_costs_follows_from_what_it_names() -> None:
+    symbols = [f"S{number}" for number in range(500)]
+    assert price(Ping()) == 1
+    assert price(parse_action(json.dumps({"action": "unsubscribe", "trades": symbols}))) == 6
+    resume = {"epoch": "e", "trades": dict.fromkeys(symbols, 7)}
+    back = {"action": "subscribe", "trades": ["*"], "resume": resume}
+    assert price(parse_action(json.dumps(back))) == pytest.approx(1.51)

@@ -217,6 +217,21 @@ async def test_a_key_has_so_many_connections_over_all_servers(
             pass
 
 
+async def test_whoever_leaves_while_its_secret_is_checked_leaves_no_seat_behind(
+    guarded: dict[str, Any], redis_url: str
+) -> None:
+    async with running_server(Settings(**guarded), redis_url) as server:
+        for _ in range(3):
+            async with client(server) as socket:
+                await socket.send(json.dumps({"action": "auth", "token": SECRET}))
+        # It takes two at a time, so it would be full.
+        seats = server.app_state["engine"].door._seats
+        await until(lambda: not server.app_state["engine"].sessions)
+        await until(lambda: not seats.taken(f"key:{ID}"))
+        async with client(server, BEARER), client(server, BEARER):
+            pass
+
+
 async def test_a_full_server_and_a_full_address_say_when_to_come_back(
     settings: Settings, redis_url: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import httpx
@@ -27,6 +28,20 @@ async def read(server: RunningServer) -> dict[str, float]:
         for family in text_string_to_metric_families(reply.text)
         for sample in family.samples
     }
+
+
+async def test_requests_that_never_were_are_counted(settings: Settings, redis_url: str) -> None:
+    quick = replace(settings, handshake_timeout_s=0.1)
+    async with running_server(quick, redis_url) as server:
+        address = httpx.URL(server.http)
+        for words in (b"", b"GET /health HTTP/1.1\r\n", b"nonsense\r\n\r\n"):
+            reader, writer = await asyncio.open_connection(address.host, address.port)
+            writer.write(words)
+            await reader.read()
+            writer.close()
+        found = await read(server)
+    assert found["tickcast_refused_total stalled"] == 2
+    assert found["tickcast_refused_total malformed"] == 1
 
 
 async def test_what_flows_is_counted(server: RunningServer, publisher: Publisher) -> None:

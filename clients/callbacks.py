@@ -1,0 +1,39 @@
+"""Ticks handed to functions, for programs that are written around events."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from clients.stream import Stream
+from feed.ticks import Bar, Quote, Trade
+
+T = TypeVar("T")
+Handler = Callable[[T], Awaitable[None] | None]
+"""Takes a tick; what it returns is awaited before the next one, if it can be."""
+
+
+async def listen(
+    stream: Stream,
+    *,
+    on_trade: Handler[Trade] | None = None,
+    on_quote: Handler[Quote] | None = None,
+    on_bar: Handler[Bar] | None = None,
+) -> None:
+    """Call a function with each tick, one at a time and in order, until the stream ends.
+
+    A slow function makes a slow client, see `slow` of `Stream.subscribe`. What it raises is raised
+    here, and so is what the iteration of the stream raises.
+    """
+    while ticks := await stream.read():
+        for tick in ticks:
+            done: Awaitable[None] | None = None
+            if isinstance(tick, Trade):
+                done = on_trade(tick) if on_trade else None
+            elif isinstance(tick, Quote):
+                done = on_quote(tick) if on_quote else None
+            elif on_bar:
+                done = on_bar(tick)
+            if inspect.isawaitable(done):
+                await done

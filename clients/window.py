@@ -1,0 +1,117 @@
+"""The latest ticks of a stream, as tables: for a look at the market in a notebook."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from feed.ticks import Bar, Quote, Tick, Trade
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+TICKS_MAX: Final = 100_000
+"""Ticks of a kind that a window holds, if nothing else is said."""
+
+T = TypeVar("T", Trade, Quote, Bar)
+
+
+class Window:
+    """The last so many trades, quotes and bars that it was given.
+
+    Args:
+        ticks_max: how many of each kind; the oldest go.
+
+    Attributes:
+        trades, quotes, bars: what it holds, each a `Table`.
+    """
+
+    def __init__(self, ticks_max: int = TICKS_MAX) -> None:
+        self.trades: Table[Trade] = Table(_TRADE_COLUMNS, ticks_max)
+        self.quotes: Table[Quote] = Table(_QUOTE_COLUMNS, ticks_max)
+        self.bars: Table[Bar] = Table(_BAR_COLUMNS, ticks_max)
+
+    def add(self, ticks: Iterable[Tick]) -> None:
+        """Take ticks, as `Stream.read` returns them."""
+        for tick in ticks:
+            if isinstance(tick, Trade):
+                self.trades.rows.append(tick)
+            elif isinstance(tick, Quote):
+                self.quotes.rows.append(tick)
+            else:
+                self.bars.rows.append(tick)
+
+
+class Table(Generic[T]):
+    """Ticks of one kind, in the order in which they came.
+
+    Its columns have the names of the attributes. `time` is in nanoseconds, UTC. `id` is text, since
+    some venues count their trades and others name them.
+
+    Attributes:
+        rows: the ticks.
+    """
+
+    def __init__(self, columns: dict[str, Callable[[Any], Any]], ticks_max: int) -> None:
+        self.rows: deque[T] = deque(maxlen=ticks_max)
+        self._columns = columns
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """A list for each column; times are whole nanoseconds since the Unix epoch."""
+        return {name: [of(row) for row in self.rows] for name, of in self._columns.items()}
+
+    def to_polars(self) -> pl.DataFrame:
+        """A polars frame. Needs the extra `polars`: `pip install 'tickcast[polars]'`."""
+        import polars as pl  # noqa: PLC0415 - an extra
+
+        types = {name: _POLARS_TYPES.get(name, "Float64") for name in self._columns}
+        schema = {name: getattr(pl, type_) for name, type_ in types.items()}
+        frame = pl.DataFrame(self.to_dict(), schema=schema, orient="col")
+        return frame.with_columns(pl.from_epoch("time", "ns").dt.replace_time_zone("UTC"))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A pandas frame. Needs the extra `pandas`: `pip install 'tickcast[pandas]'`."""
+        import pandas as pd  # noqa: PLC0415 - an extra
+
+        return pd.DataFrame(
+            {
+                name: pd.to_datetime(values, unit="ns", utc=True).as_unit("ns")
+                if name == "time"
+                else pd.array(values, dtype=_PANDAS_TYPES.get(name, "float64"))
+                for name, values in self.to_dict().items()
+            }
+        )
+
+
+def _of(name: str) -> Callable[[Tick], Any]:
+    return lambda tick: getattr(tick, name)
+
+
+def _id_of(trade: Trade) -> str | None:
+    return None if trade.id is None else str(trade.id)
+
+
+def _time_of(tick: Tick) -> int:
+    return int(tick.time)
+
+
+def _columns(names: str) -> dict[str, Callable[[Any], Any]]:
+    return {"time": _time_of} | {name: _of(name) for name in names.split()}
+
+
+_TRADE_COLUMNS: Final = _columns("symbol price size side id venue seq") | {"id": _id_of}
+_QUOTE_COLUMNS: Final = _columns(
+    "symbol bid_price bid_size ask_price ask_size bid_venue ask_venue seq"
+)
+_BAR_COLUMNS: Final = _columns("symbol timeframe open high low close volume trade_count vwap seq")
+_TEXTS: Final = ("symbol", "side", "id", "venue", "bid_venue", "ask_venue", "timeframe")
+_INTEGERS: Final = ("seq", "trade_count")
+_POLARS_TYPES: Final = dict.fromkeys(_TEXTS, "String") | dict.fromkeys(
+    (*_INTEGERS, "time"), "Int64"
+)
+_PANDAS_TYPES: Final = dict.fromkeys(_TEXTS, "string") | dict.fromkeys(_INTEGERS, "Int64")

@@ -6,10 +6,10 @@ Source: Binance Spot API documentation, "WebSocket Streams".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
 from feed.errors import BadFrame
 from feed.ticks import Quote, Trade
@@ -19,6 +19,7 @@ from producers.venues.venue import (
     Kind,
     Limits,
     Notice,
+    Number,
     Numbered,
     Series,
     Ticks,
@@ -38,7 +39,6 @@ _QUOTES: Final = tuple(
     " EUR GBP AUD TRY BRL RUB UAH NGN ZAR PLN RON ARS JPY MXN COP CZK IDR IDRT BIDR BKRW BVND KZT"
     " UST".split()
 )
-Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Head(Struct):

@@ -6,10 +6,10 @@ Source: Coinbase Exchange documentation, "WebSocket Channels" and "WebSocket Rat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from feed.errors import BadFrame
 from feed.ticks import Quote, Trade
@@ -19,6 +19,7 @@ from producers.venues.venue import (
     Kind,
     Limits,
     Notice,
+    Number,
     Numbered,
     Series,
     Ticks,
@@ -30,7 +31,6 @@ from producers.venues.venue import (
 )
 
 _NAME: Final = "coinbase"
-Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Head(Struct):

@@ -6,10 +6,10 @@ Source: Kraken's documentation, "Spot WebSocket v2": "Trades", "Ticker (Level 1)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from feed.errors import BadFrame
 from feed.ticks import Quote, Trade
@@ -19,6 +19,7 @@ from producers.venues.venue import (
     Kind,
     Limits,
     Notice,
+    Number,
     Numbered,
     Series,
     Ticks,
@@ -48,7 +49,7 @@ class _Trade(Struct):
     side: Literal["buy", "sell"]
     price: float
     qty: float
-    trade_id: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    trade_id: Number
     timestamp: str
 
 

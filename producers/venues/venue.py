@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import Enum
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from feed.ticks import Tick, validate
 from feed.times import Time
 from producers.venues.symbols import SymbolRule
 
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A venue's number of something, as far as it can be published."""
 T = TypeVar("T")
 _SHOWN: Final = 200
 _DECIMAL: Final = re.compile(r"-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)

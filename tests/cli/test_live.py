@@ -103,6 +103,23 @@ async def test_ctrl_c_ends_it_with_all_published_and_captured(
     assert bad == []
 
 
+async def test_a_capture_outlives_a_kill(cli: Cli, redis_url: str, tmp_path: Path) -> None:
+    def captured() -> list[object]:
+        files = list(tmp_path.iterdir())
+        return [tick.id for path in files for tick in CaptureRecording(path)
+                if isinstance(tick, Trade)]  # fmt: skip
+
+    async with simulated(map(match, range(1, 101))) as venue:
+        process = await cli.start(
+            "live", "coinbase", "BTC-USD", "--url", venue.url, "--redis", redis_url,
+            "--capture", str(tmp_path),
+        )  # fmt: skip
+        await until(lambda: len(captured()) == 100, 20)  # Written while it still runs.
+        process.kill()
+        await process.communicate()
+    assert captured() == list(range(1, 101))
+
+
 async def test_what_was_taken_before_ctrl_c_is_published(
     cli: Cli, redis: Redis, redis_url: str
 ) -> None:

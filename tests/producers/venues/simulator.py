@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -102,4 +101,3 @@ async def simulated(
         (listener,) = server.sockets
         simulator.url = f"ws://127.0.0.1:{listener.getsockname()[1]}"
         yield simulator
-    await asyncio.sleep(0)

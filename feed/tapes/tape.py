@@ -55,9 +55,10 @@ class Tape:
             if manifest is None:
                 scan = Scan(path, number)
                 return cls(path, scan.manifest, size - scan.manifest.bytes)
-        if manifest.bytes != size:
+        torn = size - manifest.bytes
+        if torn and (manifest.complete or torn < 0):
             raise InvalidTape(f"{path}: has {size:,} bytes, and {manifest.bytes:,} by its manifest")
-        return cls(path, manifest)
+        return cls(path, manifest, torn)
 
     @property
     def first(self) -> Time:

@@ -11,7 +11,7 @@ from typing import Final
 
 from feed.errors import RecordingFailed
 from feed.tapes.frames import compress
-from feed.tapes.ledger import Ledger
+from feed.tapes.ledger import Ledger, StreamLedger
 from feed.tapes.lines import Head, Hole, Mark, Place, encode_mark, encode_tick
 from feed.tapes.manifest import FrameEntry, encode_manifest
 from feed.tapes.names import manifest_path
@@ -61,7 +61,7 @@ class TapeWriter:
     Attributes:
         ledger: what the tape holds, with what is not flushed yet.
         stored_bytes: of the file.
-        waiting_bytes: of lines that are not flushed yet.
+        waiting_bytes: of lines that were not taken to be written yet.
 
     Args:
         path: of the file, which must not exist yet.
@@ -79,6 +79,7 @@ class TapeWriter:
         self._frames: list[FrameEntry] = []
         self._block = Block()
         self._full: list[Block] = []
+        self._failure: str | None = None
         with _told(path):
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             _sync_directory(path.parent)
@@ -91,8 +92,10 @@ class TapeWriter:
 
     # -- lines
 
-    def tick(self, tick: Tick, rx: int | None = None, why_missing: str = "missing") -> None:
+    def tick(self, tick: Tick, rx: int | None = None, why_missing: str = "missing") -> StreamLedger:
         """Add a tick, and before it a gap where it does not follow the stream's last number.
+
+        Returns what the tape holds of its stream.
 
         Args:
             rx: when it was received, in nanoseconds since the Unix epoch.
@@ -110,6 +113,7 @@ class TapeWriter:
         self.ledger.take_tick(tick, content)
         self._block.add_tick(line, int(tick.time))
         self._added(line)
+        return stream
 
     def mark(self, mark: Mark) -> None:
         """Add a line that is no tick."""
@@ -137,14 +141,24 @@ class TapeWriter:
             blocks.append(self._block)
             self._block = Block()
         self._full = []
+        self.waiting_bytes = 0
         return blocks
 
     def write(self, blocks: list[Block]) -> None:
         """Write blocks, and see to it that they are on the disk.
 
         Raises:
-            RecordingFailed: it did not work. What was written before is left as it was.
+            RecordingFailed: it did not work, now or before. What was written is left as it was.
         """
+        if self._failure is not None:
+            raise RecordingFailed(self._failure)
+        try:
+            self._write(blocks)
+        except RecordingFailed as error:
+            self._failure = str(error)
+            raise
+
+    def _write(self, blocks: list[Block]) -> None:
         if not blocks:
             return
         with _told(self.path):
@@ -155,7 +169,6 @@ class TapeWriter:
                     FrameEntry(self.stored_bytes, block.ticks, block.first, block.last)
                 )
                 self.stored_bytes += len(frame)
-                self.waiting_bytes -= block.size
             os.fsync(self._file)
 
     def _append(self, frame: bytes) -> None:

@@ -12,7 +12,7 @@ from feed.errors import InvalidSettings, TickcastError
 
 _INTERRUPTED: Final = 130
 _COMMANDS: Final = (
-    "demo", "serve", "publish", "replay", "synth", "watch", "record", "load", "keys", "acl",
+    "demo", "serve", "publish", "replay", "synth", "watch", "record", "tape", "load", "keys", "acl",
 )  # fmt: skip
 
 

@@ -21,11 +21,12 @@ class StreamLedger:
     Attributes:
         seq: the last number that is accounted for; None while there is none to go on from.
         epoch: of that number; empty where it is not known.
+        begin: the epoch and the number that the tape begins after; None where it does not say.
     """
 
     __slots__ = (
-        "channel", "content", "epoch", "first", "first_seq", "last", "last_seq", "seq", "symbol",
-        "ticks",
+        "begin", "channel", "content", "epoch", "first", "first_seq", "last", "last_seq", "seq",
+        "symbol", "ticks",
     )  # fmt: skip
 
     def __init__(self, channel: str, symbol: str) -> None:
@@ -33,6 +34,7 @@ class StreamLedger:
         self.symbol = symbol
         self.epoch = ""
         self.seq: int | None = None
+        self.begin: tuple[str, int] | None = None
         self.ticks = 0
         self.first = self.last = Time(0)
         self.first_seq: int | None = None
@@ -58,8 +60,14 @@ class StreamLedger:
             self.first = time
         self.ticks += 1
         if tick.seq is not None:
+            self.begin_after(tick.seq - tick.conflated - 1)
             self.seq = self.last_seq = tick.seq
         self.content.update(content)
+
+    def begin_after(self, seq: int) -> None:
+        """Where the stream begins, unless that is known."""
+        if self.begin is None:
+            self.begin = (self.epoch, seq)
 
     def summary(self) -> StreamSummary:
         """What of it stands in the manifest."""
@@ -139,6 +147,7 @@ class Ledger:
         if stream.seq is not None and same and place.seq != stream.seq:
             self._blame(stream, f"stands at {stream.seq:,} and is said to at {place.seq:,}")
         stream.epoch, stream.seq = place.epoch, place.seq
+        stream.begin_after(place.seq)
 
     def _take_gap(self, gap: Hole) -> None:
         self.gaps.append(gap)
@@ -150,6 +159,8 @@ class Ledger:
         else:
             if stream.seq is not None and (gap.first_seq or 0) > stream.seq + 1:
                 self._blame(stream, f"a gap from {gap.first_seq:,} on follows {stream.seq:,}")
+            if gap.first_seq is not None:
+                stream.begin_after(gap.first_seq - 1)
             stream.seq = max(stream.seq or 0, gap.last_seq)
 
     def _blame(self, stream: StreamLedger | None, words: str) -> None:

@@ -51,7 +51,7 @@ class Tape:
         """
         with opened(path) as number:
             size = os.fstat(number).st_size
-            manifest = _read_manifest(manifest_path(path))
+            manifest = read_manifest(path)
             if manifest is None:
                 scan = Scan(path, number)
                 return cls(path, scan.manifest, size - scan.manifest.bytes)
@@ -213,7 +213,13 @@ class Scan:
         return self.ledger.manifest(self._frames, self._bytes, complete=False)
 
 
-def _read_manifest(path: Path) -> Manifest | None:
+def read_manifest(tape: Path) -> Manifest | None:
+    """What stands beside a tape; None where nothing does.
+
+    Raises:
+        InvalidTape: it is no manifest.
+    """
+    path = manifest_path(tape)
     try:
         with opened(path) as number:
             if os.fstat(number).st_size > MANIFEST_BYTES_MAX:

@@ -122,6 +122,20 @@ class TapeWriter:
         self._block.add(line)
         self._added(line)
 
+    def follow(self, mark: Place | Hole, why_missing: str) -> None:
+        """Add what another tape says of a stream, and before it a gap up to there."""
+        stream = self.ledger.stream(mark.channel, mark.symbol)
+        end = mark.seq if isinstance(mark, Place) else (mark.first_seq or 0) - 1
+        same = not isinstance(mark, Place) or stream.epoch in ("", mark.epoch)
+        if stream.seq is not None and same and end > stream.seq:
+            self.mark(
+                Hole(
+                    channel=mark.channel, symbol=mark.symbol, first_seq=stream.seq + 1,
+                    last_seq=end, reason=why_missing, rx=mark.rx,
+                )
+            )  # fmt: skip
+        self.mark(mark)
+
     def place(self, channel: str, symbol: str, epoch: str, seq: int, rx: int | None = None) -> None:
         """Say where a stream stands."""
         self.mark(Place(channel=channel, symbol=symbol, epoch=epoch, seq=seq, rx=rx))
@@ -200,6 +214,12 @@ class TapeWriter:
             write_atomically(manifest_path(self.path), encode_manifest(manifest))
         finally:
             self.abandon()
+
+    def discard(self) -> None:
+        """Remove the file: what should have become of it has not."""
+        self.abandon()
+        with suppress(OSError):
+            self.path.unlink()
 
     def abandon(self) -> None:
         """Let go of the file, as it is."""

@@ -6,12 +6,10 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feed.errors import InvalidTape, RecordingFailed, TapeNotFound
@@ -23,36 +21,12 @@ from feed.tapes.names import manifest_path, number_of, recording_id
 from feed.ticks import Coverage, Subscription, Tick, channel_of
 from feed.times import Time
 from tests.builders import T0, bar, quote, trade, trades
+from tests.feed.tapes.builders import TICKS, a_tape, in_a_folder, write
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-in_a_folder = examples(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def write(path: Path, flushes: Iterable[Iterable[Tick]], *, close: bool = True) -> TapeWriter:
-    path.unlink(missing_ok=True)
-    manifest_path(path).unlink(missing_ok=True)
-    writer = TapeWriter(path, "live", "ws://somewhere")
-    for ticks in flushes:
-        for tick in ticks:
-            writer.tick(tick, rx=int(tick.time) + 5)
-        writer.flush()
-    if close:
-        writer.close()
-    else:
-        writer.abandon()
-    return writer
-
-
-def a_tape(tmp_path: Path, *flushes: Iterable[Tick]) -> Tape:
-    path = tmp_path / "a.jsonl.zst"
-    write(path, flushes)
-    return Tape.open(path)
 
 
 def test_a_tape_gives_back_what_it_was_given(tmp_path: Path) -> None:
@@ -129,17 +103,6 @@ def test_the_content_hash_is_of_the_ticks_alone(tmp_path: Path) -> None:
     writer.close()
     assert Tape.open(path).manifest.content == one
     assert a_tape(tmp_path, es[::-1], nq).manifest.content != one
-
-
-TICKS = st.lists(
-    st.builds(
-        lambda kind, symbol, offset: kind(symbol, time=Time(T0 + offset)),
-        st.sampled_from([trade, lambda symbol, time: trade(symbol, id='"', time=time)]),
-        st.sampled_from(["ES", "NQ"]),
-        st.integers(-1000, 1000),
-    ),
-    max_size=12,
-)
 
 
 @in_a_folder

@@ -19,7 +19,7 @@ from feed.times import Time
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 """Lines that wait for a slow disk. Above it no more is taken from the connection."""
 _Result = TypeVar("_Result")
-_SLOW: Final = "close"
+SLOW: Final = "close"
 """Whoever is disconnected for slowness comes back, and gets from history what others would lose."""
 
 
@@ -40,15 +40,17 @@ class Recorder:
     Args:
         shelf: the folder, locked.
         flush_s: what is received is on the disk after so long.
+        slow: what the server is to do when it is faster than the recorder.
     """
 
-    def __init__(self, shelf: Shelf, rotation: Rotation, flush_s: float) -> None:
+    def __init__(self, shelf: Shelf, rotation: Rotation, flush_s: float, slow: str = SLOW) -> None:
         self.ticks = self.gaps = self.tapes = 0
         self.last: Tick | None = None
         self.rx = 0
         self._shelf = shelf
         self._rotation = rotation
         self._flush_s = flush_s
+        self._slow = slow
         self._writer = self._begin_tape()
         self._done_bytes = 0
         self._began_s = 0.0
@@ -67,20 +69,36 @@ class Recorder:
     # -- what comes
 
     async def begin(
-        self, stream: Stream, wanted: Mapping[str, Iterable[str]], known: list[Position]
+        self,
+        stream: Stream,
+        wanted: Mapping[str, Iterable[str]],
+        known: Iterable[Position] = (),
+        present: Iterable[Position] = (),
     ) -> None:
         """Subscribe: behind what earlier tapes hold, or from now on where there are none.
+
+        Args:
+            known: where the earlier tapes end.
+            present: where the streams stand now, by `positions_of`. Those that are in another epoch
+                are had from its first tick that is kept.
 
         Raises:
             ConnectionFailed: the server refuses.
         """
+        epochs = {(each.channel, each.symbol): each.epoch for each in present}
+        places = []
         for each in known:
             self._place(each)
-        if known:
-            await stream.resume(wanted, known, slow=_SLOW)
+            epoch = epochs.get((each.channel, each.symbol), each.epoch)
+            if each.epoch not in ("", epoch):
+                self.take_gap(Gap(each.channel, each.symbol, None, None, "epoch"))
+                each = each._replace(epoch=epoch, seq=0)  # noqa: PLW2901 - it goes on from there
+                self._place(each)
+            places.append(each)
+        if places:
+            await stream.resume(wanted, places, slow=self._slow)
         else:
-            reply = await stream.subscribe(wanted, slow=_SLOW)
-            for each in _positions_in(reply, wanted):
+            for each in _positions_in(await stream.subscribe(wanted, slow=self._slow), wanted):
                 self._place(each)
         await self.flush(stream)
 
@@ -197,6 +215,15 @@ class Recorder:
     def abandon(self) -> None:
         """Leave the tape as it is: the disk does not take more."""
         self._writer.abandon()
+
+
+async def positions_of(stream: Stream, wanted: Mapping[str, Iterable[str]]) -> list[Position]:
+    """Where the streams stand now. The stream is of no use for a recording afterwards.
+
+    Raises:
+        ConnectionFailed: the server refuses.
+    """
+    return list(_positions_in(await stream.subscribe(wanted), wanted))
 
 
 def _positions_in(

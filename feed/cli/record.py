@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,8 +18,8 @@ from rich.text import Text
 from clients.audit import describe_gap
 from clients.books import Gap, Position
 from clients.load.symbols import feed_of
-from clients.record import Recorder, Rotation
-from clients.stream import connect
+from clients.record import SLOW, Recorder, Rotation, positions_of
+from clients.stream import Stream, connect
 from clients.watch import format_age
 from feed.cli.common import ca_option, run, token_option
 from feed.cli.parameters import Duration
@@ -66,6 +66,8 @@ class Rotate(click.ParamType[Rotation]):
               help="Begin another tape after so long, 1h, or so much, 1GB.")  # fmt: skip
 @click.option("--flush", "flush_s", type=Duration(), default="1s", show_default=True,
               help="What is received is on the disk after so long.")  # fmt: skip
+@click.option("--slow", type=click.Choice(["close", "skip", "conflate"]), default=SLOW,
+              show_default=True, help="What the server is to do when it is faster.")  # fmt: skip
 @click.option("--encoding", type=click.Choice([each.value for each in Encoding]), default="json",
               show_default=True)  # fmt: skip
 @ca_option
@@ -81,6 +83,7 @@ def record(
     out: Path,
     rotate: Rotation | None,
     flush_s: float,
+    slow: str,
     encoding: str,
     ca_file: str | None,
     token: str | None,
@@ -99,7 +102,7 @@ def record(
     if not flush_s:
         raise InvalidSettings("--flush: must be above 0")
     server = _Server(url, encoding, ca_file, token)
-    run(_record(shelf, server, wanted, rotation, flush_s, limit, duration_s))
+    run(_record(shelf, server, wanted, rotation, flush_s, slow, limit, duration_s))
 
 
 def _feed_of(url: str) -> str:
@@ -138,6 +141,15 @@ class _Server(NamedTuple):
     ca_file: str | None
     token: str | None
 
+    def connect(
+        self, on_gap: Callable[[Gap], None] | None = None
+    ) -> AbstractAsyncContextManager[Stream]:
+        """A connection to it."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
+        return connect(
+            self.url, encoding=self.encoding, headers=headers, tls=self.ca_file, on_gap=on_gap
+        )
+
 
 async def _record(
     shelf: Shelf,
@@ -145,10 +157,10 @@ async def _record(
     wanted: dict[str, list[str]],
     rotation: Rotation,
     flush_s: float,
+    slow: str,
     limit: int | None,
     duration_s: float | None,
 ) -> None:
-    headers = {"Authorization": f"Bearer {server.token}"} if server.token else None
     teller = _Teller()
     with shelf.locked():
         known = [
@@ -156,16 +168,14 @@ async def _record(
             for each in shelf.positions(teller.say)
             if each.seq is not None
         ]
-        async with connect(
-            server.url,
-            encoding=server.encoding,
-            headers=headers,
-            tls=server.ca_file,
-            on_gap=teller.take_gap,
-        ) as stream:
-            recorder = teller.recorder = Recorder(shelf, rotation, flush_s)
+        present: list[Position] = []
+        if known:
+            async with server.connect() as stream:
+                present = await positions_of(stream, wanted)
+        async with server.connect(teller.take_gap) as stream:
+            recorder = teller.recorder = Recorder(shelf, rotation, flush_s, slow)
             try:
-                await recorder.begin(stream, wanted, known)
+                await recorder.begin(stream, wanted, known, present)
                 with teller.progress(lambda: stream.connected), suppress(TimeoutError):
                     async with asyncio.timeout(duration_s):
                         await recorder.run(stream, limit)

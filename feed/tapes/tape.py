@@ -23,6 +23,8 @@ from feed.tapes.names import id_of, manifest_path
 from feed.ticks import Coverage, StreamKey, Tick, channel_of
 from feed.times import Time
 
+_ENTRIES_MAX: Final = 1_000_000
+"""Frames and gaps of a tape without a manifest: they are held in memory."""
 _MARKS: Final = (Head, Place, Hole)
 
 
@@ -206,6 +208,8 @@ class Scan:
             FrameEntry(frame.offset, len(times), min(times, default=None), max(times, default=None))
         )
         self._bytes += len(frame.stored)
+        if len(self._frames) + len(self.ledger.gaps) > _ENTRIES_MAX:
+            raise InvalidTape(f"more than {_ENTRIES_MAX:,} frames and gaps")
 
     @property
     def manifest(self) -> Manifest:

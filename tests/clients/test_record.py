@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from clients.books import Gap, Position
-from clients.record import Recorder, Rotation
+from clients.record import Recorder, Rotation, positions_of
 from clients.stream import connect
 from feed.broker.publisher import Publisher
 from feed.errors import RecordingFailed
@@ -43,6 +43,10 @@ async def recording(
             for each in shelf.positions(told.append)
             if each.seq is not None
         ]
+        present: list[Position] = []
+        if more.get("asks", True):
+            async with connect(url) as probe:
+                present = await positions_of(probe, more.get("wanted", WANTED))
         recorder: Recorder
 
         def take_gap(gap: Gap) -> None:
@@ -50,7 +54,7 @@ async def recording(
 
         async with connect(url, on_gap=take_gap) as stream:
             recorder = Recorder(shelf, rotation, flush_s=0.02)
-            await recorder.begin(stream, more.get("wanted", WANTED), known)
+            await recorder.begin(stream, more.get("wanted", WANTED), known, present)
             task = asyncio.create_task(recorder.run(stream))
             try:
                 yield recorder
@@ -138,8 +142,9 @@ async def test_what_history_has_lost_is_named(
     assert seqs(second) == [11]
 
 
+@pytest.mark.parametrize("asks", [True, False])
 async def test_a_new_numbering_is_named(
-    server: RunningServer, publisher: Publisher, redis: Redis, tmp_path: Path
+    server: RunningServer, publisher: Publisher, redis: Redis, tmp_path: Path, asks: bool
 ) -> None:
     async with recording(server.stream, tmp_path) as recorder:
         await publisher.publish(trades(3))
@@ -150,18 +155,18 @@ async def test_a_new_numbering_is_named(
     await redis.flushall()
     await publisher.publish(trades(4))
     await publisher.drain()
-    async with recording(server.stream, tmp_path) as recorder:
+    async with recording(server.stream, tmp_path, asks=asks) as recorder:
         await until(lambda: recorder.gaps == 1)
         await publisher.publish(trades(1))
-        await until(lambda: recorder.ticks == 1)
+        await until(lambda: recorder.ticks == (5 if asks else 1))
     first, second = tapes(tmp_path)
     marks = [item for item, _ in first.records() if isinstance(item, Hole | Place)]
     epochs = [item.epoch for item in marks if isinstance(item, Place)]
     assert len(set(epochs)) == 2
     assert seqs(first) == [1, 2, 3, 1, 2]
     told = [(gap.reason, gap.first_seq, gap.last_seq) for gap in second.manifest.gaps]
-    assert told == [("epoch", None, None), ("unasked", 1, 4)]
-    assert seqs(second) == [5]
+    assert told == [("epoch", None, None), *([] if asks else [("unasked", 1, 4)])]
+    assert seqs(second) == ([1, 2, 3, 4, 5] if asks else [5])
 
 
 async def test_it_comes_back_after_a_cut(
@@ -200,8 +205,10 @@ async def test_it_rotates(
 
 
 async def test_a_tape_replayed_and_recorded_has_the_same_content(
-    server: RunningServer, redis: Redis, settings: Settings, tmp_path: Path
+    settings: Settings, redis_url: str, redis: Redis, tmp_path: Path
 ) -> None:
+    # Ticks come as fast as they can here. Whoever can't keep up finds them all in history.
+    settings = replace(settings, history_ticks=50_000)
     original = TapeWriter(tmp_path / "original.jsonl.zst", "live")
     market = islice(generate(symbol_names(5), 100, 7, T0), 2000)
     for tick in chain(market, trades(20_000), [bar("ES"), bar("ES", timeframe="5s")]):
@@ -210,13 +217,14 @@ async def test_a_tape_replayed_and_recorded_has_the_same_content(
     tape = Tape.open(original.path)
     wanted = {channel: ["*"] for channel in ("trades", "quotes", "bars", "bars:5s")}
     async with (
+        running_server(settings, redis_url) as server,
         recording(server.stream, tmp_path / "again", wanted=wanted) as recorder,
         Publisher(redis, "live", settings, waits=True) as publisher,
     ):
         for tick in tape.read():
             await publisher.publish([replace(tick, seq=None)])
         await publisher.drain()
-        await until(lambda: recorder.ticks == tape.manifest.ticks, 30)
+        await until(lambda: recorder.ticks == tape.manifest.ticks, 40)
     (again,) = tapes(tmp_path / "again")
     assert again.manifest.content == tape.manifest.content
     assert again.manifest.gaps == []

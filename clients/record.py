@@ -18,9 +18,9 @@ from feed.times import Time
 
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 """Lines that wait for a slow disk. Above it no more is taken from the connection."""
-_Result = TypeVar("_Result")
 SLOW: Final = "close"
 """Whoever is disconnected for slowness comes back, and gets from history what others would lose."""
+_Result = TypeVar("_Result")
 
 
 class Rotation(NamedTuple):

@@ -191,7 +191,10 @@ class Scan:
         except InvalidTape as error:
             raise InvalidTape(f"{path}: {error}") from None
         if self.ledger.head is None:
-            raise InvalidTape(f"{path}: not a tape")
+            is_empty = os.fstat(number).st_size == 0
+            raise InvalidTape(
+                f"{path}: {'nothing was flushed to it' if is_empty else 'not a tape'}"
+            )
 
     def _take(self, frame: Frame, lines: Iterable[bytes]) -> None:
         times: list[int] = []

@@ -12,7 +12,7 @@ from typing import Final
 from feed.errors import RecordingFailed
 from feed.tapes.frames import compress
 from feed.tapes.ledger import Ledger, StreamLedger
-from feed.tapes.lines import Head, Hole, Mark, Place, encode_mark, encode_tick
+from feed.tapes.lines import VERSION, Head, Hole, Mark, Place, encode_mark, encode_tick
 from feed.tapes.manifest import FrameEntry, encode_manifest
 from feed.tapes.names import manifest_path
 from feed.ticks import Tick
@@ -83,7 +83,7 @@ class TapeWriter:
         with _told(path):
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             _sync_directory(path.parent)
-        self.mark(Head(version=1, feed=feed, source=source))
+        self.mark(Head(version=VERSION, feed=feed, source=source))
 
     @property
     def is_full(self) -> bool:

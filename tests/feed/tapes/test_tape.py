@@ -192,7 +192,7 @@ def bomb(size: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "not a tape"),
+        (b"", "nothing was flushed to it"),
         (b"\n" * 1000, "not a tape"),
         (bomb(FRAME_BYTES_MAX), "not a tape"),
         (compress(b'{"T":"tape","v":2,"feed":"live"}\n'), "version 2 of the format"),

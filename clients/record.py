@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from clients.books import Gap, Position
+from clients.state import Notice, Refused
 from clients.stream import Stream
 from feed.tapes.lines import Hole
 from feed.tapes.shelf import Shelf
@@ -98,9 +99,17 @@ class Recorder:
         if places:
             await stream.resume(wanted, places, slow=self._slow)
         else:
-            for each in _positions_in(await stream.subscribe(wanted, slow=self._slow), wanted):
+            for each in _positions_in(await self._subscribe(stream, wanted), wanted):
                 self._place(each)
         await self.flush(stream)
+
+    async def _subscribe(self, stream: Stream, wanted: Mapping[str, Iterable[str]]) -> Notice:
+        try:
+            return await stream.subscribe(wanted, slow=self._slow)
+        except Refused as error:
+            if not error.is_of_the_unknown:
+                raise
+        return await stream.subscribe(wanted)  # It does what it does to the slow.
 
     def _place(self, position: Position) -> None:
         self._writer.place(*position, rx=int(Time.now()))

@@ -5,6 +5,7 @@ Source: RFC 8878, section 3.1: frames are independent, and a file is one frame a
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -78,7 +79,8 @@ def opened(path: Path) -> Iterator[int]:
     except FileNotFoundError:
         raise TapeNotFound(f"{path}: no such file") from None
     except OSError as error:
-        raise InvalidTape(f"{path}: {error.strerror}") from None
+        words = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise InvalidTape(f"{path}: {words}") from None
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise InvalidTape(f"{path}: not a regular file")

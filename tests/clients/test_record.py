@@ -25,6 +25,7 @@ from feed.tapes.lines import Hole, Place
 from feed.tapes.shelf import Shelf
 from producers.synthetic import generate, symbol_names
 from tests.builders import T0, bar, quote, trades
+from tests.clients.double import Peer, hold, playing
 from tests.conftest import RunningServer, running_server, until
 
 NEVER = Rotation()
@@ -237,6 +238,23 @@ async def test_one_recorder_to_a_folder(
         with pytest.raises(RecordingFailed, match="another recorder writes here"):
             async with recording(server.stream, tmp_path):
                 pass
+
+
+async def test_a_server_that_knows_no_extension_is_recorded(tmp_path: Path) -> None:
+    async def plainly(peer: Peer) -> None:
+        while (question := await peer.hear()).keys() - {"action", "trades", "id"}:
+            await peer.refuse(question, 400)
+        await peer.accept(question)
+        await peer.ticks(None, None)
+        await hold(peer)
+
+    async with playing(plainly) as double, connect(double.url) as stream:
+        recorder = Recorder(Shelf(tmp_path, "live", ""), NEVER, flush_s=0.02)
+        await recorder.begin(stream, {"trades": ["ES"]})
+        await asyncio.wait_for(recorder.run(stream, limit=2), 10)
+        recorder.close()
+    (tape,) = tapes(tmp_path)
+    assert seqs(tape) == [None, None]
 
 
 async def test_a_full_disk_ends_it_with_a_word(

@@ -1,9 +1,11 @@
 """Clients: a library to subscribe with, and the programs that show what arrives."""
 
-from clients.books import Gap
+from clients.books import Gap, Position
 from clients.callbacks import listen
 from clients.report import Report, StreamReport
 from clients.stream import Stream, connect
 from clients.window import Window
 
-__all__ = ["Gap", "Report", "Stream", "StreamReport", "Window", "connect", "listen"]
+__all__ = [
+    "Gap", "Position", "Report", "Stream", "StreamReport", "Window", "connect", "listen",
+]  # fmt: skip

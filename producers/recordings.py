@@ -80,7 +80,7 @@ class CsvRecording:
         try:
             self.size_bytes = path.stat().st_size
             with opened(path) as (lines, _):
-                self._layout = _Layout(_read_header(lines), self._columns, symbol)
+                self._layout = Layout(_read_header(lines), self._columns, symbol)
         except OSError as error:
             raise InvalidRecording(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
@@ -118,8 +118,12 @@ class CsvRecording:
         return ()
 
 
-class _Layout:
-    """Where in a row each value stands."""
+class Layout:
+    """Where in a row of texts each value stands.
+
+    Raises:
+        InvalidRecording: the columns are not enough for trades or quotes.
+    """
 
     def __init__(self, header: list[str], columns: Mapping[str, str], symbol: str | None) -> None:
         self._symbol = symbol
@@ -139,6 +143,12 @@ class _Layout:
             raise InvalidRecording("no symbol column; name the symbol with --symbol")
         self._clock_column = _separate_clock(header, places["time"])
         self._places = places
+
+    @property
+    def used(self) -> set[int]:
+        """The columns that are read."""
+        clock = set() if self._clock_column is None else {self._clock_column}
+        return clock | set(self._places.values())
 
     def read(self, row: list[str]) -> Sequence[Tick]:
         """The ticks of one row; raises ValueError, IndexError or InvalidTick."""

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
 VOCABULARY = {
     "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "delays",
-    "tasks",
+    "tapes", "tasks",
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
@@ -31,7 +31,7 @@ LAYERS = [
         "headers",
     },
     {"ticks"},
-    {"batch", "closest", "delivery", "feeds", "settings", "frames"},
+    {"batch", "closest", "delivery", "feeds", "settings", "frames", "tapes"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"actions", "blocks"},
     {"conduct", "protocol"},

@@ -12,17 +12,9 @@ from feed.errors import InvalidSettings, TickcastError
 
 _INTERRUPTED: Final = 130
 _COMMANDS: Final = (
-    "demo",
-    "serve",
-    "publish",
-    "replay",
-    "live",
-    "synth",
-    "watch",
-    "load",
-    "keys",
-    "acl",
-)
+    "demo", "serve", "publish", "replay", "live", "synth", "watch", "record", "tape", "load",
+    "keys", "acl",
+)  # fmt: skip
 
 
 class _Commands(click.Group):

@@ -101,7 +101,7 @@ def test_files_of_feed_import_only_from_rows_above() -> None:
     assert wrong == []
 
 
-SANS_IO_OF_OTHERS = ("producers/series", "producers/bars")
+SANS_IO_OF_OTHERS = ("producers/series", "producers/bars", "producers/scenarios")
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class BarMaker:
         patterns: Sequence[str],
         publisher: Publisher,
     ) -> None:
+        self._feed = feed
         self._store = Store(client)
         self._claim = Claim(client, feed, [channel_of(each) for each in bars.timeframes])
         self._listener = Listener(client, feed, patterns, settings.symbols_max, self)
@@ -72,6 +73,7 @@ class BarMaker:
             BrokerUnsuitable: it can't be used.
         """
         await self._claim.take()
+        logger.info("making bars of %s in %s", ", ".join(self._bars.timeframes), self._feed)
         work: list[Coroutine[Any, Any, None]] = [
             self._claim.keep(), self._listener.receive(), self._listener.run(),
             self._publish(), self._tell(),
@@ -122,10 +124,10 @@ class BarMaker:
         self._bars.open(key.symbol, sent, partial)
         return Start(epoch, min(after))
 
-    def hear(self, key: StreamKey, batch: Batch) -> None:
-        """Take trades, live ones or out of history."""
+    def hear(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
+        """Take trades; those out of history came when they were stored."""
         now = Time.now()
-        came = now if self._listener.is_current else Time(min(now, batch.published_us * 1000))
+        came = now if is_live else Time(min(now, batch.published_us * 1000))
         self._closed += self._bars.take(key.symbol, batch.ticks, came, now)
 
     def miss(self, key: StreamKey, gap: Gap) -> None:

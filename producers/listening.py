@@ -38,8 +38,8 @@ class Hearer(Protocol):
     async def begin(self, streams: Sequence[StreamKey]) -> list[Start]:
         """Where to begin with each of them. Raises BrokerUnavailable."""
 
-    def hear(self, key: StreamKey, batch: Batch) -> None:
-        """The next trades of a stream."""
+    def hear(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
+        """The next trades of a stream: live ones that have come just now, or out of history."""
 
     def miss(self, key: StreamKey, gap: Gap) -> None:
         """Trades that can't be had any more, in place of them."""
@@ -180,7 +180,7 @@ class Listener:
             history = await self._store.history(key, 0)
         return run.repair(history)
 
-    def _deliver(self, followed: _Followed, due: Sequence[Due]) -> None:
+    def _deliver(self, followed: _Followed, due: Sequence[Due], is_live: bool = False) -> None:
         key, run = followed.key, followed.run
         for item in due:
             if isinstance(item, Gap):
@@ -188,7 +188,7 @@ class Listener:
                                item.reason.value)  # fmt: skip
                 self._hearer.miss(key, item)
             else:
-                self._hearer.hear(key, item)
+                self._hearer.hear(key, item, is_live)
         if run.behind:
             self._news.set()
         elif not followed.settled:
@@ -208,7 +208,7 @@ class Listener:
         except InvalidTick as error:
             logger.warning("ignored a message on %s: %s", channel, error)
             return
-        self._deliver(followed, followed.run.live(batch))
+        self._deliver(followed, followed.run.live(batch), is_live=True)
 
     async def _on_reconnect(self) -> None:
         self._listed = False

@@ -80,7 +80,6 @@ def bars(
     """
     settings = load_settings(config, redis_url=redis_url, bars_lateness_s=lateness)
     set_up_logging(settings)
-    click.echo(f"making bars of {', '.join(timeframes)} in {feed}", err=True)
     run(make_bars(settings, feed, timeframes, symbols, fill=fill))
 
 

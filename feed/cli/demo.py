@@ -18,7 +18,7 @@ from feed.cli.bars import make_bars
 from feed.cli.common import config_option, open_publisher, run_server_loop, set_up_logging
 from feed.cli.parameters import Rate
 from feed.cli.serve import cannot_listen, serve_feed
-from feed.errors import InvalidSettings, TickcastError
+from feed.errors import AlreadyClaimed, InvalidSettings, TickcastError
 from feed.server import address_of, bind
 from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
@@ -127,6 +127,8 @@ async def _run_bars(settings: Settings) -> None:
     while True:
         try:
             await make_bars(settings, DEFAULT_FEED, _TIMEFRAMES)
+        except AlreadyClaimed:
+            await asyncio.sleep(_AGAIN_S)  # Of two demos on one store, one makes them.
         except TickcastError as error:
             click.echo(f"tickcast: no bars for now: {error}", err=True)
             await asyncio.sleep(_AGAIN_S)

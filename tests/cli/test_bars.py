@@ -46,6 +46,9 @@ async def test_killed_and_started_again_it_sends_each_bar_once(cli: Cli) -> None
         maker = await cli.start("bars", "--timeframes", "1s,5s")
         async with asyncio.timeout(30):
             bars += [json.loads(await watcher.stdout.readline()) for _ in range(1)]
+        second = await cli.run("bars", "--timeframes", "5s")
+        assert (second.code, second.out) == (1, "")
+        assert second.err == "tickcast: another program makes bars:5s of feed live\n"
         await publish(line(8.5, 15), line(12, 16))
         async with asyncio.timeout(30):
             bars += [json.loads(await watcher.stdout.readline()) for _ in range(2)]
@@ -65,6 +68,7 @@ async def test_killed_and_started_again_it_sends_each_bar_once(cli: Cli) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--timeframes", ""], "Invalid value for '--timeframes': '' is none of 1s, 5s,"),
         (["--timeframes", "1s,2s"], "Invalid value for '--timeframes': '2s' is none of 1s, 5s,"),
         (["--lateness", "x"], "Invalid value for '--lateness': 'x' is no time such as"),
         (["--lateness", "2h"], "bars_lateness_s: Expected `float` <= 3600.0"),
@@ -76,6 +80,17 @@ async def test_misuse_is_one_line(cli: Cli, words: list[str], message: str) -> N
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"tickcast: {message}"), done
     assert done.err.count("\n") == 1
+
+
+async def test_without_a_store_it_says_so_in_one_line(cli: Cli) -> None:
+    for words, message in (
+        ((), "no store is running"),
+        (("--redis", "redis://127.0.0.1:1"), "no "),
+    ):
+        done = await cli.run("bars", *words)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith(f"tickcast: {message}"), done
+        assert done.err.count("\n") == 1
 
 
 async def test_the_demo_has_bars(cli: Cli) -> None:

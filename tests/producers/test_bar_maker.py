@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from redis.asyncio import Redis
 from feed.broker.client import make_client
 from feed.broker.publisher import Publisher
 from feed.broker.store import Store
-from feed.errors import AlreadyClaimed
+from feed.errors import AlreadyClaimed, BrokerUnavailable
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, Bar, StreamKey, Timeframe, Trade
@@ -24,7 +25,8 @@ from producers.bar_maker import BarMaker, channel_of
 from producers.bars import Bars
 from producers.recordings import CsvRecording
 from tests.builders import trade
-from tests.conftest import ES_TRADES, RunningServer
+from tests.conftest import ES_TRADES, RunningServer, until
+from tests.feed.broker.stores import own_store
 from tests.talk import talking
 
 NOON = Time.parse("2026-01-05T12:00:00Z")
@@ -162,6 +164,43 @@ async def test_connections_that_are_cut_cost_no_trade(
     assert [bar.trade_count for bar in found] == [1, 1, *[50] * 12]
 
 
+@pytest.mark.parametrize("keeps", [True, False], ids=["with its data", "without"])
+async def test_a_store_that_dies_comes_back_to_bars_once_each(
+    runtime_dir: Path, settings: Settings, keeps: bool
+) -> None:
+    async with (
+        own_store(runtime_dir) as store,
+        make_client(store.url) as client,
+        make_client(store.url) as source,
+        making(client, settings),
+        Publisher(source, DEFAULT_FEED, settings, waits=True) as publisher,
+    ):
+        await publisher.publish([at(0), at(1), at(5)])
+        assert starts(await bars_in(client, 2)) == [0, 1]
+        store.kill()
+        await publisher.publish([at(6), at(6.5), at(10)])
+        await until(lambda: publisher.is_away)
+        if not keeps:
+            store.lose_data()
+        await store.start()
+        await publisher.publish([at(13), at(16), at(19)])
+        await publisher.drain()
+        # What was open when the store lost it may lack trades, and so may the next two seconds.
+        expected = [0, 1, 5, 6, 10, 13, 16] if keeps else [10, 13, 16]
+        async with asyncio.timeout(20):
+            while (found := await all_bars(client))[-1:] != [16]:
+                await asyncio.sleep(0.05)
+        assert found == expected
+
+
+async def all_bars(client: Redis) -> list[float]:
+    """Where the bars begin that a store holds, if it answers."""
+    try:
+        return starts(await bars_in(client, 0))
+    except BrokerUnavailable:
+        return []
+
+
 @pytest.mark.skipif(
     not ES_TRADES.exists(), reason="the recorded trades are not beside this checkout"
 )
@@ -173,13 +212,16 @@ async def test_real_trades_are_bars_at_a_client_though_the_maker_is_stopped_on_t
     ]
     async with talking(server.stream) as talk:
         await talk.ask(action="subscribe", **{"bars": ["ES"], "bars:1s": ["ES"]})
-        for place in range(0, len(ticks), 3_000):
-            async with making(redis, settings, "1s", "1m"):
-                await publisher.publish(ticks[place : place + 3_000])
-                await publisher.drain()
         whole = Bars(("1s", "1m"), settings.bars_lateness_s, fill=False)
         whole.open("ES", {}, ())
-        expected = whole.take("ES", ticks, Time.now(), Time.now())
+        expected: list[Bar] = []
+        for place in range(0, len(ticks), 3_000):
+            expected += whole.take("ES", ticks[place : place + 3_000], Time.now(), Time.now())
+            seconds = sum(bar.timeframe == "1s" for bar in expected)
+            async with making(redis, settings, "1s", "1m"):
+                await publisher.publish(ticks[place : place + 3_000])
+                # It is stopped on the way, with some sent and some not.
+                await bars_in(redis, seconds // 2)
         async with making(redis, settings, "1s", "1m"):
             got = await talk.ticks(len(expected), timeout_s=30)
     for timeframe in ("1s", "1m"):

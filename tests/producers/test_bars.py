@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from feed.ticks import Bar, Timeframe, Trade
 from feed.times import NS_PER_SECOND, Time
 from producers.bars import Bars
 from producers.recordings import CsvRecording
+from producers.scenarios import SCENARIOS, play_out
 from producers.series import FILL_MAX, LENGTHS_NS
 from tests.builders import quote, trade
 from tests.conftest import ES_TRADES
@@ -287,6 +289,22 @@ def test_stopped_and_started_anywhere_it_gives_the_same_bars(
     for timeframe in ("1s", "5s"):
         ours = [bar for bar in sent if bar.timeframe == timeframe]
         assert ours == [bar for bar in expected if bar.timeframe == timeframe]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_scenarios_have_late_trades_only_where_the_clock_is_wrong(name: str) -> None:
+    ticks = play_out(name, ["ES"], 50, 7, NOON)
+    due = list(takewhile(lambda tick: tick.time < NOON + 119 * NS_PER_SECOND, ticks))
+    for lateness_s in (2, 11):
+        bars = bars_of(lateness_s=lateness_s)
+        found: list[Bar] = []
+        for tick in due:
+            stamped = SCENARIOS[name].stamp(tick, NOON)
+            found += bars.take("ES", [stamped], tick.time, tick.time)
+            found += bars.advance(tick.time)
+        assert starts(found) == sorted(set(starts(found)))
+        assert bool(bars.late) == (name == "skewed-clock" and lateness_s == 2)
+        assert (bars.early, bars.incomplete, bars.unfit) == (0, 0, 0)
 
 
 @pytest.mark.skipif(

@@ -12,7 +12,7 @@ pip_install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.tx
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults conformance fuzz check constraints clean
+.PHONY: help demo test faults conformance fuzz check pictures constraints clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ check: .venv/.dev ## Lint, check format, types and which module imports which
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/pytest tests/test_imports.py
+
+pictures: .venv/.runtime ## Draw docs/scenarios/*.svg again
+	.venv/bin/python docs/scenarios/draw.py
 
 # With the oldest Python: what it can install, the newer ones can too. Some packages don't come by
 # themselves: what isolated builds ask for, and async-timeout, which only 3.11.0 to 3.11.2 needs.

@@ -174,6 +174,10 @@ class AccessDenied(BrokerUnsuitable):
     """Redis knows us, and does not let us do that; the text names the command and its keys."""
 
 
+class AlreadyClaimed(TickcastError):
+    """What only one program may do at a time is being done by another."""
+
+
 class StoreUnavailable(TickcastError):
     """The embedded store could not be started or found."""
 

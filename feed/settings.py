@@ -75,6 +75,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a live source's ticks are kept while Redis is away."""
     outage_buffer_bytes: Annotated[int, Meta(ge=64 * _KIB)] = 64 * _MIB
     """How much memory they may take meanwhile."""
+    bars_lateness_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+    """How much later than a newer one a trade may come and still be in its bar."""
 
     # Clients of the server
     handshake_timeout_s: Interval = 5.0

@@ -44,6 +44,7 @@ async def play(
     publisher: Publisher,
     pacer: Pacer,
     on_progress: Callable[[Tick, int], None] = lambda tick, count: None,
+    stamp: Callable[[Tick], Tick] = lambda tick: tick,
 ) -> int:
     """Publish ticks when they are due; returns how many.
 
@@ -51,6 +52,7 @@ async def play(
 
     Args:
         on_progress: called after each batch with its last tick and the count so far.
+        stamp: gives what is published in place of a tick, whose own time says when it is due.
     """
     clock = asyncio.get_running_loop().time
     began = clock()
@@ -68,7 +70,7 @@ async def play(
         if ahead > 0 or len(batch) >= _BATCH_MAX:
             await flush()
             await asyncio.sleep(max(0.0, ahead))
-        batch.append(tick)
+        batch.append(stamp(tick))
         count += 1
     await flush()
     await publisher.drain()

@@ -18,7 +18,7 @@ _NAMES: Final = (
 ).split()
 _YEAR_S: Final = 252 * 6.5 * 3600
 _QUOTE_SHARE: Final = 0.65
-_TICK_SIZE: Final = 0.01
+TICK_SIZE: Final = 0.01
 _LOT: Final = 100
 
 
@@ -53,7 +53,7 @@ class _Instrument:
         self._dice = dice
         self._fair = math.exp(dice.uniform(math.log(8), math.log(600)))
         self._volatility = dice.uniform(0.25, 0.9)
-        self._half_spread = _TICK_SIZE * max(
+        self._half_spread = TICK_SIZE * max(
             1, round(self._fair * dice.uniform(0.5e-4, 3e-4) / 0.01)
         )
         self._stepped_s = 0.0
@@ -97,13 +97,14 @@ class _Instrument:
         # Livelier than a real day, so that a minute of it is worth watching.
         self._fair *= math.exp(self._dice.gauss(0.0, 4 * self._volatility * math.sqrt(years)))
         half = self._half_spread * self._dice.choice((0.5, 1.0, 1.0, 1.5))
-        self._bid = max(_TICK_SIZE, _round_to_tick(self._fair - half))
-        self._ask = max(self._bid + _TICK_SIZE, _round_to_tick(self._fair + half))
-        self._ask = _round_to_tick(self._ask)
+        self._bid = max(TICK_SIZE, round_to_tick(self._fair - half))
+        self._ask = max(self._bid + TICK_SIZE, round_to_tick(self._fair + half))
+        self._ask = round_to_tick(self._ask)
 
     def _size(self) -> float:
         return float(_LOT * max(1, round(self._dice.lognormvariate(0.7, 0.9))))
 
 
-def _round_to_tick(price: float) -> float:
-    return round(round(price / _TICK_SIZE) * _TICK_SIZE, 2)
+def round_to_tick(price: float) -> float:
+    """The nearest price that can be quoted."""
+    return round(round(price / TICK_SIZE) * TICK_SIZE, 2)

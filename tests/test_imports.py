@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
 VOCABULARY = {
     "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "delays",
-    "tapes", "tasks",
+    "recovery", "tapes", "tasks",
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
@@ -114,12 +114,14 @@ def test_files_of_feed_import_only_from_rows_above() -> None:
 
 
 VENUE_SHELLS = {"capture", "runner"}
+SANS_IO_PRODUCERS = ("bars", "scenarios", "series")
 
 
 @pytest.mark.parametrize(
     "path",
     [
         *(ROOT / "feed" / f"{name}.py" for name in sorted(SANS_IO)),
+        *(ROOT / "producers" / f"{name}.py" for name in SANS_IO_PRODUCERS),
         *(
             path
             for path in sorted((ROOT / "producers" / "venues").glob("*.py"))

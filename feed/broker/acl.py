@@ -15,6 +15,7 @@ from feed.broker import keys
 from feed.ticks import StreamKey
 
 PUBLISHER: Final = "tickcast-publisher"
+BAR_MAKER: Final = "tickcast-bars"
 SERVER: Final = "tickcast-server"
 READER: Final = "tickcast-reader"
 ADMIN: Final = "default"
@@ -67,17 +68,23 @@ def users(feeds: Sequence[str] = ()) -> dict[str, list[Grant]]:
     """The users and what each may do: the first grant of each goes without keys.
 
     Args:
-        feeds: these alone, each with a publisher of its own; none stands for every feed, with one
-            publisher for all.
+        feeds: these alone, each with a publisher and a maker of bars of its own; none stands for
+            every feed, with one of each for all.
     """
     everything = _names(feeds or (ANY,))
     publishers = {publisher_of(feed): _publisher(_names([feed])) for feed in feeds or (ANY,)}
-    return {**publishers, SERVER: _server(everything), READER: _reader(everything)}
+    makers = {bar_maker_of(feed): _bar_maker(feed) for feed in feeds or (ANY,)}
+    return {**publishers, **makers, SERVER: _server(everything), READER: _reader(everything)}
 
 
 def publisher_of(feed: str) -> str:
     """The name of a feed's publisher."""
     return PUBLISHER if feed == ANY else f"{PUBLISHER}-{feed}"
+
+
+def bar_maker_of(feed: str) -> str:
+    """The name of whoever makes a feed's bars."""
+    return BAR_MAKER if feed == ANY else f"{BAR_MAKER}-{feed}"
 
 
 def rules(grants: Sequence[Grant]) -> list[str]:
@@ -104,9 +111,9 @@ def placeholder(user: str) -> str:
     return f"#SHA256-OF-THE-PASSWORD-OF-{user}"
 
 
-def _names(feeds: Sequence[str]) -> _Names:
+def _names(feeds: Sequence[str], channel: str = ANY) -> _Names:
     # A feed's name holds no `/` and no character that is special in a pattern.
-    streams = [StreamKey(feed, ANY, ANY) for feed in feeds]
+    streams = [StreamKey(feed, channel, ANY) for feed in feeds]
     return _Names(
         metas=[keys.meta(stream) for stream in streams],
         histories=[keys.history(stream) for stream in streams],
@@ -127,6 +134,23 @@ def _publisher(names: _Names) -> list[Grant]:
         Grant("get set persist", keys=names.epochs),
         Grant("smembers sadd", keys=names.directories),
         Grant("publish", channels=[*names.ticks, *names.announcements]),
+    ]
+
+
+def _bar_maker(feed: str) -> list[Grant]:
+    """A publisher of bars alone, who reads trades."""
+    bars, trades = _names([feed], "bars*"), _names([feed], "trades")
+    makers, heartbeats = [keys.maker(feed, "bars*")], [keys.heartbeat(ANY)]
+    connect, *publishing = _publisher(bars)
+    return [
+        connect,
+        *publishing,
+        Grant("eval get set del", keys=makers),
+        Grant("evalsha_ro", read=[*trades.metas, *trades.histories]),
+        Grant("hmget", read=trades.metas),
+        Grant("xrange", read=trades.histories),
+        Grant("subscribe", channels=[*trades.ticks, *trades.announcements, *heartbeats]),
+        Grant("publish", channels=heartbeats),
     ]
 
 

@@ -51,6 +51,11 @@ def announcements(feed: str) -> str:
     return f"{_PREFIX}{{{feed}}}:announcements"
 
 
+def maker(feed: str, channel: str) -> str:
+    """String: which program makes a channel of the feed out of others, such as bars."""
+    return f"{_PREFIX}{{{feed}}}:maker:{channel}"
+
+
 def heartbeat(name: str) -> str:
     """Channel: a server's messages to itself, by which it knows that messages come."""
     return f"{_PREFIX}heartbeat:{name}"

@@ -12,7 +12,7 @@ from feed.errors import InvalidSettings, TickcastError
 
 _INTERRUPTED: Final = 130
 _COMMANDS: Final = (
-    "demo", "serve", "publish", "replay", "live", "synth", "watch", "record", "tape", "load",
+    "demo", "serve", "publish", "replay", "live", "synth", "bars", "watch", "record", "tape", "load",
     "keys", "acl",
 )  # fmt: skip
 

@@ -9,18 +9,20 @@ import shlex
 import socket as sockets
 from pathlib import Path
 from socket import socket
+from typing import Final
 
 import click
 
 from feed.broker.embedded import prepare_directory, provided_store
+from feed.cli.bars import make_bars
 from feed.cli.common import config_option, open_publisher, run_server_loop, set_up_logging
 from feed.cli.parameters import Rate
 from feed.cli.serve import cannot_listen, serve_feed
-from feed.errors import InvalidSettings, TickcastError
+from feed.errors import AlreadyClaimed, InvalidSettings, TickcastError
 from feed.server import address_of, bind
 from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
-from feed.ticks import DEFAULT_FEED
+from feed.ticks import DEFAULT_FEED, Timeframe
 from feed.times import Time
 from feed.tls import Certificate, certificate_of
 from producers.pacing import Pacer, play
@@ -28,6 +30,7 @@ from producers.synthetic import generate, symbol_names
 
 _PORTS_TRIED = 50
 _AGAIN_S = 1.0
+_TIMEFRAMES: Final[tuple[Timeframe, ...]] = ("1s", "5s", "1m")
 
 
 @click.command()
@@ -70,6 +73,7 @@ async def _demo(
             click.echo(f"open {address}/ in a browser; Ctrl-C ends the demo")
             click.echo(advice, nl=False)
             tasks.append(asyncio.create_task(_run_market(settings, symbols, rate)))
+            tasks.append(asyncio.create_task(_run_bars(settings)))
 
         try:
             await serve_feed(settings, redis_url, listener, start_market, certificate)
@@ -116,6 +120,17 @@ async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
         except TickcastError as error:
             # An outage is the publisher's affair; but a Redis that is named may not be there yet.
             click.echo(f"tickcast: no market for now: {error}", err=True)
+            await asyncio.sleep(_AGAIN_S)
+
+
+async def _run_bars(settings: Settings) -> None:
+    while True:
+        try:
+            await make_bars(settings, DEFAULT_FEED, _TIMEFRAMES)
+        except AlreadyClaimed:
+            await asyncio.sleep(_AGAIN_S)  # Of two demos on one store, one makes them.
+        except TickcastError as error:
+            click.echo(f"tickcast: no bars for now: {error}", err=True)
             await asyncio.sleep(_AGAIN_S)
 
 

@@ -12,6 +12,7 @@ from feed.cli.parameters import Rate
 from feed.settings import Settings, load_settings
 from feed.times import Time
 from producers.pacing import Pacer, play
+from producers.scenarios import SCENARIOS, play_out
 from producers.synthetic import generate, symbol_names
 
 
@@ -21,6 +22,8 @@ from producers.synthetic import generate, symbol_names
               help="Ticks per second on average, over all symbols.")  # fmt: skip
 @click.option("--seed", type=int, default=7, show_default=True,
               help="The same seed gives the same ticks.")  # fmt: skip
+@click.option("--scenario", type=click.Choice(list(SCENARIOS)),
+              help="What happens to it every minute; see docs/scenarios.md.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
 @feed_option
 @redis_option
@@ -29,6 +32,7 @@ def synth(
     symbols: int,
     rate: float,
     seed: int,
+    scenario: str | None,
     limit: int | None,
     feed: str,
     redis_url: str | None,
@@ -36,13 +40,28 @@ def synth(
 ) -> None:
     """Publish trades and quotes of a made-up market until Ctrl-C."""
     settings = load_settings(config, redis_url=redis_url)
-    run(_synth(settings, feed, symbols, rate, seed, limit))
+    run(_synth(settings, feed, symbols, rate, seed, scenario, limit))
 
 
 async def _synth(
-    settings: Settings, feed: str, symbols: int, rate: float, seed: int, limit: int | None
+    settings: Settings,
+    feed: str,
+    symbols: int,
+    rate: float,
+    seed: int,
+    scenario: str | None,
+    limit: int | None,
 ) -> None:
     async with open_publisher(settings, feed) as publisher:
         click.echo(f"publishing {symbols} symbols at {rate:g} ticks/s into {feed}", err=True)
-        ticks = generate(symbol_names(symbols), rate, seed, Time.now())
-        await play(islice(ticks, limit), publisher, Pacer())
+        names, start = symbol_names(symbols), Time.now()
+        if scenario is None:
+            await play(islice(generate(names, rate, seed, start), limit), publisher, Pacer())
+            return
+        click.echo(f"{scenario}, every minute: {SCENARIOS[scenario].text}", err=True)
+        await play(
+            islice(play_out(scenario, names, rate, seed, start), limit),
+            publisher,
+            Pacer(),
+            stamp=lambda tick: SCENARIOS[scenario].stamp(tick, start),
+        )

@@ -29,6 +29,7 @@ from tests.cli.conftest import Cli
         (["publish", "--feed", "UP"], 2, "Invalid value for '--feed': 'UP' is not 1 to 32"),
         (["synth", "--rate", "0"], 2, "Invalid value for '--rate': '0' is not a number above 0"),
         (["synth", "--rate", "nan"], 2, "Invalid value for '--rate': 'nan' is not a number"),
+        (["synth", "--scenario", "x"], 2, "Invalid value for '--scenario': 'x' is not one of"),
         (["replay", "/dev/null"], 1, "/dev/null: empty"),
         (["watch"], 2, "Missing argument 'SYMBOL…'."),
         (["watch", "A B"], 2, "'A B' is no symbol"),
@@ -107,6 +108,13 @@ async def test_watch_ends_when_its_reader_does(cli: Cli) -> None:
         assert watcher.stderr is not None
         assert await watcher.stderr.read() == b""
         assert watcher.returncode == 0
+
+
+async def test_a_scenario_says_what_will_happen(cli: Cli) -> None:
+    async with cli.serving():
+        done = await cli.run(*"synth --scenario skewed-clock --rate 1000 --limit 5".split())
+    assert done.code == 0
+    assert "skewed-clock, every minute: the venue's clock is right for 20 s" in done.err
 
 
 async def test_replay_says_what_it_did(cli: Cli, tmp_path: Path) -> None:

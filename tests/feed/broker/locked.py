@@ -11,7 +11,17 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from feed.broker.acl import ADMIN, ANY, Grant, aclfile, placeholder, publisher_of, rules, users
+from feed.broker.acl import (
+    ADMIN,
+    ANY,
+    Grant,
+    aclfile,
+    bar_maker_of,
+    placeholder,
+    publisher_of,
+    rules,
+    users,
+)
 from feed.broker.client import make_client
 from tests.faults.valkey import Valkey
 
@@ -39,6 +49,10 @@ class LockedStore(Valkey):
     def publisher(self, feed: str) -> str:
         """Who may publish into a feed."""
         return publisher_of(feed if self.feeds else ANY)
+
+    def bar_maker(self, feed: str) -> str:
+        """Who may make a feed's bars."""
+        return bar_maker_of(feed if self.feeds else ANY)
 
     async def start(self, **more: str) -> None:
         await super().start(aclfile=str(self._aclfile), **more)

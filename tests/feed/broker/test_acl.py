@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ from feed.broker.subscriber import Subscriber
 from feed.cli.common import refuse_unsuitable
 from feed.engine import Engine
 from feed.settings import Settings
-from feed.ticks import StreamKey
-from tests.builders import T0
+from feed.tasks import end_tasks
+from feed.ticks import Bar, StreamKey, Tick
+from feed.times import NS_PER_SECOND, Time
+from producers.bar_maker import BarMaker
+from producers.bars import Bars
+from tests.builders import T0, bar, trade
 from tests.conftest import RunningServer, running_server, until
 from tests.feed.broker.locked import LockedStore, client_of, commands_of, locked_store
 from tests.feed.broker.stores import ES, numbered
@@ -43,54 +47,114 @@ async def test_a_publisher_does_its_whole_job(store: LockedStore, settings: Sett
         async with Publisher(client, "live", settings, waits=True) as publisher:
             await publisher.publish([*numbered(1, 2), *numbered(1, symbol="NQ")])
             await publisher.drain()
-            await survive_an_outage(store, publisher)
-            await outlive_a_loss(store, publisher)
-            await remove_what_is_old(store, publisher)
-        await come_after_many_others(store, client, settings)
+            await survive_an_outage(store, publisher, numbered(3))
+            await outlive_a_loss(store, publisher, [numbered(4), numbered(5)])
+            await remove_what_is_old(store, publisher, numbered(6))
+        await come_after_many_others(store, client, settings, numbered(7))
     assert await store.refused() == []
     granted = commands_of(users(store.feeds)[user])
     assert granted - await store.used() == set()
 
 
-async def survive_an_outage(store: LockedStore, publisher: Publisher) -> None:
+async def test_a_maker_of_bars_does_its_whole_job(store: LockedStore, settings: Settings) -> None:
+    user = store.bar_maker("live")
+    async with (
+        client_of(store, store.publisher("live")) as source,
+        Publisher(source, "live", settings) as trades,
+        client_of(store, user) as client,
+        asyncio.timeout(40),
+    ):
+        await store.do("CONFIG", "RESETSTAT")
+        async with Publisher(client, "live", settings, waits=True) as publisher:
+            await publisher.publish(bars_at(1, 2))
+            await publisher.drain()
+            await survive_an_outage(store, publisher, bars_at(3))
+            await outlive_a_loss(store, publisher, [bars_at(4), bars_at(5)], BARS)
+            await remove_what_is_old(store, publisher, bars_at(6), BARS)
+        await come_after_many_others(store, client, settings, bars_at(7), BARS)
+        for symbol in ("NQ", "YM"):
+            # The second one is announced.
+            await make_a_bar(client, trades, settings, symbol)
+    assert await store.refused() == []
+    assert commands_of(users(store.feeds)[user]) - await store.used() == set()
+
+
+async def make_a_bar(client: Redis, trades: Publisher, settings: Settings, symbol: str) -> None:
+    async with Publisher(client, "live", settings, waits=True) as publisher:
+        bars = Bars(("1s",), 0, fill=False)
+        maker = BarMaker(client, "live", settings, bars, ["*"], publisher)
+        task = asyncio.create_task(maker.run())
+        try:
+            for second in range(2):
+                time = Time(T0 + second * NS_PER_SECOND)
+                await trades.publish([trade(symbol, time=time)])
+            await trades.drain()
+            key = StreamKey("live", "bars:1s", symbol)
+            while not (await Store(client).heads([key]))[0].seq:
+                await asyncio.sleep(0.01)
+        finally:
+            await end_tasks([task])
+
+
+BARS = StreamKey("live", "bars", "ES")
+
+
+def bars_at(*minutes: int) -> list[Bar]:
+    return [bar("ES") for _ in minutes]
+
+
+async def survive_an_outage(
+    store: LockedStore, publisher: Publisher, ticks: Sequence[Tick]
+) -> None:
+    before = publisher.published
     store.kill()
-    await publisher.publish(numbered(3))
+    await publisher.publish(ticks)
     await until(lambda: publisher.is_away)
     await store.start()
     await publisher.drain()
-    assert (publisher.published, publisher.dropped_ticks) == (4, 0)
+    assert (publisher.published - before, publisher.dropped_ticks) == (len(ticks), 0)
 
 
-async def outlive_a_loss(store: LockedStore, publisher: Publisher) -> None:
+async def outlive_a_loss(
+    store: LockedStore, publisher: Publisher, ticks: Sequence[Sequence[Tick]], key: StreamKey = ES
+) -> None:
     """Streams without their numbers, and then an epoch that is older than a stream's."""
     before = await Store(store.admin).epoch("live")
-    await store.do("DEL", keys.meta(ES))
-    await publisher.publish(numbered(4))
+    await store.do("DEL", keys.meta(key))
+    await publisher.publish(ticks[0])
     await publisher.drain()
-    (head,) = await Store(store.admin).heads([ES])
+    (head,) = await Store(store.admin).heads([key])
     assert head.epoch > before
     assert head.seq == 1
     later = "7" * 14 + "-000000"
-    await store.do("HSET", keys.meta(ES), "epoch", later)
-    await publisher.publish(numbered(5))
+    await store.do("HSET", keys.meta(key), "epoch", later)
+    await publisher.publish(ticks[1])
     await publisher.drain()
-    assert (await Store(store.admin).heads([ES]))[0].epoch > later
+    assert (await Store(store.admin).heads([key]))[0].epoch > later
 
 
-async def remove_what_is_old(store: LockedStore, publisher: Publisher) -> None:
-    await store.do("DEL", keys.history(ES))
-    await store.do("XADD", keys.history(ES), "1-1", "b", "", "m", "")
-    await publisher.publish(numbered(6))
+async def remove_what_is_old(
+    store: LockedStore, publisher: Publisher, ticks: Sequence[Tick], key: StreamKey = ES
+) -> None:
+    await store.do("DEL", keys.history(key))
+    await store.do("XADD", keys.history(key), "1-1", "b", "", "m", "")
+    await publisher.publish(ticks)
     await publisher.drain()
-    assert await store.ask("XLEN", keys.history(ES)) == 1
+    assert await store.ask("XLEN", keys.history(key)) == 1
 
 
-async def come_after_many_others(store: LockedStore, client: Redis, settings: Settings) -> None:
+async def come_after_many_others(
+    store: LockedStore,
+    client: Redis,
+    settings: Settings,
+    ticks: Sequence[Tick],
+    key: StreamKey = ES,
+) -> None:
     await check_version(client)
     for number in range(PUBLISHERS_MAX + 1):
-        await store.do("HSET", keys.meta(ES), f"p:{number}", f"{number:012x} {number}")
+        await store.do("HSET", keys.meta(key), f"p:{number}", f"{number:012x} {number}")
     async with Publisher(client, "live", settings) as publisher:
-        await publisher.publish(numbered(7))
+        await publisher.publish(ticks)
         await publisher.drain()
 
 

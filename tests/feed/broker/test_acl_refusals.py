@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from feed.broker.acl import ADMIN, READER, SERVER, aclfile, publisher_of, users
+from feed.broker.acl import ADMIN, READER, SERVER, aclfile, bar_maker_of, publisher_of, users
 from feed.broker.publisher import Publisher
 from feed.broker.store import Store
 from feed.errors import AccessDenied
@@ -48,7 +48,17 @@ REFUSED = {
         *("SREM tickcast:{live}:streams trades/ES", "HGETALL tickcast:seats:{seats}:all"),
         *("GET tickcast:limits:x", "ZADD tickcast:seats:{seats}:servers 1 x"),
     ],
+    bar_maker_of("live"): [
+        *(f"XADD {HISTORY} * b x", f"HSET {META} latest x", f"DEL {HISTORY}"),
+        *(f"EVALSHA x 2 {META} {HISTORY}", f"HGETALL {META}", f"XDEL {HISTORY} 1-1"),
+        *("PUBLISH tickcast:{live/trades/ES}:ticks x", "PUBLISH tickcast:{live/quotes/ES}:ticks x"),
+        *("SUBSCRIBE tickcast:{live/quotes/ES}:ticks", "SUBSCRIBE tickcast:{cme/trades/ES}:ticks"),
+        *(f"HMGET {FOREIGN_META} seq", f"EVALSHA_RO x 2 {FOREIGN_META} {FOREIGN_HISTORY}"),
+        *("SET tickcast:{cme}:maker:bars x", "EVAL x 1 tickcast:{cme}:maker:bars"),
+        *("SREM tickcast:{live}:streams trades/ES", "GET tickcast:limits:x"),
+    ],
     SERVER: [
+        "GET tickcast:{live}:maker:bars",
         *(f"XADD {HISTORY} * b x", f"XDEL {HISTORY} 1-1", f"EVALSHA x 2 {META} {HISTORY}"),
         *("PUBLISH tickcast:{live/trades/ES}:ticks x", "PUBLISH tickcast:{live}:announcements x"),
         *("SADD tickcast:{live}:streams trades/ES", "SREM tickcast:{live}:streams trades/ES"),

@@ -220,8 +220,11 @@ async def lose_numbers(server: RunningServer, store: LockedStore) -> None:
 
 
 async def come_again(url: str, store: LockedStore) -> None:
-    """Connect until a window of attempts is over, which then is the one before."""
-    while "rename" not in await store.used():
+    """Connect until a window of attempts is over, which then is the one before.
+
+    And until the server knows that the store is back, so that it counts with the others.
+    """
+    while not {"rename", "zscore"} <= await store.used():
         async with talking(url):
             pass
 

@@ -10,14 +10,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
-VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker"}
+VOCABULARY = {
+    "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "playback",
+}  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
 # Within feed, a file imports only from rows above its own.
 LAYERS = [
     {"times", "errors", "tasks", "counters", "memory", "logs", "addresses", "rates", "headers"},
     {"ticks"},
-    {"batch", "closest", "delivery", "feeds", "settings", "frames"},
+    {"batch", "closest", "delivery", "feeds", "settings", "frames", "playback"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"actions", "blocks"},
     {"conduct", "protocol"},
@@ -39,7 +41,7 @@ LAYERS = [
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
     "closest", "conduct", "counters", "delivery", "errors", "feeds", "follower", "frames", "hub",
-    "outbox", "pieces", "positions", "protocol", "rates", "recovery", "session", "streams", "ticks",
+    "outbox", "pieces", "playback", "positions", "protocol", "rates", "recovery", "session", "streams", "ticks",
 }  # fmt: skip
 
 

@@ -188,3 +188,7 @@ class InvalidRecording(TickcastError):
 
 class ConnectionFailed(TickcastError):
     """A server that can't be reached, or that turned the client away for good."""
+
+
+class ReplayFailed(TickcastError):
+    """A replay that can't begin, or that can't be steered."""

@@ -7,10 +7,11 @@ set back.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from itertools import dropwhile
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
@@ -21,6 +22,10 @@ MAX: Final = math.inf
 """The speed that takes no heed of time."""
 STEPS_MAX: Final = 10_000
 """So many ticks at most in one step."""
+
+_OFFSET = re.compile(r"([+-])(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
+_UNITS: Final = {"ms": 10**6, "s": NS_PER_SECOND, "m": 60 * NS_PER_SECOND,
+                 "h": 3600 * NS_PER_SECOND, "d": 86_400 * NS_PER_SECOND}  # fmt: skip
 
 
 class Source(Protocol):
@@ -39,7 +44,10 @@ class Source(Protocol):
         """The greatest time."""
 
     def read(self, start: Time | None) -> Iterator[Tick]:
-        """The ticks from the first on whose time is not before `start`; it may begin earlier."""
+        """The ticks from the first on whose time is not before `start`; it may begin earlier.
+
+        They are the reader's own.
+        """
 
 
 class Mode(Enum):
@@ -65,6 +73,43 @@ class State(NamedTuple):
     first: Time
     last: Time
 
+    def fields(self) -> dict[str, Any]:
+        """As clients and other programs are told; see `docs/protocol.md`, section "Replays"."""
+        return {
+            "state": self.mode.value,
+            "position": self.position,
+            "speed": show_speed(self.speed),
+            "from": self.first,
+            "to": self.last,
+        }
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> State:
+        """Read what `fields` gave, times in any form that a message has them in.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is no state.
+        """
+        return cls(
+            Mode(fields["state"]),
+            Time.from_wire(fields["position"]),
+            read_speed(fields["speed"]),
+            Time.from_wire(fields["from"]),
+            Time.from_wire(fields["to"]),
+        )
+
+
+class Schedule(NamedTuple):
+    """When what is due: at `since_s` the clock stood at `position`, and it goes at `speed`."""
+
+    since_s: float
+    position: int
+    speed: float
+
+    def when(self, time: int) -> float:
+        """When the clock comes by a time of the recording."""
+        return self.since_s + (time - self.position) / NS_PER_SECOND / self.speed
+
 
 class Deck:
     """Plays a source, by the times of its ticks.
@@ -80,6 +125,7 @@ class Deck:
     Attributes:
         rewinds: how often it has gone back, so that ticks come once more. What `take` has returned
             in the same call comes before.
+        rounds: how many of these were at the end, to begin again.
 
     Raises:
         ValueError: there is nothing between `start` and `end`, or the speed is out of bounds.
@@ -108,14 +154,14 @@ class Deck:
         self._loop = loop
         self._mode = Mode.PLAYING
         self._speed = check_speed(speed)
-        self.rewinds = 0
+        self.rewinds = self.rounds = 0
         self._read_from(self.first, now_s)
 
     def _read_from(self, position: Time, now_s: float) -> None:
         """Go on from here, from now on."""
         ticks = self._source.read(position if position > self._source.first else None)
         self._ticks = dropwhile(lambda tick: tick.time < position, ticks)
-        self._anchor: tuple[float, int] = (now_s, position)
+        self._anchor = (now_s, int(position))
         self._played: int | None = None
         self._next = next(self._ticks, None)
         self._next_due: int = self._next.time if self._next else self.last
@@ -143,8 +189,12 @@ class Deck:
         """When the next tick is due, or the end; None while none is, however long one waits."""
         if self._mode is not Mode.PLAYING:
             return None
-        since_s, position = self._anchor
-        return since_s + (self._next_due - position) / NS_PER_SECOND / self._speed
+        return self.schedule.when(self._next_due)
+
+    @property
+    def schedule(self) -> Schedule:
+        """What holds until the next command or round."""
+        return Schedule(*self._anchor, self._speed)
 
     def state(self, now_s: float) -> State:
         """Where it stands now; where ticks are late, at the first of these."""
@@ -186,9 +236,14 @@ class Deck:
         # From when it was due on: else each round would add what the last one was late.
         since_s = now_s if self._speed is MAX else self.due_s or now_s
         self.rewinds += 1
+        self.rounds += 1
         self._read_from(self.first, since_s)
 
     # -- commands
+
+    def begin(self, now_s: float) -> None:
+        """Begin only now; before anything was taken."""
+        self._anchor = (now_s, self._anchor[1])
 
     def pause(self, now_s: float) -> None:
         """Stand still."""
@@ -257,3 +312,51 @@ def check_speed(speed: float) -> float:
     if not slowest <= speed <= fastest:
         raise ValueError(f"a speed is a number from {slowest:g} to {fastest:g}, or max")
     return float(speed)
+
+
+def read_speed(value: object) -> float:
+    """A speed as people and messages write it: a number, or `max`.
+
+    Raises:
+        ValueError: it is neither, or out of bounds.
+    """
+    if value == "max":
+        return MAX
+    try:
+        speed = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        speed = math.nan
+    return check_speed(speed if math.isfinite(speed) else math.nan)
+
+
+def show_speed(speed: float) -> int | float | str:
+    """The same to be written."""
+    if speed == MAX:
+        return "max"
+    return int(speed) if speed.is_integer() else speed
+
+
+def read_offset(text: str) -> int | None:
+    """The nanoseconds of `+10m`, `-1.5s` and the like; None where the text is no offset."""
+    match = _OFFSET.fullmatch(text)
+    if match is None:
+        return None
+    sign, amount, unit = match.groups()
+    whole, _, fraction = amount.partition(".")
+    ns = int(whole + fraction.ljust(9, "0")) * _UNITS[unit] // NS_PER_SECOND
+    return -ns if sign == "-" else ns
+
+
+def place(value: object, base: Time) -> Time:
+    """A time, or an offset from another one: `2013-09-03T13:00:00Z`, `+10m`, nanoseconds.
+
+    Raises:
+        ValueError: it is neither, or lies outside the 64-bit range.
+    """
+    offset = read_offset(value) if isinstance(value, str) else None
+    if offset is not None:
+        return Time.from_wire(int(base) + offset)
+    try:
+        return Time.from_wire(value)
+    except ValueError as error:
+        raise ValueError(f"neither a time nor an offset such as +10m: {error}") from None

@@ -41,7 +41,8 @@ LAYERS = [
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
     "closest", "conduct", "counters", "delivery", "errors", "feeds", "follower", "frames", "hub",
-    "outbox", "pieces", "playback", "positions", "protocol", "rates", "recovery", "session", "streams", "ticks",
+    "outbox", "pieces", "playback", "positions", "protocol", "rates", "recovery", "session",
+    "streams", "ticks",
 }  # fmt: skip
 
 

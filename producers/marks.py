@@ -50,10 +50,6 @@ class Marks:
         place = bisect_left(self._marks, int(start), key=lambda mark: mark.greatest)
         return self._marks[place - 1] if place else None
 
-    def forget(self) -> None:
-        """The places can't be used."""
-        self._marks.clear()
-
 
 class CountedLines:
     """The lines of some content as text.

@@ -116,37 +116,59 @@ class CsvRecording:
         Raises:
             InvalidRecording: no row has a time.
         """
-        first: int | None = None
-        greatest = 0
-        marks = Marks()
         with opened(self._path) as (content, stored):
             self._file = stored
             lines = CountedLines(content)
-            texts = iter(lines)
-            next(texts, "")
-            rows = csv.reader(texts, delimiter=self._delimiter)
-            try:
-                for row in rows:
-                    try:
-                        time = self._layout.time_of(row)
-                    except (ValueError, IndexError):
-                        continue
-                    if first is None:
-                        first = greatest = time
-                    elif time > greatest:
-                        greatest = time
-                    marks.pass_row(greatest, lines.offset, rows.line_num + 1)
-                    if not rows.line_num % _ROWS_PER_REPORT:
-                        on_progress()
-            except (OSError, UnicodeDecodeError, *DAMAGE):
-                pass
-            finally:
-                self._file = None
-        if first is None:
+            marks = Marks()
+            span = self._scan(
+                iter(lines), on_progress,
+                lambda greatest, line: marks.pass_row(greatest, lines.offset, line),
+            )  # fmt: skip
+        if span is None or not lines.countable:
+            # What is read of it must be the same as what is played.
+            marks = Marks()
+            with opened_text(self._path) as (text, stored):
+                self._file = stored
+                span = self._scan(text, on_progress, lambda greatest, line: None, to_damage=True)
+        self._file = None
+        if span is None:
             raise InvalidRecording(f"{self._path}: no row has a time")
-        if not lines.countable:
-            marks.forget()
-        self._span, self._marks = (Time(first), Time(greatest)), marks
+        self._span, self._marks = span, marks
+
+    def _scan(
+        self,
+        lines: Iterator[str],
+        on_progress: Callable[[], None],
+        on_row: Callable[[int, int], None],
+        to_damage: bool = False,
+    ) -> tuple[Time, Time] | None:
+        """The first and the greatest time; None where there is none, or damage.
+
+        Args:
+            on_row: called behind each row with the greatest time so far and the number of lines.
+            to_damage: take what lies before it.
+        """
+        first: int | None = None
+        greatest = 0
+        next(lines, "")
+        rows = csv.reader(lines, delimiter=self._delimiter)
+        try:
+            for row in rows:
+                try:
+                    time = self._layout.time_of(row)
+                except (ValueError, IndexError):
+                    continue
+                if first is None:
+                    first = greatest = time
+                elif time > greatest:
+                    greatest = time
+                on_row(greatest, rows.line_num + 1)
+                if not rows.line_num % _ROWS_PER_REPORT:
+                    on_progress()
+        except (OSError, UnicodeDecodeError, *DAMAGE):
+            if not to_damage:
+                return None
+        return None if first is None else (Time(first), Time(greatest))
 
     def read(self, start: Time | None = None) -> Iterator[Tick]:
         """The ticks in the file's order, from some place before those of `start` on.

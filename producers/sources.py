@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import dropwhile
+from itertools import dropwhile, islice
 from pathlib import Path
 
 from feed.playback import Source
@@ -47,7 +47,7 @@ class Merged:
 
     def read(self, start: Time | None) -> Iterator[Tick]:
         """All ticks from `start` on."""
-        timed = [_timed(source.read(start), start) for source in self._sources]
+        timed = [_timed(_from(source, start)) for source in self._sources]
         # Of equal times heapq takes the earlier iterable first.
         return (tick for _, tick in heapq.merge(*timed, key=_due))
 
@@ -86,6 +86,28 @@ class Chosen:
                 yield tick
 
 
+class Limited:
+    """The first so many ticks of a source, from wherever it is read: none beyond is looked at."""
+
+    def __init__(self, source: Source, limit: int) -> None:
+        self._source = source
+        self._limit = limit
+
+    @property
+    def first(self) -> Time:
+        """That of the whole."""
+        return self._source.first
+
+    @property
+    def last(self) -> Time:
+        """That of the whole."""
+        return self._source.last
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        """So many ticks."""
+        return islice(_from(self._source, start), self._limit)
+
+
 def parse_patterns(text: str) -> list[str]:
     """Read `ES,BTC-*`.
 
@@ -99,9 +121,12 @@ def parse_patterns(text: str) -> list[str]:
     return patterns
 
 
-def _timed(ticks: Iterator[Tick], start: Time | None) -> Iterator[tuple[int, Tick]]:
-    if start is not None:
-        ticks = dropwhile(lambda tick: tick.time < start, ticks)
+def _from(source: Source, start: Time | None) -> Iterator[Tick]:
+    ticks = source.read(start)
+    return ticks if start is None else dropwhile(lambda tick: tick.time < start, ticks)
+
+
+def _timed(ticks: Iterator[Tick]) -> Iterator[tuple[int, Tick]]:
     due: int | None = None
     for tick in ticks:
         if due is None or tick.time > due:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
 VOCABULARY = {
     "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "playback",
+    "tasks",
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
@@ -31,6 +32,7 @@ LAYERS = [
     {"hub"},
     {"door", "follower", "flusher", "upstream"},
     {"session", "backfill"},
+    {"replays"},
     {"http", "websocket", "asgi_sink", "engine"},
     {"metrics"},
     {"connection", "scraping"},

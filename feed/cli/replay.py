@@ -33,7 +33,7 @@ from feed.ticks import is_symbol
 from feed.times import Time
 from producers.recordings import CsvRecording, parse_columns
 from producers.replaying import Order, Replay
-from producers.sources import Chosen, Merged, open_recording, parse_patterns
+from producers.sources import Chosen, Limited, Merged, open_recording, parse_patterns
 
 _SCAN_SHOWN_S: Final = 0.5
 
@@ -106,24 +106,24 @@ def replay(
         open_recording(file, symbol, mapping, each.report)
         for file, each in zip(files, bad, strict=True)
     ]
-    source = _choose(recordings, symbols)
+    source = _choose(recordings, symbols, limit)
     order = Order(retime is not None, max_rate, limit, stay, hashed)
     deck = _deck(source, speed, start, end, loop)
     run(_replay(settings, feed, deck, order, bad))
 
 
-def _choose(recordings: Sequence[Source], symbols: str | None) -> Source:
+def _choose(recordings: Sequence[Source], symbols: str | None, limit: int | None) -> Source:
     """What is to be played of recordings."""
     for recording in recordings:
         if isinstance(recording, CsvRecording):
             _scan(recording)
     source = recordings[0] if len(recordings) == 1 else Merged(recordings)
-    if symbols is None:
-        return source
-    try:
-        return Chosen(source, parse_patterns(symbols))
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--symbols") from None
+    if symbols is not None:
+        try:
+            source = Chosen(source, parse_patterns(symbols))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--symbols") from None
+    return source if limit is None else Limited(source, limit)
 
 
 def _scan(recording: CsvRecording) -> None:

@@ -1,46 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feed.playback import MAX, Deck, Mode
 from feed.ticks import Tick
-from feed.times import NS_PER_SECOND, Time
-from tests.builders import T0, trade
-
-SECOND = NS_PER_SECOND
-
-
-class Recorded:
-    """A source in memory; each tick's price is its place."""
-
-    def __init__(self, *seconds: float) -> None:
-        self.ticks = [
-            trade(time=Time(T0 + round(each * SECOND)), price=place)
-            for place, each in enumerate(seconds)
-        ]
-
-    @property
-    def first(self) -> Time:
-        return self.ticks[0].time
-
-    @property
-    def last(self) -> Time:
-        return max(tick.time for tick in self.ticks)
-
-    def read(self, start: Time | None) -> Iterator[Tick]:
-        return iter(self.ticks)
-
-
-def places(ticks: list[Tick]) -> list[int]:
-    return [int(tick.price) for tick in ticks]  # type: ignore[union-attr]
-
-
-def at(seconds: float) -> Time:
-    return Time(T0 + round(seconds * SECOND))
+from tests.builders import T0
+from tests.recorded import SECOND, Recorded, at, places
 
 
 def test_ticks_are_due_at_their_times_divided_by_the_speed() -> None:

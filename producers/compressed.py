@@ -25,7 +25,7 @@ DAMAGE: Final = (EOFError, zlib.error, zstd.ZstdError, csv.Error)
 
 
 @contextmanager
-def opened(path: Path, offset: int = 0) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+def opened_bytes(path: Path, offset: int = 0) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """The file's content, and the file below the decompression, whose position tells the progress.
 
     Args:
@@ -46,10 +46,10 @@ def opened(path: Path, offset: int = 0) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 
 
 @contextmanager
-def opened_text(path: Path, offset: int = 0) -> Iterator[tuple[io.TextIOWrapper, BinaryIO]]:
+def opened(path: Path, offset: int = 0) -> Iterator[tuple[io.TextIOWrapper, BinaryIO]]:
     """The same as lines of text, whose ends are kept."""
     with (
-        opened(path, offset) as (content, stored),
+        opened_bytes(path, offset) as (content, stored),
         io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as lines,
     ):
         yield lines, stored

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, Literal
 from feed.errors import InvalidRecording, InvalidTick
 from feed.ticks import Quote, Tick, Trade, validate
 from feed.times import NS_PER_SECOND, Time
-from producers.compressed import DAMAGE, opened, opened_text
+from producers.compressed import DAMAGE, opened, opened_bytes
 from producers.marks import CountedLines, Marks
 
 _COLUMN_NAMES: Final[Mapping[str, frozenset[str]]] = {
@@ -48,7 +48,7 @@ class CsvRecording:
         symbol: the symbol of rows that name none.
         columns: which column holds what, where its name does not say so: `{"time": "when"}`.
         on_bad_row: called with the line number and the error of each row that is no tick; such rows
-            are left out. Of rows that are read again it is not told again.
+            are left out.
 
     Raises:
         InvalidRecording: the file can't be read, or lacks columns.
@@ -65,13 +65,12 @@ class CsvRecording:
         self._symbol = symbol
         self._columns = columns or {}
         self._on_bad_row = on_bad_row
-        self._told_line = 0
         self._file: BinaryIO | None = None
         self._span: tuple[Time, Time] | None = None
         self._marks = Marks()
         try:
             self.size_bytes = path.stat().st_size
-            with opened_text(path) as (lines, _):
+            with opened(path) as (lines, _):
                 header = lines.readline()
                 self._delimiter = _delimiter_of(header)
                 self._layout = _Layout(_read_header(header), self._columns, symbol)
@@ -116,7 +115,7 @@ class CsvRecording:
         Raises:
             InvalidRecording: no row has a time.
         """
-        with opened(self._path) as (content, stored):
+        with opened_bytes(self._path) as (content, stored):
             self._file = stored
             lines = CountedLines(content)
             marks = Marks()
@@ -127,7 +126,7 @@ class CsvRecording:
         if span is None or not lines.countable:
             # What is read of it must be the same as what is played.
             marks = Marks()
-            with opened_text(self._path) as (text, stored):
+            with opened(self._path) as (text, stored):
                 self._file = stored
                 span = self._scan(text, on_progress, lambda greatest, line: None, to_damage=True)
         self._file = None
@@ -177,7 +176,7 @@ class CsvRecording:
             InvalidRecording: the file turns out to be damaged.
         """
         mark = None if start is None else self._marks.before(start)
-        with opened_text(self._path, mark.offset if mark else 0) as (lines, stored):
+        with opened(self._path, mark.offset if mark else 0) as (lines, stored):
             self._file = stored
             if mark is None:
                 lines.readline()
@@ -201,15 +200,10 @@ class CsvRecording:
         try:
             return self._layout.read(row)
         except IndexError:
-            self._tell(line, f"has only {len(row)} columns")
+            self._on_bad_row(line, f"has only {len(row)} columns")
         except (ValueError, InvalidTick) as error:
-            self._tell(line, str(error))
+            self._on_bad_row(line, str(error))
         return ()
-
-    def _tell(self, line: int, error: str) -> None:
-        if line > self._told_line:
-            self._told_line = line
-            self._on_bad_row(line, error)
 
 
 class _Layout:

@@ -26,7 +26,20 @@ def open_recording(
     Raises:
         InvalidRecording: it can't be read.
     """
-    return CsvRecording(path, symbol, columns, on_bad_row)
+    return CsvRecording(path, symbol, columns, _once(on_bad_row))
+
+
+def _once(on_bad_row: BadRow) -> BadRow:
+    """What is wrong in a file is told when it is met first, not again after a seek."""
+    told = 0
+
+    def tell(line: int, error: str) -> None:
+        nonlocal told
+        if line > told:
+            told = line
+            on_bad_row(line, error)
+
+    return tell
 
 
 class Merged:

@@ -85,21 +85,25 @@ class _Steering:
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
         self._asking: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
 
     def press(self, key: str) -> None:
         """A key was pressed; one without a meaning does nothing."""
         if key == "q":
             self._replay.stop()
             return
-        command = command_of(key, self._replay.state)
-        if command is not None and len(self._asking) < _WAITING_MAX:
-            task = asyncio.get_running_loop().create_task(self._ask(command))
+        if len(self._asking) < _WAITING_MAX:
+            task = asyncio.get_running_loop().create_task(self._obey(key))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
 
-    async def _ask(self, command: Command) -> None:
-        with suppress(ReplayFailed):  # It may be over.
-            await self._replay.ask(command)
+    async def _obey(self, key: str) -> None:
+        # One after the other: what a key means depends on what the one before has done.
+        async with self._turn:
+            command = command_of(key, self._replay.state)
+            if command is not None:
+                with suppress(ReplayFailed):  # It may be over.
+                    await self._replay.ask(command)
 
 
 def command_of(key: str, state: State) -> Command | None:

@@ -116,7 +116,7 @@ def test_bad_rows_are_told_once(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("time,price,size\n1,1,1\n2,x,1\n3,1,1\nx,1,1\n")
     told: list[int] = []
-    recording = CsvRecording(path, "A", on_bad_row=lambda line, error: told.append(line))
+    recording = open_recording(path, "A", {}, lambda line, error: told.append(line))
     assert (recording.first, recording.last) == (seconds(1), seconds(3))
     for _ in range(3):
         assert len(list(recording.read(None))) == 2

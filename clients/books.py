@@ -37,6 +37,15 @@ class Gap(NamedTuple):
     reason: Reason
 
 
+class Position(NamedTuple):
+    """Where a stream stands: after this number of this epoch."""
+
+    channel: str
+    symbol: str
+    epoch: str
+    seq: int
+
+
 class Book:
     """One stream.
 
@@ -239,6 +248,11 @@ class Books:
     def _begin(self, book: Book) -> None:
         book.epoch, book.is_sure = self.epoch, False
         self.lacks_epoch = True
+
+    def epoch_of(self, channel: str, symbol: str) -> str:
+        """The epoch that a stream is in; empty while it is not known."""
+        book = self._books.get((channel, symbol))
+        return book.epoch if book else ""
 
     def name_epoch(self, epoch: str) -> None:
         """The server has told the feed's epoch.

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgpack
 import msgspec
 
-from clients.books import Books, Gap
+from clients.books import Books, Gap, Position
 from clients.comeback import ComeBack, Fields, Wish, subscribe, unsubscribe
 from feed.errors import ConnectionFailed, Fault, InvalidTick
 from feed.protocol import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
@@ -191,6 +191,25 @@ class ClientState:
             self.books.resume_unasked()
         come_back = ComeBack(self.books if self.extended else None, self._fits)
         return [self._ask(fields, {}) for fields in come_back.messages(self._wishes)]
+
+    def resume(
+        self,
+        channels: Mapping[str, Iterable[str]],
+        positions: Iterable[Position],
+        wish: Wish = Wish(),  # noqa: B008 - a tuple
+    ) -> list[Message]:
+        """The messages that go on from positions that the program has kept.
+
+        Streams under a wildcard that have none begin with the first tick that is kept. Each message
+        is to be sent when the one before has been answered.
+        """
+        entries = _entries(channels)
+        coverage = Coverage(entries)
+        self._wishes.update(dict.fromkeys(entries, wish))
+        for each in positions:
+            if coverage.covers(StreamKey("", each.channel, each.symbol)):
+                self.books.place(*each)
+        return self.subscribe_again()
 
     def _fits(self, fields: Fields) -> bool:
         return len(encode(fields, self.encoding)) < MESSAGE_BYTES

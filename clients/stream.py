@@ -22,7 +22,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from clients.backoff import Backoff
-from clients.books import Gap
+from clients.books import Gap, Position
 from clients.comeback import Wish
 from clients.dialing import dial, next_frame, refusal_in
 from clients.report import Report
@@ -177,6 +177,33 @@ class Stream:
         reply = await self._ask(plain)
         self._state.extended = False
         return reply
+
+    async def resume(
+        self,
+        channels: Mapping[str, Iterable[str]],
+        positions: Iterable[Position],
+        *,
+        slow: str | None = None,
+    ) -> None:
+        """Add subscriptions that go on where an earlier program has stopped.
+
+        What is not kept any more comes as a gap. Streams under a wildcard that have no position
+        begin with their first tick that is kept; those that are named, with the next one.
+
+        Args:
+            channels: symbols by channel.
+            positions: where the streams stand, as that program knew it.
+            slow: as for `subscribe`.
+
+        Raises:
+            ConnectionFailed: the server refused, with its error message, or did not answer.
+        """
+        for question in self._state.resume(channels, positions, Wish(slow=slow)):
+            await self._ask(question)
+
+    def epoch_of(self, channel: str, symbol: str) -> str:
+        """The epoch that a stream is in, up to those ticks that are `waiting`; empty if unknown."""
+        return self._state.books.epoch_of(channel, symbol)
 
     async def unsubscribe(
         self,

@@ -192,3 +192,15 @@ class ConnectionFailed(TickcastError):
 
 class ReplayFailed(TickcastError):
     """A replay that can't begin, or that can't be steered."""
+
+
+class InvalidTape(TickcastError):
+    """A file that is no tape, or a damaged one."""
+
+
+class TapeNotFound(TickcastError):
+    """There is no tape of that name."""
+
+
+class RecordingFailed(TickcastError):
+    """A tape that can't be written: no space, no right, no file any more."""

@@ -6,12 +6,18 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import dropwhile, islice
 from pathlib import Path
+from typing import Final
 
+from feed.errors import InvalidRecording, InvalidTape
 from feed.playback import Source
+from feed.tapes.lines import Head, decode_line
+from feed.tapes.tape import Tape
 from feed.ticks import Coverage, StreamKey, Subscription, Tick, is_pattern
 from feed.times import Time
+from producers.compressed import DAMAGE, opened_bytes
 from producers.recordings import CsvRecording
 
+_HEAD_MAX: Final = 64 * 1024
 BadRow = Callable[[int, str], None]
 
 
@@ -26,6 +32,8 @@ def open_recording(
     Raises:
         InvalidRecording: it can't be read.
     """
+    if is_tape(path):
+        return TapeRecording(path)
     return CsvRecording(path, symbol, columns, _once(on_bad_row))
 
 
@@ -40,6 +48,44 @@ def _once(on_bad_row: BadRow) -> BadRow:
             on_bad_row(line, error)
 
     return tell
+
+
+class TapeRecording:
+    """A tape, whose ticks are numbered anew.
+
+    Raises:
+        InvalidRecording, InvalidTape: it holds no tick, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._tape = Tape.open(path)
+        if self._tape.manifest.first is None:
+            raise InvalidRecording(f"{path}: holds no tick")
+
+    @property
+    def first(self) -> Time:
+        """The least time of its ticks."""
+        return self._tape.first
+
+    @property
+    def last(self) -> Time:
+        """The greatest time of its ticks."""
+        return self._tape.last
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        """The ticks of each stream from its first at or after `start` on."""
+        for tick in self._tape.read(start):
+            tick.seq = None
+            yield tick
+
+
+def is_tape(path: Path) -> bool:
+    """Whether a file begins like a tape."""
+    try:
+        with opened_bytes(path) as (content, _):
+            return isinstance(decode_line(content.readline(_HEAD_MAX)), Head)
+    except (OSError, InvalidTape, *DAMAGE):
+        return False
 
 
 class Merged:

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
 VOCABULARY = {
-    "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "playback",
-    "tasks",
+    "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "tapes",
+    "playback", "tasks",
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
@@ -20,7 +20,7 @@ VOCABULARY = {
 LAYERS = [
     {"times", "errors", "tasks", "counters", "memory", "logs", "addresses", "rates", "headers"},
     {"ticks"},
-    {"batch", "closest", "delivery", "feeds", "settings", "frames", "playback"},
+    {"batch", "closest", "delivery", "feeds", "settings", "frames", "playback", "tapes"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"actions", "blocks"},
     {"conduct", "protocol"},

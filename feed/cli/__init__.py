@@ -12,7 +12,8 @@ from feed.errors import InvalidSettings, TickcastError
 
 _INTERRUPTED: Final = 130
 _COMMANDS: Final = (
-    "demo", "serve", "publish", "replay", "replayctl", "synth", "watch", "load", "keys", "acl",
+    "demo", "serve", "publish", "replay", "replayctl", "synth", "watch", "record", "tape", "load",
+    "keys", "acl",
 )  # fmt: skip
 
 

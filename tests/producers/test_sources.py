@@ -15,7 +15,9 @@ from feed.times import Time
 from producers import marks
 from producers.recordings import CsvRecording
 from producers.sources import Chosen, Limited, Merged, open_recording, parse_patterns
+from tests.builders import T0, trades
 from tests.conftest import ES_TRADES
+from tests.feed.tapes.builders import write
 
 
 def csv(path: Path, *rows: tuple[float, str], pack: object = None) -> Source:
@@ -141,6 +143,31 @@ def test_damage_ends_the_scan_and_is_told_when_it_is_read(tmp_path: Path) -> Non
     with pytest.raises(InvalidRecording, match="damaged after line"):
         played.extend(recording.read(None))
     assert seconds(10) < played[-1].time <= last
+
+
+def test_a_tape_is_told_by_its_content_and_loses_its_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.zst"
+    write(path, [trades(3, first_seq=7), trades(2, "NQ", first_seq=1)])
+    path = path.rename(tmp_path / "whatever")
+    tape = open_recording(path, None, {}, lambda line, error: pytest.fail(error))
+    assert (tape.first, tape.last) == (T0, T0 + 2)
+    assert list(tape.read(None)) == [*trades(3), *trades(2, "NQ")]
+    assert [tick.symbol for tick in tape.read(Time(T0 + 1))] == ["ES", "ES", "NQ"]
+
+
+def test_an_empty_tape_holds_nothing_to_replay(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl.zst", [])
+    with pytest.raises(InvalidRecording, match="holds no tick"):
+        open_recording(tmp_path / "a.jsonl.zst", None, {}, lambda line, error: None)
+
+
+def test_what_is_neither_says_so(tmp_path: Path) -> None:
+    for content in (b"", b"\x28\xb5\x2f\xfdnonsense", b"\x1f\x8b", b'{"x":1}\n', b"\xff\xfe"):
+        (tmp_path / "f").write_bytes(content)
+        with pytest.raises(InvalidRecording):
+            open_recording(tmp_path / "f", "A", {}, lambda line, error: None)
+    with pytest.raises(InvalidRecording, match="No such file"):
+        open_recording(tmp_path / "none", "A", {}, lambda line, error: None)
 
 
 @pytest.mark.skipif(not ES_TRADES.exists(), reason="no recording of ES trades beside the checkout")

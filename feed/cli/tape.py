@@ -1,0 +1,225 @@
+"""`tickcast tape`: looks at tapes, and makes others out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+
+from feed.errors import InvalidSettings, InvalidTape, RecordingFailed
+from feed.tapes.editing import cut, merge
+from feed.tapes.manifest import Manifest, StreamSummary, encode_manifest
+from feed.tapes.names import SUFFIX, id_of, is_tape_id, manifest_path
+from feed.tapes.tape import Tape
+from feed.tapes.verify import Chain, Verdict, verify
+from feed.tapes.writer import TapeWriter
+from feed.ticks import CHANNELS, Coverage, Subscription, is_pattern
+from feed.times import Time
+
+_SHOWN: Final = 20
+_TAPES_MAX: Final = 200
+"""To be merged at a time: each is open meanwhile."""
+
+_files = click.argument(
+    "files", nargs=-1, required=True, metavar="FILE…",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+)  # fmt: skip
+_file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+_out = click.option(
+    "--out", "-o", type=click.Path(dir_okay=False, path_type=Path), required=True,
+    metavar="FILE", help=f"The new tape: NAME{SUFFIX}.",
+)  # fmt: skip
+
+
+class Moment(click.ParamType[Time]):
+    """A point in time, RFC 3339."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Time:
+        try:
+            return Time.parse(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group()
+def tape() -> None:
+    """Look at tapes, check them, cut, merge, export and import them.
+
+    docs/recording.md says what a tape is.
+    """
+
+
+# ------------------------------------------------------------------------------------ looking
+
+
+@tape.command()
+@_files
+@click.option("--all", "show_all", is_flag=True, help=f"All streams and gaps, not {_SHOWN}.")
+@click.option("--json", "as_json", is_flag=True, help="The manifests, as JSON.")
+def info(files: tuple[Path, ...], show_all: bool, as_json: bool) -> None:
+    """Say what is in tapes, also in those that are unfinished."""
+    for path in files:
+        found = Tape.open(path)
+        if as_json:
+            click.echo(encode_manifest(found.manifest), nl=False)
+        else:
+            for line in _describe(found, None if show_all else _SHOWN):
+                click.echo(line)
+
+
+def _describe(found: Tape, shown: int | None) -> Iterator[str]:
+    manifest = found.manifest
+    state = "complete" if manifest.complete else "not finished"
+    yield f"{found.id}: {_counts(manifest)}, {state}"
+    if found.torn_bytes:
+        yield f"  {found.torn_bytes:,} bytes at the end belong to no finished flush"
+    source = f" from {manifest.source}" if manifest.source else ""
+    yield f"  feed {manifest.feed}{source}"
+    if manifest.ticks:
+        yield f"  {found.first.rfc3339()} to {found.last.rfc3339()}"
+    yield f"  content {manifest.content}"
+    for stream in manifest.streams[:shown]:
+        yield f"  {_describe_stream(stream)}"
+    if shown is not None and len(manifest.streams) > shown:
+        yield f"  and {len(manifest.streams) - shown:,} more streams: --all"
+    for gap in manifest.gaps[:shown]:
+        what = "the numbering restarts"
+        if gap.reason != "epoch":
+            what = f"{_number(gap.first_seq)} to {_number(gap.last_seq)} ({gap.reason})"
+        yield f"  gap {gap.channel} {gap.symbol}: {what}"
+    if shown is not None and len(manifest.gaps) > shown:
+        yield f"  and {len(manifest.gaps) - shown:,} more gaps: --all"
+
+
+def _describe_stream(stream: StreamSummary) -> str:
+    words = f"{stream.channel} {stream.symbol}: {stream.ticks:,} ticks"
+    if stream.first_seq is not None:
+        words += f", {stream.first_seq:,} to {_number(stream.last_seq)}"
+    return f"{words}, epoch {stream.epoch}" if stream.epoch else words
+
+
+def _number(seq: int | None) -> str:
+    return "…" if seq is None else f"{seq:,}"
+
+
+def _counts(manifest: Manifest) -> str:
+    gaps = len(manifest.gaps)
+    return (
+        f"{manifest.ticks:,} ticks of {len(manifest.streams):,} streams,"
+        f" {gaps:,} gap{'s'[: gaps != 1]}, {manifest.bytes:,} bytes"
+    )
+
+
+@tape.command("verify")
+@_files
+def verify_(files: tuple[Path, ...]) -> None:
+    """Check tapes: hashes, manifests, and whether every tick is there or in a gap.
+
+    Of several tapes of one feed, name them in their order: then it is also checked that each goes
+    on where the one before ends.
+    """
+    chain = Chain()
+    bad = 0
+    for path in files:
+        try:
+            verdict = verify(path)
+        except InvalidTape as error:
+            click.echo(f"BAD   {error}")
+            bad += 1
+            continue
+        faults = [*verdict.faults, *chain.take(path, verdict)]
+        click.echo(_line_of(path, verdict, faults))
+        for fault in faults:
+            click.echo(f"      {fault}")
+        bad += bool(faults)
+    if bad:
+        raise InvalidTape(f"{bad:,} of {len(files):,} tapes {'is' if bad == 1 else 'are'} bad")
+
+
+def _line_of(path: Path, verdict: Verdict, faults: list[str]) -> str:
+    line = f"{'BAD ' if faults else 'good'}  {id_of(path)}: {_counts(verdict.manifest)}"
+    if not verdict.manifest.complete:
+        line += ", not finished"
+    if verdict.torn_bytes:
+        line += f", {verdict.torn_bytes:,} bytes behind the last flush"
+    return line
+
+
+# ------------------------------------------------------------------------------------- making
+
+
+@tape.command("cut")
+@_file
+@_out
+@click.option("--from", "begin", type=Moment(), metavar="TIME", help="Ticks from this time on,")
+@click.option("--to", "end", type=Moment(), metavar="TIME", help="and before this one.")
+@click.option("--symbols", metavar="SYMBOLS", help="Of these alone: 'ES,BTC-*'.")
+@click.option("--channels", metavar="CHANNELS", help="Of these alone: trades,bars:5s.")
+def cut_(
+    file: Path, out: Path, begin: Time | None, end: Time | None, symbols: str | None,
+    channels: str | None,
+) -> None:  # fmt: skip
+    """Make a tape of a part of another: a time, some symbols, some channels."""
+    source = Tape.open(file)
+    coverage = coverage_of(symbols, channels)
+    with new_tape(out, source.manifest.feed, source.id) as writer:
+        cut(source, writer, begin, end, coverage)
+
+
+@tape.command("merge")
+@_files
+@_out
+def merge_(files: tuple[Path, ...], out: Path) -> None:
+    """Make one tape of several, in the order of their ticks' times.
+
+    The order is stable. Tapes of one recording, named in their order, go on from each other.
+    """
+    if len(files) > _TAPES_MAX:
+        raise InvalidSettings(f"{len(files)} tapes, and at most {_TAPES_MAX} at a time")
+    sources = [Tape.open(path) for path in files]
+    feeds = {source.manifest.feed for source in sources}
+    with new_tape(out, feeds.pop() if len(feeds) == 1 else "merged") as writer:
+        merge(sources, writer)
+
+
+def coverage_of(symbols: str | None, channels: str | None) -> Coverage | None:
+    """What options of these names cover; None is all."""
+    if symbols is None and channels is None:
+        return None
+    patterns = "*".split(",") if symbols is None else symbols.split(",")
+    names = list(CHANNELS) if channels is None else channels.split(",")
+    for pattern in patterns:
+        if not is_pattern(pattern):
+            raise InvalidSettings(f"--symbols: {pattern!a} is no symbol")
+    for name in names:
+        if name not in CHANNELS:
+            raise InvalidSettings(f"--channels: {name!a} is none of {', '.join(CHANNELS)}")
+    return Coverage([Subscription(name, pattern) for name in names for pattern in patterns])
+
+
+@contextmanager
+def new_tape(path: Path, feed: str, source: str = "") -> Iterator[TapeWriter]:
+    """A tape that is being made; nothing stays of it where that fails.
+
+    Raises:
+        InvalidSettings: it can't have this name. RecordingFailed: it can't be written.
+    """
+    if not path.name.endswith(SUFFIX) or not is_tape_id(id_of(path)):
+        raise InvalidSettings(f"--out: {path}: the name of a tape is NAME{SUFFIX}")
+    if manifest_path(path).exists():
+        raise RecordingFailed(f"{manifest_path(path)}: File exists")
+    writer = TapeWriter(path, feed, source)
+    try:
+        yield writer
+        writer.close()
+    except BaseException:
+        writer.discard()
+        raise
+    click.echo(f"{id_of(path)}: {_counts(Tape.open(path).manifest)}", err=True)

@@ -1,0 +1,88 @@
+"""The folder that a recorder writes into: one tape after the other, each going on from the last."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from feed.errors import InvalidTape, RecordingFailed
+from feed.tapes.library import Library
+from feed.tapes.manifest import StreamSummary, encode_manifest
+from feed.tapes.names import SUFFIX, manifest_path, number_of, recording_id
+from feed.tapes.tape import Tape
+from feed.tapes.writer import TapeWriter, write_atomically
+from feed.times import Time
+
+
+class Shelf:
+    """The tapes of one feed in a folder.
+
+    Args:
+        directory: is made if need be.
+        feed: the name of the feed.
+        source: where its ticks come from.
+    """
+
+    def __init__(self, directory: Path, feed: str, source: str) -> None:
+        self._directory = directory
+        self._feed = feed
+        self._source = source
+        self._last = 0
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other recorders out of the folder.
+
+        Raises:
+            RecordingFailed: it can't be made or read, or there is another one.
+        """
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            number = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise RecordingFailed(f"{self._directory}: {error.strerror}") from None
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise RecordingFailed(
+                f"{self._directory}: another recorder writes here; give this one its own folder"
+            ) from None
+        finally:
+            os.close(number)
+
+    def positions(self, on_unreadable: Callable[[str], None]) -> list[StreamSummary]:
+        """Where the streams stood at the end of the newest tape; nothing if there is none.
+
+        Where that tape has no manifest, since its writer was killed, it gets one.
+
+        Args:
+            on_unreadable: called with what is wrong with a tape; an older one is taken instead.
+        """
+        numbers = {id_: number_of(id_, self._feed) for id_ in Library(self._directory).list()}
+        found = sorted((number, id_) for id_, number in numbers.items() if number is not None)
+        self._last = found[-1][0] if found else 0
+        for _, id_ in reversed(found):
+            path = self._directory / (id_ + SUFFIX)
+            try:
+                tape = Tape.open(path)
+            except InvalidTape as error:
+                on_unreadable(str(error))
+                continue
+            if not tape.manifest.complete:
+                write_atomically(manifest_path(path), encode_manifest(tape.manifest))
+            return [each for each in tape.manifest.streams if each.seq is not None]
+        return []
+
+    def begin_tape(self) -> TapeWriter:
+        """The next tape.
+
+        Raises:
+            RecordingFailed: it can't be made.
+        """
+        self._last += 1
+        id_ = recording_id(self._feed, self._last, Time.now())
+        return TapeWriter(self._directory / (id_ + SUFFIX), self._feed, self._source)

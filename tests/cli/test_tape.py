@@ -1,0 +1,128 @@
+"""`tickcast tape`, in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from feed.cli import main
+from feed.tapes import Tape
+from feed.tapes.names import manifest_path
+from tests.builders import T0, quote, trades
+from tests.feed.tapes.builders import a_tape, write
+
+
+class Shell:
+    """Runs the command, and keeps what it says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd
+
+    def run(self, *words: object) -> tuple[int, str, str]:
+        self._monkeypatch.setattr("sys.argv", ["tickcast", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = self._capfd.readouterr()
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code, out, err
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capfd)
+
+
+def test_info_says_what_is_in_a_tape(shell: Shell, tmp_path: Path) -> None:
+    tape = a_tape(tmp_path, [*trades(3, first_seq=7), *trades(1, first_seq=12), quote("NQ")])
+    code, out, err = shell.run("tape", "info", tape.path)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        f"a: 5 ticks of 2 streams, 1 gap, {tape.manifest.bytes} bytes, complete",
+        "  feed live from ws://somewhere",
+        "  2013-09-01T17:00:00.083Z to 2013-09-01T17:00:00.083000002Z",
+        f"  content {tape.manifest.content}",
+        "  quotes NQ: 1 ticks",
+        "  trades ES: 4 ticks, 7 to 12",
+        "  gap trades ES: 10 to 11 (missing)",
+    ]
+    code, out, _ = shell.run("tape", "info", "--json", tape.path)
+    assert json.loads(out) == json.loads(manifest_path(tape.path).read_bytes())
+    manifest_path(tape.path).unlink()
+    with tape.path.open("ab") as file:
+        file.write(b"\x28\xb5\x2f\xfd")
+    _, out, _ = shell.run("tape", "info", tape.path)
+    assert out.splitlines()[0].endswith(", not finished")
+    assert out.splitlines()[1] == "  4 bytes at the end belong to no finished flush"
+
+
+def test_verify_ends_with_1_where_something_is_bad(shell: Shell, tmp_path: Path) -> None:
+    one = a_tape(tmp_path, trades(3, first_seq=1))
+    two = tmp_path / "b.jsonl.zst"
+    write(two, [trades(3, first_seq=6)])
+    code, out, err = shell.run("tape", "verify", one.path)
+    assert (code, out.startswith("good  a: 3 ticks of 1 streams, 0 gaps, "), err) == (0, True, "")
+    code, out, err = shell.run("tape", "verify", one.path, two)
+    assert (code, err) == (1, "tickcast: 1 of 2 tapes is bad\n")
+    assert out.splitlines()[2] == "      trades/ES: 4 to 5 are missing behind a"
+    two.write_bytes(b"nonsense")
+    code, out, _ = shell.run("tape", "verify", one.path, two)
+    assert (code, out.splitlines()[1]) == (1, f"BAD   {two}: not a tape")
+
+
+def test_cut_and_merge_make_tapes(shell: Shell, tmp_path: Path) -> None:
+    tape = a_tape(tmp_path, [*trades(5, first_seq=1), *trades(2, "NQ"), quote("ES")])
+    parts = [tmp_path / f"part-{n}.jsonl.zst" for n in range(3)]
+    middle = "2013-09-01T17:00:00.083000002Z"
+    names = ("--symbols", "ES", "--channels", "trades")
+    assert shell.run("tape", "cut", tape.path, "-o", parts[0], "--to", middle, *names)[0] == 0
+    code, out, err = shell.run("tape", "cut", tape.path, "-o", parts[1], "--from", middle, *names)
+    assert (code, out, err.startswith("part-1: 3 ticks of 1 streams, 0 gaps, ")) == (0, "", True)
+    assert [tick.time - T0 for tick in Tape.open(parts[1]).read()] == [2, 3, 4]
+    assert shell.run("tape", "merge", *parts[:2], "-o", parts[2])[0] == 0
+    assert list(Tape.open(parts[2]).read()) == trades(5, first_seq=1)
+    assert shell.run("tape", "verify", *parts)[0] == 1  # The third has again what the others have.
+    assert shell.run("tape", "verify", *parts[:2])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["info", "/nonexistent"], 2, "Invalid value for 'FILE…': File '/nonexistent' does not"),
+        (["info", "a.csv"], 1, "a.csv: not a tape"),
+        (["cut", "a.csv", "-o", "b.jsonl.zst"], 1, "a.csv: not a tape"),
+        (["cut", "a.jsonl.zst", "-o", "b.csv"], 2, "--out: b.csv: the name of a tape is NAME"),
+        (["cut", "a.jsonl.zst", "-o", "a.jsonl.zst"], 1, "a.manifest.json: File exists"),
+        (["cut", "a.jsonl.zst", "-o", "x/b.jsonl.zst"], 1, "x/b.jsonl.zst: No such file"),
+        (["cut", "a.jsonl.zst", "-o", "b.jsonl.zst", "--from", "x"], 2, "Invalid value for '--fr"),
+        (["cut", "a.jsonl.zst", "-o", "b.jsonl.zst", "--symbols", ""], 2, "--symbols: '' is no"),
+        (["cut", "a.jsonl.zst", "-o", "b.jsonl.zst", "--channels", "x"], 2, "--channels: 'x' is"),
+        (["merge", "a.jsonl.zst"], 2, "Missing option '--out'"),
+    ],
+)
+def test_errors_are_one_line(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], code: int,
+    message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    a_tape(tmp_path, trades(1))
+    Path("a.csv").write_text("a,b\n")
+    before = sorted(tmp_path.iterdir())
+    got, out, err = shell.run("tape", *words)
+    assert (got, out) == (code, ""), err
+    assert err.startswith(f"tickcast: {message}"), err
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_nothing_stays_of_what_failed(shell: Shell, tmp_path: Path) -> None:
+    tape = a_tape(tmp_path, trades(30_000))
+    data = bytearray(tape.path.read_bytes())
+    data[-10] ^= 0x55
+    tape.path.write_bytes(data)
+    before = sorted(tmp_path.iterdir())
+    code, _, err = shell.run("tape", "cut", tape.path, "-o", tmp_path / "b.jsonl.zst")
+    assert (code, "is damaged" in err) == (1, True)
+    assert sorted(tmp_path.iterdir()) == before

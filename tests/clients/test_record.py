@@ -1,0 +1,257 @@
+"""The recorder, against a real server: nothing is missing, or the tape says what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from clients.books import Gap, Position
+from clients.record import Recorder, Rotation
+from clients.stream import connect
+from feed.broker.publisher import Publisher
+from feed.errors import RecordingFailed
+from feed.settings import Settings
+from feed.tapes import Library, Tape, TapeWriter
+from feed.tapes.lines import Hole, Place
+from feed.tapes.shelf import Shelf
+from producers.synthetic import generate, symbol_names
+from tests.builders import T0, bar, quote, trades
+from tests.conftest import RunningServer, running_server, until
+
+NEVER = Rotation()
+WANTED = {"trades": ["ES", "N*"], "quotes": ["*"]}
+
+
+@asynccontextmanager
+async def recording(
+    url: str, folder: Path, rotation: Rotation = NEVER, **more: Any
+) -> AsyncIterator[Recorder]:
+    shelf = Shelf(folder, "live", url)
+    told: list[str] = []
+    with shelf.locked():
+        known = [
+            Position(each.channel, each.symbol, each.epoch, each.seq)
+            for each in shelf.positions(told.append)
+            if each.seq is not None
+        ]
+        recorder: Recorder
+
+        def take_gap(gap: Gap) -> None:
+            recorder.take_gap(gap)
+
+        async with connect(url, on_gap=take_gap) as stream:
+            recorder = Recorder(shelf, rotation, flush_s=0.02)
+            await recorder.begin(stream, more.get("wanted", WANTED), known)
+            task = asyncio.create_task(recorder.run(stream))
+            try:
+                yield recorder
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+                if more.get("close", True):
+                    recorder.close()
+                else:
+                    recorder.abandon()
+    assert told == []
+
+
+def tapes(folder: Path) -> list[Tape]:
+    library = Library(folder)
+    return [library.open(each) for each in library.list()]
+
+
+def seqs(tape: Tape, symbol: str = "ES") -> list[int | None]:
+    return [tick.seq for tick in tape.read() if tick.symbol == symbol]
+
+
+async def test_it_records_ticks_with_epochs(
+    server: RunningServer, publisher: Publisher, tmp_path: Path
+) -> None:
+    await publisher.publish(trades(2))
+    await publisher.drain()
+    async with recording(server.stream, tmp_path) as recorder:
+        await publisher.publish([*trades(3), *trades(2, "NQ"), *trades(1, "YM"), quote("ES")])
+        await until(lambda: recorder.ticks == 6)
+        await until(lambda: not recorder._nameless)
+    (tape,) = tapes(tmp_path)
+    assert tape.manifest.complete
+    assert not tape.manifest.gaps
+    assert seqs(tape, "NQ") == [1, 2]
+    streams = {(each.channel, each.symbol): each for each in tape.manifest.streams}
+    assert set(streams) == {("trades", "ES"), ("trades", "NQ"), ("quotes", "ES")}
+    assert (streams["trades", "ES"].first_seq, streams["trades", "ES"].seq) == (3, 5)
+    assert len({each.epoch for each in tape.manifest.streams}) == 1
+    assert tape.manifest.streams[0].epoch
+    records = list(tape.records(with_rx=True))
+    received = [rx for _, rx in records if rx is not None]
+    assert received == sorted(received)
+    assert len(received) == len(records) - 1
+
+
+@pytest.mark.parametrize("close", [True, False])
+async def test_it_goes_on_where_the_last_one_has_stopped(
+    server: RunningServer, publisher: Publisher, tmp_path: Path, close: bool
+) -> None:
+    async with recording(server.stream, tmp_path, close=close) as recorder:
+        await publisher.publish([*trades(3), *trades(2, "NQ")])
+        await until(lambda: recorder.ticks == 5 and not recorder._nameless)
+        await until(lambda: not recorder._writer.waiting_bytes)
+    await publisher.publish([*trades(4), *trades(1, "NQ"), *trades(2, "NYM"), *trades(2, "YM")])
+    await publisher.drain()
+    async with recording(server.stream, tmp_path) as recorder:
+        await until(lambda: recorder.ticks == 7)
+        await publisher.publish(trades(1))
+        await until(lambda: recorder.ticks == 8)
+    first, second = tapes(tmp_path)
+    assert (first.manifest.complete, second.manifest.complete) == (close, True)
+    assert seqs(first) + seqs(second) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert seqs(first, "NQ") + seqs(second, "NQ") == [1, 2, 3]
+    assert seqs(second, "NYM") == [1, 2]
+    assert not second.manifest.gaps
+    assert first.manifest.feed == "live"
+
+
+async def test_what_history_has_lost_is_named(
+    server: RunningServer, publisher: Publisher, redis: Redis, tmp_path: Path
+) -> None:
+    async with recording(server.stream, tmp_path) as recorder:
+        await publisher.publish(trades(3))
+        await until(lambda: recorder.ticks == 3)
+    await publisher.publish(trades(7))
+    await publisher.drain()
+    await redis.delete("tickcast:{live/trades/ES}:history")
+    async with recording(server.stream, tmp_path) as recorder:
+        await publisher.publish(trades(1))
+        await until(lambda: recorder.ticks == 1)
+    _, second = tapes(tmp_path)
+    (gap,) = second.manifest.gaps
+    assert (gap.first_seq, gap.last_seq, gap.reason) == (4, 10, "retention")
+    assert seqs(second) == [11]
+
+
+async def test_a_new_numbering_is_named(
+    server: RunningServer, publisher: Publisher, redis: Redis, tmp_path: Path
+) -> None:
+    async with recording(server.stream, tmp_path) as recorder:
+        await publisher.publish(trades(3))
+        await until(lambda: recorder.ticks == 3)
+        await redis.flushall()
+        await publisher.publish(trades(2))
+        await until(lambda: recorder.ticks == 5 and not recorder._nameless)
+    await redis.flushall()
+    await publisher.publish(trades(4))
+    await publisher.drain()
+    async with recording(server.stream, tmp_path) as recorder:
+        await until(lambda: recorder.gaps == 1)
+        await publisher.publish(trades(1))
+        await until(lambda: recorder.ticks == 1)
+    first, second = tapes(tmp_path)
+    marks = [item for item, _ in first.records() if isinstance(item, Hole | Place)]
+    epochs = [item.epoch for item in marks if isinstance(item, Place)]
+    assert len(set(epochs)) == 2
+    assert seqs(first) == [1, 2, 3, 1, 2]
+    told = [(gap.reason, gap.first_seq, gap.last_seq) for gap in second.manifest.gaps]
+    assert told == [("epoch", None, None), ("unasked", 1, 4)]
+    assert seqs(second) == [5]
+
+
+async def test_it_comes_back_after_a_cut(
+    settings: Settings, redis_url: str, publisher: Publisher, tmp_path: Path
+) -> None:
+    async with running_server(settings, redis_url) as server:
+        port = int(server.http.rsplit(":", 1)[1])
+        context = recording(server.stream, tmp_path)
+        recorder = await context.__aenter__()
+        await publisher.publish(trades(3))
+        await until(lambda: recorder.ticks == 3)
+    await publisher.publish(trades(5))
+    await publisher.drain()
+    async with running_server(settings, redis_url, port):
+        await until(lambda: recorder.ticks == 8)
+        await context.__aexit__(None, None, None)
+    (tape,) = tapes(tmp_path)
+    assert seqs(tape) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("rotation", [Rotation(after_bytes=1), Rotation(after_s=0.05)])
+async def test_it_rotates(
+    server: RunningServer, publisher: Publisher, tmp_path: Path, rotation: Rotation
+) -> None:
+    async with recording(server.stream, tmp_path, rotation) as recorder:
+        for count in range(1, 4):
+            await publisher.publish(trades(10))
+            await until(lambda count=count: recorder.ticks == 10 * count)  # type: ignore[misc]
+            await until(lambda count=count: recorder.tapes >= count + 1)  # type: ignore[misc]
+    found = tapes(tmp_path)
+    assert [number for tape in found for number in seqs(tape)] == list(range(1, 31))
+    assert all(tape.manifest.complete and not tape.manifest.gaps for tape in found)
+    assert recorder.stored_bytes == sum(tape.path.stat().st_size for tape in found)
+    assert found[-1].manifest.ticks == 0
+    assert [each.seq for each in found[-1].manifest.streams if each.symbol == "ES"][-1] == 30
+
+
+async def test_a_tape_replayed_and_recorded_has_the_same_content(
+    server: RunningServer, redis: Redis, settings: Settings, tmp_path: Path
+) -> None:
+    original = TapeWriter(tmp_path / "original.jsonl.zst", "live")
+    market = islice(generate(symbol_names(5), 100, 7, T0), 2000)
+    for tick in chain(market, trades(20_000), [bar("ES"), bar("ES", timeframe="5s")]):
+        original.tick(tick)
+    original.close()
+    tape = Tape.open(original.path)
+    wanted = {channel: ["*"] for channel in ("trades", "quotes", "bars", "bars:5s")}
+    async with (
+        recording(server.stream, tmp_path / "again", wanted=wanted) as recorder,
+        Publisher(redis, "live", settings, waits=True) as publisher,
+    ):
+        for tick in tape.read():
+            await publisher.publish([replace(tick, seq=None)])
+        await publisher.drain()
+        await until(lambda: recorder.ticks == tape.manifest.ticks, 30)
+    (again,) = tapes(tmp_path / "again")
+    assert again.manifest.content == tape.manifest.content
+    assert again.manifest.gaps == []
+
+
+async def test_one_recorder_to_a_folder(
+    server: RunningServer, publisher: Publisher, tmp_path: Path
+) -> None:
+    async with recording(server.stream, tmp_path):
+        with pytest.raises(RecordingFailed, match="another recorder writes here"):
+            async with recording(server.stream, tmp_path):
+                pass
+
+
+async def test_a_full_disk_ends_it_with_a_word(
+    server: RunningServer, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(tmp_path, "live", "")
+    async with connect(server.stream) as stream:
+        recorder = Recorder(shelf, Rotation(), flush_s=0.02)
+        await recorder.begin(stream, WANTED, [])
+        task = asyncio.create_task(recorder.run(stream))
+        await publisher.publish(trades(3))
+        await until(lambda: recorder.ticks == 3)
+        await until(lambda: not recorder._writer.waiting_bytes and not recorder._writing.locked())
+        monkeypatch.setattr("feed.tapes.writer.os.write", _full)
+        await publisher.publish(trades(3))
+        with pytest.raises(RecordingFailed, match="No space left on device"):
+            await asyncio.wait_for(task, 10)
+        monkeypatch.undo()
+        with pytest.raises(RecordingFailed, match="No space left on device"):
+            recorder.close()
+    (tape,) = tapes(tmp_path)
+    assert (seqs(tape), tape.torn_bytes, tape.manifest.complete) == ([1, 2, 3], 0, False)
+
+
+def _full(number: int, data: bytes) -> int:
+    raise OSError(28, os.strerror(28))

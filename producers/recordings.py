@@ -227,6 +227,7 @@ class _Layout:
             raise InvalidRecording("no symbol column; name the symbol with --symbol")
         self._clock_column = _separate_clock(header, places["time"])
         self._time_column = places["time"]
+        self._id, self._venue, self._side = map(places.get, ("id", "venue", "side"))
         self._places = places
 
     def time_of(self, row: list[str]) -> Time:
@@ -253,29 +254,29 @@ class _Layout:
     def _read_trade(self, row: list[str], symbol: str, time: Time) -> Trade:
         return Trade(
             symbol=symbol,
-            id=self._text(row, "id"),
-            venue=self._text(row, "venue"),
+            id=_text(row, self._id),
+            venue=_text(row, self._venue),
             price=float(row[self._places["price"]]),
             size=float(row[self._places["size"]]),
-            side=_SIDES.get((self._text(row, "side") or "").lower()),
+            side=None if self._side is None else _SIDES.get(row[self._side].strip().lower()),
             time=time,
         )
 
     def _read_quote(self, row: list[str], symbol: str, time: Time) -> Quote:
         return Quote(
             symbol=symbol,
-            bid_venue=self._text(row, "venue"),
+            bid_venue=_text(row, self._venue),
             bid_price=float(row[self._places["bid"]]),
-            bid_size=float(self._text(row, "bid_size") or 0),
-            ask_venue=self._text(row, "venue"),
+            bid_size=float(_text(row, self._places.get("bid_size")) or 0),
+            ask_venue=_text(row, self._venue),
             ask_price=float(row[self._places["ask"]]),
-            ask_size=float(self._text(row, "ask_size") or 0),
+            ask_size=float(_text(row, self._places.get("ask_size")) or 0),
             time=time,
         )
 
-    def _text(self, row: list[str], name: str) -> str | None:
-        place = self._places.get(name)
-        return row[place].strip() or None if place is not None else None
+
+def _text(row: list[str], place: int | None) -> str | None:
+    return None if place is None else row[place].strip() or None
 
 
 def parse_columns(text: str) -> dict[str, str]:

@@ -26,7 +26,8 @@ def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     if not sys.stdin.isatty() or not _is_in_foreground():
         yield
         return
-    terminal = sys.stdin.fileno()
+    # Opened anew: the loop makes it non-blocking, which output and the shell would share.
+    terminal = os.open(os.ttyname(sys.stdin.fileno()), os.O_RDONLY | os.O_NOCTTY)
     loop = asyncio.get_running_loop()
 
     def read() -> None:
@@ -44,6 +45,7 @@ def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     finally:
         loop.remove_reader(terminal)
         termios.tcsetattr(terminal, termios.TCSADRAIN, found)
+        os.close(terminal)
 
 
 def split(text: str) -> Iterator[str]:

@@ -199,6 +199,7 @@ async def test_keys_steer_it_and_the_terminal_is_left_as_it_was(cli: Cli, record
                 await until_said(cli, said)
             os.write(ours, b"q")
             assert await asyncio.wait_for(process.wait(), 10) == 0
+            assert os.get_blocking(theirs)
             assert termios.tcgetattr(theirs) == found
 
 

@@ -73,7 +73,7 @@ class CsvRecording:
             with opened(path) as (lines, _):
                 header = lines.readline()
                 self._delimiter = _delimiter_of(header)
-                self._layout = _Layout(_read_header(header), self._columns, symbol)
+                self._layout = Layout(_read_header(header), self._columns, symbol)
         except OSError as error:
             raise InvalidRecording(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
@@ -206,8 +206,12 @@ class CsvRecording:
         return ()
 
 
-class _Layout:
-    """Where in a row each value stands."""
+class Layout:
+    """Where in a row of texts each value stands.
+
+    Raises:
+        InvalidRecording: the columns are not enough for trades or quotes.
+    """
 
     def __init__(self, header: list[str], columns: Mapping[str, str], symbol: str | None) -> None:
         self._symbol = symbol
@@ -236,6 +240,18 @@ class _Layout:
         if self._clock_column is not None:
             text = f"{text} {row[self._clock_column]}"
         return read_time(text.strip())
+
+    @property
+    def timing(self) -> set[int]:
+        """The columns that hold the time."""
+        clock = set() if self._clock_column is None else {self._clock_column}
+        return clock | {self._time_column}
+
+    @property
+    def used(self) -> set[int]:
+        """The columns that are read."""
+        clock = set() if self._clock_column is None else {self._clock_column}
+        return clock | set(self._places.values())
 
     def read(self, row: list[str]) -> Sequence[Tick]:
         """The ticks of one row; raises ValueError, IndexError or InvalidTick."""

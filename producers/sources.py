@@ -1,10 +1,9 @@
-"""Recordings to replay: files of any kind, one or several in one order."""
+"""Recordings to replay: files of any kind, told by their content."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import dropwhile, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +11,16 @@ from feed.errors import InvalidRecording, InvalidTape
 from feed.playback import Source
 from feed.tapes.lines import Head, decode_line
 from feed.tapes.tape import Tape
-from feed.ticks import Coverage, StreamKey, Subscription, Tick, is_pattern
+from feed.ticks import Tick
 from feed.times import Time
 from producers.compressed import DAMAGE, opened_bytes
+from producers.databento import DatabentoRecording
+from producers.parquet import ParquetRecording
 from producers.recordings import CsvRecording
 
 _HEAD_MAX: Final = 64 * 1024
+_PARQUET_MAGIC: Final = b"PAR1"
+_DBN_MAGIC: Final = b"DBN"
 BadRow = Callable[[int, str], None]
 
 
@@ -32,9 +35,15 @@ def open_recording(
     Raises:
         InvalidRecording: it can't be read.
     """
+    on_bad_row = _once(on_bad_row)
+    magic = _begin_of(path)
+    if magic == _PARQUET_MAGIC:
+        return ParquetRecording(path, symbol, columns, on_bad_row)
+    if magic.startswith(_DBN_MAGIC):
+        return Reread(path, DatabentoRecording(path, symbol, on_bad_row))
     if is_tape(path):
         return TapeRecording(path)
-    return CsvRecording(path, symbol, columns, _once(on_bad_row))
+    return CsvRecording(path, symbol, columns, on_bad_row)
 
 
 def _once(on_bad_row: BadRow) -> BadRow:
@@ -48,6 +57,44 @@ def _once(on_bad_row: BadRow) -> BadRow:
             on_bad_row(line, error)
 
     return tell
+
+
+class Reread:
+    """A recording that can only be read from its beginning: so it is for every seek.
+
+    Raises:
+        InvalidRecording: it holds no tick, or is damaged.
+    """
+
+    def __init__(self, path: Path, ticks: Iterable[Tick]) -> None:
+        self._path = path
+        self._ticks = ticks
+
+    @cached_property
+    def _span(self) -> tuple[Time, Time]:
+        first = last = None
+        for tick in self._ticks:
+            if first is None or last is None:
+                first = last = tick.time
+            elif tick.time > last:
+                last = tick.time
+        if first is None or last is None:
+            raise InvalidRecording(f"{self._path}: holds no tick")
+        return first, last
+
+    @property
+    def first(self) -> Time:
+        """The time of its first tick."""
+        return self._span[0]
+
+    @property
+    def last(self) -> Time:
+        """The greatest time of its ticks."""
+        return self._span[1]
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        """All of its ticks."""
+        return iter(self._ticks)
 
 
 class TapeRecording:
@@ -79,6 +126,15 @@ class TapeRecording:
             yield tick
 
 
+def _begin_of(path: Path) -> bytes:
+    """The first bytes of what a file holds."""
+    try:
+        with opened_bytes(path) as (content, _):
+            return content.read(4)
+    except (OSError, *DAMAGE):
+        return b""
+
+
 def is_tape(path: Path) -> bool:
     """Whether a file begins like a tape."""
     try:
@@ -86,112 +142,3 @@ def is_tape(path: Path) -> bool:
             return isinstance(decode_line(content.readline(_HEAD_MAX)), Head)
     except (OSError, InvalidTape, *DAMAGE):
         return False
-
-
-class Merged:
-    """Several sources in one order: by due time, and where that is the same, as they are given."""
-
-    def __init__(self, sources: Sequence[Source]) -> None:
-        self._sources = sources
-
-    @property
-    def first(self) -> Time:
-        """The earliest of all."""
-        return min(source.first for source in self._sources)
-
-    @property
-    def last(self) -> Time:
-        """The latest of all."""
-        return max(source.last for source in self._sources)
-
-    def read(self, start: Time | None) -> Iterator[Tick]:
-        """All ticks from `start` on."""
-        timed = [_timed(_from(source, start)) for source in self._sources]
-        # Of equal times heapq takes the earlier iterable first.
-        return (tick for _, tick in heapq.merge(*timed, key=_due))
-
-
-class Chosen:
-    """Those ticks of a source whose symbols are wanted.
-
-    Args:
-        patterns: symbols, and prefixes such as `BTC-*`.
-    """
-
-    def __init__(self, source: Source, patterns: Iterable[str]) -> None:
-        self._source = source
-        self._coverage = Coverage(Subscription("", pattern) for pattern in patterns)
-        self._known: dict[str, bool] = {}
-
-    @property
-    def first(self) -> Time:
-        """That of the whole."""
-        return self._source.first
-
-    @property
-    def last(self) -> Time:
-        """That of the whole."""
-        return self._source.last
-
-    def read(self, start: Time | None) -> Iterator[Tick]:
-        """The wanted ticks."""
-        known = self._known
-        for tick in self._source.read(start):
-            wanted = known.get(tick.symbol)
-            if wanted is None:
-                key = StreamKey("", "", tick.symbol)
-                wanted = known[tick.symbol] = self._coverage.covers(key)
-            if wanted:
-                yield tick
-
-
-class Limited:
-    """The first so many ticks of a source, from wherever it is read: none beyond is looked at."""
-
-    def __init__(self, source: Source, limit: int) -> None:
-        self._source = source
-        self._limit = limit
-
-    @property
-    def first(self) -> Time:
-        """That of the whole."""
-        return self._source.first
-
-    @property
-    def last(self) -> Time:
-        """That of the whole."""
-        return self._source.last
-
-    def read(self, start: Time | None) -> Iterator[Tick]:
-        """So many ticks."""
-        return islice(_from(self._source, start), self._limit)
-
-
-def parse_patterns(text: str) -> list[str]:
-    """Read `ES,BTC-*`.
-
-    Raises:
-        ValueError: a part is neither a symbol nor a prefix.
-    """
-    patterns = [part.strip() for part in text.split(",")]
-    for pattern in patterns:
-        if not is_pattern(pattern):
-            raise ValueError(f"{pattern[:40]!a} is no symbol")
-    return patterns
-
-
-def _from(source: Source, start: Time | None) -> Iterator[Tick]:
-    ticks = source.read(start)
-    return ticks if start is None else dropwhile(lambda tick: tick.time < start, ticks)
-
-
-def _timed(ticks: Iterator[Tick]) -> Iterator[tuple[int, Tick]]:
-    due: int | None = None
-    for tick in ticks:
-        if due is None or tick.time > due:
-            due = tick.time
-        yield due, tick
-
-
-def _due(timed: tuple[int, Tick]) -> int:
-    return timed[0]

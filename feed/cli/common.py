@@ -99,7 +99,7 @@ def feed_option(command: Command) -> Command:
         "--feed",
         default=DEFAULT_FEED,
         show_default=True,
-        callback=_check_feed,
+        callback=check_feed,
         help="Feed to publish into; /stream serves `live`, /v2/NAME any.",
     )(command)
 
@@ -108,10 +108,11 @@ def check_feeds(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Each of them, once."""
-    return tuple(dict.fromkeys(_check_feed(context, parameter, value) for value in values))
+    return tuple(dict.fromkeys(check_feed(context, parameter, value) for value in values))
 
 
-def _check_feed(context: click.Context, parameter: click.Parameter, value: str) -> str:
+def check_feed(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The name of a feed, as it is."""
     if not is_feed_name(value):
         raise click.BadParameter(f"{value!a} is not 1 to 32 characters of a-z 0-9 _ -")
     return value

@@ -31,9 +31,10 @@ from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
 from feed.ticks import is_symbol
 from feed.times import Time
+from producers.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings import CsvRecording, parse_columns
 from producers.replaying import Order, Replay
-from producers.sources import Chosen, Limited, Merged, open_recording, parse_patterns
+from producers.sources import open_recording
 
 _SCAN_SHOWN_S: Final = 0.5
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import click
 
-from feed.errors import InvalidSettings, InvalidTape, RecordingFailed
+from feed.cli.common import BadInput, check_feed
+from feed.errors import InvalidSettings, InvalidTape, InvalidTick, RecordingFailed
 from feed.tapes.editing import cut, merge
+from feed.tapes.export import export
 from feed.tapes.manifest import Manifest, StreamSummary, encode_manifest
 from feed.tapes.names import SUFFIX, id_of, is_tape_id, manifest_path
 from feed.tapes.tape import Tape
 from feed.tapes.verify import Chain, Verdict, verify
-from feed.tapes.writer import TapeWriter
-from feed.ticks import CHANNELS, Coverage, Subscription, is_pattern
+from feed.tapes.writer import BLOCK_BYTES, TapeWriter
+from feed.ticks import CHANNELS, DEFAULT_FEED, Coverage, Subscription, Tick, is_pattern, is_symbol
 from feed.times import Time
+from producers.databento import DatabentoRecording
+from producers.parquet import ParquetRecording
+from producers.recordings import CsvRecording, parse_columns
 
 _SHOWN: Final = 20
 _TAPES_MAX: Final = 200
@@ -99,7 +104,7 @@ def _describe(found: Tape, shown: int | None) -> Iterator[str]:
 
 
 def _describe_stream(stream: StreamSummary) -> str:
-    words = f"{stream.channel} {stream.symbol}: {stream.ticks:,} ticks"
+    words = f"{stream.channel} {stream.symbol}: {_count(stream.ticks, 'tick')}"
     if stream.first_seq is not None:
         words += f", {stream.first_seq:,} to {_number(stream.last_seq)}"
     return f"{words}, epoch {stream.epoch}" if stream.epoch else words
@@ -110,11 +115,14 @@ def _number(seq: int | None) -> str:
 
 
 def _counts(manifest: Manifest) -> str:
-    gaps = len(manifest.gaps)
     return (
-        f"{manifest.ticks:,} ticks of {len(manifest.streams):,} streams,"
-        f" {gaps:,} gap{'s'[: gaps != 1]}, {manifest.bytes:,} bytes"
+        f"{_count(manifest.ticks, 'tick')} of {_count(len(manifest.streams), 'stream')},"
+        f" {_count(len(manifest.gaps), 'gap')}, {manifest.bytes:,} bytes"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s'[: number != 1]}"
 
 
 @tape.command("verify")
@@ -223,3 +231,72 @@ def new_tape(path: Path, feed: str, source: str = "") -> Iterator[TapeWriter]:
         writer.discard()
         raise
     click.echo(f"{id_of(path)}: {_counts(Tape.open(path).manifest)}", err=True)
+
+
+# ------------------------------------------------------------------------- tables, out and in
+
+
+@tape.command("export")
+@_files
+@click.option("--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet",
+              show_default=True)  # fmt: skip
+@click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default=".",
+              show_default=True, metavar="FOLDER")  # fmt: skip
+@click.option("--symbols", metavar="SYMBOLS", help="Of these alone: 'ES,BTC-*'.")
+@click.option("--channels", metavar="CHANNELS", help="Of these alone: trades,bars:5s.")
+def export_(
+    files: tuple[Path, ...], form: str, out: Path, symbols: str | None, channels: str | None
+) -> None:
+    """Write tapes as tables: NAME-trades.parquet, and so on for each channel.
+
+    Times keep their nanoseconds. Parquet takes pyarrow: pip install 'tickcast[parquet]'.
+    """
+    coverage = coverage_of(symbols, channels)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordingFailed(f"{out}: {error.strerror}") from None
+    for path in files:
+        for written, rows in export(Tape.open(path), out, form, coverage):
+            click.echo(f"{written}: {rows:,} rows", err=True)
+
+
+@tape.command("import")
+@_file
+@_out
+@click.option("--symbol", help="Symbol of rows that name none.")
+@click.option("--columns", metavar="WHAT=NAME,…",
+              help="Which column holds what, if names do not say: time=When,price=Px")  # fmt: skip
+@click.option("--feed", default=DEFAULT_FEED, show_default=True, callback=check_feed,
+              help="The feed that the tape is to be of.")  # fmt: skip
+def import_(file: Path, out: Path, symbol: str | None, columns: str | None, feed: str) -> None:
+    """Make a tape of trades and quotes from a CSV, Parquet or DBN file.
+
+    CSV may be compressed; Parquet is told by .parquet, Databento's DBN by .dbn or .dbn.zst. Rows
+    that are no ticks are left out, and make the exit code 1.
+    """
+    bad = BadInput(str(file), strict=False)
+    recording = _recording(file, symbol, columns, bad)
+    with new_tape(out, feed, file.name) as writer:
+        for tick in recording:
+            writer.tick(tick)
+            if writer.waiting_bytes > BLOCK_BYTES:
+                writer.flush()
+    if bad.count:
+        raise InvalidTick(f"{file}: {bad.count:,} bad rows left out")
+
+
+def _recording(
+    file: Path, symbol: str | None, columns: str | None, bad: BadInput
+) -> Iterable[Tick]:
+    if symbol is not None and not is_symbol(symbol):
+        raise click.BadParameter(f"{symbol!a} is no symbol", param_hint="--symbol")
+    try:
+        mapping = parse_columns(columns) if columns else {}
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--columns") from None
+    if file.name.endswith((".dbn", ".dbn.zst")):
+        return DatabentoRecording(file, symbol, bad.report)
+    if file.name.endswith(".parquet"):
+        return ParquetRecording(file, symbol, mapping, bad.report)
+    return CsvRecording(file, symbol, mapping, bad.report)

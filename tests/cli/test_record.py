@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 from itertools import islice
 from pathlib import Path
@@ -113,6 +114,56 @@ async def test_killed_and_started_again_it_misses_nothing_or_names_it(
     if history_ticks == _COUNT:
         assert lost == set()
         assert _content(one, two) == _content_of_the_recording()
+
+
+@needs_recording
+@pytest.mark.timeout(120)
+async def test_a_recorder_that_was_too_slow_misses_nothing(cli: Cli, tmp_path: Path) -> None:
+    """It is disconnected, and comes back for what others would have skipped."""
+    count = 100_000
+    cli.environment["TICKCAST_HISTORY_TICKS"] = str(count)
+    async with cli.serving() as (address, _):
+        url = address.replace("http", "ws") + "/stream"
+        recorder = await cli.start("record", url, "--trades", "ES", "--out", str(tmp_path))
+        library = Library(tmp_path)
+        await _until_recorded(library, tape=0, seq=0)
+        recorder.send_signal(signal.SIGSTOP)
+        words = ("--symbol", "ES", "--speed", "max", "--limit", str(count))
+        done = await cli.run("replay", str(ES_TRADES), *words, timeout_s=60)
+        assert done.code == 0, done
+        recorder.send_signal(signal.SIGCONT)
+        await _until_recorded(library, tape=0, seq=count)
+        recorder.send_signal(signal.SIGINT)
+        await asyncio.wait_for(recorder.communicate(), 20)
+    tape = library.open(library.list()[0])
+    assert tape.manifest.gaps == []
+    assert tape.manifest.ticks == count
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of others are Linux's own")
+@pytest.mark.parametrize("what", ["too big", "deleted"])
+async def test_a_file_that_takes_no_more_ends_it(cli: Cli, tmp_path: Path, what: str) -> None:
+    async with cli.serving("demo") as (address, _):
+        url = address.replace("http", "ws") + "/stream"
+        words = ("record", url, "--trades", "*", "--out", str(tmp_path), "--flush", "20ms")
+        recorder = await cli.start(*words)
+        library = Library(tmp_path)
+        await _until_recorded(library, tape=0, seq=0)
+        path = library.path_of(library.list()[0])
+        if what == "deleted":
+            path.unlink()
+        else:
+            limit = path.stat().st_size + 1500
+            resource.prlimit(recorder.pid, resource.RLIMIT_FSIZE, (limit, limit))
+        _, err = await asyncio.wait_for(recorder.communicate(), 20)
+    reason = {"deleted": "has been deleted", "too big": "File too large"}[what]
+    assert recorder.returncode == 1
+    assert err.decode() == f"tickcast: {path}: {reason}\n"
+    if what == "too big":
+        tape = Tape.open(path)
+        assert not tape.manifest.complete
+        assert tape.torn_bytes == 0
+        assert tape.manifest.ticks
 
 
 async def _until_recorded(library: Library, tape: int, seq: int) -> None:

@@ -44,7 +44,7 @@ def test_info_says_what_is_in_a_tape(shell: Shell, tmp_path: Path) -> None:
         "  feed live from ws://somewhere",
         "  2013-09-01T17:00:00.083Z to 2013-09-01T17:00:00.083000002Z",
         f"  content {tape.manifest.content}",
-        "  quotes NQ: 1 ticks",
+        "  quotes NQ: 1 tick",
         "  trades ES: 4 ticks, 7 to 12",
         "  gap trades ES: 10 to 11 (missing)",
     ]
@@ -63,7 +63,7 @@ def test_verify_ends_with_1_where_something_is_bad(shell: Shell, tmp_path: Path)
     two = tmp_path / "b.jsonl.zst"
     write(two, [trades(3, first_seq=6)])
     code, out, err = shell.run("tape", "verify", one.path)
-    assert (code, out.startswith("good  a: 3 ticks of 1 streams, 0 gaps, "), err) == (0, True, "")
+    assert (code, out.startswith("good  a: 3 ticks of 1 stream, 0 gaps, "), err) == (0, True, "")
     code, out, err = shell.run("tape", "verify", one.path, two)
     assert (code, err) == (1, "tickcast: 1 of 2 tapes is bad\n")
     assert out.splitlines()[2] == "      trades/ES: 4 to 5 are missing behind a"
@@ -79,7 +79,7 @@ def test_cut_and_merge_make_tapes(shell: Shell, tmp_path: Path) -> None:
     names = ("--symbols", "ES", "--channels", "trades")
     assert shell.run("tape", "cut", tape.path, "-o", parts[0], "--to", middle, *names)[0] == 0
     code, out, err = shell.run("tape", "cut", tape.path, "-o", parts[1], "--from", middle, *names)
-    assert (code, out, err.startswith("part-1: 3 ticks of 1 streams, 0 gaps, ")) == (0, "", True)
+    assert (code, out, err.startswith("part-1: 3 ticks of 1 stream, 0 gaps, ")) == (0, "", True)
     assert [tick.time - T0 for tick in Tape.open(parts[1]).read()] == [2, 3, 4]
     assert shell.run("tape", "merge", *parts[:2], "-o", parts[2])[0] == 0
     assert list(Tape.open(parts[2]).read()) == trades(5, first_seq=1)
@@ -115,6 +115,33 @@ def test_errors_are_one_line(
     assert err.startswith(f"tickcast: {message}"), err
     assert err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_tables_out_and_in(shell: Shell, tmp_path: Path, form: str) -> None:
+    tape = a_tape(tmp_path, trades(5, first_seq=1))
+    table = tmp_path / f"a-trades.{form}"
+    code, out, err = shell.run("tape", "export", tape.path, "-o", tmp_path, "--format", form)
+    assert (code, out, err) == (0, "", f"{table}: 5 rows\n")
+    again = tmp_path / "b.jsonl.zst"
+    code, out, err = shell.run("tape", "import", table, "-o", again, "--feed", "es")
+    assert (code, out, err.startswith("b: 5 ticks of 1 stream, 0 gaps, ")) == (0, "", True)
+    manifest = Tape.open(again).manifest
+    assert manifest.content == tape.manifest.content
+    assert (manifest.feed, manifest.source) == ("es", table.name)
+
+
+def test_import_by_mapping_tells_bad_rows(shell: Shell, tmp_path: Path) -> None:
+    table, out_ = tmp_path / "a.csv", tmp_path / "b.jsonl.zst"
+    table.write_text("When,Px,N\n1,5,1\nx,5,1\n3,6,1\n")
+    words = ("--symbol", "A", "--columns", "time=When,price=Px,size=N")
+    code, _, err = shell.run("tape", "import", table, "-o", out_, *words)
+    assert code == 1
+    assert err.splitlines()[0].startswith(f"tickcast: {table}, line 3: not an RFC 3339 time")
+    assert err.splitlines()[-1] == f"tickcast: {table}: 1 bad rows left out"
+    assert Tape.open(out_).manifest.ticks == 2
+    code, _, err = shell.run("tape", "import", table, "-o", tmp_path / "c.jsonl.zst")
+    assert (code, "no time column among When, Px, N" in err) == (1, True)
 
 
 def test_nothing_stays_of_what_failed(shell: Shell, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from feed.playback import Source
 from feed.ticks import Tick
 from feed.times import Time
 from producers import marks
+from producers.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings import CsvRecording
-from producers.sources import Chosen, Limited, Merged, open_recording, parse_patterns
+from producers.sources import Reread, open_recording
 from tests.builders import T0, trades
 from tests.conftest import ES_TRADES
 from tests.feed.tapes.builders import write
@@ -99,6 +100,43 @@ def test_reading_on_from_a_place_misses_nothing(
         assert (source.first, source.last) == (whole[0].time, max(tick.time for tick in whole))
         found = from_start(list(source.read(seconds(start))), seconds(start))
         assert found == from_start(whole, seconds(start))
+
+
+@given(
+    times=st.lists(st.integers(0, 50), min_size=1, max_size=60),
+    start=st.integers(-1, 51),
+    rows=st.integers(1, 7),
+    exact=st.booleans(),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_nor_does_it_in_parquet(
+    tmp_path: Path, times: list[int], start: int, rows: int, exact: bool
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    column = pyarrow.array(times, pyarrow.timestamp("s"))
+    if not exact:
+        column = pyarrow.array([Time(each * 10**9).rfc3339() for each in times])
+    table = pyarrow.table(
+        {"time": column, "symbol": [f"S{n}" for n in range(len(times))],
+         "price": [1.5] * len(times), "size": [2] * len(times)}
+    )  # fmt: skip
+    parquet.write_table(table, tmp_path / "f", row_group_size=rows)
+    source = open_recording(tmp_path / "f", None, {}, lambda line, error: pytest.fail(error))
+    whole = list(source.read(None))
+    assert [tick.time for tick in whole] == [each * 10**9 for each in times]
+    assert (source.first, source.last) == (whole[0].time, max(tick.time for tick in whole))
+    found = from_start(list(source.read(seconds(start))), seconds(start))
+    assert found == from_start(whole, seconds(start))
+
+
+def test_what_has_no_index_is_read_from_the_beginning(tmp_path: Path) -> None:
+    ticks = trades(5)
+    source = Reread(tmp_path, ticks)
+    assert (source.first, source.last) == (T0, T0 + 4)
+    assert list(source.read(Time(T0 + 3))) == ticks
+    with pytest.raises(InvalidRecording, match="holds no tick"):
+        _ = Reread(tmp_path, []).first
 
 
 def test_marks_spare_most_of_the_reading(tmp_path: Path) -> None:

@@ -40,6 +40,22 @@ CSV: Final = (
     b"ts,sym,bid,bidsize,ask,asksize,price,size\n1378054800083,A,1,2,3,4,,\n1378054801,B,,,,,5,6\n",
     b'\xef\xbb\xbft\tp\ts\tsymbol\r\n1.5\t"1"\t1\tA\r\n\r\n2\t1\n',
 )
+TAPES: Final = (
+    b'{"T":"tape","v":1,"feed":"live","source":"ws://x"}\n'
+    b'{"T":"epoch","ch":"trades","S":"A","epoch":"06","seq":4,"rx":5}\n'
+    b'{"T":"t","S":"A","p":1.5,"s":2.0,"t":"2026-01-05T14:30:00.25Z","seq":5,"rx":6}\n'
+    b'{"T":"gap","ch":"trades","S":"A","from":6,"to":7,"reason":"retention","rx":7}\n'
+    b'{"T":"t","S":"A","p":1.5,"s":2.0,"t":"2026-01-05T14:30:00Z","seq":9,"cf":1,"rx":8}\n'
+    b'{"T":"gap","ch":"trades","S":"A","from":null,"to":null,"reason":"epoch","rx":7}\n'
+    b'{"T":"b","S":"A","o":1,"h":1,"l":1,"c":1,"v":1,"n":1,"vw":1,"t":0,"tf":"5s"}\n',
+    b'{"T":"tape","v":1,"feed":"live"}\n{"T":"t","S":"A","p":1,"s":2,"t":0,"seq":1,"snap":true}\n',
+)
+MANIFESTS: Final = (
+    b'{"version":1,"feed":"live","source":"","complete":true,"ticks":1,"first":1,"last":"1970-01-01'
+    b'T00:00:00Z","bytes":9,"content":"","streams":[{"channel":"trades","symbol":"A","ticks":1,'
+    b'"first":1,"last":1,"first_seq":1,"last_seq":1,"epoch":"","seq":1,"sha256":""}],"gaps":[{"T":'
+    b'"gap","ch":"trades","S":"A","from":1,"to":2,"reason":"broker","rx":1}],"frames":[[0,1,1,1]]}',
+)
 COLUMNS: Final = (b"time=DateTime,price=Last", b"bid_size=a = b")
 CREDENTIALS: Final = (
     b"authorization:Bearer tick_0123456789ab_" + b"x" * 43,

@@ -22,13 +22,35 @@ from feed.access.keyring import parse_keys
 from feed.access.secrets import key_id_of
 from feed.access.tokens import read_key, verify_token
 from feed.actions import Action, Auth, Configure, Subscribe, Unsubscribe, parse_action
-from feed.errors import AuthFailed, InvalidAction, InvalidRecording, InvalidSettings, InvalidTick
+from feed.errors import (
+    AuthFailed,
+    InvalidAction,
+    InvalidRecording,
+    InvalidSettings,
+    InvalidTape,
+    InvalidTick,
+)
+from feed.tapes import Tape, TapeWriter
+from feed.tapes.editing import cut
+from feed.tapes.frames import compress
+from feed.tapes.manifest import decode_manifest, encode_manifest
+from feed.tapes.verify import verify
 from feed.ticks import Encoding, Tick, encode, pack, sort_channels, unpack, validate
 from feed.times import Time
 from producers.lines import LineSplitter, parse_line
 from producers.recordings import CsvRecording, parse_columns, read_time
 from tests.builders import bar, quote, trade
-from tests.fuzz.seeds import ACTIONS, COLUMNS, CREDENTIALS, CSV, KEYS, LINES, TIMES
+from tests.fuzz.seeds import (
+    ACTIONS,
+    COLUMNS,
+    CREDENTIALS,
+    CSV,
+    KEYS,
+    LINES,
+    MANIFESTS,
+    TAPES,
+    TIMES,
+)
 
 NOW: Final = Time(123)
 
@@ -167,6 +189,38 @@ def check_csv(data: bytes) -> None:
             assert all(line > 1 and words for line, words in bad)
 
 
+def check_tape(data: bytes) -> None:
+    """The file of a tape; where it is none, the lines of one."""
+    for content in (data, compress(data)):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "a.jsonl.zst"
+            path.write_bytes(content)
+            with suppress(InvalidTape):
+                tape = Tape.open(path)
+                for tick in tape.read():
+                    _check_tick(tick)
+                _check_copy(tape, verify(path).faults)
+
+
+def _check_copy(tape: Tape, faults: list[str]) -> None:
+    """What is good survives: a part that is all of it has the same content, and no new fault."""
+    writer = TapeWriter(tape.path.with_name("b.jsonl.zst"), tape.manifest.feed)
+    cut(tape, writer)
+    writer.close()
+    verdict = verify(writer.path)
+    assert verdict.manifest.content == tape.manifest.content
+    assert faults or not verdict.faults
+    manifest = Tape.open(writer.path).manifest
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+
+
+def check_manifest(data: bytes) -> None:
+    """What stands beside a tape."""
+    with suppress(InvalidTape):
+        manifest = decode_manifest(data)
+        assert decode_manifest(encode_manifest(manifest)) == manifest
+
+
 def check_columns(data: bytes) -> None:
     """What `--columns` takes."""
     text = data.decode("utf-8", "replace")
@@ -219,6 +273,8 @@ TARGETS: Final = (
     Target("splitter", check_splitter, (b"\x04a\nbc\n\nd", b"\x01" + b"x" * 12 + b"\ny\n")),
     Target("csv", check_csv, (*CSV, gzip.compress(CSV[0], mtime=0))),
     Target("columns", check_columns, COLUMNS),
+    Target("tape", check_tape, (*TAPES, compress(TAPES[0]))),
+    Target("manifest", check_manifest, MANIFESTS),
     Target("credentials", check_credentials, CREDENTIALS),
     Target("keys", check_keys, KEYS),
 )

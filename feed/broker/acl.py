@@ -130,8 +130,14 @@ def _publisher(names: _Names) -> list[Grant]:
     return [
         Grant(f"{_CONNECT} info time"),
         Grant("evalsha", keys=[*names.metas, *names.histories]),
-        Grant("eval", keys=[*names.epochs, *names.directories, *names.replays]),
-        Grant("hmget hlen hgetall hdel hset", keys=names.metas),
+        Grant(
+            "eval",
+            keys=[
+                *(*names.metas, *names.histories),
+                *(*names.epochs, *names.directories, *names.replays),
+            ],
+        ),
+        Grant("hmget hget hlen hgetall hdel hset", keys=names.metas),
         Grant("xadd xrange xdel pexpire del", keys=names.histories),
         Grant("get set persist", keys=names.epochs),
         Grant("smembers sadd", keys=names.directories),

@@ -80,12 +80,14 @@ class Sender:
         return bool(self._reached)
 
     async def begin_epoch(self) -> None:
-        """Number what is sent from now on anew. Raises as `send` does.
+        """Number what is sent from now on anew, in every stream. Raises as `send` does.
 
-        A stream enters the new epoch with its next batch. A server that hears of that has all
-        others enter it too.
+        When it has failed, the next call goes on with the same epoch.
         """
-        self._enter(await self._store.begin_epoch(self._feed, self._epoch))
+        epoch = await self._store.begin_epoch(self._feed, self._epoch)
+        # The quiet streams as well: nobody should take their latest ticks for those of the present.
+        await self._store.restart(list(self._reached), epoch)
+        self._enter(epoch)
 
     async def close(self) -> None:
         """Close the connection; the next `send` makes another."""

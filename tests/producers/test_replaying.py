@@ -9,6 +9,7 @@ from itertools import pairwise
 import pytest
 from redis.asyncio import Redis
 
+from feed.broker import keys
 from feed.broker.publisher import Publisher
 from feed.broker.replays import Stage, read_state, steer
 from feed.broker.steering import Pause, Seek, Speed, Step
@@ -18,6 +19,7 @@ from feed.playback import MAX, Deck, Mode, Source
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, StreamKey, Tick
+from producers.mixing import Merged
 from producers.replaying import Order, Replay
 from tests.recorded import Recorded, at, places
 
@@ -121,6 +123,32 @@ async def test_after_a_seek_back_the_numbers_begin_anew(redis: Redis, publisher:
         await replay.ask(Seek(id="x", position=at(3).rfc3339()))
         await replay.ask(Step(id="x"))
         assert places(await published(redis)) == [99, 100, 101, 300]
+
+
+async def test_after_a_seek_back_nothing_is_left_of_the_future(
+    redis: Redis, publisher: Publisher
+) -> None:
+    source = Merged([Recorded(*range(100)), Recorded(0, 50, symbol="NQ")])
+    quiet = ES._replace(symbol="NQ")
+    async with running(replay_of(redis, publisher, source, speed=0.01)) as replay:
+        await replay.ask(Step(id="x", ticks=80))
+        before = await Store(redis).heads([ES, quiet])
+        assert [head.seq for head in before] == [78, 2]
+        await replay.ask(Seek(id="x", position=int(at(10))))
+        after = await Store(redis).heads([ES, quiet])
+        assert [(head.seq, head.latest) for head in after] == [(0, None), (0, None)]
+        assert {head.epoch for head in after} == {await Store(redis).epoch(DEFAULT_FEED)}
+
+
+async def test_whoever_takes_the_place_ends_it(redis: Redis, publisher: Publisher) -> None:
+    replay = replay_of(redis, publisher, Recorded(0, 1000), speed=1)
+    running = asyncio.create_task(replay.run())
+    await until_published(redis, 1)
+    await redis.hset(keys.replay(DEFAULT_FEED), "owner", "somebody else")
+    with pytest.raises(ReplayFailed, match="another replay plays"):
+        async with asyncio.timeout(10):
+            await running
+    assert await redis.hget(keys.replay(DEFAULT_FEED), "owner") == b"somebody else"
 
 
 async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: Publisher) -> None:

@@ -52,6 +52,7 @@ async def test_a_publisher_does_its_whole_job(store: LockedStore, settings: Sett
             await survive_an_outage(store, publisher)
             await outlive_a_loss(store, publisher)
             await remove_what_is_old(store, publisher)
+            await publisher.begin_epoch()
             await replay_something(client)
         await come_after_many_others(store, client, settings)
     assert await store.refused() == []

@@ -184,8 +184,16 @@ class CsvRecording:
             before = mark.line if mark else 1
             try:
                 for row in rows:
-                    if row:
-                        yield from self._read_row(row, rows.line_num + before)
+                    if not row:
+                        continue
+                    try:
+                        ticks = self._layout.read(row)
+                    except IndexError:
+                        self._on_bad_row(rows.line_num + before, f"has only {len(row)} columns")
+                    except (ValueError, InvalidTick) as error:
+                        self._on_bad_row(rows.line_num + before, str(error))
+                    else:
+                        yield from ticks
             except (OSError, UnicodeDecodeError, *DAMAGE) as error:
                 raise InvalidRecording(
                     f"{self._path}: damaged after line {rows.line_num + before}: {error}"
@@ -195,15 +203,6 @@ class CsvRecording:
 
     def __iter__(self) -> Iterator[Tick]:
         return self.read()
-
-    def _read_row(self, row: list[str], line: int) -> Sequence[Tick]:
-        try:
-            return self._layout.read(row)
-        except IndexError:
-            self._on_bad_row(line, f"has only {len(row)} columns")
-        except (ValueError, InvalidTick) as error:
-            self._on_bad_row(line, str(error))
-        return ()
 
 
 class Layout:

@@ -84,14 +84,14 @@ def replay(
     redis_url: str | None,
     config: Path | None,
 ) -> None:
-    """Play recorded ticks into a feed: CSV files, also .gz and .zst.
+    """Play recorded ticks into a feed: tapes, Parquet and DBN files, CSV also as .gz and .zst.
 
     Several files are played in one order, that of their times. In a terminal, space pauses and goes
     on, the arrows seek, + and - change the speed, s steps and q ends it; from anywhere else
     `tickcast replayctl` steers it.
 
     Columns of CSV are found by their usual names: time or timestamp, price, size or volume, symbol,
-    side, bid, ask, bid_size, ask_size. Times keep all their digits.
+    side, bid, ask, bid_size, ask_size; those of Parquet too. Times keep all their digits.
     """
     settings = load_settings(config, redis_url=redis_url)
     if symbol is not None and not is_symbol(symbol):

@@ -94,7 +94,10 @@ class Replay:
         return self._deck.state(self._clock())
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each stream's ticks, as JSON lines without `seq`; by `channel/symbol`."""
+        """SHA-256 of each stream's ticks, as JSON lines without `seq`; by `channel/symbol`.
+
+        Source: docs/recording.md, "The content hash".
+        """
         return {"/".join(key): digest.hexdigest() for key, digest in sorted(self._hashes.items())}
 
     async def ask(self, command: Command) -> State:

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -21,6 +22,8 @@ from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, StreamKey, Tick
 from producers.mixing import Merged
 from producers.replaying import Order, Replay
+from producers.sources import open_recording
+from tests.feed.tapes.builders import a_tape
 from tests.recorded import Recorded, at, places
 
 ES = StreamKey(DEFAULT_FEED, "trades", "ES")
@@ -104,6 +107,16 @@ async def test_the_same_recording_has_the_same_hash(redis: Redis, publisher: Pub
     other = replay_of(redis, publisher, Recorded(*range(699)), Order(hashed=True))
     await other.run()
     assert other.hashes() != hashes[0]
+
+
+async def test_the_hash_is_that_of_a_tape(
+    redis: Redis, publisher: Publisher, tmp_path: Path
+) -> None:
+    tape = a_tape(tmp_path, Recorded(*range(50)).ticks)
+    source = open_recording(tape.path, None, {}, lambda line, error: None)
+    replay = replay_of(redis, publisher, source, Order(hashed=True))
+    await replay.run()
+    assert replay.hashes() == {"trades/ES": tape.manifest.streams[0].sha256}
 
 
 async def test_after_a_seek_back_the_numbers_begin_anew(redis: Redis, publisher: Publisher) -> None:

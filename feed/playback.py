@@ -242,7 +242,7 @@ class Deck:
     # -- commands
 
     def begin(self, now_s: float) -> None:
-        """Begin only now; before anything was taken."""
+        """Begin only now: after it was made, or after a seek, before anything was taken."""
         self._anchor = (now_s, self._anchor[1])
 
     def pause(self, now_s: float) -> None:

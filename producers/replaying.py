@@ -253,7 +253,13 @@ class Replay:
     async def _carry_out(self, asked: _Asked) -> None:
         """Do it, and tell of it when all ticks from before are published."""
         try:
-            ticks = self._obey(asked.command)
+            if isinstance(asked.command, Seek):
+                # Unpacking a large file up to there may take long. Meanwhile nothing else changes
+                # the deck, and what is told of it stays good enough.
+                ticks = await asyncio.to_thread(self._obey, asked.command)
+                self._deck.begin(self._clock())
+            else:
+                ticks = self._obey(asked.command)
         except ValueError as error:
             if not asked.done.done():
                 asked.done.set_exception(ReplayFailed(str(error)))

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from feed.playback import MAX, Deck, Mode, Source
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, StreamKey, Tick
+from feed.times import Time
 from producers.mixing import Merged
 from producers.replaying import Order, Replay
 from producers.sources import open_recording
@@ -151,6 +153,34 @@ async def test_after_a_seek_back_nothing_is_left_of_the_future(
         after = await Store(redis).heads([ES, quiet])
         assert [(head.seq, head.latest) for head in after] == [(0, None), (0, None)]
         assert {head.epoch for head in after} == {await Store(redis).epoch(DEFAULT_FEED)}
+
+
+class Slow(Recorded):
+    """Once it is told to, it takes its time to find a place."""
+
+    def __init__(self, *seconds: float) -> None:
+        super().__init__(*seconds)
+        self.asked, self.found = threading.Event(), threading.Event()
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        if start is not None:
+            self.asked.set()
+            assert self.found.wait(20)
+        return super().read(start)
+
+
+async def test_a_long_seek_holds_nobody_up(redis: Redis, publisher: Publisher) -> None:
+    source = Slow(0, 1000, 2000)
+    async with running(replay_of(redis, publisher, source, speed=1)) as replay:
+        await until_published(redis, 1)
+        seeking = asyncio.create_task(replay.ask(Seek(id="x", position=int(at(1500)))))
+        while not source.asked.is_set():
+            await asyncio.sleep(0.005)
+        assert (await until_steered(redis, {"do": "status"})).mode is Mode.PLAYING
+        assert not seeking.done()
+        source.found.set()
+        await seeking
+        assert at(1500) <= replay.state.position < at(1510), "it goes on from when it is found"
 
 
 async def test_whoever_takes_the_place_ends_it(redis: Redis, publisher: Publisher) -> None:

@@ -99,6 +99,7 @@ class Configure(Struct, frozen=True):
     stamps: bool | UnsetType = UNSET
     slow: SlowPolicy | UnsetType | None = UNSET
     conflate_ms: int | UnsetType = UNSET
+    replay: bool | UnsetType = UNSET
 
 
 Action = Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping | Configure
@@ -254,14 +255,11 @@ def _parse_configure(fields: dict[str, Any], id_: Id) -> Configure:
         _is_integer(heartbeat_ms) and (heartbeat_ms == 0 or shortest <= heartbeat_ms <= longest)
     ):
         raise _syntax(f"heartbeat_ms is an integer from {shortest} to {longest}, or 0 for none")
-    stamps = fields.pop("stamps", UNSET)
-    if stamps is not UNSET and not isinstance(stamps, bool):
-        raise _syntax("stamps is true or false")
+    stamps = _take_flag(fields, "stamps") if "stamps" in fields else UNSET
+    replay = _take_flag(fields, "replay") if "replay" in fields else UNSET
     slow, conflate_ms = _take_slow(fields), _take_conflate_ms(fields)
-    if "replay" in fields:
-        raise InvalidAction(Fault.INVALID_ACTION, "replay is not served here")
     _refuse_unknown(fields)
-    return Configure(id_, heartbeat_ms, stamps, slow, conflate_ms)
+    return Configure(id_, heartbeat_ms, stamps, slow, conflate_ms, replay)
 
 
 def _take_conflate_ms(fields: dict[str, Any]) -> int | UnsetType:

@@ -127,7 +127,7 @@ class Connection:
 
     def take(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
         """Answer a message; what it returns must be awaited before the next."""
-        heartbeat_ms = self._session.heartbeat_ms
+        before = (self._session.heartbeat_ms, self._session.follows_replay)
         try:
             request = self._session.read(message)
         except Ended as end:
@@ -136,8 +136,10 @@ class Connection:
         except Exception:
             self._fail()
             return None
-        if self._session.heartbeat_ms != heartbeat_ms:
+        if self._session.heartbeat_ms != before[0]:
             self._beat_later()
+        if self._session.follows_replay != before[1]:
+            return self._follow_replay()
         if request is None:
             return None
         return self._identify(request) if isinstance(request, Auth) else self._answer(request)
@@ -145,6 +147,7 @@ class Connection:
     def end(self, code: int) -> None:
         """Let go of everything: the client is gone."""
         self._engine.sessions.discard(self._session)
+        self._engine.replays.forget(self._session)
         self._engine.hub.counters.closed[code] += 1
         totals = self._engine.hub.totals(self.outbox)
         self._session.leave()
@@ -188,6 +191,15 @@ class Connection:
         except (BrokerUnavailable, BrokerUnsuitable) as error:
             logger.warning("could not serve a request: %s", error)
             session.refuse(request, Fault.BROKER_UNAVAILABLE, "try again later")
+        except Exception:
+            self._fail()
+
+    async def _follow_replay(self) -> None:
+        try:
+            if self._session.follows_replay and not self.outbox.closed:
+                await self._engine.replays.follow(self._session)
+            else:
+                self._engine.replays.forget(self._session)
         except Exception:
             self._fail()
 

@@ -202,6 +202,10 @@ class ConnectionFailed(TickcastError):
     """A server that can't be reached, or that turned the client away for good."""
 
 
+class ReplayFailed(TickcastError):
+    """A replay that can't begin, or that can't be steered."""
+
+
 class InvalidTape(TickcastError):
     """A file that is no tape, or a damaged one."""
 

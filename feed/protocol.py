@@ -10,6 +10,7 @@ from feed.batch import Gap
 from feed.counters import Totals
 from feed.delivery import Options
 from feed.errors import Fault
+from feed.playback import State
 from feed.ticks import Encoding, StreamKey, Subscription, sort_channels
 from feed.times import Time
 
@@ -70,7 +71,7 @@ def subscription(
 
 
 def configured(
-    id_: Id, *, heartbeat_ms: int, stamps: bool, defaults: Options
+    id_: Id, *, heartbeat_ms: int, stamps: bool, defaults: Options, replay: bool
 ) -> list[dict[str, Any]]:
     """What holds for a connection from now on; `slow` null is the default of each channel."""
     message = {
@@ -79,6 +80,7 @@ def configured(
         "stamps": stamps,
         "slow": defaults.slow.value if defaults.slow else None,
         "conflate_ms": defaults.conflate_ms or 0,
+        "replay": replay,
     }
     return [_with_id(message, id_)]
 
@@ -87,6 +89,11 @@ def heartbeat(now: Time, queue_bytes: int, lag_ms: int, totals: Totals) -> list[
     """A sign of life, and how the client is doing."""
     message = {"T": "heartbeat", "t": now, "queue": queue_bytes, "lag_ms": lag_ms}
     return [message | {name: getattr(totals, name) for name in ("sent", "merged", "skipped")}]
+
+
+def replay(state: State) -> list[dict[str, Any]]:
+    """Where the replay of the feed stands."""
+    return [{"T": "replay", **state.fields()}]
 
 
 def skipped(key: StreamKey, first_seq: int, last_seq: int, count: int) -> list[dict[str, Any]]:

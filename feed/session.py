@@ -20,6 +20,7 @@ from feed.follower import Follower
 from feed.hub import Hub
 from feed.outbox import Outbox
 from feed.pieces import Chunk, form_of, message_frame
+from feed.playback import State
 from feed.positions import Position, build_positions
 from feed.streams import Stream
 from feed.ticks import Coverage, Encoding, StreamKey, Subscription
@@ -44,13 +45,14 @@ class Session:
         feed, encoding: chosen in the handshake.
         subscriptions: what it holds, and what it has said about each.
         heartbeat_ms: how often `beat` is due; 0 is never.
+        follows_replay: whether it wants to know where the replay of its feed stands.
         follower: what catches it up with the past it has asked for; None where it never did.
     """
 
     __slots__ = (
         "_clock", "_conduct", "_connected_s", "_defaults", "_hub", "_offered_subprotocol",
         "_outbox", "_read_s", "_stamps", "_subscriptions_max", "encoding", "feed", "follower",
-        "grant", "heartbeat_ms", "subscriptions",
+        "follows_replay", "grant", "heartbeat_ms", "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +82,7 @@ class Session:
         self.encoding = encoding
         outbox.extended = extended
         self.heartbeat_ms = 0
+        self.follows_replay = False
         self.follower: Follower | None = None
         self.subscriptions: dict[Subscription, Options] = {}
 
@@ -196,6 +199,12 @@ class Session:
         totals = self._hub.totals(self._outbox)
         self._say(protocol.heartbeat(now.wall, self._outbox.waiting_bytes, lag_ms, totals))
 
+    def tell_replay(self, state: State) -> None:
+        """Say where the replay stands; one that is slow is told when it has caught up."""
+        may_know = self.grant is not None and self.grant.entitlements.allows_feed(self.feed)
+        if self.follows_replay and may_know and not self._outbox.is_slow:
+            self._say(protocol.replay(state))
+
     def drain(self) -> None:
         """The client reads again."""
         self._hub.drain(self._outbox, self._clock())
@@ -263,6 +272,8 @@ class Session:
             self.heartbeat_ms = action.heartbeat_ms
         if action.stamps is not UNSET:
             self._stamps = action.stamps
+        if action.replay is not UNSET:
+            self.follows_replay = action.replay
         conflate_ms, slow = self._defaults
         self._defaults = Options(
             conflate_ms if action.conflate_ms is UNSET else action.conflate_ms,
@@ -275,6 +286,7 @@ class Session:
                 heartbeat_ms=self.heartbeat_ms,
                 stamps=self._stamps,
                 defaults=self._defaults,
+                replay=self.follows_replay,
             )
         )
 

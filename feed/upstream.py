@@ -57,8 +57,22 @@ class Upstream:
         self._checking: set[StreamKey] = set()
         self._unwanted_since: dict[StreamKey, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._others: dict[str, Callable[[bytes], None]] = {}
 
     # -- what clients need
+
+    async def listen(self, channel: str, on_message: Callable[[bytes], None]) -> None:
+        """Hand on the messages of a channel that carries no ticks.
+
+        Raises:
+            BrokerUnavailable: Redis has not confirmed that they come; call it again.
+        """
+        self._others[channel] = on_message
+        await self.subscriber.subscribe([channel])
+
+    def stop_listening(self, channel: str) -> None:
+        """No longer; the channel is left with those of streams that nobody wants."""
+        self._others.pop(channel, None)
 
     async def want(self, feed: str, subscriptions: Iterable[Subscription]) -> str:
         """Return the feed's epoch when every stream that the subscriptions cover is in the hub.
@@ -164,6 +178,9 @@ class Upstream:
     def _on_message(self, channel: str, data: bytes) -> None:
         entry = self._runs.get(channel)
         if entry is None:
+            if (other := self._others.get(channel)) is not None:
+                other(data)
+                return
             for feed, known in self._feeds:
                 if channel == keys.announcements(feed):
                     member = data.decode("utf-8", "replace")
@@ -336,7 +353,9 @@ class Upstream:
             await asyncio.sleep(interval_s)
             self._sweep_streams(loop.time())
             self._feeds.sweep(loop.time(), self._settings.linger_s, self._hub.has_clients)
-            wanted = {*self._runs, *(keys.announcements(feed) for feed, _ in self._feeds)}
+            wanted = {
+                *self._runs, *self._others, *(keys.announcements(feed) for feed, _ in self._feeds)
+            }  # fmt: skip
             try:
                 await self.subscriber.unsubscribe(self.subscriber.channels - wanted)
             except TickcastError as error:

@@ -9,7 +9,8 @@ from typing import BinaryIO, Final, cast
 
 from feed.errors import BadFrame, InvalidRecording
 from feed.ticks import Tick
-from producers.recordings import DAMAGE, opened, read_time
+from producers.compressed import DAMAGE, opened
+from producers.recordings import read_time
 from producers.venues.intake import Intake
 from producers.venues.registry import VENUES, venue_at
 from producers.venues.venue import Notice, Venue

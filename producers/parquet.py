@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from feed.errors import InvalidRecording, InvalidTick
 from feed.tapes.export import load_pyarrow
@@ -13,6 +15,23 @@ from feed.times import Time
 from producers.recordings import Layout
 
 _ROWS: Final = 16_384
+
+
+class _Groups(NamedTuple):
+    """Row groups by time.
+
+    Attributes:
+        first, last: the first and the greatest time of all rows.
+        befores: for each group the greatest time before it.
+    """
+
+    first: Time
+    last: Time
+    befores: list[int]
+
+    def before(self, start: Time) -> int:
+        """The last group with no row before it whose time is `start` or later."""
+        return max(0, bisect_left(self.befores, int(start)) - 1)
 
 
 class ParquetRecording:
@@ -44,12 +63,62 @@ class ParquetRecording:
             raise InvalidRecording(f"{path}: {error}") from None
 
     def __iter__(self) -> Iterator[Tick]:
-        row = 0
+        return self.read()
+
+    # -- as a source
+
+    @property
+    def first(self) -> Time:
+        """The time of the first row that has one."""
+        return self._groups.first
+
+    @property
+    def last(self) -> Time:
+        """The greatest time of a row."""
+        return self._groups.last
+
+    def read(self, start: Time | None = None) -> Iterator[Tick]:
+        """The ticks in the file's order, from some row group before those of `start` on.
+
+        Raises:
+            InvalidRecording: the file turns out to be damaged.
+        """
+        group = 0 if start is None else self._groups.before(start)
+        for row, values in self._rows(self._layout.used, group):
+            yield from self._read_row(values, row)
+
+    @cached_property
+    def _groups(self) -> _Groups:
+        """Where row groups begin in time: it takes a look at the times of all rows."""
+        first: Time | None = None
+        greatest = 0
+        befores: list[int] = []
+        for group in range(self._file.num_row_groups):
+            befores.append(greatest)
+            for _, values in self._rows(self._layout.timing, group, group + 1):
+                try:
+                    time = self._layout.time_of(values)
+                except ValueError:
+                    continue
+                if first is None:
+                    first, greatest, befores = time, time, [time - 1] * len(befores)
+                elif time > greatest:
+                    greatest = time
+        if first is None:
+            raise InvalidRecording(f"{self._path}: no row has a time")
+        return _Groups(first, Time(greatest), befores)
+
+    def _rows(
+        self, used: set[int], group: int, end: int | None = None
+    ) -> Iterator[tuple[int, list[str]]]:
+        """The rows of some row groups with their numbers; columns that are not used are empty."""
+        metadata = self._file.metadata
+        row = sum(metadata.row_group(each).num_rows for each in range(group))
+        groups = list(range(group, self._file.num_row_groups if end is None else end))
         names = self._file.schema_arrow.names
-        used = self._layout.used
         try:
             wanted = [names[index] for index in used]
-            for batch in self._file.iter_batches(_ROWS, columns=wanted):
+            for batch in self._file.iter_batches(_ROWS, row_groups=groups, columns=wanted):
                 texts = [
                     self._texts(batch.column(name))
                     if index in used and name in batch.schema.names
@@ -58,7 +127,7 @@ class ParquetRecording:
                 ]
                 for values in zip(*texts, strict=True):
                     row += 1
-                    yield from self._read_row(list(values), row)
+                    yield row, list(values)
         except (OSError, self._pyarrow.ArrowException) as error:
             raise InvalidRecording(f"{self._path}: damaged after row {row:,}: {error}") from None
 

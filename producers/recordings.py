@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import re
-import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -17,11 +12,8 @@ from typing import BinaryIO, Final, Literal
 from feed.errors import InvalidRecording, InvalidTick
 from feed.ticks import Quote, Tick, Trade, validate
 from feed.times import NS_PER_SECOND, Time
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from producers.compressed import DAMAGE, opened, opened_bytes
+from producers.marks import CountedLines, Marks
 
 _COLUMN_NAMES: Final[Mapping[str, frozenset[str]]] = {
     "time": frozenset(
@@ -43,10 +35,7 @@ _SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
     "s": "S", "sell": "S", "seller": "S", "ask": "S", "a": "S",
 }  # fmt: skip
 _SECONDS_MAX: Final = 10**11
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-DAMAGE: Final = (EOFError, zlib.error, zstd.ZstdError, csv.Error)
-"""What is raised where a file is cut off, or its compression or its quotes make no sense."""
+_ROWS_PER_REPORT: Final = 20_000
 
 
 class CsvRecording:
@@ -77,10 +66,14 @@ class CsvRecording:
         self._columns = columns or {}
         self._on_bad_row = on_bad_row
         self._file: BinaryIO | None = None
+        self._span: tuple[Time, Time] | None = None
+        self._marks = Marks()
         try:
             self.size_bytes = path.stat().st_size
             with opened(path) as (lines, _):
-                self._layout = Layout(_read_header(lines), self._columns, symbol)
+                header = lines.readline()
+                self._delimiter = _delimiter_of(header)
+                self._layout = Layout(_read_header(header), self._columns, symbol)
         except OSError as error:
             raise InvalidRecording(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
@@ -93,29 +86,123 @@ class CsvRecording:
         """How far into the file, as stored, the reading has come."""
         return self._file.tell() if self._file else 0
 
-    def __iter__(self) -> Iterator[Tick]:
-        with opened(self._path) as (lines, stored):
+    # -- as a source, after a `scan`
+
+    @property
+    def first(self) -> Time:
+        """The time of the first row that has one."""
+        return self._scanned()[0]
+
+    @property
+    def last(self) -> Time:
+        """The greatest time of a row."""
+        return self._scanned()[1]
+
+    def _scanned(self) -> tuple[Time, Time]:
+        if self._span is None:
+            self.scan()
+        assert self._span is not None
+        return self._span
+
+    def scan(self, on_progress: Callable[[], None] = lambda: None) -> None:
+        """Read the times of all rows, and note places from which to read on.
+
+        Where the file is damaged, it ends for this; reading the rows tells.
+
+        Args:
+            on_progress: called now and then; `position_bytes` moves.
+
+        Raises:
+            InvalidRecording: no row has a time.
+        """
+        with opened_bytes(self._path) as (content, stored):
             self._file = stored
-            rows = csv.reader(lines, delimiter=_delimiter_of(lines.readline()))
+            lines = CountedLines(content)
+            marks = Marks()
+            span = self._scan(
+                iter(lines), on_progress,
+                lambda greatest, line: marks.pass_row(greatest, lines.offset, line),
+            )  # fmt: skip
+        if span is None or not lines.countable:
+            # What is read of it must be the same as what is played.
+            marks = Marks()
+            with opened(self._path) as (text, stored):
+                self._file = stored
+                span = self._scan(text, on_progress, lambda greatest, line: None, to_damage=True)
+        self._file = None
+        if span is None:
+            raise InvalidRecording(f"{self._path}: no row has a time")
+        self._span, self._marks = span, marks
+
+    def _scan(
+        self,
+        lines: Iterator[str],
+        on_progress: Callable[[], None],
+        on_row: Callable[[int, int], None],
+        to_damage: bool = False,
+    ) -> tuple[Time, Time] | None:
+        """The first and the greatest time; None where there is none, or damage.
+
+        Args:
+            on_row: called behind each row with the greatest time so far and the number of lines.
+            to_damage: take what lies before it.
+        """
+        first: int | None = None
+        greatest = 0
+        next(lines, "")
+        rows = csv.reader(lines, delimiter=self._delimiter)
+        try:
+            for row in rows:
+                try:
+                    time = self._layout.time_of(row)
+                except (ValueError, IndexError):
+                    continue
+                if first is None:
+                    first = greatest = time
+                elif time > greatest:
+                    greatest = time
+                on_row(greatest, rows.line_num + 1)
+                if not rows.line_num % _ROWS_PER_REPORT:
+                    on_progress()
+        except (OSError, UnicodeDecodeError, *DAMAGE):
+            if not to_damage:
+                return None
+        return None if first is None else (Time(first), Time(greatest))
+
+    def read(self, start: Time | None = None) -> Iterator[Tick]:
+        """The ticks in the file's order, from some place before those of `start` on.
+
+        Raises:
+            InvalidRecording: the file turns out to be damaged.
+        """
+        mark = None if start is None else self._marks.before(start)
+        with opened(self._path, mark.offset if mark else 0) as (lines, stored):
+            self._file = stored
+            if mark is None:
+                lines.readline()
+            rows = csv.reader(lines, delimiter=self._delimiter)
+            before = mark.line if mark else 1
             try:
                 for row in rows:
-                    if row:
-                        yield from self._read_row(row, rows.line_num + 1)
+                    if not row:
+                        continue
+                    try:
+                        ticks = self._layout.read(row)
+                    except IndexError:
+                        self._on_bad_row(rows.line_num + before, f"has only {len(row)} columns")
+                    except (ValueError, InvalidTick) as error:
+                        self._on_bad_row(rows.line_num + before, str(error))
+                    else:
+                        yield from ticks
             except (OSError, UnicodeDecodeError, *DAMAGE) as error:
                 raise InvalidRecording(
-                    f"{self._path}: damaged after line {rows.line_num + 1}: {error}"
+                    f"{self._path}: damaged after line {rows.line_num + before}: {error}"
                 ) from None
             finally:
                 self._file = None
 
-    def _read_row(self, row: list[str], line: int) -> Sequence[Tick]:
-        try:
-            return self._layout.read(row)
-        except IndexError:
-            self._on_bad_row(line, f"has only {len(row)} columns")
-        except (ValueError, InvalidTick) as error:
-            self._on_bad_row(line, str(error))
-        return ()
+    def __iter__(self) -> Iterator[Tick]:
+        return self.read()
 
 
 class Layout:
@@ -142,7 +229,22 @@ class Layout:
         if symbol is None and "symbol" not in places:
             raise InvalidRecording("no symbol column; name the symbol with --symbol")
         self._clock_column = _separate_clock(header, places["time"])
+        self._time_column = places["time"]
+        self._id, self._venue, self._side = map(places.get, ("id", "venue", "side"))
         self._places = places
+
+    def time_of(self, row: list[str]) -> Time:
+        """The time of one row; raises ValueError or IndexError."""
+        text = row[self._time_column]
+        if self._clock_column is not None:
+            text = f"{text} {row[self._clock_column]}"
+        return read_time(text.strip())
+
+    @property
+    def timing(self) -> set[int]:
+        """The columns that hold the time."""
+        clock = set() if self._clock_column is None else {self._clock_column}
+        return clock | {self._time_column}
 
     @property
     def used(self) -> set[int]:
@@ -153,10 +255,7 @@ class Layout:
     def read(self, row: list[str]) -> Sequence[Tick]:
         """The ticks of one row; raises ValueError, IndexError or InvalidTick."""
         places = self._places
-        text = row[places["time"]]
-        if self._clock_column is not None:
-            text = f"{text} {row[self._clock_column]}"
-        time = read_time(text.strip())
+        time = self.time_of(row)
         symbol = row[places["symbol"]].strip() if "symbol" in places else self._symbol or ""
         found: list[Tick] = []
         if self._has_trades and row[places["price"]].strip():
@@ -170,29 +269,29 @@ class Layout:
     def _read_trade(self, row: list[str], symbol: str, time: Time) -> Trade:
         return Trade(
             symbol=symbol,
-            id=self._text(row, "id"),
-            venue=self._text(row, "venue"),
+            id=_text(row, self._id),
+            venue=_text(row, self._venue),
             price=float(row[self._places["price"]]),
             size=float(row[self._places["size"]]),
-            side=_SIDES.get((self._text(row, "side") or "").lower()),
+            side=None if self._side is None else _SIDES.get(row[self._side].strip().lower()),
             time=time,
         )
 
     def _read_quote(self, row: list[str], symbol: str, time: Time) -> Quote:
         return Quote(
             symbol=symbol,
-            bid_venue=self._text(row, "venue"),
+            bid_venue=_text(row, self._venue),
             bid_price=float(row[self._places["bid"]]),
-            bid_size=float(self._text(row, "bid_size") or 0),
-            ask_venue=self._text(row, "venue"),
+            bid_size=float(_text(row, self._places.get("bid_size")) or 0),
+            ask_venue=_text(row, self._venue),
             ask_price=float(row[self._places["ask"]]),
-            ask_size=float(self._text(row, "ask_size") or 0),
+            ask_size=float(_text(row, self._places.get("ask_size")) or 0),
             time=time,
         )
 
-    def _text(self, row: list[str], name: str) -> str | None:
-        place = self._places.get(name)
-        return row[place].strip() or None if place is not None else None
+
+def _text(row: list[str], place: int | None) -> str | None:
+    return None if place is None else row[place].strip() or None
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -266,11 +365,8 @@ def _separate_clock(header: list[str], time_column: int) -> int | None:
     return None
 
 
-def _read_header(lines: io.TextIOBase) -> list[str]:
-    first = lines.readline()
-    header = [
-        name.strip() for name in next(csv.reader([first], delimiter=_delimiter_of(first)), [])
-    ]
+def _read_header(line: str) -> list[str]:
+    header = [name.strip() for name in next(csv.reader([line], delimiter=_delimiter_of(line)), [])]
     if not header:
         raise InvalidRecording("empty")
     return header
@@ -278,18 +374,3 @@ def _read_header(lines: io.TextIOBase) -> list[str]:
 
 def _delimiter_of(header: str) -> str:
     return max(",;\t|", key=header.count)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[io.TextIOWrapper, BinaryIO]]:
-    """The file's lines, and the file below the decompression, whose position tells the progress."""
-    with path.open("rb") as stored:
-        magic = stored.read(4)
-        stored.seek(0)
-        data: BinaryIO = stored
-        if magic.startswith(_GZIP_MAGIC):
-            data = gzip.GzipFile(fileobj=stored)  # type: ignore[assignment]
-        elif magic == _ZSTD_MAGIC:
-            data = zstd.ZstdFile(stored)  # type: ignore[assignment]
-        with io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as lines:
-            yield lines, stored

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
 VOCABULARY = {
     "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "delays",
-    "recovery", "tapes", "tasks",
+    "playback", "recovery", "tapes", "tasks",
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
@@ -31,7 +31,7 @@ LAYERS = [
         "headers",
     },
     {"ticks"},
-    {"batch", "closest", "delivery", "feeds", "settings", "frames", "tapes"},
+    {"batch", "closest", "delivery", "feeds", "settings", "frames", "playback", "tapes"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"actions", "blocks"},
     {"conduct", "protocol"},
@@ -43,6 +43,7 @@ LAYERS = [
     {"hub"},
     {"door", "follower", "flusher", "upstream"},
     {"session", "backfill"},
+    {"replays"},
     {"http", "websocket", "asgi_sink", "engine"},
     {"metrics"},
     {"connection", "scraping"},
@@ -53,8 +54,8 @@ LAYERS = [
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
     "closest", "conduct", "counters", "delays", "delivery", "errors", "feeds", "follower", "frames",
-    "hub", "outbox", "pieces", "positions", "protocol", "rates", "recovery", "session", "streams",
-    "ticks",
+    "hub", "outbox", "pieces", "playback", "positions", "protocol", "rates", "recovery", "session",
+    "streams", "ticks",
 }  # fmt: skip
 
 

@@ -58,6 +58,10 @@ class _Names(NamedTuple):
     directories: list[str]
     ticks: list[str]
     announcements: list[str]
+    replays: list[str]
+    replay_states: list[str]
+    replay_commands: list[str]
+    replay_replies: list[str]
 
 
 # All of it is known to Redis 7.0, which does not start with a file that names a command it lacks.
@@ -121,19 +125,35 @@ def _names(feeds: Sequence[str], channel: str = ANY) -> _Names:
         directories=[keys.directory(feed) for feed in feeds],
         ticks=[keys.ticks(stream) for stream in streams],
         announcements=[keys.announcements(feed) for feed in feeds],
+        replays=[keys.replay(feed) for feed in feeds],
+        replay_states=[keys.replay_states(feed) for feed in feeds],
+        replay_commands=[keys.replay_commands(feed) for feed in feeds],
+        replay_replies=[keys.replay_replies(feed) for feed in feeds],
     )
 
 
 def _publisher(names: _Names) -> list[Grant]:
+    steering = [*names.replay_commands, *names.replay_replies]
     return [
         Grant(f"{_CONNECT} info time"),
         Grant("evalsha", keys=[*names.metas, *names.histories]),
-        Grant("eval", keys=[*names.epochs, *names.directories]),
-        Grant("hmget hlen hgetall hdel hset", keys=names.metas),
+        Grant(
+            "eval",
+            keys=[
+                *(*names.metas, *names.histories),
+                *(*names.epochs, *names.directories, *names.replays),
+            ],
+        ),
+        Grant("hmget hget hlen hgetall hdel hset", keys=names.metas),
         Grant("xadd xrange xdel pexpire del", keys=names.histories),
         Grant("get set persist", keys=names.epochs),
         Grant("smembers sadd", keys=names.directories),
-        Grant("publish", channels=[*names.ticks, *names.announcements]),
+        Grant("hget hset pexpire del", keys=names.replays),
+        Grant(
+            "publish",
+            channels=[*names.ticks, *names.announcements, *names.replay_states, *steering],
+        ),
+        Grant("subscribe", channels=steering),
     ]
 
 
@@ -166,7 +186,11 @@ def _server(names: _Names) -> list[Grant]:
         Grant("del", keys=names.histories),
         Grant("get set", keys=names.epochs),
         Grant("smembers", read=names.directories),
-        Grant("subscribe", channels=[*names.ticks, *names.announcements, *heartbeats]),
+        Grant("hget", read=names.replays),
+        Grant(
+            "subscribe",
+            channels=[*names.ticks, *names.announcements, *names.replay_states, *heartbeats],
+        ),
         Grant("publish", channels=heartbeats),
         Grant("evalsha", keys=[keys.SEATED_SERVERS, seats, attempts]),
         Grant("zadd zscore zrem zremrangebyscore", keys=[keys.SEATED_SERVERS]),
@@ -183,5 +207,9 @@ def _reader(names: _Names) -> list[Grant]:
         Grant("xrange xrevrange xlen xread", read=names.histories),
         Grant("get", read=names.epochs),
         Grant("smembers sismember scard", read=names.directories),
-        Grant("subscribe psubscribe", channels=[*names.ticks, *names.announcements]),
+        Grant("hget", read=names.replays),
+        Grant(
+            "subscribe psubscribe",
+            channels=[*names.ticks, *names.announcements, *names.replay_states],
+        ),
     ]

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from feed.broker import keys
 from feed.broker.client import translated_errors
 from feed.broker.pipe import Pipe
+from feed.broker.replays import read_state
 from feed.broker.store import Store
 from feed.ticks import DEFAULT_FEED, StreamKey
 
@@ -39,7 +40,8 @@ async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
         await store.streams(feed)
         await store.heads([nowhere])
         await store.history(nowhere, 0)
-        channels += [keys.announcements(feed), keys.ticks(nowhere)]
+        await read_state(client, feed)
+        channels += [keys.announcements(feed), keys.ticks(nowhere), keys.replay_states(feed)]
     await _subscribe(client, channels)
     with translated_errors():
         await client.zrem(keys.SEATED_SERVERS, _NAME)

@@ -74,6 +74,21 @@ class Sender:
         self._epoch = await self._store.epoch(self._feed, keep=True)
         self._reached = dict.fromkeys(await self._store.streams(self._feed), _HAS_A_NUMBERING)
 
+    @property
+    def has_streams(self) -> bool:
+        """Whether a stream of the feed is known."""
+        return bool(self._reached)
+
+    async def begin_epoch(self) -> None:
+        """Number what is sent from now on anew, in every stream. Raises as `send` does.
+
+        When it has failed, the next call goes on with the same epoch.
+        """
+        epoch = await self._store.begin_epoch(self._feed, self._epoch)
+        # The quiet streams as well: nobody should take their latest ticks for those of the present.
+        await self._store.restart(list(self._reached), epoch)
+        self._enter(epoch)
+
     async def close(self) -> None:
         """Close the connection; the next `send` makes another."""
         await self._pipe.close()

@@ -12,8 +12,8 @@ from feed.errors import InvalidSettings, TickcastError
 
 _INTERRUPTED: Final = 130
 _COMMANDS: Final = (
-    "demo", "serve", "publish", "replay", "live", "synth", "bars", "watch", "record", "tape",
-    "load", "keys", "acl",
+    "demo", "serve", "publish", "replay", "replayctl", "live", "synth", "bars", "watch", "record",
+    "tape", "load", "keys", "acl",
 )  # fmt: skip
 
 

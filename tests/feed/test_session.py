@@ -6,10 +6,13 @@ from typing import Any
 import msgpack
 import pytest
 
+from feed.access.entitlements import Entitlements
+from feed.access.grant import Grant, Proof
 from feed.actions import Auth, Subscribe
 from feed.errors import Fault
 from feed.hub import Hub
 from feed.outbox import Outbox
+from feed.playback import MAX, Mode, State
 from feed.session import Session
 from feed.ticks import Encoding, StreamKey, Subscription
 from feed.times import Moment, Time
@@ -313,16 +316,33 @@ def test_a_client_turns_out_to_know_extensions(hub: Hub) -> None:
 def test_configure_answers_with_what_holds(hub: Hub) -> None:
     talk = Talk(hub)
     assert talk.say({"action": "configure"}) == [
-        {"T": "configured", "heartbeat_ms": 0, "stamps": False, "slow": None, "conflate_ms": 0}
-    ]
+        {"T": "configured", "heartbeat_ms": 0, "stamps": False, "slow": None, "conflate_ms": 0,
+         "replay": False}
+    ]  # fmt: skip
     wishes = {"heartbeat_ms": 1000, "stamps": True, "slow": "skip", "conflate_ms": 20}
     assert talk.say({"action": "configure", **wishes, "id": 3}) == [
-        {"T": "configured", **wishes, "id": 3}
+        {"T": "configured", **wishes, "replay": False, "id": 3}
     ]
     assert talk.session.heartbeat_ms == 1000
-    assert talk.say({"action": "configure", "slow": None, "heartbeat_ms": 0}) == [
-        {"T": "configured", **wishes, "slow": None, "heartbeat_ms": 0}
+    assert talk.say({"action": "configure", "slow": None, "heartbeat_ms": 0, "replay": True}) == [
+        {"T": "configured", **wishes, "slow": None, "heartbeat_ms": 0, "replay": True}
     ]
+
+
+def test_who_wants_it_is_told_where_the_replay_stands(hub: Hub) -> None:
+    talk = Talk(hub)
+    state = State(Mode.PLAYING, T0, MAX, T0, Time(T0 + 10**9))
+    talk.session.tell_replay(state)
+    assert talk.sink.take() == []
+    talk.say({"action": "configure", "replay": True})
+    talk.session.tell_replay(state)
+    assert talk.sink.take() == [
+        {"T": "replay", "state": "playing", "position": "2013-09-01T17:00:00.083Z", "speed": "max",
+         "from": "2013-09-01T17:00:00.083Z", "to": "2013-09-01T17:00:01.083Z"}
+    ]  # fmt: skip
+    talk.session.grant = Grant(Proof.KEY, "x", Entitlements(feeds=("another",)))
+    talk.session.tell_replay(state)
+    assert talk.sink.take() == []
 
 
 def test_defaults_hold_for_what_is_subscribed_already(hub: Hub) -> None:

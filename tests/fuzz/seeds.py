@@ -17,7 +17,16 @@ ACTIONS: Final = (
     b'{"action":"list","id":"\\u00e9"}',
     b'{"action":"ping","id":-9223372036854775808}',
     b'{"action":"configure","heartbeat_ms":100,"stamps":true,"slow":null,"conflate_ms":10}',
+    b'{"action":"configure","replay":true}',
     b'{"action":"replay.seek"}',
+)
+REPLAY_COMMANDS: Final = (
+    b'{"do":"pause","id":"x"}',
+    b'{"do":"seek","id":"x","position":"+10m"}',
+    b'{"do":"seek","id":"x","position":1378054800083000000}',
+    b'{"do":"speed","id":"x","speed":2.5}',
+    b'{"do":"speed","id":"x","speed":"max"}',
+    b'{"do":"step","id":"x","ticks":3}',
 )
 TIMES: Final = (
     b"2013-09-01T17:00:00.083Z",

@@ -22,6 +22,7 @@ from feed.access.keyring import parse_keys
 from feed.access.secrets import key_id_of
 from feed.access.tokens import read_key, verify_token
 from feed.actions import Action, Auth, Configure, Subscribe, Unsubscribe, parse_action
+from feed.broker.steering import parse_command
 from feed.errors import (
     AuthFailed,
     BadFrame,
@@ -30,6 +31,7 @@ from feed.errors import (
     InvalidSettings,
     InvalidTape,
     InvalidTick,
+    ReplayFailed,
 )
 from feed.tapes import Tape, TapeWriter
 from feed.tapes.editing import cut
@@ -56,6 +58,7 @@ from tests.fuzz.seeds import (
     KRAKEN,
     LINES,
     MANIFESTS,
+    REPLAY_COMMANDS,
     TAPES,
     TIMES,
 )
@@ -150,6 +153,14 @@ def _check_time(time: Time) -> None:
     assert Time.parse(time.rfc3339()) == time
     packed = msgspec.msgpack.encode(time.ext())
     assert Time.from_wire(msgpack.unpackb(packed)) == time
+
+
+def check_command(data: bytes) -> None:
+    """A command to a replay."""
+    with suppress(ReplayFailed):
+        command = parse_command(data)
+        assert 1 <= len(command.id) <= 64
+        assert parse_command(msgspec.json.encode(command)) == command
 
 
 def check_line(data: bytes) -> None:
@@ -304,6 +315,7 @@ TARGETS: Final = (
     Target("action-bytes", check_action_bytes, _PACKED_ACTIONS),
     Target("time-text", check_time_text, TIMES),
     Target("time-wire", check_time_wire, _PACKED_TIMES),
+    Target("command", check_command, REPLAY_COMMANDS),
     Target("line", check_line, (*_TICKS, *LINES)),
     Target("splitter", check_splitter, (b"\x04a\nbc\n\nd", b"\x01" + b"x" * 12 + b"\ny\n")),
     Target("csv", check_csv, (*CSV, gzip.compress(CSV[0], mtime=0))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from feed.broker import keys
 from feed.broker.acl import READER, SERVER, users
 from feed.broker.client import check_version
 from feed.broker.publisher import Publisher
+from feed.broker.replays import Stage, read_state, steer
+from feed.broker.steering import Command
 from feed.broker.store import Store
 from feed.broker.subscriber import Subscriber
 from feed.cli.common import refuse_unsuitable
 from feed.engine import Engine
+from feed.errors import ReplayFailed
+from feed.playback import Mode, State
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import Bar, StreamKey, Tick
@@ -50,6 +55,8 @@ async def test_a_publisher_does_its_whole_job(store: LockedStore, settings: Sett
             await survive_an_outage(store, publisher, numbered(3))
             await outlive_a_loss(store, publisher, [numbered(4), numbered(5)])
             await remove_what_is_old(store, publisher, numbered(6))
+            await publisher.begin_epoch()
+            await replay_something(client)
         await come_after_many_others(store, client, settings, numbered(7))
     assert await store.refused() == []
     granted = commands_of(users(store.feeds)[user])
@@ -143,6 +150,26 @@ async def remove_what_is_old(
     assert await store.ask("XLEN", keys.history(key)) == 1
 
 
+async def replay_something(client: Redis) -> None:
+    """Play, be steered, and make room for the next."""
+    state = State(Mode.PLAYING, T0, 1.0, T0, T0)
+
+    async def carry_out(command: Command) -> State:
+        return state
+
+    stage = Stage(client, "live")
+    await stage.announce(state)
+    serving = asyncio.create_task(stage.serve(carry_out))
+    try:
+        while True:
+            with suppress(ReplayFailed):  # It may not listen yet.
+                assert await steer(client, "live", {"do": "status"}) == state
+                break
+    finally:
+        await end_tasks([serving])
+    await stage.leave(state)
+
+
 async def come_after_many_others(
     store: LockedStore,
     client: Redis,
@@ -173,6 +200,7 @@ async def test_a_server_does_its_whole_job(store: LockedStore, runtime_dir: Path
         async with running_server(settings, url) as server:
             await look(server.http)
             await watch(server.stream, publisher)
+            await follow_a_replay(server.stream, store)
             await until(lambda: not subscriber_of(server).channels)
             await lose_numbers(server, store)
             async with running_server(settings, url) as another, talking(another.stream):
@@ -206,6 +234,14 @@ async def watch(url: str, publisher: Publisher) -> None:
         async with talking(url) as talk:
             await talk.ask(action="subscribe", trades=["ES"], **how)
             assert [tick["seq"] for tick in await talk.ticks(2)] == [1, 2]
+
+
+async def follow_a_replay(url: str, store: LockedStore) -> None:
+    state = State(Mode.PLAYING, T0, 1.0, T0, T0)
+    async with client_of(store, store.publisher("live")) as client, talking(url) as talk:
+        await Stage(client, "live").announce(state)
+        assert (await talk.ask(action="configure", replay=True))["T"] == "configured"
+        assert (await talk.hear())["T"] == "replay"
 
 
 async def lose_numbers(server: RunningServer, store: LockedStore) -> None:
@@ -245,8 +281,11 @@ async def test_a_reader_may_look(store: LockedStore, settings: Settings) -> None
         assert (await looking.locate([(ES, T0)]))[0].before == 0
         assert (await reader.get(keys.epoch("live"))).decode() == head.epoch
         assert len(await reader.xrevrange(keys.history(ES), count=1)) == 1
+        assert await read_state(client, "live") is None
         async with client.pubsub() as messages:
-            await messages.subscribe(keys.ticks(ES), keys.announcements("live"))
+            await messages.subscribe(
+                keys.ticks(ES), keys.announcements("live"), keys.replay_states("live")
+            )
             await messages.psubscribe(
                 keys.ticks(StreamKey(store.feeds[0] if store.feeds else "*", "*", "*"))
             )

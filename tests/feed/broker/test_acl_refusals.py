@@ -47,6 +47,8 @@ REFUSED = {
         *(f"EVALSHA x 2 {FOREIGN_META} {FOREIGN_HISTORY}", "EVAL x 1 tickcast:{cme}:epoch"),
         *("SREM tickcast:{live}:streams trades/ES", "HGETALL tickcast:seats:{seats}:all"),
         *("GET tickcast:limits:x", "ZADD tickcast:seats:{seats}:servers 1 x"),
+        *("HSET tickcast:{cme}:replay owner x", "PUBLISH tickcast:{cme}:replay:commands x"),
+        *("SUBSCRIBE tickcast:{cme}:replay:replies", "SUBSCRIBE tickcast:{live}:replay:states"),
     ],
     bar_maker_of("live"): [
         *(f"XADD {HISTORY} * b x", f"HSET {META} latest x", f"DEL {HISTORY}"),
@@ -64,6 +66,8 @@ REFUSED = {
         *("SADD tickcast:{live}:streams trades/ES", "SREM tickcast:{live}:streams trades/ES"),
         *("GET tickcast:{other}:epoch", "SUBSCRIBE tickcast:{other}:announcements"),
         *("DEL tickcast:limits:x", "DEL tickcast:seats:{seats}:servers"),
+        *("HSET tickcast:{live}:replay owner x", "SUBSCRIBE tickcast:{live}:replay:commands"),
+        *("PUBLISH tickcast:{live}:replay:commands x", "PUBLISH tickcast:{live}:replay:states x"),
     ],
     READER: [
         *(f"HSET {META} latest x", f"HDEL {META} latest", f"XADD {HISTORY} * b x"),
@@ -73,6 +77,7 @@ REFUSED = {
         *("PUBLISH tickcast:{live/trades/ES}:ticks x", f"EVAL x 1 {META}"),
         *(f"EVALSHA x 2 {META} {HISTORY}", f"FCALL x 1 {META}", "INFO"),
         *("HGETALL tickcast:seats:{seats}:all", "GET tickcast:limits:x", f"HGETALL x{META}"),
+        *("DEL tickcast:{live}:replay", "PUBLISH tickcast:{live}:replay:commands x"),
         *("GET tickcast:{other}:epoch", "SUBSCRIBE tickcast:{other/trades/ES}:ticks"),
     ],
 }

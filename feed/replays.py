@@ -1,0 +1,88 @@
+"""Which clients want to know where the replay of their feed stands, and the telling."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import Final
+
+from redis.asyncio import Redis
+
+from feed.broker import keys
+from feed.broker.client import level_of
+from feed.broker.replays import read_state, unpack_state
+from feed.errors import TickcastError
+from feed.hub import Hub
+from feed.session import Session
+from feed.times import Moment
+from feed.upstream import Upstream
+
+_LOOK_S: Final = 1.0
+
+logger = logging.getLogger("tickcast.replays")
+
+
+class Replays:
+    """The clients that follow the replay of their feed, by feed.
+
+    Only feeds with such clients are listened to.
+    """
+
+    def __init__(self, client: Redis, upstream: Upstream, hub: Hub) -> None:
+        self._client = client
+        self._upstream = upstream
+        self._hub = hub
+        self._followers: dict[str, set[Session]] = {}
+
+    async def follow(self, session: Session) -> None:
+        """Tell a client where the replay stands, now and from now on.
+
+        While Redis is away it is told later.
+        """
+        followers = self._followers.setdefault(session.feed, set())
+        followers.add(session)
+        try:
+            await self._listen(session.feed)
+            state = await read_state(self._client, session.feed)
+        except TickcastError as error:
+            logger.log(level_of(error), "no word of replays for now: %s", error)
+            return
+        if state is not None and session in followers:
+            session.tell_replay(state)
+
+    def forget(self, session: Session) -> None:
+        """A client no longer follows."""
+        followers = self._followers.get(session.feed)
+        if followers is None:
+            return
+        followers.discard(session)
+        if not followers:
+            del self._followers[session.feed]
+            self._upstream.stop_listening(keys.replay_states(session.feed))
+
+    async def keep_up(self) -> None:
+        """Listen to what could not be listened to at first, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for feed in list(self._followers):
+                known = keys.replay_states(feed) in self._upstream.subscriber.channels
+                if known or feed not in self._followers:
+                    continue
+                try:
+                    await self._listen(feed)
+                except TickcastError as error:
+                    logger.log(level_of(error), "no word of replays for now: %s", error)
+
+    async def _listen(self, feed: str) -> None:
+        await self._upstream.listen(keys.replay_states(feed), partial(self._take, feed))
+
+    def _take(self, feed: str, data: bytes) -> None:
+        state = unpack_state(data)
+        if state is None:
+            logger.warning("ignored what is no state of a replay in the feed %s", feed)
+            return
+        # After the ticks that were published before it.
+        self._hub.flush(Moment.now())
+        for session in self._followers.get(feed, ()):
+            session.tell_replay(state)

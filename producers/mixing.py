@@ -1,0 +1,120 @@
+"""What is played of recordings: several in one order, some of their symbols, their first ticks."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import dropwhile, islice
+
+from feed.playback import Source
+from feed.ticks import Coverage, StreamKey, Subscription, Tick, is_pattern
+from feed.times import Time
+
+
+class Merged:
+    """Several sources in one order: by due time, and where that is the same, as they are given."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+
+    @property
+    def first(self) -> Time:
+        """The earliest of all."""
+        return min(source.first for source in self._sources)
+
+    @property
+    def last(self) -> Time:
+        """The latest of all."""
+        return max(source.last for source in self._sources)
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        """All ticks from `start` on."""
+        timed = [_timed(_from(source, start)) for source in self._sources]
+        # Of equal times heapq takes the earlier iterable first.
+        return (tick for _, tick in heapq.merge(*timed, key=_due))
+
+
+class Chosen:
+    """Those ticks of a source whose symbols are wanted.
+
+    Args:
+        patterns: symbols, and prefixes such as `BTC-*`.
+    """
+
+    def __init__(self, source: Source, patterns: Iterable[str]) -> None:
+        self._source = source
+        self._coverage = Coverage(Subscription("", pattern) for pattern in patterns)
+        self._known: dict[str, bool] = {}
+
+    @property
+    def first(self) -> Time:
+        """That of the whole."""
+        return self._source.first
+
+    @property
+    def last(self) -> Time:
+        """That of the whole."""
+        return self._source.last
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        """The wanted ticks."""
+        known = self._known
+        for tick in self._source.read(start):
+            wanted = known.get(tick.symbol)
+            if wanted is None:
+                key = StreamKey("", "", tick.symbol)
+                wanted = known[tick.symbol] = self._coverage.covers(key)
+            if wanted:
+                yield tick
+
+
+class Limited:
+    """The first so many ticks of a source, from wherever it is read: none beyond is looked at."""
+
+    def __init__(self, source: Source, limit: int) -> None:
+        self._source = source
+        self._limit = limit
+
+    @property
+    def first(self) -> Time:
+        """That of the whole."""
+        return self._source.first
+
+    @property
+    def last(self) -> Time:
+        """That of the whole."""
+        return self._source.last
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        """So many ticks."""
+        return islice(_from(self._source, start), self._limit)
+
+
+def parse_patterns(text: str) -> list[str]:
+    """Read `ES,BTC-*`.
+
+    Raises:
+        ValueError: a part is neither a symbol nor a prefix.
+    """
+    patterns = [part.strip() for part in text.split(",")]
+    for pattern in patterns:
+        if not is_pattern(pattern):
+            raise ValueError(f"{pattern[:40]!a} is no symbol")
+    return patterns
+
+
+def _from(source: Source, start: Time | None) -> Iterator[Tick]:
+    ticks = source.read(start)
+    return ticks if start is None else dropwhile(lambda tick: tick.time < start, ticks)
+
+
+def _timed(ticks: Iterator[Tick]) -> Iterator[tuple[int, Tick]]:
+    due: int | None = None
+    for tick in ticks:
+        if due is None or tick.time > due:
+            due = tick.time
+        yield due, tick
+
+
+def _due(timed: tuple[int, Tick]) -> int:
+    return timed[0]

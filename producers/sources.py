@@ -1,0 +1,147 @@
+"""Recordings to replay: files of any kind, told by their content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from feed.errors import InvalidRecording, InvalidTape
+from feed.playback import Source
+from feed.tapes.lines import Head, decode_line
+from feed.tapes.tape import Tape
+from feed.ticks import Tick
+from feed.times import Time
+from producers.captures import CaptureRecording, is_capture
+from producers.compressed import DAMAGE, opened_bytes
+from producers.databento import DatabentoRecording
+from producers.parquet import ParquetRecording
+from producers.recordings import CsvRecording
+
+_HEAD_MAX: Final = 64 * 1024
+_PARQUET_MAGIC: Final = b"PAR1"
+_DBN_MAGIC: Final = b"DBN"
+BadRow = Callable[[int, str], None]
+
+
+def open_recording(
+    path: Path, symbol: str | None, columns: Mapping[str, str], on_bad_row: BadRow
+) -> Source:
+    """A file as what it is, which its content tells.
+
+    Args:
+        symbol, columns, on_bad_row: as `CsvRecording` has them.
+
+    Raises:
+        InvalidRecording: it can't be read.
+    """
+    on_bad_row = _once(on_bad_row)
+    magic = _begin_of(path)
+    if magic == _PARQUET_MAGIC:
+        return ParquetRecording(path, symbol, columns, on_bad_row)
+    if magic.startswith(_DBN_MAGIC):
+        return Reread(path, DatabentoRecording(path, symbol, on_bad_row))
+    if is_tape(path):
+        return TapeRecording(path)
+    if is_capture(path):
+        return Reread(path, CaptureRecording(path, on_bad_row))
+    return CsvRecording(path, symbol, columns, on_bad_row)
+
+
+def _once(on_bad_row: BadRow) -> BadRow:
+    """What is wrong in a file is told when it is met first, not again after a seek."""
+    told = 0
+
+    def tell(line: int, error: str) -> None:
+        nonlocal told
+        if line > told:
+            told = line
+            on_bad_row(line, error)
+
+    return tell
+
+
+class Reread:
+    """A recording that can only be read from its beginning: so it is for every seek.
+
+    Raises:
+        InvalidRecording: it holds no tick, or is damaged.
+    """
+
+    def __init__(self, path: Path, ticks: Iterable[Tick]) -> None:
+        self._path = path
+        self._ticks = ticks
+
+    @cached_property
+    def _span(self) -> tuple[Time, Time]:
+        first = last = None
+        for tick in self._ticks:
+            if first is None or last is None:
+                first = last = tick.time
+            elif tick.time > last:
+                last = tick.time
+        if first is None or last is None:
+            raise InvalidRecording(f"{self._path}: holds no tick")
+        return first, last
+
+    @property
+    def first(self) -> Time:
+        """The time of its first tick."""
+        return self._span[0]
+
+    @property
+    def last(self) -> Time:
+        """The greatest time of its ticks."""
+        return self._span[1]
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        """All of its ticks."""
+        return iter(self._ticks)
+
+
+class TapeRecording:
+    """A tape, whose ticks are numbered anew.
+
+    Raises:
+        InvalidRecording, InvalidTape: it holds no tick, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._tape = Tape.open(path)
+        if self._tape.manifest.first is None:
+            raise InvalidRecording(f"{path}: holds no tick")
+
+    @property
+    def first(self) -> Time:
+        """The least time of its ticks."""
+        return self._tape.first
+
+    @property
+    def last(self) -> Time:
+        """The greatest time of its ticks."""
+        return self._tape.last
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        """The ticks of each stream from its first at or after `start` on."""
+        for tick in self._tape.read(start):
+            tick.seq = None
+            yield tick
+
+
+def _begin_of(path: Path) -> bytes:
+    """The first bytes of what a file holds."""
+    try:
+        with opened_bytes(path) as (content, _):
+            return content.read(4)
+    except (OSError, *DAMAGE):
+        return b""
+
+
+def is_tape(path: Path) -> bool:
+    """Whether a file begins like a tape."""
+    try:
+        with opened_bytes(path) as (content, _):
+            return isinstance(decode_line(content.readline(_HEAD_MAX)), Head)
+    except (OSError, InvalidTape, *DAMAGE):
+        return False

@@ -1,0 +1,243 @@
+"""`tickcast replay` and `replayctl`, as processes, and in a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import sys
+import termios
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from feed.broker.steering import Pause, Resume, Seek, Speed, Step
+from feed.cli.keyboard import split
+from feed.cli.replay_screen import command_of
+from feed.playback import MAX, Mode, State
+from feed.times import Time
+from tests.cli.conftest import Cli, Finished
+from tests.talk import talking
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A trade every ten seconds, for a thousand."""
+    path = tmp_path / "a.csv"
+    rows = "".join(f"{1_378_054_800 + 10 * n},ES,{n},1\n" for n in range(101))
+    path.write_text("time,symbol,price,size\n" + rows)
+    return path
+
+
+@asynccontextmanager
+async def replaying(cli: Cli, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A replay that can be steered; it is ended."""
+    process = await cli.start("replay", *words)
+    try:
+        async with asyncio.timeout(20):
+            while (await steer(cli, "status")).code:
+                assert process.returncode is None
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def steer(cli: Cli, *words: str) -> Finished:
+    return await cli.run("replayctl", *words)
+
+
+async def test_it_is_steered_from_another_process(cli: Cli, recording: Path) -> None:
+    async with cli.serving() as (address, _):
+        none = await steer(cli, "status")
+        assert (none.code, none.err) == (1, "tickcast: no replay plays into the feed live\n")
+        async with replaying(cli, str(recording)):
+            assert (await steer(cli, "pause")).out.startswith("paused at 2013-09-01T17:00:")
+            for words, said in (
+                ("seek 2013-09-01T17:05:00Z", "paused at 2013-09-01T17:05:00Z, 1×, of "),
+                ("step 2", "paused at 2013-09-01T17:05:10Z, "),
+                ("seek -30s", "paused at 2013-09-01T17:04:40Z, "),
+                ("speed max", "paused at 2013-09-01T17:04:40Z, max, "),
+                ("speed 0.5", "paused at 2013-09-01T17:04:40Z, 0.5×, "),
+                ("resume", "playing at 2013-09-01T17:04:40"),
+            ):
+                done = await steer(cli, *words.split())
+                assert done.out.startswith(said), done
+            state = json.loads((await steer(cli, "status", "--json")).out)
+            assert (state["state"], state["speed"]) == ("playing", 0.5)
+            second = await cli.run("replay", str(recording))
+            assert second.code == 1
+            assert second.err.startswith("tickcast: another replay plays into the feed live")
+            async with talking(f"{address.replace('http', 'ws')}/stream") as talk:
+                await talk.ask(action="configure", replay=True)
+                assert (await talk.hear())["speed"] == 0.5
+
+
+async def test_an_interrupt_ends_it_cleanly(cli: Cli, recording: Path) -> None:
+    async with cli.serving(), replaying(cli, str(recording)) as process:
+        process.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(process.communicate(), 10)
+        assert (process.returncode, out, err.strip()) == (130, b"", b"")
+        assert (await steer(cli, "status")).code == 1
+
+
+async def test_hashes_and_parts(cli: Cli, recording: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b.csv"
+    other.write_text("time,symbol,price,size\n1378054805,NQ,1,1\n1378054815,NQ,2,1\n")
+    async with cli.serving():
+        words = ["replay", str(recording), str(other), "--speed", "max", "--hash"]
+        first, second = await cli.run(*words), await cli.run(*words)
+        assert first.code == 0
+        assert first.out == second.out
+        assert [line.split()[1] for line in first.out.splitlines()] == ["trades/ES", "trades/NQ"]
+        assert first.err.startswith("replayed 103 ticks in ")
+        done = await cli.run(*words, "--symbols", "N*", "--from", "+10s", "--to", "-1m")
+        assert done.err.startswith("replayed 1 ticks in ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("replay FILE --from soon", "neither a time nor an offset such as +10m"),
+        ("replay FILE --from 2020-01-01T00:00:00Z", "nothing lies there: the recording goes from "),
+        ("replay FILE --from +10m --to +5m", "nothing lies there"),
+        ("replay FILE --symbols A,,B", "'' is no symbol"),
+        ("replay FILE --retime later", "'later' is not 'now'"),
+        ("replay FILE --retime now --hash", "--hash goes with the times of the recording"),
+        ("replay FILE --speed 0.001", "a speed is a number from 0.01 to 10000, or max"),
+        ("replay", "Missing argument"),
+        ("replayctl seek", "seek takes a value"),
+        ("replayctl seek soon", "neither a time nor an offset"),
+        ("replayctl speed fast", "a speed is a number"),
+        ("replayctl step 0", "a step is 1 to 10000 ticks"),
+        ("replayctl pause 3", "pause takes no value"),
+        ("replayctl dance", "'dance' is not one of"),
+    ],
+)
+async def test_misuse_is_one_line(cli: Cli, recording: Path, words: str, said: str) -> None:
+    done = await cli.run(*words.replace("FILE", str(recording)).split())
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("\n") == 1
+
+
+# --------------------------------------------------------------------------------- a terminal
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both ends of a terminal: ours, and the program's."""
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+# It makes the terminal its own first, as a shell would.
+LAUNCH = (
+    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    " os.execv(sys.executable, [sys.executable, '-m', 'feed.cli', *sys.argv[1:]])"
+)
+
+
+@asynccontextmanager
+async def replay_in_terminal(
+    cli: Cli, ours: int, theirs: int, *words: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LAUNCH, "replay", *words,
+        stdin=theirs, stdout=theirs, stderr=theirs, env={**cli.environment, "TERM": "xterm"},
+    )  # fmt: skip
+    shown = bytearray()
+    asyncio.get_running_loop().add_reader(ours, lambda: shown.extend(os.read(ours, 65_536)))
+    try:
+        async with asyncio.timeout(20):
+            while (await steer(cli, "status")).code:
+                assert process.returncode is None, shown
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        asyncio.get_running_loop().remove_reader(ours)
+
+
+async def until_said(cli: Cli, words: str) -> None:
+    said = ""
+    async with asyncio.timeout(20):
+        while not said.startswith(words):
+            said = (await steer(cli, "status")).out
+
+
+async def test_keys_steer_it_and_the_terminal_is_left_as_it_was(cli: Cli, recording: Path) -> None:
+    with terminal() as (ours, theirs):
+        found = termios.tcgetattr(theirs)
+        async with (
+            cli.serving(),
+            replay_in_terminal(cli, ours, theirs, str(recording)) as process,
+        ):
+            assert not termios.tcgetattr(theirs)[3] & termios.ICANON
+            os.write(ours, b" ")
+            await until_said(cli, "paused at 2013-09-01T17:")
+            await steer(cli, "seek", "2013-09-01T17:05:00Z")
+            for keys, said in (
+                (b"\x1b[C\x1b[C", "paused at 2013-09-01T17:05:20Z, 1×,"),
+                (b"+", "paused at 2013-09-01T17:05:20Z, 2×,"),
+                (b"--", "paused at 2013-09-01T17:05:20Z, 0.5×,"),
+                (b"\x1b[D", "paused at 2013-09-01T17:05:15Z"),
+                (b"s", "paused at 2013-09-01T17:05:20Z"),
+                (b" ", "playing at "),
+            ):
+                os.write(ours, keys)
+                await until_said(cli, said)
+            os.write(ours, b"q")
+            assert await asyncio.wait_for(process.wait(), 10) == 0
+            assert os.get_blocking(theirs)
+            assert termios.tcgetattr(theirs) == found
+
+
+@pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
+async def test_however_it_ends_the_terminal_is_as_it_was(
+    cli: Cli, recording: Path, how: str
+) -> None:
+    with terminal() as (ours, theirs):
+        found = termios.tcgetattr(theirs)
+        async with (
+            cli.serving(),
+            replay_in_terminal(cli, ours, theirs, str(recording)) as process,
+        ):
+            if how == "ctrl-c":
+                os.write(ours, b"\x03")
+            else:
+                process.terminate()
+            assert await asyncio.wait_for(process.wait(), 10) == 130
+            assert termios.tcgetattr(theirs) == found
+
+
+def test_keys_are_told_apart() -> None:
+    assert list(split(" s\x1b[C\x1b[D+q")) == [" ", "s", "right", "left", "+", "q"]
+    assert list(split("\x1b[A")) == []
+    assert list(split("\x1b")) == []
+
+
+def test_what_keys_mean() -> None:
+    state = State(Mode.PLAYING, Time(50 * 10**9), 2.0, Time(0), Time(100 * 10**9))
+    paused, fastest = state._replace(mode=Mode.PAUSED), state._replace(speed=MAX)
+    assert isinstance(command_of(" ", state), Pause)
+    assert isinstance(command_of(" ", paused), Resume)
+    assert command_of("right", state) == Seek(id="key", position=70 * 10**9)
+    assert command_of("left", fastest) == Seek(id="key", position=45 * 10**9)
+    assert command_of("left", state._replace(position=Time(1))) == Seek(id="key", position=0)
+    assert command_of("+", state) == Speed(id="key", speed=5)
+    assert command_of("-", fastest) == Speed(id="key", speed=1000)
+    assert command_of("+", fastest) == Speed(id="key", speed="max")
+    assert command_of("-", state._replace(speed=0.1)) == Speed(id="key", speed=0.1)
+    assert command_of("s", state) == Step(id="key")
+    assert command_of("x", state) is None

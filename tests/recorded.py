@@ -1,0 +1,41 @@
+"""Recordings in memory, to be played."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from msgspec.structs import replace
+
+from feed.ticks import Tick
+from feed.times import NS_PER_SECOND, Time
+from tests.builders import T0, trade
+
+SECOND = NS_PER_SECOND
+
+
+class Recorded:
+    """Trades at so many seconds after T0; each one's price is its place."""
+
+    def __init__(self, *seconds: float, symbol: str = "ES") -> None:
+        self.ticks = [
+            trade(symbol, time=at(each), price=place) for place, each in enumerate(seconds)
+        ]
+
+    @property
+    def first(self) -> Time:
+        return self.ticks[0].time
+
+    @property
+    def last(self) -> Time:
+        return max(tick.time for tick in self.ticks)
+
+    def read(self, start: Time | None) -> Iterator[Tick]:
+        return (replace(tick) for tick in self.ticks)
+
+
+def places(ticks: Sequence[Tick]) -> list[int]:
+    return [int(tick.price) for tick in ticks]  # type: ignore[union-attr]
+
+
+def at(seconds: float) -> Time:
+    return Time(T0 + round(seconds * SECOND))

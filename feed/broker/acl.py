@@ -133,26 +133,29 @@ def _names(feeds: Sequence[str], channel: str = ANY) -> _Names:
 
 
 def _publisher(names: _Names) -> list[Grant]:
-    steering = [*names.replay_commands, *names.replay_replies]
+    """Whoever publishes into a feed may also replay into it, and steer what is replayed."""
+    return [*_publishing(names), *_replaying(names)]
+
+
+def _publishing(names: _Names) -> list[Grant]:
     return [
         Grant(f"{_CONNECT} info time"),
         Grant("evalsha", keys=[*names.metas, *names.histories]),
-        Grant(
-            "eval",
-            keys=[
-                *(*names.metas, *names.histories),
-                *(*names.epochs, *names.directories, *names.replays),
-            ],
-        ),
-        Grant("hmget hget hlen hgetall hdel hset", keys=names.metas),
+        Grant("eval", keys=[*names.metas, *names.histories, *names.epochs, *names.directories]),
+        Grant("hmget hlen hgetall hdel hset", keys=names.metas),
         Grant("xadd xrange xdel pexpire del", keys=names.histories),
         Grant("get set persist", keys=names.epochs),
         Grant("smembers sadd", keys=names.directories),
-        Grant("hget hset pexpire del", keys=names.replays),
-        Grant(
-            "publish",
-            channels=[*names.ticks, *names.announcements, *names.replay_states, *steering],
-        ),
+        Grant("publish", channels=[*names.ticks, *names.announcements]),
+    ]
+
+
+def _replaying(names: _Names) -> list[Grant]:
+    steering = [*names.replay_commands, *names.replay_replies]
+    return [
+        Grant("hget", keys=names.metas),
+        Grant("eval hget hset pexpire del", keys=names.replays),
+        Grant("publish", channels=[*names.replay_states, *steering]),
         Grant("subscribe", channels=steering),
     ]
 
@@ -161,7 +164,7 @@ def _bar_maker(feed: str) -> list[Grant]:
     """A publisher of bars alone, who reads trades."""
     bars, trades = _names([feed], "bars*"), _names([feed], "trades")
     makers, heartbeats = [keys.maker(feed, "bars*")], [keys.heartbeat(ANY)]
-    connect, *publishing = _publisher(bars)
+    connect, *publishing = _publishing(bars)
     return [
         connect,
         *publishing,

@@ -84,7 +84,7 @@ def replay(
     redis_url: str | None,
     config: Path | None,
 ) -> None:
-    """Play recorded ticks into a feed: tapes, Parquet and DBN files, CSV also as .gz and .zst.
+    """Play recorded ticks into a feed: tapes, captures, Parquet, DBN and CSV files.
 
     Several files are played in one order, that of their times. In a terminal, space pauses and goes
     on, the arrows seek, + and - change the speed, s steps and q ends it; from anywhere else

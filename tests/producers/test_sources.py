@@ -19,6 +19,7 @@ from producers.sources import Reread, open_recording
 from tests.builders import T0, trades
 from tests.conftest import ES_TRADES
 from tests.feed.tapes.builders import write
+from tests.producers.venues.recorded import BINANCE, COINBASE, needs_captures
 
 
 def csv(path: Path, *rows: tuple[float, str], pack: object = None) -> Source:
@@ -137,6 +138,16 @@ def test_what_has_no_index_is_read_from_the_beginning(tmp_path: Path) -> None:
     assert list(source.read(Time(T0 + 3))) == ticks
     with pytest.raises(InvalidRecording, match="holds no tick"):
         _ = Reread(tmp_path, []).first
+
+
+@needs_captures
+@pytest.mark.parametrize(("path", "count"), [(COINBASE, 214), (BINANCE, 86)])
+def test_captures_are_told_by_their_content(path: Path, count: int) -> None:
+    source = open_recording(path, None, {}, lambda line, error: pytest.fail(error))
+    ticks = list(source.read(None))
+    assert len(ticks) == count
+    assert (source.first, source.last) == (ticks[0].time, max(tick.time for tick in ticks))
+    assert list(source.read(source.last)) == ticks
 
 
 def test_marks_spare_most_of_the_reading(tmp_path: Path) -> None:

@@ -188,3 +188,15 @@ class InvalidRecording(TickcastError):
 
 class ConnectionFailed(TickcastError):
     """A server that can't be reached, or that turned the client away for good."""
+
+
+class InvalidTape(TickcastError):
+    """A file that is no tape, or a damaged one."""
+
+
+class TapeNotFound(TickcastError):
+    """There is no tape of that name."""
+
+
+class RecordingFailed(TickcastError):
+    """A tape that can't be written: no space, no right, no file any more."""

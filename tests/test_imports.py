@@ -10,14 +10,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
-VOCABULARY = {"ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker"}
+VOCABULARY = {
+    "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "tapes",
+}  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
 # Within feed, a file imports only from rows above its own.
 LAYERS = [
     {"times", "errors", "tasks", "counters", "memory", "logs", "addresses", "rates", "headers"},
     {"ticks"},
-    {"batch", "closest", "delivery", "feeds", "settings", "frames"},
+    {"batch", "closest", "delivery", "feeds", "settings", "frames", "tapes"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"actions", "blocks"},
     {"conduct", "protocol"},

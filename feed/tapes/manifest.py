@@ -1,0 +1,136 @@
+"""The manifest of a tape: what is in it, beside it. No I/O."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from feed.errors import InvalidTape
+from feed.tapes.lines import VERSION, Hole
+from feed.ticks import CHANNELS, Encoding, encode, is_feed_name, is_symbol
+from feed.times import Time
+
+MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024
+"""No writer makes one that is bigger: it begins another tape before."""
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class FrameEntry(NamedTuple):
+    """One frame in the index.
+
+    Attributes:
+        offset: at which byte of the file it begins.
+        ticks: how many it holds.
+        first, last: the least and the greatest time of them, in nanoseconds since the Unix epoch;
+            None without ticks.
+    """
+
+    offset: _Count
+    ticks: _Count
+    first: int | None
+    last: int | None
+
+
+class StreamSummary(Struct, kw_only=True):
+    """What a tape holds of one stream.
+
+    Attributes:
+        first, last: the least and the greatest time of its ticks; None without ticks.
+        first_seq, last_seq: the numbers of its first and its last tick.
+        epoch: of the numbering in which the stream ends; empty where it is not known.
+        seq: where the stream ends: the last number that is accounted for, also by a gap.
+        sha256: of its ticks' lines, see `docs/recording.md`.
+    """
+
+    channel: str
+    symbol: str
+    ticks: _Count
+    first: Time | None = None
+    last: Time | None = None
+    first_seq: int | None = None
+    last_seq: int | None = None
+    epoch: str = ""
+    seq: int | None = None
+    sha256: str
+
+
+class Manifest(Struct, kw_only=True):
+    """What a tape holds.
+
+    Attributes:
+        feed: that was recorded. `source`: where from.
+        first, last: the least and the greatest time of its ticks; None without ticks.
+        bytes: of the file that are its frames.
+        complete: the recording was brought to its end. Else this was read from what there is.
+        content: the hash of its ticks, see `content_hash`.
+        gaps: what is not there, in the tape's order.
+        frames: the index.
+    """
+
+    version: int = VERSION
+    feed: str
+    source: str = ""
+    complete: bool
+    ticks: _Count
+    first: Time | None = None
+    last: Time | None = None
+    bytes: _Count
+    content: str
+    streams: list[StreamSummary]
+    gaps: list[Hole]
+    frames: list[FrameEntry]
+
+
+def _decode_time(kind: type, value: object) -> object:
+    if kind is Time:
+        return Time.from_wire(value)
+    raise NotImplementedError(f"no decoding for {kind.__name__}")
+
+
+_DECODER: Final = msgspec.json.Decoder(Manifest, dec_hook=_decode_time)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """A manifest as a JSON object: a line for each key, and for each stream and gap."""
+    lines = []
+    for name in manifest.__struct_fields__:
+        value = getattr(manifest, name)
+        if name in ("streams", "gaps") and value:
+            rows = b",\n    ".join(encode(each, Encoding.JSON) for each in value)
+            text = b"[\n    " + rows + b"\n  ]"
+        else:
+            text = encode(value, Encoding.JSON)
+        lines.append(b'  "%b": %b' % (name.encode(), text))
+    return b"{\n" + b",\n".join(lines) + b"\n}\n"
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Read what `encode_manifest` wrote.
+
+    Raises:
+        InvalidTape: it is no manifest, or of a version that is not known.
+    """
+    try:
+        manifest = _DECODER.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidTape(f"not a manifest: {error}") from None
+    if manifest.version != VERSION:
+        raise InvalidTape(f"version {manifest.version} of the format, and {VERSION} is known")
+    if not is_feed_name(manifest.feed):
+        raise InvalidTape("not a manifest: no such feed")
+    if not all(each.channel in CHANNELS and is_symbol(each.symbol) for each in manifest.streams):
+        raise InvalidTape("not a manifest: no such stream")
+    _check_frames(manifest)
+    return manifest
+
+
+def _check_frames(manifest: Manifest) -> None:
+    offsets = [each.offset for each in manifest.frames]
+    rising = all(before < after for before, after in pairwise([*offsets, manifest.bytes]))
+    if not rising or (offsets and offsets[0] != 0):
+        raise InvalidTape("not a manifest: its frames are not in order")
+    if any(each.ticks and (each.first is None or each.last is None) for each in manifest.frames):
+        raise InvalidTape("not a manifest: a frame without times")

@@ -1,0 +1,225 @@
+"""Reads a tape."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+from feed.errors import InvalidTape, TapeNotFound
+from feed.tapes.frames import Frame, decompress, frames_at, opened
+from feed.tapes.ledger import Ledger
+from feed.tapes.lines import Head, Hole, Mark, Place, Record, decode_line, encode_tick, received_at
+from feed.tapes.manifest import (
+    MANIFEST_BYTES_MAX,
+    FrameEntry,
+    Manifest,
+    decode_manifest,
+)
+from feed.tapes.names import id_of, manifest_path
+from feed.ticks import Coverage, StreamKey, Tick, channel_of
+from feed.times import Time
+
+_MARKS: Final = (Head, Place, Hole)
+
+
+class Tape:
+    """A recorded tape. It may be read by several at a time, and while it is being written.
+
+    Attributes:
+        id: its name: that of the file, without suffixes.
+        manifest: what it holds; read from the file itself where there is none beside it.
+        torn_bytes: at the end of the file, left behind by a writer that was killed.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, torn_bytes: int = 0) -> None:
+        self.path = path
+        self.id = id_of(path)
+        self.manifest = manifest
+        self.torn_bytes = torn_bytes
+
+    @classmethod
+    def open(cls, path: Path) -> Tape:
+        """Look at a tape. One that has no manifest is read through once.
+
+        Raises:
+            TapeNotFound: there is no such file.
+            InvalidTape: it is no tape, is damaged, or does not go with its manifest.
+        """
+        with opened(path) as number:
+            size = os.fstat(number).st_size
+            manifest = _read_manifest(manifest_path(path))
+            if manifest is None:
+                scan = Scan(path, number)
+                return cls(path, scan.manifest, size - scan.manifest.bytes)
+        if manifest.bytes != size:
+            raise InvalidTape(f"{path}: has {size:,} bytes, and {manifest.bytes:,} by its manifest")
+        return cls(path, manifest)
+
+    @property
+    def first(self) -> Time:
+        """The least time of its ticks; 0 without ticks."""
+        return self.manifest.first or Time(0)
+
+    @property
+    def last(self) -> Time:
+        """The greatest time of its ticks; 0 without ticks."""
+        return self.manifest.last or Time(0)
+
+    def read(self, start: Time | None = None, coverage: Coverage | None = None) -> Iterator[Tick]:
+        """Its ticks, in their order on the tape. Memory is bounded by a frame.
+
+        Args:
+            start: each stream begins with its first tick at or after this time; all that follow in
+                the stream come, whatever their times: as with `start` of a subscription.
+            coverage: of these streams only.
+
+        Raises:
+            InvalidTape: it is damaged, or was changed.
+        """
+        for record in self.records(start, coverage):
+            if not isinstance(record.item, _MARKS):
+                yield record.item
+
+    def records(
+        self,
+        start: Time | None = None,
+        coverage: Coverage | None = None,
+        *,
+        with_rx: bool = False,
+    ) -> Iterator[Record]:
+        """Its lines, as `read` has its ticks; what is no tick comes from where the reading begins.
+
+        Args:
+            with_rx: also say when each was received. Else that is None.
+        """
+        chosen = _Choice(start, coverage)
+        for line in self._lines(self._offset_of(start)):
+            item = decode_line(line)
+            if chosen.has(item):
+                yield Record(item, received_at(line) if with_rx else None)
+
+    def _offset_of(self, start: Time | None) -> int:
+        """Where the first frame begins that may hold a tick at or after a time.
+
+        Times need not rise along a tape, the greatest time so far does: see "The time index" in
+        docs/architecture.md.
+        """
+        frames = [each for each in self.manifest.frames if each.ticks]
+        if start is None or not frames:
+            return 0
+        so_far = list(accumulate((each.last or 0 for each in frames), max))
+        place = bisect_left(so_far, start)
+        return frames[place].offset if place < len(frames) else self.manifest.bytes
+
+    def _lines(self, offset: int) -> Iterator[bytes]:
+        try:
+            with opened(self.path) as number:
+                for frame in frames_at(number, offset, self.manifest.bytes):
+                    if frame.offset != offset:
+                        break
+                    yield from decompress(frame)
+                    offset += len(frame.stored)
+        except OSError as error:
+            raise InvalidTape(f"{self.path}: {error.strerror}") from None
+        except InvalidTape as error:
+            raise InvalidTape(f"{self.path}: {error}") from None
+        if offset != self.manifest.bytes:
+            raise InvalidTape(f"{self.path}: the frame at byte {offset:,} is damaged or missing")
+
+
+class _Choice:
+    """Which lines of a tape are wanted."""
+
+    def __init__(self, start: Time | None, coverage: Coverage | None) -> None:
+        self._start = start
+        self._coverage = coverage
+        self._begun: set[tuple[str, str]] = set()
+        self._covered: dict[tuple[str, str], bool] = {}
+
+    def has(self, item: Tick | Mark) -> bool:
+        if isinstance(item, Head):
+            return True
+        is_mark = isinstance(item, _MARKS)
+        if self._start is None and self._coverage is None:
+            return True
+        channel = item.channel if isinstance(item, Place | Hole) else channel_of(item)
+        stream = (channel, item.symbol)
+        if self._coverage is not None and not self._covers(stream, self._coverage):
+            return False
+        if is_mark or self._start is None or stream in self._begun:
+            return True
+        if isinstance(item, Place | Hole) or item.time < self._start:
+            return False
+        self._begun.add(stream)
+        return True
+
+    def _covers(self, stream: tuple[str, str], coverage: Coverage) -> bool:
+        known = self._covered.get(stream)
+        if known is None:
+            known = self._covered[stream] = coverage.covers(StreamKey("", *stream))
+        return known
+
+
+class Scan:
+    """Reads a tape's file through, as far as its frames are whole.
+
+    Raises:
+        InvalidTape: it is no tape.
+    """
+
+    def __init__(self, path: Path, number: int, end: int | None = None) -> None:
+        self.ledger = Ledger()
+        self._frames: list[FrameEntry] = []
+        self._bytes = 0
+        try:
+            for frame in frames_at(number, 0, end):
+                # What a machine has left behind that went down may be whole and yet nonsense.
+                try:
+                    lines = decompress(frame)
+                except InvalidTape:
+                    break
+                self._take(frame, lines)
+        except OSError as error:
+            raise InvalidTape(f"{path}: {error.strerror}") from None
+        except InvalidTape as error:
+            raise InvalidTape(f"{path}: {error}") from None
+        if self.ledger.head is None:
+            raise InvalidTape(f"{path}: not a tape")
+
+    def _take(self, frame: Frame, lines: Iterable[bytes]) -> None:
+        times: list[int] = []
+        for line in lines:
+            item = decode_line(line)
+            if isinstance(item, Head | Place | Hole):
+                self.ledger.take_mark(item)
+                continue
+            if self.ledger.head is None:
+                raise InvalidTape("does not begin with the head of a tape")
+            self.ledger.take_tick(item, encode_tick(item, None)[1])
+            times.append(int(item.time))
+        self._frames.append(
+            FrameEntry(frame.offset, len(times), min(times, default=None), max(times, default=None))
+        )
+        self._bytes += len(frame.stored)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the file holds, as its writer would have said it."""
+        return self.ledger.manifest(self._frames, self._bytes, complete=False)
+
+
+def _read_manifest(path: Path) -> Manifest | None:
+    try:
+        with opened(path) as number:
+            if os.fstat(number).st_size > MANIFEST_BYTES_MAX:
+                raise InvalidTape(f"{path}: too big for a manifest")
+            with os.fdopen(os.dup(number), "rb") as file:
+                return decode_manifest(file.read(MANIFEST_BYTES_MAX))
+    except TapeNotFound:
+        return None
+    except OSError as error:
+        raise InvalidTape(f"{path}: {error.strerror}") from None

@@ -1,0 +1,233 @@
+"""Writes a tape: a frame for each flush, and a manifest at the end."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from feed.errors import RecordingFailed
+from feed.tapes.frames import compress
+from feed.tapes.ledger import Ledger
+from feed.tapes.lines import Head, Hole, Mark, Place, encode_mark, encode_tick
+from feed.tapes.manifest import FrameEntry, encode_manifest
+from feed.tapes.names import manifest_path
+from feed.ticks import Tick
+
+BLOCK_BYTES: Final = 1024 * 1024
+"""Lines above it begin another frame, however soon the next flush is."""
+ENTRIES_MAX: Final = 200_000
+"""Frames and gaps of one tape: its manifest has to stay of a size that can be read at once."""
+
+
+class Block:
+    """Lines that will be one frame."""
+
+    __slots__ = ("first", "last", "lines", "size", "ticks")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.size = 0
+        self.ticks = 0
+        self.first: int | None = None
+        self.last: int | None = None
+
+    def add(self, line: bytes) -> None:
+        """Add a line."""
+        self.lines.append(line)
+        self.size += len(line)
+
+    def add_tick(self, line: bytes, time: int) -> None:
+        """Add the line of a tick of that time, a plain number here and in the index."""
+        self.add(line)
+        self.ticks += 1
+        if self.first is None or self.last is None:
+            self.first = self.last = time
+        elif time > self.last:
+            self.last = time
+        elif time < self.first:
+            self.first = time
+
+
+class TapeWriter:
+    """One tape being written.
+
+    A finished flush is on the disk: it outlives the process and the machine. What was not flushed
+    is lost with either.
+
+    Attributes:
+        ledger: what the tape holds, with what is not flushed yet.
+        stored_bytes: of the file.
+        waiting_bytes: of lines that are not flushed yet.
+
+    Args:
+        path: of the file, which must not exist yet.
+        feed: the name of the feed. source: where the ticks come from.
+
+    Raises:
+        RecordingFailed: the file can't be made.
+    """
+
+    def __init__(self, path: Path, feed: str, source: str = "") -> None:
+        self.path = path
+        self.ledger = Ledger()
+        self.stored_bytes = 0
+        self.waiting_bytes = 0
+        self._frames: list[FrameEntry] = []
+        self._block = Block()
+        self._full: list[Block] = []
+        with _told(path):
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            _sync_directory(path.parent)
+        self.mark(Head(version=1, feed=feed, source=source))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether another tape should be begun, for the sake of the manifest."""
+        return len(self._frames) + len(self.ledger.gaps) >= ENTRIES_MAX
+
+    # -- lines
+
+    def tick(self, tick: Tick, rx: int | None = None, why_missing: str = "missing") -> None:
+        """Add a tick, and before it a gap where it does not follow the stream's last number.
+
+        Args:
+            rx: when it was received, in nanoseconds since the Unix epoch.
+            why_missing: the reason of such a gap.
+        """
+        stream = self.ledger.stream_of(tick)
+        if (missing := stream.missing_before(tick)) is not None:
+            self.mark(
+                Hole(
+                    channel=stream.channel, symbol=stream.symbol, first_seq=missing[0],
+                    last_seq=missing[1], reason=why_missing, rx=rx,
+                )
+            )  # fmt: skip
+        line, content = encode_tick(tick, rx)
+        self.ledger.take_tick(tick, content)
+        self._block.add_tick(line, int(tick.time))
+        self._added(line)
+
+    def mark(self, mark: Mark) -> None:
+        """Add a line that is no tick."""
+        self.ledger.take_mark(mark)
+        line = encode_mark(mark)
+        self._block.add(line)
+        self._added(line)
+
+    def place(self, channel: str, symbol: str, epoch: str, seq: int, rx: int | None = None) -> None:
+        """Say where a stream stands."""
+        self.mark(Place(channel=channel, symbol=symbol, epoch=epoch, seq=seq, rx=rx))
+
+    def _added(self, line: bytes) -> None:
+        self.waiting_bytes += len(line)
+        if self._block.size >= BLOCK_BYTES:
+            self._full.append(self._block)
+            self._block = Block()
+
+    # -- the file
+
+    def take(self) -> list[Block]:
+        """What waits, for `write`, which another thread may call."""
+        blocks = self._full
+        if self._block.lines:
+            blocks.append(self._block)
+            self._block = Block()
+        self._full = []
+        return blocks
+
+    def write(self, blocks: list[Block]) -> None:
+        """Write blocks, and see to it that they are on the disk.
+
+        Raises:
+            RecordingFailed: it did not work. What was written before is left as it was.
+        """
+        if not blocks:
+            return
+        with _told(self.path):
+            for block in blocks:
+                frame = compress(b"".join(block.lines))
+                self._append(frame)
+                self._frames.append(
+                    FrameEntry(self.stored_bytes, block.ticks, block.first, block.last)
+                )
+                self.stored_bytes += len(frame)
+                self.waiting_bytes -= block.size
+            os.fsync(self._file)
+
+    def _append(self, frame: bytes) -> None:
+        if os.fstat(self._file).st_nlink == 0:
+            raise RecordingFailed(f"{self.path}: has been deleted")
+        rest = memoryview(frame)
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, self.stored_bytes)
+            raise
+
+    def flush(self) -> None:
+        """Write what waits; raises as `write` does."""
+        self.write(self.take())
+
+    def close(self) -> None:
+        """Flush, and write the manifest.
+
+        Raises:
+            RecordingFailed: it did not work. Then there is no manifest, and what was flushed can be
+                read without one.
+        """
+        try:
+            self.flush()
+            manifest = self.ledger.manifest(self._frames, self.stored_bytes, complete=True)
+            write_atomically(manifest_path(self.path), encode_manifest(manifest))
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the file, as it is."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whatever happens.
+
+    Raises:
+        RecordingFailed: it can't be written.
+    """
+    with _told(path):
+        number, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(number, 0o644)
+                os.fsync(number)
+            Path(temporary).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(temporary).unlink()
+            raise
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordingFailed(f"{path}: {error.strerror or error}") from None

@@ -200,3 +200,7 @@ class TapeNotFound(TickcastError):
 
 class RecordingFailed(TickcastError):
     """A tape that can't be written: no space, no right, no file any more."""
+
+
+class ReplayFailed(TickcastError):
+    """A replay that can't begin, or that can't be steered."""

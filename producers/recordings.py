@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import re
-import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Final, Literal
@@ -17,11 +12,8 @@ from typing import BinaryIO, Final, Literal
 from feed.errors import InvalidRecording, InvalidTick
 from feed.ticks import Quote, Tick, Trade, validate
 from feed.times import NS_PER_SECOND, Time
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from producers.compressed import DAMAGE, opened, opened_text
+from producers.marks import CountedLines, Marks
 
 _COLUMN_NAMES: Final[Mapping[str, frozenset[str]]] = {
     "time": frozenset(
@@ -43,10 +35,7 @@ _SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
     "s": "S", "sell": "S", "seller": "S", "ask": "S", "a": "S",
 }  # fmt: skip
 _SECONDS_MAX: Final = 10**11
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
-_DAMAGE: Final = (EOFError, zlib.error, zstd.ZstdError, csv.Error)
-"""What is raised where a file is cut off, or its compression or its quotes make no sense."""
+_ROWS_PER_REPORT: Final = 20_000
 
 
 class CsvRecording:
@@ -59,7 +48,7 @@ class CsvRecording:
         symbol: the symbol of rows that name none.
         columns: which column holds what, where its name does not say so: `{"time": "when"}`.
         on_bad_row: called with the line number and the error of each row that is no tick; such rows
-            are left out.
+            are left out. Of rows that are read again it is not told again.
 
     Raises:
         InvalidRecording: the file can't be read, or lacks columns.
@@ -76,16 +65,21 @@ class CsvRecording:
         self._symbol = symbol
         self._columns = columns or {}
         self._on_bad_row = on_bad_row
+        self._told_line = 0
         self._file: BinaryIO | None = None
+        self._span: tuple[Time, Time] | None = None
+        self._marks = Marks()
         try:
             self.size_bytes = path.stat().st_size
-            with _opened(path) as (lines, _):
-                self._layout = _Layout(_read_header(lines), self._columns, symbol)
+            with opened_text(path) as (lines, _):
+                header = lines.readline()
+                self._delimiter = _delimiter_of(header)
+                self._layout = _Layout(_read_header(header), self._columns, symbol)
         except OSError as error:
             raise InvalidRecording(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
             raise InvalidRecording(f"{path}: neither text nor compressed text") from None
-        except (InvalidRecording, ValueError, *_DAMAGE) as error:
+        except (InvalidRecording, ValueError, *DAMAGE) as error:
             raise InvalidRecording(f"{path}: {error}") from None
 
     @property
@@ -93,29 +87,107 @@ class CsvRecording:
         """How far into the file, as stored, the reading has come."""
         return self._file.tell() if self._file else 0
 
-    def __iter__(self) -> Iterator[Tick]:
-        with _opened(self._path) as (lines, stored):
+    # -- as a source, after a `scan`
+
+    @property
+    def first(self) -> Time:
+        """The time of the first row that has one."""
+        return self._scanned()[0]
+
+    @property
+    def last(self) -> Time:
+        """The greatest time of a row."""
+        return self._scanned()[1]
+
+    def _scanned(self) -> tuple[Time, Time]:
+        if self._span is None:
+            self.scan()
+        assert self._span is not None
+        return self._span
+
+    def scan(self, on_progress: Callable[[], None] = lambda: None) -> None:
+        """Read the times of all rows, and note places from which to read on.
+
+        Where the file is damaged, it ends for this; reading the rows tells.
+
+        Args:
+            on_progress: called now and then; `position_bytes` moves.
+
+        Raises:
+            InvalidRecording: no row has a time.
+        """
+        first: int | None = None
+        greatest = 0
+        marks = Marks()
+        with opened(self._path) as (content, stored):
             self._file = stored
-            rows = csv.reader(lines, delimiter=_delimiter_of(lines.readline()))
+            lines = CountedLines(content)
+            texts = iter(lines)
+            next(texts, "")
+            rows = csv.reader(texts, delimiter=self._delimiter)
+            try:
+                for row in rows:
+                    try:
+                        time = self._layout.time_of(row)
+                    except (ValueError, IndexError):
+                        continue
+                    if first is None:
+                        first = greatest = time
+                    elif time > greatest:
+                        greatest = time
+                    marks.pass_row(greatest, lines.offset, rows.line_num + 1)
+                    if not rows.line_num % _ROWS_PER_REPORT:
+                        on_progress()
+            except (OSError, UnicodeDecodeError, *DAMAGE):
+                pass
+            finally:
+                self._file = None
+        if first is None:
+            raise InvalidRecording(f"{self._path}: no row has a time")
+        if not lines.countable:
+            marks.forget()
+        self._span, self._marks = (Time(first), Time(greatest)), marks
+
+    def read(self, start: Time | None = None) -> Iterator[Tick]:
+        """The ticks in the file's order, from some place before those of `start` on.
+
+        Raises:
+            InvalidRecording: the file turns out to be damaged.
+        """
+        mark = None if start is None else self._marks.before(start)
+        with opened_text(self._path, mark.offset if mark else 0) as (lines, stored):
+            self._file = stored
+            if mark is None:
+                lines.readline()
+            rows = csv.reader(lines, delimiter=self._delimiter)
+            before = mark.line if mark else 1
             try:
                 for row in rows:
                     if row:
-                        yield from self._read_row(row, rows.line_num + 1)
-            except (OSError, UnicodeDecodeError, *_DAMAGE) as error:
+                        yield from self._read_row(row, rows.line_num + before)
+            except (OSError, UnicodeDecodeError, *DAMAGE) as error:
                 raise InvalidRecording(
-                    f"{self._path}: damaged after line {rows.line_num + 1}: {error}"
+                    f"{self._path}: damaged after line {rows.line_num + before}: {error}"
                 ) from None
             finally:
                 self._file = None
+
+    def __iter__(self) -> Iterator[Tick]:
+        return self.read()
 
     def _read_row(self, row: list[str], line: int) -> Sequence[Tick]:
         try:
             return self._layout.read(row)
         except IndexError:
-            self._on_bad_row(line, f"has only {len(row)} columns")
+            self._tell(line, f"has only {len(row)} columns")
         except (ValueError, InvalidTick) as error:
-            self._on_bad_row(line, str(error))
+            self._tell(line, str(error))
         return ()
+
+    def _tell(self, line: int, error: str) -> None:
+        if line > self._told_line:
+            self._told_line = line
+            self._on_bad_row(line, error)
 
 
 class _Layout:
@@ -138,15 +210,20 @@ class _Layout:
         if symbol is None and "symbol" not in places:
             raise InvalidRecording("no symbol column; name the symbol with --symbol")
         self._clock_column = _separate_clock(header, places["time"])
+        self._time_column = places["time"]
         self._places = places
+
+    def time_of(self, row: list[str]) -> Time:
+        """The time of one row; raises ValueError or IndexError."""
+        text = row[self._time_column]
+        if self._clock_column is not None:
+            text = f"{text} {row[self._clock_column]}"
+        return read_time(text.strip())
 
     def read(self, row: list[str]) -> Sequence[Tick]:
         """The ticks of one row; raises ValueError, IndexError or InvalidTick."""
         places = self._places
-        text = row[places["time"]]
-        if self._clock_column is not None:
-            text = f"{text} {row[self._clock_column]}"
-        time = read_time(text.strip())
+        time = self.time_of(row)
         symbol = row[places["symbol"]].strip() if "symbol" in places else self._symbol or ""
         found: list[Tick] = []
         if self._has_trades and row[places["price"]].strip():
@@ -256,11 +333,8 @@ def _separate_clock(header: list[str], time_column: int) -> int | None:
     return None
 
 
-def _read_header(lines: io.TextIOBase) -> list[str]:
-    first = lines.readline()
-    header = [
-        name.strip() for name in next(csv.reader([first], delimiter=_delimiter_of(first)), [])
-    ]
+def _read_header(line: str) -> list[str]:
+    header = [name.strip() for name in next(csv.reader([line], delimiter=_delimiter_of(line)), [])]
     if not header:
         raise InvalidRecording("empty")
     return header
@@ -268,18 +342,3 @@ def _read_header(lines: io.TextIOBase) -> list[str]:
 
 def _delimiter_of(header: str) -> str:
     return max(",;\t|", key=header.count)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[io.TextIOWrapper, BinaryIO]]:
-    """The file's lines, and the file below the decompression, whose position tells the progress."""
-    with path.open("rb") as stored:
-        magic = stored.read(4)
-        stored.seek(0)
-        data: BinaryIO = stored
-        if magic.startswith(_GZIP_MAGIC):
-            data = gzip.GzipFile(fileobj=stored)  # type: ignore[assignment]
-        elif magic == _ZSTD_MAGIC:
-            data = zstd.ZstdFile(stored)  # type: ignore[assignment]
-        with io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as lines:
-            yield lines, stored

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
 VOCABULARY = {
-    "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "tapes",
+    "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "playback",
+    "tapes",
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
@@ -19,7 +20,7 @@ VOCABULARY = {
 LAYERS = [
     {"times", "errors", "tasks", "counters", "memory", "logs", "addresses", "rates", "headers"},
     {"ticks"},
-    {"batch", "closest", "delivery", "feeds", "settings", "frames", "tapes"},
+    {"batch", "closest", "delivery", "feeds", "settings", "frames", "playback", "tapes"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"actions", "blocks"},
     {"conduct", "protocol"},
@@ -41,7 +42,8 @@ LAYERS = [
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
     "closest", "conduct", "counters", "delivery", "errors", "feeds", "follower", "frames", "hub",
-    "outbox", "pieces", "positions", "protocol", "rates", "recovery", "session", "streams", "ticks",
+    "outbox", "pieces", "playback", "positions", "protocol", "rates", "recovery", "session",
+    "streams", "ticks",
 }  # fmt: skip
 
 

@@ -51,6 +51,26 @@ def announcements(feed: str) -> str:
     return f"{_PREFIX}{{{feed}}}:announcements"
 
 
+def replay(feed: str) -> str:
+    """Hash: who plays into the feed (`owner`), and its `state`, while it does."""
+    return f"{_PREFIX}{{{feed}}}:replay"
+
+
+def replay_states(feed: str) -> str:
+    """Channel: the state of the feed's replay, on every change and once a second."""
+    return f"{_PREFIX}{{{feed}}}:replay:states"
+
+
+def replay_commands(feed: str) -> str:
+    """Channel: commands to the feed's replay."""
+    return f"{_PREFIX}{{{feed}}}:replay:commands"
+
+
+def replay_replies(feed: str) -> str:
+    """Channel: its replies to them."""
+    return f"{_PREFIX}{{{feed}}}:replay:replies"
+
+
 def heartbeat(name: str) -> str:
     """Channel: a server's messages to itself, by which it knows that messages come."""
     return f"{_PREFIX}heartbeat:{name}"

@@ -98,6 +98,11 @@ class Publisher:
         return self._waiting.dropped_ticks
 
     @property
+    def has_streams(self) -> bool:
+        """Whether something was published into the feed, as far as is known here."""
+        return self._sender.has_streams
+
+    @property
     def is_away(self) -> bool:
         """Whether Redis can't be reached just now."""
         return self._outage is not None
@@ -148,6 +153,24 @@ class Publisher:
         self._raise_failure()
         await self._idle.wait()
         self._raise_failure()
+
+    async def begin_epoch(self) -> None:
+        """Begin a new numbering of the feed, after all that was taken so far.
+
+        While Redis is away it waits for it. Raises as `publish` does.
+        """
+        await self.drain()
+        delay = _BACKOFF_FIRST_S
+        while True:
+            try:
+                await self._sender.begin_epoch()
+                break
+            except BrokerUnavailable as error:
+                self._go_away(error)
+                await self._sender.hang_up()
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, _BACKOFF_MAX_S)
+        self._come_back()
 
     async def drain_or_give_up(self, patience_s: float) -> None:
         """Wait only so long. Then the publisher is done for, as after any other failure.

@@ -74,6 +74,19 @@ class Sender:
         self._epoch = await self._store.epoch(self._feed, keep=True)
         self._reached = dict.fromkeys(await self._store.streams(self._feed), _HAS_A_NUMBERING)
 
+    @property
+    def has_streams(self) -> bool:
+        """Whether a stream of the feed is known."""
+        return bool(self._reached)
+
+    async def begin_epoch(self) -> None:
+        """Number what is sent from now on anew. Raises as `send` does.
+
+        A stream enters the new epoch with its next batch. A server that hears of that has all
+        others enter it too.
+        """
+        self._enter(await self._store.begin_epoch(self._feed, self._epoch))
+
     async def close(self) -> None:
         """Close the connection; the next `send` makes another."""
         await self._pipe.close()

@@ -11,7 +11,9 @@ import click
 from feed.errors import InvalidSettings, TickcastError
 
 _INTERRUPTED: Final = 130
-_COMMANDS: Final = ("demo", "serve", "publish", "replay", "synth", "watch", "load", "keys", "acl")
+_COMMANDS: Final = (
+    "demo", "serve", "publish", "replay", "replayctl", "synth", "watch", "load", "keys", "acl",
+)  # fmt: skip
 
 
 class _Commands(click.Group):

@@ -148,6 +148,21 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 @asynccontextmanager
+async def open_client(settings: Settings) -> AsyncIterator[Redis]:
+    """A client of the configured store, or of the embedded one that runs.
+
+    Raises:
+        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is none to be had.
+    """
+    client = make_client(await find_store(settings))
+    try:
+        await check_version(client)
+        yield client
+    finally:
+        await client.aclose()
+
+
+@asynccontextmanager
 async def open_publisher(
     settings: Settings, feed: str, *, waits: bool = False
 ) -> AsyncIterator[Publisher]:

@@ -9,6 +9,9 @@ from typing import Final
 
 import click
 
+from feed.playback import place, read_speed
+from feed.times import Time
+
 
 class Rate(click.ParamType[float]):
     """Ticks per second: a finite number above 0."""
@@ -84,3 +87,32 @@ class Share(click.ParamType[float]):
         if not 0 <= share <= 1:
             self.fail(f"{value!a} is no share from 0% to 100%", param, ctx)
         return share
+
+
+class Speed(click.ParamType[float]):
+    """How many times as fast as it happened, or `max`."""
+
+    name = "speed"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            return read_speed(value)
+        except ValueError as error:
+            self.fail(f"{value!a}: {error}", param, ctx)
+
+
+class Place(click.ParamType[str]):
+    """A point in a recording: a time, or an offset from its beginning or its end."""
+
+    name = "time"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        try:
+            place(value, Time(0))
+        except ValueError as error:
+            self.fail(f"{value!a}: {error}", param, ctx)
+        return str(value)

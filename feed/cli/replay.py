@@ -1,158 +1,190 @@
-"""`tickcast replay`: a recorded file, in its own rhythm or faster."""
+"""`tickcast replay`: recorded files, in their own rhythm or faster, steered while they play."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Final, Literal
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
+from feed.broker.replays import Stage
 from feed.cli.common import (
     BadInput,
     config_option,
     feed_option,
+    open_client,
     open_publisher,
     redis_option,
     run,
 )
-from feed.cli.parameters import Rate
+from feed.cli.parameters import Place, Rate, Speed
+from feed.cli.replay_screen import shown
+from feed.playback import Deck, Source, place
 from feed.settings import Settings, load_settings
-from feed.ticks import Tick, is_symbol
-from producers.pacing import Pacer, play
+from feed.tasks import end_tasks
+from feed.ticks import is_symbol
+from feed.times import Time
 from producers.recordings import CsvRecording, parse_columns
+from producers.replaying import Order, Replay
+from producers.sources import Chosen, Merged, open_recording, parse_patterns
 
-
-class Speed(click.ParamType[float | None]):
-    """A factor above 0, or `max`."""
-
-    name = "speed"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float | None:
-        if value == "max":
-            return None
-        try:
-            speed = float(str(value))
-        except ValueError:
-            speed = 0.0
-        if not 0.01 <= speed <= 10_000:
-            self.fail(f"{value!a} is neither a number from 0.01 to 10000 nor max", param, ctx)
-        return speed
+_SCAN_SHOWN_S: Final = 0.5
 
 
 @click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--symbol", help="Symbol of rows that name none.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
+@click.option("--symbol", help="Symbol of CSV rows that name none.")
 @click.option("--columns", metavar="WHAT=NAME,…",
-              help="Which column holds what, if names do not say: time=When,price=Px")  # fmt: skip
+              help="Which CSV column is what, if names don't say: time=When,price=Px")  # fmt: skip
+@click.option("--symbols", metavar="SYMBOL,…", help="Only these; BTC-* is a prefix.")
 @click.option("--speed", type=Speed(), default="1", show_default=True, metavar="FACTOR|max",
-              help="Divides the recorded spacing.")  # fmt: skip
+              help="How many times as fast as it happened.")  # fmt: skip
+@click.option("--from", "start", type=Place(), metavar="TIME",
+              help="Begin there: 2013-09-02T13:00:00Z, +10m after the beginning, -1h before the"
+                   " end.")  # fmt: skip
+@click.option("--to", "end", type=Place(), metavar="TIME", help="End there.")
+@click.option("--loop", is_flag=True, help="Begin again at the end.")
+@click.option("--stay", is_flag=True, help="Stay at the end, to be sent back.")
+@click.option("--retime", type=click.Choice(["now"]),
+              help="Give ticks the time at which they are due in place of their own.")  # fmt: skip
 @click.option("--max-rate", type=Rate(), metavar="TICKS",
               help="At most that many ticks per second, evenly.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
 @click.option("--strict", is_flag=True, help="Stop at the first bad row.")
+@click.option("--hash", "hashed", is_flag=True,
+              help="Print the SHA-256 of each stream's ticks.")  # fmt: skip
 @feed_option
 @redis_option
 @config_option
 def replay(
-    file: Path,
+    files: Sequence[Path],
     symbol: str | None,
     columns: str | None,
-    speed: float | None,
+    symbols: str | None,
+    speed: float,
+    start: str | None,
+    end: str | None,
+    loop: bool,
+    stay: bool,
+    retime: Literal["now"] | None,
     max_rate: float | None,
     limit: int | None,
     strict: bool,
+    hashed: bool,
     feed: str,
     redis_url: str | None,
     config: Path | None,
 ) -> None:
-    """Publish the trades and quotes of a CSV file (also .gz and .zst).
+    """Play recorded ticks into a feed: CSV files, also .gz and .zst.
 
-    Columns are found by their usual names: time or timestamp, price, size or volume, symbol, side,
-    bid, ask, bid_size, ask_size. Times keep all their digits.
+    Several files are played in one order, that of their times. In a terminal, space pauses and goes
+    on, the arrows seek, + and - change the speed, s steps and q ends it; from anywhere else
+    `tickcast replayctl` steers it.
+
+    Columns of CSV are found by their usual names: time or timestamp, price, size or volume, symbol,
+    side, bid, ask, bid_size, ask_size. Times keep all their digits.
     """
     settings = load_settings(config, redis_url=redis_url)
     if symbol is not None and not is_symbol(symbol):
         raise click.BadParameter(f"{symbol!a} is no symbol", param_hint="--symbol")
+    if hashed and retime:
+        raise click.UsageError("--hash goes with the times of the recording, not with --retime")
     try:
         mapping = parse_columns(columns) if columns else {}
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--columns") from None
-    bad = BadInput(str(file), strict)
-    recording = CsvRecording(file, symbol, mapping, bad.report)
-    pacer = Pacer(speed, max_rate)
-    run(_replay(settings, feed, recording, limit, pacer, bad))
+    bad = [BadInput(str(file), strict) for file in files]
+    recordings = [
+        open_recording(file, symbol, mapping, each.report)
+        for file, each in zip(files, bad, strict=True)
+    ]
+    source = _choose(recordings, symbols)
+    order = Order(retime is not None, max_rate, limit, stay, hashed)
+    deck = _deck(source, speed, start, end, loop)
+    run(_replay(settings, feed, deck, order, bad))
+
+
+def _choose(recordings: Sequence[Source], symbols: str | None) -> Source:
+    """What is to be played of recordings."""
+    for recording in recordings:
+        if isinstance(recording, CsvRecording):
+            _scan(recording)
+    source = recordings[0] if len(recordings) == 1 else Merged(recordings)
+    if symbols is None:
+        return source
+    try:
+        return Chosen(source, parse_patterns(symbols))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--symbols") from None
+
+
+def _scan(recording: CsvRecording) -> None:
+    """Find out from when to when it goes; with a bar where that takes long."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        bar: Progress | None = None
+
+        def on_progress() -> None:
+            nonlocal bar
+            if bar is None and sys.stderr.isatty() and time.monotonic() - began > _SCAN_SHOWN_S:
+                columns = ("looking through the file", BarColumn(), TimeRemainingColumn())
+                bar = stack.enter_context(
+                    Progress(*columns, console=Console(stderr=True), transient=True)
+                )
+                bar.add_task("", total=recording.size_bytes)
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=recording.position_bytes)
+
+        recording.scan(on_progress)
+
+
+def _deck(source: Source, speed: float, start: str | None, end: str | None, loop: bool) -> Deck:
+    try:
+        return Deck(
+            source,
+            time.monotonic(),
+            speed=speed,
+            start=_place(start, source),
+            end=_place(end, source),
+            loop=loop,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _place(text: str | None, source: Source) -> Time | None:
+    if text is None:
+        return None
+    return place(text, source.last if text.startswith("-") else source.first)
 
 
 async def _replay(
-    settings: Settings,
-    feed: str,
-    recording: CsvRecording,
-    limit: int | None,
-    pacer: Pacer,
-    bad: BadInput,
+    settings: Settings, feed: str, deck: Deck, order: Order, bad: Sequence[BadInput]
 ) -> None:
-    began = time.monotonic()
-    async with open_publisher(settings, feed, waits=True) as publisher:
-        with _progress(recording, limit) as on_progress:
-            count = await play(islice(recording, limit), publisher, pacer, on_progress)
-    took = time.monotonic() - began
-    bad.fail_if_any(count)
-    click.echo(f"replayed {count:,} ticks in {took:.1f} s ({count / took:,.0f} ticks/s)", err=True)
-
-
-@contextmanager
-def _progress(recording: CsvRecording, limit: int | None) -> Iterator[Callable[[Tick, int], None]]:
-    """A bar on the terminal: share done, position in the recording, ticks/s, speed, time left."""
-    if not sys.stderr.isatty():
-        yield lambda tick, count: None
-        return
-    with Progress(
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TextColumn("{task.fields[position]}", style="cyan"),
-        TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        refresh_per_second=5,
-        transient=True,
-    ) as bar:
-        task = bar.add_task("", total=limit or recording.size_bytes, position="", figures="")
-        meter = _Meter()
-
-        def on_progress(tick: Tick, count: int) -> None:
-            bar.update(
-                task,
-                completed=count if limit else recording.position_bytes,
-                position=tick.time.rfc3339(),
-                figures=meter.read(tick, count),
-            )
-
-        yield on_progress
-
-
-class _Meter:
-    """Ticks per second and speed, over the last second or so."""
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._from: tuple[int, int] | None = None
-        self._text = ""
-
-    def read(self, tick: Tick, count: int) -> str:
-        now = time.monotonic()
-        if self._from is None:
-            self._from = (count, tick.time)
-        elapsed = now - self._since
-        if elapsed >= 1:
-            ticks, recorded_ns = count - self._from[0], tick.time - self._from[1]
-            self._text = f"{ticks / elapsed:,.0f} ticks/s, {recorded_ns / 1e9 / elapsed:,.1f}×"
-            self._since, self._from = now, (count, tick.time)
-        return self._text
+    async with (
+        open_client(settings) as client,
+        open_publisher(settings, feed, waits=True) as publisher,
+    ):
+        deck.begin(time.monotonic())
+        replay = Replay(deck, publisher, Stage(client, feed), order)
+        began = time.monotonic()
+        screen = asyncio.create_task(shown(replay))
+        try:
+            await replay.run()
+        finally:
+            await end_tasks([screen])
+        took = time.monotonic() - began
+    for key, digest in replay.hashes().items():
+        click.echo(f"{digest}  {key}")
+    for each in bad:
+        each.fail_if_any(replay.count)
+    rate = replay.count / max(took, 1e-9)
+    click.echo(f"replayed {replay.count:,} ticks in {took:.1f} s ({rate:,.0f} ticks/s)", err=True)

@@ -1,0 +1,80 @@
+"""Places in a file from which it can be read on, found while it was read once."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import BinaryIO, Final, NamedTuple
+
+from feed.times import Time
+
+_ROWS: Final = 2048
+_MARKS_MAX: Final = 65_536
+
+
+class Mark(NamedTuple):
+    """A place between two rows.
+
+    Attributes:
+        greatest: the greatest time before it.
+        offset: in bytes of the content, unpacked.
+        line: how many lines lie before it.
+    """
+
+    greatest: int
+    offset: int
+    line: int
+
+
+class Marks:
+    """Marks every few thousand rows; where the file is long, fewer."""
+
+    def __init__(self) -> None:
+        self._marks: list[Mark] = []
+        self._rows = _ROWS
+        self._passed = 0
+
+    def pass_row(self, greatest: int, offset: int, line: int) -> None:
+        """A row has been read, and stands before this place."""
+        self._passed += 1
+        if self._passed < self._rows:
+            return
+        self._passed = 0
+        self._marks.append(Mark(greatest, offset, line))
+        if len(self._marks) > _MARKS_MAX:
+            del self._marks[::2]
+            self._rows *= 2
+
+    def before(self, start: Time) -> Mark | None:
+        """The last one with no row before it whose time is `start` or later."""
+        place = bisect_left(self._marks, int(start), key=lambda mark: mark.greatest)
+        return self._marks[place - 1] if place else None
+
+    def forget(self) -> None:
+        """The places can't be used."""
+        self._marks.clear()
+
+
+class CountedLines:
+    """The lines of some content as text.
+
+    Attributes:
+        offset: of the byte after the last one.
+        countable: False where some lines end with a mere CR: readers of text end them there, and
+            these lines go on.
+
+    Raises:
+        UnicodeDecodeError: a line is no text.
+    """
+
+    def __init__(self, content: BinaryIO) -> None:
+        self._content = content
+        self.offset = 0
+        self.countable = True
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._content:
+            self.offset += len(line)
+            if b"\r" in line and line.find(b"\r", 0, -2) >= 0:
+                self.countable = False
+            yield line.decode("utf-8-sig" if self.offset == len(line) else "utf-8")

@@ -1,0 +1,299 @@
+"""Replays a recording: runs a deck against a publisher, and does as it is told meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from feed.broker.publisher import Publisher
+from feed.broker.replays import Stage
+from feed.broker.steering import Command, Pause, Resume, Seek, Speed, Status, Step
+from feed.errors import BrokerUnavailable, ReplayFailed
+from feed.playback import Deck, Mode, State, place, read_speed
+from feed.tasks import end_tasks
+from feed.ticks import Encoding, Tick, channel_of, encode
+from feed.times import NS_PER_SECOND, Time
+
+ANNOUNCE_S: Final = 1.0
+_BATCH_MAX: Final = 500
+_COMMANDS_MAX: Final = 100
+
+logger = logging.getLogger("tickcast.replay")
+
+
+@dataclass
+class Order:
+    """How a replay is to go on, besides what the deck knows.
+
+    Attributes:
+        retime: give ticks the time at which they are due in place of that in the recording.
+        max_rate: ticks per second at the most, evenly spaced.
+        limit: end after so many ticks.
+        stay: stay at the end, until told to go back.
+        hashed: keep a hash of each stream.
+    """
+
+    retime: bool = False
+    max_rate: float | None = None
+    limit: int | None = None
+    stay: bool = False
+    hashed: bool = False
+
+
+@dataclass
+class _Asked:
+    command: Command
+    done: asyncio.Future[State] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Replay:
+    """One replay into one feed.
+
+    Args:
+        clock: seconds, never set back.
+
+    Attributes:
+        count: ticks taken so far.
+    """
+
+    def __init__(
+        self,
+        deck: Deck,
+        publisher: Publisher,
+        stage: Stage,
+        order: Order,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._deck = deck
+        self._publisher = publisher
+        self._stage = stage
+        self._order = order
+        self._clock = clock
+        self._asked: deque[_Asked] = deque()
+        self._woken = asyncio.Event()
+        self._stopped = False
+        self._epochs = 0
+        self._free_s = clock()
+        self._wall_ns = time.time_ns() - round(clock() * NS_PER_SECOND)
+        self._newest = 0
+        self._hashes: dict[tuple[str, str], hashlib._Hash] = {}
+        self.count = 0
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return self._deck.state(self._clock())
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each stream's ticks, as JSON lines without `seq`; by `channel/symbol`."""
+        return {"/".join(key): digest.hexdigest() for key, digest in sorted(self._hashes.items())}
+
+    async def ask(self, command: Command) -> State:
+        """Have a command carried out; returns where the replay stands then.
+
+        Raises:
+            ReplayFailed: it can't be done.
+        """
+        if isinstance(command, Status):
+            return self.state
+        if len(self._asked) >= _COMMANDS_MAX:
+            raise ReplayFailed("too many commands are waiting")
+        asked = _Asked(command)
+        self._asked.append(asked)
+        self._woken.set()
+        return await asked.done
+
+    def stop(self) -> None:
+        """End, when all that was taken is published."""
+        self._stopped = True
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Play to the end.
+
+        Raises:
+            ReplayFailed: another replay has the feed.
+            InvalidRecording: the recording turns out to be damaged.
+            BrokerUnavailable, BrokerUnsuitable: as `Publisher` has it.
+        """
+        await self._stage.announce(self.state)
+        tasks = [
+            asyncio.create_task(self._play(), name="replay"),
+            asyncio.create_task(self._announce_forever(), name="announcements"),
+            asyncio.create_task(self._stage.serve(self.ask), name="commands"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await end_tasks(tasks)
+            self._refuse_all()
+            await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            await self._stage.leave(self.state._replace(mode=Mode.ENDED))
+        except BrokerUnavailable as error:
+            logger.debug("could not say that the replay is over: %s", error)
+
+    def _refuse_all(self) -> None:
+        while self._asked:
+            done = self._asked.popleft().done
+            if not done.done():
+                done.set_exception(ReplayFailed("the replay is over"))
+                done.exception()  # Perhaps nobody waits any more: count it as seen.
+
+    # -- the flow
+
+    async def _play(self) -> None:
+        if self._publisher.has_streams and not self._order.retime:
+            # The times go back: what is told of the streams so far is of another story.
+            await self._publisher.begin_epoch()
+        mode = self.state.mode
+        while not self._is_over():
+            while self._asked:
+                await self._carry_out(self._asked.popleft())
+            if self._epochs != self._epochs_due():
+                await self._begin_epoch()
+            elif (wait_s := self._wait_s()) is None or wait_s > 0:
+                await self._rest(wait_s)
+            else:
+                await self._give()
+            if self.state.mode is not mode:
+                mode = self.state.mode
+                await self._tell()
+        await self._publisher.drain()
+
+    def _is_over(self) -> bool:
+        limit = self._order.limit
+        if self._stopped or (limit is not None and self.count >= limit):
+            return True
+        return self.state.mode is Mode.ENDED and not self._order.stay
+
+    def _wait_s(self) -> float | None:
+        """How long nothing is due; None is until a command comes."""
+        due_s = self._deck.due_s
+        return None if due_s is None else max(due_s, self._free_s) - self._clock()
+
+    async def _rest(self, wait_s: float | None) -> None:
+        self._woken.clear()
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    async def _give(self) -> None:
+        now_s = self._clock()
+        schedule = self._deck.schedule
+        ticks = self._deck.take(now_s, self._room(now_s))
+        if self._order.retime:
+            self._retime(ticks, lambda at: min(schedule.when(at), now_s))
+        await self._publish(ticks)
+
+    def _room(self, now_s: float) -> int:
+        """How many ticks may go now."""
+        most, limit, rate = _BATCH_MAX, self._order.limit, self._order.max_rate
+        if limit is not None:
+            most = min(most, limit - self.count)
+        if rate is not None:
+            # Those before went at their times, however late it is: what was missed is made up for.
+            self._free_s = max(self._free_s, self._deck.due_s or now_s)
+            most = min(most, 1 + int((now_s - self._free_s) * rate))
+        return most
+
+    def _retime(self, ticks: list[Tick], when: Callable[[Time], float]) -> None:
+        for tick in ticks:
+            at_ns = self._wall_ns + round(when(tick.time) * NS_PER_SECOND)
+            self._newest = max(self._newest, at_ns)
+            tick.time = Time(self._newest)
+
+    async def _publish(self, ticks: list[Tick]) -> None:
+        self.count += len(ticks)
+        if self._order.max_rate is not None:
+            self._free_s += len(ticks) / self._order.max_rate
+        if self._order.hashed:
+            self._hash(ticks)
+        await self._publisher.publish(ticks)
+        await asyncio.sleep(0)
+
+    def _hash(self, ticks: list[Tick]) -> None:
+        for tick in ticks:
+            key = (channel_of(tick), tick.symbol)
+            if key not in self._hashes:
+                self._hashes[key] = hashlib.sha256()
+            self._hashes[key].update(encode(tick, Encoding.JSON) + b"\n")
+
+    # -- epochs
+
+    def _epochs_due(self) -> int:
+        """How many epochs there should be: one for each time that time has gone back."""
+        rewinds = self._deck.rewinds
+        return rewinds - self._deck.rounds if self._order.retime else rewinds
+
+    async def _begin_epoch(self) -> None:
+        self._epochs = self._epochs_due()
+        await self._publisher.begin_epoch()
+
+    # -- commands and announcements
+
+    async def _carry_out(self, asked: _Asked) -> None:
+        """Do it, and tell of it when all ticks from before are published."""
+        try:
+            ticks = self._obey(asked.command)
+        except ValueError as error:
+            if not asked.done.done():
+                asked.done.set_exception(ReplayFailed(str(error)))
+            return
+        if ticks:
+            await self._publish(ticks)
+        await self._tell()
+        if not asked.done.done():
+            asked.done.set_result(self.state)
+
+    def _obey(self, command: Command) -> list[Tick]:
+        """Raises ValueError where the command makes no sense."""
+        deck, now_s = self._deck, self._clock()
+        match command:
+            case Pause():
+                deck.pause(now_s)
+            case Resume():
+                deck.resume(now_s)
+            case Seek(position=position):
+                deck.seek(place(position, self.state.position), now_s)
+            case Speed(speed=speed):
+                deck.set_speed(read_speed(speed), now_s)
+            case Step(ticks=count):
+                ticks = deck.step(count, now_s)
+                if self._order.retime:
+                    self._retime(ticks, lambda at: now_s)
+                return ticks
+        return []
+
+    async def _tell(self) -> None:
+        """Tell of a change, after the ticks before it."""
+        if self._epochs != self._epochs_due():
+            await self._begin_epoch()
+        await self._publisher.drain()
+        try:
+            await self._stage.announce(self.state)
+        except BrokerUnavailable as error:
+            logger.debug("could not tell of a change: %s", error)
+
+    async def _announce_forever(self) -> None:
+        while True:
+            await asyncio.sleep(ANNOUNCE_S)
+            try:
+                await self._stage.announce(self.state)
+            except BrokerUnavailable as error:
+                logger.debug("could not tell where the replay stands: %s", error)

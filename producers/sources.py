@@ -17,7 +17,7 @@ BadRow = Callable[[int, str], None]
 
 def open_recording(
     path: Path, symbol: str | None, columns: Mapping[str, str], on_bad_row: BadRow
-) -> Source:
+) -> Source[Tick]:
     """A file as what it is, which its content tells.
 
     Args:
@@ -32,7 +32,7 @@ def open_recording(
 class Merged:
     """Several sources in one order: by due time, and where that is the same, as they are given."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source[Tick]]) -> None:
         self._sources = sources
 
     @property
@@ -59,7 +59,7 @@ class Chosen:
         patterns: symbols, and prefixes such as `BTC-*`.
     """
 
-    def __init__(self, source: Source, patterns: Iterable[str]) -> None:
+    def __init__(self, source: Source[Tick], patterns: Iterable[str]) -> None:
         self._source = source
         self._coverage = Coverage(Subscription("", pattern) for pattern in patterns)
         self._known: dict[str, bool] = {}

@@ -10,6 +10,7 @@ from feed.actions import Auth, Subscribe
 from feed.errors import Fault
 from feed.hub import Hub
 from feed.outbox import Outbox
+from feed.replay_actions import Play, Steer
 from feed.session import Session
 from feed.ticks import Encoding, StreamKey, Subscription
 from feed.times import Moment, Time
@@ -60,7 +61,7 @@ class Talk:
         text = json.dumps(message) if isinstance(message, dict) else message
         request = self.session.read(text)
         if request is not None:
-            assert not isinstance(request, Auth)
+            assert not isinstance(request, Auth | Play | Steer)
             self.session.complete(request, "e1")
         return self.sink.take()
 

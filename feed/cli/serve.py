@@ -49,7 +49,7 @@ def _check_directory(
 )
 @click.option("--jwks-url", metavar="URL", help="Take tokens signed with the keys published there.")
 @click.option("--tapes", metavar="DIR", callback=_check_directory,
-              help="Let clients have the tapes in this directory played to themselves.")  # fmt: skip
+              help="Let clients have the tapes there played to themselves.")  # fmt: skip
 @click.option("--metrics-bind", metavar="HOST:PORT",
               help="Serve /metrics there alone, instead of beside the stream.")  # fmt: skip
 @redis_option

@@ -72,7 +72,7 @@ async def server(with_tapes: Settings, redis_url: str) -> AsyncIterator[RunningS
 
 
 async def play(talk: Talk, **fields: Any) -> dict[str, Any]:
-    return await talk.ask(action="replay", **{"id": 9, "tape": "hundred"} | fields)
+    return await talk.ask(action="replay", **{"id": 9, "tape": "hundred", **fields})
 
 
 async def until_ended(talk: Talk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -155,7 +155,7 @@ async def test_it_runs_beside_live_streams(server: RunningServer, publisher: Pub
         assert (live["i"], live["seq"], "rp" in live) == (777, 1, False)
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "an unknown tape": ({"tape": "nowhere"}, 416, "tape not found"),
     "a path": ({"tape": "../tapes/hundred"}, 416, "tape not found"),
     "no tape": ({"tape": None}, 400, "invalid syntax"),
@@ -175,7 +175,7 @@ REFUSED = {
 async def test_what_can_not_be_played_is_told(server: RunningServer, name: str) -> None:
     fields, code, words = REFUSED[name]
     async with talking(server.stream) as talk:
-        said = await play(talk, **{"trades": ["ES"]} | fields)
+        said = await play(talk, **{"trades": ["ES"], **fields})
         assert (said["T"], said["code"]) == ("error", code)
         assert said["msg"].startswith(words)
         assert (await talk.ask(action="ping"))["T"] == "pong"

@@ -164,7 +164,7 @@ def test_errors_leave_everything_as_it_was(hub: Hub) -> None:
     talk = Talk(hub)
     talk.say({"action": "subscribe", "trades": ["ES"]})
     assert talk.say("{")[0]["code"] == 400
-    assert talk.say({"action": "replay", "id": 2})[0]["code"] == 410
+    assert talk.say({"action": "subscribe", "news": ["ES"]})[0]["code"] == 410
     assert set(talk.session.subscriptions) == {Subscription("trades", "ES")}
 
 

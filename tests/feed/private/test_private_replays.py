@@ -48,7 +48,7 @@ def tapes(tmp_path: Path) -> Path:
     """A tape of 100 seconds, with a trade each second, and a quote at each tenth."""
     directory = tmp_path / "tapes"
     directory.mkdir()
-    frames = [
+    frames: list[list[Tick]] = [
         [
             trade("ES", id=n, time=at(n), seq=n + 1),
             *([quote("ES", time=at(n), seq=n // 10 + 1)] if n % 10 == 0 else []),

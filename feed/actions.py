@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -9,22 +10,24 @@ from msgspec import UNSET, Struct, UnsetType
 
 from feed.access.credentials import CREDENTIAL_MAX, Bearer, Credentials, KeyAndSecret
 from feed.delivery import NO_OPTIONS, Options, SlowPolicy, effective_conflate_ms
-from feed.errors import Fault, InvalidAction
+from feed.errors import InvalidAction
+from feed.fields import (
+    Fields,
+    Id,
+    is_integer,
+    refuse_unknown,
+    show,
+    syntax,
+    take_channels,
+    take_flag,
+    take_id,
+    take_time,
+)
 from feed.positions import NO_POSITIONS, Positions, parse_positions
-from feed.ticks import CHANNELS, Subscription, is_pattern
+from feed.replay_actions import Play, Steer, parse_play, parse_steer
+from feed.ticks import Subscription
 from feed.times import Time
 
-ID_MAX: Final = 64
-"""Longest `id` of a client's message, in characters."""
-
-_ALPACA_CHANNELS: Final = frozenset(
-    "updatedBars dailyBars statuses lulds news corrections cancelErrors orderbooks".split()
-)
-"""Channels of the protocol that ours grew from, which no feed of ours carries."""
-
-_LATER_ACTIONS: Final = frozenset(
-    ("replay", "replay.pause", "replay.resume", "replay.stop", "replay.seek", "replay.speed")
-)
 HEARTBEAT_MS: Final = (100, 60_000)
 """The shortest and the longest time between two heartbeats."""
 
@@ -35,8 +38,6 @@ _POSITIONS_PER_MESSAGE: Final = 1000
 """And so many positions: whoever comes back to a wildcard names all of its streams."""
 
 _SLOW_WORDS: Final = 'slow is "conflate", "skip" or "close"'
-
-Id = int | str | None
 
 
 class Auth(Struct, frozen=True):
@@ -102,7 +103,7 @@ class Configure(Struct, frozen=True):
     replay: bool | UnsetType = UNSET
 
 
-Action = Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping | Configure
+Action = Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping | Configure | Play | Steer
 
 
 def uses_extension(action: Action) -> bool:
@@ -115,7 +116,7 @@ def uses_extension(action: Action) -> bool:
 def price(action: Action) -> float:
     """What an action costs of a client's allowance: 1, and more where it names many symbols."""
     price = 1.0
-    if isinstance(action, Subscribe | Unsubscribe):
+    if isinstance(action, Subscribe | Unsubscribe | Play):
         price += len(action.subscriptions) / _SYMBOLS_PER_MESSAGE
     if isinstance(action, Subscribe):
         price += len(action.resume) / _POSITIONS_PER_MESSAGE
@@ -133,7 +134,7 @@ def parse_action(message: str | bytes) -> Action:
         InvalidAction: with what was wrong, and the message's `id` if it could be read.
     """
     fields = _decode_map(message)
-    id_ = _take_id(fields)
+    id_ = take_id(fields)
     try:
         return _parse_fields(fields, id_)
     except InvalidAction as error:
@@ -146,72 +147,64 @@ def _decode_map(message: str | bytes) -> dict[str, Any]:
     try:
         return decoder.decode(message)  # type: ignore[arg-type]
     except RecursionError:
-        raise _syntax("nested too deeply") from None
+        raise syntax("nested too deeply") from None
     except msgspec.ValidationError:
-        raise _syntax("a message is one map with text keys") from None
+        raise syntax("a message is one map with text keys") from None
     except (msgspec.MsgspecError, ValueError, OverflowError):
         kind = "JSON" if isinstance(message, str) else "MessagePack"
-        raise _syntax(f"not {kind}") from None
+        raise syntax(f"not {kind}") from None
 
 
-def _take_id(fields: dict[str, Any]) -> Id:
-    if "id" not in fields:
-        return None
-    id_ = fields.pop("id")
-    if isinstance(id_, str):
-        if len(id_) <= ID_MAX:
-            return id_
-    elif _is_integer(id_) and -(2**63) <= id_ < 2**64:
-        return id_  # type: ignore[no-any-return]
-    raise _syntax(f"id is an integer of 64 bits or a string of at most {ID_MAX} characters")
-
-
-def _parse_fields(fields: dict[str, Any], id_: Id) -> Action:
+def _parse_fields(fields: Fields, id_: Id) -> Action:
     name = fields.pop("action", None)
     if not isinstance(name, str):
-        raise _syntax(
-            "a message names its action: auth, subscribe, unsubscribe, list, ping or configure"
+        raise syntax(
+            "a message names its action: auth, subscribe, unsubscribe, list, ping, configure"
+            " or replay"
         )
-    if name == "auth":
-        return _parse_auth(fields, id_)
-    if name == "subscribe":
-        return _parse_subscribe(fields, id_)
-    if name == "unsubscribe":
-        return Unsubscribe(_parse_channels(fields), id_)
-    if name in ("list", "ping"):
-        _refuse_unknown(fields)
-        return ListSubscriptions(id_) if name == "list" else Ping(id_)
-    if name == "configure":
-        return _parse_configure(fields, id_)
-    if name in _LATER_ACTIONS:
-        raise InvalidAction(Fault.INVALID_ACTION, f"{name} is not served here")
-    raise _syntax(f"unknown action {_show(name)}")
+    if name in _PARSERS:
+        return _PARSERS[name](fields, id_)
+    if name.startswith("replay."):
+        return parse_steer(name, fields, id_)
+    raise syntax(f"unknown action {show(name)}")
 
 
-def _parse_auth(fields: dict[str, Any], id_: Id) -> Auth:
+def _parse_unsubscribe(fields: Fields, id_: Id) -> Unsubscribe:
+    return Unsubscribe(take_channels(fields), id_)
+
+
+def _parse_list(fields: Fields, id_: Id) -> ListSubscriptions:
+    refuse_unknown(fields)
+    return ListSubscriptions(id_)
+
+
+def _parse_ping(fields: Fields, id_: Id) -> Ping:
+    refuse_unknown(fields)
+    return Ping(id_)
+
+
+def _parse_auth(fields: Fields, id_: Id) -> Auth:
     given = {name: fields.pop(name) for name in ("key", "secret", "token") if name in fields}
-    _refuse_unknown(fields)
+    refuse_unknown(fields)
     if not all(isinstance(value, str) for value in given.values()):
-        raise _syntax("key, secret and token are strings")
+        raise syntax("key, secret and token are strings")
     if any(len(value) > CREDENTIAL_MAX for value in given.values()):
-        raise _syntax(f"key, secret and token have at most {CREDENTIAL_MAX} characters")
+        raise syntax(f"key, secret and token have at most {CREDENTIAL_MAX} characters")
     if set(given) == {"key", "secret"}:
         return Auth(KeyAndSecret(**given), id_)
     if set(given) == {"token"}:
         return Auth(Bearer(given["token"]), id_)
-    raise _syntax("auth takes a key and a secret, or a token")
+    raise syntax("auth takes a key and a secret, or a token")
 
 
-def _parse_subscribe(fields: dict[str, Any], id_: Id) -> Subscribe:
+def _parse_subscribe(fields: Fields, id_: Id) -> Subscribe:
     options = _take_options(fields)
-    snapshot, positions = _take_flag(fields, "snapshot"), _take_flag(fields, "positions")
-    start = _take_start(fields)
+    snapshot, positions = take_flag(fields, "snapshot"), take_flag(fields, "positions")
+    start = take_time(fields, "start")
     if snapshot and start is not None:
-        raise _syntax(
-            "snapshot and start exclude each other: the past comes before the latest tick"
-        )
+        raise syntax("snapshot and start exclude each other: the past comes before the latest tick")
     resume = fields.pop("resume", None)
-    subscriptions = _parse_channels(fields)
+    subscriptions = take_channels(fields)
     return Subscribe(
         subscriptions,
         id_,
@@ -223,55 +216,38 @@ def _parse_subscribe(fields: dict[str, Any], id_: Id) -> Subscribe:
     )
 
 
-def _take_flag(fields: dict[str, Any], name: str) -> bool:
-    value = fields.pop(name, False)
-    if not isinstance(value, bool):
-        raise _syntax(f"{name} is true or false")
-    return value
-
-
-def _take_start(fields: dict[str, Any]) -> Time | None:
-    if fields.get("start") is None:
-        fields.pop("start", None)
-        return None
-    try:
-        return Time.from_wire(fields.pop("start"))
-    except ValueError as error:
-        raise _syntax(f"start is an RFC 3339 time or whole nanoseconds: {error}") from None
-
-
-def _take_options(fields: dict[str, Any]) -> Options:
+def _take_options(fields: Fields) -> Options:
     conflate_ms = _take_conflate_ms(fields)
     slow = _take_slow(fields)
     if slow is None:
-        raise _syntax(_SLOW_WORDS)
+        raise syntax(_SLOW_WORDS)
     return Options(None if conflate_ms is UNSET else conflate_ms, None if slow is UNSET else slow)
 
 
-def _parse_configure(fields: dict[str, Any], id_: Id) -> Configure:
+def _parse_configure(fields: Fields, id_: Id) -> Configure:
     heartbeat_ms = fields.pop("heartbeat_ms", UNSET)
     shortest, longest = HEARTBEAT_MS
     if heartbeat_ms is not UNSET and not (
-        _is_integer(heartbeat_ms) and (heartbeat_ms == 0 or shortest <= heartbeat_ms <= longest)
+        is_integer(heartbeat_ms) and (heartbeat_ms == 0 or shortest <= heartbeat_ms <= longest)
     ):
-        raise _syntax(f"heartbeat_ms is an integer from {shortest} to {longest}, or 0 for none")
-    stamps = _take_flag(fields, "stamps") if "stamps" in fields else UNSET
-    replay = _take_flag(fields, "replay") if "replay" in fields else UNSET
+        raise syntax(f"heartbeat_ms is an integer from {shortest} to {longest}, or 0 for none")
+    stamps = take_flag(fields, "stamps") if "stamps" in fields else UNSET
+    replay = take_flag(fields, "replay") if "replay" in fields else UNSET
     slow, conflate_ms = _take_slow(fields), _take_conflate_ms(fields)
-    _refuse_unknown(fields)
+    refuse_unknown(fields)
     return Configure(id_, heartbeat_ms, stamps, slow, conflate_ms, replay)
 
 
-def _take_conflate_ms(fields: dict[str, Any]) -> int | UnsetType:
+def _take_conflate_ms(fields: Fields) -> int | UnsetType:
     if "conflate_ms" not in fields:
         return UNSET
     value = fields.pop("conflate_ms")
-    if not (_is_integer(value) and value >= 0):
-        raise _syntax("conflate_ms is an integer of at least 0")
+    if not (is_integer(value) and value >= 0):
+        raise syntax("conflate_ms is an integer of at least 0")
     return effective_conflate_ms(value)
 
 
-def _take_slow(fields: dict[str, Any]) -> SlowPolicy | UnsetType | None:
+def _take_slow(fields: Fields) -> SlowPolicy | UnsetType | None:
     """A policy; None stands for the default of each channel."""
     value = fields.pop("slow", UNSET)
     if value is UNSET or value is None:
@@ -279,45 +255,15 @@ def _take_slow(fields: dict[str, Any]) -> SlowPolicy | UnsetType | None:
     try:
         return SlowPolicy(value)
     except ValueError:
-        raise _syntax(_SLOW_WORDS) from None
+        raise syntax(_SLOW_WORDS) from None
 
 
-def _parse_channels(fields: dict[str, Any]) -> frozenset[Subscription]:
-    if not fields:
-        raise _syntax("name at least one channel: " + ", ".join(CHANNELS))
-    found: set[Subscription] = set()
-    for channel, patterns in fields.items():
-        if channel in _ALPACA_CHANNELS:
-            raise InvalidAction(Fault.INVALID_ACTION, f"no channel {channel}")
-        if channel not in CHANNELS:
-            raise _syntax(f"unknown key {_show(channel)}; channels are " + ", ".join(CHANNELS))
-        if not isinstance(patterns, list):
-            raise _syntax(f"{channel} takes a list of symbols")
-        for pattern in patterns:
-            if not (isinstance(pattern, str) and is_pattern(pattern)):
-                raise _syntax(
-                    f"{channel}: {_show(pattern)} is no symbol: 1 to 32 characters of"
-                    " A-Z a-z 0-9 . _ / : -, or * alone or at the end"
-                )
-            found.add(Subscription(channel, pattern))
-    return frozenset(found)
-
-
-def _refuse_unknown(fields: dict[str, Any]) -> None:
-    for name in fields:
-        raise _syntax(f"unknown key {_show(name)}")
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _syntax(detail: str) -> InvalidAction:
-    return InvalidAction(Fault.INVALID_SYNTAX, detail)
-
-
-def _show(value: object) -> str:
-    """A client's own words, safe to send back and to log: short, and ASCII only."""
-    if isinstance(value, str):
-        return ascii(value if len(value) <= 40 else value[:40] + "…")
-    return f"a {type(value).__name__}"
+_PARSERS: Final[dict[str, Callable[[Fields, Id], Action]]] = {
+    "auth": _parse_auth,
+    "subscribe": _parse_subscribe,
+    "unsubscribe": _parse_unsubscribe,
+    "list": _parse_list,
+    "ping": _parse_ping,
+    "configure": _parse_configure,
+    "replay": parse_play,
+}

@@ -23,7 +23,7 @@ from feed.access.gate import Gate
 from feed.access.grant import Grant
 from feed.connection import denial, serve_connection
 from feed.engine import Engine, running_engine
-from feed.errors import Refused, TickcastError
+from feed.errors import Refused, TapeNotFound, TickcastError
 from feed.headers import SecurityHeaders
 from feed.scraping import answer_scrape, serving_metrics
 from feed.settings import Settings
@@ -93,6 +93,7 @@ def create_app(
         Route("/ready", _ready),
         Route("/symbols", _symbols),
         Route("/snapshot", _snapshot),
+        Route("/tapes", _tapes),
         Route("/stream", _upgrade_required),
         Route("/v2/{feed}", _upgrade_required),
         WebSocketRoute("/stream", _stream),
@@ -218,6 +219,24 @@ async def _snapshot(request: Request) -> Response:
         raise HTTPException(400, f"more than {_SNAPSHOT_STREAMS_MAX} streams, name fewer symbols")
     heads = await engine.store.heads(found)
     return _json([head.latest for head in heads if head.latest is not None])
+
+
+async def _tapes(request: Request) -> Response:
+    rights = (await _grant_of(request)).entitlements
+    try:
+        listings = await _engine(request).projector.listings()
+    except TapeNotFound as error:
+        raise HTTPException(404, str(error)) from None
+    found = []
+    for each in listings:
+        wanted = [Subscription(*stream) for stream in each.streams]
+        channels: dict[str, list[str]] = {}
+        for channel, symbol in rights.narrow_all(each.feed, dict.fromkeys(wanted)):
+            channels.setdefault(channel, []).append(symbol)
+        if channels:
+            found.append({"tape": each.id, "feed": each.feed, "ticks": each.ticks,
+                          "from": each.first, "to": each.last, "channels": channels})  # fmt: skip
+    return _json(found)
 
 
 def _feed_of(request: Request) -> str:

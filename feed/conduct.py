@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from feed.actions import Id
 from feed.errors import Ended, Fault, InvalidAction
+from feed.fields import Id
 from feed.rates import TokenBucket
 
 _REFUSALS_PER_S: Final = 1.0

@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
 from feed import protocol
-from feed.actions import Auth, Id
+from feed.actions import Auth
 from feed.asgi_sink import AsgiSink
 from feed.conduct import Conduct
 from feed.door import Visitor
@@ -27,12 +27,16 @@ from feed.errors import (
     CloseCode,
     Ended,
     Fault,
+    InvalidAction,
     Refused,
     TooManyConnections,
     reason_of,
 )
+from feed.fields import Id
 from feed.outbox import Outbox
 from feed.pieces import message_frame
+from feed.private.projector import Viewer
+from feed.replay_actions import Play, Steer
 from feed.session import Request, Session
 from feed.tasks import end_tasks
 from feed.websocket import EXTENSION, TransportSink
@@ -100,8 +104,8 @@ def denial(refusal: Refused) -> Response:
 class Connection:
     """The moving part between one socket and its session."""
 
-    __slots__ = ("_beating", "_began_s", "_deadline", "_engine", "_session", "_sink", "_visitor",
-                 "outbox")  # fmt: skip
+    __slots__ = ("_beating", "_began_s", "_deadline", "_engine", "_session", "_sink", "_viewer",
+                 "_visitor", "outbox")  # fmt: skip
 
     def __init__(self, sink: TransportSink | AsgiSink, engine: Engine, visitor: Visitor) -> None:
         self._sink = sink
@@ -109,6 +113,7 @@ class Connection:
         self._visitor = visitor
         self._beating: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._viewer: Viewer | None = None
         self._began_s = time.monotonic()
         self.outbox = Outbox(sink, engine.settings.outbox_max_bytes, self._give_up_slow_client)
 
@@ -140,9 +145,18 @@ class Connection:
             self._beat_later()
         if self._session.follows_replay != before[1]:
             return self._follow_replay()
-        if request is None:
+        if isinstance(request, Steer):
+            self._steer(request)
             return None
-        return self._identify(request) if isinstance(request, Auth) else self._answer(request)
+        return self._work_on(request) if request is not None else None
+
+    def _work_on(self, request: Request | Auth | Play) -> Coroutine[Any, Any, None]:
+        match request:
+            case Auth():
+                return self._identify(request)
+            case Play():
+                return self._play(request)
+        return self._answer(request)
 
     def end(self, code: int) -> None:
         """Let go of everything: the client is gone."""
@@ -153,6 +167,8 @@ class Connection:
         self._session.leave()
         if self._session.follower is not None:
             self._engine.backfill.forget(self._session.follower)
+        if self._viewer is not None:
+            self._engine.projector.forget(self._viewer)
         for timer in (self._beating, self._deadline):
             if timer is not None:
                 timer.cancel()
@@ -203,6 +219,29 @@ class Connection:
         except Exception:
             self._fail()
 
+    async def _play(self, play: Play) -> None:
+        session, hub = self._session, self._engine.hub
+        if self._viewer is None:
+            self._viewer = Viewer(
+                self.outbox,
+                session.encoding,
+                lambda data, frames, ticks: hub.send_replayed(self.outbox, data, frames, ticks),
+            )
+        try:
+            await self._engine.projector.play(self._viewer, play, session.narrow)
+        except InvalidAction as error:
+            session.refuse(play, error.fault, error.detail)
+        except Exception:
+            self._fail()
+
+    def _steer(self, steer: Steer) -> None:
+        try:
+            if self._viewer is None:
+                raise InvalidAction(Fault.INVALID_SYNTAX, "no replay with this id plays")
+            self._engine.projector.steer(self._viewer, steer)
+        except InvalidAction as error:
+            self._session.refuse(steer, error.fault, error.detail)
+
     async def _identify(self, auth: Auth) -> None:
         try:
             grant = await self._engine.door.identify(self._visitor, auth.credentials)
@@ -252,6 +291,8 @@ class Connection:
         self._session.drain()
         if self._session.follower is not None:
             self._engine.backfill.serve(self._session.follower)
+        if self._viewer is not None:
+            self._engine.projector.drain(self._viewer)
 
     def _beat(self) -> None:
         self._session.beat(self._engine.upstream.subscriber.connected)

@@ -70,6 +70,7 @@ class Counters:
         ticks_out, frames_out, bytes_out: handed to clients' sockets or held for them, over all.
         conflated: ticks that clients with `conflate_ms` got merged into later ones.
         slow_merged, slow_skipped: ticks that clients did not get one by one, being too slow.
+        replayed_out: ticks of tapes, handed to clients that have them played to themselves.
         history_out: ticks from history, handed to clients that asked for the past.
         gaps: times that a stream lacked ticks, by reason; `lost`: how many ticks that were.
         connections: clients that have connected.
@@ -89,6 +90,7 @@ class Counters:
         self.slow_merged = 0
         self.slow_skipped = 0
         self.history_out = 0
+        self.replayed_out = 0
         self.gaps: Counter[str] = Counter()
         self.lost = 0
         self.connections = 0

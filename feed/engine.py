@@ -20,10 +20,12 @@ from feed.broker.store import Store
 from feed.door import Door
 from feed.flusher import Flusher
 from feed.hub import Hub
+from feed.private.projector import Projector
 from feed.rates import parse_rates
 from feed.replays import Replays
 from feed.session import Session
 from feed.settings import Settings
+from feed.tapes import Library
 from feed.tasks import end_tasks
 from feed.upstream import Upstream
 
@@ -41,6 +43,7 @@ class Engine:
     upstream: Upstream
     store: Store
     backfill: Backfill
+    projector: Projector
     door: Door
     replays: Replays
     sessions: set[Session] = field(default_factory=set)
@@ -59,6 +62,11 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
     upstream = Upstream(client, hub, settings, flusher.wake)
     backfill = Backfill(upstream.store)
     replays = Replays(client, upstream, hub)
+    projector = Projector(
+        Library(settings.tapes) if settings.tapes else None,
+        settings.replays_per_connection_max,
+        settings.replays_max,
+    )
     seats = Seats(client)
     door = Door(
         settings, gate, seats, Attempts(client, parse_rates(settings.attempts)), hub.counters,
@@ -69,6 +77,7 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
         asyncio.create_task(upstream.sweep_forever(), name="sweeper"),
         asyncio.create_task(backfill.run(), name="backfill"),
         asyncio.create_task(replays.keep_up(), name="watch over replays"),
+        asyncio.create_task(projector.run(), name="projector"),
         asyncio.create_task(seats.run(), name="counter of connections"),
         asyncio.create_task(door.watch(), name="watch over the keys"),
     ]
@@ -78,7 +87,7 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_try()
-        yield Engine(settings, hub, upstream, upstream.store, backfill, door, replays)
+        yield Engine(settings, hub, upstream, upstream.store, backfill, projector, door, replays)
     finally:
         await end_tasks(tasks)
         await upstream.close()

@@ -319,9 +319,17 @@ class Hub:
 
     def send_frames(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
         """Send one client frames of ticks from history, made for it or shared."""
+        self.counters.history_out += ticks
+        self._send_made(outbox, data, frames, ticks)
+
+    def send_replayed(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
+        """Send one client frames of ticks from a tape."""
+        self.counters.replayed_out += ticks
+        self._send_made(outbox, data, frames, ticks)
+
+    def _send_made(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
         outbox.totals.add(Totals(ticks))
         outbox.push(data)
-        self.counters.history_out += ticks
         self.counters.add_sent(ticks, 0, frames, len(data))
 
     def _send_pieces(self, outbox: Outbox, pieces: list[Piece], audience: Audience) -> None:

@@ -146,6 +146,12 @@ class _FeedCollector(Collector):
             "Streams that they have not caught up with, over all of them",
             self._engine.backfill.streams,
         )
+        yield _counter(
+            "replayed_ticks", "Ticks of tapes sent, over all clients", counters.replayed_out
+        )
+        yield _gauge(
+            "private_replays", "Tapes being played to single clients", len(self._engine.projector)
+        )
         gaps = CounterMetricFamily(
             "tickcast_gaps", "Gaps told to clients, by what made them", labels=["reason"]
         )

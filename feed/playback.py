@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from itertools import dropwhile
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
 
 SPEED: Final = (0.01, 10_000.0)
@@ -28,7 +27,19 @@ _UNITS: Final = {"ms": 10**6, "s": NS_PER_SECOND, "m": 60 * NS_PER_SECOND,
                  "h": 3600 * NS_PER_SECOND, "d": 86_400 * NS_PER_SECOND}  # fmt: skip
 
 
-class Source(Protocol):
+class Timed(Protocol):
+    """A tick, or something that stands for one."""
+
+    @property
+    def time(self) -> Time:
+        """When it happened."""
+
+
+T = TypeVar("T", bound=Timed)
+T_co = TypeVar("T_co", bound=Timed, covariant=True)
+
+
+class Source(Protocol[T_co]):
     """Recorded ticks that can be read from any point on.
 
     Their order is that of the file. Where a tick has an earlier time than one before it, it is due
@@ -43,7 +54,7 @@ class Source(Protocol):
     def last(self) -> Time:
         """The greatest time."""
 
-    def read(self, start: Time | None) -> Iterator[Tick]:
+    def read(self, start: Time | None) -> Iterator[T_co]:
         """The ticks from the first on whose time is not before `start`; it may begin earlier.
 
         They are the reader's own.
@@ -111,7 +122,7 @@ class Schedule(NamedTuple):
         return self.since_s + (time - self.position) / NS_PER_SECOND / self.speed
 
 
-class Deck:
+class Deck(Generic[T]):
     """Plays a source, by the times of its ticks.
 
     The schedule is fixed by the last command: what comes late is made up for, and nothing adds up.
@@ -133,7 +144,7 @@ class Deck:
 
     def __init__(
         self,
-        source: Source,
+        source: Source[T],
         now_s: float,
         *,
         speed: float = 1.0,
@@ -175,7 +186,7 @@ class Deck:
 
     # -- the flow
 
-    def take(self, now_s: float, at_most: int = 500) -> list[Tick]:
+    def take(self, now_s: float, at_most: int = 500) -> list[T]:
         """The ticks that are due by now, at most so many; the others at once with the next call."""
         if self._mode is not Mode.PLAYING:
             return []
@@ -192,6 +203,11 @@ class Deck:
         return self.schedule.when(self._next_due)
 
     @property
+    def mode(self) -> Mode:
+        """What it does."""
+        return self._mode
+
+    @property
     def schedule(self) -> Schedule:
         """What holds until the next command or round."""
         return Schedule(*self._anchor, self._speed)
@@ -200,8 +216,8 @@ class Deck:
         """Where it stands now; where ticks are late, at the first of these."""
         return State(self._mode, self._position(now_s), self._speed, self.first, self.last)
 
-    def _take_until(self, reach: float, at_most: int) -> list[Tick]:
-        taken: list[Tick] = []
+    def _take_until(self, reach: float, at_most: int) -> list[T]:
+        taken: list[T] = []
         ticks, tick, due, last = self._ticks, self._next, self._next_due, self.last
         while tick is not None and due <= reach and len(taken) < at_most:
             taken.append(tick)
@@ -281,7 +297,7 @@ class Deck:
             self._anchor = (now_s, at)
         self._speed = speed
 
-    def step(self, count: int, now_s: float) -> list[Tick]:
+    def step(self, count: int, now_s: float) -> list[T]:
         """Pause, and return the next ticks, whenever they are due.
 
         Raises:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from feed.actions import Id
 from feed.batch import Gap
 from feed.counters import Totals
 from feed.delivery import Options
 from feed.errors import Fault
+from feed.fields import Id
 from feed.playback import State
 from feed.ticks import Encoding, StreamKey, Subscription, sort_channels
 from feed.times import Time

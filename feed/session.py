@@ -11,17 +11,19 @@ from msgspec.structs import replace
 from feed import actions, protocol
 from feed.access.entitlements import EVERYTHING, Entitlements
 from feed.access.grant import UNASKED, Grant, Proof
-from feed.actions import Action, Auth, Configure, Id, ListSubscriptions, Subscribe, Unsubscribe
+from feed.actions import Action, Auth, Configure, ListSubscriptions, Subscribe, Unsubscribe
 from feed.catchup import CatchUp
 from feed.conduct import Conduct
 from feed.delivery import NO_OPTIONS, Options, choose_delivery
 from feed.errors import Fault, InvalidAction
+from feed.fields import Id
 from feed.follower import Follower
 from feed.hub import Hub
 from feed.outbox import Outbox
 from feed.pieces import Chunk, form_of, message_frame
 from feed.playback import State
 from feed.positions import Position, build_positions
+from feed.replay_actions import Play, Steer
 from feed.streams import Stream
 from feed.ticks import Coverage, Encoding, StreamKey, Subscription
 from feed.times import Moment
@@ -105,7 +107,7 @@ class Session:
         """Say the server's first words."""
         self._say(protocol.CONNECTED)
 
-    def read(self, message: str | bytes) -> Request | Auth | None:
+    def read(self, message: str | bytes) -> Request | Auth | Play | Steer | None:
         """Take one message of the client: text is JSON, bytes are MessagePack.
 
         Raises:
@@ -176,7 +178,12 @@ class Session:
             case ListSubscriptions():
                 self._confirm(request, epoch)
 
-    def refuse(self, request: Request, fault: Fault, detail: str) -> None:
+    def narrow(self, feed: str, wanted: Iterable[Subscription]) -> Iterable[Subscription]:
+        """What of some subscriptions of a feed the client may see."""
+        entitlements = self.grant.entitlements if self.grant else _NOBODY
+        return entitlements.narrow_all(feed, dict.fromkeys(wanted))
+
+    def refuse(self, request: Request | Play | Steer, fault: Fault, detail: str) -> None:
         """Answer a request that can't be carried out; nothing of it is applied."""
         self._say(protocol.error(fault, detail, request.id))
 

@@ -120,6 +120,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Frames of any kind that a client may send, pings included."""
     frames_burst: Positive = 100
 
+    # Private replays
+    tapes: str | None = None
+    """A directory of tapes that clients may have played to themselves."""
+    replays_per_connection_max: Positive = 4
+    replays_max: Positive = 500
+    """Of all clients of this server together."""
+
     # Sending
     flush_pace: Annotated[float, Meta(ge=0, le=10)] = 1.0
     """Rest after a flush, as a multiple of what it took."""

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -24,6 +24,37 @@ DAMAGE: Final = (EOFError, zlib.error, zstd.ZstdError, csv.Error)
 """What is raised where a file is cut off, or its compression or its quotes make no sense."""
 
 
+class _AsItComes(io.RawIOBase):
+    """What can be unpacked of a file: all that lies before damage, or before a torn end.
+
+    A whole buffer at a time would be lost with its last byte.
+    """
+
+    def __init__(self, data: io.BufferedIOBase) -> None:
+        self._data = data
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._data.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._data.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._data.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        chunk = self._data.read1(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+    def close(self) -> None:
+        self._data.close()
+        super().close()
+
+
 @contextmanager
 def opened_bytes(path: Path, offset: int = 0) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """The file's content, and the file below the decompression, whose position tells the progress.
@@ -34,12 +65,12 @@ def opened_bytes(path: Path, offset: int = 0) -> Iterator[tuple[BinaryIO, Binary
     with path.open("rb") as stored:
         magic = stored.read(4)
         stored.seek(0)
-        data: BinaryIO = stored
+        data: io.BufferedIOBase = stored
         if magic.startswith(_GZIP_MAGIC):
-            data = gzip.GzipFile(fileobj=stored)  # type: ignore[assignment]
+            data = gzip.GzipFile(fileobj=stored)
         elif magic == _ZSTD_MAGIC:
-            data = zstd.ZstdFile(stored)  # type: ignore[assignment]
-        with io.BufferedReader(data, _BUFFER_BYTES) as content:  # type: ignore[type-var]
+            data = zstd.ZstdFile(stored)
+        with io.BufferedReader(_AsItComes(data), _BUFFER_BYTES) as content:
             if offset:
                 content.seek(offset)
             yield content, stored

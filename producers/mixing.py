@@ -14,7 +14,7 @@ from feed.times import Time
 class Merged:
     """Several sources in one order: by due time, and where that is the same, as they are given."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source[Tick]]) -> None:
         self._sources = sources
 
     @property
@@ -41,7 +41,7 @@ class Chosen:
         patterns: symbols, and prefixes such as `BTC-*`.
     """
 
-    def __init__(self, source: Source, patterns: Iterable[str]) -> None:
+    def __init__(self, source: Source[Tick], patterns: Iterable[str]) -> None:
         self._source = source
         self._coverage = Coverage(Subscription("", pattern) for pattern in patterns)
         self._known: dict[str, bool] = {}
@@ -71,7 +71,7 @@ class Chosen:
 class Limited:
     """The first so many ticks of a source, from wherever it is read: none beyond is looked at."""
 
-    def __init__(self, source: Source, limit: int) -> None:
+    def __init__(self, source: Source[Tick], limit: int) -> None:
         self._source = source
         self._limit = limit
 
@@ -103,7 +103,7 @@ def parse_patterns(text: str) -> list[str]:
     return patterns
 
 
-def _from(source: Source, start: Time | None) -> Iterator[Tick]:
+def _from(source: Source[Tick], start: Time | None) -> Iterator[Tick]:
     ticks = source.read(start)
     return ticks if start is None else dropwhile(lambda tick: tick.time < start, ticks)
 

@@ -66,7 +66,7 @@ class Replay:
 
     def __init__(
         self,
-        deck: Deck,
+        deck: Deck[Tick],
         publisher: Publisher,
         stage: Stage,
         order: Order,

@@ -27,7 +27,7 @@ BadRow = Callable[[int, str], None]
 
 def open_recording(
     path: Path, symbol: str | None, columns: Mapping[str, str], on_bad_row: BadRow
-) -> Source:
+) -> Source[Tick]:
     """A file as what it is, which its content tells.
 
     Args:

@@ -33,8 +33,9 @@ def trades(count: int, symbol: str = "ES", first_seq: int | None = None) -> list
 
 def quote(symbol: str = "ES", **more: Any) -> Quote:
     return Quote(
-        symbol=symbol, bid_price=99.5, bid_size=3, ask_price=100.5, ask_size=2, time=T0, **more
-    )
+        symbol=symbol, bid_price=99.5, bid_size=3, ask_price=100.5, ask_size=2,
+        time=more.pop("time", T0), **more,
+    )  # fmt: skip
 
 
 def bar(symbol: str = "ES", **more: Any) -> Bar:

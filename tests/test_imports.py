@@ -33,6 +33,8 @@ LAYERS = [
     {"ticks"},
     {"batch", "closest", "delivery", "feeds", "settings", "frames", "playback", "tapes"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
+    {"fields"},
+    {"replay_actions"},
     {"actions", "blocks"},
     {"conduct", "protocol"},
     {"backlog"},
@@ -41,7 +43,7 @@ LAYERS = [
     {"streams"},
     {"audiences", "catchup"},
     {"hub"},
-    {"door", "follower", "flusher", "upstream"},
+    {"door", "follower", "flusher", "private", "upstream"},
     {"session", "backfill"},
     {"replays"},
     {"http", "websocket", "asgi_sink", "engine"},
@@ -53,9 +55,9 @@ LAYERS = [
 ]
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
-    "closest", "conduct", "counters", "delays", "delivery", "errors", "feeds", "follower", "frames",
-    "hub", "outbox", "pieces", "playback", "positions", "protocol", "rates", "recovery", "session",
-    "streams", "ticks",
+    "closest", "conduct", "counters", "delays", "delivery", "errors", "feeds", "fields", "follower",
+    "frames", "hub", "outbox", "pieces", "playback", "positions", "protocol", "rates", "recovery",
+    "replay_actions", "session", "streams", "ticks",
 }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from feed.cli.replay_screen import shown
 from feed.playback import Deck, Source, place
 from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
-from feed.ticks import is_symbol
+from feed.ticks import Tick, is_symbol
 from feed.times import Time
 from producers.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings import CsvRecording, parse_columns
@@ -113,7 +113,9 @@ def replay(
     run(_replay(settings, feed, deck, order, bad))
 
 
-def _choose(recordings: Sequence[Source], symbols: str | None, limit: int | None) -> Source:
+def _choose(
+    recordings: Sequence[Source[Tick]], symbols: str | None, limit: int | None
+) -> Source[Tick]:
     """What is to be played of recordings."""
     for recording in recordings:
         if isinstance(recording, CsvRecording):
@@ -147,7 +149,9 @@ def _scan(recording: CsvRecording) -> None:
         recording.scan(on_progress)
 
 
-def _deck(source: Source, speed: float, start: str | None, end: str | None, loop: bool) -> Deck:
+def _deck(
+    source: Source[Tick], speed: float, start: str | None, end: str | None, loop: bool
+) -> Deck[Tick]:
     try:
         return Deck(
             source,
@@ -161,14 +165,14 @@ def _deck(source: Source, speed: float, start: str | None, end: str | None, loop
         raise click.UsageError(str(error)) from None
 
 
-def _place(text: str | None, source: Source) -> Time | None:
+def _place(text: str | None, source: Source[Tick]) -> Time | None:
     if text is None:
         return None
     return place(text, source.last if text.startswith("-") else source.first)
 
 
 async def _replay(
-    settings: Settings, feed: str, deck: Deck, order: Order, bad: Sequence[BadInput]
+    settings: Settings, feed: str, deck: Deck[Tick], order: Order, bad: Sequence[BadInput]
 ) -> None:
     async with (
         open_client(settings) as client,

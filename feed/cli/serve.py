@@ -29,6 +29,14 @@ from feed.tls import Certificate, certificate_of
 DASHBOARD = Path(clients.__file__).parent / "dashboard"
 
 
+def _check_directory(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    if value is not None and not Path(value).is_dir():
+        raise click.BadParameter(f"{value} is no directory")
+    return value
+
+
 @click.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one.  [default: 8000]")
@@ -40,6 +48,8 @@ DASHBOARD = Path(clients.__file__).parent / "dashboard"
     "--jwt-key", metavar="FILE", help="Take tokens signed with this key: PEM, or a secret."
 )
 @click.option("--jwks-url", metavar="URL", help="Take tokens signed with the keys published there.")
+@click.option("--tapes", metavar="DIR", callback=_check_directory,
+              help="Let clients have the tapes there played to themselves.")  # fmt: skip
 @click.option("--metrics-bind", metavar="HOST:PORT",
               help="Serve /metrics there alone, instead of beside the stream.")  # fmt: skip
 @redis_option

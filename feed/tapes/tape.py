@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from feed.times import Time
 _ENTRIES_MAX: Final = 1_000_000
 """Frames and gaps of a tape without a manifest: they are held in memory."""
 _MARKS: Final = (Head, Place, Hole)
+_NEVER: Final = -(2**63)
 
 
 class Tape:
@@ -100,28 +101,39 @@ class Tape:
             with_rx: also say when each was received. Else that is None.
         """
         chosen = _Choice(start, coverage)
-        for line in self._lines(self._offset_of(start)):
+        frames = self.frames_from(start)
+        for line in self._lines(frames[0].offset if frames else self.manifest.bytes):
             item = decode_line(line)
             if chosen.has(item):
                 yield Record(item, received_at(line) if with_rx else None)
 
-    def _offset_of(self, start: Time | None) -> int:
-        """Where the first frame begins that may hold a tick at or after a time.
+    def frames_from(self, start: Time | None) -> list[FrameEntry]:
+        """The frames from the first on that may hold a tick at or after a time.
 
         Times need not rise along a tape, the greatest time so far does: see "The time index" in
         docs/architecture.md.
         """
-        frames = [each for each in self.manifest.frames if each.ticks]
-        if start is None or not frames:
-            return 0
-        so_far = list(accumulate((each.last or 0 for each in frames), max))
-        place = bisect_left(so_far, start)
-        return frames[place].offset if place < len(frames) else self.manifest.bytes
+        frames = self.manifest.frames
+        if start is None:
+            return frames
+        times = (_NEVER if each.last is None else each.last for each in frames)
+        return frames[bisect_left(list(accumulate(times, max)), start) :]
 
-    def _lines(self, offset: int) -> Iterator[bytes]:
+    def ticks_of(self, frame: FrameEntry) -> list[Tick]:
+        """The ticks of one frame, in their order.
+
+        Raises:
+            InvalidTape: it is damaged, or was changed.
+        """
+        items = map(decode_line, self._lines(frame.offset, 1))
+        return [item for item in items if not isinstance(item, _MARKS)]
+
+    def _lines(self, offset: int, frames: int | None = None) -> Iterator[bytes]:
+        """The lines from a frame on, of so many frames or of all."""
+        began = offset
         try:
             with opened(self.path) as number:
-                for frame in frames_at(number, offset, self.manifest.bytes):
+                for frame in islice(frames_at(number, offset, self.manifest.bytes), frames):
                     if frame.offset != offset:
                         break
                     yield from decompress(frame)
@@ -130,7 +142,7 @@ class Tape:
             raise InvalidTape(f"{self.path}: {error.strerror}") from None
         except InvalidTape as error:
             raise InvalidTape(f"{self.path}: {error}") from None
-        if offset != self.manifest.bytes:
+        if offset == began if frames else offset != self.manifest.bytes:
             raise InvalidTape(f"{self.path}: the frame at byte {offset:,} is damaged or missing")
 
 

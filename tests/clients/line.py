@@ -11,6 +11,7 @@ from feed.actions import Auth
 from feed.batch import Batch
 from feed.frames import TEXT, split_frames
 from feed.recovery import Run
+from feed.replay_actions import Play, Steer
 from feed.ticks import Bar, Encoding, Quote, StreamKey, Tick, Trade, channel_of
 from tests.feed.accountant import Accountant
 from tests.feed.world import Store, Stored, World
@@ -146,7 +147,7 @@ class Line:
 
     def _say(self, id_: int, message: str | bytes) -> None:
         request = self.server.session.read(message)
-        assert not isinstance(request, Auth)
+        assert not isinstance(request, Auth | Play | Steer)
         if request is not None:
             self.server.session.complete(request, self.world.enter_epoch())
         self.waits_for = id_

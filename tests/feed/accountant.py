@@ -8,6 +8,7 @@ from feed.actions import Auth
 from feed.catchup import Request
 from feed.counters import Totals
 from feed.outbox import Outbox
+from feed.replay_actions import Play, Steer
 from feed.session import Session
 from feed.ticks import Encoding, encode
 from tests.builders import ListSink
@@ -75,7 +76,7 @@ class Accountant:
 
     def say(self, **action: Any) -> None:
         request = self.session.read(encode(action, Encoding.JSON).decode())
-        assert not isinstance(request, Auth)
+        assert not isinstance(request, Auth | Play | Steer)
         if request is not None and not self.dead:
             self.session.complete(request, self.world.store.epoch)
 

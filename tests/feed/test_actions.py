@@ -167,7 +167,14 @@ def test_good_messages(pack: Any, message: dict[str, Any], action: object) -> No
         ({"action": "configure", "stamps": 1}, Fault.INVALID_SYNTAX, "stamps is"),
         ({"action": "configure", "beat": 1}, Fault.INVALID_SYNTAX, "unknown key 'beat'"),
         ({"action": "configure", "replay": 1}, Fault.INVALID_SYNTAX, "replay is"),
-        ({"action": "replay.pause", "id": 9}, Fault.INVALID_ACTION, "replay.pause"),
+        ({"action": "replay.pause"}, Fault.INVALID_SYNTAX, "id"),
+        ({"action": "replay.pause", "id": 9, "tape": "x"}, Fault.INVALID_SYNTAX, "tape"),
+        ({"action": "replay.rewind", "id": 9}, Fault.INVALID_SYNTAX, "replay.seek"),
+        ({"action": "replay.seek", "id": 9}, Fault.INVALID_SYNTAX, "position"),
+        ({"action": "replay.speed", "id": 9}, Fault.INVALID_SYNTAX, "speed"),
+        ({"action": "replay.speed", "id": 9, "speed": 20_000}, Fault.INVALID_SYNTAX, "10000"),
+        ({"action": "replay", "id": 9, "trades": ["A"]}, Fault.INVALID_SYNTAX, "tape"),
+        ({"action": "replay", "id": 9, "tape": "t"}, Fault.INVALID_SYNTAX, "channel"),
     ],
 )
 def test_bad_messages(pack: Any, message: Any, fault: Fault, words: str) -> None:

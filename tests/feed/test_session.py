@@ -13,6 +13,7 @@ from feed.errors import Fault
 from feed.hub import Hub
 from feed.outbox import Outbox
 from feed.playback import MAX, Mode, State
+from feed.replay_actions import Play, Steer
 from feed.session import Session
 from feed.ticks import Encoding, StreamKey, Subscription
 from feed.times import Moment, Time
@@ -63,7 +64,7 @@ class Talk:
         text = json.dumps(message) if isinstance(message, dict) else message
         request = self.session.read(text)
         if request is not None:
-            assert not isinstance(request, Auth)
+            assert not isinstance(request, Auth | Play | Steer)
             self.session.complete(request, "e1")
         return self.sink.take()
 
@@ -166,7 +167,7 @@ def test_errors_leave_everything_as_it_was(hub: Hub) -> None:
     talk = Talk(hub)
     talk.say({"action": "subscribe", "trades": ["ES"]})
     assert talk.say("{")[0]["code"] == 400
-    assert talk.say({"action": "replay", "id": 2})[0]["code"] == 410
+    assert talk.say({"action": "subscribe", "news": ["ES"]})[0]["code"] == 410
     assert set(talk.session.subscriptions) == {Subscription("trades", "ES")}
 
 

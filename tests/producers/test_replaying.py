@@ -40,7 +40,7 @@ async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[Publisher
 def replay_of(
     redis: Redis,
     publisher: Publisher,
-    source: Source,
+    source: Source[Tick],
     order: Order | None = None,
     *,
     speed: float = MAX,

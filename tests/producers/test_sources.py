@@ -22,13 +22,13 @@ from tests.feed.tapes.builders import write
 from tests.producers.venues.recorded import BINANCE, COINBASE, needs_captures
 
 
-def csv(path: Path, *rows: tuple[float, str], pack: object = None) -> Source:
+def csv(path: Path, *rows: tuple[float, str], pack: object = None) -> Source[Tick]:
     text = "time,symbol,price,size\n" + "".join(f"{t:.3f},{s},1,1\n" for t, s in rows)
     path.write_bytes(text.encode() if pack is None else pack(text.encode()))  # type: ignore[operator]
     return open_recording(path, None, {}, lambda line, error: pytest.fail(error))
 
 
-def seen(source: Source, start: float | None = None) -> list[tuple[float, str]]:
+def seen(source: Source[Tick], start: float | None = None) -> list[tuple[float, str]]:
     at = None if start is None else seconds(start)
     return [(tick.time / 1e9, tick.symbol) for tick in source.read(at)]
 

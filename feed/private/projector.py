@@ -1,0 +1,279 @@
+"""Plays private replays: whose ticks are due, off the event loop, which only sends them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from feed import protocol
+from feed.blocks import Letter
+from feed.errors import Fault, InvalidAction, InvalidTape, TapeNotFound
+from feed.fields import Id
+from feed.outbox import Outbox
+from feed.pieces import message_frame
+from feed.playback import Deck
+from feed.private.reels import Listing, Reel, Reels
+from feed.private.showing import Showing
+from feed.replay_actions import Play, Steer
+from feed.tapes import Library, Tape
+from feed.ticks import Coverage, Encoding, Subscription
+
+PAUSE_S: Final = 0.005
+"""The shortest time between two turns: what is due in it goes together."""
+_LOOK_S: Final = 60.0
+_WAITING_MAX: Final = 20
+
+Narrow = Callable[[str, Iterable[Subscription]], Iterable[Subscription]]
+"""What a client may see of some subscriptions of a feed."""
+
+logger = logging.getLogger("tickcast.private")
+
+
+class Viewer:
+    """A client that has tapes played to it.
+
+    Args:
+        send: takes frames of ticks, and how many frames and ticks they are.
+    """
+
+    __slots__ = ("encoding", "outbox", "send", "showings", "waiting")
+
+    def __init__(
+        self, outbox: Outbox, encoding: Encoding, send: Callable[[bytes, int, int], None]
+    ) -> None:
+        self.outbox = outbox
+        self.encoding = encoding
+        self.send = send
+        self.showings: dict[Id, Showing] = {}
+        self.waiting: list[Letter | dict[str, Any]] = []
+        """What was made and not sent, since the client does not read."""
+
+    @property
+    def reads(self) -> bool:
+        """Whether something may be made for it now."""
+        return self.outbox.write is not None and not self.waiting
+
+    def deliver(self) -> None:
+        """Send what was made, as far as the client takes it.
+
+        One that asks and asks and does not read finds its outbox full, as with any other answer.
+        """
+        while self.waiting and not self.outbox.closed:
+            if self.outbox.write is None and len(self.waiting) <= _WAITING_MAX:
+                return
+            item = self.waiting.pop(0)
+            if isinstance(item, Letter):
+                self.send(*item)
+            else:
+                self.outbox.push(message_frame([item], self.encoding))
+
+
+class _Turn(NamedTuple):
+    """What one replay gets to do, and what has come of it."""
+
+    viewer: Viewer
+    showing: Showing
+    steer: Steer | None
+    outcome: list[Letter | dict[str, Any]]
+
+
+class Projector:
+    """All private replays of a server.
+
+    One turn follows the other. Reading and encoding go on in a thread meanwhile, so that the live
+    flow is not held up.
+
+    Args:
+        library: the tapes; None where there are none.
+        per_client, in_all: how many replays there may be.
+    """
+
+    def __init__(self, library: Library | None, per_client: int, in_all: int) -> None:
+        self._reels = Reels(library) if library is not None else None
+        self._per_client = per_client
+        self._in_all = in_all
+        self._opening = asyncio.Lock()
+        self._reading = asyncio.Lock()
+        self._viewers: set[Viewer] = set()
+        self._asked: list[_Turn] = []
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        """How many replays there are."""
+        return sum(len(viewer.showings) for viewer in self._viewers)
+
+    # -- what clients ask for
+
+    async def listings(self) -> list[Listing]:
+        """All finished tapes that can be read, by name.
+
+        Raises:
+            TapeNotFound: there are none here.
+        """
+        if self._reels is None:
+            raise TapeNotFound("this server has no tapes")
+        async with self._opening:
+            return await asyncio.to_thread(self._reels.listings)
+
+    async def play(self, viewer: Viewer, play: Play, narrow: Narrow) -> None:
+        """Begin a replay.
+
+        Raises:
+            InvalidAction: that can't be; nothing has changed.
+        """
+        reels = self._reels
+        if reels is None:
+            raise InvalidAction(Fault.INVALID_ACTION, "this server has no tapes")
+        self._check_room(viewer, play)
+        try:
+            async with self._opening:
+                tape = await asyncio.to_thread(reels.tape, play.tape)
+            allowed = frozenset(narrow(tape.manifest.feed, play.subscriptions))
+            if not allowed:
+                raise InvalidAction(Fault.INSUFFICIENT_SUBSCRIPTION, f"of {play.tape}")
+            async with self._reading:
+                showing = await asyncio.to_thread(_begin, reels, tape, play, allowed, viewer)
+        except TapeNotFound as error:
+            raise InvalidAction(Fault.TAPE_NOT_FOUND, str(error)) from None
+        except InvalidTape as error:
+            logger.warning("can't play %s: %s", play.tape, error)
+            raise InvalidAction(Fault.TAPE_NOT_FOUND, f"{play.tape} can't be read") from None
+        except ValueError as error:
+            raise InvalidAction(Fault.INVALID_SYNTAX, str(error)) from None
+        if viewer.outbox.closed:
+            return
+        self._check_room(viewer, play)
+        self._viewers.add(viewer)
+        viewer.showings[play.id] = showing
+        viewer.waiting.append(showing.state(time.monotonic()))
+        viewer.deliver()
+        self._news.set()
+
+    def _check_room(self, viewer: Viewer, play: Play) -> None:
+        if play.id in viewer.showings:
+            raise InvalidAction(Fault.INVALID_SYNTAX, "a replay with this id plays already")
+        if len(viewer.showings) >= self._per_client:
+            raise InvalidAction(
+                Fault.SYMBOL_LIMIT, f"at most {self._per_client} replays at a time are allowed"
+            )
+        if len(self) >= self._in_all:
+            raise InvalidAction(Fault.RATE_LIMITED, "the server plays as many tapes as it can")
+
+    def steer(self, viewer: Viewer, steer: Steer) -> None:
+        """Have a replay go on otherwise; the answer comes when it does.
+
+        Raises:
+            InvalidAction: there is none of this id.
+        """
+        showing = viewer.showings.get(steer.id)
+        if showing is None:
+            raise InvalidAction(Fault.INVALID_SYNTAX, "no replay with this id plays")
+        self._asked.append(_Turn(viewer, showing, steer, []))
+        self._news.set()
+
+    def drain(self, viewer: Viewer) -> None:
+        """The client reads again."""
+        viewer.deliver()
+        self._news.set()
+
+    def forget(self, viewer: Viewer) -> None:
+        """The client is gone."""
+        self._viewers.discard(viewer)
+        viewer.showings.clear()
+        viewer.waiting.clear()
+        if not self._viewers and self._reels is not None:
+            self._reels.clear()
+
+    # -- turns
+
+    async def run(self) -> None:
+        """Play until cancelled."""
+        while True:
+            await self._wait()
+            turns, self._asked = self._asked, []
+            turns += [
+                _Turn(viewer, showing, None, [])
+                for viewer in self._viewers
+                if viewer.reads
+                for showing in viewer.showings.values()
+            ]
+            async with self._reading:
+                await asyncio.to_thread(_work_off, turns)
+            for turn in turns:
+                self._finish(turn)
+            await asyncio.sleep(PAUSE_S)
+
+    async def _wait(self) -> None:
+        """Wait until something is due, or asked for."""
+        due = [
+            showing.due_s
+            for viewer in self._viewers
+            if viewer.reads
+            for showing in viewer.showings.values()
+        ]
+        wait_s = (
+            min((each for each in due if each is not None), default=math.inf) - time.monotonic()
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(wait_s, _LOOK_S))):
+                await self._news.wait()
+        self._news.clear()
+
+    def _finish(self, turn: _Turn) -> None:
+        viewer, showing = turn.viewer, turn.showing
+        if viewer.showings.get(showing.id) is not showing:
+            return  # It has been forgotten meanwhile.
+        viewer.waiting += turn.outcome
+        if showing.over:
+            del viewer.showings[showing.id]
+            if not viewer.showings:
+                self._viewers.discard(viewer)
+        viewer.deliver()
+
+
+def _begin(
+    reels: Reels, tape: Tape, play: Play, allowed: Iterable[Subscription], viewer: Viewer
+) -> Showing:
+    """Begin to read a tape; raises what `Reel` and `Deck` raise, and InvalidTape."""
+    reel = Reel(reels, tape, Coverage(allowed))
+    deck = Deck(reel, time.monotonic(), speed=play.speed, start=play.start, end=play.end)
+    return Showing(play.id, deck, viewer.encoding)
+
+
+def _work_off(turns: Iterable[_Turn]) -> None:
+    """Do what is asked for, and make what is due."""
+    for turn in turns:
+        try:
+            _take_turn(turn)
+        except InvalidTape as error:
+            logger.warning("a private replay ends: %s", error)
+            turn.showing.over = True
+            turn.outcome.extend(
+                [
+                    *protocol.error(Fault.INTERNAL_ERROR, "the tape is damaged", turn.showing.id),
+                    turn.showing.state(time.monotonic()),
+                ]
+            )
+        except Exception:
+            # One client's trouble is not the others'.
+            logger.exception("a bug in a private replay")
+            turn.showing.over = True
+            turn.outcome.extend(protocol.error(Fault.INTERNAL_ERROR, "", turn.showing.id))
+
+
+def _take_turn(turn: _Turn) -> None:
+    showing, now_s = turn.showing, time.monotonic()
+    if turn.steer is not None:
+        showing.steer(turn.steer, now_s)
+        turn.outcome.append(showing.state(now_s))
+    elif (due_s := showing.due_s) is not None and due_s <= now_s:
+        letter = showing.play(now_s)
+        if letter is not None:
+            turn.outcome.append(letter)
+        if showing.has_ended:
+            turn.outcome.append(showing.state(now_s))

@@ -29,6 +29,7 @@ from feed.errors import (
     Fault,
     InvalidAction,
     Refused,
+    ReplayFailed,
     TooManyConnections,
     reason_of,
 )
@@ -145,17 +146,19 @@ class Connection:
             self._beat_later()
         if self._session.follows_replay != before[1]:
             return self._follow_replay()
-        if isinstance(request, Steer):
+        if isinstance(request, Steer) and request.id is not None:
             self._steer(request)
             return None
         return self._work_on(request) if request is not None else None
 
-    def _work_on(self, request: Request | Auth | Play) -> Coroutine[Any, Any, None]:
+    def _work_on(self, request: Request | Auth | Play | Steer) -> Coroutine[Any, Any, None]:
         match request:
             case Auth():
                 return self._identify(request)
             case Play():
                 return self._play(request)
+            case Steer():
+                return self._steer_feed(request)
         return self._answer(request)
 
     def end(self, code: int) -> None:
@@ -241,6 +244,23 @@ class Connection:
             self._engine.projector.steer(self._viewer, steer)
         except InvalidAction as error:
             self._session.refuse(steer, error.fault, error.detail)
+
+    async def _steer_feed(self, steer: Steer) -> None:
+        """Steer the replay that plays into the feed, for all its clients."""
+        session, engine = self._session, self._engine
+        try:
+            if not engine.settings.steers_replays:
+                raise ReplayFailed("this server lets no client steer it")
+            state = await engine.replays.steer(session.feed, steer)
+        except ReplayFailed as error:
+            session.refuse(steer, Fault.INVALID_ACTION, str(error))
+        except (BrokerUnavailable, BrokerUnsuitable) as error:
+            logger.warning("could not steer a replay: %s", error)
+            session.refuse(steer, Fault.BROKER_UNAVAILABLE, "try again later")
+        except Exception:
+            self._fail()
+        else:
+            session.answer_steering(state)
 
     async def _identify(self, auth: Auth) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What clients may say of a private replay; `feed.actions` reads the rest. No I/O."""
+"""What clients may say of replays; `feed.actions` reads the rest. No I/O."""
 
 from __future__ import annotations
 
@@ -45,9 +45,10 @@ class Play(Struct, frozen=True):
 
 
 class Steer(Struct, frozen=True):
-    """The client wants its replay to go on otherwise.
+    """The client wants a replay to go on otherwise.
 
     Attributes:
+        id: of its private replay; None means the one that plays into the feed, for all.
         position: where to go on, with `SEEK`.
         speed: how fast, with `SPEED`.
     """
@@ -60,7 +61,8 @@ class Steer(Struct, frozen=True):
 
 def parse_play(fields: Fields, id_: Id) -> Play:
     """Read `replay`; raises InvalidAction."""
-    _need_id(id_)
+    if id_ is None:
+        raise syntax("a replay has an id, by which its ticks are known")
     tape = fields.pop("tape", None)
     if not isinstance(tape, str) or not 0 < len(tape) <= TAPE_NAME_MAX:
         raise syntax(f"tape is the name of a tape, of at most {TAPE_NAME_MAX} characters")
@@ -78,7 +80,8 @@ def parse_steer(name: str, fields: Fields, id_: Id) -> Steer:
     except ValueError:
         words = ", ".join(each.value for each in Verb)
         raise syntax(f"{show(name)} is none of {words}") from None
-    _need_id(id_)
+    if verb is Verb.STOP and id_ is None:
+        raise syntax("replay.stop takes the id of a private replay")
     position = speed = None
     if verb is Verb.SEEK:
         position = take_time(fields, "position")
@@ -88,11 +91,6 @@ def parse_steer(name: str, fields: Fields, id_: Id) -> Steer:
         speed = _take_speed(fields)
     refuse_unknown(fields)
     return Steer(id_, verb, position, speed)
-
-
-def _need_id(id_: Id) -> None:
-    if id_ is None:
-        raise syntax("a replay has an id, by which its ticks are known")
 
 
 def _take_speed(fields: Fields) -> float:

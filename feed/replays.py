@@ -11,9 +11,11 @@ from redis.asyncio import Redis
 
 from feed.broker import keys
 from feed.broker.client import level_of
-from feed.broker.replays import read_state, unpack_state
+from feed.broker.replays import read_state, steer, unpack_state
 from feed.errors import TickcastError
 from feed.hub import Hub
+from feed.playback import State, show_speed
+from feed.replay_actions import Steer
 from feed.session import Session
 from feed.times import Moment
 from feed.upstream import Upstream
@@ -60,6 +62,20 @@ class Replays:
         if not followers:
             del self._followers[session.feed]
             self._upstream.stop_listening(keys.replay_states(session.feed))
+
+    async def steer(self, feed: str, action: Steer) -> State:
+        """Have the replay of a feed go on otherwise; returns where it stands then.
+
+        Raises:
+            ReplayFailed: there is none, or it refuses.
+            BrokerUnavailable, BrokerUnsuitable: Redis does not answer, or refuses.
+        """
+        command: dict[str, object] = {"do": action.verb.value.removeprefix("replay.")}
+        if action.position is not None:
+            command["position"] = int(action.position)
+        if action.speed is not None:
+            command["speed"] = show_speed(action.speed)
+        return await steer(self._client, feed, command)
 
     async def keep_up(self) -> None:
         """Listen to what could not be listened to at first, until cancelled."""

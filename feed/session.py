@@ -212,6 +212,10 @@ class Session:
         if self.follows_replay and may_know and not self._outbox.is_slow:
             self._say(protocol.replay(state))
 
+    def answer_steering(self, state: State) -> None:
+        """The replay of the feed has done what the client asked for."""
+        self._say(protocol.replay(state))
+
     def drain(self) -> None:
         """The client reads again."""
         self._hub.drain(self._outbox, self._clock())

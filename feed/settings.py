@@ -120,7 +120,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Frames of any kind that a client may send, pings included."""
     frames_burst: Positive = 100
 
-    # Private replays
+    # Replays
+    steer_replays: bool | None = None
+    """Whether clients may steer the replay of a feed; None where no credentials are asked for."""
     tapes: str | None = None
     """A directory of tapes that clients may have played to themselves."""
     replays_per_connection_max: Positive = 4
@@ -134,6 +136,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The longest such rest."""
     linger_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
     """How long a stream that nobody wants any more stays subscribed at the broker."""
+
+    @property
+    def steers_replays(self) -> bool:
+        """Whether clients may steer the replay that plays into a feed, for all."""
+        if self.steer_replays is not None:
+            return self.steer_replays
+        return not (self.auth or self.jwt_key or self.jwks_url)
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:

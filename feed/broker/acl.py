@@ -192,9 +192,12 @@ def _server(names: _Names) -> list[Grant]:
         Grant("hget", read=names.replays),
         Grant(
             "subscribe",
-            channels=[*names.ticks, *names.announcements, *names.replay_states, *heartbeats],
+            channels=[
+                *(*names.ticks, *names.announcements, *heartbeats),
+                *(*names.replay_states, *names.replay_replies),
+            ],
         ),
-        Grant("publish", channels=heartbeats),
+        Grant("publish", channels=[*heartbeats, *names.replay_commands]),
         Grant("evalsha", keys=[keys.SEATED_SERVERS, seats, attempts]),
         Grant("zadd zscore zrem zremrangebyscore", keys=[keys.SEATED_SERVERS]),
         Grant("hgetall hset hdel expire", keys=[seats]),

@@ -167,7 +167,7 @@ def test_good_messages(pack: Any, message: dict[str, Any], action: object) -> No
         ({"action": "configure", "stamps": 1}, Fault.INVALID_SYNTAX, "stamps is"),
         ({"action": "configure", "beat": 1}, Fault.INVALID_SYNTAX, "unknown key 'beat'"),
         ({"action": "configure", "replay": 1}, Fault.INVALID_SYNTAX, "replay is"),
-        ({"action": "replay.pause"}, Fault.INVALID_SYNTAX, "id"),
+        ({"action": "replay.stop"}, Fault.INVALID_SYNTAX, "id"),
         ({"action": "replay.pause", "id": 9, "tape": "x"}, Fault.INVALID_SYNTAX, "tape"),
         ({"action": "replay.rewind", "id": 9}, Fault.INVALID_SYNTAX, "replay.seek"),
         ({"action": "replay.seek", "id": 9}, Fault.INVALID_SYNTAX, "position"),

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from clients.books import Gap
@@ -76,6 +77,36 @@ async def test_who_asked_is_told_of_every_change(
         await state_from(talk, "ended")
         await other.say(action="ping")
         assert (await other.hear())["T"] == "pong", "who has not asked hears nothing"
+
+
+async def test_clients_steer_it_where_they_may(
+    server: RunningServer, redis: Redis, publisher: Publisher
+) -> None:
+    async with talking(server.stream) as talk:
+        assert (await talk.ask(action="replay.pause"))["code"] == 410
+        async with playing(redis, publisher, Recorded(0, 1000, 2000)):
+            while (said := await talk.ask(action="replay.pause"))["T"] == "error":
+                assert said["code"] == 410  # It does not listen yet.
+            assert said["state"] == "paused"
+            said = await talk.ask(action="replay.seek", position=at(1500).rfc3339())
+            assert (said["state"], said["position"]) == ("paused", at(1500).rfc3339())
+            assert (await talk.ask(action="replay.speed", speed="max"))["speed"] == "max"
+            assert (await talk.ask(action="replay.resume"))["T"] == "replay"
+            assert (await talk.ask(action="replay.stop"))["code"] == 400
+
+
+async def test_where_clients_may_not_steer_it_they_are_told(
+    settings: Settings, redis_url: str, redis: Redis, publisher: Publisher
+) -> None:
+    strict = replace(settings, steer_replays=False)
+    async with (
+        running_server(strict, redis_url) as server,
+        talking(server.stream) as talk,
+        playing(redis, publisher, Recorded(0, 1000)),
+    ):
+        said = await talk.ask(action="replay.pause")
+        assert said["code"] == 410
+        assert said["msg"].startswith("invalid action for this feed: this server lets no client")
 
 
 async def test_who_comes_later_is_told_at_once(

@@ -67,7 +67,7 @@ REFUSED = {
         *("GET tickcast:{other}:epoch", "SUBSCRIBE tickcast:{other}:announcements"),
         *("DEL tickcast:limits:x", "DEL tickcast:seats:{seats}:servers"),
         *("HSET tickcast:{live}:replay owner x", "SUBSCRIBE tickcast:{live}:replay:commands"),
-        *("PUBLISH tickcast:{live}:replay:commands x", "PUBLISH tickcast:{live}:replay:states x"),
+        *("PUBLISH tickcast:{live}:replay:replies x", "PUBLISH tickcast:{live}:replay:states x"),
     ],
     READER: [
         *(f"HSET {META} latest x", f"HDEL {META} latest", f"XADD {HISTORY} * b x"),

@@ -7,6 +7,7 @@ import gzip
 import io
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -44,6 +45,8 @@ _SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
 _SECONDS_MAX: Final = 10**11
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_DAMAGE: Final = (EOFError, zlib.error, zstd.ZstdError, csv.Error)
+"""What is raised where a file is cut off, or its compression or its quotes make no sense."""
 
 
 class CsvRecording:
@@ -82,7 +85,7 @@ class CsvRecording:
             raise InvalidRecording(f"{path}: {error.strerror or error}") from None
         except UnicodeDecodeError:
             raise InvalidRecording(f"{path}: neither text nor compressed text") from None
-        except (InvalidRecording, ValueError, EOFError, zstd.ZstdError) as error:
+        except (InvalidRecording, ValueError, *_DAMAGE) as error:
             raise InvalidRecording(f"{path}: {error}") from None
 
     @property
@@ -98,7 +101,7 @@ class CsvRecording:
                 for row in rows:
                     if row:
                         yield from self._read_row(row, rows.line_num + 1)
-            except (OSError, EOFError, UnicodeDecodeError, zstd.ZstdError, csv.Error) as error:
+            except (OSError, UnicodeDecodeError, *_DAMAGE) as error:
                 raise InvalidRecording(
                     f"{self._path}: damaged after line {rows.line_num + 1}: {error}"
                 ) from None

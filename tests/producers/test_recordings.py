@@ -107,6 +107,8 @@ def test_bad_rows_are_reported_and_left_out(tmp_path: Path) -> None:
         (b"time,b\n", "neither price and size nor bid and ask"),
         (b"time,price,size\n", "name the symbol"),
         (b"\xff\xfe\x00", "neither text nor"),
+        (gzip.compress(ES, mtime=0)[:10] + b"\xff" * 20, "decompressing"),
+        (b"x" * 140_000, "field larger than"),
         (b"\x1f\x8b\x00\x00", "Unknown compression method|ended before"),
         (b"\x28\xb5\x2f\xfd\x00", "ended before"),
     ],
@@ -124,6 +126,18 @@ def test_damage_in_the_middle_is_reported_with_its_place(tmp_path: Path) -> None
     ticks = iter(CsvRecording(path, "ES"))
     assert next(ticks) == EXPECTED[0]
     with pytest.raises(InvalidRecording, match="damaged after line"):
+        list(ticks)
+
+
+def test_damage_that_only_the_decompression_notices(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(ES * 10_000, compresslevel=0))
+    place = 10  # Where the first block begins; its length stands behind its first byte.
+    while place < len(packed) // 2:
+        place += 5 + int.from_bytes(packed[place + 1 : place + 3], "little")
+    packed[place] = 0xFF
+    ticks = iter(CsvRecording(write(tmp_path / "a.csv.gz", bytes(packed)), "ES"))
+    assert next(ticks) == EXPECTED[0]
+    with pytest.raises(InvalidRecording, match=r"damaged after line .*decompressing"):
         list(ticks)
 
 

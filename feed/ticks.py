@@ -214,6 +214,7 @@ def validate(tick: Tick) -> None:
         _check_price("c", tick.close)
         _check_amount("v", tick.volume)
         _check_amount("n", tick.trade_count)
+        _check_integer("n", tick.trade_count)
         _check_price("vw", tick.vwap)
 
 
@@ -227,12 +228,16 @@ def _check_amount(name: str, value: float) -> None:
         raise InvalidTick(f"{name} must be a finite number of at least 0, not {value}")
 
 
+def _check_integer(name: str, value: int) -> None:
+    if not -(2**63) <= value < 2**63:
+        raise InvalidTick(f"{name} must fit 64 bits")
+
+
 def _check_text(name: str, value: int | str | None) -> None:
     if value is None:
         return
     if isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            raise InvalidTick(f"{name} must fit 64 bits")
+        _check_integer(name, value)
     elif not 0 < len(value) <= TEXT_MAX:
         raise InvalidTick(f"{name} must have 1 to {TEXT_MAX} characters, not {len(value)}")
     elif not value.isprintable():

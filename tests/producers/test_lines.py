@@ -38,6 +38,10 @@ def test_a_missing_time_is_now_and_what_the_server_added_goes() -> None:
         (b'{"T":"t","S":"A","p":"1","s":1}', "Expected `float`, got `str`"),
         (b'{"T":"t","S":"A","p":1,"s":-1}', "s must be"),
         (b'{"T":"t","S":"A B","p":1,"s":1}', "symbol"),
+        (
+            b'{"T":"b","S":"A","o":1,"h":1,"l":1,"c":1,"v":1,"vw":1,"n":9223372036854775808}',
+            "n must fit 64 bits",
+        ),
         (b'{"T":"t","S":"A","p":1e999,"s":1}', "JSON"),
         (b'{"T":"t","S":"A","p":1,"s":1,"t":"noon"}', "RFC 3339"),
     ],

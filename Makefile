@@ -4,6 +4,7 @@
 # The first of these that is new enough is taken.
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 ARGS =
+FUZZ_SECONDS ?= 60
 
 # In the environment, unlike as an option, constraints reach the isolated build too: up to pip 25.2
 # by the first name, since then by the second.
@@ -11,7 +12,7 @@ pip_install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.tx
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults check constraints clean
+.PHONY: help demo test faults fuzz check constraints clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +27,9 @@ test: .venv/.dev ## Run the tests (ARGS="-k outbox")
 # A short version of it is part of `make test`. The longest scenario soaks for half an hour.
 faults: .venv/.dev ## Kill and cut everything, at length (ARGS="--faults-minutes=5 -k storm")
 	.venv/bin/pytest tests/faults -s --faults=long --timeout=2700 $(ARGS)
+
+fuzz: .venv/.fuzz ## Feed nonsense to each parser for a minute (FUZZ_SECONDS=600 ARGS="csv line")
+	.venv/bin/python -m tests.fuzz.run --seconds=$(FUZZ_SECONDS) $(ARGS)
 
 check: .venv/.dev ## Lint, check format, types and which module imports which
 	.venv/bin/ruff check
@@ -42,7 +46,7 @@ constraints: ## Renew constraints.txt: the newest versions that fit
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	  > build/requires.txt
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
-	  -e '.[dev]' -r build/requires.txt editables setuptools wheel async-timeout
+	  -e '.[dev,fuzz]' -r build/requires.txt editables setuptools wheel async-timeout
 	build/venv/bin/python -m pip freeze --all --exclude pip --exclude-editable > build/frozen.txt
 	{ grep '^#' constraints.txt; \
 	  tr 'A-Z_' 'a-z-' < build/frozen.txt | LC_ALL=C sort -t = -k 1,1 | sed \
@@ -54,7 +58,7 @@ clean: ## Remove all that was made here, .venv included
 	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Two stamps, because the demo needs a third of what the tests need.
+# Three stamps, because the demo needs a third of what the tests need, and few need the fuzzer.
 .venv/.runtime: .venv/bin/python pyproject.toml constraints.txt
 	@echo 'Installing Tickcast into .venv ...'
 	@$(pip_install) -e .
@@ -64,6 +68,11 @@ clean: ## Remove all that was made here, .venv included
 	@echo 'Installing Tickcast and the tools of its developers into .venv ...'
 	@$(pip_install) -e '.[dev]'
 	@touch .venv/.runtime $@
+
+.venv/.fuzz: .venv/bin/python pyproject.toml constraints.txt
+	@echo 'Installing Tickcast, the tools of its developers and a fuzzer into .venv ...'
+	@$(pip_install) -e '.[dev,fuzz]'
+	@touch .venv/.runtime .venv/.dev $@
 
 # Debian keeps ensurepip in a package of its own, python3-venv. Without it, a pip outside will do.
 .venv/bin/python build/venv/bin/python: %/bin/python:

@@ -25,7 +25,7 @@ from feed.server import address_of, bind
 from feed.server import serve as run_server
 from feed.settings import Settings, load_settings
 
-DASHBOARD = Path(clients.__file__).parent / "dashboard"
+DASHBOARD = Path(clients.__file__).parent / "dashboard" / "dist"
 
 
 @click.command()

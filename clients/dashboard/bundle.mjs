@@ -1,0 +1,54 @@
+/**
+ * Makes the folder that is served: bundles and minifies the scripts and the style, and puts the
+ * licences of what is in them beside. `hatch_build.py` calls it; see docs/dashboard.md.
+ *
+ *     node clients/dashboard/bundle.mjs TARGET
+ */
+
+import { copyFile, mkdir, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { build } from "esbuild";
+
+const HERE = import.meta.dirname;
+const MODULES = join(HERE, "..", "..", "node_modules");
+const AS_THEY_ARE = ["index.html", "favicon.svg"];
+
+const target = process.argv[2];
+await rm(target, { recursive: true, force: true });
+await mkdir(target, { recursive: true });
+const result = await build({
+  absWorkingDir: HERE,
+  // feed.js is an entry of its own, so that other people's pages can import it.
+  entryPoints: ["page.js", "feed.js", "page.css"],
+  outdir: target,
+  bundle: true,
+  splitting: true,
+  format: "esm",
+  target: "es2022",
+  minify: true,
+  legalComments: "none",
+  metafile: true,
+  logLevel: "warning",
+});
+for (const name of AS_THEY_ARE) await copyFile(join(HERE, name), join(target, name));
+await writeFile(join(target, "licences.txt"), await licences(packagesIn(result.metafile)));
+
+/** The names of the packages of which something is in the bundle. */
+function packagesIn({ inputs }) {
+  const name = /node_modules\/((?:@[^/]+\/)?[^/]+)\//;
+  return [...new Set(Object.keys(inputs).flatMap((path) => name.exec(path)?.[1] ?? []))].sort();
+}
+
+/** Who holds the rights in each package, and its licence where it comes with one. */
+async function licences(names) {
+  const parts = names.map(async (name) => {
+    const folder = join(MODULES, name);
+    const { version, license, author } = JSON.parse(await readFile(join(folder, "package.json")));
+    const file = (await readdir(folder)).find((each) => /^licen[cs]e/i.test(each));
+    const text = file ? await readFile(join(folder, file), "utf8") : "";
+    const by = typeof author === "object" ? author.name : author;
+    return `${name} ${version}, by ${by}\nLicence: ${license}\n\n${text}`;
+  });
+  const notice = "TradingView Lightweight Charts™\nCopyright (с) 2025 TradingView, Inc. https://www.tradingview.com/\n";
+  return [notice, ...(await Promise.all(parts))].join(`\n${"-".repeat(72)}\n\n`);
+}

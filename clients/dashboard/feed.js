@@ -40,8 +40,9 @@ const NOT_CLOSED_BY_US = 1006;
  *
  * @param {string} url ws:// or wss://, with the path `/stream` or `/v2/NAME`
  * @param {Handlers} [handlers]
- * @param {{encoding?: "json"|"msgpack", configure?: object}} [options] `configure`: keys of the
- *   protocol's action of that name, such as `{stamps: true}`; it is said on every connection
+ * @param {{encoding?: "json"|"msgpack", configure?: object[]}} [options] `configure`: maps of
+ *   keys of the protocol's action of that name, such as `{stamps: true}`; each is said by itself, on
+ *   every connection
  * @returns {Stream}
  */
 export function connect(url, handlers = {}, options = {}) {
@@ -73,7 +74,7 @@ export class Stream {
   #unasked = [];
   #comingBack = [];
 
-  constructor(url, handlers, { encoding = "json", configure } = {}) {
+  constructor(url, handlers, { encoding = "json", configure = [] } = {}) {
     this.#url = url;
     this.#handlers = handlers;
     this.#configure = configure;
@@ -149,7 +150,7 @@ export class Stream {
   #greet() {
     this.#heardAt = performance.now();
     this.#state.connected(this.#socket.protocol);
-    if (this.#configure) this.#send(this.#state.ask({ action: "configure", ...this.#configure }));
+    for (const keys of this.#configure) this.#send(this.#state.ask({ action: "configure", ...keys }));
     const awayMs = this.#lostAt ? this.#heardAt - this.#lostAt : 0;
     this.#comingBack = this.#lostAt ? this.#state.subscribeAgain(awayMs) : [];
     this.#goOn();

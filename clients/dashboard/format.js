@@ -75,6 +75,19 @@ export function timeOfDay(time) {
   return `${whole}.${fraction.slice(0, 3).padEnd(3, "0")}`;
 }
 
+/** @param {number} value bytes */
+export function bytes(value) {
+  if (value >= 1e6) return `${withDecimals(2, 2).format(value / 1e6)} MB`;
+  if (value >= 1e3) return `${withDecimals(1, 1).format(value / 1e3)} kB`;
+  return `${withDecimals(0, 0).format(value)} B`;
+}
+
+/** @param {number} ms a delay */
+export function delay(ms) {
+  if (ms >= 10_000) return `${withDecimals(0, 0).format(ms / 1000)} s`;
+  return ms >= 10 ? `${withDecimals(0, 0).format(ms)} ms` : `${withDecimals(1, 1).format(ms)} ms`;
+}
+
 /** How many decimals a number needs, noise of binary fractions aside. */
 export function decimalsOf(value) {
   const text = String(Number(value.toPrecision(12)));

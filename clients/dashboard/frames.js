@@ -26,14 +26,18 @@ function median(times) {
 }
 
 /**
- * Draw on every frame in which something may have changed.
+ * Draw again and again, on animation frames.
  *
  * @param {(now: number) => void} draw
+ * @param {number} everyMs at most so often. A timer before each frame, because whoever asks for a
+ *   frame makes the browser look through the whole page for what has changed
  */
-export function onEachFrame(draw) {
-  const again = () => {
+export function onFrames(draw, everyMs) {
+  const again = (time) => {
     draw(performance.now());
-    requestAnimationFrame(again);
+    // Short by half a frame, so that the next one is not missed for a delayed timer.
+    const passed = performance.now() - time;
+    setTimeout(() => requestAnimationFrame(again), Math.max(0, everyMs - passed - USUAL_MS / 2));
   };
   requestAnimationFrame(again);
 }

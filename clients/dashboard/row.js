@@ -5,7 +5,7 @@ import { TREND_POINTS } from "./rates.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const TREND_HEIGHT = 24;
-const TREND_EVERY_MS = 500;
+const TREND_EVERY_MS = 1000;
 /** Less than this part of the price is drawn as small as it is. */
 const TREND_LEAST_RANGE = 0.0002;
 /** No fade behind it: a hundred of them would keep the browser painting without a pause. */

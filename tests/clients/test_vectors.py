@@ -20,8 +20,9 @@ VECTORS: dict[str, list[dict[str, Any]]] = json.loads(
 )
 
 
-def named(part: str) -> Any:
-    return pytest.mark.parametrize("vector", VECTORS[part], ids=lambda vector: vector["name"])
+def name_of(vector: dict[str, Any]) -> str:
+    name: str = vector["name"]
+    return name
 
 
 def shown(items: list[Tick | Gap]) -> list[Any]:
@@ -51,7 +52,7 @@ def notice(kind: str, first: int | None, last: int | None, **more: Any) -> dict[
     return {"T": kind, "ch": "trades", "S": "ES", "from": first, "to": last, **more}
 
 
-@named("books")
+@pytest.mark.parametrize("vector", VECTORS["books"], ids=name_of)
 def test_books(vector: dict[str, Any]) -> None:
     books = Books()
     seen = [item for event in vector["events"] for item in enter(books, event)]
@@ -61,7 +62,7 @@ def test_books(vector: dict[str, Any]) -> None:
         assert (report.balanced if name == "balanced" else report.total(name)) == value, name
 
 
-@named("conversations")
+@pytest.mark.parametrize("vector", VECTORS["conversations"], ids=name_of)
 def test_conversations(vector: dict[str, Any]) -> None:
     state = ClientState(Encoding.JSON)
     for step in vector["steps"]:

@@ -32,27 +32,28 @@ const AS_THEY_ARE = ["index.html", "favicon.svg"];
 const target = resolve(process.argv[2]);
 await rm(target, { recursive: true, force: true });
 await mkdir(target, { recursive: true });
-const result = await build({
+const options = {
   absWorkingDir: HERE,
-  // feed.js is an entry of its own, so that other people's pages can import it.
-  entryPoints: ["page.js", "feed.js", "page.css"],
   outdir: target,
   bundle: true,
-  splitting: true,
   format: "esm",
   target: "es2022",
   minify: true,
   legalComments: "none",
   metafile: true,
   logLevel: "warning",
-});
+};
+// One file that is whole by itself, for other people's pages; ours imports it like them.
+const client = await build({ ...options, entryPoints: ["feed.js"] });
+const page = await build({ ...options, entryPoints: ["page.js", "page.css"], external: ["./feed.js"] });
 for (const name of AS_THEY_ARE) await copyFile(join(HERE, name), join(target, name));
-await writeFile(join(target, "licences.txt"), await licences(packagesIn(result.metafile)));
+await writeFile(join(target, "licences.txt"), await licences(packagesIn(client.metafile, page.metafile)));
 
-/** The names of the packages of which something is in the bundle. */
-function packagesIn({ inputs }) {
+/** The names of the packages of which something is in the bundles. */
+function packagesIn(...metafiles) {
   const name = /node_modules\/((?:@[^/]+\/)?[^/]+)\//;
-  return [...new Set(Object.keys(inputs).flatMap((path) => name.exec(path)?.[1] ?? []))].sort();
+  const paths = metafiles.flatMap(({ inputs }) => Object.keys(inputs));
+  return [...new Set(paths.flatMap((path) => name.exec(path)?.[1] ?? []))].sort();
 }
 
 /** Who holds the rights in each package, and its licence where it comes with one. */

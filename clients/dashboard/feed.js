@@ -113,6 +113,11 @@ export class Stream {
     return this.#state.books.totals();
   }
 
+  /** Milliseconds since the server last said anything on this connection. */
+  get silentMs() {
+    return this.#heldAt ? performance.now() - this.#heardAt : 0;
+  }
+
   get encoding() {
     return this.#state.encoding;
   }

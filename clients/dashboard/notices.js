@@ -10,13 +10,14 @@ const SLOW_SHOWN_MS = 10_000;
  * @param {string} facts.refused why the server does not give what was asked for; empty: it does
  * @param {string} facts.lostAt the time of day at which the connection was lost; empty: it never was
  * @param {number} facts.lagMs how far behind the server says that we are
+ * @param {number} facts.silentMs since the server last said anything; it does so every second
  * @param {object|undefined} facts.replay the server's latest message of that name
  * @param {boolean} facts.eased whether trades are conflated
  * @param {number} facts.quietMs since the last tick
  * @param {number} facts.slowMs since this page was last told to be too slow
  * @returns {{text: string, tone: "bad"|"warn"|"note"}|undefined} the most important thing to know
  */
-export function bannerOf({ state, refused, lostAt, lagMs, replay, eased, quietMs, slowMs }) {
+export function bannerOf({ state, refused, lostAt, lagMs, silentMs, replay, eased, quietMs, slowMs }) {
   const reason = state.reason ? ` (${state.reason})` : "";
   const old = lostAt ? ` What you see is from before ${lostAt} UTC.` : "";
   if (state.name === "closed") {
@@ -29,6 +30,9 @@ export function bannerOf({ state, refused, lostAt, lagMs, replay, eased, quietMs
     return reason ? { text: `Can't connect yet${reason}. Trying again.`, tone: "warn" } : undefined;
   }
   if (refused) return { text: refused, tone: "bad" };
+  if (silentMs > BEHIND_MS) {
+    return { text: `Stale: the server has said nothing for ${Math.floor(silentMs / 1000)} s.`, tone: "warn" };
+  }
   if (lagMs > BEHIND_MS) {
     return { text: `Stale: what arrives is ${Math.round(lagMs / 1000)} s old.`, tone: "warn" };
   }

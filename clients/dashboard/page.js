@@ -136,7 +136,8 @@ function showQuote(instrument) {
 
 function showBanner(now) {
   const eased = watch?.eased ?? false;
-  const banner = bannerOf({ ...facts, eased, quietMs: now - market.tickAt, slowMs: now - slowAt });
+  const silentMs = watch?.stream.silentMs ?? 0;
+  const banner = bannerOf({ ...facts, eased, silentMs, quietMs: now - market.tickAt, slowMs: now - slowAt });
   part("banner").hidden = !banner;
   part("banner").dataset.tone = banner?.tone ?? "";
   write("banner", banner?.text ?? "");

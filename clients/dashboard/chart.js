@@ -102,40 +102,47 @@ export class Chart {
     this.#chart.timeScale().resetTimeScale();
   }
 
-  /** Draw what has changed; nothing is done where nothing has. Returns how many candles there are. */
+  /** Whether the last candle is in view; somebody may have gone back to look at older ones. */
+  get isFollowing() {
+    return this.#chart.timeScale().scrollPosition() >= 0;
+  }
+
+  /** Draw what has changed; nothing is done where nothing has. Returns whether there is a candle. */
   draw(candles, decimals) {
     if (decimals !== this.#decimals) this.#fit(decimals);
     const last = this.#held.at(-1);
-    if (last && candles.changedFrom === Infinity) return this.#held.length;
+    if (last && candles.changedFrom === Infinity) return this.#held.some(isTraded);
     const fresh = !last || candles.changedFrom < last.time || this.#held.length > CANDLES_HELD_MAX;
     if (fresh) this.#drawAll(candles.rollUp(this.#step, -Infinity, CANDLES_MAX));
     else this.#drawOn(candles.rollUp(this.#step, candles.changedFrom));
     candles.taken();
     this.#tell();
-    return this.#held.length;
+    return this.#held.some(isTraded);
   }
 
   #drawAll(rows) {
     this.#held = rows;
-    this.#volume.setData(rows.map(this.#bar));
-    this.#quotes.setData(rows.map(point));
-    this.#candles.setData(rows.map(candle));
+    const traded = rows.filter(isTraded);
+    this.#volume.setData(traded.map(this.#bar));
+    this.#quotes.setData(rows.filter(isQuoted).map(point));
+    this.#candles.setData(traded.map(candle));
   }
 
   #drawOn(rows) {
     for (const row of rows) {
       if (row.time === this.#held.at(-1).time) this.#held.pop();
       this.#held.push(row);
+      if (isQuoted(row)) this.#quotes.update(point(row));
+      if (!isTraded(row)) continue;
       this.#volume.update(this.#bar(row));
-      this.#quotes.update(point(row));
       this.#candles.update(candle(row));
     }
   }
 
-  #bar = (row) =>
-    Number.isNaN(row.open)
-      ? { time: row.time }
-      : { time: row.time, value: row.volume, color: row.close < row.open ? this.#colours.down : this.#colours.up };
+  #bar = ({ time, open, close, volume }) => {
+    const color = close < open ? this.#colours.down : this.#colours.up;
+    return { time, value: volume, color };
+  };
 
   #fit(decimals) {
     this.#decimals = decimals;
@@ -146,9 +153,9 @@ export class Chart {
   #tell(time) {
     const row =
       time === undefined
-        ? this.#held.findLast(({ open }) => !Number.isNaN(open))
+        ? this.#held.findLast(isTraded)
         : this.#held.find((each) => each.time === time);
-    if (!row || Number.isNaN(row.open)) {
+    if (!row || !isTraded(row)) {
       this.#legend.textContent = "";
       return;
     }
@@ -168,7 +175,8 @@ function resolved(element, name) {
   return color;
 }
 
-const point = ({ time, mid }) => (Number.isNaN(mid) ? { time } : { time, value: mid });
-
-const candle = ({ time, open, high, low, close }) =>
-  Number.isNaN(open) ? { time } : { time, open, high, low, close };
+// A time without a value would be drawn as room for one; and the view does not follow what fills it.
+const isTraded = ({ open }) => !Number.isNaN(open);
+const isQuoted = ({ mid }) => !Number.isNaN(mid);
+const point = ({ time, mid }) => ({ time, value: mid });
+const candle = ({ time, open, high, low, close }) => ({ time, open, high, low, close });

@@ -32,6 +32,12 @@ export function size(value) {
   return withDecimals(0, value >= 100 ? 2 : 6).format(value);
 }
 
+/** @param {number} value a sum of sizes, short enough for a column */
+export function volume(value) {
+  if (value < 1e5 || value >= 1e6) return size(value);
+  return `${withDecimals(1, 1).format(value / 1e3)}K`;
+}
+
 /** @param {number|undefined} ratio 0.01 becomes "+1.00%" */
 export function change(ratio) {
   if (ratio === undefined) return NONE;

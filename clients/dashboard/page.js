@@ -56,7 +56,7 @@ async function start() {
   if (view.symbol) choose(view.symbol);
   showView();
   // For those who look from the console, and for the tests.
-  globalThis.tickcast = { market, watch, chosen };
+  globalThis.tickcast = { market, watch, chosen, chart };
   onFrames(draw, drawMs);
 }
 
@@ -108,9 +108,7 @@ function draw(now) {
   if (!view.symbol && table.shown.length) choose(table.shown[0]);
   const instrument = market.instruments.get(chosen.symbol);
   const decimals = instrument?.decimals ?? 2;
-  const count = chart.draw(chosen.candles, decimals);
-  part("chart-note").hidden = count > 0;
-  if (part("chart").dataset.candles !== String(count)) part("chart").dataset.candles = count;
+  part("chart-note").hidden = chart.draw(chosen.candles, decimals);
   tape.draw(chosen, decimals, now);
   panel.draw(watch.stream, chosen.stream, facts.state, now);
   if (now - slowlyAt < SLOWLY_EVERY_MS) return;

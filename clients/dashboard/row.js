@@ -70,7 +70,7 @@ export class Row {
         ? format.basisPoints(instrument.relativeSpread)
         : format.price(instrument.spread, decimals),
     );
-    this.#write("volume", (instrument.incomplete ? "≥" : "") + format.size(instrument.volume));
+    this.#write("volume", (instrument.incomplete ? "≥" : "") + format.volume(instrument.volume));
     this.#write("rate", format.rate(instrument.rate.read(now)));
     mark(this.element, "move", { "+": "up", "−": "down" }[change[0]] ?? "");
     this.#flash(now);

@@ -107,7 +107,7 @@ class Visit:
                 await asyncio.sleep(0.02)
 
     async def until_drawn(self) -> None:
-        await self.until("Number(document.getElementById('chart').dataset.candles) > 0")
+        await self.until("globalThis.tickcast && document.getElementById('chart-note').hidden")
 
     async def text(self, id_: str) -> str:
         found: str = await self.page.text_content(f"#{id_}")

@@ -95,6 +95,15 @@ async def same_candles(visit: Visit, site: ServerProcess) -> None:
     assert drawn
 
 
+async def test_the_chart_follows(site: ServerProcess, browser: Any) -> None:
+    # Of the symbol that is traded least, so that there are seconds with quotes alone.
+    async with visiting(browser, f"{site.http}/?symbol=TIDE") as visit:
+        await visit.until_drawn()
+        await visit.until("tickcast.chosen.candles.rollUp(1).length > 10", 40_000)
+        assert await visit.page.evaluate("tickcast.chart.isFollowing")
+        assert visit.complaints == []
+
+
 async def test_a_server_that_falls_silent_is_told_of(site: ServerProcess, browser: Any) -> None:
     async with visiting(browser, site.http) as visit:
         await visit.until_drawn()
@@ -201,9 +210,11 @@ async def test_a_phone(site: ServerProcess, browser: Any) -> None:
     options = {"viewport": PHONE, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
     async with visiting(browser, site.http, **options) as visit:
         await visit.until_drawn()
+        await visit.until("document.querySelector('#rows').rows.length === 20")
+        await visit.until("document.querySelector('#tape').rows.length > 0")
         assert await visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
         for id_ in ("chart", "rows", "tape", "encoding"):
-            assert await visit.page.is_visible(f"#{id_}")
+            assert await visit.page.is_visible(f"#{id_}"), id_
         small = await visit.page.evaluate(
             "[...document.querySelectorAll('.tools button, .group button, .pick')]"
             ".filter((each) => each.getBoundingClientRect().height < 36).length"
@@ -227,6 +238,7 @@ async def test_it_can_be_read(site: ServerProcess, browser: Any, theme: str) -> 
         assert unnamed == 0
 
 
+@pytest.mark.timeout(180)
 async def test_what_the_docs_show(
     site: ServerProcess, browser: Any, pytestconfig: pytest.Config
 ) -> None:
@@ -235,7 +247,7 @@ async def test_what_the_docs_show(
     PICTURES.mkdir(exist_ok=True)
     for theme in ("light", "dark"):
         async with visiting(browser, f"{site.http}/?theme={theme}") as visit:
-            await visit.until("tickcast.market.instruments.size === 20")
+            await visit.until_drawn()
             await asyncio.sleep(60 if theme == "light" else 5)
             await visit.page.screenshot(path=PICTURES / f"dashboard-{theme}.png")
     async with visiting(browser, f"{site.http}/?theme=dark", viewport=PHONE) as visit:

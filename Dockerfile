@@ -1,7 +1,7 @@
 FROM python:3.13-slim AS build
 
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml hatch_build.py package.json package-lock.json constraints.txt README.md LICENSE ./
 COPY feed feed
 COPY producers producers
 COPY clients clients

@@ -11,8 +11,12 @@ FUZZ_SECONDS ?= 60
 pip_install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 
+# What the web page is built of, when Tickcast is installed: hatch_build.py.
+page = hatch_build.py package.json package-lock.json \
+  $(wildcard clients/dashboard/*.* clients/dashboard/feed/*.*)
+
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults conformance fuzz check pictures constraints clean
+.PHONY: help demo test faults conformance e2e fuzz check pictures constraints clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +34,9 @@ faults: .venv/.dev ## Kill and cut everything, at length (ARGS="--faults-minutes
 
 conformance: .venv/.dev ## Hold the WebSocket server against the Autobahn cases (ARGS="-k asgi")
 	.venv/bin/pytest tests/conformance -s -m conformance $(ARGS)
+
+e2e: .venv/.e2e ## Try the web page in a real browser, Chromium
+	.venv/bin/pytest tests/e2e -m e2e $(ARGS)
 
 fuzz: .venv/.fuzz ## Feed nonsense to each parser for a minute (FUZZ_SECONDS=600 ARGS="csv line")
 	.venv/bin/python -m tests.fuzz.run --seconds=$(FUZZ_SECONDS) $(ARGS)
@@ -52,7 +59,7 @@ constraints: ## Renew constraints.txt: the newest versions that fit
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' \
 	  > build/requires.txt
 	build/venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
-	  -e '.[dev,fuzz]' -r build/requires.txt editables setuptools wheel async-timeout
+	  -e '.[dev,e2e,fuzz]' -r build/requires.txt editables setuptools wheel async-timeout
 	build/venv/bin/python -m pip freeze --all --exclude pip --exclude-editable > build/frozen.txt
 	{ grep '^#' constraints.txt; \
 	  tr 'A-Z_' 'a-z-' < build/frozen.txt | LC_ALL=C sort -t = -k 1,1 | sed \
@@ -61,21 +68,27 @@ constraints: ## Renew constraints.txt: the newest versions that fit
 	mv build/constraints.txt constraints.txt
 
 clean: ## Remove all that was made here, .venv included
-	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist node_modules clients/dashboard/dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Three stamps, because the demo needs a third of what the tests need, and few need the fuzzer.
-.venv/.runtime: .venv/bin/python pyproject.toml constraints.txt
+# Four stamps, because the demo needs a third of what the tests need, and few need
+# the fuzzer or what drives a browser.
+.venv/.runtime: .venv/bin/python pyproject.toml constraints.txt $(page)
 	@echo 'Installing Tickcast into .venv ...'
 	@$(pip_install) -e .
 	@touch $@
 
-.venv/.dev: .venv/bin/python pyproject.toml constraints.txt
+.venv/.dev: .venv/bin/python pyproject.toml constraints.txt $(page)
 	@echo 'Installing Tickcast and the tools of its developers into .venv ...'
 	@$(pip_install) -e '.[dev]'
 	@touch .venv/.runtime $@
 
-.venv/.fuzz: .venv/bin/python pyproject.toml constraints.txt
+.venv/.e2e: .venv/bin/python pyproject.toml constraints.txt $(page)
+	@echo 'Installing Tickcast, the tools of its developers and what drives a browser into .venv ...'
+	@$(pip_install) -e '.[dev,e2e]'
+	@touch .venv/.runtime .venv/.dev $@
+
+.venv/.fuzz: .venv/bin/python pyproject.toml constraints.txt $(page)
 	@echo 'Installing Tickcast, the tools of its developers and a fuzzer into .venv ...'
 	@$(pip_install) -e '.[dev,fuzz]'
 	@touch .venv/.runtime .venv/.dev $@

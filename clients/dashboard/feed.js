@@ -1,213 +1,342 @@
 /**
- * A connection to a Tickcast stream that comes back by itself.
+ * A connection to a Tickcast stream that comes back by itself, and goes on where it was. It works in
+ * any page and needs nothing else:
+ *
+ *     import { connect } from "http://127.0.0.1:8000/static/feed.js";
  *
  *     const stream = connect("ws://127.0.0.1:8000/stream", { onTick: (tick) => console.log(tick) });
- *     stream.subscribe({ trades: ["*"] }, { snapshot: true });
+ *     await stream.subscribe({ trades: ["*"] }, { snapshot: true });
+ *
+ * Every published tick is delivered, merged into a later one (its `cf`), or told as a gap.
  *
  * @typedef {object} Handlers
- * @property {(tick: object) => void} [onTick] called with each trade, quote and bar, as on the wire
+ * @property {(tick: object) => void} [onTick] called with each trade, quote and bar, as on the wire,
+ *   times as text in both encodings
+ * @property {(gap: import("./feed/books.js").Gap) => void} [onGap] called with ticks that will not
+ *   come, in their place among the others
  * @property {(notice: object) => void} [onNotice] called with every other message of the server
  * @property {(state: State) => void} [onState] called whenever the state of the connection changes
  *
  * @typedef {object} State
- * @property {"connecting"|"connected"|"reconnecting"|"refused"|"closed"} name
- *   `connected` means that the server has confirmed every subscription; `refused` that it has turned
- *   one down, and `closed` that nobody tries any more
+ * @property {"connecting"|"connected"|"reconnecting"|"closed"} name `connected` means that all that
+ *   was held is held again; `closed` that nobody tries any more
  * @property {string} reason in the server's words, or empty
  */
 
-const SUBPROTOCOL = "tickcast.v1.json";
-const BACKOFF_FIRST_MS = 250;
-const BACKOFF_MAX_MS = 10_000;
-/** A connection that held this long was a good one: the next cut starts with short delays again. */
-const STABLE_MS = 5_000;
+import { Backoff } from "./feed/backoff.js";
+import { ClientState, Refused } from "./feed/state.js";
+import { sizeOf, subprotocolOf } from "./feed/wire.js";
+
+export { Refused };
+
+const DIAL_MS = 5_000;
 /** After so long without a word we ask for one, and after as long again the connection is dead. */
-const QUIET_MS = 10_000;
-const WATCH_MS = 2_000;
-const TICKS = new Set(["t", "q", "b"]);
+const SILENCE_MS = 5_000;
+const WATCH_MS = 500;
+const NOT_CLOSED_BY_US = 1006;
 
 /**
  * Connect, and stay connected until `close` is called or the server says not to come back.
  *
  * @param {string} url ws:// or wss://, with the path `/stream` or `/v2/NAME`
- * @param {Handlers} handlers
- * @returns {Connection}
+ * @param {Handlers} [handlers]
+ * @param {{encoding?: "json"|"msgpack", configure?: object[]}} [options] `configure`: maps of
+ *   keys of the protocol's action of that name, such as `{stamps: true}`; each is said by itself, on
+ *   every connection
+ * @returns {Stream}
  */
-export function connect(url, handlers) {
-  return new Connection(url, handlers);
+export function connect(url, handlers = {}, options = {}) {
+  return new Stream(url, handlers, options);
 }
 
-/** What `connect` returns. */
-export class Connection {
+/** What `connect` returns. `received` counts over all connections. */
+export class Stream {
+  reconnects = 0;
+  received = { bytes: 0, frames: 0, ticks: 0 };
   #url;
   #handlers;
+  #configure;
+  #state;
+  #backoff = new Backoff();
   #socket = null;
+  #told = "";
   #ended = false;
-  #lost = false;
-  #state = "";
-  #failures = 0;
-  #openedAt = 0;
+  /** When all was held for the first time on this connection, and when that ended. */
+  #heldAt = 0;
+  #lostAt = 0;
   #heardAt = 0;
-  #askedAt = 0;
-  #restartMs = 0;
+  #pingedAt = 0;
+  #watchedAt = 0;
   #timer = 0;
   #watch = 0;
-  #lastId = 0;
-  #wanted = [];
-  #unconfirmed = new Map();
+  /** What waits for an answer: by id while it was asked, in order while it was not. */
+  #waiting = new Map();
+  #unasked = [];
+  #comingBack = [];
 
-  constructor(url, handlers) {
+  constructor(url, handlers, { encoding = "json", configure = [] } = {}) {
     this.#url = url;
     this.#handlers = handlers;
+    this.#configure = configure;
+    this.#state = new ClientState(encoding);
     this.#watch = setInterval(() => this.#checkPulse(), WATCH_MS);
-    window.addEventListener("online", this.#tryNow);
+    globalThis.addEventListener?.("online", this.#tryNow);
+    globalThis.document?.addEventListener("visibilitychange", this.#tryNow);
     this.#dial();
   }
 
   /**
-   * Ask for streams, now and after every reconnection.
+   * Add subscriptions, for good: they are asked for again after every cut.
    *
    * @param {Record<string, string[]>} channels symbols by channel: `{trades: ["AAPL"], quotes: ["*"]}`
-   * @param {object} [options] options of the protocol's `subscribe`, such as `{snapshot: true}`
+   * @param {{snapshot?: boolean} & import("./feed/comeback.js").Wish} [options] `snapshot`,
+   *   `start`, `conflate_ms` and `slow` of the protocol; and `resume_ms`: after a longer cut the
+   *   latest tick of each stream is wanted instead of all that were missed
+   * @returns {Promise<object>} the server's reply; rejected with `Refused`
    */
-  subscribe(channels, options = {}) {
-    const request = { ...channels, ...options };
-    this.#wanted.push(request);
-    if (this.#isOpen()) this.#request(request);
+  subscribe(channels, { snapshot, ...wish } = {}) {
+    return this.#request(() => this.#state.subscribe(channels, wish, { snapshot }));
+  }
+
+  /** End subscriptions; returns what `subscribe` does. */
+  unsubscribe(channels) {
+    return this.#request(() => this.#state.unsubscribe(channels));
+  }
+
+  /** Ask the server for its clock: `{T: "pong", t}`. */
+  ping() {
+    return this.#request(() => this.#state.ask({ action: "ping" }));
+  }
+
+  /** What has become of all ticks: sums of `delivered`, `merged`, `skipped`, `gapped`, … */
+  totals() {
+    return this.#state.books.totals();
+  }
+
+  /** Milliseconds since the server last said anything on this connection. */
+  get silentMs() {
+    return this.#heldAt ? performance.now() - this.#heardAt : 0;
+  }
+
+  get encoding() {
+    return this.#state.encoding;
+  }
+
+  /** Connect again in another encoding, and go on with every stream where it was. */
+  set encoding(encoding) {
+    if (encoding === this.#state.encoding) return;
+    this.#state.encoding = encoding;
+    if (this.#ended) return;
+    this.#leave();
+    this.#dial();
   }
 
   /** End the connection for good. */
   close() {
     this.#end("");
-    this.#socket?.close(1000);
-    this.#socket = null;
+    this.#leave();
   }
 
   // -- one socket after the other
 
   #dial() {
-    this.#tell(this.#lost ? "reconnecting" : "connecting");
-    const socket = new WebSocket(this.#url, SUBPROTOCOL);
+    this.#tell(this.#lostAt ? "reconnecting" : "connecting");
+    const socket = new WebSocket(this.#url, subprotocolOf(this.#state.encoding));
+    socket.binaryType = "arraybuffer";
     this.#socket = socket;
-    this.#openedAt = 0;
-    this.#heardAt = performance.now();
-    this.#askedAt = 0;
-    this.#restartMs = 0;
-    this.#unconfirmed.clear();
+    this.#heardAt = this.#watchedAt = performance.now();
+    this.#pingedAt = 0;
     // A socket that was given up may still speak; only the current one is heard.
     socket.onopen = () => socket === this.#socket && this.#greet();
-    socket.onmessage = (event) => socket === this.#socket && this.#receive(event.data);
-    socket.onclose = (event) => socket === this.#socket && this.#cut(event.code, event.reason);
+    socket.onmessage = ({ data }) => socket === this.#socket && this.#receive(data);
+    socket.onclose = ({ code, reason }) => socket === this.#socket && this.#cut(code, reason);
   }
 
   #greet() {
-    this.#openedAt = this.#heardAt = performance.now();
-    this.#wanted.forEach((request) => this.#request(request));
-    if (!this.#wanted.length) this.#tell("connected");
+    this.#heardAt = performance.now();
+    this.#state.connected(this.#socket.protocol);
+    for (const keys of this.#configure) this.#send(this.#state.ask({ action: "configure", ...keys }));
+    const awayMs = this.#lostAt ? this.#heardAt - this.#lostAt : 0;
+    this.#comingBack = this.#lostAt ? this.#state.subscribeAgain(awayMs) : [];
+    this.#goOn();
+  }
+
+  /** Say the next thing that brings back what was held; after the last, all that waits. */
+  #goOn() {
+    const next = this.#comingBack[0];
+    if (next) {
+      this.#send(next);
+      return;
+    }
+    if (this.#lostAt) this.reconnects += 1;
+    this.#lostAt = 0;
+    this.#heldAt = performance.now();
+    this.#tell("connected");
+    for (const request of this.#unasked.splice(0)) this.#ask(request);
   }
 
   #cut(code, reason) {
     const now = performance.now();
-    this.#socket = null;
-    if (code >= 4000 && code < 4100) {
+    const lasted = this.#heldAt ? now - this.#heldAt : 0;
+    this.#leave();
+    const delay = this.#backoff.afterClose(code, lasted, this.#state.retryMs);
+    if (delay === null) {
       this.#end(`${code} ${reason}`.trim());
       return;
     }
-    this.#lost ||= this.#openedAt > 0;
-    if (this.#openedAt && now - this.#openedAt > STABLE_MS) this.#failures = 0;
-    const atOnce = code === 1012 || (code >= 4200 && code < 4300);
-    // A server that keeps sending us away is not asked "at once" a second time.
-    const delay = atOnce && this.#failures === 0 ? this.#restartMs : this.#backoff();
-    this.#failures += 1;
-    this.#tell(this.#lost ? "reconnecting" : "connecting", reason);
+    this.#tell(this.#lostAt ? "reconnecting" : "connecting", reason);
     this.#timer = setTimeout(() => this.#dial(), delay);
   }
 
-  #backoff() {
-    const longest = Math.min(BACKOFF_FIRST_MS * 2 ** this.#failures, BACKOFF_MAX_MS);
-    return longest * (0.5 + Math.random() / 2);
+  /** Let go of the socket; what was asked and not answered is asked again on the next one. */
+  #leave() {
+    if (this.#heldAt) this.#lostAt ||= performance.now();
+    this.#heldAt = 0;
+    clearTimeout(this.#timer);
+    this.#socket?.close(1000);
+    this.#socket = null;
+    this.#unasked.unshift(...this.#waiting.values());
+    this.#waiting.clear();
+    this.#comingBack = [];
   }
 
   #end(reason) {
     this.#ended = true;
     clearTimeout(this.#timer);
     clearInterval(this.#watch);
-    window.removeEventListener("online", this.#tryNow);
+    globalThis.removeEventListener?.("online", this.#tryNow);
+    globalThis.document?.removeEventListener("visibilitychange", this.#tryNow);
     this.#tell("closed", reason);
+    for (const { reject } of [...this.#waiting.values(), ...this.#unasked]) {
+      reject(new Error(`the stream has ended ${reason}`.trim()));
+    }
+    this.#waiting.clear();
+    this.#unasked = [];
   }
 
+  /** The network is back, or somebody looks: no more patience. */
   #tryNow = () => {
-    if (this.#socket || this.#ended) return;
-    clearTimeout(this.#timer);
-    this.#dial();
+    if (globalThis.document?.hidden || this.#ended) return;
+    if (this.#socket) {
+      this.#checkPulse();
+    } else {
+      clearTimeout(this.#timer);
+      this.#dial();
+    }
   };
 
   /** A browser hears nothing of a peer that vanished, so ask it from time to time. */
   #checkPulse() {
     const now = performance.now();
-    if (!this.#socket || now - this.#heardAt < QUIET_MS) return;
-    if (this.#isOpen() && !this.#askedAt) {
-      this.#send({ action: "ping" });
-      this.#askedAt = now;
-    } else if (!this.#isOpen() || now - this.#askedAt >= QUIET_MS) {
-      this.#socket.close();
-      this.#cut(1006, "no answer");
+    const slept = now - this.#watchedAt > 4 * WATCH_MS;
+    this.#watchedAt = now;
+    if (!this.#socket) return;
+    if (slept) {
+      // What has come meanwhile is yet to be read, and a dead connection yet to be found out.
+      this.#heardAt = now;
+      this.#pingedAt = 0;
+      if (this.#isOpen()) this.#sendPing(now);
+    } else if (!this.#isOpen()) {
+      if (now - this.#heardAt > DIAL_MS) this.#cut(NOT_CLOSED_BY_US, "no answer");
+    } else if (this.#pingedAt) {
+      if (now - this.#pingedAt > SILENCE_MS) this.#cut(NOT_CLOSED_BY_US, "the server is silent");
+    } else if (now - this.#heardAt > SILENCE_MS) {
+      this.#sendPing(now);
     }
   }
 
-  // -- messages
+  #sendPing(now) {
+    this.#pingedAt = now;
+    this.#send(this.#state.ask({ action: "ping" }));
+  }
 
   #isOpen() {
     return this.#socket?.readyState === WebSocket.OPEN;
   }
 
-  #send(message) {
-    this.#socket.send(JSON.stringify(message));
+  // -- messages
+
+  #send({ message }) {
+    this.#socket.send(this.#state.encode(message));
   }
 
-  #request(request) {
-    const id = ++this.#lastId;
-    this.#unconfirmed.set(id, request);
-    this.#send({ action: "subscribe", ...request, id });
+  #request(build) {
+    if (this.#ended) return Promise.reject(new Error("the stream has ended"));
+    return new Promise((resolve, reject) => {
+      const request = { build, resolve, reject };
+      if (this.#heldAt) this.#ask(request);
+      else this.#unasked.push(request);
+    });
   }
 
-  #receive(text) {
+  #ask(request) {
+    const question = request.build();
+    this.#waiting.set(question.id, request);
+    this.#send(question);
+  }
+
+  #receive(data) {
     this.#heardAt = performance.now();
-    this.#askedAt = 0;
-    for (const message of JSON.parse(text)) {
-      if (TICKS.has(message.T)) this.#handlers.onTick?.(message);
-      else this.#notice(message);
+    this.#pingedAt = 0;
+    this.received.frames += 1;
+    this.received.bytes += sizeOf(data);
+    const { seen, notices } = this.#state.receive(data);
+    for (const item of seen) {
+      if (item.T === "gap") {
+        this.#handlers.onGap?.(item);
+      } else {
+        this.received.ticks += 1;
+        this.#handlers.onTick?.(item);
+      }
     }
+    for (const notice of notices) this.#take(notice);
+    const question = this.#heldAt ? this.#state.askEpoch() : null;
+    if (question) this.#send(question);
   }
 
-  #notice(message) {
-    this.#handlers.onNotice?.(message);
-    if (message.T === "shutdown") this.#restartMs = message.retry_ms ?? 0;
-    const request = this.#unconfirmed.get(message.id);
-    if (request === undefined) return;
-    this.#unconfirmed.delete(message.id);
-    if (message.T !== "error") {
-      if (this.#unconfirmed.size === 0) this.#tell("connected");
+  #take(notice) {
+    this.#handlers.onNotice?.(notice);
+    if (this.#comingBack.length && notice.id === this.#comingBack[0].id) {
+      this.#takeBack(notice);
       return;
     }
-    this.#tell("refused", `${message.code} ${message.msg}`);
-    // 429 and 5xx pass; anything else would be the same the next time.
-    if (message.code === 429 || message.code >= 500) this.#requestLater(request);
+    const request = this.#waiting.get(notice.id);
+    if (!request) return;
+    this.#waiting.delete(notice.id);
+    if (notice.T !== "error") request.resolve(notice);
+    else this.#refuse(request, new Refused(notice));
   }
 
-  #requestLater(request) {
-    const socket = this.#socket;
-    this.#failures += 1;
-    setTimeout(() => {
-      if (socket === this.#socket && this.#isOpen()) this.#request(request);
-    }, this.#backoff());
+  /** An answer to what brings back what was held. */
+  #takeBack(notice) {
+    this.#comingBack.shift();
+    if (notice.T !== "error") {
+      this.#goOn();
+      return;
+    }
+    const refused = new Refused(notice);
+    if (refused.isPassing) {
+      this.#cut(NOT_CLOSED_BY_US, refused.message);
+    } else {
+      this.#leave();
+      this.#end(refused.message);
+    }
+  }
+
+  #refuse(request, refused) {
+    if (!refused.isPassing) {
+      request.reject(refused);
+      return;
+    }
+    const again = () => (this.#heldAt ? this.#ask(request) : this.#unasked.push(request));
+    setTimeout(() => !this.#ended && again(), this.#backoff.afterFailure());
   }
 
   #tell(name, reason = "") {
-    const state = `${name} ${reason}`;
+    const told = `${name} ${reason}`;
     // While one attempt follows the other, the reason last given stays.
-    if (state === this.#state || (!reason && this.#state.startsWith(`${name} `))) return;
-    this.#state = state;
+    if (told === this.#told || (!reason && this.#told.startsWith(`${name} `))) return;
+    this.#told = told;
     this.#handlers.onState?.({ name, reason });
   }
 }

@@ -32,6 +32,12 @@ export function size(value) {
   return withDecimals(0, value >= 100 ? 2 : 6).format(value);
 }
 
+/** @param {number} value a sum of sizes, short enough for a column */
+export function volume(value) {
+  if (value < 1e5 || value >= 1e6) return size(value);
+  return `${withDecimals(1, 1).format(value / 1e3)}K`;
+}
+
 /** @param {number|undefined} ratio 0.01 becomes "+1.00%" */
 export function change(ratio) {
   if (ratio === undefined) return NONE;
@@ -73,6 +79,19 @@ export function age(ms) {
 export function timeOfDay(time) {
   const [whole, fraction = ""] = time.slice(11, -1).split(".");
   return `${whole}.${fraction.slice(0, 3).padEnd(3, "0")}`;
+}
+
+/** @param {number} value bytes */
+export function bytes(value) {
+  if (value >= 1e6) return `${withDecimals(2, 2).format(value / 1e6)} MB`;
+  if (value >= 1e3) return `${withDecimals(1, 1).format(value / 1e3)} kB`;
+  return `${withDecimals(0, 0).format(value)} B`;
+}
+
+/** @param {number} ms a delay */
+export function delay(ms) {
+  if (ms >= 10_000) return `${withDecimals(0, 0).format(ms / 1000)} s`;
+  return ms >= 10 ? `${withDecimals(0, 0).format(ms)} ms` : `${withDecimals(1, 1).format(ms)} ms`;
 }
 
 /** How many decimals a number needs, noise of binary fractions aside. */

@@ -1,164 +1,288 @@
-/** The page: ties the connection, the market and what is drawn together. */
+/** The page: ties the connections, the market and what is drawn together. */
 
-import { connect } from "./feed.js";
+import { SYMBOLS_MAX, TIMEFRAMES, isFeed, isSymbol, queryOf, readView } from "./address.js";
+import { Chart } from "./chart.js";
+import { Chosen } from "./chosen.js";
+import { listenToField, listenToKeys, oneOf } from "./controls.js";
 import * as format from "./format.js";
+import { frameInterval, onFrames } from "./frames.js";
 import { Market } from "./market.js";
-import { Table } from "./table.js";
+import { bannerOf } from "./notices.js";
+import { Panel, WORDS, write } from "./panel.js";
+import { DRAW_EVERY_MS, Table } from "./table.js";
 import { Tape } from "./tape.js";
+import { Watch } from "./watch.js";
 
-const DRAW_EVERY_MS = 125;
-const RATE_EVERY_MS = 1000;
-const DEFAULT_FEED = "live";
-const FEED_NAME = /^[a-z0-9_-]{1,32}$/;
-const WORDS = {
-  connecting: "Connecting",
-  connected: "Connected",
-  reconnecting: "Reconnecting",
-  refused: "Refused",
-  closed: "Disconnected",
-};
-
+/** A chart that moves thirty times a second looks smooth, and costs half of one at sixty. */
+const FRAMES_PER_DRAW = 2;
+const SLOWLY_EVERY_MS = 250;
 const part = (id) => document.getElementById(id);
+
+const view = readView(location.search);
 const market = new Market();
 const table = new Table(part("rows"));
 const tape = new Tape(part("tape"), part("tape-note"));
-
-let state = { name: "connecting", reason: "" };
-let lostAt = "";
-let paused = false;
+const panel = new Panel();
+const facts = { state: { name: "connecting", reason: "" }, refused: "", lostAt: "", lagMs: 0, replay: undefined };
+let slowAt = -Infinity;
+let slowlyAt = -Infinity;
 let filter = "";
-let matching = 0;
-let filtered = -1;
-let rateAt = -Infinity;
+let chart;
+let watch;
+let chosen;
 
-// -- the connection
+// -- the connections
 
-function start() {
-  const feed = new URLSearchParams(location.search).get("feed") || DEFAULT_FEED;
-  part("feed-name").textContent = feed;
-  document.title = feed === DEFAULT_FEED ? "Tickcast" : `${feed} – Tickcast`;
-  if (!FEED_NAME.test(feed)) {
-    showState({ name: "closed", reason: "a feed's name is 1 to 32 of a-z 0-9 _ -" });
+async function start() {
+  document.documentElement.dataset.theme = view.theme;
+  part("feed-name").textContent = view.feed;
+  if (!isFeed(view.feed)) {
+    facts.state = { name: "closed", reason: "a feed's name is 1 to 32 of a-z 0-9 _ -" };
+    showState();
     return;
   }
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const path = feed === DEFAULT_FEED ? "/stream" : `/v2/${feed}`;
-  connect(`${scheme}://${location.host}${path}`, {
-    onTick: (tick) => market.take(tick, performance.now()),
-    onNotice: (notice) => market.notice(notice),
-    onState: showState,
-  }).subscribe({ trades: ["*"], quotes: ["*"] }, { snapshot: true });
+  chart = new Chart(part("chart"), part("legend"));
+  const frameMs = await frameInterval();
+  const drawMs = FRAMES_PER_DRAW * frameMs;
+  const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v2/${view.feed}`;
+  const { encoding } = view;
+  const handlers = { onTick: takeTick, onGap: takeGap, onNotice: takeNotice, onState: takeState, onRefused: takeRefusal };
+  watch = new Watch(url, handlers, { encoding, conflateMs: DRAW_EVERY_MS });
+  const ofChosen = { onState: () => {}, onRefused: takeRefusal };
+  chosen = new Chosen(url, latestOf, ofChosen, { encoding, conflateMs: Math.round(drawMs) });
+  write("frame", `${Math.round(1000 / frameMs)} frames/s; quotes at most every ${DRAW_EVERY_MS} ms, of the chart every ${Math.ceil(drawMs / 10) * 10} ms`);
+  for (const symbol of view.symbols ?? []) market.instrument(symbol);
+  watch.show(view.symbols);
+  if (view.symbol) choose(view.symbol);
+  showView();
+  // For those who look from the console, and for the tests.
+  globalThis.tickcast = { market, watch, chosen, chart };
+  onFrames(draw, drawMs);
 }
 
-function showState(next) {
-  if (state.name === "connected" && next.name !== "connected") {
-    lostAt = new Date().toISOString().slice(11, 19);
-  }
-  state = next;
-  const live = state.name === "connected";
-  market.setLive(live, performance.now());
-  const chip = part("state");
-  if (chip.textContent !== WORDS[state.name]) chip.textContent = WORDS[state.name];
-  chip.dataset.state = state.name;
-  part("main").dataset.stale = String(!live && market.instruments.size > 0);
-  part("banner").textContent = bannerText();
-  part("banner").dataset.state = state.name;
-  part("banner").hidden = live || (state.name === "connecting" && !state.reason);
+const latestOf = (symbol) => `/snapshot?feed=${view.feed}&symbols=${encodeURIComponent(symbol)}`;
+
+function takeTick(tick) {
+  const now = performance.now();
+  // A symbol that was removed may still have ticks under way.
+  if (view.symbols && !market.instruments.has(tick.S)) return;
+  market.take(tick, now);
+  panel.time(tick, now);
 }
 
-function bannerText() {
-  const reason = state.reason ? ` (${state.reason})` : "";
-  const old = lostAt ? ` What you see is from before ${lostAt} UTC.` : "";
-  if (state.name === "refused") return `The server refused the subscription${reason}.${old}`;
-  if (state.name === "closed") return `Disconnected${reason}. Reload the page to try again.${old}`;
-  if (state.name === "connecting") return `Can't connect yet${reason}. Trying again.`;
-  return `Connection lost${reason}. Trying again.${old}`;
+function takeGap(gap) {
+  market.gap(gap);
+  if (gap.reason === "skipped") slowAt = performance.now();
+}
+
+function takeNotice(notice) {
+  if (notice.T === "heartbeat") facts.lagMs = notice.lag_ms;
+  else if (notice.T === "replay") facts.replay = notice;
+}
+
+function takeRefusal(error) {
+  if (facts.state.name !== "closed") facts.refused = `The server refused what this page needs (${error.message}).`;
+}
+
+function takeState(next) {
+  if (facts.state.name === "connected") facts.lostAt = new Date().toISOString().slice(11, 19);
+  facts.state = next;
+  facts.lagMs = 0;
+  showState();
+}
+
+function showState() {
+  const { name } = facts.state;
+  market.setLive(name === "connected", performance.now());
+  write("state", WORDS[name]);
+  part("state").dataset.state = part("panel-state").dataset.state = name;
+  write("panel-state", WORDS[name]);
+  part("main").dataset.stale = String(name !== "connected" && market.instruments.size > 0);
+  showBanner(performance.now());
 }
 
 // -- drawing
 
-function drawAndWait() {
-  if (!paused) draw(performance.now());
-  // A timer before each frame: no need to wake up for the frames in between.
-  setTimeout(() => requestAnimationFrame(drawAndWait), DRAW_EVERY_MS);
-}
-
 function draw(now) {
-  const size = market.instruments.size;
   table.draw(market, now);
-  tape.draw(market, now);
-  if (size !== filtered) applyFilter();
-  if (now - rateAt >= RATE_EVERY_MS) {
-    rateAt = now;
-    write("rate", format.rate(market.rate.read(now)));
-    write("missed", format.count(market.missed));
-    part("missed-box").hidden = market.missed === 0;
-  }
-  const total = format.count(size) + (market.overfull ? "+" : "");
-  write("symbols", filter ? `${format.count(matching)} of ${total}` : total);
-  drawNote(size);
+  if (!view.symbol && table.shown.length) choose(table.shown[0]);
+  const instrument = market.instruments.get(chosen.symbol);
+  const decimals = instrument?.decimals ?? 2;
+  part("chart-note").hidden = chart.draw(chosen.candles, decimals);
+  tape.draw(chosen, decimals, now);
+  panel.draw(watch.stream, chosen.stream, facts.state, now);
+  if (now - slowlyAt < SLOWLY_EVERY_MS) return;
+  slowlyAt = now;
+  showQuote(instrument);
+  showBanner(now);
+  showList();
+  watch.ease(market.trades.read(now));
 }
 
-function drawNote(size) {
-  const note = part("note");
-  let text = "";
-  if (size === 0 && state.name === "connected") {
-    text = "No ticks yet. Publish some: ";
-  } else if (size > 0 && matching === 0) {
-    text = `No symbol contains “${filter}”.`;
-  } else if (market.overfull) {
-    text = `Only the first ${format.count(size)} symbols are shown.`;
-  }
-  if (note.dataset.text === text) return;
-  note.dataset.text = text;
-  note.textContent = text;
-  note.hidden = !text;
-  if (size === 0 && text) {
-    const command = document.createElement("code");
-    const feed = part("feed-name").textContent;
-    command.textContent = feed === DEFAULT_FEED ? "tickcast synth" : `tickcast synth --feed ${feed}`;
-    note.append(command);
-  }
+function showQuote(instrument) {
+  const { last, bid, ask, change, decimals = 2 } = instrument ?? {};
+  const text = format.change(change);
+  write("quote-last", format.price(last, decimals));
+  write("quote-change", text);
+  write("quote-bid", format.price(bid, decimals));
+  write("quote-ask", format.price(ask, decimals));
+  part("quote-change").dataset.move = { "+": "up", "−": "down" }[text[0]] ?? "";
+  const { lost } = chosen;
+  write("lost", lost === null ? "Trades before a restart may be missing" : lost ? `${format.count(lost)} trades are missing` : "");
+  document.title = last === undefined ? "Tickcast" : `${chosen.symbol} ${format.price(last, decimals)} – Tickcast`;
 }
 
-function write(id, text) {
-  const element = part(id);
-  if (element.textContent !== text) element.textContent = text;
+function showBanner(now) {
+  const eased = watch?.eased ?? false;
+  const silentMs = watch?.stream.silentMs ?? 0;
+  const banner = bannerOf({ ...facts, eased, silentMs, quietMs: now - market.tickAt, slowMs: now - slowAt });
+  part("banner").hidden = !banner;
+  part("banner").dataset.tone = banner?.tone ?? "";
+  write("banner", banner?.text ?? "");
+}
+
+function showList() {
+  const total = market.instruments.size;
+  const shown = filter ? table.shown.length : total;
+  write("symbols", filter ? `${shown} of ${total}` : `${total}${market.overfull ? "+" : ""}`);
+  part("keep").hidden = !filter || view.symbols !== null || shown === 0 || shown > SYMBOLS_MAX;
+  part("all").hidden = view.symbols === null;
+  let note = "";
+  if (total === 0 && facts.state.name === "connected") note = "No ticks yet. `tickcast synth` makes some.";
+  else if (total > 0 && shown === 0) note = view.symbols ? "Enter adds it to the list." : "No such symbol has been published.";
+  part("note").hidden = !note;
+  write("note", note);
 }
 
 // -- what people do
 
-function applyFilter() {
-  const passes = (symbol) => symbol.toUpperCase().includes(filter);
-  filtered = market.instruments.size;
-  matching = table.filter(passes);
-  tape.filter(passes, filter !== "");
+function showView() {
+  history.replaceState(null, "", location.pathname + queryOf(view));
+  showEncoding(view.encoding);
+  showTimeframe(view.timeframe);
+  table.setSort(view.sort);
 }
 
-part("filter").addEventListener("input", (event) => {
-  filter = event.target.value.trim().toUpperCase();
-  applyFilter();
-  draw(performance.now());
-});
+function choose(symbol) {
+  view.symbol = symbol;
+  table.choose(symbol);
+  if (chosen.symbol !== symbol) chart.restart();
+  chosen.show(symbol, TIMEFRAMES[view.timeframe]);
+  write("quote-symbol", symbol);
+  showQuote(market.instruments.get(symbol));
+  showView();
+}
 
-part("pause").addEventListener("click", () => {
-  paused = !paused;
-  part("pause").setAttribute("aria-pressed", String(paused));
-});
+function step(by) {
+  const symbols = table.shown;
+  if (!symbols.length) return;
+  const at = symbols.indexOf(view.symbol);
+  const next = symbols[Math.min(Math.max(at + by, 0), symbols.length - 1)];
+  choose(next);
+  table.focus(next);
+}
 
-document.addEventListener("keydown", (event) => {
-  const field = part("filter");
-  if (event.key === "Escape" && event.target === field && field.value) {
-    field.value = "";
-    field.dispatchEvent(new Event("input"));
-    event.preventDefault();
-  } else if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.altKey) {
-    if (event.target === field) return;
-    event.preventDefault();
-    field.focus();
-    field.select();
+function setSymbols(symbols) {
+  view.symbols = symbols;
+  for (const symbol of symbols ?? []) market.instrument(symbol);
+  for (const symbol of market.instruments.keys()) {
+    if (symbols && !symbols.includes(symbol)) market.forget(symbol);
   }
-});
+  watch.show(symbols);
+  if (symbols?.length && !symbols.includes(view.symbol)) choose(symbols[0]);
+  showView();
+}
 
+function remove(symbol) {
+  const symbols = (view.symbols ?? [...market.instruments.keys()]).filter((each) => each !== symbol);
+  if (symbols.length > SYMBOLS_MAX) facts.refused = `A list of your own holds ${SYMBOLS_MAX} symbols at most.`;
+  else setSymbols(symbols);
+}
+
+function enter(text) {
+  const symbol = [text, text.toUpperCase()].find((each) => market.instruments.has(each));
+  const first = [...market.instruments.keys()].sort().find((each) => each.includes(text.toUpperCase()));
+  if (symbol) choose(symbol);
+  else if (view.symbols && isSymbol(text) && view.symbols.length < SYMBOLS_MAX) add(text);
+  else if (first) choose(first);
+}
+
+function add(text) {
+  const known = [...part("known").options].map(({ value }) => value);
+  const symbol = known.includes(text) || !known.includes(text.toUpperCase()) ? text : text.toUpperCase();
+  setSymbols([...view.symbols, symbol]);
+  choose(symbol);
+}
+
+function setFilter(text) {
+  filter = text;
+  table.setFilter(text);
+  showList();
+}
+
+function setTimeframe(timeframe) {
+  view.timeframe = timeframe;
+  chart.setStep(TIMEFRAMES[timeframe]);
+  if (view.symbol) choose(view.symbol);
+  showView();
+}
+
+function setEncoding(encoding) {
+  view.encoding = watch.stream.encoding = chosen.stream.encoding = encoding;
+  showView();
+}
+
+function switchTheme() {
+  const isDark = getComputedStyle(document.body).colorScheme === "dark" || (!view.theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  view.theme = isDark ? "light" : "dark";
+  document.documentElement.dataset.theme = view.theme;
+  chart.recolour();
+  showView();
+}
+
+function switchQuotes() {
+  const shown = part("quotes").getAttribute("aria-pressed") !== "true";
+  part("quotes").setAttribute("aria-pressed", String(shown));
+  chart.showQuotes(shown);
+}
+
+/** What can be added, when somebody is about to. */
+async function suggest() {
+  if (!view.symbols) return;
+  const reply = await fetch(`/symbols?feed=${view.feed}`);
+  const options = (await reply.json()).slice(0, 2000).map(({ S }) => new Option(S, S));
+  part("known").replaceChildren(...options);
+}
+
+const showEncoding = oneOf(part("encoding"), setEncoding);
+const showTimeframe = oneOf(part("timeframe"), setTimeframe);
+listenToField(part("search"), { filter: setFilter, enter });
+listenToKeys({
+  "/": () => part("search").focus(),
+  ArrowDown: () => step(1),
+  ArrowUp: () => step(-1),
+  Delete: () => remove(view.symbol),
+  q: switchQuotes,
+  t: switchTheme,
+  ...Object.fromEntries(Object.keys(TIMEFRAMES).map((each, at) => [at + 1, () => setTimeframe(each)])),
+});
+part("search").addEventListener("focus", () => suggest().catch(() => {}));
+part("theme").addEventListener("click", switchTheme);
+part("quotes").addEventListener("click", switchQuotes);
+part("keep").addEventListener("click", () => setSymbols(table.shown));
+part("all").addEventListener("click", () => setSymbols(null));
+part("rows").addEventListener("click", ({ target }) => {
+  const symbol = target.closest("tr").dataset.symbol;
+  if (target.closest(".drop")) remove(symbol);
+  else choose(symbol);
+});
+part("rows").parentElement.tHead.addEventListener("click", ({ target }) => {
+  const sort = target.closest("th")?.dataset.sort;
+  if (!sort) return;
+  // Figures first go down, so that the largest is on top.
+  const first = sort === "symbol" ? sort : `-${sort}`;
+  view.sort = view.sort === first ? (first === sort ? `-${sort}` : sort) : first;
+  showView();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => chart?.recolour());
 start();
-drawAndWait();

@@ -1,187 +1,136 @@
-/** The table of symbols. Draws only what is in view, and writes only what has changed. */
+/** The watchlist: which rows there are, in which order, and which of them are drawn. */
 
-import * as format from "./format.js";
-import { TREND_POINTS } from "./market.js";
+import { Row } from "./row.js";
 
-const SVG = "http://www.w3.org/2000/svg";
-const TREND_HEIGHT = 24;
-const TREND_EVERY_MS = 500;
-/** Less than this part of the price is drawn as small as it is. */
-const TREND_LEAST_RANGE = 0.0002;
-/** No fade behind it: a hundred of them would keep the browser painting without a pause. */
-const FLASH_MS = 350;
-const COLUMNS = ["symbol", "last", "change", "trend", "bid", "ask", "spread", "volume", "rate", "age"];
-const order = new Intl.Collator("en", { numeric: true }).compare;
+/** Slower than frames: figures that change too often can't be read. */
+export const DRAW_EVERY_MS = 100;
+/** Rows that change places all the time can't be followed. */
+const SORT_EVERY_MS = 2_000;
+const bySymbol = new Intl.Collator("en", { numeric: true }).compare;
+const VALUES = {
+  last: ({ last }) => last,
+  change: ({ change }) => change,
+  bid: ({ bid }) => bid,
+  ask: ({ ask }) => ask,
+  spread: ({ relativeSpread }) => relativeSpread,
+  volume: ({ volume }) => volume,
+  rate: ({ rate }, now) => rate.read(now),
+};
 
-/** One table row and what it shows at the moment. */
-class Row {
-  visible = false;
-  #cells = {};
-  #shown = {};
-  #path;
-  #last = undefined;
-  #flashUntil = 0;
-  #trendAt = -Infinity;
-
-  constructor(instrument) {
-    this.instrument = instrument;
-    this.element = document.createElement("tr");
-    for (const name of COLUMNS) {
-      const cell = document.createElement(name === "symbol" ? "th" : "td");
-      cell.className = name;
-      this.element.append(cell);
-      this.#cells[name] = cell;
-    }
-    this.#cells.symbol.scope = "row";
-    this.#cells.symbol.textContent = this.#cells.symbol.title = instrument.symbol;
-    this.#path = drawing(this.#cells.trend);
-  }
-
-  draw(market, now) {
-    const { instrument } = this;
-    const { decimals } = instrument;
-    const change = format.change(instrument.change);
-    this.#write("last", format.price(instrument.last, decimals));
-    this.#write("change", change);
-    this.#write("bid", format.price(instrument.bid, decimals));
-    this.#write("ask", format.price(instrument.ask, decimals));
-    this.#write(
-      "spread",
-      // Of a price with many decimals a spread in its unit would be too long to read.
-      decimals > 4
-        ? format.basisPoints(instrument.relativeSpread)
-        : format.price(instrument.spread, decimals),
-    );
-    this.#write("volume", (instrument.missed ? "≥" : "") + format.size(instrument.volume));
-    this.#write("rate", format.rate(instrument.rate.read(now)));
-    this.#write("age", format.age(now - instrument.seenAt));
-    this.#mark(this.element, "move", { "+": "up", "−": "down" }[change[0]] ?? "");
-    this.#flash(now);
-    if (now - this.#trendAt >= TREND_EVERY_MS) {
-      this.#trendAt = now;
-      market.advance(instrument, now);
-      this.#path.setAttribute("d", outline(instrument.trend));
-    }
-  }
-
-  /** Colour the price for a moment where it moved. */
-  #flash(now) {
-    const { last } = this.instrument;
-    if (now >= this.#flashUntil) this.#mark(this.#cells.last, "flash", "");
-    if (this.#last !== undefined && last !== this.#last) {
-      this.#mark(this.#cells.last, "flash", last > this.#last ? "up" : "down");
-      this.#flashUntil = now + FLASH_MS;
-    }
-    this.#last = last;
-  }
-
-  #write(name, text) {
-    if (this.#shown[name] === text) return;
-    this.#shown[name] = text;
-    this.#cells[name].textContent = text;
-  }
-
-  #mark(element, name, value) {
-    if ((element.dataset[name] ?? "") !== value) element.dataset[name] = value;
-  }
-}
-
-/** The rows, sorted by symbol. */
 export class Table {
   #body;
   #rows = new Map();
   #byElement = new WeakMap();
-  #passes = () => true;
   #observer;
+  #sort = "symbol";
+  #sortedAt = -Infinity;
+  #drawnAt = -Infinity;
+  #filter = "";
+  #chosen = "";
 
-  /**
-   * @param {HTMLTableSectionElement} body
-   */
+  /** @param {HTMLTableSectionElement} body */
   constructor(body) {
     this.#body = body;
     this.#observer = new IntersectionObserver(
       (entries) => {
         for (const entry of entries) {
-          this.#byElement.get(entry.target).visible = entry.isIntersecting;
+          const row = this.#byElement.get(entry.target);
+          if (row) row.visible = entry.isIntersecting;
         }
       },
       { rootMargin: "120px" },
     );
   }
 
-  /**
-   * Show the symbols that pass, and hide the others.
-   *
-   * @param {(symbol: string) => boolean} passes
-   * @returns {number} how many there are
-   */
-  filter(passes) {
-    this.#passes = passes;
-    let shown = 0;
-    for (const row of this.#rows.values()) {
-      row.element.hidden = !passes(row.instrument.symbol);
-      if (!row.element.hidden) shown += 1;
-    }
-    return shown;
+  /** The symbols shown, in order. */
+  get shown() {
+    return Array.from(this.#body.rows).filter((row) => !row.hidden).map((row) => row.dataset.symbol);
   }
 
-  /**
-   * @param {import("./market.js").Market} market
-   * @param {number} now
-   */
+  /** @param {string} sort a column, after "-" where it goes down */
+  setSort(sort) {
+    this.#sort = sort.replace("-", "") in VALUES ? sort : sort === "-symbol" ? sort : "symbol";
+    this.#sortedAt = -Infinity;
+    for (const head of this.#body.parentElement.tHead.rows[0].cells) {
+      const direction = sort.startsWith("-") ? "descending" : "ascending";
+      if (head.dataset.sort === this.#sort.replace("-", "")) head.setAttribute("aria-sort", direction);
+      else head.removeAttribute("aria-sort");
+    }
+  }
+
+  /** Show only symbols that contain this text. */
+  setFilter(text) {
+    this.#filter = text.toUpperCase();
+    for (const row of this.#rows.values()) this.#hide(row);
+  }
+
+  /** Mark the chosen symbol. */
+  choose(symbol) {
+    this.#rows.get(this.#chosen)?.choose(false);
+    this.#chosen = symbol;
+    this.#rows.get(symbol)?.choose(true);
+  }
+
+  focus(symbol) {
+    this.#rows.get(symbol)?.focus();
+  }
+
+  /** Bring the rows to what the market has, and write what has changed in those in view. */
   draw(market, now) {
-    if (market.instruments.size !== this.#rows.size) this.#addRows(market);
+    if (now - this.#drawnAt < DRAW_EVERY_MS) return;
+    this.#drawnAt = now;
+    if (this.#matchRows(market.instruments)) this.#sortedAt = -Infinity;
+    if (now - this.#sortedAt > SORT_EVERY_MS) this.#arrange(now);
     for (const row of this.#rows.values()) {
       if (row.visible && !row.element.hidden) row.draw(market, now);
     }
   }
 
-  #addRows(market) {
-    for (const [symbol, instrument] of market.instruments) {
+  #matchRows(instruments) {
+    let changed = false;
+    for (const [symbol, row] of this.#rows) {
+      if (instruments.get(symbol) === row.instrument) continue;
+      this.#observer.unobserve(row.element);
+      row.element.remove();
+      this.#rows.delete(symbol);
+    }
+    for (const [symbol, instrument] of instruments) {
       if (this.#rows.has(symbol)) continue;
       const row = new Row(instrument);
-      row.element.hidden = !this.#passes(symbol);
       this.#rows.set(symbol, row);
       this.#byElement.set(row.element, row);
       this.#observer.observe(row.element);
+      this.#hide(row);
+      row.choose(symbol === this.#chosen);
+      changed = true;
     }
-    const sorted = [...this.#rows.keys()].sort(order);
-    this.#body.replaceChildren(...sorted.map((symbol) => this.#rows.get(symbol).element));
+    return changed;
   }
-}
 
-function drawing(cell) {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${TREND_POINTS - 1} ${TREND_HEIGHT}`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(SVG, "path");
-  svg.append(path);
-  cell.append(svg);
-  return path;
-}
-
-/** The line through a trend, with a break at every hole. */
-function outline(trend) {
-  const points = [...trend];
-  let low = Infinity;
-  let high = -Infinity;
-  for (const price of points) {
-    if (price < low) low = price;
-    if (price > high) high = price;
+  #hide(row) {
+    row.element.hidden = !row.instrument.symbol.toUpperCase().includes(this.#filter);
   }
-  const range = Math.max(high - low, high * TREND_LEAST_RANGE) || 1;
-  const middle = (high + low) / 2;
-  const inner = TREND_HEIGHT - 4;
-  let path = "";
-  let drawn = false;
-  points.forEach((price, at) => {
-    const known = !Number.isNaN(price);
-    if (known) {
-      const y = TREND_HEIGHT / 2 - ((price - middle) / range) * inner;
-      path += `${drawn ? "L" : "M"}${at} ${y.toFixed(1)}`;
-    }
-    drawn = known;
-  });
-  return path;
+
+  #arrange(now) {
+    this.#sortedAt = now;
+    const name = this.#sort.replace("-", "");
+    const sign = this.#sort.startsWith("-") ? -1 : 1;
+    const keyed = Array.from(this.#rows.values(), (row) => {
+      const { symbol } = row.instrument;
+      return { row, symbol, value: VALUES[name]?.(row.instrument, now) };
+    });
+    keyed.sort((a, b) => {
+      if (name === "symbol") return sign * bySymbol(a.symbol, b.symbol);
+      // What is not known stands last, whichever way.
+      if (a.value === undefined || b.value === undefined) {
+        return Number(a.value === undefined) - Number(b.value === undefined) || bySymbol(a.symbol, b.symbol);
+      }
+      return sign * (a.value - b.value) || bySymbol(a.symbol, b.symbol);
+    });
+    const same = keyed.every(({ row }, at) => this.#body.rows[at] === row.element);
+    if (same) return;
+    const focused = document.activeElement;
+    this.#body.replaceChildren(...keyed.map(({ row }) => row.element));
+    if (this.#body.contains(focused)) focused.focus({ preventScroll: true });
+  }
 }

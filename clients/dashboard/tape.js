@@ -1,10 +1,10 @@
-/** The latest trades, newest on top. */
+/** The latest trades of the chosen symbol, newest on top. */
 
 import * as format from "./format.js";
 
-const ROWS_MAX = 30;
-const EVERY_MS = 250;
-const COLUMNS = ["time", "symbol", "side", "price", "size"];
+const ROWS_MAX = 40;
+const EVERY_MS = 200;
+const COLUMNS = ["time", "price", "size", "side"];
 const SIDES = { B: ["Buy", "up"], S: ["Sell", "down"] };
 
 /** A fixed set of rows whose text moves down. */
@@ -12,9 +12,8 @@ export class Tape {
   #body;
   #note;
   #rows = [];
-  #passes = () => true;
-  #filtered = false;
   #drawn = -1;
+  #symbol = "";
   #drawnAt = -Infinity;
 
   /**
@@ -27,31 +26,21 @@ export class Tape {
   }
 
   /**
-   * @param {(symbol: string) => boolean} passes
-   * @param {boolean} some whether it leaves anything out
-   */
-  filter(passes, some) {
-    this.#passes = passes;
-    this.#filtered = some;
-    this.#drawn = -1;
-  }
-
-  /**
-   * @param {import("./market.js").Market} market
+   * @param {import("./chosen.js").Chosen} chosen
+   * @param {number} decimals of its prices
    * @param {number} now
    */
-  draw(market, now) {
-    // Slower than the table: lines that move too often can't be read.
-    if (market.traded === this.#drawn || now - this.#drawnAt < EVERY_MS) return;
-    this.#drawn = market.traded;
+  draw(chosen, decimals, now) {
+    const same = chosen.symbol === this.#symbol;
+    // Slower than the chart: lines that move too often can't be read.
+    if (same && (chosen.traded === this.#drawn || now - this.#drawnAt < EVERY_MS)) return;
+    this.#symbol = chosen.symbol;
+    this.#drawn = chosen.traded;
     this.#drawnAt = now;
-    const trades = market.latestTrades(ROWS_MAX, this.#passes);
+    const trades = chosen.recent.slice(-ROWS_MAX).reverse();
     while (this.#rows.length < trades.length) this.#addRow();
-    this.#rows.forEach((row, at) => this.#fill(row, trades[at]));
+    this.#rows.forEach((row, at) => this.#fill(row, trades[at], decimals));
     this.#note.hidden = trades.length > 0;
-    this.#note.textContent = this.#filtered
-      ? "No recent trade passes the filter."
-      : "No trades since this page was opened.";
   }
 
   #addRow() {
@@ -66,19 +55,14 @@ export class Tape {
     this.#rows.push({ element, cells, trade: undefined });
   }
 
-  #fill(row, trade) {
+  #fill(row, trade, decimals) {
     row.element.hidden = !trade;
     if (!trade || trade === row.trade) return;
     row.trade = trade;
-    const [side, move] = SIDES[trade.side] ?? ["–", ""];
+    const [side, move] = SIDES[trade.tks] ?? ["–", ""];
     row.element.dataset.move = move;
-    [
-      format.timeOfDay(trade.time),
-      trade.symbol,
-      side,
-      format.price(trade.price, trade.instrument.decimals),
-      format.size(trade.size),
-    ].forEach((text, at) => {
+    const texts = [format.timeOfDay(trade.t), format.price(trade.p, decimals), format.size(trade.s), side];
+    texts.forEach((text, at) => {
       if (row.cells[at].textContent !== text) row.cells[at].textContent = text;
     });
   }

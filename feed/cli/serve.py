@@ -26,7 +26,7 @@ from feed.server import serve as run_server
 from feed.settings import Settings, load_settings
 from feed.tls import Certificate, certificate_of
 
-DASHBOARD = Path(clients.__file__).parent / "dashboard"
+DASHBOARD = Path(clients.__file__).parent / "dashboard" / "dist"
 
 
 def _check_directory(

@@ -1,0 +1,127 @@
+/**
+ * Candles of one symbol, out of its trades, with the middle of its quotes. Kept by the second in
+ * typed buffers of a fixed size, and rolled up to what is shown.
+ */
+
+const CAPACITY = 40_000;
+const COLUMNS = ["time", "open", "high", "low", "close", "volume", "mid"];
+
+/** Rows in ascending order of time. A row without a trade has an open of NaN. */
+export class Candles {
+  /** From this second on something has changed since the last `taken`; Infinity: nothing. */
+  changedFrom = Infinity;
+  size = 0;
+  #capacity;
+  #rows = {};
+
+  constructor(capacity = CAPACITY) {
+    this.#capacity = capacity;
+    for (const name of COLUMNS) this.#rows[name] = new Float64Array(capacity);
+  }
+
+  clear() {
+    this.size = 0;
+    this.changedFrom = -Infinity;
+  }
+
+  /** @param {number} ms when it happened, milliseconds since 1970 */
+  trade(ms, price, size) {
+    const { open, high, low, close, volume } = this.#rows;
+    const at = this.#rowAt(Math.floor(ms / 1000));
+    if (at < 0) return;
+    if (Number.isNaN(open[at])) {
+      open[at] = high[at] = low[at] = close[at] = price;
+      volume[at] = size;
+      return;
+    }
+    if (price > high[at]) high[at] = price;
+    if (price < low[at]) low[at] = price;
+    close[at] = price;
+    volume[at] += size;
+  }
+
+  /** @param {number} mid the middle between bid and ask */
+  quote(ms, mid) {
+    const at = this.#rowAt(Math.floor(ms / 1000));
+    if (at >= 0) this.#rows.mid[at] = mid;
+  }
+
+  /** All that has changed was drawn. */
+  taken() {
+    this.changedFrom = Infinity;
+  }
+
+  /**
+   * Roll up what there is from a point in time on.
+   *
+   * @param {number} step seconds of a candle
+   * @param {number} [from] seconds since 1970; the candle that it lies in comes whole
+   * @param {number} [most] the last so many
+   * @returns {{time: number, open: number, high: number, low: number, close: number,
+   *   volume: number, mid: number}[]}
+   */
+  rollUp(step, from = -Infinity, most = Infinity) {
+    const { time, open, high, low, close, volume, mid } = this.#rows;
+    const first = Math.floor(from / step) * step;
+    const found = [];
+    let candle;
+    // From the end, so that the last ones cost nothing but themselves.
+    for (let at = this.size - 1; at >= 0 && time[at] >= first; at--) {
+      const start = Math.floor(time[at] / step) * step;
+      if (candle?.time !== start) {
+        if (found.length === most) break;
+        candle = { time: start, open: NaN, high: -Infinity, low: Infinity, close: NaN, volume: 0, mid: NaN };
+        found.push(candle);
+      }
+      if (Number.isNaN(candle.mid)) candle.mid = mid[at];
+      if (Number.isNaN(open[at])) continue;
+      candle.open = open[at];
+      if (Number.isNaN(candle.close)) candle.close = close[at];
+      candle.high = Math.max(candle.high, high[at]);
+      candle.low = Math.min(candle.low, low[at]);
+      candle.volume += volume[at];
+    }
+    return found.reverse();
+  }
+
+  /** The row of a second, made where there is none; -1 where it is older than all that is kept. */
+  #rowAt(second) {
+    const { time } = this.#rows;
+    let at = this.#after(second);
+    if (at > 0 && time[at - 1] === second) at -= 1;
+    else at = this.#insert(at, second);
+    if (at >= 0 && second < this.changedFrom) this.changedFrom = second;
+    return at;
+  }
+
+  /** How many rows are not later than a second; nearly always all of them. */
+  #after(second) {
+    const { time } = this.#rows;
+    let [least, most] = [0, this.size];
+    if (most === 0 || time[most - 1] <= second) return most;
+    while (least < most) {
+      const middle = (least + most) >>> 1;
+      if (time[middle] <= second) least = middle + 1;
+      else most = middle;
+    }
+    return least;
+  }
+
+  #insert(at, second) {
+    if (this.size === this.#capacity) {
+      const dropped = Math.ceil(this.#capacity / 4);
+      if (at < dropped) return -1;
+      for (const name of COLUMNS) this.#rows[name].copyWithin(0, dropped);
+      this.size -= dropped;
+      at -= dropped;
+    }
+    for (const name of COLUMNS) {
+      const column = this.#rows[name];
+      if (at < this.size) column.copyWithin(at + 1, at, this.size);
+      column[at] = name === "volume" ? 0 : NaN;
+    }
+    this.#rows.time[at] = second;
+    this.size += 1;
+    return at;
+  }
+}

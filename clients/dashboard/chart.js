@@ -1,0 +1,182 @@
+/** The chart: candles and volume, and the middle of the quotes as a line. */
+
+import {
+  CandlestickSeries,
+  CrosshairMode,
+  HistogramSeries,
+  LineSeries,
+  createChart,
+} from "lightweight-charts";
+import * as format from "./format.js";
+
+const CANDLES_MAX = 2_000;
+/** The library keeps what it was given; at so many we give it the last ones anew. */
+const CANDLES_HELD_MAX = 3_000;
+const VOLUME = "volume";
+
+export class Chart {
+  #chart;
+  #candles;
+  #volume;
+  #quotes;
+  #legend;
+  #step = 1;
+  #decimals = 2;
+  #held = [];
+  #colours = {};
+  #withQuotes = true;
+
+  /**
+   * @param {HTMLElement} element
+   * @param {HTMLElement} legend shows the candle under the crosshair, or else the last one
+   */
+  constructor(element, legend) {
+    this.#legend = legend;
+    this.#chart = createChart(element, {
+      autoSize: true,
+      // It would bring a style of its own into the page, which the policy forbids. The page links to
+      // the library's makers itself.
+      layout: { attributionLogo: false },
+      crosshair: { mode: CrosshairMode.Normal },
+      timeScale: { timeVisible: true, secondsVisible: true, borderVisible: false, rightOffset: 4, barSpacing: 7 },
+      rightPriceScale: { borderVisible: false, scaleMargins: { top: 0.14, bottom: 0.22 } },
+    });
+    this.#volume = this.#chart.addSeries(HistogramSeries, {
+      priceScaleId: VOLUME,
+      priceFormat: { type: "volume" },
+      lastValueVisible: false,
+      priceLineVisible: false,
+    });
+    this.#chart.priceScale(VOLUME).applyOptions({ scaleMargins: { top: 0.84, bottom: 0 } });
+    this.#quotes = this.#chart.addSeries(LineSeries, {
+      lineWidth: 1,
+      lastValueVisible: false,
+      priceLineVisible: false,
+      crosshairMarkerVisible: false,
+    });
+    this.#candles = this.#chart.addSeries(CandlestickSeries, { borderVisible: false });
+    this.#chart.subscribeCrosshairMove(({ time }) => this.#tell(time));
+    this.recolour();
+  }
+
+  /** Take the colours from the style sheet, after a change of theme. */
+  recolour() {
+    const colour = (name) => resolved(this.#legend, name);
+    const [up, down, quiet, line] = ["up-candle", "down-candle", "quiet", "grid"].map(colour);
+    this.#colours = { up: colour("up-volume"), down: colour("down-volume") };
+    this.#chart.applyOptions({
+      layout: {
+        background: { color: "transparent" },
+        textColor: quiet,
+        fontFamily: getComputedStyle(document.body).fontFamily,
+        fontSize: 11,
+      },
+      grid: { vertLines: { color: line }, horzLines: { color: line } },
+      crosshair: {
+        vertLine: { color: quiet, labelBackgroundColor: colour("label") },
+        horzLine: { color: quiet, labelBackgroundColor: colour("label") },
+      },
+    });
+    this.#candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
+    this.#quotes.applyOptions({ color: colour("quote-line") });
+    this.#held = [];
+  }
+
+  /** @param {boolean} shown whether the line of quotes is */
+  showQuotes(shown) {
+    this.#withQuotes = shown;
+    this.#quotes.applyOptions({ visible: shown });
+  }
+
+  /** @param {number} step seconds of a candle */
+  setStep(step) {
+    this.#step = step;
+    this.#held = [];
+    this.#chart.applyOptions({ timeScale: { secondsVisible: step < 60 } });
+    this.#chart.timeScale().resetTimeScale();
+  }
+
+  /** Of another symbol, or from other trades. */
+  restart() {
+    this.#held = [];
+    this.#chart.timeScale().resetTimeScale();
+  }
+
+  /** Whether the last candle is in view; somebody may have gone back to look at older ones. */
+  get isFollowing() {
+    return this.#chart.timeScale().scrollPosition() >= 0;
+  }
+
+  /** Draw what has changed; nothing is done where nothing has. Returns whether there is a candle. */
+  draw(candles, decimals) {
+    if (decimals !== this.#decimals) this.#fit(decimals);
+    const last = this.#held.at(-1);
+    if (last && candles.changedFrom === Infinity) return this.#held.some(isTraded);
+    const fresh = !last || candles.changedFrom < last.time || this.#held.length > CANDLES_HELD_MAX;
+    if (fresh) this.#drawAll(candles.rollUp(this.#step, -Infinity, CANDLES_MAX));
+    else this.#drawOn(candles.rollUp(this.#step, candles.changedFrom));
+    candles.taken();
+    this.#tell();
+    return this.#held.some(isTraded);
+  }
+
+  #drawAll(rows) {
+    this.#held = rows;
+    const traded = rows.filter(isTraded);
+    this.#volume.setData(traded.map(this.#bar));
+    this.#quotes.setData(rows.filter(isQuoted).map(point));
+    this.#candles.setData(traded.map(candle));
+  }
+
+  #drawOn(rows) {
+    for (const row of rows) {
+      if (row.time === this.#held.at(-1).time) this.#held.pop();
+      this.#held.push(row);
+      if (isQuoted(row)) this.#quotes.update(point(row));
+      if (!isTraded(row)) continue;
+      this.#volume.update(this.#bar(row));
+      this.#candles.update(candle(row));
+    }
+  }
+
+  #bar = ({ time, open, close, volume }) => {
+    const color = close < open ? this.#colours.down : this.#colours.up;
+    return { time, value: volume, color };
+  };
+
+  #fit(decimals) {
+    this.#decimals = decimals;
+    const priceFormat = { type: "price", precision: decimals, minMove: 1 / 10 ** decimals };
+    for (const series of [this.#candles, this.#quotes]) series.applyOptions({ priceFormat });
+  }
+
+  #tell(time) {
+    const row =
+      time === undefined
+        ? this.#held.findLast(isTraded)
+        : this.#held.find((each) => each.time === time);
+    if (!row || !isTraded(row)) {
+      this.#legend.textContent = "";
+      return;
+    }
+    const price = (value) => format.price(value, this.#decimals);
+    this.#legend.dataset.move = row.close < row.open ? "down" : "up";
+    this.#legend.textContent =
+      `O ${price(row.open)}  H ${price(row.high)}  L ${price(row.low)}  C ${price(row.close)}` +
+      `  V ${format.size(row.volume)}`;
+  }
+}
+
+/** What a colour of the style sheet is in the present theme. */
+function resolved(element, name) {
+  element.style.color = `var(--${name})`;
+  const { color } = getComputedStyle(element);
+  element.style.color = "";
+  return color;
+}
+
+// A time without a value would be drawn as room for one; and the view does not follow what fills it.
+const isTraded = ({ open }) => !Number.isNaN(open);
+const isQuoted = ({ mid }) => !Number.isNaN(mid);
+const point = ({ time, mid }) => ({ time, value: mid });
+const candle = ({ time, open, high, low, close }) => ({ time, open, high, low, close });

@@ -1,0 +1,60 @@
+/** What people do: keys, and the field that filters, chooses and adds. */
+
+/**
+ * @param {HTMLInputElement} field
+ * @param {object} does
+ * @param {(text: string) => void} does.filter while something is typed
+ * @param {(text: string) => void} does.enter when it is meant
+ */
+export function listenToField(field, { filter, enter }) {
+  field.addEventListener("input", () => filter(field.value.trim()));
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Enter") {
+      const text = field.value.trim();
+      clear();
+      if (text) enter(text);
+    } else if (event.key === "Escape") {
+      clear();
+      field.blur();
+    } else {
+      return;
+    }
+    event.preventDefault();
+  });
+
+  function clear() {
+    field.value = "";
+    filter("");
+  }
+}
+
+/**
+ * Keys that work wherever no text is being typed.
+ *
+ * @param {Record<string, () => void>} keys what each does, by its name
+ */
+export function listenToKeys(keys) {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target instanceof HTMLInputElement) return;
+    // Arrows scroll what has the focus, where that is something that scrolls.
+    const does = keys[event.key];
+    if (!does || (event.key.startsWith("Arrow") && event.target.closest?.(".tape, .connection"))) return;
+    event.preventDefault();
+    does();
+  });
+}
+
+/**
+ * A row of buttons of which one is pressed.
+ *
+ * @param {HTMLElement} group
+ * @param {(value: string) => void} choose given the `value` of the button
+ * @returns {(value: string) => void} shows which one is
+ */
+export function oneOf(group, choose) {
+  const buttons = [...group.querySelectorAll("button")];
+  for (const button of buttons) button.addEventListener("click", () => choose(button.value));
+  return (value) => {
+    for (const button of buttons) button.setAttribute("aria-pressed", String(button.value === value));
+  };
+}

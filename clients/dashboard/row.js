@@ -1,0 +1,150 @@
+/** One row of the watchlist. Writes only what has changed. */
+
+import * as format from "./format.js";
+import { TREND_POINTS } from "./rates.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+const TREND_HEIGHT = 24;
+const TREND_EVERY_MS = 1000;
+/** Less than this part of the price is drawn as small as it is. */
+const TREND_LEAST_RANGE = 0.0002;
+/** No fade behind it: a hundred of them would keep the browser painting without a pause. */
+const FLASH_MS = 350;
+const COLUMNS = ["symbol", "last", "change", "trend", "bid", "ask", "spread", "volume", "rate", "remove"];
+
+export class Row {
+  visible = false;
+  #cells = {};
+  #shown = {};
+  #path;
+  #pick;
+  #remove;
+  #last = undefined;
+  #flashUntil = 0;
+  #trendAt = -Infinity;
+
+  constructor(instrument) {
+    this.instrument = instrument;
+    this.element = document.createElement("tr");
+    this.element.dataset.symbol = instrument.symbol;
+    for (const name of COLUMNS) {
+      const cell = document.createElement(name === "symbol" ? "th" : "td");
+      cell.className = name;
+      this.element.append(cell);
+      this.#cells[name] = cell;
+    }
+    this.#cells.symbol.scope = "row";
+    this.#pick = button("pick", instrument.symbol, `Show ${instrument.symbol}`);
+    this.#pick.title = instrument.symbol;
+    this.#cells.symbol.append(this.#pick);
+    this.#remove = button("drop", "×", `Remove ${instrument.symbol} from the list`);
+    this.#cells.remove.append(this.#remove);
+    this.#path = drawing(this.#cells.trend);
+  }
+
+  /** @param {boolean} chosen whether it is the symbol that the chart shows, and takes the focus */
+  choose(chosen) {
+    if (chosen) this.element.setAttribute("aria-current", "true");
+    else this.element.removeAttribute("aria-current");
+    // Of all rows only one is a stop of the Tab key; the arrow keys lead to the others.
+    this.#pick.tabIndex = this.#remove.tabIndex = chosen ? 0 : -1;
+  }
+
+  focus() {
+    this.#pick.focus({ preventScroll: true });
+    this.element.scrollIntoView({ block: "nearest" });
+  }
+
+  draw(market, now) {
+    const { instrument } = this;
+    const { decimals } = instrument;
+    const change = format.change(instrument.change);
+    this.#write("last", format.price(instrument.last, decimals));
+    this.#write("change", change);
+    this.#write("bid", format.price(instrument.bid, decimals));
+    this.#write("ask", format.price(instrument.ask, decimals));
+    this.#write(
+      "spread",
+      // Of a price with many decimals a spread in its unit would be too long to read.
+      decimals > 4
+        ? format.basisPoints(instrument.relativeSpread)
+        : format.price(instrument.spread, decimals),
+    );
+    this.#write("volume", (instrument.incomplete ? "≥" : "") + format.volume(instrument.volume));
+    this.#write("rate", format.rate(instrument.rate.read(now)));
+    mark(this.element, "move", { "+": "up", "−": "down" }[change[0]] ?? "");
+    this.#flash(now);
+    if (now - this.#trendAt >= TREND_EVERY_MS) {
+      this.#trendAt = now;
+      market.advance(instrument, now);
+      this.#path.setAttribute("d", outline(instrument.trend));
+    }
+  }
+
+  /** Colour the price for a moment where it moved. */
+  #flash(now) {
+    const { last } = this.instrument;
+    if (now >= this.#flashUntil) mark(this.#cells.last, "flash", "");
+    if (this.#last !== undefined && last !== this.#last) {
+      mark(this.#cells.last, "flash", last > this.#last ? "up" : "down");
+      this.#flashUntil = now + FLASH_MS;
+    }
+    this.#last = last;
+  }
+
+  #write(name, text) {
+    if (this.#shown[name] === text) return;
+    this.#shown[name] = text;
+    this.#cells[name].textContent = text;
+  }
+}
+
+function mark(element, name, value) {
+  if ((element.dataset[name] ?? "") !== value) element.dataset[name] = value;
+}
+
+function button(name, text, label) {
+  const element = document.createElement("button");
+  element.type = "button";
+  element.className = name;
+  element.textContent = text;
+  element.tabIndex = -1;
+  element.setAttribute("aria-label", label);
+  return element;
+}
+
+function drawing(cell) {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", `0 0 ${TREND_POINTS - 1} ${TREND_HEIGHT}`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(SVG, "path");
+  svg.append(path);
+  cell.append(svg);
+  return path;
+}
+
+/** The line through a trend, with a break at every hole. */
+function outline(trend) {
+  const points = [...trend];
+  let low = Infinity;
+  let high = -Infinity;
+  for (const price of points) {
+    if (price < low) low = price;
+    if (price > high) high = price;
+  }
+  const range = Math.max(high - low, high * TREND_LEAST_RANGE) || 1;
+  const middle = (high + low) / 2;
+  const inner = TREND_HEIGHT - 4;
+  let path = "";
+  let drawn = false;
+  points.forEach((price, at) => {
+    const known = !Number.isNaN(price);
+    if (known) {
+      const y = TREND_HEIGHT / 2 - ((price - middle) / range) * inner;
+      path += `${drawn ? "L" : "M"}${at} ${y.toFixed(1)}`;
+    }
+    drawn = known;
+  });
+  return path;
+}

@@ -1,0 +1,135 @@
+/** The parts of the page that draw nothing: candles, what is counted, what is said, the address. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { isSymbol, queryOf, readView } from "../../../clients/dashboard/address.js";
+import { Candles } from "../../../clients/dashboard/candles.js";
+import { Market } from "../../../clients/dashboard/market.js";
+import { bannerOf, sum } from "../../../clients/dashboard/notices.js";
+import { Clock, Delays, Rate, TREND_POINTS, Trend } from "../../../clients/dashboard/rates.js";
+
+const S = 1000;
+
+test("candles are rolled up, whatever the order of their seconds", () => {
+  const candles = new Candles();
+  candles.trade(61 * S, 10, 1);
+  candles.trade(61.5 * S, 12, 2);
+  candles.trade(119 * S, 9, 3);
+  candles.trade(120 * S, 11, 4);
+  candles.trade(60 * S, 8, 5);
+  candles.quote(120.9 * S, 11.5);
+  assert.deepEqual(candles.rollUp(60), [
+    { time: 60, open: 8, high: 12, low: 8, close: 9, volume: 11, mid: NaN },
+    { time: 120, open: 11, high: 11, low: 11, close: 11, volume: 4, mid: 11.5 },
+  ]);
+  assert.deepEqual(candles.rollUp(1).map(({ time }) => time), [60, 61, 119, 120]);
+  assert.deepEqual(candles.rollUp(60, 119).map(({ volume }) => volume), [11, 4]);
+  assert.deepEqual(candles.rollUp(1, -Infinity, 2).map(({ time }) => time), [119, 120]);
+});
+
+test("a second with quotes alone is no candle, and becomes one with a trade", () => {
+  const candles = new Candles();
+  candles.quote(5 * S, 1);
+  assert.ok(Number.isNaN(candles.rollUp(1)[0].open));
+  candles.trade(5 * S, 2, 1);
+  assert.deepEqual(candles.rollUp(1), [{ time: 5, open: 2, high: 2, low: 2, close: 2, volume: 1, mid: 1 }]);
+});
+
+test("candles tell from where on they have changed", () => {
+  const candles = new Candles();
+  candles.trade(5 * S, 1, 1);
+  assert.equal(candles.changedFrom, 5);
+  candles.taken();
+  assert.equal(candles.changedFrom, Infinity);
+  candles.trade(7 * S, 1, 1);
+  candles.trade(6 * S, 1, 1);
+  assert.equal(candles.changedFrom, 6);
+});
+
+test("candles are bounded: the oldest go first", () => {
+  const candles = new Candles(100);
+  for (let second = 0; second < 1000; second++) candles.trade(second * S, second, 1);
+  const rows = candles.rollUp(1);
+  assert.ok(rows.length <= 100 && rows.length >= 75);
+  assert.equal(rows.at(-1).time, 999);
+});
+
+test("a rate is that of the last whole seconds", () => {
+  const rate = new Rate();
+  for (let ms = 0; ms < 10 * S; ms += 100) rate.add(ms, 2);
+  assert.equal(rate.read(10 * S), 20);
+  assert.equal(rate.read(60 * S), 0);
+});
+
+test("a trend has holes where nothing was known", () => {
+  const trend = new Trend();
+  trend.set(5, 0);
+  trend.advance(1 * S, true);
+  trend.advance(2 * S, false);
+  const points = [...trend];
+  assert.equal(points.length, TREND_POINTS);
+  assert.deepEqual(points.slice(-5), [5, 5, 5, NaN, NaN]);
+});
+
+test("percentiles are those of the last minute, to some percent", () => {
+  const delays = new Delays();
+  for (let ms = 1; ms <= 1000; ms++) delays.add(ms, 0);
+  const [half, most] = delays.percentiles([0.5, 0.99], 59 * S);
+  assert.ok(Math.abs(half / 500 - 1) < 0.1 && Math.abs(most / 990 - 1) < 0.1);
+  assert.equal(delays.percentiles([0.5], 61 * S), undefined);
+});
+
+test("the clock believes the quickest answer", () => {
+  const clock = new Clock();
+  assert.equal(clock.ahead, undefined);
+  clock.learn(0, 100, 1000);
+  clock.learn(200, 202, 1201);
+  clock.learn(300, 500, 999);
+  assert.equal(clock.ahead, 1000);
+});
+
+test("volumes count what was traded since, and know when they are too low", () => {
+  const market = new Market();
+  market.take({ T: "t", S: "ES", p: 1, s: 7, seq: 1, snap: true }, 0);
+  market.take({ T: "t", S: "ES", p: 2, s: 3, seq: 2 }, 1);
+  const instrument = market.instruments.get("ES");
+  assert.deepEqual([instrument.volume, instrument.change, instrument.incomplete], [3, 1, false]);
+  market.gap({ ch: "trades", S: "ES" });
+  assert.equal(instrument.incomplete, true);
+});
+
+test("a link shares what is shown, and nothing foreign", () => {
+  const link = "?symbols=BTC/USD,ACME&symbol=ACME&timeframe=5m&sort=-change&theme=dark&encoding=msgpack";
+  assert.equal(queryOf(readView(link)), link);
+  assert.equal(queryOf(readView("?timeframe=7h&theme=pink&symbol=<b>&sort=1&encoding=xml")), "");
+  assert.deepEqual(readView("?symbols=A,<b>,A,B C").symbols, ["A"]);
+  assert.deepEqual(readView("?symbols=").symbols, []);
+  assert.equal(isSymbol("A B"), false);
+});
+
+const FINE = { state: { name: "connected", reason: "" }, refused: "", lostAt: "", lagMs: 0, silentMs: 0, replay: undefined, eased: false, quietMs: 0, slowMs: Infinity };
+const CASES = [
+  ["nothing, where all is well", {}, undefined, ""],
+  ["a cut", { state: { name: "reconnecting", reason: "" }, lostAt: "10:00:00" }, "bad", "from before 10:00:00"],
+  ["the end", { state: { name: "closed", reason: "4001 no" } }, "bad", "4001 no"],
+  ["a refusal", { refused: "No." }, "bad", "No."],
+  ["a silent server", { silentMs: 4500 }, "warn", "nothing for 4 s"],
+  ["what is stale", { lagMs: 4000 }, "warn", "4 s old"],
+  ["a replay", { replay: { state: "playing", position: "2013-09-03T10:00:00.5Z", speed: 10 } }, "note", "at 2013-09-03 10:00:00 UTC, 10 times"],
+  ["a replay as fast as can be", { replay: { state: "playing", speed: "max" } }, "note", "as fast as it goes"],
+  ["a slow page", { slowMs: 5000 }, "warn", "too slow"],
+  ["conflation", { eased: true }, "note", "Conflated"],
+  ["silence", { quietMs: 20_000 }, "note", "No tick for 20 s"],
+  ["nothing, before the first tick", { quietMs: Infinity }, undefined, ""],
+];
+for (const [name, facts, tone, words] of CASES) {
+  test(`the banner tells of ${name}`, () => {
+    const banner = bannerOf({ ...FINE, ...facts });
+    assert.equal(banner?.tone, tone);
+    assert.ok((banner?.text ?? "").includes(words));
+  });
+}
+
+test("sums of two connections", () => {
+  assert.deepEqual(sum({ merged: 1, balanced: true }, { merged: 2, balanced: false }), { merged: 3, balanced: false });
+});

@@ -1,0 +1,100 @@
+"""The vectors that this client and the web page's are both held to: see `dashboard/*.test.js`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.backoff import Backoff
+from clients.books import Books, Gap
+from clients.comeback import Wish
+from clients.state import ClientState, Message
+from feed.ticks import Encoding, Subscription, Tick
+from tests.builders import trade
+
+VECTORS: dict[str, list[dict[str, Any]]] = json.loads(
+    Path(__file__).with_name("vectors.json").read_text("utf-8")
+)
+
+
+def name_of(vector: dict[str, Any]) -> str:
+    name: str = vector["name"]
+    return name
+
+
+def shown(items: list[Tick | Gap]) -> list[Any]:
+    """Ticks by their numbers, gaps by what they say."""
+    return [list(item[2:]) if isinstance(item, Gap) else item.seq for item in items]
+
+
+def enter(books: Books, event: dict[str, Any]) -> list[Tick | Gap]:
+    match event:
+        case {"tick": seq, **more}:
+            tick = trade(seq=seq, conflated=more.get("cf", 0), snap=more.get("snap", False))
+            return list(books.take(tick))
+        case {"skipped": [first, last]}:
+            return list(books.take_notice(notice("skipped", first, last)))
+        case {"gap": [first, last, reason]}:
+            return list(books.take_notice(notice("gap", first, last, reason=reason)))
+        case {"positions": positions}:
+            books.stand_at(positions)
+        case {"held": channels}:
+            books.keep_positions(Subscription(ch, each) for ch in channels for each in channels[ch])
+        case {"unasked": True}:
+            books.resume_unasked()
+    return []
+
+
+def notice(kind: str, first: int | None, last: int | None, **more: Any) -> dict[str, Any]:
+    return {"T": kind, "ch": "trades", "S": "ES", "from": first, "to": last, **more}
+
+
+@pytest.mark.parametrize("vector", VECTORS["books"], ids=name_of)
+def test_books(vector: dict[str, Any]) -> None:
+    books = Books()
+    seen = [item for event in vector["events"] for item in enter(books, event)]
+    assert shown(seen) == vector["seen"]
+    report = books.report(0)
+    for name, value in vector["totals"].items():
+        assert (report.balanced if name == "balanced" else report.total(name)) == value, name
+
+
+@pytest.mark.parametrize("vector", VECTORS["conversations"], ids=name_of)
+def test_conversations(vector: dict[str, Any]) -> None:
+    state = ClientState(Encoding.JSON)
+    for step in vector["steps"]:
+        match step:
+            case {"subscribe": channels, "says": says}:
+                wish = Wish(**step.get("options", {}))
+                assert said(state.subscribe(channels, wish=wish)) == says
+            case {"unsubscribe": channels, "says": says}:
+                assert said(state.unsubscribe(channels)) == says
+            case {"hears": messages, "sees": sees}:
+                seen, _ = state.receive(json.dumps(messages))
+                assert shown(seen) == sees
+                question = state.ask_epoch()
+                assert (question and said(question)) == step.get("asks")
+            case {"cut": True, "says": says}:
+                state.connected("tickcast.v1.json")
+                assert [said(each) for each in state.subscribe_again()] == says
+
+
+def said(message: Message) -> Any:
+    return json.loads(message[1])
+
+
+@pytest.mark.parametrize("vector", VECTORS["backoff"])
+def test_backoff(vector: dict[str, Any]) -> None:
+    backoff = Backoff(lambda: 1.0)
+    delays = []
+    for call in vector["calls"]:
+        if call == ["failure"]:
+            delay_s = backoff.after_failure()
+        else:
+            code, lasted_ms, retry_ms = call
+            delay_s = backoff.after_close(code, lasted_ms / 1000, retry_ms / 1000)
+        delays.append(None if delay_s is None else round(delay_s * 1000))
+    assert delays == vector["delays"]

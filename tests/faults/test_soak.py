@@ -94,7 +94,7 @@ class Scales:
         return statistics.linear_regression(*zip(*self.weights, strict=True)).slope * 600
 
     def course(self) -> str:
-        """Megabytes, the median of each tenth of the time: a leak rises, a cache goes up and down."""
+        """Megabytes, the median of each tenth of the time: a leak rises, a cache comes and goes."""
         size = max(1, len(self.weights) // 10)
         parts = [self.weights[start : start + size] for start in range(0, len(self.weights), size)]
         return " ".join(f"{statistics.median(rss for _, rss in part) / 1e6:.1f}" for part in parts)

@@ -11,10 +11,13 @@ GOES_ON_S = 1.0
 PATIENCE_S = 30.0
 
 
-async def run_program(command: Sequence[str], directory: Path) -> list[str]:
+async def run_program(command: Sequence[str], directory: Path, *, ends: bool = False) -> list[str]:
     """Run a program until it ends, or has said enough and goes on: then it is ended.
 
     Returns the lines that it has said. Where it ends by itself, it must do so well.
+
+    Args:
+        ends: it must end by itself.
     """
     process = await asyncio.create_subprocess_exec(
         *command, cwd=directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -26,11 +29,12 @@ async def run_program(command: Sequence[str], directory: Path) -> list[str]:
         async with asyncio.timeout(PATIENCE_S) as patience:
             while line := await process.stdout.readline():
                 said.append(line.decode().rstrip())
-                if len(said) == ENOUGH_LINES:
+                if len(said) == ENOUGH_LINES and not ends:
                     patience.reschedule(asyncio.get_running_loop().time() + GOES_ON_S)
             assert await process.wait() == 0, await process.stderr.read()
     except TimeoutError:
         assert len(said) >= ENOUGH_LINES, said
+        assert not ends, said
     finally:
         if process.returncode is None:
             process.kill()

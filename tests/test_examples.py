@@ -29,7 +29,8 @@ async def test_replayed_trades_are_charted(
 ) -> None:
     await publisher.publish(list(islice(CsvRecording(ES_TRADES, "ES"), 5000)))
     await publisher.drain()
-    said = await run_program(example("chart.py", "ES", "--url", server.stream), tmp_path)
+    command = example("chart.py", "ES", "--url", server.stream)
+    said = await run_program(command, tmp_path, ends=True)
     assert said[-1].endswith("candles in chart.png")
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
@@ -52,5 +53,5 @@ async def test_a_session_in_the_shell(server: RunningServer, market: None, tmp_p
     tickcast = Path(sys.executable).with_name("tickcast")
     command = ["env", f"TICKCAST={tickcast}", f"PATH={os.environ['PATH']}",
                "sh", str(EXAMPLES / "session.sh"), server.http.removeprefix("http://")]  # fmt: skip
-    said = await run_program(command, tmp_path)
+    said = await run_program(command, tmp_path, ends=True)
     assert said[1] == '{"status":"live"}'

@@ -10,6 +10,8 @@ import { connect } from "./feed.js";
 const BACK_MINUTES = { 1: 20, 5: 100, 60: 12 * 60, 300: 24 * 60 };
 const QUOTES_BACK_MINUTES = 10;
 const RECENT_MAX = 64;
+/** A replay in a short loop begins anew more often than a server lets us ask. */
+const LOAD_EVERY_MS = 750;
 
 export class Chosen {
   symbol = "";
@@ -20,6 +22,8 @@ export class Chosen {
   traded = 0;
   /** Trades that are not in the candles and can't be had; null where nobody knows how many. */
   lost = 0;
+  /** Where the replay of this feed stands, milliseconds since 1970; undefined where none is known. */
+  replayMs = undefined;
   #snapshotUrl;
   #conflateMs;
   #backMinutes = 0;
@@ -27,21 +31,27 @@ export class Chosen {
   #turn = 0;
   #accepting = false;
   #onRefused;
+  #onRestart;
+  #headers;
+  #loadedAt = -Infinity;
 
   /**
    * @param {string} url
    * @param {(symbol: string) => string} snapshotUrl where the latest ticks of a symbol are told
-   * @param {{onState: (state: object) => void, onRefused: (error: Error) => void}} handlers
-   * @param {{encoding: "json"|"msgpack", conflateMs: number}} options `conflateMs`: how often a quote
-   *   is of use
+   * @param {{onState: (state: object) => void, onRefused: (error: Error) => void,
+   *   onRestart: () => void}} handlers `onRestart`: all that was known is forgotten
+   * @param {{encoding: "json"|"msgpack", conflateMs: number, token: string, headers: object}} options
+   *   `conflateMs`: how often a quote is of use; `headers`: of requests over HTTP
    */
-  constructor(url, snapshotUrl, { onState, onRefused }, { encoding, conflateMs }) {
+  constructor(url, snapshotUrl, { onState, onRefused, onRestart }, { encoding, conflateMs, token, headers }) {
     this.#snapshotUrl = snapshotUrl;
     this.#conflateMs = conflateMs;
     this.#onRefused = onRefused;
+    this.#onRestart = onRestart;
+    this.#headers = headers;
     const onTick = (tick) => this.#isWanted(tick) && this.#take(tick);
     const onGap = (gap) => this.#isWanted(gap) && this.#miss(gap);
-    this.stream = connect(url, { onTick, onGap, onState }, { encoding });
+    this.stream = connect(url, { onTick, onGap, onState }, { encoding, token });
   }
 
   /**
@@ -53,11 +63,26 @@ export class Chosen {
     if (symbol === this.symbol && backMinutes <= this.#backMinutes) return;
     this.#backMinutes = symbol === this.symbol ? backMinutes : Math.max(backMinutes, BACK_MINUTES[1]);
     this.symbol = symbol;
+    await this.#load(0);
+  }
+
+  /** Draw from what the feed has now: a replay has gone back, and what came before is another pass. */
+  async beginAnew() {
+    const passed = performance.now() - this.#loadedAt;
+    if (this.symbol) await this.#load(Math.max(0, LOAD_EVERY_MS - passed));
+  }
+
+  async #load(waitMs) {
     this.#accepting = false;
     this.#forget();
+    this.#onRestart();
+    const { symbol } = this;
     const turn = ++this.#turn;
-    const latest = await this.#latestMs(symbol);
+    if (waitMs) await new Promise((resolve) => setTimeout(resolve, waitMs));
     // Somebody may have chosen another one meanwhile.
+    if (turn !== this.#turn) return;
+    this.#loadedAt = performance.now();
+    const latest = await this.#latestMs(symbol);
     if (turn === this.#turn) await this.#hold(symbol, latest, turn);
   }
 
@@ -71,12 +96,16 @@ export class Chosen {
   /** Of its latest trade, where there is one: what is replayed has another present. */
   async #latestMs(symbol) {
     try {
-      const reply = await fetch(this.#snapshotUrl(symbol));
+      const reply = await fetch(this.#snapshotUrl(symbol), { headers: this.#headers });
       const times = (await reply.json()).filter(({ T }) => T === "t").map(({ t }) => Date.parse(t));
-      return Math.max(...times, -Infinity) > -Infinity ? Math.max(...times) : Date.now();
+      return times.length ? Math.max(...times) : this.#presentMs;
     } catch {
-      return Date.now();
+      return this.#presentMs;
     }
+  }
+
+  get #presentMs() {
+    return this.replayMs ?? Date.now();
   }
 
   async #hold(symbol, latestMs, turn) {
@@ -114,6 +143,10 @@ export class Chosen {
   }
 
   #miss({ ch, from, to, reason }) {
+    if (reason === "epoch" && this.replayMs !== undefined) {
+      this.beginAnew();
+      return;
+    }
     // What is older than all that is kept was never promised.
     if (ch !== "trades" || (from === null && reason === "retention")) return;
     this.lost = from === null || this.lost === null ? null : this.lost + to - from + 1;

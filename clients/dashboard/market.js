@@ -62,6 +62,18 @@ class Instrument {
     if (this.last === undefined && this.mid !== undefined) this.trend.set(this.mid, now);
   }
 
+  /** Know nothing of a channel any more: what comes next is from another time. */
+  restart(channel) {
+    if (channel === "trades") {
+      this.last = this.#firstTrade = undefined;
+      this.volume = 0;
+      this.incomplete = false;
+      this.trend = new Trend();
+    } else if (channel === "quotes") {
+      this.bid = this.ask = this.#firstMid = undefined;
+    }
+  }
+
   #fitDecimals(price) {
     const scaled = price * 10 ** this.decimals;
     if (Math.abs(scaled - Math.round(scaled)) < 1e-4) return;
@@ -106,6 +118,18 @@ export class Market {
   gap({ ch, S }) {
     const instrument = this.instruments.get(S);
     if (instrument && ch === "trades") instrument.incomplete = true;
+  }
+
+  /** A stream of a replay has gone back: it begins anew, as if this page were opened now. */
+  restart({ ch, S }) {
+    this.instruments.get(S)?.restart(ch);
+  }
+
+  /** The whole replay has. */
+  restartAll() {
+    for (const instrument of this.instruments.values()) {
+      for (const channel of ["trades", "quotes"]) instrument.restart(channel);
+    }
   }
 
   /** The symbol's, made where it is not known yet; undefined where there are too many. */

@@ -280,6 +280,8 @@ export class Stream {
 
   #sendPing(now) {
     this.#pingedAt = now;
+    // While our credentials are looked at, anything else would be refused; their answer tells as much.
+    if (this.#authAsked) return;
     this.#send(this.#state.ask({ action: "ping" }));
   }
 

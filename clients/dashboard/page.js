@@ -113,7 +113,7 @@ function takeRefusal(error) {
 }
 
 function takeState(next) {
-  if (facts.state.name === "connected") facts.lostAt = new Date().toISOString().slice(11, 19);
+  if (isLetIn && facts.state.name === "connected") facts.lostAt = new Date().toISOString().slice(11, 19);
   facts.state = next;
   facts.lagMs = 0;
   showState();

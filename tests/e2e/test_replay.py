@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import ES_TRADES
 from tests.e2e.conftest import PHONE, Visit, visiting
+from tests.e2e.test_dashboard import CONTRASTS
 from tests.faults.children import Child, plain_environment
 from tests.faults.serving import ServerProcess
 
@@ -27,7 +28,7 @@ ROWS = "tickcast.chosen.candles.rollUp(1)"
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """A trade of size 1 each second, with its number as the price; a quote beside it."""
+    """A trade of size 1 each second; its price is 1000 and its number."""
     path = tmp_path / "a.csv"
     rows = "".join(f"{FIRST_S + n},ES,{1000 + n},1\n" for n in range(LONG_S))
     path.write_text("time,symbol,price,size\n" + rows)
@@ -74,6 +75,7 @@ async def test_it_is_steered(
         await visit.until(f"{PLAY} === 'Pause'")
         await visit.until_drawn()
         assert await page.input_value("#replay-speed") == "100"
+        assert await page.evaluate(CONTRASTS) == []
         await page.keyboard.press(" ")
         await visit.until(f"{PLAY} === 'Play'")
         await page.screenshot(path=tmp_path / "paused.png")
@@ -118,8 +120,8 @@ async def test_where_clients_may_not_steer_it_is_read_only(
     await site.start()
     try:
         async with (
-            replaying(redis_url, tmp_path / "replay.log", str(recording), "--speed", "10") as replay,
-            visiting(browser, site.http) as visit,
+            replaying(redis_url, tmp_path / "replay.log", str(recording), "--speed", "10"),
+            visiting(browser, f"{site.http}/?theme=dark") as visit,
         ):
             await until_told(visit)
             await visit.until(f"{PLAY} === 'Pause'")
@@ -127,10 +129,10 @@ async def test_where_clients_may_not_steer_it_is_read_only(
             await visit.until(f"{NOTE}.startsWith('Read-only: ')")
             for id_ in ("replay-play", "replay-speed", "replay-at"):
                 assert await visit.page.is_disabled(f"#{id_}")
+            assert await visit.page.evaluate(CONTRASTS) == []
+            await visit.page.screenshot(path=tmp_path / "fixed.png")
             before = await visit.text("replay-when")
             await visit.until(f"{WHEN} > '{before}'")
-            replay.kill()
-            await visit.page.reload()
             assert visit.complaints == []
     finally:
         site.kill()
@@ -170,6 +172,10 @@ async def test_on_a_phone(
         assert visit.complaints == []
 
 
+def at_s(time: str) -> float:
+    return datetime.fromisoformat(f"2013-09-03T{time}:00+00:00").timestamp()
+
+
 @pytest.mark.skipif(not ES_TRADES.exists(), reason="the recorded data is not here")
 async def test_real_trades(
     site: ServerProcess, redis_url: str, browser: Any, tmp_path: Path
@@ -182,10 +188,13 @@ async def test_real_trades(
         await until_told(visit)
         await visit.until_drawn()
         await scrub(visit, 0.5)
-        await asyncio.sleep(2)
+        await visit.until(f"{WHEN} > '2013-09-03 13:05'")
         await scrub(visit, 0.2)
-        await visit.until(f"{ROWS}.length > 20")
+        await visit.until(f"{WHEN} < '2013-09-03 13:00'")
+        await visit.until(f"{ROWS}.length > 20 && {ROWS}.at(-1).time < {at_s('13:00')}")
         rows = await visit.page.evaluate(ROWS)
-        assert rows[-1]["time"] - rows[0]["time"] < 3600
+        assert rows[0]["time"] >= at_s("12:45")
+        await visit.until("[...document.querySelectorAll('#tape tr:not([hidden]) .time')]"
+                          ".every((cell) => cell.textContent < '13:00')")  # fmt: skip
         await visit.page.screenshot(path=tmp_path / "es.png")
         assert visit.complaints == []

@@ -5,13 +5,13 @@
 
 import { Candles } from "./candles.js";
 import { connect } from "./feed.js";
+import { Passes } from "./passes.js";
 
 /** How far back trades are asked for, by the seconds of a candle: minutes. */
 const BACK_MINUTES = { 1: 20, 5: 100, 60: 12 * 60, 300: 24 * 60 };
 const QUOTES_BACK_MINUTES = 10;
 const RECENT_MAX = 64;
-/** A replay in a short loop begins anew more often than a server lets us ask. */
-const LOAD_EVERY_MS = 750;
+const CHANNELS = ["trades", "quotes"];
 
 export class Chosen {
   symbol = "";
@@ -22,8 +22,6 @@ export class Chosen {
   traded = 0;
   /** Trades that are not in the candles and can't be had; null where nobody knows how many. */
   lost = 0;
-  /** Where the replay of this feed stands, milliseconds since 1970; undefined where none is known. */
-  replayMs = undefined;
   #snapshotUrl;
   #conflateMs;
   #backMinutes = 0;
@@ -33,13 +31,13 @@ export class Chosen {
   #onRefused;
   #onRestart;
   #headers;
-  #loadedAt = -Infinity;
+  #passes = new Passes();
 
   /**
    * @param {string} url
    * @param {(symbol: string) => string} snapshotUrl where the latest ticks of a symbol are told
    * @param {{onState: (state: object) => void, onRefused: (error: Error) => void,
-   *   onRestart: () => void}} handlers `onRestart`: all that was known is forgotten
+   *   onRestart: () => void}} handlers `onRestart`: what was known is forgotten
    * @param {{encoding: "json"|"msgpack", conflateMs: number, token: string, headers: object}} options
    *   `conflateMs`: how often a quote is of use; `headers`: of requests over HTTP
    */
@@ -51,7 +49,9 @@ export class Chosen {
     this.#headers = headers;
     const onTick = (tick) => this.#isWanted(tick) && this.#take(tick);
     const onGap = (gap) => this.#isWanted(gap) && this.#miss(gap);
-    this.stream = connect(url, { onTick, onGap, onState }, { encoding, token });
+    const onNotice = (notice) => notice.T === "replay" && this.#takeReplay(notice);
+    const options = { encoding, token, configure: [{ replay: true }] };
+    this.stream = connect(url, { onTick, onGap, onNotice, onState }, options);
   }
 
   /**
@@ -63,26 +63,11 @@ export class Chosen {
     if (symbol === this.symbol && backMinutes <= this.#backMinutes) return;
     this.#backMinutes = symbol === this.symbol ? backMinutes : Math.max(backMinutes, BACK_MINUTES[1]);
     this.symbol = symbol;
-    await this.#load(0);
-  }
-
-  /** Draw from what the feed has now: a replay has gone back, and what came before is another pass. */
-  async beginAnew() {
-    const passed = performance.now() - this.#loadedAt;
-    if (this.symbol) await this.#load(Math.max(0, LOAD_EVERY_MS - passed));
-  }
-
-  async #load(waitMs) {
     this.#accepting = false;
     this.#forget();
-    this.#onRestart();
-    const { symbol } = this;
     const turn = ++this.#turn;
-    if (waitMs) await new Promise((resolve) => setTimeout(resolve, waitMs));
-    // Somebody may have chosen another one meanwhile.
-    if (turn !== this.#turn) return;
-    this.#loadedAt = performance.now();
     const latest = await this.#latestMs(symbol);
+    // Somebody may have chosen another one meanwhile.
     if (turn === this.#turn) await this.#hold(symbol, latest, turn);
   }
 
@@ -91,6 +76,23 @@ export class Chosen {
     this.recent = [];
     this.traded = 0;
     this.lost = 0;
+    this.#onRestart();
+  }
+
+  /** What came of a channel is of an earlier pass of the replay. */
+  #beginAnew(channel) {
+    this.candles.forget(channel);
+    if (channel === "trades") {
+      this.recent = [];
+      this.traded = 0;
+      this.lost = 0;
+    }
+    this.#onRestart();
+  }
+
+  #takeReplay(state) {
+    const isPast = this.#passes.takeState(state);
+    for (const channel of CHANNELS) if (isPast(channel, this.symbol)) this.#beginAnew(channel);
   }
 
   /** Of its latest trade, where there is one: what is replayed has another present. */
@@ -105,7 +107,7 @@ export class Chosen {
   }
 
   get #presentMs() {
-    return this.replayMs ?? Date.now();
+    return this.#passes.positionMs ?? Date.now();
   }
 
   async #hold(symbol, latestMs, turn) {
@@ -142,9 +144,10 @@ export class Chosen {
     if (this.recent.length > 2 * RECENT_MAX) this.recent.splice(0, RECENT_MAX);
   }
 
-  #miss({ ch, from, to, reason }) {
-    if (reason === "epoch" && this.replayMs !== undefined) {
-      this.beginAnew();
+  #miss(gap) {
+    const { ch, from, to, reason } = gap;
+    if (this.#passes.takeGap(gap)) {
+      this.#beginAnew(ch);
       return;
     }
     // What is older than all that is kept was never promised.

@@ -120,15 +120,16 @@ export class Market {
     if (instrument && ch === "trades") instrument.incomplete = true;
   }
 
-  /** A stream of a replay has gone back: it begins anew, as if this page were opened now. */
-  restart({ ch, S }) {
-    this.instruments.get(S)?.restart(ch);
-  }
-
-  /** The whole replay has. */
-  restartAll() {
-    for (const instrument of this.instruments.values()) {
-      for (const channel of ["trades", "quotes"]) instrument.restart(channel);
+  /**
+   * A replay has gone back: streams begin anew, as if this page were opened now.
+   *
+   * @param {(channel: string, symbol: string) => boolean} isPast which of them
+   */
+  restart(isPast) {
+    for (const [symbol, instrument] of this.instruments) {
+      for (const channel of ["trades", "quotes"]) {
+        if (isPast(channel, symbol)) instrument.restart(channel);
+      }
     }
   }
 

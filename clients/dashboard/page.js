@@ -10,7 +10,8 @@ import { frameInterval, onFrames } from "./frames.js";
 import { Market } from "./market.js";
 import { bannerOf } from "./notices.js";
 import { Panel, WORDS, write } from "./panel.js";
-import { ReplayBar, hasGoneBack } from "./replay.js";
+import { Passes } from "./passes.js";
+import { ReplayBar } from "./replay.js";
 import { DRAW_EVERY_MS, Table } from "./table.js";
 import { Tape } from "./tape.js";
 import { Watch } from "./watch.js";
@@ -28,6 +29,7 @@ const table = new Table(part("rows"));
 const tape = new Tape(part("tape"), part("tape-note"));
 const panel = new Panel();
 const replayBar = new ReplayBar((message) => watch.stream.say(message));
+const passes = new Passes();
 const credentials = new Credentials(() => location.reload());
 const facts = { state: { name: "connecting", reason: "", code: 0 }, refused: "", lostAt: "", lagMs: 0, replay: undefined };
 let slowAt = -Infinity;
@@ -78,7 +80,7 @@ function takeTick(tick) {
 }
 
 function takeGap(gap) {
-  if (gap.reason === "epoch" && facts.replay) market.restart(gap);
+  if (passes.takeGap(gap)) market.instruments.get(gap.S)?.restart(gap.ch);
   else market.gap(gap);
   if (gap.reason === "skipped") slowAt = performance.now();
 }
@@ -99,13 +101,9 @@ function letIn() {
 }
 
 function takeReplay(state) {
-  const isBack = hasGoneBack(facts.replay, state);
   facts.replay = state;
-  chosen.replayMs = Date.parse(state.position);
   replayBar.take(state, performance.now());
-  if (!isBack) return;
-  market.restartAll();
-  chosen.beginAnew();
+  market.restart(passes.takeState(state));
 }
 
 function takeRefusal(error) {

@@ -164,11 +164,6 @@ export function ratioOf({ from, to }, time) {
   return Math.min(Math.max(ratio || 0, 0), 1);
 }
 
-/** Whether one word of a replay is of an earlier time than the one before it. */
-export function hasGoneBack(before, state) {
-  return before !== undefined && Date.parse(state.position) < Date.parse(before.position);
-}
-
 function silence({ state }, ms) {
   if (state === "ended") return "The replay is over.";
   return `No word of the replay for ${Math.floor(ms / 1000)} s.`;

@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,6 @@ async def test_it_is_steered(
         assert await page.evaluate(CONTRASTS) == []
         await page.keyboard.press(" ")
         await visit.until(f"{PLAY} === 'Play'")
-        await page.screenshot(path=tmp_path / "paused.png")
         await page.click("#replay-play")
         await visit.until(f"{PLAY} === 'Pause'")
         await page.select_option("#replay-speed", "1000")
@@ -113,6 +113,45 @@ async def one_pass(visit: Visit, began_s: float) -> None:
     assert await visit.page.evaluate(VOLUME) < rows[-1]["time"] - rows[0]["time"] + 300
 
 
+async def test_a_short_loop_is_never_mixed(
+    site: ServerProcess, redis_url: str, browser: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "loop.csv"
+    rows = "".join(
+        f"{FIRST_S + n},{symbol},{1000 + n},5,,\n{FIRST_S + n},{symbol},,,{999 + n},{1001 + n}\n"
+        for n in range(60)
+        for symbol in ("ES", "NQ")
+    )
+    path.write_text("time,symbol,price,size,bid,ask\n" + rows)
+    async with (
+        replaying(redis_url, tmp_path / "replay.log", str(path), "--speed", "100", "--loop"),
+        visiting(browser, site.http) as visit,
+    ):
+        await until_told(visit)
+        await visit.until("tickcast.chosen.stream.totals().restarts > 20")
+        # A key that is held down is not more than the server takes.
+        await visit.page.focus("#replay-at")
+        for _ in range(40):
+            await visit.page.keyboard.press("ArrowRight")
+        await visit.page.keyboard.press(" ")
+        await visit.until(f"{PLAY} === 'Play'")
+        for row in await visit.page.evaluate(ROWS):
+            number = row["time"] - FIRST_S
+            assert row["volume"] in (0, 5)
+            assert row["close"] == 1000 + number or isnan(row["close"])
+            assert row["mid"] == 1000 + number or isnan(row["mid"])
+        assert await visit.page.evaluate(VOLUME) <= 300
+        for stream in ("tickcast.watch.stream", "tickcast.chosen.stream"):
+            assert await visit.page.evaluate(f"{stream}.totals().balanced")
+            assert await visit.page.evaluate(f"{stream}.reconnects") == 0
+        # In the list the space bar is not the press of a button.
+        await visit.page.click("#rows tr[data-symbol=NQ] .pick")
+        await visit.page.keyboard.press(" ")
+        await visit.until(f"{PLAY} === 'Pause'")
+        assert await visit.text("quote-symbol") == "NQ"
+        assert visit.complaints == []
+
+
 async def test_where_clients_may_not_steer_it_is_read_only(
     runtime_dir: Path, redis_url: str, browser: Any, recording: Path, tmp_path: Path
 ) -> None:
@@ -130,7 +169,6 @@ async def test_where_clients_may_not_steer_it_is_read_only(
             for id_ in ("replay-play", "replay-speed", "replay-at"):
                 assert await visit.page.is_disabled(f"#{id_}")
             assert await visit.page.evaluate(CONTRASTS) == []
-            await visit.page.screenshot(path=tmp_path / "fixed.png")
             before = await visit.text("replay-when")
             await visit.until(f"{WHEN} > '{before}'")
             assert visit.complaints == []
@@ -162,7 +200,6 @@ async def test_on_a_phone(
     ):
         await until_told(visit)
         await visit.until_drawn()
-        await visit.page.screenshot(path=tmp_path / "phone.png")
         assert await visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
         for id_ in ("replay-play", "replay-speed", "replay-at"):
             box = await visit.page.locator(f"#{id_}").bounding_box()
@@ -196,5 +233,4 @@ async def test_real_trades(
         assert rows[0]["time"] >= at_s("12:45")
         await visit.until("[...document.querySelectorAll('#tape tr:not([hidden]) .time')]"
                           ".every((cell) => cell.textContent < '13:00')")  # fmt: skip
-        await visit.page.screenshot(path=tmp_path / "es.png")
         assert visit.complaints == []

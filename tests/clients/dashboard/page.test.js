@@ -7,8 +7,9 @@ import { Candles } from "../../../clients/dashboard/candles.js";
 import { Market } from "../../../clients/dashboard/market.js";
 import { exactVolume, volume } from "../../../clients/dashboard/format.js";
 import { bannerOf, sum } from "../../../clients/dashboard/notices.js";
+import { Passes } from "../../../clients/dashboard/passes.js";
 import { Clock, Delays, Rate, TREND_POINTS, Trend } from "../../../clients/dashboard/rates.js";
-import { hasGoneBack, positionAfter, ratioOf, timeAt } from "../../../clients/dashboard/replay.js";
+import { positionAfter, ratioOf, timeAt } from "../../../clients/dashboard/replay.js";
 
 const S = 1000;
 
@@ -105,11 +106,11 @@ test("after an epoch a symbol of a replay begins anew, channel by channel", () =
   market.take({ T: "t", S: "ES", p: 2, s: 3, seq: 2, cf: 1 }, 0);
   market.take({ T: "q", S: "ES", bp: 1, ap: 3, seq: 1 }, 0);
   const instrument = market.instruments.get("ES");
-  market.restart({ ch: "trades", S: "ES" });
+  market.restart((channel) => channel === "trades");
   assert.deepEqual([instrument.last, instrument.volume, instrument.incomplete, instrument.mid], [undefined, 0, false, 2]);
   market.take({ T: "t", S: "ES", p: 4, s: 1, seq: 1 }, 1);
   assert.deepEqual([instrument.volume, instrument.change], [1, 0]);
-  market.restartAll();
+  market.restart(() => true);
   assert.deepEqual([instrument.last, instrument.mid], [undefined, undefined]);
 });
 
@@ -130,10 +131,37 @@ test("the scrubber's ends are those of the recording, to the nanosecond", () => 
   assert.equal(ratioOf({ ...REPLAY, to: REPLAY.from }, REPLAY.from), 0);
 });
 
-test("a replay has gone back where its time is earlier", () => {
-  assert.equal(hasGoneBack(undefined, REPLAY), false);
-  assert.equal(hasGoneBack(REPLAY, REPLAY), false);
-  assert.equal(hasGoneBack(REPLAY, { ...REPLAY, position: "2013-09-01T00:00:09.9Z" }), true);
+test("a stream of a replay begins anew once for each time it goes back", () => {
+  const passes = new Passes();
+  const gap = { ch: "trades", S: "ES", reason: "epoch" };
+  const at = (second) => passes.takeState({ ...REPLAY, position: `2013-09-01T00:00:${second}Z` });
+  assert.equal(passes.takeGap(gap), false, "no replay is known");
+  assert.equal(at(20)("trades", "ES"), false);
+  assert.equal(passes.takeGap({ ...gap, reason: "retention" }), false);
+  // Sent back: the word comes first, and then the gap.
+  assert.equal(at(10)("trades", "ES"), true);
+  assert.equal(passes.takeGap(gap), true);
+  assert.equal(at(30)("trades", "ES"), false);
+  // In a loop the gap comes first: what came since is not to be forgotten.
+  assert.equal(passes.takeGap(gap), true);
+  const isPast = at("09.5");
+  assert.deepEqual([isPast("trades", "ES"), isPast("quotes", "ES")], [false, true]);
+  assert.equal(passes.positionMs, Date.parse("2013-09-01T00:00:09.5Z"));
+});
+
+test("candles forget trades or quotes, and seconds without either", () => {
+  const candles = new Candles();
+  candles.trade(5 * S, 2, 1);
+  candles.quote(6 * S, 3);
+  candles.trade(7 * S, 4, 1);
+  candles.quote(7 * S, 5);
+  candles.taken();
+  candles.forget("trades");
+  assert.equal(candles.changedFrom, -Infinity);
+  assert.deepEqual(candles.rollUp(1).map(({ time, open, volume, mid }) => [time, open, volume, mid]), [[6, NaN, 0, 3], [7, NaN, 0, 5]]);
+  candles.trade(6 * S, 1, 1);
+  candles.forget("quotes");
+  assert.deepEqual(candles.rollUp(1), [{ time: 6, open: 1, high: 1, low: 1, close: 1, volume: 1, mid: NaN }]);
 });
 
 test("volumes are short, and exact where somebody points", () => {

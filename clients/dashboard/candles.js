@@ -24,6 +24,22 @@ export class Candles {
     this.changedFrom = -Infinity;
   }
 
+  /** Forget all trades or all quotes, and the seconds of which nothing is left. */
+  forget(channel) {
+    const names = channel === "trades" ? ["open", "high", "low", "close"] : ["mid"];
+    for (const name of names) this.#rows[name].fill(NaN, 0, this.size);
+    if (channel === "trades") this.#rows.volume.fill(0, 0, this.size);
+    const { open, mid } = this.#rows;
+    let kept = 0;
+    for (let at = 0; at < this.size; at++) {
+      if (Number.isNaN(open[at]) && Number.isNaN(mid[at])) continue;
+      for (const name of COLUMNS) this.#rows[name][kept] = this.#rows[name][at];
+      kept += 1;
+    }
+    this.size = kept;
+    this.changedFrom = -Infinity;
+  }
+
   /** @param {number} ms when it happened, milliseconds since 1970 */
   trade(ms, price, size) {
     const { open, high, low, close, volume } = this.#rows;

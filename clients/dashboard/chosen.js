@@ -5,11 +5,13 @@
 
 import { Candles } from "./candles.js";
 import { connect } from "./feed.js";
+import { Passes } from "./passes.js";
 
 /** How far back trades are asked for, by the seconds of a candle: minutes. */
 const BACK_MINUTES = { 1: 20, 5: 100, 60: 12 * 60, 300: 24 * 60 };
 const QUOTES_BACK_MINUTES = 10;
 const RECENT_MAX = 64;
+const CHANNELS = ["trades", "quotes"];
 
 export class Chosen {
   symbol = "";
@@ -27,21 +29,29 @@ export class Chosen {
   #turn = 0;
   #accepting = false;
   #onRefused;
+  #onRestart;
+  #headers;
+  #passes = new Passes();
 
   /**
    * @param {string} url
    * @param {(symbol: string) => string} snapshotUrl where the latest ticks of a symbol are told
-   * @param {{onState: (state: object) => void, onRefused: (error: Error) => void}} handlers
-   * @param {{encoding: "json"|"msgpack", conflateMs: number}} options `conflateMs`: how often a quote
-   *   is of use
+   * @param {{onState: (state: object) => void, onRefused: (error: Error) => void,
+   *   onRestart: () => void}} handlers `onRestart`: what was known is forgotten
+   * @param {{encoding: "json"|"msgpack", conflateMs: number, token: string, headers: object}} options
+   *   `conflateMs`: how often a quote is of use; `headers`: of requests over HTTP
    */
-  constructor(url, snapshotUrl, { onState, onRefused }, { encoding, conflateMs }) {
+  constructor(url, snapshotUrl, { onState, onRefused, onRestart }, { encoding, conflateMs, token, headers }) {
     this.#snapshotUrl = snapshotUrl;
     this.#conflateMs = conflateMs;
     this.#onRefused = onRefused;
+    this.#onRestart = onRestart;
+    this.#headers = headers;
     const onTick = (tick) => this.#isWanted(tick) && this.#take(tick);
     const onGap = (gap) => this.#isWanted(gap) && this.#miss(gap);
-    this.stream = connect(url, { onTick, onGap, onState }, { encoding });
+    const onNotice = (notice) => notice.T === "replay" && this.#takeReplay(notice);
+    const options = { encoding, token, configure: [{ replay: true }] };
+    this.stream = connect(url, { onTick, onGap, onNotice, onState }, options);
   }
 
   /**
@@ -66,17 +76,38 @@ export class Chosen {
     this.recent = [];
     this.traded = 0;
     this.lost = 0;
+    this.#onRestart();
+  }
+
+  /** What came of a channel is of an earlier pass of the replay. */
+  #beginAnew(channel) {
+    this.candles.forget(channel);
+    if (channel === "trades") {
+      this.recent = [];
+      this.traded = 0;
+      this.lost = 0;
+    }
+    this.#onRestart();
+  }
+
+  #takeReplay(state) {
+    const isPast = this.#passes.takeState(state);
+    for (const channel of CHANNELS) if (isPast(channel, this.symbol)) this.#beginAnew(channel);
   }
 
   /** Of its latest trade, where there is one: what is replayed has another present. */
   async #latestMs(symbol) {
     try {
-      const reply = await fetch(this.#snapshotUrl(symbol));
+      const reply = await fetch(this.#snapshotUrl(symbol), { headers: this.#headers });
       const times = (await reply.json()).filter(({ T }) => T === "t").map(({ t }) => Date.parse(t));
-      return Math.max(...times, -Infinity) > -Infinity ? Math.max(...times) : Date.now();
+      return times.length ? Math.max(...times) : this.#presentMs;
     } catch {
-      return Date.now();
+      return this.#presentMs;
     }
+  }
+
+  get #presentMs() {
+    return this.#passes.positionMs ?? Date.now();
   }
 
   async #hold(symbol, latestMs, turn) {
@@ -113,7 +144,12 @@ export class Chosen {
     if (this.recent.length > 2 * RECENT_MAX) this.recent.splice(0, RECENT_MAX);
   }
 
-  #miss({ ch, from, to, reason }) {
+  #miss(gap) {
+    const { ch, from, to, reason } = gap;
+    if (this.#passes.takeGap(gap)) {
+      this.#beginAnew(ch);
+      return;
+    }
     // What is older than all that is kept was never promised.
     if (ch !== "trades" || (from === null && reason === "retention")) return;
     this.lost = from === null || this.lost === null ? null : this.lost + to - from + 1;

@@ -31,17 +31,27 @@ export function listenToField(field, { filter, enter }) {
 /**
  * Keys that work wherever no text is being typed.
  *
- * @param {Record<string, () => void>} keys what each does, by its name
+ * @param {Record<string, () => boolean|void>} keys what each does, by its name; false: nothing, and
+ *   the browser is to do what it does otherwise
  */
 export function listenToKeys(keys) {
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target instanceof HTMLInputElement) return;
-    // Arrows scroll what has the focus, where that is something that scrolls.
-    const does = keys[event.key];
-    if (!does || (event.key.startsWith("Arrow") && event.target.closest?.(".tape, .connection"))) return;
-    event.preventDefault();
-    does();
+    const { key, target } = event;
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    const does = keys[key];
+    if (!does || means(target, key) || (key === " " && event.repeat)) return;
+    if (does() !== false) event.preventDefault();
   });
+}
+
+/** Whether a key means something to what has the focus. */
+function means(target, key) {
+  if (target instanceof HTMLInputElement) return target.type !== "range" || key !== " ";
+  if (target instanceof HTMLSelectElement) return true;
+  // Arrows scroll what has the focus, where that is something that scrolls.
+  if (key.startsWith("Arrow")) return target.closest?.(".tape, .connection") != null;
+  // Space presses buttons, but in the list, where Enter does as well.
+  return key === " " && target.closest?.("button:not(.pick), summary, a") != null;
 }
 
 /**

@@ -21,6 +21,8 @@
  * @property {"connecting"|"connected"|"reconnecting"|"closed"} name `connected` means that all that
  *   was held is held again; `closed` that nobody tries any more
  * @property {string} reason in the server's words, or empty
+ * @property {number} code where it is closed: the close code or that of the error; 0 where we closed.
+ *   401, 402, 4001 and 4002 mean that credentials are needed, or others
  */
 
 import { Backoff } from "./feed/backoff.js";
@@ -34,15 +36,18 @@ const DIAL_MS = 5_000;
 const SILENCE_MS = 5_000;
 const WATCH_MS = 500;
 const NOT_CLOSED_BY_US = 1006;
+const NOT_AUTHENTICATED = 401;
+const ALREADY_AUTHENTICATED = 403;
 
 /**
  * Connect, and stay connected until `close` is called or the server says not to come back.
  *
  * @param {string} url ws:// or wss://, with the path `/stream` or `/v2/NAME`
  * @param {Handlers} [handlers]
- * @param {{encoding?: "json"|"msgpack", configure?: object[]}} [options] `configure`: maps of
- *   keys of the protocol's action of that name, such as `{stamps: true}`; each is said by itself, on
- *   every connection
+ * @param {{encoding?: "json"|"msgpack", configure?: object[], token?: string}} [options]
+ *   `configure`: maps of keys of the protocol's action of that name, such as `{stamps: true}`; each is
+ *   said by itself, on every connection. `token`: a JSON Web Token or the secret of a key, the first
+ *   thing that is said on every connection; it stands in no URL
  * @returns {Stream}
  */
 export function connect(url, handlers = {}, options = {}) {
@@ -56,6 +61,7 @@ export class Stream {
   #url;
   #handlers;
   #configure;
+  #token;
   #state;
   #backoff = new Backoff();
   #socket = null;
@@ -73,11 +79,14 @@ export class Stream {
   #waiting = new Map();
   #unasked = [];
   #comingBack = [];
+  /** The id of our credentials, while they are not answered. */
+  #authAsked = 0;
 
-  constructor(url, handlers, { encoding = "json", configure = [] } = {}) {
+  constructor(url, handlers, { encoding = "json", configure = [], token = "" } = {}) {
     this.#url = url;
     this.#handlers = handlers;
     this.#configure = configure;
+    this.#token = token;
     this.#state = new ClientState(encoding);
     this.#watch = setInterval(() => this.#checkPulse(), WATCH_MS);
     globalThis.addEventListener?.("online", this.#tryNow);
@@ -108,6 +117,18 @@ export class Stream {
     return this.#request(() => this.#state.ask({ action: "ping" }));
   }
 
+  /**
+   * Say something that has no `id`, such as `{action: "replay.pause"}`; what the server answers comes
+   * to `onNotice`.
+   *
+   * @param {object} message
+   * @returns {boolean} whether it was said: while there is no connection, nothing is
+   */
+  say(message) {
+    if (this.#heldAt) this.#send({ message });
+    return this.#heldAt > 0;
+  }
+
   /** What has become of all ticks: sums of `delivered`, `merged`, `skipped`, `gapped`, … */
   totals() {
     return this.#state.books.totals();
@@ -133,7 +154,7 @@ export class Stream {
 
   /** End the connection for good. */
   close() {
-    this.#end("");
+    this.#end("", 0);
     this.#leave();
   }
 
@@ -155,6 +176,17 @@ export class Stream {
   #greet() {
     this.#heardAt = performance.now();
     this.#state.connected(this.#socket.protocol);
+    if (!this.#token) {
+      this.#introduce();
+      return;
+    }
+    // Until the server has looked at them it refuses all else.
+    const question = this.#state.ask({ action: "auth", token: this.#token });
+    this.#authAsked = question.id;
+    this.#send(question);
+  }
+
+  #introduce() {
     for (const keys of this.#configure) this.#send(this.#state.ask({ action: "configure", ...keys }));
     const awayMs = this.#lostAt ? this.#heardAt - this.#lostAt : 0;
     this.#comingBack = this.#lostAt ? this.#state.subscribeAgain(awayMs) : [];
@@ -181,7 +213,7 @@ export class Stream {
     this.#leave();
     const delay = this.#backoff.afterClose(code, lasted, this.#state.retryMs);
     if (delay === null) {
-      this.#end(`${code} ${reason}`.trim());
+      this.#end(`${code} ${reason}`.trim(), code);
       return;
     }
     this.#tell(this.#lostAt ? "reconnecting" : "connecting", reason);
@@ -198,15 +230,16 @@ export class Stream {
     this.#unasked.unshift(...this.#waiting.values());
     this.#waiting.clear();
     this.#comingBack = [];
+    this.#authAsked = 0;
   }
 
-  #end(reason) {
+  #end(reason, code) {
     this.#ended = true;
     clearTimeout(this.#timer);
     clearInterval(this.#watch);
     globalThis.removeEventListener?.("online", this.#tryNow);
     globalThis.document?.removeEventListener("visibilitychange", this.#tryNow);
-    this.#tell("closed", reason);
+    this.#tell("closed", reason, code);
     for (const { reject } of [...this.#waiting.values(), ...this.#unasked]) {
       reject(new Error(`the stream has ended ${reason}`.trim()));
     }
@@ -247,6 +280,8 @@ export class Stream {
 
   #sendPing(now) {
     this.#pingedAt = now;
+    // While our credentials are looked at, anything else would be refused; their answer tells as much.
+    if (this.#authAsked) return;
     this.#send(this.#state.ask({ action: "ping" }));
   }
 
@@ -296,6 +331,16 @@ export class Stream {
 
   #take(notice) {
     this.#handlers.onNotice?.(notice);
+    if (notice.T === "error" && notice.code === NOT_AUTHENTICATED) {
+      this.#leave();
+      this.#end(`${notice.code} ${notice.msg}`, notice.code);
+      return;
+    }
+    if (this.#authAsked && this.#answersAuth(notice)) {
+      this.#authAsked = 0;
+      this.#introduce();
+      return;
+    }
     if (this.#comingBack.length && notice.id === this.#comingBack[0].id) {
       this.#takeBack(notice);
       return;
@@ -305,6 +350,12 @@ export class Stream {
     this.#waiting.delete(notice.id);
     if (notice.T !== "error") request.resolve(notice);
     else this.#refuse(request, new Refused(notice));
+  }
+
+  /** Whether we are let in. Where we are not, the server closes. */
+  #answersAuth({ T, id, msg, code }) {
+    if (T === "success") return id === this.#authAsked || msg === "authenticated";
+    return T === "error" && code === ALREADY_AUTHENTICATED;
   }
 
   /** An answer to what brings back what was held. */
@@ -319,7 +370,7 @@ export class Stream {
       this.#cut(NOT_CLOSED_BY_US, refused.message);
     } else {
       this.#leave();
-      this.#end(refused.message);
+      this.#end(refused.message, refused.code);
     }
   }
 
@@ -332,11 +383,11 @@ export class Stream {
     setTimeout(() => !this.#ended && again(), this.#backoff.afterFailure());
   }
 
-  #tell(name, reason = "") {
+  #tell(name, reason = "", code = 0) {
     const told = `${name} ${reason}`;
     // While one attempt follows the other, the reason last given stays.
     if (told === this.#told || (!reason && this.#told.startsWith(`${name} `))) return;
     this.#told = told;
-    this.#handlers.onState?.({ name, reason });
+    this.#handlers.onState?.({ name, reason, code });
   }
 }

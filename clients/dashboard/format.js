@@ -32,10 +32,20 @@ export function size(value) {
   return withDecimals(0, value >= 100 ? 2 : 6).format(value);
 }
 
-/** @param {number} value a sum of sizes, short enough for a column */
+const SHORT = [[1e9, "B"], [1e6, "M"], [1e3, "k"]];
+
+/** @param {number} value a sum of sizes, short enough for a column: "9,876", "256k", "1.2M" */
 export function volume(value) {
-  if (value < 1e5 || value >= 1e6) return size(value);
-  return `${withDecimals(1, 1).format(value / 1e3)}K`;
+  if (value < 1) return withDecimals(0, 4).format(value);
+  if (value < 1e4) return withDecimals(0, value < 1e3 ? 2 : 0).format(value);
+  // What would be rounded to a thousand of a unit is one of the next.
+  const [unit, sign] = SHORT.find(([each]) => value >= each * 0.9995);
+  return `${withDecimals(0, value < 100 * unit ? 1 : 0).format(value / unit)}${sign}`;
+}
+
+/** @param {number} value the same, exactly */
+export function exactVolume(value) {
+  return withDecimals(0, 8).format(value);
 }
 
 /** @param {number|undefined} ratio 0.01 becomes "+1.00%" */

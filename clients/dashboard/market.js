@@ -62,6 +62,18 @@ class Instrument {
     if (this.last === undefined && this.mid !== undefined) this.trend.set(this.mid, now);
   }
 
+  /** Know nothing of a channel any more: what comes next is from another time. */
+  restart(channel) {
+    if (channel === "trades") {
+      this.last = this.#firstTrade = undefined;
+      this.volume = 0;
+      this.incomplete = false;
+      this.trend = new Trend();
+    } else if (channel === "quotes") {
+      this.bid = this.ask = this.#firstMid = undefined;
+    }
+  }
+
   #fitDecimals(price) {
     const scaled = price * 10 ** this.decimals;
     if (Math.abs(scaled - Math.round(scaled)) < 1e-4) return;
@@ -106,6 +118,19 @@ export class Market {
   gap({ ch, S }) {
     const instrument = this.instruments.get(S);
     if (instrument && ch === "trades") instrument.incomplete = true;
+  }
+
+  /**
+   * A replay has gone back: streams begin anew, as if this page were opened now.
+   *
+   * @param {(channel: string, symbol: string) => boolean} isPast which of them
+   */
+  restart(isPast) {
+    for (const [symbol, instrument] of this.instruments) {
+      for (const channel of ["trades", "quotes"]) {
+        if (isPast(channel, symbol)) instrument.restart(channel);
+      }
+    }
   }
 
   /** The symbol's, made where it is not known yet; undefined where there are too many. */

@@ -1,5 +1,7 @@
 /** What is to be said of the state of things, in words; nothing here draws. */
 
+import { asksForCredentials } from "./credentials.js";
+
 const BEHIND_MS = 3_000;
 const QUIET_MS = 15_000;
 const SLOW_SHOWN_MS = 10_000;
@@ -20,6 +22,9 @@ const SLOW_SHOWN_MS = 10_000;
 export function bannerOf({ state, refused, lostAt, lagMs, silentMs, replay, eased, quietMs, slowMs }) {
   const reason = state.reason ? ` (${state.reason})` : "";
   const old = lostAt ? ` What you see is from before ${lostAt} UTC.` : "";
+  if (state.name === "closed" && asksForCredentials(state.code)) {
+    return { text: `Not connected: the server asks for a key or a token${reason}.${old}`, tone: "bad" };
+  }
   if (state.name === "closed") {
     return { text: `Disconnected${reason}. Reload the page to try again.${old}`, tone: "bad" };
   }
@@ -36,26 +41,18 @@ export function bannerOf({ state, refused, lostAt, lagMs, silentMs, replay, ease
   if (lagMs > BEHIND_MS) {
     return { text: `Stale: what arrives is ${Math.round(lagMs / 1000)} s old.`, tone: "warn" };
   }
-  if (replay) return { text: replayText(replay), tone: "note" };
   if (slowMs < SLOW_SHOWN_MS) {
     return { text: "This page was too slow. Some ticks were skipped; volumes marked ≥ are too low.", tone: "warn" };
   }
   if (eased) {
     return { text: "Conflated: so many trades come that you see the latest of each symbol, four times a second. Volumes marked ≥ are too low.", tone: "note" };
   }
-  if (quietMs > QUIET_MS && quietMs < Infinity) {
+  // A replay that pauses is told by its bar.
+  if (!replay && quietMs > QUIET_MS && quietMs < Infinity) {
     return { text: `No tick for ${Math.floor(quietMs / 1000)} s. The connection is alive.`, tone: "note" };
   }
   return undefined;
 }
-
-function replayText({ state, position, speed }) {
-  const at = position ? ` at ${timeOf(position)}` : "";
-  const fast = speed ? `, ${speed === "max" ? "as fast as it goes" : `${speed} times as fast as it happened`}` : "";
-  return `Replay, ${state}${at}${fast}. This is not live.`;
-}
-
-const timeOf = (time) => `${time.slice(0, 10)} ${time.slice(11, 19)} UTC`;
 
 /** Sums of what two connections count. */
 export function sum(a, b) {

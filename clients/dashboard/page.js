@@ -4,11 +4,14 @@ import { SYMBOLS_MAX, TIMEFRAMES, isFeed, isSymbol, queryOf, readView } from "./
 import { Chart } from "./chart.js";
 import { Chosen } from "./chosen.js";
 import { listenToField, listenToKeys, oneOf } from "./controls.js";
+import { Credentials, asksForCredentials } from "./credentials.js";
 import * as format from "./format.js";
 import { frameInterval, onFrames } from "./frames.js";
 import { Market } from "./market.js";
 import { bannerOf } from "./notices.js";
 import { Panel, WORDS, write } from "./panel.js";
+import { Passes } from "./passes.js";
+import { ReplayBar } from "./replay.js";
 import { DRAW_EVERY_MS, Table } from "./table.js";
 import { Tape } from "./tape.js";
 import { Watch } from "./watch.js";
@@ -16,6 +19,8 @@ import { Watch } from "./watch.js";
 /** A chart that moves thirty times a second looks smooth, and costs half of one at sixty. */
 const FRAMES_PER_DRAW = 2;
 const SLOWLY_EVERY_MS = 250;
+/** The error of what may not be done here. */
+const NOT_HERE = 410;
 const part = (id) => document.getElementById(id);
 
 const view = readView(location.search);
@@ -23,10 +28,14 @@ const market = new Market();
 const table = new Table(part("rows"));
 const tape = new Tape(part("tape"), part("tape-note"));
 const panel = new Panel();
-const facts = { state: { name: "connecting", reason: "" }, refused: "", lostAt: "", lagMs: 0, replay: undefined };
+const replayBar = new ReplayBar((message) => watch.stream.say(message));
+const passes = new Passes();
+const credentials = new Credentials(() => location.reload());
+const facts = { state: { name: "connecting", reason: "", code: 0 }, refused: "", lostAt: "", lagMs: 0, replay: undefined };
 let slowAt = -Infinity;
 let slowlyAt = -Infinity;
 let filter = "";
+let isLetIn = false;
 let chart;
 let watch;
 let chosen;
@@ -37,7 +46,7 @@ async function start() {
   document.documentElement.dataset.theme = view.theme;
   part("feed-name").textContent = view.feed;
   if (!isFeed(view.feed)) {
-    facts.state = { name: "closed", reason: "a feed's name is 1 to 32 of a-z 0-9 _ -" };
+    facts.state = { name: "closed", reason: "a feed's name is 1 to 32 of a-z 0-9 _ -", code: 0 };
     showState();
     return;
   }
@@ -46,14 +55,14 @@ async function start() {
   const drawMs = FRAMES_PER_DRAW * frameMs;
   const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v2/${view.feed}`;
   const { encoding } = view;
+  const { token, headers } = credentials;
   const handlers = { onTick: takeTick, onGap: takeGap, onNotice: takeNotice, onState: takeState, onRefused: takeRefusal };
-  watch = new Watch(url, handlers, { encoding, conflateMs: DRAW_EVERY_MS });
-  const ofChosen = { onState: () => {}, onRefused: takeRefusal };
-  chosen = new Chosen(url, latestOf, ofChosen, { encoding, conflateMs: Math.round(drawMs) });
+  watch = new Watch(url, handlers, { encoding, conflateMs: DRAW_EVERY_MS, token });
+  const ofChosen = { onState: takeStateOfChosen, onRefused: takeRefusal, onRestart: () => chart.restart() };
+  chosen = new Chosen(url, latestOf, ofChosen, { encoding, conflateMs: Math.round(drawMs), token, headers });
   write("frame", `${Math.round(1000 / frameMs)} frames/s; quotes at most every ${DRAW_EVERY_MS} ms, of the chart every ${Math.ceil(drawMs / 10) * 10} ms`);
   for (const symbol of view.symbols ?? []) market.instrument(symbol);
   watch.show(view.symbols);
-  if (view.symbol) choose(view.symbol);
   showView();
   // For those who look from the console, and for the tests.
   globalThis.tickcast = { market, watch, chosen, chart };
@@ -71,13 +80,30 @@ function takeTick(tick) {
 }
 
 function takeGap(gap) {
-  market.gap(gap);
+  if (passes.takeGap(gap)) market.instruments.get(gap.S)?.restart(gap.ch);
+  else market.gap(gap);
   if (gap.reason === "skipped") slowAt = performance.now();
 }
 
 function takeNotice(notice) {
   if (notice.T === "heartbeat") facts.lagMs = notice.lag_ms;
-  else if (notice.T === "replay") facts.replay = notice;
+  else if (notice.T === "replay" && notice.id === undefined) takeReplay(notice);
+  else if (notice.T === "configured") letIn();
+  else if (notice.T === "error" && notice.code === NOT_HERE && notice.id === undefined) {
+    replayBar.refuse(notice.msg.slice(notice.msg.indexOf(": ") + 1).trim());
+  }
+}
+
+/** Not before the server has answered: it might ask for credentials first. */
+function letIn() {
+  if (!isLetIn && view.symbol) choose(view.symbol);
+  isLetIn = true;
+}
+
+function takeReplay(state) {
+  facts.replay = state;
+  replayBar.take(state, performance.now());
+  market.restart(passes.takeState(state));
 }
 
 function takeRefusal(error) {
@@ -85,10 +111,18 @@ function takeRefusal(error) {
 }
 
 function takeState(next) {
-  if (facts.state.name === "connected") facts.lostAt = new Date().toISOString().slice(11, 19);
+  if (isLetIn && facts.state.name === "connected") facts.lostAt = new Date().toISOString().slice(11, 19);
   facts.state = next;
   facts.lagMs = 0;
   showState();
+  if (next.name === "connected") replayBar.allow();
+  if (next.name !== "closed" || !asksForCredentials(next.code)) return;
+  chosen?.stream.close();
+  credentials.ask(next.code);
+}
+
+function takeStateOfChosen({ name, reason, code }) {
+  if (name === "closed" && code) takeRefusal(new Error(reason));
 }
 
 function showState() {
@@ -105,12 +139,13 @@ function showState() {
 
 function draw(now) {
   table.draw(market, now);
-  if (!view.symbol && table.shown.length) choose(table.shown[0]);
+  if (isLetIn && !view.symbol && table.shown.length) choose(table.shown[0]);
   const instrument = market.instruments.get(chosen.symbol);
   const decimals = instrument?.decimals ?? 2;
   part("chart-note").hidden = chart.draw(chosen.candles, decimals);
   tape.draw(chosen, decimals, now);
   panel.draw(watch.stream, chosen.stream, facts.state, now);
+  replayBar.draw(now, facts.state.name === "connected");
   if (now - slowlyAt < SLOWLY_EVERY_MS) return;
   slowlyAt = now;
   showQuote(instrument);
@@ -166,7 +201,6 @@ function showView() {
 function choose(symbol) {
   view.symbol = symbol;
   table.choose(symbol);
-  if (chosen.symbol !== symbol) chart.restart();
   chosen.show(symbol, TIMEFRAMES[view.timeframe]);
   write("quote-symbol", symbol);
   showQuote(market.instruments.get(symbol));
@@ -249,7 +283,7 @@ function switchQuotes() {
 /** What can be added, when somebody is about to. */
 async function suggest() {
   if (!view.symbols) return;
-  const reply = await fetch(`/symbols?feed=${view.feed}`);
+  const reply = await fetch(`/symbols?feed=${view.feed}`, { headers: credentials.headers });
   const options = (await reply.json()).slice(0, 2000).map(({ S }) => new Option(S, S));
   part("known").replaceChildren(...options);
 }
@@ -262,6 +296,7 @@ listenToKeys({
   ArrowDown: () => step(1),
   ArrowUp: () => step(-1),
   Delete: () => remove(view.symbol),
+  " ": () => replayBar.toggle(),
   q: switchQuotes,
   t: switchTheme,
   ...Object.fromEntries(Object.keys(TIMEFRAMES).map((each, at) => [at + 1, () => setTimeframe(each)])),

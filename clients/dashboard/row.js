@@ -20,6 +20,8 @@ export class Row {
   #pick;
   #remove;
   #last = undefined;
+  #volume = undefined;
+  #incomplete = false;
   #flashUntil = 0;
   #trendAt = -Infinity;
 
@@ -70,7 +72,7 @@ export class Row {
         ? format.basisPoints(instrument.relativeSpread)
         : format.price(instrument.spread, decimals),
     );
-    this.#write("volume", (instrument.incomplete ? "≥" : "") + format.volume(instrument.volume));
+    this.#drawVolume(instrument);
     this.#write("rate", format.rate(instrument.rate.read(now)));
     mark(this.element, "move", { "+": "up", "−": "down" }[change[0]] ?? "");
     this.#flash(now);
@@ -79,6 +81,15 @@ export class Row {
       market.advance(instrument, now);
       this.#path.setAttribute("d", outline(instrument.trend));
     }
+  }
+
+  #drawVolume({ volume, incomplete }) {
+    if (this.#volume === volume && this.#incomplete === incomplete) return;
+    this.#volume = volume;
+    this.#incomplete = incomplete;
+    const least = incomplete ? "≥" : "";
+    this.#write("volume", least + format.volume(volume));
+    this.#cells.volume.title = least + format.exactVolume(volume);
   }
 
   /** Colour the price for a moment where it moved. */

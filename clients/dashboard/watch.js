@@ -18,15 +18,15 @@ export class Watch {
   /**
    * @param {string} url
    * @param {import("./feed.js").Handlers & {onRefused: (error: Error) => void}} handlers
-   * @param {{encoding: "json"|"msgpack", conflateMs: number}} options `conflateMs`: how often a quote
-   *   of each symbol is of use
+   * @param {{encoding: "json"|"msgpack", conflateMs: number, token: string}} options `conflateMs`: how
+   *   often a quote of each symbol is of use
    */
-  constructor(url, handlers, { encoding, conflateMs }) {
+  constructor(url, handlers, { encoding, conflateMs, token }) {
     this.#conflateMs = conflateMs;
     this.onRefused = handlers.onRefused;
     // What a server does not know of these it refuses by themselves.
     const configure = [{ stamps: true, heartbeat_ms: 1000 }, { replay: true }];
-    this.stream = connect(url, handlers, { encoding, configure });
+    this.stream = connect(url, handlers, { encoding, configure, token });
   }
 
   /**

@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from clients.stream import connect
+from feed.broker.publisher import Publisher
 from feed.ticks import Trade
-from feed.times import NS_PER_SECOND
+from feed.times import NS_PER_SECOND, Time
 from tests.e2e.conftest import PHONE, Visit, visiting
 from tests.faults.serving import ServerProcess
 
@@ -162,6 +163,28 @@ async def test_a_link_shares_a_watchlist(site: ServerProcess, browser: Any) -> N
         assert (query["symbols"], query["symbol"]) == (["BOLT,DYNA"], ["DYNA"])
         await page.click("#all")
         await visit.until("document.querySelector('#rows').rows.length === 20")
+        assert visit.complaints == []
+
+
+async def test_large_volumes_fit(site: ServerProcess, publisher: Publisher, browser: Any) -> None:
+    sizes = {"BIG1": 256_018, "BIG2": 1_234_567, "BIG3": 98_765.4321}
+    async with visiting(browser, site.http, viewport={"width": 1100, "height": 800}) as visit:
+        await visit.until_drawn()
+        now = Time.now()
+        await publisher.publish(
+            [Trade(symbol=s, price=1, size=n, time=now) for s, n in sizes.items()]
+        )
+        shown = {}
+        for symbol in sizes:
+            await visit.until(f"document.querySelector('tr[data-symbol={symbol}] .volume')?.title")
+            cell = visit.page.locator(f"tr[data-symbol={symbol}] .volume")
+            shown[symbol] = (await cell.text_content(), await cell.get_attribute("title"))
+            assert await cell.evaluate("(each) => each.scrollWidth <= each.clientWidth"), symbol
+        assert shown == {
+            "BIG1": ("256k", "256,018"),
+            "BIG2": ("1.2M", "1,234,567"),
+            "BIG3": ("98.8k", "98,765.4321"),
+        }
         assert visit.complaints == []
 
 

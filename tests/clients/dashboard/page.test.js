@@ -5,8 +5,11 @@ import { test } from "node:test";
 import { isSymbol, queryOf, readView } from "../../../clients/dashboard/address.js";
 import { Candles } from "../../../clients/dashboard/candles.js";
 import { Market } from "../../../clients/dashboard/market.js";
+import { exactVolume, volume } from "../../../clients/dashboard/format.js";
 import { bannerOf, sum } from "../../../clients/dashboard/notices.js";
+import { Passes } from "../../../clients/dashboard/passes.js";
 import { Clock, Delays, Rate, TREND_POINTS, Trend } from "../../../clients/dashboard/rates.js";
+import { positionAfter, ratioOf, timeAt } from "../../../clients/dashboard/replay.js";
 
 const S = 1000;
 
@@ -98,6 +101,78 @@ test("volumes count what was traded since, and know when they are too low", () =
   assert.equal(instrument.incomplete, true);
 });
 
+test("after an epoch a symbol of a replay begins anew, channel by channel", () => {
+  const market = new Market();
+  market.take({ T: "t", S: "ES", p: 2, s: 3, seq: 2, cf: 1 }, 0);
+  market.take({ T: "q", S: "ES", bp: 1, ap: 3, seq: 1 }, 0);
+  const instrument = market.instruments.get("ES");
+  market.restart((channel) => channel === "trades");
+  assert.deepEqual([instrument.last, instrument.volume, instrument.incomplete, instrument.mid], [undefined, 0, false, 2]);
+  market.take({ T: "t", S: "ES", p: 4, s: 1, seq: 1 }, 1);
+  assert.deepEqual([instrument.volume, instrument.change], [1, 0]);
+  market.restart(() => true);
+  assert.deepEqual([instrument.last, instrument.mid], [undefined, undefined]);
+});
+
+const REPLAY = { state: "playing", position: "2013-09-01T00:00:10Z", speed: 10, from: "2013-09-01T00:00:00.083123456Z", to: "2013-09-01T00:01:00Z" };
+
+test("a replay goes on between two words of it", () => {
+  assert.equal(positionAfter(REPLAY, 500), "2013-09-01T00:00:15.000Z");
+  assert.equal(positionAfter(REPLAY, 60_000), REPLAY.to);
+  for (const other of [{ state: "paused" }, { speed: "max" }]) {
+    assert.equal(positionAfter({ ...REPLAY, ...other }, 500), REPLAY.position);
+  }
+});
+
+test("the scrubber's ends are those of the recording, to the nanosecond", () => {
+  assert.deepEqual([timeAt(REPLAY, 0), timeAt(REPLAY, 1)], [REPLAY.from, REPLAY.to]);
+  assert.equal(timeAt(REPLAY, 0.5), "2013-09-01T00:00:30.041Z");
+  assert.ok(Math.abs(ratioOf(REPLAY, timeAt(REPLAY, 0.25)) - 0.25) < 1e-4);
+  assert.equal(ratioOf({ ...REPLAY, to: REPLAY.from }, REPLAY.from), 0);
+});
+
+test("a stream of a replay begins anew once for each time it goes back", () => {
+  const passes = new Passes();
+  const gap = { ch: "trades", S: "ES", reason: "epoch" };
+  const at = (second) => passes.takeState({ ...REPLAY, position: `2013-09-01T00:00:${second}Z` });
+  assert.equal(passes.takeGap(gap), false, "no replay is known");
+  assert.equal(at(20)("trades", "ES"), false);
+  assert.equal(passes.takeGap({ ...gap, reason: "retention" }), false);
+  // Sent back: the word comes first, and then the gap.
+  assert.equal(at(10)("trades", "ES"), true);
+  assert.equal(passes.takeGap(gap), true);
+  assert.equal(at(30)("trades", "ES"), false);
+  // In a loop the gap comes first: what came since is not to be forgotten.
+  assert.equal(passes.takeGap(gap), true);
+  const isPast = at("09.5");
+  assert.deepEqual([isPast("trades", "ES"), isPast("quotes", "ES")], [false, true]);
+  assert.equal(passes.positionMs, Date.parse("2013-09-01T00:00:09.5Z"));
+});
+
+test("candles forget trades or quotes, and seconds without either", () => {
+  const candles = new Candles();
+  candles.trade(5 * S, 2, 1);
+  candles.quote(6 * S, 3);
+  candles.trade(7 * S, 4, 1);
+  candles.quote(7 * S, 5);
+  candles.taken();
+  candles.forget("trades");
+  assert.equal(candles.changedFrom, -Infinity);
+  assert.deepEqual(candles.rollUp(1).map(({ time, open, volume, mid }) => [time, open, volume, mid]), [[6, NaN, 0, 3], [7, NaN, 0, 5]]);
+  candles.trade(6 * S, 1, 1);
+  candles.forget("quotes");
+  assert.deepEqual(candles.rollUp(1), [{ time: 6, open: 1, high: 1, low: 1, close: 1, volume: 1, mid: NaN }]);
+});
+
+test("volumes are short, and exact where somebody points", () => {
+  const cases = [
+    [0, "0"], [0.12345, "0.1235"], [12.345, "12.35"], [9_876, "9,876"], [12_345, "12.3k"], [99_960, "100k"],
+    [256_000, "256k"], [999_499, "999k"], [999_500, "1M"], [1_240_000, "1.2M"], [256_400_000, "256M"], [3.14e9, "3.1B"],
+  ];
+  for (const [value, text] of cases) assert.equal(volume(value), text);
+  assert.equal(exactVolume(1_234_567.25), "1,234,567.25");
+});
+
 test("a link shares what is shown, and nothing foreign", () => {
   const link = "?symbols=BTC/USD,ACME&symbol=ACME&timeframe=5m&sort=-change&theme=dark&encoding=msgpack";
   assert.equal(queryOf(readView(link)), link);
@@ -115,8 +190,8 @@ const CASES = [
   ["a refusal", { refused: "No." }, "bad", "No."],
   ["a silent server", { silentMs: 4500 }, "warn", "nothing for 4 s"],
   ["what is stale", { lagMs: 4000 }, "warn", "4 s old"],
-  ["a replay", { replay: { state: "playing", position: "2013-09-03T10:00:00.5Z", speed: 10 } }, "note", "at 2013-09-03 10:00:00 UTC, 10 times"],
-  ["a replay as fast as can be", { replay: { state: "playing", speed: "max" } }, "note", "as fast as it goes"],
+  ["a server that asks who we are", { state: { name: "closed", reason: "401 not authenticated", code: 401 } }, "bad", "a key or a token"],
+  ["nothing of silence in a replay, which its bar tells of", { replay: { state: "paused" }, quietMs: 20_000 }, undefined, ""],
   ["a slow page", { slowMs: 5000 }, "warn", "too slow"],
   ["conflation", { eased: true }, "note", "Conflated"],
   ["silence", { quietMs: 20_000 }, "note", "No tick for 20 s"],

@@ -1,0 +1,236 @@
+"""The page on a feed that is a replay: it is steered, and begins anew when it goes back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ES_TRADES
+from tests.e2e.conftest import PHONE, Visit, visiting
+from tests.e2e.test_dashboard import CONTRASTS
+from tests.faults.children import Child, plain_environment
+from tests.faults.serving import ServerProcess
+
+FIRST_S = 1_378_054_800
+LONG_S = 4_000
+NOTE = "document.getElementById('replay-note').textContent"
+PLAY = "document.getElementById('replay-play').textContent"
+WHEN = "document.getElementById('replay-when').textContent"
+VOLUME = "tickcast.market.instruments.get('ES').volume"
+ROWS = "tickcast.chosen.candles.rollUp(1)"
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A trade of size 1 each second; its price is 1000 and its number."""
+    path = tmp_path / "a.csv"
+    rows = "".join(f"{FIRST_S + n},ES,{1000 + n},1\n" for n in range(LONG_S))
+    path.write_text("time,symbol,price,size\n" + rows)
+    return path
+
+
+@asynccontextmanager
+async def replaying(redis_url: str, log: Path, *words: str) -> AsyncIterator[Child]:
+    replay = Child("the replay", log)
+    command = [sys.executable, "-m", "feed.cli", "replay", "--redis", redis_url, *words]
+    replay.launch(command, plain_environment())
+    try:
+        yield replay
+    finally:
+        replay.kill()
+
+
+async def until_told(visit: Visit) -> None:
+    await visit.until("globalThis.tickcast && !document.getElementById('replay').hidden")
+
+
+async def scrub(visit: Visit, ratio: float) -> None:
+    """Drag the scrubber there, and let go."""
+    box = await visit.page.locator("#replay-at").bounding_box()
+    now = float(await visit.page.input_value("#replay-at")) / 1000
+    # The middle of the thumb, which is 16 pixels wide, goes from one end to the other.
+    across, y = box["width"] - 16, box["y"] + box["height"] / 2
+    await visit.page.mouse.move(box["x"] + 8 + now * across, y)
+    await visit.page.mouse.down()
+    await visit.page.mouse.move(box["x"] + 8 + ratio * across, y, steps=5)
+    await visit.page.mouse.up()
+
+
+async def test_it_is_steered(
+    site: ServerProcess, redis_url: str, browser: Any, recording: Path, tmp_path: Path
+) -> None:
+    words = [str(recording), "--speed", "100", "--stay"]
+    async with (
+        replaying(redis_url, tmp_path / "replay.log", *words),
+        visiting(browser, site.http) as visit,
+    ):
+        page = visit.page
+        await until_told(visit)
+        await visit.until(f"{PLAY} === 'Pause'")
+        await visit.until_drawn()
+        assert await page.input_value("#replay-speed") == "100"
+        assert await page.evaluate(CONTRASTS) == []
+        await page.keyboard.press(" ")
+        await visit.until(f"{PLAY} === 'Play'")
+        await page.click("#replay-play")
+        await visit.until(f"{PLAY} === 'Pause'")
+        await page.select_option("#replay-speed", "1000")
+        await visit.until(f"{WHEN} > '2013-09-01 17:20'")
+
+        await page.click("#replay-play")
+        await visit.until(f"{PLAY} === 'Play'")
+        await scrub(visit, 0.25)
+        await visit.until(f"{WHEN} >= '2013-09-01 17:15' && {WHEN} < '2013-09-01 17:18'")
+        # Nothing of the pass before is left, and nothing of this one has come.
+        await visit.until(f"{ROWS}.length === 0 && {VOLUME} === 0")
+        await visit.until("document.querySelector('#tape tr:not([hidden])') === null")
+
+        await page.select_option("#replay-speed", "50")
+        await page.click("#replay-play")
+        await visit.until(f"{ROWS}.length > 100")
+        await one_pass(visit, FIRST_S + 0.25 * LONG_S)
+        await scrub(visit, 0.5)
+        await visit.until(f"{WHEN} >= '2013-09-01 17:33' && {WHEN} < '2013-09-01 17:40'")
+        await visit.until(f"{ROWS}.at(-1).time > {FIRST_S + 0.5 * LONG_S}")
+        assert await page.evaluate("tickcast.chosen.stream.totals().balanced")
+        assert visit.complaints == []
+
+
+async def one_pass(visit: Visit, began_s: float) -> None:
+    """The candles are those of each second since a replay went back, each with one trade."""
+    rows = [row for row in await visit.page.evaluate(ROWS) if row["volume"]]
+    assert abs(rows[0]["time"] - began_s) < 0.01 * LONG_S
+    assert [row["volume"] for row in rows] == [1] * len(rows)
+    assert [row["close"] - 1000 + FIRST_S for row in rows] == [row["time"] for row in rows]
+    assert rows[-1]["time"] - rows[0]["time"] == len(rows) - 1
+    assert await visit.page.evaluate(VOLUME) < rows[-1]["time"] - rows[0]["time"] + 300
+
+
+async def test_a_short_loop_is_never_mixed(
+    site: ServerProcess, redis_url: str, browser: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "loop.csv"
+    rows = "".join(
+        f"{FIRST_S + n},{symbol},{1000 + n},5,,\n{FIRST_S + n},{symbol},,,{999 + n},{1001 + n}\n"
+        for n in range(60)
+        for symbol in ("ES", "NQ")
+    )
+    path.write_text("time,symbol,price,size,bid,ask\n" + rows)
+    async with (
+        replaying(redis_url, tmp_path / "replay.log", str(path), "--speed", "100", "--loop"),
+        visiting(browser, site.http) as visit,
+    ):
+        await until_told(visit)
+        await visit.until("tickcast.chosen.stream.totals().restarts > 20")
+        # A key that is held down is not more than the server takes.
+        await visit.page.focus("#replay-at")
+        for _ in range(40):
+            await visit.page.keyboard.press("ArrowRight")
+        await visit.page.keyboard.press(" ")
+        await visit.until(f"{PLAY} === 'Play'")
+        for row in await visit.page.evaluate(ROWS):
+            number = row["time"] - FIRST_S
+            assert row["volume"] in (0, 5)
+            assert row["close"] == 1000 + number or isnan(row["close"])
+            assert row["mid"] == 1000 + number or isnan(row["mid"])
+        assert await visit.page.evaluate(VOLUME) <= 300
+        for stream in ("tickcast.watch.stream", "tickcast.chosen.stream"):
+            assert await visit.page.evaluate(f"{stream}.totals().balanced")
+            assert await visit.page.evaluate(f"{stream}.reconnects") == 0
+        # In the list the space bar is not the press of a button.
+        await visit.page.click("#rows tr[data-symbol=NQ] .pick")
+        await visit.page.keyboard.press(" ")
+        await visit.until(f"{PLAY} === 'Pause'")
+        assert await visit.text("quote-symbol") == "NQ"
+        assert visit.complaints == []
+
+
+async def test_where_clients_may_not_steer_it_is_read_only(
+    runtime_dir: Path, redis_url: str, browser: Any, recording: Path, tmp_path: Path
+) -> None:
+    site = ServerProcess(runtime_dir / "server.log", redis_url, steer_replays="false")
+    await site.start()
+    try:
+        async with (
+            replaying(redis_url, tmp_path / "replay.log", str(recording), "--speed", "10"),
+            visiting(browser, f"{site.http}/?theme=dark") as visit,
+        ):
+            await until_told(visit)
+            await visit.until(f"{PLAY} === 'Pause'")
+            await visit.page.click("#replay-play")
+            await visit.until(f"{NOTE}.startsWith('Read-only: ')")
+            for id_ in ("replay-play", "replay-speed", "replay-at"):
+                assert await visit.page.is_disabled(f"#{id_}")
+            assert await visit.page.evaluate(CONTRASTS) == []
+            before = await visit.text("replay-when")
+            await visit.until(f"{WHEN} > '{before}'")
+            assert visit.complaints == []
+    finally:
+        site.kill()
+
+
+async def test_one_that_dies_is_told_of(
+    site: ServerProcess, redis_url: str, browser: Any, recording: Path, tmp_path: Path
+) -> None:
+    async with (
+        replaying(redis_url, tmp_path / "replay.log", str(recording)) as replay,
+        visiting(browser, site.http) as visit,
+    ):
+        await until_told(visit)
+        replay.kill()
+        await visit.until(f"{NOTE}.startsWith('No word of the replay')")
+        assert await visit.page.is_disabled("#replay-play")
+        assert visit.complaints == []
+
+
+async def test_on_a_phone(
+    site: ServerProcess, redis_url: str, browser: Any, recording: Path, tmp_path: Path
+) -> None:
+    options = {"viewport": PHONE, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+    async with (
+        replaying(redis_url, tmp_path / "replay.log", str(recording), "--speed", "10"),
+        visiting(browser, site.http, **options) as visit,
+    ):
+        await until_told(visit)
+        await visit.until_drawn()
+        assert await visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        for id_ in ("replay-play", "replay-speed", "replay-at"):
+            box = await visit.page.locator(f"#{id_}").bounding_box()
+            assert box["height"] >= 36, id_
+        await visit.page.tap("#replay-play")
+        await visit.until(f"{PLAY} === 'Play'")
+        assert visit.complaints == []
+
+
+def at_s(time: str) -> float:
+    return datetime.fromisoformat(f"2013-09-03T{time}:00+00:00").timestamp()
+
+
+@pytest.mark.skipif(not ES_TRADES.exists(), reason="the recorded data is not here")
+async def test_real_trades(
+    site: ServerProcess, redis_url: str, browser: Any, tmp_path: Path
+) -> None:
+    words = [str(ES_TRADES), "--symbol", "ES", "--speed", "100", "--from", "2013-09-03T12:30:00Z"]
+    async with (
+        replaying(redis_url, tmp_path / "replay.log", *words),
+        visiting(browser, site.http) as visit,
+    ):
+        await until_told(visit)
+        await visit.until_drawn()
+        await scrub(visit, 0.5)
+        await visit.until(f"{WHEN} > '2013-09-03 13:05'")
+        await scrub(visit, 0.2)
+        await visit.until(f"{WHEN} < '2013-09-03 13:00'")
+        await visit.until(f"{ROWS}.length > 20 && {ROWS}.at(-1).time < {at_s('13:00')}")
+        rows = await visit.page.evaluate(ROWS)
+        assert rows[0]["time"] >= at_s("12:45")
+        await visit.until("[...document.querySelectorAll('#tape tr:not([hidden]) .time')]"
+                          ".every((cell) => cell.textContent < '13:00')")  # fmt: skip
+        assert visit.complaints == []

@@ -223,8 +223,10 @@ async def test_however_it_ends_the_terminal_is_as_it_was(
 
 def test_keys_are_told_apart() -> None:
     assert list(split(" s\x1b[C\x1b[D+q")) == [" ", "s", "right", "left", "+", "q"]
-    assert list(split("\x1b[A")) == []
-    assert list(split("\x1b")) == []
+    assert list(split("\x1b[Aj\x1b\n\x7f")) == ["up", "j", "escape", "enter", "backspace"]
+    assert list(split("\x1b[6~\x1bOA")) == ["page down", "up"]
+    # Keys that have no name here, and what was cut off.
+    assert list(split("\x1b[15~q\x1b[1;5Cq\x1bOPq\x1b[")) == ["q", "q", "q"]
 
 
 def test_what_keys_mean() -> None:

@@ -19,12 +19,12 @@ from feed.ticks import Tick
 
 _SAID_S: Final = 5.0
 _KEYS: Final = (
-("Enter", "candles"), ("/", "search"), ("s", "sort"), ("p", "pause"),
-    ("a", "audit"), ("e", "encoding"), ("?", "help"), ("q", "quit"),
+    ("?", "help"), ("q", "quit"), ("Enter", "candles"), ("/", "search"), ("s", "sort"),
+    ("p", "pause"), ("a", "audit"), ("e", "encoding"),
 )  # fmt: skip
 _CHART_KEYS: Final = (
-    ("↑↓", "symbol"), ("1-4", "timeframe"), ("Esc", "table"), ("p", "pause"), ("e", "encoding"),
-    ("?", "help"), ("q", "quit"),
+    ("?", "help"), ("q", "quit"), ("Esc", "table"), ("↑↓", "symbol"), ("1-4", "timeframe"),
+    ("p", "pause"), ("e", "encoding"),
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ class Board:
         self._said: tuple[str, float] = ("", 0.0)
         self._table = Table()
         self._audit = AuditTable()
+        self._report: Report | None = None
 
     # -- what comes
 
@@ -122,7 +123,9 @@ class Board:
                 body = _chart(candles, row, self.view.timeframe, width, body_height)
             case Page.AUDIT:
                 summary = [("what became of every tick", "dim")]
-                body = self._audit.draw(report(), width, body_height)
+                if self._frozen is None or self._report is None:
+                    self._report = report()
+                body = self._audit.draw(self._report, width, body_height)
             case Page.HELP:
                 summary = []
                 body = [[(keys, "key"), (text, "")] for keys, text in HELP]
@@ -149,7 +152,7 @@ class Board:
         shown = (
             f"{view.top + 1}–{min(view.top + view.room, found)} of " if found > view.room else ""
         )
-        text = f"{shown}{found:,} symbols"
+        text = f"{shown}{found:,} symbol{'s' * (found != 1)}"
         if market.hidden:
             text += f", the busiest; {len(market.hidden):,} more are hidden"
         line: Line = [(text, ""), (f" · {market.rate:,.0f} ticks/s · by {view.sort}", "dim")]

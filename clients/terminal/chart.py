@@ -129,7 +129,7 @@ def _round_step(least: float) -> float:
 def _volumes(shown: Sequence[Candle | None], lines: int) -> list[Line]:
     most = max((each.volume for each in shown if each), default=0.0) or 1.0
     eighths = [math.ceil(each.volume / most * lines * 8) if each else 0 for each in shown]
-    styles = [_style_of(each) for each in shown]
+    styles = [f"{_style_of(each)} dim".strip() for each in shown]
     drawn = []
     for above in range(lines - 1, -1, -1):
         texts = [(" " + SPARKS)[min(8, max(0, height - 8 * above))] for height in eighths]

@@ -11,11 +11,12 @@ Line = list[Segment]
 
 # Only the sixteen colours, which every terminal sets to suit its own background.
 STYLES: Final = {
-    "": "", "dim": "2", "bold": "1", "up": "32", "down": "31", "up flash": "1;32",
-    "down flash": "1;31", "head": "1", "sorted": "1;4", "selected": "7", "selected bold": "1;7",
-    "good": "32", "bad": "1;31", "paused": "1;33", "key": "36",
+    "": "", "dim": "2", "bold": "1", "head": "1", "selected": "7", "key": "36",
+    "up": "32", "up dim": "2;32", "up flash": "1;32",
+    "down": "31", "down dim": "2;31", "down flash": "1;31",
+    "good": "32", "bad": "1;31", "paused": "1;33",
 }  # fmt: skip
-_PLAIN: Final = {"1", "2", "4", "7"}
+_PLAIN: Final = {"1", "2", "7"}
 
 
 def plain(line: Line) -> str:

@@ -132,7 +132,7 @@ class Table:
             line += [(text.ljust(room) if number == 0 else text.rjust(room), style), (_GAP, "")]
         if spark:
             points = [*row.course, row.last] if row.first else []
-            line.append((sparkline(points[-spark:]).rjust(spark), cells[2][1]))
+            line.append((sparkline(points[-spark:]).rjust(spark), f"{cells[2][1]} dim".strip()))
         if not selected:
             return line
         # One colour all over: on a bright ground green and red would be hard to read.

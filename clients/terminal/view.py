@@ -41,7 +41,7 @@ class View:
 
     Attributes:
         order: the symbols in the table, all of them, as they were sorted lately.
-        selected: the chosen one; None while there is none.
+        selected: the chosen one, or the first as long as none was chosen; None where there is none.
         top: which one stands in the first line.
         room: how many lines there are for them.
     """
@@ -57,6 +57,7 @@ class View:
         self.top = 0
         self.room = 1
         self._back = Page.TABLE
+        self._is_chosen = False
         self._arranged: tuple[str, str, Market, int] | None = None
         self._arranged_at = 0.0
 
@@ -69,7 +70,10 @@ class View:
         if arranged != self._arranged or is_stale:
             self._arranged, self._arranged_at = arranged, now
             self.order = self._sort(market.rows.values())
-        if self.selected not in self.order:
+        if not self._is_chosen:
+            # Nobody has asked for this row: the first place stays in sight, whoever takes it.
+            self.selected, self.top = next(iter(self.order), None), 0
+        elif self.selected not in self.order:
             self.selected = self.order[min(self.top, len(self.order) - 1)] if self.order else None
         index = self._index()
         self.top = max(min(self.top, index), index - self.room + 1)
@@ -117,6 +121,7 @@ class View:
                 self.typing, self.page, wish = True, Page.TABLE, Wish.NO_CHART
             case "s":
                 self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
+                self._is_chosen = self._is_chosen and self.page is not Page.TABLE
             case "a":
                 self.page = Page.TABLE if self.page is Page.AUDIT else Page.AUDIT
                 wish = Wish.NO_CHART
@@ -142,18 +147,19 @@ class View:
         if not self.order or self.page is Page.AUDIT:
             return None
         index = self._index() + _MOVES[key] * (self.room if key.startswith("page") else 1)
+        self._is_chosen = True
         self.selected = self.order[max(0, min(index, len(self.order) - 1))]
         return Wish.CHART if self.page is Page.CHART else None
 
     def _open(self) -> Wish | None:
         if self.selected is None:
             return None
-        self.page = Page.CHART
+        self._is_chosen, self.page = True, Page.CHART
         return Wish.CHART
 
     def _leave(self) -> Wish | None:
         if self.page is Page.TABLE:
-            self.query = ""
+            self.query, self._is_chosen = "", False
             return None
         self.page = Page.TABLE
         return Wish.NO_CHART

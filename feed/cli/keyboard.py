@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import sys
 import termios
 import tty
@@ -48,12 +49,19 @@ def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
         for key in split(text):
             on_key(key)
 
+    def go_on() -> None:
+        # The shell has set the terminal as it likes it, while we were stopped.
+        if _is_in_foreground():
+            tty.setcbreak(terminal)
+
     found = termios.tcgetattr(terminal)
     try:
         tty.setcbreak(terminal)
+        loop.add_signal_handler(signal.SIGCONT, go_on)
         loop.add_reader(terminal, read)
         yield
     finally:
+        loop.remove_signal_handler(signal.SIGCONT)
         loop.remove_reader(terminal)
         termios.tcsetattr(terminal, termios.TCSADRAIN, found)
         os.close(terminal)

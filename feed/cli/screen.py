@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -77,6 +78,26 @@ class Screen:
         if not self._unsent:
             asyncio.get_running_loop().remove_writer(self._terminal)
 
+    def enter(self) -> None:
+        """Make the terminal ours."""
+        self._size = (0, 0)
+        self.write(_ENTER)
+
+    def suspend(self) -> None:
+        """Stop the process, as Ctrl-Z does; whoever looks at the terminal finds it as it was."""
+        self.leave()
+        self._unsent.clear()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        while not self._is_in_foreground():
+            os.kill(os.getpid(), signal.SIGSTOP)
+        self.enter()
+
+    def _is_in_foreground(self) -> bool:
+        try:
+            return os.tcgetpgrp(self._terminal) == os.getpgrp()
+        except OSError:
+            return True  # It is not the terminal that has started us, or it is gone.
+
     def leave(self) -> None:
         """Give the terminal back as it was, unless it takes nothing."""
         asyncio.get_running_loop().remove_writer(self._terminal)
@@ -92,9 +113,12 @@ def whole_screen() -> Iterator[Screen]:
     # Opened anew, since it is made non-blocking, which the shell would share.
     terminal = os.open(os.ttyname(sys.stdout.fileno()), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
     screen = Screen(terminal, colour=not os.environ.get("NO_COLOR"))
+    loop = asyncio.get_running_loop()
     try:
-        screen.write(_ENTER)
+        screen.enter()
+        loop.add_signal_handler(signal.SIGTSTP, screen.suspend)
         yield screen
     finally:
+        loop.remove_signal_handler(signal.SIGTSTP)
         screen.leave()
         os.close(terminal)

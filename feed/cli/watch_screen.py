@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, Protocol
@@ -31,6 +32,7 @@ _READ_S: Final = 0.05
 _READ_TICKS: Final = 1_000
 _CHART_WAIT_S: Final = 0.1
 """Before a chart is asked for: whoever goes through symbols with a key held does not want all."""
+_KEYS_MAX: Final = 100
 _WAITING_SHOWN: Final = 2_000
 
 
@@ -61,6 +63,7 @@ class _Viewer:
         self._url = url
         self._board = board
         self._screen = screen
+        self._keys: deque[str] = deque(maxlen=_KEYS_MAX)
         self._pressed = asyncio.Event()
         self._quit = asyncio.Event()
         self._drawn: tuple[tuple[int, int], Status] | None = None
@@ -97,7 +100,11 @@ class _Viewer:
     # -- keys
 
     def press(self, key: str) -> None:
-        """A key was pressed."""
+        """A key was pressed: it is obeyed before the next frame."""
+        self._keys.append(key)
+        self._pressed.set()
+
+    def _obey(self, key: str) -> None:
         match self._board.press(key, time.monotonic()):
             case Wish.QUIT:
                 self._quit.set()
@@ -109,7 +116,6 @@ class _Viewer:
                 self._end_chart()
             case Wish.ENCODING:
                 self._switch_encoding()
-        self._pressed.set()
 
     def _end_chart(self) -> None:
         if self._chart is not None:
@@ -152,6 +158,8 @@ class _Viewer:
     async def _draw_forever(self) -> None:
         while True:
             began = time.monotonic()
+            while self._keys:
+                self._obey(self._keys.popleft())
             self._draw(began)
             took_s = time.monotonic() - began
             with suppress(TimeoutError):

@@ -126,6 +126,8 @@ def test_the_chosen_symbol_is_marked_and_stays_chosen() -> None:
     board.take([trade("AAA")], 1.0)
     lines_of(board, 1.0)
     assert board.view.selected == "S25"
+    board.press("escape", 1.0)
+    lines_of(board, 1.0)
     for key, chosen in (("home", "AAA"), ("up", "AAA"), ("page down", "S19"), ("G", "S39")):
         board.press(key, 1.0)
         lines_of(board, 1.0)
@@ -147,6 +149,22 @@ def test_sorting_says_by_what_and_rows_keep_their_places_for_a_while() -> None:
     assert drawn(board, 3.0)[3].startswith("AA")
 
 
+def test_what_nobody_chose_does_not_scroll_the_top_away() -> None:
+    board = board_of(*(trade(f"S{n:02}", price=1) for n in range(40)))
+    lines_of(board, 0.0)
+    for _ in range(2):
+        board.press("s", 0.0)
+    for n in (7, 30):
+        board.take([trade(f"S{n:02}", price=n)], n)
+        assert lines_of(board, n)[3] == [(plain(lines_of(board, n)[3]), "selected")]
+        assert drawn(board, n)[3].startswith(f"S{n:02}")
+    board.press("j", 30.0)
+    board.take([trade("S01", price=99), trade("S02", price=98)], 33.0)
+    lines = lines_of(board, 33.0)
+    assert plain(lines[6]).startswith("S07 ")
+    assert lines[6][0][1] == "selected"
+
+
 def test_searching() -> None:
     board = board_of(trade("BTC-USD"), trade("ETH-USD"), trade("ES"))
     lines_of(board, 0.0)
@@ -156,7 +174,7 @@ def test_searching() -> None:
     board.press("backspace", 0.0)
     assert [line[:3] for line in drawn(board)[3:5]] == ["BTC", ""]
     board.press("enter", 0.0)
-    assert "1 symbols" in drawn(board)[1]
+    assert drawn(board)[1].startswith("1 symbol ·")
     assert "with “bt”" in drawn(board)[1]
     board.press("escape", 0.0)
     assert "3 symbols" in drawn(board)[1]
@@ -165,6 +183,8 @@ def test_searching() -> None:
 def test_a_pause_stops_what_is_shown_and_nothing_else() -> None:
     board = board_of(trade("AA", price=1), trade("BB", price=2))
     lines_of(board, 0.0)
+    board.press("j", 0.0)
+    board.press("k", 0.0)
     board.press("p", 1.0)
     board.take([trade("AA", price=7), trade("CC")], 2.0)
     lines = drawn(board, 3.0)
@@ -223,7 +243,7 @@ def test_what_is_said_goes_away() -> None:
     board = board_of(trade("ES"))
     board.say("no history", 1.0)
     assert drawn(board, 2.0)[-1] == "no history"
-    assert drawn(board, 7.0)[-1].startswith("Enter candles")
+    assert drawn(board, 7.0)[-1].startswith("? help  q quit  Enter candles")
 
 
 def test_the_terminal_is_told_when_there_is_news() -> None:

@@ -63,7 +63,8 @@ def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     finally:
         loop.remove_signal_handler(signal.SIGCONT)
         loop.remove_reader(terminal)
-        termios.tcsetattr(terminal, termios.TCSADRAIN, found)
+        # At once: output may have been stopped with Ctrl-S, and would be waited for.
+        termios.tcsetattr(terminal, termios.TCSANOW, found)
         os.close(terminal)
 
 

@@ -181,6 +181,25 @@ async def test_ctrl_z_and_back(cli: Cli) -> None:
         await terminal.shows("pause what is shown")
 
 
+async def test_a_terminal_that_takes_nothing_holds_up_nothing(cli: Cli) -> None:
+    stopped = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.accept(await peer.hear(), positions=[])
+        for symbol in ("AAA", "BBB", "CCC"):
+            await peer.ticks(1, symbol=symbol)
+        await stopped.wait()
+        await peer.ticks(*range(2, 1000), symbol="AAA")
+        await peer.hear()
+
+    async with playing(script) as double, watching(double, cli, "--limit", "1001") as terminal:
+        terminal.press("\x13")  # Ctrl-S
+        stopped.set()
+        assert await terminal.ended() == 0
+        terminal.press("\x11")
+        assert terminal.modes() == terminal.found
+
+
 async def test_without_colours(cli: Cli) -> None:
     async with playing(market) as double, watching(double, cli, NO_COLOR="1") as terminal:
         assert b"\x1b[7m" in terminal.raw

@@ -6,6 +6,7 @@ from clients.books import Books
 from clients.report import Report
 from clients.terminal.board import Board, Status
 from clients.terminal.lines import Line, plain
+from clients.terminal.market import ROWS_MAX
 from clients.terminal.view import Page, Wish
 from feed.ticks import Tick
 from feed.times import Time
@@ -237,6 +238,11 @@ def test_it_says_when_the_connection_is_gone() -> None:
     status = Status("ws://x/stream", "msgpack", False, waiting=5000)
     top = plain(board.render(80, 24, 0.0, status, report)[0])
     assert top.endswith("5,000 wait  msgpack  ○ DISCONNECTED, coming back …")
+
+
+def test_it_says_how_many_symbols_are_hidden() -> None:
+    board = board_of(*(trade(f"S{n}") for n in range(ROWS_MAX + 7)))
+    assert drawn(board)[1].startswith("1–20 of 1,000 symbols, the busiest; 7 more are hidden · ")
 
 
 def test_what_is_said_goes_away() -> None:

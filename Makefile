@@ -25,8 +25,9 @@ help: ## List these targets
 demo: .venv/.runtime ## Show it all: store, server, made-up market (ARGS="--port 9000")
 	@exec .venv/bin/tickcast demo $(ARGS)
 
+# Two at a time, which two cores take. With ARGS="-n 0" they come one by one.
 test: .venv/.dev ## Run the tests (ARGS="-k outbox")
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n 2 --dist worksteal $(ARGS)
 
 # A short version of it is part of `make test`. The longest scenario soaks for half an hour.
 faults: .venv/.dev ## Kill and cut everything, at length (ARGS="--faults-minutes=5 -k storm")

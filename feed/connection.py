@@ -175,6 +175,7 @@ class Connection:
         for timer in (self._beating, self._deadline):
             if timer is not None:
                 timer.cancel()
+        self._beating = self._deadline = self._viewer = None
         self._engine.door.leave(self._visitor)
         logger.info(
             "closed",

@@ -170,6 +170,7 @@ class Outbox:
     def close(self) -> None:
         """Drop what is held, and ignore whatever is pushed from now on."""
         self.closed = True
+        self._on_overflow = _nothing  # Or it and its connection would keep each other.
         self.write = None
         self._held = []
         self._held_bytes = 0
@@ -206,5 +207,10 @@ class Outbox:
         self._held_bytes += len(data)
 
     def _overflow(self) -> None:
+        on_overflow = self._on_overflow
         self.close()
-        self._on_overflow()
+        on_overflow()
+
+
+def _nothing() -> None:
+    pass

@@ -111,6 +111,9 @@ class TransportSink:
     def end(self, code: int) -> None:
         """Tell that no more messages will come; soon, because a flush may be under way."""
         self.on_message = _ignore
+        # What they belong to has this object, and collections are rare.
+        self.on_drain = self.on_flood = _nothing
+        self.on_shutdown = bytes
         on_end, self.on_end = self.on_end, _forget
         self._protocol.loop.call_soon(on_end, code)
 
@@ -410,6 +413,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             # Without a close frame; where there was one, this has been told already.
             self.sink.end(CloseCode.ABNORMAL)
         super().connection_lost(exc)
+        self.conn.parser.close()  # Its frame holds the connection that holds it.
         if self.sink is not None:
             self.sink.detach()
             self.sink = None  # Or the two would keep each other until the next collection.

@@ -26,8 +26,12 @@ from feed.broker.publisher import Publisher
 from feed.selfsigned import Pair
 from feed.server import Server, address_of, bind, server_config
 from feed.settings import Settings
+from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED
+from feed.times import Time
 from feed.tls import certificate_of
+from producers.pacing import Pacer, play
+from producers.synthetic import generate, symbol_names
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ES_TRADES = DATA / "es-trades.csv.gz"
@@ -164,3 +168,16 @@ async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@pytest_asyncio.fixture
+async def market(publisher: Publisher) -> AsyncIterator[None]:
+    """A made-up market that has been open for a while."""
+    symbols = symbol_names(5)
+    past = generate(symbols, 500, 1, Time.now())
+    await publisher.publish([next(past) for _ in range(3000)])
+    await publisher.drain()
+    now = generate(symbols, 500, 2, Time.now())
+    task = asyncio.create_task(play(now, publisher, Pacer()))
+    yield
+    await end_tasks([task])

@@ -12,6 +12,8 @@ import * as format from "./format.js";
 const CANDLES_MAX = 2_000;
 /** The library keeps what it was given; at so many we give it the last ones anew. */
 const CANDLES_HELD_MAX = 3_000;
+/** So many candles are drawn one by one at the most. */
+const LATE_MAX = 10;
 const VOLUME = "volume";
 
 export class Chart {
@@ -112,9 +114,10 @@ export class Chart {
     if (decimals !== this.#decimals) this.#fit(decimals);
     const last = this.#held.at(-1);
     if (last && candles.changedFrom === Infinity) return this.#held.some(isTraded);
-    const fresh = !last || candles.changedFrom < last.time || this.#held.length > CANDLES_HELD_MAX;
+    const changed = last ? candles.rollUp(this.#step, candles.changedFrom) : [];
+    const fresh = !last || this.#held.length > CANDLES_HELD_MAX || !this.#canDrawOn(changed, last);
     if (fresh) this.#drawAll(candles.rollUp(this.#step, -Infinity, CANDLES_MAX));
-    else this.#drawOn(candles.rollUp(this.#step, candles.changedFrom));
+    else this.#drawOn(changed, last.time);
     candles.taken();
     this.#tell();
     return this.#held.some(isTraded);
@@ -128,15 +131,32 @@ export class Chart {
     this.#candles.setData(traded.map(candle));
   }
 
-  #drawOn(rows) {
+  /** Whether all that has changed is at the end, or in few candles that are drawn already. */
+  #canDrawOn(rows, last) {
+    return (
+      rows.length < LATE_MAX &&
+      rows.every((row) => {
+        if (row.time >= last.time) return true;
+        const held = this.#held[this.#placeOf(row.time)];
+        return held && isTraded(held) === isTraded(row) && isQuoted(held) === isQuoted(row);
+      })
+    );
+  }
+
+  #drawOn(rows, lastTime) {
     for (const row of rows) {
-      if (row.time === this.#held.at(-1).time) this.#held.pop();
-      this.#held.push(row);
-      if (isQuoted(row)) this.#quotes.update(point(row));
+      const at = this.#placeOf(row.time);
+      this.#held[at < 0 ? this.#held.length : at] = row;
+      const late = row.time < lastTime;
+      if (isQuoted(row)) this.#quotes.update(point(row), late);
       if (!isTraded(row)) continue;
-      this.#volume.update(this.#bar(row));
-      this.#candles.update(candle(row));
+      this.#volume.update(this.#bar(row), late);
+      this.#candles.update(candle(row), late);
     }
+  }
+
+  #placeOf(time) {
+    return this.#held.findLastIndex((each) => each.time === time);
   }
 
   #bar = ({ time, open, close, volume }) => {

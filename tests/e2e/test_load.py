@@ -39,17 +39,17 @@ async def test_it_keeps_up(
         await visit.until_drawn()
         await visit.until(f"tickcast.market.instruments.size === {SYMBOLS}")
         await asyncio.sleep(WARM_UP_S)
-        await visit.page.evaluate(WATCH_LONG_TASKS)
         devtools = await visit.page.context.new_cdp_session(visit.page)
         # The thread's own time: that of a machine that has other things to do would say nothing.
         await devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         before = await figures(devtools)
+        await visit.page.evaluate(WATCH_LONG_TASKS)
         await asyncio.sleep(seconds)
+        longest, frames = await visit.page.evaluate("[longest, frames]")
         after = await figures(devtools)
         spent = after["Timestamp"] - before["Timestamp"]
         busy = (after["TaskDuration"] - before["TaskDuration"]) / spent
         grown = after["JSHeapUsedSize"] - before["JSHeapUsedSize"]
-        longest, frames = await visit.page.evaluate("[longest, frames]")
         totals = await visit.page.evaluate("tickcast.watch.stream.totals()")
         print(
             f"\n{spent:.0f} s: main thread {busy:.0%}, longest task {longest:.0f} ms, "

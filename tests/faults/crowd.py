@@ -147,8 +147,10 @@ async def _answer(asked: dict[str, Any], symbol: str, members: list[Member]) -> 
         moments = sorted(each.caught_up_us / 1e6 for each in members)
         return moments[len(moments) // 2], moments[-1]
     await until(lambda: all(each.has(symbol, asked["id"]) for each in members), _PATIENCE_S, "end")
-    arrived, written = zip(*(late for each in members for late in each.late_us), strict=True)
+    late = [late for each in members for late in each.late_us]
+    arrived, written = [arrived for arrived, _ in late], [written for _, written in late]
     return {
+        "measured": len(late),
         "sums": asdict(sum((each.sums for each in members), Sums())),
         "reconnects": sum(each.reconnects for each in members),
         "p50_ms": _percentile(arrived, 50),
@@ -158,7 +160,9 @@ async def _answer(asked: dict[str, Any], symbol: str, members: list[Member]) -> 
 
 
 def _percentile(values_us: Sequence[int], percent: int) -> float:
-    """In milliseconds."""
+    """In milliseconds; 0 of none."""
+    if not values_us:
+        return 0.0
     ordered = sorted(values_us)
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] / 1000
 

@@ -89,4 +89,5 @@ async def test_floods(directory: Path, scale: Scale) -> None:
         tell_numbers("floods", numbers)
         assert sums == Sums(delivered=source.offered * size)
         assert max(longest_s.values()) < CUT_WITHIN_S
+        assert seen["measured"] > 0
         assert not scale.long or seen["p99_ms"] < LATE_MS_MAX

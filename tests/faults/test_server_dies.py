@@ -131,4 +131,4 @@ async def test_a_storm_of_clients_that_come_back(directory: Path, scale: Scale) 
         assert sums == Sums(delivered=source.offered * size)
         assert seen["reconnects"] >= size
         assert last - listening < STORM_WITHIN_S
-        assert not scale.long or seen["p99_ms"] < LATE_MS_MAX
+        assert not scale.long or (seen["measured"] and seen["p99_ms"] < LATE_MS_MAX)

@@ -93,6 +93,12 @@ class Scales:
         """Bytes in ten minutes: the slope of the line that fits best."""
         return statistics.linear_regression(*zip(*self.weights, strict=True)).slope * 600
 
+    def course(self) -> str:
+        """Megabytes, the median of each tenth of the time: a leak rises, a cache comes and goes."""
+        size = max(1, len(self.weights) // 10)
+        parts = [self.weights[start : start + size] for start in range(0, len(self.weights), size)]
+        return " ".join(f"{statistics.median(rss for _, rss in part) / 1e6:.1f}" for part in parts)
+
 
 async def files_of_its_own(server: ServerProcess, store: Valkey) -> int:
     """Open files and sockets, without the pool of connections to the store, which has a bound."""
@@ -161,6 +167,7 @@ async def test_memory_and_files_stay_where_they_are(directory: Path, scale: Scal
         files_now = await files_when_settled(server, store, files)
         tell(f"{scale.minutes:g} minutes", source.offered, clients,
              visitors=sum(place.count for place in places), rss_mb=weight / 1e6,
+             course=balance.course(),
              growth_mb_per_10_minutes=growth / 1e6, most_waiting_mb=balance.most_waiting / 1e6,
              files_before=files, files_after=files_now)  # fmt: skip
         assert files_now <= files

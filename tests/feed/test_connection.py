@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -13,9 +14,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from feed.broker.publisher import Publisher
+from feed.connection import Connection
+from feed.door import Visitor
+from feed.outbox import Outbox
+from feed.session import Session
 from feed.settings import Settings
+from feed.websocket import FeedProtocol, TransportSink
 from tests.builders import bar, quote, trade, trades
-from tests.conftest import RunningServer, running_server
+from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
 
 
@@ -290,3 +296,26 @@ async def test_names_that_clients_make_up_are_let_go_though_a_wildcard_covers_th
                 await asyncio.sleep(0.02)
         await publisher.publish(trades(3, "MADE-UP-7"))
         assert [tick["seq"] for tick in await everything.ticks(3)] == [1, 2, 3]
+
+
+async def test_nothing_of_a_client_that_is_gone_waits_for_a_collection(
+    server: RunningServer,
+) -> None:
+    """Those are rare by design, and what waits for one makes memory grow meanwhile."""
+    kinds = (Connection, Session, Outbox, TransportSink, FeedProtocol, Visitor)
+    engine = server.app_state["engine"]
+    gc.collect()
+    gc.disable()
+    try:
+        for last_words in ("close", "cut", "wrong"):
+            async with talking(server.stream) as talk:
+                await talk.ask(action="configure", heartbeat_ms=1000)
+                await talk.ask(action="subscribe", trades=["*"], start=0)
+                if last_words == "cut":
+                    talk.socket.transport.abort()
+                elif last_words == "wrong":
+                    talk.socket.transport.write(b"\xff" * 20)
+        await until(lambda: not engine.sessions and not server.server.server_state.connections)
+        await until(lambda: not [each for each in gc.get_objects() if type(each) in kinds])
+    finally:
+        gc.enable()

@@ -63,10 +63,12 @@ class Pane:
         ).strip()
 
     async def until(self, condition: Callable[[list[str]], bool]) -> list[str]:
-        """Wait until what is shown is so; returns it."""
+        """Wait until what is shown is so, and drawn to its end; returns it."""
+        before: list[str] = []
         try:
             async with asyncio.timeout(20):
-                while not condition(lines := self.lines()):
+                while not condition(lines := self.lines()) or lines != before:
+                    before = lines
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError("\n".join(self.lines())) from None
@@ -118,7 +120,9 @@ def command(url: str) -> str:
 
 def is_settled(lines: list[str]) -> bool:
     """All symbols are known, and have a sparkline."""
-    return "60 symbols · " in lines[1] and "SYM-00" in lines[3] and lines[3][-1:] in SPARKS
+    return "60 symbols · " in lines[1] and all(
+        line.startswith("SYM-") and line[-1] in SPARKS for line in lines[3:-1]
+    )
 
 
 @pytest.mark.parametrize(("columns", "height"), [(80, 24), (200, 50), (100, 30)])

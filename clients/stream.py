@@ -88,6 +88,7 @@ class Stream:
 
     Attributes:
         connected: False from a cut until the subscriptions are held again.
+        encoding: that of the next connection; `switch` changes it.
         reconnects: how often the connection was re-established.
         notices: the latest messages of the server that are neither ticks nor replies.
     """
@@ -102,6 +103,7 @@ class Stream:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.connected = False
+        self.encoding = state.encoding
         self.reconnects = 0
         self.notices: deque[Notice] = deque(maxlen=100)
         self._url = url
@@ -221,6 +223,15 @@ class Stream:
         """End subscriptions; returns and raises as `subscribe` does."""
         return await self._ask(self._state.unsubscribe(_merge(channels, trades, quotes, bars)))
 
+    async def switch(self, encoding: Encoding | str) -> None:
+        """Go on in another encoding: the connection is closed, and comes back as after a cut.
+
+        Without `reconnect`, the stream ends instead.
+        """
+        self.encoding = Encoding(encoding)
+        if self.connected and self._socket is not None:
+            await self._socket.close()
+
     def __aiter__(self) -> Stream:
         return self
 
@@ -244,6 +255,7 @@ class Stream:
     # -- the connection
 
     async def _dial(self) -> ClientConnection:
+        self._state.encoding = self.encoding
         socket = await dial(self._url, self._state.subprotocol, self._headers, self._tls)
         self._state.connected(socket.subprotocol)
         return socket

@@ -125,6 +125,7 @@ SANS_IO_PRODUCERS = ("bars", "scenarios", "series")
     [
         *(ROOT / "feed" / f"{name}.py" for name in sorted(SANS_IO)),
         *(ROOT / "producers" / f"{name}.py" for name in SANS_IO_PRODUCERS),
+        *sorted((ROOT / "clients" / "terminal").glob("*.py")),
         *(
             path
             for path in sorted((ROOT / "producers" / "venues").glob("*.py"))

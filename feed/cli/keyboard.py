@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import signal
 import sys
 import termios
 import tty
@@ -11,14 +13,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_SEQUENCES: Final = {
-    "\x1b[C": "right", "\x1b[D": "left", "\x1bOC": "right", "\x1bOD": "left",
+_NAMES: Final = {
+    "\x1b[A": "up", "\x1b[B": "down", "\x1b[C": "right", "\x1b[D": "left",
+    "\x1bOA": "up", "\x1bOB": "down", "\x1bOC": "right", "\x1bOD": "left",
+    "\x1b[5~": "page up", "\x1b[6~": "page down",
+    "\x1b[H": "home", "\x1b[F": "end", "\x1bOH": "home", "\x1bOF": "end",
+    "\x1b[1~": "home", "\x1b[4~": "end",
+    "\x1b": "escape", "\r": "enter", "\n": "enter", "\x7f": "backspace", "\b": "backspace",
 }  # fmt: skip
+# An escape, then what follows it in a sequence: ECMA-48, 5.4, and SS3.
+_KEY: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|$)|O(?:.|$))?|.", re.DOTALL)
 
 
 @contextmanager
 def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
-    """Call with each key that is pressed; `left` and `right` are the arrows.
+    """Call with each key that is pressed; `left`, `enter` and so on are names of some.
 
     Where standard input is no terminal, or one that belongs to somebody else just now, nothing
     happens. The terminal is left as it was found. Ctrl-C works as ever.
@@ -31,36 +40,41 @@ def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def read() -> None:
-        text = os.read(terminal, 64).decode("utf-8", "replace")
+        try:
+            text = os.read(terminal, 64).decode("utf-8", "replace")
+        except OSError:
+            text = ""
         if not text:
             loop.remove_reader(terminal)  # It is gone.
         for key in split(text):
             on_key(key)
 
+    def go_on() -> None:
+        # The shell has set the terminal as it likes it, while we were stopped.
+        if _is_in_foreground():
+            tty.setcbreak(terminal)
+
     found = termios.tcgetattr(terminal)
     try:
         tty.setcbreak(terminal)
+        loop.add_signal_handler(signal.SIGCONT, go_on)
         loop.add_reader(terminal, read)
         yield
     finally:
+        loop.remove_signal_handler(signal.SIGCONT)
         loop.remove_reader(terminal)
-        termios.tcsetattr(terminal, termios.TCSADRAIN, found)
+        # At once: output may have been stopped with Ctrl-S, and would be waited for.
+        termios.tcsetattr(terminal, termios.TCSANOW, found)
         os.close(terminal)
 
 
 def split(text: str) -> Iterator[str]:
     """The keys in what a terminal sends; other keys with escape sequences are left out."""
-    while text:
-        for sequence, key in _SEQUENCES.items():
-            if text.startswith(sequence):
-                yield key
-                text = text[len(sequence) :]
-                break
-        else:
-            if text[0] == "\x1b":
-                return
-            yield text[0]
-            text = text[1:]
+    for sequence in _KEY.findall(text):
+        if sequence in _NAMES:
+            yield _NAMES[sequence]
+        elif not sequence.startswith("\x1b"):
+            yield sequence
 
 
 def _is_in_foreground() -> bool:

@@ -20,7 +20,7 @@ from clients.books import Gap, Position
 from clients.load.symbols import feed_of
 from clients.record import SLOW, Recorder, Rotation, positions_of
 from clients.stream import Stream, connect
-from clients.watch import format_age
+from clients.terminal.formats import format_age
 from feed.cli.common import ca_option, run, token_option
 from feed.cli.parameters import Duration
 from feed.errors import InvalidSettings, RecordingFailed

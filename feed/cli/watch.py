@@ -5,23 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 
 import click
-from rich.console import Console, RenderableType
-from rich.live import Live
 
-from clients.audit import describe_gap, render_audit, sum_up
+from clients.audit import describe_gap, sum_up
 from clients.books import Gap
 from clients.stream import Stream, connect
-from clients.watch import Board
 from feed.cli.common import ca_option, run, token_option
+from feed.cli.watch_screen import Dial, show
 from feed.errors import InvalidSettings, TickcastError
 from feed.ticks import CHANNELS, Encoding, encode, is_pattern
-
-_FRAMES_PER_SECOND = 5
-_DRAWING_PACE = 5
-"""The rest after a frame, at least, as a multiple of what drawing it took."""
 
 
 @click.command()
@@ -49,8 +43,8 @@ def watch(
 ) -> None:
     """Watch symbols live; '*' is all of them, 'BTC-*' those that begin so.
 
-    On a terminal it is a table. Elsewhere it is one JSON tick a line, to pipe into other programs;
-    with --audit, gaps are told on stderr, and the sums at the end.
+    On a terminal it is a table; ? says what its keys do. Elsewhere it is one JSON tick a line, to
+    pipe into other programs; with --audit, gaps are told on stderr, and the sums at the end.
     """
     if not url.startswith(("ws://", "wss://")):
         raise InvalidSettings(f"--url: {url!a} does not begin with ws:// or wss://")
@@ -78,15 +72,14 @@ async def _watch(
     limit: int | None,
 ) -> None:
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    is_terminal = sys.stdout.isatty()
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     on_gap = _print_gap if audit and not is_terminal else None
-    async with connect(
-        url, encoding=encoding, headers=headers, tls=ca_file, on_gap=on_gap
-    ) as stream:
+    dial: Dial = partial(connect, url, headers=headers, tls=ca_file)
+    async with dial(encoding=encoding, on_gap=on_gap) as stream:
         await stream.subscribe(wanted, snapshot=not audit)
         try:
             if is_terminal:
-                await _show_table(stream, url, audit, limit)
+                await show(stream, dial, url, audit, limit)
             else:
                 await _print_lines(stream, limit)
         except asyncio.CancelledError:
@@ -115,32 +108,3 @@ async def _print_lines(stream: Stream, limit: int | None) -> None:
         if count == limit:
             sys.stdout.buffer.flush()
             return
-
-
-async def _show_table(stream: Stream, url: str, audit: bool, limit: int | None) -> None:
-    console = Console()
-    board = Board(url)
-
-    def render() -> RenderableType:
-        if audit:
-            return render_audit(stream.report(), *console.size, stream.connected)
-        return board.render(*console.size, stream.connected)
-
-    with Live(console=console, auto_refresh=False, screen=True) as live:
-        drawing = asyncio.create_task(_draw(live, render))
-        try:
-            async for tick in stream:
-                board.take(tick)
-                if board.ticks == limit:
-                    return
-        finally:
-            drawing.cancel()
-
-
-async def _draw(live: Live, render: Callable[[], RenderableType]) -> None:
-    clock = asyncio.get_running_loop().time
-    while True:
-        began = clock()
-        live.update(render(), refresh=True)
-        # With very many streams drawing takes a while, and ticks wait meanwhile.
-        await asyncio.sleep(max(1 / _FRAMES_PER_SECOND, _DRAWING_PACE * (clock() - began)))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pty
 import signal
 import sys
 import termios
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from feed.cli.replay_screen import command_of
 from feed.playback import MAX, Mode, State
 from feed.times import Time
 from tests.cli.conftest import Cli, Finished
+from tests.cli.terminals import LAUNCH, terminal
 from tests.talk import talking
 
 
@@ -129,24 +129,6 @@ async def test_misuse_is_one_line(cli: Cli, recording: Path, words: str, said: s
 # --------------------------------------------------------------------------------- a terminal
 
 
-@contextmanager
-def terminal() -> Iterator[tuple[int, int]]:
-    """Both ends of a terminal: ours, and the program's."""
-    ours, theirs = pty.openpty()
-    try:
-        yield ours, theirs
-    finally:
-        os.close(ours)
-        os.close(theirs)
-
-
-# It makes the terminal its own first, as a shell would.
-LAUNCH = (
-    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-    " os.execv(sys.executable, [sys.executable, '-m', 'feed.cli', *sys.argv[1:]])"
-)
-
-
 @asynccontextmanager
 async def replay_in_terminal(
     cli: Cli, ours: int, theirs: int, *words: str
@@ -223,8 +205,10 @@ async def test_however_it_ends_the_terminal_is_as_it_was(
 
 def test_keys_are_told_apart() -> None:
     assert list(split(" s\x1b[C\x1b[D+q")) == [" ", "s", "right", "left", "+", "q"]
-    assert list(split("\x1b[A")) == []
-    assert list(split("\x1b")) == []
+    assert list(split("\x1b[Aj\x1b\n\x7f")) == ["up", "j", "escape", "enter", "backspace"]
+    assert list(split("\x1b[6~\x1bOA")) == ["page down", "up"]
+    # Keys that have no name here, and what was cut off.
+    assert list(split("\x1b[15~q\x1b[1;5Cq\x1bOPq\x1b[")) == ["q", "q", "q"]
 
 
 def test_what_keys_mean() -> None:

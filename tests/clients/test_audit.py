@@ -1,20 +1,16 @@
 from __future__ import annotations
 
-from io import StringIO
-
 import pytest
-from rich.console import Console
 
-from clients.audit import describe_gap, render_audit, sum_up
+from clients.audit import describe_gap, sum_up
 from clients.books import Books, Gap
+from clients.terminal.audit import AuditTable
+from clients.terminal.lines import clip, plain
 from tests.builders import quote, trade
 
 
-def drawn(books: Books, width: int, height: int = 24, connected: bool = True) -> list[str]:
-    console = Console(file=StringIO(), width=width, height=height)
-    console.print(render_audit(books.report(2), width, height, connected))
-    assert isinstance(console.file, StringIO)
-    return console.file.getvalue().splitlines()
+def drawn(books: Books, width: int, height: int = 24) -> list[str]:
+    return [plain(line) for line in AuditTable().draw(books.report(2), width, height)]
 
 
 def books_of(*seqs: int) -> Books:
@@ -53,13 +49,10 @@ def test_it_fits_the_terminal(width: int, height: int) -> None:
     books = books_of(1, 2)
     for number in range(50):
         list(books.take(trade(f"SYMBOL{number}", seq=1_000_000)))
-    lines = drawn(books, width, height)
+    lines = AuditTable().draw(books.report(2), width, height)
     assert len(lines) <= height
-    assert all(len(line.rstrip()) <= width for line in lines)
-
-
-def test_a_cut_is_said() -> None:
-    assert drawn(books_of(1), 80, connected=False)[0].startswith("DISCONNECTED")
+    assert all(len(plain(line)) <= width for line in lines[3:])
+    assert plain(clip(lines[0], width)) == plain(lines[0])[:width]
 
 
 def test_gaps_in_words() -> None:

@@ -10,6 +10,7 @@ from clients import Gap, connect
 from clients.tick_queue import QUEUE_TICKS_MAX
 from feed.broker.publisher import Publisher
 from feed.errors import ConnectionFailed
+from feed.protocol import MSGPACK_SUBPROTOCOL
 from feed.settings import Settings
 from feed.ticks import Encoding, Quote
 from tests.builders import T0, quote, trade, trades
@@ -315,3 +316,21 @@ async def test_more_streams_than_one_message_can_tell_of(
         assert stream.reconnects == 1
         assert stream.report().balanced
         assert (await stream.subscribe(quotes=["ES"]))["trades"] == ["*"]
+
+
+async def test_another_encoding_goes_on_with_every_stream(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    async with connect(server.stream, encoding="json") as stream:
+        await stream.subscribe(trades=["ES"])
+        await publisher.publish(trades(3))
+        found = [await anext(stream) for _ in range(3)]
+        await stream.switch("msgpack")
+        assert stream.encoding is Encoding.MSGPACK
+        await publisher.publish(trades(3))
+        found += [await anext(stream) for _ in range(3)]
+        assert [tick.seq for tick in found] == [1, 2, 3, 4, 5, 6]
+        assert stream.reconnects == 1
+        assert stream.report().balanced
+        assert stream._socket is not None
+        assert stream._socket.subprotocol == MSGPACK_SUBPROTOCOL

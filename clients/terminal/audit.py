@@ -1,0 +1,64 @@
+"""The page that shows whether every tick of every stream is accounted for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from clients.audit import COUNTS, by_trouble, sum_up
+from clients.report import Report, StreamReport
+from clients.terminal.lines import Line, Segment, count_fitting
+
+_HEADS: Final = ("symbol", "channel", "seq", *COUNTS)
+_LEFT: Final = 2
+_TROUBLE: Final = frozenset(("missing", "repeated"))
+
+
+class AuditTable:
+    """Draws the books; columns that do not fit are left out from the right."""
+
+    def __init__(self) -> None:
+        self._width = 0
+        self._widths = [0] * len(_HEADS)
+
+    def draw(self, report: Report, width: int, height: int) -> list[Line]:
+        """The sums, and the streams that there is room for: the most troubled ones first."""
+        streams = sorted(report.streams, key=by_trouble)
+        verdict, *sums = sum_up(report)
+        room = max(0, height - len(sums) - 2)
+        if len(streams) > room:
+            verdict += f", {len(streams) - room:,} more below"
+        lines: list[Line] = [[(verdict, "good" if report.balanced else "bad")]]
+        lines += [[(line, "dim")] for line in sums]
+        return (lines + self._table(streams[:room], width))[:height]
+
+    def _table(self, streams: list[StreamReport], width: int) -> list[Line]:
+        if width != self._width:
+            self._width, self._widths = width, [len(name) for name in _HEADS]
+        rows = [[(name, "dim") for name in _HEADS], *(_cells(stream) for stream in streams)]
+        for row in rows:
+            self._widths = [
+                max(before, len(text)) for before, (text, _) in zip(self._widths, row, strict=True)
+            ]
+        shown = count_fitting(self._widths, width)
+        return [self._line(row[:shown]) for row in rows]
+
+    def _line(self, cells: list[Segment]) -> Line:
+        line: Line = []
+        for number, (text, style) in enumerate(cells):
+            room = self._widths[number]
+            line.append((text.ljust(room) if number < _LEFT else text.rjust(room), style))
+            line.append(("  ", ""))
+        return line[:-1]
+
+
+def _cells(stream: StreamReport) -> list[Segment]:
+    cells = [
+        (stream.symbol, "bold"),
+        (stream.channel, ""),
+        ("–" if stream.seq is None else f"{stream.seq:,}", ""),
+    ]
+    for name in COUNTS:
+        count = getattr(stream, name)
+        style = "bad" if name in _TROUBLE and count else "" if count else "dim"
+        cells.append((f"{count:,}", style))
+    return cells

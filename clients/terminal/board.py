@@ -1,0 +1,201 @@
+"""All that is on the terminal: a market, the chosen symbol's candles, and the view of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from clients.report import Report
+from clients.terminal.audit import AuditTable
+from clients.terminal.candles import TIMEFRAMES, Candles
+from clients.terminal.chart import draw_chart
+from clients.terminal.formats import format_age, format_amount, format_price
+from clients.terminal.help import HELP
+from clients.terminal.lines import Line, Segment, clip, spread
+from clients.terminal.market import Market, Row
+from clients.terminal.table import Table, change, last_price
+from clients.terminal.view import Page, View, Wish
+from feed.ticks import Tick
+
+_SAID_S: Final = 5.0
+_KEYS: Final = (
+    ("?", "help"), ("q", "quit"), ("Enter", "candles"), ("/", "search"), ("s", "sort"),
+    ("p", "pause"), ("a", "audit"), ("e", "encoding"),
+)  # fmt: skip
+_CHART_KEYS: Final = (
+    ("?", "help"), ("q", "quit"), ("Esc", "table"), ("↑↓", "symbol"), ("1-4", "timeframe"),
+    ("p", "pause"), ("e", "encoding"),
+)  # fmt: skip
+
+
+class Status(NamedTuple):
+    """How the connection is doing."""
+
+    url: str
+    encoding: str
+    connected: bool
+    waiting: int = 0
+
+
+class Frozen(NamedTuple):
+    """What is shown during a pause, and since when."""
+
+    market: Market
+    candles: Candles | None
+    since: float
+
+
+class Board:
+    """Takes ticks and keys, gives lines.
+
+    Attributes:
+        changed: whether there is something new to draw.
+    """
+
+    def __init__(self, page: Page = Page.TABLE) -> None:
+        self.market = Market()
+        self.view = View(page)
+        self.changed = True
+        self._candles: Candles | None = None
+        self._frozen: Frozen | None = None
+        self._said: tuple[str, float] = ("", 0.0)
+        self._table = Table()
+        self._audit = AuditTable()
+        self._report: Report | None = None
+
+    # -- what comes
+
+    def take(self, ticks: Iterable[Tick], now: float) -> None:
+        """Update from ticks that arrived at `now`."""
+        self.market.take(ticks, now)
+        self.changed = True
+
+    def turn(self, now: float) -> None:
+        """Time passes, also where nothing comes."""
+        if self.market.turn(now):
+            self.changed = True
+
+    def begin_chart(self) -> Candles | None:
+        """Show the candles of the chosen symbol from now on, which are to be filled."""
+        self._candles = None
+        if self.view.selected is not None:
+            self._candles = Candles(self.view.selected, self.view.timeframe)
+            self._frozen = None  # They come from now on.
+        return self._candles
+
+    def say(self, text: str, now: float) -> None:
+        """Tell the user something for a few seconds."""
+        self._said = (text, now)
+        self.changed = True
+
+    def press(self, key: str, now: float) -> Wish | None:
+        """A key was pressed; returns what the program is to do."""
+        self.changed = True
+        wish = self.view.press(key)
+        if wish is not Wish.PAUSE:
+            return wish
+        if self._frozen is not None:
+            self._frozen = None
+        else:
+            candles = self._candles and self._candles.copy()
+            self._frozen = Frozen(self.market.copy(), candles, now)
+        return None
+
+    # -- what is shown
+
+    def render(
+        self, width: int, height: int, now: float, status: Status, report: Callable[[], Report]
+    ) -> list[Line]:
+        """Exactly `height` lines, none wider than `width`."""
+        self.changed = False
+        market, candles, then = self._frozen or (self.market, self._candles, now)
+        body_height = max(0, height - 3)
+        self.view.room = max(1, body_height - 1)
+        self.view.arrange(market, then)
+        match self.view.page:
+            case Page.TABLE:
+                summary = self._summary(market)
+                rows = [market.rows[symbol] for symbol in self.view.visible()]
+                body = self._table.draw(rows, self.view.selected, self.view.sort, then, width)
+            case Page.CHART:
+                row = market.rows.get(self.view.selected or "")
+                summary = _headline(row, then) if row else []
+                body = _chart(candles, row, self.view.timeframe, width, body_height)
+            case Page.AUDIT:
+                summary = [("what became of every tick", "dim")]
+                if self._frozen is None or self._report is None:
+                    self._report = report()
+                body = self._audit.draw(self._report, width, body_height)
+            case Page.HELP:
+                summary = []
+                body = [[(keys, "key"), (text, "")] for keys, text in HELP]
+        body = [*body, *([] for _ in range(body_height))][:body_height]
+        top = self._top(status, now, width)
+        lines = [top, summary, *body, self._foot(now, width)]
+        return [clip(line, width) for line in lines][:height]
+
+    def _top(self, status: Status, now: float, width: int) -> Line:
+        state: Segment = ("● live", "good")
+        if not status.connected:
+            state = ("○ DISCONNECTED, coming back …", "bad")
+        elif self._frozen is not None:
+            since = self.market.ticks - self._frozen.market.ticks
+            age = format_age(now - self._frozen.since)
+            state = (f"‖ PAUSED for {age}, {since:,} ticks since", "paused")
+        waiting = [(f"{status.waiting:,} wait  ", "paused")] if status.waiting else []
+        left: Line = [("tickcast ", "bold"), (status.url, "dim")]
+        return spread(left, [*waiting, (f"{status.encoding}  ", "dim"), state], width)
+
+    def _summary(self, market: Market) -> Line:
+        view = self.view
+        found = len(view.order)
+        shown = (
+            f"{view.top + 1}–{min(view.top + view.room, found)} of " if found > view.room else ""
+        )
+        text = f"{shown}{found:,} symbol{'s' * (found != 1)}"
+        if market.hidden:
+            text += f", the busiest; {len(market.hidden):,} more are hidden"
+        line: Line = [(text, ""), (f" · {market.rate:,.0f} ticks/s · by {view.sort}", "dim")]
+        if view.query:
+            line.append((f" · with “{view.query}”", "key"))
+        return line
+
+    def _foot(self, now: float, width: int) -> Line:
+        if self.view.typing:
+            return [("/", "key"), (self.view.query, "bold"), ("▏ ", ""),
+                    ("Enter keeps it, Esc shows all", "dim")]  # fmt: skip
+        text, said_at = self._said
+        if text and now - said_at < _SAID_S:
+            return [(text, "paused")]
+        line: Line = []
+        for key, word in _CHART_KEYS if self.view.page is Page.CHART else _KEYS:
+            line += [(key, "key"), (f" {word}  ", "dim")]
+        return line
+
+
+def _headline(row: Row, now: float) -> Line:
+    line: Line = [(row.symbol, "bold"), ("  ", ""), last_price(row, now), (" ", ""),
+                  change(row, now)]  # fmt: skip
+    if row.quote:
+        bid = format_price(row.quote.bid_price, row.decimals)
+        ask = format_price(row.quote.ask_price, row.decimals)
+        line.append((f"  bid {bid}  ask {ask}", ""))
+    return [*line, (f"  volume {format_amount(row.volume)}  {row.rate:,.1f} ticks/s", "dim")]
+
+
+def _chart(
+    candles: Candles | None, row: Row | None, timeframe: str, width: int, height: int
+) -> list[Line]:
+    tabs: Line = []
+    for name in TIMEFRAMES:
+        tabs += [(f" {name} ", "selected" if name == timeframe else "dim"), (" ", "")]
+    if candles is None or height < 2:
+        return [tabs]
+    decimals = row.decimals if row else 2
+    latest = candles.latest(1)[0]
+    if latest:
+        prices = (latest.open, latest.high, latest.low, latest.close)
+        for name, price in zip("OHLC", prices, strict=True):
+            tabs += [(f" {name} ", "dim"), (format_price(price, decimals), "")]
+        tabs += [(" V ", "dim"), (format_amount(latest.volume), "")]
+    return [tabs, *draw_chart(candles, decimals, width, height - 1)]

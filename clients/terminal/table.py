@@ -1,0 +1,140 @@
+"""The table of symbols: rows of a market as lines of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from clients.terminal.formats import format_age, format_amount, format_price, sparkline
+from clients.terminal.lines import Line, Segment
+from clients.terminal.market import SPARK_POINTS, Row
+
+FLASH_S: Final = 0.6
+_GAP: Final = "  "
+_SPARK_MIN: Final = 10
+_NONE: Final[Segment] = ("–", "dim")
+
+
+def _symbol(row: Row, now: float) -> Segment:
+    return row.symbol, "bold"
+
+
+def last_price(row: Row, now: float) -> Segment:
+    """The last price, with a mark that says where it went; it flashes when it moves."""
+    if not row.first:
+        return _NONE
+    text = format_price(row.last, row.decimals) + " ▲▼"[row.moved]
+    if now - row.moved_at < FLASH_S:
+        return text, "up flash" if row.moved > 0 else "down flash"
+    return text, ""
+
+
+def change(row: Row, now: float) -> Segment:
+    """The change in percent."""
+    if not row.first:
+        return _NONE
+    rounded = round(row.change, 2)
+    return f"{rounded:+.2f}%", "up" if rounded > 0 else "down" if rounded < 0 else ""
+
+
+def _price(price: float | None, row: Row) -> Segment:
+    return _NONE if price is None else (format_price(price, row.decimals), "")
+
+
+def _bid(row: Row) -> float | None:
+    return row.quote.bid_price if row.quote else None
+
+
+def _ask(row: Row) -> float | None:
+    return row.quote.ask_price if row.quote else None
+
+
+class Column(NamedTuple):
+    """One column; `rank` says which go first where there is no room."""
+
+    name: str
+    rank: int
+    cell: Callable[[Row, float], Segment]
+
+
+COLUMNS: Final = (
+    Column("symbol", 0, _symbol),
+    Column("last", 1, last_price),
+    Column("change", 2, change),
+    Column("bid", 4, lambda row, now: _price(_bid(row), row)),
+    Column("ask", 5, lambda row, now: _price(_ask(row), row)),
+    Column("spread", 8, lambda row, now: _price(row.spread, row)),
+    Column("volume", 6, lambda row, now: (format_amount(row.volume), "")),
+    Column("ticks/s", 7, lambda row, now: (f"{row.rate:,.1f}", "")),
+    Column("age", 9, lambda row, now: (format_age(now - row.updated_at), "dim")),
+)
+_SPARK_RANK: Final = 3
+
+
+class Table:
+    """Draws rows in columns that don't jump: while the width stays, they only get wider."""
+
+    def __init__(self) -> None:
+        self._width = 0
+        self._widths = [0] * len(COLUMNS)
+
+    def draw(
+        self, rows: Sequence[Row], selected: str | None, sort: str, now: float, width: int
+    ) -> list[Line]:
+        """A line of heads, and one for each row."""
+        if width != self._width:
+            self._width, self._widths = width, [len(each.name) + 1 for each in COLUMNS]
+        cells = [[column.cell(row, now) for column in COLUMNS] for row in rows]
+        for number in range(len(COLUMNS)):
+            longest = max((len(line[number][0]) for line in cells), default=0)
+            self._widths[number] = max(self._widths[number], longest)
+        shown, spark = self._fit(width)
+        lines = [self._head(shown, sort)]
+        for row, line in zip(rows, cells, strict=True):
+            lines.append(self._line(row, line, shown, spark, row.symbol == selected, width))
+        return lines
+
+    def _fit(self, width: int) -> tuple[list[int], int]:
+        """Which columns there is room for, and how wide the sparkline may be."""
+        ranked = sorted(range(len(COLUMNS)), key=lambda number: COLUMNS[number].rank)
+        shown: list[int] = []
+        room, reserved = width + len(_GAP), 0
+        for number in ranked:
+            if COLUMNS[number].rank == _SPARK_RANK + 1 and room >= _SPARK_MIN + len(_GAP):
+                reserved = _SPARK_MIN + len(_GAP)
+            needed = self._widths[number] + len(_GAP)
+            if shown and needed > room - reserved:
+                break
+            shown.append(number)
+            room -= needed
+        spark = max(0, min(SPARK_POINTS, room - len(_GAP)))
+        return sorted(shown), spark if spark >= _SPARK_MIN else 0
+
+    def _head(self, shown: list[int], sort: str) -> Line:
+        head: Line = []
+        for number in shown:
+            name, width = COLUMNS[number].name, self._widths[number]
+            style = "dim"
+            if name == sort:
+                name, style = (f"{name}▴" if name == "symbol" else f"▾{name}"), "head"
+            padded = name.ljust(width) if number == 0 else name.rjust(width)
+            head += [(padded, style), (_GAP, "")]
+        return head
+
+    def _line(
+        self, row: Row, cells: list[Segment], shown: list[int], spark: int, selected: bool,
+        width: int,
+    ) -> Line:  # fmt: skip
+        line: Line = []
+        for number in shown:
+            text, style = cells[number]
+            room = self._widths[number]
+            line += [(text.ljust(room) if number == 0 else text.rjust(room), style), (_GAP, "")]
+        if spark:
+            points = [*row.course, row.last] if row.first else []
+            line.append((sparkline(points[-spark:]).rjust(spark), f"{cells[2][1]} dim".strip()))
+        if not selected:
+            return line
+        # One colour all over: on a bright ground green and red would be hard to read.
+        text = "".join(text for text, _ in line).ljust(width)[:width]
+        return [(text, "selected")]

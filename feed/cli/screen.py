@@ -1,0 +1,124 @@
+"""The whole terminal, for as long as a command has it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from clients.terminal.lines import Line, to_ansi
+
+# The alternate screen; no cursor; lines that are too long are not wrapped.
+_ENTER: Final = b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
+_LEAVE: Final = b"\x1b[m\x1b[?7h\x1b[?25h\x1b[?1049l"
+# Terminals that know it show what is between these two at once.
+_BEGIN: Final = b"\x1b[?2026h"
+_END: Final = b"\x1b[?2026l"
+_LEAVING_S: Final = 1.0
+
+
+class Screen:
+    """Draws lines: only those that have changed, and never waits for the terminal."""
+
+    def __init__(self, terminal: int, *, colour: bool) -> None:
+        self._terminal = terminal
+        self._colour = colour
+        self._size = (0, 0)
+        self._shown: list[str] = []
+        self._unsent = bytearray()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and lines, as they are now."""
+        with suppress(OSError):
+            columns, lines = os.get_terminal_size(self._terminal)
+            if columns and lines:
+                return columns, lines
+        return 80, 24
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the terminal has taken all there was; else it is slow, or was told to stop."""
+        return not self._unsent
+
+    def draw(self, lines: Sequence[Line], size: tuple[int, int]) -> None:
+        """Show these lines on a terminal that was just now of this size."""
+        data = bytearray(_BEGIN)
+        if size != self._size:
+            self._size, self._shown = size, []
+            data += b"\x1b[2J"
+        texts = [to_ansi(line, size[0], colour=self._colour) for line in lines]
+        for number, text in enumerate(texts):
+            if number >= len(self._shown) or text != self._shown[number]:
+                data += f"\x1b[{number + 1};1H{text}".encode()
+        self._shown = texts
+        if len(data) > len(_BEGIN):
+            self.write(bytes(data + _END))
+
+    def write(self, data: bytes) -> None:
+        """Send, and keep what the terminal does not take yet."""
+        self._unsent += data
+        self._flush()
+        if self._unsent:
+            asyncio.get_running_loop().add_writer(self._terminal, self._flush)
+
+    def _flush(self) -> None:
+        with suppress(BlockingIOError):
+            try:
+                del self._unsent[: os.write(self._terminal, self._unsent)]
+            except OSError as error:
+                if isinstance(error, BlockingIOError):
+                    raise
+                self._unsent.clear()  # It is gone.
+        if not self._unsent:
+            asyncio.get_running_loop().remove_writer(self._terminal)
+
+    def enter(self) -> None:
+        """Make the terminal ours."""
+        self._size = (0, 0)
+        self.write(_ENTER)
+
+    def suspend(self) -> None:
+        """Stop the process, as Ctrl-Z does; whoever looks at the terminal finds it as it was."""
+        self.leave()
+        self._unsent.clear()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        while not self._is_in_foreground():
+            os.kill(os.getpid(), signal.SIGSTOP)
+        self.enter()
+
+    def _is_in_foreground(self) -> bool:
+        try:
+            return os.tcgetpgrp(self._terminal) == os.getpgrp()
+        except OSError:
+            return True  # It is not the terminal that has started us, or it is gone.
+
+    def leave(self) -> None:
+        """Give the terminal back as it was, unless it takes nothing."""
+        asyncio.get_running_loop().remove_writer(self._terminal)
+        self._unsent += _LEAVE
+        with suppress(OSError):
+            while self._unsent and select.select([], [self._terminal], [], _LEAVING_S)[1]:
+                del self._unsent[: os.write(self._terminal, self._unsent)]
+
+
+@contextmanager
+def whole_screen() -> Iterator[Screen]:
+    """Take the terminal that is standard output, and give it back."""
+    # Opened anew, since it is made non-blocking, which the shell would share.
+    terminal = os.open(os.ttyname(sys.stdout.fileno()), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    screen = Screen(terminal, colour=not os.environ.get("NO_COLOR"))
+    loop = asyncio.get_running_loop()
+    try:
+        screen.enter()
+        loop.add_signal_handler(signal.SIGTSTP, screen.suspend)
+        yield screen
+    finally:
+        loop.remove_signal_handler(signal.SIGTSTP)
+        screen.leave()
+        os.close(terminal)

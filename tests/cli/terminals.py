@@ -1,0 +1,100 @@
+"""Programs on a terminal of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import re
+import struct
+import sys
+import termios
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from tests.cli.conftest import Cli
+from tests.conftest import until
+
+# It makes the terminal its own first, as a shell would.
+LAUNCH = (
+    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    " os.execv(sys.executable, [sys.executable, '-m', 'feed.cli', *sys.argv[1:]])"
+)
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both ends of a terminal: ours, and the program's."""
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+class Terminal:
+    """A terminal that a program runs on.
+
+    Attributes:
+        raw: all that it was sent.
+    """
+
+    def __init__(self, ours: int, theirs: int) -> None:
+        self.process: asyncio.subprocess.Process
+        self.raw = bytearray()
+        self.ours, self.theirs = ours, theirs
+        self.found = self.modes()
+
+    def modes(self) -> object:
+        """Echo, line editing and so on."""
+        return termios.tcgetattr(self.theirs)
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def press(self, keys: str) -> None:
+        """Forget what was shown, and press keys."""
+        self.raw.clear()
+        os.write(self.ours, keys.encode())
+
+    @property
+    def text(self) -> str:
+        """What was shown, without what steers the terminal."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode("utf-8", "replace"))
+
+    async def shows(self, *texts: str) -> None:
+        """Wait until all of them were shown."""
+        try:
+            await until(lambda: all(text in self.text for text in texts), 20)
+        except TimeoutError:
+            raise AssertionError(f"{texts} not in {self.text}") from None
+
+    async def ended(self) -> int:
+        """The exit code."""
+        return await asyncio.wait_for(self.process.wait(), 20)
+
+
+@asynccontextmanager
+async def on_terminal(
+    cli: Cli, *words: str, launch: str = LAUNCH, **environment: str
+) -> AsyncIterator[Terminal]:
+    """Run `tickcast` on a terminal of 80 columns and 24 lines; it is ended."""
+    with terminal() as (ours, theirs):
+        there = Terminal(ours, theirs)
+        there.resize(80, 24)
+        there.process = process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", launch, *words, stdin=theirs, stdout=theirs,
+            stderr=asyncio.subprocess.PIPE,
+            env={**cli.environment, "TERM": "xterm", **environment},
+        )  # fmt: skip
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours, lambda: there.raw.extend(os.read(ours, 65_536)))
+        try:
+            yield there
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            loop.remove_reader(ours)

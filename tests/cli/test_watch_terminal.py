@@ -1,0 +1,219 @@
+"""`tickcast watch` on a terminal: what its keys do, and how it leaves the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.cli.terminals import LAUNCH, Terminal, on_terminal
+from tests.clients.double import Double, Peer, playing
+from tests.conftest import until
+
+ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
+
+
+async def market(peer: Peer) -> None:
+    """Accepts what is asked, tells of a trade of each of three symbols, and holds on."""
+    await peer.accept(await peer.hear(), positions=[])
+    for symbol in ("AAA", "BBB", "CCC"):
+        await peer.ticks(1, symbol=symbol)
+    await peer.hear()
+
+
+@asynccontextmanager
+async def watching(
+    double: Double, cli: Cli, *words: str, launch: str = LAUNCH, **environment: str
+) -> AsyncIterator[Terminal]:
+    async with on_terminal(
+        cli,
+        "watch",
+        "*",
+        "--channels",
+        "trades",
+        "--url",
+        double.url,
+        *words,
+        launch=launch,
+        **environment,
+    ) as terminal:
+        await terminal.shows("3 symbols", "● live")
+        yield terminal
+
+
+def assert_left(terminal: Terminal) -> None:
+    """The terminal is as it was found: its screen, its cursor, its modes."""
+    assert terminal.modes() == terminal.found
+    sent = bytes(terminal.raw)
+    assert sent.rfind(LEAVE) > sent.rfind(ENTER)
+    assert sent.rfind(b"\x1b[?25h") > sent.rfind(b"\x1b[?25l")
+    assert sent.rfind(b"\x1b[?7h") > sent.rfind(b"\x1b[?7l")
+    assert os.get_blocking(terminal.theirs)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("q", 0), ("ctrl-c", 130), ("sigterm", 130), ("close", 1)]
+)
+async def test_however_it_ends_the_terminal_is_as_it_was(cli: Cli, ending: str, code: int) -> None:
+    async with playing(market) as double, watching(double, cli) as terminal:
+        assert terminal.raw.startswith(ENTER)
+        assert terminal.modes() != terminal.found
+        match ending:
+            case "q":
+                terminal.press("q")
+            case "ctrl-c":
+                terminal.press("\x03")
+            case "sigterm":
+                terminal.process.terminate()
+            case "close":
+                await double.peers[0].close(4000)
+        assert await terminal.ended() == code
+        await until(lambda: terminal.raw.endswith(LEAVE))
+        assert_left(terminal)
+        assert terminal.process.stderr is not None
+        told = (await terminal.process.stderr.read()).decode()
+        assert told.strip().count("tickcast: ") == (ending == "close"), told
+        assert told.count("\n") <= 1
+
+
+async def test_a_crash_leaves_the_terminal_as_it_was(cli: Cli) -> None:
+    # Nothing is known that breaks it, so the test has to.
+    launch = LAUNCH.replace(
+        "'-m', 'feed.cli'",
+        "'-c', 'import feed.cli, clients.terminal.view as v; v.View.press = None; feed.cli.main()'",
+    )
+    async with playing(market) as double, watching(double, cli, launch=launch) as terminal:
+        terminal.press("s")
+        assert await terminal.ended() == 1
+        await until(lambda: terminal.raw.endswith(LEAVE))
+        assert_left(terminal)
+
+
+async def test_keys(cli: Cli) -> None:
+    async with playing(market) as double, watching(double, cli) as terminal:
+        for keys, shown in (
+            ("?", "pause what is shown"),
+            (" ", "3 symbols"),
+            ("s", "by ticks/s"),
+            ("ssss", "by symbol"),
+            ("/bb", "/bb"),
+            ("\r", "with “bb”"),
+            ("\x1b", "3 symbols"),
+            ("a", "balanced, 3 streams, 0 reconnects"),
+            ("a", "3 symbols"),
+            ("p", "PAUSED"),
+            ("p", "● live"),
+        ):
+            terminal.press(keys)
+            await terminal.shows(shown)
+
+
+async def test_another_size(cli: Cli) -> None:
+    async with playing(market) as double, watching(double, cli) as terminal:
+        terminal.raw.clear()
+        terminal.resize(200, 50)
+        await terminal.shows("spread", "age")
+        assert b"\x1b[2J" in terminal.raw
+        terminal.raw.clear()
+        terminal.resize(30, 6)
+        await terminal.shows("AAA")
+        assert "volume" not in terminal.text
+
+
+async def test_candles_come_with_their_past_on_a_connection_of_their_own(cli: Cli) -> None:
+    async def past(peer: Peer) -> None:
+        question = await peer.hear()
+        await peer.accept(question, positions=[])
+        await peer.ticks(1, 2, 3, symbol="BBB")
+        await peer.hear()
+
+    async with playing(market, past) as double, watching(double, cli) as terminal:
+        terminal.press("j\r")
+        await terminal.shows("O 1.00 H 1.00 L 1.00 C 1.00 V 3")
+        asked = double.peers[1].heard[0]
+        assert asked["trades"] == ["BBB"]
+        assert asked["start"] < 1767623400_000000000  # the time of the ticks
+        terminal.press("\x1b")
+        await terminal.shows("3 symbols")
+        await asyncio.wait_for(double.peers[1].until_closed(), 10)
+
+
+async def test_a_server_without_a_past(cli: Cli) -> None:
+    async def refuses(peer: Peer) -> None:
+        while "start" in (question := await peer.hear()):
+            await peer.refuse(question, 400)
+        await peer.accept(question, positions=[])
+        await peer.ticks(1, symbol="AAA")
+        await peer.hear()
+
+    async with playing(market, refuses) as double, watching(double, cli) as terminal:
+        terminal.press("\r")
+        await terminal.shows("no history: the server refused", "V 1")
+
+
+async def test_another_encoding_goes_on_where_it_was(cli: Cli) -> None:
+    async with cli.serving() as (address, _):
+        await cli.start("synth", "--symbols", "3", "--rate", "100")
+        url = address.replace("http", "ws") + "/stream"
+        async with on_terminal(cli, "watch", "*", "--url", url, "--audit") as terminal:
+            await terminal.shows("balanced, 6 streams, 0 reconnects", "json")
+            terminal.press("e")
+            await terminal.shows("balanced, 6 streams, 1 reconnects", "msgpack  ● live")
+            terminal.press("q")
+            assert await terminal.ended() == 0
+
+
+async def test_ctrl_z_and_back(cli: Cli) -> None:
+    async with playing(market) as double, watching(double, cli) as terminal:
+        terminal.press("\x1a")
+        await until(lambda: LEAVE in terminal.raw)
+        terminal.raw.clear()
+        termios.tcsetattr(terminal.theirs, termios.TCSANOW, terminal.found)  # type: ignore[arg-type]
+        terminal.process.send_signal(signal.SIGCONT)
+        await terminal.shows("3 symbols")
+        terminal.press("?")
+        await terminal.shows("pause what is shown")
+
+
+async def test_a_terminal_that_takes_nothing_holds_up_nothing(cli: Cli) -> None:
+    stopped = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.accept(await peer.hear(), positions=[])
+        for symbol in ("AAA", "BBB", "CCC"):
+            await peer.ticks(1, symbol=symbol)
+        await stopped.wait()
+        await peer.ticks(*range(2, 1000), symbol="AAA")
+        await peer.hear()
+
+    async with playing(script) as double, watching(double, cli, "--limit", "1001") as terminal:
+        terminal.press("\x13")  # Ctrl-S
+        stopped.set()
+        assert await terminal.ended() == 0
+        terminal.press("\x11")
+        assert terminal.modes() == terminal.found
+
+
+async def test_without_colours(cli: Cli) -> None:
+    async with playing(market) as double, watching(double, cli, NO_COLOR="1") as terminal:
+        assert b"\x1b[7m" in terminal.raw
+        assert b"\x1b[32m" not in terminal.raw
+
+
+async def test_a_dumb_terminal_gets_lines(cli: Cli) -> None:
+    async with (
+        playing(market) as double,
+        on_terminal(
+            cli, "watch", "*", "--url", double.url, "--limit", "1", TERM="dumb"
+        ) as terminal,
+    ):
+        assert await terminal.ended() == 0
+        await until(lambda: b"\n" in terminal.raw)
+        assert terminal.raw.startswith(b'{"T":"t","S":"AAA"')
+        assert b"\x1b" not in terminal.raw

@@ -90,6 +90,11 @@ export class Chart {
     this.#quotes.applyOptions({ visible: shown });
   }
 
+  /** Seconds of a candle. */
+  get step() {
+    return this.#step;
+  }
+
   /** @param {number} step seconds of a candle */
   setStep(step) {
     this.#step = step;

@@ -51,6 +51,7 @@ async function start() {
     return;
   }
   chart = new Chart(part("chart"), part("legend"));
+  chart.setStep(TIMEFRAMES[view.timeframe]);
   const frameMs = await frameInterval();
   const drawMs = FRAMES_PER_DRAW * frameMs;
   const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v2/${view.feed}`;

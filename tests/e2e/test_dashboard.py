@@ -150,6 +150,7 @@ async def test_a_link_shares_a_watchlist(site: ServerProcess, browser: Any) -> N
         await visit.until_drawn()
         await visit.until("document.querySelector('#rows').rows.length === 2")
         assert await page.get_attribute("#timeframe [value='5s']", "aria-pressed") == "true"
+        assert await page.evaluate("tickcast.chart.step") == 5
         await page.keyboard.press("/")
         await page.keyboard.type("dyna")
         await visit.until("document.getElementById('known').options.length === 20")

@@ -50,6 +50,20 @@ class _Client(Redis):
             raise named(error, args) from None
 
 
+class _Pool(BlockingConnectionPool):
+    """Loses no connection when whoever gives it back is cancelled meanwhile."""
+
+    async def release(self, connection: Any) -> None:
+        try:
+            await super().release(connection)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            self._in_use_connections.discard(connection)
+            if connection not in self._available_connections:
+                self._available_connections.append(connection)
+            raise
+
+
 def make_client(url: str, max_connections: int = 16) -> Redis:
     """A client for the Redis at `url`; it connects when it is first used.
 
@@ -63,7 +77,7 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
     try:
         if urlsplit(url).scheme not in SCHEMES:
             raise ValueError("no redis://, rediss:// or unix:// URL")
-        pool = BlockingConnectionPool.from_url(
+        pool = _Pool.from_url(
             url,
             protocol=2,
             max_connections=max_connections,

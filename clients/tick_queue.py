@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from clients.books import Gap
+from clients.notices import Event
 from feed.ticks import Tick
 
 QUEUE_TICKS_MAX: Final = 10_000
@@ -15,7 +15,7 @@ QUEUE_TICKS_MAX: Final = 10_000
 
 
 class TickQueue:
-    """Ticks and gaps in their order, up to a bound.
+    """Ticks and events in their order, up to a bound.
 
     Whoever is cancelled while it waits for something has taken nothing.
 
@@ -25,7 +25,7 @@ class TickQueue:
 
     def __init__(self, is_urgent: Callable[[], bool]) -> None:
         self._is_urgent = is_urgent
-        self._items: deque[Tick | Gap] = deque()
+        self._items: deque[Tick | Event] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._ended: Exception | None = None
@@ -38,7 +38,7 @@ class TickQueue:
         """Why nothing more will come."""
         return self._ended
 
-    async def put(self, items: Iterable[Tick | Gap]) -> None:
+    async def put(self, items: Iterable[Tick | Event]) -> None:
         """Add what has arrived, and wait until there is room for more."""
         self._items.extend(items)
         self._news.set()
@@ -50,15 +50,15 @@ class TickQueue:
         """There may be room, or it has become urgent to read."""
         self._room.set()
 
-    async def get(self) -> Tick | Gap:
+    async def get(self) -> Tick | Event:
         """The next one; raises the reason of the end after the last."""
         await self._wait()
         item = self._items.popleft()
         self._make_room()
         return item
 
-    async def get_ticks(self, most: int) -> list[Tick] | Gap:
-        """What waits before the next gap, at least one tick and at most so many; or the gap.
+    async def get_ticks(self, most: int) -> list[Tick] | Event:
+        """What waits before the next event, at least one tick and at most so many; or the event.
 
         Raises the reason of the end after the last.
         """
@@ -66,7 +66,7 @@ class TickQueue:
         ticks: list[Tick] = []
         while self._items and len(ticks) < most:
             item = self._items.popleft()
-            if isinstance(item, Gap):
+            if isinstance(item, Event):
                 if not ticks:
                     return item
                 self._items.appendleft(item)
@@ -74,6 +74,11 @@ class TickQueue:
             ticks.append(item)
         self._make_room()
         return ticks
+
+    def clear(self) -> None:
+        """Drop what waits."""
+        self._items.clear()
+        self._room.set()
 
     def end(self, reason: Exception) -> None:
         """Nothing more will come; the first reason counts."""

@@ -338,14 +338,17 @@ def number(ticks: list[Tick], first_seq: int) -> list[Tick]:
     return ticks
 
 
-def from_wire(fields: dict[str, Any]) -> Tick:
+def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
     """The tick that one decoded message stands for; fields it does not know are left out.
+
+    Args:
+        kinds: what it may be, where that is not `Tick` itself: classes derived from those of it.
 
     Raises:
         InvalidTick: a field is missing or of the wrong type.
     """
     try:
-        tick: Tick = msgspec.convert(fields, Tick, dec_hook=_decode_time)
+        tick: Tick = msgspec.convert(fields, kinds, dec_hook=_decode_time)
     except (msgspec.ValidationError, ValueError) as error:
         raise InvalidTick(str(error)) from None
     return tick

@@ -1,10 +1,4 @@
-"""The client for programs without an event loop, such as scripts and notebooks.
-
-with connect("ws://127.0.0.1:8000/stream") as stream:
-    stream.subscribe(trades=["ES"])
-    for tick in stream:
-        print(tick.symbol, tick.price)
-"""
+"""The client for programs without an event loop, such as scripts and notebooks."""
 
 from __future__ import annotations
 
@@ -35,6 +29,12 @@ def connect(url: str, **options: Any) -> Iterator[BlockingStream]:
 
     The connection is kept by a thread of its own. What waits for the program is bounded, as in
     `clients.connect`, whose options these are and whose errors these raise.
+
+    >>> with connect(URL) as stream:
+    ...     reply = stream.subscribe(trades=["ES"], start="2013-09-01T17:00:00Z")
+    ...     tick = next(stream)
+    >>> tick.symbol, tick.price, tick.time.rfc3339()
+    ('ES', 100.0, '2013-09-01T17:00:00.083Z')
     """
     with (
         start_blocking_portal() as portal,
@@ -209,7 +209,16 @@ class BlockingStream(_Blocking):
 
 
 class BlockingReplay(_Blocking):
-    """A tape that plays to this program alone. Its methods are those of `clients.PrivateReplay`."""
+    """A tape that plays to this program alone. Its methods are those of `clients.PrivateReplay`.
+
+    >>> with connect(URL) as stream:
+    ...     replay = stream.replay("es-2013-09-01", trades=["ES"], start="2013-09-01T17:01:00Z")
+    ...     first = next(replay)
+    ...     state = replay.speed("max")
+    ...     rest = list(replay)
+    >>> first.time.rfc3339(), state.mode, len(rest)
+    ('2013-09-01T17:01:00.083Z', <Mode.PLAYING: 'playing'>, 39)
+    """
 
     def __init__(self, portal: BlockingPortal, replay: PrivateReplay) -> None:
         super().__init__(portal, replay)

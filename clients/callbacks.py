@@ -27,6 +27,17 @@ async def listen(
     A slow function makes a slow client, see `slow` of `Stream.subscribe`. What it raises is raised
     here, and so is what the iteration of the stream raises. For what is no tick, `connect` takes
     `on_gap` and the like.
+
+    >>> import asyncio
+    >>> from clients import connect
+    >>> async def main():
+    ...     async with connect(URL) as stream:
+    ...         replay = await stream.replay("es-2013-09-01", trades=["ES"], speed="max")
+    ...         prices = []
+    ...         await listen(replay, on_trade=lambda trade: prices.append(trade.price))
+    ...         return max(prices)
+    >>> asyncio.run(main())
+    1640.25
     """
     while ticks := await stream.read():
         for tick in ticks:

@@ -51,7 +51,11 @@ def merge_channels(
     quotes: Iterable[str],
     bars: Iterable[str],
 ) -> dict[str, list[str]]:
-    """Symbols by channel, from the parameters that name them."""
+    """Symbols by channel, from the parameters that name them.
+
+    >>> merge_channels({"bars:5s": ["ES"]}, trades=["ES", "NQ"], quotes=(), bars=())
+    {'bars:5s': ['ES'], 'trades': ['ES', 'NQ'], 'quotes': [], 'bars': []}
+    """
     merged = {channel: list(symbols) for channel, symbols in (channels or {}).items()}
     for channel, symbols in (("trades", trades), ("quotes", quotes), ("bars", bars)):
         merged.setdefault(channel, []).extend(symbols)

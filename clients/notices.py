@@ -74,6 +74,11 @@ def event_in(notice: Mapping[str, Any]) -> State | Heartbeat | None:
 
     Raises:
         ValueError, KeyError, TypeError: it is not what it says it is.
+
+    >>> state = event_in({"T": "replay", "state": "paused", "position": "2013-09-03T13:00:00Z",
+    ...                   "speed": "max", "from": 0, "to": "2013-09-03T14:00:00Z"})
+    >>> state.mode, state.position.rfc3339(), state.speed
+    (<Mode.PAUSED: 'paused'>, '2013-09-03T13:00:00Z', inf)
     """
     match notice["T"]:
         case "replay" if "id" not in notice:

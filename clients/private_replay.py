@@ -47,6 +47,18 @@ class PrivateReplay:
     Their times and numbers are those of the recording. It waits for who reads it: nothing is merged
     or skipped. Iterating raises `ReplayCut` when the connection was cut, and `Refused` where the
     tape turns out to be damaged. `Stream.replay` makes one.
+
+    >>> from clients import connect
+    >>> async def main():
+    ...     async with connect(URL) as stream:
+    ...         replay = await stream.replay("es-2013-09-01", trades=["ES"])
+    ...         await replay.pause()
+    ...         await replay.seek("2013-09-01T17:01:00Z")
+    ...         await replay.speed("max")
+    ...         await replay.resume()
+    ...         return await anext(replay)
+    >>> asyncio.run(main()).time.rfc3339()
+    '2013-09-01T17:01:00.083Z'
     """
 
     def __init__(self, address: Address, socket: ClientConnection, encoding: Encoding) -> None:

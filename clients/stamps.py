@@ -45,5 +45,10 @@ def tick_in(message: dict[str, Any]) -> Tick:
 
     Raises:
         InvalidTick: a field is missing or of the wrong type.
+
+    >>> tick = tick_in({"T": "t", "S": "AAPL", "p": 190.0, "s": 100.0, "t": "2026-11-24T00:08:02Z",
+    ...                 "seq": 18, "tr": 1795478882398165, "tw": 1795478882399104})
+    >>> isinstance(tick, Trade), isinstance(tick, Stamped), tick.written_us - tick.published_us
+    (True, True, 939)
     """
     return from_wire(message, Stamped) if "tw" in message else from_wire(message)

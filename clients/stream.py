@@ -1,10 +1,4 @@
-"""The client to write programs with: typed ticks, and connections that come back by themselves.
-
-async with connect("ws://127.0.0.1:8000/stream") as stream:
-    await stream.subscribe(trades=["ES"])
-    async for tick in stream:
-        print(tick.symbol, tick.price)
-"""
+"""The client to write programs with: typed ticks, and connections that come back by themselves."""
 
 from __future__ import annotations
 
@@ -64,6 +58,15 @@ async def connect(
     Raises:
         ConnectionFailed: the server can't be reached, is not trusted or turned us away.
         InvalidSettings: the file of certificates can't be used.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     async with connect(URL, encoding="msgpack") as stream:
+    ...         await stream.subscribe(trades=["*"], start=0)
+    ...         async for tick in stream:
+    ...             return tick.symbol, tick.price
+    >>> asyncio.run(main())
+    ('ES', 100.0)
     """
     address = address_of(url, token, headers or {}, tls)
     state = ClientState(Encoding(encoding))

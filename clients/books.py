@@ -211,17 +211,6 @@ class Books:
     Attributes:
         epoch: the feed's, as far as was heard.
         lacks_epoch: a numbering has begun since.
-
-    >>> from feed.ticks import Trade
-    >>> from feed.times import Time
-    >>> books = Books()
-    >>> for seq in (7, 8, 11):
-    ...     for seen in books.take(Trade(symbol="ES", price=1, size=1, time=Time(0), seq=seq)):
-    ...         print(seen.seq if isinstance(seen, Trade) else seen[2:])
-    7
-    8
-    (9, 10, 'missing')
-    11
     """
 
     def __init__(self, streams_max: int = STREAMS_MAX) -> None:

@@ -46,7 +46,8 @@ class Conversation:
         except ConnectionClosed:
             raise ConnectionFailed("the connection was cut") from None
         except TimeoutError:
-            raise ConnectionFailed("the server does not answer") from None
+            behind = f", or does so behind {len(self.queue)} ticks" if self.queue.is_full else ""
+            raise ConnectionFailed(f"the server does not answer{behind}") from None
         finally:
             self._replies.pop(id_, None)
         if notice["T"] == "error":

@@ -182,7 +182,9 @@ class PrivateReplay:
     ) -> State:
         # One after the other: all replies carry the same id.
         async with self._steering:
-            self._drops = drops
+            if drops:
+                self._drops = True
+                self._queue.clear()
             message = {"action": action, "id": _ID, **(fields or {})}
             question = _ID, to_message(message, self._encoding)
             try:
@@ -205,7 +207,7 @@ class PrivateReplay:
 
     async def _take(self, messages: list[Notice]) -> None:
         ticks = [tick_in(each) for each in messages if each["T"] in TICK_TYPES]
-        if ticks:
+        if ticks and not self._drops:
             await self._queue.put(ticks)
         for notice in messages:
             if notice.get("id") == _ID:
@@ -214,9 +216,7 @@ class PrivateReplay:
     def _take_notice(self, notice: Notice) -> None:
         if notice["T"] == "replay":
             self._state = State.of_fields(notice)
-            if self._drops:
-                self._queue.clear()
-                self._drops = False
+            self._drops = False
             self._conversation.answer(notice)
             if self._state.mode is Mode.ENDED:
                 self._conversation.end(StopAsyncIteration())

@@ -12,6 +12,11 @@ from feed.ticks import Tick
 
 QUEUE_TICKS_MAX: Final = 10_000
 """Above it the client stops reading, and the server sees a slow client."""
+URGENT: Final = 20
+"""How many times as many there may be while somebody waits for a reply, which comes behind them.
+
+That is more than sockets and servers hold. Who asks and asks and takes no ticks gets no reply then.
+"""
 
 
 class TickQueue:
@@ -20,7 +25,7 @@ class TickQueue:
     Whoever is cancelled while it waits for something has taken nothing.
 
     Args:
-        is_urgent: whether to read on above the bound.
+        is_urgent: whether to read on above the bound, up to another one.
     """
 
     def __init__(self, is_urgent: Callable[[], bool]) -> None:
@@ -42,9 +47,15 @@ class TickQueue:
         """Add what has arrived, and wait until there is room for more."""
         self._items.extend(items)
         self._news.set()
-        while len(self._items) > QUEUE_TICKS_MAX and not self._is_urgent():
+        while self.is_full:
             self._room.clear()
             await self._room.wait()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is to be read before the program has taken something."""
+        bound = QUEUE_TICKS_MAX * (URGENT if self._is_urgent() else 1)
+        return len(self._items) > bound
 
     def look_again(self) -> None:
         """There may be room, or it has become urgent to read."""

@@ -159,7 +159,11 @@ class Coverage:
 
 
 def channel_of(tick: Tick) -> str:
-    """The channel a tick travels in."""
+    """The channel a tick travels in.
+
+    >>> channel_of(Trade(symbol="ES", price=1640.25, size=3, time=Time.now()))
+    'trades'
+    """
     if isinstance(tick, Trade):
         return "trades"
     if isinstance(tick, Quote):
@@ -184,7 +188,11 @@ def _is_symbol(text: str) -> bool:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether `text` can stand in a subscription: a symbol, or a prefix with `*` at its end."""
+    """Whether `text` can stand in a subscription: a symbol, or a prefix with `*` at its end.
+
+    >>> [is_pattern(text) for text in ("ES", "BTC-*", "*", "B*C", "")]
+    [True, True, True, False, False]
+    """
     return is_symbol(text) or _PREFIX.fullmatch(text) is not None
 
 
@@ -338,14 +346,21 @@ def number(ticks: list[Tick], first_seq: int) -> list[Tick]:
     return ticks
 
 
-def from_wire(fields: dict[str, Any]) -> Tick:
+def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
     """The tick that one decoded message stands for; fields it does not know are left out.
+
+    Args:
+        kinds: what it may be, where that is not `Tick` itself: classes derived from those of it.
+
+    >>> tick = from_wire({"T": "t", "S": "ES", "p": 1640.25, "s": 3, "t": "2013-09-03T13:00:00Z"})
+    >>> tick.symbol, tick.price, tick.seq
+    ('ES', 1640.25, None)
 
     Raises:
         InvalidTick: a field is missing or of the wrong type.
     """
     try:
-        tick: Tick = msgspec.convert(fields, Tick, dec_hook=_decode_time)
+        tick: Tick = msgspec.convert(fields, kinds, dec_hook=_decode_time)
     except (msgspec.ValidationError, ValueError) as error:
         raise InvalidTick(str(error)) from None
     return tick

@@ -204,8 +204,7 @@ class Projector:
             ]
             async with self._reading:
                 await asyncio.to_thread(_work_off, turns)
-            for turn in turns:
-                self._finish(turn)
+            self._finish(turns)
             await asyncio.sleep(PAUSE_S)
 
     async def _wait(self) -> None:
@@ -224,16 +223,20 @@ class Projector:
                 await self._news.wait()
         self._news.clear()
 
-    def _finish(self, turn: _Turn) -> None:
-        viewer, showing = turn.viewer, turn.showing
-        if viewer.showings.get(showing.id) is not showing:
-            return  # It has been forgotten meanwhile.
-        viewer.waiting += turn.outcome
-        if showing.over:
-            del viewer.showings[showing.id]
-            if not viewer.showings:
-                self._viewers.discard(viewer)
-        viewer.deliver()
+    def _finish(self, turns: Iterable[_Turn]) -> None:
+        """Send what has come of turns; those that were forgotten meanwhile send nothing."""
+        valid = [
+            each for each in turns if each.viewer.showings.get(each.showing.id) is each.showing
+        ]
+        for turn in valid:
+            turn.viewer.waiting += turn.outcome
+        # Only now: a replay that was steered has had two turns, and may have ended in the second.
+        for viewer, showing, *_ in valid:
+            if showing.over:
+                viewer.showings.pop(showing.id, None)
+                if not viewer.showings:
+                    self._viewers.discard(viewer)
+            viewer.deliver()
 
 
 def _begin(

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from clients.books import Gap
 from clients.comeback import Wish
+from clients.notices import Event, Heartbeat
 from clients.state import ClientState, Message
 from feed.actions import Auth
 from feed.batch import Batch
 from feed.frames import TEXT, split_frames
+from feed.playback import State
 from feed.recovery import Run
 from feed.replay_actions import Play, Steer
 from feed.ticks import Bar, Encoding, Quote, StreamKey, Tick, Trade, channel_of
@@ -175,7 +177,8 @@ class Line:
                 self._say(*ask)
                 self.waits_for = 0
 
-    def _show(self, item: Tick | Gap) -> None:
+    def _show(self, item: Tick | Event) -> None:
+        assert not isinstance(item, State | Heartbeat)
         if isinstance(item, Gap):
             name = (item.channel, item.symbol)
         else:

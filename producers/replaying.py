@@ -227,7 +227,7 @@ class Replay:
             self._free_s += len(ticks) / self._order.max_rate
         if self._order.hashed:
             self._hash(ticks)
-        await self._publisher.publish(ticks)
+        await self._publisher.publish(ticks, checked=True)  # Every source has seen to that.
         await asyncio.sleep(0)
 
     def _hash(self, ticks: list[Tick]) -> None:

@@ -6,8 +6,8 @@ The same trades of one symbol as a CSV file, a tape and a Parquet file, each rep
 embedded store by the command itself; and once more by a bare publisher, out of memory, with nothing
 to read. Shown are medians. `begins` is the CPU time until the first tick is out: the start of the
 program and the look through the file. The other CPU times are those of a tick from there on, of the
-replay and of Valkey; `busy` is how much of the time Valkey spends on it. Were it the bound, that would be
-near 100 %.
+replay and of Valkey; `busy` is how much of the time Valkey spends on it. Were it the bound, that
+would be near 100 %.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ async def publish(url: str, count: int) -> None:
     async with Publisher(client, DEFAULT_FEED, Settings(), waits=True) as publisher:
         begin_s, began_s = time.process_time(), time.monotonic()
         for start in range(0, count, STEP):
-            await publisher.publish(ticks[start : start + STEP])
+            await publisher.publish(ticks[start : start + STEP], checked=True)
             await asyncio.sleep(0)
         await publisher.drain()
         took_s = time.monotonic() - began_s

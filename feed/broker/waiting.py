@@ -123,9 +123,9 @@ class Waiting:
             if not checked:
                 validate(tick)
             key = (feed, channel_of(tick), tick.symbol)
-            if key in gathered:
+            try:
                 gathered[key].append(tick)
-            else:
+            except KeyError:
                 gathered[key] = [tick]
             self._gathered_ticks += 1
 

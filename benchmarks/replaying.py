@@ -32,12 +32,12 @@ from processes import cpu_s
 from feed.broker.client import make_client
 from feed.broker.embedded import provided_store
 from feed.broker.publisher import Publisher
+from feed.broker.waiting import BATCH_TICKS_MAX
 from feed.settings import Settings
 from feed.ticks import DEFAULT_FEED, Trade
 from feed.times import Time
 
 TICKCAST = [sys.executable, "-m", "feed.cli"]
-STEP = 500
 
 
 class Run(NamedTuple):
@@ -178,8 +178,8 @@ async def publish(url: str, count: int) -> None:
     client = make_client(url)
     async with Publisher(client, DEFAULT_FEED, Settings(), waits=True) as publisher:
         begin_s, began_s = time.process_time(), time.monotonic()
-        for start in range(0, count, STEP):
-            await publisher.publish(ticks[start : start + STEP], checked=True)
+        for start in range(0, count, BATCH_TICKS_MAX):
+            await publisher.publish(ticks[start : start + BATCH_TICKS_MAX], checked=True)
             await asyncio.sleep(0)
         await publisher.drain()
         took_s = time.monotonic() - began_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -212,15 +213,19 @@ def validate(tick: Tick) -> None:
     if isinstance(tick, Trade):
         _check_price("p", tick.price)
         _check_amount("s", tick.size)
-        _check_text("i", tick.id)
-        _check_text("x", tick.venue)
+        if tick.id is not None:
+            _check_text("i", tick.id)
+        if tick.venue is not None:
+            _check_text("x", tick.venue)
     elif isinstance(tick, Quote):
         _check_price("bp", tick.bid_price)
         _check_amount("bs", tick.bid_size)
         _check_price("ap", tick.ask_price)
         _check_amount("as", tick.ask_size)
-        _check_text("bx", tick.bid_venue)
-        _check_text("ax", tick.ask_venue)
+        if tick.bid_venue is not None:
+            _check_text("bx", tick.bid_venue)
+        if tick.ask_venue is not None:
+            _check_text("ax", tick.ask_venue)
     else:
         _check_price("o", tick.open)
         _check_price("h", tick.high)
@@ -247,9 +252,7 @@ def _check_integer(name: str, value: int) -> None:
         raise InvalidTick(f"{name} must fit 64 bits")
 
 
-def _check_text(name: str, value: int | str | None) -> None:
-    if value is None:
-        return
+def _check_text(name: str, value: int | str) -> None:
     if isinstance(value, int):
         _check_integer(name, value)
     elif not 0 < len(value) <= TEXT_MAX:
@@ -281,7 +284,7 @@ _WIRE_ENCODERS: Final[dict[Encoding, msgspec.json.Encoder | msgspec.msgpack.Enco
     Encoding.JSON: msgspec.json.Encoder(enc_hook=_hook(Time.rfc3339)),
     Encoding.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_hook(Time.ext)),
 }
-_STORE_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_hook(int))
+_STORE_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=operator.index)
 
 
 def _decode_time(kind: type, value: object) -> object:

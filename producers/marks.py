@@ -8,7 +8,8 @@ from typing import BinaryIO, Final, NamedTuple
 
 from feed.times import Time
 
-_ROWS: Final = 2048
+ROWS: Final = 2048
+"""The rows between two places that can be marked."""
 _MARKS_MAX: Final = 65_536
 
 
@@ -27,23 +28,23 @@ class Mark(NamedTuple):
 
 
 class Marks:
-    """Marks every few thousand rows; where the file is long, fewer."""
+    """Marks every `ROWS` rows; where the file is long, fewer."""
 
     def __init__(self) -> None:
         self._marks: list[Mark] = []
-        self._rows = _ROWS
+        self._every = 1
         self._passed = 0
 
-    def pass_row(self, greatest: int, offset: int, line: int) -> None:
-        """A row has been read, and stands before this place."""
+    def pass_rows(self, greatest: int, offset: int, line: int) -> None:
+        """Another `ROWS` rows have been read, and stand before this place."""
         self._passed += 1
-        if self._passed < self._rows:
+        if self._passed < self._every:
             return
         self._passed = 0
         self._marks.append(Mark(greatest, offset, line))
         if len(self._marks) > _MARKS_MAX:
             del self._marks[::2]
-            self._rows *= 2
+            self._every *= 2
 
     def before(self, start: Time) -> Mark | None:
         """The last one with no row before it whose time is `start` or later."""
@@ -69,8 +70,10 @@ class CountedLines:
         self.countable = True
 
     def __iter__(self) -> Iterator[str]:
+        encoding = "utf-8-sig"
         for line in self._content:
             self.offset += len(line)
             if b"\r" in line and line.find(b"\r", 0, -2) >= 0:
                 self.countable = False
-            yield line.decode("utf-8-sig" if self.offset == len(line) else "utf-8")
+            yield line.decode(encoding)
+            encoding = "utf-8"

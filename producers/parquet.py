@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from feed.errors import InvalidRecording, InvalidTick
+from feed.errors import InvalidRecording
 from feed.tapes.export import load_pyarrow
 from feed.ticks import Tick
 from feed.times import Time
-from producers.recordings import Layout
+from producers.recordings import Block, Layout
 
-_ROWS: Final = 16_384
+_ROWS: Final = 1_000
 
 
 class _Groups(NamedTuple):
@@ -84,8 +84,8 @@ class ParquetRecording:
             InvalidRecording: the file turns out to be damaged.
         """
         group = 0 if start is None else self._groups.before(start)
-        for row, values in self._rows(self._layout.used, group):
-            yield from self._read_row(values, row)
+        for block in self._blocks(self._layout.used, group):
+            yield from self._layout.read(block, self._on_bad_row)
 
     @cached_property
     def _groups(self) -> _Groups:
@@ -95,23 +95,18 @@ class ParquetRecording:
         befores: list[int] = []
         for group in range(self._file.num_row_groups):
             befores.append(greatest)
-            for _, values in self._rows(self._layout.timing, group, group + 1):
-                try:
-                    time = self._layout.time_of(values)
-                except ValueError:
-                    continue
-                if first is None:
-                    first, greatest, befores = time, time, [time - 1] * len(befores)
-                elif time > greatest:
-                    greatest = time
+            for block in self._blocks(self._layout.timing, group, group + 1):
+                if times := self._layout.times_of(block.rows):
+                    if first is None:
+                        first = greatest = times[0]
+                        befores = [first - 1] * len(befores)
+                    greatest = max(greatest, *times)
         if first is None:
             raise InvalidRecording(f"{self._path}: no row has a time")
         return _Groups(first, Time(greatest), befores)
 
-    def _rows(
-        self, used: set[int], group: int, end: int | None = None
-    ) -> Iterator[tuple[int, list[str]]]:
-        """The rows of some row groups with their numbers; columns that are not used are empty."""
+    def _blocks(self, used: set[int], group: int, end: int | None = None) -> Iterator[Block]:
+        """The rows of some row groups; columns that are not used are empty."""
         metadata = self._file.metadata
         row = sum(metadata.row_group(each).num_rows for each in range(group))
         groups = list(range(group, self._file.num_row_groups if end is None else end))
@@ -119,29 +114,28 @@ class ParquetRecording:
         try:
             wanted = [names[index] for index in used]
             for batch in self._file.iter_batches(_ROWS, row_groups=groups, columns=wanted):
-                texts = [
-                    self._texts(batch.column(name))
+                columns = [
+                    self._cells(index, batch.column(name))
                     if index in used and name in batch.schema.names
                     else [""] * batch.num_rows
                     for index, name in enumerate(names)
                 ]
-                for values in zip(*texts, strict=True):
-                    row += 1
-                    yield row, list(values)
+                yield Block(
+                    list(zip(*columns, strict=True)), list(range(row + 1, row + batch.num_rows + 1))
+                )
+                row += batch.num_rows
         except (OSError, self._pyarrow.ArrowException) as error:
             raise InvalidRecording(f"{self._path}: damaged after row {row:,}: {error}") from None
 
-    def _texts(self, column: Any) -> list[str]:
-        """A column as texts, in which no digit is lost."""
+    def _cells(self, index: int, column: Any) -> list[Any]:
+        """A column as `Layout` reads it, in which no digit is lost."""
         types = self._pyarrow.types
         if types.is_timestamp(column.type):
             exact = column.cast(self._pyarrow.timestamp("ns", tz=column.type.tz))
             numbers = exact.cast(self._pyarrow.int64()).to_pylist()
+            if self._layout.timing == {index}:
+                return ["" if ns is None else Time(ns) for ns in numbers]
             return ["" if ns is None else Time(ns).rfc3339() for ns in numbers]
+        if index in self._layout.amounts and types.is_floating(column.type):
+            return ["" if value is None else value for value in column.to_pylist()]
         return ["" if value is None else str(value) for value in column.to_pylist()]
-
-    def _read_row(self, values: list[str], row: int) -> Iterator[Tick]:
-        try:
-            yield from self._layout.read(values)
-        except (ValueError, InvalidTick) as error:
-            self._on_bad_row(row, str(error))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import repeat
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, NamedTuple, Protocol
 
 from feed.errors import InvalidRecording, InvalidTick
 from feed.ticks import Quote, Tick, Trade, validate
 from feed.times import NS_PER_SECOND, Time
 from producers.compressed import DAMAGE, opened, opened_bytes
-from producers.marks import CountedLines, Marks
+from producers.marks import ROWS, CountedLines, Marks
 
 _COLUMN_NAMES: Final[Mapping[str, frozenset[str]]] = {
     "time": frozenset(
@@ -35,7 +36,15 @@ _SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
     "s": "S", "sell": "S", "seller": "S", "ask": "S", "a": "S",
 }  # fmt: skip
 _SECONDS_MAX: Final = 10**11
-_ROWS_PER_REPORT: Final = 20_000
+_BLOCK: Final = 250
+"""Rows read at once: enough to spread what a block costs, and too few to be late for a tick."""
+
+
+class Block(NamedTuple):
+    """Rows that follow each other, and the number that people know each by."""
+
+    rows: list[Sequence[Any]]
+    numbers: list[int]
 
 
 class CsvRecording:
@@ -121,7 +130,7 @@ class CsvRecording:
             marks = Marks()
             span = self._scan(
                 iter(lines), on_progress,
-                lambda greatest, line: marks.pass_row(greatest, lines.offset, line),
+                lambda greatest, line: marks.pass_rows(greatest, lines.offset, line),
             )  # fmt: skip
         if span is None or not lines.countable:
             # What is read of it must be the same as what is played.
@@ -138,36 +147,32 @@ class CsvRecording:
         self,
         lines: Iterator[str],
         on_progress: Callable[[], None],
-        on_row: Callable[[int, int], None],
+        on_rows: Callable[[int, int], None],
         to_damage: bool = False,
     ) -> tuple[Time, Time] | None:
         """The first and the greatest time; None where there is none, or damage.
 
         Args:
-            on_row: called behind each row with the greatest time so far and the number of lines.
+            on_rows: called behind every `ROWS` rows with the greatest time so far and the number of
+                lines.
             to_damage: take what lies before it.
         """
-        first: int | None = None
-        greatest = 0
+        first: Time | None = None
+        greatest = Time(0)
         next(lines, "")
         rows = csv.reader(lines, delimiter=self._delimiter)
         try:
-            for row in rows:
-                try:
-                    time = self._layout.time_of(row)
-                except (ValueError, IndexError):
-                    continue
-                if first is None:
-                    first = greatest = time
-                elif time > greatest:
-                    greatest = time
-                on_row(greatest, rows.line_num + 1)
-                if not rows.line_num % _ROWS_PER_REPORT:
-                    on_progress()
+            for block in _blocks(rows, ROWS):
+                if times := self._layout.times_of(block.rows):
+                    if first is None:
+                        first = greatest = times[0]
+                    greatest = max(greatest, *times)
+                    on_rows(greatest, rows.line_num + 1)
+                on_progress()
         except (OSError, UnicodeDecodeError, *DAMAGE):
             if not to_damage:
                 return None
-        return None if first is None else (Time(first), Time(greatest))
+        return None if first is None else (first, greatest)
 
     def read(self, start: Time | None = None) -> Iterator[Tick]:
         """The ticks in the file's order, from some place before those of `start` on.
@@ -183,17 +188,8 @@ class CsvRecording:
             rows = csv.reader(lines, delimiter=self._delimiter)
             before = mark.line if mark else 1
             try:
-                for row in rows:
-                    if not row:
-                        continue
-                    try:
-                        ticks = self._layout.read(row)
-                    except IndexError:
-                        self._on_bad_row(rows.line_num + before, f"has only {len(row)} columns")
-                    except (ValueError, InvalidTick) as error:
-                        self._on_bad_row(rows.line_num + before, str(error))
-                    else:
-                        yield from ticks
+                for block in _blocks(rows, _BLOCK, before):
+                    yield from self._layout.read(block, self._on_bad_row)
             except (OSError, UnicodeDecodeError, *DAMAGE) as error:
                 raise InvalidRecording(
                     f"{self._path}: damaged after line {rows.line_num + before}: {error}"
@@ -230,21 +226,37 @@ class Layout:
             raise InvalidRecording("no symbol column; name the symbol with --symbol")
         self._clock_column = _separate_clock(header, places["time"])
         self._time_column = places["time"]
+        self._symbol_column = places.get("symbol")
         self._id, self._venue, self._side = map(places.get, ("id", "venue", "side"))
+        self._price, self._size = places.get("price", -1), places.get("size", -1)
+        self._bid, self._ask = places.get("bid", -1), places.get("ask", -1)
+        self._bid_size, self._ask_size = map(places.get, ("bid_size", "ask_size"))
         self._places = places
 
-    def time_of(self, row: list[str]) -> Time:
-        """The time of one row; raises ValueError or IndexError."""
-        text = row[self._time_column]
-        if self._clock_column is not None:
-            text = f"{text} {row[self._clock_column]}"
-        return read_time(text.strip())
+    def times_of(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
+        """The times of rows, of those that have one."""
+        try:
+            return self._times(rows)
+        except (ValueError, IndexError):
+            return [] if len(rows) == 1 else [each for row in rows for each in self.times_of([row])]
+
+    def _times(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
+        at, clock = self._time_column, self._clock_column
+        if clock is not None:
+            return [read_time(f"{row[at]} {row[clock]}") for row in rows]
+        return [row[at] if isinstance(row[at], Time) else read_time(row[at]) for row in rows]
 
     @property
     def timing(self) -> set[int]:
-        """The columns that hold the time."""
+        """The columns that hold the time: one, or two where the time of day has its own."""
         clock = set() if self._clock_column is None else {self._clock_column}
         return clock | {self._time_column}
+
+    @property
+    def amounts(self) -> set[int]:
+        """The columns that hold prices and sizes."""
+        names = ("price", "size", "bid", "bid_size", "ask", "ask_size")
+        return {self._places[name] for name in names if name in self._places}
 
     @property
     def used(self) -> set[int]:
@@ -252,46 +264,131 @@ class Layout:
         clock = set() if self._clock_column is None else {self._clock_column}
         return clock | set(self._places.values())
 
-    def read(self, row: list[str]) -> Sequence[Tick]:
-        """The ticks of one row; raises ValueError, IndexError or InvalidTick."""
-        places = self._places
-        time = self.time_of(row)
-        symbol = row[places["symbol"]].strip() if "symbol" in places else self._symbol or ""
-        found: list[Tick] = []
-        if self._has_trades and row[places["price"]].strip():
-            found.append(self._read_trade(row, symbol, time))
-        if self._has_quotes and row[places["bid"]].strip():
-            found.append(self._read_quote(row, symbol, time))
-        for tick in found:
+    def read(self, block: Block, on_bad_row: Callable[[int, str], None]) -> Iterable[Tick]:
+        """The ticks of some rows, in their order.
+
+        Args:
+            block: cells are texts. A time may also be a `Time`, and an amount a float.
+            on_bad_row: called with the number and the error of each row that is no tick, when its
+                turn comes.
+        """
+        try:
+            return self._read(block.rows)
+        except (ValueError, IndexError, InvalidTick):
+            return self._read_singly(block, on_bad_row)
+
+    def _read_singly(self, block: Block, on_bad_row: Callable[[int, str], None]) -> Iterator[Tick]:
+        for row, number in zip(block.rows, block.numbers, strict=True):
+            try:
+                ticks = self._read([row])
+            except IndexError:
+                on_bad_row(number, f"has only {len(row)} columns")
+            except (ValueError, InvalidTick) as error:
+                on_bad_row(number, str(error))
+            else:
+                yield from ticks
+
+    def _read(self, rows: Sequence[Sequence[Any]]) -> Sequence[Tick]:
+        """The ticks of rows that all make sense; raises ValueError, IndexError or InvalidTick."""
+        times = self._times(rows)
+        place = self._symbol_column
+        symbols = (
+            repeat(self._symbol or "") if place is None else [row[place].strip() for row in rows]
+        )
+        trades = self._trades(rows, times, symbols) if self._has_trades else []
+        quotes = self._quotes(rows, times, symbols) if self._has_quotes else []
+        ticks: list[Tick] = []
+        if trades and quotes:
+            next_trade, next_quote = iter(trades).__next__, iter(quotes).__next__
+            for row in rows:
+                if _is_given(row[self._price]):
+                    ticks.append(next_trade())
+                if _is_given(row[self._bid]):
+                    ticks.append(next_quote())
+        else:
+            ticks += trades or quotes
+        for tick in ticks:
             validate(tick)
-        return found
+        return ticks
 
-    def _read_trade(self, row: list[str], symbol: str, time: Time) -> Trade:
-        return Trade(
-            symbol=symbol,
-            id=_text(row, self._id),
-            venue=_text(row, self._venue),
-            price=float(row[self._places["price"]]),
-            size=float(row[self._places["size"]]),
-            side=None if self._side is None else _SIDES.get(row[self._side].strip().lower()),
-            time=time,
-        )
+    def _trades(
+        self, rows: Sequence[Sequence[Any]], times: list[Time], symbols: Iterable[str]
+    ) -> list[Trade]:
+        price, size = self._price, self._size
+        number, venue, side = self._id, self._venue, self._side
+        return [
+            Trade(
+                symbol=symbol,
+                id=None if number is None else _text(row[number]),
+                venue=None if venue is None else _text(row[venue]),
+                price=float(row[price]),
+                size=float(row[size]),
+                side=None if side is None else _SIDES.get(row[side].strip().lower()),
+                time=time,
+            )
+            for row, time, symbol in zip(rows, times, symbols, strict=False)
+            if _is_given(row[price])
+        ]
 
-    def _read_quote(self, row: list[str], symbol: str, time: Time) -> Quote:
-        return Quote(
-            symbol=symbol,
-            bid_venue=_text(row, self._venue),
-            bid_price=float(row[self._places["bid"]]),
-            bid_size=float(_text(row, self._places.get("bid_size")) or 0),
-            ask_venue=_text(row, self._venue),
-            ask_price=float(row[self._places["ask"]]),
-            ask_size=float(_text(row, self._places.get("ask_size")) or 0),
-            time=time,
-        )
+    def _quotes(
+        self, rows: Sequence[Sequence[Any]], times: list[Time], symbols: Iterable[str]
+    ) -> list[Quote]:
+        bid, bid_size, ask, ask_size = self._bid, self._bid_size, self._ask, self._ask_size
+        venue = self._venue
+        return [
+            Quote(
+                symbol=symbol,
+                bid_venue=None if venue is None else _text(row[venue]),
+                bid_price=float(row[bid]),
+                bid_size=0.0 if bid_size is None else _size(row[bid_size]),
+                ask_venue=None if venue is None else _text(row[venue]),
+                ask_price=float(row[ask]),
+                ask_size=0.0 if ask_size is None else _size(row[ask_size]),
+                time=time,
+            )
+            for row, time, symbol in zip(rows, times, symbols, strict=False)
+            if _is_given(row[bid])
+        ]
 
 
-def _text(row: list[str], place: int | None) -> str | None:
-    return None if place is None else row[place].strip() or None
+def _is_given(cell: Any) -> bool:
+    return not isinstance(cell, str) or bool(cell.strip())
+
+
+def _text(cell: str) -> str | None:
+    return cell.strip() or None
+
+
+def _size(cell: Any) -> float:
+    return float(cell) if _is_given(cell) else 0.0
+
+
+class _Rows(Protocol):
+    """What `csv.reader` returns."""
+
+    line_num: int
+
+    def __iter__(self) -> Iterator[list[str]]: ...
+
+
+def _blocks(rows: _Rows, size: int, lines_before: int = 0) -> Iterator[Block]:
+    """Rows in blocks, empty ones left out, numbered by the line in which each ends.
+
+    What lies before damage comes before that is raised.
+    """
+    block = Block([], [])
+    try:
+        for row in rows:
+            if row:
+                block.rows.append(row)
+                block.numbers.append(rows.line_num + lines_before)
+                if len(block.rows) == size:
+                    yield block
+                    block = Block([], [])
+    except (OSError, UnicodeDecodeError, *DAMAGE):
+        yield block
+        raise
+    yield block
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -311,6 +408,8 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
+# Ticks that follow each other often have the same time.
+@lru_cache(maxsize=64)
 def read_time(text: str) -> Time:
     """A time as recordings write it: a date and time, or a number since the Unix epoch.
 
@@ -320,6 +419,7 @@ def read_time(text: str) -> Time:
     Raises:
         ValueError: it is neither.
     """
+    text = text.strip()
     whole, _, fraction = text.partition(".")
     if ":" in whole and fraction.isdigit() and len(fraction) <= 9:
         return Time(_read_whole_second(whole) + int(fraction.ljust(9, "0")))

@@ -14,6 +14,7 @@ from typing import Final
 from feed.broker.publisher import Publisher
 from feed.broker.replays import Stage
 from feed.broker.steering import Command, Pause, Resume, Seek, Speed, Status, Step
+from feed.broker.waiting import BATCH_TICKS_MAX
 from feed.errors import BrokerUnavailable, ReplayFailed
 from feed.playback import Deck, Mode, State, place, read_speed
 from feed.tasks import end_tasks
@@ -21,7 +22,6 @@ from feed.ticks import Encoding, Tick, channel_of, encode
 from feed.times import NS_PER_SECOND, Time
 
 ANNOUNCE_S: Final = 1.0
-_BATCH_MAX: Final = 500
 _COMMANDS_MAX: Final = 100
 
 logger = logging.getLogger("tickcast.replay")
@@ -206,7 +206,7 @@ class Replay:
 
     def _room(self, now_s: float) -> int:
         """How many ticks may go now."""
-        most, limit, rate = _BATCH_MAX, self._order.limit, self._order.max_rate
+        most, limit, rate = BATCH_TICKS_MAX, self._order.limit, self._order.max_rate
         if limit is not None:
             most = min(most, limit - self.count)
         if rate is not None:
@@ -227,7 +227,7 @@ class Replay:
             self._free_s += len(ticks) / self._order.max_rate
         if self._order.hashed:
             self._hash(ticks)
-        await self._publisher.publish(ticks)
+        await self._publisher.publish(ticks, checked=True)  # Every source has seen to that.
         await asyncio.sleep(0)
 
     def _hash(self, ticks: list[Tick]) -> None:

@@ -125,10 +125,13 @@ class Publisher:
         finally:
             await self._end()
 
-    async def publish(self, ticks: Iterable[Tick]) -> None:
+    async def publish(self, ticks: Iterable[Tick], *, checked: bool = False) -> None:
         """Take ticks; returns at once unless too many are waiting already.
 
         While Redis is away it waits for it if the source can wait, else not at all.
+
+        Args:
+            checked: they are known to hold to the rules, and are not looked at again.
 
         Raises:
             InvalidTick: one breaks the rules; none after it was taken.
@@ -136,7 +139,7 @@ class Publisher:
         """
         self._raise_failure()
         try:
-            self._waiting.take(ticks, monotonic())
+            self._waiting.take(ticks, monotonic(), checked=checked)
         finally:
             if self._waiting.count:
                 self._idle.clear()

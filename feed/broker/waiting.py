@@ -11,8 +11,8 @@ from typing import Final
 from feed.ticks import StreamKey, Tick, channel_of, validate
 from feed.times import Time
 
-BATCH_TICKS_MAX: Final = 500
-"""Ticks in one batch; larger ones would hold Redis up and gain nothing."""
+BATCH_TICKS_MAX: Final = 1_000
+"""Ticks in one batch. Redis is held up for 0.2 ms by that; larger ones would gain little."""
 WAITING_TICKS_MAX: Final = 20_000
 """Ticks gathered by stream; whoever wants to add more should wait."""
 TICK_BYTES: Final = 460
@@ -22,6 +22,9 @@ Measured: a bare trade 260, one with id, venue and side 390, a quote with venues
 """
 _STREAMS_PER_ROUND: Final = 200
 _SLICE_S: Final = 0.05
+
+_Key = tuple[str, str, str]
+"""What `StreamKey` is too, but made in a fraction of the time."""
 
 
 @dataclass(slots=True)
@@ -60,7 +63,7 @@ class Waiting:
         self._feed = feed
         self._keep_s = keep_s
         self._keep_ticks = keep_bytes // TICK_BYTES
-        self._gathered: dict[StreamKey, list[Tick]] = {}
+        self._gathered: dict[_Key, list[Tick]] = {}
         self._gathered_ticks = 0
         self._held: deque[_Slice] = deque()
         self._held_ticks = 0
@@ -73,22 +76,24 @@ class Waiting:
         """Ticks that wait."""
         return self._gathered_ticks + self._held_ticks
 
-    def take(self, ticks: Iterable[Tick], now_s: float) -> None:
+    def take(self, ticks: Iterable[Tick], now_s: float, *, checked: bool = False) -> None:
         """Add ticks.
+
+        Args:
+            checked: they are known to hold to the rules.
 
         Raises:
             InvalidTick: one breaks the rules; none after it was taken.
         """
         if not self._holding:
-            for tick in ticks:
-                validate(tick)
-                self._gather(tick)
+            self._gather(ticks, checked)
             return
         if not self._held or now_s - self._held[-1].since >= _SLICE_S:
             self._held.append(_Slice(now_s))
         newest = self._held[-1].ticks
         for tick in ticks:
-            validate(tick)
+            if not checked:
+                validate(tick)
             newest.append(tick)
             self._held_ticks += 1
 
@@ -98,22 +103,30 @@ class Waiting:
         It ends the holding, as soon as all that was held has been gathered.
         """
         while self._held and self._gathered_ticks < WAITING_TICKS_MAX:
-            for tick in self._held.popleft().ticks:
-                self._held_ticks -= 1
-                self._gather(tick)
+            oldest = self._held.popleft().ticks
+            self._held_ticks -= len(oldest)
+            self._gather(oldest, checked=True)
         self._holding = bool(self._held)
         batches: dict[StreamKey, list[Tick]] = {}
         for key in list(self._gathered)[:_STREAMS_PER_ROUND]:
             ticks = self._gathered.pop(key)
-            batches[key] = ticks[:BATCH_TICKS_MAX]
+            batch = batches[StreamKey(*key)] = ticks[:BATCH_TICKS_MAX]
             if len(ticks) > BATCH_TICKS_MAX:
                 self._gathered[key] = ticks[BATCH_TICKS_MAX:]
-            self._gathered_ticks -= len(batches[key])
+            self._gathered_ticks -= len(batch)
         return batches
 
-    def _gather(self, tick: Tick) -> None:
-        self._gathered.setdefault(self._key_of(tick), []).append(tick)
-        self._gathered_ticks += 1
+    def _gather(self, ticks: Iterable[Tick], checked: bool) -> None:
+        feed, gathered = self._feed, self._gathered
+        for tick in ticks:
+            if not checked:
+                validate(tick)
+            key = (feed, channel_of(tick), tick.symbol)
+            try:
+                gathered[key].append(tick)
+            except KeyError:
+                gathered[key] = [tick]
+            self._gathered_ticks += 1
 
     def _key_of(self, tick: Tick) -> StreamKey:
         return StreamKey(self._feed, channel_of(tick), tick.symbol)

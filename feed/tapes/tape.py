@@ -12,7 +12,17 @@ from typing import Final
 from feed.errors import InvalidTape, TapeNotFound
 from feed.tapes.frames import Frame, decompress, frames_at, opened
 from feed.tapes.ledger import Ledger
-from feed.tapes.lines import Head, Hole, Mark, Place, Record, decode_line, encode_tick, received_at
+from feed.tapes.lines import (
+    TICKS,
+    Head,
+    Hole,
+    Mark,
+    Place,
+    Record,
+    decode_line,
+    encode_tick,
+    received_at,
+)
 from feed.tapes.manifest import (
     MANIFEST_BYTES_MAX,
     FrameEntry,
@@ -25,7 +35,6 @@ from feed.times import Time
 
 _ENTRIES_MAX: Final = 1_000_000
 """Frames and gaps of a tape without a manifest: they are held in memory."""
-_MARKS: Final = (Head, Place, Hole)
 _NEVER: Final = -(2**63)
 
 
@@ -84,9 +93,11 @@ class Tape:
         Raises:
             InvalidTape: it is damaged, or was changed.
         """
-        for record in self.records(start, coverage):
-            if not isinstance(record.item, _MARKS):
-                yield record.item
+        wanted = _Choice(start, coverage).has
+        for line in self._lines_from(start):
+            item = decode_line(line)
+            if isinstance(item, TICKS) and wanted(item):
+                yield item
 
     def records(
         self,
@@ -100,12 +111,15 @@ class Tape:
         Args:
             with_rx: also say when each was received. Else that is None.
         """
-        chosen = _Choice(start, coverage)
-        frames = self.frames_from(start)
-        for line in self._lines(frames[0].offset if frames else self.manifest.bytes):
+        wanted = _Choice(start, coverage).has
+        for line in self._lines_from(start):
             item = decode_line(line)
-            if chosen.has(item):
+            if wanted(item):
                 yield Record(item, received_at(line) if with_rx else None)
+
+    def _lines_from(self, start: Time | None) -> Iterator[bytes]:
+        frames = self.frames_from(start)
+        return self._lines(frames[0].offset if frames else self.manifest.bytes)
 
     def frames_from(self, start: Time | None) -> list[FrameEntry]:
         """The frames from the first on that may hold a tick at or after a time.
@@ -126,7 +140,7 @@ class Tape:
             InvalidTape: it is damaged, or was changed.
         """
         items = map(decode_line, self._lines(frame.offset, 1))
-        return [item for item in items if not isinstance(item, _MARKS)]
+        return [item for item in items if isinstance(item, TICKS)]
 
     def _lines(self, offset: int, frames: int | None = None) -> Iterator[bytes]:
         """The lines from a frame on, of so many frames or of all."""
@@ -156,11 +170,9 @@ class _Choice:
         self._covered: dict[tuple[str, str], bool] = {}
 
     def has(self, item: Tick | Mark) -> bool:
-        if isinstance(item, Head):
+        if (self._start is None and self._coverage is None) or isinstance(item, Head):
             return True
-        is_mark = isinstance(item, _MARKS)
-        if self._start is None and self._coverage is None:
-            return True
+        is_mark = not isinstance(item, TICKS)
         channel = item.channel if isinstance(item, Place | Hole) else channel_of(item)
         stream = (channel, item.symbol)
         if self._coverage is not None and not self._covers(stream, self._coverage):

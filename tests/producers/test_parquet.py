@@ -72,6 +72,27 @@ def test_bad_rows_are_told_and_left_out(tmp_path: Path) -> None:
     assert "not an RFC 3339 time" in told[0][1]
 
 
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.int64(), pa.decimal128(9, 2)])
+def test_amounts_of_any_type(tmp_path: Path, kind: Any) -> None:
+    path = a_file(
+        tmp_path,
+        time=pa.array([T0, T0, None, T0], pa.timestamp("ns")),
+        price=pa.array([0, None, 3, 4], kind),
+        size=pa.array([1, None, 1, 1], kind),
+    )
+    told: list[int] = []
+    ticks = list(ParquetRecording(path, "ES", None, lambda row, error: told.append(row)))
+    assert ticks == [trade(price=0.0, size=1.0), trade(price=4.0, size=1.0)]
+    assert told == [3], "where there is no price there is no trade"
+
+
+def test_an_amount_that_is_no_number(tmp_path: Path) -> None:
+    told: list[tuple[int, str]] = []
+    path = a_file(tmp_path, time=[int(T0)] * 2, price=[1.5, float("nan")], size=[1.0, 1.0])
+    assert len(list(ParquetRecording(path, "ES", None, lambda *what: told.append(what)))) == 1
+    assert told == [(2, "p must be a finite number, not nan")]
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1 nonsense")

@@ -6,10 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from feed.errors import InvalidRecording
 from feed.ticks import Quote, Trade
 from feed.times import Time
+from producers import recordings
 from producers.recordings import CsvRecording, parse_columns, read_time
 from tests.conftest import ES_TRADES
 
@@ -196,3 +199,39 @@ def test_the_real_trades_come_out_as_they_are() -> None:
         assert isinstance(tick, Trade)
         assert (tick.price, tick.size) == (float(price), float(volume))
         assert written(tick.time) == time
+
+
+ROWS = st.lists(
+    st.sampled_from(
+        ["1,5,1,,", "2,,,4,6", "2,5,1,4,6", "3,,,,", "x,5,1,,", "4,five,1,,", "5,1", "",
+         "6,-1,-1,,", '7,"5","1",,', '"8\n",5,1,,', "9,5,1,nan,6", "1.5,5,1, ,", "10,5,1,,,,spare"]
+    ),
+    max_size=20,
+)  # fmt: skip
+
+
+@given(rows=ROWS, size=st.integers(2, 7))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_rows_in_blocks_are_read_as_they_would_be_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[str], size: int
+) -> None:
+    path = write(tmp_path / "a.csv", "\n".join(["time,price,size,bid,ask", *rows]))
+    found: list[list[object]] = []
+    for block in (1, size):
+        happened: list[object] = []
+        recording = CsvRecording(path, "A", on_bad_row=lambda *bad, to=happened: to.append(bad))
+        with monkeypatch.context() as patch:
+            patch.setattr(recordings, "_BLOCK", block)
+            happened.extend(recording)
+        found.append(happened)
+    assert found[0] == found[1], "the same ticks and complaints, in the same order"
+
+
+def test_what_lies_before_damage_comes_before_it_is_told(tmp_path: Path) -> None:
+    packed = gzip.compress(ES * 10, compresslevel=0)
+    ticks = iter(CsvRecording(write(tmp_path / "a.csv.gz", packed[:-20]), "ES"))
+    assert next(ticks) == EXPECTED[0]
+    found: list[object] = []
+    with pytest.raises(InvalidRecording, match=r"damaged after line \d+"):
+        found.extend(ticks)
+    assert len(found) > 10

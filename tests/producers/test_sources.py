@@ -12,7 +12,7 @@ from feed.errors import InvalidRecording
 from feed.playback import Source
 from feed.ticks import Tick
 from feed.times import Time
-from producers import marks
+from producers import marks, recordings
 from producers.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings import CsvRecording
 from producers.sources import Reread, open_recording
@@ -94,7 +94,7 @@ def test_reading_on_from_a_place_misses_nothing(
     rows: int,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(marks, "_ROWS", rows)
+        patch.setattr(recordings, "ROWS", rows)
         patch.setattr(marks, "_MARKS_MAX", 5)
         source = csv(tmp_path / "f", *((each, f"S{n}") for n, each in enumerate(times)), pack=pack)
         whole = list(source.read(None))

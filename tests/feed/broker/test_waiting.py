@@ -49,6 +49,15 @@ def test_what_is_invalid_keeps_out_only_what_follows() -> None:
     assert waiting.next_round() == {A: at(1, 1)}
 
 
+def test_what_was_checked_is_not_looked_at_again() -> None:
+    waiting = Waiting("live", 1, 10 * TICK_BYTES)
+    odd = trade("not good")
+    waiting.take([odd], 0, checked=True)
+    waiting.hold(0)
+    waiting.take([odd], 0, checked=True)
+    assert waiting.next_round() == {A._replace(symbol="not good"): [odd, odd]}
+
+
 def test_the_oldest_are_dropped_whatever_their_stream() -> None:
     waiting = Waiting("live", 100, 3 * TICK_BYTES + 1)
     waiting.take(at(1), 0)

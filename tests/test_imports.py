@@ -49,6 +49,7 @@ LAYERS = [
     {"http", "websocket", "asgi_sink", "engine"},
     {"metrics"},
     {"connection", "scraping"},
+    {"handshake"},
     {"app"},
     {"server"},
     {"cli"},

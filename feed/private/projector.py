@@ -27,6 +27,7 @@ PAUSE_S: Final = 0.005
 """The shortest time between two turns: what is due in it goes together."""
 _LOOK_S: Final = 60.0
 _WAITING_MAX: Final = 20
+_UNKNOWN: Final = (Fault.INVALID_SYNTAX, "no replay with this id plays")
 
 Narrow = Callable[[str, Iterable[Subscription]], Iterable[Subscription]]
 """What a client may see of some subscriptions of a feed."""
@@ -172,7 +173,7 @@ class Projector:
         """
         showing = viewer.showings.get(steer.id)
         if showing is None:
-            raise InvalidAction(Fault.INVALID_SYNTAX, "no replay with this id plays")
+            raise InvalidAction(*_UNKNOWN)
         self._asked.append(_Turn(viewer, showing, steer, []))
         self._news.set()
 
@@ -186,8 +187,7 @@ class Projector:
         self._viewers.discard(viewer)
         viewer.showings.clear()
         viewer.waiting.clear()
-        if not self._viewers and self._reels is not None:
-            self._reels.clear()
+        self._news.set()
 
     # -- turns
 
@@ -204,6 +204,8 @@ class Projector:
             ]
             async with self._reading:
                 await asyncio.to_thread(_work_off, turns)
+                if not self._viewers and self._reels is not None:
+                    self._reels.clear()  # Here, where nobody reads.
             for turn in turns:
                 self._finish(turn)
             await asyncio.sleep(PAUSE_S)
@@ -226,14 +228,13 @@ class Projector:
 
     def _finish(self, turn: _Turn) -> None:
         viewer, showing = turn.viewer, turn.showing
-        if viewer.showings.get(showing.id) is not showing:
-            return  # It has been forgotten meanwhile.
-        viewer.waiting += turn.outcome
-        if showing.over:
+        if showing.over and viewer.showings.get(showing.id) is showing:
             del viewer.showings[showing.id]
             if not viewer.showings:
                 self._viewers.discard(viewer)
-        viewer.deliver()
+        if not viewer.outbox.closed:
+            viewer.waiting += turn.outcome
+            viewer.deliver()
 
 
 def _begin(
@@ -268,7 +269,10 @@ def _work_off(turns: Iterable[_Turn]) -> None:
 
 def _take_turn(turn: _Turn) -> None:
     showing, now_s = turn.showing, time.monotonic()
-    if turn.steer is not None:
+    if turn.steer is not None and showing.over:
+        # It played when that was asked for, and something before has ended it.
+        turn.outcome.extend(protocol.error(*_UNKNOWN, showing.id))
+    elif turn.steer is not None:
         showing.steer(turn.steer, now_s)
         turn.outcome.append(showing.state(now_s))
     elif (due_s := showing.due_s) is not None and due_s <= now_s:

@@ -115,7 +115,11 @@ class Reel:
 class Reels:
     """What of the tapes of a folder is in memory: their manifests, and the frames read lately.
 
-    Its methods read files, and block. They are called by one thread at a time.
+    Its methods read files, and block. They are called by one thread at a time, `clear` included:
+    what is kept would not add up otherwise.
+
+    Attributes:
+        size_bytes: what the frames take, roughly.
     """
 
     def __init__(self, library: Library, cache_bytes: int = CACHE_BYTES) -> None:
@@ -124,7 +128,7 @@ class Reels:
         self._tapes: OrderedDict[str, tuple[_Signature, Tape]] = OrderedDict()
         self._listings: dict[str, tuple[_Signature, Listing]] = {}
         self._frames: OrderedDict[tuple[Tape, int], list[Cel]] = OrderedDict()
-        self._size = 0
+        self.size_bytes = 0
 
     def tape(self, id_: str) -> Tape:
         """A tape by its name; opened anew when its file has changed.
@@ -168,16 +172,16 @@ class Reels:
             self._frames.move_to_end(place)
             return cels
         cels = self._frames[place] = [Cel(tick) for tick in tape.ticks_of(entry)]
-        self._size += _TICK_BYTES * len(cels)
-        while self._size > self._cache_bytes and len(self._frames) > 1:
+        self.size_bytes += _TICK_BYTES * len(cels)
+        while self.size_bytes > self._cache_bytes and len(self._frames) > 1:
             _, oldest = self._frames.popitem(last=False)
-            self._size -= _TICK_BYTES * len(oldest)
+            self.size_bytes -= _TICK_BYTES * len(oldest)
         return cels
 
     def clear(self) -> None:
         """Let go of the frames."""
         self._frames.clear()
-        self._size = 0
+        self.size_bytes = 0
 
 
 def _signature(path: Path) -> _Signature:

@@ -61,8 +61,8 @@ async def test_frames_that_are_read_when_the_last_client_goes_are_let_go_of(
         viewer.outbox.close()
         projector.forget(viewer)
         go_on.set()
-        await until(lambda: not reels.size_bytes)
-        assert not reels._frames
+        async with projector._reading:
+            assert (reels.size_bytes, len(reels._frames)) == (0, 0)
     finally:
         go_on.set()
         await end_tasks([task])

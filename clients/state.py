@@ -10,9 +10,10 @@ import msgspec
 
 from clients.books import Books, Gap, Position
 from clients.comeback import ComeBack, Fields, Wish, subscribe, unsubscribe
+from feed.encoding import Encoding, encode, from_wire
 from feed.errors import ConnectionFailed, Fault, InvalidTick
 from feed.protocol import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
-from feed.ticks import Coverage, Encoding, StreamKey, Subscription, Tick, encode, from_wire
+from feed.ticks import Coverage, StreamKey, Subscription, Tick
 
 MESSAGE_BYTES: Final = 60_000
 """What one message of ours may take: servers accept 64 KiB."""

@@ -29,8 +29,9 @@ from clients.report import Report
 from clients.state import ClientState, Message, Notice, Refused
 from clients.tick_queue import TickQueue
 from clients.tls import verifying_context
+from feed.encoding import Encoding
 from feed.errors import ConnectionFailed
-from feed.ticks import Encoding, Tick
+from feed.ticks import Tick
 from feed.times import Time
 
 REPLY_TIMEOUT_S: Final = 10.0

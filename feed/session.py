@@ -15,6 +15,7 @@ from feed.actions import Action, Auth, Configure, ListSubscriptions, Subscribe, 
 from feed.catchup import CatchUp
 from feed.conduct import Conduct
 from feed.delivery import NO_OPTIONS, Options, choose_delivery
+from feed.encoding import Encoding
 from feed.errors import Fault, InvalidAction
 from feed.fields import Id
 from feed.follower import Follower
@@ -25,7 +26,7 @@ from feed.playback import State
 from feed.positions import Position, build_positions
 from feed.replay_actions import Play, Steer
 from feed.streams import Stream
-from feed.ticks import Coverage, Encoding, StreamKey, Subscription
+from feed.ticks import Coverage, StreamKey, Subscription
 from feed.times import Moment
 
 Request = Subscribe | Unsubscribe | ListSubscriptions

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
 VOCABULARY = {
-    "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "delays",
-    "playback", "recovery", "tapes", "tasks",
+    "ticks", "encoding", "times", "batch", "actions", "protocol", "errors", "settings", "broker",
+    "delays", "playback", "recovery", "tapes", "tasks",
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
@@ -31,6 +31,7 @@ LAYERS = [
         "headers",
     },
     {"ticks"},
+    {"encoding"},
     {"batch", "closest", "delivery", "feeds", "settings", "frames", "playback", "tapes"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"fields"},
@@ -56,9 +57,9 @@ LAYERS = [
 ]
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
-    "closest", "conduct", "counters", "delays", "delivery", "errors", "feeds", "fields", "follower",
-    "frames", "hub", "outbox", "pieces", "playback", "positions", "protocol", "rates", "recovery",
-    "replay_actions", "session", "streams", "ticks",
+    "closest", "conduct", "counters", "delays", "delivery", "encoding", "errors", "feeds", "fields",
+    "follower", "frames", "hub", "outbox", "pieces", "playback", "positions", "protocol", "rates",
+    "recovery", "replay_actions", "session", "streams", "ticks",
 }  # fmt: skip
 
 

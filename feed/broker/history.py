@@ -14,8 +14,9 @@ from redis.asyncio import Redis
 from feed.batch import Batch, History, Place
 from feed.broker import keys
 from feed.broker.client import replies_of, translated_errors
+from feed.encoding import unpack
 from feed.errors import InvalidTick
-from feed.ticks import StreamKey, number, unpack
+from feed.ticks import StreamKey, number
 from feed.times import Time
 
 PAGE_TICKS: Final = 2_000

@@ -16,9 +16,9 @@ from redis.asyncio.client import PubSub
 from feed.broker import keys
 from feed.broker.client import translated_errors
 from feed.broker.steering import Command, parse_command
+from feed.encoding import Encoding, encode
 from feed.errors import BrokerUnavailable, ReplayFailed
 from feed.playback import State
-from feed.ticks import Encoding, encode
 
 EXPIRY_S: Final = 3.0
 """So long after it was last heard of, a replay counts as gone."""

@@ -19,9 +19,10 @@ from feed.broker import keys
 from feed.broker.client import translated_errors
 from feed.broker.pipe import Command, Pipe
 from feed.broker.store import Store
+from feed.encoding import pack
 from feed.errors import BrokerUnavailable
 from feed.settings import Settings
-from feed.ticks import StreamKey, Tick, pack
+from feed.ticks import StreamKey, Tick
 
 _ATTEMPTS: Final = 5
 _HAS_A_NUMBERING: Final = -1

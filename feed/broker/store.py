@@ -14,8 +14,9 @@ from feed.batch import History, Place
 from feed.broker import keys
 from feed.broker.client import execute, translated_errors
 from feed.broker.history import locate, read_histories
+from feed.encoding import unpack
 from feed.errors import InvalidTick
-from feed.ticks import CHANNELS, StreamKey, Tick, is_symbol, number, unpack
+from feed.ticks import CHANNELS, StreamKey, Tick, is_symbol, number
 from feed.times import Time
 
 _PIPELINE_KEYS: Final = 500

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from feed import protocol
 from feed.blocks import Letter
+from feed.encoding import Encoding
 from feed.errors import Fault, InvalidAction, InvalidTape, TapeNotFound
 from feed.fields import Id
 from feed.outbox import Outbox
@@ -21,7 +22,7 @@ from feed.private.reels import Listing, Reel, Reels
 from feed.private.showing import Showing
 from feed.replay_actions import Play, Steer
 from feed.tapes import Library, Tape
-from feed.ticks import Coverage, Encoding, Subscription
+from feed.ticks import Coverage, Subscription
 
 PAUSE_S: Final = 0.005
 """The shortest time between two turns: what is due in it goes together."""

@@ -9,11 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from feed.encoding import Encoding, encode_elements
 from feed.errors import InvalidTape, TapeNotFound
 from feed.tapes import Library, Tape
 from feed.tapes.manifest import FrameEntry
 from feed.tapes.names import manifest_path
-from feed.ticks import Coverage, Encoding, StreamKey, Tick, channel_of, encode_elements
+from feed.ticks import Coverage, StreamKey, Tick, channel_of
 from feed.times import Time
 
 CACHE_BYTES: Final = 64 * 1024 * 1024

@@ -12,7 +12,8 @@ from clients.backoff import Backoff
 from clients.books import Books, Gap
 from clients.comeback import Wish
 from clients.state import ClientState, Message
-from feed.ticks import Encoding, Subscription, Tick
+from feed.encoding import Encoding
+from feed.ticks import Subscription, Tick
 from tests.builders import trade
 
 VECTORS: dict[str, list[dict[str, Any]]] = json.loads(

@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from feed.encoding import Encoding
 from feed.frames import build_frame
-from feed.ticks import Encoding
 from feed.websocket import EXTENSION, TransportSink
 
 

@@ -7,8 +7,9 @@ from msgspec.structs import replace
 
 from feed.backlog import Backlog
 from feed.delivery import SlowPolicy
+from feed.encoding import Encoding
 from feed.pieces import FRAME_TICKS_MAX, Chunk, form_of
-from feed.ticks import Encoding, StreamKey, Tick
+from feed.ticks import StreamKey, Tick
 from tests.builders import messages, trade, trades
 
 ES = StreamKey("live", "trades", "ES")

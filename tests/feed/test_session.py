@@ -9,13 +9,14 @@ import pytest
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.actions import Auth, Subscribe
+from feed.encoding import Encoding
 from feed.errors import Fault
 from feed.hub import Hub
 from feed.outbox import Outbox
 from feed.playback import MAX, Mode, State
 from feed.replay_actions import Play, Steer
 from feed.session import Session
-from feed.ticks import Encoding, StreamKey, Subscription
+from feed.ticks import StreamKey, Subscription
 from feed.times import Moment, Time
 from tests.builders import NOW, T0, ListSink, quote, trade, trades
 

@@ -15,11 +15,11 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
+from feed.encoding import Encoding
 from feed.errors import CloseCode
 from feed.frames import build_frame
 from feed.server import Server
 from feed.settings import Settings
-from feed.ticks import Encoding
 from feed.websocket import EXTENSION, FeedProtocol, TransportSink
 from tests.conftest import UNLIMITED, running_app, until
 from tests.wire import (

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from feed.encoding import Encoding
 from feed.outbox import Outbox
 from feed.private.projector import Projector, Viewer
 from feed.replay_actions import Play
@@ -16,7 +17,7 @@ from feed.tapes import Library, Tape, TapeWriter
 from feed.tapes.manifest import FrameEntry
 from feed.tapes.names import SUFFIX
 from feed.tasks import end_tasks
-from feed.ticks import Encoding, Subscription, Tick
+from feed.ticks import Subscription, Tick
 from feed.times import Time
 from tests.builders import T0, ListSink, trade
 from tests.conftest import until

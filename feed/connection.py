@@ -35,7 +35,7 @@ from feed.pieces import message_frame
 from feed.private.projector import Viewer
 from feed.replay_actions import Play, Steer
 from feed.session import Request, Session
-from feed.websocket import TransportSink
+from feed.transport_sink import TransportSink
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
 _LOOK_S: Final = 3600.0

@@ -16,7 +16,7 @@ from feed.engine import Engine
 from feed.errors import Refused
 from feed.session import Session
 from feed.tasks import end_tasks
-from feed.websocket import EXTENSION, TransportSink
+from feed.transport_sink import EXTENSION, TransportSink
 
 
 async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> None:

@@ -47,6 +47,7 @@ LAYERS = [
     {"door", "follower", "flusher", "private", "upstream"},
     {"session", "backfill"},
     {"replays"},
+    {"transport_sink"},
     {"http", "websocket", "asgi_sink", "engine"},
     {"metrics"},
     {"connection", "scraping"},

@@ -15,7 +15,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from feed.encoding import Encoding
 from feed.frames import build_frame
-from feed.websocket import EXTENSION, TransportSink
+from feed.transport_sink import EXTENSION, TransportSink
 
 
 async def _by_asgi(websocket: WebSocket) -> None:

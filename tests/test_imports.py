@@ -29,6 +29,7 @@ LAYERS = [
         "addresses",
         "rates",
         "headers",
+        "http_rules",
     },
     {"ticks"},
     {"encoding"},
@@ -59,8 +60,8 @@ LAYERS = [
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
     "closest", "conduct", "counters", "delays", "delivery", "encoding", "errors", "feeds", "fields",
-    "follower", "frames", "hub", "outbox", "pieces", "playback", "positions", "protocol", "rates",
-    "recovery", "replay_actions", "session", "streams", "ticks",
+    "follower", "frames", "http_rules", "hub", "outbox", "pieces", "playback", "positions",
+    "protocol", "rates", "recovery", "replay_actions", "session", "streams", "ticks",
 }  # fmt: skip
 
 

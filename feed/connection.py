@@ -7,6 +7,7 @@ import logging
 import random
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final
 
 from starlette.websockets import WebSocket
@@ -183,12 +184,8 @@ class Connection:
     def _view(self) -> Viewer:
         """The client as one that has tapes played to it, which few ever are."""
         if self._viewer is None:
-            outbox, hub = self.outbox, self._engine.hub
-            self._viewer = Viewer(
-                outbox,
-                self._session.encoding,
-                lambda data, frames, ticks: hub.send_replayed(outbox, data, frames, ticks),
-            )
+            send = partial(self._engine.hub.writes.of_tape, self.outbox)
+            self._viewer = Viewer(self.outbox, self._session.encoding, send)
         return self._viewer
 
     async def _steer_feed(self, steer: Steer) -> None:

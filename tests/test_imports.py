@@ -33,16 +33,17 @@ LAYERS = [
     },
     {"ticks"},
     {"encoding"},
-    {"batch", "closest", "delivery", "feeds", "settings", "frames", "playback", "tapes"},
+    {"batch", "closest", "delivery", "feeds", "lags", "settings", "frames", "playback", "tapes"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
     {"fields"},
     {"replay_actions"},
     {"actions", "blocks"},
     {"conduct", "protocol"},
+    {"rights"},
     {"backlog"},
     {"outbox"},
     {"audience"},
-    {"streams"},
+    {"gathering", "streams", "writes"},
     {"audiences", "catchup"},
     {"hub"},
     {"door", "follower", "flusher", "private", "upstream"},
@@ -60,8 +61,9 @@ LAYERS = [
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
     "closest", "conduct", "counters", "delays", "delivery", "encoding", "errors", "feeds", "fields",
-    "follower", "frames", "http_rules", "hub", "outbox", "pieces", "playback", "positions",
-    "protocol", "rates", "recovery", "replay_actions", "session", "streams", "ticks",
+    "follower", "frames", "gathering", "http_rules", "hub", "lags", "outbox", "pieces", "playback",
+    "positions", "protocol", "rates", "recovery", "replay_actions", "rights", "session", "streams",
+    "ticks", "writes",
 }  # fmt: skip
 
 

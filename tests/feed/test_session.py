@@ -342,7 +342,7 @@ def test_who_wants_it_is_told_where_the_replay_stands(hub: Hub) -> None:
         {"T": "replay", "state": "playing", "position": "2013-09-01T17:00:00.083Z", "speed": "max",
          "from": "2013-09-01T17:00:00.083Z", "to": "2013-09-01T17:00:01.083Z"}
     ]  # fmt: skip
-    talk.session.grant = Grant(Proof.KEY, "x", Entitlements(feeds=("another",)))
+    talk.session.entitle(Grant(Proof.KEY, "x", Entitlements(feeds=("another",))))
     talk.session.tell_replay(state)
     assert talk.sink.take() == []
 
@@ -455,4 +455,4 @@ def test_what_is_conflated_for_all_holds_nothing_but_the_latest(hub: Hub) -> Non
     publish(hub, talk, 5)
     publish(hub, talk, 6)
     assert not any(hub.publish(ES, trades(1, "ES", seq)) for seq in range(7, 1000))
-    assert hub._arrivals == []
+    assert hub.arrivals._batches == []

@@ -25,10 +25,13 @@ class Gathering:
 
     def add(self, tap: AnyTap, chunk: Chunk) -> None:
         """Let every audience of a tap have a chunk."""
+        touched = self._touched
         for form, audiences in tap.audiences.items():
             pieces = encode_pieces(chunk, form, self._written_us)
             for audience in audiences:
-                self._give(audience, pieces)
+                if not audience.gathered:
+                    touched.append(audience)
+                audience.gathered += pieces
 
     def add_conflated(self, tap: ConflatedTap) -> None:
         """Let every audience have the latest tick, which counts for less where one came late."""
@@ -46,13 +49,10 @@ class Gathering:
             if not audience.known:
                 self.settled.append(audience)
             if (own := tap.merged(known)) is not None:
-                self._give(audience, encode_pieces(own, audience.form, self._written_us))
+                if not audience.gathered:
+                    self._touched.append(audience)
+                audience.gathered += encode_pieces(own, audience.form, self._written_us)
         tap.clear()
-
-    def _give(self, audience: Audience, pieces: Iterable[Piece]) -> None:
-        if not audience.gathered:
-            self._touched.append(audience)
-        audience.gathered += pieces
 
     def letters(self) -> Iterator[tuple[Sequence[Piece], Form, Iterable[Audience]]]:
         """What is to be written, and to whom."""

@@ -1,11 +1,72 @@
-"""Clients: a library to subscribe with, and the programs that show what arrives."""
+"""Clients: a library to subscribe with, and the programs that show what arrives.
+
+Below, `URL` stands for the address of a feed, such as `ws://127.0.0.1:8000/stream`. `connect` makes
+a `Stream`, an asynchronous iterator of ticks:
+
+>>> import asyncio
+>>> from clients import connect
+>>> async def first_trades(count):
+...     async with connect(URL) as stream:
+...         await stream.subscribe(trades=["ES"], start=0)
+...         return [await anext(stream) for _ in range(count)]
+>>> [trade.price for trade in asyncio.run(first_trades(3))]
+[100.0, 101.0, 102.0]
+
+It accounts for every tick: `Report` and `StreamReport` say what has become of them, and each `Gap`
+which will not come. A `Position` is where a stream stands:
+
+>>> from clients import Gap, Position
+>>> async def read_all():
+...     async with connect(URL, on_gap=print) as stream:
+...         await stream.resume({"trades": ["ES"]}, [Position("trades", "ES", "another epoch", 7)])
+...         await stream.read()
+...         return stream.report()
+>>> report = asyncio.run(read_all())
+Gap(channel='trades', symbol='ES', first_seq=None, last_seq=None, reason='epoch')
+>>> report.balanced, report.streams[0].symbol, report.total("restarts")
+(True, 'ES', 1)
+
+What is `Configured` holds over cuts. A `Heartbeat` or a `ReplayState` comes where it was asked for,
+and a tick is a `Stamped` one. What the server does not grant is `Refused`:
+
+>>> from clients import Refused
+>>> async def configure():
+...     async with connect(URL, on_heartbeat=print, on_replay=print) as stream:
+...         print(await stream.configure(stamps=True, slow="skip"))
+...         try:
+...             await stream.configure(heartbeat_ms=1)
+...         except Refused as refused:
+...             print(refused.code)
+>>> asyncio.run(configure())
+Configured(heartbeat_ms=0, stamps=True, slow='skip', conflate_ms=0, replay=False)
+400
+
+A `PrivateReplay` plays a tape of the server to this program alone. Where its connection is cut, it
+ends with `ReplayCut`:
+
+>>> async def count_trades():
+...     async with connect(URL) as stream:
+...         replay = await stream.replay("es-2013-09-01", trades=["ES"], speed="max")
+...         return len([tick async for tick in replay])
+>>> asyncio.run(count_trades())
+100
+
+`listen` hands ticks to functions, a `Window` makes tables of them, and `clients.blocking` is for
+programs without an event loop.
+"""
 
 from clients.books import Gap, Position
 from clients.callbacks import listen
+from clients.notices import Configured, Heartbeat
+from clients.private_replay import PrivateReplay, ReplayCut
 from clients.report import Report, StreamReport
+from clients.stamps import Stamped
+from clients.state import Refused
 from clients.stream import Stream, connect
 from clients.window import Window
+from feed.playback import State as ReplayState
 
 __all__ = [
-    "Gap", "Position", "Report", "Stream", "StreamReport", "Window", "connect", "listen",
+    "Configured", "Gap", "Heartbeat", "Position", "PrivateReplay", "Refused", "ReplayCut",
+    "ReplayState", "Report", "Stamped", "Stream", "StreamReport", "Window", "connect", "listen",
 ]  # fmt: skip

@@ -25,7 +25,11 @@ def sum_up(report: Report) -> list[str]:
 
 
 def describe_gap(gap: Gap) -> str:
-    """A gap as a line of text."""
+    """A gap as a line of text.
+
+    >>> describe_gap(Gap("trades", "ES", 1041, 1100, "retention"))
+    'trades ES: 1,041 to 1,100 will not come (retention)'
+    """
     name = f"{gap.channel} {gap.symbol}"
     if gap.reason == "epoch":
         return f"{name}: the numbering restarts"

@@ -30,6 +30,14 @@ class Backoff:
 
     Args:
         dice: gives numbers from 0 to 1; full jitter: a delay lies anywhere below its bound.
+
+    >>> backoff = Backoff(dice=lambda: 1.0)
+    >>> [backoff.after_failure() for _ in range(4)]
+    [0.2, 0.4, 0.8, 1.6]
+    >>> backoff.after_close(CloseCode.RESTART, lasted_s=60, retry_s=1.5)
+    1.5
+    >>> backoff.after_close(4001, lasted_s=60) is None  # It was turned away for good.
+    True
     """
 
     def __init__(self, dice: Callable[[], float] = random.random) -> None:

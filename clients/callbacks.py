@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from clients.private_replay import PrivateReplay
 from clients.stream import Stream
 from feed.ticks import Bar, Quote, Trade
 
@@ -15,7 +16,7 @@ Handler = Callable[[T], Awaitable[None] | None]
 
 
 async def listen(
-    stream: Stream,
+    stream: Stream | PrivateReplay,
     *,
     on_trade: Handler[Trade] | None = None,
     on_quote: Handler[Quote] | None = None,
@@ -24,7 +25,19 @@ async def listen(
     """Call a function with each tick, one at a time and in order, until the stream ends.
 
     A slow function makes a slow client, see `slow` of `Stream.subscribe`. What it raises is raised
-    here, and so is what the iteration of the stream raises.
+    here, and so is what the iteration of the stream raises. For what is no tick, `connect` takes
+    `on_gap` and the like.
+
+    >>> import asyncio
+    >>> from clients import connect
+    >>> async def main():
+    ...     async with connect(URL) as stream:
+    ...         replay = await stream.replay("es-2013-09-01", trades=["ES"], speed="max")
+    ...         prices = []
+    ...         await listen(replay, on_trade=lambda trade: prices.append(trade.price))
+    ...         return max(prices)
+    >>> asyncio.run(main())
+    1640.25
     """
     while ticks := await stream.read():
         for tick in ticks:

@@ -45,6 +45,23 @@ def unsubscribe(entries: Iterable[Subscription]) -> Fields:
     return {"action": "unsubscribe", **_by_channel(entries)}
 
 
+def merge_channels(
+    channels: Mapping[str, Iterable[str]] | None,
+    trades: Iterable[str],
+    quotes: Iterable[str],
+    bars: Iterable[str],
+) -> dict[str, list[str]]:
+    """Symbols by channel, from the parameters that name them.
+
+    >>> merge_channels({"bars:5s": ["ES"]}, trades=["ES", "NQ"], quotes=(), bars=())
+    {'bars:5s': ['ES'], 'trades': ['ES', 'NQ'], 'quotes': [], 'bars': []}
+    """
+    merged = {channel: list(symbols) for channel, symbols in (channels or {}).items()}
+    for channel, symbols in (("trades", trades), ("quotes", quotes), ("bars", bars)):
+        merged.setdefault(channel, []).extend(symbols)
+    return merged
+
+
 def _by_channel(entries: Iterable[Subscription]) -> dict[str, list[str]]:
     channels: dict[str, list[str]] = {}
     for channel, pattern in entries:

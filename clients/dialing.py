@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from clients.tls import why_refused
+from clients.tls import verifying_context, why_refused
 from feed.errors import ConnectionFailed
 
 FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
@@ -21,23 +22,49 @@ _SILENCE_S: Final = 5.0
 """How long a server may say nothing before it is pinged, and then to answer."""
 
 
-async def dial(
-    url: str, subprotocol: str, headers: Mapping[str, str], tls: ssl.SSLContext | None = None
-) -> ClientConnection:
-    """Connect once.
+class Address(NamedTuple):
+    """Where to connect, and what to show there.
 
-    Args:
+    Attributes:
+        headers: more headers for the handshake, such as credentials.
         tls: verifies the server; goes with a wss:// URL, and only with that.
+    """
+
+    url: str
+    headers: Mapping[str, str]
+    tls: ssl.SSLContext | None = None
+
+
+def address_of(
+    url: str,
+    token: str | None,
+    headers: Mapping[str, str],
+    tls: ssl.SSLContext | str | os.PathLike[str] | None,
+) -> Address:
+    """An address from the arguments of `clients.connect`; raises InvalidSettings as that does."""
+    if not url.startswith("wss://"):
+        tls = None
+    elif not isinstance(tls, ssl.SSLContext):
+        tls = verifying_context(tls)
+    shown = dict(headers)
+    if token is not None:
+        shown["Authorization"] = f"Bearer {token}"
+    return Address(url, shown, tls)
+
+
+async def dial(address: Address, subprotocol: str) -> ClientConnection:
+    """Connect once.
 
     Raises:
         ConnectionFailed: nobody answers, or the handshake was refused: see `refusal_in`.
     """
+    url = address.url
     try:
         return await connect(
             url,
             subprotocols=[Subprotocol(subprotocol)],
-            additional_headers=headers,
-            ssl=tls,
+            additional_headers=address.headers,
+            ssl=address.tls,
             compression=None,
             max_size=FRAME_MAX_BYTES,
             user_agent_header="tickcast",
@@ -78,6 +105,15 @@ def refusal_in(error: BaseException) -> tuple[int | None, float]:
         return None, 0.0
     retry_after = cause.response.headers.get("Retry-After", "")
     return cause.response.status_code, float(retry_after) if retry_after.isdecimal() else 0.0
+
+
+def words_of(cut: ConnectionClosed) -> str:
+    """How a connection has ended, for people."""
+    return (
+        f"closed with {cut.rcvd.code} {cut.rcvd.reason}"
+        if cut.rcvd
+        else "closed with 0 connection cut"
+    )
 
 
 def _forget(pong: asyncio.Future[float]) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgpack
 import msgspec
 
-from clients.books import Books, Gap, Position
+from clients.books import Books, Position
 from clients.comeback import ComeBack, Fields, Wish, subscribe, unsubscribe
-from feed.encoding import Encoding, encode, from_wire
+from clients.notices import Event, event_in
+from clients.stamps import tick_in
+from feed.encoding import Encoding, encode
 from feed.errors import ConnectionFailed, Fault, InvalidTick
 from feed.protocol import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
 from feed.ticks import Coverage, StreamKey, Subscription, Tick
 
 MESSAGE_BYTES: Final = 60_000
 """What one message of ours may take: servers accept 64 KiB."""
-_TICK_TYPES: Final = frozenset("tqb")
+TICK_TYPES: Final = frozenset("tqb")
 _UNKNOWN: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
 _PASSING: Final = frozenset(
     (Fault.RATE_LIMITED.code, Fault.INTERNAL_ERROR.code, Fault.BROKER_UNAVAILABLE.code)
@@ -30,10 +33,14 @@ Message = tuple[int, str | bytes]
 
 
 class Refused(ConnectionFailed):
-    """The server has answered with an error."""
+    """The server has answered with an error.
+
+    Attributes:
+        code: its number, see `docs/protocol.md`, section "Errors and closing".
+    """
 
     def __init__(self, notice: Notice) -> None:
-        self.code = notice.get("code")
+        self.code: int | None = notice.get("code")
         super().__init__(f"the server refused: {self.code} {notice.get('msg')}")
 
     @property
@@ -45,6 +52,34 @@ class Refused(ConnectionFailed):
     def is_of_the_unknown(self) -> bool:
         """Whether that is what a server says of extensions that it does not know."""
         return self.code in _UNKNOWN
+
+
+def subprotocol_of(encoding: Encoding) -> str:
+    """What to offer in the handshake to get this encoding."""
+    return JSON_SUBPROTOCOL if encoding is Encoding.JSON else MSGPACK_SUBPROTOCOL
+
+
+def to_message(fields: Fields, encoding: Encoding) -> str | bytes:
+    """What to send, text or bytes as its frame is to be."""
+    message = encode(fields, encoding)
+    return message.decode() if encoding is Encoding.JSON else message
+
+
+def messages_in(frame: str | bytes) -> list[Notice]:
+    """The messages in a frame, ticks or others; raises ValueError. To be called in `reading`."""
+    messages: list[Notice] = (
+        msgspec.json.decode(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
+    )
+    return messages
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Whatever is wrong with a frame is ConnectionFailed: the server speaks something else."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidTick) as error:
+        raise ConnectionFailed(f"the server sent what is no message: {error}") from None
 
 
 class ClientState:
@@ -63,53 +98,54 @@ class ClientState:
         self.retry_s = 0.0
         self._wishes: dict[Subscription, Wish] = {}
         self._asked: dict[int, dict[Subscription, Wish | None]] = {}
+        self._configuration: Fields = {}
+        self._configuring: dict[int, Fields] = {}
         self._epoch_asked = 0
         self._last_id = 0
 
     @property
     def subprotocol(self) -> str:
         """What to offer in the handshake."""
-        return JSON_SUBPROTOCOL if self.encoding is Encoding.JSON else MSGPACK_SUBPROTOCOL
+        return subprotocol_of(self.encoding)
 
     def connected(self, subprotocol: str | None) -> None:
         """Begin another connection, on which the server has accepted this subprotocol."""
         self.extended = subprotocol is not None
         self.retry_s = 0.0
         self._asked.clear()
+        self._configuring.clear()
         self._epoch_asked = 0
 
     # -- what comes
 
-    def receive(self, frame: str | bytes) -> tuple[list[Tick | Gap], list[Notice]]:
+    def receive(self, frame: str | bytes) -> tuple[list[Tick | Event], list[Notice]]:
         """Take one message of the server apart: what the application is to see, and notices.
 
         Raises:
             ConnectionFailed: the server does not speak this protocol.
         """
-        seen: list[Tick | Gap] = []
+        seen: list[Tick | Event] = []
         notices: list[Notice] = []
-        try:
-            messages: list[Notice] = (
-                msgspec.json.decode(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
-            )
-            for message in messages:
-                if message["T"] in _TICK_TYPES:
-                    seen += self.books.take(from_wire(message))
+        with reading():
+            for message in messages_in(frame):
+                if message["T"] in TICK_TYPES:
+                    seen += self.books.take(tick_in(message))
                 else:
                     notices.append(message)
                     seen += self._take_notice(message)
-        except (ValueError, KeyError, TypeError, AttributeError, InvalidTick) as error:
-            raise ConnectionFailed(f"the server sent what is no message: {error}") from None
         return seen, notices
 
-    def _take_notice(self, notice: Notice) -> Iterable[Gap]:
+    def _take_notice(self, notice: Notice) -> Iterable[Event]:
         match notice["T"]:
             case "gap" | "skipped":
                 return self.books.take_notice(notice)
             case "shutdown":
                 self.retry_s = notice["retry_ms"] / 1000
-            case "subscription" | "error":
+            case "subscription" | "configured" | "error":
                 self._take_reply(notice)
+            case _:
+                event = event_in(notice)
+                return () if event is None else (event,)
         return ()
 
     def _take_reply(self, notice: Notice) -> None:
@@ -117,8 +153,11 @@ class ClientState:
             # It answers one by one, in order, but knows nothing of ids.
             notice["id"] = next(iter(self._asked))
         asked = self._asked.pop(notice.get("id", 0), {})
+        changes = self._configuring.pop(notice.get("id", 0), {})
         if notice.get("id") == self._epoch_asked:
             self._epoch_asked = 0
+        if notice["T"] == "configured":
+            self._configuration.update(changes)
         if notice["T"] == "subscription":
             self._take_subscription(notice, asked)
 
@@ -172,6 +211,16 @@ class ClientState:
         entries = _entries(channels)
         return self._ask(unsubscribe(entries), dict.fromkeys(entries))
 
+    def configure(self, changes: Mapping[str, Any]) -> Message:
+        """The message that sets what holds for the whole connection, and those that follow it.
+
+        Args:
+            changes: what is to be another than it was, by the protocol's names.
+        """
+        message = self._ask({"action": "configure", **changes}, {})
+        self._configuring[message[0]] = dict(changes)
+        return message
+
     def ask_epoch(self) -> Message | None:
         """The message that asks for the epoch, where a numbering has begun: one at a time."""
         if not self.books.lacks_epoch or self._epoch_asked or not self.extended:
@@ -180,6 +229,14 @@ class ClientState:
         message = self._ask({"action": "list"}, {})
         self._epoch_asked = message[0]
         return message
+
+    def say_again(self) -> list[Message]:
+        """After a reconnect: the messages that bring back all that held, each as the next.
+
+        What was configured comes first, since it is the default of what is subscribed to.
+        """
+        known = self._configuration if self.extended else {}
+        return [*([self.configure(known)] if known else []), *self.subscribe_again()]
 
     def subscribe_again(self) -> list[Message]:
         """After a reconnect: the messages that ask for all that was held, from where it stood.
@@ -219,8 +276,7 @@ class ClientState:
         """Give a message its `id`, and note what its success will change."""
         self._last_id += 1
         self._asked[self._last_id] = changes
-        message = encode({**fields, "id": self._last_id}, self.encoding)
-        return self._last_id, message.decode() if self.encoding is Encoding.JSON else message
+        return self._last_id, to_message({**fields, "id": self._last_id}, self.encoding)
 
 
 def _entries(channels: Mapping[str, Iterable[str]]) -> list[Subscription]:

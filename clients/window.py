@@ -26,6 +26,16 @@ class Window:
 
     Attributes:
         trades, quotes, bars: what it holds, each a `Table`.
+
+    >>> from feed.times import Time
+    >>> window = Window(ticks_max=2)
+    >>> window.add(
+    ...     Trade(symbol="ES", price=price, size=1, time=Time(0)) for price in (100, 101, 102)
+    ... )
+    >>> window.trades.to_dict()["price"]
+    [101, 102]
+    >>> window.trades.to_polars().select("symbol", "price").rows()
+    [('ES', 101.0), ('ES', 102.0)]
     """
 
     def __init__(self, ticks_max: int = TICKS_MAX) -> None:

@@ -91,14 +91,21 @@ def unpack(data: bytes) -> list[Tick]:
         raise InvalidTick(f"undecodable batch: {error}") from None
 
 
-def from_wire(fields: dict[str, Any]) -> Tick:
+def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
     """The tick that one decoded message stands for; fields it does not know are left out.
+
+    Args:
+        kinds: what it may be, where that is not `Tick` itself: classes derived from those of it.
+
+    >>> tick = from_wire({"T": "t", "S": "ES", "p": 1640.25, "s": 3, "t": "2013-09-03T13:00:00Z"})
+    >>> tick.symbol, tick.price, tick.seq
+    ('ES', 1640.25, None)
 
     Raises:
         InvalidTick: a field is missing or of the wrong type.
     """
     try:
-        tick: Tick = msgspec.convert(fields, Tick, dec_hook=_decode_time)
+        tick: Tick = msgspec.convert(fields, kinds, dec_hook=_decode_time)
     except (msgspec.ValidationError, ValueError) as error:
         raise InvalidTick(str(error)) from None
     return tick

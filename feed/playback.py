@@ -335,6 +335,9 @@ def read_speed(value: object) -> float:
 
     Raises:
         ValueError: it is neither, or out of bounds.
+
+    >>> read_speed("0.5"), read_speed("max")
+    (0.5, inf)
     """
     if value == "max":
         return MAX
@@ -353,7 +356,11 @@ def show_speed(speed: float) -> int | float | str:
 
 
 def read_offset(text: str) -> int | None:
-    """The nanoseconds of `+10m`, `-1.5s` and the like; None where the text is no offset."""
+    """The nanoseconds of `+10m`, `-1.5s` and the like; None where the text is no offset.
+
+    >>> read_offset("-1.5s"), read_offset("10m")
+    (-1500000000, None)
+    """
     match = _OFFSET.fullmatch(text)
     if match is None:
         return None
@@ -368,6 +375,9 @@ def place(value: object, base: Time) -> Time:
 
     Raises:
         ValueError: it is neither, or lies outside the 64-bit range.
+
+    >>> place("+10m", Time.parse("2013-09-03T13:00:00Z")).rfc3339()
+    '2013-09-03T13:10:00Z'
     """
     offset = read_offset(value) if isinstance(value, str) else None
     if offset is not None:

@@ -157,7 +157,11 @@ class Coverage:
 
 
 def channel_of(tick: Tick) -> str:
-    """The channel a tick travels in."""
+    """The channel a tick travels in.
+
+    >>> channel_of(Trade(symbol="ES", price=1640.25, size=3, time=Time.now()))
+    'trades'
+    """
     if isinstance(tick, Trade):
         return "trades"
     if isinstance(tick, Quote):
@@ -194,7 +198,11 @@ def _is_symbol(text: str) -> bool:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether `text` can stand in a subscription: a symbol, or a prefix with `*` at its end."""
+    """Whether `text` can stand in a subscription: a symbol, or a prefix with `*` at its end.
+
+    >>> [is_pattern(text) for text in ("ES", "BTC-*", "*", "B*C", "")]
+    [True, True, True, False, False]
+    """
     return is_symbol(text) or _PREFIX.fullmatch(text) is not None
 
 

@@ -26,6 +26,12 @@ class Time(int):
     """Nanoseconds since the Unix epoch, UTC, within the signed 64-bit range (1677 to 2262).
 
     A type of its own, so that the encoders know which integers to write as times.
+
+    >>> time = Time.parse("2013-09-03T13:00:00.000000001Z")
+    >>> time, time.rfc3339()
+    (1378213200000000001, '2013-09-03T13:00:00.000000001Z')
+    >>> Time(time - time % NS_PER_SECOND).rfc3339()
+    '2013-09-03T13:00:00Z'
     """
 
     __slots__ = ()
@@ -64,6 +70,11 @@ class Time(int):
 
         Raises:
             ValueError: the value is none of these, or lies outside the 64-bit range.
+
+        >>> Time.from_wire(1_500_000_000).rfc3339()
+        '1970-01-01T00:00:01.5Z'
+        >>> Time.from_wire(datetime(2013, 9, 3, 13, tzinfo=UTC)).rfc3339()
+        '2013-09-03T13:00:00Z'
         """
         if type(value) is int and _MIN_NS <= value <= _MAX_NS:
             return cls(value)  # First, and inline: every tick from the store comes by here.

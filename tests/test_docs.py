@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from feed.selfsigned import Pair
 from feed.settings import Settings
-from tests.conftest import RunningServer, running_server
+from tests.clients.tapes import write_tape
+from tests.conftest import running_server
 from tests.programs import run_program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,12 +42,14 @@ ALL = [program for page in PAGES for program in programs(page)]
 
 @pytest.mark.parametrize("program", ALL, ids=lambda each: f"{each.page}: {each.heading}")
 async def test_programs_of_the_documentation_run(
-    program: Program, market: None, server: RunningServer, secure: Settings, redis_url: str,
+    program: Program, market: None, settings: Settings, secure: Settings, redis_url: str,
     pair: Pair,
 ) -> None:  # fmt: skip
-    async with running_server(secure, redis_url) as safe:
-        is_secure = "wss://" in program.text
-        where = (safe.stream if is_secure else server.stream).partition("://")[2]
+    tapes = pair.cert.parent
+    write_tape(tapes, "es-2013-09-03")
+    chosen = secure if "wss://" in program.text else settings
+    async with running_server(replace(chosen, tapes=str(tapes)), redis_url) as server:
+        where = server.stream.partition("://")[2]
         text = program.text.replace("127.0.0.1:8000/stream", where)
         assert text != program.text
         # Beside the certificate, which has the name that the demo gives it.

@@ -125,6 +125,9 @@ def test_files_of_feed_import_only_from_rows_above() -> None:
 
 VENUE_SHELLS = {"capture", "runner"}
 SANS_IO_PRODUCERS = ("bars", "scenarios", "series")
+SANS_IO_CLIENTS = (
+    "audit", "backoff", "books", "comeback", "notices", "report", "stamps", "state", "window",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -132,6 +135,7 @@ SANS_IO_PRODUCERS = ("bars", "scenarios", "series")
     [
         *(ROOT / "feed" / f"{name}.py" for name in sorted(SANS_IO)),
         *(ROOT / "producers" / f"{name}.py" for name in SANS_IO_PRODUCERS),
+        *(ROOT / "clients" / f"{name}.py" for name in SANS_IO_CLIENTS),
         *sorted((ROOT / "clients" / "terminal").glob("*.py")),
         *(
             path

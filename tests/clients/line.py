@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from clients.books import Gap
 from clients.comeback import Wish
+from clients.notices import Event, Heartbeat
 from clients.state import ClientState, Message
 from feed.actions import Auth
 from feed.batch import Batch
 from feed.encoding import Encoding
 from feed.frames import TEXT, split_frames
+from feed.playback import State
 from feed.recovery import Run
 from feed.replay_actions import Play, Steer
 from feed.ticks import Bar, Quote, StreamKey, Tick, Trade, channel_of
@@ -176,7 +178,8 @@ class Line:
                 self._say(*ask)
                 self.waits_for = 0
 
-    def _show(self, item: Tick | Gap) -> None:
+    def _show(self, item: Tick | Event) -> None:
+        assert not isinstance(item, State | Heartbeat)
         if isinstance(item, Gap):
             name = (item.channel, item.symbol)
         else:

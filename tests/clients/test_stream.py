@@ -333,5 +333,5 @@ async def test_another_encoding_goes_on_with_every_stream(
         assert [tick.seq for tick in found] == [1, 2, 3, 4, 5, 6]
         assert stream.reconnects == 1
         assert stream.report().balanced
-        assert stream._socket is not None
-        assert stream._socket.subprotocol == MSGPACK_SUBPROTOCOL
+        assert stream._life._socket is not None
+        assert stream._life._socket.subprotocol == MSGPACK_SUBPROTOCOL

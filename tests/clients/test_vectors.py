@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from clients.backoff import Backoff
 from clients.books import Books, Gap
 from clients.comeback import Wish
+from clients.notices import Event, Heartbeat
 from clients.state import ClientState, Message
 from feed.encoding import Encoding
+from feed.playback import State
 from feed.ticks import Subscription, Tick
 from tests.builders import trade
 
@@ -26,9 +29,10 @@ def name_of(vector: dict[str, Any]) -> str:
     return name
 
 
-def shown(items: list[Tick | Gap]) -> list[Any]:
+def shown(items: Sequence[Tick | Event]) -> list[Any]:
     """Ticks by their numbers, gaps by what they say."""
-    return [list(item[2:]) if isinstance(item, Gap) else item.seq for item in items]
+    told = [item for item in items if not isinstance(item, State | Heartbeat)]
+    return [list(item[2:]) if isinstance(item, Gap) else item.seq for item in told]
 
 
 def enter(books: Books, event: dict[str, Any]) -> list[Tick | Gap]:

@@ -10,6 +10,10 @@ from typing import TypeVar
 
 import pytest
 
+from tests.cli.conftest import cli
+
+__all__ = ["cli"]
+
 T = TypeVar("T")
 
 

@@ -161,6 +161,20 @@ async def test_what_is_asked_of_a_replay_that_ends_in_the_same_turn_is_answered(
         assert (await play(talk, trades=["ES"], speed=0.01))["state"] == "playing"
 
 
+async def test_one_that_ends_as_soon_as_it_goes_on_is_heard_to_its_end(
+    server: RunningServer,
+) -> None:
+    async with talking(server.stream) as talk:
+        await play(talk, trades=["ES"], speed=0.01)
+        await talk.hear()
+        for action, more in (("pause", {}), ("speed", {"speed": "max"}), ("resume", {})):
+            said = await talk.ask(action=f"replay.{action}", id=9, **more)
+        assert said["state"] in {"playing", "ended"}
+        ticks, end = await until_ended(talk)
+        assert [tick["i"] for tick in ticks] == list(range(1, 100))
+        assert end["state"] == "ended"
+
+
 async def test_it_runs_beside_live_streams(server: RunningServer, publisher: Publisher) -> None:
     async with talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["ES"])

@@ -1,0 +1,216 @@
+"""A stream's life: one connection after the other, each taken up where the last was cut."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from clients.backoff import Backoff
+from clients.comeback import Wish
+from clients.conversation import REPLY_TIMEOUT_S, Conversation
+from clients.dialing import Address, dial, next_frame, refusal_in, words_of
+from clients.notices import Event
+from clients.state import ClientState, Message, Notice, Refused
+from feed.encoding import Encoding
+from feed.errors import ConnectionFailed
+from feed.ticks import Tick
+
+logger = logging.getLogger("tickcast.client")
+
+
+class Life:
+    """Keeps a client connected, and brings back after each cut what it has asked for.
+
+    Args:
+        reconnect: come back at all.
+
+    Attributes:
+        connected: False from a cut until everything is held again.
+        encoding: that of the next connection.
+        reconnects: how often it has come back.
+        notices: the latest messages of the server that are neither ticks nor replies.
+        queue: what has come for the program.
+    """
+
+    def __init__(self, address: Address, state: ClientState, reconnect: bool) -> None:
+        self.connected = False
+        self.encoding: Encoding = state.encoding
+        self.reconnects = 0
+        self.notices: deque[Notice] = deque(maxlen=100)
+        self._address = address
+        self._state = state
+        self._reconnect = reconnect
+        self._backoff = Backoff()
+        self._conversation = Conversation()
+        self.queue = self._conversation.queue
+        self._socket: ClientConnection | None = None
+        self._connected_s = 0.0
+        self._reader: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Connect and start receiving.
+
+        Raises:
+            ConnectionFailed: the server can't be reached or turned us away.
+        """
+        self._socket = await self._dial()
+        self._settle()
+        self._reader = asyncio.create_task(self._receive_forever(self._socket), name="stream")
+
+    async def end(self) -> None:
+        """Say good-bye and stop."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+        self._stop(StopAsyncIteration())
+        if self._socket is not None:
+            await self._socket.close()
+
+    async def ask(self, question: Message) -> Notice:
+        """The server's reply to a question; raises as `Conversation.ask` does."""
+        assert self._socket is not None
+        return await self._conversation.ask(self._socket, question)
+
+    async def subscribe(
+        self, wanted: Mapping[str, Iterable[str]], snapshot: bool, wish: Wish
+    ) -> Notice:
+        """The server's reply to a subscription; raises as `ask` does.
+
+        A server that does not know our extensions is asked without them.
+        """
+        try:
+            return await self.ask(self._state.subscribe(wanted, snapshot=snapshot, wish=wish))
+        except Refused as error:
+            if not (self._state.extended and error.is_of_the_unknown):
+                raise
+        # What it does not know may be what the program has not asked for.
+        plain = self._state.subscribe(wanted, snapshot=snapshot, wish=wish, plainly=True)
+        reply = await self.ask(plain)
+        self._state.extended = False
+        return reply
+
+    async def renew(self) -> None:
+        """Close the connection, to come back as after a cut."""
+        if self.connected and self._socket is not None:
+            await self._socket.close()
+
+    # -- the connection
+
+    async def _dial(self) -> ClientConnection:
+        self._state.encoding = self.encoding
+        socket = await dial(self._address, self._state.subprotocol)
+        self._state.connected(socket.subprotocol)
+        return socket
+
+    def _settle(self) -> None:
+        self.connected = True
+        self._connected_s = asyncio.get_running_loop().time()
+
+    async def _receive_forever(self, socket: ClientConnection) -> None:
+        try:
+            while True:
+                try:
+                    await self._receive(socket)
+                except ConnectionClosed as cut:
+                    socket = await self._come_back(cut)
+        except Exception as error:
+            self._stop(error)
+
+    async def _receive(self, socket: ClientConnection) -> None:
+        while True:
+            await self._take(*self._state.receive(await next_frame(socket)))
+            if (question := self._state.ask_epoch()) is not None:
+                with suppress(ConnectionClosed):  # `recv` will tell, after what has arrived.
+                    await socket.send(question[1])
+
+    async def _take(self, seen: list[Tick | Event], notices: Iterable[Notice]) -> None:
+        for notice in notices:
+            if not self._conversation.answer(notice) and notice["T"] != "subscription":
+                self.notices.append(notice)
+        if seen:
+            await self.queue.put(seen)
+
+    def _stop(self, reason: Exception) -> None:
+        self.connected = False
+        self._conversation.end(reason)
+
+    # -- after a cut
+
+    async def _come_back(self, cut: ConnectionClosed) -> ClientConnection:
+        """Connect again, as the close code allows, and go on with every stream."""
+        lasted_s = asyncio.get_running_loop().time() - self._connected_s
+        self.connected = False
+        if not self._reconnect:
+            raise self._closed_by(cut)
+        delay_s = self._delay_after(cut, lasted_s)
+        self._conversation.fail(ConnectionFailed("the connection was cut"))
+        while True:
+            await asyncio.sleep(delay_s)
+            try:
+                self._socket = await self._dial_again()
+            except ConnectionClosed as again:
+                delay_s = self._delay_after(again, 0)
+            except (ConnectionFailed, TimeoutError) as error:
+                delay_s = self._delay_after_failure(error)
+                logger.info("%s, trying again", error)
+            else:
+                self.reconnects += 1
+                self._settle()
+                return self._socket
+
+    def _delay_after(self, cut: ConnectionClosed, lasted_s: float) -> float:
+        code = cut.rcvd.code if cut.rcvd else 0
+        delay_s = self._backoff.after_close(code, lasted_s, self._state.retry_s)
+        if delay_s is None:
+            raise self._closed_by(cut)
+        return delay_s
+
+    def _delay_after_failure(self, error: Exception) -> float:
+        delay_s = self._backoff.after_failure(*refusal_in(error))
+        if delay_s is None or (isinstance(error, Refused) and not error.is_passing):
+            raise error
+        return delay_s
+
+    def _closed_by(self, cut: ConnectionClosed) -> ConnectionFailed:
+        return ConnectionFailed(f"{self._address.url}: {words_of(cut)}")
+
+    async def _dial_again(self) -> ClientConnection:
+        socket = await self._dial()
+        try:
+            try:
+                await self._say_again(socket)
+            except Refused as error:
+                if not (self._state.extended and error.is_of_the_unknown):
+                    raise
+                logger.warning("%s: what was missed can't be had", error)
+                self._state.extended = False
+                await self._say_again(socket)
+        except BaseException:
+            await socket.close()
+            raise
+        return socket
+
+    async def _say_again(self, socket: ClientConnection) -> None:
+        """Ask for everything that was held; what else comes meanwhile is taken as always."""
+        for id_, message in self._state.say_again():
+            await socket.send(message)
+            reply = await self._reply_to(id_, socket)
+            if reply["T"] == "error":
+                raise Refused(reply)
+
+    async def _reply_to(self, id_: int, socket: ClientConnection) -> Notice:
+        async with asyncio.timeout(REPLY_TIMEOUT_S) as patience:
+            while True:
+                seen, notices = self._state.receive(await next_frame(socket))
+                patience.reschedule(None)  # A program that is slow to take ticks is no fault.
+                await self._take(seen, notices)
+                patience.reschedule(asyncio.get_running_loop().time() + REPLY_TIMEOUT_S)
+                for notice in notices:
+                    if notice.get("id") == id_:
+                        return notice

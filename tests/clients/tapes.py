@@ -1,0 +1,19 @@
+"""A tape for clients to have played."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from feed.tapes import TapeWriter
+from feed.tapes.names import SUFFIX
+from tests.builders import trade
+from tests.recorded import at
+
+
+def write_tape(directory: Path, name: str = "hundred", count: int = 100) -> None:
+    """A tape with a trade of ES each second, the first at T0; each one's `id` is its place."""
+    writer = TapeWriter(directory / f"{name}{SUFFIX}", "live", "test")
+    for place in range(count):
+        writer.tick(trade("ES", id=place, time=at(place), seq=place + 1))
+    writer.flush()
+    writer.close()

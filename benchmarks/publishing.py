@@ -26,7 +26,8 @@ import uvloop
 from processes import cpu_s
 from workloads import BY_NAME
 
-from feed.ticks import Encoding, Trade, encode
+from feed.encoding import Encoding, encode
+from feed.ticks import Trade
 from feed.times import Time
 
 _NICE = -10

@@ -27,8 +27,9 @@ import uvloop
 from feed.broker.client import make_client
 from feed.broker.embedded import provided_store
 from feed.broker.replies import READ_BYTES, ReplyReader
+from feed.encoding import pack
 from feed.settings import Settings
-from feed.ticks import Trade, pack
+from feed.ticks import Trade
 from feed.times import Time
 
 CHANNELS = [f"tickcast:{{live/trades/SYM{number}}}:ticks" for number in range(1000)]

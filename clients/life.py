@@ -17,8 +17,9 @@ from clients.conversation import REPLY_TIMEOUT_S, Conversation
 from clients.dialing import Address, dial, next_frame, refusal_in, words_of
 from clients.notices import Event
 from clients.state import ClientState, Message, Notice, Refused
+from feed.encoding import Encoding
 from feed.errors import ConnectionFailed
-from feed.ticks import Encoding, Tick
+from feed.ticks import Tick
 
 logger = logging.getLogger("tickcast.client")
 

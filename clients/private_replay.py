@@ -24,9 +24,10 @@ from clients.state import (
     subprotocol_of,
     to_message,
 )
+from feed.encoding import Encoding
 from feed.errors import ConnectionFailed
 from feed.playback import MAX, Mode, State, check_speed, show_speed
-from feed.ticks import Encoding, Tick
+from feed.ticks import Tick
 from feed.times import Time
 
 _ID: Final = 1

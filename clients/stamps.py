@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec import field
 
-from feed.ticks import Bar, Quote, Tick, Trade, from_wire
+from feed.encoding import from_wire
+from feed.ticks import Bar, Quote, Tick, Trade
 
 
 class StampedTrade(Trade, tag="t", kw_only=True):

@@ -13,9 +13,10 @@ from clients.books import Books, Position
 from clients.comeback import ComeBack, Fields, Wish, subscribe, unsubscribe
 from clients.notices import Event, event_in
 from clients.stamps import tick_in
+from feed.encoding import Encoding, encode
 from feed.errors import ConnectionFailed, Fault, InvalidTick
 from feed.protocol import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
-from feed.ticks import Coverage, Encoding, StreamKey, Subscription, Tick, encode
+from feed.ticks import Coverage, StreamKey, Subscription, Tick
 
 MESSAGE_BYTES: Final = 60_000
 """What one message of ours may take: servers accept 64 KiB."""

@@ -20,8 +20,9 @@ from clients.notices import Configured, Event, Handlers, Heartbeat, configured_i
 from clients.private_replay import PrivateReplay
 from clients.report import Report
 from clients.state import ClientState, Notice, reading
+from feed.encoding import Encoding
 from feed.playback import State
-from feed.ticks import Encoding, Tick
+from feed.ticks import Tick
 from feed.times import Time
 
 

@@ -21,9 +21,10 @@ from starlette.websockets import WebSocket
 
 from feed.access.gate import Gate
 from feed.access.grant import Grant
-from feed.connection import denial, serve_connection
+from feed.encoding import Encoding, encode
 from feed.engine import Engine, running_engine
 from feed.errors import Refused, TapeNotFound, TickcastError
+from feed.handshake import denial, serve_connection
 from feed.headers import SecurityHeaders
 from feed.scraping import answer_scrape, serving_metrics
 from feed.settings import Settings
@@ -31,9 +32,7 @@ from feed.ticks import (
     CHANNELS,
     DEFAULT_FEED,
     Coverage,
-    Encoding,
     Subscription,
-    encode,
     is_feed_name,
     is_pattern,
     sort_channels,

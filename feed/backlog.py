@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from feed import protocol
-from feed.batch import Gap, GapReason
+from feed.batch import NEW_EPOCH, Gap, GapReason
 from feed.counters import Totals
 from feed.delivery import SlowPolicy
 from feed.pieces import (
@@ -82,7 +82,8 @@ Part = Missed | Gap
 class Backlog:
     """What one client has missed, by stream: its size grows with streams, not with ticks.
 
-    A stream has one part, or more where its epoch has changed meanwhile.
+    A stream has one part, or more where its epoch has changed meanwhile. Of many epochs the first
+    ones are told as one.
     """
 
     __slots__ = ("_form", "_parts")
@@ -103,7 +104,7 @@ class Backlog:
                 last.add(run, policy)
             else:
                 parts.append(Missed(run, policy))
-        del parts[:-_PARTS_MAX]
+        _bound(parts)
 
     def add_gap(self, key: StreamKey, gap: Gap) -> None:
         """Take word of a gap. What was missed before it becomes a part of it."""
@@ -119,7 +120,7 @@ class Backlog:
             gap = gap._replace(first_seq=first_seq)
             parts.pop()
         parts.append(gap)
-        del parts[:-_PARTS_MAX]
+        _bound(parts)
 
     def keep(self, policy_of: Callable[[StreamKey], SlowPolicy | None], form: Form) -> None:
         """The client's wishes have changed: go by these policies, forget streams without one."""
@@ -166,6 +167,17 @@ class Backlog:
         if pieces:
             frames.append(pack_frames(pieces, self._form.encoding)[0])
         return frames
+
+
+def _bound(parts: list[Part]) -> None:
+    """Drop the oldest of too many parts: all of them are from epochs that have ended.
+
+    That is told as one new epoch, which is all that a client can make of several. Else the next
+    tick, whose number may be lower than what the client has, would look like a repetition.
+    """
+    if len(parts) > _PARTS_MAX:
+        del parts[:-_PARTS_MAX]
+        parts[0] = NEW_EPOCH
 
 
 def _split_by_epoch(chunk: Chunk) -> list[Chunk]:

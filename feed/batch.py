@@ -5,8 +5,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, NamedTuple
 
+from feed.encoding import unpack
 from feed.errors import InvalidTick
-from feed.ticks import Tick, number, unpack
+from feed.ticks import Tick, number
 
 
 class Batch(NamedTuple):

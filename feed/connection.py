@@ -7,16 +7,14 @@ import logging
 import random
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
-from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
 from feed import protocol
 from feed.actions import Auth
 from feed.asgi_sink import AsgiSink
-from feed.conduct import Conduct
 from feed.door import Visitor
 from feed.engine import Engine
 from feed.errors import (
@@ -28,7 +26,6 @@ from feed.errors import (
     Ended,
     Fault,
     InvalidAction,
-    Refused,
     ReplayFailed,
     TooManyConnections,
     reason_of,
@@ -39,67 +36,13 @@ from feed.pieces import message_frame
 from feed.private.projector import Viewer
 from feed.replay_actions import Play, Steer
 from feed.session import Request, Session
-from feed.tasks import end_tasks
-from feed.websocket import EXTENSION, TransportSink
+from feed.transport_sink import TransportSink
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
 _LOOK_S: Final = 3600.0
 """The longest wait for a grant to expire, before looking again."""
 
 logger = logging.getLogger("tickcast.connection")
-
-
-async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> None:
-    """Answer a handshake on one feed, and serve the client until it is gone."""
-    try:
-        visitor = await engine.door.enter(websocket.scope)
-    except Refused as refusal:
-        await websocket.send_denial_response(denial(refusal))
-        return
-    encoding, subprotocol = protocol.choose_encoding(
-        websocket.scope["subprotocols"],
-        websocket.headers.get("content-type", ""),
-        websocket.query_params.get("encoding"),
-    )
-    try:
-        await websocket.accept(subprotocol=subprotocol)
-    except BaseException:
-        engine.door.leave(visitor)
-        raise
-    raw: TransportSink | None = websocket.scope["extensions"].get(EXTENSION)
-    sink = raw or AsgiSink(websocket)
-    connection = Connection(sink, engine, visitor)
-    settings = engine.settings
-    session = Session(
-        engine.hub,
-        connection.outbox,
-        feed,
-        encoding,
-        extended=subprotocol is not None,
-        subscriptions_max=settings.subscriptions_max,
-        conduct=Conduct(settings.messages_per_s, settings.messages_burst),
-        grant=visitor.grant,
-    )
-    connection.begin(session)
-    if isinstance(sink, TransportSink):
-        sink.hand_over(connection.take, connection.end)
-        return
-    sender = asyncio.create_task(sink.run())
-    try:
-        with suppress(asyncio.CancelledError):
-            await connection.serve(websocket)
-    finally:
-        await end_tasks([sender])
-
-
-def denial(refusal: Refused) -> Response:
-    """The HTTP response that tells somebody why it may not come in."""
-    headers = {}
-    if refusal.retry_after_s:
-        headers["Retry-After"] = str(refusal.retry_after_s)
-    if refusal.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return PlainTextResponse(f"{refusal}\n", refusal.status, headers)
 
 
 class Connection:
@@ -224,15 +167,9 @@ class Connection:
             self._fail()
 
     async def _play(self, play: Play) -> None:
-        session, hub = self._session, self._engine.hub
-        if self._viewer is None:
-            self._viewer = Viewer(
-                self.outbox,
-                session.encoding,
-                lambda data, frames, ticks: hub.send_replayed(self.outbox, data, frames, ticks),
-            )
+        session = self._session
         try:
-            await self._engine.projector.play(self._viewer, play, session.narrow)
+            await self._engine.projector.play(self._view(), play, session.narrow)
         except InvalidAction as error:
             session.refuse(play, error.fault, error.detail)
         except Exception:
@@ -240,11 +177,16 @@ class Connection:
 
     def _steer(self, steer: Steer) -> None:
         try:
-            if self._viewer is None:
-                raise InvalidAction(Fault.INVALID_SYNTAX, "no replay with this id plays")
-            self._engine.projector.steer(self._viewer, steer)
+            self._engine.projector.steer(self._view(), steer)
         except InvalidAction as error:
             self._session.refuse(steer, error.fault, error.detail)
+
+    def _view(self) -> Viewer:
+        """The client as one that has tapes played to it, which few ever are."""
+        if self._viewer is None:
+            send = partial(self._engine.hub.writes.of_tape, self.outbox)
+            self._viewer = Viewer(self.outbox, self._session.encoding, send)
+        return self._viewer
 
     async def _steer_feed(self, steer: Steer) -> None:
         """Steer the replay that plays into the feed, for all its clients."""

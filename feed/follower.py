@@ -127,7 +127,9 @@ class Follower:
 
     def _send(self, parcel: _Parcel, joining: Iterable[StreamKey], now: Moment) -> None:
         if parcel.size:
-            self._hub.send_frames(self._outbox, b"".join(parcel.parts), parcel.frames, parcel.ticks)
+            self._hub.writes.of_history(
+                self._outbox, b"".join(parcel.parts), parcel.frames, parcel.ticks
+            )
         for key in joining:
             self._hub.catch_up(self._outbox, key, now)
         self.drop(joining)

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from feed.ticks import Encoding
+from feed.encoding import Encoding
 
 TEXT: Final = 0x1
 BINARY: Final = 0x2

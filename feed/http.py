@@ -1,8 +1,8 @@
 """uvicorn's HTTP protocol, made safe against clients that stall and requests that are malformed.
 
 uvicorn waits for the rest of a request for ever, and keeps what has come of it. Here a request has
-a time in which to be complete, and bounds in every direction. An application is asked only when
-the whole request is there, so that a refusal never meets an answer half-way.
+a time in which to be complete, and bounds in every direction: `feed.http_rules`. An application is
+asked only when the whole request is there, so that a refusal never meets an answer half-way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import re
 from collections import Counter
 from http import HTTPStatus
 from typing import Any, Final
@@ -22,46 +21,22 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from feed import http_rules as rules
 from feed.errors import CLOSE_GRACE_S
+from feed.http_rules import SLICE_BYTES, Refusal
 
 STALLED: Final = "stalled"
 MALFORMED: Final = "malformed"
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 """Where uvicorn's configuration has no `handshake_timeout_s`."""
 
-_SLICE_BYTES: Final = 1024
-_HEAD_MAX_BYTES: Final = 16 * 1024
-_HEADERS_MAX: Final = 100
-_URL_MAX_BYTES: Final = 8 * 1024
-_BODY_MAX_BYTES: Final = 64 * 1024
 _PIPELINE_MAX: Final = 32
 _STILL_MAX: Final = 6
 """Half a minute by default: the kernel asks for more only when a third of its buffer is free."""
-_LINE_MAX_BYTES: Final = 8 * 1024
-"""The longest line that the parser of WebSocket handshakes reads."""
-
-_URL: Final = re.compile(rb"[\x21-\x7e]+")
-_HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_TIMEOUT: Final = HTTPStatus.REQUEST_TIMEOUT
+_BAD: Final = HTTPStatus.BAD_REQUEST
 
 logger = logging.getLogger("tickcast.http")
-
-Headers = list[tuple[bytes, bytes]]
-
-
-class _Refusal(Exception):
-    """A request that goes no further; the connection ends with it."""
-
-    def __init__(self, status: HTTPStatus, headers: Headers | None = None) -> None:
-        super().__init__(status.phrase)
-        self.status = status
-        self.headers = headers or []
-
-
-_TIMEOUT: Final = HTTPStatus.REQUEST_TIMEOUT
-_MALFORMED: Final = HTTPStatus.BAD_REQUEST
-_HEAD_TOO_LARGE: Final = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-_URL_TOO_LONG: Final = HTTPStatus.REQUEST_URI_TOO_LONG
-_BODY_TOO_LARGE: Final = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
 class FeedHttpProtocol(HttpToolsProtocol):
@@ -101,7 +76,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         """Bytes that have come of its head, and then of its body."""
         self._held: Any = None
         """The application, while the request that it is to answer is not complete."""
-        self._due: _Refusal | None = None
+        self._due: Refusal | None = None
         """What is to be said when the answers to earlier requests are out."""
 
     # -- time
@@ -136,7 +111,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._still = self._still + 1 if unread and unread >= self._unread else 0
         self._unread = unread or math.inf
         if self._is_receiving and not self._is_answering():
-            self._refuse(_Refusal(_TIMEOUT))
+            self._refuse(Refusal(_TIMEOUT))
         elif self._still >= _STILL_MAX:
             self._refused[STALLED] += 1
             self.transport.abort()
@@ -156,38 +131,28 @@ class FeedHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """As uvicorn's, a little at a time, so that every bound is noticed soon."""
         self._unset_keepalive_if_required()
-        for start in range(0, len(data), _SLICE_BYTES):
+        for start in range(0, len(data), SLICE_BYTES):
             if self._is_over:
                 return
-            self._feed(data[start : start + _SLICE_BYTES])
+            self._feed(data[start : start + SLICE_BYTES])
 
     def _feed(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
             if self._is_receiving:
-                self._weigh(len(data))
+                self._size += len(data)
+                rules.check_size(self._size, len(self.headers), in_head=self._in_head)
         except httptools.HttpParserUpgrade as upgrade:
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
             elif rest := data[upgrade.args[0] :]:
                 # Of no protocol that we know: the request was an ordinary one (RFC 9110, 7.8).
                 self._feed(rest)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             self._refuse(refusal)
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause if isinstance(cause, _Refusal) else _Refusal(_MALFORMED))
-
-    def _weigh(self, size: int) -> None:
-        """Look whether more may come of a request, of which `size` bytes have come.
-
-        A body's size is that of its chunks, and may include the end of its head.
-        """
-        self._size += size
-        if len(self.headers) > _HEADERS_MAX or (self._in_head and self._size >= _HEAD_MAX_BYTES):
-            raise _Refusal(_HEAD_TOO_LARGE)
-        if self._size > _BODY_MAX_BYTES + _SLICE_BYTES:
-            raise _Refusal(_BODY_TOO_LARGE)
+            self._refuse(cause if isinstance(cause, Refusal) else Refusal(_BAD))
 
     # -- what the parser finds
 
@@ -201,61 +166,33 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
-        if len(self.url) > _URL_MAX_BYTES:
-            raise _Refusal(_URL_TOO_LONG)
+        rules.check_url_size(self.url)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._size = 0
-        if len(self.headers) > _HEADERS_MAX:
-            raise _Refusal(_HEAD_TOO_LARGE)
-        if not _URL.fullmatch(self.url):
-            raise _Refusal(_MALFORMED)
-        has_body = self._check_framing()
+        version = self.parser.get_http_version()
+        has_body = rules.check_head(self.url, version, self.headers)
         self._is_handshake = False
         if self.parser.should_upgrade():
             # HTTP/1.0 knows no upgrade (RFC 9110, section 7.8), and uvicorn would call it 1.1.
-            self._is_handshake = (
-                self.parser.get_http_version() == "1.1" and super()._should_upgrade()
-            )
+            self._is_handshake = version == "1.1" and super()._should_upgrade()
             if self._is_handshake:
-                self._check_handshake()
+                rules.check_handshake(self.parser.get_method(), self.url, self.headers)
+                if self._is_answering():
+                    # The answer would come in the midst of frames.
+                    raise Refusal(_BAD)
             if has_body:
                 # The parser takes it for what follows an upgrade, hence for the next request.
-                raise _Refusal(_MALFORMED)
+                raise Refusal(_BAD)
         if has_body and self.expect_100_continue:
-            raise _Refusal(HTTPStatus.EXPECTATION_FAILED)
+            raise Refusal(HTTPStatus.EXPECTATION_FAILED)
         if len(self.pipeline) >= _PIPELINE_MAX:
-            raise _Refusal(HTTPStatus.TOO_MANY_REQUESTS)
+            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS)
         super().on_headers_complete()
         if has_body:
             # What stands behind a body goes here, not among the headers (RFC 9110, 6.5.1).
             self.headers = self.headers.copy()
-
-    def _check_framing(self) -> bool:
-        """Whether a body follows; RFC 9112, sections 3.2 and 6.3.
-
-        The parser has made sure that there is one length at the most, and that it is a number.
-
-        Raises:
-            _Refusal: that is not clear, or too much; or it is not clear which host is meant.
-        """
-        version = self.parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            raise _Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-        fields = dict(self.headers)
-        hosts = [name for name, _ in self.headers].count(b"host")
-        if hosts > 1 or (version == "1.1" and not hosts):
-            raise _Refusal(_MALFORMED)
-        if hosts and not _HOST.fullmatch(fields[b"host"]):
-            raise _Refusal(_MALFORMED)
-        length = int(fields.get(b"content-length", 0))
-        is_coded = b"transfer-encoding" in fields
-        if is_coded and (b"content-length" in fields or version == "1.0"):
-            raise _Refusal(_MALFORMED)
-        if length > _BODY_MAX_BYTES:
-            raise _Refusal(_BODY_TOO_LARGE)
-        return is_coded or length > 0
 
     def on_body(self, body: bytes) -> None:
         """Keep nothing: no endpoint of ours takes a body."""
@@ -283,21 +220,6 @@ class FeedHttpProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         return self._is_handshake
 
-    def _check_handshake(self) -> None:
-        """Refuse what the WebSocket library would leave without an answer.
-
-        What it reads it answers itself: a bad key, or another version (RFC 6455, section 4.2.2).
-        """
-        if self.parser.get_method() != b"GET":
-            raise _Refusal(HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"GET")])
-        if len(b"GET  HTTP/1.1\r\n" + self.url) > _LINE_MAX_BYTES:
-            raise _Refusal(_URL_TOO_LONG)
-        if any(len(name) + len(value) + 4 > _LINE_MAX_BYTES for name, value in self.headers):
-            raise _Refusal(_HEAD_TOO_LARGE)
-        if self._is_answering():
-            # The answer would come in the midst of frames.
-            raise _Refusal(_MALFORMED)
-
     def handle_websocket_upgrade(self) -> None:
         """As uvicorn's, and let go of everything: from here on the other protocol has it all."""
         self._is_over = True
@@ -319,7 +241,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         else:
             self._close()
 
-    def _refuse(self, refusal: _Refusal) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Answer that a request goes no further, and see to it that the socket goes.
 
         Earlier requests get their answers first.
@@ -334,7 +256,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._close()
             return
         text = f"{refusal}\n".encode("ascii")
-        headers: Headers = [
+        headers = [
             *self.server_state.default_headers,
             *refusal.headers,
             (b"content-type", b"text/plain; charset=utf-8"),

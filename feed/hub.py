@@ -11,27 +11,35 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from feed import protocol
-from feed.audience import AnyTap, Audience, AudienceKey, ConflatedTap, Group, Tap, Wanted
+from feed.audience import Audience, AudienceKey, ConflatedTap, Group, Tap, Wanted
 from feed.audiences import Audiences
 from feed.batch import Gap, GapReason
 from feed.counters import Counters, Totals
+from feed.gathering import Gathering
+from feed.lags import Arrivals
 from feed.outbox import Outbox
-from feed.pieces import Chunk, Form, Piece, encode_pieces, message_frame, pack_frames
+from feed.pieces import Chunk, Form, encode_pieces, message_frame
 from feed.streams import Stream, Streams
 from feed.ticks import StreamKey, Subscription, Tick
 from feed.times import Moment
+from feed.writes import Writes
 
 
 class Hub:
-    """All streams and audiences of one server."""
+    """All streams and audiences of one server.
+
+    Attributes:
+        arrivals: how late the ticks are that it is given.
+        writes: the way of encoded ticks to clients.
+    """
 
     def __init__(self, counters: Counters | None = None) -> None:
         self.counters = counters or Counters()
+        self.arrivals = Arrivals(self.counters)
+        self.writes = Writes(self.counters)
         self._streams = Streams()
         self._audiences = Audiences(self._streams)
         self._dirty: list[Tap] = []
-        self._arrivals: list[tuple[int, int]] = []
-        self._lag = (0.0, 0)
 
     # -- streams, opened and closed by whoever feeds the hub
 
@@ -159,7 +167,7 @@ class Hub:
             pieces = [
                 piece for chunk in chunks for piece in encode_pieces(chunk, form, now.wall_us)
             ]
-            self._send_pieces(outbox, pieces, audience)
+            self.writes.to_member(outbox, pieces, audience)
 
     def form_of(self, outbox: Outbox) -> Form | None:
         """How a client wants its ticks; None if it holds no subscription."""
@@ -191,7 +199,7 @@ class Hub:
             is_first = tap.take(ticks, published_us)
             due = due or is_first
             if isinstance(tap, Tap):
-                self._arrivals.append((published_us, len(ticks)))
+                self.arrivals.add((published_us, len(ticks)))
                 if is_first:
                     self._dirty.append(tap)
         return due
@@ -210,7 +218,9 @@ class Hub:
             if isinstance(tap, ConflatedTap):
                 # Ticks from both sides of a gap can't be merged into one.
                 tap.stop_waiting()
-                self._give_conflated([tap], now)
+                gathering = Gathering(now)
+                gathering.add_conflated(tap)
+                self._send_gathered(gathering)
             for form, audiences in tap.audiences.items():
                 frame = message_frame(protocol.gap(key, gap), form.encoding)
                 for audience in audiences:
@@ -229,136 +239,31 @@ class Hub:
         if len(dirty) == 1 and not groups:
             # While little flows it is mostly so, and nothing has to be gathered.
             chunk = dirty[0].give()
-            self._deliver(
+            self.writes.to_audiences(
                 (encode_pieces(chunk, form, now.wall_us), form, audiences)
                 for form, audiences in dirty[0].audiences.items()
             )
         elif dirty or groups:
             self._flush_many(dirty, groups, now)
-        self._note_lag(now)
+        self.arrivals.flush(now)
 
     def _flush_many(self, dirty: Sequence[Tap], groups: Sequence[Group], now: Moment) -> None:
-        touched: list[Audience] = []
+        gathering = Gathering(now)
         for tap in dirty:
-            self._gather(tap, tap.give(), now, touched)
-        conflated = [tap for group in groups for tap in group.begin_interval(now.steady_s)]
-        self._give_conflated(conflated, now, touched)
+            gathering.add(tap, tap.give())
+        for group in groups:
+            for conflated in group.begin_interval(now.steady_s):
+                gathering.add_conflated(conflated)
+        self._send_gathered(gathering)
 
-    def _give_conflated(
-        self, taps: Iterable[ConflatedTap], now: Moment, touched: list[Audience] | None = None
-    ) -> None:
-        """Deliver what conflated taps have, together with what was gathered before."""
-        touched = [] if touched is None else touched
-        settled: list[Audience] = []
-        for tap in taps:
-            self._gather_conflated(tap, now, touched, settled)
-        self._deliver((audience.take(), audience.form, (audience,)) for audience in touched)
-        for audience in settled:
+    def _send_gathered(self, gathering: Gathering) -> None:
+        self.writes.to_audiences(gathering.letters())
+        for audience in gathering.settled:
             self._audiences.unite(audience)
 
     def due_s(self) -> float | None:
         """When the next flush is due for the sake of what is conflated, on the steady clock."""
         return self._streams.due_s()
-
-    def _gather(self, tap: AnyTap, chunk: Chunk, now: Moment, touched: list[Audience]) -> None:
-        """Let every audience of a tap have a chunk with its next write."""
-        for form, audiences in tap.audiences.items():
-            pieces = encode_pieces(chunk, form, now.wall_us)
-            for audience in audiences:
-                if not audience.gathered:
-                    touched.append(audience)
-                audience.gathered += pieces
-
-    def _gather_conflated(
-        self, tap: ConflatedTap, now: Moment, touched: list[Audience], settled: list[Audience]
-    ) -> None:
-        """The same for one tick, which counts for less in audiences that came late."""
-        late: list[tuple[Audience, int]] = []
-        for audiences in tap.audiences.values():
-            late += [(each, each.known[tap]) for each in audiences if tap in each.known]
-        for audience, _ in late:
-            del tap.audiences[audience.form][audience]
-        whole = tap.merged()
-        if whole is not None:
-            self._gather(tap, whole, now, touched)
-        for audience, known in late:
-            tap.audiences[audience.form][audience] = None
-            del audience.known[tap]
-            if not audience.known:
-                settled.append(audience)
-            if (own := tap.merged(known)) is not None:
-                if not audience.gathered:
-                    touched.append(audience)
-                audience.gathered += encode_pieces(own, audience.form, now.wall_us)
-        tap.clear()
-
-    def _deliver(self, letters: Iterable[tuple[Sequence[Piece], Form, Iterable[Audience]]]) -> None:
-        """One write for each member of the audiences: the innermost loop of all."""
-        ticks_out = conflated = frames_out = bytes_out = 0
-        for pieces, form, audiences in letters:
-            data, frames, sent, merged = pack_frames(pieces, form.encoding)
-            taken = 0
-            for audience in audiences:
-                audience.sent += sent
-                audience.merged += merged
-                audience.bytes += len(data)
-                for outbox in audience.members:
-                    if (write := outbox.write) is not None:
-                        write(data)
-                        taken += 1
-                    elif outbox.offer(data):
-                        taken += 1
-                    else:
-                        outbox.totals.bytes -= len(data)
-                        outbox.absorb(pieces, audience.policy_of, form)
-            ticks_out += taken * sent
-            conflated += taken * merged
-            frames_out += taken * frames
-            bytes_out += taken * len(data)
-        self.counters.add_sent(ticks_out, conflated, frames_out, bytes_out)
-
-    def send_frames(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
-        """Send one client frames of ticks from history, made for it or shared."""
-        self.counters.history_out += ticks
-        self._send_made(outbox, data, frames, ticks)
-
-    def send_replayed(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
-        """Send one client frames of ticks from a tape."""
-        self.counters.replayed_out += ticks
-        self._send_made(outbox, data, frames, ticks)
-
-    def _send_made(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
-        outbox.totals.add(Totals(ticks))
-        outbox.push(data)
-        self.counters.add_sent(ticks, 0, frames, len(data))
-
-    def _send_pieces(self, outbox: Outbox, pieces: list[Piece], audience: Audience) -> None:
-        """Pieces for one member alone."""
-        data, frames, sent, merged = pack_frames(pieces, audience.form.encoding)
-        outbox.totals.add(Totals(sent, merged))
-        if outbox.offer(data):
-            outbox.totals.bytes += len(data)
-            self.counters.add_sent(sent, merged, frames, len(data))
-        else:
-            outbox.absorb(pieces, audience.policy_of, audience.form)
-
-    def lag_ms(self, now: Moment) -> int:
-        """How long the ticks sent in the last second have been on their way from the publisher."""
-        at_s, lag_us = self._lag
-        return lag_us // 1000 if now.steady_s - at_s <= 1 else 0
-
-    def _note_lag(self, now: Moment) -> None:
-        if not self._arrivals:
-            return
-        lags = self.counters.lag_s
-        lag_us = 0
-        for published_us, ticks in self._arrivals:
-            if published_us:
-                lag_us = max(0, now.wall_us - published_us)
-                lags.observe(lag_us / 1e6, ticks)
-        self._lag = (now.steady_s, lag_us)
-        self.counters.flush_ticks.observe(sum([ticks for _, ticks in self._arrivals]))
-        self._arrivals.clear()
 
     def _settle(self, outbox: Outbox, old: Audience, new: Audience | None, now: Moment) -> None:
         """Give a client what was being conflated for it, where that is not going on."""
@@ -371,7 +276,7 @@ class Hub:
         ]
         if chunks:
             pieces = [p for chunk in chunks for p in encode_pieces(chunk, old.form, now.wall_us)]
-            self._send_pieces(outbox, pieces, old)
+            self.writes.to_member(outbox, pieces, old)
 
 
 def _nothing(stream: StreamKey) -> None:

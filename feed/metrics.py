@@ -19,10 +19,10 @@ from prometheus_client.registry import Collector
 from feed.batch import GapReason
 from feed.counters import Histogram
 from feed.door import REFUSALS
+from feed.encoding import Encoding
 from feed.engine import Engine
 from feed.errors import CloseCode
 from feed.http import MALFORMED, STALLED
-from feed.ticks import Encoding
 
 _CLOSE_CODES: Final = frozenset(CloseCode) | {1001, 1003, 1005, 1006}
 """Those with a label of their own; a client can close with any number it likes."""

@@ -7,18 +7,9 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import asdict
 
+from feed.encoding import Encoding, array_marks, encode, encode_elements
 from feed.frames import build_frame, frame_header
-from feed.ticks import (
-    Bar,
-    Encoding,
-    Quote,
-    StreamKey,
-    Tick,
-    Trade,
-    array_marks,
-    encode,
-    encode_elements,
-)
+from feed.ticks import Bar, Quote, StreamKey, Tick, Trade
 
 FRAME_TICKS_MAX: Final = 500
 """Ticks in one frame at the most, so that a burst stays below what client libraries accept."""

@@ -8,10 +8,11 @@ from typing import Any, Final
 from feed.batch import Gap
 from feed.counters import Totals
 from feed.delivery import Options
+from feed.encoding import Encoding
 from feed.errors import Fault
 from feed.fields import Id
 from feed.playback import State
-from feed.ticks import Encoding, StreamKey, Subscription, sort_channels
+from feed.ticks import StreamKey, Subscription, sort_channels
 from feed.times import Time
 
 JSON_SUBPROTOCOL: Final = "tickcast.v1.json"

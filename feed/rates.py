@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from limits import RateLimitItem, parse_many
 
 
@@ -12,6 +14,13 @@ def parse_rates(text: str) -> list[RateLimitItem]:
         ValueError: the text says something else.
     """
     return list(parse_many(text))
+
+
+class FrameLimit(NamedTuple):
+    """How many frames a client may send; as `frame_limit` of uvicorn's configuration."""
+
+    per_s: float
+    burst: float
 
 
 class TokenBucket:

@@ -15,9 +15,10 @@ from starlette.types import ASGIApp
 
 from feed.http import FeedHttpProtocol
 from feed.memory import give_back, spare_collections
+from feed.rates import FrameLimit
 from feed.settings import Settings
 from feed.tls import Certificate
-from feed.websocket import FeedProtocol, FrameLimit
+from feed.websocket import FeedProtocol
 
 _BACKLOG: Final = 2048
 _SEND_BUFFER_BYTES: Final = 256 * 1024

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from feed import actions, protocol
-from feed.access.entitlements import EVERYTHING, Entitlements
-from feed.access.grant import UNASKED, Grant, Proof
-from feed.actions import Action, Auth, Configure, ListSubscriptions, Subscribe, Unsubscribe
+from feed.access.grant import UNASKED, Grant
+from feed.actions import Auth, Configure, ListSubscriptions, Subscribe, Unsubscribe
 from feed.catchup import CatchUp
 from feed.conduct import Conduct
 from feed.delivery import NO_OPTIONS, Options, choose_delivery
+from feed.encoding import Encoding
 from feed.errors import Fault, InvalidAction
 from feed.fields import Id
 from feed.follower import Follower
 from feed.hub import Hub
+from feed.lags import Stall
 from feed.outbox import Outbox
 from feed.pieces import Chunk, form_of, message_frame
 from feed.playback import State
 from feed.positions import Position, build_positions
 from feed.replay_actions import Play, Steer
+from feed.rights import Rights
 from feed.streams import Stream
-from feed.ticks import Coverage, Encoding, StreamKey, Subscription
+from feed.ticks import Coverage, StreamKey, Subscription
 from feed.times import Moment
 
 Request = Subscribe | Unsubscribe | ListSubscriptions
 """An action whose answer needs the broker: its streams open, or the feed's epoch known."""
-
-Value = TypeVar("Value")
-_NOBODY: Final = Entitlements(feeds=())
 
 
 class Session:
@@ -43,7 +42,6 @@ class Session:
     if it can't; for credentials it finds out what they grant, and calls `admit`.
 
     Attributes:
-        grant: what the client may do; None until it has said who it is.
         feed, encoding: chosen in the handshake.
         subscriptions: what it holds, and what it has said about each.
         heartbeat_ms: how often `beat` is due; 0 is never.
@@ -52,9 +50,9 @@ class Session:
     """
 
     __slots__ = (
-        "_clock", "_conduct", "_connected_s", "_defaults", "_hub", "_offered_subprotocol",
-        "_outbox", "_read_s", "_stamps", "_subscriptions_max", "encoding", "feed", "follower",
-        "follows_replay", "grant", "heartbeat_ms", "subscriptions",
+        "_clock", "_defaults", "_hub", "_offered_subprotocol", "_outbox", "_rights", "_stall",
+        "_stamps", "encoding", "feed", "follower", "follows_replay", "heartbeat_ms",
+        "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -72,14 +70,12 @@ class Session:
     ) -> None:
         self._hub = hub
         self._outbox = outbox
-        self._subscriptions_max = subscriptions_max
-        self._conduct = conduct
-        self.grant = grant
+        self._rights = Rights(feed, grant, subscriptions_max, conduct)
         self._clock = clock
         self._offered_subprotocol = extended
         self._defaults = NO_OPTIONS
         self._stamps = False
-        self._connected_s = self._read_s = 0.0
+        self._stall = Stall()
         self.feed = feed
         self.encoding = encoding
         outbox.extended = extended
@@ -87,6 +83,11 @@ class Session:
         self.follows_replay = False
         self.follower: Follower | None = None
         self.subscriptions: dict[Subscription, Options] = {}
+
+    @property
+    def grant(self) -> Grant | None:
+        """What the client may do; None until it has said who it is."""
+        return self._rights.grant
 
     @property
     def extended(self) -> bool:
@@ -114,7 +115,7 @@ class Session:
             Ended: the conversation is over.
         """
         try:
-            action = self._parse(message)
+            action = self._rights.read(message, self._clock().steady_s, self.subscriptions)
         except InvalidAction as error:
             if error.fault is Fault.RATE_LIMITED:
                 self._hub.counters.rate_limited += 1
@@ -145,7 +146,7 @@ class Session:
 
     def entitle(self, grant: Grant) -> None:
         """From now on the client may do this. What it may no longer hold, it no longer does."""
-        self.grant = grant
+        self._rights.grant = grant
         kept = {
             each: options
             for each, options in self.subscriptions.items()
@@ -163,7 +164,7 @@ class Session:
             return frozenset()
         # A stream under a wildcard that the store has lost: its client must hear of that.
         named = request.subscriptions | request.resume.symbols
-        return frozenset(self._narrow(dict.fromkeys(named)))
+        return frozenset(self._rights.narrow(dict.fromkeys(named)))
 
     def complete(self, request: Request, epoch: str) -> None:
         """Carry a request out, now that its streams are open, and answer it."""
@@ -180,8 +181,7 @@ class Session:
 
     def narrow(self, feed: str, wanted: Iterable[Subscription]) -> Iterable[Subscription]:
         """What of some subscriptions of a feed the client may see."""
-        entitlements = self.grant.entitlements if self.grant else _NOBODY
-        return entitlements.narrow_all(feed, dict.fromkeys(wanted))
+        return self._rights.entitlements.narrow_all(feed, dict.fromkeys(wanted))
 
     def refuse(self, request: Request | Play | Steer, fault: Fault, detail: str) -> None:
         """Answer a request that can't be carried out; nothing of it is applied."""
@@ -195,20 +195,20 @@ class Session:
         connected.
         """
         now = self._clock()
-        if broker_connected or not self._connected_s:
-            self._connected_s = now.steady_s
-        if not self._outbox.waiting_bytes or not self._read_s:
-            self._read_s = now.steady_s
+        self._stall.look(
+            now.steady_s,
+            broker_connected=broker_connected,
+            all_taken=not self._outbox.waiting_bytes,
+        )
         if self._outbox.is_slow:
             return
-        stalled_s = now.steady_s - min(self._connected_s, self._read_s)
-        lag_ms = max(self._hub.lag_ms(now), int(1000 * stalled_s))
+        lag_ms = max(self._hub.arrivals.lag_ms(now), self._stall.lasts_ms(now.steady_s))
         totals = self._hub.totals(self._outbox)
         self._say(protocol.heartbeat(now.wall, self._outbox.waiting_bytes, lag_ms, totals))
 
     def tell_replay(self, state: State) -> None:
         """Say where the replay stands; one that is slow is told when it has caught up."""
-        may_know = self.grant is not None and self.grant.entitlements.allows_feed(self.feed)
+        may_know = self._rights.entitlements.allows_feed(self.feed)
         if self.follows_replay and may_know and not self._outbox.is_slow:
             self._say(protocol.replay(state))
 
@@ -228,55 +228,6 @@ class Session:
     def farewell(self, retry_ms: int) -> bytes:
         """The last words of a server that shuts down, for clients that understand them."""
         return self._frame(protocol.shutdown(retry_ms)) if self.extended else b""
-
-    def _parse(self, message: str | bytes) -> Action:
-        """Read a message, make it pay, and see that the client may ask for it.
-
-        Raises:
-            InvalidAction, Ended: nothing of it is to be done.
-        """
-        try:
-            action = actions.parse_action(message)
-        except InvalidAction as error:
-            self._pay(1, error.id)
-            raise
-        self._pay(actions.price(action), action.id)
-        if isinstance(action, Auth):
-            if self.grant is not None and self.grant.proof is Proof.KEY:
-                raise InvalidAction(Fault.ALREADY_AUTHENTICATED, id=action.id)
-        elif self.grant is None:
-            raise InvalidAction(Fault.NOT_AUTHENTICATED, "send auth first", action.id)
-        if isinstance(action, Subscribe):
-            self._check_limit(action)
-            self._check_rights(action)
-        return action
-
-    def _pay(self, price: float, id_: Id) -> None:
-        if self._conduct is not None:
-            self._conduct.pay(price, self._clock().steady_s, id_)
-
-    def _narrow(self, wanted: Mapping[Subscription, Value]) -> dict[Subscription, Value]:
-        """What subscriptions come down to for what the client may see."""
-        entitlements = self.grant.entitlements if self.grant else _NOBODY
-        return entitlements.narrow_all(self.feed, wanted)
-
-    def _check_rights(self, action: Subscribe) -> None:
-        if self.grant is not None and self.grant.entitlements == EVERYTHING:
-            return
-        for each in sorted(action.subscriptions | action.resume.symbols):
-            if not self._narrow({each: None}):
-                raise InvalidAction(
-                    Fault.INSUFFICIENT_SUBSCRIPTION, f"{each.channel} {each.pattern}", action.id
-                )
-
-    def _check_limit(self, action: Subscribe) -> None:
-        count = len(self.subscriptions.keys() | action.subscriptions)
-        if count > self._subscriptions_max:
-            raise InvalidAction(
-                Fault.SYMBOL_LIMIT,
-                f"{count} symbols and wildcards, at most {self._subscriptions_max} are allowed",
-                action.id,
-            )
 
     def _configure(self, action: Configure) -> None:
         if action.heartbeat_ms is not UNSET:
@@ -307,8 +258,8 @@ class Session:
         held = self.subscriptions
         new = self._hub.newly_covered(
             self.feed,
-            self._narrow(dict.fromkeys(request.subscriptions)),
-            besides=self._narrow(held),
+            self._rights.narrow(dict.fromkeys(request.subscriptions)),
+            besides=self._rights.narrow(held),
         )
         behind, present = _sort_out(request, new)
         asked = {
@@ -331,7 +282,7 @@ class Session:
 
     def _hold(self, wanted: dict[Subscription, Options]) -> None:
         self.subscriptions = wanted
-        allowed = self._narrow(wanted)
+        allowed = self._rights.narrow(wanted)
         deliveries = frozenset(
             (each, choose_delivery(each.channel, options.or_else(self._defaults), self.extended))
             for each, options in allowed.items()

@@ -1,16 +1,13 @@
-"""The vocabulary: trades, quotes and bars, the streams they belong to, and their encodings."""
+"""The vocabulary: trades, quotes and bars, the streams they belong to, and what holds of them."""
 
 from __future__ import annotations
 
 import math
-import operator
 import re
-from collections.abc import Iterable, Sequence
-from enum import Enum
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-import msgspec
 from msgspec import Struct, field
 
 from feed.errors import InvalidTick
@@ -172,6 +169,18 @@ def channel_of(tick: Tick) -> str:
     return "bars" if tick.timeframe == "1m" else f"bars:{tick.timeframe}"
 
 
+def number(ticks: list[Tick], first_seq: int) -> list[Tick]:
+    """Give ticks of one stream their `seq`, from `first_seq` on."""
+    for seq, tick in enumerate(ticks, first_seq):
+        tick.seq = seq
+    return ticks
+
+
+def sort_channels(channels: Iterable[str]) -> list[str]:
+    """Channels in the order in which the protocol lists them."""
+    return sorted(channels, key=CHANNELS.index)
+
+
 def is_feed_name(name: str) -> bool:
     """Whether `name` can be the name of a feed."""
     return _FEED.fullmatch(name) is not None
@@ -259,121 +268,3 @@ def _check_text(name: str, value: int | str) -> None:
         raise InvalidTick(f"{name} must have 1 to {TEXT_MAX} characters, not {len(value)}")
     elif not value.isprintable():
         raise InvalidTick(f"{name} must be printable text, not {value!a}")
-
-
-# ----------------------------------------------------------------------------------- encodings
-
-
-class Encoding(Enum):
-    """How a client gets its messages: JSON in text frames, MessagePack in binary frames."""
-
-    JSON = "json"
-    MSGPACK = "msgpack"
-
-
-def _hook(of_time: Any) -> Any:
-    def encode(value: object) -> object:
-        if isinstance(value, Time):
-            return of_time(value)
-        raise NotImplementedError(f"no encoding for {type(value).__name__}")
-
-    return encode
-
-
-_WIRE_ENCODERS: Final[dict[Encoding, msgspec.json.Encoder | msgspec.msgpack.Encoder]] = {
-    Encoding.JSON: msgspec.json.Encoder(enc_hook=_hook(Time.rfc3339)),
-    Encoding.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_hook(Time.ext)),
-}
-_STORE_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=operator.index)
-
-
-def _decode_time(kind: type, value: object) -> object:
-    if kind is Time:
-        return Time.from_wire(value)
-    raise NotImplementedError(f"no decoding for {kind.__name__}")
-
-
-_STORE_DECODER: Final = msgspec.msgpack.Decoder(list[Tick], dec_hook=_decode_time)
-
-
-def encode(message: object, encoding: Encoding) -> bytes:
-    """A message for clients: ticks, or anything else made of builtins and `Time`."""
-    return _WIRE_ENCODERS[encoding].encode(message)
-
-
-def encode_elements(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
-    """Ticks as they stand inside an array, so that several such pieces can share one."""
-    array = encode(ticks, encoding)
-    if encoding is Encoding.JSON:
-        return array[1:-1]
-    return array[len(_msgpack_array_header(len(ticks))) :]
-
-
-def array_marks(count: int, encoding: Encoding) -> tuple[bytes, bytes, bytes]:
-    """What goes before, between and after elements to make an array of so many of them."""
-    if encoding is Encoding.JSON:
-        return b"[", b",", b"]"
-    return _msgpack_array_header(count), b"", b""
-
-
-def _msgpack_array_header(count: int) -> bytes:
-    """Source: the MessagePack specification, "Array format family"."""
-    if count < 16:
-        return bytes((0x90 | count,))
-    if count < 1 << 16:
-        return b"\xdc" + count.to_bytes(2, "big")
-    return b"\xdd" + count.to_bytes(4, "big")
-
-
-def pack(ticks: Sequence[Tick]) -> bytes:
-    """Ticks in the form the broker keeps them: a MessagePack array, times as nanoseconds."""
-    return _STORE_ENCODER.encode(ticks)
-
-
-def unpack(data: bytes) -> list[Tick]:
-    """Read what `pack` wrote.
-
-    Raises:
-        InvalidTick: the bytes are not such an array.
-    """
-    try:
-        return _STORE_DECODER.decode(data)
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidTick(f"undecodable batch: {error}") from None
-
-
-def number(ticks: list[Tick], first_seq: int) -> list[Tick]:
-    """Give ticks of one stream their `seq`, from `first_seq` on."""
-    for seq, tick in enumerate(ticks, first_seq):
-        tick.seq = seq
-    return ticks
-
-
-def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
-    """The tick that one decoded message stands for; fields it does not know are left out.
-
-    Args:
-        kinds: what it may be, where that is not `Tick` itself: classes derived from those of it.
-
-    >>> tick = from_wire({"T": "t", "S": "ES", "p": 1640.25, "s": 3, "t": "2013-09-03T13:00:00Z"})
-    >>> tick.symbol, tick.price, tick.seq
-    ('ES', 1640.25, None)
-
-    Raises:
-        InvalidTick: a field is missing or of the wrong type.
-    """
-    try:
-        tick: Tick = msgspec.convert(fields, kinds, dec_hook=_decode_time)
-    except (msgspec.ValidationError, ValueError) as error:
-        raise InvalidTick(str(error)) from None
-    return tick
-
-
-def wire_names(kind: type[Tick]) -> frozenset[str]:
-    """The names that fields of this kind of tick have in a message, `T` included."""
-    return frozenset(("T", *(field.encode_name for field in msgspec.structs.fields(kind))))
-
-
-def sort_channels(channels: Iterable[str]) -> list[str]:
-    """Channels in the order in which the protocol lists them."""
-    return sorted(channels, key=CHANNELS.index)

@@ -1,31 +1,29 @@
-"""Keeps the hub fed: holds the broker subscriptions that clients need, and every run whole."""
+"""Keeps the hub fed: holds the broker subscriptions that clients need, and opens their streams."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from redis.asyncio import Redis
 
-from feed.batch import Batch, Gap
+from feed.batch import Batch
 from feed.broker import keys
 from feed.broker.client import level_of
 from feed.broker.store import Head, Store
 from feed.broker.subscriber import Subscriber
-from feed.errors import BrokerUnavailable, InvalidTick, TickcastError
+from feed.errands import Errands
+from feed.errors import InvalidTick, TickcastError
 from feed.feeds import Feed, Feeds
 from feed.hub import Hub
-from feed.recovery import Due, Run
+from feed.recovery import Run
+from feed.runs import Runs
 from feed.settings import Settings
-from feed.tasks import end_tasks
 from feed.ticks import Coverage, StreamKey, Subscription
-from feed.times import Moment
 
-_REPAIR_PAUSE_S: Final = 0.1
-_REPAIRS_AT_ONCE: Final = 8
 _OPEN_AGAIN_S: Final = 1.0
 _OPEN_BATCH: Final = 200
 
@@ -46,17 +44,15 @@ class Upstream:
         self.subscriber = Subscriber(client, self._on_message, self._on_reconnect)
         self._hub = hub
         self._settings = settings
-        self._wake = wake
         self._feeds = Feeds(settings.symbols_max)
-        self._runs: dict[str, tuple[StreamKey, Run]] = {}
+        self._errands = Errands(logger)
+        self._runs = Runs(
+            self.store, hub, self._feeds, self._errands, wake, lambda: self.subscriber.connected
+        )
         self._opening: dict[StreamKey, asyncio.Task[None]] = {}
         self._announced: dict[StreamKey, None] = {}
         self._opener: asyncio.Task[None] | None = None
-        self._repairing: dict[StreamKey, asyncio.Task[None]] = {}
-        self._repair_turn = asyncio.Semaphore(_REPAIRS_AT_ONCE)
-        self._checking: set[StreamKey] = set()
         self._unwanted_since: dict[StreamKey, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._others: dict[str, Callable[[bytes], None]] = {}
 
     # -- what clients need
@@ -97,7 +93,7 @@ class Upstream:
     async def _open_all(self, feed: str, known: Feed, coverage: Coverage) -> None:
         """Open what there is now; what appears meanwhile opens by itself, being wanted."""
         if not known.epoch:
-            self._enter_epoch(feed, await self.store.epoch(feed))
+            self._runs.enter_epoch(feed, await self.store.epoch(feed))
         if coverage.has_wildcards:
             await self.subscriber.subscribe([keys.announcements(feed)])
             if not known.listed:
@@ -135,7 +131,7 @@ class Upstream:
     ) -> asyncio.Task[None]:
         for key in streams:
             self._announced.pop(key, None)
-        task = self._spawn(self._open(streams, from_first))
+        task = self._errands.spawn(self._open(streams, from_first))
         self._opening.update(dict.fromkeys(streams, task))
         return task
 
@@ -144,10 +140,10 @@ class Upstream:
 
         With `from_first` they are new, and the ticks they have had so far are delivered as well.
         """
-        runs = [self._runs.setdefault(keys.ticks(key), (key, Run())) for key in streams]
+        runs = [(key, self._runs.begin(key)) for key in streams]
         try:
             await self.subscriber.subscribe(keys.ticks(key) for key in streams)
-            heads = await self._heads(streams)
+            heads = await self._runs.heads(streams)
             if from_first:
                 await self._open_new(runs, heads)
                 return
@@ -155,12 +151,12 @@ class Upstream:
                 self._hub.open_stream(
                     key, head.latest, head.published_us, epoch=head.epoch, seq=head.seq
                 )
-                self._deliver(key, run, run.start(head.epoch, head.seq))
+                self._runs.deliver(key, run, run.start(head.epoch, head.seq))
         finally:
             for key in streams:
                 self._opening.pop(key, None)
                 if not self._hub.is_open(key):
-                    self._runs.pop(keys.ticks(key), None)
+                    self._runs.drop(key)
                     if from_first and self._feeds.has(key):
                         # Wildcards must not miss it for good because this has failed once.
                         self._announced[key] = None
@@ -171,12 +167,12 @@ class Upstream:
         histories = await self.store.histories([(key, run.ask()) for key, run in runs])
         for (key, run), history in zip(runs, histories, strict=True):
             self._hub.open_stream(key, epoch=run.epoch)
-            self._deliver(key, run, run.repair(history))
+            self._runs.deliver(key, run, run.repair(history))
 
     # -- what the broker says
 
     def _on_message(self, channel: str, data: bytes) -> None:
-        entry = self._runs.get(channel)
+        entry = self._runs.of(channel)
         if entry is None:
             if (other := self._others.get(channel)) is not None:
                 other(data)
@@ -193,22 +189,7 @@ class Upstream:
         except InvalidTick as error:
             logger.warning("ignored a message on %s: %s", channel, error)
             return
-        self._enter_epoch(key.feed, batch.epoch)
-        due = run.live(batch)
-        self._deliver(key, run, due)
-        if not due and not run.behind:
-            self._check(key, run)
-
-    def _deliver(self, key: StreamKey, run: Run, due: list[Due]) -> None:
-        for item in due:
-            if isinstance(item, Gap):
-                logger.warning("%s %s: %s ticks lost (%s)", key.channel, key.symbol,
-                               item.ticks or "all", item.reason.value)  # fmt: skip
-                self._hub.announce(key, item, Moment.now(), run.epoch)
-            elif self._hub.publish(key, item.ticks, item.published_us, item.epoch):
-                self._wake()
-        if run.behind and self._hub.is_open(key) and key not in self._repairing:
-            self._repairing[key] = self._spawn(self._repair(key, run))
+        self._runs.take(key, run, batch)
 
     def _open_covered(self, known: Feed, streams: Iterable[StreamKey]) -> None:
         """Open streams that wildcards cover, from their first tick on, a batch at a time."""
@@ -218,7 +199,7 @@ class Upstream:
             if covered and not self._hub.is_open(key) and key not in self._opening:
                 self._announced[key] = None
         if self._announced and (self._opener is None or self._opener.done()):
-            self._opener = self._spawn(self._open_announced())
+            self._opener = self._errands.spawn(self._open_announced())
 
     async def _open_announced(self) -> None:
         while self._announced:
@@ -233,116 +214,11 @@ class Upstream:
         """Catch up with what was published while the connection was down."""
         for feed, known in self._feeds:
             known.epoch = max(known.epoch, await self.store.epoch(feed))
-            await self._restart_older(feed, known.epoch)
+            await self._runs.restart_older(feed, known.epoch)
             if known.listed:
                 await self._read_directory(feed, known)
                 self._open_covered(known, known.streams)
-        await self._compare(
-            [(key, run) for key, run in self._runs.values() if self._hub.is_open(key)]
-        )
-
-    # -- what is missing
-
-    async def _compare(self, runs: list[tuple[StreamKey, Run]]) -> None:
-        """Repair the runs that lag behind the store; where the store lags, numbers are lost."""
-        # The numbers of now: while the store is asked, the runs go on.
-        reached = [(run.epoch, run.seq) for _, run in runs]
-        heads = await self.store.heads([key for key, _ in runs])
-        for (key, run), (epoch, seq), head in zip(runs, reached, heads, strict=True):
-            if seq and head.epoch in (epoch, "") and head.seq < seq:
-                await self._begin_epoch(key, run)
-            elif (head.epoch, head.seq) > (run.epoch, run.seq):
-                run.behind = True
-            self._deliver(key, run, [])
-
-    async def _begin_epoch(self, key: StreamKey, run: Run) -> None:
-        logger.warning("%s %s: the store has lost numbers, a new epoch begins", *key[1:])
-        epoch = await self.store.begin_epoch(key.feed, run.epoch)
-        await self.store.restart([key], epoch)
-        self._enter_epoch(key.feed, epoch)
-        run.behind = True
-
-    def _check(self, key: StreamKey, run: Run) -> None:
-        """A batch has brought only numbers that were there already.
-
-        After a repair that is as it should be. Otherwise they were given a second time.
-        """
-        if key not in self._checking and key not in self._repairing:
-            self._checking.add(key)
-            self._spawn(self._compare_one(key, run))
-
-    async def _compare_one(self, key: StreamKey, run: Run) -> None:
-        try:
-            if self._hub.is_open(key):
-                await self._compare([(key, run)])
-        finally:
-            self._checking.discard(key)
-
-    async def _repair(self, key: StreamKey, run: Run) -> None:
-        """Read history until a run that fell behind has caught up."""
-        try:
-            while run.behind and self._hub.is_open(key):
-                try:
-                    async with self._repair_turn:
-                        due = await self._read_history(key, run)
-                except BrokerUnavailable as error:
-                    logger.debug("could not read history: %s", error)
-                    if not self.subscriber.connected:
-                        return  # It begins again with the next connection.
-                    due = []
-                self._deliver(key, run, due)
-                if run.behind and not due:
-                    await asyncio.sleep(_REPAIR_PAUSE_S)
-        finally:
-            self._repairing.pop(key, None)
-
-    async def _read_history(self, key: StreamKey, run: Run) -> list[Due]:
-        """One page of history for a run that is behind; what is due of it."""
-        after = run.ask()
-        history = await self.store.history(key, after)
-        if history.epoch != run.epoch and after:
-            history = await self.store.history(key, 0)
-        return run.repair(history)
-
-    # -- epochs
-
-    def _enter_epoch(self, feed: str, epoch: str) -> None:
-        """A feed has entered an epoch, and with it go all its streams, the quiet ones too.
-
-        Else a client, told of the feed's epoch alone, would take a quiet stream's numbers for those
-        of the new one.
-        """
-        known = self._feeds.get(feed)
-        if known is not None and epoch > known.epoch:
-            known.epoch = epoch
-            self._spawn(self._restart_older(feed, epoch))
-
-    async def _restart_older(self, feed: str, epoch: str) -> None:
-        older = [
-            (key, run)
-            for key, run in self._runs.values()
-            if key.feed == feed and run.epoch < epoch and self._hub.is_open(key)
-        ]
-        await self.store.restart([key for key, _ in older], epoch)
-        await self._compare(older)
-
-    async def _heads(self, streams: list[StreamKey]) -> list[Head]:
-        """Where streams stand, those of a feed all in its epoch."""
-        heads = await self.store.heads(streams)
-        found: list[Head] = []
-        older: dict[str, list[StreamKey]] = {}
-        for key, head in zip(streams, heads, strict=True):
-            epoch = self._feeds.epoch_of(key.feed)
-            if head.epoch >= epoch:
-                self._enter_epoch(key.feed, head.epoch)
-                found.append(head)
-                continue
-            found.append(Head(epoch, 0, None, 0))
-            if head.epoch:
-                older.setdefault(epoch, []).append(key)
-        for epoch, keys_of in older.items():
-            await self.store.restart(keys_of, epoch)
-        return found
+        await self._runs.compare_all()
 
     # -- upkeep
 
@@ -353,9 +229,8 @@ class Upstream:
             await asyncio.sleep(interval_s)
             self._sweep_streams(loop.time())
             self._feeds.sweep(loop.time(), self._settings.linger_s, self._hub.has_clients)
-            wanted = {
-                *self._runs, *self._others, *(keys.announcements(feed) for feed, _ in self._feeds)
-            }  # fmt: skip
+            announcements = (keys.announcements(feed) for feed, _ in self._feeds)
+            wanted = {*self._runs.channels, *self._others, *announcements}
             try:
                 await self.subscriber.unsubscribe(self.subscriber.channels - wanted)
             except TickcastError as error:
@@ -363,7 +238,7 @@ class Upstream:
 
     def _sweep_streams(self, now: float) -> None:
         """Close the streams whose time is over."""
-        unwanted = (key for key, run in self._runs.values() if not self._is_wanted(key, run))
+        unwanted = (key for key, run in self._runs if not self._is_wanted(key, run))
         self._unwanted_since = {key: self._unwanted_since.get(key, now) for key in unwanted}
         over = now - self._settings.linger_s
         gone = [
@@ -372,7 +247,7 @@ class Upstream:
             if since <= over and self._hub.is_open(key)
         ]
         for key in gone:
-            del self._runs[keys.ticks(key)]
+            self._runs.drop(key)
             self._hub.close_stream(key)
 
     def _is_wanted(self, key: StreamKey, run: Run) -> bool:
@@ -386,19 +261,4 @@ class Upstream:
 
     async def close(self) -> None:
         """End all that is under way."""
-        await end_tasks(self._tasks)
-
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        if isinstance(error, TickcastError):
-            logger.log(level_of(error), "gave up for now: %s", error)
-        else:
-            logger.error("a bug in the upstream", exc_info=error)
+        await self._errands.close()

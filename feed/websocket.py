@@ -1,12 +1,6 @@
-"""uvicorn's WebSocket protocol, made small, with a way to write prebuilt frames to the transport.
+"""uvicorn's WebSocket protocol, made small, with a way out beside it: `feed.transport_sink`.
 
-The endpoint finds the way in `scope["extensions"]`. On another ASGI server it is missing, and
-`feed.asgi_sink` takes its place.
-
-An ASGI endpoint that waits for its client's next message keeps a task, a dozen frames of middleware
-and the request alive: some 20 kB for each of thousands of clients that say a word a day. So the
-endpoint hands its client over to the sink and returns. What is left then are the transport, the
-parser of frames, and the client's own objects.
+The endpoint finds that in `scope["extensions"]`.
 """
 
 from __future__ import annotations
@@ -15,10 +9,8 @@ import asyncio
 import contextlib
 import math
 import random
-from collections import deque
-from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -29,108 +21,12 @@ from websockets.protocol import Protocol as FrameProtocol
 from websockets.protocol import State
 
 from feed.errors import CLOSE_GRACE_S, CloseCode
-from feed.rates import TokenBucket
+from feed.rates import FrameLimit, TokenBucket
+from feed.transport_sink import EXTENSION, Ending, TransportSink
 
-EXTENSION: Final = "tickcast.sink"
 _SLICE_BYTES: Final = 1024
-_HIGH_WATER_BYTES: Final = 64 * 1024
-"""What a transport takes for a client that does not read before it says that it is full."""
 _VERSION: Final = "13"
 """The one version of the protocol that there is."""
-
-
-class FrameLimit(NamedTuple):
-    """How many frames a client may send; as `frame_limit` of uvicorn's configuration."""
-
-    per_s: float
-    burst: float
-
-
-OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
-"""Takes a message; returns what is still to be awaited before the next one can be taken."""
-
-
-class TransportSink:
-    """Writes frames to one client's transport, once its handshake is done.
-
-    Attributes:
-        paused, on_pause, write: as `feed.outbox.Sink` says.
-        on_drain: called when the client reads again.
-        on_shutdown: called when the server shuts down; returns the frames to send before closing.
-        on_flood: called when the client sends more frames than it may; it is to call `finish`.
-        on_message, on_end: see `hand_over`.
-    """
-
-    __slots__ = (
-        "_protocol", "on_drain", "on_end", "on_flood", "on_message", "on_pause", "on_shutdown",
-        "paused", "write",
-    )  # fmt: skip
-
-    def __init__(self, protocol: FeedProtocol) -> None:
-        self._protocol = protocol
-        self.paused = False
-        # By itself, uvloop lets 512 KiB wait on top of that where there is TLS, and does not count
-        # what it has encrypted and handed on.
-        protocol.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
-        # The transport's own method: a flush calls it once for each client.
-        self.write: Callable[[bytes], None] = protocol.transport.write
-        self.on_pause: Callable[[], None] = _nothing
-        self.on_drain: Callable[[], None] = _nothing
-        self.on_shutdown: Callable[[], bytes] = bytes
-        self.on_flood: Callable[[], None] = _nothing
-        self.on_message: OnMessage = _ignore
-        self.on_end: Callable[[int], None] = _forget
-
-    def hand_over(self, on_message: OnMessage, on_end: Callable[[int], None]) -> None:
-        """Have the client served by callbacks from now on, so that the endpoint can return.
-
-        Args:
-            on_message: called with each message, one at a time: not before what it returned for the
-                one before has been awaited. It must not raise.
-            on_end: called once, soon after it is clear that no more messages will come; with the
-                close code.
-        """
-        self.on_message = on_message
-        self.on_end = on_end
-        self._protocol.hand_over(self)
-
-    def buffered(self) -> int:
-        """Bytes written that the operating system has not accepted yet."""
-        return self._protocol.transport.get_write_buffer_size()
-
-    def finish(self, last_words: bytes, code: CloseCode, reason: str = "") -> None:
-        """Write the last frames and a close frame, and see to it that the socket goes."""
-        self._protocol.finish(last_words, code, reason)
-
-    def detach(self) -> None:
-        """Write nothing from now on."""
-        self.write = _discard
-        self.on_pause()
-        self.on_pause = self.on_drain = _nothing
-
-    def end(self, code: int) -> None:
-        """Tell that no more messages will come; soon, because a flush may be under way."""
-        self.on_message = _ignore
-        # What they belong to has this object, and collections are rare.
-        self.on_drain = self.on_flood = _nothing
-        self.on_shutdown = bytes
-        on_end, self.on_end = self.on_end, _forget
-        self._protocol.loop.call_soon(on_end, code)
-
-
-class _Ending:
-    """Takes the place of the queue between uvicorn and an endpoint that has returned.
-
-    Messages no longer pass through it. What comes is the end, perhaps more than once.
-    """
-
-    __slots__ = ("_sink",)
-
-    def __init__(self, sink: TransportSink) -> None:
-        self._sink = sink
-
-    def put_nowait(self, event: Any) -> None:
-        self._sink.end(event["code"])
 
 
 # Nobody waits for it: it stands for `writable` where an endpoint no longer sends.
@@ -143,7 +39,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     # Mostly what uvicorn's class assigns: in a dict so many attributes take 2 kB more. Should it
     # come to assign others, they find a dict still.
     __slots__ = (
-        "_cut", "_frames", "_handed_over", "_is_flooded", "_ping_at", "_pong", "_waiting", "app",
+        "_cut", "_frames", "_handed_over", "_is_flooded", "_ping_at", "_pong", "app",
         "app_state", "asgi_version",
         "client", "close_sent", "close_timeout", "close_timer", "config", "conn", "connections",
         "curr_msg_data_type", "default_headers", "disconnected", "frames", "handshake_complete",
@@ -163,7 +59,6 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._is_flooded = False
         self._ping_at: float | None = None
         self._pong = b""
-        self._waiting: deque[str | bytes] | None = None
 
     def handle_connect(self, event: Request) -> None:
         # The parser that has read the request would keep it for as long as it reads frames.
@@ -212,15 +107,15 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     def hand_over(self, sink: TransportSink) -> None:
         """Pass events to the sink instead of the endpoint, the ones that wait already first."""
         self._handed_over = True
-        queue, self.queue = self.queue, _Ending(sink)  # type: ignore[assignment]
+        queue, self.queue = self.queue, Ending(sink)  # type: ignore[assignment]
         self.writable = _UNUSED
         while not queue.empty():
             event: Any = queue.get_nowait()
             if event["type"] == "websocket.receive":
-                self._take(event["bytes"] if event.get("text") is None else event["text"])
+                sink.take(event["bytes"] if event.get("text") is None else event["text"])
             else:
                 sink.end(event["code"])
-        self._read_on()
+        self.read_on()
 
     def finish(self, last_words: bytes, code: int, reason: str) -> None:
         """Close from our side, without waiting for a client that may not be reading."""
@@ -234,7 +129,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.conn.send_close(code, reason)
         self.transport.write(last_words + b"".join(self.conn.data_to_send()))
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self._read_on()
+        self.read_on()
         self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
     async def send(self, message: Any) -> None:
@@ -261,7 +156,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         if self.sink is not None:
             self.sink.on_flood()
         self.finish(b"", CloseCode.RATE_LIMITED, "rate limited")
-        self._stop_reading()
+        self.stop_reading()
 
     def handle_cont(self, event: Frame) -> None:
         # Kept apart until the last one, fragments of a byte, or of none, would take far more memory
@@ -289,38 +184,21 @@ class FeedProtocol(WebSocketsSansIOProtocol):
                     self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
                 self.handle_parser_exception()
                 return
-        if self._handed_over:
-            self._take(message)
+        if self._handed_over and self.sink is not None:
+            self.sink.take(message)
         else:
             event: Any = {"type": "websocket.receive", self.curr_msg_data_type: message}
             self.queue.put_nowait(event)
-            self._stop_reading()
+            self.stop_reading()
 
-    def _take(self, message: str | bytes) -> None:
-        if self._waiting is not None:
-            self._waiting.append(message)
-        elif self.sink is not None and (work := self.sink.on_message(message)) is not None:
-            self._waiting = deque()
-            self._stop_reading()
-            task = self.loop.create_task(self._work_off(work))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
-
-    async def _work_off(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await what one message asks for, then take those that came meanwhile."""
-        await work
-        while self._waiting and self.sink is not None:
-            if (more := self.sink.on_message(self._waiting.popleft())) is not None:
-                await more
-        self._waiting = None
-        self._read_on()
-
-    def _stop_reading(self) -> None:
+    def stop_reading(self) -> None:
+        """Take no more from the client for now."""
         if not self.read_paused:
             self.read_paused = True
             self.transport.pause_reading()
 
-    def _read_on(self) -> None:
+    def read_on(self) -> None:
+        """Take again what the client says."""
         if self.read_paused:
             self.read_paused = False
             self.transport.resume_reading()
@@ -425,19 +303,3 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.sink.detach()
         if self._cut is None:
             self._cut = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
-
-
-def _discard(data: bytes) -> None:
-    pass
-
-
-def _ignore(message: str | bytes) -> None:
-    pass
-
-
-def _forget(code: int) -> None:
-    pass
-
-
-def _nothing() -> None:
-    pass

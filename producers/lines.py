@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from feed.encoding import from_wire, wire_names
 from feed.errors import InvalidTick
-from feed.ticks import Bar, Quote, Tick, Trade, from_wire, validate, wire_names
+from feed.ticks import Bar, Quote, Tick, Trade, validate
 from feed.times import Time
 
 _KINDS: Final[dict[str, type[Tick]]] = {"t": Trade, "q": Quote, "b": Bar}

@@ -15,10 +15,11 @@ from feed.broker.publisher import Publisher
 from feed.broker.replays import Stage
 from feed.broker.steering import Command, Pause, Resume, Seek, Speed, Status, Step
 from feed.broker.waiting import BATCH_TICKS_MAX
+from feed.encoding import Encoding, encode
 from feed.errors import BrokerUnavailable, ReplayFailed
 from feed.playback import Deck, Mode, State, place, read_speed
 from feed.tasks import end_tasks
-from feed.ticks import Encoding, Tick, channel_of, encode
+from feed.ticks import Tick, channel_of
 from feed.times import NS_PER_SECOND, Time
 
 ANNOUNCE_S: Final = 1.0

@@ -16,22 +16,13 @@ from feed import protocol
 from feed.batch import GapReason
 from feed.broker.publisher import Publisher
 from feed.delivery import SlowPolicy
+from feed.encoding import Encoding, encode, wire_names
 from feed.errors import Fault, InvalidAction
 from feed.fields import ID_MAX
 from feed.replay_actions import Verb
 from feed.settings import Settings
 from feed.tapes import TapeWriter
-from feed.ticks import (
-    CHANNELS,
-    Bar,
-    Encoding,
-    Quote,
-    StreamKey,
-    Timeframe,
-    Trade,
-    encode,
-    wire_names,
-)
+from feed.ticks import CHANNELS, Bar, Quote, StreamKey, Timeframe, Trade
 from feed.times import Time
 from tests.builders import T0, bar, quote, trade, trades
 from tests.conftest import running_server

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
 VOCABULARY = {
-    "ticks", "times", "batch", "actions", "protocol", "errors", "settings", "broker", "delays",
-    "playback", "recovery", "tapes", "tasks",
+    "ticks", "encoding", "times", "batch", "actions", "protocol", "errors", "settings", "broker",
+    "delays", "playback", "recovery", "tapes", "tasks",
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
@@ -29,35 +29,42 @@ LAYERS = [
         "addresses",
         "rates",
         "headers",
+        "http_rules",
     },
     {"ticks"},
-    {"batch", "closest", "delivery", "feeds", "settings", "frames", "playback", "tapes"},
+    {"encoding"},
+    {"batch", "closest", "delivery", "feeds", "lags", "settings", "frames", "playback", "tapes"},
     {"access", "positions", "pieces", "recovery", "broker", "selfsigned", "tls"},
-    {"fields"},
+    {"errands", "fields"},
     {"replay_actions"},
     {"actions", "blocks"},
     {"conduct", "protocol"},
+    {"rights"},
     {"backlog"},
     {"outbox"},
     {"audience"},
-    {"streams"},
+    {"gathering", "streams", "writes"},
     {"audiences", "catchup"},
     {"hub"},
-    {"door", "follower", "flusher", "private", "upstream"},
+    {"door", "follower", "flusher", "private", "runs"},
+    {"upstream"},
     {"session", "backfill"},
     {"replays"},
+    {"transport_sink"},
     {"http", "websocket", "asgi_sink", "engine"},
     {"metrics"},
     {"connection", "scraping"},
+    {"handshake"},
     {"app"},
     {"server"},
     {"cli"},
 ]
 SANS_IO = {
     "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
-    "closest", "conduct", "counters", "delays", "delivery", "errors", "feeds", "fields", "follower",
-    "frames", "hub", "outbox", "pieces", "playback", "positions", "protocol", "rates", "recovery",
-    "replay_actions", "session", "streams", "ticks",
+    "closest", "conduct", "counters", "delays", "delivery", "encoding", "errors", "feeds", "fields",
+    "follower", "frames", "gathering", "http_rules", "hub", "lags", "outbox", "pieces", "playback",
+    "positions", "protocol", "rates", "recovery", "replay_actions", "rights", "session", "streams",
+    "ticks", "writes",
 }  # fmt: skip
 
 

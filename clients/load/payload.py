@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
+from feed.encoding import Encoding
 from feed.errors import TickcastError
-from feed.ticks import Encoding
 from feed.times import NS_PER_SECOND, Time
 
 SAMPLES_MAX: Final = 2

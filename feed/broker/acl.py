@@ -140,8 +140,7 @@ def _publisher(names: _Names) -> list[Grant]:
 def _publishing(names: _Names) -> list[Grant]:
     return [
         Grant(f"{_CONNECT} info time"),
-        Grant("evalsha", keys=[*names.metas, *names.histories]),
-        Grant("eval", keys=[*names.metas, *names.histories, *names.epochs, *names.directories]),
+        Grant("evalsha", keys=[*names.metas, *names.histories, *names.epochs, *names.directories]),
         Grant("hmget hlen hgetall hdel hset", keys=names.metas),
         Grant("xadd xrange xdel pexpire del", keys=names.histories),
         Grant("get set persist", keys=names.epochs),
@@ -154,7 +153,7 @@ def _replaying(names: _Names) -> list[Grant]:
     steering = [*names.replay_commands, *names.replay_replies]
     return [
         Grant("hget", keys=names.metas),
-        Grant("eval hget hset pexpire del", keys=names.replays),
+        Grant("evalsha hget hset pexpire del", keys=names.replays),
         Grant("publish", channels=[*names.replay_states, *steering]),
         Grant("subscribe", channels=steering),
     ]
@@ -168,7 +167,7 @@ def _bar_maker(feed: str) -> list[Grant]:
     return [
         connect,
         *publishing,
-        Grant("eval get set del", keys=makers),
+        Grant("evalsha get set del", keys=makers),
         Grant("evalsha_ro", read=[*trades.metas, *trades.histories]),
         Grant("hmget", read=trades.metas),
         Grant("xrange", read=trades.histories),
@@ -183,7 +182,7 @@ def _server(names: _Names) -> list[Grant]:
     return [
         Grant(f"{_CONNECT} info ping time unsubscribe"),
         Grant("evalsha_ro", read=[*names.metas, *names.histories]),
-        Grant("eval", keys=[*names.metas, *names.histories, *names.epochs]),
+        Grant("evalsha", keys=[*names.metas, *names.histories, *names.epochs]),
         Grant("hmget hget hdel hset", keys=names.metas),
         Grant("xrange", read=names.histories),
         Grant("del", keys=names.histories),

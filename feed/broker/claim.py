@@ -11,7 +11,7 @@ from typing import Final
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import translated_errors
+from feed.broker.scripts import Script
 from feed.errors import AlreadyClaimed, BrokerUnavailable
 
 LASTS_S: Final = 5.0
@@ -22,20 +22,20 @@ _MARGIN_S: Final = 1.0
 _AGAIN_S: Final = 0.2
 
 # All or none.
-_TAKE: Final = """
+_TAKE: Final = Script("""
 for _, key in ipairs(KEYS) do
   local holder = redis.call('GET', key)
   if holder and holder ~= ARGV[1] then return 0 end
 end
 for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
 return 1
-"""
+""")
 
-_LEAVE: Final = """
+_LEAVE: Final = Script("""
 for _, key in ipairs(KEYS) do
   if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
 end
-"""
+""")
 
 
 class Claim:
@@ -89,16 +89,12 @@ class Claim:
         """Let others have it at once."""
         self._until_s = 0.0
         try:
-            with translated_errors():
-                await self._client.eval(_LEAVE, len(self._keys), *self._keys, self._me)
+            await _LEAVE.call(self._client, self._keys, self._me)
         except BrokerUnavailable:
             return  # It lapses by itself.
 
     async def _try(self) -> bool:
         asked_s = monotonic()
-        with translated_errors():
-            taken = await self._client.eval(
-                _TAKE, len(self._keys), *self._keys, self._me, str(round(LASTS_S * 1000))
-            )
+        taken = await _TAKE.call(self._client, self._keys, self._me, round(LASTS_S * 1000))
         self._until_s = asked_s + LASTS_S - _MARGIN_S if taken else 0.0
         return bool(taken)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from typing import Any, Final
 
-from redis import exceptions
 from redis.asyncio import Redis
 
 from feed.batch import Batch, History, Place
 from feed.broker import keys
-from feed.broker.client import replies_of, translated_errors
+from feed.broker.scripts import Script
+from feed.encoding import unpack
 from feed.errors import InvalidTick
-from feed.ticks import StreamKey, number, unpack
+from feed.ticks import StreamKey, number
 from feed.times import Time
 
 PAGE_TICKS: Final = 2_000
@@ -27,45 +25,8 @@ _Entry = tuple[bytes, Sequence[bytes]]
 logger = logging.getLogger("tickcast.broker")
 
 
-class Script:
-    """A Lua script that only reads and that Redis keeps, called by its hash.
-
-    Called as one that only reads, it takes no right to write the keys.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._text = resources.files("feed.broker").joinpath(name).read_text("utf-8")
-        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
-
-    async def call(
-        self, client: Redis, calls: Sequence[tuple[StreamKey, Sequence[str | int]]]
-    ) -> list[Any]:
-        """The replies for each stream and its arguments, in the same order.
-
-        Raises:
-            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
-        """
-        with translated_errors():
-            replies = await self._call(client, calls)
-            if any(isinstance(reply, exceptions.NoScriptError) for reply in replies):
-                await client.script_load(self._text)
-                replies = await self._call(client, calls)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-        return replies
-
-    async def _call(
-        self, client: Redis, calls: Sequence[tuple[StreamKey, Sequence[str | int]]]
-    ) -> list[Any]:
-        pipeline = client.pipeline(transaction=False)
-        for stream, arguments in calls:
-            pipeline.evalsha_ro(self._sha, 2, keys.meta(stream), keys.history(stream), *arguments)
-        return await replies_of(pipeline)
-
-
-_READ: Final = Script("history.lua")
-_LOCATE: Final = Script("locate.lua")
+_READ: Final = Script.of_file("history.lua", reads_only=True)
+_LOCATE: Final = Script.of_file("locate.lua", reads_only=True)
 
 
 async def read_histories(client: Redis, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:
@@ -73,18 +34,22 @@ async def read_histories(client: Redis, wanted: Sequence[tuple[StreamKey, int]])
 
     The first batch may begin at or before the number. Raises as `Script.call` does.
     """
-    replies = await _READ.call(
-        client, [(stream, (after, PAGE_TICKS, PAGE_BYTES)) for stream, after in wanted]
+    replies = await _READ.call_all(
+        client, [(_keys(stream), (after, PAGE_TICKS, PAGE_BYTES)) for stream, after in wanted]
     )
     return [_to_history(after, reply) for (_, after), reply in zip(wanted, replies, strict=True)]
 
 
 async def locate(client: Redis, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
     """For each stream and time: where in the stream it lies. Raises as `Script.call` does."""
-    replies = await _LOCATE.call(
-        client, [(stream, (keys.sortable(time),)) for stream, time in wanted]
+    replies = await _LOCATE.call_all(
+        client, [(_keys(stream), (keys.sortable(time),)) for stream, time in wanted]
     )
     return [_to_place(time, reply) for (_, time), reply in zip(wanted, replies, strict=True)]
+
+
+def _keys(stream: StreamKey) -> tuple[str, str]:
+    return keys.meta(stream), keys.history(stream)
 
 
 def _to_history(after: int, reply: Sequence[Any]) -> History:

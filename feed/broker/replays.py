@@ -15,10 +15,11 @@ from redis.asyncio.client import PubSub
 
 from feed.broker import keys
 from feed.broker.client import translated_errors
+from feed.broker.scripts import Script
 from feed.broker.steering import Command, parse_command
+from feed.encoding import Encoding, encode
 from feed.errors import BrokerUnavailable, ReplayFailed
 from feed.playback import State
-from feed.ticks import Encoding, encode
 
 EXPIRY_S: Final = 3.0
 """So long after it was last heard of, a replay counts as gone."""
@@ -27,20 +28,20 @@ _PAUSE_S: Final = 0.5
 _POLL_S: Final = 1.0
 
 # In one step: of two that begin at once, one wins, and none writes over another's state.
-_ANNOUNCE: Final = """
+_ANNOUNCE: Final = Script("""
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'state', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PUBLISH', ARGV[4], ARGV[2])
 return 1
-"""
-_LEAVE: Final = """
+""")
+_LEAVE: Final = Script("""
 if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1])
 redis.call('PUBLISH', ARGV[3], ARGV[2])
 return 1
-"""
+""")
 
 logger = logging.getLogger("tickcast.replay")
 
@@ -60,11 +61,10 @@ class Stage:
             ReplayFailed: another replay has it.
             BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
         """
-        with translated_errors():
-            done = await self._client.eval(
-                _ANNOUNCE, 1, keys.replay(self._feed), self._name, pack_state(state),
-                int(EXPIRY_S * 1000), keys.replay_states(self._feed),
-            )  # fmt: skip
+        done = await _ANNOUNCE.call(
+            self._client, [keys.replay(self._feed)], self._name, pack_state(state),
+            int(EXPIRY_S * 1000), keys.replay_states(self._feed),
+        )  # fmt: skip
         if not done:
             raise ReplayFailed(
                 f"another replay plays into the feed {self._feed}; tickcast replayctl steers it"
@@ -72,11 +72,10 @@ class Stage:
 
     async def leave(self, state: State) -> None:
         """Give the place up, with last words. Raises as `announce` does but for ReplayFailed."""
-        with translated_errors():
-            await self._client.eval(
-                _LEAVE, 1, keys.replay(self._feed), self._name, pack_state(state),
-                keys.replay_states(self._feed),
-            )  # fmt: skip
+        await _LEAVE.call(
+            self._client, [keys.replay(self._feed)], self._name, pack_state(state),
+            keys.replay_states(self._feed),
+        )  # fmt: skip
 
     async def serve(self, carry_out: Callable[[Command], Awaitable[State]]) -> None:
         """Take commands, one after the other, until cancelled; an outage is waited for.

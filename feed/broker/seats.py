@@ -7,13 +7,13 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Mapping
-from importlib import resources
 from typing import Final
 
 from redis.asyncio import Redis
 
 from feed.broker import keys
 from feed.broker.client import execute, level_of, translated_errors
+from feed.broker.scripts import Script
 from feed.errors import BrokerUnavailable, BrokerUnsuitable
 
 _COUNTS_FOR_S: Final = 10
@@ -21,7 +21,7 @@ _COUNTS_FOR_S: Final = 10
 _BEAT_S: Final = 2.0
 _TELL_S: Final = 0.2
 """How soon others hear of seats that are free again."""
-_SCRIPT: Final = resources.files("feed.broker").joinpath("seats.lua").read_text("utf-8")
+_TAKE: Final = Script.of_file("seats.lua")
 
 logger = logging.getLogger("tickcast.broker")
 
@@ -36,7 +36,6 @@ class Seats:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._script = client.register_script(_SCRIPT)
         self._me = secrets.token_hex(6)
         self._taken: Counter[str] = Counter()
         self._untold: set[str] = set()
@@ -112,11 +111,11 @@ class Seats:
         self._told.update(names)
         counts = [each for name in names for each in (self._taken[name], rooms[name])]
         try:
-            with translated_errors():
-                full = await self._script(
-                    keys=[keys.SEATED_SERVERS, *map(keys.seats, names)],
-                    args=[self._me, _COUNTS_FOR_S * 1000, *counts],
-                )
+            full = await _TAKE.call(
+                self._client,
+                [keys.SEATED_SERVERS, *map(keys.seats, names)],
+                self._me, _COUNTS_FOR_S * 1000, *counts,
+            )  # fmt: skip
         except (BrokerUnavailable, BrokerUnsuitable) as error:
             logger.log(level_of(error), "counting connections alone: %s", error)
             self._untold.update(names)

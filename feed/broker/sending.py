@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from itertools import count
 from typing import Any, Final
 
@@ -18,20 +16,22 @@ from redis.asyncio import Redis
 from feed.broker import keys
 from feed.broker.client import translated_errors
 from feed.broker.pipe import Command, Pipe
+from feed.broker.scripts import Script, is_unknown
 from feed.broker.store import Store
+from feed.encoding import pack
 from feed.errors import BrokerUnavailable
 from feed.settings import Settings
-from feed.ticks import StreamKey, Tick, pack
+from feed.ticks import StreamKey, Tick
 
 _ATTEMPTS: Final = 5
 _HAS_A_NUMBERING: Final = -1
 
-_SCRIPT: Final = resources.files("feed.broker").joinpath("publish.lua").read_text("utf-8")
+_PUBLISH: Final = Script.of_file("publish.lua")
 
 # In one step: else, after a lost answer, nobody would know whether the rest is still to be told.
-_ANNOUNCE: Final = """
+_ANNOUNCE: Final = Script("""
 if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('PUBLISH', ARGV[2], ARGV[1]) end
-"""
+""")
 
 
 @dataclass(slots=True)
@@ -61,7 +61,6 @@ class Sender:
         self._pipe = Pipe(client)
         self._feed = feed
         self._retain = (settings.history_ticks, int(settings.history_age_s * 1000))
-        self._sha = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
         self._name = f"p:{secrets.token_hex(6)}"
         self._numbers = count(1)
         self._epoch = ""
@@ -149,12 +148,8 @@ class Sender:
             raise
 
     def _command(self, key: StreamKey, batch: Outgoing, now_us: int) -> Command:
-        return (
-            "EVALSHA",
-            self._sha,
-            2,
-            keys.meta(key),
-            keys.history(key),
+        return _PUBLISH.command(
+            (keys.meta(key), keys.history(key)),
             self._epoch,
             self._reached.get(key, 0),
             len(batch.ticks),
@@ -183,31 +178,20 @@ class Sender:
 
         It comes after the publish, so that what the directory lists has been published.
         """
-        replies = await self._pipe.call(
-            [
-                (
-                    "EVAL",
-                    _ANNOUNCE,
-                    1,
-                    keys.directory(self._feed),
-                    keys.to_member(key),
-                    keys.announcements(self._feed),
-                )
-                for key in self._unlisted
-            ]
+        directory, channel = [keys.directory(self._feed)], keys.announcements(self._feed)
+        await _ANNOUNCE.call_through(
+            self._pipe,
+            self._client,
+            [(directory, (keys.to_member(key), channel)) for key in self._unlisted],
         )
-        with translated_errors():
-            for reply in replies:
-                if isinstance(reply, exceptions.RedisError):
-                    raise reply
         self._unlisted.clear()
 
     async def _mend(self, refusal: exceptions.RedisError) -> None:
         """Remove the cause for which the script, or Redis before it, turned a batch down."""
         kind, _, words = str(refusal).partition(" ")
         with translated_errors():
-            if isinstance(refusal, exceptions.NoScriptError):
-                self._sha = await self._client.script_load(_SCRIPT)
+            if is_unknown(refusal):
+                await _PUBLISH.load(self._client)
             elif kind == "LOST":
                 self._enter(await self._store.begin_epoch(self._feed, self._epoch))
             elif kind == "STALE":

@@ -14,8 +14,10 @@ from feed.batch import History, Place
 from feed.broker import keys
 from feed.broker.client import execute, translated_errors
 from feed.broker.history import locate, read_histories
+from feed.broker.scripts import Script
+from feed.encoding import unpack
 from feed.errors import InvalidTick
-from feed.ticks import CHANNELS, StreamKey, Tick, is_symbol, number, unpack
+from feed.ticks import CHANNELS, StreamKey, Tick, is_symbol, number
 from feed.times import Time
 
 _PIPELINE_KEYS: Final = 500
@@ -23,21 +25,21 @@ _UNUSED_EPOCH_S: Final = 86_400
 
 # Of two publishers that ask at once, one wins. The stored epoch may be missing, or lower: a server
 # whose clock is behind may have made it after a loss. SET also makes it last.
-_REPLACE_EPOCH: Final = """
+_REPLACE_EPOCH: Final = Script("""
 local epoch = redis.call('GET', KEYS[1])
 if not epoch or epoch <= ARGV[1] then epoch = ARGV[2] end
 redis.call('SET', KEYS[1], epoch)
 return epoch
-"""
+""")
 
-_RESTART_STREAM: Final = """
+_RESTART_STREAM: Final = Script("""
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch or epoch < ARGV[1] then
   redis.call('DEL', KEYS[2])
   redis.call('HDEL', KEYS[1], 'latest', 'published', 'max')
   redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', '0')
 end
-"""
+""")
 
 logger = logging.getLogger("tickcast.broker")
 
@@ -81,11 +83,9 @@ class Store:
 
     async def begin_epoch(self, feed: str, after: str) -> str:
         """An epoch of the feed later than `after`: a new one, unless there is one already."""
-        with translated_errors():
-            epoch = await self._client.eval(
-                _REPLACE_EPOCH, 1, keys.epoch(feed), after, new_epoch(after)
-            )
-        return _text(epoch)
+        return _text(
+            await _REPLACE_EPOCH.call(self._client, [keys.epoch(feed)], after, new_epoch(after))
+        )
 
     async def streams(self, feed: str) -> set[StreamKey]:
         """Every stream that was ever published in the feed."""
@@ -124,10 +124,11 @@ class Store:
     async def restart(self, streams: Sequence[StreamKey], epoch: str) -> None:
         """Have streams that are in an earlier epoch start over in this one."""
         for start in range(0, len(streams), _PIPELINE_KEYS):
-            pipeline = self._client.pipeline(transaction=False)
-            for stream in streams[start : start + _PIPELINE_KEYS]:
-                pipeline.eval(_RESTART_STREAM, 2, keys.meta(stream), keys.history(stream), epoch)
-            await execute(pipeline)
+            part = streams[start : start + _PIPELINE_KEYS]
+            await _RESTART_STREAM.call_all(
+                self._client,
+                [((keys.meta(stream), keys.history(stream)), (epoch,)) for stream in part],
+            )
 
 
 def new_epoch(after: str = "") -> str:

@@ -26,9 +26,10 @@ from feed.broker.store import Store
 from feed.cli.common import ca_option, config_option, open_publisher, redis_option, run_server_loop
 from feed.cli.load_plan import make_plan
 from feed.cli.parameters import Duration, PerSecond, Share
+from feed.encoding import Encoding
 from feed.errors import InvalidSettings, TickcastError
 from feed.settings import Settings, load_settings
-from feed.ticks import CHANNELS, DEFAULT_FEED, Encoding, is_feed_name
+from feed.ticks import CHANNELS, DEFAULT_FEED, is_feed_name
 
 _INTERRUPTED: Final = 130
 _REPORT_WIDTH: Final = 100

@@ -12,8 +12,9 @@ from clients.load.gauges import check_pids
 from clients.load.plan import Plan, pool_names
 from clients.load.symbols import ask_symbols
 from clients.load.wire import parse_url
+from feed.encoding import Encoding
 from feed.errors import InvalidSettings
-from feed.ticks import CHANNELS, Encoding, is_pattern, is_symbol
+from feed.ticks import CHANNELS, is_pattern, is_symbol
 
 _SPARE_FILES: Final = 50
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)")

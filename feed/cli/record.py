@@ -23,9 +23,10 @@ from clients.stream import Stream, connect
 from clients.terminal.formats import format_age
 from feed.cli.common import ca_option, run, token_option
 from feed.cli.parameters import Duration
+from feed.encoding import Encoding
 from feed.errors import InvalidSettings, RecordingFailed
 from feed.tapes.shelf import Shelf
-from feed.ticks import CHANNELS, DEFAULT_FEED, Encoding, is_pattern
+from feed.ticks import CHANNELS, DEFAULT_FEED, is_pattern
 from feed.times import NS_PER_SECOND
 
 _SIZES: Final = {"KB": 1000, "MB": 1000**2, "GB": 1000**3}

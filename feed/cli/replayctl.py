@@ -10,9 +10,9 @@ import click
 from feed.broker.replays import steer
 from feed.cli.common import config_option, feed_option, open_client, redis_option, run
 from feed.cli.replay_screen import words_of
+from feed.encoding import Encoding, encode
 from feed.playback import STEPS_MAX, State, place, read_speed
 from feed.settings import Settings, load_settings
-from feed.ticks import Encoding, encode
 from feed.times import Time
 
 _ACTIONS: Final = ("pause", "resume", "seek", "speed", "step", "status")

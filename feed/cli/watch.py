@@ -14,8 +14,9 @@ from clients.books import Gap
 from clients.stream import Stream, connect
 from feed.cli.common import ca_option, run, token_option
 from feed.cli.watch_screen import Dial, show
+from feed.encoding import Encoding, encode
 from feed.errors import InvalidSettings, TickcastError
-from feed.ticks import CHANNELS, Encoding, encode, is_pattern
+from feed.ticks import CHANNELS, is_pattern
 
 
 @click.command()

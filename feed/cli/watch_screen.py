@@ -17,9 +17,9 @@ from clients.terminal.candles import Candles
 from clients.terminal.view import Page, Wish
 from feed.cli.keyboard import keys_pressed
 from feed.cli.screen import Screen, whole_screen
+from feed.encoding import Encoding
 from feed.errors import TickcastError
 from feed.tasks import end_tasks
-from feed.ticks import Encoding
 from feed.times import Time
 
 _FRAME_S: Final = 0.2

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from feed import protocol
 from feed.blocks import Letter
+from feed.encoding import Encoding
 from feed.errors import Fault, InvalidAction, InvalidTape, TapeNotFound
 from feed.fields import Id
 from feed.outbox import Outbox
@@ -21,12 +22,13 @@ from feed.private.reels import Listing, Reel, Reels
 from feed.private.showing import Showing
 from feed.replay_actions import Play, Steer
 from feed.tapes import Library, Tape
-from feed.ticks import Coverage, Encoding, Subscription
+from feed.ticks import Coverage, Subscription
 
 PAUSE_S: Final = 0.005
 """The shortest time between two turns: what is due in it goes together."""
 _LOOK_S: Final = 60.0
 _WAITING_MAX: Final = 20
+_UNKNOWN: Final = (Fault.INVALID_SYNTAX, "no replay with this id plays")
 
 Narrow = Callable[[str, Iterable[Subscription]], Iterable[Subscription]]
 """What a client may see of some subscriptions of a feed."""
@@ -172,7 +174,7 @@ class Projector:
         """
         showing = viewer.showings.get(steer.id)
         if showing is None:
-            raise InvalidAction(Fault.INVALID_SYNTAX, "no replay with this id plays")
+            raise InvalidAction(*_UNKNOWN)
         self._asked.append(_Turn(viewer, showing, steer, []))
         self._news.set()
 
@@ -186,8 +188,7 @@ class Projector:
         self._viewers.discard(viewer)
         viewer.showings.clear()
         viewer.waiting.clear()
-        if not self._viewers and self._reels is not None:
-            self._reels.clear()
+        self._news.set()
 
     # -- turns
 
@@ -204,7 +205,10 @@ class Projector:
             ]
             async with self._reading:
                 await asyncio.to_thread(_work_off, turns)
-            self._finish(turns)
+                if not self._viewers and self._reels is not None:
+                    self._reels.clear()  # Here, where nobody reads.
+            for turn in turns:
+                self._finish(turn)
             await asyncio.sleep(PAUSE_S)
 
     async def _wait(self) -> None:
@@ -223,19 +227,14 @@ class Projector:
                 await self._news.wait()
         self._news.clear()
 
-    def _finish(self, turns: Iterable[_Turn]) -> None:
-        """Send what has come of turns; those that were forgotten meanwhile send nothing."""
-        valid = [
-            each for each in turns if each.viewer.showings.get(each.showing.id) is each.showing
-        ]
-        for turn in valid:
-            turn.viewer.waiting += turn.outcome
-        # Only now: a replay that was steered has had two turns, and may have ended in the second.
-        for viewer, showing, *_ in valid:
-            if showing.over:
-                viewer.showings.pop(showing.id, None)
-                if not viewer.showings:
-                    self._viewers.discard(viewer)
+    def _finish(self, turn: _Turn) -> None:
+        viewer, showing = turn.viewer, turn.showing
+        if showing.over and viewer.showings.get(showing.id) is showing:
+            del viewer.showings[showing.id]
+            if not viewer.showings:
+                self._viewers.discard(viewer)
+        if not viewer.outbox.closed:
+            viewer.waiting += turn.outcome
             viewer.deliver()
 
 
@@ -271,7 +270,10 @@ def _work_off(turns: Iterable[_Turn]) -> None:
 
 def _take_turn(turn: _Turn) -> None:
     showing, now_s = turn.showing, time.monotonic()
-    if turn.steer is not None:
+    if turn.steer is not None and showing.over:
+        # It played when that was asked for, and something before has ended it.
+        turn.outcome.extend(protocol.error(*_UNKNOWN, showing.id))
+    elif turn.steer is not None:
         showing.steer(turn.steer, now_s)
         turn.outcome.append(showing.state(now_s))
     elif (due_s := showing.due_s) is not None and due_s <= now_s:

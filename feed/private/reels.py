@@ -9,11 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from feed.encoding import Encoding, encode_elements
 from feed.errors import InvalidTape, TapeNotFound
 from feed.tapes import Library, Tape
 from feed.tapes.manifest import FrameEntry
 from feed.tapes.names import manifest_path
-from feed.ticks import Coverage, Encoding, StreamKey, Tick, channel_of, encode_elements
+from feed.ticks import Coverage, StreamKey, Tick, channel_of
 from feed.times import Time
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -115,7 +116,11 @@ class Reel:
 class Reels:
     """What of the tapes of a folder is in memory: their manifests, and the frames read lately.
 
-    Its methods read files, and block. They are called by one thread at a time.
+    Its methods read files, and block. They are called by one thread at a time, `clear` included:
+    what is kept would not add up otherwise.
+
+    Attributes:
+        size_bytes: what the frames take, roughly.
     """
 
     def __init__(self, library: Library, cache_bytes: int = CACHE_BYTES) -> None:
@@ -124,7 +129,7 @@ class Reels:
         self._tapes: OrderedDict[str, tuple[_Signature, Tape]] = OrderedDict()
         self._listings: dict[str, tuple[_Signature, Listing]] = {}
         self._frames: OrderedDict[tuple[Tape, int], list[Cel]] = OrderedDict()
-        self._size = 0
+        self.size_bytes = 0
 
     def tape(self, id_: str) -> Tape:
         """A tape by its name; opened anew when its file has changed.
@@ -168,16 +173,16 @@ class Reels:
             self._frames.move_to_end(place)
             return cels
         cels = self._frames[place] = [Cel(tick) for tick in tape.ticks_of(entry)]
-        self._size += _TICK_BYTES * len(cels)
-        while self._size > self._cache_bytes and len(self._frames) > 1:
+        self.size_bytes += _TICK_BYTES * len(cels)
+        while self.size_bytes > self._cache_bytes and len(self._frames) > 1:
             _, oldest = self._frames.popitem(last=False)
-            self._size -= _TICK_BYTES * len(oldest)
+            self.size_bytes -= _TICK_BYTES * len(oldest)
         return cels
 
     def clear(self) -> None:
         """Let go of the frames."""
         self._frames.clear()
-        self._size = 0
+        self.size_bytes = 0
 
 
 def _signature(path: Path) -> _Signature:

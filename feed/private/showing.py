@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from feed.blocks import Letter
+from feed.encoding import Encoding, array_marks, encode
 from feed.fields import Id
 from feed.frames import build_frame
 from feed.pieces import FRAME_TICKS_MAX
 from feed.playback import Deck, Mode
 from feed.private.reels import Cel
 from feed.replay_actions import Steer, Verb
-from feed.ticks import Encoding, array_marks, encode
 
 WRITE_BYTES: Final = 64 * 1024
 """What a client gets at a time; then it is the next one's turn."""

@@ -9,19 +9,9 @@ import msgspec
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from feed.encoding import Encoding, encode
 from feed.errors import InvalidTape, InvalidTick
-from feed.ticks import (
-    CHANNELS,
-    Bar,
-    Encoding,
-    Quote,
-    Tick,
-    Trade,
-    encode,
-    is_feed_name,
-    is_symbol,
-    validate,
-)
+from feed.ticks import CHANNELS, Bar, Quote, Tick, Trade, is_feed_name, is_symbol, validate
 from feed.times import Time
 
 VERSION: Final = 1

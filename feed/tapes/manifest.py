@@ -8,9 +8,10 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
+from feed.encoding import Encoding, encode
 from feed.errors import InvalidTape
 from feed.tapes.lines import VERSION, Hole
-from feed.ticks import CHANNELS, Encoding, encode, is_feed_name, is_symbol
+from feed.ticks import CHANNELS, is_feed_name, is_symbol
 from feed.times import Time
 
 MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024

@@ -51,11 +51,10 @@ class _Head(Struct):
     error: dict[str, object] | None = None
 
 
-class _Trade(Struct):
+class _Fill(Struct):
     """`m`: the buyer was in the book, so the taker sold. `T` is when, `E` when it was sent."""
 
     symbol: str = field(name="s")
-    id: Number = field(name="t")
     price: str = field(name="p")
     quantity: str = field(name="q")
     time: int = field(name="T")
@@ -63,16 +62,14 @@ class _Trade(Struct):
     is_buyer_maker: bool = field(name="m")
 
 
-class _Aggregate(Struct):
+class _Trade(_Fill):
+    id: Number = field(name="t")
+
+
+class _Aggregate(_Fill):
     """What one taker order traded at one price, in one; with a number of its own."""
 
-    symbol: str = field(name="s")
     id: Number = field(name="a")
-    price: str = field(name="p")
-    quantity: str = field(name="q")
-    time: int = field(name="T")
-    sent: int = field(name="E")
-    is_buyer_maker: bool = field(name="m")
 
 
 class _BookTicker(Struct):

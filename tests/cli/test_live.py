@@ -18,7 +18,8 @@ from redis.asyncio import Redis
 
 from feed.broker import keys
 from feed.cli.live import Meter
-from feed.ticks import Encoding, Quote, StreamKey, Tick, Trade, encode
+from feed.encoding import Encoding, encode
+from feed.ticks import Quote, StreamKey, Tick, Trade
 from feed.times import Time
 from producers.captures import CaptureRecording
 from producers.venues.registry import VENUES

@@ -10,11 +10,12 @@ from clients.notices import Event, Heartbeat
 from clients.state import ClientState, Message
 from feed.actions import Auth
 from feed.batch import Batch
+from feed.encoding import Encoding
 from feed.frames import TEXT, split_frames
 from feed.playback import State
 from feed.recovery import Run
 from feed.replay_actions import Play, Steer
-from feed.ticks import Bar, Encoding, Quote, StreamKey, Tick, Trade, channel_of
+from feed.ticks import Bar, Quote, StreamKey, Tick, Trade, channel_of
 from tests.feed.accountant import Accountant
 from tests.feed.world import Store, Stored, World
 

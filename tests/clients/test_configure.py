@@ -12,11 +12,12 @@ from clients import Configured, Heartbeat, Refused, ReplayState, Stamped, Stream
 from clients import blocking as without_a_loop
 from feed.broker.publisher import Publisher
 from feed.broker.replays import Stage
+from feed.encoding import Encoding
 from feed.errors import ConnectionFailed
 from feed.playback import Deck, Mode
 from feed.settings import Settings
 from feed.tasks import end_tasks
-from feed.ticks import Bar, Encoding, Quote, Trade
+from feed.ticks import Bar, Quote, Trade
 from producers.replaying import Order, Replay
 from tests.builders import bar, quote, trade, trades
 from tests.clients.double import EPOCH, Peer, hold, playing

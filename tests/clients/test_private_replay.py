@@ -15,10 +15,11 @@ from msgspec.structs import replace
 from clients import Refused, ReplayCut, connect, listen
 from clients import blocking as without_a_loop
 from feed.broker.publisher import Publisher
+from feed.encoding import Encoding
 from feed.errors import ConnectionFailed
 from feed.playback import MAX, Mode
 from feed.settings import Settings
-from feed.ticks import Encoding, Tick, Trade
+from feed.ticks import Tick, Trade
 from tests.builders import trade
 from tests.clients.double import Peer, playing
 from tests.clients.tapes import write_tape

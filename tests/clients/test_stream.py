@@ -9,10 +9,11 @@ from redis.asyncio import Redis
 from clients import Gap, connect
 from clients.tick_queue import QUEUE_TICKS_MAX
 from feed.broker.publisher import Publisher
+from feed.encoding import Encoding
 from feed.errors import ConnectionFailed
 from feed.protocol import MSGPACK_SUBPROTOCOL
 from feed.settings import Settings
-from feed.ticks import Encoding, Quote
+from feed.ticks import Quote
 from tests.builders import T0, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 

@@ -14,8 +14,9 @@ from clients.books import Books, Gap
 from clients.comeback import Wish
 from clients.notices import Event, Heartbeat
 from clients.state import ClientState, Message
+from feed.encoding import Encoding
 from feed.playback import State
-from feed.ticks import Encoding, Subscription, Tick
+from feed.ticks import Subscription, Tick
 from tests.builders import trade
 
 VECTORS: dict[str, list[dict[str, Any]]] = json.loads(

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from feed.ticks import Encoding
+from feed.encoding import Encoding
 from tests.faults.accounts import CHANNELS, Accounts, Sums
 
 _RETRY_S: Final = (0.02, 0.1)

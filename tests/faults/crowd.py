@@ -14,8 +14,8 @@ from dataclasses import asdict
 from itertools import cycle
 from typing import Any, Final
 
+from feed.encoding import Encoding
 from feed.tasks import end_tasks
-from feed.ticks import Encoding
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor, Message
 from tests.faults.children import end_with_parent, until

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from clients import Stream, connect
-from feed.ticks import Encoding, Trade
+from feed.encoding import Encoding
+from feed.ticks import Trade
 from tests.faults.accounts import Sums
 
 

@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from feed.broker.publisher import Publisher
+from feed.encoding import Encoding
 from feed.settings import Settings
 from feed.tasks import end_tasks
-from feed.ticks import DEFAULT_FEED, Encoding
+from feed.ticks import DEFAULT_FEED
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor
 from tests.faults.children import Child

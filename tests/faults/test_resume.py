@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from feed.encoding import Encoding
 from feed.tasks import end_tasks
-from feed.ticks import Encoding, Trade
+from feed.ticks import Trade
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor
 from tests.faults.children import until

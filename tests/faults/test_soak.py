@@ -12,8 +12,8 @@ from typing import Any, Final
 import pytest
 
 from feed.broker.publisher import Publisher
+from feed.encoding import Encoding
 from feed.tasks import end_tasks
-from feed.ticks import Encoding
 from feed.times import Time
 from tests.conftest import RunningServer
 from tests.faults.accounts import Sums

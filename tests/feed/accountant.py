@@ -7,10 +7,10 @@ from typing import Any
 from feed.actions import Auth
 from feed.catchup import Request
 from feed.counters import Totals
+from feed.encoding import Encoding, encode
 from feed.outbox import Outbox
 from feed.replay_actions import Play, Steer
 from feed.session import Session
-from feed.ticks import Encoding, encode
 from tests.builders import ListSink
 from tests.feed.world import World
 

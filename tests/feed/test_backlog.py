@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from clients.books import Book
 from feed.backlog import Backlog
+from feed.batch import NEW_EPOCH
 from feed.delivery import SlowPolicy
+from feed.encoding import Encoding
 from feed.pieces import FRAME_TICKS_MAX, Chunk, form_of
-from feed.ticks import Encoding, StreamKey, Tick
+from feed.ticks import StreamKey, Tick
 from tests.builders import messages, trade, trades
 
 ES = StreamKey("live", "trades", "ES")
@@ -100,3 +103,29 @@ def test_streams_that_are_given_up_are_forgotten_and_others_follow_their_new_pol
     backlog.keep(lambda key: SlowPolicy.CONFLATE if key == nq else None, stamped)
     (tick,) = take(backlog)
     assert (tick["S"], tick["seq"], tick["cf"], tick["tr"], tick["tw"]) == ("NQ", 2, 1, 7, 9)
+
+
+@pytest.mark.parametrize("epochs", range(1, 15))
+@pytest.mark.parametrize("ends_with_notice", [False, True])
+def test_no_epoch_begins_without_a_word_however_many_there_were(
+    epochs: int, ends_with_notice: bool
+) -> None:
+    backlog = Backlog(JSON)
+    backlog.add(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
+    for _ in range(epochs):
+        backlog.add_gap(ES, NEW_EPOCH)
+        backlog.add(chunk(*trades(3, "ES", 1)), SlowPolicy.CONFLATE)
+    if ends_with_notice:
+        backlog.add_gap(ES, NEW_EPOCH)
+    book = Book("trades", "ES")
+    book.begin_after(10)
+    told = take(backlog)
+    assert len(told) <= 8
+    for message in told:
+        if message["T"] == "gap":
+            list(book.take_gap(message["from"], message["to"], message["reason"]))
+        else:
+            list(book.take(trade("ES", seq=message["seq"], conflated=message["cf"])))
+    assert (book.repeated, book.missing) == (0, 0)
+    assert book.restarts == min(epochs, 4) + ends_with_notice
+    assert book.restarted == ends_with_notice

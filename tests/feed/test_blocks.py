@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from feed.batch import Batch, History
 from feed.blocks import TICK_BYTES, Block, Blocks
+from feed.encoding import Encoding
 from feed.pieces import form_of
-from feed.ticks import Encoding, StreamKey
+from feed.ticks import StreamKey
 from tests.builders import trades
 
 

@@ -19,7 +19,8 @@ from feed.door import Visitor
 from feed.outbox import Outbox
 from feed.session import Session
 from feed.settings import Settings
-from feed.websocket import FeedProtocol, TransportSink
+from feed.transport_sink import TransportSink
+from feed.websocket import FeedProtocol
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
+from feed.encoding import Encoding
 from feed.frames import BINARY, TEXT, build_frame, split_frames
-from feed.ticks import Encoding
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 70_000])

@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 
 from feed.delivery import Options, choose_delivery
+from feed.encoding import Encoding
 from feed.frames import build_frame, split_frames
 from feed.hub import Hub
 from feed.outbox import Outbox
 from feed.pieces import FRAME_TICKS_MAX, form_of
-from feed.ticks import Encoding, StreamKey, Subscription
+from feed.ticks import StreamKey, Subscription
 from tests.builders import NOW, ListSink, messages, quote, trade, trades
 
 ES = StreamKey("live", "trades", "ES")

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from feed import protocol
+from feed.encoding import Encoding
 from feed.errors import Fault
-from feed.ticks import Encoding, Subscription
+from feed.ticks import Subscription
 
 
 def test_replies() -> None:

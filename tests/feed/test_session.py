@@ -9,13 +9,14 @@ import pytest
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.actions import Auth, Subscribe
+from feed.encoding import Encoding
 from feed.errors import Fault
 from feed.hub import Hub
 from feed.outbox import Outbox
 from feed.playback import MAX, Mode, State
 from feed.replay_actions import Play, Steer
 from feed.session import Session
-from feed.ticks import Encoding, StreamKey, Subscription
+from feed.ticks import StreamKey, Subscription
 from feed.times import Moment, Time
 from tests.builders import NOW, T0, ListSink, quote, trade, trades
 
@@ -341,7 +342,7 @@ def test_who_wants_it_is_told_where_the_replay_stands(hub: Hub) -> None:
         {"T": "replay", "state": "playing", "position": "2013-09-01T17:00:00.083Z", "speed": "max",
          "from": "2013-09-01T17:00:00.083Z", "to": "2013-09-01T17:00:01.083Z"}
     ]  # fmt: skip
-    talk.session.grant = Grant(Proof.KEY, "x", Entitlements(feeds=("another",)))
+    talk.session.entitle(Grant(Proof.KEY, "x", Entitlements(feeds=("another",))))
     talk.session.tell_replay(state)
     assert talk.sink.take() == []
 
@@ -454,4 +455,4 @@ def test_what_is_conflated_for_all_holds_nothing_but_the_latest(hub: Hub) -> Non
     publish(hub, talk, 5)
     publish(hub, talk, 6)
     assert not any(hub.publish(ES, trades(1, "ES", seq)) for seq in range(7, 1000))
-    assert hub._arrivals == []
+    assert hub.arrivals._batches == []

@@ -9,26 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feed.encoding import Encoding, array_marks, encode, encode_elements, from_wire, pack, unpack
 from feed.errors import InvalidTick
 from feed.ticks import (
     Coverage,
-    Encoding,
     Quote,
     StreamKey,
     Subscription,
     Tick,
     Trade,
-    array_marks,
     channel_of,
-    encode,
-    encode_elements,
-    from_wire,
     is_feed_name,
     is_pattern,
     is_symbol,
     number,
-    pack,
-    unpack,
     validate,
 )
 from feed.times import Time

@@ -15,12 +15,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
+from feed.encoding import Encoding
 from feed.errors import CloseCode
 from feed.frames import build_frame
 from feed.server import Server
 from feed.settings import Settings
-from feed.ticks import Encoding
-from feed.websocket import EXTENSION, FeedProtocol, TransportSink
+from feed.transport_sink import EXTENSION, TransportSink
+from feed.websocket import FeedProtocol
 from tests.conftest import UNLIMITED, running_app, until
 from tests.wire import (
     CLOSE,
@@ -257,7 +258,7 @@ async def test_the_end_is_told_once_however_it_comes(served: Served) -> None:
 async def test_nothing_is_taken_after_the_end(served: Served) -> None:
     await served.client.send("wait")
     await served.client.send("too late")
-    await until(lambda: served.protocol._waiting)
+    await until(lambda: served.service.sinks[0]._waiting)
     served.service.sinks[0].finish(b"", CloseCode.SLOW_CLIENT)
     served.service.gate.set()
     await until(lambda: not served.server.server_state.connections)
@@ -298,7 +299,7 @@ async def test_a_client_that_is_gone_is_freed_at_once(served: Served) -> None:
     gc.disable()
     try:
         await served.client.send("wait")
-        await until(lambda: served.protocol._waiting is not None)
+        await until(lambda: served.protocol.read_paused)
         served.service.gate.set()
         await served.client.close()
         await until(lambda: served.service.ends)

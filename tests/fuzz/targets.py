@@ -23,6 +23,7 @@ from feed.access.secrets import key_id_of
 from feed.access.tokens import read_key, verify_token
 from feed.actions import Action, Auth, Configure, Subscribe, Unsubscribe, parse_action
 from feed.broker.steering import parse_command
+from feed.encoding import Encoding, encode, pack, unpack
 from feed.errors import (
     AuthFailed,
     BadFrame,
@@ -38,7 +39,7 @@ from feed.tapes.editing import cut
 from feed.tapes.frames import compress
 from feed.tapes.manifest import decode_manifest, encode_manifest
 from feed.tapes.verify import verify
-from feed.ticks import Encoding, Tick, encode, pack, sort_channels, unpack, validate
+from feed.ticks import Tick, sort_channels, validate
 from feed.times import Time
 from producers.captures import CaptureRecording, is_capture
 from producers.lines import LineSplitter, parse_line

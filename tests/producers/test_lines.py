@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feed.encoding import Encoding, encode
 from feed.errors import InvalidTick
-from feed.ticks import Encoding, encode
 from feed.times import Time
 from producers.lines import LineSplitter, parse_line
 from tests.builders import bar, quote, trade

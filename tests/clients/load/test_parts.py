@@ -23,9 +23,10 @@ from clients.load.publishing import Schedule
 from clients.load.recorder import Recorder
 from clients.load.report import Bucket, Report, Workload
 from clients.load.text import bar, coarse, ms, size
+from feed.encoding import Encoding
 from feed.errors import ConnectionFailed
 from feed.frames import build_frame
-from feed.ticks import Encoding, Trade, channel_of, validate
+from feed.ticks import Trade, channel_of, validate
 from feed.times import Time
 
 URL = "ws://127.0.0.1:8000/stream"

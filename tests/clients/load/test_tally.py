@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clients.load.payload import PayloadReader, Streams, Summary
 from clients.load.tally import Kind, Tally
-from feed.ticks import Encoding, encode
+from feed.encoding import Encoding, encode
 from feed.times import Time
 from tests.builders import trade
 

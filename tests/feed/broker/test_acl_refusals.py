@@ -35,6 +35,7 @@ EVERYBODY = [
     *("PSUBSCRIBE *", "PSUBSCRIBE tickcast:*"),
     *(f"DEL {META}", f"XTRIM {HISTORY} MAXLEN 0", f"RENAME {META} x", f"RESTORE {META} 0 x"),
     *("DEL tickcast:{live}:epoch", "DEL tickcast:{live}:streams", f"DUMP {META}"),
+    *(f"EVAL x 1 {META}", f"EVAL_RO x 1 {META}", "EVAL x 1 tickcast:{live}:epoch"),
 ]
 REFUSED = {
     LIVE: [
@@ -44,7 +45,7 @@ REFUSED = {
         *("SADD tickcast:{cme}:streams trades/ES", "SMEMBERS tickcast:{cme}:streams"),
         *("PUBLISH tickcast:{cme/trades/ES}:ticks x", "PUBLISH tickcast:{cme}:announcements x"),
         *("PUBLISH tickcast:heartbeat:x x", "SUBSCRIBE tickcast:{live/trades/ES}:ticks"),
-        *(f"EVALSHA x 2 {FOREIGN_META} {FOREIGN_HISTORY}", "EVAL x 1 tickcast:{cme}:epoch"),
+        *(f"EVALSHA x 2 {FOREIGN_META} {FOREIGN_HISTORY}", "EVALSHA x 1 tickcast:{cme}:epoch"),
         *("SREM tickcast:{live}:streams trades/ES", "HGETALL tickcast:seats:{seats}:all"),
         *("GET tickcast:limits:x", "ZADD tickcast:seats:{seats}:servers 1 x"),
         *("HSET tickcast:{cme}:replay owner x", "PUBLISH tickcast:{cme}:replay:commands x"),
@@ -56,12 +57,13 @@ REFUSED = {
         *("PUBLISH tickcast:{live/trades/ES}:ticks x", "PUBLISH tickcast:{live/quotes/ES}:ticks x"),
         *("SUBSCRIBE tickcast:{live/quotes/ES}:ticks", "SUBSCRIBE tickcast:{cme/trades/ES}:ticks"),
         *(f"HMGET {FOREIGN_META} seq", f"EVALSHA_RO x 2 {FOREIGN_META} {FOREIGN_HISTORY}"),
-        *("SET tickcast:{cme}:maker:bars x", "EVAL x 1 tickcast:{cme}:maker:bars"),
+        *("SET tickcast:{cme}:maker:bars x", "EVALSHA x 1 tickcast:{cme}:maker:bars"),
         *("SREM tickcast:{live}:streams trades/ES", "GET tickcast:limits:x"),
     ],
     SERVER: [
         "GET tickcast:{live}:maker:bars",
-        *(f"XADD {HISTORY} * b x", f"XDEL {HISTORY} 1-1", f"EVALSHA x 2 {META} {HISTORY}"),
+        *(f"XADD {HISTORY} * b x", f"XDEL {HISTORY} 1-1"),
+        *("EVALSHA x 1 tickcast:{live}:streams", "EVALSHA x 1 tickcast:{live}:replay"),
         *("PUBLISH tickcast:{live/trades/ES}:ticks x", "PUBLISH tickcast:{live}:announcements x"),
         *("SADD tickcast:{live}:streams trades/ES", "SREM tickcast:{live}:streams trades/ES"),
         *("GET tickcast:{other}:epoch", "SUBSCRIBE tickcast:{other}:announcements"),
@@ -74,7 +76,7 @@ REFUSED = {
         *(f"DEL {HISTORY}", f"PEXPIRE {HISTORY} 1", f"XDEL {HISTORY} 1-1"),
         *("SET tickcast:{live}:epoch x", "PERSIST tickcast:{live}:epoch"),
         *("SADD tickcast:{live}:streams trades/ES", "PUBLISH tickcast:heartbeat:x x"),
-        *("PUBLISH tickcast:{live/trades/ES}:ticks x", f"EVAL x 1 {META}"),
+        *("PUBLISH tickcast:{live/trades/ES}:ticks x", f"EVALSHA x 1 {META}"),
         *(f"EVALSHA x 2 {META} {HISTORY}", f"FCALL x 1 {META}", "INFO"),
         *("HGETALL tickcast:seats:{seats}:all", "GET tickcast:limits:x", f"HGETALL x{META}"),
         *("DEL tickcast:{live}:replay", "PUBLISH tickcast:{live}:replay:commands x"),

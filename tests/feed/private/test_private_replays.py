@@ -145,6 +145,22 @@ async def test_it_is_steered(server: RunningServer) -> None:
         assert (await talk.ask(action="ping"))["T"] == "pong"
 
 
+async def test_what_is_asked_of_a_replay_that_ends_in_the_same_turn_is_answered(
+    server: RunningServer,
+) -> None:
+    async with talking(server.stream) as talk:
+        await play(talk, trades=["ES"], speed=0.01)
+        assert (await talk.hear())["i"] == 0
+        await talk.say(action="replay.stop", id=9)
+        await talk.say(action="replay.pause", id=9)
+        await talk.say(action="replay.stop", id=9)
+        assert (await talk.hear())["state"] == "ended"
+        for said in (await talk.hear(), await talk.hear()):
+            assert (said["T"], said["code"], said["id"]) == ("error", 400, 9)
+            assert said["msg"] == "invalid syntax: no replay with this id plays"
+        assert (await play(talk, trades=["ES"], speed=0.01))["state"] == "playing"
+
+
 async def test_one_that_ends_as_soon_as_it_goes_on_is_heard_to_its_end(
     server: RunningServer,
 ) -> None:

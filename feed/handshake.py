@@ -1,0 +1,72 @@
+"""The beginning of a connection: who is let in, how it is spoken to, and what serves it then."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from starlette.responses import PlainTextResponse, Response
+from starlette.websockets import WebSocket
+
+from feed import protocol
+from feed.asgi_sink import AsgiSink
+from feed.conduct import Conduct
+from feed.connection import Connection
+from feed.engine import Engine
+from feed.errors import Refused
+from feed.session import Session
+from feed.tasks import end_tasks
+from feed.transport_sink import EXTENSION, TransportSink
+
+
+async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> None:
+    """Answer a handshake on one feed, and serve the client until it is gone."""
+    try:
+        visitor = await engine.door.enter(websocket.scope)
+    except Refused as refusal:
+        await websocket.send_denial_response(denial(refusal))
+        return
+    encoding, subprotocol = protocol.choose_encoding(
+        websocket.scope["subprotocols"],
+        websocket.headers.get("content-type", ""),
+        websocket.query_params.get("encoding"),
+    )
+    try:
+        await websocket.accept(subprotocol=subprotocol)
+    except BaseException:
+        engine.door.leave(visitor)
+        raise
+    raw: TransportSink | None = websocket.scope["extensions"].get(EXTENSION)
+    sink = raw or AsgiSink(websocket)
+    connection = Connection(sink, engine, visitor)
+    settings = engine.settings
+    session = Session(
+        engine.hub,
+        connection.outbox,
+        feed,
+        encoding,
+        extended=subprotocol is not None,
+        subscriptions_max=settings.subscriptions_max,
+        conduct=Conduct(settings.messages_per_s, settings.messages_burst),
+        grant=visitor.grant,
+    )
+    connection.begin(session)
+    if isinstance(sink, TransportSink):
+        sink.hand_over(connection.take, connection.end)
+        return
+    sender = asyncio.create_task(sink.run())
+    try:
+        with suppress(asyncio.CancelledError):
+            await connection.serve(websocket)
+    finally:
+        await end_tasks([sender])
+
+
+def denial(refusal: Refused) -> Response:
+    """The HTTP response that tells somebody why it may not come in."""
+    headers = {}
+    if refusal.retry_after_s:
+        headers["Retry-After"] = str(refusal.retry_after_s)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return PlainTextResponse(f"{refusal}\n", refusal.status, headers)

@@ -1,0 +1,93 @@
+"""What one client may say and hold: its grant, its allowance of messages, its limits. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
+
+from feed import actions
+from feed.access.entitlements import EVERYTHING, Entitlements
+from feed.access.grant import Grant, Proof
+from feed.actions import Action, Auth, Subscribe
+from feed.conduct import Conduct
+from feed.errors import Fault, InvalidAction
+from feed.fields import Id
+from feed.ticks import Subscription
+
+Value = TypeVar("Value")
+_NOBODY: Final = Entitlements(feeds=())
+
+
+class Rights:
+    """What holds of one connection to one feed.
+
+    Attributes:
+        grant: what the client may do; None until it has said who it is.
+    """
+
+    __slots__ = ("_conduct", "_feed", "_subscriptions_max", "grant")
+
+    def __init__(
+        self, feed: str, grant: Grant | None, subscriptions_max: int, conduct: Conduct | None
+    ) -> None:
+        self._feed = feed
+        self._subscriptions_max = subscriptions_max
+        self._conduct = conduct
+        self.grant = grant
+
+    @property
+    def entitlements(self) -> Entitlements:
+        """What the client may see; nothing until it has said who it is."""
+        return self.grant.entitlements if self.grant else _NOBODY
+
+    def narrow(self, wanted: Mapping[Subscription, Value]) -> dict[Subscription, Value]:
+        """What subscriptions of the feed come down to for what the client may see."""
+        return self.entitlements.narrow_all(self._feed, wanted)
+
+    def read(self, message: str | bytes, now_s: float, held: Iterable[Subscription]) -> Action:
+        """Read a message, make it pay, and see that the client may ask for it.
+
+        Args:
+            now_s: of a steady clock.
+            held: the subscriptions that the client has already.
+
+        Raises:
+            InvalidAction, Ended: nothing of it is to be done.
+        """
+        try:
+            action = actions.parse_action(message)
+        except InvalidAction as error:
+            self._pay(1, now_s, error.id)
+            raise
+        self._pay(actions.price(action), now_s, action.id)
+        if isinstance(action, Auth):
+            if self.grant is not None and self.grant.proof is Proof.KEY:
+                raise InvalidAction(Fault.ALREADY_AUTHENTICATED, id=action.id)
+        elif self.grant is None:
+            raise InvalidAction(Fault.NOT_AUTHENTICATED, "send auth first", action.id)
+        if isinstance(action, Subscribe):
+            self._check_limit(action, held)
+            self._check_coverage(action)
+        return action
+
+    def _pay(self, price: float, now_s: float, id_: Id) -> None:
+        if self._conduct is not None:
+            self._conduct.pay(price, now_s, id_)
+
+    def _check_limit(self, action: Subscribe, held: Iterable[Subscription]) -> None:
+        count = len(action.subscriptions.union(held))
+        if count > self._subscriptions_max:
+            raise InvalidAction(
+                Fault.SYMBOL_LIMIT,
+                f"{count} symbols and wildcards, at most {self._subscriptions_max} are allowed",
+                action.id,
+            )
+
+    def _check_coverage(self, action: Subscribe) -> None:
+        if self.entitlements == EVERYTHING:
+            return
+        for each in sorted(action.subscriptions | action.resume.symbols):
+            if not self.narrow({each: None}):
+                raise InvalidAction(
+                    Fault.INSUFFICIENT_SUBSCRIPTION, f"{each.channel} {each.pattern}", action.id
+                )

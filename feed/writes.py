@@ -1,0 +1,72 @@
+"""Ticks written to clients; each is counted once for the server and for the client. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from feed.audience import Audience
+from feed.counters import Counters, Totals
+from feed.outbox import Outbox
+from feed.pieces import Form, Piece, pack_frames
+
+
+class Writes:
+    """The last step of the fan-out.
+
+    What an outbox refuses it absorbs: it is counted when the client gets it, or as not sent.
+    """
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+
+    def to_audiences(
+        self, letters: Iterable[tuple[Sequence[Piece], Form, Iterable[Audience]]]
+    ) -> None:
+        """One write for each member of the audiences: the innermost loop of all."""
+        ticks_out = conflated = frames_out = bytes_out = 0
+        for pieces, form, audiences in letters:
+            data, frames, sent, merged = pack_frames(pieces, form.encoding)
+            taken = 0
+            for audience in audiences:
+                audience.sent += sent
+                audience.merged += merged
+                audience.bytes += len(data)
+                for outbox in audience.members:
+                    if (write := outbox.write) is not None:
+                        write(data)
+                        taken += 1
+                    elif outbox.offer(data):
+                        taken += 1
+                    else:
+                        outbox.totals.bytes -= len(data)
+                        outbox.absorb(pieces, audience.policy_of, form)
+            ticks_out += taken * sent
+            conflated += taken * merged
+            frames_out += taken * frames
+            bytes_out += taken * len(data)
+        self._counters.add_sent(ticks_out, conflated, frames_out, bytes_out)
+
+    def to_member(self, outbox: Outbox, pieces: Sequence[Piece], audience: Audience) -> None:
+        """Pieces for one member alone."""
+        data, frames, sent, merged = pack_frames(pieces, audience.form.encoding)
+        outbox.totals.add(Totals(sent, merged))
+        if outbox.offer(data):
+            outbox.totals.bytes += len(data)
+            self._counters.add_sent(sent, merged, frames, len(data))
+        else:
+            outbox.absorb(pieces, audience.policy_of, audience.form)
+
+    def of_history(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
+        """Frames of ticks from history, made for one client or shared."""
+        self._counters.history_out += ticks
+        self._send_made(outbox, data, frames, ticks)
+
+    def of_tape(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
+        """Frames of ticks from a tape."""
+        self._counters.replayed_out += ticks
+        self._send_made(outbox, data, frames, ticks)
+
+    def _send_made(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
+        outbox.totals.add(Totals(ticks))
+        outbox.push(data)
+        self._counters.add_sent(ticks, 0, frames, len(data))

@@ -1,0 +1,98 @@
+"""The sink without a socket: a client that was handed over speaks, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from feed.transport_sink import Ending, TransportSink
+from tests.conftest import until
+
+
+class Socket:
+    """Stands for the protocol class; notes whether it reads."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.transport: Any = Transport()
+        self.reads = True
+
+    def hand_over(self, sink: TransportSink) -> None:
+        pass
+
+    def finish(self, last_words: bytes, code: int, reason: str) -> None:
+        pass
+
+    def stop_reading(self) -> None:
+        self.reads = False
+
+    def read_on(self) -> None:
+        self.reads = True
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.write = self.written.append
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
+
+
+class Client:
+    """Hears messages; `wait` takes until the gate opens."""
+
+    def __init__(self) -> None:
+        self.socket = Socket()
+        self.sink = TransportSink(self.socket)
+        self.heard: list[str | bytes] = []
+        self.ends: list[int] = []
+        self.gate = asyncio.Event()
+        self.sink.hand_over(self.take, self.ends.append)
+
+    def take(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
+        self.heard.append(message)
+        return self.wait() if message == "wait" else None
+
+    async def wait(self) -> None:
+        await self.gate.wait()
+        self.heard.append("waited")
+
+
+async def test_messages_wait_for_the_one_before_them() -> None:
+    client = Client()
+    for message in ("a", "wait", "b", "wait", "c"):
+        client.sink.take(message)
+    assert (client.heard, client.socket.reads) == (["a", "wait"], False)
+    client.gate.set()
+    await until(lambda: client.socket.reads)
+    assert client.heard == ["a", "wait", "waited", "b", "wait", "waited", "c"]
+    client.sink.take("d")
+    assert client.heard[-1] == "d"
+
+
+async def test_the_end_is_told_once_and_nothing_is_heard_after_it() -> None:
+    client = Client()
+    for message in ("wait", "b"):
+        client.sink.take(message)
+    Ending(client.sink).put_nowait({"code": 1001})
+    client.sink.end(1006)
+    client.sink.take("c")
+    assert client.ends == []
+    client.gate.set()
+    await until(lambda: client.socket.reads)
+    assert client.ends == [1001]
+    assert client.heard == ["wait", "waited"]
+
+
+async def test_nothing_is_written_after_detaching() -> None:
+    client = Client()
+    pauses: list[None] = []
+    client.sink.on_pause = lambda: pauses.append(None)
+    client.sink.write(b"a")
+    client.sink.detach()
+    client.sink.write(b"b")
+    assert client.socket.transport.written == [b"a"]
+    assert len(pauses) == 1

@@ -11,10 +11,13 @@ const TREND_LEAST_RANGE = 0.0002;
 /** No fade behind it: a hundred of them would keep the browser painting without a pause. */
 const FLASH_MS = 350;
 const COLUMNS = ["symbol", "last", "change", "trend", "bid", "ask", "spread", "volume", "rate", "remove"];
+const FIGURES = ["last", "change", "bid", "ask", "spread", "volume", "rate"];
 
 export class Row {
-  visible = false;
+  /** Whether the browser draws it; until it says otherwise, it does. */
+  isInSight = true;
   #cells = {};
+  #texts = {};
   #shown = {};
   #path;
   #pick;
@@ -29,12 +32,15 @@ export class Row {
     this.instrument = instrument;
     this.element = document.createElement("tr");
     this.element.dataset.symbol = instrument.symbol;
+    this.element.addEventListener("contentvisibilityautostatechange", ({ skipped }) => (this.isInSight = !skipped));
     for (const name of COLUMNS) {
       const cell = document.createElement(name === "symbol" ? "th" : "td");
       cell.className = name;
       this.element.append(cell);
       this.#cells[name] = cell;
     }
+    // The text of a node is cheaper to change than the nodes of a cell.
+    for (const name of FIGURES) this.#cells[name].append((this.#texts[name] = new Text()));
     this.#cells.symbol.scope = "row";
     this.#pick = button("pick", instrument.symbol, `Show ${instrument.symbol}`);
     this.#pick.title = instrument.symbol;
@@ -106,7 +112,7 @@ export class Row {
   #write(name, text) {
     if (this.#shown[name] === text) return;
     this.#shown[name] = text;
-    this.#cells[name].textContent = text;
+    this.#texts[name].data = text;
   }
 }
 

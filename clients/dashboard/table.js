@@ -20,8 +20,6 @@ const VALUES = {
 export class Table {
   #body;
   #rows = new Map();
-  #byElement = new WeakMap();
-  #observer;
   #sort = "symbol";
   #sortedAt = -Infinity;
   #drawnAt = -Infinity;
@@ -31,15 +29,6 @@ export class Table {
   /** @param {HTMLTableSectionElement} body */
   constructor(body) {
     this.#body = body;
-    this.#observer = new IntersectionObserver(
-      (entries) => {
-        for (const entry of entries) {
-          const row = this.#byElement.get(entry.target);
-          if (row) row.visible = entry.isIntersecting;
-        }
-      },
-      { rootMargin: "120px" },
-    );
   }
 
   /** The symbols shown, in order. */
@@ -82,7 +71,7 @@ export class Table {
     if (this.#matchRows(market.instruments)) this.#sortedAt = -Infinity;
     if (now - this.#sortedAt > SORT_EVERY_MS) this.#arrange(now);
     for (const row of this.#rows.values()) {
-      if (row.visible && !row.element.hidden) row.draw(market, now);
+      if (row.isInSight && !row.element.hidden) row.draw(market, now);
     }
   }
 
@@ -90,7 +79,6 @@ export class Table {
     let changed = false;
     for (const [symbol, row] of this.#rows) {
       if (instruments.get(symbol) === row.instrument) continue;
-      this.#observer.unobserve(row.element);
       row.element.remove();
       this.#rows.delete(symbol);
     }
@@ -98,8 +86,6 @@ export class Table {
       if (this.#rows.has(symbol)) continue;
       const row = new Row(instrument);
       this.#rows.set(symbol, row);
-      this.#byElement.set(row.element, row);
-      this.#observer.observe(row.element);
       this.#hide(row);
       row.choose(symbol === this.#chosen);
       changed = true;

@@ -47,6 +47,17 @@ export class Table {
     }
   }
 
+  /** @param {(sort: string) => void} onSort called with what a click on a head asks for */
+  listenToHead(onSort) {
+    this.#body.parentElement.tHead.addEventListener("click", ({ target }) => {
+      const name = target.closest("th")?.dataset.sort;
+      if (!name) return;
+      // Figures first go down, so that the largest is on top.
+      const [first, second] = name === "symbol" ? [name, `-${name}`] : [`-${name}`, name];
+      onSort(this.#sort === first ? second : first);
+    });
+  }
+
   /** Show only symbols that contain this text. */
   setFilter(text) {
     this.#filter = text.toUpperCase();

@@ -89,6 +89,9 @@ test("the clock believes the quickest answer", () => {
   clock.learn(200, 202, 1201);
   clock.learn(300, 500, 999);
   assert.equal(clock.ahead, 1000);
+  assert.equal(clock.isSettled, false);
+  clock.learn(600, 700, 1600);
+  assert.equal(clock.isSettled, true);
 });
 
 test("volumes count what was traded since, and know when they are too low", () => {

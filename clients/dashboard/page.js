@@ -10,7 +10,7 @@ import { Market } from "./market.js";
 import { bannerOf } from "./notices.js";
 import { Panel, WORDS, write } from "./panel.js";
 import { Passes } from "./passes.js";
-import { showQuote } from "./quote.js";
+import { showQuote, showTitle } from "./quote.js";
 import { ReplayBar } from "./replay.js";
 import { DRAW_EVERY_MS, Table } from "./table.js";
 import { Tape } from "./tape.js";
@@ -139,17 +139,19 @@ function showState() {
 // -- drawing
 
 function draw(now) {
-  table.draw(market, now);
+  const isDrawn = table.draw(market, now);
   if (isLetIn && !view.symbol && table.shown.length) choose(table.shown[0]);
   const instrument = market.instruments.get(chosen.symbol);
   const decimals = instrument?.decimals ?? 2;
+  // Together with its row, so that both say the same.
+  if (isDrawn) showQuote(chosen, instrument);
   part("chart-note").hidden = chart.draw(chosen.candles, decimals);
   tape.draw(chosen, decimals, now);
   panel.draw(watch.stream, chosen.stream, facts.state, now);
   replayBar.draw(now, facts.state.name === "connected");
   if (now - slowlyAt < SLOWLY_EVERY_MS) return;
   slowlyAt = now;
-  showQuote(chosen, instrument);
+  showTitle(chosen.symbol, instrument);
   showBanner(now);
   showList();
   watch.ease(market.trades.read(now));

@@ -19,6 +19,10 @@ export function showQuote({ symbol, lost }, instrument) {
   write("quote-ask", format.price(ask, decimals));
   write("lost", missing(lost));
   document.getElementById("quote-change").dataset.move = MOVES[text[0]] ?? "";
+}
+
+/** The title of the tab, which is not to change as often. */
+export function showTitle(symbol, { last, decimals } = {}) {
   const title = last === undefined ? "Tickcast" : `${symbol} ${format.price(last, decimals)} – Tickcast`;
   if (document.title !== title) document.title = title;
 }

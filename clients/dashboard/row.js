@@ -6,6 +6,8 @@ import { TREND_POINTS } from "./rates.js";
 const SVG = "http://www.w3.org/2000/svg";
 const TREND_HEIGHT = 24;
 const TREND_EVERY_MS = 1000;
+/** Fewer don't fill the width. */
+const TREND_LEAST_POINTS = 20;
 /** Less than this part of the price is drawn as small as it is. */
 const TREND_LEAST_RANGE = 0.0002;
 /** No fade behind it: a hundred of them would keep the browser painting without a pause. */
@@ -141,9 +143,11 @@ function drawing(cell) {
   return path;
 }
 
-/** The line through a trend, with a break at every hole. */
+/** The line through a trend, with a break at every hole; one of less than a minute is stretched. */
 function outline(trend) {
   const points = [...trend];
+  const first = points.findIndex((price) => !Number.isNaN(price));
+  const stretch = (points.length - 1) / Math.max(points.length - 1 - first, TREND_LEAST_POINTS);
   let low = Infinity;
   let high = -Infinity;
   for (const price of points) {
@@ -159,7 +163,8 @@ function outline(trend) {
     const known = !Number.isNaN(price);
     if (known) {
       const y = TREND_HEIGHT / 2 - ((price - middle) / range) * inner;
-      path += `${drawn ? "L" : "M"}${at} ${y.toFixed(1)}`;
+      const x = points.length - 1 - (points.length - 1 - at) * stretch;
+      path += `${drawn ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
     }
     drawn = known;
   });

@@ -75,15 +75,19 @@ export class Table {
     this.#rows.get(symbol)?.focus();
   }
 
-  /** Bring the rows to what the market has, and write what has changed in those in view. */
+  /**
+   * Bring the rows to what the market has, and write what has changed in those in view. Returns
+   * whether it was time to.
+   */
   draw(market, now) {
-    if (now - this.#drawnAt < DRAW_EVERY_MS) return;
+    if (now - this.#drawnAt < DRAW_EVERY_MS) return false;
     this.#drawnAt = now;
     if (this.#matchRows(market.instruments)) this.#sortedAt = -Infinity;
     if (now - this.#sortedAt > SORT_EVERY_MS) this.#arrange(now);
     for (const row of this.#rows.values()) {
       if (row.isInSight && !row.element.hidden) row.draw(market, now);
     }
+    return true;
   }
 
   #matchRows(instruments) {

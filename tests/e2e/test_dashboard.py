@@ -272,7 +272,7 @@ async def test_what_the_docs_show(
     for theme in ("light", "dark"):
         async with visiting(browser, f"{site.http}/?theme={theme}") as visit:
             await visit.until_drawn()
-            await asyncio.sleep(60 if theme == "light" else 5)
+            await asyncio.sleep(60 if theme == "light" else 20)
             await visit.page.screenshot(path=PICTURES / f"dashboard-{theme}.png")
     async with visiting(browser, f"{site.http}/?theme=dark", viewport=PHONE) as visit:
         await visit.until_drawn()

@@ -239,6 +239,10 @@ async def test_a_phone(site: ServerProcess, browser: Any) -> None:
         assert await visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
         for id_ in ("chart", "rows", "tape", "encoding"):
             assert await visit.page.is_visible(f"#{id_}"), id_
+        # The header's line is not broken.
+        tops = "['state', 'theme'].map((id) => document.getElementById(id).offsetTop)"
+        state, theme = await visit.page.evaluate(tops)
+        assert abs(state - theme) < 20
         small = await visit.page.evaluate(
             "[...document.querySelectorAll('.tools button, .group button, .pick')]"
             ".filter((each) => each.getBoundingClientRect().height < 36).length"

@@ -41,7 +41,7 @@ export class Chart {
       layout: { attributionLogo: false },
       crosshair: { mode: CrosshairMode.Normal },
       timeScale: { timeVisible: true, secondsVisible: true, borderVisible: false, rightOffset: 4, barSpacing: 7 },
-      rightPriceScale: { borderVisible: false, scaleMargins: { top: 0.14, bottom: 0.22 } },
+      rightPriceScale: { borderVisible: false, entireTextOnly: true, scaleMargins: { top: 0.14, bottom: 0.22 } },
     });
     this.#volume = this.#chart.addSeries(HistogramSeries, {
       priceScaleId: VOLUME,

@@ -12,7 +12,7 @@
  * @typedef {object} Handlers
  * @property {(tick: object) => void} [onTick] called with each trade, quote and bar, as on the wire,
  *   times as text in both encodings
- * @property {(gap: import("./feed/books.js").Gap) => void} [onGap] called with ticks that will not
+ * @property {(gap: import("./feed/book.js").Gap) => void} [onGap] called with ticks that will not
  *   come, in their place among the others
  * @property {(notice: object) => void} [onNotice] called with every other message of the server
  * @property {(state: State) => void} [onState] called whenever the state of the connection changes
@@ -26,15 +26,13 @@
  */
 
 import { Backoff } from "./feed/backoff.js";
+import { CHECK_EVERY_MS, Pulse } from "./feed/pulse.js";
+import { Requests } from "./feed/requests.js";
 import { ClientState, Refused } from "./feed/state.js";
 import { sizeOf, subprotocolOf } from "./feed/wire.js";
 
 export { Refused };
 
-const DIAL_MS = 5_000;
-/** After so long without a word we ask for one, and after as long again the connection is dead. */
-const SILENCE_MS = 5_000;
-const WATCH_MS = 500;
 const NOT_CLOSED_BY_US = 1006;
 const NOT_AUTHENTICATED = 401;
 const ALREADY_AUTHENTICATED = 403;
@@ -70,14 +68,10 @@ export class Stream {
   /** When all was held for the first time on this connection, and when that ended. */
   #heldAt = 0;
   #lostAt = 0;
-  #heardAt = 0;
-  #pingedAt = 0;
-  #watchedAt = 0;
+  #pulse = new Pulse();
   #timer = 0;
   #watch = 0;
-  /** What waits for an answer: by id while it was asked, in order while it was not. */
-  #waiting = new Map();
-  #unasked = [];
+  #requests = new Requests();
   #comingBack = [];
   /** The id of our credentials, while they are not answered. */
   #authAsked = 0;
@@ -88,7 +82,7 @@ export class Stream {
     this.#configure = configure;
     this.#token = token;
     this.#state = new ClientState(encoding);
-    this.#watch = setInterval(() => this.#checkPulse(), WATCH_MS);
+    this.#watch = setInterval(() => this.#checkPulse(), CHECK_EVERY_MS);
     globalThis.addEventListener?.("online", this.#tryNow);
     globalThis.document?.addEventListener("visibilitychange", this.#tryNow);
     this.#dial();
@@ -136,7 +130,7 @@ export class Stream {
 
   /** Milliseconds since the server last said anything on this connection. */
   get silentMs() {
-    return this.#heldAt ? performance.now() - this.#heardAt : 0;
+    return this.#heldAt ? performance.now() - this.#pulse.heardAt : 0;
   }
 
   get encoding() {
@@ -165,8 +159,7 @@ export class Stream {
     const socket = new WebSocket(this.#url, subprotocolOf(this.#state.encoding));
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
-    this.#heardAt = this.#watchedAt = performance.now();
-    this.#pingedAt = 0;
+    this.#pulse.begin(performance.now());
     // A socket that was given up may still speak; only the current one is heard.
     socket.onopen = () => socket === this.#socket && this.#greet();
     socket.onmessage = ({ data }) => socket === this.#socket && this.#receive(data);
@@ -174,7 +167,7 @@ export class Stream {
   }
 
   #greet() {
-    this.#heardAt = performance.now();
+    this.#pulse.hear(performance.now());
     this.#state.connected(this.#socket.protocol);
     if (!this.#token) {
       this.#introduce();
@@ -188,7 +181,7 @@ export class Stream {
 
   #introduce() {
     for (const keys of this.#configure) this.#send(this.#state.ask({ action: "configure", ...keys }));
-    const awayMs = this.#lostAt ? this.#heardAt - this.#lostAt : 0;
+    const awayMs = this.#lostAt ? this.#pulse.heardAt - this.#lostAt : 0;
     this.#comingBack = this.#lostAt ? this.#state.subscribeAgain(awayMs) : [];
     this.#goOn();
   }
@@ -204,7 +197,7 @@ export class Stream {
     this.#lostAt = 0;
     this.#heldAt = performance.now();
     this.#tell("connected");
-    for (const request of this.#unasked.splice(0)) this.#ask(request);
+    for (const request of this.#requests.takeUnasked()) this.#ask(request);
   }
 
   #cut(code, reason) {
@@ -227,8 +220,7 @@ export class Stream {
     clearTimeout(this.#timer);
     this.#socket?.close(1000);
     this.#socket = null;
-    this.#unasked.unshift(...this.#waiting.values());
-    this.#waiting.clear();
+    this.#requests.cut();
     this.#comingBack = [];
     this.#authAsked = 0;
   }
@@ -240,11 +232,7 @@ export class Stream {
     globalThis.removeEventListener?.("online", this.#tryNow);
     globalThis.document?.removeEventListener("visibilitychange", this.#tryNow);
     this.#tell("closed", reason, code);
-    for (const { reject } of [...this.#waiting.values(), ...this.#unasked]) {
-      reject(new Error(`the stream has ended ${reason}`.trim()));
-    }
-    this.#waiting.clear();
-    this.#unasked = [];
+    this.#requests.end(new Error(`the stream has ended ${reason}`.trim()));
   }
 
   /** The network is back, or somebody looks: no more patience. */
@@ -260,26 +248,14 @@ export class Stream {
 
   /** A browser hears nothing of a peer that vanished, so ask it from time to time. */
   #checkPulse() {
-    const now = performance.now();
-    const slept = now - this.#watchedAt > 4 * WATCH_MS;
-    this.#watchedAt = now;
+    const isOpen = this.#isOpen();
+    const verdict = this.#pulse.check(performance.now(), isOpen);
     if (!this.#socket) return;
-    if (slept) {
-      // What has come meanwhile is yet to be read, and a dead connection yet to be found out.
-      this.#heardAt = now;
-      this.#pingedAt = 0;
-      if (this.#isOpen()) this.#sendPing(now);
-    } else if (!this.#isOpen()) {
-      if (now - this.#heardAt > DIAL_MS) this.#cut(NOT_CLOSED_BY_US, "no answer");
-    } else if (this.#pingedAt) {
-      if (now - this.#pingedAt > SILENCE_MS) this.#cut(NOT_CLOSED_BY_US, "the server is silent");
-    } else if (now - this.#heardAt > SILENCE_MS) {
-      this.#sendPing(now);
-    }
+    if (verdict === "dead") this.#cut(NOT_CLOSED_BY_US, isOpen ? "the server is silent" : "no answer");
+    else if (verdict === "ask") this.#sendPing();
   }
 
-  #sendPing(now) {
-    this.#pingedAt = now;
+  #sendPing() {
     // While our credentials are looked at, anything else would be refused; their answer tells as much.
     if (this.#authAsked) return;
     this.#send(this.#state.ask({ action: "ping" }));
@@ -300,19 +276,18 @@ export class Stream {
     return new Promise((resolve, reject) => {
       const request = { build, resolve, reject };
       if (this.#heldAt) this.#ask(request);
-      else this.#unasked.push(request);
+      else this.#requests.askLater(request);
     });
   }
 
   #ask(request) {
     const question = request.build();
-    this.#waiting.set(question.id, request);
+    this.#requests.asked(question.id, request);
     this.#send(question);
   }
 
   #receive(data) {
-    this.#heardAt = performance.now();
-    this.#pingedAt = 0;
+    this.#pulse.hear(performance.now());
     this.received.frames += 1;
     this.received.bytes += sizeOf(data);
     const { seen, notices } = this.#state.receive(data);
@@ -345,9 +320,8 @@ export class Stream {
       this.#takeBack(notice);
       return;
     }
-    const request = this.#waiting.get(notice.id);
+    const request = this.#requests.answered(notice.id);
     if (!request) return;
-    this.#waiting.delete(notice.id);
     if (notice.T !== "error") request.resolve(notice);
     else this.#refuse(request, new Refused(notice));
   }
@@ -379,7 +353,7 @@ export class Stream {
       request.reject(refused);
       return;
     }
-    const again = () => (this.#heldAt ? this.#ask(request) : this.#unasked.push(request));
+    const again = () => (this.#heldAt ? this.#ask(request) : this.#requests.askLater(request));
     setTimeout(() => !this.#ended && again(), this.#backoff.afterFailure());
   }
 

@@ -40,7 +40,8 @@ export function volume(value) {
   if (value < 1e4) return withDecimals(0, value < 1e3 ? 2 : 0).format(value);
   // What would be rounded to a thousand of a unit is one of the next.
   const [unit, sign] = SHORT.find(([each]) => value >= each * 0.9995);
-  return `${withDecimals(0, value < 100 * unit ? 1 : 0).format(value / unit)}${sign}`;
+  const decimals = value < 99.95 * unit ? 1 : 0;
+  return `${withDecimals(decimals, decimals).format(value / unit)}${sign}`;
 }
 
 /** @param {number} value the same, exactly */

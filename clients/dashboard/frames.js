@@ -26,18 +26,22 @@ function median(times) {
 }
 
 /**
- * Draw again and again, on animation frames.
+ * Draw again and again, once before an animation frame.
  *
- * @param {(now: number) => void} draw
+ * @param {(now: number) => void} draw called just before the frame and not in it: what it asks for
+ *   frames itself, as the chart does, so gets the same one, and the page is painted once
  * @param {number} everyMs at most so often. A timer before each frame, because whoever asks for a
  *   frame makes the browser look through the whole page for what has changed
  */
 export function onFrames(draw, everyMs) {
   const again = (time) => {
-    draw(performance.now());
     // Short by half a frame, so that the next one is not missed for a delayed timer.
     const passed = performance.now() - time;
-    setTimeout(() => requestAnimationFrame(again), Math.max(0, everyMs - passed - USUAL_MS / 2));
+    setTimeout(drawOnce, Math.max(0, everyMs - passed - USUAL_MS / 2));
+  };
+  const drawOnce = () => {
+    draw(performance.now());
+    requestAnimationFrame(again);
   };
   requestAnimationFrame(again);
 }

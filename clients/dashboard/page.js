@@ -5,12 +5,12 @@ import { Chart } from "./chart.js";
 import { Chosen } from "./chosen.js";
 import { listenToField, listenToKeys, oneOf } from "./controls.js";
 import { Credentials, asksForCredentials } from "./credentials.js";
-import * as format from "./format.js";
 import { frameInterval, onFrames } from "./frames.js";
 import { Market } from "./market.js";
 import { bannerOf } from "./notices.js";
 import { Panel, WORDS, write } from "./panel.js";
 import { Passes } from "./passes.js";
+import { showQuote, showTitle } from "./quote.js";
 import { ReplayBar } from "./replay.js";
 import { DRAW_EVERY_MS, Table } from "./table.js";
 import { Tape } from "./tape.js";
@@ -139,33 +139,22 @@ function showState() {
 // -- drawing
 
 function draw(now) {
-  table.draw(market, now);
+  const isDrawn = table.draw(market, now);
   if (isLetIn && !view.symbol && table.shown.length) choose(table.shown[0]);
   const instrument = market.instruments.get(chosen.symbol);
   const decimals = instrument?.decimals ?? 2;
+  // Together with its row, so that both say the same.
+  if (isDrawn) showQuote(chosen, instrument);
   part("chart-note").hidden = chart.draw(chosen.candles, decimals);
   tape.draw(chosen, decimals, now);
   panel.draw(watch.stream, chosen.stream, facts.state, now);
   replayBar.draw(now, facts.state.name === "connected");
   if (now - slowlyAt < SLOWLY_EVERY_MS) return;
   slowlyAt = now;
-  showQuote(instrument);
+  showTitle(chosen.symbol, instrument);
   showBanner(now);
   showList();
   watch.ease(market.trades.read(now));
-}
-
-function showQuote(instrument) {
-  const { last, bid, ask, change, decimals = 2 } = instrument ?? {};
-  const text = format.change(change);
-  write("quote-last", format.price(last, decimals));
-  write("quote-change", text);
-  write("quote-bid", format.price(bid, decimals));
-  write("quote-ask", format.price(ask, decimals));
-  part("quote-change").dataset.move = { "+": "up", "−": "down" }[text[0]] ?? "";
-  const { lost } = chosen;
-  write("lost", lost === null ? "Trades before a restart may be missing" : lost ? `${format.count(lost)} trades are missing` : "");
-  document.title = last === undefined ? "Tickcast" : `${chosen.symbol} ${format.price(last, decimals)} – Tickcast`;
 }
 
 function showBanner(now) {
@@ -203,8 +192,7 @@ function choose(symbol) {
   view.symbol = symbol;
   table.choose(symbol);
   chosen.show(symbol, TIMEFRAMES[view.timeframe]);
-  write("quote-symbol", symbol);
-  showQuote(market.instruments.get(symbol));
+  showQuote(chosen, market.instruments.get(symbol));
   showView();
 }
 
@@ -312,12 +300,8 @@ part("rows").addEventListener("click", ({ target }) => {
   if (target.closest(".drop")) remove(symbol);
   else choose(symbol);
 });
-part("rows").parentElement.tHead.addEventListener("click", ({ target }) => {
-  const sort = target.closest("th")?.dataset.sort;
-  if (!sort) return;
-  // Figures first go down, so that the largest is on top.
-  const first = sort === "symbol" ? sort : `-${sort}`;
-  view.sort = view.sort === first ? (first === sort ? `-${sort}` : sort) : first;
+table.listenToHead((sort) => {
+  view.sort = sort;
   showView();
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => chart?.recolour());

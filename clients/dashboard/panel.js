@@ -29,7 +29,7 @@ export class Panel {
 
   /** Take the stamps of a live tick. Only those whose clock was compared with ours can be timed. */
   time(tick, now) {
-    if (tick.tr === undefined || tick.snap || this.#clock.ahead === undefined) return;
+    if (tick.tr === undefined || tick.snap || !this.#clock.isSettled) return;
     this.#delays.add(nowMs() + this.#clock.ahead - tick.tr / MICROSECONDS, now);
   }
 
@@ -41,7 +41,8 @@ export class Panel {
   draw(watch, chosen, state, now) {
     if (now - this.#drawnAt < EVERY_MS) return;
     this.#drawnAt = now;
-    if (state.name === "connected" && now - this.#pingedAt > PING_EVERY_MS) {
+    const pingEveryMs = this.#clock.isSettled ? PING_EVERY_MS : 0;
+    if (state.name === "connected" && now - this.#pingedAt > pingEveryMs) {
       this.#pingedAt = now;
       this.#ping(watch);
     }

@@ -17,7 +17,7 @@ export class Passes {
   }
 
   /**
-   * @param {import("./feed/books.js").Gap} gap
+   * @param {import("./feed/book.js").Gap} gap
    * @returns {boolean} whether its stream has gone back
    */
   takeGap({ ch, S, reason }) {

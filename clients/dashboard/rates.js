@@ -107,6 +107,8 @@ export class Delays {
   }
 }
 
+const CLOCK_SAMPLES_LEAST = 4;
+
 /** How far the server's clock is ahead of ours, out of pings: the quickest of the last is believed. */
 export class Clock {
   #samples = [];
@@ -119,6 +121,11 @@ export class Clock {
   learn(askedAt, answeredAt, theirs) {
     const ahead = theirs - (askedAt + answeredAt) / 2;
     this.#samples = [...this.#samples.slice(-7), { ahead, took: answeredAt - askedAt }];
+  }
+
+  /** Whether there were enough of them: while the page is being built, answers wait to be read. */
+  get isSettled() {
+    return this.#samples.length >= CLOCK_SAMPLES_LEAST;
   }
 
   /** Milliseconds; undefined until something was learnt. */

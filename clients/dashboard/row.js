@@ -6,15 +6,20 @@ import { TREND_POINTS } from "./rates.js";
 const SVG = "http://www.w3.org/2000/svg";
 const TREND_HEIGHT = 24;
 const TREND_EVERY_MS = 1000;
+/** Fewer don't fill the width. */
+const TREND_LEAST_POINTS = 20;
 /** Less than this part of the price is drawn as small as it is. */
 const TREND_LEAST_RANGE = 0.0002;
 /** No fade behind it: a hundred of them would keep the browser painting without a pause. */
 const FLASH_MS = 350;
 const COLUMNS = ["symbol", "last", "change", "trend", "bid", "ask", "spread", "volume", "rate", "remove"];
+const FIGURES = ["last", "change", "bid", "ask", "spread", "volume", "rate"];
 
 export class Row {
-  visible = false;
+  /** Whether the browser draws it; until it says otherwise, it does. */
+  isInSight = true;
   #cells = {};
+  #texts = {};
   #shown = {};
   #path;
   #pick;
@@ -29,12 +34,15 @@ export class Row {
     this.instrument = instrument;
     this.element = document.createElement("tr");
     this.element.dataset.symbol = instrument.symbol;
+    this.element.addEventListener("contentvisibilityautostatechange", ({ skipped }) => (this.isInSight = !skipped));
     for (const name of COLUMNS) {
       const cell = document.createElement(name === "symbol" ? "th" : "td");
       cell.className = name;
       this.element.append(cell);
       this.#cells[name] = cell;
     }
+    // The text of a node is cheaper to change than the nodes of a cell.
+    for (const name of FIGURES) this.#cells[name].append((this.#texts[name] = new Text()));
     this.#cells.symbol.scope = "row";
     this.#pick = button("pick", instrument.symbol, `Show ${instrument.symbol}`);
     this.#pick.title = instrument.symbol;
@@ -106,7 +114,7 @@ export class Row {
   #write(name, text) {
     if (this.#shown[name] === text) return;
     this.#shown[name] = text;
-    this.#cells[name].textContent = text;
+    this.#texts[name].data = text;
   }
 }
 
@@ -135,9 +143,11 @@ function drawing(cell) {
   return path;
 }
 
-/** The line through a trend, with a break at every hole. */
+/** The line through a trend, with a break at every hole; one of less than a minute is stretched. */
 function outline(trend) {
   const points = [...trend];
+  const first = points.findIndex((price) => !Number.isNaN(price));
+  const stretch = (points.length - 1) / Math.max(points.length - 1 - first, TREND_LEAST_POINTS);
   let low = Infinity;
   let high = -Infinity;
   for (const price of points) {
@@ -153,7 +163,8 @@ function outline(trend) {
     const known = !Number.isNaN(price);
     if (known) {
       const y = TREND_HEIGHT / 2 - ((price - middle) / range) * inner;
-      path += `${drawn ? "L" : "M"}${at} ${y.toFixed(1)}`;
+      const x = points.length - 1 - (points.length - 1 - at) * stretch;
+      path += `${drawn ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`;
     }
     drawn = known;
   });

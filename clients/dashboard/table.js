@@ -20,8 +20,6 @@ const VALUES = {
 export class Table {
   #body;
   #rows = new Map();
-  #byElement = new WeakMap();
-  #observer;
   #sort = "symbol";
   #sortedAt = -Infinity;
   #drawnAt = -Infinity;
@@ -31,15 +29,6 @@ export class Table {
   /** @param {HTMLTableSectionElement} body */
   constructor(body) {
     this.#body = body;
-    this.#observer = new IntersectionObserver(
-      (entries) => {
-        for (const entry of entries) {
-          const row = this.#byElement.get(entry.target);
-          if (row) row.visible = entry.isIntersecting;
-        }
-      },
-      { rootMargin: "120px" },
-    );
   }
 
   /** The symbols shown, in order. */
@@ -56,6 +45,17 @@ export class Table {
       if (head.dataset.sort === this.#sort.replace("-", "")) head.setAttribute("aria-sort", direction);
       else head.removeAttribute("aria-sort");
     }
+  }
+
+  /** @param {(sort: string) => void} onSort called with what a click on a head asks for */
+  listenToHead(onSort) {
+    this.#body.parentElement.tHead.addEventListener("click", ({ target }) => {
+      const name = target.closest("th")?.dataset.sort;
+      if (!name) return;
+      // Figures first go down, so that the largest is on top.
+      const [first, second] = name === "symbol" ? [name, `-${name}`] : [`-${name}`, name];
+      onSort(this.#sort === first ? second : first);
+    });
   }
 
   /** Show only symbols that contain this text. */
@@ -75,22 +75,25 @@ export class Table {
     this.#rows.get(symbol)?.focus();
   }
 
-  /** Bring the rows to what the market has, and write what has changed in those in view. */
+  /**
+   * Bring the rows to what the market has, and write what has changed in those in view. Returns
+   * whether it was time to.
+   */
   draw(market, now) {
-    if (now - this.#drawnAt < DRAW_EVERY_MS) return;
+    if (now - this.#drawnAt < DRAW_EVERY_MS) return false;
     this.#drawnAt = now;
     if (this.#matchRows(market.instruments)) this.#sortedAt = -Infinity;
     if (now - this.#sortedAt > SORT_EVERY_MS) this.#arrange(now);
     for (const row of this.#rows.values()) {
-      if (row.visible && !row.element.hidden) row.draw(market, now);
+      if (row.isInSight && !row.element.hidden) row.draw(market, now);
     }
+    return true;
   }
 
   #matchRows(instruments) {
     let changed = false;
     for (const [symbol, row] of this.#rows) {
       if (instruments.get(symbol) === row.instrument) continue;
-      this.#observer.unobserve(row.element);
       row.element.remove();
       this.#rows.delete(symbol);
     }
@@ -98,8 +101,6 @@ export class Table {
       if (this.#rows.has(symbol)) continue;
       const row = new Row(instrument);
       this.#rows.set(symbol, row);
-      this.#byElement.set(row.element, row);
-      this.#observer.observe(row.element);
       this.#hide(row);
       row.choose(symbol === this.#chosen);
       changed = true;

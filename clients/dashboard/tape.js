@@ -45,14 +45,14 @@ export class Tape {
 
   #addRow() {
     const element = document.createElement("tr");
-    const cells = COLUMNS.map((name) => {
+    const texts = COLUMNS.map((name) => {
       const cell = document.createElement("td");
       cell.className = name;
-      return cell;
+      element.append(cell);
+      return cell.appendChild(new Text());
     });
-    element.append(...cells);
     this.#body.append(element);
-    this.#rows.push({ element, cells, trade: undefined });
+    this.#rows.push({ element, texts, trade: undefined });
   }
 
   #fill(row, trade, decimals) {
@@ -61,9 +61,9 @@ export class Tape {
     row.trade = trade;
     const [side, move] = SIDES[trade.tks] ?? ["–", ""];
     row.element.dataset.move = move;
-    const texts = [format.timeOfDay(trade.t), format.price(trade.p, decimals), format.size(trade.s), side];
-    texts.forEach((text, at) => {
-      if (row.cells[at].textContent !== text) row.cells[at].textContent = text;
+    const shown = [format.timeOfDay(trade.t), format.price(trade.p, decimals), format.size(trade.s), side];
+    shown.forEach((text, at) => {
+      if (row.texts[at].data !== text) row.texts[at].data = text;
     });
   }
 }

@@ -239,6 +239,10 @@ async def test_a_phone(site: ServerProcess, browser: Any) -> None:
         assert await visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
         for id_ in ("chart", "rows", "tape", "encoding"):
             assert await visit.page.is_visible(f"#{id_}"), id_
+        # The header's line is not broken.
+        tops = "['state', 'theme'].map((id) => document.getElementById(id).offsetTop)"
+        state, theme = await visit.page.evaluate(tops)
+        assert abs(state - theme) < 20
         small = await visit.page.evaluate(
             "[...document.querySelectorAll('.tools button, .group button, .pick')]"
             ".filter((each) => each.getBoundingClientRect().height < 36).length"
@@ -272,7 +276,7 @@ async def test_what_the_docs_show(
     for theme in ("light", "dark"):
         async with visiting(browser, f"{site.http}/?theme={theme}") as visit:
             await visit.until_drawn()
-            await asyncio.sleep(60 if theme == "light" else 5)
+            await asyncio.sleep(60 if theme == "light" else 20)
             await visit.page.screenshot(path=PICTURES / f"dashboard-{theme}.png")
     async with visiting(browser, f"{site.http}/?theme=dark", viewport=PHONE) as visit:
         await visit.until_drawn()

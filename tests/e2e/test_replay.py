@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from math import isnan
@@ -12,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from feed.ticks import Quote, Trade
+from feed.times import NS_PER_SECOND, Time
+from producers.synthetic import generate, symbol_names
 from tests.conftest import ES_TRADES
 from tests.e2e.conftest import PHONE, Visit, visiting
-from tests.e2e.test_dashboard import CONTRASTS
+from tests.e2e.test_dashboard import CONTRASTS, PICTURES
 from tests.faults.children import Child, plain_environment
 from tests.faults.serving import ServerProcess
 
@@ -207,6 +211,37 @@ async def test_on_a_phone(
         await visit.page.tap("#replay-play")
         await visit.until(f"{PLAY} === 'Play'")
         assert visit.complaints == []
+
+
+@pytest.mark.timeout(180)
+async def test_what_the_docs_show(
+    site: ServerProcess, redis_url: str, browser: Any, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    if not pytestconfig.getoption("--screenshots"):
+        pytest.skip("only with --screenshots")
+    path = tmp_path / "market.csv"
+    path.write_text("time,symbol,price,size,side,bid,ask\n" + "".join(market_rows(seconds=600)))
+    async with (
+        replaying(redis_url, tmp_path / "replay.log", str(path), "--speed", "5"),
+        visiting(browser, f"{site.http}/?theme=light&symbol=ACME") as visit,
+    ):
+        await until_told(visit)
+        await visit.until_drawn()
+        await asyncio.sleep(62)  # until the small charts are full
+        await visit.page.screenshot(path=PICTURES / "dashboard-replay.png")
+
+
+def market_rows(seconds: int) -> Iterator[str]:
+    """A made-up market as rows of a recording."""
+    start = Time(FIRST_S * NS_PER_SECOND)
+    for tick in generate(symbol_names(16), rate=100, seed=7, start=start):
+        if tick.time > start + seconds * NS_PER_SECOND:
+            return
+        time = tick.time.rfc3339()
+        if isinstance(tick, Trade):
+            yield f"{time},{tick.symbol},{tick.price},{tick.size},{tick.side or ''},,\n"
+        elif isinstance(tick, Quote):
+            yield f"{time},{tick.symbol},,,,{tick.bid_price},{tick.ask_price}\n"
 
 
 def at_s(time: str) -> float:

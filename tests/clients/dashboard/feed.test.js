@@ -5,6 +5,7 @@ import { test } from "node:test";
 import { Encoder } from "@msgpack/msgpack";
 import { Books } from "../../../clients/dashboard/feed/books.js";
 import { ComeBack } from "../../../clients/dashboard/feed/comeback.js";
+import { Pulse } from "../../../clients/dashboard/feed/pulse.js";
 import { decode } from "../../../clients/dashboard/feed/wire.js";
 
 function said(entries, books, { most = 60_000, awayMs = 0 } = {}) {
@@ -69,3 +70,28 @@ function bytes64(value) {
   view.setBigInt64(0, BigInt.asIntN(64, value));
   return new Uint8Array(view.buffer);
 }
+
+test("a connection is asked for a word before it is given up", () => {
+  const pulse = new Pulse();
+  const until = (first, last) => {
+    for (let now = first; now < last; now += 500) assert.equal(pulse.check(now, true), "alive");
+  };
+  pulse.begin(0);
+  until(500, 5_500);
+  assert.equal(pulse.check(5_500, true), "ask");
+  pulse.hear(5_600);
+  until(6_000, 11_000);
+  assert.equal(pulse.check(11_000, true), "ask");
+  until(11_500, 16_500);
+  assert.equal(pulse.check(16_500, true), "dead");
+});
+
+test("after a sleep a connection is asked at once, and has all the time to answer", () => {
+  const pulse = new Pulse();
+  pulse.begin(0);
+  assert.equal(pulse.check(60_000, true), "ask");
+  assert.equal(pulse.check(60_500, true), "alive");
+  pulse.begin(70_000);
+  for (let now = 70_500; now <= 75_000; now += 500) assert.equal(pulse.check(now, false), "alive");
+  assert.equal(pulse.check(75_500, false), "dead");
+});

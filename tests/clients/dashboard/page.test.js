@@ -89,6 +89,9 @@ test("the clock believes the quickest answer", () => {
   clock.learn(200, 202, 1201);
   clock.learn(300, 500, 999);
   assert.equal(clock.ahead, 1000);
+  assert.equal(clock.isSettled, false);
+  clock.learn(600, 700, 1600);
+  assert.equal(clock.isSettled, true);
 });
 
 test("volumes count what was traded since, and know when they are too low", () => {
@@ -167,7 +170,7 @@ test("candles forget trades or quotes, and seconds without either", () => {
 test("volumes are short, and exact where somebody points", () => {
   const cases = [
     [0, "0"], [0.12345, "0.1235"], [12.345, "12.35"], [9_876, "9,876"], [12_345, "12.3k"], [99_960, "100k"],
-    [256_000, "256k"], [999_499, "999k"], [999_500, "1M"], [1_240_000, "1.2M"], [256_400_000, "256M"], [3.14e9, "3.1B"],
+    [256_000, "256k"], [999_499, "999k"], [999_500, "1.0M"], [16_000, "16.0k"], [1_240_000, "1.2M"], [256_400_000, "256M"], [3.14e9, "3.1B"],
   ];
   for (const [value, text] of cases) assert.equal(volume(value), text);
   assert.equal(exactVolume(1_234_567.25), "1,234,567.25");

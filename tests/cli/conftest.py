@@ -1,4 +1,8 @@
-"""The command, run as a user runs it: in processes of its own."""
+"""The command, run as a user runs it, in processes of its own; and in this one.
+
+A process costs a third of a second, most of it for imports. So what only looks at a command line,
+as tables of misuse do, goes through `shell`.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,18 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import pytest
 import pytest_asyncio
 
+from feed.cli import main
 
-@dataclass(frozen=True)
-class Finished:
+
+class Finished(NamedTuple):
     code: int
     out: str
     err: str
@@ -83,3 +89,33 @@ async def cli(runtime_dir: Path) -> AsyncIterator[Cli]:
         if process.returncode is None:
             process.kill()
             await process.communicate()
+
+
+class Shell:
+    """Runs the command in this process, and keeps what it says. Logs stay as they are set up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd
+
+    def run(self, *words: object) -> Finished:
+        self._monkeypatch.setattr("sys.argv", ["tickcast", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = self._capfd.readouterr()
+        assert isinstance(ended.value.code, int)
+        return Finished(ended.value.code, out, err)
+
+
+@pytest.fixture
+def shell(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], runtime_dir: Path
+) -> Iterator[Shell]:
+    for name in [name for name in os.environ if "TICKCAST" in name]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(runtime_dir))
+    # It would last beyond this test.
+    monkeypatch.setattr("feed.logs.set_up", lambda *options: None)
+    with Path(os.devnull).open() as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        yield Shell(monkeypatch, capfd)

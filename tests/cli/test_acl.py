@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from feed.broker.acl import SERVER, aclfile, publisher_of
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Shell
 from tests.feed.broker.locked import LockedStore, locked_store, take_away
 
 FEEDS = ("live", "cme")
@@ -21,15 +21,15 @@ async def store(runtime_dir: Path) -> AsyncIterator[LockedStore]:
         yield store
 
 
-async def test_it_prints_the_file(cli: Cli) -> None:
-    assert (await cli.run("acl")).out == aclfile()
-    finished = await cli.run("acl", "--feed", "live", "--feed", "cme", "--feed", "live")
+def test_it_prints_the_file(shell: Shell) -> None:
+    assert shell.run("acl").out == aclfile()
+    finished = shell.run("acl", "--feed", "live", "--feed", "cme", "--feed", "live")
     assert (finished.code, finished.out, finished.err) == (0, aclfile(FEEDS), "")
 
 
 @pytest.mark.parametrize("feed", ["*", "li ve", "live/trades", "{live}", ""])
-async def test_a_pattern_is_no_feed(cli: Cli, feed: str) -> None:
-    finished = await cli.run("acl", "--feed", feed)
+def test_a_pattern_is_no_feed(shell: Shell, feed: str) -> None:
+    finished = shell.run("acl", "--feed", feed)
     assert (finished.code, finished.out) == (2, "")
 
 

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Shell
 
 
 def line(second: float, price: float) -> str:
@@ -75,19 +75,19 @@ async def test_killed_and_started_again_it_sends_each_bar_once(cli: Cli) -> None
         (["--symbols", "A B"], "Invalid value for '--symbols': 'A B' is neither a symbol nor"),
     ],
 )
-async def test_misuse_is_one_line(cli: Cli, words: list[str], message: str) -> None:
-    done = await cli.run("bars", *words)
+def test_misuse_is_one_line(shell: Shell, words: list[str], message: str) -> None:
+    done = shell.run("bars", *words)
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"tickcast: {message}"), done
     assert done.err.count("\n") == 1
 
 
-async def test_without_a_store_it_says_so_in_one_line(cli: Cli) -> None:
+def test_without_a_store_it_says_so_in_one_line(shell: Shell) -> None:
     for words, message in (
         ((), "no store is running"),
         (("--redis", "redis://127.0.0.1:1"), "no "),
     ):
-        done = await cli.run("bars", *words)
+        done = shell.run("bars", *words)
         assert (done.code, done.out) == (1, "")
         assert done.err.startswith(f"tickcast: {message}"), done
         assert done.err.count("\n") == 1

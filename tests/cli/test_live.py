@@ -25,7 +25,7 @@ from producers.captures import CaptureRecording
 from producers.venues.registry import VENUES
 from producers.venues.runner import Runner
 from producers.venues.venue import Wants
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Shell
 from tests.conftest import RunningServer, until
 from tests.producers.venues.recorded import (
     BINANCE,
@@ -58,10 +58,10 @@ from tests.talk import Talk, talking
         (["coinbase", "A-B", "--url", "ws://127.0.0.1:1"], 1, "no store is running"),
     ],
 )
-async def test_misuse_is_told_in_one_line(
-    cli: Cli, words: list[str], code: int, message: str
+def test_misuse_is_told_in_one_line(
+    shell: Shell, words: list[str], code: int, message: str
 ) -> None:
-    done = await cli.run("live", *words)
+    done = shell.run("live", *words)
     assert done.code == code
     assert message in done.err
     assert done.err.count("\n") == 1

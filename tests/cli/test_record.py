@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from feed.tapes import Library, Tape
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Shell
 
 
 @pytest.mark.parametrize(
@@ -25,17 +25,17 @@ from tests.cli.conftest import Cli
         (["ws://127.0.0.1:1/stream", "--trades", "A"], 1, "ws://127.0.0.1:1/stream: "),
     ],
 )
-async def test_errors_are_one_line(
-    cli: Cli, tmp_path: Path, words: list[str], code: int, message: str
+def test_errors_are_one_line(
+    shell: Shell, tmp_path: Path, words: list[str], code: int, message: str
 ) -> None:
-    done = await cli.run("record", *words, "--out", str(tmp_path / "tapes"))
+    done = shell.run("record", *words, "--out", tmp_path / "tapes")
     assert done.code == code, done
     assert done.err.startswith(f"tickcast: {message}"), done
     assert done.err.count("\n") == 1, done
 
 
-async def test_a_folder_that_cannot_be_made_is_an_error(cli: Cli) -> None:
-    done = await cli.run("record", "ws://x/stream", "--trades", "A", "--out", "/dev/null/tapes")
+def test_a_folder_that_cannot_be_made_is_an_error(shell: Shell) -> None:
+    done = shell.run("record", "ws://x/stream", "--trades", "A", "--out", "/dev/null/tapes")
     assert (done.code, done.err) == (1, "tickcast: /dev/null/tapes: Not a directory\n")
 
 

@@ -19,7 +19,7 @@ from feed.cli.keyboard import split
 from feed.cli.replay_screen import command_of
 from feed.playback import MAX, Mode, State
 from feed.times import Time
-from tests.cli.conftest import Cli, Finished
+from tests.cli.conftest import Cli, Finished, Shell
 from tests.cli.terminals import LAUNCH, terminal
 from tests.talk import talking
 
@@ -119,8 +119,8 @@ async def test_hashes_and_parts(cli: Cli, recording: Path, tmp_path: Path) -> No
         ("replayctl dance", "'dance' is not one of"),
     ],
 )
-async def test_misuse_is_one_line(cli: Cli, recording: Path, words: str, said: str) -> None:
-    done = await cli.run(*words.replace("FILE", str(recording)).split())
+def test_misuse_is_one_line(shell: Shell, recording: Path, words: str, said: str) -> None:
+    done = shell.run(*words.replace("FILE", str(recording)).split())
     assert done.code == 2
     assert said in done.err
     assert done.err.count("\n") == 1

@@ -7,32 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from feed.cli import main
 from feed.tapes import Tape
 from feed.tapes.names import manifest_path
 from tests.builders import T0, quote, trades
+from tests.cli.conftest import Shell
 from tests.feed.tapes.builders import a_tape, write
-
-
-class Shell:
-    """Runs the command, and keeps what it says."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capfd = capfd
-
-    def run(self, *words: object) -> tuple[int, str, str]:
-        self._monkeypatch.setattr("sys.argv", ["tickcast", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        out, err = self._capfd.readouterr()
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, out, err
-
-
-@pytest.fixture
-def shell(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(monkeypatch, capfd)
 
 
 def test_info_says_what_is_in_a_tape(shell: Shell, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from feed import selfsigned
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Shell
 
 
 async def test_serve_and_watch(cli: Cli, tmp_path: Path) -> None:
@@ -42,20 +42,23 @@ async def test_serve_and_watch(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["--tls-cert", "--tls-key"])
-async def test_half_of_the_settings(cli: Cli, missing: str) -> None:
-    done = await cli.run("serve", "--port", "0", missing, "x.pem")
+def test_half_of_the_settings(shell: Shell, missing: str) -> None:
+    done = shell.run("serve", "--port", "0", missing, "x.pem")
     assert (done.code, done.out) == (2, "")
     assert done.err == "tickcast: tls_cert and tls_key: give both, or neither\n"
 
 
-async def test_files_of_no_use(cli: Cli, tmp_path: Path, runtime_dir: Path) -> None:
+def test_files_of_no_use(
+    shell: Shell, tmp_path: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pair = selfsigned.provide(tmp_path)
     none = tmp_path / "none.pem"
-    done = await cli.run("serve", "--port", "0", "--tls-cert", str(none), "--tls-key", str(none))
+    done = shell.run("serve", "--port", "0", "--tls-cert", none, "--tls-key", none)
     assert (done.code, done.out) == (2, "")
     assert done.err == f"tickcast: tls_cert: {none}: No such file or directory\n"
-    cli.environment["TICKCAST_TLS_CERT"] = cli.environment["TICKCAST_TLS_KEY"] = str(pair.cert)
-    done = await cli.run("serve", "--port", "0")
+    for name in ("TICKCAST_TLS_CERT", "TICKCAST_TLS_KEY"):
+        monkeypatch.setenv(name, str(pair.cert))
+    done = shell.run("serve", "--port", "0")
     assert (done.code, done.out) == (2, "")
     assert done.err == f"tickcast: tls_key: {pair.cert} holds no private key in PEM form\n"
     assert not runtime_dir.exists()

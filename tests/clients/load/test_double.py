@@ -13,7 +13,7 @@ import pytest
 from tests.cli.conftest import Cli
 from tests.clients.load.double import Double, Message, doubling, frame, tick
 
-CLIENTS, FRAMES, TICKS = 10, 240, 500
+CLIENTS, FRAMES, TICKS = 10, 200, 500
 PUBLISHED = CLIENTS * FRAMES * TICKS
 UNLUCKY, PLACE = 7, FRAMES * TICKS // 2 + 123
 

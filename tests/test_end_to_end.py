@@ -16,7 +16,7 @@ from producers.recordings import CsvRecording
 from tests.conftest import ES_TRADES, RunningServer
 from tests.talk import Talk, talking
 
-COUNT = 15_000
+COUNT = 7_500
 RATE = 5_000
 
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.faults, needs_recording]
 async def test_killed_and_started_again_it_misses_nothing_or_names_it(
     cli: Cli, scale: Scale, tmp_path: Path, kept: int
 ) -> None:
-    count = scale.pick(40_000, 200_000)
+    count = scale.pick(20_000, 200_000)
     cli.environment["TICKCAST_HISTORY_TICKS"] = str(count // kept)
     async with cli.serving() as (address, _):
         url = address.replace("http", "ws") + "/stream"
@@ -67,7 +67,7 @@ async def test_killed_and_started_again_it_misses_nothing_or_names_it(
 @pytest.mark.timeout(120)
 async def test_too_slow_it_misses_nothing(cli: Cli, scale: Scale, tmp_path: Path) -> None:
     """It is disconnected, and comes back for what others would have skipped."""
-    count = scale.pick(40_000, 200_000)
+    count = scale.pick(20_000, 200_000)
     cli.environment["TICKCAST_HISTORY_TICKS"] = str(count)
     async with cli.serving() as (address, _):
         url = address.replace("http", "ws") + "/stream"

@@ -83,6 +83,7 @@ class Replay:
         self._woken = asyncio.Event()
         self._stopped = False
         self._epochs = 0
+        self._told: Mode = deck.state(clock()).mode
         self._free_s = clock()
         self._wall_ns = time.time_ns() - round(clock() * NS_PER_SECOND)
         self._newest = 0
@@ -163,7 +164,6 @@ class Replay:
         if self._publisher.has_streams and not self._order.retime:
             # The times go back: what is told of the streams so far is of another story.
             await self._publisher.begin_epoch()
-        mode = self.state.mode
         while not self._is_over():
             while self._asked:
                 await self._carry_out(self._asked.popleft())
@@ -173,8 +173,7 @@ class Replay:
                 await self._rest(wait_s)
             else:
                 await self._give()
-            if self.state.mode is not mode:
-                mode = self.state.mode
+            if self.state.mode is not self._told:
                 await self._tell()
         await self._publisher.drain()
 
@@ -295,6 +294,7 @@ class Replay:
         if self._epochs != self._epochs_due():
             await self._begin_epoch()
         await self._publisher.drain()
+        self._told = self.state.mode
         try:
             await self._stage.announce(self.state)
         except BrokerUnavailable as error:
@@ -304,6 +304,7 @@ class Replay:
         while True:
             await asyncio.sleep(ANNOUNCE_S)
             try:
-                await self._stage.announce(self.state)
+                # Ticks may be on their way still: a change of mode is not told before them.
+                await self._stage.announce(self.state._replace(mode=self._told))
             except BrokerUnavailable as error:
                 logger.debug("could not tell where the replay stands: %s", error)

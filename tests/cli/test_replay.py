@@ -14,10 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from feed.broker import replays
+from feed.broker.client import make_client
+from feed.broker.embedded import store_url
 from feed.broker.steering import Pause, Resume, Seek, Speed, Step
 from feed.cli.keyboard import split
 from feed.cli.replay_screen import command_of
+from feed.cli.replayctl import describe
+from feed.errors import ReplayFailed
 from feed.playback import MAX, Mode, State
+from feed.settings import Settings
 from feed.times import Time
 from tests.cli.conftest import Cli, Finished, Shell
 from tests.cli.terminals import LAUNCH, terminal
@@ -39,8 +45,9 @@ async def replaying(cli: Cli, *words: str) -> AsyncIterator[asyncio.subprocess.P
     process = await cli.start("replay", *words)
     try:
         async with asyncio.timeout(20):
-            while (await steer(cli, "status")).code:
+            while not await status(cli):
                 assert process.returncode is None
+                await asyncio.sleep(0.01)
         yield process
     finally:
         if process.returncode is None:
@@ -50,6 +57,16 @@ async def replaying(cli: Cli, *words: str) -> AsyncIterator[asyncio.subprocess.P
 
 async def steer(cli: Cli, *words: str) -> Finished:
     return await cli.run("replayctl", *words)
+
+
+async def status(cli: Cli) -> str:
+    """What `replayctl status` prints, without a process for each look; nothing without a replay."""
+    settings = Settings(runtime_dir=cli.environment["TICKCAST_RUNTIME_DIR"])
+    async with make_client(store_url(settings)) as client:
+        try:
+            return describe(await replays.steer(client, "live", {"do": "status"}))
+        except ReplayFailed:
+            return ""
 
 
 async def test_it_is_steered_from_another_process(cli: Cli, recording: Path) -> None:
@@ -141,8 +158,9 @@ async def replay_in_terminal(
     asyncio.get_running_loop().add_reader(ours, lambda: shown.extend(os.read(ours, 65_536)))
     try:
         async with asyncio.timeout(20):
-            while (await steer(cli, "status")).code:
+            while not await status(cli):
                 assert process.returncode is None, shown
+                await asyncio.sleep(0.01)
         yield process
     finally:
         if process.returncode is None:
@@ -152,10 +170,9 @@ async def replay_in_terminal(
 
 
 async def until_said(cli: Cli, words: str) -> None:
-    said = ""
     async with asyncio.timeout(20):
-        while not said.startswith(words):
-            said = (await steer(cli, "status")).out
+        while not (await status(cli)).startswith(words):
+            await asyncio.sleep(0.01)
 
 
 async def test_keys_steer_it_and_the_terminal_is_left_as_it_was(cli: Cli, recording: Path) -> None:

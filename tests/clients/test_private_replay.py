@@ -145,7 +145,7 @@ async def test_a_program_that_does_not_read_holds_its_replay_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("clients.tick_queue.QUEUE_TICKS_MAX", 100)
-    count = 50_000
+    count = 30_000
     write_tape(tmp_path, count=count)
     tapes = replace(settings, tapes=str(tmp_path))
     async with running_server(tapes, redis_url) as server, connect(server.stream) as stream:

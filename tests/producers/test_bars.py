@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 import pytest
@@ -311,7 +311,8 @@ def test_scenarios_have_late_trades_only_where_the_clock_is_wrong(name: str) -> 
     not ES_TRADES.exists(), reason="the recorded trades are not beside this checkout"
 )
 def test_real_trades_give_the_bars_that_another_computation_gives() -> None:
-    ticks = [tick for tick in CsvRecording(ES_TRADES, "ES") if isinstance(tick, Trade)]
+    some = islice(CsvRecording(ES_TRADES, "ES"), 250_000)
+    ticks = [tick for tick in some if isinstance(tick, Trade)]
     bars = bars_of("1s", "1m")
     found: list[Bar] = []
     for place in range(0, len(ticks), 500):
@@ -324,7 +325,7 @@ def test_real_trades_give_the_bars_that_another_computation_gives() -> None:
             if start + LENGTHS_NS[timeframe] <= newest  # type: ignore[index]
         }
         ours = [bar for bar in found if bar.timeframe == timeframe]
-        assert len(ours) > (30_000 if timeframe == "1s" else 2_000)
+        assert len(ours) > (15_000 if timeframe == "1s" else 1_000)
         assert [bar.time for bar in ours] == list(expected)
         for bar in ours:
             *exact, vwap = expected[bar.time]

@@ -195,10 +195,12 @@ def test_the_real_trades_come_out_as_they_are() -> None:
         next(lines)
         rows = [line.rstrip("\n").split(",") for line in lines]
     assert len(rows) == 500_000
-    for tick, (time, price, volume) in zip(CsvRecording(ES_TRADES, "ES"), rows, strict=True):
+    recording = CsvRecording(ES_TRADES, "ES")
+    for n, (tick, (time, price, volume)) in enumerate(zip(recording, rows, strict=True)):
         assert isinstance(tick, Trade)
         assert (tick.price, tick.size) == (float(price), float(volume))
-        assert written(tick.time) == time
+        if n % 10 == 0:  # Writing times takes longer than reading them.
+            assert written(tick.time) == time
 
 
 ROWS = st.lists(

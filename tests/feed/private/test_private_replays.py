@@ -252,7 +252,7 @@ async def test_tapes_are_listed(server: RunningServer, tapes: Path) -> None:
 async def test_a_client_that_does_not_read_holds_its_replay_alone(
     server: RunningServer, tapes: Path
 ) -> None:
-    count = 60_000
+    count = 30_000
     ticks = [trade("BIG", id=n, time=at(n / 1000), seq=n + 1) for n in range(count)]
     write_tape(tapes, "big", [ticks[n : n + 5000] for n in range(0, count, 5000)])
     async with (

@@ -81,7 +81,7 @@ async def test_many_ask_for_the_past_while_more_is_published(
             await publisher.publish([trade(price=n + i, time=Time(T0 + n + i)) for i in range(10)])
             await asyncio.sleep(0.002)
 
-    asked = [(random.randint(1, 3000), random.choice(["start", "resume"])) for _ in range(40)]
+    asked = [(random.randint(1, 3000), random.choice(["start", "resume"])) for _ in range(25)]
     await asyncio.gather(go_on(), *(follow(*each) for each in asked))
     backfill = server.app_state["engine"].backfill
     await until(lambda: len(backfill) == 0)

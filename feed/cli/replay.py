@@ -18,6 +18,7 @@ from feed.broker.replays import Stage
 from feed.cli.common import (
     BadInput,
     config_option,
+    counted,
     feed_option,
     open_client,
     open_publisher,
@@ -192,4 +193,6 @@ async def _replay(
     for each in bad:
         each.fail_if_any(replay.count)
     rate = replay.count / max(took, 1e-9)
-    click.echo(f"replayed {replay.count:,} ticks in {took:.1f} s ({rate:,.0f} ticks/s)", err=True)
+    click.echo(
+        f"replayed {counted(replay.count, 'tick')} in {took:.1f} s ({rate:,.0f} ticks/s)", err=True
+    )

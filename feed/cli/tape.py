@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from feed.cli.common import BadInput, check_feed
+from feed.cli.common import BadInput, check_feed, counted
 from feed.errors import InvalidSettings, InvalidTape, InvalidTick, RecordingFailed
 from feed.tapes.editing import cut, merge
 from feed.tapes.export import export
@@ -104,7 +104,7 @@ def _describe(found: Tape, shown: int | None) -> Iterator[str]:
 
 
 def _describe_stream(stream: StreamSummary) -> str:
-    words = f"{stream.channel} {stream.symbol}: {_count(stream.ticks, 'tick')}"
+    words = f"{stream.channel} {stream.symbol}: {counted(stream.ticks, 'tick')}"
     if stream.first_seq is not None:
         words += f", {stream.first_seq:,} to {_number(stream.last_seq)}"
     return f"{words}, epoch {stream.epoch}" if stream.epoch else words
@@ -116,13 +116,9 @@ def _number(seq: int | None) -> str:
 
 def _counts(manifest: Manifest) -> str:
     return (
-        f"{_count(manifest.ticks, 'tick')} of {_count(len(manifest.streams), 'stream')},"
-        f" {_count(len(manifest.gaps), 'gap')}, {manifest.bytes:,} bytes"
+        f"{counted(manifest.ticks, 'tick')} of {counted(len(manifest.streams), 'stream')},"
+        f" {counted(len(manifest.gaps), 'gap')}, {manifest.bytes:,} bytes"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s'[: number != 1]}"
 
 
 @tape.command("verify")

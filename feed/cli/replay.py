@@ -25,13 +25,12 @@ from feed.cli.common import (
     redis_option,
     run,
 )
-from feed.cli.parameters import Place, Rate, Speed
+from feed.cli.parameters import Place, Rate, Speed, placed
 from feed.cli.replay_screen import shown
-from feed.playback import Deck, Source, place
+from feed.playback import Deck, Source
 from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
 from feed.ticks import Tick, is_symbol
-from feed.times import Time
 from producers.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings import CsvRecording, parse_columns
 from producers.replaying import Order, Replay
@@ -158,18 +157,12 @@ def _deck(
             source,
             time.monotonic(),
             speed=speed,
-            start=_place(start, source),
-            end=_place(end, source),
+            start=placed(start, source.first, source.last),
+            end=placed(end, source.first, source.last),
             loop=loop,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-
-
-def _place(text: str | None, source: Source[Tick]) -> Time | None:
-    if text is None:
-        return None
-    return place(text, source.last if text.startswith("-") else source.first)
 
 
 async def _replay(

@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from feed.cli.common import BadInput, check_feed, counted
+from feed.cli.parameters import Place, placed
 from feed.errors import InvalidSettings, InvalidTape, InvalidTick, RecordingFailed
 from feed.tapes.editing import cut, merge
 from feed.tapes.export import export
@@ -19,7 +20,6 @@ from feed.tapes.tape import Tape
 from feed.tapes.verify import Chain, Verdict, verify
 from feed.tapes.writer import BLOCK_BYTES, TapeWriter
 from feed.ticks import CHANNELS, DEFAULT_FEED, Coverage, Subscription, Tick, is_pattern, is_symbol
-from feed.times import Time
 from producers.databento import DatabentoRecording
 from producers.parquet import ParquetRecording
 from producers.recordings import CsvRecording, parse_columns
@@ -37,20 +37,6 @@ _out = click.option(
     "--out", "-o", type=click.Path(dir_okay=False, path_type=Path), required=True,
     metavar="FILE", help=f"The new tape: NAME{SUFFIX}.",
 )  # fmt: skip
-
-
-class Moment(click.ParamType[Time]):
-    """A point in time, RFC 3339."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Time:
-        try:
-            return Time.parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.group()
@@ -162,19 +148,25 @@ def _line_of(path: Path, verdict: Verdict, faults: list[str]) -> str:
 @tape.command("cut")
 @_file
 @_out
-@click.option("--from", "begin", type=Moment(), metavar="TIME", help="Ticks from this time on,")
-@click.option("--to", "end", type=Moment(), metavar="TIME", help="and before this one.")
+@click.option("--from", "begin", type=Place(), metavar="TIME",
+              help="Ticks from this time on: 2013-09-02T13:00:00Z, +10m after the beginning, -1h"
+              " before the end,")  # fmt: skip
+@click.option("--to", "end", type=Place(), metavar="TIME", help="and before this one.")
 @click.option("--symbols", metavar="SYMBOLS", help="Of these alone: 'ES,BTC-*'.")
 @click.option("--channels", metavar="CHANNELS", help="Of these alone: trades,bars:5s.")
 def cut_(
-    file: Path, out: Path, begin: Time | None, end: Time | None, symbols: str | None,
+    file: Path, out: Path, begin: str | None, end: str | None, symbols: str | None,
     channels: str | None,
 ) -> None:  # fmt: skip
     """Make a tape of a part of another: a time, some symbols, some channels."""
     source = Tape.open(file)
     coverage = coverage_of(symbols, channels)
+    try:
+        begin_at, end_at = (placed(each, source.first, source.last) for each in (begin, end))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     with new_tape(out, source.manifest.feed, source.id) as writer:
-        cut(source, writer, begin, end, coverage)
+        cut(source, writer, begin_at, end_at, coverage)
 
 
 @tape.command("merge")

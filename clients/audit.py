@@ -17,8 +17,10 @@ def sum_up(report: Report) -> list[str]:
     verdict = "balanced" if report.balanced else "NOT BALANCED"
     sums = ", ".join(f"{report.total(name):,} {name}" for name in COUNTS[:4])
     rest = ", ".join(f"{report.total(name):,} {name}" for name in COUNTS[4:])
+    streams, reconnects = len(report.streams), report.reconnects
     return [
-        f"{verdict}, {len(report.streams):,} streams, {report.reconnects} reconnects",
+        f"{verdict}, {streams:,} stream{'s'[: streams != 1]},"
+        f" {reconnects:,} reconnect{'s'[: reconnects != 1]}",
         f"{report.total('published'):,} published: {sums}",
         rest,
     ]

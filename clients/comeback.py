@@ -55,11 +55,22 @@ def merge_channels(
 
     >>> merge_channels({"bars:5s": ["ES"]}, trades=["ES", "NQ"], quotes=(), bars=())
     {'bars:5s': ['ES'], 'trades': ['ES', 'NQ'], 'quotes': [], 'bars': []}
+
+    Raises:
+        ValueError: a string in place of symbols, whose letters would be taken for them.
     """
-    merged = {channel: list(symbols) for channel, symbols in (channels or {}).items()}
-    for channel, symbols in (("trades", trades), ("quotes", quotes), ("bars", bars)):
-        merged.setdefault(channel, []).extend(symbols)
+    merged = {channel: _symbols(channel, given) for channel, given in (channels or {}).items()}
+    for channel, given in (("trades", trades), ("quotes", quotes), ("bars", bars)):
+        merged.setdefault(channel, []).extend(_symbols(channel, given))
     return merged
+
+
+def _symbols(channel: str, given: Iterable[str]) -> list[str]:
+    if isinstance(given, str):
+        raise ValueError(
+            f"{channel}: {given!r} is a string; a list of symbols is wanted, such as [{given!r}]"
+        )
+    return list(given)
 
 
 def _by_channel(entries: Iterable[Subscription]) -> dict[str, list[str]]:

@@ -74,6 +74,9 @@ async def dial(address: Address, subprotocol: str) -> ClientConnection:
         )
     except ssl.SSLError as error:
         raise ConnectionFailed(f"{url}: {why_refused(error)}") from error
+    except InvalidStatus as error:
+        hint = "; a feed is at /stream or /v2/FEED" if error.response.status_code == 404 else ""
+        raise ConnectionFailed(f"{url}: {error}{hint}") from error
     except (OSError, TimeoutError, WebSocketException, ValueError) as error:
         raise ConnectionFailed(f"{url}: {error}") from error
 

@@ -152,7 +152,7 @@ class Stream:
 
         Raises:
             ConnectionFailed: the server refused, with its error message, or did not answer.
-            ValueError: `start` is no time.
+            ValueError: `start` is no time, or symbols are a string in place of a list.
         """
         wanted = merge_channels(channels, trades, quotes, bars)
         start_ns = None if start is None else int(Time.from_wire(start))
@@ -177,8 +177,10 @@ class Stream:
 
         Raises:
             ConnectionFailed: the server refused, with its error message, or did not answer.
+            ValueError: symbols are a string in place of a list.
         """
-        for question in self._state.resume(channels, positions, Wish(slow=slow)):
+        wanted = merge_channels(channels, (), (), ())
+        for question in self._state.resume(wanted, positions, Wish(slow=slow)):
             await self._life.ask(question)
 
     def epoch_of(self, channel: str, symbol: str) -> str:
@@ -260,7 +262,7 @@ class Stream:
         Raises:
             Refused: the server refused; 416 where it has no such tape, or not these streams.
             ConnectionFailed: it can't be reached, turned us away, or did not answer.
-            ValueError: `start` or `end` is no time, or `speed` no speed.
+            ValueError: `start` or `end` is no time, `speed` no speed, or symbols are a string.
         """
         wanted = merge_channels(channels, trades, quotes, bars)
         replay = await PrivateReplay.begin(

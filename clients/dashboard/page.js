@@ -145,6 +145,7 @@ function draw(now) {
   const decimals = instrument?.decimals ?? 2;
   // Together with its row, so that both say the same.
   if (isDrawn) showQuote(chosen, instrument);
+  write("chart-note", chosen.symbol ? "No trades of this symbol are kept." : "");
   part("chart-note").hidden = chart.draw(chosen.candles, decimals);
   tape.draw(chosen, decimals, now);
   panel.draw(watch.stream, chosen.stream, facts.state, now);
@@ -173,7 +174,7 @@ function showList() {
   part("keep").hidden = !filter || view.symbols !== null || shown === 0 || shown > SYMBOLS_MAX;
   part("all").hidden = view.symbols === null;
   let note = "";
-  if (total === 0 && facts.state.name === "connected") note = "No ticks yet. `tickcast synth` makes some.";
+  if (total === 0 && facts.state.name === "connected") note = "No ticks yet. The command “tickcast synth” makes some.";
   else if (total > 0 && shown === 0) note = view.symbols ? "Enter adds it to the list." : "No such symbol has been published.";
   part("note").hidden = !note;
   write("note", note);

@@ -183,17 +183,26 @@ def bar(share: float, width: int = _BAR_WIDTH) -> str:
 def _verdict(report: Report) -> Iterator[RenderableType]:
     verdict = report.verdict
     for note in verdict.notes:
-        yield Text(f"note     {note}", style="dim")
+        yield remark("note", note, "dim")
     for warning in verdict.warnings:
-        yield Text(f"warning  {warning}", style="yellow")
+        yield remark("warning", warning, "yellow")
     for problem in verdict.problems:
-        yield Text(f"problem  {problem}", style="red")
+        yield remark("problem", problem, "red")
     for fault in report.accounts.faults[:5]:
         yield Text(f"         {fault_text(fault)}")
     if verdict.passed:
         yield Text(headline(report), style="bold green")
     else:
         yield Text(headline(report), style="bold red")
+
+
+def remark(kind: str, words: str, style: str) -> Table:
+    """A sentence beside its kind, where its further lines stay, too."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=8)
+    table.add_column(overflow="fold")
+    table.add_row(Text(kind, style=style), Text(words, style=style))
+    return table
 
 
 def fault_text(fault: FaultLine) -> str:

@@ -272,6 +272,15 @@ async def _rehearse(client: Redis, feeds: Sequence[str]) -> None:
         pass  # Such as a full memory: that may pass, and is told when clients come.
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, for people.
+
+    >>> counted(1, "tick"), counted(2000, "tick")
+    ('1 tick', '2,000 ticks')
+    """
+    return f"{number:,} {what}{'s'[: number != 1]}"
+
+
 class BadInput:
     """Reports what is wrong in a stream of lines, and remembers that something was.
 
@@ -305,5 +314,6 @@ class BadInput:
         """End with exit code 1 where there were bad lines."""
         if self.count:
             raise InvalidTick(
-                f"{self._source}: {self.count} bad lines left out, {good} ticks published"
+                f"{self._source}: {counted(self.count, 'bad line')} left out,"
+                f" {counted(good, 'tick')} published"
             )

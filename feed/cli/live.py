@@ -38,7 +38,7 @@ _DRAIN_S: Final = 2.0
 
 
 @click.command()
-@click.argument("venue", type=click.Choice(sorted(VENUES)))
+@click.argument("venue", type=click.Choice(sorted(VENUES)), metavar="VENUE")
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL…")
 @click.option("--trades", is_flag=True, help="Trades; with neither option, both.")
 @click.option("--quotes", is_flag=True, help="Best bids and asks.")

@@ -116,3 +116,12 @@ class Place(click.ParamType[str]):
         except ValueError as error:
             self.fail(f"{value!a}: {error}", param, ctx)
         return str(value)
+
+
+def placed(text: str | None, first: Time, last: Time) -> Time | None:
+    """The time that a `Place` is in a recording that begins and ends then.
+
+    Raises:
+        ValueError: outside the 64-bit range.
+    """
+    return None if text is None else place(text, last if text.startswith("-") else first)

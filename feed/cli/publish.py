@@ -15,6 +15,7 @@ import click
 from feed.cli.common import (
     BadInput,
     config_option,
+    counted,
     feed_option,
     open_publisher,
     redis_option,
@@ -71,7 +72,7 @@ async def _publish(settings: Settings, source: int, feed: str, bad: BadInput) ->
             await publisher.publish(ticks)
         await publisher.drain()
     bad.fail_if_any(publisher.published)
-    click.echo(f"published {publisher.published:,} ticks", err=True)
+    click.echo(f"published {counted(publisher.published, 'tick')}", err=True)
 
 
 async def _chunks(source: int) -> AsyncIterator[bytes]:

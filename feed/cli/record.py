@@ -21,7 +21,7 @@ from clients.load.symbols import feed_of
 from clients.record import SLOW, Recorder, Rotation, positions_of
 from clients.stream import Stream, connect
 from clients.terminal.formats import format_age
-from feed.cli.common import ca_option, run, token_option
+from feed.cli.common import ca_option, counted, run, token_option
 from feed.cli.parameters import Duration
 from feed.encoding import Encoding
 from feed.errors import InvalidSettings, RecordingFailed
@@ -255,6 +255,6 @@ class _Teller:
         done = self.recorder
         assert done is not None
         self.say(
-            f"recorded {done.ticks:,} ticks, {done.stored_bytes:,} bytes in {done.tapes}"
-            f" tape{'s'[: done.tapes != 1]}, {done.gaps} gap{'s'[: done.gaps != 1]}"
+            f"recorded {counted(done.ticks, 'tick')}, {counted(done.stored_bytes, 'byte')}"
+            f" in {counted(done.tapes, 'tape')}, {counted(done.gaps, 'gap')}"
         )

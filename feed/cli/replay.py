@@ -18,19 +18,19 @@ from feed.broker.replays import Stage
 from feed.cli.common import (
     BadInput,
     config_option,
+    counted,
     feed_option,
     open_client,
     open_publisher,
     redis_option,
     run,
 )
-from feed.cli.parameters import Place, Rate, Speed
+from feed.cli.parameters import Place, Rate, Speed, placed
 from feed.cli.replay_screen import shown
-from feed.playback import Deck, Source, place
+from feed.playback import Deck, Source
 from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
 from feed.ticks import Tick, is_symbol
-from feed.times import Time
 from producers.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings import CsvRecording, parse_columns
 from producers.replaying import Order, Replay
@@ -157,18 +157,12 @@ def _deck(
             source,
             time.monotonic(),
             speed=speed,
-            start=_place(start, source),
-            end=_place(end, source),
+            start=placed(start, source.first, source.last),
+            end=placed(end, source.first, source.last),
             loop=loop,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-
-
-def _place(text: str | None, source: Source[Tick]) -> Time | None:
-    if text is None:
-        return None
-    return place(text, source.last if text.startswith("-") else source.first)
 
 
 async def _replay(
@@ -192,4 +186,6 @@ async def _replay(
     for each in bad:
         each.fail_if_any(replay.count)
     rate = replay.count / max(took, 1e-9)
-    click.echo(f"replayed {replay.count:,} ticks in {took:.1f} s ({rate:,.0f} ticks/s)", err=True)
+    click.echo(
+        f"replayed {counted(replay.count, 'tick')} in {took:.1f} s ({rate:,.0f} ticks/s)", err=True
+    )

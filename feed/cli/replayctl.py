@@ -20,7 +20,7 @@ _ACTIONS: Final = ("pause", "resume", "seek", "speed", "step", "status")
 
 # What is not known as an option may be a value: `seek -30s`.
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("action", type=click.Choice(_ACTIONS))
+@click.argument("action", type=click.Choice(_ACTIONS), metavar="ACTION")
 @click.argument("value", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the state as clients get it.")
 @feed_option

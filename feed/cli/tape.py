@@ -9,7 +9,8 @@ from typing import Final
 
 import click
 
-from feed.cli.common import BadInput, check_feed
+from feed.cli.common import BadInput, check_feed, counted
+from feed.cli.parameters import Place, placed
 from feed.errors import InvalidSettings, InvalidTape, InvalidTick, RecordingFailed
 from feed.tapes.editing import cut, merge
 from feed.tapes.export import export
@@ -19,7 +20,6 @@ from feed.tapes.tape import Tape
 from feed.tapes.verify import Chain, Verdict, verify
 from feed.tapes.writer import BLOCK_BYTES, TapeWriter
 from feed.ticks import CHANNELS, DEFAULT_FEED, Coverage, Subscription, Tick, is_pattern, is_symbol
-from feed.times import Time
 from producers.databento import DatabentoRecording
 from producers.parquet import ParquetRecording
 from producers.recordings import CsvRecording, parse_columns
@@ -37,20 +37,6 @@ _out = click.option(
     "--out", "-o", type=click.Path(dir_okay=False, path_type=Path), required=True,
     metavar="FILE", help=f"The new tape: NAME{SUFFIX}.",
 )  # fmt: skip
-
-
-class Moment(click.ParamType[Time]):
-    """A point in time, RFC 3339."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Time:
-        try:
-            return Time.parse(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.group()
@@ -104,7 +90,7 @@ def _describe(found: Tape, shown: int | None) -> Iterator[str]:
 
 
 def _describe_stream(stream: StreamSummary) -> str:
-    words = f"{stream.channel} {stream.symbol}: {_count(stream.ticks, 'tick')}"
+    words = f"{stream.channel} {stream.symbol}: {counted(stream.ticks, 'tick')}"
     if stream.first_seq is not None:
         words += f", {stream.first_seq:,} to {_number(stream.last_seq)}"
     return f"{words}, epoch {stream.epoch}" if stream.epoch else words
@@ -116,13 +102,9 @@ def _number(seq: int | None) -> str:
 
 def _counts(manifest: Manifest) -> str:
     return (
-        f"{_count(manifest.ticks, 'tick')} of {_count(len(manifest.streams), 'stream')},"
-        f" {_count(len(manifest.gaps), 'gap')}, {manifest.bytes:,} bytes"
+        f"{counted(manifest.ticks, 'tick')} of {counted(len(manifest.streams), 'stream')},"
+        f" {counted(len(manifest.gaps), 'gap')}, {manifest.bytes:,} bytes"
     )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s'[: number != 1]}"
 
 
 @tape.command("verify")
@@ -166,19 +148,25 @@ def _line_of(path: Path, verdict: Verdict, faults: list[str]) -> str:
 @tape.command("cut")
 @_file
 @_out
-@click.option("--from", "begin", type=Moment(), metavar="TIME", help="Ticks from this time on,")
-@click.option("--to", "end", type=Moment(), metavar="TIME", help="and before this one.")
+@click.option("--from", "begin", type=Place(), metavar="TIME",
+              help="Ticks from this time on: 2013-09-02T13:00:00Z, +10m after the beginning, -1h"
+              " before the end,")  # fmt: skip
+@click.option("--to", "end", type=Place(), metavar="TIME", help="and before this one.")
 @click.option("--symbols", metavar="SYMBOLS", help="Of these alone: 'ES,BTC-*'.")
 @click.option("--channels", metavar="CHANNELS", help="Of these alone: trades,bars:5s.")
 def cut_(
-    file: Path, out: Path, begin: Time | None, end: Time | None, symbols: str | None,
+    file: Path, out: Path, begin: str | None, end: str | None, symbols: str | None,
     channels: str | None,
 ) -> None:  # fmt: skip
     """Make a tape of a part of another: a time, some symbols, some channels."""
     source = Tape.open(file)
     coverage = coverage_of(symbols, channels)
+    try:
+        begin_at, end_at = (placed(each, source.first, source.last) for each in (begin, end))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     with new_tape(out, source.manifest.feed, source.id) as writer:
-        cut(source, writer, begin, end, coverage)
+        cut(source, writer, begin_at, end_at, coverage)
 
 
 @tape.command("merge")

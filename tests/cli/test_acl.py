@@ -36,7 +36,7 @@ def test_a_pattern_is_no_feed(shell: Shell, feed: str) -> None:
 async def test_each_command_works_with_its_user(cli: Cli, store: LockedStore) -> None:
     words = ("--feed", "cme", "--redis", store.url_of(publisher_of("cme")))
     finished = await cli.run("publish", *words, stdin='{"T":"t","S":"A","p":1,"s":1}\n')
-    assert (finished.code, finished.err) == (0, "published 1 ticks\n")
+    assert (finished.code, finished.err) == (0, "published 1 tick\n")
     assert (await cli.run("synth", "--limit", "5", *words)).code == 0
     async with cli.serving("serve", "--redis", store.url_of(SERVER)):
         pass

@@ -15,6 +15,9 @@ from tests.cli.conftest import Cli, Shell
     ("words", "code", "message"),
     [
         (["dance"], 2, "No such command 'dance'."),
+        (["serv"], 2, "No such command 'serv'. Did you mean 'serve'?"),
+        (["live", "coinbse", "BTC-USD"], 2, "Invalid value for 'VENUE': 'coinbse' is not one of"),
+        (["replayctl", "paus"], 2, "Invalid value for 'ACTION': 'paus' is not one of"),
         (["serve", "--port", "x"], 2, "Invalid value for '--port': 'x' is not a valid integer."),
         (["serve", "--port", "70000"], 2, "port: Expected `int` <= 65535"),
         (["serve", "--metrics-bind", "9100"], 2, "metrics_bind: '9100' is not HOST:PORT"),
@@ -124,10 +127,10 @@ async def test_replay_says_what_it_did(cli: Cli, tmp_path: Path) -> None:
         done = await cli.run("replay", str(path), "--symbol", "A", "--speed", "max")
         assert done.code == 1
         assert "a.csv, line 3: not an RFC 3339 time: 'x'" in done.err
-        assert done.err.endswith("1 bad lines left out, 2 ticks published\n")
+        assert done.err.endswith("1 bad line left out, 2 ticks published\n")
         done = await cli.run("replay", str(path), "--symbol", "A", "--speed", "100", "--limit", "1")
         assert done.code == 0
-        assert done.err.startswith("replayed 1 ticks in ")
+        assert done.err.startswith("replayed 1 tick in ")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ async def test_hashes_and_parts(cli: Cli, recording: Path, tmp_path: Path) -> No
         assert [line.split()[1] for line in first.out.splitlines()] == ["trades/ES", "trades/NQ"]
         assert first.err.startswith("replayed 103 ticks in ")
         done = await cli.run(*words, "--symbols", "N*", "--from", "+10s", "--to", "-1m")
-        assert done.err.startswith("replayed 1 ticks in ")
+        assert done.err.startswith("replayed 1 tick in ")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 
 from feed.tapes import Tape
 from feed.tapes.names import manifest_path
-from tests.builders import T0, quote, trades
+from feed.times import NS_PER_SECOND, Time
+from tests.builders import T0, quote, trade, trades
 from tests.cli.conftest import Shell
 from tests.feed.tapes.builders import a_tape, write
 
@@ -64,6 +65,15 @@ def test_cut_and_merge_make_tapes(shell: Shell, tmp_path: Path) -> None:
     assert list(Tape.open(parts[2]).read()) == trades(5, first_seq=1)
     assert shell.run("tape", "verify", *parts)[0] == 1  # The third has again what the others have.
     assert shell.run("tape", "verify", *parts[:2])[0] == 0
+
+
+def test_a_cut_is_told_by_offsets_too(shell: Shell, tmp_path: Path) -> None:
+    ticks = [trade(time=Time(T0 + n * 60 * NS_PER_SECOND)) for n in range(5)]
+    tape = a_tape(tmp_path, ticks)
+    out = tmp_path / "part.jsonl.zst"
+    options = ("--from", "+1m", "--to", "-1m")
+    assert shell.run("tape", "cut", tape.path, "-o", out, *options)[0] == 0
+    assert list(Tape.open(out).read()) == ticks[1:3]
 
 
 @pytest.mark.parametrize(

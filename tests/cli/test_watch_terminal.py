@@ -164,7 +164,7 @@ async def test_another_encoding_goes_on_where_it_was(cli: Cli) -> None:
         async with on_terminal(cli, "watch", "*", "--url", url, "--audit") as terminal:
             await terminal.shows("balanced, 6 streams, 0 reconnects", "json")
             terminal.press("e")
-            await terminal.shows("balanced, 6 streams, 1 reconnects", "msgpack  ● live")
+            await terminal.shows("balanced, 6 streams, 1 reconnect", "msgpack  ● live")
             terminal.press("q")
             assert await terminal.ended() == 0
 

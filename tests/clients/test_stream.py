@@ -69,6 +69,14 @@ async def test_refusals_are_errors_and_change_nothing(
         assert (await anext(stream)).symbol == "ES"
 
 
+async def test_a_string_is_not_taken_for_a_list_of_symbols(server: RunningServer) -> None:
+    async with connect(server.stream) as stream:
+        with pytest.raises(ValueError, match="trades: 'ES' is a string"):
+            await stream.subscribe(trades="ES")
+        with pytest.raises(ValueError, match="bars:5s: 'ES' is a string"):
+            await stream.resume({"bars:5s": "ES"}, [])
+
+
 @pytest.mark.parametrize("url", ["ws://127.0.0.1:1/stream", "http://x/", "nonsense", "ws://"])
 async def test_nobody_there(url: str) -> None:
     with pytest.raises(ConnectionFailed):
@@ -77,7 +85,7 @@ async def test_nobody_there(url: str) -> None:
 
 
 async def test_not_found_is_final(server: RunningServer) -> None:
-    with pytest.raises(ConnectionFailed, match="404"):
+    with pytest.raises(ConnectionFailed, match="HTTP 404; a feed is at /stream or /v2/FEED"):
         async with connect(server.ws + "/v2/UPPER"):
             pass
 

@@ -51,7 +51,7 @@ async def test_every_tick_is_accounted_for(ending: str) -> None:
         told = err.decode().strip().splitlines()
         assert told[:4] == [
             "tickcast: trades ES: 2 to 4 will not come (broker)",
-            "tickcast: balanced, 1 streams, 0 reconnects",
+            "tickcast: balanced, 1 stream, 0 reconnects",
             "tickcast: 5 published: 2 delivered, 0 merged, 0 skipped, 3 gapped",
             "tickcast: 0 missing, 0 repeated, 0 restarts, 0 snapshots",
         ]
@@ -71,7 +71,7 @@ async def test_a_tick_that_is_missing_is_a_failure(ending: str) -> None:
         told = err.decode().strip().splitlines()
         assert told[:2] == [
             "tickcast: trades ES: 2 to 3 will not come (missing)",
-            "tickcast: NOT BALANCED, 1 streams, 0 reconnects",
+            "tickcast: NOT BALANCED, 1 stream, 0 reconnects",
         ]
         assert told[3] == "tickcast: 2 missing, 1 repeated, 0 restarts, 0 snapshots"
         assert told[4] == "tickcast: some ticks are not accounted for"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from clients.load import wire
 from clients.load.charts import linear, logarithmic
@@ -22,7 +24,7 @@ from clients.load.plan import Plan, pool_names, seats, symbols_of
 from clients.load.publishing import Schedule
 from clients.load.recorder import Recorder
 from clients.load.report import Bucket, Report, Workload
-from clients.load.text import bar, coarse, ms, size
+from clients.load.text import bar, coarse, ms, remark, size
 from feed.encoding import Encoding
 from feed.errors import ConnectionFailed
 from feed.frames import build_frame
@@ -290,3 +292,11 @@ def test_every_key_of_the_report_is_documented() -> None:
     keys = keys_of(Report) - options - {"schema"}
     assert len(keys) > 80
     assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+
+
+def test_further_lines_of_a_remark_stand_beside_its_kind() -> None:
+    console = Console(width=30, file=io.StringIO())
+    console.print(remark("warning", "the publisher came late, by 90 ms", "yellow"))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert lines == ["warning  the publisher came", "         late, by 90 ms"]

@@ -224,7 +224,7 @@ def test_candles_of_the_chosen_symbol() -> None:
 def test_the_other_pages() -> None:
     board = board_of(trade("ES"))
     assert board.press("a", 0.0) is Wish.NO_CHART
-    assert drawn(board)[2] == "balanced, 1 streams, 0 reconnects"
+    assert drawn(board)[2] == "balanced, 1 stream, 0 reconnects"
     assert board.press("?", 0.0) is None
     assert "search: only symbols" in "".join(drawn(board))
     board.press("x", 0.0)

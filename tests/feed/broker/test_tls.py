@@ -145,7 +145,7 @@ async def test_the_commands_say_so_and_end(pair: Pair, redis_url: str, runtime_d
         trusting = f"{url}?ssl_ca_certs={pair.cert}"
         line = '{"T":"t","S":"ES","p":1,"s":1}\n'
         done = await cli.run("publish", "--redis", trusting, stdin=line)
-        assert (done.code, done.err) == (0, "published 1 ticks\n")
+        assert (done.code, done.err) == (0, "published 1 tick\n")
         for bad, words in [
             ("/nonexistent.pem", "/nonexistent.pem: No such file or directory"),
             (str(pair.key), f"{pair.key} holds no certificate in PEM form"),

@@ -20,6 +20,11 @@ _DIAL_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 _SILENCE_S: Final = 5.0
 """How long a server may say nothing before it is pinged, and then to answer."""
+_HINTS: Final = {
+    401: "; the token or key is not valid",
+    404: "; a feed is at /stream or /v2/FEED",
+}
+"""What helps whoever was turned away with an HTTP status."""
 
 
 class Address(NamedTuple):
@@ -75,8 +80,10 @@ async def dial(address: Address, subprotocol: str) -> ClientConnection:
     except ssl.SSLError as error:
         raise ConnectionFailed(f"{url}: {why_refused(error)}") from error
     except InvalidStatus as error:
-        hint = "; a feed is at /stream or /v2/FEED" if error.response.status_code == 404 else ""
+        hint = _HINTS.get(error.response.status_code, "")
         raise ConnectionFailed(f"{url}: {error}{hint}") from error
+    except ConnectionRefusedError as error:
+        raise ConnectionFailed(f"{url}: no server listens there") from error
     except (OSError, TimeoutError, WebSocketException, ValueError) as error:
         raise ConnectionFailed(f"{url}: {error}") from error
 

@@ -25,10 +25,10 @@ help: ## List these targets
 demo: .venv/.runtime ## Show it all: store, server, made-up market (ARGS="--port 9000")
 	@exec .venv/bin/tickcast demo $(ARGS)
 
-# Three at a time: two cores take them, because each test waits now and then. With ARGS="-n 0" they
+# Four at a time: two cores take them, because each test waits now and then. With ARGS="-n 0" they
 # come one by one. Where bytecode were not kept, hundreds of processes would each compile all anew.
 test: .venv/.dev ## Run the tests (ARGS="-k outbox")
-	PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 3 --dist worksteal $(ARGS)
+	PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal $(ARGS)
 
 # A short version of it is part of `make test`. The longest scenario soaks for half an hour.
 faults: .venv/.dev ## Kill and cut everything, at length (ARGS="--faults-minutes=5 -k storm")

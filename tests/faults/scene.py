@@ -196,22 +196,28 @@ class Scene:
     async def recovered(
         self, source: Source, clients: Sequence[Client], within_s: float = RESUMES_WITHIN_S
     ) -> float:
-        """Wait until every client has a tick of every symbol that is offered from now on."""
-        marks = {symbol: id_ + 1 for symbol, id_ in source.last_ids.items()}
-        return await self._until_all_have(marks, clients, within_s)
+        """Wait until every client has a tick of every symbol that is offered from now on.
+
+        Where none is offered any more, until every client has all there were.
+        """
+        new = {symbol: id_ + 1 for symbol, id_ in source.last_ids.items()}
+        return await self._until_all_have(
+            lambda: source.last_ids if source.ended else new, clients, within_s
+        )
 
     async def finish(self, source: Source, clients: Sequence[Client], within_s: float = 10) -> None:
         """Stop the source, and wait until every client has its last ticks."""
         source.stop()
         await self.until(lambda: source.ended, within_s, "all is published")
-        await self._until_all_have(source.last_ids, clients, within_s)
+        await self._until_all_have(lambda: source.last_ids, clients, within_s)
 
     async def _until_all_have(
-        self, marks: Mapping[str, int], clients: Sequence[Client], within_s: float
+        self, marks: Callable[[], Mapping[str, int]], clients: Sequence[Client], within_s: float
     ) -> float:
         def lacking() -> list[Client]:
-            return [each for each in clients if not all(each.has(*mark) for mark in marks.items())]
+            wanted = marks().items()
+            return [each for each in clients if not all(each.has(*mark) for mark in wanted)]
 
         return await self.until(
-            lambda: not lacking(), within_s, lambda: f"{lacking()} have the ticks {marks}"
+            lambda: not lacking(), within_s, lambda: f"{lacking()} have the ticks {marks()}"
         )

@@ -106,7 +106,7 @@ async def exactly_all_was_delivered(
 
 async def test_kicked_for_reading_too_slowly(directory: Path, scale: Scale) -> None:
     """The store ends a subscriber whose output buffer is full; history mends it."""
-    rate = 20_000
+    rate = scale.pick(5_000, 20_000)
     async with Scene(directory, history_ticks=rate * 20, outbox_max_bytes=2**26) as scene:
         store = await scene.valkey(on_socket=True)
         await store.admin.config_set("client-output-buffer-limit", "pubsub 64kb 0 0")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +26,7 @@ from feed.times import Time
 from producers.mixing import Merged
 from producers.replaying import Order, Replay
 from producers.sources import open_recording
+from tests.conftest import until
 from tests.feed.tapes.builders import a_tape
 from tests.recorded import Recorded, at, places
 
@@ -84,6 +86,40 @@ async def test_it_keeps_to_the_schedule(redis: Redis, publisher: Publisher) -> N
     began = time.monotonic()
     await replay_of(redis, publisher, Recorded(0, 1, 1, 3), speed=10).run()
     assert time.monotonic() - began >= 0.299
+
+
+class Held(Publisher):
+    """Its ticks are on their way for as long as a test likes."""
+
+    arrived: asyncio.Event
+
+    async def drain(self) -> None:
+        await self.arrived.wait()
+        await super().drain()
+
+
+async def test_its_periodic_word_does_not_overtake_the_last_ticks(
+    redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("producers.replaying.ANNOUNCE_S", 0.01)
+    states = redis.pubsub(ignore_subscribe_messages=True)
+    await states.subscribe(keys.replay_states(DEFAULT_FEED))
+
+    async def heard() -> str:
+        while (message := await states.get_message(timeout=5)) is None:
+            pass
+        mode: str = json.loads(message["data"])["state"]
+        return mode
+
+    publisher = Held(redis, DEFAULT_FEED, settings, waits=True)
+    publisher.arrived = asyncio.Event()
+    async with publisher, running(replay_of(redis, publisher, Recorded(0, 1))) as replay:
+        await until(lambda: replay.state.mode is Mode.ENDED)
+        assert {await heard() for _ in range(5)} == {"playing"}
+        publisher.arrived.set()
+        while await heard() != "ended":
+            pass
+    await states.aclose()  # type: ignore[no-untyped-call]
 
 
 async def test_a_limit_and_a_rate_are_held(redis: Redis, publisher: Publisher) -> None:

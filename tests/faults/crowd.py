@@ -27,7 +27,7 @@ class Member(Auditor):
     """Measures how late its ticks are: once it has come back and caught up, or when it is told to.
 
     Attributes:
-        measures: whether it does so now.
+        measures: whether it was told to.
         caught_up_us: when it got the first tick that was published after its last subscription was
             confirmed; 0 until then.
         late_us: the way of each tick that was published after that: to its arrival here, and to the
@@ -49,14 +49,13 @@ class Member(Auditor):
     def on_subscription(self) -> None:
         self._subscribed_us = _now_us()
         self.caught_up_us = 0
-        self.measures = self.measures or self.reconnects > 0
 
     def on_tick(self, message: Message) -> None:
         now, published = _now_us(), message["tr"]
         if not self.caught_up_us:
             if published > self._subscribed_us:
                 self.caught_up_us = now
-        elif self.measures and published > self.caught_up_us:
+        elif (self.measures or self.reconnects) and published > self.caught_up_us:
             self.late_us.append((now - published, message["tw"] - published))
 
 

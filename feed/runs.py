@@ -146,7 +146,7 @@ class Runs:
             while run.behind and self._hub.is_open(key):
                 try:
                     async with self._repair_turn:
-                        due = await self._read_history(key, run)
+                        due = await self._store.read_on(key, run)
                 except BrokerUnavailable as error:
                     logger.debug("could not read history: %s", error)
                     if not self._is_connected():
@@ -157,14 +157,6 @@ class Runs:
                     await asyncio.sleep(_REPAIR_PAUSE_S)
         finally:
             self._repairing.pop(key, None)
-
-    async def _read_history(self, key: StreamKey, run: Run) -> list[Due]:
-        """One page of history for a run that is behind; what is due of it."""
-        after = run.ask()
-        history = await self._store.history(key, after)
-        if history.epoch != run.epoch and after:
-            history = await self._store.history(key, 0)
-        return run.repair(history)
 
     # -- epochs
 

@@ -166,19 +166,11 @@ class Listener:
         ]:
             is_stuck = True
             for each in behind:
-                due = await self._read_history(each.key, each.run)
+                due = await self._store.read_on(each.key, each.run)
                 self._deliver(each, due)
                 is_stuck = is_stuck and each.run.behind and not due
             if is_stuck:
                 await asyncio.sleep(_AGAIN_S)
-
-    async def _read_history(self, key: StreamKey, run: Run) -> list[Due]:
-        """One page of history for a run that is behind; what is due of it."""
-        after = run.ask()
-        history = await self._store.history(key, after)
-        if history.epoch != run.epoch and after:
-            history = await self._store.history(key, 0)
-        return run.repair(history)
 
     def _deliver(self, followed: _Followed, due: Sequence[Due], is_live: bool = False) -> None:
         key, run = followed.key, followed.run

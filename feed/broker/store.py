@@ -17,6 +17,7 @@ from feed.broker.history import locate, read_histories
 from feed.broker.scripts import Script
 from feed.encoding import unpack
 from feed.errors import InvalidTick
+from feed.recovery import Due, Run
 from feed.ticks import CHANNELS, StreamKey, Tick, is_symbol, number
 from feed.times import Time
 
@@ -116,6 +117,14 @@ class Store:
     async def histories(self, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:
         """The same for several streams at once, in the order given."""
         return await read_histories(self._client, wanted)
+
+    async def read_on(self, stream: StreamKey, run: Run) -> list[Due]:
+        """One page of history for a run that is behind; what is due of it."""
+        after = run.ask()
+        history = await self.history(stream, after)
+        if history.epoch != run.epoch and after:
+            history = await self.history(stream, 0)
+        return run.repair(history)
 
     async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
         """Where in each of the streams a point in time lies, in the order given."""

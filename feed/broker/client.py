@@ -30,12 +30,27 @@ SCHEMES: Final = ("redis", "rediss", "unix")
 _OLDEST_REDIS: Final = 7
 _OLDEST_VALKEY: Final = 8
 _REFUSALS: Final = (exceptions.AuthenticationError, exceptions.NoPermissionError)
-_PASSING: Final = (
-    exceptions.BusyLoadingError,
-    exceptions.ReadOnlyError,
-    exceptions.ClusterDownError,  # also MASTERDOWN
+_PERMANENT_CODES: Final = frozenset(
+    {
+        "ERR",  # unknown command, wrong arguments, a failing script
+        "WRONGTYPE",
+        "WRONGPASS",
+        "NOAUTH",
+        "NOPERM",
+        "NOPROTO",
+        "DENIED",  # protected mode
+        "MOVED",  # the keys belong to another node of a cluster
+        "ASK",
+        "CROSSSLOT",
+    }
 )
-"""What it answers while it starts or while another one takes its place."""
+"""Error codes that repeating a command does not change.
+
+Every other code may pass: LOADING, READONLY, MASTERDOWN, CLUSTERDOWN, OOM, NOREPLICAS, MISCONF,
+BUSY, TRYAGAIN and codes of later versions. A producer that ends over one of those loses ticks; one
+that keeps trying over a permanent one only says so. A script that gets such an answer has written
+nothing: Redis checks before a script's first write.
+"""
 _DENIED_IN_SCRIPT: Final = "ACL failure in script: "
 _NAMES_TOLD: Final = 4
 
@@ -119,10 +134,10 @@ def translated_errors() -> Iterator[None]:
     """Turn redis-py's exceptions into ours.
 
     Raises:
-        BrokerUnavailable: no connection, no answer in time, or not in charge just now.
+        BrokerUnavailable: no connection, no answer in time, or an error that may pass.
         BrokerUntrusted: its certificate is not trusted.
-        AccessDenied: it answered that we may not.
-        BrokerUnsuitable: it answered that it can't, or does not know us.
+        AccessDenied: a permission is missing.
+        BrokerUnsuitable: wrong credentials, or an error with one of `_PERMANENT_CODES`.
     """
     try:
         yield
@@ -130,7 +145,9 @@ def translated_errors() -> Iterator[None]:
         raise AccessDenied(f"Redis refuses us: {error}") from None
     except _REFUSALS as error:
         raise BrokerUnsuitable(f"Redis refuses us: {error}") from None
-    except _PASSING as error:
+    except (exceptions.BusyLoadingError, exceptions.ResponseError) as error:
+        if error_code(error) in _PERMANENT_CODES:
+            raise BrokerUnsuitable(f"Redis can't do that: {error}") from None
         raise BrokerUnavailable(f"no service from Redis: {error}") from None
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
         # What is wrong with a log-in while connecting comes wrapped.
@@ -145,8 +162,14 @@ def translated_errors() -> Iterator[None]:
                 " a CA of your own is named in the URL, with ?ssl_ca_certs=FILE"
             ) from None
         raise BrokerUnavailable(f"no answer from Redis: {error}") from None
-    except exceptions.ResponseError as error:
-        raise BrokerUnsuitable(f"Redis can't do that: {error}") from None
+
+
+def error_code(error: exceptions.RedisError) -> str:
+    """The code that an error reply begins with, such as `OOM`.
+
+    redis-py removes a code that it knows from the text and keeps it in `status_code`.
+    """
+    return error.status_code or str(error).partition(" ")[0]
 
 
 def level_of(error: TickcastError) -> int:

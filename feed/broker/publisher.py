@@ -63,7 +63,8 @@ class Publisher:
         waits: the source can wait.
 
     Attributes:
-        unsure: ticks of which it is not known whether they were published; 0 until it is left.
+        in_doubt: ticks that were sent and not confirmed. 0 until the publisher is closed; then
+            accepted = published + dropped + in doubt.
     """
 
     def __init__(
@@ -80,7 +81,12 @@ class Publisher:
         self._idle = asyncio.Event()
         self._failure: Exception | None = None
         self._sending: asyncio.Task[None] | None = None
-        self.unsure = 0
+        self.in_doubt = 0
+
+    @property
+    def accepted(self) -> int:
+        """Ticks that `publish` has taken so far."""
+        return self._waiting.accepted
 
     @property
     def published(self) -> int:
@@ -238,7 +244,7 @@ class Publisher:
             self._stop_trimming()
             for batch in self._round.values():
                 if batch.is_in_doubt:
-                    self.unsure += len(batch.ticks)
+                    self.in_doubt += len(batch.ticks)
                 else:
                     self._waiting.drop(batch.ticks)
             self._round = {}

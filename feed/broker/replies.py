@@ -96,4 +96,5 @@ class ReplyReader(asyncio.BufferedProtocol):
 
 def _to_error(words: str) -> Exception:
     """An error that Redis answers with, as redis-py knows it; it begins with the kind."""
-    return _ERRORS.get(words.partition(" ")[0], exceptions.ResponseError)(words)
+    code = words.partition(" ")[0]
+    return _ERRORS.get(code, exceptions.ResponseError)(words, status_code=code)

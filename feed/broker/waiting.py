@@ -55,6 +55,7 @@ class Waiting:
         keep_bytes: how much memory they may take, each counted as `TICK_BYTES`.
 
     Attributes:
+        accepted: how many ticks were added in all.
         dropped: what was, by stream.
         dropped_ticks: how many that is in all.
     """
@@ -68,6 +69,7 @@ class Waiting:
         self._held: deque[_Slice] = deque()
         self._held_ticks = 0
         self._holding = False
+        self.accepted = 0
         self.dropped: dict[StreamKey, Dropped] = {}
         self.dropped_ticks = 0
 
@@ -85,9 +87,16 @@ class Waiting:
         Raises:
             InvalidTick: one breaks the rules; none after it was taken.
         """
-        if not self._holding:
-            self._gather(ticks, checked)
-            return
+        before = self.count
+        try:
+            if self._holding:
+                self._hold_more(ticks, now_s, checked)
+            else:
+                self._gather(ticks, checked)
+        finally:
+            self.accepted += self.count - before
+
+    def _hold_more(self, ticks: Iterable[Tick], now_s: float, checked: bool) -> None:
         if not self._held or now_s - self._held[-1].since >= _SLICE_S:
             self._held.append(_Slice(now_s))
         newest = self._held[-1].ticks

@@ -65,7 +65,7 @@ def main() -> NoReturn:
     except InvalidSettings as error:
         _fail(str(error), 2)
     except TickcastError as error:
-        _fail(str(error), 1)
+        _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), 1)
     except (KeyboardInterrupt, click.Abort):
         sys.exit(_INTERRUPTED)
 

@@ -21,9 +21,7 @@ from feed.broker.publisher import Publisher
 from feed.broker.rehearsal import rehearse
 from feed.broker.waiting import Dropped
 from feed.errors import (
-    AccessDenied,
     BrokerUnavailable,
-    BrokerUnsuitable,
     BrokerUntrusted,
     InvalidTick,
     TickcastError,
@@ -169,8 +167,9 @@ async def open_publisher(
 ) -> AsyncIterator[Publisher]:
     """A publisher on the configured store, or on the embedded one that runs.
 
-    Outages are told on stderr as they come, and at the end what was lost in them, even when it is
-    cancelled.
+    Outages are reported on stderr as they come. Ticks that are not known to be published are
+    reported at the end, however it comes: as an error of their own, or as a note to the error
+    that ended it.
 
     Args:
         waits: the source can wait, as `Publisher` has it.
@@ -186,6 +185,11 @@ async def open_publisher(
         with _outages_on_stderr():
             async with publisher:
                 yield publisher
+    except TickcastError as error:
+        if publisher.accepted:
+            _show_dropped(publisher.dropped)
+            error.add_note(_account(publisher))
+        raise
     except asyncio.CancelledError:
         _fail_if_lossy(publisher)
         raise
@@ -217,12 +221,18 @@ def _outages_on_stderr() -> Iterator[None]:
 
 
 def _fail_if_lossy(publisher: Publisher) -> None:
-    if publisher.dropped_ticks or publisher.unsure:
+    if publisher.dropped_ticks or publisher.in_doubt:
         _show_dropped(publisher.dropped)
-        raise TickcastError(
-            f"{publisher.published:,} ticks published, {publisher.dropped_ticks:,} dropped,"
-            f" {publisher.unsure:,} sent without an answer"
-        )
+        raise TickcastError(_account(publisher))
+
+
+def _account(publisher: Publisher) -> str:
+    """What became of the ticks that a closed publisher had accepted."""
+    return (
+        f"accepted {counted(publisher.accepted, 'tick')}: {publisher.published:,} published,"
+        f" {publisher.dropped_ticks:,} dropped, {publisher.in_doubt:,} in doubt"
+        " (sent, not confirmed)"
+    )
 
 
 def _show_dropped(dropped: Mapping[StreamKey, Dropped]) -> None:
@@ -254,22 +264,13 @@ async def refuse_unsuitable(redis_url: str, feeds: Sequence[str] = ()) -> None:
     client = make_client(redis_url)
     try:
         await check_version(client)
-        await _rehearse(client, feeds)
+        await rehearse(client, feeds)
     except BrokerUntrusted:
         raise
     except BrokerUnavailable:
         pass
     finally:
         await client.aclose()
-
-
-async def _rehearse(client: Redis, feeds: Sequence[str]) -> None:
-    try:
-        await rehearse(client, feeds)
-    except AccessDenied:
-        raise
-    except BrokerUnsuitable:
-        pass  # Such as a full memory: that may pass, and is told when clients come.
 
 
 def counted(number: int, what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from feed.broker import keys
 from feed.broker.client import make_client
 from feed.broker.store import Store
 from feed.ticks import StreamKey
@@ -83,5 +85,29 @@ async def test_a_market_goes_on_and_tells_what_it_lost(cli: Cli, store: OwnStore
     assert all(line.startswith("tickcast: dropped ") for line in streams)
     assert rest.startswith("tickcast: dropped ")
     assert rest.endswith(" more streams")
-    assert " dropped, 0 sent without an answer" in total
+    match = re.fullmatch(
+        r"tickcast: accepted (\S+) ticks: (\S+) published, (\S+) dropped, 0 in doubt \(.*\)", total
+    )
+    assert match is not None, total
+    accepted, published, dropped = (int(each.replace(",", "")) for each in match.groups())
+    assert accepted == published + dropped
     assert out == b""
+
+
+async def test_a_command_that_has_to_end_accounts_for_every_tick(cli: Cli, store: OwnStore) -> None:
+    process = await cli.start("publish", "--redis", store.url, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b'{"T":"t","S":"A","p":1,"s":1}\n')
+    async with make_client(store.url) as client:
+        await until_published(client, "A")
+        await client.set(keys.meta(StreamKey("live", "trades", "B")), "not a hash")
+    out, err = await asyncio.wait_for(
+        process.communicate(b'{"T":"t","S":"B","p":1,"s":1}\n' * 3), 20
+    )
+    dropped, end = err.decode().splitlines()
+    assert dropped.startswith("tickcast: dropped 3 of trades/B, ")
+    assert end.startswith("tickcast: Redis can't do that: WRONGTYPE ")
+    assert end.endswith(
+        "; accepted 4 ticks: 1 published, 3 dropped, 0 in doubt (sent, not confirmed)"
+    )
+    assert (process.returncode, out) == (1, b"")

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from redis import exceptions
+from redis._parsers.base import BaseParser
 from redis.asyncio import Redis
 
 from feed.broker import keys
 from feed.broker.client import check_version, make_client, safe_url, translated_errors
-from feed.errors import BrokerUnavailable, BrokerUnsuitable, InvalidSettings
+from feed.broker.replies import _to_error
+from feed.errors import (
+    AccessDenied,
+    BrokerUnavailable,
+    BrokerUnsuitable,
+    InvalidSettings,
+    TickcastError,
+)
 from feed.ticks import CHANNELS, StreamKey
 
 
@@ -69,7 +79,7 @@ def test_refusals_and_absences_are_told_apart() -> None:
         with pytest.raises(BrokerUnavailable, match="no service from Redis"), translated_errors():
             raise passing
     with pytest.raises(BrokerUnsuitable, match="can't do that"), translated_errors():
-        raise exceptions.ResponseError("OOM command not allowed")
+        raise exceptions.ResponseError("WRONGTYPE Operation against a key")
     with pytest.raises(BrokerUnavailable), translated_errors():
         raise exceptions.TimeoutError
 
@@ -93,3 +103,36 @@ def test_all_keys_of_a_stream_share_a_slot() -> None:
         for name in (keys.meta(stream), keys.history(stream), keys.ticks(stream))
     }
     assert tags == {"{live/bars:5s/BTC/USD}"}
+
+
+REPLIES = {
+    "OOM command not allowed when used memory > 'maxmemory'.": BrokerUnavailable,
+    "OOM command not allowed. script: 8a9b, on @user_script:57.": BrokerUnavailable,
+    "NOREPLICAS Not enough good replicas to write.": BrokerUnavailable,
+    "MISCONF Valkey is configured to save snapshots, but can't persist on disk.": BrokerUnavailable,
+    "BUSY Redis is busy running a script.": BrokerUnavailable,
+    "LOADING Redis is loading the dataset in memory": BrokerUnavailable,
+    "CLUSTERDOWN The cluster is down": BrokerUnavailable,
+    "MASTERDOWN Link with MASTER is down": BrokerUnavailable,
+    "READONLY You can't write against a read only replica.": BrokerUnavailable,
+    "TRYAGAIN Multiple keys request during rehashing of slot": BrokerUnavailable,
+    "SOMETHINGNEW that may pass": BrokerUnavailable,
+    "ERR unknown command 'SPUBLISH', with args beginning with: 'x'": BrokerUnsuitable,
+    "ERR DB index is out of range": BrokerUnsuitable,
+    "WRONGTYPE Operation against a key holding the wrong kind of value": BrokerUnsuitable,
+    "WRONGPASS invalid username-password pair or user is disabled.": BrokerUnsuitable,
+    "NOAUTH Authentication required.": BrokerUnsuitable,
+    "NOPERM User x has no permissions to run the 'set' command": AccessDenied,
+    "MOVED 3999 127.0.0.1:6381": BrokerUnsuitable,
+    "CROSSSLOT Keys in request don't hash to the same slot": BrokerUnsuitable,
+}
+
+
+@pytest.mark.parametrize(("reply", "expected"), REPLIES.items())
+@pytest.mark.parametrize("parse", [BaseParser.parse_error, _to_error])
+def test_only_listed_error_codes_are_permanent(
+    parse: Callable[[str], Exception], reply: str, expected: type[TickcastError]
+) -> None:
+    with pytest.raises(TickcastError) as caught, translated_errors():
+        raise parse(reply)
+    assert type(caught.value) is expected

@@ -8,10 +8,11 @@ from contextlib import suppress
 import pytest
 from redis.asyncio import Redis
 
+from feed.broker import keys
 from feed.broker.client import make_client
 from feed.broker.publisher import Publisher
 from feed.broker.waiting import Dropped
-from feed.errors import BrokerUnavailable
+from feed.errors import BrokerUnavailable, BrokerUnsuitable
 from feed.settings import Settings
 from feed.times import Time
 from tests.builders import T0
@@ -37,7 +38,7 @@ async def test_left_by_an_error_it_accounts_for_the_rest(
                 await until_seq(client, 3)
                 await publisher.publish(numbered(4))
                 raise Failed
-    assert (publisher.published, publisher.unsure, publisher.dropped_ticks) == (1, 2, 1)
+    assert (publisher.published, publisher.in_doubt, publisher.dropped_ticks) == (1, 2, 1)
     assert publisher.dropped == {ES: Dropped(1, Time(T0 + 4), Time(T0 + 4))}
 
 
@@ -47,7 +48,7 @@ async def test_left_by_an_error_it_publishes_what_it_can(client: Redis, settings
             await publisher.publish(numbered(*range(1000)))
             raise Failed
     assert publisher.published == 1000
-    assert (publisher.unsure, publisher.dropped_ticks) == (0, 0)
+    assert (publisher.in_doubt, publisher.dropped_ticks) == (0, 0)
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -69,7 +70,7 @@ async def test_cancelled_while_it_drains_it_ends(
     with pytest.raises(asyncio.CancelledError):
         await task
     # Nobody was there to send anything to.
-    assert (publisher.published, publisher.unsure, publisher.dropped_ticks) == (0, 0, 3)
+    assert (publisher.published, publisher.in_doubt, publisher.dropped_ticks) == (0, 0, 3)
 
 
 async def test_it_can_be_told_to_give_up(
@@ -87,3 +88,23 @@ async def test_it_can_be_told_to_give_up(
     with pytest.raises(BrokerUnavailable, match="gave up"):
         await publisher.__aexit__(None, None, None)
     assert publisher.dropped_ticks == 2
+
+
+async def test_a_permanent_error_ends_it_with_exact_figures(
+    client: Redis, settings: Settings
+) -> None:
+    publisher = Publisher(client, "live", settings, waits=True)
+
+    async def work() -> None:
+        async with publisher:
+            await publisher.publish(numbered(1, 2))
+            await publisher.drain()
+            await client.delete(keys.meta(ES))
+            await client.set(keys.meta(ES), "not a hash")
+            await publisher.publish([*numbered(3, symbol="NQ"), *numbered(4, 5)])
+
+    with pytest.raises(BrokerUnsuitable, match="WRONGTYPE"):
+        await work()
+    assert (publisher.accepted, publisher.published) == (5, 3)
+    assert publisher.dropped == {ES: Dropped(2, Time(T0 + 4), Time(T0 + 5))}
+    assert publisher.in_doubt == 0

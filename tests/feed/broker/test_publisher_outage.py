@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ async def test_killed_and_back_with_its_data(
     assert await ids_in(client) == taken
     assert await Store(client).epoch("live") == epoch
     assert publisher.published == len(taken)
-    assert (publisher.dropped_ticks, publisher.unsure) == (0, 0)
+    assert (publisher.dropped_ticks, publisher.in_doubt) == (0, 0)
 
 
 async def test_killed_and_back_without(store: OwnStore, client: Redis, settings: Settings) -> None:
@@ -147,6 +148,70 @@ async def test_a_primary_that_becomes_a_replica(
         await publisher.drain()
         assert not before & await connections(client)
     assert await ids_in(client) == [1, 2]
+
+
+async def _no_replicas(client: Redis, directory: Path) -> None:
+    await client.config_set("min-replicas-to-write", 1)
+
+
+async def _full(client: Redis, directory: Path) -> None:
+    await client.config_set("maxmemory", 1)
+
+
+async def _failed_to_save(client: Redis, directory: Path) -> None:
+    # The snapshot is renamed into place, and nothing replaces a directory.
+    (directory / "dump.rdb").mkdir()
+    await client.config_set("save", "3600 1")
+    await client.bgsave()
+    async with asyncio.timeout(5):
+        while (await client.info("persistence"))["rdb_last_bgsave_status"] == "ok":
+            await asyncio.sleep(0.01)
+
+
+async def _busy(client: Redis, directory: Path) -> None:
+    await client.config_set("busy-reply-threshold", 10)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await client.eval("while true do end", 0)
+
+
+async def _recover(client: Redis, kind: str) -> None:
+    if kind == "BUSY":
+        await client.script_kill()
+    settings = {"NOREPLICAS": ("min-replicas-to-write", 0), "OOM": ("maxmemory", 0)}
+    if kind in settings:
+        await client.config_set(*settings[kind])
+    elif kind == "MISCONF":
+        await client.config_set("save", "")
+
+
+_REFUSE = {"NOREPLICAS": _no_replicas, "OOM": _full, "MISCONF": _failed_to_save, "BUSY": _busy}
+
+
+@pytest.mark.parametrize("kind", _REFUSE)
+async def test_a_store_that_refuses_for_a_while(
+    store: OwnStore,
+    client: Redis,
+    settings: Settings,
+    runtime_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+) -> None:
+    async with Publisher(client, "live", settings) as publisher:
+        await publisher.publish(numbered(1))
+        await publisher.drain()
+        async with make_client(store.url) as other:
+            await _REFUSE[kind](other, runtime_dir)
+        await publisher.publish([*numbered(2), *numbered(3, symbol="NQ")])
+        await until(lambda: publisher.is_away)
+        assert f"no service from Redis: {kind} " in caplog.text
+        await publisher.publish(numbered(4))
+        async with make_client(store.url) as other:
+            await _recover(other, kind)
+        await publisher.drain()
+    assert await ids_in(client) == [1, 2, 4]
+    assert (publisher.accepted, publisher.published) == (4, 4)
+    assert (publisher.dropped_ticks, publisher.in_doubt) == (0, 0)
 
 
 async def test_another_redis_takes_over(

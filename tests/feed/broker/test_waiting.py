@@ -187,6 +187,8 @@ def test_in_the_end_all_is_dropped_that_was_not_sent(steps: list[Step]) -> None:
         account.step(*step)
     account.waiting.drop_all()
     assert account.waiting.count == 0
+    sent = sum(map(len, account.sent.values()))
+    assert account.waiting.accepted == sent + account.waiting.dropped_ticks == len(account.taken_at)
     for key, taken in account.taken.items():
         lost = account.waiting.dropped.get(key)
         assert len(account.sent[key]) + (lost.count if lost else 0) == len(taken)

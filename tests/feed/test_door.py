@@ -168,7 +168,7 @@ async def test_a_revoked_key_ends_its_connections(
             client(server, {"Authorization": f"Bearer {token()}"}) as other,
         ):
             revoke_key(keys, ID, datetime.now(UTC))
-            assert (await asyncio.wait_for(hear(socket), 2))["code"] == 402
+            assert (await asyncio.wait_for(hear(socket), 10))["code"] == 402
             assert await close_code(socket) == 4001
             assert (await ask(other, action="list"))["T"] == "subscription"
         assert (await refusal(server, additional_headers=BEARER))[0] == 401
@@ -180,7 +180,7 @@ async def test_a_revoked_key_ends_its_connections(
 
 async def test_a_token_ends_and_is_renewed(guarded: dict[str, Any], redis_url: str) -> None:
     async with running_server(Settings(**guarded), redis_url) as server:
-        brief = {"Authorization": f"Bearer {token(exp=time.time() + 2)}"}
+        brief = {"Authorization": f"Bearer {token(exp=time.time() + 3)}"}
         async with client(server, brief) as ends, client(server, brief) as goes_on:
             began = time.monotonic()
             await ask(ends, action="subscribe", trades=["A"])
@@ -191,7 +191,7 @@ async def test_a_token_ends_and_is_renewed(guarded: dict[str, Any], redis_url: s
             assert (await ask(goes_on, action="auth", token=token(sub="x")))["code"] == 403
             assert (await hear(ends))["code"] == 402
             assert await close_code(ends) == 4001
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 10  # not the default hour
             assert (await ask(goes_on, action="list"))["trades"] == ["A"]
 
 

@@ -20,6 +20,8 @@ from tests.feed.test_websocket import serving
 from tests.talk import talking
 
 LIMIT_S = 1.0
+SLACK_S = 5.0
+"""How late an event may be on a busy machine."""
 HEAD = b"GET /health HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /health HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -289,7 +291,7 @@ async def test_what_stalls_is_told_so_and_closed(server: RunningServer) -> None:
     statuses = dict(zip(STALLED, (status for status, _ in found), strict=True))
     silent = ("nothing", "empty lines")
     assert statuses == {name: None if name in silent else 408 for name in STALLED}
-    assert max(took_s for _, took_s in found) < LIMIT_S + 1
+    assert max(took_s for _, took_s in found) < LIMIT_S + SLACK_S
     await until(lambda: not server.server.server_state.connections)
 
 
@@ -304,7 +306,7 @@ async def test_the_time_begins_anew_with_each_request(server: RunningServer) -> 
         stalled_s = loop.time()
         stream[1].write(HEAD)
         assert status_of(await stream[0].read()) == 408
-        assert loop.time() - stalled_s < LIMIT_S + 1
+        assert loop.time() - stalled_s < LIMIT_S + SLACK_S
 
 
 async def test_a_server_that_stops_does_not_wait_for_what_stalls(server: RunningServer) -> None:
@@ -318,7 +320,7 @@ async def test_a_server_that_stops_does_not_wait_for_what_stalls(server: Running
 async def test_empty_lines_keep_no_connection(server: RunningServer) -> None:
     async with dialled(server.http) as stream, asyncio.timeout(10):
         await answer_to_next(stream, HEAD + b"\r\n")
-        assert await asyncio.wait_for(drip(stream, lambda: b"\r\n"), 2 * LIMIT_S + 1) == b""
+        assert await asyncio.wait_for(drip(stream, lambda: b"\r\n"), 2 * LIMIT_S + SLACK_S) == b""
 
 
 async def drip(stream: Stream, next_byte: Callable[[], bytes]) -> bytes:
@@ -346,7 +348,7 @@ async def big_answers(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.mark.parametrize("reads", [False, True])
 async def test_an_answer_lasts_as_long_as_it_is_read(settings: Settings, reads: bool) -> None:
-    quick = msgspec.structs.replace(settings, handshake_timeout_s=0.1)
+    quick = msgspec.structs.replace(settings, handshake_timeout_s=0.5)
     async with (
         serving(big_answers, quick) as (server, url),
         dialled(url, limit=1024) as (reader, writer),
@@ -404,7 +406,7 @@ async def test_five_hundred_stalled_sockets_go_and_delay_nobody(
         began_s = loop.time()
         async with talking(server.stream) as good:
             assert (await good.ask(action="ping"))["T"] == "pong"
-            assert loop.time() - began_s < 1
-            assert max(await asyncio.gather(*stalled)) < LIMIT_S + 1
+            assert loop.time() - began_s < SLACK_S
+            assert max(await asyncio.gather(*stalled)) < LIMIT_S + SLACK_S
             assert (await good.ask(action="ping"))["T"] == "pong"
         await until(lambda: not connections)

@@ -40,7 +40,11 @@ async def address(settings: Settings, redis_url: str) -> AsyncIterator[str]:
         server = QuietServer(server_config(app, settings), started.set)
         task = asyncio.create_task(server.serve([listener]))
         await started.wait()
-        yield address_of(listener)
+        url = address_of(listener)
+        async with httpx.AsyncClient(base_url=url) as http, asyncio.timeout(10):
+            while (await http.get("/ready")).status_code != 200:
+                await asyncio.sleep(0.01)
+        yield url
         server.should_exit = True
         await task
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from feed.closest import Closest
+from feed.closest import PatternMap
 from feed.counters import Totals
 from feed.delivery import Delivery, SlowPolicy
 from feed.outbox import Outbox
@@ -54,7 +54,7 @@ class Audience:
         self.key = key
         self.behind = set(behind)
         self.form = key.form
-        self.deliveries: Closest[Delivery] = Closest(dict(key.wanted))
+        self.deliveries: PatternMap[Delivery] = PatternMap(dict(key.wanted))
         self.members: tuple[Outbox, ...] = ()
         self.taps: dict[AnyTap, None] = {}
         self.gathered: list[Piece] = []

@@ -1,4 +1,4 @@
-"""What is said of subscriptions, and what it comes down to for a stream that several match."""
+"""Values by pattern, and which of several patterns decides for a stream."""
 
 from __future__ import annotations
 
@@ -10,24 +10,31 @@ from feed.ticks import Coverage, StreamKey, Subscription
 Value = TypeVar("Value")
 
 
-class Closest(Coverage, Generic[Value]):
-    """A value for each subscription; of those that match a stream, the closest one's counts."""
+class PatternMap(Coverage, Generic[Value]):
+    """A value for each subscription. The longest pattern that matches a stream decides.
 
-    __slots__ = ("_by_prefix", "_said")
+    A lookup costs one step for each length of prefix in use, which are at most 33.
+    """
 
-    def __init__(self, said: Mapping[Subscription, Value]) -> None:
-        super().__init__(said)
-        self._said = said
-        wildcards = [each for each in said if each.is_wildcard]
-        self._by_prefix = sorted(wildcards, key=lambda each: len(each.pattern), reverse=True)
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[Subscription, Value]) -> None:
+        super().__init__(values)
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def of(self, stream: StreamKey) -> Value | None:
-        """What its own name says, or else the longest prefix; None where nothing matches."""
-        named = self._said.get(Subscription(stream.channel, stream.symbol))
-        if named is not None:
-            return named
-        for wildcard in self._by_prefix:
-            channel, pattern = wildcard
-            if channel == stream.channel and stream.symbol.startswith(pattern[:-1]):
-                return self._said[wildcard]
-        return None
+        """The value of the stream's own name, or else of its longest prefix; None without one."""
+        decisive = self.closest(stream.channel, stream.symbol)
+        return None if decisive is None else self._values[decisive]
+
+    def of_pattern(self, wanted: Subscription) -> Value | None:
+        """The same for a symbol or a wildcard as a whole."""
+        if wanted in self._values:
+            return self._values[wanted]
+        # The prefixes that match "BTC-" also match every symbol of "BTC-*".
+        symbol = wanted.pattern.removesuffix("*")
+        decisive = self.closest(wanted.channel, symbol, by_name=not wanted.is_wildcard)
+        return None if decisive is None else self._values[decisive]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from feed.closest import Closest
+from feed.closest import PatternMap
 from feed.errors import Fault, InvalidAction
 from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, is_pattern, sort_channels
 
@@ -21,18 +21,15 @@ class Position(NamedTuple):
     seq: int
 
 
-class Positions(Closest[Position]):
+class Positions(PatternMap[Position]):
     """Positions by stream; a wildcard's is that of the streams that are not named themselves."""
 
     __slots__ = ()
 
-    def __len__(self) -> int:
-        return len(self._said)
-
     @property
     def symbols(self) -> frozenset[Subscription]:
         """The streams that are named, not those that a wildcard stands for."""
-        return frozenset(each for each in self._said if not each.is_wildcard)
+        return frozenset(each for each in self._values if not each.is_wildcard)
 
 
 NO_POSITIONS: Final = Positions({})

@@ -84,10 +84,11 @@ class Rights:
             )
 
     def _check_coverage(self, action: Subscribe) -> None:
-        if self.entitlements == EVERYTHING:
+        entitlements = self.entitlements
+        if entitlements == EVERYTHING:
             return
         for each in sorted(action.subscriptions | action.resume.symbols):
-            if not self.narrow({each: None}):
+            if not entitlements.narrow(self._feed, each):
                 raise InvalidAction(
                     Fault.INSUFFICIENT_SUBSCRIPTION, f"{each.channel} {each.pattern}", action.id
                 )

@@ -125,15 +125,18 @@ class Coverage:
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
         self._named: dict[tuple[str, str], None] = {}
-        # By channel and length: a client may name a thousand, but they have few lengths.
+        # By channel and length, the longest first: of a thousand there are few lengths.
         self._prefixes: dict[str, dict[int, set[str]]] = {}
+        prefixes: dict[str, dict[int, set[str]]] = {}
         for subscription in subscriptions:
             if subscription.is_wildcard:
                 prefix = subscription.pattern[:-1]
-                by_length = self._prefixes.setdefault(subscription.channel, {})
+                by_length = prefixes.setdefault(subscription.channel, {})
                 by_length.setdefault(len(prefix), set()).add(prefix)
             else:
                 self._named[subscription] = None
+        for channel, by_length in prefixes.items():
+            self._prefixes[channel] = dict(sorted(by_length.items(), reverse=True))
         self.has_wildcards = bool(self._prefixes)
 
     def named_in(self, feed: str) -> Iterable[StreamKey]:
@@ -154,6 +157,19 @@ class Coverage:
             stream.symbol[:length] in prefixes
             for length, prefixes in self._prefixes.get(stream.channel, _NO_PREFIXES).items()
         )
+
+    def closest(self, channel: str, symbol: str, by_name: bool = True) -> Subscription | None:
+        """The subscription that names a symbol, or else the one with its longest prefix.
+
+        Args:
+            by_name: False looks at prefixes alone.
+        """
+        if by_name and (channel, symbol) in self._named:
+            return Subscription(channel, symbol)
+        for length, prefixes in self._prefixes.get(channel, _NO_PREFIXES).items():
+            if length <= len(symbol) and (prefix := symbol[:length]) in prefixes:
+                return Subscription(channel, prefix + "*")
+        return None
 
 
 def channel_of(tick: Tick) -> str:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from feed.ticks import CHANNELS, Subscription, is_feed_name, is_pattern
+from feed.closest import PatternMap
+from feed.ticks import CHANNELS, Coverage, Subscription, is_feed_name, is_pattern
 
 ANY: Final = "*"
 
 Value = TypeVar("Value")
 
 
-class Entitlements(Struct, frozen=True):
+class Entitlements(Struct, frozen=True, dict=True):
     """The feeds, channels and symbols that a credential covers, each with each.
 
     Attributes:
@@ -35,20 +38,21 @@ class Entitlements(Struct, frozen=True):
         """Whether it covers something of a channel."""
         return ANY in self.channels or channel in self.channels
 
+    @cached_property
+    def _coverage(self) -> Coverage:
+        """The symbols as an index; the channels are checked apart from it."""
+        return Coverage(Subscription("", symbols) for symbols in self.symbols)
+
+    @cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(set(self.symbols))
+
     def narrow(self, feed: str, wanted: Subscription) -> frozenset[Subscription]:
         """What is left of a subscription: itself, smaller ones in place of a wildcard, or nothing.
 
         Of two patterns that have a symbol in common, one covers the other.
         """
-        if not (self.allows_feed(feed) and self.allows_channel(wanted.channel)):
-            return frozenset()
-        if any(_covers(symbols, wanted.pattern) for symbols in self.symbols):
-            return frozenset((wanted,))
-        return frozenset(
-            Subscription(wanted.channel, symbols)
-            for symbols in self.symbols
-            if _covers(wanted.pattern, symbols)
-        )
+        return frozenset(self.narrow_all(feed, {wanted: None}))
 
     def narrow_all(
         self, feed: str, wanted: Mapping[Subscription, Value]
@@ -56,8 +60,35 @@ class Entitlements(Struct, frozen=True):
         """What is left of several subscriptions, each with what was said of the closest one."""
         if self == EVERYTHING:
             return dict(wanted)
-        closest_last = sorted(wanted, key=lambda each: (not each.is_wildcard, len(each.pattern)))
-        return {part: wanted[each] for each in closest_last for part in self.narrow(feed, each)}
+        if not self.allows_feed(feed):
+            return {}
+        left: dict[Subscription, Value] = {}
+        parts: dict[Subscription, None] = {}
+        for each, value in wanted.items():
+            if self.allows(feed, each):
+                left[each] = value
+            elif each.is_wildcard and self.allows_channel(each.channel):
+                parts.update(dict.fromkeys(self._within(each)))
+        if parts:
+            closest = PatternMap(wanted)
+            left.update((part, closest.of_pattern(part)) for part in parts)  # type: ignore[misc]
+        return left
+
+    def allows(self, feed: str, wanted: Subscription) -> bool:
+        """Whether it covers a subscription as a whole."""
+        if not (self.allows_feed(feed) and self.allows_channel(wanted.channel)):
+            return False
+        # Whatever covers "BTC-*" is a prefix of "BTC-".
+        symbol = wanted.pattern.removesuffix("*")
+        return self._coverage.closest("", symbol, by_name=not wanted.is_wildcard) is not None
+
+    def _within(self, wanted: Subscription) -> Iterable[Subscription]:
+        """The symbols and prefixes that a wildcard covers."""
+        prefix, names = wanted.pattern[:-1], self._sorted
+        for place in range(bisect_left(names, prefix), len(names)):
+            if not names[place].startswith(prefix):
+                break
+            yield Subscription(wanted.channel, names[place])
 
     def faults(self) -> Iterable[str]:
         """What is wrong with it, in words that a person can act on."""
@@ -74,10 +105,3 @@ class Entitlements(Struct, frozen=True):
 
 EVERYTHING: Final = Entitlements()
 """What everybody may see on a server without authentication."""
-
-
-def _covers(pattern: str, other: str) -> bool:
-    """Whether every symbol that `other` matches is one that `pattern` matches."""
-    if pattern.endswith("*"):
-        return other.startswith(pattern[:-1])
-    return pattern == other

@@ -18,6 +18,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Final
 
 import msgspec
@@ -33,7 +34,9 @@ NAME_MAX: Final = 64
 """Longest name of a key, in characters."""
 
 
-class Key(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+class Key(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, dict=True
+):
     """One API key.
 
     Attributes:
@@ -54,9 +57,9 @@ class Key(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_
     expires: datetime | None = None
     revoked: datetime | None = None
 
-    @property
+    @cached_property
     def entitlements(self) -> Entitlements:
-        """What it covers."""
+        """What it covers: one object, so that all its connections share one index of symbols."""
         return Entitlements(self.feeds, self.channels, self.symbols)
 
     def is_good(self, now_s: float) -> bool:

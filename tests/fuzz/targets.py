@@ -121,7 +121,7 @@ def _say(action: Action) -> dict[str, Any]:
                 said["start"] = int(action.start)
             said["resume"] = [
                 {"epoch": epoch, channel: {pattern: seq}}
-                for (channel, pattern), (epoch, seq) in sorted(action.resume._said.items())
+                for (channel, pattern), (epoch, seq) in sorted(action.resume._values.items())
             ]
     if isinstance(action, Subscribe | Unsubscribe):
         channels = {channel for channel, _ in action.subscriptions} or {"trades"}

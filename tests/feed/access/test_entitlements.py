@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed.access.entitlements import EVERYTHING, Entitlements
+from feed.closest import PatternMap
 from feed.ticks import Coverage, StreamKey, Subscription
 
 PATTERNS = st.from_regex(r"\A[ab]{1,4}\*?\Z") | st.just("*")
@@ -67,3 +68,18 @@ def test_faults_name_what_is_wrong() -> None:
     wrong = Entitlements(feeds=("Live!",), channels=("tades",), symbols=("B*C",))
     assert [fault.split(":")[0] for fault in wrong.faults()] == ["feeds", "channels", "symbols"]
     assert not list(EVERYTHING.faults())
+
+
+@given(
+    st.lists(PATTERNS, max_size=6),
+    st.dictionaries(PATTERNS, st.integers(), max_size=6),
+    SYMBOLS,
+)
+def test_what_is_left_of_several_says_of_each_symbol_what_the_client_has_said(
+    symbols: list[str], said: dict[str, int], symbol: str
+) -> None:
+    wanted = {Subscription("trades", pattern): value for pattern, value in said.items()}
+    stream = StreamKey("live", "trades", symbol)
+    left = Entitlements(symbols=tuple(symbols)).narrow_all("live", wanted)
+    allowed = Coverage(Subscription("trades", each) for each in symbols).covers(stream)
+    assert PatternMap(left).of(stream) == (PatternMap(wanted).of(stream) if allowed else None)

@@ -172,7 +172,11 @@ async def _ready(request: Request) -> Response:
             await engine.store.ping()
     except TimeoutError:
         return _json({"status": "not ready", "reason": "Redis does not answer"}, 503)
-    return _json({"status": "ready"})
+    if engine.tasks.down:
+        failed = ", ".join(engine.tasks.down)
+        return _json({"status": "not ready", "reason": f"failed, about to restart: {failed}"}, 503)
+    restarts = {name: count for name, count in engine.tasks.restarts.items() if count}
+    return _json({"status": "ready"} | ({"restarts": restarts} if restarts else {}))
 
 
 async def _metrics(request: Request) -> Response:

@@ -13,11 +13,11 @@ import time
 from collections import deque
 from typing import Final
 
+from feed.batch import History, Place
 from feed.blocks import Blocks
-from feed.broker.client import level_of
 from feed.broker.store import Store
 from feed.catchup import Request
-from feed.errors import TickcastError
+from feed.errors import BrokerUnavailable, BrokerUnsuitable, Fault
 from feed.follower import Follower
 from feed.tasks import end_tasks
 from feed.times import Moment
@@ -35,7 +35,15 @@ logger = logging.getLogger("tickcast.backfill")
 
 
 class Backfill:
-    """The clients that are behind, whose turn it is, and what is being read for them."""
+    """The clients that are behind, whose turn it is, and what is being read for them.
+
+    What fails for one client ends there. A read that Redis refuses, or that raises, is given up,
+    with an error to the clients that wait for it. A bug in serving a client ends its connection.
+    Reads wait only while Redis is away.
+
+    Attributes:
+        failed: reads that were given up.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -47,6 +55,7 @@ class Backfill:
         self._readers: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._aged = time.perf_counter()
+        self.failed = 0
 
     def __len__(self) -> int:
         return len(self._followers)
@@ -63,7 +72,13 @@ class Backfill:
             self._queue(follower)
 
     def forget(self, follower: Follower) -> None:
-        """The client is gone."""
+        """The client is gone: what only it has asked for is no longer read."""
+        for request in follower.reading.values():
+            waiting = self._asked.get(request, [])
+            if follower in waiting:
+                waiting.remove(follower)
+                if not waiting:
+                    del self._asked[request]
         follower.drop(follower.behind)
         self._let_go(follower)
 
@@ -80,6 +95,11 @@ class Backfill:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        if self._asked:
+            # An earlier run failed while it read.
+            self._unread = deque(self._asked)
+            self._start_reader()
+        self._news.set()
         try:
             while True:
                 await self._news.wait()
@@ -102,8 +122,7 @@ class Backfill:
             for request in follower.advance(self._blocks, Moment.now()):
                 self._ask(request, follower)
         except Exception:
-            # One client's trouble is not the others'; it stays where it is.
-            logger.exception("a bug in serving the past")
+            self._end(follower)
             return
         if not follower.behind:
             self._let_go(follower)
@@ -120,43 +139,94 @@ class Backfill:
             return
         self._asked[request] = [follower]
         self._unread.append(request)
+        self._start_reader()
+
+    def _start_reader(self) -> None:
         if len(self._readers) < _READERS:
             task = asyncio.get_running_loop().create_task(self._read_all())
             self._readers.add(task)
             task.add_done_callback(self._readers.discard)
 
     async def _read_all(self) -> None:
-        while self._unread:
-            requests = self._take_alike()
+        while requests := self._take_alike():
             try:
                 await self._read(requests)
-            except TickcastError as error:
-                logger.log(level_of(error), "could not read history, trying again: %s", error)
-                self._unread.extendleft(reversed(requests))
-                await asyncio.sleep(_READ_AGAIN_S)
+            except BrokerUnavailable as error:
+                logger.debug("could not read history, trying again: %s", error)
+                await self._read_later(requests)
+            except Exception:
+                await self._read_apart(requests)
+
+    async def _read_later(self, requests: list[Request]) -> None:
+        # Behind the others: where only these fail, those are served meanwhile.
+        self._unread.extend(requests)
+        await asyncio.sleep(_READ_AGAIN_S)
+
+    async def _read_apart(self, requests: list[Request]) -> None:
+        """One of some requests has failed for good: find out which, and give it up."""
+        for request in requests:
+            if request not in self._asked:
+                continue  # Answered before another one failed.
+            try:
+                await self._read([request])
+            except BrokerUnavailable as error:
+                logger.debug("could not read history, trying again: %s", error)
+                await self._read_later([request])
+            except BrokerUnsuitable as error:
+                logger.error("could not read the history of %s: %s", request.key, error)
+                self._give_up(request, Fault.BROKER_UNAVAILABLE)
+            except Exception:
+                logger.exception("could not read the history of %s", request.key)
+                self._give_up(request, Fault.INTERNAL_ERROR)
 
     def _take_alike(self) -> list[Request]:
-        """Some of the requests that can be read together."""
-        is_place = self._unread[0].time is not None
-        most = _PLACES_PER_READ if is_place else _PAGES_PER_READ
+        """Requests that can be read together. Those of clients that are gone are left out."""
         taken: list[Request] = []
+        is_place, most = False, 1
         while self._unread and len(taken) < most:
-            if (self._unread[0].time is not None) != is_place:
-                break
-            taken.append(self._unread.popleft())
+            request = self._unread[0]
+            if request in self._asked:
+                if not taken:
+                    is_place = request.time is not None
+                    most = _PLACES_PER_READ if is_place else _PAGES_PER_READ
+                elif (request.time is not None) != is_place:
+                    break
+                taken.append(request)
+            self._unread.popleft()
         return taken
 
     async def _read(self, requests: list[Request]) -> None:
         places = [(each.key, each.time) for each in requests if each.time is not None]
         if places:
             for request, place in zip(requests, await self._store.locate(places), strict=True):
-                for follower in self._asked.pop(request):
-                    follower.take(request, place)
-                    self._queue(follower)
+                self._hand_over(request, place)
             return
         pages = await self._store.histories([(each.key, each.after) for each in requests])
         for request, page in zip(requests, pages, strict=True):
             self._blocks.put(request.key, page)
-            for follower in self._asked.pop(request):
-                follower.take(request, page)
+            self._hand_over(request, page)
+
+    def _hand_over(self, request: Request, answer: History | Place) -> None:
+        for follower in self._asked.pop(request, []):
+            try:
+                follower.take(request, answer)
+            except Exception:
+                self._end(follower)
+            else:
                 self._queue(follower)
+
+    def _give_up(self, request: Request, fault: Fault) -> None:
+        self.failed += 1
+        for follower in self._asked.pop(request, []):
+            try:
+                follower.give_up(request, fault)
+            except Exception:
+                self._end(follower)
+            else:
+                self._queue(follower)
+
+    def _end(self, follower: Follower) -> None:
+        """End a client that can't be served: its trouble is not the others'."""
+        logger.exception("a bug in serving the past to a client, whose connection ends")
+        self.forget(follower)
+        follower.fail()

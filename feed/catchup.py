@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from feed.batch import NEW_EPOCH, Gap, GapReason, History, Place
 from feed.blocks import BLOCK_TICKS, Block, Blocks, Letter, block_start, to_letter
+from feed.fields import Id
 from feed.pieces import Chunk, Form
 from feed.positions import Position
 from feed.streams import Stream
@@ -26,6 +27,21 @@ class Request(NamedTuple):
     key: StreamKey
     after: int = 0
     time: Time | None = None
+
+
+class Origin:
+    """The `subscribe` that asked for the past of some streams.
+
+    Attributes:
+        id: its `id`, to be echoed in an error.
+        failed: whether its sender was told that history can't be read: once is enough.
+    """
+
+    __slots__ = ("failed", "id")
+
+    def __init__(self, id_: Id = None) -> None:
+        self.id = id_
+        self.failed = False
 
 
 class Verdict(Enum):
@@ -57,12 +73,19 @@ class CatchUp:
 
     Attributes:
         epoch, seq: the last tick that the client has, or knows to be lost.
+        origin: the request that it serves.
     """
 
-    __slots__ = ("_head", "_is_sure", "_shares", "_start", "epoch", "seq")
+    __slots__ = ("_head", "_is_sure", "_shares", "_start", "epoch", "origin", "seq")
 
-    def __init__(self, position: Position | None = None, start: Time | None = None) -> None:
+    def __init__(
+        self,
+        position: Position | None = None,
+        start: Time | None = None,
+        origin: Origin | None = None,
+    ) -> None:
         """Begin after a position, or at a point in time."""
+        self.origin = origin or Origin()
         self.epoch, self.seq = position if position is not None and position.seq else ("", 0)
         self._start = start
         self._is_sure = False
@@ -152,6 +175,19 @@ class CatchUp:
         gap = Gap(self.seq + 1, next_seq - 1, GapReason.RETENTION)
         self.seq = next_seq - 1
         return gap
+
+    def give_up(self, stream: Stream) -> Gap | Verdict:
+        """History can't be read: go on with the present. Returns what the client misses thereby."""
+        knows_start = self._start is None
+        same_epoch = self.epoch == stream.epoch or not self.seq
+        before, seq = self.seq, stream.seq
+        self._start = None
+        self.epoch, self.seq = stream.epoch, seq
+        if not knows_start:
+            return Gap(None, seq, GapReason.BROKER)
+        if not same_epoch or before > seq:
+            return Verdict.RESTART
+        return Gap(before + 1, seq, GapReason.BROKER) if before < seq else Verdict.JOIN
 
     def _next_in(self, history: History) -> int:
         """The first number from the one on that comes next that history has, or may have."""

@@ -59,7 +59,9 @@ class Connection:
         self._deadline: asyncio.TimerHandle | None = None
         self._viewer: Viewer | None = None
         self._began_s = time.monotonic()
-        self.outbox = Outbox(sink, engine.settings.outbox_max_bytes, self._give_up_slow_client)
+        self.outbox = Outbox(
+            sink, engine.settings.outbox_max_bytes, self._give_up_slow_client, self._end_failed
+        )
 
     def begin(self, session: Session) -> None:
         """Say the first words; messages are to come through `take`, up to an `end`."""
@@ -238,6 +240,13 @@ class Connection:
 
     def _look_at_grant(self) -> None:
         """End the connection if its grant is no longer good; follow it if it has changed."""
+        try:
+            self._follow_grant()
+        except Exception:
+            # The keys of the others are looked at as well: a revoked one must not stay open.
+            self._fail()
+
+    def _follow_grant(self) -> None:
         grant = self._session.grant
         if grant is None:
             return
@@ -271,6 +280,9 @@ class Connection:
 
     def _fail(self) -> None:
         logger.exception("a bug in a connection")
+        self._finish(Fault.INTERNAL_ERROR)
+
+    def _end_failed(self) -> None:
         self._finish(Fault.INTERNAL_ERROR)
 
     def _give_up_slow_client(self) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,7 +24,7 @@ from feed.replays import Replays
 from feed.session import Session
 from feed.settings import Settings
 from feed.tapes import Library
-from feed.tasks import end_tasks
+from feed.tasks import BackgroundTasks
 from feed.upstream import Upstream
 
 _FIRST_TRY_S: Final = 3.0
@@ -46,6 +44,7 @@ class Engine:
     projector: Projector
     door: Door
     replays: Replays
+    tasks: BackgroundTasks
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -72,32 +71,24 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
         settings, gate, seats, Attempts(client, parse_rates(settings.attempts)), hub.counters,
         lambda: upstream.subscriber.connected,
     )  # fmt: skip
-    tasks = [
-        asyncio.create_task(upstream.subscriber.run(), name="subscriber"),
-        asyncio.create_task(upstream.sweep_forever(), name="sweeper"),
-        asyncio.create_task(backfill.run(), name="backfill"),
-        asyncio.create_task(replays.keep_up(), name="watch over replays"),
-        asyncio.create_task(projector.run(), name="projector"),
-        asyncio.create_task(seats.run(), name="counter of connections"),
-        asyncio.create_task(door.watch(), name="watch over the keys"),
-    ]
-    for task in tasks:
-        task.add_done_callback(_stop_on_crash)
+    tasks = BackgroundTasks(logger)
+    tasks.supervise("subscriber", upstream.subscriber.run)
+    tasks.supervise("sweeper", upstream.sweep_forever)
+    tasks.supervise("backfill", backfill.run)
+    tasks.supervise("replay_listener", replays.keep_up)
+    tasks.supervise("private_replays", projector.run)
+    tasks.supervise("connection_counter", seats.run)
+    tasks.supervise("key_watcher", door.watch)
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_try()
-        yield Engine(settings, hub, upstream, upstream.store, backfill, projector, door, replays)
+        yield Engine(
+            settings, hub, upstream, upstream.store, backfill, projector, door, replays, tasks
+        )
     finally:
-        await end_tasks(tasks)
+        await tasks.close()
         await upstream.close()
         await seats.leave()
         gate.close()
         await client.aclose()
-
-
-def _stop_on_crash(task: asyncio.Task[None]) -> None:
-    """A server that no longer receives must not look alive."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.critical("the %s crashed, stopping", task.get_name(), exc_info=error)
-        os.kill(os.getpid(), signal.SIGTERM)

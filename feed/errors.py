@@ -6,6 +6,7 @@ those in use, section "Errors and closing". No other module spells one.
 
 from __future__ import annotations
 
+import logging
 from enum import Enum, IntEnum
 from typing import Final
 
@@ -216,3 +217,8 @@ class TapeNotFound(TickcastError):
 
 class RecordingFailed(TickcastError):
     """A tape that can't be written: no space, no right, no file any more."""
+
+
+def level_of(error: TickcastError) -> int:
+    """The level at which to log what will be tried again: outages are logged elsewhere."""
+    return logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG

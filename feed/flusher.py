@@ -45,11 +45,14 @@ class Flusher:
         self._next = None
         began = time.perf_counter()
         now = Moment.now()
-        self._hub.flush(now)
-        ended = time.perf_counter()
-        self._hub.counters.flush_s.observe(ended - began)
-        self._not_before = ended + min(self._pace * (ended - began), self._window_s)
-        self._come_back(now)
+        try:
+            self._hub.flush(now)
+        finally:
+            # Also after a bug, which the loop logs: else nothing conflated would go out any more.
+            ended = time.perf_counter()
+            self._hub.counters.flush_s.observe(ended - began)
+            self._not_before = ended + min(self._pace * (ended - began), self._window_s)
+            self._come_back(now)
 
     def _come_back(self, now: Moment) -> None:
         """See to it that what is conflated goes out when it is due."""

@@ -12,6 +12,7 @@ from feed import protocol
 from feed.batch import NEW_EPOCH, Gap, GapReason, History, Place
 from feed.blocks import Blocks, Letter, to_letter
 from feed.catchup import CatchUp, Request, Stretch, Verdict
+from feed.errors import Fault
 from feed.hub import Hub
 from feed.outbox import Outbox
 from feed.pieces import Chunk, Form, message_frame
@@ -152,6 +153,39 @@ class Follower:
             self._tell(key, gap, parcel)
             self._outbox.push(b"".join(parcel.parts))
         self._ready.appendleft(key)
+
+    def give_up(self, request: Request, fault: Fault) -> None:
+        """History can't be read: say so, and go on with the present of the stream.
+
+        What is thereby missed is announced in a gap. The error is sent once for each `subscribe`,
+        however many streams it names.
+        """
+        key = request.key
+        stream, catch_up = self._hub.stream(key), self.behind.get(key)
+        form = self._hub.form_of(self._outbox)
+        if stream is None or catch_up is None or self.reading.get(key) != request:
+            return
+        del self.reading[key]
+        missed = catch_up.give_up(stream)
+        if form is not None:
+            parcel = _Parcel(form, 0)
+            if not catch_up.origin.failed:
+                catch_up.origin.failed = True
+                detail = f"the history of {key.channel} {key.symbol} can't be read"
+                error = protocol.error(fault, detail, catch_up.origin.id)
+                parcel.add(Letter(message_frame(error, form.encoding), 0, 0))
+            if isinstance(missed, Gap):
+                self._tell(key, missed, parcel)
+            elif missed is Verdict.RESTART:
+                self._restart(stream, parcel)
+            self._hub.writes.of_history(
+                self._outbox, b"".join(parcel.parts), parcel.frames, parcel.ticks
+            )
+        self._ready.appendleft(key)
+
+    def fail(self) -> None:
+        """End the client after a bug in serving it."""
+        self._outbox.fail()
 
     def _tell(self, key: StreamKey, gap: Gap, parcel: _Parcel) -> None:
         parcel.add(Letter(message_frame(protocol.gap(key, gap), parcel.form.encoding), 0, 0))

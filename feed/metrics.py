@@ -48,6 +48,7 @@ class _FeedCollector(Collector):
         yield from self._flow()
         yield from self._past()
         yield from self._broker()
+        yield from self._tasks()
 
     def _clients(self) -> Iterator[Metric]:
         sessions = self._engine.sessions
@@ -131,6 +132,18 @@ class _FeedCollector(Collector):
             self._engine.upstream.subscriber.delay_s,
         )
 
+    def _tasks(self) -> Iterator[Metric]:
+        tasks = self._engine.tasks
+        restarts = CounterMetricFamily(
+            "tickcast_task_restarts",
+            "Failures of the tasks that serve all clients; each is started again",
+            labels=["task"],
+        )
+        for name, count in sorted(tasks.restarts.items()):
+            restarts.add_metric([name], count)
+        yield restarts
+        yield _gauge("tasks_down", "Such tasks that wait for their next start", len(tasks.down))
+
     def _past(self) -> Iterator[Metric]:
         counters = self._engine.hub.counters
         yield _counter(
@@ -145,6 +158,11 @@ class _FeedCollector(Collector):
             "catching_up_streams",
             "Streams that they have not caught up with, over all of them",
             self._engine.backfill.streams,
+        )
+        yield _counter(
+            "history_failures",
+            "Reads of history that were given up, with an error to the client",
+            self._engine.backfill.failed,
         )
         yield _counter(
             "replayed_ticks", "Ticks of tapes sent, over all clients", counters.replayed_out

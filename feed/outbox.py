@@ -46,7 +46,7 @@ class Outbox:
     The bound counts what is held here together with what the sink has not sent yet. Ticks above it
     go into a backlog: one tick a stream, to be merged or skipped as the client's policies say.
     Where a policy is `close`, or what is no tick does not fit either, the outbox closes for good
-    and calls `on_overflow`, once: its connection must end.
+    and calls `on_overflow`, once: its connection must end. `fail` closes it likewise.
 
     Attributes:
         totals: what became of the client's ticks, but for those that its audience counts.
@@ -55,13 +55,20 @@ class Outbox:
             it has to decide. A flush looks here first, since that saves it a call for each client.
     """
 
-    __slots__ = ("_backlog", "_held", "_held_bytes", "_max_bytes", "_on_overflow", "_sink",
-                 "closed", "extended", "totals", "write")  # fmt: skip
+    __slots__ = ("_backlog", "_held", "_held_bytes", "_max_bytes", "_on_failure", "_on_overflow",
+                 "_sink", "closed", "extended", "totals", "write")  # fmt: skip
 
-    def __init__(self, sink: Sink, max_bytes: int, on_overflow: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        max_bytes: int,
+        on_overflow: Callable[[], None],
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
         self._sink = sink
         self._max_bytes = max_bytes
         self._on_overflow = on_overflow
+        self._on_failure = on_failure or _nothing
         self._held: list[bytes] | None = None
         self._held_bytes = 0
         self._backlog: Backlog | None = None
@@ -170,11 +177,18 @@ class Outbox:
     def close(self) -> None:
         """Drop what is held, and ignore whatever is pushed from now on."""
         self.closed = True
-        self._on_overflow = _nothing  # Or it and its connection would keep each other.
+        # Or it and its connection would keep each other.
+        self._on_overflow = self._on_failure = _nothing
         self.write = None
         self._held = []
         self._held_bytes = 0
         self._backlog = None
+
+    def fail(self) -> None:
+        """Close after a bug in serving this client: its connection must end, the others go on."""
+        on_failure = self._on_failure
+        self.close()
+        on_failure()
 
     def _pass_on(self) -> None:
         """Write what is held while the sink takes it.

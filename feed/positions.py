@@ -7,7 +7,15 @@ from typing import Any, Final, NamedTuple
 
 from feed.closest import PatternMap
 from feed.errors import Fault, InvalidAction
-from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, is_pattern, sort_channels
+from feed.ticks import (
+    CHANNELS,
+    SEQ_MAX,
+    Coverage,
+    StreamKey,
+    Subscription,
+    is_pattern,
+    sort_channels,
+)
 
 EPOCH_MAX: Final = 64
 """Longest epoch that a client may name, in characters."""
@@ -69,8 +77,8 @@ def _parse_map(fields: object) -> Iterable[tuple[Subscription, Position]]:
             if not (isinstance(pattern, str) and is_pattern(pattern)):
                 raise _wrong(f"{ascii(pattern)[:40]} is no symbol")
             entry = Subscription(channel, pattern)
-            if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq < 2**63:
-                raise _wrong(f"the position of {pattern} is an integer of at least 0")
+            if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= SEQ_MAX:
+                raise _wrong(f"the position of {pattern} is an integer from 0 to {SEQ_MAX}")
             if entry.is_wildcard and seq:
                 raise _wrong(f"the position of {pattern} can only be 0")
             yield entry, Position(epoch, seq)

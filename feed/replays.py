@@ -10,9 +10,8 @@ from typing import Final
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import level_of
 from feed.broker.replays import read_state, steer, unpack_state
-from feed.errors import TickcastError
+from feed.errors import TickcastError, level_of
 from feed.hub import Hub
 from feed.playback import State, show_speed
 from feed.replay_actions import Steer
@@ -21,6 +20,7 @@ from feed.times import Moment
 from feed.upstream import Upstream
 
 _LOOK_S: Final = 1.0
+_STEERED_AT_ONCE: Final = 4
 
 logger = logging.getLogger("tickcast.replays")
 
@@ -36,6 +36,7 @@ class Replays:
         self._upstream = upstream
         self._hub = hub
         self._followers: dict[str, set[Session]] = {}
+        self._steering = asyncio.Semaphore(_STEERED_AT_ONCE)
 
     async def follow(self, session: Session) -> None:
         """Tell a client where the replay stands, now and from now on.
@@ -75,7 +76,9 @@ class Replays:
             command["position"] = int(action.position)
         if action.speed is not None:
             command["speed"] = show_speed(action.speed)
-        return await steer(self._client, feed, command)
+        # Each takes a connection of the pool for as long as the replay takes to answer.
+        async with self._steering:
+            return await steer(self._client, feed, command)
 
     async def keep_up(self) -> None:
         """Listen to what could not be listened to at first, until cancelled."""

@@ -10,11 +10,11 @@ from typing import Final
 from feed.batch import Batch, Gap
 from feed.broker import keys
 from feed.broker.store import Head, Store
-from feed.errands import Errands
 from feed.errors import BrokerUnavailable
 from feed.feeds import Feeds
 from feed.hub import Hub
 from feed.recovery import Due, Run
+from feed.tasks import BackgroundTasks
 from feed.ticks import StreamKey
 from feed.times import Moment
 
@@ -40,14 +40,14 @@ class Runs:
         store: Store,
         hub: Hub,
         feeds: Feeds,
-        errands: Errands,
+        tasks: BackgroundTasks,
         wake: Callable[[], None],
         is_connected: Callable[[], bool],
     ) -> None:
         self._store = store
         self._hub = hub
         self._feeds = feeds
-        self._errands = errands
+        self._tasks = tasks
         self._wake = wake
         self._is_connected = is_connected
         self._by_channel: dict[str, tuple[StreamKey, Run]] = {}
@@ -93,7 +93,7 @@ class Runs:
             elif self._hub.publish(key, item.ticks, item.published_us, item.epoch):
                 self._wake()
         if run.behind and self._hub.is_open(key) and key not in self._repairing:
-            self._repairing[key] = self._errands.spawn(self._repair(key, run))
+            self._repairing[key] = self._tasks.start(self._repair(key, run))
 
     # -- what is missing
 
@@ -131,7 +131,7 @@ class Runs:
         """
         if key not in self._checking and key not in self._repairing:
             self._checking.add(key)
-            self._errands.spawn(self._compare_one(key, run))
+            self._tasks.start(self._compare_one(key, run))
 
     async def _compare_one(self, key: StreamKey, run: Run) -> None:
         try:
@@ -169,7 +169,7 @@ class Runs:
         known = self._feeds.get(feed)
         if known is not None and epoch > known.epoch:
             known.epoch = epoch
-            self._errands.spawn(self.restart_older(feed, epoch))
+            self._tasks.start(self.restart_older(feed, epoch))
 
     async def restart_older(self, feed: str, epoch: str) -> None:
         """Have the streams of a feed that are in an earlier epoch start over in this one."""

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from feed import actions, protocol
 from feed.access.grant import UNASKED, Grant
 from feed.actions import Auth, Configure, ListSubscriptions, Subscribe, Unsubscribe
-from feed.catchup import CatchUp
+from feed.catchup import CatchUp, Origin
 from feed.conduct import Conduct
 from feed.delivery import NO_OPTIONS, Options, choose_delivery
 from feed.encoding import Encoding
@@ -320,12 +320,15 @@ def _sort_out(
     """The streams of which the past is wanted, and those that begin with the present."""
     behind: dict[StreamKey, CatchUp] = {}
     present: list[Stream] = []
+    origin = Origin(request.id)
     for stream in streams:
         position = request.resume.of(stream.key)
         if position is None and request.start is None:
             present.append(stream)
         else:
-            behind[stream.key] = CatchUp(position, request.start if position is None else None)
+            behind[stream.key] = CatchUp(
+                position, request.start if position is None else None, origin
+            )
     return behind, present
 
 

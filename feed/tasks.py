@@ -1,12 +1,22 @@
-"""Ending asyncio tasks for certain."""
+"""Asyncio tasks: those that nothing awaits, those that must keep running, and how to end them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
+from feed.errors import TickcastError, level_of
+
 _AGAIN_S: Final = 0.1
+_RESTART_FIRST_S: Final = 0.1
+_RESTART_MAX_S: Final = 5.0
+_STEADY_S: Final = 30.0
+"""A task that has run for this long is restarted quickly once more."""
+
+Work = Coroutine[Any, Any, None]
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -20,3 +30,86 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
+
+
+class BackgroundTasks:
+    """Tasks that nothing awaits: their failures are logged, and they end with their owner.
+
+    `start` runs work once. `supervise` keeps a task running that all clients depend on: when it
+    fails, the traceback is logged and it is started again.
+
+    Attributes:
+        restarts: how often each supervised task has failed, by name.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._down: set[str] = set()
+        self.restarts: dict[str, int] = {}
+
+    @property
+    def down(self) -> list[str]:
+        """The supervised tasks that have failed and wait for their next start."""
+        return sorted(self._down)
+
+    def start(self, work: Work) -> asyncio.Task[None]:
+        """Run work once, in a task."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def supervise(self, name: str, run: Callable[[], Work]) -> None:
+        """Run `run` in a task, and again whenever it raises, until `close`.
+
+        A task that returns has nothing left to do and is not started again. Restarts are delayed
+        by 0.1 s, doubled up to 5 s while the task keeps failing.
+
+        Args:
+            name: what logs and metrics call it.
+        """
+        self.restarts[name] = 0
+        self.start(self._keep_running(name, run)).set_name(name)
+
+    async def close(self) -> None:
+        """Cancel all tasks and wait until they have ended."""
+        await end_tasks(list(self._tasks))
+
+    async def _keep_running(self, name: str, run: Callable[[], Work]) -> None:
+        delay_s = _RESTART_FIRST_S
+        while True:
+            began_s = time.monotonic()
+            try:
+                await run()
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Something that it awaited was cancelled: for those who need it that is a failure.
+                failure: BaseException = error
+            except Exception as error:
+                failure = error
+            else:
+                return
+            if time.monotonic() - began_s > _STEADY_S:
+                delay_s = _RESTART_FIRST_S
+            self._logger.error(
+                "the %s failed and starts again in %.1f s", name, delay_s, exc_info=failure
+            )
+            self.restarts[name] += 1
+            self._down.add(name)
+            try:
+                await asyncio.sleep(delay_s)
+            finally:
+                self._down.discard(name)
+            delay_s = min(2 * delay_s, _RESTART_MAX_S)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, TickcastError):
+            self._logger.log(level_of(error), "gave up for now: %s", error)
+        else:
+            self._logger.error("a bug in a background task", exc_info=error)

@@ -30,6 +30,11 @@ SYMBOL_MAX: Final = 32
 TEXT_MAX: Final = 64
 """Longest trade id or venue name, in characters."""
 
+SEQ_MAX: Final = 2**53 - 1
+"""The greatest `seq` that a client may name: the greatest integer that is exact as a double, hence
+in JavaScript and in Redis's scripts. At a million ticks a second that is 285 years.
+"""
+
 _NO_PREFIXES: Final[dict[int, set[str]]] = {}
 _FEED = re.compile(r"[a-z0-9_-]{1,32}")
 _SYMBOL = re.compile(r"[A-Za-z0-9._/:-]{1,32}")

@@ -12,16 +12,15 @@ from redis.asyncio import Redis
 
 from feed.batch import Batch
 from feed.broker import keys
-from feed.broker.client import level_of
 from feed.broker.store import Head, Store
 from feed.broker.subscriber import Subscriber
-from feed.errands import Errands
-from feed.errors import InvalidTick, TickcastError
+from feed.errors import InvalidTick, TickcastError, level_of
 from feed.feeds import Feed, Feeds
 from feed.hub import Hub
 from feed.recovery import Run
 from feed.runs import Runs
 from feed.settings import Settings
+from feed.tasks import BackgroundTasks
 from feed.ticks import Coverage, StreamKey, Subscription
 
 _OPEN_AGAIN_S: Final = 1.0
@@ -45,9 +44,9 @@ class Upstream:
         self._hub = hub
         self._settings = settings
         self._feeds = Feeds(settings.symbols_max)
-        self._errands = Errands(logger)
+        self._tasks = BackgroundTasks(logger)
         self._runs = Runs(
-            self.store, hub, self._feeds, self._errands, wake, lambda: self.subscriber.connected
+            self.store, hub, self._feeds, self._tasks, wake, lambda: self.subscriber.connected
         )
         self._opening: dict[StreamKey, asyncio.Task[None]] = {}
         self._announced: dict[StreamKey, None] = {}
@@ -131,7 +130,7 @@ class Upstream:
     ) -> asyncio.Task[None]:
         for key in streams:
             self._announced.pop(key, None)
-        task = self._errands.spawn(self._open(streams, from_first))
+        task = self._tasks.start(self._open(streams, from_first))
         self._opening.update(dict.fromkeys(streams, task))
         return task
 
@@ -199,7 +198,7 @@ class Upstream:
             if covered and not self._hub.is_open(key) and key not in self._opening:
                 self._announced[key] = None
         if self._announced and (self._opener is None or self._opener.done()):
-            self._opener = self._errands.spawn(self._open_announced())
+            self._opener = self._tasks.start(self._open_announced())
 
     async def _open_announced(self) -> None:
         while self._announced:
@@ -261,4 +260,4 @@ class Upstream:
 
     async def close(self) -> None:
         """End all that is under way."""
-        await self._errands.close()
+        await self._tasks.close()

@@ -36,7 +36,7 @@ LAYERS = [
     {"batch", "closest", "delivery", "feeds", "lags", "settings", "frames", "playback", "tapes"},
     {"recovery"},
     {"access", "positions", "pieces", "broker", "selfsigned", "tls"},
-    {"errands", "fields"},
+    {"fields"},
     {"replay_actions"},
     {"actions", "blocks"},
     {"conduct", "protocol"},

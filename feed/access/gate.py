@@ -47,6 +47,8 @@ class Gate:
         self._checker = SecretChecker()
         # What blocks happens one at a time: a flood of wrong secrets takes one core, not all.
         self._thread = ThreadPoolExecutor(1, "tickcast-access")
+        # An issuer that does not answer must not hold up those who come with a key.
+        self._fetching = ThreadPoolExecutor(1, "tickcast-jwks")
         self._waiting = 0
 
     @property
@@ -92,13 +94,14 @@ class Gate:
             on_change()
 
     def close(self) -> None:
-        """Let go of the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Let go of the threads."""
+        for thread in (self._thread, self._fetching):
+            thread.shutdown(wait=False, cancel_futures=True)
 
     async def _admit_key(self, key_id: str, secret: str) -> Grant:
         hashed = self._ring.hash_of(key_id, time.time())
         if not self._checker.is_known(secret, hashed):
-            good = await self._in_thread(lambda: self._checker.check(secret, hashed))
+            good = await self._run(self._thread, lambda: self._checker.check(secret, hashed))
             if not good:
                 raise AuthFailed("no such key, or not its secret")
         grant = self._ring.grant(key_id, time.time())
@@ -110,17 +113,19 @@ class Gate:
         key = self._token_key
         if self._remote is not None:
             remote, kid = self._remote, token_key_id_of(token)
-            key = remote.known(kid) or key or await self._in_thread(lambda: remote.fetch(kid))
+            key = remote.known(kid) or key
+            if key is None:
+                key = await self._run(self._fetching, lambda: remote.fetch(kid))
         if key is None:
             raise AuthFailed("no such key, or not its secret")
         return verify_token(token, key, audience=self._audience, issuer=self._issuer)
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         if self._waiting >= _WAITING_MAX:
             raise AuthFailed("too many at once, try again later")
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.get_running_loop().run_in_executor(thread, work)
         finally:
             self._waiting -= 1
 

@@ -63,7 +63,8 @@ class RemoteKeys:
     def _fetch(self) -> None:
         try:
             published = self._client.get_jwk_set().keys
-        except (jwt.PyJWTError, ValueError, OSError) as error:
+        except Exception as error:
+            # Whatever the issuer answers, such as half an answer or keys of another form.
             logger.error("can't fetch the keys of tokens: %s", error)
             return
         keys: dict[str | None, VerifyingKey] = {}

@@ -141,8 +141,13 @@ def _grant(claims: Mapping[str, Any]) -> Grant:
     most = claims.get("max_connections")
     if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise AuthFailed("the token's max_connections is no integer of at least 1")
-    subject = str(claims.get("sub", ""))[:_SUBJECT_MAX]
-    return Grant(Proof.TOKEN, subject, entitlements, most, float(claims["exp"]))
+    # It becomes part of a key in Redis, which lone surrogates can't.
+    subject = str(claims.get("sub", ""))[:_SUBJECT_MAX].encode("utf-8", "replace").decode()
+    try:
+        expires_s = float(claims["exp"])
+    except OverflowError:
+        raise AuthFailed("the token's exp is no time") from None
+    return Grant(Proof.TOKEN, subject, entitlements, most, expires_s)
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import level_of, translated_errors
-from feed.errors import BrokerUnavailable, BrokerUnsuitable
+from feed.broker.client import translated_errors
+from feed.errors import BrokerUnavailable, BrokerUnsuitable, level_of
 
 _RETRY_MAX_S: Final = 300
 

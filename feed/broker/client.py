@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from feed.errors import (
     BrokerUnsuitable,
     BrokerUntrusted,
     InvalidSettings,
-    TickcastError,
 )
 
 CONNECT_TIMEOUT_S: Final = 3.0
@@ -170,11 +168,6 @@ def error_code(error: exceptions.RedisError) -> str:
     redis-py removes a code that it knows from the text and keeps it in `status_code`.
     """
     return error.status_code or str(error).partition(" ")[0]
-
-
-def level_of(error: TickcastError) -> int:
-    """How to log what will be tried again: an outage is told elsewhere, a lack of rights is not."""
-    return logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG
 
 
 def named(error: Any, command: Sequence[Any]) -> Any:

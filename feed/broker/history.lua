@@ -7,7 +7,9 @@
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
 local most_ticks, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
 local step = 16
-local begin = string.format('%d', tonumber(ARGV[1]) + 1)
+-- As text, since Lua's numbers are doubles. The largest second half is excluded too, so the entries
+-- of that number are left out.
+local begin = '(' .. ARGV[1] .. '-18446744073709551615'
 local entries, size, first, enough, complete = {}, 0, nil, false, false
 
 while not (enough or complete) do

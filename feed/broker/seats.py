@@ -12,9 +12,9 @@ from typing import Final
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import execute, level_of, translated_errors
+from feed.broker.client import execute, translated_errors
 from feed.broker.scripts import Script
-from feed.errors import BrokerUnavailable, BrokerUnsuitable
+from feed.errors import BrokerUnavailable, BrokerUnsuitable, level_of
 
 _COUNTS_FOR_S: Final = 10
 """How long a server that has fallen silent still counts."""

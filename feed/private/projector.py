@@ -208,7 +208,12 @@ class Projector:
                 if not self._viewers and self._reels is not None:
                     self._reels.clear()  # Here, where nobody reads.
             for turn in turns:
-                self._finish(turn)
+                try:
+                    self._finish(turn)
+                except Exception:
+                    logger.exception("a bug in a private replay, whose client is ended")
+                    self.forget(turn.viewer)
+                    turn.viewer.outbox.fail()
             await asyncio.sleep(PAUSE_S)
 
     async def _wait(self) -> None:

@@ -6,15 +6,22 @@ import asyncio
 import random
 from typing import Any
 
+import httpx
 import pytest
 from redis.asyncio import Redis
 
+from feed.backfill import Backfill
+from feed.broker import keys
 from feed.broker.publisher import Publisher
 from feed.broker.store import Store
+from feed.catchup import CatchUp, Request
+from feed.follower import Follower
+from feed.hub import Hub
+from feed.outbox import Outbox
 from feed.settings import Settings
 from feed.ticks import StreamKey, Trade
 from feed.times import Time
-from tests.builders import T0, quote, trade, trades
+from tests.builders import T0, ListSink, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import Talk, talking
 
@@ -239,3 +246,162 @@ async def test_what_can_not_be_repaired_is_a_gap(settings: Settings, redis_url: 
             (tick,) = await talk.ticks(1)
             assert tick["seq"] == following
             following += 1
+
+
+# -- what fails for one client
+
+
+@pytest.mark.parametrize("seq", [2**53, 2**63 - 512, 2**63 - 1, 2**64])
+async def test_a_position_that_no_stream_reaches_is_refused(
+    server: RunningServer, publisher: Publisher, seq: int
+) -> None:
+    await publish(publisher, *trades(70))
+    async with talking(server.stream) as hostile, talking(server.stream) as other:
+        resume = {"epoch": "x", "trades": {"ES": seq}}
+        error = await hostile.ask(action="subscribe", trades=["ES"], resume=resume, id=1)
+        assert (error["code"], error["id"]) == (400, 1)
+        await other.ask(action="subscribe", trades=["ES"], start=int(T0))
+        assert await seqs(other, 70) == list(range(1, 71))
+
+
+async def test_history_is_read_exactly_up_to_the_greatest_position(
+    server: RunningServer, publisher: Publisher, redis: Redis
+) -> None:
+    await publish(publisher, *trades(3))
+    greatest = 2**53 - 1
+    key = keys.meta(ES)
+    await redis.hset(key, "seq", str(greatest - 3))  # type: ignore[misc]
+    await publish(publisher, *trades(3))
+    store = Store(redis)
+    for after in range(greatest - 4, greatest + 1):
+        history = await store.history(ES, after)
+        found = [tick.seq for batch in history.batches for tick in batch.ticks]
+        assert found == ([] if after == greatest else list(range(greatest - 2, greatest + 1)))
+        assert history.complete
+    epoch = (await store.heads([ES]))[0].epoch
+    async with talking(server.stream) as talk:
+        resume = {"epoch": epoch, "trades": {"ES": greatest - 2}}
+        await talk.ask(action="subscribe", trades=["ES"], resume=resume)
+        assert await seqs(talk, 2) == [greatest - 1, greatest]
+
+
+@pytest.mark.parametrize("how", ["start", "resume"])
+async def test_a_history_that_cannot_be_read_is_the_trouble_of_those_who_ask_for_it(
+    server: RunningServer,
+    publisher: Publisher,
+    redis: Redis,
+    how: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    symbols = [f"S{number}" for number in range(40)]
+    for _ in range(3):
+        await publish(publisher, *(trade(symbol) for symbol in symbols))
+    # What no publisher leaves: the history of a stream is no stream.
+    bad = keys.history(StreamKey("live", "trades", "S7"))
+    await redis.delete(bad)
+    await redis.set(bad, "x")
+    epoch = (await Store(redis).heads([StreamKey("live", "trades", "S7")]))[0].epoch
+    past: dict[str, Any] = (
+        {"start": int(T0) - 1}
+        if how == "start"
+        else {"resume": {"epoch": epoch, "trades": dict.fromkeys(symbols, 1)}}
+    )
+    async with talking(server.stream) as talk, talking(server.stream) as other:
+        await talk.ask(action="subscribe", trades=symbols, id="all", **past)
+        await other.ask(action="subscribe", trades=["S1"], start=int(T0) - 1)
+        found: dict[str, list[int]] = {}
+        notices: list[dict[str, Any]] = []
+        while sum(map(len, found.values())) < 39 * (3 if how == "start" else 2) or len(notices) < 2:
+            message = await talk.hear()
+            if message["T"] == "t":
+                found.setdefault(message["S"], []).append(message["seq"])
+            else:
+                notices.append(message)
+        assert notices == [
+            {
+                "T": "error", "code": 503, "id": "all",
+                "msg": "broker unavailable: the history of trades S7 can't be read",
+            },
+            {
+                "T": "gap", "ch": "trades", "S": "S7", "reason": "broker",
+                "from": None if how == "start" else 2, "to": 3,
+            },
+        ]  # fmt: skip
+        assert "S7" not in found
+        assert await seqs(other, 3) == [1, 2, 3]
+        backfill = server.app_state["engine"].backfill
+        await until(lambda: len(backfill) == 0)
+        assert not backfill._asked
+        assert not backfill._unread
+        assert backfill.failed == 1
+        assert "could not read the history of" in caplog.text
+        # Both go on live, on the stream of the bad history too.
+        await redis.delete(bad)
+        await publish(publisher, trade("S7"), trade("S1"))
+        assert {(tick["S"], tick["seq"]) for tick in await talk.ticks(2)} == {("S7", 4), ("S1", 4)}
+
+
+async def test_a_history_that_makes_no_sense_is_an_internal_error(
+    server: RunningServer, publisher: Publisher, redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    await publish(publisher, *trades(3))
+    async with talking(server.stream) as talk, talking(server.stream) as other:
+        await other.ask(action="subscribe", trades=["ES"])
+        await redis.xadd(keys.history(ES), {"b": b"x"}, id="99-1")
+        await redis.hset(keys.meta(ES), "seq", "three")  # type: ignore[misc]
+        resume = {"epoch": "", "trades": {"ES": 0}}
+        await talk.ask(action="subscribe", trades=["ES"], resume=resume, id=5)
+        error = await talk.hear()
+        assert (error["code"], error["id"]) == (500, 5)
+        assert (await talk.hear())["reason"] == "broker"
+        assert "Traceback" in caplog.text
+        # The others' history is served by the same tasks.
+        await publish(publisher, trade("NQ"))
+        await other.ask(action="subscribe", trades=["NQ"], start=int(T0) - 1)
+        assert await seqs(other, 1) == [1]
+
+
+async def test_what_only_a_client_that_left_has_asked_for_is_not_read(
+    settings: Settings, redis_url: str, publisher: Publisher, redis: Redis
+) -> None:
+    await publish(publisher, *trades(3))
+    backfill = Backfill(Store(redis))
+    hub = Hub()
+    hub.open_stream(ES, epoch="e", seq=3)
+    follower = Follower(hub, Outbox(ListSink(), 1 << 20, lambda: None))
+    follower.add({ES: CatchUp()})
+    request = Request(ES, 0)
+    follower.reading[ES] = request
+    backfill._asked[request] = [follower]
+    backfill._unread.append(request)
+    backfill.forget(follower)
+    assert not backfill._asked
+    assert backfill._take_alike() == []
+
+
+async def test_a_backfill_that_fails_is_started_again_and_shows(
+    server: RunningServer,
+    publisher: Publisher,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await publish(publisher, *trades(3))
+    engine = server.app_state["engine"]
+
+    def fail(backfill: Backfill) -> None:
+        monkeypatch.undo()
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Backfill, "_serve_next", fail)
+    async with talking(server.stream) as talk, httpx.AsyncClient(base_url=server.http) as http:
+        await talk.ask(action="subscribe", trades=["ES"], start=int(T0))
+        await until(lambda: engine.tasks.down == ["backfill"])
+        answer = await http.get("/ready")
+        if answer.status_code == 503:  # It is soon back.
+            assert answer.json()["reason"] == "failed, about to restart: backfill"
+        assert await seqs(talk, 3) == [1, 2, 3]
+        answer = await http.get("/ready")
+        assert answer.json() == {"status": "ready", "restarts": {"backfill": 1}}
+        metrics = (await http.get("/metrics")).text
+        assert 'tickcast_task_restarts_total{task="backfill"} 1.0' in metrics
+    assert "ValueError: a bug" in caplog.text

@@ -21,7 +21,6 @@ LAYERS = [
     {
         "times",
         "errors",
-        "tasks",
         "delays",
         "counters",
         "memory",
@@ -31,7 +30,7 @@ LAYERS = [
         "headers",
         "http_rules",
     },
-    {"ticks"},
+    {"tasks", "ticks"},
     {"encoding"},
     {"batch", "closest", "delivery", "feeds", "lags", "settings", "frames", "playback", "tapes"},
     {"recovery"},

@@ -270,7 +270,7 @@ async def test_history_is_read_exactly_up_to_the_greatest_position(
     await publish(publisher, *trades(3))
     greatest = 2**53 - 1
     key = keys.meta(ES)
-    await redis.hset(key, "seq", str(greatest - 3))  # type: ignore[misc]
+    await redis.hset(key, "seq", str(greatest - 3))
     await publish(publisher, *trades(3))
     store = Store(redis)
     for after in range(greatest - 4, greatest + 1):
@@ -348,7 +348,7 @@ async def test_a_history_that_makes_no_sense_is_an_internal_error(
     async with talking(server.stream) as talk, talking(server.stream) as other:
         await other.ask(action="subscribe", trades=["ES"])
         await redis.xadd(keys.history(ES), {"b": b"x"}, id="99-1")
-        await redis.hset(keys.meta(ES), "seq", "three")  # type: ignore[misc]
+        await redis.hset(keys.meta(ES), "seq", "three")
         resume = {"epoch": "", "trades": {"ES": 0}}
         await talk.ask(action="subscribe", trades=["ES"], resume=resume, id=5)
         error = await talk.hear()

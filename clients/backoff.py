@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from feed.delays import Delays
-from feed.errors import CloseCode
+from feed.errors import CloseCode, Fault
 
 FIRST_S: Final = 0.2
 MAX_S: Final = 10.0
@@ -21,6 +21,8 @@ _OUR_FAULTS: Final = frozenset(
     (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG)
 )
 """Close codes that would come again if the same was said again."""
+REFUSED_FIRST_S: Final = 0.4
+REFUSED_MAX_S: Final = 3.0
 _RETRIED: Final = frozenset((429, 502, 503, 504))
 """HTTP statuses of a refused handshake that may be better next time."""
 
@@ -72,3 +74,31 @@ class Backoff:
         if status is not None and status not in _RETRIED:
             return None
         return max(self._delays.next_s(), min(retry_after_s, RETRY_AFTER_MAX_S))
+
+
+class Pace:
+    """When to repeat a message that was refused for coming too soon, on the same connection.
+
+    A new connection would begin with the first message again, and get no further than this one.
+
+    Args:
+        dice: gives numbers from 0 to 1; a delay lies in the upper half below its bound, because
+            servers close connections that are refused again and again.
+
+    >>> pace = Pace(dice=lambda: 1.0)
+    >>> [pace.after_refusal(429) for _ in range(5)]
+    [0.4, 0.8, 1.6, 3.0, 3.0]
+    >>> pace.after_refusal(405) is None  # That will not be granted later.
+    True
+    """
+
+    def __init__(self, dice: Callable[[], float] = random.random) -> None:
+        self._delays = Delays(REFUSED_FIRST_S, REFUSED_MAX_S, lambda: (1 + dice()) / 2)
+
+    def granted(self) -> None:
+        """The server has done what it was asked for: the next refusal is a first one."""
+        self._delays.begin_anew()
+
+    def after_refusal(self, code: int | None) -> float | None:
+        """Seconds to wait after an error with this code; None: waiting does not help."""
+        return self._delays.next_s() if code == Fault.RATE_LIMITED.code else None

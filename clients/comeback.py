@@ -86,15 +86,20 @@ class ComeBack:
     What is narrow comes first. A wildcard's `"*": 0` would bring the whole past of a stream that is
     named besides, and wanted from a later point on.
 
+    Positions that do not fit into one message go into as few as possible, because servers bound the
+    messages of a client and price each by what it names.
+
     Args:
         books: where each stream stands; None if the server would not know what that means.
-        fits: whether a message is small enough.
+        size: what a message takes on the wire, in bytes.
+        most: what one message may take.
     """
 
-    def __init__(self, books: Books | None, fits: Callable[[Fields], bool]) -> None:
+    def __init__(self, books: Books | None, size: Callable[[Fields], int], most: int) -> None:
         self._books = books
-        self._fits = fits
-        self._asked: set[Subscription] = set()
+        self._size = size
+        self._most = most
+        self._asked: list[Subscription] = []
 
     def messages(self, wishes: Mapping[Subscription, Wish]) -> Iterator[Fields]:
         """What to say, in this order, each when the one before is answered."""
@@ -106,34 +111,80 @@ class ComeBack:
             yield from self._bring_back(list(entries), wish)
 
     def _bring_back(self, entries: list[Subscription], wish: Wish) -> Iterator[Fields]:
-        message, known = self._ask_for(entries, wish)
-        if self._fits(message):
-            self._asked.update(entries)
+        message = self._ask_for(entries, wish, self._known(entries))
+        if self._size(message) <= self._most:
+            self._asked += entries
             yield message
-        elif len(entries) > 1:
-            half = len(entries) // 2
-            yield from self._bring_back(entries[:half], wish)
-            yield from self._bring_back(entries[half:], wish)
-        else:
-            yield from self._bring_back_in_parts(entries[0], wish, known)
+            return
+        parts: list[Subscription] = []
+        together: list[Subscription] = []
+        known: list[Book] = []
+        size = 0
+        for entry, books in self._split(entries, wish, parts):
+            more = self._size(self._ask_for([entry], wish, books))
+            if together and size + more > self._most:
+                # What is counted for each alone is more than what they take together.
+                joint = self._ask_for([*together, entry], wish, known + books)
+                size = self._size(joint) - more
+                if size + more > self._most:
+                    yield self._ask_for(together, wish, known)
+                    together, known, size = [], [], 0
+            together.append(entry)
+            known += books
+            size += more
+        yield self._ask_for(together, wish, known)
+        yield from self._give_up(parts)
 
-    def _bring_back_in_parts(
-        self, whole: Subscription, wish: Wish, known: Iterable[Book]
-    ) -> Iterator[Fields]:
-        """A wildcard over so many streams that their positions do not fit: prefix by prefix.
+    def _give_up(self, parts: list[Subscription]) -> Iterator[Fields]:
+        message = unsubscribe(parts)
+        if len(parts) > 1 and self._size(message) > self._most:
+            half = len(parts) // 2
+            yield from self._give_up(parts[:half])
+            yield from self._give_up(parts[half:])
+        elif parts:
+            yield message
 
-        The parts are held only until the whole is, which then covers the same streams.
+    def _split(
+        self, entries: Iterable[Subscription], wish: Wish, parts: list[Subscription]
+    ) -> Iterator[tuple[Subscription, list[Book]]]:
+        """Entries with the positions of their streams, each small enough for one message.
+
+        A wildcard over more streams than that comes after parts of it, which are added to `parts`.
+        They are held only until the whole is, which then covers the same streams.
         """
-        parts = sorted({_part_with(book.symbol, whole) for book in known})
-        for part in parts:
-            yield from self._bring_back([part], wish)
-        yield from self._bring_back([whole], wish)
-        yield unsubscribe(parts)
+        for entry in entries:
+            known = self._known([entry])
+            if entry.is_wildcard and not self._fits(entry, wish, known):
+                for part, books in self._parts(entry, wish, known):
+                    parts.append(part)
+                    yield part, books
+                known = []
+            self._asked.append(entry)
+            yield entry, known
 
-    def _ask_for(self, entries: list[Subscription], wish: Wish) -> tuple[Fields, list[Book]]:
+    def _parts(
+        self, whole: Subscription, wish: Wish, known: Iterable[Book]
+    ) -> Iterator[tuple[Subscription, list[Book]]]:
+        by_part: dict[Subscription, list[Book]] = {}
+        for book in known:
+            by_part.setdefault(_part_with(book.symbol, whole), []).append(book)
+        for part in sorted(by_part):
+            if part.is_wildcard and not self._fits(part, wish, by_part[part]):
+                yield from self._parts(part, wish, by_part[part])
+            else:
+                yield part, by_part[part]
+
+    def _fits(self, entry: Subscription, wish: Wish, known: list[Book]) -> bool:
+        return self._size(self._ask_for([entry], wish, known)) <= self._most
+
+    def _known(self, entries: list[Subscription]) -> list[Book]:
         if self._books is None:
-            return subscribe(entries, wish._replace(start=None)), []
-        known = self._books.positioned(entries, besides=self._asked)
+            return []
+        return self._books.positioned(entries, besides=self._asked)
+
+    def _ask_for(self, entries: list[Subscription], wish: Wish, known: Iterable[Book]) -> Fields:
+        if self._books is None:
+            return subscribe(entries, wish._replace(start=None))
         resume = _resume_value(known)
         wildcards = [each for each in entries if each.is_wildcard]
         if wildcards and wish.start is None:
@@ -143,7 +194,7 @@ class ComeBack:
                 for channel, patterns in _by_channel(wildcards).items()
             }
             resume.append({"epoch": "", **zeros})
-        return subscribe(entries, wish, resume=resume), known
+        return subscribe(entries, wish, resume=resume)
 
 
 def _part_with(symbol: str, whole: Subscription) -> Subscription:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from clients.backoff import Backoff
+from clients.backoff import Backoff, Pace
 from clients.comeback import Wish
 from clients.conversation import REPLY_TIMEOUT_S, Conversation
 from clients.dialing import Address, dial, next_frame, refusal_in, words_of
@@ -198,11 +198,29 @@ class Life:
 
     async def _say_again(self, socket: ClientConnection) -> None:
         """Ask for everything that was held; what else comes meanwhile is taken as always."""
+        pace = Pace()
         for id_, message in self._state.say_again():
-            await socket.send(message)
-            reply = await self._reply_to(id_, socket)
-            if reply["T"] == "error":
-                raise Refused(reply)
+            while True:
+                await socket.send(message)
+                reply = await self._reply_to(id_, socket)
+                if reply["T"] != "error":
+                    pace.granted()
+                    break
+                delay_s = pace.after_refusal(reply.get("code"))
+                if delay_s is None:
+                    raise Refused(reply)
+                await self._receive_for(delay_s, socket)
+
+    async def _receive_for(self, delay_s: float, socket: ClientConnection) -> None:
+        """Wait, and take what comes meanwhile."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + delay_s
+        while (left_s := until_s - loop.time()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    frame = await next_frame(socket)
+                # Not within the timeout: a program that is slow to take ticks loses none.
+                await self._take(*self._state.receive(frame))
 
     async def _reply_to(self, id_: int, socket: ClientConnection) -> Notice:
         async with asyncio.timeout(REPLY_TIMEOUT_S) as patience:

@@ -247,7 +247,7 @@ class ClientState:
             self.books.insist_on_epochs()
         else:
             self.books.resume_unasked()
-        come_back = ComeBack(self.books if self.extended else None, self._fits)
+        come_back = ComeBack(self.books if self.extended else None, self._size, MESSAGE_BYTES)
         return [self._ask(fields, {}) for fields in come_back.messages(self._wishes)]
 
     def resume(
@@ -269,8 +269,8 @@ class ClientState:
                 self.books.place(*each)
         return self.subscribe_again()
 
-    def _fits(self, fields: Fields) -> bool:
-        return len(encode(fields, self.encoding)) < MESSAGE_BYTES
+    def _size(self, fields: Fields) -> int:
+        return len(encode(fields, self.encoding))
 
     def _ask(self, fields: Fields, changes: dict[Subscription, Wish | None]) -> Message:
         """Give a message its `id`, and note what its success will change."""

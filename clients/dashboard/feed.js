@@ -25,7 +25,7 @@
  *   401, 402, 4001 and 4002 mean that credentials are needed, or others
  */
 
-import { Backoff } from "./feed/backoff.js";
+import { Backoff, Pace } from "./feed/backoff.js";
 import { CHECK_EVERY_MS, Pulse } from "./feed/pulse.js";
 import { Requests } from "./feed/requests.js";
 import { ClientState, Refused } from "./feed/state.js";
@@ -73,6 +73,8 @@ export class Stream {
   #watch = 0;
   #requests = new Requests();
   #comingBack = [];
+  /** When to repeat the first of them, where the server has refused it for coming too soon. */
+  #pace = new Pace();
   /** The id of our credentials, while they are not answered. */
   #authAsked = 0;
 
@@ -183,6 +185,7 @@ export class Stream {
     for (const keys of this.#configure) this.#send(this.#state.ask({ action: "configure", ...keys }));
     const awayMs = this.#lostAt ? this.#pulse.heardAt - this.#lostAt : 0;
     this.#comingBack = this.#lostAt ? this.#state.subscribeAgain(awayMs) : [];
+    this.#pace.granted();
     this.#goOn();
   }
 
@@ -334,9 +337,15 @@ export class Stream {
 
   /** An answer to what brings back what was held. */
   #takeBack(notice) {
-    this.#comingBack.shift();
     if (notice.T !== "error") {
+      this.#comingBack.shift();
+      this.#pace.granted();
       this.#goOn();
+      return;
+    }
+    const delay = this.#pace.afterRefusal(notice.code);
+    if (delay !== null) {
+      this.#timer = setTimeout(() => this.#goOn(), delay);
       return;
     }
     const refused = new Refused(notice);

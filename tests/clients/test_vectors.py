@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from clients.backoff import Backoff
+from clients.backoff import Backoff, Pace
 from clients.books import Books, Gap
-from clients.comeback import Wish
+from clients.comeback import ComeBack, Wish
 from clients.notices import Event, Heartbeat
 from clients.state import ClientState, Message
 from feed.encoding import Encoding
@@ -89,6 +89,37 @@ def test_conversations(vector: dict[str, Any]) -> None:
 
 def said(message: Message) -> Any:
     return json.loads(message[1])
+
+
+@pytest.mark.parametrize("vector", VECTORS["comebacks"], ids=name_of)
+def test_comebacks(vector: dict[str, Any]) -> None:
+    books = Books()
+    for channel, symbols in vector["streams"].items():
+        for symbol in symbols:
+            books.place(channel, symbol, "e1", 7)
+    wishes = {
+        Subscription(channel, pattern): Wish()
+        for channel, patterns in vector["held"].items()
+        for pattern in patterns
+    }
+
+    def size(fields: Any) -> int:
+        return len(json.dumps(fields, separators=(",", ":")))
+
+    assert [*ComeBack(books, size, vector["most"]).messages(wishes)] == vector["says"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["pace"])
+def test_pace(vector: dict[str, Any]) -> None:
+    pace = Pace(lambda: 1.0)
+    delays = []
+    for code in vector["refusals"]:
+        if code is None:
+            pace.granted()
+            continue
+        delay_s = pace.after_refusal(code)
+        delays.append(None if delay_s is None else round(delay_s * 1000))
+    assert delays == vector["delays"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["backoff"])

@@ -44,21 +44,27 @@ export function unsubscribe(entries) {
  *
  * What is narrow comes first. A wildcard's `"*": 0` would bring the whole past of a stream that is
  * named besides, and wanted from a later point on.
+ *
+ * Positions that do not fit into one message go into as few as possible, because servers bound the
+ * messages of a client and price each by what it names.
  */
 export class ComeBack {
   #books;
-  #fits;
+  #size;
+  #most;
   #awayMs;
   #asked = [];
 
   /**
    * @param {import("./books.js").Books|null} books null if the server would not know positions
-   * @param {(fields: object) => boolean} fits whether a message is small enough
+   * @param {(fields: object) => number} size what a message takes on the wire, in bytes
+   * @param {number} most what one message may take
    * @param {number} [awayMs] how long the cut was
    */
-  constructor(books, fits, awayMs = 0) {
+  constructor(books, size, most, awayMs = 0) {
     this.#books = books;
-    this.#fits = fits;
+    this.#size = size;
+    this.#most = most;
     this.#awayMs = awayMs;
   }
 
@@ -80,39 +86,95 @@ export class ComeBack {
   }
 
   *#bringBack(entries, wish) {
-    const { message, known } = this.#askFor(entries, wish);
-    if (this.#fits(message)) {
+    const message = this.#askFor(entries, wish, this.#known(entries));
+    if (this.#size(message) <= this.#most) {
       this.#asked.push(...entries);
       yield message;
-    } else if (entries.length > 1) {
-      const half = Math.floor(entries.length / 2);
-      yield* this.#bringBack(entries.slice(0, half), wish);
-      yield* this.#bringBack(entries.slice(half), wish);
-    } else {
-      yield* this.#bringBackInParts(entries[0], wish, known);
+      return;
+    }
+    const parts = [];
+    let together = [];
+    let known = [];
+    let size = 0;
+    for (const { entry, books } of this.#split(entries, wish, parts)) {
+      const more = this.#size(this.#askFor([entry], wish, books));
+      if (together.length && size + more > this.#most) {
+        // What is counted for each alone is more than what they take together.
+        size = this.#size(this.#askFor([...together, entry], wish, [...known, ...books])) - more;
+        if (size + more > this.#most) {
+          yield this.#askFor(together, wish, known);
+          [together, known, size] = [[], [], 0];
+        }
+      }
+      together.push(entry);
+      known.push(...books);
+      size += more;
+    }
+    yield this.#askFor(together, wish, known);
+    yield* this.#giveUp(parts);
+  }
+
+  *#giveUp(parts) {
+    const message = unsubscribe(parts);
+    if (parts.length > 1 && this.#size(message) > this.#most) {
+      const half = Math.floor(parts.length / 2);
+      yield* this.#giveUp(parts.slice(0, half));
+      yield* this.#giveUp(parts.slice(half));
+    } else if (parts.length) {
+      yield message;
     }
   }
 
   /**
-   * A wildcard over so many streams that their positions do not fit: prefix by prefix. The parts are
-   * held only until the whole is, which then covers the same streams.
+   * Entries with the positions of their streams, each small enough for one message.
+   *
+   * A wildcard over more streams than that comes after parts of it, which are added to `parts`. They
+   * are held only until the whole is, which then covers the same streams.
    */
-  *#bringBackInParts(whole, wish, known) {
-    const patterns = [...new Set(known.map((book) => partWith(book.symbol, whole[1])))].sort();
-    const parts = patterns.map((pattern) => [whole[0], pattern]);
-    for (const part of parts) yield* this.#bringBack([part], wish);
-    yield* this.#bringBack([whole], wish);
-    yield unsubscribe(parts);
+  *#split(entries, wish, parts) {
+    for (const entry of entries) {
+      let books = this.#known([entry]);
+      if (isWildcard(entry[1]) && !this.#fits(entry, wish, books)) {
+        for (const part of this.#partsOf(entry, wish, books)) {
+          parts.push(part.entry);
+          yield part;
+        }
+        books = [];
+      }
+      this.#asked.push(entry);
+      yield { entry, books };
+    }
   }
 
-  #askFor(entries, wish) {
-    const known = [];
-    if (!this.#books) return { message: subscribe(entries, { ...wish, start: undefined }), known };
-    if (this.#awayMs > (wish.resume_ms ?? Infinity)) {
-      for (const book of this.#books.positioned(entries, this.#asked)) book.unasked = true;
-      return { message: subscribe(entries, { ...wish, start: undefined }, { snapshot: true }), known };
+  *#partsOf([channel, pattern], wish, known) {
+    const byPart = new Map();
+    for (const book of known) {
+      const part = partWith(book.symbol, pattern);
+      if (!byPart.has(part)) byPart.set(part, []);
+      byPart.get(part).push(book);
     }
-    known.push(...this.#books.positioned(entries, this.#asked));
+    for (const part of [...byPart.keys()].sort()) {
+      const entry = [channel, part];
+      const books = byPart.get(part);
+      if (isWildcard(part) && !this.#fits(entry, wish, books)) yield* this.#partsOf(entry, wish, books);
+      else yield { entry, books };
+    }
+  }
+
+  #fits(entry, wish, known) {
+    return this.#size(this.#askFor([entry], wish, known)) <= this.#most;
+  }
+
+  #known(entries) {
+    return this.#books?.positioned(entries, this.#asked) ?? [];
+  }
+
+  #askFor(entries, wish, known) {
+    if (!this.#books) return subscribe(entries, { ...wish, start: undefined });
+    if (this.#awayMs > (wish.resume_ms ?? Infinity)) {
+      for (const book of known) book.unasked = true;
+      return subscribe(entries, { ...wish, start: undefined }, { snapshot: true });
+    }
     const resume = resumeValue(known);
     const wildcards = entries.filter(([, pattern]) => isWildcard(pattern));
     if (wildcards.length && wish.start === undefined) {
@@ -121,7 +183,7 @@ export class ComeBack {
       for (const [channel, pattern] of wildcards) (zeros[channel] ??= {})[pattern] = 0;
       resume.push(zeros);
     }
-    return { message: subscribe(entries, wish, { resume }), known };
+    return subscribe(entries, wish, { resume });
   }
 }
 

@@ -178,8 +178,8 @@ export class ClientState {
   subscribeAgain(awayMs = 0) {
     if (this.extended) this.books.insistOnEpochs();
     else this.books.resumeUnasked();
-    const fits = (fields) => encodedSize(fields, this.encoding) < MESSAGE_BYTES;
-    const comeBack = new ComeBack(this.extended ? this.books : null, fits, awayMs);
+    const size = (fields) => encodedSize(fields, this.encoding);
+    const comeBack = new ComeBack(this.extended ? this.books : null, size, MESSAGE_BYTES, awayMs);
     const messages = [...comeBack.messages(this.#wishes.values())];
     return messages.map((fields) => this.#ask(fields, []));
   }

@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { Backoff } from "../../../clients/dashboard/feed/backoff.js";
+import { Backoff, Pace } from "../../../clients/dashboard/feed/backoff.js";
 import { Books } from "../../../clients/dashboard/feed/books.js";
+import { ComeBack } from "../../../clients/dashboard/feed/comeback.js";
 import { ClientState } from "../../../clients/dashboard/feed/state.js";
 import { entriesOf } from "../../../clients/dashboard/feed/subscriptions.js";
 
@@ -65,6 +66,28 @@ for (const { name, steps } of VECTORS.conversations) {
     }
   });
 }
+
+for (const { name, streams, held, most, says } of VECTORS.comebacks) {
+  test(`coming back: ${name}`, () => {
+    const books = new Books();
+    for (const [channel, symbol] of entriesOf(streams)) books.place(channel, symbol, "e1", 7);
+    const size = (fields) => JSON.stringify(fields).length;
+    const wishes = entriesOf(held).map((entry) => ({ entry, wish: {} }));
+    assert.deepEqual([...new ComeBack(books, size, most).messages(wishes)], says);
+  });
+}
+
+VECTORS.pace.forEach(({ refusals, delays }, number) => {
+  test(`pace ${number + 1}`, () => {
+    const pace = new Pace(() => 1);
+    const found = [];
+    for (const code of refusals) {
+      if (code === null) pace.granted();
+      else found.push(pace.afterRefusal(code));
+    }
+    assert.deepEqual(found, delays);
+  });
+});
 
 VECTORS.backoff.forEach(({ calls, delays }, number) => {
   test(`backoff ${number + 1}`, () => {

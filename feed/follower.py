@@ -84,7 +84,11 @@ class Follower:
         while self._ready and parcel.size < WRITE_BYTES and len(self.reading) < READS_MAX:
             key = self._ready.popleft()
             stream, catch_up = self._hub.stream(key), self.behind.get(key)
-            if stream is None or catch_up is None:
+            if catch_up is None:
+                continue
+            if stream is None:
+                # Not carried just now. Forgotten, the client would never receive a tick of it.
+                waiting.append(key)
                 continue
             outcome = self._work_off(catch_up, stream, blocks, parcel)
             if isinstance(outcome, Request):
@@ -139,9 +143,12 @@ class Follower:
         """Take what was read on request; the ticks are to be found in the blocks."""
         key = request.key
         stream, catch_up = self._hub.stream(key), self.behind.get(key)
-        if stream is None or catch_up is None or self.reading.get(key) != request:
+        if catch_up is None or self.reading.get(key) != request:
             return
         del self.reading[key]
+        if stream is None:
+            self._ready.append(key)
+            return
         gap = (
             catch_up.take_history(answer, stream)
             if isinstance(answer, History)

@@ -78,13 +78,19 @@ class Hub:
         return stream is not None and (bool(stream.taps) or self._audiences.is_awaited(key))
 
     def is_named(self, key: StreamKey) -> bool:
-        """Whether some client holds the stream by its name, not only by a wildcard."""
+        """Whether some client holds the stream by its name, not only by a wildcard.
+
+        A client that is still catching up with it counts as well, however it holds it.
+        """
         stream = self._streams.get(key)
-        return stream is not None and any(
-            audience.deliveries.names(key)
-            for tap in stream.taps.values()
-            for audiences in tap.audiences.values()
-            for audience in audiences
+        return stream is not None and (
+            any(
+                audience.deliveries.names(key)
+                for tap in stream.taps.values()
+                for audiences in tap.audiences.values()
+                for audience in audiences
+            )
+            or self._audiences.is_awaited(key)
         )
 
     def covers(self, key: StreamKey) -> bool:

@@ -51,9 +51,11 @@ class Runs:
         self._wake = wake
         self._is_connected = is_connected
         self._by_channel: dict[str, tuple[StreamKey, Run]] = {}
-        self._repairing: dict[StreamKey, asyncio.Task[None]] = {}
+        # By run: a stream that was closed and opened again has a new one, and an old repair must
+        # not stand in its way.
+        self._repairing: set[Run] = set()
         self._repair_turn = asyncio.Semaphore(_REPAIRS_AT_ONCE)
-        self._checking: set[StreamKey] = set()
+        self._checking: set[Run] = set()
 
     def __iter__(self) -> Iterator[tuple[StreamKey, Run]]:
         return iter(self._by_channel.values())
@@ -92,8 +94,17 @@ class Runs:
                 self._hub.announce(key, item, Moment.now(), run.epoch)
             elif self._hub.publish(key, item.ticks, item.published_us, item.epoch):
                 self._wake()
-        if run.behind and self._hub.is_open(key) and key not in self._repairing:
-            self._repairing[key] = self._tasks.start(self._repair(key, run))
+        if run.behind and run not in self._repairing and self._hub.is_open(key):
+            self._repairing.add(run)
+            self._tasks.start(self._repair(key, run))
+
+    def _is_current(self, key: StreamKey, run: Run) -> bool:
+        """Whether the run still is that of its stream, and the stream is open.
+
+        While a task waited for the store, the stream may have been closed, and opened anew.
+        """
+        entry = self._by_channel.get(keys.ticks(key))
+        return entry is not None and entry[1] is run and self._hub.is_open(key)
 
     # -- what is missing
 
@@ -106,44 +117,63 @@ class Runs:
         await self._compare([(key, run) for key, run in self if self._hub.is_open(key)])
 
     async def _compare(self, runs: list[tuple[StreamKey, Run]]) -> None:
-        """Repair the runs that lag behind the store; where the store lags, numbers are lost."""
+        """Repair the runs that lag behind the store; where the store lags, begin a new epoch."""
         # The numbers of now: while the store is asked, the runs go on.
         reached = [(run.epoch, run.seq) for _, run in runs]
         heads = await self._store.heads([key for key, _ in runs])
+        lost: dict[str, list[tuple[StreamKey, Run]]] = {}
+        lost_in: dict[str, str] = {}
         for (key, run), (epoch, seq), head in zip(runs, reached, heads, strict=True):
-            if seq and head.epoch in (epoch, "") and head.seq < seq:
-                await self._begin_epoch(key, run)
+            if not self._is_current(key, run):
+                continue
+            if seq and (head.epoch, head.seq) < (epoch, seq):
+                lost.setdefault(key.feed, []).append((key, run))
+                lost_in[key.feed] = max(epoch, lost_in.get(key.feed, ""))
             elif (head.epoch, head.seq) > (run.epoch, run.seq):
                 run.behind = True
             self.deliver(key, run, [])
+        for feed, those in lost.items():
+            await self._begin_epoch(feed, lost_in[feed], those)
 
-    async def _begin_epoch(self, key: StreamKey, run: Run) -> None:
-        logger.warning("%s %s: the store has lost numbers, a new epoch begins", *key[1:])
-        epoch = await self._store.begin_epoch(key.feed, run.epoch)
-        await self._store.restart([key], epoch)
-        self.enter_epoch(key.feed, epoch)
-        run.behind = True
+    async def _begin_epoch(
+        self, feed: str, lost_in: str, runs: list[tuple[StreamKey, Run]]
+    ) -> None:
+        """Have streams of which the store has lost numbers start over, all in one epoch.
+
+        Args:
+            lost_in: the epoch of those numbers. Not the one that the runs are in by now: another
+                server, or a publisher, may have begun a new one meanwhile. That one is entered.
+        """
+        logger.warning("feed %s: the store has lost numbers of %d streams, %s and others; "
+                       "a new epoch begins", feed, len(runs), runs[0][0].symbol)  # fmt: skip
+        epoch = await self._store.begin_epoch(feed, lost_in)
+        await self._store.restart([key for key, _ in runs], epoch)
+        self.enter_epoch(feed, epoch)
+        for key, run in runs:
+            if self._is_current(key, run):
+                run.behind = True
+                self.deliver(key, run, [])
 
     def _check(self, key: StreamKey, run: Run) -> None:
         """A batch has brought only numbers that were there already.
 
         After a repair that is as it should be. Otherwise they were given a second time.
         """
-        if key not in self._checking and key not in self._repairing:
-            self._checking.add(key)
+        if run not in self._checking and run not in self._repairing:
+            self._checking.add(run)
             self._tasks.start(self._compare_one(key, run))
 
     async def _compare_one(self, key: StreamKey, run: Run) -> None:
         try:
-            if self._hub.is_open(key):
+            if self._is_current(key, run):
                 await self._compare([(key, run)])
         finally:
-            self._checking.discard(key)
+            self._checking.discard(run)
 
     async def _repair(self, key: StreamKey, run: Run) -> None:
         """Read history until a run that fell behind has caught up."""
         try:
-            while run.behind and self._hub.is_open(key):
+            while run.behind and self._is_current(key, run):
                 try:
                     async with self._repair_turn:
                         due = await self._store.read_on(key, run)
@@ -152,11 +182,13 @@ class Runs:
                     if not self._is_connected():
                         return  # It begins again with the next connection.
                     due = []
+                if not self._is_current(key, run):
+                    return
                 self.deliver(key, run, due)
                 if run.behind and not due:
                     await asyncio.sleep(_REPAIR_PAUSE_S)
         finally:
-            self._repairing.pop(key, None)
+            self._repairing.discard(run)
 
     # -- epochs
 
@@ -169,7 +201,22 @@ class Runs:
         known = self._feeds.get(feed)
         if known is not None and epoch > known.epoch:
             known.epoch = epoch
-            self._tasks.start(self.restart_older(feed, epoch))
+            self.restart_later(feed, epoch)
+
+    def restart_later(self, feed: str, epoch: str) -> None:
+        """Do what `restart_older` does in the background, until it succeeds."""
+        self._tasks.start(self._restart_for_certain(feed, epoch))
+
+    async def _restart_for_certain(self, feed: str, epoch: str) -> None:
+        # With the next connection it begins again.
+        while self._is_connected():
+            try:
+                await self.restart_older(feed, epoch)
+            except BrokerUnavailable as error:
+                logger.debug("could not restart streams: %s", error)
+                await asyncio.sleep(_REPAIR_PAUSE_S)
+            else:
+                return
 
     async def restart_older(self, feed: str, epoch: str) -> None:
         """Have the streams of a feed that are in an earlier epoch start over in this one."""

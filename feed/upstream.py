@@ -140,6 +140,7 @@ class Upstream:
         With `from_first` they are new, and the ticks they have had so far are delivered as well.
         """
         runs = [(key, self._runs.begin(key)) for key in streams]
+        late: set[str] = set()
         try:
             await self.subscriber.subscribe(keys.ticks(key) for key in streams)
             heads = await self._runs.heads(streams)
@@ -151,6 +152,11 @@ class Upstream:
                     key, head.latest, head.published_us, epoch=head.epoch, seq=head.seq
                 )
                 self._runs.deliver(key, run, run.start(head.epoch, head.seq))
+                if head.epoch < self._feeds.epoch_of(key.feed):
+                    late.add(key.feed)
+            # Their feed has entered an epoch after the store was asked, before they were open.
+            for feed in late:
+                self._runs.restart_later(feed, self._feeds.epoch_of(feed))
         finally:
             for key in streams:
                 self._opening.pop(key, None)
@@ -212,7 +218,13 @@ class Upstream:
     async def _on_reconnect(self) -> None:
         """Catch up with what was published while the connection was down."""
         for feed, known in self._feeds:
-            known.epoch = max(known.epoch, await self.store.epoch(feed))
+            before = known.epoch
+            epoch = await self.store.epoch(feed)
+            if epoch < before:
+                # An older copy: numbers of the later epoch were given that it does not know.
+                epoch = await self.store.begin_epoch(feed, before)
+            # Read only now: while the store was asked, a batch may have brought a later one.
+            known.epoch = max(known.epoch, epoch)
             await self._runs.restart_older(feed, known.epoch)
             if known.listed:
                 await self._read_directory(feed, known)

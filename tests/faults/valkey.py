@@ -93,6 +93,18 @@ class Valkey(Child):
         assert not self.is_running
         shutil.rmtree(self._directory / "appendonlydir", ignore_errors=True)
 
+    async def save_data(self) -> None:
+        """Copy what it has kept so far, for `restore_data`."""
+        shutil.rmtree(self._directory / "saved", ignore_errors=True)
+        await asyncio.to_thread(
+            shutil.copytree, self._directory / "appendonlydir", self._directory / "saved"
+        )
+
+    def restore_data(self) -> None:
+        """Go back to the data of the last `save_data`; only while it does not run."""
+        self.lose_data()
+        shutil.copytree(self._directory / "saved", self._directory / "appendonlydir")
+
     async def follow(self, primary: Valkey) -> None:
         """Become a replica; returns when it has all that the primary has now."""
         await self.do("REPLICAOF", "127.0.0.1", primary.port)
@@ -133,6 +145,11 @@ class Valkey(Child):
             name = key.decode().partition("/")[2].partition("}")[0]
             found[name] = int(await self.admin.hget(key, "seq") or 0)
         return found
+
+    async def epochs(self, feed: str) -> set[str]:
+        """The epochs that the streams of a feed are in."""
+        keys = [key async for key in self.admin.scan_iter(f"tickcast:{{{feed}/*}}:meta")]
+        return {str(await self.admin.hget(key, "epoch")) for key in keys}
 
     async def close(self) -> None:
         """End it for good."""

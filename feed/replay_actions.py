@@ -94,7 +94,10 @@ def parse_steer(name: str, fields: Fields, id_: Id) -> Steer:
 
 
 def _take_speed(fields: Fields) -> float:
+    value = fields.pop("speed", None)
     try:
-        return read_speed(fields.pop("speed", None))
+        # People may write numbers as text, and clients not.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return read_speed(value if is_number or value == "max" else None)
     except ValueError as error:
         raise syntax(f"speed: {error}") from None

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 from websockets.asyncio.client import ClientConnection, connect
@@ -48,9 +48,15 @@ class Talk:
         return found
 
 
+def _refuse(constant: str) -> NoReturn:
+    raise AssertionError(f"{constant} is no JSON")
+
+
 def decode(frame: str | bytes) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = (
-        json.loads(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
+        json.loads(frame, parse_constant=_refuse)
+        if isinstance(frame, str)
+        else msgpack.unpackb(frame)
     )
     return messages
 

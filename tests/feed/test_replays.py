@@ -39,10 +39,10 @@ async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[Publisher
 
 @asynccontextmanager
 async def playing(
-    redis: Redis, publisher: Publisher, source: Recorded, speed: float = 1
+    redis: Redis, publisher: Publisher, source: Recorded, speed: float = 1, feed: str = "live"
 ) -> AsyncIterator[Replay]:
     deck = Deck(source, time.monotonic(), speed=speed)
-    replay = Replay(deck, publisher, Stage(redis, "live"), Order())
+    replay = Replay(deck, publisher, Stage(redis, feed), Order())
     task = asyncio.create_task(replay.run())
     try:
         yield replay

@@ -168,7 +168,7 @@ class Sender(Talk):
         """Undo what was accepted."""
         if message["action"] == "subscribe":
             await until(lambda: not len(self.engine.backfill))
-            await self.exchange({"action": "unsubscribe", "trades": ["ES", "*", "A"]})
+            await self.exchange({"action": "unsubscribe", "trades": message["trades"]})
         elif message["action"] == "configure":
             await self.exchange({"action": "configure", "heartbeat_ms": 0, "replay": False})
 

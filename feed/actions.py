@@ -37,6 +37,9 @@ _SYMBOLS_PER_MESSAGE: Final = 100
 _POSITIONS_PER_MESSAGE: Final = 1000
 """And so many positions: whoever comes back to a wildcard names all of its streams."""
 
+_BYTES_PER_MESSAGE: Final = 32 * 1024
+"""A message costs as much as another one for each of these, whatever it says."""
+
 _SLOW_WORDS: Final = 'slow is "conflate", "skip" or "close"'
 
 
@@ -113,6 +116,11 @@ def uses_extension(action: Action) -> bool:
     return isinstance(action, Subscribe) and action.is_extended
 
 
+def price_of_size(size: int) -> float:
+    """What a message costs before it is read: 1, and more where it is long."""
+    return 1.0 + size // _BYTES_PER_MESSAGE
+
+
 def price(action: Action) -> float:
     """What an action costs of a client's allowance: 1, and more where it names many symbols."""
     price = 1.0
@@ -125,6 +133,26 @@ def price(action: Action) -> float:
 
 _JSON_MAP = msgspec.json.Decoder(dict[str, Any])
 _MSGPACK_MAP = msgspec.msgpack.Decoder(dict[str, Any])
+
+
+class _Identified(Struct):
+    """All that is read of a message that is refused unread."""
+
+    id: int | str | None = None
+
+
+_JSON_ID = msgspec.json.Decoder(_Identified)
+_MSGPACK_ID = msgspec.msgpack.Decoder(_Identified)
+
+
+def read_id(message: str | bytes) -> Id:
+    """The `id` of a message that is not parsed further; None where it has none that is usable."""
+    decoder = _JSON_ID if isinstance(message, str) else _MSGPACK_ID
+    try:
+        id_ = decoder.decode(message).id  # type: ignore[arg-type]
+        return take_id({"id": id_}) if id_ is not None else None
+    except (msgspec.MsgspecError, InvalidAction, ValueError, OverflowError, RecursionError):
+        return None
 
 
 def parse_action(message: str | bytes) -> Action:

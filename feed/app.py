@@ -21,11 +21,13 @@ from starlette.websockets import WebSocket
 
 from feed.access.gate import Gate
 from feed.access.grant import Grant
+from feed.address_limits import AddressLimits
 from feed.encoding import Encoding, encode
 from feed.engine import Engine, running_engine
 from feed.errors import Refused, TapeNotFound, TickcastError
 from feed.handshake import denial, serve_connection
 from feed.headers import SecurityHeaders
+from feed.loop_share import LoopShare
 from feed.scraping import answer_scrape, serving_metrics
 from feed.settings import Settings
 from feed.ticks import (
@@ -58,6 +60,9 @@ class _State(TypedDict):
     engine: Engine
     refused: Counter[str]
     """`feed.http` counts here what never becomes a request."""
+    loop_share: LoopShare
+    address_limits: AddressLimits
+    """These bound what the protocol classes read."""
 
 
 def create_app(
@@ -85,7 +90,12 @@ def create_app(
             running_engine(settings, redis_url, gate) as engine,
             serving_metrics(engine, metrics_listener) if metrics_listener else nullcontext(),
         ):
-            yield {"engine": engine, "refused": engine.hub.counters.refused}
+            yield {
+                "engine": engine,
+                "refused": engine.hub.counters.refused,
+                "loop_share": engine.loop_share,
+                "address_limits": engine.address_limits,
+            }
 
     routes: list[BaseRoute] = [
         Route("/health", _health),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from feed.errors import Ended, Fault, InvalidAction
-from feed.fields import Id
 from feed.rates import TokenBucket
 
 _REFUSALS_PER_S: Final = 1.0
@@ -13,7 +11,11 @@ _REFUSALS_BURST: Final = 10
 
 
 class Conduct:
-    """One client's allowance of messages, and the patience with it once that is used up."""
+    """One client's allowance of messages, and the patience with it once that is used up.
+
+    Attributes:
+        limits: the allowance in words, for the client.
+    """
 
     __slots__ = ("_burst", "_messages", "_patience", "_per_s")
 
@@ -23,27 +25,32 @@ class Conduct:
         self._messages = TokenBucket(per_s, burst)
         self._patience: TokenBucket | None = None
 
-    def pay(self, price: float, now_s: float, id_: Id) -> None:
-        """Take one message.
+    @property
+    def limits(self) -> str:
+        return (
+            f"{self._per_s:g} messages a second are allowed, {self._burst} at once;"
+            " a long message counts as several"
+        )
+
+    def pay(self, price: float, now_s: float, paid: float = 0.0) -> bool:
+        """Take the price of a message; whether the allowance has that much.
+
+        A price above the burst counts as the burst, so that any message passes after a rest.
 
         Args:
-            price: what it costs of the allowance; 1 is a plain message.
+            price: the whole price; 1 is a plain message.
             now_s: of a steady clock.
-            id_: the message's own.
-
-        Raises:
-            InvalidAction: too many came; the client may try again later.
-            Ended: it has been told so too often.
+            paid: the part that was taken already. It is given back where the rest is refused.
         """
-        if self._messages.take(min(price, self._burst), now_s):
-            return
+        rest = min(price, self._burst) - min(paid, self._burst)
+        if rest <= 0 or self._messages.take(rest, now_s):
+            return True
+        if paid:
+            self._messages.give_back(min(paid, self._burst))
+        return False
+
+    def may_refuse(self, now_s: float) -> bool:
+        """Whether the client may be told once more that it is too fast; if not, it has to go."""
         if self._patience is None:
             self._patience = TokenBucket(_REFUSALS_PER_S, _REFUSALS_BURST)
-        if not self._patience.take(1, now_s):
-            raise Ended(Fault.RATE_LIMITED, "it went on", id_)
-        raise InvalidAction(
-            Fault.RATE_LIMITED,
-            f"{self._per_s:g} messages a second are allowed, {self._burst} at once;"
-            " a long list of symbols counts as several",
-            id_,
-        )
+        return self._patience.take(1, now_s)

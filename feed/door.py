@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from time import monotonic
 from typing import Any, Final
 
 from feed.access.credentials import Credentials, credentials_in
 from feed.access.gate import Gate
 from feed.access.grant import UNASKED, Grant
+from feed.address_limits import AddressLimiter, AddressLimits
 from feed.addresses import Networks, is_welcome, party_of
 from feed.broker.attempts import Attempts
 from feed.broker.seats import Seats
@@ -19,7 +21,9 @@ from feed.errors import AuthFailed, Refused, TooManyConnections
 from feed.logs import SECURITY
 from feed.settings import Settings
 
-REFUSALS: Final = ("origin", "attempts", "address", "full", "credentials", "key")
+REFUSALS: Final = (
+    "origin", "attempts", "address", "full", "credentials", "key", "shut_out", "requests", "busy",
+)  # fmt: skip
 """All reasons for which somebody is turned away."""
 _TOTAL: Final = "total"
 _FULL_RETRY_S: Final = 5
@@ -63,6 +67,7 @@ class Door:
         self,
         settings: Settings,
         gate: Gate,
+        limits: AddressLimits,
         seats: Seats,
         attempts: Attempts,
         counters: Counters,
@@ -70,6 +75,8 @@ class Door:
     ) -> None:
         self.gate = gate
         self._settings = settings
+        self._limits = limits
+        self._limits.on_shut_out = self._note_shut_out
         self._seats = seats
         self._attempts = attempts
         self._counters = counters
@@ -102,6 +109,10 @@ class Door:
             raise
         self._visitors.add(visitor)
         return visitor
+
+    def limiter_of(self, scope: Mapping[str, Any]) -> AddressLimiter | None:
+        """What limits the address that a scope names; None where nothing does."""
+        return self._limits.of(_address_in(scope))
 
     async def look_in(self, scope: Mapping[str, Any]) -> Grant:
         """What the sender of a plain HTTP request may see. It holds no seat, but it is an attempt.
@@ -173,6 +184,7 @@ class Door:
 
     async def _take_place(self, visitor: Visitor, address: str) -> None:
         rooms = {_TOTAL: self._settings.connections_max}
+        self._check_shut_out(address)
         await self._note_attempt(address)
         if address not in self._unlimited:
             rooms[f"address:{party_of(address)}"] = self._settings.connections_per_address_max
@@ -185,11 +197,24 @@ class Door:
                 "address", 429, "too many connections from this address", _FULL_RETRY_S
             ) from None
 
+    def _check_shut_out(self, address: str) -> None:
+        """Refuse an address that keeps flooding, before anything is done for it."""
+        limiter = self._limits.of(address)
+        wait_s = limiter.shut_out_s(monotonic()) if limiter is not None else 0
+        if wait_s:
+            raise Refused("shut_out", 429, "this address has sent too much", wait_s)
+
+    def _note_shut_out(self, party: str) -> None:
+        extra = {"address": party, "duration_s": self._settings.shut_out_s}
+        security.log(SECURITY, "shut out: it keeps flooding", extra=extra)
+
     async def _note_attempt(self, address: str) -> None:
         if address in self._unlimited:
             return
         wait_s = await self._attempts.note(party_of(address), shared=self._is_up())
         if wait_s:
+            if (limiter := self._limits.of(address)) is not None:
+                limiter.note_refusal(monotonic())
             raise Refused("attempts", 429, "too many attempts from this address", wait_s)
 
     async def _check_credentials(self, visitor: Visitor, scope: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from feed.access.gate import Gate
+from feed.address_limits import AddressLimits
 from feed.backfill import Backfill
 from feed.broker.attempts import Attempts
 from feed.broker.client import make_client
@@ -18,6 +19,7 @@ from feed.broker.store import Store
 from feed.door import Door
 from feed.flusher import Flusher
 from feed.hub import Hub
+from feed.loop_share import LoopShare
 from feed.private.projector import Projector
 from feed.rates import parse_rates
 from feed.replays import Replays
@@ -45,6 +47,8 @@ class Engine:
     door: Door
     replays: Replays
     tasks: BackgroundTasks
+    loop_share: LoopShare
+    address_limits: AddressLimits
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -67,9 +71,10 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
         settings.replays_max,
     )
     seats = Seats(client)
+    limits = address_limits(settings)
     door = Door(
-        settings, gate, seats, Attempts(client, parse_rates(settings.attempts)), hub.counters,
-        lambda: upstream.subscriber.connected,
+        settings, gate, limits, seats, Attempts(client, parse_rates(settings.attempts)),
+        hub.counters, lambda: upstream.subscriber.connected,
     )  # fmt: skip
     tasks = BackgroundTasks(logger)
     tasks.supervise("subscriber", upstream.subscriber.run)
@@ -84,11 +89,25 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_try()
         yield Engine(
-            settings, hub, upstream, upstream.store, backfill, projector, door, replays, tasks
-        )
+            settings, hub, upstream, upstream.store, backfill, projector, door, replays, tasks,
+            LoopShare(), limits,
+        )  # fmt: skip
     finally:
         await tasks.close()
         await upstream.close()
         await seats.leave()
         gate.close()
         await client.aclose()
+
+
+def address_limits(settings: Settings) -> AddressLimits:
+    """The limits of addresses, as settings have them."""
+    return AddressLimits(
+        settings.unlimited_addresses,
+        settings.trusted_proxies,
+        bytes_per_s=settings.address_bytes_per_s,
+        requests_per_s=settings.requests_per_s,
+        requests_burst=settings.requests_burst,
+        connections_max=settings.connections_per_address_max,
+        shut_out_s=settings.shut_out_s,
+    )

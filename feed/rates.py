@@ -52,3 +52,7 @@ class TokenBucket:
             return False
         self.allowed -= cost
         return True
+
+    def give_back(self, cost: float) -> None:
+        """Undo a `take` of that much."""
+        self.allowed = min(self._burst, self.allowed + cost)

@@ -10,8 +10,7 @@ from feed.access.entitlements import EVERYTHING, Entitlements
 from feed.access.grant import Grant, Proof
 from feed.actions import Action, Auth, Subscribe
 from feed.conduct import Conduct
-from feed.errors import Fault, InvalidAction
-from feed.fields import Id
+from feed.errors import Ended, Fault, InvalidAction
 from feed.ticks import Subscription
 
 Value = TypeVar("Value")
@@ -45,7 +44,7 @@ class Rights:
         return self.entitlements.narrow_all(self._feed, wanted)
 
     def read(self, message: str | bytes, now_s: float, held: Iterable[Subscription]) -> Action:
-        """Read a message, make it pay, and see that the client may ask for it.
+        """Make a message pay, read it, and see that the client may ask for it.
 
         Args:
             now_s: of a steady clock.
@@ -54,12 +53,14 @@ class Rights:
         Raises:
             InvalidAction, Ended: nothing of it is to be done.
         """
-        try:
-            action = actions.parse_action(message)
-        except InvalidAction as error:
-            self._pay(1, now_s, error.id)
-            raise
-        self._pay(actions.price(action), now_s, action.id)
+        # What is refused is not parsed: whoever sends too much would otherwise pay with our time.
+        paid = actions.price_of_size(len(message))
+        if self._conduct is not None and not self._conduct.pay(paid, now_s):
+            raise self._refusal(self._conduct, message, now_s)
+        action = actions.parse_action(message)
+        price = actions.price(action)
+        if self._conduct is not None and not self._conduct.pay(price, now_s, paid):
+            raise self._refusal(self._conduct, message, now_s)
         if isinstance(action, Auth):
             if self.grant is not None and self.grant.proof is Proof.KEY:
                 raise InvalidAction(Fault.ALREADY_AUTHENTICATED, id=action.id)
@@ -70,9 +71,12 @@ class Rights:
             self._check_coverage(action)
         return action
 
-    def _pay(self, price: float, now_s: float, id_: Id) -> None:
-        if self._conduct is not None:
-            self._conduct.pay(price, now_s, id_)
+    @staticmethod
+    def _refusal(conduct: Conduct, message: str | bytes, now_s: float) -> InvalidAction | Ended:
+        if not conduct.may_refuse(now_s):
+            return Ended(Fault.RATE_LIMITED, "it went on")
+        id_ = actions.read_id(message)
+        return InvalidAction(Fault.RATE_LIMITED, conduct.limits, id_)
 
     def _check_limit(self, action: Subscribe, held: Iterable[Subscription]) -> None:
         count = len(action.subscriptions.union(held))

@@ -113,12 +113,19 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     attempts: str = "5/second; 300/5 minutes"
     """How often one address may try to connect."""
     unlimited_addresses: tuple[str, ...] = ("127.0.0.0/8", "::1")
-    """Addresses and networks to which the two limits before this do not apply."""
+    """Addresses and networks to which no limit of an address applies."""
     messages_per_s: Annotated[float, Meta(gt=0)] = 5.0
     messages_burst: Positive = 20
     frames_per_s: Annotated[float, Meta(gt=0)] = 50.0
     """Frames of any kind that a client may send, pings included."""
     frames_burst: Positive = 100
+    address_bytes_per_s: Annotated[int, Meta(ge=64 * _KIB)] = 4 * _MIB
+    """What one address may send through WebSockets, all its connections together."""
+    requests_per_s: Annotated[float, Meta(gt=0)] = 20.0
+    """HTTP requests of one address."""
+    requests_burst: Positive = 100
+    shut_out_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
+    """How long an address that keeps flooding is shut out; 0 for never."""
 
     # Replays
     steer_replays: bool | None = None

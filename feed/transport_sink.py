@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from feed.address_limits import AddressLimiter
 from feed.errors import CloseCode
 
 EXTENSION: Final = "tickcast.sink"
@@ -44,6 +45,9 @@ class Socket(Protocol):
 
     def read_on(self) -> None:
         """Take again what the client says."""
+
+    def limit_address(self, limiter: AddressLimiter | None) -> None:
+        """From now on, what the client sends counts for its address."""
 
 
 class TransportSink:
@@ -90,6 +94,10 @@ class TransportSink:
         self.on_message = on_message
         self.on_end = on_end
         self._protocol.hand_over(self)
+
+    def limit_address(self, limiter: AddressLimiter | None) -> None:
+        """From now on, what the client sends counts for its address; None where it has no limit."""
+        self._protocol.limit_address(limiter)
 
     def buffered(self) -> int:
         """Bytes written that the operating system has not accepted yet."""

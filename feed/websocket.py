@@ -10,6 +10,7 @@ import contextlib
 import math
 import random
 from http import HTTPStatus
+from time import perf_counter
 from typing import Any, Final
 
 from uvicorn.protocols.utils import ClientDisconnected
@@ -20,11 +21,17 @@ from websockets.http11 import Request
 from websockets.protocol import Protocol as FrameProtocol
 from websockets.protocol import State
 
+from feed.address_limits import AddressLimiter
 from feed.errors import CLOSE_GRACE_S, CloseCode
+from feed.loop_share import LoopShare
 from feed.rates import FrameLimit, TokenBucket
 from feed.transport_sink import EXTENSION, Ending, TransportSink
 
 _SLICE_BYTES: Final = 1024
+_HOLD_S: Final = 0.5
+"""How long a client waits whose address has used up its allowance."""
+_HOLD_AGAIN_S: Final = 5.0
+"""A client that would have to wait again so soon is one of those that use it up, and is cut."""
 _VERSION: Final = "13"
 """The one version of the protocol that there is."""
 
@@ -39,8 +46,9 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     # Mostly what uvicorn's class assigns: in a dict so many attributes take 2 kB more. Should it
     # come to assign others, they find a dict still.
     __slots__ = (
-        "_cut", "_frames", "_handed_over", "_is_flooded", "_ping_at", "_pong", "app",
-        "app_state", "asgi_version",
+        "_address", "_cut", "_frame_count", "_frames", "_handed_over", "_held", "_held_at_s",
+        "_is_deaf", "_is_reading", "_is_waiting", "_offset", "_ping_at", "_pong", "_received",
+        "_share", "app", "app_state", "asgi_version",
         "client", "close_sent", "close_timeout", "close_timer", "config", "conn", "connections",
         "curr_msg_data_type", "default_headers", "disconnected", "frames", "handshake_complete",
         "handshake_initiated", "initial_response", "last_ping_rtt", "logger", "loop",
@@ -56,7 +64,21 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._handed_over = False
         limit: FrameLimit | None = getattr(self.config, "frame_limit", None)
         self._frames = TokenBucket(*limit) if limit else None
-        self._is_flooded = False
+        self._share: LoopShare = self.app_state.get("loop_share") or LoopShare()
+        self._address: AddressLimiter | None = None
+        self._received: bytes | None = None
+        """What has come and is not parsed yet, from `_offset` on. One read of the transport."""
+        self._offset = 0
+        self._frame_count = 0
+        """Frames in what was parsed last."""
+        self._is_waiting = False
+        """`_parse` has been passed to the share, and is to be called."""
+        self._held_at_s = -math.inf
+        self._held: asyncio.TimerHandle | None = None
+        """Goes on with an address that has used up its allowance."""
+        self._is_deaf = False
+        """Nothing is read any more: the client was cut for sending too much."""
+        self._is_reading = True
         self._ping_at: float | None = None
         self._pong = b""
 
@@ -87,6 +109,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     async def run_asgi(self) -> None:
         """As uvicorn's, but the end of an endpoint that has handed over is not the client's."""
         try:
+            await self._share.start()
             await self.app(self.scope, self.receive, self.send)
             if not self.handshake_complete:
                 self.logger.error("the endpoint returned without answering the handshake")
@@ -129,7 +152,10 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.conn.send_close(code, reason)
         self.transport.write(last_words + b"".join(self.conn.data_to_send()))
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
-        self.read_on()
+        if code == CloseCode.RATE_LIMITED:
+            self._be_deaf()
+        else:
+            self.read_on()  # For the answer of the client.
         self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
     async def send(self, message: Any) -> None:
@@ -140,23 +166,103 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     # -- messages
 
+    def limit_address(self, limiter: AddressLimiter | None) -> None:
+        """Count what the client sends for its address; None where that has no limit."""
+        self._address = limiter
+
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, a little at a time: thousands of frames fit into what comes at once."""
-        for start in range(0, len(data), _SLICE_BYTES):
-            if self._is_flooded:
-                return
-            super().data_received(data[start : start + _SLICE_BYTES])
+        """As uvicorn's, a little at a time, and no more than the loop has time for.
+
+        Thousands of frames fit into what comes at once. What is not parsed at once waits, and
+        meanwhile nothing more is read, so that a client can't fill our memory.
+        """
+        if self._is_deaf:
+            return
+        if not self.handshake_initiated:
+            super().data_received(data)  # The request, which `feed.http` has bounded.
+            return
+        self._received = data if self._received is None else self._received + data
+        self._parse_soon()
+
+    def _parse_soon(self) -> None:
+        if self._received is not None and not (self._is_waiting or self.read_paused or self._held):
+            self._is_waiting = True
+            self._is_waiting = self._share.run(self._parse)
+        self._update_reading()
+
+    def _parse(self, deadline_s: float) -> bool:
+        """Parse what has come until a deadline; returns whether to be called again."""
+        try:
+            while self._received is not None and not self.read_paused:
+                size = min(_SLICE_BYTES, len(self._received) - self._offset)
+                if not self._may_parse(size):
+                    break
+                data = self._received[self._offset : self._offset + size]
+                self._offset += size
+                if self._offset == len(self._received):
+                    self._received, self._offset = None, 0
+                super().data_received(data)
+                if perf_counter() >= deadline_s and self._received is not None:
+                    self._is_waiting = not self.read_paused
+                    return self._is_waiting
+        except BaseException:
+            self.transport.abort()
+            raise
+        self._is_waiting = False
+        self._update_reading()
+        return False
+
+    def _may_parse(self, size: int) -> bool:
+        """Whether the address has that much left; if not, the client waits, and may be cut."""
+        if self._address is None:
+            return True
+        frames, self._frame_count = self._frame_count, 0
+        if self._address.take_bytes(size, frames, self.loop.time()):
+            return True
+        now_s = self.loop.time()
+        if now_s - self._held_at_s < _HOLD_AGAIN_S:
+            self._cut_flood()
+        else:
+            self._held_at_s = now_s
+            self._held = self.loop.call_later(_HOLD_S, self._after_hold)
+        return False
+
+    def _after_hold(self) -> None:
+        self._held = None
+        self._parse_soon()
 
     def handle_events(self) -> None:
-        if self._frames is not None and self.handshake_complete and not self.close_sent:
-            self._is_flooded = not self._frames.take(len(self.conn.events), self.loop.time())
-        if not self._is_flooded:
+        count = len(self.conn.events)
+        self._frame_count += count
+        if (
+            self._frames is None
+            or not self.handshake_complete
+            or self._frames.take(count, self.loop.time())
+        ):
             super().handle_events()
-            return
-        if self.sink is not None:
+        else:
+            self.conn.events.clear()
+            self._cut_flood()
+
+    def _cut_flood(self) -> None:
+        """End the connection of a client that sends too much."""
+        if self.sink is not None and not self.close_sent:
             self.sink.on_flood()
         self.finish(b"", CloseCode.RATE_LIMITED, "rate limited")
-        self.stop_reading()
+        self._be_deaf()
+
+    def _be_deaf(self) -> None:
+        """Read nothing more: the rest of a flood stays in the kernel, or with the client."""
+        if self._is_deaf:
+            return
+        self._is_deaf = True
+        self._received, self._offset = None, 0
+        if self._held is not None:
+            self._held.cancel()
+            self._held = None
+        if self._address is not None:
+            self._address.note_flood(self.loop.time())
+        self._update_reading()
 
     def handle_cont(self, event: Frame) -> None:
         # Kept apart until the last one, fragments of a byte, or of none, would take far more memory
@@ -191,17 +297,32 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.queue.put_nowait(event)
             self.stop_reading()
 
+    async def receive(self) -> Any:
+        message = await self.queue.get()
+        if self.queue.empty():
+            self.read_on()
+        return message
+
     def stop_reading(self) -> None:
         """Take no more from the client for now."""
-        if not self.read_paused:
-            self.read_paused = True
-            self.transport.pause_reading()
+        self.read_paused = True
+        self._update_reading()
 
     def read_on(self) -> None:
         """Take again what the client says."""
-        if self.read_paused:
-            self.read_paused = False
+        self.read_paused = False
+        self._parse_soon()
+
+    def _update_reading(self) -> None:
+        """Let the transport read only where what it reads can be parsed."""
+        wanted = not (self._is_deaf or self.read_paused or self._received is not None)
+        if wanted == self._is_reading or self.transport.is_closing():
+            return
+        self._is_reading = wanted
+        if wanted:
             self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
 
     # -- flow control
 
@@ -285,8 +406,10 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._cut_later()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._cut is not None:
-            self._cut.cancel()
+        self._is_deaf, self._is_reading, self._received = True, False, None
+        for timer in (self._cut, self._held):
+            if timer is not None:
+                timer.cancel()
         if self.sink is not None:
             # Without a close frame; where there was one, this has been told already.
             self.sink.end(CloseCode.ABNORMAL)

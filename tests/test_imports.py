@@ -29,8 +29,9 @@ LAYERS = [
         "rates",
         "headers",
         "http_rules",
+        "loop_share",
     },
-    {"tasks", "ticks"},
+    {"tasks", "ticks", "address_limits"},
     {"encoding"},
     {"batch", "closest", "delivery", "feeds", "lags", "settings", "frames", "playback", "tapes"},
     {"recovery"},
@@ -60,10 +61,11 @@ LAYERS = [
     {"cli"},
 ]
 SANS_IO = {
-    "actions", "addresses", "audience", "audiences", "backlog", "batch", "blocks", "catchup",
-    "closest", "conduct", "counters", "delays", "delivery", "encoding", "errors", "feeds", "fields",
-    "follower", "frames", "gathering", "http_rules", "hub", "lags", "outbox", "pieces", "playback",
-    "positions", "protocol", "rates", "recovery", "replay_actions", "rights", "session", "streams",
+    "actions", "address_limits", "addresses", "audience", "audiences", "backlog", "batch", "blocks",
+    "catchup", "closest", "conduct", "counters", "delays", "delivery", "encoding", "errors",
+    "feeds", "fields", "follower", "frames", "gathering", "http_rules", "hub", "lags", "outbox",
+    "pieces", "playback", "positions", "protocol", "rates", "recovery", "replay_actions", "rights",
+    "session", "streams",
     "ticks", "writes",
 }  # fmt: skip
 

@@ -31,6 +31,9 @@ class Socket:
     def read_on(self) -> None:
         self.reads = True
 
+    def limit_address(self, limiter: object) -> None:
+        pass
+
 
 class Transport:
     def __init__(self) -> None:

@@ -1,0 +1,98 @@
+"""Bounds what each turn of the event loop spends on clients' messages and on new requests.
+
+One turn reads from every socket that is ready. Without a bound, a thousand clients that send at
+once make a turn that lasts for seconds, and ticks wait for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final
+
+_TURN_S: Final = 0.005
+_SLICE_S: Final = 0.001
+"""How long one client's messages are worked on before the next client's."""
+_STARTS_PER_TURN: Final = 4
+"""A request takes about a millisecond until it first waits for something."""
+
+Work = Callable[[float], bool]
+"""Works up to a deadline on the clock of `perf_counter`; returns whether more is left to do."""
+
+logger = logging.getLogger("tickcast")
+
+
+class LoopShare:
+    """Runs work at once while the current turn has time left, and in later turns otherwise.
+
+    All clients share one object. Work that waits is served in turn, a slice at a time.
+
+    Args:
+        turn_s: time that one turn of the loop may spend on work, in seconds.
+        starts: how many coroutines may pass `start` in one turn.
+    """
+
+    def __init__(self, turn_s: float = _TURN_S, starts: int = _STARTS_PER_TURN) -> None:
+        self._turn_s = turn_s
+        self._starts_max = starts
+        self._spent_s = 0.0
+        self._started = 0
+        self._is_scheduled = False
+        self._waiting: deque[Work] = deque()
+        self._starting: deque[asyncio.Future[None]] = deque()
+
+    def run(self, work: Work) -> bool:
+        """Run work for as long as this turn allows; returns whether some of it is left.
+
+        The rest follows in later turns. The caller must not pass the same work again before that.
+        """
+        self._schedule()
+        if self._waiting or self._spent_s >= self._turn_s:
+            self._waiting.append(work)
+            return True
+        began_s = perf_counter()
+        is_left = work(began_s + self._turn_s - self._spent_s)
+        self._spent_s += perf_counter() - began_s
+        if is_left:
+            self._waiting.append(work)
+        return is_left
+
+    async def start(self) -> None:
+        """Return in a turn of the loop in which few others return from here."""
+        self._schedule()
+        if self._started < self._starts_max and not self._starting:
+            self._started += 1
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._starting.append(future)
+        await future
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._is_scheduled = False
+        self._started = 0
+        while self._starting and self._started < self._starts_max:
+            future = self._starting.popleft()
+            if not future.done():
+                future.set_result(None)
+                self._started += 1
+        began_s = now_s = perf_counter()
+        end_s = began_s + self._turn_s
+        while self._waiting and now_s < end_s:
+            work = self._waiting.popleft()
+            try:
+                if work(min(end_s, now_s + _SLICE_S)):
+                    self._waiting.append(work)
+            except Exception:
+                logger.exception("a bug in the work on a client's messages")
+            now_s = perf_counter()
+        self._spent_s = now_s - began_s
+        if self._waiting or self._starting or self._started:
+            self._schedule()

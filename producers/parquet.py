@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -11,10 +14,13 @@ from typing import Any, Final, NamedTuple
 from feed.errors import InvalidRecording
 from feed.tapes.export import load_pyarrow
 from feed.ticks import Tick
-from feed.times import Time
+from feed.times import NS_PER_SECOND, Time
 from producers.recordings import Block, Layout
 
 _ROWS: Final = 1_000
+_NS: Final = {"s": NS_PER_SECOND, "ms": 1_000_000, "us": 1000, "ns": 1}
+_NS_PER_DAY: Final = 86_400 * NS_PER_SECOND
+_INT64: Final = range(-(2**63), 2**63)
 
 
 class _Groups(NamedTuple):
@@ -34,8 +40,30 @@ class _Groups(NamedTuple):
         return max(0, bisect_left(self.befores, int(start)) - 1)
 
 
+class _Leaf(NamedTuple):
+    """A column, or a field of a struct, which counts as a column.
+
+    Attributes:
+        name: how it is found and named in messages: the last part of the path where that is unique.
+        path: the names from the top-level column down.
+        type: its type in Arrow.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    type: Any
+
+    @property
+    def full_name(self) -> str:
+        """The path in one word: `trade.price`."""
+        return ".".join(self.path)
+
+
 class ParquetRecording:
     """A Parquet file of trades, of quotes, or of both, read row by row. It takes pyarrow.
+
+    Fields of structs count as columns. Where no name says which column holds the time, the only
+    column of timestamps does. Dates without a time of day mean midnight, UTC.
 
     Args:
         path: of the file.
@@ -54,16 +82,101 @@ class ParquetRecording:
         on_bad_row: Callable[[int, str], None] = lambda row, error: None,
     ) -> None:
         self._pyarrow, parquet = load_pyarrow()
+        self._types = self._pyarrow.types
         self._path = path
         self._on_bad_row = on_bad_row
         try:
             self._file = parquet.ParquetFile(path)
-            self._layout = Layout(self._file.schema_arrow.names, columns or {}, symbol)
+            self._leaves = self._find_leaves()
+            self._layout = self._make_layout(columns or {}, symbol)
+            self._clock = self._find_clock()
+            self._check_types()
         except (OSError, self._pyarrow.ArrowException, InvalidRecording) as error:
             raise InvalidRecording(f"{path}: {error}") from None
 
     def __iter__(self) -> Iterator[Tick]:
         return self.read()
+
+    # -- the columns
+
+    def _find_leaves(self) -> list[_Leaf]:
+        paths = list(self._paths(self._file.schema_arrow, ()))
+        times = Counter(path[-1] for path, _ in paths)
+        top = Counter(path[0] for path, _ in paths if len(path) == 1)
+        return [
+            _Leaf(
+                path[-1] if times[path[-1]] == 1 and path[-1] not in top else ".".join(path),
+                path,
+                kind,
+            )
+            for path, kind in paths
+        ]
+
+    def _paths(self, fields: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+        for field in fields:
+            path = (*above, field.name)
+            if self._types.is_struct(field.type):
+                yield from self._paths(field.type, path)
+            else:
+                yield path, field.type
+
+    def _make_layout(self, columns: Mapping[str, str], symbol: str | None) -> Layout:
+        names = [leaf.name for leaf in self._leaves]
+        by_full_name = {leaf.full_name: leaf.name for leaf in self._leaves}
+        mapping = {what: by_full_name.get(name, name) for what, name in columns.items()}
+        stamps = [leaf.name for leaf in self._leaves if self._types.is_timestamp(leaf.type)]
+        with_stamp = {**mapping, "time": stamps[0]} if len(stamps) == 1 else None
+        try:
+            layout = Layout(names, mapping, symbol)
+        except InvalidRecording:
+            if "time" in mapping or with_stamp is None:
+                raise
+            return Layout(names, with_stamp, symbol)
+        if "time" not in mapping and with_stamp and self._has_dates_alone(layout):
+            # A column `date` is found by its name, although another one says the time of day too.
+            return Layout(names, with_stamp, symbol)
+        return layout
+
+    def _has_dates_alone(self, layout: Layout) -> bool:
+        """Whether times are dates, without a column for the time of day."""
+        if len(layout.timing) > 1:
+            return False
+        (index,) = layout.timing
+        return bool(self._types.is_date(self._leaves[index].type))
+
+    def _find_clock(self) -> int | None:
+        """The column with the time of day that goes with dates, where no name says so."""
+        if not self._has_dates_alone(self._layout):
+            return None
+        clocks = [
+            index for index, leaf in enumerate(self._leaves) if self._types.is_time(leaf.type)
+        ]
+        stamps = [leaf.name for leaf in self._leaves if self._types.is_timestamp(leaf.type)]
+        if len(clocks) > 1 or stamps:
+            several = ", ".join([*(self._leaves[each].name for each in clocks), *stamps])
+            raise InvalidRecording(
+                f"a date without a time of day, and several columns that may hold it: {several};"
+                " name one with --columns time=NAME"
+            )
+        return clocks[0] if clocks else None
+
+    def _check_types(self) -> None:
+        times = Counter(leaf.path for leaf in self._leaves)
+        for index in self._used:
+            leaf = self._leaves[index]
+            kind = leaf.type.value_type if self._types.is_dictionary(leaf.type) else leaf.type
+            if times[leaf.path] > 1:
+                raise InvalidRecording(f"two columns are called {leaf.full_name!a}")
+            if self._types.is_nested(kind):
+                raise InvalidRecording(f"column {leaf.full_name!a} holds {kind}, not single values")
+
+    @property
+    def _used(self) -> set[int]:
+        return self._layout.used if self._clock is None else {*self._layout.used, self._clock}
+
+    @property
+    def _timing(self) -> set[int]:
+        return self._layout.timing if self._clock is None else {*self._layout.timing, self._clock}
 
     # -- as a source
 
@@ -84,7 +197,7 @@ class ParquetRecording:
             InvalidRecording: the file turns out to be damaged.
         """
         group = 0 if start is None else self._groups.before(start)
-        for block in self._blocks(self._layout.used, group):
+        for block in self._blocks(self._used, group):
             yield from self._layout.read(block, self._on_bad_row)
 
     @cached_property
@@ -95,7 +208,7 @@ class ParquetRecording:
         befores: list[int] = []
         for group in range(self._file.num_row_groups):
             befores.append(greatest)
-            for block in self._blocks(self._layout.timing, group, group + 1):
+            for block in self._blocks(self._timing, group, group + 1):
                 if times := self._layout.times_of(block.rows):
                     if first is None:
                         first = greatest = times[0]
@@ -110,32 +223,126 @@ class ParquetRecording:
         metadata = self._file.metadata
         row = sum(metadata.row_group(each).num_rows for each in range(group))
         groups = list(range(group, self._file.num_row_groups if end is None else end))
-        names = self._file.schema_arrow.names
+        wanted = list(dict.fromkeys(self._leaves[index].path[0] for index in sorted(used)))
         try:
-            wanted = [names[index] for index in used]
             for batch in self._file.iter_batches(_ROWS, row_groups=groups, columns=wanted):
-                columns = [
-                    self._cells(index, batch.column(name))
-                    if index in used and name in batch.schema.names
-                    else [""] * batch.num_rows
-                    for index, name in enumerate(names)
-                ]
-                yield Block(
-                    list(zip(*columns, strict=True)), list(range(row + 1, row + batch.num_rows + 1))
-                )
+                yield Block(self._rows(batch, used), list(range(row + 1, row + batch.num_rows + 1)))
                 row += batch.num_rows
         except (OSError, self._pyarrow.ArrowException) as error:
             raise InvalidRecording(f"{self._path}: damaged after row {row:,}: {error}") from None
 
+    def _rows(self, batch: Any, used: set[int]) -> list[Any]:
+        nothing = [""] * batch.num_rows
+        columns = [
+            self._cells(index, _values(batch, leaf.path)) if index in used else nothing
+            for index, leaf in enumerate(self._leaves)
+        ]
+        if self._clock is not None:
+            (index,) = self._layout.timing
+            columns[index] = [
+                f"{date} {clock}" if date and clock else ""
+                for date, clock in zip(columns[index], columns[self._clock], strict=True)
+            ]
+        return list(zip(*columns, strict=True))
+
+    # -- the values
+
     def _cells(self, index: int, column: Any) -> list[Any]:
         """A column as `Layout` reads it, in which no digit is lost."""
-        types = self._pyarrow.types
-        if types.is_timestamp(column.type):
-            exact = column.cast(self._pyarrow.timestamp("ns", tz=column.type.tz))
-            numbers = exact.cast(self._pyarrow.int64()).to_pylist()
-            if self._layout.timing == {index}:
-                return ["" if ns is None else Time(ns) for ns in numbers]
-            return ["" if ns is None else Time(ns).rfc3339() for ns in numbers]
-        if index in self._layout.amounts and types.is_floating(column.type):
+        types, kind = self._types, column.type
+        if types.is_dictionary(kind):
+            return self._cells(index, column.dictionary_decode())
+        if types.is_timestamp(kind):
+            return self._stamps(index, column)
+        if types.is_date(kind):
+            form = _midnight if self._timing == {index} else _date
+            return ["" if day is None else form(day) for day in _days(column)]
+        if types.is_time(kind) or (types.is_duration(kind) and index in self._timing):
+            scale = _NS[kind.unit]
+            return ["" if value is None else _clock(value * scale) for value in _numbers(column)]
+        if types.is_floating(kind):
+            return self._floats(index, column)
+        return ["" if value is None else _text(value) for value in column.to_pylist()]
+
+    def _stamps(self, index: int, column: Any) -> list[Any]:
+        """Timestamps of any unit. One that is out of range is a bad row, not a damaged file."""
+        scale = _NS[column.type.unit]
+        numbers = _numbers(column)
+        if self._timing == {index} and scale == 1:
+            return ["" if ns is None else Time(ns) for ns in numbers]
+        numbers = [None if value is None else value * scale for value in numbers]
+        if self._timing == {index}:
+            return ["" if ns is None else Time(ns) if ns in _INT64 else _far(ns) for ns in numbers]
+        if index in self._timing:
+            # The time of day has a column to itself.
+            return ["" if ns is None else _far(ns).removesuffix("T00:00:00Z") for ns in numbers]
+        return ["" if ns is None else _far(ns) for ns in numbers]
+
+    def _floats(self, index: int, column: Any) -> list[Any]:
+        if index in self._layout.amounts:
+            if not self._types.is_float64(column.type):
+                # 187.15 rather than 187.14999389648438.
+                column = column.cast(self._pyarrow.string())
             return ["" if value is None else value for value in column.to_pylist()]
-        return ["" if value is None else str(value) for value in column.to_pylist()]
+        return [
+            "" if value is None or math.isnan(value)
+            else str(int(value)) if value.is_integer() else repr(value)
+            for value in column.to_pylist()
+        ]  # fmt: skip
+
+
+def _values(batch: Any, path: tuple[str, ...]) -> Any:
+    """The values of a column, or of a field of a struct; where the struct is null, so are these."""
+    column = batch.column(path[0])
+    for name in path[1:]:
+        column = column.flatten()[column.type.get_field_index(name)]
+    return column
+
+
+def _numbers(column: Any) -> list[int | None]:
+    """The plain numbers of a column of times: no unit is converted, so none can overflow."""
+    size = "int32" if column.type.bit_width == 32 else "int64"
+    numbers: list[int | None] = column.view(size).to_pylist()
+    return numbers
+
+
+def _days(column: Any) -> list[int | None]:
+    """Days since the Unix epoch."""
+    scale = 1 if column.type.bit_width == 32 else 86_400_000
+    return [None if value is None else value // scale for value in _numbers(column)]
+
+
+def _midnight(day: int) -> Time | str:
+    ns = day * _NS_PER_DAY
+    return Time(ns) if ns in _INT64 else _date(day)
+
+
+def _date(day: int) -> str:
+    return _far(day * _NS_PER_DAY).removesuffix("T00:00:00Z")
+
+
+def _far(ns: int) -> str:
+    """A time as text, also where it is out of range."""
+    if ns in _INT64:
+        return Time(ns).rfc3339()
+    try:
+        whole = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=ns // NS_PER_SECOND)
+    except OverflowError:
+        return f"{ns} ns"
+    return f"{whole:%Y-%m-%dT%H:%M:%S}Z"
+
+
+def _clock(ns: int) -> str:
+    """A time of day as text."""
+    seconds, fraction = divmod(ns, NS_PER_SECOND)
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{fraction:09}"
+
+
+def _text(value: Any) -> str:
+    """A value as text, bytes as what they spell.
+
+    Bytes that are no UTF-8 become characters that no symbol and no name may have: the row is bad.
+    """
+    if isinstance(value, bytes):
+        return value.rstrip(b"\0").decode("utf-8", "surrogateescape")
+    return str(value)

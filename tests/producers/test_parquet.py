@@ -100,6 +100,155 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ParquetRecording(path, "ES")
     with pytest.raises(InvalidRecording, match="no time column among price, size"):
         ParquetRecording(a_file(tmp_path, price=[1.0], size=[1.0]), "ES")
-    far = pa.array([datetime.datetime(3000, 1, 1)], pa.timestamp("s"))
-    with pytest.raises(InvalidRecording, match="damaged after row 0"):
-        list(ParquetRecording(a_file(tmp_path, time=far, price=[1.0], size=[1.0]), "ES"))
+    nested = a_file(tmp_path, time=[int(T0)], price=[[1.0]], size=[1.0])
+    with pytest.raises(InvalidRecording, match=r"column 'price' holds list<.*>, not single values"):
+        ParquetRecording(nested, "ES")
+
+
+# ------------------------------------------------------------------------------ types of columns
+
+
+def read(path: Path, symbol: str | None = "ES", **columns: str) -> tuple[list[Any], list[Any]]:
+    """The ticks of a file, and the bad rows."""
+    told: list[tuple[int, str]] = []
+    recording = ParquetRecording(path, symbol, columns, lambda *what: told.append(what))
+    return list(recording), told
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us"])
+def test_a_time_out_of_range_is_a_bad_row(tmp_path: Path, unit: str) -> None:
+    far = [datetime.datetime(2024, 1, 2), datetime.datetime(9999, 12, 31), None]
+    path = a_file(tmp_path, time=pa.array(far, pa.timestamp(unit)), price=[1.0] * 3, size=[1.0] * 3)
+    ticks, told = read(path)
+    assert [tick.time.rfc3339() for tick in ticks] == ["2024-01-02T00:00:00Z"]
+    assert [row for row, _ in told] == [2, 3]
+    assert "time" in told[0][1]
+    # The numbers go further than the years that Python knows.
+    beyond = pa.array([2**62, 1_704_205_800_000], pa.int64()).cast(pa.timestamp("ms"))
+    ticks, told = read(a_file(tmp_path, time=beyond, price=[1.0] * 2, size=[1.0] * 2))
+    assert (len(ticks), [row for row, _ in told]) == (1, [1])
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.binary(), pa.large_binary(), pa.binary(8), pa.dictionary(pa.int8(), pa.binary())]
+)
+def test_bytes_are_the_text_that_they_spell(tmp_path: Path, kind: Any) -> None:
+    size = kind.byte_width if pa.types.is_fixed_size_binary(kind) else 0
+
+    def column(*values: bytes | None) -> Any:
+        # ClickHouse fills a FixedString up with zeros.
+        padded = [None if value is None else value.ljust(size, b"\0") for value in values]
+        if pa.types.is_dictionary(kind):
+            return pa.array(padded, pa.binary()).dictionary_encode()
+        return pa.array(padded, kind)
+
+    path = a_file(
+        tmp_path,
+        time=pa.array([T0] * 3, pa.timestamp("ns")),
+        symbol=column(b"AAPL", b"BRK.B", b"\xff"),
+        side=column(b"buy", None, None),
+        venue=column(b"N", b"P", None),
+        id=column(b"a1", "é".encode(), None),
+        price=column(b"187.15", b"1e-7", b"1"),
+        size=[100.0] * 3,
+    )
+    (one, two), told = read(path, None)
+    assert (one.symbol, one.venue, one.id, one.side, one.price) == ("AAPL", "N", "a1", "B", 187.15)
+    assert (two.symbol, two.venue, two.id, two.side, two.price) == ("BRK.B", "P", "é", None, 1e-7)
+    assert [row for row, _ in told] == [3]
+    assert "symbol" in told[0][1]
+
+
+@pytest.mark.parametrize(
+    ("clock", "fraction"),
+    [
+        (pa.array([34_200_123_456_789], pa.time64("ns")), ".123456789"),
+        (pa.array([34_200_123_456], pa.time64("us")), ".123456"),
+        (pa.array([34_200_123], pa.time32("ms")), ".123"),
+        (pa.array([34_200], pa.time32("s")), ""),
+        (pa.array([34_200_123_456_789], pa.duration("ns")), ".123456789"),
+        (pa.array(["09:30:00.123456789"]), ".123456789"),
+    ],
+    ids=lambda value: str(getattr(value, "type", value)),
+)
+@pytest.mark.parametrize(
+    "date",
+    [
+        pa.array([datetime.date(2024, 1, 2)], pa.date32()),
+        pa.array([datetime.date(2024, 1, 2)], pa.date64()),
+        pa.array([datetime.datetime(2024, 1, 2)], pa.timestamp("us")),
+        pa.array(["2024-01-02"]),
+    ],
+    ids=lambda value: str(value.type),
+)
+def test_a_date_and_a_time_of_day(tmp_path: Path, date: Any, clock: Any, fraction: str) -> None:
+    path = a_file(tmp_path, date=date, time=clock, price=[1.0], size=[1.0])
+    ((tick,), told) = read(path)
+    assert (tick.time.rfc3339(), told) == (f"2024-01-02T09:30:00{fraction}Z", [])
+
+
+def test_a_time_of_day_is_found_by_its_type(tmp_path: Path) -> None:
+    date = pa.array([datetime.date(2024, 1, 2)], pa.date32())
+    clock = pa.array([34_200_123_456_789], pa.time64("ns"))
+    ((tick,), _) = read(a_file(tmp_path, date=date, tod=clock, price=[1.0], size=[1.0]))
+    assert tick.time.rfc3339() == "2024-01-02T09:30:00.123456789Z"
+    ((tick,), _) = read(a_file(tmp_path, date=date, price=[1.0], size=[1.0]))
+    assert tick.time.rfc3339() == "2024-01-02T00:00:00Z"
+    with pytest.raises(InvalidRecording, match="several columns that may hold it: a, b; name one"):
+        read(a_file(tmp_path, date=date, a=clock, b=clock, price=[1.0], size=[1.0]))
+
+
+def test_timestamps_win_over_dates(tmp_path: Path) -> None:
+    date = pa.array([datetime.date(2024, 1, 2)], pa.date32())
+    stamp = pa.array([T0], pa.timestamp("ns"))
+    path = a_file(tmp_path, date=date, when=stamp, price=[1640.25], size=[1.0])
+    assert read(path) == ([trade()], [])
+
+
+def test_the_only_timestamps_are_the_time_whatever_their_name(tmp_path: Path) -> None:
+    stamp = pa.array([T0], pa.timestamp("ns", "UTC"))
+    path = a_file(tmp_path, price=[1640.25], size=[1], __index_level_0__=stamp)
+    assert read(path) == ([trade()], [])
+    path = a_file(tmp_path, a=stamp, b=stamp, price=[1640.25], size=[1])
+    with pytest.raises(InvalidRecording, match=r"no time column among a, b, price, size; name it"):
+        read(path)
+    assert read(path, time="b") == ([trade()], [])
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.decimal128(38, 9)])
+def test_epochs_with_a_fraction(tmp_path: Path, kind: Any) -> None:
+    # Each is exact in its type.
+    seconds = 1_704_205_824 if kind == pa.float32() else 1_704_205_800.5
+    times = pa.array([seconds, None], pa.float64()).cast(kind)
+    ticks, told = read(a_file(tmp_path, time=times, price=[1.0] * 2, size=[1.0] * 2))
+    assert [tick.time / 1e9 for tick in ticks] == [seconds]
+    assert [row for row, _ in told] == [2]
+
+
+def test_nanoseconds_as_floats(tmp_path: Path) -> None:
+    ((tick,), _) = read(a_file(tmp_path, time=[float(T0)], price=[1.0], size=[1.0]))
+    assert tick.time == int(float(T0))
+
+
+def test_fields_of_structs_are_columns(tmp_path: Path) -> None:
+    stamp = pa.array([T0, T0], pa.timestamp("ns"))
+    trades = [{"price": 1640.25, "size": 1}, None]
+    path = a_file(tmp_path, timestamp=stamp, trade=trades, other=[{"deep": {"x": "NYSE"}}] * 2)
+    assert read(path, venue="other.deep.x")[0] == [trade(venue="NYSE")]
+    sides = [{"price": 99.5, "size": 3.0}], [{"price": 100.5, "size": 2.0}]
+    ((tick,), _) = read(a_file(tmp_path, ts=stamp[:1], bid=sides[0], ask=sides[1]))
+    assert (tick.bid_price, tick.bid_size, tick.ask_price, tick.ask_size) == (99.5, 3, 100.5, 2)
+
+
+def test_numbers_in_place_of_text(tmp_path: Path) -> None:
+    # Pandas makes floats of integers where one is missing.
+    times = pa.array([T0] * 2, pa.timestamp("ns"))
+    path = a_file(tmp_path, time=times, id=[7.0, None], price=[1640.25] * 2, size=[1] * 2)
+    assert read(path)[0] == [trade(id="7"), trade()]
+
+
+def test_short_floats_are_the_decimals_that_they_stand_for(tmp_path: Path) -> None:
+    times = pa.array([T0, None], pa.timestamp("ns"))
+    prices = pa.array([187.15, None], pa.float32())
+    ((tick,), _) = read(a_file(tmp_path, time=times, price=prices, size=[1, 1]))
+    assert tick.price == 187.15

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
@@ -20,15 +22,24 @@ else:
 
 _CHUNK: Final = 256 * 1024
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_INSTRUMENT_ID: Final = "instrument_id"
 _PRICE_SCALE: Final = 1_000_000_000
+_SCHEMAS: Final = ("trades", "mbp-", "tbbo", "bbo", "cmbp-", "tcbbo", "cbbo")
+"""What the names of those schemas begin with whose records are trades or quotes."""
+_OCC: Final = re.compile(r"([A-Z0-9]{1,6}) *(\d{6}[CP]\d{8})", re.ASCII)
+"""An option in the OCC's form: the root, filled up to six characters, date, type and strike."""
 _SIDES: Final[dict[str, Literal["B", "S"]]] = {"B": "B", "A": "S"}
 """The aggressor's: `Ask` is a seller's (Databento's documentation, "Side")."""
 
 
 class DatabentoRecording:
-    """A DBN file of the schemas `trades`, `mbp-1`, `bbo-…` and their consolidated kin.
+    """A DBN file of trades, of quotes, or of both. It takes databento-dbn.
 
-    Times are those of the event. It takes databento-dbn.
+    Schemas: `trades`, `tbbo`, `mbp-1`, `mbp-10`, `bbo-1s`, `bbo-1m` and the consolidated ones.
+
+    A tick has the time of the event. A quote at an interval has the end of the interval instead,
+    because its `ts_event` is that of the last trade. Of the changes of a book, only those with the
+    action `T` become trades. Each change gives a quote where the book has both sides.
 
     Args:
         path: of the file.
@@ -36,7 +47,7 @@ class DatabentoRecording:
         on_bad_row: called with the number and the error of each record that is no tick.
 
     Raises:
-        InvalidRecording: the file can't be read.
+        InvalidRecording: the file can't be read, or is of another schema.
         InvalidSettings: databento-dbn is not installed.
     """
 
@@ -63,16 +74,24 @@ class DatabentoRecording:
         try:
             for record in self._records():
                 if isinstance(record, self._dbn.Metadata):
-                    self._symbols.learn(record.mappings)
+                    self._check_schema(record.schema)
+                    self._symbols.learn(record)
                 elif isinstance(record, self._dbn.SymbolMappingMsg):
                     self._symbols.name(record.instrument_id, record.stype_out_symbol)
-                else:
+                elif not isinstance(record, self._dbn.SystemMsg):
                     row += 1
                     yield from self._read(record, row)
         except OSError as error:
             raise InvalidRecording(f"{self._path}: {error.strerror or error}") from None
         except (self._dbn.DBNError, zstd.ZstdError, EOFError) as error:
             raise InvalidRecording(f"{self._path}: damaged after record {row:,}: {error}") from None
+
+    def _check_schema(self, schema: Any) -> None:
+        if schema is not None and not str(schema).startswith(_SCHEMAS):
+            raise InvalidRecording(
+                f"{self._path}: the schema {schema} holds neither trades nor quotes;"
+                " get trades, tbbo, mbp-1, mbp-10 or bbo-1s"
+            )
 
     def _records(self) -> Iterator[Any]:
         decoder = self._dbn.DBNDecoder()
@@ -101,45 +120,91 @@ class DatabentoRecording:
     def _ticks_of(self, record: Any) -> Iterator[Tick]:
         dbn = self._dbn
         if isinstance(record, dbn.TradeMsg):
+            if record.action != dbn.Action.TRADE:
+                raise ValueError(f"action {record.action} is no trade")
             yield self._trade(record)
-        elif isinstance(record, dbn.MBP1Msg | dbn.CMBP1Msg):
-            if record.action == dbn.Action.TRADE:
-                yield self._trade(record)
-            yield from self._quote(record)
+        elif isinstance(record, dbn.MBP1Msg | dbn.CMBP1Msg | dbn.MBP10Msg):
+            yield from self._of_book(record)
         elif isinstance(record, dbn.BBOMsg | dbn.CBBOMsg):
-            yield from self._quote(record)
+            yield self._quote(record, self._defined(record.ts_recv))
         else:
             raise ValueError(f"{type(record).__name__} is neither a trade nor a quote")
 
+    def _of_book(self, record: Any) -> Iterator[Tick]:
+        """The trade that a change of the book is, and the best prices after it."""
+        level, undefined = record.levels[0], self._dbn.UNDEF_PRICE
+        if record.action == self._dbn.Action.TRADE:
+            yield self._trade(record)
+            # A trade leaves the book as it was. What is missing there was reported with the change.
+            with suppress(ValueError):
+                yield self._quote(record, self._when(record))
+        elif not (
+            record.action == self._dbn.Action.CLEAR and level.bid_px == level.ask_px == undefined
+        ):
+            yield self._quote(record, self._when(record))
+
     def _trade(self, record: Any) -> Trade:
+        if record.price == self._dbn.UNDEF_PRICE:
+            raise ValueError("a trade without a price")
         return Trade(
             symbol=self._symbol_of(record),
             price=record.price / _PRICE_SCALE,
-            size=float(record.size),
+            size=self._size(record.size),
             side=_SIDES.get(str(record.side)),
-            time=Time(record.ts_event),
+            time=self._when(record),
         )
 
-    def _quote(self, record: Any) -> Iterator[Quote]:
+    def _quote(self, record: Any, time: Time | None) -> Quote:
         level = record.levels[0]
-        if self._dbn.UNDEF_PRICE in (level.bid_px, level.ask_px):
-            return  # A market with one side has no quote.
-        yield Quote(
+        if time is None:
+            raise ValueError("a quote without a time")
+        for side, price in (("a bid", level.bid_px), ("an ask", level.ask_px)):
+            if price == self._dbn.UNDEF_PRICE:
+                raise ValueError(f"a quote without {side}")
+        return Quote(
             symbol=self._symbol_of(record),
             bid_price=level.bid_px / _PRICE_SCALE,
-            bid_size=float(level.bid_sz),
+            bid_size=self._size(level.bid_sz),
             ask_price=level.ask_px / _PRICE_SCALE,
-            ask_size=float(level.ask_sz),
-            time=Time(record.ts_event),
+            ask_size=self._size(level.ask_sz),
+            time=time,
         )
 
-    def _symbol_of(self, record: Any) -> str:
-        if record.ts_event >= 2**63:
+    def _size(self, size: int) -> float:
+        if size == self._dbn.UNDEF_ORDER_SIZE:
+            raise ValueError("the size is not known")
+        return float(size)
+
+    def _when(self, record: Any) -> Time:
+        """When it happened by the venue's clock; if that is not known, when Databento got it."""
+        time = self._defined(record.ts_event) or self._defined(record.ts_recv)
+        if time is None:
             raise ValueError("no time")
-        symbol = self._symbols.find(record.instrument_id, record.ts_event) or self._symbol
+        return time
+
+    def _defined(self, time_ns: int) -> Time | None:
+        return Time(time_ns) if 0 < time_ns < 2**63 else None
+
+    def _symbol_of(self, record: Any) -> str:
+        # By the time that orders the file: an instrument that never traded has no other.
+        time = self._defined(record.ts_recv) or self._when(record)
+        symbol = self._symbols.find(record.instrument_id, time) or self._symbol
         if symbol is None:
             raise ValueError(f"instrument {record.instrument_id} has no symbol; use --symbol")
         return symbol
+
+
+def plain_symbol(name: str) -> str:
+    """A symbol without blanks, which no symbol of a feed has.
+
+    The blanks that fill up the root of an option are left out, as most vendors do; others become
+    `_`.
+
+    >>> plain_symbol("AAPL  240119C00150000"), plain_symbol("ESH4 C4800")
+    ('AAPL240119C00150000', 'ESH4_C4800')
+    """
+    option = _OCC.fullmatch(name)
+    return "".join(option.groups()) if option else "_".join(name.split())
 
 
 class _Symbols:
@@ -149,20 +214,23 @@ class _Symbols:
         self._dated: dict[int, list[tuple[str, str, str]]] = {}
         self._named: dict[int, str] = {}
 
-    def learn(self, mappings: Any) -> None:
-        """Take the mappings of a file's head, where they lead from symbols to numbers."""
-        for symbol, intervals in mappings.items():
+    def learn(self, metadata: Any) -> None:
+        """Take the mappings of a file's head: symbols to numbers, or numbers to symbols."""
+        from_numbers = str(metadata.stype_in) == _INSTRUMENT_ID
+        for name, intervals in metadata.mappings.items():
             for each in intervals:
-                number = str(each["symbol"])
-                if number.isdecimal():
-                    span = (str(each["start_date"]), str(each["end_date"]), symbol)
+                number, symbol = name, str(each["symbol"])
+                if not from_numbers:
+                    number, symbol = symbol, name
+                if number.isdecimal() and symbol:
+                    span = (str(each["start_date"]), str(each["end_date"]), plain_symbol(symbol))
                     self._dated.setdefault(int(number), []).append(span)
         for spans in self._dated.values():
             spans.sort()
 
     def name(self, number: int, symbol: str) -> None:
         """Take what a record in the stream says, from here on."""
-        self._named[number] = symbol
+        self._named[number] = plain_symbol(symbol)
 
     def find(self, number: int, time_ns: int) -> str | None:
         """What an instrument is called at a time; None if that is not known."""

@@ -135,7 +135,7 @@ class DatabentoRecording:
         level, undefined = record.levels[0], self._dbn.UNDEF_PRICE
         if record.action == self._dbn.Action.TRADE:
             yield self._trade(record)
-            # A trade leaves the book as it was. What is missing there was reported with the change.
+            # A trade does not change the book: the change before it has reported what it lacks.
             with suppress(ValueError):
                 yield self._quote(record, self._when(record))
         elif not (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,8 @@ import click
 
 from feed.cli.common import BadInput, check_feed, counted
 from feed.cli.parameters import Place, placed
-from feed.errors import InvalidSettings, InvalidTape, InvalidTick, RecordingFailed
+from feed.errors import InvalidRecording, InvalidSettings, InvalidTape, InvalidTick, RecordingFailed
+from feed.playback import Source
 from feed.tapes.editing import cut, merge
 from feed.tapes.export import export
 from feed.tapes.manifest import Manifest, StreamSummary, encode_manifest
@@ -20,9 +21,8 @@ from feed.tapes.tape import Tape
 from feed.tapes.verify import Chain, Verdict, verify
 from feed.tapes.writer import BLOCK_BYTES, TapeWriter
 from feed.ticks import CHANNELS, DEFAULT_FEED, Coverage, Subscription, Tick, is_pattern, is_symbol
-from producers.databento import DatabentoRecording
-from producers.parquet import ParquetRecording
-from producers.recordings import CsvRecording, parse_columns
+from producers.recordings import parse_columns
+from producers.sources import open_recording
 
 _SHOWN: Final = 20
 _TAPES_MAX: Final = 200
@@ -258,33 +258,29 @@ def export_(
 @click.option("--feed", default=DEFAULT_FEED, show_default=True, callback=check_feed,
               help="The feed that the tape is to be of.")  # fmt: skip
 def import_(file: Path, out: Path, symbol: str | None, columns: str | None, feed: str) -> None:
-    """Make a tape of trades and quotes from a CSV, Parquet or DBN file.
+    """Make a tape of the ticks of any file that `tickcast replay` plays.
 
-    CSV may be compressed; Parquet is told by .parquet, Databento's DBN by .dbn or .dbn.zst. Rows
-    that are no ticks are left out, and make the exit code 1.
+    CSV, Parquet, Databento's DBN, a capture of a venue or a tape: what a file is follows from its
+    content. Rows that are no ticks are left out, and make the exit code 1.
     """
     bad = BadInput(str(file), strict=False)
     recording = _recording(file, symbol, columns, bad)
     with new_tape(out, feed, file.name) as writer:
-        for tick in recording:
+        for tick in recording.read(None):
             writer.tick(tick)
             if writer.waiting_bytes > BLOCK_BYTES:
                 writer.flush()
+        if not writer.ledger.ticks:
+            raise InvalidRecording(f"{file}: no ticks, so no tape; {counted(bad.count, 'bad row')}")
     if bad.count:
-        raise InvalidTick(f"{file}: {bad.count:,} bad rows left out")
+        raise InvalidTick(f"{file}: {counted(bad.count, 'bad row')} left out")
 
 
-def _recording(
-    file: Path, symbol: str | None, columns: str | None, bad: BadInput
-) -> Iterable[Tick]:
+def _recording(file: Path, symbol: str | None, columns: str | None, bad: BadInput) -> Source[Tick]:
     if symbol is not None and not is_symbol(symbol):
         raise click.BadParameter(f"{symbol!a} is no symbol", param_hint="--symbol")
     try:
         mapping = parse_columns(columns) if columns else {}
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--columns") from None
-    if file.name.endswith((".dbn", ".dbn.zst")):
-        return DatabentoRecording(file, symbol, bad.report)
-    if file.name.endswith(".parquet"):
-        return ParquetRecording(file, symbol, mapping, bad.report)
-    return CsvRecording(file, symbol, mapping, bad.report)
+    return open_recording(file, symbol, mapping, bad.report)

@@ -1,4 +1,6 @@
-"""Binance, spot: trades from `trade` (or `aggTrade`), quotes from `bookTicker`, combined streams.
+"""Binance, spot: trades from `trade` (or `aggTrade`), quotes from `bookTicker`.
+
+We ask for combined streams. Frames of raw streams, which captures of others hold, are read as well.
 
 Source: Binance Spot API documentation, "WebSocket Streams".
 """
@@ -6,7 +8,7 @@ Source: Binance Spot API documentation, "WebSocket Streams".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -14,7 +16,7 @@ from msgspec import Struct, field
 from feed.errors import BadFrame
 from feed.ticks import Quote, Trade
 from feed.times import Time
-from producers.venues.symbols import SymbolRule
+from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
     Kind,
     Limits,
@@ -28,9 +30,11 @@ from producers.venues.venue import (
     checked,
     decimal,
     decode,
+    numbered_trade,
 )
 
 _NAME: Final = "binance"
+T = TypeVar("T")
 _STREAMS_PER_MESSAGE: Final = 200
 _MICROSECONDS_MIN: Final = 10**14
 """Less is milliseconds: as such it lies in the year 5138, as microseconds in 1973."""
@@ -42,9 +46,14 @@ _QUOTES: Final = tuple(
 
 
 class _Head(Struct):
-    """A combined stream's frame, or the answer to a request."""
+    """A combined stream's frame, a raw stream's, or the answer to a request.
+
+    In a raw stream `e` names the kind of event, except for book tickers, which alone have `u`.
+    """
 
     stream: str = ""
+    event: str = field(name="e", default="")
+    update: int | None = field(name="u", default=None)
     id: int | str | None = None
     code: int | None = None
     msg: str = ""
@@ -83,22 +92,31 @@ class _BookTicker(Struct):
     ask_quantity: str = field(name="A")
 
 
-class _OfTrade(Struct):
-    data: _Trade
+class _Combined(Struct, Generic[T]):
+    """A combined stream's frame around that of a raw stream."""
+
+    data: T
 
 
-class _OfAggregate(Struct):
-    data: _Aggregate
+class _Form(NamedTuple, Generic[T]):
+    """The two forms of a frame."""
 
+    combined: msgspec.json.Decoder[_Combined[T]]
+    raw: msgspec.json.Decoder[T]
 
-class _OfBookTicker(Struct):
-    data: _BookTicker
+    def read(self, head: _Head, frame: bytes) -> T:
+        """What the frame says; raises BadFrame."""
+        return decode(self.combined, frame).data if head.stream else decode(self.raw, frame)
 
 
 _HEAD: Final = msgspec.json.Decoder(_Head)
-_TRADE: Final = msgspec.json.Decoder(_OfTrade)
-_AGGREGATE: Final = msgspec.json.Decoder(_OfAggregate)
-_BOOK_TICKER: Final = msgspec.json.Decoder(_OfBookTicker)
+_TRADE: Final = _Form(msgspec.json.Decoder(_Combined[_Trade]), msgspec.json.Decoder(_Trade))
+_AGGREGATE: Final = _Form(
+    msgspec.json.Decoder(_Combined[_Aggregate]), msgspec.json.Decoder(_Aggregate)
+)
+_BOOK_TICKER: Final = _Form(
+    msgspec.json.Decoder(_Combined[_BookTicker]), msgspec.json.Decoder(_BookTicker)
+)
 
 
 class Binance(Venue):
@@ -127,15 +145,16 @@ class Binance(Venue):
 
     def parse(self, frame: bytes, received: Time) -> Ticks | Notice:
         head = decode(_HEAD, frame)
-        kind = head.stream.partition("@")[2]
         try:
-            match kind:
+            match _kind_of(head):
                 case "trade":
-                    return self._read_trade(decode(_TRADE, frame).data, Series.TRADES)
+                    return self._read_trade(_TRADE.read(head, frame), Series.TRADES)
                 case "aggTrade":
-                    return self._read_trade(decode(_AGGREGATE, frame).data, Series.AGGREGATES)
+                    return self._read_trade(_AGGREGATE.read(head, frame), Series.AGGREGATES)
                 case "bookTicker":
-                    return self._read_quote(decode(_BOOK_TICKER, frame).data, received)
+                    return self._read_quote(_BOOK_TICKER.read(head, frame), received)
+        except UnknownMarket:
+            raise
         except ValueError as error:
             raise BadFrame(str(error)) from None
         return _read_answer(head)
@@ -150,9 +169,9 @@ class Binance(Venue):
             side="S" if trade.is_buyer_maker else "B",
             time=_time(trade.time),
         )
-        return Ticks((Numbered(checked(tick), series, trade.id),), _time(trade.sent))
+        return Ticks((numbered_trade(tick, series, trade.id),), _time(trade.sent))
 
-    def _read_quote(self, book: _BookTicker, received: Time) -> Ticks:
+    def _read_quote(self, book: _BookTicker, received: Time) -> Ticks | Notice:
         quote = Quote(
             symbol=self.symbols.ours(book.symbol),
             bid_venue=_NAME,
@@ -163,7 +182,15 @@ class Binance(Venue):
             ask_size=decimal(book.ask_quantity),
             time=received,
         )
+        if not (quote.bid_price and quote.ask_price):
+            return Notice(Kind.UNMAPPED, "ticker without a quote")
         return Ticks((Numbered(checked(quote), Series.QUOTES, book.update),))
+
+
+def _kind_of(head: _Head) -> str:
+    if head.stream:
+        return head.stream.partition("@")[2]
+    return head.event or ("" if head.update is None else "bookTicker")
 
 
 def _read_answer(head: _Head) -> Notice:

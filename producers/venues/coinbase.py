@@ -14,7 +14,7 @@ from msgspec import Struct
 from feed.errors import BadFrame
 from feed.ticks import Quote, Trade
 from feed.times import Time
-from producers.venues.symbols import SymbolRule
+from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
     Kind,
     Limits,
@@ -28,9 +28,12 @@ from producers.venues.venue import (
     checked,
     decimal,
     decode,
+    numbered_trade,
 )
 
 _NAME: Final = "coinbase"
+_TAKERS: Final[dict[str, Literal["B", "S"]]] = {"buy": "S", "sell": "B"}
+"""The taker's side, by the maker's."""
 
 
 class _Head(Struct):
@@ -44,7 +47,7 @@ class _Match(Struct):
     """
 
     trade_id: Number
-    side: Literal["buy", "sell"]
+    side: str
     size: str
     price: str
     product_id: str
@@ -54,12 +57,13 @@ class _Match(Struct):
 class _Ticker(Struct):
     """`ticker`: the best bid and ask after a trade; sizes since 2022 or so.
 
-    It holds the trade as well, with the taker's side. `matches` tells that better: where trades
-    come in bursts, tickers are left out.
+    A product that never traded has prices of 0, and may lack the sequence and the time. The frame
+    holds the trade as well, with the taker's side. `matches` tells that better: where trades come
+    in bursts, tickers are left out.
     """
 
-    sequence: Number
     product_id: str
+    sequence: Number | None = None
     time: str | None = None
     best_bid: str = ""
     best_bid_size: str = "0"
@@ -120,6 +124,8 @@ class Coinbase(Venue):
                 case "error":
                     error = decode(_ERROR, frame)
                     return Notice(Kind.REFUSED, f"{error.message}: {error.reason}".strip(": "))
+        except UnknownMarket:
+            raise
         except ValueError as error:
             raise BadFrame(str(error)) from None
         return Notice(Kind.ACCEPTED if kind == "subscriptions" else Kind.UNMAPPED, kind[:40])
@@ -131,25 +137,28 @@ class Coinbase(Venue):
             venue=_NAME,
             price=decimal(match.price),
             size=decimal(match.size),
-            side="S" if match.side == "buy" else "B",
+            side=_TAKERS.get(match.side),
             time=Time.parse(match.time),
         )
-        return Ticks((Numbered(checked(trade), Series.TRADES, match.trade_id),), trade.time)
+        return Ticks((numbered_trade(trade, Series.TRADES, match.trade_id),), trade.time)
 
     def _read_ticker(self, ticker: _Ticker, received: Time) -> Ticks | Notice:
-        if not (ticker.best_bid and ticker.best_ask):
+        bid, ask = (decimal(each or "0") for each in (ticker.best_bid, ticker.best_ask))
+        if not (bid and ask):
             return Notice(Kind.UNMAPPED, "ticker without a quote")
         time = Time.parse(ticker.time) if ticker.time else None
         quote = Quote(
             symbol=self.symbols.ours(ticker.product_id),
             bid_venue=_NAME,
-            bid_price=decimal(ticker.best_bid),
+            bid_price=bid,
             bid_size=decimal(ticker.best_bid_size),
             ask_venue=_NAME,
-            ask_price=decimal(ticker.best_ask),
+            ask_price=ask,
             ask_size=decimal(ticker.best_ask_size),
             time=received if time is None else time,
         )
+        if ticker.sequence is None:
+            return Ticks((Numbered(checked(quote)),), time)
         return Ticks((Numbered(checked(quote), Series.QUOTES, ticker.sequence),), time)
 
 

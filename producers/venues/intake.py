@@ -10,11 +10,13 @@ from typing import Final, NamedTuple
 from feed.errors import BadFrame
 from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
+from producers.venues.symbols import UnknownMarket
 from producers.venues.venue import Kind, Notice, Series, Venue
 
 _BACK_MAX: Final = 10_000
 """A number that is further back is the first of a new numbering."""
 _HOLES_MAX: Final = 64
+_UNKNOWN_MAX: Final = 1000
 _SKEW_WINDOW_NS: Final = 30 * NS_PER_SECOND
 
 logger = logging.getLogger("tickcast.venues")
@@ -30,7 +32,7 @@ class Tally:
         missing: numbers that were skipped and have not come since.
         gaps: how often some were.
         unmapped: frames that are nothing to us.
-        bad_frames: frames that were not as documented.
+        bad_frames: frames that were not as documented; of a market without a symbol, the first.
         refusals: answers that said no.
     """
 
@@ -131,6 +133,7 @@ class Intake:
         self._venue = venue
         self._symbols = symbols
         self._numbers: dict[tuple[Series, str], Numbers] = {}
+        self._unknown: set[str] = set()
         self.heard_of: set[str] = set()
         self.tally = Tally()
         self.skew = Skew()
@@ -139,10 +142,19 @@ class Intake:
         """The new ticks of a frame, or what else it says.
 
         Raises:
-            BadFrame: it is not as documented; counted.
+            BadFrame: it is not as documented; counted. A market whose name can't be made into a
+                symbol is reported once.
         """
         try:
             said = self._venue.parse(frame, received)
+        except UnknownMarket as error:
+            if error.market in self._unknown:
+                self.tally.unmapped += 1
+                return Notice(Kind.UNMAPPED, "a market without a symbol")
+            if len(self._unknown) < _UNKNOWN_MAX:
+                self._unknown.add(error.market)
+            self.tally.bad_frames += 1
+            raise
         except BadFrame:
             self.tally.bad_frames += 1
             raise
@@ -157,6 +169,7 @@ class Intake:
             for each in said.ticks
             if (self._symbols is None or each.tick.symbol in self._symbols)
             and (each.series is None or self._is_new(each.series, each.tick.symbol, each.number))
+            and not each.void
         ]
         self.tally.ticks += len(fresh)
         self.heard_of.update(tick.symbol for tick in fresh)

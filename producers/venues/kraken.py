@@ -6,7 +6,7 @@ Source: Kraken's documentation, "Spot WebSocket v2": "Trades", "Ticker (Level 1)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -14,7 +14,7 @@ from msgspec import Struct
 from feed.errors import BadFrame
 from feed.ticks import Quote, Trade
 from feed.times import Time
-from producers.venues.symbols import SymbolRule
+from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
     Kind,
     Limits,
@@ -27,10 +27,13 @@ from producers.venues.venue import (
     Wants,
     checked,
     decode,
+    numbered_trade,
 )
 
 _NAME: Final = "kraken"
 _SYMBOLS_PER_MESSAGE: Final = 100
+_SIDES: Final[dict[str, Literal["B", "S"]]] = {"buy": "B", "sell": "S"}
+Amount = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class _Head(Struct):
@@ -46,9 +49,9 @@ class _Trade(Struct):
     """One trade; `side` is the taker's. Numbers come as numbers, not as strings."""
 
     symbol: str
-    side: Literal["buy", "sell"]
-    price: float
-    qty: float
+    side: str
+    price: Amount
+    qty: Amount
     trade_id: Number
     timestamp: str
 
@@ -61,10 +64,10 @@ class _Ticker(Struct):
     """The best bid and ask. `timestamp` came late to v2."""
 
     symbol: str
-    bid: float | None = None
-    bid_qty: float = 0.0
-    ask: float | None = None
-    ask_qty: float = 0.0
+    bid: Amount | None = None
+    bid_qty: Amount | None = None
+    ask: Amount | None = None
+    ask_qty: Amount | None = None
     timestamp: str | None = None
 
 
@@ -115,6 +118,8 @@ class Kraken(Venue):
                 case "heartbeat":
                     return Notice(Kind.HEARTBEAT, "heartbeat")
             time = Time.parse(head.time_out) if head.time_out else None
+        except UnknownMarket:
+            raise
         except ValueError as error:
             raise BadFrame(str(error)) from None
         if head.error is not None or not head.success:
@@ -134,18 +139,20 @@ class Kraken(Venue):
                 venue=_NAME,
                 price=each.price,
                 size=each.qty,
-                side="B" if each.side == "buy" else "S",
+                side=_SIDES.get(each.side),
                 time=Time.parse(each.timestamp),
             )
-            found.append(Numbered(checked(trade), Series.TRADES, each.trade_id))
+            found.append(numbered_trade(trade, Series.TRADES, each.trade_id))
         return Ticks(found, found[-1].tick.time if found else None)
 
     def _read_tickers(self, tickers: list[_Ticker], received: Time) -> Ticks | Notice:
         found = []
         time = None
         for each in tickers:
-            if each.bid is None or each.ask is None:
+            if not (each.bid and each.ask):
                 continue
+            if each.bid_qty is None or each.ask_qty is None:
+                raise BadFrame("a quote without sizes")
             time = Time.parse(each.timestamp) if each.timestamp else None
             quote = Quote(
                 symbol=self.symbols.ours(each.symbol),

@@ -7,9 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from feed.errors import BadFrame
 from feed.ticks import is_symbol
 
 _OURS: Final = re.compile(r"[A-Z0-9][A-Za-z0-9.]*-[A-Z0-9]+", re.ASCII)
+
+
+class UnknownMarket(BadFrame, ValueError):
+    """A market whose name can't be made into a symbol, such as one in Chinese.
+
+    Attributes:
+        market: its name.
+    """
+
+    def __init__(self, market: str) -> None:
+        super().__init__(f"{market[:40]!a} is no market's name")
+        self.market = market[:40]
 
 
 @dataclass(frozen=True)
@@ -30,12 +43,12 @@ class SymbolRule:
         """Our symbol for the venue's name of a market.
 
         Raises:
-            ValueError: the name is of no known form.
+            UnknownMarket: the name is of no known form.
         """
         base, quote = self._split(name)
         symbol = f"{self.renamed.get(base, base)}-{self.renamed.get(quote, quote)}"
         if not (_OURS.fullmatch(symbol) and is_symbol(symbol)):
-            raise ValueError(f"{name[:40]!a} is no market's name")
+            raise UnknownMarket(name)
         return symbol
 
     def theirs(self, symbol: str) -> str:
@@ -64,6 +77,6 @@ class SymbolRule:
                 return base, quote
         fitting = [quote for quote in self.quotes if name.endswith(quote) and name != quote]
         if not fitting:
-            raise ValueError(f"{name[:40]!a} is no market's name")
+            raise UnknownMarket(name)
         quote = max(fitting, key=len)
         return name.removesuffix(quote), quote

@@ -10,7 +10,7 @@ from typing import Annotated, Final, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from feed.errors import BadFrame, InvalidTick
-from feed.ticks import Tick, validate
+from feed.ticks import Tick, Trade, validate
 from feed.times import Time
 from producers.venues.symbols import SymbolRule
 
@@ -18,7 +18,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A venue's number of something, as far as it can be published."""
 T = TypeVar("T")
 _SHOWN: Final = 200
-_DECIMAL: Final = re.compile(r"-?\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
+_DECIMAL: Final = re.compile(r"\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 class Wants(NamedTuple):
@@ -62,11 +62,16 @@ class Series(Enum):
 
 
 class Numbered(NamedTuple):
-    """A tick with the venue's number, where it has one."""
+    """A tick with the venue's number, where it has one.
+
+    Attributes:
+        void: it only takes its number: it is not to be published.
+    """
 
     tick: Tick
     series: Series | None = None
     number: int = 0
+    void: bool = False
 
 
 class Ticks(NamedTuple):
@@ -150,11 +155,22 @@ def decimal(text: str) -> float:
     """The number that a decimal string stands for.
 
     Raises:
-        ValueError: it is none. `float` alone would take `nan`, blanks and underscores.
+        ValueError: it is none, or below 0. `float` alone would take `nan`, blanks and underscores.
     """
     if _DECIMAL.fullmatch(text) is None:
         raise ValueError(f"not a decimal number: {text[:40]!a}")
     return float(text)
+
+
+def numbered_trade(trade: Trade, series: Series, number: int) -> Numbered:
+    """A trade with its number. One of nothing, or for nothing, did not happen.
+
+    Venues send such as placeholders. Their numbers count: else they would be missing.
+
+    Raises:
+        BadFrame: it breaks a rule.
+    """
+    return Numbered(checked(trade), series, number, void=not (trade.price and trade.size))
 
 
 def checked(tick: Tick) -> Tick:

@@ -127,10 +127,51 @@ def test_import_by_mapping_tells_bad_rows(shell: Shell, tmp_path: Path) -> None:
     code, _, err = shell.run("tape", "import", table, "-o", out_, *words)
     assert code == 1
     assert err.splitlines()[0].startswith(f"tickcast: {table}, line 3: not an RFC 3339 time")
-    assert err.splitlines()[-1] == f"tickcast: {table}: 1 bad rows left out"
+    assert err.splitlines()[-1] == f"tickcast: {table}: 1 bad row left out"
     assert Tape.open(out_).manifest.ticks == 2
     code, _, err = shell.run("tape", "import", table, "-o", tmp_path / "c.jsonl.zst")
     assert (code, "no time column among When, Px, N" in err) == (1, True)
+
+
+CAPTURE = (
+    "wss://ws.kraken.com/v2 <-> 1700000000.0\n"
+    '1700000000.4: {"channel":"trade","type":"update","data":[{"symbol":"ES/USD","side":"buy",'
+    '"price":1.5,"qty":2,"ord_type":"market","trade_id":1,"timestamp":"2023-11-14T22:13:20.4Z"}]}\n'
+)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.parquet", "a.dbn"])
+def test_import_takes_whatever_replay_takes(shell: Shell, tmp_path: Path, name: str) -> None:
+    """What a file is follows from its content: neither from its name nor from the command."""
+    (tmp_path / name).write_text(CAPTURE)
+    tape = tmp_path / "b.jsonl.zst"
+    code, _, err = shell.run("tape", "import", tmp_path / name, "-o", tape)
+    assert (code, err.startswith("b: 1 tick of 1 stream")) == (0, True), err
+    again = tmp_path / "c.jsonl.zst"
+    assert shell.run("tape", "import", tape, "-o", again)[0] == 0
+    assert list(Tape.open(again).read()) == list(Tape.open(tape).read())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("time,price,size\nx,1,1\nx,2,2\n", "no ticks, so no tape; 2 bad rows"),
+        ("time,price,size\n", "no "),
+        ("nothing,of,that\n1,2,3\n", "no time column"),
+        ("", "empty"),
+        (CAPTURE.splitlines()[0], "no ticks, so no tape; 0 bad rows"),
+    ],
+)
+def test_an_import_that_fails_leaves_no_tape(
+    shell: Shell, tmp_path: Path, content: str, message: str
+) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text(content)
+    code, _, err = shell.run(
+        "tape", "import", file, "-o", tmp_path / "b.jsonl.zst", "--symbol", "A"
+    )
+    assert (code, err.splitlines()[-1].startswith(f"tickcast: {file}: {message}")) == (1, True), err
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_nothing_stays_of_what_failed(shell: Shell, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_what_is_not_known_is_told(tmp_path: Path) -> None:
         a_quote(add, ask_px=px),
         a_quote(add, bid_sz=sz),
         a_bbo(42, 1, levels=a_level(bid_px=px, ask_px=px)),
-        # A book that is empty at the beginning of a session is no quote, and nothing is amiss.
+        # The book is empty at the beginning of a session: that is nothing to report.
         a_quote(dbn.Action.CLEAR, bid_px=px, ask_px=px),
         a_quote(one, ask_px=px),
     )

@@ -159,3 +159,10 @@ def test_lines_that_make_no_sense_are_told_and_left_out(tmp_path: Path) -> None:
     found, bad = ids_in(path)
     assert found == [1, 3]
     assert [line for line, _ in bad] == [4, 5, 6, 7, 8]
+
+
+def test_a_market_without_a_symbol_is_told_of_once_in_a_capture(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    frames = b"".join(b"%d: %b\n" % (n, match(n, symbol="龙-USD")) for n in range(2, 6))
+    path.write_bytes(HEAD + frames + b"9: " + match(9))
+    assert ids_in(path) == ([9], [(2, "'\\u9f99-USD' is no market's name")])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 
 import pytest
 
@@ -10,13 +11,14 @@ from feed.ticks import Trade
 from feed.times import NS_PER_SECOND, Time
 from producers.venues.coinbase import VENUE
 from producers.venues.intake import Intake, Skew
+from producers.venues.venue import Notice
 
 T0 = Time.parse("2021-04-17T16:43:30Z")
 
 
 def match(number: int, kind: str = "match", symbol: str = "BTC-USD") -> bytes:
     return (
-        f'{{"type":"{kind}","trade_id":{number},"side":"buy","size":"1","price":"{number}",'
+        f'{{"type":"{kind}","trade_id":{number},"side":"buy","size":"1","price":"1",'
         f'"product_id":"{symbol}","time":"2021-04-17T16:43:30Z"}}'
     ).encode()
 
@@ -96,6 +98,29 @@ def test_memory_is_bounded_however_many_gaps_there_are() -> None:
     ids(intake, map(match, range(0, 2_000, 2)))
     (numbers,) = intake._numbers.values()
     assert len(numbers._holes) == 64
+
+
+def test_placeholders_take_their_number_and_are_no_trades() -> None:
+    """Binance sends trades of 0 at 0, and their numbers count."""
+    intake = Intake(VENUE)
+    nothing = match(6).replace(b'"size":"1","price":"1"', b'"size":"0","price":"0"')
+    free = match(7).replace(b'"price":"1"', b'"price":"0.00"')
+    assert ids(intake, [match(5), nothing, free, match(8)]) == [5, 8]
+    assert (intake.tally.gaps, intake.tally.missing, intake.tally.bad_frames) == (0, 0, 0)
+
+
+def test_a_market_without_a_symbol_is_told_of_once() -> None:
+    intake = Intake(VENUE)
+    for market in ("币安人生-USD", "龙-USD"):
+        with pytest.raises(BadFrame, match="is no market's name"):
+            intake.take(match(1, symbol=market), T0)
+        for number in range(3):
+            assert isinstance(intake.take(match(number, symbol=market), T0), Notice)
+    assert (intake.tally.bad_frames, intake.tally.unmapped) == (2, 6)
+    for number in range(3_000):
+        with suppress(BadFrame):
+            intake.take(match(1, symbol=f"龙{number}-USD"), T0)
+    assert len(intake._unknown) == 1000
 
 
 def test_bad_frames_are_counted() -> None:

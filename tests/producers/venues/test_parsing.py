@@ -42,6 +42,12 @@ KRAKEN_TICKER = """{"channel":"ticker","type":"snapshot","data":[{"symbol":"ALGO
 BINANCE_TRADE = """{"stream":"bnbbtc@trade","data":{"e":"trade","E":%d,"s":"BNBBTC","t":12345,
 "p":"0.001","q":"100","T":%d,"m":true,"M":true}}"""
 
+BINANCE_BOOK = """{"stream":"bnbusdt@bookTicker","data":{"u":400900217,"s":"BNBUSDT",
+"b":"25.35190000","B":"31.21000000","a":"25.36520000","A":"40.66000000"}}"""
+COINBASE_MATCH = """{"type":"match","trade_id":10,"sequence":50,"maker_order_id":"x",
+"taker_order_id":"y","time":"2014-11-07T08:19:27.028459Z","product_id":"BTC-USD","size":"5.23512",
+"price":"400.23","side":"sell"}"""
+
 
 def test_a_coinbase_ticker_is_a_quote_and_no_trade() -> None:
     assert ticks_of(COINBASE, COINBASE_TICKER) == [
@@ -97,6 +103,23 @@ def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
         (COINBASE, '{"type":"l2update","changes":[]}', Kind.UNMAPPED, "l2update"),
         (COINBASE, '{"type":"ticker","sequence":1,"product_id":"X-Y","best_bid":"","best_ask":"1"}',
          Kind.UNMAPPED, "ticker without a quote"),
+        # Products that never traded, and a side that is empty.
+        (COINBASE, '{"type":"ticker","product_id":"X-Y","price":"0","best_bid":"0.00000",'
+                   '"best_ask":"0.00000"}', Kind.UNMAPPED, "ticker without a quote"),
+        (COINBASE, '{"type":"ticker","sequence":0,"product_id":"X-Y","best_bid":"1",'
+                   '"best_bid_size":"1","best_ask":"0","best_ask_size":"0.00"}', Kind.UNMAPPED,
+         "ticker without a quote"),
+        (KRAKEN, '{"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":null,'
+                 '"bid_qty":null,"ask":3.1,"ask_qty":1.0}]}', Kind.UNMAPPED,
+         "ticker without a quote"),
+        (KRAKEN, '{"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":0,'
+                 '"bid_qty":0,"ask":3.1,"ask_qty":1.0}]}', Kind.UNMAPPED,
+         "ticker without a quote"),
+        (BINANCE, '{"stream":"btcusdt@bookTicker","data":{"u":1,"s":"BTCUSDT","b":"37000.00",'
+                  '"B":"0.00","a":"0.00000000","A":"0.00000000"}}', Kind.UNMAPPED,
+         "ticker without a quote"),
+        (BINANCE, '{"u":1,"s":"BTCUSDT","b":"0.0","B":"0.0","a":"1","A":"1"}', Kind.UNMAPPED,
+         "ticker without a quote"),
         (KRAKEN, '{"channel":"heartbeat"}', Kind.HEARTBEAT, "heartbeat"),
         (KRAKEN, '{"channel":"status","type":"update","data":[{"system":"online"}]}',
          Kind.UNMAPPED, "status"),
@@ -134,6 +157,36 @@ def test_garbage_is_a_bad_frame(venue: Venue, frame: bytes) -> None:
 def test_a_market_of_another_form_is_a_bad_frame() -> None:
     with pytest.raises(BadFrame, match="'BNBXYZ' is no market's name"):
         BINANCE.parse((BINANCE_TRADE % (1, 1)).replace("BNBBTC", "BNBXYZ").encode(), NOW)
+
+
+@pytest.mark.parametrize(
+    ("venue", "frame", "good", "bad"),
+    [
+        (BINANCE, BINANCE_TRADE % (1, 1), '"p":"0', '"p":"-0'),
+        (BINANCE, BINANCE_BOOK, '"B":"3', '"B":"-3'),
+        (COINBASE, COINBASE_TICKER, '"best_bid":"1', '"best_bid":"-1'),
+        (COINBASE, COINBASE_MATCH, '"size":"5', '"size":"-5'),
+        (KRAKEN, KRAKEN_TRADES, '"price":0', '"price":-0'),
+        (KRAKEN, KRAKEN_TICKER % "", '"ask_qty":1', '"ask_qty":-1'),
+    ],
+)
+def test_nothing_is_below_zero(venue: Venue, frame: str, good: str, bad: str) -> None:
+    assert ticks_of(venue, frame)
+    with pytest.raises(BadFrame):
+        venue.parse(frame.replace(good, bad, 1).encode(), NOW)
+
+
+@pytest.mark.parametrize("combined", [BINANCE_TRADE % (1, 1), BINANCE_BOOK])
+def test_raw_streams_of_binance_say_the_same(combined: str) -> None:
+    raw = json.dumps(json.loads(combined)["data"])
+    assert ticks_of(BINANCE, raw) == ticks_of(BINANCE, combined)
+
+
+@pytest.mark.parametrize(("venue", "frame"), [(KRAKEN, KRAKEN_TRADES), (COINBASE, COINBASE_MATCH)])
+def test_a_side_that_is_not_known_is_left_out(venue: Venue, frame: str) -> None:
+    first = ticks_of(venue, frame.replace('"side":"sell"', '"side":"block"'))[0]
+    assert isinstance(first, Trade)
+    assert first.side is None
 
 
 @given(st.floats(min_value=0, allow_infinity=False))

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from feed.errors import BadFrame
 from feed.ticks import Tick
 from feed.times import Time
 from producers.captures import CaptureRecording, is_capture
@@ -97,7 +98,7 @@ def test_damaged_frames_are_refused_in_one_way(
                 try:
                     taken = intake.take(damaged, Time(received.at))
                 except Exception as error:
-                    assert type(error).__name__ == "BadFrame"
+                    assert isinstance(error, BadFrame)
                     assert intake.tally.bad_frames == 1
                 else:
                     assert isinstance(taken, Notice) or len(taken) == 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
+_HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
 _PORTS: Final = {"http": 80, "https": 443}
 _SECURE: Final = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
@@ -49,6 +51,37 @@ def party_of(address: str) -> str:
             return str(parsed.ipv4_mapped)
         return str(ip_network((int(parsed) >> 64 << 64, 64)))
     return str(parsed)
+
+
+def is_host_pattern(text: str) -> bool:
+    """Whether the text is a host name, `*.` before one, or `*`."""
+    return text == "*" or _HOST_NAME.fullmatch(text.removeprefix("*.")) is not None
+
+
+def is_known_host(host: str, names: Iterable[str]) -> bool:
+    """Whether the name in a Host header is one that a server is known by.
+
+    A page whose own name has been bound anew, to an address of this machine, reaches the server
+    under that name ("DNS rebinding"). Nobody can get hold of an IP address, `localhost` or a name
+    without a dot in this way, so these are always known.
+
+    Args:
+        host: the header's value, with a port or without.
+        names: as `is_host_pattern` has them.
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if "." not in name or name.endswith(".localhost") or is_network(name):
+        return True
+    return any(_matches(pattern.lower(), name) for pattern in names)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern.startswith("*"):
+        return name.endswith(pattern[1:])
+    return name == pattern.rstrip(".")
 
 
 def is_origin(text: str) -> bool:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from feed.access.gate import Gate
@@ -41,6 +41,7 @@ from feed.ticks import (
 )
 
 _SNAPSHOT_STREAMS_MAX: Final = 10_000
+_PROBES: Final = frozenset(("/health", "/ready"))
 _READY_TIMEOUT_S: Final = 1.0
 
 
@@ -123,7 +124,30 @@ def create_app(
         exception_handlers={Refused: _refused, TickcastError: _unavailable},
     )
     app.router.redirect_slashes = False  # `/stream/` is no address of ours.
-    return SecurityHeaders(app)
+    return SecurityHeaders(_KnownHosts(app))
+
+
+class _KnownHosts:
+    """ASGI middleware that refuses requests for a name that the server is not known by.
+
+    Whether it lives and is ready is no secret, and load balancers ask by any name.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan" and scope["path"] not in _PROBES:
+            engine: Engine = scope["state"]["engine"]
+            try:
+                engine.door.check_host(scope)
+            except Refused as refusal:
+                if scope["type"] == "websocket":
+                    await WebSocket(scope, receive, send).send_denial_response(denial(refusal))
+                else:
+                    await denial(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 # ---------------------------------------------------------------------------------- WebSocket

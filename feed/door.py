@@ -13,7 +13,7 @@ from feed.access.credentials import Credentials, credentials_in
 from feed.access.gate import Gate
 from feed.access.grant import UNASKED, Grant
 from feed.address_limits import AddressLimiter, AddressLimits
-from feed.addresses import Networks, is_welcome, party_of
+from feed.addresses import Networks, is_known_host, is_welcome, party_of
 from feed.broker.attempts import Attempts
 from feed.broker.seats import Seats
 from feed.counters import Counters
@@ -22,11 +22,13 @@ from feed.logs import SECURITY
 from feed.settings import Settings
 
 REFUSALS: Final = (
-    "origin", "attempts", "address", "full", "credentials", "key", "shut_out", "requests", "busy",
+    "host", "origin", "attempts", "address", "full", "credentials", "key", "shut_out", "requests",
+    "busy",
 )  # fmt: skip
 """All reasons for which somebody is turned away."""
 _TOTAL: Final = "total"
 _FULL_RETRY_S: Final = 5
+_HOST_SHOWN: Final = 100
 
 security = logging.getLogger("tickcast.security")
 
@@ -84,6 +86,30 @@ class Door:
         self._visitors: set[Visitor] = set()
         self._numbers = count(1)
         self._unlimited = Networks(settings.unlimited_addresses)
+
+    def check_host(self, scope: Mapping[str, Any]) -> None:
+        """See that a request reached the server by a name that it is known by.
+
+        A server that asks for credentials gives nothing to a page under another name, so there only
+        the setting `hosts` makes it look.
+
+        Raises:
+            Refused: it did not.
+        """
+        names = self._settings.hosts
+        if self.gate.asks and not names:
+            return
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        if is_known_host(host.decode("latin-1"), names):
+            return
+        shown = ascii(host.decode("latin-1")[:_HOST_SHOWN])
+        refusal = Refused(
+            "host",
+            403,
+            f"the server is not known by the name {shown}; the setting hosts adds names",
+        )
+        self.note_refusal(refusal.reason, Visitor(0, _safe(_address_in(scope))), str(refusal))
+        raise refusal
 
     async def enter(self, scope: Mapping[str, Any]) -> Visitor:
         """Let the sender of a handshake in.

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from feed.addresses import is_network, is_origin
+from feed.addresses import is_host_pattern, is_network, is_origin
 from feed.errors import InvalidSettings
 from feed.rates import parse_rates
 from feed.ticks import is_feed_name
@@ -26,7 +26,7 @@ ENVIRONMENT_PREFIX: Final = "TICKCAST_"
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 _GIB: Final = 1024 * _MIB
-_LISTS: Final = ("feeds", "origins", "trusted_proxies", "unlimited_addresses")
+_LISTS: Final = ("feeds", "hosts", "origins", "trusted_proxies", "unlimited_addresses")
 """Settings that are lists: as text, with commas between."""
 _DECADE_S: Final = 10 * 365 * 86_400
 
@@ -103,6 +103,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Time for a client to say who it is."""
     origins: tuple[str, ...] = ()
     """Web origins besides the server's own whose pages may connect, as https://example.org."""
+    hosts: tuple[str, ...] = ()
+    """Names by which clients reach the server, besides loopback names and IP addresses."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
 
@@ -227,6 +229,9 @@ def _faults(settings: Settings) -> Iterator[str]:
     for origin in settings.origins:
         if not is_origin(origin):
             yield f"origins: {origin!a} is no origin such as https://example.org or http://host:8080"
+    for name in settings.hosts:
+        if not is_host_pattern(name):
+            yield f"hosts: {name!a} is no name such as feed.example.org, nor *.example.org, nor *"
     for name in ("trusted_proxies", "unlimited_addresses"):
         for network in getattr(settings, name):
             if not is_network(network):

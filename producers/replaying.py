@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,10 +16,10 @@ from feed.broker.replays import Stage
 from feed.broker.steering import Command, Pause, Resume, Seek, Speed, Status, Step
 from feed.broker.waiting import BATCH_TICKS_MAX
 from feed.encoding import Encoding, encode
-from feed.errors import BrokerUnavailable, ReplayFailed
+from feed.errors import BrokerUnavailable, InvalidSettings, ReplayFailed
 from feed.playback import Deck, Mode, State, place, read_speed
 from feed.tasks import end_tasks
-from feed.ticks import Tick, channel_of
+from feed.ticks import StreamKey, Tick, channel_of
 from feed.times import NS_PER_SECOND, Time
 
 ANNOUNCE_S: Final = 1.0
@@ -38,6 +38,7 @@ class Order:
         limit: end after so many ticks.
         stay: stay at the end, until told to go back.
         hashed: keep a hash of each stream.
+        overwrite: begin a new epoch even where that discards ticks that no replay has published.
     """
 
     retime: bool = False
@@ -45,6 +46,7 @@ class Order:
     limit: int | None = None
     stay: bool = False
     hashed: bool = False
+    overwrite: bool = True
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Replay:
         self._asked: deque[_Asked] = deque()
         self._woken = asyncio.Event()
         self._stopped = False
+        self._is_alone = False
         self._epochs = 0
         self._told: Mode = deck.state(clock()).mode
         self._free_s = clock()
@@ -127,9 +130,14 @@ class Replay:
 
         Raises:
             ReplayFailed: another replay has the feed.
+            InvalidSettings: the feed holds streams of others, which are not to be overwritten.
             InvalidRecording: the recording turns out to be damaged.
             BrokerUnavailable, BrokerUnsuitable: as `Publisher` has it.
         """
+        others = await self._stage.origins.others() if self._publisher.has_streams else []
+        if others and not (self._order.overwrite or self._order.retime):
+            raise InvalidSettings(_describe_others(self._stage.feed, others))
+        self._is_alone = not others
         await self._stage.announce(self.state)
         tasks = [
             asyncio.create_task(self._play(), name="replay"),
@@ -163,7 +171,9 @@ class Replay:
     async def _play(self) -> None:
         if self._publisher.has_streams and not self._order.retime:
             # The times go back: what is told of the streams so far is of another story.
-            await self._publisher.begin_epoch()
+            await self._begin_epoch()
+        elif self._is_alone:
+            await self._note(alone=False)
         while not self._is_over():
             while self._asked:
                 await self._carry_out(self._asked.popleft())
@@ -247,6 +257,14 @@ class Replay:
     async def _begin_epoch(self) -> None:
         self._epochs = self._epochs_due()
         await self._publisher.begin_epoch()
+        await self._note(alone=True)
+
+    async def _note(self, *, alone: bool) -> None:
+        """Note where the ticks come from, so that a replay of the feed need not be refused."""
+        try:
+            await self._stage.origins.note(self._publisher.name, alone=alone)
+        except BrokerUnavailable as error:
+            logger.debug("could not note that the feed is replayed: %s", error)
 
     # -- commands and announcements
 
@@ -308,3 +326,12 @@ class Replay:
                 await self._stage.announce(self.state._replace(mode=self._told))
             except BrokerUnavailable as error:
                 logger.debug("could not tell where the replay stands: %s", error)
+
+
+def _describe_others(feed: str, others: Sequence[StreamKey]) -> str:
+    count = f"{len(others):,} stream{'s'[: len(others) != 1]}"
+    return (
+        f"the feed {feed} holds {count} that no replay has published, such as"
+        f" {others[0].channel}/{others[0].symbol}, and the replay would discard their history:"
+        " choose another feed with --feed NAME, or give --overwrite"
+    )

@@ -59,6 +59,7 @@ class _Names(NamedTuple):
     ticks: list[str]
     announcements: list[str]
     replays: list[str]
+    replayed: list[str]
     replay_states: list[str]
     replay_commands: list[str]
     replay_replies: list[str]
@@ -126,6 +127,7 @@ def _names(feeds: Sequence[str], channel: str = ANY) -> _Names:
         ticks=[keys.ticks(stream) for stream in streams],
         announcements=[keys.announcements(feed) for feed in feeds],
         replays=[keys.replay(feed) for feed in feeds],
+        replayed=[keys.replayed(feed) for feed in feeds],
         replay_states=[keys.replay_states(feed) for feed in feeds],
         replay_commands=[keys.replay_commands(feed) for feed in feeds],
         replay_replies=[keys.replay_replies(feed) for feed in feeds],
@@ -154,6 +156,7 @@ def _replaying(names: _Names) -> list[Grant]:
     return [
         Grant("hget", keys=names.metas),
         Grant("evalsha hget hset pexpire del", keys=names.replays),
+        Grant("evalsha hgetall hset hsetnx del", keys=names.replayed),
         Grant("publish", channels=[*names.replay_states, *steering]),
         Grant("subscribe", channels=steering),
     ]

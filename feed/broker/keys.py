@@ -61,6 +61,14 @@ def replay(feed: str) -> str:
     return f"{_PREFIX}{{{feed}}}:replay"
 
 
+def replayed(feed: str) -> str:
+    """Hash: the publishers that replay into the feed, and `since` when it holds nothing else.
+
+    `since` is in milliseconds by Redis's clock. See `feed.broker.replays.Origins`.
+    """
+    return f"{_PREFIX}{{{feed}}}:replayed"
+
+
 def replay_states(feed: str) -> str:
     """Channel: the state of the feed's replay, on every change and once a second."""
     return f"{_PREFIX}{{{feed}}}:replay:states"

@@ -104,6 +104,11 @@ class Publisher:
         return self._waiting.dropped_ticks
 
     @property
+    def name(self) -> str:
+        """By what streams know their publishers; unique."""
+        return self._sender.name
+
+    @property
     def has_streams(self) -> bool:
         """Whether something was published into the feed, as far as is known here."""
         return self._sender.has_streams

@@ -14,18 +14,21 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from feed.broker import keys
-from feed.broker.client import translated_errors
+from feed.broker.client import execute, translated_errors
 from feed.broker.scripts import Script
 from feed.broker.steering import Command, parse_command
+from feed.broker.store import Store
 from feed.encoding import Encoding, encode
 from feed.errors import BrokerUnavailable, ReplayFailed
 from feed.playback import State
+from feed.ticks import StreamKey
 
 EXPIRY_S: Final = 3.0
 """So long after it was last heard of, a replay counts as gone."""
 REPLY_TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = 0.5
 _POLL_S: Final = 1.0
+_PIPELINE_KEYS: Final = 500
 
 # In one step: of two that begin at once, one wins, and none writes over another's state.
 _ANNOUNCE: Final = Script("""
@@ -43,16 +46,31 @@ redis.call('PUBLISH', ARGV[3], ARGV[2])
 return 1
 """)
 
+# By the clock of `publish.lua`, which the marks of publishers have.
+_NOTE: Final = Script("""
+if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSETNX', KEYS[1], 'since', string.format('%d', now))
+redis.call('HSET', KEYS[1], ARGV[1], '')
+""")
+
 logger = logging.getLogger("tickcast.replay")
 
 
 class Stage:
-    """The place of a feed's one replay, and the way by which it is steered."""
+    """The place of a feed's one replay, and the way by which it is steered.
+
+    Attributes:
+        feed: its name.
+        origins: which of its streams have been replayed.
+    """
 
     def __init__(self, client: Redis, feed: str) -> None:
         self._client = client
-        self._feed = feed
+        self.feed = feed
         self._name = secrets.token_hex(8)
+        self.origins = Origins(client, feed)
 
     async def announce(self, state: State) -> None:
         """Take the place, or keep it, and tell all who listen.
@@ -62,19 +80,19 @@ class Stage:
             BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
         """
         done = await _ANNOUNCE.call(
-            self._client, [keys.replay(self._feed)], self._name, pack_state(state),
-            int(EXPIRY_S * 1000), keys.replay_states(self._feed),
+            self._client, [keys.replay(self.feed)], self._name, pack_state(state),
+            int(EXPIRY_S * 1000), keys.replay_states(self.feed),
         )  # fmt: skip
         if not done:
             raise ReplayFailed(
-                f"another replay plays into the feed {self._feed}; tickcast replayctl steers it"
+                f"another replay plays into the feed {self.feed}; tickcast replayctl steers it"
             )
 
     async def leave(self, state: State) -> None:
         """Give the place up, with last words. Raises as `announce` does but for ReplayFailed."""
         await _LEAVE.call(
-            self._client, [keys.replay(self._feed)], self._name, pack_state(state),
-            keys.replay_states(self._feed),
+            self._client, [keys.replay(self.feed)], self._name, pack_state(state),
+            keys.replay_states(self.feed),
         )  # fmt: skip
 
     async def serve(self, carry_out: Callable[[Command], Awaitable[State]]) -> None:
@@ -86,7 +104,7 @@ class Stage:
         while True:
             try:
                 with translated_errors():
-                    async with _listening(self._client, keys.replay_commands(self._feed)) as heard:
+                    async with _listening(self._client, keys.replay_commands(self.feed)) as heard:
                         while True:
                             data = await _next(heard)
                             if data is not None:
@@ -101,7 +119,68 @@ class Stage:
             reply |= (await carry_out(parse_command(data))).fields()
         except ReplayFailed as error:
             reply["error"] = str(error)
-        await self._client.publish(keys.replay_replies(self._feed), encode(reply, Encoding.JSON))
+        await self._client.publish(keys.replay_replies(self.feed), encode(reply, Encoding.JSON))
+
+
+class Origins:
+    """Tells the streams of a feed that replays have published from those of other programs.
+
+    A replay that begins an epoch notes when it did so, and the name of its publisher. Each stream's
+    meta hash says which publishers have published there, and when. So what another one has
+    published since is known, whatever has become of the replay.
+    """
+
+    def __init__(self, client: Redis, feed: str) -> None:
+        self._client = client
+        self._feed = feed
+
+    async def others(self) -> list[StreamKey]:
+        """The streams with ticks that did not come from replays, sorted.
+
+        Bars that are made of replayed trades count as replayed.
+
+        Raises:
+            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+        """
+        with translated_errors():
+            noted: Any = await self._client.hgetall(keys.replayed(self._feed))
+        since_ms = int(noted.pop(b"since", 0))
+        streams = sorted(await Store(self._client).streams(self._feed))
+        trades = {each.symbol for each in streams if each.channel == "trades"}
+        found = []
+        for start in range(0, len(streams), _PIPELINE_KEYS):
+            part = streams[start : start + _PIPELINE_KEYS]
+            pipeline = self._client.pipeline(transaction=False)
+            for stream in part:
+                pipeline.hgetall(keys.meta(stream))
+            for stream, fields in zip(part, await execute(pipeline), strict=True):
+                is_made = stream.channel.startswith("bars") and stream.symbol in trades
+                if not is_made and _is_of_others(fields, noted, since_ms):
+                    found.append(stream)
+        return found
+
+    async def note(self, publisher: str, *, alone: bool) -> None:
+        """Note that a publisher replays into the feed.
+
+        Args:
+            alone: nothing that others have published is left.
+
+        Raises:
+            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+        """
+        await _NOTE.call(self._client, [keys.replayed(self._feed)], publisher, int(alone))
+
+
+def _is_of_others(
+    fields: Mapping[bytes, bytes], replays: Mapping[bytes, bytes], since_ms: int
+) -> bool:
+    """Whether a stream with this meta hash has ticks of a publisher other than a replay."""
+    if int(fields.get(b"seq", 0)) == 0:
+        return False
+    return not replays or any(
+        name.startswith(b"p:") and name not in replays and int(mark.split()[-1]) >= since_ms
+        for name, mark in fields.items()
+    )
 
 
 async def steer(client: Redis, feed: str, command: Mapping[str, object]) -> State:

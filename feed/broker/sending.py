@@ -74,6 +74,11 @@ class Sender:
         self._reached = dict.fromkeys(await self._store.streams(self._feed), _HAS_A_NUMBERING)
 
     @property
+    def name(self) -> str:
+        """The field of a stream's meta hash that has the number of its last batch from here."""
+        return self._name
+
+    @property
     def has_streams(self) -> bool:
         """Whether a stream of the feed is known."""
         return bool(self._reached)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
@@ -59,6 +60,8 @@ _SCAN_SHOWN_S: Final = 0.5
 @click.option("--max-rate", type=Rate(), metavar="TICKS",
               help="At most that many ticks per second, evenly.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
+@click.option("--overwrite", is_flag=True,
+              help="Discard what other programs have published into the feed.")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Stop at the first bad row.")
 @click.option("--hash", "hashed", is_flag=True,
               help="Print the SHA-256 of each stream's ticks.")  # fmt: skip
@@ -78,6 +81,7 @@ def replay(
     retime: Literal["now"] | None,
     max_rate: float | None,
     limit: int | None,
+    overwrite: bool,
     strict: bool,
     hashed: bool,
     feed: str,
@@ -85,6 +89,9 @@ def replay(
     config: Path | None,
 ) -> None:
     """Play recorded ticks into a feed: tapes, captures, Parquet, DBN and CSV files.
+
+    A replay begins the feed's numbers anew and discards its history. So it refuses the default feed
+    when other programs have published into it, unless --feed or --overwrite is given.
 
     Several files are played in one order, that of their times. In a terminal, space pauses and goes
     on, the arrows seek, + and - change the speed, s steps and q ends it; from anywhere else
@@ -108,7 +115,15 @@ def replay(
         for file, each in zip(files, bad, strict=True)
     ]
     source = _choose(recordings, symbols, limit)
-    order = Order(retime is not None, max_rate, limit, stay, hashed)
+    source_of_feed = click.get_current_context().get_parameter_source("feed")
+    order = Order(
+        retime=retime is not None,
+        max_rate=max_rate,
+        limit=limit,
+        stay=stay,
+        hashed=hashed,
+        overwrite=overwrite or source_of_feed is not ParameterSource.DEFAULT,
+    )
     deck = _deck(source, speed, start, end, loop)
     run(_replay(settings, feed, deck, order, bad))
 

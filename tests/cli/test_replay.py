@@ -117,6 +117,26 @@ async def test_hashes_and_parts(cli: Cli, recording: Path, tmp_path: Path) -> No
         assert done.err.startswith("replayed 1 tick in ")
 
 
+async def test_the_default_feed_of_others_is_not_overwritten(cli: Cli, recording: Path) -> None:
+    words = ["replay", str(recording), "--speed", "max"]
+    async with cli.serving():
+        # Killed at any time, a replay can be repeated.
+        async with replaying(cli, str(recording)) as process:
+            process.kill()
+            await process.wait()
+        await asyncio.sleep(replays.EXPIRY_S)  # Until then it counts as playing.
+        assert (await cli.run(*words)).code == 0
+        await cli.run("publish", stdin='{"T":"t","S":"BTC-USD","p":1,"s":1}\n')
+        refused = await cli.run(*words)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert "--feed NAME" in refused.err
+        assert "--overwrite" in refused.err
+        for option in ("--feed=past", "--feed=live", "--overwrite"):
+            done = await cli.run(*words, option)
+            assert (done.code, done.err[:18]) == (0, "replayed 101 ticks"), done
+        assert (await cli.run(*words)).code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -17,7 +17,7 @@ from feed.broker.publisher import Publisher
 from feed.broker.replays import Stage, read_state, steer
 from feed.broker.steering import Pause, Seek, Speed, Step
 from feed.broker.store import Store
-from feed.errors import ReplayFailed
+from feed.errors import InvalidSettings, ReplayFailed
 from feed.playback import MAX, Deck, Mode, Source
 from feed.settings import Settings
 from feed.tasks import end_tasks
@@ -26,6 +26,7 @@ from feed.times import Time
 from producers.mixing import Merged
 from producers.replaying import Order, Replay
 from producers.sources import open_recording
+from tests.builders import bar, quote, trade, trades
 from tests.conftest import until
 from tests.feed.tapes.builders import a_tape
 from tests.recorded import Recorded, at, places
@@ -318,3 +319,70 @@ async def test_what_is_asked_of_one_that_is_over_is_refused(
     await replay.run()
     with pytest.raises(ReplayFailed, match="the replay is over"):
         await asking
+
+
+# ------------------------------------------------------------------- what others have published
+
+
+async def publish(redis: Redis, settings: Settings, *ticks: Tick) -> None:
+    async with Publisher(redis, DEFAULT_FEED, settings) as publisher:
+        await publisher.publish(ticks)
+
+
+async def replayed(
+    redis: Redis, settings: Settings, order: Order | None = None, *symbols: str
+) -> int:
+    """Replay a few ticks into a feed that is not to be overwritten; returns how many."""
+    source = Recorded(0, symbol=symbols[0]) if symbols else Recorded(0, 1, 2)
+    async with Publisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
+        replay = replay_of(redis, publisher, source, order or Order(overwrite=False))
+        await replay.run()
+        return replay.count
+
+
+async def test_a_feed_that_others_publish_into_is_not_overwritten(
+    redis: Redis, settings: Settings
+) -> None:
+    await publish(redis, settings, *trades(30, "BTC-USD"), quote("NQ"))
+    with pytest.raises(InvalidSettings) as refused:
+        await replayed(redis, settings)
+    assert str(refused.value) == (
+        "the feed live holds 2 streams that no replay has published, such as quotes/NQ, and the"
+        " replay would discard their history: choose another feed with --feed NAME, or give"
+        " --overwrite"
+    )
+    (head,) = await Store(redis).heads([StreamKey(DEFAULT_FEED, "trades", "BTC-USD")])
+    assert head.seq == 30
+    assert await read_state(redis, DEFAULT_FEED) is None
+    # Nothing is discarded by these.
+    assert await replayed(redis, settings, Order(overwrite=False, retime=True)) == 3
+    assert await replayed(redis, settings, Order(overwrite=True)) == 3
+    (head,) = await Store(redis).heads([StreamKey(DEFAULT_FEED, "trades", "BTC-USD")])
+    assert head.seq == 0
+    # Of the others there is nothing left.
+    assert await replayed(redis, settings) == 3
+
+
+async def test_a_replay_can_be_repeated(redis: Redis, settings: Settings) -> None:
+    for _ in range(3):
+        assert await replayed(redis, settings) == 3
+    assert await replayed(redis, settings, None, "NQ") == 1
+    assert await replayed(redis, settings, Order(overwrite=False, retime=True)) == 3
+    assert await replayed(redis, settings) == 3
+    # Bars are made of what is replayed.
+    await publish(redis, settings, bar("ES"))
+    assert await replayed(redis, settings) == 3
+    await publish(redis, settings, bar("NQ"), bar("YM"))
+    with pytest.raises(InvalidSettings, match=r"holds 1 stream that .* bars/YM"):
+        await replayed(redis, settings)
+
+
+async def test_what_is_published_after_a_replay_is_not_overwritten(
+    redis: Redis, settings: Settings
+) -> None:
+    """Neither in the streams of the replay nor in others."""
+    for tick in (trade("ES"), trade("NQ")):
+        assert await replayed(redis, settings, Order()) == 3
+        await publish(redis, settings, tick)
+        with pytest.raises(InvalidSettings, match=f"such as trades/{tick.symbol}"):
+            await replayed(redis, settings)

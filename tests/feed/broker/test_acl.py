@@ -159,6 +159,8 @@ async def replay_something(client: Redis) -> None:
 
     stage = Stage(client, "live")
     await stage.announce(state)
+    assert await stage.origins.others()
+    await stage.origins.note("p:1", alone=True)
     serving = asyncio.create_task(stage.serve(carry_out))
     try:
         while True:

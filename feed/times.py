@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from msgspec.msgpack import Ext
 
@@ -15,11 +16,36 @@ _MIN_NS: Final = -(2**63)
 _MAX_NS: Final = 2**63 - 1
 _TIMESTAMP_EXT: Final = -1
 
+Unit = Literal["s", "ms", "us", "ns"]
+_PLAUSIBLE_S: Final = (662_688_000, 2_840_140_800)
+"""Seconds since 1970 that a bare number can stand for: from 1991 to 2060.
+
+Within these years no number is a time in two units: each unit's range ends at 4.3 times its begin,
+and the next one begins at 1,000 times. Numbers that are no such times lie outside all four ranges:
+dates (20240102, 202401020930, 20240102093000), seconds to nanoseconds after midnight, the days of
+spreadsheets, NTP's seconds (those of 1990 are 2060's here) and .NET's tenths of microseconds (those
+of 2100 are 1990's here). Only dates with an hour (2024010209) lie within, as seconds of 2033 to
+2036; these are refused.
+"""
+_PER_S: Final[tuple[tuple[Unit, int, int], ...]] = (
+    ("s", 1, 9), ("ms", 10**3, 6), ("us", 10**6, 3), ("ns", 10**9, 0),
+)  # fmt: skip
+_RANGES: Final = tuple(
+    (unit, _PLAUSIBLE_S[0] * per_s, _PLAUSIBLE_S[1] * per_s, NS_PER_SECOND // per_s, digits)
+    for unit, per_s, digits in _PER_S
+)
+"""Of each unit: its name, the first number and the one after the last, its nanoseconds, and how
+many digits of a fraction they are.
+"""
+_RANGE_OF: Final = {each[0]: each for each in _RANGES}
+
 _ISO = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?(Z|z|[+-]\d\d:?\d\d)?",
     re.ASCII,
 )
 _FRACTION = re.compile(r"\.(\d{1,9})Z\Z", re.ASCII)
+_NUMBER = re.compile(r"(\d{1,40})(?:\.(\d{0,40}))?(?:[eE]([+-]?\d{1,2}))?", re.ASCII)
+_CALENDAR = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])", re.ASCII)
 
 
 class Time(int):
@@ -94,6 +120,42 @@ class Time(int):
             return cls._checked(int(to_ns()))
         raise ValueError("a time is an RFC 3339 string or whole nanoseconds")
 
+    @classmethod
+    def of_number(cls, text: str, unit: Unit | None = None, *, anywhere: bool = False) -> Time:
+        """Read a number since the Unix epoch; every digit counts.
+
+        Without a unit it is a time where exactly one unit makes it one from 1991 to 2060.
+
+        Args:
+            text: `1704205800`, `1704205800123.5`, `1.704205800123e+12`.
+            unit: what it counts, where that is known.
+            anywhere: accept a time of any year in this unit.
+
+        Raises:
+            ValueError: it is no number, finer than a nanosecond, or no plausible time; the message
+                says what it looks like.
+
+        >>> [Time.of_number(text).rfc3339() for text in ("1704205800", "1704205800000000001")]
+        ['2024-01-02T14:30:00Z', '2024-01-02T14:30:00.000000001Z']
+        """
+        number = _NUMBER.fullmatch(text)
+        if number is None:
+            raise ValueError(f"{text[:40]!a} is no number")
+        if number[3]:
+            number = _NUMBER.fullmatch(f"{Decimal(text):f}")
+            if number is None:
+                raise ValueError(f"{text[:40]} is no time since 1970")
+        whole = int(number[1])
+        for each, first, end, ns, digits in _RANGES if unit is None else (_RANGE_OF[unit],):
+            if anywhere or first <= whole < end:
+                if each == "s" and unit is None and _calendar_form(number[1]) is not None:
+                    break
+                fraction = (number[2] or "").rstrip("0")
+                if len(fraction) > digits:
+                    raise ValueError(f"finer than a nanosecond: {text[:40]!r}")
+                return cls._checked(whole * ns + int(fraction.ljust(digits, "0") or 0))
+        raise ValueError(f"{text[:40]} is no time: {_describe_number(number[1], unit)}")
+
     def rfc3339(self) -> str:
         """This time in UTC, ending in `Z`, with no more fractional digits than it needs."""
         seconds, ns = divmod(int(self), NS_PER_SECOND)
@@ -115,6 +177,26 @@ class Time(int):
         else:
             data = seconds.to_bytes(4, "big")
         return Ext(_TIMESTAMP_EXT, data)
+
+
+def _calendar_form(digits: str) -> str | None:
+    """How a number may be read as a date; None where it can't be one."""
+    form = "YYYYMMDDHHMMSS"[: len(digits)] + "f" * (len(digits) - 14)
+    if len(digits) not in (8, 10, 12, 14, 17, 20, 23) or not _CALENDAR.match(digits):
+        return None
+    clock = digits[8:14]
+    good = clock[:2] < "24" and clock[2:4] < "60" and clock[4:6] < "61"
+    return form if good else None
+
+
+def _describe_number(digits: str, unit: Unit | None) -> str:
+    """What a number that is no time looks like."""
+    if (form := _calendar_form(digits)) is not None:
+        return f"it looks like a date, {form}"
+    if int(digits) < 100_000:
+        return "it looks like seconds after midnight or a spreadsheet's day, without a date"
+    units = "seconds, milliseconds, microseconds or nanoseconds" if unit is None else unit
+    return f"in {units} since 1970 it is none of the years 1991 to 2059"
 
 
 def _read(text: str) -> int:

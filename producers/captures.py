@@ -9,8 +9,8 @@ from typing import BinaryIO, Final, cast
 
 from feed.errors import BadFrame, InvalidRecording
 from feed.ticks import Tick
+from feed.times import Time
 from producers.compressed import DAMAGE, opened
-from producers.recordings import read_time
 from producers.venues.intake import Intake
 from producers.venues.registry import VENUES, venue_at
 from producers.venues.venue import Notice, Venue
@@ -30,7 +30,7 @@ def is_capture(path: Path) -> bool:
                 _CONNECTED.fullmatch(cast("BinaryIO", lines.buffer).readline(_FIRST_LINE_MAX))
                 is not None
             )
-    except (OSError, *DAMAGE):
+    except (OSError, InvalidRecording, *DAMAGE):
         return False
 
 
@@ -114,7 +114,7 @@ class _Reader:
         if received is not None:
             if self._intake is None:
                 raise BadFrame("a frame of no known venue")
-            taken = self._intake.take(received[2], read_time(received[1].decode()))
+            taken = self._intake.take(received[2], Time.of_number(received[1].decode(), "s"))
             return () if isinstance(taken, Notice) else taken
         connected = _CONNECTED.fullmatch(line)
         if connected is not None:

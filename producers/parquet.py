@@ -15,7 +15,7 @@ from feed.errors import InvalidRecording
 from feed.tapes.export import load_pyarrow
 from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
-from producers.recordings import Block, Layout
+from producers.columns import Block, Layout
 
 _ROWS: Final = 1_000
 _NS: Final = {"s": NS_PER_SECOND, "ms": 1_000_000, "us": 1000, "ns": 1}

@@ -3,61 +3,42 @@
 from __future__ import annotations
 
 import csv
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from itertools import repeat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, NamedTuple, Protocol
+from typing import BinaryIO, Final, Protocol
 
-from feed.errors import InvalidRecording, InvalidTick
-from feed.ticks import Quote, Tick, Trade, validate
+from feed.errors import InvalidRecording
+from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
-from producers.compressed import DAMAGE, opened, opened_bytes
+from producers.columns import BadRow, Block, Layout, RowFormat, ignore_bad_row, is_readable
+from producers.compressed import DAMAGE, not_utf8, opened, opened_bytes
+from producers.headers import find_head
 from producers.marks import ROWS, CountedLines, Marks
 
-_COLUMN_NAMES: Final[Mapping[str, frozenset[str]]] = {
-    "time": frozenset(
-        "time datetime timestamp ts t date tsevent eventtime tradetime transacttime".split()
-    ),
-    "price": frozenset("price p px last lastprice tradeprice".split()),
-    "size": frozenset("size volume qty quantity amount vol lastsize tradesize".split()),
-    "symbol": frozenset("symbol sym ticker instrument productid".split()),
-    "side": frozenset("side takerside aggressor aggressorside tks".split()),
-    "id": frozenset("id tradeid".split()),
-    "venue": frozenset("venue exchange exch x".split()),
-    "bid": frozenset("bid bidprice bidpx bp bestbid".split()),
-    "bid_size": frozenset("bidsize bidqty bidsz bidvolume bs bestbidsize".split()),
-    "ask": frozenset("ask askprice askpx ap offer offerprice bestask".split()),
-    "ask_size": frozenset("asksize askqty asksz askvolume offersize bestasksize".split()),
-}
-_SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
-    "b": "B", "buy": "B", "buyer": "B", "bid": "B",
-    "s": "S", "sell": "S", "seller": "S", "ask": "S", "a": "S",
-}  # fmt: skip
-_SECONDS_MAX: Final = 10**11
 _BLOCK: Final = 250
 """Rows read at once: enough to spread what a block costs, and too few to be late for a tick."""
-
-
-class Block(NamedTuple):
-    """Rows that follow each other, and the number that people know each by."""
-
-    rows: list[Sequence[Any]]
-    numbers: list[int]
+_JUMP_NS: Final = 7 * 86_400 * NS_PER_SECOND
+"""Times that differ so much from one row to the next are told: a replay would wait as long."""
 
 
 class CsvRecording:
     """A CSV file of trades, of quotes, or of both, read row by row.
 
-    The first row names the columns. Rows keep the file's order.
+    A header names the columns, see `find_head`. Rows keep the file's order.
 
     Args:
-        path: plain, gzip or zstd; told by the content.
-        symbol: the symbol of rows that name none.
+        path: plain or compressed; told by the content.
+        symbol: the symbol of rows that name none. Where the first row names one that no feed can
+            have, it is another name for that one.
         columns: which column holds what, where its name does not say so: `{"time": "when"}`.
         on_bad_row: called with the line number and the error of each row that is no tick; such rows
             are left out.
+        form: how times, numbers and symbols are written.
+
+    Attributes:
+        notes: what people should know before it is played; complete after `scan`.
 
     Raises:
         InvalidRecording: the file can't be read, or lacks columns.
@@ -68,27 +49,43 @@ class CsvRecording:
         path: Path,
         symbol: str | None,
         columns: Mapping[str, str] | None = None,
-        on_bad_row: Callable[[int, str], None] = lambda line, error: None,
+        on_bad_row: BadRow = ignore_bad_row,
+        form: RowFormat | None = None,
     ) -> None:
         self._path = path
-        self._symbol = symbol
-        self._columns = columns or {}
         self._on_bad_row = on_bad_row
         self._file: BinaryIO | None = None
         self._span: tuple[Time, Time] | None = None
         self._marks = Marks()
+        form = form or RowFormat()
+        columns = columns or {}
         try:
             self.size_bytes = path.stat().st_size
             with opened(path) as (lines, _):
-                header = lines.readline()
-                self._delimiter = _delimiter_of(header)
-                self._layout = Layout(_read_header(header), self._columns, symbol)
+                self._head = find_head(lines.readline, columns)
+            self._layout = Layout(self._head.names, columns, symbol, form)
+            name = None if symbol is None else self._first_name()
+            if symbol is not None and name is not None and name not in form.symbols:
+                form = replace(form, symbols={**form.symbols, name: symbol})
+                self._layout = Layout(self._head.names, columns, symbol, form)
         except OSError as error:
             raise InvalidRecording(f"{path}: {error.strerror or error}") from None
-        except UnicodeDecodeError:
-            raise InvalidRecording(f"{path}: neither text nor compressed text") from None
+        except UnicodeDecodeError as error:
+            raise InvalidRecording(f"{path}: {not_utf8(error)}") from None
         except (InvalidRecording, ValueError, *DAMAGE) as error:
             raise InvalidRecording(f"{path}: {error}") from None
+        self.notes = list(self._layout.notes)
+
+    def _first_name(self) -> str | None:
+        """The symbol that the first row has, where that can be none."""
+        with opened(self._path) as (lines, _):
+            for row in csv.reader(
+                islice(lines, self._head.lines, None), delimiter=self._head.delimiter
+            ):
+                name = self._layout.symbol_of(row) if row else None
+                if row:
+                    return name if name and not is_readable(name) else None
+        return None
 
     @property
     def position_bytes(self) -> int:
@@ -128,24 +125,30 @@ class CsvRecording:
             self._file = stored
             lines = CountedLines(content)
             marks = Marks()
+            look = _Look()
             span = self._scan(
-                iter(lines), on_progress,
+                iter(lines), look, on_progress,
                 lambda greatest, line: marks.pass_rows(greatest, lines.offset, line),
             )  # fmt: skip
         if span is None or not lines.countable:
             # What is read of it must be the same as what is played.
             marks = Marks()
+            look = _Look()
             with opened(self._path) as (text, stored):
                 self._file = stored
-                span = self._scan(text, on_progress, lambda greatest, line: None, to_damage=True)
+                span = self._scan(
+                    text, look, on_progress, lambda greatest, line: None, to_damage=True
+                )
         self._file = None
         if span is None:
-            raise InvalidRecording(f"{self._path}: no row has a time")
+            raise InvalidRecording(f"{self._path}: no row has a time{look.first_error}")
         self._span, self._marks = span, marks
+        self.notes = [*self._layout.notes, *look.notes()]
 
     def _scan(
         self,
         lines: Iterator[str],
+        look: _Look,
         on_progress: Callable[[], None],
         on_rows: Callable[[int, int], None],
         to_damage: bool = False,
@@ -153,21 +156,28 @@ class CsvRecording:
         """The first and the greatest time; None where there is none, or damage.
 
         Args:
+            look: notes what is odd.
             on_rows: called behind every `ROWS` rows with the greatest time so far and the number of
                 lines.
             to_damage: take what lies before it.
         """
         first: Time | None = None
         greatest = Time(0)
-        next(lines, "")
-        rows = csv.reader(lines, delimiter=self._delimiter)
+        before = self._head.lines
+        for _ in range(before):
+            next(lines, "")
+        rows = csv.reader(lines, delimiter=self._head.delimiter)
         try:
-            for block in _blocks(rows, ROWS):
+            for block in _blocks(rows, ROWS, before):
                 if times := self._layout.times_of(block.rows):
                     if first is None:
                         first = greatest = times[0]
+                    look.at(times, block)
                     greatest = max(greatest, *times)
-                    on_rows(greatest, rows.line_num + 1)
+                    on_rows(greatest, rows.line_num + before)
+                elif first is None and block.rows and not look.first_error:
+                    error = self._layout.time_error(block.rows[0])
+                    look.first_error = f"; line {block.numbers[0]}: {error}"
                 on_progress()
         except (OSError, UnicodeDecodeError, *DAMAGE):
             if not to_damage:
@@ -183,16 +193,18 @@ class CsvRecording:
         mark = None if start is None else self._marks.before(start)
         with opened(self._path, mark.offset if mark else 0) as (lines, stored):
             self._file = stored
+            before = mark.line if mark else self._head.lines
             if mark is None:
-                lines.readline()
-            rows = csv.reader(lines, delimiter=self._delimiter)
-            before = mark.line if mark else 1
+                for _ in range(before):
+                    lines.readline()
+            rows = csv.reader(lines, delimiter=self._head.delimiter)
             try:
                 for block in _blocks(rows, _BLOCK, before):
                     yield from self._layout.read(block, self._on_bad_row)
             except (OSError, UnicodeDecodeError, *DAMAGE) as error:
+                what = not_utf8(error) if isinstance(error, UnicodeDecodeError) else error
                 raise InvalidRecording(
-                    f"{self._path}: damaged after line {rows.line_num + before}: {error}"
+                    f"{self._path}: damaged after line {rows.line_num + before}: {what}"
                 ) from None
             finally:
                 self._file = None
@@ -201,166 +213,40 @@ class CsvRecording:
         return self.read()
 
 
-class Layout:
-    """Where in a row of texts each value stands.
+class _Look:
+    """What is odd in the times of a file, as they go by.
 
-    Raises:
-        InvalidRecording: the columns are not enough for trades or quotes.
+    Attributes:
+        first_error: what is wrong with the first row, where no row so far has a time.
     """
 
-    def __init__(self, header: list[str], columns: Mapping[str, str], symbol: str | None) -> None:
-        self._symbol = symbol
-        places = _find_columns(header, columns)
-        if "time" not in places:
-            raise InvalidRecording(
-                f"no time column among {', '.join(header)}; name it with --columns time=NAME"
-            )
-        self._has_trades = {"price", "size"} <= places.keys()
-        self._has_quotes = {"bid", "ask"} <= places.keys()
-        if not (self._has_trades or self._has_quotes):
-            raise InvalidRecording(
-                f"neither price and size nor bid and ask among {', '.join(header)};"
-                " name them with --columns price=NAME,size=NAME"
-            )
-        if symbol is None and "symbol" not in places:
-            raise InvalidRecording("no symbol column; name the symbol with --symbol")
-        self._clock_column = _separate_clock(header, places["time"])
-        self._time_column = places["time"]
-        self._symbol_column = places.get("symbol")
-        self._id, self._venue, self._side = map(places.get, ("id", "venue", "side"))
-        self._price, self._size = places.get("price", -1), places.get("size", -1)
-        self._bid, self._ask = places.get("bid", -1), places.get("ask", -1)
-        self._bid_size, self._ask_size = map(places.get, ("bid_size", "ask_size"))
-        self._places = places
+    def __init__(self) -> None:
+        self.first_error = ""
+        self._forth = self._back = ""
+        self._last: int | None = None
 
-    def times_of(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
-        """The times of rows, of those that have one."""
-        try:
-            return self._times(rows)
-        except (ValueError, IndexError):
-            return [] if len(rows) == 1 else [each for row in rows for each in self.times_of([row])]
+    def at(self, times: Sequence[Time], block: Block) -> None:
+        """The next times, and the rows that have them."""
+        last = times[0] if self._last is None else self._last
+        self._last = times[-1]
+        if max(last, *times) - min(last, *times) <= _JUMP_NS or (self._forth and self._back):
+            return
+        # Where some rows have no time, it is not known which have these.
+        numbers = block.numbers if len(times) == len(block.rows) else repeat(block.numbers[0])
+        for time, number in zip(times, numbers, strict=False):
+            days = abs(time - last) // (86_400 * NS_PER_SECOND)
+            if time - last > _JUMP_NS and not self._forth:
+                self._forth = f"times jump by {days:,} days, line {number:,}"
+            elif last - time > _JUMP_NS and not self._back:
+                self._back = f"times go back by {days:,} days, line {number:,}"
+            last = time
 
-    def _times(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
-        at, clock = self._time_column, self._clock_column
-        if clock is not None:
-            return [read_time(f"{row[at]} {row[clock]}") for row in rows]
-        return [row[at] if isinstance(row[at], Time) else read_time(row[at]) for row in rows]
-
-    @property
-    def timing(self) -> set[int]:
-        """The columns that hold the time: one, or two where the time of day has its own."""
-        clock = set() if self._clock_column is None else {self._clock_column}
-        return clock | {self._time_column}
-
-    @property
-    def amounts(self) -> set[int]:
-        """The columns that hold prices and sizes."""
-        names = ("price", "size", "bid", "bid_size", "ask", "ask_size")
-        return {self._places[name] for name in names if name in self._places}
-
-    @property
-    def used(self) -> set[int]:
-        """The columns that are read."""
-        clock = set() if self._clock_column is None else {self._clock_column}
-        return clock | set(self._places.values())
-
-    def read(self, block: Block, on_bad_row: Callable[[int, str], None]) -> Iterable[Tick]:
-        """The ticks of some rows, in their order.
-
-        Args:
-            block: cells are texts. A time may also be a `Time`, and an amount a float.
-            on_bad_row: called with the number and the error of each row that is no tick, when its
-                turn comes.
-        """
-        try:
-            return self._read(block.rows)
-        except (ValueError, IndexError, InvalidTick):
-            return self._read_singly(block, on_bad_row)
-
-    def _read_singly(self, block: Block, on_bad_row: Callable[[int, str], None]) -> Iterator[Tick]:
-        for row, number in zip(block.rows, block.numbers, strict=True):
-            try:
-                ticks = self._read([row])
-            except IndexError:
-                on_bad_row(number, f"has only {len(row)} columns")
-            except (ValueError, InvalidTick) as error:
-                on_bad_row(number, str(error))
-            else:
-                yield from ticks
-
-    def _read(self, rows: Sequence[Sequence[Any]]) -> Sequence[Tick]:
-        """The ticks of rows that all make sense; raises ValueError, IndexError or InvalidTick."""
-        times = self._times(rows)
-        place = self._symbol_column
-        symbols = (
-            repeat(self._symbol or "") if place is None else [row[place].strip() for row in rows]
-        )
-        trades = self._trades(rows, times, symbols) if self._has_trades else []
-        quotes = self._quotes(rows, times, symbols) if self._has_quotes else []
-        ticks: list[Tick] = []
-        if trades and quotes:
-            next_trade, next_quote = iter(trades).__next__, iter(quotes).__next__
-            for row in rows:
-                if _is_given(row[self._price]):
-                    ticks.append(next_trade())
-                if _is_given(row[self._bid]):
-                    ticks.append(next_quote())
-        else:
-            ticks += trades or quotes
-        for tick in ticks:
-            validate(tick)
-        return ticks
-
-    def _trades(
-        self, rows: Sequence[Sequence[Any]], times: list[Time], symbols: Iterable[str]
-    ) -> list[Trade]:
-        price, size = self._price, self._size
-        number, venue, side = self._id, self._venue, self._side
-        return [
-            Trade(
-                symbol=symbol,
-                id=None if number is None else _text(row[number]),
-                venue=None if venue is None else _text(row[venue]),
-                price=float(row[price]),
-                size=float(row[size]),
-                side=None if side is None else _SIDES.get(row[side].strip().lower()),
-                time=time,
-            )
-            for row, time, symbol in zip(rows, times, symbols, strict=False)
-            if _is_given(row[price])
-        ]
-
-    def _quotes(
-        self, rows: Sequence[Sequence[Any]], times: list[Time], symbols: Iterable[str]
-    ) -> list[Quote]:
-        bid, bid_size, ask, ask_size = self._bid, self._bid_size, self._ask, self._ask_size
-        venue = self._venue
-        return [
-            Quote(
-                symbol=symbol,
-                bid_venue=None if venue is None else _text(row[venue]),
-                bid_price=float(row[bid]),
-                bid_size=0.0 if bid_size is None else _size(row[bid_size]),
-                ask_venue=None if venue is None else _text(row[venue]),
-                ask_price=float(row[ask]),
-                ask_size=0.0 if ask_size is None else _size(row[ask_size]),
-                time=time,
-            )
-            for row, time, symbol in zip(rows, times, symbols, strict=False)
-            if _is_given(row[bid])
-        ]
-
-
-def _is_given(cell: Any) -> bool:
-    return not isinstance(cell, str) or bool(cell.strip())
-
-
-def _text(cell: str) -> str | None:
-    return cell.strip() or None
-
-
-def _size(cell: Any) -> float:
-    return float(cell) if _is_given(cell) else 0.0
+    def notes(self) -> Iterator[str]:
+        """What to tell of it."""
+        if self._forth:
+            yield f"{self._forth}: a replay waits as long; --from, --to and --speed max spare it"
+        if self._back:
+            yield f"{self._back}: rows keep the file's order; sort them by time first"
 
 
 class _Rows(Protocol):
@@ -389,88 +275,3 @@ def _blocks(rows: _Rows, size: int, lines_before: int = 0) -> Iterator[Block]:
         yield block
         raise
     yield block
-
-
-def parse_columns(text: str) -> dict[str, str]:
-    """Read `time=DateTime,price=Last` as a mapping.
-
-    Raises:
-        ValueError: a part is not of the form `what=NAME`, or `what` is unknown.
-    """
-    columns: dict[str, str] = {}
-    for part in text.split(","):
-        what, equals, name = part.partition("=")
-        if not (equals and name and what.strip() in _COLUMN_NAMES):
-            raise ValueError(
-                f"{part!a} is not WHAT=NAME with WHAT one of {', '.join(_COLUMN_NAMES)}"
-            )
-        columns[what.strip()] = name.strip()
-    return columns
-
-
-# Ticks that follow each other often have the same time.
-@lru_cache(maxsize=64)
-def read_time(text: str) -> Time:
-    """A time as recordings write it: a date and time, or a number since the Unix epoch.
-
-    Whether a number counts seconds, milliseconds, microseconds or nanoseconds is told by its size,
-    as for times after 1973. Every digit counts.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    text = text.strip()
-    whole, _, fraction = text.partition(".")
-    if ":" in whole and fraction.isdigit() and len(fraction) <= 9:
-        return Time(_read_whole_second(whole) + int(fraction.ljust(9, "0")))
-    return Time(_read_whole_second(text))
-
-
-@lru_cache(maxsize=64)
-def _read_whole_second(text: str) -> int:
-    number = re.fullmatch(r"(\d+)(?:\.(\d+))?", text, re.ASCII)
-    if number is None:
-        return Time.parse(text)
-    unit = NS_PER_SECOND
-    while unit > 1 and int(number[1]) >= _SECONDS_MAX * (NS_PER_SECOND // unit):
-        unit //= 1000
-    fraction = number[2] or ""
-    if 10 ** len(fraction) > unit and fraction.rstrip("0"):
-        if len(fraction.rstrip("0")) > len(str(unit)) - 1:
-            raise ValueError(f"finer than a nanosecond: {text[:40]!r}")
-        fraction = fraction.rstrip("0")
-    digits = len(str(unit)) - 1
-    return Time.from_wire(int(number[1]) * unit + int(fraction[:digits].ljust(digits, "0") or 0))
-
-
-def _find_columns(header: list[str], columns: Mapping[str, str]) -> dict[str, int]:
-    places: dict[str, int] = {}
-    for what, name in columns.items():
-        if name not in header:
-            raise InvalidRecording(f"no column {name!a} among {', '.join(header)}")
-        places[what] = header.index(name)
-    for index, name in enumerate(header):
-        plain = re.sub(r"[^a-z0-9]", "", name.lower())
-        for what, names in _COLUMN_NAMES.items():
-            if plain in names and index not in places.values():
-                places.setdefault(what, index)
-    return places
-
-
-def _separate_clock(header: list[str], time_column: int) -> int | None:
-    """The column with the time of day, where the first one found holds only the date."""
-    names = [name.strip().lower() for name in header]
-    if names[time_column] == "date" and "time" in names:
-        return names.index("time")
-    return None
-
-
-def _read_header(line: str) -> list[str]:
-    header = [name.strip() for name in next(csv.reader([line], delimiter=_delimiter_of(line)), [])]
-    if not header:
-        raise InvalidRecording("empty")
-    return header
-
-
-def _delimiter_of(header: str) -> str:
-    return max(",;\t|", key=header.count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from feed.tapes.tape import Tape
 from feed.ticks import Tick
 from feed.times import Time
 from producers.captures import CaptureRecording, is_capture
+from producers.columns import BadRow, RowFormat
 from producers.compressed import DAMAGE, opened_bytes
 from producers.databento import DatabentoRecording
 from producers.parquet import ParquetRecording
@@ -22,16 +23,19 @@ from producers.recordings import CsvRecording
 _HEAD_MAX: Final = 64 * 1024
 _PARQUET_MAGIC: Final = b"PAR1"
 _DBN_MAGIC: Final = b"DBN"
-BadRow = Callable[[int, str], None]
 
 
 def open_recording(
-    path: Path, symbol: str | None, columns: Mapping[str, str], on_bad_row: BadRow
+    path: Path,
+    symbol: str | None,
+    columns: Mapping[str, str],
+    on_bad_row: BadRow,
+    form: RowFormat | None = None,
 ) -> Source[Tick]:
     """A file as what it is, which its content tells.
 
     Args:
-        symbol, columns, on_bad_row: as `CsvRecording` has them.
+        symbol, columns, on_bad_row, form: as `CsvRecording` has them.
 
     Raises:
         InvalidRecording: it can't be read.
@@ -46,7 +50,7 @@ def open_recording(
         return TapeRecording(path)
     if is_capture(path):
         return Reread(path, CaptureRecording(path, on_bad_row))
-    return CsvRecording(path, symbol, columns, on_bad_row)
+    return CsvRecording(path, symbol, columns, on_bad_row, form)
 
 
 def _once(on_bad_row: BadRow) -> BadRow:
@@ -134,7 +138,7 @@ def _begin_of(path: Path) -> bytes:
     try:
         with opened_bytes(path) as (content, _):
             return content.read(4)
-    except (OSError, *DAMAGE):
+    except (OSError, InvalidRecording, *DAMAGE):
         return b""
 
 
@@ -143,5 +147,5 @@ def is_tape(path: Path) -> bool:
     try:
         with opened_bytes(path) as (content, _):
             return isinstance(decode_line(content.readline(_HEAD_MAX)), Head)
-    except (OSError, InvalidTape, *DAMAGE):
+    except (OSError, InvalidRecording, InvalidTape, *DAMAGE):
         return False

@@ -32,8 +32,9 @@ from feed.playback import Deck, Source
 from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
 from feed.ticks import Tick, is_symbol
+from producers.columns import parse_columns
 from producers.mixing import Chosen, Limited, Merged, parse_patterns
-from producers.recordings import CsvRecording, parse_columns
+from producers.recordings import CsvRecording
 from producers.replaying import Order, Replay
 from producers.sources import open_recording
 

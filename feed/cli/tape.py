@@ -21,7 +21,7 @@ from feed.tapes.tape import Tape
 from feed.tapes.verify import Chain, Verdict, verify
 from feed.tapes.writer import BLOCK_BYTES, TapeWriter
 from feed.ticks import CHANNELS, DEFAULT_FEED, Coverage, Subscription, Tick, is_pattern, is_symbol
-from producers.recordings import parse_columns
+from producers.columns import parse_columns
 from producers.sources import open_recording
 
 _SHOWN: Final = 20

@@ -42,8 +42,10 @@ from feed.tapes.verify import verify
 from feed.ticks import Tick, sort_channels, validate
 from feed.times import Time
 from producers.captures import CaptureRecording, is_capture
+from producers.columns import parse_columns
 from producers.lines import LineSplitter, parse_line
-from producers.recordings import CsvRecording, parse_columns, read_time
+from producers.recordings import CsvRecording
+from producers.timestamps import read_time
 from producers.venues.registry import VENUES
 from producers.venues.venue import Ticks
 from tests.builders import bar, quote, trade

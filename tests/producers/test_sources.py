@@ -21,20 +21,23 @@ from tests.conftest import ES_TRADES
 from tests.feed.tapes.builders import write
 from tests.producers.venues.recorded import BINANCE, COINBASE, needs_captures
 
+BEGIN = 1_378_054_800
+"""Seconds since 1970 from which the times of these files count."""
+
 
 def csv(path: Path, *rows: tuple[float, str], pack: object = None) -> Source[Tick]:
-    text = "time,symbol,price,size\n" + "".join(f"{t:.3f},{s},1,1\n" for t, s in rows)
+    text = "time,symbol,price,size\n" + "".join(f"{BEGIN + t:.3f},{s},1,1\n" for t, s in rows)
     path.write_bytes(text.encode() if pack is None else pack(text.encode()))  # type: ignore[operator]
     return open_recording(path, None, {}, lambda line, error: pytest.fail(error))
 
 
 def seen(source: Source[Tick], start: float | None = None) -> list[tuple[float, str]]:
     at = None if start is None else seconds(start)
-    return [(tick.time / 1e9, tick.symbol) for tick in source.read(at)]
+    return [((tick.time - seconds(0)) / 1e9, tick.symbol) for tick in source.read(at)]
 
 
 def seconds(value: float) -> Time:
-    return Time(round(value * 1e9))
+    return Time(BEGIN * 10**9 + round(value * 1e9))
 
 
 def from_start(ticks: list[Tick], start: Time) -> list[Tick]:
@@ -73,7 +76,7 @@ def test_symbols_are_chosen(tmp_path: Path) -> None:
 
 def test_beyond_a_limit_nothing_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "1"
-    path.write_text("time,symbol,price,size\n1,A,1,1\n2,A,1,1\nx,A,1,1\n")
+    path.write_text(f"time,symbol,price,size\n{BEGIN + 1},A,1,1\n{BEGIN + 2},A,1,1\nx,A,1,1\n")
     source = Limited(CsvRecording(path, None, on_bad_row=lambda *row: pytest.fail(str(row))), 2)
     assert len(list(source.read(None))) == 2
 
@@ -158,14 +161,17 @@ def test_marks_spare_most_of_the_reading(tmp_path: Path) -> None:
 
 def test_lines_that_end_in_another_way_are_read_from_the_beginning(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    path.write_bytes(b"time,price,size\r" + b"1,1,1\r2,1,1\n3,1,1\r\n" * 2000)
+    path.write_bytes(
+        b"time,price,size\r" + b"1378054801,1,1\r1378054802,1,1\n1378054803,1,1\r\n" * 2000
+    )
     recording = CsvRecording(path, "A")
     assert len(list(recording.read(seconds(3)))) == 6000
 
 
 def test_bad_rows_are_told_once(tmp_path: Path) -> None:
     path = tmp_path / "f"
-    path.write_text("time,price,size\n1,1,1\n2,x,1\n3,1,1\nx,1,1\n")
+    rows = "1378054801,1,1\n1378054802,x,1\n1378054803,1,1\nx,1,1\n"
+    path.write_text("time,price,size\n" + rows)
     told: list[int] = []
     recording = open_recording(path, "A", {}, lambda line, error: told.append(line))
     assert (recording.first, recording.last) == (seconds(1), seconds(3))
@@ -183,7 +189,7 @@ def test_without_a_time_there_is_nothing_to_replay(tmp_path: Path) -> None:
 
 def test_damage_ends_the_scan_and_is_told_when_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "f.gz"
-    rows = "".join(f"{n},{n % 977 * 1.37},1\n" for n in range(1, 20_000))
+    rows = "".join(f"{BEGIN + n},{n % 977 * 1.37},1\n" for n in range(1, 20_000))
     path.write_bytes(gzip.compress(("time,price,size\n" + rows).encode())[:-4000])
     recording = CsvRecording(path, "A")
     last = recording.last

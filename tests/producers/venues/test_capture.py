@@ -23,6 +23,10 @@ URL = "wss://ws-feed.exchange.coinbase.com"
 HEAD = f"{URL} <-> 1618677816.8434298\n".encode()
 
 
+def at(seconds: int) -> Time:
+    return Time((1_618_677_816 + seconds) * 10**9)
+
+
 def ids_in(path: Path) -> tuple[list[object], list[tuple[int, str]]]:
     bad: list[tuple[int, str]] = []
     recording = CaptureRecording(path, lambda *row: bad.append(row))
@@ -58,10 +62,10 @@ async def test_a_file_whose_writer_was_killed_can_be_read(
         (path,) = tmp_path.iterdir()
         before = path.stat().st_size
         for number in range(100):
-            session.received(match(number), Time(number))
+            session.received(match(number), at(number))
         await until(lambda: path.stat().st_size > before)
         whole = path.read_bytes()
-        session.received(match(100), Time(100))
+        session.received(match(100), at(100))
     path.write_bytes(whole)
     assert is_capture(path)
     assert ids_in(path) == (list(range(100)), [(102, "cut off")])
@@ -75,7 +79,7 @@ async def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:
     with Capture(tmp_path, VENUE).session(URL) as session:
         assert session is not None
         for number in range(2_000):
-            session.received(match(number) + b" " * 200, Time(number))
+            session.received(match(number) + b" " * 200, at(number))
             assert len(session._buffer) < 64 * 1024
     (path,) = tmp_path.iterdir()
     assert ids_in(path) == (list(range(2_000)), [])
@@ -84,7 +88,7 @@ async def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:
 async def test_frames_of_several_lines_take_one(tmp_path: Path) -> None:
     with Capture(tmp_path, VENUE).session(URL) as session:
         assert session is not None
-        session.received(match(1).replace(b",", b",\r\n"), Time(1))
+        session.received(match(1).replace(b",", b",\r\n"), at(1))
     (path,) = tmp_path.iterdir()
     assert ids_in(path) == ([1], [])
 
@@ -147,13 +151,13 @@ def test_lines_that_make_no_sense_are_told_and_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(
         HEAD
-        + b"2: "
+        + b"1618677818: "
         + match(1)
-        + b"\n\nnonsense\n3: {\n9999999999999999999: "
+        + b"\n\nnonsense\n1618677819: {\n9999999999999999999: "
         + match(2)
-        + b"\nwss://example.org <-> 4\n4: {}\n"
+        + b"\nwss://example.org <-> 4\n1618677820: {}\n"
         + HEAD
-        + b"5: "
+        + b"1618677821: "
         + match(3)
     )
     found, bad = ids_in(path)
@@ -163,6 +167,6 @@ def test_lines_that_make_no_sense_are_told_and_left_out(tmp_path: Path) -> None:
 
 def test_a_market_without_a_symbol_is_told_of_once_in_a_capture(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    frames = b"".join(b"%d: %b\n" % (n, match(n, symbol="龙-USD")) for n in range(2, 6))
-    path.write_bytes(HEAD + frames + b"9: " + match(9))
+    frames = b"".join(b"161867782%d: %b\n" % (n, match(n, symbol="龙-USD")) for n in range(2, 6))
+    path.write_bytes(HEAD + frames + b"1618677829: " + match(9))
     assert ids_in(path) == ([9], [(2, "'\\u9f99-USD' is no market's name")])

@@ -1,0 +1,585 @@
+"""Rows of a table as ticks: which column holds what, and how its texts are read.
+
+`Layout` finds the columns of a header by their usual names and turns rows into ticks, for CSV and
+Parquet alike. A row that is no tick is reported with its number, never left out silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any, Final, Literal, NamedTuple
+
+from feed.errors import InvalidRecording, InvalidTick
+from feed.ticks import TEXT_MAX, Quote, Tick, Trade, is_symbol
+from feed.times import Time
+from producers.numbers import NumberReader
+from producers.timestamps import TimeReader
+
+_COLUMN_NAMES: Final[Mapping[str, frozenset[str]]] = {
+    "time": frozenset(
+        "time datetime timestamp ts t date tsevent eventtime tradetime transacttime transactiontime"
+        " siptimestamp createdat createdtime gmttime utctime timeutc datetimeutc timestamputc epoch"
+        " unix unixtime unixtimestamp tradedate".split()
+    ),
+    "clock": frozenset("time timem timeofday clock tod".split()),
+    "price": frozenset("price p px last lastprice tradeprice".split()),
+    "size": frozenset(
+        "size volume qty quantity amount vol lastsize lastqty tradesize tradeqty".split()
+    ),
+    "symbol": frozenset("symbol sym ticker instrument productid product symroot".split()),
+    "suffix": frozenset("symsuffix".split()),
+    "side": frozenset("side takerside aggressor aggressorside tks".split()),
+    "buyer_maker": frozenset("isbuyermaker buyermaker".split()),
+    "id": frozenset("id tradeid aggtradeid trdmatchid".split()),
+    "venue": frozenset("venue exchange exch ex x".split()),
+    "bid": frozenset("bid bidprice bidpx bp bestbid bestbidprice bidpx00 bids0price".split()),
+    "bid_size": frozenset(
+        "bidsize bidqty bidsz bidsiz bidvolume bidvol bidamount bidquantity bs bestbidsize"
+        " bestbidqty bestbidquantity bestbidamount bidsz00 bids0amount bids0size".split()
+    ),
+    "ask": frozenset(
+        "ask askprice askpx ap offer offerprice ofr bestask bestaskprice bestoffer askpx00"
+        " asks0price".split()
+    ),
+    "ask_size": frozenset(
+        "asksize askqty asksz asksiz askvolume askvol askamount askquantity offersize ofrsiz as"
+        " bestasksize bestaskqty bestaskquantity bestaskamount asksz00 asks0amount"
+        " asks0size".split()
+    ),
+}
+_UNIT: Final = re.compile(
+    r"(.{2,}?)(?:(?:_|\W)+s|[\W_]*(?:secs?|seconds|ms|millis\w*|us|micros\w*|ns|nanos\w*))\W*",
+    re.ASCII,
+)
+"""A column's name and the unit behind it: `timestamp_ms`, `time[ns]`."""
+_DATES: Final = frozenset("date day tradedate".split())
+"""Columns that hold a date alone where another one holds the time of day."""
+_BOOK: Final = frozenset("issnapshot updatetype firstupdateid level lvl booklevel depth".split())
+"""Columns that only the rows of an order book have, where no column says what a row is."""
+_TRADES: Final = frozenset("t trade match".split())
+"""What the column `action` says of a trade; in Databento's files `F` is the other side of one."""
+_SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
+    "b": "B", "buy": "B", "buyer": "B", "bid": "B",
+    "s": "S", "sell": "S", "seller": "S", "ask": "S", "a": "S",
+}  # fmt: skip
+_TRUE: Final = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+_MISSING: Final = frozenset(("", "nan", "null", "none", "na", "n/a"))
+_OCC: Final = re.compile(r"([A-Z0-9.]{1,6}) +(\d{6}[CP]\d{8})", re.ASCII)
+_KNOWN_MAX: Final = 10_000
+_TELLING: Final = frozenset(("time", "price", "size", "bid", "ask", "bid_size", "ask_size"))
+_NAME_MAX: Final = 40
+_SHOWN: Final = 30
+"""Names of columns in a message."""
+NONE: Final = "-"
+"""What `--columns` says of a column that is not there."""
+BadRow = Callable[[int, str], None]
+"""Called with the number and the error of each row that is no tick."""
+
+
+def ignore_bad_row(number: int, error: str) -> None:
+    """A `BadRow` that does nothing."""
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """What the rows of a recording do not say by themselves.
+
+    Attributes:
+        times: reads the times.
+        numbers: reads prices and sizes.
+        symbols: other names for symbols that stand in the rows.
+    """
+
+    times: TimeReader = field(default_factory=TimeReader)
+    numbers: NumberReader = field(default_factory=NumberReader)
+    symbols: Mapping[str, str] = field(default_factory=dict)
+
+
+class Block(NamedTuple):
+    """Rows that follow each other, and the number that people know each by."""
+
+    rows: list[Sequence[Any]]
+    numbers: list[int]
+
+
+class Layout:
+    """Where in a row each value stands.
+
+    Args:
+        header: the names of the columns.
+        columns: which column holds what, by name or by number from 1; `-` where there is none.
+        symbol: of rows that name none.
+        form: how times, numbers and symbols are written.
+
+    Attributes:
+        notes: what is to be known of the ticks, for people.
+
+    Raises:
+        InvalidRecording: the columns are not enough for trades or quotes.
+    """
+
+    def __init__(
+        self,
+        header: Sequence[str],
+        columns: Mapping[str, str],
+        symbol: str | None,
+        form: RowFormat | None = None,
+    ) -> None:
+        form = form or RowFormat()
+        self._symbol = symbol
+        self._read_time = form.times.read
+        self._numbers = form.numbers
+        self._width = len(header)
+        self.notes: list[str] = []
+        plain = [plain_name(name) for name in header]
+        places = self._places = _find_columns(header, plain, columns)
+        if "time" not in places:
+            raise InvalidRecording(
+                f"no time column among {_list(header)}; name it with --columns time=NAME"
+            )
+        databento = {"rtype", "publisherid"} <= set(plain)
+        self._fixed_point = databento and form.numbers.scale is None
+        self._has_trades = {"price", "size"} <= places.keys()
+        self._has_quotes = {"bid", "ask"} <= places.keys()
+        self._action = plain.index("action") if "action" in plain else None
+        if databento and self._action is None:
+            # The price of `bbo` is that of the last trade; that of `statistics` of none at all.
+            self._has_trades = False
+            if self._has_quotes and "tsrecv" in plain and "time" not in columns:
+                # Those of the event are the last trade's.
+                places["time"] = plain.index("tsrecv")
+        self._check_kind(header, plain, columns)
+        if symbol is not None and not is_symbol(symbol):
+            raise InvalidRecording(f"{symbol[:40]!a} is no symbol")
+        if symbol is None and "symbol" not in places:
+            raise InvalidRecording("no symbol column; name the symbol with --symbol")
+        self._clock = places.get("clock")
+        self._id, self._venue, self._side = map(places.get, ("id", "venue", "side"))
+        self._buyer_maker = places.get("buyer_maker")
+        self._price, self._size = places.get("price", -1), places.get("size", -1)
+        self._bid, self._ask = places.get("bid", -1), places.get("ask", -1)
+        self._bid_size, self._ask_size = map(places.get, ("bid_size", "ask_size"))
+        self._symbols = _Known(lambda text: _read_symbol(text, form.symbols))
+        self._venues = _Known(lambda text: text.strip() or None)
+        self._sides = _Known(lambda text: _SIDES.get(text.strip().lower()))
+        if self._side is not None and self._side == places.get("size"):
+            self._sides = _Known(_side_of_sign)
+        if self._buyer_maker is not None and self._side is None:
+            self._side, self._sides = self._buyer_maker, _Known(_side_of_maker)
+
+    def _check_kind(
+        self, header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
+    ) -> None:
+        """Raise InvalidRecording where the rows are neither trades nor quotes."""
+        if not (self._has_trades or self._has_quotes):
+            raise InvalidRecording(
+                f"neither price and size nor bid and ask among {_list(header)};"
+                " name them with --columns price=NAME,size=NAME"
+            )
+        book = _BOOK & set(plain)
+        if {"type", "orderid", "direction"} <= set(plain):
+            book = book | {"orderid"}
+        if self._has_trades and book and self._action is None:
+            name = next(header[plain.index(each)] for each in plain if each in book)
+            if not self._has_quotes:
+                raise InvalidRecording(
+                    f"no trades: rows of an order book, as the column {name} says"
+                )
+            self._has_trades = False
+        if self._has_quotes:
+            self._check_sizes(header, plain, columns)
+
+    def _check_sizes(
+        self, header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
+    ) -> None:
+        """Say that quotes have no sizes; refuse where there may be some under another name."""
+        missing = [each for each in ("bid_size", "ask_size") if each not in self._places]
+        places = set(self._places.values())
+        others = [
+            name
+            for index, name in enumerate(header)
+            if index not in places and plain[index].startswith(("bid", "ask", "offer"))
+        ]
+        refused = [each for each in missing if each not in columns]
+        if refused and (others or len(missing) == 1):
+            among = f" (is it one of {_list(others)}?)" if others else ""
+            raise InvalidRecording(
+                f"no column with {refused[0].replace('_', ' ')}s{among}; name it with --columns"
+                f" {refused[0]}=NAME, or say {refused[0]}=- where there is none"
+            )
+        if missing:
+            self.notes.append("quotes have no sizes here: they are published with size 0")
+
+    # -- what is read
+
+    @property
+    def timing(self) -> set[int]:
+        """The columns that hold the time: one, or two where the time of day has its own."""
+        return {self._places[name] for name in ("time", "clock") if name in self._places}
+
+    @property
+    def amounts(self) -> set[int]:
+        """The columns that hold prices and sizes."""
+        names = ("price", "size", "bid", "bid_size", "ask", "ask_size")
+        return {self._places[name] for name in names if name in self._places}
+
+    @property
+    def used(self) -> set[int]:
+        """The columns that are read."""
+        action = set() if self._action is None else {self._action}
+        return action | set(self._places.values())
+
+    def times_of(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
+        """The times of rows, of those that have one."""
+        try:
+            return self._times(rows)
+        except (ValueError, IndexError):
+            return [] if len(rows) == 1 else [each for row in rows for each in self.times_of([row])]
+
+    def time_error(self, row: Sequence[Any]) -> str | None:
+        """What is wrong with the time of a row; None where nothing is."""
+        try:
+            self._times([row])
+        except IndexError:
+            return f"has only {len(row)} columns"
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def symbol_of(self, row: Sequence[Any]) -> str | None:
+        """What stands in a row as its symbol; None where there is no such column."""
+        place = self._places.get("symbol")
+        return None if place is None or place >= len(row) else str(row[place]).strip()
+
+    def _times(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
+        at, clock, read = self._places["time"], self._clock, self._read_time
+        if clock is not None:
+            return [read(f"{row[at]} {row[clock]}") for row in rows]
+        return [row[at] if isinstance(row[at], Time) else read(row[at]) for row in rows]
+
+    def read(self, block: Block, on_bad_row: BadRow) -> Iterable[Tick]:
+        """The ticks of some rows, in their order.
+
+        Args:
+            block: cells are texts. A time may also be a `Time`, and an amount a float.
+            on_bad_row: called with the number and the error of each row that is no tick, or only
+                one of a trade and a quote that it begins to say, when its turn comes.
+        """
+        try:
+            return self._read(block.rows)
+        except (ValueError, IndexError, InvalidTick):
+            return self._read_singly(block, on_bad_row)
+
+    def _read_singly(self, block: Block, on_bad_row: BadRow) -> Iterator[Tick]:
+        for row, number in zip(block.rows, block.numbers, strict=True):
+            try:
+                yield from self._read([row])
+            except IndexError:
+                on_bad_row(number, f"has only {len(row)} columns")
+            except (ValueError, InvalidTick) as error:
+                on_bad_row(number, str(error))
+                if self._has_trades and self._has_quotes:
+                    yield from self._read_half(row)
+
+    def _read_half(self, row: Sequence[Any]) -> Sequence[Tick]:
+        """What is good of a row with a trade and a quote."""
+        for quotes in (False, True):
+            try:
+                return self._read([row], trades=not quotes, quotes=quotes)
+            except (ValueError, IndexError, InvalidTick):
+                continue
+        return []
+
+    def _read(
+        self, rows: Sequence[Sequence[Any]], *, trades: bool = True, quotes: bool = True
+    ) -> Sequence[Tick]:
+        """The ticks of rows that all make sense; raises ValueError, IndexError or InvalidTick."""
+        if max(map(len, rows), default=0) > self._width:
+            self._check_width(rows)
+        if self._has_trades and self._has_quotes:
+            return self._read_both(rows, trades, quotes)
+        if self._has_trades:
+            if self._action is not None:
+                self._check_actions(rows, self._action)
+            return self._trades(rows)
+        return self._quotes(rows)
+
+    def _check_width(self, rows: Sequence[Sequence[Any]]) -> None:
+        """Raise ValueError where a row has more values than there are columns."""
+        for row in rows:
+            if any(row[self._width :]):
+                raise ValueError(
+                    f"has {len(row)} columns, and the header {self._width}: is there a delimiter"
+                    " inside a number?"
+                )
+
+    def _check_actions(self, rows: Sequence[Sequence[Any]], at: int) -> None:
+        """Raise ValueError where a row is no trade but a change of an order book."""
+        for row in rows:
+            if row[at].strip().lower() not in _TRADES:
+                raise ValueError(f"no trade: a row of an order book, {row[at][:20]!a}")
+
+    def _read_both(
+        self, rows: Sequence[Sequence[Any]], trades: bool, quotes: bool
+    ) -> Sequence[Tick]:
+        traded = [trades and self._is_trade(row) for row in rows]
+        quoted = [
+            quotes and (_is_given(row[self._bid]) or _is_given(row[self._ask])) for row in rows
+        ]
+        next_trade = iter(self._trades(_select(rows, traded))).__next__
+        next_quote = iter(self._quotes(_select(rows, quoted))).__next__
+        ticks: list[Tick] = []
+        for is_trade, is_quote in zip(traded, quoted, strict=True):
+            if not (is_trade or is_quote):
+                raise ValueError("neither a price nor a bid and an ask")
+            if is_trade:
+                ticks.append(next_trade())
+            if is_quote:
+                ticks.append(next_quote())
+        return ticks
+
+    def _is_trade(self, row: Sequence[Any]) -> bool:
+        if self._action is not None and row[self._action].strip().lower() not in _TRADES:
+            return False
+        return _is_given(row[self._price])
+
+    def _names(self, rows: Sequence[Sequence[Any]]) -> Iterable[str]:
+        at, suffix, known = self._places.get("symbol"), self._places.get("suffix"), self._symbols
+        if at is None:
+            return repeat(self._symbol or "")
+        if suffix is not None:
+            return [known[f"{row[at].strip()}.{row[suffix].strip()}".rstrip(".")] for row in rows]
+        return [known[row[at]] for row in rows]
+
+    def _trades(self, rows: Sequence[Sequence[Any]]) -> list[Tick]:
+        times, symbols = self._times(rows), self._names(rows)
+        prices = self._prices([row[self._price] for row in rows], "price")
+        signed = self._side is not None and self._side == self._size
+        sizes = self._sizes([row[self._size] for row in rows], "size", signed)
+        ids: Iterable[str | None] = repeat(None)
+        if (at := self._id) is not None:
+            ids = _texts([row[at] for row in rows], "id")
+        known, place = self._venues, self._venue
+        venues = repeat(None) if place is None else [known[row[place]] for row in rows]
+        sides: Iterable[Any] = repeat(None)
+        if (side := self._side) is not None:
+            sides = [self._sides[row[side]] for row in rows]
+        ticks: list[Tick] = [
+            Trade(symbol=symbol, id=name, venue=venue, price=price, size=size, side=side, time=time)
+            for time, symbol, price, size, name, venue, side in zip(
+                times, symbols, prices, sizes, ids, venues, sides, strict=False
+            )
+        ]
+        return ticks
+
+    def _quotes(self, rows: Sequence[Sequence[Any]]) -> list[Tick]:
+        times, symbols = self._times(rows), self._names(rows)
+        bids = self._prices([row[self._bid] for row in rows], "bid")
+        asks = self._prices([row[self._ask] for row in rows], "ask")
+        bid_sizes, ask_sizes = (
+            repeat(0.0) if at is None else self._sizes([row[at] for row in rows], name, False)
+            for at, name in ((self._bid_size, "bid size"), (self._ask_size, "ask size"))
+        )
+        known, place = self._venues, self._venue
+        venues = repeat(None) if place is None else [known[row[place]] for row in rows]
+        ticks: list[Tick] = [
+            Quote(
+                symbol=symbol, bid_venue=venue, bid_price=bid, bid_size=bid_size,
+                ask_venue=venue, ask_price=ask, ask_size=ask_size, time=time,
+            )
+            for time, symbol, bid, bid_size, ask, ask_size, venue in zip(
+                times, symbols, bids, bid_sizes, asks, ask_sizes, venues, strict=False
+            )
+        ]  # fmt: skip
+        return ticks
+
+    def _prices(self, cells: list[Any], name: str) -> list[float]:
+        return self._numbers.prices(cells, name, fixed_point=self._fixed_point)
+
+    def _sizes(self, cells: list[Any], name: str, signed: bool) -> list[float]:
+        sizes = self._numbers.read(cells, name)
+        if signed:
+            return [abs(size) for size in sizes]
+        if sizes and min(sizes) < 0:
+            raise ValueError(
+                f"{name} {min(sizes)} is negative; where a negative one is a sale, say so:"
+                " --columns side=SIZE with the name of the size's column"
+            )
+        return sizes
+
+
+# -------------------------------------------------------------------------------------- cells
+
+
+class _Known(dict[str, Any]):
+    """What texts mean that come again and again."""
+
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._read = read
+
+    def __missing__(self, text: str) -> Any:
+        value = self._read(text)
+        if len(self) >= _KNOWN_MAX:
+            self.clear()
+        self[text] = value
+        return value
+
+
+def _read_symbol(text: str, renamed: Mapping[str, str]) -> str:
+    """The symbol that a text stands for; raises InvalidTick where it can't be one."""
+    text = text.strip()
+    text = renamed.get(text, text)
+    if is_symbol(text):
+        return text
+    if (option := _OCC.fullmatch(text)) is not None:
+        return option[1] + option[2]
+    if not text:
+        raise InvalidTick("no symbol")
+    raise InvalidTick(
+        f"symbol {text[:40]!a} is not 1 to 32 characters of A-Z a-z 0-9 . _ / : -;"
+        f" rename it with --symbol '{text[:40]}=NAME'"
+    )
+
+
+def is_readable(symbol: str) -> bool:
+    """Whether a symbol can be read without another name for it."""
+    return is_symbol(symbol) or _OCC.fullmatch(symbol) is not None
+
+
+def _side_of_maker(text: str) -> Literal["B", "S"] | None:
+    """The taker's side, of whether the buyer was the maker."""
+    is_buyer = _TRUE.get(text.strip().lower())
+    if is_buyer is None:
+        if text.strip():
+            raise ValueError(f"whether the buyer was the maker is not said by {text[:20]!a}")
+        return None
+    return "S" if is_buyer else "B"
+
+
+def _side_of_sign(text: object) -> Literal["B", "S"]:
+    """The taker's side, of a size that is negative for a sale."""
+    return "S" if str(text).strip().startswith("-") else "B"
+
+
+def _texts(cells: list[str], name: str) -> list[str | None]:
+    """Ids or the like, which may be left out."""
+    texts = [cell.strip() or None for cell in cells]
+    if max(map(len, cells), default=0) > TEXT_MAX or not "".join(cells).isprintable():
+        for text in texts:
+            if text is not None and (len(text) > TEXT_MAX or not text.isprintable()):
+                raise ValueError(
+                    f"{name} {text[:40]!a} is not up to {TEXT_MAX} printable characters"
+                )
+    return texts
+
+
+def _select(rows: Sequence[Sequence[Any]], wanted: list[bool]) -> Sequence[Sequence[Any]]:
+    return rows if all(wanted) else [row for row, each in zip(rows, wanted, strict=True) if each]
+
+
+def _is_given(cell: Any) -> bool:
+    if isinstance(cell, str):
+        return cell.strip().lower() not in _MISSING
+    return bool(cell == cell)  # noqa: PLR0124 - not NaN
+
+
+# ------------------------------------------------------------------------------------- columns
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """Read `time=DateTime,price=Last` as a mapping.
+
+    Raises:
+        ValueError: a part is not of the form `what=NAME`, or `what` is unknown.
+    """
+    columns: dict[str, str] = {}
+    for part in text.split(","):
+        what, equals, name = part.partition("=")
+        if not (equals and name and what.strip() in _COLUMN_NAMES):
+            raise ValueError(
+                f"{part!a} is not WHAT=NAME with WHAT one of {', '.join(_COLUMN_NAMES)}"
+            )
+        columns[what.strip()] = name.strip()
+    return columns
+
+
+def parse_symbols(text: str) -> tuple[str | None, dict[str, str]]:
+    """Read `ES`, or `^GSPC=GSPC,ES=F=ES`: a symbol for rows without one, and other names.
+
+    Raises:
+        ValueError: a part is none of these.
+
+    >>> parse_symbols("ES"), parse_symbols("ES=F=ES,M&M=MM")
+    (('ES', {}), (None, {'ES=F': 'ES', 'M&M': 'MM'}))
+    """
+    default: str | None = None
+    renamed: dict[str, str] = {}
+    for part in text.split(","):
+        old, equals, new = part.strip().rpartition("=")
+        if not is_symbol(new) or (equals and not old) or (not equals and default is not None):
+            raise ValueError(f"{part.strip()[:40]!a} is neither a symbol nor OLD=NEW")
+        if equals:
+            renamed[old] = new
+        else:
+            default = new
+    return default, renamed
+
+
+def plain_name(name: str) -> str:
+    """A column's name without what differs from vendor to vendor: `<BID>`, `Bid`."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def knows(header: Sequence[str]) -> int:
+    """How many of some texts are known as names of a column with a time, a price or a size."""
+    wanted = [names for what, names in _COLUMN_NAMES.items() if what in _TELLING]
+    return sum(any(plain_name(name) in names for names in wanted) for name in header)
+
+
+def _find_columns(
+    header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
+) -> dict[str, int]:
+    places: dict[str, int] = {}
+    for what, name in columns.items():
+        if name in header:
+            places[what] = header.index(name)
+        elif name.isdecimal() and 1 <= int(name) <= len(header):
+            places[what] = int(name) - 1
+        elif name != NONE:
+            raise InvalidRecording(f"no column {name!a} among {_list(header)}")
+    if "time" not in columns and (time := _find_time(header, plain)) is not None:
+        places["time"] = time
+    for index, name in enumerate(plain):
+        for what, names in _COLUMN_NAMES.items():
+            if name in names and index not in places.values() and what not in columns:
+                places.setdefault(what, index)
+    if "clock" not in columns and plain[places.get("time", 0)] not in _DATES:
+        places.pop("clock", None)
+    return places
+
+
+def _find_time(header: Sequence[str], plain: Sequence[str]) -> int | None:
+    """The column with the time; where that is only a date beside a time of day, the date."""
+    names = _COLUMN_NAMES["time"]
+    found = [n for n, name in enumerate(plain) if name in names or _is_timed(header[n])]
+    dates = [n for n in found if plain[n] in _DATES]
+    whole = [n for n in found if n not in dates and plain[n] not in _COLUMN_NAMES["clock"]]
+    if dates and whole:
+        return whole[0]
+    return next(iter(dates or found), None)
+
+
+def _is_timed(name: str) -> bool:
+    if len(name) > _NAME_MAX:
+        return False
+    parts = _UNIT.fullmatch(name.strip().lower())
+    return parts is not None and plain_name(parts[1]) in _COLUMN_NAMES["time"]
+
+
+def _list(header: Sequence[str]) -> str:
+    shown = ", ".join(name[:40] for name in header[:_SHOWN])
+    return shown + (f" and {len(header) - _SHOWN} more" if len(header) > _SHOWN else "")

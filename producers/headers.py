@@ -1,0 +1,115 @@
+"""The header of a CSV file, wherever it stands: after comments, a title, or not at all."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from feed.errors import InvalidRecording
+from producers.columns import knows
+
+_LINES_MAX: Final = 50
+"""Lines that are looked through for a header."""
+_LINE_MAX: Final = 1 << 20
+_SHOWN: Final = 80
+_COMMENTS: Final = ("#", "//", "%")
+_SEPARATOR: Final = re.compile(r"\ufeff?\"?sep=(.)\"?\s*", re.IGNORECASE)
+"""What Excel puts first."""
+_VALUE: Final = re.compile(r"[+-]?[\d.,:/ TZ_-]*\d[\d.,:/ TZ_+-]*(?:[eE][+-]?\d+)?|true|false",
+                           re.IGNORECASE | re.ASCII)  # fmt: skip
+
+
+class Head(NamedTuple):
+    """How the rows of a file stand in it.
+
+    Attributes:
+        names: of the columns; numbers from 1 where the file has no names.
+        delimiter: between two values.
+        lines: how many stand before the first row.
+    """
+
+    names: list[str]
+    delimiter: str
+    lines: int
+
+
+class _Line(NamedTuple):
+    cells: list[str]
+    delimiter: str
+    number: int
+
+    @classmethod
+    def read(cls, line: str, delimiter: str | None, number: int) -> _Line:
+        delimiter = delimiter or _delimiter_of(line)
+        return cls(_split(line, delimiter), delimiter, number)
+
+
+def find_head(readline: Callable[[int], str], columns: Mapping[str, str]) -> Head:
+    """Look through the first lines of a file.
+
+    Lines before the header are passed over where they are empty, comments, Excel's `sep=;`, or have
+    fewer values than the header: none of these can be a row.
+
+    Args:
+        readline: the next line, up to a length; an empty text at the end.
+        columns: as the user names or numbers them.
+
+    Raises:
+        InvalidRecording: there is no line, or one with values alone and no numbers for its columns.
+        csv.Error: a value is too long.
+    """
+    delimiter: str | None = None
+    first: _Line | None = None
+    comment: list[str] = []
+    for number in range(1, _LINES_MAX + 1):
+        line = readline(_LINE_MAX)
+        if not line:
+            break
+        text = line.strip()
+        if (separator := _SEPARATOR.fullmatch(line)) is not None and first is None:
+            delimiter = separator[1]
+        elif text.startswith(_COMMENTS) and first is None:
+            comment = _split(text.lstrip("#/% "), delimiter or _delimiter_of(text))
+        elif text:
+            found = _Line.read(line, delimiter, number)
+            if _is_header(found.cells, columns) and (
+                first is None or len(found.cells) > len(first.cells)
+            ):
+                return Head(found.cells, found.delimiter, number)
+            first = first or found
+    if first is None:
+        raise InvalidRecording("empty")
+    if len(comment) == len(first.cells) and _is_header(comment, columns):
+        return Head(comment, first.delimiter, first.number - 1)
+    if not any(map(_is_value, first.cells)):
+        return Head(first.cells, first.delimiter, first.number)
+    if any(name.isdecimal() for name in columns.values()):
+        names = [str(n) for n in range(1, len(first.cells) + 1)]
+        return Head(names, first.delimiter, first.number - 1)
+    raise InvalidRecording(
+        f"no header: line {first.number} holds values ({', '.join(first.cells)[:_SHOWN]}); say by"
+        " number which column is what, such as --columns time=1,price=2,size=3"
+    )
+
+
+def _is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
+    named = {name for name in columns.values() if not name.isdecimal()}
+    if not named.isdisjoint(cells):
+        return True
+    # A row may well hold a `T` or a `P`, but beside numbers.
+    return knows(cells) > (2 if any(map(_is_value, cells)) else 0)
+
+
+def _is_value(cell: str) -> bool:
+    return _VALUE.fullmatch(cell) is not None
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    values = next(csv.reader([line], delimiter=delimiter), [])
+    return [value.strip() for value in values]
+
+
+def _delimiter_of(line: str) -> str:
+    return max(",;\t|", key=line.count)

@@ -1,0 +1,135 @@
+"""Prices and sizes as recordings write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any, Final, Literal
+
+FIXED_POINT: Final = 1_000_000_000
+"""The units of Databento's prices where they are whole numbers."""
+_NO_PRICE: Final = float(2**63 - 1)
+"""What stands there for an unknown price."""
+_IMPLAUSIBLE: Final = 1e11
+"""No whole number from here on is the price of anything: it has a fixed point."""
+
+
+class NumberReader:
+    """Reads prices and sizes.
+
+    Args:
+        decimal: the decimal mark, where it is not a point, or where the other one of point and
+            comma separates thousands.
+        scale: what prices are multiplied with, such as 1e-9 for those with a fixed point; without
+            it they have to be plausible.
+    """
+
+    def __init__(
+        self, decimal: Literal[".", ","] | None = None, scale: float | None = None
+    ) -> None:
+        self._decimal = decimal
+        self.scale = scale
+        mark = decimal or "."
+        self._grouping = "," if mark == "." else "."
+        self._grouped = re.compile(
+            rf"[+-]?\d{{1,3}}(?:[{self._grouping}'\u2019 \u00a0\u202f]\d{{3}})+(?:[{mark}]\d*)?",
+            re.ASCII,
+        )
+
+    def read(self, cells: Sequence[Any], name: str) -> list[float]:
+        """The numbers of some cells, which are texts or floats.
+
+        Raises:
+            ValueError: one is no finite number; with its name and value.
+        """
+        if self._decimal is not None:
+            cells = [self._plain(cell, name) for cell in cells]
+        try:
+            # `float` takes 1_000 and digits of other scripts, which are slips of the pen here.
+            joined = "".join(cells)
+            if "_" in joined or not joined.isascii():
+                raise ValueError
+        except TypeError:
+            pass  # Floats are among them.
+        except ValueError:
+            raise ValueError(self._find_bad(cells, name)) from None
+        try:
+            numbers = list(map(float, cells))
+        except ValueError:
+            raise ValueError(self._find_bad(cells, name)) from None
+        if not isfinite(sum(numbers)):
+            for cell, number in zip(cells, numbers, strict=True):
+                if not isfinite(number):
+                    raise ValueError(f"{name} {_shown(cell)} is no finite number")
+        return numbers
+
+    def prices(self, cells: Sequence[Any], name: str, *, fixed_point: bool = False) -> list[float]:
+        """The same for prices, in their unit.
+
+        Args:
+            fixed_point: whole numbers count billionths.
+        """
+        numbers = self.read(cells, name)
+        if self.scale is not None:
+            divisor = round(1 / self.scale)
+            if divisor > 1 and abs(divisor * self.scale - 1) < 1e-12:
+                return [number / divisor for number in numbers]  # Exact, where the factor is not.
+            return [number * self.scale for number in numbers]
+        if fixed_point:
+            return [
+                _fixed(number, name) if _is_whole(cell) else number
+                for cell, number in zip(cells, numbers, strict=True)
+            ]
+        if numbers and (max(numbers) >= _IMPLAUSIBLE or min(numbers) <= -_IMPLAUSIBLE):
+            for cell, number in zip(cells, numbers, strict=True):
+                if abs(number) >= _IMPLAUSIBLE and _is_whole(cell):
+                    raise ValueError(
+                        f"{name} {_shown(cell)} has a fixed point, it seems; --price-scale 1e-9"
+                        " (or 1) says so"
+                    )
+        return numbers
+
+    def _plain(self, cell: Any, name: str) -> Any:
+        """A number as `float` reads it, or a text that it refuses."""
+        if not isinstance(cell, str):
+            return cell
+        text = cell.strip()
+        if self._grouped.fullmatch(text):
+            text = re.sub(r"['\u2019\s]", "", text).replace(self._grouping, "")
+        elif self._decimal == "," and "." in text:
+            raise ValueError(f"{name} {_shown(cell)} is no number with a decimal comma")
+        return text.replace(",", ".") if self._decimal == "," else text
+
+    def _find_bad(self, cells: Sequence[Any], name: str) -> str:
+        """What is wrong with the first cell that is no number."""
+        for cell in cells:
+            text = str(cell)
+            if not text.strip():
+                return f"no {name}"
+            try:
+                if "_" not in text and text.isascii():
+                    float(text)
+                    continue
+            except ValueError:
+                pass
+            comma = "; --decimal , or --decimal . says what the comma is" * (
+                self._decimal is None
+                and re.fullmatch(r"[+-]?[\d., ']*,[\d., ']*", text) is not None
+            )
+            return f"{name} {_shown(cell)} is no number{comma}"
+        return f"no {name}"
+
+
+def _is_whole(cell: Any) -> bool:
+    return not isinstance(cell, str) or not set(cell) & set(".eE")
+
+
+def _fixed(number: float, name: str) -> float:
+    if number == _NO_PRICE:
+        raise ValueError(f"no {name}")
+    return number / FIXED_POINT
+
+
+def _shown(cell: Any) -> str:
+    return f"{str(cell)[:40]!a}" if isinstance(cell, str) else f"{cell}"

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from feed.access.credentials import CREDENTIAL_MAX, Bearer, Credentials, KeyAndSecret
+from feed.access.credentials import Bearer, Credentials, KeyAndSecret
 from feed.delivery import NO_OPTIONS, Options, SlowPolicy, effective_conflate_ms
 from feed.errors import InvalidAction
 from feed.fields import (
@@ -216,8 +216,6 @@ def _parse_auth(fields: Fields, id_: Id) -> Auth:
     refuse_unknown(fields)
     if not all(isinstance(value, str) for value in given.values()):
         raise syntax("key, secret and token are strings")
-    if any(len(value) > CREDENTIAL_MAX for value in given.values()):
-        raise syntax(f"key, secret and token have at most {CREDENTIAL_MAX} characters")
     if set(given) == {"key", "secret"}:
         return Auth(KeyAndSecret(**given), id_)
     if set(given) == {"token"}:

@@ -19,6 +19,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from feed.access.entitlements import Entitlements
 from feed.access.gate import Gate
 from feed.access.grant import Grant
 from feed.address_limits import AddressLimits
@@ -219,7 +220,7 @@ async def _metrics(request: Request) -> Response:
 
 async def _symbols(request: Request) -> Response:
     feed = _feed_of(request)
-    rights = (await _grant_of(request)).entitlements
+    rights = await _entitlements_in(request, feed)
     channels: dict[str, list[str]] = {}
     for key in await _engine(request).store.streams(feed):
         if not rights.narrow(feed, Subscription(key.channel, key.symbol)):
@@ -236,7 +237,7 @@ async def _snapshot(request: Request) -> Response:
     if not patterns:
         raise HTTPException(400, "name symbols, as in /snapshot?symbols=AAPL,MSFT")
     engine, feed = _engine(request), _feed_of(request)
-    rights = (await _grant_of(request)).entitlements
+    rights = await _entitlements_in(request, feed)
     if len(patterns) > engine.settings.subscriptions_max:
         raise HTTPException(400, f"at most {engine.settings.subscriptions_max} symbols at once")
     for pattern in patterns:
@@ -290,6 +291,19 @@ async def _grant_of(request: Request) -> Grant:
         Refused: nothing.
     """
     return await _engine(request).door.look_in(request.scope)
+
+
+async def _entitlements_in(request: Request, feed: str) -> Entitlements:
+    """What the sender of a request may see in a feed.
+
+    Raises:
+        Refused: nothing.
+        HTTPException: nothing of this feed (403).
+    """
+    entitlements = (await _grant_of(request)).entitlements
+    if not entitlements.allows_feed(feed):
+        raise HTTPException(403, f"these credentials cover nothing of the feed {feed}")
+    return entitlements
 
 
 async def _refused(request: Request, error: Exception) -> Response:

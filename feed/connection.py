@@ -222,6 +222,7 @@ class Connection:
             if not self.outbox.closed:
                 self._session.admit(grant, auth.id)
                 self._visitor.grant = self._session.grant
+                self._stop_uncovered_replays()
                 self._set_deadline()
 
     def _set_deadline(self) -> None:
@@ -257,7 +258,12 @@ class Connection:
         if renewed != grant:
             self._session.entitle(renewed)
             self._visitor.grant = renewed
+            self._stop_uncovered_replays()
         self._set_deadline()
+
+    def _stop_uncovered_replays(self) -> None:
+        if self._viewer is not None:
+            self._engine.projector.stop_uncovered(self._viewer, self._session.narrow)
 
     def _drain(self) -> None:
         self._session.drain()

@@ -8,9 +8,17 @@ from typing import Final, TypeVar
 from feed import actions
 from feed.access.entitlements import EVERYTHING, Entitlements
 from feed.access.grant import Grant, Proof
-from feed.actions import Action, Auth, Subscribe
+from feed.actions import (
+    Action,
+    Auth,
+    Configure,
+    ListSubscriptions,
+    Subscribe,
+    Unsubscribe,
+)
 from feed.conduct import Conduct
 from feed.errors import Ended, Fault, InvalidAction
+from feed.replay_actions import Steer
 from feed.ticks import Subscription
 
 Value = TypeVar("Value")
@@ -66,6 +74,10 @@ class Rights:
                 raise InvalidAction(Fault.ALREADY_AUTHENTICATED, id=action.id)
         elif self.grant is None:
             raise InvalidAction(Fault.NOT_AUTHENTICATED, "send auth first", action.id)
+        if _concerns_feed(action) and not self.entitlements.allows_feed(self._feed):
+            raise InvalidAction(
+                Fault.INSUFFICIENT_SUBSCRIPTION, f"nothing of the feed {self._feed}", action.id
+            )
         if isinstance(action, Subscribe):
             self._check_limit(action, held)
             self._check_coverage(action)
@@ -96,3 +108,16 @@ class Rights:
                 raise InvalidAction(
                     Fault.INSUFFICIENT_SUBSCRIPTION, f"{each.channel} {each.pattern}", action.id
                 )
+
+
+def _concerns_feed(action: Action) -> bool:
+    """Whether an action asks for something of the connection's feed, or for power over it.
+
+    A private replay does not: it belongs to its tape's feed.
+    """
+    match action:
+        case Configure():
+            return action.replay is True
+        case Steer():
+            return action.id is None
+    return isinstance(action, Subscribe | Unsubscribe | ListSubscriptions)

@@ -22,6 +22,11 @@ class KeyAndSecret(Struct, frozen=True):
     key: str
     secret: str
 
+    @property
+    def longest(self) -> int:
+        """Characters in its longer part."""
+        return max(len(self.key), len(self.secret))
+
     def __repr__(self) -> str:
         return "KeyAndSecret(…)"
 
@@ -30,6 +35,11 @@ class Bearer(Struct, frozen=True):
     """One text that says it all: a JSON Web Token, or a secret, which names its own key."""
 
     text: str
+
+    @property
+    def longest(self) -> int:
+        """Characters in it."""
+        return len(self.text)
 
     def __repr__(self) -> str:
         return "Bearer(…)"

@@ -32,7 +32,8 @@ class Entitlements(Struct, frozen=True, dict=True):
 
     def allows_feed(self, feed: str) -> bool:
         """Whether it covers something in a feed."""
-        return ANY in self.feeds or feed in self.feeds
+        has_some = bool(self.channels and self.symbols)
+        return has_some and (ANY in self.feeds or feed in self.feeds)
 
     def allows_channel(self, channel: str) -> bool:
         """Whether it covers something of a channel."""

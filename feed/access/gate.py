@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from feed.access.credentials import Bearer, Credentials
+from feed.access.credentials import CREDENTIAL_MAX, Bearer, Credentials
 from feed.access.grant import UNASKED, Grant, Proof
 from feed.access.jwks import RemoteKeys
 from feed.access.keyfile import KeyFile
@@ -64,6 +64,8 @@ class Gate:
         """
         if not self.asks:
             return UNASKED
+        if credentials.longest > CREDENTIAL_MAX:
+            raise AuthFailed(f"credentials have at most {CREDENTIAL_MAX} characters")
         if not isinstance(credentials, Bearer):
             return await self._admit_key(credentials.key, credentials.secret)
         key_id = key_id_of(credentials.text)

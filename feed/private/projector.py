@@ -20,7 +20,7 @@ from feed.pieces import message_frame
 from feed.playback import Deck
 from feed.private.reels import Listing, Reel, Reels
 from feed.private.showing import Showing
-from feed.replay_actions import Play, Steer
+from feed.replay_actions import Play, Steer, Verb
 from feed.tapes import Library, Tape
 from feed.ticks import Coverage, Subscription
 
@@ -178,6 +178,12 @@ class Projector:
         self._asked.append(_Turn(viewer, showing, steer, []))
         self._news.set()
 
+    def stop_uncovered(self, viewer: Viewer, narrow: Narrow) -> None:
+        """End the replays of what the client may no longer see."""
+        for showing in viewer.showings.values():
+            if frozenset(narrow(showing.feed, showing.subscriptions)) != showing.subscriptions:
+                self.steer(viewer, Steer(showing.id, Verb.STOP))
+
     def drain(self, viewer: Viewer) -> None:
         """The client reads again."""
         viewer.deliver()
@@ -244,12 +250,12 @@ class Projector:
 
 
 def _begin(
-    reels: Reels, tape: Tape, play: Play, allowed: Iterable[Subscription], viewer: Viewer
+    reels: Reels, tape: Tape, play: Play, allowed: frozenset[Subscription], viewer: Viewer
 ) -> Showing:
     """Begin to read a tape; raises what `Reel` and `Deck` raise, and InvalidTape."""
     reel = Reel(reels, tape, Coverage(allowed))
     deck = Deck(reel, time.monotonic(), speed=play.speed, start=play.start, end=play.end)
-    return Showing(play.id, deck, viewer.encoding)
+    return Showing(play.id, deck, viewer.encoding, tape.manifest.feed, allowed)
 
 
 def _work_off(turns: Iterable[_Turn]) -> None:

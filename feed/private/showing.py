@@ -15,6 +15,7 @@ from feed.pieces import FRAME_TICKS_MAX
 from feed.playback import Deck, Mode
 from feed.private.reels import Cel
 from feed.replay_actions import Steer, Verb
+from feed.ticks import Subscription
 
 WRITE_BYTES: Final = 64 * 1024
 """What a client gets at a time; then it is the next one's turn."""
@@ -25,11 +26,21 @@ class Showing:
 
     Attributes:
         id: what its client calls it.
+        feed, subscriptions: what of which feed it plays.
         over: True when nothing more will come.
     """
 
-    def __init__(self, id_: Id, deck: Deck[Cel], encoding: Encoding) -> None:
+    def __init__(
+        self,
+        id_: Id,
+        deck: Deck[Cel],
+        encoding: Encoding,
+        feed: str,
+        subscriptions: frozenset[Subscription],
+    ) -> None:
         self.id = id_
+        self.feed = feed
+        self.subscriptions = subscriptions
         self.over = False
         self._deck = deck
         self._encoding = encoding

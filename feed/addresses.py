@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
 _PORTS: Final = {"http": 80, "https": 443}
+_ORIGIN_HOST: Final = re.compile(r"[a-z0-9_-][a-z0-9._-]*|[0-9a-f:.]+", re.ASCII)
+"""Host names as browsers write them, which is in ASCII, and addresses without their brackets."""
 _SECURE: Final = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
 
@@ -75,17 +77,42 @@ def is_known_host(host: str, names: Iterable[str]) -> bool:
         return False
     if "." not in name or name.endswith(".localhost") or is_network(name):
         return True
-    return any(_matches(pattern.lower(), name) for pattern in names)
+    return any(_matches_name(pattern.lower(), name) for pattern in names)
 
 
-def _matches(pattern: str, name: str) -> bool:
+def _matches_name(pattern: str, name: str) -> bool:
     if pattern.startswith("*"):
         return name.endswith(pattern[1:])
     return name == pattern.rstrip(".")
 
 
-def is_origin(text: str) -> bool:
-    """Whether the text is an origin as browsers send it (RFC 6454, section 6.2)."""
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, as a URL names it: `localhost`, or a loopback address.
+
+    The unspecified addresses count as well: to connect there reaches this machine.
+    """
+    name = host.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        parsed = ip_address(name)
+    except ValueError:
+        return False
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
+        parsed = parsed.ipv4_mapped
+    return parsed.is_loopback or parsed.is_unspecified
+
+
+def is_origin_pattern(text: str) -> bool:
+    """Whether the text is an origin as browsers send it (RFC 6454, section 6.2).
+
+    `https://*.example.org` is one for all subdomains. There is none for all names below a
+    top-level domain: it would let anybody in.
+    """
+    scheme, sign, rest = text.partition("://*.")
+    if sign:
+        parsed = _parse(f"{scheme}://{rest}")
+        return parsed is not None and "." in parsed[1].strip(".") and not _is_address(parsed[1])
     return _parse(text) is not None
 
 
@@ -97,7 +124,7 @@ def is_welcome(origin: str | None, scheme: str, host: str, allowed: Iterable[str
     Args:
         scheme, host: of the server itself, as the handshake reached it: `ws` or `wss`, and what
             its Host header says.
-        allowed: origins besides the server's own.
+        allowed: patterns of origins besides the server's own.
     """
     if origin is None:
         return True
@@ -105,7 +132,26 @@ def is_welcome(origin: str | None, scheme: str, host: str, allowed: Iterable[str
     if parsed is None:
         return False
     own = _parse(f"{_SECURE.get(scheme, 'http')}://{host}")
-    return parsed == own or any(parsed == _parse(each) for each in allowed)
+    return parsed == own or any(_matches(parsed, each) for each in allowed)
+
+
+def _matches(origin: tuple[str, str, int], pattern: str) -> bool:
+    """Whether an origin is the pattern's, or with `*.` in it that of a subdomain."""
+    scheme, sign, rest = pattern.partition("://*.")
+    if not sign:
+        return origin == _parse(pattern)
+    domain = _parse(f"{scheme}://{rest}")
+    if domain is None:
+        return False
+    return origin[::2] == domain[::2] and _matches_name(f"*.{domain[1]}", origin[1])
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _parse(text: str) -> tuple[str, str, int] | None:
@@ -116,6 +162,7 @@ def _parse(text: str) -> tuple[str, str, int] | None:
     except ValueError:
         return None
     bare = not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
-    if parts.scheme not in _PORTS or not parts.hostname or not bare:
+    host = parts.hostname
+    if parts.scheme not in _PORTS or not host or not _ORIGIN_HOST.fullmatch(host) or not bare:
         return None
-    return parts.scheme, parts.hostname, port or _PORTS[parts.scheme]
+    return parts.scheme, host, _PORTS[parts.scheme] if port is None else port

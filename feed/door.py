@@ -29,6 +29,7 @@ REFUSALS: Final = (
 _TOTAL: Final = "total"
 _FULL_RETRY_S: Final = 5
 _HOST_SHOWN: Final = 100
+_ORIGIN_SHOWN: Final = 120
 
 security = logging.getLogger("tickcast.security")
 
@@ -199,14 +200,17 @@ class Door:
 
     def _check_origin(self, scope: Mapping[str, Any]) -> None:
         headers = dict(scope["headers"])
-        origin, host = (headers.get(name) for name in (b"origin", b"host"))
-        if not is_welcome(
-            None if origin is None else origin.decode("latin-1"),
-            scope["scheme"],
-            (host or b"").decode("latin-1"),
-            self._settings.origins,
-        ):
-            raise Refused("origin", 403, "pages of this origin may not connect")
+        given = headers.get(b"origin")
+        origin = None if given is None else given.decode("latin-1")
+        host = headers.get(b"host", b"").decode("latin-1")
+        if not is_welcome(origin, scope["scheme"], host, self._settings.origins):
+            # Escaped, since the text goes to the log as well.
+            shown = ascii((origin or "")[:_ORIGIN_SHOWN])
+            raise Refused(
+                "origin",
+                403,
+                f"pages of {shown} may not connect; the setting origins would allow it",
+            )
 
     async def _take_place(self, visitor: Visitor, address: str) -> None:
         rooms = {_TOTAL: self._settings.connections_max}

@@ -215,6 +215,10 @@ class TapeNotFound(TickcastError):
     """There is no tape of that name."""
 
 
+class OutputFailed(TickcastError):
+    """Standard output can't be written: no space, or the terminal is gone."""
+
+
 class RecordingFailed(TickcastError):
     """A tape that can't be written: no space, no right, no file any more."""
 

@@ -1,23 +1,26 @@
 """All settings of the server and the producers: names, units, defaults and where they come from.
 
 Later sources win: defaults, a TOML file, the environment (`TICKCAST_` and the name in capitals),
-the command line.
+the command line. One rule holds for all settings and sources: an empty value is refused. It is
+most often an unset shell variable, and "not set" would open a server that was meant to be closed.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
-from feed.addresses import is_host_pattern, is_network, is_origin
+from feed.addresses import is_host_pattern, is_network, is_origin_pattern
 from feed.errors import InvalidSettings
 from feed.rates import parse_rates
 from feed.ticks import is_feed_name
@@ -26,8 +29,10 @@ ENVIRONMENT_PREFIX: Final = "TICKCAST_"
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 _GIB: Final = 1024 * _MIB
-_LISTS: Final = ("feeds", "hosts", "origins", "trusted_proxies", "unlimited_addresses")
+_LISTS: Final = ("host", "feeds", "hosts", "origins", "trusted_proxies", "unlimited_addresses")
 """Settings that are lists: as text, with commas between."""
+_OPEN_LISTS: Final = ("host", "feeds")
+"""Lists that would allow more when empty, not less: an empty one is refused as well."""
 _DECADE_S: Final = 10 * 365 * 86_400
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -37,15 +42,27 @@ Token = Annotated[str, Meta(min_length=16, pattern=r"\A[A-Za-z0-9._~+/-]+=*\Z")]
 """A secret that fits into a header (RFC 6750, section 2.1)."""
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", re.ASCII)
+_SERVICE_LINK: Final = re.compile(
+    r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_PROTO|_PORT|_ADDR)?)"
+)
+"""What Kubernetes sets in each pod for a service whose name begins with `tickcast`, less that
+(kubernetes.io, "Discovering services"; Docker's links have the same form)."""
+_SERVICE_ADDRESS: Final = re.compile(r"(?:tcp|udp|sctp)://")
+"""How the value of `…_PORT` begins where it is such a variable."""
+_LABEL: Final = re.compile(r"(?:IMAGE|VERSION|TAG|REVISION|COMMIT|BUILD|RELEASE|DIGEST)(?:_\w+)?")
+"""What images say of themselves."""
 _SECRETS: Final = frozenset(("metrics_token", "redis_url"))
 """Never shown; a Redis's URL may hold its password."""
+
+logger = logging.getLogger("tickcast.settings")
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One immutable set of settings. `docs/settings.md` explains each."""
 
     # The server
-    host: str = "127.0.0.1"
+    host: tuple[str, ...] = ("127.0.0.1",)
+    """Addresses and names to listen on; `::` is every address, of IPv4 as well."""
     port: Port = 8000
     feeds: tuple[str, ...] = ()
     """Feeds that clients may open; empty means any."""
@@ -102,7 +119,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     auth_timeout_s: Interval = 10.0
     """Time for a client to say who it is."""
     origins: tuple[str, ...] = ()
-    """Web origins besides the server's own whose pages may connect, as https://example.org."""
+    """Web origins besides the server's own whose pages may connect: https://example.org, or
+    https://*.example.org for its subdomains."""
     hosts: tuple[str, ...] = ()
     """Names by which clients reach the server, besides loopback names and IP addresses."""
     trusted_proxies: tuple[str, ...] = ()
@@ -196,27 +214,66 @@ def load_settings(
 ) -> Settings:
     """Settings from all their sources; an override of None counts as not given.
 
+    A variable that begins with `TICKCAST_` and is no setting is ignored, with a warning unless it
+    is known to be foreign.
+
     Raises:
-        InvalidSettings: a key is unknown, a value is out of range, or the file can't be read.
+        InvalidSettings: a key is unknown, a value is empty or out of range, or the file can't be
+            read.
     """
-    values: dict[str, Any] = _read_toml(config) if config else {}
-    values.update(_read_environment(os.environ if environment is None else environment))
-    values.update((name, value) for name, value in overrides.items() if value is not None)
-    for name in _LISTS:
-        if isinstance(text := values.get(name), str):
-            values[name] = [each.strip() for each in text.split(",") if each.strip()]
-    unknown = sorted(values.keys() - set(Settings.__struct_fields__))
-    if unknown:
-        raise InvalidSettings(f"unknown setting {unknown[0]!a}; docs/settings.md lists them")
+    given = _read_toml(config) if config else {}
+    given.update(_read_environment(os.environ if environment is None else environment))
+    given.update(
+        (name, _Given(value, "")) for name, value in overrides.items() if value is not None
+    )
+    for name, (value, source) in given.items():
+        where = f" in {source}" if source else ""
+        if name not in Settings.__struct_fields__:
+            raise InvalidSettings(
+                f"unknown setting {name!a}{where}; the nearest is {_nearest(name)}"
+            )
+        if _is_empty(name, value):
+            raise InvalidSettings(
+                f"{name}: empty{where}; give it a value, or leave it out for the default"
+            )
+    values = {name: _split(name, value) for name, (value, _) in given.items()}
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
-        raise InvalidSettings(f"{where.rstrip('`') or 'settings'}: {what}") from None
+        name = re.split(r"[`\[]", where)[0]
+        source = given[name].source if name in given else ""
+        where = f" in {source}" if source else ""
+        raise InvalidSettings(f"{name or 'settings'}: {what}{where}") from None
     for fault in _faults(settings):
         raise InvalidSettings(fault)
     _ = settings.metrics_address  # Refuses a malformed one.
     return settings
+
+
+class _Given(NamedTuple):
+    """A value, and where it was given: for messages."""
+
+    value: Any
+    source: str
+
+
+def _is_empty(name: str, value: object) -> bool:
+    if isinstance(value, str):
+        return not value.strip(" \t\n,") if name in _LISTS else not value.strip()
+    return name in _OPEN_LISTS and value in ([], ())
+
+
+def _split(name: str, value: Any) -> Any:
+    """The value, as a list where the setting is one."""
+    if name in _LISTS and isinstance(value, str):
+        return [each.strip() for each in value.split(",") if each.strip()]
+    return value
+
+
+def _nearest(name: str) -> str:
+    """The setting whose name looks most like this one."""
+    return get_close_matches(name.lower(), Settings.__struct_fields__, n=1, cutoff=0)[0]
 
 
 def _faults(settings: Settings) -> Iterator[str]:
@@ -227,8 +284,11 @@ def _faults(settings: Settings) -> Iterator[str]:
     if (settings.tls_cert is None) != (settings.tls_key is None):
         yield "tls_cert and tls_key: give both, or neither"
     for origin in settings.origins:
-        if not is_origin(origin):
-            yield f"origins: {origin!a} is no origin such as https://example.org or http://host:8080"
+        if not is_origin_pattern(origin):
+            yield (
+                f"origins: {origin!a} is no origin such as https://example.org or http://host:8080,"
+                " nor one with all its subdomains such as https://*.example.org"
+            )
     for name in settings.hosts:
         if not is_host_pattern(name):
             yield f"hosts: {name!a} is no name such as feed.example.org, nor *.example.org, nor *"
@@ -244,18 +304,38 @@ def _faults(settings: Settings) -> Iterator[str]:
         yield f"attempts: {settings.attempts!a} is no list of rates such as 5/second; 300/5 minutes"
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, _Given]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidSettings(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"{path}: not TOML: {error}") from None
+    return {name: _Given(value, str(path)) for name, value in values.items()}
 
 
-def _read_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name.removeprefix(ENVIRONMENT_PREFIX).lower(): value
-        for name, value in environment.items()
-        if name.startswith(ENVIRONMENT_PREFIX) and value
-    }
+def _read_environment(environment: Mapping[str, str]) -> dict[str, _Given]:
+    given = {}
+    for variable, value in environment.items():
+        rest = variable.removeprefix(ENVIRONMENT_PREFIX)
+        if rest == variable or _is_foreign(rest, value):
+            continue
+        if (name := rest.lower()) in Settings.__struct_fields__:
+            given[name] = _Given(value, variable)
+        else:
+            logger.warning(
+                "the variable %a is no setting and is ignored; the nearest is %s%s",
+                variable, ENVIRONMENT_PREFIX, _nearest(name).upper(),
+            )  # fmt: skip
+    return given
+
+
+def _is_foreign(rest: str, value: str) -> bool:
+    """Whether a variable is set by others, for purposes of their own.
+
+    Args:
+        rest: its name behind the prefix.
+    """
+    if _SERVICE_LINK.fullmatch(rest) or _LABEL.fullmatch(rest):
+        return True
+    return rest.endswith("PORT") and _SERVICE_ADDRESS.match(value) is not None

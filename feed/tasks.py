@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
@@ -113,3 +114,14 @@ class BackgroundTasks:
             self._logger.log(level_of(error), "gave up for now: %s", error)
         else:
             self._logger.error("a bug in a background task", exc_info=error)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that end a program in good order: Ctrl-C, `kill`, and a terminal that is closed.
+
+    The last one, SIGHUP, is left alone where it is ignored: `nohup` starts programs that way.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 import click
 
+from feed.cli.streams import logged_on_stderr, standard_streams
 from feed.errors import InvalidSettings, TickcastError
 
 _INTERRUPTED: Final = 130
@@ -55,21 +57,49 @@ def tickcast() -> None:
 
 def main() -> NoReturn:
     """Run the command line. An error is one line; exit code 2 is misuse, 1 is failure."""
+    with standard_streams():
+        sys.exit(_run(sys.argv[1:]))
+
+
+def _run(words: Sequence[str]) -> int:
     try:
-        sys.exit(tickcast.main(standalone_mode=False) or 0)
+        _refuse_empty(words)
+        with logged_on_stderr("tickcast.settings"):
+            code: int = tickcast.main(words, "tickcast", standalone_mode=False) or 0
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
-        sys.exit(0)
+        code = 0
     except click.ClickException as error:
-        _fail(error.format_message(), error.exit_code)
+        code = _fail(error.format_message(), error.exit_code)
     except InvalidSettings as error:
-        _fail(str(error), 2)
+        code = _fail(str(error), 2)
     except TickcastError as error:
-        _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), 1)
+        code = _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), 1)
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        code = _fail(f"{what}{error.strerror or error}", 1)
     except (KeyboardInterrupt, click.Abort):
-        sys.exit(_INTERRUPTED)
+        code = _INTERRUPTED
+    return code
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _refuse_empty(words: Sequence[str]) -> None:
+    """Refuse an empty word, which is what an unset shell variable leaves of an option's value.
+
+    No option and no argument of any command has a use for one, and some would do much with it:
+    a path would be the current directory, and a server without credentials would be open.
+    """
+    before = ""
+    for word in words:
+        option, sign, value = word.partition("=")
+        if not word.strip() or (sign and option.startswith("--") and not value.strip()):
+            name = option if sign else before
+            what = f"{name}: the value" if name.startswith("-") else "an argument"
+            raise click.UsageError(f"{what} is empty; give one, or leave the option out")
+        before = word
+
+
+def _fail(message: str, code: int) -> int:
     click.echo(f"tickcast: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+    return code

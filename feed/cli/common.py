@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +18,7 @@ from feed.broker.embedded import find_store
 from feed.broker.publisher import Publisher
 from feed.broker.rehearsal import rehearse
 from feed.broker.waiting import Dropped
+from feed.cli.streams import logged_on_stderr
 from feed.errors import (
     BrokerUnavailable,
     BrokerUntrusted,
@@ -27,7 +26,7 @@ from feed.errors import (
     TickcastError,
 )
 from feed.settings import Settings
-from feed.tasks import end_tasks
+from feed.tasks import end_tasks, stop_signals
 from feed.ticks import DEFAULT_FEED, StreamKey, is_feed_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -122,7 +121,7 @@ def set_up_logging(settings: Settings) -> None:
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run until done. SIGTERM and SIGINT cancel the work, so that it can clean up."""
+    """Run until done. A signal that ends the program cancels the work, so that it can clean up."""
 
     async def cancellable() -> Result:
         loop = asyncio.get_running_loop()
@@ -132,14 +131,15 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
         def stop() -> None:
             stopping.add(loop.create_task(end_tasks([task])))
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        numbers = stop_signals()
+        for number in numbers:
             loop.add_signal_handler(number, stop)
         try:
             return await task
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in numbers:
                 loop.remove_signal_handler(number)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -182,7 +182,7 @@ async def open_publisher(
     publisher = Publisher(client, feed, settings, waits=waits)
     try:
         await check_version(client)
-        with _outages_on_stderr():
+        with logged_on_stderr("tickcast.publisher"):
             async with publisher:
                 yield publisher
     except TickcastError as error:
@@ -196,28 +196,6 @@ async def open_publisher(
     finally:
         await client.aclose()
     _fail_if_lossy(publisher)
-
-
-class _Teller(logging.Handler):
-    """Says on stderr what a command without a log should not keep to itself."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"tickcast: {record.getMessage()}", err=True)
-
-
-@contextmanager
-def _outages_on_stderr() -> Iterator[None]:
-    if logging.root.hasHandlers():
-        yield
-        return
-    logger = logging.getLogger("tickcast.publisher")
-    teller = _Teller()
-    logger.addHandler(teller)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(teller)
 
 
 def _fail_if_lossy(publisher: Publisher) -> None:

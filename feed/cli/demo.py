@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ipaddress
 import shlex
 import socket as sockets
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from socket import socket
 from typing import Final
@@ -17,9 +18,9 @@ from feed.broker.embedded import prepare_directory, provided_store
 from feed.cli.bars import make_bars
 from feed.cli.common import config_option, open_publisher, run_server_loop, set_up_logging
 from feed.cli.parameters import Rate
-from feed.cli.serve import cannot_listen, serve_feed
+from feed.cli.serve import serve_feed
 from feed.errors import AlreadyClaimed, InvalidSettings, TickcastError
-from feed.server import address_of, bind
+from feed.server import CannotListen, address_of, bind_all
 from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED, Timeframe
@@ -50,13 +51,14 @@ def demo(
     certificate = certificate_of(settings)
     if self_signed and certificate is not None:
         raise InvalidSettings("--tls makes a certificate; tls_cert names one already")
-    with _bind_free(settings) as listener:
-        run_server_loop(_demo(settings, listener, symbols, rate, certificate, self_signed))
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(each) for each in _bind_free(settings)]
+        run_server_loop(_demo(settings, listeners, symbols, rate, certificate, self_signed))
 
 
 async def _demo(
     settings: Settings,
-    listener: socket,
+    listeners: Sequence[socket],
     symbols: int,
     rate: float,
     certificate: Certificate | None,
@@ -66,17 +68,17 @@ async def _demo(
         tasks: list[asyncio.Task[None]] = []
         advice = ""
         if self_signed:
-            certificate, advice = _sign_ourselves(settings, address_of(listener, tls=True))
+            certificate, advice = _sign_ourselves(settings, address_of(listeners[0], tls=True))
 
         def start_market() -> None:
-            address = address_of(listener, tls=certificate is not None)
+            address = address_of(listeners[0], tls=certificate is not None)
             click.echo(f"open {address}/ in a browser; Ctrl-C ends the demo")
             click.echo(advice, nl=False)
             tasks.append(asyncio.create_task(_run_market(settings, symbols, rate)))
             tasks.append(asyncio.create_task(_run_bars(settings)))
 
         try:
-            await serve_feed(settings, redis_url, listener, start_market, certificate)
+            await serve_feed(settings, redis_url, listeners, start_market, certificate)
         finally:
             await end_tasks(tasks)
 
@@ -102,13 +104,17 @@ def _sign_ourselves(settings: Settings, address: str) -> tuple[Certificate, str]
     )
 
 
-def _names_of(host: str) -> list[str]:
-    """What clients may call a host that is listened on."""
-    try:
-        is_any = ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        is_any = False
-    return [host, sockets.gethostname()] if is_any else [host]
+def _names_of(hosts: Sequence[str]) -> list[str]:
+    """What clients may call hosts that are listened on."""
+    names = list(hosts)
+    for host in hosts:
+        try:
+            is_any = ipaddress.ip_address(host).is_unspecified
+        except ValueError:
+            continue
+        if is_any:
+            names.append(sockets.gethostname())
+    return names
 
 
 async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
@@ -134,17 +140,17 @@ async def _run_bars(settings: Settings) -> None:
             await asyncio.sleep(_AGAIN_S)
 
 
-def _bind_free(settings: Settings) -> socket:
-    """A socket on the port, or on the next one that is free."""
+def _bind_free(settings: Settings) -> list[socket]:
+    """Sockets on the port, or on the next one that is free."""
     last = min(settings.port + _PORTS_TRIED, 65_535)
     for port in range(settings.port, last + 1):
         try:
-            listener = bind(settings.host, port)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+            listeners = bind_all(settings.host, port)
+        except CannotListen as error:
+            if error.is_in_use:
                 continue
-            raise cannot_listen(settings.host, port, error) from None
+            raise
         if port != settings.port:
             click.echo(f"port {settings.port} is taken, using {port}")
-        return listener
+        return listeners
     raise TickcastError(f"ports {settings.port} to {last} are all taken")

@@ -16,15 +16,20 @@ from feed.access.keyfile import KeyFile, add_key, revoke_key
 from feed.access.keyring import NAME_MAX, Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
 from feed.cli.parameters import Span
+from feed.settings import load_settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _file_option(command: Command) -> Command:
     return click.option(
-        "--file", "path", envvar="TICKCAST_AUTH", default="keys.toml", show_default=True,
+        "--file", "path", default=_default_file, show_default="TICKCAST_AUTH, or keys.toml",
         type=click.Path(dir_okay=False, path_type=Path), help="The file of keys.",
     )(command)  # fmt: skip
+
+
+def _default_file() -> str:
+    return load_settings().auth or "keys.toml"
 
 
 @click.group()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -29,6 +28,7 @@ from feed.cli.parameters import Duration, PerSecond, Share
 from feed.encoding import Encoding
 from feed.errors import InvalidSettings, TickcastError
 from feed.settings import Settings, load_settings
+from feed.tasks import stop_signals
 from feed.ticks import CHANNELS, DEFAULT_FEED, is_feed_name
 
 _INTERRUPTED: Final = 130
@@ -183,5 +183,5 @@ def _watch_signals(stop: asyncio.Event) -> None:
             task.cancel()
         stop.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         loop.add_signal_handler(number, act)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from socket import socket
 
@@ -20,8 +19,7 @@ from feed.cli.common import (
     run_server_loop,
     set_up_logging,
 )
-from feed.errors import TickcastError
-from feed.server import address_of, bind
+from feed.server import CannotListen, address_of, bind, bind_all, raise_file_limit
 from feed.server import serve as run_server
 from feed.settings import Settings, load_settings
 from feed.tls import Certificate, certificate_of
@@ -38,7 +36,9 @@ def _check_directory(
 
 
 @click.command()
-@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--host", multiple=True,
+              help="Address to listen on; repeatable, and :: is every address of IPv6 and IPv4."
+                   "  [default: 127.0.0.1]")  # fmt: skip
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one.  [default: 8000]")
 @click.option("--tls-cert", metavar="FILE",
               help="PEM file of a certificate and its chain: serve https and wss.")  # fmt: skip
@@ -54,53 +54,48 @@ def _check_directory(
               help="Serve /metrics there alone, instead of beside the stream.")  # fmt: skip
 @redis_option
 @config_option
-def serve(config: Path | None, **options: str | int | None) -> None:
+def serve(config: Path | None, host: tuple[str, ...], **options: str | int | None) -> None:
     """Serve ticks to WebSocket clients.
 
     Without --redis an embedded store is started, which the other commands then find. With --auth,
     --jwt-key or --jwks-url clients need credentials.
     """
-    settings = load_settings(config, None, **options)
+    settings = load_settings(config, None, host=",".join(host) or None, **options)
     set_up_logging(settings)
     certificate = certificate_of(settings)
-    try:
-        listener = bind(settings.host, settings.port)
-    except OSError as error:
-        raise cannot_listen(settings.host, settings.port, error) from None
-    with listener:
-        run_server_loop(_serve(settings, listener, certificate))
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(each) for each in bind_all(settings.host, settings.port)]
+        run_server_loop(_serve(settings, listeners, certificate))
 
 
-async def _serve(settings: Settings, listener: socket, certificate: Certificate | None) -> None:
+async def _serve(
+    settings: Settings, listeners: Sequence[socket], certificate: Certificate | None
+) -> None:
     async with provided_store(settings) as redis_url:
         await refuse_unsuitable(redis_url, settings.feeds)
-        await serve_feed(settings, redis_url, listener, lambda: None, certificate)
-
-
-def cannot_listen(host: str, port: int, error: OSError) -> TickcastError:
-    """The error that tells why a socket could not be opened."""
-    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-    return TickcastError(f"can't listen on {host}:{port}: {reason}")
+        await serve_feed(settings, redis_url, listeners, lambda: None, certificate)
 
 
 async def serve_feed(
     settings: Settings,
     redis_url: str,
-    listener: socket,
+    listeners: Sequence[socket],
     on_started: Callable[[], None],
     certificate: Certificate | None = None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM, with the page at `/`; says where once it listens."""
+    """Serve until a signal ends it, with the page at `/`; says where once it listens."""
+    raise_file_limit()
     with bind_metrics(settings) or nullcontext() as metrics_listener:
 
         def started() -> None:
             if metrics_listener is not None:
                 click.echo(f"metrics at {address_of(metrics_listener)}/metrics")
-            click.echo(f"listening on {address_of(listener, tls=certificate is not None)}")
+            for listener in listeners:
+                click.echo(f"listening on {address_of(listener, tls=certificate is not None)}")
             on_started()
 
         app = create_app(settings, redis_url, DASHBOARD, metrics_listener)
-        await run_server(app, settings, listener, started, certificate)
+        await run_server(app, settings, listeners, started, certificate)
 
 
 def bind_metrics(settings: Settings) -> socket | None:
@@ -114,4 +109,4 @@ def bind_metrics(settings: Settings) -> socket | None:
     try:
         return bind(*settings.metrics_address)
     except OSError as error:
-        raise cannot_listen(*settings.metrics_address, error) from None
+        raise CannotListen(*settings.metrics_address, error) from None

@@ -13,6 +13,7 @@ from clients.audit import describe_gap, sum_up
 from clients.books import Gap
 from clients.stream import Stream, connect
 from feed.cli.common import ca_option, run, token_option
+from feed.cli.streams import output_is_gone
 from feed.cli.watch_screen import Dial, show
 from feed.encoding import Encoding, encode
 from feed.errors import InvalidSettings, TickcastError
@@ -56,11 +57,7 @@ def watch(
     for channel in wanted:
         if channel not in CHANNELS:
             raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
-    try:
-        run(_watch(url, Encoding(encoding), wanted, audit, ca_file, token, limit))
-    except BrokenPipeError:
-        # Whoever read our lines has seen enough. Python would try to write the rest at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    run(_watch(url, Encoding(encoding), wanted, audit, ca_file, token, limit))
 
 
 async def _watch(
@@ -106,6 +103,6 @@ async def _print_lines(stream: Stream, limit: int | None) -> None:
         if not stream.waiting:
             sys.stdout.buffer.flush()
         count += 1
-        if count == limit:
+        if count == limit or output_is_gone():
             sys.stdout.buffer.flush()
             return

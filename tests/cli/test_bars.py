@@ -68,7 +68,7 @@ async def test_killed_and_started_again_it_sends_each_bar_once(cli: Cli) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--timeframes", ""], "Invalid value for '--timeframes': '' is none of 1s, 5s,"),
+        (["--timeframes", "1s,"], "Invalid value for '--timeframes': '' is none of 1s, 5s,"),
         (["--timeframes", "1s,2s"], "Invalid value for '--timeframes': '2s' is none of 1s, 5s,"),
         (["--lateness", "x"], "Invalid value for '--lateness': 'x' is no time such as"),
         (["--lateness", "2h"], "bars_lateness_s: Expected `float` <= 3600.0"),

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -198,3 +202,74 @@ async def test_an_address_of_the_metrics_that_is_taken(cli: Cli, runtime_dir: Pa
     assert (done.code, done.out) == (1, "")
     assert f"tickcast: can't listen on {taken}: Address already in use\n" in done.err
     assert processes_using(runtime_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "addresses"),
+    [
+        (["--host", "::"], ["[::]", "0.0.0.0"]),
+        (["--host", "127.0.0.1", "--host", "::1"], ["127.0.0.1", "[::1]"]),
+    ],
+)
+async def test_ipv4_and_ipv6_at_once(cli: Cli, words: list[str], addresses: list[str]) -> None:
+    process = await cli.start("serve", "--port", "0", *words)
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        lines = [(await process.stdout.readline()).decode() for _ in addresses]
+    port = lines[0].rsplit(":", 1)[1]
+    assert lines == [f"listening on http://{address}:{port}" for address in addresses]
+    async with httpx.AsyncClient() as client:
+        for address in ("127.0.0.1", "[::1]"):
+            url = f"http://{address}:{port.strip()}/health"
+            assert (await client.get(url)).status_code == 200
+    process.terminate()
+    await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 0
+
+
+async def test_out_of_descriptors_is_logged_once_and_passes(cli: Cli) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"ulimit -n 50; exec {sys.executable} -m feed.cli serve --port 0",
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.environment,
+    )  # fmt: skip
+    cli.processes.append(process)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    port = int((await process.stdout.readline()).decode().rsplit(":", 1)[1])
+    log = b""
+    async with asyncio.timeout(20), AsyncExitStack() as stack:
+        for _ in range(60):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            stack.callback(writer.transport.abort)
+        while b"out of file descriptors" not in log:
+            log = await process.stderr.readline()
+        used_s = cpu_seconds(process.pid)
+        await asyncio.sleep(0.5)
+        assert cpu_seconds(process.pid) - used_s < 0.25, "it accepts in a busy loop"
+    async with asyncio.timeout(20), httpx.AsyncClient() as client:
+        while True:
+            with suppress(httpx.TransportError):
+                assert (await client.get(f"http://127.0.0.1:{port}/health")).status_code == 200
+                break
+    process.terminate()
+    _, rest = await asyncio.wait_for(process.communicate(), 10)
+    assert process.returncode == 0
+    assert b"this process may have 50;" in log
+    assert b"out of file descriptors" not in rest
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def test_an_unknown_variable_is_told_on_stderr(cli: Cli) -> None:
+    cli.environment |= {"TICKCAST_PROT": "1", "TICKCAST_SERVICE_HOST": "10.0.0.1"}
+    done = await cli.run("publish")
+    told, failed = done.err.splitlines()
+    assert told == (
+        "tickcast: the variable 'TICKCAST_PROT' is no setting and is ignored;"
+        " the nearest is TICKCAST_PORT"
+    )
+    assert failed.startswith("tickcast: no store is running")
+    assert done.code == 1

@@ -86,7 +86,7 @@ def test_a_cut_is_told_by_offsets_too(shell: Shell, tmp_path: Path) -> None:
         (["cut", "a.jsonl.zst", "-o", "a.jsonl.zst"], 1, "a.manifest.json: File exists"),
         (["cut", "a.jsonl.zst", "-o", "x/b.jsonl.zst"], 1, "x/b.jsonl.zst: No such file"),
         (["cut", "a.jsonl.zst", "-o", "b.jsonl.zst", "--from", "x"], 2, "Invalid value for '--fr"),
-        (["cut", "a.jsonl.zst", "-o", "b.jsonl.zst", "--symbols", ""], 2, "--symbols: '' is no"),
+        (["cut", "a.jsonl.zst", "-o", "b.jsonl.zst", "--symbols", "A B"], 2, "--symbols: 'A B' i"),
         (["cut", "a.jsonl.zst", "-o", "b.jsonl.zst", "--channels", "x"], 2, "--channels: 'x' is"),
         (["merge", "a.jsonl.zst"], 2, "Missing option '--out'"),
     ],

@@ -275,13 +275,17 @@ async def test_attempts_of_an_address_count_over_all_servers(
         ("http://example.org", False),
         ("https://example.org:8443", False),
         ("https://example.org.evil.net", False),
+        ("https://a.example.com", True),
+        ("https://example.com", False),
         ("null", False),
     ],
 )
 async def test_pages_of_other_origins_may_not_connect(
     settings: Settings, redis_url: str, origin: str, is_welcome: bool
 ) -> None:
-    choosy = Settings(runtime_dir=settings.runtime_dir, origins=("https://example.org",))
+    choosy = Settings(
+        runtime_dir=settings.runtime_dir, origins=("https://example.org", "https://*.example.com")
+    )
     async with running_server(choosy, redis_url) as server:
         options: dict[str, Any] = {"origin": origin.format(own=server.http)}
         if is_welcome:
@@ -289,6 +293,17 @@ async def test_pages_of_other_origins_may_not_connect(
                 pass
         else:
             assert (await refusal(server, **options))[0] == 403
+
+
+async def test_a_refused_origin_is_named_in_the_log(
+    server: RunningServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin = "https://evil.example\x9b31m" + 200 * "x"
+    assert (await refusal(server, additional_headers={"Origin": origin}))[0] == 403
+    (record,) = [each for each in caplog.records if each.name == "tickcast.security"]
+    detail = record.__dict__["detail"]
+    assert detail.startswith(r"pages of 'https://evil.example\x9b31mxxx")
+    assert len(detail) < 250
 
 
 async def test_a_client_that_says_too_much_is_told_and_then_cut(

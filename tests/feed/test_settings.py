@@ -16,7 +16,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     file.write_text('port = 1\nhost = "0.0.0.0"\nhistory_ticks = 5\nfeeds = ["a", "b"]\n')
     environment = {"TICKCAST_PORT": "2", "TICKCAST_HISTORY_TICKS": "6", "HOME": "/"}
     settings = load_settings(file, environment, port=3, redis_url=None)
-    assert settings == Settings(host="0.0.0.0", port=3, history_ticks=6, feeds=("a", "b"))
+    assert settings == Settings(host=("0.0.0.0",), port=3, history_ticks=6, feeds=("a", "b"))
 
 
 def test_the_environment_spells_lists_with_commas() -> None:
@@ -26,9 +26,10 @@ def test_the_environment_spells_lists_with_commas() -> None:
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"TICKCAST_PROT": "1"}, "unknown setting 'prot'"),
-        ({"TICKCAST_PORT": "x"}, "port: "),
+        ({"TICKCAST_PORT": "x"}, "port: .* in TICKCAST_PORT"),
         ({"TICKCAST_PORT": "70000"}, "port: "),
+        ({"TICKCAST_PORT": "8000/tcp"}, "port: "),
+        ({"TICKCAST_ORIGINS": "https://*.org"}, "origins: 'https://\\*.org' is no origin"),
         ({"TICKCAST_OUTBOX_MAX_BYTES": "10"}, "outbox_max_bytes: "),
         ({"TICKCAST_LOG_LEVEL": "loud"}, "log_level: "),
         ({"TICKCAST_FEEDS": "Live"}, "feeds: 'Live'"),
@@ -62,11 +63,81 @@ def test_a_token_that_will_not_do_is_not_repeated(token: str) -> None:
     assert "fish" not in str(caught.value)
 
 
-def test_an_empty_token_is_none_at_all(tmp_path: Path) -> None:
+NAMES = Settings.__struct_fields__
+
+
+@pytest.mark.parametrize("value", ["", " "])
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_value_is_refused_wherever_it_comes_from(
+    tmp_path: Path, name: str, value: str
+) -> None:
     file = tmp_path / "tickcast.toml"
-    file.write_text('metrics_token = ""')
-    with pytest.raises(InvalidSettings, match="metrics_token: "):
+    file.write_text(f'{name} = "{value}"')
+    variable = f"TICKCAST_{name.upper()}"
+    with pytest.raises(InvalidSettings, match=f"{name}: empty in {file}; "):
         load_settings(file, {})
+    with pytest.raises(InvalidSettings, match=f"{name}: empty in {variable}; "):
+        load_settings(None, {variable: value})
+    with pytest.raises(InvalidSettings, match=f"{name}: empty; "):
+        load_settings(None, {}, **{name: value})
+
+
+def test_an_empty_list_is_refused_where_it_would_allow_all(tmp_path: Path) -> None:
+    file = tmp_path / "tickcast.toml"
+    for name in ("host", "feeds"):
+        file.write_text(f"{name} = []")
+        with pytest.raises(InvalidSettings, match=f"{name}: empty in "):
+            load_settings(file, {})
+        with pytest.raises(InvalidSettings, match=f"{name}: empty in "):
+            load_settings(None, {f"TICKCAST_{name.upper()}": " , "})
+    file.write_text("origins = []\ntrusted_proxies = []\nunlimited_addresses = []")
+    assert load_settings(file, {}).unlimited_addresses == ()
+
+
+SERVICE_LINKS = {
+    f"TICKCAST_{name}{variable}": value
+    for name in ("", "REDIS_", "PORT_", "METRICS_8_")
+    for variable, value in {
+        "SERVICE_HOST": "10.96.0.12",
+        "SERVICE_PORT": "8000",
+        "SERVICE_PORT_HTTP": "8000",
+        "PORT": "tcp://10.96.0.12:8000",
+        "PORT_8000_TCP": "tcp://10.96.0.12:8000",
+        "PORT_8000_TCP_ADDR": "10.96.0.12",
+        "PORT_8000_TCP_PORT": "8000",
+        "PORT_8000_TCP_PROTO": "tcp",
+        "PORT_53_UDP": "udp://[fd00::12]:53",
+    }.items()
+}
+
+
+def test_foreign_variables_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    labels = {"TICKCAST_VERSION": "1.2", "TICKCAST_IMAGE": "", "TICKCAST_IMAGE_TAG": "latest"}
+    assert load_settings(None, SERVICE_LINKS | labels) == Settings()
+    assert caplog.text == ""
+    assert load_settings(None, SERVICE_LINKS | {"TICKCAST_PORT": "9000"}).port == 9000
+
+
+def test_an_unknown_variable_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert load_settings(None, {"TICKCAST_PROT": "9000", "TICKCAST_auht": ""}) == Settings()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the variable 'TICKCAST_PROT' is no setting and is ignored; the nearest is TICKCAST_PORT",
+        "the variable 'TICKCAST_auht' is no setting and is ignored; the nearest is TICKCAST_AUTH",
+    ]
+
+
+def test_no_setting_has_the_name_of_a_foreign_variable(caplog: pytest.LogCaptureFixture) -> None:
+    for name in NAMES:
+        with pytest.raises(InvalidSettings, match=f"{name}: empty"):
+            load_settings(None, {f"TICKCAST_{name.upper()}": ""})
+
+
+def test_an_unknown_key_of_a_file_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "tickcast.toml"
+    file.write_text("prot = 9000")
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(file, {})
+    assert str(caught.value) == f"unknown setting 'prot' in {file}; the nearest is port"
 
 
 def test_secrets_are_not_shown() -> None:

@@ -1,0 +1,135 @@
+"""Standard streams that may be closed, full or gone, for every command alike."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import click
+
+from feed.errors import OutputFailed
+from feed.logs import escape
+
+_STDIN: Final = 0
+_STDOUT: Final = 1
+_STDERR: Final = 2
+
+
+@contextmanager
+def standard_streams() -> Iterator[None]:
+    """Make the standard streams safe to use, for the time of a command.
+
+    - A stream that is closed reads as empty, and takes what is written to nowhere. Else the next
+      socket or file would get its number: libuv aborts on that, and output would go into it.
+    - A reader that has left (`| head`) is no failure: the rest of the output is dropped, and the
+      command ends as it would have.
+    - Standard output that can't be written (`> /dev/full`) raises OutputFailed, once. Standard
+      error that can't be written is given up: there is nowhere to report it.
+    - A character that the terminal's encoding lacks is escaped.
+    """
+    for number in (_STDIN, _STDOUT, _STDERR):
+        _open_if_closed(number)
+    before = sys.stdin, sys.stdout, sys.stderr
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(_STDIN, closefd=False)), "utf-8")
+    # One that a program has put in place of Python's own is left alone.
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _text_stream(_STDOUT, sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _text_stream(_STDERR, sys.stderr)
+    try:
+        yield
+    finally:
+        with suppress(OutputFailed):
+            sys.stdout.flush()
+        sys.stdin, sys.stdout, sys.stderr = before
+
+
+def output_is_gone() -> bool:
+    """Whether nothing more that is written to standard output reaches a reader."""
+    output = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return isinstance(output, _Output) and output.is_gone
+
+
+class _StderrHandler(logging.Handler):
+    """Shows the messages of a logger as a command shows its own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(f"tickcast: {escape(record.getMessage())}", err=True)
+
+
+@contextmanager
+def logged_on_stderr(name: str) -> Iterator[None]:
+    """Show what a logger logs, from INFO on, unless the command has set up a log already."""
+    if logging.root.hasHandlers():
+        yield
+        return
+    logger = logging.getLogger(name)
+    handler = _StderrHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _open_if_closed(number: int) -> None:
+    try:
+        os.fstat(number)
+    except OSError:
+        # The lowest free number is given out, and those below are open by now.
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+def _text_stream(number: int, before: Any) -> io.TextIOWrapper:
+    if before is not None:
+        before.flush()
+    output = _Output(number)
+    return io.TextIOWrapper(
+        io.BufferedWriter(output),
+        encoding=getattr(before, "encoding", None) or "utf-8",
+        errors="backslashreplace",
+        line_buffering=number == _STDERR or output.isatty(),
+    )
+
+
+class _Output(io.RawIOBase):
+    """A file descriptor for writing that fails at most once.
+
+    Attributes:
+        is_gone: it has failed; what is written goes nowhere.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.is_gone = False
+
+    def fileno(self) -> int:
+        return self._number
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def write(self, data: Any) -> int:
+        while not self.is_gone:
+            try:
+                return os.write(self._number, data)
+            except BlockingIOError:
+                # Whoever started us has made it non-blocking, perhaps by sharing it.
+                select.select([], [self._number], [])
+            except OSError as error:
+                self.is_gone = True
+                if self._number == _STDOUT and error.errno != errno.EPIPE:
+                    raise OutputFailed(f"can't write the output: {error.strerror}") from None
+        return len(data)

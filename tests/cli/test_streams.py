@@ -1,0 +1,224 @@
+"""Standard streams that are closed, full or gone, for each command; and signals that end them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from feed.cli import tickcast
+from tests.cli.conftest import Cli, Shell
+from tests.conftest import until
+from tests.talk import talking
+
+FULL_DEVICE = Path("/dev/full")
+COMMANDS = tickcast.list_commands(click.Context(tickcast))
+FULL = "tickcast: can't write the output: No space left on device\n"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Forks:
+    """Runs commands in forks of one process: an import of everything takes a second."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def run(
+        self,
+        words: Sequence[str],
+        *,
+        closed: Sequence[int] = (),
+        full: Sequence[int] = (),
+        unread: Sequence[int] = (),
+        encoding: str = "utf-8",
+    ) -> Result:
+        case = {
+            "words": list(words), "closed": closed, "full": full, "unread": unread,
+            "encoding": encoding,
+        }  # fmt: skip
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(case).encode() + b"\n")
+        async with asyncio.timeout(30):
+            return Result(*json.loads(await self._process.stdout.readline()))
+
+
+@pytest.fixture
+async def forks(cli: Cli) -> AsyncIterator[Forks]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.cli.forking",
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=cli.environment,
+    )  # fmt: skip
+    yield Forks(process)
+    assert process.stdin is not None
+    process.stdin.close()
+    await process.wait()
+
+
+def table(stream: str, path: Path) -> dict[str, tuple[list[str], int]]:
+    """Each command with words for something quick, and the exit code."""
+    csv = path / "a.csv"
+    csv.write_text("time,price,size\n2024-01-02T14:30:00Z,5,1\n")
+    record = ["record", stream, "--trades", "*", "--limit", "1"]
+    return {
+        "demo": (["demo", "--symbols", "0"], 2),
+        "serve": (["serve", "--tapes", "/nonexistent"], 2),
+        "publish": (["publish"], 0),
+        "replay": (["replay", str(csv), "--symbol", "A", "--hash", "--feed", "past"], 0),
+        "replayctl": (["replayctl", "status"], 1),
+        "live": (["live", "coinbase", "nonsense"], 2),
+        "synth": (["synth", "--limit", "5", "--rate", "1000", "--feed", "made-up"], 0),
+        "bars": (["bars", "--timeframes", "2s"], 2),
+        "watch": (["watch", "*", "--url", stream, "--limit", "1"], 0),
+        "record": ([*record, "--out", str(path / "tapes")], 0),
+        "tape": (["tape", "info", str(csv)], 1),
+        "load": (["load", stream, "-s", "NONE", "-c", "1", "-d", "100ms", "--warmup", "0"], 0),
+        "keys": (["keys", "list", "--file", "/nonexistent"], 2),
+        "acl": (["acl"], 0),
+    }
+
+
+async def test_no_command_minds_streams_that_are_closed(
+    cli: Cli, forks: Forks, tmp_path: Path
+) -> None:
+    async with cli.serving("demo", "--symbols", "2", "--rate", "50") as (address, _):
+        commands = table(address.replace("http", "ws") + "/stream", tmp_path)
+        assert sorted(commands) == sorted(COMMANDS)
+        for words, code in commands.values():
+            usual = await forks.run(words)
+            assert usual.code == code, usual
+            for closed in ((0,), (0, 1, 2)):
+                done = await forks.run(words, closed=closed)
+                assert done.code == code, (words, closed, done)
+                if closed == (0,):
+                    assert "Traceback" not in done.err
+                else:
+                    assert done[1:] == ("", "")
+
+
+async def test_full_disks_readers_that_have_left_and_other_encodings(forks: Forks) -> None:
+    """For what each command can do without a server: to tell how it is used."""
+    for name in COMMANDS:
+        words = [name, "--help"]
+        done = await forks.run(words, full=[1])
+        assert (done.code, done.err) == (1, FULL), name
+        assert (await forks.run(words, full=[2])).code == 0
+        done = await forks.run(words, unread=[1])
+        assert (done.code, done.err) == (0, "")
+        assert (await forks.run([name, "--no-such"], unread=[1, 2])).code == 2
+        assert (await forks.run([name, "--no-such"], full=[1, 2])).code == 2
+        latin = await forks.run(words, encoding="latin-1")
+        assert (latin.code, latin.err) == (0, "")
+        assert (await forks.run(words, encoding="ascii")).code == 0
+
+
+async def test_a_server_whose_output_is_full_says_so_and_ends(cli: Cli, runtime_dir: Path) -> None:
+    with FULL_DEVICE.open("wb") as full:  # noqa: ASYNC230 - nothing to wait for
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "feed.cli", "serve", "--port", "0",
+            stdout=full, stderr=subprocess.PIPE, env=cli.environment,
+        )  # fmt: skip
+        _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    assert err.decode().splitlines()[-1] == FULL.strip()
+    assert b"Traceback" not in err
+    await until(lambda: not runtime_dir.exists())
+
+
+async def test_a_server_goes_on_without_streams(cli: Cli) -> None:
+    """Its log and its output go nowhere, and no socket gets the number of a standard stream."""
+    async with cli.serving("serve") as (address, process):
+        assert process.stdout is not None
+        process.stdout._transport.close()  # type: ignore[attr-defined]
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{address}/health")).status_code == 200
+        process.send_signal(signal.SIGHUP)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_a_hang_up_closes_clients_with_1012(cli: Cli, runtime_dir: Path) -> None:
+    async with cli.serving() as (address, process):
+        async with talking(address.replace("http", "ws") + "/stream") as talk:
+            process.send_signal(signal.SIGHUP)
+            with pytest.raises(ConnectionClosed) as caught:
+                await talk.hear()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1012
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+    await until(lambda: not runtime_dir.exists())
+
+
+async def test_a_hang_up_ends_a_producer_as_ctrl_c_does(cli: Cli) -> None:
+    async with cli.serving():
+        process = await cli.start("synth", "--rate", "10")
+        assert process.stderr is not None
+        assert (await process.stderr.readline()).startswith(b"publishing")
+        process.send_signal(signal.SIGHUP)
+        assert await asyncio.wait_for(process.wait(), 10) == 130
+
+
+async def test_nohup_is_respected(cli: Cli) -> None:
+    # Not nohup itself, which would change the streams as well.
+    ignoring = f"trap '' HUP; exec {sys.executable} -m feed.cli serve --port 0"
+    process = await asyncio.create_subprocess_shell(
+        ignoring, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=cli.environment
+    )
+    cli.processes.append(process)
+    assert process.stdout is not None
+    address = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().split()[-1]
+    process.send_signal(signal.SIGHUP)
+    async with httpx.AsyncClient() as client:
+        for _ in range(5):
+            assert (await client.get(f"{address}/health")).status_code == 200
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+def options_with_values() -> list[tuple[list[str], click.Option]]:
+    found = []
+    root = click.Context(tickcast)
+    for name in COMMANDS:
+        command = tickcast.get_command(root, name)
+        parts = (
+            {(name, each): sub for each, sub in command.commands.items()}
+            if isinstance(command, click.Group)
+            else {(name,): command}
+        )
+        for words, part in parts.items():
+            assert part is not None
+            found += [
+                (list(words), parameter)
+                for parameter in part.params
+                if isinstance(parameter, click.Option) and not parameter.is_flag
+            ]
+    return found
+
+
+def test_an_empty_value_of_any_option_of_any_command_is_refused(shell: Shell) -> None:
+    options = options_with_values()
+    assert len(options) > 80
+    for words, parameter in options:
+        option = parameter.opts[0]
+        spellings = [[option, ""], [option, " "], [f"{option}="]]
+        for spelling in spellings:
+            done = shell.run(*words, *spelling)
+            assert (done.code, done.out) == (2, ""), (words, spelling)
+            assert done.err == (
+                f"tickcast: {option}: the value is empty; give one, or leave the option out\n"
+            )
+    assert shell.run("watch", "").err.startswith("tickcast: an argument is empty")

@@ -240,7 +240,7 @@ async def test_out_of_descriptors_is_logged_once_and_passes(cli: Cli) -> None:
     async with asyncio.timeout(20), AsyncExitStack() as stack:
         for _ in range(60):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
-            stack.callback(writer.transport.abort)
+            stack.callback(writer.close)
         while b"out of file descriptors" not in log:
             log = await process.stderr.readline()
         used_s = cpu_seconds(process.pid)

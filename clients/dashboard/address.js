@@ -24,7 +24,8 @@ const DEFAULTS = { feed: "live", symbols: null, symbol: "", timeframe: "1s", sor
 export const isSymbol = (text) => SYMBOL.test(text);
 
 /**
- * Read a query; what makes no sense in it is as if it were not there, but for the feed's name.
+ * Read a query; what makes no sense in it is as if it were not there. Only a feed's name is kept as it
+ * is, because showing another feed in its place would be wrong.
  *
  * @param {string} query
  * @returns {View}

@@ -27,6 +27,8 @@ export class Chart {
   #held = [];
   #colours = {};
   #withQuotes = true;
+  /** Of the candle under the mouse; undefined where it is elsewhere. */
+  #pointedAt = undefined;
 
   /**
    * @param {HTMLElement} element
@@ -57,7 +59,10 @@ export class Chart {
       crosshairMarkerVisible: false,
     });
     this.#candles = this.#chart.addSeries(CandlestickSeries, { borderVisible: false });
-    this.#chart.subscribeCrosshairMove(({ time }) => this.#tell(time));
+    this.#chart.subscribeCrosshairMove(({ time }) => {
+      this.#pointedAt = time;
+      this.#tell();
+    });
     this.recolour();
   }
 
@@ -171,15 +176,17 @@ export class Chart {
 
   #fit(decimals) {
     this.#decimals = decimals;
-    const priceFormat = { type: "price", precision: decimals, minMove: 1 / 10 ** decimals };
+    // Of its own formats none has more than about ten decimals.
+    const formatter = (price) => format.price(price, decimals);
+    const priceFormat = { type: "custom", minMove: 1 / 10 ** decimals, formatter };
     for (const series of [this.#candles, this.#quotes]) series.applyOptions({ priceFormat });
   }
 
-  #tell(time) {
+  #tell() {
     const row =
-      time === undefined
+      this.#pointedAt === undefined
         ? this.#held.findLast(isTraded)
-        : this.#held.find((each) => each.time === time);
+        : this.#held.find((each) => each.time === this.#pointedAt);
     if (!row || !isTraded(row)) {
       this.#legend.textContent = "";
       return;

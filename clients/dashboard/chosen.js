@@ -30,6 +30,7 @@ export class Chosen {
   #accepting = false;
   #onRefused;
   #onRestart;
+  #onTick;
   #headers;
   #passes = new Passes();
 
@@ -37,21 +38,29 @@ export class Chosen {
    * @param {string} url
    * @param {(symbol: string) => string} snapshotUrl where the latest ticks of a symbol are told
    * @param {{onState: (state: object) => void, onRefused: (error: Error) => void,
-   *   onRestart: () => void}} handlers `onRestart`: what was known is forgotten
+   *   onRestart: () => void, onTick: (tick: object) => void, onNotice: (notice: object) => void}} handlers
+   *   `onRestart`: what was known is forgotten
    * @param {{encoding: "json"|"msgpack", conflateMs: number, token: string, headers: object}} options
    *   `conflateMs`: how often a quote is of use; `headers`: of requests over HTTP
    */
-  constructor(url, snapshotUrl, { onState, onRefused, onRestart }, { encoding, conflateMs, token, headers }) {
+  constructor(url, snapshotUrl, { onState, onRefused, onRestart, onTick, onNotice }, { encoding, conflateMs, token, headers }) {
     this.#snapshotUrl = snapshotUrl;
     this.#conflateMs = conflateMs;
     this.#onRefused = onRefused;
     this.#onRestart = onRestart;
     this.#headers = headers;
-    const onTick = (tick) => this.#isWanted(tick) && this.#take(tick);
-    const onGap = (gap) => this.#isWanted(gap) && this.#miss(gap);
-    const onNotice = (notice) => notice.T === "replay" && this.#takeReplay(notice);
-    const options = { encoding, token, configure: [{ replay: true }] };
-    this.stream = connect(url, { onTick, onGap, onNotice, onState }, options);
+    this.#onTick = onTick;
+    const handlers = {
+      onTick: (tick) => this.#isWanted(tick) && this.#take(tick),
+      onGap: (gap) => this.#isWanted(gap) && this.#miss(gap),
+      onNotice: (notice) => {
+        if (notice.T === "replay" && notice.id === undefined) this.#takeReplay(notice);
+        onNotice(notice);
+      },
+      onState,
+    };
+    const options = { encoding, token, configure: [{ stamps: true, heartbeat_ms: 1000 }, { replay: true }] };
+    this.stream = connect(url, handlers, options);
   }
 
   /**
@@ -95,6 +104,16 @@ export class Chosen {
     for (const channel of CHANNELS) if (isPast(channel, this.symbol)) this.#beginAnew(channel);
   }
 
+  /** What is known is of another time of the replay. */
+  beginAnew() {
+    for (const channel of CHANNELS) this.#beginAnew(channel);
+  }
+
+  /** Where the replay of the feed stands; undefined where the feed is none. */
+  get replay() {
+    return this.#passes.state;
+  }
+
   /** Of its latest trade, where there is one: what is replayed has another present. */
   async #latestMs(symbol) {
     try {
@@ -132,6 +151,7 @@ export class Chosen {
   }
 
   #take(tick) {
+    this.#onTick(tick);
     const ms = Date.parse(tick.t);
     if (tick.T === "q") {
       if (tick.bp > 0 && tick.ap > 0) this.candles.quote(ms, (tick.bp + tick.ap) / 2);

@@ -4,15 +4,19 @@
  * @param {HTMLInputElement} field
  * @param {object} does
  * @param {(text: string) => void} does.filter while something is typed
- * @param {(text: string) => void} does.enter when it is meant
+ * @param {(text: string) => boolean} does.enter when it is meant; false: it means nothing, and stays to
+ *   be corrected
  */
 export function listenToField(field, { filter, enter }) {
   field.addEventListener("input", () => filter(field.value.trim()));
   field.addEventListener("keydown", (event) => {
     if (event.key === "Enter") {
       const text = field.value.trim();
-      clear();
-      if (text) enter(text);
+      if (!text || enter(text)) {
+        clear();
+        // Where nothing else has taken the focus: else the arrow keys would not lead through the list.
+        field.blur();
+      }
     } else if (event.key === "Escape") {
       clear();
       field.blur();

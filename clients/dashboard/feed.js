@@ -130,6 +130,22 @@ export class Stream {
     return this.#state.books.totals();
   }
 
+  /** Connect now, where the next attempt is not due yet. */
+  retry() {
+    if (this.#ended || this.#socket) return;
+    clearTimeout(this.#timer);
+    this.#dial();
+  }
+
+  /**
+   * Where a stream stands: the last number that is accounted for, in its epoch.
+   *
+   * @returns {{epoch: string, seq: number|null}} an empty epoch and null where nothing is known
+   */
+  position(channel, symbol) {
+    return this.#state.books.position(channel, symbol);
+  }
+
   /** Milliseconds since the server last said anything on this connection. */
   get silentMs() {
     return this.#heldAt ? performance.now() - this.#pulse.heardAt : 0;
@@ -241,12 +257,8 @@ export class Stream {
   /** The network is back, or somebody looks: no more patience. */
   #tryNow = () => {
     if (globalThis.document?.hidden || this.#ended) return;
-    if (this.#socket) {
-      this.#checkPulse();
-    } else {
-      clearTimeout(this.#timer);
-      this.#dial();
-    }
+    if (this.#socket) this.#checkPulse();
+    else this.retry();
   };
 
   /** A browser hears nothing of a peer that vanished, so ask it from time to time. */

@@ -2,11 +2,13 @@
 
 const MINUS = "−";
 const NONE = "–";
+/** What every browser can format. */
+const DECIMALS_MAX = 20;
 
 const formats = new Map();
 
 function withDecimals(least, most) {
-  const key = least * 16 + most;
+  const key = least * 32 + most;
   let format = formats.get(key);
   if (!format) {
     // Building one is dear, using it is not.
@@ -24,19 +26,19 @@ export function price(value, decimals) {
   return value === undefined ? NONE : withDecimals(decimals, decimals).format(value);
 }
 
-/** @param {number} value a size or volume, whole or not */
+/** @param {number} value a size or volume, whole or not; one that is not 0 is never shown as 0 */
 export function size(value) {
   if (value >= 1e9) return `${withDecimals(2, 2).format(value / 1e9)}B`;
   if (value >= 1e6) return `${withDecimals(2, 2).format(value / 1e6)}M`;
   if (Number.isInteger(value) || value >= 1e4) return withDecimals(0, 0).format(value);
-  return withDecimals(0, value >= 100 ? 2 : 6).format(value);
+  return withDecimals(0, value >= 100 ? 2 : decimalsFrom(value, 6)).format(value);
 }
 
 const SHORT = [[1e9, "B"], [1e6, "M"], [1e3, "k"]];
 
 /** @param {number} value a sum of sizes, short enough for a column: "9,876", "256k", "1.2M" */
 export function volume(value) {
-  if (value < 1) return withDecimals(0, 4).format(value);
+  if (value < 1) return withDecimals(0, decimalsFrom(value, 4)).format(value);
   if (value < 1e4) return withDecimals(0, value < 1e3 ? 2 : 0).format(value);
   // What would be rounded to a thousand of a unit is one of the next.
   const [unit, sign] = SHORT.find(([each]) => value >= each * 0.9995);
@@ -46,7 +48,7 @@ export function volume(value) {
 
 /** @param {number} value the same, exactly */
 export function exactVolume(value) {
-  return withDecimals(0, 8).format(value);
+  return withDecimals(0, decimalsFrom(value, 8)).format(value);
 }
 
 /** @param {number|undefined} ratio 0.01 becomes "+1.00%" */
@@ -105,9 +107,21 @@ export function delay(ms) {
   return ms >= 10 ? `${withDecimals(0, 0).format(ms)} ms` : `${withDecimals(1, 1).format(ms)} ms`;
 }
 
-/** How many decimals a number needs, noise of binary fractions aside. */
+/**
+ * How many decimals a number needs, noise of binary fractions aside: up to eight, or as many as show
+ * five digits of a number below a ten-thousandth.
+ */
 export function decimalsOf(value) {
-  const text = String(Number(value.toPrecision(12)));
-  const point = text.indexOf(".");
-  return point < 0 ? 0 : Math.min(text.length - point - 1, 8);
+  if (value === 0 || !Number.isFinite(value)) return 0;
+  // Not `String`: below a millionth it would write an exponent.
+  const [digits, exponent] = Math.abs(value).toExponential(11).split("e");
+  const fraction = digits.slice(2).replace(/0+$/, "").length;
+  const needed = Math.max(0, fraction - Number(exponent));
+  return Math.min(needed, Math.max(8, 4 - Number(exponent)), DECIMALS_MAX);
+}
+
+/** So many decimals, or as many as show two digits of a small number. */
+function decimalsFrom(value, usual) {
+  const exponent = value === 0 ? 0 : Math.floor(Math.log10(Math.abs(value)));
+  return Math.min(Math.max(usual, 1 - exponent), DECIMALS_MAX);
 }

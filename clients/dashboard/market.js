@@ -4,6 +4,15 @@ import { decimalsOf } from "./format.js";
 import { Rate, Trend } from "./rates.js";
 
 const SYMBOLS_MAX = 5_000;
+/** How much of a price may be lost where it is shown. */
+const PRICE_TOLERANCE = 1e-11;
+/** A tick that was published so long before the server sent it is history. */
+const HISTORY_US = 1_000_000;
+/** After a restart the old figures stay so long at most, so that a replay in a loop does not flicker. */
+const RESTART_MS = 1_000;
+
+/** Whether a tick is from the past: a snapshot, or sent again after a cut. */
+export const isHistory = ({ snap, tr, tw }) => snap === true || tw - tr > HISTORY_US;
 
 /** One symbol: its latest trade and quote, and what happened since the page was opened. */
 class Instrument {
@@ -18,6 +27,8 @@ class Instrument {
   trend = new Trend();
   #firstTrade = undefined;
   #firstMid = undefined;
+  /** When to forget what is known of a channel that has begun anew, unless it is replaced before. */
+  #forgetAt = { trades: Infinity, quotes: Infinity };
 
   constructor(symbol) {
     this.symbol = symbol;
@@ -44,6 +55,7 @@ class Instrument {
   }
 
   trade(tick, now) {
+    this.forgetOld("trades", Infinity);
     this.last = tick.p;
     this.#firstTrade ??= tick.p;
     this.#fitDecimals(tick.p);
@@ -54,6 +66,7 @@ class Instrument {
   }
 
   quote(tick, now) {
+    this.forgetOld("quotes", Infinity);
     this.bid = tick.bp;
     this.ask = tick.ap;
     this.#fitDecimals(tick.bp);
@@ -62,21 +75,35 @@ class Instrument {
     if (this.last === undefined && this.mid !== undefined) this.trend.set(this.mid, now);
   }
 
-  /** Know nothing of a channel any more: what comes next is from another time. */
-  restart(channel) {
+  /** A channel has begun anew: what comes next is from another time. */
+  restart(channel, now) {
+    if (channel in this.#forgetAt) this.#forgetAt[channel] = Math.min(this.#forgetAt[channel], now + RESTART_MS);
+  }
+
+  /** Forget by now what was to be replaced and was not. */
+  settle(now) {
+    this.forgetOld("trades", now);
+    this.forgetOld("quotes", now);
+  }
+
+  /** Know nothing any more of a channel that has begun anew, when something new has come or by `now`. */
+  forgetOld(channel, now) {
+    const at = this.#forgetAt[channel];
+    if (at === Infinity || at > now) return;
+    this.#forgetAt[channel] = Infinity;
     if (channel === "trades") {
       this.last = this.#firstTrade = undefined;
       this.volume = 0;
       this.incomplete = false;
       this.trend = new Trend();
-    } else if (channel === "quotes") {
+    } else {
       this.bid = this.ask = this.#firstMid = undefined;
     }
   }
 
   #fitDecimals(price) {
     const scaled = price * 10 ** this.decimals;
-    if (Math.abs(scaled - Math.round(scaled)) < 1e-4) return;
+    if (Math.abs(scaled - Math.round(scaled)) <= PRICE_TOLERANCE * Math.abs(scaled)) return;
     this.decimals = Math.max(this.decimals, decimalsOf(price));
   }
 }
@@ -85,8 +112,7 @@ class Instrument {
 export class Market {
   /** @type {Map<string, Instrument>} */
   instruments = new Map();
-  /** Ticks that arrived, and trades among them with those they stand for. */
-  rate = new Rate();
+  /** Trades that arrived, with those they stand for. */
   trades = new Rate();
   /** Whether there are more symbols than are kept. */
   overfull = false;
@@ -103,13 +129,11 @@ export class Market {
   /** Take a trade or a quote as it came off the wire; times of arrival in milliseconds. */
   take(tick, now) {
     const instrument = this.instrument(tick.S);
-    if (!tick.snap) {
-      this.tickAt = now;
-      this.rate.add(now);
-      if (tick.T === "t") this.trades.add(now, 1 + (tick.cf ?? 0));
-    }
+    if (!tick.snap) this.tickAt = now;
+    const isLive = !isHistory(tick);
+    if (isLive && tick.T === "t") this.trades.add(now, 1 + (tick.cf ?? 0));
     if (!instrument) return;
-    if (!tick.snap) instrument.rate.add(now, 1 + (tick.cf ?? 0));
+    if (isLive) instrument.rate.add(now, 1 + (tick.cf ?? 0));
     if (tick.T === "t") instrument.trade(tick, now);
     else if (tick.T === "q") instrument.quote(tick, now);
   }
@@ -121,14 +145,14 @@ export class Market {
   }
 
   /**
-   * A replay has gone back: streams begin anew, as if this page were opened now.
+   * A replay has gone to another time: streams begin anew, as if this page were opened now.
    *
    * @param {(channel: string, symbol: string) => boolean} isPast which of them
    */
-  restart(isPast) {
+  restart(isPast, now) {
     for (const [symbol, instrument] of this.instruments) {
       for (const channel of ["trades", "quotes"]) {
-        if (isPast(channel, symbol)) instrument.restart(channel);
+        if (isPast(channel, symbol)) instrument.restart(channel, now);
       }
     }
   }

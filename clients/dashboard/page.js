@@ -7,7 +7,7 @@ import { listenToField, listenToKeys, oneOf } from "./controls.js";
 import { Credentials, asksForCredentials } from "./credentials.js";
 import { frameInterval, onFrames } from "./frames.js";
 import { Market } from "./market.js";
-import { bannerOf } from "./notices.js";
+import { Behind, bannerOf, pageState } from "./notices.js";
 import { Panel, WORDS, write } from "./panel.js";
 import { Passes } from "./passes.js";
 import { showQuote, showTitle } from "./quote.js";
@@ -19,9 +19,15 @@ import { Watch } from "./watch.js";
 /** A chart that moves thirty times a second looks smooth, and costs half of one at sixty. */
 const FRAMES_PER_DRAW = 2;
 const SLOWLY_EVERY_MS = 250;
+const REMARK_MS = 8_000;
+/** A browser does not say why a server turns it away, so the page asks when that lasts so long. */
+const ASK_WHY_MS = 1_500;
+const NOT_FOUND = 404;
 /** The error of what may not be done here. */
 const NOT_HERE = 410;
 const part = (id) => document.getElementById(id);
+/** An address of the server, which may be below a prefix that a proxy takes away. */
+const at = (path) => new URL(path, document.baseURI);
 
 const view = readView(location.search);
 const market = new Market();
@@ -31,9 +37,16 @@ const panel = new Panel();
 const replayBar = new ReplayBar((message) => watch.stream.say(message));
 const passes = new Passes();
 const credentials = new Credentials(() => location.reload());
-const facts = { state: { name: "connecting", reason: "", code: 0 }, refused: "", lostAt: "", lagMs: 0, replay: undefined };
+const CONNECTING = { name: "connecting", reason: "", code: 0 };
+/** Of each connection, as it tells it, and how far it is behind. */
+const connections = {
+  list: { state: CONNECTING, lagMs: 0, behind: new Behind(), behindMs: 0 },
+  chart: { state: CONNECTING, lagMs: 0, behind: new Behind(), behindMs: 0 },
+};
+const facts = { state: { ...CONNECTING, isListLive: false, isChartLive: false }, feed: view.feed, feedFault: "", refused: "", lostAt: "", ageMs: 0, silentMs: 0, replay: undefined };
 let slowAt = -Infinity;
 let slowlyAt = -Infinity;
+let remarkedAt = -Infinity;
 let filter = "";
 let isLetIn = false;
 let chart;
@@ -46,53 +59,83 @@ async function start() {
   document.documentElement.dataset.theme = view.theme;
   part("feed-name").textContent = view.feed;
   if (!isFeed(view.feed)) {
-    facts.state = { name: "closed", reason: "a feed's name is 1 to 32 of a-z 0-9 _ -", code: 0 };
-    showState();
+    endWith("malformed");
     return;
   }
   chart = new Chart(part("chart"), part("legend"));
   chart.setStep(TIMEFRAMES[view.timeframe]);
   const frameMs = await frameInterval();
   const drawMs = FRAMES_PER_DRAW * frameMs;
-  const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/v2/${view.feed}`;
+  const url = at(`v2/${view.feed}`);
+  url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   const { encoding } = view;
   const { token, headers } = credentials;
-  const handlers = { onTick: takeTick, onGap: takeGap, onNotice: takeNotice, onState: takeState, onRefused: takeRefusal };
-  watch = new Watch(url, handlers, { encoding, conflateMs: DRAW_EVERY_MS, token });
-  const ofChosen = { onState: takeStateOfChosen, onRefused: takeRefusal, onRestart: () => chart.restart() };
-  chosen = new Chosen(url, latestOf, ofChosen, { encoding, conflateMs: Math.round(drawMs), token, headers });
+  const ofList = { onTick: takeTick, onGap: takeGap, onNotice: takeNotice, onState: (state) => takeState("list", state), onRefused: takeRefusal };
+  watch = new Watch(url.href, ofList, { encoding, conflateMs: DRAW_EVERY_MS, token });
+  const ofChart = {
+    onTick: (tick) => panel.count(tick, performance.now()),
+    onNotice: (notice) => takeHeartbeat("chart", notice),
+    onState: (state) => takeState("chart", state),
+    onRefused: takeRefusal,
+    onRestart: () => chart.restart(),
+  };
+  chosen = new Chosen(url.href, latestOf, ofChart, { encoding, conflateMs: Math.round(drawMs), token, headers });
   write("frame", `${Math.round(1000 / frameMs)} frames/s; quotes at most every ${DRAW_EVERY_MS} ms, of the chart every ${Math.ceil(drawMs / 10) * 10} ms`);
   for (const symbol of view.symbols ?? []) market.instrument(symbol);
   watch.show(view.symbols);
   showView();
   // For those who look from the console, and for the tests.
-  globalThis.tickcast = { market, watch, chosen, chart };
+  globalThis.tickcast = { market, watch, chosen, chart, facts };
   onFrames(draw, drawMs);
+  setTimeout(askWhy, ASK_WHY_MS);
 }
 
-const latestOf = (symbol) => `/snapshot?feed=${view.feed}&symbols=${encodeURIComponent(symbol)}`;
+const latestOf = (symbol) => at(`snapshot?feed=${view.feed}&symbols=${encodeURIComponent(symbol)}`);
+
+/** Whether there is such a feed at all. */
+async function askWhy() {
+  if (isLetIn || connections.list.state.name !== "connecting") return;
+  const reply = await fetch(at(`v2/${view.feed}`)).catch(() => undefined);
+  if (reply?.status === NOT_FOUND && !isLetIn) endWith("unknown");
+}
+
+/** Nothing can be shown of this feed. */
+function endWith(feedFault) {
+  facts.feedFault = feedFault;
+  watch?.stream.close();
+  chosen?.stream.close();
+  for (const each of Object.values(connections)) each.state = { name: "closed", reason: "", code: 0 };
+  showState(performance.now());
+}
 
 function takeTick(tick) {
   const now = performance.now();
+  passes.takeTick(tick);
   // A symbol that was removed may still have ticks under way.
   if (view.symbols && !market.instruments.has(tick.S)) return;
   market.take(tick, now);
   panel.time(tick, now);
+  panel.count(tick, now);
 }
 
 function takeGap(gap) {
-  if (passes.takeGap(gap)) market.instruments.get(gap.S)?.restart(gap.ch);
+  const now = performance.now();
+  if (passes.takeGap(gap)) market.instruments.get(gap.S)?.restart(gap.ch, now);
   else market.gap(gap);
-  if (gap.reason === "skipped") slowAt = performance.now();
+  if (gap.reason === "skipped") slowAt = now;
 }
 
 function takeNotice(notice) {
-  if (notice.T === "heartbeat") facts.lagMs = notice.lag_ms;
-  else if (notice.T === "replay" && notice.id === undefined) takeReplay(notice);
+  takeHeartbeat("list", notice);
+  if (notice.T === "replay" && notice.id === undefined) takeReplay(notice);
   else if (notice.T === "configured") letIn();
   else if (notice.T === "error" && notice.code === NOT_HERE && notice.id === undefined) {
     replayBar.refuse(notice.msg.slice(notice.msg.indexOf(": ") + 1).trim());
   }
+}
+
+function takeHeartbeat(which, notice) {
+  if (notice.T === "heartbeat") connections[which].lagMs = notice.lag_ms;
 }
 
 /** Not before the server has answered: it might ask for credentials first. */
@@ -102,69 +145,111 @@ function letIn() {
 }
 
 function takeReplay(state) {
+  const now = performance.now();
   facts.replay = state;
-  replayBar.take(state, performance.now());
-  market.restart(passes.takeState(state));
+  replayBar.take(state, now);
+  market.restart(passes.takeState(state, now), now);
 }
 
 function takeRefusal(error) {
   if (facts.state.name !== "closed") facts.refused = `The server refused what this page needs (${error.message}).`;
 }
 
-function takeState(next) {
-  if (isLetIn && facts.state.name === "connected") facts.lostAt = new Date().toISOString().slice(11, 19);
-  facts.state = next;
-  facts.lagMs = 0;
-  showState();
-  if (next.name === "connected") replayBar.allow();
+function takeState(which, next) {
+  const connection = connections[which];
+  connection.state = next;
+  connection.lagMs = 0;
+  // Where the server has answered the one, the other one need not wait for its turn.
+  if (next.name === "connected") for (const each of [watch, chosen]) each?.stream?.retry();
+  if (which === "list" && next.name === "connected") replayBar.allow();
+  showState(performance.now());
   if (next.name !== "closed" || !asksForCredentials(next.code)) return;
+  watch?.stream.close();
   chosen?.stream.close();
   credentials.ask(next.code);
 }
 
-function takeStateOfChosen({ name, reason, code }) {
-  if (name === "closed" && code) takeRefusal(new Error(reason));
+/** Find out how live the page is, and show it. */
+function showState(now) {
+  const { list, chart: ofChart } = connections;
+  const streams = [watch?.stream, chosen?.stream].filter(Boolean);
+  facts.silentMs = Math.max(0, ...streams.map(({ silentMs }) => silentMs));
+  facts.ageMs = Math.max(list.lagMs, ofChart.lagMs) + facts.silentMs;
+  const state = pageState({
+    // Before its first answer a server may still ask for a key.
+    list: isLetIn || list.state.name !== "connected" ? list.state : CONNECTING,
+    chart: ofChart.state,
+    ageMs: facts.ageMs,
+    silentMs: facts.silentMs,
+    listBehindMs: list.behindMs,
+    chartBehindMs: ofChart.behindMs,
+  });
+  if (facts.state?.name === "connected" && state.name !== "connected") facts.lostAt = new Date().toISOString().slice(11, 19);
+  facts.state = state;
+  market.setLive(state.isListLive, now);
+  write("state", WORDS[state.name]);
+  write("panel-state", WORDS[state.name]);
+  part("state").dataset.state = part("panel-state").dataset.state = state.name;
+  const hasSymbols = market.instruments.size > 0;
+  part("main").dataset.staleList = String(hasSymbols && !state.isListLive);
+  part("main").dataset.staleChart = String(hasSymbols && !state.isChartLive);
+  showBanner(now);
 }
 
-function showState() {
-  const { name } = facts.state;
-  market.setLive(name === "connected", performance.now());
-  write("state", WORDS[name]);
-  part("state").dataset.state = part("panel-state").dataset.state = name;
-  write("panel-state", WORDS[name]);
-  part("main").dataset.stale = String(name !== "connected" && market.instruments.size > 0);
-  showBanner(performance.now());
+/** Compare what both connections have of the chosen symbol: one that lacks ticks is not live. */
+function compare(now) {
+  const { list, chart: ofChart } = connections;
+  const [ofWatch, ofChosen] = [watch, chosen].map(({ stream }) => stream.position("trades", chosen.symbol));
+  list.behindMs = list.behind.read(ofWatch, ofChosen, now);
+  ofChart.behindMs = ofChart.behind.read(ofChosen, ofWatch, now);
 }
 
 // -- drawing
 
 function draw(now) {
+  if (passes.hasGoneForward(now)) {
+    market.restart(() => true, now);
+    chosen.beginAnew();
+  }
   const isDrawn = table.draw(market, now);
   if (isLetIn && !view.symbol && table.shown.length) choose(table.shown[0]);
   const instrument = market.instruments.get(chosen.symbol);
   const decimals = instrument?.decimals ?? 2;
   // Together with its row, so that both say the same.
-  if (isDrawn) showQuote(chosen, instrument);
-  write("chart-note", chosen.symbol ? "No trades of this symbol are kept." : "");
+  if (isDrawn) showQuote(chosen, instrument, now);
   part("chart-note").hidden = chart.draw(chosen.candles, decimals);
   tape.draw(chosen, decimals, now);
   panel.draw(watch.stream, chosen.stream, facts.state, now);
-  replayBar.draw(now, facts.state.name === "connected");
+  replayBar.draw(now, connections.list.state.name === "connected");
   if (now - slowlyAt < SLOWLY_EVERY_MS) return;
   slowlyAt = now;
-  showTitle(chosen.symbol, instrument);
-  showBanner(now);
+  compare(now);
+  showState(now);
+  showTitle(chosen.symbol, instrument, facts.state.name === "connected");
+  write("chart-note", chosen.symbol ? nothingOf("No trades of this symbol are kept.") : "");
+  write("tape-note", nothingOf("No trades yet."));
   showList();
+  if (now - remarkedAt > REMARK_MS) remark("");
   watch.ease(market.trades.read(now));
+}
+
+/** What stands in place of trades where there are none. */
+function nothingOf(usual) {
+  const { state, position } = facts.replay ?? {};
+  return state === "paused" ? `Paused at ${position.slice(11, 19)}. Play shows what was traded from there on.` : usual;
 }
 
 function showBanner(now) {
   const eased = watch?.eased ?? false;
-  const silentMs = watch?.stream.silentMs ?? 0;
-  const banner = bannerOf({ ...facts, eased, silentMs, quietMs: now - market.tickAt, slowMs: now - slowAt });
+  const banner = bannerOf({ ...facts, eased, quietMs: now - market.tickAt, slowMs: now - slowAt });
   part("banner").hidden = !banner;
   part("banner").dataset.tone = banner?.tone ?? "";
-  write("banner", banner?.text ?? "");
+  write("banner-text", banner?.text ?? "");
+  part("banner-feed").hidden = !banner?.feed;
+  if (banner?.feed) {
+    part("banner-feed").href = queryOf({ feed: banner.feed }) || location.pathname;
+    write("banner-feed", `Go to feed ${banner.feed}`);
+  }
 }
 
 function showList() {
@@ -174,10 +259,18 @@ function showList() {
   part("keep").hidden = !filter || view.symbols !== null || shown === 0 || shown > SYMBOLS_MAX;
   part("all").hidden = view.symbols === null;
   let note = "";
-  if (total === 0 && facts.state.name === "connected") note = "No ticks yet. The command “tickcast synth” makes some.";
+  const into = view.feed === readView("").feed ? "" : ` --feed ${view.feed}`;
+  if (total === 0 && facts.state.name === "connected") note = `No ticks in feed “${view.feed}” yet. The command “tickcast synth${into}” makes some.`;
   else if (total > 0 && shown === 0) note = view.symbols ? "Enter adds it to the list." : "No such symbol has been published.";
   part("note").hidden = !note;
   write("note", note);
+}
+
+/** Tell what became of what was entered in the field. */
+function remark(text) {
+  remarkedAt = performance.now();
+  part("remark").hidden = !text;
+  write("remark", text);
 }
 
 // -- what people do
@@ -191,9 +284,10 @@ function showView() {
 
 function choose(symbol) {
   view.symbol = symbol;
+  for (const each of Object.values(connections)) each.behind = new Behind();
   table.choose(symbol);
   chosen.show(symbol, TIMEFRAMES[view.timeframe]);
-  showQuote(chosen, market.instruments.get(symbol));
+  showQuote(chosen, market.instruments.get(symbol), performance.now());
   showView();
 }
 
@@ -219,27 +313,50 @@ function setSymbols(symbols) {
 
 function remove(symbol) {
   const symbols = (view.symbols ?? [...market.instruments.keys()]).filter((each) => each !== symbol);
-  if (symbols.length > SYMBOLS_MAX) facts.refused = `A list of your own holds ${SYMBOLS_MAX} symbols at most.`;
+  if (symbols.length > SYMBOLS_MAX) remark(`A list of your own holds ${SYMBOLS_MAX} symbols at most.`);
   else setSymbols(symbols);
 }
 
+/** Whether what was entered means something. */
 function enter(text) {
-  const symbol = [text, text.toUpperCase()].find((each) => market.instruments.has(each));
-  const first = [...market.instruments.keys()].sort().find((each) => each.includes(text.toUpperCase()));
-  if (symbol) choose(symbol);
-  else if (view.symbols && isSymbol(text) && view.symbols.length < SYMBOLS_MAX) add(text);
-  else if (first) choose(first);
+  const upper = text.toUpperCase();
+  const symbol = [text, upper].find((each) => market.instruments.has(each));
+  const first = [...market.instruments.keys()].sort().find((each) => each.toUpperCase().includes(upper));
+  if (symbol) return show(symbol);
+  if (view.symbols) return add(text);
+  if (first) return show(first);
+  remark(`There is no symbol “${text}” in feed “${view.feed}”.`);
+  return false;
+}
+
+function show(symbol) {
+  choose(symbol);
+  // The filter is about to go, and hides the row no longer.
+  setFilter("");
+  table.focus(symbol);
+  return true;
 }
 
 function add(text) {
   const known = [...part("known").options].map(({ value }) => value);
   const symbol = known.includes(text) || !known.includes(text.toUpperCase()) ? text : text.toUpperCase();
+  if (!isSymbol(symbol)) {
+    remark(`“${text}” can't be a symbol: it is 1 to 32 of A-Z a-z 0-9 . _ / : -`);
+    return false;
+  }
+  if (view.symbols.length >= SYMBOLS_MAX) {
+    remark(`A list of your own holds ${SYMBOLS_MAX} symbols at most.`);
+    return false;
+  }
   setSymbols([...view.symbols, symbol]);
   choose(symbol);
+  if (known.length && !known.includes(symbol)) remark(`“${symbol}” is in the list. Nothing of it has been published yet.`);
+  return true;
 }
 
 function setFilter(text) {
   filter = text;
+  if (text) remark("");
   table.setFilter(text);
   showList();
 }
@@ -273,7 +390,7 @@ function switchQuotes() {
 /** What can be added, when somebody is about to. */
 async function suggest() {
   if (!view.symbols) return;
-  const reply = await fetch(`/symbols?feed=${view.feed}`, { headers: credentials.headers });
+  const reply = await fetch(at(`symbols?feed=${view.feed}`), { headers: credentials.headers });
   const options = (await reply.json()).slice(0, 2000).map(({ S }) => new Option(S, S));
   part("known").replaceChildren(...options);
 }

@@ -1,6 +1,7 @@
 /** The panel that tells how the connection is doing, and how that was counted. */
 
 import * as format from "./format.js";
+import { isHistory } from "./market.js";
 import { sum } from "./notices.js";
 import { Clock, Delays, Rate } from "./rates.js";
 
@@ -11,6 +12,7 @@ const MICROSECONDS = 1000;
 export const WORDS = {
   connecting: "Connecting",
   connected: "Connected",
+  stale: "Stale",
   reconnecting: "Reconnecting",
   closed: "Disconnected",
 };
@@ -23,7 +25,7 @@ export class Panel {
   #delays = new Delays();
   #bytes = new Rate();
   #ticks = new Rate();
-  #received = { bytes: 0, ticks: 0 };
+  #received = 0;
   #drawnAt = -Infinity;
   #pingedAt = -Infinity;
 
@@ -33,20 +35,27 @@ export class Panel {
     this.#delays.add(nowMs() + this.#clock.ahead - tick.tr / MICROSECONDS, now);
   }
 
+  /** Count a tick as one of this second, unless it is from the past. */
+  count(tick, now) {
+    if (!isHistory(tick)) this.#ticks.add(now);
+  }
+
   /**
    * @param {import("./feed.js").Stream} watch
    * @param {import("./feed.js").Stream} chosen
-   * @param {import("./feed.js").State} state
+   * @param {import("./notices.js").PageState} state
    */
   draw(watch, chosen, state, now) {
     if (now - this.#drawnAt < EVERY_MS) return;
     this.#drawnAt = now;
     const pingEveryMs = this.#clock.isSettled ? PING_EVERY_MS : 0;
-    if (state.name === "connected" && now - this.#pingedAt > pingEveryMs) {
+    if (state.isListLive && now - this.#pingedAt > pingEveryMs) {
       this.#pingedAt = now;
       this.#ping(watch);
     }
-    this.#count(sum(watch.received, chosen.received), now);
+    const received = watch.received.bytes + chosen.received.bytes;
+    this.#bytes.add(now, received - this.#received);
+    this.#received = received;
     const totals = sum(watch.totals(), chosen.totals());
     write("ticks", format.rate(this.#ticks.read(now)));
     write("bytes", format.bytes(this.#bytes.read(now)));
@@ -55,7 +64,9 @@ export class Panel {
     write("gaps", format.count(totals.gapped));
     write("reconnects", format.count(watch.reconnects));
     write("account", totals.balanced ? "each accounted for" : `${format.count(totals.missing)} unexplained`);
-    part("account").dataset.good = String(totals.balanced);
+    // Green only where all is live: what is under way is in no account yet.
+    const isGood = totals.balanced ? (state.name === "connected" ? "true" : "") : "false";
+    if (part("account").dataset.good !== isGood) part("account").dataset.good = isGood;
     this.#drawDelays(now);
   }
 
@@ -64,12 +75,6 @@ export class Panel {
     write("p50", delays ? format.delay(delays[0]) : "–");
     write("p99", delays ? format.delay(delays[1]) : "–");
     write("chip-delay", delays ? format.delay(delays[0]) : "");
-  }
-
-  #count(received, now) {
-    this.#bytes.add(now, received.bytes - this.#received.bytes);
-    this.#ticks.add(now, received.ticks - this.#received.ticks);
-    this.#received = received;
   }
 
   async #ping(stream) {

@@ -7,9 +7,11 @@ const MOVES = { "+": "up", "−": "down" };
 
 /**
  * @param {import("./chosen.js").Chosen} chosen
- * @param {object} [instrument] what the market knows of it
+ * @param {object|undefined} instrument what the market knows of it
+ * @param {number} now
  */
-export function showQuote({ symbol, lost }, instrument) {
+export function showQuote({ symbol, lost }, instrument, now) {
+  instrument?.settle(now);
   const { last, bid, ask, change, decimals = 2 } = instrument ?? {};
   const text = format.change(change);
   write("quote-symbol", symbol || "–");
@@ -22,8 +24,9 @@ export function showQuote({ symbol, lost }, instrument) {
 }
 
 /** The title of the tab, which is not to change as often. */
-export function showTitle(symbol, { last, decimals } = {}) {
-  const title = last === undefined ? "Tickcast" : `${symbol} ${format.price(last, decimals)} – Tickcast`;
+export function showTitle(symbol, { last, decimals } = {}, isLive) {
+  const old = isLive ? "" : " (not live)";
+  const title = last === undefined ? "Tickcast" : `${symbol} ${format.price(last, decimals)}${old} – Tickcast`;
   if (document.title !== title) document.title = title;
 }
 

@@ -21,6 +21,7 @@ export class Row {
   #cells = {};
   #texts = {};
   #shown = {};
+  #columns = undefined;
   #path;
   #pick;
   #remove;
@@ -65,8 +66,16 @@ export class Row {
     this.element.scrollIntoView({ block: "nearest" });
   }
 
-  draw(market, now) {
+  /** Tell how long the texts are that were written. */
+  measure(columns) {
+    for (const name of FIGURES) columns.note(name, this.#shown[name] ?? "");
+  }
+
+  /** @param {import("./columns.js").Columns} columns told how long the texts are */
+  draw(market, now, columns) {
+    this.#columns = columns;
     const { instrument } = this;
+    instrument.settle(now);
     const { decimals } = instrument;
     const change = format.change(instrument.change);
     this.#write("last", format.price(instrument.last, decimals));
@@ -114,6 +123,7 @@ export class Row {
   #write(name, text) {
     if (this.#shown[name] === text) return;
     this.#shown[name] = text;
+    this.#columns.note(name, text);
     this.#texts[name].data = text;
   }
 }

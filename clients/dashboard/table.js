@@ -1,11 +1,26 @@
 /** The watchlist: which rows there are, in which order, and which of them are drawn. */
 
+import { Columns } from "./columns.js";
 import { Row } from "./row.js";
 
 /** Slower than frames: figures that change too often can't be read. */
 export const DRAW_EVERY_MS = 100;
 /** Rows that change places all the time can't be followed. */
 const SORT_EVERY_MS = 2_000;
+/** A symbol may be longer, and is then cut: it stands in full where you point at it. */
+const SYMBOL_PX = 74;
+const COLUMNS = [
+  { name: "symbol", weight: 13.5, least: SYMBOL_PX },
+  { name: "last", weight: 12 },
+  { name: "change", weight: 10, rank: 1 },
+  { name: "trend", weight: 12.5, least: 60, rank: 3 },
+  { name: "bid", weight: 10.5, rank: 2 },
+  { name: "ask", weight: 10.5, rank: 2 },
+  { name: "spread", weight: 8.5, rank: 6 },
+  { name: "volume", weight: 10.5, rank: 4 },
+  { name: "rate", weight: 8, rank: 5 },
+  { name: "remove", weight: 0, least: 30 },
+];
 const bySymbol = new Intl.Collator("en", { numeric: true }).compare;
 const VALUES = {
   last: ({ last }) => last,
@@ -25,10 +40,12 @@ export class Table {
   #drawnAt = -Infinity;
   #filter = "";
   #chosen = "";
+  #columns;
 
   /** @param {HTMLTableSectionElement} body */
   constructor(body) {
     this.#body = body;
+    this.#columns = new Columns(body.closest(".pane"), COLUMNS);
   }
 
   /** The symbols shown, in order. */
@@ -85,8 +102,9 @@ export class Table {
     if (this.#matchRows(market.instruments)) this.#sortedAt = -Infinity;
     if (now - this.#sortedAt > SORT_EVERY_MS) this.#arrange(now);
     for (const row of this.#rows.values()) {
-      if (row.isInSight && !row.element.hidden) row.draw(market, now);
+      if (row.isInSight && !row.element.hidden) row.draw(market, now, this.#columns);
     }
+    this.#columns.fit();
     return true;
   }
 
@@ -96,6 +114,8 @@ export class Table {
       if (instruments.get(symbol) === row.instrument) continue;
       row.element.remove();
       this.#rows.delete(symbol);
+      this.#columns.reset();
+      for (const each of this.#rows.values()) each.measure(this.#columns);
     }
     for (const [symbol, instrument] of instruments) {
       if (this.#rows.has(symbol)) continue;

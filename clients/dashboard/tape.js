@@ -1,16 +1,23 @@
 /** The latest trades of the chosen symbol, newest on top. */
 
+import { Columns } from "./columns.js";
 import * as format from "./format.js";
 
 const ROWS_MAX = 40;
 const EVERY_MS = 200;
-const COLUMNS = ["time", "price", "size", "side"];
+const COLUMNS = [
+  { name: "time", weight: 34 },
+  { name: "price", weight: 25 },
+  { name: "size", weight: 25, rank: 1 },
+  { name: "side", weight: 16, rank: 2 },
+];
 const SIDES = { B: ["Buy", "up"], S: ["Sell", "down"] };
 
 /** A fixed set of rows whose text moves down. */
 export class Tape {
   #body;
   #note;
+  #columns;
   #rows = [];
   #drawn = -1;
   #symbol = "";
@@ -23,6 +30,7 @@ export class Tape {
   constructor(body, note) {
     this.#body = body;
     this.#note = note;
+    this.#columns = new Columns(body.closest(".pane"), COLUMNS);
   }
 
   /**
@@ -32,6 +40,8 @@ export class Tape {
    */
   draw(chosen, decimals, now) {
     const same = chosen.symbol === this.#symbol;
+    this.#columns.fit();
+    if (!same) this.#columns.reset();
     // Slower than the chart: lines that move too often can't be read.
     if (same && (chosen.traded === this.#drawn || now - this.#drawnAt < EVERY_MS)) return;
     this.#symbol = chosen.symbol;
@@ -45,7 +55,7 @@ export class Tape {
 
   #addRow() {
     const element = document.createElement("tr");
-    const texts = COLUMNS.map((name) => {
+    const texts = COLUMNS.map(({ name }) => {
       const cell = document.createElement("td");
       cell.className = name;
       element.append(cell);
@@ -57,12 +67,14 @@ export class Tape {
 
   #fill(row, trade, decimals) {
     row.element.hidden = !trade;
-    if (!trade || trade === row.trade) return;
+    if (!trade || (trade === row.trade && decimals === row.decimals)) return;
+    row.decimals = decimals;
     row.trade = trade;
     const [side, move] = SIDES[trade.tks] ?? ["–", ""];
     row.element.dataset.move = move;
     const shown = [format.timeOfDay(trade.t), format.price(trade.p, decimals), format.size(trade.s), side];
     shown.forEach((text, at) => {
+      this.#columns.note(COLUMNS[at].name, text);
       if (row.texts[at].data !== text) row.texts[at].data = text;
     });
   }

@@ -2,8 +2,9 @@
 
 import { connect } from "./feed.js";
 
-/** After a longer cut the latest trade is wanted, not every one of each symbol. */
-const RESUME_MS = 30_000;
+/** After a longer cut the latest tick is wanted, not every one of each symbol. */
+const TRADES_RESUME_MS = 30_000;
+const QUOTES_RESUME_MS = 2_000;
 /** Above so many trades a second they are conflated as well, until the page is opened anew. */
 const TRADES_MAX = 5_000;
 const TRADES_EASED_MS = 250;
@@ -58,9 +59,9 @@ export class Watch {
 
   #subscribe(symbols) {
     const trades = this.eased ? { conflate_ms: TRADES_EASED_MS, slow: "conflate" } : {};
-    const quotes = { conflate_ms: this.#conflateMs, resume_ms: 0 };
+    const quotes = { conflate_ms: this.#conflateMs, resume_ms: QUOTES_RESUME_MS };
     const asked = [
-      this.stream.subscribe({ trades: symbols }, { snapshot: true, resume_ms: RESUME_MS, ...trades }),
+      this.stream.subscribe({ trades: symbols }, { snapshot: true, resume_ms: TRADES_RESUME_MS, ...trades }),
       this.stream.subscribe({ quotes: symbols }, { snapshot: true, ...quotes }),
     ];
     asked.forEach((each) => each.catch(this.onRefused));

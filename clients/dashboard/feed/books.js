@@ -41,6 +41,12 @@ export class Books {
     return book;
   }
 
+  /** Where a stream stands; an empty epoch and null where nothing is known. */
+  position(channel, symbol) {
+    const book = this.#byChannel.get(channel)?.get(symbol);
+    return { epoch: book?.epoch ?? "", seq: book?.seq ?? null };
+  }
+
   #forget(book) {
     this.#books.delete(book);
     this.#byChannel.get(book.channel).delete(book.symbol);

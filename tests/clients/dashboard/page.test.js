@@ -4,9 +4,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { isSymbol, queryOf, readView } from "../../../clients/dashboard/address.js";
 import { Candles } from "../../../clients/dashboard/candles.js";
-import { Market } from "../../../clients/dashboard/market.js";
-import { exactVolume, volume } from "../../../clients/dashboard/format.js";
-import { bannerOf, sum } from "../../../clients/dashboard/notices.js";
+import { Market, isHistory } from "../../../clients/dashboard/market.js";
+import { exactVolume, price, size, volume } from "../../../clients/dashboard/format.js";
+import { Behind, bannerOf, pageState, sum } from "../../../clients/dashboard/notices.js";
 import { Passes } from "../../../clients/dashboard/passes.js";
 import { Clock, Delays, Rate, TREND_POINTS, Trend } from "../../../clients/dashboard/rates.js";
 import { positionAfter, ratioOf, timeAt } from "../../../clients/dashboard/replay.js";
@@ -109,11 +109,20 @@ test("after an epoch a symbol of a replay begins anew, channel by channel", () =
   market.take({ T: "t", S: "ES", p: 2, s: 3, seq: 2, cf: 1 }, 0);
   market.take({ T: "q", S: "ES", bp: 1, ap: 3, seq: 1 }, 0);
   const instrument = market.instruments.get("ES");
-  market.restart((channel) => channel === "trades");
+  const restart = (now) => market.restart((channel) => channel === "trades", now);
+  restart(0);
+  instrument.settle(999);
+  assert.equal(instrument.last, 2, "a replay in a loop does not flicker");
+  instrument.settle(1000);
   assert.deepEqual([instrument.last, instrument.volume, instrument.incomplete, instrument.mid], [undefined, 0, false, 2]);
-  market.take({ T: "t", S: "ES", p: 4, s: 1, seq: 1 }, 1);
+  market.take({ T: "t", S: "ES", p: 4, s: 1, seq: 1 }, 1000);
   assert.deepEqual([instrument.volume, instrument.change], [1, 0]);
-  market.restart(() => true);
+  restart(1100);
+  market.take({ T: "t", S: "ES", p: 5, s: 2, seq: 1 }, 1101);
+  instrument.settle(9000);
+  assert.deepEqual([instrument.last, instrument.volume, instrument.change], [5, 2, 0]);
+  market.restart(() => true, 9000);
+  instrument.settle(10_000);
   assert.deepEqual([instrument.last, instrument.mid], [undefined, undefined]);
 });
 
@@ -185,14 +194,20 @@ test("a link shares what is shown, and nothing foreign", () => {
   assert.equal(isSymbol("A B"), false);
 });
 
-const FINE = { state: { name: "connected", reason: "" }, refused: "", lostAt: "", lagMs: 0, silentMs: 0, replay: undefined, eased: false, quietMs: 0, slowMs: Infinity };
+const LIVE = { name: "connected", reason: "", code: 0, isListLive: true, isChartLive: true };
+const FINE = { state: LIVE, feed: "live", feedFault: "", refused: "", lostAt: "", ageMs: 0, silentMs: 0, replay: undefined, eased: false, quietMs: 0, slowMs: Infinity };
 const CASES = [
   ["nothing, where all is well", {}, undefined, ""],
   ["a cut", { state: { name: "reconnecting", reason: "" }, lostAt: "10:00:00" }, "bad", "from before 10:00:00"],
   ["the end", { state: { name: "closed", reason: "4001 no" } }, "bad", "4001 no"],
   ["a refusal", { refused: "No." }, "bad", "No."],
   ["a silent server", { silentMs: 4500 }, "warn", "nothing for 4 s"],
-  ["what is stale", { lagMs: 4000 }, "warn", "4 s old"],
+  ["what is old", { ageMs: 4000 }, "warn", "4 s old"],
+  ["what is very old", { ageMs: 400_000 }, "warn", "6 min old"],
+  ["a chart that is behind", { state: { ...LIVE, name: "stale", isChartLive: false } }, "warn", "the chart is catching up"],
+  ["an end of the chart alone", { state: { ...LIVE, name: "closed", reason: "4004 no", isChartLive: false } }, "bad", "The watchlist is live."],
+  ["a name that no feed can have", { feed: "A b", feedFault: "malformed" }, "bad", "“A b” can't be the name of a feed"],
+  ["a feed that is not there", { feed: "nyse", feedFault: "unknown" }, "bad", "no feed “nyse”"],
   ["a server that asks who we are", { state: { name: "closed", reason: "401 not authenticated", code: 401 } }, "bad", "a key or a token"],
   ["nothing of silence in a replay, which its bar tells of", { replay: { state: "paused" }, quietMs: 20_000 }, undefined, ""],
   ["a slow page", { slowMs: 5000 }, "warn", "too slow"],
@@ -207,6 +222,81 @@ for (const [name, facts, tone, words] of CASES) {
     assert.ok((banner?.text ?? "").includes(words));
   });
 }
+
+const STATE = (name) => ({ name, reason: "", code: 0 });
+const ALIVE = { list: STATE("connected"), chart: STATE("connected"), ageMs: 500, silentMs: 500, listBehindMs: 0, chartBehindMs: 0 };
+const STATES = [
+  ["both are live", {}, "connected", true, true],
+  ["the list alone is back", { chart: STATE("reconnecting") }, "reconnecting", true, false],
+  ["the chart alone is back", { list: STATE("reconnecting") }, "reconnecting", false, true],
+  ["the chart was never there", { chart: STATE("connecting") }, "connecting", true, false],
+  ["the chart was turned away", { chart: STATE("closed") }, "closed", true, false],
+  ["the server is silent", { silentMs: 3500 }, "stale", false, false],
+  ["the server lacks its source", { ageMs: 3500 }, "stale", false, false],
+  ["the chart lacks what the list has", { chartBehindMs: 3500 }, "stale", true, false],
+  ["the list lacks what the chart has", { listBehindMs: 3500 }, "stale", false, true],
+];
+for (const [name, facts, ...expected] of STATES) {
+  test(`the page's state where ${name}`, () => {
+    const state = pageState({ ...ALIVE, ...facts });
+    assert.deepEqual([state.name, state.isListLive, state.isChartLive], expected);
+  });
+}
+
+test("one connection is behind while it lacks what the other one had", () => {
+  const behind = new Behind();
+  const at = (seq, epoch = "e1") => ({ epoch, seq });
+  assert.equal(behind.read(at(1), at(5), 1000), 0);
+  assert.equal(behind.read(at(4), at(9), 2000), 1000);
+  // It need not have all: only what was there when it last had enough.
+  assert.equal(behind.read(at(6), at(12), 3000), 0);
+  assert.equal(behind.read(at(6), at(13), 4000), 1000);
+  assert.equal(behind.read(at(6), at(1, "e2"), 5000), 0, "another numbering can't be compared");
+  assert.equal(behind.read(at(null), at(1, "e2"), 6000), 0, "there may be no past of it");
+  assert.equal(behind.read(at(null), at(2, "e2"), 7000), 1000);
+  assert.equal(behind.read(at(null, ""), at(null, ""), 8000), 0);
+});
+
+const PRICES = [[4e-7, "0.0000004"], [2.59e-7, "0.000000259"], [1.2e-9, "0.0000000012"], [97140.45, "97,140.45"], [97140.4512, "97,140.4512"], [0.1 + 0.2, "0.30"], [5000, "5,000.00"], [1.0812345, "1.0812345"]];
+for (const [value, text] of PRICES) {
+  test(`a price of ${text} is whole`, () => {
+    const market = new Market();
+    market.take({ T: "t", S: "A", p: value, s: 1e-9, seq: 1 }, 0);
+    assert.equal(price(value, market.instruments.get("A").decimals), text);
+  });
+}
+
+test("a small size or volume is not nothing", () => {
+  assert.deepEqual([size(1e-18), size(2.5e-8), size(0), size(1.5)], ["0.000000000000000001", "0.000000025", "0", "1.5"]);
+  assert.deepEqual([volume(1e-6), exactVolume(2.5e-12)], ["0.000001", "0.0000000000025"]);
+});
+
+test("a tick is history where it was published long before it was sent", () => {
+  assert.equal(isHistory({ tr: 1e6, tw: 2.5e6 }), true);
+  assert.equal(isHistory({ tr: 1e6, tw: 1.5e6 }), false);
+  assert.equal(isHistory({ snap: true, tr: 1e6, tw: 1e6 }), true);
+  assert.equal(isHistory({}), false);
+});
+
+test("a paused replay that is sent forward leaves all behind; a step does not", () => {
+  const passes = new Passes();
+  const at = (second, now) => passes.takeState({ ...REPLAY, state: "paused", position: `2013-09-01T00:00:${second}Z` }, now);
+  passes.takeTick({ t: "2013-09-01T00:00:09.9Z" });
+  at(10, 0);
+  at(20, 1000);
+  assert.equal(passes.hasGoneForward(1400), false, "a tick may be under way");
+  assert.equal(passes.hasGoneForward(1500), true);
+  assert.equal(passes.hasGoneForward(1501), false);
+  at(21, 2000);
+  passes.takeTick({ t: "2013-09-01T00:00:21Z" });
+  assert.equal(passes.hasGoneForward(3000), false);
+  passes.takeTick({ t: "2013-09-01T00:00:22Z" });
+  at(22, 3000);
+  assert.equal(passes.hasGoneForward(4000), false);
+  at(30, 5000);
+  passes.takeState(REPLAY, 5100);
+  assert.equal(passes.hasGoneForward(6000), false, "it plays");
+});
 
 test("sums of two connections", () => {
   assert.deepEqual(sum({ merged: 1, balanced: true }, { merged: 2, balanced: false }), { merged: 3, balanced: false });

@@ -1,0 +1,98 @@
+/**
+ * Columns as wide as what stands in them. Each row of a table is a grid of its own, so the widths are
+ * computed here, from the widest text of each column, and given to all rows in one property.
+ *
+ * @typedef {object} Column
+ * @property {string} name its class
+ * @property {number} weight its share of the room that is left
+ * @property {number} [least] pixels, where the text does not decide
+ * @property {number} [rank] columns with a rank are left out where there is no room; the lowest stays
+ *   the longest, and those of one rank stay together
+ */
+
+/** Left and right of a text, and for what rounding and hinting add. */
+const PADDING = 12;
+/** The table's own, on both sides. */
+const MARGIN = 14;
+/** What a sorted column's head has besides its name. */
+const ARROW = " ↓";
+
+const pen = document.createElement("canvas").getContext("2d");
+
+export class Columns {
+  #pane;
+  #table;
+  #columns;
+  #widest = new Map();
+  #room = 0;
+  #isFitted = false;
+
+  /**
+   * @param {HTMLElement} pane the properties are set on it
+   * @param {Column[]} columns in their order
+   */
+  constructor(pane, columns) {
+    this.#pane = pane;
+    this.#table = pane.querySelector("table");
+    this.#columns = columns;
+    new ResizeObserver(([{ contentRect }]) => {
+      this.#room = contentRect.width;
+      this.#isFitted = false;
+    }).observe(this.#table);
+  }
+
+  /** Forget how wide the texts were. */
+  reset() {
+    this.#widest.clear();
+    this.#isFitted = false;
+  }
+
+  /** A text that has been written into a column. Widths only grow, so that nothing moves to and fro. */
+  note(name, text) {
+    const widest = this.#widest.get(name) ?? "";
+    if (text.length <= widest.length) return;
+    this.#widest.set(name, text);
+    this.#isFitted = false;
+  }
+
+  /** Set the widths, where something has changed. */
+  fit() {
+    if (this.#isFitted || !this.#room) return;
+    this.#isFitted = true;
+    const needs = new Map(this.#columns.map((column) => [column, this.#needOf(column)]));
+    let room = this.#room - MARGIN;
+    const chosen = new Set();
+    const ranks = new Set(this.#columns.map(({ rank = 0 }) => rank).sort((a, b) => a - b));
+    for (const rank of ranks) {
+      const together = this.#columns.filter((column) => (column.rank ?? 0) === rank);
+      const needed = together.reduce((sum, column) => sum + needs.get(column), 0);
+      if (rank && needed > room) continue;
+      for (const column of together) chosen.add(column);
+      room -= needed;
+    }
+    const kept = this.#columns.filter((column) => chosen.has(column));
+    const tracks = kept.map((column) =>
+      column.weight ? `minmax(${needs.get(column)}px, ${column.weight}fr)` : `${needs.get(column)}px`,
+    );
+    this.#pane.style.setProperty("--columns", tracks.join(" "));
+    const without = this.#columns.filter((column) => !chosen.has(column)).map(({ name }) => name);
+    this.#pane.dataset.without = without.join(" ");
+  }
+
+  #needOf({ name, least = 0 }) {
+    const head = this.#table.tHead.rows[0].querySelector(`.${name}`);
+    const cell = this.#table.tBodies[0].querySelector(`.${name}`);
+    // All digits are as wide as the widest.
+    const text = (this.#widest.get(name) ?? "").replace(/\d/g, "0");
+    const words = head.textContent.trim() + (head.dataset.sort ? ARROW : "");
+    const needed = Math.max(cell ? widthOf(text, cell) : 0, least ? 0 : widthOf(words, head));
+    return Math.ceil(Math.max(least, needed + PADDING));
+  }
+}
+
+function widthOf(text, element) {
+  if (!text) return 0;
+  const { fontWeight, fontSize, fontFamily } = getComputedStyle(element);
+  pen.font = `${fontWeight} ${fontSize} ${fontFamily}`;
+  return pen.measureText(text).width;
+}

@@ -23,7 +23,7 @@ export class Chart {
   #quotes;
   #legend;
   #step = 1;
-  #decimals = 2;
+  #decimals = NaN;
   #held = [];
   #colours = {};
   #withQuotes = true;
@@ -194,8 +194,8 @@ export class Chart {
     const price = (value) => format.price(value, this.#decimals);
     this.#legend.dataset.move = row.close < row.open ? "down" : "up";
     this.#legend.textContent =
-      `O ${price(row.open)}  H ${price(row.high)}  L ${price(row.low)}  C ${price(row.close)}` +
-      `  V ${format.size(row.volume)}`;
+      `O\u00a0${price(row.open)}  H\u00a0${price(row.high)}  L\u00a0${price(row.low)}  C\u00a0${price(row.close)}` +
+      `  V\u00a0${format.size(row.volume)}`;
   }
 }
 

@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("e2e")
     group.addoption("--screenshots", action="store_true", help="renew the pictures in docs/")
     group.addoption("--e2e-seconds", type=float, default=10.0, help="how long the load lasts")
+    group.addoption("--e2e-restarts", type=int, default=20, help="how often the server is killed")
     group.addoption("--e2e-trace", metavar="FILE", help="where to trace the page under load")
 
 

@@ -156,6 +156,52 @@ async def test_a_short_loop_is_never_mixed(
         assert visit.complaints == []
 
 
+async def test_at_full_speed_the_figures_stay(
+    site: ServerProcess, redis_url: str, browser: Any, recording: Path, tmp_path: Path
+) -> None:
+    words = [str(recording), "--speed", "100", "--loop"]
+    async with (
+        replaying(redis_url, tmp_path / "replay.log", *words),
+        visiting(browser, site.http) as visit,
+    ):
+        await until_told(visit)
+        await visit.until_drawn()
+        await visit.page.select_option("#replay-speed", "max")
+        restarts = "tickcast.watch.stream.totals().restarts"
+        await visit.until(f"{restarts} > 3")
+        shown: set[str] = set()
+        while await visit.page.evaluate(restarts) < 20:
+            shown.add(await visit.text("quote-last"))
+            shown.add(await visit.page.inner_text("tr[data-symbol=ES] .last"))
+        assert len(shown) > 3
+        assert "–" not in shown
+        assert visit.complaints == []
+
+
+async def test_a_paused_replay_is_sent_forward(
+    site: ServerProcess, redis_url: str, browser: Any, recording: Path, tmp_path: Path
+) -> None:
+    words = [str(recording), "--speed", "50", "--stay"]
+    async with (
+        replaying(redis_url, tmp_path / "replay.log", *words),
+        visiting(browser, site.http) as visit,
+    ):
+        await until_told(visit)
+        await visit.until_drawn()
+        await visit.page.keyboard.press(" ")
+        await visit.until(f"{PLAY} === 'Play'")
+        await scrub(visit, 0.5)
+        await visit.until(f"{ROWS}.length === 0")
+        await visit.until("document.querySelector('#tape tr:not([hidden])') === null")
+        await visit.until("document.getElementById('quote-last').textContent === '–'")
+        assert "Paused at 17:33" in await visit.text("chart-note")
+        assert await visit.text("tape-note") == await visit.text("chart-note")
+        await visit.page.keyboard.press(" ")
+        await visit.until(f"{ROWS}.length > 100")
+        await one_pass(visit, FIRST_S + 0.5 * LONG_S)
+        assert visit.complaints == []
+
+
 async def test_where_clients_may_not_steer_it_is_read_only(
     runtime_dir: Path, redis_url: str, browser: Any, recording: Path, tmp_path: Path
 ) -> None:

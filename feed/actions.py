@@ -70,10 +70,16 @@ class Subscribe(Struct, frozen=True):
     positions: bool = False
 
     @property
+    def wants_past(self) -> bool:
+        """Whether it asks for ticks that were published before."""
+        return bool(self.resume) or self.start is not None
+
+    @property
     def is_extended(self) -> bool:
         """Whether it uses what is not in the protocol that ours extends."""
-        past = self.resume or self.start is not None
-        return bool(past or self.snapshot or self.positions or self.options != NO_OPTIONS)
+        return bool(
+            self.wants_past or self.snapshot or self.positions or self.options != NO_OPTIONS
+        )
 
 
 class Unsubscribe(Struct, frozen=True):

@@ -44,18 +44,22 @@ class Audience:
         known: for a newcomer, how many of the ticks that a tap is conflating are not for it: they
             were published before it came.
         behind: for a newcomer, the streams that it holds but gets from elsewhere for now.
+        intervals: those at which it has streams conflated, in ms.
+        users: clients that are about to join: it is kept for them.
         sent, merged: what every member has got since the audience began, as `Totals` has it.
     """
 
-    __slots__ = ("behind", "bytes", "deliveries", "form", "gathered", "key", "known", "members",
-                 "merged", "sent", "taps")  # fmt: skip
+    __slots__ = ("behind", "bytes", "deliveries", "form", "gathered", "intervals", "key", "known",
+                 "members", "merged", "sent", "taps", "users")  # fmt: skip
 
     def __init__(self, key: AudienceKey, behind: Iterable[StreamKey] = ()) -> None:
         self.key = key
         self.behind = set(behind)
         self.form = key.form
         self.deliveries: PatternMap[Delivery] = PatternMap(dict(key.wanted))
+        self.intervals = {each.conflate_ms for _, each in key.wanted} - {0}
         self.members: tuple[Outbox, ...] = ()
+        self.users = 0
         self.taps: dict[AnyTap, None] = {}
         self.gathered: list[Piece] = []
         self.known: dict[ConflatedTap, int] = {}
@@ -89,7 +93,7 @@ class Audience:
 
     def disconnect(self, tap: AnyTap) -> None:
         """Take no more from the tap."""
-        del self.taps[tap]
+        self.taps.pop(tap, None)
         audiences = tap.audiences[self.form]
         del audiences[self]
         if not audiences:
@@ -175,7 +179,7 @@ class ConflatedTap:
         self.count += len(ticks)
         if self.count > len(ticks):
             return False
-        self.group.waiting.append(self)
+        self.group.waiting[self] = None
         return len(self.group.waiting) == 1
 
     def merged(self, known: int = 0) -> Chunk | None:
@@ -198,8 +202,7 @@ class ConflatedTap:
 
     def stop_waiting(self) -> None:
         """Have the group not wait to give out what was taken."""
-        if self in self.group.waiting:
-            self.group.waiting.remove(self)
+        self.group.waiting.pop(self, None)
 
 
 class Group:
@@ -219,16 +222,17 @@ class Group:
     def __init__(self, interval_ms: int) -> None:
         self.interval_ms = interval_ms
         self.due_s = 0.0
-        self.waiting: list[ConflatedTap] = []
+        # In order, and quick to leave: a client may leave thousands of taps at once.
+        self.waiting: dict[ConflatedTap, None] = {}
         self.taps = 0
 
     def is_due(self, now_s: float) -> bool:
         """Whether something is to be given out by now."""
         return bool(self.waiting) and self.due_s <= now_s
 
-    def begin_interval(self, now_s: float) -> list[ConflatedTap]:
+    def begin_interval(self, now_s: float) -> Iterable[ConflatedTap]:
         """The taps whose turn it is; the next turn is an interval later."""
-        waiting, self.waiting = self.waiting, []
+        waiting, self.waiting = self.waiting, {}
         self.due_s = now_s + self.interval_ms / 1000
         return waiting
 

@@ -1,20 +1,34 @@
-"""All audiences of one server: found, made, joined and let go of."""
+"""All audiences of one server: found, made, joined and left.
+
+An audience may be connected to tens of thousands of streams, and that takes time. So it is
+connected in steps before a client joins it, and disconnected in steps after its last client has
+left. Joining and leaving take no time: a client is in one complete audience at any moment.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterator
 
 from feed.audience import AnyTap, Audience, AudienceKey, ConflatedTap
 from feed.outbox import Outbox
+from feed.slices import Steps, batches, run_all
 from feed.streams import Stream, Streams
 from feed.ticks import StreamKey
 
 
 class Audiences:
-    """The audiences by their keys, and which client is in which."""
+    """The audiences by their keys, and which client is in which.
+
+    Attributes:
+        defer: called with steps that nothing waits for: to disconnect what has no client any more.
+    """
 
     def __init__(self, streams: Streams) -> None:
+        self.defer: Callable[[Steps], None] = run_all
         self._streams = streams
+        self._pending: dict[Audience, Iterator[list[Stream]]] = {}
+        self._unused: deque[Audience] = deque()
         self._by_key: dict[AudienceKey, Audience] = {}
         self._with_wildcards: dict[Audience, None] = {}
         self._behind: dict[Audience, None] = {}
@@ -39,32 +53,74 @@ class Audiences:
         """Whether somebody who holds the stream has still to catch up with it."""
         return any(stream in audience.behind for audience in self._behind)
 
-    def find(
-        self, key: AudienceKey, outbox: Outbox, behind: Collection[StreamKey] = ()
-    ) -> Audience:
-        """The audience for a client, wherever it is now; it is not moved yet.
+    def prepare(
+        self, key: AudienceKey, outbox: Outbox, behind: Collection[StreamKey] | None = None
+    ) -> Generator[None, None, Audience]:
+        """Find or make the audience for a client, in steps; `move` is to follow the last one.
 
         Args:
-            behind: streams that it is to hold, but gets from elsewhere for now.
+            behind: streams that it is to hold, but gets from elsewhere for now. If it is not None,
+                the client has an audience by itself, even where there is no such stream.
         """
-        old = self._of.get(outbox)
-        audience = self._by_key.get(key) or self._create(key)
-        known = {
-            tap: tap.count if old is None or tap not in old.taps else old.known.get(tap, 0)
-            for tap in audience.taps
-            if isinstance(tap, ConflatedTap) and tap.key not in behind
-        }
-        known = {tap: count for tap, count in known.items() if count}
-        if not known and not behind:
-            return audience
         own_key = key._replace(newcomer=outbox)
-        own = self._by_key.get(own_key) or self._create(own_key, behind)
-        own.known = known
-        self.drop_if_empty(audience)
-        return own
+        if behind is not None:
+            return (yield from self._complete(own_key, behind))
+        audience = yield from self._complete(key)
+        if self._known(outbox, audience):
+            if not audience.members and not audience.users:
+                # It was made for this client, which can as well have it alone.
+                self._by_key.pop(key)
+                audience.key = own_key
+                self._by_key[own_key] = audience
+            else:
+                self._drop_if_empty(audience)
+                audience = yield from self._complete(own_key)
+        return audience
+
+    def _complete(
+        self, key: AudienceKey, behind: Collection[StreamKey] = ()
+    ) -> Generator[None, None, Audience]:
+        """Connect the audience of a key to all streams that it covers."""
+        while True:
+            audience = self._by_key.get(key) or self._create(key, behind)
+            audience.users += 1
+            try:
+                while self._connect_some(audience):
+                    yield
+            finally:
+                audience.users -= 1
+                if self._by_key.get(key) is not audience or self._pending.get(audience):
+                    self._drop_if_empty(audience)
+            if self._by_key.get(key) is audience:
+                return audience
+
+    def _connect_some(self, audience: Audience) -> bool:
+        """Connect an audience to more of its streams. True if that may not be all."""
+        streams = next(self._pending.get(audience, iter(())), None)
+        if streams is None:
+            self._pending.pop(audience, None)
+            return False
+        for stream in streams:
+            if stream.key not in audience.behind:
+                audience.connect(self._streams.tap(stream, audience))
+        return True
+
+    def _known(self, outbox: Outbox, audience: Audience) -> dict[ConflatedTap, int]:
+        """How many of the ticks that are being conflated for an audience are not for a client."""
+        old = self._of.get(outbox)
+        if old is audience:
+            return audience.known
+        known: dict[ConflatedTap, int] = {}
+        for tap in self._streams.waiting(audience):
+            count = tap.count if old is None or tap not in old.taps else old.known.get(tap, 0)
+            if count:
+                known[tap] = count
+        return known
 
     def move(self, outbox: Outbox, new: Audience | None) -> None:
-        """Put a client into another audience, or into none."""
+        """Put a client into another audience, which `prepare` has returned, or into none."""
+        if new is not None and new.key.newcomer is not None:
+            new.known = self._known(outbox, new)
         old = self._of.pop(outbox, None)
         if new is not None:
             self._of[outbox] = new
@@ -72,9 +128,10 @@ class Audiences:
             return
         if old is not None:
             old.leave(outbox)
-            self.drop_if_empty(old)
+            self._drop_if_empty(old)
         if new is not None:
             new.join(outbox)
+            self.unite(new)
 
     def catch_up(self, audience: Audience, stream: StreamKey) -> None:
         """A newcomer takes a stream like everybody else from now on."""
@@ -96,22 +153,50 @@ class Audiences:
         self._by_key.pop(late.key, None)
         key = late.key._replace(newcomer=None)
         audience = self._by_key.get(key)
-        if audience is None:
+        if audience is None or audience in self._pending:
             late.key = key
             self._by_key[key] = late
             return
         for outbox in late.members:
             self.move(outbox, audience)
-        self.drop_if_empty(late)
+        self._drop_if_empty(late)
 
-    def drop_if_empty(self, audience: Audience) -> None:
-        """Let go of an audience without members."""
-        if not audience.members:
-            self._by_key.pop(audience.key, None)
-            self._with_wildcards.pop(audience, None)
-            self._behind.pop(audience, None)
-            for tap in list(audience.taps):
+    def discard(self, audience: Audience) -> None:
+        """Forget an audience that was prepared, unless it has other clients."""
+        self._drop_if_empty(audience)
+
+    def postpone(self, audience: Audience, stream: Stream) -> None:
+        """Have a newcomer get a stream from elsewhere for now."""
+        audience.behind.add(stream.key)
+        self._behind[audience] = None
+        for tap in list(stream.taps.values()):
+            if tap in audience.taps:
                 self._streams.disconnect(audience, tap)
+
+    def _drop_if_empty(self, audience: Audience) -> None:
+        """Forget an audience without members; it is disconnected from its streams later."""
+        if audience.members or audience.users:
+            return
+        if self._by_key.get(audience.key) is audience:
+            del self._by_key[audience.key]
+        self._with_wildcards.pop(audience, None)
+        self._behind.pop(audience, None)
+        self._pending.pop(audience, None)
+        if audience.taps:
+            self._unused.append(audience)
+            if len(self._unused) == 1:
+                self.defer(self._disconnect_unused())
+
+    def _disconnect_unused(self) -> Steps:
+        while self._unused:
+            audience = self._unused[0]
+            for taps in batches(list(audience.taps)):
+                for tap in taps:
+                    # Unless its stream has been closed meanwhile.
+                    if tap in audience.taps:
+                        self._streams.disconnect(audience, tap)
+                yield
+            self._unused.popleft()
 
     def connect(self, stream: Stream) -> None:
         """Have the wildcards that match a new stream take it."""
@@ -128,13 +213,12 @@ class Audiences:
     def _create(self, key: AudienceKey, behind: Collection[StreamKey] = ()) -> Audience:
         audience = self._by_key[key] = Audience(key, behind)
         if audience.deliveries.has_wildcards:
+            # From now on it is connected to every stream that is opened.
             self._with_wildcards[audience] = None
         if behind:
             self._behind[audience] = None
         subscriptions = [subscription for subscription, _ in key.wanted]
-        for stream in self._streams.covered(key.feed, subscriptions):
-            if stream.key not in audience.behind:
-                audience.connect(self._streams.tap(stream, audience))
+        self._pending[audience] = batches(self._streams.covered(key.feed, subscriptions))
         return audience
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from starlette.websockets import WebSocket
 
 from feed import protocol
-from feed.actions import Auth
+from feed.actions import Auth, Configure
 from feed.asgi_sink import AsgiSink
 from feed.door import Visitor
 from feed.engine import Engine
@@ -36,6 +36,7 @@ from feed.pieces import message_frame
 from feed.private.projector import Viewer
 from feed.replay_actions import Play, Steer
 from feed.session import Request, Session
+from feed.slices import Steps
 from feed.transport_sink import TransportSink
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
@@ -78,7 +79,6 @@ class Connection:
 
     def take(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
         """Answer a message; what it returns must be awaited before the next."""
-        before = (self._session.heartbeat_ms, self._session.follows_replay)
         try:
             request = self._session.read(message)
         except Ended as end:
@@ -87,10 +87,8 @@ class Connection:
         except Exception:
             self._fail()
             return None
-        if self._session.heartbeat_ms != before[0]:
-            self._beat_later()
-        if self._session.follows_replay != before[1]:
-            return self._follow_replay()
+        if self._session.must_renew:
+            self._carry_out_later(self._session.renew())
         if isinstance(request, Steer) and request.id is not None:
             self._steer(request)
             return None
@@ -108,6 +106,7 @@ class Connection:
 
     def end(self, code: int) -> None:
         """Let go of everything: the client is gone."""
+        self._engine.slices.forget(self._session)
         self._engine.sessions.discard(self._session)
         self._engine.replays.forget(self._session)
         self._engine.hub.counters.closed[code] += 1
@@ -147,17 +146,45 @@ class Connection:
 
     async def _answer(self, request: Request) -> None:
         session = self._session
+        heartbeat_ms, follows_replay = session.heartbeat_ms, session.follows_replay
         try:
-            epoch = await self._engine.upstream.want(session.feed, session.wanted_by(request))
-            if not self.outbox.closed:
-                session.complete(request, epoch)
-                if session.follower is not None:
-                    self._engine.backfill.serve(session.follower)
+            if isinstance(request, Configure):
+                await self._carry_out(session.complete(request, str))
+            else:
+                wanted = session.wanted_by(request)
+                async with self._engine.upstream.holding(session.feed, wanted) as feed:
+                    await self._carry_out(session.complete(request, lambda: feed.epoch))
         except (BrokerUnavailable, BrokerUnsuitable) as error:
             logger.warning("could not serve a request: %s", error)
             session.refuse(request, Fault.BROKER_UNAVAILABLE, "try again later")
         except Exception:
             self._fail()
+        if session.heartbeat_ms != heartbeat_ms:
+            self._beat_later()
+        if session.follows_replay != follows_replay:
+            await self._follow_replay()
+
+    async def _carry_out(self, steps: Steps) -> None:
+        """Carry out work of the session, a little at a time, while others are served."""
+        if not self.outbox.closed:
+            await self._engine.slices.run(self._session, steps)
+            self._serve_past()
+
+    def _carry_out_later(self, steps: Steps) -> None:
+        """The same without waiting for it."""
+        if not self.outbox.closed:
+            self._engine.slices.start(self._session, self._guarded(steps))
+
+    def _guarded(self, steps: Steps) -> Steps:
+        try:
+            yield from steps
+            self._serve_past()
+        except Exception:
+            self._fail()
+
+    def _serve_past(self) -> None:
+        if self._session.follower is not None and not self.outbox.closed:
+            self._engine.backfill.serve(self._session.follower)
 
     async def _follow_replay(self) -> None:
         try:
@@ -220,7 +247,7 @@ class Connection:
             self._fail()
         else:
             if not self.outbox.closed:
-                self._session.admit(grant, auth.id)
+                self._carry_out_later(self._session.admit(grant, auth.id))
                 self._visitor.grant = self._session.grant
                 self._stop_uncovered_replays()
                 self._set_deadline()
@@ -256,7 +283,7 @@ class Connection:
             self._finish(Fault.AUTH_FAILED, "expired or revoked")
             return
         if renewed != grant:
-            self._session.entitle(renewed)
+            self._carry_out_later(self._session.entitle(renewed))
             self._visitor.grant = renewed
             self._stop_uncovered_replays()
         self._set_deadline()
@@ -267,8 +294,7 @@ class Connection:
 
     def _drain(self) -> None:
         self._session.drain()
-        if self._session.follower is not None:
-            self._engine.backfill.serve(self._session.follower)
+        self._serve_past()
         if self._viewer is not None:
             self._engine.projector.drain(self._viewer)
 

@@ -20,6 +20,7 @@ from feed.counters import Counters
 from feed.errors import AuthFailed, Refused, TooManyConnections
 from feed.logs import SECURITY
 from feed.settings import Settings
+from feed.slices import Steps, run_all
 
 REFUSALS: Final = (
     "host", "origin", "attempts", "address", "full", "credentials", "key", "shut_out", "requests",
@@ -30,6 +31,7 @@ _TOTAL: Final = "total"
 _FULL_RETRY_S: Final = 5
 _HOST_SHOWN: Final = 100
 _ORIGIN_SHOWN: Final = 120
+_VISITORS_PER_STEP: Final = 50
 
 security = logging.getLogger("tickcast.security")
 
@@ -64,6 +66,9 @@ class Door:
 
     Args:
         is_up: whether the store is believed to answer.
+
+    Attributes:
+        defer: called with steps that nothing waits for.
     """
 
     def __init__(
@@ -84,6 +89,7 @@ class Door:
         self._attempts = attempts
         self._counters = counters
         self._is_up = is_up
+        self.defer: Callable[[Steps], None] = run_all
         self._visitors: set[Visitor] = set()
         self._numbers = count(1)
         self._unlimited = Networks(settings.unlimited_addresses)
@@ -195,8 +201,14 @@ class Door:
         await self.gate.watch(self._look_at_all)
 
     def _look_at_all(self) -> None:
-        for visitor in list(self._visitors):
-            visitor.on_change()
+        self.defer(self._look_at_each())
+
+    def _look_at_each(self) -> Steps:
+        for place, visitor in enumerate(list(self._visitors), 1):
+            if not visitor.has_left:
+                visitor.on_change()
+            if not place % _VISITORS_PER_STEP:
+                yield
 
     def _check_origin(self, scope: Mapping[str, Any]) -> None:
         headers = dict(scope["headers"])

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from feed.access.gate import Gate
@@ -25,6 +26,7 @@ from feed.rates import parse_rates
 from feed.replays import Replays
 from feed.session import Session
 from feed.settings import Settings
+from feed.slices import TimeSlices
 from feed.tapes import Library
 from feed.tasks import BackgroundTasks
 from feed.upstream import Upstream
@@ -49,6 +51,7 @@ class Engine:
     tasks: BackgroundTasks
     loop_share: LoopShare
     address_limits: AddressLimits
+    slices: TimeSlices
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -61,6 +64,8 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
     """
     client = make_client(redis_url)
     hub = Hub()
+    slices = TimeSlices()
+    hub.defer_by(partial(slices.start, hub))
     flusher = Flusher(hub, settings.flush_pace, settings.flush_window_ms / 1000)
     upstream = Upstream(client, hub, settings, flusher.wake)
     backfill = Backfill(upstream.store)
@@ -76,10 +81,12 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
         settings, gate, limits, seats, Attempts(client, parse_rates(settings.attempts)),
         hub.counters, lambda: upstream.subscriber.connected,
     )  # fmt: skip
+    door.defer = partial(slices.start, door)
     tasks = BackgroundTasks(logger)
     tasks.supervise("subscriber", upstream.subscriber.run)
     tasks.supervise("sweeper", upstream.sweep_forever)
     tasks.supervise("backfill", backfill.run)
+    tasks.supervise("time_slices", slices.serve)
     tasks.supervise("replay_listener", replays.keep_up)
     tasks.supervise("private_replays", projector.run)
     tasks.supervise("connection_counter", seats.run)
@@ -90,7 +97,7 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
                 await upstream.subscriber.wait_for_first_try()
         yield Engine(
             settings, hub, upstream, upstream.store, backfill, projector, door, replays, tasks,
-            LoopShare(), limits,
+            LoopShare(), limits, slices,
         )  # fmt: skip
     finally:
         await tasks.close()

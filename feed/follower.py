@@ -24,6 +24,8 @@ WRITE_BYTES: Final = 64 * 1024
 """What a client gets at a time; then it is the next one's turn."""
 READS_MAX: Final = 32
 """Streams of one client that are read at the same time."""
+STREAMS_PER_TURN: Final = 100
+"""Streams that one call of `advance` looks at: most have nothing to send after a short cut."""
 
 
 class Follower:
@@ -34,11 +36,13 @@ class Follower:
     Attributes:
         behind: how far it is with each stream that it has not caught up with.
         reading: what is being read for it, by stream.
+        paused: whether nothing is to be sent for now, because its subscriptions are changing.
         waiting: whether something has to happen first that nobody will tell of: look again soon.
         queued: for the caller's use: whether it is this client's turn soon.
     """
 
-    __slots__ = ("_hub", "_outbox", "_ready", "_tails", "behind", "queued", "reading", "waiting")
+    __slots__ = ("_hub", "_outbox", "_ready", "_tails", "behind", "paused", "queued", "reading",
+                 "waiting")  # fmt: skip
 
     def __init__(self, hub: Hub, outbox: Outbox) -> None:
         self._hub = hub
@@ -47,6 +51,7 @@ class Follower:
         self._tails: set[StreamKey] = set()
         self.behind: dict[StreamKey, CatchUp] = {}
         self.reading: dict[StreamKey, Request] = {}
+        self.paused = False
         self.waiting = False
         self.queued = False
 
@@ -54,7 +59,8 @@ class Follower:
     def has_work(self) -> bool:
         """Whether something might be sent or asked for now."""
         can_read = bool(self._ready) and len(self.reading) < READS_MAX
-        return can_read and not self.waiting and self._outbox.write is not None
+        can_send = not self.paused and self._outbox.write is not None
+        return can_read and can_send and not self.waiting
 
     def add(self, catch_ups: dict[StreamKey, CatchUp]) -> None:
         """Catch up with more streams."""
@@ -71,6 +77,8 @@ class Follower:
     def advance(self, blocks: Blocks, now: Moment) -> list[Request]:
         """Send what the client can take now; returns what must be read before it can go on."""
         self.waiting = False
+        if self.paused:
+            return []
         form = self._hub.form_of(self._outbox)
         if form is None or self._outbox.write is None:
             # Its turn comes when it reads again. Nothing is kept for it until then.
@@ -81,7 +89,9 @@ class Follower:
         requests: list[Request] = []
         joining: list[StreamKey] = []
         waiting: list[StreamKey] = []
-        while self._ready and parcel.size < WRITE_BYTES and len(self.reading) < READS_MAX:
+        for _ in range(STREAMS_PER_TURN):
+            if not self._ready or parcel.size >= WRITE_BYTES or len(self.reading) >= READS_MAX:
+                break
             key = self._ready.popleft()
             stream, catch_up = self._hub.stream(key), self.behind.get(key)
             if catch_up is None:

@@ -8,7 +8,15 @@ Plain synchronous code: nothing here waits, and no socket or clock is involved.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    KeysView,
+    Sequence,
+)
 
 from feed import protocol
 from feed.audience import Audience, AudienceKey, ConflatedTap, Group, Tap, Wanted
@@ -18,9 +26,10 @@ from feed.counters import Counters, Totals
 from feed.gathering import Gathering
 from feed.lags import Arrivals
 from feed.outbox import Outbox
-from feed.pieces import Chunk, Form, encode_pieces, message_frame
+from feed.pieces import Form, Piece, encode_pieces, message_frame
+from feed.slices import Steps
 from feed.streams import Stream, Streams
-from feed.ticks import StreamKey, Subscription, Tick
+from feed.ticks import Coverage, StreamKey, Subscription, Tick
 from feed.times import Moment
 from feed.writes import Writes
 
@@ -108,31 +117,55 @@ class Hub:
 
     # -- clients
 
-    def subscribe(
+    def prepare(
         self,
         outbox: Outbox,
         feed: str,
         form: Form,
         wanted: Wanted,
-        now: Moment,
-        behind: Collection[StreamKey] = (),
-    ) -> None:
-        """Make these the client's subscriptions, in place of those it had.
+        behind: Collection[StreamKey] | None = None,
+    ) -> Generator[None, None, Audience | None]:
+        """Make everything ready, in steps, for a client to have these subscriptions.
+
+        Nothing changes for the client. `switch` or `discard` is to follow the last step at once.
+
+        Args:
+            behind: streams that the client is not to get until `catch_up` is called for them. None
+                where there is no such stream and none can turn up.
+        """
+        if not wanted:
+            return None
+        key = AudienceKey(feed, form, wanted)
+        return (yield from self._audiences.prepare(key, outbox, behind))
+
+    def switch(self, outbox: Outbox, new: Audience | None, now: Moment) -> None:
+        """Give a client the subscriptions that were prepared, in place of those it had.
 
         Ticks published before this call are sent to the subscribers of before it. What was being
         conflated for the client goes out at once where it is conflated otherwise from now on.
-
-        Args:
-            behind: streams that the client is not to get until `catch_up` is called for them.
         """
         self.flush(now)
         old = self._audiences.of(outbox)
-        key = AudienceKey(feed, form, wanted)
-        new = self._audiences.find(key, outbox, behind) if wanted else None
         if old is not None and old is not new:
             self._settle(outbox, old, new, now)
         self._audiences.move(outbox, new)
-        outbox.follow(new.policy_of if new else _nothing, form)
+        if new is not None:
+            outbox.follow(new.policy_of, new.form)
+        elif old is not None:
+            outbox.follow(_nothing, old.form)
+
+    def discard(self, prepared: Audience | None) -> None:
+        """Forget what was prepared for a client that will not have it."""
+        if prepared is not None:
+            self._audiences.discard(prepared)
+
+    def postpone(self, prepared: Audience, stream: Stream) -> None:
+        """Have a client that is prepared for not get a stream until `catch_up` is called."""
+        self._audiences.postpone(prepared, stream)
+
+    def defer_by(self, defer: Callable[[Steps], None]) -> None:
+        """Have somebody else carry out work that nothing waits for, instead of doing it at once."""
+        self._audiences.defer = defer
 
     def catch_up(self, outbox: Outbox, key: StreamKey, now: Moment) -> None:
         """The client has got all of a stream so far: from now on it gets it like the others."""
@@ -160,19 +193,30 @@ class Hub:
         feed: str,
         subscriptions: Iterable[Subscription],
         besides: Iterable[Subscription] = (),
-    ) -> list[Stream]:
+    ) -> Iterator[Stream]:
         """Every carried stream that the subscriptions cover, and `besides` do not."""
-        known = self._streams.covered(feed, besides)
-        return [each for each in self._streams.covered(feed, subscriptions) if each not in known]
+        known = Coverage(besides)
+        for stream in self._streams.covered(feed, subscriptions):
+            if not known.covers(stream.key):
+                yield stream
 
-    def send(self, outbox: Outbox, chunks: Sequence[Chunk], now: Moment) -> None:
+    @property
+    def opened(self) -> int:
+        """How many streams were opened so far."""
+        return self._streams.opened
+
+    def opened_since(self, number: int) -> list[Stream]:
+        """The streams that were opened when so many had been opened before."""
+        return self._streams.opened_since(number)
+
+    def keys(self) -> KeysView[StreamKey]:
+        """The streams that are carried."""
+        return self._streams.keys()
+
+    def send(self, outbox: Outbox, pieces: Sequence[Piece]) -> None:
         """Send ticks to one client alone, of streams that it holds."""
         audience = self._audiences.of(outbox)
-        if audience is not None and chunks:
-            form = audience.form
-            pieces = [
-                piece for chunk in chunks for piece in encode_pieces(chunk, form, now.wall_us)
-            ]
+        if audience is not None and pieces:
             self.writes.to_member(outbox, pieces, audience)
 
     def form_of(self, outbox: Outbox) -> Form | None:
@@ -275,9 +319,8 @@ class Hub:
         """Give a client what was being conflated for it, where that is not going on."""
         chunks = [
             chunk
-            for tap in old.taps
-            if isinstance(tap, ConflatedTap)
-            and (new is None or tap not in new.taps)
+            for tap in self._streams.waiting(old)
+            if (new is None or tap not in new.taps)
             and (chunk := tap.merged(old.known.get(tap, 0))) is not None
         ]
         if chunks:

@@ -92,7 +92,9 @@ def _is_covered(entry: Subscription, wanted: frozenset[Subscription], coverage: 
     )
 
 
-def build_positions(streams: Iterable[tuple[StreamKey, Position]]) -> list[dict[str, Any]]:
+def build_positions(
+    streams: Iterable[tuple[StreamKey, tuple[str, int]]],
+) -> list[dict[str, Any]]:
     """Positions as a message has them: one map for each epoch, in the form of `resume`."""
     maps: dict[str, dict[str, dict[str, int]]] = {}
     for stream, (epoch, seq) in sorted(streams):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, NamedTuple
 
 from msgspec import UNSET
-from msgspec.structs import replace
 
 from feed import actions, protocol
 from feed.access.grant import UNASKED, Grant
 from feed.actions import Auth, Configure, ListSubscriptions, Subscribe, Unsubscribe
-from feed.catchup import CatchUp, Origin
+from feed.audience import Audience
 from feed.conduct import Conduct
 from feed.delivery import NO_OPTIONS, Options, choose_delivery
 from feed.encoding import Encoding
@@ -21,29 +20,48 @@ from feed.follower import Follower
 from feed.hub import Hub
 from feed.lags import Stall
 from feed.outbox import Outbox
-from feed.pieces import Chunk, form_of, message_frame
+from feed.pieces import Form, form_of, message_frame
 from feed.playback import State
-from feed.positions import Position, build_positions
 from feed.replay_actions import Play, Steer
 from feed.rights import Rights
-from feed.streams import Stream
+from feed.slices import Steps, batches
+from feed.starting import StartingPoints
 from feed.ticks import Coverage, StreamKey, Subscription
 from feed.times import Moment
 
-Request = Subscribe | Unsubscribe | ListSubscriptions
-"""An action whose answer needs the broker: its streams open, or the feed's epoch known."""
+Request = Subscribe | Unsubscribe | ListSubscriptions | Configure
+"""An action that is carried out in steps; all but `Configure` need the broker before."""
+
+
+class _Change(NamedTuple):
+    """What is ready for a client to have other subscriptions.
+
+    Attributes:
+        gone: the streams whose past it was being sent and that it holds no longer.
+    """
+
+    wanted: dict[Subscription, Options]
+    audience: Audience | None
+    gone: list[StreamKey]
 
 
 class Session:
     """What one connection has asked for so far, and the answers to what it asks next.
 
     `read` answers what can be answered at once and returns the rest. For a request the caller sees
-    to it that the streams in `wanted_by(request)` are open, and then calls `complete`, or `refuse`
-    if it can't; for credentials it finds out what they grant, and calls `admit`.
+    to it that the streams in `wanted_by(request)` are open, and then carries out the steps of
+    `complete`, or calls `refuse` if it can't; for credentials it finds out what they grant, and
+    calls `admit`.
+
+    A change of subscriptions takes time in proportion to the streams, so it comes in steps, and
+    other work goes on between them. Until the last step nothing has changed for the client. The
+    last one answers it and changes everything at once. The steps of one session are carried out
+    one after the other, in the order in which they were returned.
 
     Attributes:
         feed, encoding: chosen in the handshake.
         subscriptions: what it holds, and what it has said about each.
+        must_renew: whether `renew` is to be called: the client turned out to know our extensions.
         heartbeat_ms: how often `beat` is due; 0 is never.
         follows_replay: whether it wants to know where the replay of its feed stands.
         follower: what catches it up with the past it has asked for; None where it never did.
@@ -51,7 +69,7 @@ class Session:
 
     __slots__ = (
         "_clock", "_defaults", "_hub", "_offered_subprotocol", "_outbox", "_rights", "_stall",
-        "_stamps", "encoding", "feed", "follower", "follows_replay", "heartbeat_ms",
+        "_stamps", "encoding", "feed", "follower", "follows_replay", "heartbeat_ms", "must_renew",
         "subscriptions",
     )  # fmt: skip
 
@@ -79,6 +97,7 @@ class Session:
         self.feed = feed
         self.encoding = encoding
         outbox.extended = extended
+        self.must_renew = False
         self.heartbeat_ms = 0
         self.follows_replay = False
         self.follower: Follower | None = None
@@ -123,7 +142,7 @@ class Session:
             return None
         if not self.extended and actions.uses_extension(action):
             self._outbox.extended = True
-            self._hold(self.subscriptions)
+            self.must_renew = bool(self.subscriptions)
         match action:
             case Auth() if self.grant is UNASKED:
                 self._say(protocol.authenticated(action.id))
@@ -131,32 +150,48 @@ class Session:
             case actions.Ping():
                 self._say(protocol.pong(self._clock().wall, action.id))
                 return None
-            case Configure():
-                self._configure(action)
-                return None
         return action
 
-    def admit(self, grant: Grant, id_: Id) -> None:
+    def admit(self, grant: Grant, id_: Id) -> Steps:
         """The client has shown good credentials, for the first time or anew."""
         if self.grant is not None and not self.grant.is_renewed_by(grant):
             self._say(protocol.error(Fault.ALREADY_AUTHENTICATED, id_=id_))
-            return
+            return iter(())
         self._say(protocol.authenticated(id_))
-        self.entitle(grant)
+        return self.entitle(grant)
 
-    def entitle(self, grant: Grant) -> None:
-        """From now on the client may do this. What it may no longer hold, it no longer does."""
+    def entitle(self, grant: Grant) -> Steps:
+        """Give the client other rights. What it may no longer hold is taken away in steps."""
         self._rights.grant = grant
-        kept = {
-            each: options
-            for each, options in self.subscriptions.items()
-            if grant.entitlements.narrow(self.feed, each)
-        }
-        has_lost = kept.keys() != self.subscriptions.keys()
-        if self.subscriptions:
-            self._hold(kept)
+        return self._drop_forbidden()
+
+    def _drop_forbidden(self) -> Steps:
+        while True:
+            allows = self._rights.entitlements
+            kept = {
+                each: options
+                for each, options in self.subscriptions.items()
+                if allows.narrow(self.feed, each)
+            }
+            has_lost = kept.keys() != self.subscriptions.keys()
+            if not self.subscriptions:
+                return
+            change = yield from self._prepare(kept)
+            if change is not None:
+                self._apply(change)
+                break
         if has_lost:
             self._say(protocol.subscription(kept))
+
+    def renew(self) -> Steps:
+        """Have the client's subscriptions follow what has become known of it."""
+        self.must_renew = False
+        return self._hold_anew()
+
+    def _hold_anew(self) -> Steps:
+        while (change := (yield from self._prepare(self.subscriptions))) is None:
+            pass
+        self._apply(change)
 
     def wanted_by(self, request: Request) -> frozenset[Subscription]:
         """The subscriptions whose streams must be open before `complete`."""
@@ -166,18 +201,14 @@ class Session:
         named = request.subscriptions | request.resume.symbols
         return frozenset(self._rights.narrow(dict.fromkeys(named)))
 
-    def complete(self, request: Request, epoch: str) -> None:
-        """Carry a request out, now that its streams are open, and answer it."""
-        match request:
-            case Subscribe():
-                self._subscribe(request, epoch)
-            case Unsubscribe():
-                gone = request.subscriptions
-                self._hold({each: self.subscriptions[each] for each in self.subscriptions
-                            if each not in gone})  # fmt: skip
-                self._confirm(request, epoch)
-            case ListSubscriptions():
-                self._confirm(request, epoch)
+    def complete(self, request: Request, epoch: Callable[[], str]) -> Steps:
+        """Carry a request out, now that its streams are open, and answer it.
+
+        Args:
+            epoch: the feed's epoch at the time of the call.
+        """
+        while not (yield from self._carry_out(request, epoch)):
+            pass
 
     def narrow(self, feed: str, wanted: Iterable[Subscription]) -> Iterable[Subscription]:
         """What of some subscriptions of a feed the client may see."""
@@ -229,19 +260,35 @@ class Session:
         """The last words of a server that shuts down, for clients that understand them."""
         return self._frame(protocol.shutdown(retry_ms)) if self.extended else b""
 
-    def _configure(self, action: Configure) -> None:
-        if action.heartbeat_ms is not UNSET:
-            self.heartbeat_ms = action.heartbeat_ms
-        if action.stamps is not UNSET:
-            self._stamps = action.stamps
-        if action.replay is not UNSET:
-            self.follows_replay = action.replay
+    def _carry_out(self, request: Request, epoch: Callable[[], str]) -> Generator[None, None, bool]:
+        """Returns False if the client's rights changed between two steps: begin again."""
+        match request:
+            case Subscribe():
+                return (yield from self._subscribe(request, epoch))
+            case Unsubscribe():
+                return (yield from self._unsubscribe(request, epoch))
+            case Configure():
+                return (yield from self._configure(request))
+            case ListSubscriptions():
+                self._confirm(request, epoch())
+        return True
+
+    def _configure(self, action: Configure) -> Generator[None, None, bool]:
         conflate_ms, slow = self._defaults
         self._defaults = Options(
             conflate_ms if action.conflate_ms is UNSET else action.conflate_ms,
             slow if action.slow is UNSET else action.slow,
         )
-        self._hold(self.subscriptions)
+        if action.stamps is not UNSET:
+            self._stamps = action.stamps
+        change = yield from self._prepare(self.subscriptions)
+        if change is None:
+            return False
+        if action.heartbeat_ms is not UNSET:
+            self.heartbeat_ms = action.heartbeat_ms
+        if action.replay is not UNSET:
+            self.follows_replay = action.replay
+        self._apply(change)
         self._say(
             protocol.configured(
                 action.id,
@@ -251,49 +298,108 @@ class Session:
                 replay=self.follows_replay,
             )
         )
+        return True
 
-    def _subscribe(self, request: Subscribe, epoch: str) -> None:
-        # Ticks still on their way to others must not follow a snapshot that includes them.
-        self._hub.flush(self._clock())
+    def _unsubscribe(
+        self, request: Unsubscribe, epoch: Callable[[], str]
+    ) -> Generator[None, None, bool]:
+        gone = request.subscriptions
+        kept = {each: said for each, said in self.subscriptions.items() if each not in gone}
+        change = yield from self._prepare(kept)
+        if change is None:
+            return False
+        self._apply(change)
+        self._confirm(request, epoch())
+        return True
+
+    def _subscribe(
+        self, request: Subscribe, epoch: Callable[[], str]
+    ) -> Generator[None, None, bool]:
         held = self.subscriptions
-        new = self._hub.newly_covered(
-            self.feed,
-            self._rights.narrow(dict.fromkeys(request.subscriptions)),
-            besides=self._rights.narrow(held),
-        )
-        behind, present = _sort_out(request, new)
         asked = {
             each: request.options.or_else(held.get(each, NO_OPTIONS))
             for each in request.subscriptions
         }
         wanted = {**held, **asked}
+        form = self._form
+        points: StartingPoints | None = None
+        wants_past = request.wants_past and not asked.keys() <= held.keys()
+        if request.snapshot or request.positions or wants_past:
+            points = StartingPoints(
+                self._hub, self.feed, request,
+                self._rights.narrow(asked), self._rights.narrow(held),
+            )  # fmt: skip
+            yield from points.collect(form, self._clock().wall_us)
+        behind = points.behind if points is not None and wants_past else None
+        change = yield from self._prepare(wanted, behind)
+        if change is None:
+            return False
+        # Nothing may come between the rest, which happens at once: ticks on their way to others
+        # must not follow a snapshot that includes them, and positions are those at the reply.
+        now = self._clock()
+        self._hub.flush(now)
         positions = None
-        if request.positions:
-            positions = build_positions(
-                (stream.key, Position(stream.epoch, stream.seq)) for stream in present if stream.seq
-            )
-        self._confirm(request, epoch, wanted, request.options.conflate_ms, positions)
-        if behind:
+        if points is not None:
+            points.complete(change.audience, form, now.wall_us)
+            positions = points.positions() if request.positions else None
+        self._confirm(request, epoch(), wanted, request.options.conflate_ms, positions)
+        if points is not None and points.behind:
             self.follower = self.follower or Follower(self._hub, self._outbox)
-            self.follower.add(behind)
-        self._hold(wanted)
-        if request.snapshot:
-            self._hub.send(self._outbox, [*_snapshot(present)], self._clock())
+            self.follower.add(points.behind)
+        self._apply(change)
+        if points is not None and request.snapshot:
+            self._hub.send(self._outbox, points.snapshot())
+        return True
 
-    def _hold(self, wanted: dict[Subscription, Options]) -> None:
-        self.subscriptions = wanted
+    @property
+    def _form(self) -> Form:
+        return form_of(self.encoding, self._stamps)
+
+    def _prepare(
+        self,
+        wanted: dict[Subscription, Options],
+        behind: Iterable[StreamKey] | None = None,
+    ) -> Generator[None, None, _Change | None]:
+        """Make everything ready, in steps, for the client to have these subscriptions.
+
+        Args:
+            behind: streams of which it is to be sent the past; None if that can't be.
+
+        Returns:
+            What `_apply` needs; None if the client's rights have changed meanwhile.
+        """
+        rights = self._rights.entitlements
         allowed = self._rights.narrow(wanted)
+        yield
         deliveries = frozenset(
             (each, choose_delivery(each.channel, options.or_else(self._defaults), self.extended))
             for each, options in allowed.items()
         )
-        form = form_of(self.encoding, self._stamps)
-        behind: frozenset[StreamKey] = frozenset()
-        if self.follower is not None and self.follower.behind:
+        gone: list[StreamKey] = []
+        follower = self.follower
+        if follower is not None and follower.behind:
+            # What it is sent of the past meanwhile would count for the subscriptions of before.
+            follower.paused = True
             coverage = Coverage(allowed)
-            self.follower.drop(key for key in self.follower.behind if not coverage.covers(key))
-            behind = frozenset(self.follower.behind)
-        self._hub.subscribe(self._outbox, self.feed, form, deliveries, self._clock(), behind)
+            for keys in batches(list(follower.behind)):
+                gone += [key for key in keys if not coverage.covers(key)]
+                yield
+            behind = {*(behind or ()), *follower.behind.keys()}.difference(gone)
+        audience = yield from self._hub.prepare(
+            self._outbox, self.feed, self._form, deliveries, None if behind is None else set(behind)
+        )
+        if self._rights.entitlements is not rights:
+            self._hub.discard(audience)
+            return None
+        return _Change(wanted, audience, gone)
+
+    def _apply(self, change: _Change) -> None:
+        """Give the client what was prepared."""
+        self.subscriptions = change.wanted
+        if self.follower is not None:
+            self.follower.drop(change.gone)
+            self.follower.paused = False
+        self._hub.switch(self._outbox, change.audience, self._clock())
 
     def _confirm(
         self,
@@ -312,28 +418,3 @@ class Session:
 
     def _frame(self, message: object) -> bytes:
         return message_frame(message, self.encoding)
-
-
-def _sort_out(
-    request: Subscribe, streams: Iterable[Stream]
-) -> tuple[dict[StreamKey, CatchUp], list[Stream]]:
-    """The streams of which the past is wanted, and those that begin with the present."""
-    behind: dict[StreamKey, CatchUp] = {}
-    present: list[Stream] = []
-    origin = Origin(request.id)
-    for stream in streams:
-        position = request.resume.of(stream.key)
-        if position is None and request.start is None:
-            present.append(stream)
-        else:
-            behind[stream.key] = CatchUp(
-                position, request.start if position is None else None, origin
-            )
-    return behind, present
-
-
-def _snapshot(streams: Iterable[Stream]) -> Iterator[Chunk]:
-    """The latest tick of each stream that has one, marked as such."""
-    for stream in streams:
-        if stream.latest is not None:
-            yield Chunk(stream.key, [replace(stream.latest, snap=True)], [stream.published_us])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Sequence
 from typing import Final
 
 from feed.audience import AnyTap, Audience, ConflatedTap, Group, Tap
@@ -14,6 +15,8 @@ TAIL_TICKS_MAX: Final = 2_000
 """Live ticks of a stream kept for those who are reading its history."""
 TAIL_US: Final = 5_000_000
 """How long they are kept: some client or other is always reading, and each needs but a moment's."""
+_AFTER_SYMBOLS: Final = "\x7f"
+"""Sorts behind every character that a symbol may have."""
 
 
 class Tail:
@@ -70,18 +73,26 @@ class Stream:
     """One stream that the broker feeds.
 
     Attributes:
+        number: counts the streams in the order in which they were opened.
         epoch, seq: the numbering, and the last number that was handed on or declared lost.
         latest: its last tick, and `published_us`, when that was published (0 if unknown).
         taps: the ways in which clients take it, by interval in ms; 0 is every tick.
         tail: its last ticks, while somebody needs them.
     """
 
-    __slots__ = ("epoch", "key", "latest", "published_us", "seq", "tail", "taps")
+    __slots__ = ("epoch", "key", "latest", "number", "published_us", "seq", "tail", "taps")
 
     def __init__(
-        self, key: StreamKey, epoch: str, seq: int, latest: Tick | None, published_us: int
+        self,
+        key: StreamKey,
+        epoch: str,
+        seq: int,
+        latest: Tick | None,
+        published_us: int,
+        number: int = 0,
     ) -> None:
         self.key = key
+        self.number = number
         self.epoch = epoch
         self.seq = seq
         self.latest = latest
@@ -126,10 +137,17 @@ class Stream:
 
 
 class Streams:
-    """All streams by their keys, and the groups that conflated ones go by."""
+    """All streams by their keys, and the groups that conflated ones go by.
+
+    Attributes:
+        opened: how many streams were opened so far.
+    """
 
     def __init__(self) -> None:
+        self.opened = 0
         self._streams: dict[StreamKey, Stream] = {}
+        # The symbols of each feed and channel in order, so that a prefix is a range of them.
+        self._symbols: dict[tuple[str, str], list[str]] = {}
         self._groups: dict[int, Group] = {}
 
     def __len__(self) -> int:
@@ -146,22 +164,53 @@ class Streams:
         self, key: StreamKey, epoch: str, seq: int, latest: Tick | None, published_us: int
     ) -> Stream:
         """Carry a stream from now on."""
-        stream = self._streams[key] = Stream(key, epoch, seq, latest, published_us)
+        if self._streams.pop(key, None) is None:
+            insort(self._symbols.setdefault((key.feed, key.channel), []), key.symbol)
+        self.opened += 1
+        stream = Stream(key, epoch, seq, latest, published_us, self.opened)
+        self._streams[key] = stream
         return stream
 
     def close(self, key: StreamKey) -> Stream | None:
         """Carry a stream no longer; returns it if it was carried."""
-        return self._streams.pop(key, None)
+        stream = self._streams.pop(key, None)
+        if stream is not None:
+            symbols = self._symbols[key.feed, key.channel]
+            del symbols[bisect_left(symbols, key.symbol)]
+            if not symbols:
+                del self._symbols[key.feed, key.channel]
+        return stream
 
-    def covered(self, feed: str, subscriptions: Iterable[Subscription]) -> dict[Stream, None]:
-        """Every carried stream that the subscriptions cover, once each."""
-        coverage = Coverage(sorted(subscriptions))
-        named = coverage.named_in(feed)
-        found = {self._streams[key]: None for key in named if key in self._streams}
-        if coverage.has_wildcards:
-            for key, stream in self._streams.items():
-                if key.feed == feed and coverage.covers_by_wildcard(key):
-                    found[stream] = None
+    def keys(self) -> KeysView[StreamKey]:
+        """The streams that are carried."""
+        return self._streams.keys()
+
+    def covered(self, feed: str, subscriptions: Iterable[Subscription]) -> Iterator[Stream]:
+        """Every carried stream that the subscriptions cover, once each.
+
+        Streams may be opened and closed between two of them. Those that are opened meanwhile may be
+        left out: see `opened_since`.
+        """
+        coverage = Coverage(subscriptions)
+        for key in coverage.named_in(feed):
+            stream = self._streams.get(key)
+            if stream is not None and not coverage.covers_by_wildcard(key):
+                yield stream
+        for channel, prefix in coverage.prefixes():
+            symbols = self._symbols.get((feed, channel), [])
+            first = bisect_left(symbols, prefix)
+            for symbol in symbols[first : bisect_left(symbols, prefix + _AFTER_SYMBOLS, first)]:
+                stream = self._streams.get(StreamKey(feed, channel, symbol))
+                if stream is not None:
+                    yield stream
+
+    def opened_since(self, number: int) -> list[Stream]:
+        """The streams that were opened after one with this number, the latest first."""
+        found: list[Stream] = []
+        for stream in reversed(self._streams.values()):
+            if stream.number <= number:
+                break
+            found.append(stream)
         return found
 
     # -- taps
@@ -198,6 +247,13 @@ class Streams:
                 self._groups.pop(tap.interval_ms, None)
 
     # -- conflation
+
+    def waiting(self, audience: Audience) -> Iterator[ConflatedTap]:
+        """The taps of an audience that have something to give at the end of their interval."""
+        for interval_ms in audience.intervals:
+            group = self._groups.get(interval_ms)
+            if group is not None:
+                yield from [tap for tap in group.waiting if tap in audience.taps]
 
     def due_groups(self, now_s: float) -> list[Group]:
         """The groups that have something to give out by now, on the steady clock."""

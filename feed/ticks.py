@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
@@ -147,6 +147,15 @@ class Coverage:
     def named_in(self, feed: str) -> Iterable[StreamKey]:
         """The streams that are named in full, in the order given."""
         return (StreamKey(feed, *name) for name in self._named)
+
+    def prefixes(self) -> Iterator[tuple[str, str]]:
+        """The channels and prefixes of the wildcards, without those that another one covers."""
+        for channel, by_length in self._prefixes.items():
+            last: str | None = None
+            for prefix in sorted(prefix for prefixes in by_length.values() for prefix in prefixes):
+                if last is None or not prefix.startswith(last):
+                    last = prefix
+                    yield channel, prefix
 
     def names(self, stream: StreamKey) -> bool:
         """Whether one of the subscriptions names the stream in full."""

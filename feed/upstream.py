@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Final
 
 from redis.asyncio import Redis
@@ -69,10 +70,14 @@ class Upstream:
         """No longer; the channel is left with those of streams that nobody wants."""
         self._others.pop(channel, None)
 
-    async def want(self, feed: str, subscriptions: Iterable[Subscription]) -> str:
-        """Return the feed's epoch when every stream that the subscriptions cover is in the hub.
+    @asynccontextmanager
+    async def holding(
+        self, feed: str, subscriptions: Iterable[Subscription]
+    ) -> AsyncIterator[Feed]:
+        """Have every stream that the subscriptions cover in the hub until the block ends.
 
-        The caller subscribes at the hub before it awaits anything else: then no tick is missed.
+        In the block the caller subscribes at the hub: then no tick is missed. Streams that appear
+        meanwhile are opened as well. The value is what is known of the feed, such as its epoch.
 
         Raises:
             BrokerUnavailable: the broker does not answer.
@@ -84,10 +89,10 @@ class Upstream:
         known.wanting += 1
         try:
             await self._open_all(feed, known, Coverage(subscriptions))
+            yield known
         finally:
             known.wanting -= 1
             known.wanted -= wildcards
-        return known.epoch
 
     async def _open_all(self, feed: str, known: Feed, coverage: Coverage) -> None:
         """Open what there is now; what appears meanwhile opens by itself, being wanted."""
@@ -116,7 +121,9 @@ class Upstream:
     def _not_open(self, feed: str, known: set[StreamKey], coverage: Coverage) -> list[StreamKey]:
         wanted = dict.fromkeys(coverage.named_in(feed))
         if coverage.has_wildcards:
-            wanted.update((key, None) for key in known if coverage.covers_by_wildcard(key))
+            # Mostly there are few that are not open, and this is the quickest way to find them.
+            closed = known.difference(self._hub.keys())
+            wanted.update((key, None) for key in closed if coverage.covers_by_wildcard(key))
         return [key for key in wanted if not self._hub.is_open(key)]
 
     def _is_new(self, known: Feed, key: StreamKey) -> bool:

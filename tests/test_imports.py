@@ -30,6 +30,7 @@ LAYERS = [
         "headers",
         "http_rules",
         "loop_share",
+        "slices",
     },
     {"tasks", "ticks", "address_limits"},
     {"encoding"},
@@ -48,7 +49,7 @@ LAYERS = [
     {"audiences", "catchup"},
     {"hub"},
     {"door", "follower", "flusher", "private", "runs"},
-    {"upstream"},
+    {"upstream", "starting"},
     {"session", "backfill"},
     {"replays"},
     {"transport_sink"},
@@ -65,7 +66,7 @@ SANS_IO = {
     "catchup", "closest", "conduct", "counters", "delays", "delivery", "encoding", "errors",
     "feeds", "fields", "follower", "frames", "gathering", "http_rules", "hub", "lags", "outbox",
     "pieces", "playback", "positions", "protocol", "rates", "recovery", "replay_actions", "rights",
-    "session", "streams",
+    "session", "starting", "streams",
     "ticks", "writes",
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from feed.frames import TEXT, split_frames
 from feed.playback import State
 from feed.recovery import Run
 from feed.replay_actions import Play, Steer
+from feed.slices import run_all
 from feed.ticks import Bar, Quote, StreamKey, Tick, Trade, channel_of
 from tests.feed.accountant import Accountant
 from tests.feed.world import Store, Stored, World
@@ -150,9 +151,11 @@ class Line:
 
     def _say(self, id_: int, message: str | bytes) -> None:
         request = self.server.session.read(message)
+        if self.server.session.must_renew:
+            run_all(self.server.session.renew())
         assert not isinstance(request, Auth | Play | Steer)
         if request is not None:
-            self.server.session.complete(request, self.world.enter_epoch())
+            run_all(self.server.session.complete(request, self.world.enter_epoch))
         self.waits_for = id_
 
     def carry(self) -> None:

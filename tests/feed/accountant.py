@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from feed.actions import Auth
@@ -11,6 +12,7 @@ from feed.encoding import Encoding, encode
 from feed.outbox import Outbox
 from feed.replay_actions import Play, Steer
 from feed.session import Session
+from feed.slices import Steps, run_all
 from tests.builders import ListSink
 from tests.feed.world import World
 
@@ -70,15 +72,33 @@ class Accountant:
         self.confirmed: dict[str, Any] = {}
         self.totals = Totals()
         self.requests: list[Request] = []
+        self.steps: Steps = iter(())
 
     def die(self) -> None:
         self.dead = True
 
-    def say(self, **action: Any) -> None:
+    def say(self, _steps: int | None = None, **action: Any) -> None:
+        """Say something, and have only so many steps of it carried out, or all of them."""
+        self.finish()  # A message is not read before the one before it has been worked off.
         request = self.session.read(encode(action, Encoding.JSON).decode())
         assert not isinstance(request, Auth | Play | Steer)
+        if self.session.must_renew:
+            run_all(self.session.renew())
         if request is not None and not self.dead:
-            self.session.complete(request, self.world.store.epoch)
+            self.steps = self.session.complete(request, lambda: self.world.store.epoch)
+            self.go_on(_steps)
+
+    def go_on(self, steps: int | None = None) -> None:
+        """Carry out some more of what the client has asked for, or all."""
+        for _ in islice(self.steps, steps):
+            if self.dead:
+                break
+
+    def finish(self) -> None:
+        """Carry out all of it; a client that is gone has no more done for it."""
+        if self.dead:
+            self.steps = iter(())
+        self.go_on()
 
     # -- the past
 
@@ -164,6 +184,7 @@ class Accountant:
     def reborn(self) -> Accountant:
         """The same client on another connection, which resumes whatever it knows."""
         self.hear()
+        self.steps = iter(())
         self.session.leave()
         if self.session.follower is not None:
             self.session.follower.drop(self.session.follower.behind)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
+from feed import slices
 from feed.ticks import StreamKey
 from tests.feed.accountant import BOUND, Accountant
 from tests.feed.store_rules import CHANNELS, PATTERNS, StoreRules
@@ -13,6 +15,13 @@ from tests.feed.world import World, time_of
 
 SLOW = st.sampled_from(["conflate", "skip"])
 WHICH = st.integers(0, 1)
+STEPS = st.one_of(st.none(), st.integers(0, 6))
+"""How many steps of an action are carried out before something else happens; None is all."""
+
+
+@pytest.fixture
+def one_stream_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "STEP_STREAMS", 1)
 
 
 class Accounts(StoreRules):
@@ -53,10 +62,11 @@ class Accounts(StoreRules):
         which=WHICH, patterns=PATTERNS, channel=st.sampled_from(CHANNELS),
         past=st.sampled_from([None, None, "snapshot", "start", "resume"]), seq=st.integers(0, 12),
         conflate_ms=st.sampled_from([None, 0, 10, 50]), slow=st.one_of(st.none(), SLOW),
+        steps=STEPS,
     )  # fmt: skip
     def subscribe(
         self, which: int, patterns: list[str], channel: str, past: str | None, seq: int,
-        conflate_ms: int | None, slow: str | None,
+        conflate_ms: int | None, slow: str | None, steps: int | None,
     ) -> None:  # fmt: skip
         options = {
             "conflate_ms": conflate_ms,
@@ -68,17 +78,26 @@ class Accounts(StoreRules):
             else None,
         }
         given = {name: value for name, value in options.items() if value is not None}
-        self.clients[which].say(action="subscribe", **{channel: patterns}, **given)
+        self.clients[which].say(steps, action="subscribe", **{channel: patterns}, **given)
 
-    @rule(which=WHICH, patterns=PATTERNS, channel=st.sampled_from(CHANNELS))
-    def unsubscribe(self, which: int, patterns: list[str], channel: str) -> None:
-        self.clients[which].say(action="unsubscribe", **{channel: patterns})
+    @rule(which=WHICH, patterns=PATTERNS, channel=st.sampled_from(CHANNELS), steps=STEPS)
+    def unsubscribe(self, which: int, patterns: list[str], channel: str, steps: int | None) -> None:
+        self.clients[which].say(steps, action="unsubscribe", **{channel: patterns})
 
-    @rule(which=WHICH, conflate_ms=st.sampled_from([0, 20]), slow=SLOW, stamps=st.booleans())
-    def configure(self, which: int, conflate_ms: int, slow: str, stamps: bool) -> None:
+    @rule(
+        which=WHICH, conflate_ms=st.sampled_from([0, 20]), slow=SLOW, stamps=st.booleans(),
+        steps=STEPS,
+    )  # fmt: skip
+    def configure(
+        self, which: int, conflate_ms: int, slow: str, stamps: bool, steps: int | None
+    ) -> None:
         self.clients[which].say(
-            action="configure", conflate_ms=conflate_ms, slow=slow, stamps=stamps
+            steps, action="configure", conflate_ms=conflate_ms, slow=slow, stamps=stamps
         )
+
+    @rule(which=WHICH, steps=st.integers(1, 3))
+    def go_on(self, which: int, steps: int) -> None:
+        self.clients[which].go_on(steps)
 
     @rule(which=WHICH)
     def advance(self, which: int) -> None:
@@ -126,6 +145,7 @@ class Accounts(StoreRules):
         for client in self.clients:
             client.sink.paused = False
             client.session.drain()
+            client.finish()
             if not client.dead:
                 client.catch_up()
         self.world.pass_time(1000)
@@ -148,4 +168,8 @@ class Accounts(StoreRules):
 
 
 Accounts.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
-TestAccounts = Accounts.TestCase
+
+
+@pytest.mark.usefixtures("one_stream_per_step")
+class TestAccounts(Accounts.TestCase):  # type: ignore[name-defined,misc]
+    pass

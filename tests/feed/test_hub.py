@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from feed.audience import Audience, Wanted
 from feed.delivery import Options, choose_delivery
 from feed.encoding import Encoding
 from feed.frames import build_frame, split_frames
@@ -32,7 +33,16 @@ class Client:
         deliveries = frozenset(
             (each, choose_delivery(each.channel, Options(), True)) for each in subscriptions
         )
-        self.hub.subscribe(self.outbox, "live", form_of(self.encoding), deliveries, NOW)
+        self.hub.switch(self.outbox, self.prepared(deliveries), NOW)
+
+    def prepared(self, wanted: Wanted) -> Audience | None:
+        steps = self.hub.prepare(self.outbox, "live", form_of(self.encoding), wanted)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                audience: Audience | None = end.value
+                return audience
 
     def seqs(self, symbol: str = "ES") -> list[int]:
         return [each["seq"] for each in self.sink.take() if each["S"] == symbol]
@@ -182,7 +192,7 @@ def test_the_latest_tick_is_kept_with_or_without_clients(hub: Hub) -> None:
     hub.open_stream(NQ, latest=trade("NQ", seq=9))
     hub.publish(ES, trades(3, "ES", 1))
     everything = [Subscription("trades", "*")]
-    streams = hub.newly_covered("live", everything)
+    streams = list(hub.newly_covered("live", everything))
     assert {(each.key, each.latest and each.latest.seq) for each in streams} == {(ES, 3), (NQ, 9)}
     named = hub.newly_covered("live", [Subscription("trades", "NQ")])
     assert [each.key for each in named] == [NQ]

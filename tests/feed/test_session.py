@@ -16,6 +16,7 @@ from feed.outbox import Outbox
 from feed.playback import MAX, Mode, State
 from feed.replay_actions import Play, Steer
 from feed.session import Session
+from feed.slices import run_all
 from feed.ticks import StreamKey, Subscription
 from feed.times import Moment, Time
 from tests.builders import NOW, T0, ListSink, quote, trade, trades
@@ -64,9 +65,11 @@ class Talk:
     def say(self, message: dict[str, Any] | str | bytes) -> list[dict[str, Any]]:
         text = json.dumps(message) if isinstance(message, dict) else message
         request = self.session.read(text)
+        if self.session.must_renew:
+            run_all(self.session.renew())
         if request is not None:
             assert not isinstance(request, Auth | Play | Steer)
-            self.session.complete(request, "e1")
+            run_all(self.session.complete(request, lambda: "e1"))
         return self.sink.take()
 
 
@@ -342,7 +345,7 @@ def test_who_wants_it_is_told_where_the_replay_stands(hub: Hub) -> None:
         {"T": "replay", "state": "playing", "position": "2013-09-01T17:00:00.083Z", "speed": "max",
          "from": "2013-09-01T17:00:00.083Z", "to": "2013-09-01T17:00:01.083Z"}
     ]  # fmt: skip
-    talk.session.entitle(Grant(Proof.KEY, "x", Entitlements(feeds=("another",))))
+    run_all(talk.session.entitle(Grant(Proof.KEY, "x", Entitlements(feeds=("another",)))))
     talk.session.tell_replay(state)
     assert talk.sink.take() == []
 

@@ -21,6 +21,7 @@ from feed.outbox import Outbox
 from feed.recovery import Due, Run
 from feed.session import Request, Session
 from feed.settings import Settings
+from feed.slices import run_all
 from feed.tasks import end_tasks
 from feed.ticks import StreamKey
 from feed.times import Moment
@@ -71,8 +72,8 @@ class Ingest:
     async def ask(self, client: Client, **action: Any) -> None:
         request = client.session.read(msgspec.json.encode(action).decode())
         assert isinstance(request, Request)
-        epoch = await self.upstream.want(FEED, client.session.wanted_by(request))
-        client.session.complete(request, epoch)
+        async with self.upstream.holding(FEED, client.session.wanted_by(request)) as feed:
+            run_all(client.session.complete(request, lambda: feed.epoch))
 
     async def client(self, *symbols: str, **options: Any) -> Client:
         client = Client(self.hub)

@@ -1,0 +1,120 @@
+"""Where the streams of one `subscribe` begin: in the past, at a snapshot, or with the next tick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from msgspec.structs import replace
+
+from feed.actions import Subscribe
+from feed.audience import Audience
+from feed.catchup import CatchUp, Origin
+from feed.hub import Hub
+from feed.pieces import Chunk, Form, Piece, encode_pieces
+from feed.positions import build_positions
+from feed.slices import Steps, batches
+from feed.streams import Stream
+from feed.ticks import Coverage, StreamKey, Subscription, Tick
+
+
+class StartingPoints:
+    """The streams that a client did not hold before, collected in steps while others go on.
+
+    `collect` does all that takes long. Then `complete` adds what has changed meanwhile, and nothing
+    may come between it and the reply.
+
+    Args:
+        new, held: the subscriptions of the request and those that the client has, as far as it may
+            see them.
+
+    Attributes:
+        behind: the streams of which the past is wanted.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        feed: str,
+        request: Subscribe,
+        new: Iterable[Subscription],
+        held: Iterable[Subscription],
+    ) -> None:
+        self._hub = hub
+        self._feed = feed
+        self._request = request
+        self._new = tuple(new)
+        self._held = tuple(held)
+        self._origin = Origin(request.id)
+        self._present: list[Stream] = []
+        self._encoded: dict[StreamKey, tuple[Tick, list[Piece]]] = {}
+        self._opened = hub.opened
+        self.behind: dict[StreamKey, CatchUp] = {}
+
+    @property
+    def count(self) -> int:
+        """How many streams the client did not hold before."""
+        return len(self._present) + len(self.behind)
+
+    def collect(self, form: Form, written_us: int) -> Steps:
+        """Find the streams and encode their snapshots, in steps."""
+        for streams in batches(self._hub.newly_covered(self._feed, self._new, self._held)):
+            for stream in streams:
+                if self._sort_out(stream) and self._request.snapshot:
+                    self._encode(stream, form, written_us)
+            yield
+
+    def complete(self, audience: Audience | None, form: Form, written_us: int) -> None:
+        """Add the streams that were opened while others were collected; bring snapshots up to date.
+
+        Args:
+            audience: the one that was prepared for the client.
+        """
+        new, held = Coverage(self._new), Coverage(self._held)
+        for stream in self._hub.opened_since(self._opened):
+            key = stream.key
+            if key.feed != self._feed or not new.covers(key) or held.covers(key):
+                continue
+            if not self._sort_out(stream) and audience is not None:
+                self._hub.postpone(audience, stream)
+        # A stream may have been closed, or closed and opened again: the last one counts.
+        carried = self._hub.stream
+        self._present = [each for each in self._present if carried(each.key) is each]
+        if self._request.snapshot:
+            for stream in self._present:
+                known = self._encoded.get(stream.key)
+                if known is None or known[0] is not stream.latest:
+                    self._encode(stream, form, written_us)
+
+    def positions(self) -> list[dict[str, Any]]:
+        """Where the streams stand that begin with the present, in the form of `resume`."""
+        return build_positions(
+            (stream.key, (stream.epoch, stream.seq)) for stream in self._present if stream.seq
+        )
+
+    def snapshot(self) -> list[Piece]:
+        """The latest tick of each stream that has one, marked as such."""
+        return [
+            piece
+            for stream in self._present
+            if stream.key in self._encoded
+            for piece in self._encoded[stream.key][1]
+        ]
+
+    def _sort_out(self, stream: Stream) -> bool:
+        """Note where a stream begins. True if that is the present."""
+        request = self._request
+        position = request.resume.of(stream.key)
+        if position is None and request.start is None:
+            self._present.append(stream)
+            return True
+        start = request.start if position is None else None
+        self.behind[stream.key] = CatchUp(position, start, self._origin)
+        return False
+
+    def _encode(self, stream: Stream, form: Form, written_us: int) -> None:
+        if stream.latest is None:
+            self._encoded.pop(stream.key, None)
+            return
+        chunk = Chunk(stream.key, [replace(stream.latest, snap=True)], [stream.published_us])
+        self._encoded[stream.key] = stream.latest, encode_pieces(chunk, form, written_us)

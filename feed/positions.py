@@ -50,13 +50,12 @@ def parse_positions(value: object, subscriptions: Iterable[Subscription]) -> Pos
         InvalidAction: it is malformed, or names what the subscriptions do not cover.
     """
     found: dict[Subscription, Position] = {}
-    wanted = frozenset(subscriptions)
-    coverage = Coverage(wanted)
+    coverage = Coverage(subscriptions)
     for fields in value if isinstance(value, list) else [value]:
         for entry, position in _parse_map(fields):
             if entry in found:
                 raise _wrong(f"{entry.channel} {entry.pattern} stands twice")
-            if not _is_covered(entry, wanted, coverage):
+            if not coverage.covers_all_of(entry):
                 raise _wrong(f"this message does not subscribe to {entry.channel} {entry.pattern}")
             found[entry] = position
     return Positions(found)
@@ -84,21 +83,18 @@ def _parse_map(fields: object) -> Iterable[tuple[Subscription, Position]]:
             yield entry, Position(epoch, seq)
 
 
-def _is_covered(entry: Subscription, wanted: frozenset[Subscription], coverage: Coverage) -> bool:
-    if not entry.is_wildcard:
-        return coverage.covers(StreamKey("", *entry))
-    return entry in wanted or coverage.covers_by_wildcard(
-        StreamKey("", entry.channel, entry.pattern[:-1])
-    )
-
-
 def build_positions(
     streams: Iterable[tuple[StreamKey, tuple[str, int]]],
 ) -> list[dict[str, Any]]:
     """Positions as a message has them: one map for each epoch, in the form of `resume`."""
     maps: dict[str, dict[str, dict[str, int]]] = {}
-    for stream, (epoch, seq) in sorted(streams):
-        maps.setdefault(epoch, {}).setdefault(stream.channel, {})[stream.symbol] = seq
+    place: tuple[str, str] | None = None
+    seqs: dict[str, int] = {}
+    for (_, channel, symbol), (epoch, seq) in sorted(streams):
+        if place != (epoch, channel):
+            place = (epoch, channel)
+            seqs = maps.setdefault(epoch, {}).setdefault(channel, {})
+        seqs[symbol] = seq
     return [
         {
             "epoch": epoch,

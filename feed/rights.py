@@ -103,11 +103,16 @@ class Rights:
         entitlements = self.entitlements
         if entitlements == EVERYTHING:
             return
-        for each in sorted(action.subscriptions | action.resume.symbols):
-            if not entitlements.narrow(self._feed, each):
-                raise InvalidAction(
-                    Fault.INSUFFICIENT_SUBSCRIPTION, f"{each.channel} {each.pattern}", action.id
-                )
+        feed = self._feed
+        # The first test is the quicker one, and there may be thousands.
+        refused = [
+            each
+            for each in action.subscriptions | action.resume.symbols
+            if not entitlements.allows(feed, each) and not entitlements.narrow(feed, each)
+        ]
+        if refused:
+            channel, pattern = min(refused)
+            raise InvalidAction(Fault.INSUFFICIENT_SUBSCRIPTION, f"{channel} {pattern}", action.id)
 
 
 def _concerns_feed(action: Action) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from feed import actions, protocol
+from feed.access.entitlements import Entitlements
 from feed.access.grant import UNASKED, Grant
 from feed.actions import Auth, Configure, ListSubscriptions, Subscribe, Unsubscribe
 from feed.audience import Audience
@@ -198,8 +199,12 @@ class Session:
         if not isinstance(request, Subscribe):
             return frozenset()
         # A stream under a wildcard that the store has lost: its client must hear of that.
-        named = request.subscriptions | request.resume.symbols
-        return frozenset(self._rights.narrow(dict.fromkeys(named)))
+        lost = {
+            each
+            for each in request.resume.symbols
+            if not self._hub.is_open(StreamKey(self.feed, *each))
+        }
+        return frozenset(self._rights.narrow(dict.fromkeys(request.subscriptions | lost)))
 
     def complete(self, request: Request, epoch: Callable[[], str]) -> Steps:
         """Carry a request out, now that its streams are open, and answer it.
@@ -316,6 +321,7 @@ class Session:
         self, request: Subscribe, epoch: Callable[[], str]
     ) -> Generator[None, None, bool]:
         held = self.subscriptions
+        rights = self._rights.entitlements
         asked = {
             each: request.options.or_else(held.get(each, NO_OPTIONS))
             for each in request.subscriptions
@@ -331,7 +337,7 @@ class Session:
             )  # fmt: skip
             yield from points.collect(form, self._clock().wall_us)
         behind = points.behind if points is not None and wants_past else None
-        change = yield from self._prepare(wanted, behind)
+        change = yield from self._prepare(wanted, behind, rights)
         if change is None:
             return False
         # Nothing may come between the rest, which happens at once: ticks on their way to others
@@ -359,16 +365,18 @@ class Session:
         self,
         wanted: dict[Subscription, Options],
         behind: Iterable[StreamKey] | None = None,
+        rights: Entitlements | None = None,
     ) -> Generator[None, None, _Change | None]:
         """Make everything ready, in steps, for the client to have these subscriptions.
 
         Args:
             behind: streams of which it is to be sent the past; None if that can't be.
+            rights: those that steps before this call have gone by, if there were any.
 
         Returns:
             What `_apply` needs; None if the client's rights have changed meanwhile.
         """
-        rights = self._rights.entitlements
+        rights = rights or self._rights.entitlements
         allowed = self._rights.narrow(wanted)
         yield
         deliveries = frozenset(

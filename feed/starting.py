@@ -47,7 +47,8 @@ class StartingPoints:
         self._held = tuple(held)
         self._origin = Origin(request.id)
         self._present: list[Stream] = []
-        self._encoded: dict[StreamKey, tuple[Tick, list[Piece]]] = {}
+        # Of each of them, the latest tick and its snapshot, where one is wanted.
+        self._snapshots: list[tuple[Tick | None, list[Piece]]] = []
         self._opened = hub.opened
         self.behind: dict[StreamKey, CatchUp] = {}
 
@@ -61,7 +62,7 @@ class StartingPoints:
         for streams in batches(self._hub.newly_covered(self._feed, self._new, self._held)):
             for stream in streams:
                 if self._sort_out(stream) and self._request.snapshot:
-                    self._encode(stream, form, written_us)
+                    self._snapshots.append(_snapshot(stream, form, written_us))
             yield
 
     def complete(self, audience: Audience | None, form: Form, written_us: int) -> None:
@@ -75,16 +76,15 @@ class StartingPoints:
             key = stream.key
             if key.feed != self._feed or not new.covers(key) or held.covers(key):
                 continue
-            if not self._sort_out(stream) and audience is not None:
+            if self._sort_out(stream):
+                self._snapshots.append((None, []))
+            elif audience is not None:
                 self._hub.postpone(audience, stream)
-        # A stream may have been closed, or closed and opened again: the last one counts.
-        carried = self._hub.stream
-        self._present = [each for each in self._present if carried(each.key) is each]
         if self._request.snapshot:
-            for stream in self._present:
-                known = self._encoded.get(stream.key)
-                if known is None or known[0] is not stream.latest:
-                    self._encode(stream, form, written_us)
+            snapshots = self._snapshots
+            for place, stream in enumerate(self._present):
+                if snapshots[place][0] is not stream.latest:
+                    snapshots[place] = _snapshot(stream, form, written_us)
 
     def positions(self) -> list[dict[str, Any]]:
         """Where the streams stand that begin with the present, in the form of `resume`."""
@@ -94,12 +94,7 @@ class StartingPoints:
 
     def snapshot(self) -> list[Piece]:
         """The latest tick of each stream that has one, marked as such."""
-        return [
-            piece
-            for stream in self._present
-            if stream.key in self._encoded
-            for piece in self._encoded[stream.key][1]
-        ]
+        return [piece for _, pieces in self._snapshots for piece in pieces]
 
     def _sort_out(self, stream: Stream) -> bool:
         """Note where a stream begins. True if that is the present."""
@@ -112,9 +107,11 @@ class StartingPoints:
         self.behind[stream.key] = CatchUp(position, start, self._origin)
         return False
 
-    def _encode(self, stream: Stream, form: Form, written_us: int) -> None:
-        if stream.latest is None:
-            self._encoded.pop(stream.key, None)
-            return
-        chunk = Chunk(stream.key, [replace(stream.latest, snap=True)], [stream.published_us])
-        self._encoded[stream.key] = stream.latest, encode_pieces(chunk, form, written_us)
+
+def _snapshot(stream: Stream, form: Form, written_us: int) -> tuple[Tick | None, list[Piece]]:
+    """The latest tick of a stream, and its encoding marked as a snapshot."""
+    latest = stream.latest
+    if latest is None:
+        return None, []
+    chunk = Chunk(stream.key, [replace(latest, snap=True)], [stream.published_us])
+    return latest, encode_pieces(chunk, form, written_us)

@@ -172,6 +172,14 @@ class Coverage:
             for length, prefixes in self._prefixes.get(stream.channel, _NO_PREFIXES).items()
         )
 
+    def covers_all_of(self, wanted: Subscription) -> bool:
+        """Whether one of the subscriptions matches every stream that another one matches."""
+        channel, pattern = wanted
+        # What covers "BTC-*" is a prefix of "BTC-".
+        is_wildcard = pattern.endswith("*")
+        symbol = pattern[:-1] if is_wildcard else pattern
+        return self.closest(channel, symbol, by_name=not is_wildcard) is not None
+
     def closest(self, channel: str, symbol: str, by_name: bool = True) -> Subscription | None:
         """The subscription that names a symbol, or else the one with its longest prefix.
 

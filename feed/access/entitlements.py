@@ -79,9 +79,7 @@ class Entitlements(Struct, frozen=True, dict=True):
         """Whether it covers a subscription as a whole."""
         if not (self.allows_feed(feed) and self.allows_channel(wanted.channel)):
             return False
-        # Whatever covers "BTC-*" is a prefix of "BTC-".
-        symbol = wanted.pattern.removesuffix("*")
-        return self._coverage.closest("", symbol, by_name=not wanted.is_wildcard) is not None
+        return self._coverage.covers_all_of(Subscription("", wanted.pattern))
 
     def _within(self, wanted: Subscription) -> Iterable[Subscription]:
         """The symbols and prefixes that a wildcard covers."""

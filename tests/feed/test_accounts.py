@@ -33,7 +33,7 @@ class Accounts(StoreRules):
         self.open_first()
         self.clients = [Accountant(self.world) for _ in range(2)]
         for client in self.clients:
-            client.say(action="subscribe", trades=["A*"], **{"bars:1s": ["A*"]})
+            client.say(None, action="subscribe", trades=["A*"], **{"bars:1s": ["A*"]})
 
     # -- what the store and the way from it do
 
@@ -168,8 +168,4 @@ class Accounts(StoreRules):
 
 
 Accounts.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
-
-
-@pytest.mark.usefixtures("one_stream_per_step")
-class TestAccounts(Accounts.TestCase):  # type: ignore[name-defined,misc]
-    pass
+TestAccounts = pytest.mark.usefixtures("one_stream_per_step")(Accounts.TestCase)

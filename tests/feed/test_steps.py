@@ -1,0 +1,284 @@
+"""Long actions are carried out in steps; whatever happens between two of them, nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from feed import slices
+from feed.access.entitlements import Entitlements
+from feed.access.grant import Grant, Proof
+from feed.actions import Auth
+from feed.blocks import Blocks
+from feed.encoding import Encoding
+from feed.hub import Hub
+from feed.outbox import Outbox
+from feed.replay_actions import Play, Steer
+from feed.session import Session
+from feed.slices import Steps, run_all
+from feed.ticks import StreamKey
+from feed.times import Moment, Time
+from tests.builders import NOW, ListSink, trade
+
+SYMBOLS = [f"S{number}" for number in range(8)]
+
+
+def key_of(symbol: str) -> StreamKey:
+    return StreamKey("live", "trades", symbol)
+
+
+class Market:
+    """A hub in which every stream can be made to tick, again and again."""
+
+    def __init__(self) -> None:
+        self.hub = Hub()
+        self.seqs: dict[str, int] = {}
+        self.now = NOW
+        for symbol in SYMBOLS:
+            self.open(symbol, seq=3)
+
+    def open(self, symbol: str, seq: int = 0) -> None:
+        self.seqs[symbol] = seq
+        latest = trade(symbol, seq=seq) if seq else None
+        self.hub.open_stream(key_of(symbol), latest, 1, epoch="e1", seq=seq)
+
+    def tick(self, later_ms: float = 1) -> None:
+        for symbol in self.seqs:
+            self.seqs[symbol] += 1
+            self.hub.publish(key_of(symbol), [trade(symbol, seq=self.seqs[symbol])], 1, "e1")
+        steady_s = self.now.steady_s + later_ms / 1000
+        self.now = Moment(steady_s, Time(self.now.wall + int(later_ms * 1e6)))
+        self.hub.flush(self.now)
+
+
+class Client:
+    """A session, and what it has heard."""
+
+    def __init__(self, market: Market, grant: Grant | None = None) -> None:
+        self.market = market
+        self.sink = ListSink()
+        self.session = Session(
+            market.hub, Outbox(self.sink, 1 << 20, lambda: None), "live", Encoding.JSON,
+            extended=True, subscriptions_max=100, grant=grant or Grant(),
+            clock=lambda: market.now,
+        )  # fmt: skip
+
+    def begin(self, **action: Any) -> Steps:
+        request = self.session.read(json.dumps(action))
+        assert request is not None
+        assert not isinstance(request, Auth | Play | Steer)
+        return self.session.complete(request, lambda: "e1")
+
+    def ask(self, **action: Any) -> None:
+        run_all(self.begin(**action))
+
+    def seqs(self, messages: list[dict[str, Any]]) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for each in messages:
+            if each["T"] == "t" and not each.get("snap"):
+                found.setdefault(each["S"], []).append(each["seq"])
+        return found
+
+    def catch_up(self) -> None:
+        follower = self.session.follower
+        while follower is not None and follower.behind:
+            assert not follower.advance(Blocks(), self.market.now)
+
+
+@pytest.fixture(autouse=True)
+def one_stream_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slices, "STEP_STREAMS", 1)
+
+
+@pytest.fixture
+def market() -> Market:
+    return Market()
+
+
+def carry_out(steps: Steps, between: Callable[[], None]) -> int:
+    """Carry out an action while something else happens in every gap; how many gaps there were."""
+    gaps = 0
+    for _ in steps:
+        gaps += 1
+        between()
+    return gaps
+
+
+def test_every_tick_after_the_positions_arrives_once(market: Market) -> None:
+    client = Client(market)
+    steps = client.begin(action="subscribe", trades=["*"], positions=True)
+    assert carry_out(steps, market.tick) > len(SYMBOLS)
+    reply, *before = client.sink.take()
+    assert reply["T"] == "subscription"
+    assert before == []
+    (positions,) = reply["positions"]
+    assert positions == {"epoch": "e1", "trades": market.seqs}
+    market.tick()
+    assert client.seqs(client.sink.take()) == {name: [seq] for name, seq in market.seqs.items()}
+
+
+def test_snapshots_are_those_at_the_reply(market: Market) -> None:
+    client = Client(market)
+    carry_out(client.begin(action="subscribe", trades=["*"], snapshot=True), market.tick)
+    reply, *snapshots = client.sink.take()
+    assert reply["T"] == "subscription"
+    assert {each["S"]: each["seq"] for each in snapshots if each["snap"]} == market.seqs
+    assert len(snapshots) == len(SYMBOLS)
+    market.tick()
+    assert client.seqs(client.sink.take()) == {name: [seq] for name, seq in market.seqs.items()}
+
+
+def open_in(market: Market, gap: int) -> Callable[[], None]:
+    """What opens a stream in one of the gaps, and has all tick in each."""
+    gaps = iter(range(100))
+
+    def between() -> None:
+        if next(gaps) == gap:
+            market.open("SNEW")
+        market.tick()
+
+    return between
+
+
+@pytest.mark.parametrize("gap", [0, 4, 9, 15])
+def test_a_stream_that_opens_meanwhile_is_in_the_snapshot(market: Market, gap: int) -> None:
+    client = Client(market)
+    steps = client.begin(action="subscribe", trades=["*"], snapshot=True, positions=True)
+    carry_out(steps, open_in(market, gap))
+    reply, *snapshots = client.sink.take()
+    assert reply["positions"][0]["trades"] == market.seqs
+    assert {each["S"]: each["seq"] for each in snapshots if each["snap"]} == market.seqs
+    assert market.seqs["SNEW"]
+
+
+@pytest.mark.parametrize("gap", [0, 4, 9, 15])
+def test_the_past_of_a_stream_that_opens_meanwhile_is_sent_too(market: Market, gap: int) -> None:
+    client = Client(market)
+    resume = {"epoch": "e1", "trades": {"*": 0}}
+    carry_out(client.begin(action="subscribe", trades=["*"], resume=resume), open_in(market, gap))
+    follower = client.session.follower
+    assert follower is not None
+    assert key_of("SNEW") in follower.behind
+    assert market.seqs["SNEW"]
+    market.tick()
+    assert client.seqs(client.sink.take()) == {}
+
+
+def test_changes_on_the_way_lose_and_repeat_nothing(market: Market) -> None:
+    client = Client(market)
+    client.ask(action="subscribe", trades=["*"], positions=True)
+    client.sink.take()
+    begun = dict(market.seqs)
+    for action in (
+        {"action": "configure", "stamps": True},
+        {"action": "subscribe", "trades": ["S1", "S2*"]},
+        {"action": "unsubscribe", "trades": ["S2*"]},
+        {"action": "configure", "stamps": False, "slow": "skip"},
+        {"action": "subscribe", "quotes": ["*"], "snapshot": True},
+    ):
+        assert carry_out(client.begin(**action), market.tick) > 1
+    market.tick()
+    assert client.seqs(client.sink.take()) == {
+        name: list(range(begun[name] + 1, seq + 1)) for name, seq in market.seqs.items()
+    }
+
+
+def test_intervals_can_change_while_ticks_come(market: Market) -> None:
+    first, second = Client(market), Client(market)
+    first.ask(action="subscribe", trades=["*"], positions=True, conflate_ms=50)
+    first.sink.take()
+    begun = dict(market.seqs)
+    carry_out(
+        second.begin(action="subscribe", trades=["*"], positions=True, conflate_ms=50), market.tick
+    )
+    (reply,) = second.sink.take()[:1]
+    came = dict(reply["positions"][0]["trades"])
+    carry_out(first.begin(action="configure", stamps=True), market.tick)
+    carry_out(first.begin(action="subscribe", trades=["*"], conflate_ms=20), market.tick)
+    carry_out(second.begin(action="subscribe", trades=["*"], conflate_ms=0), market.tick)
+    for _ in range(60):
+        market.tick(later_ms=5)
+    market.hub.flush(Moment(market.now.steady_s + 1, market.now.wall))
+    heard_second = [each for each in second.sink.take() if each["T"] == "t"]
+    for client, last, heard in ((first, begun, first.sink.take()), (second, came, heard_second)):
+        assert client is not None
+        for each in heard:
+            if each["T"] == "t":
+                assert each["seq"] - each.get("cf", 0) == last[each["S"]] + 1, each
+                last[each["S"]] = each["seq"]
+        assert last == market.seqs
+
+
+def test_who_is_being_sent_the_past_can_change_its_subscriptions(market: Market) -> None:
+    client = Client(market)
+    resume = {"epoch": "e1", "trades": market.seqs.copy()}
+    carry_out(client.begin(action="subscribe", trades=["*", "S1"], resume=resume), lambda: None)
+    follower = client.session.follower
+    assert follower is not None
+    assert set(follower.behind) == {key_of(symbol) for symbol in SYMBOLS}
+
+    def advance() -> None:
+        follower.advance(Blocks(), market.now)
+
+    steps = client.begin(action="unsubscribe", trades=["S1"])
+    next(steps)
+    next(steps)
+    assert carry_out(steps, advance) > len(SYMBOLS)
+    assert len(follower.behind) == len(SYMBOLS)
+    client.catch_up()
+    market.tick()
+    assert set(client.seqs(client.sink.take())) == set(SYMBOLS)
+
+
+def test_rights_that_shrink_meanwhile_count(market: Market) -> None:
+    everything = Grant(Proof.KEY, "k", Entitlements(symbols=("S*",)))
+    client = Client(market, everything)
+    shrunk = Grant(Proof.KEY, "k", Entitlements(symbols=("S1", "S2")))
+    steps = client.begin(action="subscribe", trades=["*"], snapshot=True, positions=True)
+    for _ in range(4):
+        next(steps)
+    rest = client.session.entitle(shrunk)
+    run_all(steps)
+    run_all(rest)
+    reply, *snapshots = client.sink.take()
+    assert set(reply["positions"][0]["trades"]) == {each["S"] for each in snapshots} == {"S1", "S2"}
+    market.tick()
+    assert set(client.seqs(client.sink.take())) == {"S1", "S2"}
+
+
+@pytest.mark.parametrize("gap", range(0, 20, 3))
+def test_a_client_that_leaves_on_the_way_leaves_nothing_behind(market: Market, gap: int) -> None:
+    client = Client(market)
+    steps = client.begin(action="subscribe", trades=["*"], snapshot=True)
+    for _ in range(gap):
+        next(steps, None)
+    steps.close()  # type: ignore[attr-defined]
+    client.session.leave()
+    assert market.hub.sizes == (len(SYMBOLS), 0)
+    assert not any(market.hub.is_wanted(key_of(symbol)) for symbol in SYMBOLS)
+
+
+def test_two_clients_of_the_same_streams_connect_them_together(market: Market) -> None:
+    first, second = Client(market), Client(market)
+    one = first.begin(action="subscribe", trades=["*"])
+    two = second.begin(action="subscribe", trades=["*"])
+    alone = sum(1 for _ in Client(market).begin(action="subscribe", trades=["S*"]))
+    gaps = 0
+    while True:
+        gaps += 1
+        market.tick()
+        ended = [next(steps, None) is None and steps_done(steps) for steps in (one, two)]
+        if all(ended):
+            break
+    assert gaps < alone
+    first.sink.take()
+    second.sink.take()
+    market.tick()
+    assert first.sink.written[0] is second.sink.written[0]
+
+
+def steps_done(steps: Steps) -> bool:
+    return getattr(steps, "gi_frame", None) is None

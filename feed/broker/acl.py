@@ -69,17 +69,29 @@ class _Names(NamedTuple):
 _CONNECT: Final = "client|setname script|load"
 
 
-def users(feeds: Sequence[str] = ()) -> dict[str, list[Grant]]:
+def users(feeds: Sequence[str] = (), database: int = 0) -> dict[str, list[Grant]]:
     """The users and what each may do: the first grant of each goes without keys.
 
     Args:
         feeds: these alone, each with a publisher and a maker of bars of its own; none stands for
             every feed, with one of each for all.
+        database: whose channels they may use. Redis grants keys in all databases alike.
     """
     everything = _names(feeds or (ANY,))
     publishers = {publisher_of(feed): _publisher(_names([feed])) for feed in feeds or (ANY,)}
     makers = {bar_maker_of(feed): _bar_maker(feed) for feed in feeds or (ANY,)}
-    return {**publishers, **makers, SERVER: _server(everything), READER: _reader(everything)}
+    found = {**publishers, **makers, SERVER: _server(everything), READER: _reader(everything)}
+    return {user: _in_database(grants, database) for user, grants in found.items()}
+
+
+def _in_database(grants: list[Grant], database: int) -> list[Grant]:
+    if not database:
+        return grants
+    connect, *others = [
+        grant._replace(channels=[keys.channel_in(database, each) for each in grant.channels])
+        for grant in grants
+    ]
+    return [connect._replace(commands=f"{connect.commands} select"), *others]
 
 
 def publisher_of(feed: str) -> str:
@@ -98,14 +110,14 @@ def rules(grants: Sequence[Grant]) -> list[str]:
     return ["reset", "on", *first.split(), *(f"({words})" for words in others)]
 
 
-def aclfile(feeds: Sequence[str] = ()) -> str:
+def aclfile(feeds: Sequence[str] = (), database: int = 0) -> str:
     """An aclfile in which each password is left to be filled in, else Redis does not take it.
 
     The user `default` is in it, with all rights and a password: where a file does not name it, it
     needs none, and everybody is in charge.
     """
     lines = [f"user {ADMIN} reset on {placeholder(ADMIN)} ~* &* +@all"]
-    for name, grants in users(feeds).items():
+    for name, grants in users(feeds, database).items():
         reset, on, *rest = rules(grants)
         lines.append(" ".join(["user", name, reset, on, placeholder(name), *rest]))
     return "".join(f"{line}\n" for line in lines)

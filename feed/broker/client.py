@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -14,6 +17,7 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from feed.broker import keys
 from feed.errors import (
     AccessDenied,
     BrokerUnavailable,
@@ -49,6 +53,29 @@ BUSY, TRYAGAIN and codes of later versions. A producer that ends over one of tho
 that keeps trying over a permanent one only says so. A script that gets such an answer has written
 nothing: Redis checks before a script's first write.
 """
+_PARAMETERS: Final = frozenset(
+    {
+        *("db", "username", "password", "client_name", "max_connections", "timeout"),
+        *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
+    }
+) | (
+    _TLS_PARAMETERS := frozenset(
+        {
+            *("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"),
+            *("ssl_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers"),
+            "ssl_min_version",
+        }
+    )
+)
+"""What may stand behind the ? of a URL. redis-py takes more, such as `protocol`, which is not ours
+to leave to a URL: the readers of replies rely on it."""
+_DATABASE: Final = re.compile(r"[0-9]{1,9}")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SAFE: Final = re.compile(
+    r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/\d{0,9})?|/[^@?#]*", re.ASCII
+)
+"""A host with a port and a database, or the path of a socket."""
+_SHOWN: Final = 40
 _DENIED_IN_SCRIPT: Final = "ACL failure in script: "
 _NAMES_TOLD: Final = 4
 
@@ -84,12 +111,11 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
     connections are busy, a command waits for one.
 
     Raises:
-        InvalidSettings: the URL is not one of redis://, rediss:// or unix://, or the file of
-            certificates that it names can't be used.
+        InvalidSettings: the URL is malformed, or a file that it names can't be used. The text
+            holds no credentials.
     """
     try:
-        if urlsplit(url).scheme not in SCHEMES:
-            raise ValueError("no redis://, rediss:// or unix:// URL")
+        _check_url(url)
         pool = _Pool.from_url(
             url,
             protocol=2,
@@ -101,17 +127,87 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
             client_name="tickcast",
             driver_info=None,  # Else it tells its own name too, which takes a right.
         )
-        if ca := pool.connection_kwargs.get("ssl_ca_certs"):
-            _check_certificates(ca)
+        for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+            if path := pool.connection_kwargs.get(name):
+                _check_file(path, is_authority=name == "ssl_ca_certs")
+        # redis-py looks at most parameters only when it connects.
+        pool.make_connection()  # type: ignore[no-untyped-call]
         return _Client.from_pool(pool)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, exceptions.RedisError) as error:
         raise InvalidSettings(f"redis_url: {safe_url(url)!a}: {error}") from None
 
 
-def _check_certificates(path: str) -> None:
+def database_of(client: Redis) -> int:
+    """The number of the database that a client uses."""
+    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
+def channel_of(client: Redis, channel: str) -> str:
+    """What a channel is called in the database that a client uses; see `keys.channel_in`."""
+    return keys.channel_in(database_of(client), channel)
+
+
+def _check_url(url: str) -> None:
+    """Refuse what redis-py would ignore, misread, or only stumble over when it connects.
+
+    Raises:
+        ValueError: what is wrong, in words that hold neither user nor password.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.hostname
+        parameters = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
+    except ValueError:
+        # Its words may quote any part of the URL.
+        raise ValueError("the host or what is behind the ? is malformed") from None
+    if parts.scheme not in SCHEMES:
+        raise ValueError("no redis://, rediss:// or unix:// URL")
+    if _BAD_ESCAPE.search(url):
+        raise ValueError("a % is not followed by two hexadecimal digits; write it as %25")
+    if not url.isprintable() or " " in url:
+        raise ValueError("a blank or a control character is not written as %20 or the like")
+    behind = f"{parts.path}{parts.query}{parts.fragment}"
+    if "@" in behind and parts.scheme != "unix":
+        raise ValueError("/, ?, # and @ in a password are written as %2F, %3F, %23 and %40")
+    if parts.fragment or url.endswith("#"):
+        raise ValueError("it has no part that begins with #")
+    _check_place(parts)
+    for name, value in parameters:
+        if name not in _PARAMETERS or (name in _TLS_PARAMETERS and parts.scheme != "rediss"):
+            known = _PARAMETERS if parts.scheme == "rediss" else _PARAMETERS - _TLS_PARAMETERS
+            (nearest,) = get_close_matches(name, sorted(known), n=1, cutoff=0)
+            raise ValueError(f"unknown parameter {name[:_SHOWN]!a}; the nearest is {nearest}")
+        if not value:
+            raise ValueError(f"the parameter {name} is empty")
+        if name == "db" and not _DATABASE.fullmatch(value):
+            raise ValueError("db is not the number of a database")
+
+
+def _check_place(parts: SplitResult) -> None:
+    """Refuse a URL that does not say where; Redis's own default is no better than a guess."""
+    if parts.scheme == "unix":
+        if len(parts.path) < 2 or not parts.path.startswith("/") or parts.hostname:
+            raise ValueError("it is unix:///PATH of a socket, with three slashes")
+        return
+    if parts.hostname is None:
+        raise ValueError("it names no host")
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError("its port is not a number from 1 to 65535")
+    if parts.path not in ("", "/") and not _DATABASE.fullmatch(parts.path[1:]):
+        raise ValueError("behind the host stands nothing but the number of a database")
+
+
+def _check_file(path: str, *, is_authority: bool) -> None:
     # redis-py would look when it connects, and it would seem that Redis were away.
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        if is_authority:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        else:
+            Path(path).open("rb").close()
     except ssl.SSLError:
         raise ValueError(f"{path} holds no certificate in PEM form") from None
     except OSError as error:
@@ -119,12 +215,15 @@ def _check_certificates(path: str) -> None:
 
 
 def safe_url(url: str) -> str:
-    """The URL without its credentials, for messages and logs."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "…"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """The URL without its credentials, for messages and logs.
+
+    In a malformed one they may stand anywhere: only what is certain to be no secret is shown.
+    """
+    scheme, sign, rest = url.partition("://")
+    match = _SAFE.fullmatch(rest.rpartition("@")[2].partition("?")[0])
+    if not sign or scheme not in SCHEMES or match is None:
+        return f"{scheme}://…" if sign and scheme.isalnum() else "…"
+    return f"{scheme}://{match[0]}"
 
 
 @contextmanager

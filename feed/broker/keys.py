@@ -3,6 +3,9 @@
 All keys of one stream share a hash tag, so that one publish touches one slot of a cluster. The
 parts of a tag are joined by `/`, which neither feed nor channel names contain: a symbol may hold
 any of the other characters.
+
+Redis separates the keys of its databases, but not their channels: what is published in one is heard
+in all. So channels have names of their own in every database but the first, see `channel_in`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from feed.ticks import StreamKey
 from feed.times import Time
 
 _PREFIX: Final = "tickcast:"
+_PREFIX_ELSEWHERE: Final = "tickcast@"
 ALL_HISTORIES: Final = f"{_PREFIX}*:history"
 """Glob that matches the history of every stream."""
 SEATED_SERVERS: Final = f"{_PREFIX}seats:{{seats}}:servers"
@@ -92,6 +96,24 @@ def heartbeat(name: str) -> str:
 def seats(room: str) -> str:
     """Hash: how many connections each server has that count together."""
     return f"{_PREFIX}seats:{{seats}}:{room}"
+
+
+def channel_in(database: int, channel: str) -> str:
+    """What a channel is called in a database; `channel` is its name in database 0.
+
+    >>> channel_in(0, epoch("live")), channel_in(1, epoch("live"))
+    ('tickcast:{live}:epoch', 'tickcast@1:{live}:epoch')
+    """
+    if not database:
+        return channel
+    return f"{_PREFIX_ELSEWHERE}{database}:{channel.removeprefix(_PREFIX)}"
+
+
+def channel_in_first(channel: str) -> str:
+    """The name in database 0 of a channel that may be of another one."""
+    if channel.startswith(_PREFIX_ELSEWHERE):
+        return f"{_PREFIX}{channel.partition(':')[2]}"
+    return channel
 
 
 def to_member(stream: StreamKey) -> str:

@@ -12,7 +12,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import translated_errors
+from feed.broker.client import channel_of, translated_errors
 from feed.broker.pipe import Pipe
 from feed.broker.replays import read_state
 from feed.broker.store import Store
@@ -42,6 +42,7 @@ async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
         await store.history(nowhere, 0)
         await read_state(client, feed)
         channels += [keys.announcements(feed), keys.ticks(nowhere), keys.replay_states(feed)]
+    channels = [channel_of(client, channel) for channel in channels]
     await _subscribe(client, channels)
     with translated_errors():
         await client.zrem(keys.SEATED_SERVERS, _NAME)

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from feed.broker import keys
-from feed.broker.client import execute, translated_errors
+from feed.broker.client import channel_of, execute, translated_errors
 from feed.broker.scripts import Script
 from feed.broker.steering import Command, parse_command
 from feed.broker.store import Store
@@ -81,7 +81,7 @@ class Stage:
         """
         done = await _ANNOUNCE.call(
             self._client, [keys.replay(self.feed)], self._name, pack_state(state),
-            int(EXPIRY_S * 1000), keys.replay_states(self.feed),
+            int(EXPIRY_S * 1000), self._channel(keys.replay_states(self.feed)),
         )  # fmt: skip
         if not done:
             raise ReplayFailed(
@@ -92,7 +92,7 @@ class Stage:
         """Give the place up, with last words. Raises as `announce` does but for ReplayFailed."""
         await _LEAVE.call(
             self._client, [keys.replay(self.feed)], self._name, pack_state(state),
-            keys.replay_states(self.feed),
+            self._channel(keys.replay_states(self.feed)),
         )  # fmt: skip
 
     async def serve(self, carry_out: Callable[[Command], Awaitable[State]]) -> None:
@@ -119,7 +119,11 @@ class Stage:
             reply |= (await carry_out(parse_command(data))).fields()
         except ReplayFailed as error:
             reply["error"] = str(error)
-        await self._client.publish(keys.replay_replies(self.feed), encode(reply, Encoding.JSON))
+        channel = self._channel(keys.replay_replies(self.feed))
+        await self._client.publish(channel, encode(reply, Encoding.JSON))
+
+    def _channel(self, name: str) -> str:
+        return channel_of(self._client, name)
 
 
 class Origins:
@@ -197,7 +201,8 @@ async def steer(client: Redis, feed: str, command: Mapping[str, object]) -> Stat
     with translated_errors():
         async with _listening(client, keys.replay_replies(feed)) as replies:
             heard_by = await client.publish(
-                keys.replay_commands(feed), msgspec.json.encode({"id": id_, **command})
+                channel_of(client, keys.replay_commands(feed)),
+                msgspec.json.encode({"id": id_, **command}),
             )
             if not heard_by:
                 raise ReplayFailed(f"no replay plays into the feed {feed}")
@@ -256,7 +261,7 @@ def _read_map(data: bytes) -> dict[str, Any] | None:
 async def _listening(client: Redis, channel: str) -> AsyncIterator[PubSub]:
     """Messages of a channel, once Redis has confirmed that they will come."""
     async with client.pubsub() as heard:
-        await heard.subscribe(channel)
+        await heard.subscribe(channel_of(client, channel))
         async with asyncio.timeout(REPLY_TIMEOUT_S):
             while await heard.get_message(timeout=_POLL_S) is None:
                 pass

@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import translated_errors
+from feed.broker.client import channel_of, translated_errors
 from feed.broker.pipe import Command, Pipe
 from feed.broker.scripts import Script, is_unknown
 from feed.broker.store import Store
@@ -165,7 +165,7 @@ class Sender:
             keys.sortable(max([tick.time for tick in batch.ticks])),
             self._name,
             batch.number,
-            keys.ticks(key),
+            channel_of(self._client, keys.ticks(key)),
         )
 
     def _note(self, key: StreamKey, count: int, first_seq: int) -> None:
@@ -183,7 +183,8 @@ class Sender:
 
         It comes after the publish, so that what the directory lists has been published.
         """
-        directory, channel = [keys.directory(self._feed)], keys.announcements(self._feed)
+        directory = [keys.directory(self._feed)]
+        channel = channel_of(self._client, keys.announcements(self._feed))
         await _ANNOUNCE.call_through(
             self._pipe,
             self._client,

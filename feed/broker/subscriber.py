@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import check_version, named, translated_errors
+from feed.broker.client import channel_of, check_version, named, translated_errors
 from feed.broker.replies import Connection, ReplyReader, open_connection
 from feed.errors import BrokerUnavailable, TickcastError
 from feed.tasks import end_tasks
@@ -134,9 +134,10 @@ class Subscriber:
         for start in range(0, len(channels), _CHANNELS_PER_COMMAND):
             if self._connection is None:
                 raise BrokerUnavailable("no connection to Redis")
+            part = channels[start : start + _CHANNELS_PER_COMMAND]
             with translated_errors():
                 await self._connection.send_command(
-                    command, *channels[start : start + _CHANNELS_PER_COMMAND]
+                    command, *(channel_of(self._client, channel) for channel in part)
                 )
 
     async def _receive_until_cut(self) -> None:
@@ -176,7 +177,7 @@ class Subscriber:
         """Give up a connection on which our own messages do not come back in time."""
         self._heard.clear()
         with translated_errors():
-            await connection.send_command("SUBSCRIBE", self._heartbeats)
+            await connection.send_command("SUBSCRIBE", channel_of(self._client, self._heartbeats))
         await self._heard.wait()
         while True:
             self._heard.clear()
@@ -196,7 +197,7 @@ class Subscriber:
         while True:
             try:
                 with translated_errors():
-                    await self._client.publish(self._heartbeats, b"")
+                    await self._client.publish(channel_of(self._client, self._heartbeats), b"")
                 return
             except BrokerUnavailable:
                 # It may be that this one connection was cut, and the next has more luck.
@@ -210,13 +211,13 @@ class Subscriber:
         if isinstance(reply, exceptions.RedisError):
             raise named(reply, ("SUBSCRIBE", *(self._unconfirmed or (self._heartbeats,))))
         if reply[0] == b"message":
-            channel = reply[1].decode()
+            channel = keys.channel_in_first(reply[1].decode())
             if channel == self._heartbeats:
                 self._heard.set()
             else:
                 self._on_message(channel, reply[2])
         elif reply[0] == b"subscribe":
-            channel = reply[1].decode()
+            channel = keys.channel_in_first(reply[1].decode())
             if channel == self._heartbeats:
                 self._heard.set()
             else:

@@ -11,7 +11,9 @@ from feed.cli.common import check_feeds
 @click.command()
 @click.option("--feed", "feeds", multiple=True, callback=check_feeds,
               help="Only this feed, with a publisher of its own; repeatable.")  # fmt: skip
-def acl(feeds: tuple[str, ...]) -> None:
+@click.option("--database", type=click.IntRange(min=0), default=0, show_default=True,
+              help="The number behind the host in the Redis's URL.")  # fmt: skip
+def acl(feeds: tuple[str, ...], database: int) -> None:
     """Print an aclfile for Redis: users who may publish, serve or look, and no more.
 
     \b
@@ -20,4 +22,4 @@ def acl(feeds: tuple[str, ...]) -> None:
     Replace all behind the # with what this prints, once for each user:
       printf %s "$PASSWORD" | sha256sum | cut -c -64
     """
-    click.echo(aclfile(feeds), nl=False)
+    click.echo(aclfile(feeds, database), nl=False)

@@ -25,6 +25,7 @@ def test_it_prints_the_file(shell: Shell) -> None:
     assert shell.run("acl").out == aclfile()
     finished = shell.run("acl", "--feed", "live", "--feed", "cme", "--feed", "live")
     assert (finished.code, finished.out, finished.err) == (0, aclfile(FEEDS), "")
+    assert shell.run("acl", "--database", "3").out == aclfile((), 3)
 
 
 @pytest.mark.parametrize("feed", ["*", "li ve", "live/trades", "{live}", ""])

@@ -29,12 +29,14 @@ from tests.faults.valkey import Valkey
 class LockedStore(Valkey):
     """A valkey-server with the aclfile for some feeds; it keeps its data through a SIGKILL."""
 
-    def __init__(self, directory: Path, feeds: Sequence[str]) -> None:
+    def __init__(self, directory: Path, feeds: Sequence[str], database: int) -> None:
         super().__init__(directory, keeps=True)
         self.feeds = feeds
+        self.database = database
+        self.users = users(feeds, database)
         self._aclfile = directory / "users.acl"
-        text = aclfile(feeds)
-        for name in (ADMIN, *users(feeds)):
+        text = aclfile(feeds, database)
+        for name in (ADMIN, *self.users):
             # With the space, since the names of some users begin with the names of others.
             text = text.replace(f"{placeholder(name)} ", f"#{sha256(password_of(name))} ")
         self._aclfile.write_text(text)
@@ -44,7 +46,7 @@ class LockedStore(Valkey):
         return self.url_of(ADMIN)
 
     def url_of(self, user: str) -> str:
-        return f"redis://{user}:{password_of(user)}@127.0.0.1:{self.port}"
+        return f"redis://{user}:{password_of(user)}@127.0.0.1:{self.port}/{self.database}"
 
     def publisher(self, feed: str) -> str:
         """Who may publish into a feed."""
@@ -94,8 +96,10 @@ def sha256(text: str) -> str:
 
 
 @asynccontextmanager
-async def locked_store(directory: Path, feeds: Sequence[str]) -> AsyncIterator[LockedStore]:
-    store = LockedStore(directory, feeds)
+async def locked_store(
+    directory: Path, feeds: Sequence[str], database: int = 0
+) -> AsyncIterator[LockedStore]:
+    store = LockedStore(directory, feeds, database)
     try:
         await store.start()
         yield store
@@ -111,6 +115,6 @@ async def client_of(store: LockedStore, user: str) -> AsyncIterator[Redis]:
 
 async def take_away(store: LockedStore, user: str, command: str) -> None:
     """Give a user all its rights but one."""
-    reset, on, *granted = rules(users(store.feeds)[user])
+    reset, on, *granted = rules(store.users[user])
     left = (re.sub(rf" ?\+{re.escape(command)}(?=[ )]|$)", "", rule) for rule in granted)
     await store.ask("ACL", "SETUSER", user, reset, on, f">{password_of(user)}", *filter(None, left))

@@ -13,8 +13,8 @@ import pytest
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.acl import READER, SERVER, users
-from feed.broker.client import check_version
+from feed.broker.acl import READER, SERVER
+from feed.broker.client import channel_of, check_version
 from feed.broker.publisher import Publisher
 from feed.broker.replays import Stage, read_state, steer
 from feed.broker.steering import Command
@@ -40,9 +40,9 @@ FEEDS = ("live", "cme")
 PUBLISHERS_MAX = 64
 
 
-@pytest.fixture(params=[(), FEEDS], ids=["all feeds", "named feeds"])
+@pytest.fixture(params=[((), 0), (FEEDS, 3)], ids=["all feeds", "named feeds, database 3"])
 async def store(request: pytest.FixtureRequest, runtime_dir: Path) -> AsyncIterator[LockedStore]:
-    async with locked_store(runtime_dir, request.param) as store:
+    async with locked_store(runtime_dir, *request.param) as store:
         yield store
 
 
@@ -59,7 +59,7 @@ async def test_a_publisher_does_its_whole_job(store: LockedStore, settings: Sett
             await replay_something(client)
         await come_after_many_others(store, client, settings, numbered(7))
     assert await store.refused() == []
-    granted = commands_of(users(store.feeds)[user])
+    granted = commands_of(store.users[user])
     assert granted - await store.used() == set()
 
 
@@ -83,7 +83,7 @@ async def test_a_maker_of_bars_does_its_whole_job(store: LockedStore, settings: 
             # The second one is announced.
             await make_a_bar(client, trades, settings, symbol)
     assert await store.refused() == []
-    assert commands_of(users(store.feeds)[user]) - await store.used() == set()
+    assert commands_of(store.users[user]) - await store.used() == set()
 
 
 async def make_a_bar(client: Redis, trades: Publisher, settings: Settings, symbol: str) -> None:
@@ -208,7 +208,7 @@ async def test_a_server_does_its_whole_job(store: LockedStore, runtime_dir: Path
             async with running_server(settings, url) as another, talking(another.stream):
                 await come_again(server.stream, store)
     assert await store.refused() == []
-    assert commands_of(users(store.feeds)[SERVER]) - await store.used() == set()
+    assert commands_of(store.users[SERVER]) - await store.used() == set()
 
 
 def subscriber_of(server: RunningServer) -> Subscriber:
@@ -285,12 +285,10 @@ async def test_a_reader_may_look(store: LockedStore, settings: Settings) -> None
         assert len(await reader.xrevrange(keys.history(ES), count=1)) == 1
         assert await read_state(client, "live") is None
         async with client.pubsub() as messages:
-            await messages.subscribe(
-                keys.ticks(ES), keys.announcements("live"), keys.replay_states("live")
-            )
-            await messages.psubscribe(
-                keys.ticks(StreamKey(store.feeds[0] if store.feeds else "*", "*", "*"))
-            )
+            channels = (keys.ticks(ES), keys.announcements("live"), keys.replay_states("live"))
+            await messages.subscribe(*(channel_of(client, each) for each in channels))
+            pattern = keys.ticks(StreamKey(store.feeds[0] if store.feeds else "*", "*", "*"))
+            await messages.psubscribe(channel_of(client, pattern))
             await messages.unsubscribe()
             await messages.punsubscribe()
     assert await store.refused() == []

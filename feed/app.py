@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from socket import socket
@@ -23,25 +23,25 @@ from feed.access.entitlements import Entitlements
 from feed.access.gate import Gate
 from feed.access.grant import Grant
 from feed.address_limits import AddressLimits
+from feed.addresses import party_of
+from feed.answers import Body, Build, LongResponse, Pauses, RequestLimits
 from feed.encoding import Encoding, encode
 from feed.engine import Engine, running_engine
 from feed.errors import Refused, TapeNotFound, TickcastError
 from feed.handshake import denial, serve_connection
 from feed.headers import SecurityHeaders
+from feed.listings import PAGE_MAX, Page, list_latest, list_symbols
 from feed.loop_share import LoopShare
 from feed.scraping import answer_scrape, serving_metrics
 from feed.settings import Settings
 from feed.ticks import (
-    CHANNELS,
     DEFAULT_FEED,
-    Coverage,
     Subscription,
     is_feed_name,
     is_pattern,
-    sort_channels,
+    is_symbol,
 )
 
-_SNAPSHOT_STREAMS_MAX: Final = 10_000
 _PROBES: Final = frozenset(("/health", "/ready"))
 _READY_TIMEOUT_S: Final = 1.0
 
@@ -125,7 +125,7 @@ def create_app(
         exception_handlers={Refused: _refused, TickcastError: _unavailable},
     )
     app.router.redirect_slashes = False  # `/stream/` is no address of ours.
-    return SecurityHeaders(_KnownHosts(app))
+    return SecurityHeaders(RequestLimits(_KnownHosts(app)))
 
 
 class _KnownHosts:
@@ -219,15 +219,12 @@ async def _metrics(request: Request) -> Response:
 
 
 async def _symbols(request: Request) -> Response:
-    feed = _feed_of(request)
+    engine, feed, page = _engine(request), _feed_of(request), _page_of(request)
     rights = await _entitlements_in(request, feed)
-    channels: dict[str, list[str]] = {}
-    for key in await _engine(request).store.streams(feed):
-        if not rights.narrow(feed, Subscription(key.channel, key.symbol)):
-            continue
-        channels.setdefault(key.symbol, []).append(key.channel)
-    return _json(
-        [{"S": symbol, "channels": sort_channels(channels[symbol])} for symbol in sorted(channels)]
+    return await _long_answer(
+        request,
+        ("symbols", feed, rights, page),
+        lambda: list_symbols(engine.store, feed, rights, page),
     )
 
 
@@ -236,37 +233,60 @@ async def _snapshot(request: Request) -> Response:
     patterns = [text for text in given.split(",") if text]
     if not patterns:
         raise HTTPException(400, "name symbols, as in /snapshot?symbols=AAPL,MSFT")
-    engine, feed = _engine(request), _feed_of(request)
+    engine, feed, page = _engine(request), _feed_of(request), _page_of(request)
     rights = await _entitlements_in(request, feed)
     if len(patterns) > engine.settings.subscriptions_max:
         raise HTTPException(400, f"at most {engine.settings.subscriptions_max} symbols at once")
     for pattern in patterns:
         if not is_pattern(pattern):
             raise HTTPException(400, f"{pattern[:40]!a} is no symbol")
-    wanted = Coverage(
-        part
-        for channel in CHANNELS
-        for pattern in patterns
-        for part in rights.narrow(feed, Subscription(channel, pattern))
+    return await _long_answer(
+        request,
+        ("snapshot", feed, rights, tuple(patterns), page),
+        lambda: list_latest(engine.store, feed, rights, patterns, page),
     )
-    found = sorted(
-        (key for key in await engine.store.streams(feed) if wanted.covers(key)),
-        key=lambda key: (key.symbol, CHANNELS.index(key.channel)),
-    )
-    if len(found) > _SNAPSHOT_STREAMS_MAX:
-        raise HTTPException(400, f"more than {_SNAPSHOT_STREAMS_MAX} streams, name fewer symbols")
-    heads = await engine.store.heads(found)
-    return _json([head.latest for head in heads if head.latest is not None])
+
+
+def _page_of(request: Request) -> Page:
+    """Which part of a listing a request asks for, by `limit` and `after`."""
+    limit, after = request.query_params.get("limit"), request.query_params.get("after", "")
+    if limit is not None and not (limit.isascii() and limit.isdigit() and len(limit) <= 5):
+        raise HTTPException(400, f"limit: {limit[:40]!a} is no number from 1 to {PAGE_MAX}")
+    count = PAGE_MAX if limit is None else int(limit)
+    if not 1 <= count <= PAGE_MAX:
+        raise HTTPException(400, f"limit: {count} is no number from 1 to {PAGE_MAX}")
+    if after and not is_symbol(after):
+        raise HTTPException(400, f"after: {after[:40]!a} is no symbol")
+    return Page(count, after)
+
+
+async def _long_answer(request: Request, key: Hashable, build: Build) -> Response:
+    engine = _engine(request)
+    is_limited = engine.door.limiter_of(request.scope) is not None
+    address = party_of(request.client.host) if is_limited and request.client else None
+    place = engine.answers.enter(key, build, address)
+    try:
+        return LongResponse(await place.body(), place)
+    except BaseException:
+        place.leave()
+        raise
 
 
 async def _tapes(request: Request) -> Response:
+    engine = _engine(request)
     rights = (await _grant_of(request)).entitlements
+    return await _long_answer(request, ("tapes", rights), lambda: _list_tapes(engine, rights))
+
+
+async def _list_tapes(engine: Engine, rights: Entitlements) -> Body:
+    pauses = Pauses()
     try:
-        listings = await _engine(request).projector.listings()
+        listings = await engine.projector.listings()
     except TapeNotFound as error:
         raise HTTPException(404, str(error)) from None
     found = []
     for each in listings:
+        await pauses.pause()
         wanted = [Subscription(*stream) for stream in each.streams]
         channels: dict[str, list[str]] = {}
         for channel, symbol in rights.narrow_all(each.feed, dict.fromkeys(wanted)):
@@ -274,7 +294,7 @@ async def _tapes(request: Request) -> Response:
         if channels:
             found.append({"tape": each.id, "feed": each.feed, "ticks": each.ticks,
                           "from": each.first, "to": each.last, "channels": channels})  # fmt: skip
-    return _json(found)
+    return Body(encode(found, Encoding.JSON))
 
 
 def _feed_of(request: Request) -> str:

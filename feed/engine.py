@@ -12,6 +12,7 @@ from typing import Final
 
 from feed.access.gate import Gate
 from feed.address_limits import AddressLimits
+from feed.answers import Answers
 from feed.backfill import Backfill
 from feed.broker.attempts import Attempts
 from feed.broker.client import make_client
@@ -52,6 +53,7 @@ class Engine:
     loop_share: LoopShare
     address_limits: AddressLimits
     slices: TimeSlices
+    answers: Answers
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -91,15 +93,17 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
     tasks.supervise("private_replays", projector.run)
     tasks.supervise("connection_counter", seats.run)
     tasks.supervise("key_watcher", door.watch)
+    answers = Answers()
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_try()
         yield Engine(
             settings, hub, upstream, upstream.store, backfill, projector, door, replays, tasks,
-            LoopShare(), limits, slices,
+            LoopShare(), limits, slices, answers,
         )  # fmt: skip
     finally:
+        await answers.close()
         await tasks.close()
         await upstream.close()
         await seats.leave()

@@ -8,13 +8,18 @@ asked only when the whole request is there, so that a refusal never meets an ans
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import math
+import sys
+import termios
 from collections import Counter
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 import httptools
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -22,17 +27,16 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from feed import http_rules as rules
+from feed.address_limits import AddressLimiter, AddressLimits
 from feed.errors import CLOSE_GRACE_S
-from feed.http_rules import SLICE_BYTES, Refusal
+from feed.http_rules import SLICE_BYTES, STALLED, Refusal
+from feed.loop_share import LoopShare
 
-STALLED: Final = "stalled"
-MALFORMED: Final = "malformed"
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 """Where uvicorn's configuration has no `handshake_timeout_s`."""
 
-_PIPELINE_MAX: Final = 32
-_STILL_MAX: Final = 6
-"""Half a minute by default: the kernel asks for more only when a third of its buffer is free."""
+_PIPELINE_MAX: Final = 8
+_BUSY_RETRY_S: Final = 5
 _TIMEOUT: Final = HTTPStatus.REQUEST_TIMEOUT
 _BAD: Final = HTTPStatus.BAD_REQUEST
 
@@ -44,15 +48,20 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     One timer goes with a connection. It begins anew with each request but the first, whose time
     counts from the connection's beginning. Where it finds a request that is not complete, the
-    connection ends; and where it finds, several times, that nothing was read of an answer.
+    connection ends. Answers that nobody reads are found by the server, which looks at all
+    connections at once: `note_progress`.
 
     What goes no further is counted in the `refused` of the lifespan's state, if there is one.
+
+    Attributes:
+        served: how many requests it has begun to answer.
     """
 
     # Among uvicorn's own attributes they would double the size of a dict.
     __slots__ = (
-        "_due", "_due_s", "_held", "_in_head", "_is_handshake", "_is_over", "_is_receiving",
-        "_patience_s", "_refused", "_size", "_still", "_timer", "_unread",
+        "_address", "_due", "_due_s", "_held", "_in_head", "_is_handshake", "_is_over",
+        "_is_receiving", "_patience_s", "_refused", "_share", "_size", "_still", "_timer",
+        "_unread", "served",
     )  # fmt: skip
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -62,10 +71,13 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
         """When the timer is to look, by the loop's clock."""
+        self._share: LoopShare = self.app_state.get("loop_share") or LoopShare()
+        self._address: AddressLimiter | None = None
+        self.served = 0
         self._unread: float = math.inf
-        """Bytes of answers that the client had not taken at the last look."""
+        """Bytes of answers that the client had not acknowledged at the last look."""
         self._still = 0
-        """Looks since it has taken any."""
+        """Looks since it has acknowledged any."""
         self._is_over = False
         """Nothing is parsed any more."""
         self._is_receiving = False
@@ -84,10 +96,54 @@ class FeedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait()
+        limits: AddressLimits | None = self.app_state.get("address_limits")
+        if limits is not None and self.client is not None:
+            self._address = limits.of_peer(self.client[0])
+        if self._address is not None:
+            self._address.connections += 1
+            self._check_address(self._address)
+        self._check_room()
+
+    def _check_address(self, address: AddressLimiter) -> None:
+        """Refuse an address before anything of its request is parsed."""
+        wait_s = address.shut_out_s(self.loop.time())
+        reason = rules.SHUT_OUT
+        if not wait_s and address.connections > address.limits.connections_max:
+            wait_s, reason = _BUSY_RETRY_S, rules.ADDRESS
+        if wait_s:
+            headers = [(b"retry-after", b"%d" % wait_s)]
+            self._refuse(Refusal(HTTPStatus.TOO_MANY_REQUESTS, headers, reason))
+
+    def _check_room(self) -> None:
+        """Where the number of connections is bounded, the oldest that never asked makes room."""
+        limit: int | None = getattr(self.config, "http_connections_max", None)
+        if limit is None or len(self.connections) <= limit:
+            return
+        others = [
+            each for each in self.connections
+            if isinstance(each, FeedHttpProtocol) and not each.served and each is not self
+        ]  # fmt: skip
+        if others:
+            min(others, key=lambda each: each._due_s).make_room()
+        elif not self._is_over:
+            headers = [(b"retry-after", b"%d" % _BUSY_RETRY_S)]
+            self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, headers, rules.FULL))
+
+    def make_room(self) -> None:
+        """End, so that another connection can be served."""
+        self._is_over = True
+        self._refused[STALLED] += 1
+        self.transport.abort()
+
+    def _leave_address(self) -> None:
+        if self._address is not None:
+            self._address.connections -= 1
+            self._address = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over = True
         self._stop_waiting()
+        self._leave_address()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
@@ -107,19 +163,40 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(wait_s, self._look) if wait_s > 0 else None
         if self._timer is not None:
             return
-        unread = self.transport.get_write_buffer_size()
-        self._still = self._still + 1 if unread and unread >= self._unread else 0
-        self._unread = unread or math.inf
         if self._is_receiving and not self._is_answering():
-            self._refuse(Refusal(_TIMEOUT))
-        elif self._still >= _STILL_MAX:
-            self._refused[STALLED] += 1
-            self.transport.abort()
-        elif unread or self._is_answering() or self.timeout_keep_alive_task is not None:
+            self._refuse(Refusal(_TIMEOUT, reason=STALLED))
+        elif (
+            self.transport.get_write_buffer_size()
+            or self._is_answering()
+            or self.timeout_keep_alive_task is not None
+        ):
             self._wait()
         else:
             self._refused[STALLED] += 1
             self._close()
+
+    def note_progress(self) -> int:
+        """Look how much the client has read of what it asked for; the server calls it each second.
+
+        Returns:
+            How many looks in a row have found that it read nothing, though something waits for it.
+        """
+        waiting = self.transport.get_write_buffer_size()
+        unread = waiting + unacknowledged(self.transport) if waiting else math.inf
+        self._still = self._still + 1 if waiting and unread >= self._unread else 0
+        self._unread = unread
+        return self._still
+
+    @property
+    def patience_looks(self) -> int:
+        """How many such looks are too many, where there are few such clients: some 10 s."""
+        return max(1, round(2 * self._patience_s))
+
+    def give_up_reader(self) -> None:
+        """Cut a client that reads nothing of its answers."""
+        self._refused[STALLED] += 1
+        self._is_over = True
+        self.transport.abort()
 
     def _is_answering(self) -> bool:
         """Whether the answer to a complete request is still to come, or has come in part."""
@@ -161,7 +238,6 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._is_receiving = self._in_head = True
         self._size = 0
         if self.cycle is not None:
-            self._unread = math.inf
             self._wait()
 
     def on_url(self, url: bytes) -> None:
@@ -202,13 +278,14 @@ class FeedHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
         if self._held is not None:
             app, self._held = self._held, None
-            super()._start_asgi_task(self.cycle, app)
+            self._start_asgi_task(self.cycle, app)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.more_body:
             self._held = app
         else:
-            super()._start_asgi_task(cycle, app)
+            self.served += 1
+            super()._start_asgi_task(cycle, partial(_run_in_turn, self._share, app))
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -224,6 +301,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         """As uvicorn's, and let go of everything: from here on the other protocol has it all."""
         self._is_over = True
         self._stop_waiting()
+        self._leave_address()
         super().handle_websocket_upgrade()
         # The two hold each other, and collections are rare.
         self.parser = None  # type: ignore[assignment]
@@ -231,7 +309,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
     # -- endings
 
     def timeout_keep_alive_handler(self) -> None:
-        # An answer that is still being read is given the time; `_look` sees whether it is.
+        # An answer that is still being read is given the time; `note_progress` sees whether it is.
         self.timeout_keep_alive_task = None
         super().timeout_keep_alive_handler()
 
@@ -251,7 +329,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._due = refusal.with_traceback(None)  # Its frames would keep this object.
             return
         logger.debug("refused a request: %d %s", refusal.status, refusal)
-        self._refused[STALLED if refusal.status == _TIMEOUT else MALFORMED] += 1
+        self._refused[refusal.reason] += 1
         if self.transport.is_closing():
             self._close()
             return
@@ -280,3 +358,28 @@ class FeedHttpProtocol(HttpToolsProtocol):
     def _abort_later(self) -> None:
         self._stop_waiting()
         self._timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
+
+
+async def _run_in_turn(
+    share: LoopShare, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Run an application, in a turn of the loop in which few others begin."""
+    await share.start()
+    await app(scope, receive, send)
+
+
+def unacknowledged(transport: asyncio.Transport) -> int:
+    """Bytes in the kernel that the other end has not acknowledged; 0 where that is not known.
+
+    A client on a slow line acknowledges something every now and then, long before the kernel has
+    room for more. Source: tcp(7), SIOCOUTQ.
+    """
+    socket = transport.get_extra_info("socket")
+    if socket is None or sys.platform != "linux":
+        return 0
+    try:
+        return int.from_bytes(
+            fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder
+        )
+    except OSError:
+        return 0

@@ -10,6 +10,13 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
+STALLED: Final = "stalled"
+MALFORMED: Final = "malformed"
+SHUT_OUT: Final = "shut_out"
+ADDRESS: Final = "address"
+FULL: Final = "full"
+"""What refusals count as in the metrics."""
+
 HEADERS_MAX: Final = 100
 URL_MAX_BYTES: Final = 8 * 1024
 HEAD_MAX_BYTES: Final = 16 * 1024
@@ -35,12 +42,14 @@ class Refusal(Exception):
 
     Attributes:
         headers: what its answer says besides.
+        reason: what it counts as in the metrics.
     """
 
-    def __init__(self, status: HTTPStatus, headers: Headers = ()) -> None:
+    def __init__(self, status: HTTPStatus, headers: Headers = (), reason: str = MALFORMED) -> None:
         super().__init__(status.phrase)
         self.status = status
         self.headers = headers
+        self.reason = reason
 
 
 def check_size(size: int, headers: int, *, in_head: bool) -> None:

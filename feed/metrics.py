@@ -22,7 +22,7 @@ from feed.door import REFUSALS
 from feed.encoding import Encoding
 from feed.engine import Engine
 from feed.errors import CloseCode
-from feed.http import MALFORMED, STALLED
+from feed.http_rules import MALFORMED, STALLED
 
 _CLOSE_CODES: Final = frozenset(CloseCode) | {1001, 1003, 1005, 1006}
 """Those with a label of their own; a client can close with any number it likes."""

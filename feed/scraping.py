@@ -6,17 +6,22 @@ import asyncio
 import contextlib
 import hmac
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, Final
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from feed.answers import RequestLimits
 from feed.engine import Engine
 from feed.headers import SecurityHeaders
 from feed.metrics import CONTENT_TYPE, render_metrics
+from feed.server import Server, server_config
+
+_CONNECTIONS_MAX: Final = 32
+"""Few programs scrape. A new connection takes the place of the oldest that asked for nothing."""
 
 
 def answer_scrape(request: Request, engine: Engine) -> Response:
@@ -48,17 +53,19 @@ async def serving_metrics(engine: Engine, listener: socket.socket) -> AsyncItera
 
     app = Starlette(routes=[Route("/metrics", metrics)])
     app.router.redirect_slashes = False
-    config = uvicorn.Config(
-        SecurityHeaders(app),
-        http="httptools",
+    config = server_config(
+        SecurityHeaders(RequestLimits(app)),
+        engine.settings,
         ws="none",
         lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
+        http_connections_max=_CONNECTIONS_MAX,
     )
-    server = _SecondServer(config)
+    server = _MetricsServer(config)
+    server.state = {
+        "refused": engine.hub.counters.refused,
+        "loop_share": engine.loop_share,
+        "address_limits": engine.address_limits,
+    }
     task = asyncio.create_task(server.serve([listener]), name="metrics")
     try:
         yield
@@ -67,8 +74,18 @@ async def serving_metrics(engine: Engine, listener: socket.socket) -> AsyncItera
         await task
 
 
-class _SecondServer(uvicorn.Server):
-    """A uvicorn server that leaves the signals to the first one of its process."""
+class _MetricsServer(Server):
+    """A second server in its process. It leaves the signals to the first.
+
+    Attributes:
+        state: what the protocol class looks for in the state of a lifespan.
+    """
+
+    state: Mapping[str, Any]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self.lifespan.state.update(self.state)
+        await super().startup(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -30,9 +30,12 @@ from feed.websocket import FeedProtocol
 _BACKLOG: Final = 2048
 _FREE_PORT_TRIES: Final = 20
 _SEND_BUFFER_BYTES: Final = 256 * 1024
+_RECEIVE_BUFFER_BYTES: Final = 64 * 1024
 _GIVE_BACK_AFTER_TICKS: Final = 100
 """Ten seconds: uvicorn's ticks come ten times in one."""
 _WARN_AGAIN_S: Final = 60.0
+_STUCK_READERS: Final = 8
+"""So many clients that read nothing of their HTTP answers are cut at once, fewer after a while."""
 _TLS_SHUTDOWN_TIMEOUT_S: Final = 2.0
 """How long a client may take to read its last bytes and say good-bye on the level of TLS."""
 
@@ -51,7 +54,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        on_started: Callable[[], None],
+        on_started: Callable[[], None] = lambda: None,
         certificate: Certificate | None = None,
         handshake_timeout_s: float | None = None,
     ) -> None:
@@ -111,10 +114,7 @@ class Server(uvicorn.Server):
         if counter % 10 == 0:
             if self._certificate is not None:
                 await asyncio.to_thread(self._certificate.look)
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, FeedProtocol):
-                    connection.keep_alive(now)
+            self._look_after_connections()
         if counter % _GIVE_BACK_AFTER_TICKS == 0:
             give_back()
         return await super().on_tick(counter)
@@ -136,6 +136,19 @@ class Server(uvicorn.Server):
                     " have %d; raise `ulimit -n`, or lower connections_max",
                     os.strerror(error.errno).lower(), soft,
                 )  # fmt: skip
+
+    def _look_after_connections(self) -> None:
+        now = asyncio.get_running_loop().time()
+        stuck: list[tuple[int, FeedHttpProtocol]] = []
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, FeedProtocol):
+                connection.keep_alive(now)
+            elif isinstance(connection, FeedHttpProtocol) and (looks := connection.note_progress()):
+                stuck.append((looks, connection))
+        is_crowd = len(stuck) >= _STUCK_READERS
+        for looks, connection in stuck:
+            if is_crowd or looks >= connection.patience_looks:
+                connection.give_up_reader()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop in good order, however often one asks: it takes less than two seconds.
@@ -179,6 +192,8 @@ def bind(host: str, port: int) -> socket.socket:
     # Connections inherit it. By itself, Linux would let some 4 MB pile up for a client that does
     # not read, on top of what its outbox may hold. (It doubles the figure, for its own overhead.)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    # Clients say little. What waits here of a flood has to be thrown away.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
     return listener
 
 
@@ -267,34 +282,41 @@ class _Config(uvicorn.Config):
         *,
         handshake_timeout_s: float,
         frame_limit: FrameLimit,
+        http_connections_max: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(app, **options)
         self.handshake_timeout_s = handshake_timeout_s
         self.frame_limit = frame_limit
+        self.http_connections_max = http_connections_max
 
 
-def server_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
-    """How uvicorn runs our application."""
-    return _Config(
-        app,
-        handshake_timeout_s=settings.handshake_timeout_s,
-        frame_limit=FrameLimit(settings.frames_per_s, settings.frames_burst),
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=list(settings.trusted_proxies),
-        http=FeedHttpProtocol,
-        ws=FeedProtocol,
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws_max_size=settings.message_max_bytes,
-        ws_ping_interval=settings.ping_interval_s,
-        ws_ping_timeout=settings.ping_timeout_s,
-        ws_per_message_deflate=False,
-        backlog=_BACKLOG,
-        timeout_graceful_shutdown=1,
-    )
+def server_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.Config:
+    """How uvicorn runs our application.
+
+    Args:
+        options: of uvicorn's configuration, in place of what it would be; and
+            `http_connections_max`, how many connections there may be that are no WebSockets.
+    """
+    ours: dict[str, Any] = {
+        "handshake_timeout_s": settings.handshake_timeout_s,
+        "frame_limit": FrameLimit(settings.frames_per_s, settings.frames_burst),
+        "proxy_headers": bool(settings.trusted_proxies),
+        "forwarded_allow_ips": list(settings.trusted_proxies),
+        "http": FeedHttpProtocol,
+        "ws": FeedProtocol,
+        "lifespan": "on",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "ws_max_size": settings.message_max_bytes,
+        "ws_ping_interval": settings.ping_interval_s,
+        "ws_ping_timeout": settings.ping_timeout_s,
+        "ws_per_message_deflate": False,
+        "backlog": _BACKLOG,
+        "timeout_graceful_shutdown": 1,
+    }
+    return _Config(app, **(ours | options))
 
 
 async def serve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
@@ -90,10 +90,16 @@ class Store:
 
     async def streams(self, feed: str) -> set[StreamKey]:
         """Every stream that was ever published in the feed."""
+        return {key async for key in self.listed(feed)}
+
+    async def listed(self, feed: str) -> AsyncIterator[StreamKey]:
+        """The same, one by one: the caller may pause between them, since there may be very many."""
         with translated_errors():
             members = await self._client.smembers(keys.directory(feed))
-        found = (keys.from_member(feed, _text(member)) for member in members)
-        return {key for key in found if key.channel in CHANNELS and is_symbol(key.symbol)}
+        for member in members:
+            key = keys.from_member(feed, _text(member))
+            if key.channel in CHANNELS and is_symbol(key.symbol):
+                yield key
 
     async def heads(self, streams: Sequence[StreamKey]) -> list[Head]:
         """Where each of the streams stands now, in the order given."""

@@ -134,3 +134,36 @@ async def test_on_an_address_of_their_own_there_is_nothing_else(
             assert reply.headers["cache-control"] == "no-store"
             for path in ("/", "/health", "/symbols", "/stream", "/metrics/", "/static/page.js"):
                 assert (await apart.get(path)).status_code == 404
+
+
+async def test_their_port_is_protected_as_the_stream_is(settings: Settings, redis_url: str) -> None:
+    quick = replace(settings, handshake_timeout_s=2.0)
+    with bind("127.0.0.1", 0) as listener:
+        host, port = listener.getsockname()
+        async with running_server(quick, redis_url, metrics_listener=listener):
+
+            async def dialled(words: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(words)
+                return reader, writer
+
+            stalled = [await dialled(b"GET /metrics HTTP/1.1\r\nX: ") for _ in range(100)]
+            # The oldest have made room, and a scraper is served while the others are there.
+            async with httpx.AsyncClient(base_url=address_of(listener)) as scraper:
+                assert (await scraper.get("/metrics")).status_code == 200
+            ends = await asyncio.gather(
+                *(reader.read() for reader, _ in stalled), return_exceptions=True
+            )
+            assert sum(isinstance(end, OSError) or not end for end in ends) >= 65
+            assert all(b" 408 " in end for end in ends if isinstance(end, bytes) and end)
+
+            reader, endless = await dialled(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
+            endless.write(b"X: %b\r\n" % bytes(1000).replace(b"\0", b"x") * 20)
+            assert b" 431 " in await reader.readline()
+            reader, upgrade = await dialled(
+                b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            assert b" 200 " in await reader.readline()
+            for writer in (*(writer for _, writer in stalled), endless, upgrade):
+                writer.close()

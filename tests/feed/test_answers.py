@@ -7,7 +7,7 @@ import contextlib
 import socket as sockets
 from collections import Counter
 from collections.abc import AsyncIterator
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import httpx
@@ -100,14 +100,14 @@ async def many(publisher: Publisher) -> None:
 
 @contextlib.asynccontextmanager
 async def longest_turn() -> AsyncIterator[list[float]]:
-    """The longest time that the loop was held, in seconds."""
+    """The longest turn of the loop, in seconds of processor time: the machine may be busy."""
     longest = [0.0]
 
     async def watch() -> None:
-        at_s = perf_counter()
+        at_s = thread_time()
         while True:
             await asyncio.sleep(0)
-            now_s = perf_counter()
+            now_s = thread_time()
             longest[0] = max(longest[0], now_s - at_s)
             at_s = now_s
 
@@ -137,8 +137,8 @@ async def test_bursts_build_little_and_hold_nobody_up(
                 writer.close()
             assert min(sizes) == max(sizes) > 20 * STREAMS
             assert built["live"] <= 4
-            # All in one go takes 100 to 500 ms on an idle machine, and this one may be busy.
-            assert longest[0] < 0.25
+            # All in one go takes 100 to 500 ms.
+            assert longest[0] < 0.06
 
 
 async def asked(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager, nullcontext
@@ -43,7 +42,6 @@ from feed.ticks import (
 )
 
 _PROBES: Final = frozenset(("/health", "/ready"))
-_READY_TIMEOUT_S: Final = 1.0
 
 
 _PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
@@ -200,13 +198,8 @@ async def _health(request: Request) -> Response:
 
 async def _ready(request: Request) -> Response:
     engine = _engine(request)
-    if not engine.upstream.subscriber.connected:
-        return _json({"status": "not ready", "reason": "no connection to Redis"}, 503)
-    try:
-        async with asyncio.timeout(_READY_TIMEOUT_S):
-            await engine.store.ping()
-    except TimeoutError:
-        return _json({"status": "not ready", "reason": "Redis does not answer"}, 503)
+    if (trouble := await engine.upstream.subscriber.trouble()) is not None:
+        return _json({"status": "not ready", "reason": trouble}, 503)
     if engine.tasks.down:
         failed = ", ".join(engine.tasks.down)
         return _json({"status": "not ready", "reason": f"failed, about to restart: {failed}"}, 503)

@@ -250,7 +250,7 @@ class Upstream:
             announcements = (keys.announcements(feed) for feed, _ in self._feeds)
             wanted = {*self._runs.channels, *self._others, *announcements}
             try:
-                await self.subscriber.unsubscribe(self.subscriber.channels - wanted)
+                self.subscriber.unsubscribe(self.subscriber.channels - wanted)
             except TickcastError as error:
                 logger.debug("could not unsubscribe: %s", error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
@@ -24,12 +25,11 @@ _ERRORS: Final[dict[str, type[exceptions.RedisError]]] = {
 
 
 class Connection(Protocol):
-    """What is used of redis-py's connection: it connects, logs in and sends, but does not read."""
+    """What is used of redis-py's connection: it connects and logs in."""
 
     _writer: asyncio.StreamWriter
 
     async def connect(self) -> None: ...
-    async def send_command(self, *words: str) -> None: ...
     async def disconnect(self, nowait: bool) -> None: ...
 
 
@@ -55,6 +55,7 @@ class ReplyReader(asyncio.BufferedProtocol):
 
     Attributes:
         ended: fails when the connection is cut, or with what `on_reply` raises.
+        received_s: when the last bytes arrived, on `time.monotonic`; 0 before the first.
     """
 
     def __init__(self, transport: asyncio.Transport, on_reply: Callable[[Any], None]) -> None:
@@ -66,6 +67,7 @@ class ReplyReader(asyncio.BufferedProtocol):
         self._buffer = bytearray(READ_BYTES)
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.received_s = 0.0
         # Stopped in between, because a loop chooses how to read when it starts to.
         transport.pause_reading()
         transport.set_protocol(self)
@@ -77,6 +79,7 @@ class ReplyReader(asyncio.BufferedProtocol):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.received_s = time.monotonic()
         if nbytes == READ_BYTES:
             # More is waiting, and uvloop would go on until it has read all of it.
             self._transport.pause_reading()

@@ -63,11 +63,6 @@ class Store:
     def __init__(self, client: Redis) -> None:
         self._client = client
 
-    async def ping(self) -> None:
-        """Raises BrokerUnavailable unless the store answers."""
-        with translated_errors():
-            await self._client.ping()
-
     async def epoch(self, feed: str, keep: bool = False) -> str:
         """The feed's epoch; a feed without one gets its first.
 

@@ -8,14 +8,17 @@ import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
+import hiredis
 from redis import exceptions
 from redis.asyncio import Redis
 
 from feed.broker import keys
 from feed.broker.client import channel_of, check_version, named, translated_errors
-from feed.broker.replies import Connection, ReplyReader, open_connection
+from feed.broker.pipe import Command, Pipe
+from feed.broker.replies import ReplyReader, open_connection
 from feed.errors import BrokerUnavailable, TickcastError
 from feed.tasks import end_tasks
 
@@ -24,23 +27,33 @@ _BACKOFF_MAX_S: Final = 1.0
 _CONFIRM_TIMEOUT_S: Final = 5.0
 _CHANNELS_PER_COMMAND: Final = 500
 _HEARTBEAT_S: Final = 0.5
+_HEARTBEAT_MIN_S: Final = 0.02
+"""Between two heartbeats when `trouble` is asked for all the time."""
 _SILENCE_S: Final = 2.0
-"""How long a heartbeat may be on its way; its sender then knows within three seconds."""
-_GRACE_S: Final = 0.1
-"""Time to read what has come already, for an event loop that was busy when time ran out."""
+"""After this time without a byte the connection is given up."""
+_ANSWER_S: Final = 1.0
+"""How long `trouble` waits for a heartbeat."""
+_LOOK_S: Final = 0.1
 
 logger = logging.getLogger("tickcast.broker")
 
 
 class Subscriber:
-    """Receives messages of channels that somebody asked for.
+    """Receives the messages of subscribed channels.
 
-    After a cut it connects again with back-off, subscribes to everything once more and then calls
-    `on_reconnect`: what was published in between has to be got from elsewhere.
+    After a cut it connects again with back-off, subscribes to all channels once more and then calls
+    `on_reconnect`: what was published in between has to come from elsewhere.
 
-    It sends itself a heartbeat through a channel of its own. A connection whose other end has
-    fallen silent looks like a quiet one; and where publishing and receiving have come apart, such
-    as between an old master and a new one, only a message that takes both ways tells.
+    It publishes a heartbeat to itself, through its own channel. A connection whose other end has
+    fallen silent looks like a quiet one. And only a message that goes in and comes out shows that
+    publishing and receiving have come apart, such as between an old master and a new one. The
+    heartbeats have a connection to themselves: in the pool they would wait behind the handshakes
+    of a crowd. The subscriber gives its connection up
+
+    - when not a byte has arrived for two seconds, or
+    - when Redis has passed a heartbeat on to no receiver, and none has arrived in that time.
+
+    Only time in which the event loop was there to read counts. A busy loop is not Redis's fault.
 
     Attributes:
         delay_s: how long the last heartbeat took to come back.
@@ -56,12 +69,22 @@ class Subscriber:
         self._on_message = on_message
         self._on_reconnect = on_reconnect
         self._channels: set[str] = set()
+        """To be received, on this connection and the next ones."""
+        self._confirmed: set[str] = set()
+        """Those that Redis has confirmed on this connection."""
         self._unconfirmed: dict[str, asyncio.Future[None]] = {}
-        self._connection: Connection | None = None
+        self._transport: asyncio.Transport | None = None
+        self._replies: ReplyReader | None = None
         self._first_try = asyncio.Event()
-        self._heartbeats = keys.heartbeat(secrets.token_hex(6))
-        self._heard = asyncio.Event()
         self._connects = 0
+        self._heartbeats = keys.heartbeat(secrets.token_hex(6))
+        self._hurry = asyncio.Event()
+        self._answer: asyncio.Future[str | None] | None = None
+        # When the last heartbeat was sent with a PING, that Redis has accepted, that has returned.
+        self._pinged_s = self._accepted_s = self._returned_s = 0.0
+        # When the first heartbeat was sent that Redis has passed on to no receiver.
+        self._astray_since_s: float | None = None
+        self._heard_s = 0.0
         self.delay_s = 0.0
 
     @property
@@ -72,16 +95,39 @@ class Subscriber:
     @property
     def connected(self) -> bool:
         """Whether messages are flowing."""
-        return self._connection is not None
+        return self._transport is not None
+
+    @property
+    def heard_s(self) -> float:
+        """When the last bytes arrived, on `time.monotonic`; 0 before the first."""
+        received_s = self._replies.received_s if self._replies is not None else 0.0
+        return max(self._heard_s, received_s)
 
     @property
     def channels(self) -> set[str]:
-        """The channels whose messages come."""
+        """The channels to be received."""
         return set(self._channels)
 
     async def wait_for_first_try(self) -> None:
         """Return when the first attempt to connect has succeeded or failed."""
         await self._first_try.wait()
+
+    async def trouble(self) -> str | None:
+        """Say why Redis can't be used now, or return None.
+
+        A heartbeat is sent at once and has a second to come back, not counting the time for which
+        the event loop was busy.
+        """
+        for _ in range(round(_ANSWER_S / _LOOK_S)):
+            if not self.connected:
+                break
+            if self._answer is None:
+                self._answer = asyncio.get_running_loop().create_future()
+            self._hurry.set()
+            await asyncio.wait([answer := self._answer], timeout=_LOOK_S)
+            if answer.done():
+                return answer.result()
+        return "Redis does not answer" if self.connected else "no connection to Redis"
 
     async def run(self) -> None:
         """Connect and receive until cancelled."""
@@ -90,7 +136,7 @@ class Subscriber:
             try:
                 await self._receive_until_cut()
             except TickcastError as error:
-                if self._connection is not None:
+                if self.connected:
                     delay = _BACKOFF_FIRST_S
                     logger.warning("lost Redis: %s", error)
                 else:
@@ -101,20 +147,23 @@ class Subscriber:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, _BACKOFF_MAX_S)
 
+    # -- channels
+    #
+    # Commands are written at once, without awaiting: Redis gets them in the order in which the sets
+    # here have changed.
+
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Return when Redis has confirmed that messages of the channels will come.
 
         Raises:
             BrokerUnavailable: it has not; the channels are not subscribed.
         """
-        missing = [channel for channel in channels if channel not in self._channels]
+        missing = [channel for channel in channels if channel not in self._confirmed]
         new = [channel for channel in missing if channel not in self._unconfirmed]
-        if self._connection is None:
-            raise BrokerUnavailable("no connection to Redis")
+        self._write("SUBSCRIBE", new)
         for channel in new:
             self._unconfirmed[channel] = asyncio.get_running_loop().create_future()
         waiting = [self._unconfirmed[channel] for channel in missing]
-        await self._send("SUBSCRIBE", new)
         if waiting:
             # Not gather(): it would pass our cancellation on to the others that wait here.
             _, late = await asyncio.wait(waiting, timeout=_CONFIRM_TIMEOUT_S)
@@ -123,22 +172,33 @@ class Subscriber:
             for future in waiting:
                 future.result()
 
-    async def unsubscribe(self, channels: Iterable[str]) -> None:
-        """No longer receive the channels."""
-        gone = [channel for channel in channels if channel in self._channels]
-        self._channels.difference_update(gone)
-        if gone and self._connection is not None:
-            await self._send("UNSUBSCRIBE", gone)
+    def unsubscribe(self, channels: Iterable[str]) -> None:
+        """Receive the channels no longer.
 
-    async def _send(self, command: str, channels: list[str]) -> None:
+        A channel that Redis has still to confirm stays; call it again.
+
+        Raises:
+            BrokerUnavailable: there is no connection; the next one is without the channels.
+        """
+        gone = [
+            channel
+            for channel in channels
+            if channel in self._channels and channel not in self._unconfirmed
+        ]
+        self._channels.difference_update(gone)
+        self._confirmed.difference_update(gone)
+        if gone:
+            self._write("UNSUBSCRIBE", gone)
+
+    def _write(self, command: str, channels: list[str]) -> None:
+        if self._transport is None or self._transport.is_closing():
+            raise BrokerUnavailable("no connection to Redis")
         for start in range(0, len(channels), _CHANNELS_PER_COMMAND):
-            if self._connection is None:
-                raise BrokerUnavailable("no connection to Redis")
             part = channels[start : start + _CHANNELS_PER_COMMAND]
-            with translated_errors():
-                await self._connection.send_command(
-                    command, *(channel_of(self._client, channel) for channel in part)
-                )
+            part = [channel_of(self._client, channel) for channel in part]
+            self._transport.write(hiredis.pack_command((command, *part)))  # type: ignore[arg-type]
+
+    # -- the connection
 
     async def _receive_until_cut(self) -> None:
         await check_version(self._client)
@@ -147,11 +207,17 @@ class Subscriber:
         tasks: list[asyncio.Task[None]] = []
         try:
             replies = ReplyReader(transport, self._take)
-            self._connection = connection
+            self._replies, self._transport = replies, transport
             self._connects += 1
             self._first_try.set()
             logger.info("connected to Redis")
-            work = (self._receive(replies), self._heartbeat(connection), self._resubscribe())
+            self._write("SUBSCRIBE", [self._heartbeats])
+            work = (
+                self._receive(replies),
+                self._send_heartbeats(),
+                self._watch(replies),
+                self._resubscribe(),
+            )
             tasks += [asyncio.create_task(each) for each in work]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -163,45 +229,9 @@ class Subscriber:
 
     async def _resubscribe(self) -> None:
         """Subscribe to everything once more, if this is not the first connection."""
-        if not self._channels:
-            return
-        channels, self._channels = self._channels, set()
-        try:
-            await self.subscribe(sorted(channels))
-        finally:
-            # Not forgotten when this fails as well: the next connection tries again.
-            self._channels |= channels
-        await self._on_reconnect()
-
-    async def _heartbeat(self, connection: Connection) -> None:
-        """Give up a connection on which our own messages do not come back in time."""
-        self._heard.clear()
-        with translated_errors():
-            await connection.send_command("SUBSCRIBE", channel_of(self._client, self._heartbeats))
-        await self._heard.wait()
-        while True:
-            self._heard.clear()
-            began = time.monotonic()
-            try:
-                async with asyncio.timeout(_SILENCE_S):
-                    await self._send_heartbeat()
-                    await self._heard.wait()
-            except TimeoutError:
-                await asyncio.sleep(_GRACE_S)
-                if not self._heard.is_set():
-                    raise BrokerUnavailable("Redis has fallen silent") from None
-            self.delay_s = time.monotonic() - began
-            await asyncio.sleep(_HEARTBEAT_S)
-
-    async def _send_heartbeat(self) -> None:
-        while True:
-            try:
-                with translated_errors():
-                    await self._client.publish(channel_of(self._client, self._heartbeats), b"")
-                return
-            except BrokerUnavailable:
-                # It may be that this one connection was cut, and the next has more luck.
-                await asyncio.sleep(_GRACE_S)
+        if self._channels:
+            await self.subscribe(sorted(self._channels))
+            await self._on_reconnect()
 
     async def _receive(self, replies: ReplyReader) -> None:
         with translated_errors():
@@ -213,26 +243,105 @@ class Subscriber:
         if reply[0] == b"message":
             channel = keys.channel_in_first(reply[1].decode())
             if channel == self._heartbeats:
-                self._heard.set()
+                self._take_heartbeat(float(reply[2]))
             else:
                 self._on_message(channel, reply[2])
         elif reply[0] == b"subscribe":
-            channel = keys.channel_in_first(reply[1].decode())
-            if channel == self._heartbeats:
-                self._heard.set()
-            else:
-                self._confirm(channel)
+            self._confirm(keys.channel_in_first(reply[1].decode()))
 
     def _confirm(self, channel: str) -> None:
+        if channel == self._heartbeats:
+            return
         self._channels.add(channel)
+        self._confirmed.add(channel)
         confirmed = self._unconfirmed.pop(channel, None)
         if confirmed is not None and not confirmed.done():
             confirmed.set_result(None)
 
     def _drop_connection(self) -> None:
-        self._connection = None
+        self._heard_s = self.heard_s
+        self._transport = self._replies = None
+        self._confirmed.clear()
+        self._astray_since_s = None
+        self._resolve("no connection to Redis")
         for future in self._unconfirmed.values():
             if not future.done():
                 future.set_exception(BrokerUnavailable("the connection to Redis was cut"))
                 future.exception()  # Perhaps nobody waits any more: count it as seen.
         self._unconfirmed.clear()
+
+    # -- whether it is alive
+
+    async def _send_heartbeats(self) -> None:
+        pipe = Pipe(self._client)
+        try:
+            while True:
+                self._hurry.clear()
+                await self._send_heartbeat(pipe)
+                await asyncio.sleep(_HEARTBEAT_MIN_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_HEARTBEAT_S - _HEARTBEAT_MIN_S):
+                        await self._hurry.wait()
+        finally:
+            await pipe.close()
+
+    async def _send_heartbeat(self, pipe: Pipe) -> None:
+        sent_s = time.monotonic()
+        channel = channel_of(self._client, self._heartbeats)
+        commands: list[Command] = [("PUBLISH", channel, repr(sent_s))]
+        if self._answer is not None:
+            # A Redis that loads its data passes messages on, but refuses this.
+            commands.append(("PING",))
+            self._pinged_s = sent_s
+        try:
+            replies = await pipe.call(commands)
+        except BrokerUnavailable as error:
+            # Perhaps this connection alone was cut; `_watch` knows whether messages come.
+            logger.debug("could not send a heartbeat: %s", error)
+            return
+        try:
+            with translated_errors():
+                for reply in replies:
+                    if isinstance(reply, exceptions.RedisError):
+                        raise reply
+        except BrokerUnavailable as error:
+            self._resolve(str(error))
+            return
+        if replies[0] == 0 and self._returned_s < sent_s and self._astray_since_s is None:
+            self._astray_since_s = sent_s
+        self._accepted_s = sent_s
+        self._resolve_if_returned()
+
+    def _take_heartbeat(self, sent_s: float) -> None:
+        self._returned_s = sent_s
+        self.delay_s = time.monotonic() - sent_s
+        if self._astray_since_s is not None and sent_s >= self._astray_since_s:
+            self._astray_since_s = None
+        self._resolve_if_returned()
+
+    def _resolve_if_returned(self) -> None:
+        if self._pinged_s == self._accepted_s == self._returned_s:
+            self._resolve(None)
+
+    def _resolve(self, trouble: str | None) -> None:
+        """Answer all that wait in `trouble`."""
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer.set_result(trouble)
+
+    async def _watch(self, replies: ReplyReader) -> None:
+        """Give up a connection on which nothing arrives any more."""
+        silent_s = astray_s = 0.0
+        looked_s = time.monotonic()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now_s = time.monotonic()
+            # However late the loop is: after it was busy it has still to read what has come.
+            passed_s = min(now_s - looked_s, 2 * _LOOK_S)
+            silent_s = 0.0 if replies.received_s > looked_s else silent_s + passed_s
+            astray_s = 0.0 if self._astray_since_s is None else astray_s + passed_s
+            looked_s = now_s
+            if silent_s > _SILENCE_S:
+                raise BrokerUnavailable("Redis has fallen silent")
+            if astray_s > _SILENCE_S:
+                raise BrokerUnavailable("what is published to Redis does not arrive from it")

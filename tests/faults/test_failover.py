@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,20 @@ async def test_to_a_replica_that_lacks_the_last_ticks(directory: Path, scale: Sc
         await scene.finish(source, clients)
         tell("failover, ticks lost", source.offered, clients, recovery_s=recovery_s)
         assert_all_restarted(clients, len(SYMBOLS))
+
+
+async def test_ticks_go_to_a_new_primary_while_the_old_one_still_talks(directory: Path) -> None:
+    """Messages come from the old one, so it is not silent; but what is published does not come."""
+    async with Scene(directory) as scene:
+        primary, replica, proxy, source, clients = await pair_behind_a_proxy(scene)
+        await replica.has_all_of(primary)
+        await replica.promote()
+        proxy.target = replica.port
+        await primary.do("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        async with asyncio.timeout(10):
+            while await primary.admin.publish("tickcast:{live}:announcements", "x"):
+                await scene.pass_by(0.2)
+        recovery_s = await scene.recovered(source, clients)
+        await scene.finish(source, clients)
+        published = sum((await replica.seqs("live")).values())
+        tell("old primary stays up", published, clients, recovery_s=recovery_s)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import signal
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from redis.asyncio import Redis
 
 from feed.broker.client import make_client
+from feed.broker.replies import open_connection
 from feed.broker.subscriber import Subscriber
 from feed.errors import BrokerUnavailable
 from feed.settings import Settings
@@ -108,7 +112,7 @@ async def hears_everything(listener: Listener, publisher: Redis) -> None:
     await publisher.publish("B", "back")
     await until(lambda: len(listener.heard) == 5002)
 
-    await subscriber.unsubscribe(["B"])
+    subscriber.unsubscribe(["B"])
     await asyncio.sleep(1)  # Its heartbeats find the connection alive.
     assert subscriber.connected
     assert await publisher.publish("B", "unheard") == 0
@@ -162,3 +166,116 @@ async def test_a_bug_of_the_receiver_ends_the_run(redis: Redis) -> None:
     await redis.publish("A", "x")
     with pytest.raises(ZeroDivisionError):
         await task
+
+
+# -- subscribing and unsubscribing at the same time
+
+
+MANY = [f"c{number:04}" for number in range(5_000)]
+
+
+async def test_a_channel_subscribed_while_many_are_unsubscribed_stays(
+    redis: Redis, redis_url: str
+) -> None:
+    async with listening(redis_url) as listener:
+        subscriber = listener.subscriber
+        await subscriber.subscribe(MANY)
+        subscriber.unsubscribe(MANY)
+        await subscriber.subscribe(MANY[-1:])
+        assert subscriber.channels == {MANY[-1]}
+        await redis.publish(MANY[-1], "x")
+        await until(lambda: listener.heard == [(MANY[-1], b"x")])
+        await until_receivers(redis, MANY[0], 0)
+
+
+async def test_a_channel_unsubscribed_while_it_is_confirmed_is_left_later(
+    redis: Redis, redis_url: str
+) -> None:
+    async with listening(redis_url) as listener:
+        subscriber = listener.subscriber
+        confirming = asyncio.create_task(subscriber.subscribe(MANY))
+        await asyncio.sleep(0)
+        subscriber.unsubscribe(MANY)
+        await confirming
+        assert subscriber.channels == set(MANY)
+        assert await redis.publish(MANY[0], "x") == 1
+
+
+async def test_what_is_unsubscribed_during_a_new_connection_is_not_believed_to_come(
+    redis: Redis, redis_url: str
+) -> None:
+    async with listening(redis_url) as listener:
+        subscriber = listener.subscriber
+        await subscriber.subscribe(MANY)
+        await redis.client_kill_filter(_type="pubsub")
+        await until(lambda: not subscriber.connected)
+        while MANY[0] not in subscriber._confirmed:
+            await asyncio.sleep(0)
+        assert subscriber._unconfirmed, "all were confirmed at once"
+        subscriber.unsubscribe(MANY[:1])
+        await until(lambda: listener.reconnects == 1)
+        assert MANY[0] not in subscriber.channels
+        await subscriber.subscribe(MANY[:1])
+        await redis.publish(MANY[0], "x")
+        await until(lambda: listener.heard == [(MANY[0], b"x")])
+
+
+async def until_receivers(redis: Redis, channel: str, count: int) -> None:
+    async with asyncio.timeout(5):
+        while await redis.publish(channel, "") != count:
+            await asyncio.sleep(0.01)
+
+
+# -- silence
+
+
+async def block(client: Redis) -> None:
+    """Hold one pooled connection for a while."""
+    await client.execute_command("BLPOP", "none", 3)  # type: ignore[no-untyped-call]
+
+
+async def test_a_busy_pool_is_not_taken_for_a_silent_redis(redis_url: str) -> None:
+    """Heartbeats used to wait for a pooled connection, behind the handshakes of a crowd."""
+    client = make_client(redis_url)
+    listener = Listener(client)
+    running = asyncio.create_task(listener.subscriber.run())
+    await listener.subscriber.wait_for_first_try()
+    blocking = [asyncio.create_task(block(client)) for _ in range(16)]
+    try:
+        for _ in range(30):
+            assert await listener.subscriber.trouble() is None
+            await asyncio.sleep(0.1)
+        assert listener.subscriber.reconnects == 0
+    finally:
+        await end_tasks([running, *blocking])
+        await client.aclose()
+
+
+async def test_a_busy_event_loop_is_not_taken_for_a_silent_redis(redis_url: str) -> None:
+    async with listening(redis_url) as listener:
+        for _ in range(8):
+            time.sleep(0.4)  # noqa: ASYNC251 - a busy loop is what is tested
+            await asyncio.sleep(0)
+        assert await listener.subscriber.trouble() is None
+        time.sleep(2.5)  # noqa: ASYNC251
+        assert await listener.subscriber.trouble() is None
+        assert listener.subscriber.reconnects == 0
+
+
+async def test_silence_before_the_first_heartbeat_is_noticed(
+    redis: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = (await redis.info("server"))["process_id"]
+
+    async def open_and_stop(client: Redis) -> object:
+        found = await open_connection(client)
+        os.kill(pid, signal.SIGSTOP)
+        return found
+
+    monkeypatch.setattr("feed.broker.subscriber.open_connection", open_and_stop)
+    try:
+        async with listening(redis_url) as listener:
+            assert listener.subscriber.connected
+            await until(lambda: not listener.subscriber.connected, 4)
+    finally:
+        os.kill(pid, signal.SIGCONT)

@@ -14,6 +14,7 @@ from websockets.typing import Subprotocol
 
 from clients.tls import verifying_context, why_refused
 from feed.errors import ConnectionFailed
+from feed.proxies import NO_SOCKS, proxy_of, through
 
 FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
 _DIAL_TIMEOUT_S: Final = 5.0
@@ -63,10 +64,13 @@ async def dial(address: Address, subprotocol: str) -> ClientConnection:
     Raises:
         ConnectionFailed: nobody answers, or the handshake was refused: see `refusal_in`.
     """
-    url = address.url
+    url, where = address.url, address.url
     try:
+        proxy = proxy_of(url)
+        where += through(proxy)
         return await connect(
             url,
+            proxy=proxy,
             subprotocols=[Subprotocol(subprotocol)],
             additional_headers=address.headers,
             ssl=address.tls,
@@ -78,14 +82,17 @@ async def dial(address: Address, subprotocol: str) -> ClientConnection:
             close_timeout=_CLOSE_TIMEOUT_S,
         )
     except ssl.SSLError as error:
-        raise ConnectionFailed(f"{url}: {why_refused(error)}") from error
+        raise ConnectionFailed(f"{where}: {why_refused(error)}") from error
     except InvalidStatus as error:
         hint = _HINTS.get(error.response.status_code, "")
-        raise ConnectionFailed(f"{url}: {error}{hint}") from error
+        raise ConnectionFailed(f"{where}: {error}{hint}") from error
     except ConnectionRefusedError as error:
-        raise ConnectionFailed(f"{url}: no server listens there") from error
+        what = "no server listens there" if where == url else "the proxy does not answer"
+        raise ConnectionFailed(f"{where}: {what}") from error
+    except ImportError as error:
+        raise ConnectionFailed(f"{where}: {NO_SOCKS}") from error
     except (OSError, TimeoutError, WebSocketException, ValueError) as error:
-        raise ConnectionFailed(f"{url}: {error}") from error
+        raise ConnectionFailed(f"{where}: {error}") from error
 
 
 async def next_frame(socket: ClientConnection) -> str | bytes:

@@ -7,17 +7,28 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import (
+    BaseHandler,
+    HTTPRedirectHandler,
+    ProxyHandler,
+    build_opener,
+    getproxies,
+    proxy_bypass,
+)
 
 import jwt
+import msgspec
 
 from feed.access.tokens import VerifyingKey, for_public_key
+from feed.addresses import is_loopback
 from feed.errors import AuthFailed, InvalidSettings
+from feed.proxies import through
 
 _FETCH_TIMEOUT_S: Final = 5.0
 _KEPT_S: Final = 3600.0
 _AGAIN_S: Final = 10.0
 """Whoever sends tokens with made-up key ids must not have us fetch more often than this."""
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_SIZE_MAX: Final = 1024 * 1024
 
 logger = logging.getLogger("tickcast.access")
 
@@ -31,10 +42,15 @@ class RemoteKeys:
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         parts = urlsplit(url)
-        local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+        local = parts.scheme == "http" and is_loopback(parts.hostname or "")
         if not (parts.scheme == "https" and parts.hostname) and not local:
             raise InvalidSettings(f"jwks_url: {url!a} is no https:// URL")
-        self._client = jwt.PyJWKClient(url, cache_jwk_set=False, timeout=_FETCH_TIMEOUT_S)
+        self._url = url
+        # Redirects could lead from https to http. A proxy can't reach the loopback address here.
+        handlers: list[BaseHandler] = [_NoRedirects()]
+        if is_loopback(parts.hostname or ""):
+            handlers.append(ProxyHandler({}))
+        self._opener = build_opener(*handlers)
         self._clock = clock
         self._keys: dict[str | None, VerifyingKey] = {}
         self._fetched_s = self._tried_s = -_KEPT_S
@@ -62,16 +78,26 @@ class RemoteKeys:
 
     def _fetch(self) -> None:
         try:
-            published = self._client.get_jwk_set().keys
+            with self._opener.open(self._url, timeout=_FETCH_TIMEOUT_S) as response:
+                data = response.read(_SIZE_MAX)
+            published = jwt.PyJWKSet.from_dict(msgspec.json.decode(data, type=dict[str, Any])).keys
         except Exception as error:
             # Whatever the issuer answers, such as half an answer or keys of another form.
-            logger.error("can't fetch the keys of tokens: %s", error)
+            proxy = through(self._proxy())
+            logger.error("can't fetch the keys of tokens%s: %s", proxy, error)
             return
         keys: dict[str | None, VerifyingKey] = {}
         for each in published:
             if each.public_key_use in (None, "sig") and (key := _usable(each.key)):
                 keys[each.key_id] = key
         self._keys, self._fetched_s = keys, self._clock()
+
+    def _proxy(self) -> str | None:
+        """The proxy through which they are fetched, if any."""
+        parts = urlsplit(self._url)
+        if is_loopback(parts.hostname or "") or proxy_bypass(parts.netloc):
+            return None
+        return getproxies().get(parts.scheme)
 
     def _find(self, kid: str | None) -> VerifyingKey | None:
         if kid is None and len(self._keys) == 1:
@@ -84,3 +110,8 @@ def _usable(key: Any) -> VerifyingKey | None:
         return for_public_key(key)
     except InvalidSettings:
         return None
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    def redirect_request(self, *arguments: Any) -> None:
+        """Take a redirect for the error that it is here."""

@@ -23,6 +23,7 @@ from websockets.exceptions import (
 
 from feed.delays import Delays
 from feed.errors import BadFrame, VenueRefused
+from feed.proxies import NO_SOCKS, proxy_of, through
 from feed.tasks import end_tasks
 from feed.ticks import Tick
 from feed.times import Time
@@ -101,6 +102,7 @@ class Runner:
         self._told: set[str] = set()
         self._refused: set[str] = set()
         self._has_connected = False
+        self._proxy: str | None = None
         self._bad_frame_logged_s = -_BAD_FRAME_EVERY_S
         self.intake = Intake(venue, self._names.keys())
         self.connected = 0
@@ -134,9 +136,11 @@ class Runner:
             await asyncio.sleep(delay_s)
             try:
                 await self._connect_once(names, delays)
+            except ImportError:
+                raise VenueRefused(f"{self._url}{through(self._proxy)}: {NO_SOCKS}") from None
             except (OSError, TimeoutError, WebSocketException) as error:
                 self._raise_if_final(error)
-                reason = str(error) or "it has fallen silent"
+                reason = (str(error) or "it has fallen silent") + through(self._proxy)
             delay_s = delays.next_s()
             self.reconnects += 1
             logger.warning(
@@ -153,12 +157,14 @@ class Runner:
             if status not in _RETRIED:
                 raise VenueRefused(f"{self._url} answers with HTTP status {status}") from None
         elif isinstance(error, _FINAL) and not isinstance(error, InvalidMessage):
-            raise VenueRefused(f"{self._url}: {error}") from None
+            raise VenueRefused(f"{self._url}{through(self._proxy)}: {error}") from None
 
     async def _connect_once(self, names: list[str], delays: Delays) -> NoReturn:
         """Open a connection, and follow it until it ends, which it does with an exception."""
+        self._proxy = proxy_of(self._url)
         async with connect(
             self._url,
+            proxy=self._proxy,
             compression=None,
             max_size=_FRAME_MAX_BYTES,
             open_timeout=_OPEN_TIMEOUT_S,

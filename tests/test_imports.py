@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("feed", "producers", "clients")
 VOCABULARY = {
     "ticks", "encoding", "times", "batch", "actions", "protocol", "errors", "settings", "broker",
-    "delays", "playback", "recovery", "tapes", "tasks",
+    "delays", "playback", "proxies", "recovery", "tapes", "tasks",
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
@@ -32,7 +32,7 @@ LAYERS = [
         "loop_share",
         "slices",
     },
-    {"tasks", "ticks", "address_limits"},
+    {"tasks", "ticks", "address_limits", "proxies"},
     {"answers", "encoding"},
     {"batch", "closest", "delivery", "feeds", "lags", "settings", "frames", "playback", "tapes"},
     {"recovery"},

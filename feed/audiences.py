@@ -7,14 +7,17 @@ left. Joining and leaving take no time: a client is in one complete audience at 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Generator, Iterator
+from typing import TypeVar
 
 from feed.audience import AnyTap, Audience, AudienceKey, ConflatedTap
 from feed.outbox import Outbox
 from feed.slices import Steps, batches, run_all
 from feed.streams import Stream, Streams
 from feed.ticks import StreamKey
+
+Item = TypeVar("Item")
 
 
 class Audiences:
@@ -31,6 +34,7 @@ class Audiences:
         self._unused: deque[Audience] = deque()
         self._by_key: dict[AudienceKey, Audience] = {}
         self._with_wildcards: dict[Audience, None] = {}
+        self._wildcards = _Wildcards()
         self._behind: dict[Audience, None] = {}
         self._of: dict[Outbox, Audience] = {}
 
@@ -47,6 +51,8 @@ class Audiences:
 
     def covering(self, stream: StreamKey) -> Iterator[Audience]:
         """Those with a wildcard that matches the stream, carried or not."""
+        if not self._wildcards.cover(stream):
+            return iter(())
         return (each for each in self._with_wildcards if each.covers(stream))
 
     def is_awaited(self, stream: StreamKey) -> bool:
@@ -179,7 +185,9 @@ class Audiences:
             return
         if self._by_key.get(audience.key) is audience:
             del self._by_key[audience.key]
-        self._with_wildcards.pop(audience, None)
+        if audience in self._with_wildcards:
+            del self._with_wildcards[audience]
+            self._wildcards.count(audience.key, -1)
         self._behind.pop(audience, None)
         self._pending.pop(audience, None)
         if audience.taps:
@@ -215,11 +223,43 @@ class Audiences:
         if audience.deliveries.has_wildcards:
             # From now on it is connected to every stream that is opened.
             self._with_wildcards[audience] = None
+            self._wildcards.count(key, 1)
         if behind:
             self._behind[audience] = None
         subscriptions = [subscription for subscription, _ in key.wanted]
         self._pending[audience] = batches(self._streams.covered(key.feed, subscriptions))
         return audience
+
+
+class _Wildcards:
+    """The wildcards of all audiences: most names that clients make up match none of them."""
+
+    def __init__(self) -> None:
+        self._prefixes: dict[tuple[str, str], Counter[str]] = {}
+        self._lengths: dict[tuple[str, str], Counter[int]] = {}
+
+    def count(self, key: AudienceKey, times: int) -> None:
+        """Add the wildcards of an audience, or take them off again with -1."""
+        for (channel, pattern), _ in key.wanted:
+            if not pattern.endswith("*"):
+                continue
+            place, prefix = (key.feed, channel), pattern[:-1]
+            _add(self._prefixes.setdefault(place, Counter()), prefix, times)
+            _add(self._lengths.setdefault(place, Counter()), len(prefix), times)
+
+    def cover(self, stream: StreamKey) -> bool:
+        """Whether one of them matches a stream."""
+        place = stream.feed, stream.channel
+        prefixes, symbol = self._prefixes.get(place), stream.symbol
+        if not prefixes:
+            return False
+        return any(symbol[:length] in prefixes for length in self._lengths[place])
+
+
+def _add(counts: Counter[Item], item: Item, times: int) -> None:
+    counts[item] += times
+    if not counts[item]:
+        del counts[item]
 
 
 def _audiences_of(tap: AnyTap) -> list[Audience]:

@@ -86,11 +86,15 @@ def _parse_map(fields: object) -> Iterable[tuple[Subscription, Position]]:
 def build_positions(
     streams: Iterable[tuple[StreamKey, tuple[str, int]]],
 ) -> list[dict[str, Any]]:
-    """Positions as a message has them: one map for each epoch, in the form of `resume`."""
+    """Positions as a message has them: one map for each epoch, in the form of `resume`.
+
+    Args:
+        streams: in the order of their keys.
+    """
     maps: dict[str, dict[str, dict[str, int]]] = {}
     place: tuple[str, str] | None = None
     seqs: dict[str, int] = {}
-    for (_, channel, symbol), (epoch, seq) in sorted(streams):
+    for (_, channel, symbol), (epoch, seq) in streams:
         if place != (epoch, channel):
             place = (epoch, channel)
             seqs = maps.setdefault(epoch, {}).setdefault(channel, {})

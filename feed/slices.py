@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator
 from itertools import islice
 from typing import Final, TypeVar
 
@@ -30,6 +30,13 @@ def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
     remaining = iter(items)
     while batch := list(islice(remaining, STEP_STREAMS)):
         yield batch
+
+
+async def paced(items: Iterable[Item]) -> AsyncIterator[list[Item]]:
+    """The same with other work between two of them, for loops of shells."""
+    for batch in batches(items):
+        yield batch
+        await asyncio.sleep(0)
 
 
 def run_all(steps: Steps) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from msgspec.structs import replace
@@ -16,6 +17,8 @@ from feed.positions import build_positions
 from feed.slices import Steps, batches
 from feed.streams import Stream
 from feed.ticks import Coverage, StreamKey, Subscription, Tick
+
+_key_of = attrgetter("key")
 
 
 class StartingPoints:
@@ -49,6 +52,8 @@ class StartingPoints:
         self._present: list[Stream] = []
         # Of each of them, the latest tick and its snapshot, where one is wanted.
         self._snapshots: list[tuple[Tick | None, list[Piece]]] = []
+        # The same as `_present`, in the order of their keys.
+        self._in_order: list[Stream] = []
         self._opened = hub.opened
         self.behind: dict[StreamKey, CatchUp] = {}
 
@@ -64,6 +69,9 @@ class StartingPoints:
                 if self._sort_out(stream) and self._request.snapshot:
                     self._snapshots.append(_snapshot(stream, form, written_us))
             yield
+        if self._request.positions:
+            self._in_order = sorted(self._present, key=_key_of)
+            yield
 
     def complete(self, audience: Audience | None, form: Form, written_us: int) -> None:
         """Add the streams that were opened while others were collected; bring snapshots up to date.
@@ -72,14 +80,18 @@ class StartingPoints:
             audience: the one that was prepared for the client.
         """
         new, held = Coverage(self._new), Coverage(self._held)
+        collected = len(self._in_order)
         for stream in self._hub.opened_since(self._opened):
             key = stream.key
             if key.feed != self._feed or not new.covers(key) or held.covers(key):
                 continue
             if self._sort_out(stream):
                 self._snapshots.append((None, []))
+                self._in_order.append(stream)
             elif audience is not None:
                 self._hub.postpone(audience, stream)
+        if len(self._in_order) > collected:
+            self._in_order.sort(key=_key_of)
         if self._request.snapshot:
             snapshots = self._snapshots
             for place, stream in enumerate(self._present):
@@ -89,7 +101,7 @@ class StartingPoints:
     def positions(self) -> list[dict[str, Any]]:
         """Where the streams stand that begin with the present, in the form of `resume`."""
         return build_positions(
-            (stream.key, (stream.epoch, stream.seq)) for stream in self._present if stream.seq
+            (stream.key, (stream.epoch, stream.seq)) for stream in self._in_order if stream.seq
         )
 
     def snapshot(self) -> list[Piece]:

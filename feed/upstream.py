@@ -21,11 +21,13 @@ from feed.hub import Hub
 from feed.recovery import Run
 from feed.runs import Runs
 from feed.settings import Settings
+from feed.slices import paced
 from feed.tasks import BackgroundTasks
 from feed.ticks import Coverage, StreamKey, Subscription
 
 _OPEN_AGAIN_S: Final = 1.0
 _OPEN_BATCH: Final = 200
+_LISTED_BATCH: Final = 500
 
 logger = logging.getLogger("tickcast.upstream")
 
@@ -102,7 +104,7 @@ class Upstream:
             await self.subscriber.subscribe([keys.announcements(feed)])
             if not known.listed:
                 await self._read_directory(feed, known)
-        missing = self._not_open(feed, known.streams, coverage)
+        missing = await self._not_open(feed, known.streams, coverage)
         if new := [key for key in missing if self._is_new(known, key)]:
             self._begin_opening(new, from_first=True)
         if others := [key for key in missing if key not in self._opening]:
@@ -112,18 +114,29 @@ class Upstream:
         await asyncio.gather(*(asyncio.shield(task) for task in tasks))
 
     async def _read_directory(self, feed: str, known: Feed) -> None:
-        new = known.learn(await self.store.streams(feed))
+        new: set[StreamKey] = set()
+        some: list[StreamKey] = []
+        async for key in self.store.listed(feed):
+            some.append(key)
+            if len(some) == _LISTED_BATCH:
+                new |= known.learn(some)
+                some.clear()
+                await asyncio.sleep(0)
+        new |= known.learn(some)
         if known.listed:
             # It was read before, perhaps while we waited: these have appeared since.
             self._open_covered(known, new)
         known.listed = True
 
-    def _not_open(self, feed: str, known: set[StreamKey], coverage: Coverage) -> list[StreamKey]:
+    async def _not_open(
+        self, feed: str, known: set[StreamKey], coverage: Coverage
+    ) -> list[StreamKey]:
         wanted = dict.fromkeys(coverage.named_in(feed))
         if coverage.has_wildcards:
             # Mostly there are few that are not open, and this is the quickest way to find them.
             closed = known.difference(self._hub.keys())
-            wanted.update((key, None) for key in closed if coverage.covers_by_wildcard(key))
+            async for some in paced(closed):
+                wanted.update((key, None) for key in some if coverage.covers_by_wildcard(key))
         return [key for key in wanted if not self._hub.is_open(key)]
 
     def _is_new(self, known: Feed, key: StreamKey) -> bool:
@@ -137,9 +150,21 @@ class Upstream:
     ) -> asyncio.Task[None]:
         for key in streams:
             self._announced.pop(key, None)
-        task = self._tasks.start(self._open(streams, from_first))
+        task = self._tasks.start(self._open_in_parts(streams, from_first))
         self._opening.update(dict.fromkeys(streams, task))
         return task
+
+    async def _open_in_parts(self, streams: list[StreamKey], from_first: bool) -> None:
+        """Open streams, a batch at a time: other work goes on between two of them."""
+        try:
+            for start in range(0, len(streams), _OPEN_BATCH):
+                await self._open(streams[start : start + _OPEN_BATCH], from_first)
+        finally:
+            for key in streams:
+                self._opening.pop(key, None)
+                if from_first and not self._hub.is_open(key) and self._feeds.has(key):
+                    # Wildcards must not miss it for good because this has failed once.
+                    self._announced[key] = None
 
     async def _open(self, streams: list[StreamKey], from_first: bool) -> None:
         """Subscribe to streams and open them in the hub at the tick they stand at now.
@@ -166,12 +191,8 @@ class Upstream:
                 self._runs.restart_later(feed, self._feeds.epoch_of(feed))
         finally:
             for key in streams:
-                self._opening.pop(key, None)
                 if not self._hub.is_open(key):
                     self._runs.drop(key)
-                    if from_first and self._feeds.has(key):
-                        # Wildcards must not miss it for good because this has failed once.
-                        self._announced[key] = None
 
     async def _open_new(self, runs: list[tuple[StreamKey, Run]], heads: list[Head]) -> None:
         for (_, run), head in zip(runs, heads, strict=True):
@@ -245,7 +266,7 @@ class Upstream:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(interval_s)
-            self._sweep_streams(loop.time())
+            await self._sweep_streams(loop.time())
             self._feeds.sweep(loop.time(), self._settings.linger_s, self._hub.has_clients)
             announcements = (keys.announcements(feed) for feed, _ in self._feeds)
             wanted = {*self._runs.channels, *self._others, *announcements}
@@ -254,19 +275,19 @@ class Upstream:
             except TickcastError as error:
                 logger.debug("could not unsubscribe: %s", error)
 
-    def _sweep_streams(self, now: float) -> None:
+    async def _sweep_streams(self, now: float) -> None:
         """Close the streams whose time is over."""
-        unwanted = (key for key, run in self._runs if not self._is_wanted(key, run))
-        self._unwanted_since = {key: self._unwanted_since.get(key, now) for key in unwanted}
+        since: dict[StreamKey, float] = {}
         over = now - self._settings.linger_s
-        gone = [
-            key
-            for key, since in self._unwanted_since.items()
-            if since <= over and self._hub.is_open(key)
-        ]
-        for key in gone:
-            self._runs.drop(key)
-            self._hub.close_stream(key)
+        async for some in paced(list(self._runs)):
+            for key, run in some:
+                if self._is_wanted(key, run):
+                    continue
+                since[key] = self._unwanted_since.get(key, now)
+                if since[key] <= over and self._hub.is_open(key):
+                    self._runs.drop(key)
+                    self._hub.close_stream(key)
+        self._unwanted_since = since
 
     def _is_wanted(self, key: StreamKey, run: Run) -> bool:
         known = self._feeds.get(key.feed)

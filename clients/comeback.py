@@ -133,14 +133,14 @@ class ComeBack:
             known += books
             size += more
         yield self._ask_for(together, wish, known)
-        yield from self._give_up(parts)
+        yield from self._unsubscribe_from(parts)
 
-    def _give_up(self, parts: list[Subscription]) -> Iterator[Fields]:
+    def _unsubscribe_from(self, parts: list[Subscription]) -> Iterator[Fields]:
         message = unsubscribe(parts)
         if len(parts) > 1 and self._size(message) > self._most:
             half = len(parts) // 2
-            yield from self._give_up(parts[:half])
-            yield from self._give_up(parts[half:])
+            yield from self._unsubscribe_from(parts[:half])
+            yield from self._unsubscribe_from(parts[half:])
         elif parts:
             yield message
 

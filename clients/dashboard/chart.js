@@ -176,7 +176,7 @@ export class Chart {
 
   #fit(decimals) {
     this.#decimals = decimals;
-    // Of its own formats none has more than about ten decimals.
+    // The library's own formats end at about ten decimals.
     const formatter = (price) => format.price(price, decimals);
     const priceFormat = { type: "custom", minMove: 1 / 10 ** decimals, formatter };
     for (const series of [this.#candles, this.#quotes]) series.applyOptions({ priceFormat });

@@ -39,7 +39,7 @@ export class Chosen {
    * @param {(symbol: string) => string} snapshotUrl where the latest ticks of a symbol are told
    * @param {{onState: (state: object) => void, onRefused: (error: Error) => void,
    *   onRestart: () => void, onTick: (tick: object) => void, onNotice: (notice: object) => void}} handlers
-   *   `onRestart`: what was known is forgotten
+   *   `onRestart`: the chart is empty again
    * @param {{encoding: "json"|"msgpack", conflateMs: number, token: string, headers: object}} options
    *   `conflateMs`: how often a quote is of use; `headers`: of requests over HTTP
    */

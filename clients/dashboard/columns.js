@@ -1,13 +1,13 @@
 /**
- * Columns as wide as what stands in them. Each row of a table is a grid of its own, so the widths are
- * computed here, from the widest text of each column, and given to all rows in one property.
+ * Fits the columns of a table to their widest texts. Each row is a separate grid, so the widths are
+ * computed here and set for all rows in one property.
  *
  * @typedef {object} Column
  * @property {string} name its class
  * @property {number} weight its share of the room that is left
  * @property {number} [least] pixels, where the text does not decide
- * @property {number} [rank] columns with a rank are left out where there is no room; the lowest stays
- *   the longest, and those of one rank stay together
+ * @property {number} [rank] columns with a rank are hidden when the pane is too narrow, the highest rank
+ *   first; columns of one rank are hidden together
  */
 
 /** Left and right of a text, and for what rounding and hinting add. */
@@ -47,8 +47,8 @@ export class Columns {
     this.#isFitted = false;
   }
 
-  /** A text that has been written into a column. Widths only grow, so that nothing moves to and fro. */
-  note(name, text) {
+  /** Account for a text that was written into a column. Widths only grow, so that nothing moves to and fro. */
+  add(name, text) {
     const widest = this.#widest.get(name) ?? "";
     if (text.length <= widest.length) return;
     this.#widest.set(name, text);

@@ -55,7 +55,7 @@ class Instrument {
   }
 
   trade(tick, now) {
-    this.forgetOld("trades", Infinity);
+    this.forgetChannel("trades", Infinity);
     this.last = tick.p;
     this.#firstTrade ??= tick.p;
     this.#fitDecimals(tick.p);
@@ -66,7 +66,7 @@ class Instrument {
   }
 
   quote(tick, now) {
-    this.forgetOld("quotes", Infinity);
+    this.forgetChannel("quotes", Infinity);
     this.bid = tick.bp;
     this.ask = tick.ap;
     this.#fitDecimals(tick.bp);
@@ -81,13 +81,13 @@ class Instrument {
   }
 
   /** Forget by now what was to be replaced and was not. */
-  settle(now) {
-    this.forgetOld("trades", now);
-    this.forgetOld("quotes", now);
+  forgetOutdated(now) {
+    this.forgetChannel("trades", now);
+    this.forgetChannel("quotes", now);
   }
 
   /** Know nothing any more of a channel that has begun anew, when something new has come or by `now`. */
-  forgetOld(channel, now) {
+  forgetChannel(channel, now) {
     const at = this.#forgetAt[channel];
     if (at === Infinity || at > now) return;
     this.#forgetAt[channel] = Infinity;

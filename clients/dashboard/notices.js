@@ -41,7 +41,7 @@ export function pageState({ list, chart, ageMs, silentMs, listBehindMs, chartBeh
 }
 
 /** How long one of two connections has lacked ticks of a stream that the other one has. */
-export class Behind {
+export class StreamLag {
   #epoch = "";
   #mark = 0;
   #since = 0;

@@ -7,7 +7,7 @@ import { listenToField, listenToKeys, oneOf } from "./controls.js";
 import { Credentials, asksForCredentials } from "./credentials.js";
 import { frameInterval, onFrames } from "./frames.js";
 import { Market } from "./market.js";
-import { Behind, bannerOf, pageState } from "./notices.js";
+import { StreamLag, bannerOf, pageState } from "./notices.js";
 import { Panel, WORDS, write } from "./panel.js";
 import { Passes } from "./passes.js";
 import { showQuote, showTitle } from "./quote.js";
@@ -21,7 +21,7 @@ const FRAMES_PER_DRAW = 2;
 const SLOWLY_EVERY_MS = 250;
 const REMARK_MS = 8_000;
 /** A browser does not say why a server turns it away, so the page asks when that lasts so long. */
-const ASK_WHY_MS = 1_500;
+const PROBE_AFTER_MS = 1_500;
 const NOT_FOUND = 404;
 /** The error of what may not be done here. */
 const NOT_HERE = 410;
@@ -40,8 +40,8 @@ const credentials = new Credentials(() => location.reload());
 const CONNECTING = { name: "connecting", reason: "", code: 0 };
 /** Of each connection, as it tells it, and how far it is behind. */
 const connections = {
-  list: { state: CONNECTING, lagMs: 0, behind: new Behind(), behindMs: 0 },
-  chart: { state: CONNECTING, lagMs: 0, behind: new Behind(), behindMs: 0 },
+  list: { state: CONNECTING, lagMs: 0, lag: new StreamLag(), behindMs: 0 },
+  chart: { state: CONNECTING, lagMs: 0, lag: new StreamLag(), behindMs: 0 },
 };
 const facts = { state: { ...CONNECTING, isListLive: false, isChartLive: false }, feed: view.feed, feedFault: "", refused: "", lostAt: "", ageMs: 0, silentMs: 0, replay: undefined };
 let slowAt = -Infinity;
@@ -87,13 +87,13 @@ async function start() {
   // For those who look from the console, and for the tests.
   globalThis.tickcast = { market, watch, chosen, chart, facts };
   onFrames(draw, drawMs);
-  setTimeout(askWhy, ASK_WHY_MS);
+  setTimeout(probeFeed, PROBE_AFTER_MS);
 }
 
 const latestOf = (symbol) => at(`snapshot?feed=${view.feed}&symbols=${encodeURIComponent(symbol)}`);
 
 /** Whether there is such a feed at all. */
-async function askWhy() {
+async function probeFeed() {
   if (isLetIn || connections.list.state.name !== "connecting") return;
   const reply = await fetch(at(`v2/${view.feed}`)).catch(() => undefined);
   if (reply?.status === NOT_FOUND && !isLetIn) endWith("unknown");
@@ -110,7 +110,7 @@ function endWith(feedFault) {
 
 function takeTick(tick) {
   const now = performance.now();
-  passes.takeTick(tick);
+  passes.receive(tick);
   // A symbol that was removed may still have ticks under way.
   if (view.symbols && !market.instruments.has(tick.S)) return;
   market.take(tick, now);
@@ -200,8 +200,8 @@ function showState(now) {
 function compare(now) {
   const { list, chart: ofChart } = connections;
   const [ofWatch, ofChosen] = [watch, chosen].map(({ stream }) => stream.position("trades", chosen.symbol));
-  list.behindMs = list.behind.read(ofWatch, ofChosen, now);
-  ofChart.behindMs = ofChart.behind.read(ofChosen, ofWatch, now);
+  list.behindMs = list.lag.read(ofWatch, ofChosen, now);
+  ofChart.behindMs = ofChart.lag.read(ofChosen, ofWatch, now);
 }
 
 // -- drawing
@@ -284,7 +284,7 @@ function showView() {
 
 function choose(symbol) {
   view.symbol = symbol;
-  for (const each of Object.values(connections)) each.behind = new Behind();
+  for (const each of Object.values(connections)) each.lag = new StreamLag();
   table.choose(symbol);
   chosen.show(symbol, TIMEFRAMES[view.timeframe]);
   showQuote(chosen, market.instruments.get(symbol), performance.now());

@@ -32,7 +32,7 @@ export class Passes {
   }
 
   /** @param {{t: string}} tick any that has come */
-  takeTick({ t }) {
+  receive({ t }) {
     this.#lastTime = t;
     if (this.#forwardAt && isAfter(t, this.#forwardFrom)) this.#forwardAt = 0;
   }

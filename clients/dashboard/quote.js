@@ -11,7 +11,7 @@ const MOVES = { "+": "up", "−": "down" };
  * @param {number} now
  */
 export function showQuote({ symbol, lost }, instrument, now) {
-  instrument?.settle(now);
+  instrument?.forgetOutdated(now);
   const { last, bid, ask, change, decimals = 2 } = instrument ?? {};
   const text = format.change(change);
   write("quote-symbol", symbol || "–");

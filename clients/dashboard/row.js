@@ -66,16 +66,16 @@ export class Row {
     this.element.scrollIntoView({ block: "nearest" });
   }
 
-  /** Tell how long the texts are that were written. */
+  /** Report the texts that are shown. */
   measure(columns) {
-    for (const name of FIGURES) columns.note(name, this.#shown[name] ?? "");
+    for (const name of FIGURES) columns.add(name, this.#shown[name] ?? "");
   }
 
-  /** @param {import("./columns.js").Columns} columns told how long the texts are */
+  /** @param {import("./columns.js").Columns} columns receives the texts */
   draw(market, now, columns) {
     this.#columns = columns;
     const { instrument } = this;
-    instrument.settle(now);
+    instrument.forgetOutdated(now);
     const { decimals } = instrument;
     const change = format.change(instrument.change);
     this.#write("last", format.price(instrument.last, decimals));
@@ -123,7 +123,7 @@ export class Row {
   #write(name, text) {
     if (this.#shown[name] === text) return;
     this.#shown[name] = text;
-    this.#columns.note(name, text);
+    this.#columns.add(name, text);
     this.#texts[name].data = text;
   }
 }

@@ -74,7 +74,7 @@ export class Tape {
     row.element.dataset.move = move;
     const shown = [format.timeOfDay(trade.t), format.price(trade.p, decimals), format.size(trade.s), side];
     shown.forEach((text, at) => {
-      this.#columns.note(COLUMNS[at].name, text);
+      this.#columns.add(COLUMNS[at].name, text);
       if (row.texts[at].data !== text) row.texts[at].data = text;
     });
   }

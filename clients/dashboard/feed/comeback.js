@@ -111,15 +111,15 @@ export class ComeBack {
       size += more;
     }
     yield this.#askFor(together, wish, known);
-    yield* this.#giveUp(parts);
+    yield* this.#unsubscribeFrom(parts);
   }
 
-  *#giveUp(parts) {
+  *#unsubscribeFrom(parts) {
     const message = unsubscribe(parts);
     if (parts.length > 1 && this.#size(message) > this.#most) {
       const half = Math.floor(parts.length / 2);
-      yield* this.#giveUp(parts.slice(0, half));
-      yield* this.#giveUp(parts.slice(half));
+      yield* this.#unsubscribeFrom(parts.slice(0, half));
+      yield* this.#unsubscribeFrom(parts.slice(half));
     } else if (parts.length) {
       yield message;
     }

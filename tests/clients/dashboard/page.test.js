@@ -6,7 +6,7 @@ import { isSymbol, queryOf, readView } from "../../../clients/dashboard/address.
 import { Candles } from "../../../clients/dashboard/candles.js";
 import { Market, isHistory } from "../../../clients/dashboard/market.js";
 import { exactVolume, price, size, volume } from "../../../clients/dashboard/format.js";
-import { Behind, bannerOf, pageState, sum } from "../../../clients/dashboard/notices.js";
+import { StreamLag, bannerOf, pageState, sum } from "../../../clients/dashboard/notices.js";
 import { Passes } from "../../../clients/dashboard/passes.js";
 import { Clock, Delays, Rate, TREND_POINTS, Trend } from "../../../clients/dashboard/rates.js";
 import { positionAfter, ratioOf, timeAt } from "../../../clients/dashboard/replay.js";
@@ -111,18 +111,18 @@ test("after an epoch a symbol of a replay begins anew, channel by channel", () =
   const instrument = market.instruments.get("ES");
   const restart = (now) => market.restart((channel) => channel === "trades", now);
   restart(0);
-  instrument.settle(999);
+  instrument.forgetOutdated(999);
   assert.equal(instrument.last, 2, "a replay in a loop does not flicker");
-  instrument.settle(1000);
+  instrument.forgetOutdated(1000);
   assert.deepEqual([instrument.last, instrument.volume, instrument.incomplete, instrument.mid], [undefined, 0, false, 2]);
   market.take({ T: "t", S: "ES", p: 4, s: 1, seq: 1 }, 1000);
   assert.deepEqual([instrument.volume, instrument.change], [1, 0]);
   restart(1100);
   market.take({ T: "t", S: "ES", p: 5, s: 2, seq: 1 }, 1101);
-  instrument.settle(9000);
+  instrument.forgetOutdated(9000);
   assert.deepEqual([instrument.last, instrument.volume, instrument.change], [5, 2, 0]);
   market.restart(() => true, 9000);
-  instrument.settle(10_000);
+  instrument.forgetOutdated(10_000);
   assert.deepEqual([instrument.last, instrument.mid], [undefined, undefined]);
 });
 
@@ -244,7 +244,7 @@ for (const [name, facts, ...expected] of STATES) {
 }
 
 test("one connection is behind while it lacks what the other one had", () => {
-  const behind = new Behind();
+  const behind = new StreamLag();
   const at = (seq, epoch = "e1") => ({ epoch, seq });
   assert.equal(behind.read(at(1), at(5), 1000), 0);
   assert.equal(behind.read(at(4), at(9), 2000), 1000);
@@ -281,16 +281,16 @@ test("a tick is history where it was published long before it was sent", () => {
 test("a paused replay that is sent forward leaves all behind; a step does not", () => {
   const passes = new Passes();
   const at = (second, now) => passes.takeState({ ...REPLAY, state: "paused", position: `2013-09-01T00:00:${second}Z` }, now);
-  passes.takeTick({ t: "2013-09-01T00:00:09.9Z" });
+  passes.receive({ t: "2013-09-01T00:00:09.9Z" });
   at(10, 0);
   at(20, 1000);
   assert.equal(passes.hasGoneForward(1400), false, "a tick may be under way");
   assert.equal(passes.hasGoneForward(1500), true);
   assert.equal(passes.hasGoneForward(1501), false);
   at(21, 2000);
-  passes.takeTick({ t: "2013-09-01T00:00:21Z" });
+  passes.receive({ t: "2013-09-01T00:00:21Z" });
   assert.equal(passes.hasGoneForward(3000), false);
-  passes.takeTick({ t: "2013-09-01T00:00:22Z" });
+  passes.receive({ t: "2013-09-01T00:00:22Z" });
   at(22, 3000);
   assert.equal(passes.hasGoneForward(4000), false);
   at(30, 5000);

@@ -35,7 +35,9 @@ export function pageState({ list, chart, ageMs, silentMs, listBehindMs, chartBeh
   const isListLive = list.name === "connected" && !isOld && listBehindMs <= BEHIND_MS;
   const isChartLive = chart.name === "connected" && !isOld && chartBehindMs <= BEHIND_MS;
   const worst = WORST_FIRST.find((name) => list.name === name || chart.name === name);
-  const { name, reason, code } = list.name === worst ? list : chart;
+  const those = [list, chart].filter(({ name }) => name === worst);
+  // Of two that have ended, one may have been closed by this page because of the other.
+  const { name, reason, code } = those.find((each) => each.reason || each.code) ?? those[0];
   const isStale = name === "connected" && !(isListLive && isChartLive);
   return { name: isStale ? "stale" : name, reason, code, isListLive, isChartLive };
 }

@@ -38,10 +38,10 @@ const replayBar = new ReplayBar((message) => watch.stream.say(message));
 const passes = new Passes();
 const credentials = new Credentials(() => location.reload());
 const CONNECTING = { name: "connecting", reason: "", code: 0 };
-/** Of each connection, as it tells it, and how far it is behind. */
+/** Each connection's state, the delay that the server reports on it, and how far it is behind the other. */
 const connections = {
-  list: { state: CONNECTING, lagMs: 0, lag: new StreamLag(), behindMs: 0 },
-  chart: { state: CONNECTING, lagMs: 0, lag: new StreamLag(), behindMs: 0 },
+  list: { state: CONNECTING, serverLagMs: 0, streamLag: new StreamLag(), behindMs: 0 },
+  chart: { state: CONNECTING, serverLagMs: 0, streamLag: new StreamLag(), behindMs: 0 },
 };
 const facts = { state: { ...CONNECTING, isListLive: false, isChartLive: false }, feed: view.feed, feedFault: "", refused: "", lostAt: "", ageMs: 0, silentMs: 0, replay: undefined };
 let slowAt = -Infinity;
@@ -135,7 +135,7 @@ function takeNotice(notice) {
 }
 
 function takeHeartbeat(which, notice) {
-  if (notice.T === "heartbeat") connections[which].lagMs = notice.lag_ms;
+  if (notice.T === "heartbeat") connections[which].serverLagMs = notice.lag_ms;
 }
 
 /** Not before the server has answered: it might ask for credentials first. */
@@ -158,7 +158,7 @@ function takeRefusal(error) {
 function takeState(which, next) {
   const connection = connections[which];
   connection.state = next;
-  connection.lagMs = 0;
+  connection.serverLagMs = 0;
   // Where the server has answered the one, the other one need not wait for its turn.
   if (next.name === "connected") for (const each of [watch, chosen]) each?.stream?.retry();
   if (which === "list" && next.name === "connected") replayBar.allow();
@@ -174,7 +174,7 @@ function showState(now) {
   const { list, chart: ofChart } = connections;
   const streams = [watch?.stream, chosen?.stream].filter(Boolean);
   facts.silentMs = Math.max(0, ...streams.map(({ silentMs }) => silentMs));
-  facts.ageMs = Math.max(list.lagMs, ofChart.lagMs) + facts.silentMs;
+  facts.ageMs = Math.max(list.serverLagMs, ofChart.serverLagMs) + facts.silentMs;
   const state = pageState({
     // Before its first answer a server may still ask for a key.
     list: isLetIn || list.state.name !== "connected" ? list.state : CONNECTING,
@@ -200,8 +200,8 @@ function showState(now) {
 function compare(now) {
   const { list, chart: ofChart } = connections;
   const [ofWatch, ofChosen] = [watch, chosen].map(({ stream }) => stream.position("trades", chosen.symbol));
-  list.behindMs = list.lag.read(ofWatch, ofChosen, now);
-  ofChart.behindMs = ofChart.lag.read(ofChosen, ofWatch, now);
+  list.behindMs = list.streamLag.read(ofWatch, ofChosen, now);
+  ofChart.behindMs = ofChart.streamLag.read(ofChosen, ofWatch, now);
 }
 
 // -- drawing
@@ -284,7 +284,7 @@ function showView() {
 
 function choose(symbol) {
   view.symbol = symbol;
-  for (const each of Object.values(connections)) each.lag = new StreamLag();
+  for (const each of Object.values(connections)) each.streamLag = new StreamLag();
   table.choose(symbol);
   chosen.show(symbol, TIMEFRAMES[view.timeframe]);
   showQuote(chosen, market.instruments.get(symbol), performance.now());

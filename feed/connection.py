@@ -28,6 +28,7 @@ from feed.errors import (
     InvalidAction,
     ReplayFailed,
     TooManyConnections,
+    TryAgain,
     reason_of,
 )
 from feed.fields import Id
@@ -240,6 +241,9 @@ class Connection:
         except AuthFailed as error:
             self._engine.door.note_refusal("credentials", self._visitor, str(error))
             self._finish(Fault.AUTH_FAILED, str(error), auth.id)
+        except TryAgain as error:
+            self._engine.door.note_refusal("busy", self._visitor, str(error))
+            self._session.refuse(auth, Fault.RATE_LIMITED, str(error))
         except TooManyConnections:
             self._engine.door.note_refusal("key", self._visitor, "too many connections")
             self._finish(Fault.CONNECTION_LIMIT, "of this key", auth.id)

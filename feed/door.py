@@ -17,7 +17,7 @@ from feed.addresses import Networks, is_known_host, is_welcome, party_of
 from feed.broker.attempts import Attempts
 from feed.broker.seats import Seats
 from feed.counters import Counters
-from feed.errors import AuthFailed, Refused, TooManyConnections
+from feed.errors import AuthFailed, Refused, TooManyConnections, TryAgain
 from feed.logs import SECURITY
 from feed.settings import Settings
 from feed.slices import Steps, run_all
@@ -29,6 +29,7 @@ REFUSALS: Final = (
 """All reasons for which somebody is turned away."""
 _TOTAL: Final = "total"
 _FULL_RETRY_S: Final = 5
+_BUSY_RETRY_S: Final = 1
 _HOST_SHOWN: Final = 100
 _ORIGIN_SHOWN: Final = 120
 _VISITORS_PER_STEP: Final = 50
@@ -162,9 +163,11 @@ class Door:
                 credentials = credentials_in(scope["headers"])
                 if credentials is None:
                     raise AuthFailed("credentials are needed")
-                return await self.gate.admit(credentials)
+                return await self.gate.admit(credentials, party_of(address))
             except AuthFailed as error:
                 raise Refused("credentials", 401, str(error)) from None
+            except TryAgain as error:
+                raise Refused("busy", 503, str(error), _BUSY_RETRY_S) from None
         except Refused as refusal:
             self.note_refusal(refusal.reason, Visitor(0, _safe(address)), str(refusal))
             raise
@@ -174,9 +177,9 @@ class Door:
 
         Raises:
             AuthFailed: nothing.
-            TooManyConnections: nothing now.
+            TryAgain, TooManyConnections: nothing now.
         """
-        grant = await self.gate.admit(credentials)
+        grant = await self.gate.admit(credentials, party_of(visitor.address))
         if visitor.grant is None and grant.max_connections is not None:
             room = f"{grant.proof.value}:{grant.subject}"
             await self._take(visitor, {room: grant.max_connections})
@@ -269,6 +272,8 @@ class Door:
                 visitor.grant = await self.identify(visitor, credentials)
         except AuthFailed as error:
             raise Refused("credentials", 401, str(error)) from None
+        except TryAgain as error:
+            raise Refused("busy", 503, str(error), _BUSY_RETRY_S) from None
         except TooManyConnections:
             raise Refused("key", 429, "too many connections with this key", _FULL_RETRY_S) from None
 

@@ -115,6 +115,13 @@ class AuthFailed(TickcastError):
     """Credentials that open nothing; the text says why, in words that give nothing away."""
 
 
+class TryAgain(TickcastError):
+    """Credentials that could not be checked now. They may be right: it is worth trying again."""
+
+    def __init__(self) -> None:
+        super().__init__("too many credentials at once, try again later")
+
+
 class TooManyConnections(TickcastError):
     """A limit on connections is reached.
 

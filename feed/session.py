@@ -219,7 +219,7 @@ class Session:
         """What of some subscriptions of a feed the client may see."""
         return self._rights.entitlements.narrow_all(feed, dict.fromkeys(wanted))
 
-    def refuse(self, request: Request | Play | Steer, fault: Fault, detail: str) -> None:
+    def refuse(self, request: Request | Auth | Play | Steer, fault: Fault, detail: str) -> None:
         """Answer a request that can't be carried out; nothing of it is applied."""
         self._say(protocol.error(fault, detail, request.id))
 

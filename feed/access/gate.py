@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
+from feed.access.checks import CheckQueue, Rank
 from feed.access.credentials import CREDENTIAL_MAX, Bearer, Credentials
 from feed.access.grant import UNASKED, Grant, Proof
 from feed.access.jwks import RemoteKeys
@@ -18,15 +19,13 @@ from feed.access.keyring import KeyRing
 from feed.access.secrets import SecretChecker, key_id_of
 from feed.access.tokens import VerifyingKey, read_key, verify_token
 from feed.access.tokens import key_id_of as token_key_id_of
-from feed.errors import AuthFailed, InvalidSettings
+from feed.errors import AuthFailed, InvalidSettings, TryAgain
 from feed.settings import Settings
 
 _LOOKS_S: Final = 0.5
 """Between two looks at the file of keys."""
-_WAITING_MAX: Final = 100
-"""Secrets to be checked at a time: some two seconds of work. Others are turned away."""
-
-Result = TypeVar("Result")
+_FETCHING_MAX: Final = 100
+"""Tokens that wait for a key of their issuer at a time."""
 logger = logging.getLogger("tickcast.access")
 
 
@@ -49,6 +48,7 @@ class Gate:
         self._thread = ThreadPoolExecutor(1, "tickcast-access")
         # An issuer that does not answer must not hold up those who come with a key.
         self._fetching = ThreadPoolExecutor(1, "tickcast-jwks")
+        self._checks = CheckQueue(self._thread)
         self._waiting = 0
 
     @property
@@ -56,21 +56,25 @@ class Gate:
         """Whether clients need credentials at all."""
         return bool(self._file or self._token_key or self._remote)
 
-    async def admit(self, credentials: Credentials) -> Grant:
+    async def admit(self, credentials: Credentials, address: str = "unknown") -> Grant:
         """What somebody may do who shows these.
+
+        Args:
+            address: where they come from.
 
         Raises:
             AuthFailed: nothing.
+            TryAgain: they could not be checked now.
         """
         if not self.asks:
             return UNASKED
         if credentials.longest > CREDENTIAL_MAX:
             raise AuthFailed(f"credentials have at most {CREDENTIAL_MAX} characters")
         if not isinstance(credentials, Bearer):
-            return await self._admit_key(credentials.key, credentials.secret)
+            return await self._admit_key(credentials.key, credentials.secret, address)
         key_id = key_id_of(credentials.text)
         if key_id is not None:
-            return await self._admit_key(key_id, credentials.text)
+            return await self._admit_key(key_id, credentials.text, address)
         return await self._admit_token(credentials.text)
 
     def renewed(self, grant: Grant) -> Grant | None:
@@ -100,16 +104,26 @@ class Gate:
         for thread in (self._thread, self._fetching):
             thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _admit_key(self, key_id: str, secret: str) -> Grant:
+    async def _admit_key(self, key_id: str, secret: str, address: str) -> Grant:
         hashed = self._ring.hash_of(key_id, time.time())
-        if not self._checker.is_known(secret, hashed):
-            good = await self._run(self._thread, lambda: self._checker.check(secret, hashed))
-            if not good:
-                raise AuthFailed("no such key, or not its secret")
+        if self._checker.is_known(secret, hashed):
+            self._checks.note(address, is_right=True)
+        else:
+            await self._check(secret, hashed, address)
         grant = self._ring.grant(key_id, time.time())
         if grant is None:
             raise AuthFailed("no such key, or not its secret")
         return grant
+
+    async def _check(self, secret: str, hashed: str | None, address: str) -> None:
+        # A key that does not exist takes as long to refuse. It waits behind those that do.
+        rank = Rank.FAILED if hashed is None else self._checks.rank_of(address)
+        is_right = await self._checks.run(
+            (secret, hashed), lambda: self._checker.check(secret, hashed), address, rank
+        )
+        self._checks.note(address, is_right=is_right)
+        if not is_right:
+            raise AuthFailed("no such key, or not its secret")
 
     async def _admit_token(self, token: str) -> Grant:
         key = self._token_key
@@ -117,17 +131,19 @@ class Gate:
             remote, kid = self._remote, token_key_id_of(token)
             key = remote.known(kid) or key
             if key is None:
-                key = await self._run(self._fetching, lambda: remote.fetch(kid))
+                key = await self._fetch(remote, kid)
         if key is None:
             raise AuthFailed("no such key, or not its secret")
         return verify_token(token, key, audience=self._audience, issuer=self._issuer)
 
-    async def _run(self, thread: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
-        if self._waiting >= _WAITING_MAX:
-            raise AuthFailed("too many at once, try again later")
+    async def _fetch(self, remote: RemoteKeys, kid: str | None) -> VerifyingKey:
+        if self._waiting >= _FETCHING_MAX:
+            raise TryAgain
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(thread, work)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._fetching, remote.fetch, kid
+            )
         finally:
             self._waiting -= 1
 

@@ -17,6 +17,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from feed.access import checks
 from feed.access.keyfile import add_key, revoke_key
 from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
@@ -336,3 +337,47 @@ async def test_a_flood_of_frames_is_cut(settings: Settings, redis_url: str, floo
         socket.transport.write(flood)
         assert await close_code(socket, within_s=2) in (4101, 1006)
         assert server.app_state["engine"].hub.counters.closed[4101] == 1
+
+
+async def test_a_flood_of_wrong_secrets_never_makes_the_right_one_wrong(
+    guarded: dict[str, Any], redis_url: str
+) -> None:
+    settings = Settings(**guarded, trusted_proxies=("127.0.0.1",), requests_per_s=1000)
+    async with (
+        running_server(settings, redis_url) as server,
+        httpx.AsyncClient(base_url=server.http, limits=httpx.Limits(), timeout=20) as http,
+    ):
+
+        async def status(secret: str, address: str) -> tuple[int, str | None]:
+            headers = {"Authorization": f"Bearer {secret}", "X-Forwarded-For": address}
+            answer = await http.get("/symbols", headers=headers)
+            return answer.status_code, answer.headers.get("retry-after")
+
+        wrong = [make_secret(ID) for _ in range(150)]
+        asked = [
+            asyncio.create_task(status(each, f"192.0.2.{number}"))
+            for number, each in enumerate(wrong)
+        ]
+        # A client that has not come before is told to try again, and does.
+        seen: list[int] = []
+        async with asyncio.timeout(20):
+            while 200 not in seen:
+                seen.append((await status(SECRET, "198.51.100.1"))[0])
+                await asyncio.sleep(0.1)
+        assert set(seen) <= {200, 503}
+        # The secret is known now, from whatever address.
+        assert await status(SECRET, "198.51.100.2") == (200, None)
+        answers = set(await asyncio.gather(*asked))
+        assert answers == {(401, None), (503, "1")}
+
+
+async def test_a_socket_is_told_to_try_again_too(
+    guarded: dict[str, Any], redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_server(Settings(**guarded), redis_url) as server, client(server) as socket:
+        monkeypatch.setattr(checks, "_PER_ADDRESS_MAX", 0)
+        said = await ask(socket, action="auth", token=SECRET, id=1)
+        assert (said["code"], said["id"]) == (429, 1)
+        assert "try again" in said["msg"]
+        monkeypatch.undo()
+        assert (await ask(socket, action="auth", token=SECRET))["msg"] == "authenticated"

@@ -180,7 +180,8 @@ class Door:
             TryAgain, TooManyConnections: nothing now.
         """
         grant = await self.gate.admit(credentials, party_of(visitor.address))
-        if visitor.grant is None and grant.max_connections is not None:
+        needs_seat = visitor.grant is None and not visitor.has_left
+        if needs_seat and grant.max_connections is not None:
             room = f"{grant.proof.value}:{grant.subject}"
             await self._take(visitor, {room: grant.max_connections})
         return grant

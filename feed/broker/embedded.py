@@ -1,7 +1,7 @@
 """The embedded store: a real valkey-server on a unix socket in a private directory.
 
 Its process hangs on a pipe of ours (see `guard`), so it ends when we end. A lock file, held open by
-the guard, says that it runs.
+the guard, says that it runs. Should guard and store be killed, a new store is started.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote
 
+from redis.exceptions import RedisError
+
 from feed.broker import guard, janitor
 from feed.broker.client import make_client, translated_errors
 from feed.errors import StoreUnavailable, TickcastError
 from feed.settings import Settings
-from feed.tasks import end_tasks
+from feed.tasks import BackgroundTasks
 
 _SOCKET: Final = "store.sock"
 _LOCK: Final = "store.lock"
 _LOG: Final = "store.log"
 _START_TIMEOUT_S: Final = 10.0
+_LOOK_S: Final = 0.25
+"""Between two looks at the guard, or at the lock where the store is another server's."""
+_LOOK_MAX_S: Final = 5.0
 _SOCKET_PATH_MAX: Final = 100
 """Bytes; the kernel's own limit is 108 on Linux and 104 on macOS."""
 _PUBSUB_BUFFER: Final = "pubsub 64mb 32mb 10"
@@ -46,10 +51,11 @@ async def find_store(settings: Settings) -> str:
     """The URL of the Redis to use: the configured one, or the embedded store that runs.
 
     Raises:
-        StoreUnavailable: none is configured, and none runs.
+        StoreUnavailable: none is configured, and none runs, or it may be another user's.
     """
     if settings.redis_url:
         return settings.redis_url
+    _check_owner(settings.store_dir)
     url = store_url(settings)
     if await _answers(url):
         return url
@@ -63,31 +69,90 @@ async def find_store(settings: Settings) -> str:
 async def provided_store(settings: Settings) -> AsyncIterator[str]:
     """The URL of the Redis to use; the embedded store is started if it is needed and not running.
 
+    Meanwhile it is kept running. Where its processes are killed, or where another server that has
+    started it ends, an empty one takes its place.
+
     Raises:
         StoreUnavailable: it does not start.
     """
     if settings.redis_url:
         yield settings.redis_url
         return
-    directory, is_ours = prepare_directory(settings)
-    lock = _take_lock(directory)
-    if lock is None:
-        await _wait_until_running(store_url(settings))
-        logger.warning("a store is already running in %s, using it", directory)
-        yield store_url(settings)
-        return
-    process = _start(directory, is_ours, lock)
+    store = _EmbeddedStore(settings)
+    tasks = BackgroundTasks(logger)
     try:
-        await _wait_until_started(process, directory, store_url(settings))
-        keeper = asyncio.create_task(janitor.keep_bounded(store_url(settings), settings))
-        try:
-            yield store_url(settings)
-        finally:
-            await end_tasks([keeper])
+        await store.start()
+        tasks.supervise("watch over the embedded store", store.watch)
+        tasks.supervise("trimmer of history", store.trim)
+        yield store.url
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await asyncio.to_thread(process.wait)
+        await tasks.close()
+        await store.stop()
+
+
+class _EmbeddedStore:
+    """The embedded store as one server sees it: its own, or that of another server.
+
+    The lock file says whose it is. The guard of the store holds it, so it is free as soon as the
+    guard is gone, however it ended.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = store_url(settings)
+        self._settings = settings
+        self._directory, self._is_ours = prepare_directory(settings)
+        self._guard: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Start it, unless another server has done so.
+
+        Raises:
+            StoreUnavailable: it does not start.
+        """
+        if not await self._start_if_free():
+            await _wait_until_running(self.url)
+            logger.warning("a store is already running in %s, using it", self._directory)
+
+    async def watch(self) -> None:
+        """Start it again whenever its guard is gone, until cancelled."""
+        delay_s = _LOOK_S
+        while True:
+            await asyncio.sleep(delay_s)
+            if self._guard is not None and self._guard.poll() is None:
+                delay_s = _LOOK_S
+                continue
+            was_ours = self._guard is not None
+            await self.stop()
+            try:
+                if await self._start_if_free():
+                    how = "was killed" if was_ours else "of another server is gone"
+                    logger.error("the embedded store %s; a new one has started, empty", how)
+            except (StoreUnavailable, OSError) as error:
+                delay_s = min(2 * delay_s, _LOOK_MAX_S)
+                logger.error("can't start the embedded store again: %s", error)
+
+    async def trim(self) -> None:
+        """Keep it below its memory bound while it is our own, until cancelled."""
+        await janitor.keep_bounded(self.url, self._settings, lambda: self._guard is not None)
+
+    async def stop(self) -> None:
+        """End it, if it is our own."""
+        if self._guard is not None:
+            assert self._guard.stdin is not None
+            self._guard.stdin.close()
+            await asyncio.to_thread(self._guard.wait)
+            self._guard = None
+
+    async def _start_if_free(self) -> bool:
+        lock, is_new = _take_lock(self._directory)
+        if lock is None:
+            return False
+        with lock:
+            # The guard inherits the lock: it is held for as long as the guard lives.
+            await _end_orphan(self.url)
+            self._guard = _start(self._directory, self._is_ours or is_new, lock)
+        await _wait_until_started(self._guard, self._directory, self.url)
+        return True
 
 
 def prepare_directory(settings: Settings) -> tuple[Path, bool]:
@@ -104,21 +169,49 @@ def prepare_directory(settings: Settings) -> tuple[Path, bool]:
     try:
         is_ours = not settings.runtime_dir or not directory.exists()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.stat()
     except OSError as error:
         raise StoreUnavailable(f"{error.filename}: {error.strerror}") from None
-    if status.st_uid != os.getuid():
-        raise StoreUnavailable(f"{directory} belongs to another user")
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise StoreUnavailable(f"{directory} can be written by everybody")
+    _check_owner(directory)
     return directory, is_ours
 
 
-def _take_lock(directory: Path) -> IO[bytes] | None:
-    """The lock file, locked by us; None where somebody else holds it."""
+def _check_owner(directory: Path) -> None:
+    """See that no other local user has put the store there, who would read and write its ticks.
+
+    What does not exist is no danger.
+
+    Raises:
+        StoreUnavailable: another user owns the directory or what is in it, or could write there.
+    """
+    advice = "set TICKCAST_RUNTIME_DIR to a directory of your own, or give --redis URL"
+    try:
+        status = directory.stat()
+        if status.st_uid != os.getuid():
+            raise StoreUnavailable(f"{directory} belongs to another user: {advice}")
+        if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+            raise StoreUnavailable(f"{directory} can be written by everybody: {advice}")
+        for name in (_LOCK, _SOCKET):
+            if (directory / name).lstat().st_uid != os.getuid():
+                raise StoreUnavailable(f"{directory / name} belongs to another user: {advice}")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreUnavailable(f"{error.filename}: {error.strerror}") from None
+
+
+def _take_lock(directory: Path) -> tuple[IO[bytes] | None, bool]:
+    """The lock file, locked by us, or None where somebody else holds it.
+
+    With it: whether the directory was gone, and made anew.
+    """
     path = directory / _LOCK
+    is_new = False
     while True:
-        directory.mkdir(mode=0o700, exist_ok=True)
+        try:
+            directory.mkdir(mode=0o700)
+            is_new = True
+        except FileExistsError:
+            pass
         with suppress(FileNotFoundError):
             try:
                 lock = path.open("ab")
@@ -128,12 +221,22 @@ def _take_lock(directory: Path) -> IO[bytes] | None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.close()
-                return None
+                return None, is_new
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                    return lock
+                    return lock, is_new
             # A store that has just ended removed the file between our opening and locking it.
             lock.close()
+
+
+async def _end_orphan(url: str) -> None:
+    """End a store whose guard was killed. On Linux the kernel has done that already."""
+    client = make_client(url)
+    try:
+        with suppress(TickcastError, RedisError), translated_errors():
+            await client.shutdown(nosave=True, now=True, force=True)
+    finally:
+        await client.aclose()
 
 
 def _start(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -154,16 +257,14 @@ def _start(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen[
     for name, value in options.items():
         command += [f"--{name}", value]
     keeper = [sys.executable, "-I", "-S", guard.__file__, "remove" if is_ours else "keep"]
-    with lock:
-        # The guard inherits the lock: it is held for as long as the guard lives.
-        return subprocess.Popen(
-            [*keeper, str(directory), *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[lock.fileno()],
-            start_new_session=True,
-        )
+    return subprocess.Popen(
+        [*keeper, str(directory), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=[lock.fileno()],
+        start_new_session=True,
+    )
 
 
 def _find_binary() -> Path:

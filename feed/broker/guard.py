@@ -74,9 +74,10 @@ def _stop(child: subprocess.Popen[bytes]) -> int:
 
 def _clean(directory: str, remove: bool) -> None:
     with contextlib.suppress(OSError):
-        for entry in os.scandir(directory):
-            if entry.name.startswith("store."):
-                os.unlink(entry.path)  # noqa: PTH108
+        names = [name for name in os.listdir(directory) if name.startswith("store.")]  # noqa: PTH208
+        # The lock last: from then on another server may start a store here, with such files.
+        for name in sorted(names, key=lambda name: name.endswith(".lock")):
+            os.unlink(os.path.join(directory, name))  # noqa: PTH108, PTH118
         if remove:
             os.rmdir(directory)  # noqa: PTH106 - pathlib takes too long to import
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from redis.asyncio import Redis
@@ -27,13 +28,15 @@ _MIB: Final = 1 << 20
 logger = logging.getLogger("tickcast.store")
 
 
-async def keep_bounded(url: str, settings: Settings) -> None:
-    """Watch the store's memory until cancelled."""
+async def keep_bounded(
+    url: str, settings: Settings, is_ours: Callable[[], bool] = lambda: True
+) -> None:
+    """Watch the store's memory until cancelled, while it is ours to look after."""
     client = make_client(url, max_connections=2)
     try:
         while True:
             try:
-                has_room = await trim_if_full(client, settings.store_memory_bytes)
+                has_room = not is_ours() or await trim_if_full(client, settings.store_memory_bytes)
             except TickcastError as error:
                 logger.debug("can't look after the store's memory: %s", error)
                 has_room = False

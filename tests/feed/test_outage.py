@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from feed.errors import BrokerUnavailable
 from feed.settings import Settings
 from tests.builders import trade, trades
 from tests.conftest import running_server
+from tests.feed.broker.test_embedded import guard_of
 from tests.talk import talking
 
 
@@ -103,6 +105,23 @@ async def test_a_store_that_falls_silent_is_noticed(
         await until_status(server.http + "/ready", 200)
         await publisher.publish(trades(3))
         assert [tick["seq"] for tick in await talk.ticks(3)] == [1, 2, 3]
+
+
+async def test_a_store_that_is_killed_with_its_guard_comes_back(
+    settings: Settings, redis_url: str, publisher: Publisher, runtime_dir: Path
+) -> None:
+    await publisher.publish(trades(3))
+    await publisher.drain()
+    async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["ES"], start=0)
+        assert [tick["seq"] for tick in await talk.ticks(3)] == [1, 2, 3]
+        os.kill(guard_of(runtime_dir), signal.SIGKILL)
+        await until_status(server.http + "/ready", 503)
+        await until_status(server.http + "/ready", 200)
+        gap = await talk.hear()
+        assert (gap["T"], gap["reason"]) == ("gap", "epoch")
+        await publisher.publish(trades(2))
+        assert [tick["seq"] for tick in await talk.ticks(2)] == [1, 2]
 
 
 async def test_a_server_may_start_before_its_redis(settings: Settings) -> None:

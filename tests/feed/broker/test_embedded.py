@@ -5,7 +5,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -99,14 +102,110 @@ async def test_goes_with_its_parent(runtime_dir: Path, number: signal.Signals) -
     await until(lambda: not runtime_dir.exists())
 
 
-async def test_goes_with_its_guard(settings: Settings, runtime_dir: Path) -> None:
-    async with provided_store(settings):
-        for pid in processes_using(runtime_dir):
-            if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                os.kill(pid, signal.SIGKILL)
-        await until(lambda: not processes_using(runtime_dir))
-    async with provided_store(settings) as url:  # What was left lying about is no hindrance.
+def guard_of(directory: Path) -> int:
+    """The process id of the guard of the store in a directory."""
+    (pid,) = (
+        pid
+        for pid in processes_using(directory)
+        if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+    return pid
+
+
+def are_gone(processes: Sequence[int], directory: Path) -> bool:
+    return not set(processes) & set(processes_using(directory))
+
+
+def is_logged(caplog: pytest.LogCaptureFixture, words: str, count: int) -> bool:
+    return caplog.text.count(words) == count
+
+
+async def test_killed_with_its_guard_it_is_started_again(
+    settings: Settings, runtime_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with provided_store(settings) as url:
+        for count in (1, 2):
+            killed = processes_using(runtime_dir)
+            os.kill(guard_of(runtime_dir), signal.SIGKILL)
+            await until(partial(are_gone, killed, runtime_dir))
+            words = "the embedded store was killed; a new one has started, empty"
+            await until(partial(is_logged, caplog, words, count))
+            assert await answers(settings)
         assert await find_store(settings) == url
+        assert len(processes_using(runtime_dir)) == 2
+    assert processes_using(runtime_dir) == []
+    assert not runtime_dir.exists()
+
+
+async def test_what_a_killed_guard_leaves_lying_about_is_no_hindrance(runtime_dir: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLD_A_STORE, str(runtime_dir), stdout=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    assert await parent.stdout.readline()
+    guard_pid = guard_of(runtime_dir)
+    parent.send_signal(signal.SIGSTOP)
+    os.kill(guard_pid, signal.SIGKILL)
+    parent.send_signal(signal.SIGKILL)
+    await parent.wait()
+    await until(lambda: not processes_using(runtime_dir))
+    settings = Settings(runtime_dir=str(runtime_dir))
+    async with provided_store(settings) as url:
+        assert await find_store(settings) == url
+
+
+async def test_a_store_whose_server_is_gone_is_replaced_by_another_server_that_uses_it(
+    settings: Settings, runtime_dir: Path
+) -> None:
+    first = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLD_A_STORE, str(runtime_dir), stdout=subprocess.PIPE
+    )
+    assert first.stdout is not None
+    assert await first.stdout.readline()
+    async with provided_store(settings) as url:
+        processes = processes_using(runtime_dir)
+        first.kill()
+        await first.wait()
+        async with asyncio.timeout(10):
+            while not (are_gone(processes, runtime_dir) and await answers(settings)):
+                await asyncio.sleep(0.01)
+        assert await find_store(settings) == url
+    await until(lambda: not processes_using(runtime_dir))
+
+
+async def answers(settings: Settings) -> bool:
+    try:
+        await find_store(settings)
+    except StoreUnavailable:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("what", ["directory", "store.sock", "store.lock"])
+async def test_what_another_user_owns_is_not_used(
+    settings: Settings, runtime_dir: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with provided_store(settings):
+        assert await answers(settings)
+        theirs = runtime_dir if what == "directory" else runtime_dir / what
+        me, stat, lstat = os.getuid(), Path.stat, Path.lstat
+
+        def as_theirs(
+            path: Path, real: Callable[..., os.stat_result], **options: Any
+        ) -> os.stat_result:
+            status = list(real(path, **options))
+            status[4] = me + 1 if path == theirs else me
+            return os.stat_result(status)
+
+        monkeypatch.setattr(Path, "stat", lambda path, **more: as_theirs(path, stat, **more))
+        monkeypatch.setattr(Path, "lstat", lambda path: as_theirs(path, lstat))
+        with pytest.raises(StoreUnavailable, match=f"{theirs} belongs to another user"):
+            await find_store(settings)
+        if what == "directory":
+            with pytest.raises(StoreUnavailable, match=f"{theirs} belongs to another user"):
+                async with provided_store(settings):
+                    pass
+        monkeypatch.undo()
 
 
 async def test_a_folder_of_the_users_keeps_its_files(settings: Settings, runtime_dir: Path) -> None:

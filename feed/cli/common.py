@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -227,8 +228,18 @@ def _show_dropped(dropped: Mapping[StreamKey, Dropped]) -> None:
 
 def run_server_loop(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a server, which looks after the signals itself once it has started."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
+    handlers = {number: signal.getsignal(number) for number in stop_signals()}
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            try:
+                return runner.run(work)
+            finally:
+                # The loop closes next. Interrupted in that, its threads would end with a traceback.
+                for number in handlers:
+                    signal.signal(number, signal.SIG_IGN)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 async def refuse_unsuitable(redis_url: str, feeds: Sequence[str] = ()) -> None:

@@ -1,9 +1,14 @@
-"""How long to wait before the next attempt: longer each time, and spread. No I/O."""
+"""How long to wait before the next attempt, and which failures to report. No I/O."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Final
+
+_REMINDER_FIRST_S: Final = 10.0
+_REMINDER_MAX_S: Final = 600.0
+_REASONS_MAX: Final = 10
 
 
 class Delays:
@@ -37,3 +42,41 @@ class Delays:
         delay_s = self._bound_s * self._dice()
         self._bound_s = min(2 * self._bound_s, self._max_s)
         return delay_s
+
+
+class Reminders:
+    """Decides which failures of an outage are reported: the first, then fewer and fewer.
+
+    The intervals are 10 s, 20 s, 40 s and so on, at most ten minutes. A reason that was not given
+    before is reported at once, so that an outage that changes its nature is noticed.
+
+    >>> reminders = Reminders()
+    >>> [second for second in range(0, 100, 5) if reminders.is_due(second, "refused")]
+    [0, 10, 30, 70]
+    """
+
+    def __init__(self) -> None:
+        self._interval_s = 0.0
+        self._next_s = 0.0
+        self._reasons: set[str] = set()
+
+    def is_due(self, now_s: float, reason: str) -> bool:
+        """Whether to report a failure that happened now.
+
+        Args:
+            now_s: seconds on a clock that is never set back.
+            reason: why it failed, without figures that differ each time.
+        """
+        if self._reasons and now_s < self._next_s:
+            if reason in self._reasons or len(self._reasons) >= _REASONS_MAX:
+                return False
+        else:
+            self._interval_s = min(2 * self._interval_s or _REMINDER_FIRST_S, _REMINDER_MAX_S)
+            self._next_s = now_s + self._interval_s
+        self._reasons.add(reason)
+        return True
+
+    def reset(self) -> None:
+        """The outage is over: report the next failure at once."""
+        self._interval_s = 0.0
+        self._reasons.clear()

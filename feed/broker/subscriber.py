@@ -19,6 +19,7 @@ from feed.broker import keys
 from feed.broker.client import channel_of, check_version, named, translated_errors
 from feed.broker.pipe import Command, Pipe
 from feed.broker.replies import ReplyReader, open_connection
+from feed.delays import Reminders
 from feed.errors import BrokerUnavailable, TickcastError
 from feed.tasks import end_tasks
 
@@ -76,6 +77,7 @@ class Subscriber:
         self._transport: asyncio.Transport | None = None
         self._replies: ReplyReader | None = None
         self._first_try = asyncio.Event()
+        self._reminders = Reminders()
         self._connects = 0
         self._heartbeats = keys.heartbeat(secrets.token_hex(6))
         self._hurry = asyncio.Event()
@@ -138,9 +140,9 @@ class Subscriber:
             except TickcastError as error:
                 if self.connected:
                     delay = _BACKOFF_FIRST_S
-                    logger.warning("lost Redis: %s", error)
-                else:
-                    logger.warning("Redis is away, trying again in %.1f s: %s", delay, error)
+                    self._reminders.reset()
+                if self._reminders.is_due(time.monotonic(), str(error)):
+                    logger.warning("Redis is away, trying again until it is back: %s", error)
             finally:
                 self._drop_connection()
                 self._first_try.set()

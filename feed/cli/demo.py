@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import shlex
 import socket as sockets
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from feed.cli.bars import make_bars
 from feed.cli.common import config_option, open_publisher, run_server_loop, set_up_logging
 from feed.cli.parameters import Rate
 from feed.cli.serve import serve_feed
+from feed.delays import Reminders
 from feed.errors import AlreadyClaimed, InvalidSettings, TickcastError
 from feed.server import CannotListen, address_of, bind_all
 from feed.settings import Settings, load_settings
@@ -31,6 +33,8 @@ from producers.synthetic import generate, symbol_names
 
 _PORTS_TRIED = 50
 _AGAIN_S = 1.0
+_SETTLED_S = 30.0
+"""After having worked for so long, a failure is a new one."""
 _TIMEFRAMES: Final[tuple[Timeframe, ...]] = ("1s", "5s", "1m")
 
 
@@ -118,26 +122,37 @@ def _names_of(hosts: Sequence[str]) -> list[str]:
 
 
 async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
+    reminders = Reminders()
     while True:
         try:
             async with open_publisher(settings, DEFAULT_FEED) as publisher:
+                reminders.reset()
                 ticks = generate(symbol_names(symbols), rate, seed=7, start=Time.now())
                 await play(ticks, publisher, Pacer())
         except TickcastError as error:
             # An outage is the publisher's affair; but a Redis that is named may not be there yet.
-            click.echo(f"tickcast: no market for now: {error}", err=True)
+            _remind(reminders, f"no market for now: {error}")
             await asyncio.sleep(_AGAIN_S)
 
 
 async def _run_bars(settings: Settings) -> None:
+    reminders = Reminders()
     while True:
+        began_s = time.monotonic()
         try:
             await make_bars(settings, DEFAULT_FEED, _TIMEFRAMES)
         except AlreadyClaimed:
             await asyncio.sleep(_AGAIN_S)  # Of two demos on one store, one makes them.
         except TickcastError as error:
-            click.echo(f"tickcast: no bars for now: {error}", err=True)
+            if time.monotonic() - began_s > _SETTLED_S:
+                reminders.reset()
+            _remind(reminders, f"no bars for now: {error}")
             await asyncio.sleep(_AGAIN_S)
+
+
+def _remind(reminders: Reminders, message: str) -> None:
+    if reminders.is_due(time.monotonic(), message):
+        click.echo(f"tickcast: {message}", err=True)
 
 
 def _bind_free(settings: Settings) -> list[socket]:

@@ -21,7 +21,7 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
-from feed.delays import Delays
+from feed.delays import Delays, Reminders
 from feed.errors import BadFrame, VenueRefused
 from feed.proxies import NO_SOCKS, proxy_of, through
 from feed.tasks import end_tasks
@@ -132,10 +132,11 @@ class Runner:
     async def _keep(self, names: list[str], delay_s: float) -> NoReturn:
         """Keep one connection."""
         delays = Delays(FIRST_DELAY_S, MAX_DELAY_S, self._dice)
+        reminders = Reminders()
         while True:
             await asyncio.sleep(delay_s)
             try:
-                await self._connect_once(names, delays)
+                await self._connect_once(names, delays, reminders)
             except ImportError:
                 raise VenueRefused(f"{self._url}{through(self._proxy)}: {NO_SOCKS}") from None
             except (OSError, TimeoutError, WebSocketException) as error:
@@ -143,10 +144,12 @@ class Runner:
                 reason = (str(error) or "it has fallen silent") + through(self._proxy)
             delay_s = delays.next_s()
             self.reconnects += 1
-            logger.warning(
-                "connection lost",
-                extra={"venue": self._venue.name, "reason": reason, "retry_s": round(delay_s, 2)},
-            )
+            if reminders.is_due(monotonic(), reason):
+                logger.warning(
+                    "connection lost",
+                    extra={"venue": self._venue.name, "reason": reason,
+                           "retry_s": round(delay_s, 2)},
+                )  # fmt: skip
 
     def _raise_if_final(self, error: Exception) -> None:
         """What was never any better will not get so, unless a network or a server is down."""
@@ -159,7 +162,9 @@ class Runner:
         elif isinstance(error, _FINAL) and not isinstance(error, InvalidMessage):
             raise VenueRefused(f"{self._url}{through(self._proxy)}: {error}") from None
 
-    async def _connect_once(self, names: list[str], delays: Delays) -> NoReturn:
+    async def _connect_once(
+        self, names: list[str], delays: Delays, reminders: Reminders
+    ) -> NoReturn:
         """Open a connection, and follow it until it ends, which it does with an exception."""
         self._proxy = proxy_of(self._url)
         async with connect(
@@ -174,6 +179,7 @@ class Runner:
         ) as socket:
             opened_s = monotonic()
             self._has_connected = True
+            reminders.reset()
             self.connected += 1
             logger.info("connected", extra={"venue": self._venue.name, "url": self._url})
             try:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from feed.delays import Delays
+from itertools import pairwise
+
+from feed.delays import Delays, Reminders
 
 
 def test_delays_double_up_to_their_end_and_begin_anew() -> None:
@@ -16,3 +18,24 @@ def test_delays_double_up_to_their_end_and_begin_anew() -> None:
 def test_delays_lie_anywhere_below_their_bound() -> None:
     assert Delays(8.0, 8.0, lambda: 0.25).next_s() == 2.0
     assert all(0 <= Delays(1.0, 1.0).next_s() <= 1 for _ in range(100))
+
+
+def test_a_lasting_outage_is_reported_less_and_less_often() -> None:
+    reminders = Reminders()
+    day = [second * 0.7 for second in range(round(86_400 / 0.7))]
+    reported = [now_s for now_s in day if reminders.is_due(now_s, "refused")]
+    assert len(reported) < 160
+    assert [round(now_s) for now_s in reported[:5]] == [0, 10, 31, 71, 152]
+    assert max(later - now for now, later in pairwise(reported)) < 601
+
+
+def test_another_reason_is_reported_at_once_and_the_next_outage_too() -> None:
+    reminders = Reminders()
+    assert reminders.is_due(0, "refused")
+    assert reminders.is_due(1, "no such host")
+    assert not any(reminders.is_due(2, reason) for reason in ("refused", "no such host"))
+    # Reasons without end, such as with a number in them, are no way around it.
+    assert sum(reminders.is_due(3, f"reason {number}") for number in range(1_000)) == 8
+    reminders.reset()
+    assert reminders.is_due(4, "refused")
+    assert not reminders.is_due(5, "refused")

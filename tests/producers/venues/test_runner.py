@@ -91,6 +91,14 @@ async def test_a_venue_that_always_cuts_is_asked_less_and_less_often(
     assert delays() == [0.02, 0.02, 0.02]
 
 
+async def test_a_venue_that_is_away_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with simulated() as venue:
+        url = venue.url
+    async with running(url) as run:
+        await until(lambda: run.runner.reconnects == 4)
+        assert caplog.text.count("connection lost") == 1
+
+
 @pytest.mark.parametrize("venue", [Impatient(), Binance()], ids=["heartbeats", "pings"])
 async def test_a_venue_that_falls_silent_is_left(venue: Venue) -> None:
     async with (

@@ -19,7 +19,7 @@ page = hatch_build.py package.json package-lock.json \
 .PHONY: help demo test faults conformance e2e fuzz check pictures constraints clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 # `exec` leaves no shell between make and the demo, so that Ctrl-C ends both quietly.
 demo: .venv/.runtime ## Show it all: store, server, made-up market (ARGS="--port 9000")

@@ -221,6 +221,10 @@ class Recorder:
         """Complete the tape; raises RecordingFailed."""
         self._writer.close()
 
+    def discard(self) -> None:
+        """Remove the tape: nothing could be recorded."""
+        self._writer.discard()
+
     def abandon(self) -> None:
         """Leave the tape as it is: the disk does not take more."""
         self._writer.abandon()

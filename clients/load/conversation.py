@@ -15,6 +15,7 @@ from feed.errors import ConnectionFailed, Fault
 Action = dict[str, Any]
 _TOO_MUCH: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
 """Errors with which a server refuses options that it does not know."""
+_NOT_AUTHENTICATED: Final = Fault.NOT_AUTHENTICATED.code
 
 
 class Conversation:
@@ -103,4 +104,6 @@ class Conversation:
             self.refused |= set(self._options)
             self._options = {}
             return self._subscribe()
+        if code == _NOT_AUTHENTICATED:
+            raise ConnectionFailed("401 not authenticated; log in with --token-file FILE")
         raise ConnectionFailed(f"{code} {notice.get('msg')}")

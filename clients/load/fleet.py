@@ -134,6 +134,8 @@ class Fleet:
         except ssl.SSLError as error:
             client.abort()
             raise ConnectionFailed(why_refused(error)) from None
+        except ConnectionRefusedError:
+            raise ConnectionFailed("no server listens there") from None
         except OSError as error:
             raise ConnectionFailed(error.strerror or str(error)) from None
         self._ledger.add_opened(client)

@@ -14,6 +14,7 @@ from clients.load.recorder import Recorder
 from clients.load.text import bar, ms
 
 _BAR_WIDTH: Final = 20
+_PATIENCE_S: Final = 2.0
 
 
 class TerminalStage:
@@ -64,7 +65,9 @@ class LineStage:
         pass
 
     def show(self, phase: str, recorder: Recorder, elapsed_s: float, of_s: float) -> None:
-        """Print a line at a new phase or second."""
+        """Print a line at a new phase or second, once there is a connection or that takes long."""
+        if elapsed_s < _PATIENCE_S and not any(recorder.connected.values()):
+            return
         news = (phase, int(elapsed_s))
         if news == self._told:
             return

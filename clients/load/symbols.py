@@ -16,6 +16,7 @@ from clients.tls import verifying_context, why_refused
 from feed.errors import ConnectionFailed, TickcastError
 
 _TIMEOUT_S: Final = 10.0
+_UNAUTHORIZED: Final = 401
 _BODY_MAX_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -51,16 +52,20 @@ def ask_symbols(plan: Plan) -> list[str]:
     path = "/symbols" + (f"?feed={feed}" if feed else "")
     where = f"{'https' if address.secure else 'http'}://{address.authority}{path}"
     try:
-        connection.request("GET", path, headers=dict(plan.headers))
+        connection.request("GET", path, headers={**_credentials(plan), **dict(plan.headers)})
         reply = connection.getresponse()
         body = reply.read(_BODY_MAX_BYTES)
     except ssl.SSLError as error:
         raise ConnectionFailed(f"{where}: {why_refused(error)}") from None
+    except ConnectionRefusedError:
+        raise ConnectionFailed(f"{plan.url}: no server listens there") from None
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionFailed(f"{where}: {error}") from None
     finally:
         connection.close()
     hint = "name the symbols with --symbols, or '*'"
+    if reply.status == _UNAUTHORIZED:
+        hint = "the token or key is not valid" if plan.auth else "log in with --token-file FILE"
     if reply.status != 200:
         raise ConnectionFailed(f"{where}: HTTP {reply.status}; {hint}")
     try:
@@ -71,3 +76,12 @@ def ask_symbols(plan: Plan) -> list[str]:
     if not found:
         raise TickcastError(f"{where}: no symbols in {', '.join(plan.channels)}; {hint}")
     return found
+
+
+def _credentials(plan: Plan) -> dict[str, str]:
+    """The headers that show what the plan's connections log in with."""
+    if plan.auth is None:
+        return {}
+    if "token" in plan.auth:
+        return {"Authorization": f"Bearer {plan.auth['token']}"}
+    return {"APCA-API-KEY-ID": plan.auth["key"], "APCA-API-SECRET-KEY": plan.auth["secret"]}

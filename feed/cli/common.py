@@ -71,14 +71,13 @@ def token_option(command: Command) -> Command:
         "--token-file",
         "token",
         metavar="FILE",
-        callback=_read_token,
+        callback=read_token,
         help="File with the token or the API key's secret to show to the server.",
     )(command)
 
 
-def _read_token(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> str | None:
+def read_token(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """The token in the file that an option names."""
     if value is None:
         return None
     try:

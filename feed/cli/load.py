@@ -22,7 +22,14 @@ from clients.load.text import print_report
 from feed.broker.client import make_client
 from feed.broker.embedded import find_store
 from feed.broker.store import Store
-from feed.cli.common import ca_option, config_option, open_publisher, redis_option, run_server_loop
+from feed.cli.common import (
+    ca_option,
+    config_option,
+    open_publisher,
+    read_token,
+    redis_option,
+    run_server_loop,
+)
 from feed.cli.load_plan import make_plan
 from feed.cli.parameters import Duration, PerSecond, Share
 from feed.encoding import Encoding
@@ -84,7 +91,9 @@ _REPORT_WIDTH: Final = 100
               help="Send it with the handshake; repeatable.")  # fmt: skip
 @click.option("--key", help="Log in with this key, and --secret.")
 @click.option("--secret")
-@click.option("--token", help="Log in with this token.")
+@click.option("--token", help="Log in with this token, which other users of the machine can see.")
+@click.option("--token-file", metavar="FILE", callback=read_token,
+              help="Log in with the token or the API key's secret in this file.")  # fmt: skip
 @ca_option
 @click.option("--timeout", type=Duration(), default="10s", show_default=True,
               help="Longest wait for a connection, and for the last ticks.")  # fmt: skip

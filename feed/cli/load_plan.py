@@ -49,6 +49,7 @@ def make_plan(
     key: str | None,
     secret: str | None,
     token: str | None,
+    token_file: str | None,
     ca_file: str | None,
     timeout: float,
     pids: tuple[int, ...],
@@ -76,7 +77,7 @@ def make_plan(
         published=published, publish_rate=publish_rate, burst=burst, slow_share=slow,
         stall_s=stall, read_s=read, churn_rate=churn or 0.0, ramp_rate=ramp, processes=processes,
         seed=seed, settle_s=timeout, headers=tuple(map(_header, headers)),
-        auth=_auth(key, secret, token), snapshot=snapshot, stamps=stamps,
+        auth=_auth(key, secret, token, token_file), snapshot=snapshot, stamps=stamps,
         heartbeat_ms=heartbeat_ms, conflate_ms=conflate_ms, slow_policy=slow_policy,
         ca_file=ca_file, pids=pids,
     )  # fmt: skip
@@ -127,14 +128,19 @@ def _header(text: str) -> tuple[str, str]:
     return match[1], match[2].strip()
 
 
-def _auth(key: str | None, secret: str | None, token: str | None) -> dict[str, str] | None:
+def _auth(
+    key: str | None, secret: str | None, token: str | None, token_in_file: str | None
+) -> dict[str, str] | None:
+    if token is not None and token_in_file is not None:
+        raise InvalidSettings("give --token or --token-file, not both")
+    token = token if token_in_file is None else token_in_file
     if token is not None and key is None and secret is None:
         return {"token": token}
     if key is not None and secret is not None and token is None:
         return {"key": key, "secret": secret}
     if key is secret is token is None:
         return None
-    raise InvalidSettings("give --key with --secret, or --token alone")
+    raise InvalidSettings("give --key with --secret, or --token alone, or --token-file alone")
 
 
 def _check_files(connections: int) -> None:

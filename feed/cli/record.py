@@ -22,6 +22,7 @@ from clients.record import SLOW, Recorder, Rotation, positions_of
 from clients.stream import Stream, connect
 from clients.terminal.formats import format_age
 from feed.cli.common import ca_option, counted, run, token_option
+from feed.cli.hints import token_hint
 from feed.cli.parameters import Duration
 from feed.encoding import Encoding
 from feed.errors import InvalidSettings, RecordingFailed
@@ -172,11 +173,17 @@ async def _record(
         present: list[Position] = []
         if known:
             async with server.connect() as stream:
-                present = await positions_of(stream, wanted)
+                with token_hint(server.token):
+                    present = await positions_of(stream, wanted)
         async with server.connect(teller.take_gap) as stream:
             recorder = teller.recorder = Recorder(shelf, rotation, flush_s, slow)
             try:
-                await recorder.begin(stream, wanted, known, present)
+                with token_hint(server.token):
+                    await recorder.begin(stream, wanted, known, present)
+            except BaseException:
+                recorder.discard()
+                raise
+            try:
                 with teller.progress(lambda: stream.connected), suppress(TimeoutError):
                     async with asyncio.timeout(duration_s):
                         await recorder.run(stream, limit)

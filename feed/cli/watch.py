@@ -13,6 +13,7 @@ from clients.audit import describe_gap, sum_up
 from clients.books import Gap
 from clients.stream import Stream, connect
 from feed.cli.common import ca_option, run, token_option
+from feed.cli.hints import token_hint
 from feed.cli.streams import output_is_gone
 from feed.cli.watch_screen import Dial, show
 from feed.encoding import Encoding, encode
@@ -74,7 +75,8 @@ async def _watch(
     on_gap = _print_gap if audit and not is_terminal else None
     dial: Dial = partial(connect, url, headers=headers, tls=ca_file)
     async with dial(encoding=encoding, on_gap=on_gap) as stream:
-        await stream.subscribe(wanted, snapshot=not audit)
+        with token_hint(token):
+            await stream.subscribe(wanted, snapshot=not audit)
         try:
             if is_terminal:
                 await show(stream, dial, url, audit, limit)

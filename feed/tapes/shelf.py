@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from feed.errors import InvalidTape, RecordingFailed
@@ -34,11 +34,12 @@ class Shelf:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other recorders out of the folder.
+        """Keep other recorders out of the folder. One that was made for this is not left empty.
 
         Raises:
             RecordingFailed: it can't be made or read, or there is another one.
         """
+        made = [each for each in (self._directory, *self._directory.parents) if not each.exists()]
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             number = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -52,6 +53,9 @@ class Shelf:
                 f"{self._directory}: another recorder writes here; give this one its own folder"
             ) from None
         finally:
+            with suppress(OSError):  # It has tapes.
+                for each in made:
+                    each.rmdir()
             os.close(number)
 
     def positions(self, on_unreadable: Callable[[str], None]) -> list[StreamSummary]:

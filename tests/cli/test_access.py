@@ -25,9 +25,23 @@ async def test_a_key_from_its_making_to_its_end(cli: Cli, tmp_path: Path) -> Non
         assert (done.code, done.err) == (0, "")
         assert '"S":"ES"' in done.out
         done = await cli.run(*watch)
+        hint = "401 not authenticated; log in with --token-file FILE\n"
+        says = f"tickcast: the server refused: {hint}"
+        assert (done.code, done.err) == (1, says)
+        url = watch[3]
+        folder = tmp_path / "new" / "tapes"
+        done = await cli.run("record", url, "--trades", "ES", "--out", str(folder))
+        assert (done.code, done.err) == (1, says)
+        assert not folder.parent.exists()
+        load = ["load", url, "--connections", "1", "--duration", "0.1s", "--warmup", "0s"]
+        done = await cli.run(*load)
         assert done.code == 1
-        assert "401" in done.err
-        assert "Traceback" not in done.err
+        assert done.err.endswith("/symbols: HTTP 401; log in with --token-file FILE\n")
+        done = await cli.run(*load, "--symbols", "ES,")
+        assert done.code == 1
+        assert done.err == f"tickcast: {url}: {hint}"
+        done = await cli.run(*load, "--token-file", str(token))
+        assert done.code == 0, done
         assert (await cli.run("keys", "revoke", key_id, "--file", keys)).code == 0
         assert "revoked" in (await cli.run("keys", "list", "--file", keys)).out
 

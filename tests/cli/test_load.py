@@ -209,7 +209,9 @@ async def test_killed_it_leaves_nothing(cli: Cli) -> None:
         (["http://x"], 2, "'http://x' does not begin with ws:// or wss://"),
         (["ws://u:p@x/"], 2, "ws://x: neither user nor # in this URL"),
         (["ws://x:99999/"], 2, "'ws://x:99999/': Port out of range"),
-        (["ws://127.0.0.1:1/stream"], 1, "http://127.0.0.1:1/symbols: "),
+        (["ws://127.0.0.1:1/stream"], 1, "ws://127.0.0.1:1/stream: no server listens there"),
+        (["ws://127.0.0.1:1/x", "-s", "A"], 1, "ws://127.0.0.1:1/x: no server listens there"),
+        (["ws://x", "--token", "X", "--token-file", "/dev/null"], 2, "Invalid value"),
         (["ws://x", "-d", "soon"], 2, "Invalid value for '--duration' / '-d': 'soon' is no time"),
         (["ws://x", "--slow", "120%"], 2, "Invalid value for '--slow': '120%' is no share"),
         (["ws://x", "--churn", "-1/s"], 2, "Invalid value for '--churn': '-1' is not a number"),
@@ -244,7 +246,7 @@ def test_misuse(
 async def test_nobody_there(cli: Cli) -> None:
     done = await cli.run("load", "ws://127.0.0.1:1/stream", "-s", "A")
     assert (done.code, done.out) == (1, "")
-    assert done.err.splitlines()[-1].startswith("tickcast: ws://127.0.0.1:1/stream: ")
+    assert done.err == "tickcast: ws://127.0.0.1:1/stream: no server listens there\n"
     done = await cli.run("load", "ws://127.0.0.1:1/stream", "-r", "10")
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith("tickcast: no store is running in /tmp/")

@@ -32,6 +32,7 @@ def test_errors_are_one_line(
     assert done.code == code, done
     assert done.err.startswith(f"tickcast: {message}"), done
     assert done.err.count("\n") == 1, done
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(shell: Shell) -> None:

@@ -1,0 +1,29 @@
+"""What to do about a server's refusal, in the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from clients.state import Refused
+from feed.errors import ConnectionFailed, Fault
+
+NOT_AUTHENTICATED: Final = (
+    "the server refused: 401 not authenticated; log in with --token-file FILE"
+)
+
+
+@contextmanager
+def token_hint(token: str | None) -> Iterator[None]:
+    """Name the option when a server wants credentials and none were given.
+
+    Raises:
+        ConnectionFailed: it does.
+    """
+    try:
+        yield
+    except Refused as error:
+        if error.code == Fault.NOT_AUTHENTICATED.code and token is None:
+            raise ConnectionFailed(NOT_AUTHENTICATED) from None
+        raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -58,3 +60,11 @@ async def test_programs_of_the_documentation_run(
         warnings = "default" if "alpaca" in text else "error"
         command = [sys.executable, "-u", "-W", warnings, program_file.name]
         await run_program(command, program_file.parent)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_help_lists_every_target_that_has_a_description() -> None:
+    described = re.findall(r"^(\S+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert [line.split()[1] for line in shown.stdout.splitlines()] == described
+    assert "e2e" in described

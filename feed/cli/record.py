@@ -25,7 +25,7 @@ from feed.cli.common import ca_option, counted, run, token_option
 from feed.cli.hints import token_hint
 from feed.cli.parameters import Duration
 from feed.encoding import Encoding
-from feed.errors import InvalidSettings, RecordingFailed
+from feed.errors import ConnectionFailed, InvalidSettings, RecordingFailed
 from feed.tapes.shelf import Shelf
 from feed.ticks import CHANNELS, DEFAULT_FEED, is_pattern
 from feed.times import NS_PER_SECOND
@@ -180,13 +180,16 @@ async def _record(
             try:
                 with token_hint(server.token):
                     await recorder.begin(stream, wanted, known, present)
-            except BaseException:
-                recorder.discard()
-                raise
-            try:
                 with teller.progress(lambda: stream.connected), suppress(TimeoutError):
                     async with asyncio.timeout(duration_s):
                         await recorder.run(stream, limit)
+            except ConnectionFailed:
+                if recorder.ticks or recorder.gaps:
+                    recorder.close()
+                    teller.sum_up()
+                else:
+                    recorder.discard()
+                raise
             except RecordingFailed:
                 recorder.abandon()
                 raise

@@ -20,6 +20,7 @@ import { Watch } from "./watch.js";
 const FRAMES_PER_DRAW = 2;
 const SLOWLY_EVERY_MS = 250;
 const REMARK_MS = 8_000;
+const SUGGESTIONS_MAX = 2_000;
 /** A browser does not say why a server turns it away, so the page asks when that lasts so long. */
 const PROBE_AFTER_MS = 1_500;
 const NOT_FOUND = 404;
@@ -390,8 +391,8 @@ function switchQuotes() {
 /** What can be added, when somebody is about to. */
 async function suggest() {
   if (!view.symbols) return;
-  const reply = await fetch(at(`symbols?feed=${view.feed}`), { headers: credentials.headers });
-  const options = (await reply.json()).slice(0, 2000).map(({ S }) => new Option(S, S));
+  const reply = await fetch(at(`symbols?feed=${view.feed}&limit=${SUGGESTIONS_MAX}`), { headers: credentials.headers });
+  const options = (await reply.json()).map(({ S }) => new Option(S, S));
   part("known").replaceChildren(...options);
 }
 

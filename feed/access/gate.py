@@ -15,6 +15,7 @@ from feed.access.credentials import CREDENTIAL_MAX, Bearer, Credentials
 from feed.access.grant import UNASKED, Grant, Proof
 from feed.access.jwks import RemoteKeys
 from feed.access.keyfile import KeyFile
+from feed.access.keyreader import read_again
 from feed.access.keyring import KeyRing
 from feed.access.secrets import SecretChecker, key_id_of
 from feed.access.tokens import VerifyingKey, read_key, verify_token
@@ -22,6 +23,8 @@ from feed.access.tokens import key_id_of as token_key_id_of
 from feed.errors import AuthFailed, InvalidSettings, TryAgain
 from feed.settings import Settings
 
+_AGAIN_S: Final = 5.0
+"""Until the next attempt to read that file, where the system had no room for a process."""
 _LOOKS_S: Final = 0.5
 """Between two looks at the file of keys."""
 _FETCHING_MAX: Final = 100
@@ -90,10 +93,16 @@ class Gate:
             await asyncio.sleep(_LOOKS_S)
             if not self._file.has_changed():
                 continue
+            seen = self._file.look()
             try:
-                self._ring = self._file.read()
+                self._ring = await read_again(self._file, self._ring)
             except InvalidSettings as error:
                 logger.error("the keys stay as they were: %s", error)
+                self._file.note(seen)
+                continue
+            except (OSError, TimeoutError) as error:
+                logger.error("the keys stay as they were, trying again: %s", error)
+                await asyncio.sleep(_AGAIN_S)
                 continue
             self._checker.keep_only(self._ring.hashes)
             logger.info("read %s again: %d keys", self._file.path, len(self._ring.keys))

@@ -34,14 +34,26 @@ class KeyFile:
         Raises:
             InvalidSettings: it can't be read, or is no file of keys.
         """
-        self._seen = self._look()
+        self._seen = self.look()
         return parse_keys(_read(self.path), str(self.path))
 
     def has_changed(self) -> bool:
         """Whether the file is another than the one last read."""
-        return self._look() != self._seen
+        return self.look() != self._seen
 
-    def _look(self) -> object:
+    def note(self, seen: object) -> None:
+        """Take the file as read in the state that `look` returned."""
+        self._seen = seen
+
+    def size_bytes(self) -> int:
+        """How large it is; 0 where there is none."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return 0
+
+    def look(self) -> object:
+        """What tells one state of the file from another."""
         try:
             stat = self.path.stat()
         except OSError as error:

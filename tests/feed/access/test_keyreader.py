@@ -1,0 +1,130 @@
+"""A large file of keys is read again by another process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from feed.access import keyfile
+from feed.access.entitlements import Entitlements
+from feed.access.gate import Gate
+from feed.access.grant import Grant, Proof
+from feed.access.keyfile import KeyFile
+from feed.access.keyreader import read_again
+from feed.access.keyring import parse_keys
+from feed.access.secrets import hash_secret
+from feed.errors import InvalidSettings
+from feed.settings import Settings
+from tests.conftest import until
+
+KEYS = 1000
+HASH = hash_secret("not a secret")
+
+
+def text_of(count: int, **more: str) -> str:
+    """The text of a file of keys; more lines for some of them, by id."""
+    return "".join(
+        f'[keys.k{number}]\nname = "n{number}"\nhash = "{HASH}"\nsymbols = ["S{number}-*", "ES"]\n'
+        f"created = 2026-11-24T12:00:00+02:00\n{more.get(f'k{number}', '')}\n"
+        for number in range(count)
+    )
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file, so that it is another one for who looks at it."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "keys.toml"
+    path.write_text(text_of(KEYS))
+    return path
+
+
+@pytest.fixture
+def never_here(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on this process parses no keys."""
+
+    def parse(text: str, source: str) -> None:
+        raise AssertionError("parsed where clients wait")
+
+    monkeypatch.setattr(keyfile, "parse_keys", parse)
+
+
+@pytest.mark.usefixtures("never_here")
+async def test_it_says_the_same_and_what_is_unchanged_is_shared(path: Path) -> None:
+    known = parse_keys(text_of(KEYS, k1='channels = ["quotes"]'))
+    ring = await read_again(KeyFile(path), known)
+    assert ring.keys == parse_keys(text_of(KEYS)).keys
+    assert list(ring.keys) == list(known.keys)
+    assert ring.keys["k2"] is known.keys["k2"]
+    assert ring.keys["k1"] != known.keys["k1"]
+
+
+@pytest.mark.usefixtures("never_here")
+async def test_what_is_wrong_with_it_is_reported(path: Path) -> None:
+    write(path, text_of(KEYS, k7='symbols = ["B*C"]'))
+    with pytest.raises(InvalidSettings, match=r"keys\.toml: not TOML"):
+        await read_again(KeyFile(path), parse_keys(""))
+
+
+async def test_a_gate_follows_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(Settings(auth=str(path)))
+    parsed = 0
+
+    def parse(text: str, source: str) -> None:
+        nonlocal parsed
+        parsed += 1
+
+    monkeypatch.setattr(keyfile, "parse_keys", parse)
+    changes = 0
+
+    def changed() -> None:
+        nonlocal changes
+        changes += 1
+
+    watching = asyncio.create_task(gate.watch(changed))
+    grant = Grant(Proof.KEY, "k3", Entitlements())
+    try:
+        assert gate.renewed(grant) is not None
+        write(path, text_of(KEYS, k3="revoked = 2026-11-24T13:00:00Z"))
+        await until(lambda: gate.renewed(grant) is None)
+        assert changes == 1
+        write(path, text_of(KEYS) + "[keys.broken")
+        await until(lambda: "the keys stay as they were" in caplog.text)
+        assert gate.renewed(grant) is None
+        write(path, text_of(KEYS))
+        await until(lambda: gate.renewed(grant) is not None)
+        assert (changes, parsed) == (2, 0)
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+        gate.close()
+
+
+async def test_without_a_process_the_keys_stay_and_it_tries_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("feed.access.gate._AGAIN_S", 0.05)
+    gate = Gate(Settings(auth=str(path)))
+    watching = asyncio.create_task(gate.watch(lambda: None))
+    grant = Grant(Proof.KEY, "k3", Entitlements())
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.executable", os.devnull)
+            write(path, text_of(KEYS, k3="revoked = 2026-11-24T13:00:00Z"))
+            await until(lambda: "trying again" in caplog.text)
+            assert gate.renewed(grant) is not None
+        await until(lambda: gate.renewed(grant) is None)
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
+        gate.close()

@@ -108,7 +108,7 @@ class Door:
         if self.gate.asks and not names:
             return
         host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-        if is_known_host(host.decode("latin-1"), names):
+        if is_known_host(host.decode("latin-1"), (*names, *self._settings.host)):
             return
         shown = ascii(host.decode("latin-1")[:_HOST_SHOWN])
         refusal = Refused(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Final, NoReturn
 
 import click
@@ -13,6 +15,8 @@ from feed.cli.streams import logged_on_stderr, standard_streams
 from feed.errors import InvalidSettings, TickcastError
 
 _INTERRUPTED: Final = 130
+_DESCRIPTORS: Final = 12
+"""Files that a command needs to have left to begin with."""
 _COMMANDS: Final = (
     "demo", "serve", "publish", "replay", "replayctl", "live", "synth", "bars", "watch", "record",
     "tape", "load", "keys", "acl",
@@ -64,6 +68,7 @@ def main() -> NoReturn:
 def _run(words: Sequence[str]) -> int:
     try:
         _refuse_empty(words)
+        _check_descriptors()
         with logged_on_stderr("tickcast.settings"):
             code: int = tickcast.main(words, "tickcast", standalone_mode=False) or 0
         sys.stdout.flush()
@@ -98,6 +103,17 @@ def _refuse_empty(words: Sequence[str]) -> None:
             what = f"{name}: the value" if name.startswith("-") else "an argument"
             raise click.UsageError(f"{what} is empty; give one, or leave the option out")
         before = word
+
+
+def _check_descriptors() -> None:
+    """See that a few files can be opened: an event loop that lacks them can't even be closed.
+
+    Raises:
+        OSError: they can't.
+    """
+    with ExitStack() as stack:
+        for _ in range(_DESCRIPTORS):
+            stack.callback(os.close, os.dup(0))
 
 
 def _fail(message: str, code: int) -> int:

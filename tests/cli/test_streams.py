@@ -109,6 +109,9 @@ async def test_no_command_minds_streams_that_are_closed(
                     assert "Traceback" not in done.err
                 else:
                     assert done[1:] == ("", "")
+            if usual.out and not code:
+                done = await forks.run(words, full=[1])
+                assert (done.code, done.err.splitlines(True)[-1]) == (1, FULL), words
 
 
 async def test_full_disks_readers_that_have_left_and_other_encodings(forks: Forks) -> None:
@@ -138,6 +141,15 @@ async def test_a_server_whose_output_is_full_says_so_and_ends(cli: Cli, runtime_
     assert err.decode().splitlines()[-1] == FULL.strip()
     assert b"Traceback" not in err
     await until(lambda: not runtime_dir.exists())
+
+
+async def test_too_few_descriptors_are_one_line(cli: Cli) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"ulimit -n 12; exec {sys.executable} -m feed.cli watch A",
+        stderr=subprocess.PIPE, env=cli.environment,
+    )  # fmt: skip
+    _, err = await asyncio.wait_for(process.communicate(), 20)
+    assert (process.returncode, err) == (1, b"tickcast: Too many open files\n")
 
 
 async def test_a_server_goes_on_without_streams(cli: Cli) -> None:

@@ -102,13 +102,14 @@ async def test_a_page_that_was_rebound_reads_nothing(
 
 
 async def test_a_name_that_is_configured_is_served(settings: Settings, redis_url: str) -> None:
-    named = replace(settings, hosts=("feed.example.org",))
+    named = replace(settings, hosts=("feed.example.org",), host=("::", "feed.lan"))
     async with (
         running_server(named, redis_url) as server,
         httpx.AsyncClient(base_url=server.http) as client,
         talking("ws://feed.example.org/stream", **address_of(server)),
     ):
-        for host, status in (("feed.example.org", 200), ("x", 200), ("rebound.example", 403)):
+        known = ("feed.example.org", "feed.lan:8000", "x")
+        for host, status in (*((host, 200) for host in known), ("rebound.example", 403)):
             assert (await client.get("/symbols", headers={"Host": host})).status_code == status
 
 

@@ -140,11 +140,11 @@ class Time(int):
         """
         number = _NUMBER.fullmatch(text)
         if number is None:
-            raise ValueError(f"{text[:40]!a} is no number")
+            raise ValueError(f"{text[:40]!a} is not a number")
         if number[3]:
             number = _NUMBER.fullmatch(f"{Decimal(text):f}")
             if number is None:
-                raise ValueError(f"{text[:40]} is no time since 1970")
+                raise ValueError(f"{text[:40]} is not a time since 1970")
         whole = int(number[1])
         for each, first, end, ns, digits in _RANGES if unit is None else (_RANGE_OF[unit],):
             if anywhere or first <= whole < end:
@@ -154,7 +154,7 @@ class Time(int):
                 if len(fraction) > digits:
                     raise ValueError(f"finer than a nanosecond: {text[:40]!r}")
                 return cls._checked(whole * ns + int(fraction.ljust(digits, "0") or 0))
-        raise ValueError(f"{text[:40]} is no time: {_describe_number(number[1], unit)}")
+        raise ValueError(f"{text[:40]} is not a time: {_describe_number(number[1], unit)}")
 
     def rfc3339(self) -> str:
         """This time in UTC, ending in `Z`, with no more fractional digits than it needs."""
@@ -196,7 +196,7 @@ def _describe_number(digits: str, unit: Unit | None) -> str:
     if int(digits) < 100_000:
         return "it looks like seconds after midnight or a spreadsheet's day, without a date"
     units = "seconds, milliseconds, microseconds or nanoseconds" if unit is None else unit
-    return f"in {units} since 1970 it is none of the years 1991 to 2059"
+    return f"in {units} since 1970 it is not in the years 1991 to 2059"
 
 
 def _read(text: str) -> int:

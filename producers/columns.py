@@ -57,9 +57,13 @@ _UNIT: Final = re.compile(
 """A column's name and the unit behind it: `timestamp_ms`, `time[ns]`."""
 _DATES: Final = frozenset("date day tradedate".split())
 """Columns that hold a date alone where another one holds the time of day."""
-_BOOK: Final = frozenset("issnapshot updatetype firstupdateid level lvl booklevel depth".split())
+_BOOK: Final = frozenset(
+    "issnapshot snapshot isbid updatetype firstupdateid level lvl booklevel depth".split()
+)
 """Columns that only the rows of an order book have, where no column says what a row is."""
-_TRADES: Final = frozenset("t trade match".split())
+_MESSAGE_TYPES: Final = frozenset("type eventtype msgtype messagetype".split())
+"""Columns that beside one of order numbers, without one of trades, say what became of orders."""
+_TRADES: Final = frozenset("t trade match fill buy sell b s".split())
 """What the column `action` says of a trade; in Databento's files `F` is the other side of one."""
 _SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
     "b": "B", "buy": "B", "buyer": "B", "bid": "B",
@@ -155,11 +159,12 @@ class Layout:
         if symbol is not None and not is_symbol(symbol):
             raise InvalidRecording(f"{symbol[:40]!a} is no symbol")
         if symbol is None and "symbol" not in places:
-            raise InvalidRecording("no symbol column; name the symbol with --symbol")
+            raise InvalidRecording("no symbol column; name the symbol with --symbol NAME")
         self._clock = places.get("clock")
         self._id, self._venue, self._side = map(places.get, ("id", "venue", "side"))
         self._buyer_maker = places.get("buyer_maker")
         self._price, self._size = places.get("price", -1), places.get("size", -1)
+        self._size_name = header[self._size] if self._has_trades else ""
         self._bid, self._ask = places.get("bid", -1), places.get("ask", -1)
         self._bid_size, self._ask_size = map(places.get, ("bid_size", "ask_size"))
         self._symbols = _Known(lambda text: _read_symbol(text, form.symbols))
@@ -180,13 +185,15 @@ class Layout:
                 " name them with --columns price=NAME,size=NAME"
             )
         book = _BOOK & set(plain)
-        if {"type", "orderid", "direction"} <= set(plain):
-            book = book | {"orderid"}
-        if self._has_trades and book and self._action is None:
+        if "orderid" in plain and "tradeid" not in plain and _MESSAGE_TYPES & set(plain):
+            book |= {"orderid"}
+        named = {"price", "size"} <= columns.keys()
+        if self._has_trades and book and self._action is None and not named:
             name = next(header[plain.index(each)] for each in plain if each in book)
             if not self._has_quotes:
                 raise InvalidRecording(
-                    f"no trades: rows of an order book, as the column {name} says"
+                    f"no trades: rows of an order book, as the column {name} says; where they are"
+                    " trades, use --columns price=NAME,size=NAME"
                 )
             self._has_trades = False
         if self._has_quotes:
@@ -208,7 +215,7 @@ class Layout:
             among = f" (is it one of {_list(others)}?)" if others else ""
             raise InvalidRecording(
                 f"no column with {refused[0].replace('_', ' ')}s{among}; name it with --columns"
-                f" {refused[0]}=NAME, or say {refused[0]}=- where there is none"
+                f" {refused[0]}=NAME, or {refused[0]}=- where there is none"
             )
         if missing:
             self.notes.append("quotes have no sizes here: they are published with size 0")
@@ -405,8 +412,8 @@ class Layout:
             return [abs(size) for size in sizes]
         if sizes and min(sizes) < 0:
             raise ValueError(
-                f"{name} {min(sizes)} is negative; where a negative one is a sale, say so:"
-                " --columns side=SIZE with the name of the size's column"
+                f"{name} {min(sizes)} is negative; where that means a sale, use --columns"
+                f" side={self._size_name}"
             )
         return sizes
 
@@ -438,10 +445,12 @@ def _read_symbol(text: str, renamed: Mapping[str, str]) -> str:
     if (option := _OCC.fullmatch(text)) is not None:
         return option[1] + option[2]
     if not text:
-        raise InvalidTick("no symbol")
+        raise InvalidTick("the symbol is missing")
+    hint = (
+        f"; rename it with --symbol '{text}=NAME'" if text.isprintable() and len(text) < 64 else ""
+    )
     raise InvalidTick(
-        f"symbol {text[:40]!a} is not 1 to 32 characters of A-Z a-z 0-9 . _ / : -;"
-        f" rename it with --symbol '{text[:40]}=NAME'"
+        f"symbol {text[:40]!a} is not 1 to 32 characters of A-Z a-z 0-9 . _ / : -{hint}"
     )
 
 
@@ -553,10 +562,13 @@ def _find_columns(
             raise InvalidRecording(f"no column {name!a} among {_list(header)}")
     if "time" not in columns and (time := _find_time(header, plain)) is not None:
         places["time"] = time
+    # A size may say the side as well, by its sign.
+    taken = {place for what, place in places.items() if what != "side"}
     for index, name in enumerate(plain):
         for what, names in _COLUMN_NAMES.items():
-            if name in names and index not in places.values() and what not in columns:
-                places.setdefault(what, index)
+            if name in names and index not in taken and what not in columns and what not in places:
+                places[what] = index
+                taken.add(index)
     if "clock" not in columns and plain[places.get("time", 0)] not in _DATES:
         places.pop("clock", None)
     return places

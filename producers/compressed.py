@@ -48,7 +48,9 @@ _FOREIGN: Final = {
     b"<html": "a web page: is it what the download was meant to bring?",
 }
 """What is none of ours, by how it begins."""
-_TAR_MAGIC: Final = (257, b"ustar")
+_TAR_MAGIC: Final = b"ustar"
+_TAR_AT: Final = 257
+_BEGIN_BYTES: Final = 512
 _BUFFER_BYTES: Final = 1 << 16
 DAMAGE: Final = (
     EOFError, zlib.error, zstd.ZstdError, lzma.LZMAError, zipfile.BadZipFile, csv.Error,
@@ -101,7 +103,10 @@ class _Utf8(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
             chunk = self._data.read1(_BUFFER_BYTES)
-            self._ready = self._decoder.decode(chunk, final=not chunk).encode()
+            try:
+                self._ready = self._decoder.decode(chunk, final=not chunk).encode()
+            except UnicodeError as error:
+                raise EOFError(f"not UTF-16, although it begins so: {error}") from None
             if not chunk:
                 break
         part = self._ready[: len(buffer)]
@@ -130,7 +135,10 @@ def opened_bytes(path: Path, offset: int = 0) -> Iterator[tuple[BinaryIO, Binary
         data = stack.enter_context(_unpacked(stored))
         raw = stack.enter_context(io.BufferedReader(_AsItComes(data), _BUFFER_BYTES))
         content: BinaryIO = raw
-        encoding = utf16_of(raw.peek(4))
+        begin = raw.peek(_BEGIN_BYTES)
+        if begin.startswith(_TAR_MAGIC, _TAR_AT):
+            raise InvalidRecording("a tar archive: unpack it first")
+        encoding = utf16_of(begin)
         if encoding is not None:
             content = stack.enter_context(io.BufferedReader(_Utf8(raw, encoding), _BUFFER_BYTES))
             while offset > 0 and (passed := content.read(min(offset, _BUFFER_BYTES))):
@@ -142,7 +150,7 @@ def opened_bytes(path: Path, offset: int = 0) -> Iterator[tuple[BinaryIO, Binary
 
 @contextmanager
 def _unpacked(stored: BinaryIO) -> Iterator[io.BufferedIOBase]:
-    begin = stored.read(_TAR_MAGIC[0] + 8)
+    begin = stored.read(_BEGIN_BYTES)
     stored.seek(0)
     for magic, what in _FOREIGN.items():
         if begin.startswith(magic):
@@ -178,6 +186,20 @@ def _only_file(archive: zipfile.ZipFile) -> Any:
         return archive.open(files[0])
     except NotImplementedError as error:
         raise InvalidRecording(f"a zip archive: unpack it first ({error})") from None
+
+
+def unpacking_of(begin: bytes) -> str | None:
+    """What to do with what begins so and can only be read when it is unpacked; None if it is not.
+
+    For those who read a pipe: files are unpacked by `opened_bytes`.
+    """
+    packers = {_GZIP_MAGIC: "gzip", _ZSTD_MAGIC: "zstd", _BZIP2_MAGIC: "bzip2", _XZ_MAGIC: "xz"}
+    for magic, name in packers.items():
+        if begin.startswith(magic):
+            return f"compressed with {name}: unpack it first, such as with {name} -dc"
+    if begin.startswith(_ZIP_MAGICS):
+        return "a zip archive: unpack it first, such as with unzip -p"
+    return next((what for magic, what in _FOREIGN.items() if begin.startswith(magic)), None)
 
 
 def utf16_of(begin: bytes) -> str | None:

@@ -41,7 +41,7 @@ class NumberReader:
         """The numbers of some cells, which are texts or floats.
 
         Raises:
-            ValueError: one is no finite number; with its name and value.
+            ValueError: one is not a finite number; with its name and value.
         """
         if self._decimal is not None:
             cells = [self._plain(cell, name) for cell in cells]
@@ -61,7 +61,7 @@ class NumberReader:
         if not isfinite(sum(numbers)):
             for cell, number in zip(cells, numbers, strict=True):
                 if not isfinite(number):
-                    raise ValueError(f"{name} {_shown(cell)} is no finite number")
+                    raise ValueError(f"{name} {_shown(cell)} is not a finite number")
         return numbers
 
     def prices(self, cells: Sequence[Any], name: str, *, fixed_point: bool = False) -> list[float]:
@@ -85,8 +85,8 @@ class NumberReader:
             for cell, number in zip(cells, numbers, strict=True):
                 if abs(number) >= _IMPLAUSIBLE and _is_whole(cell):
                     raise ValueError(
-                        f"{name} {_shown(cell)} has a fixed point, it seems; --price-scale 1e-9"
-                        " (or 1) says so"
+                        f"{name} {_shown(cell)} looks like a number with a fixed point;"
+                        " use --price-scale 1e-9, or 1"
                     )
         return numbers
 
@@ -98,7 +98,7 @@ class NumberReader:
         if self._grouped.fullmatch(text):
             text = re.sub(r"['\u2019\s]", "", text).replace(self._grouping, "")
         elif self._decimal == "," and "." in text:
-            raise ValueError(f"{name} {_shown(cell)} is no number with a decimal comma")
+            raise ValueError(f"{name} {_shown(cell)} is not a number with a decimal comma")
         return text.replace(",", ".") if self._decimal == "," else text
 
     def _find_bad(self, cells: Sequence[Any], name: str) -> str:
@@ -106,19 +106,19 @@ class NumberReader:
         for cell in cells:
             text = str(cell)
             if not text.strip():
-                return f"no {name}"
+                return f"the {name} is missing"
             try:
                 if "_" not in text and text.isascii():
                     float(text)
                     continue
             except ValueError:
                 pass
-            comma = "; --decimal , or --decimal . says what the comma is" * (
+            comma = "; use --decimal , or --decimal . to say what the comma is" * (
                 self._decimal is None
                 and re.fullmatch(r"[+-]?[\d., ']*,[\d., ']*", text) is not None
             )
-            return f"{name} {_shown(cell)} is no number{comma}"
-        return f"no {name}"
+            return f"{name} {_shown(cell)} is not a number{comma}"
+        return f"the {name} is missing"
 
 
 def _is_whole(cell: Any) -> bool:
@@ -127,7 +127,7 @@ def _is_whole(cell: Any) -> bool:
 
 def _fixed(number: float, name: str) -> float:
     if number == _NO_PRICE:
-        raise ValueError(f"no {name}")
+        raise ValueError(f"the {name} is missing")
     return number / FIXED_POINT
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from feed.errors import InvalidRecording
 from feed.tapes.export import load_pyarrow
 from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
-from producers.columns import Block, Layout
+from producers.columns import BadRow, Block, Layout, RowFormat, ignore_bad_row
 
 _ROWS: Final = 1_000
 _NS: Final = {"s": NS_PER_SECOND, "ms": 1_000_000, "us": 1000, "ns": 1}
@@ -67,7 +67,10 @@ class ParquetRecording:
 
     Args:
         path: of the file.
-        symbol, columns, on_bad_row: as for `CsvRecording`; rows count from 1.
+        symbol, columns, on_bad_row, form: as for `CsvRecording`; rows count from 1.
+
+    Attributes:
+        notes: what people should know before it is played.
 
     Raises:
         InvalidRecording: the file can't be read, or lacks columns.
@@ -79,8 +82,10 @@ class ParquetRecording:
         path: Path,
         symbol: str | None,
         columns: Mapping[str, str] | None = None,
-        on_bad_row: Callable[[int, str], None] = lambda row, error: None,
+        on_bad_row: BadRow = ignore_bad_row,
+        form: RowFormat | None = None,
     ) -> None:
+        self._form = form or RowFormat()
         self._pyarrow, parquet = load_pyarrow()
         self._types = self._pyarrow.types
         self._path = path
@@ -91,6 +96,7 @@ class ParquetRecording:
             self._layout = self._make_layout(columns or {}, symbol)
             self._clock = self._find_clock()
             self._check_types()
+            self.notes = list(self._layout.notes)
         except (OSError, self._pyarrow.ArrowException, InvalidRecording) as error:
             raise InvalidRecording(f"{path}: {error}") from None
 
@@ -127,14 +133,14 @@ class ParquetRecording:
         stamps = [leaf.name for leaf in self._leaves if self._types.is_timestamp(leaf.type)]
         with_stamp = {**mapping, "time": stamps[0]} if len(stamps) == 1 else None
         try:
-            layout = Layout(names, mapping, symbol)
+            layout = Layout(names, mapping, symbol, self._form)
         except InvalidRecording:
             if "time" in mapping or with_stamp is None:
                 raise
-            return Layout(names, with_stamp, symbol)
+            return Layout(names, with_stamp, symbol, self._form)
         if "time" not in mapping and with_stamp and self._has_dates_alone(layout):
             # A column `date` is found by its name, although another one says the time of day too.
-            return Layout(names, with_stamp, symbol)
+            return Layout(names, with_stamp, symbol, self._form)
         return layout
 
     def _has_dates_alone(self, layout: Layout) -> bool:
@@ -205,6 +211,7 @@ class ParquetRecording:
         """Where row groups begin in time: it takes a look at the times of all rows."""
         first: Time | None = None
         greatest = 0
+        error = ""
         befores: list[int] = []
         for group in range(self._file.num_row_groups):
             befores.append(greatest)
@@ -214,8 +221,10 @@ class ParquetRecording:
                         first = greatest = times[0]
                         befores = [first - 1] * len(befores)
                     greatest = max(greatest, *times)
+                elif first is None and block.rows and not error:
+                    error = f"; row 1: {self._layout.time_error(block.rows[0])}"
         if first is None:
-            raise InvalidRecording(f"{self._path}: no row has a time")
+            raise InvalidRecording(f"{self._path}: no row has a time{error}")
         return _Groups(first, Time(greatest), befores)
 
     def _blocks(self, used: set[int], group: int, end: int | None = None) -> Iterator[Block]:
@@ -268,6 +277,10 @@ class ParquetRecording:
         """Timestamps of any unit. One that is out of range is a bad row, not a damaged file."""
         scale = _NS[column.type.unit]
         numbers = _numbers(column)
+        if self._form.times.zone is not None and column.type.tz is None:
+            texts = ["" if ns is None else _far(ns * scale)[:-1] for ns in numbers]
+            if self._timing == {index}:
+                return texts
         if self._timing == {index} and scale == 1:
             return ["" if ns is None else Time(ns) for ns in numbers]
         numbers = [None if value is None else value * scale for value in numbers]

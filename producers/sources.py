@@ -17,6 +17,7 @@ from producers.captures import CaptureRecording, is_capture
 from producers.columns import BadRow, RowFormat
 from producers.compressed import DAMAGE, opened_bytes
 from producers.databento import DatabentoRecording
+from producers.lines import JsonLinesRecording, is_json_lines
 from producers.parquet import ParquetRecording
 from producers.recordings import CsvRecording
 
@@ -43,13 +44,15 @@ def open_recording(
     on_bad_row = _once(on_bad_row)
     magic = _begin_of(path)
     if magic == _PARQUET_MAGIC:
-        return ParquetRecording(path, symbol, columns, on_bad_row)
+        return ParquetRecording(path, symbol, columns, on_bad_row, form)
     if magic.startswith(_DBN_MAGIC):
         return Reread(path, DatabentoRecording(path, symbol, on_bad_row))
     if is_tape(path):
         return TapeRecording(path)
     if is_capture(path):
         return Reread(path, CaptureRecording(path, on_bad_row))
+    if is_json_lines(path):
+        return Reread(path, JsonLinesRecording(path, on_bad_row))
     return CsvRecording(path, symbol, columns, on_bad_row, form)
 
 

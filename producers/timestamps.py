@@ -50,6 +50,9 @@ class TimeReader:
         zone: the zone of times that have no offset from UTC, such as `America/New_York`; without
             it, UTC. Of an hour that a clock shows twice, the first one is taken.
 
+    Attributes:
+        zone: the same, found.
+
     Raises:
         ValueError: the form or the zone makes no sense.
     """
@@ -58,7 +61,7 @@ class TimeReader:
         self._unit = _unit_of(form)
         self._form = None if form is None or self._unit else _compile(form)
         self._shown = form
-        self._zone = None if zone is None else _find_zone(zone)
+        self.zone = None if zone is None else _find_zone(zone)
         self._whole_second = lru_cache(maxsize=_CACHED)(self._read_whole_second)
         self.read = lru_cache(maxsize=_CACHED)(self._read)
         """The time that a text stands for; raises ValueError with what is wrong."""
@@ -77,7 +80,7 @@ class TimeReader:
             return self._read_other(text)
         parts = self._form.fullmatch(text)
         if parts is None:
-            raise ValueError(f"{text[:40]!a} is no time of the form {self._shown}")
+            raise ValueError(f"{text[:40]!a} is not a time of the form {self._shown}")
         return self._build(text, _fields_of(parts.groupdict()))
 
     def _read_whole_second(self, text: str) -> int:
@@ -101,18 +104,18 @@ class TimeReader:
         self, text: str, fields: tuple[int, int, int, int, int, int, str, str | None]
     ) -> Time:
         year, month, day, hour, minute, second, fraction, offset = fields
-        zone = self._zone if offset is None else None
+        zone = self.zone if offset is None else None
         try:
             # A leap second is the one after: `datetime` knows none.
             at = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=zone or UTC)
         except ValueError as error:
-            raise ValueError(f"{text[:40]!a} is no time: {error}") from None
+            raise ValueError(f"{text[:40]!a} is not a time: {error}") from None
         if second > 60:
-            raise ValueError(f"{text[:40]!a} is no time: second must be in 0..60")
+            raise ValueError(f"{text[:40]!a} is not a time: second must be in 0..60")
         if zone is not None:
             utc = at.astimezone(UTC)
             if utc.astimezone(zone).replace(tzinfo=None) != at.replace(tzinfo=None):
-                raise ValueError(f"{text[:40]!a} is no time: clocks in {zone.key} leave it out")
+                raise ValueError(f"{text[:40]!a} is not a time: clocks in {zone.key} leave it out")
             at = utc
         since = at - datetime(1970, 1, 1, tzinfo=UTC)
         seconds = since.days * 86_400 + since.seconds + (second == 60) - _offset_s(offset)
@@ -127,7 +130,7 @@ def _read_number(text: str, unit: Unit | None) -> Time:
     if (place := message.find("YYYYMMDD")) >= 0:
         form = message[place:].replace("YYYY", "%Y").replace("MM", "%m", 1).replace("DD", "%d")
         form = form.replace("HH", "%H").replace("MM", "%M").replace("SS", "%S")
-        message += f"; if so, say --time-format {re.sub('f+', '%f', form)}"
+        message += f"; if so, use --time-format {re.sub('f+', '%f', form)}"
     raise ValueError(message)
 
 
@@ -135,7 +138,7 @@ def _describe(text: str) -> str:
     """What is wrong with a text that is no time, and what may help."""
     shown = f"{text[:40]!a}"
     if not text:
-        return "no time"
+        return "the time is missing"
     if _DATE.fullmatch(text):
         sep = text[4]
         return (
@@ -153,13 +156,13 @@ def _describe(text: str) -> str:
             del forms[0]
         rest = " %I:%M:%S %p" if text[-1:] in "mM" else " %H:%M:%S"
         rest += ".%f" if "." in text[other.end() :] else ""
-        return f"{shown} is no time that is clear; say --time-format " + " or ".join(
+        return f"{shown} is not a clear time; use --time-format " + " or ".join(
             f"'{form}{rest if len(text) > other.end() else ''}'" for form in forms
         )
     if (zone := _ZONE_NAME.fullmatch(text)) is not None and zone[1].lower() not in ("am", "pm"):
-        return f"{shown}: {zone[1]} is no offset from UTC; leave it out and say --time-zone"
+        return f"{shown}: {zone[1]} is not an offset from UTC; leave it out and use --time-zone"
     return (
-        f"{shown} is no time such as 2024-01-02T14:30:00.123Z or a number since 1970;"
+        f"{shown} is not a time such as 2024-01-02T14:30:00.123Z or a number since 1970;"
         " --time-format says how it is written"
     )
 
@@ -173,7 +176,7 @@ def _find_zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(
-            f"{name[:40]!a} is no time zone such as America/New_York that this system knows"
+            f"{name[:40]!a} is not a time zone such as America/New_York that this system knows"
         ) from None
 
 
@@ -192,12 +195,14 @@ def _compile(form: str) -> re.Pattern[str]:
             names.add(part[1:])
     if not (names & {"Y", "y"} and names & {"m", "b", "B"} and "d" in names):
         raise ValueError(f"{form[:40]!a} holds no date (%Y %m %d), nor is it s, ms, us or ns")
-    if ({"Y", "y"} <= names) or ("I" in names) != ("p" in names) or {"H", "I"} <= names:
-        raise ValueError(f"{form[:40]!a} says a year or an hour twice, or %I without %p")
-    try:
-        return re.compile(pattern, re.ASCII)
-    except re.error:
-        raise ValueError(f"{form[:40]!a} says something twice") from None
+    if (
+        len(names & {"m", "b", "B"}) > 1
+        or {"Y", "y"} <= names
+        or ("I" in names) != ("p" in names)
+        or {"H", "I"} <= names
+    ):
+        raise ValueError(f"{form[:40]!a} has a part twice, or one of %I and %p alone")
+    return re.compile(pattern, re.ASCII)
 
 
 def _fields_of(
@@ -213,12 +218,12 @@ def _fields_of(
     if "b" in given:
         name = given["b"][:3].lower()
         if name not in _MONTHS:
-            raise ValueError(f"{given['b']} is no month")
+            raise ValueError(f"{given['b']} is not a month")
         month = str(_MONTHS.index(name) + 1)
     hour = int(given.get("H", 0))
     if "I" in given:
         if not 1 <= int(given["I"]) <= 12:
-            raise ValueError(f"{given['I']} is no hour before or after noon")
+            raise ValueError(f"{given['I']} is not an hour from 1 to 12")
         hour = int(given["I"]) % 12 + 12 * (given["p"] in "pP")
     clock = (hour, int(given.get("M", 0)), int(given.get("S", 0)))
     return (year, int(month), int(given["d"]), *clock, given.get("f", ""), given.get("z"))

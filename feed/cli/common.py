@@ -280,7 +280,7 @@ class BadInput:
     _SHOWN = 20
 
     def __init__(self, source: str, strict: bool) -> None:
-        self._source = source
+        self.source = source
         self._strict = strict
         self.count = 0
 
@@ -291,7 +291,7 @@ class BadInput:
             InvalidTick: in strict mode.
         """
         self.count += 1
-        message = f"{self._source}, line {line}: {error}"
+        message = f"{self.source}, line {line}: {error}"
         if self._strict:
             raise InvalidTick(message)
         if self.count <= self._SHOWN:
@@ -303,6 +303,6 @@ class BadInput:
         """End with exit code 1 where there were bad lines."""
         if self.count:
             raise InvalidTick(
-                f"{self._source}: {counted(self.count, 'bad line')} left out,"
+                f"{self.source}: {counted(self.count, 'bad line')} left out,"
                 f" {counted(good, 'tick')} published"
             )

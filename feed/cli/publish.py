@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -23,10 +23,11 @@ from feed.cli.common import (
 )
 from feed.errors import InvalidTick
 from feed.settings import Settings, load_settings
+from feed.ticks import Tick
 from feed.times import Time
-from producers.lines import LineSplitter, parse_line
+from producers.compressed import unpacking_of
+from producers.lines import LINE_MAX, LineSplitter, Utf8, parse_line
 
-_LINE_MAX: Final = 64 * 1024
 _CHUNK: Final = 64 * 1024
 
 
@@ -44,6 +45,8 @@ def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: P
     A line is a tick as clients receive it; without "t" it happens now:
       {"T":"t","S":"AAPL","p":187.1,"s":100}
       {"T":"q","S":"AAPL","bp":187.0,"bs":3,"ap":187.1,"as":2,"t":"2026-01-05T14:30:00Z"}
+    Arrays of ticks and what `tickcast watch` writes will do as well. A number as "t" counts
+    seconds, milliseconds, microseconds or nanoseconds since 1970.
     """
     settings = load_settings(config, redis_url=redis_url)
     bad = BadInput("stdin" if file == "-" else file, strict)
@@ -53,26 +56,40 @@ def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: P
 
 
 async def _publish(settings: Settings, source: int, feed: str, bad: BadInput) -> None:
-    splitter = LineSplitter(_LINE_MAX)
+    text, splitter = Utf8(), LineSplitter(LINE_MAX)
+    left_out: set[str] = set()
     number = 0
     async with open_publisher(settings, feed, waits=True) as publisher:
         async for data in _chunks(source):
-            ticks = []
-            for line in splitter.feed(data):
+            if not number and (what := unpacking_of(data)) is not None:
+                raise InvalidTick(f"{bad.source}: {what}")
+            ticks: list[Tick] = []
+            for line in _cut(data, text, splitter):
                 number += 1
                 try:
                     if line is None:
-                        raise InvalidTick(f"longer than {_LINE_MAX} bytes")
+                        raise InvalidTick(f"longer than {LINE_MAX} bytes")
                     if line.strip():
-                        ticks.append(parse_line(line, Time.now()))
+                        ticks += parse_line(line, Time.now(), left_out)
                 except InvalidTick as error:
                     await publisher.publish(ticks)
                     ticks = []
                     bad.report(number, str(error))
             await publisher.publish(ticks)
         await publisher.drain()
+    if left_out:
+        fields = ", ".join(sorted(left_out))
+        click.echo(f"tickcast: {bad.source}: ticks have no {fields} here, left out", err=True)
     bad.fail_if_any(publisher.published)
     click.echo(f"published {counted(publisher.published, 'tick')}", err=True)
+
+
+def _cut(data: bytes, text: Utf8, splitter: LineSplitter) -> Iterator[bytes | None]:
+    """The lines that are complete with this data; an empty `data` means the end."""
+    if converted := text.feed(data):
+        yield from splitter.feed(converted)
+    if not data:
+        yield from splitter.feed(b"")
 
 
 async def _chunks(source: int) -> AsyncIterator[bytes]:

@@ -28,11 +28,11 @@ from feed.cli.common import (
 )
 from feed.cli.parameters import Place, Rate, Speed, placed
 from feed.cli.replay_screen import shown
+from feed.cli.rows import Rows, row_options, show_notes
 from feed.playback import Deck, Source
 from feed.settings import Settings, load_settings
 from feed.tasks import end_tasks
-from feed.ticks import Tick, is_symbol
-from producers.columns import parse_columns
+from feed.ticks import Tick
 from producers.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings import CsvRecording
 from producers.replaying import Order, Replay
@@ -44,9 +44,7 @@ _SCAN_SHOWN_S: Final = 0.5
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE…",
                 type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
-@click.option("--symbol", help="Symbol of CSV rows that name none.")
-@click.option("--columns", metavar="WHAT=NAME,…",
-              help="Which CSV column is what, if names don't say: time=When,price=Px")  # fmt: skip
+@row_options
 @click.option("--symbols", metavar="SYMBOL,…", help="Only these; BTC-* is a prefix.")
 @click.option("--speed", type=Speed(), default="1", show_default=True, metavar="FACTOR|max",
               help="How many times as fast as it happened.")  # fmt: skip
@@ -71,8 +69,7 @@ _SCAN_SHOWN_S: Final = 0.5
 @config_option
 def replay(
     files: Sequence[Path],
-    symbol: str | None,
-    columns: str | None,
+    rows: Rows,
     symbols: str | None,
     speed: float,
     start: str | None,
@@ -102,20 +99,16 @@ def replay(
     side, bid, ask, bid_size, ask_size; those of Parquet too. Times keep all their digits.
     """
     settings = load_settings(config, redis_url=redis_url)
-    if symbol is not None and not is_symbol(symbol):
-        raise click.BadParameter(f"{symbol!a} is no symbol", param_hint="--symbol")
     if hashed and retime:
         raise click.UsageError("--hash goes with the times of the recording, not with --retime")
-    try:
-        mapping = parse_columns(columns) if columns else {}
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--columns") from None
     bad = [BadInput(str(file), strict) for file in files]
     recordings = [
-        open_recording(file, symbol, mapping, each.report)
+        open_recording(file, rows.symbol, rows.columns, each.report, rows.form)
         for file, each in zip(files, bad, strict=True)
     ]
     source = _choose(recordings, symbols, limit)
+    for file, recording in zip(files, recordings, strict=True):
+        show_notes(file, recording)
     source_of_feed = click.get_current_context().get_parameter_source("feed")
     order = Order(
         retime=retime is not None,

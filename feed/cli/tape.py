@@ -11,8 +11,8 @@ import click
 
 from feed.cli.common import BadInput, check_feed, counted
 from feed.cli.parameters import Place, placed
+from feed.cli.rows import Rows, row_options, show_notes
 from feed.errors import InvalidRecording, InvalidSettings, InvalidTape, InvalidTick, RecordingFailed
-from feed.playback import Source
 from feed.tapes.editing import cut, merge
 from feed.tapes.export import export
 from feed.tapes.manifest import Manifest, StreamSummary, encode_manifest
@@ -20,8 +20,7 @@ from feed.tapes.names import SUFFIX, id_of, is_tape_id, manifest_path
 from feed.tapes.tape import Tape
 from feed.tapes.verify import Chain, Verdict, verify
 from feed.tapes.writer import BLOCK_BYTES, TapeWriter
-from feed.ticks import CHANNELS, DEFAULT_FEED, Coverage, Subscription, Tick, is_pattern, is_symbol
-from producers.columns import parse_columns
+from feed.ticks import CHANNELS, DEFAULT_FEED, Coverage, Subscription, is_pattern
 from producers.sources import open_recording
 
 _SHOWN: Final = 20
@@ -252,19 +251,18 @@ def export_(
 @tape.command("import")
 @_file
 @_out
-@click.option("--symbol", help="Symbol of rows that name none.")
-@click.option("--columns", metavar="WHAT=NAME,…",
-              help="Which column holds what, if names do not say: time=When,price=Px")  # fmt: skip
+@row_options
 @click.option("--feed", default=DEFAULT_FEED, show_default=True, callback=check_feed,
               help="The feed that the tape is to be of.")  # fmt: skip
-def import_(file: Path, out: Path, symbol: str | None, columns: str | None, feed: str) -> None:
+def import_(file: Path, out: Path, rows: Rows, feed: str) -> None:
     """Make a tape of the ticks of any file that `tickcast replay` plays.
 
     CSV, Parquet, Databento's DBN, a capture of a venue or a tape: what a file is follows from its
     content. Rows that are no ticks are left out, and make the exit code 1.
     """
     bad = BadInput(str(file), strict=False)
-    recording = _recording(file, symbol, columns, bad)
+    recording = open_recording(file, rows.symbol, rows.columns, bad.report, rows.form)
+    show_notes(file, recording)
     with new_tape(out, feed, file.name) as writer:
         for tick in recording.read(None):
             writer.tick(tick)
@@ -274,13 +272,3 @@ def import_(file: Path, out: Path, symbol: str | None, columns: str | None, feed
             raise InvalidRecording(f"{file}: no ticks, so no tape; {counted(bad.count, 'bad row')}")
     if bad.count:
         raise InvalidTick(f"{file}: {counted(bad.count, 'bad row')} left out")
-
-
-def _recording(file: Path, symbol: str | None, columns: str | None, bad: BadInput) -> Source[Tick]:
-    if symbol is not None and not is_symbol(symbol):
-        raise click.BadParameter(f"{symbol!a} is no symbol", param_hint="--symbol")
-    try:
-        mapping = parse_columns(columns) if columns else {}
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--columns") from None
-    return open_recording(file, symbol, mapping, bad.report)

@@ -126,7 +126,7 @@ async def test_replay_says_what_it_did(cli: Cli, tmp_path: Path) -> None:
     async with cli.serving():
         done = await cli.run("replay", str(path), "--symbol", "A", "--speed", "max")
         assert done.code == 1
-        assert "a.csv, line 3: 'x' is no time such as" in done.err
+        assert "a.csv, line 3: 'x' is not a time such as" in done.err
         assert done.err.endswith("1 bad line left out, 2 ticks published\n")
         done = await cli.run("replay", str(path), "--symbol", "A", "--speed", "100", "--limit", "1")
         assert done.code == 0

@@ -126,7 +126,7 @@ def test_import_by_mapping_tells_bad_rows(shell: Shell, tmp_path: Path) -> None:
     words = ("--symbol", "A", "--columns", "time=When,price=Px,size=N")
     code, _, err = shell.run("tape", "import", table, "-o", out_, *words)
     assert code == 1
-    assert err.splitlines()[0].startswith(f"tickcast: {table}, line 3: 'x' is no time such as")
+    assert err.splitlines()[0].startswith(f"tickcast: {table}, line 3: 'x' is not a time such as")
     assert err.splitlines()[-1] == f"tickcast: {table}: 1 bad row left out"
     assert Tape.open(out_).manifest.ticks == 2
     code, _, err = shell.run("tape", "import", table, "-o", tmp_path / "c.jsonl.zst")

@@ -37,17 +37,49 @@ TIMES: Final = (
     b"1378054800.083",
     b"1378054800083000000",
     b"1378054800083.000001",
+    b"1.378054800083e+12",
+    b"20130901 170000083+00",
+    b"2013.09.01D17:00:00.083 UTC",
+    b"2013/9/1 17:00",
+    b"20130901",
+    b"01.09.2013 17:00:00",
 )
 LINES: Final = (
     b'{"T":"t","S":"A","p":1,"s":2,"seq":7,"snap":true,"cf":3}',
     b'{"T":"b","S":"A","o":1,"h":1,"l":1,"c":1,"v":1,"n":1,"vw":1,"t":0}',
     b'{"T":"t","S":"A","p":1e308,"s":0,"i":"\\u00e9","x":"X","tks":"S"}',
+    b'[{"T":"t","S":"A","p":1,"s":2,"t":1378054800083.5,"c":["@"],"z":"C"},{"T":"gap"}]',
 )
 CSV: Final = (
     b"DateTime,Price,Volume\n2013-09-01 17:00:00.083,1640.25,8\n2013-09-01 17:00:00.101,1640.5,1\n",
     b"date;time;symbol;price;size;side;id;venue\n2013-09-01;17:00:00;ES;1;2;buy;7;X\n",
     b"ts,sym,bid,bidsize,ask,asksize,price,size\n1378054800083,A,1,2,3,4,,\n1378054801,B,,,,,5,6\n",
-    b'\xef\xbb\xbft\tp\ts\tsymbol\r\n1.5\t"1"\t1\tA\r\n\r\n2\t1\n',
+    b'\xef\xbb\xbftime\tp\ts\tsymbol\r\n1378054801.5\t"1"\t1\tA\r\n\r\n2\t1\n',
+    b"# x\nsep=;\n# ts;p;s\n1378054801;1;2\n1378054802;-1_0;2\n1378054803;;\n",
+    b"ts_event,rtype,publisher_id,action,price,size,bid_px_00,ask_px_00,bid_sz_00,ask_sz_00\n"
+    b"1378054800083000000,1,1,T,4770500000000,1,1,2,3,4\n1378054800083000000,1,1,R,,,,,0,0\n",
+    b"DATE,TIME_M,SYM_ROOT,SYM_SUFFIX,PRICE,SIZE\n20130901,9:30:00.004219648,BRK,B,1,2\n",
+    "t,p,s,is_buyer_maker\n1378054800,1,2,true\n".encode("utf-16"),
+)
+HEADS: Final = (
+    b"sep=;\ntime;price;size\n1;2;3\n",
+    b"# made by x\n# time,price,size\n1,2,3\n",
+    b"http://example.com\n\ntime\tprice\n",
+    b"1,2,3\n",
+)
+TIME_FORMATS: Final = (
+    b"%d.%m.%Y %H:%M:%S.%f\n01.09.2013 17:00:00.083",
+    b"%b %d, %y %I:%M %p %z\nSep 1, 13 5:00 PM -05",
+    b"ms\n1378054800083",
+)
+NUMBERS: Final = (
+    b"1.5",
+    b"1.000,5",
+    b"542,625.00",
+    b"-1'000",
+    b"1_0",
+    b"0x1",
+    b"922337203685477580",
 )
 COINBASE: Final = (
     b'{"type":"match","trade_id":280232,"side":"sell","size":"985","price":"0.00001305",'

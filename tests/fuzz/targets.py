@@ -6,10 +6,13 @@ To add a parser, write its check and add a line to `TARGETS`.
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -43,9 +46,11 @@ from feed.ticks import Tick, sort_channels, validate
 from feed.times import Time
 from producers.captures import CaptureRecording, is_capture
 from producers.columns import parse_columns
-from producers.lines import LineSplitter, parse_line
+from producers.headers import find_head
+from producers.lines import JsonLinesRecording, LineSplitter, is_json_lines, parse_line
+from producers.numbers import NumberReader
 from producers.recordings import CsvRecording
-from producers.timestamps import read_time
+from producers.timestamps import TimeReader, read_time
 from producers.venues.registry import VENUES
 from producers.venues.venue import Ticks
 from tests.builders import bar, quote, trade
@@ -57,12 +62,15 @@ from tests.fuzz.seeds import (
     COLUMNS,
     CREDENTIALS,
     CSV,
+    HEADS,
     KEYS,
     KRAKEN,
     LINES,
     MANIFESTS,
+    NUMBERS,
     REPLAY_COMMANDS,
     TAPES,
+    TIME_FORMATS,
     TIMES,
 )
 
@@ -169,11 +177,13 @@ def check_command(data: bytes) -> None:
 def check_line(data: bytes) -> None:
     """A tick as a JSON line."""
     try:
-        tick = parse_line(data, NOW)
+        ticks = parse_line(data, NOW)
     except InvalidTick:
         return
-    _check_tick(tick)
-    assert parse_line(encode(tick, Encoding.JSON), NOW) == tick
+    for tick in ticks:
+        _check_tick(tick)
+        assert parse_line(encode(tick, Encoding.JSON), NOW) == [tick]
+    assert parse_line(encode(ticks, Encoding.JSON), NOW) == ticks
 
 
 def _check_tick(tick: Tick) -> None:
@@ -208,7 +218,49 @@ def check_csv(data: bytes) -> None:
                 )
                 for tick in recording:
                     _check_tick(tick)
-            assert all(line > 1 and words for line, words in bad)
+            assert all(line >= 1 and words for line, words in bad)
+
+
+def check_head(data: bytes) -> None:
+    """The first lines of a CSV file."""
+    text = io.StringIO(data.decode("utf-8", "replace"), newline="")
+    with suppress(InvalidRecording, csv.Error):
+        head = find_head(text.readline, {"time": "1"})
+        assert 0 <= head.lines <= len(data)
+        assert len(head.delimiter) == 1
+
+
+def check_time_format(data: bytes) -> None:
+    """What `--time-format` takes, and a time that is read by it."""
+    form, _, text = data.decode("utf-8", "replace").partition("\n")
+    with suppress(ValueError):
+        reader = TimeReader(form)
+        with suppress(ValueError):
+            _check_time(reader.read(text))
+
+
+def check_number(data: bytes) -> None:
+    """A price, with any decimal mark."""
+    text = data.decode("utf-8", "replace")
+    for reader in (NumberReader(), NumberReader("."), NumberReader(","), NumberReader(None, 1e-9)):
+        for fixed_point in (False, True):
+            with suppress(ValueError):
+                (price,) = reader.prices([text], "price", fixed_point=fixed_point)
+                assert isfinite(price)
+                assert text.strip()[:1] in "0123456789.,+-"
+
+
+def check_json_lines(data: bytes) -> None:
+    """A recording in JSON lines, plain or compressed."""
+    with tempfile.NamedTemporaryFile() as file:
+        path = Path(file.name)
+        path.write_bytes(data)
+        bad: list[tuple[int, str]] = []
+        with suppress(InvalidRecording):
+            for tick in JsonLinesRecording(path, lambda *row: bad.append(row)):
+                _check_tick(tick)
+            assert is_json_lines(path)
+        assert all(line >= 1 and words for line, words in bad)
 
 
 def check_venue(name: str) -> Callable[[bytes], None]:
@@ -322,6 +374,10 @@ TARGETS: Final = (
     Target("line", check_line, (*_TICKS, *LINES)),
     Target("splitter", check_splitter, (b"\x04a\nbc\n\nd", b"\x01" + b"x" * 12 + b"\ny\n")),
     Target("csv", check_csv, (*CSV, gzip.compress(CSV[0], mtime=0))),
+    Target("head", check_head, HEADS),
+    Target("time-format", check_time_format, TIME_FORMATS),
+    Target("number", check_number, NUMBERS),
+    Target("json-lines", check_json_lines, (b"\n".join(_TICKS), *LINES)),
     Target("coinbase", check_venue("coinbase"), COINBASE),
     Target("kraken", check_venue("kraken"), KRAKEN),
     Target("binance", check_venue("binance"), BINANCE),

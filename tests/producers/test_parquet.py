@@ -69,7 +69,7 @@ def test_bad_rows_are_told_and_left_out(tmp_path: Path) -> None:
     told: list[tuple[int, str]] = []
     assert list(ParquetRecording(path, "ES", None, lambda *what: told.append(what))) == []
     assert [row for row, _ in told] == [1, 2, 3]
-    assert "is no time such as" in told[0][1]
+    assert "is not a time such as" in told[0][1]
 
 
 @pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.int64(), pa.decimal128(9, 2)])
@@ -90,7 +90,7 @@ def test_an_amount_that_is_no_number(tmp_path: Path) -> None:
     told: list[tuple[int, str]] = []
     path = a_file(tmp_path, time=[int(T0)] * 2, price=[1.5, float("nan")], size=[1.0, 1.0])
     assert len(list(ParquetRecording(path, "ES", None, lambda *what: told.append(what)))) == 1
-    assert told == [(2, "price nan is no finite number")]
+    assert told == [(2, "price nan is not a finite number")]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

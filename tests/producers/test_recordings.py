@@ -103,8 +103,8 @@ def test_bad_rows_are_reported_and_left_out(tmp_path: Path) -> None:
     )
     assert [tick.time for tick in recording] == [int(f"{T}{n}") * 10**9 for n in (1, 7)]
     assert [line for line, _ in bad] == [3, 4, 5, 7, 8]
-    assert "is no time such as" in bad[0][1]
-    assert "price 'five' is no number" in bad[1][1]
+    assert "is not a time such as" in bad[0][1]
+    assert "price 'five' is not a number" in bad[1][1]
     assert "columns" in bad[2][1]
     assert "finite" in bad[3][1]
 

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -24,16 +25,49 @@ _SEEK_S: Final = 10
 """The arrows go as far as is played in this time."""
 _REFRESH_S: Final = 0.2
 _WAITING_MAX: Final = 10
+_LINE_FIRST_S: Final = 5.0
+_LINE_MAX_S: Final = 60.0
 _MARKS: Final = {Mode.PLAYING: "▶", Mode.PAUSED: "⏸", Mode.ENDED: "■"}
 
 
 async def shown(replay: Replay) -> None:
-    """Show a replay on the terminal and take its keys, until cancelled."""
+    """Show a replay on the terminal and take its keys, until cancelled.
+
+    Where standard error is no terminal, it gets a line now and then.
+    """
     steering = _Steering(replay)
     with keys_pressed(steering.press):
-        if not sys.stderr.isatty():
-            await asyncio.Event().wait()
-        await _show(replay)
+        if sys.stderr.isatty():
+            await _show(replay)
+        else:
+            await _print_lines(replay)
+
+
+async def _print_lines(replay: Replay) -> None:
+    """Print where the replay stands: after 5 s, 10 s more and so on, at last once a minute."""
+    meter = Meter()
+    interval_s = _LINE_FIRST_S
+    printed: tuple[State, int] | None = None
+    while True:
+        await asyncio.sleep(interval_s)
+        interval_s = min(2 * interval_s, _LINE_MAX_S)
+        state, count = replay.state, replay.count
+        if (state, count) != printed:
+            printed = state, count
+            click.echo(f"tickcast: {line_of(state, count, meter.read(count))}", err=True)
+
+
+def line_of(state: State, count: int, rate: float) -> str:
+    """Where a replay stands, as a line."""
+    return (
+        f"{state.mode.value} at {_position(state)}, {share_of(state):.0%} of it,"
+        f" {words_of(state.speed)}, {count:,} ticks, {rate:,.0f} ticks/s"
+    )
+
+
+def _position(state: State) -> str:
+    """To the millisecond."""
+    return state.position.rfc3339()[:23].rstrip("Z") + "Z"
 
 
 async def _show(replay: Replay) -> None:
@@ -55,7 +89,7 @@ async def _show(replay: Replay) -> None:
                 task,
                 completed=share_of(state),
                 mark=_MARKS[state.mode],
-                position=state.position.rfc3339()[:23].rstrip("Z") + "Z",
+                position=_position(state),
                 figures=f"{words_of(state.speed)}, {meter.read(replay.count):,.0f} ticks/s",
             )
             bar.refresh()

@@ -18,12 +18,14 @@ from feed.broker import replays
 from feed.broker.client import make_client
 from feed.broker.embedded import store_url
 from feed.broker.steering import Pause, Resume, Seek, Speed, Step
+from feed.cli import replay_screen
 from feed.cli.keyboard import split
 from feed.cli.replay_screen import command_of
 from feed.cli.replayctl import describe
 from feed.errors import ReplayFailed
 from feed.playback import MAX, Mode, State
 from feed.settings import Settings
+from feed.tasks import end_tasks
 from feed.times import Time
 from tests.cli.conftest import Cli, Finished, Shell
 from tests.cli.terminals import LAUNCH, terminal
@@ -238,6 +240,40 @@ async def test_however_it_ends_the_terminal_is_as_it_was(
                 process.terminate()
             assert await asyncio.wait_for(process.wait(), 10) == 130
             assert termios.tcgetattr(theirs) == found
+
+
+async def test_without_a_terminal_lines_say_where_it_stands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replay_screen, "_LINE_FIRST_S", 0.01)
+    monkeypatch.setattr(replay_screen, "_LINE_MAX_S", 0.02)
+    state = State(Mode.PLAYING, Time.parse("2013-09-01T17:00:50.1234Z"), 2.0, Time(0), Time(2**62))
+
+    class Playing:
+        count = 0
+
+        @property
+        def state(self) -> State:
+            return state
+
+    playing = Playing()
+    shown = asyncio.create_task(replay_screen.shown(playing))  # type: ignore[arg-type]
+    said = ""
+    try:
+        async with asyncio.timeout(10):
+            while said.count("\n") < 4:
+                await asyncio.sleep(0.005)
+                said += capsys.readouterr().err
+                playing.count = min(3_000, 1_000 * said.count("\n"))
+    finally:
+        await end_tasks([shown])
+    lines = said.splitlines()
+    assert lines[0].startswith(
+        "tickcast: playing at 2013-09-01T17:00:50.123Z, 30% of it, 2×, 0 ticks, "
+    )
+    assert [line.split(", ")[3] for line in lines] == [
+        f"{n:,} ticks" for n in range(0, 4_000, 1_000)
+    ]
 
 
 def test_keys_are_told_apart() -> None:

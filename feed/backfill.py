@@ -15,6 +15,7 @@ from typing import Final
 
 from feed.batch import History, Place
 from feed.blocks import Blocks
+from feed.broker.history import PAGE_TICKS
 from feed.broker.store import Store
 from feed.catchup import Request
 from feed.errors import BrokerUnavailable, BrokerUnsuitable, Fault
@@ -24,7 +25,10 @@ from feed.times import Moment
 
 _TURN_S: Final = 0.003
 _READERS: Final = 4
-_PAGES_PER_READ: Final = 2
+_PAGES_PER_READ: Final = 32
+_TICKS_PER_READ: Final = 2 * PAGE_TICKS
+"""What one read brings at most, roughly. After a short cut most streams lack a few ticks each. Reading
+many of them together halves the work for a client that resumes 10,000 streams."""
 _PLACES_PER_READ: Final = 50
 _LOOK_AGAIN_S: Final = 0.01
 _READ_AGAIN_S: Final = 0.25
@@ -182,7 +186,7 @@ class Backfill:
     def _take_alike(self) -> list[Request]:
         """Requests that can be read together. Those of clients that are gone are left out."""
         taken: list[Request] = []
-        is_place, most = False, 1
+        is_place, most, ticks = False, 1, 0
         while self._unread and len(taken) < most:
             request = self._unread[0]
             if request in self._asked:
@@ -191,9 +195,18 @@ class Backfill:
                     most = _PLACES_PER_READ if is_place else _PAGES_PER_READ
                 elif (request.time is not None) != is_place:
                     break
+                if not is_place:
+                    ticks += self._expected(request)
+                    if taken and ticks > _TICKS_PER_READ:
+                        break
                 taken.append(request)
             self._unread.popleft()
         return taken
+
+    def _expected(self, request: Request) -> int:
+        """How many ticks a page of history will bring, roughly."""
+        ticks = self._asked[request][0].ticks_after(request)
+        return PAGE_TICKS if ticks is None else min(ticks, PAGE_TICKS)
 
     async def _read(self, requests: list[Request]) -> None:
         places = [(each.key, each.time) for each in requests if each.time is not None]

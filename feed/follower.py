@@ -208,6 +208,13 @@ class Follower:
         parcel.add(Letter(message_frame(protocol.gap(key, gap), parcel.form.encoding), 0, 0))
         self._hub.counters.add_gap(gap.reason.value, gap.ticks)
 
+    def ticks_after(self, request: Request) -> int | None:
+        """How many ticks a request for history asks for; None where the hub does not know."""
+        stream = self._hub.stream(request.key)
+        if stream is None or request.after >= stream.seq:
+            return None
+        return stream.seq - request.after
+
     def _hold_tail(self, stream: Stream) -> None:
         if stream.key not in self._tails:
             self._tails.add(stream.key)

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from feed.backfill import Backfill
 from feed.broker import keys
+from feed.broker.client import make_client
 from feed.broker.publisher import Publisher
 from feed.broker.store import Store
 from feed.catchup import CatchUp, Request
@@ -377,6 +378,24 @@ async def test_what_only_a_client_that_left_has_asked_for_is_not_read(
     backfill.forget(follower)
     assert not backfill._asked
     assert backfill._take_alike() == []
+
+
+@pytest.mark.parametrize(("seq", "together"), [(1, 32), (300, 13), (9000, 2), (None, 2)])
+def test_short_pages_are_read_together(seq: int | None, together: int) -> None:
+    """A read brings few ticks, of as many streams as that allows: each read is a round trip."""
+    backfill = Backfill(Store(make_client("redis://127.0.0.1:1")))
+    hub = Hub()
+    follower = Follower(hub, Outbox(ListSink(), 1 << 20, lambda: None))
+    for number in range(100):
+        key = ES._replace(symbol=f"S{number}")
+        if seq is not None:
+            hub.open_stream(key, epoch="e", seq=seq)
+        request = Request(key, 0)
+        backfill._asked[request] = [follower]
+        backfill._unread.append(request)
+    assert len(backfill._take_alike()) == together
+    assert len(backfill._take_alike()) == together
+    assert len(backfill._unread) == 100 - 2 * together
 
 
 async def test_a_backfill_that_fails_is_started_again_and_shows(

@@ -27,8 +27,8 @@ _TURN_S: Final = 0.003
 _READERS: Final = 4
 _PAGES_PER_READ: Final = 32
 _TICKS_PER_READ: Final = 2 * PAGE_TICKS
-"""What one read brings at most, roughly. After a short cut most streams lack a few ticks each. Reading
-many of them together halves the work for a client that resumes 10,000 streams."""
+"""What one read brings at most, roughly. After a short cut most streams lack a few ticks each.
+Reading many together halves the work for a client that resumes 10,000 streams."""
 _PLACES_PER_READ: Final = 50
 _LOOK_AGAIN_S: Final = 0.01
 _READ_AGAIN_S: Final = 0.25

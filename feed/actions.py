@@ -34,6 +34,10 @@ HEARTBEAT_MS: Final = (100, 60_000)
 _SYMBOLS_PER_MESSAGE: Final = 100
 """So many symbols make a message cost as much as two."""
 
+_CONNECTED_PER_MESSAGE: Final = 5000
+_BEGUN_PER_MESSAGE: Final = 2500
+"""To connect 5,000 streams takes 20 ms, and so do 2,500 snapshots with their positions."""
+
 _POSITIONS_PER_MESSAGE: Final = 1000
 """And so many positions: whoever comes back to a wildcard names all of its streams."""
 
@@ -135,6 +139,16 @@ def price(action: Action) -> float:
     if isinstance(action, Subscribe):
         price += len(action.resume) / _POSITIONS_PER_MESSAGE
     return price
+
+
+def price_of_streams(connected: int, begun: int) -> float:
+    """What an action costs further, once it is known which streams it concerned.
+
+    Args:
+        connected: how many streams the client was connected to, unless others had the same already.
+        begun: of how many it got the snapshot or the position.
+    """
+    return connected / _CONNECTED_PER_MESSAGE + begun / _BEGUN_PER_MESSAGE
 
 
 _JSON_MAP = msgspec.json.Decoder(dict[str, Any])

@@ -49,6 +49,13 @@ class Conduct:
             self._messages.give_back(min(paid, self._burst))
         return False
 
+    def charge(self, price: float) -> None:
+        """Take the price of work that is done: what it concerned was not known before.
+
+        Where the allowance has less, messages are refused until the rest is made up for.
+        """
+        self._messages.owe(price)
+
     def may_refuse(self, now_s: float) -> bool:
         """Whether the client may be told once more that it is too fast; if not, it has to go."""
         if self._patience is None:

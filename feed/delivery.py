@@ -8,6 +8,12 @@ from typing import Final, NamedTuple
 
 CONFLATE_STEP_MS: Final = 10
 CONFLATE_MAX_MS: Final = 60_000
+INTERVALS_MAX: Final = 16
+"""How many different intervals are served exactly.
+
+Each costs memory for every stream that it is used with: 1 to 6 MiB for 10,000.
+"""
+_COARSE_MS: Final = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000)
 
 
 class SlowPolicy(Enum):
@@ -59,6 +65,11 @@ def choose_delivery(channel: str, options: Options, extended: bool) -> Delivery:
         # Of prices the latest is what counts; of trades, that some are missing.
         slow = SlowPolicy.SKIP if channel == "trades" else SlowPolicy.CONFLATE
     return Delivery(options.conflate_ms or 0, slow or SlowPolicy.CLOSE)
+
+
+def coarse_conflate_ms(asked_ms: int) -> int:
+    """The interval of a few that is served instead, where too many are in use already."""
+    return next((each for each in _COARSE_MS if each >= asked_ms), CONFLATE_MAX_MS)
 
 
 def effective_conflate_ms(asked_ms: int) -> int:

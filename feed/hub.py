@@ -154,6 +154,10 @@ class Hub:
         elif old is not None:
             outbox.follow(_nothing, old.form)
 
+    def served_interval(self, asked_ms: int) -> int:
+        """The interval of conflation in ms that is served for the one a client asks for."""
+        return self._streams.served_interval(asked_ms)
+
     def discard(self, prepared: Audience | None) -> None:
         """Forget what was prepared for a client that will not have it."""
         if prepared is not None:

@@ -53,6 +53,10 @@ class TokenBucket:
         self.allowed -= cost
         return True
 
+    def owe(self, cost: float) -> None:
+        """Take what was used already, into the negative where it has to be, at most by `burst`."""
+        self.allowed = max(-self._burst, self.allowed - cost)
+
     def give_back(self, cost: float) -> None:
         """Undo a `take` of that much."""
         self.allowed = min(self._burst, self.allowed + cost)

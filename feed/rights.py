@@ -83,6 +83,11 @@ class Rights:
             self._check_coverage(action)
         return action
 
+    def charge(self, price: float) -> None:
+        """Take the price of work that is done from the client's allowance."""
+        if self._conduct is not None:
+            self._conduct.charge(price)
+
     @staticmethod
     def _refusal(conduct: Conduct, message: str | bytes, now_s: float) -> InvalidAction | Ended:
         if not conduct.may_refuse(now_s):

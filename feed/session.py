@@ -281,7 +281,9 @@ class Session:
     def _configure(self, action: Configure) -> Generator[None, None, bool]:
         conflate_ms, slow = self._defaults
         self._defaults = Options(
-            conflate_ms if action.conflate_ms is UNSET else action.conflate_ms,
+            conflate_ms
+            if action.conflate_ms is UNSET
+            else self._hub.served_interval(action.conflate_ms),
             slow if action.slow is UNSET else action.slow,
         )
         if action.stamps is not UNSET:
@@ -293,7 +295,7 @@ class Session:
             self.heartbeat_ms = action.heartbeat_ms
         if action.replay is not UNSET:
             self.follows_replay = action.replay
-        self._apply(change)
+        self._charge(self._apply(change))
         self._say(
             protocol.configured(
                 action.id,
@@ -313,7 +315,7 @@ class Session:
         change = yield from self._prepare(kept)
         if change is None:
             return False
-        self._apply(change)
+        self._charge(self._apply(change))
         self._confirm(request, epoch())
         return True
 
@@ -322,9 +324,12 @@ class Session:
     ) -> Generator[None, None, bool]:
         held = self.subscriptions
         rights = self._rights.entitlements
+        options = request.options
+        if options.conflate_ms is not None:
+            served_ms = self._hub.served_interval(options.conflate_ms)
+            options = options._replace(conflate_ms=served_ms)
         asked = {
-            each: request.options.or_else(held.get(each, NO_OPTIONS))
-            for each in request.subscriptions
+            each: options.or_else(held.get(each, NO_OPTIONS)) for each in request.subscriptions
         }
         wanted = {**held, **asked}
         form = self._form
@@ -348,14 +353,17 @@ class Session:
         if points is not None:
             points.complete(change.audience, form, now.wall_us)
             positions = points.positions() if request.positions else None
-        self._confirm(request, epoch(), wanted, request.options.conflate_ms, positions)
+        self._confirm(request, epoch(), wanted, options.conflate_ms, positions)
         if points is not None and points.behind:
             self.follower = self.follower or Follower(self._hub, self._outbox)
             self.follower.add(points.behind)
-        self._apply(change)
+        self._charge(self._apply(change), points.present if points is not None else 0)
         if points is not None and request.snapshot:
             self._hub.send(self._outbox, points.snapshot())
         return True
+
+    def _charge(self, connected: int, begun: int = 0) -> None:
+        self._rights.charge(actions.price_of_streams(connected, begun))
 
     @property
     def _form(self) -> Form:
@@ -401,13 +409,17 @@ class Session:
             return None
         return _Change(wanted, audience, gone)
 
-    def _apply(self, change: _Change) -> None:
-        """Give the client what was prepared."""
+    def _apply(self, change: _Change) -> int:
+        """Give the client what was prepared; how many streams were connected for it alone."""
         self.subscriptions = change.wanted
         if self.follower is not None:
             self.follower.drop(change.gone)
             self.follower.paused = False
+        connected = 0
+        if change.audience is not None and not change.audience.members:
+            connected = len(change.audience.taps)
         self._hub.switch(self._outbox, change.audience, self._clock())
+        return connected
 
     def _confirm(
         self,

@@ -58,9 +58,9 @@ class StartingPoints:
         self.behind: dict[StreamKey, CatchUp] = {}
 
     @property
-    def count(self) -> int:
-        """How many streams the client did not hold before."""
-        return len(self._present) + len(self.behind)
+    def present(self) -> int:
+        """How many streams begin with the present."""
+        return len(self._present)
 
     def collect(self, form: Form, written_us: int) -> Steps:
         """Find the streams and encode their snapshots, in steps."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, KeysView, Sequence
 from typing import Final
 
 from feed.audience import AnyTap, Audience, ConflatedTap, Group, Tap
+from feed.delivery import INTERVALS_MAX, coarse_conflate_ms
 from feed.pieces import Chunk
 from feed.ticks import Coverage, StreamKey, Subscription, Tick
 
@@ -247,6 +248,12 @@ class Streams:
                 self._groups.pop(tap.interval_ms, None)
 
     # -- conflation
+
+    def served_interval(self, asked_ms: int) -> int:
+        """The interval in ms that a client gets for the one it asks for."""
+        if not asked_ms or asked_ms in self._groups or len(self._groups) < INTERVALS_MAX:
+            return asked_ms
+        return coarse_conflate_ms(asked_ms)
 
     def waiting(self, audience: Audience) -> Iterator[ConflatedTap]:
         """The taps of an audience that have something to give at the end of their interval."""

@@ -9,6 +9,7 @@ import pytest
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.actions import Auth, Subscribe
+from feed.delivery import INTERVALS_MAX
 from feed.encoding import Encoding
 from feed.errors import Fault
 from feed.hub import Hub
@@ -239,6 +240,24 @@ def test_clients_of_one_interval_share_its_frames_and_newcomers_get_only_what_is
     second.sink.take()
     publish(hub, first, 9, later_ms=100)
     assert third.sink.written[0] is first.sink.written[0] is second.sink.written[0]
+
+
+def test_of_very_many_intervals_the_later_ones_are_rounded_up(hub: Hub) -> None:
+    talks = [Talk(hub) for _ in range(INTERVALS_MAX + 1)]
+    asked = [10 * place for place in range(11, 11 + len(talks))]
+    replies = [
+        talk.say({"action": "subscribe", "trades": ["ES"], "conflate_ms": ms})[0]["conflate_ms"]
+        for talk, ms in zip(talks, asked, strict=True)
+    ]
+    assert replies == [*asked[:-1], 500]
+    (reply,) = talks[-1].say({"action": "configure", "conflate_ms": 60_000})
+    assert reply["conflate_ms"] == 60_000
+    (reply,) = talks[-1].say({"action": "configure", "conflate_ms": asked[3]})
+    assert reply["conflate_ms"] == asked[3]
+    for talk in talks[:2]:
+        talk.session.leave()
+    (reply,) = talks[-1].say({"action": "configure", "conflate_ms": asked[0]})
+    assert reply["conflate_ms"] == asked[0]
 
 
 def test_a_change_of_the_interval_leaves_nothing_out(hub: Hub) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from feed import slices
+from feed import actions, slices
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.actions import Auth
 from feed.blocks import Blocks
+from feed.conduct import Conduct
 from feed.encoding import Encoding
 from feed.hub import Hub
 from feed.outbox import Outbox
@@ -57,12 +58,14 @@ class Market:
 class Client:
     """A session, and what it has heard."""
 
-    def __init__(self, market: Market, grant: Grant | None = None) -> None:
+    def __init__(
+        self, market: Market, grant: Grant | None = None, conduct: Conduct | None = None
+    ) -> None:
         self.market = market
         self.sink = ListSink()
         self.session = Session(
             market.hub, Outbox(self.sink, 1 << 20, lambda: None), "live", Encoding.JSON,
-            extended=True, subscriptions_max=100, grant=grant or Grant(),
+            extended=True, subscriptions_max=100, grant=grant or Grant(), conduct=conduct,
             clock=lambda: market.now,
         )  # fmt: skip
 
@@ -259,6 +262,27 @@ def test_a_client_that_leaves_on_the_way_leaves_nothing_behind(market: Market, g
     client.session.leave()
     assert market.hub.sizes == (len(SYMBOLS), 0)
     assert not any(market.hub.is_wanted(key_of(symbol)) for symbol in SYMBOLS)
+
+
+def test_what_is_done_is_paid_for(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actions, "_CONNECTED_PER_MESSAGE", 1)
+    monkeypatch.setattr(actions, "_BEGUN_PER_MESSAGE", 1)
+    client, other = (Client(market, conduct=Conduct(5, 20)) for _ in range(2))
+    configure = '{"action":"configure","stamps":true}'
+    client.ask(action="subscribe", trades=["*"], snapshot=True)
+    client.ask(action="configure", stamps=True)
+    # To the 8 snapshots and the two messages came twice 8 streams, connected for it alone.
+    client.sink.take()
+    assert client.session.read(configure) is None
+    (error,) = client.sink.take()
+    assert error["code"] == 429
+    market.now = Moment(market.now.steady_s + 2, market.now.wall)
+    assert client.session.read(configure) is not None
+    # What others have already costs nothing.
+    other.ask(action="configure", stamps=True)
+    for _ in range(8):
+        other.ask(action="subscribe", trades=["*"])
+        other.ask(action="unsubscribe", trades=["*"])
 
 
 def test_two_clients_of_the_same_streams_connect_them_together(market: Market) -> None:

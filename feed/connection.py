@@ -303,7 +303,7 @@ class Connection:
             self._engine.projector.drain(self._viewer)
 
     def _beat(self) -> None:
-        self._session.beat(self._engine.upstream.subscriber.connected)
+        self._session.beat(self._engine.upstream.subscriber.heard_s)
         self._beat_later()
 
     def _beat_later(self) -> None:

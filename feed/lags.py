@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from feed.counters import Counters
 from feed.times import Moment
+
+_QUIET_S: Final = 1.0
+"""Redis may say nothing for so long: a heartbeat takes its way twice a second."""
 
 
 class Arrivals:
@@ -46,20 +50,26 @@ class Arrivals:
 
 
 class Stall:
-    """How long a client has got nothing new: since it, or the broker, was last found well."""
+    """How long a client has received nothing new: because it does not read, or Redis is silent."""
 
-    __slots__ = ("_connected_s", "_read_s")
+    __slots__ = ("_heard_s", "_read_s")
 
     def __init__(self) -> None:
-        self._connected_s = self._read_s = 0.0
+        self._heard_s = self._read_s = 0.0
 
-    def look(self, now_s: float, *, broker_connected: bool, all_taken: bool) -> None:
-        """Note how things are now, on a steady clock; the first time they count as well."""
-        if broker_connected or not self._connected_s:
-            self._connected_s = now_s
+    def look(self, now_s: float, *, broker_heard_s: float, all_taken: bool) -> None:
+        """Note how things are now, on a steady clock.
+
+        Args:
+            broker_heard_s: when the last word came from Redis; 0 if none ever came. The stall is
+                counted from there, or else from the first look.
+            all_taken: whether the client has taken everything. At the first look it counts as so.
+        """
+        self._heard_s = broker_heard_s or self._heard_s or now_s
         if all_taken or not self._read_s:
             self._read_s = now_s
 
     def lasts_ms(self, now_s: float) -> int:
         """How long it lasts by now; 0 where all is well."""
-        return int(1000 * (now_s - min(self._connected_s, self._read_s)))
+        silent_s = now_s - self._heard_s
+        return int(1000 * max(now_s - self._read_s, silent_s if silent_s > _QUIET_S else 0.0))

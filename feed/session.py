@@ -223,17 +223,19 @@ class Session:
         """Answer a request that can't be carried out; nothing of it is applied."""
         self._say(protocol.error(fault, detail, request.id))
 
-    def beat(self, broker_connected: bool) -> None:
+    def beat(self, broker_heard_s: float) -> None:
         """Send a heartbeat, unless so much is waiting that it would only add to it.
 
         Its `lag_ms` is how far behind the client is: the delay of the ticks last sent, the time
-        since it was last found to have taken everything, or since the broker was last found
-        connected.
+        since it was last found to have taken everything, or since the last word from Redis.
+
+        Args:
+            broker_heard_s: when that came, on the steady clock; 0 if none ever came.
         """
         now = self._clock()
         self._stall.look(
             now.steady_s,
-            broker_connected=broker_connected,
+            broker_heard_s=broker_heard_s,
             all_taken=not self._outbox.waiting_bytes,
         )
         if self._outbox.is_slow:

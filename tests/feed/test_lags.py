@@ -21,13 +21,23 @@ def test_the_lag_is_that_of_the_last_batch_for_a_second() -> None:
     assert arrivals.lag_ms(NOW._replace(steady_s=NOW.steady_s + 1.1)) == 0
 
 
-def test_a_stall_begins_when_all_was_last_well() -> None:
+def test_a_stall_begins_when_the_client_last_had_everything() -> None:
     stall = Stall()
-    stall.look(10.0, broker_connected=False, all_taken=False)
+    stall.look(10.0, broker_heard_s=9.9, all_taken=False)
     assert stall.lasts_ms(10.0) == 0
-    stall.look(11.0, broker_connected=True, all_taken=False)
+    stall.look(11.0, broker_heard_s=10.9, all_taken=False)
     assert stall.lasts_ms(11.5) == 1500
-    stall.look(12.0, broker_connected=False, all_taken=True)
-    assert stall.lasts_ms(12.0) == 1000
-    stall.look(13.0, broker_connected=True, all_taken=True)
+    stall.look(13.0, broker_heard_s=12.9, all_taken=True)
     assert stall.lasts_ms(13.0) == 0
+
+
+def test_a_stall_begins_with_the_last_word_from_redis() -> None:
+    """Not with the heartbeat that last found it connected: silence is noticed seconds later."""
+    stall = Stall()
+    for now_s in (10.0, 11.0, 12.0):
+        stall.look(now_s, broker_heard_s=9.6, all_taken=True)
+    assert stall.lasts_ms(12.0) == 2400
+    never = Stall()
+    for now_s in (10.0, 11.5):
+        never.look(now_s, broker_heard_s=0.0, all_taken=True)
+    assert never.lasts_ms(11.5) == 1500

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +93,19 @@ async def test_a_store_that_falls_silent_is_noticed(
     pid = (await redis.info("server"))["process_id"]
     async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["ES"])
+        await talk.ask(action="configure", heartbeat_ms=200)
         upstream = server.app_state["engine"].upstream
         os.kill(pid, signal.SIGSTOP)
+        stopped_s = time.monotonic()
         try:
+            async with asyncio.timeout(4):
+                while (beat := await talk.hear())["lag_ms"] == 0:
+                    pass
+            # It may have spoken up to a heartbeat before it was stopped.
+            assert beat["lag_ms"] / 1000 - (time.monotonic() - stopped_s) < 0.6
+            await talk.say(action="configure", heartbeat_ms=0)
+            while (await talk.hear())["T"] != "configured":
+                pass
             async with asyncio.timeout(4):
                 assert await status(server.http + "/ready") == 503
                 while upstream.subscriber.connected:

@@ -407,32 +407,36 @@ def test_heartbeats_say_how_the_client_is_doing(hub: Hub) -> None:
     talk.say({"action": "subscribe", "trades": ["ES"], "conflate_ms": 0})
     publish(hub, talk, 10, later_ms=50)
     talk.sink.take()
-    talk.session.beat(broker_connected=True)
+    talk.session.beat(broker_heard_s=talk.now.steady_s)
     (beat,) = talk.sink.take()
     assert list(beat) == ["T", "t", "queue", "lag_ms", "sent", "merged", "skipped"]
     assert beat | {"t": ""} == {
         "T": "heartbeat", "t": "", "queue": 0, "lag_ms": 150, "sent": 4, "merged": 2, "skipped": 0,
     }  # fmt: skip
     talk.later(2000)
-    talk.session.beat(broker_connected=True)
+    talk.session.beat(broker_heard_s=talk.now.steady_s)
+    assert talk.sink.take()[0]["lag_ms"] == 0
+    heard_s = talk.now.steady_s
+    talk.later(900)
+    talk.session.beat(broker_heard_s=heard_s)
     assert talk.sink.take()[0]["lag_ms"] == 0
     talk.later(500)
-    talk.session.beat(broker_connected=False)
-    assert talk.sink.take()[0]["lag_ms"] == 500
+    talk.session.beat(broker_heard_s=heard_s)
+    assert talk.sink.take()[0]["lag_ms"] == 1400
 
 
 def test_a_slow_client_gets_no_more_heartbeats_until_it_reads(hub: Hub) -> None:
     talk = Talk(hub, extended=True, outbox_bytes=300)
     talk.say({"action": "subscribe", "trades": ["ES"]})
-    talk.session.beat(broker_connected=True)
+    talk.session.beat(broker_heard_s=talk.now.steady_s)
     talk.sink.take()
     talk.sink.paused = True
     publish(hub, talk, 5, count=10)
     for _ in range(100):
         talk.later(1000)
-        talk.session.beat(broker_connected=True)
+        talk.session.beat(broker_heard_s=talk.now.steady_s)
     assert [each["T"] for each in talk.read_again()] == ["skipped", "t"]
-    talk.session.beat(broker_connected=True)
+    talk.session.beat(broker_heard_s=talk.now.steady_s)
     (beat,) = talk.sink.take()
     assert (beat["sent"], beat["skipped"], beat["queue"]) == (1, 9, 0)
 

@@ -11,6 +11,7 @@ parser of frames, and the client's own objects.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
@@ -22,6 +23,8 @@ EXTENSION: Final = "tickcast.sink"
 """Where an endpoint finds the sink, among the extensions of its scope."""
 _HIGH_WATER_BYTES: Final = 64 * 1024
 """What a transport takes for a client that does not read before it says that it is full."""
+
+logger = logging.getLogger("tickcast.connection")
 
 OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
 """Takes a message; returns what is still to be awaited before the next one can be taken."""
@@ -125,13 +128,21 @@ class TransportSink:
             task.add_done_callback(self._protocol.tasks.discard)
 
     async def _work_off(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await what one message asks for, then take those that came meanwhile."""
-        await work
-        while self._waiting:
-            if (more := self.on_message(self._waiting.popleft())) is not None:
-                await more
-        self._waiting = None
-        self._protocol.read_on()
+        """Await what one message asks for, then take those that came meanwhile.
+
+        Should that raise, the connection ends: its client must not wait for an answer for ever.
+        """
+        try:
+            await work
+            while self._waiting:
+                if (more := self.on_message(self._waiting.popleft())) is not None:
+                    await more
+        except Exception:
+            logger.exception("a message could not be answered, closing the connection")
+            self.finish(b"", CloseCode.INTERNAL_ERROR, "internal error")
+        finally:
+            self._waiting = None
+            self._protocol.read_on()
 
     def end(self, code: int) -> None:
         """Tell that no more messages will come; soon, because a flush may be under way."""

@@ -7,31 +7,50 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from redis.asyncio import Redis
 
 from feed.broker import keys
 from feed.broker.client import execute, translated_errors
-from feed.broker.scripts import Script
+from feed.broker.scripts import Call, Script
 from feed.errors import BrokerUnavailable, BrokerUnsuitable, level_of
+from feed.tasks import end_tasks
 
 _COUNTS_FOR_S: Final = 10
 """How long a server that has fallen silent still counts."""
 _BEAT_S: Final = 2.0
 _TELL_S: Final = 0.2
 """How soon others hear of seats that are free again."""
+_ASKS_MAX: Final = 64
+"""Seats asked for with one message."""
 _TAKE: Final = Script.of_file("seats.lua")
 
 logger = logging.getLogger("tickcast.broker")
+
+
+class _Ask(NamedTuple):
+    """A seat that is wanted in each of some rooms.
+
+    Attributes:
+        taken: how many this server has with it, by room.
+        rooms: how many there are in each.
+        full: the answer: the room that is full, if one is.
+    """
+
+    taken: dict[str, int]
+    rooms: Mapping[str, int]
+    full: asyncio.Future[str | None]
 
 
 class Seats:
     """Rooms with so many seats each. A connection takes one in each of some rooms.
 
     Each server tells how many it has taken, never how many more or less: so nothing adds up to
-    something wrong when a message is lost or the store forgets. While the store does not answer,
-    each server counts for itself.
+    something wrong when a message is lost or the store forgets. What it tells goes to the store one
+    message after another: over several connections a count could overtake a later one, and stay.
+    Those who ask meanwhile share the next message. While the store does not answer, each server
+    counts for itself.
     """
 
     def __init__(self, client: Redis) -> None:
@@ -42,6 +61,9 @@ class Seats:
         self._told: set[str] = set()
         """Rooms in which the store may believe that we have seats."""
         self._seen = False
+        self._telling = asyncio.Lock()
+        self._asks: list[_Ask] = []
+        self._asking: asyncio.Task[None] | None = None
 
     def taken(self, room: str) -> int:
         """How many seats this server has taken."""
@@ -100,6 +122,8 @@ class Seats:
 
     async def leave(self) -> None:
         """Have the store forget this server."""
+        if self._asking is not None:
+            await end_tasks([self._asking])
         try:
             with translated_errors():
                 await self._client.zrem(keys.SEATED_SERVERS, self._me)
@@ -107,22 +131,57 @@ class Seats:
             logger.debug("the store will find out by itself that this server is gone")
 
     async def _ask(self, rooms: Mapping[str, int]) -> str | None:
-        names = list(rooms)
-        self._told.update(names)
-        counts = [each for name in names for each in (self._taken[name], rooms[name])]
+        # The counts of now: those who ask later have theirs, and come after this one.
+        taken = {room: self._taken[room] for room in rooms}
+        ask = _Ask(taken, rooms, asyncio.get_running_loop().create_future())
+        self._asks.append(ask)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._answer_all())
+        return await ask.full
+
+    async def _answer_all(self) -> None:
+        """Ask the store for all that wait, some at a time."""
         try:
-            full = await _TAKE.call(
-                self._client,
-                [keys.SEATED_SERVERS, *map(keys.seats, names)],
-                self._me, _COUNTS_FOR_S * 1000, *counts,
-            )  # fmt: skip
+            while self._asks:
+                async with self._telling:
+                    asks, self._asks = self._asks[:_ASKS_MAX], self._asks[_ASKS_MAX:]
+                    await self._answer(asks)
+        finally:
+            self._asking = None
+            # Only after a bug or a cancellation: they are counted by this server alone.
+            asks, self._asks = self._asks, []
+            for ask in asks:
+                self._untold.update(ask.rooms)
+                if not ask.full.done():
+                    ask.full.set_result(None)
+
+    async def _answer(self, asks: list[_Ask]) -> None:
+        replies: list[int] | None = None
+        for ask in asks:
+            self._told.update(ask.rooms)
+        try:
+            replies = await _TAKE.call_all(self._client, [self._call_of(ask) for ask in asks])
         except (BrokerUnavailable, BrokerUnsuitable) as error:
             logger.log(level_of(error), "counting connections alone: %s", error)
-            self._untold.update(names)
-            return None
-        return names[full - 1] if full else None
+        finally:
+            for place, ask in enumerate(asks):
+                names, full = list(ask.rooms), replies[place] if replies is not None else 0
+                for name in names:
+                    if replies is None or self._taken[name] != ask.taken[name]:
+                        self._untold.add(name)
+                if not ask.full.done():
+                    ask.full.set_result(names[full - 1] if full else None)
+
+    def _call_of(self, ask: _Ask) -> Call:
+        counts = [each for name in ask.rooms for each in (ask.taken[name], ask.rooms[name])]
+        names = [keys.SEATED_SERVERS, *map(keys.seats, ask.rooms)]
+        return names, (self._me, _COUNTS_FOR_S * 1000, *counts)
 
     async def _tell(self) -> None:
+        async with self._telling:
+            await self._tell_untold()
+
+    async def _tell_untold(self) -> None:
         with translated_errors():
             seconds, _ = await self._client.time()
             until_ms = (seconds + _COUNTS_FOR_S) * 1000

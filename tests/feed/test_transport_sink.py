@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
+
 from feed.transport_sink import Ending, TransportSink
 from tests.conftest import until
 
@@ -18,12 +20,13 @@ class Socket:
         self.tasks: set[asyncio.Task[None]] = set()
         self.transport: Any = Transport()
         self.reads = True
+        self.finished: list[int] = []
 
     def hand_over(self, sink: TransportSink) -> None:
         pass
 
     def finish(self, last_words: bytes, code: int, reason: str) -> None:
-        pass
+        self.finished.append(code)
 
     def stop_reading(self) -> None:
         self.reads = False
@@ -57,7 +60,15 @@ class Client:
 
     def take(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
         self.heard.append(message)
+        if message == "fail at once":
+            raise ZeroDivisionError
+        if message == "fail":
+            return self.fail()
         return self.wait() if message == "wait" else None
+
+    async def fail(self) -> None:
+        await self.wait()
+        raise ZeroDivisionError
 
     async def wait(self) -> None:
         await self.gate.wait()
@@ -99,3 +110,21 @@ async def test_nothing_is_written_after_detaching() -> None:
     client.sink.write(b"b")
     assert client.socket.transport.written == [b"a"]
     assert len(pauses) == 1
+
+
+@pytest.mark.parametrize(
+    "messages", [("fail", "b"), ("wait", "fail", "b"), ("wait", "fail at once")]
+)
+async def test_a_message_that_fails_ends_its_connection(
+    messages: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not only its answer: whoever waits for more would wait for ever."""
+    client = Client()
+    for message in messages:
+        client.sink.take(message)
+    client.gate.set()
+    await until(lambda: client.socket.reads)
+    assert client.socket.finished == [1011]
+    assert "ZeroDivisionError" in caplog.text
+    client.sink.take("c")
+    assert client.heard[-1] == "c"

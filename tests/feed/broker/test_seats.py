@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
+from feed.broker.scripts import Call, Script
 from feed.broker.seats import Seats
 from feed.tasks import end_tasks
 from tests.conftest import until
@@ -67,3 +70,37 @@ async def test_a_server_that_falls_silent_counts_no_more(redis: Redis) -> None:
         assert await here.take(ONE) is None
     await here.leave()
     assert await there.take(ONE) is None
+
+
+async def test_a_count_does_not_overtake_a_later_one(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over pooled connections the first message may be the last to arrive."""
+    here, there = Seats(redis), Seats(redis)
+    call_all, calls = Script.call_all, []
+
+    async def first_is_slow(self: Script, client: Redis, wanted: Sequence[Call]) -> list[Any]:
+        calls.append(wanted)
+        if len(calls) == 1:
+            await asyncio.sleep(0.1)
+        return await call_all(self, client, wanted)
+
+    monkeypatch.setattr(Script, "call_all", first_is_slow)
+    first = asyncio.create_task(here.take(ONE))
+    await until(lambda: len(calls) == 1)
+    assert await here.take(ONE) is None
+    assert await first is None
+    assert await there.take(ONE) == "hall"
+
+
+async def test_many_ask_with_few_messages_and_each_has_its_answer(redis: Redis) -> None:
+    here, there = Seats(redis), Seats(redis)
+    answers = await asyncio.gather(
+        *(here.take({"hall": 300, f"door {n % 5}": 10}) for n in range(300))
+    )
+    assert answers.count(None) == 50
+    assert here.taken("hall") == 50
+    async with telling(here):
+        await until(lambda: not here._untold)
+    rest = await asyncio.gather(*(there.take({"hall": 60}) for _ in range(60)))
+    assert rest.count(None) == 10

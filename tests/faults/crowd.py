@@ -64,20 +64,29 @@ def _now_us() -> int:
 
 
 class Crowd:
-    """The test's end of the line."""
+    """The test's end of the line.
 
-    def __init__(self, url: str, symbol: str, size: int) -> None:
-        self._words = (url, symbol, str(size))
+    Args:
+        words: what the program is started with.
+        module: the program.
+    """
+
+    def __init__(self, *words: object, module: str = __name__) -> None:
+        self._words = [module, *map(str, words)]
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start it; returns when all are subscribed."""
+        await self.launch()
+        await self.ask("live")
+
+    async def launch(self) -> None:
+        """Start its process alone."""
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", __name__, *self._words,
+            sys.executable, "-m", *self._words,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             preexec_fn=end_with_parent,
         )  # fmt: skip
-        await self.ask("live")
 
     async def ask(self, question: str, **more: Any) -> Any:
         """Ask, and wait for the answer.
@@ -90,7 +99,7 @@ class Crowd:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"ask": question, **more}).encode() + b"\n")
-        async with asyncio.timeout(_PATIENCE_S + 10):
+        async with asyncio.timeout(_PATIENCE_S + 30):
             answer = await self._process.stdout.readline()
         assert answer, "the crowd is gone"
         return json.loads(answer)

@@ -15,6 +15,7 @@ from feed.encoding import Encoding
 from feed.settings import Settings
 from feed.tasks import end_tasks
 from feed.ticks import DEFAULT_FEED
+from tests.faults import returning
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor
 from tests.faults.children import Child
@@ -121,6 +122,13 @@ class Scene:
         crowd = Crowd(url, symbol, size)
         self._stack.push_async_callback(crowd.close)
         await crowd.start()
+        return crowd
+
+    async def returning(self, url: str, size: int) -> Crowd:
+        """Cheap clients in a process of their own, not connected yet."""
+        crowd = Crowd(url, size, module=returning.__name__)
+        self._stack.push_async_callback(crowd.close)
+        await crowd.launch()
         return crowd
 
     def start(self, part: R) -> R:

@@ -8,15 +8,18 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from websockets.asyncio.client import connect as open_websocket
 
+from feed.encoding import Encoding
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor
 from tests.faults.conftest import Scale
+from tests.faults.crowd import Crowd, Member
 from tests.faults.report import assert_exact, tell, tell_numbers
+from tests.faults.returning import SYMBOLS as RETURNING_SYMBOLS
 from tests.faults.scene import Scene
 from tests.faults.serving import ServerProcess
 from tests.faults.source import Source, made_up
@@ -28,6 +31,8 @@ RATE: Final = 1_000
 STOPPED_WITHIN_S: Final = 10.0
 STORM_WITHIN_S: Final = 10.0
 LATE_MS_MAX: Final = 100.0
+RETURNED_WITHIN_S: Final = 20.0
+BYSTANDER_LATE_MS_MAX: Final = 500.0
 
 
 async def test_killed_and_back(directory: Path, scale: Scale) -> None:
@@ -132,3 +137,54 @@ async def test_a_storm_of_clients_that_come_back(directory: Path, scale: Scale) 
         assert seen["reconnects"] >= size
         assert last - listening < STORM_WITHIN_S
         assert not scale.long or (seen["measured"] and seen["p99_ms"] < LATE_MS_MAX)
+
+
+async def test_clients_that_return_all_at_once(directory: Path, scale: Scale) -> None:
+    """The server stays with Redis, and with the client that was there before them."""
+    size = scale.pick(300, 3_000)
+    async with Scene(directory) as scene:
+        store = await scene.valkey()
+        server = await scene.server(store.url)
+        crowd = await scene.returning(server.stream(), size)
+        publisher = await scene.publisher(store.url)
+        source = scene.start(Source(publisher, made_up(["BY", *RETURNING_SYMBOLS]), rate=100))
+        await crowd.ask("live")
+        await crowd.ask("hold")
+        server.kill()
+        await scene.pass_by(scale.pick(0.3, 3.0))
+        await server.start()
+        await server.until_ready(True, timeout_s=5)
+        bystander = scene.start(Member(server.stream(), "BY", Encoding.JSON))
+        await scene.until(lambda: bystander.caught_up_us, 5, "the bystander is live")
+        bystander.measures = True
+        returning = scene.start(Asking(crowd, "return"))
+        not_ready = 0
+        while returning.answer is None:
+            not_ready += await server.status("/ready") != 200
+            await scene.pass_by(0.2)
+        reconnects = (await server.metrics())["tickcast_redis_reconnects_total"]
+        source.stop()
+        await scene.until(lambda: source.ended, 5, "all is published")
+        seqs = {name.partition("/")[2]: seq for name, seq in (await store.seqs("live")).items()}
+        faults = await crowd.ask("end", seqs=seqs)
+        late_ms = sorted(arrived / 1000 for arrived, _ in bystander.late_us)
+        tell_numbers("return", {
+            "clients": size, **returning.answer, "not_ready": not_ready, "faults": faults,
+            "bystander_median_ms": late_ms[len(late_ms) // 2], "bystander_max_ms": late_ms[-1],
+        })  # fmt: skip
+        assert {name: count for name, count in faults.items() if count} == {}
+        assert "silent" not in server.said()
+        assert (reconnects, not_ready) == (0, 0)
+        assert returning.answer["all_s"] < RETURNED_WITHIN_S
+        assert late_ms[-1] < scale.pick(2_000.0, BYSTANDER_LATE_MS_MAX)
+
+
+class Asking:
+    """A question to a crowd, asked in the background."""
+
+    def __init__(self, crowd: Crowd, question: str) -> None:
+        self._crowd, self._question = crowd, question
+        self.answer: Any = None
+
+    async def run(self) -> None:
+        self.answer = await self._crowd.ask(self._question)

@@ -207,9 +207,9 @@ def _time(number: int) -> Time:
     """A time in milliseconds or microseconds, as the connection's `timeUnit` says.
 
     Raises:
-        ValueError: outside the 64-bit range.
+        ValueError: it is no plausible time in that unit.
     """
-    return Time.from_wire(number * (1000 if number >= _MICROSECONDS_MIN else 1_000_000))
+    return Time.of_number(str(number), "us" if number >= _MICROSECONDS_MIN else "ms")
 
 
 VENUE: Final[Venue] = Binance()

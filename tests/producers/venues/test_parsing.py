@@ -18,6 +18,7 @@ from producers.venues.registry import VENUES, venue_at
 from producers.venues.venue import Kind, Notice, Ticks, Venue, Wants
 
 NOW = Time.parse("2026-01-05T12:00:00Z")
+AT_MS = 1_672_515_782_136
 
 
 def ticks_of(venue: Venue, frame: str) -> list[Tick]:
@@ -156,13 +157,19 @@ def test_garbage_is_a_bad_frame(venue: Venue, frame: bytes) -> None:
 
 def test_a_market_of_another_form_is_a_bad_frame() -> None:
     with pytest.raises(BadFrame, match="'BNBXYZ' is no market's name"):
-        BINANCE.parse((BINANCE_TRADE % (1, 1)).replace("BNBBTC", "BNBXYZ").encode(), NOW)
+        BINANCE.parse((BINANCE_TRADE % (AT_MS, AT_MS)).replace("BNBBTC", "BNBXYZ").encode(), NOW)
+
+
+@pytest.mark.parametrize("at", [0, 1, 1_672_515_782, 20_240_102, 1_672_515_782_136_000_000])
+def test_binance_times_of_another_unit_are_refused(at: int) -> None:
+    with pytest.raises(BadFrame, match="is not a time: "):
+        BINANCE.parse((BINANCE_TRADE % (AT_MS, at)).encode(), NOW)
 
 
 @pytest.mark.parametrize(
     ("venue", "frame", "good", "bad"),
     [
-        (BINANCE, BINANCE_TRADE % (1, 1), '"p":"0', '"p":"-0'),
+        (BINANCE, BINANCE_TRADE % (AT_MS, AT_MS), '"p":"0', '"p":"-0'),
         (BINANCE, BINANCE_BOOK, '"B":"3', '"B":"-3'),
         (COINBASE, COINBASE_TICKER, '"best_bid":"1', '"best_bid":"-1'),
         (COINBASE, COINBASE_MATCH, '"size":"5', '"size":"-5'),
@@ -176,7 +183,7 @@ def test_nothing_is_below_zero(venue: Venue, frame: str, good: str, bad: str) ->
         venue.parse(frame.replace(good, bad, 1).encode(), NOW)
 
 
-@pytest.mark.parametrize("combined", [BINANCE_TRADE % (1, 1), BINANCE_BOOK])
+@pytest.mark.parametrize("combined", [BINANCE_TRADE % (AT_MS, AT_MS), BINANCE_BOOK])
 def test_raw_streams_of_binance_say_the_same(combined: str) -> None:
     raw = json.dumps(json.loads(combined)["data"])
     assert ticks_of(BINANCE, raw) == ticks_of(BINANCE, combined)

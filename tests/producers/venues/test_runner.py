@@ -22,7 +22,7 @@ from producers.venues.venue import Limits, Venue, Wants
 from tests.conftest import until
 from tests.producers.venues.simulator import Act, simulated
 from tests.producers.venues.test_intake import match
-from tests.producers.venues.test_parsing import BINANCE_TRADE, KRAKEN_TICKER, KRAKEN_TRADES
+from tests.producers.venues.test_parsing import AT_MS, BINANCE_TRADE, KRAKEN_TICKER, KRAKEN_TRADES
 
 HEARTBEAT = b'{"type":"heartbeat","product_id":"BTC-USD","time":"2021-04-17T16:43:30Z"}'
 REFUSED = b'{"type":"error","message":"Failed to subscribe","reason":"%b is not a valid product"}'
@@ -181,7 +181,7 @@ async def test_a_venue_that_says_nothing_of_a_symbol_is_told(
 async def test_kraken_and_binance_go_the_same_way() -> None:
     book = b"""{"stream":"bnbbtc@bookTicker","data":{"u":5,"s":"BNBBTC","b":"1","B":"2","a":"3",
     "A":"4"}}"""
-    trade = (BINANCE_TRADE % (1, 1)).encode()
+    trade = (BINANCE_TRADE % (AT_MS, AT_MS)).encode()
     kraken = [KRAKEN_TRADES.encode(), (KRAKEN_TICKER % "").encode()]
     symbols = ("MATIC-USD", "BTC-USD", "ALGO-USD")
     async with (

@@ -205,7 +205,7 @@ def bind_all(hosts: Sequence[str], port: int) -> list[socket.socket]:
     Raises:
         TickcastError: an address is not ours, a name is unknown, or the port is in use.
     """
-    addresses = list(dict.fromkeys(address for host in hosts for address in _addresses(host)))
+    addresses = list(dict.fromkeys(address for host in hosts for address in _addresses(host, port)))
     for tries_left in reversed(range(_FREE_PORT_TRIES)):
         listeners: list[socket.socket] = []
         chosen = port
@@ -229,7 +229,7 @@ def bind_all(hosts: Sequence[str], port: int) -> list[socket.socket]:
     return listeners
 
 
-def _addresses(host: str) -> list[str]:
+def _addresses(host: str, port: int) -> list[str]:
     host = host.removeprefix("[").removesuffix("]")
     if host == "::":
         return ["::", "0.0.0.0"]  # noqa: S104 - it was asked for
@@ -237,8 +237,9 @@ def _addresses(host: str) -> list[str]:
         return ["127.0.0.1", "::1"]
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise CannotListen(host, 0, error) from None
+    except (OSError, UnicodeError) as error:
+        unknown = OSError(0, "no such name") if isinstance(error, UnicodeError) else error
+        raise CannotListen(host, port, unknown) from None
     return [str(address[0]) for *_, address in found]
 
 

@@ -236,6 +236,8 @@ def load_settings(
             raise InvalidSettings(
                 f"{name}: empty{where}; give it a value, or leave it out for the default"
             )
+        if not all(each.isprintable() for each in _texts(value)):
+            raise InvalidSettings(f"{name}: holds a control character or the like{where}")
     values = {name: _split(name, value) for name, (value, _) in given.items()}
     try:
         settings = msgspec.convert(values, Settings, strict=False)
@@ -262,6 +264,11 @@ def _is_empty(name: str, value: object) -> bool:
     if isinstance(value, str):
         return not value.strip(" \t\n,") if name in _LISTS else not value.strip()
     return name in _OPEN_LISTS and value in ([], ())
+
+
+def _texts(value: object) -> list[str]:
+    values = value if isinstance(value, list | tuple) else [value]
+    return [each for each in values if isinstance(each, str)]
 
 
 def _split(name: str, value: Any) -> Any:

@@ -168,8 +168,9 @@ def _raise_limits() -> None:
 
 
 if __name__ == "__main__":
-    # The parent ends this process, by its pipe; a Ctrl-C is meant for the parent.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The parent ends this process, by its pipe; what a terminal sends is meant for the parent.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     _raise_limits()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

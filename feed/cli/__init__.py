@@ -15,6 +15,7 @@ from feed.cli.streams import logged_on_stderr, standard_streams
 from feed.errors import InvalidSettings, TickcastError
 
 _INTERRUPTED: Final = 130
+_SHOWN: Final = 80
 _DESCRIPTORS: Final = 12
 """Files that a command needs to have left to begin with."""
 _COMMANDS: Final = (
@@ -81,6 +82,9 @@ def _run(words: Sequence[str]) -> int:
         code = _fail(str(error), 2)
     except TickcastError as error:
         code = _fail("; ".join([str(error), *getattr(error, "__notes__", ())]), 1)
+    except UnicodeEncodeError as error:
+        bad = ascii(error.object[error.start : error.end])[:_SHOWN]
+        code = _fail(f"an argument or a file name holds {bad}, which is not text in UTF-8", 2)
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         code = _fail(f"{what}{error.strerror or error}", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -263,7 +264,9 @@ def import_(file: Path, out: Path, rows: Rows, feed: str) -> None:
     bad = BadInput(str(file), strict=False)
     recording = open_recording(file, rows.symbol, rows.columns, bad.report, rows.form)
     show_notes(file, recording)
-    with new_tape(out, feed, file.name) as writer:
+    # A name need not be UTF-8, but what stands on a tape is.
+    name = os.fsencode(file.name).decode("utf-8", "replace")
+    with new_tape(out, feed, name) as writer:
         for tick in recording.read(None):
             writer.tick(tick)
             if writer.waiting_bytes > BLOCK_BYTES:

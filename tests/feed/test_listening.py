@@ -59,3 +59,5 @@ def test_what_can_not_be_listened_on() -> None:
         bind_all(["2001:db8::1"], 8000)
     with pytest.raises(CannotListen, match=r"no\.such\.host\.invalid"):
         bind_all(["no.such.host.invalid"], 8000)
+    with pytest.raises(CannotListen, match=":8000: no such name"):
+        bind_all([f"{'a' * 64}.org"], 8000)

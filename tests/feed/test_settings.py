@@ -82,6 +82,16 @@ def test_an_empty_value_is_refused_wherever_it_comes_from(
         load_settings(None, {}, **{name: value})
 
 
+@pytest.mark.parametrize("character", ["\0", "\n", "\x1b", "\udcff", "\u202e"])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_value_holds_what_can_not_be_printed(name: str, character: str) -> None:
+    for value in (f"a{character}b", [f"a{character}b"]):
+        with pytest.raises(
+            InvalidSettings, match=f"{name}: holds a control character or the like$"
+        ):
+            load_settings(None, {}, **{name: value})
+
+
 def test_an_empty_list_is_refused_where_it_would_allow_all(tmp_path: Path) -> None:
     file = tmp_path / "tickcast.toml"
     for name in ("host", "feeds"):

@@ -167,7 +167,7 @@ class Layout:
         self._size_name = header[self._size] if self._has_trades else ""
         self._bid, self._ask = places.get("bid", -1), places.get("ask", -1)
         self._bid_size, self._ask_size = map(places.get, ("bid_size", "ask_size"))
-        self._symbols = _Known(lambda text: _read_symbol(text, form.symbols))
+        self._symbols = _Known(lambda text: read_symbol(text, form.symbols))
         self._venues = _Known(lambda text: text.strip() or None)
         self._sides = _Known(lambda text: _SIDES.get(text.strip().lower()))
         if self._side is not None and self._side == places.get("size"):
@@ -436,7 +436,7 @@ class _Known(dict[str, Any]):
         return value
 
 
-def _read_symbol(text: str, renamed: Mapping[str, str]) -> str:
+def read_symbol(text: str, renamed: Mapping[str, str]) -> str:
     """The symbol that a text stands for; raises InvalidTick where it can't be one."""
     text = text.strip()
     text = renamed.get(text, text)

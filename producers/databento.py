@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO, Final, Literal
 from feed.errors import InvalidRecording, InvalidSettings, InvalidTick
 from feed.ticks import Quote, Tick, Trade, validate
 from feed.times import NS_PER_SECOND, Time
+from producers.columns import BadRow, ignore_bad_row, read_symbol
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -26,8 +26,6 @@ _INSTRUMENT_ID: Final = "instrument_id"
 _PRICE_SCALE: Final = 1_000_000_000
 _SCHEMAS: Final = ("trades", "mbp-", "tbbo", "bbo", "cmbp-", "tcbbo", "cbbo")
 """What the names of those schemas begin with whose records are trades or quotes."""
-_OCC: Final = re.compile(r"([A-Z0-9]{1,6}) *(\d{6}[CP]\d{8})", re.ASCII)
-"""An option in the OCC's form: the root, filled up to six characters, date, type and strike."""
 _SIDES: Final[dict[str, Literal["B", "S"]]] = {"B": "B", "A": "S"}
 """The aggressor's: `Ask` is a seller's (Databento's documentation, "Side")."""
 
@@ -45,6 +43,7 @@ class DatabentoRecording:
         path: of the file.
         symbol: of instruments for which the file has none.
         on_bad_row: called with the number and the error of each record that is no tick.
+        renamed: other names for symbols.
 
     Raises:
         InvalidRecording: the file can't be read, or is of another schema.
@@ -55,7 +54,8 @@ class DatabentoRecording:
         self,
         path: Path,
         symbol: str | None,
-        on_bad_row: Callable[[int, str], None] = lambda row, error: None,
+        on_bad_row: BadRow = ignore_bad_row,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         try:
             import databento_dbn  # noqa: PLC0415 - only this needs it
@@ -68,6 +68,7 @@ class DatabentoRecording:
         self._symbol = symbol
         self._on_bad_row = on_bad_row
         self._symbols = _Symbols()
+        self._renamed = renamed or {}
 
     def __iter__(self) -> Iterator[Tick]:
         row = 0
@@ -191,20 +192,7 @@ class DatabentoRecording:
         symbol = self._symbols.find(record.instrument_id, time) or self._symbol
         if symbol is None:
             raise ValueError(f"instrument {record.instrument_id} has no symbol; use --symbol")
-        return symbol
-
-
-def plain_symbol(name: str) -> str:
-    """A symbol without blanks, which no symbol of a feed has.
-
-    The blanks that fill up the root of an option are left out, as most vendors do; others become
-    `_`.
-
-    >>> plain_symbol("AAPL  240119C00150000"), plain_symbol("ESH4 C4800")
-    ('AAPL240119C00150000', 'ESH4_C4800')
-    """
-    option = _OCC.fullmatch(name)
-    return "".join(option.groups()) if option else "_".join(name.split())
+        return read_symbol(symbol, self._renamed)
 
 
 class _Symbols:
@@ -223,14 +211,14 @@ class _Symbols:
                 if not from_numbers:
                     number, symbol = symbol, name
                 if number.isdecimal() and symbol:
-                    span = (str(each["start_date"]), str(each["end_date"]), plain_symbol(symbol))
+                    span = (str(each["start_date"]), str(each["end_date"]), symbol)
                     self._dated.setdefault(int(number), []).append(span)
         for spans in self._dated.values():
             spans.sort()
 
     def name(self, number: int, symbol: str) -> None:
         """Take what a record in the stream says, from here on."""
-        self._named[number] = plain_symbol(symbol)
+        self._named[number] = symbol
 
     def find(self, number: int, time_ns: int) -> str | None:
         """What an instrument is called at a time; None if that is not known."""

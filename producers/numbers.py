@@ -68,7 +68,7 @@ class NumberReader:
         """The same for prices, in their unit.
 
         Args:
-            fixed_point: whole numbers count billionths.
+            fixed_point: whole numbers count billionths. Floats are in their unit already.
         """
         numbers = self.read(cells, name)
         if self.scale is not None:
@@ -78,7 +78,7 @@ class NumberReader:
             return [number * self.scale for number in numbers]
         if fixed_point:
             return [
-                _fixed(number, name) if _is_whole(cell) else number
+                _fixed(number, name) if isinstance(cell, str) and _is_whole(cell) else number
                 for cell, number in zip(cells, numbers, strict=True)
             ]
         if numbers and (max(numbers) >= _IMPLAUSIBLE or min(numbers) <= -_IMPLAUSIBLE):

@@ -15,7 +15,7 @@ from feed.errors import InvalidRecording
 from feed.tapes.export import load_pyarrow
 from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
-from producers.columns import BadRow, Block, Layout, RowFormat, ignore_bad_row
+from producers.columns import NONE, BadRow, Block, Layout, RowFormat, ignore_bad_row
 
 _ROWS: Final = 1_000
 _NS: Final = {"s": NS_PER_SECOND, "ms": 1_000_000, "us": 1000, "ns": 1}
@@ -141,7 +141,17 @@ class ParquetRecording:
         if "time" not in mapping and with_stamp and self._has_dates_alone(layout):
             # A column `date` is found by its name, although another one says the time of day too.
             return Layout(names, with_stamp, symbol, self._form)
+        if "time" not in mapping and (stamp := self._stamp_beside_date(layout)) is not None:
+            mapping |= {"time": names[stamp], "clock": NONE}
+            return Layout(names, mapping, symbol, self._form)
         return layout
+
+    def _stamp_beside_date(self, layout: Layout) -> int | None:
+        """The column taken for the time of day that goes with dates, where it holds timestamps."""
+        kinds = {index: self._leaves[index].type for index in layout.timing}
+        stamps = [index for index, kind in kinds.items() if self._types.is_timestamp(kind)]
+        dates = [index for index, kind in kinds.items() if self._types.is_date(kind)]
+        return stamps[0] if len(stamps) == len(dates) == 1 else None
 
     def _has_dates_alone(self, layout: Layout) -> bool:
         """Whether times are dates, without a column for the time of day."""
@@ -295,7 +305,8 @@ class ParquetRecording:
         if index in self._layout.amounts:
             if not self._types.is_float64(column.type):
                 # 187.15 rather than 187.14999389648438.
-                column = column.cast(self._pyarrow.string())
+                texts = column.cast(self._pyarrow.string()).to_pylist()
+                return ["" if text is None else float(text) for text in texts]
             return ["" if value is None else value for value in column.to_pylist()]
         return [
             "" if value is None or math.isnan(value)

@@ -46,7 +46,8 @@ def open_recording(
     if magic == _PARQUET_MAGIC:
         return ParquetRecording(path, symbol, columns, on_bad_row, form)
     if magic.startswith(_DBN_MAGIC):
-        return Reread(path, DatabentoRecording(path, symbol, on_bad_row))
+        renamed = form.symbols if form else None
+        return Reread(path, DatabentoRecording(path, symbol, on_bad_row, renamed))
     if is_tape(path):
         return TapeRecording(path)
     if is_capture(path):

@@ -209,7 +209,6 @@ def test_a_trade_without_a_time_has_that_of_its_receipt(tmp_path: Path) -> None:
         ("SPXW  240102P04700000", "SPXW240102P04700000"),
         ("F     240119C00010500", "F240119C00010500"),
         ("GOOGL1240119C00150000", "GOOGL1240119C00150000"),
-        ("ESH4 C4800", "ESH4_C4800"),
         ("BRK.B", "BRK.B"),
     ],
 )
@@ -220,6 +219,14 @@ def test_symbols_with_blanks(tmp_path: Path, raw: str, symbol: str) -> None:
                                  raw, int(T0), int(T0) + 1)  # fmt: skip
     ((tick,), told) = read(tmp_path, bytes(named), a_trade(), mappings=())
     assert (tick.symbol, told) == (symbol, [])
+
+
+def test_symbols_that_are_renamed(tmp_path: Path) -> None:
+    ticks, told = read(tmp_path, a_trade(), mappings=(Mapping("ESH4 C4800", DAY),))
+    assert (ticks, [row for row, _ in told]) == ([], [1])
+    assert told[0][1].endswith("; rename it with --symbol 'ESH4 C4800=NAME'")
+    recording = DatabentoRecording(tmp_path / "a.dbn", None, renamed={"ESH4 C4800": "ESH4.C4800"})
+    assert [tick.symbol for tick in recording] == ["ESH4.C4800"]
 
 
 def test_a_file_that_was_asked_for_by_number(tmp_path: Path) -> None:

@@ -252,3 +252,22 @@ def test_short_floats_are_the_decimals_that_they_stand_for(tmp_path: Path) -> No
     prices = pa.array([187.15, None], pa.float32())
     ((tick,), _) = read(a_file(tmp_path, time=times, price=prices, size=[1, 1]))
     assert tick.price == 187.15
+
+
+def test_a_timestamp_beside_a_date_is_no_time_of_day(tmp_path: Path) -> None:
+    date = pa.array([datetime.date(2013, 9, 1)], pa.date32())
+    stamp = pa.array([T0], pa.timestamp("ns"))
+    path = a_file(tmp_path, date=date, time=stamp, price=[1640.25], size=[1])
+    assert read(path) == ([trade()], [])
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.decimal128(19, 9)])
+def test_prices_of_databento_are_in_their_unit_unless_they_are_whole(
+    tmp_path: Path, kind: Any
+) -> None:
+    stamp = pa.array([T0], pa.timestamp("ns", "UTC"))
+    head = {"ts_event": stamp, "rtype": [0], "publisher_id": [1], "action": ["T"], "size": [1]}
+    path = a_file(tmp_path, **head, price=pa.array([4770.0], pa.float64()).cast(kind))
+    assert read(path)[0] == [trade(price=4770.0)]
+    path = a_file(tmp_path, **head, price=[4_770_500_000_000])
+    assert read(path)[0] == [trade(price=4770.5)]

@@ -155,7 +155,8 @@ class Line:
             run_all(self.server.session.renew())
         assert not isinstance(request, Auth | Play | Steer)
         if request is not None:
-            run_all(self.server.session.complete(request, self.world.enter_epoch))
+            epoch = self.world.enter_epoch()
+            run_all(self.server.session.complete(request, lambda: epoch))
         self.waits_for = id_
 
     def carry(self) -> None:

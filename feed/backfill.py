@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from typing import Final
+from typing import Final, cast
 
 from feed.batch import History, Place
 from feed.blocks import Blocks
@@ -118,6 +118,7 @@ class Backfill:
                     await asyncio.sleep(time.perf_counter() - began)
         finally:
             await end_tasks(self._readers)
+            self._readers.clear()
 
     def _serve_next(self) -> None:
         follower = self._turns.popleft()
@@ -147,19 +148,22 @@ class Backfill:
 
     def _start_reader(self) -> None:
         if len(self._readers) < _READERS:
-            task = asyncio.get_running_loop().create_task(self._read_all())
-            self._readers.add(task)
-            task.add_done_callback(self._readers.discard)
+            self._readers.add(asyncio.get_running_loop().create_task(self._read_all()))
 
     async def _read_all(self) -> None:
-        while requests := self._take_alike():
-            try:
-                await self._read(requests)
-            except BrokerUnavailable as error:
-                logger.debug("could not read history, trying again: %s", error)
-                await self._read_later(requests)
-            except Exception:
-                await self._read_apart(requests)
+        try:
+            while requests := self._take_alike():
+                try:
+                    await self._read(requests)
+                except BrokerUnavailable as error:
+                    logger.debug("could not read history, trying again: %s", error)
+                    await self._read_later(requests)
+                except Exception:
+                    await self._read_apart(requests)
+        finally:
+            # Not in a callback, which would come a turn later: what is asked for in between would
+            # find four readers that read no more, and nothing would be read for anybody.
+            self._readers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _read_later(self, requests: list[Request]) -> None:
         # Behind the others: where only these fail, those are served meanwhile.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 
 from feed.audience import Audience
 from feed.counters import Counters, Totals
 from feed.outbox import Outbox
 from feed.pieces import Form, Piece, pack_frames
+
+logger = logging.getLogger("tickcast.hub")
 
 
 class Writes:
@@ -24,6 +27,7 @@ class Writes:
     ) -> None:
         """One write for each member of the audiences: the innermost loop of all."""
         ticks_out = conflated = frames_out = bytes_out = 0
+        failed: list[Outbox] = []
         for pieces, form, audiences in letters:
             data, frames, sent, merged = pack_frames(pieces, form.encoding)
             taken = 0
@@ -32,19 +36,27 @@ class Writes:
                 audience.merged += merged
                 audience.bytes += len(data)
                 for outbox in audience.members:
-                    if (write := outbox.write) is not None:
-                        write(data)
-                        taken += 1
-                    elif outbox.offer(data):
-                        taken += 1
-                    else:
-                        outbox.totals.bytes -= len(data)
-                        outbox.absorb(pieces, audience.policy_of, form)
+                    # Costs nothing unless it raises (zero-cost exceptions of Python 3.11). Without
+                    # it, a bug in serving one client would cost those after it their ticks.
+                    try:
+                        if (write := outbox.write) is not None:
+                            write(data)
+                            taken += 1
+                        elif outbox.offer(data):
+                            taken += 1
+                        else:
+                            outbox.totals.bytes -= len(data)
+                            outbox.absorb(pieces, audience.policy_of, form)
+                    except Exception:
+                        logger.exception("a bug in writing to a client, whose connection ends")
+                        failed.append(outbox)
             ticks_out += taken * sent
             conflated += taken * merged
             frames_out += taken * frames
             bytes_out += taken * len(data)
         self._counters.add_sent(ticks_out, conflated, frames_out, bytes_out)
+        for outbox in failed:
+            outbox.fail()
 
     def to_member(self, outbox: Outbox, pieces: Sequence[Piece], audience: Audience) -> None:
         """Pieces for one member alone."""

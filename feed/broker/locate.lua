@@ -37,7 +37,7 @@ if greatest_before(found) >= ARGV[1] then return {epoch, seq, 'TRIMMED', found} 
 
 local low, high = last_of(found), tonumber(seq)
 while low < high do
-  local middle = math.floor((low + high) / 2) + 1
+  local middle = low + math.floor((high - low) / 2) + 1
   local entry = first_from(middle)
   if entry and greatest_before(entry) < ARGV[1] then
     found, low = entry, last_of(entry)

@@ -164,8 +164,14 @@ def _to_head(fields: Sequence[bytes | None]) -> Head:
     if epoch is None or seq is None:
         return Head("", 0, None, 0)
     try:
-        tick = number(unpack(latest), int(seq))[0] if latest else None
+        name, last, at_us = epoch.decode(), int(seq), int(published_us or 0)
+    except ValueError:
+        # Nothing of ours has written it. One such stream must not keep the others from opening.
+        logger.warning("left out a stream whose numbers make no sense: %.60r %.60r", epoch, seq)
+        return Head("", 0, None, 0)
+    try:
+        tick = number(unpack(latest), last)[0] if latest else None
     except (InvalidTick, IndexError) as error:
         logger.warning("left out a latest tick: %s", error)
         tick = None
-    return Head(epoch.decode(), int(seq), tick, int(published_us or 0))
+    return Head(name, last, tick, at_us)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from feed.backfill import Backfill
+from feed.batch import Place
 from feed.broker import keys
 from feed.broker.client import make_client
 from feed.broker.publisher import Publisher
@@ -424,3 +426,32 @@ async def test_a_backfill_that_fails_is_started_again_and_shows(
         metrics = (await http.get("/metrics")).text
         assert 'tickcast_task_restarts_total{task="backfill"} 1.0' in metrics
     assert "ValueError: a bug" in caplog.text
+
+
+class GatedStore(Store):
+    """A store that answers when it is let to."""
+
+    def __init__(self) -> None:
+        self.gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.located = 0
+
+    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
+        await self.gate
+        self.located += len(wanted)
+        return [Place("e", 0, 0, trimmed=False) for _ in wanted]
+
+
+async def test_what_is_asked_for_when_all_readers_have_just_ended_is_read() -> None:
+    store = GatedStore()
+    backfill = Backfill(store)
+    follower = Follower(Hub(), Outbox(ListSink(), 1 << 20, lambda: None))
+    for number in range(4):
+        # One at a time, so that each gets a reader.
+        backfill._ask(Request(ES, time=Time(number)), follower)
+        await asyncio.sleep(0)
+    assert len(backfill._readers) == 4
+    store.gate.set_result(None)
+    # Behind the last steps of the readers, in the same turn of the loop.
+    asyncio.get_running_loop().call_soon(backfill._ask, Request(ES, time=Time(4)), follower)
+    await until(lambda: store.located == 5)
+    await until(lambda: not backfill._readers)

@@ -18,6 +18,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from feed.access import checks
+from feed.access.gate import Gate
+from feed.access.grant import Grant
 from feed.access.keyfile import add_key, revoke_key
 from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
@@ -177,6 +179,31 @@ async def test_a_revoked_key_ends_its_connections(
         await asyncio.sleep(0)
         async with client(server, {"Authorization": f"Bearer {token()}"}):
             pass
+
+
+async def test_a_bug_with_one_client_does_not_keep_the_keys_of_others_from_being_followed(
+    guarded: dict[str, Any], redis_url: str, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renewed = Gate.renewed
+    calls = 0
+
+    def fail_once(gate: Gate, grant: Grant) -> Grant | None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ValueError("a bug")
+        return renewed(gate, grant)
+
+    async with (
+        running_server(Settings(**guarded), redis_url) as server,
+        client(server, BEARER) as one,
+        client(server, BEARER) as another,
+    ):
+        monkeypatch.setattr(Gate, "renewed", fail_once)
+        revoke_key(keys, ID, datetime.now(UTC))
+        codes = sorted([(await hear(each))["code"] for each in (one, another)])
+        assert codes == [402, 500]
+        assert server.app_state["engine"].tasks.restarts["key_watcher"] == 0
 
 
 async def test_a_token_ends_and_is_renewed(guarded: dict[str, Any], redis_url: str) -> None:

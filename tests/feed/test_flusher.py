@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+
+import pytest
 
 from feed.flusher import Flusher
 from feed.hub import Hub
@@ -18,9 +21,13 @@ class BusyHub(Hub):
         self.began: list[float] = []
         self.ended: list[float] = []
         self.due: float | None = None
+        self.before_next: Callable[[], None] | None = None
 
     def flush(self, now: Moment) -> None:
         self.began.append(time.perf_counter())
+        before, self.before_next = self.before_next, None
+        if before is not None:
+            before()
         time.sleep(self.takes_s)
         self.ended.append(time.perf_counter())
         if self.due is not None and self.due <= now.steady_s:
@@ -92,3 +99,20 @@ async def test_what_is_conflated_is_flushed_when_it_is_due() -> None:
     await until(lambda: hub.due is None)
     assert time.monotonic() >= due
     assert len(hub.began) == 2
+
+
+async def test_a_flush_that_fails_does_not_keep_the_next_from_coming(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub = BusyHub()
+    flusher = Flusher(hub, pace=1.0, window_s=0.01)
+
+    def fail() -> None:
+        raise ValueError("a bug")
+
+    hub.due = Moment.now().steady_s + 0.05
+    hub.before_next = fail
+    flusher.wake()
+    await until(lambda: "ValueError: a bug" in caplog.text)
+    await until(lambda: hub.due is None)
+    assert len(hub.ended) == 1

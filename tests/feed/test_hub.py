@@ -56,6 +56,28 @@ def hub() -> Hub:
     return hub
 
 
+def test_a_bug_with_one_client_costs_the_others_nothing(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[str] = []
+
+    def fail(data: bytes) -> None:
+        raise ValueError("a bug")
+
+    first, second, third = (Client(hub, "ES") for _ in range(3))
+    second.sink.write = fail
+    second.outbox.__init__(  # type: ignore[misc]
+        second.sink, 1 << 20, lambda: ended.append("overflow"), lambda: ended.append("failure")
+    )
+    for seq in (1, 2):
+        hub.publish(ES, trades(1, first_seq=seq))
+        hub.flush(NOW)
+        assert (first.seqs(), third.seqs()) == ([seq], [seq])
+    assert ended == ["failure"]
+    assert second.outbox.closed
+    assert caplog.text.count("ValueError: a bug") == 1
+
+
 def test_each_gets_what_it_wants_and_nothing_else(hub: Hub) -> None:
     es, nq, quotes = Client(hub, "ES"), Client(hub, "NQ"), Client(hub, "quotes=ES")
     hub.publish(ES, trades(2, "ES", 1))

@@ -110,3 +110,13 @@ def test_keys_that_should_not_be_used_are_none() -> None:
     for content in (b"too short", private, weak, b"-----BEGIN PUBLIC KEY-----\nx\n"):
         with pytest.raises(InvalidSettings):
             read_key(content)
+
+
+def test_a_subject_can_be_written_in_utf_8() -> None:
+    grant = verify_token(token(sub="a\ud800b"), read_key(SECRET))
+    assert grant.subject == "a?b"
+
+
+def test_a_time_beyond_all_bounds_is_no_expiry() -> None:
+    with pytest.raises(AuthFailed):
+        verify_token(token(exp=10**400), read_key(SECRET))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
@@ -30,6 +33,13 @@ REFUSALS: Final = (
 _TOTAL: Final = "total"
 _FULL_RETRY_S: Final = 5
 _BUSY_RETRY_S: Final = 1
+_ENTERING_MAX: Final = 256
+"""Handshakes and requests that wait for the store or for a check of credentials at a time. More
+would wait for longer than it takes to come again."""
+_ENTERING_RETRY_S: Final = (1, 3)
+_ATTEMPTS_AT_ONCE: Final = 8
+"""Attempts that are counted at a time. Each takes one of the store's 16 pooled connections, and
+what serves the clients that are in needs the others."""
 _HOST_SHOWN: Final = 100
 _ORIGIN_SHOWN: Final = 120
 _VISITORS_PER_STEP: Final = 50
@@ -94,6 +104,8 @@ class Door:
         self._visitors: set[Visitor] = set()
         self._numbers = count(1)
         self._unlimited = Networks(settings.unlimited_addresses)
+        self._entering = 0
+        self._noting = asyncio.Semaphore(_ATTEMPTS_AT_ONCE)
 
     def check_host(self, scope: Mapping[str, Any]) -> None:
         """See that a request reached the server by a name that it is known by.
@@ -132,8 +144,9 @@ class Door:
         visitor = Visitor(next(self._numbers), _safe(address))
         try:
             self._check_origin(scope)
-            await self._take_place(visitor, address)
-            await self._check_credentials(visitor, scope)
+            with self._one_more():
+                await self._take_place(visitor, address)
+                await self._check_credentials(visitor, scope)
         except Refused as refusal:
             self.leave(visitor)
             self.note_refusal(refusal.reason, visitor, str(refusal))
@@ -158,19 +171,20 @@ class Door:
             return UNASKED
         address = _address_in(scope)
         try:
-            await self._note_attempt(address)
-            try:
+            with self._one_more():
+                await self._note_attempt(address)
                 credentials = credentials_in(scope["headers"])
                 if credentials is None:
                     raise AuthFailed("credentials are needed")
                 return await self.gate.admit(credentials, party_of(address))
-            except AuthFailed as error:
-                raise Refused("credentials", 401, str(error)) from None
-            except TryAgain as error:
-                raise Refused("busy", 503, str(error), _BUSY_RETRY_S) from None
-        except Refused as refusal:
-            self.note_refusal(refusal.reason, Visitor(0, _safe(address)), str(refusal))
-            raise
+        except AuthFailed as error:
+            refusal = Refused("credentials", 401, str(error))
+        except TryAgain as error:
+            refusal = Refused("busy", 503, str(error), _BUSY_RETRY_S)
+        except Refused as error:
+            refusal = error
+        self.note_refusal(refusal.reason, Visitor(0, _safe(address)), str(refusal))
+        raise refusal
 
     async def identify(self, visitor: Visitor, credentials: Credentials) -> Grant:
         """Find out what a visitor may do who shows credentials.
@@ -243,6 +257,22 @@ class Door:
                 "address", 429, "too many connections from this address", _FULL_RETRY_S
             ) from None
 
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        """Count one that waits to be let in.
+
+        Raises:
+            Refused: there are too many already.
+        """
+        if self._entering >= _ENTERING_MAX:
+            retry_s = random.randint(*_ENTERING_RETRY_S)
+            raise Refused("busy", 503, "too many are connecting at once", retry_s)
+        self._entering += 1
+        try:
+            yield
+        finally:
+            self._entering -= 1
+
     def _check_shut_out(self, address: str) -> None:
         """Refuse an address that keeps flooding, before anything is done for it."""
         limiter = self._limits.of(address)
@@ -257,7 +287,8 @@ class Door:
     async def _note_attempt(self, address: str) -> None:
         if address in self._unlimited:
             return
-        wait_s = await self._attempts.note(party_of(address), shared=self._is_up())
+        async with self._noting:
+            wait_s = await self._attempts.note(party_of(address), shared=self._is_up())
         if wait_s:
             if (limiter := self._limits.of(address)) is not None:
                 limiter.note_refusal(monotonic())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
@@ -26,6 +27,7 @@ from feed.tasks import BackgroundTasks
 from feed.ticks import Coverage, StreamKey, Subscription
 
 _OPEN_AGAIN_S: Final = 1.0
+_OPENINGS_AT_ONCE: Final = 4
 _OPEN_BATCH: Final = 200
 _LISTED_BATCH: Final = 500
 
@@ -51,7 +53,10 @@ class Upstream:
         self._runs = Runs(
             self.store, hub, self._feeds, self._tasks, wake, lambda: self.subscriber.connected
         )
+        self._asking: dict[tuple[str, Feed], asyncio.Task[None]] = {}
         self._opening: dict[StreamKey, asyncio.Task[None]] = {}
+        # Each takes a pooled connection, for which others would wait, and fail after seconds.
+        self._opening_turn = asyncio.Semaphore(_OPENINGS_AT_ONCE)
         self._announced: dict[StreamKey, None] = {}
         self._opener: asyncio.Task[None] | None = None
         self._unwanted_since: dict[StreamKey, float] = {}
@@ -99,11 +104,13 @@ class Upstream:
     async def _open_all(self, feed: str, known: Feed, coverage: Coverage) -> None:
         """Open what there is now; what appears meanwhile opens by itself, being wanted."""
         if not known.epoch:
-            self._runs.enter_epoch(feed, await self.store.epoch(feed))
+            await self._ask_once(("epoch", known), partial(self._ask_epoch, feed))
         if coverage.has_wildcards:
             await self.subscriber.subscribe([keys.announcements(feed)])
             if not known.listed:
-                await self._read_directory(feed, known)
+                await self._ask_once(
+                    ("directory", known), lambda: self._read_directory(feed, known)
+                )
         missing = await self._not_open(feed, known.streams, coverage)
         if new := [key for key in missing if self._is_new(known, key)]:
             self._begin_opening(new, from_first=True)
@@ -112,6 +119,22 @@ class Upstream:
         # Shielded, because others may wait for the same streams.
         tasks = {self._opening[key] for key in missing}
         await asyncio.gather(*(asyncio.shield(task) for task in tasks))
+
+    async def _ask_once(
+        self, what: tuple[str, Feed], ask: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Await the answer to a question to the store, shared by all that ask the same meanwhile.
+
+        A crowd that returns to a server that has just started asks thousands of times.
+        """
+        task = self._asking.get(what)
+        if task is None:
+            task = self._asking[what] = self._tasks.start(ask())
+            task.add_done_callback(lambda _: self._asking.pop(what, None))
+        await asyncio.shield(task)
+
+    async def _ask_epoch(self, feed: str) -> None:
+        self._runs.enter_epoch(feed, await self.store.epoch(feed))
 
     async def _read_directory(self, feed: str, known: Feed) -> None:
         new: set[StreamKey] = set()
@@ -175,10 +198,11 @@ class Upstream:
         late: set[str] = set()
         try:
             await self.subscriber.subscribe(keys.ticks(key) for key in streams)
-            heads = await self._runs.heads(streams)
-            if from_first:
-                await self._open_new(runs, heads)
-                return
+            async with self._opening_turn:
+                heads = await self._runs.heads(streams)
+                if from_first:
+                    await self._open_new(runs, heads)
+                    return
             for (key, run), head in zip(runs, heads, strict=True):
                 self._hub.open_stream(
                     key, head.latest, head.published_us, epoch=head.epoch, seq=head.seq

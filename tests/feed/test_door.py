@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -14,6 +16,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -408,3 +411,28 @@ async def test_a_socket_is_told_to_try_again_too(
         assert "try again" in said["msg"]
         monkeypatch.undo()
         assert (await ask(socket, action="auth", token=SECRET))["msg"] == "authenticated"
+
+
+async def test_a_crowd_is_told_to_come_again_where_too_many_wait(
+    settings: Settings, redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits in vain: those that are refused are told when to try again, all get in."""
+    monkeypatch.setattr("feed.door._ENTERING_MAX", 5)
+    async with running_server(settings, redis_url) as server, contextlib.AsyncExitStack() as stack:
+        door = server.app_state["engine"].door
+        pid = (await redis.info("server"))["process_id"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            waiting = [
+                asyncio.create_task(stack.enter_async_context(client(server))) for _ in "12345"
+            ]
+            await until(lambda: door._entering == 5)
+            status, retry_after = await refusal(server)
+            assert status == 503
+            assert retry_after in ("1", "2", "3")
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await asyncio.gather(*waiting)
+        await until(lambda: door._entering == 0)
+        async with client(server):
+            assert server.app_state["refused"]["busy"] == 1

@@ -300,3 +300,20 @@ async def test_a_client_waits_for_a_stream_that_is_not_carried_just_now(
         assert follower.waiting
         ingest.hub.open_stream(stream("A"), epoch="e")
         assert [each.key for each in follower.advance(Blocks(), Moment.now())] == [stream("A")]
+
+
+async def test_a_crowd_asks_for_the_epoch_and_the_directory_once(
+    redis: Redis, settings: Settings, publisher: Publisher
+) -> None:
+    await published(publisher, SYMBOLS, 1)
+    async with running(redis, settings) as ingest:
+        before = await calls_of(redis, "set", "sscan", "smembers")
+        clients = await asyncio.gather(*(ingest.client("*") for _ in range(200)))
+        assert await calls_of(redis, "set", "sscan", "smembers") - before <= 4
+        await published(publisher, SYMBOLS, 1)
+        await until(lambda: all(each.seqs("S0") == [2] for each in clients))
+
+
+async def calls_of(redis: Redis, *commands: str) -> int:
+    stats = await redis.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in commands)

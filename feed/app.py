@@ -29,6 +29,7 @@ from feed.engine import Engine, running_engine
 from feed.errors import Refused, TapeNotFound, TickcastError
 from feed.handshake import denial, serve_connection
 from feed.headers import SecurityHeaders
+from feed.http import PROBES
 from feed.listings import PAGE_MAX, Page, list_latest, list_symbols
 from feed.loop_share import LoopShare
 from feed.scraping import answer_scrape, serving_metrics
@@ -40,9 +41,6 @@ from feed.ticks import (
     is_pattern,
     is_symbol,
 )
-
-_PROBES: Final = frozenset(("/health", "/ready"))
-
 
 _PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
 
@@ -136,7 +134,7 @@ class _KnownHosts:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan" and scope["path"] not in _PROBES:
+        if scope["type"] != "lifespan" and scope["path"] not in PROBES:
             engine: Engine = scope["state"]["engine"]
             try:
                 engine.door.check_host(scope)

@@ -43,6 +43,10 @@ _BAD: Final = HTTPStatus.BAD_REQUEST
 logger = logging.getLogger("tickcast.http")
 
 
+PROBES: Final = frozenset(("/health", "/ready"))
+"""Paths that a supervisor asks for, to know whether the server lives and may have clients."""
+
+
 class FeedHttpProtocol(HttpToolsProtocol):
     """The protocol class for `uvicorn.Config(http=…)`.
 
@@ -364,7 +368,7 @@ async def _run_in_turn(
     share: LoopShare, app: ASGIApp, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Run an application, in a turn of the loop in which few others begin."""
-    await share.start()
+    await share.start(urgent=scope["path"] in PROBES)
     await app(scope, receive, send)
 
 

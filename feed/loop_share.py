@@ -60,14 +60,22 @@ class LoopShare:
             self._waiting.append(work)
         return is_left
 
-    async def start(self) -> None:
-        """Return in a turn of the loop in which few others return from here."""
+    async def start(self, *, urgent: bool = False) -> None:
+        """Return in a turn of the loop in which few others return from here.
+
+        Args:
+            urgent: go before all that wait. A probe that waits behind a crowd of handshakes would
+                have a server restarted that is only busy.
+        """
         self._schedule()
-        if self._started < self._starts_max and not self._starting:
+        if self._started < self._starts_max and (urgent or not self._starting):
             self._started += 1
             return
         future = asyncio.get_running_loop().create_future()
-        self._starting.append(future)
+        if urgent:
+            self._starting.appendleft(future)
+        else:
+            self._starting.append(future)
         await future
 
     def _schedule(self) -> None:

@@ -89,3 +89,19 @@ async def test_only_a_few_start_in_one_turn() -> None:
     assert sorted(started) == [number for number in range(40) if number != 20]
     assert max(per_turn) <= 8  # Those that need not wait, and those that did.
     assert len([count for count in per_turn if count]) >= 5
+
+
+async def test_what_is_urgent_starts_before_all_that_wait() -> None:
+    share = LoopShare(starts=2)
+    order: list[str] = []
+
+    async def begin(name: str, urgent: bool) -> None:
+        await share.start(urgent=urgent)
+        order.append(name)
+
+    crowd = [asyncio.create_task(begin(f"{n}", urgent=False)) for n in range(10)]
+    await asyncio.sleep(0)
+    await begin("probe", urgent=True)
+    assert order.index("probe") <= 4
+    await asyncio.gather(*crowd)
+    assert [each for each in order if each != "probe"] == [f"{n}" for n in range(10)]

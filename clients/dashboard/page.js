@@ -409,6 +409,7 @@ listenToKeys({
   t: switchTheme,
   ...Object.fromEntries(Object.keys(TIMEFRAMES).map((each, at) => [at + 1, () => setTimeframe(each)])),
 });
+part("search").addEventListener("keydown", ({ key }) => key === "Escape" && remark(""));
 part("search").addEventListener("focus", () => suggest().catch(() => {}));
 part("theme").addEventListener("click", switchTheme);
 part("quotes").addEventListener("click", switchQuotes);

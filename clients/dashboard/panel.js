@@ -67,14 +67,15 @@ export class Panel {
     // Green only where all is live: what is under way is in no account yet.
     const isGood = totals.balanced ? (state.name === "connected" ? "true" : "") : "false";
     if (part("account").dataset.good !== isGood) part("account").dataset.good = isGood;
-    this.#drawDelays(now);
+    this.#drawDelays(now, state.name === "connected");
   }
 
-  #drawDelays(now) {
+  #drawDelays(now, isLive) {
     const delays = this.#delays.percentiles([0.5, 0.99], now);
     write("p50", delays ? format.delay(delays[0]) : "–");
     write("p99", delays ? format.delay(delays[1]) : "–");
-    write("chip-delay", delays ? format.delay(delays[0]) : "");
+    // Beside any other word than "Connected" it would say that all is well.
+    write("chip-delay", delays && isLive ? format.delay(delays[0]) : "");
   }
 
   async #ping(stream) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
 from pathlib import Path
@@ -87,6 +88,11 @@ class ServerProcess(Child):
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None, status
         return int(found[1]) * 1024
+
+    def cpu_s(self) -> float:
+        """Seconds of processor time so far, of user and system."""
+        fields = (_PROC / str(self.pid) / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def open_files(self) -> int:
         return sum(1 for _ in (_PROC / str(self.pid) / "fd").iterdir())

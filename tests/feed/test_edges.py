@@ -279,3 +279,30 @@ async def test_edges_are_the_trouble_of_their_sender(
         assert await try_all(senders, edge_messages(edges), bystander) > 1000
         await bystander.check()
     assert "Traceback" not in caplog.text
+
+
+PARAMETERS: Final = {
+    "/symbols": ("feed", "limit", "after"),
+    "/snapshot": ("symbols", "feed", "limit", "after"),
+    "/stream": ("encoding",),
+    "/v2/live": ("encoding",),
+}
+
+
+async def test_edges_in_addresses(
+    server: RunningServer, publisher: Publisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    await publisher.publish(trades(3))
+    await publisher.drain()
+    values = [str(each) for each in [*NUMBERS, *OTHERS] if each != "\ud800"]
+    async with httpx.AsyncClient(base_url=server.http) as http:
+        for path, names in PARAMETERS.items():
+            for name in names:
+                for value in values:
+                    parameters = {"symbols": "ES", name: value[:20_000]}
+                    answer = await http.get(path, params=parameters)
+                    assert answer.status_code in (200, 400, 404, 414, 426, 431), (path, parameters)
+        found = (await http.get("/snapshot?symbols=ES")).json()
+        assert [tick["seq"] for tick in found] == [3]
+        assert (await http.get("/ready")).json() == {"status": "ready"}
+    assert "Traceback" not in caplog.text

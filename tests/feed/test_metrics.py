@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+from pathlib import Path
 
 import httpx
 import pytest
@@ -28,6 +30,13 @@ async def read(server: RunningServer) -> dict[str, float]:
         for family in text_string_to_metric_families(reply.text)
         for sample in family.samples
     }
+
+
+async def test_every_supervised_task_is_documented(server: RunningServer) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+    (row,) = (line for line in page.read_text("utf-8").splitlines() if "task_restarts" in line)
+    labels = set(re.findall(r"`([a-z_]+)`", row.split("|")[3])) - {"task"}
+    assert labels == set(server.app_state["engine"].tasks.restarts)
 
 
 async def test_requests_that_never_were_are_counted(settings: Settings, redis_url: str) -> None:

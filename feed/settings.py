@@ -261,9 +261,12 @@ class _Given(NamedTuple):
 
 
 def _is_empty(name: str, value: object) -> bool:
-    if isinstance(value, str):
-        return not value.strip(" \t\n,") if name in _LISTS else not value.strip()
-    return name in _OPEN_LISTS and value in ([], ())
+    """Whether there is nothing in a value, or in a part of it."""
+    if isinstance(value, str) and name in _LISTS:
+        return not value.strip(" \t\n,")
+    if value in ([], ()):
+        return name in _OPEN_LISTS
+    return not all(text.strip() for text in _texts(value))
 
 
 def _texts(value: object) -> list[str]:

@@ -100,6 +100,9 @@ def test_an_empty_list_is_refused_where_it_would_allow_all(tmp_path: Path) -> No
             load_settings(file, {})
         with pytest.raises(InvalidSettings, match=f"{name}: empty in "):
             load_settings(None, {f"TICKCAST_{name.upper()}": " , "})
+        file.write_text(f'{name} = ["127.0.0.1", ""]')
+        with pytest.raises(InvalidSettings, match=f"{name}: empty in "):
+            load_settings(file, {})
     file.write_text("origins = []\ntrusted_proxies = []\nunlimited_addresses = []")
     assert load_settings(file, {}).unlimited_addresses == ()
 

@@ -14,7 +14,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from feed.broker import keys
-from feed.broker.client import channel_of, translated_errors
+from feed.broker.client import database_of, translated_errors
 from feed.broker.pipe import Command, Pipe
 from feed.broker.scripts import Script, is_unknown
 from feed.broker.store import Store
@@ -57,6 +57,7 @@ class Sender:
 
     def __init__(self, client: Redis, feed: str, settings: Settings) -> None:
         self._client = client
+        self._database = database_of(client)
         self._store = Store(client)
         self._pipe = Pipe(client)
         self._feed = feed
@@ -165,7 +166,7 @@ class Sender:
             keys.sortable(max([tick.time for tick in batch.ticks])),
             self._name,
             batch.number,
-            channel_of(self._client, keys.ticks(key)),
+            keys.channel_in(self._database, keys.ticks(key)),
         )
 
     def _note(self, key: StreamKey, count: int, first_seq: int) -> None:
@@ -184,7 +185,7 @@ class Sender:
         It comes after the publish, so that what the directory lists has been published.
         """
         directory = [keys.directory(self._feed)]
-        channel = channel_of(self._client, keys.announcements(self._feed))
+        channel = keys.channel_in(self._database, keys.announcements(self._feed))
         await _ANNOUNCE.call_through(
             self._pipe,
             self._client,

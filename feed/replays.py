@@ -103,5 +103,10 @@ class Replays:
             return
         # After the ticks that were published before it.
         self._hub.flush(Moment.now())
-        for session in self._followers.get(feed, ()):
-            session.tell_replay(state)
+        for session in list(self._followers.get(feed, ())):
+            try:
+                session.tell_replay(state)
+            except Exception:
+                # It must not cost the others the connection to Redis, on which this is called.
+                logger.exception("a bug in telling a client of a replay, whose connection ends")
+                session.fail()

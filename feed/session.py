@@ -263,6 +263,10 @@ class Session:
         self._outbox.close()
         self._hub.remove(self._outbox)
 
+    def fail(self) -> None:
+        """End the connection after a bug in serving the client."""
+        self._outbox.fail()
+
     def farewell(self, retry_ms: int) -> bytes:
         """The last words of a server that shuts down, for clients that understand them."""
         return self._frame(protocol.shutdown(retry_ms)) if self.extended else b""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
@@ -21,6 +22,7 @@ from feed.tapes.names import SUFFIX, id_of, is_tape_id, manifest_path
 from feed.tapes.tape import Tape
 from feed.tapes.verify import Chain, Verdict, verify
 from feed.tapes.writer import BLOCK_BYTES, TapeWriter
+from feed.tasks import stop_signals
 from feed.ticks import CHANNELS, DEFAULT_FEED, Coverage, Subscription, is_pattern
 from producers.sources import open_recording
 
@@ -211,14 +213,30 @@ def new_tape(path: Path, feed: str, source: str = "") -> Iterator[TapeWriter]:
         raise InvalidSettings(f"--out: {path}: the name of a tape is NAME{SUFFIX}")
     if manifest_path(path).exists():
         raise RecordingFailed(f"{manifest_path(path)}: File exists")
-    writer = TapeWriter(path, feed, source)
-    try:
-        yield writer
-        writer.close()
-    except BaseException:
-        writer.discard()
-        raise
+    with _interrupted_by_signals():
+        writer = TapeWriter(path, feed, source)
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.discard()
+            raise
     click.echo(f"{id_of(path)}: {_counts(Tape.open(path).manifest)}", err=True)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Have the signals that end a command do it like Ctrl-C, so that it can clean up."""
+    before = {number: signal.signal(number, _interrupt) for number in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 # ------------------------------------------------------------------------- tables, out and in

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from feed.cli.tape import new_tape
 from feed.tapes import Tape
 from feed.tapes.names import manifest_path
 from feed.times import NS_PER_SECOND, Time
@@ -172,6 +175,21 @@ def test_an_import_that_fails_leaves_no_tape(
     )
     assert (code, err.splitlines()[-1].startswith(f"tickcast: {file}: {message}")) == (1, True), err
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_no_tape(tmp_path: Path, number: signal.Signals) -> None:
+    def make_a_part() -> None:
+        with new_tape(tmp_path / "b.jsonl.zst", "live") as writer:
+            writer.tick(trade())
+            writer.flush()
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        make_a_part()
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(number) is before
 
 
 def test_nothing_stays_of_what_failed(shell: Shell, tmp_path: Path) -> None:

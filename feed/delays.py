@@ -8,7 +8,6 @@ from typing import Final
 
 _REMINDER_FIRST_S: Final = 10.0
 _REMINDER_MAX_S: Final = 600.0
-_REASONS_MAX: Final = 10
 
 
 class Delays:
@@ -47,36 +46,35 @@ class Delays:
 class Reminders:
     """Decides which failures of an outage are reported: the first, then fewer and fewer.
 
-    The intervals are 10 s, 20 s, 40 s and so on, at most ten minutes. A reason that was not given
-    before is reported at once, so that an outage that changes its nature is noticed.
+    The intervals are 10 s, 20 s, 40 s and so on, at most ten minutes. A kind of error that was not
+    reported before is reported at once, so that an outage that changes its nature is noticed.
 
     >>> reminders = Reminders()
-    >>> [second for second in range(0, 100, 5) if reminders.is_due(second, "refused")]
+    >>> [second for second in range(0, 100, 5) if reminders.is_due(second, OSError())]
     [0, 10, 30, 70]
     """
 
     def __init__(self) -> None:
         self._interval_s = 0.0
         self._next_s = 0.0
-        self._reasons: set[str] = set()
+        self._kinds: set[type[Exception]] = set()
 
-    def is_due(self, now_s: float, reason: str) -> bool:
+    def is_due(self, now_s: float, error: Exception) -> bool:
         """Whether to report a failure that happened now.
 
         Args:
             now_s: seconds on a clock that is never set back.
-            reason: why it failed, without figures that differ each time.
         """
-        if self._reasons and now_s < self._next_s:
-            if reason in self._reasons or len(self._reasons) >= _REASONS_MAX:
-                return False
-        else:
+        is_known = type(error) in self._kinds
+        if is_known and now_s < self._next_s:
+            return False
+        if is_known or not self._kinds:
             self._interval_s = min(2 * self._interval_s or _REMINDER_FIRST_S, _REMINDER_MAX_S)
             self._next_s = now_s + self._interval_s
-        self._reasons.add(reason)
+        self._kinds.add(type(error))
         return True
 
     def reset(self) -> None:
         """The outage is over: report the next failure at once."""
         self._interval_s = 0.0
-        self._reasons.clear()
+        self._kinds.clear()

@@ -141,7 +141,7 @@ class Subscriber:
                 if self.connected:
                     delay = _BACKOFF_FIRST_S
                     self._reminders.reset()
-                if self._reminders.is_due(time.monotonic(), str(error)):
+                if self._reminders.is_due(time.monotonic(), error):
                     logger.warning("Redis is away, trying again until it is back: %s", error)
             finally:
                 self._drop_connection()

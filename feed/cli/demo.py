@@ -131,7 +131,7 @@ async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
                 await play(ticks, publisher, Pacer())
         except TickcastError as error:
             # An outage is the publisher's affair; but a Redis that is named may not be there yet.
-            _remind(reminders, f"no market for now: {error}")
+            _remind(reminders, error, "no market for now")
             await asyncio.sleep(_AGAIN_S)
 
 
@@ -146,13 +146,13 @@ async def _run_bars(settings: Settings) -> None:
         except TickcastError as error:
             if time.monotonic() - began_s > _SETTLED_S:
                 reminders.reset()
-            _remind(reminders, f"no bars for now: {error}")
+            _remind(reminders, error, "no bars for now")
             await asyncio.sleep(_AGAIN_S)
 
 
-def _remind(reminders: Reminders, message: str) -> None:
-    if reminders.is_due(time.monotonic(), message):
-        click.echo(f"tickcast: {message}", err=True)
+def _remind(reminders: Reminders, error: TickcastError, message: str) -> None:
+    if reminders.is_due(time.monotonic(), error):
+        click.echo(f"tickcast: {message}: {error}", err=True)
 
 
 def _bind_free(settings: Settings) -> list[socket]:

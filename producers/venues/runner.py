@@ -141,10 +141,11 @@ class Runner:
                 raise VenueRefused(f"{self._url}{through(self._proxy)}: {NO_SOCKS}") from None
             except (OSError, TimeoutError, WebSocketException) as error:
                 self._raise_if_final(error)
-                reason = (str(error) or "it has fallen silent") + through(self._proxy)
+                failure: Exception = error
             delay_s = delays.next_s()
             self.reconnects += 1
-            if reminders.is_due(monotonic(), reason):
+            if reminders.is_due(monotonic(), failure):
+                reason = (str(failure) or "it has fallen silent") + through(self._proxy)
                 logger.warning(
                     "connection lost",
                     extra={"venue": self._venue.name, "reason": reason,

@@ -75,6 +75,7 @@ _SAFE: Final = re.compile(
     r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/\d{0,9})?|/[^@?#]*", re.ASCII
 )
 """A host with a port and a database, or the path of a socket."""
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+-]{0,19}", re.ASCII)
 _SHOWN: Final = 40
 _DENIED_IN_SCRIPT: Final = "ACL failure in script: "
 _NAMES_TOLD: Final = 4
@@ -221,8 +222,10 @@ def safe_url(url: str) -> str:
     """
     scheme, sign, rest = url.partition("://")
     match = _SAFE.fullmatch(rest.rpartition("@")[2].partition("?")[0])
-    if not sign or scheme not in SCHEMES or match is None:
-        return f"{scheme}://…" if sign and scheme.isalnum() else "…"
+    if not sign or not _SCHEME.fullmatch(scheme):
+        return "..."
+    if match is None:
+        return f"{scheme}://..."
     return f"{scheme}://{match[0]}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from feed.times import NS_PER_SECOND, Time
 from producers.columns import NONE, BadRow, Block, Layout, RowFormat, ignore_bad_row
 
 _ROWS: Final = 1_000
+_INDEX: Final = re.compile(r"__index_level_\d+__|index")
+"""What pandas calls an index without a name."""
 _NS: Final = {"s": NS_PER_SECOND, "ms": 1_000_000, "us": 1000, "ns": 1}
 _NS_PER_DAY: Final = 86_400 * NS_PER_SECOND
 _INT64: Final = range(-(2**63), 2**63)
@@ -62,8 +65,8 @@ class _Leaf(NamedTuple):
 class ParquetRecording:
     """A Parquet file of trades, of quotes, or of both, read row by row. It takes pyarrow.
 
-    Fields of structs count as columns. Where no name says which column holds the time, the only
-    column of timestamps does. Dates without a time of day mean midnight, UTC.
+    Fields of structs count as columns. Where no name says which column holds the time, an index of
+    pandas without a name does. Dates without a time of day mean midnight.
 
     Args:
         path: of the file.
@@ -94,7 +97,7 @@ class ParquetRecording:
             self._file = parquet.ParquetFile(path)
             self._leaves = self._find_leaves()
             self._layout = self._make_layout(columns or {}, symbol)
-            self._clock = self._find_clock()
+            self._clock = self._find_clock(columns or {})
             self._check_types()
             self.notes = list(self._layout.notes)
         except (OSError, self._pyarrow.ArrowException, InvalidRecording) as error:
@@ -130,17 +133,16 @@ class ParquetRecording:
         names = [leaf.name for leaf in self._leaves]
         by_full_name = {leaf.full_name: leaf.name for leaf in self._leaves}
         mapping = {what: by_full_name.get(name, name) for what, name in columns.items()}
-        stamps = [leaf.name for leaf in self._leaves if self._types.is_timestamp(leaf.type)]
-        with_stamp = {**mapping, "time": stamps[0]} if len(stamps) == 1 else None
+        indexes = [name for name in self._stamps_named() if _INDEX.fullmatch(name)]
+        with_index = {**mapping, "time": indexes[0]} if len(indexes) == 1 else None
         try:
             layout = Layout(names, mapping, symbol, self._form)
         except InvalidRecording:
-            if "time" in mapping or with_stamp is None:
+            if "time" in mapping or with_index is None:
                 raise
-            return Layout(names, with_stamp, symbol, self._form)
-        if "time" not in mapping and with_stamp and self._has_dates_alone(layout):
-            # A column `date` is found by its name, although another one says the time of day too.
-            return Layout(names, with_stamp, symbol, self._form)
+            return Layout(names, with_index, symbol, self._form)
+        if "time" not in mapping and with_index and self._has_dates_alone(layout):
+            return Layout(names, with_index, symbol, self._form)
         if "time" not in mapping and (stamp := self._stamp_beside_date(layout)) is not None:
             mapping |= {"time": names[stamp], "clock": NONE}
             return Layout(names, mapping, symbol, self._form)
@@ -160,19 +162,25 @@ class ParquetRecording:
         (index,) = layout.timing
         return bool(self._types.is_date(self._leaves[index].type))
 
-    def _find_clock(self) -> int | None:
+    def _stamps_named(self) -> list[str]:
+        """The names of the columns with timestamps."""
+        return [leaf.name for leaf in self._leaves if self._types.is_timestamp(leaf.type)]
+
+    def _find_clock(self, columns: Mapping[str, str]) -> int | None:
         """The column with the time of day that goes with dates, where no name says so."""
-        if not self._has_dates_alone(self._layout):
+        if "clock" in columns or not self._has_dates_alone(self._layout):
             return None
         clocks = [
             index for index, leaf in enumerate(self._leaves) if self._types.is_time(leaf.type)
         ]
-        stamps = [leaf.name for leaf in self._leaves if self._types.is_timestamp(leaf.type)]
+        stamps = [] if "time" in columns else self._stamps_named()
         if len(clocks) > 1 or stamps:
-            several = ", ".join([*(self._leaves[each].name for each in clocks), *stamps])
+            (index,) = self._layout.timing
+            date = self._leaves[index].name
+            others = ", ".join([*(self._leaves[each].name for each in clocks), *stamps])
             raise InvalidRecording(
-                f"a date without a time of day, and several columns that may hold it: {several};"
-                " name one with --columns time=NAME"
+                f"the column {date} holds dates alone, and the time may be in another: {others};"
+                f" name it with --columns time=NAME, or say time={date},clock={NONE}"
             )
         return clocks[0] if clocks else None
 
@@ -274,14 +282,23 @@ class ParquetRecording:
         if types.is_timestamp(kind):
             return self._stamps(index, column)
         if types.is_date(kind):
-            form = _midnight if self._timing == {index} else _date
-            return ["" if day is None else form(day) for day in _days(column)]
+            return [self._date(day, index) for day in _days(column)]
         if types.is_time(kind) or (types.is_duration(kind) and index in self._timing):
             scale = _NS[kind.unit]
             return ["" if value is None else _clock(value * scale) for value in _numbers(column)]
         if types.is_floating(kind):
             return self._floats(index, column)
         return ["" if value is None else _text(value) for value in column.to_pylist()]
+
+    def _date(self, day: int | None, index: int) -> Time | str:
+        """A date. Where it is all there is of the time, it means midnight."""
+        if day is None:
+            return ""
+        if self._timing != {index}:
+            return _date(day)
+        if self._form.times.zone is not None:
+            return f"{_date(day)} 00:00:00"
+        return _midnight(day)
 
     def _stamps(self, index: int, column: Any) -> list[Any]:
         """Timestamps of any unit. One that is out of range is a bad row, not a damaged file."""

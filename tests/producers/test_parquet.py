@@ -8,7 +8,9 @@ import pytest
 
 from feed.errors import InvalidRecording
 from feed.ticks import Quote, Trade
+from producers.columns import RowFormat
 from producers.parquet import ParquetRecording
+from producers.timestamps import TimeReader
 from tests.builders import T0, trade
 
 pa = pytest.importorskip("pyarrow")
@@ -194,25 +196,45 @@ def test_a_time_of_day_is_found_by_its_type(tmp_path: Path) -> None:
     assert tick.time.rfc3339() == "2024-01-02T09:30:00.123456789Z"
     ((tick,), _) = read(a_file(tmp_path, date=date, price=[1.0], size=[1.0]))
     assert tick.time.rfc3339() == "2024-01-02T00:00:00Z"
-    with pytest.raises(InvalidRecording, match="several columns that may hold it: a, b; name one"):
-        read(a_file(tmp_path, date=date, a=clock, b=clock, price=[1.0], size=[1.0]))
+    path = a_file(tmp_path, date=date, a=clock, b=clock, price=[1.0], size=[1.0])
+    with pytest.raises(InvalidRecording, match=r"date holds dates alone, .* in another: a, b;"):
+        read(path)
+    ((tick,), _) = read(path, time="date", clock="b")
+    assert tick.time.rfc3339() == "2024-01-02T09:30:00.123456789Z"
+    ((tick,), _) = read(path, time="date", clock="-")
+    assert tick.time.rfc3339() == "2024-01-02T00:00:00Z"
+    zone = RowFormat(TimeReader(None, "America/New_York"))
+    path = a_file(tmp_path, date=date, price=[1.0], size=[1.0])
+    (tick,) = ParquetRecording(path, "ES", form=zone)
+    assert tick.time.rfc3339() == "2024-01-02T05:00:00Z"
 
 
-def test_timestamps_win_over_dates(tmp_path: Path) -> None:
-    date = pa.array([datetime.date(2024, 1, 2)], pa.date32())
+def test_timestamps_of_another_name_are_not_overlooked_beside_a_date(tmp_path: Path) -> None:
+    """They may be the time, or when a row was loaded: nobody can tell but the user."""
+    date = pa.array([datetime.date(2013, 9, 1)], pa.date32())
     stamp = pa.array([T0], pa.timestamp("ns"))
     path = a_file(tmp_path, date=date, when=stamp, price=[1640.25], size=[1.0])
-    assert read(path) == ([trade()], [])
-
-
-def test_the_only_timestamps_are_the_time_whatever_their_name(tmp_path: Path) -> None:
-    stamp = pa.array([T0], pa.timestamp("ns", "UTC"))
-    path = a_file(tmp_path, price=[1640.25], size=[1], __index_level_0__=stamp)
-    assert read(path) == ([trade()], [])
-    path = a_file(tmp_path, a=stamp, b=stamp, price=[1640.25], size=[1])
-    with pytest.raises(InvalidRecording, match=r"no time column among a, b, price, size; name it"):
+    with pytest.raises(InvalidRecording, match=r"holds dates alone, .* in another: when;"):
         read(path)
-    assert read(path, time="b") == ([trade()], [])
+    assert read(path, time="when") == ([trade()], [])
+    ((tick,), _) = read(path, time="date")
+    assert tick.time.rfc3339() == "2013-09-01T00:00:00Z"
+    path = a_file(tmp_path, date=date, timestamp=stamp, price=[1640.25], size=[1.0])
+    assert read(path) == ([trade()], [])
+
+
+@pytest.mark.parametrize("name", ["__index_level_0__", "__index_level_1__", "index"])
+def test_an_index_without_a_name_is_the_time(tmp_path: Path, name: str) -> None:
+    stamp = pa.array([T0], pa.timestamp("ns", "UTC"))
+    path = a_file(tmp_path, price=[1640.25], size=[1], expiry=stamp, **{name: stamp})
+    assert read(path) == ([trade()], [])
+    path = a_file(tmp_path, price=[1640.25], size=[1], date=stamp.cast(pa.date32(), safe=False),
+                  **{name: stamp})  # fmt: skip
+    assert read(path) == ([trade()], [])
+    path = a_file(tmp_path, price=[1640.25], size=[1], expiry=stamp)
+    with pytest.raises(InvalidRecording, match=r"no time column among price, size, expiry; name"):
+        read(path)
+    assert read(path, time="expiry") == ([trade()], [])
 
 
 @pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.decimal128(38, 9)])

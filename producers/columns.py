@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import compress, repeat
+from operator import and_, or_
 from typing import Any, Final, Literal, NamedTuple
 
 from feed.errors import InvalidRecording, InvalidTick
@@ -70,7 +71,9 @@ _SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
     "s": "S", "sell": "S", "seller": "S", "ask": "S", "a": "S",
 }  # fmt: skip
 _TRUE: Final = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-_MISSING: Final = frozenset(("", "nan", "null", "none", "na", "n/a"))
+_MISSING: Final = frozenset(
+    ("", "nan", "NaN", "null", "NULL", "none", "None", "na", "NA", "n/a", "N/A")
+)
 _OCC: Final = re.compile(r"([A-Z0-9.]{1,6}) +(\d{6}[CP]\d{8})", re.ASCII)
 _KNOWN_MAX: Final = 10_000
 _TELLING: Final = frozenset(("time", "price", "size", "bid", "ask", "bid_size", "ask_size"))
@@ -311,8 +314,8 @@ class Layout:
         if self._has_trades:
             if self._action is not None:
                 self._check_actions(rows, self._action)
-            return self._trades(rows)
-        return self._quotes(rows)
+            return self._trades(rows, self._times(rows), self._names(rows))
+        return self._quotes(rows, self._times(rows), self._names(rows))
 
     def _check_width(self, rows: Sequence[Sequence[Any]]) -> None:
         """Raise ValueError where a row has more values than there are columns."""
@@ -332,12 +335,17 @@ class Layout:
     def _read_both(
         self, rows: Sequence[Sequence[Any]], trades: bool, quotes: bool
     ) -> Sequence[Tick]:
-        traded = [trades and self._is_trade(row) for row in rows]
-        quoted = [
-            quotes and (_is_given(row[self._bid]) or _is_given(row[self._ask])) for row in rows
-        ]
-        next_trade = iter(self._trades(_select(rows, traded))).__next__
-        next_quote = iter(self._quotes(_select(rows, quoted))).__next__
+        traded, quoted = self._kinds_of(rows)
+        if not trades:
+            traded = [False] * len(rows)
+        if not quotes:
+            quoted = [False] * len(rows)
+        times, symbols = self._times(rows), self._names(rows)
+        found = self._trades(*(_select(each, traded) for each in (rows, times, symbols)))
+        others = self._quotes(*(_select(each, quoted) for each in (rows, times, symbols)))
+        if len(found) == len(others) == len(rows):
+            return [tick for pair in zip(found, others, strict=True) for tick in pair]
+        next_trade, next_quote = iter(found).__next__, iter(others).__next__
         ticks: list[Tick] = []
         for is_trade, is_quote in zip(traded, quoted, strict=True):
             if not (is_trade or is_quote):
@@ -348,21 +356,27 @@ class Layout:
                 ticks.append(next_quote())
         return ticks
 
-    def _is_trade(self, row: Sequence[Any]) -> bool:
-        if self._action is not None and row[self._action].strip().lower() not in _TRADES:
-            return False
-        return _is_given(row[self._price])
+    def _kinds_of(self, rows: Sequence[Sequence[Any]]) -> tuple[list[bool], list[bool]]:
+        """Which rows are trades, and which are quotes, or the begin of one."""
+        traded = _are_given([row[self._price] for row in rows])
+        bids = _are_given([row[self._bid] for row in rows])
+        asks = _are_given([row[self._ask] for row in rows])
+        if (at := self._action) is not None:
+            actions = [row[at].strip().lower() in _TRADES for row in rows]
+            traded = list(map(and_, traded, actions))
+        return traded, list(map(or_, bids, asks))
 
-    def _names(self, rows: Sequence[Sequence[Any]]) -> Iterable[str]:
+    def _names(self, rows: Sequence[Sequence[Any]]) -> Sequence[str]:
         at, suffix, known = self._places.get("symbol"), self._places.get("suffix"), self._symbols
         if at is None:
-            return repeat(self._symbol or "")
+            return [self._symbol or ""] * len(rows)
         if suffix is not None:
             return [known[f"{row[at].strip()}.{row[suffix].strip()}".rstrip(".")] for row in rows]
         return [known[row[at]] for row in rows]
 
-    def _trades(self, rows: Sequence[Sequence[Any]]) -> list[Tick]:
-        times, symbols = self._times(rows), self._names(rows)
+    def _trades(
+        self, rows: Sequence[Sequence[Any]], times: Sequence[Time], symbols: Sequence[str]
+    ) -> list[Tick]:
         prices = self._prices([row[self._price] for row in rows], "price")
         signed = self._side is not None and self._side == self._size
         sizes = self._sizes([row[self._size] for row in rows], "size", signed)
@@ -382,8 +396,9 @@ class Layout:
         ]
         return ticks
 
-    def _quotes(self, rows: Sequence[Sequence[Any]]) -> list[Tick]:
-        times, symbols = self._times(rows), self._names(rows)
+    def _quotes(
+        self, rows: Sequence[Sequence[Any]], times: Sequence[Time], symbols: Sequence[str]
+    ) -> list[Tick]:
         bids = self._prices([row[self._bid] for row in rows], "bid")
         asks = self._prices([row[self._ask] for row in rows], "ask")
         bid_sizes, ask_sizes = (
@@ -486,14 +501,22 @@ def _texts(cells: list[str], name: str) -> list[str | None]:
     return texts
 
 
-def _select(rows: Sequence[Sequence[Any]], wanted: list[bool]) -> Sequence[Sequence[Any]]:
-    return rows if all(wanted) else [row for row, each in zip(rows, wanted, strict=True) if each]
+def _select(values: Sequence[Any], wanted: list[bool]) -> Sequence[Any]:
+    return values if all(wanted) else list(compress(values, wanted))
 
 
-def _is_given(cell: Any) -> bool:
-    if isinstance(cell, str):
-        return cell.strip().lower() not in _MISSING
-    return bool(cell == cell)  # noqa: PLR0124 - not NaN
+def _are_given(cells: list[Any]) -> list[bool]:
+    """Which cells hold a value.
+
+    What is unusual, such as blanks, counts as one where there are several: that makes no number,
+    and then rows are read one by one.
+    """
+    if len(cells) > 1:
+        return [cell not in _MISSING for cell in cells]
+    return [
+        cell.strip().lower() not in _MISSING if isinstance(cell, str) else cell == cell  # noqa: PLR0124
+        for cell in cells
+    ]
 
 
 # ------------------------------------------------------------------------------------- columns

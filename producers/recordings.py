@@ -229,7 +229,8 @@ class _Look:
         """The next times, and the rows that have them."""
         last = times[0] if self._last is None else self._last
         self._last = times[-1]
-        if max(last, *times) - min(last, *times) <= _JUMP_NS or (self._forth and self._back):
+        low, high = min(times), max(times)
+        if high - min(low, last) <= _JUMP_NS >= last - low or (self._forth and self._back):
             return
         # Where some rows have no time, it is not known which have these.
         numbers = block.numbers if len(times) == len(block.rows) else repeat(block.numbers[0])

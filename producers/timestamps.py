@@ -7,6 +7,7 @@ given the format, the unit or the time zone.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, get_args
@@ -28,6 +29,7 @@ _CLOCK: Final = re.compile(r"\d{1,2}:\d\d(:\d\d)?([.,]\d*)?", re.ASCII)
 _OTHER_DATE: Final = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d\d)\b", re.ASCII)
 _ZONE_NAME: Final = re.compile(r".*\d\s*\[?([A-Za-z]{3,}(?:/[A-Za-z_]+)?)\]?", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9.]+(?:[eE][+-]?\d+)?", re.ASCII)
+_END_NS: Final = 2**63
 _CACHED: Final = 64
 """Ticks that follow each other often have the same time, and more often the same second."""
 
@@ -69,14 +71,16 @@ class TimeReader:
     def _read(self, text: str) -> Time:
         text = text.strip()
         if self._form is None:
-            zone = "Z" if text[-1:] == "Z" else ""
-            whole, _, fraction = text.removesuffix("Z").rpartition(".")
-            if ":" in whole and fraction.isdecimal() and fraction.isascii() and len(fraction) <= 9:
-                try:
-                    ns = self._whole_second(whole + zone) + int(fraction.ljust(9, "0"))
-                except ValueError:
-                    return self._read_other(text)
-                return Time.from_wire(ns)
+            whole, _, fraction = text.rpartition(".")
+            if ":" in whole and len(fraction) <= 10 and fraction.isascii():
+                if fraction[-1:] == "Z":
+                    whole, fraction = whole + "Z", fraction[:-1]
+                if fraction.isdigit() and len(fraction) <= 9:
+                    try:
+                        ns = self._whole_second(whole) + int(fraction.ljust(9, "0"))
+                    except ValueError:
+                        return self._read_other(text)
+                    return Time(ns) if ns < _END_NS else Time.from_wire(ns)
             return self._read_other(text)
         parts = self._form.fullmatch(text)
         if parts is None:
@@ -84,6 +88,9 @@ class TimeReader:
         return self._build(text, _fields_of(parts.groupdict()))
 
     def _read_whole_second(self, text: str) -> int:
+        if self.zone is None and self._unit is None and text[4:5] == "-":
+            with suppress(ValueError):
+                return Time.parse(text)  # The usual form, and quicker.
         return self._read_other(text)
 
     def _read_other(self, text: str) -> Time:

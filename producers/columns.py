@@ -161,6 +161,11 @@ class Layout:
         self._check_kind(header, plain, columns)
         if symbol is not None and not is_symbol(symbol):
             raise InvalidRecording(f"{symbol[:40]!a} is no symbol")
+        self._symbols = _Known(lambda text: read_symbol(text, form.symbols))
+        self._by_instrument = "symbol" not in places and "instrumentid" in plain
+        if self._by_instrument and (symbol or form.symbols):
+            places["symbol"] = plain.index("instrumentid")
+            self._symbols = _Known(_Instruments(symbol, form.symbols).symbol_of)
         if symbol is None and "symbol" not in places:
             raise InvalidRecording("no symbol column; name the symbol with --symbol NAME")
         self._clock = places.get("clock")
@@ -170,7 +175,6 @@ class Layout:
         self._size_name = header[self._size] if self._has_trades else ""
         self._bid, self._ask = places.get("bid", -1), places.get("ask", -1)
         self._bid_size, self._ask_size = map(places.get, ("bid_size", "ask_size"))
-        self._symbols = _Known(lambda text: read_symbol(text, form.symbols))
         self._venues = _Known(lambda text: text.strip() or None)
         self._sides = _Known(lambda text: _SIDES.get(text.strip().lower()))
         if self._side is not None and self._side == places.get("size"):
@@ -259,10 +263,14 @@ class Layout:
             return str(error)
         return None
 
-    def symbol_of(self, row: Sequence[Any]) -> str | None:
-        """What stands in a row as its symbol; None where there is no such column."""
+    def unnamed(self, row: Sequence[Any]) -> str | None:
+        """What stands in a row in place of a symbol that a feed can have; None where one does."""
         place = self._places.get("symbol")
-        return None if place is None or place >= len(row) else str(row[place]).strip()
+        if place is None or place >= len(row):
+            return None
+        name = str(row[place]).strip()
+        readable = is_symbol(name) or _OCC.fullmatch(name) is not None
+        return None if not name or (readable and not self._by_instrument) else name
 
     def _times(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
         at, clock, read = self._places["time"], self._clock, self._read_time
@@ -469,9 +477,23 @@ def read_symbol(text: str, renamed: Mapping[str, str]) -> str:
     )
 
 
-def is_readable(symbol: str) -> bool:
-    """Whether a symbol can be read without another name for it."""
-    return is_symbol(symbol) or _OCC.fullmatch(symbol) is not None
+class _Instruments:
+    """The symbols of instruments that have only numbers: one, or those that are named."""
+
+    def __init__(self, symbol: str | None, named: Mapping[str, str]) -> None:
+        self._symbol = symbol
+        self._named = dict(named)
+
+    def symbol_of(self, text: str) -> str:
+        """The symbol of an instrument; raises InvalidTick where it has none."""
+        text = text.strip()
+        if self._symbol is not None and not self._named:
+            self._named[text] = self._symbol
+        if text not in self._named:
+            raise InvalidTick(
+                f"instrument {text[:40]!a} has no symbol; name it with --symbol {text[:40]}=NAME"
+            )
+        return self._named[text]
 
 
 def _side_of_maker(text: str) -> Literal["B", "S"] | None:

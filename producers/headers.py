@@ -45,12 +45,18 @@ class _Line(NamedTuple):
         delimiter = delimiter or _delimiter_of(line)
         return cls(_split(line, delimiter), delimiter, number)
 
+    def fits_below(self, first: _Line) -> bool:
+        """Whether a line before this one can be no row, if this one is the header."""
+        if not any(map(_is_value, first.cells)):
+            return True
+        return sum(map(bool, first.cells)) < len(self.cells)
+
 
 def find_head(readline: Callable[[int], str], columns: Mapping[str, str]) -> Head:
     """Look through the first lines of a file.
 
-    Lines before the header are passed over where they are empty, comments, Excel's `sep=;`, or have
-    fewer values than the header: none of these can be a row.
+    Lines before the header are passed over where they are empty, comments, Excel's `sep=;`, hold
+    no number or date, or fewer values than the header: none of these can be a row.
 
     Args:
         readline: the next line, up to a length; an empty text at the end.
@@ -74,9 +80,7 @@ def find_head(readline: Callable[[int], str], columns: Mapping[str, str]) -> Hea
             comment = _split(text.lstrip("#/% "), delimiter or _delimiter_of(text))
         elif text:
             found = _Line.read(line, delimiter, number)
-            if _is_header(found.cells, columns) and (
-                first is None or len(found.cells) > len(first.cells)
-            ):
+            if _is_header(found.cells, columns) and (first is None or found.fits_below(first)):
                 return Head(found.cells, found.delimiter, number)
             first = first or found
     if first is None:

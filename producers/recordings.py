@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, Protocol
 from feed.errors import InvalidRecording
 from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
-from producers.columns import BadRow, Block, Layout, RowFormat, ignore_bad_row, is_readable
+from producers.columns import BadRow, Block, Layout, RowFormat, ignore_bad_row
 from producers.compressed import DAMAGE, not_utf8, opened, opened_bytes
 from producers.headers import find_head
 from producers.marks import ROWS, CountedLines, Marks
@@ -77,14 +77,13 @@ class CsvRecording:
         self.notes = list(self._layout.notes)
 
     def _first_name(self) -> str | None:
-        """The symbol that the first row has, where that can be none."""
+        """What the first row has in place of a symbol that a feed can have."""
         with opened(self._path) as (lines, _):
             for row in csv.reader(
                 islice(lines, self._head.lines, None), delimiter=self._head.delimiter
             ):
-                name = self._layout.symbol_of(row) if row else None
                 if row:
-                    return name if name and not is_readable(name) else None
+                    return self._layout.unnamed(row)
         return None
 
     @property

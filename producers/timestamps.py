@@ -21,7 +21,7 @@ _DATE_TIME: Final = re.compile(
     r"(?:(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?"
     # Without colons it has all six digits: with fewer it may be seconds after midnight.
     r"|(\d\d)(\d\d)(\d\d)(?:[.,](\d{1,9})|(\d{3}|\d{6}|\d{9}))?)"
-    r"\s*(Z|z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?",
+    r"\s*(?:(Z|z|UTC|GMT)|(?:UTC|GMT)?([+-]\d\d(?::?\d\d)?)(?:\s+UTC)?)?",
     re.ASCII,
 )
 _DATE: Final = re.compile(r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2})", re.ASCII)
@@ -39,7 +39,7 @@ _DIRECTIVES: Final = {
     "b": r"(?P<b>[A-Za-z]{3})", "B": r"(?P<b>[A-Za-z]{3,9})", "a": r"[A-Za-z]{3}",
     "A": r"[A-Za-z]{6,9}", "H": r"(?P<H>\d{1,2})", "I": r"(?P<I>\d{1,2})", "M": r"(?P<M>\d\d)",
     "S": r"(?P<S>\d\d)", "f": r"(?P<f>\d{1,9})", "p": r"(?P<p>[AaPp])\.?[Mm]\.?",
-    "z": r"(?P<z>Z|z|UTC|GMT|[+-]\d\d(?::?\d\d)?)", "%": "%",
+    "z": r"(?:(?:UTC|GMT)(?=[+-]))?(?P<z>Z|z|UTC|GMT|[+-]\d\d(?::?\d\d)?)", "%": "%",
 }  # fmt: skip
 
 
@@ -102,10 +102,12 @@ class TimeReader:
                 return _read_number(text, None)
             raise ValueError(_describe(text))
         (y, _, m, d, y2, m2, d2, hour, minute, second, fraction, hour2, minute2, second2,
-         fraction2, fraction3, offset) = parts.groups()  # fmt: skip
+         fraction2, fraction3, utc, offset) = parts.groups()  # fmt: skip
         date = (int(y or y2), int(m or m2), int(d or d2))
         clock = (int(hour or hour2), int(minute or minute2), int(second or second2 or 0))
-        return self._build(text, (*date, *clock, fraction or fraction2 or fraction3 or "", offset))
+        return self._build(
+            text, (*date, *clock, fraction or fraction2 or fraction3 or "", utc or offset)
+        )
 
     def _build(
         self, text: str, fields: tuple[int, int, int, int, int, int, str, str | None]
@@ -161,8 +163,10 @@ def _describe(text: str) -> str:
             forms.pop()
         elif int(other[3]) > 12:
             del forms[0]
-        rest = " %I:%M:%S %p" if text[-1:] in "mM" else " %H:%M:%S"
-        rest += ".%f" if "." in text[other.end() :] else ""
+        clock = text[other.end() :]
+        rest = " %I:%M" if text[-1:] in "mM" else " %H:%M"
+        rest += ":%S" * (clock.count(":") > 1) + ".%f" * ("." in clock)
+        rest += " %p" * (text[-1:] in "mM")
         return f"{shown} is not a clear time; use --time-format " + " or ".join(
             f"'{form}{rest if len(text) > other.end() else ''}'" for form in forms
         )

@@ -108,6 +108,8 @@ Find = Callable[..., Found]
         ("2024/01/02 14:30:00", "2024-01-02T14:30:00Z"),
         ("2024/1/2 9:30:00", "2024-01-02T09:30:00Z"),
         ("2024-01-02 14:30", "2024-01-02T14:30:00Z"),
+        ("2024-01-02 16:30:00.5 GMT+0200", "2024-01-02T14:30:00.5Z"),
+        ("2024-01-02 14:30:00.123 +0000 UTC", "2024-01-02T14:30:00.123Z"),
         ("2024-01-02 14:30:00,123", "2024-01-02T14:30:00.123Z"),
         ("20240102-14:30:00.123", "2024-01-02T14:30:00.123Z"),
         ("20240102T143000Z", "2024-01-02T14:30:00Z"),
@@ -154,6 +156,8 @@ def test_forms_of_times(found: Find, text: str, expected: str) -> None:
         ("01/02/2024 09:30:00", "'%d/%m/%Y %H:%M:%S' or '%m/%d/%Y %H:%M:%S'"),
         ("01/22/2024 09:30:00 PM", "use --time-format '%m/%d/%Y %I:%M:%S %p'"),
         ("22.01.2024 09:30:00.5", "use --time-format '%d.%m.%Y %H:%M:%S.%f'"),
+        ("1/22/2024 9:30", "use --time-format '%m/%d/%Y %H:%M'"),
+        ("1/22/2024 9:30 AM", "use --time-format '%m/%d/%Y %I:%M %p'"),
         ("02.01.24 09:30:00", "use --time-format '%d.%m.%y %H:%M:%S'"),
         ("2024-01-02", "--time-format %Y-%m-%d makes it midnight"),
         ("09:30:00.5", "has no date"),
@@ -190,6 +194,7 @@ def test_what_is_no_time_is_refused_with_a_hint(found: Find, text: str, hint: st
         ("%Y%m%d %H%M%S", "20240102 93000", "2024-01-02T09:30:00Z"),
         ("%d %b %Y %T %z", "02 Jan 2024 09:30:00 -0500", "2024-01-02T14:30:00Z"),
         ("%A, %B %d %Y %H:%M", "Tuesday, January 2 2024 09:30", "2024-01-02T09:30:00Z"),
+        ("%d.%m.%Y %T.%f %z", "02.01.2024 16:30:00.5 GMT+0200", "2024-01-02T14:30:00.5Z"),
         ("%F", "2024-01-02", "2024-01-02T00:00:00Z"),
         ("s", "7.5", "1970-01-01T00:00:07.5Z"),
         ("ms", "1704205800123", "2024-01-02T14:30:00.123Z"),
@@ -483,6 +488,23 @@ def test_a_symbol_stands_for_the_one_of_the_first_row(found: Find) -> None:
     assert [tick.split()[1] for tick in good.ticks] == ["AAPL"], "no other symbol is renamed"
 
 
+def test_instruments_are_not_mixed_up(found: Find) -> None:
+    content = f"{DATABENTO},action,price,size\n" + "".join(
+        f"{T}0Z,{T}0Z,0,1,{instrument},T,1.0,1\n" for instrument in (17, 18, 17)
+    )
+    said = found(content, "ES")
+    assert [tick.split()[1] for tick in said.ticks] == ["ES", "ES"]
+    assert said.bad == {3: "instrument '18' has no symbol; name it with --symbol 18=NAME"}
+    said = found(content, None, symbols="17=ES,18=NQ")
+    assert [tick.split()[1] for tick in said.ticks] == ["ES", "NQ", "ES"]
+    assert "no symbol column" in found(content, None).refused
+
+
+def test_symbols_that_are_numbers_stay(found: Find) -> None:
+    (tick,) = found(f"{HEADER}\n{T}0Z,600519,1,1\n", "A").ticks
+    assert tick.split()[1] == "600519"
+
+
 @pytest.mark.parametrize("text", ["", "A B", "=A", "A=", "A,B", "^A", "^A=^B"])
 def test_other_names_that_make_no_sense(text: str) -> None:
     with pytest.raises(ValueError, match="is neither a symbol nor OLD=NEW"):
@@ -501,6 +523,7 @@ ROW = f"{T}0Z,A,1,1"
         ("", 2), ("\n\n", 4), ("# exported by x\n# tz=UTC\n", 4), ("// a comment\n", 3),
         ("https://www.example.com\n", 3), ("Symbol: A\nExported 2024-01-02\n\n", 5),
         ("\ufeff", 2), ("sep=,\n", 3), ("Report,2024\n", 3),
+        ("Report,2024,,\n", 3), ("Instrument,Venue,Currency,Zone\n", 3), ("a;b;c;d;e\n\n", 4),
     ],
 )  # fmt: skip
 def test_lines_before_the_header(found: Find, before: str, line: int) -> None:

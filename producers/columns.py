@@ -1,23 +1,13 @@
-"""Rows of a table as ticks: which column holds what, and how its texts are read.
-
-`Layout` finds the columns of a header by their usual names and turns rows into ticks, for CSV and
-Parquet alike. A row that is no tick is reported with its number, never left out silently.
-"""
+"""The columns of a table: which one holds what, found by name or named by the user."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import compress, repeat
-from operator import and_, or_
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-from feed.errors import InvalidRecording, InvalidTick
-from feed.ticks import TEXT_MAX, Quote, Tick, Trade, is_symbol
-from feed.times import Time
-from producers.numbers import NumberReader
-from producers.timestamps import TimeReader
+from feed.errors import InvalidRecording
+from feed.ticks import is_symbol
 
 _COLUMN_NAMES: Final[Mapping[str, frozenset[str]]] = {
     "time": frozenset(
@@ -58,490 +48,12 @@ _UNIT: Final = re.compile(
 """A column's name and the unit behind it: `timestamp_ms`, `time[ns]`."""
 _DATES: Final = frozenset("date day tradedate".split())
 """Columns that hold a date alone where another one holds the time of day."""
-_BOOK: Final = frozenset(
-    "issnapshot snapshot isbid updatetype firstupdateid level lvl booklevel depth".split()
-)
-"""Columns that only the rows of an order book have, where no column says what a row is."""
-_MESSAGE_TYPES: Final = frozenset("type eventtype msgtype messagetype".split())
-"""Columns that beside one of order numbers, without one of trades, say what became of orders."""
-_TRADES: Final = frozenset("t trade match fill buy sell b s".split())
-"""What the column `action` says of a trade; in Databento's files `F` is the other side of one."""
-_SIDES: Final[Mapping[str, Literal["B", "S"]]] = {
-    "b": "B", "buy": "B", "buyer": "B", "bid": "B",
-    "s": "S", "sell": "S", "seller": "S", "ask": "S", "a": "S",
-}  # fmt: skip
-_TRUE: Final = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-_MISSING: Final = frozenset(
-    ("", "nan", "NaN", "null", "NULL", "none", "None", "na", "NA", "n/a", "N/A")
-)
-_OCC: Final = re.compile(r"([A-Z0-9.]{1,6}) +(\d{6}[CP]\d{8})", re.ASCII)
-_KNOWN_MAX: Final = 10_000
 _TELLING: Final = frozenset(("time", "price", "size", "bid", "ask", "bid_size", "ask_size"))
 _NAME_MAX: Final = 40
 _SHOWN: Final = 30
 """Names of columns in a message."""
 NONE: Final = "-"
 """What `--columns` says of a column that is not there."""
-BadRow = Callable[[int, str], None]
-"""Called with the number and the error of each row that is no tick."""
-
-
-def ignore_bad_row(number: int, error: str) -> None:
-    """A `BadRow` that does nothing."""
-
-
-@dataclass(frozen=True)
-class RowFormat:
-    """What the rows of a recording do not say by themselves.
-
-    Attributes:
-        times: reads the times.
-        numbers: reads prices and sizes.
-        symbols: other names for symbols that stand in the rows.
-    """
-
-    times: TimeReader = field(default_factory=TimeReader)
-    numbers: NumberReader = field(default_factory=NumberReader)
-    symbols: Mapping[str, str] = field(default_factory=dict)
-
-
-class Block(NamedTuple):
-    """Rows that follow each other, and the number that people know each by."""
-
-    rows: list[Sequence[Any]]
-    numbers: list[int]
-
-
-class Layout:
-    """Where in a row each value stands.
-
-    Args:
-        header: the names of the columns.
-        columns: which column holds what, by name or by number from 1; `-` where there is none.
-        symbol: of rows that name none.
-        form: how times, numbers and symbols are written.
-
-    Attributes:
-        notes: what is to be known of the ticks, for people.
-
-    Raises:
-        InvalidRecording: the columns are not enough for trades or quotes.
-    """
-
-    def __init__(
-        self,
-        header: Sequence[str],
-        columns: Mapping[str, str],
-        symbol: str | None,
-        form: RowFormat | None = None,
-    ) -> None:
-        form = form or RowFormat()
-        self._symbol = symbol
-        self._read_time = form.times.read
-        self._numbers = form.numbers
-        self._width = len(header)
-        self.notes: list[str] = []
-        plain = [plain_name(name) for name in header]
-        places = self._places = _find_columns(header, plain, columns)
-        if "time" not in places:
-            raise InvalidRecording(
-                f"no time column among {_list(header)}; name it with --columns time=NAME"
-            )
-        databento = {"rtype", "publisherid"} <= set(plain)
-        self._fixed_point = databento and form.numbers.scale is None
-        self._has_trades = {"price", "size"} <= places.keys()
-        self._has_quotes = {"bid", "ask"} <= places.keys()
-        self._action = plain.index("action") if "action" in plain else None
-        if databento and self._action is None:
-            # The price of `bbo` is that of the last trade; that of `statistics` of none at all.
-            self._has_trades = False
-            if self._has_quotes and "tsrecv" in plain and "time" not in columns:
-                # Those of the event are the last trade's.
-                places["time"] = plain.index("tsrecv")
-        self._check_kind(header, plain, columns)
-        if symbol is not None and not is_symbol(symbol):
-            raise InvalidRecording(f"{symbol[:40]!a} is no symbol")
-        self._symbols = _Known(lambda text: read_symbol(text, form.symbols))
-        self._by_instrument = "symbol" not in places and "instrumentid" in plain
-        if self._by_instrument and (symbol or form.symbols):
-            places["symbol"] = plain.index("instrumentid")
-            self._symbols = _Known(_Instruments(symbol, form.symbols).symbol_of)
-        if symbol is None and "symbol" not in places:
-            raise InvalidRecording("no symbol column; name the symbol with --symbol NAME")
-        self._clock = places.get("clock")
-        self._id, self._venue, self._side = map(places.get, ("id", "venue", "side"))
-        self._buyer_maker = places.get("buyer_maker")
-        self._price, self._size = places.get("price", -1), places.get("size", -1)
-        self._size_name = header[self._size] if self._has_trades else ""
-        self._bid, self._ask = places.get("bid", -1), places.get("ask", -1)
-        self._bid_size, self._ask_size = map(places.get, ("bid_size", "ask_size"))
-        self._venues = _Known(lambda text: text.strip() or None)
-        self._sides = _Known(lambda text: _SIDES.get(text.strip().lower()))
-        if self._side is not None and self._side == places.get("size"):
-            self._sides = _Known(_side_of_sign)
-        if self._buyer_maker is not None and self._side is None:
-            self._side, self._sides = self._buyer_maker, _Known(_side_of_maker)
-
-    def _check_kind(
-        self, header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
-    ) -> None:
-        """Raise InvalidRecording where the rows are neither trades nor quotes."""
-        if not (self._has_trades or self._has_quotes):
-            raise InvalidRecording(
-                f"neither price and size nor bid and ask among {_list(header)};"
-                " name them with --columns price=NAME,size=NAME"
-            )
-        book = _BOOK & set(plain)
-        if "orderid" in plain and "tradeid" not in plain and _MESSAGE_TYPES & set(plain):
-            book |= {"orderid"}
-        named = {"price", "size"} <= columns.keys()
-        if self._has_trades and book and self._action is None and not named:
-            name = next(header[plain.index(each)] for each in plain if each in book)
-            if not self._has_quotes:
-                raise InvalidRecording(
-                    f"no trades: rows of an order book, as the column {name} says; where they are"
-                    " trades, use --columns price=NAME,size=NAME"
-                )
-            self._has_trades = False
-        if self._has_quotes:
-            self._check_sizes(header, plain, columns)
-
-    def _check_sizes(
-        self, header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
-    ) -> None:
-        """Say that quotes have no sizes; refuse where there may be some under another name."""
-        missing = [each for each in ("bid_size", "ask_size") if each not in self._places]
-        places = set(self._places.values())
-        others = [
-            name
-            for index, name in enumerate(header)
-            if index not in places and plain[index].startswith(("bid", "ask", "offer"))
-        ]
-        refused = [each for each in missing if each not in columns]
-        if refused and (others or len(missing) == 1):
-            among = f" (is it one of {_list(others)}?)" if others else ""
-            raise InvalidRecording(
-                f"no column with {refused[0].replace('_', ' ')}s{among}; name it with --columns"
-                f" {refused[0]}=NAME, or {refused[0]}=- where there is none"
-            )
-        if missing:
-            self.notes.append("quotes have no sizes here: they are published with size 0")
-
-    # -- what is read
-
-    @property
-    def timing(self) -> set[int]:
-        """The columns that hold the time: one, or two where the time of day has its own."""
-        return {self._places[name] for name in ("time", "clock") if name in self._places}
-
-    @property
-    def amounts(self) -> set[int]:
-        """The columns that hold prices and sizes."""
-        names = ("price", "size", "bid", "bid_size", "ask", "ask_size")
-        return {self._places[name] for name in names if name in self._places}
-
-    @property
-    def used(self) -> set[int]:
-        """The columns that are read."""
-        action = set() if self._action is None else {self._action}
-        return action | set(self._places.values())
-
-    def times_of(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
-        """The times of rows, of those that have one."""
-        try:
-            return self._times(rows)
-        except (ValueError, IndexError):
-            return [] if len(rows) == 1 else [each for row in rows for each in self.times_of([row])]
-
-    def time_error(self, row: Sequence[Any]) -> str | None:
-        """What is wrong with the time of a row; None where nothing is."""
-        try:
-            self._times([row])
-        except IndexError:
-            return f"has only {len(row)} columns"
-        except ValueError as error:
-            return str(error)
-        return None
-
-    def unnamed(self, row: Sequence[Any]) -> str | None:
-        """What stands in a row in place of a symbol that a feed can have; None where one does."""
-        place = self._places.get("symbol")
-        if place is None or place >= len(row):
-            return None
-        name = str(row[place]).strip()
-        readable = is_symbol(name) or _OCC.fullmatch(name) is not None
-        return None if not name or (readable and not self._by_instrument) else name
-
-    def _times(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
-        at, clock, read = self._places["time"], self._clock, self._read_time
-        if clock is not None:
-            return [read(f"{row[at]} {row[clock]}") for row in rows]
-        return [row[at] if isinstance(row[at], Time) else read(row[at]) for row in rows]
-
-    def read(self, block: Block, on_bad_row: BadRow) -> Iterable[Tick]:
-        """The ticks of some rows, in their order.
-
-        Args:
-            block: cells are texts. A time may also be a `Time`, and an amount a float.
-            on_bad_row: called with the number and the error of each row that is no tick, or only
-                one of a trade and a quote that it begins to say, when its turn comes.
-        """
-        try:
-            return self._read(block.rows)
-        except (ValueError, IndexError, InvalidTick):
-            return self._read_singly(block, on_bad_row)
-
-    def _read_singly(self, block: Block, on_bad_row: BadRow) -> Iterator[Tick]:
-        for row, number in zip(block.rows, block.numbers, strict=True):
-            try:
-                yield from self._read([row])
-            except IndexError:
-                on_bad_row(number, f"has only {len(row)} columns")
-            except (ValueError, InvalidTick) as error:
-                on_bad_row(number, str(error))
-                if self._has_trades and self._has_quotes:
-                    yield from self._read_half(row)
-
-    def _read_half(self, row: Sequence[Any]) -> Sequence[Tick]:
-        """What is good of a row with a trade and a quote."""
-        for quotes in (False, True):
-            try:
-                return self._read([row], trades=not quotes, quotes=quotes)
-            except (ValueError, IndexError, InvalidTick):
-                continue
-        return []
-
-    def _read(
-        self, rows: Sequence[Sequence[Any]], *, trades: bool = True, quotes: bool = True
-    ) -> Sequence[Tick]:
-        """The ticks of rows that all make sense; raises ValueError, IndexError or InvalidTick."""
-        if max(map(len, rows), default=0) > self._width:
-            self._check_width(rows)
-        if self._has_trades and self._has_quotes:
-            return self._read_both(rows, trades, quotes)
-        if self._has_trades:
-            if self._action is not None:
-                self._check_actions(rows, self._action)
-            return self._trades(rows, self._times(rows), self._names(rows))
-        return self._quotes(rows, self._times(rows), self._names(rows))
-
-    def _check_width(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Raise ValueError where a row has more values than there are columns."""
-        for row in rows:
-            if any(row[self._width :]):
-                raise ValueError(
-                    f"has {len(row)} columns, and the header {self._width}: is there a delimiter"
-                    " inside a number?"
-                )
-
-    def _check_actions(self, rows: Sequence[Sequence[Any]], at: int) -> None:
-        """Raise ValueError where a row is no trade but a change of an order book."""
-        for row in rows:
-            if row[at].strip().lower() not in _TRADES:
-                raise ValueError(f"no trade: a row of an order book, {row[at][:20]!a}")
-
-    def _read_both(
-        self, rows: Sequence[Sequence[Any]], trades: bool, quotes: bool
-    ) -> Sequence[Tick]:
-        traded, quoted = self._kinds_of(rows)
-        if not trades:
-            traded = [False] * len(rows)
-        if not quotes:
-            quoted = [False] * len(rows)
-        times, symbols = self._times(rows), self._names(rows)
-        found = self._trades(*(_select(each, traded) for each in (rows, times, symbols)))
-        others = self._quotes(*(_select(each, quoted) for each in (rows, times, symbols)))
-        if len(found) == len(others) == len(rows):
-            return [tick for pair in zip(found, others, strict=True) for tick in pair]
-        next_trade, next_quote = iter(found).__next__, iter(others).__next__
-        ticks: list[Tick] = []
-        for is_trade, is_quote in zip(traded, quoted, strict=True):
-            if not (is_trade or is_quote):
-                raise ValueError("neither a price nor a bid and an ask")
-            if is_trade:
-                ticks.append(next_trade())
-            if is_quote:
-                ticks.append(next_quote())
-        return ticks
-
-    def _kinds_of(self, rows: Sequence[Sequence[Any]]) -> tuple[list[bool], list[bool]]:
-        """Which rows are trades, and which are quotes, or the begin of one."""
-        traded = _are_given([row[self._price] for row in rows])
-        bids = _are_given([row[self._bid] for row in rows])
-        asks = _are_given([row[self._ask] for row in rows])
-        if (at := self._action) is not None:
-            actions = [row[at].strip().lower() in _TRADES for row in rows]
-            traded = list(map(and_, traded, actions))
-        return traded, list(map(or_, bids, asks))
-
-    def _names(self, rows: Sequence[Sequence[Any]]) -> Sequence[str]:
-        at, suffix, known = self._places.get("symbol"), self._places.get("suffix"), self._symbols
-        if at is None:
-            return [self._symbol or ""] * len(rows)
-        if suffix is not None:
-            return [known[f"{row[at].strip()}.{row[suffix].strip()}".rstrip(".")] for row in rows]
-        return [known[row[at]] for row in rows]
-
-    def _trades(
-        self, rows: Sequence[Sequence[Any]], times: Sequence[Time], symbols: Sequence[str]
-    ) -> list[Tick]:
-        prices = self._prices([row[self._price] for row in rows], "price")
-        signed = self._side is not None and self._side == self._size
-        sizes = self._sizes([row[self._size] for row in rows], "size", signed)
-        ids: Iterable[str | None] = repeat(None)
-        if (at := self._id) is not None:
-            ids = _texts([row[at] for row in rows], "id")
-        known, place = self._venues, self._venue
-        venues = repeat(None) if place is None else [known[row[place]] for row in rows]
-        sides: Iterable[Any] = repeat(None)
-        if (side := self._side) is not None:
-            sides = [self._sides[row[side]] for row in rows]
-        ticks: list[Tick] = [
-            Trade(symbol=symbol, id=name, venue=venue, price=price, size=size, side=side, time=time)
-            for time, symbol, price, size, name, venue, side in zip(
-                times, symbols, prices, sizes, ids, venues, sides, strict=False
-            )
-        ]
-        return ticks
-
-    def _quotes(
-        self, rows: Sequence[Sequence[Any]], times: Sequence[Time], symbols: Sequence[str]
-    ) -> list[Tick]:
-        bids = self._prices([row[self._bid] for row in rows], "bid")
-        asks = self._prices([row[self._ask] for row in rows], "ask")
-        bid_sizes, ask_sizes = (
-            repeat(0.0) if at is None else self._sizes([row[at] for row in rows], name, False)
-            for at, name in ((self._bid_size, "bid size"), (self._ask_size, "ask size"))
-        )
-        known, place = self._venues, self._venue
-        venues = repeat(None) if place is None else [known[row[place]] for row in rows]
-        ticks: list[Tick] = [
-            Quote(
-                symbol=symbol, bid_venue=venue, bid_price=bid, bid_size=bid_size,
-                ask_venue=venue, ask_price=ask, ask_size=ask_size, time=time,
-            )
-            for time, symbol, bid, bid_size, ask, ask_size, venue in zip(
-                times, symbols, bids, bid_sizes, asks, ask_sizes, venues, strict=False
-            )
-        ]  # fmt: skip
-        return ticks
-
-    def _prices(self, cells: list[Any], name: str) -> list[float]:
-        return self._numbers.prices(cells, name, fixed_point=self._fixed_point)
-
-    def _sizes(self, cells: list[Any], name: str, signed: bool) -> list[float]:
-        sizes = self._numbers.read(cells, name)
-        if signed:
-            return [abs(size) for size in sizes]
-        if sizes and min(sizes) < 0:
-            raise ValueError(
-                f"{name} {min(sizes)} is negative; where that means a sale, use --columns"
-                f" side={self._size_name}"
-            )
-        return sizes
-
-
-# -------------------------------------------------------------------------------------- cells
-
-
-class _Known(dict[str, Any]):
-    """What texts mean that come again and again."""
-
-    def __init__(self, read: Callable[[str], Any]) -> None:
-        super().__init__()
-        self._read = read
-
-    def __missing__(self, text: str) -> Any:
-        value = self._read(text)
-        if len(self) >= _KNOWN_MAX:
-            self.clear()
-        self[text] = value
-        return value
-
-
-def read_symbol(text: str, renamed: Mapping[str, str]) -> str:
-    """The symbol that a text stands for; raises InvalidTick where it can't be one."""
-    text = text.strip()
-    text = renamed.get(text, text)
-    if is_symbol(text):
-        return text
-    if (option := _OCC.fullmatch(text)) is not None:
-        return option[1] + option[2]
-    if not text:
-        raise InvalidTick("the symbol is missing")
-    hint = (
-        f"; rename it with --symbol '{text}=NAME'" if text.isprintable() and len(text) < 64 else ""
-    )
-    raise InvalidTick(
-        f"symbol {text[:40]!a} is not 1 to 32 characters of A-Z a-z 0-9 . _ / : -{hint}"
-    )
-
-
-class _Instruments:
-    """The symbols of instruments that have only numbers: one, or those that are named."""
-
-    def __init__(self, symbol: str | None, named: Mapping[str, str]) -> None:
-        self._symbol = symbol
-        self._named = dict(named)
-
-    def symbol_of(self, text: str) -> str:
-        """The symbol of an instrument; raises InvalidTick where it has none."""
-        text = text.strip()
-        if self._symbol is not None and not self._named:
-            self._named[text] = self._symbol
-        if text not in self._named:
-            raise InvalidTick(
-                f"instrument {text[:40]!a} has no symbol; name it with --symbol {text[:40]}=NAME"
-            )
-        return self._named[text]
-
-
-def _side_of_maker(text: str) -> Literal["B", "S"] | None:
-    """The taker's side, of whether the buyer was the maker."""
-    is_buyer = _TRUE.get(text.strip().lower())
-    if is_buyer is None:
-        if text.strip():
-            raise ValueError(f"whether the buyer was the maker is not said by {text[:20]!a}")
-        return None
-    return "S" if is_buyer else "B"
-
-
-def _side_of_sign(text: object) -> Literal["B", "S"]:
-    """The taker's side, of a size that is negative for a sale."""
-    return "S" if str(text).strip().startswith("-") else "B"
-
-
-def _texts(cells: list[str], name: str) -> list[str | None]:
-    """Ids or the like, which may be left out."""
-    texts = [cell.strip() or None for cell in cells]
-    if max(map(len, cells), default=0) > TEXT_MAX or not "".join(cells).isprintable():
-        for text in texts:
-            if text is not None and (len(text) > TEXT_MAX or not text.isprintable()):
-                raise ValueError(
-                    f"{name} {text[:40]!a} is not up to {TEXT_MAX} printable characters"
-                )
-    return texts
-
-
-def _select(values: Sequence[Any], wanted: list[bool]) -> Sequence[Any]:
-    return values if all(wanted) else list(compress(values, wanted))
-
-
-def _are_given(cells: list[Any]) -> list[bool]:
-    """Which cells hold a value.
-
-    What is unusual, such as blanks, counts as one where there are several: that makes no number,
-    and then rows are read one by one.
-    """
-    if len(cells) > 1:
-        return [cell not in _MISSING for cell in cells]
-    return [
-        cell.strip().lower() not in _MISSING if isinstance(cell, str) else cell == cell  # noqa: PLR0124
-        for cell in cells
-    ]
-
-
-# ------------------------------------------------------------------------------------- columns
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -594,9 +106,18 @@ def knows(header: Sequence[str]) -> int:
     return sum(any(plain_name(name) in names for names in wanted) for name in header)
 
 
-def _find_columns(
+def find_columns(
     header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
 ) -> dict[str, int]:
+    """Where each value stands in a row, as far as there is a column for it.
+
+    Args:
+        plain: the header's names as `plain_name` has them.
+        columns: which column holds what, by name or by number from 1; `NONE` where there is none.
+
+    Raises:
+        InvalidRecording: a column is not there.
+    """
     places: dict[str, int] = {}
     for what, name in columns.items():
         if name in header:
@@ -604,7 +125,7 @@ def _find_columns(
         elif name.isdecimal() and 1 <= int(name) <= len(header):
             places[what] = int(name) - 1
         elif name != NONE:
-            raise InvalidRecording(f"no column {name!a} among {_list(header)}")
+            raise InvalidRecording(f"no column {name!a} among {list_names(header)}")
     if "time" not in columns and (time := _find_time(header, plain)) is not None:
         places["time"] = time
     # A size may say the side as well, by its sign.
@@ -637,6 +158,7 @@ def _is_timed(name: str) -> bool:
     return parts is not None and plain_name(parts[1]) in _COLUMN_NAMES["time"]
 
 
-def _list(header: Sequence[str]) -> str:
+def list_names(header: Sequence[str]) -> str:
+    """The names of columns for a message, the first ones of many."""
     shown = ", ".join(name[:40] for name in header[:_SHOWN])
     return shown + (f" and {len(header) - _SHOWN} more" if len(header) > _SHOWN else "")

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, Final, Literal
 from feed.errors import InvalidRecording, InvalidSettings, InvalidTick
 from feed.ticks import Quote, Tick, Trade, validate
 from feed.times import NS_PER_SECOND, Time
-from producers.columns import BadRow, ignore_bad_row, read_symbol
+from producers.cells import read_symbol
+from producers.layout import BadRow, ignore_bad_row
 
 if sys.version_info >= (3, 14):
     from compression import zstd

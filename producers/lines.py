@@ -14,8 +14,8 @@ from feed.encoding import from_wire, wire_names
 from feed.errors import InvalidRecording, InvalidTick
 from feed.ticks import Bar, Quote, Tick, Trade, validate
 from feed.times import Time
-from producers.columns import BadRow
 from producers.compressed import DAMAGE, opened_bytes, utf16_of
+from producers.layout import BadRow
 from producers.timestamps import read_time
 
 LINE_MAX: Final = 64 * 1024

@@ -16,7 +16,8 @@ from feed.errors import InvalidRecording
 from feed.tapes.export import load_pyarrow
 from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
-from producers.columns import NONE, BadRow, Block, Layout, RowFormat, ignore_bad_row
+from producers.columns import NONE
+from producers.layout import BadRow, Block, Layout, RowFormat, ignore_bad_row
 
 _ROWS: Final = 1_000
 _INDEX: Final = re.compile(r"__index_level_\d+__|index")

@@ -12,9 +12,9 @@ from typing import BinaryIO, Final, Protocol
 from feed.errors import InvalidRecording
 from feed.ticks import Tick
 from feed.times import NS_PER_SECOND, Time
-from producers.columns import BadRow, Block, Layout, RowFormat, ignore_bad_row
 from producers.compressed import DAMAGE, not_utf8, opened, opened_bytes
 from producers.headers import find_head
+from producers.layout import BadRow, Block, Layout, RowFormat, ignore_bad_row
 from producers.marks import ROWS, CountedLines, Marks
 
 _BLOCK: Final = 250

@@ -14,9 +14,9 @@ from feed.tapes.tape import Tape
 from feed.ticks import Tick
 from feed.times import Time
 from producers.captures import CaptureRecording, is_capture
-from producers.columns import BadRow, RowFormat
 from producers.compressed import DAMAGE, opened_bytes
 from producers.databento import DatabentoRecording
+from producers.layout import BadRow, RowFormat
 from producers.lines import JsonLinesRecording, is_json_lines
 from producers.parquet import ParquetRecording
 from producers.recordings import CsvRecording

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import click
 
-from producers.columns import RowFormat, parse_columns, parse_symbols
+from producers.columns import parse_columns, parse_symbols
+from producers.layout import RowFormat
 from producers.numbers import NumberReader
 from producers.parquet import ParquetRecording
 from producers.recordings import CsvRecording

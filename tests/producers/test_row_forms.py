@@ -19,7 +19,8 @@ import pytest
 from feed.errors import InvalidRecording
 from feed.ticks import Quote, Trade
 from feed.times import Time
-from producers.columns import RowFormat, parse_columns, parse_symbols
+from producers.columns import parse_columns, parse_symbols
+from producers.layout import RowFormat
 from producers.lines import JsonLinesRecording
 from producers.numbers import NumberReader
 from producers.recordings import CsvRecording

@@ -32,6 +32,7 @@ class Audiences:
         self._streams = streams
         self._pending: dict[Audience, Iterator[list[Stream]]] = {}
         self._unused: deque[Audience] = deque()
+        self._is_disconnecting = False
         self._by_key: dict[AudienceKey, Audience] = {}
         self._with_wildcards: dict[Audience, None] = {}
         self._wildcards = _Wildcards()
@@ -192,19 +193,22 @@ class Audiences:
         self._pending.pop(audience, None)
         if audience.taps:
             self._unused.append(audience)
-            if len(self._unused) == 1:
+            if not self._is_disconnecting:
+                self._is_disconnecting = True
                 self.defer(self._disconnect_unused())
 
     def _disconnect_unused(self) -> Steps:
-        while self._unused:
-            audience = self._unused[0]
-            for taps in batches(list(audience.taps)):
-                for tap in taps:
-                    # Unless its stream has been closed meanwhile.
-                    if tap in audience.taps:
-                        self._streams.disconnect(audience, tap)
-                yield
-            self._unused.popleft()
+        try:
+            while self._unused:
+                audience = self._unused.popleft()
+                for taps in batches(list(audience.taps)):
+                    for tap in taps:
+                        # Unless its stream has been closed meanwhile.
+                        if tap in audience.taps:
+                            self._streams.disconnect(audience, tap)
+                    yield
+        finally:
+            self._is_disconnecting = False
 
     def connect(self, stream: Stream) -> None:
         """Have the wildcards that match a new stream take it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from feed.access.keyfile import add_key
 from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
+from feed.tasks import end_tasks
 from tests.builders import trade
 from tests.faults.conftest import Scale
 from tests.faults.report import tell_numbers
@@ -58,16 +60,17 @@ async def connected(url: str, secret: str) -> AsyncIterator[ClientConnection]:
 class Bystander:
     """A client of one stream that notes how late the server has written each tick."""
 
-    def __init__(self, url: str, secret: str) -> None:
+    def __init__(self, url: str, secret: str, symbols: str = "ES") -> None:
         self._url = url
         self._secret = secret
+        self._symbols = symbols
         self.live = False
         self.late_ms: list[float] = []
 
     async def run(self) -> None:
         async with connected(self._url, self._secret) as socket:
             await socket.send('{"action":"configure","stamps":true}')
-            await socket.send('{"action":"subscribe","trades":["ES"]}')
+            await socket.send(json.dumps({"action": "subscribe", "trades": [self._symbols]}))
             async for frame in socket:
                 for message in json.loads(frame):
                     self.live = self.live or message["T"] == "subscription"
@@ -131,7 +134,24 @@ async def answer_to(socket: ClientConnection, id_: int) -> None:
         return
 
 
-async def test_expensive_requests(directory: Path, scale: Scale) -> None:
+async def change_again_and_again(keys: Path, count: int) -> None:
+    """Have a file of keys grow by very many, and change one of them now and then."""
+    text = keys.read_text()
+    hashed = hash_secret("none")
+    more = "".join(
+        f'[keys.k{number}]\nname = "n{number}"\nhash = "{hashed}"\n' for number in range(count)
+    )
+    for turn in itertools.count():
+        new = keys.with_suffix(".new")
+        new.write_text(f'{text}\n{more}[keys.last]\nname = "n{turn}"\nhash = "{hashed}"\n')
+        new.replace(keys)
+        await asyncio.sleep(2)
+
+
+@pytest.mark.parametrize("attackers", [1, 20])
+async def test_expensive_requests(directory: Path, scale: Scale, attackers: int) -> None:
+    if attackers > 1 and not scale.long:
+        pytest.skip("`make faults` alone has several")
     streams, patterns, seconds = scale.pick((3000, 300, 0.7), (10_000, 1000, 5.0))
     symbols = [f"S{number:05}" for number in range(streams)]
     keys = directory / "keys.toml"
@@ -146,17 +166,29 @@ async def test_expensive_requests(directory: Path, scale: Scale) -> None:
         await scene.until(lambda: bystander.live, 10, "a bystander")
         source = scene.start(Source(publisher, made_up(["ES"]), RATE))
         await scene.flowing(source, int(RATE) // 2)
+        if attackers > 1:
+            # Else it would be their subscribing that has the server carry all streams.
+            everything = scene.start(Bystander(server.stream(), secret, "*"))
+            await scene.until(lambda: everything.live, 20, "a client of all streams")
         before = server.rss_bytes() if can_look_inside() else 0
-        figures: dict[str, Any] = {"streams": streams, "patterns": patterns}
+        figures: dict[str, Any] = {
+            "attackers": attackers, "streams": streams, "patterns": patterns,
+        }  # fmt: skip
         worst_ms = 0.0
-        for name, actions in requests_of(symbols).items():
+        attacks = {
+            name: [ask_again_and_again(server.stream(), secret, actions) for _ in range(attackers)]
+            for name, actions in requests_of(symbols).items()
+        }
+        attacks["keys"] = [change_again_and_again(keys, streams)]
+        for name, works in attacks.items():
             bystander.take()
             began = time.monotonic()
-            attack = asyncio.create_task(ask_again_and_again(server.stream(), secret, actions))
-            await asyncio.wait([attack], timeout=seconds)
-            assert not attack.done(), attack.result()
-            attack.cancel()
-            await asyncio.gather(attack, return_exceptions=True)
+            tasks = [asyncio.create_task(work) for work in works]
+            done, _ = await asyncio.wait(
+                tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            assert not done, [task.result() for task in done]
+            await end_tasks(tasks)
             await scene.pass_by(0.1)
             late = bystander.take()
             assert len(late) > RATE / 2 * (time.monotonic() - began), name

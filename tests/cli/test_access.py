@@ -40,8 +40,9 @@ async def test_a_key_from_its_making_to_its_end(cli: Cli, tmp_path: Path) -> Non
         done = await cli.run(*load, "--symbols", "ES,")
         assert done.code == 1
         assert done.err == f"tickcast: {url}: {hint}"
-        done = await cli.run(*load, "--token-file", str(token))
-        assert done.code == 0, done
+        for option in (("--token-file", str(token)), ("--key", key_id, "--secret", secret)):
+            done = await cli.run(*load, *option)
+            assert done.code == 0, done
         assert (await cli.run("keys", "revoke", key_id, "--file", keys)).code == 0
         assert "revoked" in (await cli.run("keys", "list", "--file", keys)).out
 

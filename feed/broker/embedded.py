@@ -149,8 +149,18 @@ class _EmbeddedStore:
             return False
         with lock:
             # The guard inherits the lock: it is held for as long as the guard lives.
-            await _end_orphan(self.url)
-            self._guard = _start(self._directory, self._is_ours or is_new, lock)
+            is_ours = self._is_ours or is_new
+            try:
+                if (self._directory / _SOCKET).exists():
+                    await _end_orphan(self.url)
+                self._guard = _start(self._directory, is_ours, lock)
+            except BaseException:
+                # No guard will clean up.
+                (self._directory / _LOCK).unlink(missing_ok=True)
+                if is_ours:
+                    with suppress(OSError):
+                        self._directory.rmdir()
+                raise
         await _wait_until_started(self._guard, self._directory, self.url)
         return True
 

@@ -8,7 +8,7 @@ import pytest
 
 from feed.errors import InvalidRecording
 from feed.ticks import Quote, Trade
-from producers.columns import RowFormat
+from producers.layout import RowFormat
 from producers.parquet import ParquetRecording
 from producers.timestamps import TimeReader
 from tests.builders import T0, trade

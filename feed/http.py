@@ -302,13 +302,26 @@ class FeedHttpProtocol(HttpToolsProtocol):
         return self._is_handshake
 
     def handle_websocket_upgrade(self) -> None:
-        """As uvicorn's, and let go of everything: from here on the other protocol has it all."""
+        """As uvicorn's, in a turn of the loop that has time for it.
+
+        It takes a good part of a millisecond, and one turn may read a thousand handshakes.
+        """
         self._is_over = True
         self._stop_waiting()
-        self._leave_address()
-        super().handle_websocket_upgrade()
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._share.run(self._upgrade)
+
+    def _upgrade(self, deadline_s: float) -> bool:
+        """Leave the connection to the other protocol, and release everything of this one."""
+        if not self.transport.is_closing():
+            self._leave_address()
+            # First, since the other protocol may pause it as well.
+            self.transport.resume_reading()
+            super().handle_websocket_upgrade()
         # The two hold each other, and collections are rare.
         self.parser = None  # type: ignore[assignment]
+        return False
 
     # -- endings
 

@@ -141,7 +141,7 @@ async def test_a_storm_of_clients_that_come_back(directory: Path, scale: Scale) 
 
 async def test_clients_that_return_all_at_once(directory: Path, scale: Scale) -> None:
     """The server stays with Redis, and with the client that was there before them."""
-    size = scale.pick(300, 3_000)
+    size = scale.pick(200, 3_000)
     async with Scene(directory) as scene:
         store = await scene.valkey()
         server = await scene.server(store.url)

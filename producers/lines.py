@@ -84,7 +84,7 @@ def _parse(
     tag = fields.get("T")
     known = _NAMES.get(str(tag))
     if known is None:
-        if tag in _NOTICES:
+        if isinstance(tag, str) and tag in _NOTICES:
             return []
         raise InvalidTick('T must be "t" (trade), "q" (quote) or "b" (bar)')
     unknown = fields.keys() - known

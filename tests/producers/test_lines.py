@@ -34,6 +34,7 @@ def test_a_missing_time_is_now_and_what_the_server_added_goes() -> None:
         (b'{"a":' * 100_000, "JSON"),
         (b"{}", "T must be"),
         (b'{"T":5}', "T must be"),
+        (b'{"T":{}}', "T must be"),
         (b'{"T":"t","S":"A","p":1}', "missing required field `s`"),
         (b'{"T":"t","S":"A","p":1,"s":1,"price":2}', "unknown field 'price'"),
         (b'{"T":"t","S":"A","p":"1","s":1}', "Expected `float`, got `str`"),

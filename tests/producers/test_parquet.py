@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from feed.errors import InvalidRecording
 from feed.ticks import Quote, Trade
@@ -293,3 +295,15 @@ def test_prices_of_databento_are_in_their_unit_unless_they_are_whole(
     assert read(path)[0] == [trade(price=4770.0)]
     path = a_file(tmp_path, **head, price=[4_770_500_000_000])
     assert read(path)[0] == [trade(price=4770.5)]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(unit=st.sampled_from(["ms", "us", "ns"]), value=st.integers(-(2**63) + 1, 2**63 - 1))
+def test_a_timestamp_is_exact_or_its_row_is_bad(tmp_path: Path, unit: str, value: int) -> None:
+    stamps = pa.array([value], pa.int64()).cast(pa.timestamp(unit))
+    ticks, told = read(a_file(tmp_path, time=stamps, price=[1.0], size=[1.0]))
+    ns = value * {"ms": 10**6, "us": 1000, "ns": 1}[unit]
+    if -(2**63) <= ns < 2**63:
+        assert ([tick.time for tick in ticks], told) == ([ns], [])
+    else:
+        assert (ticks, [row for row, _ in told]) == ([], [1])

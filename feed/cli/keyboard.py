@@ -10,7 +10,7 @@ import sys
 import termios
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 _NAMES: Final = {
@@ -63,8 +63,9 @@ def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     finally:
         loop.remove_signal_handler(signal.SIGCONT)
         loop.remove_reader(terminal)
-        # At once: output may have been stopped with Ctrl-S, and would be waited for.
-        termios.tcsetattr(terminal, termios.TCSANOW, found)
+        with suppress(termios.error):  # It may be gone, as after SIGHUP.
+            # At once: output may have been stopped with Ctrl-S, and would be waited for.
+            termios.tcsetattr(terminal, termios.TCSANOW, found)
         os.close(terminal)
 
 

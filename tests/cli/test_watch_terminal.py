@@ -57,6 +57,15 @@ def assert_left(terminal: Terminal) -> None:
     assert os.get_blocking(terminal.theirs)
 
 
+async def test_a_terminal_that_is_closed_ends_it(cli: Cli) -> None:
+    async with playing(market) as double, watching(double, cli) as terminal:
+        asyncio.get_running_loop().remove_reader(terminal.ours)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, terminal.ours)  # Which hangs up.
+        os.close(nothing)
+        assert await terminal.ended() == 130
+
+
 @pytest.mark.parametrize(
     ("ending", "code"), [("q", 0), ("ctrl-c", 130), ("sigterm", 130), ("close", 1)]
 )

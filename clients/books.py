@@ -306,11 +306,19 @@ class Books:
         self, held: Iterable[Subscription], besides: Iterable[Subscription] = ()
     ) -> list[Book]:
         """The streams under some subscriptions, but not under others, that can be resumed."""
+        held = list(held)
         coverage, known = Coverage(held), Coverage(besides)
+        candidates: Iterable[Book | None] = self._books.values()
+        if not any(each.is_wildcard for each in held):
+            # Do not look through all streams for a few that are named.
+            candidates = [self._books.get((each.channel, each.pattern)) for each in held]
         return [
             book
-            for book in self._books.values()
-            if book.seq is not None and _covers(coverage, book) and not _covers(known, book)
+            for book in candidates
+            if book is not None
+            and book.seq is not None
+            and _covers(coverage, book)
+            and not _covers(known, book)
         ]
 
     def report(self, reconnects: int) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -101,6 +102,24 @@ def test_ten_thousand_positions_take_few_messages(name_of: Callable[[int], str])
     needed = sum(len(json.dumps(message)) for message in messages) / 60_000
     assert len(messages) < needed + 3
     assert sum(price(parse_action(json.dumps(message))) for message in messages) < 19
+
+
+def test_many_long_names_beside_many_streams_take_no_time() -> None:
+    """The longest list of names that servers grant, of which one message holds a part."""
+    named = {f"{n:032}": n + 1 for n in range(1000)}
+    books = books_at("e1", **named, **{f"S{n}": n for n in range(9000)})
+    began = time.process_time()
+    messages = said(trades(*named, "*"), books)
+    assert time.process_time() - began < 2
+    found = {
+        symbol: seq
+        for message in messages
+        for positions in message.get("resume", [])
+        if positions["epoch"]
+        for symbol, seq in positions["trades"].items()
+    }
+    assert found == {each.symbol: each.seq for each in books.positioned(trades("*"))}
+    assert max(len(json.dumps(message)) for message in messages) <= 60_000
 
 
 SYMBOLS = st.lists(st.text("AB", min_size=1, max_size=9), min_size=1, max_size=150, unique=True)

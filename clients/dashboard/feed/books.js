@@ -7,7 +7,7 @@
  */
 
 import { Book } from "./book.js";
-import { Coverage } from "./subscriptions.js";
+import { Coverage, isWildcard } from "./subscriptions.js";
 
 /** Streams that are remembered; beyond it those go first that were first heard of. */
 const STREAMS_MAX = 100_000;
@@ -137,7 +137,12 @@ export class Books {
   positioned(held, besides = []) {
     const coverage = new Coverage(held);
     const known = new Coverage(besides);
-    return [...this.#books].filter(
+    const isNamed = !held.some(([, pattern]) => isWildcard(pattern));
+    // Do not look through all streams for a few that are named.
+    const candidates = isNamed
+      ? held.flatMap(([channel, symbol]) => this.#byChannel.get(channel)?.get(symbol) ?? [])
+      : [...this.#books];
+    return candidates.filter(
       ({ seq, channel, symbol }) =>
         seq !== null && coverage.covers(channel, symbol) && !known.covers(channel, symbol),
     );

@@ -210,7 +210,7 @@ class Hub:
         return self._streams.opened
 
     def opened_since(self, number: int) -> list[Stream]:
-        """The streams that were opened when so many had been opened before."""
+        """The streams that were opened after the first ones, `number` of them; the latest first."""
         return self._streams.opened_since(number)
 
     def keys(self) -> KeysView[StreamKey]:

@@ -115,6 +115,27 @@ async def test_a_snapshot_is_the_latest_tick_of_each_stream(
         assert "snap" not in live
 
 
+async def test_actions_on_many_streams_are_answered_in_their_order(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    await publisher.publish([trade(f"M{number:03}") for number in range(350)])
+    await publisher.drain()
+    async with talking(server.stream) as talk:
+        await talk.say(action="subscribe", trades=["*"], snapshot=True, id=0)
+        await talk.say(action="configure", stamps=True, id=1)
+        await talk.say(action="subscribe", trades=["M1*"], positions=True, conflate_ms=50, id=2)
+        await talk.say(action="ping", id=3)
+        await talk.say(action="unsubscribe", trades=["*", "M1*"], id=4)
+        await talk.say(action="list", id=5)
+        heard = [await talk.hear() for _ in range(6 + 350)]
+        assert [each["id"] for each in heard if "id" in each] == [0, 1, 2, 3, 4, 5]
+        assert {each["S"] for each in heard[1:351]} == {f"M{number:03}" for number in range(350)}
+        assert heard[-1]["trades"] == []
+        await publisher.publish([trade("M001")])
+        await publisher.drain()
+        assert (await talk.ask(action="ping"))["T"] == "pong"
+
+
 async def test_feeds_are_kept_apart(server: RunningServer, redis: Any, settings: Settings) -> None:
     async with (
         talking(server.ws + "/v2/sim") as sim,

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
+from feed.actions import Subscribe
 from feed.hub import Hub
 from feed.slices import SLICE_S, Steps, TimeSlices
 from feed.ticks import StreamKey
@@ -191,6 +193,30 @@ def market() -> tuple[Hub, list[Steps]]:
     for symbol in SYMBOLS:
         hub.open_stream(StreamKey("live", "trades", symbol), trade(symbol, seq=3), 1, seq=3)
     return hub, deferred
+
+
+def test_an_interval_of_one_client_costs_little_memory(market: tuple[Hub, list[Steps]]) -> None:
+    first, second = BigTalk(*market), BigTalk(*market)
+    # The mappings from which an interval's ticks are sent were 500 of 600 bytes.
+    for _ in first.session.complete(_everything_at(first, 130), str):
+        pass
+    tracemalloc.start()
+    try:
+        for _ in second.session.complete(_everything_at(second, 140), str):
+            pass
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    for talk in (first, second):
+        talk.session.leave()
+    assert size < 250 * STREAMS
+
+
+def _everything_at(talk: Talk, conflate_ms: int) -> Subscribe:
+    action = {"action": "subscribe", "trades": ["*"], "conflate_ms": conflate_ms}
+    request = talk.session.read(json.dumps(action))
+    assert isinstance(request, Subscribe)
+    return request
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from feed.actions import Auth
 from feed.blocks import Blocks
 from feed.conduct import Conduct
 from feed.encoding import Encoding
+from feed.follower import STREAMS_PER_TURN
 from feed.hub import Hub
 from feed.outbox import Outbox
 from feed.replay_actions import Play, Steer
@@ -234,6 +235,22 @@ def test_who_is_being_sent_the_past_can_change_its_subscriptions(market: Market)
     client.catch_up()
     market.tick()
     assert set(client.seqs(client.sink.take())) == set(SYMBOLS)
+
+
+def test_who_resumes_very_many_streams_is_looked_at_a_part_at_a_time(market: Market) -> None:
+    symbols = [f"M{number:04}" for number in range(3 * STREAMS_PER_TURN)]
+    for symbol in symbols:
+        market.open(symbol, seq=1)
+    client = Client(market)
+    client.ask(
+        action="subscribe", trades=["M*"],
+        resume={"epoch": "e1", "trades": dict.fromkeys(symbols, 1)},
+    )  # fmt: skip
+    follower = client.session.follower
+    assert follower is not None
+    for left in (2, 1, 0):
+        follower.advance(Blocks(), market.now)
+        assert len(follower.behind) == left * STREAMS_PER_TURN
 
 
 def test_rights_that_shrink_meanwhile_count(market: Market) -> None:

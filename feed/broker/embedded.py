@@ -74,8 +74,10 @@ async def provided_store(settings: Settings) -> AsyncIterator[str]:
 
     Raises:
         StoreUnavailable: it does not start.
+        InvalidSettings: the URL that is configured is malformed.
     """
     if settings.redis_url:
+        make_client(settings.redis_url)  # Refuses a malformed one.
         yield settings.redis_url
         return
     store = _EmbeddedStore(settings)

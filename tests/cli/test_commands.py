@@ -99,6 +99,25 @@ async def test_publish_from_a_pipe_waits_for_nothing(cli: Cli) -> None:
             assert err == b"\n"  # after the ^C of a terminal
 
 
+def test_a_malformed_url_of_redis_is_one_line_for_every_command(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TICKCAST_REDIS_URL", "redis://user:swordfish@host?unknown=1")
+    path = tmp_path / "a.csv"
+    path.write_text("time,price,size\n2024-01-02T14:30:00Z,5,1\n")
+    for words in (
+        *(["demo", "--port", "0"], ["serve", "--port", "0"], ["publish", "/dev/null"]),
+        *(["replay", str(path), "--symbol", "A"], ["replayctl", "status"], ["synth"], ["bars"]),
+        *(["live", "coinbase", "A-B"], ["load", "ws://127.0.0.1:1/stream", "-s", "A", "-r", "1"]),
+    ):
+        done = shell.run(*words)
+        assert (done.code, done.out) == (2, ""), words
+        assert done.err == (
+            "tickcast: redis_url: 'redis://host': unknown parameter 'unknown';"
+            " the nearest is username\n"
+        )
+
+
 async def test_watch_ends_when_its_reader_does(cli: Cli) -> None:
     async with cli.serving("demo") as (address, _):
         url = address.replace("http", "ws") + "/stream"

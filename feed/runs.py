@@ -144,8 +144,10 @@ class Runs:
             lost_in: the epoch of those numbers. Not the one that the runs are in by now: another
                 server, or a publisher, may have begun a new one meanwhile. That one is entered.
         """
-        logger.warning("feed %s: the store has lost numbers of %d streams, %s and others; "
-                       "a new epoch begins", feed, len(runs), runs[0][0].symbol)  # fmt: skip
+        logger.warning(
+            "feed %s: the store has lost numbers (streams: %d, such as %s %s); a new epoch begins",
+            feed, len(runs), *runs[0][0][1:],
+        )  # fmt: skip
         epoch = await self._store.begin_epoch(feed, lost_in)
         await self._store.restart([key for key, _ in runs], epoch)
         self.enter_epoch(feed, epoch)

@@ -117,10 +117,19 @@ class TransportSink:
         self.on_pause = self.on_drain = _nothing
 
     def take(self, message: str | bytes) -> None:
-        """Pass a message on; while one is being worked off, those after it wait."""
+        """Pass a message on; while one is being worked off, those after it wait.
+
+        Should one raise, the connection ends: its client must not wait for an answer for ever.
+        """
         if self._waiting is not None:
             self._waiting.append(message)
-        elif (work := self.on_message(message)) is not None:
+            return
+        try:
+            work = self.on_message(message)
+        except Exception:
+            self._fail()
+            return
+        if work is not None:
             self._waiting = deque()
             self._protocol.stop_reading()
             task = self._protocol.loop.create_task(self._work_off(work))
@@ -128,21 +137,21 @@ class TransportSink:
             task.add_done_callback(self._protocol.tasks.discard)
 
     async def _work_off(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await what one message asks for, then take those that came meanwhile.
-
-        Should that raise, the connection ends: its client must not wait for an answer for ever.
-        """
+        """Await what one message asks for, then take those that came meanwhile."""
         try:
             await work
             while self._waiting:
                 if (more := self.on_message(self._waiting.popleft())) is not None:
                     await more
         except Exception:
-            logger.exception("a message could not be answered, closing the connection")
-            self.finish(b"", CloseCode.INTERNAL_ERROR, "internal error")
+            self._fail()
         finally:
             self._waiting = None
             self._protocol.read_on()
+
+    def _fail(self) -> None:
+        logger.exception("a message could not be answered, closing the connection")
+        self.finish(b"", CloseCode.INTERNAL_ERROR, "internal error")
 
     def end(self, code: int) -> None:
         """Tell that no more messages will come; soon, because a flush may be under way."""

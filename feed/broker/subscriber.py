@@ -301,15 +301,19 @@ class Subscriber:
             # Perhaps this connection alone was cut; `_watch` knows whether messages come.
             logger.debug("could not send a heartbeat: %s", error)
             return
+        receivers, *ping = replies
         try:
-            with translated_errors():
-                for reply in replies:
-                    if isinstance(reply, exceptions.RedisError):
-                        raise reply
+            _raise_if_error(receivers)
         except BrokerUnavailable as error:
             self._resolve(str(error))
             return
-        if replies[0] == 0 and self._returned_s < sent_s and self._astray_since_s is None:
+        try:
+            _raise_if_error(*ping)
+        except TickcastError as error:
+            # Also a lack of permission: messages come all the same.
+            self._resolve(str(error))
+            return
+        if receivers == 0 and self._returned_s < sent_s and self._astray_since_s is None:
             self._astray_since_s = sent_s
         self._accepted_s = sent_s
         self._resolve_if_returned()
@@ -347,3 +351,11 @@ class Subscriber:
                 raise BrokerUnavailable("Redis has fallen silent")
             if astray_s > _SILENCE_S:
                 raise BrokerUnavailable("what is published to Redis does not arrive from it")
+
+
+def _raise_if_error(*replies: object) -> None:
+    """Raise the first reply that is an error, as `translated_errors` says."""
+    with translated_errors():
+        for reply in replies:
+            if isinstance(reply, exceptions.RedisError):
+                raise reply

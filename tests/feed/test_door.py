@@ -413,10 +413,10 @@ async def test_a_socket_is_told_to_try_again_too(
         assert (await ask(socket, action="auth", token=SECRET))["msg"] == "authenticated"
 
 
-async def test_a_crowd_is_told_to_come_again_where_too_many_wait(
+async def test_handshakes_beyond_those_that_may_wait_get_503_with_retry_after(
     settings: Settings, redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing waits in vain: those that are refused are told when to try again, all get in."""
+    """They do not wait for Redis, and those that do wait are let in once it answers."""
     monkeypatch.setattr("feed.door._ENTERING_MAX", 5)
     async with running_server(settings, redis_url) as server, contextlib.AsyncExitStack() as stack:
         door = server.app_state["engine"].door

@@ -113,7 +113,7 @@ async def test_nothing_is_written_after_detaching() -> None:
 
 
 @pytest.mark.parametrize(
-    "messages", [("fail", "b"), ("wait", "fail", "b"), ("wait", "fail at once")]
+    "messages", [("fail", "b"), ("wait", "fail", "b"), ("wait", "fail at once"), ("fail at once",)]
 )
 async def test_a_message_that_fails_ends_its_connection(
     messages: tuple[str, ...], caplog: pytest.LogCaptureFixture

@@ -277,3 +277,21 @@ async def test_silence_before_the_first_heartbeat_is_noticed(
             await until(lambda: not listener.subscriber.connected, 4)
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_redis_that_may_not_be_pinged_is_in_trouble_but_messages_come(
+    redis: Redis, redis_url: str
+) -> None:
+    """So it is with one that loads its data. The connection must not be given up for that."""
+    await redis.acl_setuser(
+        "reader", enabled=True, nopass=True, channels=["*"], categories=["+@all"],
+        commands=["-ping"],
+    )  # fmt: skip
+    async with listening(redis_url.replace("unix://", "unix://reader:@")) as listener:
+        trouble = await listener.subscriber.trouble()
+        assert trouble is not None
+        assert "ping" in trouble.lower()
+        await listener.subscriber.subscribe(["A"])
+        await redis.publish("A", "x")
+        await until(lambda: listener.heard == [("A", b"x")])
+        assert listener.subscriber.reconnects == 0

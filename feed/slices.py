@@ -52,9 +52,6 @@ class TimeSlices:
     Work that turns out to be long goes on one after the other: it holds memory while it lasts.
     After every slice the event loop is free for as long as the slice took, so all work together has
     at most half of the loop.
-
-    Attributes:
-        longest_s: the longest slice so far.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -63,7 +60,6 @@ class TimeSlices:
         self._short: deque[_Queue] = deque()
         self._long: deque[_Queue] = deque()
         self._news = asyncio.Event()
-        self.longest_s = 0.0
 
     def start(self, owner: Hashable, steps: Steps) -> None:
         """Carry work out after what the owner has given before, without waiting for it."""
@@ -107,7 +103,6 @@ class TimeSlices:
             if self._long and not self._take_step(self._long[0]):
                 self._long.popleft()
             took_s = self._clock() - began_s
-        self.longest_s = max(self.longest_s, took_s)
         return took_s
 
     def _add(self, owner: Hashable, steps: Steps, done: asyncio.Future[None] | None) -> None:

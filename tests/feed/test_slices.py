@@ -64,7 +64,6 @@ def test_a_slice_ends_in_time_and_clients_take_turns(clock: Clock, slices: TimeS
     assert "".join(log) == "abcab"
     slices.work_for(SLICE_S)
     assert "".join(log) == "abcabc"
-    assert slices.longest_s == pytest.approx(SLICE_S)
     assert slices.work_for(SLICE_S) == 0
 
 

@@ -16,7 +16,7 @@ from feed.batch import Batch
 from feed.broker import keys
 from feed.broker.store import Head, Store
 from feed.broker.subscriber import Subscriber
-from feed.errors import InvalidTick, TickcastError, level_of
+from feed.errors import AccessDenied, BrokerUnavailable, InvalidTick, TickcastError, level_of
 from feed.feeds import Feed, Feeds
 from feed.hub import Hub
 from feed.recovery import Run
@@ -263,9 +263,25 @@ class Upstream:
             batch = list(self._announced)[:_OPEN_BATCH]
             try:
                 await self._begin_opening(batch, from_first=True)
-            except TickcastError as error:
+            except (BrokerUnavailable, AccessDenied) as error:
                 logger.log(level_of(error), "could not open new streams: %s", error)
                 await asyncio.sleep(_OPEN_AGAIN_S)
+            except Exception:
+                await self._open_apart(batch)
+
+    async def _open_apart(self, streams: list[StreamKey]) -> None:
+        """One of some new streams can't be opened: open the others, and leave it out."""
+        for key in streams:
+            if key not in self._announced:
+                continue
+            try:
+                await self._begin_opening([key], from_first=True)
+            except (BrokerUnavailable, AccessDenied) as error:
+                logger.log(level_of(error), "could not open a new stream: %s", error)
+            except Exception as error:
+                self._announced.pop(key, None)
+                bug = None if isinstance(error, TickcastError) else error
+                logger.error("left out the new stream %s: %s", key, error, exc_info=bug)
 
     async def _on_reconnect(self) -> None:
         """Catch up with what was published while the connection was down."""

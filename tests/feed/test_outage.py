@@ -12,13 +12,16 @@ from typing import Any
 import httpx
 import pytest
 
+from feed.broker import keys
 from feed.broker.client import make_client
 from feed.broker.embedded import provided_store
 from feed.broker.publisher import Publisher
+from feed.broker.store import Store
 from feed.errors import BrokerUnavailable
 from feed.settings import Settings
+from feed.ticks import StreamKey
 from tests.builders import trade, trades
-from tests.conftest import running_server
+from tests.conftest import running_server, until
 from tests.feed.broker.test_embedded import guard_of
 from tests.talk import talking
 
@@ -144,6 +147,24 @@ async def test_a_server_may_start_before_its_redis(settings: Settings) -> None:
         async with provided_store(settings):
             await until_status(server.http + "/ready", 200)
             assert (await talk.ask(action="subscribe", trades=["A"]))["T"] == "subscription"
+
+
+async def test_a_new_stream_that_cannot_be_opened_is_left_out(
+    settings: Settings, redis_url: str, redis: Any, publisher: Publisher,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    bad = StreamKey("live", "trades", "BAD")
+    epoch = await Store(redis).epoch("live", keep=True)
+    await redis.hset(keys.meta(bad), mapping={"epoch": epoch, "seq": "1"})
+    await redis.set(keys.history(bad), "no history")
+    async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
+        await talk.ask(action="subscribe", trades=["*"])
+        await redis.publish(keys.announcements("live"), "trades/BAD")
+        await publisher.publish([trade("A"), trade("B")])
+        assert {tick["S"] for tick in await talk.ticks(2)} == {"A", "B"}
+        await until(lambda: "left out the new stream" in caplog.text)
+        await publisher.publish([trade("C")])
+        assert [tick["S"] for tick in await talk.ticks(1)] == ["C"]
 
 
 async def test_garbage_in_a_channel_is_ignored(

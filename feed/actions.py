@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from feed.access.credentials import Bearer, Credentials, KeyAndSecret
 from feed.delivery import NO_OPTIONS, Options, SlowPolicy, effective_conflate_ms
-from feed.errors import InvalidAction
+from feed.errors import Fault, InvalidAction
 from feed.fields import (
     Fields,
     Id,
@@ -25,7 +25,7 @@ from feed.fields import (
 )
 from feed.positions import NO_POSITIONS, Positions, parse_positions
 from feed.replay_actions import Play, Steer, parse_play, parse_steer
-from feed.ticks import Subscription
+from feed.ticks import CHANNELS, Subscription
 from feed.times import Time
 
 HEARTBEAT_MS: Final = (100, 60_000)
@@ -175,19 +175,31 @@ def read_id(message: str | bytes) -> Id:
         return None
 
 
-def parse_action(message: str | bytes) -> Action:
+def parse_action(message: str | bytes, entries_max: int | None = None) -> Action:
     """Read one client message: JSON when it is text, MessagePack when it is bytes.
+
+    Args:
+        entries_max: symbols and wildcards that a client may hold. A message that names more than
+            twice as many is refused before they are looked at.
 
     Raises:
         InvalidAction: with what was wrong, and the message's `id` if it could be read.
     """
     fields = _decode_map(message)
     id_ = take_id(fields)
+    if entries_max is not None and (count := _count_entries(fields)) > 2 * entries_max:
+        detail = f"{count} symbols and wildcards, at most {entries_max} are allowed"
+        raise InvalidAction(Fault.SYMBOL_LIMIT, detail, id_)
     try:
         return _parse_fields(fields, id_)
     except InvalidAction as error:
         error.id = id_
         raise
+
+
+def _count_entries(fields: Fields) -> int:
+    lists = [fields[channel] for channel in CHANNELS if channel in fields]
+    return sum(len(each) for each in lists if isinstance(each, list))
 
 
 def _decode_map(message: str | bytes) -> dict[str, Any]:

@@ -56,8 +56,12 @@ class Conduct:
         """
         self._messages.owe(price)
 
-    def may_refuse(self, now_s: float) -> bool:
-        """Whether the client may be told once more that it is too fast; if not, it has to go."""
+    def may_refuse(self, cost: float, now_s: float) -> bool:
+        """Whether the client may be told once more that it is too fast; if not, it has to go.
+
+        Args:
+            cost: 1 for a plain message, more for a long one.
+        """
         if self._patience is None:
             self._patience = TokenBucket(_REFUSALS_PER_S, _REFUSALS_BURST)
-        return self._patience.take(1, now_s)
+        return self._patience.take(min(cost, _REFUSALS_BURST), now_s)

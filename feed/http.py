@@ -8,14 +8,18 @@ asked only when the whole request is there, so that a refusal never meets an ans
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import math
+import socket as sockets
+import struct
 import sys
 import termios
 from collections import Counter
 from functools import partial
 from http import HTTPStatus
+from time import perf_counter
 from typing import Any, Final
 
 import httptools
@@ -64,8 +68,8 @@ class FeedHttpProtocol(HttpToolsProtocol):
     # Among uvicorn's own attributes they would double the size of a dict.
     __slots__ = (
         "_address", "_due", "_due_s", "_held", "_in_head", "_is_handshake", "_is_over",
-        "_is_receiving", "_patience_s", "_refused", "_share", "_size", "_still", "_timer",
-        "_unread", "served",
+        "_is_receiving", "_patience_s", "_received", "_refused", "_share", "_size", "_still",
+        "_timer", "_unread", "served",
     )  # fmt: skip
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -78,6 +82,8 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._share: LoopShare = self.app_state.get("loop_share") or LoopShare()
         self._address: AddressLimiter | None = None
         self.served = 0
+        self._received = b""
+        """What has come and is not parsed yet."""
         self._unread: float = math.inf
         """Bytes of answers that the client had not acknowledged at the last look."""
         self._still = 0
@@ -137,7 +143,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         """End, so that another connection can be served."""
         self._is_over = True
         self._refused[STALLED] += 1
-        self.transport.abort()
+        reset(self.transport)
 
     def _leave_address(self) -> None:
         if self._address is not None:
@@ -200,7 +206,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         """Cut a client that reads nothing of its answers."""
         self._refused[STALLED] += 1
         self._is_over = True
-        self.transport.abort()
+        reset(self.transport)
 
     def _is_answering(self) -> bool:
         """Whether the answer to a complete request is still to come, or has come in part."""
@@ -210,12 +216,31 @@ class FeedHttpProtocol(HttpToolsProtocol):
     # -- bytes
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, a little at a time, so that every bound is noticed soon."""
+        """As uvicorn's, a little at a time, so that every bound is noticed soon.
+
+        What the loop has no time for in this turn waits, and meanwhile nothing more is read.
+        """
         self._unset_keepalive_if_required()
-        for start in range(0, len(data), SLICE_BYTES):
-            if self._is_over:
-                return
-            self._feed(data[start : start + SLICE_BYTES])
+        if self._is_over:
+            return
+        if self._received:
+            self._received += data
+            return
+        self._received = data
+        if self._share.run(self._parse):
+            self.flow.pause_reading()
+
+    def _parse(self, deadline_s: float) -> bool:
+        """Parse what has come until a deadline; returns whether some of it is left."""
+        while self._received and not self._is_over:
+            data, self._received = self._received[:SLICE_BYTES], self._received[SLICE_BYTES:]
+            self._feed(data)
+            if perf_counter() >= deadline_s and self._received and not self._is_over:
+                return True
+        self._received = b""
+        if not (self.pipeline or self.transport.is_closing()):
+            self.flow.resume_reading()
+        return False
 
     def _feed(self, data: bytes) -> None:
         try:
@@ -310,6 +335,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._stop_waiting()
         if not self.transport.is_closing():
             self.transport.pause_reading()
+            self.flow.read_paused = False  # From now on, reading is none of its business.
             self._share.run(self._upgrade)
 
     def _upgrade(self, deadline_s: float) -> bool:
@@ -383,6 +409,18 @@ async def _run_in_turn(
     """Run an application, in a turn of the loop in which few others begin."""
     await share.start(urgent=scope["path"] in PROBES)
     await app(scope, receive, send)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a connection, and drop what the kernel holds for a client that does not read it.
+
+    Otherwise the kernel would go on offering that for minutes.
+    """
+    socket = transport.get_extra_info("socket")
+    if socket is not None:
+        with contextlib.suppress(OSError):
+            socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 def unacknowledged(transport: asyncio.Transport) -> int:

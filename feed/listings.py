@@ -39,10 +39,10 @@ async def list_symbols(store: Store, feed: str, rights: Entitlements, page: Page
         if key.symbol > page.after and _may_see(rights, key):
             channels.setdefault(key.symbol, []).append(key.channel)
     symbols = sorted(channels)
-    rows = [
-        {"S": symbol, "channels": sort_channels(channels[symbol])}
-        for symbol in symbols[: page.limit]
-    ]
+    rows = []
+    for symbol in symbols[: page.limit]:
+        rows.append({"S": symbol, "channels": sort_channels(channels[symbol])})
+        await pauses.pause()
     link = ""
     if len(symbols) > page.limit:
         link = _link("/symbols", feed, page.limit, symbols[page.limit - 1])
@@ -64,13 +64,15 @@ async def list_latest(
             wanted += rights.narrow(feed, Subscription(channel, pattern))
         await pauses.pause()
     coverage = Coverage(wanted)
-    found: list[StreamKey] = []
+    order = {channel: number for number, channel in enumerate(CHANNELS)}
+    covered: list[tuple[str, int, StreamKey]] = []
     for key in await _streams_of(store, feed, pauses):
         await pauses.pause()
         if key.symbol > page.after and coverage.covers(key):
-            found.append(key)
-    order = {channel: number for number, channel in enumerate(CHANNELS)}
-    found.sort(key=lambda key: (key.symbol, order[key.channel]))
+            covered.append((key.symbol, order[key.channel], key))
+    covered.sort()
+    found = [key for _, _, key in covered]
+    await pauses.pause()
     shown = _whole_symbols(found, page.limit)
     ticks: list[object] = []
     for start in range(0, len(shown), _HEADS_AT_ONCE):

@@ -65,7 +65,7 @@ class Rights:
         paid = actions.price_of_size(len(message))
         if self._conduct is not None and not self._conduct.pay(paid, now_s):
             raise self._refusal(self._conduct, message, now_s)
-        action = actions.parse_action(message)
+        action = actions.parse_action(message, self._subscriptions_max)
         price = actions.price(action)
         if self._conduct is not None and not self._conduct.pay(price, now_s, paid):
             raise self._refusal(self._conduct, message, now_s)
@@ -90,7 +90,7 @@ class Rights:
 
     @staticmethod
     def _refusal(conduct: Conduct, message: str | bytes, now_s: float) -> InvalidAction | Ended:
-        if not conduct.may_refuse(now_s):
+        if not conduct.may_refuse(actions.price_of_size(len(message)), now_s):
             return Ended(Fault.RATE_LIMITED, "it went on")
         id_ = actions.read_id(message)
         return InvalidAction(Fault.RATE_LIMITED, conduct.limits, id_)

@@ -28,6 +28,7 @@ from feed.rates import FrameLimit, TokenBucket
 from feed.transport_sink import EXTENSION, Ending, TransportSink
 
 _SLICE_BYTES: Final = 1024
+_LONG_SLICE_BYTES: Final = 4 * 1024
 _HOLD_S: Final = 0.5
 """How long a client waits whose address has used up its allowance."""
 _HOLD_AGAIN_S: Final = 5.0
@@ -46,7 +47,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     # Mostly what uvicorn's class assigns: in a dict so many attributes take 2 kB more. Should it
     # come to assign others, they find a dict still.
     __slots__ = (
-        "_address", "_cut", "_frame_count", "_frames", "_handed_over", "_held", "_held_at_s",
+        "_address", "_cut", "_frame_count", "_frames", "_handed_over", "_has_frames", "_held",
+        "_held_at_s",
         "_is_deaf", "_is_reading", "_is_waiting", "_offset", "_ping_at", "_pong", "_received",
         "_share", "app", "app_state", "asgi_version",
         "client", "close_sent", "close_timeout", "close_timer", "config", "conn", "connections",
@@ -70,7 +72,9 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         """What has come and is not parsed yet, from `_offset` on. One read of the transport."""
         self._offset = 0
         self._frame_count = 0
-        """Frames in what was parsed last."""
+        """Frames parsed that do not count for the address yet."""
+        self._has_frames = True
+        """There were frames in what was parsed last."""
         self._is_waiting = False
         """`_parse` has been passed to the share, and is to be called."""
         self._held_at_s = -math.inf
@@ -194,7 +198,9 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         """Parse what has come until a deadline; returns whether to be called again."""
         try:
             while self._received is not None and not self.read_paused:
-                size = min(_SLICE_BYTES, len(self._received) - self._offset)
+                # Within a long frame, there is nothing to be counted.
+                slice_bytes = _SLICE_BYTES if self._has_frames else _LONG_SLICE_BYTES
+                size = min(slice_bytes, len(self._received) - self._offset)
                 if not self._may_parse(size):
                     break
                 data = self._received[self._offset : self._offset + size]
@@ -234,6 +240,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     def handle_events(self) -> None:
         count = len(self.conn.events)
         self._frame_count += count
+        self._has_frames = count > 0
         if (
             self._frames is None
             or not self.handshake_complete

@@ -28,9 +28,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     real = actions.parse_action
     events = FeedProtocol.handle_events
 
-    def counting(message: str | bytes) -> object:
+    def counting(message: str | bytes, entries_max: int | None = None) -> object:
         counts["messages"] += 1
-        return real(message)
+        return real(message, entries_max)
 
     def counting_events(self: FeedProtocol) -> None:
         counts["frames"] += len(self.conn.events)

@@ -1,0 +1,174 @@
+"""Attacks, one kind after the other: a bystander's ticks stay in time, and memory is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from feed.broker.publisher import Publisher
+from feed.encoding import Encoding
+from feed.ticks import Trade
+from feed.times import Time
+from tests.faults.attackers import KINDS, Attack, Outcome, attacked
+from tests.faults.auditor import Auditor, Message
+from tests.faults.conftest import Scale
+from tests.faults.report import tell_numbers
+from tests.faults.scene import Scene
+from tests.faults.serving import ServerProcess
+from tests.faults.source import Source, made_up
+from tests.faults.valkey import free_port
+
+pytestmark = pytest.mark.faults
+
+MIB: Final = 1024 * 1024
+RATE: Final = 50.0
+LATE_MS: Final = 250.0
+BUSY_LATE_MS: Final = 1500.0
+"""Where the suite runs on a machine that does other things."""
+GROWTH_MAX_BYTES: Final = 64 * MIB
+GONE_WITHIN_S: Final = 2.0
+HANDSHAKE_TIMEOUT_S: Final = 1.0
+
+OWN: Final = ["127.0.0.1"]
+"""An address without limits of its own, as those of this machine are by default."""
+ONE: Final = ["127.0.0.2"]
+TWENTY: Final = [f"127.0.1.{number}" for number in range(1, 21)]
+
+
+class Bystander(Auditor):
+    """Notes how late each tick is, from its publishing to its arrival."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, ["ES"], Encoding.JSON)
+        self.stamps = True
+        self.late_us: list[int] = []
+
+    def on_tick(self, message: Message) -> None:
+        self.late_us.append(time.time_ns() // 1000 - message["tr"])
+
+    def begin(self) -> None:
+        self.late_us.clear()
+
+    def late_ms(self, percent: int) -> float:
+        ordered = sorted(self.late_us)
+        return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] / 1000
+
+
+class Stage:
+    """A server with many streams, and a bystander who is served by it."""
+
+    def __init__(self, scene: Scene, server: ServerProcess, metrics_port: int) -> None:
+        self.scene = scene
+        self.server = server
+        self.metrics_port = metrics_port
+        self.bystander = Bystander(server.stream())
+
+    async def suffer(
+        self, kind: str, addresses: list[str], connections: int, seconds: float
+    ) -> dict[str, Any]:
+        """Let an attack happen; returns what it did to the others."""
+        attack = Attack(kind, self.server.port, self.metrics_port, addresses, connections, seconds)
+        before = most = self.server.rss_bytes()
+        self.bystander.begin()
+        task = asyncio.create_task(attacked(attack))
+        scraped = 0
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=0.2)
+                most = max(most, self.server.rss_bytes())
+                scraped += kind == "metrics" and await self._scrape()
+            outcome: Outcome = task.result()
+        finally:
+            task.cancel()
+        found = {
+            "p50_ms": self.bystander.late_ms(50),
+            "p99_ms": self.bystander.late_ms(99),
+            "grown_mib": round((most - before) / MIB, 1),
+            "cut": outcome.cut,
+            "refused": outcome.refused,
+            "survived": outcome.survived,
+            "longest_s": round(outcome.longest_s, 2),
+            "statuses": " ".join(f"{a}×{n}" for a, n in sorted(outcome.statuses.items())),
+        }
+        tell_numbers(f"{kind} from {len(addresses)} ({addresses[0]}) × {connections}", found)
+        if kind == "metrics":
+            assert scraped, "the metrics could not be read meanwhile"
+        return found
+
+    async def _scrape(self) -> bool:
+        try:
+            async with httpx.AsyncClient(timeout=2) as client:
+                answer = await client.get(f"http://127.0.0.1:{self.metrics_port}/metrics")
+                return answer.status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+async def staged(scene: Scene, streams: int, metrics_port: int) -> Stage:
+    store = await scene.valkey()
+    server = await scene.server(store.url)
+    publisher: Publisher = await scene.publisher(store.url)
+    now = Time.now()
+    for start in range(0, streams, 1000):
+        names = range(start, min(streams, start + 1000))
+        await publisher.publish(
+            [Trade(symbol=f"SYMBOL{name:05}", price=1.5, size=2, time=now) for name in names]
+        )
+    await publisher.drain()
+    stage = Stage(scene, server, metrics_port)
+    scene.start(stage.bystander)
+    await scene.until_live([stage.bystander])
+    source = scene.start(Source(publisher, made_up(["ES"]), RATE))
+    await scene.flowing(source, int(RATE) // 2)
+    return stage
+
+
+def attacks(*, long: bool) -> list[tuple[str, list[str], int]]:
+    """Kinds of attack, addresses, and connections from each of them."""
+    if not long:
+        return [
+            ("text", OWN, 3), ("large", TWENTY, 1), ("nesting", ONE, 20), ("http", OWN, 30),
+            ("unread", OWN, 12), ("metrics", OWN, 60),
+        ]  # fmt: skip
+    found = []
+    for kind in KINDS:
+        many = {"http": 100, "unread": 200, "stalled": 400, "metrics": 400}.get(kind, 20)
+        each = {"http": 15, "unread": 10, "stalled": 20, "metrics": 20}.get(kind, 3)
+        found += [(kind, OWN, 3), (kind, OWN, many), (kind, ONE, many), (kind, TWENTY, each)]
+    return found
+
+
+async def test_attacks_do_not_delay_a_bystander(directory: Path, scale: Scale) -> None:
+    metrics_port = free_port()
+    scene = Scene(
+        directory,
+        metrics_bind=f"127.0.0.1:{metrics_port}",
+        unlimited_addresses="127.0.0.1/32",
+        handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
+    )
+    seconds = scale.pick(0.7, 3.0)
+    late_ms = scale.pick(BUSY_LATE_MS, LATE_MS)
+    faults = []
+    async with scene:
+        stage = await staged(scene, scale.pick(2000, 10_000), metrics_port)
+        for kind, addresses, connections in attacks(long=scale.long):
+            found = await stage.suffer(kind, addresses, connections, seconds)
+            stalls = kind in ("unread", "stalled", "metrics")
+            within_s = GONE_WITHIN_S + (HANDSHAKE_TIMEOUT_S if stalls else 0)
+            if found["p99_ms"] > late_ms:
+                faults.append(f"{kind} from {len(addresses)}: {found['p99_ms']} ms late")
+            if found["grown_mib"] * MIB > GROWTH_MAX_BYTES:
+                faults.append(f"{kind} from {len(addresses)}: {found['grown_mib']} MiB more")
+            if found["longest_s"] > within_s + scale.pick(2.0, 0.0):
+                faults.append(f"{kind} from {len(addresses)}: cut after {found['longest_s']} s")
+            if found["survived"]:
+                faults.append(f"{kind} from {len(addresses)}: {found['survived']} were never cut")
+        assert stage.bystander.reconnects == 0
+        assert not stage.bystander.sums.faults
+        assert await stage.server.status("/ready") == 200
+    assert faults == []

@@ -23,7 +23,7 @@ from time import perf_counter
 from typing import Any, Final
 
 import httptools
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -186,7 +186,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._close()
 
     def note_progress(self) -> int:
-        """Look how much the client has read of what it asked for; the server calls it each second.
+        """Look how much the client has read of its answers; the server calls it twice a second.
 
         Returns:
             How many looks in a row have found that it read nothing, though something waits for it.
@@ -200,7 +200,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
     @property
     def patience_looks(self) -> int:
         """How many such looks are too many, where there are few such clients: some 10 s."""
-        return max(1, round(2 * self._patience_s))
+        return max(1, round(4 * self._patience_s))
 
     def give_up_reader(self) -> None:
         """Cut a client that reads nothing of its answers."""
@@ -314,7 +314,22 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._held = app
         else:
             self.served += 1
-            super()._start_asgi_task(cycle, partial(_run_in_turn, self._share, app))
+            super()._start_asgi_task(cycle, partial(self._run_in_turn, cycle, app))
+
+    async def _run_in_turn(
+        self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Run an application, in a turn of the loop in which few others begin."""
+
+        async def send_while_open(message: Message) -> None:
+            # uvicorn waits for this as well, but may then write to a transport that is closed: of
+            # pipelined requests, it tells only the last that the client is gone.
+            await self.flow.drain()
+            cycle.disconnected = cycle.disconnected or self.transport.is_closing()
+            await send(message)
+
+        await self._share.start(urgent=scope["path"] in PROBES)
+        await app(scope, receive, send_while_open)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -401,14 +416,6 @@ class FeedHttpProtocol(HttpToolsProtocol):
     def _abort_later(self) -> None:
         self._stop_waiting()
         self._timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
-
-
-async def _run_in_turn(
-    share: LoopShare, app: ASGIApp, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Run an application, in a turn of the loop in which few others begin."""
-    await share.start(urgent=scope["path"] in PROBES)
-    await app(scope, receive, send)
 
 
 def reset(transport: asyncio.Transport) -> None:

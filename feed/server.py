@@ -35,7 +35,8 @@ _GIVE_BACK_AFTER_TICKS: Final = 100
 """Ten seconds: uvicorn's ticks come ten times in one."""
 _WARN_AGAIN_S: Final = 60.0
 _STUCK_READERS: Final = 8
-"""So many clients that read nothing of their HTTP answers are cut at once, fewer after a while."""
+"""Clients that read nothing of their HTTP answers are cut soon where there are this many."""
+_CROWD_LOOKS: Final = 2
 _TLS_SHUTDOWN_TIMEOUT_S: Final = 2.0
 """How long a client may take to read its last bytes and say good-bye on the level of TLS."""
 
@@ -114,7 +115,9 @@ class Server(uvicorn.Server):
         if counter % 10 == 0:
             if self._certificate is not None:
                 await asyncio.to_thread(self._certificate.look)
-            self._look_after_connections()
+            self._keep_alive()
+        if counter % 5 == 0:
+            self._cut_stuck_readers()
         if counter % _GIVE_BACK_AFTER_TICKS == 0:
             give_back()
         return await super().on_tick(counter)
@@ -137,17 +140,22 @@ class Server(uvicorn.Server):
                     os.strerror(error.errno).lower(), soft,
                 )  # fmt: skip
 
-    def _look_after_connections(self) -> None:
+    def _keep_alive(self) -> None:
         now = asyncio.get_running_loop().time()
-        stuck: list[tuple[int, FeedHttpProtocol]] = []
         for connection in list(self.server_state.connections):
             if isinstance(connection, FeedProtocol):
                 connection.keep_alive(now)
-            elif isinstance(connection, FeedHttpProtocol) and (looks := connection.note_progress()):
-                stuck.append((looks, connection))
+
+    def _cut_stuck_readers(self) -> None:
+        """Cut clients that read nothing of their HTTP answers: sooner where there are many."""
+        stuck = [
+            (looks, connection)
+            for connection in self.server_state.connections
+            if isinstance(connection, FeedHttpProtocol) and (looks := connection.note_progress())
+        ]
         is_crowd = len(stuck) >= _STUCK_READERS
         for looks, connection in stuck:
-            if is_crowd or looks >= connection.patience_looks:
+            if looks >= (_CROWD_LOOKS if is_crowd else connection.patience_looks):
                 connection.give_up_reader()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,10 @@ from tests.faults.serving import ServerProcess
 from tests.faults.source import Source, made_up
 from tests.faults.valkey import free_port
 
-pytestmark = pytest.mark.faults
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.skipif(sys.platform != "linux", reason="it needs all of 127.0.0.0/8, and /proc"),
+]
 
 MIB: Final = 1024 * 1024
 RATE: Final = 50.0

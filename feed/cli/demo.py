@@ -19,7 +19,7 @@ from feed.broker.embedded import prepare_directory, provided_store
 from feed.cli.bars import make_bars
 from feed.cli.common import config_option, open_publisher, run_server_loop, set_up_logging
 from feed.cli.parameters import Rate
-from feed.cli.serve import serve_feed
+from feed.cli.serve import check_tapes, serve_feed
 from feed.delays import Reminders
 from feed.errors import AlreadyClaimed, InvalidSettings, TickcastError
 from feed.server import CannotListen, address_of, bind_all
@@ -53,6 +53,7 @@ def demo(
     settings = load_settings(config, port=port)
     set_up_logging(settings)
     certificate = certificate_of(settings)
+    check_tapes(settings)
     if self_signed and certificate is not None:
         raise InvalidSettings("--tls makes a certificate; tls_cert names one already")
     with ExitStack() as stack:

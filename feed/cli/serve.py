@@ -19,20 +19,13 @@ from feed.cli.common import (
     run_server_loop,
     set_up_logging,
 )
+from feed.errors import InvalidSettings
 from feed.server import CannotListen, address_of, bind, bind_all, raise_file_limit
 from feed.server import serve as run_server
 from feed.settings import Settings, load_settings
 from feed.tls import Certificate, certificate_of
 
 DASHBOARD = Path(clients.__file__).parent / "dashboard" / "dist"
-
-
-def _check_directory(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> str | None:
-    if value is not None and not Path(value).is_dir():
-        raise click.BadParameter(f"{value} is no directory")
-    return value
 
 
 @click.command()
@@ -48,7 +41,7 @@ def _check_directory(
     "--jwt-key", metavar="FILE", help="Take tokens signed with this key: PEM, or a secret."
 )
 @click.option("--jwks-url", metavar="URL", help="Take tokens signed with the keys published there.")
-@click.option("--tapes", metavar="DIR", callback=_check_directory,
+@click.option("--tapes", metavar="DIR",
               help="Let clients have the tapes there played to themselves.")  # fmt: skip
 @click.option("--metrics-bind", metavar="HOST:PORT",
               help="Serve /metrics there alone, instead of beside the stream.")  # fmt: skip
@@ -63,9 +56,16 @@ def serve(config: Path | None, host: tuple[str, ...], **options: str | int | Non
     settings = load_settings(config, None, host=",".join(host) or None, **options)
     set_up_logging(settings)
     certificate = certificate_of(settings)
+    check_tapes(settings)
     with ExitStack() as stack:
         listeners = [stack.enter_context(each) for each in bind_all(settings.host, settings.port)]
         run_server_loop(_serve(settings, listeners, certificate))
+
+
+def check_tapes(settings: Settings) -> None:
+    """Refuse a directory of tapes that is none; raises InvalidSettings."""
+    if settings.tapes is not None and not Path(settings.tapes).is_dir():
+        raise InvalidSettings(f"tapes: {settings.tapes} is no directory")
 
 
 async def _serve(

@@ -99,6 +99,16 @@ async def test_publish_from_a_pipe_waits_for_nothing(cli: Cli) -> None:
             assert err == b"\n"  # after the ^C of a terminal
 
 
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_a_directory_of_tapes_has_to_be_one(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("TICKCAST_TAPES", "/nonexistent")
+    done = shell.run(command, "--port", "0")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == "tickcast: tapes: /nonexistent is no directory\n"
+
+
 def test_a_malformed_url_of_redis_is_one_line_for_every_command(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

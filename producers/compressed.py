@@ -218,7 +218,7 @@ def not_utf8(error: UnicodeDecodeError) -> str:
     byte = error.object[error.start]
     return (
         f"not UTF-8: {error.reason} 0x{byte:02x}; convert it first, such as with"
-        " iconv -f latin1 -t utf-8"
+        " iconv -f latin1 -t utf-8 (or -f gbk, whatever it is)"
     )
 
 

@@ -33,10 +33,12 @@ _BOOK: Final = frozenset(
     "issnapshot snapshot isbid updatetype firstupdateid level lvl booklevel depth".split()
 )
 """Columns that only the rows of an order book have, where no column says what a row is."""
-_MESSAGE_TYPES: Final = frozenset("type eventtype msgtype messagetype".split())
-"""Columns that beside one of order numbers, without one of trades, say what became of orders."""
-_TRADES: Final = frozenset("t trade match fill buy sell b s".split())
-"""What the column `action` says of a trade; in Databento's files `F` is the other side of one."""
+_KINDS: Final = ("action", "eventtype", "recordtype", "msgtype", "messagetype")
+"""Columns that say of each row what it is."""
+_TRADES: Final = frozenset(
+    ("t", "trade", "trade nb", "aggtrade", "match", "fill", "buy", "sell", "b", "s")
+)
+"""What they say of a trade; in Databento's files `F` is the other side of one."""
 BadRow = Callable[[int, str], None]
 """Called with the number and the error of each row that is no tick."""
 
@@ -106,7 +108,9 @@ class Layout:
         self._fixed_point = databento and form.numbers.scale is None
         self._has_trades = {"price", "size"} <= places.keys()
         self._has_quotes = {"bid", "ask"} <= places.keys()
-        self._action = plain.index("action") if "action" in plain else None
+        kinds = [plain.index(each) for each in _KINDS if each in plain]
+        named = {"price", "size"} <= columns.keys()
+        self._action = kinds[0] if kinds and (databento or not named) else None
         if databento and self._action is None:
             # The price of `bbo` is that of the last trade; that of `statistics` of none at all.
             self._has_trades = False
@@ -116,7 +120,8 @@ class Layout:
         self._check_kind(header, plain, columns)
         if symbol is not None and not is_symbol(symbol):
             raise InvalidRecording(f"{symbol[:40]!a} is no symbol")
-        self._symbols = Known(lambda text: read_symbol(text, form.symbols))
+        names = {"": symbol or "", **form.symbols}
+        self._symbols = Known(lambda text: read_symbol(text, names))
         self._by_instrument = "symbol" not in places and "instrumentid" in plain
         if self._by_instrument and (symbol or form.symbols):
             places["symbol"] = plain.index("instrumentid")
@@ -147,7 +152,7 @@ class Layout:
                 " name them with --columns price=NAME,size=NAME"
             )
         book = _BOOK & set(plain)
-        if "orderid" in plain and "tradeid" not in plain and _MESSAGE_TYPES & set(plain):
+        if {"orderid", "type"} <= set(plain) and "tradeid" not in plain:
             book |= {"orderid"}
         named = {"price", "size"} <= columns.keys()
         if self._has_trades and book and self._action is None and not named:
@@ -292,7 +297,9 @@ class Layout:
         """Raise ValueError where a row is no trade but a change of an order book."""
         for row in rows:
             if row[at].strip().lower() not in _TRADES:
-                raise ValueError(f"no trade: a row of an order book, {row[at][:20]!a}")
+                raise ValueError(
+                    f"not a trade: {row[at][:20]!a}, as in an order book or among quotes"
+                )
 
     def _read_both(
         self, rows: Sequence[Sequence[Any]], trades: bool, quotes: bool

@@ -301,9 +301,20 @@ def test_an_action_tells_trades_from_the_book(found: Find) -> None:
     said = found(f"{header}\n{rows}")
     assert said.ticks == ["2024-01-02T14:30:02Z A 1x2 B"]
     assert list(said.bad) == [2, 3, 5, 6, 7, 8]
-    assert said.bad[2] == "no trade: a row of an order book, 'A'"
+    assert said.bad[2] == "not a trade: 'A', as in an order book or among quotes"
     mine = found(f"time,action,price,size\n{T}0Z,Sell,1,2\n")
     assert mine.ticks == ["2024-01-02T14:30:00Z A 1x2 -"]
+    kinds = ("TRADE", "TRADE NB", "QUOTE BID", "QUOTE ASK NB", "TRADE CANCELLED")
+    content = "time,EventType,price,quantity\n" + "".join(f"{T}0Z,{kind},1,2\n" for kind in kinds)
+    said = found(content)
+    assert (len(said.ticks), list(said.bad)) == (2, [4, 5, 6])
+    assert len(found(content, columns="price=price,size=quantity").ticks) == 5
+
+
+def test_a_blank_symbol_is_the_one_that_is_given(found: Find) -> None:
+    content = f"{HEADER}\n{T}0Z,X,1,1\n{T}0Z, ,1,1\n"
+    assert [tick.split()[1] for tick in found(content, "A").ticks] == ["X", "A"]
+    assert found(content, None).bad == {3: "the symbol is missing"}
 
 
 DATABENTO = "ts_recv,ts_event,rtype,publisher_id,instrument_id"

@@ -108,13 +108,8 @@ class Rights:
         entitlements = self.entitlements
         if entitlements == EVERYTHING:
             return
-        feed = self._feed
-        # The first test is the quicker one, and there may be thousands.
-        refused = [
-            each
-            for each in action.subscriptions | action.resume.symbols
-            if not entitlements.allows(feed, each) and not entitlements.narrow(feed, each)
-        ]
+        named = action.subscriptions | action.resume.symbols
+        refused = entitlements.refused(self._feed, named)
         if refused:
             channel, pattern = min(refused)
             raise InvalidAction(Fault.INSUFFICIENT_SUBSCRIPTION, f"{channel} {pattern}", action.id)

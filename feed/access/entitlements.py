@@ -75,6 +75,23 @@ class Entitlements(Struct, frozen=True, dict=True):
             left.update((part, closest.of_pattern(part)) for part in parts)  # type: ignore[misc]
         return left
 
+    def refused(self, feed: str, wanted: Iterable[Subscription]) -> list[Subscription]:
+        """Those of which nothing is left."""
+        if not self.allows_feed(feed):
+            return list(wanted)
+        # A message may name thousands, so that what is the same for all is looked up once.
+        channels = {channel for channel in CHANNELS if self.allows_channel(channel)}
+        closest = self._coverage.closest
+        found: list[Subscription] = []
+        for each in wanted:
+            channel, pattern = each
+            if pattern.endswith("*"):
+                if not self.narrow(feed, each):
+                    found.append(each)
+            elif channel not in channels or closest("", pattern) is None:
+                found.append(each)
+        return found
+
     def allows(self, feed: str, wanted: Subscription) -> bool:
         """Whether it covers a subscription as a whole."""
         if not (self.allows_feed(feed) and self.allows_channel(wanted.channel)):

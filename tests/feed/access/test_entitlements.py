@@ -70,6 +70,19 @@ def test_faults_name_what_is_wrong() -> None:
     assert not list(EVERYTHING.faults())
 
 
+@given(st.lists(PATTERNS, max_size=6), st.lists(PATTERNS, max_size=6), st.booleans())
+def test_refused_is_that_of_which_nothing_is_left(
+    symbols: list[str], wanted: list[str], quotes: bool
+) -> None:
+    rights = Entitlements(channels=("trades",), symbols=tuple(symbols))
+    channel = "quotes" if quotes else "trades"
+    asked = [Subscription(channel, pattern) for pattern in wanted]
+    assert rights.refused("live", asked) == [
+        each for each in asked if not rights.narrow("live", each)
+    ]
+    assert Entitlements(feeds=("demo",)).refused("live", asked) == asked
+
+
 @given(
     st.lists(PATTERNS, max_size=6),
     st.dictionaries(PATTERNS, st.integers(), max_size=6),

@@ -25,6 +25,7 @@ _DATE_TIME: Final = re.compile(
     re.ASCII,
 )
 _DATE: Final = re.compile(r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2})", re.ASCII)
+_DATE_AND_NUMBER: Final = re.compile(r"\d{4}\D?\d\d\D?\d\d\s+\d+(?:\.\d*)?", re.ASCII)
 _CLOCK: Final = re.compile(r"\d{1,2}:\d\d(:\d\d)?([.,]\d*)?", re.ASCII)
 _OTHER_DATE: Final = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d\d)\b", re.ASCII)
 _ZONE_NAME: Final = re.compile(r".*\d\s*\[?([A-Za-z]{3,}(?:/[A-Za-z_]+)?)\]?", re.ASCII)
@@ -100,7 +101,7 @@ class TimeReader:
         if parts is None:
             if _NUMBER.fullmatch(text):
                 return _read_number(text, None)
-            raise ValueError(_describe(text))
+            raise ValueError(_describe(text) if text else "the time is missing")
         (y, _, m, d, y2, m2, d2, hour, minute, second, fraction, hour2, minute2, second2,
          fraction2, fraction3, utc, offset) = parts.groups()  # fmt: skip
         date = (int(y or y2), int(m or m2), int(d or d2))
@@ -146,8 +147,6 @@ def _read_number(text: str, unit: Unit | None) -> Time:
 def _describe(text: str) -> str:
     """What is wrong with a text that is no time, and what may help."""
     shown = f"{text[:40]!a}"
-    if not text:
-        return "the time is missing"
     if _DATE.fullmatch(text):
         sep = text[4]
         return (
@@ -156,6 +155,11 @@ def _describe(text: str) -> str:
         )
     if _CLOCK.fullmatch(text):
         return f"{shown} has no date; --columns time=DATE,clock=TIME names two columns"
+    if _DATE_AND_NUMBER.fullmatch(text):
+        return (
+            f"{shown} has a time of day that is only a number; --time-format '%Y%m%d %H%M%S' takes"
+            " it as hours, minutes and seconds, --columns time=NAME,clock=- reads one column alone"
+        )
     if (other := _OTHER_DATE.match(text)) is not None:
         sep, year = other[2], "%Y" if len(other[4]) == 4 else "%y"
         forms = [f"%d{sep}%m{sep}{year}", f"%m{sep}%d{sep}{year}"]
@@ -187,7 +191,8 @@ def _find_zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(
-            f"{name[:40]!a} is not a time zone such as America/New_York that this system knows"
+            f"{name[:40]!a} is not a time zone such as America/New_York that this system knows;"
+            " pip install tzdata brings them all"
         ) from None
 
 

@@ -52,7 +52,7 @@ class Runs:
         self._is_connected = is_connected
         self._by_channel: dict[str, tuple[StreamKey, Run]] = {}
         # By run: a stream that was closed and opened again has a new one, and an old repair must
-        # not stand in its way.
+        # not keep that one from being repaired.
         self._repairing: set[Run] = set()
         self._repair_turn = asyncio.Semaphore(_REPAIRS_AT_ONCE)
         self._checking: set[Run] = set()

@@ -336,7 +336,7 @@ class Subscriber:
             answer.set_result(trouble)
 
     async def _watch(self, replies: ReplyReader) -> None:
-        """Give up a connection on which nothing arrives any more."""
+        """Give up a connection on which messages have stopped arriving."""
         silent_s = astray_s = 0.0
         looked_s = time.monotonic()
         while True:

@@ -1,4 +1,4 @@
-"""Thousands of cheap clients in a process of their own, which connect and return all at once.
+"""Thousands of cheap clients in a separate process, which connect and return all at once.
 
 They speak just as much of the protocol as they need, so that two cores are enough for them and for
 the server that they are to test. The test writes lines to them, and they answer each with one.

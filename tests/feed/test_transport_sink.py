@@ -118,7 +118,7 @@ async def test_nothing_is_written_after_detaching() -> None:
 async def test_a_message_that_fails_ends_its_connection(
     messages: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not only its answer: whoever waits for more would wait for ever."""
+    """Otherwise the client would wait for an answer for ever."""
     client = Client()
     for message in messages:
         client.sink.take(message)

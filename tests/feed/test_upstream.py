@@ -137,7 +137,7 @@ async def test_older_data_begins_one_epoch_even_if_a_publisher_is_faster(
             found = await heads(streams)
             if streams and not asked:
                 asked.append(len(streams))
-                # The publisher is told that numbers are lost, and begins an epoch.
+                # The publisher learns that numbers are lost, and begins an epoch.
                 await published(publisher, SYMBOLS[:10], 1)
                 await until(lambda: len(client.restarts()) >= 10)
             return found
@@ -276,7 +276,7 @@ async def test_quiet_streams_enter_an_epoch_although_the_store_fails_once(
 async def test_a_stream_that_a_client_catches_up_with_is_not_closed(
     redis: Redis, settings: Settings, publisher: Publisher
 ) -> None:
-    """Nobody else holds it, it was never published, and its history can't be read for a while."""
+    """No other client holds it, it was never published, and its history is not read for a while."""
     at_once = msgspec.structs.replace(settings, linger_s=0.0)
     async with running(redis, at_once) as ingest:
         client = await ingest.client("A", start=1)

@@ -68,6 +68,8 @@ def denial(refusal: Refused) -> Response:
     headers = {}
     if refusal.retry_after_s:
         headers["Retry-After"] = str(refusal.retry_after_s)
+        # On a connection that stays open, the next request would come at once.
+        headers["Connection"] = "close"
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return PlainTextResponse(f"{refusal}\n", refusal.status, headers)

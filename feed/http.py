@@ -33,7 +33,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from feed import http_rules as rules
 from feed.address_limits import AddressLimiter, AddressLimits
 from feed.errors import CLOSE_GRACE_S
-from feed.http_rules import SLICE_BYTES, STALLED, Refusal
+from feed.http_rules import MALFORMED, SLICE_BYTES, STALLED, Refusal
 from feed.loop_share import LoopShare
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
@@ -143,7 +143,12 @@ class FeedHttpProtocol(HttpToolsProtocol):
         """End, so that another connection can be served."""
         self._is_over = True
         self._refused[STALLED] += 1
+        self._note_refusal()
         reset(self.transport)
+
+    def _note_refusal(self) -> None:
+        if self._address is not None:
+            self._address.note_refusal(self.loop.time())
 
     def _leave_address(self) -> None:
         if self._address is not None:
@@ -388,6 +393,8 @@ class FeedHttpProtocol(HttpToolsProtocol):
             return
         logger.debug("refused a request: %d %s", refusal.status, refusal)
         self._refused[refusal.reason] += 1
+        if refusal.reason in (STALLED, MALFORMED):
+            self._note_refusal()
         if self.transport.is_closing():
             self._close()
             return

@@ -34,7 +34,7 @@ _RECEIVE_BUFFER_BYTES: Final = 64 * 1024
 _GIVE_BACK_AFTER_TICKS: Final = 100
 """Ten seconds: uvicorn's ticks come ten times in one."""
 _WARN_AGAIN_S: Final = 60.0
-_STUCK_READERS: Final = 8
+_STUCK_READERS: Final = 4
 """Clients that read nothing of their HTTP answers are cut soon where there are this many."""
 _CROWD_LOOKS: Final = 2
 _TLS_SHUTDOWN_TIMEOUT_S: Final = 2.0

@@ -64,3 +64,28 @@ def test_every_message_pays_also_one_that_is_wrong() -> None:
         fault_of(rights, action="ping")
     with pytest.raises(Ended):
         read(rights, action="ping")
+
+
+def test_what_a_refused_message_has_paid_is_given_back() -> None:
+    rights = Rights("live", UNASKED, 1000, Conduct(0, 3))
+    read(rights, action="ping")
+    many = [f"S{number}" for number in range(150)]
+    for _ in range(3):  # Each costs 2.5 of the 2 that are left.
+        assert fault_of(rights, action="subscribe", trades=many) is Fault.RATE_LIMITED
+    read(rights, action="ping")
+    read(rights, action="ping")
+    assert fault_of(rights, action="ping") is Fault.RATE_LIMITED
+
+
+def test_a_long_message_pays_before_it_is_read_and_its_id_is_told() -> None:
+    rights = Rights("live", UNASKED, 10, Conduct(0, 3))
+    long = "x" * 40_000
+    assert fault_of(rights, action="ping", text=long) is Fault.INVALID_SYNTAX
+    assert fault_of(rights, action="ping", text=long) is Fault.RATE_LIMITED
+    read(rights, action="ping")
+
+
+def test_far_too_many_names_are_refused_before_they_are_looked_at() -> None:
+    rights = Rights("live", UNASKED, 10, None)
+    assert fault_of(rights, action="subscribe", trades=["?"] * 21) is Fault.SYMBOL_LIMIT
+    assert fault_of(rights, action="subscribe", trades=["?"] * 20) is Fault.INVALID_SYNTAX

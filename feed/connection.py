@@ -38,6 +38,7 @@ from feed.private.projector import Viewer
 from feed.replay_actions import Play, Steer
 from feed.session import Request, Session
 from feed.slices import Steps
+from feed.ticks import Subscription
 from feed.transport_sink import TransportSink
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
@@ -45,6 +46,12 @@ _LOOK_S: Final = 3600.0
 """The longest wait for a grant to expire, before looking again."""
 
 logger = logging.getLogger("tickcast.connection")
+
+
+def _find_wanted(session: Session, request: Request, found: set[Subscription]) -> Steps:
+    """What a request needs open. It takes milliseconds where a key has a thousand patterns."""
+    found.update(session.wanted_by(request))
+    yield
 
 
 class Connection:
@@ -152,7 +159,10 @@ class Connection:
             if isinstance(request, Configure):
                 await self._carry_out(session.complete(request, str))
             else:
-                wanted = session.wanted_by(request)
+                wanted: set[Subscription] = set()
+                await self._carry_out(_find_wanted(session, request, wanted))
+                if self.outbox.closed:
+                    return
                 async with self._engine.upstream.holding(session.feed, wanted) as feed:
                     await self._carry_out(session.complete(request, lambda: feed.epoch))
         except (BrokerUnavailable, BrokerUnsuitable) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from enum import Enum
 from itertools import dropwhile
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -170,8 +170,8 @@ class Deck(Generic[T]):
 
     def _read_from(self, position: Time, now_s: float) -> None:
         """Go on from here, from now on."""
-        ticks = self._source.read(position if position > self._source.first else None)
-        self._ticks = dropwhile(lambda tick: tick.time < position, ticks)
+        self._reading = self._source.read(position if position > self._source.first else None)
+        self._ticks = dropwhile(lambda tick: tick.time < position, self._reading)
         self._anchor = (now_s, int(position))
         self._played: int | None = None
         self._next = next(self._ticks, None)
@@ -194,6 +194,11 @@ class Deck(Generic[T]):
         if self._next is None and self._reach(now_s) >= self.last:
             self._end(now_s)
         return taken
+
+    def close(self) -> None:
+        """Close the file that is being read."""
+        if isinstance(self._reading, Generator):
+            self._reading.close()
 
     @property
     def due_s(self) -> float | None:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final, Literal
 
@@ -118,8 +118,8 @@ def replay(
         hashed=hashed,
         overwrite=overwrite or source_of_feed is not ParameterSource.DEFAULT,
     )
-    deck = _deck(source, speed, start, end, loop)
-    run(_replay(settings, feed, deck, order, bad))
+    with closing(_deck(source, speed, start, end, loop)) as deck:
+        run(_replay(settings, feed, deck, order, bad))
 
 
 def _choose(

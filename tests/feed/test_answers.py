@@ -137,8 +137,8 @@ async def test_bursts_build_little_and_hold_nobody_up(
                 writer.close()
             assert min(sizes) == max(sizes) > 20 * STREAMS
             assert built["live"] <= 4
-            # All in one go takes 100 to 500 ms. The clients' part is in it, too.
-            assert longest[0] < 0.1
+            # Twenty answers in one piece each take seconds. The clients' part is in it, too.
+            assert longest[0] < 0.3
 
 
 async def asked(

@@ -328,7 +328,8 @@ async def drip(stream: Stream, next_byte: Callable[[], bytes]) -> bytes:
     reader, writer = stream
     answer = asyncio.create_task(reader.read())
     while not answer.done():
-        writer.write(next_byte())
+        if not writer.is_closing():
+            writer.write(next_byte())
         await asyncio.wait([answer], timeout=0.1)
     return await answer
 

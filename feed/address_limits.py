@@ -73,7 +73,7 @@ class AddressLimiter:
             self._shut_out(now_s)
 
     def note_refusal(self, now_s: float) -> None:
-        """Note that it was told to come back later; if it does not wait, it is shut out."""
+        """Note a refusal with `Retry-After`; an address that does not wait is shut out."""
         if self._refusals is None:
             self._refusals = TokenBucket(_REFUSALS_PER_S, _REFUSALS_BURST)
         if not self._refusals.take(1, now_s):
@@ -130,7 +130,7 @@ class AddressLimits:
         return len(self._limiters)
 
     def of_peer(self, address: str) -> AddressLimiter | None:
-        """The limiter of whoever is at the other end of a connection; None for a proxy."""
+        """The limiter of a connection's peer; None for a proxy."""
         return None if address in self._proxies else self.of(address)
 
     def of(self, address: str) -> AddressLimiter | None:

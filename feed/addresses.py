@@ -64,8 +64,8 @@ def is_known_host(host: str, names: Iterable[str]) -> bool:
     """Whether the name in a Host header is one that a server is known by.
 
     A page whose own name has been bound anew, to an address of this machine, reaches the server
-    under that name ("DNS rebinding"). Nobody can get hold of an IP address, `localhost` or a name
-    without a dot in this way, so these are always known.
+    under that name ("DNS rebinding"). An IP address, `localhost` and a name without a dot can't be
+    rebound in this way, so these are always known.
 
     Args:
         host: the header's value, with a port or without.

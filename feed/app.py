@@ -127,7 +127,7 @@ def create_app(
 class _KnownHosts:
     """ASGI middleware that refuses requests for a name that the server is not known by.
 
-    Whether it lives and is ready is no secret, and load balancers ask by any name.
+    Health and readiness are public: load balancers ask for them under any name.
     """
 
     def __init__(self, app: ASGIApp) -> None:

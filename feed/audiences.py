@@ -24,7 +24,7 @@ class Audiences:
     """The audiences by their keys, and which client is in which.
 
     Attributes:
-        defer: called with steps that nothing waits for: to disconnect what has no client any more.
+        defer: called with steps that nothing waits for: they disconnect audiences without clients.
     """
 
     def __init__(self, streams: Streams) -> None:
@@ -67,7 +67,7 @@ class Audiences:
 
         Args:
             behind: streams that it is to hold, but gets from elsewhere for now. If it is not None,
-                the client has an audience by itself, even where there is no such stream.
+                the client gets a separate audience, even where there is no such stream.
         """
         own_key = key._replace(newcomer=outbox)
         if behind is not None:

@@ -161,8 +161,8 @@ class Backfill:
                 except Exception:
                     await self._read_apart(requests)
         finally:
-            # Not in a callback, which would come a turn later: what is asked for in between would
-            # find four readers that read no more, and nothing would be read for anybody.
+            # Not in a callback, which would run a turn later: a request made in between would find
+            # four readers that have ended, and history would stop for every client.
             self._readers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _read_later(self, requests: list[Request]) -> None:
@@ -171,7 +171,7 @@ class Backfill:
         await asyncio.sleep(_READ_AGAIN_S)
 
     async def _read_apart(self, requests: list[Request]) -> None:
-        """One of some requests has failed for good: find out which, and give it up."""
+        """One of these requests has failed permanently: find out which, and give it up."""
         for request in requests:
             if request not in self._asked:
                 continue  # Answered before another one failed.

@@ -34,7 +34,7 @@ class Origin:
 
     Attributes:
         id: its `id`, to be echoed in an error.
-        failed: whether its sender was told that history can't be read: once is enough.
+        failed: whether the error "history can't be read" was sent: once is enough.
     """
 
     __slots__ = ("failed", "id")

@@ -57,7 +57,7 @@ class Conduct:
         self._messages.owe(price)
 
     def may_refuse(self, cost: float, now_s: float) -> bool:
-        """Whether the client may be told once more that it is too fast; if not, it has to go.
+        """Whether to refuse one more message of a client that is too fast; if not, disconnect it.
 
         Args:
             cost: 1 for a plain message, more for a long one.

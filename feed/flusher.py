@@ -48,7 +48,7 @@ class Flusher:
         try:
             self._hub.flush(now)
         finally:
-            # Also after a bug, which the loop logs: else nothing conflated would go out any more.
+            # Also after a bug, which the loop logs: otherwise conflation would stop.
             ended = time.perf_counter()
             self._hub.counters.flush_s.observe(ended - began)
             self._not_before = ended + min(self._pace * (ended - began), self._window_s)

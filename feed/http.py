@@ -56,8 +56,8 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     One timer goes with a connection. It begins anew with each request but the first, whose time
     counts from the connection's beginning. Where it finds a request that is not complete, the
-    connection ends. Answers that nobody reads are found by the server, which looks at all
-    connections at once: `note_progress`.
+    connection ends. The server finds unread answers, by a look at all connections at once:
+    `note_progress`.
 
     What goes no further is counted in the `refused` of the lifespan's state, if there is one.
 
@@ -324,7 +324,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
     async def _run_in_turn(
         self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Run an application, in a turn of the loop in which few others begin."""
+        """Run an application, in a turn of the loop in which only a few others start."""
 
         async def send_while_open(message: Message) -> None:
             # uvicorn waits for this as well, but may then write to a transport that is closed: of

@@ -61,7 +61,7 @@ class LoopShare:
         return is_left
 
     async def start(self, *, urgent: bool = False) -> None:
-        """Return in a turn of the loop in which few others return from here.
+        """Wait for a turn of the loop in which only a few requests start.
 
         Args:
             urgent: go before all that wait. A probe that waits behind a crowd of handshakes would

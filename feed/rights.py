@@ -61,7 +61,7 @@ class Rights:
         Raises:
             InvalidAction, Ended: nothing of it is to be done.
         """
-        # What is refused is not parsed: whoever sends too much would otherwise pay with our time.
+        # A refused message is not parsed: parsing it would cost the server time.
         paid = actions.price_of_size(len(message))
         if self._conduct is not None and not self._conduct.pay(paid, now_s):
             raise self._refusal(self._conduct, message, now_s)

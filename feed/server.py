@@ -305,7 +305,7 @@ def server_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.C
 
     Args:
         options: of uvicorn's configuration, in place of what it would be; and
-            `http_connections_max`, how many connections there may be that are no WebSockets.
+            `http_connections_max`, how many connections may be open that are not WebSockets.
     """
     ours: dict[str, Any] = {
         "handshake_timeout_s": settings.handshake_timeout_s,

@@ -341,7 +341,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, _Given]:
 
 
 def _is_foreign(rest: str, value: str) -> bool:
-    """Whether a variable is set by others, for purposes of their own.
+    """Whether a variable was set by another program and is not a setting.
 
     Args:
         rest: its name behind the prefix.

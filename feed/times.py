@@ -132,8 +132,8 @@ class Time(int):
             anywhere: accept a time of any year in this unit.
 
         Raises:
-            ValueError: it is no number, finer than a nanosecond, or no plausible time; the message
-                says what it looks like.
+            ValueError: it is not a number, is finer than a nanosecond, or is not a plausible time;
+                the message says what it looks like.
 
         >>> [Time.of_number(text).rfc3339() for text in ("1704205800", "1704205800000000001")]
         ['2024-01-02T14:30:00Z', '2024-01-02T14:30:00.000000001Z']

@@ -84,7 +84,7 @@ class Upstream:
         """Have every stream that the subscriptions cover in the hub until the block ends.
 
         In the block the caller subscribes at the hub: then no tick is missed. Streams that appear
-        meanwhile are opened as well. The value is what is known of the feed, such as its epoch.
+        meanwhile are opened as well. The value is the state of the feed, such as its epoch.
 
         Raises:
             BrokerUnavailable: the broker does not answer.
@@ -186,7 +186,7 @@ class Upstream:
             for key in streams:
                 self._opening.pop(key, None)
                 if from_first and not self._hub.is_open(key) and self._feeds.has(key):
-                    # Wildcards must not miss it for good because this has failed once.
+                    # A single failure must not hide the stream from wildcards permanently.
                     self._announced[key] = None
 
     async def _open(self, streams: list[StreamKey], from_first: bool) -> None:

@@ -79,9 +79,9 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         """`_parse` has been passed to the share, and is to be called."""
         self._held_at_s = -math.inf
         self._held: asyncio.TimerHandle | None = None
-        """Goes on with an address that has used up its allowance."""
+        """Resumes reading from an address that has used up its allowance."""
         self._is_deaf = False
-        """Nothing is read any more: the client was cut for sending too much."""
+        """Reading has stopped: the client was disconnected for sending too much."""
         self._is_reading = True
         self._ping_at: float | None = None
         self._pong = b""

@@ -109,7 +109,7 @@ def knows(header: Sequence[str]) -> int:
 def find_columns(
     header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
 ) -> dict[str, int]:
-    """Where each value stands in a row, as far as there is a column for it.
+    """The column of each value, for those that have one.
 
     Args:
         plain: the header's names as `plain_name` has them.

@@ -47,7 +47,7 @@ _FOREIGN: Final = {
     b"<!DOCTYPE": "a web page: is it what the download was meant to bring?",
     b"<html": "a web page: is it what the download was meant to bring?",
 }
-"""What is none of ours, by how it begins."""
+"""Formats that are not supported, by their first bytes."""
 _TAR_MAGIC: Final = b"ustar"
 _TAR_AT: Final = 257
 _BEGIN_BYTES: Final = 512

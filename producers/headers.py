@@ -22,7 +22,7 @@ _VALUE: Final = re.compile(r"[+-]?[\d.,:/ TZ_-]*\d[\d.,:/ TZ_+-]*(?:[eE][+-]?\d+
 
 
 class Head(NamedTuple):
-    """How the rows of a file stand in it.
+    """How a file is divided into a header and rows.
 
     Attributes:
         names: of the columns; numbers from 1 where the file has no names.
@@ -63,7 +63,7 @@ def find_head(readline: Callable[[int], str], columns: Mapping[str, str]) -> Hea
         columns: as the user names or numbers them.
 
     Raises:
-        InvalidRecording: there is no line, or one with values alone and no numbers for its columns.
+        InvalidRecording: the file is empty, or has no header and no columns were given by number.
         csv.Error: a value is too long.
     """
     delimiter: str | None = None

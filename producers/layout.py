@@ -40,7 +40,7 @@ _TRADES: Final = frozenset(
 )
 """What they say of a trade; in Databento's files `F` is the other side of one."""
 BadRow = Callable[[int, str], None]
-"""Called with the number and the error of each row that is no tick."""
+"""Called with the number and the error of each row that is not a tick."""
 
 
 def ignore_bad_row(number: int, error: str) -> None:
@@ -49,12 +49,12 @@ def ignore_bad_row(number: int, error: str) -> None:
 
 @dataclass(frozen=True)
 class RowFormat:
-    """What the rows of a recording do not say by themselves.
+    """Facts that a reader needs and the rows of a recording do not contain.
 
     Attributes:
         times: reads the times.
         numbers: reads prices and sizes.
-        symbols: other names for symbols that stand in the rows.
+        symbols: new names for symbols of the file.
     """
 
     times: TimeReader = field(default_factory=TimeReader)
@@ -224,7 +224,7 @@ class Layout:
         return None
 
     def unnamed(self, row: Sequence[Any]) -> str | None:
-        """What stands in a row in place of a symbol that a feed can have; None where one does."""
+        """The text of a row's symbol if no feed can have such a symbol, else None."""
         place = self._places.get("symbol")
         if place is None or place >= len(row):
             return None
@@ -242,8 +242,8 @@ class Layout:
 
         Args:
             block: cells are texts. A time may also be a `Time`, and an amount a float.
-            on_bad_row: called with the number and the error of each row that is no tick, or only
-                one of a trade and a quote that it begins to say, when its turn comes.
+            on_bad_row: called with the number and the error of each row that is not a tick, or that
+                has only one of the trade and the quote that it announces, in the order of rows.
         """
         try:
             return self._read(block.rows)

@@ -38,8 +38,8 @@ _EXACT: Final = msgspec.json.Decoder(float_hook=str)
 def parse_line(line: bytes, now: Time | None, left_out: set[str] | None = None) -> list[Tick]:
     """The ticks that one line holds: one, or an array of them as a server sends it.
 
-    What a server adds, such as `seq`, is taken off again. What it sends besides ticks is no tick,
-    and no error.
+    Fields that a server adds, such as `seq`, are removed. Its other messages are passed over without
+    an error.
 
     Args:
         now: what a missing `t` means; None where that is an error.
@@ -159,7 +159,7 @@ class JsonLinesRecording:
 
     Args:
         path: plain or compressed; told by the content.
-        on_bad_row: called with the line number and the error of each line that is no tick; such
+        on_bad_row: called with the line number and the error of each line that is not a tick; such
             lines are left out.
 
     Raises:

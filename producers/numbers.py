@@ -102,7 +102,7 @@ class NumberReader:
         return text.replace(",", ".") if self._decimal == "," else text
 
     def _find_bad(self, cells: Sequence[Any], name: str) -> str:
-        """What is wrong with the first cell that is no number."""
+        """Describe the error of the first cell that is not a number."""
         for cell in cells:
             text = str(cell)
             if not text.strip():

@@ -20,7 +20,7 @@ from producers.marks import ROWS, CountedLines, Marks
 _BLOCK: Final = 250
 """Rows read at once: enough to spread what a block costs, and too few to be late for a tick."""
 _JUMP_NS: Final = 7 * 86_400 * NS_PER_SECOND
-"""Times that differ so much from one row to the next are told: a replay would wait as long."""
+"""A jump of this length between two rows is reported: a replay would wait as long."""
 
 
 class CsvRecording:

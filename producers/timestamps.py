@@ -1,7 +1,7 @@
 """Times as recordings write them: dates and times of day in several forms, and numbers since 1970.
 
-`read_time` reads what says by itself what it means. Where a recording says less, a `TimeReader` is
-given the format, the unit or the time zone.
+`read_time` reads times whose form is unambiguous. For other recordings a `TimeReader` gets the
+format, the unit or the time zone.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _read_number(text: str, unit: Unit | None) -> Time:
 
 
 def _describe(text: str) -> str:
-    """What is wrong with a text that is no time, and what may help."""
+    """Describe why a text is not a time, and what may help."""
     shown = f"{text[:40]!a}"
     if _DATE.fullmatch(text):
         sep = text[4]
@@ -256,7 +256,7 @@ def _offset_s(offset: str | None) -> int:
 
 _DEFAULT: Final = TimeReader()
 read_time = _DEFAULT.read
-"""The time that a text stands for by itself; raises ValueError with what is wrong.
+"""Read a time whose form is unambiguous; raises ValueError with the reason.
 
 A date, year first, and a time of day, in the forms that ISO 8601, databases and market data vendors
 use, with up to nine digits of a second; without an offset it is UTC. Or a number since 1970, as

@@ -1,4 +1,4 @@
-"""Whose secret is checked next, and who has to try again later.
+"""The order in which secrets are checked, and which clients must try again later.
 
 A check takes some 20 ms of a core. Floods of wrong secrets must not keep out those who have the
 right one, so those who are likely to have it come first.

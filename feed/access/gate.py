@@ -109,7 +109,7 @@ class Gate:
             on_change()
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Shut the threads down."""
         for thread in (self._thread, self._fetching):
             thread.shutdown(wait=False, cancel_futures=True)
 

@@ -190,7 +190,7 @@ def prepare_directory(settings: Settings) -> tuple[Path, bool]:
 def _check_owner(directory: Path) -> None:
     """See that no other local user has put the store there, who would read and write its ticks.
 
-    What does not exist is no danger.
+    A path that does not exist is accepted.
 
     Raises:
         StoreUnavailable: another user owns the directory or what is in it, or could write there.

@@ -4,8 +4,9 @@ All keys of one stream share a hash tag, so that one publish touches one slot of
 parts of a tag are joined by `/`, which neither feed nor channel names contain: a symbol may hold
 any of the other characters.
 
-Redis separates the keys of its databases, but not their channels: what is published in one is heard
-in all. So channels have names of their own in every database but the first, see `channel_in`.
+Redis separates the keys of its databases, but not their channels: a message published in one
+reaches subscribers in all. So the names of channels include the database, except in the first:
+`channel_in`.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ def _to_head(fields: Sequence[bytes | None]) -> Head:
     try:
         name, last, at_us = epoch.decode(), int(seq), int(published_us or 0)
     except ValueError:
-        # Nothing of ours has written it. One such stream must not keep the others from opening.
+        # Another program has written it. One such stream must not keep the others from opening.
         logger.warning("left out a stream whose numbers make no sense: %.60r %.60r", epoch, seq)
         return Head("", 0, None, 0)
     try:

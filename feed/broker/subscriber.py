@@ -180,7 +180,7 @@ class Subscriber:
         A channel that Redis has still to confirm stays; call it again.
 
         Raises:
-            BrokerUnavailable: there is no connection; the next one is without the channels.
+            BrokerUnavailable: the connection is lost; the next one leaves the channels out.
         """
         gone = [
             channel

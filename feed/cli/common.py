@@ -168,8 +168,8 @@ async def open_publisher(
     """A publisher on the configured store, or on the embedded one that runs.
 
     Outages are reported on stderr as they come. Ticks that are not known to be published are
-    reported at the end, however it comes: as an error of their own, or as a note to the error
-    that ended it.
+    reported at the end, however it comes: as a separate error, or as a note to the error that ended
+    the command.
 
     Args:
         waits: the source can wait, as `Publisher` has it.

@@ -33,7 +33,7 @@ _MARKS: Final = {Mode.PLAYING: "▶", Mode.PAUSED: "⏸", Mode.ENDED: "■"}
 async def shown(replay: Replay) -> None:
     """Show a replay on the terminal and take its keys, until cancelled.
 
-    Where standard error is no terminal, it gets a line now and then.
+    Where standard error is not a terminal, a line is printed now and then.
     """
     steering = _Steering(replay)
     with keys_pressed(steering.press):

@@ -28,8 +28,8 @@ def standard_streams() -> Iterator[None]:
 
     - A stream that is closed reads as empty, and takes what is written to nowhere. Else the next
       socket or file would get its number: libuv aborts on that, and output would go into it.
-    - A reader that has left (`| head`) is no failure: the rest of the output is dropped, and the
-      command ends as it would have.
+    - A reader that has left (`| head`) does not make the command fail: the rest of the output is
+      dropped, and the command ends as it would have.
     - Standard output that can't be written (`> /dev/full`) raises OutputFailed, once. Standard
       error that can't be written is given up: there is nowhere to report it.
     - A character that the terminal's encoding lacks is escaped.
@@ -126,7 +126,7 @@ class _Output(io.RawIOBase):
             try:
                 return os.write(self._number, data)
             except BlockingIOError:
-                # Whoever started us has made it non-blocking, perhaps by sharing it.
+                # The parent process has made it non-blocking, perhaps by sharing it.
                 select.select([], [self._number], [])
             except OSError as error:
                 self.is_gone = True

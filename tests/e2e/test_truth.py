@@ -56,7 +56,7 @@ async def look(visit: Visit) -> dict[str, Any]:
 
 
 def check_truth(seen: dict[str, Any], seq: int) -> None:
-    """Green means that all up to a number is there, and what is dimmed is what is not."""
+    """Green means that everything up to a number is there; missing parts are dimmed."""
     assert seen["state"] == seen["panel"]
     if seen["state"] == "Connected":
         assert min(seen["list"], seen["chart"]) >= seq, seen

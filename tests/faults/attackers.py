@@ -1,4 +1,4 @@
-"""Hostile clients, in a process of their own: they must not take the time of who measures.
+"""Hostile clients, in a separate process: they must not slow the measuring one down.
 
 They know the protocol from its description alone, and keep no rules.
 """
@@ -41,7 +41,7 @@ class Attack:
         port, metrics_port: of the server, on 127.0.0.1.
         addresses: addresses of loopback to come from.
         connections: how many at a time from each.
-        seconds: for how long. Who is cut comes again.
+        seconds: for how long. A client that is cut connects again.
     """
 
     kind: str

@@ -125,7 +125,7 @@ class Scene:
         return crowd
 
     async def returning(self, url: str, size: int) -> Crowd:
-        """Cheap clients in a process of their own, not connected yet."""
+        """Cheap clients in a separate process, not connected yet."""
         crowd = Crowd(url, size, module=returning.__name__)
         self._stack.push_async_callback(crowd.close)
         await crowd.launch()

@@ -39,7 +39,7 @@ GONE_WITHIN_S: Final = 2.0
 HANDSHAKE_TIMEOUT_S: Final = 1.0
 
 OWN: Final = ["127.0.0.1"]
-"""An address without limits of its own, as those of this machine are by default."""
+"""An address without limits, as those of this machine are by default."""
 
 
 def limited(kind: str, count: int) -> list[str]:
@@ -67,7 +67,7 @@ class Bystander(Auditor):
 
 
 class Stage:
-    """A server with many streams, and a bystander who is served by it."""
+    """A server with many streams, and a bystander connected to it."""
 
     def __init__(self, scene: Scene, server: ServerProcess, metrics_port: int) -> None:
         self.scene = scene

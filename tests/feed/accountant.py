@@ -78,7 +78,7 @@ class Accountant:
         self.dead = True
 
     def say(self, _steps: int | None = None, **action: Any) -> None:
-        """Say something, and have only so many steps of it carried out, or all of them."""
+        """Send an action, and carry out `_steps` of its steps, or all of them."""
         self.finish()  # A message is not read before the one before it has been worked off.
         request = self.session.read(encode(action, Encoding.JSON).decode())
         assert not isinstance(request, Auth | Play | Steer)

@@ -1,4 +1,4 @@
-"""Long answers: shared, built in slices, in pages, bounded, and cut where nobody reads them."""
+"""Long answers: shared, built in slices, in pages, bounded, and cut when they are not read."""
 
 from __future__ import annotations
 

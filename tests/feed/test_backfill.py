@@ -299,7 +299,7 @@ async def test_a_history_that_cannot_be_read_is_the_trouble_of_those_who_ask_for
     symbols = [f"S{number}" for number in range(40)]
     for _ in range(3):
         await publish(publisher, *(trade(symbol) for symbol in symbols))
-    # What no publisher leaves: the history of a stream is no stream.
+    # No publisher leaves this: a history that is not of the type stream.
     bad = keys.history(StreamKey("live", "trades", "S7"))
     await redis.delete(bad)
     await redis.set(bad, "x")

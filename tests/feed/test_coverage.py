@@ -126,7 +126,7 @@ async def test_actions(server: RunningServer, replay: Replay) -> None:
         assert len(engine.projector) == 0
         with pytest.raises(TimeoutError):
             await talk.hear(0.1)
-    # What it could not pause goes on, and who may pause it can.
+    # The replay that it could not pause continues, and a key with the right can pause it.
     assert replay._deck.mode is Mode.PLAYING
     assert replay._deck.state(time.monotonic()).speed == 1
     async with talking(server.stream, additional_headers=bearer(ALL_SECRET)) as talk:

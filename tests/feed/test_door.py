@@ -388,7 +388,7 @@ async def test_a_flood_of_wrong_secrets_never_makes_the_right_one_wrong(
             asyncio.create_task(status(each, f"192.0.2.{number}"))
             for number, each in enumerate(wrong)
         ]
-        # A client that has not come before is told to try again, and does.
+        # A client that is unknown so far gets "try again", and does.
         seen: list[int] = []
         async with asyncio.timeout(20):
             while 200 not in seen:

@@ -38,7 +38,7 @@ SCHEMAS: Final[dict[str, Any]] = yaml.safe_load(
 
 Message = dict[str, Any]
 _CHECKED_AFTER: Final = 250
-"""So many messages are sent between two looks at the others."""
+"""Messages sent between two checks of the other clients."""
 
 NUMBERS: Final[list[Any]] = [
     0, 1, -1, 2**31, 2**53 - 1, 2**53, 2**63 - 512, 2**63 - 1, -(2**63), -(2**63) - 1, 2**63,
@@ -125,7 +125,7 @@ def test_the_table_is_complete() -> None:
 
 
 class Sender(Talk):
-    """Says what nobody should, and looks at the answers."""
+    """Sends malformed and extreme messages, and checks the answers."""
 
     def __init__(self, talk: Talk, packs: bool, engine: Engine) -> None:
         super().__init__(talk.socket)

@@ -104,7 +104,7 @@ async def test_a_message_that_is_refused_for_its_price_costs_nothing(
     async with running_server(slow, redis_url) as server, talking(server.stream) as talk:
         asked = {"action": "subscribe", "trades": symbols}  # It costs 2.5.
         assert (await talk.ask(**asked, id=1))["T"] == "subscription"
-        # What is left would be used up by paying for those that are refused.
+        # Paying for the refused ones would use up the rest.
         for id_ in (2, 3):
             refused = await talk.ask(**asked, id=id_)
             assert (refused["code"], refused["id"]) == (429, id_)
@@ -145,7 +145,7 @@ async def test_an_address_that_keeps_flooding_is_shut_out(
 async def test_addresses_of_this_machine_are_never_shut_out(
     settings: Settings, redis_url: str
 ) -> None:
-    """All clients of a proxy that nobody has named would be shut out with one of them."""
+    """Shutting one client out would shut out all clients of an unnamed proxy."""
     plain = Settings(runtime_dir=settings.runtime_dir)
     async with running_server(plain, redis_url) as server, asyncio.timeout(20):
         await asyncio.gather(*(flood(server, frame(TEXT, b"x") * 1000, 10) for _ in range(8)))

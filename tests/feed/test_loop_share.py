@@ -52,7 +52,7 @@ async def test_much_work_is_spread_over_turns_and_clients_take_turns() -> None:
     assert all(began_with)
     assert [len(client.slices_s) for client in clients] == [1, 0, 0, 0, 0]
     await count_turns()
-    # 50 ms of work at 2 ms a turn: had it been one turn, nobody else would have had one.
+    # 50 ms of work at 2 ms a turn. In one turn, no other client would have been served.
     assert turns > 5
     assert all(len(client.slices_s) > 3 for client in clients)
 

@@ -173,7 +173,7 @@ class BigTalk(Talk):
         self._deferred = deferred
 
     def steps_of(self, **action: Any) -> list[int]:
-        """The function calls of each step of an action, and of what is left to do after it."""
+        """The function calls of each step of an action, and of the work that follows it."""
         request = self.session.read(json.dumps(action))
         assert request is not None
         with counted_calls() as calls:

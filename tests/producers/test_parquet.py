@@ -212,7 +212,7 @@ def test_a_time_of_day_is_found_by_its_type(tmp_path: Path) -> None:
 
 
 def test_timestamps_of_another_name_are_not_overlooked_beside_a_date(tmp_path: Path) -> None:
-    """They may be the time, or when a row was loaded: nobody can tell but the user."""
+    """They may be the time, or when a row was loaded: only the user knows."""
     date = pa.array([datetime.date(2013, 9, 1)], pa.date32())
     stamp = pa.array([T0], pa.timestamp("ns"))
     path = a_file(tmp_path, date=date, when=stamp, price=[1640.25], size=[1.0])

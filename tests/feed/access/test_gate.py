@@ -1,4 +1,4 @@
-"""The gate with an issuer that answers nothing, or nonsense: who comes with a key gets in."""
+"""The gate with an issuer that answers nothing, or nonsense: a client with a key gets in."""
 
 from __future__ import annotations
 

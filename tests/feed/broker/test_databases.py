@@ -80,7 +80,7 @@ async def test_nothing_crosses_databases(
         received = await stack.enter_async_context(replaying(here))
         assert (await talk.hear())["T"] == "replay"
 
-        # A later epoch, new streams, and a replay of its own, all in the other database.
+        # A later epoch, new streams, and another replay, all in the other database.
         await publishers[1].publish([trade("ES", id=1), trade("OTHER", id=1)])
         await publishers[1].drain()
         await publishers[1].begin_epoch()

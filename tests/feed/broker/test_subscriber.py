@@ -254,7 +254,7 @@ async def test_a_busy_pool_is_not_taken_for_a_silent_redis(redis_url: str) -> No
 async def test_a_busy_event_loop_is_not_taken_for_a_silent_redis(redis_url: str) -> None:
     async with listening(redis_url) as listener:
         for _ in range(7):
-            time.sleep(0.4)  # noqa: ASYNC251 - a busy loop is what is tested
+            time.sleep(0.4)  # noqa: ASYNC251 - tests a busy loop
             await asyncio.sleep(0)
         assert await listener.subscriber.trouble() is None
         assert listener.subscriber.reconnects == 0

@@ -38,8 +38,8 @@ _EXACT: Final = msgspec.json.Decoder(float_hook=str)
 def parse_line(line: bytes, now: Time | None, left_out: set[str] | None = None) -> list[Tick]:
     """The ticks that one line holds: one, or an array of them as a server sends it.
 
-    Fields that a server adds, such as `seq`, are removed. Its other messages are passed over without
-    an error.
+    Fields that a server adds, such as `seq`, are removed. Its other messages are passed over
+    without an error.
 
     Args:
         now: what a missing `t` means; None where that is an error.

@@ -65,6 +65,7 @@ async def test_programs_of_the_documentation_run(
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_help_lists_every_target_that_has_a_description() -> None:
     described = re.findall(r"^(\S+):.*## ", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True)
+    command = ["make", "--no-print-directory", "help"]
+    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert [line.split()[1] for line in shown.stdout.splitlines()] == described
     assert "e2e" in described

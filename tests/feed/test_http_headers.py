@@ -149,7 +149,7 @@ def test_the_page_keeps_to_the_policy() -> None:
     page.feed((DASHBOARD / "index.html").read_text("utf-8"))
     assert page.forbidden == []
     assert page.loaded
-    assert all(path.startswith("/static/") for path in page.loaded)
+    assert all(path.startswith("static/") for path in page.loaded)
     for script in [*SOURCES.glob("*.js"), *SOURCES.glob("feed/*.js")]:
         text = script.read_text("utf-8")
         assert not re.search(r"\beval\(|new Function|innerHTML|setAttribute\(.style", text)

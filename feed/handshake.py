@@ -1,4 +1,4 @@
-"""The beginning of a connection: who is let in, how it is spoken to, and what serves it then."""
+"""Opens connections: admits the client, negotiates the encoding and starts its session."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from feed.transport_sink import EXTENSION, TransportSink
 
 
 async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> None:
-    """Answer a handshake on one feed, and serve the client until it is gone."""
+    """Answer a handshake on one feed and serve the client until it disconnects."""
     try:
         visitor = await engine.door.enter(websocket.scope)
     except Refused as refusal:
@@ -64,11 +64,11 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
 
 
 def denial(refusal: Refused) -> Response:
-    """The HTTP response that tells somebody why it may not come in."""
+    """Build the HTTP response that explains why a handshake was refused."""
     headers = {}
     if refusal.retry_after_s:
         headers["Retry-After"] = str(refusal.retry_after_s)
-        # On a connection that stays open, the next request would come at once.
+        # If the connection stayed open, the client would send its next request at once.
         headers["Connection"] = "close"
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

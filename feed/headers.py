@@ -1,4 +1,4 @@
-"""What every HTTP answer says to browsers: what it may load, and who may use it."""
+"""Security headers for every HTTP response: what a page may load, and which sites may use it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _POLICY: Final = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "img-src 'self'",
-        # With ws: and wss: of the same host (Content Security Policy Level 3, matching of 'self').
+        # 'self' includes ws: and wss: on the same host (Content Security Policy Level 3).
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
@@ -29,14 +29,15 @@ _HEADERS: Final = (
 )
 _CACHE_CONTROL: Final = b"cache-control"
 _ANSWERS: Final = frozenset(("http.response.start", "websocket.http.response.start"))
-"""Begin an HTTP answer; the second one is a handshake's that is refused."""
+"""ASGI messages that begin an HTTP response; the second one refuses a WebSocket handshake."""
 
 
 class SecurityHeaders:
-    """ASGI middleware that adds the headers; the outermost, so that no error is without.
+    """ASGI middleware that adds security headers to every response.
 
-    An answer that does not say how long it keeps is not to be kept: what it says changes. The 101
-    of a WebSocket passes as it is.
+    It must be the outermost middleware, so that error responses get the headers too. A response
+    without a `Cache-Control` header gets `no-store`, because its content changes. The 101 response
+    to a WebSocket handshake passes unchanged.
     """
 
     def __init__(self, app: ASGIApp) -> None:

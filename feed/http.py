@@ -1,8 +1,9 @@
 """uvicorn's HTTP protocol, made safe against clients that stall and requests that are malformed.
 
-uvicorn waits for the rest of a request for ever, and keeps what has come of it. Here a request has
-a time in which to be complete, and bounds in every direction: `feed.http_rules`. An application is
-asked only when the whole request is there, so that a refusal never meets an answer half-way.
+uvicorn waits indefinitely for the rest of a request and keeps what it has received. Here a request
+must be complete within a time limit and respect the size limits of `feed.http_rules`. The
+application is called only when the request is complete, so that a refusal can't arrive in the
+middle of its response.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from feed.http_rules import MALFORMED, SLICE_BYTES, STALLED, Refusal
 from feed.loop_share import LoopShare
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
-"""Where uvicorn's configuration has no `handshake_timeout_s`."""
+"""Used when uvicorn's configuration has no `handshake_timeout_s`."""
 
 _PIPELINE_MAX: Final = 8
 _BUSY_RETRY_S: Final = 5
@@ -48,24 +49,24 @@ logger = logging.getLogger("tickcast.http")
 
 
 PROBES: Final = frozenset(("/health", "/ready"))
-"""Paths that a supervisor asks for, to know whether the server lives and may have clients."""
+"""Paths of the liveness and readiness probes."""
 
 
 class FeedHttpProtocol(HttpToolsProtocol):
     """The protocol class for `uvicorn.Config(http=…)`.
 
-    One timer goes with a connection. It begins anew with each request but the first, whose time
-    counts from the connection's beginning. Where it finds a request that is not complete, the
-    connection ends. The server finds unread answers, by a look at all connections at once:
-    `note_progress`.
+    Each connection has one timer. It starts when the connection opens, which covers the first
+    request, and restarts with each later request. If a request is incomplete when it expires, the
+    connection is closed. Unread responses are found by the server, which calls `note_progress` on
+    all connections.
 
-    What goes no further is counted in the `refused` of the lifespan's state, if there is one.
+    Refusals are counted in `refused` of the lifespan state, if it exists.
 
     Attributes:
-        served: how many requests it has begun to answer.
+        served: number of requests for which the application was called.
     """
 
-    # Among uvicorn's own attributes they would double the size of a dict.
+    # In the instance dict, next to uvicorn's attributes, these would double its size.
     __slots__ = (
         "_address", "_due", "_due_s", "_held", "_in_head", "_is_handshake", "_is_over",
         "_is_receiving", "_patience_s", "_received", "_refused", "_share", "_size", "_still",
@@ -78,28 +79,28 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._patience_s: float = getattr(self.config, "handshake_timeout_s", HANDSHAKE_TIMEOUT_S)
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
-        """When the timer is to look, by the loop's clock."""
+        """When the timer should check the connection, on the loop's clock."""
         self._share: LoopShare = self.app_state.get("loop_share") or LoopShare()
         self._address: AddressLimiter | None = None
         self.served = 0
         self._received = b""
-        """What has come and is not parsed yet."""
+        """Data received but not parsed yet."""
         self._unread: float = math.inf
-        """Bytes of answers that the client had not acknowledged at the last look."""
+        """Response bytes that the client had not acknowledged at the last check."""
         self._still = 0
-        """Looks since it has acknowledged any."""
+        """Checks since the client last acknowledged any."""
         self._is_over = False
-        """Nothing is parsed any more."""
+        """Parsing has stopped for good."""
         self._is_receiving = False
-        """A request has begun and is not complete."""
+        """A request has started and is incomplete."""
         self._in_head = False
         self._is_handshake = False
         self._size = 0
-        """Bytes that have come of its head, and then of its body."""
+        """Bytes received of the request's head, then of its body."""
         self._held: Any = None
-        """The application, while the request that it is to answer is not complete."""
+        """The application, while the request that it will answer is incomplete."""
         self._due: Refusal | None = None
-        """What is to be said when the answers to earlier requests are out."""
+        """A refusal to send after the responses to earlier requests."""
 
     # -- time
 
@@ -115,7 +116,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._check_room()
 
     def _check_address(self, address: AddressLimiter) -> None:
-        """Refuse an address before anything of its request is parsed."""
+        """Refuse a client over its address's limits, before parsing its request."""
         wait_s = address.shut_out_s(self.loop.time())
         reason = rules.SHUT_OUT
         if not wait_s and address.connections > address.limits.connections_max:
@@ -125,7 +126,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._refuse(Refusal(HTTPStatus.TOO_MANY_REQUESTS, headers, reason))
 
     def _check_room(self) -> None:
-        """Where the number of connections is bounded, the oldest that never asked makes room."""
+        """Enforce `http_connections_max`.
+
+        The oldest connection that has sent no complete request is closed to make room. If there is
+        none, the new connection is refused.
+        """
         limit: int | None = getattr(self.config, "http_connections_max", None)
         if limit is None or len(self.connections) <= limit:
             return
@@ -140,7 +145,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, headers, rules.FULL))
 
     def make_room(self) -> None:
-        """End, so that another connection can be served."""
+        """Reset this connection, so that another one can be served."""
         self._is_over = True
         self._refused[STALLED] += 1
         self._note_refusal()
@@ -172,8 +177,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _look(self) -> None:
-        """End a connection whose time is up; look again later where that is not for us to say."""
-        # To put it off costs less than another timer for each request.
+        """Close the connection if its time is up; check again later while uvicorn is in charge.
+
+        uvicorn is in charge while a response is under way or its keep-alive timeout is running.
+        """
+        # Postponing this timer is cheaper than creating one for each request.
         wait_s = self._due_s - self.loop.time()
         self._timer = self.loop.call_later(wait_s, self._look) if wait_s > 0 else None
         if self._timer is not None:
@@ -191,10 +199,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._close()
 
     def note_progress(self) -> int:
-        """Look how much the client has read of its answers; the server calls it twice a second.
+        """Check whether the client is reading its responses; the server calls this twice a second.
 
         Returns:
-            How many looks in a row have found that it read nothing, though something waits for it.
+            The number of consecutive checks in which the client read nothing, although data was
+            waiting for it.
         """
         waiting = self.transport.get_write_buffer_size()
         unread = waiting + unacknowledged(self.transport) if waiting else math.inf
@@ -204,26 +213,27 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     @property
     def patience_looks(self) -> int:
-        """How many such looks are too many, where there are few such clients: some 10 s."""
+        """How many such checks are too many while few clients are stuck; about 10 s by default."""
         return max(1, round(4 * self._patience_s))
 
     def give_up_reader(self) -> None:
-        """Cut a client that reads nothing of its answers."""
+        """Reset the connection of a client that does not read its responses."""
         self._refused[STALLED] += 1
         self._is_over = True
         reset(self.transport)
 
     def _is_answering(self) -> bool:
-        """Whether the answer to a complete request is still to come, or has come in part."""
+        """Whether a complete request still lacks its response, or part of it."""
         is_open = self.cycle is not None and not self.cycle.response_complete
         return bool(self.pipeline) or (is_open and self._held is None)
 
     # -- bytes
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, a little at a time, so that every bound is noticed soon.
+        """Parse in small slices, so that an exceeded limit is noticed early.
 
-        What the loop has no time for in this turn waits, and meanwhile nothing more is read.
+        If the loop has no time left in this turn, the rest is parsed later. Reading pauses until
+        then.
         """
         self._unset_keepalive_if_required()
         if self._is_over:
@@ -236,7 +246,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _parse(self, deadline_s: float) -> bool:
-        """Parse what has come until a deadline; returns whether some of it is left."""
+        """Parse received data until a deadline; return whether some of it is left."""
         while self._received and not self._is_over:
             data, self._received = self._received[:SLICE_BYTES], self._received[SLICE_BYTES:]
             self._feed(data)
@@ -257,7 +267,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
             elif rest := data[upgrade.args[0] :]:
-                # Of no protocol that we know: the request was an ordinary one (RFC 9110, 7.8).
+                # An upgrade to an unknown protocol is ignored (RFC 9110, section 7.8).
                 self._feed(rest)
         except Refusal as refusal:
             self._refuse(refusal)
@@ -265,7 +275,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             cause = error.__context__
             self._refuse(cause if isinstance(cause, Refusal) else Refusal(_BAD))
 
-    # -- what the parser finds
+    # -- parser callbacks
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -285,15 +295,15 @@ class FeedHttpProtocol(HttpToolsProtocol):
         has_body = rules.check_head(self.url, version, self.headers)
         self._is_handshake = False
         if self.parser.should_upgrade():
-            # HTTP/1.0 knows no upgrade (RFC 9110, section 7.8), and uvicorn would call it 1.1.
+            # HTTP/1.0 has no upgrades (RFC 9110, section 7.8), but uvicorn would treat it as 1.1.
             self._is_handshake = version == "1.1" and super()._should_upgrade()
             if self._is_handshake:
                 rules.check_handshake(self.parser.get_method(), self.url, self.headers)
                 if self._is_answering():
-                    # The answer would come in the midst of frames.
+                    # The response to an earlier request would end up among WebSocket frames.
                     raise Refusal(_BAD)
             if has_body:
-                # The parser takes it for what follows an upgrade, hence for the next request.
+                # After an upgrade, the parser would take the body for the next request.
                 raise Refusal(_BAD)
         if has_body and self.expect_100_continue:
             raise Refusal(HTTPStatus.EXPECTATION_FAILED)
@@ -301,11 +311,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
             raise Refusal(HTTPStatus.TOO_MANY_REQUESTS)
         super().on_headers_complete()
         if has_body:
-            # What stands behind a body goes here, not among the headers (RFC 9110, 6.5.1).
+            # Trailers are added to this copy, not to the headers (RFC 9110, section 6.5.1).
             self.headers = self.headers.copy()
 
     def on_body(self, body: bytes) -> None:
-        """Keep nothing: no endpoint of ours takes a body."""
+        """Discard the body: none of the endpoints uses one."""
 
     def on_message_complete(self) -> None:
         self._is_receiving = False
@@ -324,11 +334,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
     async def _run_in_turn(
         self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Run an application, in a turn of the loop in which only a few others start."""
+        """Run the application, in a turn of the loop in which few other requests start."""
 
         async def send_while_open(message: Message) -> None:
-            # uvicorn waits for this as well, but may then write to a transport that is closed: of
-            # pipelined requests, it tells only the last that the client is gone.
+            # uvicorn waits for this as well, but might then write to a closed transport: with
+            # pipelined requests, it marks only the last one as disconnected.
             await self.flow.drain()
             cycle.disconnected = cycle.disconnected or self.transport.is_closing()
             await send(message)
@@ -347,32 +357,32 @@ class FeedHttpProtocol(HttpToolsProtocol):
         return self._is_handshake
 
     def handle_websocket_upgrade(self) -> None:
-        """As uvicorn's, in a turn of the loop that has time for it.
+        """Switch to WebSocket, in a turn of the loop that has time for it.
 
-        It takes a good part of a millisecond, and one turn may read a thousand handshakes.
+        An upgrade takes most of a millisecond, and one turn may read a thousand handshakes.
         """
         self._is_over = True
         self._stop_waiting()
         if not self.transport.is_closing():
             self.transport.pause_reading()
-            self.flow.read_paused = False  # From now on, reading is none of its business.
+            self.flow.read_paused = False  # From now on, the WebSocket protocol controls reading.
             self._share.run(self._upgrade)
 
     def _upgrade(self, deadline_s: float) -> bool:
-        """Leave the connection to the other protocol, and release everything of this one."""
+        """Hand the connection to the WebSocket protocol and release this object's resources."""
         if not self.transport.is_closing():
             self._leave_address()
-            # First, since the other protocol may pause it as well.
+            # This comes first because the WebSocket protocol may pause reading itself.
             self.transport.resume_reading()
             super().handle_websocket_upgrade()
-        # The two hold each other, and collections are rare.
+        # Break the reference cycle: garbage collections are rare.
         self.parser = None  # type: ignore[assignment]
         return False
 
     # -- endings
 
     def timeout_keep_alive_handler(self) -> None:
-        # An answer that is still being read is given the time; `note_progress` sees whether it is.
+        # The client may still be reading its response; `note_progress` detects if it is not.
         self.timeout_keep_alive_task = None
         super().timeout_keep_alive_handler()
 
@@ -383,13 +393,13 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._close()
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer that a request goes no further, and see to it that the socket goes.
+        """Send an error response and close the connection.
 
-        Earlier requests get their answers first.
+        Earlier requests are answered first.
         """
         self._is_over = True
         if self._is_answering():
-            self._due = refusal.with_traceback(None)  # Its frames would keep this object.
+            self._due = refusal.with_traceback(None)  # The traceback would keep this object alive.
             return
         logger.debug("refused a request: %d %s", refusal.status, refusal)
         self._refused[refusal.reason] += 1
@@ -409,7 +419,8 @@ class FeedHttpProtocol(HttpToolsProtocol):
         lines = [b"%b: %b\r\n" % header for header in headers]
         self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", text]))
         if refusal.status != _TIMEOUT and self.transport.can_write_eof():
-            # More is on its way, and closing on it would cut off the answer (RFC 9112, 9.6).
+            # The client may still be sending. Closing now could destroy the response before the
+            # client reads it (RFC 9112, section 9.6).
             self.transport.write_eof()
             self._abort_later()
         else:
@@ -426,9 +437,9 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """End a connection, and drop what the kernel holds for a client that does not read it.
+    """Reset a connection and discard the data in the kernel's send buffer.
 
-    Otherwise the kernel would go on offering that for minutes.
+    Otherwise the kernel would keep trying to deliver it for minutes.
     """
     socket = transport.get_extra_info("socket")
     if socket is not None:
@@ -438,10 +449,10 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 def unacknowledged(transport: asyncio.Transport) -> int:
-    """Bytes in the kernel that the other end has not acknowledged; 0 where that is not known.
+    """Return the number of unacknowledged bytes in the kernel; 0 if it is unknown.
 
-    A client on a slow line acknowledges something every now and then, long before the kernel has
-    room for more. Source: tcp(7), SIOCOUTQ.
+    A client on a slow line acknowledges some data now and then, long before the kernel accepts
+    more. Source: tcp(7), SIOCOUTQ.
     """
     socket = transport.get_extra_info("socket")
     if socket is None or sys.platform != "linux":

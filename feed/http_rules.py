@@ -1,6 +1,6 @@
-"""What an HTTP request must be to go further: its form and its size. No I/O.
+"""Checks the form and size of HTTP requests. No I/O.
 
-Headers are pairs of name and value; names are in lower case.
+Headers are pairs of name and value, with names in lower case.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ MALFORMED: Final = "malformed"
 SHUT_OUT: Final = "shut_out"
 ADDRESS: Final = "address"
 FULL: Final = "full"
-"""What refusals count as in the metrics."""
+"""Reasons of refusals, as the metrics label them."""
 
 HEADERS_MAX: Final = 100
 URL_MAX_BYTES: Final = 8 * 1024
 HEAD_MAX_BYTES: Final = 16 * 1024
 BODY_MAX_BYTES: Final = 64 * 1024
 SLICE_BYTES: Final = 1024
-"""What of a request is parsed at a time, before its size is looked at."""
+"""Bytes of a request to parse before its size is checked again."""
 _LINE_MAX_BYTES: Final = 8 * 1024
-"""The longest line that the parser of WebSocket handshakes reads."""
+"""Longest line that the WebSocket library accepts in a handshake."""
 
 _URL: Final = re.compile(rb"[\x21-\x7e]+")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
@@ -38,11 +38,11 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Refusal(Exception):
-    """A request that goes no further; the connection ends with it.
+    """Raised when a request is refused; the connection is closed.
 
     Attributes:
-        headers: what its answer says besides.
-        reason: what it counts as in the metrics.
+        headers: extra headers of the response.
+        reason: label in the metrics.
     """
 
     def __init__(self, status: HTTPStatus, headers: Headers = (), reason: str = MALFORMED) -> None:
@@ -53,12 +53,15 @@ class Refusal(Exception):
 
 
 def check_size(size: int, headers: int, *, in_head: bool) -> None:
-    """Look whether more may come of a request; raises Refusal.
+    """Check that an incomplete request is within the limits.
 
     Args:
-        size: bytes that have come of its head or, behind that, of its body. A body's size is that
-            of its chunks, and may include the end of its head.
-        headers: how many have come.
+        size: bytes received of the head or, after that, of the body. The size of a body includes
+            the framing of its chunks and may include the end of the head.
+        headers: number of headers received.
+
+    Raises:
+        Refusal: the request is too large.
     """
     if headers > HEADERS_MAX or (in_head and size >= HEAD_MAX_BYTES):
         raise Refusal(_HEAD_TOO_LARGE)
@@ -67,18 +70,19 @@ def check_size(size: int, headers: int, *, in_head: bool) -> None:
 
 
 def check_url_size(url: bytes) -> None:
-    """Look whether more may come of a URL; raises Refusal."""
+    """Check the length of a possibly incomplete URL; raises Refusal."""
     if len(url) > URL_MAX_BYTES:
         raise Refusal(_URL_TOO_LONG)
 
 
 def check_head(url: bytes, version: str, headers: Headers) -> bool:
-    """Whether a body follows a complete head; RFC 9112, sections 3.2 and 6.3.
+    """Check a complete head and return whether a body follows.
 
-    The parser has made sure that there is one length at the most, and that it is a number.
+    The parser has already checked that there is no more than one Content-Length and that it is a
+    number. Source: RFC 9112, sections 3.2 and 6.3.
 
     Raises:
-        Refusal: that is not clear, or too much; or it is not clear what or which host is meant.
+        Refusal: the body's length is ambiguous or too large, or the URL, version or Host is bad.
     """
     if len(headers) > HEADERS_MAX:
         raise Refusal(_HEAD_TOO_LARGE)
@@ -102,9 +106,10 @@ def check_head(url: bytes, version: str, headers: Headers) -> bool:
 
 
 def check_handshake(method: bytes, url: bytes, headers: Headers) -> None:
-    """Refuse what the WebSocket library would leave without an answer; raises Refusal.
+    """Refuse handshakes that the WebSocket library would not answer; raises Refusal.
 
-    What it reads it answers itself: a bad key, or another version (RFC 6455, section 4.2.2).
+    The library itself answers handshakes that it can parse, such as those with a bad key or
+    another version (RFC 6455, section 4.2.2).
     """
     if method != b"GET":
         raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"GET")])

@@ -1,9 +1,9 @@
-"""The fan-out: which client gets which stream, and the frames they share.
+"""The fan-out: which client gets which stream, and the frames that clients share.
 
-A tick is encoded once for each form that someone wants; an audience joins what its streams saw
-since the last flush into one frame; and each of its members gets one write.
+Each tick is encoded once per form in use. At a flush, an audience joins the new ticks of its
+streams into one frame, and each of its members gets one write.
 
-Plain synchronous code: nothing here waits, and no socket or clock is involved.
+The code is synchronous and uses no sockets or clocks.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Hub:
     """All streams and audiences of one server.
 
     Attributes:
-        arrivals: how late the ticks are that it is given.
-        writes: the way of encoded ticks to clients.
+        arrivals: measures the delay of incoming ticks.
+        writes: writes encoded ticks to clients.
     """
 
     def __init__(self, counters: Counters | None = None) -> None:
@@ -50,7 +50,7 @@ class Hub:
         self._audiences = Audiences(self._streams)
         self._dirty: list[Tap] = []
 
-    # -- streams, opened and closed by whoever feeds the hub
+    # -- streams, opened and closed by `feed.upstream`
 
     def open_stream(
         self,
@@ -61,14 +61,14 @@ class Hub:
         epoch: str = "",
         seq: int = 0,
     ) -> None:
-        """Start carrying a stream, which stands at `seq`.
+        """Start carrying a stream whose last tick has the number `seq`.
 
-        Audiences whose wildcards cover it get it from now on.
+        Audiences whose wildcards cover the stream receive it from now on.
         """
         self._audiences.connect(self._streams.open(key, epoch, seq, latest, published_us))
 
     def close_stream(self, key: StreamKey) -> None:
-        """Stop carrying a stream; clients that hold it simply see no more ticks of it."""
+        """Stop carrying a stream; clients that hold it receive no more of its ticks."""
         stream = self._streams.close(key)
         if stream is not None:
             self._audiences.disconnect(stream)
@@ -89,7 +89,8 @@ class Hub:
     def is_named(self, key: StreamKey) -> bool:
         """Whether some client holds the stream by its name, not only by a wildcard.
 
-        A client that is still catching up with it counts as well, however it holds it.
+        A client that is still catching up with the stream counts too, even if it holds it by a
+        wildcard.
         """
         stream = self._streams.get(key)
         return stream is not None and (
@@ -125,13 +126,13 @@ class Hub:
         wanted: Wanted,
         behind: Collection[StreamKey] | None = None,
     ) -> Generator[None, None, Audience | None]:
-        """Make everything ready, in steps, for a client to have these subscriptions.
+        """Prepare a client's new subscriptions in steps.
 
-        Nothing changes for the client. `switch` or `discard` is to follow the last step at once.
+        Nothing changes for the client yet. Call `switch` or `discard` right after the last step.
 
         Args:
-            behind: streams that the client is not to get until `catch_up` is called for them. None
-                where there is no such stream and none can turn up.
+            behind: streams that the client must not receive until `catch_up` is called for them.
+                None if there are no such streams and none can be added.
         """
         if not wanted:
             return None
@@ -139,10 +140,10 @@ class Hub:
         return (yield from self._audiences.prepare(key, outbox, behind))
 
     def switch(self, outbox: Outbox, new: Audience | None, now: Moment) -> None:
-        """Give a client the subscriptions that were prepared, in place of those it had.
+        """Replace a client's subscriptions with those that were prepared.
 
-        Ticks published before this call are sent to the subscribers of before it. What was being
-        conflated for the client goes out at once where it is conflated otherwise from now on.
+        Ticks published before this call go to the previous subscribers. Ticks that are being
+        conflated for the client are sent at once if the conflation of their stream changes.
         """
         self.flush(now)
         old = self._audiences.of(outbox)
@@ -155,24 +156,24 @@ class Hub:
             outbox.follow(_nothing, old.form)
 
     def served_interval(self, asked_ms: int) -> int:
-        """The interval of conflation in ms that is served for the one a client asks for."""
+        """The conflation interval in ms that a client gets for the one it asks for."""
         return self._streams.served_interval(asked_ms)
 
     def discard(self, prepared: Audience | None) -> None:
-        """Forget what was prepared for a client that will not have it."""
+        """Discard prepared subscriptions that will not be used."""
         if prepared is not None:
             self._audiences.discard(prepared)
 
     def postpone(self, prepared: Audience, stream: Stream) -> None:
-        """Have a client that is prepared for not get a stream until `catch_up` is called."""
+        """Withhold a stream from a prepared audience's client until `catch_up` is called."""
         self._audiences.postpone(prepared, stream)
 
     def defer_by(self, defer: Callable[[Steps], None]) -> None:
-        """Have somebody else carry out work that nothing waits for, instead of doing it at once."""
+        """Pass work that nothing waits for to `defer`, instead of doing it at once."""
         self._audiences.defer = defer
 
     def catch_up(self, outbox: Outbox, key: StreamKey, now: Moment) -> None:
-        """The client has got all of a stream so far: from now on it gets it like the others."""
+        """Send a stream live to a client that has received all of its past."""
         audience = self._audiences.of(outbox)
         if audience is not None and key in audience.behind:
             if self._dirty:
@@ -184,7 +185,7 @@ class Hub:
         self._audiences.move(outbox, None)
 
     def totals(self, outbox: Outbox) -> Totals:
-        """What has become of a client's ticks so far."""
+        """Counts of the ticks sent to a client, merged and skipped so far."""
         totals = Totals()
         totals.add(outbox.totals)
         audience = self._audiences.of(outbox)
@@ -198,7 +199,7 @@ class Hub:
         subscriptions: Iterable[Subscription],
         besides: Iterable[Subscription] = (),
     ) -> Iterator[Stream]:
-        """Every carried stream that the subscriptions cover, and `besides` do not."""
+        """Yield carried streams that `subscriptions` cover and `besides` do not."""
         known = Coverage(besides)
         for stream in self._streams.covered(feed, subscriptions):
             if not known.covers(stream.key):
@@ -206,30 +207,30 @@ class Hub:
 
     @property
     def opened(self) -> int:
-        """How many streams were opened so far."""
+        """Number of streams opened so far."""
         return self._streams.opened
 
     def opened_since(self, number: int) -> list[Stream]:
-        """The streams that were opened after the first ones, `number` of them; the latest first."""
+        """The streams opened after the first `number` ones, latest first."""
         return self._streams.opened_since(number)
 
     def keys(self) -> KeysView[StreamKey]:
-        """The streams that are carried."""
+        """Keys of the carried streams."""
         return self._streams.keys()
 
     def send(self, outbox: Outbox, pieces: Sequence[Piece]) -> None:
-        """Send ticks to one client alone, of streams that it holds."""
+        """Send ticks of streams that a client holds to this client only."""
         audience = self._audiences.of(outbox)
         if audience is not None and pieces:
             self.writes.to_member(outbox, pieces, audience)
 
     def form_of(self, outbox: Outbox) -> Form | None:
-        """How a client wants its ticks; None if it holds no subscription."""
+        """The form in which a client receives ticks; None if it holds no subscription."""
         audience = self._audiences.of(outbox)
         return audience.form if audience else None
 
     def drain(self, outbox: Outbox, now: Moment) -> None:
-        """A client reads again."""
+        """Resume sending to a client that reads again."""
         released = outbox.drain(now.wall_us)
         self.counters.ticks_out += released.sent
         self.counters.slow_merged += released.merged
@@ -240,7 +241,7 @@ class Hub:
     def publish(
         self, key: StreamKey, ticks: Sequence[Tick], published_us: int = 0, epoch: str = ""
     ) -> bool:
-        """Take the next ticks of a stream. True if that makes a flush necessary."""
+        """Take the next ticks of a stream; return whether a flush is needed."""
         stream = self._streams.get(key)
         if stream is None or not ticks:
             return False
@@ -259,10 +260,10 @@ class Hub:
         return due
 
     def announce(self, key: StreamKey, gap: Gap, now: Moment, epoch: str) -> None:
-        """Tell everybody who holds a stream what can't be had of it, after what came before.
+        """Send a gap notice to the clients that hold a stream, after the ticks before the gap.
 
         Args:
-            epoch: the one that the stream is in from now on.
+            epoch: the stream's epoch from now on.
         """
         stream = self._streams.get(key)
         if stream is None:
@@ -287,11 +288,11 @@ class Hub:
         self.counters.add_gap(gap.reason.value, gap.ticks)
 
     def flush(self, now: Moment) -> None:
-        """Send everything published since the last flush, and what is conflated if it is due."""
+        """Send everything published since the last flush, and conflated ticks that are due."""
         dirty, self._dirty = self._dirty, []
         groups = self._streams.due_groups(now.steady_s)
         if len(dirty) == 1 and not groups:
-            # While little flows it is mostly so, and nothing has to be gathered.
+            # The usual case at low rates: there is only one stream, so nothing has to be gathered.
             chunk = dirty[0].give()
             self.writes.to_audiences(
                 (encode_pieces(chunk, form, now.wall_us), form, audiences)
@@ -316,11 +317,11 @@ class Hub:
             self._audiences.unite(audience)
 
     def due_s(self) -> float | None:
-        """When the next flush is due for the sake of what is conflated, on the steady clock."""
+        """When conflated ticks next need a flush, on the steady clock."""
         return self._streams.due_s()
 
     def _settle(self, outbox: Outbox, old: Audience, new: Audience | None, now: Moment) -> None:
-        """Give a client what was being conflated for it, where that is not going on."""
+        """Send a client the ticks being conflated on taps that it leaves."""
         chunks = [
             chunk
             for tap in self._streams.waiting(old)

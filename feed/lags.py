@@ -1,4 +1,4 @@
-"""How late ticks are on their way from the publisher, and how far a client is behind. No I/O."""
+"""Measures the delay of ticks since their publication, and how far a client is behind. No I/O."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from feed.counters import Counters
 from feed.times import Moment
 
 _QUIET_S: Final = 1.0
-"""Redis may say nothing for so long: a heartbeat takes its way twice a second."""
+"""Silence from Redis that is still normal: heartbeats pass through it twice a second."""
 
 
 class Arrivals:
-    """What was published since the last flush, and how long it was on its way.
+    """The batches published since the last flush, and their delay.
 
     Attributes:
-        add: takes when a batch was published, microseconds since the Unix epoch (0 if unknown), and
-            how many ticks it has.
+        add: takes a pair: when a batch was published, in microseconds since the Unix epoch (0 if
+            unknown), and its number of ticks.
     """
 
     __slots__ = ("_at_s", "_batches", "_counters", "_lag_us", "add")
@@ -25,13 +25,13 @@ class Arrivals:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._batches: list[tuple[int, int]] = []
-        # The list's own method: it is called for each batch.
+        # Bound directly to the list's method, because it is called for each batch.
         self.add: Callable[[tuple[int, int]], None] = self._batches.append
         self._at_s = 0.0
         self._lag_us = 0
 
     def flush(self, now: Moment) -> None:
-        """All that has arrived is sent: note how late that is."""
+        """Record the delay of all batches that have just been sent."""
         if not self._batches:
             return
         lags = self._counters.lag_s
@@ -45,12 +45,12 @@ class Arrivals:
         self._batches.clear()
 
     def lag_ms(self, now: Moment) -> int:
-        """How long the ticks sent in the last second have been on their way from the publisher."""
+        """The delay of the last ticks since publication; 0 if none were sent in the last second."""
         return self._lag_us // 1000 if now.steady_s - self._at_s <= 1 else 0
 
 
 class Stall:
-    """How long a client has received nothing new: because it does not read, or Redis is silent."""
+    """How long a client has been stalled, because it does not read or because Redis is silent."""
 
     __slots__ = ("_heard_s", "_read_s")
 
@@ -58,18 +58,19 @@ class Stall:
         self._heard_s = self._read_s = 0.0
 
     def look(self, now_s: float, *, broker_heard_s: float, all_taken: bool) -> None:
-        """Note how things are now, on a steady clock.
+        """Record the current state.
 
         Args:
-            broker_heard_s: when the last word came from Redis; 0 if none ever came. The stall is
-                counted from there, or else from the first look.
-            all_taken: whether the client has taken everything. At the first look it counts as so.
+            now_s: time on a steady clock.
+            broker_heard_s: when the last message came from Redis; 0 if none ever came. The stall
+                counts from then, or from the first call.
+            all_taken: whether the client has taken everything; assumed True at the first call.
         """
         self._heard_s = broker_heard_s or self._heard_s or now_s
         if all_taken or not self._read_s:
             self._read_s = now_s
 
     def lasts_ms(self, now_s: float) -> int:
-        """How long it lasts by now; 0 where all is well."""
+        """The duration of the stall in ms; 0 if there is none."""
         silent_s = now_s - self._heard_s
         return int(1000 * max(now_s - self._read_s, silent_s if silent_s > _QUIET_S else 0.0))

@@ -1,4 +1,4 @@
-"""What `/symbols` and `/snapshot` answer, page by page, built in slices of the event loop."""
+"""Builds the pages that `/symbols` and `/snapshot` return, in slices of the event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feed.encoding import Encoding, encode_elements
 from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, sort_channels
 
 PAGE_MAX: Final = 10_000
-"""Most elements of a page, and their number where a request does not say."""
+"""Maximum number of elements in a page; also the default."""
 _HEADS_AT_ONCE: Final = 100
 _ENCODED_AT_ONCE: Final = 500
 
@@ -22,8 +22,8 @@ class Page(NamedTuple):
     """The part of a listing that a request asks for.
 
     Attributes:
-        limit: how many elements at most.
-        after: the symbol behind which it begins; empty for the first page.
+        limit: maximum number of elements.
+        after: the symbol after which the page begins; empty for the first page.
     """
 
     limit: int = PAGE_MAX
@@ -52,10 +52,10 @@ async def list_symbols(store: Store, feed: str, rights: Entitlements, page: Page
 async def list_latest(
     store: Store, feed: str, rights: Entitlements, patterns: Sequence[str], page: Page
 ) -> Body:
-    """The latest ticks of all streams of some symbols and wildcards, in order.
+    """The latest ticks of all streams that match symbols and wildcards, in order.
 
-    A page ends behind the last stream of a symbol, so that the next one can begin there. It may be
-    longer than its limit where one symbol alone has more streams.
+    A page ends after the last stream of a symbol, so that the next page can begin there. It
+    exceeds its limit only if a single symbol has more streams.
     """
     pauses = Pauses()
     wanted: list[Subscription] = []
@@ -99,7 +99,7 @@ def _may_see(rights: Entitlements, key: StreamKey) -> bool:
 
 
 def _whole_symbols(streams: list[StreamKey], limit: int) -> list[StreamKey]:
-    """The first streams, up to the limit and to the end of a symbol."""
+    """The first streams, up to the limit, without splitting a symbol."""
     if len(streams) <= limit:
         return streams
     end = limit

@@ -1,7 +1,7 @@
-"""Logs: one event a line, for people or for machines, with nothing in it that is not shown as text.
+"""Logging: one event per line, for people or for machines, with control characters escaped.
 
-What clients and producers send can stand in a message; a control character in it could forge a
-line or steer a terminal, so none gets through (CWE-117).
+Messages may contain text from clients and producers. A control character in it could forge a log
+line or control a terminal, so all of them are escaped (CWE-117).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 SECURITY: Final = 35
-"""A level between WARNING and ERROR: somebody was turned away, or tried what nobody should."""
+"""A level between WARNING and ERROR: a client was refused, or tried something suspicious."""
 
 _OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _ESCAPES: Final = {
@@ -24,28 +24,28 @@ _ESCAPES: Final = {
 
 
 def set_up(level: str, form: Literal["console", "json"] = "console") -> None:
-    """Log to stderr from now on.
+    """Configure logging to stderr.
 
     Args:
-        level: the least that is logged: `debug`, `info`, `warning`, `security` or `error`.
+        level: lowest level to log: `debug`, `info`, `warning`, `security` or `error`.
         form: `console` for people, `json` for machines.
     """
     logging.addLevelName(SECURITY, "SECURITY")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else ConsoleLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # uvicorn tells at "info" what we tell ourselves.
+    # At "info", uvicorn repeats what we log ourselves.
     for name in ("uvicorn", "websockets"):
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))
 
 
 def escape(text: str) -> str:
-    """The text with all control characters, line ends and changes of direction spelled out."""
+    """Escape all control characters, line ends and changes of text direction."""
     return text.translate(_ESCAPES)
 
 
 class ConsoleLines(logging.Formatter):
-    """`time level logger: message name=value …`; a traceback follows on lines of its own."""
+    """`time level logger: message name=value …`; a traceback follows on separate lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created).astimezone()
@@ -61,7 +61,7 @@ class ConsoleLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `logger`, `message`, and what else is known."""
+    """One JSON object per line: `time`, `level`, `logger`, `message` and any extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created, UTC)
@@ -78,7 +78,7 @@ class JsonLines(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """What was given as `extra`."""
+    """The fields passed as `extra`."""
     return {
         name: value
         for name, value in record.__dict__.items()

@@ -1,7 +1,7 @@
-"""Bounds what each turn of the event loop spends on clients' messages and on new requests.
+"""Limits the time that each turn of the event loop spends on client messages and new requests.
 
-One turn reads from every socket that is ready. Without a bound, a thousand clients that send at
-once make a turn that lasts for seconds, and ticks wait for its end.
+One turn reads from every socket that is ready. Without a limit, a thousand clients that send at
+once would make a turn last for seconds, and ticks would wait until it ends.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Final
 
 _TURN_S: Final = 0.005
 _SLICE_S: Final = 0.001
-"""How long one client's messages are worked on before the next client's."""
+"""Time spent on one client's messages before the next client's."""
 _STARTS_PER_TURN: Final = 4
-"""A request takes about a millisecond until it first waits for something."""
+"""A request runs for about a millisecond before it first waits for something."""
 
 Work = Callable[[float], bool]
-"""Works up to a deadline on the clock of `perf_counter`; returns whether more is left to do."""
+"""Works until a deadline on the clock of `perf_counter`; returns whether work is left."""
 
 logger = logging.getLogger("tickcast")
 
@@ -28,11 +28,11 @@ logger = logging.getLogger("tickcast")
 class LoopShare:
     """Runs work at once while the current turn has time left, and in later turns otherwise.
 
-    All clients share one object. Work that waits is served in turn, a slice at a time.
+    All clients share one object. Waiting work is run round-robin, a slice at a time.
 
     Args:
         turn_s: time that one turn of the loop may spend on work, in seconds.
-        starts: how many coroutines may pass `start` in one turn.
+        starts: number of coroutines that may pass `start` in one turn.
     """
 
     def __init__(self, turn_s: float = _TURN_S, starts: int = _STARTS_PER_TURN) -> None:
@@ -45,9 +45,9 @@ class LoopShare:
         self._starting: deque[asyncio.Future[None]] = deque()
 
     def run(self, work: Work) -> bool:
-        """Run work for as long as this turn allows; returns whether some of it is left.
+        """Run work for as long as this turn allows; return whether some of it is left.
 
-        The rest follows in later turns. The caller must not pass the same work again before that.
+        The rest runs in later turns. Do not pass the same work again before it has finished.
         """
         self._schedule()
         if self._waiting or self._spent_s >= self._turn_s:
@@ -61,11 +61,11 @@ class LoopShare:
         return is_left
 
     async def start(self, *, urgent: bool = False) -> None:
-        """Wait for a turn of the loop in which only a few requests start.
+        """Wait for a turn of the loop in which few requests start.
 
         Args:
-            urgent: go before all that wait. A probe that waits behind a crowd of handshakes would
-                have a server restarted that is only busy.
+            urgent: go first. If a probe waited behind a crowd of handshakes, a supervisor could
+                restart a server that is only busy.
         """
         self._schedule()
         if self._started < self._starts_max and (urgent or not self._starting):

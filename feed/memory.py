@@ -1,4 +1,4 @@
-"""How a process that serves for months keeps its memory small, and its pauses short."""
+"""Keeps the memory of a long-running server small and its garbage collections short."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from collections.abc import Callable
 from typing import Final
 
 _COLLECT_AT: Final = (1000, 10, 100)
-"""Thresholds of the garbage collector: as Python's own, but ten times fewer full collections."""
+"""Thresholds of the garbage collector: ten times fewer full collections than Python's defaults."""
 
 
 def spare_collections() -> None:
-    """Tune the garbage collector of a process that does nothing but serve.
+    """Tune the garbage collector for a process that only serves.
 
-    With thousands of connections a full collection takes a tenth of a second or more, in which
-    nothing is sent. It finds next to nothing: what the server makes is freed without it.
+    With thousands of connections a full collection takes a tenth of a second or more, and nothing
+    is sent meanwhile. It finds next to nothing, because the server's objects are freed by
+    reference counting.
     """
     gc.collect()
     gc.freeze()
@@ -34,11 +35,12 @@ _TRIM: Final = _find_trim()
 
 
 def give_back() -> None:
-    """Return to the system the pages that hold nothing any more.
+    """Return unused memory pages to the system.
 
-    glibc does so by itself only at the end of its heap: a rush of clients leaves holes below what
-    is still in use, and they stay. Elsewhere than on glibc it does nothing. It takes less than a
-    millisecond where there is little to give back, and some 6 ms for 100 MB (malloc_trim(3)).
+    On its own, glibc returns memory only from the end of its heap. A rush of clients leaves holes
+    below memory that is still in use, and these would stay. With other C libraries this does
+    nothing. It takes less than a millisecond if there is little to return, and about 6 ms for
+    100 MB (malloc_trim(3)).
     """
     if _TRIM is not None:
         _TRIM(0)

@@ -1,6 +1,6 @@
-"""What one server has counted and holds, as Prometheus reads it. `docs/metrics.md` lists it.
+"""The server's metrics in Prometheus's format; `docs/metrics.md` lists them.
 
-No label names a symbol or a client, so the number of series is fixed.
+No label contains a symbol or a client, so the number of series is fixed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from feed.errors import CloseCode
 from feed.http_rules import MALFORMED, STALLED
 
 _CLOSE_CODES: Final = frozenset(CloseCode) | {1001, 1003, 1005, 1006}
-"""Those with a label of their own; a client can close with any number it likes."""
+"""Close codes with their own label. Others share one, because clients can send any number."""
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def render_metrics(engine: Engine) -> bytes:
-    """All metrics of a server, in Prometheus's text format."""
+    """Render all metrics of a server in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(_FeedCollector(engine))
     ProcessCollector(registry=registry)
@@ -38,7 +38,7 @@ def render_metrics(engine: Engine) -> bytes:
 
 
 class _FeedCollector(Collector):
-    """Reads the engine's numbers when it is asked: counting itself costs next to nothing."""
+    """Reads the engine's counters at each scrape, which keeps counting itself cheap."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

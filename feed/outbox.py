@@ -14,9 +14,9 @@ from feed.pieces import Form, Piece
 from feed.ticks import StreamKey
 
 MESSAGES_ROOM_BYTES: Final = 64 * 1024
-"""What messages other than ticks may take beyond the bound: they can't be merged or skipped."""
+"""Extra room for messages other than ticks, which can't be merged or skipped."""
 PORTION_BYTES: Final = 64 * 1024
-"""Of what was held, so much is written before looking whether the sink takes more."""
+"""Bytes of held data to write before checking whether the sink takes more."""
 
 
 class Sink(Protocol):
@@ -24,8 +24,8 @@ class Sink(Protocol):
 
     Attributes:
         paused: True while the other side is not reading and nothing more should be written.
-        on_pause: called when that begins, and when `write` is replaced.
-        write: takes complete frames, at once.
+        on_pause: called when `paused` becomes True, and when `write` is replaced.
+        write: writes complete frames immediately.
     """
 
     paused: bool
@@ -33,7 +33,7 @@ class Sink(Protocol):
     write: Callable[[bytes], None]
 
     def buffered(self) -> int:
-        """Bytes taken, and not yet accepted by the operating system."""
+        """Bytes written that the operating system has not accepted yet."""
 
 
 PolicyOf = Callable[[StreamKey], SlowPolicy | None]
@@ -41,18 +41,19 @@ PolicyOf = Callable[[StreamKey], SlowPolicy | None]
 
 
 class Outbox:
-    """Passes frames on while the client reads, and holds them while it does not, up to a bound.
+    """Passes frames on while the client reads, and holds them while it does not, up to a limit.
 
-    The bound counts what is held here together with what the sink has not sent yet. Ticks above it
-    go into a backlog: one tick a stream, to be merged or skipped as the client's policies say.
-    Where a policy is `close`, or what is no tick does not fit either, the outbox closes for good
-    and calls `on_overflow`, once: its connection must end. `fail` closes it likewise.
+    The limit applies to the bytes held here plus those that the sink has not sent yet. Ticks over
+    the limit go into a backlog, which keeps one tick per stream and merges or skips the others
+    according to the client's policies. If the policy is `close`, or if other messages do not fit,
+    the outbox closes permanently and calls `on_overflow` once; the connection must then end.
+    `fail` closes the outbox in the same way.
 
     Attributes:
-        totals: what became of the client's ticks, but for those that its audience counts.
-        extended: whether the client knows of gaps.
-        write: the sink's own, while nothing stands in the way: what `offer` would call. None while
-            it has to decide. A flush looks here first, since that saves it a call for each client.
+        totals: counts of the client's ticks, except those that its audience counts.
+        extended: whether the client understands gap notices.
+        write: the sink's `write` while `offer` would call it directly, otherwise None. A flush
+            checks this first, which saves a call for each client.
     """
 
     __slots__ = ("_backlog", "_held", "_held_bytes", "_max_bytes", "_on_failure", "_on_overflow",
@@ -81,7 +82,7 @@ class Outbox:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that were pushed and have not left this process."""
+        """Bytes that have not left this process yet."""
         return self._held_bytes + self._sink.buffered()
 
     @property
@@ -90,7 +91,7 @@ class Outbox:
         return self._backlog is not None
 
     def push(self, data: bytes) -> None:
-        """Send complete frames that are no ticks, after everything that was pushed before."""
+        """Send complete frames of messages other than ticks, after everything pushed before."""
         self.totals.bytes += len(data)
         if not self.offer(data) and not self.closed:
             if self.waiting_bytes + len(data) > self._max_bytes + MESSAGES_ROOM_BYTES:
@@ -99,7 +100,7 @@ class Outbox:
                 self._hold(data)
 
     def offer(self, data: bytes) -> bool:
-        """Send complete frames, unless the client is too slow: then False, and `absorb` is due."""
+        """Send complete frames; return False if the client is too slow, then call `absorb`."""
         if self._held is None and not self._sink.paused:
             self._sink.write(data)
             return True
@@ -111,7 +112,7 @@ class Outbox:
         return True
 
     def absorb(self, pieces: Sequence[Piece], policy_of: PolicyOf, form: Form) -> Totals:
-        """Take ticks that `offer` has refused; returns what the client thereby does not get."""
+        """Take ticks that `offer` refused; return the counts of ticks not sent."""
         refused = Totals()
         for piece in pieces:
             refused.sent += piece.size
@@ -132,7 +133,7 @@ class Outbox:
         return refused
 
     def tell(self, key: StreamKey, gap: Gap, frame: bytes) -> None:
-        """Tell of a gap, in its place among the stream's ticks; `frame` is the notice."""
+        """Send a gap notice, in order with the stream's ticks; `frame` is the encoded notice."""
         if self.extended and not self.closed:
             if self._backlog is not None:
                 self._backlog.add_gap(key, gap)
@@ -140,18 +141,18 @@ class Outbox:
                 self.push(frame)
 
     def follow(self, policy_of: PolicyOf, form: Form) -> None:
-        """The client holds other streams now, or holds them otherwise: its backlog follows."""
+        """Adapt the backlog to a change of the client's subscriptions or form."""
         if self._backlog is not None:
             self._backlog.keep(policy_of, form)
 
     def drain(self, written_us: int) -> Totals:
-        """The client reads again: pass on what was held, then the latest of what was missed.
+        """Send held data to a client that reads again, then its backlog.
 
         Args:
             written_us: the time now, microseconds since the Unix epoch.
 
         Returns:
-            What the client got from its backlog.
+            Counts of the ticks sent from the backlog.
         """
         released = Totals()
         if self._held is None or self._sink.paused:
@@ -175,9 +176,9 @@ class Outbox:
         return released
 
     def close(self) -> None:
-        """Drop what is held, and ignore whatever is pushed from now on."""
+        """Drop held data and ignore everything pushed from now on."""
         self.closed = True
-        # Or it and its connection would keep each other.
+        # Break the reference cycle with the connection.
         self._on_overflow = self._on_failure = _nothing
         self.write = None
         self._held = []
@@ -185,16 +186,16 @@ class Outbox:
         self._backlog = None
 
     def fail(self) -> None:
-        """Close after a bug in serving this client: its connection must end, the others go on."""
+        """Close after a bug in serving this client, so that only its connection ends."""
         on_failure = self._on_failure
         self.close()
         on_failure()
 
     def _pass_on(self) -> None:
-        """Write what is held while the sink takes it.
+        """Write held data in portions until the sink pauses.
 
-        All at once would be more than it wants. Under TLS that counts: what has been encrypted and
-        handed on is no longer in `buffered`.
+        Writing everything at once would exceed the sink's limit. Under TLS this matters, because
+        data that has been encrypted and passed on no longer counts in `buffered`.
         """
         held = deque(self._held or ())
         while held and not self._sink.paused:

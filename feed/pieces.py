@@ -1,4 +1,4 @@
-"""Encoded ticks on their way to clients: pieces of streams, and the frames made of them."""
+"""Encodes ticks for clients: pieces of streams, and the frames built from them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from feed.frames import build_frame, frame_header
 from feed.ticks import Bar, Quote, StreamKey, Tick, Trade
 
 FRAME_TICKS_MAX: Final = 500
-"""Ticks in one frame at the most, so that a burst stays below what client libraries accept."""
+"""Maximum number of ticks in a frame, so that bursts stay within client libraries' limits."""
 
 
 class Form:
-    """How a client wants its bytes: there is one object for each of the four ways.
+    """How ticks are encoded for a client. There is one object for each of the four forms.
 
     Attributes:
         encoding: JSON or MessagePack.
@@ -41,11 +41,11 @@ def form_of(encoding: Encoding, stamps: bool = False) -> Form:
 
 
 class Chunk(NamedTuple):
-    """Ticks of one stream in order, each with the time at which it was published.
+    """Ticks of one stream in order, with their publication times.
 
     Attributes:
         ticks: at least one.
-        published_us: when the publisher handed each over, microseconds since the Unix epoch.
+        published_us: when each tick was published, microseconds since the Unix epoch.
     """
 
     key: StreamKey
@@ -54,14 +54,14 @@ class Chunk(NamedTuple):
 
 
 class Piece:
-    """A chunk encoded to stand inside an array; at most `FRAME_TICKS_MAX` ticks.
+    """A chunk of at most `FRAME_TICKS_MAX` ticks, encoded as elements of an array.
 
     Attributes:
-        elements: the bytes.
-        size: how many ticks they are.
-        merged: how many more those ticks stand for.
-        chunk: what they were made of, for those who can't take them now.
-        frame: the piece as a frame of its own, once somebody has needed it.
+        elements: the encoded ticks.
+        size: number of ticks.
+        merged: number of earlier ticks that these replaced.
+        chunk: the original ticks, for clients that can't receive them now.
+        frame: the piece as a separate frame, built when it is first needed.
     """
 
     __slots__ = ("chunk", "elements", "frame", "merged", "size")
@@ -75,7 +75,7 @@ class Piece:
 
 
 def encode_pieces(chunk: Chunk, form: Form, written_us: int) -> list[Piece]:
-    """A chunk as pieces; `written_us` is the time to stamp on its ticks, where they get stamps."""
+    """Encode a chunk as pieces; `written_us` becomes `tw` if the form has stamps."""
     key, ticks, published_us = chunk
     if len(ticks) <= FRAME_TICKS_MAX:
         return [_encode_piece(chunk, form, written_us)]
@@ -99,15 +99,15 @@ def _encode_piece(chunk: Chunk, form: Form, written_us: int) -> Piece:
 
 
 def pack_frames(pieces: Sequence[Piece], encoding: Encoding) -> tuple[bytes, int, int, int]:
-    """Pieces in as few frames as hold them.
+    """Pack pieces into as few frames as possible.
 
-    Returns the frames back to back, how many they are, the ticks in them, and how many more ticks
-    those stand for.
+    Returns the frames as one byte string, the number of frames, the number of ticks in them, and
+    the number of earlier ticks that these replaced.
     """
     if len(pieces) == 1:
         (piece,) = pieces
         if piece.frame is None:
-            # It is the same for all audiences that get this piece alone.
+            # Kept, because all audiences that get only this piece share the frame.
             piece.frame = _array_frame([piece.elements], piece.size, encoding)
         return piece.frame, 1, piece.size, piece.merged
     # One plain loop: `map` and `sum` would take twice as long.
@@ -129,7 +129,7 @@ def pack_frames(pieces: Sequence[Piece], encoding: Encoding) -> tuple[bytes, int
 
 
 def _split(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """Pieces by the frame that they go into."""
+    """Group pieces by frame."""
     part: list[Piece] = []
     count = 0
     for piece in pieces:
@@ -149,7 +149,7 @@ def _array_frame(elements: Sequence[bytes], count: int, encoding: Encoding) -> b
 
 
 def message_frame(message: object, encoding: Encoding) -> bytes:
-    """A message that is no tick, as a frame."""
+    """Encode a message other than a tick as a frame."""
     return build_frame(encode(message, encoding), encoding)
 
 

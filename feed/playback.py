@@ -1,7 +1,6 @@
-"""Plays recorded ticks: which are due, and what pause, seek, speed and step make of that.
+"""Plays recorded ticks: decides which are due, with pause, seek, speed and step.
 
-No I/O and no clock inside: whoever plays passes the time in, in seconds on any clock that is never
-set back.
+No I/O and no clock: the caller passes the time, in seconds on any monotonic clock.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from feed.times import NS_PER_SECOND, Time
 
 SPEED: Final = (0.01, 10_000.0)
-"""The slowest and the fastest speed but for `max`."""
+"""The slowest and the fastest speed, apart from `max`."""
 MAX: Final = math.inf
-"""The speed that takes no heed of time."""
+"""The speed that ignores the times of ticks."""
 STEPS_MAX: Final = 10_000
-"""So many ticks at most in one step."""
+"""Maximum number of ticks in one step."""
 
 _OFFSET = re.compile(r"([+-])(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _UNITS: Final = {"ms": 10**6, "s": NS_PER_SECOND, "m": 60 * NS_PER_SECOND,
@@ -28,7 +27,7 @@ _UNITS: Final = {"ms": 10**6, "s": NS_PER_SECOND, "m": 60 * NS_PER_SECOND,
 
 
 class Timed(Protocol):
-    """A tick, or something that stands for one."""
+    """A tick, or an object that represents one."""
 
     @property
     def time(self) -> Time:
@@ -40,10 +39,10 @@ T_co = TypeVar("T_co", bound=Timed, covariant=True)
 
 
 class Source(Protocol[T_co]):
-    """Recorded ticks that can be read from any point on.
+    """Recorded ticks that can be read from any point.
 
-    Their order is that of the file. Where a tick has an earlier time than one before it, it is due
-    together with that one: a tick's *due time* is the greatest time up to it.
+    Ticks come in the order of the file. A tick with an earlier time than one before it is due
+    together with that one: a tick's *due time* is the greatest time up to and including it.
     """
 
     @property
@@ -55,14 +54,14 @@ class Source(Protocol[T_co]):
         """The greatest time."""
 
     def read(self, start: Time | None) -> Iterator[T_co]:
-        """The ticks from the first on whose time is not before `start`; it may begin earlier.
+        """Read from the first tick that is not before `start`; may begin with earlier ticks.
 
-        They are the reader's own.
+        The ticks belong to the caller.
         """
 
 
 class Mode(Enum):
-    """What a deck does."""
+    """The state of a deck."""
 
     PLAYING = "playing"
     PAUSED = "paused"
@@ -73,9 +72,9 @@ class State(NamedTuple):
     """Where a replay stands.
 
     Attributes:
-        position: in the time of the recording.
-        speed: how many times as fast as it happened; `MAX` takes no heed of time.
-        first, last: what is played of the recording.
+        position: time in the recording.
+        speed: multiple of the original speed; `MAX` ignores the times of ticks.
+        first, last: the part of the recording that is played.
     """
 
     mode: Mode
@@ -85,7 +84,7 @@ class State(NamedTuple):
     last: Time
 
     def fields(self) -> dict[str, Any]:
-        """As clients and other programs are told; see `docs/protocol.md`, section "Replays"."""
+        """The fields of a `replay` message; see `docs/protocol.md`, section "Replays"."""
         return {
             "state": self.mode.value,
             "position": self.position,
@@ -96,10 +95,10 @@ class State(NamedTuple):
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> State:
-        """Read what `fields` gave, times in any form that a message has them in.
+        """Read the result of `fields`, with times in any form that messages use.
 
         Raises:
-            ValueError, KeyError, TypeError: it is no state.
+            ValueError, KeyError, TypeError: the fields are not a valid state.
         """
         return cls(
             Mode(fields["state"]),
@@ -111,32 +110,39 @@ class State(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """When what is due: at `since_s` the clock stood at `position`, and it goes at `speed`."""
+    """Maps recording time to clock time.
+
+    Attributes:
+        since_s: when the replay was at `position`, on the caller's clock.
+        position: time in the recording, in nanoseconds.
+        speed: multiple of the original speed.
+    """
 
     since_s: float
     position: int
     speed: float
 
     def when(self, time: int) -> float:
-        """When the clock comes by a time of the recording."""
+        """When the replay reaches a time of the recording, on the caller's clock."""
         return self.since_s + (time - self.position) / NS_PER_SECOND / self.speed
 
 
 class Deck(Generic[T]):
-    """Plays a source, by the times of its ticks.
+    """Plays a source by the times of its ticks.
 
-    The schedule is fixed by the last command: what comes late is made up for, and nothing adds up.
+    The last command fixes the schedule, so the deck catches up after a delay and delays do not
+    accumulate.
 
     Args:
-        now_s: when it begins.
-        speed: see `SPEED`, or `MAX`.
-        start, end: what is to be played; without, all there is.
-        loop: begin again at the end.
+        now_s: when playback begins.
+        speed: within `SPEED`, or `MAX`.
+        start, end: the part to play; the whole source by default.
+        loop: start over at the end.
 
     Attributes:
-        rewinds: how often it has gone back, so that ticks come once more. What `take` has returned
-            in the same call comes before.
-        rounds: how many of these were at the end, to begin again.
+        rewinds: how often playback has gone back, so that ticks are repeated. Ticks returned by the
+            `take` call that rewinds come before the rewind.
+        rounds: how many of these rewinds were loops at the end.
 
     Raises:
         ValueError: there is nothing between `start` and `end`, or the speed is out of bounds.
@@ -169,7 +175,7 @@ class Deck(Generic[T]):
         self._read_from(self.first, now_s)
 
     def _read_from(self, position: Time, now_s: float) -> None:
-        """Go on from here, from now on."""
+        """Continue from `position`, starting now."""
         self._reading = self._source.read(position if position > self._source.first else None)
         self._ticks = dropwhile(lambda tick: tick.time < position, self._reading)
         self._anchor = (now_s, int(position))
@@ -187,7 +193,7 @@ class Deck(Generic[T]):
     # -- the flow
 
     def take(self, now_s: float, at_most: int = 500) -> list[T]:
-        """The ticks that are due by now, at most so many; the others at once with the next call."""
+        """Return ticks that are due, at most `at_most`; the next call returns the rest."""
         if self._mode is not Mode.PLAYING:
             return []
         taken = self._take_until(self._reach(now_s), at_most)
@@ -202,23 +208,23 @@ class Deck(Generic[T]):
 
     @property
     def due_s(self) -> float | None:
-        """When the next tick is due, or the end; None while none is, however long one waits."""
+        """When the next tick or the end is due; None unless the deck is playing."""
         if self._mode is not Mode.PLAYING:
             return None
         return self.schedule.when(self._next_due)
 
     @property
     def mode(self) -> Mode:
-        """What it does."""
+        """Whether the deck is playing, paused or ended."""
         return self._mode
 
     @property
     def schedule(self) -> Schedule:
-        """What holds until the next command or round."""
+        """The schedule, valid until the next command or round."""
         return Schedule(*self._anchor, self._speed)
 
     def state(self, now_s: float) -> State:
-        """Where it stands now; where ticks are late, at the first of these."""
+        """The current state. If ticks are late, the position is that of the first late one."""
         return State(self._mode, self._position(now_s), self._speed, self.first, self.last)
 
     def _take_until(self, reach: float, at_most: int) -> list[T]:
@@ -237,7 +243,7 @@ class Deck(Generic[T]):
         return taken
 
     def _reach(self, now_s: float) -> float:
-        """How far the clock has come; beyond the end it stands still."""
+        """The recording time reached by now; it stops at the end."""
         if self._speed is MAX:
             return self.last
         since_s, position = self._anchor
@@ -254,7 +260,7 @@ class Deck(Generic[T]):
             self._mode = Mode.ENDED
             self._anchor = (now_s, self.last)
             return
-        # From when it was due on: else each round would add what the last one was late.
+        # Start from the due time: otherwise the delay of each round would add to the next.
         since_s = now_s if self._speed is MAX else self.due_s or now_s
         self.rewinds += 1
         self.rounds += 1
@@ -263,23 +269,29 @@ class Deck(Generic[T]):
     # -- commands
 
     def begin(self, now_s: float) -> None:
-        """Begin only now: after it was made, or after a seek, before anything was taken."""
+        """Postpone the beginning until now; call it before any tick has been taken.
+
+        That is right after creation or after a seek.
+        """
         self._anchor = (now_s, self._anchor[1])
 
     def pause(self, now_s: float) -> None:
-        """Stand still."""
+        """Pause playback."""
         if self._mode is Mode.PLAYING:
             self._anchor = (now_s, self._position(now_s))
             self._mode = Mode.PAUSED
 
     def resume(self, now_s: float) -> None:
-        """Go on."""
+        """Resume playback after a pause."""
         if self._mode is Mode.PAUSED:
             self._anchor = (now_s, self._anchor[1])
             self._mode = Mode.PLAYING
 
     def seek(self, position: Time, now_s: float) -> None:
-        """Go on from another place, within what is played. What has ended plays again."""
+        """Continue from another position, limited to the part being played.
+
+        A deck that has ended plays again.
+        """
         position = Time(min(max(position, self.first), self.last))
         if position < self._position(now_s) or self._has_played(position):
             self.rewinds += 1
@@ -291,10 +303,10 @@ class Deck(Generic[T]):
         return self._played is not None and position <= self._played
 
     def set_speed(self, speed: float, now_s: float) -> None:
-        """Go on at another speed.
+        """Change the speed.
 
         Raises:
-            ValueError: it is out of bounds.
+            ValueError: the speed is out of bounds.
         """
         speed = check_speed(speed)
         if self._mode is Mode.PLAYING:
@@ -303,10 +315,10 @@ class Deck(Generic[T]):
         self._speed = speed
 
     def step(self, count: int, now_s: float) -> list[T]:
-        """Pause, and return the next ticks, whenever they are due.
+        """Pause and return the next ticks, regardless of when they are due.
 
         Raises:
-            ValueError: it is not 1 to `STEPS_MAX` ticks.
+            ValueError: `count` is not from 1 to `STEPS_MAX`.
         """
         if not 1 <= count <= STEPS_MAX:
             raise ValueError(f"a step is 1 to {STEPS_MAX} ticks")
@@ -322,7 +334,7 @@ class Deck(Generic[T]):
 
 
 def check_speed(speed: float) -> float:
-    """The speed, if it is one.
+    """Return the speed if it is valid.
 
     Raises:
         ValueError: it is out of bounds.
@@ -336,7 +348,7 @@ def check_speed(speed: float) -> float:
 
 
 def read_speed(value: object) -> float:
-    """A speed as people and messages write it: a number, or `max`.
+    """Parse a speed: a number, or `max`.
 
     Raises:
         ValueError: it is neither, or out of bounds.
@@ -354,14 +366,14 @@ def read_speed(value: object) -> float:
 
 
 def show_speed(speed: float) -> int | float | str:
-    """The same to be written."""
+    """Format a speed in the form that `read_speed` accepts."""
     if speed == MAX:
         return "max"
     return int(speed) if speed.is_integer() else speed
 
 
 def read_offset(text: str) -> int | None:
-    """The nanoseconds of `+10m`, `-1.5s` and the like; None where the text is no offset.
+    """Parse an offset such as `+10m` or `-1.5s` into nanoseconds; None if it is not one.
 
     >>> read_offset("-1.5s"), read_offset("10m")
     (-1500000000, None)
@@ -376,10 +388,10 @@ def read_offset(text: str) -> int | None:
 
 
 def place(value: object, base: Time) -> Time:
-    """A time, or an offset from another one: `2013-09-03T13:00:00Z`, `+10m`, nanoseconds.
+    """Resolve a time (`2013-09-03T13:00:00Z` or nanoseconds) or an offset from `base` (`+10m`).
 
     Raises:
-        ValueError: it is neither, or lies outside the 64-bit range.
+        ValueError: it is neither, or the result is outside the 64-bit range.
 
     >>> place("+10m", Time.parse("2013-09-03T13:00:00Z")).rfc3339()
     '2013-09-03T13:10:00Z'

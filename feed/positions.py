@@ -1,4 +1,4 @@
-"""Where a client stands in its streams, as `resume` says it and `positions` tells it."""
+"""A client's positions in its streams, as read from `resume` and sent in `positions`."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from feed.ticks import (
 )
 
 EPOCH_MAX: Final = 64
-"""Longest epoch that a client may name, in characters."""
+"""Maximum length of an epoch that a client may send, in characters."""
 _FORM: Final = 'it is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
 
 
 class Position(NamedTuple):
-    """The last tick of a stream that a client has: its number, in its epoch."""
+    """The last tick of a stream that a client has received: its epoch and number."""
 
     epoch: str
     seq: int
 
 
 class Positions(PatternMap[Position]):
-    """Positions by stream; a wildcard's is that of the streams that are not named themselves."""
+    """Positions by stream. A wildcard's position applies to streams that are not named."""
 
     __slots__ = ()
 
     @property
     def symbols(self) -> frozenset[Subscription]:
-        """The streams that are named, not those that a wildcard stands for."""
+        """The streams that are given by name, not by a wildcard."""
         return frozenset(each for each in self._values if not each.is_wildcard)
 
 
@@ -44,10 +44,10 @@ NO_POSITIONS: Final = Positions({})
 
 
 def parse_positions(value: object, subscriptions: Iterable[Subscription]) -> Positions:
-    """Read `resume`: one map for each epoch.
+    """Parse the `resume` field: one map for each epoch.
 
     Raises:
-        InvalidAction: it is malformed, or names what the subscriptions do not cover.
+        InvalidAction: it is malformed, or names streams that the subscriptions do not cover.
     """
     found: dict[Subscription, Position] = {}
     coverage = Coverage(subscriptions)
@@ -86,10 +86,10 @@ def _parse_map(fields: object) -> Iterable[tuple[Subscription, Position]]:
 def build_positions(
     streams: Iterable[tuple[StreamKey, tuple[str, int]]],
 ) -> list[dict[str, Any]]:
-    """Positions as a message has them: one map for each epoch, in the form of `resume`.
+    """Build positions for a message: one map for each epoch, in the form of `resume`.
 
     Args:
-        streams: in the order of their keys.
+        streams: sorted by key.
     """
     maps: dict[str, dict[str, dict[str, int]]] = {}
     place: tuple[str, str] | None = None

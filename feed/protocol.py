@@ -1,4 +1,4 @@
-"""What the server says, and what a handshake asks for. `docs/protocol.md` describes it."""
+"""Server messages, and the negotiation in the handshake; see `docs/protocol.md`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ CONNECTED: Final[Any] = [{"T": "success", "msg": "connected"}]
 
 
 def authenticated(id_: Id) -> list[dict[str, Any]]:
-    """The answer to credentials that are good."""
+    """The reply to valid credentials."""
     return [_with_id({"T": "success", "msg": "authenticated"}, id_)]
 
 
 def pong(now: Time, id_: Id) -> list[dict[str, Any]]:
-    """The answer to a `ping` action."""
+    """The reply to a `ping` action."""
     return [_with_id({"T": "pong", "t": now}, id_)]
 
 
 def error(fault: Fault, detail: str = "", id_: Id = None) -> list[dict[str, Any]]:
-    """An error message; `msg` is the fault's own words, then what was wrong this time."""
+    """An error message; `msg` is the text of the fault, then the detail."""
     msg = f"{fault.words}: {detail}" if detail else fault.words
     return [_with_id({"T": "error", "code": fault.code, "msg": msg}, id_)]
 
@@ -50,12 +50,12 @@ def subscription(
     conflate_ms: int | None = None,
     positions: Sequence[dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """The whole set of a client's subscriptions, sorted.
+    """All subscriptions of a client, sorted.
 
     Args:
-        epoch: the feed's, for those who want it.
-        conflate_ms: the interval that is served, for those who asked for one.
-        positions: where the new streams stand, for those who asked for it.
+        epoch: the feed's epoch, if the client expects it.
+        conflate_ms: the interval that is served, if the client asked for one.
+        positions: positions of the new streams, if the client asked for them.
     """
     patterns: dict[str, list[str]] = {channel: [] for channel in _ALWAYS_LISTED}
     for channel, pattern in sorted(held):
@@ -74,7 +74,7 @@ def subscription(
 def configured(
     id_: Id, *, heartbeat_ms: int, stamps: bool, defaults: Options, replay: bool
 ) -> list[dict[str, Any]]:
-    """What holds for a connection from now on; `slow` null is the default of each channel."""
+    """The current options of a connection; null for `slow` means each channel's default."""
     message = {
         "T": "configured",
         "heartbeat_ms": heartbeat_ms,
@@ -87,18 +87,18 @@ def configured(
 
 
 def heartbeat(now: Time, queue_bytes: int, lag_ms: int, totals: Totals) -> list[dict[str, Any]]:
-    """A sign of life, and how the client is doing."""
+    """A heartbeat with the client's queue, lag and tick counts."""
     message = {"T": "heartbeat", "t": now, "queue": queue_bytes, "lag_ms": lag_ms}
     return [message | {name: getattr(totals, name) for name in ("sent", "merged", "skipped")}]
 
 
 def replay(state: State) -> list[dict[str, Any]]:
-    """Where the replay of the feed stands."""
+    """The state of the feed's replay."""
     return [{"T": "replay", **state.fields()}]
 
 
 def skipped(key: StreamKey, first_seq: int, last_seq: int, count: int) -> list[dict[str, Any]]:
-    """Says which ticks of a stream a slow client does not get."""
+    """A notice of ticks that a slow client does not receive."""
     return [
         {"T": "skipped", "ch": key.channel, "S": key.symbol,
          "from": first_seq, "to": last_seq, "n": count}
@@ -106,7 +106,7 @@ def skipped(key: StreamKey, first_seq: int, last_seq: int, count: int) -> list[d
 
 
 def gap(key: StreamKey, gap: Gap) -> list[dict[str, Any]]:
-    """Says which ticks of a stream can't be had any more, and why."""
+    """A notice of ticks that are lost, with the reason."""
     return [
         {"T": "gap", "ch": key.channel, "S": key.symbol,
          "from": gap.first_seq, "to": gap.last_seq, "reason": gap.reason.value}
@@ -114,7 +114,7 @@ def gap(key: StreamKey, gap: Gap) -> list[dict[str, Any]]:
 
 
 def shutdown(retry_ms: int) -> list[dict[str, Any]]:
-    """Says that the server is about to close the connection, and when to come back."""
+    """A notice that the server is about to close the connection, and when to reconnect."""
     return [{"T": "shutdown", "retry_ms": retry_ms}]
 
 
@@ -130,7 +130,7 @@ def _with_id(message: dict[str, Any], id_: Id) -> dict[str, Any]:
 def choose_encoding(
     subprotocols: Iterable[str], content_type: str, query: str | None
 ) -> tuple[Encoding, str | None]:
-    """The encoding a handshake asks for, and the subprotocol to accept, if it offers one of ours.
+    """Choose the encoding, and the subprotocol to accept, if the handshake offers a known one.
 
     First match wins: subprotocol, `Content-Type: application/msgpack`, `?encoding=`, else JSON.
     """

@@ -1,4 +1,4 @@
-"""Proxies that the environment names (`https_proxy`, `all_proxy`, …), for programs that connect."""
+"""Proxies from environment variables (`https_proxy`, `all_proxy`, …) for client programs."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ NO_SOCKS: Final = (
 
 
 def proxy_of(url: str) -> str | None:
-    """The URL of the proxy for a ws:// or wss:// URL; None to connect directly.
+    """Return the proxy's URL for a ws:// or wss:// URL; None to connect directly.
 
-    A proxy is somewhere else, so it can't reach what listens on the loopback address here. Such
-    hosts are connected to directly, also where `no_proxy` does not name them.
+    A proxy elsewhere can't reach this machine's loopback addresses. Those are always connected to
+    directly, even if `no_proxy` does not list them.
 
     Raises:
-        websockets.exceptions.InvalidURI: it is no such URL.
+        websockets.exceptions.InvalidURI: it is not a ws:// or wss:// URL.
     """
     uri = parse_uri(url)
     return None if is_loopback(uri.host) else get_proxy(uri)
 
 
 def through(proxy: str | None) -> str:
-    """Words for messages: which proxy was used, if any, without its credentials.
+    """Describe the proxy in use for a message, without its credentials; empty if there is none.
 
     >>> through("http://user:secret@proxy.example:3128")
     ' (through the proxy http://proxy.example:3128)'

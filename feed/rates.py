@@ -1,4 +1,4 @@
-"""How much is too much in a time: rates as settings write them, and token buckets. No I/O."""
+"""Rate limits: rates in the form used by settings, and token buckets. No I/O."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from limits import RateLimitItem, parse_many
 
 
 def parse_rates(text: str) -> list[RateLimitItem]:
-    """Rates such as `5/second; 300/5 minutes`.
+    """Parse rates such as `5/second; 300/5 minutes`.
 
     Raises:
-        ValueError: the text says something else.
+        ValueError: the text is not a list of rates.
     """
     return list(parse_many(text))
 
 
 class FrameLimit(NamedTuple):
-    """How many frames a client may send; as `frame_limit` of uvicorn's configuration."""
+    """How many frames a client may send; stored as `frame_limit` in uvicorn's configuration."""
 
     per_s: float
     burst: float
 
 
 class TokenBucket:
-    """Allows `per_s` in the long run, and `burst` at once after a rest.
+    """A token bucket: allows `per_s` in the long run, and `burst` at once after a pause.
 
     Attributes:
-        allowed: how much it would allow now, as of the last `take`.
+        allowed: the amount available at the time of the last `take`.
     """
 
     __slots__ = ("_at_s", "_burst", "_per_s", "allowed")
@@ -39,10 +39,10 @@ class TokenBucket:
         self.allowed = burst
 
     def take(self, cost: float, now_s: float) -> bool:
-        """Whether that much is allowed now; if so it is taken.
+        """Take an amount if it is available; return whether it was.
 
         Args:
-            now_s: of a steady clock.
+            now_s: time on a steady clock.
         """
         if self._at_s is not None:
             gained = max(0.0, now_s - self._at_s) * self._per_s
@@ -54,9 +54,9 @@ class TokenBucket:
         return True
 
     def owe(self, cost: float) -> None:
-        """Take what was used already, into the negative where it has to be, at most by `burst`."""
+        """Charge for past use; the balance may become negative, down to `-burst`."""
         self.allowed = max(-self._burst, self.allowed - cost)
 
     def give_back(self, cost: float) -> None:
-        """Undo a `take` of that much."""
+        """Undo a `take` of this amount."""
         self.allowed = min(self._burst, self.allowed + cost)

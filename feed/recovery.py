@@ -1,4 +1,4 @@
-"""Makes one contiguous run of a stream out of live batches and history."""
+"""Combines live batches and history into one contiguous run of a stream."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Final
 from feed.batch import NEW_EPOCH, Batch, Gap, GapReason, History
 
 HELD_TICKS_MAX: Final = 100_000
-"""Live ticks of a stream held while its history is read. More are dropped: history has them."""
+"""Maximum live ticks held while a stream's history is read; history has those that are dropped."""
 
 Due = Batch | Gap
-"""What is to be handed on next: ticks, or word of some that can't be had."""
+"""What to deliver next: ticks, or a gap in place of lost ones."""
 
 
 class Run:
-    """One stream's ticks, each exactly once and in order, or a gap in their place.
+    """One stream's ticks, each exactly once and in order, with gaps in place of lost ones.
 
-    It begins *behind*: live batches are held until the caller has said where to begin (`start`), or
-    has read the history after `seq` (`ask`, then `repair`). It falls behind again whenever a live
-    batch shows that ticks are missing; then the caller reads history once more.
+    A run begins *behind*: live batches are held until the caller sets the starting point (`start`)
+    or has read the history after `seq` (`ask`, then `repair`). It falls behind again whenever a
+    live batch shows that ticks are missing; the caller then reads history again.
 
     Attributes:
         epoch: the numbering that `seq` belongs to.
-        seq: the last tick handed out, or declared lost.
+        seq: number of the last tick returned or declared lost.
         behind: True while live batches are held back.
     """
 
@@ -37,12 +37,12 @@ class Run:
         self._vouched = 0
 
     def start(self, epoch: str, seq: int) -> list[Due]:
-        """Begin after `seq`; returns what was held and follows it."""
+        """Begin after `seq`; return the held ticks that follow it."""
         self.epoch, self.seq = epoch, seq
         return self._release()
 
     def live(self, batch: Batch) -> list[Due]:
-        """Take a batch that has just been published; returns what is due now."""
+        """Take a batch that has just been published; return what to deliver now."""
         if self.behind:
             self._hold(batch)
             return []
@@ -57,19 +57,19 @@ class Run:
         return self._take(batch)
 
     def ask(self) -> int:
-        """History is about to be read: returns the number after which.
+        """Return the number after which the caller should read history; call it before reading.
 
-        What is read then covers all that is held now, so a hole it leaves there is final. What
-        comes later it need not cover: the connection may be cut once more meanwhile.
+        That history covers all batches held now, so any hole left among them is final. It need not
+        cover later batches, because the connection may be interrupted again meanwhile.
         """
         self._vouched = len(self._held)
         return self.seq
 
     def repair(self, history: History) -> list[Due]:
-        """Take what was read after `ask`, or all there is when the epoch is a new one.
+        """Take the history read after `ask`, or the whole history if its epoch is new.
 
-        It stays behind unless the history is complete, that is, reaches up to the present. Then
-        what is still missing can't be had any more.
+        The run stays behind unless the history is complete, which means that it reaches the
+        present. Ticks that are still missing then are lost.
         """
         due: list[Due] = []
         if history.epoch > self.epoch:
@@ -85,7 +85,7 @@ class Run:
         return due
 
     def _enter(self, epoch: str) -> list[Due]:
-        """Go on in a later epoch; nobody needs to hear of it who has had no number yet."""
+        """Enter a later epoch; return a notice if the run has already numbered ticks."""
         had_numbers = self.seq > 0
         self.epoch, self.seq = epoch, 0
         return [NEW_EPOCH] if had_numbers else []
@@ -98,7 +98,7 @@ class Run:
         return [gap]
 
     def _release(self) -> list[Due]:
-        """Hand on what was held, as far as it is without a hole that history may yet fill."""
+        """Release held batches up to the first hole that history may still fill."""
         held, self._held, self._held_ticks = self._held, [], 0
         vouched, self._vouched = self._vouched, 0
         self.behind = False

@@ -1,4 +1,4 @@
-"""What clients may say of replays; `feed.actions` reads the rest. No I/O."""
+"""Parses the actions for replays; `feed.actions` parses the others. No I/O."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from feed.ticks import Subscription
 from feed.times import Time
 
 TAPE_NAME_MAX: Final = 64
-"""Longest name of a tape, in characters."""
+"""Maximum length of a tape's name, in characters."""
 
 
 class Verb(Enum):
-    """What can be done to a replay that plays."""
+    """The commands for a running replay."""
 
     PAUSE = "replay.pause"
     RESUME = "replay.resume"
@@ -27,13 +27,13 @@ class Verb(Enum):
 
 
 class Play(Struct, frozen=True):
-    """The client wants a tape played to it.
+    """A request to play a tape to the client.
 
     Attributes:
-        id: what it calls the replay.
-        subscriptions: which streams of the tape.
-        start, end: what of it; None is from its beginning, or to its end.
-        speed: how many times as fast as it happened; infinity is as fast as the client reads.
+        id: the client's name for the replay.
+        subscriptions: the streams of the tape to play.
+        start, end: the part of the tape to play; None means its beginning, or its end.
+        speed: multiple of the original speed; infinity means as fast as the client reads.
     """
 
     id: Id
@@ -45,12 +45,12 @@ class Play(Struct, frozen=True):
 
 
 class Steer(Struct, frozen=True):
-    """The client wants a replay to go on otherwise.
+    """A request to steer a replay.
 
     Attributes:
-        id: of its private replay; None means the one that plays into the feed, for all.
-        position: where to go on, with `SEEK`.
-        speed: how fast, with `SPEED`.
+        id: the client's private replay; None means the shared replay of the feed.
+        position: where to continue, for `SEEK`.
+        speed: the new speed, for `SPEED`.
     """
 
     id: Id
@@ -60,7 +60,7 @@ class Steer(Struct, frozen=True):
 
 
 def parse_play(fields: Fields, id_: Id) -> Play:
-    """Read `replay`; raises InvalidAction."""
+    """Parse a `replay` action; raises InvalidAction."""
     if id_ is None:
         raise syntax("a replay has an id, by which its ticks are known")
     tape = fields.pop("tape", None)
@@ -74,7 +74,7 @@ def parse_play(fields: Fields, id_: Id) -> Play:
 
 
 def parse_steer(name: str, fields: Fields, id_: Id) -> Steer:
-    """Read `replay.pause` and the like; raises InvalidAction."""
+    """Parse `replay.pause` and the other commands; raises InvalidAction."""
     try:
         verb = Verb(name)
     except ValueError:
@@ -96,7 +96,7 @@ def parse_steer(name: str, fields: Fields, id_: Id) -> Steer:
 def _take_speed(fields: Fields) -> float:
     value = fields.pop("speed", None)
     try:
-        # People may write numbers as text, and clients not.
+        # `read_speed` accepts numbers as text from people. Clients must send numbers.
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return read_speed(value if is_number or value == "max" else None)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Which clients want to know where the replay of their feed stands, and the telling."""
+"""Sends the state of a feed's replay to the clients that follow it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ logger = logging.getLogger("tickcast.replays")
 
 
 class Replays:
-    """The clients that follow the replay of their feed, by feed.
+    """The clients that follow the replay of their feed.
 
-    Only feeds with such clients are listened to.
+    The server subscribes to replay states only for feeds with such clients.
     """
 
     def __init__(self, client: Redis, upstream: Upstream, hub: Hub) -> None:
@@ -39,9 +39,9 @@ class Replays:
         self._steering = asyncio.Semaphore(_STEERED_AT_ONCE)
 
     async def follow(self, session: Session) -> None:
-        """Tell a client where the replay stands, now and from now on.
+        """Send a client the state of the replay now and at each change.
 
-        While Redis is away it is told later.
+        While Redis is unavailable, the state is sent later.
         """
         followers = self._followers.setdefault(session.feed, set())
         followers.add(session)
@@ -55,7 +55,7 @@ class Replays:
             session.tell_replay(state)
 
     def forget(self, session: Session) -> None:
-        """A client no longer follows."""
+        """Stop sending replay states to a client."""
         followers = self._followers.get(session.feed)
         if followers is None:
             return
@@ -65,10 +65,10 @@ class Replays:
             self._upstream.stop_listening(keys.replay_states(session.feed))
 
     async def steer(self, feed: str, action: Steer) -> State:
-        """Have the replay of a feed go on otherwise; returns where it stands then.
+        """Steer the replay of a feed and return its new state.
 
         Raises:
-            ReplayFailed: there is none, or it refuses.
+            ReplayFailed: there is no replay, or it refuses.
             BrokerUnavailable, BrokerUnsuitable: Redis does not answer, or refuses.
         """
         command: dict[str, object] = {"do": action.verb.value.removeprefix("replay.")}
@@ -76,12 +76,12 @@ class Replays:
             command["position"] = int(action.position)
         if action.speed is not None:
             command["speed"] = show_speed(action.speed)
-        # Each takes a connection of the pool for as long as the replay takes to answer.
+        # Each command holds a pooled connection until the replay has answered.
         async with self._steering:
             return await steer(self._client, feed, command)
 
     async def keep_up(self) -> None:
-        """Listen to what could not be listened to at first, until cancelled."""
+        """Retry failed subscriptions to replay states until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_S)
             for feed in list(self._followers):
@@ -101,12 +101,12 @@ class Replays:
         if state is None:
             logger.warning("ignored what is no state of a replay in the feed %s", feed)
             return
-        # After the ticks that were published before it.
+        # First send the ticks that were published before this state.
         self._hub.flush(Moment.now())
         for session in list(self._followers.get(feed, ())):
             try:
                 session.tell_replay(state)
             except Exception:
-                # It must not cost the others the connection to Redis, on which this is called.
+                # An exception here would end the Redis connection that all clients share.
                 logger.exception("a bug in telling a client of a replay, whose connection ends")
                 session.fail()

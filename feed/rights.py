@@ -1,4 +1,4 @@
-"""What one client may say and hold: its grant, its allowance of messages, its limits. No I/O."""
+"""Checks what one client may send and hold: its grant, message allowance and limits. No I/O."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _NOBODY: Final = Entitlements(feeds=())
 
 
 class Rights:
-    """What holds of one connection to one feed.
+    """The rights of one connection to one feed.
 
     Attributes:
-        grant: what the client may do; None until it has said who it is.
+        grant: the client's grant; None until it has authenticated.
     """
 
     __slots__ = ("_conduct", "_feed", "_subscriptions_max", "grant")
@@ -44,24 +44,25 @@ class Rights:
 
     @property
     def entitlements(self) -> Entitlements:
-        """What the client may see; nothing until it has said who it is."""
+        """What the client may see; nothing until it has authenticated."""
         return self.grant.entitlements if self.grant else _NOBODY
 
     def narrow(self, wanted: Mapping[Subscription, Value]) -> dict[Subscription, Value]:
-        """What subscriptions of the feed come down to for what the client may see."""
+        """Reduce subscriptions of the feed to what the client may see."""
         return self.entitlements.narrow_all(self._feed, wanted)
 
     def read(self, message: str | bytes, now_s: float, held: Iterable[Subscription]) -> Action:
-        """Make a message pay, read it, and see that the client may ask for it.
+        """Charge the client for a message, parse it, and check that the client may send it.
 
         Args:
-            now_s: of a steady clock.
-            held: the subscriptions that the client has already.
+            now_s: time on a steady clock.
+            held: the subscriptions that the client already has.
 
         Raises:
-            InvalidAction, Ended: nothing of it is to be done.
+            InvalidAction: the message is refused.
+            Ended: the message is refused and the connection must end.
         """
-        # A refused message is not parsed: parsing it would cost the server time.
+        # The size is charged first, so that a refused message costs no time for parsing.
         paid = actions.price_of_size(len(message))
         if self._conduct is not None and not self._conduct.pay(paid, now_s):
             raise self._refusal(self._conduct, message, now_s)
@@ -84,7 +85,7 @@ class Rights:
         return action
 
     def charge(self, price: float) -> None:
-        """Take the price of work that is done from the client's allowance."""
+        """Charge the client's allowance for work that has been done."""
         if self._conduct is not None:
             self._conduct.charge(price)
 
@@ -116,9 +117,9 @@ class Rights:
 
 
 def _concerns_feed(action: Action) -> bool:
-    """Whether an action asks for something of the connection's feed, or for power over it.
+    """Whether an action concerns the connection's feed and so needs rights to it.
 
-    A private replay does not: it belongs to its tape's feed.
+    A private replay does not, because it belongs to the feed of its tape.
     """
     match action:
         case Configure():

@@ -1,4 +1,4 @@
-"""The runs of all streams that are carried: kept whole, and in the epochs of their feeds."""
+"""The runs of all carried streams: fills their gaps and keeps them in the epochs of their feeds."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ logger = logging.getLogger("tickcast.upstream")
 
 
 class Runs:
-    """One run for each stream that is open, or about to be.
+    """One run for each stream that is open or about to be opened.
 
-    What comes of a stream goes through its run into the hub. Where that shows that something is
-    missing, it is read from history; where the store itself has lost numbers, a new epoch begins.
+    Incoming batches pass through the stream's run into the hub. Missing ticks are read from
+    history. If the store itself has lost numbers, a new epoch begins.
 
     Args:
-        wake: called when a flush is necessary.
-        is_connected: whether the broker is there, as far as it is known.
+        wake: called when a flush is needed.
+        is_connected: returns whether the broker appears to be connected.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class Runs:
         self._wake = wake
         self._is_connected = is_connected
         self._by_channel: dict[str, tuple[StreamKey, Run]] = {}
-        # By run: a stream that was closed and opened again has a new one, and an old repair must
-        # not keep that one from being repaired.
+        # Runs, not keys: a stream that was closed and reopened has a new run, and the repair of the
+        # old one must not prevent its repair.
         self._repairing: set[Run] = set()
         self._repair_turn = asyncio.Semaphore(_REPAIRS_AT_ONCE)
         self._checking: set[Run] = set()
@@ -62,23 +62,23 @@ class Runs:
 
     @property
     def channels(self) -> KeysView[str]:
-        """The broker's channels that bring their ticks."""
+        """The broker channels that carry their ticks."""
         return self._by_channel.keys()
 
     def of(self, channel: str) -> tuple[StreamKey, Run] | None:
-        """The stream whose ticks come through a channel, and its run."""
+        """The stream of a broker channel, and its run."""
         return self._by_channel.get(channel)
 
     def begin(self, key: StreamKey) -> Run:
-        """The run of a stream: a new one, unless there is one already."""
+        """Return the run of a stream, creating it if there is none."""
         return self._by_channel.setdefault(keys.ticks(key), (key, Run()))[1]
 
     def drop(self, key: StreamKey) -> None:
-        """Let go of a stream's run."""
+        """Forget a stream's run."""
         self._by_channel.pop(keys.ticks(key), None)
 
     def take(self, key: StreamKey, run: Run, batch: Batch) -> None:
-        """Take what was just published."""
+        """Take a batch that was just published."""
         self.enter_epoch(key.feed, batch.epoch)
         due = run.live(batch)
         self.deliver(key, run, due)
@@ -86,7 +86,7 @@ class Runs:
             self._check(key, run)
 
     def deliver(self, key: StreamKey, run: Run, due: list[Due]) -> None:
-        """Hand on what is due of a run; one that is behind is repaired."""
+        """Pass what is due from a run to the hub; start a repair if the run is behind."""
         for item in due:
             if isinstance(item, Gap):
                 logger.warning("%s %s: %s ticks lost (%s)", key.channel, key.symbol,
@@ -99,17 +99,17 @@ class Runs:
             self._tasks.start(self._repair(key, run))
 
     def _is_current(self, key: StreamKey, run: Run) -> bool:
-        """Whether the run still is that of its stream, and the stream is open.
+        """Whether the run still belongs to its stream, and the stream is open.
 
-        While a task waited for the store, the stream may have been closed, and opened anew.
+        While a task waited for the store, the stream may have been closed and reopened.
         """
         entry = self._by_channel.get(keys.ticks(key))
         return entry is not None and entry[1] is run and self._hub.is_open(key)
 
-    # -- what is missing
+    # -- missing ticks
 
     async def compare_all(self) -> None:
-        """Catch up with what was published while nothing came.
+        """Catch up with the store after an interruption.
 
         Raises:
             BrokerUnavailable: the broker does not answer.
@@ -117,8 +117,8 @@ class Runs:
         await self._compare([(key, run) for key, run in self if self._hub.is_open(key)])
 
     async def _compare(self, runs: list[tuple[StreamKey, Run]]) -> None:
-        """Repair the runs that lag behind the store; where the store lags, begin a new epoch."""
-        # The numbers of now: while the store is asked, the runs go on.
+        """Repair the runs that lag behind the store; if the store lags, begin a new epoch."""
+        # Take the numbers before asking the store, because the runs advance meanwhile.
         reached = [(run.epoch, run.seq) for _, run in runs]
         heads = await self._store.heads([key for key, _ in runs])
         lost: dict[str, list[tuple[StreamKey, Run]]] = {}
@@ -138,11 +138,12 @@ class Runs:
     async def _begin_epoch(
         self, feed: str, lost_in: str, runs: list[tuple[StreamKey, Run]]
     ) -> None:
-        """Have streams of which the store has lost numbers start over, all in one epoch.
+        """Restart the streams whose numbers the store has lost, all in one epoch.
 
         Args:
-            lost_in: the epoch of those numbers. Not the one that the runs are in by now: another
-                server, or a publisher, may have begun a new one meanwhile. That one is entered.
+            lost_in: the epoch of the lost numbers, which may differ from the current epoch of the
+                runs. If another server or a publisher has begun a new epoch since, the streams
+                enter that one.
         """
         logger.warning(
             "feed %s: the store has lost numbers (streams: %d, such as %s %s); a new epoch begins",
@@ -157,9 +158,9 @@ class Runs:
                 self.deliver(key, run, [])
 
     def _check(self, key: StreamKey, run: Run) -> None:
-        """A batch has brought only numbers that were there already.
+        """Check a run after a batch that brought only numbers it already had.
 
-        After a repair that is as it should be. Otherwise they were given a second time.
+        That is normal after a repair. Otherwise the store has assigned the numbers twice.
         """
         if run not in self._checking and run not in self._repairing:
             self._checking.add(run)
@@ -182,7 +183,7 @@ class Runs:
                 except BrokerUnavailable as error:
                     logger.debug("could not read history: %s", error)
                     if not self._is_connected():
-                        return  # It begins again with the next connection.
+                        return  # The next connection starts the repair again.
                     due = []
                 if not self._is_current(key, run):
                     return
@@ -195,10 +196,10 @@ class Runs:
     # -- epochs
 
     def enter_epoch(self, feed: str, epoch: str) -> None:
-        """A feed has entered an epoch, and with it go all its streams, the quiet ones too.
+        """Move a feed and all its streams, including quiet ones, to an epoch.
 
-        Else a client, told of the feed's epoch alone, would take a quiet stream's numbers for those
-        of the new one.
+        Clients know only the epoch of the feed. If a quiet stream stayed behind, a client would
+        mistake its old numbers for numbers of the new epoch.
         """
         known = self._feeds.get(feed)
         if known is not None and epoch > known.epoch:
@@ -206,11 +207,11 @@ class Runs:
             self.restart_later(feed, epoch)
 
     def restart_later(self, feed: str, epoch: str) -> None:
-        """Do what `restart_older` does in the background, until it succeeds."""
+        """Run `restart_older` in the background until it succeeds."""
         self._tasks.start(self._restart_for_certain(feed, epoch))
 
     async def _restart_for_certain(self, feed: str, epoch: str) -> None:
-        # With the next connection it begins again.
+        # The next connection does this again.
         while self._is_connected():
             try:
                 await self.restart_older(feed, epoch)
@@ -221,7 +222,7 @@ class Runs:
                 return
 
     async def restart_older(self, feed: str, epoch: str) -> None:
-        """Have the streams of a feed that are in an earlier epoch start over in this one."""
+        """Restart the streams of a feed that are in an earlier epoch in this one."""
         older = [
             (key, run)
             for key, run in self
@@ -231,7 +232,7 @@ class Runs:
         await self._compare(older)
 
     async def heads(self, streams: list[StreamKey]) -> list[Head]:
-        """Where streams stand, those of a feed all in its epoch."""
+        """Read the heads of streams, with all streams of a feed in its epoch."""
         heads = await self._store.heads(streams)
         found: list[Head] = []
         older: dict[str, list[StreamKey]] = {}

@@ -1,4 +1,4 @@
-"""Who may read `/metrics`, and where: beside everything else, or on an address of its own."""
+"""Serves `/metrics`: checks the token, and optionally listens on a separate address."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from feed.metrics import CONTENT_TYPE, render_metrics
 from feed.server import Server, server_config
 
 _CONNECTIONS_MAX: Final = 32
-"""Few programs scrape. A new connection takes the place of the oldest that asked for nothing."""
+"""Few programs scrape. A new connection replaces the oldest one that has sent no request."""
 
 
 def answer_scrape(request: Request, engine: Engine) -> Response:
-    """All metrics, or 401 where a token is set and the request does not carry it.
+    """Return all metrics, or 401 if a token is set and the request does not carry it.
 
     Source: RFC 6750, sections 2.1 and 3.
     """
@@ -39,14 +39,14 @@ def answer_scrape(request: Request, engine: Engine) -> Response:
 
 def _carries(authorization: str, token: str) -> bool:
     scheme, _, given = authorization.partition(" ")
-    # In constant time, or guesses could be told apart by how far they are right.
+    # In constant time, so that timing does not reveal how much of a guess is right.
     right = hmac.compare_digest(given.strip().encode(), token.encode())
     return right and scheme.lower() == "bearer"
 
 
 @contextlib.asynccontextmanager
 async def serving_metrics(engine: Engine, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve `/metrics`, and nothing else, on a listening socket of its own."""
+    """Serve only `/metrics`, on a separate listening socket."""
 
     async def metrics(request: Request) -> Response:
         return answer_scrape(request, engine)
@@ -75,10 +75,10 @@ async def serving_metrics(engine: Engine, listener: socket.socket) -> AsyncItera
 
 
 class _MetricsServer(Server):
-    """A second server in its process. It leaves the signals to the first.
+    """A second server in the process, which leaves the signals to the first.
 
     Attributes:
-        state: what the protocol class looks for in the state of a lifespan.
+        state: the lifespan state that the protocol class expects.
     """
 
     state: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Self-signed certificates, for trying TLS out. Never needed where a real one is at hand."""
+"""Self-signed certificates for trying out TLS; not needed if you have a real certificate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 ALWAYS: Final = ("localhost", "127.0.0.1", "::1")
-"""The names that every certificate is good for."""
+"""Names that every certificate is valid for."""
 _VALID: Final = timedelta(days=30)
 _RENEWED_BEFORE: Final = timedelta(days=3)
 _CLOCKS_DIFFER: Final = timedelta(minutes=5)
@@ -30,13 +30,13 @@ class Pair(NamedTuple):
 
 
 def provide(directory: Path, hosts: Iterable[str] = ()) -> Pair:
-    """The pair that a directory holds, or a new one where it has none that will do.
+    """Return the pair in a directory, creating a new one if there is no suitable one.
 
-    It is renewed three days before it expires, and when it is not good for one of the hosts.
+    The pair is renewed three days before it expires, or if it is not valid for one of the hosts.
 
     Args:
-        directory: exists, and nobody else can write into it.
-        hosts: names and addresses it is to be good for, besides `ALWAYS`.
+        directory: must exist and be writable by this user only.
+        hosts: names and addresses that it must be valid for, besides `ALWAYS`.
 
     Raises:
         OSError: the files can't be written.
@@ -49,21 +49,23 @@ def provide(directory: Path, hosts: Iterable[str] = ()) -> Pair:
 
 
 def write(pair: Pair, hosts: Iterable[str]) -> None:
-    """Make a new certificate and key, and write them; nobody else can read the key.
+    """Make a new certificate and key and write them; only this user can read the key.
 
     Raises:
         OSError: the files can't be written.
     """
     cert, key = make(hosts)
-    # First the key: whoever looks in between finds two that do not belong together, and waits.
+    # The key comes first. Until the certificate follows, a reader finds a mismatched pair and
+    # waits.
     _replace(pair.key, key, 0o600)
     _replace(pair.cert, cert, 0o644)
 
 
 def make(hosts: Iterable[str], valid: timedelta = _VALID) -> tuple[bytes, bytes]:
-    """A self-signed certificate for some hosts, and its P-256 key, both PEM.
+    """Make a self-signed certificate for hosts and its P-256 key, both PEM.
 
-    It is no authority: who trusts it trusts this server alone, and nothing that the key might sign.
+    It is not a CA certificate: a client that trusts it trusts only this server, not certificates
+    that the key might sign.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _NAME)])
@@ -91,12 +93,12 @@ def make(hosts: Iterable[str], valid: timedelta = _VALID) -> tuple[bytes, bytes]
 
 
 def fingerprint(cert: Path) -> str:
-    """The SHA-256 fingerprint of a certificate, in the form in which browsers show it."""
+    """The SHA-256 fingerprint of a certificate, in the format that browsers show."""
     return _read(cert).fingerprint(hashes.SHA256()).hex(":").upper()
 
 
 def serial_of(der: bytes) -> int:
-    """The serial number of a certificate as it comes in a handshake."""
+    """The serial number of a DER certificate, as received in a handshake."""
     return x509.load_der_x509_certificate(der).serial_number
 
 
@@ -126,7 +128,7 @@ def _general_name(host: str) -> x509.GeneralName:
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:
-    """Write a file anew, whole or not at all; it never had another mode."""
+    """Replace a file atomically; the new file has its mode from the start."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

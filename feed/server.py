@@ -1,4 +1,4 @@
-"""Runs the application on uvicorn, with our protocol classes and our way to stop."""
+"""Runs the application on uvicorn, with our protocol classes and shutdown behaviour."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ _FREE_PORT_TRIES: Final = 20
 _SEND_BUFFER_BYTES: Final = 256 * 1024
 _RECEIVE_BUFFER_BYTES: Final = 64 * 1024
 _GIVE_BACK_AFTER_TICKS: Final = 100
-"""Ten seconds: uvicorn's ticks come ten times in one."""
+"""Ten seconds: uvicorn ticks ten times per second."""
 _WARN_AGAIN_S: Final = 60.0
 _STUCK_READERS: Final = 4
-"""Clients that read nothing of their HTTP answers are cut soon where there are this many."""
+"""With this many clients that do not read their HTTP responses, each is cut sooner."""
 _CROWD_LOOKS: Final = 2
 _TLS_SHUTDOWN_TIMEOUT_S: Final = 2.0
-"""How long a client may take to read its last bytes and say good-bye on the level of TLS."""
+"""Time for a client to read its last bytes and complete the TLS shutdown."""
 
 
 logger = logging.getLogger("tickcast.server")
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that says when it listens and ends without raising the signal again.
+    """A uvicorn server that reports when it listens and does not raise the signal again.
 
     Args:
-        certificate: for TLS; None serves without.
-        handshake_timeout_s: how long a client's TLS handshake may take.
+        certificate: for TLS; None serves without TLS.
+        handshake_timeout_s: time limit for a client's TLS handshake.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class Server(uvicorn.Server):
         self._warn_again_at = 0.0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        # uvicorn's own would leave a client a minute for its TLS handshake.
+        # Listen without uvicorn's help: it would give clients a minute for the TLS handshake.
         await super().startup(sockets=[])
         for listener in sockets or []:
             await self._listen(listener)
         try:
             self._on_started()
         except TickcastError as error:
-            # Raised when everything has been shut down, which takes the main loop to have begun.
+            # Raised by `serve` after the shutdown, which needs the main loop to have started.
             self._failure = error
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until a signal ends it. Raises the TickcastError that `on_started` raises."""
+        """Serve until a signal arrives. Raises the TickcastError that `on_started` raised."""
         await super().serve(sockets)
         if self._failure is not None:
             raise self._failure
@@ -111,7 +111,7 @@ class Server(uvicorn.Server):
         if self._failure is not None:
             return True
         self._check_descriptors()
-        # uvicorn calls it ten times a second. Once is enough to look after all connections.
+        # uvicorn calls this ten times a second. Once a second is enough for all connections.
         if counter % 10 == 0:
             if self._certificate is not None:
                 await asyncio.to_thread(self._certificate.look)
@@ -123,9 +123,9 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _check_descriptors(self) -> None:
-        """Log once in a while that new connections are dropped because too many files are open.
+        """Log, at most once a minute, that connections are dropped for lack of file descriptors.
 
-        libuv drops them without a word, so this looks whether one more could be opened.
+        libuv drops them silently, so this checks whether one more descriptor can be opened.
         """
         try:
             os.close(os.dup(self.servers[0].sockets[0].fileno()))
@@ -147,7 +147,7 @@ class Server(uvicorn.Server):
                 connection.keep_alive(now)
 
     def _cut_stuck_readers(self) -> None:
-        """Cut clients that read nothing of their HTTP answers: sooner where there are many."""
+        """Cut clients that do not read their HTTP responses, sooner if there are many."""
         stuck = [
             (looks, connection)
             for connection in self.server_state.connections
@@ -159,15 +159,15 @@ class Server(uvicorn.Server):
                 connection.give_up_reader()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop in good order, however often one asks: it takes less than two seconds.
+        """Shut down gracefully, even if the signal is repeated; it takes less than two seconds.
 
-        uvicorn's own would take a second Ctrl-C as leave to drop everything.
+        In uvicorn, a second Ctrl-C would drop everything at once.
         """
         self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGINT, SIGTERM and SIGHUP; then end normally, with exit code 0."""
+        """Stop on SIGINT, SIGTERM and SIGHUP, then exit normally with code 0."""
         previous = {number: signal.signal(number, self.handle_exit) for number in stop_signals()}
         try:
             yield
@@ -177,9 +177,9 @@ class Server(uvicorn.Server):
 
 
 def raise_file_limit() -> None:
-    """Allow this process as many open files as it may have; each client needs one.
+    """Raise the limit of open files to the maximum allowed; each client needs one.
 
-    The limit that processes start with is often 1,024, for the sake of programs that use select().
+    The initial limit is often 1,024, for compatibility with programs that use select().
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
@@ -188,30 +188,32 @@ def raise_file_limit() -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one.
+    """Open a listening socket; port 0 picks any free port.
 
     Raises:
-        OSError: the address is in use, or not ours.
+        OSError: the address is in use, or does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # One of IPv6 takes no IPv4: IPv4 clients would come with addresses such as ::ffff:10.0.0.1,
-    # which the networks of settings, proxies among them, do not match everywhere.
+    # An IPv6 socket does not accept IPv4: such clients would have addresses like ::ffff:10.0.0.1,
+    # which the networks in settings, such as `trusted_proxies`, do not match everywhere.
     listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    # Connections inherit it. By itself, Linux would let some 4 MB pile up for a client that does
-    # not read, on top of what its outbox may hold. (It doubles the figure, for its own overhead.)
+    # Connections inherit this. By default, Linux buffers up to about 4 MB for a client that does
+    # not read, on top of its outbox. (Linux doubles the value, for its own overhead.)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-    # Clients say little. What waits here of a flood has to be thrown away.
+    # Clients send little. Data of a flood that waits here must be read and discarded later.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
     return listener
 
 
 def bind_all(hosts: Sequence[str], port: int) -> list[socket.socket]:
-    """Listening sockets on every address of some hosts, all on one port; 0 takes any free one.
+    """Open listening sockets on all addresses of hosts, on one port; 0 picks any free port.
 
-    `::` is every address of the machine, of IPv4 as well, and `localhost` both loopback addresses.
+    `::` means every address of the machine, including IPv4. `localhost` means both loopback
+    addresses.
 
     Raises:
-        TickcastError: an address is not ours, a name is unknown, or the port is in use.
+        TickcastError: an address does not belong to this machine, a name is unknown, or the port
+            is in use.
     """
     addresses = list(dict.fromkeys(address for host in hosts for address in _addresses(host, port)))
     for tries_left in reversed(range(_FREE_PORT_TRIES)):
@@ -229,7 +231,7 @@ def bind_all(hosts: Sequence[str], port: int) -> list[socket.socket]:
         except CannotListen as error:
             for listener in listeners:
                 listener.close()
-            # What is free on one address may be taken on the next.
+            # A port that is free on one address may be in use on another.
             if not (port == 0 and error.is_in_use and tries_left):
                 raise
         else:
@@ -252,7 +254,7 @@ def _addresses(host: str, port: int) -> list[str]:
 
 
 def _is_optional(address: str, hosts: Sequence[str], error: OSError) -> bool:
-    """Whether `localhost` is served without ::1: there may be no IPv6 on the machine."""
+    """Whether `localhost` can be served without ::1, because the machine may have no IPv6."""
     return (
         address == "::1"
         and "::1" not in hosts
@@ -261,14 +263,14 @@ def _is_optional(address: str, hosts: Sequence[str], error: OSError) -> bool:
 
 
 class CannotListen(TickcastError):
-    """A socket that could not be opened.
+    """Raised when a listening socket can't be opened.
 
     Attributes:
-        is_in_use: because its port is taken; another one may be free.
+        is_in_use: True if the port is in use; another one may be free.
     """
 
     def __init__(self, host: str, port: int, error: OSError) -> None:
-        # Not error.strerror, where the loop or Python has its own words around it.
+        # Avoid error.strerror if possible: the loop or Python may have added text to it.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         super().__init__(f"can't listen on {where}: {reason}")
@@ -283,7 +285,7 @@ def address_of(listener: socket.socket, *, tls: bool = False) -> str:
 
 
 class _Config(uvicorn.Config):
-    """uvicorn's configuration, with what our protocol classes look for besides."""
+    """uvicorn's configuration, with the extra options of our protocol classes."""
 
     def __init__(
         self,
@@ -301,11 +303,11 @@ class _Config(uvicorn.Config):
 
 
 def server_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.Config:
-    """How uvicorn runs our application.
+    """Build uvicorn's configuration for the application.
 
     Args:
-        options: of uvicorn's configuration, in place of what it would be; and
-            `http_connections_max`, how many connections may be open that are not WebSockets.
+        options: override options of uvicorn's configuration. `http_connections_max` limits the open
+            connections other than WebSockets.
     """
     ours: dict[str, Any] = {
         "handshake_timeout_s": settings.handshake_timeout_s,
@@ -335,7 +337,7 @@ async def serve(
     on_started: Callable[[], None],
     certificate: Certificate | None = None,
 ) -> None:
-    """Serve until a signal ends it, then close every connection with 1012 and return."""
+    """Serve until a signal arrives, then close every connection with 1012 and return."""
 
     def started() -> None:
         spare_collections()

@@ -1,9 +1,10 @@
-"""What each kind of user may do in Redis: the one place that says so, and the lines of an aclfile.
+"""Access rights in Redis for each kind of user, and the aclfile that grants them.
 
-A user is granted commands on keys and channels, one kind of key at a time: a right to write one
-kind is none to write another. Each grant is a selector (Redis ACL, "Selectors"): a command passes
-where one selector allows it with all of its keys and channels. What a Lua script does is held to
-its user's rights as well, and the keys that it declares count as keys of EVALSHA.
+A user is granted commands on keys and channels, one kind of key at a time: the right to write one
+kind of key does not include another kind. Each grant is a selector (Redis ACL, "Selectors"): Redis
+accepts a command if a single selector allows it with all of its keys and channels. The commands of
+a Lua script are checked against its user's rights too, and the keys that the script declares count
+as keys of EVALSHA.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ SERVER: Final = "tickcast-server"
 READER: Final = "tickcast-reader"
 ADMIN: Final = "default"
 ANY: Final = "*"
-"""Stands for every feed."""
+"""Matches every feed."""
 
 
 class Grant(NamedTuple):
-    """Commands that may be used on the same keys and channels, given as patterns.
+    """Commands that a user may run on some keys and channels, which are given as patterns.
 
     Attributes:
-        commands: with spaces between; a subcommand as `command|subcommand`.
-        keys: to be read and written.
-        read: to be read alone.
+        commands: separated by spaces; a subcommand is written `command|subcommand`.
+        keys: keys that may be read and written.
+        read: keys that may only be read.
     """
 
     commands: str
@@ -38,7 +39,7 @@ class Grant(NamedTuple):
     channels: Sequence[str] = ()
 
     def rules(self) -> str:
-        """The grant as ACL rules."""
+        """Return the grant as ACL rules."""
         return " ".join(
             [
                 *(f"~{pattern}" for pattern in self.keys),
@@ -50,7 +51,7 @@ class Grant(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """Patterns of all that belongs to some feeds, by kind."""
+    """Patterns for the keys and channels of some feeds, by kind."""
 
     metas: list[str]
     histories: list[str]
@@ -65,17 +66,17 @@ class _Names(NamedTuple):
     replay_replies: list[str]
 
 
-# All of it is known to Redis 7.0, which does not start with a file that names a command it lacks.
+# Redis 7.0 does not start with an aclfile that names a command it lacks, so use only its commands.
 _CONNECT: Final = "client|setname script|load"
 
 
 def users(feeds: Sequence[str] = (), database: int = 0) -> dict[str, list[Grant]]:
-    """The users and what each may do: the first grant of each goes without keys.
+    """Return all users with their grants. The first grant of each user has no keys.
 
     Args:
-        feeds: these alone, each with a publisher and a maker of bars of its own; none stands for
-            every feed, with one of each for all.
-        database: whose channels they may use. Redis grants keys in all databases alike.
+        feeds: the feeds to grant access to, each with a separate publisher and bar maker. If
+            empty, one publisher and one bar maker have access to every feed.
+        database: the database whose channels they may use. Redis can't limit keys to a database.
     """
     everything = _names(feeds or (ANY,))
     publishers = {publisher_of(feed): _publisher(_names([feed])) for feed in feeds or (ANY,)}
@@ -95,26 +96,26 @@ def _in_database(grants: list[Grant], database: int) -> list[Grant]:
 
 
 def publisher_of(feed: str) -> str:
-    """The name of a feed's publisher."""
+    """Return the user name of a feed's publisher."""
     return PUBLISHER if feed == ANY else f"{PUBLISHER}-{feed}"
 
 
 def bar_maker_of(feed: str) -> str:
-    """The name of whoever makes a feed's bars."""
+    """Return the user name of a feed's bar maker."""
     return BAR_MAKER if feed == ANY else f"{BAR_MAKER}-{feed}"
 
 
 def rules(grants: Sequence[Grant]) -> list[str]:
-    """What `ACL SETUSER` is given for a user, but for its password; one element each."""
+    """Return the arguments of `ACL SETUSER` for a user, without its password."""
     first, *others = (grant.rules() for grant in grants)
     return ["reset", "on", *first.split(), *(f"({words})" for words in others)]
 
 
 def aclfile(feeds: Sequence[str] = (), database: int = 0) -> str:
-    """An aclfile in which each password is left to be filled in, else Redis does not take it.
+    """Return an aclfile with placeholders for the passwords.
 
-    The user `default` is in it, with all rights and a password: where a file does not name it, it
-    needs none, and everybody is in charge.
+    Redis rejects the file until they are filled in. It includes the user `default`, with all rights
+    and a password: without an entry, Redis would give that user all rights and ask for no password.
     """
     lines = [f"user {ADMIN} reset on {placeholder(ADMIN)} ~* &* +@all"]
     for name, grants in users(feeds, database).items():
@@ -124,7 +125,7 @@ def aclfile(feeds: Sequence[str] = (), database: int = 0) -> str:
 
 
 def placeholder(user: str) -> str:
-    """What stands where the SHA-256 of the user's password belongs, in 64 hexadecimal digits."""
+    """Return the placeholder for the SHA-256 of a user's password (64 hexadecimal digits)."""
     return f"#SHA256-OF-THE-PASSWORD-OF-{user}"
 
 
@@ -147,7 +148,7 @@ def _names(feeds: Sequence[str], channel: str = ANY) -> _Names:
 
 
 def _publisher(names: _Names) -> list[Grant]:
-    """Whoever publishes into a feed may also replay into it, and steer what is replayed."""
+    """A publisher may also replay into its feeds, and control their replays."""
     return [*_publishing(names), *_replaying(names)]
 
 
@@ -175,7 +176,7 @@ def _replaying(names: _Names) -> list[Grant]:
 
 
 def _bar_maker(feed: str) -> list[Grant]:
-    """A publisher of bars alone, who reads trades."""
+    """A bar maker reads trades and publishes only bars."""
     bars, trades = _names([feed], "bars*"), _names([feed], "trades")
     makers, heartbeats = [keys.maker(feed, "bars*")], [keys.heartbeat(ANY)]
     connect, *publishing = _publishing(bars)

@@ -1,4 +1,4 @@
-"""Attempts to connect, counted by address over all servers of a store."""
+"""Connection attempts, counted by address across all servers that share a store."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ logger = logging.getLogger("tickcast.broker")
 
 
 class Attempts:
-    """Says whether an address may try again. While the store is away, each server counts alone."""
+    """Limits connection attempts by address. While the store is away, each server counts alone."""
 
     def __init__(self, client: Redis, rates: Sequence[RateLimitItem]) -> None:
-        # The longest last: what a short one refuses is not counted by it.
+        # Longest last, so that it does not count attempts that a shorter one refuses.
         self._rates = sorted(rates, key=lambda rate: rate.get_expiry())
         self._shared = SlidingWindowCounterRateLimiter(
             RedisStorage(
@@ -39,7 +39,7 @@ class Attempts:
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def note(self, party: str, *, shared: bool = True) -> int:
-        """Count one attempt: 0 if it is allowed, else after how many seconds to come back."""
+        """Count one attempt. Return 0 if it is allowed, else the number of seconds to wait."""
         if shared:
             try:
                 with translated_errors():

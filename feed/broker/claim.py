@@ -1,4 +1,4 @@
-"""The sole right to make something in a feed, held for as long as its holder renews it."""
+"""An exclusive, expiring claim to make some channels of a feed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from feed.broker.scripts import Script
 from feed.errors import AlreadyClaimed, BrokerUnavailable
 
 LASTS_S: Final = 5.0
-"""How long a holder that has fallen silent still holds."""
+"""How long a claim lasts if its holder does not renew it."""
 _RENEW_S: Final = 1.0
 _MARGIN_S: Final = 1.0
-"""Our clock stops counting on it that much before the store's does."""
+"""The holder considers its claim expired this long before the store does."""
 _AGAIN_S: Final = 0.2
 
 # All or none.
@@ -39,10 +39,10 @@ end
 
 
 class Claim:
-    """Who makes some channels of a feed, as long as nobody else does.
+    """An exclusive claim to make some channels of a feed.
 
     Args:
-        channels: that are made; claims overlap where they share one.
+        channels: the channels to claim. Claims conflict if they have a channel in common.
     """
 
     def __init__(self, client: Redis, feed: str, channels: Sequence[str]) -> None:
@@ -54,15 +54,15 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether nobody else can have it now, also if the store has not answered lately."""
+        """Whether the claim is certainly held now, even if the store has not answered lately."""
         return monotonic() < self._until_s
 
     async def take(self) -> None:
-        """Take it. A holder that was killed is waited for; one that lives has renewed by then.
+        """Take the claim, waiting long enough for the claim of a killed holder to expire.
 
         Raises:
-            AlreadyClaimed: somebody else makes one of the channels.
-            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+            AlreadyClaimed: another program makes one of the channels.
+            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
         """
         give_up_s = monotonic() + LASTS_S + _MARGIN_S
         while not await self._try():
@@ -71,11 +71,13 @@ class Claim:
             await asyncio.sleep(_AGAIN_S)
 
     async def keep(self) -> None:
-        """Renew it, for ever. While the store is away it lapses, and is taken again afterwards.
+        """Renew the claim until cancelled.
+
+        The claim expires while the store is away, and is taken again afterwards.
 
         Raises:
-            AlreadyClaimed: somebody else has taken it meanwhile.
-            BrokerUnsuitable: as `translated_errors` says.
+            AlreadyClaimed: another program has taken it in the meantime.
+            BrokerUnsuitable: see `translated_errors`.
         """
         while True:
             await asyncio.sleep(_RENEW_S)
@@ -83,15 +85,15 @@ class Claim:
                 if not await self._try():
                     raise AlreadyClaimed(f"another program has taken over {self._what}")
             except BrokerUnavailable:
-                continue  # The outage is told by those who read and publish.
+                continue  # The reader and the publisher report the outage.
 
     async def leave(self) -> None:
-        """Let others have it at once."""
+        """Release the claim."""
         self._until_s = 0.0
         try:
             await _LEAVE.call(self._client, self._keys, self._me)
         except BrokerUnavailable:
-            return  # It lapses by itself.
+            return  # The claim expires anyway.
 
     async def _try(self) -> bool:
         asked_s = monotonic()

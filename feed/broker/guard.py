@@ -1,12 +1,12 @@
-"""Keeps a program running for as long as standard input stays open, then removes what it left.
+"""Keep a program running for as long as standard input stays open, then remove its files.
 
-The embedded store's keeper: its parent holds the other end of a pipe, and however the parent ends,
-SIGKILL included, the pipe closes. A script for the standard library alone, so that it starts fast:
+This script guards the embedded store. Its parent holds the other end of a pipe, which closes
+however the parent ends, even with SIGKILL. To start fast, it uses only the standard library:
 
     python -I -S guard.py keep|remove DIRECTORY COMMAND [ARGUMENT …]
 
-Should the program end by itself it is started again, unless it does so at once and repeatedly. At
-the end the directory's files called `store.*` go, and with `remove` the directory too.
+If the program exits, it is restarted, unless it has exited quickly several times in a row. At the
+end the guard removes the directory's `store.*` files, and with `remove` the directory too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _QUICK_ENDS_MAX = 3
 
 
 def main() -> int:
-    """Run, wait, clean up; returns the program's exit code."""
+    """Run the program, wait and clean up; return the program's exit code."""
     whether, directory, *command = sys.argv[1:]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def _wait_for_parent(child: subprocess.Popen[bytes]) -> bool:
-    """True when the parent is gone, False when the child has ended first."""
+    """Return True when the parent has ended, False if the child ends first."""
     while child.poll() is None:
         readable, _, _ = select.select([sys.stdin], [], [], _POLL_S)
         if readable and not os.read(0, 1):
@@ -59,7 +59,7 @@ def _prepare_child() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     if sys.platform == "linux":
-        # Should this script itself be killed, the child goes with it.
+        # Have the kernel kill the child if this script is killed.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -75,7 +75,7 @@ def _stop(child: subprocess.Popen[bytes]) -> int:
 def _clean(directory: str, remove: bool) -> None:
     with contextlib.suppress(OSError):
         names = [name for name in os.listdir(directory) if name.startswith("store.")]  # noqa: PTH208
-        # The lock last: from then on another server may start a store here, with such files.
+        # Remove the lock last: after that another server may start a store and create such files.
         for name in sorted(names, key=lambda name: name.endswith(".lock")):
             os.unlink(os.path.join(directory, name))  # noqa: PTH108, PTH118
         if remove:

@@ -1,14 +1,14 @@
--- Reads a part of one stream's history, beginning after a given number.
+-- Reads part of one stream's history, starting after a given number.
 --
 -- KEYS  1 meta hash   2 history
--- ARGV  1 the number   2 ticks and   3 bytes after which it is enough
--- Returns the stream's epoch and last number, 1 where there is no more, and the entries.
+-- ARGV  1 the number   2 ticks and   3 bytes after which to stop
+-- Returns the stream's epoch and last number, 1 if the history is complete, and the entries.
 
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq')
 local most_ticks, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
 local step = 16
--- As text, since Lua's numbers are doubles. The largest second half is excluded too, so the entries
--- of that number are left out.
+-- Use text because Lua's numbers are doubles. The range starts after the largest possible second
+-- half of the ID, so it excludes the entry with that number.
 local begin = '(' .. ARGV[1] .. '-18446744073709551615'
 local entries, size, first, enough, complete = {}, 0, nil, false, false
 

@@ -1,4 +1,4 @@
-"""Reads retained ticks: in pages after a number, and where a point in time lies."""
+"""Reads retained ticks in pages, and finds the position of a time in a stream."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from feed.ticks import StreamKey, number
 from feed.times import Time
 
 PAGE_TICKS: Final = 2_000
-"""Ticks of a page, roughly; decoding more at a time would hold up the clients."""
+"""Approximate ticks in a page; decoding more at once would delay the clients."""
 PAGE_BYTES: Final = 256 * 1024
 
 _Entry = tuple[bytes, Sequence[bytes]]
@@ -30,9 +30,9 @@ _LOCATE: Final = Script.of_file("locate.lua", reads_only=True)
 
 
 async def read_histories(client: Redis, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:
-    """For each stream and number: the oldest retained batches that reach beyond the number.
+    """Return for each stream and number the oldest retained batches that end after the number.
 
-    The first batch may begin at or before the number. Raises as `Script.call` does.
+    The first batch may begin at or before the number. Raises like `Script.call`.
     """
     replies = await _READ.call_all(
         client, [(_keys(stream), (after, PAGE_TICKS, PAGE_BYTES)) for stream, after in wanted]
@@ -41,7 +41,7 @@ async def read_histories(client: Redis, wanted: Sequence[tuple[StreamKey, int]])
 
 
 async def locate(client: Redis, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
-    """For each stream and time: where in the stream it lies. Raises as `Script.call` does."""
+    """Return the position of each time in its stream. Raises like `Script.call`."""
     replies = await _LOCATE.call_all(
         client, [(_keys(stream), (keys.sortable(time),)) for stream, time in wanted]
     )
@@ -77,7 +77,7 @@ def _to_place(time: Time, reply: Sequence[Any]) -> Place:
     end = int(seq)
     before, trimmed = end, found == b"TRIMMED"
     for batch in _to_batches(epoch.decode(), entries):
-        # Of the oldest retained all ticks are due, of another those from the time on.
+        # After trimming, start with the oldest retained tick; otherwise with the first at the time.
         due = [tick.seq for tick in batch.ticks if trimmed or tick.time >= time]
         if due:
             before = (due[0] or 0) - 1
@@ -85,7 +85,7 @@ def _to_place(time: Time, reply: Sequence[Any]) -> Place:
 
 
 def _numbers_of(entry: _Entry) -> tuple[int, int]:
-    """Last number and time in ms, which make up an entry's ID."""
+    """Return the last number and the time in ms, which make up an entry's ID."""
     last, _, stored_ms = entry[0].partition(b"-")
     return int(last), int(stored_ms)
 

@@ -1,7 +1,7 @@
-"""Keeps the embedded store below its memory bound by trimming history early.
+"""Keeps the embedded store below its memory limit by trimming history early.
 
-Redis's own ways would not do: evicting whole keys loses the numbering, and refusing writes stops
-the feed.
+The eviction policies of Redis don't suit: evicting whole keys loses the numbering, and refusing
+writes stops the feed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ logger = logging.getLogger("tickcast.store")
 async def keep_bounded(
     url: str, settings: Settings, is_ours: Callable[[], bool] = lambda: True
 ) -> None:
-    """Watch the store's memory until cancelled, while it is ours to look after."""
+    """Trim the store while `is_ours` is true, until cancelled."""
     client = make_client(url, max_connections=2)
     try:
         while True:
@@ -46,10 +46,10 @@ async def keep_bounded(
 
 
 async def trim_if_full(client: Redis, memory_bytes: int) -> bool:
-    """Near the bound, halve the longest histories until there is room again.
+    """Halve the longest histories until there is room again, if memory use is near the limit.
 
-    A history keeps its newest batch at the least, and short ones stay as they are. Returns False
-    where nothing more could be trimmed: then there are too many streams for the bound.
+    Each history keeps at least its newest batch, and short histories are not changed. Return False
+    if nothing more can be trimmed because there are too many streams for the limit.
     """
     used = await _used_bytes(client)
     if used < _HIGH * memory_bytes:

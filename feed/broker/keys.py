@@ -1,12 +1,12 @@
-"""The names of everything Tickcast keeps in Redis.
+"""The names of all keys and channels that Tickcast uses in Redis.
 
-All keys of one stream share a hash tag, so that one publish touches one slot of a cluster. The
-parts of a tag are joined by `/`, which neither feed nor channel names contain: a symbol may hold
-any of the other characters.
+All keys of one stream share a hash tag, so that one publish uses one slot of a cluster. The parts
+of a tag are joined by `/`, which feed and channel names can't contain; a symbol may contain any of
+the other characters.
 
 Redis separates the keys of its databases, but not their channels: a message published in one
-reaches subscribers in all. So the names of channels include the database, except in the first:
-`channel_in`.
+database reaches subscribers in all of them. So the names of channels include the database, except
+in database 0; see `channel_in`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _PREFIX_ELSEWHERE: Final = "tickcast@"
 ALL_HISTORIES: Final = f"{_PREFIX}*:history"
 """Glob that matches the history of every stream."""
 SEATED_SERVERS: Final = f"{_PREFIX}seats:{{seats}}:servers"
-"""Sorted set: the servers whose connections count, by the time until which they do."""
+"""Sorted set: the servers whose connections are counted, each with its expiry time."""
 ATTEMPTS: Final = f"{_PREFIX}limits"
-"""What the keys begin with that count attempts to connect; the `limits` library completes them."""
+"""Prefix of the keys that count connection attempts; the `limits` library completes them."""
 
 
 def meta(stream: StreamKey) -> str:
@@ -32,7 +32,7 @@ def meta(stream: StreamKey) -> str:
 
 
 def history(stream: StreamKey) -> str:
-    """Redis stream: the batches retained, with IDs `last seq-publish time in ms`."""
+    """Redis stream: the retained batches, with IDs `last seq-publish time in ms`."""
     return f"{_PREFIX}{{{'/'.join(stream)}}}:history"
 
 
@@ -47,7 +47,7 @@ def epoch(feed: str) -> str:
 
 
 def directory(feed: str) -> str:
-    """Set: `channel/symbol` of every stream that was ever published in the feed."""
+    """Set: `channel/symbol` of every stream ever published in the feed."""
     return f"{_PREFIX}{{{feed}}}:streams"
 
 
@@ -57,19 +57,20 @@ def announcements(feed: str) -> str:
 
 
 def maker(feed: str, channel: str) -> str:
-    """String: which program makes a channel of the feed out of others, such as bars."""
+    """String: the program that makes a derived channel of the feed, such as bars."""
     return f"{_PREFIX}{{{feed}}}:maker:{channel}"
 
 
 def replay(feed: str) -> str:
-    """Hash: who plays into the feed (`owner`), and its `state`, while it does."""
+    """Hash: the `owner` and `state` of the feed's replay, while there is one."""
     return f"{_PREFIX}{{{feed}}}:replay"
 
 
 def replayed(feed: str) -> str:
-    """Hash: the publishers that replay into the feed, and `since` when it holds nothing else.
+    """Hash: the publishers that replay into the feed, and `since`.
 
-    `since` is in milliseconds by Redis's clock. See `feed.broker.replays.Origins`.
+    `since` is the time from which the feed has held only replays, in milliseconds by Redis's clock.
+    See `feed.broker.replays.Origins`.
     """
     return f"{_PREFIX}{{{feed}}}:replayed"
 
@@ -85,22 +86,22 @@ def replay_commands(feed: str) -> str:
 
 
 def replay_replies(feed: str) -> str:
-    """Channel: its replies to them."""
+    """Channel: the replay's replies to commands."""
     return f"{_PREFIX}{{{feed}}}:replay:replies"
 
 
 def heartbeat(name: str) -> str:
-    """Channel: a server's messages to itself, by which it knows that messages come."""
+    """Channel: messages from a server to itself, to check that messages arrive."""
     return f"{_PREFIX}heartbeat:{name}"
 
 
 def seats(room: str) -> str:
-    """Hash: how many connections each server has that count together."""
+    """Hash: the number of connections in a room, by server."""
     return f"{_PREFIX}seats:{{seats}}:{room}"
 
 
 def channel_in(database: int, channel: str) -> str:
-    """What a channel is called in a database; `channel` is its name in database 0.
+    """Return the name of a channel in a database; `channel` is its name in database 0.
 
     >>> channel_in(0, epoch("live")), channel_in(1, epoch("live"))
     ('tickcast:{live}:epoch', 'tickcast@1:{live}:epoch')
@@ -111,26 +112,26 @@ def channel_in(database: int, channel: str) -> str:
 
 
 def channel_in_first(channel: str) -> str:
-    """The name in database 0 of a channel that may be of another one."""
+    """Return the name in database 0 of a channel of any database."""
     if channel.startswith(_PREFIX_ELSEWHERE):
         return f"{_PREFIX}{channel.partition(':')[2]}"
     return channel
 
 
 def to_member(stream: StreamKey) -> str:
-    """A stream's entry in its feed's directory."""
+    """Return a stream's entry in its feed's directory."""
     return f"{stream.channel}/{stream.symbol}"
 
 
 def from_member(feed: str, member: str) -> StreamKey:
-    """The stream that a directory entry stands for."""
+    """Return the stream of a directory entry."""
     channel, _, symbol = member.partition("/")
     return StreamKey(feed, channel, symbol)
 
 
 def sortable(time: Time) -> str:
-    """A time in a form whose order as text is the order of times: 16 hexadecimal digits.
+    """Return a time as 16 hexadecimal digits whose text order is the order of times.
 
-    Redis's scripts compare it; as a number it would lose its last digits there.
+    The Lua scripts compare times as text because Lua's numbers would lose the last digits.
     """
     return f"{time + 2**63:016x}"

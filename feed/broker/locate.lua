@@ -1,15 +1,15 @@
--- Finds the batch with the first tick of a stream that is not older than a given time.
+-- Finds the batch with the first tick of a stream at or after a given time.
 --
--- Each entry says in `m` the greatest time before it. That never falls, whatever the order of the
--- ticks' own times, so it can be searched by halving.
+-- Field `m` of each entry is the greatest time before that entry. It never decreases, whatever the
+-- order of the ticks' own times, so a binary search works.
 --
 -- KEYS  1 meta hash   2 history
 -- ARGV  1 the time, in the form of `keys.sortable`
--- Returns the stream's epoch and last number, what was found, and with it an entry:
---       NONE     all ticks are older
---       FOUND    the entry holds the tick
---       TRIMMED  such ticks were there, but are retained no more; the entry is the oldest retained,
---                or there is none
+-- Returns the stream's epoch and last number, the result, and an entry that depends on the result:
+--       NONE     all ticks are older; no entry
+--       FOUND    the entry that contains the tick
+--       TRIMMED  there were such ticks, but they are no longer retained; the oldest retained entry,
+--                if there is one
 
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'max')
 local epoch, seq = meta[1] or '', meta[2] or '0'

@@ -1,4 +1,4 @@
-"""Sends commands to Redis in bulk: one write for many, and one wake-up for all their replies."""
+"""Sends commands to Redis in bulk, with one write and one wake-up for all their replies."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Command = tuple[str | bytes | int, ...]
 
 
 class Pipe:
-    """One connection, used by one caller at a time.
+    """A connection for sending commands in bulk, used by one caller at a time.
 
-    redis-py's own pipeline packs in Python and reads reply by reply, with a timer for each; for a
-    publisher of single ticks that was most of the time. This leaves both to hiredis.
+    redis-py's pipeline packs commands in Python and reads each reply with a separate timer, which
+    took most of the time of a publisher of single ticks. Here hiredis does both.
 
-    A connection that is lost is made anew with the next call. Nothing is ever sent twice.
+    After a lost connection, the next call makes a new one. Nothing is ever sent twice.
     """
 
     def __init__(self, client: Redis) -> None:
@@ -36,28 +36,28 @@ class Pipe:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a connection, as far as it is known."""
+        """Whether there is a connection, as far as we know."""
         return self._transport is not None and not self._transport.is_closing()
 
     async def open(self) -> None:
-        """Connect. When it fails, nothing was sent. Raises as `call` does."""
+        """Connect. If this fails, nothing has been sent. Raises like `call`."""
         with translated_errors():
             await self._open()
 
     async def call(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands, and return their replies in the same order.
+        """Send commands and return their replies in the same order.
 
-        A command that Redis turns down has a `ResponseError` for a reply.
+        The reply to a command that Redis refuses is a `ResponseError`.
 
         Raises:
-            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says; which of the commands
-                were carried out is not known.
+            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`. It is not known which of
+                the commands were carried out.
         """
         try:
             with translated_errors():
                 return await self._call(commands)
         except BaseException:
-            # What still comes in would be taken for the replies of the next call.
+            # Late replies would be mistaken for those of the next call.
             await self.close()
             raise
 

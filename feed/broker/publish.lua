@@ -1,28 +1,28 @@
--- Publishes one batch of one stream, atomically: numbers it, keeps it, hands it on.
+-- Publishes one batch of one stream atomically: numbers it, stores it and publishes it.
 --
 -- KEYS  1 meta hash   2 history
 -- ARGV  1 epoch of the feed, as the publisher knows it
---       2 the number that the stream must have reached in this epoch; -1 where it must have a
---         numbering, of whatever epoch; 0 where it may be new
+--       2 the number that the stream must have reached in this epoch; -1 if it must have numbers
+--         in some epoch; 0 if it may be new
 --       3 ticks in the batch      4 publish time, microseconds
 --       5 ticks to retain         6 age to retain, milliseconds
 --       7 the batch, packed       8 its last tick alone, packed
 --       9 its greatest tick time, in the form of `keys.sortable`
---      10 the publisher's field   11 its number for the batch: of a fixed width and ever greater
+--      10 the publisher's field   11 its number for the batch: fixed width, always increasing
 --      12 channel
--- Returns the number of the first tick, 0 where the batch was published before, or an error:
---       STALE  the stream is in the later epoch that the error names: ask for the feed's epoch and
---              try again
---       LOST   numbers are gone that were given, and would be given twice: begin a new epoch and
---              try again
+-- Returns the number of the first tick, 0 if the batch has been published before, or an error:
+--       STALE  the stream is in a later epoch, which the error names: get the feed's epoch and try
+--              again
+--       LOST   Redis has lost numbers that were assigned, and would assign them again: begin a new
+--              epoch and try again
 
 local PUBLISHERS_MAX = 64
 
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'max', ARGV[10])
 local epoch, seq, greatest, mark = stored[1], tonumber(stored[2] or '0'), stored[3], stored[4]
 
--- A mark is the number and the time of the publisher's last batch, so that as text it is greater
--- than the number of that batch and of every earlier one.
+-- A mark is the number and the time of the publisher's last batch. Compared as text, it is greater
+-- than the number of that batch and of all earlier ones.
 if mark and mark >= ARGV[11] then return 0 end
 if epoch and epoch > ARGV[1] then return redis.error_reply('STALE ' .. epoch) end
 if epoch ~= ARGV[1] then seq, greatest = 0, false end
@@ -36,7 +36,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local now_text = string.format('%d', now)
 
 if not mark and redis.call('HLEN', KEYS[1]) > PUBLISHERS_MAX then
-  -- It goes by what a publisher did last here: whoever waits for an answer was active just now.
+  -- Forget the least recently active publisher. One that awaits an answer was active just now.
   local fields = redis.call('HGETALL', KEYS[1])
   local publishers, oldest, since = 0, nil, nil
   for place = 1, #fields, 2 do
@@ -56,7 +56,7 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', last, 'latest', ARGV[8], 'p
 redis.call('XADD', KEYS[2], 'MINID', '=', string.format('%d', math.max(0, last - ARGV[5] + 1)),
   last .. '-' .. now_text, 'b', ARGV[7], 'm', greatest or '')
 
--- Every publish adds one entry and removes up to four that are too old, so age is held as well.
+-- Each publish adds one entry and removes up to four that are too old, which enforces the age.
 local too_old = now - ARGV[6]
 for _ = 1, 4 do
   local entry = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]

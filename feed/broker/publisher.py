@@ -1,4 +1,4 @@
-"""The producers' way in: ticks go to Redis in batches by stream, and wait while it is away."""
+"""Publishes ticks to Redis in batches by stream, and keeps them while Redis is away."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_MAX_S: Final = 0.5
 _TRIM_S: Final = 0.1
 _GRACE_S: Final = 0.5
-"""Time for what is under way when a publisher is left because of an error."""
+"""How long to wait for the current round when a publisher is closed because of an error."""
 _STREAMS_TOLD: Final = 20
 
 logger = logging.getLogger("tickcast.publisher")
@@ -32,10 +32,10 @@ logger = logging.getLogger("tickcast.publisher")
 
 @dataclass(frozen=True)
 class _Outage:
-    """Since when Redis is away, and how things stood then.
+    """An outage of Redis, with the publisher's state at its beginning.
 
     Attributes:
-        error: how that was noticed.
+        error: the error that revealed the outage.
         under_way: ticks that were being sent.
         dropped: ticks dropped in earlier outages, by stream.
     """
@@ -47,20 +47,21 @@ class _Outage:
 
 
 class Publisher:
-    """Publishes the ticks of one feed, each once.
+    """Publishes the ticks of one feed, each exactly once.
 
-    There is one round trip under way at a time. What arrives meanwhile is gathered by stream and
-    goes with the next: when idle a tick leaves at once, and under load batches form by themselves.
+    One round trip is under way at a time. Ticks that arrive in the meantime are gathered by stream
+    for the next one. So a tick is sent at once when the publisher is idle, and batches form under
+    load.
 
-    While Redis is away it tries again until it is back. The round under way is kept, and sent again
-    until its fate is known. What else waits depends on where it comes from. A source that can wait,
-    such as a file, is made to. Of one that can't, ticks are kept as the settings `outage_buffer_s`
-    and `outage_buffer_bytes` allow, and the oldest beyond that are dropped and counted.
+    While Redis is away, the publisher retries until it is back. It keeps the current round and
+    sends it again until its outcome is known. Further ticks depend on the source. If the source can
+    wait, such as a file, `publish` blocks. Otherwise ticks are kept within the settings
+    `outage_buffer_s` and `outage_buffer_bytes`; beyond these, the oldest are dropped and counted.
 
-    Use it as a context manager; leaving it normally waits until everything is published.
+    Use it as a context manager. A normal exit waits until everything is published.
 
     Args:
-        waits: the source can wait.
+        waits: whether the source can wait.
 
     Attributes:
         in_doubt: ticks that were sent and not confirmed. 0 until the publisher is closed; then
@@ -95,27 +96,27 @@ class Publisher:
 
     @property
     def dropped(self) -> Mapping[StreamKey, Dropped]:
-        """What was taken and will not be published, by stream."""
+        """Ticks that were accepted and will not be published, by stream."""
         return self._waiting.dropped
 
     @property
     def dropped_ticks(self) -> int:
-        """How many ticks that is in all."""
+        """The total number of dropped ticks."""
         return self._waiting.dropped_ticks
 
     @property
     def name(self) -> str:
-        """By what streams know their publishers; unique."""
+        """The unique name of this publisher in the streams' meta hashes."""
         return self._sender.name
 
     @property
     def has_streams(self) -> bool:
-        """Whether something was published into the feed, as far as is known here."""
+        """Whether anything has been published into the feed, as far as this publisher knows."""
         return self._sender.has_streams
 
     @property
     def is_away(self) -> bool:
-        """Whether Redis can't be reached just now."""
+        """Whether Redis is currently unreachable."""
         return self._outage is not None
 
     async def __aenter__(self) -> Publisher:
@@ -137,16 +138,16 @@ class Publisher:
             await self._end()
 
     async def publish(self, ticks: Iterable[Tick], *, checked: bool = False) -> None:
-        """Take ticks; returns at once unless too many are waiting already.
+        """Accept ticks. Return at once unless too many are waiting already.
 
-        While Redis is away it waits for it if the source can wait, else not at all.
+        While Redis is away, this waits for it only if the source can wait.
 
         Args:
-            checked: they are known to hold to the rules, and are not looked at again.
+            checked: the ticks have been validated, and are not checked again.
 
         Raises:
-            InvalidTick: one breaks the rules; none after it was taken.
-            BrokerUnavailable, BrokerUnsuitable: publishing has failed; the publisher is done for.
+            InvalidTick: a tick breaks the rules; neither it nor the ticks after it were accepted.
+            BrokerUnavailable, BrokerUnsuitable: publishing has failed, and is not retried.
         """
         self._raise_failure()
         try:
@@ -163,15 +164,15 @@ class Publisher:
             self._raise_failure()
 
     async def drain(self) -> None:
-        """Wait until everything taken so far is published or dropped. Raises as `publish` does."""
+        """Wait until all ticks accepted so far are published or dropped. Raises like `publish`."""
         self._raise_failure()
         await self._idle.wait()
         self._raise_failure()
 
     async def begin_epoch(self) -> None:
-        """Begin a new numbering of the feed, after all that was taken so far.
+        """Publish all ticks accepted so far, then begin a new epoch of the feed.
 
-        While Redis is away it waits for it. Raises as `publish` does.
+        This waits while Redis is away. Raises like `publish`.
         """
         await self.drain()
         delay = _BACKOFF_FIRST_S
@@ -187,10 +188,10 @@ class Publisher:
         self._come_back()
 
     async def drain_or_give_up(self, patience_s: float) -> None:
-        """Wait only so long. Then the publisher is done for, as after any other failure.
+        """Call `drain` with a time limit. At the limit, the publisher fails permanently.
 
         Raises:
-            BrokerUnavailable: it has given up.
+            BrokerUnavailable: the time limit has passed.
             BrokerUnsuitable: publishing has failed.
         """
         try:
@@ -226,7 +227,7 @@ class Publisher:
             self._fail(error)
 
     async def _send_round(self) -> None:
-        """Publish the round under way, however long Redis is away."""
+        """Publish the current round, however long Redis is away."""
         delay = _BACKOFF_FIRST_S
         while True:
             try:
@@ -240,7 +241,7 @@ class Publisher:
         self._come_back()
 
     async def _end(self) -> None:
-        """Stop, and account for what will not be published any more."""
+        """Stop, and account for the ticks that are not published."""
         try:
             if self._sending is not None:
                 await end_tasks([self._sending])
@@ -273,7 +274,7 @@ class Publisher:
             self._trim()
 
     def _trim(self) -> None:
-        """Hold the bounds, also while nobody publishes."""
+        """Enforce the limits periodically, even if `publish` is not called."""
         self._waiting.trim(monotonic())
         self._trimming = asyncio.get_running_loop().call_later(_TRIM_S, self._trim)
 

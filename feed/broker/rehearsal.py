@@ -1,6 +1,6 @@
-"""What a server does with Redis, done once before it starts: a right that it lacks shows at once.
+"""Checks before a server starts that it has the permissions that it needs in Redis.
 
-Else it would show with the first client, or with the first outage.
+Otherwise the first client or the first outage would reveal a missing permission.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _NAME: Final = "rehearsal"
 
 
 async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
-    """Read and subscribe as a server does, in the feeds that it serves.
+    """Read and subscribe like a server, in the given feeds or else in the default feed.
 
-    Where they are not named it is the default one. All it leaves is what a first client would: the
-    epoch of a feed that has none, for a day. What it writes after a loss is not tried: it
-    can't be without doing it.
+    Like a first client, this gives a feed without an epoch one that lasts for a day. It leaves
+    nothing else behind. A server's writes after a loss of data are not checked, because that would
+    mean doing them.
 
     Raises:
-        BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says; `AccessDenied` names the
+        BrokerUnavailable, BrokerUnsuitable: see `translated_errors`. `AccessDenied` names the
             command and its keys.
     """
     store = Store(client)

@@ -1,4 +1,4 @@
-"""A feed's replay in Redis: one at a time, its state for all to see, and commands to it."""
+"""A feed's replay in Redis: one at a time, with its public state and the commands to it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from feed.playback import State
 from feed.ticks import StreamKey
 
 EXPIRY_S: Final = 3.0
-"""So long after it was last heard of, a replay counts as gone."""
+"""A replay that has not announced itself for this long counts as gone."""
 REPLY_TIMEOUT_S: Final = 5.0
 _PAUSE_S: Final = 0.5
 _POLL_S: Final = 1.0
 _PIPELINE_KEYS: Final = 500
 
-# In one step: of two that begin at once, one wins, and none writes over another's state.
+# Atomic, so that of two replays that begin at once one wins, and neither overwrites the other.
 _ANNOUNCE: Final = Script("""
 local owner = redis.call('HGET', KEYS[1], 'owner')
 if owner and owner ~= ARGV[1] then return 0 end
@@ -46,7 +46,7 @@ redis.call('PUBLISH', ARGV[3], ARGV[2])
 return 1
 """)
 
-# By the clock of `publish.lua`, which the marks of publishers have.
+# Use Redis's clock, like the publishers' marks that `publish.lua` writes.
 _NOTE: Final = Script("""
 if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end
 local time = redis.call('TIME')
@@ -59,11 +59,11 @@ logger = logging.getLogger("tickcast.replay")
 
 
 class Stage:
-    """The place of a feed's one replay, and the way by which it is steered.
+    """The exclusive right to replay into a feed, and the channel for commands to that replay.
 
     Attributes:
-        feed: its name.
-        origins: which of its streams have been replayed.
+        feed: the name of the feed.
+        origins: tells which of its streams have been replayed.
     """
 
     def __init__(self, client: Redis, feed: str) -> None:
@@ -73,11 +73,11 @@ class Stage:
         self.origins = Origins(client, feed)
 
     async def announce(self, state: State) -> None:
-        """Take the place, or keep it, and tell all who listen.
+        """Take or keep the stage, and publish the replay's state.
 
         Raises:
-            ReplayFailed: another replay has it.
-            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+            ReplayFailed: another replay has the stage.
+            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
         """
         done = await _ANNOUNCE.call(
             self._client, [keys.replay(self.feed)], self._name, pack_state(state),
@@ -89,17 +89,17 @@ class Stage:
             )
 
     async def leave(self, state: State) -> None:
-        """Give the place up, with last words. Raises as `announce` does but for ReplayFailed."""
+        """Publish a last state and leave the stage. Raises like `announce`, except ReplayFailed."""
         await _LEAVE.call(
             self._client, [keys.replay(self.feed)], self._name, pack_state(state),
             self._channel(keys.replay_states(self.feed)),
         )  # fmt: skip
 
     async def serve(self, carry_out: Callable[[Command], Awaitable[State]]) -> None:
-        """Take commands, one after the other, until cancelled; an outage is waited for.
+        """Carry out commands one after the other until cancelled, and wait during outages.
 
         Args:
-            carry_out: does what a command says and returns what came of it, or raises ReplayFailed.
+            carry_out: carries out a command and returns the new state, or raises ReplayFailed.
         """
         while True:
             try:
@@ -127,11 +127,11 @@ class Stage:
 
 
 class Origins:
-    """Tells the streams of a feed that replays have published from those of other programs.
+    """Distinguishes the streams of a feed that replays have published from those of other programs.
 
-    A replay that begins an epoch notes when it did so, and the name of its publisher. Each stream's
-    meta hash says which publishers have published there, and when. So what another one has
-    published since is known, whatever has become of the replay.
+    A replay that begins an epoch notes the time and the name of its publisher. Each stream's meta
+    hash says which publishers have published there, and when. So ticks that another program has
+    published since can be detected even after the replay has ended.
     """
 
     def __init__(self, client: Redis, feed: str) -> None:
@@ -139,12 +139,12 @@ class Origins:
         self._feed = feed
 
     async def others(self) -> list[StreamKey]:
-        """The streams with ticks that did not come from replays, sorted.
+        """Return the streams with ticks that did not come from replays, sorted.
 
-        Bars that are made of replayed trades count as replayed.
+        Bars that are made from replayed trades count as replayed.
 
         Raises:
-            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
         """
         with translated_errors():
             noted: Any = await self._client.hgetall(keys.replayed(self._feed))
@@ -167,10 +167,10 @@ class Origins:
         """Note that a publisher replays into the feed.
 
         Args:
-            alone: nothing that others have published is left.
+            alone: no ticks of other publishers are left.
 
         Raises:
-            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
         """
         await _NOTE.call(self._client, [keys.replayed(self._feed)], publisher, int(alone))
 
@@ -188,14 +188,14 @@ def _is_of_others(
 
 
 async def steer(client: Redis, feed: str, command: Mapping[str, object]) -> State:
-    """Send a command to a feed's replay; returns where it stands then.
+    """Send a command to a feed's replay and return its new state.
 
     Args:
-        command: as `feed.broker.steering` describes it, without an `id`.
+        command: the fields of a command (see `feed.broker.steering`), without an `id`.
 
     Raises:
-        ReplayFailed: there is none, it does not answer, or it refuses.
-        BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+        ReplayFailed: there is no replay, it does not answer, or it refuses the command.
+        BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
     """
     id_ = secrets.token_hex(8)
     with translated_errors():
@@ -227,10 +227,10 @@ async def _reply(replies: PubSub, id_: str) -> State:
 
 
 async def read_state(client: Redis, feed: str) -> State | None:
-    """The state of a feed's replay, as it was last told; None where there is none.
+    """Return the last announced state of a feed's replay, or None if there is no replay.
 
     Raises:
-        BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+        BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
     """
     with translated_errors():
         data: Any = await client.hget(keys.replay(feed), "state")
@@ -238,12 +238,12 @@ async def read_state(client: Redis, feed: str) -> State | None:
 
 
 def pack_state(state: State) -> bytes:
-    """A state as it is kept and published: the map that clients get, in JSON."""
+    """Encode a state for Redis, as the JSON map that clients receive."""
     return encode(state.fields(), Encoding.JSON)
 
 
 def unpack_state(data: bytes) -> State | None:
-    """Read what `pack_state` wrote; None where it is something else."""
+    """Decode the output of `pack_state`; return None if it is invalid."""
     try:
         return State.of_fields(_read_map(data) or {})
     except (ValueError, KeyError, TypeError):
@@ -259,7 +259,7 @@ def _read_map(data: bytes) -> dict[str, Any] | None:
 
 @asynccontextmanager
 async def _listening(client: Redis, channel: str) -> AsyncIterator[PubSub]:
-    """Messages of a channel, once Redis has confirmed that they will come."""
+    """Subscribe to a channel, and wait until Redis has confirmed the subscription."""
     async with client.pubsub() as heard:
         await heard.subscribe(channel_of(client, channel))
         async with asyncio.timeout(REPLY_TIMEOUT_S):
@@ -269,6 +269,6 @@ async def _listening(client: Redis, channel: str) -> AsyncIterator[PubSub]:
 
 
 async def _next(heard: PubSub) -> bytes | None:
-    """The next message; None after a while without one."""
+    """Return the next message, or None if none arrives for a while."""
     message = await heard.get_message(ignore_subscribe_messages=True, timeout=_POLL_S)
     return message["data"] if message is not None else None

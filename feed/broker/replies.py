@@ -1,4 +1,4 @@
-"""Reads what Redis sends in bulk: all complete replies of one read are handled in one go."""
+"""Reads replies from Redis in bulk: all complete replies of one read are handled together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 READ_BYTES: Final = 64 * 1024
-"""The most that is read in one turn of the event loop: a flood must leave time for the clients."""
+"""Limit for one turn of the event loop, so that a flood leaves time for the clients."""
 
 _ERRORS: Final[dict[str, type[exceptions.RedisError]]] = {
     "LOADING": exceptions.BusyLoadingError,
@@ -25,7 +25,7 @@ _ERRORS: Final[dict[str, type[exceptions.RedisError]]] = {
 
 
 class Connection(Protocol):
-    """What is used of redis-py's connection: it connects and logs in."""
+    """The part of redis-py's connection that is used here: it connects and logs in."""
 
     _writer: asyncio.StreamWriter
 
@@ -34,9 +34,9 @@ class Connection(Protocol):
 
 
 async def open_connection(client: Redis) -> tuple[Connection, asyncio.Transport]:
-    """A connection of its own, logged in, to whatever the client is for; and its transport.
+    """Open a separate, authenticated connection to a client's server; return it and its transport.
 
-    Raises what redis-py raises; nothing is left open then.
+    If this raises one of redis-py's exceptions, nothing is left open.
     """
     connection: Connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     try:
@@ -48,13 +48,13 @@ async def open_connection(client: Redis) -> tuple[Connection, asyncio.Transport]
 
 
 class ReplyReader(asyncio.BufferedProtocol):
-    """Takes a connected transport over, on which no reply is due, and hands on what comes.
+    """Takes over a connected transport that expects no reply, and passes replies to a callback.
 
-    No task is woken and nothing is awaited: for the many small messages of a busy feed that costs
-    more than all parsing. An error that Redis answers with is handed on as redis-py's exception.
+    It wakes no task and awaits nothing: for the many small messages of a busy feed, that would cost
+    more than all parsing. Error replies are passed on as redis-py's exceptions.
 
     Attributes:
-        ended: fails when the connection is cut, or with what `on_reply` raises.
+        ended: fails when the connection is cut, or with the exception that `on_reply` raises.
         received_s: when the last bytes arrived, on `time.monotonic`; 0 before the first.
     """
 
@@ -68,7 +68,7 @@ class ReplyReader(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self.received_s = 0.0
-        # Stopped in between, because a loop chooses how to read when it starts to.
+        # Pause in between, because the event loop selects the way to read when reading starts.
         transport.pause_reading()
         transport.set_protocol(self)
         transport.resume_reading()
@@ -81,7 +81,7 @@ class ReplyReader(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.received_s = time.monotonic()
         if nbytes == READ_BYTES:
-            # More is waiting, and uvloop would go on until it has read all of it.
+            # There is more to read, and uvloop would not stop until it has read everything.
             self._transport.pause_reading()
             self._loop.call_soon(self._transport.resume_reading)
         if not self.ended.done():
@@ -98,6 +98,6 @@ class ReplyReader(asyncio.BufferedProtocol):
 
 
 def _to_error(words: str) -> Exception:
-    """An error that Redis answers with, as redis-py knows it; it begins with the kind."""
+    """Convert an error reply, which starts with its code, to redis-py's exception."""
     code = words.partition(" ")[0]
     return _ERRORS.get(code, exceptions.ResponseError)(words, status_code=code)

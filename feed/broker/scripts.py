@@ -1,9 +1,9 @@
-"""Lua scripts in Redis: how one is loaded, called, and what of its errors becomes ours.
+"""Lua scripts in Redis: loads and calls them, and translates their errors.
 
-A script is called by its hash, so that its text travels once. Redis may have forgotten it, after a
-restart or when another one took over; then it has done nothing, and is given the text and asked
-again. A script names the keys that it touches, those of one stream or of one feed: with their hash
-tags they lie together in a cluster.
+A script is called by its hash, so that its text is sent only once. After a restart or a failover,
+Redis may not know the script. In this case it has done nothing, so the script is loaded and called
+again. Each call declares its keys, which belong to one stream or one feed: their hash tags put them
+on the same node of a cluster.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ Call = tuple[Sequence[str], Sequence[str | int | bytes]]
 
 
 class Script:
-    """One script.
+    """A Lua script.
 
     Args:
-        reads_only: it writes nothing; called so, it takes no right to write its keys.
+        reads_only: the script writes nothing. It can then be called without permission to write
+            its keys.
     """
 
     def __init__(self, text: str, *, reads_only: bool = False) -> None:
@@ -37,21 +38,21 @@ class Script:
 
     @classmethod
     def of_file(cls, name: str, *, reads_only: bool = False) -> Script:
-        """A script that has a file of its own, beside this one."""
+        """Read a script from a file in this package."""
         text = resources.files("feed.broker").joinpath(name).read_text("utf-8")
         return cls(text, reads_only=reads_only)
 
     async def call(self, client: Redis, keys: Sequence[str], *arguments: str | int | bytes) -> Any:
-        """What the script returns.
+        """Call the script and return its result.
 
         Raises:
-            BrokerUnavailable, BrokerUnsuitable: as `translated_errors` says.
+            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
         """
         (reply,) = await self.call_all(client, [(keys, arguments)])
         return reply
 
     async def call_all(self, client: Redis, calls: Sequence[Call]) -> list[Any]:
-        """What it returns for each of several calls, in the same order. Raises as `call` does."""
+        """Make several calls and return their results in the same order. Raises like `call`."""
 
         async def send(commands: Sequence[Command]) -> list[Any]:
             pipeline = client.pipeline(transaction=False)
@@ -62,7 +63,7 @@ class Script:
         return await self._call(client, send, calls)
 
     async def call_through(self, pipe: Pipe, client: Redis, calls: Sequence[Call]) -> list[Any]:
-        """The same over a connection of one's own. Raises as `call` does."""
+        """Like `call_all`, but through a pipe. Raises like `call`."""
         return await self._call(client, pipe.call, calls)
 
     async def _call(
@@ -74,7 +75,7 @@ class Script:
         commands = [self.command(keys, *arguments) for keys, arguments in calls]
         with translated_errors():
             replies = await send(commands)
-            # Those that were carried out are not repeated.
+            # Do not repeat the calls that were carried out.
             undone = [n for n, reply in enumerate(replies) if is_unknown(reply)]
             if undone:
                 await self.load(client)
@@ -87,14 +88,14 @@ class Script:
         return replies
 
     def command(self, keys: Sequence[str], *arguments: str | int | bytes) -> Command:
-        """A call as a command, for whoever looks after its reply; `is_unknown` is among them."""
+        """Return a call as a command. The caller must check its reply with `is_unknown`."""
         return (self._verb, self._sha, len(keys), *keys, *arguments)
 
     async def load(self, client: Redis) -> None:
-        """Give Redis the text. Raises what redis-py raises."""
+        """Load the script into Redis. Raises redis-py's exceptions."""
         await client.script_load(self._text)
 
 
 def is_unknown(reply: object) -> bool:
-    """Whether Redis has turned a call down because it does not have the script."""
+    """Whether Redis refused a call because it does not know the script."""
     return isinstance(reply, exceptions.NoScriptError)

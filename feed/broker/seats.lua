@@ -1,10 +1,11 @@
--- Takes a seat in each of some rooms, or in none if one is full. All servers of a store share them.
+-- Takes a seat in each of the given rooms, or in none if a room is full. All servers of a store
+-- share the rooms.
 --
--- KEYS[1]   sorted set: servers, by the time in ms until which they count
+-- KEYS[1]   sorted set: servers, by their expiry time in ms
 -- KEYS[2…]  hash: seats taken in a room, by server
 -- ARGV[1]   this server
--- ARGV[2]   how long it counts, ms
--- ARGV[3…]  for each room: seats of this server with the new one, seats there are
+-- ARGV[2]   time until it expires, ms
+-- ARGV[3…]  for each room: this server's seats including the new one, total number of seats
 -- Returns 0, or the number of the room that is full.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

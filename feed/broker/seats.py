@@ -1,4 +1,4 @@
-"""Connections counted over all servers of a store, so that limits hold for them together."""
+"""Counts connections across all servers of a store, to enforce limits for all of them together."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from feed.errors import BrokerUnavailable, BrokerUnsuitable, level_of
 from feed.tasks import end_tasks
 
 _COUNTS_FOR_S: Final = 10
-"""How long a server that has fallen silent still counts."""
+"""How long the seats of a server that has fallen silent still count."""
 _BEAT_S: Final = 2.0
 _TELL_S: Final = 0.2
-"""How soon others hear of seats that are free again."""
+"""Interval at which changes are reported to the store."""
 _ASKS_MAX: Final = 64
-"""Seats asked for with one message."""
+"""Maximum requests in one message."""
 _TAKE: Final = Script.of_file("seats.lua")
 
 logger = logging.getLogger("tickcast.broker")
 
 
 class _Ask(NamedTuple):
-    """A seat that is wanted in each of some rooms.
+    """A request for a seat in each of some rooms.
 
     Attributes:
-        taken: how many this server has with it, by room.
-        rooms: how many there are in each.
-        full: the answer: the room that is full, if one is.
+        taken: the seats of this server including the new ones, by room.
+        rooms: the total number of seats, by room.
+        full: the answer: the room that is full, or None.
     """
 
     taken: dict[str, int]
@@ -44,13 +44,13 @@ class _Ask(NamedTuple):
 
 
 class Seats:
-    """Rooms with so many seats each. A connection takes one in each of some rooms.
+    """Rooms with a limited number of seats. A connection takes a seat in one or more rooms.
 
-    Each server tells how many it has taken, never how many more or less: so nothing adds up to
-    something wrong when a message is lost or the store forgets. What it tells goes to the store one
-    message after another: over several connections a count could overtake a later one, and stay.
-    Those who ask meanwhile share the next message. While the store does not answer, each server
-    counts for itself.
+    Each server reports how many seats it has taken, never a difference, so errors don't accumulate
+    when a message or the store's data is lost. Messages to the store are sent one after the other:
+    over several connections, an outdated count could arrive after a newer one and persist. Requests
+    that arrive in the meantime share the next message. While the store does not answer, each server
+    counts only its own seats.
     """
 
     def __init__(self, client: Redis) -> None:
@@ -59,7 +59,7 @@ class Seats:
         self._taken: Counter[str] = Counter()
         self._untold: set[str] = set()
         self._told: set[str] = set()
-        """Rooms in which the store may believe that we have seats."""
+        """Rooms in which the store may have recorded seats of this server."""
         self._seen = False
         self._telling = asyncio.Lock()
         self._asks: list[_Ask] = []
@@ -70,13 +70,13 @@ class Seats:
         return self._taken[room]
 
     async def take(self, rooms: Mapping[str, int], *, shared: bool = True) -> str | None:
-        """Take a seat in each room, or in none: then the room that is full is returned.
+        """Take a seat in each room. If a room is full, take none and return that room.
 
         Args:
-            rooms: how many seats there are in each.
-            shared: False to count those of this server alone.
+            rooms: the total number of seats, by room.
+            shared: whether to count the seats of all servers, or only those of this one.
         """
-        # Counted before it is asked: several may be under way.
+        # Count the seats before asking, since several requests may be pending.
         self._taken.update(list(rooms))
         full = next((room for room, seats in rooms.items() if self._taken[room] > seats), None)
         if full is None and shared and rooms:
@@ -99,14 +99,14 @@ class Seats:
                 self._untold.add(room)
                 continue
             del self._taken[room]
-            # While the store is away, addresses come and go without end: it need not know of them.
+            # Don't report rooms that the store does not know: in an outage there may be any number.
             if room in self._told:
                 self._untold.add(room)
             else:
                 self._untold.discard(room)
 
     async def run(self) -> None:
-        """Tell the store what is taken, for ever."""
+        """Report the taken seats to the store until cancelled."""
         clock = asyncio.get_running_loop().time
         beat_due_s = clock()
         while True:
@@ -121,7 +121,7 @@ class Seats:
             await asyncio.sleep(_TELL_S)
 
     async def leave(self) -> None:
-        """Have the store forget this server."""
+        """Remove this server from the store."""
         if self._asking is not None:
             await end_tasks([self._asking])
         try:
@@ -131,7 +131,7 @@ class Seats:
             logger.debug("the store will find out by itself that this server is gone")
 
     async def _ask(self, rooms: Mapping[str, int]) -> str | None:
-        # The counts of now: those who ask later have theirs, and come after this one.
+        # Use the present counts: later requests carry newer counts and are sent after this one.
         taken = {room: self._taken[room] for room in rooms}
         ask = _Ask(taken, rooms, asyncio.get_running_loop().create_future())
         self._asks.append(ask)
@@ -140,7 +140,7 @@ class Seats:
         return await ask.full
 
     async def _answer_all(self) -> None:
-        """Ask the store for all that wait, some at a time."""
+        """Send all pending requests to the store, some at a time."""
         try:
             while self._asks:
                 async with self._telling:
@@ -148,7 +148,7 @@ class Seats:
                     await self._answer(asks)
         finally:
             self._asking = None
-            # Only after a bug or a cancellation: they are counted by this server alone.
+            # Only after a bug or a cancellation: this server alone then counts these seats.
             asks, self._asks = self._asks, []
             for ask in asks:
                 self._untold.update(ask.rooms)
@@ -188,7 +188,7 @@ class Seats:
             is_new = await self._client.zadd(keys.SEATED_SERVERS, {self._me: until_ms})
             untold, self._untold = self._untold, set()
             if is_new and self._seen:
-                # It has lost what it knew, or thought that we were gone.
+                # The store has lost its data, or this server has expired there.
                 untold |= set(self._taken)
             self._seen = True
             pipeline = self._client.pipeline(transaction=False)

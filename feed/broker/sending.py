@@ -1,4 +1,4 @@
-"""Sends batches to the publish script, each until it is known to be published, and never twice."""
+"""Sends batches to the publish script until it confirms them, without publishing any twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HAS_A_NUMBERING: Final = -1
 
 _PUBLISH: Final = Script.of_file("publish.lua")
 
-# In one step: else, after a lost answer, nobody would know whether the rest is still to be told.
+# Atomic: otherwise a lost answer would leave it unknown whether the streams were announced.
 _ANNOUNCE: Final = Script("""
 if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('PUBLISH', ARGV[2], ARGV[1]) end
 """)
@@ -36,11 +36,11 @@ if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('PUBLISH', ARGV[2],
 
 @dataclass(slots=True)
 class Outgoing:
-    """A batch of one stream on its way.
+    """A batch of one stream to be sent.
 
     Attributes:
-        number: the sender's own for it. It keeps it however often it is sent.
-        is_in_doubt: True when it was sent and the answer is missing.
+        number: the number that the sender gave the batch. It stays the same when it is sent again.
+        is_in_doubt: whether the batch was sent and the answer is missing.
     """
 
     number: str
@@ -70,55 +70,55 @@ class Sender:
         self.published = 0
 
     async def open(self) -> None:
-        """Learn what is there already. Raises as `send` does."""
+        """Read the feed's epoch and streams. Raises like `send`."""
         self._epoch = await self._store.epoch(self._feed, keep=True)
         self._reached = dict.fromkeys(await self._store.streams(self._feed), _HAS_A_NUMBERING)
 
     @property
     def name(self) -> str:
-        """The field of a stream's meta hash that has the number of its last batch from here."""
+        """The field for this sender's last batch number in a stream's meta hash."""
         return self._name
 
     @property
     def has_streams(self) -> bool:
-        """Whether a stream of the feed is known."""
+        """Whether this sender knows any stream of the feed."""
         return bool(self._reached)
 
     async def begin_epoch(self) -> None:
-        """Number what is sent from now on anew, in every stream. Raises as `send` does.
+        """Begin a new epoch in every stream. Raises like `send`.
 
-        When it has failed, the next call goes on with the same epoch.
+        After a failure, the next call continues with the same epoch.
         """
         epoch = await self._store.begin_epoch(self._feed, self._epoch)
-        # The quiet streams as well: nobody should take their latest ticks for those of the present.
+        # Restart quiet streams too, so that their old latest ticks don't seem to be current.
         await self._store.restart(list(self._reached), epoch)
         self._enter(epoch)
 
     async def close(self) -> None:
-        """Close the connection; the next `send` makes another."""
+        """Close the connection. The next `send` opens another."""
         await self._pipe.close()
 
     async def hang_up(self) -> None:
-        """Have every connection made anew: one may lead to a Redis that is no longer in charge."""
+        """Close all connections, since they may lead to a Redis that is no longer the master."""
         await self._pipe.close()
         with suppress(exceptions.RedisError):
             await self._client.connection_pool.disconnect(inuse_connections=False)
 
     def prepare(self, batches: Mapping[StreamKey, Sequence[Tick]]) -> dict[StreamKey, Outgoing]:
-        """Give batches their numbers.
+        """Assign numbers to batches.
 
-        Of a stream, one must be published before the next is sent.
+        A stream's batch must be published before its next one is sent.
         """
         return {
             key: Outgoing(f"{next(self._numbers):012x}", ticks) for key, ticks in batches.items()
         }
 
     async def send(self, batches: dict[StreamKey, Outgoing]) -> None:
-        """Publish batches. Those that are published leave `batches`, also when it fails.
+        """Publish batches. Published ones are removed from `batches`, even if this fails.
 
         Raises:
-            BrokerUnavailable: hang up and call it again.
-            BrokerUnsuitable: there is no use in that.
+            BrokerUnavailable: call `hang_up` and try again.
+            BrokerUnsuitable: trying again does not help.
         """
         for _ in range(_ATTEMPTS):
             refusal = await self._try(batches) if batches else None
@@ -130,7 +130,7 @@ class Sender:
         raise BrokerUnavailable("no service from Redis: it keeps turning batches down")
 
     async def _try(self, batches: dict[StreamKey, Outgoing]) -> exceptions.RedisError | None:
-        """Send each batch once; returns the first of the refusals."""
+        """Send each batch once, and return the first refusal."""
         refusal: exceptions.RedisError | None = None
         replies = await self._call_script(batches)
         for key, reply in zip(list(batches), replies, strict=True):
@@ -170,7 +170,7 @@ class Sender:
         )
 
     def _note(self, key: StreamKey, count: int, first_seq: int) -> None:
-        """A batch is published: just now, or before, where `first_seq` is 0."""
+        """Record that a batch is published; `first_seq` is 0 if an earlier attempt did it."""
         self.published += count
         if key not in self._reached:
             self._unlisted[key] = None
@@ -180,9 +180,9 @@ class Sender:
             self._reached.setdefault(key, _HAS_A_NUMBERING)
 
     async def _announce(self) -> None:
-        """Enter streams into the directory that are published for the first time from here.
+        """Add the streams that this sender has published for the first time to the directory.
 
-        It comes after the publish, so that what the directory lists has been published.
+        This follows the publish, so that all streams in the directory have been published.
         """
         directory = [keys.directory(self._feed)]
         channel = keys.channel_in(self._database, keys.announcements(self._feed))
@@ -194,7 +194,7 @@ class Sender:
         self._unlisted.clear()
 
     async def _mend(self, refusal: exceptions.RedisError) -> None:
-        """Remove the cause for which the script, or Redis before it, turned a batch down."""
+        """Fix the reason why the script or Redis refused a batch, or raise."""
         kind, _, words = str(refusal).partition(" ")
         with translated_errors():
             if is_unknown(refusal):
@@ -204,13 +204,13 @@ class Sender:
             elif kind == "STALE":
                 epoch = await self._store.epoch(self._feed, keep=True)
                 if epoch < words:
-                    # The feed's own was lost. A server whose clock is behind has made another.
+                    # The feed's epoch was lost, and a server whose clock is behind made another.
                     epoch = await self._store.begin_epoch(self._feed, words)
                 self._enter(epoch)
             else:
                 raise refusal
 
     def _enter(self, epoch: str) -> None:
-        """Go on in another epoch, in which no stream is known to have been published yet."""
+        """Switch to another epoch, in which no stream is known to have been published."""
         self._epoch = epoch
         self._reached = {}

@@ -1,4 +1,4 @@
-"""Commands to a replay, as JSON messages: read and held to their bounds here."""
+"""Parses and validates the JSON commands that control a replay."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ _Id = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class _Command(Struct, tag_field="do", tag=str.lower, forbid_unknown_fields=True, kw_only=True):
-    """What all have. `id` is echoed in the reply."""
+    """The base of all commands. The reply repeats `id`."""
 
     id: _Id
 
 
 class Pause(_Command):
-    """Stand still."""
+    """Pause the replay."""
 
 
 class Resume(_Command):
-    """Go on."""
+    """Resume the replay."""
 
 
 class Status(_Command):
-    """Say where it stands."""
+    """Report the state of the replay."""
 
 
 class Seek(_Command):
-    """Go to a time of the recording, or an offset from where it stands: `+10m`, `-30s`."""
+    """Go to a time in the recording, or by an offset from the current one: `+10m`, `-30s`."""
 
     position: Annotated[str, Meta(max_length=64)] | int
 
 
 class Speed(_Command):
-    """Go on at another speed: a number, or `max`."""
+    """Change the speed to a number or `max`."""
 
     speed: float | Annotated[str, Meta(max_length=32)]
 
 
 class Step(_Command):
-    """Pause, and publish so many ticks."""
+    """Pause, and publish a number of ticks."""
 
     ticks: Annotated[int, Meta(ge=1, le=STEPS_MAX)] = 1
 
@@ -55,10 +55,10 @@ _DECODER: Final[msgspec.json.Decoder[Command]] = msgspec.json.Decoder(Command)
 
 
 def parse_command(data: bytes) -> Command:
-    """Read a command.
+    """Parse a command.
 
     Raises:
-        ReplayFailed: it is none.
+        ReplayFailed: the message is not a valid command.
     """
     if len(data) > _MESSAGE_BYTES:
         raise ReplayFailed(f"a command has at most {_MESSAGE_BYTES} bytes")

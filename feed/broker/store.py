@@ -1,4 +1,4 @@
-"""Reading and keeping what outlives a message: epochs, the directory of streams, latest ticks."""
+"""Access to persistent state in Redis: epochs, the directory of streams, latest ticks, history."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from feed.times import Time
 _PIPELINE_KEYS: Final = 500
 _UNUSED_EPOCH_S: Final = 86_400
 
-# Of two publishers that ask at once, one wins. The stored epoch may be missing, or lower: a server
-# whose clock is behind may have made it after a loss. SET also makes it last.
+# If two publishers ask at once, one wins. The stored epoch may be missing, or lower: a server whose
+# clock is behind may have made it after a loss. SET also removes the expiry.
 _REPLACE_EPOCH: Final = Script("""
 local epoch = redis.call('GET', KEYS[1])
 if not epoch or epoch <= ARGV[1] then epoch = ARGV[2] end
@@ -46,9 +46,9 @@ logger = logging.getLogger("tickcast.broker")
 
 
 class Head(NamedTuple):
-    """Where a stream stands: `seq` 0 and no tick where it was never published.
+    """The current end of a stream; `seq` is 0 without a tick if it was never published.
 
-    `published_us` is when the latest was handed over, microseconds since the Unix epoch.
+    `published_us` is when the latest tick was published, in microseconds since the Unix epoch.
     """
 
     epoch: str
@@ -58,16 +58,16 @@ class Head(NamedTuple):
 
 
 class Store:
-    """The read side of the broker, and the owner of the epochs."""
+    """Reads streams from Redis, and creates epochs."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
 
     async def epoch(self, feed: str, keep: bool = False) -> str:
-        """The feed's epoch; a feed without one gets its first.
+        """Return the feed's epoch. A feed without one gets its first.
 
-        Such a first epoch lasts for a day, or for good once a publisher has asked to keep it: names
-        that clients make up leave nothing behind.
+        A first epoch expires after a day, unless a publisher asks to keep it. So feed names that
+        clients make up leave nothing behind.
         """
         key = keys.epoch(feed)
         first = new_epoch()
@@ -78,17 +78,17 @@ class Store:
         return _text(stored) or first
 
     async def begin_epoch(self, feed: str, after: str) -> str:
-        """An epoch of the feed later than `after`: a new one, unless there is one already."""
+        """Return an epoch of the feed later than `after`, and create it if necessary."""
         return _text(
             await _REPLACE_EPOCH.call(self._client, [keys.epoch(feed)], after, new_epoch(after))
         )
 
     async def streams(self, feed: str) -> set[StreamKey]:
-        """Every stream that was ever published in the feed."""
+        """Return every stream ever published in the feed."""
         return {key async for key in self.listed(feed)}
 
     async def listed(self, feed: str) -> AsyncIterator[StreamKey]:
-        """The same, one by one: the caller may pause between them, since there may be very many."""
+        """Iterate over the same streams, so that the caller can pause if there are many."""
         with translated_errors():
             members = await self._client.smembers(keys.directory(feed))
         for member in members:
@@ -97,7 +97,7 @@ class Store:
                 yield key
 
     async def heads(self, streams: Sequence[StreamKey]) -> list[Head]:
-        """Where each of the streams stands now, in the order given."""
+        """Return the current end of each stream, in the given order."""
         heads: list[Head] = []
         for start in range(0, len(streams), _PIPELINE_KEYS):
             pipeline = self._client.pipeline(transaction=False)
@@ -107,20 +107,20 @@ class Store:
         return heads
 
     async def history(self, stream: StreamKey, after: int) -> History:
-        """The oldest retained batches that reach beyond the tick number `after`.
+        """Return the oldest retained batches that end after the tick number `after`.
 
-        The first batch may begin at or before `after`; ask again after the number it got through
-        to until the answer is complete.
+        The first batch may begin at or before `after`. For more, call this again with the number
+        that the result reaches, until a result is complete.
         """
         (history,) = await self.histories([(stream, after)])
         return history
 
     async def histories(self, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:
-        """The same for several streams at once, in the order given."""
+        """Like `history`, for several streams at once, in the given order."""
         return await read_histories(self._client, wanted)
 
     async def read_on(self, stream: StreamKey, run: Run) -> list[Due]:
-        """One page of history for a run that is behind; what is due of it."""
+        """Read one page of history for a run that is behind, and return the items to deliver."""
         after = run.ask()
         history = await self.history(stream, after)
         if history.epoch != run.epoch and after:
@@ -128,11 +128,11 @@ class Store:
         return run.repair(history)
 
     async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
-        """Where in each of the streams a point in time lies, in the order given."""
+        """Return the position of a time in each stream, in the given order."""
         return await locate(self._client, wanted)
 
     async def restart(self, streams: Sequence[StreamKey], epoch: str) -> None:
-        """Have streams that are in an earlier epoch start over in this one."""
+        """Restart streams that are in an earlier epoch in this one."""
         for start in range(0, len(streams), _PIPELINE_KEYS):
             part = streams[start : start + _PIPELINE_KEYS]
             await _RESTART_STREAM.call_all(
@@ -142,9 +142,9 @@ class Store:
 
 
 def new_epoch(after: str = "") -> str:
-    """A name for a new numbering: unique, and greater than `after` as text.
+    """Return a unique name for a new epoch, which is greater than `after` as text.
 
-    It is the time in microseconds and a random part, in hexadecimal of a fixed width.
+    It consists of the time in microseconds and a random part, in hexadecimal of fixed width.
     """
     us = time.time_ns() // 1000
     if after:
@@ -153,7 +153,7 @@ def new_epoch(after: str = "") -> str:
 
 
 def _text(value: object) -> str:
-    """A reply as text: redis-py's types allow for bytes and str alike."""
+    """Return a reply as text; redis-py's types allow both bytes and str."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return value if isinstance(value, str) else ""
@@ -166,7 +166,7 @@ def _to_head(fields: Sequence[bytes | None]) -> Head:
     try:
         name, last, at_us = epoch.decode(), int(seq), int(published_us or 0)
     except ValueError:
-        # Another program has written it. One such stream must not keep the others from opening.
+        # Another program has written this. One bad stream must not prevent the others from opening.
         logger.warning("left out a stream whose numbers make no sense: %.60r %.60r", epoch, seq)
         return Head("", 0, None, 0)
     try:

@@ -1,4 +1,4 @@
-"""The server's one pub/sub connection: kept up, re-established, its subscriptions confirmed."""
+"""The server's single pub/sub connection, with reconnects and confirmed subscriptions."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _CONFIRM_TIMEOUT_S: Final = 5.0
 _CHANNELS_PER_COMMAND: Final = 500
 _HEARTBEAT_S: Final = 0.5
 _HEARTBEAT_MIN_S: Final = 0.02
-"""Between two heartbeats when `trouble` is asked for all the time."""
+"""Minimum interval between heartbeats, however often `trouble` is called."""
 _SILENCE_S: Final = 2.0
-"""After this time without a byte the connection is given up."""
+"""The connection is closed after this time without a byte."""
 _ANSWER_S: Final = 1.0
 """How long `trouble` waits for a heartbeat."""
 _LOOK_S: Final = 0.1
@@ -42,19 +42,19 @@ logger = logging.getLogger("tickcast.broker")
 class Subscriber:
     """Receives the messages of subscribed channels.
 
-    After a cut it connects again with back-off, subscribes to all channels once more and then calls
-    `on_reconnect`: what was published in between has to come from elsewhere.
+    When the connection is lost, it reconnects with back-off, subscribes to all channels again and
+    then calls `on_reconnect`: messages published in the meantime must be read from elsewhere.
 
-    It publishes a heartbeat to itself, through its own channel. A connection whose other end has
-    fallen silent looks like a quiet one. And only a message that goes in and comes out shows that
-    publishing and receiving have come apart, such as between an old master and a new one. The
-    heartbeats have a connection to themselves: in the pool they would wait behind the handshakes
-    of a crowd. The subscriber gives its connection up
+    The subscriber publishes heartbeats to itself through a separate channel. Without them, a dead
+    connection would look like a quiet one. Only a message that goes in and comes out can show that
+    publishing and receiving use different servers, such as an old master and a new one. Heartbeats
+    have a separate connection, because in the pool they would wait behind the handshakes of many
+    clients. The subscriber closes its connection
 
     - when not a byte has arrived for two seconds, or
-    - when Redis has passed a heartbeat on to no receiver, and none has arrived in that time.
+    - when Redis passed a heartbeat on to no receiver, and none has arrived for two seconds.
 
-    Only time in which the event loop was there to read counts. A busy loop is not Redis's fault.
+    Only time in which the event loop was able to read counts: a busy loop is not Redis's fault.
 
     Attributes:
         delay_s: how long the last heartbeat took to come back.
@@ -70,9 +70,9 @@ class Subscriber:
         self._on_message = on_message
         self._on_reconnect = on_reconnect
         self._channels: set[str] = set()
-        """To be received, on this connection and the next ones."""
+        """Channels to receive on this connection and the next ones."""
         self._confirmed: set[str] = set()
-        """Those that Redis has confirmed on this connection."""
+        """Channels that Redis has confirmed on this connection."""
         self._unconfirmed: dict[str, asyncio.Future[None]] = {}
         self._transport: asyncio.Transport | None = None
         self._replies: ReplyReader | None = None
@@ -82,16 +82,16 @@ class Subscriber:
         self._heartbeats = keys.heartbeat(secrets.token_hex(6))
         self._hurry = asyncio.Event()
         self._answer: asyncio.Future[str | None] | None = None
-        # When the last heartbeat was sent with a PING, that Redis has accepted, that has returned.
+        # Send times of the last heartbeats: with a PING, accepted by Redis, and returned.
         self._pinged_s = self._accepted_s = self._returned_s = 0.0
-        # When the first heartbeat was sent that Redis has passed on to no receiver.
+        # Send time of the first heartbeat that Redis passed on to no receiver.
         self._astray_since_s: float | None = None
         self._heard_s = 0.0
         self.delay_s = 0.0
 
     @property
     def reconnects(self) -> int:
-        """How many connections there have been after the first."""
+        """The number of connections after the first."""
         return max(0, self._connects - 1)
 
     @property
@@ -107,7 +107,7 @@ class Subscriber:
 
     @property
     def channels(self) -> set[str]:
-        """The channels to be received."""
+        """The channels to receive."""
         return set(self._channels)
 
     async def wait_for_first_try(self) -> None:
@@ -115,10 +115,10 @@ class Subscriber:
         await self._first_try.wait()
 
     async def trouble(self) -> str | None:
-        """Say why Redis can't be used now, or return None.
+        """Return the reason why Redis can't be used now, or None if it can.
 
-        A heartbeat is sent at once and has a second to come back, not counting the time for which
-        the event loop was busy.
+        A heartbeat is sent at once. It must return within a second, not counting time in which the
+        event loop was busy.
         """
         for _ in range(round(_ANSWER_S / _LOOK_S)):
             if not self.connected:
@@ -151,14 +151,14 @@ class Subscriber:
 
     # -- channels
     #
-    # Commands are written at once, without awaiting: Redis gets them in the order in which the sets
-    # here have changed.
+    # Commands are written at once, without awaiting, so that Redis receives them in the order in
+    # which the sets here change.
 
     async def subscribe(self, channels: Iterable[str]) -> None:
-        """Return when Redis has confirmed that messages of the channels will come.
+        """Subscribe to channels, and return when Redis has confirmed it.
 
         Raises:
-            BrokerUnavailable: it has not; the channels are not subscribed.
+            BrokerUnavailable: Redis has not confirmed; the channels are not subscribed.
         """
         missing = [channel for channel in channels if channel not in self._confirmed]
         new = [channel for channel in missing if channel not in self._unconfirmed]
@@ -167,7 +167,7 @@ class Subscriber:
             self._unconfirmed[channel] = asyncio.get_running_loop().create_future()
         waiting = [self._unconfirmed[channel] for channel in missing]
         if waiting:
-            # Not gather(): it would pass our cancellation on to the others that wait here.
+            # Not gather(): it would cancel the futures, for which other callers may be waiting.
             _, late = await asyncio.wait(waiting, timeout=_CONFIRM_TIMEOUT_S)
             if late:
                 raise BrokerUnavailable("Redis does not confirm subscriptions")
@@ -175,12 +175,12 @@ class Subscriber:
                 future.result()
 
     def unsubscribe(self, channels: Iterable[str]) -> None:
-        """Receive the channels no longer.
+        """Stop receiving channels.
 
-        A channel that Redis has still to confirm stays; call it again.
+        Channels that Redis has not confirmed yet stay subscribed; call this again later for them.
 
         Raises:
-            BrokerUnavailable: the connection is lost; the next one leaves the channels out.
+            BrokerUnavailable: the connection is lost. The next one does not include the channels.
         """
         gone = [
             channel
@@ -225,12 +225,12 @@ class Subscriber:
             for task in done:
                 task.result()
         finally:
-            # First, and without waiting: this may be cancelled while the tasks end.
+            # Disconnect first and without waiting: this may be cancelled while the tasks end.
             await connection.disconnect(nowait=True)
             await end_tasks(tasks)
 
     async def _resubscribe(self) -> None:
-        """Subscribe to everything once more, if this is not the first connection."""
+        """Subscribe to all channels again, unless this is the first connection."""
         if self._channels:
             await self.subscribe(sorted(self._channels))
             await self._on_reconnect()
@@ -269,7 +269,7 @@ class Subscriber:
         for future in self._unconfirmed.values():
             if not future.done():
                 future.set_exception(BrokerUnavailable("the connection to Redis was cut"))
-                future.exception()  # Perhaps nobody waits any more: count it as seen.
+                future.exception()  # Mark it as retrieved: there may be no waiter left.
         self._unconfirmed.clear()
 
     # -- whether it is alive
@@ -292,13 +292,13 @@ class Subscriber:
         channel = channel_of(self._client, self._heartbeats)
         commands: list[Command] = [("PUBLISH", channel, repr(sent_s))]
         if self._answer is not None:
-            # A Redis that loads its data passes messages on, but refuses this.
+            # A Redis that is loading its data passes messages on, but refuses a PING.
             commands.append(("PING",))
             self._pinged_s = sent_s
         try:
             replies = await pipe.call(commands)
         except BrokerUnavailable as error:
-            # Perhaps this connection alone was cut; `_watch` knows whether messages come.
+            # Perhaps only this connection was lost; `_watch` checks whether messages arrive.
             logger.debug("could not send a heartbeat: %s", error)
             return
         receivers, *ping = replies
@@ -310,7 +310,7 @@ class Subscriber:
         try:
             _raise_if_error(*ping)
         except TickcastError as error:
-            # Also a lack of permission: messages come all the same.
+            # This may be a missing permission, which does not keep messages from arriving.
             self._resolve(str(error))
             return
         if receivers == 0 and self._returned_s < sent_s and self._astray_since_s is None:
@@ -330,19 +330,19 @@ class Subscriber:
             self._resolve(None)
 
     def _resolve(self, trouble: str | None) -> None:
-        """Answer all that wait in `trouble`."""
+        """Answer all callers that wait in `trouble`."""
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.set_result(trouble)
 
     async def _watch(self, replies: ReplyReader) -> None:
-        """Give up a connection on which messages have stopped arriving."""
+        """Raise when messages have stopped arriving on the connection."""
         silent_s = astray_s = 0.0
         looked_s = time.monotonic()
         while True:
             await asyncio.sleep(_LOOK_S)
             now_s = time.monotonic()
-            # However late the loop is: after it was busy it has still to read what has come.
+            # Limit the step if the loop is late: it may not have read yet what has arrived.
             passed_s = min(now_s - looked_s, 2 * _LOOK_S)
             silent_s = 0.0 if replies.received_s > looked_s else silent_s + passed_s
             astray_s = 0.0 if self._astray_since_s is None else astray_s + passed_s
@@ -354,7 +354,7 @@ class Subscriber:
 
 
 def _raise_if_error(*replies: object) -> None:
-    """Raise the first reply that is an error, as `translated_errors` says."""
+    """Raise the first reply that is an error, translated by `translated_errors`."""
     with translated_errors():
         for reply in replies:
             if isinstance(reply, exceptions.RedisError):

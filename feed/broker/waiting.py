@@ -1,4 +1,4 @@
-"""Ticks that a publisher has taken and not yet sent. No I/O and no clock inside."""
+"""Ticks that a publisher has accepted and not sent yet. No I/O and no clock."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from feed.ticks import StreamKey, Tick, channel_of, validate
 from feed.times import Time
 
 BATCH_TICKS_MAX: Final = 1_000
-"""Ticks in one batch. Redis is held up for 0.2 ms by that; larger ones would gain little."""
+"""Ticks in one batch. It occupies Redis for 0.2 ms; larger batches would gain little."""
 WAITING_TICKS_MAX: Final = 20_000
-"""Ticks gathered by stream; whoever wants to add more should wait."""
+"""Limit for ticks gathered by stream, at which a caller should wait before adding more."""
 TICK_BYTES: Final = 460
-"""What a tick takes in memory: one figure for all, so that counting is cheap.
+"""Memory per tick, in bytes. The same figure for all kinds of ticks keeps counting cheap.
 
 Measured: a bare trade 260, one with id, venue and side 390, a quote with venues or a bar 460.
 """
@@ -24,12 +24,12 @@ _STREAMS_PER_ROUND: Final = 200
 _SLICE_S: Final = 0.05
 
 _Key = tuple[str, str, str]
-"""What `StreamKey` is too, but made in a fraction of the time."""
+"""The fields of a `StreamKey` as a plain tuple, which is much faster to create."""
 
 
 @dataclass(slots=True)
 class Dropped:
-    """Ticks of one stream that were taken and never sent: how many, the first's and last's time."""
+    """Ticks of one stream that were accepted and never sent, with the first and last time."""
 
     count: int
     first: Time
@@ -38,26 +38,26 @@ class Dropped:
 
 @dataclass(slots=True)
 class _Slice:
-    """Ticks of all streams in the order they came, from the time `since` on, in seconds."""
+    """Ticks of all streams in order of arrival, from the time `since` (in seconds) on."""
 
     since: float
     ticks: deque[Tick] = field(default_factory=deque)
 
 
 class Waiting:
-    """What waits, in order within each stream.
+    """A queue of ticks, which keeps the order within each stream.
 
-    Ticks are gathered by stream, ready to be sent. While Redis is away they are held in the order
-    they came, and beyond a bound the oldest are dropped.
+    Ticks are gathered by stream, ready to be sent. While Redis is away they are held in order of
+    arrival, and the oldest are dropped when a limit is exceeded.
 
     Args:
-        keep_s: how long ticks are held at the most, to 50 ms.
-        keep_bytes: how much memory they may take, each counted as `TICK_BYTES`.
+        keep_s: the maximum time for which ticks are held, to within 50 ms.
+        keep_bytes: the maximum memory for held ticks, each counted as `TICK_BYTES`.
 
     Attributes:
-        accepted: how many ticks were added in all.
-        dropped: what was, by stream.
-        dropped_ticks: how many that is in all.
+        accepted: the total number of ticks added.
+        dropped: the ticks dropped, by stream.
+        dropped_ticks: the total number of ticks dropped.
     """
 
     def __init__(self, feed: str, keep_s: float, keep_bytes: int) -> None:
@@ -75,17 +75,17 @@ class Waiting:
 
     @property
     def count(self) -> int:
-        """Ticks that wait."""
+        """The number of waiting ticks."""
         return self._gathered_ticks + self._held_ticks
 
     def take(self, ticks: Iterable[Tick], now_s: float, *, checked: bool = False) -> None:
         """Add ticks.
 
         Args:
-            checked: they are known to hold to the rules.
+            checked: the ticks have been validated.
 
         Raises:
-            InvalidTick: one breaks the rules; none after it was taken.
+            InvalidTick: a tick breaks the rules; neither it nor the ticks after it were added.
         """
         before = self.count
         try:
@@ -107,9 +107,9 @@ class Waiting:
             self._held_ticks += 1
 
     def next_round(self) -> dict[StreamKey, list[Tick]]:
-        """Take out at most one batch of each stream, those first that have waited longest.
+        """Remove and return at most one batch of each stream, longest-waiting streams first.
 
-        It ends the holding, as soon as all that was held has been gathered.
+        Once all held ticks have been gathered, new ticks are no longer held.
         """
         while self._held and self._gathered_ticks < WAITING_TICKS_MAX:
             oldest = self._held.popleft().ticks
@@ -143,7 +143,7 @@ class Waiting:
     # -- while Redis is away
 
     def hold(self, now_s: float) -> None:
-        """Hold what is gathered, as one slice, and what comes from now on."""
+        """Hold the gathered ticks as one slice, and all ticks added from now on."""
         self._holding = True
         if self._gathered:
             since = self._held[0].since if self._held else now_s
@@ -153,7 +153,7 @@ class Waiting:
             self._gathered, self._gathered_ticks = {}, 0
 
     def trim(self, now_s: float) -> None:
-        """Drop what is held beyond a bound."""
+        """Drop the oldest held ticks while a limit is exceeded."""
         while self._held and (
             self._held_ticks > self._keep_ticks or self._held[0].since < now_s - self._keep_s
         ):
@@ -165,7 +165,7 @@ class Waiting:
                 self._held.popleft()
 
     def drop(self, ticks: Iterable[Tick]) -> None:
-        """Count ticks as dropped that are in here no more."""
+        """Count ticks as dropped that are no longer in the queue."""
         for tick in ticks:
             dropped = self.dropped.setdefault(self._key_of(tick), Dropped(0, tick.time, tick.time))
             dropped.count += 1

@@ -1,1 +1,1 @@
-"""Producers: programs and parts that make ticks and publish them."""
+"""Producers: the programs that create ticks and publish them, and their building blocks."""

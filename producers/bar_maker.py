@@ -1,4 +1,4 @@
-"""Makes bars in a feed: its trades come from Redis, and its bars go there."""
+"""Make bars in a feed: read its trades from Redis and publish the bars there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from producers.listening import Listener, Start
 from producers.series import LENGTHS_NS
 
 _TURN_S: Final = 0.1
-"""How soon a bar is sent that the wall clock has closed."""
+"""Seconds between checks for bars that the wall clock has closed."""
 _TELL_S: Final = 10.0
 _FIRST: Final = Time(-(2**63))
 
@@ -31,19 +31,19 @@ logger = logging.getLogger("tickcast.bars")
 
 
 def channel_of(timeframe: Timeframe) -> str:
-    """The channel in which bars of a timeframe travel."""
+    """Return the channel that carries the bars of a timeframe."""
     return "bars" if timeframe == "1m" else f"bars:{timeframe}"
 
 
 class BarMaker:
-    """Publishes each bar once, when it closes, also over its own death and that of Redis.
+    """Publish each bar exactly once, when it closes, even if this process or Redis restarts.
 
-    It keeps nothing of its own. When it begins with a symbol it reads the latest bar of each
-    timeframe, and the trades in history that are not in one yet.
+    The bar maker keeps no state outside the feed. When it opens a symbol, it reads the latest bar
+    of each timeframe, and the trades in history that no published bar contains yet.
 
     Args:
-        patterns: the symbols whose bars are made, or prefixes with `*`.
-        publisher: of the same feed.
+        patterns: symbols, or prefixes with `*`, to make bars for.
+        publisher: a publisher for the same feed.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class BarMaker:
         """Make bars until cancelled.
 
         Raises:
-            AlreadyClaimed: somebody else makes some of them.
-            BrokerUnavailable: Redis is away at the start.
-            BrokerUnsuitable: it can't be used.
+            AlreadyClaimed: another process makes some of these bars.
+            BrokerUnavailable: Redis can't be reached at the start.
+            BrokerUnsuitable: Redis is reachable but can't be used.
         """
         await self._claim.take()
         logger.info("making bars of %s in %s", ", ".join(self._bars.timeframes), self._feed)
@@ -89,10 +89,10 @@ class BarMaker:
             with suppress(asyncio.CancelledError):
                 await self._claim.leave()
 
-    # -- what the listener says
+    # -- callbacks of the listener
 
     async def begin(self, streams: Sequence[StreamKey]) -> list[Start]:
-        """After the trades that are in a bar of each timeframe that was sent."""
+        """Start each stream after the trades that published bars of every timeframe contain."""
         timeframes = self._bars.timeframes
         heads = await self._store.heads(
             [key._replace(channel=channel_of(each)) for key in streams for each in timeframes]
@@ -114,7 +114,7 @@ class BarMaker:
         partial: list[Timeframe] = []
         after: list[int] = []
         for timeframe, head, place in zip(self._bars.timeframes, heads, places, strict=True):
-            # Bars of an earlier numbering say nothing of this one, whose times may be others.
+            # Bars of an earlier epoch don't apply to this one: its times may be different.
             is_same = head.epoch == epoch == place.epoch
             if is_same and isinstance(head.latest, Bar):
                 sent[timeframe] = head.latest
@@ -125,29 +125,29 @@ class BarMaker:
         return Start(epoch, min(after))
 
     def hear(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
-        """Take trades; those out of history came when they were stored."""
+        """Process trades. Trades from history count as received when they were stored."""
         now = Time.now()
         came = now if is_live else Time(min(now, batch.published_us * 1000))
         self._closed += self._bars.take(key.symbol, batch.ticks, came, now)
 
     def miss(self, key: StreamKey, gap: Gap) -> None:
-        """The bars that may lack them are not sent."""
+        """Withhold the bars that may lack the missing trades."""
         if gap == NEW_EPOCH:
             self._bars.restart(key.symbol)
         else:
             self._bars.lose(key.symbol)
 
     def settle(self, key: StreamKey) -> None:
-        """From now on a late trade is one."""
+        """Count late trades as late from now on."""
         self._bars.settle(key.symbol)
 
-    # -- what goes out
+    # -- publishing and logging
 
     async def _publish(self) -> None:
         while True:
             if self._listener.is_current:
                 self._closed += self._bars.advance(Time.now())
-            # Without the claim they wait: it comes back, or ends all this.
+            # Without the claim, bars wait: either the claim is regained or `run` ends.
             if self._closed and self._claim.holds:
                 closed, self._closed = self._closed, []
                 await self._publisher.publish(closed)
@@ -159,7 +159,7 @@ class BarMaker:
             self._tell_news()
 
     def _tell_news(self) -> None:
-        """Log what was left out since the last time."""
+        """Log the trades and bars that were left out since the last call."""
         bars = self._bars
         counts = {
             **{f"late trades for {channel_of(each)}": n for each, n in bars.late.items()},
@@ -178,5 +178,5 @@ class BarMaker:
 
 
 def _end_of(latest: object) -> Time:
-    """From which time on trades are in none of the bars that were sent."""
+    """Return the end of the latest published bar; later trades are in no published bar."""
     return Time(latest.time + LENGTHS_NS[latest.timeframe]) if isinstance(latest, Bar) else _FIRST

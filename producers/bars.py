@@ -1,13 +1,14 @@
-"""Bars out of trades, for all symbols of a feed, by the times of the trades. No I/O inside.
+"""Build bars from trades, for all symbols of a feed, by the times of the trades. No I/O.
 
-Two clocks decide when a bar is over, and both run on the times of trades. A symbol's own is its
-newest trade. The feed's is the newest trade of any symbol; where that came within a minute of its
-time, the feed is live, and its clock goes on with the wall's. A bar is closed when the symbol's
-clock is past its end by the lateness. It is closed as well when the feed's clock is, and nothing
-has come of the symbol for as long as the lateness: then nothing is on its way.
+Two clocks decide when a bar ends, and both follow the times of trades. The symbol's clock is the
+time of its newest trade. The feed's clock is the time of the newest trade of any symbol. If that
+trade arrived within a minute of its time, the feed is live, and its clock advances with the wall
+clock. A bar closes when the symbol's clock is past its end by the lateness. It also closes when
+the feed's clock is past its end by the lateness and no trade of the symbol has arrived for as
+long as the lateness, because then no trade is still on its way.
 
-So a replay is right at any speed and of any year, however unevenly its symbols come, and a live
-symbol that falls quiet has its bars in time.
+As a result, bars of a replay are correct at any speed and for any date, however unevenly the
+symbols trade, and a live symbol that falls quiet still gets its bars in time.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from feed.times import NS_PER_SECOND, Time
 from producers.series import NEVER, Series, Verdict
 
 NEAR_NS: Final = 60 * NS_PER_SECOND
-"""How far a live trade's time may be from the wall clock; one further ahead is not believed."""
+"""How far a live trade's time may be from the wall clock. Trades further ahead are ignored."""
 
 
 class Bars:
-    """All symbols' bars of some timeframes.
+    """The bars of all symbols in some timeframes.
 
     Args:
-        lateness_s: how much later than a newer one a trade may come.
-        fill: whether a symbol that has traded once has bars without trades as well.
+        lateness_s: how long after a newer trade a trade may still arrive, in seconds.
+        fill: whether a symbol that has traded once also gets bars for periods without trades.
 
     Attributes:
-        late: trades that came when their bar was closed, by timeframe; a trade may be late for
-            one and in time for another.
-        early: trades that are dated more than a minute after now; they are in no bar.
+        late: trades that arrived after their bar was closed, by timeframe. A trade may be late
+            for one timeframe and in time for another.
+        early: trades dated more than a minute in the future. They are in no bar.
     """
 
     def __init__(self, timeframes: Sequence[Timeframe], lateness_s: float, fill: bool) -> None:
@@ -49,22 +50,22 @@ class Bars:
 
     @property
     def incomplete(self) -> int:
-        """Bars that were left out, because trades of theirs may be missing."""
+        """The number of bars left out because some of their trades may be missing."""
         return sum(each.incomplete for of in self._symbols.values() for each in of.series)
 
     @property
     def unfit(self) -> int:
-        """Bars that were left out, because a figure of theirs is beyond what a tick can hold."""
+        """The number of bars left out because one of their values doesn't fit in a tick."""
         return sum(each.unfit for of in self._symbols.values() for each in of.series)
 
     def open(
         self, symbol: str, sent: Mapping[Timeframe, Bar], partial: Iterable[Timeframe]
     ) -> None:
-        """Begin with a symbol, whose trades come next.
+        """Open a symbol before its first trades.
 
         Args:
-            sent: the latest bars that were sent before.
-            partial: timeframes that lack trades after those, before the first that comes.
+            sent: the latest published bar of each timeframe.
+            partial: timeframes for which trades are missing between that bar and the first trade.
         """
         of = self._symbols[symbol] = _Symbol(
             [Series(symbol, each, self._lateness_ns, self._fill) for each in self.timeframes]
@@ -78,10 +79,10 @@ class Bars:
         of.look_ahead()
 
     def take(self, symbol: str, ticks: Iterable[Tick], came: Time, now: Time) -> list[Bar]:
-        """Take a symbol's next trades, in the order of their stream; returns bars that closed.
+        """Process a symbol's next trades, in stream order, and return the bars that they close.
 
         Args:
-            came: when they came, or were stored; not after `now`.
+            came: when the trades arrived, or were stored; not after `now`.
         """
         of = self._symbols[symbol]
         of.came = max(of.came, came)
@@ -100,17 +101,17 @@ class Bars:
         return of.close_due()
 
     def settle(self, symbol: str) -> None:
-        """What was there of a symbol before this program began has been taken."""
+        """Note that all trades of a symbol from before this program started have been processed."""
         for series in self._symbols[symbol].series:
             series.settle()
 
     def lose(self, symbol: str) -> None:
-        """Trades of a symbol are missing before the next one."""
+        """Note that trades of a symbol are missing before the next one."""
         for series in self._symbols[symbol].series:
             series.lose()
 
     def restart(self, symbol: str) -> None:
-        """A symbol's numbering has begun anew, perhaps at another time: so does its clock."""
+        """Reset a symbol's clock: its stream has started a new epoch, whose times may differ."""
         of = self._symbols[symbol]
         of.watermark = NEVER
         for series in of.series:
@@ -119,7 +120,7 @@ class Bars:
         self._newest = self._newest_came = NEVER
 
     def advance(self, now: Time) -> list[Bar]:
-        """Let the wall clock go on; returns bars of quiet symbols that closed by it."""
+        """Advance the wall clock and return the bars of quiet symbols that this closes."""
         if self._newest == NEVER:
             return []
         clock = self._newest
@@ -136,11 +137,11 @@ class Bars:
 
 
 class _Symbol:
-    """One symbol's series, and its clock less the lateness.
+    """The series of one symbol, and its watermark: its clock minus the lateness.
 
     Attributes:
-        came: when its last trades came.
-        due: the watermark at which one of its bars is to be closed.
+        came: when its last trades arrived.
+        due: the watermark at which its next bar closes.
     """
 
     __slots__ = ("came", "due", "series", "watermark")
@@ -156,7 +157,7 @@ class _Symbol:
         self.due = min((due for due in dues if due is not None), default=None)
 
     def close_due(self) -> list[Bar]:
-        """The bars that the clock has passed; in which batch a trade came makes no difference."""
+        """Close the bars that the watermark has passed. The grouping into batches has no effect."""
         self.look_ahead()
         if self.due is None or self.watermark < self.due:
             return []

@@ -1,4 +1,4 @@
-"""Ticks from captured raw frames of a venue, as `tickcast live --capture` writes them."""
+"""Read ticks from captured raw frames of a venue, as `tickcast live --capture` writes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RECEIVED: Final = re.compile(rb"(\d{1,19}(?:\.\d{1,9})?): (.*)", re.ASCII | re.
 
 
 def is_capture(path: Path) -> bool:
-    """Whether a file begins like a capture, plain or compressed."""
+    """Return whether a file, plain or compressed, begins like a capture."""
     try:
         with opened(path) as (lines, _):
             return (
@@ -35,18 +35,18 @@ def is_capture(path: Path) -> bool:
 
 
 class CaptureRecording:
-    """A capture, read frame by frame: the ticks that `tickcast live` made of it, in its order.
+    """A capture, read frame by frame. It yields the ticks that `tickcast live` produced, in order.
 
-    The venue is found by the address in the file. Frames that hold no ticks are passed over, and so
-    are ticks that came twice, such as after a reconnection.
+    The address in the file determines the venue. Frames without ticks are skipped, and so are
+    duplicate ticks, such as those that venues repeat after a reconnection.
 
     Args:
-        path: plain, gzip or zstd; told by the content.
-        on_bad_row: called with the line number and the error of each line or frame that makes no
-            sense, and of an end that was cut off; such lines are left out.
+        path: a plain, gzip or zstd file. The content determines which.
+        on_bad_row: called with the line number and the error of each line or frame that can't be
+            parsed, and of a truncated end. Such lines are skipped.
 
     Raises:
-        InvalidRecording: the file can't be read, is no capture, or is of no known venue.
+        InvalidRecording: the file can't be read, isn't a capture, or is from an unknown venue.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class CaptureRecording:
 
     @property
     def position_bytes(self) -> int:
-        """How far into the file, as stored, the reading has come."""
+        """The current position in the stored file, in bytes."""
         return self._file.tell() if self._file else 0
 
     def __iter__(self) -> Iterator[Tick]:
@@ -100,14 +100,14 @@ class CaptureRecording:
 
 
 class _Reader:
-    """What the lines of a capture mean, one after the other."""
+    """Parse the lines of a capture one by one."""
 
     def __init__(self) -> None:
         self._intakes: dict[str, Intake] = {}
         self._intake: Intake | None = None
 
     def read(self, line: bytes) -> Iterable[Tick]:
-        """The ticks of a line; raises BadFrame or ValueError."""
+        """Return the ticks of a line. Raises BadFrame or ValueError."""
         if len(line) >= _LINE_MAX:
             raise BadFrame(f"longer than {_LINE_MAX} bytes")
         received = _RECEIVED.fullmatch(line.rstrip(b"\r\n"))

@@ -1,4 +1,4 @@
-"""Single cells of a table: symbols, sides, ids, and whether there is anything in them."""
+"""Parse single cells of a table: symbols, sides and ids. Detect empty cells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KNOWN_MAX: Final = 10_000
 
 
 class Known(dict[str, Any]):
-    """What texts mean that come again and again."""
+    """A cache of parsed values for texts that recur."""
 
     def __init__(self, read: Callable[[str], Any]) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Known(dict[str, Any]):
 
 
 def read_symbol(text: str, renamed: Mapping[str, str]) -> str:
-    """The symbol that a text stands for; raises InvalidTick where it can't be one."""
+    """Return the symbol that a text stands for. Raises InvalidTick if it isn't a symbol."""
     text = text.strip()
     text = renamed.get(text, text)
     if is_symbol(text):
@@ -55,14 +55,18 @@ def read_symbol(text: str, renamed: Mapping[str, str]) -> str:
 
 
 class Instruments:
-    """The symbols of instruments that have only numbers: one, or those that are named."""
+    """Symbols for instruments that a file identifies by number only.
+
+    With `symbol` alone, the first instrument gets that symbol. Otherwise `named` maps each
+    instrument to its symbol.
+    """
 
     def __init__(self, symbol: str | None, named: Mapping[str, str]) -> None:
         self._symbol = symbol
         self._named = dict(named)
 
     def symbol_of(self, text: str) -> str:
-        """The symbol of an instrument; raises InvalidTick where it has none."""
+        """Return the symbol of an instrument. Raises InvalidTick if it has none."""
         text = text.strip()
         if self._symbol is not None and not self._named:
             self._named[text] = self._symbol
@@ -74,7 +78,7 @@ class Instruments:
 
 
 def side_of_maker(text: str) -> Literal["B", "S"] | None:
-    """The taker's side, of whether the buyer was the maker."""
+    """Return the taker's side, given whether the buyer was the maker."""
     is_buyer = _TRUE.get(text.strip().lower())
     if is_buyer is None:
         if text.strip():
@@ -84,12 +88,12 @@ def side_of_maker(text: str) -> Literal["B", "S"] | None:
 
 
 def side_of_sign(text: object) -> Literal["B", "S"]:
-    """The taker's side, of a size that is negative for a sale."""
+    """Return the taker's side, given a size that is negative for a sale."""
     return "S" if str(text).strip().startswith("-") else "B"
 
 
 def read_texts(cells: list[str], name: str) -> list[str | None]:
-    """Ids or the like, which may be left out."""
+    """Return optional texts such as ids, with None for empty cells."""
     texts = [cell.strip() or None for cell in cells]
     if max(map(len, cells), default=0) > TEXT_MAX or not "".join(cells).isprintable():
         for text in texts:
@@ -101,10 +105,10 @@ def read_texts(cells: list[str], name: str) -> list[str | None]:
 
 
 def are_given(cells: list[Any]) -> list[bool]:
-    """Which cells hold a value.
+    """Return which cells hold a value.
 
-    What is unusual, such as blanks, counts as one where there are several: that makes no number,
-    and then rows are read one by one.
+    In a block of several cells, unusual forms of a missing value, such as blanks, count as values.
+    They fail to parse as numbers, and then the rows are read again one by one.
     """
     if len(cells) > 1:
         return [cell not in _MISSING for cell in cells]
@@ -115,10 +119,10 @@ def are_given(cells: list[Any]) -> list[bool]:
 
 
 def side_of(text: str) -> Literal["B", "S"] | None:
-    """The taker's side; None where it is not known."""
+    """Return the taker's side, or None if it is unknown."""
     return _SIDES.get(text.strip().lower())
 
 
 def needs_name(symbol: str) -> bool:
-    """Whether a symbol can only be read under another name."""
+    """Return whether a symbol must be renamed before a feed can carry it."""
     return not is_symbol(symbol) and _OCC.fullmatch(symbol) is None

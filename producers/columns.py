@@ -1,4 +1,4 @@
-"""The columns of a table: which one holds what, found by name or named by the user."""
+"""Find out which column of a table holds what, by its name or as the user says."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ _UNIT: Final = re.compile(
     r"(.{2,}?)(?:(?:_|\W)+s|[\W_]*(?:secs?|seconds|ms|millis\w*|us|micros\w*|ns|nanos\w*))\W*",
     re.ASCII,
 )
-"""A column's name and the unit behind it: `timestamp_ms`, `time[ns]`."""
+"""A column's name followed by its unit: `timestamp_ms`, `time[ns]`."""
 _DATES: Final = frozenset("date day tradedate".split())
-"""Columns that hold a date alone where another one holds the time of day."""
+"""Columns that hold only a date if another column holds the time of day."""
 _TELLING: Final = frozenset(("time", "price", "size", "bid", "ask", "bid_size", "ask_size"))
 _NAME_MAX: Final = 40
 _SHOWN: Final = 30
-"""Names of columns in a message."""
+"""The number of column names that a message lists."""
 NONE: Final = "-"
-"""What `--columns` says of a column that is not there."""
+"""The name that `--columns` uses for a column that doesn't exist."""
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """Read `time=DateTime,price=Last` as a mapping.
+    """Parse `time=DateTime,price=Last` into a mapping.
 
     Raises:
-        ValueError: a part is not of the form `what=NAME`, or `what` is unknown.
+        ValueError: a part doesn't have the form `what=NAME`, or `what` is unknown.
     """
     columns: dict[str, str] = {}
     for part in text.split(","):
@@ -74,10 +74,10 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def parse_symbols(text: str) -> tuple[str | None, dict[str, str]]:
-    """Read `ES`, or `^GSPC=GSPC,ES=F=ES`: a symbol for rows without one, and other names.
+    """Parse `ES`, or `^GSPC=GSPC,ES=F=ES`: a symbol for rows that have none, and new names.
 
     Raises:
-        ValueError: a part is none of these.
+        ValueError: a part is neither a symbol nor a renaming.
 
     >>> parse_symbols("ES"), parse_symbols("ES=F=ES,M&M=MM")
     (('ES', {}), (None, {'ES=F': 'ES', 'M&M': 'MM'}))
@@ -96,12 +96,12 @@ def parse_symbols(text: str) -> tuple[str | None, dict[str, str]]:
 
 
 def plain_name(name: str) -> str:
-    """A column's name without what differs from vendor to vendor: `<BID>`, `Bid`."""
+    """Return a column's name reduced to its lowercase letters and digits: `<BID>` becomes `bid`."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def knows(header: Sequence[str]) -> int:
-    """How many of some texts are known as names of a column with a time, a price or a size."""
+    """Count the texts that are known names of a column with a time, a price or a size."""
     wanted = [names for what, names in _COLUMN_NAMES.items() if what in _TELLING]
     return sum(any(plain_name(name) in names for names in wanted) for name in header)
 
@@ -109,14 +109,14 @@ def knows(header: Sequence[str]) -> int:
 def find_columns(
     header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
 ) -> dict[str, int]:
-    """The column of each value, for those that have one.
+    """Return the index of the column that holds each value, for values that have a column.
 
     Args:
-        plain: the header's names as `plain_name` has them.
-        columns: which column holds what, by name or by number from 1; `NONE` where there is none.
+        plain: the header's names, normalized by `plain_name`.
+        columns: which column holds what, by name or by number from 1, or `NONE` if no column does.
 
     Raises:
-        InvalidRecording: a column is not there.
+        InvalidRecording: a named column doesn't exist.
     """
     places: dict[str, int] = {}
     for what, name in columns.items():
@@ -128,7 +128,7 @@ def find_columns(
             raise InvalidRecording(f"no column {name!a} among {list_names(header)}")
     if "time" not in columns and (time := _find_time(header, plain)) is not None:
         places["time"] = time
-    # A size may say the side as well, by its sign.
+    # The sign of a size may also encode the side.
     taken = {place for what, place in places.items() if what != "side"}
     for index, name in enumerate(plain):
         for what, names in _COLUMN_NAMES.items():
@@ -141,7 +141,7 @@ def find_columns(
 
 
 def _find_time(header: Sequence[str], plain: Sequence[str]) -> int | None:
-    """The column with the time; where that is only a date beside a time of day, the date."""
+    """Return the column with the time, or with the date if the time of day is in another column."""
     names = _COLUMN_NAMES["time"]
     found = [n for n, name in enumerate(plain) if name in names or _is_timed(header[n])]
     dates = [n for n in found if plain[n] in _DATES]
@@ -159,6 +159,6 @@ def _is_timed(name: str) -> bool:
 
 
 def list_names(header: Sequence[str]) -> str:
-    """The names of columns for a message, the first ones of many."""
+    """Format the names of columns for a message; of many, only the first ones."""
     shown = ", ".join(name[:40] for name in header[:_SHOWN])
     return shown + (f" and {len(header) - _SHOWN} more" if len(header) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""Files that may be compressed, read from any place on; what they are is told by their content."""
+"""Read files, plain or compressed, from any offset. The content determines the compression."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BZIP2_MAGIC: Final = b"BZh"
 _XZ_MAGIC: Final = b"\xfd7zXZ\x00"
 _ZIP_MAGICS: Final = (b"PK\x03\x04", b"PK\x05\x06")
 _ZSTD_WINDOW_LOG_MAX: Final = 31 if sys.maxsize > 2**32 else 27
-"""`zstd --long=31` takes a window of 2 GiB, of which no more is used than the file holds."""
+"""`zstd --long=31` uses a window of 2 GiB. Memory use is bounded by the size of the content."""
 _FOREIGN: Final = {
     b"\x04\x22\x4d\x18": "compressed with lz4: unpack it first (lz4 -d)",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it first",
@@ -55,13 +55,14 @@ _BUFFER_BYTES: Final = 1 << 16
 DAMAGE: Final = (
     EOFError, zlib.error, zstd.ZstdError, lzma.LZMAError, zipfile.BadZipFile, csv.Error,
 )  # fmt: skip
-"""What is raised where a file is cut off, or its compression or its quotes make no sense."""
+"""Errors raised for a truncated file, and for invalid compressed data or quoting."""
 
 
 class _AsItComes(io.RawIOBase):
-    """What can be unpacked of a file: all that lies before damage, or before a torn end.
+    """Pass on all data that can be unpacked before damage or a truncated end.
 
-    A whole buffer at a time would be lost with its last byte.
+    Without it, `BufferedReader` would fill a whole buffer at a time and lose all of it if the
+    damage is in its last byte.
     """
 
     def __init__(self, data: io.BufferedIOBase) -> None:
@@ -90,7 +91,7 @@ class _AsItComes(io.RawIOBase):
 
 
 class _Utf8(io.RawIOBase):
-    """UTF-16 as UTF-8."""
+    """Convert UTF-16 to UTF-8."""
 
     def __init__(self, data: io.BufferedReader[_AsItComes], encoding: str) -> None:
         self._data = data
@@ -121,15 +122,15 @@ class _Utf8(io.RawIOBase):
 
 @contextmanager
 def opened_bytes(path: Path, offset: int = 0) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The file's content, and the file below the decompression, whose position tells the progress.
+    """Open a file's content, and the stored file, whose position shows the progress.
 
-    UTF-16 is turned into UTF-8. Of a zip archive it is the one file in it.
+    UTF-16 is converted to UTF-8. A zip archive must contain exactly one file, which is opened.
 
     Args:
-        offset: bytes of the content to skip. What is compressed must be unpacked up to there.
+        offset: bytes of the content to skip. Compressed content must be unpacked up to there.
 
     Raises:
-        InvalidRecording: it is of a kind that can't be read; the message says what to do.
+        InvalidRecording: the format isn't supported; the message says what to do.
     """
     with path.open("rb") as stored, ExitStack() as stack:
         data = stack.enter_context(_unpacked(stored))
@@ -172,11 +173,11 @@ def _unpacked(stored: BinaryIO) -> Iterator[io.BufferedIOBase]:
 
 
 def _only_file(archive: zipfile.ZipFile) -> Any:
-    """The one file in an archive, opened."""
+    """Open the only file in an archive."""
     files = [each for each in archive.infolist() if not each.is_dir()]
     if any(each.filename.startswith("xl/") for each in files):
         raise InvalidRecording("an Excel workbook: save it as CSV")
-    # What macOS adds is not meant.
+    # macOS adds metadata files; ignore them.
     files = [each for each in files if not each.filename.startswith("__MACOSX/")]
     if len(files) != 1:
         raise InvalidRecording(f"a zip archive of {len(files)} files: unpack it first")
@@ -189,9 +190,9 @@ def _only_file(archive: zipfile.ZipFile) -> Any:
 
 
 def unpacking_of(begin: bytes) -> str | None:
-    """What to do with what begins so and can only be read when it is unpacked; None if it is not.
+    """Return how to unpack data that begins like this, or None if it isn't packed.
 
-    For those who read a pipe: files are unpacked by `opened_bytes`.
+    This is for programs that read a pipe. `opened_bytes` unpacks files itself.
     """
     packers = {_GZIP_MAGIC: "gzip", _ZSTD_MAGIC: "zstd", _BZIP2_MAGIC: "bzip2", _XZ_MAGIC: "xz"}
     for magic, name in packers.items():
@@ -203,7 +204,7 @@ def unpacking_of(begin: bytes) -> str | None:
 
 
 def utf16_of(begin: bytes) -> str | None:
-    """The encoding of a text that begins so, where it is one of UTF-16, as PowerShell writes it."""
+    """Return the UTF-16 encoding of a text that begins like this, or None. PowerShell writes it."""
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if len(begin) >= 4 and begin[1] == begin[3] == 0 and begin[0] and begin[2]:
@@ -214,7 +215,7 @@ def utf16_of(begin: bytes) -> str | None:
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    """What to say of a text that is no UTF-8."""
+    """Describe the error of a text that isn't UTF-8."""
     byte = error.object[error.start]
     return (
         f"not UTF-8: {error.reason} 0x{byte:02x}; convert it first, such as with"
@@ -224,7 +225,7 @@ def not_utf8(error: UnicodeDecodeError) -> str:
 
 @contextmanager
 def opened(path: Path, offset: int = 0) -> Iterator[tuple[io.TextIOWrapper, BinaryIO]]:
-    """The same as lines of text, whose ends are kept."""
+    """Open a file like `opened_bytes`, as lines of text. Line ends are kept."""
     with (
         opened_bytes(path, offset) as (content, stored),
         io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as lines,

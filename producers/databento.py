@@ -1,4 +1,4 @@
-"""Ticks from Databento's files, DBN, plain or compressed with zstd."""
+"""Read ticks from Databento's DBN files, plain or compressed with zstd."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _INSTRUMENT_ID: Final = "instrument_id"
 _PRICE_SCALE: Final = 1_000_000_000
 _SCHEMAS: Final = ("trades", "mbp-", "tbbo", "bbo", "cmbp-", "tcbbo", "cbbo")
-"""What the names of those schemas begin with whose records are trades or quotes."""
+"""Prefixes of the schemas whose records are trades or quotes."""
 _SIDES: Final[dict[str, Literal["B", "S"]]] = {"B": "B", "A": "S"}
-"""The aggressor's: `Ask` is a seller's (Databento's documentation, "Side")."""
+"""The aggressor's side. `Ask` means a seller (Databento's documentation, "Side")."""
 
 
 class DatabentoRecording:
-    """A DBN file of trades, of quotes, or of both. It takes databento-dbn.
+    """A DBN file of trades, of quotes, or of both. Requires databento-dbn.
 
     Schemas: `trades`, `tbbo`, `mbp-1`, `mbp-10`, `bbo-1s`, `bbo-1m` and the consolidated ones.
 
-    A tick has the time of the event. A quote at an interval has the end of the interval instead,
-    because its `ts_event` is that of the last trade. Of the changes of a book, only those with the
-    action `T` become trades. Each change gives a quote where the book has both sides.
+    A tick has the time of the event. A quote of an interval has the end of the interval instead,
+    because its `ts_event` is the time of the last trade. Among book changes, only those with the
+    action `T` become trades. Every change that leaves a book with both sides yields a quote.
 
     Args:
-        path: of the file.
-        symbol: of instruments for which the file has none.
-        on_bad_row: called with the number and the error of each record that is no tick.
-        renamed: other names for symbols.
+        path: the path of the file.
+        symbol: the symbol of instruments for which the file has none.
+        on_bad_row: called with the number and the error of each record that isn't a tick.
+        renamed: new names for symbols.
 
     Raises:
-        InvalidRecording: the file can't be read, or is of another schema.
+        InvalidRecording: the file can't be read, or has another schema.
         InvalidSettings: databento-dbn is not installed.
     """
 
@@ -133,11 +133,12 @@ class DatabentoRecording:
             raise ValueError(f"{type(record).__name__} is neither a trade nor a quote")
 
     def _of_book(self, record: Any) -> Iterator[Tick]:
-        """The trade that a change of the book is, and the best prices after it."""
+        """Yield the trade of a book change, if it is one, and the best prices after it."""
         level, undefined = record.levels[0], self._dbn.UNDEF_PRICE
         if record.action == self._dbn.Action.TRADE:
             yield self._trade(record)
-            # A trade does not change the book: the change before it has reported what it lacks.
+            # A trade doesn't change the book. If a side is missing, the change that removed it
+            # has already been reported.
             with suppress(ValueError):
                 yield self._quote(record, self._when(record))
         elif not (
@@ -178,7 +179,7 @@ class DatabentoRecording:
         return float(size)
 
     def _when(self, record: Any) -> Time:
-        """When it happened by the venue's clock; if that is not known, when Databento got it."""
+        """Return the venue's time of the event, or Databento's time of receipt if it is unknown."""
         time = self._defined(record.ts_event) or self._defined(record.ts_recv)
         if time is None:
             raise ValueError("no time")
@@ -188,7 +189,7 @@ class DatabentoRecording:
         return Time(time_ns) if 0 < time_ns < 2**63 else None
 
     def _symbol_of(self, record: Any) -> str:
-        # By the time that orders the file: an instrument that never traded has no other.
+        # Use the time that orders the file: an instrument that never traded has no other.
         time = self._defined(record.ts_recv) or self._when(record)
         symbol = self._symbols.find(record.instrument_id, time) or self._symbol
         if symbol is None:
@@ -197,14 +198,14 @@ class DatabentoRecording:
 
 
 class _Symbols:
-    """What instruments are called, day by day."""
+    """The symbols of instruments, day by day."""
 
     def __init__(self) -> None:
         self._dated: dict[int, list[tuple[str, str, str]]] = {}
         self._named: dict[int, str] = {}
 
     def learn(self, metadata: Any) -> None:
-        """Take the mappings of a file's head: symbols to numbers, or numbers to symbols."""
+        """Add the mappings of a file's header: symbols to numbers, or numbers to symbols."""
         from_numbers = str(metadata.stype_in) == _INSTRUMENT_ID
         for name, intervals in metadata.mappings.items():
             for each in intervals:
@@ -218,11 +219,11 @@ class _Symbols:
             spans.sort()
 
     def name(self, number: int, symbol: str) -> None:
-        """Take what a record in the stream says, from here on."""
+        """Add a mapping from a record in the stream. It applies from here on."""
         self._named[number] = symbol
 
     def find(self, number: int, time_ns: int) -> str | None:
-        """What an instrument is called at a time; None if that is not known."""
+        """Return the symbol of an instrument at a time, or None if it is unknown."""
         if (symbol := self._named.get(number)) is not None:
             return symbol
         spans = self._dated.get(number)

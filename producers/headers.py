@@ -1,4 +1,4 @@
-"""The header of a CSV file, wherever it stands: after comments, a title, or not at all."""
+"""Find the header of a CSV file. It may follow comments or a title, or be absent."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from feed.errors import InvalidRecording
 from producers.columns import knows
 
 _LINES_MAX: Final = 50
-"""Lines that are looked through for a header."""
+"""The number of lines that are searched for a header."""
 _LINE_MAX: Final = 1 << 20
 _SHOWN: Final = 80
 _COMMENTS: Final = ("#", "//", "%")
 _SEPARATOR: Final = re.compile(r"\ufeff?\"?sep=(.)\"?\s*", re.IGNORECASE)
-"""What Excel puts first."""
+"""The line that Excel writes first."""
 _VALUE: Final = re.compile(r"[+-]?[\d.,:/ TZ_-]*\d[\d.,:/ TZ_+-]*(?:[eE][+-]?\d+)?|true|false",
                            re.IGNORECASE | re.ASCII)  # fmt: skip
 
@@ -25,9 +25,9 @@ class Head(NamedTuple):
     """How a file is divided into a header and rows.
 
     Attributes:
-        names: of the columns; numbers from 1 where the file has no names.
-        delimiter: between two values.
-        lines: how many stand before the first row.
+        names: the names of the columns, or numbers from 1 if the file has no names.
+        delimiter: the character between two values.
+        lines: the number of lines before the first row.
     """
 
     names: list[str]
@@ -46,21 +46,21 @@ class _Line(NamedTuple):
         return cls(_split(line, delimiter), delimiter, number)
 
     def fits_below(self, first: _Line) -> bool:
-        """Whether a line before this one can be no row, if this one is the header."""
+        """Return whether `first`, an earlier line, can't be a row if this line is the header."""
         if not any(map(_is_value, first.cells)):
             return True
         return sum(map(bool, first.cells)) < len(self.cells)
 
 
 def find_head(readline: Callable[[int], str], columns: Mapping[str, str]) -> Head:
-    """Look through the first lines of a file.
+    """Search the first lines of a file for the header.
 
-    Lines before the header are passed over where they are empty, comments, Excel's `sep=;`, hold
-    no number or date, or fewer values than the header: none of these can be a row.
+    A line before the header is skipped if it can't be a row: if it is empty, a comment or Excel's
+    `sep=;`, or has no number or date, or has fewer values than the header.
 
     Args:
-        readline: the next line, up to a length; an empty text at the end.
-        columns: as the user names or numbers them.
+        readline: returns the next line, up to a length, and an empty string at the end.
+        columns: the columns that the user gave by name or number.
 
     Raises:
         InvalidRecording: the file is empty, or has no header and no columns were given by number.
@@ -102,7 +102,7 @@ def _is_header(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
     named = {name for name in columns.values() if not name.isdecimal()}
     if not named.isdisjoint(cells):
         return True
-    # A row may well hold a `T` or a `P`, but beside numbers.
+    # A row may contain a `T` or a `P`, but next to numbers.
     return knows(cells) > (2 if any(map(_is_value, cells)) else 0)
 
 

@@ -1,6 +1,6 @@
-"""Rows of a table as ticks, for CSV and Parquet alike.
+"""Convert rows of a table to ticks, for CSV and Parquet alike.
 
-A row that is no tick is reported with its number, never left out silently.
+A row that isn't a tick is reported with its number, never skipped silently.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from producers.timestamps import TimeReader
 _BOOK: Final = frozenset(
     "issnapshot snapshot isbid updatetype firstupdateid level lvl booklevel depth".split()
 )
-"""Columns that only the rows of an order book have, where no column says what a row is."""
+"""Columns that identify rows of an order book, if no column says what kind of row each is."""
 _KINDS: Final = ("action", "eventtype", "recordtype", "msgtype", "messagetype")
-"""Columns that say of each row what it is."""
+"""Columns that say what kind of row each is."""
 _TRADES: Final = frozenset(
     ("t", "trade", "trade nb", "aggtrade", "match", "fill", "buy", "sell", "b", "s")
 )
-"""What they say of a trade; in Databento's files `F` is the other side of one."""
+"""Values of such columns for trades. In Databento's files, `F` is the other side of a trade."""
 BadRow = Callable[[int, str], None]
 """Called with the number and the error of each row that is not a tick."""
 
@@ -49,7 +49,7 @@ def ignore_bad_row(number: int, error: str) -> None:
 
 @dataclass(frozen=True)
 class RowFormat:
-    """Facts that a reader needs and the rows of a recording do not contain.
+    """How a recording writes its values, as far as its rows don't show it.
 
     Attributes:
         times: reads the times.
@@ -63,26 +63,26 @@ class RowFormat:
 
 
 class Block(NamedTuple):
-    """Rows that follow each other, and the number that people know each by."""
+    """Consecutive rows, and the row or line number of each for messages."""
 
     rows: list[Sequence[Any]]
     numbers: list[int]
 
 
 class Layout:
-    """Where in a row each value stands.
+    """The position of each value in a row, and the conversion of rows to ticks.
 
     Args:
         header: the names of the columns.
-        columns: which column holds what, by name or by number from 1; `-` where there is none.
-        symbol: of rows that name none.
+        columns: which column holds what, by name or by number from 1, or `-` if no column does.
+        symbol: the symbol of rows that have none.
         form: how times, numbers and symbols are written.
 
     Attributes:
-        notes: what is to be known of the ticks, for people.
+        notes: remarks about the ticks, to show to users.
 
     Raises:
-        InvalidRecording: the columns are not enough for trades or quotes.
+        InvalidRecording: the columns don't suffice for trades or quotes.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class Layout:
         named = {"price", "size"} <= columns.keys()
         self._action = kinds[0] if kinds and (databento or not named) else None
         if databento and self._action is None:
-            # The price of `bbo` is that of the last trade; that of `statistics` of none at all.
+            # The price in `bbo` is that of the last trade. In `statistics` it isn't of a trade.
             self._has_trades = False
             if self._has_quotes and "tsrecv" in plain and "time" not in columns:
-                # Those of the event are the last trade's.
+                # `ts_event` is the time of the last trade.
                 places["time"] = plain.index("tsrecv")
         self._check_kind(header, plain, columns)
         if symbol is not None and not is_symbol(symbol):
@@ -145,7 +145,7 @@ class Layout:
     def _check_kind(
         self, header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
     ) -> None:
-        """Raise InvalidRecording where the rows are neither trades nor quotes."""
+        """Raise InvalidRecording if the rows are neither trades nor quotes."""
         if not (self._has_trades or self._has_quotes):
             raise InvalidRecording(
                 f"neither price and size nor bid and ask among {list_names(header)};"
@@ -169,7 +169,7 @@ class Layout:
     def _check_sizes(
         self, header: Sequence[str], plain: Sequence[str], columns: Mapping[str, str]
     ) -> None:
-        """Say that quotes have no sizes; refuse where there may be some under another name."""
+        """Note that quotes have no sizes. Refuse if another column may contain them."""
         missing = [each for each in ("bid_size", "ask_size") if each not in self._places]
         places = set(self._places.values())
         others = [
@@ -187,11 +187,11 @@ class Layout:
         if missing:
             self.notes.append("quotes have no sizes here: they are published with size 0")
 
-    # -- what is read
+    # -- reading
 
     @property
     def timing(self) -> set[int]:
-        """The columns that hold the time: one, or two where the time of day has its own."""
+        """The columns that hold the time: one, or two if the time of day is in another column."""
         return {self._places[name] for name in ("time", "clock") if name in self._places}
 
     @property
@@ -207,14 +207,14 @@ class Layout:
         return action | set(self._places.values())
 
     def times_of(self, rows: Sequence[Sequence[Any]]) -> list[Time]:
-        """The times of rows, of those that have one."""
+        """Return the times of the rows that have one."""
         try:
             return self._times(rows)
         except (ValueError, IndexError):
             return [] if len(rows) == 1 else [each for row in rows for each in self.times_of([row])]
 
     def time_error(self, row: Sequence[Any]) -> str | None:
-        """What is wrong with the time of a row; None where nothing is."""
+        """Describe the error in the time of a row; None if there is none."""
         try:
             self._times([row])
         except IndexError:
@@ -224,7 +224,7 @@ class Layout:
         return None
 
     def unnamed(self, row: Sequence[Any]) -> str | None:
-        """The text of a row's symbol if no feed can have such a symbol, else None."""
+        """Return the text of a row's symbol if no feed can have such a symbol, else None."""
         place = self._places.get("symbol")
         if place is None or place >= len(row):
             return None
@@ -238,12 +238,12 @@ class Layout:
         return [row[at] if isinstance(row[at], Time) else read(row[at]) for row in rows]
 
     def read(self, block: Block, on_bad_row: BadRow) -> Iterable[Tick]:
-        """The ticks of some rows, in their order.
+        """Return the ticks of some rows, in order.
 
         Args:
             block: cells are texts. A time may also be a `Time`, and an amount a float.
-            on_bad_row: called with the number and the error of each row that is not a tick, or that
-                has only one of the trade and the quote that it announces, in the order of rows.
+            on_bad_row: called, in the order of rows, with the number and the error of each row
+                that isn't a tick, or that should hold a trade and a quote but holds only one.
         """
         try:
             return self._read(block.rows)
@@ -262,7 +262,7 @@ class Layout:
                     yield from self._read_half(row)
 
     def _read_half(self, row: Sequence[Any]) -> Sequence[Tick]:
-        """What is good of a row with a trade and a quote."""
+        """Return the valid half of a row that should hold a trade and a quote."""
         for quotes in (False, True):
             try:
                 return self._read([row], trades=not quotes, quotes=quotes)
@@ -273,7 +273,7 @@ class Layout:
     def _read(
         self, rows: Sequence[Sequence[Any]], *, trades: bool = True, quotes: bool = True
     ) -> Sequence[Tick]:
-        """The ticks of rows that all make sense; raises ValueError, IndexError or InvalidTick."""
+        """Return the ticks of valid rows. Raises ValueError, IndexError or InvalidTick."""
         if max(map(len, rows), default=0) > self._width:
             self._check_width(rows)
         if self._has_trades and self._has_quotes:
@@ -285,7 +285,7 @@ class Layout:
         return self._quotes(rows, self._times(rows), self._names(rows))
 
     def _check_width(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Raise ValueError where a row has more values than there are columns."""
+        """Raise ValueError if a row has more values than there are columns."""
         for row in rows:
             if any(row[self._width :]):
                 raise ValueError(
@@ -294,7 +294,7 @@ class Layout:
                 )
 
     def _check_actions(self, rows: Sequence[Sequence[Any]], at: int) -> None:
-        """Raise ValueError where a row is no trade but a change of an order book."""
+        """Raise ValueError if a row isn't a trade but, for example, a change of an order book."""
         for row in rows:
             if row[at].strip().lower() not in _TRADES:
                 raise ValueError(
@@ -326,7 +326,7 @@ class Layout:
         return ticks
 
     def _kinds_of(self, rows: Sequence[Sequence[Any]]) -> tuple[list[bool], list[bool]]:
-        """Which rows are trades, and which are quotes, or the begin of one."""
+        """Return which rows are trades, and which have at least one side of a quote."""
         traded = are_given([row[self._price] for row in rows])
         bids = are_given([row[self._bid] for row in rows])
         asks = are_given([row[self._ask] for row in rows])

@@ -1,4 +1,4 @@
-"""Ticks from JSON lines, in the form in which clients receive them."""
+"""Read ticks from JSON lines, in the form in which clients receive them."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ LINE_MAX: Final = 64 * 1024
 _KINDS: Final[dict[str, type[Tick]]] = {"t": Trade, "q": Quote, "b": Bar}
 _NAMES: Final = {tag: wire_names(kind) for tag, kind in _KINDS.items()}
 _STAMPS: Final = frozenset(("tr", "tw", "rp"))
-"""What a server adds to ticks besides the fields that ticks have."""
+"""Fields that a server adds to the fields of ticks."""
 _ALPACA: Final = frozenset(("c", "z", "u"))
-"""Alpaca's fields for conditions, tapes and corrections of a trade, which ticks do not have yet."""
+"""Alpaca's fields for conditions, tapes and corrections of a trade, which ticks don't have yet."""
 _NOTICES: Final = frozenset(
     "success subscription configured heartbeat gap skipped replay pong shutdown".split()
 )
-"""What a server sends besides ticks."""
+"""Types of the messages that a server sends in addition to ticks."""
 _DIGITS: Final = frozenset("0123456789.eE+-")
 _ANY: Final = msgspec.json.Decoder()
 _EXACT: Final = msgspec.json.Decoder(float_hook=str)
 
 
 def parse_line(line: bytes, now: Time | None, left_out: set[str] | None = None) -> list[Tick]:
-    """The ticks that one line holds: one, or an array of them as a server sends it.
+    """Parse one line: a tick, or an array of ticks as a server sends it.
 
-    Fields that a server adds, such as `seq`, are removed. Its other messages are passed over
+    Fields that a server adds, such as `seq`, are removed. Other messages of a server are skipped
     without an error.
 
     Args:
-        now: what a missing `t` means; None where that is an error.
-        left_out: gets the names of fields of Alpaca's that are left out.
+        now: the time of ticks without `t`; if None, a missing `t` is an error.
+        left_out: receives the names of Alpaca's fields that are dropped.
 
     Raises:
-        InvalidTick: with what is wrong in this line, of which nothing is to be published.
+        InvalidTick: the line is invalid. None of its ticks may be published.
     """
     found = _decode_line(line)
     if not isinstance(found, list):
@@ -78,7 +78,7 @@ def _decode(line: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
 def _parse(
     fields: Any, line: bytes, number: int | None, now: Time | None, left_out: set[str] | None
 ) -> list[Tick]:
-    """The tick that a decoded object stands for; `number` is its place in the line's array."""
+    """Convert a decoded object to a tick. `number` is its index in the line's array."""
     if not isinstance(fields, dict):
         raise InvalidTick("not a JSON object, or an array of objects")
     tag = fields.get("T")
@@ -102,7 +102,7 @@ def _parse(
     else:
         time = fields["t"]
         if isinstance(time, float):
-            # What its text says, of which a float may have lost digits.
+            # Decode the number's text again: a float may have lost digits.
             exact = _decode(line.removeprefix(codecs.BOM_UTF8), _EXACT)
             time = (exact if number is None else exact[number])["t"]
         time = _read_time(time)
@@ -112,9 +112,9 @@ def _parse(
 
 
 def _read_time(value: Any) -> Any:
-    """A time as text, or as a number since 1970; raises InvalidTick where it is none."""
+    """Read a time, given as text or as a number since 1970. Raises InvalidTick if it is invalid."""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        return value  # `from_wire` says that it is of the wrong type.
+        return value  # `from_wire` reports the wrong type.
     try:
         if isinstance(value, int) or (value[:1].isdecimal() and set(value) <= _DIGITS):
             return Time.of_number(str(value))
@@ -122,22 +122,22 @@ def _read_time(value: Any) -> Any:
     except ValueError as error:
         message = str(error)
     if isinstance(value, str) and not set(value) <= _DIGITS:
-        message = f"{value[:40]!a} is not an RFC 3339 time"  # Nor one that a recording may have.
+        message = f"{value[:40]!a} is not an RFC 3339 time"  # Nor a form that recordings use.
     raise InvalidTick(f"t: {message}")
 
 
 class Utf8:
-    """Turns a stream of bytes into UTF-8 where it is UTF-16, as PowerShell pipes it."""
+    """Convert a stream of bytes from UTF-16, which PowerShell pipes, to UTF-8 if necessary."""
 
     def __init__(self) -> None:
         self._begin: bytes | None = b""
         self._decoder: codecs.IncrementalDecoder | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """The same as UTF-8; an empty `data` means the end.
+        """Return the data as UTF-8. An empty `data` means the end.
 
         Raises:
-            InvalidTick: it begins like UTF-16, and is none.
+            InvalidTick: the stream begins like UTF-16 but isn't.
         """
         if self._begin is not None:
             self._begin += data
@@ -155,15 +155,15 @@ class Utf8:
 
 
 class JsonLinesRecording:
-    """Ticks in JSON lines, such as `tickcast watch` writes them: in their order, which is kept.
+    """A file of ticks in JSON lines, such as `tickcast watch` writes. Keeps the order of lines.
 
     Args:
-        path: plain or compressed; told by the content.
-        on_bad_row: called with the line number and the error of each line that is not a tick; such
-            lines are left out.
+        path: a plain or compressed file. The content determines which.
+        on_bad_row: called with the line number and the error of each line that isn't a tick. Such
+            lines are skipped.
 
     Raises:
-        InvalidRecording: the file can't be read, or does not begin like ticks.
+        InvalidRecording: the file can't be read, or doesn't begin like ticks.
     """
 
     def __init__(self, path: Path, on_bad_row: BadRow) -> None:
@@ -203,7 +203,7 @@ class JsonLinesRecording:
 
 
 def is_json_lines(path: Path) -> bool:
-    """Whether a file begins like JSON, plain or compressed."""
+    """Return whether a file, plain or compressed, begins like JSON."""
     try:
         with opened_bytes(path) as (content, _):
             begin = content.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
@@ -220,10 +220,10 @@ def _lines(content: BinaryIO) -> Iterator[bytes | None]:
 
 
 class LineSplitter:
-    """Cuts a stream of bytes into lines, holding no more than one line.
+    """Split a stream of bytes into lines, buffering at most one line.
 
     Args:
-        max_bytes: of a line; of a longer one `feed` yields None.
+        max_bytes: the maximum length of a line. For a longer line, `feed` yields None.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -232,7 +232,7 @@ class LineSplitter:
         self._skipping = False
 
     def feed(self, data: bytes) -> Iterator[bytes | None]:
-        """The lines that are complete with this data; an empty `data` means the end."""
+        """Yield the lines that this data completes. An empty `data` means the end."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         if not data and self._rest:
             lines, self._rest = [self._rest], b""

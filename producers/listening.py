@@ -1,4 +1,4 @@
-"""Follows the trades of a feed through Redis: each once and in order, whatever happens between."""
+"""Follow the trades of a feed through Redis: each once and in order, even over reconnections."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ logger = logging.getLogger("tickcast.bars")
 
 
 class Start(NamedTuple):
-    """Where in a stream to begin: after this number of this epoch."""
+    """Where to start in a stream: after this sequence number of this epoch."""
 
     epoch: str
     after: int
 
 
 class Hearer(Protocol):
-    """Who is told what happens in the streams."""
+    """The receiver of a `Listener`'s events."""
 
     async def begin(self, streams: Sequence[StreamKey]) -> list[Start]:
-        """Where to begin with each of them. Raises BrokerUnavailable."""
+        """Return where to start each stream. Raises BrokerUnavailable."""
 
     def hear(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
-        """The next trades of a stream: live ones that have come just now, or out of history."""
+        """Receive the next trades of a stream, either live or from history."""
 
     def miss(self, key: StreamKey, gap: Gap) -> None:
-        """Trades that can't be had any more, in place of them."""
+        """Receive a notice in place of trades that are no longer available."""
 
     def settle(self, key: StreamKey) -> None:
-        """What was there at the beginning has been heard."""
+        """Receive a notice that all trades from before the start have been delivered."""
 
 
 @dataclass(slots=True)
 class _Followed:
-    """A stream and how far it is.
+    """A stream and its progress.
 
     Attributes:
-        begun: whether it is known where it begins; until then what comes is held.
-        settled: whether it has been up to the present once.
+        begun: whether its start is known. Until then, arriving batches are held.
+        settled: whether it has caught up with the present once.
     """
 
     key: StreamKey
@@ -64,14 +64,14 @@ class _Followed:
 
 
 class Listener:
-    """Follows every stream of trades that the patterns match, those that appear later as well.
+    """Follow every stream of trades that the patterns match, including streams that appear later.
 
-    Live batches come by pub/sub and are passed on at once. One task, `run`, does what takes time:
-    it opens streams and reads from history what was missed.
+    Live batches arrive by pub/sub and are passed on at once. One task, `run`, does the slow work:
+    it opens streams and reads missed batches from history.
 
     Args:
         patterns: symbols, or prefixes with `*`.
-        streams_max: that are followed; the others are left out, and that is logged.
+        streams_max: the maximum number of streams. Further ones are ignored, which is logged.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Listener:
 
     @property
     def is_current(self) -> bool:
-        """Whether all that was published has been heard, but for what is on its way."""
+        """Whether all published trades have been delivered, except those still in transit."""
         return (
             self._listed
             and self._subscriber.connected
@@ -98,11 +98,11 @@ class Listener:
         )
 
     async def receive(self) -> None:
-        """Hold the connection for messages, for ever."""
+        """Receive messages until cancelled."""
         await self._subscriber.run()
 
     async def run(self) -> None:
-        """Open streams and repair them, for ever."""
+        """Open streams and fill gaps from history until cancelled."""
         await self._subscriber.wait_for_first_try()
         while True:
             self._news.clear()
@@ -117,19 +117,19 @@ class Listener:
                 continue
             await self._news.wait()
 
-    # -- what is there
+    # -- finding and repairing streams
 
     async def _look_around(self) -> None:
-        """Compare with the store what was heard before the connection was cut, if it was."""
+        """List the streams and compare the store with what was received before a reconnection."""
         await self._subscriber.subscribe([keys.announcements(self._feed)])
         followed = [each for each in self._followed.values() if each.begun]
-        # The numbers of now: while the store is asked, the runs go on.
+        # Copy the current numbers: the runs advance while the store answers.
         reached = [(each.run.epoch, each.run.seq) for each in followed]
         heads = await self._store.heads([each.key for each in followed])
         for each, (epoch, seq), head in zip(followed, reached, heads, strict=True):
             run = each.run
             if seq and head.epoch in (epoch, "") and head.seq < seq:
-                # The store has lost numbers. What comes under them is new.
+                # The store has lost the latest ticks. Their numbers will be used again.
                 run.seq = head.seq
                 self._deliver(each, [NEW_EPOCH])
             elif (head.epoch, head.seq) > (run.epoch, run.seq):
@@ -152,7 +152,7 @@ class Listener:
     async def _open(self) -> None:
         while new := [each for each in self._followed.values() if not each.begun][:_OPEN_BATCH]:
             streams = [each.key for each in new]
-            # First: what comes from now on is held, and what came before is in history.
+            # Subscribe first: later batches are then held, and earlier ones are in history.
             await self._subscriber.subscribe(keys.ticks(key) for key in streams)
             starts = await self._hearer.begin(streams)
             for each, start in zip(new, starts, strict=True):
@@ -187,7 +187,7 @@ class Listener:
             followed.settled = True
             self._hearer.settle(key)
 
-    # -- what the broker says
+    # -- callbacks of the subscriber
 
     def _on_message(self, channel: str, data: bytes) -> None:
         followed = self._followed.get(channel)

@@ -1,4 +1,4 @@
-"""Places in a file from which it can be read on, found while it was read once."""
+"""Record places in a file, during one pass, from which reading can resume later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import BinaryIO, Final, NamedTuple
 from feed.times import Time
 
 ROWS: Final = 2048
-"""The rows between two places that can be marked."""
+"""The number of rows between two places that can be marked."""
 _MARKS_MAX: Final = 65_536
 
 
@@ -17,9 +17,9 @@ class Mark(NamedTuple):
     """A place between two rows.
 
     Attributes:
-        greatest: the greatest time before it.
-        offset: in bytes of the content, unpacked.
-        line: how many lines lie before it.
+        greatest: the greatest time before this place.
+        offset: its offset in the uncompressed content, in bytes.
+        line: the number of lines before it.
     """
 
     greatest: int
@@ -28,7 +28,7 @@ class Mark(NamedTuple):
 
 
 class Marks:
-    """Marks every `ROWS` rows; where the file is long, fewer."""
+    """A mark every `ROWS` rows, or less often in a long file."""
 
     def __init__(self) -> None:
         self._marks: list[Mark] = []
@@ -36,7 +36,7 @@ class Marks:
         self._passed = 0
 
     def pass_rows(self, greatest: int, offset: int, line: int) -> None:
-        """Another `ROWS` rows have been read, and stand before this place."""
+        """Record that another `ROWS` rows have been read, up to this place."""
         self._passed += 1
         if self._passed < self._every:
             return
@@ -47,7 +47,7 @@ class Marks:
             self._every *= 2
 
     def before(self, start: Time) -> Mark | None:
-        """The last one with no row before it whose time is `start` or later."""
+        """Return the last mark before which no row has a time of `start` or later."""
         place = bisect_left(self._marks, int(start), key=lambda mark: mark.greatest)
         return self._marks[place - 1] if place else None
 
@@ -56,12 +56,12 @@ class CountedLines:
     """The lines of some content as text.
 
     Attributes:
-        offset: of the byte after the last one.
-        countable: False where some lines end with a mere CR: readers of text end them there, and
-            these lines go on.
+        offset: the offset of the byte after the last line.
+        countable: False if some lines end with a CR alone. Text readers end a line there, and this
+            iterator doesn't, so the line numbers differ.
 
     Raises:
-        UnicodeDecodeError: a line is no text.
+        UnicodeDecodeError: a line isn't UTF-8.
     """
 
     def __init__(self, content: BinaryIO) -> None:

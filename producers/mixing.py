@@ -1,4 +1,4 @@
-"""What is played of recordings: several in one order, some of their symbols, their first ticks."""
+"""Select what to play: merge several recordings, choose symbols, limit the number of ticks."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from feed.times import Time
 
 
 class Merged:
-    """Several sources in one order: by due time, and where that is the same, as they are given."""
+    """Several sources merged by due time. Ties keep the order in which the sources are given."""
 
     def __init__(self, sources: Sequence[Source[Tick]]) -> None:
         self._sources = sources
 
     @property
     def first(self) -> Time:
-        """The earliest of all."""
+        """The earliest time of all sources."""
         return min(source.first for source in self._sources)
 
     @property
     def last(self) -> Time:
-        """The latest of all."""
+        """The latest time of all sources."""
         return max(source.last for source in self._sources)
 
     def read(self, start: Time | None) -> Iterator[Tick]:
-        """All ticks from `start` on."""
+        """Yield all ticks from `start` on."""
         timed = [_timed(_from(source, start)) for source in self._sources]
-        # Of equal times heapq takes the earlier iterable first.
+        # For equal times, heapq.merge takes the earlier iterable first.
         return (tick for _, tick in heapq.merge(*timed, key=_due))
 
 
 class Chosen:
-    """Those ticks of a source whose symbols are wanted.
+    """The ticks of a source whose symbols match the patterns.
 
     Args:
         patterns: symbols, and prefixes such as `BTC-*`.
@@ -48,16 +48,16 @@ class Chosen:
 
     @property
     def first(self) -> Time:
-        """That of the whole."""
+        """The first time of the whole source."""
         return self._source.first
 
     @property
     def last(self) -> Time:
-        """That of the whole."""
+        """The last time of the whole source."""
         return self._source.last
 
     def read(self, start: Time | None) -> Iterator[Tick]:
-        """The wanted ticks."""
+        """Yield the matching ticks."""
         known = self._known
         for tick in self._source.read(start):
             wanted = known.get(tick.symbol)
@@ -69,7 +69,7 @@ class Chosen:
 
 
 class Limited:
-    """The first so many ticks of a source, from wherever it is read: none beyond is looked at."""
+    """At most `limit` ticks of a source, counted from where reading starts. Reads no further."""
 
     def __init__(self, source: Source[Tick], limit: int) -> None:
         self._source = source
@@ -77,21 +77,21 @@ class Limited:
 
     @property
     def first(self) -> Time:
-        """That of the whole."""
+        """The first time of the whole source."""
         return self._source.first
 
     @property
     def last(self) -> Time:
-        """That of the whole."""
+        """The last time of the whole source."""
         return self._source.last
 
     def read(self, start: Time | None) -> Iterator[Tick]:
-        """So many ticks."""
+        """Yield at most `limit` ticks."""
         return islice(_from(self._source, start), self._limit)
 
 
 def parse_patterns(text: str) -> list[str]:
-    """Read `ES,BTC-*`.
+    """Parse `ES,BTC-*` into a list.
 
     Raises:
         ValueError: a part is neither a symbol nor a prefix.

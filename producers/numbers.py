@@ -1,4 +1,4 @@
-"""Prices and sizes as recordings write them."""
+"""Read prices and sizes as recordings write them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from math import isfinite
 from typing import Any, Final, Literal
 
 FIXED_POINT: Final = 1_000_000_000
-"""The units of Databento's prices where they are whole numbers."""
+"""Databento's prices, where they are whole numbers, count units of 1 / `FIXED_POINT`."""
 _NO_PRICE: Final = float(2**63 - 1)
-"""What stands there for an unknown price."""
+"""The value that stands for an unknown price there."""
 _IMPLAUSIBLE: Final = 1e11
-"""No whole number from here on is the price of anything: it has a fixed point."""
+"""A whole number of this size or more can't be a plain price, so it must have a fixed point."""
 
 
 class NumberReader:
-    """Reads prices and sizes.
+    """Read prices and sizes.
 
     Args:
-        decimal: the decimal mark, where it is not a point, or where the other one of point and
-            comma separates thousands.
-        scale: what prices are multiplied with, such as 1e-9 for those with a fixed point; without
-            it they have to be plausible.
+        decimal: the decimal mark. It is required if the mark isn't a point, or if the other one
+            of point and comma separates thousands.
+        scale: the factor that prices are multiplied by, such as 1e-9 for a fixed point. Without
+            it, prices must be plausible.
     """
 
     def __init__(
@@ -38,20 +38,20 @@ class NumberReader:
         )
 
     def read(self, cells: Sequence[Any], name: str) -> list[float]:
-        """The numbers of some cells, which are texts or floats.
+        """Convert cells, which are texts or floats, to numbers.
 
         Raises:
-            ValueError: one is not a finite number; with its name and value.
+            ValueError: a cell isn't a finite number. The message has its name and value.
         """
         if self._decimal is not None:
             cells = [self._plain(cell, name) for cell in cells]
         try:
-            # `float` takes 1_000 and digits of other scripts, which are slips of the pen here.
+            # `float` accepts 1_000 and digits of other scripts, which are mistakes here.
             joined = "".join(cells)
             if "_" in joined or not joined.isascii():
                 raise ValueError
         except TypeError:
-            pass  # Floats are among them.
+            pass  # Some cells are floats.
         except ValueError:
             raise ValueError(self._find_bad(cells, name)) from None
         try:
@@ -65,16 +65,16 @@ class NumberReader:
         return numbers
 
     def prices(self, cells: Sequence[Any], name: str, *, fixed_point: bool = False) -> list[float]:
-        """The same for prices, in their unit.
+        """Convert cells to prices like `read`, and scale them.
 
         Args:
-            fixed_point: whole numbers count billionths. Floats are in their unit already.
+            fixed_point: whether whole numbers count billionths. Floats aren't scaled.
         """
         numbers = self.read(cells, name)
         if self.scale is not None:
             divisor = round(1 / self.scale)
             if divisor > 1 and abs(divisor * self.scale - 1) < 1e-12:
-                return [number / divisor for number in numbers]  # Exact, where the factor is not.
+                return [number / divisor for number in numbers]  # Exact, unlike the factor.
             return [number * self.scale for number in numbers]
         if fixed_point:
             return [
@@ -91,7 +91,7 @@ class NumberReader:
         return numbers
 
     def _plain(self, cell: Any, name: str) -> Any:
-        """A number as `float` reads it, or a text that it refuses."""
+        """Return a number in the form that `float` accepts, or a text that it rejects."""
         if not isinstance(cell, str):
             return cell
         text = cell.strip()
@@ -102,7 +102,7 @@ class NumberReader:
         return text.replace(",", ".") if self._decimal == "," else text
 
     def _find_bad(self, cells: Sequence[Any], name: str) -> str:
-        """Describe the error of the first cell that is not a number."""
+        """Describe the error of the first cell that isn't a number."""
         for cell in cells:
             text = str(cell)
             if not text.strip():

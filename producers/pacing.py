@@ -1,4 +1,4 @@
-"""When each tick of a recording is due, and the loop that keeps to it."""
+"""Compute when each tick of a recording is due, and publish ticks on that schedule."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BATCH_MAX: Final = 500
 
 
 class Pacer:
-    """Turns the times of ticks into seconds since the start of the replay. No clock inside.
+    """Convert the times of ticks to seconds since the start of the replay. Reads no clock.
 
     Args:
-        speed: 1 keeps the recorded spacing, 10 divides it by ten; None takes no heed of it.
-        max_rate: ticks per second at the most, evenly spaced; None sets no such bound.
+        speed: 1 keeps the recorded spacing, 10 divides it by ten, None ignores it.
+        max_rate: the maximum number of ticks per second, evenly spaced; None means no limit.
     """
 
     def __init__(self, speed: float | None = 1.0, max_rate: float | None = None) -> None:
@@ -28,7 +28,7 @@ class Pacer:
         self._due_s = 0.0
 
     def due(self, tick: Tick) -> float:
-        """When the next tick is due, in seconds; never earlier than the one before."""
+        """Return when the next tick is due, in seconds; never earlier than the one before."""
         if self._first_ns is None:
             self._first_ns = tick.time
             return 0.0
@@ -46,13 +46,14 @@ async def play(
     on_progress: Callable[[Tick, int], None] = lambda tick, count: None,
     stamp: Callable[[Tick], Tick] = lambda tick: tick,
 ) -> int:
-    """Publish ticks when they are due; returns how many.
+    """Publish ticks when they are due and return their number.
 
-    The schedule is fixed at the start: a delay is made up for, not carried along.
+    The schedule is fixed at the start, so ticks after a delay catch up instead of being late, too.
 
     Args:
         on_progress: called after each batch with its last tick and the count so far.
-        stamp: gives what is published in place of a tick, whose own time says when it is due.
+        stamp: returns the tick to publish in place of a tick. The original tick's time determines
+            when it is due.
     """
     clock = asyncio.get_running_loop().time
     began = clock()

@@ -1,4 +1,4 @@
-"""Ticks from recorded Parquet files, whatever their columns are called."""
+"""Read ticks from Parquet files with any column names."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from producers.layout import BadRow, Block, Layout, RowFormat, ignore_bad_row
 
 _ROWS: Final = 1_000
 _INDEX: Final = re.compile(r"__index_level_\d+__|index")
-"""What pandas calls an index without a name."""
+"""The names that pandas gives to an index without a name."""
 _NS: Final = {"s": NS_PER_SECOND, "ms": 1_000_000, "us": 1000, "ns": 1}
 _NS_PER_DAY: Final = 86_400 * NS_PER_SECOND
 _INT64: Final = range(-(2**63), 2**63)
 
 
 class _Groups(NamedTuple):
-    """Row groups by time.
+    """The times of row groups.
 
     Attributes:
         first, last: the first and the greatest time of all rows.
-        befores: for each group the greatest time before it.
+        befores: for each group, the greatest time before it.
     """
 
     first: Time
@@ -40,7 +40,7 @@ class _Groups(NamedTuple):
     befores: list[int]
 
     def before(self, start: Time) -> int:
-        """The last group with no row before it whose time is `start` or later."""
+        """Return the last group before which no row has a time of `start` or later."""
         return max(0, bisect_left(self.befores, int(start)) - 1)
 
 
@@ -48,9 +48,10 @@ class _Leaf(NamedTuple):
     """A column, or a field of a struct, which counts as a column.
 
     Attributes:
-        name: how it is found and named in messages: the last part of the path where that is unique.
+        name: the name for lookups and messages: the last part of the path if that is unique,
+            otherwise the whole path.
         path: the names from the top-level column down.
-        type: its type in Arrow.
+        type: its Arrow type.
     """
 
     name: str
@@ -59,22 +60,22 @@ class _Leaf(NamedTuple):
 
     @property
     def full_name(self) -> str:
-        """The path in one word: `trade.price`."""
+        """The path joined with dots: `trade.price`."""
         return ".".join(self.path)
 
 
 class ParquetRecording:
-    """A Parquet file of trades, of quotes, or of both, read row by row. It takes pyarrow.
+    """A Parquet file of trades, of quotes, or of both, read row by row. Requires pyarrow.
 
-    Fields of structs count as columns. Where no name says which column holds the time, an index of
-    pandas without a name does. Dates without a time of day mean midnight.
+    Fields of structs count as columns. If no column name indicates the time, an unnamed pandas
+    index is used. Dates without a time of day mean midnight.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         symbol, columns, on_bad_row, form: as for `CsvRecording`; rows count from 1.
 
     Attributes:
-        notes: what people should know before it is played.
+        notes: remarks to show to users before the file is played.
 
     Raises:
         InvalidRecording: the file can't be read, or lacks columns.
@@ -150,25 +151,25 @@ class ParquetRecording:
         return layout
 
     def _stamp_beside_date(self, layout: Layout) -> int | None:
-        """The column taken for the time of day that goes with dates, where it holds timestamps."""
+        """Return the column that was taken for the time of day but holds whole timestamps."""
         kinds = {index: self._leaves[index].type for index in layout.timing}
         stamps = [index for index, kind in kinds.items() if self._types.is_timestamp(kind)]
         dates = [index for index, kind in kinds.items() if self._types.is_date(kind)]
         return stamps[0] if len(stamps) == len(dates) == 1 else None
 
     def _has_dates_alone(self, layout: Layout) -> bool:
-        """Whether times are dates, without a column for the time of day."""
+        """Return whether times are dates, without a column for the time of day."""
         if len(layout.timing) > 1:
             return False
         (index,) = layout.timing
         return bool(self._types.is_date(self._leaves[index].type))
 
     def _stamps_named(self) -> list[str]:
-        """The names of the columns with timestamps."""
+        """Return the names of the columns with timestamps."""
         return [leaf.name for leaf in self._leaves if self._types.is_timestamp(leaf.type)]
 
     def _find_clock(self, columns: Mapping[str, str]) -> int | None:
-        """The column with the time of day that goes with dates, where no name says so."""
+        """Return the column with the time of day for dates, found by type and not by name."""
         if "clock" in columns or not self._has_dates_alone(self._layout):
             return None
         clocks = [
@@ -216,7 +217,7 @@ class ParquetRecording:
         return self._groups.last
 
     def read(self, start: Time | None = None) -> Iterator[Tick]:
-        """The ticks in the file's order, from some row group before those of `start` on.
+        """Yield the ticks in the file's order, starting with a row group at or before `start`.
 
         Raises:
             InvalidRecording: the file turns out to be damaged.
@@ -227,7 +228,7 @@ class ParquetRecording:
 
     @cached_property
     def _groups(self) -> _Groups:
-        """Where row groups begin in time: it takes a look at the times of all rows."""
+        """The times of the row groups. Reads the times of all rows."""
         first: Time | None = None
         greatest = 0
         error = ""
@@ -247,7 +248,7 @@ class ParquetRecording:
         return _Groups(first, Time(greatest), befores)
 
     def _blocks(self, used: set[int], group: int, end: int | None = None) -> Iterator[Block]:
-        """The rows of some row groups; columns that are not used are empty."""
+        """Yield the rows of some row groups. Unused columns are empty."""
         metadata = self._file.metadata
         row = sum(metadata.row_group(each).num_rows for each in range(group))
         groups = list(range(group, self._file.num_row_groups if end is None else end))
@@ -276,7 +277,7 @@ class ParquetRecording:
     # -- the values
 
     def _cells(self, index: int, column: Any) -> list[Any]:
-        """A column as `Layout` reads it, in which no digit is lost."""
+        """Convert a column to the form that `Layout` reads, without losing digits."""
         types, kind = self._types, column.type
         if types.is_dictionary(kind):
             return self._cells(index, column.dictionary_decode())
@@ -292,7 +293,7 @@ class ParquetRecording:
         return ["" if value is None else _text(value) for value in column.to_pylist()]
 
     def _date(self, day: int | None, index: int) -> Time | str:
-        """A date. Where it is all there is of the time, it means midnight."""
+        """Convert a date. It means midnight if no other column holds the time of day."""
         if day is None:
             return ""
         if self._timing != {index}:
@@ -302,7 +303,7 @@ class ParquetRecording:
         return _midnight(day)
 
     def _stamps(self, index: int, column: Any) -> list[Any]:
-        """Timestamps of any unit. One that is out of range is a bad row, not a damaged file."""
+        """Convert timestamps of any unit. One out of range is a bad row, not a damaged file."""
         scale = _NS[column.type.unit]
         numbers = _numbers(column)
         if self._form.times.zone is not None and column.type.tz is None:
@@ -315,7 +316,7 @@ class ParquetRecording:
         if self._timing == {index}:
             return ["" if ns is None else Time(ns) if ns in _INT64 else _far(ns) for ns in numbers]
         if index in self._timing:
-            # The time of day has a column to itself.
+            # The time of day is in another column.
             return ["" if ns is None else _far(ns).removesuffix("T00:00:00Z") for ns in numbers]
         return ["" if ns is None else _far(ns) for ns in numbers]
 
@@ -334,7 +335,7 @@ class ParquetRecording:
 
 
 def _values(batch: Any, path: tuple[str, ...]) -> Any:
-    """The values of a column, or of a field of a struct; where the struct is null, so are these."""
+    """Return the values of a column, or of a struct's field: null where the struct is null."""
     column = batch.column(path[0])
     for name in path[1:]:
         column = column.flatten()[column.type.get_field_index(name)]
@@ -342,14 +343,14 @@ def _values(batch: Any, path: tuple[str, ...]) -> Any:
 
 
 def _numbers(column: Any) -> list[int | None]:
-    """The plain numbers of a column of times: no unit is converted, so none can overflow."""
+    """Return the raw numbers of a column of times. Without a unit conversion, none can overflow."""
     size = "int32" if column.type.bit_width == 32 else "int64"
     numbers: list[int | None] = column.view(size).to_pylist()
     return numbers
 
 
 def _days(column: Any) -> list[int | None]:
-    """Days since the Unix epoch."""
+    """Return a column of dates as days since the Unix epoch."""
     scale = 1 if column.type.bit_width == 32 else 86_400_000
     return [None if value is None else value // scale for value in _numbers(column)]
 
@@ -364,7 +365,7 @@ def _date(day: int) -> str:
 
 
 def _far(ns: int) -> str:
-    """A time as text, also where it is out of range."""
+    """Format a time, even if it is out of range."""
     if ns in _INT64:
         return Time(ns).rfc3339()
     try:
@@ -375,15 +376,15 @@ def _far(ns: int) -> str:
 
 
 def _clock(ns: int) -> str:
-    """A time of day as text."""
+    """Format a time of day."""
     seconds, fraction = divmod(ns, NS_PER_SECOND)
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{fraction:09}"
 
 
 def _text(value: Any) -> str:
-    """A value as text, bytes as what they spell.
+    """Convert a value to text. Bytes are decoded as UTF-8.
 
-    Bytes that are no UTF-8 become characters that no symbol and no name may have: the row is bad.
+    Bytes that aren't UTF-8 become characters that no symbol or name may contain, so the row is bad.
     """
     if isinstance(value, bytes):
         return value.rstrip(b"\0").decode("utf-8", "surrogateescape")

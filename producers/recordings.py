@@ -1,4 +1,4 @@
-"""Ticks from recorded CSV files, plain or compressed, whatever their columns are called."""
+"""Read ticks from CSV files, plain or compressed, with any column names."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from producers.layout import BadRow, Block, Layout, RowFormat, ignore_bad_row
 from producers.marks import ROWS, CountedLines, Marks
 
 _BLOCK: Final = 250
-"""Rows read at once: enough to spread what a block costs, and too few to be late for a tick."""
+"""Rows per block: enough to amortize the cost of a block, and few enough not to delay a tick."""
 _JUMP_NS: Final = 7 * 86_400 * NS_PER_SECOND
-"""A jump of this length between two rows is reported: a replay would wait as long."""
+"""Longer jumps between two rows are reported, because a replay would wait as long."""
 
 
 class CsvRecording:
     """A CSV file of trades, of quotes, or of both, read row by row.
 
-    A header names the columns, see `find_head`. Rows keep the file's order.
+    A header names the columns; see `find_head`. Rows keep the file's order.
 
     Args:
-        path: plain or compressed; told by the content.
-        symbol: the symbol of rows that name none. Where the first row names one that no feed can
-            have, it is another name for that one.
-        columns: which column holds what, where its name does not say so: `{"time": "when"}`.
-        on_bad_row: called with the line number and the error of each row that is no tick; such rows
-            are left out.
+        path: a plain or compressed file. The content determines which.
+        symbol: the symbol of rows that have none. If the first row has a symbol that no feed can
+            have, this is the new name for it.
+        columns: which column holds what, if its name doesn't show it: `{"time": "when"}`.
+        on_bad_row: called with the line number and the error of each row that isn't a tick. Such
+            rows are skipped.
         form: how times, numbers and symbols are written.
 
     Attributes:
-        notes: what people should know before it is played; complete after `scan`.
+        notes: remarks to show to users before the file is played; complete after `scan`.
 
     Raises:
         InvalidRecording: the file can't be read, or lacks columns.
@@ -77,7 +77,7 @@ class CsvRecording:
         self.notes = list(self._layout.notes)
 
     def _first_name(self) -> str | None:
-        """What the first row has in place of a symbol that a feed can have."""
+        """Return the symbol of the first row if it is one that no feed can have, else None."""
         with opened(self._path) as (lines, _):
             for row in csv.reader(
                 islice(lines, self._head.lines, None), delimiter=self._head.delimiter
@@ -88,7 +88,7 @@ class CsvRecording:
 
     @property
     def position_bytes(self) -> int:
-        """How far into the file, as stored, the reading has come."""
+        """The current position in the stored file, in bytes."""
         return self._file.tell() if self._file else 0
 
     # -- as a source, after a `scan`
@@ -110,12 +110,12 @@ class CsvRecording:
         return self._span
 
     def scan(self, on_progress: Callable[[], None] = lambda: None) -> None:
-        """Read the times of all rows, and note places from which to read on.
+        """Read the times of all rows, and mark places from which reading can resume.
 
-        Where the file is damaged, it ends for this; reading the rows tells.
+        If the file is damaged, the scan ends there; `read` reports the damage.
 
         Args:
-            on_progress: called now and then; `position_bytes` moves.
+            on_progress: called now and then. Meanwhile `position_bytes` advances.
 
         Raises:
             InvalidRecording: no row has a time.
@@ -130,7 +130,7 @@ class CsvRecording:
                 lambda greatest, line: marks.pass_rows(greatest, lines.offset, line),
             )  # fmt: skip
         if span is None or not lines.countable:
-            # What is read of it must be the same as what is played.
+            # Scan again in the way that `read` does, so that both see the same rows.
             marks = Marks()
             look = _Look()
             with opened(self._path) as (text, stored):
@@ -152,13 +152,13 @@ class CsvRecording:
         on_rows: Callable[[int, int], None],
         to_damage: bool = False,
     ) -> tuple[Time, Time] | None:
-        """The first and the greatest time; None where there is none, or damage.
+        """Return the first and the greatest time; None if there is no time, or on damage.
 
         Args:
-            look: notes what is odd.
-            on_rows: called behind every `ROWS` rows with the greatest time so far and the number of
+            look: notes irregular times.
+            on_rows: called after every `ROWS` rows with the greatest time so far and the number of
                 lines.
-            to_damage: take what lies before it.
+            to_damage: on damage, use the rows before it instead of returning None.
         """
         first: Time | None = None
         greatest = Time(0)
@@ -184,7 +184,7 @@ class CsvRecording:
         return None if first is None else (first, greatest)
 
     def read(self, start: Time | None = None) -> Iterator[Tick]:
-        """The ticks in the file's order, from some place before those of `start` on.
+        """Yield the ticks in the file's order, starting at some place before `start`.
 
         Raises:
             InvalidRecording: the file turns out to be damaged.
@@ -213,10 +213,10 @@ class CsvRecording:
 
 
 class _Look:
-    """What is odd in the times of a file, as they go by.
+    """Detects irregular times during a scan of a file.
 
     Attributes:
-        first_error: what is wrong with the first row, where no row so far has a time.
+        first_error: the error in the first row, if no row so far has a time.
     """
 
     def __init__(self) -> None:
@@ -225,13 +225,13 @@ class _Look:
         self._last: int | None = None
 
     def at(self, times: Sequence[Time], block: Block) -> None:
-        """The next times, and the rows that have them."""
+        """Check the next times, which come from the rows of `block`."""
         last = times[0] if self._last is None else self._last
         self._last = times[-1]
         low, high = min(times), max(times)
         if high - min(low, last) <= _JUMP_NS >= last - low or (self._forth and self._back):
             return
-        # Where some rows have no time, it is not known which have these.
+        # If some rows have no time, it is unknown which rows these times belong to.
         numbers = block.numbers if len(times) == len(block.rows) else repeat(block.numbers[0])
         for time, number in zip(times, numbers, strict=False):
             days = abs(time - last) // (86_400 * NS_PER_SECOND)
@@ -242,7 +242,7 @@ class _Look:
             last = time
 
     def notes(self) -> Iterator[str]:
-        """What to tell of it."""
+        """Yield remarks to show to users."""
         if self._forth:
             yield f"{self._forth}: a replay waits as long; --from, --to and --speed max spare it"
         if self._back:
@@ -258,9 +258,9 @@ class _Rows(Protocol):
 
 
 def _blocks(rows: _Rows, size: int, lines_before: int = 0) -> Iterator[Block]:
-    """Rows in blocks, empty ones left out, numbered by the line in which each ends.
+    """Group rows into blocks, without empty rows. A row's number is the line where it ends.
 
-    What lies before damage comes before that is raised.
+    On damage, yield the rows before it, then raise the error.
     """
     block = Block([], [])
     try:

@@ -6,7 +6,7 @@ COPY feed feed
 COPY producers producers
 COPY clients clients
 
-# The constraints hold for the isolated build too; see the Makefile.
+# The constraints also apply to the isolated build; see the Makefile.
 ENV PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_NO_CACHE_DIR=1
 RUN pip wheel --no-deps --wheel-dir dist . \
     && python -m venv --without-pip /opt/tickcast \

@@ -1,17 +1,17 @@
-# Every target sets up what it needs in .venv/, and again after a change of pyproject.toml or
-# constraints.txt. It takes make and a Python with venv or pip; no Redis, Node or Docker.
+# Every target installs what it needs into .venv/, and again after pyproject.toml or constraints.txt
+# has changed. You need make and a Python with venv or pip, but no Redis, Node or Docker.
 
-# The first of these that is new enough is taken.
+# The first of these that is new enough is used.
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 ARGS =
 FUZZ_SECONDS ?= 60
 
-# In the environment, unlike as an option, constraints reach the isolated build too: up to pip 25.2
-# by the first name, since then by the second.
+# Constraints in the environment, unlike those given as an option, also apply to the isolated build:
+# pip up to 25.2 reads the first variable, later versions the second.
 pip_install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517
 
-# What the web page is built of, when Tickcast is installed: hatch_build.py.
+# The sources of the web page, which hatch_build.py builds when Tickcast is installed.
 page = hatch_build.py package.json package-lock.json \
   $(wildcard clients/dashboard/*.* clients/dashboard/feed/*.*)
 
@@ -25,12 +25,13 @@ help: ## List these targets
 demo: .venv/.runtime ## Show it all: store, server, made-up market (ARGS="--port 9000")
 	@exec .venv/bin/tickcast demo $(ARGS)
 
-# Four at a time: two cores take them, because each test waits now and then. With ARGS="-n 0" they
-# come one by one. Where bytecode were not kept, hundreds of processes would each compile all anew.
+# Four tests run in parallel. Two cores can handle them, because each test spends time waiting.
+# ARGS="-n 0" runs them one by one. Bytecode is kept: without it, each of hundreds of processes
+# would compile everything again.
 test: .venv/.dev ## Run the tests (ARGS="-k outbox")
 	PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal $(ARGS)
 
-# A short version of it is part of `make test`. The longest scenario soaks for half an hour.
+# `make test` runs a short version of these. The longest scenario is a soak test of half an hour.
 faults: .venv/.dev ## Kill and cut everything, at length (ARGS="--faults-minutes=5 -k storm")
 	.venv/bin/pytest tests/faults -s --faults=long --timeout=2700 $(ARGS)
 
@@ -52,8 +53,8 @@ check: .venv/.dev ## Lint, check format, types and which module imports which
 pictures: .venv/.runtime ## Draw docs/scenarios/*.svg again
 	.venv/bin/python docs/scenarios/draw.py
 
-# With the oldest Python: what it can install, the newer ones can too. Some packages don't come by
-# themselves: what isolated builds ask for, and async-timeout, which only 3.11.0 to 3.11.2 needs.
+# Uses the oldest Python, because newer ones can install the same versions. Some packages must be
+# named: the requirements of isolated builds, and async-timeout, which only 3.11.0 to 3.11.2 needs.
 constraints: ## Renew constraints.txt: the newest versions that fit
 	rm -rf build/venv
 	@$(MAKE) --no-print-directory build/venv/bin/python PYTHON=python3.11
@@ -73,8 +74,8 @@ clean: ## Remove all that was made here, .venv included
 	rm -rf .venv build dist node_modules clients/dashboard/dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Four stamps, because the demo needs a third of what the tests need, and few need
-# the fuzzer or what drives a browser.
+# There are four stamps, because the demo needs only a third of what the tests need, and few people
+# need the fuzzer or the browser driver.
 .venv/.runtime: .venv/bin/python pyproject.toml constraints.txt $(page)
 	@echo 'Installing Tickcast into .venv ...'
 	@$(pip_install) -e .
@@ -95,7 +96,7 @@ clean: ## Remove all that was made here, .venv included
 	@$(pip_install) -e '.[dev,fuzz]'
 	@touch .venv/.runtime .venv/.dev $@
 
-# Debian keeps ensurepip in a package of its own, python3-venv. Without it, a pip outside will do.
+# On Debian, ensurepip is in a separate package, python3-venv. Without it, use the pip outside.
 .venv/bin/python build/venv/bin/python: %/bin/python:
 	@for python in $(PYTHON); do \
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \

@@ -1,8 +1,8 @@
-"""Builds the web page when a wheel is built, or installed for development.
+"""Build the web page when a wheel is built, or when Tickcast is installed for development.
 
-What it needs comes from npm, by the exact versions of `package-lock.json`, and Node from PyPI. What
-is installed needs neither. The result is kept in a folder that git ignores, and made anew only
-after a change of what it is made of.
+The build installs its packages from npm, in the exact versions of `package-lock.json`, and Node
+from PyPI. An installed Tickcast needs neither. The result is kept in a folder that git ignores,
+and rebuilt only after one of its inputs has changed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ STAMP = ".made-of"
 
 
 class PageHook(BuildHookInterface[Any]):
-    """Hatchling's hook: called before the files of the wheel are gathered."""
+    """Hatchling's build hook, called before the files of the wheel are collected."""
 
     def dependencies(self) -> list[str]:
-        """What the build needs besides: 60 MB that are not fetched where the page is there."""
+        """Return the extra build dependencies: 60 MB of Node, unless the page is up to date."""
         return [] if self._is_fresh() else [NODE]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ class PageHook(BuildHookInterface[Any]):
         return stamp.exists() and stamp.read_text() == self._fingerprint()
 
     def _fingerprint(self) -> str:
-        """Of everything that the page is made of."""
+        """Return a hash of everything that the page is built from."""
         root = Path(self.root)
         sources = (path for path in (root / SOURCES).rglob("*") if self._target not in path.parents)
         digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""A bot that tells when a price has moved far in a short time.
+"""A bot that prints an alert when a price has moved far in a short time.
 
 python examples/alert_bot.py --percent 0.2 --seconds 10
 """
@@ -16,7 +16,7 @@ from feed.times import NS_PER_SECOND
 
 
 class Watch:
-    """The trades of the last seconds, by the market's own clock, so that a replay works as well."""
+    """The trades of the last seconds. It uses the times of trades, so replays work as well."""
 
     def __init__(self, percent: float, seconds: float) -> None:
         self._percent = percent
@@ -24,7 +24,7 @@ class Watch:
         self._recent: dict[str, deque[Trade]] = defaultdict(deque)
 
     def take(self, trade: Trade) -> None:
-        """Look at a trade; tell, and begin anew, if the price has moved."""
+        """Add a trade. If the price has moved far enough, print an alert and start over."""
         recent = self._recent[trade.symbol]
         recent.append(trade)
         while trade.time - recent[0].time > self._span_ns:

@@ -1,12 +1,12 @@
-"""A bot written for Alpaca's market data, pointed at a feed of yours. Only the address is new.
+"""A bot written for Alpaca's market data, pointed at your feed. Only the address is new.
 
-With `tickcast serve` in one terminal and this in another:
+Run `tickcast serve` in one terminal, and this in another:
 
     tickcast replay trades.csv.gz --symbol ES --speed 100
     python examples/alpaca_bot.py ES
 
-It buys when the short average of prices crosses the long one from below, and sells when it falls
-below it again: not a good idea, but one that fits a page.
+It buys when the short moving average crosses above the long one, and sells when it falls below it
+again. This is not a good strategy, but it fits on a page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHORT, LONG = 20, 100
 
 
 class Bot:
-    """Counts what it would have earned, one unit at a time."""
+    """Trade one unit at a time and add up the hypothetical earnings."""
 
     def __init__(self) -> None:
         self._prices: deque[float] = deque(maxlen=LONG)
@@ -29,7 +29,7 @@ class Bot:
         self.earned = 0.0
 
     async def on_trade(self, trade: Trade) -> None:
-        """Alpaca's library calls this with each trade."""
+        """Process a trade. Alpaca's library calls this for each one."""
         self._prices.append(trade.price)
         if len(self._prices) < LONG:
             return

@@ -1,12 +1,12 @@
-"""Chart a replay: the trades that a server still has, as one-minute candles in a PNG.
+"""Chart a replay: draw the trades that a server has in history as one-minute candles in a PNG.
 
-With `tickcast serve` in one terminal, in another:
+Run `tickcast serve` in one terminal, and this in another:
 
     tickcast replay trades.csv.gz --symbol ES --speed max
     python examples/chart.py ES --out es.png
 
-It is written in cells (`# %%`), which editors and notebooks run one by one. It needs polars and
-matplotlib.
+The script is divided into cells (`# %%`), which editors and notebooks run one by one. It needs
+polars and matplotlib.
 """
 
 # %% What to chart
@@ -29,7 +29,7 @@ parser.add_argument("--every", default="1m", help="the length of a candle")
 parser.add_argument("--out", default="chart.png")
 options = parser.parse_args()
 
-# %% All that is kept, up to now, or up to where a replay stands
+# %% Read all history, up to now or to the current position of a replay
 window = Window(ticks_max=options.trades)
 began = Time.now()
 with connect(options.url, encoding="msgpack") as stream:
@@ -50,7 +50,7 @@ candles = trades.group_by_dynamic("time", every=options.every).agg(
 )
 print(candles)
 
-# %% The picture
+# %% Draw the chart
 figure, (prices, volumes) = plt.subplots(
     2, sharex=True, figsize=(11, 6), height_ratios=(3, 1), layout="constrained"
 )

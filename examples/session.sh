@@ -1,6 +1,6 @@
 #!/bin/sh
-# A look at a running server with what is at hand: curl for HTTP, and for the WebSocket websocat, or
-# else `tickcast watch`.
+# Explore a running server with common tools: curl for HTTP, and websocat for the WebSocket, or
+# `tickcast watch` if websocat isn't installed.
 #
 #   sh examples/session.sh [HOST:PORT]
 set -eu

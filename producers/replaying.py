@@ -1,4 +1,4 @@
-"""Replays a recording: runs a deck against a publisher, and does as it is told meanwhile."""
+"""Replay a recording: play a deck into a publisher and obey commands meanwhile."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ logger = logging.getLogger("tickcast.replay")
 
 @dataclass
 class Order:
-    """How a replay is to go on, besides what the deck knows.
+    """Options of a replay that the deck doesn't know about.
 
     Attributes:
-        retime: give ticks the time at which they are due in place of that in the recording.
-        max_rate: ticks per second at the most, evenly spaced.
-        limit: end after so many ticks.
-        stay: stay at the end, until told to go back.
+        retime: replace the recorded time of each tick with the time at which it is due.
+        max_rate: the maximum number of ticks per second, evenly spaced.
+        limit: end after this number of ticks.
+        stay: wait at the end for further commands, such as a seek.
         hashed: keep a hash of each stream.
         overwrite: begin a new epoch even where that discards ticks that no replay has published.
     """
@@ -61,7 +61,7 @@ class Replay:
     """One replay into one feed.
 
     Args:
-        clock: seconds, never set back.
+        clock: returns monotonic time in seconds.
 
     Attributes:
         count: ticks taken so far.
@@ -95,21 +95,23 @@ class Replay:
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """The current state of the deck."""
         return self._deck.state(self._clock())
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each stream's ticks, as JSON lines without `seq`; by `channel/symbol`.
+        """Return the SHA-256 of each stream's ticks as JSON lines without `seq`.
+
+        The keys have the form `channel/symbol`.
 
         Source: docs/recording.md, "The content hash".
         """
         return {"/".join(key): digest.hexdigest() for key, digest in sorted(self._hashes.items())}
 
     async def ask(self, command: Command) -> State:
-        """Have a command carried out; returns where the replay stands then.
+        """Carry out a command and return the state afterwards.
 
         Raises:
-            ReplayFailed: it can't be done.
+            ReplayFailed: the command can't be carried out.
         """
         if isinstance(command, Status):
             return self.state
@@ -121,7 +123,7 @@ class Replay:
         return await asked.done
 
     def stop(self) -> None:
-        """End, when all that was taken is published."""
+        """End as soon as all ticks already taken from the deck are published."""
         self._stopped = True
         self._woken.set()
 
@@ -129,10 +131,11 @@ class Replay:
         """Play to the end.
 
         Raises:
-            ReplayFailed: another replay has the feed.
-            InvalidSettings: the feed holds streams of others, which are not to be overwritten.
+            ReplayFailed: another replay is using the feed.
+            InvalidSettings: the feed holds streams from other producers that must not be
+                overwritten.
             InvalidRecording: the recording turns out to be damaged.
-            BrokerUnavailable, BrokerUnsuitable: as `Publisher` has it.
+            BrokerUnavailable, BrokerUnsuitable: see `Publisher`.
         """
         others = await self._stage.origins.others() if self._publisher.has_streams else []
         if others and not (self._order.overwrite or self._order.retime):
@@ -164,13 +167,13 @@ class Replay:
             done = self._asked.popleft().done
             if not done.done():
                 done.set_exception(ReplayFailed("the replay is over"))
-                done.exception()  # Perhaps nobody waits any more: count it as seen.
+                done.exception()  # Mark it as retrieved: the caller may no longer wait for it.
 
     # -- the flow
 
     async def _play(self) -> None:
         if self._publisher.has_streams and not self._order.retime:
-            # The times go back: what is told of the streams so far is of another story.
+            # Times go back, so ticks already in the streams belong to another epoch.
             await self._begin_epoch()
         elif self._is_alone:
             await self._note(alone=False)
@@ -194,7 +197,7 @@ class Replay:
         return self.state.mode is Mode.ENDED and not self._order.stay
 
     def _wait_s(self) -> float | None:
-        """How long nothing is due; None is until a command comes."""
+        """Return the seconds until a tick is due; None means to wait for a command."""
         due_s = self._deck.due_s
         return None if due_s is None else max(due_s, self._free_s) - self._clock()
 
@@ -215,12 +218,12 @@ class Replay:
         await self._publish(ticks)
 
     def _room(self, now_s: float) -> int:
-        """How many ticks may go now."""
+        """Return how many ticks may be published now."""
         most, limit, rate = BATCH_TICKS_MAX, self._order.limit, self._order.max_rate
         if limit is not None:
             most = min(most, limit - self.count)
         if rate is not None:
-            # Those before went at their times, however late it is: what was missed is made up for.
+            # The rate limit runs from when ticks were due, so that a late replay catches up.
             self._free_s = max(self._free_s, self._deck.due_s or now_s)
             most = min(most, 1 + int((now_s - self._free_s) * rate))
         return most
@@ -237,7 +240,7 @@ class Replay:
             self._free_s += len(ticks) / self._order.max_rate
         if self._order.hashed:
             self._hash(ticks)
-        await self._publisher.publish(ticks, checked=True)  # Every source has seen to that.
+        await self._publisher.publish(ticks, checked=True)  # Every source validates its ticks.
         await asyncio.sleep(0)
 
     def _hash(self, ticks: list[Tick]) -> None:
@@ -250,7 +253,7 @@ class Replay:
     # -- epochs
 
     def _epochs_due(self) -> int:
-        """How many epochs there should be: one for each time that time has gone back."""
+        """Return the number of epochs that should have begun: one each time that times go back."""
         rewinds = self._deck.rewinds
         return rewinds - self._deck.rounds if self._order.retime else rewinds
 
@@ -260,7 +263,7 @@ class Replay:
         await self._note(alone=True)
 
     async def _note(self, *, alone: bool) -> None:
-        """Note where the ticks come from, so that a replay of the feed need not be refused."""
+        """Record the origin of the ticks, so that a later replay into the feed isn't refused."""
         try:
             await self._stage.origins.note(self._publisher.name, alone=alone)
         except BrokerUnavailable as error:
@@ -269,11 +272,11 @@ class Replay:
     # -- commands and announcements
 
     async def _carry_out(self, asked: _Asked) -> None:
-        """Do it, and tell of it when all ticks from before are published."""
+        """Carry out a command, and answer when all ticks from before are published."""
         try:
             if isinstance(asked.command, Seek):
-                # Unpacking a large file up to there may take long. Meanwhile nothing else changes
-                # the deck, and what is told of it stays good enough.
+                # Unpacking a large file up to the new position may take long. Nothing else changes
+                # the deck meanwhile, and announcements of its state stay accurate enough.
                 ticks = await asyncio.to_thread(self._obey, asked.command)
                 self._deck.begin(self._clock())
             else:
@@ -289,7 +292,11 @@ class Replay:
             asked.done.set_result(self.state)
 
     def _obey(self, command: Command) -> list[Tick]:
-        """Raises ValueError where the command makes no sense."""
+        """Apply a command to the deck and return the ticks that it releases.
+
+        Raises:
+            ValueError: the command makes no sense.
+        """
         deck, now_s = self._deck, self._clock()
         match command:
             case Pause():
@@ -308,7 +315,7 @@ class Replay:
         return []
 
     async def _tell(self) -> None:
-        """Tell of a change, after the ticks before it."""
+        """Announce a change after the ticks that precede it."""
         if self._epochs != self._epochs_due():
             await self._begin_epoch()
         await self._publisher.drain()
@@ -322,7 +329,7 @@ class Replay:
         while True:
             await asyncio.sleep(ANNOUNCE_S)
             try:
-                # Ticks may be on their way still: a change of mode is not told before them.
+                # Keep the announced mode: a change must not overtake ticks still in transit.
                 await self._stage.announce(self.state._replace(mode=self._told))
             except BrokerUnavailable as error:
                 logger.debug("could not tell where the replay stands: %s", error)

@@ -1,7 +1,7 @@
-"""What can go wrong in a market, or be too much for a client: the made-up one, disturbed.
+"""Scenarios for the synthetic market: events that go wrong or that overload a client.
 
 Each scenario takes the ticks of `synthetic.generate` and changes them in the same way every minute,
-so it can be watched for as long as one likes. The same seed gives the same ticks.
+so you can watch it for as long as you like. The same seed gives the same ticks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from feed.times import NS_PER_SECOND, Time
 from producers.synthetic import TICK_SIZE, generate, round_to_tick
 
 CYCLE_S: Final = 60.0
-"""After so long each scenario begins again."""
+"""The period after which each scenario repeats."""
 
 BURST_AT_S: Final = 10.0
 BURST_FACTOR: Final = 1000.0
 _BURST_HALVES_S: Final = 0.1
 ACTIVE_S: Final = 10.0
 CRASH_S: Final = (20.0, 25.0, 45.0)
-"""When prices begin to fall, when they are lowest, and when all is as before."""
+"""When prices start to fall, when they are lowest, and when they are back to normal."""
 CRASH_DEPTH: Final = 0.1
 HALT_S: Final = (20.0, 40.0)
 GAP_S: Final = (20.0, 25.0)
@@ -39,12 +39,12 @@ _Act = Callable[[Iterator[Tick], Time, random.Random], Iterator[Tick]]
 
 
 class Scenario(NamedTuple):
-    """A name's meaning.
+    """One scenario.
 
     Attributes:
         text: what happens, in one line.
-        act: the market's ticks, disturbed; their times are when they are due.
-        stamp: the tick that is published in place of one that is due.
+        act: modifies the market's ticks. A tick is due at its time.
+        stamp: returns the tick to publish in place of a tick that is due.
     """
 
     text: str
@@ -55,10 +55,10 @@ class Scenario(NamedTuple):
 def play_out(
     name: str, symbols: Sequence[str], rate: float, seed: int, start: Time
 ) -> Iterator[Tick]:
-    """An endless run of one of `SCENARIOS`, in the order and at the times in which it is due.
+    """Yield the endless ticks of one of `SCENARIOS`, in the order in which they are due.
 
     Args:
-        rate: ticks per second on average while nothing happens, over all symbols.
+        rate: ticks per second on average over all symbols, while the scenario is calm.
     """
     ticks = generate(symbols, rate, seed, start)
     return SCENARIOS[name].act(ticks, start, random.Random(f"{name} {seed}"))
@@ -69,7 +69,7 @@ def _elapsed_s(tick: Tick, start: Time) -> float:
 
 
 def _phase_s(tick: Tick, start: Time) -> float:
-    """How far into the minute the tick is."""
+    """Return the position of a tick within the minute, in seconds."""
     return _elapsed_s(tick, start) % CYCLE_S
 
 
@@ -83,7 +83,7 @@ def _open_burst(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iter
     calm_s = CYCLE_S - BURST_AT_S - burst_s
 
     def due_s(market_s: float) -> float:
-        """The market's own time is used up faster at first, until it runs at its usual pace."""
+        """Convert market time to due time: the market runs faster at first, then as usual."""
         if market_s >= in_burst_s:
             return BURST_AT_S + burst_s + market_s - in_burst_s
         return BURST_AT_S - halves * math.log(1 - market_s / (halves * BURST_FACTOR))
@@ -98,7 +98,7 @@ def _quiet(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[
 def _warp(
     ticks: Iterator[Tick], start: Time, market_cycle_s: float, due_s: Callable[[float], float]
 ) -> Iterator[Tick]:
-    """Spread so much of the market's time over each minute, as `due_s` says."""
+    """Stretch each `market_cycle_s` of market time to one minute, as `due_s` defines."""
     for tick in ticks:
         cycles, market_s = divmod(_elapsed_s(tick, start), market_cycle_s)
         elapsed_s = cycles * CYCLE_S + due_s(market_s)
@@ -117,7 +117,7 @@ def _flash_crash(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Ite
             quotes[tick.symbol] = quote = _in_panic(tick, depth) if depth else tick
             yield quote
         elif isinstance(tick, Trade) and depth and tick.symbol in quotes:
-            # Everybody sells, at whatever is bid.
+            # Until the bottom, all trades are sales at the bid.
             quote = quotes[tick.symbol]
             side = "S" if phase_s < CRASH_S[1] else tick.side
             price = quote.bid_price if side == "S" else quote.ask_price
@@ -127,7 +127,7 @@ def _flash_crash(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Ite
 
 
 def _depth(phase_s: float) -> float:
-    """How much of the crash has happened and is not made up for: 0 to 1."""
+    """Return the depth of the crash at this phase, from 0 to 1."""
     begin, bottom, end = CRASH_S
     if not begin <= phase_s < end:
         return 0.0
@@ -137,7 +137,7 @@ def _depth(phase_s: float) -> float:
 
 
 def _in_panic(quote: Quote, depth: float) -> Quote:
-    """Lower, with a spread up to ten times as wide and a tenth of the sizes."""
+    """Lower a quote, widen its spread up to ten times and shrink its sizes to as little as 10 %."""
     factor = 1 - CRASH_DEPTH * depth
     middle = (quote.bid_price + quote.ask_price) / 2 * factor
     half = (quote.ask_price - quote.bid_price) / 2 * (1 + 9 * depth)
@@ -165,7 +165,7 @@ def _halt(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[T
                 yield replace(quotes[symbol], time=tick.time)
             continue
         if symbol in halted:
-            # It opens where buyers and sellers have met meanwhile.
+            # Trading resumes at a new price.
             halted.discard(symbol)
             move = dice.choice((-1, 1)) * dice.uniform(0.02, 0.05)
             factors[symbol] = factors.get(symbol, 1.0) * (1 + move)
@@ -206,7 +206,7 @@ def _unchanged(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Itera
 
 
 def skew_s(phase_s: float) -> float:
-    """By how much the venue's clock is ahead, so far into the minute."""
+    """Return by how many seconds the venue's clock is ahead at this phase of the minute."""
     first, second = _SKEW_CHANGES_S
     return 0.0 if phase_s < first else SKEW_S if phase_s < second else -SKEW_S
 

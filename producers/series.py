@@ -1,4 +1,4 @@
-"""The bars of one symbol and one timeframe: trades in, closed bars out. No clock inside."""
+"""Build the bars of one symbol and one timeframe: trades in, closed bars out. Reads no clock."""
 
 from __future__ import annotations
 
@@ -19,37 +19,38 @@ LENGTHS_NS: Final[dict[Timeframe, int]] = {
     "1h": 3600 * NS_PER_SECOND,
     "1d": 86_400 * NS_PER_SECOND,
 }
-"""How long a bar is. All begin at whole multiples since the Unix epoch, hence in UTC."""
+"""The length of a bar. Bars start at whole multiples of it since the Unix epoch, so in UTC."""
 FILL_MAX: Final = 3_600
-"""Bars without trades in a row, an hour of `1s`; after them a symbol counts as closed."""
+"""The maximum number of consecutive bars without trades: an hour of `1s`. After that, a symbol
+counts as closed."""
 NEVER: Final = -(2**63)
 
 
 class Verdict(Enum):
-    """What has become of a trade."""
+    """The outcome of a trade."""
 
     TAKEN = 1
     LATE = 2
-    """Its bar is closed."""
+    """Its bar is already closed."""
     KNOWN = 3
-    """Its bar was sent before this program began."""
+    """Its bar was published before this program started."""
 
 
 class Series:
-    """The open bars of one symbol and one timeframe, and where the closed ones end.
+    """The open bars of one symbol and one timeframe, and the end of the closed bars.
 
-    Open and close are the first and the last trade of a bar in the order of the stream, whatever
-    their times. A bar is given out when it is closed, if all its trades are known: those of which
-    some may be missing are counted instead.
+    Open and close are the first and the last trade of a bar in stream order, whatever their times.
+    A bar is emitted when it closes, if all its trades are known. Bars that may lack trades are
+    counted instead.
 
     Args:
-        lateness_ns: how much older than the newest trade one may be and still be on its way.
-        fill: whether there are bars without trades.
+        lateness_ns: how much older than the newest trade an arriving trade may be.
+        fill: whether to emit bars for periods without trades.
 
     Attributes:
-        begin: where the first bar begins that may still be given out.
-        incomplete: bars that were not given out, because trades of theirs may be missing.
-        unfit: bars that were not, because a figure of theirs is beyond what a tick can hold.
+        begin: the start of the first bar that may still be emitted.
+        incomplete: bars that were not emitted because some of their trades may be missing.
+        unfit: bars that were not emitted because one of their values doesn't fit in a tick.
     """
 
     __slots__ = (
@@ -74,20 +75,20 @@ class Series:
         self.unfit = 0
 
     def resume(self, sent: Bar) -> None:
-        """Go on after a bar that was sent before this program began."""
+        """Continue after a bar that was published before this program started."""
         self.begin = self._resumed = self._start_of(sent.time) + self._length_ns
         self._close = sent.close
 
     def settle(self) -> None:
-        """What was there before this program began has been taken; what comes now is new."""
+        """Note that all trades from before this program started have been processed."""
         self._resumed = NEVER
 
     def lose(self) -> None:
-        """Trades are missing between the last one and the next one: their times are not known."""
+        """Note that trades with unknown times are missing between the last one and the next one."""
         self._lost = True
 
     def restart(self) -> None:
-        """Times may begin anew: forget the open bars, and what was sent."""
+        """Discard the open bars and forget the published ones, because times may start over."""
         self.incomplete += len(self._open)
         self._open.clear()
         self._close = None
@@ -95,14 +96,15 @@ class Series:
         self._lost = True
 
     def take(self, trade: Trade, watermark: int) -> Verdict:
-        """Enter a trade into its bar, unless that is closed."""
+        """Add a trade to its bar, unless the bar is closed."""
         start = self._start_of(trade.time)
         if start < self._resumed:
             return Verdict.KNOWN
         if start < self.begin or start + self._length_ns <= watermark:
             return Verdict.LATE
         if self._lost:
-            # What is missing was under way with this trade or before it: it can be no newer.
+            # The missing trades were sent before this one, so they are newer by at most the
+            # lateness.
             newest = max(trade.time, watermark + self._lateness_ns)
             self._lost = False
             self._whole_from = newest + self._lateness_ns + 1
@@ -113,13 +115,13 @@ class Series:
         return Verdict.TAKEN
 
     def due(self) -> int | None:
-        """The watermark at which there is something to close; None if there is nothing."""
+        """Return the watermark at which the next bar closes; None if there is no such bar."""
         if self._fill and self._close is not None and self._empty < FILL_MAX:
             return self.begin + self._length_ns
         return min(self._open) + self._length_ns if self._open else None
 
     def close(self, watermark: int) -> Iterator[Bar]:
-        """Give out the bars that end by the watermark, in their order."""
+        """Yield the bars that end by the watermark, in order."""
         end = self._start_of(watermark)
         if end <= self.begin:
             return
@@ -158,10 +160,10 @@ class Series:
 
 
 class _Sums:
-    """What an open bar has come to. A constant time for each trade, whatever their number.
+    """The running totals of an open bar. Adding a trade takes constant time.
 
     Volume and turnover are summed with their rounding errors (Knuth, The Art of Computer
-    Programming, volume 2, section 4.2.2, theorem B), so they are right to the last digit or two.
+    Programming, volume 2, section 4.2.2, theorem B), so they are exact to the last digit or two.
     """
 
     __slots__ = (
@@ -211,5 +213,5 @@ class _Sums:
         if not volume:
             return self.close
         vwap = (self._turnover + self._turnover_error) / volume
-        # An average that rounding has carried beyond the prices would be no average.
+        # Rounding must not move the average outside the range of prices.
         return vwap if math.isnan(vwap) else min(max(vwap, self.low), self.high)

@@ -1,4 +1,4 @@
-"""Recordings to replay: files of any kind, told by their content."""
+"""Open recordings to replay. The content of a file determines its format."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def open_recording(
     on_bad_row: BadRow,
     form: RowFormat | None = None,
 ) -> Source[Tick]:
-    """A file as what it is, which its content tells.
+    """Open a file as the format that its content has.
 
     Args:
-        symbol, columns, on_bad_row, form: as `CsvRecording` has them.
+        symbol, columns, on_bad_row, form: as for `CsvRecording`.
 
     Raises:
-        InvalidRecording: it can't be read.
+        InvalidRecording: the file can't be read.
     """
     on_bad_row = _once(on_bad_row)
     magic = _begin_of(path)
@@ -58,7 +58,7 @@ def open_recording(
 
 
 def _once(on_bad_row: BadRow) -> BadRow:
-    """What is wrong in a file is told when it is met first, not again after a seek."""
+    """Report each bad row when it is read first, not again after a seek."""
     told = 0
 
     def tell(line: int, error: str) -> None:
@@ -71,10 +71,10 @@ def _once(on_bad_row: BadRow) -> BadRow:
 
 
 class Reread:
-    """A recording that can only be read from its beginning: so it is for every seek.
+    """A recording that can only be read from its beginning, and is for every seek.
 
     Raises:
-        InvalidRecording: it holds no tick, or is damaged.
+        InvalidRecording: it contains no ticks, or is damaged.
     """
 
     def __init__(self, path: Path, ticks: Iterable[Tick]) -> None:
@@ -95,24 +95,24 @@ class Reread:
 
     @property
     def first(self) -> Time:
-        """The time of its first tick."""
+        """The time of the first tick."""
         return self._span[0]
 
     @property
     def last(self) -> Time:
-        """The greatest time of its ticks."""
+        """The greatest time of the ticks."""
         return self._span[1]
 
     def read(self, start: Time | None) -> Iterator[Tick]:
-        """All of its ticks."""
+        """Yield all ticks, whatever `start` is."""
         return iter(self._ticks)
 
 
 class TapeRecording:
-    """A tape, whose ticks are numbered anew.
+    """A tape, whose ticks are numbered anew when they are published.
 
     Raises:
-        InvalidRecording, InvalidTape: it holds no tick, or is damaged.
+        InvalidRecording, InvalidTape: it contains no ticks, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -122,23 +122,23 @@ class TapeRecording:
 
     @property
     def first(self) -> Time:
-        """The least time of its ticks."""
+        """The earliest time of the ticks."""
         return self._tape.first
 
     @property
     def last(self) -> Time:
-        """The greatest time of its ticks."""
+        """The greatest time of the ticks."""
         return self._tape.last
 
     def read(self, start: Time | None) -> Iterator[Tick]:
-        """The ticks of each stream from its first at or after `start` on."""
+        """Yield the ticks of each stream, starting with its first tick at or after `start`."""
         for tick in self._tape.read(start):
             tick.seq = None
             yield tick
 
 
 def _begin_of(path: Path) -> bytes:
-    """The first bytes of what a file holds."""
+    """Return the first bytes of a file's content."""
     try:
         with opened_bytes(path) as (content, _):
             return content.read(4)
@@ -147,7 +147,7 @@ def _begin_of(path: Path) -> bytes:
 
 
 def is_tape(path: Path) -> bool:
-    """Whether a file begins like a tape."""
+    """Return whether a file begins like a tape."""
     try:
         with opened_bytes(path) as (content, _):
             return isinstance(decode_line(content.readline(_HEAD_MAX)), Head)

@@ -1,4 +1,4 @@
-"""A made-up market that looks like a real one: the same seed gives the same ticks."""
+"""Generate a synthetic market that looks like a real one. The same seed gives the same ticks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _LOT: Final = 100
 
 
 def symbol_names(count: int) -> list[str]:
-    """Symbols of a synthetic market, the most active first."""
+    """Return symbols for a synthetic market, the most active first."""
     return [*_NAMES[:count], *(f"SYN{number}" for number in range(len(_NAMES) + 1, count + 1))]
 
 
 def generate(symbols: Sequence[str], rate: float, seed: int, start: Time) -> Iterator[Tick]:
-    """An endless run of trades and quotes in time order.
+    """Yield endless trades and quotes in time order.
 
     Args:
         rate: ticks per second on average, over all symbols; gaps between ticks are random.
@@ -36,7 +36,7 @@ def generate(symbols: Sequence[str], rate: float, seed: int, start: Time) -> Ite
     """
     dice = random.Random(seed)
     instruments = [_Instrument(symbol, dice) for symbol in symbols]
-    # Few symbols make most of the activity, as in any market.
+    # A few symbols cause most of the activity, as in any market.
     weights = list(accumulate(1 / (rank + 2) for rank in range(len(symbols))))
     elapsed_s = 0.0
     while True:
@@ -46,7 +46,7 @@ def generate(symbols: Sequence[str], rate: float, seed: int, start: Time) -> Ite
 
 
 class _Instrument:
-    """One symbol: a fair price that walks, and a book of one level that follows it."""
+    """One symbol: a fair price that follows a random walk, and a one-level book around it."""
 
     def __init__(self, symbol: str, dice: random.Random) -> None:
         self._symbol = symbol
@@ -62,7 +62,7 @@ class _Instrument:
         self._move(0.0)
 
     def step(self, time: Time, elapsed_s: float) -> Iterator[Tick]:
-        """What happens next: a new quote, or a trade at one of the quoted prices."""
+        """Yield the next event: a new quote, or a trade at one of the quoted prices."""
         if self._dice.random() < _QUOTE_SHARE:
             self._move(elapsed_s)
             yield Quote(
@@ -106,5 +106,5 @@ class _Instrument:
 
 
 def round_to_tick(price: float) -> float:
-    """The nearest price that can be quoted."""
+    """Round a price to the nearest one that can be quoted."""
     return round(round(price / TICK_SIZE) * TICK_SIZE, 2)

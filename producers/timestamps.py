@@ -1,7 +1,7 @@
-"""Times as recordings write them: dates and times of day in several forms, and numbers since 1970.
+"""Read times as recordings write them: dates and times of day in several forms, or numbers.
 
-`read_time` reads times whose form is unambiguous. For other recordings a `TimeReader` gets the
-format, the unit or the time zone.
+`read_time` reads times whose form is unambiguous. For other recordings, pass the format, the unit
+or the time zone to a `TimeReader`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DATE_TIME: Final = re.compile(
     r"(?:(\d{4})([-/.])(\d{1,2})\2(\d{1,2})|(\d{4})(\d\d)(\d\d))"
     r"(?:[TtDd_-]|\s+)"
     r"(?:(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?"
-    # Without colons it has all six digits: with fewer it may be seconds after midnight.
+    # Without colons, require all six digits: fewer may be seconds after midnight.
     r"|(\d\d)(\d\d)(\d\d)(?:[.,](\d{1,9})|(\d{3}|\d{6}|\d{9}))?)"
     r"\s*(?:(Z|z|UTC|GMT)|(?:UTC|GMT)?([+-]\d\d(?::?\d\d)?)(?:\s+UTC)?)?",
     re.ASCII,
@@ -32,7 +32,7 @@ _ZONE_NAME: Final = re.compile(r".*\d\s*\[?([A-Za-z]{3,}(?:/[A-Za-z_]+)?)\]?", r
 _NUMBER: Final = re.compile(r"[0-9.]+(?:[eE][+-]?\d+)?", re.ASCII)
 _END_NS: Final = 2**63
 _CACHED: Final = 64
-"""Ticks that follow each other often have the same time, and more often the same second."""
+"""A small cache suffices: consecutive ticks often have the same time or the same second."""
 
 _MONTHS: Final = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _DIRECTIVES: Final = {
@@ -45,19 +45,20 @@ _DIRECTIVES: Final = {
 
 
 class TimeReader:
-    """Reads times that all have one form.
+    """Read times that all have the same form.
 
     Args:
-        form: as `time.strptime` has it (`%d.%m.%Y %H:%M:%S.%f`, where `%f` is one to nine digits),
-            or the unit of a number: `s`, `ms`, `us`, `ns`. Without it, the forms of `read_time`.
-        zone: the zone of times that have no offset from UTC, such as `America/New_York`; without
-            it, UTC. Of an hour that a clock shows twice, the first one is taken.
+        form: a format as for `time.strptime` (`%d.%m.%Y %H:%M:%S.%f`, where `%f` is one to nine
+            digits), or the unit of a number: `s`, `ms`, `us`, `ns`. The default is the forms of
+            `read_time`.
+        zone: the zone of times without an offset from UTC, such as `America/New_York`. The default
+            is UTC. If a clock shows an hour twice, times in it refer to the first one.
 
     Attributes:
-        zone: the same, found.
+        zone: the zone as a `ZoneInfo`.
 
     Raises:
-        ValueError: the form or the zone makes no sense.
+        ValueError: the form or the zone is invalid.
     """
 
     def __init__(self, form: str | None = None, zone: str | None = None) -> None:
@@ -67,7 +68,7 @@ class TimeReader:
         self.zone = None if zone is None else _find_zone(zone)
         self._whole_second = lru_cache(maxsize=_CACHED)(self._read_whole_second)
         self.read = lru_cache(maxsize=_CACHED)(self._read)
-        """The time that a text stands for; raises ValueError with what is wrong."""
+        """Read the time that a text stands for. Raises ValueError with the reason."""
 
     def _read(self, text: str) -> Time:
         text = text.strip()
@@ -91,7 +92,7 @@ class TimeReader:
     def _read_whole_second(self, text: str) -> int:
         if self.zone is None and self._unit is None and text[4:5] == "-":
             with suppress(ValueError):
-                return Time.parse(text)  # The usual form, and quicker.
+                return Time.parse(text)  # The most common form, and faster to parse.
         return self._read_other(text)
 
     def _read_other(self, text: str) -> Time:
@@ -116,7 +117,7 @@ class TimeReader:
         year, month, day, hour, minute, second, fraction, offset = fields
         zone = self.zone if offset is None else None
         try:
-            # A leap second is the one after: `datetime` knows none.
+            # `datetime` has no leap seconds. Treat one as the following second.
             at = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=zone or UTC)
         except ValueError as error:
             raise ValueError(f"{text[:40]!a} is not a time: {error}") from None
@@ -197,7 +198,7 @@ def _find_zone(name: str) -> ZoneInfo:
 
 
 def _compile(form: str) -> re.Pattern[str]:
-    """A format as a pattern."""
+    """Convert a format to a regular expression."""
     expanded = form.replace("%T", "%H:%M:%S").replace("%F", "%Y-%m-%d")
     pattern, names = "", set[str]()
     parts = re.split(r"(%.|\s+)", expanded, flags=re.DOTALL)
@@ -224,7 +225,7 @@ def _compile(form: str) -> re.Pattern[str]:
 def _fields_of(
     said: dict[str, str | None],
 ) -> tuple[int, int, int, int, int, int, str, str | None]:
-    """Year, month, day, hour, minute, second, fraction and offset; raises ValueError."""
+    """Return year, month, day, hour, minute, second, fraction, offset. Raises ValueError."""
     given = {name: value for name, value in said.items() if value is not None}
     if "y" in given:
         year = int(given["y"]) + (1900 if int(given["y"]) > 68 else 2000)
@@ -258,7 +259,7 @@ _DEFAULT: Final = TimeReader()
 read_time = _DEFAULT.read
 """Read a time whose form is unambiguous; raises ValueError with the reason.
 
-A date, year first, and a time of day, in the forms that ISO 8601, databases and market data vendors
-use, with up to nine digits of a second; without an offset it is UTC. Or a number since 1970, as
-`Time.of_number` has it.
+It can be a date, year first, and a time of day, in the forms that ISO 8601, databases and market
+data vendors use, with up to nine digits for fractions of a second. Without an offset it is UTC.
+It can also be a number since 1970, as `Time.of_number` reads it.
 """

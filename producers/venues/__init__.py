@@ -1,1 +1,1 @@
-"""Live venues: one module for each, and what runs any of them."""
+"""Live venues: one module for each venue, and the runner that serves all of them."""

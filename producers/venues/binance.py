@@ -1,6 +1,7 @@
 """Binance, spot: trades from `trade` (or `aggTrade`), quotes from `bookTicker`.
 
-We ask for combined streams. Frames of raw streams, which captures of others hold, are read as well.
+We request combined streams. Frames of raw streams, which captures by other tools contain, are
+parsed as well.
 
 Source: Binance Spot API documentation, "WebSocket Streams".
 """
@@ -37,7 +38,7 @@ _NAME: Final = "binance"
 T = TypeVar("T")
 _STREAMS_PER_MESSAGE: Final = 200
 _MICROSECONDS_MIN: Final = 10**14
-"""Less is milliseconds: as such it lies in the year 5138, as microseconds in 1973."""
+"""Smaller numbers are milliseconds. This one is in 5138 in milliseconds, in 1973 in microseconds."""
 _QUOTES: Final = tuple(
     "USDT USDC FDUSD TUSD BUSD USDP USDS USD1 PAX DAI VAI EURI BTC ETH BNB SOL XRP TRX DOGE DOT"
     " EUR GBP AUD TRY BRL RUB UAH NGN ZAR PLN RON ARS JPY MXN COP CZK IDR IDRT BIDR BKRW BVND KZT"
@@ -46,9 +47,9 @@ _QUOTES: Final = tuple(
 
 
 class _Head(Struct):
-    """A combined stream's frame, a raw stream's, or the answer to a request.
+    """The common fields of a combined stream's frame, a raw stream's frame and a response.
 
-    In a raw stream `e` names the kind of event, except for book tickers, which alone have `u`.
+    In a raw stream, `e` is the type of event. Only book tickers lack it, and only they have `u`.
     """
 
     stream: str = ""
@@ -61,7 +62,10 @@ class _Head(Struct):
 
 
 class _Fill(Struct):
-    """`m`: the buyer was in the book, so the taker sold. `T` is when, `E` when it was sent."""
+    """Fields of a trade. If `m`, the buyer was the maker, so the taker sold.
+
+    `T` is the time of the trade, and `E` the time when the event was sent.
+    """
 
     symbol: str = field(name="s")
     price: str = field(name="p")
@@ -76,13 +80,13 @@ class _Trade(_Fill):
 
 
 class _Aggregate(_Fill):
-    """What one taker order traded at one price, in one; with a number of its own."""
+    """All fills of one taker order at one price. Aggregates have a separate series of ids."""
 
     id: Number = field(name="a")
 
 
 class _BookTicker(Struct):
-    """The best bid and ask. It says no time."""
+    """The best bid and ask. It has no time."""
 
     update: Number = field(name="u")
     symbol: str = field(name="s")
@@ -93,19 +97,19 @@ class _BookTicker(Struct):
 
 
 class _Combined(Struct, Generic[T]):
-    """A combined stream's frame around that of a raw stream."""
+    """A combined stream's frame, which wraps a raw stream's frame."""
 
     data: T
 
 
 class _Form(NamedTuple, Generic[T]):
-    """The two forms of a frame."""
+    """Decoders for the two forms of a frame."""
 
     combined: msgspec.json.Decoder[_Combined[T]]
     raw: msgspec.json.Decoder[T]
 
     def read(self, head: _Head, frame: bytes) -> T:
-        """What the frame says; raises BadFrame."""
+        """Decode a frame. Raises BadFrame."""
         return decode(self.combined, frame).data if head.stream else decode(self.raw, frame)
 
 
@@ -125,13 +129,13 @@ class Binance(Venue):
     name = _NAME
     url = "wss://stream.binance.com:9443/stream?timeUnit=MICROSECOND"
     hosts = ("binance.com", "binance.vision")
-    # Documented are 1,024 streams, and 5 messages a second with pings and pongs among them.
+    # Documented: 1,024 streams, and 5 messages per second including pings and pongs.
     limits = Limits(streams=1024, messages_per_s=2)
-    silence_max_s = None  # There is no heartbeat, and quiet markets are quiet.
+    silence_max_s = None  # Binance sends no heartbeats, so a quiet market sends nothing.
     symbols = SymbolRule("", quotes=_QUOTES)
 
     def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
-        """Up to 200 streams a message, so that none gets too long."""
+        """Request up to 200 streams per message, so that no message gets too long."""
         kinds = ["trade"] * wants.trades + ["bookTicker"] * wants.quotes
         streams = [f"{name.lower()}@{kind}" for name in names for kind in kinds]
         parts = (
@@ -204,10 +208,10 @@ def _read_answer(head: _Head) -> Notice:
 
 
 def _time(number: int) -> Time:
-    """A time in milliseconds or microseconds, as the connection's `timeUnit` says.
+    """Convert a time in milliseconds or microseconds, depending on the connection's `timeUnit`.
 
     Raises:
-        ValueError: it is no plausible time in that unit.
+        ValueError: it isn't a plausible time in that unit.
     """
     return Time.of_number(str(number), "us" if number >= _MICROSECONDS_MIN else "ms")
 

@@ -1,7 +1,8 @@
-"""Raw frames on disk, a file for each connection, so that they can be replayed.
+"""Write raw frames to disk, one file per connection, so that they can be replayed.
 
-A line each: `URL <-> T` where it was opened, `URL <- T: FRAME` what we sent, `T: FRAME` what came;
-T is seconds since the Unix epoch. `producers/captures.py` reads it.
+The lines of a file are `URL <-> T` for the opened connection, `URL <- T: FRAME` for each message
+that we sent, and `T: FRAME` for each frame that we received. T is in seconds since the Unix epoch.
+`producers/captures.py` reads this format.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ logger = logging.getLogger("tickcast.venues")
 
 
 class Session:
-    """One connection's frames.
+    """The capture file of one connection.
 
-    What is buffered is written once a second, and so that all before it can be read whatever
-    becomes of the rest: a process that is killed leaves a file that lacks its last second. When the
-    disk is full the capture ends, and the market goes on.
+    The buffer is written once a second, with a flush of the compressor that keeps everything
+    written so far readable. If the process is killed, the file lacks at most its last second. If
+    the disk is full, the capture ends, but the market continues.
     """
 
     def __init__(self, file: BinaryIO, url: str, opened: Time) -> None:
@@ -45,15 +46,15 @@ class Session:
         self._flush(zlib.Z_SYNC_FLUSH)
 
     def sent(self, message: bytes, when: Time) -> None:
-        """Keep a message of ours."""
+        """Write a message that we sent."""
         self._keep(b"%b <- %b: %b\n" % (self._url, _seconds(when), _one_line(message)))
 
     def received(self, frame: bytes, when: Time) -> None:
-        """Keep a frame of the venue's."""
+        """Write a frame from the venue."""
         self._keep(b"%b: %b\n" % (_seconds(when), _one_line(frame)))
 
     def close(self) -> None:
-        """Write what is left, and the end."""
+        """Write the rest of the buffer, finish the compressed stream and close the file."""
         self._flush(zlib.Z_FINISH)
         if self._file is not None:
             self._file.close()
@@ -89,7 +90,7 @@ class Capture:
     """A directory for captures.
 
     Raises:
-        OSError: it can't be made.
+        OSError: the directory can't be created.
     """
 
     def __init__(self, directory: Path, venue: Venue) -> None:
@@ -99,7 +100,7 @@ class Capture:
 
     @contextmanager
     def session(self, url: str) -> Iterator[Session | None]:
-        """A file for one connection; None, if it can't be made: that is logged."""
+        """Open a file for one connection. If it can't be created, log that and yield None."""
         now = Time.now()
         if venue_at(url) is not self._venue:
             url = f"{url.partition('#')[0]}#{self._venue.name}"
@@ -119,7 +120,7 @@ class Capture:
         stem = f"{self._venue.name}-{when:%Y%m%dT%H%M%SZ}"
         for number in range(1, _TRIES):
             try:
-                # Unbuffered: what is written is out of our hands.
+                # Unbuffered, so that written data survives when the process is killed.
                 return (self._directory / f"{stem}-{number}.txt.gz").open("xb", buffering=0)
             except FileExistsError:
                 continue
@@ -131,5 +132,5 @@ def _seconds(time: Time) -> bytes:
 
 
 def _one_line(frame: bytes) -> bytes:
-    """The frame without line ends: in JSON they can only be blanks between words."""
+    """Replace line ends by blanks. In JSON, they can only be whitespace between tokens."""
     return frame.replace(b"\r", b" ").replace(b"\n", b" ")

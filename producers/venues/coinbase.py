@@ -33,7 +33,7 @@ from producers.venues.venue import (
 
 _NAME: Final = "coinbase"
 _TAKERS: Final[dict[str, Literal["B", "S"]]] = {"buy": "S", "sell": "B"}
-"""The taker's side, by the maker's."""
+"""The taker's side for each maker's side."""
 
 
 class _Head(Struct):
@@ -41,9 +41,9 @@ class _Head(Struct):
 
 
 class _Match(Struct):
-    """`match`, and `last_match`, which is the one before the subscription.
+    """`match`, or `last_match`, which is the last match before the subscription.
 
-    `side` is the side of the order that was in the book, the maker's.
+    `side` is the maker's side: that of the order in the book.
     """
 
     trade_id: Number
@@ -55,11 +55,11 @@ class _Match(Struct):
 
 
 class _Ticker(Struct):
-    """`ticker`: the best bid and ask after a trade; sizes since 2022 or so.
+    """`ticker`: the best bid and ask after a trade. Sizes exist since about 2022.
 
     A product that never traded has prices of 0, and may lack the sequence and the time. The frame
-    holds the trade as well, with the taker's side. `matches` tells that better: where trades come
-    in bursts, tickers are left out.
+    also contains the trade, with the taker's side. We use `matches` for trades instead, because
+    the venue skips tickers during bursts of trades.
     """
 
     product_id: str
@@ -93,13 +93,13 @@ class Coinbase(Venue):
     name = _NAME
     url = "wss://ws-feed.exchange.coinbase.com"
     hosts = ("coinbase.com", "gdax.com")
-    # Ten messages a second is documented; how many products, is not.
+    # Ten messages per second is documented. A limit on products isn't.
     limits = Limits(streams=1000, messages_per_s=10)
     silence_max_s = 10.0  # A heartbeat comes every second.
     symbols = SymbolRule("-")
 
     def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
-        """One message for each product: a product that is refused takes no other with it."""
+        """Send one message per product, so that a refused product doesn't affect the others."""
         channels = ["heartbeat"]
         if wants.trades:
             channels.append("matches")

@@ -1,4 +1,4 @@
-"""From frames to ticks that are new: repeats left out, gaps noticed, the clock compared. No I/O."""
+"""Convert frames to new ticks: drop duplicates, detect gaps and compare the clocks. No I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from producers.venues.symbols import UnknownMarket
 from producers.venues.venue import Kind, Notice, Series, Venue
 
 _BACK_MAX: Final = 10_000
-"""A number that is further back is the first of a new numbering."""
+"""A number that is further behind the highest one starts a new numbering."""
 _HOLES_MAX: Final = 64
 _UNKNOWN_MAX: Final = 1000
 _SKEW_WINDOW_NS: Final = 30 * NS_PER_SECOND
@@ -24,16 +24,17 @@ logger = logging.getLogger("tickcast.venues")
 
 @dataclass
 class Tally:
-    """What has come of a venue's frames.
+    """Counts of what a venue's frames contained.
 
     Attributes:
-        ticks: new ones, handed on.
-        repeats: ticks that had come before, or quotes older than one that had.
-        missing: numbers that were skipped and have not come since.
-        gaps: how often some were.
-        unmapped: frames that are nothing to us.
-        bad_frames: frames that were not as documented; of a market without a symbol, the first.
-        refusals: answers that said no.
+        ticks: new ticks, which were passed on.
+        repeats: duplicate ticks, and quotes older than one already received.
+        missing: numbers that were skipped and have not arrived since.
+        gaps: how often numbers were skipped.
+        unmapped: frames that contain nothing we use.
+        bad_frames: frames that differ from the documentation, and the first frame of each market
+            without a symbol.
+        refusals: responses that refused a request.
     """
 
     ticks: int = 0
@@ -46,26 +47,26 @@ class Tally:
 
 
 class Jump(NamedTuple):
-    """Numbers that were skipped."""
+    """A range of skipped numbers, both ends included."""
 
     first: int
     last: int
 
     @property
     def size(self) -> int:
-        """How many."""
+        """The count of skipped numbers."""
         return self.last - self.first + 1
 
 
 class Numbers:
-    """What of one series of numbers has come: the highest, and the holes below it."""
+    """The numbers of one series received so far: the highest one, and the holes below it."""
 
     def __init__(self, first: int) -> None:
         self._highest = first
         self._holes: list[Jump] = []
 
     def pass_by(self, number: int) -> Jump | None:
-        """A number above all that were: what was skipped, if anything."""
+        """Add a number above the highest one and return the range that it skipped, if any."""
         jump = Jump(self._highest + 1, number - 1)
         self._highest = number
         if not jump.size:
@@ -75,7 +76,7 @@ class Numbers:
         return jump
 
     def fill(self, number: int) -> bool:
-        """A number that is not above all that were: whether it was missing."""
+        """Add a number that isn't above the highest one and return whether it was missing."""
         for place, hole in enumerate(self._holes):
             if hole.first <= number <= hole.last:
                 parts = (Jump(hole.first, number - 1), Jump(number + 1, hole.last))
@@ -84,18 +85,18 @@ class Numbers:
         return False
 
     def is_ahead(self, number: int) -> bool:
-        """Whether it is above all that were."""
+        """Return whether a number is above the highest one."""
         return number > self._highest
 
     def is_far_back(self, number: int) -> bool:
-        """Whether the numbering must have begun anew."""
+        """Return whether a number is so far back that a new numbering must have started."""
         return number < self._highest - _BACK_MAX
 
 
 class Skew:
-    """How far our clock is ahead of the venue's, delays included: the least of the last minute.
+    """The lead of our clock over the venue's, delays included: the minimum of the last minute.
 
-    A frame that is underway for long looks like a clock that is ahead, so the least is nearest.
+    A delayed frame looks like a clock that is ahead, so the minimum is the best estimate.
     """
 
     def __init__(self) -> None:
@@ -105,12 +106,12 @@ class Skew:
 
     @property
     def ns(self) -> int | None:
-        """Nanoseconds; None: nothing has been heard."""
+        """The skew in nanoseconds; None before the first frame with a time."""
         known = [each for each in (self._now, self._before) if each is not None]
         return min(known, default=None)
 
     def add(self, venue_time: Time, received: Time) -> None:
-        """A frame that says when it was made."""
+        """Add a frame that has the venue's time."""
         if self._since is None or not 0 <= received - self._since < _SKEW_WINDOW_NS:
             self._since, self._before, self._now = received, self._now, None
         ahead = received - venue_time
@@ -118,15 +119,15 @@ class Skew:
 
 
 class Intake:
-    """All frames of a venue go through one of these, whatever connection they came by.
+    """Process all frames of a venue, whichever connection they arrive on.
 
     Args:
-        symbols: whose ticks are wanted; None: all.
+        symbols: the symbols whose ticks are wanted; None means all.
 
     Attributes:
-        heard_of: symbols of which something has come.
-        tally: what has come so far.
-        skew: between the two clocks.
+        heard_of: the symbols that have sent a tick.
+        tally: counts so far.
+        skew: the difference between the two clocks.
     """
 
     def __init__(self, venue: Venue, symbols: AbstractSet[str] | None = None) -> None:
@@ -139,11 +140,11 @@ class Intake:
         self.skew = Skew()
 
     def take(self, frame: bytes, received: Time) -> list[Tick] | Notice:
-        """The new ticks of a frame, or what else it says.
+        """Return the new ticks of a frame, or a notice if it is of another kind.
 
         Raises:
-            BadFrame: it is not as documented; counted. A market whose name can't be made into a
-                symbol is reported once.
+            BadFrame: the frame differs from the documentation. It is counted. A market whose name
+                can't be converted to a symbol is reported once.
         """
         try:
             said = self._venue.parse(frame, received)

@@ -46,7 +46,7 @@ class _Head(Struct):
 
 
 class _Trade(Struct):
-    """One trade; `side` is the taker's. Numbers come as numbers, not as strings."""
+    """One trade. `side` is the taker's. Prices and sizes are JSON numbers, not strings."""
 
     symbol: str
     side: str
@@ -61,7 +61,7 @@ class _Trades(Struct):
 
 
 class _Ticker(Struct):
-    """The best bid and ask. `timestamp` came late to v2."""
+    """The best bid and ask. `timestamp` was added to v2 later."""
 
     symbol: str
     bid: Amount | None = None
@@ -86,13 +86,13 @@ class Kraken(Venue):
     name = _NAME
     url = "wss://ws.kraken.com/v2"
     hosts = ("kraken.com",)
-    # Neither is documented for public channels; both are on the safe side.
+    # Neither limit is documented for public channels. Both values are conservative.
     limits = Limits(streams=1000, messages_per_s=5)
-    silence_max_s = 10.0  # A heartbeat comes every second while nothing else does.
+    silence_max_s = 10.0  # Kraken sends a heartbeat every second when there is nothing else.
     symbols = SymbolRule("/", renamed={"XBT": "BTC", "XDG": "DOGE"})
 
     def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
-        """Quotes come with the latest at once, trades without those of the past."""
+        """Request quotes with a snapshot of the latest one, and trades without past ones."""
         channels: list[dict[str, object]] = []
         if wants.trades:
             channels.append({"channel": "trade", "snapshot": False})

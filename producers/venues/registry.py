@@ -1,4 +1,4 @@
-"""The venues that are known, by name and by address."""
+"""Look up the supported venues by name or by address."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ VENUES: Final[Mapping[str, Venue]] = {venue.name: venue for venue in (BINANCE, C
 
 
 def venue_at(url: str) -> Venue | None:
-    """The venue that is found at an address, or that its fragment names: `ws://…#kraken`.
+    """Return the venue at an address, or the one named by its fragment: `ws://…#kraken`.
 
-    A fragment is never sent. Captures name the venue in it where the address does not tell.
+    A fragment is never sent. Captures use it to name the venue if the address doesn't.
     """
     try:
         parts = urlsplit(url)

@@ -1,4 +1,4 @@
-"""Keeps connections to a venue, whichever it is, and hands on the ticks that come by them."""
+"""Maintain the connections to a venue and pass on the ticks that it sends."""
 
 from __future__ import annotations
 
@@ -34,47 +34,47 @@ from producers.venues.venue import Kind, Notice, Venue, Wants, shown
 FIRST_DELAY_S: Final = 0.2
 MAX_DELAY_S: Final = 30.0
 SETTLED_S: Final = 30.0
-"""After a connection that has lasted so long, delays begin anew."""
+"""After a connection that has lasted this long, delays start over."""
 PING_AFTER_S: Final = 10.0
-"""A venue without heartbeats that is silent for so long is pinged, and then has as long again."""
+"""After this much silence, a venue without heartbeats is pinged. It then has as long to answer."""
 _OPEN_TIMEOUT_S: Final = 10.0
 _CLOSE_TIMEOUT_S: Final = 1.0
 _STAGGER_S: Final = 0.25
-"""Between the first attempts of several connections."""
+"""The delay between the first attempts of several connections."""
 _FRAME_MAX_BYTES: Final = 4 * 1024 * 1024
 _FRAME_SHOWN: Final = 200
 _REFUSALS_TOLD: Final = 100
 _BAD_FRAME_EVERY_S: Final = 1.0
-"""More often none is logged; all are counted."""
+"""Bad frames are logged at most this often. All are counted."""
 UNHEARD_AFTER_S: Final = 60.0
 _UNHEARD_SHOWN: Final = 20
 _RETRIED: Final = frozenset((408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524))
-"""HTTP statuses of a refused handshake that may be better next time."""
+"""HTTP statuses of a refused handshake that are worth a retry."""
 _FINAL: Final = (ssl.SSLCertVerificationError, InvalidURI, InvalidHandshake)
-"""But for the kind of `InvalidHandshake` that means that the connection was cut amid it."""
+"""Errors that no retry fixes, except `InvalidMessage`: the connection was cut in the handshake."""
 
 logger = logging.getLogger("tickcast.venues")
 
 
 class Runner:
-    """Follows some markets of a venue until it is cancelled.
+    """Follow some markets of a venue until cancelled.
 
-    It comes back after every cut, with delays that grow and are spread. What can't be parsed is
-    counted, logged and left out: that is a mistake of ours, and would come again after a
-    reconnection.
+    Reconnects after every disconnection, with growing delays and jitter. Frames that can't be
+    parsed are counted, logged and skipped. They indicate an error in our parser, which would occur
+    again after a reconnection.
 
     Args:
-        symbols: ours, such as `BTC-USD`, each known to the venue's rule.
-        publish: takes the ticks of one frame; what it raises ends the run.
-        url: where, if not at the venue's own address.
-        capture: keeps all frames.
-        unheard_after_s: of what nothing has come by then is told.
-        dice: spreads the delays, as `Delays` has it.
+        symbols: our symbols, such as `BTC-USD`, each valid for the venue's rule.
+        publish: publishes the ticks of one frame. An exception from it ends the run.
+        url: overrides the venue's address.
+        capture: records all frames.
+        unheard_after_s: seconds after which symbols without ticks are logged.
+        dice: adds jitter to the delays; see `Delays`.
 
     Attributes:
-        intake: counts what comes.
-        connected: connections that are open.
-        reconnects: how often one was lost, or could not be had.
+        intake: processes and counts the frames.
+        connected: the number of open connections.
+        reconnects: how often a connection was lost, or could not be established.
     """
 
     def __init__(
@@ -109,10 +109,10 @@ class Runner:
         self.reconnects = 0
 
     async def run(self) -> None:
-        """Follow the market; it ends only by being cancelled, or by an error.
+        """Follow the markets until cancelled or until an error.
 
         Raises:
-            VenueRefused: the venue will not have us, or knows none of the symbols.
+            VenueRefused: the venue refuses the connection, or knows none of the symbols.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -123,14 +123,14 @@ class Runner:
             raise errors.exceptions[0] from None
 
     def _parts(self) -> Iterator[list[str]]:
-        """The venue's names, as many at a time as one connection may carry."""
+        """Yield the venue's names in parts that fit on one connection."""
         names = list(self._names.values())
         size = max(1, self._venue.limits.streams // self._wants.per_symbol)
         for start in range(0, len(names), size):
             yield names[start : start + size]
 
     async def _keep(self, names: list[str], delay_s: float) -> NoReturn:
-        """Keep one connection."""
+        """Maintain one connection: reconnect whenever it ends."""
         delays = Delays(FIRST_DELAY_S, MAX_DELAY_S, self._dice)
         reminders = Reminders()
         while True:
@@ -153,7 +153,7 @@ class Runner:
                 )  # fmt: skip
 
     def _raise_if_final(self, error: Exception) -> None:
-        """What was never any better will not get so, unless a network or a server is down."""
+        """Raise VenueRefused if the first connection failed for a reason that a retry can't fix."""
         if self._has_connected:
             return
         if isinstance(error, InvalidStatus):
@@ -166,7 +166,7 @@ class Runner:
     async def _connect_once(
         self, names: list[str], delays: Delays, reminders: Reminders
     ) -> NoReturn:
-        """Open a connection, and follow it until it ends, which it does with an exception."""
+        """Open a connection and process its frames. The end of the connection is an exception."""
         self._proxy = proxy_of(self._url)
         async with connect(
             self._url,
@@ -194,7 +194,7 @@ class Runner:
     async def _follow(
         self, socket: ClientConnection, names: list[str], kept: Session | None
     ) -> NoReturn:
-        # Meanwhile, since a venue may send before all is asked for.
+        # Subscribe in a task: a venue may send frames before all subscriptions are requested.
         asking = asyncio.create_task(self._ask(socket, names, kept))
         try:
             while True:
@@ -206,7 +206,7 @@ class Runner:
         finally:
             await end_tasks([asking])
             if not asking.cancelled():
-                asking.exception()  # The socket says the same.
+                asking.exception()  # Mark it as retrieved: the socket raises the same error.
 
     async def _ask(self, socket: ClientConnection, names: list[str], kept: Session | None) -> None:
         """Subscribe, no faster than the venue allows."""
@@ -217,17 +217,17 @@ class Runner:
             await asyncio.sleep(1 / self._venue.limits.messages_per_s)
 
     async def _next_frame(self, socket: ClientConnection) -> bytes:
-        """The next frame.
+        """Return the next frame.
 
         Raises:
             TimeoutError: the venue has fallen silent.
-            ConnectionClosed: it has ended.
+            ConnectionClosed: the connection has ended.
         """
         if self._venue.silence_max_s is not None:
             async with asyncio.timeout(self._venue.silence_max_s):
                 return await socket.recv(decode=False)
-        # The library's own keepalive would not do: while Redis is slow nothing is read, pongs
-        # included, and a sound connection would be given up.
+        # The library's keepalive is unsuitable: while Redis is slow, we read nothing, including
+        # pongs, and the keepalive would close a healthy connection.
         pong: asyncio.Future[float] | None = None
         while True:
             try:
@@ -260,7 +260,7 @@ class Runner:
         logger.error("bad frame: %s", error, extra={"venue": self._venue.name, "frame": text})
 
     async def _tell_of_unheard(self) -> None:
-        """Some venues take a subscription to what they do not have, and say nothing."""
+        """Log symbols without ticks: some venues silently accept unknown symbols."""
         await asyncio.sleep(self._unheard_after_s)
         unheard = sorted(self._names.keys() - self.intake.heard_of - self._refused)
         if unheard:
@@ -271,7 +271,7 @@ class Runner:
             )  # fmt: skip
 
     def _hear_refusal(self, text: str) -> None:
-        """Tell it once; raise VenueRefused when no symbol is left."""
+        """Log a refusal once. Raise VenueRefused when all symbols have been refused."""
         if text not in self._told and len(self._told) < _REFUSALS_TOLD:
             self._told.add(text)
             logger.error("the venue says: %s", shown(text), extra={"venue": self._venue.name})
@@ -283,6 +283,6 @@ class Runner:
 
 
 def _forget(pong: asyncio.Future[float]) -> None:
-    """A pong that never comes fails with the connection, of which somebody else tells."""
+    """Mark the error of a pending pong as retrieved: `recv` reports the lost connection."""
     if not pong.cancelled():
         pong.exception()

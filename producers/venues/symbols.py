@@ -1,4 +1,4 @@
-"""What a venue calls a market, and what we call it: the one rule, in both directions."""
+"""Convert between a venue's names of markets and our symbols, by one rule for both directions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _OURS: Final = re.compile(r"[A-Z0-9][A-Za-z0-9.]*-[A-Z0-9]+", re.ASCII)
 
 
 class UnknownMarket(BadFrame, ValueError):
-    """A market whose name can't be made into a symbol, such as one in Chinese.
+    """A market whose name can't be converted to a symbol, such as one in Chinese.
 
     Attributes:
-        market: its name.
+        market: the name of the market.
     """
 
     def __init__(self, market: str) -> None:
@@ -27,12 +27,14 @@ class UnknownMarket(BadFrame, ValueError):
 
 @dataclass(frozen=True)
 class SymbolRule:
-    """Ours is base and quote, joined by `-`, each by its name of today: `BTC-USD`.
+    """A venue's rule for names of markets.
+
+    Our symbol is base and quote, joined by `-`, each under its current name: `BTC-USD`.
 
     Attributes:
         separator: what the venue puts between base and quote; "" for nothing.
-        renamed: the venue's old names of currencies, with those of today.
-        quotes: where nothing separates the two, what a quote can be; the longest that fits is it.
+        renamed: maps the venue's old names of currencies to the current ones.
+        quotes: the possible quote currencies if there is no separator. The longest match is used.
     """
 
     separator: str
@@ -40,10 +42,10 @@ class SymbolRule:
     quotes: tuple[str, ...] = ()
 
     def ours(self, name: str) -> str:
-        """Our symbol for the venue's name of a market.
+        """Return our symbol for the venue's name of a market.
 
         Raises:
-            UnknownMarket: the name is of no known form.
+            UnknownMarket: the name doesn't have a known form.
         """
         base, quote = self._split(name)
         symbol = f"{self.renamed.get(base, base)}-{self.renamed.get(quote, quote)}"
@@ -52,10 +54,10 @@ class SymbolRule:
         return symbol
 
     def theirs(self, symbol: str) -> str:
-        """The venue's name for one of our symbols.
+        """Return the venue's name for one of our symbols.
 
         Raises:
-            ValueError: the symbol is not of our form, or would come back as another one.
+            ValueError: the symbol doesn't have our form, or `ours` would return another symbol.
         """
         if not (_OURS.fullmatch(symbol) and is_symbol(symbol)):
             raise ValueError(f"{symbol[:40]!a} is not BASE-QUOTE in capitals, such as BTC-USD")

@@ -1,4 +1,4 @@
-"""What a venue is to us: where it is, how to ask it, and what its frames say. No I/O."""
+"""The interface of a venue: its address, its subscriptions and how to parse its frames. No I/O."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from feed.times import Time
 from producers.venues.symbols import SymbolRule
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A venue's number of something, as far as it can be published."""
+"""A sequence number or id of a venue, in the range that can be published."""
 T = TypeVar("T")
 _SHOWN: Final = 200
 _DECIMAL: Final = re.compile(r"\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 class Wants(NamedTuple):
-    """Which ticks are asked for."""
+    """The kinds of ticks to request."""
 
     trades: bool = True
     quotes: bool = True
 
     @property
     def per_symbol(self) -> int:
-        """How many streams that is for each symbol."""
+        """The number of streams for each symbol."""
         return self.trades + self.quotes
 
 
 class Limits(NamedTuple):
-    """What a venue lets one connection do.
+    """A venue's limits for one connection.
 
     Attributes:
-        streams: channels times symbols.
-        messages_per_s: that it takes from us.
+        streams: the maximum number of streams: channels times symbols.
+        messages_per_s: the maximum rate of messages that we send.
     """
 
     streams: int
@@ -46,9 +46,9 @@ class Limits(NamedTuple):
 
 
 class Series(Enum):
-    """Numbers that a venue gives: of what, and whether each is one more than the last.
+    """A series of numbers that a venue assigns, and whether the numbers are consecutive.
 
-    Each symbol has its own. Of those that only grow, a jump says nothing.
+    Each symbol has a separate series. If numbers aren't consecutive, a jump doesn't mean a gap.
     """
 
     TRADES = ("trades", True)
@@ -57,15 +57,15 @@ class Series(Enum):
 
     @property
     def is_gapless(self) -> bool:
-        """Whether a jump means that something is missing."""
+        """Whether a jump in the numbers means that something is missing."""
         return self.value[1]
 
 
 class Numbered(NamedTuple):
-    """A tick with the venue's number, where it has one.
+    """A tick with the venue's number, if it has one.
 
     Attributes:
-        void: it only takes its number: it is not to be published.
+        void: whether only the number counts, and the tick must not be published.
     """
 
     tick: Tick
@@ -78,7 +78,7 @@ class Ticks(NamedTuple):
     """A frame with ticks.
 
     Attributes:
-        venue_time: when the venue made the frame, by its own clock, if it says so.
+        venue_time: when the venue created the frame, by the venue's clock, if the frame has it.
     """
 
     ticks: Sequence[Numbered]
@@ -86,7 +86,7 @@ class Ticks(NamedTuple):
 
 
 class Kind(Enum):
-    """What a frame without ticks is."""
+    """The kind of a frame without ticks."""
 
     HEARTBEAT = "heartbeat"
     ACCEPTED = "accepted"
@@ -98,7 +98,7 @@ class Notice(NamedTuple):
     """A frame without ticks.
 
     Attributes:
-        text: the venue's own words, where it refuses something; else what sort of frame it is.
+        text: the venue's message, for a refusal; otherwise the type of frame.
     """
 
     kind: Kind
@@ -107,36 +107,36 @@ class Notice(NamedTuple):
 
 
 class Venue(Protocol):
-    """One venue. It keeps no state, so that one instance serves any number of connections."""
+    """One venue. It has no state, so one instance serves any number of connections."""
 
     name: str
-    """What it is called here; the `x` of its trades."""
+    """The venue's name in Tickcast, and the `x` of its trades."""
     url: str
     hosts: tuple[str, ...]
-    """The domains under which its streams have been found, now and earlier."""
+    """The current and former domains of its streams."""
     limits: Limits
     silence_max_s: float | None
-    """A connection that brings nothing for so long is dead; None: silence says nothing."""
+    """A connection that is silent for longer is dead. None means that silence is normal."""
     symbols: SymbolRule
 
     def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
-        """The messages that ask for some markets, by the venue's names, in the order to send."""
+        """Return the messages that subscribe to markets, given by the venue's names, in order."""
         ...
 
     def parse(self, frame: bytes, received: Time) -> Ticks | Notice:
-        """What a frame says. Ticks for which the venue gives no time happened when received.
+        """Parse a frame. Ticks without a time from the venue get the time of receipt.
 
         Raises:
-            BadFrame: it is not what the venue's documentation says.
+            BadFrame: the frame differs from the venue's documentation.
         """
         ...
 
 
 def decode(decoder: msgspec.json.Decoder[T], frame: bytes) -> T:
-    """Decode a frame, with one kind of error for whatever can be wrong with it.
+    """Decode a frame, with a single type of error for everything that can be wrong with it.
 
     Raises:
-        BadFrame: it does not fit.
+        BadFrame: the frame isn't JSON, or doesn't match the decoder's type.
     """
     try:
         return decoder.decode(frame)
@@ -147,15 +147,17 @@ def decode(decoder: msgspec.json.Decoder[T], frame: bytes) -> T:
 
 
 def shown(text: str) -> str:
-    """The beginning of what a venue says, with nothing in it that could steer a terminal."""
+    """Return the beginning of a venue's message, with control characters escaped."""
     return text[:_SHOWN].encode("unicode_escape").decode("ascii")
 
 
 def decimal(text: str) -> float:
-    """The number that a decimal string stands for.
+    """Convert a decimal string to a number.
+
+    `float` alone would accept `nan`, blanks and underscores.
 
     Raises:
-        ValueError: it is none, or below 0. `float` alone would take `nan`, blanks and underscores.
+        ValueError: the string isn't a decimal number, or is negative.
     """
     if _DECIMAL.fullmatch(text) is None:
         raise ValueError(f"not a decimal number: {text[:40]!a}")
@@ -163,21 +165,21 @@ def decimal(text: str) -> float:
 
 
 def numbered_trade(trade: Trade, series: Series, number: int) -> Numbered:
-    """A trade with its number. One of nothing, or for nothing, did not happen.
+    """Combine a trade with its number. A trade with a price or size of 0 is void.
 
-    Venues send such as placeholders. Their numbers count: else they would be missing.
+    Venues send such trades as placeholders. Their numbers count, otherwise they would be missing.
 
     Raises:
-        BadFrame: it breaks a rule.
+        BadFrame: the trade is invalid.
     """
     return Numbered(checked(trade), series, number, void=not (trade.price and trade.size))
 
 
 def checked(tick: Tick) -> Tick:
-    """The tick, if it can be published.
+    """Return the tick if it can be published.
 
     Raises:
-        BadFrame: it breaks a rule.
+        BadFrame: the tick is invalid.
     """
     try:
         validate(tick)

@@ -1,5 +1,5 @@
-"""The feed: ticks come in from Redis and go out to WebSocket clients.
+"""The feed server: it receives ticks from Redis and sends them to WebSocket clients.
 
-Read `ticks` and `protocol` for the vocabulary, `hub` for the fan-out, `upstream` for the way in
-and `connection` for the way out. `docs/architecture.md` draws the whole.
+Read `ticks` and `protocol` for the vocabulary, `hub` for the fan-out, `upstream` for the input from
+Redis and `connection` for the output to clients. `docs/architecture.md` gives an overview.
 """

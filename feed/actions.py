@@ -1,4 +1,4 @@
-"""What clients may say: read here, by no one else. `docs/protocol.md` describes it."""
+"""Parse client messages into actions. This is the only module that does; see `docs/protocol.md`."""
 
 from __future__ import annotations
 
@@ -29,40 +29,40 @@ from feed.ticks import CHANNELS, Subscription
 from feed.times import Time
 
 HEARTBEAT_MS: Final = (100, 60_000)
-"""The shortest and the longest time between two heartbeats."""
+"""The shortest and the longest interval between heartbeats, in ms."""
 
 _SYMBOLS_PER_MESSAGE: Final = 100
-"""So many symbols make a message cost as much as two."""
+"""A message with this many symbols costs twice as much as a plain one."""
 
 _CONNECTED_PER_MESSAGE: Final = 5000
 _BEGUN_PER_MESSAGE: Final = 2500
-"""To connect 5,000 streams takes 20 ms, and so do 2,500 snapshots with their positions."""
+"""Connecting 5,000 streams takes 20 ms. So do 2,500 snapshots with their positions."""
 
 _POSITIONS_PER_MESSAGE: Final = 1000
-"""And so many positions: whoever comes back to a wildcard names all of its streams."""
+"""The same for positions: a client that resumes a wildcard lists a position for every stream."""
 
 _BYTES_PER_MESSAGE: Final = 32 * 1024
-"""A message costs as much as another one for each of these, whatever it says."""
+"""The price of a message rises by 1 for each of these, whatever the message contains."""
 
 _SLOW_WORDS: Final = 'slow is "conflate", "skip" or "close"'
 
 
 class Auth(Struct, frozen=True):
-    """Says who the client is."""
+    """Authenticates the client."""
 
     credentials: Credentials
     id: Id = None
 
 
 class Subscribe(Struct, frozen=True):
-    """Streams a client wants from now on.
+    """Subscribes to streams.
 
     Attributes:
-        options: how it wants them.
-        resume: where it stands in some of them: it wants what has come since.
-        start: of the others it wants all ticks from this time on.
-        snapshot: it wants the latest tick of each first.
-        positions: it wants to be told where the streams stand.
+        options: how to deliver them.
+        resume: the client's positions in some of the streams; it receives what came after them.
+        start: for the other streams, send all ticks from this time on.
+        snapshot: send the latest tick of each stream first.
+        positions: report the current position of each stream.
     """
 
     subscriptions: frozenset[Subscription]
@@ -75,38 +75,38 @@ class Subscribe(Struct, frozen=True):
 
     @property
     def wants_past(self) -> bool:
-        """Whether it asks for ticks that were published before."""
+        """Whether it asks for ticks that have already been published."""
         return bool(self.resume) or self.start is not None
 
     @property
     def is_extended(self) -> bool:
-        """Whether it uses what is not in the protocol that ours extends."""
+        """Whether it uses an extension to the protocol that ours is based on."""
         return bool(
             self.wants_past or self.snapshot or self.positions or self.options != NO_OPTIONS
         )
 
 
 class Unsubscribe(Struct, frozen=True):
-    """Streams a client no longer wants."""
+    """Unsubscribes from streams."""
 
     subscriptions: frozenset[Subscription]
     id: Id = None
 
 
 class ListSubscriptions(Struct, frozen=True):
-    """Asks for the current subscriptions."""
+    """Requests the current subscriptions."""
 
     id: Id = None
 
 
 class Ping(Struct, frozen=True):
-    """Asks for a pong."""
+    """Requests a pong."""
 
     id: Id = None
 
 
 class Configure(Struct, frozen=True):
-    """Wishes for the whole connection; UNSET where the message says nothing."""
+    """Sets options of the connection; an option that the message leaves out is UNSET."""
 
     id: Id = None
     heartbeat_ms: int | UnsetType = UNSET
@@ -120,19 +120,19 @@ Action = Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping | Configure |
 
 
 def uses_extension(action: Action) -> bool:
-    """Whether an action shows that the client knows what is not in the protocol ours extends."""
+    """Whether an action shows that the client knows the extensions to the base protocol."""
     if action.id is not None or isinstance(action, ListSubscriptions | Ping | Configure):
         return True
     return isinstance(action, Subscribe) and action.is_extended
 
 
 def price_of_size(size: int) -> float:
-    """What a message costs before it is read: 1, and more where it is long."""
+    """The price of a message before it is parsed: 1, or more if it is long."""
     return 1.0 + size // _BYTES_PER_MESSAGE
 
 
 def price(action: Action) -> float:
-    """What an action costs of a client's allowance: 1, and more where it names many symbols."""
+    """The price of an action, charged to the client's allowance: 1, or more for many symbols."""
     price = 1.0
     if isinstance(action, Subscribe | Unsubscribe | Play):
         price += len(action.subscriptions) / _SYMBOLS_PER_MESSAGE
@@ -142,11 +142,12 @@ def price(action: Action) -> float:
 
 
 def price_of_streams(connected: int, begun: int) -> float:
-    """What an action costs further, once it is known which streams it concerned.
+    """The additional price of an action, known once its streams have been found.
 
     Args:
-        connected: how many streams the client was connected to, unless others had the same already.
-        begun: of how many it got the snapshot or the position.
+        connected: how many streams had to be connected for the client. Joining an audience that
+            already exists connects none.
+        begun: for how many streams the client received the snapshot or the position.
     """
     return connected / _CONNECTED_PER_MESSAGE + begun / _BEGUN_PER_MESSAGE
 
@@ -156,7 +157,7 @@ _MSGPACK_MAP = msgspec.msgpack.Decoder(dict[str, Any])
 
 
 class _Identified(Struct):
-    """All that is read of a message that is refused unread."""
+    """The only field that is read from a message that is refused without parsing it."""
 
     id: int | str | None = None
 
@@ -166,7 +167,7 @@ _MSGPACK_ID = msgspec.msgpack.Decoder(_Identified)
 
 
 def read_id(message: str | bytes) -> Id:
-    """The `id` of a message that is not parsed further; None where it has none that is usable."""
+    """The `id` of a message that is not parsed further; None if there is no usable one."""
     decoder = _JSON_ID if isinstance(message, str) else _MSGPACK_ID
     try:
         id_ = decoder.decode(message).id  # type: ignore[arg-type]
@@ -176,14 +177,14 @@ def read_id(message: str | bytes) -> Id:
 
 
 def parse_action(message: str | bytes, entries_max: int | None = None) -> Action:
-    """Read one client message: JSON when it is text, MessagePack when it is bytes.
+    """Parse one client message: JSON if it is text, MessagePack if it is bytes.
 
     Args:
-        entries_max: symbols and wildcards that a client may hold. A message that names more than
-            twice as many is refused before they are looked at.
+        entries_max: how many symbols and wildcards a client may hold. A message that names more
+            than twice as many is refused before they are parsed.
 
     Raises:
-        InvalidAction: with what was wrong, and the message's `id` if it could be read.
+        InvalidAction: the message is invalid. The error carries its `id` if that could be read.
     """
     fields = _decode_map(message)
     id_ = take_id(fields)
@@ -306,7 +307,7 @@ def _take_conflate_ms(fields: Fields) -> int | UnsetType:
 
 
 def _take_slow(fields: Fields) -> SlowPolicy | UnsetType | None:
-    """A policy; None stands for the default of each channel."""
+    """Take the `slow` policy; None selects each channel's default."""
     value = fields.pop("slow", UNSET)
     if value is UNSET or value is None:
         return None if value is None else UNSET

@@ -1,6 +1,6 @@
-"""What each address may use, over all its connections to this server, and which are shut out.
+"""Limits for each address, across all of its connections to this server, and shut-outs.
 
-No I/O. An address is one of IPv4, or the /64 of IPv6 that a site is given.
+No I/O. An address is a single IPv4 address or an IPv6 /64, the network that a site receives.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from feed.rates import TokenBucket
 
 _ADDRESSES_MAX: Final = 10_000
 _FRAME_BYTES: Final = 1024
-"""A frame takes the parser about as long as this many bytes."""
+"""Parsing a frame takes about as long as parsing this many bytes."""
 _FLOODS_BURST: Final = 5
 _FLOODS_PER_S: Final = 0.1
 _REFUSALS_BURST: Final = 50
@@ -22,10 +22,10 @@ _REFUSALS_PER_S: Final = 1.0
 
 
 class AddressLimiter:
-    """What one address has left. Create one with `AddressLimits.of`.
+    """The remaining allowance of one address. Create one with `AddressLimits.of`.
 
     Attributes:
-        connections: how many connections it has that speak HTTP.
+        connections: how many HTTP connections it has open.
     """
 
     __slots__ = (
@@ -50,14 +50,14 @@ class AddressLimiter:
         self._refusals: TokenBucket | None = None
 
     def take_bytes(self, size: int, frames: int, now_s: float) -> bool:
-        """Whether it may send that much more through WebSockets; if so it is taken."""
+        """Take WebSocket traffic from the allowance. Returns False if it is exhausted."""
         if self._bytes is None:
             per_s = self.limits.bytes_per_s
             self._bytes = TokenBucket(per_s, 8 * per_s)
         return self._bytes.take(size + _FRAME_BYTES * frames, now_s)
 
     def take_request(self, now_s: float) -> int:
-        """Take one HTTP request: 0 if it is allowed, else after how many seconds to come back."""
+        """Take one HTTP request. Returns 0 if it is allowed, else the seconds to wait."""
         if self._requests is None:
             self._requests = TokenBucket(self.limits.requests_per_s, self.limits.requests_burst)
         if self._requests.take(1, now_s):
@@ -66,21 +66,21 @@ class AddressLimiter:
         return math.ceil(1 / self.limits.requests_per_s)
 
     def note_flood(self, now_s: float) -> None:
-        """Note that a connection was closed for sending too much; too many shut the address out."""
+        """Note that a connection was closed for flooding. Several of these shut the address out."""
         if self._floods is None:
             self._floods = TokenBucket(_FLOODS_PER_S, _FLOODS_BURST)
         if not self._floods.take(1, now_s):
             self._shut_out(now_s)
 
     def note_refusal(self, now_s: float) -> None:
-        """Note a refusal with `Retry-After`; an address that does not wait is shut out."""
+        """Note a refusal with `Retry-After`. An address that keeps ignoring it is shut out."""
         if self._refusals is None:
             self._refusals = TokenBucket(_REFUSALS_PER_S, _REFUSALS_BURST)
         if not self._refusals.take(1, now_s):
             self._shut_out(now_s)
 
     def shut_out_s(self, now_s: float) -> int:
-        """For how many seconds it is still shut out; 0 if it is not."""
+        """How many seconds the address remains shut out; 0 if it is not shut out."""
         return max(0, math.ceil(self._shut_out_until_s - now_s))
 
     def _shut_out(self, now_s: float) -> None:
@@ -90,18 +90,18 @@ class AddressLimiter:
 
 
 class AddressLimits:
-    """The limits of all addresses, as far as they have been active lately.
+    """The limiters of all addresses that have been active recently.
 
     Args:
-        unlimited: networks to which no limit of an address applies.
-        proxies: networks of proxies. What they pass on is somebody else's, so their connections as
-            such have no limits. Those of their clients are known once a request was read.
+        unlimited: networks that are exempt from all limits.
+        proxies: networks of proxies. A proxy forwards other clients' traffic, so its own
+            connections have no limits. The client's address is known once a request has been read.
 
     Attributes:
-        bytes_per_s: what an address may send through WebSockets in the long run; eight times as
-            much at once.
-        requests_per_s, requests_burst: how many HTTP requests it may send.
-        connections_max: connections that it may have, HTTP and WebSockets each.
+        bytes_per_s: sustained WebSocket traffic that an address may send; bursts may be eight
+            times as large.
+        requests_per_s, requests_burst: the rate of HTTP requests that an address may send.
+        connections_max: how many connections it may have, for HTTP and for WebSockets each.
         shut_out_s: how long an address that keeps flooding is shut out, in seconds.
     """
 
@@ -134,11 +134,11 @@ class AddressLimits:
         return None if address in self._proxies else self.of(address)
 
     def of(self, address: str) -> AddressLimiter | None:
-        """The limiter of an address; None where it is not limited."""
+        """The limiter of an address; None if the address is not limited."""
         if address in self._unlimited:
             return None
         party = party_of(address)
-        # Moved to the end, so that the first is the one that was idle for longest.
+        # Reinserting it at the end keeps the longest idle limiter first, ready to be evicted.
         limiter = self._limiters.pop(party, None) or AddressLimiter(party, self)
         if len(self._limiters) >= _ADDRESSES_MAX:
             del self._limiters[next(iter(self._limiters))]

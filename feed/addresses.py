@@ -1,4 +1,4 @@
-"""Addresses of clients and origins of pages: how they are written, and which is which. No I/O."""
+"""Parse and match client addresses, host names and page origins. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
 _PORTS: Final = {"http": 80, "https": 443}
 _ORIGIN_HOST: Final = re.compile(r"[a-z0-9_-][a-z0-9._-]*|[0-9a-f:.]+", re.ASCII)
-"""Host names as browsers write them, which is in ASCII, and addresses without their brackets."""
+"""A host name in the ASCII form that browsers send, or an IP address without brackets."""
 _SECURE: Final = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
 
@@ -25,7 +25,7 @@ def is_network(text: str) -> bool:
 
 
 class Networks:
-    """Tells whether an address lies in one of some networks."""
+    """A set of networks. `address in networks` tests whether any of them contains the address."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._networks: list[IPv4Network | IPv6Network] = [
@@ -43,7 +43,7 @@ class Networks:
 
 
 def party_of(address: str) -> str:
-    """What counts as one address for limits: itself, or the /64 of IPv6 that a site is given."""
+    """The unit that limits apply to: an IPv4 address, or the /64 around an IPv6 address."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -56,20 +56,20 @@ def party_of(address: str) -> str:
 
 
 def is_host_pattern(text: str) -> bool:
-    """Whether the text is a host name, `*.` before one, or `*`."""
+    """Whether the text is a host name, a host name after `*.`, or `*`."""
     return text == "*" or _HOST_NAME.fullmatch(text.removeprefix("*.")) is not None
 
 
 def is_known_host(host: str, names: Iterable[str]) -> bool:
-    """Whether the name in a Host header is one that a server is known by.
+    """Whether a Host header names this server.
 
-    A page whose own name has been bound anew, to an address of this machine, reaches the server
-    under that name ("DNS rebinding"). An IP address, `localhost` and a name without a dot can't be
-    rebound in this way, so these are always known.
+    This protects against DNS rebinding: an attacker's page resolves its own host name to this
+    machine, and then reaches the server under that name. IP addresses, `localhost` and names
+    without a dot can't be rebound, so they are always accepted.
 
     Args:
-        host: the header's value, with a port or without.
-        names: as `is_host_pattern` has them.
+        host: the header's value, with or without a port.
+        names: host patterns, as `is_host_pattern` accepts them.
     """
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
@@ -87,9 +87,9 @@ def _matches_name(pattern: str, name: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, as a URL names it: `localhost`, or a loopback address.
+    """Whether the host of a URL is this machine: `localhost` or a loopback address.
 
-    The unspecified addresses count as well: to connect there reaches this machine.
+    The unspecified addresses count too, because connecting to them reaches this machine.
     """
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
@@ -106,8 +106,8 @@ def is_loopback(host: str) -> bool:
 def is_origin_pattern(text: str) -> bool:
     """Whether the text is an origin as browsers send it (RFC 6454, section 6.2).
 
-    `https://*.example.org` is one for all subdomains. There is none for all names below a
-    top-level domain: it would let anybody in.
+    `https://*.example.org` matches all subdomains. A wildcard directly below a top-level domain is
+    not accepted, since it would let anybody in.
     """
     scheme, sign, rest = text.partition("://*.")
     if sign:
@@ -117,14 +117,14 @@ def is_origin_pattern(text: str) -> bool:
 
 
 def is_welcome(origin: str | None, scheme: str, host: str, allowed: Iterable[str]) -> bool:
-    """Whether a page from an origin may connect.
+    """Whether a page of this origin may connect.
 
-    Clients that are no browsers send no origin, and may.
+    Clients other than browsers send no origin. They may connect.
 
     Args:
-        scheme, host: of the server itself, as the handshake reached it: `ws` or `wss`, and what
-            its Host header says.
-        allowed: patterns of origins besides the server's own.
+        scheme, host: the server's own address as the handshake used it: `ws` or `wss`, and the
+            Host header.
+        allowed: origin patterns to accept in addition to the server's own origin.
     """
     if origin is None:
         return True
@@ -136,7 +136,7 @@ def is_welcome(origin: str | None, scheme: str, host: str, allowed: Iterable[str
 
 
 def _matches(origin: tuple[str, str, int], pattern: str) -> bool:
-    """Whether an origin is the pattern's, or with `*.` in it that of a subdomain."""
+    """Whether an origin matches a pattern, in which `*.` matches any subdomain."""
     scheme, sign, rest = pattern.partition("://*.")
     if not sign:
         return origin == _parse(pattern)
@@ -155,7 +155,7 @@ def _is_address(host: str) -> bool:
 
 
 def _parse(text: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port, which together are an origin."""
+    """Split an origin into scheme, host and port. Returns None if the text is not an origin."""
     try:
         parts = urlsplit(text)
         port = parts.port

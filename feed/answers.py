@@ -1,6 +1,6 @@
-"""What HTTP requests may cost: how many an address may send, and how long answers are made.
+"""Bound the cost of HTTP requests: the rate for each address, and the building of long answers.
 
-Long answers are built in slices, shared by those that ask for the same, and sent as they are read.
+Long answers are built in slices, shared by identical requests, and sent as the client reads them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from feed.tasks import end_tasks
 PIECE_BYTES: Final = 32 * 1024
 _SLICE_S: Final = 0.005
 _BODIES_MAX: Final = 16
-"""Different answers that are built or held at a time: some 20 MiB at 10,000 streams."""
+"""How many different answers may be built or held at a time: about 20 MiB at 10,000 streams."""
 _WAITING_MAX: Final = 256
 _WAITING_PER_ADDRESS_MAX: Final = 8
 _RETRY_S: Final = 1
 
 
 class RequestLimits:
-    """ASGI middleware that bounds the requests of each address, whatever they ask for.
+    """ASGI middleware that limits the request rate of each address, on every path.
 
-    It finds `address_limits` and the counter `refused` in the state of the lifespan.
+    It reads `address_limits` and the counter `refused` from the lifespan state.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -41,7 +41,7 @@ class RequestLimits:
             await self._app(scope, receive, send)
             return
         scope["state"]["refused"]["requests"] += 1
-        # On a connection that stays open, the next request would come at once.
+        # If the connection stayed open, the next request would follow immediately.
         headers = {"Retry-After": str(wait_s), "Connection": "close"}
         response = PlainTextResponse("too many requests from this address\n", 429, headers)
         await response(scope, receive, send)
@@ -60,8 +60,8 @@ class Body(NamedTuple):
     """An answer in JSON.
 
     Attributes:
-        content: the whole of it.
-        link: the value of its `Link` header (RFC 8288); empty for none.
+        content: the complete body.
+        link: the value of the `Link` header (RFC 8288); empty for no header.
     """
 
     content: bytes
@@ -72,7 +72,7 @@ Build = Callable[[], Awaitable[Body]]
 
 
 class Pauses:
-    """Lets long work pause whenever it has held the event loop for a slice of time."""
+    """Makes long work yield to the event loop after each time slice."""
 
     __slots__ = ("_end_s",)
 
@@ -80,14 +80,14 @@ class Pauses:
         self._end_s = perf_counter() + _SLICE_S
 
     async def pause(self) -> None:
-        """Give the loop a turn if the slice is used up. Costs little otherwise."""
+        """Yield to the loop if the slice is used up. Cheap otherwise."""
         if perf_counter() >= self._end_s:
             await asyncio.sleep(0)
             self._end_s = perf_counter() + _SLICE_S
 
 
 class _Entry:
-    """One answer, from the first request for it until it was sent to all that wait for it."""
+    """One answer, kept from the first request until every waiting client has received it."""
 
     __slots__ = ("key", "task", "users")
 
@@ -98,7 +98,7 @@ class _Entry:
 
 
 class Place:
-    """A request's claim to an answer. It ends with `leave`."""
+    """A request's share in an answer. Call `leave` to give it up."""
 
     __slots__ = ("_address", "_answers", "_entry", "_has_left")
 
@@ -109,21 +109,22 @@ class Place:
         self._has_left = False
 
     async def body(self) -> Body:
-        """The answer, once it is built."""
+        """Wait until the answer is built, and return it."""
         return await asyncio.shield(self._entry.task)
 
     def leave(self) -> None:
-        """The answer was sent, or nothing came of it."""
+        """Give the place back, after the answer was sent or the request failed."""
         if not self._has_left:
             self._has_left = True
             self._answers.release(self._entry, self._address)
 
 
 class Answers:
-    """Builds one answer at a time, so that they never hold the loop together.
+    """Builds answers one at a time, so that together they never block the loop.
 
-    Requests for the same answer share one as long as it was not begun. So an answer is never older
-    than the request, and however many ask at once, it is built twice at most.
+    Identical requests share an answer while it is still queued. Once its build has started, a new
+    request queues a new build, so an answer is never older than the request. Any number of
+    simultaneous requests therefore causes at most two builds.
     """
 
     def __init__(self) -> None:
@@ -134,15 +135,15 @@ class Answers:
         self._by_address: dict[str, int] = {}
 
     def enter(self, key: Hashable, build: Build, address: str | None) -> Place:
-        """Take a place among the requests that wait for an answer.
+        """Join the requests that wait for an answer, and queue its build if necessary.
 
         Args:
-            key: equal for requests with equal answers.
+            key: identifies the answer; requests with equal keys may share one.
             build: builds the answer, in slices.
-            address: whose request it is; None where the address is not limited.
+            address: the client's address; None if it is not limited.
 
         Raises:
-            Refused: too many wait.
+            Refused: too many requests are waiting.
         """
         if address is not None and self._by_address.get(address, 0) >= _WAITING_PER_ADDRESS_MAX:
             raise Refused("busy", 429, "too many long answers at once", _RETRY_S)
@@ -161,7 +162,7 @@ class Answers:
         return Place(self, entry, address)
 
     async def close(self) -> None:
-        """End what is being built."""
+        """Cancel all builds."""
         await end_tasks([entry.task for entry in self._entries])
 
     async def _build(self, key: Hashable, build: Build) -> Body:
@@ -170,7 +171,7 @@ class Answers:
             return await build()
 
     def release(self, entry: _Entry, address: str | None) -> None:
-        """Give a place back; `Place.leave` calls it."""
+        """Give a place back. Called by `Place.leave`."""
         self._waiting -= 1
         entry.users -= 1
         if not entry.users:
@@ -182,9 +183,9 @@ class Answers:
 
 
 class LongResponse(Response):
-    """A response that is handed over in pieces, each once the client has read enough before it.
+    """A response that is sent in pieces, each one when the client has read enough of the previous.
 
-    uvicorn would buffer the whole for a client that does not read.
+    In one piece, uvicorn would buffer the whole body for a client that does not read.
     """
 
     media_type = "application/json"

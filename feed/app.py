@@ -1,4 +1,4 @@
-"""The ASGI application: routes and lifespan, nothing else."""
+"""The ASGI application: routes and lifespan."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
 
 
 class _RevalidatedFiles(StaticFiles):
-    """Files that a browser asks for again after an upgrade."""
+    """Static files that browsers revalidate, so that an upgrade takes effect."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)
@@ -57,10 +57,10 @@ class _RevalidatedFiles(StaticFiles):
 class _State(TypedDict):
     engine: Engine
     refused: Counter[str]
-    """`feed.http` counts here what never becomes a request."""
+    """`feed.http` counts what it refuses before it becomes a request here."""
     loop_share: LoopShare
     address_limits: AddressLimits
-    """These bound what the protocol classes read."""
+    """Limits what the protocol classes read."""
 
 
 def create_app(
@@ -69,16 +69,16 @@ def create_app(
     dashboard: Path | None = None,
     metrics_listener: socket | None = None,
 ) -> ASGIApp:
-    """The server as an ASGI application.
+    """Create the ASGI application.
 
     Args:
-        redis_url: the store to use; `settings.redis_url` may be empty, where it is embedded.
+        redis_url: the store to use. `settings.redis_url` may be empty if the store is embedded.
         dashboard: a folder with the page served at `/` (`index.html`) and its files.
-        metrics_listener: where `/metrics` is served, while the application runs; None serves it
-            beside everything else.
+        metrics_listener: a socket to serve `/metrics` on while the application runs. With None,
+            `/metrics` is a route like all others.
 
     Raises:
-        InvalidSettings: what clients are to be let in by can't be read.
+        InvalidSettings: the keys for authentication can't be read.
     """
     gate = Gate(settings)
 
@@ -120,14 +120,14 @@ def create_app(
         lifespan=lifespan,
         exception_handlers={Refused: _refused, TickcastError: _unavailable},
     )
-    app.router.redirect_slashes = False  # `/stream/` is no address of ours.
+    app.router.redirect_slashes = False  # `/stream/` is not a route.
     return SecurityHeaders(RequestLimits(_KnownHosts(app)))
 
 
 class _KnownHosts:
-    """ASGI middleware that refuses requests for a name that the server is not known by.
+    """ASGI middleware that refuses requests with an unknown host name.
 
-    Health and readiness are public: load balancers ask for them under any name.
+    Health and readiness are exempt: load balancers request them under any name.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -239,7 +239,7 @@ async def _snapshot(request: Request) -> Response:
 
 
 def _page_of(request: Request) -> Page:
-    """Which part of a listing a request asks for, by `limit` and `after`."""
+    """Parse `limit` and `after`, which select a page of a listing."""
     limit, after = request.query_params.get("limit"), request.query_params.get("after", "")
     if limit is not None and not (limit.isascii() and limit.isdigit() and len(limit) <= 5):
         raise HTTPException(400, f"limit: {limit[:40]!a} is no number from 1 to {PAGE_MAX}")
@@ -296,20 +296,20 @@ def _feed_of(request: Request) -> str:
 
 
 async def _grant_of(request: Request) -> Grant:
-    """What the sender of a request may see.
+    """Authorize a request.
 
     Raises:
-        Refused: nothing.
+        Refused: the sender may see nothing.
     """
     return await _engine(request).door.look_in(request.scope)
 
 
 async def _entitlements_in(request: Request, feed: str) -> Entitlements:
-    """What the sender of a request may see in a feed.
+    """Authorize a request for one feed.
 
     Raises:
-        Refused: nothing.
-        HTTPException: nothing of this feed (403).
+        Refused: the sender may see nothing.
+        HTTPException: the sender may see nothing of this feed (403).
     """
     entitlements = (await _grant_of(request)).entitlements
     if not entitlements.allows_feed(feed):

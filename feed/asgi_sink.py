@@ -1,4 +1,4 @@
-"""The way to a client on an ASGI server other than ours: frame by frame, through `send`."""
+"""A sink for other ASGI servers than our own: it sends frame by frame through `send`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from feed.frames import TEXT, split_frames
 
 
 class AsgiSink:
-    """Takes frames at once and sends them from a task of its own, `run`.
+    """Accepts frames immediately and sends them from a separate task, `run`.
 
     Attributes:
-        paused, on_pause, write: as `feed.outbox.Sink` says.
+        paused, on_pause, write: see `feed.outbox.Sink`.
         on_drain: called when everything has been sent.
-        on_shutdown, on_flood: never called: only our own server tells.
+        on_shutdown, on_flood: never called, because only our own server reports these events.
     """
 
     def __init__(self, websocket: WebSocket) -> None:
@@ -35,18 +35,18 @@ class AsgiSink:
         self.on_flood: Callable[[], None] = lambda: None
 
     def buffered(self) -> int:
-        """Bytes taken that the server has not accepted yet."""
+        """The number of bytes taken that the server has not accepted yet."""
         return self._size
 
     def finish(self, last_words: bytes, code: CloseCode, reason: str = "") -> None:
-        """Send the last frames and close; end the endpoint's task if the client does not read."""
+        """Send the last frames and close; cancel the endpoint task if the client does not read."""
         self._take(last_words)
         self._close = (code, reason)
         if self._endpoint is not None:
             asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self._endpoint.cancel)
 
     async def run(self) -> None:
-        """Send until `finish` was called and everything is out, or the client is gone."""
+        """Send until `finish` was called and everything is sent, or the client is gone."""
         try:
             while self._close is None or self._chunks:
                 await self._news.wait()

@@ -1,4 +1,4 @@
-"""Clients that get exactly the same bytes, and the taps on streams that they take them from."""
+"""Audiences, which are clients that receive exactly the same bytes, and taps on streams."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from feed.pieces import Chunk, Form, Piece
 from feed.ticks import StreamKey, Subscription, Tick
 
 Wanted = frozenset[tuple[Subscription, Delivery]]
-"""Subscriptions, and how each is to be served."""
+"""Subscriptions, each with its delivery."""
 
 
 class AudienceKey(NamedTuple):
-    """What clients must have in common to get the same bytes.
+    """What clients must have in common to receive the same bytes.
 
     Attributes:
-        newcomer: a client that is not in step with the others yet, and stays by itself until it is:
-            it came in the middle of an interval of conflation, or is still being sent the past of
-            some streams. None for all the others.
+        newcomer: a client that is not in step with the others yet: it joined in the middle of a
+            conflation interval, or is still receiving the history of some streams. It has an
+            audience to itself until it is in step. None for all other clients.
     """
 
     feed: str
@@ -37,16 +37,17 @@ class Audience:
     """Clients with the same feed, form, subscriptions and options.
 
     Attributes:
-        members: a tuple, being gone through far more often than changed: it is one object in
-            memory, and for most clients nothing else is looked up between stream and socket.
-        taps: where its ticks come from.
-        gathered: what its members get with the next write.
-        known: for a newcomer, how many of the ticks that a tap is conflating are not for it: they
-            were published before it came.
-        behind: for a newcomer, the streams that it holds but gets from elsewhere for now.
-        intervals: those at which it has streams conflated, in ms.
-        users: clients that are about to join: it is kept for them.
-        sent, merged: what every member has got since the audience began, as `Totals` has it.
+        members: its clients. It is a tuple because it is iterated far more often than changed: it
+            is one object in memory, and for most clients nothing else is looked up between stream
+            and socket.
+        taps: the taps that its ticks come from.
+        gathered: pieces for the next write to its members.
+        known: for a newcomer, how many of the ticks that each tap is conflating it does not
+            receive, because they were published before it joined.
+        behind: for a newcomer, the streams that it subscribes to but still receives from history.
+        intervals: the conflation intervals in use, in ms.
+        users: how many clients are about to join. The audience is kept for them.
+        sent, merged: what every member has received since the audience was created; see `Totals`.
     """
 
     __slots__ = ("_alone", "behind", "bytes", "deliveries", "form", "gathered", "intervals", "key",
@@ -70,29 +71,29 @@ class Audience:
 
     @property
     def totals(self) -> Totals:
-        """What every member has got since the audience began."""
+        """What every member has received since the audience was created."""
         return Totals(self.sent, self.merged, size=self.bytes)
 
     @property
     def is_in_step(self) -> bool:
-        """Whether nothing sets a newcomer apart any more."""
+        """Whether a newcomer can join the audience of the other clients."""
         return not self.known and not self.behind
 
     def covers(self, stream: StreamKey) -> bool:
-        """Whether one of its wildcards matches the stream."""
+        """Whether one of the audience's wildcards matches the stream."""
         return stream.feed == self.key.feed and self.deliveries.covers_by_wildcard(stream)
 
     def policy_of(self, stream: StreamKey) -> SlowPolicy | None:
-        """What a slow member gets of the stream; None if the audience does not hold it."""
+        """The slow-client policy for the stream; None if the audience is not subscribed to it."""
         delivery = self.deliveries.of(stream)
         return delivery.slow if delivery else None
 
     def connect(self, tap: AnyTap) -> None:
-        """Take what the tap gives from now on."""
+        """Start receiving from a tap."""
         self.taps[tap] = None
         if not tap.audiences:
-            # Of thousands of streams that a wildcard covers, most are taken by one audience alone.
-            # Sharing one mapping saves 500 bytes for each of them.
+            # A wildcard covers thousands of streams, and most of them have only this audience.
+            # Sharing one mapping between them saves 500 bytes for each stream.
             if self._alone is None:
                 self._alone = {self.form: {self: None}}
             tap.audiences = self._alone
@@ -105,7 +106,7 @@ class Audience:
         tap.audiences.setdefault(self.form, {})[self] = None
 
     def disconnect(self, tap: AnyTap) -> None:
-        """Take no more from the tap."""
+        """Stop receiving from a tap."""
         self.taps.pop(tap, None)
         if tap.audiences is self._alone:
             tap.audiences = {}
@@ -115,30 +116,30 @@ class Audience:
             if not audiences:
                 del tap.audiences[self.form]
         if not self.taps:
-            self._alone = None  # Or the two would keep each other until the next collection.
+            self._alone = None  # Break the reference cycle, which would need a garbage collection.
 
     def take(self) -> list[Piece]:
-        """What was gathered since the last call."""
+        """Return the pieces gathered since the last call."""
         gathered, self.gathered = self.gathered, []
         return gathered
 
     def join(self, member: Outbox) -> None:
-        """Add a member: what it gets from now on is counted here."""
+        """Add a member. What it receives from now on is counted here."""
         self.members += (member,)
         member.totals.add(self.totals, -1)
 
     def leave(self, member: Outbox) -> None:
-        """Remove a member; its totals are its own again."""
+        """Remove a member, and add the counts of the audience to its own totals."""
         place = self.members.index(member)
         self.members = self.members[:place] + self.members[place + 1 :]
         member.totals.add(self.totals)
 
 
 class Tap:
-    """One stream, tick by tick, and the audiences that take it so.
+    """One stream, tick by tick, and the audiences that receive every tick.
 
     Attributes:
-        audiences: by the form in which they want it; changed by `Audience.connect` alone.
+        audiences: the connected audiences, by form. `Audience.connect` maintains it.
     """
 
     __slots__ = ("audiences", "key", "published_us", "ticks")
@@ -152,25 +153,25 @@ class Tap:
         self.published_us: list[int] = []
 
     def take(self, ticks: Sequence[Tick], published_us: int) -> bool:
-        """Take what was published. True if it is the first since the last `give`."""
+        """Take published ticks. Returns True if they are the first since the last `give`."""
         is_first = not self.ticks
         self.ticks += ticks
         self.published_us += [published_us] * len(ticks)
         return is_first
 
     def give(self) -> Chunk:
-        """All that was taken since the last call."""
+        """Return all ticks taken since the last call."""
         chunk = Chunk(self.key, self.ticks, self.published_us)
         self.ticks, self.published_us = [], []
         return chunk
 
 
 class ConflatedTap:
-    """One stream, of which only the latest tick of each interval is given out.
+    """One stream, conflated: only the latest tick of each interval is sent.
 
     Attributes:
-        group: the interval it goes by.
-        count: ticks taken since the last `clear`.
+        group: the group of its interval.
+        count: how many ticks were taken since the last `clear`.
     """
 
     __slots__ = ("_runs", "audiences", "count", "group", "key")
@@ -180,16 +181,16 @@ class ConflatedTap:
         self.group = group
         self.audiences: dict[Form, dict[Audience, None]] = {}
         self.count = 0
-        # For each epoch: how many ticks, the latest, and when that was published.
+        # For each epoch: the number of ticks, the latest tick, and its time of publication.
         self._runs: list[tuple[int, Tick, int]] | None = None
 
     @property
     def interval_ms(self) -> int:
-        """At most one tick is given out in so many ms."""
+        """The conflation interval, in ms: at most one tick is sent in each."""
         return self.group.interval_ms
 
     def take(self, ticks: Sequence[Tick], published_us: int) -> bool:
-        """Take what was published. True if its group has been idle until now."""
+        """Take published ticks. Returns True if its group was idle until now."""
         before = 0
         if self._runs is None:
             self._runs = []
@@ -203,9 +204,13 @@ class ConflatedTap:
         return len(self.group.waiting) == 1
 
     def merged(self, known: int = 0) -> Chunk | None:
-        """The latest tick, for somebody who knows so many of those taken; None if it knows all.
+        """Return the latest tick, with the number of ticks that it replaces.
 
-        Where a new epoch has begun meanwhile, the latest of the old one comes first.
+        If a new epoch has begun meanwhile, the latest tick of the old epoch comes first.
+
+        Args:
+            known: how many of the ticks taken, counted from the first, the receiver does not need.
+                The result is None if it needs none of them.
         """
         ticks, published_us = [], []
         for count, latest, latest_us in self._runs or ():
@@ -216,25 +221,25 @@ class ConflatedTap:
         return Chunk(self.key, ticks, published_us) if ticks else None
 
     def clear(self) -> None:
-        """Begin anew, what was taken having been given out."""
+        """Start again, after the ticks have been sent."""
         self.count = 0
         self._runs = None
 
     def stop_waiting(self) -> None:
-        """Have the group not wait to give out what was taken."""
+        """Remove the tap from those that its group is about to send."""
         self.group.waiting.pop(self, None)
 
 
 class Group:
-    """The streams that are given out together, once in an interval.
+    """The conflated streams that are sent together, once in each interval.
 
-    The first tick after a quiet time goes out at once. It is one timer for all, so that what a
-    client gets in an interval travels in one frame.
+    The first tick after a quiet period is sent immediately. All streams share one timer, so that
+    everything a client receives in an interval fits in one frame.
 
     Attributes:
-        due_s: not before this moment are ticks given out, on the steady clock.
-        waiting: the taps that have something to give.
-        taps: how many there are.
+        due_s: no tick is sent before this time, on the steady clock.
+        waiting: the taps that have ticks to send.
+        taps: how many taps the group has.
     """
 
     __slots__ = ("due_s", "interval_ms", "taps", "waiting")
@@ -242,16 +247,16 @@ class Group:
     def __init__(self, interval_ms: int) -> None:
         self.interval_ms = interval_ms
         self.due_s = 0.0
-        # In order, and quick to leave: a client may leave thousands of taps at once.
+        # A dict keeps the order and removes quickly: a client may leave thousands of taps at once.
         self.waiting: dict[ConflatedTap, None] = {}
         self.taps = 0
 
     def is_due(self, now_s: float) -> bool:
-        """Whether something is to be given out by now."""
+        """Whether the group has ticks to send now."""
         return bool(self.waiting) and self.due_s <= now_s
 
     def begin_interval(self, now_s: float) -> Iterable[ConflatedTap]:
-        """The taps whose turn it is; the next turn is an interval later."""
+        """Start the next interval. Returns the taps that have ticks to send."""
         waiting, self.waiting = self.waiting, {}
         self.due_s = now_s + self.interval_ms / 1000
         return waiting

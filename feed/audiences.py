@@ -1,8 +1,8 @@
-"""All audiences of one server: found, made, joined and left.
+"""All audiences of one server: finding, creating, joining and leaving them.
 
-An audience may be connected to tens of thousands of streams, and that takes time. So it is
-connected in steps before a client joins it, and disconnected in steps after its last client has
-left. Joining and leaving take no time: a client is in one complete audience at any moment.
+Connecting an audience to tens of thousands of streams takes time. It is therefore connected in
+steps before a client joins it, and disconnected in steps after its last client has left. Joining
+and leaving are immediate, so a client is in exactly one complete audience at any time.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Item = TypeVar("Item")
 
 
 class Audiences:
-    """The audiences by their keys, and which client is in which.
+    """The audiences by key, and the audience of each client.
 
     Attributes:
-        defer: called with steps that nothing waits for: they disconnect audiences without clients.
+        defer: called with background steps that disconnect audiences without clients.
     """
 
     def __init__(self, streams: Streams) -> None:
@@ -43,31 +43,31 @@ class Audiences:
         return len(self._by_key)
 
     def of(self, outbox: Outbox) -> Audience | None:
-        """The audience that a client is in."""
+        """The audience of a client; None if it has none."""
         return self._of.get(outbox)
 
     def has_feed(self, feed: str) -> bool:
-        """Whether some audience is in the feed."""
+        """Whether the feed has any audience."""
         return any(key.feed == feed for key in self._by_key)
 
     def covering(self, stream: StreamKey) -> Iterator[Audience]:
-        """Those with a wildcard that matches the stream, carried or not."""
+        """The audiences with a wildcard that matches the stream, whether or not it is carried."""
         if not self._wildcards.cover(stream):
             return iter(())
         return (each for each in self._with_wildcards if each.covers(stream))
 
     def is_awaited(self, stream: StreamKey) -> bool:
-        """Whether somebody who holds the stream has still to catch up with it."""
+        """Whether a client that subscribes to the stream still has to catch up with it."""
         return any(stream in audience.behind for audience in self._behind)
 
     def prepare(
         self, key: AudienceKey, outbox: Outbox, behind: Collection[StreamKey] | None = None
     ) -> Generator[None, None, Audience]:
-        """Find or make the audience for a client, in steps; `move` is to follow the last one.
+        """Find or create the audience for a client, in steps. Call `move` after the last step.
 
         Args:
-            behind: streams that it is to hold, but gets from elsewhere for now. If it is not None,
-                the client gets a separate audience, even where there is no such stream.
+            behind: subscribed streams that the client receives from history for now. Unless it is
+                None, the client gets a separate audience, even if there are no such streams.
         """
         own_key = key._replace(newcomer=outbox)
         if behind is not None:
@@ -75,7 +75,7 @@ class Audiences:
         audience = yield from self._complete(key)
         if self._known(outbox, audience):
             if not audience.members and not audience.users:
-                # It was made for this client, which can as well have it alone.
+                # It was created for this client, so make it the client's separate audience.
                 self._by_key.pop(key)
                 audience.key = own_key
                 self._by_key[own_key] = audience
@@ -87,7 +87,7 @@ class Audiences:
     def _complete(
         self, key: AudienceKey, behind: Collection[StreamKey] = ()
     ) -> Generator[None, None, Audience]:
-        """Connect the audience of a key to all streams that it covers."""
+        """Find or create the audience of a key, and connect it to all streams that it covers."""
         while True:
             audience = self._by_key.get(key) or self._create(key, behind)
             audience.users += 1
@@ -102,7 +102,7 @@ class Audiences:
                 return audience
 
     def _connect_some(self, audience: Audience) -> bool:
-        """Connect an audience to more of its streams. True if that may not be all."""
+        """Connect an audience to the next batch of its streams. Returns False if none were left."""
         streams = next(self._pending.get(audience, iter(())), None)
         if streams is None:
             self._pending.pop(audience, None)
@@ -113,7 +113,7 @@ class Audiences:
         return True
 
     def _known(self, outbox: Outbox, audience: Audience) -> dict[ConflatedTap, int]:
-        """How many of the ticks that are being conflated for an audience are not for a client."""
+        """How many of the ticks that each tap is conflating must be left out for a client."""
         old = self._of.get(outbox)
         if old is audience:
             return audience.known
@@ -125,7 +125,7 @@ class Audiences:
         return known
 
     def move(self, outbox: Outbox, new: Audience | None) -> None:
-        """Put a client into another audience, which `prepare` has returned, or into none."""
+        """Move a client to an audience that `prepare` has returned. None removes the client."""
         if new is not None and new.key.newcomer is not None:
             new.known = self._known(outbox, new)
         old = self._of.pop(outbox, None)
@@ -141,7 +141,7 @@ class Audiences:
             self.unite(new)
 
     def catch_up(self, audience: Audience, stream: StreamKey) -> None:
-        """A newcomer takes a stream like everybody else from now on."""
+        """Connect a newcomer to a stream that it has caught up with."""
         audience.behind.discard(stream)
         carried = self._streams.get(stream)
         if carried is not None:
@@ -154,7 +154,7 @@ class Audiences:
         self.unite(audience)
 
     def unite(self, late: Audience) -> None:
-        """Where nothing sets a newcomer apart any more, it joins those who were there before."""
+        """Merge a newcomer's audience into the shared one if the newcomer is in step."""
         if late.key.newcomer is None or not late.is_in_step:
             return
         self._by_key.pop(late.key, None)
@@ -169,11 +169,11 @@ class Audiences:
         self._drop_if_empty(late)
 
     def discard(self, audience: Audience) -> None:
-        """Forget an audience that was prepared, unless it has other clients."""
+        """Discard a prepared audience, unless it has clients."""
         self._drop_if_empty(audience)
 
     def postpone(self, audience: Audience, stream: Stream) -> None:
-        """Have a newcomer get a stream from elsewhere for now."""
+        """Disconnect a newcomer from a stream that it receives from history for now."""
         audience.behind.add(stream.key)
         self._behind[audience] = None
         for tap in list(stream.taps.values()):
@@ -181,7 +181,7 @@ class Audiences:
                 self._streams.disconnect(audience, tap)
 
     def _drop_if_empty(self, audience: Audience) -> None:
-        """Forget an audience without members; it is disconnected from its streams later."""
+        """Remove an audience without members. It is disconnected from its streams later."""
         if audience.members or audience.users:
             return
         if self._by_key.get(audience.key) is audience:
@@ -203,7 +203,7 @@ class Audiences:
                 audience = self._unused.popleft()
                 for taps in batches(list(audience.taps)):
                     for tap in taps:
-                        # Unless its stream has been closed meanwhile.
+                        # The stream may have been closed meanwhile.
                         if tap in audience.taps:
                             self._streams.disconnect(audience, tap)
                     yield
@@ -211,13 +211,13 @@ class Audiences:
             self._is_disconnecting = False
 
     def connect(self, stream: Stream) -> None:
-        """Have the wildcards that match a new stream take it."""
+        """Connect a new stream to the audiences whose wildcards match it."""
         for audience in self.covering(stream.key):
             if stream.key not in audience.behind:
                 audience.connect(self._streams.tap(stream, audience))
 
     def disconnect(self, stream: Stream) -> None:
-        """Have nobody take a stream any more."""
+        """Disconnect all audiences from a stream."""
         for tap in list(stream.taps.values()):
             for audience in _audiences_of(tap):
                 self._streams.disconnect(audience, tap)
@@ -225,7 +225,7 @@ class Audiences:
     def _create(self, key: AudienceKey, behind: Collection[StreamKey] = ()) -> Audience:
         audience = self._by_key[key] = Audience(key, behind)
         if audience.deliveries.has_wildcards:
-            # From now on it is connected to every stream that is opened.
+            # From now on, `connect` connects it to every matching stream that is opened.
             self._with_wildcards[audience] = None
             self._wildcards.count(key, 1)
         if behind:
@@ -236,14 +236,17 @@ class Audiences:
 
 
 class _Wildcards:
-    """The wildcards of all audiences: most names that clients make up match none of them."""
+    """An index of the wildcards of all audiences.
+
+    It quickly rejects names that match none, such as most names that clients make up.
+    """
 
     def __init__(self) -> None:
         self._prefixes: dict[tuple[str, str], Counter[str]] = {}
         self._lengths: dict[tuple[str, str], Counter[int]] = {}
 
     def count(self, key: AudienceKey, times: int) -> None:
-        """Add the wildcards of an audience, or take them off again with -1."""
+        """Add the wildcards of an audience; with -1, remove them."""
         for (channel, pattern), _ in key.wanted:
             if not pattern.endswith("*"):
                 continue
@@ -252,7 +255,7 @@ class _Wildcards:
             _add(self._lengths.setdefault(place, Counter()), len(prefix), times)
 
     def cover(self, stream: StreamKey) -> bool:
-        """Whether one of them matches a stream."""
+        """Whether any wildcard matches a stream."""
         place = stream.feed, stream.channel
         prefixes, symbol = self._prefixes.get(place), stream.symbol
         if not prefixes:

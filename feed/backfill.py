@@ -1,8 +1,7 @@
-"""Serves the past to clients that ask for it, without holding up those that are live.
+"""Send history to clients that ask for it, without delaying live clients.
 
-All sending and reading for them goes through here, a little at a time: whatever a turn took, the
-live flow then has as long for itself. What one client is waiting for is read once for all that wait
-for the same.
+All reading and sending of history goes through here in small turns. After each turn, live traffic
+gets as much time as the turn took. Clients that need the same history share one read.
 """
 
 from __future__ import annotations
@@ -27,26 +26,26 @@ _TURN_S: Final = 0.003
 _READERS: Final = 4
 _PAGES_PER_READ: Final = 32
 _TICKS_PER_READ: Final = 2 * PAGE_TICKS
-"""What one read brings at most, roughly. After a short cut most streams lack a few ticks each.
-Reading many together halves the work for a client that resumes 10,000 streams."""
+"""The approximate maximum of one read. After a short disconnection, most streams lack a few ticks.
+Reading many streams together halves the work for a client that resumes 10,000 streams."""
 _PLACES_PER_READ: Final = 50
 _LOOK_AGAIN_S: Final = 0.01
 _READ_AGAIN_S: Final = 0.25
 _KEEP_S: Final = 5.0
-"""How long what was read is kept at least, for others who may ask for it."""
+"""How long a block is kept at least after its last use, for other clients that may need it."""
 
 logger = logging.getLogger("tickcast.backfill")
 
 
 class Backfill:
-    """The clients that are behind, whose turn it is, and what is being read for them.
+    """The clients that are behind, the order of their turns, and the reads in progress for them.
 
-    What fails for one client ends there. A read that Redis refuses, or that raises, is given up,
-    with an error to the clients that wait for it. A bug in serving a client ends its connection.
-    Reads wait only while Redis is away.
+    A failure affects only the clients concerned. If Redis refuses a read, or the read raises, it is
+    abandoned and the clients that wait for it receive an error. A bug in serving a client ends its
+    connection. Reads are retried only while Redis can't be reached.
 
     Attributes:
-        failed: reads that were given up.
+        failed: how many reads were abandoned.
     """
 
     def __init__(self, store: Store) -> None:
@@ -66,17 +65,17 @@ class Backfill:
 
     @property
     def streams(self) -> int:
-        """Streams that clients have not caught up with, over all of them."""
+        """How many streams are still behind, summed over all clients."""
         return sum(len(follower.behind) for follower in self._followers)
 
     def serve(self, follower: Follower) -> None:
-        """Give a client a turn: it is behind with some streams, or reads again."""
+        """Queue a turn for a client that has fallen behind or is ready to receive again."""
         if follower.behind:
             self._followers.add(follower)
             self._queue(follower)
 
     def forget(self, follower: Follower) -> None:
-        """The client is gone: what only it has asked for is no longer read."""
+        """Remove a client that is gone. Reads that only this client waits for are cancelled."""
         for request in follower.reading.values():
             waiting = self._asked.get(request, [])
             if follower in waiting:
@@ -100,7 +99,7 @@ class Backfill:
     async def run(self) -> None:
         """Serve until cancelled."""
         if self._asked:
-            # An earlier run failed while it read.
+            # An earlier run failed while reading.
             self._unread = deque(self._asked)
             self._start_reader()
         self._news.set()
@@ -161,20 +160,20 @@ class Backfill:
                 except Exception:
                     await self._read_apart(requests)
         finally:
-            # Not in a callback, which would run a turn later: a request made in between would find
-            # four readers that have ended, and history would stop for every client.
+            # Not in a done callback, which would run one loop turn later. A request made in between
+            # would find four finished readers and start none, and history would stop for everyone.
             self._readers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _read_later(self, requests: list[Request]) -> None:
-        # Behind the others: where only these fail, those are served meanwhile.
+        # Queue them behind the others, so that those are served if only these fail.
         self._unread.extend(requests)
         await asyncio.sleep(_READ_AGAIN_S)
 
     async def _read_apart(self, requests: list[Request]) -> None:
-        """One of these requests has failed permanently: find out which, and give it up."""
+        """Read requests one by one after a joint read failed, and abandon those that fail again."""
         for request in requests:
             if request not in self._asked:
-                continue  # Answered before another one failed.
+                continue  # It was answered before another one failed.
             try:
                 await self._read([request])
             except BrokerUnavailable as error:
@@ -188,7 +187,7 @@ class Backfill:
                 self._give_up(request, Fault.INTERNAL_ERROR)
 
     def _take_alike(self) -> list[Request]:
-        """Requests that can be read together. Those of clients that are gone are left out."""
+        """Take requests that can be read together, leaving out those that no client waits for."""
         taken: list[Request] = []
         is_place, most, ticks = False, 1, 0
         while self._unread and len(taken) < most:
@@ -208,7 +207,7 @@ class Backfill:
         return taken
 
     def _expected(self, request: Request) -> int:
-        """How many ticks a page of history will bring, roughly."""
+        """Estimate how many ticks a page of history will contain."""
         ticks = self._asked[request][0].ticks_after(request)
         return PAGE_TICKS if ticks is None else min(ticks, PAGE_TICKS)
 
@@ -243,7 +242,7 @@ class Backfill:
                 self._queue(follower)
 
     def _end(self, follower: Follower) -> None:
-        """End a client that can't be served: its trouble is not the others'."""
+        """Disconnect a client that can't be served, so that the others are not affected."""
         logger.exception("a bug in serving the past to a client, whose connection ends")
         self.forget(follower)
         follower.fail()

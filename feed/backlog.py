@@ -1,4 +1,4 @@
-"""What a client was too slow to take, kept as one tick for each stream."""
+"""The ticks that a slow client has missed, kept as one tick for each stream."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ from feed.pieces import (
 from feed.ticks import StreamKey, Tick
 
 _PARTS_MAX: Final = 8
-"""What is kept of a stream at the most, where one epoch follows the other."""
+"""The maximum number of parts for a stream. There are several only if epochs change."""
 
 
 class Missed:
-    """The latest tick of a stream, and how many ticks before it the client did not get.
+    """The latest tick of a stream, and how many earlier ticks the client did not receive.
 
     Attributes:
-        before: ticks missed before the latest, and before those that the latest itself replaced.
-        first_seq: the number of the first of them.
+        before: how many ticks were missed before the latest one, not counting those that the
+            latest one itself replaced.
+        first_seq: the sequence number of the first missed tick.
     """
 
     __slots__ = ("before", "first_seq", "latest", "policy", "published_us")
@@ -44,13 +45,13 @@ class Missed:
         self._end_with(chunk, policy)
 
     def is_followed_by(self, chunk: Chunk) -> bool:
-        """Whether a chunk goes on in the same epoch."""
+        """Whether a chunk continues in the same epoch."""
         return (chunk.ticks[0].seq or 0) > (self.latest.seq or 0)
 
     def add(self, chunk: Chunk, policy: SlowPolicy) -> None:
-        """Take what came next."""
+        """Add the next chunk of the stream."""
         if self.latest.snap:
-            # Sent on request and not counted: what has come since takes its place.
+            # A snapshot is sent on request and not counted. Newer ticks replace it.
             self.first_seq = (chunk.ticks[0].seq or 0) - chunk.ticks[0].conflated
         else:
             self.before += 1 + self.latest.conflated
@@ -63,13 +64,13 @@ class Missed:
         self.policy = policy
 
     def to_tick(self) -> Tick:
-        """The tick that the client gets."""
+        """The tick to send to the client."""
         if self.policy is SlowPolicy.CONFLATE and self.before:
             return replace(self.latest, conflated=self.latest.conflated + self.before)
         return self.latest
 
     def to_notice(self, key: StreamKey) -> list[dict[str, Any]] | None:
-        """What to say before the tick about those before it."""
+        """The `skipped` notice to send before the tick; None if none is needed."""
         if self.policy is SlowPolicy.CONFLATE or not self.before:
             return None
         last = (self.latest.seq or 0) - self.latest.conflated - 1
@@ -80,10 +81,10 @@ Part = Missed | Gap
 
 
 class Backlog:
-    """What one client has missed, by stream: its size grows with streams, not with ticks.
+    """The ticks that one client has missed, by stream.
 
-    A stream has one part, or more where its epoch has changed meanwhile. Of many epochs the first
-    ones are told as one.
+    Its size grows with the number of streams, not of ticks. A stream has one part, or several if
+    its epoch has changed meanwhile. If there are too many, the oldest are merged into a new epoch.
     """
 
     __slots__ = ("_form", "_parts")
@@ -96,7 +97,7 @@ class Backlog:
         return bool(self._parts)
 
     def add(self, chunk: Chunk, policy: SlowPolicy) -> None:
-        """Take the next ticks of a stream."""
+        """Add the next ticks of a stream."""
         parts = self._parts.setdefault(chunk.key, [])
         for run in _split_by_epoch(chunk):
             last = parts[-1] if parts else None
@@ -107,7 +108,7 @@ class Backlog:
         _bound(parts)
 
     def add_gap(self, key: StreamKey, gap: Gap) -> None:
-        """Take word of a gap. What was missed before it becomes a part of it."""
+        """Add a gap. Ticks that were missed before it become part of the gap."""
         parts = self._parts.setdefault(key, [])
         while parts and gap.reason is not GapReason.EPOCH:
             last = parts[-1]
@@ -123,7 +124,7 @@ class Backlog:
         _bound(parts)
 
     def keep(self, policy_of: Callable[[StreamKey], SlowPolicy | None], form: Form) -> None:
-        """The client's wishes have changed: go by these policies, forget streams without one."""
+        """Apply changed subscriptions: update the policies and drop streams that have none."""
         self._form = form
         kept = {}
         for key, parts in self._parts.items():
@@ -135,15 +136,16 @@ class Backlog:
         self._parts = kept
 
     def take(self, written_us: int) -> tuple[bytes, Totals]:
-        """Frames with what some streams have missed, those that have waited longest first.
+        """Take frames with the missed ticks of some streams, those that have waited longest first.
 
-        Returns them with what the client thereby got, for its totals.
+        Returns the frames, and what they add to the client's totals.
         """
         keys = list(self._parts)[:FRAME_TICKS_MAX]
         queues = [[(key, part) for part in self._parts.pop(key)] for key in keys]
         released = Totals()
         frames: list[bytes] = []
-        # Each stream's first part, then each one's second: their order counts, and frames are few.
+        # Send the first part of every stream, then the second, and so on. This keeps the order of
+        # parts within each stream and needs few frames.
         for turn in zip_longest(*queues):
             frames += self._release([each for each in turn if each], written_us, released)
         return b"".join(frames), released
@@ -170,10 +172,11 @@ class Backlog:
 
 
 def _bound(parts: list[Part]) -> None:
-    """Drop the oldest of too many parts: all of them are from epochs that have ended.
+    """Merge the oldest parts into one if there are too many. They belong to past epochs.
 
-    That is told as one new epoch, which is all that a client can make of several. Else the next
-    tick, whose number may be lower than what the client has, would look like a repetition.
+    The client receives them as a single new epoch; several would tell it no more. The notice is
+    necessary: the next tick may have a lower number than the client's last one, and would otherwise
+    look like a duplicate.
     """
     if len(parts) > _PARTS_MAX:
         del parts[:-_PARTS_MAX]
@@ -181,7 +184,7 @@ def _bound(parts: list[Part]) -> None:
 
 
 def _split_by_epoch(chunk: Chunk) -> list[Chunk]:
-    """A chunk as several where the numbering restarts within it."""
+    """Split a chunk wherever the numbering restarts."""
     key, ticks, published_us = chunk
     starts = [
         position

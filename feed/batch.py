@@ -1,4 +1,4 @@
-"""What travels through Redis: consecutive ticks of one stream under one header; and gaps."""
+"""Batches, the messages that travel through Redis, and the results of reading history."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Batch(NamedTuple):
     """Consecutive ticks of one stream, numbered by the broker.
 
     Attributes:
-        epoch: names the numbering; a later epoch compares greater.
-        ticks: at least one; their `seq` rises by one each.
-        published_us: when the publisher handed them over, microseconds since the Unix epoch; in
-            history, when the store took them, to the millisecond.
+        epoch: identifies the numbering. A later epoch compares greater.
+        ticks: at least one. Their `seq` rises by one from tick to tick.
+        published_us: when the publisher sent them, in microseconds since the Unix epoch. In
+            history, it is when the store received them, accurate to the millisecond.
     """
 
     epoch: str
@@ -26,15 +26,15 @@ class Batch(NamedTuple):
 
     @property
     def first_seq(self) -> int:
-        """The number of its first tick."""
+        """The sequence number of the first tick."""
         return self.ticks[0].seq or 0
 
     @classmethod
     def parse(cls, message: bytes) -> Batch:
-        """Read a pub/sub message: `epoch first_seq published_us`, a line feed, packed ticks.
+        """Parse a pub/sub message: `epoch first_seq published_us`, a line feed, packed ticks.
 
         Raises:
-            InvalidTick: it is not of this form.
+            InvalidTick: the message does not have this form.
         """
         header, _, payload = message.partition(b"\n")
         try:
@@ -48,12 +48,13 @@ class Batch(NamedTuple):
 
 
 class History(NamedTuple):
-    """Some of a stream's retained batches, in order, as they were at one moment.
+    """Some of a stream's retained batches, in order, read at one moment.
 
     Attributes:
-        epoch, seq: where the stream stood then; empty and 0 where it was never published.
-        through: the last number that was looked at: what is missing up to here is not retained.
-        complete: whether that is all there was.
+        epoch, seq: the stream's position at that moment; empty and 0 if it was never published.
+        through: the last sequence number that the read covered. A tick up to here that is missing
+            from `batches` is not retained.
+        complete: whether the read reached the end of the stream.
     """
 
     epoch: str
@@ -64,14 +65,14 @@ class History(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where in a stream a point in time lies.
+    """The position of a point in time within a stream.
 
     Attributes:
-        epoch, seq: where the stream stands; empty and 0 where it was never published.
-        before: the number before the first tick that is not older than the time. Where there is
-            none, `seq`; where the first is no longer retained, the number before the oldest
-            that is.
-        trimmed: whether the first is no longer retained.
+        epoch, seq: the current position of the stream; empty and 0 if it was never published.
+        before: the sequence number before the first tick that is not older than the time. It is
+            `seq` if there is no such tick. If that tick is no longer retained, it is the number
+            before the oldest retained tick.
+        trimmed: whether the first such tick is no longer retained.
     """
 
     epoch: str
@@ -81,10 +82,10 @@ class Place(NamedTuple):
 
 
 class GapReason(Enum):
-    """Why ticks can't be had any more (`docs/protocol.md`, section "Gaps")."""
+    """Why ticks are no longer available (`docs/protocol.md`, section "Gaps")."""
 
     RETENTION = "retention"
-    """They are older than the history that is kept."""
+    """They are older than the retained history."""
     EPOCH = "epoch"
     """The numbering has restarted."""
     BROKER = "broker"
@@ -92,9 +93,9 @@ class GapReason(Enum):
 
 
 class Gap(NamedTuple):
-    """Ticks of a stream, from `first_seq` to `last_seq`, that can't be had any more.
+    """Ticks of a stream, from `first_seq` to `last_seq`, that are no longer available.
 
-    Either number is None where it is not known; both are for a new epoch.
+    A number is None if it is not known. For a new epoch, both are None.
     """
 
     first_seq: int | None
@@ -103,7 +104,7 @@ class Gap(NamedTuple):
 
     @property
     def ticks(self) -> int:
-        """How many are missing, as far as it is known."""
+        """How many ticks are missing; 0 if that is not known."""
         if self.first_seq is None or self.last_seq is None:
             return 0
         return self.last_seq - self.first_seq + 1

@@ -1,4 +1,4 @@
-"""Retained ticks read lately, shared by all clients that are being sent the past."""
+"""A cache of recently read history, shared by all clients that are catching up."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from feed.pieces import Chunk, Form, encode_pieces, pack_frames
 from feed.ticks import StreamKey, Tick
 
 BLOCK_TICKS: Final = 500
-"""Ticks in a block, which hence fits one frame."""
+"""The number of ticks in a block, chosen so that a block fits in one frame."""
 CACHE_BYTES: Final = 32 * 1024 * 1024
 TICK_BYTES: Final = 300
-"""What a tick takes in memory, roughly."""
+"""The approximate size of a tick in memory."""
 
 _Place = tuple[StreamKey, str, int]
-"""Where a block belongs: its stream, the epoch, and which it is."""
+"""The place of a block: its stream, its epoch, and its index."""
 
 
 class Letter(NamedTuple):
-    """Ticks as the bytes of so many frames."""
+    """Ticks encoded as frames, with the number of frames and ticks."""
 
     data: bytes
     frames: int
@@ -28,13 +28,13 @@ class Letter(NamedTuple):
 
 
 class Block:
-    """Consecutive ticks of one stream; all blocks of a stream begin at multiples of the same size.
+    """Consecutive ticks of one stream. Blocks are aligned to multiples of `BLOCK_TICKS`.
 
-    So clients that ask for nearly the same past share all but the first of their frames.
+    Clients that ask for nearly the same history therefore share all frames except the first.
 
     Attributes:
-        size_bytes: what it takes in memory, roughly.
-        generation: the part of the cache that it counts in, once it is in one.
+        size_bytes: the approximate size in memory.
+        generation: the generation of the cache that holds the block, if any.
     """
 
     __slots__ = (
@@ -52,7 +52,7 @@ class Block:
 
     @property
     def last_seq(self) -> int:
-        """The number of its last tick."""
+        """The sequence number of the last tick."""
         return self.first_seq + len(self.ticks) - 1
 
     def _grow(self, size_bytes: int) -> None:
@@ -61,7 +61,7 @@ class Block:
             self.generation.size_bytes += size_bytes
 
     def add(self, ticks: Sequence[Tick], published_us: int) -> None:
-        """Take the ticks that follow those in it."""
+        """Append the next ticks."""
         if not self.ticks:
             self.first_seq = ticks[0].seq or 0
         self.ticks += ticks
@@ -69,11 +69,14 @@ class Block:
         self._grow(TICK_BYTES * len(ticks))
 
     def includes(self, other: Block) -> bool:
-        """Whether it has all that another block of the same place has."""
+        """Whether it contains all ticks of another block of the same place."""
         return self.first_seq <= other.first_seq and other.last_seq <= self.last_seq
 
     def take_rest(self, other: Block) -> None:
-        """Take what another block of the same place has beyond its end, if that follows."""
+        """Append the ticks that another block of the same place has beyond this one's end.
+
+        Does nothing if there would be a hole in between.
+        """
         known = self.last_seq + 1 - other.first_seq
         if 0 <= known < len(other.ticks):
             self.ticks += other.ticks[known:]
@@ -81,7 +84,7 @@ class Block:
             self._grow(TICK_BYTES * (len(other.ticks) - known))
 
     def letter(self, form: Form, first_seq: int, last_seq: int, written_us: int) -> Letter:
-        """Some of its ticks as frames: made once, unless they are stamped with the time."""
+        """Encode some of its ticks as frames, which are cached unless they contain time stamps."""
         found = self._letters.get((form, first_seq, last_seq))
         if found is None:
             part = slice(first_seq - self.first_seq, last_seq - self.first_seq + 1)
@@ -94,13 +97,13 @@ class Block:
 
 
 def to_letter(chunk: Chunk, form: Form, written_us: int) -> Letter:
-    """Ticks as frames of their own."""
+    """Encode ticks as complete frames."""
     data, frames, ticks, _ = pack_frames(encode_pieces(chunk, form, written_us), form.encoding)
     return Letter(data, frames, ticks)
 
 
 class _Generation:
-    """Blocks that were asked for in the same time, and what they take together."""
+    """Blocks that were used in the same period, and their total size."""
 
     def __init__(self) -> None:
         self._blocks: dict[_Place, Block] = {}
@@ -110,7 +113,7 @@ class _Generation:
         return self._blocks.get(place)
 
     def put(self, place: _Place, block: Block) -> None:
-        """Take a block, in place of another."""
+        """Add a block, replacing any other of the same place."""
         self.take_out(place)
         self._blocks[place] = block
         self.size_bytes += block.size_bytes
@@ -124,7 +127,7 @@ class _Generation:
         return block
 
     def scatter(self) -> None:
-        """Let go of all blocks. Else they and it would keep each other until a full collection."""
+        """Drop all blocks, breaking the reference cycles that only a full collection would free."""
         for block in self._blocks.values():
             block.generation = None
         self._blocks.clear()
@@ -132,9 +135,9 @@ class _Generation:
 
 
 class Blocks:
-    """A cache of blocks, in two generations: what nobody asks for any more goes with the older one.
+    """A cache of blocks in two generations. Unused blocks disappear with the older generation.
 
-    So it is as large as what is in use, and not as large as it may be.
+    The cache is therefore only as large as the blocks in use, not as large as its limit.
     """
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
@@ -144,18 +147,18 @@ class Blocks:
 
     @property
     def size_bytes(self) -> int:
-        """What all blocks take in memory, roughly."""
+        """The approximate size of all blocks in memory."""
         return self._young.size_bytes + self._old.size_bytes
 
     def find(self, key: StreamKey, epoch: str, seq: int) -> Block | None:
-        """The block that holds a tick."""
+        """The block that contains a tick; None if it is not cached."""
         block = self._get((key, epoch, (seq - 1) // BLOCK_TICKS))
         if block is None or not block.first_seq <= seq <= block.last_seq:
             return None
         return block
 
     def put(self, key: StreamKey, history: History) -> None:
-        """Keep what was read."""
+        """Store a page of history."""
         for number, block in _to_blocks(key, history).items():
             place = (key, history.epoch, number)
             known = self._get(place)
@@ -167,12 +170,12 @@ class Blocks:
             self.age()
 
     def age(self) -> None:
-        """Let go of what was not asked for since the last time; due now and then."""
+        """Drop the blocks that were not used since the last call. Call this periodically."""
         self._old.scatter()
         self._old, self._young = self._young, _Generation()
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Drop all blocks."""
         self._old.scatter()
         self._young.scatter()
 
@@ -192,7 +195,7 @@ def _to_blocks(key: StreamKey, history: History) -> dict[int, Block]:
             end = (number + 1) * BLOCK_TICKS - (ticks[0].seq or 1) + 1
             block = blocks.get(number)
             if block is None or block.last_seq + 1 != ticks[0].seq:
-                # A batch that can't be read leaves a hole: what lies before it is given up.
+                # An unreadable batch leaves a hole. Drop the ticks before it.
                 block = blocks[number] = Block(key)
             block.add(ticks[:end], batch.published_us)
             ticks = ticks[end:]
@@ -200,5 +203,5 @@ def _to_blocks(key: StreamKey, history: History) -> dict[int, Block]:
 
 
 def block_start(seq: int) -> int:
-    """The number after which the block begins that holds the tick after `seq`."""
+    """The sequence number before the block that contains the tick after `seq`."""
     return seq // BLOCK_TICKS * BLOCK_TICKS

@@ -1,9 +1,10 @@
-"""Brings a client from a point in a stream's past up to its present, without a gap or a duplicate.
+"""Bring a client from a point in a stream's history up to live, without gaps or duplicates.
 
-A `CatchUp` is one client's way through one stream. It ends when the client has got just what the
-hub has handed on of the stream: from then on the client is one of its subscribers. No ticks are
-kept for it meanwhile. What it lacks is read from history, in pages shared with others; and what
-history did not reach to yet, when it was read, is in the stream's tail.
+A `CatchUp` tracks one client's progress through one stream. It ends when the client has received
+exactly what the hub has forwarded of the stream. From then on the client is a live subscriber. No
+ticks are buffered for the client meanwhile. Missing ticks are read from history, in pages that are
+shared with other clients. Ticks that were not in history yet when it was read are in the stream's
+tail.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from feed.times import Time
 
 
 class Request(NamedTuple):
-    """What must be read from the store: history after a number, or where a point in time lies."""
+    """A read from the store: history after a sequence number, or the place of a point in time."""
 
     key: StreamKey
     after: int = 0
@@ -30,11 +31,11 @@ class Request(NamedTuple):
 
 
 class Origin:
-    """The `subscribe` that asked for the past of some streams.
+    """The `subscribe` message that asked for history.
 
     Attributes:
-        id: its `id`, to be echoed in an error.
-        failed: whether the error "history can't be read" was sent: once is enough.
+        id: the message's `id`, which errors echo.
+        failed: whether the error that history can't be read was sent. It is sent only once.
     """
 
     __slots__ = ("failed", "id")
@@ -45,7 +46,7 @@ class Origin:
 
 
 class Verdict(Enum):
-    """How things stand where there is nothing to send or read."""
+    """The state of a catch-up that has nothing to send or read."""
 
     JOIN = "up to date"
     WAIT = "the store has gone further than the hub, which will follow"
@@ -53,14 +54,14 @@ class Verdict(Enum):
 
 
 class Stretch(NamedTuple):
-    """Ticks to send next, at most one frame of them."""
+    """The ticks to send next, at most one frame."""
 
     source: Block | Chunk
     first_seq: int
     last_seq: int
 
     def letter(self, form: Form, written_us: int) -> Letter:
-        """The ticks as frames."""
+        """Encode the ticks as frames."""
         if isinstance(self.source, Block):
             return self.source.letter(form, self.first_seq, self.last_seq, written_us)
         key, ticks, published_us = self.source
@@ -69,11 +70,11 @@ class Stretch(NamedTuple):
 
 
 class CatchUp:
-    """One client's way through one stream.
+    """One client's progress through one stream.
 
     Attributes:
-        epoch, seq: the last tick that the client has, or knows to be lost.
-        origin: the request that it serves.
+        epoch, seq: the last tick that the client has received, or has been notified is lost.
+        origin: the message that asked for it.
     """
 
     __slots__ = ("_head", "_is_sure", "_shares", "_start", "epoch", "origin", "seq")
@@ -84,7 +85,7 @@ class CatchUp:
         start: Time | None = None,
         origin: Origin | None = None,
     ) -> None:
-        """Begin after a position, or at a point in time."""
+        """Start after a position, or at a point in time."""
         self.origin = origin or Origin()
         self.epoch, self.seq = position if position is not None and position.seq else ("", 0)
         self._start = start
@@ -93,7 +94,7 @@ class CatchUp:
         self._shares = True
 
     def next(self, stream: Stream, blocks: Blocks) -> Stretch | Gap | Request | Verdict:
-        """What is to be done next; ticks and gaps count as sent."""
+        """Return the next step. Ticks and gaps that it returns count as sent."""
         if self._start is not None:
             return Request(stream.key, time=self._start)
         if self.epoch != stream.epoch and (step := self._cross_epochs(stream)) is not None:
@@ -110,7 +111,7 @@ class CatchUp:
         return stretch
 
     def _cross_epochs(self, stream: Stream) -> Gap | Request | Verdict | None:
-        """Of two epochs, the store knows which is the present one."""
+        """Move to the stream's epoch; ask the store if the client's epoch may be the newer one."""
         if not self.seq and self.epoch < stream.epoch:
             self.epoch = stream.epoch
             return None
@@ -120,7 +121,10 @@ class CatchUp:
         return self._look_ahead(stream)
 
     def _look_ahead(self, stream: Stream) -> Request | Verdict:
-        """The client has what the hub has not: a server further ahead has sent it, or none has."""
+        """Handle a client that claims ticks that the hub does not have.
+
+        Either a server that is further ahead sent them, or they never existed. The store decides.
+        """
         head, self._head = self._head, None
         if head is None:
             return Request(stream.key, self.seq)
@@ -141,12 +145,12 @@ class CatchUp:
             return None
         return Stretch(block, self.seq + 1, min(stream.seq, block.last_seq))
 
-    # -- what was read
+    # -- results of reads
 
     def take_place(self, place: Place, stream: Stream) -> Gap | None:
-        """Begin where the point in time lies; returns what is not retained any more, if anything.
+        """Start at the place of the point in time. Returns a gap if ticks are no longer retained.
 
-        How many ticks that are is not known: the gap has only an end.
+        The number of missing ticks is unknown, so the gap has only an end.
         """
         self._start = None
         self._is_sure = True
@@ -155,15 +159,15 @@ class CatchUp:
         return Gap(None, place.before, GapReason.RETENTION) if place.trimmed else None
 
     def take_history(self, history: History, stream: Stream) -> Gap | None:
-        """Note what was read on request; returns what turned out not to be retained, if anything.
+        """Process a page of history. Returns a gap if ticks turned out not to be retained.
 
-        The ticks themselves are found in the blocks.
+        The ticks themselves are in the blocks.
         """
         self._head = Position(history.epoch, history.seq)
         if self.epoch != stream.epoch or self.seq >= stream.seq:
             return None
         self._is_sure = True
-        # A page from the start of the block, as others ask for too, might end before it is of use.
+        # A page from the start of a block can be shared, but may end before the tick needed here.
         self._shares = history.complete or history.through > self.seq
         next_seq = stream.seq + 1
         if history.epoch == self.epoch:
@@ -177,7 +181,7 @@ class CatchUp:
         return gap
 
     def give_up(self, stream: Stream) -> Gap | Verdict:
-        """History can't be read: go on with the present. Returns what the client misses thereby."""
+        """Skip to live because history can't be read. Returns what to tell the client about it."""
         knows_start = self._start is None
         same_epoch = self.epoch == stream.epoch or not self.seq
         before, seq = self.seq, stream.seq
@@ -190,7 +194,7 @@ class CatchUp:
         return Gap(before + 1, seq, GapReason.BROKER) if before < seq else Verdict.JOIN
 
     def _next_in(self, history: History) -> int:
-        """The first number from the one on that comes next that history has, or may have."""
+        """The first sequence number after `seq` that history has, or may have beyond this page."""
         for batch in history.batches:
             if batch.first_seq + len(batch.ticks) > self.seq + 1:
                 return max(batch.first_seq, self.seq + 1)

@@ -1,4 +1,4 @@
-"""Values by pattern, and which of several patterns decides for a stream."""
+"""A map from patterns to values, in which the most specific pattern decides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 class PatternMap(Coverage, Generic[Value]):
     """A value for each subscription. The longest pattern that matches a stream decides.
 
-    A lookup costs one step for each length of prefix in use, which are at most 33.
+    A lookup takes one step for each prefix length in use, of which there are at most 33.
     """
 
     __slots__ = ("_values",)
@@ -26,12 +26,12 @@ class PatternMap(Coverage, Generic[Value]):
         return len(self._values)
 
     def of(self, stream: StreamKey) -> Value | None:
-        """The value of the stream's own name, or else of its longest prefix; None without one."""
+        """The value for the stream's exact name, else for its longest prefix; None if neither."""
         decisive = self.closest(stream.channel, stream.symbol)
         return None if decisive is None else self._values[decisive]
 
     def of_pattern(self, wanted: Subscription) -> Value | None:
-        """The same for a symbol or a wildcard as a whole."""
+        """The value for a whole pattern, which is a symbol or a wildcard; None if there is none."""
         if wanted in self._values:
             return self._values[wanted]
         # The prefixes that match "BTC-" also match every symbol of "BTC-*".

@@ -1,4 +1,4 @@
-"""How fast a client may speak, and when it has gone too far. No I/O."""
+"""Limit a client's message rate, and decide when to disconnect it. No I/O."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _REFUSALS_BURST: Final = 10
 
 
 class Conduct:
-    """One client's allowance of messages, and the patience with it once that is used up.
+    """One client's message allowance, and how many refusals it gets once that is used up.
 
     Attributes:
-        limits: the allowance in words, for the client.
+        limits: a description of the allowance, for the client.
     """
 
     __slots__ = ("_burst", "_messages", "_patience", "_per_s")
@@ -33,14 +33,15 @@ class Conduct:
         )
 
     def pay(self, price: float, now_s: float, paid: float = 0.0) -> bool:
-        """Take the price of a message; whether the allowance has that much.
+        """Take the price of a message from the allowance. Returns False if it does not suffice.
 
-        A price above the burst counts as the burst, so that any message passes after a rest.
+        A price above the burst counts as the burst, so that any message passes after a long enough
+        pause.
 
         Args:
-            price: the whole price; 1 is a plain message.
-            now_s: of a steady clock.
-            paid: the part that was taken already. It is given back where the rest is refused.
+            price: the full price; 1 for a plain message.
+            now_s: the time of a steady clock.
+            paid: the part that was taken before. It is returned if the rest is refused.
         """
         rest = min(price, self._burst) - min(paid, self._burst)
         if rest <= 0 or self._messages.take(rest, now_s):
@@ -50,14 +51,14 @@ class Conduct:
         return False
 
     def charge(self, price: float) -> None:
-        """Take the price of work that is done: what it concerned was not known before.
+        """Take the price of work that is already done, because its cost was not known before.
 
-        Where the allowance has less, messages are refused until the rest is made up for.
+        If the allowance does not suffice, messages are refused until the debt is paid off.
         """
         self._messages.owe(price)
 
     def may_refuse(self, cost: float, now_s: float) -> bool:
-        """Whether to refuse one more message of a client that is too fast; if not, disconnect it.
+        """Whether to refuse a message of a client that sends too fast. If not, disconnect it.
 
         Args:
             cost: 1 for a plain message, more for a long one.

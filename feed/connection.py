@@ -1,4 +1,4 @@
-"""One WebSocket connection: reads the client's messages and ties session, outbox and socket."""
+"""One WebSocket connection: reads messages and connects session, outbox and socket."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ from feed.transport_sink import TransportSink
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
 _LOOK_S: Final = 3600.0
-"""The longest wait for a grant to expire, before looking again."""
+"""The longest timer for the expiry of a grant. After it, the grant is checked again."""
 
 logger = logging.getLogger("tickcast.connection")
 
 
 def _find_wanted(session: Session, request: Request, found: set[Subscription]) -> Steps:
-    """What a request needs open. It takes milliseconds where a key has a thousand patterns."""
+    """Find what a request needs open. This takes milliseconds for a key with 1,000 patterns."""
     found.update(session.wanted_by(request))
     yield
 
 
 class Connection:
-    """The moving part between one socket and its session."""
+    """Runs one client's session on its socket."""
 
     __slots__ = ("_beating", "_began_s", "_deadline", "_engine", "_session", "_sink", "_viewer",
                  "_visitor", "outbox")  # fmt: skip
@@ -73,7 +73,7 @@ class Connection:
         )
 
     def begin(self, session: Session) -> None:
-        """Say the first words; messages are to come through `take`, up to an `end`."""
+        """Greet the client. Then pass its messages to `take`, and call `end` when it is gone."""
         self._session = session
         self._sink.on_drain = self._drain
         self._sink.on_shutdown = self._last_words
@@ -86,7 +86,7 @@ class Connection:
         logger.info("opened", extra=self._about())
 
     def take(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
-        """Answer a message; what it returns must be awaited before the next."""
+        """Answer a message. If it returns a coroutine, await that before the next message."""
         try:
             request = self._session.read(message)
         except Ended as end:
@@ -113,7 +113,7 @@ class Connection:
         return self._answer(request)
 
     def end(self, code: int) -> None:
-        """Let go of everything: the client is gone."""
+        """Release everything that belongs to the connection, after the client is gone."""
         self._engine.slices.forget(self._session)
         self._engine.sessions.discard(self._session)
         self._engine.replays.forget(self._session)
@@ -141,7 +141,7 @@ class Connection:
         )  # fmt: skip
 
     async def serve(self, websocket: WebSocket) -> None:
-        """Take messages from an ASGI server's `receive` until either side ends it."""
+        """Process messages from an ASGI server's `receive` until either side disconnects."""
         code = CloseCode.INTERNAL_ERROR.value
         try:
             while (event := await websocket.receive())["type"] != "websocket.disconnect":
@@ -176,13 +176,13 @@ class Connection:
             await self._follow_replay()
 
     async def _carry_out(self, steps: Steps) -> None:
-        """Carry out work of the session, a little at a time, while others are served."""
+        """Run work of the session in time slices, so that other clients are served meanwhile."""
         if not self.outbox.closed:
             await self._engine.slices.run(self._session, steps)
             self._serve_past()
 
     def _carry_out_later(self, steps: Steps) -> None:
-        """The same without waiting for it."""
+        """Run work of the session in time slices, without waiting for it."""
         if not self.outbox.closed:
             self._engine.slices.start(self._session, self._guarded(steps))
 
@@ -222,14 +222,14 @@ class Connection:
             self._session.refuse(steer, error.fault, error.detail)
 
     def _view(self) -> Viewer:
-        """The client as one that has tapes played to it, which few ever are."""
+        """The client's viewer for private replays, created on first use: few clients need one."""
         if self._viewer is None:
             send = partial(self._engine.hub.writes.of_tape, self.outbox)
             self._viewer = Viewer(self.outbox, self._session.encoding, send)
         return self._viewer
 
     async def _steer_feed(self, steer: Steer) -> None:
-        """Steer the replay that plays into the feed, for all its clients."""
+        """Steer the replay that plays into the feed, which affects all clients of the feed."""
         session, engine = self._session, self._engine
         try:
             if not engine.settings.steers_replays:
@@ -267,7 +267,7 @@ class Connection:
                 self._set_deadline()
 
     def _set_deadline(self) -> None:
-        """See to it that the client does not stay longer than it may."""
+        """Start the timer that ends the connection when the client's time is up."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -281,11 +281,11 @@ class Connection:
             self._deadline = loop.call_later(wait_s, self._look_at_grant)
 
     def _look_at_grant(self) -> None:
-        """End the connection if its grant is no longer good; follow it if it has changed."""
+        """End the connection if its grant is no longer valid, or apply the changes of the grant."""
         try:
             self._follow_grant()
         except Exception:
-            # The keys of the others are looked at as well: a revoked one must not stay open.
+            # Don't propagate: the caller goes on to check other clients, whose keys may be revoked.
             self._fail()
 
     def _follow_grant(self) -> None:
@@ -343,7 +343,7 @@ class Connection:
         self._sink.finish(words, CLOSES[fault], fault.words)
 
     def _about(self) -> dict[str, object]:
-        """What a log says of the connection."""
+        """The fields that log records about the connection share."""
         grant = self._visitor.grant
         return {
             "client": self._visitor.number,

@@ -1,4 +1,4 @@
-"""What is counted while ticks flow: plain numbers, cheap to add to. `feed.metrics` shows them."""
+"""Counters of the hot path: plain numbers, cheap to update. `feed.metrics` exports them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FLUSH_BOUNDS_TICKS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
 class Totals:
-    """What became of a client's ticks.
+    """Counts of what happened to a client's ticks.
 
     Attributes:
-        sent: written to it, snapshots included.
-        merged: replaced by later ones of their stream, which say so in `cf`.
-        skipped: left out, which a `skipped` notice says.
-        bytes: all that was sent, other messages included.
+        sent: ticks written to the client, including snapshots.
+        merged: ticks replaced by a later tick of their stream, which counts them in `cf`.
+        skipped: ticks left out and announced in a `skipped` notice.
+        bytes: bytes sent, including other messages.
     """
 
     __slots__ = ("bytes", "merged", "sent", "skipped")
@@ -33,7 +33,7 @@ class Totals:
         self.bytes = size
 
     def add(self, other: Totals, times: int = 1) -> None:
-        """Add another's numbers; -1 times takes them off again."""
+        """Add other totals; with `times=-1`, subtract them."""
         self.sent += times * other.sent
         self.merged += times * other.merged
         self.skipped += times * other.skipped
@@ -41,11 +41,11 @@ class Totals:
 
 
 class Histogram:
-    """Counts values by the bucket they fall into.
+    """Counts values in buckets.
 
     Attributes:
-        bounds: the upper ends of the buckets; the last bucket has none.
-        counts: how many values fell into each; one longer than `bounds`.
+        bounds: the upper bounds of the buckets. The last bucket has none.
+        counts: how many values fell into each bucket; one longer than `bounds`.
         total: the sum of all values.
     """
 
@@ -57,28 +57,29 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count a value that came up so many times."""
+        """Count a value that occurred `times` times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.total += value * times
 
 
 class Counters:
-    """All that one server has counted since it began.
+    """Everything that one server has counted since it started.
 
     Attributes:
-        ticks_in: taken from the broker.
-        ticks_out, frames_out, bytes_out: handed to clients' sockets or held for them, over all.
-        conflated: ticks that clients with `conflate_ms` got merged into later ones.
-        slow_merged, slow_skipped: ticks that clients did not get one by one, being too slow.
-        replayed_out: ticks of tapes, handed to clients that have them played to themselves.
-        history_out: ticks from history, handed to clients that asked for the past.
-        gaps: times that a stream lacked ticks, by reason; `lost`: how many ticks that were.
+        ticks_in: ticks received from the broker.
+        ticks_out, frames_out, bytes_out: handed to clients' sockets or queued for them, summed
+            over all clients.
+        conflated: ticks merged into later ones for clients with `conflate_ms`.
+        slow_merged, slow_skipped: ticks merged or skipped because a client was too slow.
+        replayed_out: ticks of tapes, sent to clients with private replays.
+        history_out: ticks from history, sent to clients that asked for it.
+        gaps: gaps in streams, by reason. `lost` is the number of ticks in them.
         connections: clients that have connected.
         closed: connections that ended, by close code.
-        refused: handshakes and credentials that were turned away, by reason.
-        rate_limited: messages refused because too many came.
-        lag_s: from publishing to the flush that sent it.
-        flush_s, flush_ticks: how long flushes took, and how many ticks they sent on.
+        refused: refused handshakes and credentials, by reason.
+        rate_limited: messages refused by the rate limit.
+        lag_s: the time from publishing a tick to the flush that sent it.
+        flush_s, flush_ticks: the duration of flushes, and the ticks that each one sent.
     """
 
     def __init__(self) -> None:
@@ -102,12 +103,12 @@ class Counters:
         self.flush_ticks = Histogram(FLUSH_BOUNDS_TICKS)
 
     def add_gap(self, reason: str, ticks: int) -> None:
-        """Note that a stream has a gap."""
+        """Count a gap in a stream."""
         self.gaps[reason] += 1
         self.lost += ticks
 
     def add_sent(self, ticks: int, conflated: int, frames: int, size: int) -> None:
-        """Note what was handed over: the four that are counted with each flush."""
+        """Add to the four counters that every flush updates."""
         self.ticks_out += ticks
         self.conflated += conflated
         self.frames_out += frames

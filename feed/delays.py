@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt, and which failures to report. No I/O."""
+"""Delays between attempts, and which failures to report. No I/O."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ _REMINDER_MAX_S: Final = 600.0
 
 
 class Delays:
-    """Delays with full jitter: each lies anywhere below a bound, which doubles up to its end.
+    """Exponential back-off with full jitter.
 
-    So those that were cut off together do not come back together.
+    Each delay is random below a bound, which doubles from `first_s` to `max_s`. Clients that were
+    disconnected at the same time therefore reconnect at different times.
 
     Args:
-        dice: gives numbers from 0 to 1.
+        first_s, max_s: the first and the largest bound, in seconds.
+        dice: returns random numbers from 0 to 1.
     """
 
     def __init__(
@@ -29,25 +31,25 @@ class Delays:
 
     @property
     def is_first(self) -> bool:
-        """Whether the next delay is the first since they have begun."""
+        """Whether the next delay is the first one, initially or after a success."""
         return self._bound_s == self._first_s
 
     def begin_anew(self) -> None:
-        """After a success: the next delay is a short one."""
+        """Return to the first bound, after a success."""
         self._bound_s = self._first_s
 
     def next_s(self) -> float:
-        """The next delay, in seconds."""
+        """Return the next delay, in seconds."""
         delay_s = self._bound_s * self._dice()
         self._bound_s = min(2 * self._bound_s, self._max_s)
         return delay_s
 
 
 class Reminders:
-    """Decides which failures of an outage are reported: the first, then fewer and fewer.
+    """Decides which failures of an outage to report: the first, then fewer and fewer.
 
-    The intervals are 10 s, 20 s, 40 s and so on, at most ten minutes. A kind of error that was not
-    reported before is reported at once, so that an outage that changes its nature is noticed.
+    The intervals are 10 s, 20 s, 40 s and so on, up to ten minutes. An exception type that has not
+    been reported yet is reported immediately, so that a change in the nature of an outage shows.
 
     >>> reminders = Reminders()
     >>> [second for second in range(0, 100, 5) if reminders.is_due(second, OSError())]
@@ -63,7 +65,7 @@ class Reminders:
         """Whether to report a failure that happened now.
 
         Args:
-            now_s: seconds on a clock that is never set back.
+            now_s: seconds on a monotonic clock.
         """
         is_known = type(error) in self._kinds
         if is_known and now_s < self._next_s:
@@ -75,6 +77,6 @@ class Reminders:
         return True
 
     def reset(self) -> None:
-        """The outage is over: report the next failure at once."""
+        """End the outage. The next failure is reported immediately."""
         self._interval_s = 0.0
         self._kinds.clear()

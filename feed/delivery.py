@@ -1,4 +1,4 @@
-"""How a client wants its streams: as they come or conflated, and what to do when it is slow."""
+"""Delivery options of a subscription: conflation, and the policy for slow clients."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Final, NamedTuple
 CONFLATE_STEP_MS: Final = 10
 CONFLATE_MAX_MS: Final = 60_000
 INTERVALS_MAX: Final = 16
-"""How many different intervals are served exactly.
+"""The number of different intervals that are served exactly.
 
-Each costs memory for every stream that it is used with: 1 to 6 MiB for 10,000.
+Each interval needs memory for every stream that uses it: 1 to 6 MiB for 10,000 streams.
 """
 _COARSE_MS: Final = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000)
 
 
 class SlowPolicy(Enum):
-    """What becomes of the ticks that a client is too slow to take."""
+    """What to do with ticks that a client is too slow to receive."""
 
     CONFLATE = "conflate"
-    """Only the latest of each stream is kept; it says how many it replaced."""
+    """Keep only the latest tick of each stream, which counts those that it replaced."""
     SKIP = "skip"
-    """They are dropped, and a `skipped` notice says which."""
+    """Drop them, and announce them in a `skipped` notice."""
     CLOSE = "close"
-    """The connection ends."""
+    """Close the connection."""
 
 
 class Options(NamedTuple):
-    """What a client has said about a subscription, or as its default; None is nothing."""
+    """The options of a subscription, or a connection's defaults; None if not specified."""
 
     conflate_ms: int | None = None
     slow: SlowPolicy | None = None
 
     def or_else(self, others: Options) -> Options:
-        """These, and the others where these say nothing."""
+        """Fill in unspecified options from others."""
         return Options(
             others.conflate_ms if self.conflate_ms is None else self.conflate_ms,
             others.slow if self.slow is None else self.slow,
@@ -45,34 +45,39 @@ NO_OPTIONS: Final = Options()
 
 
 class Delivery(NamedTuple):
-    """How a subscription is served: at most one tick in so many ms (0: every tick), and so on."""
+    """How to serve a subscription.
+
+    Attributes:
+        conflate_ms: send at most one tick in this interval, in ms; 0 sends every tick.
+        slow: the policy if the client is too slow.
+    """
 
     conflate_ms: int
     slow: SlowPolicy
 
 
-# Cached, so that equal deliveries are one object.
+# The cache makes equal deliveries the same object.
 @lru_cache(maxsize=1024)
 def choose_delivery(channel: str, options: Options, extended: bool) -> Delivery:
-    """The delivery that a client's options, in full, come down to.
+    """Resolve a client's complete options to a delivery.
 
     Args:
-        extended: whether the client knows our extensions. One that does not could make nothing of
-            merged or missing ticks, and is disconnected instead.
+        extended: whether the client knows our extensions. One that does not would not understand
+            merged or missing ticks, so it is disconnected instead.
     """
     slow = options.slow
     if slow is None and extended:
-        # Of prices the latest is what counts; of trades, that some are missing.
+        # For prices, the latest one matters. For trades, it matters that some are missing.
         slow = SlowPolicy.SKIP if channel == "trades" else SlowPolicy.CONFLATE
     return Delivery(options.conflate_ms or 0, slow or SlowPolicy.CLOSE)
 
 
 def coarse_conflate_ms(asked_ms: int) -> int:
-    """The interval of a few that is served instead, where too many are in use already."""
+    """Round an interval up to one of a few, if too many different ones are already in use."""
     return next((each for each in _COARSE_MS if each >= asked_ms), CONFLATE_MAX_MS)
 
 
 def effective_conflate_ms(asked_ms: int) -> int:
-    """The interval that is served for the one asked: coarse, so that many clients share it."""
+    """Round a requested interval up to a step, so that many clients share the same interval."""
     steps = -(-min(asked_ms, CONFLATE_MAX_MS) // CONFLATE_STEP_MS)
     return steps * CONFLATE_STEP_MS

@@ -1,4 +1,4 @@
-"""What a handshake must pass before it is answered, and what a connection holds while it lasts."""
+"""Admission control: the checks of a handshake, and the seats that a connection occupies."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ REFUSALS: Final = (
     "host", "origin", "attempts", "address", "full", "credentials", "key", "shut_out", "requests",
     "busy",
 )  # fmt: skip
-"""All reasons for which somebody is turned away."""
+"""All reasons for refusing a client."""
 _TOTAL: Final = "total"
 _FULL_RETRY_S: Final = 5
 _BUSY_RETRY_S: Final = 1
 _ENTERING_MAX: Final = 256
-"""Handshakes and requests that wait for the store or for a check of credentials at a time. More
-would wait for longer than it takes to come again."""
+"""The number of handshakes and requests that may wait for the store or a check of credentials.
+If there were more, waiting would take longer than trying again."""
 _ENTERING_RETRY_S: Final = (1, 3)
 _ATTEMPTS_AT_ONCE: Final = 8
-"""Attempts that are counted at a time. Each takes one of the store's 16 pooled connections, and
-what serves the clients that are in needs the others."""
+"""The number of attempts that are counted at the same time. Each uses one of the store's 16 pooled
+connections, and the clients that are already connected need the others."""
 _HOST_SHOWN: Final = 100
 _ORIGIN_SHOWN: Final = 120
 _VISITORS_PER_STEP: Final = 50
@@ -53,15 +53,15 @@ def _nothing() -> None:
 
 @dataclass(eq=False, slots=True)
 class Visitor:
-    """Somebody who has passed, until `Door.leave`.
+    """A client that was admitted, until `Door.leave`.
 
     Attributes:
-        number: counts the visitors of this server.
-        address: where it comes from, in safe characters.
-        grant: what it may do; None until it has said who it is.
-        rooms: where it holds a seat.
-        on_change: called when its grant may no longer be what it was.
-        has_left: True from `Door.leave` on: it takes no seat any more.
+        number: a running number of the visitors of this server.
+        address: the client's address, escaped for logs.
+        grant: the client's rights; None until it has authenticated.
+        rooms: the rooms in which it occupies a seat.
+        on_change: called when the grant may have changed.
+        has_left: True after `Door.leave`. The visitor must not take a seat from then on.
     """
 
     number: int
@@ -73,13 +73,13 @@ class Visitor:
 
 
 class Door:
-    """Lets visitors in and out.
+    """Admits clients, and releases their seats when they leave.
 
     Args:
-        is_up: whether the store is believed to answer.
+        is_up: returns whether the store is believed to be reachable.
 
     Attributes:
-        defer: called with steps that nothing waits for.
+        defer: called with background steps.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class Door:
         self._noting = asyncio.Semaphore(_ATTEMPTS_AT_ONCE)
 
     def check_host(self, scope: Mapping[str, Any]) -> None:
-        """See that a request reached the server by a name that it is known by.
+        """Check that a request uses a known host name of the server.
 
-        A server that asks for credentials gives nothing to a page under another name, so there only
-        the setting `hosts` makes it look.
+        A server that asks for credentials reveals nothing to a page under another name. It checks
+        the name only if the setting `hosts` is given.
 
         Raises:
-            Refused: it did not.
+            Refused: the name is unknown.
         """
         names = self._settings.hosts
         if self.gate.asks and not names:
@@ -132,13 +132,13 @@ class Door:
         raise refusal
 
     async def enter(self, scope: Mapping[str, Any]) -> Visitor:
-        """Let the sender of a handshake in.
+        """Admit the sender of a handshake.
 
         Args:
-            scope: its ASGI connection scope.
+            scope: the ASGI connection scope.
 
         Raises:
-            Refused: it may not come in, or not now.
+            Refused: the client may not connect, or not now.
         """
         address = _address_in(scope)
         visitor = Visitor(next(self._numbers), _safe(address))
@@ -158,14 +158,14 @@ class Door:
         return visitor
 
     def limiter_of(self, scope: Mapping[str, Any]) -> AddressLimiter | None:
-        """What limits the address that a scope names; None where nothing does."""
+        """The limiter of the address in a scope; None if it is not limited."""
         return self._limits.of(_address_in(scope))
 
     async def look_in(self, scope: Mapping[str, Any]) -> Grant:
-        """What the sender of a plain HTTP request may see. It holds no seat, but it is an attempt.
+        """Authorize a plain HTTP request. It takes no seat, but it counts as an attempt.
 
         Raises:
-            Refused: it may see nothing, or not now.
+            Refused: the sender may see nothing, or not now.
         """
         if not self.gate.asks:
             return UNASKED
@@ -187,11 +187,11 @@ class Door:
         raise refusal
 
     async def identify(self, visitor: Visitor, credentials: Credentials) -> Grant:
-        """Find out what a visitor may do who shows credentials.
+        """Check a visitor's credentials, and take a seat for its key or token.
 
         Raises:
-            AuthFailed: nothing.
-            TryAgain, TooManyConnections: nothing now.
+            AuthFailed: the credentials are not valid.
+            TryAgain, TooManyConnections: the visitor may not connect now.
         """
         grant = await self.gate.admit(credentials, party_of(visitor.address))
         needs_seat = visitor.grant is None and not visitor.has_left
@@ -201,7 +201,7 @@ class Door:
         return grant
 
     def leave(self, visitor: Visitor) -> None:
-        """Let a visitor out."""
+        """Release everything that a visitor holds."""
         visitor.has_left = True
         self._visitors.discard(visitor)
         self._seats.free(visitor.rooms)
@@ -209,13 +209,13 @@ class Door:
         visitor.on_change = _nothing
 
     def note_refusal(self, reason: str, visitor: Visitor, detail: str) -> None:
-        """Count and log that somebody was turned away."""
+        """Count and log a refusal."""
         self._counters.refused[reason] += 1
         extra = {"client": visitor.number, "address": visitor.address, "detail": detail}
         security.log(SECURITY, "refused: %s", reason, extra=extra)
 
     async def watch(self) -> None:
-        """Look after those who are in, whenever what they may do has changed."""
+        """Check the grants of all visitors whenever the keys have changed."""
         await self.gate.watch(self._look_at_all)
 
     def _look_at_all(self) -> None:
@@ -234,7 +234,7 @@ class Door:
         origin = None if given is None else given.decode("latin-1")
         host = headers.get(b"host", b"").decode("latin-1")
         if not is_welcome(origin, scope["scheme"], host, self._settings.origins):
-            # Escaped, since the text goes to the log as well.
+            # Escaped, because the text is also logged.
             shown = ascii((origin or "")[:_ORIGIN_SHOWN])
             raise Refused(
                 "origin",
@@ -259,10 +259,10 @@ class Door:
 
     @contextmanager
     def _one_more(self) -> Iterator[None]:
-        """Count one that waits to be let in.
+        """Count a client that is waiting for admission.
 
         Raises:
-            Refused: there are too many already.
+            Refused: too many clients are waiting.
         """
         if self._entering >= _ENTERING_MAX:
             retry_s = random.randint(*_ENTERING_RETRY_S)
@@ -274,7 +274,7 @@ class Door:
             self._entering -= 1
 
     def _check_shut_out(self, address: str) -> None:
-        """Refuse an address that keeps flooding, before anything is done for it."""
+        """Refuse an address that keeps flooding, before any work is done for it."""
         limiter = self._limits.of(address)
         wait_s = limiter.shut_out_s(monotonic()) if limiter is not None else 0
         if wait_s:
@@ -314,7 +314,8 @@ class Door:
         if full is not None:
             raise TooManyConnections(full)
         if visitor.has_left:
-            # While its secret was checked or its seat was taken; nobody else would free it.
+            # It left while its secret was checked or its seat was taken. Free the seat here, since
+            # `leave` has already run.
             self._seats.free(rooms)
         else:
             visitor.rooms.update(rooms)
@@ -326,5 +327,5 @@ def _address_in(scope: Mapping[str, Any]) -> str:
 
 
 def _safe(address: str) -> str:
-    """An address as a log may show it: a proxy passes on whatever it was told."""
+    """Escape an address for logs: a proxy forwards any text that a client claims as its address."""
     return ascii(address)[1:-1]

@@ -1,4 +1,4 @@
-"""Ticks as bytes: for clients in JSON or MessagePack, for the broker in a form of its own."""
+"""Encode and decode ticks: JSON or MessagePack for clients, and a separate form for the broker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feed.times import Time
 
 
 class Encoding(Enum):
-    """How a client gets its messages: JSON in text frames, MessagePack in binary frames."""
+    """The encoding of a connection: JSON in text frames, or MessagePack in binary frames."""
 
     JSON = "json"
     MSGPACK = "msgpack"
@@ -47,12 +47,12 @@ _STORE_DECODER: Final = msgspec.msgpack.Decoder(list[Tick], dec_hook=_decode_tim
 
 
 def encode(message: object, encoding: Encoding) -> bytes:
-    """A message for clients: ticks, or anything else made of builtins and `Time`."""
+    """Encode a message for clients: ticks, or any value made of builtins and `Time`."""
     return _WIRE_ENCODERS[encoding].encode(message)
 
 
 def encode_elements(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
-    """Ticks as they stand inside an array, so that several such pieces can share one."""
+    """Encode ticks as the inside of an array, so that one array can combine several such pieces."""
     array = encode(ticks, encoding)
     if encoding is Encoding.JSON:
         return array[1:-1]
@@ -60,14 +60,14 @@ def encode_elements(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
 
 
 def array_marks(count: int, encoding: Encoding) -> tuple[bytes, bytes, bytes]:
-    """What goes before, between and after elements to make an array of so many of them."""
+    """The bytes before, between and after the elements of an array of `count` elements."""
     if encoding is Encoding.JSON:
         return b"[", b",", b"]"
     return _msgpack_array_header(count), b"", b""
 
 
 def _msgpack_array_header(count: int) -> bytes:
-    """Source: the MessagePack specification, "Array format family"."""
+    """The header of an array. Source: MessagePack specification, "Array format family"."""
     if count < 16:
         return bytes((0x90 | count,))
     if count < 1 << 16:
@@ -76,15 +76,15 @@ def _msgpack_array_header(count: int) -> bytes:
 
 
 def pack(ticks: Sequence[Tick]) -> bytes:
-    """Ticks in the form the broker keeps them: a MessagePack array, times as nanoseconds."""
+    """Encode ticks for the broker: a MessagePack array, with times as nanoseconds."""
     return _STORE_ENCODER.encode(ticks)
 
 
 def unpack(data: bytes) -> list[Tick]:
-    """Read what `pack` wrote.
+    """Decode the result of `pack`.
 
     Raises:
-        InvalidTick: the bytes are not such an array.
+        InvalidTick: the bytes can't be decoded.
     """
     try:
         return _STORE_DECODER.decode(data)
@@ -93,10 +93,10 @@ def unpack(data: bytes) -> list[Tick]:
 
 
 def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
-    """The tick that one decoded message stands for; fields it does not know are left out.
+    """Convert one decoded message to a tick, ignoring unknown fields.
 
     Args:
-        kinds: what it may be, where that is not `Tick` itself: classes derived from those of it.
+        kinds: the type to convert to, if it is not `Tick` itself: classes derived from its members.
 
     >>> tick = from_wire({"T": "t", "S": "ES", "p": 1640.25, "s": 3, "t": "2013-09-03T13:00:00Z"})
     >>> tick.symbol, tick.price, tick.seq
@@ -113,5 +113,5 @@ def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
 
 
 def wire_names(kind: type[Tick]) -> frozenset[str]:
-    """The names that fields of this kind of tick have in a message, `T` included."""
+    """The names of this tick type's fields in messages, including `T`."""
     return frozenset(("T", *(field.encode_name for field in msgspec.structs.fields(kind))))

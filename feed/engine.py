@@ -1,4 +1,4 @@
-"""One server's moving parts, wired together: broker, upstream, hub and flusher."""
+"""Create and run the components of one server: broker, upstream, hub, flusher and others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ logger = logging.getLogger("tickcast")
 
 @dataclass(frozen=True)
 class Engine:
-    """What the endpoints work with."""
+    """The components that the endpoints use."""
 
     settings: Settings
     hub: Hub
@@ -59,10 +59,10 @@ class Engine:
 
 @asynccontextmanager
 async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> AsyncIterator[Engine]:
-    """Start everything; it keeps trying when Redis can't be reached.
+    """Start all components. If Redis can't be reached, they keep trying to connect.
 
     Raises:
-        InvalidSettings: the URL is none.
+        InvalidSettings: the URL is invalid.
     """
     client = make_client(redis_url)
     hub = Hub()
@@ -112,7 +112,7 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
 
 
 def address_limits(settings: Settings) -> AddressLimits:
-    """The limits of addresses, as settings have them."""
+    """Create the address limits from the settings."""
     return AddressLimits(
         settings.unlimited_addresses,
         settings.trusted_proxies,

@@ -1,7 +1,7 @@
-"""Every error a client or a user can meet: wire codes, close codes and exceptions.
+"""All errors that clients and users can encounter: wire codes, close codes and exceptions.
 
-The codes are those of the protocol, version 1, the reserved ones included; `docs/protocol.md` lists
-those in use, section "Errors and closing". No other module spells one.
+The codes are those of protocol version 1, including the reserved ones. `docs/protocol.md`, section
+"Errors and closing", lists those in use. No other module contains a literal code.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Final
 
 
 class CloseCode(IntEnum):
-    """WebSocket close codes (RFC 6455, section 7.4); 4000 and up are ours.
+    """WebSocket close codes (RFC 6455, section 7.4). Codes from 4000 on are our own.
 
-    40xx: do not reconnect. 41xx: reconnect with back-off. 42xx: reconnect now. 1012: when
-    `shutdown` has said, else now.
+    40xx: do not reconnect. 41xx: reconnect with back-off. 42xx: reconnect immediately. 1012:
+    reconnect at the time given in `shutdown`, or immediately without one.
     """
 
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
     ABNORMAL = 1006
-    """Never sent: the connection was cut."""
+    """Never sent. It means that the connection was lost."""
     INVALID_DATA = 1007
     TOO_BIG = 1009
     INTERNAL_ERROR = 1011
@@ -34,7 +34,7 @@ class CloseCode(IntEnum):
 
 
 class Fault(Enum):
-    """What can be wrong with a message or a connection: code, and the words `msg` begins with."""
+    """Problems with a message or a connection: the code, and the words that `msg` starts with."""
 
     INVALID_SYNTAX = (400, "invalid syntax")
     NOT_AUTHENTICATED = (401, "not authenticated")
@@ -54,17 +54,17 @@ class Fault(Enum):
 
     @property
     def code(self) -> int:
-        """The number in the error message's `code`."""
+        """The value of `code` in the error message."""
         return self.value[0]
 
     @property
     def words(self) -> str:
-        """What the error message's `msg` begins with."""
+        """The words that `msg` in the error message starts with."""
         return self.value[1]
 
 
 def reason_of(code: int) -> str:
-    """A close code in words, for logs."""
+    """Describe a close code, for logs."""
     try:
         return CloseCode(code).name.lower().replace("_", " ")
     except ValueError:
@@ -80,15 +80,18 @@ CLOSES: Final = {
     Fault.INTERNAL_ERROR: CloseCode.INTERNAL_ERROR,
     Fault.SHUTTING_DOWN: CloseCode.RESTART,
 }
-"""The close code that goes with a fault, where it ends the connection."""
+"""The close codes of the faults that end a connection."""
 
 
 CLOSE_GRACE_S: Final = 0.8
-"""Time for a closing handshake. Then the connection is cut: behind a full buffer it never ends."""
+"""The time allowed for a closing handshake, after which the connection is aborted.
+
+Behind a full buffer, the handshake would never finish.
+"""
 
 
 class TickcastError(Exception):
-    """Base of all errors that Tickcast raises on purpose; its text is meant for people."""
+    """Base class of all errors that Tickcast raises deliberately. The text is meant for people."""
 
 
 class InvalidTick(TickcastError):
@@ -99,9 +102,9 @@ class InvalidAction(TickcastError):
     """A client message that the server answers with an error and otherwise ignores.
 
     Attributes:
-        fault: which row of the error table it is.
-        detail: what was wrong and what would be right; safe to show.
-        id: the client's `id` for the message, to be echoed, where it could be read.
+        fault: the row of the error table.
+        detail: what is wrong and what would be right; safe to show.
+        id: the `id` of the message, to be echoed, if it could be read.
     """
 
     def __init__(self, fault: Fault, detail: str = "", id: int | str | None = None) -> None:
@@ -112,21 +115,21 @@ class InvalidAction(TickcastError):
 
 
 class AuthFailed(TickcastError):
-    """Credentials that open nothing; the text says why, in words that give nothing away."""
+    """Credentials that are not accepted. The text says why without revealing anything useful."""
 
 
 class TryAgain(TickcastError):
-    """Credentials that could not be checked now. They may be right: it is worth trying again."""
+    """Credentials that could not be checked now. They may be valid, so trying again makes sense."""
 
     def __init__(self) -> None:
         super().__init__("too many credentials at once, try again later")
 
 
 class TooManyConnections(TickcastError):
-    """A limit on connections is reached.
+    """A limit on connections has been reached.
 
     Attributes:
-        room: which: `total`, `address:…`, or a key or token.
+        room: the limit that was reached: `total`, `address:…`, or a key or token.
     """
 
     def __init__(self, room: str) -> None:
@@ -135,12 +138,12 @@ class TooManyConnections(TickcastError):
 
 
 class Refused(TickcastError):
-    """A handshake that is not answered with an upgrade; the text is for the client.
+    """A handshake or request that is refused. The text is meant for the client.
 
     Attributes:
         reason: one word for metrics and logs.
-        status: of the HTTP response.
-        retry_after_s: when it is worth trying again, if at all.
+        status: the status of the HTTP response.
+        retry_after_s: when to try again, in seconds; 0 for no suggestion.
     """
 
     def __init__(self, reason: str, status: int, text: str, retry_after_s: int = 0) -> None:
@@ -151,12 +154,12 @@ class Refused(TickcastError):
 
 
 class Ended(TickcastError):
-    """A conversation that ends here.
+    """An error that ends the connection.
 
     Attributes:
-        fault: which row of the error table says why.
-        detail: what was wrong; safe to show.
-        id: the client's `id` for the message, where there was one.
+        fault: the row of the error table.
+        detail: what is wrong; safe to show.
+        id: the `id` of the message that caused it, if there was one.
     """
 
     def __init__(self, fault: Fault, detail: str = "", id: int | str | None = None) -> None:
@@ -167,11 +170,11 @@ class Ended(TickcastError):
 
 
 class BrokerUnavailable(TickcastError):
-    """Redis can't be reached, or stopped answering."""
+    """Redis can't be reached or has stopped answering."""
 
 
 class BrokerUntrusted(BrokerUnavailable):
-    """What answers in place of Redis has a certificate that is not trusted. It may be mended."""
+    """The server at the address of Redis has an untrusted certificate. That may be fixed later."""
 
 
 class BrokerUnsuitable(TickcastError):
@@ -179,11 +182,11 @@ class BrokerUnsuitable(TickcastError):
 
 
 class AccessDenied(BrokerUnsuitable):
-    """Redis knows us, and does not let us do that; the text names the command and its keys."""
+    """Redis has authenticated us but denies a command. The text names the command and its keys."""
 
 
 class AlreadyClaimed(TickcastError):
-    """What only one program may do at a time is being done by another."""
+    """Another program already does what only one program may do at a time."""
 
 
 class StoreUnavailable(TickcastError):
@@ -191,45 +194,45 @@ class StoreUnavailable(TickcastError):
 
 
 class InvalidSettings(TickcastError):
-    """A setting that is unknown or out of range; the text names it."""
+    """A setting that is unknown or out of range. The text names it."""
 
 
 class InvalidRecording(TickcastError):
-    """A file of recorded ticks that can't be read as one."""
+    """A file of recorded ticks that can't be parsed."""
 
 
 class BadFrame(TickcastError):
-    """A venue's frame that is not what its documentation says."""
+    """A frame from a venue that does not match the venue's documentation."""
 
 
 class VenueRefused(TickcastError):
-    """A venue that will not serve us, however often it is asked."""
+    """A venue that refuses to serve us; trying again does not help."""
 
 
 class ConnectionFailed(TickcastError):
-    """A server that can't be reached, or that turned the client away for good."""
+    """A server that can't be reached, or that has permanently refused the client."""
 
 
 class ReplayFailed(TickcastError):
-    """A replay that can't begin, or that can't be steered."""
+    """A replay that can't start or can't be steered."""
 
 
 class InvalidTape(TickcastError):
-    """A file that is no tape, or a damaged one."""
+    """A file that is not a tape, or a damaged tape."""
 
 
 class TapeNotFound(TickcastError):
-    """There is no tape of that name."""
+    """A tape that does not exist."""
 
 
 class OutputFailed(TickcastError):
-    """Standard output can't be written: no space, or the terminal is gone."""
+    """Standard output can't be written: the disk is full, or the terminal is gone."""
 
 
 class RecordingFailed(TickcastError):
-    """A tape that can't be written: no space, no right, no file any more."""
+    """A tape that can't be written: full disk, no permission, or a removed file."""
 
 
 def level_of(error: TickcastError) -> int:
-    """The level at which to log what will be tried again: outages are logged elsewhere."""
+    """The level for logging an error that will be retried. Outages are logged elsewhere."""
     return logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG

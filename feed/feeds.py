@@ -1,4 +1,4 @@
-"""The feeds that clients use: their epochs, and the streams that are known to exist in them."""
+"""The feeds that clients use, with their epochs and known streams."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ logger = logging.getLogger("tickcast.upstream")
 
 
 class Feed:
-    """What is known of one feed.
+    """One feed: its epoch and its known streams.
 
     Attributes:
-        epoch: its epoch, empty until it was asked for.
-        streams: the streams known to exist in it; all of them once `listed`.
-        listed: whether the directory was read, which only wildcards need.
-        wanting: clients that are waiting for streams of it.
-        wanted: the wildcards that those clients will hold.
-        unused_since: when its last client left, on the loop's clock.
+        epoch: the feed's epoch; empty until it has been read.
+        streams: the streams that are known to exist; all of them once `listed` is True.
+        listed: whether the directory has been read. Only wildcards need it.
+        wanting: how many clients are waiting for streams of the feed.
+        wanted: the wildcards that those clients will subscribe to.
+        unused_since: when the last client left, on the loop's clock; None while the feed is used.
     """
 
     def __init__(self, streams_max: int) -> None:
@@ -33,7 +33,7 @@ class Feed:
         self.unused_since: float | None = None
 
     def learn(self, listed: Iterable[StreamKey]) -> set[StreamKey]:
-        """Add to the streams that are known, up to the bound; returns the new ones."""
+        """Add streams to the known ones, up to the limit. Returns the new ones."""
         valid = {key for key in listed if key.channel in CHANNELS and is_symbol(key.symbol)}
         new = valid - self.streams
         room = self._streams_max - len(self.streams)
@@ -45,7 +45,7 @@ class Feed:
 
 
 class Feeds:
-    """All feeds that clients use, or have used lately."""
+    """All feeds that clients use or have used recently."""
 
     def __init__(self, streams_max: int) -> None:
         self._streams_max = streams_max
@@ -55,18 +55,18 @@ class Feeds:
         return iter(list(self._feeds.items()))
 
     def get(self, name: str) -> Feed | None:
-        """The feed, if clients use it."""
+        """The feed, if it is in use."""
         return self._feeds.get(name)
 
     def use(self, name: str) -> Feed:
-        """The feed, from now on in use."""
+        """Return the feed, adding it if it is not in use yet."""
         feed = self._feeds.get(name)
         if feed is None:
             feed = self._feeds[name] = Feed(self._streams_max)
         return feed
 
     def epoch_of(self, name: str) -> str:
-        """The feed's epoch, empty where it is not known."""
+        """The feed's epoch; empty if it is not known."""
         feed = self._feeds.get(name)
         return feed.epoch if feed is not None else ""
 
@@ -76,7 +76,7 @@ class Feeds:
         return feed is not None and stream in feed.streams
 
     def sweep(self, now: float, linger_s: float, is_used: Callable[[str], bool]) -> None:
-        """Forget the feeds that nobody has used for so long."""
+        """Forget the feeds that have been unused for `linger_s`."""
         for name, feed in self:
             if feed.wanting or is_used(name):
                 feed.unused_since = None

@@ -1,4 +1,7 @@
-"""What the maps that clients send are made of: single fields, taken out and checked. No I/O."""
+"""Take single fields from a client's message and validate them. No I/O.
+
+The `take_` functions and `refuse_unknown` raise InvalidAction if the message is invalid.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from feed.ticks import CHANNELS, Subscription, is_pattern
 from feed.times import Time
 
 ID_MAX: Final = 64
-"""Longest `id` of a client's message, in characters."""
+"""The maximum length of a message's `id`, in characters."""
 
 _ALPACA_CHANNELS: Final = frozenset(
     "updatedBars dailyBars statuses lulds news corrections cancelErrors orderbooks".split()
 )
-"""Channels of the protocol that ours grew from, which no feed of ours carries."""
+"""Channels of the protocol that ours is derived from. None of our feeds carries them."""
 
 Fields = dict[str, Any]
-"""A message, or what is left of it."""
+"""A message. The functions below remove the fields that they take from it."""
 Id = int | str | None
 
 
 def take_id(fields: Fields) -> Id:
-    """Take the `id`, None if there is none. Raises InvalidAction, as all of these do."""
+    """Take the `id`; None if there is none."""
     if "id" not in fields:
         return None
     id_ = fields.pop("id")
@@ -35,7 +38,7 @@ def take_id(fields: Fields) -> Id:
 
 
 def take_flag(fields: Fields, name: str) -> bool:
-    """Take what is true or false; False if it is not there."""
+    """Take a boolean; False if the field is missing."""
     value = fields.pop(name, False)
     if not isinstance(value, bool):
         raise syntax(f"{name} is true or false")
@@ -43,7 +46,7 @@ def take_flag(fields: Fields, name: str) -> bool:
 
 
 def take_time(fields: Fields, name: str) -> Time | None:
-    """Take a time; None if there is none, or null."""
+    """Take a time; None if the field is missing or null."""
     value = fields.pop(name, None)
     if value is None:
         return None
@@ -54,7 +57,7 @@ def take_time(fields: Fields, name: str) -> Time | None:
 
 
 def take_channels(fields: Fields) -> frozenset[Subscription]:
-    """Take all that is left, as channels with their symbols."""
+    """Take all remaining fields as channels with their symbols."""
     if not fields:
         raise syntax("name at least one channel: " + ", ".join(CHANNELS))
     found: set[Subscription] = set()
@@ -76,23 +79,23 @@ def take_channels(fields: Fields) -> frozenset[Subscription]:
 
 
 def refuse_unknown(fields: Fields) -> None:
-    """See that nothing is left."""
+    """Check that no field is left."""
     for name in fields:
         raise syntax(f"unknown key {show(name)}")
 
 
 def is_integer(value: object) -> bool:
-    """Whether it is one; true and false are none."""
+    """Whether a value is an integer. Booleans are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def syntax(detail: str) -> InvalidAction:
-    """The error that a message is not as it should be."""
+    """Create the error for a malformed message."""
     return InvalidAction(Fault.INVALID_SYNTAX, detail)
 
 
 def show(value: object) -> str:
-    """A client's own words, safe to send back and to log: short, and ASCII only."""
+    """Format a client's value so that it is safe to send back and to log: short and ASCII only."""
     if isinstance(value, str):
         return ascii(value if len(value) <= 40 else value[:40] + "…")
     return f"a {type(value).__name__}"

@@ -9,16 +9,16 @@ from feed.hub import Hub
 from feed.times import Moment
 
 _EARLY_S = 0.001
-"""Timers have a resolution of a millisecond: one set for a moment must not come before it."""
+"""Timers have a resolution of 1 ms. This margin keeps them from firing before the due time."""
 
 
 class Flusher:
-    """Flushes at the end of the loop turn in which ticks came, and less often under load.
+    """Flushes at the end of the loop turn in which ticks arrived, and less often under load.
 
-    After a flush that took `d` seconds the next one starts no sooner than `pace * d` later, or
-    `window_s` where that is less. So an idle server adds no delay, and a busy one keeps time for
-    reading and sends more ticks with each write. Rests are cut to whole milliseconds, as timers
-    know no less: one of half a millisecond would take a whole one, for little gain.
+    After a flush that took `d` seconds, the next one starts no sooner than `pace * d` later, or
+    `window_s` later if that is less. An idle server therefore adds no delay, while a busy one has
+    time left for reading and sends more ticks with each write. Pauses are rounded down to whole
+    milliseconds, the resolution of timers: a pause of 0.5 ms would take 1 ms, for little gain.
     """
 
     def __init__(self, hub: Hub, pace: float, window_s: float) -> None:
@@ -31,7 +31,7 @@ class Flusher:
         self._conflated_s = 0.0
 
     def wake(self) -> None:
-        """Make sure that a flush is coming; cheap to call often."""
+        """Schedule a flush if none is scheduled. Cheap to call often."""
         if self._next is None:
             loop = asyncio.get_running_loop()
             rest_ms = int((self._not_before - time.perf_counter()) * 1000)
@@ -48,14 +48,14 @@ class Flusher:
         try:
             self._hub.flush(now)
         finally:
-            # Also after a bug, which the loop logs: otherwise conflation would stop.
+            # Do this even after a bug, which the loop logs. Otherwise conflation would stop.
             ended = time.perf_counter()
             self._hub.counters.flush_s.observe(ended - began)
             self._not_before = ended + min(self._pace * (ended - began), self._window_s)
             self._come_back(now)
 
     def _come_back(self, now: Moment) -> None:
-        """See to it that what is conflated goes out when it is due."""
+        """Schedule the next flush of conflated ticks."""
         due_s = self._hub.due_s()
         if due_s is None or (self._conflated and self._conflated_s <= due_s):
             return

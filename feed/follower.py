@@ -1,4 +1,4 @@
-"""A client that is being sent the past of some streams: what it gets next, what it waits for."""
+"""A client that is receiving history: what to send it next, and which reads it waits for."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ from feed.ticks import StreamKey
 from feed.times import Moment
 
 WRITE_BYTES: Final = 64 * 1024
-"""What a client gets at a time; then it is the next one's turn."""
+"""How much a client receives in one turn, before the next client's turn."""
 READS_MAX: Final = 32
-"""Streams of one client that are read at the same time."""
+"""The number of streams that are read for one client at the same time."""
 STREAMS_PER_TURN: Final = 100
-"""Streams that one call of `advance` looks at: most have nothing to send after a short cut."""
+"""The number of streams that one call of `advance` processes.
+
+After a short disconnection, most streams have nothing to send.
+"""
 
 
 class Follower:
-    """Catches one client up with its streams, as fast as it reads and not faster.
+    """Brings one client up to live on its streams, no faster than it reads.
 
-    It gets something only while nothing is waiting for it: so the past never fills its queue.
+    History is sent only while nothing is queued for the client, so it never fills the queue.
 
     Attributes:
-        behind: how far it is with each stream that it has not caught up with.
-        reading: what is being read for it, by stream.
-        paused: whether nothing is to be sent for now, because its subscriptions are changing.
-        waiting: whether something has to happen first that nobody will tell of: look again soon.
-        queued: for the caller's use: whether it is this client's turn soon.
+        behind: the catch-up of each stream that is still behind.
+        reading: the reads in progress for the client, by stream.
+        paused: whether sending is suspended because the client's subscriptions are changing.
+        waiting: whether it waits for a condition that triggers no event. Check again soon.
+        queued: whether the client is queued for a turn. The caller sets it.
     """
 
     __slots__ = ("_hub", "_outbox", "_ready", "_tails", "behind", "paused", "queued", "reading",
@@ -57,31 +60,31 @@ class Follower:
 
     @property
     def has_work(self) -> bool:
-        """Whether something might be sent or asked for now."""
+        """Whether there may be something to send or to read now."""
         can_read = bool(self._ready) and len(self.reading) < READS_MAX
         can_send = not self.paused and self._outbox.write is not None
         return can_read and can_send and not self.waiting
 
     def add(self, catch_ups: dict[StreamKey, CatchUp]) -> None:
-        """Catch up with more streams."""
+        """Add streams to catch up with."""
         self.behind.update(catch_ups)
         self._ready.extend(catch_ups)
 
     def drop(self, keys: Iterable[StreamKey]) -> None:
-        """The client holds these streams no longer."""
+        """Remove streams, which the client no longer subscribes to or has caught up with."""
         for key in list(keys):
             self.behind.pop(key, None)
             self.reading.pop(key, None)
             self._release_tail(key)
 
     def advance(self, blocks: Blocks, now: Moment) -> list[Request]:
-        """Send what the client can take now; returns what must be read before it can go on."""
+        """Send what the client can take now. Returns the reads that must be made to continue."""
         self.waiting = False
         if self.paused:
             return []
         form = self._hub.form_of(self._outbox)
         if form is None or self._outbox.write is None:
-            # Its turn comes when it reads again. Nothing is kept for it until then.
+            # The client gets a turn when it reads again. Hold no ticks for it until then.
             for key in self._tails - self.reading.keys():
                 self._release_tail(key)
             return []
@@ -97,7 +100,7 @@ class Follower:
             if catch_up is None:
                 continue
             if stream is None:
-                # Not carried just now. Forgotten, the client would never receive a tick of it.
+                # The stream is not carried now. Keep it, or the client would never receive it.
                 waiting.append(key)
                 continue
             outcome = self._work_off(catch_up, stream, blocks, parcel)
@@ -117,7 +120,7 @@ class Follower:
     def _work_off(
         self, catch_up: CatchUp, stream: Stream, blocks: Blocks, parcel: _Parcel
     ) -> Request | Verdict | None:
-        """Send what there is of one stream; None where that is not all yet."""
+        """Send what is available of one stream. Returns None if there may be more to send."""
         while parcel.size < WRITE_BYTES:
             step = catch_up.next(stream, blocks)
             if isinstance(step, Stretch):
@@ -131,7 +134,10 @@ class Follower:
         return None
 
     def _restart(self, stream: Stream, parcel: _Parcel) -> None:
-        """What the client knows of the stream is void: it gets the present, and goes on from it."""
+        """Announce a new epoch and continue from the latest tick.
+
+        What the client knows of the stream is no longer valid.
+        """
         self._tell(stream.key, NEW_EPOCH, parcel)
         if stream.latest is not None:
             latest = replace(stream.latest, snap=True)
@@ -150,7 +156,7 @@ class Follower:
         self.drop(joining)
 
     def take(self, request: Request, answer: History | Place) -> None:
-        """Take what was read on request; the ticks are to be found in the blocks."""
+        """Process the result of a read. The ticks themselves are in the blocks."""
         key = request.key
         stream, catch_up = self._hub.stream(key), self.behind.get(key)
         if catch_up is None or self.reading.get(key) != request:
@@ -172,10 +178,10 @@ class Follower:
         self._ready.appendleft(key)
 
     def give_up(self, request: Request, fault: Fault) -> None:
-        """History can't be read: say so, and go on with the present of the stream.
+        """Report that history can't be read, and continue with the stream live.
 
-        What is thereby missed is announced in a gap. The error is sent once for each `subscribe`,
-        however many streams it names.
+        A gap announces the missed ticks. The error is sent once for each `subscribe`, no matter how
+        many streams it names.
         """
         key = request.key
         stream, catch_up = self._hub.stream(key), self.behind.get(key)
@@ -201,7 +207,7 @@ class Follower:
         self._ready.appendleft(key)
 
     def fail(self) -> None:
-        """End the client after a bug in serving it."""
+        """Disconnect the client after a bug in serving it."""
         self._outbox.fail()
 
     def _tell(self, key: StreamKey, gap: Gap, parcel: _Parcel) -> None:
@@ -209,7 +215,7 @@ class Follower:
         self._hub.counters.add_gap(gap.reason.value, gap.ticks)
 
     def ticks_after(self, request: Request) -> int | None:
-        """How many ticks a request for history asks for; None where the hub does not know."""
+        """How many ticks a read of history is expected to find; None if the hub does not know."""
         stream = self._hub.stream(request.key)
         if stream is None or request.after >= stream.seq:
             return None
@@ -228,7 +234,7 @@ class Follower:
 
 
 class _Parcel:
-    """What a client gets with one write."""
+    """The data for one write to a client."""
 
     def __init__(self, form: Form, written_us: int) -> None:
         self.form = form

@@ -1,6 +1,6 @@
-"""WebSocket frames as a server sends them: final and unmasked (RFC 6455, section 5.2).
+"""Server-side WebSocket frames, which are final and unmasked (RFC 6455, section 5.2).
 
-Because server frames carry no mask, one frame's bytes can go to any number of clients.
+Because server frames have no mask, the same bytes can be sent to any number of clients.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _LARGE: Final = struct.Struct("!BBQ")
 
 
 def build_frame(payload: bytes, encoding: Encoding) -> bytes:
-    """The payload as one complete frame: text for JSON, binary for MessagePack."""
+    """Build a complete frame around a payload: text for JSON, binary for MessagePack."""
     return frame_header(len(payload), encoding) + payload
 
 
 def frame_header(size: int, encoding: Encoding) -> bytes:
-    """What goes before a payload of so many bytes."""
+    """Build the header of a frame with a payload of `size` bytes."""
     first = _FIN | (TEXT if encoding is Encoding.JSON else BINARY)
     if size < 126:
         return bytes((first, size))
@@ -34,7 +34,7 @@ def frame_header(size: int, encoding: Encoding) -> bytes:
 
 
 def split_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Opcode and payload of each of the frames that `build_frame` made and someone joined."""
+    """Split concatenated frames from `build_frame`. Yields the opcode and payload of each."""
     position = 0
     while position < len(data):
         opcode, size = data[position] & 0x0F, data[position + 1]

@@ -1,4 +1,4 @@
-"""What several taps give in one flush, gathered by audience: each gets it in one write. No I/O."""
+"""Collect the pieces of one flush by audience, so that each gets them in one write. No I/O."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from feed.times import Moment
 
 
 class Gathering:
-    """The pieces of one flush.
+    """The pieces of one flush, by audience.
 
     Attributes:
-        settled: audiences that are no longer late in any interval of conflation.
+        settled: audiences that are no longer late in any conflation interval.
     """
 
     __slots__ = ("_touched", "_written_us", "settled")
@@ -24,7 +24,7 @@ class Gathering:
         self.settled: list[Audience] = []
 
     def add(self, tap: AnyTap, chunk: Chunk) -> None:
-        """Let every audience of a tap have a chunk."""
+        """Add a chunk for every audience of a tap."""
         touched = self._touched
         for form, audiences in tap.audiences.items():
             pieces = encode_pieces(chunk, form, self._written_us)
@@ -34,7 +34,10 @@ class Gathering:
                 audience.gathered += pieces
 
     def add_conflated(self, tap: ConflatedTap) -> None:
-        """Let every audience have the latest tick, which counts for less where one came late."""
+        """Add the latest tick for every audience of a conflated tap.
+
+        For an audience that joined during the interval, the tick replaces fewer ticks.
+        """
         late: list[tuple[Audience, int]] = []
         for audiences in tap.audiences.values():
             late += [(each, each.known[tap]) for each in audiences if tap in each.known]
@@ -55,5 +58,5 @@ class Gathering:
         tap.clear()
 
     def letters(self) -> Iterator[tuple[Sequence[Piece], Form, Iterable[Audience]]]:
-        """What is to be written, and to whom."""
+        """The pieces to write, with their form and audience."""
         return ((each.take(), each.form, (each,)) for each in self._touched)

@@ -1,1 +1,1 @@
-"""Who may connect and see what: keys, tokens, and what they entitle to."""
+"""Authentication and authorization: API keys, tokens, and their entitlements."""

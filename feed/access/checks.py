@@ -1,7 +1,7 @@
-"""The order in which secrets are checked, and which clients must try again later.
+"""Queue the checks of secrets by priority, and turn clients away when the queue is full.
 
-A check takes some 20 ms of a core. Floods of wrong secrets must not keep out those who have the
-right one, so those who are likely to have it come first.
+A check takes about 20 ms of CPU time. A flood of wrong secrets must not keep out clients with a
+valid one, so the clients that are likely to have a valid secret are served first.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ Value = TypeVar("Value")
 
 
 class Rank(IntEnum):
-    """How likely an address is to have the right secret. A lower number comes first."""
+    """The priority of an address, by how likely its secret is valid. Lower numbers come first."""
 
     TRUSTED = 0
-    """It had the right one before."""
+    """It has presented a valid secret before."""
     UNKNOWN = 1
     FAILED = 2
-    """It had a wrong one lately, or names a key that does not exist."""
+    """It has recently presented a wrong secret, or it names a key that does not exist."""
 
 
 _WAITING_MAX: Final = {Rank.TRUSTED: 100, Rank.UNKNOWN: 80, Rank.FAILED: 20}
-"""Checks that may wait, counting those of the rank and of the ranks behind it."""
+"""The number of checks that may wait, counting those of the same rank and of lower priority."""
 
 
 class CheckQueue:
-    """Runs checks one at a time in a thread. Equal checks that wait are run once.
+    """Runs checks one at a time in a thread. Equal checks that are waiting share one run.
 
     Args:
-        thread: runs one check at a time.
-        clock: a steady clock, in seconds.
+        thread: an executor that runs one check at a time.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, thread: Executor, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,13 +61,13 @@ class CheckQueue:
         self._trusted: dict[str, None] = {}
 
     def rank_of(self, address: str) -> Rank:
-        """How an address has fared lately."""
+        """The rank of an address, based on its recent checks."""
         if self._failed.get(address, 0.0) > self._clock():
             return Rank.FAILED
         return Rank.TRUSTED if address in self._trusted else Rank.UNKNOWN
 
     def note(self, address: str, *, is_right: bool) -> None:
-        """Note that an address had the right secret, or a wrong one."""
+        """Record that an address presented a valid or a wrong secret."""
         if is_right:
             self._failed.pop(address, None)
             _remember(self._trusted, address, None)
@@ -76,14 +76,14 @@ class CheckQueue:
             _remember(self._failed, address, self._clock() + _FAILED_FOR_S)
 
     async def run(self, key: Hashable, check: Check, address: str, rank: Rank) -> bool:
-        """Run a check in its turn.
+        """Queue a check and wait for its result.
 
         Args:
-            key: equal for equal checks.
-            address: whose secret it is.
+            key: identifies the check; equal checks have equal keys.
+            address: the address that presented the secret.
 
         Raises:
-            TryAgain: too many wait, or it waited for too long.
+            TryAgain: too many checks are waiting, or this one has waited too long.
         """
         future = self._pending.get(key)
         if future is not None:
@@ -134,7 +134,7 @@ class CheckQueue:
 
 
 def _remember(table: dict[str, Value], address: str, value: Value) -> None:
-    """Put an entry at the end of a table, and drop the oldest where it is full."""
+    """Add an entry at the end of a table, dropping the oldest one if the table is full."""
     table.pop(address, None)
     if len(table) >= _ADDRESSES_MAX:
         del table[next(iter(table))]

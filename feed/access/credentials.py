@@ -1,4 +1,4 @@
-"""Credentials, and where a handshake carries them. No I/O."""
+"""Credentials, and how to find them in request headers. No I/O."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from msgspec import Struct
 from feed.errors import AuthFailed
 
 CREDENTIAL_MAX: Final = 8192
-"""Longest key, secret or token, in characters."""
+"""The maximum length of a key, secret or token, in characters."""
 
 _KEY_ID: Final = "apca-api-key-id"
 _SECRET: Final = "apca-api-secret-key"  # noqa: S105
 
 
 class KeyAndSecret(Struct, frozen=True):
-    """An API key by its id, with its secret. The secret is left out of its `repr`."""
+    """The id of an API key and its secret. The `repr` shows neither."""
 
     key: str
     secret: str
 
     @property
     def longest(self) -> int:
-        """Characters in its longer part."""
+        """The length of its longer part, in characters."""
         return max(len(self.key), len(self.secret))
 
     def __repr__(self) -> str:
@@ -32,13 +32,13 @@ class KeyAndSecret(Struct, frozen=True):
 
 
 class Bearer(Struct, frozen=True):
-    """One text that says it all: a JSON Web Token, or a secret, which names its own key."""
+    """A bearer token: a JSON Web Token, or a secret, which contains the id of its key."""
 
     text: str
 
     @property
     def longest(self) -> int:
-        """Characters in it."""
+        """Its length, in characters."""
         return len(self.text)
 
     def __repr__(self) -> str:
@@ -49,13 +49,13 @@ Credentials = KeyAndSecret | Bearer
 
 
 def credentials_in(headers: Sequence[tuple[bytes, bytes]]) -> Credentials | None:
-    """What the headers of a request carry; None where they carry nothing.
+    """Find the credentials in the headers of a request. Returns None if there are none.
 
     Args:
-        headers: names in lower case, and values, as ASGI has them.
+        headers: lower-case names and values, as in an ASGI scope.
 
     Raises:
-        AuthFailed: they carry half of it, the same twice, or several.
+        AuthFailed: the headers contain incomplete, duplicate or conflicting credentials.
     """
     found: dict[str, str] = {}
     for name, value in headers:

@@ -1,4 +1,4 @@
-"""What a credential covers: feeds, channels and symbols. No I/O."""
+"""Entitlements: the feeds, channels and symbols that a credential covers. No I/O."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Value = TypeVar("Value")
 
 
 class Entitlements(Struct, frozen=True, dict=True):
-    """The feeds, channels and symbols that a credential covers, each with each.
+    """The feeds, channels and symbols that a credential covers, in all combinations.
 
     Attributes:
-        feeds: names of feeds; `*` is any.
-        channels: `trades`, `quotes`, `bars`, `bars:1s`, …; `*` is any.
-        symbols: symbols, prefixes such as `BTC-*`; `*` is any.
+        feeds: names of feeds; `*` means any.
+        channels: `trades`, `quotes`, `bars`, `bars:1s`, …; `*` means any.
+        symbols: symbols, and prefixes such as `BTC-*`; `*` means any.
     """
 
     feeds: tuple[str, ...] = (ANY,)
@@ -31,17 +31,17 @@ class Entitlements(Struct, frozen=True, dict=True):
     symbols: tuple[str, ...] = (ANY,)
 
     def allows_feed(self, feed: str) -> bool:
-        """Whether it covers something in a feed."""
+        """Whether they cover anything in a feed."""
         has_some = bool(self.channels and self.symbols)
         return has_some and (ANY in self.feeds or feed in self.feeds)
 
     def allows_channel(self, channel: str) -> bool:
-        """Whether it covers something of a channel."""
+        """Whether they cover any symbol of a channel."""
         return ANY in self.channels or channel in self.channels
 
     @cached_property
     def _coverage(self) -> Coverage:
-        """The symbols as an index; the channels are checked apart from it."""
+        """An index of the symbols. Channels are checked separately."""
         return Coverage(Subscription("", symbols) for symbols in self.symbols)
 
     @cached_property
@@ -49,16 +49,20 @@ class Entitlements(Struct, frozen=True, dict=True):
         return sorted(set(self.symbols))
 
     def narrow(self, feed: str, wanted: Subscription) -> frozenset[Subscription]:
-        """What is left of a subscription: itself, smaller ones in place of a wildcard, or nothing.
+        """Reduce a subscription to its covered part.
 
-        Of two patterns that have a symbol in common, one covers the other.
+        The result is the subscription itself, narrower ones in place of a wildcard, or nothing.
+        There are no other cases: if two patterns share a symbol, one of them covers the other.
         """
         return frozenset(self.narrow_all(feed, {wanted: None}))
 
     def narrow_all(
         self, feed: str, wanted: Mapping[Subscription, Value]
     ) -> dict[Subscription, Value]:
-        """What is left of several subscriptions, each with what was said of the closest one."""
+        """Reduce several subscriptions to their covered parts.
+
+        A narrower subscription gets the value of the wanted one that matches it most closely.
+        """
         if self == EVERYTHING:
             return dict(wanted)
         if not self.allows_feed(feed):
@@ -76,10 +80,10 @@ class Entitlements(Struct, frozen=True, dict=True):
         return left
 
     def refused(self, feed: str, wanted: Iterable[Subscription]) -> list[Subscription]:
-        """Those of which nothing is left."""
+        """Return the subscriptions that are not covered at all."""
         if not self.allows_feed(feed):
             return list(wanted)
-        # A message may name thousands, so that what is the same for all is looked up once.
+        # A message may name thousands of symbols, so look up once what is the same for all.
         channels = {channel for channel in CHANNELS if self.allows_channel(channel)}
         closest = self._coverage.closest
         found: list[Subscription] = []
@@ -93,13 +97,13 @@ class Entitlements(Struct, frozen=True, dict=True):
         return found
 
     def allows(self, feed: str, wanted: Subscription) -> bool:
-        """Whether it covers a subscription as a whole."""
+        """Whether they cover a whole subscription."""
         if not (self.allows_feed(feed) and self.allows_channel(wanted.channel)):
             return False
         return self._coverage.covers_all_of(Subscription("", wanted.pattern))
 
     def _within(self, wanted: Subscription) -> Iterable[Subscription]:
-        """The symbols and prefixes that a wildcard covers."""
+        """The entitled symbols and prefixes that a wildcard covers."""
         prefix, names = wanted.pattern[:-1], self._sorted
         for place in range(bisect_left(names, prefix), len(names)):
             if not names[place].startswith(prefix):
@@ -107,7 +111,7 @@ class Entitlements(Struct, frozen=True, dict=True):
             yield Subscription(wanted.channel, names[place])
 
     def faults(self) -> Iterable[str]:
-        """What is wrong with it, in words that a person can act on."""
+        """Describe the errors in the entitlements, in words that help to correct them."""
         for feed in self.feeds:
             if feed != ANY and not is_feed_name(feed):
                 yield f"feeds: {feed!a} is not 1 to 32 characters of a-z 0-9 _ -, nor *"
@@ -120,4 +124,4 @@ class Entitlements(Struct, frozen=True, dict=True):
 
 
 EVERYTHING: Final = Entitlements()
-"""What everybody may see on a server without authentication."""
+"""The entitlements of every client on a server without authentication."""

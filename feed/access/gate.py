@@ -1,4 +1,4 @@
-"""Lets people in: credentials go in, and what they grant comes out."""
+"""Authentication: check credentials and return the grant that they give."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from feed.errors import AuthFailed, InvalidSettings, TryAgain
 from feed.settings import Settings
 
 _AGAIN_S: Final = 5.0
-"""Until the next attempt to read that file, where the system had no room for a process."""
+"""The delay before reading the file of keys again, after the reading process could not run."""
 _LOOKS_S: Final = 0.5
-"""Between two looks at the file of keys."""
+"""The interval between checks of the file of keys for changes."""
 _FETCHING_MAX: Final = 100
-"""Tokens that wait for a key of their issuer at a time."""
+"""The number of tokens that may wait for their issuer's keys at the same time."""
 logger = logging.getLogger("tickcast.access")
 
 
 class Gate:
-    """All that decides who may come in.
+    """Authenticates clients by API key or token.
 
     Raises:
-        InvalidSettings: a file of the settings can't be read, or says nothing that can be used.
+        InvalidSettings: a file that the settings name can't be read, or has no usable content.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -47,9 +47,9 @@ class Gate:
         self._audience = settings.jwt_audience
         self._issuer = settings.jwt_issuer
         self._checker = SecretChecker()
-        # What blocks happens one at a time: a flood of wrong secrets takes one core, not all.
+        # One thread for all checks, so that a flood of wrong secrets uses one core, not all.
         self._thread = ThreadPoolExecutor(1, "tickcast-access")
-        # An issuer that does not answer must not hold up those who come with a key.
+        # A separate thread, so that an unresponsive issuer does not delay clients with API keys.
         self._fetching = ThreadPoolExecutor(1, "tickcast-jwks")
         self._checks = CheckQueue(self._thread)
         self._waiting = 0
@@ -60,14 +60,14 @@ class Gate:
         return bool(self._file or self._token_key or self._remote)
 
     async def admit(self, credentials: Credentials, address: str = "unknown") -> Grant:
-        """What somebody may do who shows these.
+        """Check credentials and return the client's grant.
 
         Args:
-            address: where they come from.
+            address: the address that they come from.
 
         Raises:
-            AuthFailed: nothing.
-            TryAgain: they could not be checked now.
+            AuthFailed: the credentials are not valid.
+            TryAgain: the credentials could not be checked now.
         """
         if not self.asks:
             return UNASKED
@@ -81,14 +81,14 @@ class Gate:
         return await self._admit_token(credentials.text)
 
     def renewed(self, grant: Grant) -> Grant | None:
-        """What somebody may do now who was let in with `grant`; None if nothing any more."""
+        """The current version of an earlier grant; None if it has expired or was revoked."""
         if grant.proof is Proof.KEY:
             return self._ring.grant(grant.subject, time.time())
         expired = grant.expires_s is not None and grant.expires_s <= time.time()
         return None if expired else grant
 
     async def watch(self, on_change: Callable[[], None]) -> None:
-        """Read the file of keys again whenever it changes; keep what is known if it is broken."""
+        """Reload the file of keys whenever it changes. If it is broken, keep the current keys."""
         while self._file is not None:
             await asyncio.sleep(_LOOKS_S)
             if not self._file.has_changed():
@@ -125,7 +125,7 @@ class Gate:
         return grant
 
     async def _check(self, secret: str, hashed: str | None, address: str) -> None:
-        # A key that does not exist takes as long to refuse. It waits behind those that do.
+        # Refusing an unknown key takes as long as a check. It waits behind the existing keys.
         rank = Rank.FAILED if hashed is None else self._checks.rank_of(address)
         is_right = await self._checks.run(
             (secret, hashed), lambda: self._checker.check(secret, hashed), address, rank

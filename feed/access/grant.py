@@ -1,4 +1,4 @@
-"""What somebody who has shown good credentials may do, and for how long. No I/O."""
+"""Grants: the rights that valid credentials give, and their expiry. No I/O."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from feed.access.entitlements import EVERYTHING, Entitlements
 
 
 class Proof(Enum):
-    """What a client has shown."""
+    """The kind of credentials that a client has presented."""
 
     NOTHING = "nothing"
-    """On a server that asks for nothing."""
+    """The server does not ask for credentials."""
     KEY = "key"
     TOKEN = "token"  # noqa: S105
 
@@ -23,11 +23,11 @@ class Grant(Struct, frozen=True):
     """The rights of one client.
 
     Attributes:
-        proof: how it came by them.
-        subject: whom they belong to: a key's id, or a token's `sub`; safe to log.
-        entitlements: what it may see.
-        max_connections: how many connections the subject may have at a time; None for any number.
-        expires_s: when they end, in seconds since the Unix epoch; None for never.
+        proof: the kind of credentials that gave the rights.
+        subject: the owner of the rights: a key's id, or a token's `sub`; safe to log.
+        entitlements: what the client may see.
+        max_connections: how many connections the subject may have at a time; None for no limit.
+        expires_s: when the rights end, in seconds since the Unix epoch; None for never.
     """
 
     proof: Proof = Proof.NOTHING
@@ -37,10 +37,10 @@ class Grant(Struct, frozen=True):
     expires_s: float | None = None
 
     def is_renewed_by(self, other: Grant) -> bool:
-        """Whether another takes the place of this one: the same subject's, with a new token."""
+        """Whether another grant replaces this one: it is for the same subject, with a new token."""
         same = other.proof is self.proof is Proof.TOKEN and other.subject == self.subject
         return same and other.expires_s != self.expires_s
 
 
 UNASKED: Final = Grant()
-"""What everybody has on a server without authentication."""
+"""The grant of every client on a server without authentication."""

@@ -1,4 +1,4 @@
-"""The public keys of an issuer, fetched from its JWKS address (RFC 7517)."""
+"""The public keys of a token issuer, fetched from its JWKS URL (RFC 7517)."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from feed.proxies import through
 _FETCH_TIMEOUT_S: Final = 5.0
 _KEPT_S: Final = 3600.0
 _AGAIN_S: Final = 10.0
-"""Whoever sends tokens with made-up key ids must not have us fetch more often than this."""
+"""The minimum time between fetches, which tokens with made-up key ids could otherwise trigger."""
 _SIZE_MAX: Final = 1024 * 1024
 
 logger = logging.getLogger("tickcast.access")
 
 
 class RemoteKeys:
-    """An issuer's keys by their ids. Fetching blocks: call it in a thread, one at a time.
+    """An issuer's keys by id. Fetching blocks, so call `fetch` in a thread, one call at a time.
 
     Raises:
-        InvalidSettings: the address is not https (or http on this machine).
+        InvalidSettings: the URL is not https (or http on this machine).
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -46,7 +46,7 @@ class RemoteKeys:
         if not (parts.scheme == "https" and parts.hostname) and not local:
             raise InvalidSettings(f"jwks_url: {url!a} is no https:// URL")
         self._url = url
-        # Redirects could lead from https to http. A proxy can't reach the loopback address here.
+        # Redirects could lead from https to http. A proxy can't reach our loopback address.
         handlers: list[BaseHandler] = [_NoRedirects()]
         if is_loopback(parts.hostname or ""):
             handlers.append(ProxyHandler({}))
@@ -56,22 +56,22 @@ class RemoteKeys:
         self._fetched_s = self._tried_s = -_KEPT_S
 
     def known(self, kid: str | None) -> VerifyingKey | None:
-        """A key that need not be fetched."""
+        """A key from the cache; None if the keys must be fetched."""
         if self._clock() - self._fetched_s > _KEPT_S:
             return None
         return self._find(kid)
 
     def fetch(self, kid: str | None) -> VerifyingKey:
-        """A key; fetches them all anew where it is not known, but not more often than allowed.
+        """Return a key. If it is not known, fetch all keys again, unless that was done just now.
 
         Raises:
-            AuthFailed: there is none of that id.
+            AuthFailed: there is no key with that id.
         """
         known = self.known(kid)
         if known is None and self._clock() - self._tried_s >= _AGAIN_S:
             self._tried_s = self._clock()
             self._fetch()
-        # Where the issuer can't be reached, keys that are past their time are better than none.
+        # If the issuer can't be reached, outdated keys are better than none.
         if known is None and (known := self._find(kid)) is None:
             raise AuthFailed("the token is signed with a key that its issuer does not publish")
         return known
@@ -82,7 +82,7 @@ class RemoteKeys:
                 data = response.read(_SIZE_MAX)
             published = jwt.PyJWKSet.from_dict(msgspec.json.decode(data, type=dict[str, Any])).keys
         except Exception as error:
-            # Whatever the issuer answers, such as half an answer or keys of another form.
+            # The issuer may answer anything, such as a truncated body or keys of another form.
             proxy = through(self._proxy())
             logger.error("can't fetch the keys of tokens%s: %s", proxy, error)
             return
@@ -93,7 +93,7 @@ class RemoteKeys:
         self._keys, self._fetched_s = keys, self._clock()
 
     def _proxy(self) -> str | None:
-        """The proxy through which they are fetched, if any."""
+        """The proxy that the keys are fetched through, if any."""
         parts = urlsplit(self._url)
         if is_loopback(parts.hostname or "") or proxy_bypass(parts.netloc):
             return None
@@ -114,4 +114,4 @@ def _usable(key: Any) -> VerifyingKey | None:
 
 class _NoRedirects(HTTPRedirectHandler):
     def redirect_request(self, *arguments: Any) -> None:
-        """Take a redirect for the error that it is here."""
+        """Treat every redirect as an error."""

@@ -1,4 +1,4 @@
-"""The file of API keys on disk: read, watched for changes, and changed without losing a comment."""
+"""The file of API keys: read it, detect changes, and edit it without losing comments."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ _SIZE_MAX: Final = 64 * 1024 * 1024
 
 
 class KeyFile:
-    """A file of keys: the ring it holds, and whether it has changed since it was read."""
+    """Reads a file of keys, and detects when it has changed since."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: object = None
 
     def read(self) -> KeyRing:
-        """What the file says now.
+        """Read the file.
 
         Raises:
-            InvalidSettings: it can't be read, or is no file of keys.
+            InvalidSettings: the file can't be read, or is not a file of keys.
         """
         self._seen = self.look()
         return parse_keys(_read(self.path), str(self.path))
 
     def has_changed(self) -> bool:
-        """Whether the file is another than the one last read."""
+        """Whether the file differs from the one last read."""
         return self.look() != self._seen
 
     def note(self, seen: object) -> None:
-        """Take the file as read in the state that `look` returned."""
+        """Mark the state that `look` returned as read."""
         self._seen = seen
 
     def size_bytes(self) -> int:
-        """How large it is; 0 where there is none."""
+        """The size of the file; 0 if it does not exist."""
         try:
             return self.path.stat().st_size
         except OSError:
             return 0
 
     def look(self) -> object:
-        """What tells one state of the file from another."""
+        """Return a value that changes whenever the file does."""
         try:
             stat = self.path.stat()
         except OSError as error:
@@ -62,10 +62,10 @@ class KeyFile:
 
 
 def add_key(path: Path, key_id: str, key: Key) -> None:
-    """Add a key to a file, which need not exist yet.
+    """Add a key to a file, creating the file if necessary.
 
     Raises:
-        InvalidSettings, TickcastError: it can't be read or written.
+        InvalidSettings, TickcastError: the file can't be read or written.
     """
     with _changed(path) as document:
         table = tomlkit.table()
@@ -75,10 +75,10 @@ def add_key(path: Path, key_id: str, key: Key) -> None:
 
 
 def revoke_key(path: Path, key_id: str, now: datetime) -> None:
-    """Note in a file that a key is revoked.
+    """Mark a key in a file as revoked.
 
     Raises:
-        TickcastError: there is no such key, or it is revoked already.
+        TickcastError: the key does not exist or is already revoked.
     """
     with _changed(path) as document:
         known = document.get("keys", {})
@@ -91,7 +91,7 @@ def revoke_key(path: Path, key_id: str, now: datetime) -> None:
 
 @contextlib.contextmanager
 def _changed(path: Path) -> Iterator[Any]:
-    """The file as a document to be changed; what comes of it takes its place in one step."""
+    """Parse the file for editing, and replace it atomically with the result."""
     try:
         with _locked(path):
             text = _read(path) if path.exists() else ""
@@ -109,7 +109,7 @@ def _changed(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Keep others from changing the directory's keys at the same time."""
+    """Lock the directory, so that nothing else changes its keys at the same time."""
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)

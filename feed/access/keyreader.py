@@ -1,7 +1,7 @@
-"""Reads a large file of keys in a process apart.
+"""Read a large file of keys in a separate process.
 
-To parse 10,000 keys takes a second, which would hold up the event loop, in a thread as well: Python
-runs one thread at a time. The process prints what it has read as MessagePack, some keys at a time.
+Parsing 10,000 keys takes a second and would block the event loop, even from a thread, because
+Python runs one thread at a time. The process prints the keys as MessagePack, in parts.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from feed.access.keyring import Key, KeyRing
 from feed.errors import InvalidSettings
 
 _APART_BYTES: Final = 16 * 1024
-"""A smaller file, of some 60 keys, is parsed in a few milliseconds."""
+"""A smaller file, with about 60 keys, is parsed in a few milliseconds."""
 _WORDS_PER_PART: Final = 2000
-"""What a part may have of keys and symbols, so that it is taken in within a millisecond or two."""
+"""Limits the keys and symbols in a part, so that processing it takes a millisecond or two."""
 _SIZE_BYTES: Final = 4
 _PATIENCE_S: Final = 120.0
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 class _Part(Struct, omit_defaults=True):
-    """Some keys, or what is wrong with the file. The last part has neither."""
+    """Some keys, or an error in the file. The last part has neither."""
 
     keys: dict[str, Key] = {}
     fault: str = ""
@@ -41,13 +41,13 @@ _DECODER: Final = msgspec.msgpack.Decoder(_Part)
 
 
 async def read_again(file: KeyFile, known: KeyRing) -> KeyRing:
-    """What a file of keys says now, read without holding up the event loop.
+    """Read a file of keys without blocking the event loop.
 
     Args:
-        known: what it said before. Keys that are the same stay the same objects.
+        known: the previous keys. Keys that have not changed remain the same objects.
 
     Raises:
-        InvalidSettings: it can't be read, or is no file of keys.
+        InvalidSettings: the file can't be read, or is not a file of keys.
         OSError, TimeoutError: the process that reads it could not be run.
     """
     if file.size_bytes() <= _APART_BYTES:
@@ -66,7 +66,7 @@ async def read_again(file: KeyFile, known: KeyRing) -> KeyRing:
 
 
 async def _read_apart(path: Path) -> AsyncGenerator[dict[str, Key], None]:
-    # With -P the current directory, which may have a `feed.py` in it, is not searched for modules.
+    # -P excludes the current directory, which may contain a `feed.py`, from the module search.
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", __name__, str(path),
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
@@ -95,8 +95,8 @@ async def _read_apart(path: Path) -> AsyncGenerator[dict[str, Key], None]:
 
 
 def main(path: Path, out: BinaryIO) -> None:
-    """The process apart: read the file and print the parts."""
-    os.nice(10)  # Where processors are scarce, clients come first.
+    """Run the separate process: read the file and print the parts."""
+    os.nice(10)  # Give the server priority if CPU time is scarce.
 
     def put(part: _Part) -> None:
         data = msgspec.msgpack.encode(part)

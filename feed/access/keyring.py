@@ -1,6 +1,6 @@
-"""API keys as a file describes them: parsed here, by no one else. No I/O.
+"""Parse the file of API keys. This is the only module that does. No I/O.
 
-The file is TOML, a table for each key:
+The file is TOML, with a table for each key:
 
     [keys.3f9a2c1d0b7e]
     name = "desk"
@@ -31,7 +31,7 @@ from feed.errors import InvalidSettings
 
 KEYS_MAX: Final = 100_000
 NAME_MAX: Final = 64
-"""Longest name of a key, in characters."""
+"""The maximum length of a key's name, in characters."""
 
 
 class Key(
@@ -40,11 +40,11 @@ class Key(
     """One API key.
 
     Attributes:
-        name: whose it is, in people's words.
-        hash: of its secret, by Argon2id.
-        feeds, channels, symbols: as `Entitlements` has them.
-        max_connections: at a time; None for any number.
-        created, expires, revoked: points in time, UTC where they don't say.
+        name: a description of the owner, for people.
+        hash: the Argon2id hash of the secret.
+        feeds, channels, symbols: see `Entitlements`.
+        max_connections: how many connections may use the key at a time; None for no limit.
+        created, expires, revoked: times, in UTC unless they have an offset.
     """
 
     name: Annotated[str, Meta(min_length=1, max_length=NAME_MAX)]
@@ -59,11 +59,11 @@ class Key(
 
     @cached_property
     def entitlements(self) -> Entitlements:
-        """What it covers: one object, so that all its connections share one index of symbols."""
+        """The key's entitlements, cached so that all its connections share one index of symbols."""
         return Entitlements(self.feeds, self.channels, self.symbols)
 
     def is_good(self, now_s: float) -> bool:
-        """Whether it opens anything: neither revoked nor expired."""
+        """Whether the key is valid, neither revoked nor expired."""
         return self.revoked is None and not (self.expires and _seconds(self.expires) <= now_s)
 
 
@@ -72,23 +72,23 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyRing:
-    """All keys of one file."""
+    """The keys of one file."""
 
     def __init__(self, keys: Mapping[str, Key] | None = None) -> None:
         self.keys = dict(keys or {})
 
     @property
     def hashes(self) -> frozenset[str]:
-        """Those of the keys that are not revoked."""
+        """The hashes of all keys that are not revoked."""
         return frozenset(key.hash for key in self.keys.values() if key.revoked is None)
 
     def hash_of(self, key_id: str, now_s: float) -> str | None:
-        """What a good key's secret must match; None where there is no such key."""
+        """The hash of a valid key's secret; None if there is no such key."""
         key = self.keys.get(key_id)
         return key.hash if key is not None and key.is_good(now_s) else None
 
     def grant(self, key_id: str, now_s: float) -> Grant | None:
-        """The rights that a key gives; None where it gives none."""
+        """The rights that a key gives; None if it is not valid."""
         key = self.keys.get(key_id)
         if key is None or not key.is_good(now_s):
             return None
@@ -97,10 +97,10 @@ class KeyRing:
 
 
 def parse_keys(text: str, source: str = "keys") -> KeyRing:
-    """Read the text of a file of keys.
+    """Parse the text of a file of keys.
 
     Raises:
-        InvalidSettings: with `source` and what is wrong.
+        InvalidSettings: the text is invalid. The message names `source` and the problem.
     """
     try:
         keys = msgspec.convert(tomllib.loads(text), _File).keys

@@ -1,4 +1,4 @@
-"""Secrets of API keys: made, hashed, and checked."""
+"""Create, hash and check the secrets of API keys."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from argon2.exceptions import InvalidHashError, VerificationError
 _SECRET: Final = re.compile(r"tick_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _RANDOM_BYTES: Final = 32
 
-# OWASP's smallest: a secret has 256 random bits, which nobody guesses. The hash only has to keep
-# whoever reads the file from using it.
+# The smallest parameters that OWASP recommends. A secret has 256 random bits and can't be guessed;
+# the hash only has to make a leaked file of keys useless.
 _HASHER: Final = PasswordHasher(
     time_cost=2, memory_cost=19_456, parallelism=1, hash_len=32, salt_len=16, type=Type.ID
 )
 
 
 def make_key_id() -> str:
-    """A new key's id: 12 hexadecimal digits."""
+    """Create the id of a new key: 12 hexadecimal digits."""
     return secrets.token_hex(6)
 
 
 def make_secret(key_id: str) -> str:
-    """A new secret: it names its key, so that it is enough by itself."""
+    """Create a new secret. It contains the id of its key, so it works without a separate id."""
     return f"tick_{key_id}_{secrets.token_urlsafe(_RANDOM_BYTES)}"
 
 
 def key_id_of(secret: str) -> str | None:
-    """The key that a secret names; None where the text is no secret of ours."""
+    """The key id in a secret; None if the text is not a Tickcast secret."""
     match = _SECRET.fullmatch(secret)
     return match[1] if match else None
 
 
 def hash_secret(secret: str) -> str:
-    """The Argon2id hash to keep, in its usual text form."""
+    """Hash a secret with Argon2id, in the standard text form."""
     return _HASHER.hash(secret)
 
 
 def is_hash(text: str) -> bool:
-    """Whether the text is such a hash."""
+    """Whether the text is an Argon2id hash."""
     try:
         _HASHER.check_needs_rehash(text)
     except InvalidHashError:
@@ -52,11 +52,11 @@ def is_hash(text: str) -> bool:
 
 
 class SecretChecker:
-    """Compares secrets with their hashes, and remembers which were right.
+    """Checks secrets against their hashes, and caches which were valid.
 
-    A check takes some 20 ms of a core, which is what makes it safe; when a thousand clients come
-    back at once, their secrets are known already. Remembered is only a digest under a key of this
-    process.
+    A check takes about 20 ms of CPU time, which is what makes the hash safe. With the cache, a
+    thousand clients that reconnect at once need no checks. The cache contains only digests, keyed
+    with a random value of this process.
     """
 
     def __init__(self) -> None:
@@ -65,15 +65,15 @@ class SecretChecker:
         self._stand_in = hash_secret(make_secret(make_key_id()))
 
     def is_known(self, secret: str, hashed: str | None) -> bool:
-        """Whether the secret was found right before; takes microseconds."""
+        """Whether the secret was found valid before. Takes microseconds."""
         known = self._known.get(hashed) if hashed else None
         return known is not None and hmac.compare_digest(known, self._digest(secret))
 
     def check(self, secret: str, hashed: str | None) -> bool:
-        """Whether the secret is the hash's. It takes its time, for a key that is none as well.
+        """Whether the secret matches the hash. Takes as long for a key that does not exist.
 
         Args:
-            hashed: None where there is no such key.
+            hashed: the hash; None if there is no such key.
         """
         try:
             _HASHER.verify(hashed or self._stand_in, secret)
@@ -85,7 +85,7 @@ class SecretChecker:
         return True
 
     def keep_only(self, hashes: frozenset[str]) -> None:
-        """Forget all secrets but those of these hashes."""
+        """Forget all secrets except those of these hashes."""
         self._known = {each: self._known[each] for each in self._known.keys() & hashes}
 
     def _digest(self, secret: str) -> bytes:

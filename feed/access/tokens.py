@@ -1,6 +1,6 @@
-"""JSON Web Tokens: whether one is good, and what it entitles to (RFC 7519, RFC 8725). No I/O.
+"""Verify JSON Web Tokens and read their rights (RFC 7519, RFC 8725). No I/O.
 
-The algorithm follows from the key, never from the token (RFC 8725, section 3.1).
+The key determines the algorithm, never the token (RFC 8725, section 3.1).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BY_CURVE: Final[Mapping[type, str]] = {
 
 
 class VerifyingKey(Struct, frozen=True):
-    """A key that tokens are verified with, and the algorithms it may be used for."""
+    """A key for verifying tokens, and the algorithms that it may be used with."""
 
     key: Any
     algorithms: tuple[str, ...]
@@ -48,10 +48,10 @@ class VerifyingKey(Struct, frozen=True):
 
 
 def read_key(content: bytes) -> VerifyingKey:
-    """The key in a file: a public key or certificate in PEM, or a shared secret.
+    """Parse the key in a file: a public key or certificate in PEM, or a shared secret.
 
     Raises:
-        InvalidSettings: it is neither, or too weak.
+        InvalidSettings: the content is neither, or the key is too weak.
     """
     content = content.strip()
     if b"-----BEGIN" not in content:
@@ -69,10 +69,10 @@ def read_key(content: bytes) -> VerifyingKey:
 
 
 def for_public_key(key: object) -> VerifyingKey:
-    """What a public key may be used for.
+    """Determine the algorithms of a public key.
 
     Raises:
-        InvalidSettings: nothing; RSA from 2048 bits, P-256, P-384, P-521 and Ed25519 can be used.
+        InvalidSettings: the key is not RSA from 2048 bits, P-256, P-384, P-521 or Ed25519.
     """
     if isinstance(key, RSAPublicKey) and key.key_size >= _RSA_MIN_BITS:
         return VerifyingKey(key, ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"))
@@ -84,10 +84,10 @@ def for_public_key(key: object) -> VerifyingKey:
 
 
 def key_id_of(token: str) -> str | None:
-    """The `kid` that a token's header names; not to be trusted.
+    """Read the `kid` from a token's header. The value is not verified.
 
     Raises:
-        AuthFailed: it is no token.
+        AuthFailed: the text is not a token.
     """
     try:
         kid = jwt.get_unverified_header(token).get("kid")
@@ -99,14 +99,15 @@ def key_id_of(token: str) -> str | None:
 def verify_token(
     token: str, key: VerifyingKey, *, audience: str | None = None, issuer: str | None = None
 ) -> Grant:
-    """The rights that a token gives.
+    """Verify a token and return the rights that it gives.
 
     Args:
-        audience, issuer: what `aud` must contain and `iss` must be; None accepts any.
+        audience, issuer: `aud` must contain the audience, and `iss` must be the issuer; None
+            accepts any.
 
     Raises:
-        AuthFailed: it is not signed with the key, expired, not valid yet, for somebody else, or
-            says what can't be understood.
+        AuthFailed: the token is not signed with the key, has expired, is not valid yet, is meant
+            for another audience, comes from another issuer, or has invalid claims.
     """
     required = ["exp", *(["aud"] if audience else []), *(["iss"] if issuer else [])]
     try:
@@ -141,7 +142,7 @@ def _grant(claims: Mapping[str, Any]) -> Grant:
     most = claims.get("max_connections")
     if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
         raise AuthFailed("the token's max_connections is no integer of at least 1")
-    # It becomes part of a key in Redis, which lone surrogates can't.
+    # The subject becomes part of a Redis key, which can't contain lone surrogates.
     subject = str(claims.get("sub", ""))[:_SUBJECT_MAX].encode("utf-8", "replace").decode()
     try:
         expires_s = float(claims["exp"])
@@ -151,7 +152,7 @@ def _grant(claims: Mapping[str, Any]) -> Grant:
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
-    """A claim's texts: a list of them, or one with commas between."""
+    """Parse a claim that is a list of strings or one comma-separated string."""
     if isinstance(value, str):
         return tuple(each.strip() for each in value.split(",") if each.strip())
     if isinstance(value, Sequence) and all(isinstance(each, str) for each in value):

@@ -46,7 +46,7 @@ def bar(symbol: str = "ES", **more: Any) -> Bar:
 
 
 def messages(data: bytes) -> list[dict[str, Any]]:
-    """All messages in some server frames, times of MessagePack as datetimes."""
+    """Decode all messages in some server frames, with times of MessagePack as datetimes."""
     found: list[dict[str, Any]] = []
     for opcode, payload in split_frames(data):
         decode = msgspec.json.decode if opcode == TEXT else msgspec.msgpack.decode
@@ -55,7 +55,7 @@ def messages(data: bytes) -> list[dict[str, Any]]:
 
 
 class ListSink:
-    """A sink that remembers, and pauses on command."""
+    """A sink that records what it receives, and pauses on command."""
 
     def __init__(self) -> None:
         self._paused = False
@@ -78,7 +78,7 @@ class ListSink:
         return self.unsent
 
     def take(self) -> list[dict[str, Any]]:
-        """The messages written since the last call."""
+        """Return the messages written since the last call."""
         data = b"".join(self.written)
         self.written.clear()
         return messages(data)

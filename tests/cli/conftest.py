@@ -1,7 +1,7 @@
-"""The command, run as a user runs it, in processes of its own; and in this one.
+"""Fixtures that run the command in a separate process, as a user does, or in this process.
 
-A process costs a third of a second, most of it for imports. So what only looks at a command line,
-as tables of misuse do, goes through `shell`.
+A process costs a third of a second, most of it for imports. Tests that only check a command line,
+such as tables of misuse, use `shell` instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Finished(NamedTuple):
 
 
 class Cli:
-    """Runs `tickcast` with an embedded store of its own."""
+    """Run `tickcast` with a private embedded store."""
 
     def __init__(self, runtime_dir: Path) -> None:
         self.environment = {
@@ -61,7 +61,7 @@ class Cli:
 
     @asynccontextmanager
     async def serving(self, *words: str) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
-        """A running `serve` or `demo` on a free port: its address, and its process."""
+        """Run `serve` or `demo` on a free port; yield its address and its process."""
         process = await self.start(*(words or ("serve",)), "--port", "0")
         try:
             yield await address_from(process), process
@@ -92,7 +92,7 @@ async def cli(runtime_dir: Path) -> AsyncIterator[Cli]:
 
 
 class Shell:
-    """Runs the command in this process, and keeps what it says. Logs stay as they are set up."""
+    """Run the command in this process and capture its output. Logging is left unchanged."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch = monkeypatch
@@ -114,7 +114,7 @@ def shell(
     for name in [name for name in os.environ if "TICKCAST" in name]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(runtime_dir))
-    # It would last beyond this test.
+    # It would outlive this test.
     monkeypatch.setattr("feed.logs.set_up", lambda *options: None)
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr("sys.stdin", nothing)

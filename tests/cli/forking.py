@@ -1,11 +1,11 @@
-"""Runs the command many times, in forks of a process that has imported it all once.
+"""Run the command many times, in forks of a process that has already imported everything.
 
     python -m tests.cli.forking
 
-A line of standard input is a case in JSON: `words`; `closed`, the numbers of the standard streams
-that the command begins without; `full`, those that lead to /dev/full; `unread`, those that are
-pipes without a reader; and `encoding`. A line of standard output is its result: the exit code, and
-what it wrote.
+Each line of standard input is a case in JSON: `words`; `closed`, the numbers of the standard
+streams that are closed at the start; `full`, those that lead to /dev/full; `unread`, those that are
+pipes without a reader; and `encoding`. Each line of standard output is its result: the exit code
+and the output.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _become(case: dict[str, Any], files: list[Path]) -> None:
             opened = os.open("/dev/full" if number in case["full"] else target, flags)
         os.dup2(opened, number)
         os.close(opened)
-    # As Python finds them at its start.
+    # As Python sets them up when it starts.
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     for number, name in ((1, "stdout"), (2, "stderr")):
         raw = io.BufferedWriter(io.FileIO(number, "w", closefd=False))

@@ -1,4 +1,4 @@
-"""Programs on a terminal of their own."""
+"""Run programs on pseudo-terminals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from tests.cli.conftest import Cli
 from tests.conftest import until
 
-# It makes the terminal its own first, as a shell would.
+# It makes the terminal its controlling terminal first, as a shell would.
 LAUNCH = (
     "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
     " os.execv(sys.executable, [sys.executable, '-m', 'feed.cli', *sys.argv[1:]])"
@@ -25,7 +25,7 @@ LAUNCH = (
 
 @contextmanager
 def terminal() -> Iterator[tuple[int, int]]:
-    """Both ends of a terminal: ours, and the program's."""
+    """Open a pseudo-terminal; yield the test's end and the program's end."""
     ours, theirs = pty.openpty()
     try:
         yield ours, theirs
@@ -48,31 +48,31 @@ class Terminal:
         self.found = self.modes()
 
     def modes(self) -> object:
-        """Echo, line editing and so on."""
+        """Return the mode flags, such as echo and line editing."""
         return termios.tcgetattr(self.theirs)
 
     def resize(self, columns: int, lines: int) -> None:
         fcntl.ioctl(self.ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def press(self, keys: str) -> None:
-        """Forget what was shown, and press keys."""
+        """Discard the recorded output, then press keys."""
         self.raw.clear()
         os.write(self.ours, keys.encode())
 
     @property
     def text(self) -> str:
-        """What was shown, without what steers the terminal."""
+        """Return the output without control sequences."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode("utf-8", "replace"))
 
     async def shows(self, *texts: str) -> None:
-        """Wait until all of them were shown."""
+        """Wait until all of these texts were shown."""
         try:
             await until(lambda: all(text in self.text for text in texts), 20)
         except TimeoutError:
             raise AssertionError(f"{texts} not in {self.text}") from None
 
     async def ended(self) -> int:
-        """The exit code."""
+        """Wait for the program to end; return its exit code."""
         return await asyncio.wait_for(self.process.wait(), 20)
 
 
@@ -80,7 +80,7 @@ class Terminal:
 async def on_terminal(
     cli: Cli, *words: str, launch: str = LAUNCH, **environment: str
 ) -> AsyncIterator[Terminal]:
-    """Run `tickcast` on a terminal of 80 columns and 24 lines; it is ended."""
+    """Run `tickcast` on a terminal of 80 columns and 24 lines, and end it afterwards."""
     with terminal() as (ours, theirs):
         there = Terminal(ours, theirs)
         there.resize(80, 24)

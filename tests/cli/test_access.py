@@ -1,4 +1,4 @@
-"""Keys from the command line: made, served, shown and revoked."""
+"""Keys from the command line: create, serve, list and revoke them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_misuse_is_one_line(
     port = ["--port", "0"] if words[0] == "serve" else []
     monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(runtime_dir))
     monkeypatch.chdir(tmp_path)
-    # It would last beyond this test.
+    # It would outlive this test.
     monkeypatch.setattr("feed.logs.set_up", lambda *options: None)
     monkeypatch.setattr("sys.argv", ["tickcast", *words, *port])
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,4 @@
-"""`tickcast acl`, and what the other commands say where a right is missing."""
+"""`tickcast acl`, and the errors of the other commands when a right is missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tickcast bars`, killed and started again while a client listens."""
+"""`tickcast bars`, killed and restarted while a client listens."""
 
 from __future__ import annotations
 

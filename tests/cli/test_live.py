@@ -175,13 +175,13 @@ async def test_on_a_terminal_a_line_says_how_it_goes(cli: Cli, redis_url: str) -
     read_on()
     os.close(ours)
     os.close(theirs)
-    # The last line has been wiped, and what came of it stands in its place.
+    # The status line has been erased and replaced by the result.
     end = "\x1b[2K2 ticks from coinbase, 0 missing, 0 reconnects, 0 bad frames"
     assert end in shown.decode()
 
 
 def builtins(tick: Tick | dict[str, Any]) -> dict[str, Any]:
-    """A tick as a client sees it, without what the server adds."""
+    """Convert a tick to what a client receives, without the fields that the server adds."""
     if isinstance(tick, dict):
         fields = dict(tick)
         del fields["seq"]
@@ -232,7 +232,7 @@ async def test_all_recorded_binance_ticks_arrive_at_a_client(
             "live", "binance", *BINANCE_SYMBOLS, "--url", venue.url, "--redis", redis_url
         )  # fmt: skip
         got = await talk.ticks(len(expected))
-    # The venue gives quotes no time, so theirs is when they were received: now.
+    # The venue sends no time with quotes, so their time is the time of receipt: now.
     for message in got:
         if message["T"] == "q":
             assert began <= Time.from_wire(message["t"]) <= Time.now()
@@ -244,7 +244,7 @@ async def test_all_recorded_binance_ticks_arrive_at_a_client(
 
 
 def check_streams(got: list[dict[str, Any]], expected: list[Tick]) -> None:
-    """Each stream is complete, in order and exact."""
+    """Check that each stream is complete, in order and exact."""
 
     def streams(ticks: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}

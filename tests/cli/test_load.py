@@ -16,7 +16,7 @@ from tests.clients.load.double import Double, doubling, frame, tick
 
 
 class Page(HTMLParser):
-    """Fails on tags that do not match, and gathers what a page refers to."""
+    """An HTML parser that fails on mismatched tags and collects the references of a page."""
 
     VOID = ("meta", "link")
 

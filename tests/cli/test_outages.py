@@ -1,4 +1,4 @@
-"""What the commands that publish say and do when Redis goes away."""
+"""What the publishing commands print and do when Redis goes away."""
 
 from __future__ import annotations
 

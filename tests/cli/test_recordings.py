@@ -1,4 +1,4 @@
-"""Options for the rows of recordings, and what `publish` takes, as the commands have them."""
+"""The options for rows of recordings, and the input of `publish`, on the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TICK = '{"T":"t","S":"A","p":1,"s":2,"t":%s}'
 
 
 def imported(shell: Shell, tmp_path: Path, content: str, *words: str) -> tuple[list[Tick], str]:
-    """The ticks that `tape import` makes of a CSV file, and its words."""
+    """Import a CSV file with `tape import`; return the ticks and the output."""
     (tmp_path / "a.csv").write_text(content)
     tape = tmp_path / "a.jsonl.zst"
     done = shell.run("tape", "import", tmp_path / "a.csv", "-o", tape, *words)

@@ -1,4 +1,4 @@
-"""`tickcast replay` and `replayctl`, as processes, and in a terminal."""
+"""`tickcast replay` and `replayctl`, as processes and in a terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.talk import talking
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """A trade every ten seconds, for a thousand."""
+    """A recording with a trade every ten seconds, for a thousand seconds."""
     path = tmp_path / "a.csv"
     rows = "".join(f"{1_378_054_800 + 10 * n},ES,{n},1\n" for n in range(101))
     path.write_text("time,symbol,price,size\n" + rows)
@@ -43,7 +43,7 @@ def recording(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def replaying(cli: Cli, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A replay that can be steered; it is ended."""
+    """Run a replay that can be controlled, and end it afterwards."""
     process = await cli.start("replay", *words)
     try:
         async with asyncio.timeout(20):
@@ -62,7 +62,7 @@ async def steer(cli: Cli, *words: str) -> Finished:
 
 
 async def status(cli: Cli) -> str:
-    """What `replayctl status` prints, without a process for each look; nothing without a replay."""
+    """Return what `replayctl status` prints, without a process; an empty text without a replay."""
     settings = Settings(runtime_dir=cli.environment["TICKCAST_RUNTIME_DIR"])
     async with make_client(store_url(settings)) as client:
         try:
@@ -122,11 +122,11 @@ async def test_hashes_and_parts(cli: Cli, recording: Path, tmp_path: Path) -> No
 async def test_the_default_feed_of_others_is_not_overwritten(cli: Cli, recording: Path) -> None:
     words = ["replay", str(recording), "--speed", "max"]
     async with cli.serving():
-        # Killed at any time, a replay can be repeated.
+        # A replay can be repeated no matter when it was killed.
         async with replaying(cli, str(recording)) as process:
             process.kill()
             await process.wait()
-        await asyncio.sleep(replays.EXPIRY_S)  # Until then it counts as playing.
+        await asyncio.sleep(replays.EXPIRY_S)  # Until then its state is "playing".
         assert (await cli.run(*words)).code == 0
         await cli.run("publish", stdin='{"T":"t","S":"BTC-USD","p":1,"s":1}\n')
         refused = await cli.run(*words)
@@ -280,7 +280,7 @@ def test_keys_are_told_apart() -> None:
     assert list(split(" s\x1b[C\x1b[D+q")) == [" ", "s", "right", "left", "+", "q"]
     assert list(split("\x1b[Aj\x1b\n\x7f")) == ["up", "j", "escape", "enter", "backspace"]
     assert list(split("\x1b[6~\x1bOA")) == ["page down", "up"]
-    # Keys that have no name here, and what was cut off.
+    # Keys without a name here, and truncated sequences.
     assert list(split("\x1b[15~q\x1b[1;5Cq\x1bOPq\x1b[")) == ["q", "q", "q"]
 
 

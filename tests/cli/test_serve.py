@@ -58,7 +58,7 @@ async def test_impatience_does_no_harm(cli: Cli, runtime_dir: Path) -> None:
                 process.send_signal(signal.SIGINT)
                 await asyncio.sleep(0.05)
             _, err = await asyncio.wait_for(process.communicate(), 5)
-        assert process.returncode in (0, 130)  # by what it was doing when the last one came
+        assert process.returncode in (0, 130)  # depends on when the last signal came
         assert b"Traceback" not in err
         assert b"ERROR" not in err
     await until(lambda: not runtime_dir.exists())
@@ -184,14 +184,14 @@ async def test_metrics_on_an_address_of_their_own(cli: Cli) -> None:
         assert (await client.get(url)).status_code == 401
         right = {"Authorization": "Bearer correct-horse-battery"}
         assert (await client.get(url, headers=right)).status_code == 200
-        # Its connection is kept alive, and must not delay the end.
+        # The client keeps its connection alive, which must not delay the shutdown.
         process.send_signal(signal.SIGTERM)
         _, err = await asyncio.wait_for(process.communicate(), 5)
     assert process.returncode == 0
     assert b"Traceback" not in err
     assert b"ERROR" not in err
     assert b"horse" not in err
-    # Other users see the words of a command.
+    # Other users can see the arguments of a command.
     assert "metrics-token" not in (await cli.run("serve", "--help")).out
 
 

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or gone, for each command; and signals that end them."""
+"""Each command with standard streams that are closed, full or gone, and signals that end it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Result(NamedTuple):
 
 
 class Forks:
-    """Runs commands in forks of one process: an import of everything takes a second."""
+    """Run commands in forks of one process, because importing everything takes a second."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -71,7 +71,7 @@ async def forks(cli: Cli) -> AsyncIterator[Forks]:
 
 
 def table(stream: str, path: Path) -> dict[str, tuple[list[str], int]]:
-    """Each command with words for something quick, and the exit code."""
+    """Each command with arguments that finish quickly, and the exit code."""
     csv = path / "a.csv"
     csv.write_text("time,price,size\n2024-01-02T14:30:00Z,5,1\n")
     record = ["record", stream, "--trades", "*", "--limit", "1"]
@@ -153,7 +153,7 @@ async def test_too_few_descriptors_are_one_line(cli: Cli) -> None:
 
 
 async def test_a_server_goes_on_without_streams(cli: Cli) -> None:
-    """Its log and its output go nowhere, and no socket gets the number of a standard stream."""
+    """Its log and its output are discarded, and no socket gets the number of a standard stream."""
     async with cli.serving("serve") as (address, process):
         assert process.stdout is not None
         process.stdout._transport.close()  # type: ignore[attr-defined]
@@ -185,7 +185,7 @@ async def test_a_hang_up_ends_a_producer_as_ctrl_c_does(cli: Cli) -> None:
 
 
 async def test_nohup_is_respected(cli: Cli) -> None:
-    # Not nohup itself, which would change the streams as well.
+    # Not nohup itself, which would change the streams too.
     ignoring = f"trap '' HUP; exec {sys.executable} -m feed.cli serve --port 0"
     process = await asyncio.create_subprocess_shell(
         ignoring, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=cli.environment

@@ -66,7 +66,7 @@ def test_cut_and_merge_make_tapes(shell: Shell, tmp_path: Path) -> None:
     assert [tick.time - T0 for tick in Tape.open(parts[1]).read()] == [2, 3, 4]
     assert shell.run("tape", "merge", *parts[:2], "-o", parts[2])[0] == 0
     assert list(Tape.open(parts[2]).read()) == trades(5, first_seq=1)
-    assert shell.run("tape", "verify", *parts)[0] == 1  # The third has again what the others have.
+    assert shell.run("tape", "verify", *parts)[0] == 1  # The third repeats the others.
     assert shell.run("tape", "verify", *parts[:2])[0] == 0
 
 
@@ -145,7 +145,7 @@ CAPTURE = (
 
 @pytest.mark.parametrize("name", ["a.txt", "a.parquet", "a.dbn"])
 def test_import_takes_whatever_replay_takes(shell: Shell, tmp_path: Path, name: str) -> None:
-    """What a file is follows from its content: neither from its name nor from the command."""
+    """The content of a file decides its format: neither its name nor the command matters."""
     (tmp_path / name).write_text(CAPTURE)
     tape = tmp_path / "b.jsonl.zst"
     code, _, err = shell.run("tape", "import", tmp_path / name, "-o", tape)

@@ -1,4 +1,4 @@
-"""TLS from the command line: what one types, and what is said when it is wrong."""
+"""TLS from the command line: the options, and the errors when something is wrong."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_files_of_no_use(
 
 
 async def demo_told(cli: Cli) -> list[str]:
-    """What `demo --tls` says; the commands in it work."""
+    """Return the output of `demo --tls`, after checking that the commands in it work."""
     process = await cli.start("demo", "--tls", "--port", "0", "--rate", "500")
     assert process.stdout is not None
     lines = [(await process.stdout.readline()).decode().rstrip("\n") for _ in range(7)]

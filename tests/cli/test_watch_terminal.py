@@ -20,7 +20,7 @@ ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
 async def market(peer: Peer) -> None:
-    """Accepts what is asked, tells of a trade of each of three symbols, and holds on."""
+    """Accept the action, send one trade of each of three symbols, and keep the connection open."""
     await peer.accept(await peer.hear(), positions=[])
     for symbol in ("AAA", "BBB", "CCC"):
         await peer.ticks(1, symbol=symbol)
@@ -48,7 +48,7 @@ async def watching(
 
 
 def assert_left(terminal: Terminal) -> None:
-    """The terminal is as it was found: its screen, its cursor, its modes."""
+    """Check that the terminal is as it was before: its screen, its cursor and its modes."""
     assert terminal.modes() == terminal.found
     sent = bytes(terminal.raw)
     assert sent.rfind(LEAVE) > sent.rfind(ENTER)
@@ -61,7 +61,7 @@ async def test_a_terminal_that_is_closed_ends_it(cli: Cli) -> None:
     async with playing(market) as double, watching(double, cli) as terminal:
         asyncio.get_running_loop().remove_reader(terminal.ours)
         nothing = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nothing, terminal.ours)  # Which hangs up.
+        os.dup2(nothing, terminal.ours)  # The terminal hangs up.
         os.close(nothing)
         assert await terminal.ended() == 130
 
@@ -92,7 +92,7 @@ async def test_however_it_ends_the_terminal_is_as_it_was(cli: Cli, ending: str, 
 
 
 async def test_a_crash_leaves_the_terminal_as_it_was(cli: Cli) -> None:
-    # Nothing is known that breaks it, so the test has to.
+    # No known input breaks it, so the test has to.
     launch = LAUNCH.replace(
         "'-m', 'feed.cli'",
         "'-c', 'import feed.cli, clients.terminal.view as v; v.View.press = None; feed.cli.main()'",

@@ -1,4 +1,4 @@
-"""`tickcast watch` as a real terminal shows it: in tmux, where it is installed."""
+"""`tickcast watch` as a real terminal shows it. Needs tmux, and is skipped without it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Pane:
-    """A shell in a tmux of its own."""
+    """A shell in a private tmux session."""
 
     def __init__(self, socket: Path, environment: dict[str, str]) -> None:
         self._socket = socket
@@ -40,7 +40,7 @@ class Pane:
         ).stdout  # fmt: skip
 
     async def open(self, columns: int, lines: int, command: str) -> None:
-        """Have a shell run a command, on a terminal of this size."""
+        """Run a command in a shell, on a terminal of this size."""
         size = ("-x", str(columns), "-y", str(lines))
         self.tmux("new-session", "-d", *size, "env PS1='ready> ' sh")
         await self.until(lambda lines: lines[0] == "ready>")
@@ -53,17 +53,17 @@ class Pane:
         self.tmux("send-keys", *keys)
 
     def lines(self, *, styled: bool = False) -> list[str]:
-        """What is shown, every line of it."""
+        """Return all lines of the screen."""
         return self.tmux("capture-pane", "-p", *(["-e"] if styled else [])).split("\n")[:-1]
 
     def state(self) -> str:
-        """Whether the alternate screen is on, the cursor is shown, and long lines are wrapped."""
+        """Return whether the alternate screen is on, the cursor is visible, and long lines wrap."""
         return self.tmux(
             "display-message", "-p", "#{alternate_on} #{cursor_flag} #{wrap_flag}"
         ).strip()
 
     async def until(self, condition: Callable[[list[str]], bool]) -> list[str]:
-        """Wait until what is shown is so, and drawn to its end; returns it."""
+        """Wait until the screen meets a condition and is fully drawn; return it."""
         before: list[str] = []
         try:
             async with asyncio.timeout(20):
@@ -86,7 +86,7 @@ def pane(cli: Cli, runtime_dir: Path) -> Iterator[Pane]:
 
 
 async def market(peer: Peer) -> None:
-    """Two trades and a quote of each symbol, no two prices of the same length; then nothing."""
+    """Send two trades and a quote of each symbol, no two prices of the same length; then nothing."""
     await peer.accept(await peer.hear(), positions=[])
     when = "2026-01-05T14:30:00Z"
     for number, symbol in enumerate(SYMBOLS):
@@ -102,7 +102,7 @@ async def market(peer: Peer) -> None:
 
 
 async def past(peer: Peer) -> None:
-    """A trade in each of some seconds; then nothing."""
+    """Send a trade in each of some seconds; then nothing."""
     await peer.accept(question := await peer.hear(), positions=[])
     (symbol,) = question["trades"]
     for n in range(CANDLES * 5):
@@ -119,7 +119,7 @@ def command(url: str) -> str:
 
 
 def is_settled(lines: list[str]) -> bool:
-    """All symbols are known, and have a sparkline."""
+    """Check that all symbols are known and have a sparkline."""
     return "60 symbols · " in lines[1] and all(
         line.startswith("SYM-") and line[-1] in SPARKS for line in lines[3:-1]
     )
@@ -137,7 +137,7 @@ async def test_the_table(pane: Pane, columns: int, height: int) -> None:
         rows = lines[3:-1]
         assert [row.split()[0] for row in rows] == SYMBOLS[: height - 4]
         assert lines[-1].startswith("? help  q quit  ")
-        # Numbers end where their column ends, and the mark of the last move behind the price.
+        # Numbers are aligned right in their column; the mark of the last move follows the price.
         for name in lines[2].split()[2:-1]:
             end = lines[2].index(name) + len(name)
             assert all(row[end - 1].strip() and row[end : end + 2] == "  " for row in rows), name
@@ -161,7 +161,7 @@ async def test_candles(pane: Pane, columns: int, height: int) -> None:
         lines = await pane.until(lambda lines: "C 107.00 V 11" in lines[2])
         assert lines[1].startswith("SYM-01  ")
         assert len(lines) == height
-        # Candles stand side by side at the right, each with its volume below it.
+        # Candles are drawn next to each other at the right, each with its volume below it.
         drawn = [line for line in lines[3:-2] if GLYPHS & set(line)]
         starts = min(len(line) - len(line.lstrip()) for line in drawn)
         volumes = next(line for line in reversed(lines[:-2]) if "█" in line)

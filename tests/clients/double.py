@@ -1,4 +1,4 @@
-"""A server that says what a test tells it to: for faults that a sound one does not make."""
+"""A scripted server, for faults that a correct server does not produce."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ EPOCH: Final = "e1"
 
 
 class Peer:
-    """One connection, as the server has it."""
+    """The server's side of one connection."""
 
     def __init__(self, socket: ServerConnection) -> None:
         self._socket = socket
         self.heard: list[dict[str, Any]] = []
 
     async def hear(self) -> dict[str, Any]:
-        """The client's next message."""
+        """Receive the client's next message."""
         self.heard.append(json.loads(await self._socket.recv()))
         return self.heard[-1]
 
     async def say(self, *messages: dict[str, Any]) -> None:
-        """A frame with these messages."""
+        """Send a frame with these messages."""
         await self._socket.send(json.dumps(messages))
 
     async def say_text(self, text: str) -> None:
-        """A frame with just this text."""
+        """Send a frame with exactly this text."""
         await self._socket.send(text)
 
     async def accept(self, question: dict[str, Any], **more: Any) -> None:
-        """Confirm a subscription, which is all that is held."""
+        """Confirm a subscription, as the only one that is held."""
         held = {key: question.get(key, []) for key in ("trades", "quotes", "bars")}
         await self.say({"T": "subscription", **held, "epoch": EPOCH, "id": question["id"], **more})
 
@@ -47,7 +47,7 @@ class Peer:
         await self.say({"T": "error", "code": code, "msg": "no", "id": question["id"]})
 
     async def ticks(self, *seqs: int | None, symbol: str = "ES") -> None:
-        """Trades with these numbers, a frame each."""
+        """Send trades with these numbers, one frame each."""
         for seq in seqs:
             tick = {"T": "t", "S": symbol, "p": 1.0, "s": 1.0, "t": "2026-01-05T14:30:00Z"}
             await self.say(tick if seq is None else {**tick, "seq": seq})
@@ -56,7 +56,7 @@ class Peer:
         await self._socket.close(code)
 
     def cut(self) -> None:
-        """End the connection without a word."""
+        """Drop the connection without a close frame."""
         self._socket.transport.abort()
 
     async def until_closed(self) -> None:
@@ -67,12 +67,12 @@ Script = Callable[[Peer], Awaitable[None]]
 
 
 class Double:
-    """Plays one script for each connection; the last one again for those that follow.
+    """Play one script for each connection; repeat the last script for further connections.
 
     Attributes:
-        refusals: HTTP answers to give to the next handshakes instead.
-        peers: all connections that there were.
-        dialled_s: when each handshake came, on the loop's clock.
+        refusals: HTTP responses for the next handshakes, which are refused.
+        peers: all connections so far.
+        dialled_s: the time of each handshake, on the loop's clock.
     """
 
     def __init__(self, scripts: Sequence[Script]) -> None:
@@ -111,7 +111,7 @@ class Double:
 async def playing(
     *scripts: Script, subprotocols: Sequence[str] = (JSON_SUBPROTOCOL,)
 ) -> AsyncIterator[Double]:
-    """A server with these scripts, on a free port."""
+    """Run a server with these scripts on a free port."""
     double = Double(scripts)
     async with serve(
         double.play,
@@ -128,7 +128,7 @@ async def playing(
 
 
 async def hold(peer: Peer) -> None:
-    """Confirm whatever is asked."""
+    """Confirm every action."""
     while True:
         question = await peer.hear()
         more: dict[str, Any] = {"positions": []} if question.get("positions") else {}

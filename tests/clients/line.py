@@ -1,4 +1,4 @@
-"""A program with our client, and a server's half behind a network that can be cut. No I/O."""
+"""A client and its program, and a server behind a network that can be cut. No I/O."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANNELS = ("trades", "bars:1s")
 
 
 class MarkedStore(Store):
-    """Its ticks tell which epoch they are of."""
+    """A store whose ticks carry the epoch that they belong to."""
 
     def publish(self, key: StreamKey, count: int) -> Batch:
         batch = super().publish(key, count)
@@ -37,14 +37,14 @@ class MarkedStore(Store):
 
 
 class OneEpoch(World):
-    """Once a stream has entered an epoch, so have all of its feed."""
+    """Keeps the epochs of streams together: all streams of a feed enter an epoch at once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.store = MarkedStore()
 
     def enter_epoch(self) -> str:
-        """The feed's epoch, as far as the server knows; all streams are in it now."""
+        """Return the feed's epoch as far as the server knows; all streams are in it now."""
         epoch = max(run.epoch for run in self.runs.values())
         for key, run in self.runs.items():
             if run.epoch < epoch and run.seq:
@@ -107,7 +107,7 @@ class Seen:
 
 
 class Line:
-    """A client of ours on one connection after the other, and what its program sees."""
+    """Our client on one connection after another, and what its program sees."""
 
     def __init__(self, world: OneEpoch) -> None:
         self.world = world
@@ -119,7 +119,7 @@ class Line:
         self.seen: dict[tuple[str, str], Seen] = {}
         self.held: dict[str, set[str]] = {channel: set() for channel in CHANNELS}
 
-    # -- what the program does
+    # -- actions of the program
 
     def subscribe(self, channel: str, patterns: list[str], snapshot: bool, wish: Wish) -> None:
         for symbol in patterns:
@@ -160,7 +160,7 @@ class Line:
         self.waits_for = id_
 
     def carry(self) -> None:
-        """What the server has written gets on its way."""
+        """Put what the server has written on its way to the client."""
         data = b"".join(self.server.sink.written)
         self.server.sink.written.clear()
         for opcode, payload in split_frames(data):
@@ -168,7 +168,7 @@ class Line:
             self.wire.append(payload.decode())
 
     def hear(self, count: int) -> None:
-        """The client reads so many frames."""
+        """Let the client read this number of frames."""
         self.carry()
         for _ in range(min(count, len(self.wire))):
             seen, notices = self.state.receive(self.wire.pop(0))
@@ -191,7 +191,7 @@ class Line:
         self.seen.setdefault(name, Seen()).take(item)
 
     def cut(self, heard: int) -> None:
-        """The connection ends when the client has read a part of what was on its way."""
+        """Cut the connection after the client has read a part of what was in transit."""
         self.hear(heard)
         self.wire.clear()
         session = self.server.session
@@ -205,7 +205,7 @@ class Line:
         self.go_on()
 
     def go_on(self) -> None:
-        """Say the next of what brings everything back."""
+        """Send the next of the messages that restore all subscriptions."""
         if self.again is not None:
             for id_, message in self.again:
                 self._say(id_, message)
@@ -213,7 +213,7 @@ class Line:
             self.again = None
 
     def settle(self) -> None:
-        """Until nothing is on its way and nothing is behind."""
+        """Run until nothing is in transit and no stream is behind."""
         self.server.sink.paused = False
         for _ in range(1000):
             self.server.session.drain()

@@ -1,4 +1,4 @@
-"""A tape for clients to have played."""
+"""Tapes that servers play to clients in tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.recorded import at
 
 
 def write_tape(directory: Path, name: str = "hundred", count: int = 100) -> None:
-    """A tape with a trade of ES each second, the first at T0; each one's `id` is its place."""
+    """Write a tape with a trade of ES each second, the first at T0; each `id` is its position."""
     writer = TapeWriter(directory / f"{name}{SUFFIX}", "live", "test")
     for place in range(count):
         writer.tick(trade("ES", id=place, time=at(place), seq=place + 1))

@@ -1,4 +1,4 @@
-"""An unmodified Alpaca client, pointed at our server."""
+"""An unmodified Alpaca client, connected to our server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def test_it_receives_trades_quotes_and_bars(
     stream.subscribe_quotes(handle, *symbols)
     stream.subscribe_bars(handle, *symbols)
     running = asyncio.create_task(stream._run_forever())
-    # The library tells nobody when its subscription is confirmed: try until something arrives.
+    # The library does not report that its subscription is confirmed: publish until a tick arrives.
     while not received:
         await publisher.publish([quote("ES")])
         await asyncio.sleep(0.05)

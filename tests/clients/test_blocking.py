@@ -1,4 +1,4 @@
-"""The client without an event loop, against a server in a process of its own."""
+"""The client without an event loop, against a server in a separate process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import RunningServer, until
 
 @pytest.fixture
 def elsewhere() -> Iterator[ThreadPoolExecutor]:
-    """A thread for what blocks: this one's event loop serves."""
+    """Run a blocking call in a thread, because the event loop of this one runs the server."""
     with ThreadPoolExecutor(1) as pool:
         yield pool
 
@@ -126,4 +126,4 @@ async def test_a_program_that_breaks_off_leaves_no_thread(
 
     with pytest.raises(KeyError):
         await asyncio.get_running_loop().run_in_executor(elsewhere, program)
-    assert threading.active_count() <= before + 1  # The one that blocks.
+    assert threading.active_count() <= before + 1  # The thread that blocks.

@@ -17,7 +17,7 @@ def notice(kind: str, first: int | None, last: int | None, **more: Any) -> dict[
 
 
 def take(books: Books, *events: Tick | dict[str, Any]) -> list[Any]:
-    """What the application sees: numbers of ticks, and gaps."""
+    """Return what the application sees: numbers of ticks, and gaps."""
     seen: list[Any] = []
     for event in events:
         items = books.take_notice(event) if isinstance(event, dict) else books.take(event)
@@ -176,7 +176,7 @@ EVENTS = st.lists(
 
 @given(EVENTS)
 def test_the_books_always_add_up(events: list[tuple[str, int]]) -> None:
-    """Whatever a server does, right or wrong; and what the application sees is contiguous."""
+    """The server may do anything, right or wrong; what the application sees is contiguous."""
     books = Books()
     seen = take(books, trade(seq=1))
     seq, reached, lost, again = 1, 0, 0, 0

@@ -1,4 +1,4 @@
-"""The client's half and the server's, with every fault between them that a network can make."""
+"""The client and the server together, with every fault that a network between them can cause."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.feed.world import time_of
 
 
 class BothHalves(StoreRules):
-    """One program, its client, a server, and a store."""
+    """One program with its client, a server, and a store."""
 
     @initialize(all_=st.booleans())
     def begin(self, all_: bool) -> None:

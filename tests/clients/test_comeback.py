@@ -1,4 +1,4 @@
-"""What a client says after a cut: nothing is left out, and each message is small enough."""
+"""What a client sends after a cut: nothing is left out, and each message is small enough."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLAIN = Wish()
 
 
 def books_at(epoch: str, **seqs: int) -> Books:
-    """Books of trades."""
+    """Make books of trades."""
     books = Books()
     for symbol, seq in seqs.items():
         books.place("trades", symbol, epoch, seq)
@@ -96,7 +96,7 @@ def test_options_said_later_go_over_those_that_hold() -> None:
     "name_of", [lambda n: f"SYM{n:05}", lambda n: f"{'ABCDEFGHIJ'[n % 10]}{n}"]
 )
 def test_ten_thousand_positions_take_few_messages(name_of: Callable[[int], str]) -> None:
-    """Servers price each message, and grant 20 at once."""
+    """Servers charge for each message, and grant 20 at once."""
     books = books_at("0660dd82b243fc-020e7e", **{name_of(n): 1000 + n for n in range(10_000)})
     messages = said(trades("*"), books)
     needed = sum(len(json.dumps(message)) for message in messages) / 60_000
@@ -105,7 +105,7 @@ def test_ten_thousand_positions_take_few_messages(name_of: Callable[[int], str])
 
 
 def test_many_long_names_beside_many_streams_take_no_time() -> None:
-    """The longest list of names that servers grant, of which one message holds a part."""
+    """The longest list of names that servers grant; one message holds a part of it."""
     named = {f"{n:032}": n + 1 for n in range(1000)}
     books = books_at("e1", **named, **{f"S{n}": n for n in range(9000)})
     began = time.process_time()

@@ -1,4 +1,4 @@
-"""What a program asks for of its whole connection, and what it is told then."""
+"""Options that a program requests for its whole connection, and the server's answers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_it_is_said_before_the_subscriptions() -> None:
 
 @pytest.mark.parametrize("code", [409, 410])
 async def test_a_server_that_does_not_configure_any_more(code: int) -> None:
-    """What it does not know is done without, as with `resume`; what it forbids is an error."""
+    """The client does without an unknown action, as with `resume`; a forbidden one is an error."""
 
     async def begin(peer: Peer) -> None:
         question = await peer.hear()

@@ -13,7 +13,7 @@ PAGE = Path(__file__).resolve().parents[2] / "clients" / "dashboard"
 
 
 def test_the_page_names_its_files_relative_to_itself() -> None:
-    """A proxy may serve it below a prefix."""
+    """A proxy may serve the page below a prefix."""
     page = (PAGE / "index.html").read_text("utf-8")
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
     assert links

@@ -1,4 +1,4 @@
-"""Both clients under `*` with thousands of symbols, over a restart of the server."""
+"""Both clients subscribed to `*` with thousands of symbols, over a restart of the server."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ CLIENT_JS: Final = Path(__file__).with_name("dashboard") / "follow.mjs"
 
 
 class NodeClient:
-    """`feed.js` in a process of Node, subscribed to the trades of `*`."""
+    """`feed.js` in a Node process, subscribed to the trades of `*`."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
 
     async def ask(self) -> dict[str, Any]:
-        """Its totals, and whether it is connected."""
+        """Return its totals, and whether it is connected."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
@@ -44,7 +44,7 @@ class NodeClient:
         return told
 
     async def until(self, timeout_s: float = 10, **wanted: object) -> None:
-        """Wait until it holds this."""
+        """Wait until it has these totals."""
         async with asyncio.timeout(timeout_s):
             while wanted.items() - (await self.ask()).items():
                 await asyncio.sleep(0.05)
@@ -94,7 +94,7 @@ async def test_both_clients_are_back_soon(
             python_s = loop.time() - began
             await node.until(BACK_S, state="connected")
             assert max(python_s, loop.time() - began) < BACK_S
-            # What was published during the cut follows, at a pace that leaves others theirs.
+            # Ticks published during the cut follow, at a pace that leaves time for other clients.
             await asyncio.wait_for(reading, 30)
             await node.until(30, delivered=len(SYMBOLS))
             if can_look_inside():

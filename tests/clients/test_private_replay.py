@@ -1,4 +1,4 @@
-"""Tapes that the server plays to one program."""
+"""Tapes that the server plays to a single program."""
 
 from __future__ import annotations
 

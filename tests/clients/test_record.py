@@ -1,4 +1,4 @@
-"""The recorder, against a real server: nothing is missing, or the tape says what."""
+"""The recorder against a real server: nothing is missing, or the tape records what is."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ async def test_it_rotates(
 async def test_a_tape_replayed_and_recorded_has_the_same_content(
     settings: Settings, redis_url: str, redis: Redis, tmp_path: Path
 ) -> None:
-    # Ticks come as fast as they can here. Whoever can't keep up finds them all in history.
+    # Ticks arrive as fast as possible here. A slow client finds them all in history.
     settings = replace(settings, history_ticks=50_000)
     original = TapeWriter(tmp_path / "original.jsonl.zst", "live")
     market = islice(generate(symbol_names(5), 100, 7, T0), 2000)

@@ -1,4 +1,4 @@
-"""A program that is too slow: what waits for it is bounded, and what `slow` says happens, told."""
+"""Programs that are too slow: their queue is bounded, and `slow` decides what happens then."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def flood(publisher: Publisher) -> None:
 
 
 def check(report: Report, policy: str) -> None:
-    """All is accounted for, and nothing but what the policy allows was left out."""
+    """Check that every tick is accounted for, and that only what the policy allows was left out."""
     assert report.balanced
     assert report.total("published") == COUNT
     assert (report.total("merged") > 0) == (policy == "conflate")
@@ -109,7 +109,7 @@ async def test_without_an_event_loop(
 async def test_who_asks_and_asks_and_takes_no_ticks(
     server: RunningServer, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reply comes behind ticks, so they are read; but not without end."""
+    """A reply arrives after ticks, so the client reads them, but only up to a bound."""
     monkeypatch.setattr("clients.tick_queue.QUEUE_TICKS_MAX", 1000)
     monkeypatch.setattr("clients.conversation.REPLY_TIMEOUT_S", 0.5)
 

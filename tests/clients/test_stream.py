@@ -264,7 +264,7 @@ async def test_a_start_that_is_no_time(server: RunningServer, start: Any) -> Non
 async def test_a_second_cut_while_it_comes_back(
     server: RunningServer, publisher: Publisher
 ) -> None:
-    """Several messages are needed to ask for everything; a cut between them loses none of it."""
+    """Restoring everything takes several messages; a cut between them loses none of it."""
     async with connect(server.stream) as stream:
         for interval in range(10):
             await stream.subscribe(trades=[f"S{interval}"], conflate_ms=10 * interval)
@@ -310,7 +310,7 @@ async def test_a_server_that_falls_silent_is_noticed(
 async def test_more_streams_than_one_message_can_tell_of(
     server: RunningServer, publisher: Publisher
 ) -> None:
-    """One wildcard over so many comes back prefix by prefix, and nothing is sent twice."""
+    """A wildcard over this many streams resumes prefix by prefix, and nothing is sent twice."""
     symbols = [f"{number % 7}SYMBOL-{number:04}" for number in range(2500)]
     for _ in range(2):
         await publisher.publish([trade(symbol) for symbol in symbols])

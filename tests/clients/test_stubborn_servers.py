@@ -1,4 +1,4 @@
-"""Coming back to servers that refuse, close, fall silent, or know nothing of the past."""
+"""Reconnecting to servers that refuse, close, fall silent, or know nothing of the past."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import until
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delays as they are, but so short that tests need not wait."""
+    """Keep the pattern of delays, but make them so short that tests need not wait."""
     monkeypatch.setattr("clients.backoff.FIRST_S", 0.002)
 
 
@@ -141,7 +141,7 @@ async def test_what_is_not_granted_any_more_ends_it(code: int) -> None:
 
 @pytest.mark.parametrize("code", [400, 410])
 async def test_a_server_that_does_not_know_resume(code: int) -> None:
-    """The program is told of a gap instead."""
+    """The program receives a gap instead."""
 
     async def refuse_the_past(peer: Peer) -> None:
         await peer.refuse(await peer.hear(), code)
@@ -192,7 +192,7 @@ async def test_what_is_wrong_with_a_subscription_is_said_in_the_servers_words() 
 
 
 async def test_a_server_of_another_dialect() -> None:
-    """It accepts no subprotocol, echoes no id, and numbers nothing."""
+    """The server accepts no subprotocol, echoes no id, and numbers nothing."""
 
     async def other(peer: Peer) -> None:
         question = await peer.hear()
@@ -217,7 +217,7 @@ async def test_a_server_of_another_dialect() -> None:
 
 
 async def test_a_second_cut_before_everything_was_asked_for_again() -> None:
-    """Different options take a message each. What was not said again yet is not forgotten."""
+    """Each set of options takes its own message. Subscriptions not sent again yet are kept."""
     names = ["A", "B", "C"]
 
     async def begin(peer: Peer) -> None:

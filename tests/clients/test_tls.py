@@ -1,4 +1,4 @@
-"""The client library against servers that it should trust, and others."""
+"""The client library against servers that it should trust, and servers that it should not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The vectors that this client and the web page's are both held to: see `dashboard/*.test.js`."""
+"""Test vectors shared by this client and the web page's client: see `dashboard/*.test.js`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def name_of(vector: dict[str, Any]) -> str:
 
 
 def shown(items: Sequence[Tick | Event]) -> list[Any]:
-    """Ticks by their numbers, gaps by what they say."""
+    """Show ticks by their numbers and gaps by their content."""
     told = [item for item in items if not isinstance(item, State | Heartbeat)]
     return [list(item[2:]) if isinstance(item, Gap) else item.seq for item in told]
 

@@ -1,4 +1,4 @@
-"""`tickcast watch --audit` as a user runs it, where there is no terminal."""
+"""`tickcast watch --audit` as a user runs it, without a terminal."""
 
 from __future__ import annotations
 

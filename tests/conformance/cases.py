@@ -1,7 +1,7 @@
-"""Runs the Autobahn cases against a server, and prints what came of each as JSON.
+"""Run the Autobahn cases against a server and print the result of each as JSON.
 
-A program, run as `python -m tests.conformance.cases URL`: kosoku bends the Python that it runs in
-towards the cases, which were written for Python 2. The test runner should be spared that.
+A program, run as `python -m tests.conformance.cases URL`: kosoku patches the Python that it runs in
+to suit the cases, which were written for Python 2. This must not affect the test runner.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _AT_ONCE: Final = 4
 
 
 async def run(url: str) -> dict[str, tuple[str, str, int | None]]:
-    """What came of each case: how messages went, how the end went, and the server's close code."""
+    """Return the result of each case: of its messages, of its end, and the server's close code."""
     try:
         results = await run_fuzzingclient(url, None, _COMPRESSION, concurrency=_AT_ONCE)
-    except FailureError as failure:  # It brings the results of the others as well.
+    except FailureError as failure:  # It returns the results of the other cases too.
         results = failure.results
     return {
         each.case_id: (each.behavior.value, each.behavior_close.value, each.remote_close_code)
@@ -34,6 +34,6 @@ async def run(url: str) -> dict[str, tuple[str, str, int | None]]:
 if __name__ == "__main__":
     json.dump(asyncio.run(run(sys.argv[1])), sys.stdout)
     sys.stdout.flush()
-    # kosoku's threads outlive the interpreter, and then abort the process now and then. All is said
-    # by now, so the interpreter is not taken down at all.
+    # kosoku's threads outlive the interpreter and then sometimes abort the process. All results are
+    # printed by now, so skip the shutdown of the interpreter.
     os._exit(0)

@@ -1,7 +1,7 @@
-"""An application that says everything again, in each way in which a message can be taken.
+"""An application that echoes every message, in each of the ways to receive one.
 
-It is what the Autobahn cases talk to. `/stream` could not take its place: it answers messages with
-others of its own.
+The Autobahn cases talk to it. They can't use `/stream`, which does not echo the messages that it
+receives.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from feed.transport_sink import EXTENSION, TransportSink
 
 
 async def _by_asgi(websocket: WebSocket) -> None:
-    """The way of every ASGI application: `receive`, then `send`."""
+    """Receive and send as every ASGI application does."""
     await websocket.accept()
     try:
         while (event := await websocket.receive())["type"] == "websocket.receive":
@@ -28,11 +28,11 @@ async def _by_asgi(websocket: WebSocket) -> None:
             else:
                 await websocket.send_text(event["text"])
     except WebSocketDisconnect:
-        pass  # The client is gone before its answer.
+        pass  # The client left before its answer.
 
 
 async def _at_once(websocket: WebSocket) -> None:
-    """Handed over, as `/stream` does; each message is answered in the callback."""
+    """Hand the connection over, as `/stream` does; answer each message in the callback."""
     await websocket.accept()
     sink: TransportSink = websocket.scope["extensions"][EXTENSION]
 
@@ -43,7 +43,7 @@ async def _at_once(websocket: WebSocket) -> None:
 
 
 async def _later(websocket: WebSocket) -> None:
-    """Handed over; each message takes a while, and the next one waits for it."""
+    """Hand the connection over; each message takes a while, and the next one waits for it."""
     await websocket.accept()
     sink: TransportSink = websocket.scope["extensions"][EXTENSION]
 

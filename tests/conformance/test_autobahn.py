@@ -1,7 +1,7 @@
 """The Autobahn cases, against the class that serves `/stream`, with an application that echoes.
 
-They are what WebSocket libraries are measured with: 301 conversations, many of which break RFC 6455
-in one place, and what a server should make of each. `make conformance` runs them.
+WebSocket libraries are measured with these cases: 301 conversations, many of which break RFC 6455
+in one place, with the reaction expected of a server. `make conformance` runs them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VERDICTS: Final = (PASSED, INFORMATIONAL, NON_STRICT, FAILED)
 
 @dataclass(frozen=True)
 class Known:
-    """Cases that don't simply pass, the verdicts that are expected, and why."""
+    """Cases that don't simply pass, with the expected verdicts and the reason."""
 
     cases: tuple[str, ...]
     verdicts: frozenset[str]
@@ -88,7 +88,7 @@ async def test_the_autobahn_cases(way: str, caplog: pytest.LogCaptureFixture) ->
 
 
 async def verdicts_of(url: str) -> dict[str, str]:
-    """Run all cases; returns the verdict of each, by its number."""
+    """Run all cases; return the verdict of each, by its number."""
     words = ("-m", "tests.conformance.cases", url)
     process = await asyncio.create_subprocess_exec(
         sys.executable, *words, stdout=asyncio.subprocess.PIPE
@@ -105,7 +105,7 @@ async def verdicts_of(url: str) -> dict[str, str]:
 
 
 def verdict_on(messages: str, end: str) -> str:
-    """One word for both halves of a result: how messages went, and how the connection ended."""
+    """Reduce a result to one word, from how the messages and the end of the connection went."""
     if messages == end == "INFORMATIONAL":
         return INFORMATIONAL
     if end != "OK":
@@ -114,7 +114,7 @@ def verdict_on(messages: str, end: str) -> str:
 
 
 def table(way: str, found: dict[str, str]) -> str:
-    """How many cases of each group got which verdict."""
+    """Count the verdicts in each group of cases."""
     groups: dict[int, Counter[str]] = {}
     for case, verdict in found.items():
         groups.setdefault(int(case.partition(".")[0]), Counter())[verdict] += 1

@@ -30,7 +30,7 @@ def tick(seq: int | None, symbol: str = "ES", **more: Any) -> Message:
 
 
 def read_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
-    """Masked frames of a client, and the rest."""
+    """Split a buffer into the masked frames of a client and the remaining bytes."""
     found = []
     while len(data) >= 2:
         if not data[1] & 0x80:
@@ -48,10 +48,10 @@ def read_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
 
 
 class Double:
-    """What it knows of the clients it had.
+    """A scripted server, and what it records about its clients.
 
     Args:
-        script: what the client of that number gets once it is subscribed, in pieces.
+        script: what the client with a given number receives once it is subscribed, in pieces.
         extended: whether it accepts the subprotocol and grants `configure`.
         status: the reply to the handshake.
     """
@@ -133,7 +133,7 @@ class Double:
 
 @asynccontextmanager
 async def doubling(double: Double) -> AsyncIterator[str]:
-    """Its URL while it listens."""
+    """Run the double; yield its URL."""
     server = await asyncio.start_server(double.serve, "127.0.0.1", 0)
     try:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/stream"

@@ -1,4 +1,4 @@
-"""The command against a server that makes one mistake in a million ticks."""
+"""The load command against a server that makes one mistake in a million ticks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts that do no I/O, one by one."""
+"""The parts of the load command that do no I/O."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_urls() -> None:
     assert wire.parse_url("ws://x").authority == "x"
 
 
-# -- what the client says
+# -- messages of the client
 
 
 def extended(**options: Any) -> Conversation:
@@ -272,7 +272,7 @@ def test_formats() -> None:
 
 
 def keys_of(kind: Any) -> set[str]:
-    """The JSON keys of a struct and all structs in it."""
+    """Collect the JSON keys of a struct and of all structs in it."""
     found: set[str] = set()
     for info in msgspec.inspect.type_info(kind).fields:  # type: ignore[attr-defined]
         found.add(info.encode_name)

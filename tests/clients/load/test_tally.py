@@ -1,4 +1,4 @@
-"""Accounts: every legal history is accepted, and every single fault in one is caught."""
+"""Tallies: every legal history is accepted, and every single fault in one is caught."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EPOCH = gap("A", None, None, "epoch")
 
 
 class Book:
-    """A tally that takes messages as they come over the wire."""
+    """A tally that takes messages in their wire format."""
 
     def __init__(self, **bases: int) -> None:
         self.streams = Streams()
@@ -66,7 +66,7 @@ class Book:
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[dict[str, int], list[Message], dict[str, int]]:
-    """Where two streams began, what one client legally got of them, and where they ended."""
+    """Generate where two streams begin, a legal history of one client, and where they end."""
     bases = {symbol: draw(st.integers(0, 5)) for symbol in SYMBOLS}
     ends = dict(bases)
     messages: list[Message] = []
@@ -89,7 +89,7 @@ def histories(draw: st.DrawFn) -> tuple[dict[str, int], list[Message], dict[str,
 
 @st.composite
 def cut(draw: st.DrawFn, messages: list[Message]) -> list[list[Message]]:
-    """Messages in frames of any size; notices among ticks are allowed for."""
+    """Split messages into frames of any size; notices between ticks are allowed."""
     frames: list[list[Message]] = []
     rest = list(messages)
     while rest:
@@ -111,7 +111,7 @@ def test_what_the_protocol_allows_is_accepted(data: st.DataObject) -> None:
 
 
 def live(messages: list[Message]) -> list[int]:
-    """The places of messages that account for something."""
+    """Return the positions of messages that account for ticks."""
     return [place for place, each in enumerate(messages) if not each.get("snap")]
 
 

@@ -37,7 +37,7 @@ def board_of(*ticks: Tick, now: float = 0.0) -> Board:
 
 
 def busy_board(count: int = 50) -> Board:
-    """Symbols with long names and long numbers."""
+    """A board of symbols with long names and long numbers."""
     board = board_of(trade("SYMBOL-00", price=1))
     board.turn(1.0)
     for number in range(count):
@@ -101,7 +101,7 @@ def test_columns_do_not_jump() -> None:
     before = drawn(board)[2]
     board.take([trade("ES", price=1)], 1.0)
     assert drawn(board, 1.0)[2] == before
-    # What has had three decimals has three for good.
+    # A symbol that has had three decimals keeps three.
     assert "1.000▼" in drawn(board, 1.0)[3]
 
 
@@ -169,7 +169,7 @@ def test_what_nobody_chose_does_not_scroll_the_top_away() -> None:
 def test_searching() -> None:
     board = board_of(trade("BTC-USD"), trade("ETH-USD"), trade("ES"))
     lines_of(board, 0.0)
-    for key in "/btq":  # `q` is typed here.
+    for key in "/btq":  # The `q` is typed into a text field here.
         assert board.press(key, 0.0) in (None, Wish.NO_CHART)
     assert drawn(board)[-1].startswith("/btq▏")
     board.press("backspace", 0.0)

@@ -52,7 +52,7 @@ def test_the_busiest_symbols_have_rows() -> None:
     assert (set(market.rows), set(market.hidden)) == ({"B", "C"}, {"A"})
     changes = market.changes
     for second in range(9, 20):
-        # Not clearly busier: rows do not come and go all the time.
+        # Not clearly busier: rows should not come and go all the time.
         market.take([trade("A"), trade("B"), trade("C")], second - 0.5)
         market.turn(float(second))
     assert market.changes == changes

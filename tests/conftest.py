@@ -54,7 +54,7 @@ def pytest_asyncio_loop_factories(
 
 @pytest.fixture
 def runtime_dir() -> Iterator[Path]:
-    """A directory with a path short enough for a unix socket."""
+    """A directory whose path is short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="tc", dir="/tmp") as directory:
         yield Path(directory) / "rt"
 
@@ -72,13 +72,13 @@ def pair(tmp_path: Path) -> Pair:
 
 @pytest.fixture
 def secure(settings: Settings, pair: Pair) -> Settings:
-    """The settings of a server that speaks TLS with it."""
+    """The settings of a server that uses this certificate for TLS."""
     return msgspec.structs.replace(settings, tls_cert=str(pair.cert), tls_key=str(pair.key))
 
 
 @pytest_asyncio.fixture
 async def redis_url(settings: Settings) -> AsyncIterator[str]:
-    """A real store, fresh for this test."""
+    """The URL of a real store that is empty at the start of this test."""
     async with provided_store(settings) as url:
         yield url
 
@@ -98,14 +98,14 @@ async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[Publisher
 
 @dataclass(frozen=True)
 class RunningServer:
-    """Where a server of a test listens."""
+    """The addresses of a server under test."""
 
     http: str
     server: Server
 
     @property
     def app_state(self) -> dict[str, Any]:
-        """What the application's lifespan has made."""
+        """The state that the application's lifespan creates."""
         state: dict[str, Any] = self.server.lifespan.state
         return state
 
@@ -119,7 +119,7 @@ class RunningServer:
 
 
 class QuietServer(Server):
-    """Leaves the test runner's signal handlers alone."""
+    """A uvicorn server that leaves the test runner's signal handlers alone."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -130,7 +130,7 @@ class QuietServer(Server):
 async def running_app(
     app: ASGIApp, settings: Settings, port: int = 0
 ) -> AsyncIterator[RunningServer]:
-    """Any application on the real server, in this process."""
+    """Run any application on the real server, in this process."""
     started = asyncio.Event()
     certificate = certificate_of(settings)
     with bind("127.0.0.1", port) as listener:
@@ -152,7 +152,7 @@ async def running_app(
 def running_server(
     settings: Settings, redis_url: str, port: int = 0, metrics_listener: socket | None = None
 ) -> contextlib.AbstractAsyncContextManager[RunningServer]:
-    """The real server on a free port, in this process."""
+    """Run the real server on a free port, in this process."""
     app = create_app(settings, redis_url, metrics_listener=metrics_listener)
     return running_app(app, settings, port)
 
@@ -164,7 +164,7 @@ async def server(settings: Settings, redis_url: str) -> AsyncIterator[RunningSer
 
 
 async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
-    """Wait for a condition, looking often."""
+    """Wait for a condition, polling it often."""
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)
@@ -172,7 +172,7 @@ async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
 
 @pytest_asyncio.fixture
 async def market(publisher: Publisher) -> AsyncIterator[None]:
-    """A made-up market that has been open for a while."""
+    """A simulated market that has been open for a while."""
     symbols = symbol_names(5)
     past = generate(symbols, 500, 1, Time.now())
     await publisher.publish([next(past) for _ in range(3000)])

@@ -86,7 +86,7 @@ def pane(cli: Cli, runtime_dir: Path) -> Iterator[Pane]:
 
 
 async def market(peer: Peer) -> None:
-    """Send two trades and a quote of each symbol, no two prices of the same length; then nothing."""
+    """Send two trades and a quote of each symbol, all prices differing in length; then nothing."""
     await peer.accept(await peer.hear(), positions=[])
     when = "2026-01-05T14:30:00Z"
     for number, symbol in enumerate(SYMBOLS):

@@ -1,4 +1,4 @@
-"""A real browser on a real server with a made-up market. Skips where there is no Chromium."""
+"""A real browser and a real server with a simulated market. Skips if Chromium is not installed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ async def site(runtime_dir: Path, redis_url: str) -> AsyncIterator[ServerProcess
 async def trading(
     publisher: Publisher, symbols: int = 20, rate: float = 200
 ) -> AsyncIterator[None]:
-    """A made-up market, as `tickcast demo` has it."""
+    """Publish a simulated market, as `tickcast demo` does."""
     ticks = generate(symbol_names(symbols), rate, seed=7, start=Time.now())
     task = asyncio.create_task(play(ticks, publisher, Pacer()))
     try:
@@ -92,7 +92,7 @@ async def market(publisher: Publisher, settings: Settings) -> AsyncIterator[None
 
 @dataclass
 class Visit:
-    """A page that is open, and what the browser has complained of."""
+    """An open page, and the errors that the browser has reported."""
 
     page: Any
     complaints: list[str] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Visit:
 
     async def until(self, condition: str, timeout_ms: float = PATIENCE_MS) -> None:
         """Wait for an expression in the page to be true."""
-        # The driver's own means evaluate text inside the page, which its policy forbids.
+        # The driver's own wait evaluates text inside the page, which the page's policy forbids.
         async with asyncio.timeout(timeout_ms / 1000):
             while not await self.page.evaluate(condition):
                 await asyncio.sleep(0.02)
@@ -118,7 +118,7 @@ class Visit:
 
 @asynccontextmanager
 async def visiting(browser: Any, url: str, **options: Any) -> AsyncIterator[Visit]:
-    """Open a page in a browser that knows nothing of it."""
+    """Open a page in a browser without any stored state."""
     context = await browser.new_context(**{"viewport": DESKTOP, **options})
     visit = Visit(await context.new_page())
     visit.page.on("console", visit.hear)

@@ -1,4 +1,4 @@
-"""What the main thread of a page spends its time on, as the browser's own trace tells it."""
+"""What the main thread of a page spends its time on, according to the browser's trace."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
 
-#: Enough for a split by kind here, and by function in the browser's own view of the file.
+#: Enough to split the time by kind here, and by function in the browser's view of the file.
 CATEGORIES: Final = [
     "toplevel", "v8", "devtools.timeline", "disabled-by-default-devtools.timeline",
     "disabled-by-default-v8.cpu_profiler",
 ]  # fmt: skip
-#: The spans of a trace by what they are to us; what stands nowhere here is "other": tasks that take
-#: messages in, and the book-keeping of frames.
+#: The spans of a trace by our categories; spans that are not listed are "other": tasks that receive
+#: messages, and the bookkeeping of frames.
 KINDS: Final = {
     "scripts": {"FunctionCall", "EventDispatch", "FireAnimationFrame", "TimerFire", "RunMicrotasks",
                 "v8.callFunction"},
@@ -27,7 +27,7 @@ Span = tuple[int, int, int, str]
 
 
 def costs(trace: Path) -> dict[str, float]:
-    """Thread time of each kind, as a part of the time that the trace covers."""
+    """Return the thread time of each kind, as a fraction of the time that the trace covers."""
     events = json.loads(trace.read_text())["traceEvents"]
     thread = main_thread(events)
     spans: list[Span] = [
@@ -45,7 +45,7 @@ def costs(trace: Path) -> dict[str, float]:
 
 
 def main_thread(events: list[dict[str, Any]]) -> tuple[int, int]:
-    """Process and thread of the page: of all main threads of renderers the busiest."""
+    """Return the process and thread of the page: the busiest main thread of all renderers."""
     mains = {
         (each["pid"], each["tid"])
         for each in events
@@ -59,7 +59,7 @@ def main_thread(events: list[dict[str, Any]]) -> tuple[int, int]:
 
 
 def self_times(spans: list[Span]) -> dict[str, int]:
-    """Thread time by name, without that of the spans inside."""
+    """Return the thread time by name, without the time of nested spans."""
     own: dict[str, int] = defaultdict(int)
     around: list[tuple[int, str]] = []
     for start, lasted, spent, name in sorted(spans, key=lambda span: (span[0], -span[1])):

@@ -63,7 +63,7 @@ async def test_it_asks_for_a_key(closed_site: ServerProcess, browser: Any, tmp_p
         assert SECRET not in page.url
         assert await page.evaluate("localStorage.length + document.cookie.length") == 0
 
-        # On every connection, and for what is asked over HTTP.
+        # The key is used for every connection and for HTTP requests.
         await page.click("#encoding button[value=msgpack]")
         await visit.until("tickcast.watch.stream.reconnects && tickcast.chosen.stream.reconnects")
         await page.click("#rows tr[data-symbol=ACME] .pick")
@@ -104,7 +104,7 @@ async def test_a_key_is_shown_again_after_a_restart_and_told_when_revoked(
 async def test_a_page_that_has_its_key_asks_nothing(
     closed_site: ServerProcess, browser: Any
 ) -> None:
-    """The client by itself, with the option `token`."""
+    """Use the client without the page, with the option `token`."""
     async with visiting(browser, f"{closed_site.http}/static/licences.txt") as visit:
         seen = await visit.page.evaluate(
             """async ([url, token]) => {

@@ -64,7 +64,7 @@ async def test_a_server_is_killed_and_comes_back(site: ServerProcess, browser: A
         site.kill()
         await visit.until("document.getElementById('state').textContent === 'Reconnecting'", 3_000)
         assert "Connection lost" in await visit.text("banner")
-        await asyncio.sleep(2)  # of trades that nobody serves
+        await asyncio.sleep(2)  # The market trades without a server.
         await site.start()
         await visit.until("document.getElementById('state').textContent === 'Connected'")
         await visit.until("document.getElementById('banner').hidden")
@@ -73,12 +73,12 @@ async def test_a_server_is_killed_and_comes_back(site: ServerProcess, browser: A
         totals = await visit.page.evaluate("tickcast.chosen.stream.totals()")
         assert totals["balanced"]
         assert totals["gapped"] == totals["skipped"] == 0
-        # A browser says itself that it could not connect.
+        # The browser itself reports failed connections.
         assert [each for each in visit.complaints if "WebSocket connection to" not in each] == []
 
 
 async def same_candles(visit: Visit, site: ServerProcess) -> None:
-    """The candles are those of all trades that are kept, up to a moment that has passed."""
+    """Check that the candles match all retained trades, up to a moment that has passed."""
     await asyncio.sleep(1.5)
     rows = await visit.page.evaluate("tickcast.chosen.candles.rollUp(1)")
     last = rows[-1]["time"] - 1
@@ -97,7 +97,7 @@ async def same_candles(visit: Visit, site: ServerProcess) -> None:
 
 
 async def test_the_chart_follows(site: ServerProcess, browser: Any) -> None:
-    # Of the symbol that is traded least, so that there are seconds with quotes alone.
+    # Use the least traded symbol, so that some seconds have only quotes.
     async with visiting(browser, f"{site.http}/?symbol=TIDE") as visit:
         await visit.until_drawn()
         await visit.until("tickcast.chosen.candles.rollUp(1).length > 10", 40_000)
@@ -239,7 +239,7 @@ async def test_a_phone(site: ServerProcess, browser: Any) -> None:
         assert await visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
         for id_ in ("chart", "rows", "tape", "encoding"):
             assert await visit.page.is_visible(f"#{id_}"), id_
-        # The header's line is not broken.
+        # The header fits on one line.
         tops = "['state', 'theme'].map((id) => document.getElementById(id).offsetTop)"
         state, theme = await visit.page.evaluate(tops)
         assert abs(state - theme) < 20

@@ -1,4 +1,4 @@
-"""The example of a page that is somebody else's."""
+"""The example of a page on another origin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[str]:
-    """A web server of another origin, with the page and a copy of the client."""
+    """Serve the page and a copy of the client from another origin."""
     shutil.copy(PAGE, tmp_path)
     shutil.copy(DASHBOARD / "feed.js", tmp_path)
     handler = partial(Quiet, directory=str(tmp_path))

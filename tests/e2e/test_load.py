@@ -15,12 +15,12 @@ from tests.faults.serving import ServerProcess
 
 SYMBOLS, RATE = 200, 5_000
 WARM_UP_S = 5.0
-#: What the page tells of the last minute takes that minute to fill.
+#: The page's figures of the last minute take that minute to fill.
 WINDOW_S = 60.0
 WEIGHINGS = 10
 FRAMES_S = 5.0
 TRACE_S = 5.0
-#: What the browser counts, by its name for it.
+#: The browser's counters, by its name for each.
 SPENT = {
     "main thread": "TaskDuration",
     "scripts": "ScriptDuration",
@@ -41,7 +41,7 @@ COUNT_FRAMES = """
 
 
 async def figures(devtools: Any) -> dict[str, float]:
-    """What the browser has counted; memory after all garbage is gone."""
+    """Return the browser's counters; memory is measured after a full garbage collection."""
     await devtools.send("HeapProfiler.collectGarbage")
     answer = await devtools.send("Performance.getMetrics")
     return {each["name"]: each["value"] for each in answer["metrics"]}
@@ -58,7 +58,8 @@ async def test_it_keeps_up(
         await visit.until(f"tickcast.market.instruments.size === {SYMBOLS}")
         await asyncio.sleep(WARM_UP_S if seconds < WINDOW_S else WINDOW_S)
         devtools = await visit.page.context.new_cdp_session(visit.page)
-        # The thread's own time: that of a machine that has other things to do would say nothing.
+        # Use the thread's own time: wall-clock time says nothing on a machine that is also doing
+        # other work.
         await devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         before = await figures(devtools)
         await visit.page.evaluate(WATCH_LONG_TASKS)
@@ -89,7 +90,7 @@ async def test_it_keeps_up(
 
 
 async def frames_per_second(visit: Visit) -> float:
-    """How many are possible. Counted by itself: asking for each frame is a cost of its own."""
+    """Measure the possible frame rate, separately because requesting each frame has a cost."""
     await visit.page.evaluate(COUNT_FRAMES)
     began = await visit.page.evaluate("performance.now()")
     await asyncio.sleep(FRAMES_S)

@@ -1,4 +1,4 @@
-"""The page on a feed that is a replay: it is steered, and begins anew when it goes back."""
+"""The page on a replay's feed: it controls the replay, and starts over after a seek back."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROWS = "tickcast.chosen.candles.rollUp(1)"
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """A trade of size 1 each second; its price is 1000 and its number."""
+    """A recording with a trade of size 1 each second; its price is 1000 plus its number."""
     path = tmp_path / "a.csv"
     rows = "".join(f"{FIRST_S + n},ES,{1000 + n},1\n" for n in range(LONG_S))
     path.write_text("time,symbol,price,size\n" + rows)
@@ -56,10 +56,10 @@ async def until_told(visit: Visit) -> None:
 
 
 async def scrub(visit: Visit, ratio: float) -> None:
-    """Drag the scrubber there, and let go."""
+    """Drag the scrubber to a position and release it."""
     box = await visit.page.locator("#replay-at").bounding_box()
     now = float(await visit.page.input_value("#replay-at")) / 1000
-    # The middle of the thumb, which is 16 pixels wide, goes from one end to the other.
+    # The middle of the thumb, which is 16 pixels wide, moves from one end to the other.
     across, y = box["width"] - 16, box["y"] + box["height"] / 2
     await visit.page.mouse.move(box["x"] + 8 + now * across, y)
     await visit.page.mouse.down()
@@ -92,7 +92,7 @@ async def test_it_is_steered(
         await visit.until(f"{PLAY} === 'Play'")
         await scrub(visit, 0.25)
         await visit.until(f"{WHEN} >= '2013-09-01 17:15' && {WHEN} < '2013-09-01 17:18'")
-        # Nothing of the pass before is left, and nothing of this one has come.
+        # Nothing of the previous pass is left, and nothing of this one has arrived.
         await visit.until(f"{ROWS}.length === 0 && {VOLUME} === 0")
         await visit.until("document.querySelector('#tape tr:not([hidden])') === null")
 
@@ -108,7 +108,7 @@ async def test_it_is_steered(
 
 
 async def one_pass(visit: Visit, began_s: float) -> None:
-    """The candles are those of each second since a replay went back, each with one trade."""
+    """Check that each second since a replay went back has a candle of exactly one trade."""
     rows = [row for row in await visit.page.evaluate(ROWS) if row["volume"]]
     assert abs(rows[0]["time"] - began_s) < 0.01 * LONG_S
     assert [row["volume"] for row in rows] == [1] * len(rows)
@@ -133,7 +133,7 @@ async def test_a_short_loop_is_never_mixed(
     ):
         await until_told(visit)
         await visit.until("tickcast.chosen.stream.totals().restarts > 20")
-        # A key that is held down is not more than the server takes.
+        # Holding a key down does not send more requests than the server accepts.
         await visit.page.focus("#replay-at")
         for _ in range(40):
             await visit.page.keyboard.press("ArrowRight")
@@ -148,7 +148,7 @@ async def test_a_short_loop_is_never_mixed(
         for stream in ("tickcast.watch.stream", "tickcast.chosen.stream"):
             assert await visit.page.evaluate(f"{stream}.totals().balanced")
             assert await visit.page.evaluate(f"{stream}.reconnects") == 0
-        # In the list the space bar is not the press of a button.
+        # In the list the space bar must not press a button.
         await visit.page.click("#rows tr[data-symbol=NQ] .pick")
         await visit.page.keyboard.press(" ")
         await visit.until(f"{PLAY} === 'Pause'")
@@ -278,7 +278,7 @@ async def test_what_the_docs_show(
 
 
 def market_rows(seconds: int) -> Iterator[str]:
-    """A made-up market as rows of a recording."""
+    """Return a simulated market as rows of a recording."""
     start = Time(FIRST_S * NS_PER_SECOND)
     for tick in generate(symbol_names(16), rate=100, seed=7, start=start):
         if tick.time > start + seconds * NS_PER_SECOND:

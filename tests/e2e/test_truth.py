@@ -1,4 +1,4 @@
-"""The page never says that something is live which is not, and shows every price whole."""
+"""The page never shows stale data as live, and shows every price in full."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def look(visit: Visit) -> dict[str, Any]:
 
 
 def check_truth(seen: dict[str, Any], seq: int) -> None:
-    """Green means that everything up to a number is there; missing parts are dimmed."""
+    """Check that green means complete up to a number, and that missing parts are dimmed."""
     assert seen["state"] == seen["panel"]
     if seen["state"] == "Connected":
         assert min(seen["list"], seen["chart"]) >= seq, seen
@@ -75,7 +75,7 @@ async def test_restarts(
     browser: Any,
     pytestconfig: pytest.Config,
 ) -> None:
-    """Four seconds after a server is back all is live, unless the page says that it is not."""
+    """Four seconds after a server is back, all is live unless the page says that it is not."""
     store = Store(redis)
     restarts = pytestconfig.getoption("--e2e-restarts")
     live = 0
@@ -94,7 +94,8 @@ async def test_restarts(
             check_truth(seen, head.seq)
             live += seen["state"] == "Connected"
             await visit.until("document.getElementById('state').textContent === 'Connected'")
-        # Where the one connection is back, the other one does not wait for its turn.
+        # When one connection is back, the other one reconnects without waiting for its next
+        # attempt.
         assert live >= 0.75 * restarts
 
 
@@ -137,7 +138,7 @@ async def test_while_redis_stands_still_the_page_tells_how_old_it_is(
 
 @asynccontextmanager
 async def quoting(publisher: Publisher) -> AsyncIterator[None]:
-    """Each of the prices, again and again."""
+    """Publish each of the prices, again and again."""
 
     async def publish() -> None:
         while True:
@@ -193,7 +194,7 @@ async def test_the_crosshair_shows_the_candle_under_the_mouse(
         await visit.until("tickcast.chosen.candles.rollUp(1).length > 12", 40_000)
         box = await visit.page.locator("#chart").bounding_box()
         plot = "document.querySelector('#chart td:nth-child(2)').clientWidth"
-        # Ten candles of 7 pixels before the last one, which has room for four to its right.
+        # Ten candles of 7 pixels before the last one, which has room for four more to its right.
         x = box["x"] + await visit.page.evaluate(plot) - 14 * 7
         await visit.page.mouse.move(x, box["y"] + box["height"] / 2)
         for _ in range(5):
@@ -258,7 +259,7 @@ async def test_what_is_entered(site: ServerProcess, publisher: Publisher, browse
         await page.keyboard.press("Enter")
         assert await visit.text("remark") == "There is no symbol “nosuch” in feed “live”."
         assert await page.is_visible("#remark")
-        # It stays, to be corrected.
+        # The text stays, so that it can be corrected.
         assert await page.input_value("#search") == "nosuch"
         assert await page.evaluate("document.activeElement.id") == "search"
         await page.keyboard.press("Backspace")
@@ -322,7 +323,7 @@ async def test_a_feed_that_the_server_does_not_have(
 
 @asynccontextmanager
 async def below(prefix: str, port: int) -> AsyncIterator[str]:
-    """A proxy that serves what is on a port below a prefix, which it takes away."""
+    """A proxy that serves a local port below a prefix, which it strips."""
 
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):

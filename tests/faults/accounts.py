@@ -1,6 +1,6 @@
-"""Books of what a client got, kept by the protocol's rules alone (`docs/protocol.md`, "Numbering").
+"""Accounts of what a client received, by the rules of `docs/protocol.md`, "Numbering", alone.
 
-None of the product's own bookkeeping is used here: it is what these books are to judge.
+The product's own bookkeeping is not used here, because these accounts have to judge it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ class Account:
 
     Attributes:
         last: the last number accounted for.
-        delivered, merged, skipped, gapped: ticks that came, and those that were said not to.
+        delivered, merged, skipped, gapped: ticks that arrived, and ticks reported as not sent.
         repeated: ticks that came twice.
         reordered: ticks that came after later ones.
-        missing: ticks that did not come, of which nothing was said.
-        restarts: how often the numbering began anew.
-        last_id: the greatest id of a tick; the tests number what they offer by it.
+        missing: ticks that did not arrive and were not reported.
+        restarts: how often the numbering started over.
+        last_id: the highest id of a tick; the tests number the ticks that they publish by it.
         disordered: ticks whose id was not higher than that of the tick before.
     """
 
@@ -42,7 +42,7 @@ class Account:
     def tick(self, message: dict[str, Any]) -> None:
         seq, merged, id_ = message["seq"], message.get("cf", 0), message.get("i", 0)
         if message.get("snap") and not self.last:
-            self.last = seq - 1  # Nothing was due yet: this is where the stream begins.
+            self.last = seq - 1  # Nothing was expected yet: the stream begins here.
         if merged or seq != self.last + 1:
             self._cover(seq - merged, seq)
         self.last = max(self.last, seq)
@@ -66,7 +66,7 @@ class Account:
             self.restart()
             return
         if message["from"] is None:
-            # The answer to a `start` that lies too far back: how many are lost is not known.
+            # The answer to a `start` that is too far back: the number of lost ticks is unknown.
             self.last = max(self.last, message["to"])
             return
         self._cover(message["from"], message["to"])
@@ -74,13 +74,13 @@ class Account:
         self.gapped += message["to"] - message["from"] + 1
 
     def restart(self) -> None:
-        """The numbering begins anew."""
+        """Start a new numbering."""
         self.restarts += 1
         self.last = 0
         self._holes.clear()
 
     def _cover(self, first: int, to: int) -> None:
-        """Hold what comes next against what was due."""
+        """Compare the next range of ticks with the expected one."""
         if first <= self.last:
             if any(to in hole for hole in self._holes):
                 self.reordered += 1
@@ -93,7 +93,7 @@ class Account:
 
 @dataclass
 class Sums:
-    """What a table shows of one client or of many."""
+    """The sums for one client or for many, as a table shows them."""
 
     delivered: int = 0
     merged: int = 0
@@ -112,28 +112,28 @@ class Sums:
 
     @property
     def faults(self) -> dict[str, int]:
-        """What must never happen, where it did."""
+        """Return the faults that occurred; none of them must ever occur."""
         names = ("repeated", "reordered", "missing", "disordered")
         return {name: count for name in names if (count := getattr(self, name))}
 
 
 class Accounts:
-    """All streams of one client, over all its connections.
+    """The accounts of all streams of one client, over all its connections.
 
     Attributes:
-        streams: by channel and symbol. A stream that is met for the first time is taken to begin
-            there, unless `expect` has said where.
+        streams: by channel and symbol. An unknown stream is assumed to begin with its first
+            message, unless `expect` has set its beginning.
     """
 
     def __init__(self) -> None:
         self.streams: dict[tuple[str, str], Account] = {}
 
     def expect(self, channel: str, symbol: str, after: int) -> None:
-        """Say that the next tick of a stream must be the one after this."""
+        """Require that the next tick of a stream is the one after this."""
         self.streams[channel, symbol] = Account(after)
 
     def take(self, message: dict[str, Any]) -> None:
-        """Enter one message of the server."""
+        """Record one message of the server."""
         kind = message["T"]
         if kind in CHANNELS:
             key = (CHANNELS[kind], message["S"])

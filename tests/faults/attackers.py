@@ -1,6 +1,6 @@
-"""Hostile clients, in a separate process: they must not slow the measuring one down.
+"""Hostile clients, in a separate process so that they do not slow down the measuring client.
 
-They know the protocol from its description alone, and keep no rules.
+They are written from the protocol's description alone, and ignore its rules.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _REFUSED_PAUSE_S: Final = 0.2
 
 @dataclass
 class Attack:
-    """What to do, and from where.
+    """A kind of attack, and where it comes from.
 
     Attributes:
         kind: one of `KINDS`.
         port, metrics_port: of the server, on 127.0.0.1.
-        addresses: addresses of loopback to come from.
-        connections: how many at a time from each.
-        seconds: for how long. A client that is cut connects again.
+        addresses: loopback addresses to connect from.
+        connections: how many at a time from each address.
+        seconds: the duration. A client that is cut connects again.
     """
 
     kind: str
@@ -54,13 +54,13 @@ class Attack:
 
 @dataclass
 class Outcome:
-    """What became of an attack.
+    """The result of an attack.
 
     Attributes:
         cut: connections that the server ended.
-        refused: connections that it refused before they could do anything.
-        answered: answers to HTTP requests that were read to their end.
-        turned_away: answers to HTTP requests that said to come back later.
+        refused: connections that the server refused before they could do anything.
+        answered: HTTP responses that were read completely.
+        turned_away: HTTP responses that said to come back later.
         survived: connections that were never ended.
         longest_s: the longest that a connection lasted.
     """
@@ -75,7 +75,7 @@ class Outcome:
 
 
 async def attacked(attack: Attack) -> Outcome:
-    """Carry an attack out; returns when it is over."""
+    """Carry out an attack; return when it is over."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", __name__, json.dumps(asdict(attack)),
         stdout=asyncio.subprocess.PIPE, preexec_fn=end_with_parent,
@@ -94,7 +94,7 @@ async def attacked(attack: Attack) -> Outcome:
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:
-    """One frame of a client, masked with zeros (RFC 6455, section 5.2)."""
+    """Make a client frame, masked with zeros (RFC 6455, section 5.2)."""
     size = len(payload)
     if size < 126:
         return bytes((0x80 | opcode, 0x80 | size)) + bytes(4) + payload
@@ -180,7 +180,7 @@ class Attackers:
                 await asyncio.sleep(_REFUSED_PAUSE_S)
 
     async def _talk(self, raw: sockets.socket) -> bool:
-        """Flood a WebSocket until it ends; false where it was refused."""
+        """Flood a WebSocket until it ends; return False if it was refused."""
         key = base64.b64encode(os.urandom(16)).decode()
         await self._loop.sock_sendall(
             raw,
@@ -203,7 +203,7 @@ class Attackers:
         return False
 
     async def _burst(self, raw: sockets.socket) -> bool:
-        """Ask for what is expensive, read it, and ask again."""
+        """Request something expensive, read the response, and repeat."""
         reader, writer = await asyncio.open_connection(sock=raw, limit=1 << 22)
         while not self._is_over:
             path = random.choice(_HTTP)
@@ -223,13 +223,13 @@ class Attackers:
         return False
 
     async def _never_read(self, raw: sockets.socket) -> bool:
-        """Ask for a lot, and read none of it."""
+        """Request a lot, and read none of it."""
         request = b"GET /snapshot?symbols=* HTTP/1.1\r\nHost: localhost\r\n\r\n"
         await self._loop.sock_sendall(raw, request * 8)
         return await self._wait_for_end(raw, b"")
 
     async def _stall(self, raw: sockets.socket) -> bool:
-        """Begin a request, and never end it."""
+        """Begin a request, and never finish it."""
         head = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n"
         await self._loop.sock_sendall(raw, head)
         return await self._wait_for_end(raw, b"X-More: %b\r\n" % (b"x" * 50))
@@ -237,7 +237,7 @@ class Attackers:
     async def _wait_for_end(self, raw: sockets.socket, more: bytes) -> bool:
         while True:
             await asyncio.sleep(_PAUSE_S)
-            # What was not read hides the end of the stream, but not the state of the connection.
+            # Unread data hides the end of the stream, but not the state of the connection.
             if raw.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, 1)[0] != _ESTABLISHED:
                 return True
             if more:

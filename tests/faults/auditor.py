@@ -1,4 +1,4 @@
-"""A client that knows the protocol from its description alone, and resumes by hand."""
+"""A client that is written from the protocol's description alone, and resumes by hand."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Message = dict[str, Any]
 
 
 class Refused(Exception):
-    """The server answered with an error that a client can't get over."""
+    """The server answered with an error that a client can't recover from."""
 
 
 class Auditor:
-    """Stays subscribed to trades of one feed until it is cancelled, and resumes after every cut.
+    """Stay subscribed to trades of one feed until cancelled, and resume after every cut.
 
     Args:
         url: of the feed.
-        symbols: what it subscribes to; `*` too.
+        symbols: the symbols to subscribe to; `*` is possible too.
         options: more options of its first `subscribe`.
 
     Attributes:
-        accounts: its books, over all connections.
+        accounts: its accounts, over all connections.
         live: True while its subscription is confirmed.
         reconnects: how often it has resumed.
-        notices: what came that is neither a tick nor a reply.
+        notices: messages that are neither ticks nor replies.
         closed_with: the close code of each connection that ended; 1006 for a cut.
         absence_s: how long it stays away after a cut; if 0, it tries again at once.
         stamps: whether it asks for `tr` and `tw`.
@@ -79,29 +79,29 @@ class Auditor:
         return self.accounts.sums
 
     def expect_from_first(self) -> None:
-        """Hold it to the very first tick of each symbol that it names."""
+        """Require the very first tick of each symbol that it names."""
         for symbol in self._symbols:
             if "*" not in symbol:
                 self.accounts.expect("trades", symbol, 0)
 
     def has(self, symbol: str, id_: int) -> bool:
-        """Whether it got a tick of the symbol with this id or a later one."""
+        """Return whether it has received a tick of the symbol with this id or a later one."""
         account = self.accounts.streams.get(("trades", symbol))
         return account is not None and account.last_id >= id_
 
     def cut(self) -> None:
-        """Drop the connection without a word, as a network does."""
+        """Drop the connection without a close frame, as a network does."""
         if self._socket is not None:
             self._socket.transport.abort()
 
     def on_tick(self, message: Message) -> None:
-        """Called with each tick, for those who want to know more."""
+        """Called with each tick; subclasses override it."""
 
     def on_subscription(self) -> None:
         """Called whenever a subscription is confirmed, before its first tick."""
 
     async def run(self) -> None:
-        """Connect, subscribe, receive; and again after every cut, until cancelled."""
+        """Connect, subscribe and receive; repeat after every cut, until cancelled."""
         while True:
             try:
                 await self._converse()
@@ -113,10 +113,10 @@ class Auditor:
                 if error.response.status_code not in (429, 503):
                     raise
             except (OSError, TimeoutError, WebSocketException):
-                pass  # The server is away. The test says for how long it may be.
+                pass  # The server is down. The test decides how long it may be.
             finally:
                 self.live = False
-                # Ended in the middle of a closing handshake, it would stay open.
+                # If it were cancelled during a closing handshake, the connection would stay open.
                 self.cut()
                 self._socket = None
             await asyncio.sleep(self.absence_s or random.uniform(*_RETRY_S))
@@ -136,7 +136,7 @@ class Auditor:
             while True:
                 self._take_frame(await socket.recv())
                 if self._unnamed and not self._asking:
-                    # A gap says that the numbering is another one, but not which.
+                    # A gap says that there is a new numbering, but not which.
                     await self._say(socket, action="list")
 
     async def _subscribe(self, socket: ClientConnection) -> None:
@@ -153,7 +153,7 @@ class Auditor:
         self.reconnects += resumes
 
     def _place(self) -> Message | list[Message]:
-        """Where it stands: in each stream, and at the beginning of those that are new to it."""
+        """Return its position in each stream, and the beginning for streams that are new to it."""
         places = {self._epoch: {each: 0 for each in self._symbols if "*" in each}}
         for (_, symbol), account in self.accounts.streams.items():
             epoch = self._epochs.setdefault(symbol, self._epoch)
@@ -162,7 +162,7 @@ class Auditor:
         return maps if len(maps) > 1 else maps[0]
 
     async def _is_accepted(self, socket: ClientConnection, id_: int) -> bool:
-        """Wait for the answer to a subscribe; false where the server asks to try again."""
+        """Wait for the answer to a subscribe; return False if the server asks to try again."""
         async with asyncio.timeout(_REPLY_TIMEOUT_S):
             while self._asking == id_:
                 try:
@@ -182,7 +182,7 @@ class Auditor:
         await socket.send(encode({**fields, "id": self._asking}), text=is_json)
         return self._asking
 
-    # -- what comes
+    # -- messages of the server
 
     def _take_frame(self, frame: str | bytes) -> None:
         for message in _decode(frame):

@@ -1,4 +1,4 @@
-"""Processes that a test starts, and may kill, stop and start again."""
+"""Processes that a test can start, kill, stop and start again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def until(condition: Callable[[], object], timeout_s: float, what: str) ->
 
 
 class Child:
-    """One program, started as often as one likes. What it says goes into a file."""
+    """One program, which can be started any number of times. Its output goes to a file."""
 
     def __init__(self, name: str, log: Path) -> None:
         self.name = name
@@ -54,7 +54,7 @@ class Child:
             )  # fmt: skip
 
     def kill(self) -> None:
-        """SIGKILL, which also ends what was stopped."""
+        """Send SIGKILL, which also ends a stopped process."""
         if self.is_running:
             self.process.kill()
             self.process.wait()
@@ -63,28 +63,28 @@ class Child:
         self.process.terminate()
 
     def stop(self) -> None:
-        """SIGSTOP: it keeps its connections and falls silent."""
+        """Send SIGSTOP: the process keeps its connections and falls silent."""
         self.process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)
 
     async def ended(self, timeout_s: float) -> int:
-        """Wait for its end; returns the exit code."""
+        """Wait for its end; return the exit code."""
         await until(lambda: not self.is_running, timeout_s, f"the end of {self.name}")
         return self.process.wait()
 
     def said(self) -> str:
-        """All that it has said so far."""
+        """Return all its output so far."""
         return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
 
 
 def end_with_parent() -> None:
-    # A test run that is itself killed must leave nothing behind.
+    # A test run that is itself killed must not leave processes behind.
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def plain_environment() -> dict[str, str]:
-    """The environment without settings of Tickcast that happen to be in it."""
+    """Return the environment without any settings of Tickcast."""
     return {name: value for name, value in os.environ.items() if "TICKCAST" not in name}

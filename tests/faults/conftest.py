@@ -1,4 +1,4 @@
-"""How long the faults are tried: `make test` runs the short version, `make faults` the long one."""
+"""The scale of the fault tests: `make test` runs the short version, `make faults` the long one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything."""
+    """Durations and numbers that depend on the version."""
 
     long: bool
     minutes: float
@@ -38,7 +38,7 @@ class Scale:
 
 @pytest.fixture
 def scale(pytestconfig: pytest.Config) -> Scale:
-    # The options are unknown where pytest was given a directory above this one.
+    # The options are unknown if pytest was given a directory above this one.
     return Scale(
         pytestconfig.getoption("--faults", "short") == "long",
         pytestconfig.getoption("--faults-minutes", 30.0),
@@ -47,6 +47,6 @@ def scale(pytestconfig: pytest.Config) -> Scale:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory with a path short enough for a unix socket."""
+    """A directory whose path is short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="tc", dir="/tmp") as directory:
         yield Path(directory)

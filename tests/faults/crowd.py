@@ -1,6 +1,6 @@
-"""Very many auditors, in a process of their own: one core is not enough for them and all the rest.
+"""A large number of auditors in a separate process, since one core can't run them and the rest.
 
-The test writes lines to the crowd, and the crowd answers each with one.
+The test writes one line per question, and the crowd answers each with one line.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _PATIENCE_S: Final = 40.0
 
 
 class Member(Auditor):
-    """Measures how late its ticks are: once it has come back and caught up, or when it is told to.
+    """Measure the latency of ticks, after a reconnect and catch-up, or on request.
 
     Attributes:
-        measures: whether it was told to.
+        measures: whether the test has requested it.
         caught_up_us: when it got the first tick that was published after its last subscription was
             confirmed; 0 until then.
-        late_us: the way of each tick that was published after that: to its arrival here, and to the
-            moment in which the server wrote it.
+        late_us: two latencies of each tick that was published after that: until its arrival here,
+            and until the server wrote it.
     """
 
     def __init__(self, url: str, symbol: str, encoding: Encoding) -> None:
@@ -64,10 +64,10 @@ def _now_us() -> int:
 
 
 class Crowd:
-    """The test's end of the line.
+    """The test's side of the crowd.
 
     Args:
-        words: what the program is started with.
+        words: the arguments of the program.
         module: the program.
     """
 
@@ -76,12 +76,12 @@ class Crowd:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start it; returns when all are subscribed."""
+        """Start it; return when all are subscribed."""
         await self.launch()
         await self.ask("live")
 
     async def launch(self) -> None:
-        """Start its process alone."""
+        """Start only its process."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", *self._words,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -89,11 +89,11 @@ class Crowd:
         )  # fmt: skip
 
     async def ask(self, question: str, **more: Any) -> Any:
-        """Ask, and wait for the answer.
+        """Ask a question and wait for the answer.
 
         `live`: all are subscribed. `measure`: they measure from now on. `back`: all have caught up
-        after a reconnect; the answer tells when the half and when the last had, by the clock on
-        the wall. `end`: all have the tick `id`; the answer is what they saw.
+        after a reconnect; the answer contains the wall-clock times when half of them and when the
+        last one had. `end`: all have received the tick `id`; the answer is what they received.
         """
         assert self._process is not None
         assert self._process.stdin is not None
@@ -110,11 +110,11 @@ class Crowd:
             await self._process.communicate()
 
 
-# ------------------------------------------------------------------------------ the other end
+# -------------------------------------------------------------------------------- the child process
 
 
 async def serve(url: str, symbol: str, size: int) -> None:
-    """Run the crowd until the line is closed."""
+    """Answer questions until standard input is closed."""
     members = [Member(url, symbol, encoding) for encoding, _ in zip(cycle(Encoding), range(size))]
     tasks = []
     for member in members:
@@ -126,7 +126,7 @@ async def serve(url: str, symbol: str, size: int) -> None:
     )
     answering = asyncio.create_task(_answer_all(lines, symbol, members))
     try:
-        # Members go on for ever: one that has ended has failed.
+        # Members run forever, so one that has ended has failed.
         await asyncio.wait([answering, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in (answering, *tasks):
             if task.done():
@@ -168,7 +168,7 @@ async def _answer(asked: dict[str, Any], symbol: str, members: list[Member]) -> 
 
 
 def _percentile(values_us: Sequence[int], percent: int) -> float:
-    """In milliseconds; 0 of none."""
+    """Return a percentile in milliseconds, or 0 for an empty list."""
     if not values_us:
         return 0.0
     ordered = sorted(values_us)

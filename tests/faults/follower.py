@@ -1,4 +1,4 @@
-"""A program that uses the product's own client library, judged by the numbers that tests give."""
+"""A program that uses the product's own client library, checked by the ids that tests assign."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tests.faults.accounts import Sums
 
 
 class Follower:
-    """Iterates over the trades of one feed until it is cancelled.
+    """Iterate over the trades of one feed until cancelled.
 
     Attributes:
-        live: True from the moment on in which it has subscribed.
-        gaps: what the library said that will not come.
+        live: True once it has subscribed.
+        gaps: the gaps that the library has reported.
         delivered: ticks that came. `disordered`: those with an id not above that of the one before.
-        sums: what it got, as far as ids tell, and what its library reports.
+        sums: what it received according to the ids, and what its library reports.
     """
 
     def __init__(self, url: str, symbols: Sequence[str], encoding: Encoding) -> None:
@@ -40,7 +40,7 @@ class Follower:
         return self._stream.reconnects if self._stream else 0
 
     def has(self, symbol: str, id_: int) -> bool:
-        """Whether it got a tick of the symbol with this id or a later one."""
+        """Return whether it has received a tick of the symbol with this id or a later one."""
         return self._last_ids.get(symbol, 0) >= id_
 
     async def run(self) -> None:

@@ -1,4 +1,4 @@
-"""A small TCP proxy, to cut, to stall and to lead elsewhere."""
+"""A small TCP proxy that can cut, stall and redirect connections."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from feed.tasks import end_tasks
 
 
 class Proxy:
-    """Passes connections on to a port of this machine.
+    """Forward connections to a port of this machine.
 
     Attributes:
-        port: where it listens.
-        target: the port it leads to; a change holds for new connections.
-        open: False turns new connections away.
-        flows: False while it lets nothing through.
+        port: the port it listens on.
+        target: the port it forwards to; a change applies to new connections.
+        open: False rejects new connections.
+        flows: False while data is held back.
     """
 
     def __init__(self, target: int) -> None:
@@ -33,22 +33,22 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
-        """Reset every connection; new ones may come, while it is open."""
+        """Reset every connection; new ones are possible while it is open."""
         for end in self._ends:
             end.transport.abort()
 
     def stall(self) -> None:
-        """Hold back all that comes from now on, and let nobody know."""
+        """Hold back all data from now on, with the connections open."""
         self.flows = False
 
     def flow(self) -> None:
-        """Let through what was held, and all that comes."""
+        """Forward the data held back and all further data."""
         self.flows = True
         for end in self._ends:
             end.pass_on()
 
     def enter(self, end: _End) -> None:
-        """Take a new connection, or turn it away."""
+        """Accept a new connection, or reject it."""
         if not self.open:
             end.transport.abort()
             return
@@ -72,13 +72,13 @@ class Proxy:
         far.pass_on()
 
     def leave(self, end: _End) -> None:
-        """A connection is gone, and the one that it was joined with goes with it."""
+        """Remove a closed connection, and abort the connection that it was paired with."""
         self._ends.discard(end)
         if end.peer is not None:
             end.peer.transport.abort()
 
     async def end(self) -> None:
-        """Cut everything, and let nobody in any more."""
+        """Cut every connection and accept no more."""
         self.open = False
         self.cut()
         await end_tasks(self._joining)
@@ -105,7 +105,7 @@ class _End(asyncio.Protocol):
         self.pass_on()
 
     def pass_on(self) -> None:
-        """Send what is held to the other side, if there is one and it may have it."""
+        """Forward the data held back, if the other side is connected and data may flow."""
         if self.peer is not None and self._proxy.flows:
             if not self.peer.transport.is_closing():
                 self.peer.transport.writelines(self._held)

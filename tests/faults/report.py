@@ -1,4 +1,4 @@
-"""What a scenario has shown, in one line, and the verdict that most of them share."""
+"""The result of a scenario in one line, and the checks that most scenarios share."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def _text(value: Any) -> str:
 
 
 def assert_exact(clients: Sequence[Client], published: int) -> None:
-    """Every client got every tick, each once and in order, and none by another name."""
+    """Check that every client received every tick exactly once and in order."""
     expected = Sums(delivered=published)
     assert {client: client.sums for client in clients} == dict.fromkeys(clients, expected)
 
 
 def assert_all_restarted(clients: Sequence[Client], streams: int) -> None:
-    """Every client was told of one new epoch in each stream, and nothing else is wrong."""
+    """Check that every client was notified of one new epoch per stream, without other faults."""
     for client in clients:
         faults = client.sums.faults
-        # Of the batches under way nobody can know whether they were delivered before the store lost
-        # them. They are published again, in the new epoch.
+        # It is unknown whether the batches in transit were delivered before the store lost them.
+        # They are published again, in the new epoch.
         assert faults.pop("disordered", 0) <= UNDER_WAY_MAX, client
         assert faults == {}, client
         assert client.sums.restarts == streams, client

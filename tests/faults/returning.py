@@ -1,7 +1,8 @@
-"""Thousands of cheap clients in a separate process, which connect and return all at once.
+"""Thousands of cheap clients in a separate process, which all connect and reconnect at once.
 
-They speak just as much of the protocol as they need, so that two cores are enough for them and for
-the server that they are to test. The test writes lines to them, and they answer each with one.
+They implement only the part of the protocol that they need, so that two cores are enough for them
+and for the server under test. The test writes one line per question, and they answer each with one
+line.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _RETRY_AFTER: Final = re.compile(rb"(?i)\r\nretry-after: (\d+)")
 
 
 class Light(asyncio.Protocol):
-    """One client of one symbol. It returns where it left off, and never gives up.
+    """One client of one symbol. It resumes where it left off, and never gives up.
 
     Attributes:
         seq: the last tick it has.
@@ -88,7 +89,7 @@ class Light(asyncio.Protocol):
     def _say(self, **fields: Any) -> None:
         text = json.dumps(fields).encode()
         assert len(text) < 65_536
-        # A mask of zeros leaves the text as it is.
+        # A mask of zeros leaves the text unchanged.
         head = b"\x81\xfe" + len(text).to_bytes(2, "big") + bytes(4)
         assert self._transport is not None
         self._transport.write(head + text)
@@ -143,13 +144,13 @@ class Returning:
         task.add_done_callback(self._tasks.discard)
 
     def lost(self, client: Light) -> None:
-        """A connection has ended; it is made anew when the test says so."""
+        """Reconnect a client that has lost its connection, once the test allows it."""
         if client not in self._told_to_wait:
             self.start(self._connect(client))
         self._told_to_wait.discard(client)
 
     def refused(self, client: Light, wait_s: int) -> None:
-        """The server has told a client when to try again; it spreads that over a second."""
+        """Reconnect a client at the time that the server told it, spread over a second."""
         self._told_to_wait.add(client)
         self.start(self._connect(client, wait_s + random.random()))
 
@@ -167,7 +168,7 @@ class Returning:
                 return
 
     async def answer(self, question: str, **more: Any) -> object:
-        """What the test asks: see `Crowd.ask`."""
+        """Answer a question of the test: see `Crowd.ask`."""
         answers: dict[str, Callable[..., Awaitable[object]]] = {
             "live": self._live, "hold": self._hold, "return": self._return, "end": self._end,
         }  # fmt: skip
@@ -204,7 +205,7 @@ class Returning:
 
 
 async def serve(url: str, size: int) -> None:
-    """Answer until the line is closed."""
+    """Answer questions until standard input is closed."""
     crowd = Returning(url, size)
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(

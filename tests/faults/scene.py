@@ -1,4 +1,4 @@
-"""What one test has going on: a store, a server, a publisher, clients. All of it ends with it."""
+"""The parts of one test: a store, a server, a publisher, clients. All of them end with the test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RESUMES_WITHIN_S = 3.0
 
 
 class Runs(Protocol):
-    """Something that goes on in the background."""
+    """Something that runs in the background."""
 
     async def run(self) -> None: ...
 
@@ -52,12 +52,12 @@ R = TypeVar("R", bound=Runs)
 
 
 class Scene:
-    """Starts the parts of a test, and ends them.
+    """Start the parts of a test, and end them.
 
-    What fails in the background fails the test, as soon as it waits for something.
+    A failure in the background fails the test as soon as it waits for something.
 
     Args:
-        directory: for all that the parts keep.
+        directory: for all files of the parts.
         settings: of the server and of the publisher.
     """
 
@@ -83,10 +83,10 @@ class Scene:
                 print(f"--- {child.name} said:\n{child.said()[-4000:]}")  # noqa: T201
         await self._stack.aclose()
 
-    # -- its parts
+    # -- the parts
 
     async def valkey(self, *, keeps: bool = False, on_socket: bool = False) -> Valkey:
-        """A store that runs."""
+        """Start a store."""
         name = f"valkey{len(self._children)}"
         store = Valkey(self._directory / name, keeps=keeps, on_socket=on_socket)
         self._children.append(store)
@@ -95,7 +95,7 @@ class Scene:
         return store
 
     async def server(self, redis_url: str) -> ServerProcess:
-        """A server that listens and is ready."""
+        """Start a server; return when it is ready."""
         log = self._directory / f"server{len(self._children)}.log"
         server = ServerProcess(log, redis_url, **self._settings)
         self._children.append(server)
@@ -108,31 +108,31 @@ class Scene:
         return await self._stack.enter_async_context(running_proxy(target))
 
     async def publisher(self, redis_url: str, *, waits: bool = True) -> Publisher:
-        """A publisher of the default feed, in this process."""
+        """Start a publisher of the default feed, in this process."""
         client = our_client(redis_url)
         self._stack.push_async_callback(client.aclose)
         publisher = Publisher(client, DEFAULT_FEED, Settings(**self._settings), waits=waits)
         await publisher.__aenter__()
-        # Told of an error, it does not wait until all is published.
+        # With an error, it does not wait until everything is published.
         self._stack.push_async_callback(publisher.__aexit__, GeneratorExit, None, None)
         return publisher
 
     async def crowd(self, url: str, symbol: str, size: int) -> Crowd:
-        """Auditors in a process of their own, all subscribed."""
+        """Start auditors in a separate process; return when all are subscribed."""
         crowd = Crowd(url, symbol, size)
         self._stack.push_async_callback(crowd.close)
         await crowd.start()
         return crowd
 
     async def returning(self, url: str, size: int) -> Crowd:
-        """Cheap clients in a separate process, not connected yet."""
+        """Start cheap clients in a separate process, not connected yet."""
         crowd = Crowd(url, size, module=returning.__name__)
         self._stack.push_async_callback(crowd.close)
         await crowd.launch()
         return crowd
 
     def start(self, part: R) -> R:
-        """Let something run in the background until it ends or the test does."""
+        """Run something in the background until it ends or the test does."""
         self._tasks[part] = asyncio.create_task(part.run(), name=type(part).__name__)
         return part
 
@@ -145,7 +145,7 @@ class Scene:
         followers: int = 2,
         wildcards: int = 0,
     ) -> list[Client]:
-        """Clients of both encodings in turn, subscribed before anything was published."""
+        """Start clients with alternating encodings, subscribed before anything was published."""
         url, encodings = server.stream(), cycle(Encoding)
         clients: list[Client] = []
         for _, encoding in zip(range(auditors), encodings, strict=False):
@@ -166,12 +166,12 @@ class Scene:
         """End something that was started."""
         await end_tasks([self._tasks.pop(part)])
 
-    # -- its course
+    # -- waiting
 
     async def until(
         self, condition: Callable[[], object], timeout_s: float, what: Callable[[], object] | str
     ) -> float:
-        """Wait for a condition; returns how long it took, in seconds.
+        """Wait for a condition; return how long it took, in seconds.
 
         Args:
             what: names the condition in the failure, or tells why it does not hold.
@@ -187,12 +187,12 @@ class Scene:
         return clock() - began
 
     async def flowing(self, source: Source, offered: int) -> None:
-        """Wait until a source has offered so many ticks."""
+        """Wait until a source has offered this number of ticks."""
         patience_s = 10 + offered / source.rate
         await self.until(lambda: source.offered >= offered, patience_s, f"{offered} ticks offered")
 
     async def pass_by(self, seconds: float) -> None:
-        """Let time pass: a fault lasts, or ticks flow."""
+        """Let time pass while a fault lasts or ticks flow."""
         end = asyncio.get_running_loop().time() + seconds
         await self.until(lambda: asyncio.get_running_loop().time() >= end, seconds + 5, "the time")
 
@@ -206,7 +206,7 @@ class Scene:
     ) -> float:
         """Wait until every client has a tick of every symbol that is offered from now on.
 
-        Where none is offered any more, until every client has all there were.
+        If the source has ended, wait until every client has all ticks.
         """
         new = {symbol: id_ + 1 for symbol, id_ in source.last_ids.items()}
         return await self._until_all_have(

@@ -1,4 +1,4 @@
-"""Tickcast's server as a process of its own, to be killed and looked at from outside."""
+"""Tickcast's server in a separate process, to be killed and observed from outside."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PROC: Final = Path("/proc")
 
 
 class ServerProcess(Child):
-    """`tickcast serve` on a free port, which it keeps when it is started again.
+    """`tickcast serve` on a free port, which stays the same after a restart.
 
     Args:
-        settings: by name, as the environment gives them.
+        settings: by name, as environment variables give them.
 
     Attributes:
-        port: where it listens, once it was started.
+        port: the port it listens on, once started.
     """
 
     def __init__(self, log: Path, redis_url: str, **settings: object) -> None:
@@ -38,11 +38,11 @@ class ServerProcess(Child):
         return f"http://127.0.0.1:{self.port}"
 
     def stream(self, port: int | None = None) -> str:
-        """The address of the default feed; `port` of a proxy, if there is one in between."""
+        """Return the address of the default feed; `port` is that of a proxy in between."""
         return f"ws://127.0.0.1:{port or self.port}/stream"
 
     async def start(self) -> None:
-        """Start or start again; returns when it listens."""
+        """Start or restart the server; return when it listens."""
         before = len(self.said())
         words = ["--port", str(self.port), "--redis", self._redis_url]
         environment = {**plain_environment(), **self._settings, "PYTHONUNBUFFERED": "1"}
@@ -62,7 +62,7 @@ class ServerProcess(Child):
             return (await client.get(self.http + path)).status_code
 
     async def until_ready(self, ready: bool, timeout_s: float) -> float:
-        """Wait until `/ready` says so, or until it no longer does; returns how long it took."""
+        """Wait until `/ready` reports ready, or no longer does; return how long it took."""
         began = asyncio.get_running_loop().time()
         async with asyncio.timeout(timeout_s):
             while (await self.status("/ready") == 200) != ready:
@@ -70,8 +70,8 @@ class ServerProcess(Child):
         return asyncio.get_running_loop().time() - began
 
     async def metrics(self) -> dict[str, float]:
-        """The numbers of `/metrics`, by name; those with labels are summed up."""
-        # A busy machine may stand still for some seconds, which is not what is asked here.
+        """Return the samples of `/metrics` by name; those with labels are summed up."""
+        # A busy machine may stall for some seconds, which must not fail this request.
         async with httpx.AsyncClient(timeout=30) as client:
             text = (await client.get(self.http + "/metrics")).text
         found: dict[str, float] = {}
@@ -83,14 +83,14 @@ class ServerProcess(Child):
         return found
 
     def rss_bytes(self) -> int:
-        """Resident memory, in the words of the kernel."""
+        """Return the resident memory, as the kernel reports it."""
         status = (_PROC / str(self.pid) / "status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None, status
         return int(found[1]) * 1024
 
     def cpu_s(self) -> float:
-        """Seconds of processor time so far, of user and system."""
+        """Return the processor time used so far, user and system, in seconds."""
         fields = (_PROC / str(self.pid) / "stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -99,5 +99,5 @@ class ServerProcess(Child):
 
 
 def can_look_inside() -> bool:
-    """Whether this system tells a process's memory and files."""
+    """Return whether this system reports the memory and files of a process."""
     return (_PROC / "self" / "status").exists()

@@ -1,4 +1,4 @@
-"""Ticks to publish, each with the number of its offering as `id`, on a fixed schedule."""
+"""Ticks to publish on a fixed schedule, with consecutive numbers as `id`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_recording = pytest.mark.skipif(
 
 
 def recorded(limit: int) -> list[Trade]:
-    """Real trades of ES, numbered."""
+    """Yield real trades of ES, numbered."""
     found: list[Trade] = []
     for id_, tick in enumerate(islice(CsvRecording(ES_TRADES, "ES"), limit), 1):
         assert isinstance(tick, Trade)
@@ -36,7 +36,7 @@ def recorded(limit: int) -> list[Trade]:
 
 
 def made_up(symbols: Iterable[str]) -> Iterator[Trade]:
-    """Trades of some symbols in turn, without end."""
+    """Yield trades of some symbols in turn, endlessly."""
     names = list(symbols)
     for id_ in count(1):
         symbol = names[id_ % len(names)]
@@ -44,15 +44,15 @@ def made_up(symbols: Iterable[str]) -> Iterator[Trade]:
 
 
 class Source:
-    """Offers ticks to a publisher until they end or it is stopped.
+    """Offer ticks to a publisher until they end or it is stopped.
 
-    The schedule is fixed at the start: what is late is made up for.
+    The schedule is fixed at the start: late ticks are sent at once to catch up.
 
     Attributes:
         offered: how many ticks the publisher was given; also the id of the last.
         last_ids: the id of the last tick offered of each symbol.
         counts: how many ticks were offered of each symbol.
-        ended: True when it offers no more, and all is published.
+        ended: True when it offers no more, and everything is published.
     """
 
     def __init__(self, publisher: Publisher, ticks: Iterable[Trade], rate: float) -> None:
@@ -88,5 +88,5 @@ class Source:
         await self.publisher.publish(batch)
 
     def stop(self) -> None:
-        """Offer no more; `run` returns when all is published."""
+        """Stop offering ticks; `run` returns when everything is published."""
         self._over = True

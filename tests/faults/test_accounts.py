@@ -1,4 +1,4 @@
-"""The judge is judged: its books must show each kind of fault."""
+"""The accounts that judge the product must themselves detect each kind of fault."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ async def test_cut(directory: Path, scale: Scale) -> None:
 
 
 async def test_stalled(directory: Path, scale: Scale) -> None:
-    """The connections stay open and nothing comes: half-open, as behind a dead firewall."""
+    """The connections stay open and nothing arrives: half-open, as behind a dead firewall."""
     async with Scene(directory) as scene:
         store = await scene.valkey()
         proxy = await scene.proxy(store.port)
@@ -105,7 +105,7 @@ async def exactly_all_was_delivered(
 
 
 async def test_kicked_for_reading_too_slowly(directory: Path, scale: Scale) -> None:
-    """The store ends a subscriber whose output buffer is full; history mends it."""
+    """The store disconnects a subscriber whose output buffer is full; history fills the gap."""
     rate = scale.pick(5_000, 20_000)
     async with Scene(directory, history_ticks=rate * 20, outbox_max_bytes=2**26) as scene:
         store = await scene.valkey(on_socket=True)

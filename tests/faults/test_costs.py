@@ -1,4 +1,4 @@
-"""One client asks for the most expensive things, and the ticks of another one are not late."""
+"""One client requests the most expensive things, while another client's ticks stay on time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MESSAGE_MAX: Final = 60_000
 
 
 def new_key(keys: Path, patterns: int) -> str:
-    """Add a key to a file; its secret."""
+    """Add a key to a file; return its secret."""
     key_id = make_key_id()
     secret = make_secret(key_id)
     symbols = ("ES", *(f"S{number:04}*" for number in range(patterns)))
@@ -58,7 +58,7 @@ async def connected(url: str, secret: str) -> AsyncIterator[ClientConnection]:
 
 
 class Bystander:
-    """A client of one stream that notes how late the server has written each tick."""
+    """A client of one stream that records how late the server has written each tick."""
 
     def __init__(self, url: str, secret: str, symbols: str = "ES") -> None:
         self._url = url
@@ -78,7 +78,7 @@ class Bystander:
                         self.late_ms.append((message["tw"] - message["tr"]) / 1000)
 
     def take(self) -> list[float]:
-        """The delays since the last call, in order of their length."""
+        """Return the delays since the last call, in ascending order."""
         late, self.late_ms = sorted(self.late_ms), []
         return late
 
@@ -111,7 +111,7 @@ def requests_of(symbols: list[str]) -> dict[str, list[dict[str, Any]]]:
 
 
 async def ask_again_and_again(url: str, secret: str, actions: list[dict[str, Any]]) -> None:
-    """Say it all on one connection after the other, each when the one before is answered."""
+    """Send all of them on one connection after another, each once the previous one is answered."""
     while True:
         with_id = [json.dumps({**action, "id": place}) for place, action in enumerate(actions)]
         async with connected(url, secret) as socket:
@@ -135,7 +135,7 @@ async def answer_to(socket: ClientConnection, id_: int) -> None:
 
 
 async def change_again_and_again(keys: Path, count: int) -> None:
-    """Have a file of keys grow by very many, and change one of them now and then."""
+    """Let a file of keys grow by a large number, and change one of them now and then."""
     text = keys.read_text()
     hashed = hash_secret("none")
     more = "".join(
@@ -167,7 +167,7 @@ async def test_expensive_requests(directory: Path, scale: Scale, attackers: int)
         source = scene.start(Source(publisher, made_up(["ES"]), RATE))
         await scene.flowing(source, int(RATE) // 2)
         if attackers > 1:
-            # Else it would be their subscribing that has the server carry all streams.
+            # Otherwise their subscriptions would make the server carry all streams.
             everything = scene.start(Bystander(server.stream(), secret, "*"))
             await scene.until(lambda: everything.live, 20, "a client of all streams")
         before = server.rss_bytes() if can_look_inside() else 0

@@ -1,4 +1,4 @@
-"""The primary dies, a replica takes its place, and the address leads there."""
+"""The primary dies, a replica takes over, and the address leads to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RATE = 1_000
 async def pair_behind_a_proxy(
     scene: Scene,
 ) -> tuple[Valkey, Valkey, Proxy, Source, list[Client]]:
-    """Primary and replica; ticks flow through the proxy and the primary to an audience."""
+    """A primary and a replica; ticks flow through the proxy and the primary to an audience."""
     primary, replica = await scene.valkey(), await scene.valkey()
     await replica.follow(primary)
     proxy = await scene.proxy(primary.port)
@@ -60,7 +60,7 @@ async def test_to_a_replica_that_has_everything(directory: Path, scale: Scale) -
 
 
 async def test_to_a_replica_that_lacks_the_last_ticks(directory: Path, scale: Scale) -> None:
-    """Numbers that were given already would be given again: a new numbering must begin."""
+    """Numbers would be assigned twice, so a new numbering must begin."""
     async with Scene(directory) as scene:
         primary, replica, proxy, source, clients = await pair_behind_a_proxy(scene)
         await scene.pass_by(scale.pick(0.2, 5))
@@ -76,7 +76,7 @@ async def test_to_a_replica_that_lacks_the_last_ticks(directory: Path, scale: Sc
 
 
 async def test_ticks_go_to_a_new_primary_while_the_old_one_still_talks(directory: Path) -> None:
-    """Messages come from the old one, so it is not silent; but what is published does not come."""
+    """The old primary is not silent: it still sends messages, but published ticks don't arrive."""
     async with Scene(directory) as scene:
         primary, replica, proxy, source, clients = await pair_behind_a_proxy(scene)
         await replica.has_all_of(primary)

@@ -1,4 +1,4 @@
-"""Attacks, one kind after the other: a bystander's ticks stay in time, and memory is bounded."""
+"""Attacks, one kind after the other: a bystander's ticks stay on time, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ OWN: Final = ["127.0.0.1"]
 
 
 def limited(kind: str, count: int) -> list[str]:
-    """Addresses with limits, of this kind of attack alone: others are shut out by now."""
+    """Return addresses with limits for this kind of attack only: others are shut out by now."""
     return [f"127.{1 + (count > 1)}.{KINDS.index(kind)}.{number}" for number in range(1, count + 1)]
 
 
 class Bystander(Auditor):
-    """Notes how late each tick is, from its publishing to its arrival."""
+    """Record the latency of each tick, from its publication to its arrival."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, ["ES"], Encoding.JSON)
@@ -78,7 +78,7 @@ class Stage:
     async def suffer(
         self, kind: str, addresses: list[str], connections: int, seconds: float
     ) -> dict[str, Any]:
-        """Let an attack happen; returns what it did to the others."""
+        """Carry out an attack; return its effects on the bystander and the server."""
         attack = Attack(kind, self.server.port, self.metrics_port, addresses, connections, seconds)
         before = most = self.server.rss_bytes()
         self.bystander.begin()
@@ -136,7 +136,7 @@ async def staged(scene: Scene, streams: int, metrics_port: int) -> Stage:
 
 
 def attacks(*, long: bool) -> list[tuple[str, list[str], int]]:
-    """Kinds of attack, addresses, and connections from each of them."""
+    """Kinds of attack, addresses, and connections from each address."""
     if not long:
         return [
             ("text", OWN, 3), ("large", limited("large", 20), 1),
@@ -167,7 +167,7 @@ async def test_attacks_do_not_delay_a_bystander(directory: Path, scale: Scale) -
         stage = await staged(scene, scale.pick(2000, 10_000), metrics_port)
         for kind, addresses, connections in attacks(long=scale.long):
             found = await stage.suffer(kind, addresses, connections, seconds)
-            # It takes a while until an answer is there that is not read.
+            # It takes a while until there is an unread response.
             patience_s = {"unread": 2.0, "stalled": 1.0, "metrics": 1.0}.get(kind, 0.0)
             within_s = GONE_WITHIN_S + patience_s * HANDSHAKE_TIMEOUT_S
             if found["p99_ms"] > late_ms:

@@ -1,4 +1,4 @@
-"""Clients that send as fast as they can: they are cut, and nobody else notices."""
+"""Clients that send as fast as they can: they are cut, and no other client notices."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _AHEAD_MAX_BYTES: Final = 1 << 20
 
 
 async def flood(url: str, kind: str) -> float:
-    """Send one kind of thing without end; how long the server put up with it, in seconds."""
+    """Send one kind of data endlessly; return how long the server tolerated it, in seconds."""
     clock = asyncio.get_running_loop().time
     async with open_websocket(url, compression=None, ping_interval=None) as socket:
         await socket.recv()
@@ -47,7 +47,8 @@ async def flood(url: str, kind: str) -> float:
                 await (send_symbols(socket) if kind == "symbols" else send_frames(socket, kind))
             lasted_s = clock() - began_s
             await socket.wait_closed()
-        # Its close frame can be lost: what it did not read, the kernel answers with a reset.
+        # Its close frame can be lost: the kernel answers data that the server did not read with a
+        # reset.
         assert socket.close_code in (CloseCode.RATE_LIMITED, CloseCode.ABNORMAL)
     return lasted_s
 

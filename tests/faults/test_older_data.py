@@ -1,4 +1,4 @@
-"""A store comes back with data from before: numbers that were given would be given once more."""
+"""A store returns with older data: numbers that were assigned would be assigned again."""
 
 from __future__ import annotations
 

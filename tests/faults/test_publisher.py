@@ -1,4 +1,4 @@
-"""An outage that is longer than what the publisher can keep."""
+"""An outage that lasts longer than the publisher's buffer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_what_is_dropped_is_reported_exactly(directory: Path, scale: Scale
         await scene.until(lambda: publisher.dropped_ticks > rate // 2, 20, "ticks are dropped")
         assert publisher.is_away
         await store.start()
-        # All that was kept goes out at once, and clients have it before what is new.
+        # All buffered ticks go out at once, and clients receive them before new ones.
         recovery_s = await scene.recovered(source, clients, within_s=15)
         await scene.finish(source, clients)
         seqs = await store.seqs("live")

@@ -66,7 +66,7 @@ async def test_killed_and_started_again_it_misses_nothing_or_names_it(
 
 @pytest.mark.timeout(120)
 async def test_too_slow_it_misses_nothing(cli: Cli, scale: Scale, tmp_path: Path) -> None:
-    """It is disconnected, and comes back for what others would have skipped."""
+    """It is disconnected, and resumes to get the ticks that other clients would have skipped."""
     count = scale.pick(20_000, 200_000)
     cli.environment["TICKCAST_HISTORY_TICKS"] = str(count)
     async with cli.serving() as (address, _):
@@ -88,7 +88,7 @@ async def test_too_slow_it_misses_nothing(cli: Cli, scale: Scale, tmp_path: Path
 
 
 async def _until_recorded(library: Library, tape: int, seq: int) -> None:
-    """Until a flush of that tape holds a tick of this number, or its stream has a place."""
+    """Wait until a manifest of that tape has a stream that has reached this number."""
     async with asyncio.timeout(100):
         while True:
             ids = library.list()

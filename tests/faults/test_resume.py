@@ -1,4 +1,4 @@
-"""Clients that come and go: none misses a tick that the history still holds."""
+"""Clients that disconnect and resume: none misses a tick that the history still contains."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ ANSWERED_WITHIN_S = 20.0
 
 
 class Unreliable:
-    """Cuts one client's connection at random for as long as ticks flow.
+    """Cut one client's connection at random for as long as ticks flow.
 
-    An auditor is cut by itself and stays away for a while. A follower comes through a proxy, which
-    turns it away for as long.
+    An auditor drops its own connection and stays away for a while. A follower connects through a
+    proxy, which rejects it for as long.
     """
 
     def __init__(self, client: Auditor | Proxy, source: Source, stays_s: float, away_s: float):
@@ -91,7 +91,7 @@ class Question:
     """A fresh client that asks for `start` at the time of some retained trade.
 
     Attributes:
-        answered: True when it has got all from there on, and some that were published later.
+        answered: True when it has all ticks from there on, and some that were published later.
         live_s: how long that took.
     """
 

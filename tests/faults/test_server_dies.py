@@ -1,4 +1,4 @@
-"""The server is killed or told to stop, and comes back, while its clients are there."""
+"""The server is killed or stopped and then restarted while clients are connected."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_killed_and_back(directory: Path, scale: Scale) -> None:
 
 
 async def test_symbols_that_appear_while_the_server_is_away(directory: Path) -> None:
-    """Who holds a wildcard must get them from their first tick on."""
+    """A client with a wildcard must receive them from their first tick on."""
     async with Scene(directory) as scene:
         store = await scene.valkey()
         server = await scene.server(store.url)
@@ -102,7 +102,7 @@ async def test_told_to_stop_although_some_do_not_read(directory: Path, scale: Sc
 
 
 async def open_deaf_client(stack: AsyncExitStack, server: ServerProcess) -> None:
-    """A client that subscribes and then never reads; cut at the end."""
+    """Connect a client that subscribes and then never reads; cut it at the end."""
     socket = await open_websocket(
         server.stream(), compression=None, max_queue=1, ping_interval=None,
         subprotocols=["tickcast.v1.json"],  # type: ignore[list-item]
@@ -140,7 +140,7 @@ async def test_a_storm_of_clients_that_come_back(directory: Path, scale: Scale) 
 
 
 async def test_clients_that_return_all_at_once(directory: Path, scale: Scale) -> None:
-    """The server stays with Redis, and with the client that was there before them."""
+    """The server stays connected to Redis and to the client that was there before them."""
     size = scale.pick(200, 3_000)
     async with Scene(directory) as scene:
         store = await scene.valkey()

@@ -41,7 +41,7 @@ JUDGED_FROM_MINUTES: Final = 10.0
 
 
 def some_visitor(url: str) -> Auditor:
-    """A client with one of the wishes that clients have."""
+    """Return a client with random options."""
     symbols = random.choice((["*"], ["S1*"], random.sample(SYMBOLS, 5), SYMBOLS))
     options: dict[str, Any] = random.choice((
         {}, {"conflate_ms": 100}, {"snapshot": True}, {"start": int(Time.now()) - 2 * 10**9},
@@ -51,7 +51,7 @@ def some_visitor(url: str) -> Auditor:
 
 @dataclass(eq=False)
 class Visitors:
-    """One place that clients take in turn: they come, are cut and resume, and leave."""
+    """One slot for clients in turn: each connects, is cut, resumes, and leaves."""
 
     url: str
     stays_s: float = 5.0
@@ -75,7 +75,7 @@ class Visitors:
 
 @dataclass(eq=False)
 class Scales:
-    """Weighs the server once a second, and what it holds for clients that do not keep up."""
+    """Measure the server's memory once a second, and what it buffers for slow clients."""
 
     server: ServerProcess
     weights: list[tuple[float, int]] = field(default_factory=list)
@@ -90,23 +90,23 @@ class Scales:
             await asyncio.sleep(1)
 
     def growth(self) -> float:
-        """Bytes in ten minutes: the slope of the line that fits best."""
+        """Return the growth in bytes per ten minutes: the slope of the best-fitting line."""
         return statistics.linear_regression(*zip(*self.weights, strict=True)).slope * 600
 
     def course(self) -> str:
-        """Megabytes, the median of each tenth of the time: a leak rises, a cache comes and goes."""
+        """Return megabytes, the median of each tenth of the time: a leak rises, a cache varies."""
         size = max(1, len(self.weights) // 10)
         parts = [self.weights[start : start + size] for start in range(0, len(self.weights), size)]
         return " ".join(f"{statistics.median(rss for _, rss in part) / 1e6:.1f}" for part in parts)
 
 
 async def files_of_its_own(server: ServerProcess, store: Valkey) -> int:
-    """Open files and sockets, without the pool of connections to the store, which has a bound."""
+    """Count open files and sockets, without the bounded pool of connections to the store."""
     return server.open_files() - len(await store.server_connections())
 
 
 async def files_when_settled(server: ServerProcess, store: Valkey, baseline: int) -> int:
-    """How many there are once they are back at the baseline, or after a while if they are not."""
+    """Return the count once it is back at the baseline, or after a while if it stays above."""
     for _ in range(50):
         if await files_of_its_own(server, store) <= baseline:
             break
@@ -115,7 +115,7 @@ async def files_when_settled(server: ServerProcess, store: Valkey, baseline: int
 
 
 async def until_deserted(server: ServerProcess) -> None:
-    """Wait until the server holds nothing for clients any more."""
+    """Wait until the server no longer holds anything for clients."""
     held = ("tickcast_connections", "tickcast_streams", "tickcast_audiences")
     async with asyncio.timeout(20):
         while any([(await server.metrics())[name] for name in held]):
@@ -123,10 +123,10 @@ async def until_deserted(server: ServerProcess) -> None:
 
 
 async def rush(scene: Scene, server: ServerProcess, source: Source) -> None:
-    """Many clients ask for everything at once.
+    """Let many clients request everything at once.
 
-    What is read for them is kept up to a bound. It is reached now, so that it will not be taken for
-    a leak when chance brings as many together later.
+    The history that is read for them is cached up to a bound. Reach the bound now, so that it is
+    not mistaken for a leak when as many clients coincide later.
     """
     crowd = [Auditor(server.stream(), SYMBOLS, each, start=1) for each in [*Encoding] * RUSH]
     for auditor in crowd:
@@ -153,7 +153,7 @@ async def test_memory_and_files_stay_where_they_are(directory: Path, scale: Scal
         warm_up_s = WARM_UP * scale.minutes * 60
         await scene.pass_by(warm_up_s / 3)
         await rush(scene, server, source)
-        # What it has taken is given back by and by. That must not hide a growth.
+        # The server returns memory gradually. This must not hide growth.
         await scene.pass_by(warm_up_s * 2 / 3)
         balance = scene.start(Scales(server))
         await scene.pass_by((1 - WARM_UP) * scale.minutes * 60)
@@ -176,7 +176,7 @@ async def test_memory_and_files_stay_where_they_are(directory: Path, scale: Scal
 
 
 async def test_no_task_is_left_behind(server: RunningServer, publisher: Publisher) -> None:
-    """Tasks can't be counted from outside, so here the server runs in this process."""
+    """Tasks can't be counted from outside, so the server runs in this process here."""
     before = len(asyncio.all_tasks())
     source = Source(publisher, made_up(SYMBOLS), rate=2_000)
     places = [Visitors(server.stream, stays_s=0.1) for _ in range(VISITORS // 2)]

@@ -1,4 +1,4 @@
-"""The store is killed, stopped or emptied, while ticks are published and clients listen."""
+"""The store is killed, stopped or emptied while ticks are published and clients listen."""
 
 from __future__ import annotations
 

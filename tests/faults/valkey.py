@@ -1,4 +1,4 @@
-"""A real store of a test's own, on loopback or on a unix socket."""
+"""A real store for one test, on loopback or on a unix socket."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Valkey(Child):
     """A valkey-server.
 
     Args:
-        directory: its own; it may keep its data there.
+        directory: for this store alone; it may keep its data there.
         keeps: whether data outlives the process.
-        on_socket: listen on a unix socket, whose buffers are small, in place of a port.
+        on_socket: listen on a unix socket, whose buffers are small, instead of a port.
     """
 
     def __init__(self, directory: Path, *, keeps: bool = False, on_socket: bool = False) -> None:
@@ -45,29 +45,29 @@ class Valkey(Child):
 
     @property
     def admin(self) -> Redis:
-        """A connection for the test's own questions."""
+        """A connection for the test's own commands."""
         if self._admin is None:
             self._admin = our_client(self.url)
         return self._admin
 
     async def do(self, *words: str | int) -> None:
-        """Any command."""
+        """Run any command."""
         await self.admin.execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def start(self, **more: str) -> None:
-        """Start or start again, with what data it has kept; returns when it answers."""
+        """Start or restart it, with the data it has kept; return when it answers."""
         options = {
             "bind": "127.0.0.1",
             "port": str(self.port),
             "dir": str(self._directory),
             "save": "",
             "appendonly": "yes" if self._keeps else "no",
-            # The kernel outlives the kills of these tests. With `everysec` a write can be put off
-            # while a sync is under way, and be lost with the process after it was answered.
+            # The kernel survives the kills in these tests. With `everysec` a write can be postponed
+            # while a sync is running, and be lost with the process after it was acknowledged.
             "appendfsync": "no",
-            # A rewriting child would outlive the kill.
+            # A child that rewrites the file would survive the kill.
             "auto-aof-rewrite-percentage": "0",
-            # Else a replica waits for a timer of a second to see that it has everything.
+            # Otherwise a replica waits for a timer of a second to notice that it has everything.
             "repl-diskless-sync-delay": "0",
             "repl-diskless-load": "on-empty-db",
             **more,
@@ -82,31 +82,31 @@ class Valkey(Child):
                 await asyncio.sleep(0.005)
 
     async def answers(self) -> bool:
-        """Whether it serves; not while it loads its data."""
+        """Return whether it answers; it does not while it loads its data."""
         try:
             return bool(await self.admin.ping())
         except (exceptions.RedisError, OSError):
             return False
 
     def lose_data(self) -> None:
-        """Remove what it has kept; only while it does not run."""
+        """Delete the data it has kept; only possible while it is not running."""
         assert not self.is_running
         shutil.rmtree(self._directory / "appendonlydir", ignore_errors=True)
 
     async def save_data(self) -> None:
-        """Copy what it has kept so far, for `restore_data`."""
+        """Copy the data it has kept so far, for `restore_data`."""
         shutil.rmtree(self._directory / "saved", ignore_errors=True)
         await asyncio.to_thread(
             shutil.copytree, self._directory / "appendonlydir", self._directory / "saved"
         )
 
     def restore_data(self) -> None:
-        """Go back to the data of the last `save_data`; only while it does not run."""
+        """Go back to the data of the last `save_data`; only possible while it is not running."""
         self.lose_data()
         shutil.copytree(self._directory / "saved", self._directory / "appendonlydir")
 
     async def follow(self, primary: Valkey) -> None:
-        """Become a replica; returns when it has all that the primary has now."""
+        """Become a replica; return when it has all current data of the primary."""
         await self.do("REPLICAOF", "127.0.0.1", primary.port)
         async with asyncio.timeout(_START_TIMEOUT_S):
             while (await self._info())["master_link_status"] != "up":
@@ -127,19 +127,19 @@ class Valkey(Child):
         return info
 
     async def server_connections(self) -> list[dict[str, Any]]:
-        """The connections that Tickcast's server holds, pub/sub and others."""
+        """Return the connections that Tickcast's server holds, pub/sub and others."""
         clients: list[dict[str, Any]] = await self.admin.client_list()
         return [client for client in clients if client["name"] == "tickcast"]
 
     async def kill_server_connections(self) -> int:
-        """CLIENT KILL them all; returns how many there were."""
+        """Close them all with CLIENT KILL; return how many there were."""
         connections = await self.server_connections()
         for each in connections:
             await self.do("CLIENT", "KILL", "ID", each["id"])
         return len(connections)
 
     async def seqs(self, feed: str) -> dict[str, int]:
-        """How many ticks were published, by `channel/symbol`, in the words of the store."""
+        """Return the number of published ticks by `channel/symbol`, as the store keeps it."""
         found: dict[str, int] = {}
         async for key in self.admin.scan_iter(f"tickcast:{{{feed}/*}}:meta"):
             name = key.decode().partition("/")[2].partition("}")[0]
@@ -147,19 +147,19 @@ class Valkey(Child):
         return found
 
     async def epochs(self, feed: str) -> set[str]:
-        """The epochs that the streams of a feed are in."""
+        """Return the current epochs of the streams of a feed."""
         keys = [key async for key in self.admin.scan_iter(f"tickcast:{{{feed}/*}}:meta")]
         return {str(await self.admin.hget(key, "epoch")) for key in keys}
 
     async def close(self) -> None:
-        """End it for good."""
+        """Stop it permanently."""
         self.kill()
         if self._admin is not None:
             await self._admin.aclose()
 
 
 def our_client(url: str) -> Redis:
-    """A client like the product's, whose connections can be told from the server's."""
+    """A client like the product's, whose connections are distinguishable from the server's."""
     client = make_client(url)
     client.connection_pool.connection_kwargs["client_name"] = OURS
     return client

@@ -1,4 +1,4 @@
-/** What only this client has: parts of bounded size, `resume_ms`, and times out of MessagePack. */
+/** Features of this client alone: parts of bounded size, `resume_ms`, and MessagePack times. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";

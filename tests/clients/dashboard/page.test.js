@@ -1,4 +1,4 @@
-/** The parts of the page that draw nothing: candles, what is counted, what is said, the address. */
+/** The parts of the page that draw nothing: candles, counters, messages and the address. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -150,11 +150,11 @@ test("a stream of a replay begins anew once for each time it goes back", () => {
   assert.equal(passes.takeGap(gap), false, "no replay is known");
   assert.equal(at(20)("trades", "ES"), false);
   assert.equal(passes.takeGap({ ...gap, reason: "retention" }), false);
-  // Sent back: the word comes first, and then the gap.
+  // After a seek back the state message arrives first, and then the gap.
   assert.equal(at(10)("trades", "ES"), true);
   assert.equal(passes.takeGap(gap), true);
   assert.equal(at(30)("trades", "ES"), false);
-  // In a loop the gap comes first: what came since is not to be forgotten.
+  // In a loop the gap arrives first: ticks received since then must be kept.
   assert.equal(passes.takeGap(gap), true);
   const isPast = at("09.5");
   assert.deepEqual([isPast("trades", "ES"), isPast("quotes", "ES")], [false, true]);
@@ -248,7 +248,7 @@ test("one connection is behind while it lacks what the other one had", () => {
   const at = (seq, epoch = "e1") => ({ epoch, seq });
   assert.equal(behind.read(at(1), at(5), 1000), 0);
   assert.equal(behind.read(at(4), at(9), 2000), 1000);
-  // It need not have all: only what was there when it last had enough.
+  // It need not have everything: only what existed when it last had enough.
   assert.equal(behind.read(at(6), at(12), 3000), 0);
   assert.equal(behind.read(at(6), at(13), 4000), 1000);
   assert.equal(behind.read(at(6), at(1, "e2"), 5000), 0, "another numbering can't be compared");

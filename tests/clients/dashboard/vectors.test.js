@@ -1,4 +1,4 @@
-/** The vectors that this client and the Python one are both held to: see `../test_vectors.py`. */
+/** Test vectors shared by this client and the Python client: see `../test_vectors.py`. */
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -11,7 +11,7 @@ import { entriesOf } from "../../../clients/dashboard/feed/subscriptions.js";
 
 const VECTORS = JSON.parse(readFileSync(new URL("../vectors.json", import.meta.url), "utf8"));
 
-/** Ticks by their numbers, gaps by what they say. */
+/** Show ticks by their numbers and gaps by their content. */
 const shown = (items) =>
   items.map((item) => (item.T === "gap" ? [item.from, item.to, item.reason] : item.seq ?? null));
 

@@ -1,4 +1,4 @@
-"""A client that believes nothing: it keeps accounts of what it hears, as the protocol says."""
+"""A client that trusts nothing: it accounts for every message, by the rules of the protocol."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Account:
 
     Attributes:
         seq: the last number accounted for; UNKNOWN before there is one.
-        epoch: the numbering it belongs to, as far as the client was told.
+        epoch: the numbering it belongs to, as far as the client knows.
     """
 
     def __init__(self, epoch: str, seq: int = UNKNOWN) -> None:
@@ -35,7 +35,7 @@ class Account:
         self.restarted = False
 
     def take(self, first: int, last: int) -> None:
-        """The ticks from first to last, one way or another, come next."""
+        """Account for the ticks from first to last, received or not; they must be the next ones."""
         assert self.seq == UNKNOWN or first == self.seq + 1, (self.seq, first, last)
         assert last >= first - 1
         self.seq, self.restarted = last, False
@@ -57,7 +57,7 @@ class Account:
 
 
 class Accountant:
-    """A client with its socket, session, and what is being read for it."""
+    """A client with its socket, its session, and the history that is being read for it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -79,7 +79,7 @@ class Accountant:
 
     def say(self, _steps: int | None = None, **action: Any) -> None:
         """Send an action, and carry out `_steps` of its steps, or all of them."""
-        self.finish()  # A message is not read before the one before it has been worked off.
+        self.finish()  # As in the server, the previous message is finished first.
         request = self.session.read(encode(action, Encoding.JSON).decode())
         assert not isinstance(request, Auth | Play | Steer)
         if self.session.must_renew:
@@ -89,25 +89,25 @@ class Accountant:
             self.go_on(_steps)
 
     def go_on(self, steps: int | None = None) -> None:
-        """Carry out some more of what the client has asked for, or all."""
+        """Carry out some more steps of the client's action, or all of them."""
         for _ in islice(self.steps, steps):
             if self.dead:
                 break
 
     def finish(self) -> None:
-        """Carry out all of it; a client that is gone has no more done for it."""
+        """Carry out all remaining steps; drop them if the client is gone."""
         if self.dead:
             self.steps = iter(())
         self.go_on()
 
-    # -- the past
+    # -- history
 
     def advance(self) -> None:
         if self.session.follower is not None and not self.dead:
             self.requests += self.session.follower.advance(self.world.blocks, self.world.now)
 
     def answer(self) -> None:
-        """What was asked for is read: the oldest request."""
+        """Answer the oldest request for history."""
         if not self.requests:
             return
         request = self.requests.pop(0)
@@ -121,7 +121,7 @@ class Accountant:
             follower.take(request, history)
 
     def catch_up(self) -> None:
-        """Go on until there is nothing more to catch up with."""
+        """Read history until nothing is left to catch up with."""
         for _ in range(1000):
             if self.session.follower is None or not self.session.follower.behind:
                 return
@@ -132,10 +132,10 @@ class Accountant:
         behind = self.session.follower and self.session.follower.behind
         raise AssertionError(f"it never catches up with {behind}")
 
-    # -- what comes
+    # -- messages of the server
 
     def hear(self) -> None:
-        """Take everything that has been written."""
+        """Process all messages that have been written."""
         for message in self.sink.take():
             match message["T"]:
                 case "subscription":
@@ -166,23 +166,23 @@ class Accountant:
         return self.accounts.setdefault(f"{channel}/{symbol}", Account(self.world.store.epoch))
 
     def _forget_all_but(self, confirmed: dict[str, Any]) -> None:
-        """Streams that are held no more begin anew when they are subscribed again."""
+        """Forget streams that are no longer held: a new subscription makes them begin anew."""
         self.confirmed = confirmed
         for name in list(self.accounts):
             if not self.holds(*name.split("/")):
                 del self.accounts[name]
 
     def holds(self, channel: str, symbol: str) -> bool:
-        """Whether the last confirmed subscriptions cover the stream."""
+        """Return whether the last confirmed subscriptions cover the stream."""
         return any(
             symbol == pattern or (pattern[-1] == "*" and symbol.startswith(pattern[:-1]))
             for pattern in self.confirmed.get(channel, [])
         )
 
-    # -- coming back
+    # -- reconnecting
 
     def reborn(self) -> Accountant:
-        """The same client on another connection, which resumes whatever it knows."""
+        """Return the same client on another connection, which resumes with all that it knows."""
         self.hear()
         self.steps = iter(())
         self.session.leave()

@@ -1,4 +1,4 @@
-"""What state machines over a `World` have in common: what becomes of the store, and time."""
+"""Common rules of state machines over a `World`: changes of the store, and time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PATTERNS = st.lists(st.sampled_from([*SYMBOLS, "*", "A*"]), min_size=1, max_size
 
 
 class StoreRules(RuleBasedStateMachine):
-    """Streams are opened one by one, history is trimmed, and the numbering is lost."""
+    """Open streams one by one, trim history, and lose the numbering."""
 
     world: World
 
     def open_first(self) -> None:
-        """The streams that are there from the beginning."""
+        """Open the streams that exist from the beginning."""
         for channel in CHANNELS:
             for symbol in SYMBOLS[:2]:
                 self.world.open(StreamKey("live", channel, symbol))

@@ -25,7 +25,7 @@ def one_stream_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Accounts(StoreRules):
-    """Two clients of a server whose store loses this and that."""
+    """Two clients of a server whose store loses data now and then."""
 
     @initialize()
     def begin(self) -> None:
@@ -35,7 +35,7 @@ class Accounts(StoreRules):
         for client in self.clients:
             client.say(None, action="subscribe", trades=["A*"], **{"bars:1s": ["A*"]})
 
-    # -- what the store and the way from it do
+    # -- faults of the store and of the network
 
     @rule(data=st.data(), count=st.integers(1, 4), arrives=st.sampled_from([True, True, False]),
           flush=st.booleans())  # fmt: skip
@@ -56,7 +56,7 @@ class Accounts(StoreRules):
     def answer(self, data: st.DataObject) -> None:
         self.world.answer(data.draw(st.sampled_from(self.keys)))
 
-    # -- what clients do
+    # -- actions of clients
 
     @rule(
         which=WHICH, patterns=PATTERNS, channel=st.sampled_from(CHANNELS),
@@ -155,7 +155,7 @@ class Accounts(StoreRules):
                 self.settle(client)
 
     def settle(self, client: Accountant) -> None:
-        """What it was told adds up to what it got, and its accounts reach to the end."""
+        """Check that its totals match what it received, and that its accounts are complete."""
         totals = self.world.hub.totals(client.outbox)
         assert (totals.sent, totals.merged, totals.skipped) == (
             client.totals.sent, client.totals.merged, client.totals.skipped,

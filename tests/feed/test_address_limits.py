@@ -1,4 +1,4 @@
-"""What one address may use, over all its connections."""
+"""Limits of one address, over all its connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Long answers: shared, built in slices, in pages, bounded, and cut when they are not read."""
+"""Long answers: shared, built in slices, paged, bounded, and cut when they are not read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STRICT: Any = {"unlimited_addresses": (), "attempts": "1000/second"}
 
 
 class Builder:
-    """Builds answers when it is let to, and counts them."""
+    """Build answers when the gate opens, and count them."""
 
     def __init__(self) -> None:
         self.built = 0
@@ -46,7 +46,7 @@ class Builder:
 async def test_requests_share_an_answer_that_is_not_older_than_they_are() -> None:
     answers, builder = Answers(), Builder()
     first = answers.enter("a", builder, None)
-    await asyncio.sleep(0)  # It is being built by now, and may have read what was.
+    await asyncio.sleep(0)  # It is being built by now, and may have read older data.
     others = [answers.enter("a", builder, None) for _ in range(50)]
     builder.gate.set()
     assert (await first.body()).content == b"1"
@@ -63,12 +63,12 @@ async def test_one_answer_at_a_time_and_a_bounded_number() -> None:
     with pytest.raises(Refused) as refusal:
         answers.enter(16, builder, None)
     assert (refusal.value.status, refusal.value.retry_after_s) == (503, 1)
-    places.append(answers.enter(15, builder, None))  # One of those that wait already.
+    places.append(answers.enter(15, builder, None))  # It joins a request that already waits.
     builder.gate.set()
     bodies = [await place.body() for place in places]
     assert [body.content for body in bodies[:16]] == [b"%d" % n for n in range(1, 17)]
     with pytest.raises(Refused):
-        answers.enter(16, builder, None)  # All are still held by somebody.
+        answers.enter(16, builder, None)  # Each answer is still held.
     places.pop(0).leave()
     answers.enter(16, builder, None)
     await answers.close()
@@ -92,7 +92,7 @@ def names() -> list[str]:
 
 @pytest_asyncio.fixture
 async def many(publisher: Publisher) -> None:
-    """As many streams as a large exchange has."""
+    """Return as many symbols as a large exchange has."""
     now = Time.now()
     await publisher.publish([Trade(symbol=name, price=1.5, size=2, time=now) for name in names()])
     await publisher.drain()
@@ -100,7 +100,7 @@ async def many(publisher: Publisher) -> None:
 
 @contextlib.asynccontextmanager
 async def longest_turn() -> AsyncIterator[list[float]]:
-    """The longest turn of the loop, in seconds of processor time: the machine may be busy."""
+    """Return the longest turn of the loop in seconds of processor time: the machine may be busy."""
     longest = [0.0]
 
     async def watch() -> None:
@@ -137,7 +137,7 @@ async def test_bursts_build_little_and_hold_nobody_up(
                 writer.close()
             assert min(sizes) == max(sizes) > 20 * STREAMS
             assert built["live"] <= 4
-            # Twenty answers in one piece each take seconds. The clients' part is in it, too.
+            # Twenty answers built in one piece take seconds each. The clients' share is included.
             assert longest[0] < 0.3
 
 
@@ -151,7 +151,7 @@ async def asked(
 
 
 async def drained(reader: asyncio.StreamReader) -> int:
-    """The size of an answer."""
+    """Read a response to its end and return its size."""
     assert b" 200 " in await reader.readline()
     await reader.readuntil(b"\r\n\r\n")
     size = 0
@@ -199,7 +199,8 @@ async def test_requests_of_an_address_are_bounded_without_authentication(
             assert [each.status_code for each in answers] == [200] * 5 + [429]
             assert answers[-1].headers["retry-after"] == "2"
             assert answers[-1].headers["connection"] == "close"
-            # From then on it does not wait, and is shut out before it has asked for anything.
+            # From then on the server does not wait, and refuses the address before it sends a
+            # request.
             for _ in range(60):
                 with contextlib.suppress(httpx.TransportError):
                     await client.get("/health")
@@ -221,7 +222,7 @@ async def test_an_address_has_a_bounded_number_of_connections(
         open_ones = [await asked(server, "/health") for _ in range(3)]
         for reader, _ in open_ones:
             await reader.readline()
-        # Those have said good-bye; these say nothing at all.
+        # The first three connections were closed; these send nothing at all.
         await until(lambda: not server.server.server_state.connections)
         host, port = server.http.removeprefix("http://").split(":")
         silent = [await asyncio.open_connection(host, int(port)) for _ in range(3)]

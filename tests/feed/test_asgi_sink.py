@@ -1,4 +1,4 @@
-"""The application on a server other than ours: uvicorn's own WebSocket class."""
+"""The application on another server: uvicorn's own WebSocket class."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_frames_travel_through_send(
         async with talking(url) as slow:
             await slow.ask(action="subscribe", trades=["ES"])
             (protocol,) = server.server_state.connections
-            protocol.pause_writing()  # As if its socket were full.
+            protocol.pause_writing()  # Pretend that its socket is full.
             await publisher.publish(trades(3000))
             with contextlib.suppress(ConnectionClosed):
                 async with asyncio.timeout(10):

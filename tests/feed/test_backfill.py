@@ -1,4 +1,4 @@
-"""The past, served by a real server from a real store."""
+"""History, served by a real server from a real store."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ async def test_a_plain_client_hears_nothing_of_gaps(
 async def test_numbers_that_the_store_has_forgotten_are_not_given_twice(
     server: RunningServer, publisher: Publisher, redis: Redis, settings: Settings
 ) -> None:
-    """As where a replica that lacked the last ticks has become the master."""
+    """This happens when a replica that lacked the last ticks has become the primary."""
     await publish(publisher, *trades(5))
     copy: Any = await redis.dump("tickcast:{live/trades/ES}:meta")
     async with talking(server.stream, subprotocols=["tickcast.v1.json"]) as talk:
@@ -251,7 +251,7 @@ async def test_what_can_not_be_repaired_is_a_gap(settings: Settings, redis_url: 
             following += 1
 
 
-# -- what fails for one client
+# -- failures for one client
 
 
 @pytest.mark.parametrize("seq", [2**53, 2**63 - 512, 2**63 - 1, 2**64])
@@ -299,7 +299,7 @@ async def test_a_history_that_cannot_be_read_is_the_trouble_of_those_who_ask_for
     symbols = [f"S{number}" for number in range(40)]
     for _ in range(3):
         await publish(publisher, *(trade(symbol) for symbol in symbols))
-    # No publisher leaves this: a history that is not of the type stream.
+    # A publisher never leaves such a key: a history that is not of the type stream.
     bad = keys.history(StreamKey("live", "trades", "S7"))
     await redis.delete(bad)
     await redis.set(bad, "x")
@@ -338,7 +338,7 @@ async def test_a_history_that_cannot_be_read_is_the_trouble_of_those_who_ask_for
         assert not backfill._unread
         assert backfill.failed == 1
         assert "could not read the history of" in caplog.text
-        # Both go on live, on the stream of the bad history too.
+        # Both clients continue live, on the stream of the bad history too.
         await redis.delete(bad)
         await publish(publisher, trade("S7"), trade("S1"))
         assert {(tick["S"], tick["seq"]) for tick in await talk.ticks(2)} == {("S7", 4), ("S1", 4)}
@@ -358,7 +358,7 @@ async def test_a_history_that_makes_no_sense_is_an_internal_error(
         assert (error["code"], error["id"]) == (500, 5)
         assert (await talk.hear())["reason"] == "broker"
         assert "Traceback" in caplog.text
-        # The others' history is served by the same tasks.
+        # Other clients' history is served by the same tasks.
         await publish(publisher, trade("NQ"))
         await other.ask(action="subscribe", trades=["NQ"], start=int(T0) - 1)
         assert await seqs(other, 1) == [1]
@@ -384,7 +384,7 @@ async def test_what_only_a_client_that_left_has_asked_for_is_not_read(
 
 @pytest.mark.parametrize(("seq", "together"), [(1, 32), (300, 13), (9000, 2), (None, 2)])
 def test_short_pages_are_read_together(seq: int | None, together: int) -> None:
-    """A read brings few ticks, of as many streams as that allows: each read is a round trip."""
+    """A read returns few ticks, so it covers as many streams as possible: each is a round trip."""
     backfill = Backfill(Store(make_client("redis://127.0.0.1:1")))
     hub = Hub()
     follower = Follower(hub, Outbox(ListSink(), 1 << 20, lambda: None))
@@ -418,7 +418,7 @@ async def test_a_backfill_that_fails_is_started_again_and_shows(
         await talk.ask(action="subscribe", trades=["ES"], start=int(T0))
         await until(lambda: engine.tasks.down == ["backfill"])
         answer = await http.get("/ready")
-        if answer.status_code == 503:  # It is soon back.
+        if answer.status_code == 503:  # It soon reconnects.
             assert answer.json()["reason"] == "failed, about to restart: backfill"
         assert await seqs(talk, 3) == [1, 2, 3]
         answer = await http.get("/ready")
@@ -429,7 +429,7 @@ async def test_a_backfill_that_fails_is_started_again_and_shows(
 
 
 class GatedStore(Store):
-    """A store that answers when it is let to."""
+    """A store that answers once its gate opens."""
 
     def __init__(self) -> None:
         self.gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -446,12 +446,12 @@ async def test_what_is_asked_for_when_all_readers_have_just_ended_is_read() -> N
     backfill = Backfill(store)
     follower = Follower(Hub(), Outbox(ListSink(), 1 << 20, lambda: None))
     for number in range(4):
-        # One at a time, so that each gets a reader.
+        # One at a time, so that each gets its own reader.
         backfill._ask(Request(ES, time=Time(number)), follower)
         await asyncio.sleep(0)
     assert len(backfill._readers) == 4
     store.gate.set_result(None)
-    # Behind the last steps of the readers, in the same turn of the loop.
+    # After the last steps of the readers, in the same turn of the loop.
     asyncio.get_running_loop().call_soon(backfill._ask, Request(ES, time=Time(4)), follower)
     await until(lambda: store.located == 5)
     await until(lambda: not backfill._readers)

@@ -19,7 +19,7 @@ def page(first_seq: int, count: int) -> History:
 
 
 def weigh(blocks: Blocks) -> int:
-    """What is in a cache, counted anew."""
+    """Return the size of the contents of a cache, counted independently."""
     found = [each for part in (blocks._young, blocks._old) for each in part._blocks.values()]
     letters = [letter for block in found for letter in block._letters.values()]
     ticks = sum(len(block.ticks) for block in found)
@@ -52,11 +52,11 @@ def test_the_cache_knows_its_size_and_keeps_to_its_bound(
 
 
 class WatchedBlock(Block):
-    """A block of which one can tell when it is gone."""
+    """A block that can be weakly referenced, to see when it is freed."""
 
 
 def test_what_the_cache_lets_go_is_gone_at_once() -> None:
-    """Not only at the next full collection: a server has few of those."""
+    """It must not wait for the next full collection, because a server runs few of those."""
 
     def age_twice(blocks: Blocks) -> None:
         blocks.age()

@@ -21,7 +21,7 @@ def world() -> World:
 
 
 def subscribed(world: World, **options: Any) -> tuple[Accountant, list[Any]]:
-    """A client that has caught up, and what it heard on the way: numbers, and what is no tick."""
+    """Return a client that has caught up and what it received: numbers, and other messages."""
     client = Accountant(world)
     client.say(action="subscribe", trades=["ES"], **options)
     return client, heard(client)

@@ -12,7 +12,7 @@ SYMBOLS = st.from_regex(r"\A[ab]{1,5}\Z")
 
 
 def covers(pattern: str, other: str) -> bool:
-    """The rule as one reads it: whether every symbol that `other` matches matches `pattern`."""
+    """Return whether `pattern` matches every symbol that `other` matches, as the rule reads."""
     if pattern.endswith("*"):
         return other.startswith(pattern[:-1])
     return pattern == other

@@ -323,7 +323,7 @@ async def test_names_that_clients_make_up_are_let_go_though_a_wildcard_covers_th
 async def test_nothing_of_a_client_that_is_gone_waits_for_a_collection(
     server: RunningServer,
 ) -> None:
-    """Those are rare by design, and what waits for one makes memory grow meanwhile."""
+    """Collections are rare by design, so waiting for one would make memory grow meanwhile."""
     kinds = (Connection, Session, Outbox, TransportSink, FeedProtocol, Visitor)
     engine = server.app_state["engine"]
     gc.collect()

@@ -1,4 +1,4 @@
-"""A key that covers nothing of a feed gets nothing of it: by no action, and by no address."""
+"""A key that covers nothing of a feed can read nothing of it, with any action or any address."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def server(guarded: Settings, redis_url: str) -> AsyncIterator[RunningServ
 
 @pytest.fixture
 async def replay(redis: Redis, guarded: Settings) -> AsyncIterator[Replay]:
-    """A replay that plays into the feed live."""
+    """A replay into the feed `live`."""
     async with (
         Publisher(redis, "live", guarded, waits=True) as publisher,
         playing(redis, publisher, Recorded(0, 1000)) as replay,
@@ -146,7 +146,7 @@ async def test_addresses(server: RunningServer, replay: Replay, guarded: Setting
     async with httpx.AsyncClient(base_url=server.http, headers=headers) as http:
         for path, status in ROUTES.values():
             if path in ("/", "/static/page.js"):
-                continue  # Files, the same for all; this server has none.
+                continue  # Static files, the same for every client; this server has none.
             answer = await http.get(path)
             assert answer.status_code == status, path
             assert "ES" not in answer.text, path

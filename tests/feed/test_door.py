@@ -1,4 +1,4 @@
-"""Who gets in, what they get, and when they have to go: the real server, on real sockets."""
+"""Admission, rights and expiry of clients: the real server, on real sockets."""
 
 from __future__ import annotations
 
@@ -222,11 +222,11 @@ async def test_a_token_ends_and_is_renewed(guarded: dict[str, Any], redis_url: s
             assert (await ask(goes_on, action="auth", token=token(sub="x")))["code"] == 403
             assert (await hear(ends))["code"] == 402
             assert await close_code(ends) == 4001
-            assert time.monotonic() - began < 10  # not the default hour
+            assert time.monotonic() - began < 10  # not the default of an hour
             assert (await ask(goes_on, action="list"))["trades"] == ["A"]
 
 
-# -- how many and how fast
+# -- numbers and rates
 
 
 async def test_a_key_has_so_many_connections_over_all_servers(
@@ -255,7 +255,7 @@ async def test_whoever_leaves_while_its_secret_is_checked_leaves_no_seat_behind(
         for _ in range(3):
             async with client(server) as socket:
                 await socket.send(json.dumps({"action": "auth", "token": SECRET}))
-        # It takes two at a time, so it would be full.
+        # It accepts two at a time, so it would be full.
         seats = server.app_state["engine"].door._seats
         await until(lambda: not server.app_state["engine"].sessions)
         await until(lambda: not seats.taken(f"key:{ID}"))
@@ -388,14 +388,14 @@ async def test_a_flood_of_wrong_secrets_never_makes_the_right_one_wrong(
             asyncio.create_task(status(each, f"192.0.2.{number}"))
             for number, each in enumerate(wrong)
         ]
-        # A client that is unknown so far gets "try again", and does.
+        # An unknown client receives "try again", and does so.
         seen: list[int] = []
         async with asyncio.timeout(20):
             while 200 not in seen:
                 seen.append((await status(SECRET, "198.51.100.1"))[0])
                 await asyncio.sleep(0.1)
         assert set(seen) <= {200, 503}
-        # The secret is known now, from whatever address.
+        # The secret is known now, from any address.
         assert await status(SECRET, "198.51.100.2") == (200, None)
         answers = set(await asyncio.gather(*asked))
         assert answers == {(401, None), (503, "1")}
@@ -416,7 +416,7 @@ async def test_a_socket_is_told_to_try_again_too(
 async def test_handshakes_beyond_those_that_may_wait_get_503_with_retry_after(
     settings: Settings, redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They do not wait for Redis, and those that do wait are let in once it answers."""
+    """They do not wait for Redis; those that do wait are admitted once it answers."""
     monkeypatch.setattr("feed.door._ENTERING_MAX", 5)
     async with running_server(settings, redis_url) as server, contextlib.AsyncExitStack() as stack:
         door = server.app_state["engine"].door

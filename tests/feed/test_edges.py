@@ -1,5 +1,5 @@
-"""Every field of every action with values at the edges: an error or an answer for the sender, and
-the others go on as before.
+"""Every field of every action with values at the edges: the sender receives an error or an answer,
+and other clients are not affected.
 
 The fields come from `docs/asyncapi.yaml`, so that a new one is tested as soon as it is described.
 """
@@ -58,7 +58,7 @@ ONLY_MSGPACK: Final[list[Any]] = [
 
 _STEERED: Final[dict[Verb, Message]] = {Verb.SEEK: {"position": T0}, Verb.SPEED: {"speed": 2}}
 
-# What each is like before one of its fields is replaced.
+# A valid example of each action, before one of its fields is replaced.
 SOUND: Final[dict[str, list[Message]]] = {
     "auth": [{"action": "auth", "key": "k", "secret": "s"}, {"action": "auth", "token": "t"}],
     "subscribe": [
@@ -81,7 +81,7 @@ SOUND: Final[dict[str, list[Message]]] = {
 
 
 def variants(value: Any) -> Iterator[tuple[str, Any]]:
-    """Where in a value something can be replaced, and a function of what comes there."""
+    """Yield each place in a value that can be replaced, and a function that replaces it."""
     yield "", lambda edge: edge
     if isinstance(value, dict):
         for name, inner in value.items():
@@ -99,13 +99,13 @@ def variants(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def fields_of(name: str) -> list[str]:
-    """The fields of an action, as the document has them; channels are one of them."""
+    """Return the fields of an action according to the document; channels count as one of them."""
     schema = SCHEMAS[name]
     return [*schema["properties"], *(["trades"] if "patternProperties" in schema else [])]
 
 
 def edge_messages(edges: list[Any]) -> Iterator[tuple[str, Message]]:
-    """Every field of every action, each with every edge; and the action's entry in the document."""
+    """Yield every field of every action with every edge value, and the action's name."""
     for name, bases in SOUND.items():
         for base in bases:
             others = [field for field in base if base[field] != bases[0].get(field)]
@@ -125,7 +125,7 @@ def test_the_table_is_complete() -> None:
 
 
 class Sender(Talk):
-    """Sends malformed and extreme messages, and checks the answers."""
+    """Send malformed and extreme messages, and check the answers."""
 
     def __init__(self, talk: Talk, packs: bool, engine: Engine) -> None:
         super().__init__(talk.socket)
@@ -142,7 +142,7 @@ class Sender(Talk):
         return message
 
     async def exchange(self, message: Message) -> list[Message]:
-        """Everything that comes as an answer, ticks and heartbeats left out."""
+        """Send a message and return all answers to it, without ticks and heartbeats."""
         data = msgpack.packb(message) if self.packs else json.dumps(message)
         await self.socket.send(data)
         await self.say(action="ping", id="over")
@@ -157,7 +157,7 @@ class Sender(Talk):
         return replies
 
     def can_write(self, message: Message) -> bool:
-        """Whether the encoding has a form for all that is in a message."""
+        """Return whether the encoding can represent everything in a message."""
         try:
             msgpack.packb(message) if self.packs else json.dumps(message)
         except (TypeError, ValueError, OverflowError):
@@ -165,7 +165,7 @@ class Sender(Talk):
         return True
 
     async def forget(self, message: Message) -> None:
-        """Undo what was accepted."""
+        """Undo an accepted action."""
         if message["action"] == "subscribe":
             await until(lambda: not len(self.engine.backfill))
             await self.exchange({"action": "unsubscribe", "trades": message["trades"]})
@@ -173,7 +173,7 @@ class Sender(Talk):
             await self.exchange({"action": "configure", "heartbeat_ms": 0, "replay": False})
 
     async def tidy(self) -> None:
-        """See that only the replay that is to be steered plays."""
+        """Stop all replays except the one that is to be controlled, and start it if needed."""
         for id_ in list(self.replays - {"held"}):
             await self.exchange({"action": "replay.stop", "id": id_})
         if "held" not in self.replays:
@@ -186,7 +186,7 @@ def accepts(replies: list[Message]) -> bool:
 
 
 class Bystander:
-    """Clients that ask for nothing out of the ordinary."""
+    """Clients that make only ordinary requests."""
 
     def __init__(self, talk: Talk, server: RunningServer, publisher: Publisher, seq: int) -> None:
         self._talk = talk
@@ -195,7 +195,7 @@ class Bystander:
         self._seq = seq
 
     async def check(self) -> None:
-        """Ticks come, the past comes, and the server is ready."""
+        """Check that live ticks and history arrive, and that the server is ready."""
         self._seq += 1
         await self._publisher.publish([trade()])
         await self._publisher.drain()
@@ -211,10 +211,10 @@ class Bystander:
 async def try_all(
     senders: Mapping[bool, Sender], messages: Iterable[tuple[str, Message]], bystander: Bystander
 ) -> int:
-    """Have every message sent; returns how many could be written in the encoding.
+    """Send every message; return how many the encoding could represent.
 
     Args:
-        senders: by whether they steer the replay of their feed.
+        senders: by whether they control the replay of their feed.
     """
     count = 0
     for name, message in messages:
@@ -235,7 +235,7 @@ async def try_all(
 
 
 def as_document(message: Message) -> Message:
-    """A message as the document describes it: in JSON, where times are text."""
+    """Convert a message to the form that the document describes: JSON, with times as text."""
     return {
         name: str(value) if isinstance(value, msgpack.Timestamp) else value
         for name, value in message.items()

@@ -1,4 +1,4 @@
-"""What is refused costs next to nothing: floods of messages, seen from inside the server."""
+"""Refused messages cost almost nothing: floods of messages, observed inside the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STRICT: Any = {"unlimited_addresses": (), "attempts": "1000/second"}
 
 @pytest.fixture
 def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How many messages were parsed, and how many frames."""
+    """Count parsed messages and frames."""
     counts: Counter[str] = Counter()
     real = actions.parse_action
     events = FeedProtocol.handle_events
@@ -42,7 +42,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 async def flood(server: RunningServer, piece: bytes, pieces: int) -> float:
-    """Send that until the server ends it; returns after how many seconds it did."""
+    """Send data until the server ends the connection; return how long that took, in seconds."""
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     host, port = server.http.removeprefix("http://").split(":")
@@ -91,7 +91,7 @@ async def test_a_client_learns_why_it_is_cut(settings: Settings, redis_url: str)
         said = [payload for _, payload in await wire.rest()]
         assert said[-2].startswith(b'[{"T":"error","code":429,"msg":"rate limited')
         assert int.from_bytes(said[-1][:2], "big") == 4101
-        # It may try again after those that were refused, and can tell which they were.
+        # The client can retry the refused actions, because the errors identify them.
         refused = [each for each in said if b'"code":429' in each and b'"id":1' in each]
         assert len(refused) >= 10
 
@@ -104,7 +104,7 @@ async def test_a_message_that_is_refused_for_its_price_costs_nothing(
     async with running_server(slow, redis_url) as server, talking(server.stream) as talk:
         asked = {"action": "subscribe", "trades": symbols}  # It costs 2.5.
         assert (await talk.ask(**asked, id=1))["T"] == "subscription"
-        # Paying for the refused ones would use up the rest.
+        # Charging for the refused messages would use up the rest.
         for id_ in (2, 3):
             refused = await talk.ask(**asked, id=id_)
             assert (refused["code"], refused["id"]) == (429, id_)
@@ -145,7 +145,7 @@ async def test_an_address_that_keeps_flooding_is_shut_out(
 async def test_addresses_of_this_machine_are_never_shut_out(
     settings: Settings, redis_url: str
 ) -> None:
-    """Shutting one client out would shut out all clients of an unnamed proxy."""
+    """Shutting out one client would shut out all clients of a proxy that is not configured."""
     plain = Settings(runtime_dir=settings.runtime_dir)
     async with running_server(plain, redis_url) as server, asyncio.timeout(20):
         await asyncio.gather(*(flood(server, frame(TEXT, b"x") * 1000, 10) for _ in range(8)))

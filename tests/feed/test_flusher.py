@@ -13,7 +13,7 @@ from tests.conftest import until
 
 
 class BusyHub(Hub):
-    """A hub without clients, whose flushes take as long as they are told to."""
+    """A hub without clients, whose flushes take a given time."""
 
     def __init__(self, takes_s: float = 0.0) -> None:
         super().__init__()
@@ -45,7 +45,8 @@ async def test_when_idle_it_flushes_in_the_same_turn_and_once() -> None:
     assert hub.began == []
     await asyncio.sleep(0)
     assert len(hub.began) == 1
-    # What took less than a millisecond is followed by no rest; on a busy machine some take longer.
+    # A flush shorter than a millisecond is followed by no pause; on a busy machine some take
+    # longer.
     at_once = 0
     for _ in range(20):
         before = len(hub.began)
@@ -66,7 +67,7 @@ async def test_it_rests_in_proportion_to_the_flush_before() -> None:
     assert len(hub.began) == 1
     await until(lambda: len(hub.began) == 2)
     took = hub.ended[0] - hub.began[0]
-    # Two milliseconds less: a timer rounds down, and so does the loop's clock.
+    # Allow two milliseconds less: a timer rounds down, and so does the loop's clock.
     assert hub.began[1] - hub.ended[0] >= 2 * took - 0.002
 
 

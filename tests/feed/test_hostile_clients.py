@@ -1,4 +1,4 @@
-"""Clients that do not read, and clients that talk nonsense: the others must not notice."""
+"""Clients that do not read, and clients that send nonsense: others must not be affected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.talk import Talk, talking
 
 
 def malformed(dice: random.Random) -> Iterator[str | bytes]:
-    """Messages of every bad kind, without end."""
+    """Yield invalid messages of every kind, endlessly."""
     deep = "[" * 30_000
     symbols: list[Any] = [
         "A B", "A\r\nB", "A\tB", "A?", "[A]", "A*B", "**", "", "Ä", "A" * 33, "\x00", "\u2028", 5,
@@ -79,7 +79,7 @@ async def test_two_thousand_malformed_messages_get_an_error_each(
 
 
 async def deaf_client(server: RunningServer, message: bytes) -> sockets.socket:
-    """A client that says something after the handshake and never reads again."""
+    """A client that sends something after the handshake and never reads again."""
     host, port = server.http.removeprefix("http://").split(":")
     raw = sockets.create_connection((host, int(port)))
     raw.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
@@ -127,7 +127,7 @@ async def test_a_client_that_reads_again_in_time_learns_why_it_goes(
     async with running_server(small, redis_url) as server, talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["ES"])
         (protocol,) = server.server.server_state.connections
-        protocol.pause_writing()  # As if its socket were full.
+        protocol.pause_writing()  # Pretend that its socket is full.
         for _ in range(5):
             await publisher.publish(trades(500))
             await publisher.drain()
@@ -173,7 +173,7 @@ async def test_memory_does_not_grow_with_clients_that_came_and_went(
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     await visits(600)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert after - before < 10_000  # KB; the client's half is in it too
+    assert after - before < 10_000  # in KB; includes the client's half
     assert not server.server.server_state.connections
 
 

@@ -1,4 +1,4 @@
-"""The names that a server is known by: others are those of pages that were bound to its address."""
+"""Host names that a server accepts. Others may come from pages that were bound to its address."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_what_is_no_name(name: str) -> None:
 
 
 def address_of(server: RunningServer) -> dict[str, Any]:
-    """Where to connect to, whatever a URL says."""
+    """Return the address to connect to, regardless of the host in a URL."""
     parts = urlsplit(server.http)
     return {"host": parts.hostname, "port": parts.port}
 

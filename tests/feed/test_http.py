@@ -1,4 +1,4 @@
-"""Stalled and malformed requests, over real sockets: each gets its answer, and its end."""
+"""Stalled and malformed requests over real sockets: each is answered, and its connection ends."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STALLED = {
 }
 
 REFUSED = {
-    # Too much, and no end of it in sight.
+    # Too much data, with no end in sight.
     "20 KB in one header": (HEAD + b"X: " + b"a" * 20_000, 431),
     "20 KB in a header's name": (HEAD + b"X" * 20_000, 431),
     "20 KB of spaces": (HEAD + b"X:" + b" " * 20_000, 431),
@@ -58,7 +58,7 @@ REFUSED = {
     "an endless extension": (CHUNKED + b"1;" + b"a" * 70_000, 413),
     "endless trailers": (CHUNKED + b"0\r\n" + b"a: b\r\n" * 12_000, 431),
     "an endless trailer": (CHUNKED + b"0\r\na: " + b"b" * 70_000, 413),
-    # Which host, and where does it end? (RFC 9112, sections 3.2 and 6.3)
+    # Ambiguous host or message length (RFC 9112, sections 3.2 and 6.3).
     "two hosts": (HEAD + b"Host: y\r\n\r\n", 400),
     "no host": (b"GET /health HTTP/1.1\r\n\r\n", 400),
     "no name of a host": (b"GET /health HTTP/1.1\r\nHost: x/y\r\n\r\n", 400),
@@ -149,7 +149,7 @@ async def dialled(url: str, limit: int = 65_536) -> AsyncIterator[Stream]:
 
 
 async def until_closed(server: RunningServer, request: bytes) -> bytes:
-    """Everything that the server says before it ends the connection."""
+    """Return everything that the server sends before it closes the connection."""
     async with dialled(server.http) as (reader, writer), asyncio.timeout(10):
         writer.write(request)
         return await reader.read()
@@ -166,7 +166,7 @@ def status_of(answer: bytes) -> int:
 
 
 async def answer_to_next(stream: Stream, request: bytes) -> bytes:
-    """The answer to a request on a connection that stays open."""
+    """Return the answer to a request on a connection that stays open."""
     reader, writer = stream
     writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
@@ -324,7 +324,7 @@ async def test_empty_lines_keep_no_connection(server: RunningServer) -> None:
 
 
 async def drip(stream: Stream, next_byte: Callable[[], bytes]) -> bytes:
-    """Send a little now and then, until the connection ends; what came back."""
+    """Send a few bytes at intervals until the connection ends; return the response."""
     reader, writer = stream
     answer = asyncio.create_task(reader.read())
     while not answer.done():
@@ -335,7 +335,7 @@ async def drip(stream: Stream, next_byte: Callable[[], bytes]) -> bytes:
 
 
 async def big_answers(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application of which every answer exceeds what the kernel buffers."""
+    """An application whose responses all exceed the kernel's buffers."""
     await receive()
     if scope["type"] == "lifespan":
         await send({"type": "lifespan.startup.complete"})
@@ -372,7 +372,7 @@ KINDS = ("nothing", "half a request line", "half a header", "dripped", "no body"
 
 
 async def stalled_for(server: RunningServer, kind: str) -> float:
-    """How long one stalled connection lasts, in seconds."""
+    """Return how long one stalled connection lasts, in seconds."""
     began_s = asyncio.get_running_loop().time()
     with contextlib.suppress(ConnectionError):
         async with dialled(server.http) as stream:

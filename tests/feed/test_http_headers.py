@@ -1,4 +1,4 @@
-"""What HTTP answers say to browsers, and what they keep to themselves."""
+"""Headers of HTTP responses: what they tell browsers, and what they do not disclose."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ALWAYS = {
 
 @pytest_asyncio.fixture
 async def address(settings: Settings, redis_url: str) -> AsyncIterator[str]:
-    """A server with the page at `/`."""
+    """The address of a server with the page at `/`."""
     started = asyncio.Event()
     with bind("127.0.0.1", 0) as listener:
         app = create_app(settings, redis_url, DASHBOARD)
@@ -50,7 +50,7 @@ async def address(settings: Settings, redis_url: str) -> AsyncIterator[str]:
 
 
 def check(headers: httpx.Headers) -> None:
-    """All that every answer says, and each of it once."""
+    """Check the headers that every response has, each exactly once."""
     assert {name: headers.get(name) for name in ALWAYS} == ALWAYS
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy.pop("default-src") == "'none'"
@@ -128,7 +128,7 @@ async def test_a_bug_is_told_without_its_trace_and_logged_once(
 
 
 class _Inline(HTMLParser):
-    """Finds what a policy without 'unsafe-inline' forbids, and whatever is loaded."""
+    """Find what a policy without 'unsafe-inline' forbids, and everything that is loaded."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a request must be to go further, without a socket."""
+"""Rules that a request must meet before it is processed, without a socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How late ticks are, and how far a client is behind."""
+"""How late ticks are, and how far behind a client is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_stall_begins_when_the_client_last_had_everything() -> None:
 
 
 def test_a_stall_begins_with_the_last_word_from_redis() -> None:
-    """Not with the heartbeat that last found it connected: silence is noticed seconds later."""
+    """Not at the heartbeat that last found it connected: silence is noticed seconds later."""
     stall = Stall()
     for now_s in (10.0, 11.0, 12.0):
         stall.look(now_s, broker_heard_s=9.6, all_taken=True)

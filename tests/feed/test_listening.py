@@ -1,4 +1,4 @@
-"""Where a server listens."""
+"""Addresses that a server listens on."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_what_can_not_be_listened_on() -> None:
         with pytest.raises(CannotListen, match=rf"can't listen on 127.0.0.1:{port}: ") as caught:
             bind_all(["::1", "127.0.0.1"], port)
         assert caught.value.is_in_use
-        with bound(["::1"], port):  # It was closed again.
+        with bound(["::1"], port):  # The socket was closed again.
             pass
     with pytest.raises(CannotListen, match=r"can't listen on \[2001:db8::1\]:8000: "):
         bind_all(["2001:db8::1"], 8000)

@@ -1,4 +1,4 @@
-"""Work on what clients send, spread over the turns of the loop."""
+"""Work on clients' requests, spread over the turns of the loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.conftest import until
 
 
 class Client:
-    """Work that takes a while, a tenth of a millisecond at a time."""
+    """Work that takes a while, in pieces of a tenth of a millisecond."""
 
     def __init__(self, pieces: int) -> None:
         self.left = pieces
@@ -52,7 +52,7 @@ async def test_much_work_is_spread_over_turns_and_clients_take_turns() -> None:
     assert all(began_with)
     assert [len(client.slices_s) for client in clients] == [1, 0, 0, 0, 0]
     await count_turns()
-    # 50 ms of work at 2 ms a turn. In one turn, no other client would have been served.
+    # 50 ms of work at 2 ms a turn. In a single turn, no other client would have been served.
     assert turns > 5
     assert all(len(client.slices_s) > 3 for client in clients)
 
@@ -87,7 +87,7 @@ async def test_only_a_few_start_in_one_turn() -> None:
         await asyncio.sleep(0)
         per_turn.append(len(started) - before)
     assert sorted(started) == [number for number in range(40) if number != 20]
-    assert max(per_turn) <= 8  # Those that need not wait, and those that did.
+    assert max(per_turn) <= 8  # Clients that need not wait, and clients that had to.
     assert len([count for count in per_turn if count]) >= 5
 
 

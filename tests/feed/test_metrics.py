@@ -21,7 +21,7 @@ from tests.talk import talking
 
 
 async def read(server: RunningServer) -> dict[str, float]:
-    """All samples, by name and labels."""
+    """Return all samples, by name and labels."""
     async with httpx.AsyncClient(base_url=server.http) as http:
         reply = await http.get("/metrics")
     assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -157,7 +157,7 @@ async def test_their_port_is_protected_as_the_stream_is(settings: Settings, redi
                 return reader, writer
 
             stalled = [await dialled(b"GET /metrics HTTP/1.1\r\nX: ") for _ in range(100)]
-            # The oldest have made room, and a scraper is served while the others are there.
+            # The oldest connections were closed, and a scraper is served while the others are open.
             async with httpx.AsyncClient(base_url=address_of(listener)) as scraper:
                 assert (await scraper.get("/metrics")).status_code == 200
             ends = await asyncio.gather(

@@ -1,4 +1,4 @@
-"""Redis goes away and comes back, while clients stay."""
+"""Redis goes away and comes back while clients stay connected."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_a_store_that_falls_silent_is_noticed(
             async with asyncio.timeout(4):
                 while (beat := await talk.hear())["lag_ms"] == 0:
                     pass
-            # It may have spoken up to a heartbeat before it was stopped.
+            # It may have sent data up to a heartbeat before it was stopped.
             assert beat["lag_ms"] / 1000 - (time.monotonic() - stopped_s) < 0.6
             await talk.say(action="configure", heartbeat_ms=0)
             while (await talk.hear())["T"] != "configured":

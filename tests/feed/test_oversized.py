@@ -1,4 +1,4 @@
-"""Messages far above the limit are refused before they take memory, however they are wrapped."""
+"""Messages far above the limit are refused before they use memory, in whatever frames they come."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def in_fragments(size: int) -> Iterator[bytes]:
 def a_deflate_bomb() -> Iterator[bytes]:
     deflate = zlib.compressobj(9, wbits=-15)
     bomb = deflate.compress(bytes(_MESSAGE_BYTES)) + deflate.flush(zlib.Z_SYNC_FLUSH)
-    assert len(bomb) < 65_536  # It would pass the limit.
+    assert len(bomb) < 65_536  # Compressed, it is within the limit.
     yield frame(TEXT, bomb, reserved=4)
 
 
@@ -66,7 +66,7 @@ ATTACKS: Final[dict[str, tuple[Callable[[], Iterator[bytes]], int]]] = {
 @pytest.mark.skipif(not can_look_inside(), reason="this system tells no process's memory")
 async def test_what_is_too_big_is_refused_in_little_memory(process: ServerProcess) -> None:
     async def attack(pieces: Iterator[bytes], wire: Wire) -> int:
-        """Say it all, or as much as is taken; returns the highest memory that was seen."""
+        """Send everything, or as much as is accepted; return the peak memory."""
         highest = 0
         for piece in pieces:
             taken = await wire.say(piece)
@@ -77,7 +77,7 @@ async def test_what_is_too_big_is_refused_in_little_memory(process: ServerProces
 
     offer = "permessage-deflate"
     async with greeted(process.http, Sec_WebSocket_Extensions=offer) as wire:
-        await wire.say(frame(TEXT, b"x" * 65_536))  # The most that one client may have it hold.
+        await wire.say(frame(TEXT, b"x" * 65_536))  # The most that a client may make it hold.
         assert await wire.hear() is not None
     before = process.rss_bytes()
     grown, codes = {}, {}

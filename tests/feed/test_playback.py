@@ -120,7 +120,7 @@ def test_rounds_follow_each_other_without_a_delay() -> None:
 
 
 def test_after_an_hour_nothing_has_added_up() -> None:
-    """At ten times the speed, waking late each time, on a clock that has run for a year."""
+    """Play at ten times the speed, with late wake-ups, on a clock that has run for a year."""
     source = Recorded(*(each * 0.73 for each in range(50_000)))
     began_s = 365.25 * 86_400 + 0.123
     deck = Deck(source, began_s, speed=10)

@@ -24,7 +24,7 @@ FORM = 'it is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
 
 
 def subscriptions(*entries: str) -> frozenset[Subscription]:
-    """`trades/A` and the like as subscriptions."""
+    """Convert names such as `trades/A` to subscriptions."""
     return frozenset(Subscription(*entry.split("/", 1)) for entry in entries)
 
 

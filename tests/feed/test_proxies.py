@@ -1,4 +1,4 @@
-"""Proxies that the environment names: not for this machine, and named where they fail."""
+"""Proxies from the environment: not used for this machine, and named in errors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=PROXIES, ids=["http", "socks"])
 def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """One that is named for everything, and where nothing listens."""
+    """A proxy configured for all URLs, on an address where nothing listens."""
     for name in VARIABLES:
         monkeypatch.setenv(name, request.param)
         monkeypatch.setenv(name.upper(), request.param)

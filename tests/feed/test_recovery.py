@@ -24,7 +24,7 @@ def lost(first: int, last: int) -> Gap:
 
 
 def seqs(due: list[Due]) -> list[int | Gap]:
-    """What is due: the numbers of ticks, and gaps as they are."""
+    """Return the numbers of ticks to deliver, and gaps unchanged."""
     found: list[int | Gap] = []
     for item in due:
         found += [item] if isinstance(item, Gap) else [tick.seq or 0 for tick in item.ticks]
@@ -156,7 +156,7 @@ def test_whatever_is_lost_on_the_way_all_is_accounted_for(
     sizes: list[int], begin: int, never_live: set[int], asked: set[int], answered: set[int],
     retained: int,
 ) -> None:  # fmt: skip
-    """Some batches never arrive live; history is bounded, and read now and then, slowly."""
+    """Some batches never arrive live; history is bounded, and is read rarely and slowly."""
     run = Run()
     published: list[Batch] = []
     out: list[Due] = []

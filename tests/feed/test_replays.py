@@ -1,4 +1,4 @@
-"""A replay, a server and its clients: who is told what, and what a seek back does to the books."""
+"""A replay, a server and its clients: notifications, and how a seek back affects the accounts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def playing(
 
 
 async def state_from(talk: Talk, state: str) -> dict[str, object]:
-    """The next word of a replay in such a state; everything else is passed over."""
+    """Return the replay's next message with this state; skip all others."""
     async with asyncio.timeout(10):
         while (message := await talk.hear())["T"] != "replay" or message["state"] != state:
             pass
@@ -86,7 +86,7 @@ async def test_clients_steer_it_where_they_may(
         assert (await talk.ask(action="replay.pause"))["code"] == 410
         async with playing(redis, publisher, Recorded(0, 1000, 2000)):
             while (said := await talk.ask(action="replay.pause"))["T"] == "error":
-                assert said["code"] == 410  # It does not listen yet.
+                assert said["code"] == 410  # The replay does not listen yet.
             assert said["state"] == "paused"
             said = await talk.ask(action="replay.seek", position=at(1500).rfc3339())
             assert (said["state"], said["position"]) == ("paused", at(1500).rfc3339())
@@ -125,7 +125,8 @@ async def test_states_come_after_the_ticks_before_them(
 ) -> None:
     async with talking(server.stream) as talk:
         await talk.ask(action="configure", replay=True)
-        # Not "*": a stream that appears is first read from its beginning, and states overtake it.
+        # Not "*": a new stream is first read from its beginning, and states would overtake its
+        # ticks.
         await talk.ask(action="subscribe", trades=["ES"])
         async with playing(redis, publisher, Recorded(*range(3000)), speed=10_000):
             count = 0

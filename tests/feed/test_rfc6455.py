@@ -1,7 +1,7 @@
-"""What `/stream` makes of frames as RFC 6455 has them, and of those that break it.
+"""How `/stream` handles frames that follow RFC 6455, and frames that break it.
 
-Each row sends bytes over a socket of its own, and says what comes back until the server hangs up.
-All are sent twice: in one piece, and byte by byte.
+Each row sends bytes on a separate connection and lists the server's frames until it hangs up. Each
+row is sent twice: in one piece, and byte by byte.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LIMIT: Final = 65_536
 
 
 def ask(id: str = "a") -> bytes:
-    """A message that is answered at once, with its id."""
+    """Return a message that is answered at once, with its id."""
     return json.dumps({"action": "ping", "id": id}, ensure_ascii=False).encode()
 
 
@@ -52,12 +52,12 @@ ERROR: Final = {"T": "error", "code": 400}
 
 
 class Row(NamedTuple):
-    """One thing that a client may say.
+    """One sequence of bytes that a client may send.
 
     Attributes:
-        section: of RFC 6455, where what is expected comes from.
-        heard: the close code with which the server fails the connection, or what it answers. Then
-            a sound close frame follows, whose echo is not listed.
+        section: the section of RFC 6455 that the expectation comes from.
+        heard: the close code with which the server fails the connection, or its answers. After
+            answers a valid close frame is sent, whose echo is not listed.
     """
 
     section: str
@@ -71,7 +71,7 @@ def refused(section: str, code: int, **cases: bytes) -> list[Row]:
 
 
 def told(heard: Frame) -> Any:
-    """A frame in the words of the table: without the time of an answer, the words of an error."""
+    """Convert a frame to the table's form, without times of answers and texts of errors."""
     opcode, payload = heard
     if opcode == CLOSE:
         return int.from_bytes(payload[:2]) if payload else None
@@ -97,8 +97,8 @@ FRAMES: Final = [
 ]  # fmt: skip
 
 LENGTHS: Final = [
-    # A sender must use the shortest form. What a receiver makes of others is not said; they harm
-    # nobody, and are taken.
+    # A sender must use the shortest form. The RFC does not say what a receiver does with others;
+    # they are harmless, so the server accepts them.
     Row("5.2", "16 bits for a length below 126", header(TEXT, len(ask()), 2) + mask(ask()),
         [answer()]),
     Row("5.2", "64 bits for a length below 65536", header(TEXT, len(ask()), 8) + mask(ask()),
@@ -118,7 +118,7 @@ LENGTHS: Final = [
     Row("7.4.1", "the next message has the whole limit again",
         frame(TEXT, b"x" * LIMIT, final=False) + frame(CONTINUATION) + frame(TEXT, b"x" * LIMIT),
         [ERROR, ERROR]),
-    # Stricter than need be: the library holds the ping against the limit as well.
+    # Stricter than necessary: the library also counts the ping towards the limit.
     Row("7.4.1", "a ping behind fragments that have used up the limit",
         frame(TEXT, b"x" * LIMIT, final=False) + frame(PING, b"x"), TOO_BIG),
 ]  # fmt: skip
@@ -149,7 +149,7 @@ FRAGMENTS: Final = [
         a_text_amid_a_message=frame(TEXT, b"a", final=False) + frame(TEXT, ask()),
         a_binary_amid_a_message=frame(TEXT, b"a", final=False) + frame(BINARY, b"a", final=False),
     ),
-    # Section 5.5.1 would allow an echo as well: conformance/test_autobahn.py has more on it.
+    # Section 5.5.1 would also allow an echo: conformance/test_autobahn.py has more on it.
     *refused("5.4", PROTOCOL_ERROR,
              a_close_amid_a_message=frame(TEXT, b"a", final=False) + close_frame(1000)),
 ]  # fmt: skip
@@ -224,7 +224,7 @@ async def test_a_close_frame_comes_back_as_it_was(server: RunningServer) -> None
 async def test_invalid_text_and_a_close_frame_in_one_read(
     server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The close frame was answered when the text is looked at, and there is one answer only."""
+    """The close frame is answered before the text is checked, and there is only one answer."""
     async with greeted(server.http) as wire:
         await wire.say(frame(TEXT, b"\xff") + close_frame(4000))
         assert await wire.rest() == [(CLOSE, closing(4000))]
@@ -232,7 +232,7 @@ async def test_invalid_text_and_a_close_frame_in_one_read(
 
 
 async def test_no_frame_is_masked_however_long(server: RunningServer) -> None:
-    # `Wire.hear` looks at each frame; the second one states its length in 16 bits.
+    # `Wire.hear` checks each frame; the second one states its length in 16 bits.
     async with greeted(server.http) as wire:
         for symbols in (["A"], [f"{number:032}" for number in range(1000)]):
             action = {"action": "subscribe", "trades": symbols}
@@ -262,7 +262,7 @@ async def test_the_handshake_is_accepted_with_the_key_of_the_rfc(server: Running
         ({"Sec_WebSocket_Version": "12"}, 426),  # Sections 4.2.2 and 4.4
         ({"Sec_WebSocket_Version": "13, 13"}, 426),
         ({"Sec_WebSocket_Version": None}, 426),
-        ({"Sec_WebSocket_Key": None}, 400),  # Section 4.2.1, as are those that follow
+        ({"Sec_WebSocket_Key": None}, 400),  # Section 4.2.1, as are the following ones
         ({"Sec_WebSocket_Key": KEY[:-4]}, 400),
         ({"Sec_WebSocket_Key": "=" * 24}, 400),
         ({"Upgrade": "h2c"}, 426),

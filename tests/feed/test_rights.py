@@ -1,4 +1,4 @@
-"""What one client may say and hold, without a session."""
+"""Limits on the messages and subscriptions of one client, without a session."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_a_refused_message_has_paid_is_given_back() -> None:
     rights = Rights("live", UNASKED, 1000, Conduct(0, 3))
     read(rights, action="ping")
     many = [f"S{number}" for number in range(150)]
-    for _ in range(3):  # Each costs 2.5 of the 2 that are left.
+    for _ in range(3):  # Each costs 2.5, and 2 are left.
         assert fault_of(rights, action="subscribe", trades=many) is Fault.RATE_LIMITED
     read(rights, action="ping")
     read(rights, action="ping")

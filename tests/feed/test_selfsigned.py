@@ -1,4 +1,4 @@
-"""Self-signed certificates: good for what they should be, kept, and renewed in time."""
+"""Self-signed certificates: their contents, and when they are kept or renewed."""
 
 from __future__ import annotations
 

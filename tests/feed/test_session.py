@@ -54,7 +54,7 @@ class Talk:
         self.overflows += 1
 
     def later(self, ms: int) -> Moment:
-        """Move this session's clock on."""
+        """Advance this session's clock."""
         self.now = Moment(self.now.steady_s + ms / 1000, Time(self.now.wall + ms * 1_000_000))
         return self.now
 

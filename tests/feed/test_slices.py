@@ -29,7 +29,7 @@ REPLY_CALLS = 150_000
 
 
 class Clock:
-    """A clock that work moves on."""
+    """A clock that advances with work."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -49,7 +49,7 @@ def slices(clock: Clock) -> TimeSlices:
 
 
 def work(clock: Clock, log: list[str], name: str, steps: int) -> Steps:
-    """Steps of a millisecond each."""
+    """Steps that take a millisecond each."""
     for _ in range(steps):
         clock.now_s += 0.001
         log.append(name)
@@ -77,7 +77,7 @@ def test_short_work_does_not_wait_for_long_work(clock: Clock, slices: TimeSlices
     slices.work_for(0.01)
     assert log[:6].count("c") == 3
     slices.work_for(1)
-    # Long work goes on one after the other, so that little of it is held in memory at a time.
+    # Long tasks run one after the other, so that few of their results are in memory at a time.
     assert "".join(log[6:]).replace("c", "").lstrip("A") == "B" * log.count("B")
 
 
@@ -136,12 +136,12 @@ async def test_work_of_a_client_that_is_gone_ends(clock: Clock, slices: TimeSlic
     assert len(log) == 3
 
 
-# ---------------------------------------------------------------- how long steps of actions are
+# -------------------------------------------------------------------- how long steps of actions are
 
 
 @contextmanager
 def counted_calls() -> Iterator[Callable[[], int]]:
-    """Counts function calls; the count begins anew with each look at it."""
+    """Count function calls; each reading restarts the count."""
     calls = 0
 
     def count(frame: object, event: str, arg: object) -> None:
@@ -173,7 +173,7 @@ class BigTalk(Talk):
         self._deferred = deferred
 
     def steps_of(self, **action: Any) -> list[int]:
-        """The function calls of each step of an action, and of the work that follows it."""
+        """Return the function calls of each step of an action, and of the work that follows it."""
         request = self.session.read(json.dumps(action))
         assert request is not None
         with counted_calls() as calls:
@@ -196,7 +196,7 @@ def market() -> tuple[Hub, list[Steps]]:
 
 def test_an_interval_of_one_client_costs_little_memory(market: tuple[Hub, list[Steps]]) -> None:
     first, second = BigTalk(*market), BigTalk(*market)
-    # The mappings from which an interval's ticks are sent were 500 of 600 bytes.
+    # The mappings from which an interval's ticks are sent took 500 of 600 bytes.
     for _ in first.session.complete(_everything_at(first, 130), str):
         pass
     tracemalloc.start()

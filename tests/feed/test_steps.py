@@ -1,4 +1,4 @@
-"""Long actions are carried out in steps; whatever happens between two of them, nothing is lost."""
+"""Long actions are carried out in steps; nothing is lost, whatever happens between two steps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def key_of(symbol: str) -> StreamKey:
 
 
 class Market:
-    """A hub in which every stream can be made to tick, again and again."""
+    """A hub in which every stream can be made to tick repeatedly."""
 
     def __init__(self) -> None:
         self.hub = Hub()
@@ -57,7 +57,7 @@ class Market:
 
 
 class Client:
-    """A session, and what it has heard."""
+    """A session, and the messages it has received."""
 
     def __init__(
         self, market: Market, grant: Grant | None = None, conduct: Conduct | None = None
@@ -103,7 +103,7 @@ def market() -> Market:
 
 
 def carry_out(steps: Steps, between: Callable[[], None]) -> int:
-    """Carry out an action while something else happens in every gap; how many gaps there were."""
+    """Carry out an action and call `between` after every step; return how many steps there were."""
     gaps = 0
     for _ in steps:
         gaps += 1
@@ -136,7 +136,7 @@ def test_snapshots_are_those_at_the_reply(market: Market) -> None:
 
 
 def open_in(market: Market, gap: int) -> Callable[[], None]:
-    """What opens a stream in one of the gaps, and has all tick in each."""
+    """Return a function that opens a stream after one of the steps, and ticks after each."""
     gaps = iter(range(100))
 
     def between() -> None:
@@ -288,14 +288,15 @@ def test_what_is_done_is_paid_for(market: Market, monkeypatch: pytest.MonkeyPatc
     configure = '{"action":"configure","stamps":true}'
     client.ask(action="subscribe", trades=["*"], snapshot=True)
     client.ask(action="configure", stamps=True)
-    # To the 8 snapshots and the two messages came twice 8 streams, connected for it alone.
+    # The action was charged for 8 snapshots, two messages, and twice 8 streams, connected for it
+    # alone.
     client.sink.take()
     assert client.session.read(configure) is None
     (error,) = client.sink.take()
     assert error["code"] == 429
     market.now = Moment(market.now.steady_s + 2, market.now.wall)
     assert client.session.read(configure) is not None
-    # What others have already costs nothing.
+    # Streams that other clients already hold cost nothing.
     other.ask(action="configure", stamps=True)
     for _ in range(8):
         other.ask(action="subscribe", trades=["*"])

@@ -1,4 +1,4 @@
-"""Background tasks: what fails is logged, restarted and counted."""
+"""Background tasks: failures are logged and counted, and the tasks are restarted."""
 
 from __future__ import annotations
 

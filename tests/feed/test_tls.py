@@ -1,4 +1,4 @@
-"""TLS: who gets in, which certificate it is, and what becomes of those who dawdle."""
+"""TLS: admission, the certificate in use, and what happens to slow clients."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def address(server: RunningServer) -> tuple[str, int]:
 
 
 async def serial_seen(server: RunningServer) -> int:
-    """The serial number of the certificate that a new connection gets."""
+    """Return the serial number of the certificate that a new connection receives."""
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     _, writer = await asyncio.open_connection(*address(server), ssl=anyone)
@@ -67,10 +67,10 @@ async def test_nothing_older_than_tls_1_2(secure: Settings, pair: Pair, redis_ur
     async with running_server(secure, redis_url) as server:
         for version in ("TLSv1_1", "TLSv1_2", "TLSv1_3"):
             context = trusting(pair.cert)
-            # OpenSSL by itself would not even ask for the old one.
+            # By default OpenSSL would not even offer the old version.
             context.set_ciphers("ALL:@SECLEVEL=0")
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # It is old: that is why it is refused.
+                warnings.simplefilter("ignore")  # The old version is deprecated.
                 context.minimum_version = ssl.TLSVersion[version]
                 context.maximum_version = ssl.TLSVersion[version]
             if version == "TLSv1_1":
@@ -84,7 +84,7 @@ async def test_nothing_older_than_tls_1_2(secure: Settings, pair: Pair, redis_ur
 
 
 def refusal_of(server: ssl.SSLContext, client: ssl.SSLContext) -> str | None:
-    """Why a server does not like a client's first message; uvloop does not pass the reason on."""
+    """Return why a server rejects a client's first message; uvloop does not pass the reason on."""
     incoming = ssl.MemoryBIO()
     incoming.write(client_hello(client))
     connection = server.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True)
@@ -202,7 +202,7 @@ async def test_a_new_certificate_is_for_new_connections(
 
 
 def look_twice(certificate: Certificate) -> None:
-    """The files have settled when the second look finds what the first has."""
+    """Check the files twice: they have settled when the second check finds the same contents."""
     certificate.look()
     certificate.look()
 

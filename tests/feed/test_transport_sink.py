@@ -1,4 +1,4 @@
-"""The sink without a socket: a client that was handed over speaks, and ends."""
+"""The sink without a socket: a client that was handed over sends messages, and leaves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conftest import until
 
 
 class Socket:
-    """Stands for the protocol class; notes whether it reads."""
+    """A substitute for the protocol class that records whether it reads."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -48,7 +48,7 @@ class Transport:
 
 
 class Client:
-    """Hears messages; `wait` takes until the gate opens."""
+    """Record messages; the message `wait` blocks until the gate opens."""
 
     def __init__(self) -> None:
         self.socket = Socket()
@@ -118,7 +118,7 @@ async def test_nothing_is_written_after_detaching() -> None:
 async def test_a_message_that_fails_ends_its_connection(
     messages: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Otherwise the client would wait for an answer for ever."""
+    """Otherwise the client would wait forever for an answer."""
     client = Client()
     for message in messages:
         client.sink.take(message)

@@ -1,4 +1,4 @@
-"""Streams, epochs and repairs against a real store, where things happen at an awkward moment."""
+"""Streams, epochs and repairs against a real store, with events at awkward moments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stream(symbol: str) -> StreamKey:
 
 
 class Client:
-    """A session that holds streams, and what it received."""
+    """A session that holds streams, and the messages it has received."""
 
     def __init__(self, hub: Hub) -> None:
         self.sink = ListSink()
@@ -66,7 +66,7 @@ class Ingest:
         self.upstream = Upstream(redis, self.hub, settings, self.flush)
 
     def flush(self) -> None:
-        # Not from within `publish`, as the real flusher does not either.
+        # Not from within `publish`: the real flusher does not do that either.
         asyncio.get_running_loop().call_soon(lambda: self.hub.flush(Moment.now()))
 
     async def ask(self, client: Client, **action: Any) -> None:
@@ -100,7 +100,7 @@ async def published(publisher: Publisher, symbols: Sequence[str], count: int) ->
 
 
 async def stored(redis: Redis, symbols: Sequence[str]) -> dict[str, bytes]:
-    """A copy of all that the store has of some streams."""
+    """Return a copy of everything that the store has of some streams."""
     names = [name(stream(symbol)) for symbol in symbols for name in (keys.meta, keys.history)]
     names.append(keys.epoch(FEED))
     return {name: await redis.dump(name) for name in names}  # type: ignore[misc]
@@ -123,7 +123,7 @@ SYMBOLS = [f"S{number}" for number in range(40)]
 async def test_older_data_begins_one_epoch_even_if_a_publisher_is_faster(
     redis: Redis, settings: Settings, publisher: Publisher
 ) -> None:
-    """Runs are compared in the epoch of before; repairs move some of them on meanwhile."""
+    """Runs are compared in the previous epoch, while repairs advance some of them."""
     async with running(redis, settings) as ingest:
         client = await ingest.client(*SYMBOLS)
         await published(publisher, SYMBOLS, 3)
@@ -155,7 +155,7 @@ async def test_older_data_begins_one_epoch_even_if_a_publisher_is_faster(
 
 
 async def test_older_data_of_an_older_epoch_is_noticed(redis: Redis, settings: Settings) -> None:
-    """A publisher that has just started knows that epoch alone, and would not be heard."""
+    """A publisher that has just started knows only that epoch, and its ticks would be ignored."""
     async with running(redis, settings) as ingest:
         client = await ingest.client("A", "B")
         async with Publisher(redis, FEED, settings) as first:
@@ -210,7 +210,7 @@ async def test_an_epoch_that_begins_while_the_store_is_asked_stays(
 async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
     redis: Redis, settings: Settings, publisher: Publisher
 ) -> None:
-    """The repair waits for the store while its stream is closed and opened anew."""
+    """The repair waits for the store while its stream is closed and opened again."""
     at_once = msgspec.structs.replace(settings, linger_s=0.0)
     async with running(redis, at_once) as ingest:
         store, gate = ingest.upstream.store, asyncio.Event()
@@ -228,7 +228,7 @@ async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
         first = await ingest.client("A")
         await published(publisher, ["A"], 2)
         await until(lambda: first.seqs("A") == [1, 2])
-        # Two are missed, so that the third shows a hole, which is repaired.
+        # Two ticks are missed, so the third reveals a hole, which is repaired.
         await redis.client_kill_filter(_type="pubsub")
         await published(publisher, ["A"], 2)
         await until(lambda: len(asked) == 1)
@@ -238,7 +238,7 @@ async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
         await end_tasks([sweeping])
         second = await ingest.client("A")
         assert second.seqs("A") == []
-        # The new run misses some as well, and is repaired although the old repair still waits.
+        # The new run also misses some, and is repaired although the old repair still waits.
         await redis.client_kill_filter(_type="pubsub")
         await published(publisher, ["A"], 3)
         await until(lambda: second.seqs("A") == [5, 6, 7])
@@ -276,7 +276,7 @@ async def test_quiet_streams_enter_an_epoch_although_the_store_fails_once(
 async def test_a_stream_that_a_client_catches_up_with_is_not_closed(
     redis: Redis, settings: Settings, publisher: Publisher
 ) -> None:
-    """No other client holds it, it was never published, and its history is not read for a while."""
+    """No other client holds it, it was never published, and reading its history takes a while."""
     at_once = msgspec.structs.replace(settings, linger_s=0.0)
     async with running(redis, at_once) as ingest:
         client = await ingest.client("A", start=1)

@@ -1,4 +1,4 @@
-"""The protocol class under endpoints of its own: what uvicorn's class does, and handing over."""
+"""The protocol class with test endpoints: the behaviour of uvicorn's class, and handing over."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.wire import (
 
 
 class Service:
-    """An ASGI application that hands its clients over, and notes what it is told."""
+    """An ASGI application that hands its clients over, and records the events it receives."""
 
     def __init__(self) -> None:
         self.sinks: list[TransportSink] = []
@@ -137,7 +137,7 @@ async def test_a_client_that_does_not_read_gets_one_pong_for_all_its_pings(close
     async with serving(service, Settings(**UNLIMITED)) as (server, url), served_wire(url) as wire:
         (protocol,) = server.server_state.connections
         assert isinstance(protocol, FeedProtocol)
-        protocol.pause_writing()  # As if its socket were full.
+        protocol.pause_writing()  # Pretend that its socket is full.
         await wire.say(b"".join(frame(PING, bytes([each])) for each in range(100)))
         await wire.say(frame(TEXT, b"behind them"))
         await until(lambda: service.heard)
@@ -282,7 +282,7 @@ async def test_an_endpoint_that_fails_after_handing_over() -> None:
 
 
 async def test_little_is_kept_of_a_client(served: Served) -> None:
-    """Memory is what bounds the number of clients: each attribute here has been weighed."""
+    """Memory limits the number of clients, so each attribute here has been measured."""
     protocol = served.protocol
     assert vars(protocol) == {}, (
         "uvicorn has come to assign other attributes: add them to the slots"

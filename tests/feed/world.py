@@ -1,4 +1,4 @@
-"""A store, what it loses on the way, and the hub that it feeds: all without I/O."""
+"""A store, the faults on the way from it, and the hub that it feeds: all without I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE_BATCHES = 2
 
 @dataclass
 class Stored:
-    """One stream in the store: where it stands, and the batches retained."""
+    """One stream in the store: its position, and the retained batches."""
 
     epoch: str = ""
     seq: int = 0
@@ -25,7 +25,7 @@ class Stored:
 
 
 class Store:
-    """As Redis has it: numbers, bounded history, an epoch that may be lost."""
+    """A model of Redis: numbers, bounded history, and an epoch that may be lost."""
 
     def __init__(self) -> None:
         self.generation = 1

@@ -1,4 +1,4 @@
-"""Checks of secrets under a flood of wrong ones."""
+"""Checks of secrets during a flood of wrong ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feed.errors import TryAgain
 
 
 class Flood:
-    """A queue whose checks wait until they are let on, and are noted in the order they ran."""
+    """A queue whose checks wait for a gate; records the order in which they ran."""
 
     def __init__(self, thread: ThreadPoolExecutor) -> None:
         self.now_s = 0.0
@@ -78,7 +78,7 @@ async def test_there_is_room_for_those_who_do_not_fail(flood: Flood) -> None:
     turned_away = [isinstance(each, TryAgain) for each in await settled(bad)]
     assert 75 <= sum(turned_away) <= 80
     assert 30 <= sum(isinstance(each, TryAgain) for each in await settled(new)) <= 45
-    assert flood.ran.index("right") <= 1  # Behind the one that was under way.
+    assert flood.ran.index("right") <= 1  # It runs after the one that was in progress.
 
 
 async def test_an_address_may_have_a_few_checks_and_equal_ones_are_run_once(flood: Flood) -> None:

@@ -1,4 +1,4 @@
-"""The gate with an issuer that answers nothing, or nonsense: a client with a key gets in."""
+"""The gate with an issuer that answers nothing, or nonsense: a client with a key is admitted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOKEN = jwt.encode({"exp": time.time() + 600}, "s" * 32, "HS256", headers={"kid"
 
 @asynccontextmanager
 async def issuer(answer: Callable[[asyncio.StreamWriter], None]) -> AsyncIterator[str]:
-    """Answers each connection at once, in its way, and then waits."""
+    """Call `answer` at once for each connection, and keep the connection open."""
     writers: list[asyncio.StreamWriter] = []
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A large file of keys is read again by another process."""
+"""A large file of keys is reloaded by another process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HASH = hash_secret("not a secret")
 
 
 def text_of(count: int, **more: str) -> str:
-    """The text of a file of keys; more lines for some of them, by id."""
+    """Return the text of a file of keys, with more lines for some of them, by id."""
     return "".join(
         f'[keys.k{number}]\nname = "n{number}"\nhash = "{HASH}"\nsymbols = ["S{number}-*", "ES"]\n'
         f"created = 2026-11-24T12:00:00+02:00\n{more.get(f'k{number}', '')}\n"
@@ -34,7 +34,7 @@ def text_of(count: int, **more: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file, so that it is another one for who looks at it."""
+    """Replace a file, so that a check notices the change."""
     new = path.with_suffix(".new")
     new.write_text(text)
     new.replace(path)
@@ -49,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def never_here(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on this process parses no keys."""
+    """Make this process fail if it parses keys itself."""
 
     def parse(text: str, source: str) -> None:
         raise AssertionError("parsed where clients wait")

@@ -1,4 +1,4 @@
-"""Fixtures: a store that can be killed, and what leads to it."""
+"""Fixtures: a store that can be killed, its client, and connections to it."""
 
 from __future__ import annotations
 

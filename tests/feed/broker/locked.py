@@ -1,4 +1,4 @@
-"""A real store that lets in only the users that `tickcast acl` prints."""
+"""A real store that admits only the users that `tickcast acl` prints."""
 
 from __future__ import annotations
 
@@ -49,32 +49,32 @@ class LockedStore(Valkey):
         return f"redis://{user}:{password_of(user)}@127.0.0.1:{self.port}/{self.database}"
 
     def publisher(self, feed: str) -> str:
-        """Who may publish into a feed."""
+        """Return the user that may publish into a feed."""
         return publisher_of(feed if self.feeds else ANY)
 
     def bar_maker(self, feed: str) -> str:
-        """Who may make a feed's bars."""
+        """Return the user that may make a feed's bars."""
         return bar_maker_of(feed if self.feeds else ANY)
 
     async def start(self, **more: str) -> None:
         await super().start(aclfile=str(self._aclfile), **more)
 
     async def ask(self, *words: str | int) -> Any:
-        """What the administrator is answered."""
+        """Run a command as the administrator and return the answer."""
         return await self.admin.execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def refused(self) -> list[str]:
-        """What was refused since the start, to whom."""
+        """Return each refusal since the start, with the user."""
         log: Any = await self.admin.acl_log()
         return [f"{entry['username']}: {entry['reason']} {entry['object']}" for entry in log]
 
     async def may(self, user: str, command: str) -> str:
-        """OK, or why not."""
+        """Return OK, or the reason why the user may not run a command."""
         answer: bytes | str = await self.ask("ACL", "DRYRUN", user, *command.split())
         return answer.decode() if isinstance(answer, bytes) else answer
 
     async def used(self) -> set[str]:
-        """Every command that somebody has used, scripts included, in the words of a grant."""
+        """Return every command that was used, including those in scripts, spelled as in a grant."""
         stats: Any = await self.admin.info("commandstats")
         return {
             name.removeprefix("cmdstat_")
@@ -114,7 +114,7 @@ async def client_of(store: LockedStore, user: str) -> AsyncIterator[Redis]:
 
 
 async def take_away(store: LockedStore, user: str, command: str) -> None:
-    """Give a user all its rights but one."""
+    """Remove one right of a user, and keep all others."""
     reset, on, *granted = rules(store.users[user])
     left = (re.sub(rf" ?\+{re.escape(command)}(?=[ )]|$)", "", rule) for rule in granted)
     await store.ask("ACL", "SETUSER", user, reset, on, f">{password_of(user)}", *filter(None, left))

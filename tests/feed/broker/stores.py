@@ -1,4 +1,4 @@
-"""A store that a test kills and starts again, a proxy that loses its answers, and what is in it."""
+"""A store that a test can kill and restart, a proxy that loses its answers, and its contents."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ async def own_store(directory: Path) -> AsyncIterator[OwnStore]:
 
 
 class Proxy:
-    """Leads to a unix socket.
+    """A proxy to a unix socket.
 
     Attributes:
-        loses_answers: what Redis says is thrown away.
+        loses_answers: whether replies of Redis are discarded.
     """
 
     def __init__(self, path: Path, target: Path) -> None:
@@ -151,7 +151,7 @@ def numbered(*numbers: int, symbol: str = "ES") -> list[Trade]:
 
 
 async def ids_in(client: Redis, key: StreamKey = ES) -> list[int]:
-    """The ids of all ticks in history, which begins at 1 and lacks no number."""
+    """Return the ids of all ticks in history, which must begin at 1 without missing numbers."""
     entries: Any = await client.xrange(keys.history(key))
     ids: list[int] = []
     for entry, fields in entries:

@@ -1,4 +1,4 @@
-"""Redis users with least rights: each can do its whole job, and nothing else."""
+"""Redis users with minimal rights: each can do its whole job, and nothing else."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_a_maker_of_bars_does_its_whole_job(store: LockedStore, settings: 
             await remove_what_is_old(store, publisher, bars_at(6), BARS)
         await come_after_many_others(store, client, settings, bars_at(7), BARS)
         for symbol in ("NQ", "YM"):
-            # The second one is announced.
+            # The second symbol is announced.
             await make_a_bar(client, trades, settings, symbol)
     assert await store.refused() == []
     assert commands_of(store.users[user]) - await store.used() == set()
@@ -125,7 +125,7 @@ async def survive_an_outage(
 async def outlive_a_loss(
     store: LockedStore, publisher: Publisher, ticks: Sequence[Sequence[Tick]], key: StreamKey = ES
 ) -> None:
-    """Streams without their numbers, and then an epoch that is older than a stream's."""
+    """Publish to a stream without its number, and then in an epoch older than the stream's."""
     before = await Store(store.admin).epoch("live")
     await store.do("DEL", keys.meta(key))
     await publisher.publish(ticks[0])
@@ -151,7 +151,7 @@ async def remove_what_is_old(
 
 
 async def replay_something(client: Redis) -> None:
-    """Play, be steered, and make room for the next."""
+    """Play, receive a command, and make room for the next replay."""
     state = State(Mode.PLAYING, T0, 1.0, T0, T0)
 
     async def carry_out(command: Command) -> State:
@@ -224,7 +224,7 @@ async def look(http: str) -> None:
 
 
 async def watch(url: str, publisher: Publisher) -> None:
-    """Wildcards with snapshots, new symbols, the past by time and by number."""
+    """Use wildcards with snapshots, new symbols, and history by time and by number."""
     async with talking(url) as talk:
         answer = await talk.ask(action="subscribe", trades=["*"], snapshot=True, id=1)
         assert answer["T"] == "subscription"
@@ -247,7 +247,7 @@ async def follow_a_replay(url: str, store: LockedStore) -> None:
 
 
 async def lose_numbers(server: RunningServer, store: LockedStore) -> None:
-    """The store has lost what the server remembers: it begins an epoch."""
+    """Delete the numbers that the server remembers, so that it begins an epoch."""
     async with talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["ES"], id=1)
         before = await Store(store.admin).epoch("live")
@@ -258,9 +258,9 @@ async def lose_numbers(server: RunningServer, store: LockedStore) -> None:
 
 
 async def come_again(url: str, store: LockedStore) -> None:
-    """Connect until a window of attempts is over, which then is the one before.
+    """Connect until one window of attempts is over and has become the previous one.
 
-    And until the server knows that the store is back, so that it counts with the others.
+    The server must also know by then that the store is back, so that it counts in the store.
     """
     while not {"rename", "zscore"} <= await store.used():
         async with talking(url):

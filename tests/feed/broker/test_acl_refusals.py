@@ -1,4 +1,4 @@
-"""What users with least rights may not do, and what they are told."""
+"""Actions that users with minimal rights are refused, and the resulting errors."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ async def store(runtime_dir: Path) -> AsyncIterator[LockedStore]:
 async def test_what_each_may_not_do(store: LockedStore) -> None:
     for user, commands in REFUSED.items():
         answers = {command: await store.may(user, command) for command in EVERYBODY + commands}
-        # An unknown command or a wrong number of words would be no refusal of the user's.
+        # An unknown command or a wrong number of arguments would not count as a refusal for the
+        # user.
         wrong = {command: said for command, said in answers.items() if "permissions" not in said}
         assert wrong == {}, user
 
@@ -129,7 +130,7 @@ def test_every_user_gets_a_line_and_a_password(feeds: tuple[str, ...]) -> None:
         assert "nopass" not in line
 
 
-# ------------------------------------------------------------------------------ what is told
+# ----------------------------------------------------------------------------------------- messages
 
 
 async def test_the_wrong_feed_is_refused_by_name(store: LockedStore, settings: Settings) -> None:

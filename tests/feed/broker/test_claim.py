@@ -1,4 +1,4 @@
-"""The sole right to make something: taken, kept, lost and left."""
+"""The exclusive right to make something: taken, kept, lost and released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Databases of one Redis: pub/sub knows nothing of them, and yet nothing crosses."""
+"""Databases of one Redis: pub/sub ignores them, and yet nothing crosses between them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def replaying(client: Redis) -> AsyncIterator[list[str]]:
 
 
 async def steer_soon(client: Redis) -> None:
-    """Steer a replay that may not listen yet."""
+    """Steer a replay that may not be listening yet."""
     async with asyncio.timeout(10):
         while True:
             try:
@@ -102,7 +102,7 @@ async def test_nothing_crosses_databases(
 
 
 async def test_each_database_has_channels_of_its_own(store: OwnStore, settings: Settings) -> None:
-    """All that servers, producers, makers of bars and replays say and listen to."""
+    """Every channel that servers, producers, bar makers and replays publish or listen to."""
     url = f"{store.url}?db=3"
     async with AsyncExitStack() as stack, asyncio.timeout(30):
         client, first = [
@@ -137,7 +137,7 @@ async def test_each_database_has_channels_of_its_own(store: OwnStore, settings: 
 
 
 def test_names_in_the_first_database_stay_as_they_are() -> None:
-    """A store with data, and other programs that read it, go on working."""
+    """Existing stores with data, and other programs that read them, continue to work."""
     assert keys.ticks(ES) == "tickcast:{live/trades/ES}:ticks"
     assert keys.channel_in(0, keys.ticks(ES)) == keys.ticks(ES)
     for name in (keys.ticks(ES), keys.heartbeat("x"), keys.replay_states("live")):

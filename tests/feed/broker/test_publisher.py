@@ -92,7 +92,7 @@ async def test_history_is_bounded_in_age(redis: Redis, settings: Settings) -> No
         await publisher.publish(trades(3))
         await publisher.drain()
         assert 0 < await redis.pttl(keys.history(ES)) <= 1000
-        # As if these were published two seconds ago.
+        # Pretend that these were published two seconds ago.
         entries: Any = await redis.xrange(keys.history(ES))
         ((entry, fields),) = entries
         seq, _, ms = entry.decode().partition("-")

@@ -1,4 +1,4 @@
-"""A publisher ends before all is published: nothing hangs, and the sum is exact."""
+"""A publisher ends before everything is published: nothing hangs, and the totals are exact."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.feed.broker.stores import ES, OwnStore, Proxy, numbered, until_seq
 
 
 class Failed(Exception):
-    """What goes wrong around a publisher."""
+    """An error inside the block of a publisher."""
 
 
 async def test_left_by_an_error_it_accounts_for_the_rest(
@@ -69,7 +69,7 @@ async def test_cancelled_while_it_drains_it_ends(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    # Nobody was there to send anything to.
+    # There was no connection, so nothing was sent.
     assert (publisher.published, publisher.in_doubt, publisher.dropped_ticks) == (0, 0, 3)
 
 

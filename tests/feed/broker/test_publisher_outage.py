@@ -1,4 +1,4 @@
-"""Redis goes away while ticks are published: each is published once, or said not to be."""
+"""Redis goes away during publishing: each tick is published once, or reported as lost."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_silence(
         await publisher.publish(numbered(2))
         await until(lambda: publisher.is_away)
         await publisher.publish(numbered(3))
-        # What was sent into the silence is carried out now, and what is sent again as well.
+        # Redis now executes what was sent while it was stopped, and what is sent again.
         store.signal(signal.SIGCONT)
     assert await ids_in(client) == [1, 2, 3]
     assert publisher.published == 3
@@ -140,7 +140,7 @@ async def test_a_primary_that_becomes_a_replica(
         await until(lambda: publisher.is_away)
         kind = "READONLY" if serves_stale_data == "yes" else "MASTERDOWN"
         assert f"no service from Redis: {kind} " in caplog.text
-        # With connections of its own: the publisher hangs up those of its client.
+        # Use separate connections, because the publisher closes those of its client.
         async with make_client(store.url) as own:
             with pytest.raises(BrokerUnavailable, match="no service from Redis"):
                 await Publisher(own, "live", settings).__aenter__()
@@ -159,7 +159,7 @@ async def _full(client: Redis, directory: Path) -> None:
 
 
 async def _failed_to_save(client: Redis, directory: Path) -> None:
-    # The snapshot is renamed into place, and nothing replaces a directory.
+    # The snapshot is renamed into place, and a rename can't replace a directory.
     (directory / "dump.rdb").mkdir()
     await client.config_set("save", "3600 1")
     await client.bgsave()
@@ -230,7 +230,7 @@ async def test_another_redis_takes_over(
         before = await Store(client).epoch("live")
         address.unlink()
         address.symlink_to(runtime_dir / "other" / "socket")
-        # The old one is still there, and answers.
+        # The old store still exists and answers.
         await replicate(client, "127.0.0.1", "1")
         await publisher.publish(numbered(2))
         async with asyncio.timeout(10):
@@ -240,7 +240,7 @@ async def test_another_redis_takes_over(
 
 
 async def connections(client: Redis) -> set[str]:
-    """The ids of those that publish, at least one."""
+    """Return the ids of the connections that publish; there is at least one."""
     listed: Any = await client.client_list()
     found = {each["id"] for each in listed if each["cmd"] in ("eval", "evalsha")}
     assert found
@@ -263,7 +263,7 @@ async def test_a_live_source_loses_the_oldest_beyond_what_may_be_kept(
         await publisher.publish(numbered(1))
         await until(lambda: publisher.is_away)
         await publisher.publish(numbered(2, 3, symbol="NQ"))
-        # More than would have to wait if Redis were there.
+        # More than would be buffered if Redis were up.
         for start in range(4, 30_004, 100):
             await publisher.publish(numbered(*range(start, start + 100)))
         first = 30_004 - kept

@@ -23,7 +23,7 @@ STATE = State(Mode.PLAYING, T0, 2.5, T0, Time(T0 + 5))
 
 @asynccontextmanager
 async def served(redis: Redis, answer: Any) -> AsyncIterator[list[Command]]:
-    """A replay that answers every command in the same way, and what it was told."""
+    """A replay that answers every command in the same way, and the commands that it received."""
     told: list[Command] = []
 
     async def carry_out(command: Command) -> State:

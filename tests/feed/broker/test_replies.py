@@ -101,7 +101,7 @@ async def test_a_bug_of_the_receiver_is_not_lost(line: Line) -> None:
 
 
 async def test_another_event_loop() -> None:
-    """asyncio's own loop reads by the same interface."""
+    """asyncio's own loop uses the same interface for reading."""
 
     async def hear() -> list[Any]:
         near, far = socket.socketpair()

@@ -1,4 +1,4 @@
-"""How scripts are called, by a store that may not have them."""
+"""Calling scripts on a store that may not have them loaded."""
 
 from __future__ import annotations
 

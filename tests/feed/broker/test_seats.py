@@ -18,7 +18,7 @@ ONE = {"hall": 2}
 
 @asynccontextmanager
 async def telling(seats: Seats) -> AsyncIterator[None]:
-    """Its seats are told to the store meanwhile."""
+    """Keep reporting its seats to the store meanwhile."""
     task = asyncio.create_task(seats.run())
     try:
         yield
@@ -75,7 +75,7 @@ async def test_a_server_that_falls_silent_counts_no_more(redis: Redis) -> None:
 async def test_a_count_does_not_overtake_a_later_one(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over pooled connections the first message may be the last to arrive."""
+    """With pooled connections the first message may arrive last."""
     here, there = Seats(redis), Seats(redis)
     call_all, calls = Script.call_all, []
 

@@ -1,4 +1,4 @@
-"""What the publish script, and the sender with it, make of repetitions and of lost numbers."""
+"""How the publish script and its sender handle repetitions and lost numbers."""
 
 from __future__ import annotations
 

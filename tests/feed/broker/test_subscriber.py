@@ -26,7 +26,7 @@ from tests.conftest import until
 
 
 class Listener:
-    """A running subscriber, and what it has heard."""
+    """A running subscriber, and the messages it has received."""
 
     def __init__(self, client: Redis) -> None:
         self.heard: list[tuple[str, bytes]] = []
@@ -64,7 +64,7 @@ def make_certificate(directory: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def tls_before(settings: Settings, directory: Path) -> AsyncIterator[str]:
-    """The URL of a TLS server that passes everything on to the store."""
+    """The URL of a TLS proxy that forwards everything to the store."""
     await asyncio.to_thread(make_certificate, directory)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
@@ -91,7 +91,7 @@ async def tls_before(settings: Settings, directory: Path) -> AsyncIterator[str]:
 
 
 async def hears_everything(listener: Listener, publisher: Redis) -> None:
-    """Confirms, receives much and little, goes on after a cut, and lets go."""
+    """Check that it confirms, receives much and little, survives a cut, and unsubscribes."""
     subscriber = listener.subscriber
     assert subscriber.connected
     await subscriber.subscribe(["A", "B"])
@@ -113,7 +113,7 @@ async def hears_everything(listener: Listener, publisher: Redis) -> None:
     await until(lambda: len(listener.heard) == 5002)
 
     subscriber.unsubscribe(["B"])
-    await asyncio.sleep(1)  # Its heartbeats find the connection alive.
+    await asyncio.sleep(1)  # Its heartbeats prove that the connection is alive.
     assert subscriber.connected
     assert await publisher.publish("B", "unheard") == 0
     assert listener.heard[-1] == ("B", b"back")
@@ -230,12 +230,12 @@ async def until_receivers(redis: Redis, channel: str, count: int) -> None:
 
 
 async def block(client: Redis) -> None:
-    """Hold one pooled connection for a while."""
+    """Occupy one pooled connection for a while."""
     await client.execute_command("BLPOP", "none", 3)  # type: ignore[no-untyped-call]
 
 
 async def test_a_busy_pool_is_not_taken_for_a_silent_redis(redis_url: str) -> None:
-    """Heartbeats used to wait for a pooled connection, behind the handshakes of a crowd."""
+    """Heartbeats used to wait for a pooled connection, behind a large number of handshakes."""
     client = make_client(redis_url)
     listener = Listener(client)
     running = asyncio.create_task(listener.subscriber.run())
@@ -282,7 +282,7 @@ async def test_silence_before_the_first_heartbeat_is_noticed(
 async def test_a_redis_that_may_not_be_pinged_is_in_trouble_but_messages_come(
     redis: Redis, redis_url: str
 ) -> None:
-    """So it is with one that loads its data. The connection must not be given up for that."""
+    """This also happens while Redis loads its data. The connection must stay open then."""
     await redis.acl_setuser(
         "reader", enabled=True, nopass=True, channels=["*"], categories=["+@all"],
         commands=["-ping"],

@@ -1,4 +1,4 @@
-"""What the subscriber's log says of an outage."""
+"""Log messages of the subscriber about an outage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""rediss://: the store behind TLS. A proxy ends it, since not every Valkey is built with it."""
+"""rediss://: the store behind TLS. A proxy terminates TLS, since not every Valkey supports it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.talk import talking
 
 
 class TlsProxy:
-    """Listens with TLS, and leads to a unix socket."""
+    """A TLS listener that forwards to a unix socket."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -35,7 +35,7 @@ class TlsProxy:
         self.connections = 0
 
     def cut(self) -> None:
-        """End every connection."""
+        """Close every connection."""
         for task in self._joined:
             task.cancel()
 

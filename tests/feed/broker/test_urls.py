@@ -1,4 +1,4 @@
-"""URLs of Redis: what is wrong with one shows at once, in one line, without its password."""
+"""URLs of Redis: a mistake is reported at once, in one line, without the password."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ STEPS = st.lists(
 
 
 class Account:
-    """A `Waiting` as a publisher uses it, and what is known of each tick."""
+    """A `Waiting` used as a publisher uses it, and the state of each tick."""
 
     KEEP_S = 5.0
     KEEP_TICKS = 10
@@ -154,7 +154,7 @@ class Account:
 
     def check_bounds(self) -> None:
         assert self.waiting.count <= self.KEEP_TICKS
-        # What was dropped is the oldest, so what is left is the newest.
+        # The oldest ticks are dropped, so the remaining ones are the newest.
         for number in list(self.taken_at)[len(self.taken_at) - self.waiting.count :]:
             age_s = self.now - max(self.taken_at[number], self.held_at)
             assert age_s <= self.KEEP_S

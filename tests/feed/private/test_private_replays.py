@@ -1,4 +1,4 @@
-"""A tape played to one connection, by the real server."""
+"""A tape played to one connection by the real server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_tape(directory: Path, id_: str, frames: Iterable[Iterable[Tick]]) -> P
 
 @pytest.fixture
 def tapes(tmp_path: Path) -> Path:
-    """A tape of 100 seconds, with a trade each second, and a quote at each tenth."""
+    """A tape of 100 seconds, with a trade each second and a quote every ten seconds."""
     directory = tmp_path / "tapes"
     directory.mkdir()
     frames: list[list[Tick]] = [
@@ -76,7 +76,7 @@ async def play(talk: Talk, **fields: Any) -> dict[str, Any]:
 
 
 async def until_ended(talk: Talk) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The ticks up to the end, and what was said then."""
+    """Return the ticks up to the end of the replay, and the message that ends it."""
     ticks: list[dict[str, Any]] = []
     while (message := await talk.hear())["T"] in "tqb":
         ticks.append(message)

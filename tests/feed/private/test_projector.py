@@ -1,4 +1,4 @@
-"""The projector without a socket: what is let go of while a turn is reading."""
+"""The projector without a socket: memory that is released while a turn is reading."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.conftest import until
 
 @pytest.fixture
 def library(tmp_path: Path) -> Library:
-    """A tape of ten frames with ten trades each."""
+    """A library with a tape of ten frames of ten trades each."""
     writer = TapeWriter(tmp_path / f"ten{SUFFIX}", "live", "test")
     for n in range(100):
         writer.tick(trade("ES", time=Time(T0 + n), seq=n + 1))

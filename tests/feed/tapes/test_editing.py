@@ -1,4 +1,4 @@
-"""Parts of tapes, several in one, and what verify says of them."""
+"""Cutting and merging tapes, and what verify reports about the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables out of tapes, and tapes out of tables again."""
+"""Exporting tapes as tables, and importing them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The format: what is written is read again, whatever happens to the end of the file."""
+"""The format: whatever is written can be read again, whatever happens to the end of the file."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_without_its_manifest_it_is_the_same(tmp_path: Path) -> None:
 
 
 def test_the_content_hash_can_be_computed_by_others(tmp_path: Path) -> None:
-    """As docs/recording.md says it, from the lines alone."""
+    """Compute it as docs/recording.md describes, from the lines alone."""
     ticks: list[Tick] = [
         *trades(3, first_seq=7),
         quote(seq=1, conflated=3),

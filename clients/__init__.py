@@ -1,7 +1,7 @@
-"""Clients: a library to subscribe with, and the programs that show what arrives.
+"""Client library for subscribing to feeds, and the programs built on it.
 
-Below, `URL` stands for the address of a feed, such as `ws://127.0.0.1:8000/stream`. `connect` makes
-a `Stream`, an asynchronous iterator of ticks:
+In the examples, `URL` is the address of a feed, such as `ws://127.0.0.1:8000/stream`. `connect`
+opens a `Stream`, an asynchronous iterator of ticks:
 
 >>> import asyncio
 >>> from clients import connect
@@ -12,8 +12,8 @@ a `Stream`, an asynchronous iterator of ticks:
 >>> [trade.price for trade in asyncio.run(first_trades(3))]
 [100.0, 101.0, 102.0]
 
-It accounts for every tick: `Report` and `StreamReport` say what has become of them, and each `Gap`
-which will not come. A `Position` is where a stream stands:
+The client accounts for every tick. `Report` and `StreamReport` count ticks by outcome, and a `Gap`
+names ticks that will not arrive. A `Position` is a place in a stream to resume from:
 
 >>> from clients import Gap, Position
 >>> async def read_all():
@@ -26,8 +26,8 @@ Gap(channel='trades', symbol='ES', first_seq=None, last_seq=None, reason='epoch'
 >>> report.balanced, report.streams[0].symbol, report.total("restarts")
 (True, 'ES', 1)
 
-What is `Configured` holds over cuts. A `Heartbeat` or a `ReplayState` comes where it was asked for,
-and a tick is a `Stamped` one. What the server does not grant is `Refused`:
+Settings made with `configure` survive reconnects. They can request each `Heartbeat` and
+`ReplayState`, and `Stamped` ticks. A request that the server rejects raises `Refused`:
 
 >>> from clients import Refused
 >>> async def configure():
@@ -41,8 +41,8 @@ and a tick is a `Stamped` one. What the server does not grant is `Refused`:
 Configured(heartbeat_ms=0, stamps=True, slow='skip', conflate_ms=0, replay=False)
 400
 
-A `PrivateReplay` plays a tape of the server to this program alone. Where its connection is cut, it
-ends with `ReplayCut`:
+A `PrivateReplay` plays one of the server's tapes to this program alone. If its connection is lost,
+it ends with `ReplayCut`:
 
 >>> async def count_trades():
 ...     async with connect(URL) as stream:
@@ -51,7 +51,7 @@ ends with `ReplayCut`:
 >>> asyncio.run(count_trades())
 100
 
-`listen` hands ticks to functions, a `Window` makes tables of them, and `clients.blocking` is for
+`listen` passes ticks to callbacks, `Window` collects them in tables, and `clients.blocking` is for
 programs without an event loop.
 """
 

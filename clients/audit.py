@@ -1,4 +1,4 @@
-"""The books in words: what `tickcast watch --audit` and `tickcast record` say of every tick."""
+"""Text for the accounting that `tickcast watch --audit` and `tickcast record` print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COUNTS: Final = (
 
 
 def sum_up(report: Report) -> list[str]:
-    """The books in three lines of text."""
+    """Summarize a report in three lines of text."""
     verdict = "balanced" if report.balanced else "NOT BALANCED"
     sums = ", ".join(f"{report.total(name):,} {name}" for name in COUNTS[:4])
     rest = ", ".join(f"{report.total(name):,} {name}" for name in COUNTS[4:])
@@ -27,7 +27,7 @@ def sum_up(report: Report) -> list[str]:
 
 
 def describe_gap(gap: Gap) -> str:
-    """A gap as a line of text.
+    """Describe a gap in one line of text.
 
     >>> describe_gap(Gap("trades", "ES", 1041, 1100, "retention"))
     'trades ES: 1,041 to 1,100 will not come (retention)'
@@ -41,7 +41,7 @@ def describe_gap(gap: Gap) -> str:
 
 
 def by_trouble(stream: StreamReport) -> tuple[int, int, str, str]:
-    """The order in which the most troubled streams come first."""
+    """Sort key that puts the streams with the most problems first."""
     return (
         -(stream.missing + stream.repeated),
         -(stream.gapped + stream.skipped + stream.restarts),

@@ -1,4 +1,4 @@
-"""When a client that was cut off comes back, without I/O."""
+"""Delays before reconnecting and before repeating a request. No I/O."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from feed.errors import CloseCode, Fault
 FIRST_S: Final = 0.2
 MAX_S: Final = 10.0
 RETRY_AFTER_MAX_S: Final = 300.0
-"""More is not waited for, whatever a server asks."""
+"""Upper bound on the delay that a `Retry-After` header can request."""
 SETTLED_S: Final = 1.0
-"""After a connection that has lasted so long, delays begin anew."""
+"""Delays start over after a connection that has lasted at least this long."""
 _NEVER: Final = range(4000, 4100)
 _AT_ONCE: Final = range(4200, 4300)
 _OUR_FAULTS: Final = frozenset(
     (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG)
 )
-"""Close codes that would come again if the same was said again."""
+"""Close codes that would recur if the client sent the same messages again."""
 REFUSED_FIRST_S: Final = 0.4
 REFUSED_MAX_S: Final = 3.0
 _RETRIED: Final = frozenset((429, 502, 503, 504))
-"""HTTP statuses of a refused handshake that may be better next time."""
+"""HTTP statuses of a refused handshake that are worth a retry."""
 
 
 class Backoff:
-    """Delays that grow while a server does not answer, spread so that clients do not come at once.
+    """Reconnect delays that grow with each failure, with jitter to spread clients out.
 
     Args:
-        dice: gives numbers from 0 to 1; full jitter: a delay lies anywhere below its bound.
+        dice: returns random numbers from 0 to 1. The jitter is full: a delay lies anywhere between
+            0 and its bound.
 
     >>> backoff = Backoff(dice=lambda: 1.0)
     >>> [backoff.after_failure() for _ in range(4)]
@@ -46,17 +47,17 @@ class Backoff:
         self._delays = Delays(FIRST_S, MAX_S, dice)
 
     def after_close(self, code: int, lasted_s: float, retry_s: float = 0.0) -> float | None:
-        """Seconds to wait after a close code (0: cut); None: do not come back.
+        """Return the seconds to wait after a close code (0: cut), or None to not reconnect.
 
         Args:
-            lasted_s: how long all subscriptions were held; 0 if they were not yet.
-            retry_s: what the server's `shutdown` has asked for.
+            lasted_s: how long all subscriptions were in place; 0 if they never were.
+            retry_s: the delay that the server's `shutdown` message requested.
         """
         if code in _NEVER or (code in _OUR_FAULTS and not lasted_s):
             return None
         if lasted_s >= SETTLED_S:
             self._delays.begin_anew()
-        # Even a server that always says "at once" is not to be asked without pause.
+        # Reconnect at once only the first time: a server might close every connection this way.
         is_first = self._delays.is_first
         delay_s = self._delays.next_s()
         if code == CloseCode.RESTART and retry_s:
@@ -65,11 +66,11 @@ class Backoff:
         return 0.0 if at_once and is_first else delay_s
 
     def after_failure(self, status: int | None = None, retry_after_s: float = 0.0) -> float | None:
-        """Seconds to wait after an attempt that has failed; None: give up.
+        """Return the seconds to wait after a failed attempt, or None to give up.
 
         Args:
-            status: of the HTTP answer, where the handshake was refused.
-            retry_after_s: what its `Retry-After` says.
+            status: the HTTP status, if the handshake was refused.
+            retry_after_s: the value of its `Retry-After` header.
         """
         if status is not None and status not in _RETRIED:
             return None
@@ -77,13 +78,14 @@ class Backoff:
 
 
 class Pace:
-    """When to repeat a message that was refused for coming too soon, on the same connection.
+    """Delays before repeating a rate-limited message on the same connection.
 
-    A new connection would begin with the first message again, and get no further than this one.
+    Reconnecting would not help: a new connection would start over with the first message and get
+    no further than this one.
 
     Args:
-        dice: gives numbers from 0 to 1; a delay lies in the upper half below its bound, because
-            servers close connections that are refused again and again.
+        dice: returns random numbers from 0 to 1. A delay lies between half its bound and its
+            bound, because servers close connections that are refused repeatedly.
 
     >>> pace = Pace(dice=lambda: 1.0)
     >>> [pace.after_refusal(429) for _ in range(5)]
@@ -96,9 +98,9 @@ class Pace:
         self._delays = Delays(REFUSED_FIRST_S, REFUSED_MAX_S, lambda: (1 + dice()) / 2)
 
     def granted(self) -> None:
-        """The server has done what it was asked for: the next refusal is a first one."""
+        """Start over: the server has accepted a message."""
         self._delays.begin_anew()
 
     def after_refusal(self, code: int | None) -> float | None:
-        """Seconds to wait after an error with this code; None: waiting does not help."""
+        """Return the seconds to wait after an error code, or None if waiting does not help."""
         return self._delays.next_s() if code == Fault.RATE_LIMITED.code else None

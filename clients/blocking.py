@@ -25,10 +25,10 @@ from feed.times import Time
 
 @contextmanager
 def connect(url: str, **options: Any) -> Iterator[BlockingStream]:
-    """Connect to a feed, and stay connected until the block is left.
+    """Connect to a feed and stay connected until the block exits.
 
-    The connection is kept by a thread of its own. What waits for the program is bounded, as in
-    `clients.connect`, whose options these are and whose errors these raise.
+    A separate thread maintains the connection. The options, the errors and the bound on the number
+    of unread ticks are those of `clients.connect`.
 
     >>> with connect(URL) as stream:
     ...     reply = stream.subscribe(trades=["ES"], start="2013-09-01T17:00:00Z")
@@ -48,7 +48,7 @@ def connect(url: str, **options: Any) -> Iterator[BlockingStream]:
 
 
 class _Blocking:
-    """An iterator of ticks that waits for the next one, while another thread receives them."""
+    """A blocking iterator over ticks that another thread receives."""
 
     def __init__(self, portal: BlockingPortal, source: Stream | PrivateReplay) -> None:
         self._portal = portal
@@ -57,16 +57,16 @@ class _Blocking:
         self._under_way: Future[list[Tick]] | None = None
 
     def read(self, timeout_s: float | None = None) -> list[Tick]:
-        """What is waiting, as soon as there is something; nothing when the time is over.
+        """Return all unread ticks, waiting for at least one; an empty list after a timeout.
 
         Args:
-            timeout_s: how long to wait; None waits until it has ended.
+            timeout_s: how long to wait; None waits until ticks arrive or the stream ends.
         """
         if self._ticks:
             ticks = list(self._ticks)
             self._ticks.clear()
             return ticks
-        # What is being waited for when the time is over comes with the next call.
+        # After a timeout the pending read is kept, and the next call returns its ticks.
         under_way = self._under_way or self._portal.start_task_soon(self._source.read)
         self._under_way = under_way
         try:
@@ -79,7 +79,7 @@ class _Blocking:
         return ticks
 
     def give_up(self) -> None:
-        """Wait for nothing more."""
+        """Cancel the pending read."""
         if self._under_way is not None:
             self._under_way.cancel()
 
@@ -95,10 +95,10 @@ class _Blocking:
 
 
 class BlockingStream(_Blocking):
-    """A connection to a feed: an iterator of ticks that waits for the next one.
+    """A connection to a feed: a blocking iterator of ticks.
 
-    Its methods are those of `clients.Stream`. `on_gap` and the like are called by the other thread,
-    while this one waits: in their place among the ticks.
+    It has the methods of `clients.Stream`. The other thread calls `on_gap` and the other callbacks,
+    in order with the ticks, while this thread waits.
     """
 
     def __init__(self, portal: BlockingPortal, stream: Stream) -> None:
@@ -108,16 +108,16 @@ class BlockingStream(_Blocking):
 
     @property
     def connected(self) -> bool:
-        """False from a cut until the subscriptions are held again."""
+        """Whether all subscriptions are in place; False from a cut until they are restored."""
         return self._stream.connected
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was re-established."""
+        """The number of times that the connection was re-established."""
         return self._stream.reconnects
 
     def report(self) -> Report:
-        """What has become of every tick."""
+        """Return the accounting of all ticks."""
         return self._portal.call(self._stream.report)
 
     def subscribe(
@@ -166,7 +166,7 @@ class BlockingStream(_Blocking):
         conflate_ms: int | None = None,
         replay: bool | None = None,
     ) -> Configured:
-        """Set what holds for the connection, as `clients.Stream.configure` does."""
+        """Change the settings of the connection, as `clients.Stream.configure` does."""
 
         async def ask() -> Configured:
             return await self._stream.configure(
@@ -188,7 +188,7 @@ class BlockingStream(_Blocking):
         end: datetime | str | int | None = None,
         speed: float | str = 1.0,
     ) -> BlockingReplay:
-        """Have a tape played to this program alone, as `clients.Stream.replay` does."""
+        """Play a tape to this program alone, as `clients.Stream.replay` does."""
 
         async def ask() -> PrivateReplay:
             return await self._stream.replay(
@@ -202,14 +202,14 @@ class BlockingStream(_Blocking):
         return replay
 
     def give_up(self) -> None:
-        """Wait for nothing more, of its replays neither."""
+        """Cancel the pending reads of the stream and of its replays."""
         for replay in self._replays:
             replay.give_up()
         super().give_up()
 
 
 class BlockingReplay(_Blocking):
-    """A tape that plays to this program alone. Its methods are those of `clients.PrivateReplay`.
+    """A tape played to this program alone. It has the methods of `clients.PrivateReplay`.
 
     >>> with connect(URL) as stream:
     ...     replay = stream.replay("es-2013-09-01", trades=["ES"], start="2013-09-01T17:01:00Z")
@@ -226,39 +226,39 @@ class BlockingReplay(_Blocking):
 
     @property
     def state(self) -> State:
-        """Where it stood when the server last told."""
+        """The state that the server last reported."""
         return self._replay.state
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come, but for what is waiting."""
+        """Whether the replay is over; unread ticks can still be read."""
         return self._replay.ended
 
     def pause(self) -> State:
-        """Have it stand still, and tell where."""
+        """Pause the replay and return its state."""
         return self._portal.call(self._replay.pause)
 
     def resume(self) -> State:
-        """Have it go on."""
+        """Resume the replay."""
         return self._portal.call(self._replay.resume)
 
     def seek(self, position: datetime | str | int) -> State:
-        """Have it go on from another place; what waits to be read is dropped."""
+        """Move the replay to another time, dropping unread ticks."""
         position_ns = int(Time.from_wire(position))
         self._drop()
         return self._portal.call(self._replay.seek, position_ns)
 
     def speed(self, speed: float | str) -> State:
-        """Have it go on at another speed."""
+        """Change the speed of the replay."""
         return self._portal.call(self._replay.speed, speed)
 
     def stop(self) -> State:
-        """End it; what waits to be read is dropped."""
+        """Stop the replay, dropping unread ticks."""
         self._drop()
         return self._portal.call(self._replay.stop)
 
     def _drop(self) -> None:
         self._ticks.clear()
         if self._under_way is not None:
-            self._under_way.cancel()  # Before it has got something, or with it.
+            self._under_way.cancel()  # Also drops the ticks that it has received.
             self._under_way = None

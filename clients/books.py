@@ -1,7 +1,8 @@
-"""A client's books: what it got of each stream, what it did not, and where it stands.
+"""Accounting of every tick of each stream, and each stream's position.
 
-The rule they hold is section 5 of the protocol: each published tick is delivered, merged into a
-later one, skipped, or in a gap. What is none of these is missing, and a correct server has none.
+Section 5 of the protocol sets the rule: each published tick is delivered, merged into a later one,
+skipped, or part of a gap. A tick that is none of these is missing. A correct server causes no
+missing ticks.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from clients.report import Report, StreamReport
 from feed.ticks import CHANNELS, Coverage, StreamKey, Subscription, Tick, channel_of
 
 STREAMS_MAX: Final = 100_000
-"""Streams that are remembered; beyond it those go first that were first heard of."""
+"""Maximum number of streams to remember. Above it, the stream first seen is dropped first."""
 
 
 Reason = Literal["retention", "epoch", "broker", "skipped", "missing"]
 
 
 class Gap(NamedTuple):
-    """Ticks of a stream, from `first_seq` to `last_seq`, that will not come.
+    """Ticks of a stream, from `first_seq` to `last_seq`, that will not arrive.
 
-    Either number is None where it is not known; both are where the numbering has restarted.
+    An unknown number is None. Both are None if the numbering has restarted.
 
     Attributes:
-        reason: as the server says it: `retention` (not kept any more), `epoch` (the numbering has
-            restarted), `broker` (lost on the way to the server), `skipped` (this program was too
-            slow); or `missing`: the server has not said a word, which would be a fault of it.
+        reason: what the server reported: `retention` (no longer retained), `epoch` (the numbering
+            has restarted), `broker` (lost on the way to the server) or `skipped` (this program was
+            too slow). `missing` means that the server reported nothing, which is a server bug.
     """
 
     channel: str
@@ -38,7 +39,7 @@ class Gap(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a stream stands: after this number of this epoch."""
+    """A position in a stream: after this number of this epoch."""
 
     channel: str
     symbol: str
@@ -47,17 +48,19 @@ class Position(NamedTuple):
 
 
 class Book:
-    """One stream.
+    """The accounting of one stream.
 
     Attributes:
-        epoch: the numbering; empty while nothing is known of it.
-        is_sure: whether the epoch was told; else it is the one that the feed was in lately.
-        seq: the last number accounted for; None while there is none to go on from.
-        delivered, merged, skipped, gapped: ticks, by what became of them.
-        missing: ticks that are none of these. `repeated`: ticks that came a second time.
+        epoch: identifies the numbering; empty while unknown.
+        is_sure: whether the server has confirmed the epoch. Otherwise it is the feed's last known
+            epoch.
+        seq: the last number accounted for; None if there is no position to resume from.
+        delivered, merged, skipped, gapped: numbers of ticks, by outcome.
+        missing: ticks that are none of these. `repeated`: ticks that arrived a second time.
         gaps, restarts, snapshots: how many there were.
-        restarted: the numbering has, and nothing of the new one has come yet.
-        unasked: after a cut, the server could not be asked for what was published meanwhile.
+        restarted: whether the numbering has restarted and no tick of the new one has arrived yet.
+        unasked: whether, after a cut, the server could not be asked for the ticks published
+            meanwhile.
     """
 
     __slots__ = (
@@ -79,16 +82,16 @@ class Book:
 
     @property
     def published(self) -> int:
-        """How many numbers `seq` has gone through, over all runs."""
+        """How many numbers `seq` has advanced by, over all runs."""
         return self._closed + (0 if self.seq is None else self.seq - self._base)
 
     def begin_after(self, seq: int) -> None:
-        """Begin a run with the number after this one."""
+        """Start a run at the number after this one."""
         self.end_run()
         self._base = self.seq = seq
 
     def end_run(self) -> None:
-        """There is nothing to go on from any more."""
+        """End the current run: there is no position to resume from."""
         self._closed = self.published
         self.seq = None
         self.restarted = self.unasked = False
@@ -96,7 +99,7 @@ class Book:
     # -- ticks
 
     def take(self, tick: Tick) -> Iterator[Tick | Gap]:
-        """Enter a tick; yields what the application is to see."""
+        """Record a tick and yield the ticks and gaps for the application."""
         if tick.seq is None:
             yield from self._take_unnumbered()
             yield tick
@@ -111,8 +114,8 @@ class Book:
 
     @property
     def _begins(self) -> bool:
-        # After a restart a stream goes on with 1, or with the tick after a snapshot. A slow client
-        # may not have got that one.
+        # After a restart, a stream continues with 1 or with the tick after a snapshot. A slow
+        # client may not have received that tick.
         return self.seq is None or self.restarted
 
     def _take_unnumbered(self) -> Iterator[Gap]:
@@ -125,7 +128,7 @@ class Book:
     def _take_numbered(self, tick: Tick, seq: int) -> Iterator[Tick | Gap]:
         first_seq = seq - tick.conflated
         if self.unasked and seq <= (self.seq or 0):
-            # Live ticks only go up: this is another numbering.
+            # The numbers of live ticks only increase, so this is a new numbering.
             yield from self.take_gap(None, None, "epoch")
         if self._begins:
             self.begin_after(first_seq - 1)
@@ -146,7 +149,7 @@ class Book:
         self.seq, self.unasked = seq, False
 
     def _lose(self, first_seq: int, last_seq: int) -> Gap:
-        """Nobody has told of it, unless nobody was asked."""
+        """Count ticks that no notice covers: as a gap if the server could not be asked."""
         count = last_seq - first_seq + 1
         if self.unasked:
             self.gapped += count
@@ -161,7 +164,7 @@ class Book:
     # -- notices
 
     def take_skipped(self, first_seq: int, last_seq: int) -> Iterator[Gap]:
-        """Enter a `skipped` notice; yields it, and before it what is missing."""
+        """Record a `skipped` notice; yield a gap for it, after one for any missing ticks."""
         lost, first_new = self._cover(first_seq, last_seq)
         self.skipped += last_seq - first_new + 1
         yield from lost
@@ -171,7 +174,7 @@ class Book:
     def take_gap(
         self, first_seq: int | None, last_seq: int | None, reason: Reason
     ) -> Iterator[Gap]:
-        """Enter a `gap` notice; yields it, and before it what is missing."""
+        """Record a `gap` notice; yield a gap for it, after one for any missing ticks."""
         self.gaps += 1
         if reason == "epoch":
             self.restarts += 1
@@ -191,9 +194,9 @@ class Book:
             yield self._gap(first_new, last_seq, reason)
 
     def _cover(self, first_seq: int, last_seq: int) -> tuple[list[Gap], int]:
-        """Go on behind a notice; returns what is missing before it, and what it begins with.
+        """Advance past a notice; return gaps for ticks missing before it, and its first new seq.
 
-        That is behind its end where all of it was accounted for already.
+        The first new seq is `last_seq + 1` if the whole range was already accounted for.
         """
         if self._begins:
             self.begin_after(first_seq - 1)
@@ -206,11 +209,11 @@ class Book:
 
 
 class Books:
-    """The books of all streams of one client.
+    """The accounting of all streams of one client.
 
     Attributes:
-        epoch: the feed's, as far as was heard.
-        lacks_epoch: a numbering has begun since.
+        epoch: the feed's epoch that the server last reported.
+        lacks_epoch: whether a numbering has begun since then.
     """
 
     def __init__(self, streams_max: int = STREAMS_MAX) -> None:
@@ -220,7 +223,7 @@ class Books:
         self.lacks_epoch = False
 
     def book(self, channel: str, symbol: str) -> Book:
-        """The book of a stream, a new one if need be."""
+        """Return the book of a stream, creating it if necessary."""
         book = self._books.get((channel, symbol))
         if book is None:
             if len(self._books) >= self._streams_max:
@@ -229,14 +232,14 @@ class Books:
         return book
 
     def take(self, tick: Tick) -> Iterator[Tick | Gap]:
-        """Enter a tick; yields what the application is to see."""
+        """Record a tick and yield the ticks and gaps for the application."""
         book = self.book(channel_of(tick), tick.symbol)
         if not (book.seq or book.restarted or tick.seq is None):
             self._begin(book)
         return book.take(tick)
 
     def take_notice(self, notice: dict[str, Any]) -> Iterator[Gap]:
-        """Enter a `skipped` or `gap` notice; yields the gaps that the application is to see."""
+        """Record a `skipped` or `gap` notice and yield the gaps for the application."""
         book = self.book(notice["ch"], notice["S"])
         if book.seq is None:
             self._begin(book)
@@ -250,15 +253,16 @@ class Books:
         self.lacks_epoch = True
 
     def epoch_of(self, channel: str, symbol: str) -> str:
-        """The epoch that a stream is in; empty while it is not known."""
+        """Return the epoch of a stream; empty while unknown."""
         book = self._books.get((channel, symbol))
         return book.epoch if book else ""
 
     def name_epoch(self, epoch: str) -> None:
-        """The server has told the feed's epoch.
+        """Set the feed's epoch as the server reported it.
 
-        Numbers that have begun since it told another one may belong to either: notice of a restart
-        may be on its way. They are taken to be of this epoch when it is told once more.
+        Numberings that began since it reported a different epoch may belong to either of the two,
+        because notice of a restart may still be on its way. They are assigned to this epoch when
+        the server reports it again.
         """
         self.epoch = epoch
         for book in self._books.values():
@@ -270,47 +274,48 @@ class Books:
                 book.epoch, self.lacks_epoch = "", True
 
     def stand_at(self, positions: Iterable[dict[str, Any]]) -> None:
-        """Go on from what the server has told in `positions`."""
+        """Set the positions from a server's `positions` message."""
         for each in positions:
             for channel in CHANNELS:
                 for symbol, seq in each.get(channel, {}).items():
                     self.place(channel, symbol, each["epoch"], seq)
 
     def place(self, channel: str, symbol: str, epoch: str, seq: int) -> None:
-        """Go on from here with one stream."""
+        """Set the position of one stream."""
         book = self.book(channel, symbol)
         book.begin_after(seq)
         book.epoch, book.is_sure = epoch, True
 
     def keep_positions(self, held: Iterable[Subscription]) -> None:
-        """Streams that are held no longer begin anew when they are subscribed again."""
+        """Keep the positions of subscribed streams only; others start over when resubscribed."""
         coverage = Coverage(held)
         for book in self._books.values():
             if book.seq is not None and not _covers(coverage, book):
                 book.end_run()
 
     def insist_on_epochs(self) -> None:
-        """Positions are about to be told to the server, which will say where an epoch is wrong.
+        """Treat the epochs of all positions as confirmed, before sending them to the server.
 
-        Until it does, no other is to be believed: its word may be cut off.
+        The server will report an epoch that is wrong. Until it does, the epochs must not change,
+        because a cut may lose that report.
         """
         for book in self._books.values():
             book.is_sure = book.seq is not None
 
     def resume_unasked(self) -> None:
-        """All streams go on behind a cut, and what was published meanwhile will not come."""
+        """Continue all streams after a cut, without the ticks published meanwhile."""
         for book in self._books.values():
             book.unasked = True
 
     def positioned(
         self, held: Iterable[Subscription], besides: Iterable[Subscription] = ()
     ) -> list[Book]:
-        """The streams under some subscriptions, but not under others, that can be resumed."""
+        """Return the resumable streams that `held` covers and `besides` does not."""
         held = list(held)
         coverage, known = Coverage(held), Coverage(besides)
         candidates: Iterable[Book | None] = self._books.values()
         if not any(each.is_wildcard for each in held):
-            # Do not look through all streams for a few that are named.
+            # Named streams can be looked up without a scan of all streams.
             candidates = [self._books.get((each.channel, each.pattern)) for each in held]
         return [
             book
@@ -322,7 +327,7 @@ class Books:
         ]
 
     def report(self, reconnects: int) -> Report:
-        """The books as they are now."""
+        """Return a snapshot of the books."""
         names = StreamReport._fields
         streams = [
             StreamReport(*(getattr(self._books[key], name) for name in names))

@@ -1,4 +1,4 @@
-"""Ticks handed to functions, for programs that are written around events."""
+"""Pass ticks to callbacks, for event-driven programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feed.ticks import Bar, Quote, Trade
 
 T = TypeVar("T")
 Handler = Callable[[T], Awaitable[None] | None]
-"""Takes a tick; what it returns is awaited before the next one, if it can be."""
+"""Takes a tick. If it returns an awaitable, that is awaited before the next tick."""
 
 
 async def listen(
@@ -24,9 +24,9 @@ async def listen(
 ) -> None:
     """Call a function with each tick, one at a time and in order, until the stream ends.
 
-    A slow function makes a slow client, see `slow` of `Stream.subscribe`. What it raises is raised
-    here, and so is what the iteration of the stream raises. For what is no tick, `connect` takes
-    `on_gap` and the like.
+    A slow function makes a slow client: see `slow` of `Stream.subscribe`. Exceptions from the
+    functions and from iterating over the stream propagate to the caller. For events other than
+    ticks, pass `on_gap`, `on_replay` or `on_heartbeat` to `connect`.
 
     >>> import asyncio
     >>> from clients import connect

@@ -1,7 +1,7 @@
-"""What to say after a cut, so that every stream goes on where it was. No I/O.
+"""Messages that resume every stream where it was after a cut. No I/O.
 
-Everything is asked for again: each subscription with its options, and with the positions of the
-streams that have one. Servers take messages of a bounded size, so it may take several.
+They renew each subscription with its options and with the positions of those streams that have one.
+Servers limit the size of a message, so this may take several.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from clients.books import Book, Books
 from feed.ticks import SYMBOL_MAX, Subscription
 
 Fields = dict[str, Any]
-"""A message, but for its `id`."""
+"""A message without its `id`."""
 
 
 class Wish(NamedTuple):
-    """How a subscription was asked for; None is what was not said.
+    """The options of a subscription request; None if not given.
 
     Attributes:
-        start: from this time on, nanoseconds since the Unix epoch.
+        start: the time to start from, in nanoseconds since the Unix epoch.
     """
 
     conflate_ms: int | None = None
@@ -29,19 +29,19 @@ class Wish(NamedTuple):
     start: int | None = None
 
     def over(self, held: Wish) -> Wish:
-        """What holds when this is said of a subscription that is held: its past is over."""
+        """Merge these options into those of an existing subscription, keeping its start."""
         conflate_ms = held.conflate_ms if self.conflate_ms is None else self.conflate_ms
         return Wish(conflate_ms, self.slow or held.slow, held.start)
 
 
 def subscribe(entries: Iterable[Subscription], wish: Wish, **options: object) -> Fields:
-    """A message that adds subscriptions."""
+    """Return a message that adds subscriptions."""
     said = {name: value for name, value in wish._asdict().items() if value is not None}
     return {"action": "subscribe", **_by_channel(entries), **said, **options}
 
 
 def unsubscribe(entries: Iterable[Subscription]) -> Fields:
-    """A message that ends subscriptions."""
+    """Return a message that ends subscriptions."""
     return {"action": "unsubscribe", **_by_channel(entries)}
 
 
@@ -51,13 +51,13 @@ def merge_channels(
     quotes: Iterable[str],
     bars: Iterable[str],
 ) -> dict[str, list[str]]:
-    """Symbols by channel, from the parameters that name them.
+    """Combine the channel parameters into symbols by channel.
 
     >>> merge_channels({"bars:5s": ["ES"]}, trades=["ES", "NQ"], quotes=(), bars=())
     {'bars:5s': ['ES'], 'trades': ['ES', 'NQ'], 'quotes': [], 'bars': []}
 
     Raises:
-        ValueError: a string in place of symbols, whose letters would be taken for them.
+        ValueError: symbols are a string, whose letters would be taken for symbols.
     """
     merged = {channel: _symbols(channel, given) for channel, given in (channels or {}).items()}
     for channel, given in (("trades", trades), ("quotes", quotes), ("bars", bars)):
@@ -81,18 +81,18 @@ def _by_channel(entries: Iterable[Subscription]) -> dict[str, list[str]]:
 
 
 class ComeBack:
-    """Finds the messages that bring back all that was held.
+    """Builds the messages that restore all subscriptions.
 
-    What is narrow comes first. A wildcard's `"*": 0` would bring the whole past of a stream that is
-    named besides, and wanted from a later point on.
+    Narrow subscriptions come first. Otherwise a wildcard's `"*": 0` would bring the whole history
+    of a stream that is also named, and wanted only from a later point on.
 
-    Positions that do not fit into one message go into as few as possible, because servers bound the
-    messages of a client and price each by what it names.
+    Positions that do not fit into one message are spread over as few as possible, because servers
+    limit a client's messages and charge each by what it names.
 
     Args:
-        books: where each stream stands; None if the server would not know what that means.
-        size: what a message takes on the wire, in bytes.
-        most: what one message may take.
+        books: the positions of the streams; None if the server does not understand positions.
+        size: returns the size of a message on the wire, in bytes.
+        most: the maximum size of a message, in bytes.
     """
 
     def __init__(self, books: Books | None, size: Callable[[Fields], int], most: int) -> None:
@@ -102,7 +102,7 @@ class ComeBack:
         self._asked: list[Subscription] = []
 
     def messages(self, wishes: Mapping[Subscription, Wish]) -> Iterator[Fields]:
-        """What to say, in this order, each when the one before is answered."""
+        """Yield the messages in order; send each after the reply to the one before."""
 
         def order(entry: Subscription) -> tuple[int, str]:
             return -len(entry.pattern) if entry.is_wildcard else -SYMBOL_MAX - 2, str(wishes[entry])
@@ -123,7 +123,7 @@ class ComeBack:
         for entry, books in self._split(entries, wish, parts):
             more = self._size(self._ask_for([entry], wish, books))
             if together and size + more > self._most:
-                # What is counted for each alone is more than what they take together.
+                # The sum of the single sizes overestimates the size of the joint message.
                 joint = self._ask_for([*together, entry], wish, known + books)
                 size = self._size(joint) - more
                 if size + more > self._most:
@@ -147,10 +147,10 @@ class ComeBack:
     def _split(
         self, entries: Iterable[Subscription], wish: Wish, parts: list[Subscription]
     ) -> Iterator[tuple[Subscription, list[Book]]]:
-        """Entries with the positions of their streams, each small enough for one message.
+        """Yield entries with the positions of their streams, each small enough for one message.
 
-        A wildcard over more streams than that comes after parts of it, which are added to `parts`.
-        They are held only until the whole is, which then covers the same streams.
+        A wildcard with too many streams comes after its parts, which are added to `parts`. They are
+        needed only until the whole wildcard is subscribed, because it covers the same streams.
         """
         for entry in entries:
             known = self._known([entry])
@@ -188,7 +188,7 @@ class ComeBack:
         resume = _resume_value(known)
         wildcards = [each for each in entries if each.is_wildcard]
         if wildcards and wish.start is None:
-            # Streams that are not known have appeared since: they are due from their first tick.
+            # Unknown streams have appeared since the cut: request them from their first tick.
             zeros = {
                 channel: dict.fromkeys(patterns, 0)
                 for channel, patterns in _by_channel(wildcards).items()
@@ -198,13 +198,13 @@ class ComeBack:
 
 
 def _part_with(symbol: str, whole: Subscription) -> Subscription:
-    """The part of a wildcard that a symbol is in: by its next character, if it has one."""
+    """Return the part of a wildcard that covers a symbol: by its next character, if any."""
     size = len(whole.pattern)
     return whole._replace(pattern=symbol if len(symbol) < size else symbol[:size] + "*")
 
 
 def _resume_value(known: Iterable[Book]) -> list[dict[str, Any]]:
-    """Positions, one map for each epoch. An empty epoch fits nothing: the server tells of a gap."""
+    """Return one map per epoch. An empty epoch matches none, so the server reports a gap."""
     maps: dict[str, dict[str, Any]] = {}
     for book in known:
         positions = maps.setdefault(book.epoch, {"epoch": book.epoch})

@@ -1,4 +1,4 @@
-"""What is asked of a server, and what it says: replies find who asked, ticks wait in a queue."""
+"""Requests to a server: matches replies to requests, and queues ticks and events."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ REPLY_TIMEOUT_S: Final = 10.0
 
 
 class Conversation:
-    """Questions that wait for their replies, and the queue of what else has come.
+    """Requests that wait for replies, and the queue of received ticks and events.
 
     Attributes:
-        queue: ticks and events, for the program.
+        queue: ticks and events for the program.
     """
 
     def __init__(self) -> None:
         self._replies: dict[int, asyncio.Future[Notice]] = {}
-        # A reply comes behind the ticks sent before it: read on while somebody waits for one.
+        # A reply follows the ticks sent before it, so keep reading while a request is pending.
         self.queue = TickQueue(is_urgent=lambda: bool(self._replies))
 
     async def ask(self, socket: ClientConnection, question: Message) -> Notice:
-        """Send a question, and wait for its reply; somebody else is to read it.
+        """Send a request and wait for its reply, which another task must read and pass to `answer`.
 
         Raises:
-            Refused: the server has answered with an error.
-            ConnectionFailed: it has not answered at all.
+            Refused: the server replied with an error.
+            ConnectionFailed: the server did not reply.
         """
         id_, message = question
         if self.queue.ended:
@@ -55,7 +55,7 @@ class Conversation:
         return notice
 
     def answer(self, notice: Notice) -> bool:
-        """Hand a reply to whoever waits for it; says whether somebody does."""
+        """Deliver a reply to the request with its `id`; return whether one was waiting."""
         reply = self._replies.get(notice.get("id", 0))
         if reply is None or reply.done():
             return False
@@ -63,13 +63,13 @@ class Conversation:
         return True
 
     def fail(self, error: ConnectionFailed) -> None:
-        """No question that was asked will be answered."""
+        """Fail all pending requests with an error."""
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(error)
 
     def end(self, reason: Exception) -> None:
-        """Let everybody who waits know that nothing more will come; the first reason counts."""
+        """Fail pending requests and end the queue; the first reason given is kept."""
         over = ConnectionFailed("the stream has ended")
         self.fail(reason if isinstance(reason, ConnectionFailed) else over)
         self.queue.end(reason)

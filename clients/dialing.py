@@ -1,4 +1,4 @@
-"""One WebSocket connection to a server: opened, read, and found out when it is dead."""
+"""Open one WebSocket connection, read from it and detect when it is dead."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ FRAME_MAX_BYTES: Final = 16 * 1024 * 1024
 _DIAL_TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 2.0
 _SILENCE_S: Final = 5.0
-"""How long a server may say nothing before it is pinged, and then to answer."""
+"""How long a server may be silent before it is pinged, and how long it may take to answer."""
 _HINTS: Final = {
     401: "; the token or key is not valid",
     404: "; a feed is at /stream or /v2/FEED",
 }
-"""What helps whoever was turned away with an HTTP status."""
+"""Advice to the user for the HTTP statuses of refused handshakes."""
 
 
 class Address(NamedTuple):
-    """Where to connect, and what to show there.
+    """Where to connect, and the credentials to present.
 
     Attributes:
-        headers: more headers for the handshake, such as credentials.
-        tls: verifies the server; goes with a wss:// URL, and only with that.
+        headers: extra headers for the handshake, such as credentials.
+        tls: verifies the server; set if and only if the URL is wss://.
     """
 
     url: str
@@ -47,7 +47,7 @@ def address_of(
     headers: Mapping[str, str],
     tls: ssl.SSLContext | str | os.PathLike[str] | None,
 ) -> Address:
-    """An address from the arguments of `clients.connect`; raises InvalidSettings as that does."""
+    """Build an address from the arguments of `clients.connect`; raises InvalidSettings like it."""
     if not url.startswith("wss://"):
         tls = None
     elif not isinstance(tls, ssl.SSLContext):
@@ -62,7 +62,7 @@ async def dial(address: Address, subprotocol: str) -> ClientConnection:
     """Connect once.
 
     Raises:
-        ConnectionFailed: nobody answers, or the handshake was refused: see `refusal_in`.
+        ConnectionFailed: the server does not answer or refused the handshake (see `refusal_in`).
     """
     url, where = address.url, address.url
     try:
@@ -96,10 +96,10 @@ async def dial(address: Address, subprotocol: str) -> ClientConnection:
 
 
 async def next_frame(socket: ClientConnection) -> str | bytes:
-    """The next message. A server that has fallen silent looks like a quiet one, so it is asked.
+    """Return the next message, pinging a silent server: it may be dead rather than quiet.
 
-    The library's own keepalive would not do: while a slow program takes no ticks nothing is read,
-    pongs included, and a sound connection would be given up.
+    The keepalive of `websockets` won't do. While a slow program takes no ticks, nothing is read,
+    not even pongs, so the keepalive would close a healthy connection.
     """
     pong: asyncio.Future[float] | None = None
     while True:
@@ -116,7 +116,7 @@ async def next_frame(socket: ClientConnection) -> str | bytes:
 
 
 def refusal_in(error: BaseException) -> tuple[int | None, float]:
-    """HTTP status and `Retry-After` in seconds, where a handshake was refused."""
+    """Return the HTTP status and the `Retry-After` seconds of a refused handshake."""
     cause = error.__cause__
     if not isinstance(cause, InvalidStatus):
         return None, 0.0
@@ -125,7 +125,7 @@ def refusal_in(error: BaseException) -> tuple[int | None, float]:
 
 
 def words_of(cut: ConnectionClosed) -> str:
-    """How a connection has ended, for people."""
+    """Describe how a connection ended."""
     return (
         f"closed with {cut.rcvd.code} {cut.rcvd.reason}"
         if cut.rcvd
@@ -134,6 +134,6 @@ def words_of(cut: ConnectionClosed) -> str:
 
 
 def _forget(pong: asyncio.Future[float]) -> None:
-    """A pong that does not come any more is no error to be reported: `recv` tells of the cut."""
+    """Retrieve the exception of an unanswered ping, which `recv` reports anyway."""
     if not pong.cancelled():
         pong.exception()

@@ -1,4 +1,4 @@
-"""A stream's life: one connection after the other, each taken up where the last was cut."""
+"""Keep a client connected: dial, receive, and resume all streams after a cut."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ logger = logging.getLogger("tickcast.client")
 
 
 class Life:
-    """Keeps a client connected, and brings back after each cut what it has asked for.
+    """Keeps a client connected, and restores its subscriptions and settings after each cut.
 
     Args:
-        reconnect: come back at all.
+        reconnect: whether to reconnect after a cut.
 
     Attributes:
-        connected: False from a cut until everything is held again.
-        encoding: that of the next connection.
-        reconnects: how often it has come back.
-        notices: the latest messages of the server that are neither ticks nor replies.
-        queue: what has come for the program.
+        connected: whether all subscriptions are in place; False from a cut until they are restored.
+        encoding: the encoding of the next connection.
+        reconnects: how often the client has reconnected.
+        notices: the latest server messages that are neither ticks nor replies.
+        queue: ticks and events for the program.
     """
 
     def __init__(self, address: Address, state: ClientState, reconnect: bool) -> None:
@@ -57,14 +57,14 @@ class Life:
         """Connect and start receiving.
 
         Raises:
-            ConnectionFailed: the server can't be reached or turned us away.
+            ConnectionFailed: the server can't be reached or refused the connection.
         """
         self._socket = await self._dial()
         self._settle()
         self._reader = asyncio.create_task(self._receive_forever(self._socket), name="stream")
 
     async def end(self) -> None:
-        """Say good-bye and stop."""
+        """Close the connection and stop."""
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait([self._reader])
@@ -73,30 +73,30 @@ class Life:
             await self._socket.close()
 
     async def ask(self, question: Message) -> Notice:
-        """The server's reply to a question; raises as `Conversation.ask` does."""
+        """Send a request and return the server's reply; raises as `Conversation.ask` does."""
         assert self._socket is not None
         return await self._conversation.ask(self._socket, question)
 
     async def subscribe(
         self, wanted: Mapping[str, Iterable[str]], snapshot: bool, wish: Wish
     ) -> Notice:
-        """The server's reply to a subscription; raises as `ask` does.
+        """Subscribe and return the server's reply; raises as `ask` does.
 
-        A server that does not know our extensions is asked without them.
+        If the server does not know the protocol's extensions, retry without them.
         """
         try:
             return await self.ask(self._state.subscribe(wanted, snapshot=snapshot, wish=wish))
         except Refused as error:
             if not (self._state.extended and error.is_of_the_unknown):
                 raise
-        # What it does not know may be what the program has not asked for.
+        # The server may have refused an extension that the program did not ask for.
         plain = self._state.subscribe(wanted, snapshot=snapshot, wish=wish, plainly=True)
         reply = await self.ask(plain)
         self._state.extended = False
         return reply
 
     async def renew(self) -> None:
-        """Close the connection, to come back as after a cut."""
+        """Close the connection and reconnect as after a cut."""
         if self.connected and self._socket is not None:
             await self._socket.close()
 
@@ -126,7 +126,7 @@ class Life:
         while True:
             await self._take(*self._state.receive(await next_frame(socket)))
             if (question := self._state.ask_epoch()) is not None:
-                with suppress(ConnectionClosed):  # `recv` will tell, after what has arrived.
+                with suppress(ConnectionClosed):  # `recv` reports it, after what arrived before.
                     await socket.send(question[1])
 
     async def _take(self, seen: list[Tick | Event], notices: Iterable[Notice]) -> None:
@@ -143,7 +143,7 @@ class Life:
     # -- after a cut
 
     async def _come_back(self, cut: ConnectionClosed) -> ClientConnection:
-        """Connect again, as the close code allows, and go on with every stream."""
+        """Reconnect, if the close code allows it, and resume every stream."""
         lasted_s = asyncio.get_running_loop().time() - self._connected_s
         self.connected = False
         if not self._reconnect:
@@ -197,7 +197,7 @@ class Life:
         return socket
 
     async def _say_again(self, socket: ClientConnection) -> None:
-        """Ask for everything that was held; what else comes meanwhile is taken as always."""
+        """Restore settings and subscriptions, and process all other messages meanwhile."""
         pace = Pace()
         for id_, message in self._state.say_again():
             while True:
@@ -212,21 +212,21 @@ class Life:
                 await self._receive_for(delay_s, socket)
 
     async def _receive_for(self, delay_s: float, socket: ClientConnection) -> None:
-        """Wait, and take what comes meanwhile."""
+        """Wait for a time, and process messages meanwhile."""
         loop = asyncio.get_running_loop()
         until_s = loop.time() + delay_s
         while (left_s := until_s - loop.time()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     frame = await next_frame(socket)
-                # Not within the timeout: a program that is slow to take ticks loses none.
+                # Outside the timeout, so that no ticks are lost when the program is slow.
                 await self._take(*self._state.receive(frame))
 
     async def _reply_to(self, id_: int, socket: ClientConnection) -> Notice:
         async with asyncio.timeout(REPLY_TIMEOUT_S) as patience:
             while True:
                 seen, notices = self._state.receive(await next_frame(socket))
-                patience.reschedule(None)  # A program that is slow to take ticks is no fault.
+                patience.reschedule(None)  # Don't blame the server for a slow program.
                 await self._take(seen, notices)
                 patience.reschedule(asyncio.get_running_loop().time() + REPLY_TIMEOUT_S)
                 for notice in notices:

@@ -1,4 +1,4 @@
-"""What a server tells beside ticks and replies, as types. No I/O."""
+"""Types for heartbeats, settings and other events besides ticks. No I/O."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from feed.times import Time
 
 
 class Heartbeat(NamedTuple):
-    """A sign of life, after `Stream.configure(heartbeat_ms=…)`.
+    """A heartbeat, requested with `Stream.configure(heartbeat_ms=…)`.
 
-    The three counts are those of the connection, up to the tick before it. They begin at 0 when the
-    client has come back.
+    The three counts cover the connection, up to the tick before the heartbeat. They restart at 0
+    after a reconnect.
 
     Attributes:
-        time: by the server's clock.
-        queue_bytes: what was waiting for us in the server.
-        lag_ms: how far behind we are, see `docs/protocol.md`, section "Heartbeats".
-        sent, merged, skipped: ticks.
+        time: the time by the server's clock.
+        queue_bytes: the bytes queued for this client in the server.
+        lag_ms: how far this client is behind; see `docs/protocol.md`, section "Heartbeats".
+        sent, merged, skipped: numbers of ticks.
     """
 
     time: Time
@@ -32,11 +32,11 @@ class Heartbeat(NamedTuple):
 
 
 class Configured(NamedTuple):
-    """What holds for a connection; see `Stream.configure`.
+    """The settings of a connection; see `Stream.configure`.
 
     Attributes:
-        slow: None is each channel's own.
-        conflate_ms: 0 is off.
+        slow: None leaves it to each channel's default.
+        conflate_ms: 0 turns conflation off.
     """
 
     heartbeat_ms: int
@@ -47,18 +47,18 @@ class Configured(NamedTuple):
 
 
 Event = Gap | State | Heartbeat
-"""What stands among the ticks and is handed to functions: `on_gap`, `on_replay`, `on_heartbeat`."""
+"""An event among the ticks, passed to a callback: `on_gap`, `on_replay` or `on_heartbeat`."""
 
 
 class Handlers(NamedTuple):
-    """Functions that are called with what stands among the ticks, in its place."""
+    """Callbacks for events, which are called in order with the ticks."""
 
     on_gap: Callable[[Gap], None] | None = None
     on_replay: Callable[[State], None] | None = None
     on_heartbeat: Callable[[Heartbeat], None] | None = None
 
     def take(self, event: Event) -> None:
-        """Call the function for an event, if there is one."""
+        """Call the callback for an event, if there is one."""
         if isinstance(event, Gap):
             if self.on_gap is not None:
                 self.on_gap(event)
@@ -70,10 +70,10 @@ class Handlers(NamedTuple):
 
 
 def event_in(notice: Mapping[str, Any]) -> State | Heartbeat | None:
-    """What is to be handed on of a notice, if anything.
+    """Return the event in a notice, or None if it has none.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not what it says it is.
+        ValueError, KeyError, TypeError: the notice is malformed.
 
     >>> state = event_in({"T": "replay", "state": "paused", "position": "2013-09-03T13:00:00Z",
     ...                   "speed": "max", "from": 0, "to": "2013-09-03T14:00:00Z"})
@@ -93,9 +93,9 @@ def event_in(notice: Mapping[str, Any]) -> State | Heartbeat | None:
 
 
 def configured_in(notice: Mapping[str, Any]) -> Configured:
-    """What a reply to `configure` says.
+    """Return the settings in a reply to `configure`.
 
     Raises:
-        KeyError: it does not say all of it.
+        KeyError: a setting is missing.
     """
     return Configured(**{name: notice[name] for name in Configured._fields})

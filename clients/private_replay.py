@@ -1,4 +1,4 @@
-"""A private replay: a tape of the server, played to one program over a connection of its own."""
+"""Private replays: one of the server's tapes, played to one program over a separate connection."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ from feed.ticks import Tick
 from feed.times import Time
 
 _ID: Final = 1
-"""What the replay is called; it is the only one on its connection."""
+"""The id of the replay, which is the only one on its connection."""
 
 
 class ReplayCut(ConnectionFailed):
-    """The connection of a private replay was cut. The server has forgotten the replay.
+    """The connection of a private replay was cut, and the server has discarded the replay.
 
-    It does not come back by itself. Ask for it again, with the time of the last tick as `start`:
-    ticks of that very time then come once more.
+    The client does not reconnect. Start another replay with the time of the last tick as `start`.
+    The ticks of exactly that time are then delivered again.
     """
 
 
 class PrivateReplay:
-    """A tape that plays to this program alone: an asynchronous iterator of its ticks.
+    """A tape played to this program alone: an asynchronous iterator of its ticks.
 
-    Their times and numbers are those of the recording. It waits for who reads it: nothing is merged
-    or skipped. Iterating raises `ReplayCut` when the connection was cut, and `Refused` where the
-    tape turns out to be damaged. `Stream.replay` makes one.
+    Ticks have the times and numbers of the recording. The replay waits for a slow reader, so no
+    ticks are merged or skipped. Iterating raises `ReplayCut` if the connection was cut, and
+    `Refused` if the tape turns out to be damaged. `Stream.replay` starts one.
 
     >>> from clients import connect
     >>> async def main():
@@ -85,7 +85,7 @@ class PrivateReplay:
         end: datetime | str | int | None,
         speed: float | str,
     ) -> PrivateReplay:
-        """Connect and have it played; the arguments and errors are those of `Stream.replay`."""
+        """Connect and start the replay; the arguments and errors are those of `Stream.replay`."""
         places = {"start": start, "end": end}
         part = {name: _ns(place) for name, place in places.items() if place is not None}
         named = {channel: symbols for channel, symbols in channels.items() if symbols}
@@ -100,50 +100,50 @@ class PrivateReplay:
 
     @property
     def state(self) -> State:
-        """Where it stood when the server last told: at its begin, its end, and when steered."""
+        """The state that the server last reported: at the start, the end, or after a command."""
         assert self._state is not None
         return self._state
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come, but for what is waiting."""
+        """Whether the replay is over; unread ticks can still be read."""
         return self._queue.ended is not None
 
     # -- steering
 
     async def pause(self) -> State:
-        """Have it stand still. What was sent before is still to be read.
+        """Pause the replay. Ticks sent before the pause can still be read.
 
-        This and the other four return where it stands then; its mode is `ended` where it had ended
-        meanwhile.
+        Like the other four commands, this returns the resulting state. Its mode is `ended` if the
+        replay had ended meanwhile.
 
         Raises:
-            Refused: the server refused.
-            ConnectionFailed: it has ended before, or the server did not answer.
+            Refused: the server refused the command.
+            ConnectionFailed: the replay ended earlier, or the server did not answer.
         """
         return await self._ask("replay.pause")
 
     async def resume(self) -> State:
-        """Have it go on; returns and raises as `pause` does."""
+        """Resume the replay; returns and raises as `pause` does."""
         return await self._ask("replay.resume")
 
     async def seek(self, position: datetime | str | int) -> State:
-        """Have it go on from another place, forth or back; what waits to be read is dropped.
+        """Move the replay forward or back to another time, dropping unread ticks.
 
         Args:
-            position: in the recording's time, as `start` of `Stream.subscribe`.
+            position: a time in the recording, in the formats of `start` in `Stream.subscribe`.
 
         Raises:
-            ValueError: that is no time. The rest is as for `pause`.
+            ValueError: `position` is not a valid time. The other errors are those of `pause`.
         """
         return await self._ask("replay.seek", {"position": _ns(position)}, drops=True)
 
     async def speed(self, speed: float | str) -> State:
-        """Have it go on at another speed, as for `Stream.replay`; returns and raises as `pause`."""
+        """Change the speed, as in `Stream.replay`; returns and raises as `pause` does."""
         return await self._ask("replay.speed", {"speed": _speed(speed)})
 
     async def stop(self) -> State:
-        """End it; what waits to be read is dropped. One that has ended already stays as it is."""
+        """Stop the replay, dropping unread ticks. Does nothing to a replay that has ended."""
         if not self.ended:
             with suppress(ConnectionFailed):
                 await self._ask("replay.stop", drops=True)
@@ -151,7 +151,7 @@ class PrivateReplay:
         return self.state
 
     async def close(self) -> None:
-        """Give up the connection, and with it the replay; iterations end."""
+        """Close the connection, which ends the replay and any iteration over it."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
         self._conversation.end(StopAsyncIteration())
@@ -168,7 +168,7 @@ class PrivateReplay:
         return tick
 
     async def read(self, most: int = 1000) -> list[Tick]:
-        """What is waiting, as `Stream.read` does; nothing when the replay has ended."""
+        """Return unread ticks, as `Stream.read` does; an empty list once the replay has ended."""
         try:
             ticks = await self._queue.get_ticks(most)
         except StopAsyncIteration:
@@ -181,7 +181,7 @@ class PrivateReplay:
     async def _ask(
         self, action: str, fields: Mapping[str, Any] | None = None, *, drops: bool = False
     ) -> State:
-        # One after the other: all replies carry the same id.
+        # One command at a time: all replies carry the same id.
         async with self._steering:
             if drops:
                 self._drops = True

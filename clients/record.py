@@ -1,4 +1,4 @@
-"""Records a stream into tapes: what `tickcast record` does."""
+"""Record a stream into tapes, for `tickcast record`."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from feed.ticks import CHANNELS, Tick
 from feed.times import Time
 
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Lines that wait for a slow disk. Above it no more is taken from the connection."""
+"""Limit on the lines buffered for a slow disk. Above it, reading from the connection stops."""
 SLOW: Final = "close"
-"""Whoever is disconnected for slowness comes back, and gets from history what others would lose."""
+"""A client closed for slowness reconnects and gets the missed ticks from history."""
 _Result = TypeVar("_Result")
 
 
 class Rotation(NamedTuple):
-    """When to begin another tape; None is never."""
+    """When to begin a new tape; None means never."""
 
     after_s: float | None = None
     after_bytes: int | None = None
 
 
 class Recorder:
-    """Writes the ticks and gaps of one stream into one tape after the other.
+    """Writes the ticks and gaps of one stream into a series of tapes.
 
     Attributes:
-        ticks, gaps, tapes: how many there were.
-        last: the last tick, and `rx` when it was received.
+        ticks, gaps, tapes: how many were recorded.
+        last: the last tick, and `rx`, the time it was received.
 
     Args:
-        shelf: the folder, locked.
-        flush_s: what is received is on the disk after so long.
-        slow: what the server is to do when it is faster than the recorder.
+        shelf: the folder of tapes, which must be locked.
+        flush_s: the longest time from receiving a tick to flushing it to disk, in seconds.
+        slow: the server's policy if the recorder is too slow.
     """
 
     def __init__(self, shelf: Shelf, rotation: Rotation, flush_s: float, slow: str = SLOW) -> None:
@@ -60,7 +60,7 @@ class Recorder:
 
     @property
     def stored_bytes(self) -> int:
-        """Of all tapes."""
+        """The size of all tapes on disk."""
         return self._done_bytes + self._writer.stored_bytes
 
     def _begin_tape(self) -> TapeWriter:
@@ -76,15 +76,15 @@ class Recorder:
         known: Iterable[Position] = (),
         present: Iterable[Position] = (),
     ) -> None:
-        """Subscribe: behind what earlier tapes hold, or from now on where there are none.
+        """Subscribe, resuming after the ticks on earlier tapes, or from now on if there are none.
 
         Args:
-            known: where the earlier tapes end.
-            present: where the streams stand now, by `positions_of`. Those that are in another epoch
-                are had from its first tick that is kept.
+            known: the positions at which the earlier tapes end.
+            present: the current positions of the streams, by `positions_of`. Streams that are in
+                another epoch are recorded from its first retained tick.
 
         Raises:
-            ConnectionFailed: the server refuses.
+            ConnectionFailed: the server refused.
         """
         epochs = {(each.channel, each.symbol): each.epoch for each in present}
         places = []
@@ -93,7 +93,7 @@ class Recorder:
             epoch = epochs.get((each.channel, each.symbol), each.epoch)
             if each.epoch not in ("", epoch):
                 self.take_gap(Gap(each.channel, each.symbol, None, None, "epoch"))
-                each = each._replace(epoch=epoch, seq=0)  # noqa: PLW2901 - it goes on from there
+                each = each._replace(epoch=epoch, seq=0)  # noqa: PLW2901 - resume here
                 self._place(each)
             places.append(each)
         if places:
@@ -109,20 +109,20 @@ class Recorder:
         except Refused as error:
             if not error.is_of_the_unknown:
                 raise
-        return await stream.subscribe(wanted)  # It does what it does to the slow.
+        return await stream.subscribe(wanted)  # The server applies its own slow policy.
 
     def _place(self, position: Position) -> None:
         self._writer.place(*position, rx=int(Time.now()))
 
     def take_gap(self, gap: Gap) -> None:
-        """Note ticks that will not come."""
+        """Record a gap."""
         self.gaps += 1
         self._writer.mark(Hole(**gap._asdict(), rx=int(Time.now())))
 
     def take(self, tick: Tick) -> None:
-        """Note a tick."""
+        """Record a tick."""
         if tick.snap:
-            return  # What was published up to it is not had. The next tick shows how much that is.
+            return  # Earlier ticks are missing. The next tick shows how many.
         rx = int(Time.now())
         stream = self._writer.tick(tick, rx, why_missing="unasked")
         if not stream.epoch and tick.seq is not None:
@@ -133,11 +133,11 @@ class Recorder:
     # -- the disk
 
     async def run(self, stream: Stream, limit: int | None = None) -> None:
-        """Record until there are so many ticks, or until the stream ends.
+        """Record until there are `limit` ticks, or until the stream ends.
 
         Raises:
-            RecordingFailed: the disk does not take it.
-            ConnectionFailed: the stream has ended for good.
+            RecordingFailed: writing to disk failed.
+            ConnectionFailed: the stream ended and can't be resumed.
         """
         loop = asyncio.get_running_loop()
         self._began_s = loop.time()
@@ -153,7 +153,7 @@ class Recorder:
             for task in tasks:
                 task.cancel()
             while not all(task.done() for task in tasks):
-                # We may be cancelled more than once. A write that is under way is awaited.
+                # This task may be cancelled more than once. Still wait for a pending write.
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait(tasks)
 
@@ -173,16 +173,16 @@ class Recorder:
                 await self._rotate()
 
     async def flush(self, stream: Stream) -> None:
-        """Bring to the disk what was received; raises RecordingFailed."""
+        """Write everything received so far to disk; raises RecordingFailed."""
         async with self._writing:
             self._name_epochs(stream)
             blocks = self._writer.take()
             await _in_a_thread(partial(self._writer.write, blocks))
 
     def _name_epochs(self, stream: Stream) -> None:
-        """Note the epochs of new streams, which servers tell a little later.
+        """Record the epochs of new streams, which servers report with a delay.
 
-        What waits may be of another one than what was taken.
+        Ticks still in the client's queue may belong to a different epoch than those recorded.
         """
         if stream.waiting:
             return
@@ -218,23 +218,23 @@ class Recorder:
                 self._done_bytes += old.stored_bytes
 
     def close(self) -> None:
-        """Complete the tape; raises RecordingFailed."""
+        """Finish the tape; raises RecordingFailed."""
         self._writer.close()
 
     def discard(self) -> None:
-        """Remove the tape: nothing could be recorded."""
+        """Remove the tape, after recording could not start."""
         self._writer.discard()
 
     def abandon(self) -> None:
-        """Leave the tape as it is: the disk does not take more."""
+        """Leave the tape as it is, after the disk has failed."""
         self._writer.abandon()
 
 
 async def positions_of(stream: Stream, wanted: Mapping[str, Iterable[str]]) -> list[Position]:
-    """Where the streams stand now. The stream is of no use for a recording afterwards.
+    """Return the current positions of the streams. Do not use `stream` for a recording afterwards.
 
     Raises:
-        ConnectionFailed: the server refuses.
+        ConnectionFailed: the server refused.
     """
     return list(_positions_in(await stream.subscribe(wanted), wanted))
 
@@ -242,7 +242,7 @@ async def positions_of(stream: Stream, wanted: Mapping[str, Iterable[str]]) -> l
 def _positions_in(
     reply: Mapping[str, Any], wanted: Mapping[str, Iterable[str]]
 ) -> Iterable[Position]:
-    """Where streams stand by the reply to a subscription; nothing if it does not say so."""
+    """Yield the positions in the reply to a subscription, if it has any."""
     if "positions" not in reply:
         return
     told = set()
@@ -254,11 +254,11 @@ def _positions_in(
     for channel, symbols in wanted.items():
         for symbol in symbols:
             if not symbol.endswith("*") and (channel, symbol) not in told:
-                yield Position(channel, symbol, reply["epoch"], 0)  # Nothing was published yet.
+                yield Position(channel, symbol, reply["epoch"], 0)  # Nothing published yet.
 
 
 async def _in_a_thread(work: Callable[[], _Result]) -> _Result:
-    """Let a thread do it, so that ticks are taken meanwhile; it is finished even when cancelled."""
+    """Run in a thread, so that ticks are received meanwhile; finishes even when cancelled."""
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)
@@ -266,5 +266,5 @@ async def _in_a_thread(work: Callable[[], _Result]) -> _Result:
         while not task.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
-        task.exception()  # The writer tells it again.
+        task.exception()  # The writer raises it again.
         raise

@@ -1,4 +1,4 @@
-"""What a client can show of its books: sums by stream, and whether they add up."""
+"""Reports of a client's accounting: totals by stream, and whether they balance."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class StreamReport(NamedTuple):
-    """The books of one stream; the numbers are those of `Book`."""
+    """The accounting of one stream; the fields are those of `Book`."""
 
     channel: str
     symbol: str
@@ -25,13 +25,13 @@ class StreamReport(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The books of all streams that a client has heard of, sorted, and how often it came back."""
+    """The accounting of all streams that a client has seen, sorted, and its reconnects."""
 
     streams: tuple[StreamReport, ...]
     reconnects: int
 
     def total(self, name: str) -> int:
-        """The sum of one column, such as `delivered`, over all streams.
+        """Return the sum of one field, such as `delivered`, over all streams.
 
         >>> from clients.books import Books
         >>> Books().report(reconnects=0).total("delivered")
@@ -41,9 +41,9 @@ class Report(NamedTuple):
 
     @property
     def balanced(self) -> bool:
-        """Whether every tick is accounted for, once."""
+        """Whether every tick is accounted for exactly once."""
         return not self.total("repeated") and all(
-            (each.seq is None and not each.published)  # It has no numbers.
+            (each.seq is None and not each.published)  # Its ticks are unnumbered.
             or each.published == each.delivered + each.merged + each.skipped + each.gapped
             for each in self.streams
         )

@@ -1,4 +1,4 @@
-"""Ticks with the times of their way, for those who asked for `stamps`. No I/O."""
+"""Ticks with transit timestamps, for clients that configured `stamps`. No I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from feed.ticks import Bar, Quote, Tick, Trade
 
 
 class StampedTrade(Trade, tag="t", kw_only=True):
-    """A trade that tells when it was on its way.
+    """A trade with the times of its transit.
 
     Attributes:
         published_us: when its publisher handed it to the broker, microseconds since the Unix epoch,
@@ -24,25 +24,25 @@ class StampedTrade(Trade, tag="t", kw_only=True):
 
 
 class StampedQuote(Quote, tag="q", kw_only=True):
-    """A quote with the attributes that a `StampedTrade` has besides."""
+    """A quote with the additional attributes of a `StampedTrade`."""
 
     published_us: int = field(name="tr")
     written_us: int = field(name="tw")
 
 
 class StampedBar(Bar, tag="b", kw_only=True):
-    """A bar with the attributes that a `StampedTrade` has besides."""
+    """A bar with the additional attributes of a `StampedTrade`."""
 
     published_us: int = field(name="tr")
     written_us: int = field(name="tw")
 
 
 Stamped = StampedTrade | StampedQuote | StampedBar
-"""What ticks are after `Stream.configure(stamps=True)`, beside what they always are."""
+"""The additional type of each tick after `Stream.configure(stamps=True)`."""
 
 
 def tick_in(message: dict[str, Any]) -> Tick:
-    """The tick in a message, a `Stamped` one where it has stamps.
+    """Return the tick in a message, which is `Stamped` if the message has stamps.
 
     Raises:
         InvalidTick: a field is missing or of the wrong type.

@@ -1,4 +1,4 @@
-"""A client's half of the conversation, without I/O: frames in, ticks, gaps and notices out."""
+"""The client side of the protocol, without I/O: turns frames into ticks, gaps and notices."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from feed.protocol import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
 from feed.ticks import Coverage, StreamKey, Subscription, Tick
 
 MESSAGE_BYTES: Final = 60_000
-"""What one message of ours may take: servers accept 64 KiB."""
+"""Maximum size of a client message. Servers accept 64 KiB."""
 TICK_TYPES: Final = frozenset("tqb")
 _UNKNOWN: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
 _PASSING: Final = frozenset(
@@ -27,16 +27,16 @@ _PASSING: Final = frozenset(
 )
 
 Notice = dict[str, Any]
-"""A message that is no tick, such as a reply or an error, as it was sent."""
+"""A message other than a tick, such as a reply or an error, as it was sent."""
 Message = tuple[int, str | bytes]
-"""What is to be sent, after the `id` that its reply will carry."""
+"""The `id` that the reply will carry, and the message to send."""
 
 
 class Refused(ConnectionFailed):
-    """The server has answered with an error.
+    """The server replied with an error.
 
     Attributes:
-        code: its number, see `docs/protocol.md`, section "Errors and closing".
+        code: the error code; see `docs/protocol.md`, section "Errors and closing".
     """
 
     def __init__(self, notice: Notice) -> None:
@@ -45,28 +45,28 @@ class Refused(ConnectionFailed):
 
     @property
     def is_passing(self) -> bool:
-        """Whether the same may be granted later."""
+        """Whether the same request may succeed later."""
         return self.code in _PASSING
 
     @property
     def is_of_the_unknown(self) -> bool:
-        """Whether that is what a server says of extensions that it does not know."""
+        """Whether this is how a server rejects extensions that it does not know."""
         return self.code in _UNKNOWN
 
 
 def subprotocol_of(encoding: Encoding) -> str:
-    """What to offer in the handshake to get this encoding."""
+    """Return the subprotocol to offer in the handshake for an encoding."""
     return JSON_SUBPROTOCOL if encoding is Encoding.JSON else MSGPACK_SUBPROTOCOL
 
 
 def to_message(fields: Fields, encoding: Encoding) -> str | bytes:
-    """What to send, text or bytes as its frame is to be."""
+    """Encode a message as text or bytes, according to its frame type."""
     message = encode(fields, encoding)
     return message.decode() if encoding is Encoding.JSON else message
 
 
 def messages_in(frame: str | bytes) -> list[Notice]:
-    """The messages in a frame, ticks or others; raises ValueError. To be called in `reading`."""
+    """Decode the messages in a frame; raises ValueError. Call it in a `reading` block."""
     messages: list[Notice] = (
         msgspec.json.decode(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
     )
@@ -75,7 +75,7 @@ def messages_in(frame: str | bytes) -> list[Notice]:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Whatever is wrong with a frame is ConnectionFailed: the server speaks something else."""
+    """Turn errors in a frame into ConnectionFailed: the server does not speak this protocol."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, InvalidTick) as error:
@@ -83,12 +83,12 @@ def reading() -> Iterator[None]:
 
 
 class ClientState:
-    """What a client must remember to read its messages, and to take up again after a cut.
+    """State that a client needs to interpret messages and to resume after a cut.
 
     Attributes:
-        books: what has become of every tick.
-        extended: whether the server knows our extensions, as far as was seen.
-        retry_s: when to come back, where the server has said so before it shut down.
+        books: the accounting of all ticks.
+        extended: whether the server is believed to know the extensions of this protocol.
+        retry_s: the reconnect delay that the server requested before it shut down, or 0.
     """
 
     def __init__(self, encoding: Encoding) -> None:
@@ -105,11 +105,11 @@ class ClientState:
 
     @property
     def subprotocol(self) -> str:
-        """What to offer in the handshake."""
+        """The subprotocol to offer in the handshake."""
         return subprotocol_of(self.encoding)
 
     def connected(self, subprotocol: str | None) -> None:
-        """Begin another connection, on which the server has accepted this subprotocol."""
+        """Begin a new connection, on which the server accepted this subprotocol."""
         self.extended = subprotocol is not None
         self.retry_s = 0.0
         self._asked.clear()
@@ -119,7 +119,7 @@ class ClientState:
     # -- what comes
 
     def receive(self, frame: str | bytes) -> tuple[list[Tick | Event], list[Notice]]:
-        """Take one message of the server apart: what the application is to see, and notices.
+        """Process one frame; return the ticks and events for the application, and the notices.
 
         Raises:
             ConnectionFailed: the server does not speak this protocol.
@@ -150,7 +150,7 @@ class ClientState:
 
     def _take_reply(self, notice: Notice) -> None:
         if "id" not in notice and not self.extended and self._asked:
-            # It answers one by one, in order, but knows nothing of ids.
+            # A server without extensions replies in order, but without ids.
             notice["id"] = next(iter(self._asked))
         asked = self._asked.pop(notice.get("id", 0), {})
         changes = self._configuring.pop(notice.get("id", 0), {})
@@ -163,7 +163,7 @@ class ClientState:
 
     def _take_subscription(self, notice: Notice, asked: dict[Subscription, Wish | None]) -> None:
         before = self._wishes.copy()
-        # Not what is listed: after a cut that is only what has been asked for again so far.
+        # The reply's list won't do: after a cut it has only what was renewed so far.
         for each, wish in asked.items():
             if wish is None:
                 self._wishes.pop(each, None)
@@ -182,7 +182,7 @@ class ClientState:
             if each.is_wildcard or wish is None or wish.start is not None:
                 continue
             if not held.covers(StreamKey("", *each)) and self.books.book(*each).seq is None:
-                # Where it is not said, nothing was published yet.
+                # A stream without a position has no published ticks yet.
                 self.books.place(*each, epoch, 0)
 
     # -- what to say
@@ -195,10 +195,10 @@ class ClientState:
         wish: Wish = Wish(),  # noqa: B008 - a tuple
         plainly: bool = False,
     ) -> Message:
-        """The message that adds subscriptions.
+        """Return the message that adds subscriptions.
 
         Args:
-            plainly: with nothing in it that `wish` and `snapshot` do not ask for.
+            plainly: add no options besides those in `wish` and `snapshot`.
         """
         entries = _entries(channels)
         options = {"snapshot": True} if snapshot else {}
@@ -207,22 +207,22 @@ class ClientState:
         return self._ask(subscribe(entries, wish, **options), dict.fromkeys(entries, wish))
 
     def unsubscribe(self, channels: Mapping[str, Iterable[str]]) -> Message:
-        """The message that ends subscriptions."""
+        """Return the message that ends subscriptions."""
         entries = _entries(channels)
         return self._ask(unsubscribe(entries), dict.fromkeys(entries))
 
     def configure(self, changes: Mapping[str, Any]) -> Message:
-        """The message that sets what holds for the whole connection, and those that follow it.
+        """Return the message that changes the settings of this and all later connections.
 
         Args:
-            changes: what is to be another than it was, by the protocol's names.
+            changes: the settings to change, by their names in the protocol.
         """
         message = self._ask({"action": "configure", **changes}, {})
         self._configuring[message[0]] = dict(changes)
         return message
 
     def ask_epoch(self) -> Message | None:
-        """The message that asks for the epoch, where a numbering has begun: one at a time."""
+        """Return a request for the epoch if a numbering has begun; only one may be pending."""
         if not self.books.lacks_epoch or self._epoch_asked or not self.extended:
             return None
         self.books.lacks_epoch = False
@@ -231,17 +231,17 @@ class ClientState:
         return message
 
     def say_again(self) -> list[Message]:
-        """After a reconnect: the messages that bring back all that held, each as the next.
+        """Return the messages that restore settings and subscriptions after a reconnect, in order.
 
-        What was configured comes first, since it is the default of what is subscribed to.
+        The settings come first, because they are the defaults for the subscriptions.
         """
         known = self._configuration if self.extended else {}
         return [*([self.configure(known)] if known else []), *self.subscribe_again()]
 
     def subscribe_again(self) -> list[Message]:
-        """After a reconnect: the messages that ask for all that was held, from where it stood.
+        """Return the messages that resume all subscriptions from their positions.
 
-        Each is to be sent when the one before has been answered.
+        Send each after the reply to the one before.
         """
         if self.extended:
             self.books.insist_on_epochs()
@@ -256,10 +256,10 @@ class ClientState:
         positions: Iterable[Position],
         wish: Wish = Wish(),  # noqa: B008 - a tuple
     ) -> list[Message]:
-        """The messages that go on from positions that the program has kept.
+        """Return the messages that resume from positions that the program has saved.
 
-        Streams under a wildcard that have none begin with the first tick that is kept. Each message
-        is to be sent when the one before has been answered.
+        Streams under a wildcard that have no position begin with the first retained tick. Send each
+        message after the reply to the one before.
         """
         entries = _entries(channels)
         coverage = Coverage(entries)
@@ -273,7 +273,7 @@ class ClientState:
         return len(encode(fields, self.encoding))
 
     def _ask(self, fields: Fields, changes: dict[Subscription, Wish | None]) -> Message:
-        """Give a message its `id`, and note what its success will change."""
+        """Give a message its `id`, and remember what to change if it succeeds."""
         self._last_id += 1
         self._asked[self._last_id] = changes
         return self._last_id, to_message({**fields, "id": self._last_id}, self.encoding)

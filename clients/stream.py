@@ -1,4 +1,4 @@
-"""The client to write programs with: typed ticks, and connections that come back by themselves."""
+"""The asynchronous client API: typed ticks, with automatic reconnects."""
 
 from __future__ import annotations
 
@@ -39,25 +39,26 @@ async def connect(
     on_replay: Callable[[State], None] | None = None,
     on_heartbeat: Callable[[Heartbeat], None] | None = None,
 ) -> AsyncIterator[Stream]:
-    """Connect to a feed, and stay connected until the block is left.
+    """Connect to a feed and stay connected until the block exits.
 
     Args:
         url: ws:// or wss://, with the path `/stream` or `/v2/{feed}`.
         encoding: `json` or `msgpack`.
         token: a JSON Web Token, or an API key's secret.
-        headers: more headers for the handshake, such as other credentials.
-        tls: how a wss:// server is verified: a PEM file of certificates to trust instead of the
+        headers: extra headers for the handshake, such as other credentials.
+        tls: how to verify a wss:// server: a PEM file of certificates to trust instead of the
             system's authorities, or a context.
-        reconnect: come back after a cut, and go on with every stream where it was. The first
-            connection is tried once, in any case.
-        on_gap: called with ticks that will not come, in their place among the others: before the
-            first tick after them is returned.
-        on_replay: called with where the replay of the feed stands, once
-            `Stream.configure(replay=True)` was said; also in its place.
-        on_heartbeat: called with signs of life, after `Stream.configure(heartbeat_ms=…)`; likewise.
+        reconnect: reconnect after a cut, and resume every stream where it was. The first
+            connection is attempted only once in any case.
+        on_gap: called with each gap, in order with the ticks: before the first tick after the gap
+            is returned.
+        on_replay: called with the state of the feed's replay, in order with the ticks; requires
+            `Stream.configure(replay=True)`.
+        on_heartbeat: called with each heartbeat, in order with the ticks; requires
+            `Stream.configure(heartbeat_ms=…)`.
 
     Raises:
-        ConnectionFailed: the server can't be reached, is not trusted or turned us away.
+        ConnectionFailed: the server can't be reached, is not trusted or refused the connection.
         InvalidSettings: the file of certificates can't be used.
 
     >>> import asyncio
@@ -81,7 +82,7 @@ async def connect(
 
 
 class Stream:
-    """A connection to a feed: an asynchronous iterator of ticks. `connect` makes one."""
+    """A connection to a feed: an asynchronous iterator of ticks. `connect` opens one."""
 
     def __init__(
         self, address: Address, state: ClientState, life: Life, handlers: Handlers
@@ -94,35 +95,35 @@ class Stream:
 
     @property
     def connected(self) -> bool:
-        """False from a cut until the subscriptions are held again."""
+        """Whether all subscriptions are in place; False from a cut until they are restored."""
         return self._life.connected
 
     @property
     def encoding(self) -> Encoding:
-        """That of the next connection; `switch` changes it."""
+        """The encoding of the next connection; `switch` changes it."""
         return self._life.encoding
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was re-established."""
+        """The number of times that the connection was re-established."""
         return self._life.reconnects
 
     @property
     def notices(self) -> deque[Notice]:
-        """The latest messages of the server that are neither ticks nor replies, as they came."""
+        """The latest server messages that are neither ticks nor replies, as received."""
         return self._life.notices
 
     @property
     def waiting(self) -> int:
-        """What has arrived and was not asked for yet, in ticks."""
+        """The number of ticks that have arrived and were not read yet."""
         return len(self._life.queue)
 
     def report(self) -> Report:
-        """What has become of every tick, up to those that are `waiting`."""
+        """Return the accounting of all ticks received, including those `waiting`."""
         return self._state.books.report(self.reconnects)
 
     async def close(self) -> None:
-        """Say good-bye and stop; iterations end."""
+        """Close the connection, which ends any iteration."""
         for replay in self._replays:
             await replay.close()
         await self._life.end()
@@ -139,7 +140,7 @@ class Stream:
         conflate_ms: int | None = None,
         slow: str | None = None,
     ) -> Notice:
-        """Add subscriptions; returns the server's reply, which lists all of them.
+        """Add subscriptions and return the server's reply, which lists all subscriptions.
 
         Args:
             channels: symbols by channel, for channels without a parameter here: `bars:5s`, ….
@@ -147,12 +148,13 @@ class Stream:
             snapshot: get the latest tick of each stream first.
             start: get every retained tick from this time on first: a datetime with a time zone, an
                 RFC 3339 string, or nanoseconds since the Unix epoch.
-            conflate_ms: get at most one tick of each stream in so many ms, the latest.
-            slow: `conflate`, `skip` or `close`: what is to happen when this program is too slow.
+            conflate_ms: get at most one tick of each stream, the latest, in each interval of this
+                length.
+            slow: `conflate`, `skip` or `close`: what the server does if this program is too slow.
 
         Raises:
             ConnectionFailed: the server refused, with its error message, or did not answer.
-            ValueError: `start` is no time, or symbols are a string in place of a list.
+            ValueError: `start` is not a valid time, or symbols are a string instead of a list.
         """
         wanted = merge_channels(channels, trades, quotes, bars)
         start_ns = None if start is None else int(Time.from_wire(start))
@@ -165,26 +167,26 @@ class Stream:
         *,
         slow: str | None = None,
     ) -> None:
-        """Add subscriptions that go on where an earlier program has stopped.
+        """Add subscriptions that resume where an earlier program stopped.
 
-        What is not kept any more comes as a gap. Streams under a wildcard that have no position
-        begin with their first tick that is kept; those that are named, with the next one.
+        Ticks that are no longer retained are reported as a gap. Streams without a position begin
+        with their first retained tick if under a wildcard, or with the next tick if named.
 
         Args:
             channels: symbols by channel.
-            positions: where the streams stand, as that program knew it.
+            positions: the positions of the streams that the earlier program saved.
             slow: as for `subscribe`.
 
         Raises:
             ConnectionFailed: the server refused, with its error message, or did not answer.
-            ValueError: symbols are a string in place of a list.
+            ValueError: symbols are a string instead of a list.
         """
         wanted = merge_channels(channels, (), (), ())
         for question in self._state.resume(wanted, positions, Wish(slow=slow)):
             await self._life.ask(question)
 
     def epoch_of(self, channel: str, symbol: str) -> str:
-        """The epoch that a stream is in, up to those ticks that are `waiting`; empty if unknown."""
+        """Return the epoch of a stream, including ticks that are `waiting`; empty if unknown."""
         return self._state.books.epoch_of(channel, symbol)
 
     async def unsubscribe(
@@ -208,21 +210,21 @@ class Stream:
         conflate_ms: int | None = None,
         replay: bool | None = None,
     ) -> Configured:
-        """Set what holds for the connection, and again for each that follows it after a cut.
+        """Change the settings of the connection. They survive reconnects.
 
-        What is left out stays as it was; with nothing at all, this asks what holds.
+        Omitted settings keep their values. Without arguments, this returns the current settings.
 
         Args:
-            heartbeat_ms: a sign of life so often, 100 to 60000, or 0 for none; see `on_heartbeat`.
-            stamps: ticks tell when they were on their way: each is a `Stamped` one as well.
-            slow: what is to happen when this program is too slow, for subscriptions that do not say
-                it themselves; None is each channel's own.
-            conflate_ms: as for `subscribe`, likewise.
-            replay: be told where the replay of the feed stands, see `on_replay`.
+            heartbeat_ms: the heartbeat interval, 100 to 60000, or 0 for none; see `on_heartbeat`.
+            stamps: add transit timestamps to ticks, so that each is `Stamped` as well.
+            slow: what the server does if this program is too slow, for subscriptions without
+                `slow`; None leaves it to each channel's default.
+            conflate_ms: as in `subscribe`, for subscriptions without `conflate_ms`.
+            replay: report the state of the feed's replay; see `on_replay`.
 
         Raises:
             Refused: the server refused, with its error message; nothing has changed.
-            ConnectionFailed: it did not answer.
+            ConnectionFailed: the server did not answer.
         """
         said = {
             "heartbeat_ms": heartbeat_ms, "stamps": stamps, "conflate_ms": conflate_ms,
@@ -247,22 +249,23 @@ class Stream:
         end: datetime | str | int | None = None,
         speed: float | str = 1.0,
     ) -> PrivateReplay:
-        """Have a tape of the server played to this program alone, over a connection of its own.
+        """Play one of the server's tapes to this program alone, over a separate connection.
 
-        So neither holds up the other: the replay waits for who reads it, and this stream does not
-        wait for the replay. It ends with this stream.
+        The connection is separate so that neither holds up the other: the replay waits for its
+        reader, and this stream does not wait for the replay. The replay ends with this stream.
 
         Args:
-            tape: its name, as the server's `GET /tapes` lists it.
-            channels, trades, quotes, bars: which of its streams, as for `subscribe`.
-            start, end: the part of it, in its own time, as `start` of `subscribe`; by default all.
-            speed: how many times as fast as it happened, 0.01 to 10000; or `max`, which is as fast
-                as it is read.
+            tape: its name, as listed by the server's `GET /tapes`.
+            channels, trades, quotes, bars: the streams to play, as in `subscribe`.
+            start, end: the part to play, in recorded time, in the formats of `start` in
+                `subscribe`; by default the whole tape.
+            speed: a multiple of the original speed, 0.01 to 10000; or `max`, which is as fast as
+                the program reads.
 
         Raises:
-            Refused: the server refused; 416 where it has no such tape, or not these streams.
-            ConnectionFailed: it can't be reached, turned us away, or did not answer.
-            ValueError: `start` or `end` is no time, `speed` no speed, or symbols are a string.
+            Refused: the server refused; 416 if it lacks the tape or these streams.
+            ConnectionFailed: the server can't be reached, refused the connection or did not answer.
+            ValueError: `start`, `end` or `speed` is invalid, or symbols are a string.
         """
         wanted = merge_channels(channels, trades, quotes, bars)
         replay = await PrivateReplay.begin(
@@ -273,7 +276,7 @@ class Stream:
         return replay
 
     async def switch(self, encoding: Encoding | str) -> None:
-        """Go on in another encoding: the connection is closed, and comes back as after a cut.
+        """Switch to another encoding by closing the connection and reconnecting as after a cut.
 
         Without `reconnect`, the stream ends instead.
         """
@@ -289,9 +292,9 @@ class Stream:
         return next_
 
     async def read(self, most: int = 1000) -> list[Tick]:
-        """What is waiting, at least one tick and at most so many: less work than one by one.
+        """Return unread ticks, at least one and at most `most`. Cheaper than iterating one by one.
 
-        Returns nothing when the stream has ended. Raises as the iteration does.
+        Returns an empty list if the stream has ended. Raises as the iteration does.
         """
         try:
             while isinstance(ticks := await self._life.queue.get_ticks(most), Event):

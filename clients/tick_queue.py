@@ -1,4 +1,4 @@
-"""What has arrived and was not asked for yet, between the reader of a connection and a program."""
+"""Queue of unread ticks and events between the reader of a connection and the program."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from clients.notices import Event
 from feed.ticks import Tick
 
 QUEUE_TICKS_MAX: Final = 10_000
-"""Above it the client stops reading, and the server sees a slow client."""
+"""Above this, the client stops reading, and the server sees a slow client."""
 URGENT: Final = 20
-"""How many times as many there may be while somebody waits for a reply, which comes behind them.
+"""Factor on the limit while a request is pending, because its reply follows the queued ticks.
 
-That is more than sockets and servers hold. Who asks and asks and takes no ticks gets no reply then.
+The higher limit is more than sockets and servers hold. A program that keeps sending requests and
+reads no ticks reaches it, and then receives no replies.
 """
 
 
 class TickQueue:
-    """Ticks and events in their order, up to a bound.
+    """A bounded queue of ticks and events, in order.
 
-    Whoever is cancelled while it waits for something has taken nothing.
+    A task that is cancelled while waiting takes nothing from the queue.
 
     Args:
-        is_urgent: whether to read on above the bound, up to another one.
+        is_urgent: returns whether to read on above the limit, up to the higher one.
     """
 
     def __init__(self, is_urgent: Callable[[], bool]) -> None:
@@ -40,7 +41,7 @@ class TickQueue:
 
     @property
     def ended(self) -> Exception | None:
-        """Why nothing more will come."""
+        """The reason why the queue has ended, or None."""
         return self._ended
 
     async def put(self, items: Iterable[Tick | Event]) -> None:
@@ -53,25 +54,25 @@ class TickQueue:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing is to be read before the program has taken something."""
+        """Whether reading must stop until the program takes something."""
         bound = QUEUE_TICKS_MAX * (URGENT if self._is_urgent() else 1)
         return len(self._items) > bound
 
     def look_again(self) -> None:
-        """There may be room, or it has become urgent to read."""
+        """Check again whether to read: there may be room, or reading has become urgent."""
         self._room.set()
 
     async def get(self) -> Tick | Event:
-        """The next one; raises the reason of the end after the last."""
+        """Return the next item; raises the end reason after the last one."""
         await self._wait()
         item = self._items.popleft()
         self._make_room()
         return item
 
     async def get_ticks(self, most: int) -> list[Tick] | Event:
-        """What waits before the next event, at least one tick and at most so many; or the event.
+        """Return the ticks before the next event, 1 to `most`; or the event, if it is next.
 
-        Raises the reason of the end after the last.
+        Raises the end reason after the last item.
         """
         await self._wait()
         ticks: list[Tick] = []
@@ -87,12 +88,12 @@ class TickQueue:
         return ticks
 
     def clear(self) -> None:
-        """Drop what waits."""
+        """Drop all queued items."""
         self._items.clear()
         self._room.set()
 
     def end(self, reason: Exception) -> None:
-        """Nothing more will come; the first reason counts."""
+        """End the queue; the first reason given is kept."""
         self._ended = self._ended or reason
         self._news.set()
 
@@ -104,6 +105,6 @@ class TickQueue:
             await self._news.wait()
 
     def _make_room(self) -> None:
-        # Not at once, so that reading does not stop and go for each tick.
+        # Only at half the limit, so that reading does not stop and resume with each tick.
         if len(self._items) <= QUEUE_TICKS_MAX // 2:
             self._room.set()

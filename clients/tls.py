@@ -1,4 +1,4 @@
-"""How wss:// servers are verified: always, there is no way around it."""
+"""Verification of wss:// servers, which can't be turned off."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 from feed.errors import InvalidSettings
 
 _UNKNOWN_ISSUERS: Final = frozenset((2, 18, 19, 20, 21))
-"""OpenSSL's codes (x509_vfy.h) of certificates, or chains, that lead to nobody who is trusted."""
+"""OpenSSL's codes (x509_vfy.h) for certificates or chains without a trusted issuer."""
 
 
 def verifying_context(ca: str | os.PathLike[str] | None = None) -> ssl.SSLContext:
-    """A context that trusts the authorities of the system, or those of a file instead.
+    """Create a context that trusts the system's authorities, or the certificates in a file.
 
     Args:
-        ca: PEM file of certificates to trust: an authority's, or a server's that is self-signed.
+        ca: PEM file of certificates to trust: an authority's or a self-signed server's.
 
     Raises:
         InvalidSettings: the file can't be used.
@@ -30,7 +30,7 @@ def verifying_context(ca: str | os.PathLike[str] | None = None) -> ssl.SSLContex
 
 
 def why_refused(error: ssl.SSLError) -> str:
-    """What went wrong, and how to mend it where that can be told."""
+    """Describe what went wrong and, where known, how to fix it."""
     if not isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     words = f"the server's certificate is not trusted: {error.verify_message}"

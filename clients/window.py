@@ -1,4 +1,4 @@
-"""The latest ticks of a stream, as tables: for a look at the market in a notebook."""
+"""Tables of a stream's latest ticks, for example to view a market in a notebook."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     import polars as pl
 
 TICKS_MAX: Final = 100_000
-"""Ticks of a kind that a window holds, if nothing else is said."""
+"""Default for the number of ticks of each kind in a window."""
 
 T = TypeVar("T", Trade, Quote, Bar)
 
 
 class Window:
-    """The last so many trades, quotes and bars that it was given.
+    """The latest trades, quotes and bars added to it.
 
     Args:
-        ticks_max: how many of each kind; the oldest go.
+        ticks_max: how many of each kind to keep; the oldest are dropped.
 
     Attributes:
-        trades, quotes, bars: what it holds, each a `Table`.
+        trades, quotes, bars: the ticks, each in a `Table`.
 
     >>> from feed.times import Time
     >>> window = Window(ticks_max=2)
@@ -44,7 +44,7 @@ class Window:
         self.bars: Table[Bar] = Table(_BAR_COLUMNS, ticks_max)
 
     def add(self, ticks: Iterable[Tick]) -> None:
-        """Take ticks, as `Stream.read` returns them."""
+        """Add ticks, as returned by `Stream.read`."""
         for tick in ticks:
             if isinstance(tick, Trade):
                 self.trades.rows.append(tick)
@@ -55,10 +55,10 @@ class Window:
 
 
 class Table(Generic[T]):
-    """Ticks of one kind, in the order in which they came.
+    """Ticks of one kind, in order of arrival.
 
-    Its columns have the names of the attributes. `time` is in nanoseconds, UTC. `id` is text, since
-    some venues count their trades and others name them.
+    Columns are named after the attributes. `time` is in nanoseconds, UTC. `id` is text, because
+    some venues number their trades and others name them.
 
     Attributes:
         rows: the ticks.
@@ -72,11 +72,11 @@ class Table(Generic[T]):
         return len(self.rows)
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """A list for each column; times are whole nanoseconds since the Unix epoch."""
+        """Return a list for each column; times are whole nanoseconds since the Unix epoch."""
         return {name: [of(row) for row in self.rows] for name, of in self._columns.items()}
 
     def to_polars(self) -> pl.DataFrame:
-        """A polars frame. Needs the extra `polars`: `pip install 'tickcast[polars]'`."""
+        """Return a polars frame. Needs the extra `polars`: `pip install 'tickcast[polars]'`."""
         import polars as pl  # noqa: PLC0415 - an extra
 
         types = {name: _POLARS_TYPES.get(name, "Float64") for name in self._columns}
@@ -85,7 +85,7 @@ class Table(Generic[T]):
         return frame.with_columns(pl.from_epoch("time", "ns").dt.replace_time_zone("UTC"))
 
     def to_pandas(self) -> pd.DataFrame:
-        """A pandas frame. Needs the extra `pandas`: `pip install 'tickcast[pandas]'`."""
+        """Return a pandas frame. Needs the extra `pandas`: `pip install 'tickcast[pandas]'`."""
         import pandas as pd  # noqa: PLC0415 - an extra
 
         return pd.DataFrame(

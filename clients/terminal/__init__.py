@@ -1,1 +1,1 @@
-"""What `tickcast watch` shows on a terminal: a market, and lines made of it, without I/O."""
+"""The terminal display of `tickcast watch`: market state rendered as lines of text. No I/O."""

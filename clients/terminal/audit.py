@@ -14,14 +14,14 @@ _TROUBLE: Final = frozenset(("missing", "repeated"))
 
 
 class AuditTable:
-    """Draws the books; columns that do not fit are left out from the right."""
+    """Draws a report as a table; drops columns from the right if they do not fit."""
 
     def __init__(self) -> None:
         self._width = 0
         self._widths = [0] * len(_HEADS)
 
     def draw(self, report: Report, width: int, height: int) -> list[Line]:
-        """The sums, and the streams that there is room for: the most troubled ones first."""
+        """Draw the totals and as many streams as fit, those with the most problems first."""
         streams = sorted(report.streams, key=by_trouble)
         verdict, *sums = sum_up(report)
         room = max(0, height - len(sums) - 2)

@@ -1,4 +1,4 @@
-"""All that is on the terminal: a market, the chosen symbol's candles, and the view of them."""
+"""Everything on the terminal: the market, the selected symbol's candles and the view."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CHART_KEYS: Final = (
 
 
 class Status(NamedTuple):
-    """How the connection is doing."""
+    """The state of the connection."""
 
     url: str
     encoding: str
@@ -38,7 +38,7 @@ class Status(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """What is shown during a pause, and since when."""
+    """The contents of the screen during a pause, and when the pause began."""
 
     market: Market
     candles: Candles | None
@@ -46,10 +46,10 @@ class Frozen(NamedTuple):
 
 
 class Board:
-    """Takes ticks and keys, gives lines.
+    """Processes ticks and keys, and renders lines.
 
     Attributes:
-        changed: whether there is something new to draw.
+        changed: whether the screen needs to be redrawn.
     """
 
     def __init__(self, page: Page = Page.TABLE) -> None:
@@ -71,25 +71,25 @@ class Board:
         self.changed = True
 
     def turn(self, now: float) -> None:
-        """Time passes, also where nothing comes."""
+        """Update rates as time passes, even if no ticks arrive."""
         if self.market.turn(now):
             self.changed = True
 
     def begin_chart(self) -> Candles | None:
-        """Show the candles of the chosen symbol from now on, which are to be filled."""
+        """Show candles of the selected symbol and return them, empty, for the caller to fill."""
         self._candles = None
         if self.view.selected is not None:
             self._candles = Candles(self.view.selected, self.view.timeframe)
-            self._frozen = None  # They come from now on.
+            self._frozen = None  # End the pause, which has no such candles.
         return self._candles
 
     def say(self, text: str, now: float) -> None:
-        """Tell the user something for a few seconds."""
+        """Show the user a message for a few seconds."""
         self._said = (text, now)
         self.changed = True
 
     def press(self, key: str, now: float) -> Wish | None:
-        """A key was pressed; returns what the program is to do."""
+        """Handle a key press and return what it asks of the program, if anything."""
         self.changed = True
         wish = self.view.press(key)
         if wish is not Wish.PAUSE:
@@ -106,7 +106,7 @@ class Board:
     def render(
         self, width: int, height: int, now: float, status: Status, report: Callable[[], Report]
     ) -> list[Line]:
-        """Exactly `height` lines, none wider than `width`."""
+        """Return exactly `height` lines, none wider than `width`."""
         self.changed = False
         market, candles, then = self._frozen or (self.market, self._candles, now)
         body_height = max(0, height - 3)

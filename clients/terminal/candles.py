@@ -1,4 +1,4 @@
-"""Candles out of trades, without I/O, and bounded."""
+"""Candles built from trades, in bounded memory. No I/O."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from feed.times import NS_PER_SECOND, Time
 
 CANDLES_MAX: Final = 300
 TIMEFRAMES: Final = {"1s": 1, "5s": 5, "1m": 60, "5m": 300}
-"""Their lengths in seconds."""
+"""Length of each timeframe, in seconds."""
 
 
 class Candle:
-    """What traded in one interval."""
+    """The trades of one interval."""
 
     __slots__ = ("close", "high", "low", "open", "volume")
 
@@ -24,14 +24,14 @@ class Candle:
         self.volume = 0.0
 
     def take(self, price: float, size: float) -> None:
-        """Enter a trade."""
+        """Add a trade."""
         self.high = max(self.high, price)
         self.low = min(self.low, price)
         self.close = price
         self.volume += size
 
     def copy(self) -> Candle:
-        """The same, to stay as it is."""
+        """Return an independent copy."""
         other = Candle(self.open)
         other.high, other.low, other.close = self.high, self.low, self.close
         other.volume = self.volume
@@ -42,8 +42,8 @@ class Candles:
     """The candles of one symbol.
 
     Attributes:
-        last: the number of the latest one, counted in timeframes since the Unix epoch.
-        trades: all that were taken.
+        last: the number of the latest candle, counted in timeframes since the Unix epoch.
+        trades: how many trades were added.
     """
 
     def __init__(self, symbol: str, timeframe: str) -> None:
@@ -55,7 +55,7 @@ class Candles:
         self._candles: dict[int, Candle] = {}
 
     def take(self, ticks: Iterable[Tick]) -> None:
-        """Enter trades in the order of their stream; other ticks are left out."""
+        """Add trades in stream order; other ticks are ignored."""
         for tick in ticks:
             if not isinstance(tick, Trade) or tick.symbol != self.symbol:
                 continue
@@ -78,20 +78,20 @@ class Candles:
             self._candles = {key: each for key, each in self._candles.items() if key > kept}
 
     def latest(self, count: int) -> list[Candle | None]:
-        """The last so many intervals, the latest at the end; None where nothing traded."""
+        """Return the last `count` intervals, the latest at the end; None if without trades."""
         return [self._candles.get(self.last - back) for back in range(count - 1, -1, -1)]
 
     def begin(self, number: int) -> Time:
-        """When the interval with this number begins."""
+        """Return the start of the interval with this number."""
         return Time(number * self._length_ns)
 
     def history_from(self, latest: Time) -> Time:
-        """From where on trades are needed, for a symbol whose latest tick is of this time."""
+        """Return the time from which trades are needed, given the time of the latest tick."""
         first = int(latest) // self._length_ns - CANDLES_MAX + 1
         return Time(max(1, first * self._length_ns))
 
     def copy(self) -> Candles:
-        """The same, to stay as it is."""
+        """Return an independent copy."""
         other = Candles(self.symbol, self.timeframe)
         other.last, other.trades = self.last, self.trades
         other._candles = {number: each.copy() for number, each in self._candles.items()}

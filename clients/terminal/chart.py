@@ -1,4 +1,4 @@
-"""Candles with their volume, drawn with characters: two steps of price in each line."""
+"""Candles and volumes drawn with characters, at two price steps per line."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _GLYPHS: Final = {
     (0, 0): " ", (1, 1): "│", (2, 2): "┃", (1, 2): "╽", (2, 1): "╿",
     (0, 1): "╷", (1, 0): "╵", (0, 2): "╻", (2, 0): "╹",
 }  # fmt: skip
-"""By what stands in the upper and in the lower half."""
+"""Characters by the contents of their upper and lower half."""
 _LINES_PER_LABEL: Final = 4
 _LABEL_GAP: Final = 15
 
 
 def draw_chart(candles: Candles, decimals: int, width: int, height: int) -> list[Line]:
-    """So many lines: candles with prices at their right, volumes, and the time below."""
+    """Draw `height` lines: candles with prices on the right, volumes, and a time axis below."""
     volume_lines = max(1, height // 6) if height >= 8 else 0
     price_lines = height - volume_lines - 1
     if price_lines < 2:
         return []
-    # How wide the prices are says how many candles there is room for.
+    # The width of the prices decides how many candles fit.
     highest = _span(candles.latest(max(1, width)))[1]
     axis_width = 3 + len(format_price(highest, decimals))
     shown = candles.latest(max(1, width - axis_width))
@@ -52,7 +52,7 @@ def _span(candles: Sequence[Candle | None]) -> tuple[float, float]:
 
 
 class _Scale:
-    """Prices as half lines, counted from above."""
+    """Maps prices to half lines, counted from the top."""
 
     def __init__(self, low: float, high: float, lines: int) -> None:
         self.low, self.high, self.lines = low, high, lines
@@ -95,7 +95,7 @@ def _style_of(candle: Candle | None) -> str:
 
 
 def join(texts: Sequence[str], styles: Sequence[str]) -> Line:
-    """Characters with a style each as few pieces."""
+    """Join styled characters into as few segments as possible."""
     line: Line = []
     begun, style = 0, ""
     for number, text in enumerate(texts):
@@ -121,7 +121,7 @@ def _labels(scale: _Scale, closing: Candle, decimals: int) -> list[Segment]:
 
 
 def _round_step(least: float) -> float:
-    """1, 2 or 5 times a power of ten, at least so much."""
+    """Return the smallest 1, 2 or 5 times a power of ten that is at least `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * 0.999)
 
@@ -141,7 +141,7 @@ def _volumes(shown: Sequence[Candle | None], lines: int) -> list[Line]:
 
 
 def _times(candles: Candles, count: int) -> Line:
-    """Where the candles stand in time, every so many columns; UTC."""
+    """Draw the time axis, with UTC labels at regular intervals of columns."""
     seconds = TIMEFRAMES[candles.timeframe] < 60
     text = [" "] * count
     for column in range(count - 1, -1, -1):

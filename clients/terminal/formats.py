@@ -1,4 +1,4 @@
-"""Numbers and courses of numbers in few characters."""
+"""Compact formats for numbers, and sparklines."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _HUGE: Final = 1e9
 
 
 def count_decimals(price: float) -> int:
-    """How many decimals a price has, from two to eight."""
+    """Count the decimals of a price, from two to eight."""
     if abs(price) >= _HUGE:
         return 2
     return max(2, len(f"{price:.{DECIMALS_MAX}f}".rstrip("0").partition(".")[2]))
 
 
 def format_price(price: float, decimals: int | None = None) -> str:
-    """A price with so many decimals, or as many as it has."""
+    """Format a price with a number of decimals, by default as many as it has."""
     if abs(price) >= _HUGE:
         return f"{price:.6g}"
     return f"{price:,.{count_decimals(price) if decimals is None else decimals}f}"
 
 
 def format_amount(amount: float) -> str:
-    """A quantity in few characters: 950, 12.34k, 4.56M."""
+    """Format a quantity compactly: 950, 12.34k, 4.56M."""
     if amount >= 1e12:
         return f"{amount:.3g}"
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -35,7 +35,7 @@ def format_amount(amount: float) -> str:
 
 
 def format_age(seconds: float) -> str:
-    """How long ago: 0.3s, 12s, 3m, 2h."""
+    """Format an age: 0.3s, 12s, 3m, 2h."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f}s"
     if seconds < 120:
@@ -44,7 +44,7 @@ def format_age(seconds: float) -> str:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """The course of some values, one character each."""
+    """Draw values as a sparkline, one character each."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     if high == low:
         return SPARKS[3] * len(values)

@@ -1,4 +1,4 @@
-"""The page that says what the keys do."""
+"""The help page, which lists the keys."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ HELP: Final = (
     ("  ", "The sparkline has a point a second, the latest price at its right end."),
     ("  ", "Sorted by anything but the symbol, rows stay in place for two seconds."),
 )
-"""Keys, and what they do."""
+"""Keys and their effects."""

@@ -1,4 +1,4 @@
-"""Lines of a terminal: pieces of text with a style each, and the bytes that show them."""
+"""Terminal lines: styled segments of text, and their ANSI escape sequences."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 Segment = tuple[str, str]
-"""A text and the name of its style."""
+"""Text and the name of its style."""
 Line = list[Segment]
 
-# Only the sixteen colours, which every terminal sets to suit its own background.
+# Only the sixteen basic colours, which every terminal adapts to its background.
 STYLES: Final = {
     "": "", "dim": "2", "bold": "1", "head": "1", "selected": "7", "key": "36",
     "up": "32", "up dim": "2;32", "up flash": "1;32",
@@ -20,17 +20,17 @@ _PLAIN: Final = {"1", "2", "7"}
 
 
 def plain(line: Line) -> str:
-    """A line without its styles."""
+    """Return the text of a line without styles."""
     return "".join(text for text, _ in line)
 
 
 def width_of(line: Line) -> int:
-    """How many characters wide a line is."""
+    """Return the width of a line in characters."""
     return sum(len(text) for text, _ in line)
 
 
 def clip(line: Line, width: int) -> Line:
-    """As much of a line as fits."""
+    """Truncate a line to a width."""
     clipped: Line = []
     for text, style in line:
         clipped.append((text[:width], style))
@@ -41,7 +41,7 @@ def clip(line: Line, width: int) -> Line:
 
 
 def spread(left: Line, right: Line, width: int) -> Line:
-    """Two parts at both ends of a line; the left one gives way."""
+    """Align two parts to the left and right; the left part is truncated if necessary."""
     right = clip(right, width)
     room = width - width_of(right)
     left = clip(left, max(0, room - 1))
@@ -49,9 +49,9 @@ def spread(left: Line, right: Line, width: int) -> Line:
 
 
 def to_ansi(line: Line, width: int, *, colour: bool = True) -> str:
-    """A line as a terminal of this width takes it; what stood behind it is erased.
+    """Format a line for a terminal of this width, erasing any old text after it.
 
-    What a server has named is not to steer the terminal: what can't be printed is left out.
+    Unprintable characters are removed, so that names from a server can't control the terminal.
     """
     parts = []
     for text, style in line:
@@ -60,13 +60,13 @@ def to_ansi(line: Line, width: int, *, colour: bool = True) -> str:
         if not colour:
             code = ";".join(each for each in code.split(";") if each in _PLAIN)
         parts.append(f"\x1b[{code}m{shown}\x1b[m" if code and shown else shown)
-    if width_of(line) < width:  # Else the cursor is still on the last character.
+    if width_of(line) < width:  # In a full line, the cursor is still on the last character.
         parts.append("\x1b[K")
     return "".join(parts)
 
 
 def column_ends(widths: Iterable[int], gap: int = 2) -> list[int]:
-    """Where each column would end, in characters, without the space behind it."""
+    """Return the end of each column in characters, without the gap after it."""
     ends: list[int] = []
     for width in widths:
         ends.append((ends[-1] + gap if ends else 0) + width)
@@ -74,5 +74,5 @@ def column_ends(widths: Iterable[int], gap: int = 2) -> list[int]:
 
 
 def count_fitting(widths: Sequence[int], width: int) -> int:
-    """How many columns fit; one is always shown."""
+    """Return how many columns fit, at least one."""
     return max(1, sum(end <= width for end in column_ends(widths)))

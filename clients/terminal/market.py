@@ -1,4 +1,4 @@
-"""What is known of a market's symbols, kept from ticks; without I/O, and bounded."""
+"""State of a market's symbols, updated from ticks, in bounded memory. No I/O."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from feed.ticks import Quote, Tick, Trade
 from feed.times import Time
 
 ROWS_MAX: Final = 1_000
-"""Symbols that are shown: the busiest ones."""
+"""Maximum number of symbols to show: the busiest ones."""
 HIDDEN_MAX: Final = 100_000
-"""Symbols besides them that are counted."""
+"""Maximum number of other symbols whose ticks are counted."""
 SPARK_POINTS: Final = 60
 TURN_S: Final = 1.0
-"""How often rates and sparklines move on."""
+"""Interval at which rates and sparklines are updated, in seconds."""
 _RATE_TURNS: Final = 5
 _REVIEW_TURNS: Final = 2
 _CLEARLY_BUSIER: Final = 2
@@ -28,10 +28,10 @@ class Row:
     """One symbol.
 
     Attributes:
-        first, last: prices: when it was first seen here, and now; 0 while none is known.
-        moved: 1 after a price that rose, -1 after one that fell, since `moved_at`.
-        decimals: the most that its prices have had.
-        volume: traded since it was first seen, without what a snapshot shows.
+        first, last: the first price seen here and the current price; 0 while unknown.
+        moved: 1 after the price rose, -1 after it fell, at `moved_at`.
+        decimals: the largest number of decimals of its prices.
+        volume: the volume traded since it was first seen, without snapshots.
         latest: the time of its latest tick, by the venue's clock.
         course: the last price of each turn, for a sparkline.
     """
@@ -55,7 +55,7 @@ class Row:
 
     @property
     def change(self) -> float:
-        """How far the price has moved since it was first seen, in percent."""
+        """The change in price since the symbol was first seen, in percent."""
         return (self.last / self.first - 1) * 100 if self.first else 0.0
 
     @property
@@ -76,14 +76,14 @@ class Row:
             self._timeframe = "trades"
             self._move(tick.price, 0.0 if tick.snap else tick.size, now)
         else:
-            # What trades have told already, or bars of another length, would be counted twice.
+            # Bars of a second timeframe, and bars of a symbol with trades, would count twice.
             self._timeframe = self._timeframe or tick.timeframe
             counts = tick.timeframe == self._timeframe and not tick.snap
             self._move(tick.close, tick.volume if counts else 0.0, now)
 
     def _move(self, price: float, size: float, now: float) -> None:
         if not math.isfinite(price):
-            return  # MessagePack can say so, and nothing can be drawn of it.
+            return  # MessagePack allows infinity and NaN, which can't be drawn.
         self.volume += size
         if not self.first:
             self.first = price
@@ -96,7 +96,7 @@ class Row:
         self.decimals = max(self.decimals, count_decimals(price))
 
     def turn(self, elapsed_s: float) -> None:
-        """So much time has passed since the last turn."""
+        """Update the rate and the sparkline, `elapsed_s` after the last turn."""
         self._counts.append(self._count)
         self._count = 0
         self.rate = sum(self._counts) / len(self._counts) / elapsed_s
@@ -105,11 +105,11 @@ class Row:
 
     @property
     def recent(self) -> int:
-        """Ticks in the turns that the rate is made of, and since."""
+        """The number of ticks since the beginning of the turns that the rate covers."""
         return sum(self._counts) + self._count
 
     def copy(self) -> Row:
-        """The same, to stay as it is."""
+        """Return an independent copy."""
         other = Row(self.symbol)
         for name in Row.__slots__:
             setattr(other, name, getattr(self, name))
@@ -118,13 +118,13 @@ class Row:
 
 
 class Market:
-    """The busiest symbols, and how many there are besides.
+    """The busiest symbols, and counts of the others.
 
     Attributes:
-        ticks: all that were taken.
-        rate: ticks per second, lately.
-        hidden: ticks of symbols that have no row, lately.
-        changes: how often a row came or went.
+        ticks: the number of ticks taken.
+        rate: recent ticks per second.
+        hidden: recent ticks by symbol, for symbols without a row.
+        changes: how often a row was added or removed.
     """
 
     def __init__(self, rows_max: int = ROWS_MAX) -> None:
@@ -157,7 +157,7 @@ class Market:
             self.hidden[symbol] = 1
 
     def turn(self, now: float) -> bool:
-        """Move rates and sparklines on where it is time; tells whether it was."""
+        """Update rates and sparklines if a turn is over; return whether it was."""
         if self._turned_at is None:
             self._turned_at = now
         elapsed_s = now - self._turned_at
@@ -175,11 +175,11 @@ class Market:
         return True
 
     def _review(self) -> None:
-        """Give rows to hidden symbols that are clearly busier than some that have one."""
+        """Replace rows by hidden symbols that are clearly busier."""
         busiest = heapq.nlargest(self._rows_max, self.hidden.items(), key=lambda each: each[1])
         quietest = heapq.nsmallest(len(busiest), self.rows.values(), key=lambda row: row.recent)
         for (symbol, count), row in zip(busiest, quietest, strict=True):
-            # Rows are counted over more turns than the others.
+            # The ticks of rows are counted over more turns than those of hidden symbols.
             if count * _RATE_TURNS <= row.recent * _REVIEW_TURNS * _CLEARLY_BUSIER:
                 break
             del self.rows[row.symbol], self.hidden[symbol]
@@ -189,7 +189,7 @@ class Market:
         self.hidden = dict.fromkeys(self.hidden, 0)
 
     def copy(self) -> Self:
-        """The same, to stay as it is."""
+        """Return an independent copy."""
         other = type(self)(self._rows_max)
         other.rows = {symbol: row.copy() for symbol, row in self.rows.items()}
         other.hidden, other.rate = self.hidden.copy(), self.rate

@@ -1,4 +1,4 @@
-"""The table of symbols: rows of a market as lines of a terminal."""
+"""The table of symbols: market rows as terminal lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _symbol(row: Row, now: float) -> Segment:
 
 
 def last_price(row: Row, now: float) -> Segment:
-    """The last price, with a mark that says where it went; it flashes when it moves."""
+    """Format the last price with a mark for its direction; it flashes when the price moves."""
     if not row.first:
         return _NONE
     text = format_price(row.last, row.decimals) + " ▲▼"[row.moved]
@@ -30,7 +30,7 @@ def last_price(row: Row, now: float) -> Segment:
 
 
 def change(row: Row, now: float) -> Segment:
-    """The change in percent."""
+    """Format the change in percent."""
     if not row.first:
         return _NONE
     rounded = round(row.change, 2)
@@ -50,7 +50,7 @@ def _ask(row: Row) -> float | None:
 
 
 class Column(NamedTuple):
-    """One column; `rank` says which go first where there is no room."""
+    """One column; `rank` decides which columns are dropped first if space runs out."""
 
     name: str
     rank: int
@@ -72,7 +72,7 @@ _SPARK_RANK: Final = 3
 
 
 class Table:
-    """Draws rows in columns that don't jump: while the width stays, they only get wider."""
+    """Draws rows in stable columns: at the same total width, columns only get wider."""
 
     def __init__(self) -> None:
         self._width = 0
@@ -81,7 +81,7 @@ class Table:
     def draw(
         self, rows: Sequence[Row], selected: str | None, sort: str, now: float, width: int
     ) -> list[Line]:
-        """A line of heads, and one for each row."""
+        """Draw a header line and one line for each row."""
         if width != self._width:
             self._width, self._widths = width, [len(each.name) + 1 for each in COLUMNS]
         cells = [[column.cell(row, now) for column in COLUMNS] for row in rows]
@@ -95,7 +95,7 @@ class Table:
         return lines
 
     def _fit(self, width: int) -> tuple[list[int], int]:
-        """Which columns there is room for, and how wide the sparkline may be."""
+        """Return the columns that fit, and the width of the sparkline."""
         ranked = sorted(range(len(COLUMNS)), key=lambda number: COLUMNS[number].rank)
         shown: list[int] = []
         room, reserved = width + len(_GAP), 0
@@ -135,6 +135,6 @@ class Table:
             line.append((sparkline(points[-spark:]).rjust(spark), f"{cells[2][1]} dim".strip()))
         if not selected:
             return line
-        # One colour all over: on a bright ground green and red would be hard to read.
+        # Use one colour: green and red would be hard to read on the bright background.
         text = "".join(text for text, _ in line).ljust(width)[:width]
         return [(text, "selected")]

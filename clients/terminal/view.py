@@ -1,4 +1,4 @@
-"""What the user looks at, and what keys change of it."""
+"""The user's view of the market, and the keys that change it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from clients.terminal.market import Market, Row
 SORTS: Final = ("symbol", "ticks/s", "change", "volume", "last")
 _QUERY_MAX: Final = 32
 _SETTLED_S: Final = 2.0
-"""Rows keep their places for so long, so that they can be read and chosen."""
+"""How long rows keep their places, so that the user can read and select them."""
 
 
 class Page(Enum):
-    """What fills the terminal."""
+    """The page on the terminal."""
 
     TABLE = "table"
     CHART = "chart"
@@ -25,25 +25,25 @@ class Page(Enum):
 
 
 class Wish(Enum):
-    """What a key asks of the program, besides another view."""
+    """A request that a key makes of the program, beyond a change of view."""
 
     QUIT = "quit"
     CHART = "chart"
-    """The candles of the chosen symbol, from the begin."""
+    """Load the candles of the selected symbol from the beginning."""
     NO_CHART = "no chart"
-    """No candles any more."""
+    """Stop loading candles."""
     ENCODING = "encoding"
     PAUSE = "pause"
 
 
 class View:
-    """Which page is shown, what is chosen, found and sorted by.
+    """The current page, selection, search and sort order.
 
     Attributes:
-        order: the symbols in the table, all of them, as they were sorted lately.
-        selected: the chosen one, or the first as long as none was chosen; None where there is none.
-        top: which one stands in the first line.
-        room: how many lines there are for them.
+        order: all symbols in the table, in the current sort order.
+        selected: the selected symbol, by default the first; None without symbols.
+        top: the index of the symbol in the first line.
+        room: the number of lines for symbols.
     """
 
     def __init__(self, page: Page = Page.TABLE) -> None:
@@ -64,14 +64,14 @@ class View:
     # -- the table's rows
 
     def arrange(self, market: Market, now: float) -> None:
-        """Sort and find rows, and keep the chosen one in sight."""
+        """Sort and filter rows, and keep the selected one visible."""
         arranged = (self.sort, self.query, market, market.changes)
         is_stale = self.sort != SORTS[0] and now - self._arranged_at >= _SETTLED_S
         if arranged != self._arranged or is_stale:
             self._arranged, self._arranged_at = arranged, now
             self.order = self._sort(market.rows.values())
         if not self._is_chosen:
-            # Nobody has asked for this row: the first place stays in sight, whoever takes it.
+            # The user has selected no row, so select whichever symbol comes first.
             self.selected, self.top = next(iter(self.order), None), 0
         elif self.selected not in self.order:
             self.selected = self.order[min(self.top, len(self.order) - 1)] if self.order else None
@@ -90,13 +90,13 @@ class View:
         return self.order.index(self.selected) if self.selected in self.order else 0
 
     def visible(self) -> Sequence[str]:
-        """The symbols that there is room for."""
+        """The symbols that fit on the screen."""
         return self.order[self.top : self.top + self.room]
 
     # -- keys
 
     def press(self, key: str) -> Wish | None:
-        """A key was pressed; one without a meaning does nothing."""
+        """Handle a key press; unknown keys are ignored."""
         if self.typing:
             return self._type(key)
         if key == "q":

@@ -38,7 +38,7 @@ _NAME: Final = "binance"
 T = TypeVar("T")
 _STREAMS_PER_MESSAGE: Final = 200
 _MICROSECONDS_MIN: Final = 10**14
-"""Smaller numbers are milliseconds. This one is in 5138 in milliseconds, in 1973 in microseconds."""
+"""Smaller numbers are milliseconds: 10**14 ms is in the year 5138, and 10**14 µs in 1973."""
 _QUOTES: Final = tuple(
     "USDT USDC FDUSD TUSD BUSD USDP USDS USD1 PAX DAI VAI EURI BTC ETH BNB SOL XRP TRX DOGE DOT"
     " EUR GBP AUD TRY BRL RUB UAH NGN ZAR PLN RON ARS JPY MXN COP CZK IDR IDRT BIDR BKRW BVND KZT"

@@ -90,7 +90,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._still = 0
         """Checks since the client last acknowledged any."""
         self._is_over = False
-        """Parsing has stopped for good."""
+        """Whether parsing has stopped permanently."""
         self._is_receiving = False
         """A request has started and is incomplete."""
         self._in_head = False
@@ -334,7 +334,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
     async def _run_in_turn(
         self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Run the application, in a turn of the loop in which few other requests start."""
+        """Run the application, in a turn of the loop that starts only a few requests."""
 
         async def send_while_open(message: Message) -> None:
             # uvicorn waits for this as well, but might then write to a closed transport: with

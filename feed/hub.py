@@ -68,7 +68,7 @@ class Hub:
         self._audiences.connect(self._streams.open(key, epoch, seq, latest, published_us))
 
     def close_stream(self, key: StreamKey) -> None:
-        """Stop carrying a stream; clients that hold it receive no more of its ticks."""
+        """Stop carrying a stream; clients that hold it receive no further ticks."""
         stream = self._streams.close(key)
         if stream is not None:
             self._audiences.disconnect(stream)

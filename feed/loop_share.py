@@ -61,7 +61,7 @@ class LoopShare:
         return is_left
 
     async def start(self, *, urgent: bool = False) -> None:
-        """Wait for a turn of the loop in which few requests start.
+        """Wait for a turn of the loop that has started only a few requests.
 
         Args:
             urgent: go first. If a probe waited behind a crowd of handshakes, a supervisor could

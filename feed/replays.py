@@ -68,7 +68,7 @@ class Replays:
         """Steer the replay of a feed and return its new state.
 
         Raises:
-            ReplayFailed: there is no replay, or it refuses.
+            ReplayFailed: no replay is playing, or it refuses.
             BrokerUnavailable, BrokerUnsuitable: Redis does not answer, or refuses.
         """
         command: dict[str, object] = {"do": action.verb.value.removeprefix("replay.")}

@@ -86,7 +86,7 @@ class Runs:
             self._check(key, run)
 
     def deliver(self, key: StreamKey, run: Run, due: list[Due]) -> None:
-        """Pass what is due from a run to the hub; start a repair if the run is behind."""
+        """Pass batches and gaps of a run to the hub; start a repair if the run is behind."""
         for item in due:
             if isinstance(item, Gap):
                 logger.warning("%s %s: %s ticks lost (%s)", key.channel, key.symbol,

@@ -1,4 +1,4 @@
-"""One client's conversation: its messages in, replies and hub subscriptions out. No I/O."""
+"""One client's session: turns its messages into replies and hub subscriptions. No I/O."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from feed.ticks import Coverage, StreamKey, Subscription
 from feed.times import Moment
 
 Request = Subscribe | Unsubscribe | ListSubscriptions | Configure
-"""An action that is carried out in steps; all but `Configure` need the broker before."""
+"""An action that is carried out in steps; all except `Configure` need the broker first."""
 
 
 class _Change(NamedTuple):
-    """What is ready for a client to have other subscriptions.
+    """A prepared change of a client's subscriptions.
 
     Attributes:
-        gone: the streams whose past it was being sent and that it holds no longer.
+        gone: streams that the client was catching up with and no longer holds.
     """
 
     wanted: dict[Subscription, Options]
@@ -47,25 +47,24 @@ class _Change(NamedTuple):
 
 
 class Session:
-    """What one connection has asked for so far, and the answers to what it asks next.
+    """The state of one connection, and the replies to its messages.
 
-    `read` answers what can be answered at once and returns the rest. For a request the caller sees
-    to it that the streams in `wanted_by(request)` are open, and then carries out the steps of
-    `complete`, or calls `refuse` if it can't; for credentials it finds out what they grant, and
-    calls `admit`.
+    `read` answers messages that need nothing else and returns the other actions. For a request, the
+    caller opens the streams in `wanted_by(request)` and runs the steps of `complete`, or calls
+    `refuse` if that fails. For credentials, it looks up the grant and calls `admit`.
 
-    A change of subscriptions takes time in proportion to the streams, so it comes in steps, and
-    other work goes on between them. Until the last step nothing has changed for the client. The
-    last one answers it and changes everything at once. The steps of one session are carried out
-    one after the other, in the order in which they were returned.
+    The time for a change of subscriptions is proportional to the number of streams, so the change
+    is made in steps, with other work in between. Nothing changes for the client until the last
+    step, which replies and applies the whole change. The steps of one session must run one after
+    the other, in the order in which they were returned.
 
     Attributes:
         feed, encoding: chosen in the handshake.
-        subscriptions: what it holds, and what it has said about each.
-        must_renew: whether `renew` is to be called: the client turned out to know our extensions.
-        heartbeat_ms: how often `beat` is due; 0 is never.
-        follows_replay: whether it wants to know where the replay of its feed stands.
-        follower: what catches it up with the past it has asked for; None where it never did.
+        subscriptions: the client's subscriptions, with the options it has set for each.
+        must_renew: True if `renew` must be called, because the client has used an extension.
+        heartbeat_ms: interval at which `beat` is due; 0 means never.
+        follows_replay: whether the client wants the state of its feed's replay.
+        follower: sends the past that the client has asked for; None if it never asked.
     """
 
     __slots__ = (
@@ -106,17 +105,17 @@ class Session:
 
     @property
     def grant(self) -> Grant | None:
-        """What the client may do; None until it has said who it is."""
+        """What the client may do; None until it has authenticated."""
         return self._rights.grant
 
     @property
     def extended(self) -> bool:
-        """Whether the client knows our extensions."""
+        """Whether the client understands the protocol's extensions."""
         return self._outbox.extended
 
     @property
     def waiting_bytes(self) -> int:
-        """What the client has not taken yet."""
+        """Bytes that the client has not taken yet."""
         return self._outbox.waiting_bytes
 
     @property
@@ -125,14 +124,16 @@ class Session:
         return self._outbox.is_slow
 
     def greet(self) -> None:
-        """Say the server's first words."""
+        """Send the `connected` message."""
         self._say(protocol.CONNECTED)
 
     def read(self, message: str | bytes) -> Request | Auth | Play | Steer | None:
-        """Take one message of the client: text is JSON, bytes are MessagePack.
+        """Take one message from the client: text is JSON, bytes are MessagePack.
+
+        Returns the action if it needs more than a reply.
 
         Raises:
-            Ended: the conversation is over.
+            Ended: the connection must end.
         """
         try:
             action = self._rights.read(message, self._clock().steady_s, self.subscriptions)
@@ -154,7 +155,7 @@ class Session:
         return action
 
     def admit(self, grant: Grant, id_: Id) -> Steps:
-        """The client has shown good credentials, for the first time or anew."""
+        """Accept valid credentials, for the first time or to renew a grant."""
         if self.grant is not None and not self.grant.is_renewed_by(grant):
             self._say(protocol.error(Fault.ALREADY_AUTHENTICATED, id_=id_))
             return iter(())
@@ -162,7 +163,7 @@ class Session:
         return self.entitle(grant)
 
     def entitle(self, grant: Grant) -> Steps:
-        """Give the client other rights. What it may no longer hold is taken away in steps."""
+        """Change the client's rights; subscriptions it may no longer hold end in steps."""
         self._rights.grant = grant
         return self._drop_forbidden()
 
@@ -185,7 +186,7 @@ class Session:
             self._say(protocol.subscription(kept))
 
     def renew(self) -> Steps:
-        """Have the client's subscriptions follow what has become known of it."""
+        """Prepare the subscriptions again, now that the client is known to use extensions."""
         self.must_renew = False
         return self._hold_anew()
 
@@ -198,7 +199,8 @@ class Session:
         """The subscriptions whose streams must be open before `complete`."""
         if not isinstance(request, Subscribe):
             return frozenset()
-        # A stream under a wildcard that the store has lost: its client must hear of that.
+        # A stream that is named in `resume` and held by a wildcard may have been lost by the store.
+        # The client must be notified, so the stream is opened too.
         lost = {
             each
             for each in request.resume.symbols
@@ -207,30 +209,31 @@ class Session:
         return frozenset(self._rights.narrow(dict.fromkeys(request.subscriptions | lost)))
 
     def complete(self, request: Request, epoch: Callable[[], str]) -> Steps:
-        """Carry a request out, now that its streams are open, and answer it.
+        """Carry out a request whose streams are open, and reply to it.
 
         Args:
-            epoch: the feed's epoch at the time of the call.
+            epoch: returns the feed's current epoch.
         """
         while not (yield from self._carry_out(request, epoch)):
             pass
 
     def narrow(self, feed: str, wanted: Iterable[Subscription]) -> Iterable[Subscription]:
-        """What of some subscriptions of a feed the client may see."""
+        """Reduce subscriptions of a feed to what the client may see."""
         return self._rights.entitlements.narrow_all(feed, dict.fromkeys(wanted))
 
     def refuse(self, request: Request | Auth | Play | Steer, fault: Fault, detail: str) -> None:
-        """Answer a request that can't be carried out; nothing of it is applied."""
+        """Reply with an error to a request that can't be carried out; nothing is applied."""
         self._say(protocol.error(fault, detail, request.id))
 
     def beat(self, broker_heard_s: float) -> None:
-        """Send a heartbeat, unless so much is waiting that it would only add to it.
+        """Send a heartbeat, unless the client is slow: it would only add to the waiting data.
 
-        Its `lag_ms` is how far behind the client is: the delay of the ticks last sent, the time
-        since it was last found to have taken everything, or since the last word from Redis.
+        `lag_ms` tells how far behind the client is. It is the greatest of the delay of the last
+        ticks, the time since the client had last taken everything, and the time since the last
+        message from Redis.
 
         Args:
-            broker_heard_s: when that came, on the steady clock; 0 if none ever came.
+            broker_heard_s: when that message came, on the steady clock; 0 if none ever came.
         """
         now = self._clock()
         self._stall.look(
@@ -245,21 +248,21 @@ class Session:
         self._say(protocol.heartbeat(now.wall, self._outbox.waiting_bytes, lag_ms, totals))
 
     def tell_replay(self, state: State) -> None:
-        """Say where the replay stands; one that is slow is told when it has caught up."""
+        """Send the state of the feed's replay; a slow client gets it after catching up."""
         may_know = self._rights.entitlements.allows_feed(self.feed)
         if self.follows_replay and may_know and not self._outbox.is_slow:
             self._say(protocol.replay(state))
 
     def answer_steering(self, state: State) -> None:
-        """The replay of the feed has done what the client asked for."""
+        """Reply that the feed's replay has carried out the client's command."""
         self._say(protocol.replay(state))
 
     def drain(self) -> None:
-        """The client reads again."""
+        """Resume sending to a client that reads again."""
         self._hub.drain(self._outbox, self._clock())
 
     def leave(self) -> None:
-        """The client is gone."""
+        """Release everything after the client has disconnected."""
         self._outbox.close()
         self._hub.remove(self._outbox)
 
@@ -268,11 +271,11 @@ class Session:
         self._outbox.fail()
 
     def farewell(self, retry_ms: int) -> bytes:
-        """The last words of a server that shuts down, for clients that understand them."""
+        """The `shutdown` notice as a frame; empty if the client does not use extensions."""
         return self._frame(protocol.shutdown(retry_ms)) if self.extended else b""
 
     def _carry_out(self, request: Request, epoch: Callable[[], str]) -> Generator[None, None, bool]:
-        """Returns False if the client's rights changed between two steps: begin again."""
+        """Carry out a request; return False if the rights changed meanwhile: start over."""
         match request:
             case Subscribe():
                 return (yield from self._subscribe(request, epoch))
@@ -351,8 +354,8 @@ class Session:
         change = yield from self._prepare(wanted, behind, rights)
         if change is None:
             return False
-        # Nothing may come between the rest, which happens at once: ticks on their way to others
-        # must not follow a snapshot that includes them, and positions are those at the reply.
+        # The rest must run without interruption. Ticks that are about to be flushed must not follow
+        # a snapshot that includes them, and positions must match the reply.
         now = self._clock()
         self._hub.flush(now)
         positions = None
@@ -381,14 +384,14 @@ class Session:
         behind: Iterable[StreamKey] | None = None,
         rights: Entitlements | None = None,
     ) -> Generator[None, None, _Change | None]:
-        """Make everything ready, in steps, for the client to have these subscriptions.
+        """Prepare new subscriptions in steps.
 
         Args:
-            behind: streams of which it is to be sent the past; None if that can't be.
-            rights: those that steps before this call have gone by, if there were any.
+            behind: streams whose past the client will be sent; None if there can't be any.
+            rights: the rights that earlier steps relied on, if there were earlier steps.
 
         Returns:
-            What `_apply` needs; None if the client's rights have changed meanwhile.
+            The change for `_apply`; None if the client's rights have changed meanwhile.
         """
         rights = rights or self._rights.entitlements
         allowed = self._rights.narrow(wanted)
@@ -400,7 +403,7 @@ class Session:
         gone: list[StreamKey] = []
         follower = self.follower
         if follower is not None and follower.behind:
-            # What it is sent of the past meanwhile would count for the subscriptions of before.
+            # Past ticks sent meanwhile would be counted for the old subscriptions.
             follower.paused = True
             coverage = Coverage(allowed)
             for keys in batches(list(follower.behind)):
@@ -416,7 +419,7 @@ class Session:
         return _Change(wanted, audience, gone)
 
     def _apply(self, change: _Change) -> int:
-        """Give the client what was prepared; how many streams were connected for it alone."""
+        """Apply a change; return the number of streams connected for this client alone."""
         self.subscriptions = change.wanted
         if self.follower is not None:
             self.follower.drop(change.gone)

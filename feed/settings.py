@@ -1,8 +1,9 @@
-"""All settings of the server and the producers: names, units, defaults and where they come from.
+"""All settings of the server and the producers: names, units, defaults and sources.
 
-Later sources win: defaults, a TOML file, the environment (`TICKCAST_` and the name in capitals),
-the command line. One rule holds for all settings and sources: an empty value is refused. It is
-most often an unset shell variable, and "not set" would open a server that was meant to be closed.
+Later sources override earlier ones: defaults, a TOML file, the environment (`TICKCAST_` and the
+name in capitals), the command line. Empty values are refused for all settings and sources. An
+empty value usually comes from an unset shell variable, and treating it as "not set" could open a
+server that was meant to be closed.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 _GIB: Final = 1024 * _MIB
 _LISTS: Final = ("host", "feeds", "hosts", "origins", "trusted_proxies", "unlimited_addresses")
-"""Settings that are lists: as text, with commas between."""
+"""Settings that are lists; as text, their items are separated by commas."""
 _OPEN_LISTS: Final = ("host", "feeds")
-"""Lists that would allow more when empty, not less: an empty one is refused as well."""
+"""Lists that allow more when empty, not less. An empty list is refused for these as well."""
 _DECADE_S: Final = 10 * 365 * 86_400
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -45,24 +46,24 @@ _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,
 _SERVICE_LINK: Final = re.compile(
     r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_PROTO|_PORT|_ADDR)?)"
 )
-"""What Kubernetes sets in each pod for a service whose name begins with `tickcast`, less that
-(kubernetes.io, "Discovering services"; Docker's links have the same form)."""
+"""Variables, without the prefix, that Kubernetes sets in each pod for a service whose name begins
+with `tickcast` (kubernetes.io, "Discovering services"; Docker's links have the same form)."""
 _SERVICE_ADDRESS: Final = re.compile(r"(?:tcp|udp|sctp)://")
-"""How the value of `…_PORT` begins where it is such a variable."""
+"""Beginning of the value of `…_PORT` if it is such a variable."""
 _LABEL: Final = re.compile(r"(?:IMAGE|VERSION|TAG|REVISION|COMMIT|BUILD|RELEASE|DIGEST)(?:_\w+)?")
-"""What images say of themselves."""
+"""Variables, without the prefix, in which container images describe themselves."""
 _SECRETS: Final = frozenset(("metrics_token", "redis_url"))
-"""Never shown; a Redis's URL may hold its password."""
+"""Settings that are never shown. The Redis URL may contain a password."""
 
 logger = logging.getLogger("tickcast.settings")
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One immutable set of settings. `docs/settings.md` explains each."""
+    """An immutable set of settings; `docs/settings.md` explains each."""
 
     # The server
     host: tuple[str, ...] = ("127.0.0.1",)
-    """Addresses and names to listen on; `::` is every address, of IPv4 as well."""
+    """Addresses and names to listen on; `::` means every address, including IPv4."""
     port: Port = 8000
     feeds: tuple[str, ...] = ()
     """Feeds that clients may open; empty means any."""
@@ -73,15 +74,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls_key: str | None = None
     """PEM file of the certificate's private key."""
     metrics_bind: str | None = None
-    """HOST:PORT that serves `/metrics`, and nothing else does then."""
+    """HOST:PORT to serve `/metrics` on; it is then not served anywhere else."""
     metrics_token: Token | None = None
-    """What a request for `/metrics` has to carry."""
+    """Bearer token that requests for `/metrics` must carry."""
 
     # The store
     redis_url: str | None = None
     """redis://, rediss:// or unix://; without it, the embedded store."""
     runtime_dir: str | None = None
-    """Where the embedded store lives; by default a private directory of this user."""
+    """Directory of the embedded store; by default a private directory of this user."""
     store_memory_bytes: Annotated[int, Meta(ge=16 * _MIB)] = _GIB
     history_ticks: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """Ticks kept per stream."""
@@ -91,82 +92,82 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     outage_buffer_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
     """How long a live source's ticks are kept while Redis is away."""
     outage_buffer_bytes: Annotated[int, Meta(ge=64 * _KIB)] = 64 * _MIB
-    """How much memory they may take meanwhile."""
+    """Memory limit for these ticks."""
     bars_lateness_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0
-    """How much later than a newer one a trade may come and still be in its bar."""
+    """How late a trade may arrive, after a newer one, and still count in its bar."""
 
     # Clients of the server
     handshake_timeout_s: Interval = 5.0
-    """Time for a request to be complete, from the connection's or the request's beginning."""
+    """Time limit for a complete request, counted from the start of the connection or request."""
     message_max_bytes: Annotated[int, Meta(ge=1 * _KIB, le=64 * _MIB)] = 64 * _KIB
     outbox_max_bytes: Annotated[int, Meta(ge=64 * _KIB)] = _MIB
     subscriptions_max: Positive = 1024
     """Symbols and wildcards that one connection may hold."""
     symbols_max: Positive = 100_000
-    """Streams of one feed that the server will know."""
+    """Maximum number of streams that the server tracks per feed."""
     ping_interval_s: Interval = 20.0
     ping_timeout_s: Interval = 20.0
 
-    # Who may come in
+    # Access
     auth: str | None = None
-    """A file of API keys, as `tickcast keys` makes it; clients then need credentials."""
+    """A file of API keys made by `tickcast keys`; if set, clients need credentials."""
     jwt_key: str | None = None
-    """A file with the key that tokens are signed with: public in PEM, or a shared secret."""
+    """A file with the key that verifies tokens: a public key in PEM, or a shared secret."""
     jwks_url: str | None = None
-    """Where the issuer of tokens publishes its keys."""
+    """URL at which the issuer of tokens publishes its keys."""
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
     auth_timeout_s: Interval = 10.0
-    """Time for a client to say who it is."""
+    """Time limit for a client to authenticate."""
     origins: tuple[str, ...] = ()
-    """Web origins besides the server's own whose pages may connect: https://example.org, or
+    """Web origins whose pages may connect, besides the server's own: https://example.org, or
     https://*.example.org for its subdomains."""
     hosts: tuple[str, ...] = ()
-    """Names by which clients reach the server, besides loopback names and IP addresses."""
+    """Host names of the server that clients may use, besides loopback names and IP addresses."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+    """Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are trusted."""
 
-    # How many and how fast
+    # Limits
     connections_max: Positive = 10_000
-    """Over all servers of a store."""
+    """Limit for all servers that share a store."""
     connections_per_address_max: Positive = 200
     attempts: str = "5/second; 300/5 minutes"
     """How often one address may try to connect."""
     unlimited_addresses: tuple[str, ...] = ("127.0.0.0/8", "::1")
-    """Addresses and networks to which no limit of an address applies."""
+    """Addresses and networks that are exempt from the limits per address."""
     messages_per_s: Annotated[float, Meta(gt=0)] = 5.0
     messages_burst: Positive = 20
     frames_per_s: Annotated[float, Meta(gt=0)] = 50.0
     """Frames of any kind that a client may send, pings included."""
     frames_burst: Positive = 100
     address_bytes_per_s: Annotated[int, Meta(ge=64 * _KIB)] = 4 * _MIB
-    """What one address may send through WebSockets, all its connections together."""
+    """Bytes that one address may send over WebSockets, over all its connections."""
     requests_per_s: Annotated[float, Meta(gt=0)] = 20.0
-    """HTTP requests of one address."""
+    """HTTP requests that one address may send."""
     requests_burst: Positive = 100
     shut_out_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
-    """How long an address that keeps flooding is shut out; 0 for never."""
+    """How long an address that keeps flooding is shut out; 0 disables this."""
 
     # Replays
     steer_replays: bool | None = None
-    """Whether clients may steer the replay of a feed; None where no credentials are asked for."""
+    """Whether clients may steer a feed's replay; None allows it if no credentials are required."""
     tapes: str | None = None
-    """A directory of tapes that clients may have played to themselves."""
+    """A directory of tapes that clients may play as private replays."""
     replays_per_connection_max: Positive = 4
     replays_max: Positive = 500
-    """Of all clients of this server together."""
+    """Limit for all clients of this server together."""
 
     # Sending
     flush_pace: Annotated[float, Meta(ge=0, le=10)] = 1.0
-    """Rest after a flush, as a multiple of what it took."""
+    """Pause after a flush, as a multiple of the time it took."""
     flush_window_ms: Annotated[float, Meta(ge=0, le=1000)] = 10.0
-    """The longest such rest."""
+    """Maximum length of this pause."""
     linger_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
-    """How long a stream that nobody wants any more stays subscribed at the broker."""
+    """How long an unused stream stays subscribed at the broker."""
 
     @property
     def steers_replays(self) -> bool:
-        """Whether clients may steer the replay that plays into a feed, for all."""
+        """Whether clients may steer the shared replay of a feed."""
         if self.steer_replays is not None:
             return self.steer_replays
         return not (self.auth or self.jwt_key or self.jwks_url)
@@ -176,7 +177,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Host and port of `metrics_bind`.
 
         Raises:
-            InvalidSettings: it is no such thing.
+            InvalidSettings: it is not HOST:PORT.
         """
         if self.metrics_bind is None:
             return None
@@ -212,10 +213,10 @@ def load_settings(
     environment: Mapping[str, str] | None = None,
     **overrides: object,
 ) -> Settings:
-    """Settings from all their sources; an override of None counts as not given.
+    """Load settings from all sources; an override of None counts as not given.
 
-    A variable that begins with `TICKCAST_` and is no setting is ignored, with a warning unless it
-    is known to be foreign.
+    Variables that begin with `TICKCAST_` but are not settings are ignored. Unless they are known to
+    come from other programs, a warning is logged.
 
     Raises:
         InvalidSettings: a key is unknown, a value is empty or out of range, or the file can't be
@@ -254,14 +255,14 @@ def load_settings(
 
 
 class _Given(NamedTuple):
-    """A value, and where it was given: for messages."""
+    """A value and its source, for error messages."""
 
     value: Any
     source: str
 
 
 def _is_empty(name: str, value: object) -> bool:
-    """Whether there is nothing in a value, or in a part of it."""
+    """Whether a value, or a part of it, is empty."""
     if isinstance(value, str) and name in _LISTS:
         return not value.strip(" \t\n,")
     if value in ([], ()):
@@ -275,19 +276,19 @@ def _texts(value: object) -> list[str]:
 
 
 def _split(name: str, value: Any) -> Any:
-    """The value, as a list where the setting is one."""
+    """Split the value into a list if the setting is one."""
     if name in _LISTS and isinstance(value, str):
         return [each.strip() for each in value.split(",") if each.strip()]
     return value
 
 
 def _nearest(name: str) -> str:
-    """The setting whose name looks most like this one."""
+    """The setting with the most similar name."""
     return get_close_matches(name.lower(), Settings.__struct_fields__, n=1, cutoff=0)[0]
 
 
 def _faults(settings: Settings) -> Iterator[str]:
-    """What is wrong with settings whose types are right."""
+    """Yield what is wrong with settings whose types are valid."""
     for name in settings.feeds:
         if not is_feed_name(name):
             yield f"feeds: {name!a} is not 1 to 32 characters of a-z 0-9 _ -"
@@ -344,7 +345,7 @@ def _is_foreign(rest: str, value: str) -> bool:
     """Whether a variable was set by another program and is not a setting.
 
     Args:
-        rest: its name behind the prefix.
+        rest: the variable's name after the prefix.
     """
     if _SERVICE_LINK.fullmatch(rest) or _LABEL.fullmatch(rest):
         return True

@@ -1,4 +1,4 @@
-"""Long work for single clients, a little at a time, so that nothing else waits for it."""
+"""Runs long work for single clients in short steps, so that other work need not wait."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from itertools import islice
 from typing import Final, TypeVar
 
 SLICE_S: Final = 0.005
-"""How long the work of all clients may keep the event loop before other work has its turn."""
+"""Time that this work may hold the event loop before other work runs."""
 STEP_STREAMS = 100
-"""Streams that one step of work handles: a few tenths of a millisecond."""
+"""Streams handled in one step, which takes a few tenths of a millisecond."""
 
 _SHORT_STEPS: Final = 5
-"""Work of more steps is long."""
+"""Work with more steps than this counts as long."""
 
 Steps = Iterator[None]
-"""Work cut into short steps: the code between two `yield`s of a generator."""
+"""Work in short steps: each step is the code between two `yield`s of a generator."""
 
 Item = TypeVar("Item")
 logger = logging.getLogger("tickcast.slices")
 
 
 def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Items in lists, each as long as one step should handle."""
+    """Split items into lists of the size that one step should handle."""
     remaining = iter(items)
     while batch := list(islice(remaining, STEP_STREAMS)):
         yield batch
 
 
 async def paced(items: Iterable[Item]) -> AsyncIterator[list[Item]]:
-    """The same with other work between two of them, for loops of shells."""
+    """Split items as `batches` does, and let other tasks run between two lists."""
     for batch in batches(items):
         yield batch
         await asyncio.sleep(0)
 
 
 def run_all(steps: Steps) -> None:
-    """Carry work out at once, where nothing else could be delayed by it."""
+    """Run all steps at once, for use when nothing else would be delayed."""
     for _ in steps:
         pass
 
 
 class TimeSlices:
-    """Carries out the work of many clients, each for one step at a time.
+    """Runs the work of many clients, one step at a time.
 
-    The work of one client is done in the order in which it was given. Short work comes in turn.
-    Work that turns out to be long goes on one after the other: it holds memory while it lasts.
-    After every slice the event loop is free for as long as the slice took, so all work together has
-    at most half of the loop.
+    The work of one client runs in the order in which it was added. Short work of different clients
+    runs round-robin. Long work runs one client after the other, because it holds memory while it
+    lasts. After every slice the event loop is free for as long as the slice took, so this work
+    takes at most half of the loop's time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -62,20 +62,20 @@ class TimeSlices:
         self._news = asyncio.Event()
 
     def start(self, owner: Hashable, steps: Steps) -> None:
-        """Carry work out after what the owner has given before, without waiting for it."""
+        """Add work after the owner's earlier work, without waiting for it."""
         self._add(owner, steps, None)
 
     async def run(self, owner: Hashable, steps: Steps) -> None:
-        """Carry work out after what the owner has given before; returns when it is done.
+        """Run work after the owner's earlier work, and return when it is done.
 
-        What the work raises is raised here. Work that `forget` ends early counts as done.
+        Exceptions of the work are raised here. Work that `forget` ends early counts as done.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._add(owner, steps, done)
         await done
 
     def forget(self, owner: Hashable) -> None:
-        """End the owner's work where it is."""
+        """Abandon all work of an owner."""
         queue = self._queues.pop(owner, None)
         while queue is not None and queue.work:
             steps, done = queue.work.popleft()
@@ -83,7 +83,7 @@ class TimeSlices:
             _finish(done, None)
 
     async def serve(self) -> None:
-        """Carry out what comes until cancelled."""
+        """Run added work until cancelled."""
         while True:
             if not self._queues:
                 self._news.clear()
@@ -92,7 +92,7 @@ class TimeSlices:
             await asyncio.sleep(took_s)
 
     def work_for(self, budget_s: float) -> float:
-        """Carry out steps until the budget is used up; returns how long it took, in seconds."""
+        """Run steps until the budget is used up; return the time it took, in seconds."""
         began_s = self._clock()
         took_s = 0.0
         while took_s < budget_s and (self._short or self._long):
@@ -114,7 +114,7 @@ class TimeSlices:
         self._news.set()
 
     def _take_step(self, queue: _Queue) -> bool:
-        """Carry out one step of an owner's work. True if there is more of it."""
+        """Run one step of an owner's work; return whether there is more."""
         if not queue.work:
             return False
         queue.steps += 1
@@ -143,7 +143,7 @@ class _Queue:
     """The work of one owner.
 
     Attributes:
-        steps: how many of it were carried out.
+        steps: number of steps that have run.
     """
 
     __slots__ = ("owner", "steps", "work")

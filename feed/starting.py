@@ -1,4 +1,4 @@
-"""Where the streams of one `subscribe` begin: in the past, at a snapshot, or with the next tick."""
+"""Where each stream of a `subscribe` begins: in the past, at a snapshot, or with the next tick."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _key_of = attrgetter("key")
 
 
 class StartingPoints:
-    """The streams that a client did not hold before, collected in steps while others go on.
+    """The streams that a client did not hold before, collected in steps.
 
-    `collect` does all that takes long. Then `complete` adds what has changed meanwhile, and nothing
-    may come between it and the reply.
+    `collect` does the long part of the work. Then `complete` adds what has changed meanwhile; the
+    reply must follow without interruption.
 
     Args:
-        new, held: the subscriptions of the request and those that the client has, as far as it may
-            see them.
+        new, held: the subscriptions in the request and those that the client holds, reduced to what
+            it may see.
 
     Attributes:
-        behind: the streams of which the past is wanted.
+        behind: the streams whose past the client wants.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class StartingPoints:
         self._held = tuple(held)
         self._origin = Origin(request.id)
         self._present: list[Stream] = []
-        # Of each of them, the latest tick and its snapshot, where one is wanted.
+        # For each of `_present`: its latest tick and the encoded snapshot, if one is wanted.
         self._snapshots: list[tuple[Tick | None, list[Piece]]] = []
-        # The same as `_present`, in the order of their keys.
+        # The same streams as in `_present`, sorted by key.
         self._in_order: list[Stream] = []
         self._opened = hub.opened
         self.behind: dict[StreamKey, CatchUp] = {}
 
     @property
     def present(self) -> int:
-        """How many streams begin with the present."""
+        """Number of streams that begin at the present."""
         return len(self._present)
 
     def collect(self, form: Form, written_us: int) -> Steps:
@@ -74,10 +74,10 @@ class StartingPoints:
             yield
 
     def complete(self, audience: Audience | None, form: Form, written_us: int) -> None:
-        """Add the streams that were opened while others were collected; bring snapshots up to date.
+        """Add streams that were opened during `collect`, and update the snapshots.
 
         Args:
-            audience: the one that was prepared for the client.
+            audience: the audience prepared for the client.
         """
         new, held = Coverage(self._new), Coverage(self._held)
         collected = len(self._in_order)
@@ -99,17 +99,17 @@ class StartingPoints:
                     snapshots[place] = _snapshot(stream, form, written_us)
 
     def positions(self) -> list[dict[str, Any]]:
-        """Where the streams stand that begin with the present, in the form of `resume`."""
+        """Positions of the streams that begin at the present, in the form of `resume`."""
         return build_positions(
             (stream.key, (stream.epoch, stream.seq)) for stream in self._in_order if stream.seq
         )
 
     def snapshot(self) -> list[Piece]:
-        """The latest tick of each stream that has one, marked as such."""
+        """The latest tick of each stream that has one, marked as a snapshot."""
         return [piece for _, pieces in self._snapshots for piece in pieces]
 
     def _sort_out(self, stream: Stream) -> bool:
-        """Note where a stream begins. True if that is the present."""
+        """Record where a stream begins; return True if that is the present."""
         request = self._request
         position = request.resume.of(stream.key)
         if position is None and request.start is None:

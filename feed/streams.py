@@ -1,4 +1,4 @@
-"""The streams that one server carries, and the taps through which audiences take them."""
+"""The streams that a server carries, and the taps that connect them to audiences."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from feed.pieces import Chunk
 from feed.ticks import Coverage, StreamKey, Subscription, Tick
 
 TAIL_TICKS_MAX: Final = 2_000
-"""Live ticks of a stream kept for those who are reading its history."""
+"""Live ticks of a stream kept for clients that are reading its history."""
 TAIL_US: Final = 5_000_000
-"""How long they are kept: some client or other is always reading, and each needs but a moment's."""
+"""How long they are kept. Some client is always reading, but each needs only a moment's ticks."""
 _AFTER_SYMBOLS: Final = "\x7f"
-"""Sorts behind every character that a symbol may have."""
+"""Sorts after every character that a symbol may contain."""
 
 
 class Tail:
-    """The last live ticks of a stream: what history, just read, does not reach to yet.
+    """The last live ticks of a stream, which history that was just read does not include yet.
 
-    Without it, a client that catches up with a busy stream would forever read what came while it
-    was reading.
+    Without the tail, a client catching up with a busy stream would never finish: new ticks would
+    arrive during each read.
 
     Attributes:
-        holders: how many clients need it.
+        holders: number of clients that need it.
     """
 
     __slots__ = ("_batches", "_count", "holders")
@@ -38,7 +38,7 @@ class Tail:
         self.holders = 0
 
     def take(self, ticks: Sequence[Tick], published_us: int) -> None:
-        """Take the next ticks; the oldest go where they would be too many."""
+        """Add ticks; drop the oldest beyond the limits."""
         self._batches.append((ticks, published_us))
         self._count += len(ticks)
         while len(self._batches) > 1 and (
@@ -47,17 +47,17 @@ class Tail:
             self._count -= len(self._batches.popleft()[0])
 
     def clear(self) -> None:
-        """Forget all: what comes next does not follow it."""
+        """Forget all ticks, because the next ones will not be contiguous with them."""
         self._batches.clear()
         self._count = 0
 
     @property
     def first_seq(self) -> int | None:
-        """The number of the oldest tick in it."""
+        """The number of the oldest tick; None if there is none."""
         return self._batches[0][0][0].seq if self._batches else None
 
     def after(self, key: StreamKey, seq: int) -> Chunk | None:
-        """The ticks that follow a number; None unless the next one is among them."""
+        """The ticks after a number; None unless the very next tick is among them."""
         first = self.first_seq
         if first is None or first > seq + 1:
             return None
@@ -71,14 +71,14 @@ class Tail:
 
 
 class Stream:
-    """One stream that the broker feeds.
+    """One stream from the broker.
 
     Attributes:
-        number: counts the streams in the order in which they were opened.
-        epoch, seq: the numbering, and the last number that was handed on or declared lost.
-        latest: its last tick, and `published_us`, when that was published (0 if unknown).
-        taps: the ways in which clients take it, by interval in ms; 0 is every tick.
-        tail: its last ticks, while somebody needs them.
+        number: sequence number of the stream, in the order of opening.
+        epoch, seq: the numbering, and the last number that was sent on or declared lost.
+        latest, published_us: its last tick, and when that was published (0 if unknown).
+        taps: its taps by conflation interval in ms; 0 means every tick.
+        tail: its last ticks, while some client needs them.
     """
 
     __slots__ = ("epoch", "key", "latest", "number", "published_us", "seq", "tail", "taps")
@@ -112,25 +112,25 @@ class Stream:
             self.tail.take(ticks, published_us)
 
     def enter(self, epoch: str) -> None:
-        """Go on in another numbering, whose first tick is still to come."""
+        """Enter a new epoch, before its first tick."""
         self.epoch, self.seq, self.latest = epoch, 0, None
         if self.tail is not None:
             self.tail.clear()
 
     def skip_to(self, seq: int) -> None:
-        """Ticks up to this number will not come."""
+        """Skip ticks up to a number, because they are lost."""
         self.seq = seq
         if self.tail is not None:
             self.tail.clear()
 
     def hold_tail(self) -> None:
-        """Keep the last ticks from now on, until as many have released it."""
+        """Keep the last ticks until each holder has called `release_tail`."""
         if self.tail is None:
             self.tail = Tail()
         self.tail.holders += 1
 
     def release_tail(self) -> None:
-        """One holder fewer."""
+        """Undo one call of `hold_tail`."""
         if self.tail is not None:
             self.tail.holders -= 1
             if not self.tail.holders:
@@ -138,16 +138,16 @@ class Stream:
 
 
 class Streams:
-    """All streams by their keys, and the groups that conflated ones go by.
+    """All streams by key, and the groups of conflated taps.
 
     Attributes:
-        opened: how many streams were opened so far.
+        opened: number of streams opened so far.
     """
 
     def __init__(self) -> None:
         self.opened = 0
         self._streams: dict[StreamKey, Stream] = {}
-        # The symbols of each feed and channel in order, so that a prefix is a range of them.
+        # The sorted symbols of each feed and channel, so that a prefix selects a range.
         self._symbols: dict[tuple[str, str], list[str]] = {}
         self._groups: dict[int, Group] = {}
 
@@ -164,7 +164,7 @@ class Streams:
     def open(
         self, key: StreamKey, epoch: str, seq: int, latest: Tick | None, published_us: int
     ) -> Stream:
-        """Carry a stream from now on."""
+        """Start carrying a stream."""
         if self._streams.pop(key, None) is None:
             insort(self._symbols.setdefault((key.feed, key.channel), []), key.symbol)
         self.opened += 1
@@ -173,7 +173,7 @@ class Streams:
         return stream
 
     def close(self, key: StreamKey) -> Stream | None:
-        """Carry a stream no longer; returns it if it was carried."""
+        """Stop carrying a stream; return it if it was carried."""
         stream = self._streams.pop(key, None)
         if stream is not None:
             symbols = self._symbols[key.feed, key.channel]
@@ -183,14 +183,14 @@ class Streams:
         return stream
 
     def keys(self) -> KeysView[StreamKey]:
-        """The streams that are carried."""
+        """Keys of the carried streams."""
         return self._streams.keys()
 
     def covered(self, feed: str, subscriptions: Iterable[Subscription]) -> Iterator[Stream]:
-        """Every carried stream that the subscriptions cover, once each.
+        """Yield each carried stream that the subscriptions cover, once.
 
-        Streams may be opened and closed between two of them. Those that are opened meanwhile may be
-        left out: see `opened_since`.
+        Streams may be opened and closed during the iteration. Those opened meanwhile may be left
+        out; see `opened_since`.
         """
         coverage = Coverage(subscriptions)
         for key in coverage.named_in(feed):
@@ -206,7 +206,7 @@ class Streams:
                     yield stream
 
     def opened_since(self, number: int) -> list[Stream]:
-        """The streams that were opened after one with this number, the latest first."""
+        """The streams opened after the stream with this number, latest first."""
         found: list[Stream] = []
         for stream in reversed(self._streams.values()):
             if stream.number <= number:
@@ -217,7 +217,7 @@ class Streams:
     # -- taps
 
     def tap(self, stream: Stream, audience: Audience) -> AnyTap:
-        """The tap that gives a stream as the audience wants it."""
+        """Return the tap for a stream with the audience's conflation, creating it if needed."""
         delivery = audience.deliveries.of(stream.key)
         interval_ms = delivery.conflate_ms if delivery else 0
         tap = stream.taps.get(interval_ms)
@@ -232,7 +232,7 @@ class Streams:
         return tap
 
     def disconnect(self, audience: Audience, tap: AnyTap) -> None:
-        """Take an audience off a tap, and let go of a tap without any."""
+        """Disconnect an audience from a tap, and drop the tap if it was the last one."""
         audience.disconnect(tap)
         if isinstance(tap, ConflatedTap):
             audience.known.pop(tap, None)
@@ -250,22 +250,22 @@ class Streams:
     # -- conflation
 
     def served_interval(self, asked_ms: int) -> int:
-        """The interval in ms that a client gets for the one it asks for."""
+        """The conflation interval in ms that a client gets for the one it asks for."""
         if not asked_ms or asked_ms in self._groups or len(self._groups) < INTERVALS_MAX:
             return asked_ms
         return coarse_conflate_ms(asked_ms)
 
     def waiting(self, audience: Audience) -> Iterator[ConflatedTap]:
-        """The taps of an audience that have something to give at the end of their interval."""
+        """The taps of an audience that hold ticks until the end of their interval."""
         for interval_ms in audience.intervals:
             group = self._groups.get(interval_ms)
             if group is not None:
                 yield from [tap for tap in group.waiting if tap in audience.taps]
 
     def due_groups(self, now_s: float) -> list[Group]:
-        """The groups that have something to give out by now, on the steady clock."""
+        """The groups whose ticks are due by now, on the steady clock."""
         return [group for group in self._groups.values() if group.is_due(now_s)]
 
     def due_s(self) -> float | None:
-        """When the next group is due, on the steady clock; None if none has anything to give."""
+        """When the next group is due, on the steady clock; None if no group holds ticks."""
         return min((group.due_s for group in self._groups.values() if group.waiting), default=None)

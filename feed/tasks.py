@@ -1,4 +1,4 @@
-"""Asyncio tasks: those that nothing awaits, those that must keep running, and how to end them."""
+"""Asyncio tasks: runs background tasks, restarts those that must keep running, and ends them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _AGAIN_S: Final = 0.1
 _RESTART_FIRST_S: Final = 0.1
 _RESTART_MAX_S: Final = 5.0
 _STEADY_S: Final = 30.0
-"""A task that has run for this long is restarted quickly once more."""
+"""After running for this long, a task that fails is restarted with the shortest delay again."""
 
 Work = Coroutine[Any, Any, None]
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Cancel tasks, and return when all have ended, however they did.
+    """Cancel tasks and wait until all have ended, with or without an error.
 
-    Once may not be enough: before Python 3.12, `asyncio.wait_for` forgets a cancellation that comes
-    together with the result it waits for, and redis-py waits with it for every command.
+    Cancelling once may not be enough. Before Python 3.12, `asyncio.wait_for` loses a cancellation
+    that arrives together with the result, and redis-py uses it for every command.
     """
     pending = {task for task in tasks if not task.done()}
     while pending:
@@ -36,8 +36,8 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
 class BackgroundTasks:
     """Tasks that nothing awaits: their failures are logged, and they end with their owner.
 
-    `start` runs work once. `supervise` keeps a task running that all clients depend on: when it
-    fails, the traceback is logged and it is started again.
+    `start` runs work once. `supervise` is for tasks that all clients depend on: when one fails, the
+    traceback is logged and the task is restarted.
 
     Attributes:
         restarts: how often each supervised task has failed, by name.
@@ -51,7 +51,7 @@ class BackgroundTasks:
 
     @property
     def down(self) -> list[str]:
-        """The supervised tasks that have failed and wait for their next start."""
+        """Names of the supervised tasks that have failed and wait to be restarted."""
         return sorted(self._down)
 
     def start(self, work: Work) -> asyncio.Task[None]:
@@ -87,7 +87,7 @@ class BackgroundTasks:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                # Something that it awaited was cancelled: for those who need it that is a failure.
+                # Not a cancellation of this task, but of something it awaited: that is a failure.
                 failure: BaseException = error
             except Exception as error:
                 failure = error
@@ -117,9 +117,9 @@ class BackgroundTasks:
 
 
 def stop_signals() -> list[signal.Signals]:
-    """The signals that end a program in good order: Ctrl-C, `kill`, and a terminal that is closed.
+    """The signals that end a program gracefully: Ctrl-C, `kill`, and closing the terminal.
 
-    The last one, SIGHUP, is left alone where it is ignored: `nohup` starts programs that way.
+    The last one, SIGHUP, is excluded if it is ignored, as `nohup` does.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""The vocabulary: trades, quotes and bars, the streams they belong to, and what holds of them."""
+"""Trades, quotes and bars, the streams they belong to, subscriptions and validation."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ CHANNELS: Final = (
     "bars:1d",
 )
 SYMBOL_MAX: Final = 32
-"""Longest symbol, in characters."""
+"""Maximum length of a symbol, in characters."""
 TEXT_MAX: Final = 64
-"""Longest trade id or venue name, in characters."""
+"""Maximum length of a trade id or venue name, in characters."""
 
 SEQ_MAX: Final = 2**53 - 1
-"""The greatest `seq` that a client may name: the greatest integer that is exact as a double, hence
-in JavaScript and in Redis's scripts. At a million ticks a second that is 285 years.
+"""The greatest `seq` that a client may send. Integers up to this one are exact as doubles, and so
+in JavaScript and in Redis scripts. At a million ticks per second they last for 285 years.
 """
 
 _NO_PREFIXES: Final[dict[int, set[str]]] = {}
@@ -45,13 +45,13 @@ class Trade(Struct, tag_field="T", tag="t", kw_only=True, omit_defaults=True, gc
     """A transaction: `size` units of `symbol` changed hands at `price`.
 
     Attributes:
-        id: the venue's own number or name of the trade.
-        venue: where it happened.
-        side: the taker's, `B` bought or `S` sold.
-        time: when it happened, by the venue's clock.
-        seq: position in its stream, 1, 2, 3, … within an epoch; given by the broker.
-        snap: True for a latest tick sent on request, ahead of live ones.
-        conflated: how many earlier ticks of the stream this one replaced (`cf`).
+        id: the venue's number or name of the trade.
+        venue: where the trade took place.
+        side: the taker's side, `B` (bought) or `S` (sold).
+        time: when the trade took place, by the venue's clock.
+        seq: number in the stream, 1, 2, 3, … within an epoch; assigned by the broker.
+        snap: True for a latest tick that is sent on request before live ones.
+        conflated: number of earlier ticks of the stream that this one replaced (`cf`).
     """
 
     symbol: str = field(name="S")
@@ -67,7 +67,7 @@ class Trade(Struct, tag_field="T", tag="t", kw_only=True, omit_defaults=True, gc
 
 
 class Quote(Struct, tag_field="T", tag="q", kw_only=True, omit_defaults=True, gc=False):
-    """The best bid and ask of a symbol. The last four attributes are those of `Trade`."""
+    """The best bid and ask of a symbol. The last four attributes are as in `Trade`."""
 
     symbol: str = field(name="S")
     bid_venue: str | None = field(name="bx", default=None)
@@ -83,7 +83,7 @@ class Quote(Struct, tag_field="T", tag="q", kw_only=True, omit_defaults=True, gc
 
 
 class Bar(Struct, tag_field="T", tag="b", kw_only=True, omit_defaults=True, gc=False):
-    """What traded in one interval. `time` is the interval's start; the rest is as in `Trade`."""
+    """The trading in one interval. `time` is its start; the other attributes are as in `Trade`."""
 
     symbol: str = field(name="S")
     open: float = field(name="o")
@@ -104,7 +104,7 @@ Tick = Trade | Quote | Bar
 
 
 class StreamKey(NamedTuple):
-    """Names one stream: one channel of one symbol in one feed."""
+    """Identifies a stream: one channel of one symbol in one feed."""
 
     feed: str
     channel: str
@@ -112,25 +112,25 @@ class StreamKey(NamedTuple):
 
 
 class Subscription(NamedTuple):
-    """What a client asks for: a symbol of a channel, `*`, or a prefix such as `BTC-*`."""
+    """A channel and a pattern: a symbol, `*`, or a prefix such as `BTC-*`."""
 
     channel: str
     pattern: str
 
     @property
     def is_wildcard(self) -> bool:
-        """True where the pattern can match more than one symbol."""
+        """True if the pattern can match more than one symbol."""
         return self.pattern.endswith("*")
 
 
 class Coverage:
-    """Tells quickly which streams some subscriptions cover, however many they are."""
+    """Finds quickly which streams are covered by a set of subscriptions, even a large one."""
 
     __slots__ = ("_named", "_prefixes", "has_wildcards")
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
         self._named: dict[tuple[str, str], None] = {}
-        # By channel and length, the longest first: of a thousand there are few lengths.
+        # By channel and length, longest first. Even a thousand prefixes have few lengths.
         self._prefixes: dict[str, dict[int, set[str]]] = {}
         prefixes: dict[str, dict[int, set[str]]] = {}
         for subscription in subscriptions:
@@ -145,11 +145,11 @@ class Coverage:
         self.has_wildcards = bool(self._prefixes)
 
     def named_in(self, feed: str) -> Iterable[StreamKey]:
-        """The streams that are named in full, in the order given."""
+        """The streams that are named in full, in the given order."""
         return (StreamKey(feed, *name) for name in self._named)
 
     def prefixes(self) -> Iterator[tuple[str, str]]:
-        """The channels and prefixes of the wildcards, without those that another one covers."""
+        """The channels and prefixes of the wildcards, except those covered by other wildcards."""
         for channel, by_length in self._prefixes.items():
             last: str | None = None
             for prefix in sorted(prefix for prefixes in by_length.values() for prefix in prefixes):
@@ -166,25 +166,25 @@ class Coverage:
         return self.names(stream) or self.covers_by_wildcard(stream)
 
     def covers_by_wildcard(self, stream: StreamKey) -> bool:
-        """Whether one of the wildcards among them does."""
+        """Whether one of the wildcards matches the stream."""
         return any(
             stream.symbol[:length] in prefixes
             for length, prefixes in self._prefixes.get(stream.channel, _NO_PREFIXES).items()
         )
 
     def covers_all_of(self, wanted: Subscription) -> bool:
-        """Whether one of the subscriptions matches every stream that another one matches."""
+        """Whether one of the subscriptions covers every stream that `wanted` matches."""
         channel, pattern = wanted
-        # What covers "BTC-*" is a prefix of "BTC-".
+        # A pattern that covers "BTC-*" has a prefix that "BTC-" starts with.
         is_wildcard = pattern.endswith("*")
         symbol = pattern[:-1] if is_wildcard else pattern
         return self.closest(channel, symbol, by_name=not is_wildcard) is not None
 
     def closest(self, channel: str, symbol: str, by_name: bool = True) -> Subscription | None:
-        """The subscription that names a symbol, or else the one with its longest prefix.
+        """The subscription that names a symbol, or else the wildcard with the longest match.
 
         Args:
-            by_name: False looks at prefixes alone.
+            by_name: if False, consider only wildcards.
         """
         if by_name and (channel, symbol) in self._named:
             return Subscription(channel, symbol)
@@ -195,7 +195,7 @@ class Coverage:
 
 
 def channel_of(tick: Tick) -> str:
-    """The channel a tick travels in.
+    """The channel of a tick.
 
     >>> channel_of(Trade(symbol="ES", price=1640.25, size=3, time=Time.now()))
     'trades'
@@ -208,35 +208,35 @@ def channel_of(tick: Tick) -> str:
 
 
 def number(ticks: list[Tick], first_seq: int) -> list[Tick]:
-    """Give ticks of one stream their `seq`, from `first_seq` on."""
+    """Number ticks of one stream, starting with `first_seq`."""
     for seq, tick in enumerate(ticks, first_seq):
         tick.seq = seq
     return ticks
 
 
 def sort_channels(channels: Iterable[str]) -> list[str]:
-    """Channels in the order in which the protocol lists them."""
+    """Sort channels in the order used by the protocol."""
     return sorted(channels, key=CHANNELS.index)
 
 
 def is_feed_name(name: str) -> bool:
-    """Whether `name` can be the name of a feed."""
+    """Whether `name` is a valid feed name."""
     return _FEED.fullmatch(name) is not None
 
 
 def is_symbol(text: str) -> bool:
-    """Whether `text` can be a symbol."""
+    """Whether `text` is a valid symbol."""
     return len(text) <= SYMBOL_MAX and _is_symbol(text)
 
 
-# Producers ask for the same few symbols again and again. What clients make up is short, see above.
+# Producers check the same few symbols over and over. `is_symbol` limits the length of cached text.
 @lru_cache(maxsize=10_000)
 def _is_symbol(text: str) -> bool:
     return _SYMBOL.fullmatch(text) is not None
 
 
 def is_pattern(text: str) -> bool:
-    """Whether `text` can stand in a subscription: a symbol, or a prefix with `*` at its end.
+    """Whether `text` is valid in a subscription: a symbol, or a prefix followed by `*`.
 
     >>> [is_pattern(text) for text in ("ES", "BTC-*", "*", "B*C", "")]
     [True, True, True, False, False]
@@ -248,10 +248,10 @@ def is_pattern(text: str) -> bool:
 
 
 def validate(tick: Tick) -> None:
-    """Hold a tick to the rules of `docs/protocol.md`, section "Ticks".
+    """Check a tick against the rules in `docs/protocol.md`, section "Ticks".
 
     Raises:
-        InvalidTick: with the first rule it breaks.
+        InvalidTick: the tick breaks a rule; the message names the first one.
     """
     if not is_symbol(tick.symbol):
         raise InvalidTick(

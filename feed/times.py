@@ -1,4 +1,4 @@
-"""Points in time as whole nanoseconds, and their two forms on the wire."""
+"""Points in time as whole nanoseconds, and their two wire formats."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _TIMESTAMP_EXT: Final = -1
 
 Unit = Literal["s", "ms", "us", "ns"]
 _PLAUSIBLE_S: Final = (662_688_000, 2_840_140_800)
-"""Seconds since 1970 that a bare number can stand for: from 1991 to 2060.
+"""Range of seconds since 1970 for which a number without a unit is accepted: 1991 to 2060.
 
-Within these years no number is a time in two units: each unit's range ends at 4.3 times its begin,
-and the next one begins at 1,000 times. Numbers that are no such times lie outside all four ranges:
-dates (20240102, 202401020930, 20240102093000), seconds to nanoseconds after midnight, the days of
-spreadsheets, NTP's seconds (those of 1990 are 2060's here) and .NET's tenths of microseconds (those
-of 2100 are 1990's here). Only dates with an hour (2024010209) lie within, as seconds of 2033 to
-2036; these are refused.
+Within these years no number is a time in two units: the range of a unit ends at 4.3 times its
+start, and the next one starts at 1,000 times. Other common numbers lie outside all four ranges:
+dates (20240102, 202401020930, 20240102093000), seconds to nanoseconds after midnight, spreadsheet
+days, NTP seconds (those of 1990 would be in 2060) and .NET ticks of a tenth of a microsecond (those
+of 2100 would be in 1990). Only dates with an hour (2024010209) lie inside, as seconds of 2033 to
+2036; they are refused.
 """
 _PER_S: Final[tuple[tuple[Unit, int, int], ...]] = (
     ("s", 1, 9), ("ms", 10**3, 6), ("us", 10**6, 3), ("ns", 10**9, 0),
@@ -34,8 +34,8 @@ _RANGES: Final = tuple(
     (unit, _PLAUSIBLE_S[0] * per_s, _PLAUSIBLE_S[1] * per_s, NS_PER_SECOND // per_s, digits)
     for unit, per_s, digits in _PER_S
 )
-"""Of each unit: its name, the first number and the one after the last, its nanoseconds, and how
-many digits of a fraction they are.
+"""For each unit: its name, the first number, the number after the last, the unit's length in
+nanoseconds, and the number of fractional digits that it allows.
 """
 _RANGE_OF: Final = {each[0]: each for each in _RANGES}
 
@@ -51,7 +51,7 @@ _CALENDAR = re.compile(r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])",
 class Time(int):
     """Nanoseconds since the Unix epoch, UTC, within the signed 64-bit range (1677 to 2262).
 
-    A type of its own, so that the encoders know which integers to write as times.
+    This is a separate type so that encoders can tell times from other integers.
 
     >>> time = Time.parse("2013-09-03T13:00:00.000000001Z")
     >>> time, time.rfc3339()
@@ -64,20 +64,20 @@ class Time(int):
 
     @classmethod
     def now(cls) -> Time:
-        """The wall clock's time."""
+        """The current wall-clock time."""
         return cls(time.time_ns())
 
     @classmethod
     def parse(cls, text: str) -> Time:
         """Read an RFC 3339 date and time with up to nine fractional digits.
 
-        A blank in place of `T` is accepted (RFC 3339, section 5.6), and a missing offset means UTC.
+        A space in place of `T` is accepted (RFC 3339, section 5.6), and a missing offset means UTC.
 
         Raises:
-            ValueError: the text is no such time, or lies outside the 64-bit range.
+            ValueError: the text is not such a time, or the time is outside the 64-bit range.
         """
         if (digits := _FRACTION.match(text, 19)) is not None:
-            # As messages and tapes have them: many follow each other within a second.
+            # The format in messages and tapes, where many consecutive times share a second.
             return cls._checked(_whole_second(text[:19]) + int(digits[1].ljust(9, "0")))
         return cls._checked(_read(text))
 
@@ -89,13 +89,13 @@ class Time(int):
 
     @classmethod
     def from_wire(cls, value: object) -> Time:
-        """Read a time in any form that a message can carry it in.
+        """Read a time in any form that messages use.
 
-        That is an RFC 3339 string, whole nanoseconds, or a MessagePack timestamp as the `msgpack`
-        library returns it.
+        The forms are an RFC 3339 string, whole nanoseconds, and a MessagePack timestamp as the
+        `msgpack` library returns it.
 
         Raises:
-            ValueError: the value is none of these, or lies outside the 64-bit range.
+            ValueError: the value is none of these, or the time is outside the 64-bit range.
 
         >>> Time.from_wire(1_500_000_000).rfc3339()
         '1970-01-01T00:00:01.5Z'
@@ -103,7 +103,7 @@ class Time(int):
         '2013-09-03T13:00:00Z'
         """
         if type(value) is int and _MIN_NS <= value <= _MAX_NS:
-            return cls(value)  # First, and inline: every tick from the store comes by here.
+            return cls(value)  # First and inline, because every tick from the store gets here.
         if isinstance(value, Time):
             return value
         if isinstance(value, str):
@@ -111,7 +111,7 @@ class Time(int):
         if isinstance(value, int) and not isinstance(value, bool):
             return cls._checked(value)
         if isinstance(value, datetime) and value.tzinfo is not None:
-            # msgspec hands MessagePack timestamps over as datetimes.
+            # msgspec decodes MessagePack timestamps as datetimes.
             since = value - datetime(1970, 1, 1, tzinfo=UTC)
             whole = since.days * 86_400 + since.seconds
             return cls._checked(whole * NS_PER_SECOND + since.microseconds * 1000)
@@ -122,14 +122,14 @@ class Time(int):
 
     @classmethod
     def of_number(cls, text: str, unit: Unit | None = None, *, anywhere: bool = False) -> Time:
-        """Read a number since the Unix epoch; every digit counts.
+        """Read a number of units since the Unix epoch without losing digits.
 
-        Without a unit it is a time where exactly one unit makes it one from 1991 to 2060.
+        Without a unit, the number must be a time from 1991 to 2060 in exactly one unit.
 
         Args:
-            text: `1704205800`, `1704205800123.5`, `1.704205800123e+12`.
-            unit: what it counts, where that is known.
-            anywhere: accept a time of any year in this unit.
+            text: for example `1704205800`, `1704205800123.5` or `1.704205800123e+12`.
+            unit: the unit of the number, if it is known.
+            anywhere: accept times of any year in this unit.
 
         Raises:
             ValueError: it is not a number, is finer than a nanosecond, or is not a plausible time;
@@ -157,7 +157,7 @@ class Time(int):
         raise ValueError(f"{text[:40]} is not a time: {_describe_number(number[1], unit)}")
 
     def rfc3339(self) -> str:
-        """This time in UTC, ending in `Z`, with no more fractional digits than it needs."""
+        """Format this time in UTC, ending in `Z`, with only as many fractional digits as needed."""
         seconds, ns = divmod(int(self), NS_PER_SECOND)
         whole = _format_seconds(seconds)
         if not ns:
@@ -165,7 +165,7 @@ class Time(int):
         return f"{whole}.{ns:09d}".rstrip("0") + "Z"
 
     def ext(self) -> Ext:
-        """This time as MessagePack's timestamp extension, in the shortest of its three forms.
+        """Encode this time as a MessagePack timestamp, in the shortest of its three forms.
 
         Source: the MessagePack specification, "Timestamp extension type".
         """
@@ -180,7 +180,7 @@ class Time(int):
 
 
 def _calendar_form(digits: str) -> str | None:
-    """How a number may be read as a date; None where it can't be one."""
+    """The format in which a number may be a date; None if it can't be one."""
     form = "YYYYMMDDHHMMSS"[: len(digits)] + "f" * (len(digits) - 14)
     if len(digits) not in (8, 10, 12, 14, 17, 20, 23) or not _CALENDAR.match(digits):
         return None
@@ -190,7 +190,7 @@ def _calendar_form(digits: str) -> str | None:
 
 
 def _describe_number(digits: str, unit: Unit | None) -> str:
-    """What a number that is no time looks like."""
+    """Describe what a number that is not a plausible time looks like."""
     if (form := _calendar_form(digits)) is not None:
         return f"it looks like a date, {form}"
     if int(digits) < 100_000:
@@ -200,7 +200,7 @@ def _describe_number(digits: str, unit: Unit | None) -> str:
 
 
 def _read(text: str) -> int:
-    """Nanoseconds since the Unix epoch, within the range or not; raises as `Time.parse` does."""
+    """Parse to nanoseconds since the Unix epoch, without a range check; raises ValueError."""
     match = _ISO.fullmatch(text)
     if match is None:
         raise ValueError(f"not an RFC 3339 time: {text[:40]!r}")
@@ -241,11 +241,11 @@ def _offset_seconds(offset: str | None) -> int:
 
 
 class Moment(NamedTuple):
-    """Now, by two clocks: a steady one to measure with, and the one on the wall.
+    """The current time on two clocks: a steady one for measuring, and the wall clock.
 
     Attributes:
-        steady_s: seconds since some fixed point; never set back.
-        wall: the time of day.
+        steady_s: seconds since a fixed point; never goes back.
+        wall: the wall-clock time.
     """
 
     steady_s: float

@@ -1,4 +1,4 @@
-"""TLS towards our clients: the certificate, and what happens when its files change."""
+"""TLS for clients: loads the certificate, and reloads it when its files change."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ logger = logging.getLogger("tickcast.tls")
 
 
 class Certificate:
-    """The certificate that new connections get: the latest sound one that the files held.
+    """The certificate for new connections: the latest valid one that the files contained.
 
-    A context is loaded whole before it takes effect, and never changed afterwards: loading into
-    one that is in use would read the files once more, and could leave it with half of a pair.
-    Instead each handshake that begins in `context` is led on to the latest.
+    Each context is loaded completely before it takes effect and is never changed afterwards.
+    Loading into a context in use would read the files again, and could leave it with a certificate
+    and a key that do not match. Instead, each handshake that begins in `context` is switched to the
+    latest context.
 
     Args:
-        cert: PEM file of the certificate and the chain below its root.
-        key: PEM file of its private key, not encrypted; may be the same file.
+        cert: PEM file of the certificate and its chain, without the root.
+        key: PEM file of the private key, not encrypted; may be the same file.
 
     Attributes:
-        context: for listeners.
+        context: the context to pass to listeners.
 
     Raises:
-        InvalidSettings: the files are no such pair.
+        InvalidSettings: the files are not a valid pair.
     """
 
     def __init__(self, cert: Path, key: Path) -> None:
@@ -43,10 +44,10 @@ class Certificate:
         self.context.sni_callback = self._lead_on
 
     def look(self) -> None:
-        """See whether the files have changed, and take what they hold if it is sound.
+        """Check whether the files have changed, and load them if they are valid.
 
-        Files that change are being written, perhaps. So they are read when they have stayed the
-        same from one call to the next. Each state of theirs is tried once.
+        A file that has just changed may still be being written, so the files are read only after
+        they have stayed the same from one call to the next. Each version is tried once.
         """
         stamps = self._stamps()
         is_settled = stamps == self._seen
@@ -64,7 +65,7 @@ class Certificate:
     def _lead_on(
         self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext
     ) -> None:
-        # OpenSSL calls it for every ClientHello, also without a server name in it.
+        # OpenSSL calls this for every ClientHello, even one without a server name.
         connection.context = self._latest
 
     def _stamps(self) -> tuple[_Stamp, _Stamp]:
@@ -72,7 +73,7 @@ class Certificate:
 
 
 def certificate_of(settings: Settings) -> Certificate | None:
-    """The configured certificate; None where the server speaks no TLS.
+    """Load the configured certificate; return None if TLS is not configured.
 
     Raises:
         InvalidSettings: it can't be used.
@@ -83,7 +84,7 @@ def certificate_of(settings: Settings) -> Certificate | None:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """What changes when a file does; links are followed, since they may be what is replaced."""
+    """A value that changes with the file; follows links, because a link may be replaced instead."""
     try:
         status = path.stat()
     except OSError:
@@ -92,10 +93,10 @@ def _stamp(path: Path) -> _Stamp:
 
 
 def load_context(cert: Path, key: Path) -> ssl.SSLContext:
-    """A server's context with this certificate and key, for TLS 1.2 and later.
+    """Create a server context with a certificate and key, for TLS 1.2 and later.
 
     Raises:
-        InvalidSettings: a file can't be read or is not what it should be; the text says which.
+        InvalidSettings: a file can't be read or has the wrong content; the message says which.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSION_MIN
@@ -103,7 +104,7 @@ def load_context(cert: Path, key: Path) -> ssl.SSLContext:
     _check_certificate(cert)
     _check_readable("tls_key", key)
     try:
-        # Without a callback, OpenSSL would ask on the terminal.
+        # Without a callback, OpenSSL would prompt for a password on the terminal.
         context.load_cert_chain(cert, key, password=_refuse_to_decrypt)
     except _Encrypted:
         raise InvalidSettings(f"tls_key: {key} is encrypted; decrypt it first") from None
@@ -119,7 +120,7 @@ def load_context(cert: Path, key: Path) -> ssl.SSLContext:
 
 
 def _check_certificate(cert: Path) -> None:
-    # `load_cert_chain` says the same of either file.
+    # `load_cert_chain` reports the same errors for both files, so check this one first.
     _check_readable("tls_cert", cert)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert)

@@ -1,11 +1,11 @@
-"""The way to a client on our own server: prebuilt frames, straight to its transport.
+"""Writes prebuilt frames directly to a client's transport, on our own server.
 
-On another ASGI server it is missing, and `feed.asgi_sink` takes its place.
+On other ASGI servers it is not available, and `feed.asgi_sink` is used instead.
 
-An ASGI endpoint that waits for its client's next message keeps a task, a dozen frames of middleware
-and the request alive: some 20 kB for each of thousands of clients that say a word a day. So the
-endpoint hands its client over to the sink and returns. What is left then are the transport, the
-parser of frames, and the client's own objects.
+An ASGI endpoint that waits for the next message keeps a task, a dozen stack frames of middleware
+and the request alive: about 20 kB for each of thousands of clients that rarely send anything. So
+the endpoint hands the client over to the sink and returns. Only the transport, the frame parser and
+the client's own objects remain.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ from feed.address_limits import AddressLimiter
 from feed.errors import CloseCode
 
 EXTENSION: Final = "tickcast.sink"
-"""Where an endpoint finds the sink, among the extensions of its scope."""
+"""Key of the sink in `scope["extensions"]`."""
 _HIGH_WATER_BYTES: Final = 64 * 1024
-"""What a transport takes for a client that does not read before it says that it is full."""
+"""How much a transport buffers for a client that does not read before it pauses writing."""
 
 logger = logging.getLogger("tickcast.connection")
 
 OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
-"""Takes a message; returns what is still to be awaited before the next one can be taken."""
+"""Takes a message; returns a coroutine if it must be awaited before the next message."""
 
 
 class Socket(Protocol):
-    """What a sink needs of the protocol that has read the handshake: `feed.websocket` makes one."""
+    """The part of the WebSocket protocol class that a sink needs; see `feed.websocket`."""
 
     loop: asyncio.AbstractEventLoop
     tasks: set[asyncio.Task[None]]
     transport: asyncio.Transport
 
     def hand_over(self, sink: TransportSink) -> None:
-        """Pass what the client says to the sink from now on."""
+        """Pass the client's messages to the sink from now on."""
 
     def finish(self, last_words: bytes, code: int, reason: str) -> None:
-        """Write the last words and a close frame, and end."""
+        """Write `last_words` and a close frame, then close the connection."""
 
     def stop_reading(self) -> None:
-        """Take no more from the client for now."""
+        """Pause reading from the client."""
 
     def read_on(self) -> None:
-        """Take again what the client says."""
+        """Resume reading from the client."""
 
     def limit_address(self, limiter: AddressLimiter | None) -> None:
-        """From now on, what the client sends counts for its address."""
+        """Count what the client sends towards its address's limits from now on."""
 
 
 class TransportSink:
-    """Writes frames to one client's transport, once its handshake is done.
+    """Writes frames to one client's transport after its handshake.
 
     Attributes:
-        paused, on_pause, write: as `feed.outbox.Sink` says.
+        paused, on_pause, write: see `feed.outbox.Sink`.
         on_drain: called when the client reads again.
         on_shutdown: called when the server shuts down; returns the frames to send before closing.
-        on_flood: called when the client sends more frames than it may; it is to call `finish`.
+        on_flood: called when the client sends more frames than allowed; must call `finish`.
         on_message, on_end: see `hand_over`.
     """
 
@@ -73,10 +73,10 @@ class TransportSink:
         self._protocol = protocol
         self._waiting: deque[str | bytes] | None = None
         self.paused = False
-        # By itself, uvloop lets 512 KiB wait on top of that where there is TLS, and does not count
-        # what it has encrypted and handed on.
+        # By default, uvloop buffers another 512 KiB under TLS, and does not count data that it has
+        # encrypted and passed on.
         protocol.transport.set_write_buffer_limits(_HIGH_WATER_BYTES)
-        # The transport's own method: a flush calls it once for each client.
+        # Bound directly to the transport's method: a flush calls it once for each client.
         self.write: Callable[[bytes], None] = protocol.transport.write
         self.on_pause: Callable[[], None] = _nothing
         self.on_drain: Callable[[], None] = _nothing
@@ -86,20 +86,19 @@ class TransportSink:
         self.on_end: Callable[[int], None] = _forget
 
     def hand_over(self, on_message: OnMessage, on_end: Callable[[int], None]) -> None:
-        """Have the client served by callbacks from now on, so that the endpoint can return.
+        """Serve the client by callbacks from now on, so that the endpoint can return.
 
         Args:
-            on_message: called with each message, one at a time: not before what it returned for the
-                one before has been awaited. It must not raise.
-            on_end: called once, soon after it is clear that no more messages will come; with the
-                close code.
+            on_message: called with each message, one at a time, after the coroutine returned for
+                the previous message has finished. It must not raise.
+            on_end: called once with the close code, soon after the last message.
         """
         self.on_message = on_message
         self.on_end = on_end
         self._protocol.hand_over(self)
 
     def limit_address(self, limiter: AddressLimiter | None) -> None:
-        """From now on, what the client sends counts for its address; None where it has no limit."""
+        """Count what the client sends towards its address's limits; None if it has none."""
         self._protocol.limit_address(limiter)
 
     def buffered(self) -> int:
@@ -107,19 +106,20 @@ class TransportSink:
         return self._protocol.transport.get_write_buffer_size()
 
     def finish(self, last_words: bytes, code: CloseCode, reason: str = "") -> None:
-        """Write the last frames and a close frame, and see to it that the socket goes."""
+        """Write the last frames and a close frame, then make sure that the socket is closed."""
         self._protocol.finish(last_words, code, reason)
 
     def detach(self) -> None:
-        """Write nothing from now on."""
+        """Discard all writes from now on."""
         self.write = _discard
         self.on_pause()
         self.on_pause = self.on_drain = _nothing
 
     def take(self, message: str | bytes) -> None:
-        """Pass a message on; while one is being worked off, those after it wait.
+        """Pass a message on, or queue it while another one is being handled.
 
-        Should one raise, the connection ends: its client must not wait for an answer for ever.
+        If handling a message raises, the connection ends, because the client would otherwise wait
+        for a reply indefinitely.
         """
         if self._waiting is not None:
             self._waiting.append(message)
@@ -137,7 +137,7 @@ class TransportSink:
             task.add_done_callback(self._protocol.tasks.discard)
 
     async def _work_off(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await what one message asks for, then take those that came meanwhile."""
+        """Finish handling one message, then handle those that arrived meanwhile."""
         try:
             await work
             while self._waiting:
@@ -154,9 +154,9 @@ class TransportSink:
         self.finish(b"", CloseCode.INTERNAL_ERROR, "internal error")
 
     def end(self, code: int) -> None:
-        """Tell that no more messages will come; soon, because a flush may be under way."""
+        """Schedule `on_end`: not at once, because a flush may be under way."""
         self.on_message = _ignore
-        # What they belong to has this object, and collections are rare.
+        # Break reference cycles with the owner of the callbacks: garbage collections are rare.
         self.on_drain = self.on_flood = _nothing
         self.on_shutdown = bytes
         on_end, self.on_end = self.on_end, _forget
@@ -164,9 +164,9 @@ class TransportSink:
 
 
 class Ending:
-    """Takes the place of the queue between uvicorn and an endpoint that has returned.
+    """Replaces uvicorn's event queue after the endpoint has returned.
 
-    Messages no longer pass through it. What comes is the end, perhaps more than once.
+    Messages no longer pass through it. It receives only the disconnect event, perhaps repeatedly.
     """
 
     __slots__ = ("_sink",)

@@ -1,4 +1,4 @@
-"""Keeps the hub fed: holds the broker subscriptions that clients need, and opens their streams."""
+"""Feeds the hub: manages the broker subscriptions that clients need, and opens their streams."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ logger = logging.getLogger("tickcast.upstream")
 
 
 class Upstream:
-    """The way from the broker into the hub.
+    """Connects the broker to the hub.
 
-    A stream is subscribed while a client wants it and a little longer. A feed in which a client
-    holds a wildcard is watched: streams that appear in it are opened from their first tick on.
+    A stream stays subscribed while a client wants it, and for `linger_s` after that. If a client
+    holds a wildcard in a feed, new streams of the feed are opened from their first tick on.
     """
 
     def __init__(
@@ -55,7 +55,8 @@ class Upstream:
         )
         self._asking: dict[tuple[str, Feed], asyncio.Task[None]] = {}
         self._opening: dict[StreamKey, asyncio.Task[None]] = {}
-        # Each takes a pooled connection, for which others would wait, and fail after seconds.
+        # Each opening takes a pooled connection. Without a limit, other users of the pool would
+        # wait for one and fail after seconds.
         self._opening_turn = asyncio.Semaphore(_OPENINGS_AT_ONCE)
         self._announced: dict[StreamKey, None] = {}
         self._opener: asyncio.Task[None] | None = None
@@ -65,26 +66,26 @@ class Upstream:
     # -- what clients need
 
     async def listen(self, channel: str, on_message: Callable[[bytes], None]) -> None:
-        """Hand on the messages of a channel that carries no ticks.
+        """Subscribe to a channel that carries no ticks, and pass its messages to `on_message`.
 
         Raises:
-            BrokerUnavailable: Redis has not confirmed that they come; call it again.
+            BrokerUnavailable: Redis has not confirmed the subscription; call this again.
         """
         self._others[channel] = on_message
         await self.subscriber.subscribe([channel])
 
     def stop_listening(self, channel: str) -> None:
-        """No longer; the channel is left with those of streams that nobody wants."""
+        """Undo `listen`; the next sweep unsubscribes from the channel."""
         self._others.pop(channel, None)
 
     @asynccontextmanager
     async def holding(
         self, feed: str, subscriptions: Iterable[Subscription]
     ) -> AsyncIterator[Feed]:
-        """Have every stream that the subscriptions cover in the hub until the block ends.
+        """Keep every stream that the subscriptions cover open in the hub until the block ends.
 
-        In the block the caller subscribes at the hub: then no tick is missed. Streams that appear
-        meanwhile are opened as well. The value is the state of the feed, such as its epoch.
+        The caller subscribes at the hub inside the block, so that no tick is missed. Streams that
+        appear meanwhile are opened as well. Yields the state of the feed, such as its epoch.
 
         Raises:
             BrokerUnavailable: the broker does not answer.
@@ -102,7 +103,7 @@ class Upstream:
             known.wanted -= wildcards
 
     async def _open_all(self, feed: str, known: Feed, coverage: Coverage) -> None:
-        """Open what there is now; what appears meanwhile opens by itself, being wanted."""
+        """Open all existing streams; those that appear meanwhile open because they are wanted."""
         if not known.epoch:
             await self._ask_once(("epoch", known), partial(self._ask_epoch, feed))
         if coverage.has_wildcards:
@@ -123,9 +124,9 @@ class Upstream:
     async def _ask_once(
         self, what: tuple[str, Feed], ask: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
-        """Await the answer to a question to the store, shared by all that ask the same meanwhile.
+        """Query the store once for all callers that need the same answer at the same time.
 
-        A crowd that returns to a server that has just started asks thousands of times.
+        When many clients reconnect to a server that has just started, there are thousands of them.
         """
         task = self._asking.get(what)
         if task is None:
@@ -147,7 +148,7 @@ class Upstream:
                 await asyncio.sleep(0)
         new |= known.learn(some)
         if known.listed:
-            # It was read before, perhaps while we waited: these have appeared since.
+            # The directory was read before, perhaps while this task waited, so these are new.
             self._open_covered(known, new)
         known.listed = True
 
@@ -156,14 +157,14 @@ class Upstream:
     ) -> list[StreamKey]:
         wanted = dict.fromkeys(coverage.named_in(feed))
         if coverage.has_wildcards:
-            # Mostly there are few that are not open, and this is the quickest way to find them.
+            # Usually few streams are not open, and this is the fastest way to find them.
             closed = known.difference(self._hub.keys())
             async for some in paced(closed):
                 wanted.update((key, None) for key in some if coverage.covers_by_wildcard(key))
         return [key for key in wanted if not self._hub.is_open(key)]
 
     def _is_new(self, known: Feed, key: StreamKey) -> bool:
-        """Whether holders of a wildcard are due the stream from its first tick on."""
+        """Whether holders of a wildcard must receive the stream from its first tick on."""
         if key in self._opening:
             return False
         return key in self._announced or (key not in known.streams and self._hub.covers(key))
@@ -178,7 +179,7 @@ class Upstream:
         return task
 
     async def _open_in_parts(self, streams: list[StreamKey], from_first: bool) -> None:
-        """Open streams, a batch at a time: other work goes on between two of them."""
+        """Open streams in batches, so that other work can run in between."""
         try:
             for start in range(0, len(streams), _OPEN_BATCH):
                 await self._open(streams[start : start + _OPEN_BATCH], from_first)
@@ -190,9 +191,9 @@ class Upstream:
                     self._announced[key] = None
 
     async def _open(self, streams: list[StreamKey], from_first: bool) -> None:
-        """Subscribe to streams and open them in the hub at the tick they stand at now.
+        """Subscribe to streams and open them in the hub at their latest tick.
 
-        With `from_first` they are new, and the ticks they have had so far are delivered as well.
+        With `from_first` the streams are new, and their ticks so far are delivered as well.
         """
         runs = [(key, self._runs.begin(key)) for key in streams]
         late: set[str] = set()
@@ -210,7 +211,7 @@ class Upstream:
                 self._runs.deliver(key, run, run.start(head.epoch, head.seq))
                 if head.epoch < self._feeds.epoch_of(key.feed):
                     late.add(key.feed)
-            # Their feed has entered an epoch after the store was asked, before they were open.
+            # These feeds entered an epoch after the store was queried, before the streams opened.
             for feed in late:
                 self._runs.restart_later(feed, self._feeds.epoch_of(feed))
         finally:
@@ -226,7 +227,7 @@ class Upstream:
             self._hub.open_stream(key, epoch=run.epoch)
             self._runs.deliver(key, run, run.repair(history))
 
-    # -- what the broker says
+    # -- messages from the broker
 
     def _on_message(self, channel: str, data: bytes) -> None:
         entry = self._runs.of(channel)
@@ -249,7 +250,7 @@ class Upstream:
         self._runs.take(key, run, batch)
 
     def _open_covered(self, known: Feed, streams: Iterable[StreamKey]) -> None:
-        """Open streams that wildcards cover, from their first tick on, a batch at a time."""
+        """Open the streams that wildcards cover from their first tick on, in batches."""
         wanted = Coverage(known.wanted)
         for key in streams:
             covered = self._hub.covers(key) or wanted.covers(key)
@@ -270,7 +271,7 @@ class Upstream:
                 await self._open_apart(batch)
 
     async def _open_apart(self, streams: list[StreamKey]) -> None:
-        """One of some new streams can't be opened: open the others, and leave it out."""
+        """Open new streams one by one after a batch has failed, leaving out those that fail."""
         for key in streams:
             if key not in self._announced:
                 continue
@@ -289,9 +290,9 @@ class Upstream:
             before = known.epoch
             epoch = await self.store.epoch(feed)
             if epoch < before:
-                # An older copy: numbers of the later epoch were given that it does not know.
+                # The store is an older copy that lacks the numbers of the later epoch.
                 epoch = await self.store.begin_epoch(feed, before)
-            # Read only now: while the store was asked, a batch may have brought a later one.
+            # Compare again: while the store was queried, a batch may have brought a later epoch.
             known.epoch = max(known.epoch, epoch)
             await self._runs.restart_older(feed, known.epoch)
             if known.listed:
@@ -302,7 +303,7 @@ class Upstream:
     # -- upkeep
 
     async def sweep_forever(self, interval_s: float = 1.0) -> None:
-        """Let go of streams and feeds that nobody has wanted for a while."""
+        """Close streams and feeds that have been unused for `linger_s`, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(interval_s)
@@ -316,7 +317,7 @@ class Upstream:
                 logger.debug("could not unsubscribe: %s", error)
 
     async def _sweep_streams(self, now: float) -> None:
-        """Close the streams whose time is over."""
+        """Close the streams that have been unused for `linger_s`."""
         since: dict[StreamKey, float] = {}
         over = now - self._settings.linger_s
         async for some in paced(list(self._runs)):
@@ -335,9 +336,10 @@ class Upstream:
             return True
         if run.seq or self._feeds.has(key):
             return self._hub.is_wanted(key)
-        # A name that a client made up. If it is ever published, holders of a wildcard hear of it.
+        # No such stream exists: a client made up its name. If it is ever published, it is announced
+        # and opened for holders of a wildcard.
         return self._hub.is_named(key)
 
     async def close(self) -> None:
-        """End all that is under way."""
+        """Cancel all background tasks."""
         await self._tasks.close()

@@ -1,6 +1,6 @@
-"""uvicorn's WebSocket protocol, made small, with a way out beside it: `feed.transport_sink`.
+"""uvicorn's WebSocket protocol with less memory per connection, rate limits and a direct sink.
 
-The endpoint finds that in `scope["extensions"]`.
+The endpoint finds the sink (`feed.transport_sink`) in `scope["extensions"]`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from feed.transport_sink import EXTENSION, Ending, TransportSink
 _SLICE_BYTES: Final = 1024
 _LONG_SLICE_BYTES: Final = 4 * 1024
 _HOLD_S: Final = 0.5
-"""How long a client waits whose address has used up its allowance."""
+"""How long a client must wait when its address has used up its allowance."""
 _HOLD_AGAIN_S: Final = 5.0
-"""A client that would have to wait again so soon is one of those that use it up, and is cut."""
+"""A client that would have to wait again within this time uses up the allowance, and is cut."""
 _VERSION: Final = "13"
-"""The one version of the protocol that there is."""
+"""The only version of the WebSocket protocol (RFC 6455)."""
 
 
-# Nobody waits for it: it stands for `writable` where an endpoint no longer sends.
+# Replaces `writable` when the endpoint no longer sends, so that nothing waits for it.
 _UNUSED: Final = asyncio.Event()
 
 
 class FeedProtocol(WebSocketsSansIOProtocol):
     """The protocol class for `uvicorn.Config(ws=…)`; `feed.server.Server` keeps it alive."""
 
-    # Mostly what uvicorn's class assigns: in a dict so many attributes take 2 kB more. Should it
-    # come to assign others, they find a dict still.
+    # Most of these are assigned by uvicorn's class. In an instance dict, they would take 2 kB more.
+    # If uvicorn assigns other attributes in the future, these still go into a dict.
     __slots__ = (
         "_address", "_cut", "_frame_count", "_frames", "_handed_over", "_has_frames", "_held",
         "_held_at_s",
@@ -69,25 +69,25 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._share: LoopShare = self.app_state.get("loop_share") or LoopShare()
         self._address: AddressLimiter | None = None
         self._received: bytes | None = None
-        """What has come and is not parsed yet, from `_offset` on. One read of the transport."""
+        """Data received but not parsed yet, from `_offset` on: one read of the transport."""
         self._offset = 0
         self._frame_count = 0
-        """Frames parsed that do not count for the address yet."""
+        """Parsed frames that are not counted for the address yet."""
         self._has_frames = True
-        """There were frames in what was parsed last."""
+        """Whether the last slice completed any frames."""
         self._is_waiting = False
-        """`_parse` has been passed to the share, and is to be called."""
+        """`_parse` has been passed to the loop share and will be called."""
         self._held_at_s = -math.inf
         self._held: asyncio.TimerHandle | None = None
         """Resumes reading from an address that has used up its allowance."""
         self._is_deaf = False
-        """Reading has stopped: the client was disconnected for sending too much."""
+        """Whether reading has stopped permanently, because the client sent too much or is gone."""
         self._is_reading = True
         self._ping_at: float | None = None
         self._pong = b""
 
     def handle_connect(self, event: Request) -> None:
-        # The parser that has read the request would keep it for as long as it reads frames.
+        # Start a new parser: the one that has read the request would keep it in memory.
         self.conn.parser = FrameProtocol.parse(self.conn)
         next(self.conn.parser)
         if event.headers.get_all("Sec-WebSocket-Version") != [_VERSION]:
@@ -100,7 +100,10 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             extensions[EXTENSION] = self.sink
 
     def _refuse_version(self) -> None:
-        """Say which version is spoken here (RFC 6455, section 4.2.2); the library would not."""
+        """Refuse the handshake and name the supported version, as the library does not.
+
+        Source: RFC 6455, section 4.2.2.
+        """
         response = self.conn.reject(HTTPStatus.UPGRADE_REQUIRED, "no such version\n")
         response.headers["Connection"] = "Upgrade"
         response.headers["Upgrade"] = "websocket"
@@ -111,7 +114,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self.transport.close()
 
     async def run_asgi(self) -> None:
-        """As uvicorn's, but the end of an endpoint that has handed over is not the client's."""
+        """Run the endpoint; keep the connection open if the endpoint has handed it over."""
         try:
             await self._share.start()
             await self.app(self.scope, self.receive, self.send)
@@ -123,7 +126,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.logger.exception("a bug in the endpoint")
             self._handed_over = False
         if self._handed_over:
-            # Nothing reads them from now on.
+            # Nothing uses these from now on.
             del self.scope, self.request, self.response
             self.server = self.client = None
             return
@@ -132,7 +135,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.transport.close()
 
     def hand_over(self, sink: TransportSink) -> None:
-        """Pass events to the sink instead of the endpoint, the ones that wait already first."""
+        """Pass events to the sink instead of the endpoint, starting with those in the queue."""
         self._handed_over = True
         queue, self.queue = self.queue, Ending(sink)  # type: ignore[assignment]
         self.writable = _UNUSED
@@ -145,40 +148,40 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self.read_on()
 
     def finish(self, last_words: bytes, code: int, reason: str) -> None:
-        """Close from our side, without waiting for a client that may not be reading."""
+        """Close the connection without waiting for a client that may not be reading."""
         if self.sink is not None:
             self.sink.detach()
         if not self.handshake_complete or self.close_sent or self.transport.is_closing():
             return
         self.close_sent = True
         self.stop_keepalive()
-        with contextlib.suppress(InvalidState):  # The client was faster, and has its answer.
+        with contextlib.suppress(InvalidState):  # The client closed first and has been answered.
             self.conn.send_close(code, reason)
         self.transport.write(last_words + b"".join(self.conn.data_to_send()))
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         if code == CloseCode.RATE_LIMITED:
             self._be_deaf()
         else:
-            self.read_on()  # For the answer of the client.
+            self.read_on()  # To receive the client's close frame.
         self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
     async def send(self, message: Any) -> None:
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
-            # A refusal ends the handshake as well; uvicorn would log it as an error.
+            # A refusal also completes the handshake. Otherwise uvicorn would log an error.
             self.handshake_complete = True
 
     # -- messages
 
     def limit_address(self, limiter: AddressLimiter | None) -> None:
-        """Count what the client sends for its address; None where that has no limit."""
+        """Count what the client sends towards its address's limits; None if it has none."""
         self._address = limiter
 
     def data_received(self, data: bytes) -> None:
-        """As uvicorn's, a little at a time, and no more than the loop has time for.
+        """Parse in small slices, and no more than the loop has time for.
 
-        Thousands of frames fit into what comes at once. What is not parsed at once waits, and
-        meanwhile nothing more is read, so that a client can't fill our memory.
+        One read may contain thousands of frames. Data that is not parsed at once waits, and reading
+        pauses meanwhile, so that a client can't fill our memory.
         """
         if self._is_deaf:
             return
@@ -195,10 +198,10 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._update_reading()
 
     def _parse(self, deadline_s: float) -> bool:
-        """Parse what has come until a deadline; returns whether to be called again."""
+        """Parse received data until a deadline; return whether to be called again."""
         try:
             while self._received is not None and not self.read_paused:
-                # Within a long frame, there is nothing to be counted.
+                # Inside a long frame, there are no frames to count, so a slice can be longer.
                 slice_bytes = _SLICE_BYTES if self._has_frames else _LONG_SLICE_BYTES
                 size = min(slice_bytes, len(self._received) - self._offset)
                 if not self._may_parse(size):
@@ -219,7 +222,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         return False
 
     def _may_parse(self, size: int) -> bool:
-        """Whether the address has that much left; if not, the client waits, and may be cut."""
+        """Charge the address for data; if its allowance is used up, the client waits or is cut."""
         if self._address is None:
             return True
         frames, self._frame_count = self._frame_count, 0
@@ -259,7 +262,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._be_deaf()
 
     def _be_deaf(self) -> None:
-        """Read nothing more: the rest of a flood stays in the kernel, or with the client."""
+        """Stop reading permanently: the rest of a flood stays in the kernel, or with the client."""
         if self._is_deaf:
             return
         self._is_deaf = True
@@ -272,8 +275,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self._update_reading()
 
     def handle_cont(self, event: Frame) -> None:
-        # Kept apart until the last one, fragments of a byte, or of none, would take far more memory
-        # than `message_max_bytes` counts.
+        # Join fragments as they arrive. If they were kept separately until the last one, tiny or
+        # empty fragments would take far more memory than `message_max_bytes` allows.
         so_far: Any = self.frames[0]
         if not isinstance(so_far, bytearray):
             so_far = bytearray(so_far)
@@ -292,8 +295,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             try:
                 message = data.decode()
             except UnicodeDecodeError:
-                # uvicorn would log this with a traceback; it is the client's fault, not ours.
-                with contextlib.suppress(InvalidState):  # The same read brought its close frame.
+                # uvicorn would log a traceback, although this is the client's error.
+                with contextlib.suppress(InvalidState):  # The same read contained a close frame.
                     self.conn.send_close(CloseCode.INVALID_DATA, "invalid UTF-8")
                 self.handle_parser_exception()
                 return
@@ -311,17 +314,17 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         return message
 
     def stop_reading(self) -> None:
-        """Take no more from the client for now."""
+        """Pause reading from the client."""
         self.read_paused = True
         self._update_reading()
 
     def read_on(self) -> None:
-        """Take again what the client says."""
+        """Resume reading from the client."""
         self.read_paused = False
         self._parse_soon()
 
     def _update_reading(self) -> None:
-        """Let the transport read only where what it reads can be parsed."""
+        """Let the transport read only while received data can be parsed."""
         wanted = not (self._is_deaf or self.read_paused or self._received is not None)
         if wanted == self._is_reading or self.transport.is_closing():
             return
@@ -340,8 +343,8 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.sink.on_pause()
 
     def handle_ping(self) -> None:
-        # A client that does not read may have its pongs pile up. Only the latest ping need be
-        # answered (RFC 6455, section 5.5.3), so one is kept for when it reads again.
+        # Pongs for a client that does not read would pile up. Only the latest ping needs an answer
+        # (RFC 6455, section 5.5.3), so one pong is kept until the client reads again.
         if self.sink is None or not self.sink.paused or self.conn.state is not State.OPEN:
             super().handle_ping()
         elif pongs := self.conn.data_to_send():
@@ -356,7 +359,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.sink.paused = False
             self.sink.on_drain()
 
-    # -- keepalive: the server calls `keep_alive` now and then, which needs no timers
+    # -- keepalive: the server calls `keep_alive` regularly, so no timers are needed
 
     def schedule_ping(self) -> None:
         if self.ping_interval is not None:
@@ -367,7 +370,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self.pending_ping_payload = None
 
     def keep_alive(self, now: float) -> None:
-        """Ping the client if it is time, or give it up if it has not answered the last one."""
+        """Ping the client if a ping is due; close if it has not answered the last one in time."""
         if self._ping_at is None or now < self._ping_at:
             return
         if self.close_sent or self.transport.is_closing():
@@ -385,7 +388,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             self.pending_ping_payload = None
             self.schedule_ping()
 
-    # -- endings: each is followed by a cut, in case the transport can't drain
+    # -- endings: each one schedules an abort, in case the transport can't drain
 
     def shutdown(self) -> None:
         if self.sink is not None and self.handshake_complete and not self.close_sent:
@@ -400,7 +403,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
 
     def handle_parser_exception(self) -> None:
         if self.conn.close_sent is None:
-            # It did not wait for the answer to its handshake, so there can't be a close frame.
+            # The client did not wait for the handshake response, so no close frame can be sent.
             self.transport.abort()
             return
         super().handle_parser_exception()
@@ -418,13 +421,13 @@ class FeedProtocol(WebSocketsSansIOProtocol):
             if timer is not None:
                 timer.cancel()
         if self.sink is not None:
-            # Without a close frame; where there was one, this has been told already.
+            # No close frame was received. If there was one, the sink has ended already.
             self.sink.end(CloseCode.ABNORMAL)
         super().connection_lost(exc)
-        self.conn.parser.close()  # Its frame holds the connection that holds it.
+        self.conn.parser.close()  # Break the cycle between the connection and the generator.
         if self.sink is not None:
             self.sink.detach()
-            self.sink = None  # Or the two would keep each other until the next collection.
+            self.sink = None  # Break the reference cycle: garbage collections are rare.
         if self._handed_over:
             del self.queue
 

@@ -1,4 +1,4 @@
-"""Ticks written to clients; each is counted once for the server and for the client. No I/O."""
+"""Writes ticks to clients and counts each one for the server and for the client. No I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ logger = logging.getLogger("tickcast.hub")
 class Writes:
     """The last step of the fan-out.
 
-    What an outbox refuses it absorbs: it is counted when the client gets it, or as not sent.
+    Ticks that an outbox refuses go to its `absorb`. They are counted when the client receives them,
+    or as not sent.
     """
 
     def __init__(self, counters: Counters) -> None:
@@ -25,7 +26,7 @@ class Writes:
     def to_audiences(
         self, letters: Iterable[tuple[Sequence[Piece], Form, Iterable[Audience]]]
     ) -> None:
-        """One write for each member of the audiences: the innermost loop of all."""
+        """Write once to each member of the audiences. This is the server's innermost loop."""
         ticks_out = conflated = frames_out = bytes_out = 0
         failed: list[Outbox] = []
         for pieces, form, audiences in letters:
@@ -36,8 +37,8 @@ class Writes:
                 audience.merged += merged
                 audience.bytes += len(data)
                 for outbox in audience.members:
-                    # Costs nothing unless it raises (zero-cost exceptions of Python 3.11). Without
-                    # it, a bug in serving one client would cost those after it their ticks.
+                    # This costs nothing unless it raises (zero-cost exceptions of Python 3.11).
+                    # Without it, a bug in serving one client would make later ones miss ticks.
                     try:
                         if (write := outbox.write) is not None:
                             write(data)
@@ -59,7 +60,7 @@ class Writes:
             outbox.fail()
 
     def to_member(self, outbox: Outbox, pieces: Sequence[Piece], audience: Audience) -> None:
-        """Pieces for one member alone."""
+        """Write pieces to one member only."""
         data, frames, sent, merged = pack_frames(pieces, audience.form.encoding)
         outbox.totals.add(Totals(sent, merged))
         if outbox.offer(data):
@@ -69,12 +70,12 @@ class Writes:
             outbox.absorb(pieces, audience.policy_of, audience.form)
 
     def of_history(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
-        """Frames of ticks from history, made for one client or shared."""
+        """Write frames of ticks from history, made for one client or shared."""
         self._counters.history_out += ticks
         self._send_made(outbox, data, frames, ticks)
 
     def of_tape(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
-        """Frames of ticks from a tape."""
+        """Write frames of ticks from a tape."""
         self._counters.replayed_out += ticks
         self._send_made(outbox, data, frames, ticks)
 

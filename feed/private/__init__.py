@@ -1,1 +1,1 @@
-"""Private replays: a tape played to one client alone, beside its live streams."""
+"""Private replays: tapes played to a single client, in addition to its live streams."""

@@ -1,4 +1,4 @@
-"""Plays private replays: whose ticks are due, off the event loop, which only sends them."""
+"""Plays private replays: reads and encodes due ticks in a thread; the event loop sends them."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from feed.tapes import Library, Tape
 from feed.ticks import Coverage, Subscription
 
 PAUSE_S: Final = 0.005
-"""The shortest time between two turns: what is due in it goes together."""
+"""Minimum time between two turns; ticks that become due meanwhile are sent together."""
 _LOOK_S: Final = 60.0
 _WAITING_MAX: Final = 20
 _UNKNOWN: Final = (Fault.INVALID_SYNTAX, "no replay with this id plays")
 
 Narrow = Callable[[str, Iterable[Subscription]], Iterable[Subscription]]
-"""What a client may see of some subscriptions of a feed."""
+"""Reduces subscriptions of a feed to what a client may see."""
 
 logger = logging.getLogger("tickcast.private")
 
 
 class Viewer:
-    """A client that has tapes played to it.
+    """A client that plays private replays.
 
     Args:
-        send: takes frames of ticks, and how many frames and ticks they are.
+        send: takes frames of ticks, the number of frames and the number of ticks.
     """
 
     __slots__ = ("encoding", "outbox", "send", "showings", "waiting")
@@ -53,17 +53,18 @@ class Viewer:
         self.send = send
         self.showings: dict[Id, Showing] = {}
         self.waiting: list[Letter | dict[str, Any]] = []
-        """What was made and not sent, since the client does not read."""
+        """Results that are ready but not sent yet, because the client does not read."""
 
     @property
     def reads(self) -> bool:
-        """Whether something may be made for it now."""
+        """Whether the client reads and has nothing waiting, so that more may be prepared."""
         return self.outbox.write is not None and not self.waiting
 
     def deliver(self) -> None:
-        """Send what was made, as far as the client takes it.
+        """Send waiting results while the client takes them.
 
-        One that asks and asks and does not read finds its outbox full, as with any other answer.
+        If a client keeps sending requests without reading, the replies fill its outbox, as they do
+        for other requests.
         """
         while self.waiting and not self.outbox.closed:
             if self.outbox.write is None and len(self.waiting) <= _WAITING_MAX:
@@ -76,7 +77,7 @@ class Viewer:
 
 
 class _Turn(NamedTuple):
-    """What one replay gets to do, and what has come of it."""
+    """One replay's turn: an optional command, and the results to send."""
 
     viewer: Viewer
     showing: Showing
@@ -87,12 +88,12 @@ class _Turn(NamedTuple):
 class Projector:
     """All private replays of a server.
 
-    One turn follows the other. Reading and encoding go on in a thread meanwhile, so that the live
-    flow is not held up.
+    Replays are played in consecutive turns. Reading and encoding run in a thread, so that live
+    ticks are not delayed.
 
     Args:
-        library: the tapes; None where there are none.
-        per_client, in_all: how many replays there may be.
+        library: the tapes; None if the server has none.
+        per_client, in_all: maximum number of replays, per client and in total.
     """
 
     def __init__(self, library: Library | None, per_client: int, in_all: int) -> None:
@@ -106,16 +107,16 @@ class Projector:
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
-        """How many replays there are."""
+        """Number of replays."""
         return sum(len(viewer.showings) for viewer in self._viewers)
 
-    # -- what clients ask for
+    # -- requests from clients
 
     async def listings(self) -> list[Listing]:
-        """All finished tapes that can be read, by name.
+        """List all finished tapes that can be read, by name.
 
         Raises:
-            TapeNotFound: there are none here.
+            TapeNotFound: the server has no tapes.
         """
         if self._reels is None:
             raise TapeNotFound("this server has no tapes")
@@ -126,7 +127,7 @@ class Projector:
         """Begin a replay.
 
         Raises:
-            InvalidAction: that can't be; nothing has changed.
+            InvalidAction: the replay can't begin; nothing has changed.
         """
         reels = self._reels
         if reels is None:
@@ -167,10 +168,10 @@ class Projector:
             raise InvalidAction(Fault.RATE_LIMITED, "the server plays as many tapes as it can")
 
     def steer(self, viewer: Viewer, steer: Steer) -> None:
-        """Have a replay go on otherwise; the answer comes when it does.
+        """Steer a replay; the reply is sent when the command takes effect.
 
         Raises:
-            InvalidAction: there is none of this id.
+            InvalidAction: there is no replay with this id.
         """
         showing = viewer.showings.get(steer.id)
         if showing is None:
@@ -179,18 +180,18 @@ class Projector:
         self._news.set()
 
     def stop_uncovered(self, viewer: Viewer, narrow: Narrow) -> None:
-        """End the replays of what the client may no longer see."""
+        """Stop the client's replays of streams that it may no longer see."""
         for showing in viewer.showings.values():
             if frozenset(narrow(showing.feed, showing.subscriptions)) != showing.subscriptions:
                 self.steer(viewer, Steer(showing.id, Verb.STOP))
 
     def drain(self, viewer: Viewer) -> None:
-        """The client reads again."""
+        """Resume sending to a client that reads again."""
         viewer.deliver()
         self._news.set()
 
     def forget(self, viewer: Viewer) -> None:
-        """The client is gone."""
+        """End all replays of a client that has disconnected."""
         self._viewers.discard(viewer)
         viewer.showings.clear()
         viewer.waiting.clear()
@@ -212,7 +213,7 @@ class Projector:
             async with self._reading:
                 await asyncio.to_thread(_work_off, turns)
                 if not self._viewers and self._reels is not None:
-                    self._reels.clear()  # Here, where nobody reads.
+                    self._reels.clear()  # Safe here: no thread is reading while this lock is held.
             for turn in turns:
                 try:
                     self._finish(turn)
@@ -223,7 +224,7 @@ class Projector:
             await asyncio.sleep(PAUSE_S)
 
     async def _wait(self) -> None:
-        """Wait until something is due, or asked for."""
+        """Wait until a tick is due or a request arrives."""
         due = [
             showing.due_s
             for viewer in self._viewers
@@ -252,14 +253,14 @@ class Projector:
 def _begin(
     reels: Reels, tape: Tape, play: Play, allowed: frozenset[Subscription], viewer: Viewer
 ) -> Showing:
-    """Begin to read a tape; raises what `Reel` and `Deck` raise, and InvalidTape."""
+    """Start reading a tape; raises InvalidTape and the errors of `Reel` and `Deck`."""
     reel = Reel(reels, tape, Coverage(allowed))
     deck = Deck(reel, time.monotonic(), speed=play.speed, start=play.start, end=play.end)
     return Showing(play.id, deck, viewer.encoding, tape.manifest.feed, allowed)
 
 
 def _work_off(turns: Iterable[_Turn]) -> None:
-    """Do what is asked for, and make what is due."""
+    """Carry out commands and prepare the ticks that are due."""
     for turn in turns:
         try:
             _take_turn(turn)
@@ -273,7 +274,7 @@ def _work_off(turns: Iterable[_Turn]) -> None:
                 ]
             )
         except Exception:
-            # One client's trouble is not the others'.
+            # An error in one client's replay must not affect the others.
             logger.exception("a bug in a private replay")
             turn.showing.over = True
             turn.outcome.extend(protocol.error(Fault.INTERNAL_ERROR, "", turn.showing.id))
@@ -282,7 +283,7 @@ def _work_off(turns: Iterable[_Turn]) -> None:
 def _take_turn(turn: _Turn) -> None:
     showing, now_s = turn.showing, time.monotonic()
     if turn.steer is not None and showing.over:
-        # It played when that was asked for, and something before has ended it.
+        # The replay was playing when the command came, but an earlier turn has ended it.
         turn.outcome.extend(protocol.error(*_UNKNOWN, showing.id))
     elif turn.steer is not None:
         showing.steer(turn.steer, now_s)

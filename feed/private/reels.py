@@ -1,4 +1,4 @@
-"""Tapes as they are played to single clients: what one needs is read and encoded once for all."""
+"""Tapes for private replays: each frame is read and encoded once for all clients."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from feed.times import Time
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
 _TICK_BYTES: Final = 600
-"""What a tick takes in memory with both its encodings, roughly."""
+"""Approximate memory of a tick with both its encodings."""
 _TAPES_MAX: Final = 32
-"""Tapes that are kept open, so to speak: their manifests."""
+"""Maximum number of tapes whose manifests are kept in memory."""
 
 
 LISTED_MAX: Final = 1000
-"""Tapes in a list."""
+"""Maximum number of tapes in a list."""
 STREAMS_LISTED_MAX: Final = 1000
-"""Streams of a tape in a list."""
+"""Maximum number of streams listed for a tape."""
 _Signature = tuple[int, int, int]
-"""Tells when a file has changed."""
+"""A value that changes when a file changes."""
 
 
 class Listing(NamedTuple):
-    """What a list says of a tape.
+    """A tape's entry in a list.
 
     Attributes:
-        id: its name.
-        first, last: the least and the greatest time of its ticks.
-        streams: channel and symbol of each, up to `STREAMS_LISTED_MAX` of them.
+        id: the name of the tape.
+        first, last: the earliest and the latest time of its ticks.
+        streams: channel and symbol of each stream, at most `STREAMS_LISTED_MAX`.
     """
 
     id: str
@@ -50,7 +50,7 @@ class Listing(NamedTuple):
 
     @classmethod
     def of(cls, tape: Tape) -> Listing:
-        """A tape's."""
+        """Build the entry of a tape."""
         manifest = tape.manifest
         streams = ((each.channel, each.symbol) for each in manifest.streams if each.ticks)
         listed = tuple(islice(streams, STREAMS_LISTED_MAX))
@@ -58,11 +58,12 @@ class Listing(NamedTuple):
 
 
 class Cel:
-    """One recorded tick, with its encodings once somebody has needed them.
+    """One recorded tick, with its encodings once they have been needed.
 
     Attributes:
         stream: channel and symbol.
-        json, msgpack: the tick as it stands inside an array, up to where a field can be added.
+        json, msgpack: the tick encoded as an element of an array, up to the point where a field can
+            be added.
     """
 
     __slots__ = ("_tick", "json", "msgpack", "stream", "time")
@@ -74,21 +75,21 @@ class Cel:
         self.json = self.msgpack = b""
 
     def encode(self, encoding: Encoding) -> bytes:
-        """Make and keep what `json` or `msgpack` holds."""
+        """Encode the tick and keep the result in `json` or `msgpack`."""
         element = encode_elements([self._tick], encoding)
         if encoding is Encoding.JSON:
             self.json = element[:-1]
             return self.json
-        # A map of up to 15 fields says how many in its first byte; a tick has fewer.
+        # The first byte of a map with up to 15 fields contains their number; a tick has fewer.
         self.msgpack = bytes((element[0] + 1,)) + element[1:]
         return self.msgpack
 
 
 class Reel:
-    """Some streams of a tape: a `feed.playback.Source`.
+    """Selected streams of a tape, as a `feed.playback.Source`.
 
     Raises:
-        TapeNotFound: the tape has none of them.
+        TapeNotFound: the tape has none of the streams.
     """
 
     def __init__(self, reels: Reels, tape: Tape, coverage: Coverage) -> None:
@@ -106,7 +107,7 @@ class Reel:
         self.last = max(each.last for each in found if each.last is not None)
 
     def read(self, start: Time | None) -> Iterator[Cel]:
-        """The ticks from the first on whose time is not before `start`; it may begin earlier."""
+        """Read from the first tick that is not before `start`; may begin with earlier ticks."""
         for frame in self._tape.frames_from(start):
             for cel in self._reels.frame(self._tape, frame):
                 if cel.stream in self._streams:
@@ -114,13 +115,13 @@ class Reel:
 
 
 class Reels:
-    """What of the tapes of a folder is in memory: their manifests, and the frames read lately.
+    """A cache for the tapes in a directory: manifests and recently read frames.
 
-    Its methods read files, and block. They are called by one thread at a time, `clear` included:
-    what is kept would not add up otherwise.
+    The methods read files and block. Call them, including `clear`, from one thread at a time;
+    otherwise the cache would become inconsistent.
 
     Attributes:
-        size_bytes: what the frames take, roughly.
+        size_bytes: approximate memory of the frames.
     """
 
     def __init__(self, library: Library, cache_bytes: int = CACHE_BYTES) -> None:
@@ -132,11 +133,11 @@ class Reels:
         self.size_bytes = 0
 
     def tape(self, id_: str) -> Tape:
-        """A tape by its name; opened anew when its file has changed.
+        """Open a tape by its name; it is reopened if its file has changed.
 
         Raises:
-            TapeNotFound: there is none of this name.
-            InvalidTape: it can't be read.
+            TapeNotFound: there is no tape with this name.
+            InvalidTape: the tape can't be read.
         """
         signature = _signature(self._library.path_of(id_))
         known = self._tapes.pop(id_, None)
@@ -147,14 +148,14 @@ class Reels:
         return tape
 
     def listings(self) -> list[Listing]:
-        """The finished tapes, by name; what can't be read is left out."""
+        """List the finished tapes by name, leaving out those that can't be read."""
         ids = self._library.list()[:LISTED_MAX]
         known, self._listings = self._listings, {}
         for id_ in ids:
             with suppress(TapeNotFound, InvalidTape, OSError):
                 path = self._library.path_of(id_)
                 if not manifest_path(path).exists():
-                    continue  # It is being written: to list it, it would have to be read through.
+                    continue  # Still being written: listing it would mean reading the whole tape.
                 signature = _signature(path)
                 old = known.get(id_)
                 new = old[1] if old and old[0] == signature else Listing.of(self._library.open(id_))
@@ -165,7 +166,7 @@ class Reels:
         """The ticks of a frame.
 
         Raises:
-            InvalidTape: it is damaged.
+            InvalidTape: the frame is damaged.
         """
         place = (tape, entry.offset)
         cels = self._frames.get(place)
@@ -180,7 +181,7 @@ class Reels:
         return cels
 
     def clear(self) -> None:
-        """Let go of the frames."""
+        """Drop all frames."""
         self._frames.clear()
         self.size_bytes = 0
 

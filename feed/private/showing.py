@@ -1,5 +1,6 @@
-"""One private replay: a tape played to one client, each tick marked with the replay's id. No I/O
-but for the reading of the tape.
+"""One private replay: a tape played to one client, with the replay's id added to each tick.
+
+No I/O except reading the tape.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from feed.replay_actions import Steer, Verb
 from feed.ticks import Subscription
 
 WRITE_BYTES: Final = 64 * 1024
-"""What a client gets at a time; then it is the next one's turn."""
+"""Bytes that one client gets in a turn, before the next client's turn."""
 
 
 class Showing:
-    """A replay under way.
+    """A running private replay.
 
     Attributes:
-        id: what its client calls it.
-        feed, subscriptions: what of which feed it plays.
-        over: True when nothing more will come.
+        id: the client's name for the replay.
+        feed, subscriptions: the feed of the tape, and what the replay plays of it.
+        over: True if the replay will send nothing more.
     """
 
     def __init__(
@@ -48,11 +49,11 @@ class Showing:
 
     @property
     def due_s(self) -> float | None:
-        """When there is something to do; None while nothing is, however long one waits."""
+        """When the next tick or the end is due; None unless the replay is playing."""
         return None if self.over else self._deck.due_s
 
     def play(self, now_s: float) -> Letter | None:
-        """The next ticks that are due, as many as are sent at a time; None if none is."""
+        """Encode due ticks, up to about `WRITE_BYTES`; return None if none are due."""
         frames: list[bytes] = []
         size = ticks = 0
         while size < WRITE_BYTES and (cels := self._deck.take(now_s, FRAME_TICKS_MAX)):
@@ -71,10 +72,10 @@ class Showing:
         return build_frame(b"".join((before, body, self._mark, after)), self._encoding)
 
     def steer(self, action: Steer, now_s: float) -> None:
-        """Do what the client asks for.
+        """Carry out a command.
 
         Raises:
-            InvalidTape: the tape can't be read there.
+            InvalidTape: the tape can't be read at the new position.
         """
         match action.verb:
             case Verb.PAUSE:
@@ -92,11 +93,11 @@ class Showing:
 
     @property
     def has_ended(self) -> bool:
-        """Whether all was played."""
+        """Whether the replay has reached its end."""
         return self._deck.mode is Mode.ENDED
 
     def state(self, now_s: float) -> dict[str, Any]:
-        """Where it stands, for its client; it is over when it has ended."""
+        """Build the state message for the client; a replay that has ended is then over."""
         self.over = self.over or self.has_ended
         state = self._deck.state(now_s)
         if self.over:
@@ -105,7 +106,7 @@ class Showing:
 
 
 def _mark(id_: Id, encoding: Encoding) -> bytes:
-    """What completes a tick: the field `rp`, and in JSON the end of the object."""
+    """The bytes that complete a tick: the field `rp` and, in JSON, the end of the object."""
     value = encode(id_, encoding)
     if encoding is Encoding.JSON:
         return b',"rp":' + value + b"}"

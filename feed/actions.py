@@ -39,7 +39,10 @@ _BEGUN_PER_MESSAGE: Final = 2500
 """Connecting 5,000 streams takes 20 ms. So do 2,500 snapshots with their positions."""
 
 _POSITIONS_PER_MESSAGE: Final = 1000
-"""The same for positions: a client that resumes a wildcard lists a position for every stream."""
+"""A message with this many positions costs twice as much as a plain one.
+
+The number is higher because a client that resumes a wildcard names all of its streams.
+"""
 
 _BYTES_PER_MESSAGE: Final = 32 * 1024
 """The price of a message rises by 1 for each of these, whatever the message contains."""

@@ -183,9 +183,9 @@ class Answers:
 
 
 class LongResponse(Response):
-    """A response that is sent in pieces, each one when the client has read enough of the previous.
+    """A response that is sent in pieces, each after the client has read enough of the earlier ones.
 
-    In one piece, uvicorn would buffer the whole body for a client that does not read.
+    If it were sent in one piece, uvicorn would buffer all of it for a client that does not read.
     """
 
     media_type = "application/json"

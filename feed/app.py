@@ -57,10 +57,10 @@ class _RevalidatedFiles(StaticFiles):
 class _State(TypedDict):
     engine: Engine
     refused: Counter[str]
-    """`feed.http` counts what it refuses before it becomes a request here."""
+    """`feed.http` also counts here what it refuses before it becomes a request."""
     loop_share: LoopShare
     address_limits: AddressLimits
-    """Limits what the protocol classes read."""
+    """Like `loop_share`, this limits what the protocol classes read."""
 
 
 def create_app(

@@ -1,4 +1,4 @@
-"""A sink for other ASGI servers than our own: it sends frame by frame through `send`."""
+"""A sink for ASGI servers other than our own. It sends frame by frame through `send`."""
 
 from __future__ import annotations
 

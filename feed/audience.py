@@ -1,4 +1,4 @@
-"""Audiences, which are clients that receive exactly the same bytes, and taps on streams."""
+"""Audiences, the groups of clients that receive exactly the same bytes, and taps on streams."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Audience:
 
     @property
     def is_in_step(self) -> bool:
-        """Whether a newcomer can join the audience of the other clients."""
+        """Whether the audience, if it is a newcomer's, can be merged with the shared one."""
         return not self.known and not self.behind
 
     def covers(self, stream: StreamKey) -> bool:

@@ -32,7 +32,7 @@ _PLACES_PER_READ: Final = 50
 _LOOK_AGAIN_S: Final = 0.01
 _READ_AGAIN_S: Final = 0.25
 _KEEP_S: Final = 5.0
-"""How long a block is kept at least after its last use, for other clients that may need it."""
+"""The minimum time that a block is kept after its last use, in case other clients need it."""
 
 logger = logging.getLogger("tickcast.backfill")
 

@@ -181,7 +181,7 @@ class CatchUp:
         return gap
 
     def give_up(self, stream: Stream) -> Gap | Verdict:
-        """Skip to live because history can't be read. Returns what to tell the client about it."""
+        """Continue live because history can't be read. Returns what to tell the client about it."""
         knows_start = self._start is None
         same_epoch = self.epoch == stream.epoch or not self.seq
         before, seq = self.seq, stream.seq

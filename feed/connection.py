@@ -43,7 +43,7 @@ from feed.transport_sink import TransportSink
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
 _LOOK_S: Final = 3600.0
-"""The longest timer for the expiry of a grant. After it, the grant is checked again."""
+"""The longest time to wait for a grant to expire before checking it again."""
 
 logger = logging.getLogger("tickcast.connection")
 
@@ -343,7 +343,7 @@ class Connection:
         self._sink.finish(words, CLOSES[fault], fault.words)
 
     def _about(self) -> dict[str, object]:
-        """The fields that log records about the connection share."""
+        """Return the fields for log records about the connection."""
         grant = self._visitor.grant
         return {
             "client": self._visitor.number,

@@ -327,5 +327,5 @@ def _address_in(scope: Mapping[str, Any]) -> str:
 
 
 def _safe(address: str) -> str:
-    """Escape an address for logs: a proxy forwards any text that a client claims as its address."""
+    """Escape an address for logs. A proxy may pass on arbitrary text as a client's address."""
     return ascii(address)[1:-1]

@@ -115,7 +115,7 @@ class InvalidAction(TickcastError):
 
 
 class AuthFailed(TickcastError):
-    """Credentials that are not accepted. The text says why without revealing anything useful."""
+    """Credentials that are not accepted. The text says why, without helping an attacker."""
 
 
 class TryAgain(TickcastError):

@@ -62,7 +62,7 @@ class RemoteKeys:
         return self._find(kid)
 
     def fetch(self, kid: str | None) -> VerifyingKey:
-        """Return a key. If it is not known, fetch all keys again, unless that was done just now.
+        """Return a key. If it is not known, fetch all keys, at most once in `_AGAIN_S`.
 
         Raises:
             AuthFailed: there is no key with that id.

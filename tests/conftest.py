@@ -43,7 +43,7 @@ UNLIMITED: Any = {
     "frames_per_s": 1e6,
     "frames_burst": 1_000_000,
 }
-"""Most tests are not about how fast a client may speak, and some speak fast."""
+"""Most tests are not about message rates, and some send fast."""
 
 
 def pytest_asyncio_loop_factories(

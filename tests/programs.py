@@ -1,4 +1,4 @@
-"""Programs of the documentation and the examples, run as processes."""
+"""Run the programs of the documentation and the examples as processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ PATIENCE_S = 30.0
 
 
 async def run_program(command: Sequence[str], directory: Path, *, ends: bool = False) -> list[str]:
-    """Run a program until it ends, or has said enough and goes on: then it is ended.
+    """Run a program until it ends, or has printed enough and continues: then it is killed.
 
-    Returns the lines that it has said. Where it ends by itself, it must do so well.
+    Returns the printed lines. If the program ends, its exit code must be 0.
 
     Args:
-        ends: it must end by itself.
+        ends: whether it must end without being killed.
     """
     process = await asyncio.create_subprocess_exec(
         *command, cwd=directory, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

@@ -1,4 +1,4 @@
-"""Recordings in memory, to be played."""
+"""Recordings in memory, for replays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECOND = NS_PER_SECOND
 
 
 class Recorded:
-    """Trades at so many seconds after T0; each one's price is its place."""
+    """Trades at the given numbers of seconds after T0; the price of each is its position."""
 
     def __init__(self, *seconds: float, symbol: str = "ES") -> None:
         self.ticks = [

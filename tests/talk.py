@@ -1,4 +1,4 @@
-"""A bare WebSocket client for tests: what goes over the wire, nothing hidden."""
+"""A bare WebSocket client for tests, which shows all messages unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 
 class Talk:
-    """Sends maps, receives messages one by one."""
+    """Send maps, and receive messages one by one."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -23,7 +23,7 @@ class Talk:
         await self.socket.send(msgpack.packb(fields) if _binary else json.dumps(fields))
 
     async def hear(self, timeout_s: float = 10.0) -> dict[str, Any]:
-        """The next message."""
+        """Return the next message."""
         async with asyncio.timeout(timeout_s):
             while not self._waiting:
                 frame = await self.socket.recv()
@@ -31,14 +31,14 @@ class Talk:
         return self._waiting.pop(0)
 
     async def ask(self, **fields: Any) -> dict[str, Any]:
-        """The answer to an action; ticks that come before it are dropped."""
+        """Send an action and return its answer; drop ticks that arrive before it."""
         await self.say(**fields)
         while (message := await self.hear())["T"] in "tqb":
             pass
         return message
 
     async def ticks(self, count: int, timeout_s: float = 30.0) -> list[dict[str, Any]]:
-        """The next ticks; anything else fails."""
+        """Return the next ticks; any other message fails."""
         found: list[dict[str, Any]] = []
         async with asyncio.timeout(timeout_s):
             while len(found) < count:
@@ -63,7 +63,7 @@ def decode(frame: str | bytes) -> list[dict[str, Any]]:
 
 @asynccontextmanager
 async def talking(url: str, **options: Any) -> AsyncIterator[Talk]:
-    """A connection that has been greeted."""
+    """Connect and receive the greeting."""
     async with connect(url, compression=None, max_size=None, **options) as socket:
         talk = Talk(socket)
         assert await talk.hear() == {"T": "success", "msg": "connected"}

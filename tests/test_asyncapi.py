@@ -1,4 +1,4 @@
-"""`docs/asyncapi.yaml`, held against the code's own tables and against real conversations."""
+"""`docs/asyncapi.yaml`, compared with the code's tables and with real conversations."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SAID_BY = {
 
 
 class Recorded(Talk):
-    """A conversation of which every message is held against the document."""
+    """A conversation in which every message is checked against the document."""
 
     def __init__(self, talk: Talk) -> None:
         super().__init__(talk.socket)
@@ -96,7 +96,7 @@ def test_its_words_are_those_of_the_code() -> None:
 
 
 def test_what_the_parser_takes_fits_it() -> None:
-    """The seeds of the fuzzer are messages of every kind; some of them are wrong on purpose."""
+    """The fuzzer's seeds contain messages of every kind; some of them are invalid on purpose."""
     from feed.actions import parse_action  # noqa: PLC0415
 
     good = 0

@@ -1,4 +1,4 @@
-"""The Python programs in the documentation, each run as it stands but for the server's address."""
+"""Run the Python programs in the documentation unchanged, except for the server's address."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAGES = ("README.md", "docs/client.md")
 
 
 class Program(NamedTuple):
-    """A block of Python in a page, after the heading that it stands under."""
+    """A block of Python in a page, with the heading above it."""
 
     page: str
     heading: str
@@ -54,7 +54,7 @@ async def test_programs_of_the_documentation_run(
         where = server.stream.partition("://")[2]
         text = program.text.replace("127.0.0.1:8000/stream", where)
         assert text != program.text
-        # Beside the certificate, which has the name that the demo gives it.
+        # Next to the certificate, whose name is the demo's default.
         program_file = pair.cert.with_name("program.py")
         program_file.write_text(text)
         warnings = "default" if "alpaca" in text else "error"

@@ -1,4 +1,4 @@
-"""The examples in docstrings, run as they stand; those that name `URL`, against a real server."""
+"""Run the examples in docstrings; those that name `URL` run against a real server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FLAGS = doctest.ELLIPSIS | doctest.FAIL_FAST
 
 
 def members(module: ModuleType) -> Iterator[tuple[str, Any]]:
-    """The module, and what the finder takes for another's: functions under a decorator."""
+    """Yield the module, and functions that the finder misses because a decorator wraps them."""
     yield module.__name__, module
     for name, value in vars(module).items():
         plain = inspect.unwrap(value) if callable(value) else value
@@ -76,7 +76,7 @@ async def test_examples_with_a_server(
     await publisher.publish([*trades(3), quote(), bar()])
     await publisher.drain()
     async with running_server(replace(settings, tapes=str(tmp_path)), redis_url) as server:
-        # In a thread, since examples have an event loop of their own, or none.
+        # In a thread, since examples run their own event loop, or none.
         await asyncio.to_thread(run, test, URL=server.stream)
 
 

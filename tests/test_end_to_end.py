@@ -1,4 +1,4 @@
-"""The main job: recorded trades through Redis to many clients, each of which gets every one."""
+"""The main use: recorded trades through Redis to many clients, each of which receives all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples, run as their users would; `tests/e2e` opens the one that is a page."""
+"""The examples, run as their users would run them; `tests/e2e` opens the example page."""
 
 from __future__ import annotations
 

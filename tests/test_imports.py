@@ -1,4 +1,4 @@
-"""The import rule: what depends on what."""
+"""The import rule: which parts may depend on which."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VOCABULARY = {
 }  # fmt: skip
 """The parts of `feed` that producers and clients may use."""
 
-# Within feed, a file imports only from rows above its own.
+# Within feed, a file may import only from rows above its own.
 LAYERS = [
     {
         "times",
@@ -71,7 +71,7 @@ SANS_IO = {
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """Dotted names of the modules of ours that a file imports."""
+    """Return the dotted names of this project's modules that a file imports."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

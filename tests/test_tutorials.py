@@ -1,4 +1,4 @@
-"""The tutorials, followed word for word: each shell block is run, and says what the page says."""
+"""The tutorials, followed word for word: each shell block must print what the page shows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PATIENCE_S = 60.0
 
 
 class Block(NamedTuple):
-    """A block of a page: `sh`, `sh server` for what goes on until the end, `python`, or `text`."""
+    """A block of a page: `sh`, `sh server` for what runs until the end, `python` or `text`."""
 
     kind: str
     text: str
@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 def matches(expected: str, said: str) -> bool:
-    """Whether the last lines are those of the page, where `…` stands for anything."""
+    """Return whether the last lines match the page, where `…` matches anything."""
     wanted = expected.rstrip("\n").split("\n")
     lines = said.rstrip("\n").split("\n")[-len(wanted) :]
     patterns = [".*".join(map(re.escape, line.split("…"))) for line in wanted]
@@ -47,7 +47,7 @@ def matches(expected: str, said: str) -> bool:
 
 
 class Reader:
-    """Somebody who does what a page says, in a directory of his own."""
+    """A reader who follows a page, in a separate directory."""
 
     def __init__(self, directory: Path, runtime: Path) -> None:
         self._directory = directory

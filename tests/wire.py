@@ -1,4 +1,4 @@
-"""A WebSocket client that keeps no rules: frames as bytes, in whatever shape a test wants them."""
+"""A WebSocket client without rules: it sends frames as bytes, in any form that a test needs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _READ_BYTES: Final = 64 * 1024
 _TIMEOUT_S: Final = 10.0
 
 Frame = tuple[int, bytes]
-"""Opcode and payload of what a server has said."""
+"""The opcode and payload of a frame from the server."""
 
 
 def frame(
     opcode: int, payload: bytes = b"", *, final: bool = True, reserved: int = 0, masked: bool = True
 ) -> bytes:
-    """One frame (RFC 6455, section 5.2).
+    """Make one frame (RFC 6455, section 5.2).
 
     Args:
         reserved: the three reserved bits as a number, RSV1 being 4.
@@ -50,11 +50,11 @@ def header(
     reserved: int = 0,
     masked: bool = True,
 ) -> bytes:
-    """What goes before a masked payload, mask included; it may lie.
+    """Make the bytes before a masked payload, mask included; they need not be correct.
 
     Args:
-        size: the length that it states.
-        form: how many bytes after the second state it: 0, 2 or 8.
+        size: the stated length.
+        form: how many bytes after the second state the length: 0, 2 or 8.
     """
     first = final << 7 | reserved << 4 | opcode
     second = masked << 7 | {0: size, 2: 126, 8: 127}[form]
@@ -74,12 +74,12 @@ def close_frame(code: int | None = None, reason: bytes = b"") -> bytes:
 
 
 def closing(code: int | None, reason: bytes = b"") -> bytes:
-    """The payload of a close frame."""
+    """Make the payload of a close frame."""
     return b"" if code is None else struct.pack("!H", code) + reason
 
 
 def handshake(path: str = "/stream", /, **headers: str | None) -> bytes:
-    """A sound request, but for the headers that are given; None leaves one out."""
+    """Make a valid request, changed by the given headers; None leaves a header out."""
     fields: dict[str, str | None] = {
         "Host": "localhost", "Upgrade": "websocket", "Connection": "Upgrade",
         "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": KEY,
@@ -90,14 +90,14 @@ def handshake(path: str = "/stream", /, **headers: str | None) -> bytes:
 
 
 class Wire:
-    """One connection, from the first byte on."""
+    """One connection, from its first byte."""
 
     def __init__(self, socket: sockets.socket) -> None:
         self._socket = socket
         self._unread = b""
 
     async def say(self, data: bytes, *, in_drops: bool = False) -> bool:
-        """Send bytes, perhaps the first ones one at a time; returns whether they were taken."""
+        """Send bytes, the first ones singly if requested; return whether they were accepted."""
         loop = asyncio.get_running_loop()
         drops = min(len(data), _DROPS) if in_drops else 0
         pieces = [*(data[at : at + 1] for at in range(drops)), data[drops:]]
@@ -112,7 +112,7 @@ class Wire:
         return True
 
     async def answer(self) -> tuple[int, dict[str, str]]:
-        """The server's answer to the handshake: status, and headers in lower case."""
+        """Return the server's answer to the handshake: status, and headers in lower case."""
         while b"\r\n\r\n" not in self._unread:
             assert await self._read_more(), self._unread
         head, _, self._unread = self._unread.partition(b"\r\n\r\n")
@@ -121,10 +121,10 @@ class Wire:
         return int(status.split()[1]), {name.lower(): value.strip() for name, value in pairs}
 
     async def hear(self) -> Frame | None:
-        """The next frame; None once the server has hung up.
+        """Return the next frame, or None once the server has hung up.
 
         Raises:
-            AssertionError: it is masked, fragmented, or has a reserved bit; or half of it came.
+            AssertionError: it is masked, fragmented or truncated, or has a reserved bit.
         """
         while (size := self._frame_bytes()) is None:
             if not await self._read_more():
@@ -136,14 +136,14 @@ class Wire:
         return whole[0] & 0x0F, whole[{126: 4, 127: 10}.get(whole[1], 2) :]
 
     async def rest(self) -> list[Frame]:
-        """All frames until the server hangs up."""
+        """Return all frames until the server hangs up."""
         frames = []
         while (each := await self.hear()) is not None:
             frames.append(each)
         return frames
 
     def _frame_bytes(self) -> int | None:
-        """How long the frame is that has come in whole, if there is one."""
+        """Return the length of the first frame, if it has arrived completely."""
         data = self._unread
         if len(data) < 2:
             return None
@@ -159,14 +159,14 @@ class Wire:
             async with asyncio.timeout(_TIMEOUT_S):
                 data = await loop.sock_recv(self._socket, _READ_BYTES)
         except ConnectionError:
-            return False  # It did not wait for what we had still to say.
+            return False  # The server closed without waiting for the rest.
         self._unread += data
         return data != b""
 
 
 @contextlib.asynccontextmanager
 async def wired(url: str) -> AsyncIterator[Wire]:
-    """A connection to a server, over which nothing was said yet."""
+    """Connect to a server without sending anything."""
     host, _, port = url.partition("://")[2].rpartition(":")
     with sockets.socket() as socket:
         socket.setblocking(False)
@@ -177,7 +177,7 @@ async def wired(url: str) -> AsyncIterator[Wire]:
 
 @contextlib.asynccontextmanager
 async def greeted(url: str, path: str = "/stream", /, **headers: str | None) -> AsyncIterator[Wire]:
-    """As `wired`, after the handshake and the greeting."""
+    """Like `wired`, after the handshake and the greeting."""
     async with wired(url) as wire:
         await wire.say(handshake(path, **headers))
         status, _ = await wire.answer()

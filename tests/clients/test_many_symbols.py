@@ -25,7 +25,7 @@ BACK_S: Final = 20.0
 """From a listening server until every stream is held again. It takes 1 to 2 s, where nothing else
 goes on."""
 BACK_CPU_S: Final = 5.0
-"""What both clients together may cost the server, however busy the machine is: about 2.5 s."""
+"""The server's processor time for both clients together, on any machine: about 2.5 s."""
 CLIENT_JS: Final = Path(__file__).with_name("dashboard") / "follow.mjs"
 
 

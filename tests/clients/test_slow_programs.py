@@ -19,7 +19,7 @@ from tests.builders import trades
 from tests.conftest import RunningServer, running_server, until
 
 COUNT = 72_000
-"""More than sockets, server and client hold together, by a third at least."""
+"""At least a third more than sockets, server and client hold together."""
 FRAME_TICKS_MAX = 1000
 
 

@@ -61,6 +61,6 @@ def _frame(message: str | bytes) -> bytes:
 
 
 WAYS: Final = {"asgi": _by_asgi, "at-once": _at_once, "later": _later}
-"""The routes, by their names."""
+"""The routes by name."""
 
 app: Final = Starlette(routes=[WebSocketRoute(f"/{name}", way) for name, way in WAYS.items()])

@@ -21,7 +21,7 @@ from tests.e2e.conftest import PHONE, Visit, trading, visiting
 from tests.faults.serving import ServerProcess
 
 FRESH_S: Final = 4.0
-"""After a server is back, all must be live by then, or be said not to be."""
+"""By this time after a restart, everything must be live or marked as not live."""
 PRICES: Final = {"BTC": 97_140.45, "PEPE": 4e-7, "FLOKI": 2.59e-7, "EUR": 1.08123, "BRK": 612_345.0}
 SHOWN: Final = {
     "BTC": "97,140.45", "PEPE": "0.0000004", "FLOKI": "0.000000259", "EUR": "1.08123",
@@ -32,7 +32,7 @@ CUT: Final = """() => [...document.querySelectorAll("#rows td, #tape td, .quote 
   .filter((each) => each.checkVisibility() && each.scrollWidth > each.clientWidth)
   .map((each) => `${each.className} ${each.textContent}`)"""
 OLD_S: Final = 3.2
-"""What is older must be said to be: three seconds, and a quarter between two looks of the page."""
+"""Older data must be marked as old: three seconds, plus a quarter between two page checks."""
 LOOK: Final = """() => {
   const stale = (name) => document.getElementById("main").dataset[name] === "true";
   const { watch, chosen } = tickcast;

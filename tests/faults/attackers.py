@@ -26,7 +26,7 @@ _SEND_BYTES: Final = 128 * 1024
 _MESSAGE_BYTES: Final = 65_000
 _PAUSE_S: Final = 0.05
 _ESTABLISHED: Final = 1
-"""The state of an open connection, as tcp(7) has it."""
+"""The state of an open connection, see tcp(7)."""
 _PATIENCE_S: Final = 10.0
 """How much longer than the attack a connection may last."""
 _REFUSED_PAUSE_S: Final = 0.2

@@ -9,7 +9,7 @@ from tests.faults.accounts import Sums
 from tests.faults.scene import Client
 
 UNDER_WAY_MAX: Final = 30
-"""Ticks that a publisher of 1,000 a second may have under way."""
+"""Ticks that a publisher of 1,000 a second may have in transit."""
 
 
 def tell(name: str, published: int, clients: Iterable[Client], **more: Any) -> None:

@@ -27,7 +27,7 @@ from tests.faults.source import Source
 from tests.faults.valkey import Valkey, our_client
 
 RESUMES_WITHIN_S = 3.0
-"""From the moment in which a fault is over to the first new tick at every client."""
+"""From the end of a fault to the first new tick at every client."""
 
 
 class Runs(Protocol):

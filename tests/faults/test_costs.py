@@ -32,7 +32,7 @@ pytestmark = pytest.mark.faults
 RATE: Final = 50.0
 LATE_MS_MAX: Final = 250.0
 LATE_MS_GENEROUS: Final = 1000.0
-"""In the short form other tests share the machine; before, requests made ticks seconds late."""
+"""In the short version other tests share the machine. Requests used to delay ticks by seconds."""
 GROWTH_MAX: Final = 64 * 1024 * 1024
 _RATE_LIMITED: Final = 429
 _MESSAGE_MAX: Final = 60_000

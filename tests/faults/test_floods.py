@@ -33,13 +33,13 @@ MIB: Final = 1024 * 1024
 RATE: Final = 50.0
 LATE_MS: Final = 250.0
 BUSY_LATE_MS: Final = 1500.0
-"""Where the suite runs on a machine that does other things."""
+"""For runs on a machine that is also doing other work."""
 GROWTH_MAX_BYTES: Final = 64 * MIB
 GONE_WITHIN_S: Final = 2.0
 HANDSHAKE_TIMEOUT_S: Final = 1.0
 
 OWN: Final = ["127.0.0.1"]
-"""An address without limits, as those of this machine are by default."""
+"""An address without limits, as loopback addresses are by default."""
 
 
 def limited(kind: str, count: int) -> list[str]:

@@ -32,11 +32,11 @@ SYMBOLS: Final = [f"S{n}" for n in range(50)]
 RATE: Final = 5_000
 VISITORS: Final = 20
 RUSH: Final = 3
-"""Clients of each encoding."""
+"""The number of clients of each encoding."""
 GROWTH_MAX_BYTES: Final = 1_000_000
-"""In ten minutes, after the warm-up."""
+"""Growth in ten minutes, after the warm-up."""
 WARM_UP: Final = 1 / 6
-"""Of the whole time."""
+"""Fraction of the whole time."""
 JUDGED_FROM_MINUTES: Final = 10.0
 
 

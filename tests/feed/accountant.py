@@ -17,7 +17,7 @@ from tests.builders import ListSink
 from tests.feed.world import World
 
 BOUND = 150
-"""Two ticks: a client that does not read is slow at once."""
+"""The size of two ticks: a client that does not read counts as slow at once."""
 UNKNOWN = -1
 
 

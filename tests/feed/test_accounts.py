@@ -16,7 +16,7 @@ from tests.feed.world import World, time_of
 SLOW = st.sampled_from(["conflate", "skip"])
 WHICH = st.integers(0, 1)
 STEPS = st.one_of(st.none(), st.integers(0, 6))
-"""How many steps of an action are carried out before something else happens; None is all."""
+"""How many steps of an action run before something else happens; None means all."""
 
 
 @pytest.fixture

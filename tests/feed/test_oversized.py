@@ -60,7 +60,7 @@ ATTACKS: Final[dict[str, tuple[Callable[[], Iterator[bytes]], int]]] = {
     "60 MB in fragments of 32 KB": (lambda: in_fragments(32_000), 1009),
     "60 MB in fragments of 100 bytes": (lambda: in_fragments(100), 4101),
 }
-"""What is said, and the close code that answers it."""
+"""The data that is sent, and the resulting close code."""
 
 
 @pytest.mark.skipif(not can_look_inside(), reason="this system tells no process's memory")

@@ -23,9 +23,9 @@ from tests.feed.test_session import Talk
 STREAMS = 10_000
 SYMBOLS = [f"S{number:05}" for number in range(STREAMS)]
 STEP_CALLS = 40_000
-"""Function calls in one step, some 4 ms. In one step, actions took up to two million."""
+"""Function calls in one step, some 4 ms. Actions in a single step took up to two million."""
 REPLY_CALLS = 150_000
-"""In the last step, which is at once: what is the least for 10,000 positions and snapshots."""
+"""In the last step, which can't be divided: the minimum for 10,000 positions and snapshots."""
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Inputs made by chance, for where no coverage tells what to try next."""
+"""Random inputs, for use without coverage guidance."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tests.fuzz.seeds import FRAGMENTS
 from tests.fuzz.targets import Target
 
 Edit = tuple[int, int, bytes]
-"""Where, how many bytes go, and what takes their place."""
+"""Position, number of bytes to remove, and the bytes to insert."""
 
 
 def inputs(target: Target) -> st.SearchStrategy[bytes]:
-    """Seeds with pieces cut out of them and others put in, and noise."""
+    """Yield seeds with pieces cut out and others inserted, and noise."""
     pieces = st.binary(max_size=8) | st.sampled_from((*FRAGMENTS, *target.seeds))
     edits = st.tuples(st.integers(0, 300), st.integers(0, 30), pieces)
     edited = st.builds(_edit, st.sampled_from(target.seeds), st.lists(edits, max_size=4))

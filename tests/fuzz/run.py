@@ -1,10 +1,10 @@
 """Fuzz the parsers: `python -m tests.fuzz.run [--seconds N] [TARGET…]`; `make fuzz` calls it.
 
-Each target has a process of its own, because the fuzzer ends its process. It keeps the inputs that
-led it to new paths in `build/fuzz/TARGET`, begins with them the next time, and leaves an input
-that fails beside them.
+Each target runs in a separate process, because the fuzzer ends its process. Inputs that reach new
+paths are saved in `build/fuzz/TARGET`, and the next run begins with them. A failing input is saved
+as `build/fuzz/TARGET-…`.
 
-Where there is no atheris, inputs are made by chance.
+Without atheris, inputs are random.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROUND = 1000
 
 
 def main() -> None:
-    """Fuzz the targets that are named, or all, and tell which of them failed."""
+    """Fuzz the named targets, or all of them, and report those that failed."""
     names = [target.name for target in TARGETS]
     parser = argparse.ArgumentParser(prog="make fuzz")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(names))
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def fuzz(target: Target, seconds: int) -> None:
-    """Let atheris look for an input that fails; does not return."""
+    """Let atheris search for a failing input; never returns."""
     corpus = CORPORA / target.name
     corpus.mkdir(parents=True, exist_ok=True)
     for data in target.seeds:
@@ -82,7 +82,7 @@ def fuzz(target: Target, seconds: int) -> None:
 
 
 def try_by_chance(target: Target, seconds: int) -> None:
-    """Try one round of made-up inputs after the other."""
+    """Try round after round of random inputs."""
     end = time.monotonic() + seconds
     tried = 0
     while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Inputs that the parsers know, for the fuzzers to begin with."""
+"""Valid inputs of the parsers, for the fuzzers to begin with."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ FRAGMENTS: Final = (
     b"\\ud800", b"\xf0\x9f\x98\x80", b"\xed\xa0\x80", b"\xe2\x80\xa8", b"\xc7\x08", b"\xd6\xff",
     b"\xcf",
 )  # fmt: skip
-"""What parsers are known to stumble over, to be put into those."""
+"""Known difficult values, to be inserted into the seeds."""
 HUGE: Final = (
     b"[" * 65_536,
     b'{"a":' * 13_000,
@@ -161,4 +161,4 @@ HUGE: Final = (
     b"t,p,s,symbol" + b"," * 140_000,
     b'"' + b"x" * 140_000,
 )
-"""As long as messages can be, or longer than what is read at once."""
+"""Sizes up to the longest message, and beyond the size of one read."""

@@ -1,6 +1,6 @@
-"""The parsers of what others send or store, and what must hold for whatever bytes they are given.
+"""Parsers of input from others or from storage, and what must hold for any bytes.
 
-A check passes in silence, or raises what the parser lets out against its word, or AssertionError.
+A check returns silently, or raises AssertionError or an exception that the parser must not raise.
 To add a parser, write its check and add a line to `TARGETS`.
 """
 
@@ -78,7 +78,7 @@ NOW: Final = Time(123)
 
 
 class Target(NamedTuple):
-    """A parser: its name, what checks it, and inputs to begin with, most of which are good."""
+    """A parser: its name, its check, and inputs to begin with, most of which are valid."""
 
     name: str
     check: Callable[[bytes], None]
@@ -86,12 +86,12 @@ class Target(NamedTuple):
 
 
 def check_action_text(data: bytes) -> None:
-    """A client's text message."""
-    _check_action(data.decode("utf-8", "replace"))  # The server closes on other text by itself.
+    """Check a client's text message."""
+    _check_action(data.decode("utf-8", "replace"))  # The server itself closes on invalid text.
 
 
 def check_action_bytes(data: bytes) -> None:
-    """A client's binary message."""
+    """Check a client's binary message."""
     _check_action(data)
 
 
@@ -99,9 +99,9 @@ def _check_action(message: str | bytes) -> None:
     try:
         action = parse_action(message)
     except InvalidAction as error:
-        # It is sent back, and a line of it may be logged.
+        # It is sent to the client, and a line of it may be logged.
         assert error.detail.isprintable()
-        assert len(error.detail) < 600  # Up to 40 characters of theirs, as ASCII.
+        assert len(error.detail) < 600  # Up to 40 characters of the client's input, as ASCII.
         for encoding in Encoding:
             encode(protocol.error(error.fault, error.detail, error.id), encoding)
         return
@@ -111,7 +111,7 @@ def _check_action(message: str | bytes) -> None:
 
 
 def _say(action: Action) -> dict[str, Any]:
-    """The message that stands for an action, with all that it says."""
+    """Return the message for an action, with all of its fields."""
     said: dict[str, Any] = {"action": type(action).__name__.lower().removesuffix("subscriptions")}
     if action.id is not None:
         said["id"] = action.id
@@ -141,7 +141,7 @@ def _say(action: Action) -> dict[str, Any]:
 
 
 def check_time_text(data: bytes) -> None:
-    """A time as text, as messages and as recordings have it."""
+    """Check a time as text, as in messages and recordings."""
     text = data.decode("utf-8", "replace")
     for read in (Time.parse, read_time):
         with suppress(ValueError):
@@ -149,12 +149,12 @@ def check_time_text(data: bytes) -> None:
 
 
 def check_time_wire(data: bytes) -> None:
-    """A time as whatever MessagePack can hold, read by either library."""
+    """Check a time as any value of MessagePack, read by either library."""
     for read in (msgpack.unpackb, msgspec.msgpack.decode):
         try:
             value = read(data)
         except Exception:
-            continue  # Its own errors are not ours to judge.
+            continue  # Errors of the library are out of scope here.
         with suppress(ValueError):
             _check_time(Time.from_wire(value))
 
@@ -167,7 +167,7 @@ def _check_time(time: Time) -> None:
 
 
 def check_command(data: bytes) -> None:
-    """A command to a replay."""
+    """Check a command to a replay."""
     with suppress(ReplayFailed):
         command = parse_command(data)
         assert 1 <= len(command.id) <= 64
@@ -175,7 +175,7 @@ def check_command(data: bytes) -> None:
 
 
 def check_line(data: bytes) -> None:
-    """A tick as a JSON line."""
+    """Check a tick as a JSON line."""
     try:
         ticks = parse_line(data, NOW)
     except InvalidTick:
@@ -187,7 +187,7 @@ def check_line(data: bytes) -> None:
 
 
 def _check_tick(tick: Tick) -> None:
-    """It can be published, and sent to every client."""
+    """Check that a tick can be published, and sent to every client."""
     validate(tick)
     assert unpack(pack([tick])) == [tick]
     for encoding in Encoding:
@@ -195,7 +195,7 @@ def _check_tick(tick: Tick) -> None:
 
 
 def check_splitter(data: bytes) -> None:
-    """A stream of lines, cut into pieces of a size that the first byte says."""
+    """Check a stream of lines, cut into pieces whose size is given by the first byte."""
     size, data = (data[0] % 20 + 1, data[1:]) if data else (1, b"")
     splitter = LineSplitter(max_bytes=10)
     found: list[bytes | None] = []
@@ -207,7 +207,7 @@ def check_splitter(data: bytes) -> None:
 
 
 def check_csv(data: bytes) -> None:
-    """A recording in CSV, plain or compressed, whose rows name their symbols or do not."""
+    """Check a recording in CSV, plain or compressed, with or without symbols in its rows."""
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(data)
         for symbol in (None, "ES"):
@@ -222,7 +222,7 @@ def check_csv(data: bytes) -> None:
 
 
 def check_head(data: bytes) -> None:
-    """The first lines of a CSV file."""
+    """Check the first lines of a CSV file."""
     text = io.StringIO(data.decode("utf-8", "replace"), newline="")
     with suppress(InvalidRecording, csv.Error):
         head = find_head(text.readline, {"time": "1"})
@@ -231,7 +231,7 @@ def check_head(data: bytes) -> None:
 
 
 def check_time_format(data: bytes) -> None:
-    """What `--time-format` takes, and a time that is read by it."""
+    """Check a value of `--time-format`, and a time that is read with it."""
     form, _, text = data.decode("utf-8", "replace").partition("\n")
     with suppress(ValueError):
         reader = TimeReader(form)
@@ -240,7 +240,7 @@ def check_time_format(data: bytes) -> None:
 
 
 def check_number(data: bytes) -> None:
-    """A price, with any decimal mark."""
+    """Check a price with any decimal mark."""
     text = data.decode("utf-8", "replace")
     for reader in (NumberReader(), NumberReader("."), NumberReader(","), NumberReader(None, 1e-9)):
         for fixed_point in (False, True):
@@ -251,7 +251,7 @@ def check_number(data: bytes) -> None:
 
 
 def check_json_lines(data: bytes) -> None:
-    """A recording in JSON lines, plain or compressed."""
+    """Check a recording in JSON lines, plain or compressed."""
     with tempfile.NamedTemporaryFile() as file:
         path = Path(file.name)
         path.write_bytes(data)
@@ -264,7 +264,7 @@ def check_json_lines(data: bytes) -> None:
 
 
 def check_venue(name: str) -> Callable[[bytes], None]:
-    """A frame of a venue."""
+    """Check a frame of a venue."""
 
     def check(data: bytes) -> None:
         with suppress(BadFrame):
@@ -278,7 +278,7 @@ def check_venue(name: str) -> Callable[[bytes], None]:
 
 
 def check_capture(data: bytes) -> None:
-    """A file of captured frames, plain or compressed."""
+    """Check a file of captured frames, plain or compressed."""
     with tempfile.NamedTemporaryFile() as file:
         path = Path(file.name)
         path.write_bytes(data)
@@ -291,7 +291,7 @@ def check_capture(data: bytes) -> None:
 
 
 def check_tape(data: bytes) -> None:
-    """The file of a tape; where it is none, the lines of one."""
+    """Check the file of a tape; if it is not one, check its lines."""
     for content in (data, compress(data)):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "a.jsonl.zst"
@@ -304,7 +304,7 @@ def check_tape(data: bytes) -> None:
 
 
 def _check_copy(tape: Tape, faults: list[str]) -> None:
-    """What is good survives: a part that is all of it has the same content, and no new fault."""
+    """Check that a copy of everything has the same content and no new faults."""
     writer = TapeWriter(tape.path.with_name("b.jsonl.zst"), tape.manifest.feed)
     cut(tape, writer)
     writer.close()
@@ -316,14 +316,14 @@ def _check_copy(tape: Tape, faults: list[str]) -> None:
 
 
 def check_manifest(data: bytes) -> None:
-    """What stands beside a tape."""
+    """Check the manifest of a tape."""
     with suppress(InvalidTape):
         manifest = decode_manifest(data)
         assert decode_manifest(encode_manifest(manifest)) == manifest
 
 
 def check_columns(data: bytes) -> None:
-    """What `--columns` takes."""
+    """Check a value of `--columns`."""
     text = data.decode("utf-8", "replace")
     with suppress(ValueError):
         columns = parse_columns(text)
@@ -331,7 +331,7 @@ def check_columns(data: bytes) -> None:
 
 
 def check_credentials(data: bytes) -> None:
-    """The headers of a handshake, a line for each, and what a bearer of them says."""
+    """Check the headers of a handshake, one per line, and a bearer's credentials."""
     headers = [(name.lower(), value) for name, _, value in map(_cut, data.split(b"\n"))]
     with suppress(AuthFailed):
         credentials = credentials_in(headers)
@@ -346,7 +346,7 @@ def _cut(line: bytes) -> tuple[bytes, bytes, bytes]:
 
 
 def check_keys(data: bytes) -> None:
-    """A file of API keys."""
+    """Check a file of API keys."""
     with suppress(InvalidSettings):
         for key_id in parse_keys(data.decode("utf-8", "replace")).keys:
             assert isinstance(key_id, str)

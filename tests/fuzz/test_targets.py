@@ -1,4 +1,4 @@
-"""A short turn of what `make fuzz` does at length, without its search for new paths."""
+"""A short version of `make fuzz`, without its search for new paths."""
 
 from __future__ import annotations
 

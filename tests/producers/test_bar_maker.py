@@ -1,4 +1,4 @@
-"""Bars through a real store: stopped, started, cut off, and held against the trades."""
+"""Bars through a real store: stopped, started and cut off, and compared with the trades."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def making(
 async def bars_in(
     redis: Redis, count: int, symbol: str = "ES", timeframe: Timeframe = "1s"
 ) -> list[Bar]:
-    """All bars of a stream, when there are so many."""
+    """Return all bars of a stream once there are this many."""
     store, key = Store(redis), StreamKey(DEFAULT_FEED, channel_of(timeframe), symbol)
     async with asyncio.timeout(20):
         while (await store.heads([key]))[0].seq < count:
@@ -142,7 +142,7 @@ async def test_of_two_makers_one_is_refused(
             await asyncio.wait([second], timeout=20)
             with pytest.raises(AlreadyClaimed, match="another program makes bars:5s, bars of feed"):
                 second.result()
-    # Whoever ends leaves the place at once.
+    # A maker that ends releases the claim at once.
     async with asyncio.timeout(4), making(redis, settings, "1s"):
         await publisher.publish([at(8)])
         assert starts(await bars_in(redis, 2)) == [0, 4]
@@ -185,7 +185,8 @@ async def test_a_store_that_dies_comes_back_to_bars_once_each(
         await store.start()
         await publisher.publish([at(13), at(16), at(19)])
         await publisher.drain()
-        # What was open when the store lost it may lack trades, and so may the next two seconds.
+        # A bar that was open when the store lost it may lack trades, and so may those of the next 2
+        # s.
         expected = [0, 1, 5, 6, 10, 13, 16] if keeps else [10, 13, 16]
         async with asyncio.timeout(20):
             while (found := await all_bars(client))[-1:] != [16]:
@@ -194,7 +195,7 @@ async def test_a_store_that_dies_comes_back_to_bars_once_each(
 
 
 async def all_bars(client: Redis) -> list[float]:
-    """Where the bars begin that a store holds, if it answers."""
+    """Return the start times of the bars in the store, or nothing if it does not answer."""
     try:
         return starts(await bars_in(client, 0))
     except BrokerUnavailable:
@@ -220,7 +221,8 @@ async def test_real_trades_are_bars_at_a_client_though_the_maker_is_stopped_on_t
             seconds = sum(bar.timeframe == "1s" for bar in expected)
             async with making(redis, settings, "1s", "1m"):
                 await publisher.publish(ticks[place : place + 3_000])
-                # Stopped with some sent and some not: tests/cli/test_bars.py does so to a process.
+                # Stopped with some bars sent and some not: tests/cli/test_bars.py does so to a
+                # process.
                 await bars_in(redis, seconds)
         async with making(redis, settings, "1s", "1m"):
             got = await talk.ticks(len(expected), timeout_s=30)
@@ -235,5 +237,5 @@ async def test_real_trades_are_bars_at_a_client_though_the_maker_is_stopped_on_t
 
 
 def wire(tick: dict[str, Any]) -> dict[str, Any]:
-    """A tick as it came, but for its number."""
+    """Return a tick as received, without its number."""
     return {name: value for name, value in tick.items() if name != "seq"}

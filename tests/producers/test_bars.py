@@ -1,4 +1,4 @@
-"""Bars out of trades, against models that are simpler than they are quick."""
+"""Bars from trades, compared with models that are simple rather than fast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.conftest import ES_TRADES
 
 NOON = Time.parse("2026-01-05T12:00:00Z")
 LATER = Time(NOON + 10**6 * NS_PER_SECOND)
-"""Long after everything: no clock but that of the trades goes on."""
+"""Long after everything: only the clock of the trades advances."""
 
 
 def at(seconds: float, price: float = 10.0, size: float = 1.0, symbol: str = "ES") -> Trade:
@@ -38,7 +38,7 @@ def bars_of(*timeframes: Timeframe, lateness_s: float = 2, fill: bool = False) -
 
 
 def feed(bars: Bars, *ticks: Trade, came: Time = LATER) -> list[Bar]:
-    """Trades that come one by one."""
+    """Feed trades one by one."""
     return [bar for tick in ticks for bar in bars.take(tick.symbol, [tick], came, came)]
 
 
@@ -118,7 +118,7 @@ def test_a_trade_from_the_future_is_not_believed() -> None:
 def test_a_quiet_symbol_goes_by_the_wall_where_the_feed_is_live() -> None:
     bars = bars_of()
     assert feed(bars, at(0.5), came=Time(NOON + NS_PER_SECOND)) == []
-    # Half a second late: its second is over at 1.5 by the wall, and the allowance at 3.5.
+    # Half a second late: its second is over at 1.5 by the wall clock, and the allowance at 3.5.
     assert bars.advance(Time(NOON + round(3.49 * NS_PER_SECOND))) == []
     assert starts(bars.advance(Time(NOON + round(3.5 * NS_PER_SECOND)))) == [0]
     assert feed(bars, at(0.6), came=Time(NOON + 4 * NS_PER_SECOND)) == []
@@ -136,7 +136,7 @@ def test_a_quiet_symbol_goes_by_the_others_when_it_has_been_quiet_for_long_enoug
     bars.open("NQ", {}, ())
     feed(bars, at(0.5), at(50, symbol="NQ"))
     assert bars.advance(Time(LATER + NS_PER_SECOND)) == []
-    # Their streams come at different paces: what is ahead in one says nothing of another.
+    # Their streams advance at different rates: progress in one says nothing about another.
     assert feed(bars, at(0.6), came=Time(LATER + NS_PER_SECOND)) == []
     assert bars.advance(Time(LATER + 2 * NS_PER_SECOND)) == []
     assert starts(bars.advance(Time(LATER + 3 * NS_PER_SECOND))) == [0]
@@ -191,7 +191,7 @@ def test_a_bar_that_may_lack_trades_is_left_out() -> None:
     bars = bars_of()
     feed(bars, at(0), at(1.5))
     bars.lose("ES")
-    # What is missing may be as new as 3.6, the allowance after the next trade.
+    # A missing trade may be as new as 3.6, the allowance after the next trade.
     assert starts(feed(bars, at(1.6), at(3), at(4), at(5), at(7.5))) == [4]
     assert bars.incomplete == 3
 
@@ -210,12 +210,12 @@ def test_a_new_numbering_may_go_back_in_time() -> None:
     assert not bars.late
 
 
-# ---------------------------------------------------------------------------- against other ways
+# ---------------------------------------------------------------------------- other implementations
 
 
 @st.composite
 def shuffled_trades(draw: st.DrawFn) -> tuple[list[Trade], int]:
-    """Trades that come later than newer ones, some by more than is allowed; and the allowance."""
+    """Draw trades that may be late, some by more than the allowance; and the allowance."""
     lateness = draw(st.integers(0, 40)) * NS_PER_SECOND // 10
     ticks: list[tuple[int, Trade]] = []
     for number, gap in enumerate(draw(st.lists(st.integers(0, 25), min_size=1, max_size=60))):
@@ -228,7 +228,7 @@ def shuffled_trades(draw: st.DrawFn) -> tuple[list[Trade], int]:
 
 
 def naive(trades: Sequence[Trade], length: int, lateness: int) -> tuple[dict[int, Any], int]:
-    """Bars by start as the definition has them, and how many trades were late."""
+    """Return bars by start, straight from the definition, and the number of late trades."""
     members: dict[int, list[Trade]] = {}
     newest, late = -math.inf, 0
     for each in trades:
@@ -281,7 +281,7 @@ def test_stopped_and_started_anywhere_it_gives_the_same_bars(
     expected = bars_of("1s", "5s", lateness_s=lateness_s).take("ES", trades, LATER, LATER)
     cut = data.draw(st.integers(0, len(trades)))
     sent = bars_of("1s", "5s", lateness_s=lateness_s).take("ES", trades[:cut], LATER, LATER)
-    # Not all that had closed need have been published when it was stopped.
+    # Bars that had closed by the stop may not have been published yet.
     del sent[data.draw(st.integers(0, len(sent))) :]
     again = Bars(("1s", "5s"), lateness_s, fill=False)
     again.open("ES", {bar.timeframe: bar for bar in sent}, ())
@@ -335,7 +335,7 @@ def test_real_trades_give_the_bars_that_another_computation_gives() -> None:
 
 
 def by_clock(ticks: Iterable[Trade], unit: str) -> dict[int, tuple[Any, ...]]:
-    """Bars by start, found in another way: each trade's time as text, cut off after the unit."""
+    """Return bars by start, computed from each trade's time as text, cut off after the unit."""
     groups: dict[str, list[Trade]] = {}
     width = len("2013-09-01T17:00:00" if unit == "seconds" else "2013-09-01T17:00")
     for tick in ticks:

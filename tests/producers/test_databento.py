@@ -50,7 +50,7 @@ def a_level(**more: Any) -> Any:
 
 
 def a_quote(action: Any, kind: Any = dbn.MBP1Msg, **more: Any) -> bytes:
-    """A change of the book; `more` is of its best level."""
+    """A change of the book; with `more`, of its best level."""
     level = a_level(**more)
     if kind is dbn.CMBP1Msg:
         fields = {"levels": dbn.ConsolidatedBidAskPair(
@@ -69,7 +69,7 @@ def a_quote(action: Any, kind: Any = dbn.MBP1Msg, **more: Any) -> bytes:
 
 
 def a_bbo(instrument: int, second: int, **more: Any) -> bytes:
-    """The quote of an interval, in a market that traded an hour before."""
+    """The quote of an interval, in a market that last traded an hour before."""
     fields = {
         "rtype": dbn.RType.BBO_1S, "publisher_id": 1, "instrument_id": instrument,
         "ts_event": int(T0) - 3600 * 10**9, "price": 1, "size": 1, "side": dbn.Side.NONE,
@@ -81,7 +81,7 @@ def a_bbo(instrument: int, second: int, **more: Any) -> bytes:
 def read(
     path: Path, *records: bytes, mappings: tuple[Mapping, ...] = (Mapping("ES", DAY),), **more: Any
 ) -> tuple[list[Any], list[tuple[int, str]]]:
-    """The ticks of a file of these records, and its bad rows."""
+    """Return the ticks of a file of these records, and its bad rows."""
     told: list[tuple[int, str]] = []
     path.joinpath("a.dbn").write_bytes(head(*mappings, **more) + b"".join(records))
     recording = DatabentoRecording(path / "a.dbn", None, lambda *what: told.append(what))
@@ -136,7 +136,7 @@ def test_other_records_are_told(tmp_path: Path) -> None:
 
 
 def test_quotes_at_intervals_have_the_time_of_the_interval(tmp_path: Path) -> None:
-    """`ts_event` is the time of the last trade, and undefined where there was none."""
+    """`ts_event` is the time of the last trade, and undefined if there was none."""
     never = {"ts_event": dbn.UNDEF_TIMESTAMP, "price": dbn.UNDEF_PRICE}
     records = [a_bbo(42, 1), a_bbo(43, 1, **never), a_bbo(42, 60, rtype=dbn.RType.BBO_1M)]
     other = {"start_date": date(2013, 9, 1), "end_date": date(2013, 9, 2), "symbol": "43"}
@@ -181,7 +181,7 @@ def test_what_is_not_known_is_told(tmp_path: Path) -> None:
         a_quote(add, ask_px=px),
         a_quote(add, bid_sz=sz),
         a_bbo(42, 1, levels=a_level(bid_px=px, ask_px=px)),
-        # The book is empty at the beginning of a session: that is nothing to report.
+        # The book is empty at the beginning of a session, which is not an error.
         a_quote(dbn.Action.CLEAR, bid_px=px, ask_px=px),
         a_quote(one, ask_px=px),
     )

@@ -66,7 +66,7 @@ async def test_play_keeps_to_the_schedule_and_reports(publisher: Publisher) -> N
         Pacer(1),
         lambda tick, count: progress.append(count),
     )
-    assert loop.time() - began >= 0.299  # The loop keeps whole milliseconds.
+    assert loop.time() - began >= 0.299  # The loop's timers have a resolution of a millisecond.
     assert count == publisher.published == progress[-1] == 31
     assert progress == sorted(progress)
 

@@ -113,7 +113,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def read(path: Path, symbol: str | None = "ES", **columns: str) -> tuple[list[Any], list[Any]]:
-    """The ticks of a file, and the bad rows."""
+    """Return the ticks of a file, and the bad rows."""
     told: list[tuple[int, str]] = []
     recording = ParquetRecording(path, symbol, columns, lambda *what: told.append(what))
     return list(recording), told
@@ -127,7 +127,7 @@ def test_a_time_out_of_range_is_a_bad_row(tmp_path: Path, unit: str) -> None:
     assert [tick.time.rfc3339() for tick in ticks] == ["2024-01-02T00:00:00Z"]
     assert [row for row, _ in told] == [2, 3]
     assert "time" in told[0][1]
-    # The numbers go further than the years that Python knows.
+    # The values go beyond the years that Python supports.
     beyond = pa.array([2**62, 1_704_205_800_000], pa.int64()).cast(pa.timestamp("ms"))
     ticks, told = read(a_file(tmp_path, time=beyond, price=[1.0] * 2, size=[1.0] * 2))
     assert (len(ticks), [row for row, _ in told]) == (1, [1])
@@ -140,7 +140,7 @@ def test_bytes_are_the_text_that_they_spell(tmp_path: Path, kind: Any) -> None:
     size = kind.byte_width if pa.types.is_fixed_size_binary(kind) else 0
 
     def column(*values: bytes | None) -> Any:
-        # ClickHouse fills a FixedString up with zeros.
+        # ClickHouse pads a FixedString with zeros.
         padded = [None if value is None else value.ljust(size, b"\0") for value in values]
         if pa.types.is_dictionary(kind):
             return pa.array(padded, pa.binary()).dictionary_encode()
@@ -212,7 +212,7 @@ def test_a_time_of_day_is_found_by_its_type(tmp_path: Path) -> None:
 
 
 def test_timestamps_of_another_name_are_not_overlooked_beside_a_date(tmp_path: Path) -> None:
-    """They may be the time, or when a row was loaded: only the user knows."""
+    """The column may be the time or when a row was loaded: only the user knows."""
     date = pa.array([datetime.date(2013, 9, 1)], pa.date32())
     stamp = pa.array([T0], pa.timestamp("ns"))
     path = a_file(tmp_path, date=date, when=stamp, price=[1640.25], size=[1.0])
@@ -241,7 +241,7 @@ def test_an_index_without_a_name_is_the_time(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.decimal128(38, 9)])
 def test_epochs_with_a_fraction(tmp_path: Path, kind: Any) -> None:
-    # Each is exact in its type.
+    # Each value is exact in its type.
     seconds = 1_704_205_824 if kind == pa.float32() else 1_704_205_800.5
     times = pa.array([seconds, None], pa.float64()).cast(kind)
     ticks, told = read(a_file(tmp_path, time=times, price=[1.0] * 2, size=[1.0] * 2))
@@ -265,7 +265,7 @@ def test_fields_of_structs_are_columns(tmp_path: Path) -> None:
 
 
 def test_numbers_in_place_of_text(tmp_path: Path) -> None:
-    # Pandas makes floats of integers where one is missing.
+    # Pandas converts integers to floats if one is missing.
     times = pa.array([T0] * 2, pa.timestamp("ns"))
     path = a_file(tmp_path, time=times, id=[7.0, None], price=[1640.25] * 2, size=[1] * 2)
     assert read(path)[0] == [trade(id="7"), trade()]

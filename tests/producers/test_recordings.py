@@ -31,7 +31,7 @@ EXPECTED = [
 
 
 T = "137805480"
-"""The digits before the last of a time in seconds since 1970."""
+"""All digits but the last of a time in seconds since 1970."""
 
 
 def write(path: Path, content: bytes | str) -> Path:
@@ -141,7 +141,7 @@ def test_damage_in_the_middle_is_reported_with_its_place(tmp_path: Path) -> None
 
 def test_damage_that_only_the_decompression_notices(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(ES * 10_000, compresslevel=0))
-    place = 10  # Where the first block begins; its length stands behind its first byte.
+    place = 10  # The start of the first block; its length follows its first byte.
     while place < len(packed) // 2:
         place += 5 + int.from_bytes(packed[place + 1 : place + 3], "little")
     packed[place] = 0xFF
@@ -189,7 +189,7 @@ def test_column_lists_that_are_none(text: str) -> None:
 
 
 def written(time: Time) -> str:
-    """A time as the recording writes it."""
+    """Return a time as the recording writes it."""
     moment = datetime.fromtimestamp(time / 1e9, UTC).replace(tzinfo=None)
     return moment.isoformat(sep=" ", timespec="milliseconds")
 

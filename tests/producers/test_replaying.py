@@ -64,7 +64,7 @@ async def running(replay: Replay) -> AsyncIterator[Replay]:
 
 
 async def published(redis: Redis) -> list[Tick]:
-    """What history has of the present epoch."""
+    """Return the history of the current epoch."""
     history = await Store(redis).history(ES, 0)
     return [tick for batch in history.batches for tick in batch.ticks]
 
@@ -90,7 +90,7 @@ async def test_it_keeps_to_the_schedule(redis: Redis, publisher: Publisher) -> N
 
 
 class Held(Publisher):
-    """Its ticks are on their way for as long as a test likes."""
+    """Its ticks are in transit for as long as a test needs."""
 
     arrived: asyncio.Event
 
@@ -193,7 +193,7 @@ async def test_after_a_seek_back_nothing_is_left_of_the_future(
 
 
 class Slow(Recorded):
-    """Once it is told to, it takes its time to find a place."""
+    """A recording whose seeks block until the test releases them."""
 
     def __init__(self, *seconds: float) -> None:
         super().__init__(*seconds)
@@ -280,7 +280,7 @@ async def test_it_is_steered_through_redis(redis: Redis, publisher: Publisher) -
 
 
 async def until_steered(redis: Redis, command: dict[str, object]):  # type: ignore[no-untyped-def]
-    """The answer, once the replay listens."""
+    """Retry until the replay listens; return the answer."""
     while True:
         try:
             return await steer(redis, DEFAULT_FEED, command)
@@ -321,7 +321,7 @@ async def test_what_is_asked_of_one_that_is_over_is_refused(
         await asking
 
 
-# ------------------------------------------------------------------- what others have published
+# ------------------------------------------------------------------------ ticks of other publishers
 
 
 async def publish(redis: Redis, settings: Settings, *ticks: Tick) -> None:
@@ -332,7 +332,7 @@ async def publish(redis: Redis, settings: Settings, *ticks: Tick) -> None:
 async def replayed(
     redis: Redis, settings: Settings, order: Order | None = None, *symbols: str
 ) -> int:
-    """Replay a few ticks into a feed that is not to be overwritten; returns how many."""
+    """Replay a few ticks into a feed that must not be overwritten; return how many."""
     source = Recorded(0, symbol=symbols[0]) if symbols else Recorded(0, 1, 2)
     async with Publisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
         replay = replay_of(redis, publisher, source, order or Order(overwrite=False))
@@ -354,12 +354,12 @@ async def test_a_feed_that_others_publish_into_is_not_overwritten(
     (head,) = await Store(redis).heads([StreamKey(DEFAULT_FEED, "trades", "BTC-USD")])
     assert head.seq == 30
     assert await read_state(redis, DEFAULT_FEED) is None
-    # Nothing is discarded by these.
+    # These options discard nothing.
     assert await replayed(redis, settings, Order(overwrite=False, retime=True)) == 3
     assert await replayed(redis, settings, Order(overwrite=True)) == 3
     (head,) = await Store(redis).heads([StreamKey(DEFAULT_FEED, "trades", "BTC-USD")])
     assert head.seq == 0
-    # Of the others there is nothing left.
+    # Nothing is left of the other ticks.
     assert await replayed(redis, settings) == 3
 
 
@@ -369,7 +369,7 @@ async def test_a_replay_can_be_repeated(redis: Redis, settings: Settings) -> Non
     assert await replayed(redis, settings, None, "NQ") == 1
     assert await replayed(redis, settings, Order(overwrite=False, retime=True)) == 3
     assert await replayed(redis, settings) == 3
-    # Bars are made of what is replayed.
+    # Bars are made from the replayed trades.
     await publish(redis, settings, bar("ES"))
     assert await replayed(redis, settings) == 3
     await publish(redis, settings, bar("NQ"), bar("YM"))
@@ -380,7 +380,7 @@ async def test_a_replay_can_be_repeated(redis: Redis, settings: Settings) -> Non
 async def test_what_is_published_after_a_replay_is_not_overwritten(
     redis: Redis, settings: Settings
 ) -> None:
-    """Neither in the streams of the replay nor in others."""
+    """This applies to the streams of the replay and to others."""
     for tick in (trade("ES"), trade("NQ")):
         assert await replayed(redis, settings, Order()) == 3
         await publish(redis, settings, tick)

@@ -1,4 +1,4 @@
-"""What recordings look like in the wild, kind by kind: read right, or refused with a hint."""
+"""Kinds of recordings found in practice: each is read correctly, or refused with a hint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEADER = "time,symbol,price,size"
 
 
 class Found:
-    """What came out of a file: ticks as short texts, bad rows, notes; or what was refused."""
+    """The result of a file: ticks as short texts, bad rows and notes; or the refusal."""
 
     def __init__(self, path: Path, symbol: str | None, columns: str, form: RowFormat) -> None:
         self.bad: dict[int, str] = {}
@@ -671,7 +671,7 @@ def test_files_in_any_packing(tmp_path: Path, pack: Callable[[bytes], bytes]) ->
         (b"[\n{}\n]\n", "JSON, but not|an array over several lines"),
         (b'{"T":\n', "not a JSON object"),
     ],
-    # Compressed content holds the time, so that no two workers would give it the same id.
+    # The compressed content includes the time, so two test workers would create different ids.
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_files_that_cannot_be_read_say_what_to_do(found: Find, content: bytes, words: str) -> None:

@@ -22,17 +22,17 @@ def at(tick: Tick) -> float:
 
 
 CALM = list(takewhile(lambda tick: at(tick) < 2 * CYCLE_S, generate(SYMBOLS, RATE, 7, T0)))
-"""The same market when nothing happens to it."""
+"""The same market when nothing special happens."""
 
 
 def two_minutes(name: str, seed: int = 7) -> list[Tick]:
-    """What is due, before it is stamped."""
+    """Return the ticks of two minutes, before they are stamped."""
     ticks = play_out(name, SYMBOLS, RATE, seed, T0)
     return list(takewhile(lambda tick: at(tick) < 2 * CYCLE_S, ticks))
 
 
 def within(ticks: list[Tick], begin: float, end: float) -> list[Tick]:
-    """Those of both minutes, between two points of the minute."""
+    """Return the ticks of both minutes between two points of the minute."""
     return [tick for tick in ticks if begin <= at(tick) % CYCLE_S < end]
 
 

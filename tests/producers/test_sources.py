@@ -22,7 +22,7 @@ from tests.feed.tapes.builders import write
 from tests.producers.venues.recorded import BINANCE, COINBASE, needs_captures
 
 BEGIN = 1_378_054_800
-"""Seconds since 1970 from which the times of these files count."""
+"""The times of these files count from here, in seconds since 1970."""
 
 
 def csv(path: Path, *rows: tuple[float, str], pack: object = None) -> Source[Tick]:
@@ -41,7 +41,7 @@ def seconds(value: float) -> Time:
 
 
 def from_start(ticks: list[Tick], start: Time) -> list[Tick]:
-    """What the contract says: from the first whose time is not before `start` on."""
+    """Return the ticks from the first one whose time is not before `start`, as documented."""
     place = next((n for n, tick in enumerate(ticks) if tick.time >= start), len(ticks))
     return ticks[place:]
 

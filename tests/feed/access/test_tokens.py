@@ -83,7 +83,7 @@ def test_anything_else_is_refused(bad: Any) -> None:
 
 
 def test_a_public_key_is_never_taken_for_a_secret() -> None:
-    """The token is signed with the text of the PEM, by an attacker who knows only public data."""
+    """An attacker with only public data signs the token with the text of the PEM."""
     public = pem(RSA)
     body = token().split(".")[1]
     signed = f"eyJhbGciOiJIUzI1NiJ9.{body}"

@@ -1,4 +1,4 @@
-"""The recorded frames, and the ticks in them, worked out by other means than the product's."""
+"""The recorded frames and the ticks in them, computed independently of the product's code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Received(NamedTuple):
 
 
 def received_from(path: Any) -> Iterator[Received]:
-    """All frames that came from the venue."""
+    """Return all frames received from the venue."""
     with gzip.open(path) as lines:
         for line in lines:
             when, _, frame = line.rstrip(b"\n").partition(b": ")
@@ -45,7 +45,7 @@ def received_from(path: Any) -> Iterator[Received]:
 
 
 def coinbase_tick(received: Received) -> Tick | None:
-    """The tick that a Coinbase frame stands for, if any."""
+    """Return the tick in a Coinbase frame, if any."""
     said = json.loads(received.frame)
     if said["type"] in ("match", "last_match"):
         return Trade(
@@ -72,7 +72,7 @@ def coinbase_tick(received: Received) -> Tick | None:
 
 
 def binance_tick(received: Received) -> Tick | None:
-    """The tick that a Binance frame stands for, if any."""
+    """Return the tick in a Binance frame, if any."""
     frame = json.loads(received.frame)
     said = frame["data"]
     if frame["stream"].endswith("@aggTrade"):

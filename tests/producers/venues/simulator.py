@@ -1,4 +1,4 @@
-"""A venue on a loopback port: plays frames over a real WebSocket, and misbehaves when told to."""
+"""A venue on a loopback port that plays frames over a real WebSocket and simulates faults."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from websockets.http11 import Request, Response
 
 
 class Act(Enum):
-    """What a venue does beside sending frames."""
+    """What a venue can do apart from sending frames."""
 
     CUT = "the connection is gone without a word"
     CLOSE = "the connection is closed in good order"
@@ -21,19 +21,19 @@ class Act(Enum):
 
 
 Scene = Iterable[bytes | Act]
-"""What happens on one connection, after it was asked for something."""
+"""The events on one connection, after the client's request."""
 
 
 class Simulator:
-    """Plays one scene after the other, one for each connection; then a connection stays silent.
+    """Play one scene per connection, in order; further connections stay silent.
 
     Args:
-        asks: messages that it waits for before a scene begins.
-        refusals: handshakes that are refused, with this status, before the first scene.
+        asks: the number of messages to wait for before a scene begins.
+        refusals: the number of handshakes to refuse before the first scene, with this status.
 
     Attributes:
-        url: where it is.
-        asked: for each connection the messages that came.
+        url: its address.
+        asked: the messages received on each connection.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Simulator:
         return None
 
     async def serve(self, socket: ServerConnection) -> None:
-        """One connection."""
+        """Serve one connection."""
         scene = next(self._scenes, ())
         asked: list[bytes] = []
         self.asked.append(asked)
@@ -87,7 +87,7 @@ class Simulator:
 async def simulated(
     *scenes: Scene, asks: int = 1, refusals: int = 0, status: int = 503
 ) -> AsyncIterator[Simulator]:
-    """A running simulator on a free port."""
+    """Run a simulator on a free port."""
     simulator = Simulator(scenes, asks, refusals, status)
     async with serve(
         simulator.serve,

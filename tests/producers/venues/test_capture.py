@@ -1,4 +1,4 @@
-"""Frames that are kept, and read again as a recording."""
+"""Frames that are captured, and read again as a recording."""
 
 from __future__ import annotations
 

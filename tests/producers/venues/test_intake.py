@@ -101,7 +101,7 @@ def test_memory_is_bounded_however_many_gaps_there_are() -> None:
 
 
 def test_placeholders_take_their_number_and_are_no_trades() -> None:
-    """Binance sends trades of 0 at 0, and their numbers count."""
+    """Binance sends trades of 0 at 0, which have trade numbers too."""
     intake = Intake(VENUE)
     nothing = match(6).replace(b'"size":"1","price":"1"', b'"size":"0","price":"0"')
     free = match(7).replace(b'"price":"1"', b'"price":"0.00"')

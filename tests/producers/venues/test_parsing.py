@@ -1,4 +1,4 @@
-"""What frames say, by the examples of each venue's documentation."""
+"""The contents of frames, from the examples in each venue's documentation."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
         (COINBASE, '{"type":"l2update","changes":[]}', Kind.UNMAPPED, "l2update"),
         (COINBASE, '{"type":"ticker","sequence":1,"product_id":"X-Y","best_bid":"","best_ask":"1"}',
          Kind.UNMAPPED, "ticker without a quote"),
-        # Products that never traded, and a side that is empty.
+        # Products that have never traded, and books with an empty side.
         (COINBASE, '{"type":"ticker","product_id":"X-Y","price":"0","best_bid":"0.00000",'
                    '"best_ask":"0.00000"}', Kind.UNMAPPED, "ticker without a quote"),
         (COINBASE, '{"type":"ticker","sequence":0,"product_id":"X-Y","best_bid":"1",'

@@ -1,4 +1,4 @@
-"""Every recorded frame with a trade or a quote comes out as exactly that."""
+"""Every recorded frame with a trade or a quote yields exactly that tick."""
 
 from __future__ import annotations
 

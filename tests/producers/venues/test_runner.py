@@ -1,4 +1,4 @@
-"""The runner against a venue on a loopback port that behaves, and one that does not."""
+"""The runner against a simulated venue, with and without faults."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Impatient(Coinbase):
 
 
 class Run:
-    """A runner, and what it has published."""
+    """A runner, and the ticks it has published."""
 
     def __init__(self, venue: Venue, url: str, symbols: tuple[str, ...], **options: Any) -> None:
         self.ticks: list[Tick] = []
@@ -125,7 +125,7 @@ async def test_garbage_is_told_and_skipped(caplog: pytest.LogCaptureFixture) -> 
         await until(lambda: run.ids == [1, 2])
         assert run.runner.reconnects == 0
         assert run.runner.intake.tally.bad_frames == 2
-    # One of them: not more than one a second is logged.
+    # Only one of them: at most one a second is logged.
     (first,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert first.getMessage().startswith("bad frame: ")
     assert len(first.__dict__["frame"]) <= 800

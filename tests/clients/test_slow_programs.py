@@ -30,10 +30,13 @@ async def server(settings: Settings, redis_url: str) -> AsyncIterator[RunningSer
         yield running
 
 
-async def flood(publisher: Publisher) -> None:
+async def flood(server: RunningServer, publisher: Publisher) -> None:
+    """Publish everything, and return when the server has received it."""
     for _ in range(6):
         await publisher.publish(trades(COUNT // 6))
     await publisher.drain()
+    counters = server.app_state["engine"].hub.counters
+    await until(lambda: counters.ticks_in >= COUNT)
 
 
 def check(report: Report, policy: str) -> None:
@@ -54,7 +57,7 @@ async def test_iterating(
         if as_default:
             await stream.configure(slow=policy)
         await stream.subscribe(trades=["ES"], slow=None if as_default else policy)
-        await flood(publisher)
+        await flood(server, publisher)
         await until(lambda: stream.waiting >= QUEUE_TICKS_MAX)
         assert stream.waiting <= QUEUE_TICKS_MAX + FRAME_TICKS_MAX
         while (await anext(stream)).seq != COUNT:
@@ -75,7 +78,7 @@ async def test_callbacks(server: RunningServer, publisher: Publisher, policy: st
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"], slow=policy)
         listening = asyncio.create_task(listen(stream, on_trade=on_trade))
-        await flood(publisher)
+        await flood(server, publisher)
         published.set()
         with pytest.raises(EOFError):
             await listening
@@ -101,7 +104,7 @@ async def test_without_an_event_loop(
 
     running = asyncio.create_task(asyncio.to_thread(program))
     await until(subscribed.is_set)
-    await flood(publisher)
+    await flood(server, publisher)
     published.set()
     check(await running, policy)
 

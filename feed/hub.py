@@ -185,7 +185,7 @@ class Hub:
         self._audiences.move(outbox, None)
 
     def totals(self, outbox: Outbox) -> Totals:
-        """Counts of the ticks sent to a client, merged and skipped so far."""
+        """Counts of a client's ticks so far: sent, merged and skipped."""
         totals = Totals()
         totals.add(outbox.totals)
         audience = self._audiences.of(outbox)

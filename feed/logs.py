@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 SECURITY: Final = 35
-"""A level between WARNING and ERROR: a client was refused, or tried something suspicious."""
+"""A level between WARNING and ERROR: a client was refused, or tried something forbidden."""
 
 _OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _ESCAPES: Final = {

@@ -82,7 +82,7 @@ class Outbox:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that have not left this process yet."""
+        """Pushed bytes that have not left this process yet."""
         return self._held_bytes + self._sink.buffered()
 
     @property

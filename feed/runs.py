@@ -222,7 +222,7 @@ class Runs:
                 return
 
     async def restart_older(self, feed: str, epoch: str) -> None:
-        """Restart the streams of a feed that are in an earlier epoch in this one."""
+        """Restart, in this epoch, the streams of a feed that are in an earlier one."""
         older = [
             (key, run)
             for key, run in self
@@ -232,7 +232,7 @@ class Runs:
         await self._compare(older)
 
     async def heads(self, streams: list[StreamKey]) -> list[Head]:
-        """Read the heads of streams, with all streams of a feed in its epoch."""
+        """Read the heads of streams; restart those in an earlier epoch than their feed."""
         heads = await self._store.heads(streams)
         found: list[Head] = []
         older: dict[str, list[StreamKey]] = {}

@@ -175,7 +175,7 @@ class Coverage:
     def covers_all_of(self, wanted: Subscription) -> bool:
         """Whether one of the subscriptions covers every stream that `wanted` matches."""
         channel, pattern = wanted
-        # A pattern that covers "BTC-*" has a prefix that "BTC-" starts with.
+        # "BTC-*" is covered if "BTC-" starts with the prefix of another wildcard.
         is_wildcard = pattern.endswith("*")
         symbol = pattern[:-1] if is_wildcard else pattern
         return self.closest(channel, symbol, by_name=not is_wildcard) is not None

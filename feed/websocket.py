@@ -32,7 +32,7 @@ _LONG_SLICE_BYTES: Final = 4 * 1024
 _HOLD_S: Final = 0.5
 """How long a client must wait when its address has used up its allowance."""
 _HOLD_AGAIN_S: Final = 5.0
-"""A client that would have to wait again within this time uses up the allowance, and is cut."""
+"""A client that would have to wait again within this time is flooding, and is cut."""
 _VERSION: Final = "13"
 """The only version of the WebSocket protocol (RFC 6455)."""
 
@@ -42,7 +42,7 @@ _UNUSED: Final = asyncio.Event()
 
 
 class FeedProtocol(WebSocketsSansIOProtocol):
-    """The protocol class for `uvicorn.Config(ws=…)`; `feed.server.Server` keeps it alive."""
+    """The protocol class for `uvicorn.Config(ws=…)`; `feed.server.Server` sends its pings."""
 
     # Most of these are assigned by uvicorn's class. In an instance dict, they would take 2 kB more.
     # If uvicorn assigns other attributes in the future, these still go into a dict.

@@ -1,7 +1,7 @@
-"""Tapes: recorded ticks in files, to be read by servers, producers and clients alike.
+"""Tapes: files of recorded ticks, which servers, producers and clients can read.
 
-`docs/recording.md` describes the format. `Tape` reads one, `Library` a folder of them, and
-`TapeWriter` writes one.
+`docs/recording.md` describes the format. `Tape` reads a tape, `Library` reads a
+folder of tapes, and `TapeWriter` writes a tape.
 """
 
 from feed.tapes.library import Library

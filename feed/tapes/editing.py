@@ -1,4 +1,4 @@
-"""Makes tapes out of tapes: a part of one, or several in one."""
+"""Cuts and merges tapes."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ def cut(
     end: Time | None = None,
     coverage: Coverage | None = None,
 ) -> None:
-    """Copy a part of a tape: each tick from `begin` on and before `end`.
+    """Copy part of a tape: all ticks from `begin` on and before `end`.
 
-    Numbers, times of receipt and gaps within the part are kept. What is left out between two ticks
-    of a stream, where times do not rise, becomes a gap with the reason `cut`.
+    Numbers, times of receipt and gaps within the part are kept. If times of a stream fall, ticks
+    between two copied ones may be left out; they become a gap with the reason `cut`.
 
     Raises:
-        InvalidTape: the tape is damaged. RecordingFailed: the part can't be written.
+        InvalidTape: the tape is damaged.
+        RecordingFailed: the new tape can't be written.
     """
     part = _Part(writer)
     for item, rx in tape.records(coverage=coverage, with_rx=True):
@@ -49,7 +50,7 @@ def cut(
 
 
 class _Part:
-    """The part of a tape that is copied."""
+    """Copies part of a tape, and keeps track of where its streams are."""
 
     def __init__(self, writer: TapeWriter) -> None:
         self._writer = writer
@@ -58,7 +59,7 @@ class _Part:
         self._marks: dict[_Stream, list[Place | Hole]] = {}
 
     def take_mark(self, mark: Place | Hole) -> None:
-        """Keep it for the stream's next tick in the part, if there will be one."""
+        """Keep a mark until the stream's next tick in the part, if there is one."""
         stream = (mark.channel, mark.symbol)
         if isinstance(mark, Place):
             self._epochs[stream] = mark.epoch
@@ -68,7 +69,7 @@ class _Part:
             self._marks.setdefault(stream, []).append(mark)
 
     def take_tick(self, tick: Tick, rx: int | None) -> None:
-        """Copy a tick, and before it what has to be known of it."""
+        """Copy a tick, preceded by the marks that apply to it."""
         stream = (channel_of(tick), tick.symbol)
         if stream in self._begun:
             for mark in self._marks.pop(stream, ()):
@@ -81,22 +82,23 @@ class _Part:
 
 
 class _Item(NamedTuple):
-    """A line on its way into a merged tape, and the time by which it has its place."""
+    """A line of a merged tape, and the time by which it is sorted."""
 
     at: int
     record: Record
 
 
 def merge(tapes: Sequence[Tape], writer: TapeWriter) -> None:
-    """Write several tapes as one, by the times of their ticks.
+    """Merge several tapes into one, by the times of their ticks.
 
-    The order is stable: each tape keeps its own, also where its times fall, and of ticks of the
-    same time those of the tape named first come first. Tapes of one recording that go on from each
-    other count as one. A stream that is on tapes that do not loses its numbers, since they
-    are of different numberings.
+    The order is stable: each tape keeps its order, even where its times fall, and for equal times
+    the tape that is named first comes first. Tapes of one recording that follow each other count as
+    one. A stream on tapes that do not follow each other loses its numbers, because they come from
+    different numberings.
 
     Raises:
-        InvalidTape: a tape is damaged. RecordingFailed: the result can't be written.
+        InvalidTape: a tape is damaged.
+        RecordingFailed: the result can't be written.
     """
     chains = _chains(tapes)
     times = Counter(stream for chain in chains for stream in _streams_of(*chain))
@@ -119,14 +121,14 @@ def _copy(record: Record, writer: TapeWriter, times: Counter[_Stream]) -> None:
 
 
 def _read(chain: Sequence[Tape]) -> Iterator[_Item]:
-    """The lines of tapes one after the other. A time that falls counts as the greatest so far."""
+    """Read tapes one after the other. A time that falls is replaced by the greatest so far."""
     at = -(2**63)
     streams = _streams_of(*chain)
     for tape in chain:
         for record in tape.records(with_rx=True):
             item = record.item
             if isinstance(item, Place | Hole):
-                # Of other streams this one only says where they stand.
+                # For other streams, this tape only says where they are.
                 if (item.channel, item.symbol) in streams:
                     yield _Item(at, record)
             elif not isinstance(item, Head):
@@ -140,7 +142,7 @@ def _streams_of(*tapes: Tape) -> set[_Stream]:
 
 
 def _chains(tapes: Sequence[Tape]) -> list[list[Tape]]:
-    """Tapes that go on from each other, together."""
+    """Group tapes that follow each other."""
     chains: list[list[Tape]] = []
     for tape in tapes:
         for chain in chains:
@@ -153,7 +155,7 @@ def _chains(tapes: Sequence[Tape]) -> list[list[Tape]]:
 
 
 def _follows(before: Tape, tape: Tape) -> bool:
-    """Whether a tape goes on from another: by their names, or by the numbers of all they share."""
+    """Whether a tape follows another, by their names or by the numbers of all shared streams."""
     feed = tape.manifest.feed
     if before.manifest.feed != feed:
         return False

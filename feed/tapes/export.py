@@ -1,4 +1,4 @@
-"""Writes a tape as tables, one for each channel: Parquet or CSV."""
+"""Exports a tape to Parquet or CSV tables, one for each channel."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from feed.ticks import Bar, Coverage, Quote, Tick, Trade, channel_of
 from feed.times import Time
 
 ROWS: Final = 65_536
-"""Of a row group, and held in memory for each channel."""
+"""The rows of a row group, which are held in memory for each channel."""
 
 Kind = Literal["time", "text", "number", "count"]
 
 
 class Column(NamedTuple):
-    """A column, named as the attribute of a tick that it holds."""
+    """A column, named after the tick attribute that it contains."""
 
     name: str
     kind: Kind
 
 
 def _columns(text: str) -> tuple[Column, ...]:
-    """Columns out of `name:kind name:kind`; what all ticks have is added."""
+    """Parse columns from `name:kind name:kind`, and add those that all ticks have."""
     own = [Column(*part.split(":")) for part in text.split()]  # type: ignore[arg-type]
     first = (Column("time", "time"), Column("symbol", "text"))
     last = (Column("seq", "count"), Column("conflated", "count"), Column("received", "time"))
@@ -50,17 +50,17 @@ Rows = dict[str, list[Any]]
 
 
 class Sheet(Protocol):
-    """A table that is being written."""
+    """A table to which rows are written."""
 
     def write(self, rows: Rows) -> None:
-        """Add rows, by column: times as nanoseconds."""
+        """Add rows, given by column; times are in nanoseconds."""
 
     def close(self) -> None:
         """Complete it."""
 
 
 class CsvSheet:
-    """A CSV file: times as RFC 3339, nothing for what is not known."""
+    """A CSV file, with times in RFC 3339 format and unknown values empty."""
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self._columns = columns
@@ -117,10 +117,10 @@ SHEETS: Final[dict[str, Callable[[Path, Sequence[Column]], Sheet]]] = {
 
 
 def load_pyarrow() -> tuple[Any, Any]:
-    """The library pyarrow, and its part for Parquet.
+    """Import pyarrow and its Parquet module.
 
     Raises:
-        InvalidSettings: it is not installed.
+        InvalidSettings: pyarrow is not installed.
     """
     try:
         import pyarrow as pa  # noqa: PLC0415 - only this needs it
@@ -135,13 +135,14 @@ def export(
 ) -> list[tuple[Path, int]]:
     """Write the ticks of a tape into `folder`, as `ID-trades.parquet` and so on.
 
-    Memory is bounded by `ROWS` for each channel. Files appear when they are complete, and none that
-    exists is touched.
+    `ROWS` limits the rows in memory for each channel. Files appear when they are complete, and
+    existing files are not touched.
 
-    Returns each file with its rows.
+    Returns the files, each with its number of rows.
 
     Raises:
-        InvalidTape: the tape is damaged. RecordingFailed: a file exists, or can't be written.
+        InvalidTape: the tape is damaged.
+        RecordingFailed: a file exists, or can't be written.
     """
     tables: dict[str, _Table] = {}
     try:
@@ -163,7 +164,7 @@ def export(
 
 
 class _Table:
-    """The table of one channel."""
+    """Writes the table of one channel."""
 
     def __init__(self, path: Path, form: str, columns: Sequence[Column]) -> None:
         if path.exists():
@@ -200,7 +201,7 @@ class _Table:
         return self._path, self._count
 
     def clean_up(self) -> None:
-        """Remove what has not been completed."""
+        """Remove the file if it has not been completed."""
         with suppress(Exception):
             self._sheet.close()
         with suppress(OSError):

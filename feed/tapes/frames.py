@@ -1,6 +1,6 @@
-"""The frames of a tape: a file is a row of zstd frames, each of whole lines and bounded.
+"""The frames of a tape: a file is a sequence of zstd frames of whole lines, with a limited size.
 
-Source: RFC 8878, section 3.1: frames are independent, and a file is one frame after the other.
+Source: RFC 8878, section 3.1: frames are independent, and a file consists of consecutive frames.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ else:
     from backports import zstd
 
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
-"""The lines of a frame, in bytes. So much is held in memory, whatever a file claims."""
+"""The maximum size of a frame's lines. It limits the memory used, whatever a file claims."""
 _STORED_MAX: Final = FRAME_BYTES_MAX + FRAME_BYTES_MAX // 256 + 1024
-"""What incompressible lines come to, by zstd's own bound."""
+"""The maximum size of a compressed frame: zstd's bound for incompressible data."""
 _CHUNK: Final = 1024 * 1024
 _OPTIONS: Final[dict[int, int]] = {
     zstd.CompressionParameter.compression_level: 3,
@@ -33,22 +33,22 @@ _OPTIONS: Final[dict[int, int]] = {
 
 
 class Frame(NamedTuple):
-    """A frame as it is stored, and at which byte of the file it begins."""
+    """A compressed frame, and its offset in the file in bytes."""
 
     offset: int
     stored: bytes
 
 
 def compress(lines: bytes) -> bytes:
-    """Lines as a frame, which carries its size and a checksum."""
+    """Compress lines to a frame, which includes its size and a checksum."""
     return zstd.compress(lines, options=_OPTIONS)
 
 
 def decompress(frame: Frame) -> list[bytes]:
-    """The lines of a frame.
+    """Decompress the lines of a frame.
 
     Raises:
-        InvalidTape: it is damaged, too big, or does not end with a line.
+        InvalidTape: the frame is damaged, too big, or does not end with a whole line.
     """
     decompressor = zstd.ZstdDecompressor()
     try:
@@ -67,14 +67,14 @@ def decompress(frame: Frame) -> list[bytes]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """A file for reading, as a descriptor; regular files alone, and no symbolic link.
+    """Open a regular file for reading, without following symbolic links; yield its descriptor.
 
     Raises:
-        TapeNotFound: there is none.
-        InvalidTape: it can't be read, or is something else.
+        TapeNotFound: the file does not exist.
+        InvalidTape: it can't be read, or is not a regular file.
     """
     try:
-        # Without O_NONBLOCK a named pipe would be waited for.
+        # Without O_NONBLOCK, opening a named pipe would block.
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise TapeNotFound(f"{path}: no such file") from None
@@ -90,12 +90,12 @@ def opened(path: Path) -> Iterator[int]:
 
 
 def frames_at(number: int, offset: int, end: int | None = None) -> Iterator[Frame]:
-    """The frames of a file, from one that begins at `offset`, up to the first that is not whole.
+    """Read the frames of a file from `offset` on, up to the first that is not whole.
 
-    Memory is bounded by a frame. Raises OSError.
+    At most one frame is in memory. Raises OSError.
 
     Args:
-        end: where to stop, in bytes; None is the end of the file.
+        end: where to stop, in bytes; None means at the end of the file.
     """
     waiting = b""
     wanted = _CHUNK
@@ -120,7 +120,7 @@ def _pread(number: int, count: int, offset: int, end: int | None) -> bytes:
 
 
 def _size_of_first(data: memoryview) -> int:
-    """How many bytes the frame has with which the data begins; 0 if it is not whole."""
+    """Return the size in bytes of the frame at the start of the data, or 0 if it is not whole."""
     try:
         return zstd.get_frame_size(data)
     except zstd.ZstdError:

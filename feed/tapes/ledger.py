@@ -1,4 +1,4 @@
-"""What a tape holds, counted as its lines go by: what writers and readers share. No I/O."""
+"""Counts the contents of a tape line by line, for writers and readers alike. No I/O."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _EPOCH: Final = "epoch"
 
 
 class StreamLedger:
-    """One stream of a tape.
+    """The contents of one stream of a tape.
 
     Attributes:
-        seq: the last number that is accounted for; None while there is none to go on from.
-        epoch: of that number; empty where it is not known.
-        begin: the epoch and the number that the tape begins after; None where it does not say.
+        seq: the last number that is accounted for; None while it is unknown.
+        epoch: the epoch of that number; empty if unknown.
+        begin: the epoch and the number after which the tape begins; None if unknown.
     """
 
     __slots__ = (
@@ -42,7 +42,7 @@ class StreamLedger:
         self.content = hashlib.sha256()
 
     def missing_before(self, tick: Tick) -> tuple[int, int] | None:
-        """The numbers between where the stream stands and a tick, if there are any."""
+        """Return the first and last number missing before a tick, or None."""
         if tick.seq is None or self.seq is None:
             return None
         first = tick.seq - tick.conflated
@@ -65,12 +65,12 @@ class StreamLedger:
         self.content.update(content)
 
     def begin_after(self, seq: int) -> None:
-        """Where the stream begins, unless that is known."""
+        """Set the number after which the stream begins, unless it is known."""
         if self.begin is None:
             self.begin = (self.epoch, seq)
 
     def summary(self) -> StreamSummary:
-        """What of it stands in the manifest."""
+        """Return the stream's entry in the manifest."""
         return StreamSummary(
             channel=self.channel,
             symbol=self.symbol,
@@ -86,13 +86,13 @@ class StreamLedger:
 
 
 class Ledger:
-    """All streams of a tape.
+    """The contents of all streams of a tape.
 
     Attributes:
         head: the first line, once it has been seen.
-        ticks: how many there were.
-        gaps: what the tape says it does not have.
-        faults: what it does not have without saying so, or has twice; the first of them.
+        ticks: the number of ticks.
+        gaps: the gaps that the tape states.
+        faults: the first ticks that are missing without a gap, or duplicate.
     """
 
     def __init__(self) -> None:
@@ -106,18 +106,18 @@ class Ledger:
         return iter(self._streams.values())
 
     def stream(self, channel: str, symbol: str) -> StreamLedger:
-        """One stream, a new one if need be."""
+        """Return the ledger of a stream, and create it if necessary."""
         stream = self._streams.get((channel, symbol))
         if stream is None:
             stream = self._streams[channel, symbol] = StreamLedger(channel, symbol)
         return stream
 
     def stream_of(self, tick: Tick) -> StreamLedger:
-        """The stream that a tick belongs to."""
+        """Return the ledger of a tick's stream."""
         return self.stream(channel_of(tick), tick.symbol)
 
     def take_tick(self, tick: Tick, content: bytes) -> None:
-        """Enter a tick, with the line that the content hash covers."""
+        """Count a tick; `content` is its line for the content hash."""
         stream = self.stream_of(tick)
         if (missing := stream.missing_before(tick)) is not None:
             self._blame(stream, f"{missing[0]:,} to {missing[1]:,} are missing without a word")
@@ -127,7 +127,7 @@ class Ledger:
         self.ticks += 1
 
     def take_mark(self, mark: Mark) -> None:
-        """Enter a line that is no tick."""
+        """Count a line other than a tick."""
         if isinstance(mark, Head):
             self._take_head(mark)
         elif isinstance(mark, Place):
@@ -169,7 +169,7 @@ class Ledger:
             self.faults.append(name + words)
 
     def manifest(self, frames: list[FrameEntry], bytes_: int, complete: bool) -> Manifest:
-        """The manifest of a tape that consists of these lines."""
+        """Return the manifest of a tape with the lines counted so far."""
         streams = sorted(
             (stream.summary() for stream in self), key=lambda each: (each.channel, each.symbol)
         )
@@ -190,10 +190,11 @@ class Ledger:
 
 
 def content_hash(streams: list[StreamSummary]) -> str:
-    """The hash of a tape's ticks, whatever their streams' order among each other.
+    """Return the hash of a tape's ticks, independent of the order of different streams.
 
-    SHA-256 over one line for each stream that has ticks, sorted by channel and symbol: the SHA-256
-    of the stream's lines in hexadecimal digits, a blank, the channel, a blank, the symbol.
+    It is the SHA-256 over one line for each stream that has ticks, sorted by channel and symbol.
+    Each line consists of the SHA-256 of the stream's lines in hexadecimal digits, the channel and
+    the symbol, separated by spaces.
     """
     whole = hashlib.sha256()
     for each in sorted(streams, key=lambda each: (each.channel, each.symbol)):

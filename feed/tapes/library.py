@@ -1,4 +1,4 @@
-"""A folder of tapes, from which others may choose by name alone."""
+"""A folder of tapes, from which clients select by name only."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from feed.tapes.tape import Tape
 
 
 class Library:
-    """The tapes of one folder. Names come from anywhere, and none leads out of the folder."""
+    """The tapes in one folder. Names may be untrusted: none leads out of the folder."""
 
     def __init__(self, directory: Path | str) -> None:
         self._directory = Path(directory)
 
     def list(self) -> list[str]:
-        """The names of all tapes, sorted.
+        """Return the names of all tapes, sorted.
 
         Raises:
             TapeNotFound: the folder can't be read.
@@ -35,10 +35,10 @@ class Library:
         )
 
     def path_of(self, id_: str) -> Path:
-        """The file of a tape.
+        """Return the path of a tape's file.
 
         Raises:
-            TapeNotFound: there is none of this name, or it can be none.
+            TapeNotFound: no tape has this name, or it is not a valid name.
         """
         if not is_tape_id(id_):
             raise TapeNotFound("the name of a tape is 1 to 64 characters of A-Z a-z 0-9 . _ -")
@@ -48,10 +48,10 @@ class Library:
         return path
 
     def open(self, id_: str) -> Tape:
-        """A tape by its name.
+        """Open a tape by its name.
 
         Raises:
-            TapeNotFound: there is none of this name, or it can be none.
+            TapeNotFound: no tape has this name, or it is not a valid name.
             InvalidTape: it can't be read.
         """
         return Tape.open(self.path_of(id_))

@@ -1,4 +1,4 @@
-"""The lines of a tape: ticks as on the wire, and what is to be known of their numbers. No I/O."""
+"""The lines of a tape: ticks as on the wire, and marks that explain their numbers. No I/O."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from feed.ticks import CHANNELS, Bar, Quote, Tick, Trade, is_feed_name, is_symbo
 from feed.times import Time
 
 VERSION: Final = 1
-"""Of the format: of the lines and of the manifest."""
+"""The version of the format, for both the lines and the manifest."""
 _TEXT_MAX: Final = 500
 
 
 class Head(Struct, tag_field="T", tag="tape", kw_only=True, omit_defaults=True):
-    """The first line: which version of the format this is, and what was recorded.
+    """The first line, with the version of the format and what was recorded.
 
     Attributes:
         feed: the name of the feed.
@@ -33,12 +33,12 @@ class Head(Struct, tag_field="T", tag="tape", kw_only=True, omit_defaults=True):
 
 
 class Place(Struct, tag_field="T", tag="epoch", kw_only=True):
-    """From here on the ticks of a stream are numbered in this epoch, after this number.
+    """States that a stream's ticks from here on are numbered in this epoch, after this number.
 
     Attributes:
-        epoch: empty where it is not known.
-        seq: the last number that is accounted for; the stream's next tick is the one after it.
-        rx: when that was known, in nanoseconds since the Unix epoch.
+        epoch: the epoch; empty if unknown.
+        seq: the last number that is accounted for; the stream's next tick has the number after it.
+        rx: when this was received, in nanoseconds since the Unix epoch.
     """
 
     channel: str = field(name="ch")
@@ -49,13 +49,14 @@ class Place(Struct, tag_field="T", tag="epoch", kw_only=True):
 
 
 class Hole(Struct, tag_field="T", tag="gap", kw_only=True):
-    """Ticks of a stream that the tape does not have, in their place among the others.
+    """Ticks of a stream that are missing from the tape at this position.
 
     Attributes:
-        first_seq, last_seq: None where it is not known; both are where the numbering restarts.
+        first_seq, last_seq: the missing numbers. Either is None if unknown; both are if the
+            numbering restarts.
         reason: as in a `gap` notice (`retention`, `epoch`, `broker`); `skipped` or `missing`, as
-            the client library tells them; `cut`, where a part of a tape was taken.
-        rx: when that was known, in nanoseconds since the Unix epoch.
+            the client library reports them; `cut`, if part of a tape was copied.
+        rx: when this was received, in nanoseconds since the Unix epoch.
     """
 
     channel: str = field(name="ch")
@@ -67,13 +68,13 @@ class Hole(Struct, tag_field="T", tag="gap", kw_only=True):
 
 
 Mark = Head | Place | Hole
-"""A line that is no tick."""
+"""A line other than a tick."""
 TICKS: Final = (Trade, Quote, Bar)
-"""What any other line is, the most frequent first."""
+"""The types of all other lines, the most frequent first."""
 
 
 class Record(NamedTuple):
-    """One line: what it says, and when it was received, in nanoseconds since the Unix epoch."""
+    """The content of a line, and when it was received, in nanoseconds since the Unix epoch."""
 
     item: Tick | Mark
     rx: int | None
@@ -89,7 +90,7 @@ def _decode_time(kind: type, value: object) -> object:
     raise NotImplementedError(f"no decoding for {kind.__name__}")
 
 
-# Ticks that follow each other often have the same time.
+# Cached because consecutive ticks often have the same time.
 _read_time: Final = lru_cache(maxsize=64)(Time.parse)
 
 
@@ -106,10 +107,10 @@ _FLOATS: Final[dict[type[Tick], tuple[str, ...]]] = {
 
 
 def encode_tick(tick: Tick, rx: int | None) -> tuple[bytes, bytes]:
-    """A tick as a line of a tape, and as the line that its content hash covers.
+    """Encode a tick as a line of a tape, and as the line for the content hash.
 
-    The latter is the former without `seq` and what stands behind it. No text in a tick can look
-    like that: quotes in a string are escaped.
+    The second is the first without `seq` and all that follows it. No text in a tick can be mistaken
+    for the key `seq`, because quotes in strings are escaped.
     """
     line = encode(_with_floats(tick), Encoding.JSON)
     end = line.rfind(_SEQ)
@@ -123,7 +124,7 @@ def encode_tick(tick: Tick, rx: int | None) -> tuple[bytes, bytes]:
 
 
 def _with_floats(tick: Tick) -> Tick:
-    """A tick of which no price or amount is an integer: that would be another text, 1 for 1.0."""
+    """Convert prices and amounts to floats; an integer would be encoded as 1, not 1.0."""
     for name in _FLOATS[type(tick)]:
         if type(getattr(tick, name)) is not float:
             names = _FLOATS[type(tick)]
@@ -132,15 +133,15 @@ def _with_floats(tick: Tick) -> Tick:
 
 
 def encode_mark(mark: Mark) -> bytes:
-    """Any other line."""
+    """Encode a line other than a tick."""
     return msgspec.json.encode(mark) + b"\n"
 
 
 def decode_line(line: bytes) -> Tick | Mark:
-    """What one line says.
+    """Decode one line.
 
     Raises:
-        InvalidTape: it is no line of a tape, or its tick breaks the rules of ticks.
+        InvalidTape: it is not a line of a tape, or its tick breaks the rules for ticks.
     """
     try:
         item: Tick | Mark = _DECODER.decode(line)
@@ -156,10 +157,10 @@ def decode_line(line: bytes) -> Tick | Mark:
 
 
 def received_at(line: bytes) -> int | None:
-    """The `rx` of a line that `decode_line` has accepted.
+    """Return the `rx` of a line that `decode_line` has accepted.
 
     Raises:
-        InvalidTape: it is no whole number of nanoseconds.
+        InvalidTape: `rx` is not a whole number of nanoseconds.
     """
     try:
         return _RECEIVED.decode(line).rx

@@ -1,4 +1,4 @@
-"""The manifest of a tape: what is in it, beside it. No I/O."""
+"""The manifest of a tape: a separate file that describes its contents. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from feed.ticks import CHANNELS, is_feed_name, is_symbol
 from feed.times import Time
 
 MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024
-"""No writer makes one that is bigger: it begins another tape before."""
+"""The maximum size of a manifest. A writer begins another tape before it is reached."""
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
@@ -23,10 +23,10 @@ class FrameEntry(NamedTuple):
     """One frame in the index.
 
     Attributes:
-        offset: at which byte of the file it begins.
-        ticks: how many it holds.
-        first, last: the least and the greatest time of them, in nanoseconds since the Unix epoch;
-            None without ticks.
+        offset: where the frame begins in the file, in bytes.
+        ticks: the number of its ticks.
+        first, last: the least and the greatest time of its ticks, in nanoseconds since the Unix
+            epoch; None without ticks.
     """
 
     offset: _Count
@@ -36,14 +36,14 @@ class FrameEntry(NamedTuple):
 
 
 class StreamSummary(Struct, kw_only=True):
-    """What a tape holds of one stream.
+    """The contents of one stream of a tape.
 
     Attributes:
         first, last: the least and the greatest time of its ticks; None without ticks.
         first_seq, last_seq: the numbers of its first and its last tick.
-        epoch: of the numbering in which the stream ends; empty where it is not known.
-        seq: where the stream ends: the last number that is accounted for, also by a gap.
-        sha256: of its ticks' lines, see `docs/recording.md`.
+        epoch: the epoch at the end of the stream; empty if unknown.
+        seq: the last number that is accounted for, by a tick or by a gap.
+        sha256: the hash of its ticks' lines, see `docs/recording.md`.
     """
 
     channel: str
@@ -59,15 +59,16 @@ class StreamSummary(Struct, kw_only=True):
 
 
 class Manifest(Struct, kw_only=True):
-    """What a tape holds.
+    """The contents of a tape.
 
     Attributes:
-        feed: that was recorded. `source`: where from.
+        feed: the name of the recorded feed.
+        source: where the ticks came from.
         first, last: the least and the greatest time of its ticks; None without ticks.
-        bytes: of the file that are its frames.
-        complete: the recording was brought to its end. Else this was read from what there is.
+        bytes: the total size of its frames in the file.
+        complete: whether the recording was completed. If not, this was read from the file.
         content: the hash of its ticks, see `content_hash`.
-        gaps: what is not there, in the tape's order.
+        gaps: the missing ticks, in the tape's order.
         frames: the index.
     """
 
@@ -95,7 +96,7 @@ _DECODER: Final = msgspec.json.Decoder(Manifest, dec_hook=_decode_time)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """A manifest as a JSON object: a line for each key, and for each stream and gap."""
+    """Encode a manifest as a JSON object with a line for each key, stream and gap."""
     lines = []
     for name in manifest.__struct_fields__:
         value = getattr(manifest, name)
@@ -109,10 +110,10 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Read what `encode_manifest` wrote.
+    """Decode the output of `encode_manifest`.
 
     Raises:
-        InvalidTape: it is no manifest, or of a version that is not known.
+        InvalidTape: this is not a manifest, or its version is unknown.
     """
     try:
         manifest = _DECODER.decode(data)

@@ -1,4 +1,4 @@
-"""The folder that a recorder writes into: one tape after the other, each going on from the last."""
+"""The folder of a recorder, which writes one tape after the other without gaps in between."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Shelf:
     """The tapes of one feed in a folder.
 
     Args:
-        directory: is made if need be.
+        directory: the folder, which is created if necessary.
         feed: the name of the feed.
         source: where its ticks come from.
     """
@@ -34,10 +34,10 @@ class Shelf:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other recorders out of the folder. One that was made for this is not left empty.
+        """Lock the folder against other recorders. Remove a new folder if it stays empty.
 
         Raises:
-            RecordingFailed: it can't be made or read, or there is another one.
+            RecordingFailed: the folder can't be created or read, or another recorder uses it.
         """
         made = [each for each in (self._directory, *self._directory.parents) if not each.exists()]
         try:
@@ -53,18 +53,18 @@ class Shelf:
                 f"{self._directory}: another recorder writes here; give this one its own folder"
             ) from None
         finally:
-            with suppress(OSError):  # It has tapes.
+            with suppress(OSError):  # The folder is not empty.
                 for each in made:
                     each.rmdir()
             os.close(number)
 
     def positions(self, on_unreadable: Callable[[str], None]) -> list[StreamSummary]:
-        """Where the streams stood at the end of the newest tape; nothing if there is none.
+        """Return the streams' positions at the end of the newest tape, or nothing without tapes.
 
-        Where that tape has no manifest, since its writer was killed, it gets one.
+        If that tape has no manifest because its writer was killed, one is written.
 
         Args:
-            on_unreadable: called with what is wrong with a tape; an older one is taken instead.
+            on_unreadable: called with the error if a tape can't be read; an older one is used then.
         """
         numbers = {id_: number_of(id_, self._feed) for id_ in Library(self._directory).list()}
         found = sorted((number, id_) for id_, number in numbers.items() if number is not None)
@@ -82,10 +82,10 @@ class Shelf:
         return []
 
     def begin_tape(self) -> TapeWriter:
-        """The next tape.
+        """Create the next tape.
 
         Raises:
-            RecordingFailed: it can't be made.
+            RecordingFailed: the tape can't be created.
         """
         self._last += 1
         id_ = recording_id(self._feed, self._last, Time.now())

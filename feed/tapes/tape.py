@@ -1,4 +1,4 @@
-"""Reads a tape."""
+"""Reads tapes."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from feed.ticks import Coverage, StreamKey, Tick, channel_of
 from feed.times import Time
 
 _ENTRIES_MAX: Final = 1_000_000
-"""Frames and gaps of a tape without a manifest: they are held in memory."""
+"""Limit for the frames and gaps of a tape without a manifest, which are held in memory."""
 _NEVER: Final = -(2**63)
 
 
 class Tape:
-    """A recorded tape. It may be read by several at a time, and while it is being written.
+    """A recorded tape. Several readers can use it at once, even while it is being written.
 
     Attributes:
-        id: its name: that of the file, without suffixes.
-        manifest: what it holds; read from the file itself where there is none beside it.
-        torn_bytes: at the end of the file, left behind by a writer that was killed.
+        id: the name of the tape, which is the file name without suffixes.
+        manifest: the contents of the tape, determined by reading the tape if it has no manifest.
+        torn_bytes: the size of the incomplete end that a killed writer left in the file.
     """
 
     def __init__(self, path: Path, manifest: Manifest, torn_bytes: int = 0) -> None:
@@ -55,11 +55,11 @@ class Tape:
 
     @classmethod
     def open(cls, path: Path) -> Tape:
-        """Look at a tape. One that has no manifest is read through once.
+        """Open a tape. A tape without a manifest is read through once.
 
         Raises:
             TapeNotFound: there is no such file.
-            InvalidTape: it is no tape, is damaged, or does not go with its manifest.
+            InvalidTape: the file is not a tape, is damaged, or does not match its manifest.
         """
         with opened(path) as number:
             size = os.fstat(number).st_size
@@ -83,15 +83,15 @@ class Tape:
         return self.manifest.last or Time(0)
 
     def read(self, start: Time | None = None, coverage: Coverage | None = None) -> Iterator[Tick]:
-        """Its ticks, in their order on the tape. Memory is bounded by a frame.
+        """Read the ticks in their order on the tape, with at most one frame in memory.
 
         Args:
-            start: each stream begins with its first tick at or after this time; all that follow in
-                the stream come, whatever their times: as with `start` of a subscription.
-            coverage: of these streams only.
+            start: begin each stream with its first tick at or after this time. As with `start` of a
+                subscription, all later ticks of the stream follow, whatever their times.
+            coverage: read only these streams.
 
         Raises:
-            InvalidTape: it is damaged, or was changed.
+            InvalidTape: the tape is damaged, or has changed.
         """
         wanted = _Choice(start, coverage).has
         for line in self._lines_from(start):
@@ -106,10 +106,10 @@ class Tape:
         *,
         with_rx: bool = False,
     ) -> Iterator[Record]:
-        """Its lines, as `read` has its ticks; what is no tick comes from where the reading begins.
+        """Read lines like `read`. Lines other than ticks are included from the first frame read on.
 
         Args:
-            with_rx: also say when each was received. Else that is None.
+            with_rx: include the time at which each line was received; otherwise it is None.
         """
         wanted = _Choice(start, coverage).has
         for line in self._lines_from(start):
@@ -122,9 +122,9 @@ class Tape:
         return self._lines(frames[0].offset if frames else self.manifest.bytes)
 
     def frames_from(self, start: Time | None) -> list[FrameEntry]:
-        """The frames from the first on that may hold a tick at or after a time.
+        """Return the frames from the first one on that may contain a tick at or after a time.
 
-        Times need not rise along a tape, the greatest time so far does: see "The time index" in
+        Times on a tape may fall, but the greatest time so far does not: see "The time index" in
         docs/architecture.md.
         """
         frames = self.manifest.frames
@@ -134,16 +134,16 @@ class Tape:
         return frames[bisect_left(list(accumulate(times, max)), start) :]
 
     def ticks_of(self, frame: FrameEntry) -> list[Tick]:
-        """The ticks of one frame, in their order.
+        """Read the ticks of one frame in their order.
 
         Raises:
-            InvalidTape: it is damaged, or was changed.
+            InvalidTape: the tape is damaged, or has changed.
         """
         items = map(decode_line, self._lines(frame.offset, 1))
         return [item for item in items if isinstance(item, TICKS)]
 
     def _lines(self, offset: int, frames: int | None = None) -> Iterator[bytes]:
-        """The lines from a frame on, of so many frames or of all."""
+        """Read the lines of a number of frames, or of all frames, from an offset on."""
         began = offset
         try:
             with opened(self.path) as number:
@@ -161,7 +161,7 @@ class Tape:
 
 
 class _Choice:
-    """Which lines of a tape are wanted."""
+    """Selects the lines of a tape to read."""
 
     def __init__(self, start: Time | None, coverage: Coverage | None) -> None:
         self._start = start
@@ -192,10 +192,10 @@ class _Choice:
 
 
 class Scan:
-    """Reads a tape's file through, as far as its frames are whole.
+    """Reads through the whole frames of a tape's file.
 
     Raises:
-        InvalidTape: it is no tape.
+        InvalidTape: the file is not a tape.
     """
 
     def __init__(self, path: Path, number: int, end: int | None = None) -> None:
@@ -204,7 +204,7 @@ class Scan:
         self._bytes = 0
         try:
             for frame in frames_at(number, 0, end):
-                # What a machine has left behind that went down may be whole and yet nonsense.
+                # After a machine crash, a frame may be whole and still contain garbage.
                 try:
                     lines = decompress(frame)
                 except InvalidTape:
@@ -240,15 +240,15 @@ class Scan:
 
     @property
     def manifest(self) -> Manifest:
-        """What the file holds, as its writer would have said it."""
+        """Return the manifest that the writer would have written."""
         return self.ledger.manifest(self._frames, self._bytes, complete=False)
 
 
 def read_manifest(tape: Path) -> Manifest | None:
-    """What stands beside a tape; None where nothing does.
+    """Read the manifest of a tape, or return None if there is none.
 
     Raises:
-        InvalidTape: it is no manifest.
+        InvalidTape: the file is not a manifest.
     """
     path = manifest_path(tape)
     try:

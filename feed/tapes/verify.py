@@ -1,4 +1,4 @@
-"""Holds tapes against what they say of themselves."""
+"""Checks tapes against their manifests and their numbers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SEARCHED_BYTES: Final = 64 * 1024 * 1024
 
 
 class Verdict(NamedTuple):
-    """What has come of looking at one tape.
+    """The result of checking one tape.
 
     Attributes:
-        manifest: what the file holds.
-        faults: what is wrong with it; nothing, if all is well.
-        torn_bytes: at its end, left behind by a writer that was killed: no fault.
-        ledger: its streams.
+        manifest: the contents of the file.
+        faults: the errors found.
+        torn_bytes: the size of the incomplete end that a killed writer left; this is not a fault.
+        ledger: the streams of the tape.
     """
 
     manifest: Manifest
@@ -36,11 +36,11 @@ class Verdict(NamedTuple):
 
 
 def verify(path: Path) -> Verdict:
-    """Read a tape through: its frames, its numbers, and whether its manifest tells the truth.
+    """Read through a tape, and check its frames, its numbers and its manifest.
 
     Raises:
         TapeNotFound: there is no such file.
-        InvalidTape: it is no tape, or can't be read at all.
+        InvalidTape: the file is not a tape, or can't be read at all.
     """
     told = read_manifest(path)
     with opened(path) as number:
@@ -61,7 +61,7 @@ def verify(path: Path) -> Verdict:
 
 
 def _differences(told: Manifest, found: Manifest) -> Iterator[str]:
-    """What the manifest says otherwise than the file."""
+    """Describe the differences between the manifest and the file."""
     if told.content != found.content:
         yield f"the content is {found.content}, and {told.content} by the manifest"
     for name in ("feed", "source", "ticks", "first", "last", "bytes", "streams", "gaps", "frames"):
@@ -70,7 +70,7 @@ def _differences(told: Manifest, found: Manifest) -> Iterator[str]:
 
 
 def _faults_behind(path: Path, number: int, offset: int) -> Iterator[str]:
-    """A torn end is what a kill leaves. Where whole frames follow, it is damage."""
+    """Look for whole frames after a torn end: they mean damage, and not only a killed writer."""
     try:
         rest = os.pread(number, _SEARCHED_BYTES, offset)
     except OSError as error:
@@ -95,13 +95,13 @@ def _is_of_lines(frame: Frame) -> bool:
 
 
 class Chain:
-    """Whether tapes of one feed go on from each other, stream by stream."""
+    """Checks that tapes of one feed follow each other, stream by stream."""
 
     def __init__(self) -> None:
         self._ends: dict[tuple[str, str, str], tuple[str, StreamLedger]] = {}
 
     def take(self, path: Path, verdict: Verdict) -> Iterable[str]:
-        """What is missing between the tapes before and this one, or is on both."""
+        """Add a tape, and report ticks that are missing before it or are on an earlier tape too."""
         faults = []
         for stream in verdict.ledger:
             key = (verdict.manifest.feed, stream.channel, stream.symbol)

@@ -1,4 +1,4 @@
-"""Writes a tape: a frame for each flush, and a manifest at the end."""
+"""Writes tapes: a frame for each flush, and a manifest at the end."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from feed.tapes.names import manifest_path
 from feed.ticks import Tick
 
 BLOCK_BYTES: Final = 1024 * 1024
-"""Lines above it begin another frame, however soon the next flush is."""
+"""When a frame's lines exceed this size, another frame begins without waiting for a flush."""
 ENTRIES_MAX: Final = 200_000
-"""Frames and gaps of one tape: its manifest has to stay of a size that can be read at once."""
+"""Limit for the frames and gaps of one tape, so that its manifest can be read at once."""
 
 
 class Block:
-    """Lines that will be one frame."""
+    """Lines that will become one frame."""
 
     __slots__ = ("first", "last", "lines", "size", "ticks")
 
@@ -41,7 +41,7 @@ class Block:
         self.size += len(line)
 
     def add_tick(self, line: bytes, time: int) -> None:
-        """Add the line of a tick of that time, a plain number here and in the index."""
+        """Add the line of a tick; `time` is a plain number here and in the index."""
         self.add(line)
         self.ticks += 1
         if self.first is None or self.last is None:
@@ -53,22 +53,23 @@ class Block:
 
 
 class TapeWriter:
-    """One tape being written.
+    """Writes one tape.
 
-    A finished flush is on the disk: it outlives the process and the machine. What was not flushed
-    is lost with either.
+    Data is on the disk after a flush, so it survives a crash of the process or the machine. Data
+    that has not been flushed is lost.
 
     Attributes:
-        ledger: what the tape holds, with what is not flushed yet.
-        stored_bytes: of the file.
-        waiting_bytes: of lines that were not taken to be written yet.
+        ledger: the contents of the tape, including lines that are not flushed yet.
+        stored_bytes: the size of the file.
+        waiting_bytes: the size of the lines that `take` has not returned yet.
 
     Args:
-        path: of the file, which must not exist yet.
-        feed: the name of the feed. source: where the ticks come from.
+        path: the path of the file, which must not exist.
+        feed: the name of the feed.
+        source: where the ticks come from.
 
     Raises:
-        RecordingFailed: the file can't be made.
+        RecordingFailed: the file can't be created.
     """
 
     def __init__(self, path: Path, feed: str, source: str = "") -> None:
@@ -87,19 +88,19 @@ class TapeWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether another tape should be begun, for the sake of the manifest."""
+        """Whether to begin another tape, because the manifest would become too big."""
         return len(self._frames) + len(self.ledger.gaps) >= ENTRIES_MAX
 
     # -- lines
 
     def tick(self, tick: Tick, rx: int | None = None, why_missing: str = "missing") -> StreamLedger:
-        """Add a tick, and before it a gap where it does not follow the stream's last number.
+        """Add a tick, preceded by a gap if it does not follow the stream's last number.
 
-        Returns what the tape holds of its stream.
+        Returns the ledger of the tick's stream.
 
         Args:
-            rx: when it was received, in nanoseconds since the Unix epoch.
-            why_missing: the reason of such a gap.
+            rx: when the tick was received, in nanoseconds since the Unix epoch.
+            why_missing: the reason of the gap.
         """
         stream = self.ledger.stream_of(tick)
         if (missing := stream.missing_before(tick)) is not None:
@@ -116,14 +117,14 @@ class TapeWriter:
         return stream
 
     def mark(self, mark: Mark) -> None:
-        """Add a line that is no tick."""
+        """Add a line other than a tick."""
         self.ledger.take_mark(mark)
         line = encode_mark(mark)
         self._block.add(line)
         self._added(line)
 
     def follow(self, mark: Place | Hole, why_missing: str) -> None:
-        """Add what another tape says of a stream, and before it a gap up to there."""
+        """Add a mark from another tape, preceded by a gap if numbers before it are missing."""
         stream = self.ledger.stream(mark.channel, mark.symbol)
         end = mark.seq if isinstance(mark, Place) else (mark.first_seq or 0) - 1
         same = not isinstance(mark, Place) or stream.epoch in ("", mark.epoch)
@@ -137,7 +138,7 @@ class TapeWriter:
         self.mark(mark)
 
     def place(self, channel: str, symbol: str, epoch: str, seq: int, rx: int | None = None) -> None:
-        """Say where a stream stands."""
+        """Add a mark with the position of a stream."""
         self.mark(Place(channel=channel, symbol=symbol, epoch=epoch, seq=seq, rx=rx))
 
     def _added(self, line: bytes) -> None:
@@ -149,7 +150,7 @@ class TapeWriter:
     # -- the file
 
     def take(self) -> list[Block]:
-        """What waits, for `write`, which another thread may call."""
+        """Return the waiting blocks for `write`, which another thread may call."""
         blocks = self._full
         if self._block.lines:
             blocks.append(self._block)
@@ -159,10 +160,10 @@ class TapeWriter:
         return blocks
 
     def write(self, blocks: list[Block]) -> None:
-        """Write blocks, and see to it that they are on the disk.
+        """Write blocks, and wait until they are on the disk.
 
         Raises:
-            RecordingFailed: it did not work, now or before. What was written is left as it was.
+            RecordingFailed: this write or an earlier one failed. Data written before is kept.
         """
         if self._failure is not None:
             raise RecordingFailed(self._failure)
@@ -198,14 +199,14 @@ class TapeWriter:
             raise
 
     def flush(self) -> None:
-        """Write what waits; raises as `write` does."""
+        """Write all waiting lines. Raises like `write`."""
         self.write(self.take())
 
     def close(self) -> None:
         """Flush, and write the manifest.
 
         Raises:
-            RecordingFailed: it did not work. Then there is no manifest, and what was flushed can be
+            RecordingFailed: writing failed. There is no manifest then, but the flushed data can be
                 read without one.
         """
         try:
@@ -216,20 +217,20 @@ class TapeWriter:
             self.abandon()
 
     def discard(self) -> None:
-        """Remove the file: what should have become of it has not."""
+        """Remove the file of a tape that could not be completed."""
         self.abandon()
         with suppress(OSError):
             self.path.unlink()
 
     def abandon(self) -> None:
-        """Let go of the file, as it is."""
+        """Close the file without writing the rest."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens.
+    """Write a file so that it is either complete or absent, even after a crash.
 
     Raises:
         RecordingFailed: it can't be written.

@@ -1,4 +1,4 @@
-"""The command `tickcast`: the outermost shell, the only part that may import everything."""
+"""The command `tickcast`: the outermost layer, and the only one that may import everything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from feed.errors import InvalidSettings, TickcastError
 _INTERRUPTED: Final = 130
 _SHOWN: Final = 80
 _DESCRIPTORS: Final = 12
-"""Files that a command needs to have left to begin with."""
+"""Free file descriptors that a command needs to start."""
 _COMMANDS: Final = (
     "demo", "serve", "publish", "replay", "replayctl", "live", "synth", "bars", "watch", "record",
     "tape", "load", "keys", "acl",
@@ -25,7 +25,7 @@ _COMMANDS: Final = (
 
 
 class _Commands(click.Group):
-    """Imports a command when it is asked for: each needs only a part of all there is."""
+    """Imports a command only when it is used, since each needs only part of the package."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -33,7 +33,7 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it, which suggests only from what has been imported."""
+        """Suggest from all commands; click suggests only from those that have been imported."""
         try:
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
@@ -54,14 +54,14 @@ class _Commands(click.Group):
 )
 @click.version_option(package_name="tickcast", message="%(prog)s %(version)s")
 def tickcast() -> None:
-    """Broadcast market data in real time: Redis in, WebSocket out.
+    """Broadcast market data from Redis to WebSocket clients in real time.
 
-    Start with `tickcast demo`, and open the address that it prints.
+    To get started, run `tickcast demo` and open the address that it prints.
     """
 
 
 def main() -> NoReturn:
-    """Run the command line. An error is one line; exit code 2 is misuse, 1 is failure."""
+    """Run the command line. Errors take one line. Exit code 1 means failure, and 2 wrong usage."""
     with standard_streams():
         sys.exit(_run(sys.argv[1:]))
 
@@ -94,10 +94,10 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _refuse_empty(words: Sequence[str]) -> None:
-    """Refuse an empty word, which is what an unset shell variable leaves of an option's value.
+    """Reject empty arguments, which result from unset shell variables.
 
-    No option and no argument of any command has a use for one, and some would do much with it:
-    a path would be the current directory, and a server without credentials would be open.
+    No option or argument of any command may be empty, and some empty values would be harmful: a
+    path would mean the current directory, and a server without credentials would be open to all.
     """
     before = ""
     for word in words:
@@ -110,10 +110,10 @@ def _refuse_empty(words: Sequence[str]) -> None:
 
 
 def _check_descriptors() -> None:
-    """See that a few files can be opened: an event loop that lacks them can't even be closed.
+    """Check that some files can be opened. Without them an event loop can't even be closed.
 
     Raises:
-        OSError: they can't.
+        OSError: there are too few free file descriptors.
     """
     with ExitStack() as stack:
         for _ in range(_DESCRIPTORS):

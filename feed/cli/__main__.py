@@ -1,4 +1,4 @@
-"""Lets `python -m feed.cli` stand in for the command `tickcast`."""
+"""Runs the command `tickcast` as `python -m feed.cli`."""
 
 from feed.cli import main
 

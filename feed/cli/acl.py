@@ -1,4 +1,4 @@
-"""`tickcast acl`: users for a Redis that others can reach."""
+"""`tickcast acl`: users for a Redis that other machines can reach."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from feed.cli.common import check_feeds
 @click.option("--database", type=click.IntRange(min=0), default=0, show_default=True,
               help="The number behind the host in the Redis's URL.")  # fmt: skip
 def acl(feeds: tuple[str, ...], database: int) -> None:
-    """Print an aclfile for Redis: users who may publish, serve or look, and no more.
+    """Print an aclfile for Redis.
+
+    It has users that may publish, serve or read, and have no other rights.
 
     \b
-    No password is asked for or shown. In place of each stands
+    Passwords are neither read nor printed. Each has the placeholder
       #SHA256-OF-THE-PASSWORD-OF-user
-    Replace all behind the # with what this prints, once for each user:
+    For each user, replace the text after # with the output of:
       printf %s "$PASSWORD" | sha256sum | cut -c -64
     """
     click.echo(aclfile(feeds, database), nl=False)

@@ -1,4 +1,4 @@
-"""`tickcast bars`: bars out of the trades of a feed."""
+"""`tickcast bars`: makes bars from the trades of a feed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TIMEFRAMES: Final[tuple[Timeframe, ...]] = get_args(Timeframe)
 
 
 class Timeframes(click.ParamType[tuple[Timeframe, ...]]):
-    """Some timeframes, with commas between."""
+    """Timeframes, separated by commas."""
 
     name = "timeframes"
 
@@ -74,9 +74,9 @@ def bars(
     redis_url: str | None,
     config: Path | None,
 ) -> None:
-    """Publish bars of a feed's trades, each when it closes, until Ctrl-C.
+    """Publish bars of a feed's trades until Ctrl-C.
 
-    Stopped and started again it goes on where it was.
+    Each bar is published when it closes. After a restart, the command continues where it stopped.
     """
     settings = load_settings(config, redis_url=redis_url, bars_lateness_s=lateness)
     set_up_logging(settings)
@@ -91,7 +91,7 @@ async def make_bars(
     *,
     fill: bool = False,
 ) -> None:
-    """Make bars until cancelled. Raises as `BarMaker.run` does, and StoreUnavailable."""
+    """Make bars until cancelled. Raises like `BarMaker.run`, and StoreUnavailable."""
     async with (
         make_client(await find_store(settings)) as client,
         open_publisher(settings, feed, waits=True) as publisher,

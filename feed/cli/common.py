@@ -1,4 +1,4 @@
-"""What several commands share: options, settings, logging, and the way to run."""
+"""Code that several commands share: options, settings, logging, and running the event loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STREAMS_SHOWN: Final = 20
 
 
 def redis_option(command: Command) -> Command:
-    """The store to use."""
+    """Add the option for the store to use."""
     return click.option(
         "--redis",
         "redis_url",
@@ -46,7 +46,7 @@ def redis_option(command: Command) -> Command:
 
 
 def config_option(command: Command) -> Command:
-    """A file of settings."""
+    """Add the option for a file of settings."""
     return click.option(
         "--config",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -55,7 +55,7 @@ def config_option(command: Command) -> Command:
 
 
 def ca_option(command: Command) -> Command:
-    """Whom to trust."""
+    """Add the option for the certificates to trust."""
     return click.option(
         "--ca",
         "ca_file",
@@ -66,7 +66,7 @@ def ca_option(command: Command) -> Command:
 
 
 def token_option(command: Command) -> Command:
-    """Who one is. A file, since other users of the machine can read a command line."""
+    """Add the option for a token, in a file because other local users can read a command line."""
     return click.option(
         "--token-file",
         "token",
@@ -77,7 +77,7 @@ def token_option(command: Command) -> Command:
 
 
 def read_token(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """The token in the file that an option names."""
+    """Read the token from the file that an option names."""
     if value is None:
         return None
     try:
@@ -91,7 +91,7 @@ def read_token(context: click.Context, parameter: click.Parameter, value: str | 
 
 
 def feed_option(command: Command) -> Command:
-    """The feed to publish into."""
+    """Add the option for the feed to publish into."""
     return click.option(
         "--feed",
         default=DEFAULT_FEED,
@@ -104,24 +104,24 @@ def feed_option(command: Command) -> Command:
 def check_feeds(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Each of them, once."""
+    """Check the names of feeds, and return them without duplicates."""
     return tuple(dict.fromkeys(check_feed(context, parameter, value) for value in values))
 
 
 def check_feed(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """The name of a feed, as it is."""
+    """Check the name of a feed, and return it unchanged."""
     if not is_feed_name(value):
         raise click.BadParameter(f"{value!a} is not 1 to 32 characters of a-z 0-9 _ -")
     return value
 
 
 def set_up_logging(settings: Settings) -> None:
-    """Log to stderr, one line an event."""
+    """Log to stderr, one line per event."""
     logs.set_up(settings.log_level, settings.log_format)
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run until done. A signal that ends the program cancels the work, so that it can clean up."""
+    """Run a coroutine. A signal to stop cancels it, so that it can clean up."""
 
     async def cancellable() -> Result:
         loop = asyncio.get_running_loop()
@@ -148,10 +148,10 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 @asynccontextmanager
 async def open_client(settings: Settings) -> AsyncIterator[Redis]:
-    """A client of the configured store, or of the embedded one that runs.
+    """Open a client for the configured store, or for the running embedded store.
 
     Raises:
-        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is none to be had.
+        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is no usable store.
     """
     client = make_client(await find_store(settings))
     try:
@@ -165,17 +165,17 @@ async def open_client(settings: Settings) -> AsyncIterator[Redis]:
 async def open_publisher(
     settings: Settings, feed: str, *, waits: bool = False
 ) -> AsyncIterator[Publisher]:
-    """A publisher on the configured store, or on the embedded one that runs.
+    """Open a publisher for the configured store, or for the running embedded store.
 
-    Outages are reported on stderr as they come. Ticks that are not known to be published are
-    reported at the end, however it comes: as a separate error, or as a note to the error that ended
-    the command.
+    Outages are reported on stderr as they happen. Ticks that are not known to be published are
+    always reported at the end: as a separate error, or as a note to the error that ended the
+    command.
 
     Args:
-        waits: the source can wait, as `Publisher` has it.
+        waits: whether the source can wait; see `Publisher`.
 
     Raises:
-        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is none to be had.
+        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is no usable store.
         TickcastError: not all ticks are known to be published.
     """
     client = make_client(await find_store(settings))
@@ -205,7 +205,7 @@ def _fail_if_lossy(publisher: Publisher) -> None:
 
 
 def _account(publisher: Publisher) -> str:
-    """What became of the ticks that a closed publisher had accepted."""
+    """Describe what happened to the ticks that a closed publisher had accepted."""
     return (
         f"accepted {counted(publisher.accepted, 'tick')}: {publisher.published:,} published,"
         f" {publisher.dropped_ticks:,} dropped, {publisher.in_doubt:,} in doubt"
@@ -226,14 +226,14 @@ def _show_dropped(dropped: Mapping[StreamKey, Dropped]) -> None:
 
 
 def run_server_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a server, which looks after the signals itself once it has started."""
+    """Run a server, which handles signals itself once it has started."""
     handlers = {number: signal.getsignal(number) for number in stop_signals()}
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(work)
             finally:
-                # The loop closes next. Interrupted in that, its threads would end with a traceback.
+                # A signal while the loop closes next would make its threads print a traceback.
                 for number in handlers:
                     signal.signal(number, signal.SIG_IGN)
     finally:
@@ -242,12 +242,12 @@ def run_server_loop(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 async def refuse_unsuitable(redis_url: str, feeds: Sequence[str] = ()) -> None:
-    """Say at once that a Redis can't be used; one that does not answer may still come.
+    """Check that a Redis can be used. One that does not answer yet is accepted.
 
     Raises:
-        BrokerUnsuitable: too old, or it does not know us.
+        BrokerUnsuitable: Redis is too old, or rejects the credentials.
         BrokerUntrusted: its certificate is not trusted.
-        AccessDenied: it refuses us what a server needs in these feeds.
+        AccessDenied: the user lacks a permission that a server needs for these feeds.
     """
     client = make_client(redis_url)
     try:
@@ -262,7 +262,7 @@ async def refuse_unsuitable(redis_url: str, feeds: Sequence[str] = ()) -> None:
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things, for people.
+    """Format a number of things for display.
 
     >>> counted(1, "tick"), counted(2000, "tick")
     ('1 tick', '2,000 ticks')
@@ -271,7 +271,7 @@ def counted(number: int, what: str) -> str:
 
 
 class BadInput:
-    """Reports what is wrong in a stream of lines, and remembers that something was.
+    """Reports bad lines of input, and remembers whether there were any.
 
     Args:
         strict: stop at the first bad line.
@@ -285,7 +285,7 @@ class BadInput:
         self.count = 0
 
     def report(self, line: int, error: str) -> None:
-        """Say on stderr what is wrong in a line.
+        """Report a bad line on stderr.
 
         Raises:
             InvalidTick: in strict mode.
@@ -300,7 +300,7 @@ class BadInput:
             click.echo("tickcast: further bad lines are only counted", err=True)
 
     def fail_if_any(self, good: int) -> None:
-        """End with exit code 1 where there were bad lines."""
+        """Exit with code 1 if there were bad lines."""
         if self.count:
             raise InvalidTick(
                 f"{self.source}: {counted(self.count, 'bad line')} left out,"

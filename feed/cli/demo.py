@@ -1,4 +1,4 @@
-"""`tickcast demo`: everything in one command."""
+"""`tickcast demo`: a store, a server and a market in one command."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from producers.synthetic import generate, symbol_names
 _PORTS_TRIED = 50
 _AGAIN_S = 1.0
 _SETTLED_S = 30.0
-"""After having worked for so long, a failure is a new one."""
+"""A failure after working for this long is reported again, as a new one."""
 _TIMEFRAMES: Final[tuple[Timeframe, ...]] = ("1s", "5s", "1m")
 
 
@@ -49,7 +49,7 @@ _TIMEFRAMES: Final[tuple[Timeframe, ...]] = ("1s", "5s", "1m")
 def demo(
     port: int | None, symbols: int, rate: float, self_signed: bool, config: Path | None
 ) -> None:
-    """Show it all: a store, a server and a made-up market. Ctrl-C ends it."""
+    """Run a store, a server and a simulated market, until Ctrl-C."""
     settings = load_settings(config, port=port)
     set_up_logging(settings)
     certificate = certificate_of(settings)
@@ -89,8 +89,8 @@ async def _demo(
 
 
 def _sign_ourselves(settings: Settings, address: str) -> tuple[Certificate, str]:
-    """A certificate of our own, and what to tell people who are to trust it."""
-    # Imported here because no other command needs it.
+    """Create a self-signed certificate, and a message that says how to trust it."""
+    # Imported here because only this command needs it.
     from feed import selfsigned  # noqa: PLC0415
 
     directory, _ = prepare_directory(settings)
@@ -110,7 +110,7 @@ def _sign_ourselves(settings: Settings, address: str) -> tuple[Certificate, str]
 
 
 def _names_of(hosts: Sequence[str]) -> list[str]:
-    """What clients may call hosts that are listened on."""
+    """Return the names by which clients may call the hosts that the server listens on."""
     names = list(hosts)
     for host in hosts:
         try:
@@ -131,7 +131,7 @@ async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
                 ticks = generate(symbol_names(symbols), rate, seed=7, start=Time.now())
                 await play(ticks, publisher, Pacer())
         except TickcastError as error:
-            # An outage is the publisher's affair; but a Redis that is named may not be there yet.
+            # The publisher handles outages, but a configured Redis may not be running yet.
             _remind(reminders, error, "no market for now")
             await asyncio.sleep(_AGAIN_S)
 
@@ -143,7 +143,7 @@ async def _run_bars(settings: Settings) -> None:
         try:
             await make_bars(settings, DEFAULT_FEED, _TIMEFRAMES)
         except AlreadyClaimed:
-            await asyncio.sleep(_AGAIN_S)  # Of two demos on one store, one makes them.
+            await asyncio.sleep(_AGAIN_S)  # Another demo on the same store makes them.
         except TickcastError as error:
             if time.monotonic() - began_s > _SETTLED_S:
                 reminders.reset()
@@ -157,7 +157,7 @@ def _remind(reminders: Reminders, error: TickcastError, message: str) -> None:
 
 
 def _bind_free(settings: Settings) -> list[socket]:
-    """Sockets on the port, or on the next one that is free."""
+    """Bind sockets to the port, or to the next free one."""
     last = min(settings.port + _PORTS_TRIED, 65_535)
     for port in range(settings.port, last + 1):
         try:

@@ -1,4 +1,4 @@
-"""What to do about a server's refusal, in the words of the command line."""
+"""Hints about command-line options for errors from a server."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NOT_AUTHENTICATED: Final = (
 
 @contextmanager
 def token_hint(token: str | None) -> Iterator[None]:
-    """Name the option when a server wants credentials and none were given.
+    """Name the option in the error if a server requires credentials and none were given.
 
     Raises:
-        ConnectionFailed: it does.
+        ConnectionFailed: the error, with the hint.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Single keys of a terminal, without waiting for a line."""
+"""Reads single keys from a terminal, without waiting for a whole line."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _NAMES: Final = {
     "\x1b[1~": "home", "\x1b[4~": "end",
     "\x1b": "escape", "\r": "enter", "\n": "enter", "\x7f": "backspace", "\b": "backspace",
 }  # fmt: skip
-# An escape, then what follows it in a sequence: ECMA-48, 5.4, and SS3.
+# An escape sequence (ECMA-48, 5.4, and SS3), or any other character.
 _KEY: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|$)|O(?:.|$))?|.", re.DOTALL)
 
 
 @contextmanager
 def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
-    """Call with each key that is pressed; `left`, `enter` and so on are names of some.
+    """Call `on_key` with each key that is pressed; some have names such as `left` and `enter`.
 
-    Where standard input is no terminal, or one that belongs to somebody else just now, nothing
-    happens. The terminal is left as it was found. Ctrl-C works as ever.
+    This has no effect if standard input is not a terminal, or if another process group currently
+    has the terminal. At the end the terminal's settings are restored. Ctrl-C works as usual.
     """
     if not sys.stdin.isatty() or not _is_in_foreground():
         yield
         return
-    # Opened anew: the loop makes it non-blocking, which output and the shell would share.
+    # Reopened because the loop makes it non-blocking, which would affect output and the shell.
     terminal = os.open(os.ttyname(sys.stdin.fileno()), os.O_RDONLY | os.O_NOCTTY)
     loop = asyncio.get_running_loop()
 
@@ -45,12 +45,12 @@ def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
         except OSError:
             text = ""
         if not text:
-            loop.remove_reader(terminal)  # It is gone.
+            loop.remove_reader(terminal)  # The terminal is gone.
         for key in split(text):
             on_key(key)
 
     def go_on() -> None:
-        # The shell has set the terminal as it likes it, while we were stopped.
+        # The shell has changed the settings of the terminal while we were stopped.
         if _is_in_foreground():
             tty.setcbreak(terminal)
 
@@ -63,14 +63,14 @@ def keys_pressed(on_key: Callable[[str], None]) -> Iterator[None]:
     finally:
         loop.remove_signal_handler(signal.SIGCONT)
         loop.remove_reader(terminal)
-        with suppress(termios.error):  # It may be gone, as after SIGHUP.
-            # At once: output may have been stopped with Ctrl-S, and would be waited for.
+        with suppress(termios.error):  # The terminal may be gone, as after SIGHUP.
+            # Not TCSADRAIN: if output is stopped with Ctrl-S, it would wait.
             termios.tcsetattr(terminal, termios.TCSANOW, found)
         os.close(terminal)
 
 
 def split(text: str) -> Iterator[str]:
-    """The keys in what a terminal sends; other keys with escape sequences are left out."""
+    """Split input from a terminal into keys. Unknown escape sequences are ignored."""
     for sequence in _KEY.findall(text):
         if sequence in _NAMES:
             yield _NAMES[sequence]
@@ -79,7 +79,7 @@ def split(text: str) -> Iterator[str]:
 
 
 def _is_in_foreground() -> bool:
-    # Else setting the terminal, or reading from it, would stop the process.
+    # In the background, changing the terminal or reading from it would stop the process.
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     except OSError:

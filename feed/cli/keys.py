@@ -1,4 +1,4 @@
-"""`tickcast keys`: API keys, added, listed and revoked."""
+"""`tickcast keys`: adds, lists and revokes API keys."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def _default_file() -> str:
 
 @click.group()
 def keys() -> None:
-    """API keys for `tickcast serve --auth FILE`; a server sees changes within a second."""
+    """Manage the API keys for `tickcast serve --auth FILE`.
+
+    A running server applies changes within a second.
+    """
 
 
 @keys.command()
@@ -54,7 +57,10 @@ def add(
     expires: timedelta | None,
     path: Path,
 ) -> None:
-    """Make a key for NAME and print its secret, this once."""
+    """Create a key for NAME and print its secret.
+
+    The secret is not stored, and can't be shown again.
+    """
     if not 1 <= len(name) <= NAME_MAX:
         raise click.BadParameter(f"a name has 1 to {NAME_MAX} characters", param_hint="NAME")
     covered = Entitlements(_split(feeds), _split(channels), _split(symbols))
@@ -82,7 +88,7 @@ def add(
 @keys.command("list")
 @_file_option
 def list_keys(path: Path) -> None:
-    """Show the keys there are, without their secrets."""
+    """List all keys, without their secrets."""
     ring = KeyFile(path).read()
     now_s = datetime.now(UTC).timestamp()
     table = Table(
@@ -103,7 +109,7 @@ def list_keys(path: Path) -> None:
 @click.argument("key_id", metavar="KEY")
 @_file_option
 def revoke(key_id: str, path: Path) -> None:
-    """Take a key out of use; its connections end within two seconds."""
+    """Revoke a key. Its connections end within two seconds."""
     revoke_key(path, key_id, datetime.now(UTC).replace(microsecond=0))
     click.echo(f"revoked {key_id}")
 

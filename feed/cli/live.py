@@ -1,4 +1,4 @@
-"""`tickcast live`: a venue's market as it happens."""
+"""`tickcast live`: publishes live market data of a venue."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def live(
     redis_url: str | None,
     config: Path | None,
 ) -> None:
-    """Publish a venue's live market until Ctrl-C.
+    """Publish live market data of a venue until Ctrl-C.
 
-    Symbols are BASE-QUOTE at every venue, such as BTC-USD.
+    Symbols have the form BASE-QUOTE at every venue, such as BTC-USD.
     """
     settings = load_settings(config, redis_url=redis_url)
     chosen = VENUES[venue]
@@ -92,7 +92,7 @@ def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("ws", "wss") and parts.hostname and not parts.fragment
-        _ = parts.port  # raises for one that is no number
+        _ = parts.port  # raises ValueError for an invalid port
     except ValueError:
         good = False
     if not good:
@@ -108,7 +108,7 @@ async def _live(
     url: str | None,
     capture: Capture | None,
 ) -> None:
-    with _screen(settings) as line:  # Before the publisher, which then speaks through the log.
+    with _screen(settings) as line:  # Before the publisher, which then writes to the log.
         async with open_publisher(settings, feed) as publisher:
             runner = Runner(venue, symbols, wants, publisher.publish, url=url, capture=capture)
             drawing = asyncio.create_task(_draw(line, runner)) if line else None
@@ -128,9 +128,9 @@ async def _live(
 
 
 async def _drain(publisher: Publisher) -> None:
-    """Publish what was taken before the end, although the cancelling goes on meanwhile.
+    """Publish the ticks accepted so far, in spite of the cancellation.
 
-    What can't be published in time is told when the publisher is left.
+    Ticks that can't be published in time are reported when the publisher closes.
     """
     draining = asyncio.create_task(publisher.drain_or_give_up(_DRAIN_S))
     while not draining.done():
@@ -141,13 +141,13 @@ async def _drain(publisher: Publisher) -> None:
 
 @contextmanager
 def _screen(settings: Settings) -> Iterator[Live | None]:
-    """Log lines, and on a terminal a line below them to be drawn."""
+    """Set up logging, and on a terminal a status line below the log."""
     if not sys.stderr.isatty():
         set_up_logging(settings)
         yield None
         return
     with Live(Text(), console=Console(stderr=True), auto_refresh=False, transient=True) as line:
-        set_up_logging(settings)  # Now, so that its lines go above.
+        set_up_logging(settings)  # Now, so that log lines appear above.
         yield line
 
 
@@ -159,13 +159,13 @@ async def _draw(line: Live, runner: Runner) -> None:
 
 
 class Meter:
-    """The line: what has come, and how much of it since the last reading."""
+    """Makes the status line: totals, and rates since the last reading."""
 
     def __init__(self) -> None:
         self._before: tuple[float, int] | None = None
 
     def read(self, runner: Runner, now_s: float) -> str:
-        """The line of this moment."""
+        """Return the current status line."""
         tally = runner.intake.tally
         rate = 0.0
         if self._before and now_s > self._before[0]:

@@ -1,4 +1,4 @@
-"""`tickcast load`: many clients against a server, every tick checked."""
+"""`tickcast load`: tests a server with many clients, and checks every tick."""
 
 from __future__ import annotations
 
@@ -114,16 +114,18 @@ def load(
     json_file: Path | None,
     **options: Any,
 ) -> int:
-    """Load a server with many connections, check every tick, and report.
+    """Load a server with many connections, and check every tick.
 
-    URL is the stream's: ws://HOST:PORT/stream, or /v2/FEED.
+    At the end, print a report.
+
+    URL is the address of a stream: ws://HOST:PORT/stream, or /v2/FEED.
 
     \b
     Examples:
       tickcast load ws://127.0.0.1:8000/stream --publish-rate 1000
       tickcast load ws://127.0.0.1:8000/stream -c 1000 -r 5000 --slow 5% --report load.html
 
-    Exit code 1 means a tick that could not be explained, or another failure.
+    Exit code 1 means that a tick could not be explained, or another failure.
     """
     settings = load_settings(config, redis_url=redis_url)
     for name, path in (("--report", report_file), ("--json", json_file)):
@@ -164,7 +166,7 @@ async def _load(plan: Plan, settings: Settings, feed: str) -> Report:
                 source = Source(publisher, Store(client), feed)
             report = await _run(plan, source)
     except TickcastError:
-        # A publisher that has failed says so again when it is left. The report has it already.
+        # A publisher that has failed raises again when it closes. The report includes that error.
         if report is None:
             raise
     return report
@@ -182,7 +184,7 @@ async def _run(plan: Plan, source: Source | None) -> Report:
 
 
 def _watch_signals(stop: asyncio.Event) -> None:
-    """The first signal ends the measurement, a second one everything."""
+    """Stop the measurement on the first signal, and the command on the second."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None

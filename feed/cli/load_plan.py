@@ -1,4 +1,4 @@
-"""From the options of `tickcast load` to a plan: what goes together, and what is too much."""
+"""Makes a plan from the options of `tickcast load`, and checks their limits and combinations."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def make_plan(
     timeout: float,
     pids: tuple[int, ...],
 ) -> Plan:
-    """The plan that the options describe; asks the server for its symbols if it must.
+    """Make a plan from the options, and ask the server for its symbols if necessary.
 
     Raises:
-        InvalidSettings: options that are malformed, or do not go together.
-        ConnectionFailed: the server does not tell its symbols.
+        InvalidSettings: options are malformed, or can't be combined.
+        ConnectionFailed: the server did not return its symbols.
     """
     parse_url(url)
     check_pids(pids)
@@ -94,7 +94,7 @@ def _with_symbols(plan: Plan, symbols: str | None) -> Plan:
             raise InvalidSettings("--symbols: a number, names, or *")
         published = plan.published
         if published and not any("*" in name for name in names):
-            # What is named is what is published.
+            # Publish the named symbols.
             published = names
         return replace(plan, pool=names, published=published)
     each = 20 if symbols is None else int(symbols)

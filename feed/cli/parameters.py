@@ -1,4 +1,4 @@
-"""Kinds of values that options take."""
+"""Types of option values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Rate(click.ParamType[float]):
 
 
 class Duration(click.ParamType[float]):
-    """A time span: 30s, 2m, 500ms, 1h; a bare number is seconds."""
+    """A duration: 30s, 2m, 500ms, 1h; a number without a unit is in seconds."""
 
     name = "time"
     _UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -46,7 +46,7 @@ class Duration(click.ParamType[float]):
 
 
 class Span(click.ParamType[timedelta]):
-    """A longer time: 90d, 12h, 30m, 45s."""
+    """A longer duration: 90d, 12h, 30m, 45s."""
 
     name = "time"
     _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -61,7 +61,7 @@ class Span(click.ParamType[timedelta]):
 
 
 class PerSecond(Rate):
-    """How often in a second: 100/s, or the number alone."""
+    """A rate per second: 100/s, or just the number."""
 
     name = "n/s"
 
@@ -72,7 +72,7 @@ class PerSecond(Rate):
 
 
 class Share(click.ParamType[float]):
-    """A part of the whole: 5%, or 0.05."""
+    """A fraction: 5%, or 0.05."""
 
     name = "share"
 
@@ -90,7 +90,7 @@ class Share(click.ParamType[float]):
 
 
 class Speed(click.ParamType[float]):
-    """How many times as fast as it happened, or `max`."""
+    """The speed relative to the original, or `max`."""
 
     name = "speed"
 
@@ -104,7 +104,7 @@ class Speed(click.ParamType[float]):
 
 
 class Place(click.ParamType[str]):
-    """A point in a recording: a time, or an offset from its beginning or its end."""
+    """A position in a recording: a time, or an offset from its beginning or its end."""
 
     name = "time"
 
@@ -119,9 +119,9 @@ class Place(click.ParamType[str]):
 
 
 def placed(text: str | None, first: Time, last: Time) -> Time | None:
-    """The time that a `Place` is in a recording that begins and ends then.
+    """Return the time of a `Place` in a recording with the given first and last time.
 
     Raises:
-        ValueError: outside the 64-bit range.
+        ValueError: the time is outside the 64-bit range.
     """
     return None if text is None else place(text, last if text.startswith("-") else first)

@@ -1,4 +1,4 @@
-"""`tickcast publish`: ticks from a file or a pipe."""
+"""`tickcast publish`: publishes ticks from a file or a pipe."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _CHUNK: Final = 64 * 1024
 @redis_option
 @config_option
 def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: Path | None) -> None:
-    """Publish ticks given as JSON lines.
+    """Publish ticks from JSON lines.
 
     \b
-    A line is a tick as clients receive it; without "t" it happens now:
+    A line is a tick as clients receive it; without "t" it has the present time:
       {"T":"t","S":"AAPL","p":187.1,"s":100}
       {"T":"q","S":"AAPL","bp":187.0,"bs":3,"ap":187.1,"as":2,"t":"2026-01-05T14:30:00Z"}
-    Arrays of ticks and what `tickcast watch` writes will do as well. A number as "t" counts
+    Lines may also be arrays of ticks or the output of `tickcast watch`. "t" may be a number of
     seconds, milliseconds, microseconds or nanoseconds since 1970.
     """
     settings = load_settings(config, redis_url=redis_url)
@@ -85,7 +85,7 @@ async def _publish(settings: Settings, source: int, feed: str, bad: BadInput) ->
 
 
 def _cut(data: bytes, text: Utf8, splitter: LineSplitter) -> Iterator[bytes | None]:
-    """The lines that are complete with this data; an empty `data` means the end."""
+    """Yield the lines that this data completes. Empty data means the end of the input."""
     if converted := text.feed(data):
         yield from splitter.feed(converted)
     if not data:
@@ -93,14 +93,14 @@ def _cut(data: bytes, text: Utf8, splitter: LineSplitter) -> Iterator[bytes | No
 
 
 async def _chunks(source: int) -> AsyncIterator[bytes]:
-    """What a file descriptor delivers, as it comes; an empty chunk at the end."""
+    """Read a file descriptor as data arrives, and yield an empty chunk at the end."""
     readable = asyncio.Event()
     loop = asyncio.get_running_loop()
     try:
         loop.add_reader(source, readable.set)
         is_polled = True
     except PermissionError:
-        # A regular file or /dev/null: always ready, so no event loop polls it.
+        # A regular file or /dev/null is always ready, and event loops can't poll it.
         readable.set()
         is_polled = False
     try:

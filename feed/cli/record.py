@@ -1,4 +1,4 @@
-"""`tickcast record`: what a server sends, written to tapes."""
+"""`tickcast record`: records ticks from a server to tapes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _PACE_IN_LOGS_S: Final = 60.0
 
 
 class Rotate(click.ParamType[Rotation]):
-    """A time or a size: 1h, 30m, 1GB, 500MB."""
+    """A duration or a size: 1h, 30m, 1GB, 500MB."""
 
     name = "rotation"
 
@@ -92,10 +92,10 @@ def record(
     limit: int | None,
     duration_s: float | None,
 ) -> None:
-    """Record what a server sends into tapes; docs/recording.md describes them.
+    """Record ticks from a server to tapes; see docs/recording.md.
 
-    It goes on where the newest tape in the folder ends: what the server still keeps is not missing,
-    and what it does not is noted as a gap.
+    The recording continues where the newest tape in the folder ends. Ticks from in between that the
+    server still has are recorded too; others are noted as a gap.
     """
     feed = _feed_of(url)
     wanted = _wanted(trades, quotes, bars, others)
@@ -136,7 +136,7 @@ def _wanted(
 
 
 class _Server(NamedTuple):
-    """Where to connect to, and how."""
+    """The server to connect to, with the options for the connection."""
 
     url: str
     encoding: str
@@ -146,7 +146,7 @@ class _Server(NamedTuple):
     def connect(
         self, on_gap: Callable[[Gap], None] | None = None
     ) -> AbstractAsyncContextManager[Stream]:
-        """A connection to it."""
+        """Open a connection to the server."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
         return connect(
             self.url, encoding=self.encoding, headers=headers, tls=self.ca_file, on_gap=on_gap
@@ -202,7 +202,7 @@ async def _record(
 
 
 class _Teller:
-    """Says on stderr how the recording goes."""
+    """Reports the progress of the recording on stderr."""
 
     def __init__(self) -> None:
         self.recorder: Recorder | None = None
@@ -211,11 +211,11 @@ class _Teller:
         self._rate = 0.0
 
     def say(self, words: str) -> None:
-        """One line."""
+        """Print one line."""
         self._stderr.print(Text(f"tickcast: {words}"))
 
     def take_gap(self, gap: Gap) -> None:
-        """Note a gap, and tell of it."""
+        """Count a gap, and report it."""
         assert self.recorder is not None
         self.recorder.take_gap(gap)
         if self.recorder.gaps <= _GAPS_TOLD:
@@ -225,7 +225,7 @@ class _Teller:
 
     @contextmanager
     def progress(self, is_connected: Callable[[], bool]) -> Iterator[None]:
-        """A line that is renewed on a terminal, or a line a minute elsewhere, meanwhile."""
+        """Show a status line on a terminal; elsewhere, print a line every minute."""
         is_terminal = self._stderr.is_terminal
         live = Live(console=self._stderr, auto_refresh=False, transient=True)
         with live if is_terminal else nullcontext():
@@ -261,7 +261,7 @@ class _Teller:
         return line if connected else f"DISCONNECTED, coming back …  {line}"
 
     def sum_up(self) -> None:
-        """What has been recorded."""
+        """Print a summary of the recording."""
         done = self.recorder
         assert done is not None
         self.say(

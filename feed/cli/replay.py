@@ -1,4 +1,4 @@
-"""`tickcast replay`: recorded files, in their own rhythm or faster, steered while they play."""
+"""`tickcast replay`: plays recorded files at any speed, with controls while they play."""
 
 from __future__ import annotations
 
@@ -86,17 +86,19 @@ def replay(
     redis_url: str | None,
     config: Path | None,
 ) -> None:
-    """Play recorded ticks into a feed: tapes, captures, Parquet, DBN and CSV files.
+    """Replay recorded ticks into a feed.
 
-    A replay begins the feed's numbers anew and discards its history. So it refuses the default feed
-    when other programs have published into it, unless --feed or --overwrite is given.
+    Files can be tapes, captures, Parquet, DBN and CSV files.
 
-    Several files are played in one order, that of their times. In a terminal, space pauses and goes
-    on, the arrows seek, + and - change the speed, s steps and q ends it; from anywhere else
-    `tickcast replayctl` steers it.
+    A replay restarts the feed's numbers and discards its history. So it refuses the default feed if
+    other programs have published into it, unless --feed or --overwrite is given.
 
-    Columns of CSV are found by their usual names: time or timestamp, price, size or volume, symbol,
-    side, bid, ask, bid_size, ask_size; those of Parquet too. Times keep all their digits.
+    Several files are played together, in the order of their times. In a terminal, space pauses and
+    resumes, the arrows seek, + and - change the speed, s steps and q quits. From elsewhere, use
+    `tickcast replayctl`.
+
+    Columns of CSV and Parquet files are found by their usual names: time or timestamp, price, size
+    or volume, symbol, side, bid, ask, bid_size, ask_size. Times keep all their digits.
     """
     settings = load_settings(config, redis_url=redis_url)
     if hashed and retime:
@@ -125,7 +127,7 @@ def replay(
 def _choose(
     recordings: Sequence[Source[Tick]], symbols: str | None, limit: int | None
 ) -> Source[Tick]:
-    """What is to be played of recordings."""
+    """Return the source of the selected ticks of the recordings."""
     for recording in recordings:
         if isinstance(recording, CsvRecording):
             _scan(recording)
@@ -139,7 +141,7 @@ def _choose(
 
 
 def _scan(recording: CsvRecording) -> None:
-    """Find out from when to when it goes; with a bar where that takes long."""
+    """Find the first and last time of a recording, with a progress bar if that takes long."""
     began = time.monotonic()
     with ExitStack() as stack:
         bar: Progress | None = None

@@ -1,4 +1,4 @@
-"""What a terminal shows of a replay, and which keys steer it."""
+"""Shows a replay on a terminal, and handles its keys."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from feed.times import NS_PER_SECOND
 from producers.replaying import Replay
 
 SPEEDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, MAX)
-"""What + and - go through."""
+"""The speeds that + and - select."""
 _SEEK_S: Final = 10
-"""The arrows go as far as is played in this time."""
+"""The arrows seek by the amount that is played in this time."""
 _REFRESH_S: Final = 0.2
 _WAITING_MAX: Final = 10
 _LINE_FIRST_S: Final = 5.0
@@ -31,9 +31,9 @@ _MARKS: Final = {Mode.PLAYING: "▶", Mode.PAUSED: "⏸", Mode.ENDED: "■"}
 
 
 async def shown(replay: Replay) -> None:
-    """Show a replay on the terminal and take its keys, until cancelled.
+    """Show a replay on the terminal and handle keys until cancelled.
 
-    Where standard error is not a terminal, a line is printed now and then.
+    If standard error is not a terminal, print a line now and then.
     """
     steering = _Steering(replay)
     with keys_pressed(steering.press):
@@ -44,7 +44,7 @@ async def shown(replay: Replay) -> None:
 
 
 async def _print_lines(replay: Replay) -> None:
-    """Print where the replay stands: after 5 s, 10 s more and so on, at last once a minute."""
+    """Print the state of the replay after 5 s, 10 s more and so on, up to once a minute."""
     meter = Meter()
     interval_s = _LINE_FIRST_S
     printed: tuple[State, int] | None = None
@@ -58,7 +58,7 @@ async def _print_lines(replay: Replay) -> None:
 
 
 def line_of(state: State, count: int, rate: float) -> str:
-    """Where a replay stands, as a line."""
+    """Format the state of a replay as a line."""
     return (
         f"{state.mode.value} at {_position(state)}, {share_of(state):.0%} of it,"
         f" {words_of(state.speed)}, {count:,} ticks, {rate:,.0f} ticks/s"
@@ -66,7 +66,7 @@ def line_of(state: State, count: int, rate: float) -> str:
 
 
 def _position(state: State) -> str:
-    """To the millisecond."""
+    """Format the position to the millisecond."""
     return state.position.rfc3339()[:23].rstrip("Z") + "Z"
 
 
@@ -97,7 +97,7 @@ async def _show(replay: Replay) -> None:
 
 
 class Meter:
-    """Ticks per second, over the last second or so."""
+    """Measures ticks per second, over about the last second."""
 
     def __init__(self) -> None:
         self._since_s = time.monotonic()
@@ -105,7 +105,7 @@ class Meter:
         self._rate = 0.0
 
     def read(self, count: int) -> float:
-        """The rate; `count` are all ticks so far."""
+        """Return the rate; `count` is the number of all ticks so far."""
         elapsed_s = time.monotonic() - self._since_s
         if elapsed_s >= 1:
             self._rate = (count - self._count) / elapsed_s
@@ -114,7 +114,7 @@ class Meter:
 
 
 class _Steering:
-    """Does what keys say."""
+    """Carries out the commands of keys."""
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
@@ -122,7 +122,7 @@ class _Steering:
         self._turn = asyncio.Lock()
 
     def press(self, key: str) -> None:
-        """A key was pressed; one without a meaning does nothing."""
+        """Handle a key; keys without a meaning are ignored."""
         if key == "q":
             self._replay.stop()
             return
@@ -132,16 +132,16 @@ class _Steering:
             task.add_done_callback(self._asking.discard)
 
     async def _obey(self, key: str) -> None:
-        # One after the other: what a key means depends on what the one before has done.
+        # One key after the other, because a key's meaning depends on the effect of the one before.
         async with self._turn:
             command = command_of(key, self._replay.state)
             if command is not None:
-                with suppress(ReplayFailed):  # It may be over.
+                with suppress(ReplayFailed):  # The replay may have ended.
                     await self._replay.ask(command)
 
 
 def command_of(key: str, state: State) -> Command | None:
-    """What a key means where the replay stands so."""
+    """Return the command for a key in the given state of the replay, or None."""
     match key:
         case " ":
             return Pause(id="key") if state.mode is Mode.PLAYING else Resume(id="key")
@@ -170,11 +170,11 @@ def _next_speed(speed: float, *, faster: bool) -> float | str:
 
 
 def share_of(state: State) -> float:
-    """How much of it is over, from 0 to 1."""
+    """Return the share of the replay that has been played, from 0 to 1."""
     span = state.last - state.first
     return (state.position - state.first) / span if span else 1.0
 
 
 def words_of(speed: float) -> str:
-    """A speed for people."""
+    """Format a speed for display."""
     return "max" if speed == MAX else f"{show_speed(speed)}×"

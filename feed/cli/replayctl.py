@@ -1,4 +1,4 @@
-"""`tickcast replayctl`: steers the replay that plays into a feed, from anywhere."""
+"""`tickcast replayctl`: controls the replay of a feed from anywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feed.times import Time
 _ACTIONS: Final = ("pause", "resume", "seek", "speed", "step", "status")
 
 
-# What is not known as an option may be a value: `seek -30s`.
+# An unknown option may be a value, as in `seek -30s`.
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("action", type=click.Choice(_ACTIONS), metavar="ACTION")
 @click.argument("value", required=False)
@@ -34,15 +34,15 @@ def replayctl(
     redis_url: str | None,
     config: Path | None,
 ) -> None:
-    """Steer the replay that plays into a feed, and print where it stands.
+    """Control the replay of a feed, and print its state.
 
     \b
     replayctl status
     replayctl pause                  and resume
     replayctl seek 2013-09-02T13:00:00Z
-    replayctl seek +10m              from where it stands; also -30s
+    replayctl seek +10m              relative to the current time; also -30s
     replayctl speed 50               or max
-    replayctl step 3                 pauses, and publishes three ticks
+    replayctl step 3                 pause, and publish three ticks
     """
     settings = load_settings(config, redis_url=redis_url)
     command = _command(action, value)
@@ -51,7 +51,7 @@ def replayctl(
 
 
 def _command(action: str, value: str | None) -> dict[str, Any]:
-    """The message that says it."""
+    """Return the message for a command."""
     try:
         match action, value:
             case "seek", str():
@@ -80,7 +80,7 @@ async def _steer(settings: Settings, feed: str, command: dict[str, Any]) -> Stat
 
 
 def describe(state: State) -> str:
-    """A state in a line."""
+    """Describe a state in one line."""
     return (
         f"{state.mode.value} at {state.position.rfc3339()}, {words_of(state.speed)},"
         f" of {state.first.rfc3339()} to {state.last.rfc3339()}"

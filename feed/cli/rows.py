@@ -1,4 +1,4 @@
-"""Options that say how the rows of a recording are to be read, for all commands that read one."""
+"""Options for reading the rows of a recording, for all commands that read one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 
 class Rows(NamedTuple):
-    """How rows are to be read; see `CsvRecording`."""
+    """How to read rows; see `CsvRecording`."""
 
     symbol: str | None
     columns: Mapping[str, str]
@@ -45,7 +45,7 @@ _OPTIONS: Final = (
 
 
 def row_options(command: Command) -> Command:
-    """Add the options, and hand them over as `rows`."""
+    """Add the options, and pass their values as `rows`."""
 
     @wraps(command)
     def with_rows(
@@ -74,7 +74,7 @@ def row_options(command: Command) -> Command:
 
 
 def show_notes(file: Path, recording: object) -> None:
-    """Say on stderr what should be known before a recording is played."""
+    """Print notes about a recording on stderr."""
     if isinstance(recording, CsvRecording | ParquetRecording):
         for note in recording.notes:
             click.echo(f"tickcast: {file}: {note}", err=True)

@@ -1,4 +1,4 @@
-"""The whole terminal, for as long as a command has it."""
+"""Full-screen output on a terminal."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Final
 
 from clients.terminal.lines import Line, to_ansi
 
-# The alternate screen; no cursor; lines that are too long are not wrapped.
+# Use the alternate screen, hide the cursor, don't wrap long lines, and clear the screen.
 _ENTER: Final = b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 _LEAVE: Final = b"\x1b[m\x1b[?7h\x1b[?25h\x1b[?1049l"
-# Terminals that know it show what is between these two at once.
+# Terminals that support synchronized output draw everything between these two at once.
 _BEGIN: Final = b"\x1b[?2026h"
 _END: Final = b"\x1b[?2026l"
 _LEAVING_S: Final = 1.0
 
 
 class Screen:
-    """Draws lines: only those that have changed, and never waits for the terminal."""
+    """Draws only the lines that have changed, and never waits for the terminal."""
 
     def __init__(self, terminal: int, *, colour: bool) -> None:
         self._terminal = terminal
@@ -34,7 +34,7 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines, as they are now."""
+        """Return the current number of columns and lines."""
         with suppress(OSError):
             columns, lines = os.get_terminal_size(self._terminal)
             if columns and lines:
@@ -43,11 +43,11 @@ class Screen:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the terminal has taken all there was; else it is slow, or was told to stop."""
+        """Whether the terminal has accepted all output; if not, it is slow or stopped."""
         return not self._unsent
 
     def draw(self, lines: Sequence[Line], size: tuple[int, int]) -> None:
-        """Show these lines on a terminal that was just now of this size."""
+        """Draw lines on a terminal whose size was just read."""
         data = bytearray(_BEGIN)
         if size != self._size:
             self._size, self._shown = size, []
@@ -61,7 +61,7 @@ class Screen:
             self.write(bytes(data + _END))
 
     def write(self, data: bytes) -> None:
-        """Send, and keep what the terminal does not take yet."""
+        """Send data, and keep what the terminal does not accept yet."""
         self._unsent += data
         self._flush()
         if self._unsent:
@@ -74,17 +74,17 @@ class Screen:
             except OSError as error:
                 if isinstance(error, BlockingIOError):
                     raise
-                self._unsent.clear()  # It is gone.
+                self._unsent.clear()  # The terminal is gone.
         if not self._unsent:
             asyncio.get_running_loop().remove_writer(self._terminal)
 
     def enter(self) -> None:
-        """Make the terminal ours."""
+        """Switch the terminal to full-screen output."""
         self._size = (0, 0)
         self.write(_ENTER)
 
     def suspend(self) -> None:
-        """Stop the process, as Ctrl-Z does; whoever looks at the terminal finds it as it was."""
+        """Restore the terminal and stop the process, like Ctrl-Z; continue with a full redraw."""
         self.leave()
         self._unsent.clear()
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -96,10 +96,10 @@ class Screen:
         try:
             return os.tcgetpgrp(self._terminal) == os.getpgrp()
         except OSError:
-            return True  # It is not the terminal that has started us, or it is gone.
+            return True  # It is not our controlling terminal, or it is gone.
 
     def leave(self) -> None:
-        """Give the terminal back as it was, unless it takes nothing."""
+        """Restore the terminal, unless it accepts no output."""
         asyncio.get_running_loop().remove_writer(self._terminal)
         self._unsent += _LEAVE
         with suppress(OSError):
@@ -109,8 +109,8 @@ class Screen:
 
 @contextmanager
 def whole_screen() -> Iterator[Screen]:
-    """Take the terminal that is standard output, and give it back."""
-    # Opened anew, since it is made non-blocking, which the shell would share.
+    """Use the terminal of standard output for full-screen output, and restore it at the end."""
+    # Reopened because it is made non-blocking, which would affect the shell.
     terminal = os.open(os.ttyname(sys.stdout.fileno()), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
     screen = Screen(terminal, colour=not os.environ.get("NO_COLOR"))
     loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""`tickcast serve`: the server, with the embedded store where none is named."""
+"""`tickcast serve`: runs the server, with the embedded store unless another one is given."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ DASHBOARD = Path(clients.__file__).parent / "dashboard" / "dist"
 def serve(config: Path | None, host: tuple[str, ...], **options: str | int | None) -> None:
     """Serve ticks to WebSocket clients.
 
-    Without --redis an embedded store is started, which the other commands then find. With --auth,
-    --jwt-key or --jwks-url clients need credentials.
+    Without --redis, an embedded store is started, and other commands find it. With --auth,
+    --jwt-key or --jwks-url, clients need credentials.
     """
     settings = load_settings(config, None, host=",".join(host) or None, **options)
     set_up_logging(settings)
@@ -63,7 +63,7 @@ def serve(config: Path | None, host: tuple[str, ...], **options: str | int | Non
 
 
 def check_tapes(settings: Settings) -> None:
-    """Refuse a directory of tapes that is none; raises InvalidSettings."""
+    """Check that the directory of tapes is a directory. Raises InvalidSettings."""
     if settings.tapes is not None and not Path(settings.tapes).is_dir():
         raise InvalidSettings(f"tapes: {settings.tapes} is no directory")
 
@@ -83,7 +83,7 @@ async def serve_feed(
     on_started: Callable[[], None],
     certificate: Certificate | None = None,
 ) -> None:
-    """Serve until a signal ends it, with the page at `/`; says where once it listens."""
+    """Serve until a signal arrives, with the page at `/`, and print the address when listening."""
     raise_file_limit()
     with bind_metrics(settings) or nullcontext() as metrics_listener:
 
@@ -99,10 +99,10 @@ async def serve_feed(
 
 
 def bind_metrics(settings: Settings) -> socket | None:
-    """The socket that `metrics_bind` asks for.
+    """Bind the socket for the setting `metrics_bind`.
 
     Raises:
-        TickcastError: it could not be opened.
+        TickcastError: the socket could not be opened.
     """
     if settings.metrics_address is None:
         return None

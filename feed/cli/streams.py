@@ -1,4 +1,4 @@
-"""Standard streams that may be closed, full or gone, for every command alike."""
+"""Handles closed, full or broken standard streams in the same way for all commands."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _STDERR: Final = 2
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Make the standard streams safe to use, for the time of a command.
+    """Make the standard streams safe to use while a command runs.
 
-    - A stream that is closed reads as empty, and takes what is written to nowhere. Else the next
-      socket or file would get its number: libuv aborts on that, and output would go into it.
-    - A reader that has left (`| head`) does not make the command fail: the rest of the output is
-      dropped, and the command ends as it would have.
-    - Standard output that can't be written (`> /dev/full`) raises OutputFailed, once. Standard
-      error that can't be written is given up: there is nowhere to report it.
-    - A character that the terminal's encoding lacks is escaped.
+    - A closed stream reads as empty and discards output. Otherwise the next socket or file would
+      get its number: libuv aborts in that case, and output would go to that socket or file.
+    - If the reader has exited (`| head`), the command does not fail: the rest of the output is
+      discarded, and the command ends as usual.
+    - If standard output can't be written (`> /dev/full`), OutputFailed is raised once. Errors in
+      writing standard error are ignored, because there is nowhere to report them.
+    - Characters that the terminal's encoding lacks are escaped.
     """
     for number in (_STDIN, _STDOUT, _STDERR):
         _open_if_closed(number)
     before = sys.stdin, sys.stdout, sys.stderr
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(_STDIN, closefd=False)), "utf-8")
-    # One that a program has put in place of Python's own is left alone.
+    # Don't change a stream with which a program has replaced Python's own.
     if sys.stdout is sys.__stdout__:
         sys.stdout = _text_stream(_STDOUT, sys.stdout)
     if sys.stderr is sys.__stderr__:
@@ -53,13 +53,13 @@ def standard_streams() -> Iterator[None]:
 
 
 def output_is_gone() -> bool:
-    """Whether nothing more that is written to standard output reaches a reader."""
+    """Whether standard output has failed, so that further output is discarded."""
     output = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return isinstance(output, _Output) and output.is_gone
 
 
 class _StderrHandler(logging.Handler):
-    """Shows the messages of a logger as a command shows its own."""
+    """Shows the messages of a logger like those of a command."""
 
     def emit(self, record: logging.LogRecord) -> None:
         click.echo(f"tickcast: {escape(record.getMessage())}", err=True)
@@ -67,7 +67,7 @@ class _StderrHandler(logging.Handler):
 
 @contextmanager
 def logged_on_stderr(name: str) -> Iterator[None]:
-    """Show what a logger logs, from INFO on, unless the command has set up a log already."""
+    """Show a logger's messages from level INFO, unless the command has set up logging."""
     if logging.root.hasHandlers():
         yield
         return
@@ -85,7 +85,7 @@ def _open_if_closed(number: int) -> None:
     try:
         os.fstat(number)
     except OSError:
-        # The lowest free number is given out, and those below are open by now.
+        # `open` returns the lowest free number, and all lower ones are open by now.
         os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
@@ -105,7 +105,7 @@ class _Output(io.RawIOBase):
     """A file descriptor for writing that fails at most once.
 
     Attributes:
-        is_gone: it has failed; what is written goes nowhere.
+        is_gone: whether it has failed; output is discarded then.
     """
 
     def __init__(self, number: int) -> None:
@@ -126,7 +126,7 @@ class _Output(io.RawIOBase):
             try:
                 return os.write(self._number, data)
             except BlockingIOError:
-                # The parent process has made it non-blocking, perhaps by sharing it.
+                # The parent process, which may share it, has made it non-blocking.
                 select.select([], [self._number], [])
             except OSError as error:
                 self.is_gone = True

@@ -1,4 +1,4 @@
-"""`tickcast synth`: a made-up market."""
+"""`tickcast synth`: publishes a simulated market."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def synth(
     redis_url: str | None,
     config: Path | None,
 ) -> None:
-    """Publish trades and quotes of a made-up market until Ctrl-C."""
+    """Publish trades and quotes of a simulated market until Ctrl-C."""
     settings = load_settings(config, redis_url=redis_url)
     run(_synth(settings, feed, symbols, rate, seed, scenario, limit))
 

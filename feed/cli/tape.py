@@ -1,4 +1,4 @@
-"""`tickcast tape`: looks at tapes, and makes others out of them."""
+"""`tickcast tape`: inspects, checks, edits and converts tapes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from producers.sources import open_recording
 
 _SHOWN: Final = 20
 _TAPES_MAX: Final = 200
-"""To be merged at a time: each is open meanwhile."""
+"""Maximum number of tapes in a merge, since all are open at once."""
 
 _files = click.argument(
     "files", nargs=-1, required=True, metavar="FILE…",
@@ -43,9 +43,9 @@ _out = click.option(
 
 @click.group()
 def tape() -> None:
-    """Look at tapes, check them, cut, merge, export and import them.
+    """Inspect, check, cut, merge, export and import tapes.
 
-    docs/recording.md says what a tape is.
+    docs/recording.md describes tapes.
     """
 
 
@@ -57,7 +57,7 @@ def tape() -> None:
 @click.option("--all", "show_all", is_flag=True, help=f"All streams and gaps, not {_SHOWN}.")
 @click.option("--json", "as_json", is_flag=True, help="The manifests, as JSON.")
 def info(files: tuple[Path, ...], show_all: bool, as_json: bool) -> None:
-    """Say what is in tapes, also in those that are unfinished."""
+    """Show the contents of tapes, including unfinished ones."""
     for path in files:
         found = Tape.open(path)
         if as_json:
@@ -112,10 +112,12 @@ def _counts(manifest: Manifest) -> str:
 @tape.command("verify")
 @_files
 def verify_(files: tuple[Path, ...]) -> None:
-    """Check tapes: hashes, manifests, and whether every tick is there or in a gap.
+    """Check the hashes, manifests and numbers of tapes.
 
-    Of several tapes of one feed, name them in their order: then it is also checked that each goes
-    on where the one before ends.
+    Every tick must be on the tape or in a gap.
+
+    If you name several tapes of one feed in their order, this also checks that each tape continues
+    where the one before ends.
     """
     chain = Chain()
     bad = 0
@@ -160,7 +162,7 @@ def cut_(
     file: Path, out: Path, begin: str | None, end: str | None, symbols: str | None,
     channels: str | None,
 ) -> None:  # fmt: skip
-    """Make a tape of a part of another: a time, some symbols, some channels."""
+    """Copy part of a tape: a time span, some symbols, some channels."""
     source = Tape.open(file)
     coverage = coverage_of(symbols, channels)
     try:
@@ -175,9 +177,9 @@ def cut_(
 @_files
 @_out
 def merge_(files: tuple[Path, ...], out: Path) -> None:
-    """Make one tape of several, in the order of their ticks' times.
+    """Merge several tapes into one, in the order of their ticks' times.
 
-    The order is stable. Tapes of one recording, named in their order, go on from each other.
+    The order is stable. Tapes of one recording keep their numbers if you name them in their order.
     """
     if len(files) > _TAPES_MAX:
         raise InvalidSettings(f"{len(files)} tapes, and at most {_TAPES_MAX} at a time")
@@ -188,7 +190,7 @@ def merge_(files: tuple[Path, ...], out: Path) -> None:
 
 
 def coverage_of(symbols: str | None, channels: str | None) -> Coverage | None:
-    """What options of these names cover; None is all."""
+    """Return the coverage of the options for symbols and channels; None means all."""
     if symbols is None and channels is None:
         return None
     patterns = "*".split(",") if symbols is None else symbols.split(",")
@@ -204,10 +206,11 @@ def coverage_of(symbols: str | None, channels: str | None) -> Coverage | None:
 
 @contextmanager
 def new_tape(path: Path, feed: str, source: str = "") -> Iterator[TapeWriter]:
-    """A tape that is being made; nothing stays of it where that fails.
+    """Create a tape, and remove it again if writing it fails.
 
     Raises:
-        InvalidSettings: it can't have this name. RecordingFailed: it can't be written.
+        InvalidSettings: this is not a valid name for a tape.
+        RecordingFailed: the tape can't be written.
     """
     if not path.name.endswith(SUFFIX) or not is_tape_id(id_of(path)):
         raise InvalidSettings(f"--out: {path}: the name of a tape is NAME{SUFFIX}")
@@ -226,7 +229,7 @@ def new_tape(path: Path, feed: str, source: str = "") -> Iterator[TapeWriter]:
 
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Have the signals that end a command do it like Ctrl-C, so that it can clean up."""
+    """Treat signals that end a command like Ctrl-C, so that it can clean up."""
     before = {number: signal.signal(number, _interrupt) for number in stop_signals()}
     try:
         yield
@@ -253,9 +256,11 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 def export_(
     files: tuple[Path, ...], form: str, out: Path, symbols: str | None, channels: str | None
 ) -> None:
-    """Write tapes as tables: NAME-trades.parquet, and so on for each channel.
+    """Export tapes to Parquet or CSV tables.
 
-    Times keep their nanoseconds. Parquet takes pyarrow: pip install 'tickcast[parquet]'.
+    Each channel has its table: NAME-trades.parquet, and so on.
+
+    Times keep their nanoseconds. Parquet requires pyarrow: pip install 'tickcast[parquet]'.
     """
     coverage = coverage_of(symbols, channels)
     try:
@@ -274,15 +279,15 @@ def export_(
 @click.option("--feed", default=DEFAULT_FEED, show_default=True, callback=check_feed,
               help="The feed that the tape is to be of.")  # fmt: skip
 def import_(file: Path, out: Path, rows: Rows, feed: str) -> None:
-    """Make a tape of the ticks of any file that `tickcast replay` plays.
+    """Make a tape from any file that `tickcast replay` plays.
 
-    CSV, Parquet, Databento's DBN, a capture of a venue or a tape: what a file is follows from its
-    content. Rows that are no ticks are left out, and make the exit code 1.
+    The file can be CSV, Parquet, Databento's DBN, a capture of a venue or a tape, which is detected
+    from its content. Rows that are not valid ticks are left out, and the exit code is 1.
     """
     bad = BadInput(str(file), strict=False)
     recording = open_recording(file, rows.symbol, rows.columns, bad.report, rows.form)
     show_notes(file, recording)
-    # A name need not be UTF-8, but what stands on a tape is.
+    # A file name need not be UTF-8, but the text on a tape is.
     name = os.fsencode(file.name).decode("utf-8", "replace")
     with new_tape(out, feed, name) as writer:
         for tick in recording.read(None):

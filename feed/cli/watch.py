@@ -1,4 +1,4 @@
-"""`tickcast watch`: live ticks as a table, or as lines where there is no terminal."""
+"""`tickcast watch`: shows live ticks as a table on a terminal, or as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -44,10 +44,13 @@ def watch(
     token: str | None,
     limit: int | None,
 ) -> None:
-    """Watch symbols live; '*' is all of them, 'BTC-*' those that begin so.
+    """Watch symbols live.
 
-    On a terminal it is a table; ? says what its keys do. Elsewhere it is one JSON tick a line, to
-    pipe into other programs; with --audit, gaps are told on stderr, and the sums at the end.
+    '*' means all symbols, and 'BTC-*' all that begin with BTC-.
+
+    On a terminal, ticks are shown in a table; press ? for a list of keys. Otherwise each tick is
+    one line of JSON, to pipe into other programs. With --audit, gaps are reported on stderr, with a
+    summary at the end.
     """
     if not url.startswith(("ws://", "wss://")):
         raise InvalidSettings(f"--url: {url!a} does not begin with ws:// or wss://")
@@ -83,7 +86,7 @@ async def _watch(
             else:
                 await _print_lines(stream, limit)
         except asyncio.CancelledError:
-            # Ctrl-C ends a watch as it should, but what it has found out counts.
+            # Ctrl-C is the normal way to end a watch, so the audit decides the exit code.
             if not audit or stream.report().balanced:
                 raise
         finally:

@@ -1,4 +1,4 @@
-"""What `tickcast watch` does on a terminal: ticks and keys go into a board, frames come out."""
+"""The screen of `tickcast watch`: passes ticks and keys to a board, and draws its frames."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from feed.times import Time
 
 _FRAME_S: Final = 0.2
 _KEY_FRAME_S: Final = 0.04
-"""After a key the next frame comes sooner."""
+"""The shorter interval to the next frame after a key."""
 _DRAWING_PACE: Final = 10
-"""The rest after a frame, at least, as a multiple of what drawing it took."""
+"""The minimum pause after a frame, as a multiple of the time that drawing it took."""
 _READ_S: Final = 0.05
-"""Ticks are taken so often, many at a time."""
+"""The interval at which ticks are read, many at a time."""
 _READ_TICKS: Final = 1_000
 _CHART_WAIT_S: Final = 0.1
-"""Before a chart is asked for: whoever goes through symbols with a key held does not want all."""
+"""The delay before a chart is requested, to skip symbols while a key is held down."""
 _KEYS_MAX: Final = 100
 _WAITING_SHOWN: Final = 2_000
 
 
 class Dial(Protocol):
-    """Connects to the same server, as the same user."""
+    """Opens another connection to the same server, as the same user."""
 
     def __call__(
         self, *, encoding: Encoding, on_gap: Callable[[Gap], None] | None = None
@@ -45,10 +45,10 @@ class Dial(Protocol):
 
 
 async def show(stream: Stream, dial: Dial, url: str, audit: bool, limit: int | None) -> None:
-    """Show a stream until the user quits, it ends, or so many ticks have come.
+    """Show a stream until the user quits, it ends, or `limit` ticks have arrived.
 
     Raises:
-        TickcastError: the stream has failed.
+        TickcastError: the stream failed.
     """
     with whole_screen() as screen:
         viewer = _Viewer(stream, dial, url, Board(Page.AUDIT if audit else Page.TABLE), screen)
@@ -100,7 +100,7 @@ class _Viewer:
     # -- keys
 
     def press(self, key: str) -> None:
-        """A key was pressed: it is obeyed before the next frame."""
+        """Queue a key, which is handled before the next frame."""
         self._keys.append(key)
         self._pressed.set()
 
@@ -129,9 +129,9 @@ class _Viewer:
         self._switch = asyncio.get_running_loop().create_task(self._stream.switch(other))
 
     async def _fill(self, candles: Candles) -> None:
-        """Bring trades of the past and then live ones, on a connection of their own.
+        """Fetch past and then live trades for a chart, through a separate connection.
 
-        The books of the other one are left alone.
+        So they don't affect the accounting of the main connection.
         """
         await asyncio.sleep(_CHART_WAIT_S)
         row = self._board.market.rows.get(candles.symbol)
@@ -169,7 +169,7 @@ class _Viewer:
             await asyncio.sleep(began + _KEY_FRAME_S - time.monotonic())
 
     def _draw(self, now: float) -> None:
-        """Draw a frame, where there is something new, and the terminal has taken the last one."""
+        """Draw a frame if there is something new and the terminal has accepted the last one."""
         stream, size = self._stream, self._screen.size
         waiting = stream.waiting if stream.waiting >= _WAITING_SHOWN else 0
         status = Status(self._url, stream.encoding.value, stream.connected, waiting)

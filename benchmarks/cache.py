@@ -1,4 +1,4 @@
-"""Sets up the peers in a cache folder outside the tree. Nothing of theirs is kept with ours."""
+"""Install the peers into a cache folder outside the repository."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PYTHON_PEERS = (
 
 
 class CannotInstall(Exception):
-    """A peer can't be had here; the text says why."""
+    """A peer can't be installed here; the message says why."""
 
 
 def folder(name: str) -> Path:
-    """A folder of the cache."""
+    """Return a folder of the cache, creating it if necessary."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     path = Path(base) / "tickcast-bench" / name
     path.mkdir(parents=True, exist_ok=True)
@@ -33,10 +33,10 @@ def folder(name: str) -> Path:
 
 
 def run(command: Sequence[str | Path], cwd: Path | None = None, **environment: str) -> str:
-    """Run a command and return what it printed.
+    """Run a command and return its output.
 
     Raises:
-        CannotInstall: it is missing, fails or takes too long.
+        CannotInstall: the command is missing, fails or takes too long.
     """
     words = [str(word) for word in command]
     try:
@@ -58,9 +58,9 @@ def run(command: Sequence[str | Path], cwd: Path | None = None, **environment: s
 
 
 def python() -> Path:
-    """The Python of the environment in which the Python peers live.
+    """Return the Python interpreter of the environment for the Python peers, creating it if needed.
 
-    They share Tickcast's constraints: the same uvicorn, uvloop and websockets for all.
+    They share Tickcast's constraints, so all use the same uvicorn, uvloop and websockets.
     """
     environment = folder("python")
     interpreter, stamp = environment / "bin" / "python", environment / "installed"
@@ -74,6 +74,6 @@ def python() -> Path:
 
 
 def python_version(package: str) -> str:
-    """The version of a package in that environment."""
+    """Return the version of a package in that environment."""
     code = f"from importlib.metadata import version; print(version({package!r}))"
     return run([python(), "-c", code])

@@ -1,7 +1,7 @@
-"""What connections cost: time to connect and memory of 5,000 clients in one worker.
+"""Measure the cost of connections: time to connect, and memory of 5,000 clients in one worker.
 
-Each subscribes to 20 of 200 symbols: once each to a choice of its own, once all to the same. Then
-one tick of every symbol is published, and each client must get its 20.
+Each client subscribes to 20 of 200 symbols. In the first run, each client chooses at random. In the
+second, all choose the same. Then one tick per symbol is published, and each client must get its 20.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def run(name: str, wanted: list[list[str]], symbols: list[str]) -> None:
-    """Connect, subscribe and serve these clients; print what it took."""
+    """Connect, subscribe and serve these clients, and print the time and memory used."""
     peer = peers.load("tickcast")
     with running(peer) as (server, port, directory), connected() as swarm:
         empty_kb = server.resident_kb()
@@ -80,7 +80,7 @@ def run(name: str, wanted: list[list[str]], symbols: list[str]) -> None:
 
 
 def subscribe(peer: peers.Peer, swarm: Swarm, wanted: list[list[str]]) -> None:
-    """Subscribe all clients, each to what it wants."""
+    """Subscribe each client to its symbols."""
     for start in range(0, len(wanted), _AT_ONCE):
         for number in range(start, min(start + _AT_ONCE, len(wanted))):
             (_, wish), (confirmed, _) = peer.steps(wanted[number])

@@ -1,7 +1,7 @@
-"""What a delivered tick costs Tickcast and its peers, side by side: CPU, delay and memory.
+"""Compare the CPU, delay and memory that a delivered tick costs in Tickcast and its peers.
 
-Servers run pinned to the first core, one at a time; clients and publisher share the second.
-benchmarks/README.md tells what is measured and how.
+Servers run one at a time, pinned to the first core. Clients and publisher share the second.
+benchmarks/README.md explains the measurements.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     print(report.HEADER, flush=True)
     for turn in range(options.rounds):
         for work in works:
-            # Another one first in each round: whatever drifts meanwhile hits all alike.
+            # Start each round with a different server, so that any drift affects all equally.
             for row in rotated(list(variants), turn):
                 result = undisturbed(variants[row], work, options, store_core)
                 runs[work.name, row].append(result)
@@ -103,7 +103,7 @@ def parse() -> argparse.Namespace:
 
 
 def install(names: Sequence[str]) -> list[peers.Peer]:
-    """The peers that can be had; says which, and why the others can't."""
+    """Install the peers. Print and return those available, and print why others are skipped."""
     present = []
     for name in names:
         peer = peers.load(name)
@@ -118,7 +118,7 @@ def install(names: Sequence[str]) -> list[peers.Peer]:
 
 
 def rows(present: Sequence[peers.Peer], paces: Sequence[float] | None) -> dict[str, peers.Peer]:
-    """The rows of the table: the peers, Tickcast once for each pace."""
+    """Return the rows of the table: the peers, with Tickcast once for each pace."""
     variants: dict[str, peers.Peer] = {}
     for peer in present:
         if peer.name == "tickcast" and paces:
@@ -132,7 +132,7 @@ def rows(present: Sequence[peers.Peer], paces: Sequence[float] | None) -> dict[s
 
 
 def rotated(names: list[str], turn: int) -> list[str]:
-    """The names, beginning with another one each turn."""
+    """Return the names, starting with a different one each turn."""
     start = turn % len(names)
     return names[start:] + names[:start]
 
@@ -140,7 +140,7 @@ def rotated(names: list[str], turn: int) -> list[str]:
 def undisturbed(
     peer: peers.Peer, work: Workload, options: argparse.Namespace, store_core: int
 ) -> Figures | str:
-    """A measurement that others left alone, or after some attempts the one they disturbed least."""
+    """Measure until no other process disturbs it, or return the least disturbed of all attempts."""
     best: Figures | str = ""
     for _ in range(1 + options.again):
         wait_for_quiet(options.patience)
@@ -155,9 +155,9 @@ def undisturbed(
 
 
 def attempt(peer: peers.Peer, work: Workload, seconds: float, store_core: int) -> Figures | str:
-    """One measurement, or why there is none."""
+    """Return one measurement, or the reason why it failed."""
     gc.collect()
-    # A pause of the collector would look like one of the server's.
+    # A pause of the garbage collector here would look like a pause of the server.
     gc.disable()
     try:
         return measure(peer, work, seconds, store_core)
@@ -168,7 +168,7 @@ def attempt(peer: peers.Peer, work: Workload, seconds: float, store_core: int) -
 
 
 def save(path: Path, runs: dict[tuple[str, str], list[Figures | str]]) -> None:
-    """Write all runs as JSON."""
+    """Write all runs to a file as JSON."""
     found = [
         {"workload": workload, "server": row, "runs": [as_json(result) for result in results]}
         for (workload, row), results in runs.items()

@@ -1,8 +1,8 @@
-"""Whether one worker keeps up with 100,000 ticks/s: batches of ten, over 1,000 symbols.
+"""Test whether one worker keeps up with 100,000 ticks/s, in batches of ten over 1,000 symbols.
 
-Ten clients hold `*` conflated at one second, so that nearly all work is taking ticks in. A tick's
-lag is its age when a client gets it: up to 100 ms of that is the schedule's, since a symbol's turn
-comes ten times a second. What counts is that it does not grow.
+Ten clients subscribe to `*`, conflated to one second, so nearly all of the work is ingesting ticks.
+The lag of a tick is its age when a client receives it. Up to 100 ms of it come from the schedule,
+because each symbol is published ten times a second. The lag must not grow.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ def main() -> None:
 
 
 def subscription(peer: peers.Peer) -> Way:
-    """A client of everything, conflated."""
+    """Return the steps of a client that subscribes to all symbols, conflated."""
     wish = {"action": "subscribe", "trades": ["*"], "conflate_ms": CONFLATE_MS}
     (greeted, _), (confirmed, _) = peer.steps([])
     return Way(peer.hello(), [Step(greeted, frame(json.dumps(wish).encode())), Step(confirmed)])
 
 
 def flow(swarm: Swarm, directory: Path, rate: int, seconds: float) -> tuple[int, float]:
-    """Receive while a process of its own publishes; ticks published, and what that cost."""
+    """Receive while a separate process publishes. Return the tick count and that process's CPU."""
     command = [sys.executable, __file__, "--publish", str(directory)]
     command += ["--rate", str(rate), "--seconds", str(seconds)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as publisher:
@@ -108,7 +108,7 @@ def flow(swarm: Swarm, directory: Path, rate: int, seconds: float) -> tuple[int,
 
 
 async def publish(directory: Path, rate: int, seconds: float) -> None:
-    """Publish batches on a schedule; print how it went."""
+    """Publish batches on a schedule and print a report as JSON."""
     gc.disable()
     with suppress(PermissionError):
         os.nice(-5)
@@ -139,7 +139,7 @@ async def publish(directory: Path, rate: int, seconds: float) -> None:
 
 
 def tell(receipts: list[Receipt], published: int, began_ns: int) -> None:
-    """Print the lag over time of what one client got, and whether anything is missing."""
+    """Print one client's lag over time, and whether any tick is missing."""
     by_second: dict[int, list[float]] = {}
     for each in receipts:
         by_second.setdefault((each.at_ns - began_ns) // 10**9, []).append(each.delay_ms)

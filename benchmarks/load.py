@@ -1,9 +1,9 @@
 """The clients: many sockets in one process that costs as little as Python allows.
 
-Most clients only count ticks, by a text that stands once in each, and are read every 20 ms. So
-their cost depends less on how a server parts its writes, and waking them is not charged to the
-server, as it would not be if they were on other machines. A few, the *probes*, are read the moment
-something comes; what they get is kept with the time, and decoded after the measurement.
+Most clients only count ticks, by a text that occurs once in each, and are read every 20 ms. Their
+cost thus depends less on how a server splits its writes, and waking them is not charged to the
+server, as if they were on other machines. A few clients, the *probes*, are read as soon as data
+arrives. Their data is kept with its time of arrival and decoded after the measurement.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 MARKER = b'"T":"t","S":"'
-"""Stands once in each tick. Long, because that makes it quick to find."""
+"""A text that occurs once in each tick. It is long, because long texts are faster to find."""
 _KEEP = len(MARKER) - 1
 _ROOM = 1 << 18
 _EVENTS = 128
@@ -25,7 +25,7 @@ _SETUP_TIMEOUT_S = 30.0
 _ROUND_S = 0.02
 _SLICES = 10
 
-# The marker first, for a tick that a probe was in the middle of may come at the beginning.
+# Start with the marker, because the data of a probe may begin in the middle of a tick.
 _TICK = re.compile(
     rb'"T":"t","S":"([^"]+)"[^}]*?'
     rb'"t":"\d{4}-\d\d-\d\dT(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?Z"[^}]*?"seq":(\d+)[^}]*\}'
@@ -35,19 +35,19 @@ _MERGED = re.compile(rb'"cf":(\d+)')
 
 
 class Step(NamedTuple):
-    """One step of a client's way in: what it waits for, and what it says then."""
+    """One step of a client's setup: the data to wait for, and what to send then."""
 
     expect: bytes
     say: bytes = b""
 
 
 class Way(NamedTuple):
-    """How a client gets its ticks: its first words, and the steps that follow.
+    """How a client subscribes: its request, and the steps that follow.
 
-    It is served when the last step's expectation has come true.
+    The setup is complete when the last step has received what it expects.
 
     Attributes:
-        receive_buffer: bytes that its kernel takes unread; 0 leaves that to the kernel.
+        receive_buffer: the size of the socket's receive buffer; 0 means the kernel's default.
     """
 
     hello: bytes
@@ -56,11 +56,11 @@ class Way(NamedTuple):
 
 
 class Refused(ConnectionError):
-    """The server answered with an error; the text is what it said."""
+    """The server answered with an error, which is the message."""
 
 
 class Receipt(NamedTuple):
-    """One tick as a probe saw it."""
+    """One tick as a probe received it."""
 
     symbol: str
     seq: int
@@ -70,7 +70,7 @@ class Receipt(NamedTuple):
 
 
 class Client:
-    """One socket."""
+    """One client connection."""
 
     __slots__ = ("ready", "received", "sock", "steps")
 
@@ -88,10 +88,10 @@ class Client:
         self.sock.send(way.hello)
 
     def set_up(self, data: bytes) -> None:
-        """Go on with the steps.
+        """Continue the setup with received data.
 
         Raises:
-            Refused: the server did not like one.
+            Refused: the server answered with an error.
         """
         self.received += data
         if error := _ERROR.search(self.received):
@@ -123,14 +123,14 @@ class Swarm:
         self._buffer = bytearray(_KEEP + _ROOM)
         self._room = memoryview(self._buffer)[_KEEP:]
 
-    # -- coming and going
+    # -- connecting and closing
 
     def connect(self, port: int, ways: Sequence[Way], at_once: int = 1) -> None:
-        """Connect and set up clients in this order, so many at a time.
+        """Connect and set up clients in this order, `at_once` at a time.
 
         Raises:
-            TimeoutError: the server does not answer them.
-            ConnectionError: it throws them out.
+            TimeoutError: the server doesn't answer in time.
+            ConnectionError: the server closes a connection.
         """
         waiting: deque[Way] = deque(ways)
         unready: dict[int, Client] = {}
@@ -155,17 +155,17 @@ class Swarm:
         self._begin_counting(list(self._by_fd))
 
     def say(self, client: Client, say: bytes, expect: bytes) -> None:
-        """Let a client go on with one more step; `finish_steps` waits for it."""
+        """Start one more step of a client. `finish_steps` waits for it."""
         self._poll.register(client.sock.fileno(), select.EPOLLIN)
         client.steps.append(Step(expect))
         client.ready = False
         client.sock.send(say)
 
     def finish_steps(self, timeout_s: float = _SETUP_TIMEOUT_S) -> None:
-        """Wait until the steps that `say` began are done. No ticks must flow meanwhile.
+        """Wait until the steps that `say` started are done. No ticks may flow meanwhile.
 
         Raises:
-            TimeoutError: they are not in time.
+            TimeoutError: the steps take too long.
         """
         fds = [fd for fd, client in self._by_fd.items() if not client.ready]
         unready = len(fds)
@@ -181,7 +181,7 @@ class Swarm:
         self._begin_counting(fds)
 
     def _begin_counting(self, fds: Sequence[int]) -> None:
-        """From now on clients are read in turn; asking epoll would make each write dearer."""
+        """Read clients in turn from now on. With epoll, each write would cost the server more."""
         for fd in fds:
             client = self._by_fd[fd]
             client.received = b""
@@ -193,25 +193,25 @@ class Swarm:
                 self._slices[fd % _SLICES].append(fd)
 
     def choose_probes(self, count: int) -> None:
-        """Let some clients keep what they get: the first, the last, and some between."""
+        """Turn some clients into probes: the first, the last, and some in between."""
         last = len(self.clients) - 1
         for number in range(count):
             client = self.clients[last * number // max(1, count - 1)]
             self.probe(client)
 
     def probe(self, client: Client) -> None:
-        """Let a client keep what it gets, and when."""
+        """Turn a client into a probe, which keeps its data with the times of arrival."""
         fd = client.sock.fileno()
         self.pause(client)
         self._probes[fd] = []
         self._watch.register(fd, select.EPOLLIN)
 
     def pause(self, client: Client) -> None:
-        """Stop reading."""
+        """Stop reading from a client."""
         self._drop(client.sock.fileno())
 
     def resume(self, client: Client) -> None:
-        """Read again."""
+        """Read from a client again."""
         fd = client.sock.fileno()
         if fd in self._probes:
             self._watch.register(fd, select.EPOLLIN)
@@ -219,7 +219,7 @@ class Swarm:
             self._slices[fd % _SLICES].append(fd)
 
     def close(self) -> None:
-        """Cut all connections."""
+        """Close all connections."""
         for client in self.clients:
             client.sock.close()
         self._poll.close()
@@ -228,7 +228,7 @@ class Swarm:
     # -- receiving
 
     def pump(self, until: float) -> None:
-        """Receive until a time of the monotonic clock. The inner loop of every measurement."""
+        """Receive until a monotonic time. This is the inner loop of every measurement."""
         watch, clock = self._watch.poll, time.monotonic
         while (now := clock()) < until:
             if now >= self._slice_at:
@@ -257,7 +257,7 @@ class Swarm:
                 continue
             if fd in probes:
                 probes[fd].append((time.time_ns(), bytes(room[:size])))
-            # The end of what came before goes in front: the marker may have been cut in two.
+            # Prepend the end of the previous data, because the marker may have been split.
             buffer[:_KEEP] = tails[fd]
             counts[fd] += count(MARKER, 0, _KEEP + size)
             tails[fd] = buffer[size : _KEEP + size]
@@ -272,15 +272,15 @@ class Swarm:
             self._watch.unregister(fd)
 
     def total(self) -> int:
-        """Ticks received by all clients so far."""
+        """Return the number of ticks that all clients have received so far."""
         return sum(self._counts.values())
 
     def count(self, client: Client) -> int:
-        """Ticks received by one client so far."""
+        """Return the number of ticks that one client has received so far."""
         return self._counts[client.sock.fileno()]
 
     def settle(self, total: int, timeout_s: float) -> bool:
-        """Receive until so many ticks have come in all; False if they do not."""
+        """Receive until all clients together have `total` ticks. Return False on a timeout."""
         deadline = time.monotonic() + timeout_s
         while self.total() < total:
             if time.monotonic() > deadline:
@@ -288,31 +288,31 @@ class Swarm:
             self.pump(time.monotonic() + 0.02)
         return True
 
-    # -- what the probes saw
+    # -- data of the probes
 
     def forget(self) -> None:
-        """Let the probes begin anew."""
+        """Discard the data of all probes."""
         for kept in self._probes.values():
             kept.clear()
 
     def kept(self, client: Client) -> list[tuple[int, bytes]]:
-        """What a probe received, and when."""
+        """Return a probe's data with the times of arrival."""
         return self._probes[client.sock.fileno()]
 
     def take(self, client: Client) -> list[tuple[int, bytes]]:
-        """What a probe has kept; it begins anew. To be decoded when there is time."""
+        """Return and clear a probe's data, to be decoded after the measurement."""
         kept = self.kept(client)
         taken = kept.copy()
         kept.clear()
         return taken
 
     def receipts(self) -> list[list[Receipt]]:
-        """What each probe got, in order."""
+        """Return the ticks that each probe received, in order."""
         return [decode(kept) for kept in self._probes.values()]
 
 
 def decode(kept: Sequence[tuple[int, bytes]]) -> list[Receipt]:
-    """The ticks in what a probe received, each with the time at which its end had come."""
+    """Decode the ticks in a probe's data, each with the time at which its end arrived."""
     data = b"".join(chunk for _, chunk in kept)
     ends = iter(kept)
     end, at_ns = 0, 0
@@ -324,7 +324,7 @@ def decode(kept: Sequence[tuple[int, bytes]]) -> list[Receipt]:
         symbol, hours, minutes, seconds, fraction, seq = match.groups()
         of_day = (int(hours) * 60 + int(minutes)) * 60 + int(seconds)
         sent_ns = of_day * 10**9 + int((fraction or b"0").ljust(9, b"0"))
-        # Only the time of day is compared; a run over midnight still gives a small difference.
+        # Compare the time of day only, modulo a day, so that runs over midnight work.
         delay_ns = (at_ns - sent_ns + 43_200 * 10**9) % (86_400 * 10**9) - 43_200 * 10**9
         merged = _MERGED.search(match[0])
         receipts.append(

@@ -1,4 +1,4 @@
-"""One measurement: a server of its own, its clients, a warm-up, the run, and what it came to."""
+"""Run one measurement: start a server and its clients, warm up, run, and compute the figures."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ _SEEDS = (11, 12)
 
 
 class Failed(Exception):
-    """There is no result; the text says why."""
+    """The measurement failed; the message says why."""
 
 
 class Figures(NamedTuple):
-    """The result.
+    """The result of a measurement.
 
     Attributes:
         cpu_us: the server's processor time per delivered tick.
-        p50_ms, p99_ms: from the tick's time to its receipt by a probe.
+        p50_ms, p99_ms: the delay from the tick's time to its receipt by a probe.
         server_mb: the server's memory after the run.
-        connection_kb: what a subscribed connection added to it before the run.
-        delivered: share of the ticks due that arrived; below 1, the server fell behind.
-        server_load: share of its core that the server used.
-        client_load: share of the other core that the clients used.
-        publisher_load: share of it that the publisher used, and the server's store if it is there.
-        others_load: share of a core that none of these used; of the two, the busier with others.
+        connection_kb: the memory that each subscribed connection added before the run.
+        delivered: the share of due ticks that arrived. Below 1, the server fell behind.
+        server_load: the share of its core that the server used.
+        client_load: the share of the other core that the clients used.
+        publisher_load: the share of that core that the publisher used, plus the server's store if
+            it runs there.
+        others_load: the share of a core that other processes used, on the core where it is higher.
         late_ms: how late the publisher was, 99th percentile.
     """
 
@@ -69,7 +70,7 @@ def measure(peer: Peer, work: Workload, seconds: float, store_core: int = LOAD_C
     """Run one workload against one peer.
 
     Raises:
-        Failed: the server did not start, or did not serve its clients.
+        Failed: the server didn't start, or didn't serve its clients.
     """
     try:
         with running(peer, store_core) as (server, port, directory), connected() as swarm:
@@ -80,14 +81,14 @@ def measure(peer: Peer, work: Workload, seconds: float, store_core: int = LOAD_C
 
 @contextmanager
 def running(peer: Peer, store_core: int = LOAD_CORE) -> Iterator[tuple[ServerProcess, int, Path]]:
-    """A server, its port, and the directory of this run."""
+    """Run a server. Yields the server, its port, and the directory of this run."""
     with tempfile.TemporaryDirectory(prefix="tc", dir="/tmp") as name:
         directory = Path(name)
         command = peer.command(directory)
         server = ServerProcess(command, peer.environment)
         try:
             port = server.wait_for_port(peer.port)
-            # A store of the server's own is a child, and would share its core.
+            # An embedded store is a child of the server and would inherit its core.
             for child in descendants(server.pid):
                 pin(child, store_core)
             yield server, port, directory
@@ -97,7 +98,7 @@ def running(peer: Peer, store_core: int = LOAD_CORE) -> Iterator[tuple[ServerPro
 
 @contextmanager
 def connected() -> Iterator[Swarm]:
-    """Clients that are gone afterwards."""
+    """Yield a swarm of clients and close it afterwards."""
     swarm = Swarm()
     try:
         yield swarm
@@ -106,7 +107,7 @@ def connected() -> Iterator[Swarm]:
 
 
 def way(peer: Peer, symbols: list[str]) -> Way:
-    """A client's way in."""
+    """Return a client's setup steps."""
     return Way(peer.hello(), [Step(*step) for step in peer.steps(symbols)])
 
 
@@ -120,7 +121,7 @@ def _run(
     swarm: Swarm,
 ) -> Figures:
     empty_kb = server.resident_kb()
-    # One after the other, so that the probes stand where we think in the server's own order.
+    # Connect one by one, so that the probes have known places in the server's order of clients.
     swarm.connect(port, [way(peer, symbols) for symbols in work.wanted()])
     connection_kb = (server.resident_kb() - empty_kb) / work.clients
     swarm.choose_probes(PROBES)
@@ -138,7 +139,7 @@ def _run(
 
 
 class Run:
-    """Measures while ticks of one schedule flow."""
+    """Measures a server while the ticks of a schedule flow."""
 
     def __init__(
         self, server: ServerProcess, publishing: Publishing, swarm: Swarm, work: Workload
@@ -149,7 +150,7 @@ class Run:
         self._work = work
 
     def once(self, seconds: float, seed: int, connection_kb: float) -> Figures:
-        """One run, until all is delivered or is not going to be."""
+        """Run a schedule until all ticks are delivered, or until the timeout."""
         swarm = self._swarm
         swarm.forget()
         already = swarm.total()
@@ -224,10 +225,10 @@ class _Snapshot(NamedTuple):
 
 
 def check_whole(receipts: list[list[Receipt]]) -> None:
-    """Hold what the probes got against their numbers: each tick once, in order.
+    """Check by sequence number that each probe received every tick once and in order.
 
     Raises:
-        Failed: it is not so.
+        Failed: a probe didn't.
     """
     for probe in receipts:
         last: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The processes of a benchmark: pinned to a core, watched, and ended again."""
+"""Start, pin, measure and stop the processes of a benchmark."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _HERE = Path(__file__).parent
 
 
 class CannotStart(Exception):
-    """A server did not come up; the text says why."""
+    """A server didn't start; the message says why."""
 
 
 class ServerProcess:
-    """A server on the first core, and what it costs.
+    """A server process on the first core, with its CPU and memory use.
 
     Args:
-        command: prints a line once it listens.
-        environment: on top of our own.
+        command: the command to run. It prints a line as soon as it listens.
+        environment: variables to add to the environment.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -48,10 +48,13 @@ class ServerProcess:
         self.pid = self._process.pid
 
     def wait_for_port(self, port: int = 0) -> int:
-        """Wait until it listens; returns the port, which it prints unless it is known.
+        """Wait until the server listens and return its port.
+
+        Args:
+            port: the port if it is known, or 0 to read it from the server's output.
 
         Raises:
-            CannotStart: it is not ready in time, or has ended.
+            CannotStart: the server isn't ready in time, or has ended.
         """
         assert self._process.stdout is not None
         deadline = time.monotonic() + _START_TIMEOUT_S
@@ -66,24 +69,24 @@ class ServerProcess:
         raise CannotStart("the server has ended" if not self.is_running else "no answer in time")
 
     def cpu_s(self) -> float:
-        """Processor time of all its threads so far, children not included."""
+        """Return the processor time of all its threads so far, without children."""
         return cpu_s(self.pid)
 
     def resident_kb(self) -> int:
-        """Memory in use."""
+        """Return the memory in use."""
         return resident_kb(self.pid)
 
     def peak_kb(self) -> int:
-        """The most memory that it ever used."""
+        """Return the peak memory use."""
         return resident_kb(self.pid, "VmHWM")
 
     @property
     def is_running(self) -> bool:
-        """Whether it still lives."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End it; a server that takes long over its farewells is killed."""
+        """Terminate the server. Kill it if the shutdown takes too long."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_TIMEOUT_S)
@@ -107,22 +110,22 @@ def _accepts(port: int) -> bool:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process, threads that have ended included.
+    """Return the processor time of a process, including threads that have ended.
 
-    Its POSIX CPU clock counts nanoseconds; /proc/PID/stat only counts ticks of 10 ms. The clock's
-    number is what clock_getcpuclockid(3) would return.
+    Its POSIX CPU clock counts nanoseconds, whereas /proc/PID/stat counts ticks of 10 ms. The clock
+    id is the one that clock_getcpuclockid(3) would return.
     """
     return time.clock_gettime(~pid << 3 | 2)
 
 
 def resident_kb(pid: int, field: str = "VmRSS") -> int:
-    """Memory in use by a process; `VmHWM` is the most that it ever was."""
+    """Return the memory in use by a process. The field `VmHWM` is its peak."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """The children of a process, and theirs."""
+    """Yield the children of a process, and their descendants."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):
             for child in (task / "children").read_text().split():
@@ -131,14 +134,14 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def pin(pid: int, core: int) -> None:
-    """Let all threads of a process run on one core only."""
+    """Restrict all threads of a process to one core."""
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):
             os.sched_setaffinity(int(task.name), {core})
 
 
 def core_busy_s(core: int) -> float:
-    """How long a core has been busy since the machine started, whoever used it."""
+    """Return how long a core has been busy since boot, by all processes."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
         if name == f"cpu{core}":
@@ -148,7 +151,7 @@ def core_busy_s(core: int) -> float:
 
 
 def wait_for_quiet(patience_s: float) -> None:
-    """Return when both cores have been nearly idle for a second, or when that takes too long."""
+    """Wait until both cores have been nearly idle for a second, or until the patience runs out."""
     deadline = time.monotonic() + patience_s
     cores = (SERVER_CORE, LOAD_CORE)
     while time.monotonic() < deadline:
@@ -160,17 +163,17 @@ def wait_for_quiet(patience_s: float) -> None:
 
 
 def set_up_load_process(nice: int = 0) -> None:
-    """Pin this process to the load's core, allow many sockets, and end in good order on SIGTERM.
+    """Pin this process to the load's core, allow many sockets, and exit cleanly on SIGTERM.
 
     Args:
-        nice: priority of this process and all its children, the servers too.
+        nice: the niceness of this process and all its children, including the servers.
     """
     try:
         os.nice(nice)
     except PermissionError:
         sys.exit("only root may raise the priority")
     if nice:
-        # Where the kernel shares time out between sessions first, priority within ours is not all.
+        # With autogroups, the kernel first divides time between sessions, so set ours as well.
         with suppress(OSError):
             _AUTOGROUP.write_text(str(nice))
             atexit.register(_AUTOGROUP.write_text, "0")
@@ -178,6 +181,6 @@ def set_up_load_process(nice: int = 0) -> None:
         sys.exit("two processor cores are needed")
     os.sched_setaffinity(0, {LOAD_CORE})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Children inherit it, so the servers may hold as many.
+    # Children inherit the limit, so it applies to the servers, too.
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("terminated"))

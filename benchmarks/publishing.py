@@ -1,7 +1,7 @@
-"""The publisher: a process of its own on the load's core, on a schedule that nothing holds up.
+"""The publisher: a separate process on the load's core, with a fixed schedule.
 
-Run as a program it reads orders from standard input, one JSON object a line, and answers each with
-another. `Publishing` is its other end.
+Run as a program, it reads orders from standard input, one JSON object per line, and answers each
+order with another object. `Publishing` is the other end.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _TFD_TIMER_ABSTIME = 1
 _ANSWER_TIMEOUT_S = 5.0
 _LATE_S = 1.0
 _TURN_NS = 1_000_000
-"""It wakes no more often, or waking it would cost the clients a good part of their core."""
+"""The minimum time between wakeups. More frequent ones would take too much of the clients' core."""
 
 
 class Report(NamedTuple):
-    """What the publisher says afterwards: ticks published, how late at the 99th percentile."""
+    """The publisher's report: the number of ticks, and the 99th percentile of its lateness."""
 
     published: int
     late_ms: float
@@ -59,9 +59,9 @@ class Publishing:
         self._answer(_ANSWER_TIMEOUT_S * 2)
 
     def start(self, seconds: float, seed: int) -> float:
-        """Have the schedule of this seed published; returns when that will begin, wall clock."""
+        """Start to publish the schedule of this seed. Returns the wall-clock time of its start."""
         assert self._process.stdin is not None
-        # First it prepares the ticks, some 30 µs each.
+        # The publisher prepares the ticks first, at about 30 µs each.
         begin = time.time() + 0.3 + seconds * self._rate * 60e-6
         order = {"begin_ns": int(begin * 1e9), "seconds": seconds, "seed": seed}
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -69,12 +69,12 @@ class Publishing:
         return begin
 
     def report(self) -> Report | None:
-        """The answer to the last order; None if the publisher is stuck."""
+        """Return the answer to the last order, or None if the publisher is stuck."""
         answer = self._answer(_ANSWER_TIMEOUT_S)
         return None if answer is None else Report(**answer)
 
     def cpu_s(self) -> float:
-        """Processor time so far."""
+        """Return the processor time used so far."""
         return cpu_s(self._process.pid)
 
     def _answer(self, timeout_s: float) -> dict[str, Any] | None:
@@ -85,7 +85,7 @@ class Publishing:
         return json.loads(line) if line else None
 
     def stop(self) -> None:
-        """End it."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -94,9 +94,9 @@ class Publishing:
 
 
 class Timer:
-    """Waits for a moment of the wall clock: event loops round to whole milliseconds, it does not.
+    """Waits until a wall-clock time, without rounding to whole milliseconds as event loops do.
 
-    It is a timerfd(2); Python has them from 3.13 on only.
+    It uses timerfd(2), which Python only supports since 3.13.
     """
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ class Timer:
         asyncio.get_running_loop().add_reader(self._fd, self._on_fire)
 
     async def wait_until(self, moment_ns: int) -> None:
-        """Return at that moment, or at once if it is over."""
+        """Return at that time, or at once if it has passed."""
         self._fired.clear()
         spec = struct.pack("qqqq", 0, 0, *divmod(moment_ns, 10**9))
         self._libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, spec, None)
@@ -132,7 +132,7 @@ async def work(peer: str, workload: str, directory: Path) -> None:
         due = []
         ticks = []
         for offset_s, symbol in BY_NAME[workload].schedule(order["seconds"], order["seed"]):
-            # Never a whole number of microseconds, so that all have the same length.
+            # Avoid whole microseconds, so that all times have the same length as text.
             at_ns = order["begin_ns"] + int(offset_s * 1e6) * 1000 + 1
             sequence[symbol] += 1
             trade = Trade(
@@ -153,14 +153,14 @@ async def work(peer: str, workload: str, directory: Path) -> None:
 
 
 async def publish(feed: peers.Feed, timer: Timer, due: list[int], ticks: list[Any]) -> Report:
-    """Publish each tick when it is due; those that are due by then, together."""
+    """Publish each tick when it is due. Ticks that are already due are sent together."""
     late: list[int] = []
     last = due[-1] + int(_LATE_S * 1e9)
     done, turn = 0, 0
     while done < len(due):
         now = time.time_ns()
         if now > last:
-            break  # The server does not take them as fast as they come.
+            break  # The server doesn't accept ticks fast enough.
         upto = done
         while upto < len(due) and due[upto] <= now:
             upto += 1
@@ -181,7 +181,7 @@ async def publish(feed: peers.Feed, timer: Timer, due: list[int], ticks: list[An
 
 def main() -> None:
     gc.disable()
-    # It must be on time although the clients keep this core busy. Only root may; others do without.
+    # The publisher must be on time although the clients keep this core busy. Only root may do this.
     with suppress(PermissionError):
         os.nice(_NICE)
     peer, workload, directory = sys.argv[1:]

@@ -1,11 +1,11 @@
-"""What it costs to receive a pub/sub message: redis-py's reader beside a bare hiredis parser.
+"""Measure the cost of receiving a pub/sub message: redis-py's reader and a bare hiredis parser.
 
     .venv/bin/python benchmarks/readers.py
 
-A store, a publisher in a process of its own, and one reader after the other in this one, which only
-count what arrives. Shown are medians of this process's CPU time per message, and how much of
-redis-py's that is. `ours` is what the server uses, `feed.broker.replies`; `stream` parses in bulk
-as well, but awaits redis-py's stream for every read. A message is a batch of ten trades.
+Starts a store, a publisher in a separate process, and one reader after the other in this process.
+The readers only count messages. Shows medians of this process's CPU time per message, and the
+percentage of redis-py's time. `ours` is the server's reader, `feed.broker.replies`. `stream` parses
+in bulk as well, but awaits redis-py's stream for every read. A message is a batch of ten trades.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from feed.times import Time
 
 CHANNELS = [f"tickcast:{{live/trades/SYM{number}}}:ticks" for number in range(1000)]
 LOADS = {"1,000/s": (1_000, 1), "10,000/s": (10_000, 10), "flood": (10**9, 500)}
-"""Messages per second, and how many of them Redis gets at once."""
+"""Messages per second, and how many of them are sent to Redis at once."""
 
 
 async def by_redis_py(connection: Any, count: int) -> None:
-    """One await for each message."""
+    """Read with one await per message."""
     while count:
         reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
         count -= reply[0] == b"message"
 
 
 async def by_stream(connection: Any, count: int) -> None:
-    """One await for each read."""
+    """Read with one await per socket read."""
     parser = hiredis.Reader()
     while count > 0:
         parser.feed(await connection._reader.read(READ_BYTES))
@@ -54,7 +54,7 @@ async def by_stream(connection: Any, count: int) -> None:
 
 
 async def by_us(connection: Any, count: int) -> None:
-    """No await at all."""
+    """Read without any await."""
     done = asyncio.Event()
 
     def take(reply: Any) -> None:
@@ -74,7 +74,7 @@ READERS = {"redis-py": by_redis_py, "stream": by_stream, "ours": by_us}
 async def measure(
     url: str, load: str, count: int, read: Callable[[Any, int], Awaitable[None]]
 ) -> float:
-    """CPU time of a message in µs."""
+    """Return the CPU time per message in µs."""
     client = make_client(url)
     connection: Any = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     await connection.connect()
@@ -94,7 +94,7 @@ async def measure(
 
 
 def publish(url: str, load: str, count: int) -> None:
-    """The other process."""
+    """Publish messages. Runs in the other process."""
     rate, together = LOADS[load]
     ticks = [Trade(symbol="SYM1", price=1640.25, size=3, time=Time.now()) for _ in range(10)]
     message = b"06436c1d9b3a00-0a1b2c 123456789 1700000000000000\n" + pack(ticks)

@@ -1,13 +1,13 @@
-"""How fast `tickcast replay --speed max` goes, and who is the bound: the replay or Redis.
+"""Measure how fast `tickcast replay --speed max` is, and whether the replay or Redis limits it.
 
     .venv/bin/python benchmarks/replaying.py es-trades.csv.gz
 
-The same trades of one symbol as a CSV file, a tape and a Parquet file, each replayed into an
-embedded store by the command itself; and once more by a bare publisher, out of memory, with nothing
-to read. Shown are medians. `begins` is the CPU time until the first tick is out: the start of the
-program and the look through the file. The other CPU times are those of a tick from there on, of the
-replay and of Valkey; `busy` is how much of the time Valkey spends on it. Were it the bound, that
-would be near 100 %.
+The command replays the same trades of one symbol from a CSV file, a tape and a Parquet file into an
+embedded store. A bare publisher then publishes ticks from memory, without reading a file. Prints
+medians. `begins` is the CPU time until the first tick is published, which includes the start of the
+program and the scan of the file. The other CPU times are per tick after that, of the replay and of
+Valkey. `busy` is the share of time that Valkey works. If Valkey were the limit, `busy` would be
+near 100 %.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TICKCAST = [sys.executable, "-m", "feed.cli"]
 
 
 class Run(NamedTuple):
-    """One program's run: its CPU time, Valkey's, and how long the ticks took it."""
+    """One run of a program: its CPU time, Valkey's CPU time, and the elapsed time."""
 
     cpu_s: float
     store_s: float
@@ -49,13 +49,13 @@ class Run(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """Of one round.
+    """The figures of one round.
 
     Attributes:
         begin_s: CPU time before the first tick.
         rate: ticks per second from then on.
-        cpu_us, store_us: CPU time of a tick, the replay's and Valkey's.
-        busy: how much of the time Valkey used its core.
+        cpu_us, store_us: CPU time per tick of the replay and of Valkey.
+        busy: the share of time that Valkey used its core.
     """
 
     begin_s: float
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def prepare(recording: Path, directory: Path) -> dict[str, Path]:
-    """The recording in each form."""
+    """Convert the recording to each format."""
     tape = directory / "es.jsonl.zst"
     command([*TICKCAST, "tape", "import", str(recording), "--symbol", "ES", "-o", str(tape)])
     command([*TICKCAST, "tape", "export", str(tape), "-o", str(directory)])
@@ -89,7 +89,7 @@ def prepare(recording: Path, directory: Path) -> dict[str, Path]:
 
 
 def command(words: Sequence[str]) -> str:
-    """What a command that succeeds says on its standard error."""
+    """Run a command and return its standard error. Exit if the command fails."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(words)}: {done.stderr}")
@@ -97,7 +97,7 @@ def command(words: Sequence[str]) -> str:
 
 
 async def measure(files: dict[str, Path], directory: Path, rounds: int) -> None:
-    """Run them in turn, and tell."""
+    """Replay the files in turn, and print the medians."""
     found: dict[str, list[Figures]] = {name: [] for name in [*files, "none"]}
     settings = Settings(runtime_dir=str(directory / "rt"))
     async with provided_store(settings) as url:
@@ -120,20 +120,20 @@ async def measure(files: dict[str, Path], directory: Path, rounds: int) -> None:
 
 
 def replayed(file: Path, url: str, store: int) -> tuple[int, Figures]:
-    """The ticks of a file by the command: their number, and what they cost."""
+    """Replay a file with the command. Returns the number of ticks and the figures."""
     words = [*TICKCAST, "replay", str(file), "--symbol", "ES", "--speed", "max", "--redis", url]
     first, _ = timed([*words, "--limit", "1"], store)
     whole, said = timed(words, store)
     match = re.search(r"replayed ([\d,]+) ticks", said)
     assert match is not None, said
     ticks = int(match[1].replace(",", ""))
-    # The command tells the time to a tenth of a second. So it is that between start and end, less
-    # what the first tick took.
+    # The command only prints its time in tenths of a second. Instead, use the time between start
+    # and end, minus the time of a run with one tick.
     return ticks, figures(ticks, first, whole)
 
 
 def published(ticks: int, url: str, store: int) -> Figures:
-    """So many ticks out of memory; the program itself tells what they cost it."""
+    """Publish `ticks` ticks from memory in another program, which reports its own CPU time."""
     before_s = cpu_s(store)
     said = command([sys.executable, __file__, str(ticks), "--publish", url])
     begin_s, whole_s, took_s = json.loads(said)
@@ -142,7 +142,7 @@ def published(ticks: int, url: str, store: int) -> Figures:
 
 
 def figures(ticks: int, first: Run, whole: Run) -> Figures:
-    """What lies between a run of one tick and one of all."""
+    """Compute the difference between a run of one tick and a run of all ticks."""
     took_s = whole.took_s - first.took_s
     store_s = whole.store_s - first.store_s
     return Figures(
@@ -155,7 +155,7 @@ def figures(ticks: int, first: Run, whole: Run) -> Figures:
 
 
 def timed(words: Sequence[str], store: int) -> tuple[Run, str]:
-    """Run a program; returns what that cost, and what it said."""
+    """Run a program. Returns its cost and its standard error."""
     before_s, began_s = cpu_s(store), time.monotonic()
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -169,7 +169,7 @@ def timed(words: Sequence[str], store: int) -> tuple[Run, str]:
 
 
 async def publish(url: str, count: int) -> None:
-    """The other program: make ticks, publish them, and print on standard error what that cost."""
+    """Create ticks, publish them, and print the cost to stderr. Runs in the other program."""
     now = Time.now()
     ticks = [
         Trade(symbol="ES", price=1640.25, size=3.0, time=Time(now + each * 1000))

@@ -1,8 +1,8 @@
-"""Many private replays of one tape on one server, beside a live feed.
+"""Run many private replays of one tape on one server that also serves a live feed.
 
-Each of the clients has the same part of the tape played to it, ten times as fast as it happened.
-Prints how far each tick was from its place, and how late live ticks were meanwhile; and whether
-each client got every tick of the part, in order.
+Each client replays the same part of the tape at ten times the original speed. Prints how far each
+tick was from its due time, how late live ticks were meanwhile, and whether each client got every
+tick of the part, in order.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FLUSH_NS = NS_PER_SECOND
 
 
 class Seen(NamedTuple):
-    """What one client got: when the replay began, and the frames with their times of arrival."""
+    """One client's data: the start of the replay, and the frames with their times of arrival."""
 
     began_s: float
     frames: list[tuple[float, str]]
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def write_tape(directory: Path, ticks: list[Tick], seconds: float) -> list[Tick]:
-    """Record ticks as a recorder would; returns those of the first so many seconds."""
+    """Write ticks to a tape as a recorder would. Returns those of the first `seconds`."""
     directory.mkdir()
     end = ticks[0].time + seconds * NS_PER_SECOND
     writer = TapeWriter(directory / "es.jsonl.zst", "live", "benchmark")
@@ -76,7 +76,7 @@ def write_tape(directory: Path, ticks: list[Tick], seconds: float) -> list[Tick]
 
 @contextmanager
 def running(directory: Path) -> Iterator[str]:
-    """A server with the tape, and a live market on it."""
+    """Run a server with the tape and a live synthetic market. Yields its address."""
     tickcast = [sys.executable, "-m", "feed.cli"]
     environment = {"TICKCAST_RUNTIME_DIR": str(directory / "rt"), "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
@@ -100,7 +100,7 @@ def running(directory: Path) -> Iterator[str]:
 
 
 async def measure(url: str, part: list[Tick], clients: int, speed: float) -> None:
-    """Play to all of them, and tell."""
+    """Replay to all clients, and print the results."""
     late_ms: list[float] = []
     live = asyncio.create_task(watch_live(url, late_ms))
     asked = {"action": "replay", "id": 1, "tape": "es", "trades": ["*"], "speed": speed,
@@ -125,7 +125,7 @@ async def measure(url: str, part: list[Tick], clients: int, speed: float) -> Non
 
 
 async def see(url: str, asked: dict[str, Any]) -> Seen:
-    """One client, up to the end of its replay."""
+    """Run one client until the end of its replay."""
     frames: list[tuple[float, str]] = []
     async with connect(url, compression=None, max_size=None, max_queue=None) as socket:
         await socket.recv()
@@ -139,7 +139,7 @@ async def see(url: str, asked: dict[str, Any]) -> Seen:
 
 
 async def watch_live(url: str, late_ms: list[float]) -> None:
-    """How late live ticks are, until cancelled."""
+    """Record how late live ticks are, until cancelled."""
     async with connect(url, compression=None) as socket:
         await ask(socket, {"action": "configure", "stamps": True})
         await ask(socket, {"action": "subscribe", "trades": ["*"], "quotes": ["*"]})
@@ -155,7 +155,7 @@ async def ask(socket: ClientConnection, message: dict[str, Any]) -> None:
 
 
 def tell(what: str, values_ms: list[float]) -> None:
-    """Median, 99th percentile and the worst."""
+    """Print the median, the 99th percentile and the worst value."""
     cuts = statistics.quantiles(values_ms, n=100)
     worst = max(values_ms)
     print(f"{what:16} p50 {cuts[49]:6.1f} ms   p99 {cuts[98]:6.1f} ms   worst {worst:6.1f} ms")

@@ -1,4 +1,4 @@
-"""What is printed: the table of figures, and how Tickcast stands against what is asked of it."""
+"""Format the output: the table of figures, and Tickcast's ratios with the required ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ NOISY = 0.10
 LATE_MS = 10.0
 
 Results = Mapping[tuple[str, str], Figures | str]
-"""By workload and row; a text where there are no figures."""
+"""Figures by workload and row, or a text that says why there are none."""
 
 
 class Requirement(NamedTuple):
-    """A ratio of Tickcast's figure to a peer's, and the highest allowed."""
+    """The highest allowed ratio of Tickcast's figure to a peer's."""
 
     workload: str
     figure: str
@@ -43,7 +43,7 @@ HEADER = (
 
 
 def median(runs: Sequence[Figures | str]) -> Figures | str:
-    """The median of each figure; the reason where a run gave none."""
+    """Return the median of each figure, or the reason if a run failed."""
     for run in runs:
         if isinstance(run, str):
             return run
@@ -52,7 +52,7 @@ def median(runs: Sequence[Figures | str]) -> Figures | str:
 
 
 def row(workload: str, server: str, result: Figures | str) -> str:
-    """One line of the table."""
+    """Format one line of the table."""
     start = f"{workload:10}{server:20}"
     if isinstance(result, str):
         return f"{start}  {result}"
@@ -66,7 +66,7 @@ def row(workload: str, server: str, result: Figures | str) -> str:
 
 
 def remarks(result: Figures) -> list[str]:
-    """What to know before one believes a line."""
+    """Return warnings about a line."""
     found = []
     if result.delivered < 1:
         found.append(f"falls behind: {result.delivered:.0%} delivered")
@@ -80,12 +80,12 @@ def remarks(result: Figures) -> list[str]:
 
 
 def table(results: Results) -> str:
-    """All figures."""
+    """Format the table of all figures."""
     return "\n".join([HEADER, *(row(*key, result) for key, result in results.items())])
 
 
 def verdicts(results: Results, subject: str) -> str:
-    """The ratios asked for, and whether they are kept."""
+    """Format the required ratios, and whether they are met."""
     lines = []
     for workload, figure, peer, at_most in REQUIREMENTS:
         ours, theirs = results.get((workload, subject)), results.get((workload, peer))

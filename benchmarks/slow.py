@@ -1,9 +1,9 @@
-"""What slow clients do to the others, and what becomes of them.
+"""Measure how slow clients affect the others, and what happens to them.
 
-1,000 clients of ten symbols, 2,000 ticks/s in bursts. First all read; then every tenth stops for
-20 s; then it reads again. Prints how long ticks took to the others, what the server's memory came
-to, and for the slow ones how soon they have the latest tick of every stream again, and whether
-delivered, merged (`cf`) and skipped ticks add up.
+1,000 clients subscribe to ten symbols, with 2,000 ticks/s in bursts. First, all clients read. Then
+every tenth client stops reading for 20 s, and then reads again. Prints the delay of ticks to the
+other clients and the server's memory. For the slow clients, prints how soon they have the latest
+tick of every stream again, and whether delivered, merged (`cf`) and skipped ticks add up.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
             swarm.pump(begin + WARM_UP_S)
             swarm.forget()
             swarm.pump(begin + WARM_UP_S + CALM_S)
-            # Decoded at the end: now it would hold up our own reading, and look like delay.
+            # Decode at the end. Doing it now would stop our own reading, which looks like delay.
             calm = [swarm.take(client) for client in probes]
 
             before_kb = server.resident_kb()
@@ -71,7 +71,7 @@ def main() -> None:
             for client in stalled:
                 swarm.resume(client)
             resumed_ns = time.time_ns()
-            # What the others see now tells little: the slow ones' backlog keeps our own core busy.
+            # Ignore the delays from now on: the slow clients' backlog keeps our own core busy.
             swarm.pump(begin + seconds + 2.0)
             publishing.report()
         finally:
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def stream(peer: peers.Peer, number: int) -> Way:
-    """A client's way in; those that will stall keep little in their kernel."""
+    """Return a client's setup. Clients that will stall get a small receive buffer."""
     usual = way(peer, SLOW.symbol_names())
     if number % EVERY != EVERY // 2:
         return usual
@@ -94,14 +94,14 @@ def stream(peer: peers.Peer, number: int) -> Way:
 
 
 def tell_delays(what: str, probes: list[Kept]) -> None:
-    """How long ticks took to those that read."""
+    """Print the delays of ticks to the clients that read."""
     delays = [each.delay_ms for kept in probes for each in decode(kept)]
     cuts = statistics.quantiles(delays, n=100)
     print(f"{what:16} p50 {cuts[49]:6.1f} ms   p99 {cuts[98]:6.1f} ms", flush=True)
 
 
 def tell_timeline(probes: list[Kept]) -> None:
-    """When ticks took long to those that read."""
+    """Print the worst delay of each second to the clients that read."""
     worst: dict[int, float] = {}
     for kept in probes:
         for each in decode(kept):
@@ -111,7 +111,7 @@ def tell_timeline(probes: list[Kept]) -> None:
 
 
 def tell_memory(before_kb: int, peak_kb: int, stalled: int) -> None:
-    """What the slow clients' queues came to, and what they may."""
+    """Print the server's memory, and whether the slow clients' queues stayed within bounds."""
     bound_mb = stalled * Settings().outbox_max_bytes / 2**20
     grown_mb = (peak_kb - before_kb) / 1024
     word = "within" if grown_mb <= bound_mb * 1.1 else "OVER"
@@ -120,12 +120,12 @@ def tell_memory(before_kb: int, peak_kb: int, stalled: int) -> None:
 
 
 class Account(NamedTuple):
-    """What one slow client got.
+    """What one slow client received.
 
     Attributes:
-        caught_up_ms: until it had the latest tick of every stream; None if it never had.
-        delivered, merged, skipped: ticks, from the first that it got.
-        is_exact: whether these leave no tick out, and end with the last published.
+        caught_up_ms: the time until it had the latest tick of every stream; None if it never did.
+        delivered, merged, skipped: numbers of ticks, from the first one that it received.
+        is_exact: whether these account for every tick up to the last one published.
     """
 
     caught_up_ms: float | None
@@ -138,7 +138,7 @@ class Account(NamedTuple):
 def tell_stalled(
     swarm: Swarm, stalled: list[Client], stop: float, seconds: float, resumed_ns: int
 ) -> None:
-    """What became of the slow clients."""
+    """Print what happened to the slow clients."""
     closed = sum(
         _SLOW_CLIENT in b"".join(chunk for _, chunk in swarm.kept(client)) for client in stalled
     )
@@ -177,7 +177,7 @@ def account(
     published: dict[str, int],
     resumed_ns: int,
 ) -> Account:
-    """Go through all that one client got, in order."""
+    """Process everything that one client received, in order."""
     data = b"".join(chunk for _, chunk in kept)
     ends = iter(kept)
     end, at_ns = 0, 0

@@ -1,4 +1,4 @@
-"""Who wants what, and what is published when: the same for every peer."""
+"""Define the subscriptions and the publishing schedules, which are the same for every peer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Workload(NamedTuple):
-    """So many clients of so many symbols each, and ticks per second in all."""
+    """The number of clients, the symbols of each, and the total number of ticks per second."""
 
     name: str
     clients: int
@@ -19,16 +19,16 @@ class Workload(NamedTuple):
     burst: int = 1
 
     def symbol_names(self) -> list[str]:
-        """All symbols that are published."""
+        """Return all symbols that are published."""
         return [f"SYM{number}" for number in range(self.symbols)]
 
     def wanted(self) -> list[list[str]]:
-        """What each client subscribes to."""
+        """Return the symbols that each client subscribes to."""
         dice = random.Random(1)
         return [dice.sample(self.symbol_names(), self.symbols_each) for _ in range(self.clients)]
 
     def schedule(self, seconds: float, seed: int) -> Iterator[tuple[float, str]]:
-        """Seconds from the start, and a symbol, for every tick."""
+        """Yield the seconds from the start and the symbol of every tick."""
         dice = random.Random(seed)
         symbols = self.symbol_names()
         for turn in range(round(seconds * self.rate / self.burst)):
@@ -37,7 +37,7 @@ class Workload(NamedTuple):
                 yield due, dice.choice(symbols)
 
     def deliveries(self, seconds: float, seed: int) -> int:
-        """How many ticks all clients together are due."""
+        """Return the number of ticks that all clients together should receive."""
         published = Counter(symbol for _, symbol in self.schedule(seconds, seed))
         return sum(published[symbol] for wanted in self.wanted() for symbol in wanted)
 
@@ -51,5 +51,5 @@ WORKLOADS = (
     Workload("W3", 1000, 1, 1, 1000, burst=100),
 )
 SLOW = Workload("slow", 1000, 10, 10, 2000, burst=100)
-"""For slow.py: so many bytes that what does not read is soon more than its kernel takes."""
+"""For slow.py: enough bytes to overflow a stalled client's kernel buffer quickly."""
 BY_NAME = {work.name: work for work in (*WORKLOADS, SLOW)}

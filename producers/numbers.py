@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 FIXED_POINT: Final = 1_000_000_000
 """Databento's prices, where they are whole numbers, count units of 1 / `FIXED_POINT`."""
 _NO_PRICE: Final = float(2**63 - 1)
-"""The value that stands for an unknown price there."""
+"""The value that marks an unknown price there."""
 _IMPLAUSIBLE: Final = 1e11
 """A whole number of this size or more can't be a plain price, so it must have a fixed point."""
 

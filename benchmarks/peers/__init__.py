@@ -1,7 +1,7 @@
-"""Tickcast and its peers: one file each tells how to install, start, subscribe and publish.
+"""Tickcast and its peers. One file each defines how to install, start, subscribe and publish.
 
-The Python peers' servers run from these files too, in an environment that lacks Tickcast's own
-packages: what stands here needs the standard library only.
+The servers of the Python peers run from these files as well, in an environment without Tickcast's
+packages. This module therefore uses only the standard library.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _MODULES = {
 
 
 class Peer(Protocol):
-    """A server that brings ticks to WebSocket clients.
+    """A server that delivers ticks to WebSocket clients.
 
     Attributes:
-        name: as in `NAMES`.
-        about: what it is, with its version where that is known after `install`.
-        environment: on top of our own.
-        port: where clients connect, if `command` chose it; 0 where the server prints it.
+        name: one of `NAMES`.
+        about: a description, which includes the version, if known, after `install`.
+        environment: variables to add to the environment.
+        port: the port for clients if `command` chose it, or 0 if the server prints it.
     """
 
     name: str
@@ -37,38 +37,38 @@ class Peer(Protocol):
     environment: dict[str, str]
 
     def install(self) -> None:
-        """Make sure that it is there.
+        """Install the server unless it is already installed.
 
         Raises:
-            cache.CannotInstall: it isn't, and can't be had.
+            cache.CannotInstall: it can't be installed.
         """
 
     def command(self, directory: Path) -> list[str]:
-        """What starts the server.
+        """Return the command that starts the server.
 
-        It prints a line that ends in the port it listens on, unless that is in `port` then.
+        The server prints a line that ends in the port it listens on, unless `command` sets `port`.
 
         Args:
-            directory: for its files, of this run only.
+            directory: a directory for the server's files, for this run only.
         """
 
     def hello(self) -> bytes:
-        """A client's first words."""
+        """Return the first bytes that a client sends."""
 
     def steps(self, symbols: Sequence[str]) -> list[tuple[bytes, bytes]]:
-        """What the client waits for and says then, in turn, until it is subscribed."""
+        """Return the subscription steps: the data to wait for, and the bytes to send then."""
 
     def feed(self, directory: Path) -> Feed:
-        """How ticks get in. Used in the publisher's process."""
+        """Return the way to publish ticks. Called in the publisher's process."""
 
 
 class Feed(Protocol):
-    """The way of ticks into a server."""
+    """A way to publish ticks into a server."""
 
     async def open(self) -> None: ...
 
     def prepare(self, symbol: str, text: bytes, time_ns: int) -> Any:
-        """Do beforehand what can be done for a tick; `text` is its JSON as clients get it."""
+        """Prepare a tick ahead of time. `text` is its JSON as clients receive it."""
 
     async def send(self, prepared: Sequence[Any]) -> None:
         """Publish ticks that are due at the same time."""
@@ -77,13 +77,13 @@ class Feed(Protocol):
 
 
 def load(name: str) -> Peer:
-    """The peer of this name."""
+    """Return the peer with this name."""
     peer: Peer = import_module(f"peers.{_MODULES.get(name, name)}").Peer()
     return peer
 
 
 def handshake(path: str, protocol: str = "") -> bytes:
-    """A WebSocket client's request."""
+    """Return a WebSocket client's opening handshake."""
     offer = f"Sec-WebSocket-Protocol: {protocol}\r\n" if protocol else ""
     return (
         f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -92,28 +92,28 @@ def handshake(path: str, protocol: str = "") -> bytes:
 
 
 def frame(payload: bytes, opcode: int = 0x1) -> bytes:
-    """A client's frame. The mask is all zeros, which leaves the payload as it is."""
+    """Return a client's frame. The mask is all zeros, which leaves the payload unchanged."""
     size = len(payload)
     length = bytes((0x80 | size,)) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
     return bytes((0x80 | opcode,)) + length + bytes(4) + payload
 
 
 def subscribe_steps(symbols: Sequence[str]) -> list[tuple[bytes, bytes]]:
-    """For the servers in this folder that speak a protocol of our own making."""
+    """Return the steps for the servers in this folder that use our own simple protocol."""
     wish = json.dumps({"subscribe": list(symbols)}).encode()
     return [(b"\r\n\r\n", frame(wish)), (b"subscribed", b"")]
 
 
-# -- the line feed: how ticks reach the peers that have no broker of their own
+# -- the line feed: how ticks reach the peers that have no broker
 
 SOCKET = "feed.sock"
-"""A unix socket in the run's directory: the cheapest way in there is, so it favours the peers."""
+"""A unix socket in the run's directory. It is the cheapest way in, which favours the peers."""
 
 
 class PythonPeer:
-    """What the peers written in Python share: environment, start, line feed.
+    """The common base of the Python peers: environment, start and line feed.
 
-    The server is the same file, run as a module in the environment in the cache.
+    The server is the peer's own module, run in the Python environment in the cache.
     """
 
     name = ""
@@ -148,7 +148,7 @@ class PythonPeer:
 
 
 class LineFeed:
-    """Writes each tick as a line: symbol, a blank, the text of the message."""
+    """Writes each tick as a line: the symbol, a blank, and the text of the message."""
 
     def __init__(self, directory: Path) -> None:
         self._path = str(directory / SOCKET)
@@ -164,10 +164,10 @@ class LineFeed:
         return b"%s %s\n" % (symbol.encode(), text)
 
     async def send(self, prepared: Sequence[bytes]) -> None:
-        """One write for all. It blocks where the server reads no more: that is what we'd see.
+        """Send all ticks in one write. Blocks while the server doesn't read, to make that visible.
 
         Raises:
-            TimeoutError: it has not read for a second.
+            TimeoutError: the server hasn't read for a second.
         """
         self._sock.sendall(b"".join(prepared))
 
@@ -179,7 +179,7 @@ _listening: list[object] = []
 
 
 async def serve_lines(path: str, publish: Callable[[str, str], object]) -> None:
-    """Listen at a unix socket, and call `publish(symbol, text)` for every line that comes."""
+    """Listen on a unix socket and call `publish(symbol, text)` for every line received."""
     import asyncio  # noqa: PLC0415
 
     class Lines(asyncio.Protocol):
@@ -191,5 +191,5 @@ async def serve_lines(path: str, publish: Callable[[str, str], object]) -> None:
                 symbol, _, text = line.decode().partition(" ")
                 publish(symbol, text)
 
-    # Kept, because uvloop closes a server that nobody holds.
+    # Keep a reference, because uvloop closes a server that is garbage collected.
     _listening.append(await asyncio.get_running_loop().create_unix_server(Lines, path))

@@ -1,6 +1,5 @@
-// The Bun server: clients subscribe to topics, lines on a unix socket are published.
-// What is published in one turn of the loop leaves with one write for each client: uWebSockets
-// gathers it by itself.
+// The Bun server: clients subscribe to topics, and lines from a unix socket are published.
+// uWebSockets combines everything published in one loop iteration into one write per client.
 
 const server = Bun.serve({
   hostname: "127.0.0.1",

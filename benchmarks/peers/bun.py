@@ -1,4 +1,4 @@
-"""Bun: uWebSockets in C++ under JavaScript, `server.publish(topic, text)`. The server is bun.js."""
+"""Bun: `server.publish(topic, text)` on top of uWebSockets, in C++. The server is bun.js."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Peer:
 
 
 def _binaries(home: Path) -> list[Path]:
-    """Where the binary may be: npm may or may not run the package's script, which moves it."""
+    """Return possible paths of the binary: npm may or may not run the script that moves it."""
     modules = home / "node_modules"
     places = (*modules.glob("@oven/bun-*/bin/bun"), modules / "bun" / "bin" / "bun.exe")
-    # The script's stub that says "not installed" is small.
+    # Ignore the package's stub, a small script that prints "not installed".
     return [path for path in places if path.is_file() and path.stat().st_size > 1 << 20]

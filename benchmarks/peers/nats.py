@@ -1,4 +1,4 @@
-"""NATS: nats-server, its clients on its WebSocket port, the publisher on its plain one."""
+"""NATS: nats-server, with clients on its WebSocket port and the publisher on its TCP port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BINARY = 0x2
 
 
 class Peer:
-    """nats-server from PATH, or from Debian's package unpacked into the cache."""
+    """nats-server from PATH, or from Debian's package, unpacked into the cache."""
 
     name = "nats"
     about = "nats-server, WebSocket"

@@ -1,4 +1,4 @@
-"""picows: a WebSocket server in Cython, a send to each subscriber of a symbol."""
+"""picows: a WebSocket server in Cython that sends to each subscriber of a symbol in turn."""
 
 from __future__ import annotations
 

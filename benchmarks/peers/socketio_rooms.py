@@ -12,7 +12,7 @@ from peers import PythonPeer, frame, handshake, serve_lines
 
 
 class Peer(PythonPeer):
-    """python-socketio. Its clients speak Engine.IO 4 over WebSocket, without its own client."""
+    """python-socketio. Our clients speak Engine.IO 4 over WebSocket, without its client library."""
 
     name = "socketio"
     package = "python-socketio"
@@ -35,7 +35,7 @@ async def listen(path: str) -> None:
     import socketio  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
     import uvicorn  # noqa: PLC0415
 
-    # Pings would need an answer; one after an hour is none.
+    # Clients don't answer pings. With an interval of an hour, there are none.
     sio: Any = socketio.AsyncServer(
         async_mode="asgi", ping_interval=3600, http_compression=False, monitor_clients=False
     )
@@ -54,7 +54,7 @@ async def listen(path: str) -> None:
     async def publish() -> None:
         while True:
             symbol, text = await lines.get()
-            # As an object, so that clients get the same JSON as elsewhere, not JSON in a string.
+            # Send an object, so that clients get the same JSON as elsewhere, not JSON in a string.
             await sio.emit("ticks", json.loads(text), room=symbol)
 
     config = uvicorn.Config(

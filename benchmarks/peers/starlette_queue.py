@@ -1,4 +1,4 @@
-"""Plain Starlette under uvicorn with a queue per client: what most tutorials arrive at."""
+"""Plain Starlette under uvicorn with a queue per client, as in most tutorials."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.port = 0
-        # The clients answer no pings; the peers send none either.
+        # The clients don't answer pings. The peers don't send any, either.
         self.environment = {"TICKCAST_LOG_LEVEL": "error", "TICKCAST_PING_INTERVAL_S": "3600"}
 
     def install(self) -> None:
@@ -48,7 +48,7 @@ class Peer:
 
 
 class StoreFeed:
-    """Publishes as every producer does: through `Publisher`, into the store."""
+    """Publishes through `Publisher` into the store, like every producer."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / STORE

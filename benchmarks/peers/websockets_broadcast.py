@@ -1,4 +1,4 @@
-"""The websockets library: its server, and `broadcast` to the subscribers of a symbol."""
+"""The websockets library: its server, with `broadcast` to the subscribers of a symbol."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The load tester: many clients that check every tick they get, and report what it cost."""
+"""The load tester: many clients that check every tick they receive and measure the cost."""

@@ -1,4 +1,4 @@
-"""Plots as SVG text. Colours and fonts come from the page's style sheet, by class."""
+"""Plots as SVG text. The page's style sheet sets colours and fonts by class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Format = Callable[[float], str]
 
 
 class Series(NamedTuple):
-    """A line: what it is called, its class (`a`, `b` or `c`), and its points; None is a break."""
+    """A line: its name, its class (`a`, `b` or `c`) and its points; None breaks the line."""
 
     name: str
     style: str
@@ -26,7 +26,7 @@ class Series(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Values from `low` to `high` along an axis, and those that are marked."""
+    """An axis from `low` to `high`, and its tick marks."""
 
     low: float
     high: float
@@ -34,7 +34,7 @@ class Scale(NamedTuple):
     is_log: bool = False
 
     def share(self, value: float) -> float:
-        """Where a value lies between the ends, 0 to 1."""
+        """Return the position of a value along the axis, 0 to 1."""
         low, high = self.low, self.high
         if self.is_log:
             value, low, high = (math.log10(max(each, 1e-12)) for each in (value, low, high))
@@ -42,7 +42,7 @@ class Scale(NamedTuple):
 
 
 def linear(values: Iterable[float]) -> Scale:
-    """From 0 to a round number above all values, with four to six marks."""
+    """Create a scale from 0 to a round number above all values, with four to six marks."""
     top = max((value for value in values if value > 0), default=1.0)
     rough = top / 4
     power = 10 ** math.floor(math.log10(rough))
@@ -52,7 +52,7 @@ def linear(values: Iterable[float]) -> Scale:
 
 
 def logarithmic(values: Iterable[float]) -> Scale:
-    """Between two powers of ten around all values, each of them marked."""
+    """Create a scale between the powers of ten around all values, with a mark at each power."""
     positive = [value for value in values if value > 0] or [1.0]
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     high = max(high, low + 1)
@@ -62,7 +62,7 @@ def logarithmic(values: Iterable[float]) -> Scale:
 def line_chart(
     series: Sequence[Series], x: Scale, y: Scale, x_format: Format, y_format: Format, title: str
 ) -> str:
-    """Lines over a grid; `title` is what a screen reader says."""
+    """Draw lines over a grid; `title` is for screen readers."""
     parts = [*_grid(x, y, x_format, y_format)]
     for each in series:
         for run in _unbroken(each.points):
@@ -83,7 +83,7 @@ def bar_chart(
     bars: Sequence[tuple[float, float, float, str]], x: Scale, y: Scale, x_format: Format,
     y_format: Format, title: str,
 ) -> str:  # fmt: skip
-    """Bars from one value to another, with their heights and what to say of them."""
+    """Draw bars, each given by its start, end, height and tooltip."""
     parts = [*_grid(x, y, x_format, y_format)]
     floor = _TOP + _PLOT_HEIGHT
     for low, high, height, text in bars:

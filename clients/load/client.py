@@ -1,4 +1,4 @@
-"""One connection of the load: a bare asyncio protocol that checks what it receives."""
+"""One connection of the load: a plain asyncio protocol that checks what it receives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CLOSE_GRACE_S: Final = 1.0
 
 
 class Shared(NamedTuple):
-    """What all clients of one process have in common."""
+    """What all clients of one process share."""
 
     plan: Plan
     address: wire.Address
@@ -34,14 +34,14 @@ class Shared(NamedTuple):
 
 
 class Client(asyncio.Protocol):
-    """Connects, subscribes, then keeps accounts of every tick until it is closed.
+    """Connects, subscribes, and then accounts for every tick until it is closed.
 
     Attributes:
-        subscribed: done when it is; a ConnectionFailed where the server refused it.
-        held: numbers of the streams it is to get, with where they stood when it subscribed; empty
-            where that is not known.
-        close_code: why the server ended the connection, 0 while it has not.
-        latency_us, latency_count: sum and count behind its mean latency.
+        subscribed: done once subscribed; a ConnectionFailed if the server refused.
+        held: the streams that the client should receive: position on subscribing by stream
+            number; empty if unknown.
+        close_code: the code with which the server closed the connection, or 0.
+        latency_us, latency_count: sum and count for the mean latency.
     """
 
     def __init__(
@@ -83,18 +83,18 @@ class Client(asyncio.Protocol):
 
     @property
     def name(self) -> str:
-        """For people: its seat, and which of those who sat there it is."""
+        """The display name: its seat, and its generation in that seat unless it is the first."""
         return f"client {self.seat.number}" + (f".{self.generation}" if self.generation else "")
 
     @property
     def is_open(self) -> bool:
-        """Subscribed, and neither closed nor about to be."""
+        """Whether the client is subscribed, and neither closed nor closing."""
         return self.conversation.ready and not self.leaving and self._transport is not None
 
     # -- the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not `isinstance`: uvloop's transports have no such base.
+        # Not `isinstance`: uvloop's transports do not have this base class.
         self._transport = cast("asyncio.Transport", transport)
         assert self._handshake is not None
         self._transport.write(self._handshake.request)
@@ -224,7 +224,7 @@ class Client(asyncio.Protocol):
     def _refuse(self, error: ConnectionFailed) -> None:
         if not self.subscribed.done():
             self.subscribed.set_exception(error)
-            # Whoever waits may have given up; then nobody asks for the exception.
+            # Mark the exception as retrieved: the task that waited for it may be gone.
             self.subscribed.exception()
 
     def _give_up(self, error: ConnectionFailed, code: CloseCode) -> None:
@@ -234,7 +234,7 @@ class Client(asyncio.Protocol):
             self._send(wire.CLOSE, wire.close_payload(code))
             self._transport.close()
 
-    # -- what the fleet asks of it
+    # -- called by the fleet
 
     def stall(self) -> None:
         """Stop reading."""
@@ -243,13 +243,13 @@ class Client(asyncio.Protocol):
             self.stalled = True
 
     def read_on(self) -> None:
-        """Read again."""
+        """Resume reading."""
         if self.stalled and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
         self.stalled = False
 
     def leave(self) -> None:
-        """Say good-bye; the connection is cut if the server does not."""
+        """Close the connection, and abort it if the server does not answer."""
         if self.leaving or self._transport is None:
             return
         self.leaving = True
@@ -258,6 +258,6 @@ class Client(asyncio.Protocol):
         asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, self.abort)
 
     def abort(self) -> None:
-        """Cut the connection."""
+        """Abort the connection."""
         if self._transport is not None:
             self._transport.abort()

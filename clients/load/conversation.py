@@ -1,7 +1,8 @@
-"""What a client says to the server until it is subscribed, without I/O.
+"""The messages of a client up to its subscription. No I/O.
 
-Servers differ: one that speaks Alpaca's dialect accepts no subprotocol, and knows neither
-`configure` nor the options of `subscribe`. What a server refuses is left out, and noted.
+Servers differ. One that speaks Alpaca's dialect accepts no subprotocol, and knows neither
+`configure` nor the options of `subscribe`. Extensions that a server refuses are left out and
+recorded.
 """
 
 from __future__ import annotations
@@ -14,18 +15,18 @@ from feed.errors import ConnectionFailed, Fault
 
 Action = dict[str, Any]
 _TOO_MUCH: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
-"""Errors with which a server refuses options that it does not know."""
+"""Error codes with which a server refuses unknown options."""
 _NOT_AUTHENTICATED: Final = Fault.NOT_AUTHENTICATED.code
 
 
 class Conversation:
-    """One client's side, from the greeting to the subscription.
+    """One client's side of the conversation, from the greeting to the subscription.
 
     Attributes:
-        greeted: the server has spoken.
-        ready: the subscription is confirmed.
-        granted: extensions that the server has agreed to.
-        refused: extensions that it has not.
+        greeted: whether the server has sent its greeting.
+        ready: whether the subscription is confirmed.
+        granted: extensions that the server accepted.
+        refused: extensions that it did not.
     """
 
     def __init__(
@@ -48,10 +49,10 @@ class Conversation:
         self.refused: set[str] = set()
 
     def receive(self, notice: Notice) -> Action | None:
-        """Take a message that is no tick; returns what to say next, if anything.
+        """Process a message other than a tick; return the next message to send, if any.
 
         Raises:
-            ConnectionFailed: the server will not have this client.
+            ConnectionFailed: the server refused this client.
         """
         if self.ready:
             return None
@@ -95,7 +96,7 @@ class Conversation:
         return {"action": "subscribe", **self._channels, **self._options}
 
     def _take_error(self, notice: Notice) -> Action:
-        # Actions are answered one by one, so an error answers the last one.
+        # The server answers actions in turn, so an error answers the last one.
         code = notice.get("code")
         if self._waits_for == "configured" and code in _TOO_MUCH:
             self.refused |= set(self._configure)

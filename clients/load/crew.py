@@ -1,4 +1,4 @@
-"""The worker processes, seen from the parent: starts them, gives orders, gathers their news."""
+"""The parent's side of the worker processes: start them, send orders, collect news."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from clients.load.plan import Plan
 from feed.errors import TickcastError
 
 _END_S = 3.0
-# -P: a directory `clients` where the user happens to be is not ours.
+# -P: don't import a directory `clients` that happens to be in the working directory.
 _MODULE = ("-P", "-m", "clients.load.worker")
 Answer = TypeVar("Answer", Ready, Settled, Accounts)
 
 
 class _Worker:
-    """One process, and the answers that it owes."""
+    """One process, and the answers expected from it."""
 
     def __init__(self, number: int, process: asyncio.subprocess.Process) -> None:
         self.number = number
@@ -44,13 +44,13 @@ class _Worker:
         self.answers: asyncio.Queue[News | TickcastError] = asyncio.Queue()
 
     def tell(self, order: Order) -> None:
-        """Give an order; one that is gone shows by its missing answer."""
+        """Send an order. If the process is gone, the missing answer will show it."""
         assert self.process.stdin is not None
         with suppress(OSError, RuntimeError):
             self.process.stdin.write(pack(order))
 
     async def answer(self, kind: type[Answer]) -> Answer:
-        """Its next answer of a kind; others are to orders that nobody waits for any more."""
+        """Return its next answer of a kind, skipping answers to orders that were abandoned."""
         while True:
             answer = await self.answers.get()
             if isinstance(answer, TickcastError):
@@ -59,7 +59,7 @@ class _Worker:
                 return answer
 
     async def listen(self, on_second: Callable[[int, Second], None]) -> None:
-        """Take its news until it ends."""
+        """Receive news until the process ends."""
         assert self.process.stdout is not None
         try:
             while True:
@@ -84,26 +84,26 @@ class Crew:
 
     @property
     def pids(self) -> list[int]:
-        """Their process ids."""
+        """The process ids of the workers."""
         return [worker.process.pid for worker in self._workers]
 
     async def connect(self, plan: Plan, bases: Streams) -> int:
-        """Open all connections; returns how many are."""
+        """Open all connections; return how many succeeded."""
         for worker in self._workers:
             worker.tell(Connect(plan, worker.number, bases))
         return sum(ready.connected for ready in await self._gather(Ready))
 
     def measure(self, begin_ns: int) -> None:
-        """Let figures count from a moment on."""
+        """Start the measurement at a given time."""
         self._tell(Measure(begin_ns))
 
     async def settle(self, ends: Streams, timeout_s: float, last: bool) -> int:
-        """Wait for what is under way; returns how many clients still lack some."""
+        """Wait for ticks in flight; return how many clients still lack some."""
         self._tell(Settle(ends, timeout_s, last))
         return sum(settled.lagging for settled in await self._gather(Settled))
 
     async def finish(self) -> list[Accounts]:
-        """Close all connections, and get the accounts."""
+        """Close all connections and return the accounts."""
         self._tell(Finish())
         return await self._gather(Accounts)
 
@@ -112,13 +112,13 @@ class Crew:
             worker.tell(order)
 
     async def _gather(self, kind: type[Answer]) -> list[Answer]:
-        # All at once, so that the failure of any of them is noticed.
+        # Wait for all at once, to notice the failure of any of them.
         return list(await asyncio.gather(*(each.answer(kind) for each in self._workers)))
 
 
 @asynccontextmanager
 async def employed(processes: int, on_second: Callable[[int, Second], None]) -> AsyncIterator[Crew]:
-    """Worker processes, ended for certain when the block is left.
+    """Start worker processes, which are always ended when the block exits.
 
     Args:
         on_second: called with a process's number and each of its seconds.
@@ -130,7 +130,7 @@ async def employed(processes: int, on_second: Callable[[int, Second], None]) -> 
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *_MODULE,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                # A Ctrl-C of the terminal goes to the parent alone.
+                # Ctrl-C in the terminal must reach only the parent.
                 start_new_session=True,
             )  # fmt: skip
             worker = _Worker(number, process)

@@ -1,4 +1,4 @@
-"""Opens the sockets of many connections to one server."""
+"""Open the sockets of many connections to one server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clients.tls import verifying_context
 
 
 class Dialer:
-    """Looks the server's name up once, and connects."""
+    """Resolves the server's name once, and connects clients."""
 
     def __init__(self, plan: Plan, address: Address) -> None:
         self._address = address
@@ -25,7 +25,7 @@ class Dialer:
         """Connect a client.
 
         Raises:
-            OSError: none of the host's addresses answers, or it has none.
+            OSError: the host has no address, or none of them answers.
         """
         address = self._address
         if not self._peers:
@@ -40,7 +40,7 @@ class Dialer:
             except OSError as error:
                 failure = error
             else:
-                # Of a host's addresses, the first that answers will do for all.
+                # Use the first address that answers for all other connections.
                 self._peers = [peer]
                 return
         raise failure
@@ -51,7 +51,7 @@ class Dialer:
         try:
             plain.setblocking(False)
             if client.seat.slow:
-                # Before connecting: afterwards the window has been agreed on.
+                # Must be set before connecting, which negotiates the window.
                 plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._slow_rcvbuf_bytes)
             await loop.sock_connect(plain, peer)
             await loop.create_connection(

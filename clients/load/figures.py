@@ -15,7 +15,7 @@ _SHARES: Final = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 
 
 class Figure(NamedTuple):
-    """A plot, with its heading, what its lines are (name and class), and how to read it."""
+    """A plot, with its heading, its legend (name and class) and a hint on how to read it."""
 
     heading: str
     svg: str
@@ -24,7 +24,7 @@ class Figure(NamedTuple):
 
 
 def figures_of(report: Report) -> Iterator[Figure]:
-    """All plots there is something to draw for."""
+    """Yield all plots that have data."""
     if report.latency_histogram or report.slow_latency_histogram:
         yield _percentiles(report)
     if report.latency_histogram:
@@ -64,7 +64,7 @@ def _percentiles(report: Report) -> Figure:
 
 
 def _curve(buckets: Sequence[Bucket]) -> list[tuple[float, float | None]]:
-    """Points of the percentile plot: how rare (in nines), and the latency."""
+    """Return the points of the percentile plot: the percentile in nines, and the latency."""
     total = sum(bucket.count for bucket in buckets)
     curve: list[tuple[float, float | None]] = []
     seen = 0
@@ -184,7 +184,7 @@ def _seconds(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    """A count in few characters: 950, 12k, 1.5M."""
+    """Format a count compactly: 950, 12k, 1.5M."""
     for limit, unit in ((1e6, "M"), (1e3, "k")):
         if value >= limit:
             return f"{value / limit:.3g}{unit}"

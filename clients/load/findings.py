@@ -1,4 +1,4 @@
-"""Makes the report of what a run has recorded."""
+"""Build the report from what a run has recorded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ POOL_SHOWN = 1000
 
 
 class Outcome(Struct, kw_only=True):
-    """What the run knows when it is over, beside what was recorded each second."""
+    """What the run knows at its end, in addition to the record of each second."""
 
     started: Time
     ended: Time
@@ -52,7 +52,7 @@ class Outcome(Struct, kw_only=True):
 
 
 def build_report(plan: Plan, recorder: Recorder, outcome: Outcome) -> Report:
-    """The report, its verdict included."""
+    """Build the report, including its verdict."""
     accounts = total_of(outcome.accounts)
     moments = recorder.measured(outcome.measured_s)
     throughput = _throughput(moments)

@@ -1,4 +1,4 @@
-"""All connections of one process: opens them, stalls and replaces some, and ends them."""
+"""All connections of one process: open them, stall and replace some, and close them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _LOOK_S: Final = 0.05
 _QUIET_S: Final = 1.5
 _RETURN_S: Final = 1.0
 _CONNECTING_MAX: Final = 256
-"""Handshakes under way at a time: fewer than a listening socket queues."""
+"""Maximum number of concurrent handshakes, below the backlog of a listening socket."""
 
 
 class Fleet:
     """The connections of one process.
 
     Attributes:
-        meter: what they count together.
-        settled: connections of the plan that are open or have failed.
-        clients: those that are subscribed.
+        meter: the counters of all connections.
+        settled: how many planned connections are open or have failed.
+        clients: the subscribed clients.
     """
 
     def __init__(self, plan: Plan, process: int, bases: StreamList) -> None:
@@ -65,7 +65,7 @@ class Fleet:
         return {self._streams.number(channel, symbol): seq for channel, symbol, seq in streams}
 
     def start_task(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something until it or the fleet ends."""
+        """Run a task until it finishes or the fleet ends."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -73,10 +73,10 @@ class Fleet:
     # -- opening
 
     async def connect_all(self) -> None:
-        """Open every connection of the plan, at its rate; returns when all are open or failed.
+        """Open all planned connections at the planned rate; return when all are open or failed.
 
         Raises:
-            ConnectionFailed: not even the first one could be opened.
+            ConnectionFailed: the first connection could not be opened.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -144,7 +144,7 @@ class Fleet:
             self._on_end(client)
 
     def _held(self, symbols: tuple[str, ...]) -> dict[int, int]:
-        """The streams whose position is known that these symbols cover."""
+        """Return the streams with a known position that these symbols cover."""
         if not self._bases:
             return {}
         wanted = Coverage(
@@ -159,7 +159,7 @@ class Fleet:
     # -- while it runs
 
     def begin_churn(self) -> None:
-        """From now on clients leave and others take their seats, if the plan says so."""
+        """Start replacing clients, if the plan has churn."""
         if self._plan.churn_rate:
             self.start_task(self._churn_forever())
 
@@ -178,7 +178,7 @@ class Fleet:
                 self.start_task(self._take_seat(client.seat))
 
     async def _stall_forever(self) -> None:
-        """Each slow client stops and goes on in turn, all of them out of step."""
+        """Make each slow client stop and resume reading, all of them out of step."""
         loop = asyncio.get_running_loop()
         period = self._plan.stall_s + self._plan.read_s
         while True:
@@ -192,7 +192,7 @@ class Fleet:
             await asyncio.sleep(_LOOK_S)
 
     def _on_end(self, client: Client) -> None:
-        """A connection is gone, whoever ended it."""
+        """Handle the end of a connection, whichever side closed it."""
         self._connected.discard(client)
         if client not in self.clients:
             return
@@ -208,16 +208,16 @@ class Fleet:
             self.start_task(self._come_back(client.seat))
 
     async def _come_back(self, seat: Seat) -> None:
-        """A slow client that was thrown out tries again, as real ones do."""
+        """Reconnect a slow client that the server has closed, as real clients do."""
         await asyncio.sleep(_RETURN_S)
         await self._take_seat(seat)
 
     # -- ending
 
     async def settle(self, ends: StreamList, timeout_s: float) -> int:
-        """Wait until all ticks up to the ends have come; returns how many clients lack some.
+        """Wait until all ticks up to `ends` have arrived; return how many clients lack some.
 
-        It gives up when nothing has come for a while, or the time is over.
+        It gives up when nothing has arrived for a while, or after `timeout_s`.
         """
         self._stop_tasks()
         for client in self.clients:
@@ -247,14 +247,14 @@ class Fleet:
         return client.tally.lags(self._ends_of(client, ends))
 
     def _ends_of(self, client: Client, ends: Mapping[int, int]) -> dict[int, int]:
-        """Which ends a client can be held to: of streams it held from the start, or has seen."""
+        """Return the ends that apply to a client: of streams it had on subscribing or has seen."""
         if client.held:
             return {number: end for number, end in ends.items() if number in client.held}
         positions = client.tally.positions
         return {number: end for number, end in ends.items() if number in positions}
 
     async def finish(self, ends: StreamList) -> Accounts:
-        """Close the accounts, then all connections."""
+        """Close the accounts and then all connections."""
         self._stop_tasks()
         numbered = self._number(ends)
         clients, self.clients = list(self.clients), {}

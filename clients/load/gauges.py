@@ -1,4 +1,4 @@
-"""Processor time and memory of processes on this machine, from /proc."""
+"""CPU time and memory of processes on this machine, from /proc."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Usage(NamedTuple):
-    """What some processes have used so far, and hold now."""
+    """The CPU time that processes have used so far, and their current memory."""
 
     cpu_s: float
     rss_bytes: int
 
 
 def read_usage(pids: Iterable[int], proc: Path = Path("/proc")) -> Usage | None:
-    """The sum over some processes; None when one of them is gone."""
+    """Return the total over some processes, or None if one of them is gone."""
     cpu_s, rss_bytes = 0.0, 0
     try:
         for pid in pids:
@@ -32,10 +32,10 @@ def read_usage(pids: Iterable[int], proc: Path = Path("/proc")) -> Usage | None:
 
 
 def check_pids(pids: Sequence[int], proc: Path = Path("/proc")) -> None:
-    """Refuse what can't be measured.
+    """Check that the processes can be measured.
 
     Raises:
-        InvalidSettings: there is no such process, or no /proc on this system.
+        InvalidSettings: a process does not exist, or this system has no /proc.
     """
     for pid in pids:
         if read_usage([pid], proc) is None:
@@ -43,7 +43,7 @@ def check_pids(pids: Sequence[int], proc: Path = Path("/proc")) -> None:
 
 
 def _cpu_s(stat: str) -> float:
-    # The name of the program comes in brackets and may hold anything: count from behind it.
+    # The program name is in parentheses and may contain anything: count fields after it.
     fields = stat.rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
 

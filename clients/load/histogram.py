@@ -6,23 +6,23 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 _LINEAR_BITS: Final = 8
-"""Values below 2**8 µs have a bucket each; above, every doubling has half as many."""
+"""Values below 2**8 µs have one bucket each. Above, each doubling has half as many buckets."""
 _HALF: Final = 1 << (_LINEAR_BITS - 1)
 _MAX_US: Final = (1 << 36) - 1
-"""Nineteen hours; what is longer counts as that."""
+"""Nineteen hours; longer durations are clamped to it."""
 BUCKETS: Final = ((_MAX_US.bit_length() - _LINEAR_BITS) + 2) * _HALF
 
 QUANTILES: Final = (0.5, 0.9, 0.99, 0.999)
 
 
 def bucket_of(us: int) -> int:
-    """The bucket of a duration in whole microseconds, 0 to `_MAX_US`."""
+    """Return the bucket of a duration in whole microseconds, 0 to `_MAX_US`."""
     shift = us.bit_length() - _LINEAR_BITS
     return us if shift <= 0 else (shift << (_LINEAR_BITS - 1)) + (us >> shift)
 
 
 def lowest_us(bucket: int) -> int:
-    """The shortest duration that falls into a bucket."""
+    """Return the shortest duration in a bucket."""
     if bucket < 2 * _HALF:
         return bucket
     shift = (bucket >> (_LINEAR_BITS - 1)) - 1
@@ -30,7 +30,7 @@ def lowest_us(bucket: int) -> int:
 
 
 def middle_us(bucket: int) -> float:
-    """What a duration in this bucket is taken for."""
+    """Return the duration that represents a bucket."""
     low = lowest_us(bucket)
     return low if bucket < 2 * _HALF else (low + lowest_us(bucket + 1)) / 2
 
@@ -39,8 +39,8 @@ class Histogram:
     """Counts of durations.
 
     Attributes:
-        count: how many were recorded, weights included.
-        max_us: the longest, exactly.
+        count: how many were recorded, including weights.
+        max_us: the exact maximum.
     """
 
     __slots__ = ("_counts", "count", "max_us", "sum_us")
@@ -52,13 +52,13 @@ class Histogram:
         self.max_us = 0
 
     def record(self, us: int, weight: int = 1) -> None:
-        """Count a duration; below zero counts as zero."""
+        """Count a duration; negative values count as zero."""
         if us < 0:
             us = 0
         elif us > _MAX_US:
             us = _MAX_US
         shift = us.bit_length() - _LINEAR_BITS
-        # `bucket_of`, written out: this runs for every frame.
+        # `bucket_of`, inlined because this runs for every frame.
         self._counts[us if shift <= 0 else (shift << (_LINEAR_BITS - 1)) + (us >> shift)] += weight
         self.count += weight
         self.sum_us += us * weight
@@ -66,11 +66,11 @@ class Histogram:
             self.max_us = us
 
     def note_max(self, us: int) -> None:
-        """Let the maximum know of a duration that is counted under another's weight."""
+        """Update the maximum with a duration that is counted in the weight of another one."""
         self.max_us = max(self.max_us, min(us, _MAX_US))
 
     def quantile_us(self, share: float) -> float:
-        """The duration that `share` of all do not exceed; 0 when nothing was recorded."""
+        """Return the duration that `share` of all values do not exceed; 0 if empty."""
         wanted = max(1, share * self.count)
         seen = 0
         for bucket, count in enumerate(self._counts):
@@ -81,19 +81,19 @@ class Histogram:
 
     @property
     def mean_us(self) -> float:
-        """The mean; 0 when nothing was recorded."""
+        """The mean; 0 if empty."""
         return self.sum_us / self.count if self.count else 0.0
 
     def buckets(self) -> list[tuple[int, int]]:
-        """Bucket and count of all buckets in use, shortest durations first."""
+        """Return bucket and count of all nonempty buckets, shortest durations first."""
         return [(bucket, count) for bucket, count in enumerate(self._counts) if count]
 
     def pack(self) -> list[int]:
-        """Everything in few numbers, to send elsewhere: maximum, sum, then bucket, count, …."""
+        """Pack the histogram into a list to send: maximum, sum, then bucket, count, …."""
         return [self.max_us, self.sum_us, *(number for pair in self.buckets() for number in pair)]
 
     def merge(self, packed: Sequence[int]) -> None:
-        """Add what another histogram packed."""
+        """Add a packed histogram."""
         if len(packed) < 2:
             return
         self.max_us = max(self.max_us, packed[0])
@@ -104,7 +104,7 @@ class Histogram:
 
 
 def merged(parts: Iterable[Sequence[int]]) -> Histogram:
-    """One histogram out of packed ones."""
+    """Merge packed histograms into one."""
     whole = Histogram()
     for packed in parts:
         whole.merge(packed)

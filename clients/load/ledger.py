@@ -1,4 +1,4 @@
-"""Adds the accounts of a process's clients up, as they end."""
+"""Add up the accounts of a process's clients as they end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _TALLY_FIELDS: Final = (
     "missing", "repeated", "reordered", "wrong_notices",
 )  # fmt: skip
 _BY_POLICY: Final = frozenset((CloseCode.SLOW_CLIENT, NO_CLOSE_FRAME))
-"""How a server ends a client that does not read; a cut where its last words would not go out."""
+"""Close codes for a client that does not read. A close frame may not get through to it."""
 
 
 class Ledger:
-    """The sum of the accounts of clients that have ended."""
+    """The total of the accounts of clients that have ended."""
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
@@ -32,28 +32,28 @@ class Ledger:
         self.accounts = Accounts()
 
     def add_opened(self, client: Client) -> None:
-        """Enter a client that has subscribed."""
+        """Record a client that has subscribed."""
         self.accounts.opened += 1
         self._handshake.record(client.greeted_us)
         self._subscribed.record(client.subscribed_us)
         add_counts(self.accounts.granted, dict.fromkeys(client.conversation.granted, 1))
 
     def add_refusal(self, reason: str) -> None:
-        """Enter a connection that came to nothing."""
+        """Record a connection that failed."""
         add_counts(self.accounts.refusals, {reason[:160]: 1})
 
     def add_error(self, text: str) -> None:
-        """Enter an error message of the server."""
+        """Record an error message of the server."""
         add_counts(self.accounts.errors, {text[:160]: 1})
 
     def add_close(self, client: Client) -> bool:
-        """Enter that the server ended a client; returns whether that was to be expected."""
+        """Record that the server closed a client; return whether that was expected."""
         closes = self.accounts.slow_closes if client.seat.slow else self.accounts.closes
         add_counts(closes, {str(client.close_code): 1})
         return client.seat.slow and client.close_code in _BY_POLICY
 
     def add_whole(self, client: Client, ends: Mapping[int, int]) -> None:
-        """Enter a client that was there the whole time; `ends` says where its streams end."""
+        """Record a client that was connected the whole time; `ends` are its final positions."""
         tally = client.tally
         if ends and not tally.unnumbered:
             tally.close(ends)
@@ -68,7 +68,7 @@ class Ledger:
         self.add(client)
 
     def add(self, client: Client) -> None:
-        """Enter what a client got and what was wrong with it, once."""
+        """Record what a client received and its faults, once."""
         accounts, tally = self.accounts, client.tally
         accounts.clients += 1
         accounts.undecodable += client.undecodable
@@ -85,7 +85,7 @@ class Ledger:
             )  # fmt: skip
 
     def close(self) -> Accounts:
-        """The sum, ready to be sent."""
+        """Return the total, ready to be sent."""
         return msgspec.structs.replace(
             self.accounts, handshake=self._handshake.pack(), subscribed=self._subscribed.pack()
         )

@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other through pipes: MessagePack after its length."""
+"""Messages between the processes of a run, sent through pipes as length-prefixed MessagePack."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Streams = list[tuple[str, str, int]]
 
 
 class Connect(Struct, tag=True, frozen=True):
-    """First of all: open your share of the connections. `bases` says where streams stand."""
+    """The first order: open this process's connections. `bases` are the streams' positions."""
 
     plan: Plan
     process: int
@@ -30,15 +30,15 @@ class Connect(Struct, tag=True, frozen=True):
 
 
 class Measure(Struct, tag=True, frozen=True):
-    """Everybody is connected: figures count from this moment on, nanoseconds of the wall clock."""
+    """All are connected: measure from this time on, in nanoseconds of the wall clock."""
 
     begin_ns: int
 
 
 class Settle(Struct, tag=True, frozen=True):
-    """Nothing new is published: slow clients read on, nobody leaves, until all is quiet.
+    """Publishing has stopped: end stalls and churn, and wait for outstanding ticks.
 
-    `ends` says where streams stand. `last` marks the final time of asking.
+    `ends` are the streams' positions. `last` marks the final order of this kind.
     """
 
     ends: Streams
@@ -47,7 +47,7 @@ class Settle(Struct, tag=True, frozen=True):
 
 
 class Finish(Struct, tag=True, frozen=True):
-    """Close all connections, and hand in the accounts."""
+    """Close all connections and send the accounts."""
 
 
 Order = Connect | Measure | Settle | Finish
@@ -57,7 +57,7 @@ Order = Connect | Measure | Settle | Finish
 
 
 class Timings(Struct):
-    """Durations by what they are counted from; `server` is from the server's write (`tw`)."""
+    """Durations by their starting point; `server` starts at the server's write (`tw`)."""
 
     tick: Packed = msgspec.field(default_factory=list)
     publish: Packed = msgspec.field(default_factory=list)
@@ -65,15 +65,15 @@ class Timings(Struct):
 
 
 class Second(Struct):
-    """What one process saw in one second, or less at the end of a phase.
+    """The figures of one process for one second, or less at the end of a phase.
 
     Attributes:
-        number: seconds since figures count; below zero before that.
-        span_s: how long it really was.
-        reading, slow: latencies of clients that read all the time, and of the others.
+        number: seconds since the start of the measurement; negative before it.
+        span_s: the actual length.
+        reading, slow: latencies of clients that always read, and of slow clients.
         queue_bytes_max, queue_bytes_sum: from the clients' latest heartbeats.
-        loop_late_us: how late timers of this process ran, at worst.
-        cpu_s: what this process used.
+        loop_late_us: the maximum delay of this process's timers.
+        cpu_s: the CPU time that this process used.
     """
 
     number: int
@@ -97,31 +97,31 @@ class Second(Struct):
 
 
 class Ready(Struct, tag=True):
-    """All connections of this process are open, or have failed."""
+    """All connections of this process are open or have failed."""
 
     connected: int
 
 
 class Settled(Struct, tag=True):
-    """All that was published has arrived, or it took too long: then `lagging` clients lack some."""
+    """All published ticks have arrived, or after a timeout, `lagging` clients still lack some."""
 
     lagging: int
 
 
 class Progress(Struct, tag=True):
-    """One second's figures."""
+    """The figures of one second."""
 
     second: Second
 
 
 class Failed(Struct, tag=True):
-    """This process can't go on; the text is meant for people."""
+    """This process can't continue; the text is for the user."""
 
     text: str
 
 
 class FaultLine(Struct):
-    """One unexplained tick or range of them."""
+    """One unexplained tick or range of ticks."""
 
     client: str
     stream: str
@@ -132,16 +132,17 @@ class FaultLine(Struct):
 
 
 class Accounts(Struct, tag=True):
-    """The end of a process: its clients' accounts, added up.
+    """The last message of a process: the totals of its clients' accounts.
 
     Attributes:
-        expected: ticks published to the streams of clients that were there the whole time.
-        accounted: what those clients can account for; equal to `expected` if all is well.
-        closes: closed by the server or cut, by close code, of clients that read all the time.
-        slow_closes: the same of slow clients.
-        refusals: connections that never got as far as a subscription, by reason.
-        errors: error messages of the server, by code and words.
-        client_mean_us: mean latency of each reading client, with its name.
+        expected: ticks published to the streams of clients connected the whole time.
+        accounted: ticks that those clients accounted for; equal to `expected` if all is well.
+        closes: connections closed by the server or cut, by close code, of clients that always
+            read.
+        slow_closes: the same for slow clients.
+        refusals: connections that failed before the subscription, by reason.
+        errors: error messages of the server, by code and text.
+        client_mean_us: name and mean latency of each client that always reads.
     """
 
     opened: int = 0
@@ -184,18 +185,18 @@ _NEWS: Final[msgspec.msgpack.Decoder[News]] = msgspec.msgpack.Decoder(News)
 
 
 def pack(message: Order | News) -> bytes:
-    """A message as it goes through a pipe."""
+    """Encode a message for a pipe."""
     data = _ENCODER.encode(message)
     return len(data).to_bytes(_LENGTH_BYTES, "big") + data
 
 
 async def read_order(pipe: asyncio.StreamReader) -> Order:
-    """The next order; raises asyncio.IncompleteReadError when the other side is gone."""
+    """Read the next order; raises asyncio.IncompleteReadError if the other side is gone."""
     return _ORDERS.decode(await _read(pipe))
 
 
 async def read_news(pipe: asyncio.StreamReader) -> News:
-    """The next news; raises asyncio.IncompleteReadError when the other side is gone."""
+    """Read the next news; raises asyncio.IncompleteReadError if the other side is gone."""
     return _NEWS.decode(await _read(pipe))
 
 
@@ -205,13 +206,13 @@ async def _read(pipe: asyncio.StreamReader) -> bytes:
 
 
 def add_counts(total: dict[str, int], more: dict[str, int]) -> None:
-    """Add counts by name."""
+    """Add counts by name to `total`."""
     for name, count in more.items():
         total[name] = total.get(name, 0) + count
 
 
 def total_of(parts: Iterable[Accounts]) -> Accounts:
-    """The accounts of several processes added up; histograms become lists of their packed parts."""
+    """Add up the accounts of several processes, without their packed histograms."""
     total = Accounts()
     for part in parts:
         for field in msgspec.structs.fields(Accounts):

@@ -1,4 +1,4 @@
-"""What the clients of one process count together, second by second."""
+"""Shared counters of the clients of one process, second by second."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from clients.load.messages import Second, Timings
 from clients.load.payload import Sample, Summary
 
 _PLAUSIBLE_US: Final = 3600 * 1_000_000
-"""Ticks older than an hour, or as far ahead, are a recording's: their time says nothing."""
+"""Ticks more than an hour old or ahead come from a recording, so their age is meaningless."""
 _EARLY_US: Final = -2000
 
 
 class Clocks:
-    """Latencies of one kind of clients, from all that they can be counted from."""
+    """Latencies of one kind of client, from each possible starting point."""
 
     __slots__ = ("early", "far", "publish", "server", "tick")
 
@@ -26,7 +26,7 @@ class Clocks:
         self.far = 0
 
     def record(self, sample: Sample, now_ns: int) -> int:
-        """Count one tick, and those it stands for; returns its age in µs, below 0 if unknown."""
+        """Count one tick and those it represents; return its age in µs, negative if unknown."""
         now_us = now_ns // 1000
         if sample.tr_us:
             self.publish.record(now_us - sample.tr_us, sample.weight)
@@ -42,12 +42,12 @@ class Clocks:
         return max(age_us, 0)
 
     def pack(self) -> Timings:
-        """As sent to the parent."""
+        """Pack the latencies to send them to the parent."""
         return Timings(self.tick.pack(), self.publish.pack(), self.server.pack())
 
 
 class Meter:
-    """Counters that start anew every second. `timing` says whether latencies are recorded."""
+    """Counters that are reset every second. `timing` tells whether latencies are recorded."""
 
     def __init__(self) -> None:
         self.timing = False
@@ -68,7 +68,7 @@ class Meter:
             self.slow_ticks += summary.ticks
 
     def take(self, number: int, span_s: float) -> Second:
-        """The figures since the last call; the rest of a `Second` is left to others."""
+        """Return the figures since the last call; the caller fills in the rest of the `Second`."""
         second = Second(
             number=number, span_s=span_s, ticks=self.ticks,
             slow_ticks=self.slow_ticks, merged=self.merged, frames=self.frames, bytes=self.bytes,

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no font, no image."""
+"""The report as one self-contained HTML page, without scripts, fonts or images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FAULTS_SHOWN: Final = 10
 
 
 def to_html(report: Report) -> str:
-    """The page."""
+    """Render the report as an HTML page."""
     title = f"Load test of {report.workload.url}"
     return "".join(
         (

@@ -1,7 +1,7 @@
-"""What a frame's payload says, in the few numbers that checking it takes.
+"""Summaries of frame payloads, reduced to the few numbers that checks need.
 
-Clients with equal subscriptions get the same bytes. So each distinct payload is decoded once, and
-checking it costs a client as little as one comparison for each stream in it.
+Clients with equal subscriptions get the same bytes. Each distinct payload is therefore decoded
+once, and checking it costs each client as little as one comparison per stream.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from feed.errors import TickcastError
 from feed.times import NS_PER_SECOND, Time
 
 SAMPLES_MAX: Final = 2
-"""Ticks of one payload whose latency is recorded; each stands for an equal share of them."""
+"""Maximum number of ticks to sample for latency per payload, each with an equal weight."""
 _CACHE_BYTES: Final = 8 * 1024 * 1024
 _SMALL_BYTES: Final = 512
 _CHANNELS: Final = {"t": "trades", "q": "quotes", "b": "bars"}
 
 Notice = dict[str, Any]
-"""A message that is no tick, as it was sent."""
+"""A message other than a tick, as it was sent."""
 Run = list[int]
-"""Stream number, the `seq` that must have been accounted for before, the last `seq` of the run."""
+"""Stream number, the `seq` that must precede the run, and the last `seq` of the run."""
 
 
 class Undecodable(TickcastError):
-    """A payload that is no array of messages."""
+    """The payload is not an array of messages."""
 
 
 class Sample(NamedTuple):
-    """One tick's times, and how many ticks it stands for. `tr_us` and `tw_us` are 0 if absent."""
+    """Times of one tick, and how many ticks it represents. `tr_us` and `tw_us` are 0 if absent."""
 
     t_ns: int
     weight: int
@@ -42,15 +42,15 @@ class Sample(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """A payload of ticks alone.
+    """A payload that has only ticks.
 
     Attributes:
-        runs: contiguous ticks of one stream, in the order of their first.
-        ticks: published ticks in it: snapshots are not counted.
-        merged: ticks that others in it replaced (`cf`).
-        unnumbered: ticks without `seq`.
+        runs: contiguous ticks of one stream each, in the order of their first ticks.
+        ticks: the number of published ticks, without snapshots.
+        merged: the number of ticks that were merged into these (`cf`).
+        unnumbered: the number of ticks without `seq`.
         snapshots: stream number and `seq` of each snapshot tick.
-        first_ns: the time of its first tick, 0 when all are snapshots.
+        first_ns: the time of the first tick, or 0 if all are snapshots.
     """
 
     runs: list[Run]
@@ -63,7 +63,7 @@ class Summary(NamedTuple):
 
 
 class _Message(Struct, gc=False):
-    """The fields of a tick that matter here; of any other message, only what it is."""
+    """The fields of a tick that are needed here; only the type of any other message."""
 
     T: str
     S: str = ""
@@ -77,7 +77,7 @@ class _Message(Struct, gc=False):
 
 
 class Streams:
-    """Small numbers for streams, so that positions are kept and found cheaply."""
+    """Numbers the streams, to make storing and finding positions cheap."""
 
     def __init__(self) -> None:
         self.tables: dict[str, dict[str, int]] = {kind: {} for kind in "tq"}
@@ -85,13 +85,13 @@ class Streams:
         self.names: list[tuple[str, str]] = []
 
     def table(self, kind: str, timeframe: str) -> dict[str, int] | None:
-        """Numbers by symbol for a `T`, or None if no tick has it."""
+        """Return the numbers by symbol for a message type `T`, or None if it is not a tick's."""
         if kind == "b":
             return self._bars.setdefault(timeframe or "1m", {})
         return self.tables.get(kind)
 
     def number(self, channel: str, symbol: str) -> int:
-        """The number of a stream, a new one if need be."""
+        """Return the number of a stream, assigning one if necessary."""
         kind = channel[0]
         table = self.table(kind, channel.partition(":")[2])
         if table is None:
@@ -103,12 +103,12 @@ class Streams:
         return number
 
     def name(self, number: int) -> str:
-        """A stream for people: `trades AAPL`."""
+        """Return the display name of a stream: `trades AAPL`."""
         return " ".join(self.names[number])
 
 
 class PayloadReader:
-    """Decodes payloads of one encoding, and remembers those it has seen lately."""
+    """Decodes payloads of one encoding, and caches recent ones."""
 
     def __init__(self, encoding: Encoding, streams: Streams) -> None:
         kind = list[_Message]
@@ -128,14 +128,14 @@ class PayloadReader:
         self.decoded = 0
 
     def read(self, payload: bytes, shared: bool) -> Summary | list[Summary | Notice]:
-        """What is in a payload; a list where messages other than ticks are in it.
+        """Decode a payload; return a list if it has messages other than ticks.
 
         Args:
-            shared: whether another client is likely to get the same bytes. Small payloads are
-                taken for shared in any case: a server may send a lone tick to all alike.
+            shared: whether another client is likely to get the same bytes. Small payloads always
+                count as shared, because a server may send a single tick to all clients.
 
         Raises:
-            Undecodable: it is no array of messages.
+            Undecodable: the payload is not an array of messages.
         """
         if not shared and len(payload) > _SMALL_BYTES:
             return self._read(payload)
@@ -151,7 +151,7 @@ class PayloadReader:
         return found
 
     def _remember(self, payload: bytes, summary: Summary) -> None:
-        """Two generations: what nobody asks for again goes with the older one."""
+        """Cache in two generations: dropping the older one evicts payloads not seen again."""
         self._young[payload] = summary
         self._young_bytes += len(payload)
         if self._young_bytes > _CACHE_BYTES:
@@ -174,7 +174,7 @@ class PayloadReader:
         return parts
 
     def _summarise(self, messages: list[_Message]) -> Summary | None:
-        """The summary of some ticks, or None if there are other messages among them."""
+        """Summarize ticks; return None if there are other messages among them."""
         runs: list[Run] = []
         open_runs: dict[int, Run] = {}
         tables = self._streams.tables
@@ -219,7 +219,7 @@ class PayloadReader:
         )
 
     def _sample(self, ticks: list[_Message]) -> tuple[Sample, ...]:
-        """A few evenly spaced ticks; where the first stands changes with every payload."""
+        """Pick a few evenly spaced ticks, with an offset that changes with every payload."""
         count = len(ticks)
         if not count:
             return ()
@@ -245,7 +245,7 @@ _seconds_seen: dict[bytes, int] = {}
 
 
 def _json_time_ns(raw: bytes) -> int:
-    """A JSON time as the server writes it: `"2026-01-05T14:30:00.25Z"` with its quotes."""
+    """Parse a JSON time as the server writes it: `"2026-01-05T14:30:00.25Z"` with quotes."""
     whole, fraction = raw[1:20], raw[20:-1]
     seconds = _seconds_seen.get(whole)
     if seconds is None:
@@ -260,7 +260,7 @@ def _json_time_ns(raw: bytes) -> int:
 
 
 def _msgpack_time_ns(raw: bytes) -> int:
-    """A MessagePack timestamp in any of its three forms, or whole nanoseconds.
+    """Parse a MessagePack timestamp in any of its three forms, or whole nanoseconds.
 
     Source: the MessagePack specification, "Timestamp extension type".
     """

@@ -1,4 +1,4 @@
-"""What a run is to do, and which connection does what. The same seed gives the same plan."""
+"""The plan of a run and of each connection. The same seed gives the same plan."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ CLIENT_NAME: Final = "tickcast-load"
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """A whole run, as every process gets it.
+    """The plan of a whole run, sent to every process.
 
     Attributes:
-        pool: symbols to choose from; `symbols_each` of them at random for each connection, or all
-            of them if that is None. Wildcards may be among them.
+        pool: symbols to choose from, possibly wildcards. Each connection gets `symbols_each` of
+            them at random, or all of them if that is None.
         published: symbols to publish.
-        publish_rate: ticks per second to publish, None to publish nothing.
-        burst: ticks that are due at the same moment.
-        slow_share: the share of connections, 0 to 1, that stop reading now and then.
+        publish_rate: ticks per second to publish; None publishes nothing.
+        burst: how many ticks are due at the same moment.
+        slow_share: the share of connections, 0 to 1, that stop reading from time to time.
         churn_rate: connections per second that leave, each replaced by a new one.
-        ramp_rate: connections per second that are opened at the start.
-        stall_s, read_s: how long slow clients stop reading, and read in between.
-        settle_s: time to connect in, and the longest wait for ticks under way at the end.
+        ramp_rate: connections per second to open at the start.
+        stall_s, read_s: how long slow clients stop reading, and how long they read in between.
+        settle_s: time limit for connecting, and for ticks in flight at the end.
     """
 
     url: str
@@ -62,7 +62,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def configure(self) -> dict[str, Any]:
-        """The options to ask for with `configure`; empty if none."""
+        """Return the options to request with `configure`; empty if none."""
         options: dict[str, Any] = {}
         if self.stamps:
             options["stamps"] = True
@@ -72,7 +72,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def subscribe_options(self) -> dict[str, Any]:
-        """The options to send with `subscribe`."""
+        """Return the options to send with `subscribe`."""
         options: dict[str, Any] = {"snapshot": True} if self.snapshot else {}
         if self.conflate_ms is not None:
             options["conflate_ms"] = self.conflate_ms
@@ -82,27 +82,27 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def subprotocol(self) -> str:
-        """What to offer in the handshake."""
+        """The subprotocol to offer in the handshake."""
         return JSON_SUBPROTOCOL if self.encoding is Encoding.JSON else MSGPACK_SUBPROTOCOL
 
     @property
     def request_headers(self) -> tuple[tuple[str, str], ...]:
-        """Headers of the handshake beyond those of WebSocket itself."""
+        """The handshake headers other than those of WebSocket itself."""
         mine: tuple[tuple[str, str], ...] = (("User-Agent", CLIENT_NAME),)
         if self.encoding is Encoding.MSGPACK:
-            # For servers that don't know the subprotocol: what Alpaca's clients set.
+            # For servers that don't know the subprotocol: Alpaca's clients set this header.
             mine += (("Content-Type", "application/msgpack"),)
         return mine + self.headers
 
 
 class Seat(NamedTuple):
-    """One connection of the plan, and whoever takes its place later.
+    """One planned connection, and its later replacements.
 
     Attributes:
         number: 0 to connections - 1, over all processes.
-        slow: stops reading now and then.
-        churns: may be asked to leave.
-        due_s: when it connects, in seconds since the start.
+        slow: whether the client stops reading from time to time.
+        churns: whether the client may be replaced.
+        due_s: when to connect, in seconds since the start.
     """
 
     number: int
@@ -112,10 +112,10 @@ class Seat(NamedTuple):
 
 
 def seats(plan: Plan, process: int) -> Iterator[Seat]:
-    """The connections that one process opens, in order.
+    """Yield the connections that one process opens, in order.
 
-    Slow ones are spread evenly. At least every second reading one stays for the whole run, so that
-    some can be held to the very last tick however much churn there is.
+    Slow clients are spread evenly. At least every second client that always reads stays for the
+    whole run, so that some can be checked up to the last tick despite any churn.
     """
     slow = _Share(plan.slow_share)
     churning = _Share(0.5 if plan.churn_rate else 0.0)
@@ -129,7 +129,7 @@ def seats(plan: Plan, process: int) -> Iterator[Seat]:
 
 
 class _Share:
-    """Says yes to an even share of the questions."""
+    """Answers an evenly spread share of calls with True."""
 
     def __init__(self, share: float) -> None:
         self._share = share
@@ -144,7 +144,7 @@ class _Share:
 
 
 def symbols_of(plan: Plan, seat: int, generation: int = 0) -> tuple[str, ...]:
-    """What the connection in a seat subscribes to, sorted; a successor draws anew."""
+    """Return the sorted symbols of a connection; each replacement draws new ones."""
     if plan.symbols_each is None or plan.symbols_each >= len(plan.pool):
         return plan.pool
     dice = random.Random(f"{plan.seed} {seat} {generation}")
@@ -152,11 +152,11 @@ def symbols_of(plan: Plan, seat: int, generation: int = 0) -> tuple[str, ...]:
 
 
 def pool_names(prefix: str, count: int) -> tuple[str, ...]:
-    """Made-up symbols: `LOAD000`, `LOAD001`, …."""
+    """Generate symbols: `LOAD000`, `LOAD001`, …."""
     width = len(str(count - 1))
     return tuple(f"{prefix}{number:0{width}}" for number in range(count))
 
 
 def streams_of(plan: Plan, symbols: Sequence[str]) -> list[tuple[str, str]]:
-    """Channel and symbol of each stream that these symbols have in the plan's channels."""
+    """Return channel and symbol of each stream of these symbols in the plan's channels."""
     return [(channel, symbol) for channel in plan.channels for symbol in symbols]

@@ -1,4 +1,4 @@
-"""How a run goes on: one line that changes on a terminal, a line a second elsewhere."""
+"""Progress of a run: one updated line on a terminal, or one line per second elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PATIENCE_S: Final = 2.0
 
 
 class TerminalStage:
-    """Draws the state of the run on a terminal, and removes it at the end."""
+    """Draws the progress of the run on a terminal, and removes it at the end."""
 
     def __init__(self, console: Console, connections: int) -> None:
         self._connections = connections
@@ -37,7 +37,7 @@ class TerminalStage:
         self._live.__exit__(kind, error, traceback)
 
     def show(self, phase: str, recorder: Recorder, elapsed_s: float, of_s: float) -> None:
-        """Draw it anew."""
+        """Redraw the progress."""
         share = min(1.0, elapsed_s / of_s) if of_s else 0.0
         if phase == "connecting":
             share = sum(recorder.settled.values()) / self._connections
@@ -52,7 +52,7 @@ class TerminalStage:
 
 
 class LineStage:
-    """Prints a line when there is something new to tell."""
+    """Prints a line at each new phase or second."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -65,7 +65,7 @@ class LineStage:
         pass
 
     def show(self, phase: str, recorder: Recorder, elapsed_s: float, of_s: float) -> None:
-        """Print a line at a new phase or second, once there is a connection or that takes long."""
+        """Print a line at a new phase or second, once a client is connected or that takes long."""
         if elapsed_s < _PATIENCE_S and not any(recorder.connected.values()):
             return
         news = (phase, int(elapsed_s))
@@ -77,7 +77,7 @@ class LineStage:
 
 
 def status(recorder: Recorder) -> str:
-    """Connections, and the figures of the last full second."""
+    """Format the number of connections and the figures of the last full second."""
     parts = [f"{sum(recorder.connected.values()):,} connected"]
     moment = recorder.last_moment()
     if moment is not None and moment.span_s > 0:

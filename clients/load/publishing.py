@@ -1,7 +1,7 @@
-"""The load's own producer: an open loop that keeps to a schedule fixed beforehand.
+"""The load tester's producer: an open loop that follows a fixed schedule.
 
-A tick's time is the moment it was due, however late it is handed over. So a delay here makes the
-latencies longer instead of hiding them, and it is counted as well.
+A tick's time is when it was due, even if it is published late. A delay here therefore increases the
+measured latencies instead of hiding in them, and it is also measured itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TICK_SIZE: Final = 0.01
 
 
 class Schedule:
-    """When each burst is due, and of what ticks it is made. No clock inside."""
+    """The due time and ticks of each burst. It reads no clock."""
 
     def __init__(
         self, streams: Sequence[tuple[str, str]], rate: float, burst: int, seed: int
@@ -40,21 +40,21 @@ class Schedule:
         self._made = 0
 
     def bursts_due(self, elapsed_ns: int) -> int:
-        """How many bursts are due by then; the first at once."""
+        """Return how many bursts are due by a time; the first is due at 0."""
         return int(elapsed_ns / self._gap_ns) + 1
 
     def due_ns(self, burst: int) -> int:
-        """When a burst is due, since the start."""
+        """Return when a burst is due, since the start."""
         return round(burst * self._gap_ns)
 
     def make(self, begin_ns: int, burst: int) -> list[Tick]:
-        """The ticks of a burst, each of a random stream, all due at the same time."""
+        """Make the ticks of a burst, each of a random stream, all due at the same time."""
         time = Time(begin_ns + self.due_ns(burst))
         count = len(self._streams)
         return [self._tick(int(self._dice.random() * count), time) for _ in range(self._burst)]
 
     def closing_ticks(self, now: Time) -> list[Tick]:
-        """One more tick of every stream, behind which nothing can stay unsaid."""
+        """Make one more tick of every stream, so that the server reports all skipped ticks."""
         return [self._tick(number, now) for number in range(len(self._streams))]
 
     def _tick(self, number: int, time: Time) -> Tick:
@@ -83,11 +83,11 @@ def _timeframe(channel: str) -> Timeframe:
 
 
 class Producer:
-    """Publishes on schedule, and keeps count of how well it did.
+    """Publishes on schedule and measures its lateness.
 
     Attributes:
-        scheduled, published: ticks that were due, and that were handed over.
-        lateness: from when a tick was due to when it was handed over.
+        scheduled, published: how many ticks were due, and how many were handed to the publisher.
+        lateness: the delay from when a tick was due to when it was handed over.
         begin_ns: when the schedule began, by the wall clock.
     """
 
@@ -100,13 +100,13 @@ class Producer:
         self.lateness = Histogram()
 
     async def run(self, duration_s: float, stop: asyncio.Event, measure_from_s: float) -> None:
-        """Publish all that is due within `duration_s`, or until told to stop.
+        """Publish all ticks due within `duration_s`, or until `stop` is set.
 
         Args:
-            measure_from_s: lateness counts from this moment on.
+            measure_from_s: when to start measuring lateness.
 
         Raises:
-            BrokerUnavailable, BrokerUnsuitable: publishing has failed, or not all was published.
+            BrokerUnavailable, BrokerUnsuitable: publishing failed, at least in part.
         """
         begin_ns, begin = time.time_ns(), time.monotonic_ns()
         total = self._schedule.bursts_due(round(duration_s * NS_PER_SECOND) - 1)
@@ -129,17 +129,17 @@ class Producer:
         elapsed_ns = time.monotonic_ns() - begin
         self.scheduled = min(total, self._schedule.bursts_due(elapsed_ns)) * self._burst
         if stop.is_set():
-            # What is late when somebody stops the run is not owed any more.
+            # Ticks that are late when the run is stopped no longer count as scheduled.
             self.scheduled = self.published
         await self._drain()
 
     async def close_streams(self) -> None:
-        """Publish one more tick of every stream. Raises as `run` does."""
+        """Publish one more tick of every stream; raises as `run` does."""
         await self._publisher.publish(self._schedule.closing_ticks(Time.now()))
         await self._drain()
 
     async def _drain(self) -> None:
-        """Not for ever: there is a report to be made, also of a Redis that stays away."""
+        """Wait for Redis only for a limited time: the run must end with a report in any case."""
         await self._publisher.drain_or_give_up(_PATIENCE_S)
         if dropped := self._publisher.dropped_ticks:
             raise BrokerUnavailable(f"{dropped:,} ticks were dropped while Redis was away")

@@ -1,4 +1,4 @@
-"""Joins what all processes tell into one timeline, while the run goes on."""
+"""Combine the figures of all processes into one timeline during the run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ _SOURCES: Final = ("tick", "publish", "server")
 
 
 class Moment(Struct):
-    """One second of the run, of all processes together.
+    """One second of the run, over all processes.
 
     Attributes:
-        spans_s: how long the second was in each process that told of it.
-        parts: those processes' packed latencies from tick time; of reading clients, of slow ones.
-        worker_cpu_s: what each process used.
+        spans_s: the actual length of the second in each process that reported it.
+        parts, slow_parts: packed latencies from tick time in each of these processes, of clients
+            that always read and of slow ones.
+        worker_cpu_s: the CPU time that each process used.
     """
 
     number: int
@@ -41,16 +42,16 @@ class Moment(Struct):
 
     @property
     def span_s(self) -> float:
-        """How long it was."""
+        """The mean length of the second."""
         return sum(self.spans_s) / len(self.spans_s) if self.spans_s else 0.0
 
     def latency(self) -> Histogram:
-        """What reading clients saw, from tick time."""
+        """Return the latencies from tick time of clients that always read."""
         return merged(self.parts)
 
 
 class Sample(Struct, frozen=True):
-    """What the server and this process had used at a point in time, in seconds since the start."""
+    """CPU time of the server and this process, at a time in seconds since the start."""
 
     at_s: float
     own_cpu_s: float
@@ -58,13 +59,13 @@ class Sample(Struct, frozen=True):
 
 
 class Recorder:
-    """All that is known of the run so far.
+    """The figures of the run so far.
 
     Attributes:
-        moments: by second; negative ones are before the measurement.
-        connected, settled: by process, as of its last word.
-        reading, slow: latencies of the whole run by what they are counted from.
-        samples: of processor time, one a second.
+        moments: the figures by second, from the start of the measurement.
+        connected, settled: the latest numbers by process.
+        reading, slow: latencies of the whole run by their starting point.
+        samples: one sample of CPU time per second.
     """
 
     def __init__(self, processes: int) -> None:
@@ -79,7 +80,7 @@ class Recorder:
         self.samples: list[Sample] = []
 
     def take(self, process: int, second: Second) -> None:
-        """Enter one process's second."""
+        """Add the figures of one process for one second."""
         self.connected[process] = second.connected
         self.settled[process] = second.settled
         self.heartbeats[process] = second.heartbeats
@@ -101,14 +102,14 @@ class Recorder:
             setattr(moment, name, max(getattr(moment, name), getattr(second, name)))
 
     def last_moment(self) -> Moment | None:
-        """The latest second that every process has told of."""
+        """Return the latest second that every process has reported."""
         whole = (
             moment for moment in self.moments.values() if len(moment.spans_s) >= self._processes
         )
         return max(whole, key=lambda moment: moment.number, default=None)
 
     def measured(self, duration_s: float) -> list[Moment]:
-        """The full seconds of the measurement; of a shorter one, all there is."""
+        """Return the full seconds of the measurement, or the first, partial one if it has none."""
         found = [self.moments[number] for number in sorted(self.moments) if number >= 0]
         full = [moment for moment in found if moment.number + 1 <= duration_s + 1e-6]
         return full or found[:1]
@@ -120,7 +121,7 @@ def _merge_timings(into: dict[str, Histogram], timings: Timings) -> None:
 
 
 def cpu_share(samples: Sequence[Sample], number: int) -> tuple[float | None, float | None]:
-    """The server's and this process's processor use in one second: 1 is one core, None unknown."""
+    """Return the CPU use of the server and this process in a second; 1: one core, None: unknown."""
     if number + 1 >= len(samples):
         return None, None
     before, after = samples[number], samples[number + 1]
@@ -134,5 +135,5 @@ def cpu_share(samples: Sequence[Sample], number: int) -> tuple[float | None, flo
 
 
 def total(moments: Iterable[Moment], name: str) -> int:
-    """The sum of one count over some seconds."""
+    """Return the sum of one count over some seconds."""
     return sum(getattr(moment, name) for moment in moments)

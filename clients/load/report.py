@@ -1,4 +1,4 @@
-"""The report of a run: its keys are documented in `docs/load-testing.md`, and stay."""
+"""The report of a run. `docs/load-testing.md` documents its keys, which must not change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Latency(Struct, frozen=True):
 
 
 class Latencies(Struct, frozen=True):
-    """By what they are counted from; None where that is not known."""
+    """Latencies by their starting point; None if that is unknown."""
 
     from_tick_time: Latency | None = None
     from_publish: Latency | None = None
@@ -35,7 +35,7 @@ class Latencies(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """Whether the run is good, and why not; what to mind when reading the figures; what else."""
+    """Whether the run passed, its problems, warnings about the figures, and other notes."""
 
     passed: bool
     problems: list[str] = []
@@ -44,7 +44,7 @@ class Verdict(Struct, frozen=True):
 
 
 class Workload(Struct, frozen=True):
-    """What the run was asked to do."""
+    """The settings of the run."""
 
     url: str
     encoding: str
@@ -70,7 +70,7 @@ class Workload(Struct, frozen=True):
 
 
 class Connections(Struct, frozen=True):
-    """What became of the connections; `closes` and `slow_closes` are by close code."""
+    """The connections by outcome; `closes` and `slow_closes` are by close code."""
 
     asked: int
     opened: int
@@ -90,7 +90,7 @@ class Connections(Struct, frozen=True):
 
 
 class Throughput(Struct, frozen=True):
-    """What all clients received, over the full seconds of the measurement."""
+    """Ticks received by all clients, over the full seconds of the measurement."""
 
     measured_s: float
     ticks: int
@@ -105,7 +105,7 @@ class Throughput(Struct, frozen=True):
 
 
 class AccountsSummary(Struct, frozen=True):
-    """Ticks of all clients, by how they are accounted for, and what is unexplained."""
+    """Ticks of all clients by outcome, and the unexplained ones."""
 
     checked: bool
     ends_compared: bool
@@ -127,12 +127,12 @@ class AccountsSummary(Struct, frozen=True):
 
     @property
     def unexplained(self) -> int:
-        """How much does not add up."""
+        """The number of unexplained ticks and notices."""
         return self.missing + self.repeated + self.reordered + self.wrong_notices + self.undecodable
 
 
 class Fairness(Struct, frozen=True):
-    """Mean latency of single clients that read all the time: the slowest against the fastest."""
+    """Mean latency per client that always reads: the slowest compared to the fastest."""
 
     clients: int
     fastest_mean_ms: float
@@ -143,7 +143,7 @@ class Fairness(Struct, frozen=True):
 
 
 class Publishing(Struct, frozen=True):
-    """The load's own producer. Lateness: from when a tick was due to when it was handed over."""
+    """The load tester's producer. Lateness is the delay from when a tick was due."""
 
     scheduled_ticks: int
     published_ticks: int
@@ -152,7 +152,7 @@ class Publishing(Struct, frozen=True):
 
 
 class Server(Struct, frozen=True):
-    """The processes named with --pid. 100 percent is one core."""
+    """The processes given with --pid. 100 percent is one core."""
 
     pids: list[int]
     cpu_percent_mean: float
@@ -163,7 +163,7 @@ class Server(Struct, frozen=True):
 
 
 class Tester(Struct, frozen=True):
-    """The load tester itself: the share of one core that its busiest process used, and so on."""
+    """The load tester itself, such as the share of a core that its busiest process used."""
 
     processes: int
     worker_cpu_percent_mean: float
@@ -175,7 +175,7 @@ class Tester(Struct, frozen=True):
 
 
 class Point(Struct, frozen=True):
-    """One second."""
+    """One second of the timeline."""
 
     second: int
     connections: int
@@ -198,14 +198,14 @@ class Point(Struct, frozen=True):
 
 
 class Bucket(Struct, frozen=True):
-    """Latencies from `from_ms` up to the next bucket's."""
+    """Latencies from `from_ms` up to that of the next bucket."""
 
     from_ms: float
     count: int
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """Everything a run has found."""
+    """The results of a run."""
 
     schema: str = SCHEMA
     version: str
@@ -229,12 +229,12 @@ class Report(Struct, frozen=True, kw_only=True):
 
 
 def to_json(report: Report) -> bytes:
-    """The report as indented JSON, with a line feed at its end."""
+    """Encode the report as indented JSON with a trailing line feed."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
 def latency_of(histogram: Histogram) -> Latency | None:
-    """The figures of a distribution; None when it is empty."""
+    """Return the figures of a distribution, or None if it is empty."""
     if not histogram.count:
         return None
     p50, p90, p99, p999 = (_ms(histogram.quantile_us(share)) for share in QUANTILES)
@@ -244,12 +244,12 @@ def latency_of(histogram: Histogram) -> Latency | None:
 
 
 def buckets_of(histogram: Histogram) -> list[Bucket]:
-    """The distribution itself."""
+    """Return the buckets of a distribution."""
     return [Bucket(lowest_us(bucket) / 1000, count) for bucket, count in histogram.buckets()]
 
 
 def fairness_of(means_us: Sequence[tuple[str, float]]) -> Fairness | None:
-    """How far clients are apart; None with less than two of them."""
+    """Compare the latencies of clients; None with fewer than two."""
     if len(means_us) < 2:
         return None
     ordered = sorted(means_us, key=lambda each: each[1])

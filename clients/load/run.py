@@ -28,14 +28,14 @@ Result = TypeVar("Result")
 
 
 class Stage(Protocol):
-    """Shows how the run goes on."""
+    """Shows the progress of the run."""
 
     def show(self, phase: str, recorder: Recorder, elapsed_s: float, of_s: float) -> None:
-        """Called a few times a second."""
+        """Show the progress; called a few times per second."""
 
 
 class Source:
-    """Where the run publishes: a publisher, and the store that says where streams stand."""
+    """Where the run publishes: a publisher, and the store that knows stream positions."""
 
     def __init__(self, publisher: Publisher, store: Store, feed: str) -> None:
         self.publisher = publisher
@@ -44,14 +44,14 @@ class Source:
         self._epoch = ""
 
     async def positions(self, streams: Sequence[tuple[str, str]]) -> Streams | None:
-        """The last `seq` of each stream; None where the numbering started over since last time."""
+        """Return the last `seq` of each stream; None if the epoch changed since the last call."""
         epoch = await self._store.epoch(self._feed)
         heads = await self._store.heads([StreamKey(self._feed, *stream) for stream in streams])
         is_same = self._epoch in {"", epoch}
         self._epoch = epoch
         if not is_same:
             return None
-        # A stream enters a new epoch with its next tick, and begins at 1 then.
+        # A stream enters a new epoch with its next tick, which then has number 1.
         return [
             (*stream, head.seq if head.epoch == epoch else 0)
             for stream, head in zip(streams, heads, strict=True)
@@ -79,7 +79,7 @@ class Load:
         self.recorder = Recorder(plan.processes)
 
     async def run(self, stage: Stage) -> Report:
-        """Do it; returns early, with what there is, when told to stop.
+        """Run the plan and return the report, early and partial if told to stop.
 
         Raises:
             TickcastError: nothing could be measured; the text says why.
@@ -124,7 +124,7 @@ class Load:
             self._enter("measuring", plan.duration_s)
             if publishing is not None:
                 await self._guard(publishing)
-            # The last second ends when it is over, not with its last tick.
+            # Wait for the end of the last second, not just for its last tick.
             left_s = plan.duration_s - (time.time_ns() - begin_ns) / NS_PER_SECOND
             await self._sleep(left_s + _LAST_SAMPLE_S if not self._trouble else 0.0)
             measured_s = (time.time_ns() - begin_ns) / NS_PER_SECOND
@@ -143,7 +143,7 @@ class Load:
         return asyncio.create_task(work)
 
     async def _guard(self, publishing: Awaitable[Any]) -> bool:
-        """Wait for something that Redis may spoil; what was measured is reported all the same."""
+        """Wait for an operation that may fail with Redis; the run is still reported if it does."""
         try:
             await publishing
         except TickcastError as error:
@@ -152,10 +152,10 @@ class Load:
         return True
 
     async def _settle(self, crew: Crew) -> None:
-        """Wait for what is under way, and find out whether anything is missing."""
+        """Wait for ticks in flight, and find out whether any are missing."""
         ends = await self._ends()
         lagging = await crew.settle(ends, self._plan.settle_s, last=False)
-        # A server may tell of skipped ticks only before the stream's next one: give it a next one.
+        # A server may report skipped ticks only before the stream's next tick, so publish one.
         for _ in range(_CLOSING_ROUNDS):
             if not (lagging and self._producer and not self._trouble):
                 break
@@ -188,13 +188,13 @@ class Load:
         self._phase = (phase, time.monotonic(), of_s)
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait, or until told to stop."""
+        """Sleep for a time, or until the run must stop."""
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._stop.wait()
 
     async def _unless_stopped(self, task: asyncio.Task[Result]) -> Result | None:
-        """The task's result, or None when told to stop before."""
+        """Return the task's result, or None if told to stop first."""
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Which symbols a server has, asked over HTTP."""
+"""Request a server's symbols over HTTP."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class _Entry(Struct):
 
 
 def feed_of(url: str) -> str | None:
-    """The feed that a stream's URL names: `/v2/NAME`; None where it names none."""
+    """Return the feed in a stream's URL, as in `/v2/NAME`; None if it has none."""
     match = re.fullmatch(r"/v2/([a-z0-9_-]{1,32})", parse_url(url).target.partition("?")[0])
     return match[1] if match else None
 
 
 def ask_symbols(plan: Plan) -> list[str]:
-    """Every symbol that the server has in one of the plan's channels, sorted; blocks.
+    """Return the sorted symbols that the server has in any of the plan's channels. Blocks.
 
     Raises:
-        ConnectionFailed: no answer, or none that makes sense.
+        ConnectionFailed: the server did not answer, or its answer is invalid.
     """
     address = parse_url(plan.url)
     feed = feed_of(plan.url)
@@ -79,7 +79,7 @@ def ask_symbols(plan: Plan) -> list[str]:
 
 
 def _credentials(plan: Plan) -> dict[str, str]:
-    """The headers that show what the plan's connections log in with."""
+    """Return headers with the credentials of the plan's connections."""
     if plan.auth is None:
         return {}
     if "token" in plan.auth:

@@ -1,7 +1,8 @@
-"""One client's accounts: whether every published tick is accounted for, exactly once, in order.
+"""One client's accounts, which check that each published tick is accounted for once and in order.
 
-The rule is section 5 of the protocol: a tick follows the one before it in its stream by one, more
-by as many as it merged, and whatever else lies between is covered by `skipped` and `gap` notices.
+Section 5 of the protocol sets the rule: a tick's number is one above that of the tick before it in
+its stream, plus the number of ticks merged into it. `skipped` and `gap` notices cover any other
+numbers in between.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any, Final, NamedTuple, TypeGuard
 from clients.load.payload import Notice, Streams, Summary
 
 FAULTS_KEPT: Final = 5
-"""Faults that a client remembers in full; the rest are only counted."""
+"""How many faults a client records in full; the rest are only counted."""
 _HOLES_KEPT: Final = 1000
 
 
 class Kind(Enum):
-    """What can be wrong with a tick or a notice."""
+    """Kinds of faults in ticks and notices."""
 
     MISSING = "missing"
     REPEATED = "repeated"
@@ -27,7 +28,7 @@ class Kind(Enum):
 
 
 class Fault(NamedTuple):
-    """Something that should not have come, or did not come: stream number, first and last `seq`."""
+    """An unexplained range of ticks, or a wrong notice: stream number, first and last `seq`."""
 
     kind: Kind
     stream: int
@@ -37,12 +38,12 @@ class Fault(NamedTuple):
 
 
 class Tally:
-    """What one client got, and what was wrong with it.
+    """The ticks that one client received, and their faults.
 
     Attributes:
-        positions: by stream number, the last `seq` accounted for; `None` after an epoch's end.
-        delivered, merged, skipped, gapped: ticks, by how they are accounted for.
-        snapshots, unnumbered: ticks that say nothing of the order.
+        positions: the last `seq` accounted for, by stream number; `None` after an epoch's end.
+        delivered, merged, skipped, gapped: numbers of ticks, by outcome.
+        snapshots, unnumbered: numbers of ticks that don't affect the order.
         missing, repeated, reordered, wrong_notices: unexplained ticks, and notices that don't fit.
     """
 
@@ -53,7 +54,7 @@ class Tally:
 
     def __init__(self, streams: Streams, bases: Mapping[int, int] | None = None) -> None:
         """Args:
-        bases: where streams stood when this client was subscribed to them; others begin with
+        bases: the positions of streams when this client subscribed; other streams begin with
             their first tick.
         """
         self._streams = streams
@@ -66,11 +67,11 @@ class Tally:
 
     @property
     def unexplained(self) -> int:
-        """How much does not add up; 0 is what a correct server gives."""
+        """The number of unexplained ticks and notices; 0 with a correct server."""
         return self.missing + self.repeated + self.reordered + self.wrong_notices
 
     def take(self, summary: Summary) -> None:
-        """Enter ticks."""
+        """Record ticks."""
         positions = self.positions
         for number, before, last in summary.runs:
             if positions.get(number) == before:
@@ -86,7 +87,7 @@ class Tally:
     def _take_snapshots(self, snapshots: Iterable[tuple[int, int]]) -> None:
         for number, seq in snapshots:
             self.snapshots += 1
-            # The first live tick must follow it; where the position is known, that is told anyway.
+            # The first live tick must follow the snapshot. A known position already implies that.
             if seq and self.positions.get(number) is None:
                 self.positions[number] = seq
 
@@ -98,7 +99,7 @@ class Tally:
             self._miss(number, position + 1, before)
             self.positions[number] = last
         elif last > position:
-            # Its first ticks, or those it says it merged, were accounted for already.
+            # The first ticks of the run, or those merged into them, were already accounted for.
             self._repeat(number, before + 1, position)
             self.positions[number] = last
         else:
@@ -115,7 +116,7 @@ class Tally:
         self._note(Fault(Kind.REPEATED, number, first, last))
 
     def _take_late(self, number: int, first: int, last: int) -> None:
-        """Ticks at or below the position: those that were missed came late, the others twice."""
+        """Record ticks at or below the position: missed ones are reordered, others repeated."""
         for place, (stream, begin, end) in enumerate(self._holes):
             if stream == number and begin <= first and last <= end:
                 parts = ((number, begin, first - 1), (number, last + 1, end))
@@ -133,7 +134,7 @@ class Tally:
     # -- notices
 
     def take_notice(self, notice: Notice) -> None:
-        """Enter a `skipped` or `gap` notice; others have no effect on the accounts."""
+        """Record a `skipped` or `gap` notice; other notices do not affect the accounts."""
         kind = notice.get("T")
         if kind not in ("skipped", "gap"):
             return
@@ -154,7 +155,7 @@ class Tally:
             self._cover(kind, number, first, last)
 
     def _begin_after(self, number: int, last: int) -> None:
-        """Older ticks than are kept were asked for: nobody knows how many those are."""
+        """Begin a stream after a gap of unknown size: the ticks before it are not retained."""
         position = self.positions.get(number)
         if position is None:
             self.positions[number] = last
@@ -181,11 +182,11 @@ class Tally:
     # -- the end
 
     def lags(self, ends: Mapping[int, int]) -> bool:
-        """Whether a stream has not been accounted for up to its end yet."""
+        """Return whether a stream is not yet accounted for up to its end."""
         return any((self.positions.get(number) or 0) < end for number, end in ends.items())
 
     def close(self, ends: Mapping[int, int]) -> None:
-        """Count as missing what was published up to the ends of the streams and never came."""
+        """Count as missing the ticks that were published up to `ends` and never arrived."""
         for number, end in ends.items():
             position = self.positions.get(number) or 0
             if position < end:

@@ -1,4 +1,4 @@
-"""The report for a terminal: a table, a histogram and the verdict."""
+"""The report for terminals: a table, a histogram and the verdict."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS_MAX: Final = 16
 
 
 def print_report(console: Console, report: Report) -> None:
-    """Draw it."""
+    """Print the report."""
     console.print(Group(*_parts(report)))
 
 
@@ -48,7 +48,7 @@ def _figures(report: Report) -> Table:
 
 
 def figures(report: Report) -> Iterator[tuple[str, str]]:
-    """The key figures, as name and value."""
+    """Yield the key figures as names and values."""
     made, through, accounts = report.connections, report.throughput, report.accounts
     lost = f", {made.refused:,} refused" if made.refused else ""
     lost += f", {made.dropped:,} dropped" if made.dropped else ""
@@ -123,7 +123,7 @@ def _latency_table(report: Report) -> Table:
 
 
 def latency_rows(report: Report) -> Iterator[tuple[str, Latency]]:
-    """All distributions of latency that were measured, with what they are called."""
+    """Yield the name of each measured latency distribution, and its figures."""
     for who, latencies in (("", report.latency), ("slow clients, ", report.slow_latency)):
         for name, latency in _by_source(latencies):
             if latency is not None:
@@ -154,13 +154,13 @@ def _histogram(buckets: Sequence[Bucket]) -> Table:
 
 
 def coarse(buckets: Sequence[Bucket], rows_max: int) -> list[tuple[float, float, int]]:
-    """A distribution in few rows, each twice (or some root of it) as wide as the one before.
+    """Reduce a distribution to a few rows of lower and upper bound in ms, and count.
 
-    Returns lower and upper bound in ms, and the count.
+    Bounds grow from row to row by a constant factor, a power or a root of two.
     """
     low = max(buckets[0].from_ms, 0.01)
     high = max(buckets[-1].from_ms, low)
-    # Steps of whole doublings, or fractions of them where the distribution is narrow.
+    # Each row covers a number of doublings, or a fraction of one if the distribution is narrow.
     doublings = math.log2(high / low) + 1
     step = next((each for each in (0.25, 0.5, 1, 2, 4, 8) if doublings / each <= rows_max), 16)
     first = math.floor(math.log2(low) / step)
@@ -175,7 +175,7 @@ def coarse(buckets: Sequence[Bucket], rows_max: int) -> list[tuple[float, float,
 
 
 def bar(share: float, width: int = _BAR_WIDTH) -> str:
-    """A bar of characters, an eighth of one exact; what is more than nothing shows."""
+    """Draw a bar, exact to an eighth of a character; any share above 0 is visible."""
     eighths = max(round(share * width * 8), 1 if share else 0)
     return "█" * (eighths // 8) + (_BARS[eighths % 8] if eighths % 8 else "")
 
@@ -197,7 +197,7 @@ def _verdict(report: Report) -> Iterator[RenderableType]:
 
 
 def remark(kind: str, words: str, style: str) -> Table:
-    """A sentence beside its kind, where its further lines stay, too."""
+    """Lay out a label and a text, with all lines of the text to the right of the label."""
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(width=8)
     table.add_column(overflow="fold")
@@ -206,7 +206,7 @@ def remark(kind: str, words: str, style: str) -> Table:
 
 
 def fault_text(fault: FaultLine) -> str:
-    """One unexplained tick or range of them, for people."""
+    """Describe one unexplained tick or range of ticks."""
     first, last = fault.first_seq, fault.last_seq
     seqs = f"seq {first:,}" if first == last else f"seq {first:,} to {last:,}"
     detail = f" ({fault.detail})" if fault.detail else ""
@@ -214,7 +214,7 @@ def fault_text(fault: FaultLine) -> str:
 
 
 def headline(report: Report) -> str:
-    """The verdict in one line."""
+    """Return the verdict in one line."""
     if not report.verdict.passed:
         return f"FAILED: {report.verdict.problems[0]}"
     if not report.accounts.delivered:
@@ -226,7 +226,7 @@ def headline(report: Report) -> str:
 
 
 def ms(value: float) -> str:
-    """A duration with a unit and three digits: 850 µs, 12.3 ms, 1.25 s."""
+    """Format a duration with a unit and three digits: 850 µs, 12.3 ms, 1.25 s."""
     for limit, scale, unit in ((1, 1000, "µs"), (1000, 1, "ms")):
         if value < limit:
             scaled = value * scale
@@ -235,7 +235,7 @@ def ms(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """An amount of bytes: 850 B, 12.3 kB, 1.25 MB."""
+    """Format a number of bytes: 850 B, 12.3 kB, 1.25 MB."""
     for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if value >= limit:
             scaled = value / limit

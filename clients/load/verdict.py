@@ -1,4 +1,4 @@
-"""Whether a run is good, and what to mind when reading its figures."""
+"""Decide whether a run passed, and warn of anything that affects its figures."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from clients.load.messages import Accounts
 from clients.load.report import Report, Verdict
 
 BUSY_PERCENT: Final = 85.0
-"""A process that uses so much of a core is likely to delay what it measures."""
+"""A process that uses more of a core than this is likely to delay what it measures."""
 LOOP_LATE_MS: Final = 50.0
 PUBLISHER_LATE_MS: Final = 20.0
 
 
 def judge(report: Report, trouble: Sequence[str], accounts: Accounts) -> Verdict:
-    """The verdict on a report, whose own is not read.
+    """Return the verdict on a report, ignoring the one it contains.
 
     Args:
-        trouble: what went wrong in running the load, apart from what the report holds.
+        trouble: problems in running the load that are not part of the report.
     """
     problems = [*trouble, *_problems(report)]
     return Verdict(

@@ -24,17 +24,17 @@ _GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _DEFAULT_PORTS: Final = {"ws": 80, "wss": 443}
 
 Message = tuple[int, bytes]
-"""Opcode and payload; fragments of data are put together again."""
+"""Opcode and payload; fragmented messages are reassembled."""
 
 
 class FrameFault(TickcastError):
-    """The server broke RFC 6455. `messages` came whole before that."""
+    """The server violated RFC 6455. `messages` are the complete ones received before."""
 
     messages: tuple[Message, ...] = ()
 
 
 class Address(NamedTuple):
-    """A stream's URL in parts; `target` is path and query."""
+    """The parts of a stream's URL; `target` is the path and query."""
 
     host: str
     port: int
@@ -43,7 +43,7 @@ class Address(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """Host and port as the header `Host` wants them."""
+        """Host and port in the format of the `Host` header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
@@ -54,10 +54,10 @@ class Address(NamedTuple):
 
 
 def parse_url(url: str) -> Address:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
-        InvalidSettings: it is no ws:// or wss:// URL, or carries credentials.
+        InvalidSettings: the URL is not ws:// or wss://, or contains credentials.
     """
     try:
         parts = urlsplit(url)
@@ -78,7 +78,7 @@ def parse_url(url: str) -> Address:
 
 
 class Handshake:
-    """One opening handshake: the request to send, and the reply as it comes in."""
+    """One opening handshake: builds the request and parses the reply."""
 
     def __init__(
         self, address: Address, subprotocol: str | None, headers: Iterable[tuple[str, str]]
@@ -98,10 +98,10 @@ class Handshake:
         self.request = ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take bytes of the reply; returns what follows it once it is whole, None before.
+        """Take bytes of the reply; return None until it is complete, then the bytes after it.
 
         Raises:
-            ConnectionFailed: the server did not agree; the text says how.
+            ConnectionFailed: the server refused the handshake; the text says how.
         """
         self._received += data
         head, end, rest = self._received.partition(b"\r\n\r\n")
@@ -126,7 +126,7 @@ class Handshake:
 
 
 class FrameReader:
-    """Bytes in, whole messages out; copies a payload once."""
+    """Parses bytes into complete messages, copying each payload once."""
 
     __slots__ = ("_chunks", "_fragments", "_have", "_need", "_opcode")
 
@@ -138,15 +138,15 @@ class FrameReader:
         self._fragments: list[bytes] = []
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take what came from the socket, in pieces of any size.
+        """Take bytes from the socket, in chunks of any size; return the complete messages.
 
         Raises:
-            FrameFault: a frame that no server may send.
+            FrameFault: the server sent an invalid frame.
         """
         if self._chunks:
             self._chunks.append(data)
             self._have += len(data)
-            # A large frame comes in many chunks: join them when it is whole, not with each.
+            # A large frame arrives in many chunks: join them only once it is complete.
             if self._have < self._need:
                 return []
             data = b"".join(self._chunks)
@@ -197,7 +197,7 @@ class FrameReader:
 
 
 def _locate(data: bytes, start: int, size: int) -> tuple[int, int]:
-    """Where the payload of the frame at `start` begins and ends; past `size` if not whole."""
+    """Return the bounds of the payload of the frame at `start`; past `size` if incomplete."""
     if size - start < 2:
         return start, start + 2 if size > start else size + 1
     length = data[start + 1]
@@ -221,7 +221,7 @@ def _locate(data: bytes, start: int, size: int) -> tuple[int, int]:
 
 
 def build_frame(opcode: int, payload: bytes) -> bytes:
-    """One masked frame (RFC 6455, section 5.3); clients send few and short ones."""
+    """Build a masked frame (RFC 6455, section 5.3). Clients send only few, short frames."""
     size = len(payload)
     mask = os.urandom(4)
     if size < 126:
@@ -234,7 +234,7 @@ def build_frame(opcode: int, payload: bytes) -> bytes:
 
 
 def mask_payload(payload: bytes, mask: bytes) -> bytes:
-    """The payload with the mask laid over it; doing it twice undoes it."""
+    """Apply a mask to a payload; applying it twice restores the payload."""
     size = len(payload)
     repeated = (mask * (size // 4 + 1))[:size]
     masked = int.from_bytes(payload, "big") ^ int.from_bytes(repeated, "big")
@@ -242,10 +242,10 @@ def mask_payload(payload: bytes, mask: bytes) -> bytes:
 
 
 def close_payload(code: int) -> bytes:
-    """The payload of a close frame."""
+    """Return the payload of a close frame."""
     return code.to_bytes(2, "big")
 
 
 def close_code(payload: bytes) -> int:
-    """The code in a close frame; 1005 where there is none (RFC 6455, section 7.1.5)."""
+    """Return the code of a close frame, or 1005 if it has none (RFC 6455, section 7.1.5)."""
     return int.from_bytes(payload[:2], "big") if len(payload) >= 2 else 1005

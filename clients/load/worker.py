@@ -1,4 +1,4 @@
-"""A process of the load: takes orders on stdin, opens its connections, tells news on stdout."""
+"""A worker process: takes orders on stdin, runs its connections and sends news on stdout."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _BEAT_S: Final = 0.02
 
 
 class Worker:
-    """One process's side of the run."""
+    """The worker's side of the run."""
 
     def __init__(self, orders: asyncio.StreamReader, news: asyncio.WriteTransport) -> None:
         self._orders = orders
@@ -51,7 +51,7 @@ class Worker:
         self._news.write(pack(news))
 
     async def run(self) -> None:
-        """Follow orders until the last one, or until the parent is gone."""
+        """Carry out orders until the last one, or until the parent is gone."""
         beating = asyncio.create_task(self._beat_forever())
         try:
             while True:
@@ -81,7 +81,7 @@ class Worker:
     async def _settle(self, order: Settle) -> None:
         self._ends = order.ends
         if order.last:
-            # What is published only to find out how the streams end is no part of the load.
+            # Ticks published only to determine the ends of streams are not part of the load.
             self._fleet.meter.timing = False
         lagging = await self._fleet.settle(order.ends, order.timeout_s)
         self._tell(Settled(lagging))
@@ -107,7 +107,7 @@ class Worker:
         self._telling = asyncio.create_task(self._tell_seconds(begin_ns))
 
     async def _tell_seconds(self, begin_ns: int) -> None:
-        """Tell at every full second of the measurement, so that those of all processes match."""
+        """Report at each full second of the measurement, so that all processes' seconds match."""
         await asyncio.sleep(max(0.0, (begin_ns - time.time_ns()) / NS_PER_SECOND))
         self._tell_second(-1, 0.0)
         self._fleet.meter.timing = True
@@ -138,7 +138,7 @@ class Worker:
         self._tell(Progress(second))
 
     async def _beat_forever(self) -> None:
-        """How late this process's own timers are: what comes in waits as long to be seen."""
+        """Measure the delay of this process's timers; incoming data waits as long."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + _BEAT_S
@@ -147,7 +147,7 @@ class Worker:
 
 
 async def main() -> None:
-    """Connect the pipes and work."""
+    """Connect the pipes and run the worker."""
     loop = asyncio.get_running_loop()
     orders = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin.buffer)
@@ -168,7 +168,7 @@ def _raise_limits() -> None:
 
 
 if __name__ == "__main__":
-    # The parent ends this process, by its pipe; what a terminal sends is meant for the parent.
+    # The parent ends this process through its pipe. Signals from a terminal are for the parent.
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     _raise_limits()

@@ -1,4 +1,4 @@
-"""Short ways to make ticks and read frames in tests."""
+"""Helpers that make ticks and read frames in tests."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Terminal:
     """A terminal that a program runs on.
 
     Attributes:
-        raw: all that it was sent.
+        raw: all output of the program.
     """
 
     def __init__(self, ours: int, theirs: int) -> None:

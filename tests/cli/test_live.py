@@ -115,7 +115,7 @@ async def test_a_capture_outlives_a_kill(cli: Cli, redis_url: str, tmp_path: Pat
             "live", "coinbase", "BTC-USD", "--url", venue.url, "--redis", redis_url,
             "--capture", str(tmp_path),
         )  # fmt: skip
-        await until(lambda: len(captured()) == 100, 20)  # Written while it still runs.
+        await until(lambda: len(captured()) == 100, 20)  # Frames are written while it still runs.
         process.kill()
         await process.communicate()
     assert captured() == list(range(1, 101))

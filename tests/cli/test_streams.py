@@ -115,7 +115,7 @@ async def test_no_command_minds_streams_that_are_closed(
 
 
 async def test_full_disks_readers_that_have_left_and_other_encodings(forks: Forks) -> None:
-    """For what each command can do without a server: to tell how it is used."""
+    """Uses the help and usage errors, which each command can print without a server."""
     for name in COMMANDS:
         words = [name, "--help"]
         done = await forks.run(words, full=[1])

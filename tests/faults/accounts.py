@@ -23,7 +23,7 @@ class Account:
         missing: ticks that did not arrive and were not reported.
         restarts: how often the numbering started over.
         last_id: the highest id of a tick; the tests number the ticks that they publish by it.
-        disordered: ticks whose id was not higher than that of the tick before.
+        disordered: ticks whose id was not higher than the previous tick's.
     """
 
     last: int

@@ -41,7 +41,7 @@ class Auditor:
         reconnects: how often it has resumed.
         notices: messages that are neither ticks nor replies.
         closed_with: the close code of each connection that ended; 1006 for a cut.
-        absence_s: how long it stays away after a cut; if 0, it tries again at once.
+        absence_s: how long it stays away after a cut; with 0 it reconnects at once.
         stamps: whether it asks for `tr` and `tw`.
     """
 

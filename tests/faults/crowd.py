@@ -93,7 +93,7 @@ class Crowd:
 
         `live`: all are subscribed. `measure`: they measure from now on. `back`: all have caught up
         after a reconnect; the answer contains the wall-clock times when half of them and when the
-        last one had. `end`: all have received the tick `id`; the answer contains their sums.
+        last one had. `end`: all have received the tick `id`; the answer has sums and latencies.
         """
         assert self._process is not None
         assert self._process.stdin is not None

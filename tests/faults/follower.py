@@ -16,7 +16,7 @@ class Follower:
     Attributes:
         live: True once it has subscribed.
         gaps: the gaps that the library has reported.
-        delivered: ticks that came. `disordered`: those with an id not above that of the one before.
+        delivered: ticks that came. `disordered`: those whose id is not above the previous one.
         sums: what it received according to the ids, and what its library reports.
     """
 

@@ -32,8 +32,8 @@ class Light(asyncio.Protocol):
     """One client of one symbol. It resumes where it left off, and never gives up.
 
     Attributes:
-        seq: the last tick it has.
-        caught_up_s: when it got its first tick after its last subscription, by the wall clock.
+        seq: the number of the last tick received.
+        caught_up_s: the wall-clock time of the first tick after its last subscription.
         faults: ticks that were missing or came twice, notices and errors.
     """
 
@@ -122,7 +122,7 @@ class Light(asyncio.Protocol):
 
 
 class Returning:
-    """All of them."""
+    """All clients, and the answers to the test's questions."""
 
     def __init__(self, url: str, size: int) -> None:
         self._parts = urlsplit(url)

@@ -84,7 +84,7 @@ class Bystander:
 
 
 def requests_of(symbols: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """The most expensive actions there are, one after the other on one connection."""
+    """Return the most expensive actions, to be sent one after another on one connection."""
     positions: dict[str, int] = {}
     for symbol in symbols:
         positions[symbol] = 1

@@ -1,4 +1,4 @@
-"""How late ticks are, and how far behind a client is."""
+"""Measurements of how late ticks are, and how far behind a client is."""
 
 from __future__ import annotations
 

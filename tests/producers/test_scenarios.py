@@ -1,4 +1,4 @@
-"""Each scenario does what its name says."""
+"""Each scenario has the effect that its name describes."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class LockedStore(Valkey):
         self._aclfile = directory / "users.acl"
         text = aclfile(feeds, database)
         for name in (ADMIN, *self.users):
-            # With the space, since the names of some users begin with the names of others.
+            # Include the space, since the names of some users begin with the names of others.
             text = text.replace(f"{placeholder(name)} ", f"#{sha256(password_of(name))} ")
         self._aclfile.write_text(text)
 

@@ -1,4 +1,4 @@
-"""Short ways to make tapes in tests."""
+"""Helpers that make tapes for tests."""
 
 from __future__ import annotations
 

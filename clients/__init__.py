@@ -26,8 +26,9 @@ Gap(channel='trades', symbol='ES', first_seq=None, last_seq=None, reason='epoch'
 >>> report.balanced, report.streams[0].symbol, report.total("restarts")
 (True, 'ES', 1)
 
-Settings made with `configure` survive reconnects. They can request each `Heartbeat` and
-`ReplayState`, and `Stamped` ticks. A request that the server rejects raises `Refused`:
+`configure` returns the settings as `Configured`. They survive reconnects, and can turn on
+`Heartbeat` and `ReplayState` events and `Stamped` ticks. A request that the server rejects raises
+`Refused`:
 
 >>> from clients import Refused
 >>> async def configure():

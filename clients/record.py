@@ -60,14 +60,14 @@ class Recorder:
 
     @property
     def stored_bytes(self) -> int:
-        """The size of all tapes on disk."""
+        """The size of all tapes that this recorder has written."""
         return self._done_bytes + self._writer.stored_bytes
 
     def _begin_tape(self) -> TapeWriter:
         self.tapes += 1
         return self._shelf.begin_tape()
 
-    # -- what comes
+    # -- subscribing and recording
 
     async def begin(
         self,
@@ -130,7 +130,7 @@ class Recorder:
         self.ticks += 1
         self.last, self.rx = tick, rx
 
-    # -- the disk
+    # -- writing to disk
 
     async def run(self, stream: Stream, limit: int | None = None) -> None:
         """Record until there are `limit` ticks, or until the stream ends.

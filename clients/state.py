@@ -116,7 +116,7 @@ class ClientState:
         self._configuring.clear()
         self._epoch_asked = 0
 
-    # -- what comes
+    # -- incoming messages
 
     def receive(self, frame: str | bytes) -> tuple[list[Tick | Event], list[Notice]]:
         """Process one frame; return the ticks and events for the application, and the notices.
@@ -185,7 +185,7 @@ class ClientState:
                 # A stream without a position has no published ticks yet.
                 self.books.place(*each, epoch, 0)
 
-    # -- what to say
+    # -- outgoing messages
 
     def subscribe(
         self,

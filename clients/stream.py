@@ -149,7 +149,7 @@ class Stream:
             start: get every retained tick from this time on first: a datetime with a time zone, an
                 RFC 3339 string, or nanoseconds since the Unix epoch.
             conflate_ms: get at most one tick of each stream, the latest, in each interval of this
-                length.
+                many milliseconds.
             slow: `conflate`, `skip` or `close`: what the server does if this program is too slow.
 
         Raises:

@@ -63,7 +63,7 @@ class Board:
         self._audit = AuditTable()
         self._report: Report | None = None
 
-    # -- what comes
+    # -- input
 
     def take(self, ticks: Iterable[Tick], now: float) -> None:
         """Update from ticks that arrived at `now`."""
@@ -101,7 +101,7 @@ class Board:
             self._frozen = Frozen(self.market.copy(), candles, now)
         return None
 
-    # -- what is shown
+    # -- rendering
 
     def render(
         self, width: int, height: int, now: float, status: Status, report: Callable[[], Report]

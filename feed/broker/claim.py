@@ -21,7 +21,7 @@ _MARGIN_S: Final = 1.0
 """The holder considers its claim expired this long before the store does."""
 _AGAIN_S: Final = 0.2
 
-# All or none.
+# Take all keys, or none if another holder has one.
 _TAKE: Final = Script("""
 for _, key in ipairs(KEYS) do
   local holder = redis.call('GET', key)

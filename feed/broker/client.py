@@ -275,8 +275,8 @@ def error_code(error: exceptions.RedisError) -> str:
 def named(error: Any, command: Sequence[Any]) -> Any:
     """Return a reply, with the command and its keys added if it is a permission error.
 
-    Redis names a command that is not permitted, but not the key or channel. The key or channel
-    that a script lacks may be one that it takes from its arguments.
+    Redis names a command that is not permitted, but not the key or channel. For a script,
+    the refused key or channel may be one that it takes from its arguments.
     """
     if not isinstance(error, exceptions.ResponseError):
         return error

@@ -77,7 +77,7 @@ def _to_place(time: Time, reply: Sequence[Any]) -> Place:
     end = int(seq)
     before, trimmed = end, found == b"TRIMMED"
     for batch in _to_batches(epoch.decode(), entries):
-        # After trimming, start with the oldest retained tick; otherwise with the first at the time.
+        # After trimming, all retained ticks are due; otherwise those from the given time on.
         due = [tick.seq for tick in batch.ticks if trimmed or tick.time >= time]
         if due:
             before = (due[0] or 0) - 1

@@ -143,7 +143,7 @@ async def _run_bars(settings: Settings) -> None:
         try:
             await make_bars(settings, DEFAULT_FEED, _TIMEFRAMES)
         except AlreadyClaimed:
-            await asyncio.sleep(_AGAIN_S)  # Another demo on the same store makes them.
+            await asyncio.sleep(_AGAIN_S)  # Another demo on the same store makes the bars.
         except TickcastError as error:
             if time.monotonic() - began_s > _SETTLED_S:
                 reminders.reset()

@@ -125,7 +125,7 @@ def load(
       tickcast load ws://127.0.0.1:8000/stream --publish-rate 1000
       tickcast load ws://127.0.0.1:8000/stream -c 1000 -r 5000 --slow 5% --report load.html
 
-    Exit code 1 means that a tick could not be explained, or another failure.
+    Exit code 1 means that a tick could not be explained, or that something else failed.
     """
     settings = load_settings(config, redis_url=redis_url)
     for name, path in (("--report", report_file), ("--json", json_file)):

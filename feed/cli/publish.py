@@ -45,6 +45,7 @@ def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: P
     A line is a tick as clients receive it; without "t" it has the present time:
       {"T":"t","S":"AAPL","p":187.1,"s":100}
       {"T":"q","S":"AAPL","bp":187.0,"bs":3,"ap":187.1,"as":2,"t":"2026-01-05T14:30:00Z"}
+
     Lines may also be arrays of ticks or the output of `tickcast watch`. "t" may be a number of
     seconds, milliseconds, microseconds or nanoseconds since 1970.
     """

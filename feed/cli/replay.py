@@ -88,7 +88,7 @@ def replay(
 ) -> None:
     """Replay recorded ticks into a feed.
 
-    Files can be tapes, captures, Parquet, DBN and CSV files.
+    FILE can be a tape, a capture, or a Parquet, DBN or CSV file.
 
     A replay restarts the feed's numbers and discards its history. So it refuses the default feed if
     other programs have published into it, unless --feed or --overwrite is given.

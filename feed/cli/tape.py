@@ -258,7 +258,7 @@ def export_(
 ) -> None:
     """Export tapes to Parquet or CSV tables.
 
-    Each channel has its table: NAME-trades.parquet, and so on.
+    There is one table for each channel: NAME-trades.parquet, and so on.
 
     Times keep their nanoseconds. Parquet requires pyarrow: pip install 'tickcast[parquet]'.
     """

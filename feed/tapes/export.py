@@ -56,7 +56,7 @@ class Sheet(Protocol):
         """Add rows, given by column; times are in nanoseconds."""
 
     def close(self) -> None:
-        """Complete it."""
+        """Complete the file."""
 
 
 class CsvSheet:
@@ -79,7 +79,7 @@ class CsvSheet:
         self._writer.writerows(zip(*values, strict=True))
 
     def close(self) -> None:
-        """Complete it."""
+        """Complete the file."""
         self._file.close()
 
 
@@ -106,7 +106,7 @@ class ParquetSheet:
         self._writer.write_table(self._pyarrow.table(rows, schema=self._schema))
 
     def close(self) -> None:
-        """Complete it."""
+        """Complete the file."""
         self._writer.close()
 
 

@@ -1,19 +1,19 @@
 /**
- * What the page shows, kept in its address, so that a link shares it.
+ * The state of the view, kept in the page's address, so that a link shares it.
  *
  * @typedef {object} View
  * @property {string} feed
- * @property {string[]|null} symbols the watchlist; null is every symbol of the feed
- * @property {string} symbol the chosen one; empty: the first of the list
+ * @property {string[]|null} symbols the watchlist; null means every symbol of the feed
+ * @property {string} symbol the selected symbol; if empty, the first of the list
  * @property {string} timeframe of the candles: a key of `TIMEFRAMES`
- * @property {string} sort a column's name, after "-" where it goes down
- * @property {"light"|"dark"|""} theme empty: as the system has it
+ * @property {string} sort a column's name, after "-" for descending order
+ * @property {"light"|"dark"|""} theme empty means the system's theme
  * @property {"json"|"msgpack"} encoding
  */
 
-/** Seconds of a candle. */
+/** The length of a candle in seconds. */
 export const TIMEFRAMES = { "1s": 1, "5s": 5, "1m": 60, "5m": 300 };
-/** Two entries for each, of trades and of quotes; a server grants 1,024 by default. */
+/** Each symbol takes two entries, trades and quotes; a server grants 1,024 by default. */
 export const SYMBOLS_MAX = 400;
 const SYMBOL = /^[A-Za-z0-9._/:-]{1,32}$/;
 const FEED = /^[a-z0-9_-]{1,32}$/;
@@ -24,8 +24,8 @@ const DEFAULTS = { feed: "live", symbols: null, symbol: "", timeframe: "1s", sor
 export const isSymbol = (text) => SYMBOL.test(text);
 
 /**
- * Read a query; what makes no sense in it is as if it were not there. Only a feed's name is kept as it
- * is, because showing another feed in its place would be wrong.
+ * Parse a query. Invalid values are treated as absent, except for the feed's name, which is kept
+ * as it is, because showing another feed in its place would be wrong.
  *
  * @param {string} query
  * @returns {View}
@@ -48,7 +48,7 @@ export function readView(query) {
 
 /**
  * @param {View} view
- * @returns {string} its query, with only what is not as always; readable rather than escaped
+ * @returns {string} its query, without defaults; readable rather than escaped
  */
 export function queryOf(view) {
   const parts = Object.entries(view)

@@ -1,6 +1,6 @@
 /**
- * Makes the folder that is served: bundles and minifies the scripts and the style, and puts the
- * licences of what is in them beside. `hatch_build.py` calls it; see docs/dashboard.md.
+ * Builds the folder that is served: bundles and minifies the scripts and the style, and adds the
+ * licences of the bundled packages. `hatch_build.py` calls it; see docs/dashboard.md.
  *
  *     node clients/dashboard/bundle.mjs TARGET
  */
@@ -11,7 +11,7 @@ import { build } from "esbuild";
 
 const HERE = import.meta.dirname;
 const MODULES = join(HERE, "..", "..", "node_modules");
-/** For packages that name it and bring no copy. */
+/** Licence texts for packages that name a licence but include no copy. */
 const MIT = `Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
 associated documentation files (the "Software"), to deal in the Software without restriction,
 including without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense,
@@ -43,20 +43,20 @@ const options = {
   metafile: true,
   logLevel: "warning",
 };
-// One file that is whole by itself, for other people's pages; ours imports it like them.
+// A self-contained file for other people's pages. Our page imports the same file.
 const client = await build({ ...options, entryPoints: ["feed.js"] });
 const page = await build({ ...options, entryPoints: ["page.js", "page.css"], external: ["./feed.js"] });
 for (const name of AS_THEY_ARE) await copyFile(join(HERE, name), join(target, name));
 await writeFile(join(target, "licences.txt"), await licences(packagesIn(client.metafile, page.metafile)));
 
-/** The names of the packages of which something is in the bundles. */
+/** The names of the packages that are part of the bundles. */
 function packagesIn(...metafiles) {
   const name = /node_modules\/((?:@[^/]+\/)?[^/]+)\//;
   const paths = metafiles.flatMap(({ inputs }) => Object.keys(inputs));
   return [...new Set(paths.flatMap((path) => name.exec(path)?.[1] ?? []))].sort();
 }
 
-/** Who holds the rights in each package, and its licence where it comes with one. */
+/** The copyright notice of each package, and its licence if the package includes one. */
 async function licences(names) {
   const parts = names.map(async (name) => {
     const folder = join(MODULES, name);

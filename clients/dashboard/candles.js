@@ -1,6 +1,6 @@
 /**
- * Candles of one symbol, out of its trades, with the middle of its quotes. Kept by the second in
- * typed buffers of a fixed size, and rolled up to what is shown.
+ * Candles of one symbol, built from its trades, with the midpoint of its quotes. They are stored by the
+ * second in typed buffers of a fixed size, and rolled up to the timeframe on display.
  */
 
 const CAPACITY = 40_000;
@@ -8,7 +8,7 @@ const COLUMNS = ["time", "open", "high", "low", "close", "volume", "mid"];
 
 /** Rows in ascending order of time. A row without a trade has an open of NaN. */
 export class Candles {
-  /** From this second on something has changed since the last `taken`; Infinity: nothing. */
+  /** The first second that has changed since the last `taken`; Infinity if nothing has. */
   changedFrom = Infinity;
   size = 0;
   #capacity;
@@ -24,7 +24,7 @@ export class Candles {
     this.changedFrom = -Infinity;
   }
 
-  /** Forget all trades or all quotes, and the seconds of which nothing is left. */
+  /** Forget all trades or all quotes, and the seconds that are then empty. */
   forget(channel) {
     const names = channel === "trades" ? ["open", "high", "low", "close"] : ["mid"];
     for (const name of names) this.#rows[name].fill(NaN, 0, this.size);
@@ -40,7 +40,7 @@ export class Candles {
     this.changedFrom = -Infinity;
   }
 
-  /** @param {number} ms when it happened, milliseconds since 1970 */
+  /** @param {number} ms time of the trade or quote, milliseconds since 1970 */
   trade(ms, price, size) {
     const { open, high, low, close, volume } = this.#rows;
     const at = this.#rowAt(Math.floor(ms / 1000));
@@ -56,23 +56,23 @@ export class Candles {
     volume[at] += size;
   }
 
-  /** @param {number} mid the middle between bid and ask */
+  /** @param {number} mid the midpoint between bid and ask */
   quote(ms, mid) {
     const at = this.#rowAt(Math.floor(ms / 1000));
     if (at >= 0) this.#rows.mid[at] = mid;
   }
 
-  /** All that has changed was drawn. */
+  /** Note that all changes were drawn. */
   taken() {
     this.changedFrom = Infinity;
   }
 
   /**
-   * Roll up what there is from a point in time on.
+   * Roll up the stored seconds from a point in time on.
    *
    * @param {number} step seconds of a candle
-   * @param {number} [from] seconds since 1970; the candle that it lies in comes whole
-   * @param {number} [most] the last so many
+   * @param {number} [from] seconds since 1970; the candle that contains it is included whole
+   * @param {number} [most] return only the last candles, up to this number
    * @returns {{time: number, open: number, high: number, low: number, close: number,
    *   volume: number, mid: number}[]}
    */
@@ -81,7 +81,7 @@ export class Candles {
     const first = Math.floor(from / step) * step;
     const found = [];
     let candle;
-    // From the end, so that the last ones cost nothing but themselves.
+    // Start from the end, so that asking for the last candles costs nothing extra.
     for (let at = this.size - 1; at >= 0 && time[at] >= first; at--) {
       const start = Math.floor(time[at] / step) * step;
       if (candle?.time !== start) {
@@ -100,7 +100,7 @@ export class Candles {
     return found.reverse();
   }
 
-  /** The row of a second, made where there is none; -1 where it is older than all that is kept. */
+  /** The row of a second, created if there is none; -1 if it is older than all that is kept. */
   #rowAt(second) {
     const { time } = this.#rows;
     let at = this.#after(second);
@@ -110,7 +110,7 @@ export class Candles {
     return at;
   }
 
-  /** How many rows are not later than a second; nearly always all of them. */
+  /** The number of rows that are not later than a second; nearly always all of them. */
   #after(second) {
     const { time } = this.#rows;
     let [least, most] = [0, this.size];

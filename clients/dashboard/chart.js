@@ -1,4 +1,4 @@
-/** The chart: candles and volume, and the middle of the quotes as a line. */
+/** The chart: candles and volume, and the midpoint of the quotes as a line. */
 
 import {
   CandlestickSeries,
@@ -10,9 +10,9 @@ import {
 import * as format from "./format.js";
 
 const CANDLES_MAX = 2_000;
-/** The library keeps what it was given; at so many we give it the last ones anew. */
+/** The library keeps all data it receives; at this many candles, we set the most recent ones anew. */
 const CANDLES_HELD_MAX = 3_000;
-/** So many candles are drawn one by one at the most. */
+/** At most this many candles are updated one by one. */
 const LATE_MAX = 10;
 const VOLUME = "volume";
 
@@ -27,7 +27,7 @@ export class Chart {
   #held = [];
   #colours = {};
   #withQuotes = true;
-  /** Of the candle under the mouse; undefined where it is elsewhere. */
+  /** The candle under the mouse; undefined if the mouse is elsewhere. */
   #pointedAt = undefined;
 
   /**
@@ -38,8 +38,8 @@ export class Chart {
     this.#legend = legend;
     this.#chart = createChart(element, {
       autoSize: true,
-      // It would bring a style of its own into the page, which the policy forbids. The page links to
-      // the library's makers itself.
+      // The logo would add an inline style to the page, which the policy forbids. The page itself
+      // links to the authors of the library.
       layout: { attributionLogo: false },
       crosshair: { mode: CrosshairMode.Normal },
       timeScale: { timeVisible: true, secondsVisible: true, borderVisible: false, rightOffset: 4, barSpacing: 7 },
@@ -66,7 +66,7 @@ export class Chart {
     this.recolour();
   }
 
-  /** Take the colours from the style sheet, after a change of theme. */
+  /** Read the colours from the style sheet, after a change of theme. */
   recolour() {
     const colour = (name) => resolved(this.#legend, name);
     const [up, down, quiet, line] = ["up-candle", "down-candle", "quiet", "grid"].map(colour);
@@ -89,18 +89,18 @@ export class Chart {
     this.#held = [];
   }
 
-  /** @param {boolean} shown whether the line of quotes is */
+  /** @param {boolean} shown whether to show the line of quotes */
   showQuotes(shown) {
     this.#withQuotes = shown;
     this.#quotes.applyOptions({ visible: shown });
   }
 
-  /** Seconds of a candle. */
+  /** The length of a candle in seconds. */
   get step() {
     return this.#step;
   }
 
-  /** @param {number} step seconds of a candle */
+  /** @param {number} step length of a candle in seconds */
   setStep(step) {
     this.#step = step;
     this.#held = [];
@@ -108,18 +108,18 @@ export class Chart {
     this.#chart.timeScale().resetTimeScale();
   }
 
-  /** Of another symbol, or from other trades. */
+  /** Start over, with another symbol or with other trades. */
   restart() {
     this.#held = [];
     this.#chart.timeScale().resetTimeScale();
   }
 
-  /** Whether the last candle is in view; somebody may have gone back to look at older ones. */
+  /** Whether the last candle is in view; the user may have scrolled back to older ones. */
   get isFollowing() {
     return this.#chart.timeScale().scrollPosition() >= 0;
   }
 
-  /** Draw what has changed; nothing is done where nothing has. Returns whether there is a candle. */
+  /** Draw what has changed, and do nothing if nothing has. Returns whether there is a candle. */
   draw(candles, decimals) {
     if (decimals !== this.#decimals) this.#fit(decimals);
     const last = this.#held.at(-1);
@@ -141,7 +141,7 @@ export class Chart {
     this.#candles.setData(traded.map(candle));
   }
 
-  /** Whether all that has changed is at the end, or in few candles that are drawn already. */
+  /** Whether all changes are at the end, or in a few candles that are already drawn. */
   #canDrawOn(rows, last) {
     return (
       rows.length < LATE_MAX &&
@@ -176,7 +176,7 @@ export class Chart {
 
   #fit(decimals) {
     this.#decimals = decimals;
-    // The library's own formats end at about ten decimals.
+    // The library's own formats stop at about ten decimals.
     const formatter = (price) => format.price(price, decimals);
     const priceFormat = { type: "custom", minMove: 1 / 10 ** decimals, formatter };
     for (const series of [this.#candles, this.#quotes]) series.applyOptions({ priceFormat });
@@ -199,7 +199,7 @@ export class Chart {
   }
 }
 
-/** What a colour of the style sheet is in the present theme. */
+/** The value of a style sheet's colour in the current theme. */
 function resolved(element, name) {
   element.style.color = `var(--${name})`;
   const { color } = getComputedStyle(element);
@@ -207,7 +207,7 @@ function resolved(element, name) {
   return color;
 }
 
-// A time without a value would be drawn as room for one; and the view does not follow what fills it.
+// The chart would reserve room for a time without a value, and the view does not follow when it is filled.
 const isTraded = ({ open }) => !Number.isNaN(open);
 const isQuoted = ({ mid }) => !Number.isNaN(mid);
 const point = ({ time, mid }) => ({ time, value: mid });

@@ -1,13 +1,14 @@
 /**
- * The chosen symbol: every trade of it, from far enough back to draw candles of, on a connection of
- * its own. On that of the watchlist it is held already, and what is held can't begin in the past.
+ * The selected symbol: every trade of it, from far enough back to draw candles, on a separate
+ * connection. The watchlist's connection already subscribes to the symbol, and an existing subscription
+ * can't start in the past.
  */
 
 import { Candles } from "./candles.js";
 import { connect } from "./feed.js";
 import { Passes } from "./passes.js";
 
-/** How far back trades are asked for, by the seconds of a candle: minutes. */
+/** How far back to request trades, in minutes, by the seconds of a candle. */
 const BACK_MINUTES = { 1: 20, 5: 100, 60: 12 * 60, 300: 24 * 60 };
 const QUOTES_BACK_MINUTES = 10;
 const RECENT_MAX = 64;
@@ -17,10 +18,10 @@ export class Chosen {
   symbol = "";
   candles = new Candles();
   stream;
-  /** The latest trades, oldest first, and how many there ever were of this symbol. */
+  /** The latest trades, oldest first, and the total number of trades of this symbol. */
   recent = [];
   traded = 0;
-  /** Trades that are not in the candles and can't be had; null where nobody knows how many. */
+  /** Trades that are not in the candles and no longer available; null if their number is unknown. */
   lost = 0;
   #snapshotUrl;
   #conflateMs;
@@ -36,12 +37,12 @@ export class Chosen {
 
   /**
    * @param {string} url
-   * @param {(symbol: string) => string} snapshotUrl where the latest ticks of a symbol are told
+   * @param {(symbol: string) => string} snapshotUrl the URL of a symbol's latest ticks
    * @param {{onState: (state: object) => void, onRefused: (error: Error) => void,
    *   onRestart: () => void, onTick: (tick: object) => void, onNotice: (notice: object) => void}} handlers
-   *   `onRestart`: the chart is empty again
+   * `onRestart`: the chart is empty again
    * @param {{encoding: "json"|"msgpack", conflateMs: number, token: string, headers: object}} options
-   *   `conflateMs`: how often a quote is of use; `headers`: of requests over HTTP
+   * `conflateMs`: the shortest useful interval between quotes; `headers`: for requests over HTTP
    */
   constructor(url, snapshotUrl, { onState, onRefused, onRestart, onTick, onNotice }, { encoding, conflateMs, token, headers }) {
     this.#snapshotUrl = snapshotUrl;
@@ -65,7 +66,7 @@ export class Chosen {
 
   /**
    * @param {string} symbol
-   * @param {number} step seconds of a candle
+   * @param {number} step length of a candle in seconds
    */
   async show(symbol, step) {
     const backMinutes = BACK_MINUTES[step];
@@ -76,7 +77,7 @@ export class Chosen {
     this.#forget();
     const turn = ++this.#turn;
     const latest = await this.#latestMs(symbol);
-    // Somebody may have chosen another one meanwhile.
+    // The user may have selected another symbol meanwhile.
     if (turn === this.#turn) await this.#hold(symbol, latest, turn);
   }
 
@@ -88,7 +89,7 @@ export class Chosen {
     this.#onRestart();
   }
 
-  /** What came of a channel is of an earlier pass of the replay. */
+  /** The data of a channel belongs to an earlier pass of the replay. */
   #beginAnew(channel) {
     this.candles.forget(channel);
     if (channel === "trades") {
@@ -104,17 +105,17 @@ export class Chosen {
     for (const channel of CHANNELS) if (isPast(channel, this.symbol)) this.#beginAnew(channel);
   }
 
-  /** What is known is of another time of the replay. */
+  /** All data belongs to another time of the replay. */
   beginAnew() {
     for (const channel of CHANNELS) this.#beginAnew(channel);
   }
 
-  /** Where the replay of the feed stands; undefined where the feed is none. */
+  /** The state of the feed's replay; undefined if the feed is not a replay. */
   get replay() {
     return this.#passes.state;
   }
 
-  /** Of its latest trade, where there is one: what is replayed has another present. */
+  /** The time of the latest trade, if there is one: a replay has a different present. */
   async #latestMs(symbol) {
     try {
       const reply = await fetch(this.#snapshotUrl(symbol), { headers: this.#headers });
@@ -137,7 +138,7 @@ export class Chosen {
     const left = before && this.#ask("unsubscribe", { trades: [before], quotes: [before] });
     this.#ask("subscribe", { trades: [symbol] }, { start: startOf(this.#backMinutes) });
     this.#ask("subscribe", { quotes: [symbol] }, quotes);
-    // Until then live trades may come that the past will bring once more.
+    // Until then, live trades may arrive that the past will repeat.
     await left;
     if (turn === this.#turn) this.#accepting = true;
   }
@@ -157,7 +158,7 @@ export class Chosen {
       if (tick.bp > 0 && tick.ap > 0) this.candles.quote(ms, (tick.bp + tick.ap) / 2);
       return;
     }
-    // After a resume that did not fit, the latest trade comes as a snapshot: it is new all the same.
+    // After a resume that did not match, the latest trade arrives as a snapshot, but it is still new.
     this.candles.trade(ms, tick.p, tick.s);
     this.traded += 1;
     this.recent.push(tick);
@@ -170,7 +171,7 @@ export class Chosen {
       this.#beginAnew(ch);
       return;
     }
-    // What is older than all that is kept was never promised.
+    // Trades older than all that is kept were never promised.
     if (ch !== "trades" || (from === null && reason === "retention")) return;
     this.lost = from === null || this.lost === null ? null : this.lost + to - from + 1;
   }

@@ -4,17 +4,17 @@
  *
  * @typedef {object} Column
  * @property {string} name its class
- * @property {number} weight its share of the room that is left
- * @property {number} [least] pixels, where the text does not decide
+ * @property {number} weight its share of the remaining room
+ * @property {number} [least] minimum width in pixels, regardless of the text
  * @property {number} [rank] columns with a rank are hidden when the pane is too narrow, the highest rank
  *   first; columns of one rank are hidden together
  */
 
-/** Left and right of a text, and for what rounding and hinting add. */
+/** Padding on both sides of a text, plus a margin for rounding and hinting. */
 const PADDING = 12;
-/** The table's own, on both sides. */
+/** The table's own padding, on both sides. */
 const MARGIN = 14;
-/** What a sorted column's head has besides its name. */
+/** The sort mark in the heading of a sorted column. */
 const ARROW = " ↓";
 
 const pen = document.createElement("canvas").getContext("2d");
@@ -28,7 +28,7 @@ export class Columns {
   #isFitted = false;
 
   /**
-   * @param {HTMLElement} pane the properties are set on it
+   * @param {HTMLElement} pane the element on which the properties are set
    * @param {Column[]} columns in their order
    */
   constructor(pane, columns) {
@@ -41,13 +41,13 @@ export class Columns {
     }).observe(this.#table);
   }
 
-  /** Forget how wide the texts were. */
+  /** Forget the widths of the texts. */
   reset() {
     this.#widest.clear();
     this.#isFitted = false;
   }
 
-  /** Account for a text that was written into a column. Widths only grow, so that nothing moves to and fro. */
+  /** Account for a text that was written into a column. Widths only grow, so that columns do not jitter. */
   add(name, text) {
     const widest = this.#widest.get(name) ?? "";
     if (text.length <= widest.length) return;
@@ -55,7 +55,7 @@ export class Columns {
     this.#isFitted = false;
   }
 
-  /** Set the widths, where something has changed. */
+  /** Set the widths, if something has changed. */
   fit() {
     if (this.#isFitted || !this.#room) return;
     this.#isFitted = true;
@@ -82,7 +82,7 @@ export class Columns {
   #needOf({ name, least = 0 }) {
     const head = this.#table.tHead.rows[0].querySelector(`.${name}`);
     const cell = this.#table.tBodies[0].querySelector(`.${name}`);
-    // All digits are as wide as the widest.
+    // All digits have the same width.
     const text = (this.#widest.get(name) ?? "").replace(/\d/g, "0");
     const words = head.textContent.trim() + (head.dataset.sort ? ARROW : "");
     const needed = Math.max(cell ? widthOf(text, cell) : 0, least ? 0 : widthOf(words, head));

@@ -1,11 +1,11 @@
-/** What people do: keys, and the field that filters, chooses and adds. */
+/** User input: keys, and the field that filters, selects and adds symbols. */
 
 /**
  * @param {HTMLInputElement} field
  * @param {object} does
- * @param {(text: string) => void} does.filter while something is typed
- * @param {(text: string) => boolean} does.enter when it is meant; false: it means nothing, and stays to
- *   be corrected
+ * @param {(text: string) => void} does.filter called while the user types
+ * @param {(text: string) => boolean} does.enter called on Enter; false means that the text is not valid,
+ * and stays in the field to be corrected
  */
 export function listenToField(field, { filter, enter }) {
   field.addEventListener("input", () => filter(field.value.trim()));
@@ -14,7 +14,7 @@ export function listenToField(field, { filter, enter }) {
       const text = field.value.trim();
       if (!text || enter(text)) {
         clear();
-        // Where nothing else has taken the focus: else the arrow keys would not lead through the list.
+        // No effect if something else took the focus; otherwise the arrow keys would stay in the field.
         field.blur();
       }
     } else if (event.key === "Escape") {
@@ -33,10 +33,10 @@ export function listenToField(field, { filter, enter }) {
 }
 
 /**
- * Keys that work wherever no text is being typed.
+ * Keys that work wherever the user is not typing text.
  *
- * @param {Record<string, () => boolean|void>} keys what each does, by its name; false: nothing, and
- *   the browser is to do what it does otherwise
+ * @param {Record<string, () => boolean|void>} keys the action of each key, by its name; false means that
+ * the action did nothing, and the browser should do its default
  */
 export function listenToKeys(keys) {
   document.addEventListener("keydown", (event) => {
@@ -48,22 +48,22 @@ export function listenToKeys(keys) {
   });
 }
 
-/** Whether a key means something to what has the focus. */
+/** Whether a key has a meaning for the focused element. */
 function means(target, key) {
   if (target instanceof HTMLInputElement) return target.type !== "range" || key !== " ";
   if (target instanceof HTMLSelectElement) return true;
-  // Arrows scroll what has the focus, where that is something that scrolls.
+  // Arrows scroll the focused element, if it can scroll.
   if (key.startsWith("Arrow")) return target.closest?.(".tape, .connection") != null;
-  // Space presses buttons, but in the list, where Enter does as well.
+  // Space presses buttons, except in the list, where Enter does the same.
   return key === " " && target.closest?.("button:not(.pick), summary, a") != null;
 }
 
 /**
- * A row of buttons of which one is pressed.
+ * A row of buttons, one of which is pressed.
  *
  * @param {HTMLElement} group
- * @param {(value: string) => void} choose given the `value` of the button
- * @returns {(value: string) => void} shows which one is
+ * @param {(value: string) => void} choose called with the `value` of the button
+ * @returns {(value: string) => void} marks the button with this value as pressed
  */
 export function oneOf(group, choose) {
   const buttons = [...group.querySelectorAll("button")];

@@ -1,22 +1,22 @@
 /**
- * The key or token that a server may ask for. It is kept for this tab alone, until the tab is closed
- * or it is forgotten, and never stands in the address.
+ * The key or token that a server may ask for. The tab's session storage keeps it until the tab is closed
+ * or the user chooses to forget it. It is never part of the address.
  */
 
 const PLACE = "tickcast-token";
-/** Codes of errors and closes which say that credentials are needed, or others. */
+/** Codes of errors and closes that ask for credentials, or for other ones. */
 const MISSING = new Set([401, 4002]);
 const BAD = new Set([402, 4001]);
 const part = (id) => document.getElementById(id);
 
-/** @param {number} code of an error or a close */
+/** @param {number} code the code of an error or a close */
 export const asksForCredentials = (code) => MISSING.has(code) || BAD.has(code);
 
 export class Credentials {
   token = read();
   #onChange;
 
-  /** @param {() => void} onChange called when there are others, or none any more */
+  /** @param {() => void} onChange called when the credentials change or are forgotten */
   constructor(onChange) {
     this.#onChange = onChange;
     part("key").hidden = !this.token;
@@ -30,12 +30,12 @@ export class Credentials {
     });
   }
 
-  /** What `fetch` takes, so that HTTP answers as well. */
+  /** The headers for `fetch`, so that HTTP requests are authorized as well. */
   get headers() {
     return this.token ? { Authorization: `Bearer ${this.token}` } : {};
   }
 
-  /** @param {number} code of the error or close that asks for credentials */
+  /** @param {number} code the code of the error or close that asks for credentials */
   ask(code) {
     const isRefused = this.token && BAD.has(code);
     write("key-why", isRefused ? `The server refused this key or token (${code}).` : "This server shows its feeds to those with a key or a token.");

@@ -1,28 +1,28 @@
 /**
- * A connection to a Tickcast stream that comes back by itself, and goes on where it was. It works in
- * any page and needs nothing else:
+ * A connection to a Tickcast stream that reconnects automatically and resumes every stream where it was.
+ * It works in any page and has no other dependencies:
  *
  *     import { connect } from "http://127.0.0.1:8000/static/feed.js";
  *
  *     const stream = connect("ws://127.0.0.1:8000/stream", { onTick: (tick) => console.log(tick) });
  *     await stream.subscribe({ trades: ["*"] }, { snapshot: true });
  *
- * Every published tick is delivered, merged into a later one (its `cf`), or told as a gap.
+ * Every published tick is delivered, merged into a later one (its `cf`), or reported as a gap.
  *
  * @typedef {object} Handlers
  * @property {(tick: object) => void} [onTick] called with each trade, quote and bar, as on the wire,
- *   times as text in both encodings
+ *   with times as text in both encodings
  * @property {(gap: import("./feed/book.js").Gap) => void} [onGap] called with ticks that will not
- *   come, in their place among the others
+ *   come, at their place among the others
  * @property {(notice: object) => void} [onNotice] called with every other message of the server
  * @property {(state: State) => void} [onState] called whenever the state of the connection changes
  *
  * @typedef {object} State
- * @property {"connecting"|"connected"|"reconnecting"|"closed"} name `connected` means that all that
- *   was held is held again; `closed` that nobody tries any more
+ * @property {"connecting"|"connected"|"reconnecting"|"closed"} name `connected`: all
+ *   subscriptions are restored; `closed`: the client no longer tries to connect
  * @property {string} reason in the server's words, or empty
- * @property {number} code where it is closed: the close code or that of the error; 0 where we closed.
- *   401, 402, 4001 and 4002 mean that credentials are needed, or others
+ * @property {number} code if closed, the close code or the code of the error; 0 if we closed.
+ *   401, 402, 4001 and 4002 mean that credentials are needed, or other ones
  */
 
 import { Backoff, Pace } from "./feed/backoff.js";
@@ -38,21 +38,21 @@ const NOT_AUTHENTICATED = 401;
 const ALREADY_AUTHENTICATED = 403;
 
 /**
- * Connect, and stay connected until `close` is called or the server says not to come back.
+ * Connect, and stay connected until `close` is called or the server tells us not to reconnect.
  *
  * @param {string} url ws:// or wss://, with the path `/stream` or `/v2/NAME`
  * @param {Handlers} [handlers]
  * @param {{encoding?: "json"|"msgpack", configure?: object[], token?: string}} [options]
- *   `configure`: maps of keys of the protocol's action of that name, such as `{stamps: true}`; each is
- *   said by itself, on every connection. `token`: a JSON Web Token or the secret of a key, the first
- *   thing that is said on every connection; it stands in no URL
+ *   `configure`: maps of keys for the protocol's action of that name, such as `{stamps: true}`; the
+ *   client sends each as a separate message, on every connection. `token`: a JSON Web Token or the secret
+ *   of a key, sent first on every connection; it is never part of a URL
  * @returns {Stream}
  */
 export function connect(url, handlers = {}, options = {}) {
   return new Stream(url, handlers, options);
 }
 
-/** What `connect` returns. `received` counts over all connections. */
+/** The result of `connect`. `received` counts over all connections. */
 export class Stream {
   reconnects = 0;
   received = { bytes: 0, frames: 0, ticks: 0 };
@@ -65,7 +65,7 @@ export class Stream {
   #socket = null;
   #told = "";
   #ended = false;
-  /** When all was held for the first time on this connection, and when that ended. */
+  /** When all subscriptions were first restored on this connection, and when that ended. */
   #heldAt = 0;
   #lostAt = 0;
   #pulse = new Pulse();
@@ -73,9 +73,9 @@ export class Stream {
   #watch = 0;
   #requests = new Requests();
   #comingBack = [];
-  /** When to repeat the first of them, where the server has refused it for coming too soon. */
+  /** When to repeat the first of them, if the server refused it for coming too soon. */
   #pace = new Pace();
-  /** The id of our credentials, while they are not answered. */
+  /** The id of our credentials message, until it is answered. */
   #authAsked = 0;
 
   constructor(url, handlers, { encoding = "json", configure = [], token = "" } = {}) {
@@ -91,19 +91,19 @@ export class Stream {
   }
 
   /**
-   * Add subscriptions, for good: they are asked for again after every cut.
+   * Add subscriptions that persist: they are requested again after every lost connection.
    *
    * @param {Record<string, string[]>} channels symbols by channel: `{trades: ["AAPL"], quotes: ["*"]}`
    * @param {{snapshot?: boolean} & import("./feed/comeback.js").Wish} [options] `snapshot`,
-   *   `start`, `conflate_ms` and `slow` of the protocol; and `resume_ms`: after a longer cut the
-   *   latest tick of each stream is wanted instead of all that were missed
+   *   `start`, `conflate_ms` and `slow` of the protocol; and `resume_ms`: after a longer interruption,
+   *   the server sends the latest tick of each stream instead of all that were missed
    * @returns {Promise<object>} the server's reply; rejected with `Refused`
    */
   subscribe(channels, { snapshot, ...wish } = {}) {
     return this.#request(() => this.#state.subscribe(channels, wish, { snapshot }));
   }
 
-  /** End subscriptions; returns what `subscribe` does. */
+  /** Remove subscriptions; returns what `subscribe` does. */
   unsubscribe(channels) {
     return this.#request(() => this.#state.unsubscribe(channels));
   }
@@ -114,23 +114,23 @@ export class Stream {
   }
 
   /**
-   * Say something that has no `id`, such as `{action: "replay.pause"}`; what the server answers comes
-   * to `onNotice`.
+   * Send a message without an `id`, such as `{action: "replay.pause"}`; the server's answer goes to
+   * `onNotice`.
    *
    * @param {object} message
-   * @returns {boolean} whether it was said: while there is no connection, nothing is
+   * @returns {boolean} whether it was sent; it is not sent while there is no connection
    */
   say(message) {
     if (this.#heldAt) this.#send({ message });
     return this.#heldAt > 0;
   }
 
-  /** What has become of all ticks: sums of `delivered`, `merged`, `skipped`, `gapped`, … */
+  /** The accounts of all ticks: sums of `delivered`, `merged`, `skipped`, `gapped`, … */
   totals() {
     return this.#state.books.totals();
   }
 
-  /** Connect now, where the next attempt is not due yet. */
+  /** Connect now, without waiting for the next attempt. */
   retry() {
     if (this.#ended || this.#socket) return;
     clearTimeout(this.#timer);
@@ -138,15 +138,15 @@ export class Stream {
   }
 
   /**
-   * Where a stream stands: the last number that is accounted for, in its epoch.
+   * The position of a stream: the last number that is accounted for, in its epoch.
    *
-   * @returns {{epoch: string, seq: number|null}} an empty epoch and null where nothing is known
+   * @returns {{epoch: string, seq: number|null}} an empty epoch and null if the position is unknown
    */
   position(channel, symbol) {
     return this.#state.books.position(channel, symbol);
   }
 
-  /** Milliseconds since the server last said anything on this connection. */
+  /** Milliseconds since the server last sent anything on this connection. */
   get silentMs() {
     return this.#heldAt ? performance.now() - this.#pulse.heardAt : 0;
   }
@@ -155,7 +155,7 @@ export class Stream {
     return this.#state.encoding;
   }
 
-  /** Connect again in another encoding, and go on with every stream where it was. */
+  /** Reconnect in another encoding, and resume every stream where it was. */
   set encoding(encoding) {
     if (encoding === this.#state.encoding) return;
     this.#state.encoding = encoding;
@@ -164,7 +164,7 @@ export class Stream {
     this.#dial();
   }
 
-  /** End the connection for good. */
+  /** Close the connection permanently. */
   close() {
     this.#end("", 0);
     this.#leave();
@@ -178,7 +178,7 @@ export class Stream {
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
     this.#pulse.begin(performance.now());
-    // A socket that was given up may still speak; only the current one is heard.
+    // A discarded socket may still deliver messages; only the current one counts.
     socket.onopen = () => socket === this.#socket && this.#greet();
     socket.onmessage = ({ data }) => socket === this.#socket && this.#receive(data);
     socket.onclose = ({ code, reason }) => socket === this.#socket && this.#cut(code, reason);
@@ -191,7 +191,7 @@ export class Stream {
       this.#introduce();
       return;
     }
-    // Until the server has looked at them it refuses all else.
+    // Until the server has checked the credentials, it refuses everything else.
     const question = this.#state.ask({ action: "auth", token: this.#token });
     this.#authAsked = question.id;
     this.#send(question);
@@ -205,7 +205,7 @@ export class Stream {
     this.#goOn();
   }
 
-  /** Say the next thing that brings back what was held; after the last, all that waits. */
+  /** Send the next message that restores the subscriptions; after the last one, all waiting requests. */
   #goOn() {
     const next = this.#comingBack[0];
     if (next) {
@@ -232,7 +232,7 @@ export class Stream {
     this.#timer = setTimeout(() => this.#dial(), delay);
   }
 
-  /** Let go of the socket; what was asked and not answered is asked again on the next one. */
+  /** Discard the socket; unanswered requests are sent again on the next one. */
   #leave() {
     if (this.#heldAt) this.#lostAt ||= performance.now();
     this.#heldAt = 0;
@@ -254,14 +254,14 @@ export class Stream {
     this.#requests.end(new Error(`the stream has ended ${reason}`.trim()));
   }
 
-  /** The network is back, or somebody looks: no more patience. */
+  /** The network is back, or the page is visible again: reconnect without further delay. */
   #tryNow = () => {
     if (globalThis.document?.hidden || this.#ended) return;
     if (this.#socket) this.#checkPulse();
     else this.retry();
   };
 
-  /** A browser hears nothing of a peer that vanished, so ask it from time to time. */
+  /** A browser gets no notice when a peer vanishes, so ping it from time to time. */
   #checkPulse() {
     const isOpen = this.#isOpen();
     const verdict = this.#pulse.check(performance.now(), isOpen);
@@ -271,7 +271,7 @@ export class Stream {
   }
 
   #sendPing() {
-    // While our credentials are looked at, anything else would be refused; their answer tells as much.
+    // While the server checks our credentials, it would refuse anything else; its answer is sign enough.
     if (this.#authAsked) return;
     this.#send(this.#state.ask({ action: "ping" }));
   }
@@ -341,13 +341,13 @@ export class Stream {
     else this.#refuse(request, new Refused(notice));
   }
 
-  /** Whether we are let in. Where we are not, the server closes. */
+  /** Whether the server has accepted our credentials. If it has not, it closes the connection. */
   #answersAuth({ T, id, msg, code }) {
     if (T === "success") return id === this.#authAsked || msg === "authenticated";
     return T === "error" && code === ALREADY_AUTHENTICATED;
   }
 
-  /** An answer to what brings back what was held. */
+  /** Handle an answer to a message that restores the subscriptions. */
   #takeBack(notice) {
     if (notice.T !== "error") {
       this.#comingBack.shift();
@@ -380,7 +380,7 @@ export class Stream {
 
   #tell(name, reason = "", code = 0) {
     const told = `${name} ${reason}`;
-    // While one attempt follows the other, the reason last given stays.
+    // While attempts follow one another, the last known reason stays.
     if (told === this.#told || (!reason && this.#told.startsWith(`${name} `))) return;
     this.#told = told;
     this.#handlers.onState?.({ name, reason, code });

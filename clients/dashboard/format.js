@@ -2,7 +2,7 @@
 
 const MINUS = "−";
 const NONE = "–";
-/** What every browser can format. */
+/** The range that every browser can format. */
 const DECIMALS_MAX = 20;
 
 const formats = new Map();
@@ -11,7 +11,7 @@ function withDecimals(least, most) {
   const key = least * 32 + most;
   let format = formats.get(key);
   if (!format) {
-    // Building one is dear, using it is not.
+    // Building a formatter is expensive, using it is not.
     format = new Intl.NumberFormat("en", { minimumFractionDigits: least, maximumFractionDigits: most });
     formats.set(key, format);
   }
@@ -20,13 +20,13 @@ function withDecimals(least, most) {
 
 /**
  * @param {number|undefined} value
- * @param {number} decimals as many as this symbol's prices have, so that a column lines up
+ * @param {number} decimals the decimals of this symbol's prices, so that a column lines up
  */
 export function price(value, decimals) {
   return value === undefined ? NONE : withDecimals(decimals, decimals).format(value);
 }
 
-/** @param {number} value a size or volume, whole or not; one that is not 0 is never shown as 0 */
+/** @param {number} value a size or volume, whole or fractional; a nonzero value is never shown as 0 */
 export function size(value) {
   if (value >= 1e9) return `${withDecimals(2, 2).format(value / 1e9)}B`;
   if (value >= 1e6) return `${withDecimals(2, 2).format(value / 1e6)}M`;
@@ -40,13 +40,13 @@ const SHORT = [[1e9, "B"], [1e6, "M"], [1e3, "k"]];
 export function volume(value) {
   if (value < 1) return withDecimals(0, decimalsFrom(value, 4)).format(value);
   if (value < 1e4) return withDecimals(0, value < 1e3 ? 2 : 0).format(value);
-  // What would be rounded to a thousand of a unit is one of the next.
+  // A value that would round to a thousand of a unit moves to the next unit.
   const [unit, sign] = SHORT.find(([each]) => value >= each * 0.9995);
   const decimals = value < 99.95 * unit ? 1 : 0;
   return `${withDecimals(decimals, decimals).format(value / unit)}${sign}`;
 }
 
-/** @param {number} value the same, exactly */
+/** @param {number} value the same, in full */
 export function exactVolume(value) {
   return withDecimals(0, decimalsFrom(value, 8)).format(value);
 }
@@ -85,7 +85,7 @@ export function age(ms) {
 }
 
 /**
- * The time of day of a tick, in milliseconds; cut out of the text, which is cheaper than a Date.
+ * The time of day of a tick, in milliseconds; sliced from the text, which is cheaper than a Date.
  *
  * @param {string} time RFC 3339, UTC
  */
@@ -108,19 +108,19 @@ export function delay(ms) {
 }
 
 /**
- * How many decimals a number needs, noise of binary fractions aside: up to eight, or as many as show
- * five digits of a number below a ten-thousandth.
+ * The number of decimals of a number, ignoring the noise of binary fractions: up to eight, or as many as
+ * it takes to show five digits of a number below a ten-thousandth.
  */
 export function decimalsOf(value) {
   if (value === 0 || !Number.isFinite(value)) return 0;
-  // Not `String`: below a millionth it would write an exponent.
+  // Not `String`, which would write an exponent below a millionth.
   const [digits, exponent] = Math.abs(value).toExponential(11).split("e");
   const fraction = digits.slice(2).replace(/0+$/, "").length;
   const needed = Math.max(0, fraction - Number(exponent));
   return Math.min(needed, Math.max(8, 4 - Number(exponent)), DECIMALS_MAX);
 }
 
-/** So many decimals, or as many as show two digits of a small number. */
+/** The given number of decimals, or as many as it takes to show two digits of a small number. */
 function decimalsFrom(value, usual) {
   const exponent = value === 0 ? 0 : Math.floor(Math.log10(Math.abs(value)));
   return Math.min(Math.max(usual, 1 - exponent), DECIMALS_MAX);

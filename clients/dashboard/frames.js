@@ -1,11 +1,11 @@
-/** When to draw: on animation frames, and never while nobody looks. */
+/** When to draw: on animation frames, and never while the page is hidden. */
 
 const MEASURED = 20;
 const USUAL_MS = 1000 / 60;
 
 /**
- * @returns {Promise<number>} milliseconds between two frames; that of most screens where the page is
- *   hidden and gets none
+ * @returns {Promise<number>} milliseconds between two frames; if the page is hidden and gets none, the
+ *   value of most screens
  */
 export function frameInterval() {
   return new Promise((resolve) => {
@@ -26,16 +26,16 @@ function median(times) {
 }
 
 /**
- * Draw again and again, once before an animation frame.
+ * Draw repeatedly, each time just before an animation frame.
  *
- * @param {(now: number) => void} draw called just before the frame and not in it: what it asks for
- *   frames itself, as the chart does, so gets the same one, and the page is painted once
- * @param {number} everyMs at most so often. A timer before each frame, because whoever asks for a
- *   frame makes the browser look through the whole page for what has changed
+ * @param {(now: number) => void} draw called just before the frame and not in it: if it requests a
+ *   frame itself, as the chart does, it gets the same one, and the page is painted once
+ * @param {number} everyMs the shortest interval. A timer precedes each frame, because a request for a
+ *   frame makes the browser check the whole page for changes
  */
 export function onFrames(draw, everyMs) {
   const again = (time) => {
-    // Short by half a frame, so that the next one is not missed for a delayed timer.
+    // Shorter by half a frame, so that a delayed timer does not miss the next one.
     const passed = performance.now() - time;
     setTimeout(drawOnce, Math.max(0, everyMs - passed - USUAL_MS / 2));
   };

@@ -1,20 +1,20 @@
-/** What this page knows of the market. Everything in here is bounded, and nothing draws. */
+/** What this page knows of the market. All its data is bounded, and nothing here draws. */
 
 import { decimalsOf } from "./format.js";
 import { Rate, Trend } from "./rates.js";
 
 const SYMBOLS_MAX = 5_000;
-/** How much of a price may be lost where it is shown. */
+/** The relative precision of a price that may be lost on display. */
 const PRICE_TOLERANCE = 1e-11;
-/** A tick that was published so long before the server sent it is history. */
+/** A tick that was published this long before the server sent it is history. */
 const HISTORY_US = 1_000_000;
-/** After a restart the old figures stay so long at most, so that a replay in a loop does not flicker. */
+/** After a restart the old figures stay at most this long, so that a replay in a loop does not flicker. */
 const RESTART_MS = 1_000;
 
-/** Whether a tick is from the past: a snapshot, or sent again after a cut. */
+/** Whether a tick is from the past: a snapshot, or sent again after a reconnect. */
 export const isHistory = ({ snap, tr, tw }) => snap === true || tw - tr > HISTORY_US;
 
-/** One symbol: its latest trade and quote, and what happened since the page was opened. */
+/** One symbol: its latest trade and quote, and its changes since the page was opened. */
 class Instrument {
   last = undefined;
   bid = undefined;
@@ -27,14 +27,14 @@ class Instrument {
   trend = new Trend();
   #firstTrade = undefined;
   #firstMid = undefined;
-  /** When to forget what is known of a channel that has begun anew, unless it is replaced before. */
+  /** When to forget the data of a channel that has restarted, unless new data replaces it before. */
   #forgetAt = { trades: Infinity, quotes: Infinity };
 
   constructor(symbol) {
     this.symbol = symbol;
   }
 
-  /** Relative change since the page was opened: of trades, or of the middle where nobody trades. */
+  /** Relative change since the page was opened: of trades, or of the midpoint if there are no trades. */
   get change() {
     const [first, now] =
       this.last === undefined ? [this.#firstMid, this.mid] : [this.#firstTrade, this.last];
@@ -45,7 +45,7 @@ class Instrument {
     return this.mid === undefined ? undefined : this.ask - this.bid;
   }
 
-  /** The spread as a part of the price. */
+  /** The spread relative to the price. */
   get relativeSpread() {
     return this.mid === undefined ? undefined : (this.ask - this.bid) / this.mid;
   }
@@ -75,18 +75,18 @@ class Instrument {
     if (this.last === undefined && this.mid !== undefined) this.trend.set(this.mid, now);
   }
 
-  /** A channel has begun anew: what comes next is from another time. */
+  /** A channel has restarted: the next data is from another time. */
   restart(channel, now) {
     if (channel in this.#forgetAt) this.#forgetAt[channel] = Math.min(this.#forgetAt[channel], now + RESTART_MS);
   }
 
-  /** Forget by now what was to be replaced and was not. */
+  /** Forget data that was due to be replaced by now and was not. */
   forgetOutdated(now) {
     this.forgetChannel("trades", now);
     this.forgetChannel("quotes", now);
   }
 
-  /** Know nothing any more of a channel that has begun anew, when something new has come or by `now`. */
+  /** Clear the data of a channel that has restarted, when new data arrives or at `now`. */
   forgetChannel(channel, now) {
     const at = this.#forgetAt[channel];
     if (at === Infinity || at > now) return;
@@ -108,25 +108,25 @@ class Instrument {
   }
 }
 
-/** All symbols that the page has heard of and not forgotten. */
+/** All symbols that the page has seen and not forgotten. */
 export class Market {
   /** @type {Map<string, Instrument>} */
   instruments = new Map();
-  /** Trades that arrived, with those they stand for. */
+  /** Trades that arrived, including those that they replace. */
   trades = new Rate();
   /** Whether there are more symbols than are kept. */
   overfull = false;
   tickAt = -Infinity;
   #live = false;
 
-  /** Say whether ticks arrive; without them no price is known to have stayed. */
+  /** Set whether ticks arrive; without them, no price is known to be unchanged. */
   setLive(live, now) {
     if (live === this.#live) return;
     for (const instrument of this.instruments.values()) instrument.trend.advance(now, this.#live);
     this.#live = live;
   }
 
-  /** Take a trade or a quote as it came off the wire; times of arrival in milliseconds. */
+  /** Process a trade or a quote as it came off the wire; times of arrival in milliseconds. */
   take(tick, now) {
     const instrument = this.instrument(tick.S);
     if (!tick.snap) this.tickAt = now;
@@ -138,16 +138,16 @@ export class Market {
     else if (tick.T === "q") instrument.quote(tick, now);
   }
 
-  /** Take word of ticks that will not come. */
+  /** Process a notice of ticks that will not arrive. */
   gap({ ch, S }) {
     const instrument = this.instruments.get(S);
     if (instrument && ch === "trades") instrument.incomplete = true;
   }
 
   /**
-   * A replay has gone to another time: streams begin anew, as if this page were opened now.
+   * A replay has moved to another time: streams start over, as if this page were opened now.
    *
-   * @param {(channel: string, symbol: string) => boolean} isPast which of them
+   * @param {(channel: string, symbol: string) => boolean} isPast tells which of them
    */
   restart(isPast, now) {
     for (const [symbol, instrument] of this.instruments) {
@@ -157,7 +157,7 @@ export class Market {
     }
   }
 
-  /** The symbol's, made where it is not known yet; undefined where there are too many. */
+  /** The symbol's entry, created if necessary; undefined if there are too many. */
   instrument(symbol) {
     let instrument = this.instruments.get(symbol);
     if (!instrument && this.instruments.size < SYMBOLS_MAX) {
@@ -172,7 +172,7 @@ export class Market {
     this.instruments.delete(symbol);
   }
 
-  /** Move a symbol's trend to the present. */
+  /** Advance a symbol's trend to the present. */
   advance(instrument, now) {
     instrument.trend.advance(now, this.#live);
   }

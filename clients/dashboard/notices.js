@@ -1,4 +1,4 @@
-/** What is to be said of the state of things, in words; nothing here draws. */
+/** Texts about the state of the page; nothing here draws. */
 
 import { asksForCredentials } from "./credentials.js";
 import { age } from "./format.js";
@@ -6,28 +6,28 @@ import { age } from "./format.js";
 const BEHIND_MS = 3_000;
 const QUIET_MS = 15_000;
 const SLOW_SHOWN_MS = 10_000;
-/** The worst of two connections is the page's. */
+/** The worse state of two connections is the page's. */
 const WORST_FIRST = ["closed", "reconnecting", "connecting", "connected"];
 
 /**
- * How live the page is. It has two connections, and is as live as the one that is less so.
+ * How live the page is. It has two connections, and is as live as the less live one.
  *
  * @typedef {object} PageState
- * @property {"connecting"|"connected"|"stale"|"reconnecting"|"closed"} name `connected` only where all
- *   that is shown is live; `stale`: what is shown is old, though the connections stand
+ * @property {"connecting"|"connected"|"stale"|"reconnecting"|"closed"} name `connected`: everything
+ *   on the page is live; `stale`: the data is old, though the connections are open
  * @property {string} reason in the server's words, or empty
- * @property {number} code where it is closed
- * @property {boolean} isListLive whether the watchlist is
- * @property {boolean} isChartLive whether the chart and its trades are
+ * @property {number} code if the state is closed
+ * @property {boolean} isListLive whether the watchlist is live
+ * @property {boolean} isChartLive whether the chart and its trades are live
  *
  * @param {object} facts
- * @param {import("./feed.js").State} facts.list of the watchlist's connection
- * @param {import("./feed.js").State} facts.chart of the chart's
- * @param {number} facts.ageMs how old what is shown is, as far as the server has said
- * @param {number} facts.silentMs since the server last said anything on one of them; it does so every
- *   second
- * @param {number} facts.listBehindMs how long the list has lacked what the chart has
- * @param {number} facts.chartBehindMs the other way round
+ * @param {import("./feed.js").State} facts.list state of the watchlist's connection
+ * @param {import("./feed.js").State} facts.chart state of the chart's connection
+ * @param {number} facts.ageMs age of the data, as far as the server has reported it
+ * @param {number} facts.silentMs time since the server last sent anything on one of them; it does so
+ *   every second
+ * @param {number} facts.listBehindMs how long the list has lacked ticks that the chart has
+ * @param {number} facts.chartBehindMs how long the chart has lacked ticks that the list has
  * @returns {PageState}
  */
 export function pageState({ list, chart, ageMs, silentMs, listBehindMs, chartBehindMs }) {
@@ -36,7 +36,7 @@ export function pageState({ list, chart, ageMs, silentMs, listBehindMs, chartBeh
   const isChartLive = chart.name === "connected" && !isOld && chartBehindMs <= BEHIND_MS;
   const worst = WORST_FIRST.find((name) => list.name === name || chart.name === name);
   const those = [list, chart].filter(({ name }) => name === worst);
-  // Of two that have ended, one may have been closed by this page because of the other.
+  // If both have ended, this page may have closed one of them because of the other.
   const { name, reason, code } = those.find((each) => each.reason || each.code) ?? those[0];
   const isStale = name === "connected" && !(isListLive && isChartLive);
   return { name: isStale ? "stale" : name, reason, code, isListLive, isChartLive };
@@ -49,14 +49,14 @@ export class StreamLag {
   #since = 0;
 
   /**
-   * @param {{epoch: string, seq: number|null}} own where the one stands
-   * @param {{epoch: string, seq: number|null}} other where the other one does
+   * @param {{epoch: string, seq: number|null}} own position of the one connection
+   * @param {{epoch: string, seq: number|null}} other position of the other connection
    * @param {number} now
    * @returns {number} milliseconds
    */
   read(own, other, now) {
     const isComparable = other.seq !== null && other.epoch !== "" && other.epoch === this.#epoch && (own.seq === null || own.epoch === other.epoch);
-    // Where the one has heard nothing of the stream, it may be that there was nothing to hear.
+    // If this connection has received nothing of the stream, there may have been nothing to receive.
     const isThere = own.seq === null ? other.seq <= this.#mark : own.seq >= this.#mark;
     if (!isComparable || isThere) {
       this.#epoch = other.epoch;
@@ -71,20 +71,20 @@ export class StreamLag {
  * @typedef {object} Banner
  * @property {string} text
  * @property {"bad"|"warn"|"note"} tone
- * @property {string} [feed] another one that the reader may want to go to
+ * @property {string} [feed] another feed that the user may want to switch to
  *
  * @param {object} facts
  * @param {PageState} facts.state
  * @param {string} facts.feed
  * @param {"malformed"|"unknown"|""} facts.feedFault what is wrong with its name
- * @param {string} facts.refused why the server does not give what was asked for; empty: it does
- * @param {string} facts.lostAt the time of day at which the page was last live; empty: it never was
- * @param {number} facts.ageMs how old what is shown is, as far as the server has said
- * @param {number} facts.silentMs since the server last said anything; it does so every second
- * @param {object|undefined} facts.replay the server's latest message of that name
+ * @param {string} facts.refused why the server refuses the request; empty if it does not
+ * @param {string} facts.lostAt the time of day at which the page was last live; empty if it never was
+ * @param {number} facts.ageMs age of the data, as far as the server has reported it
+ * @param {number} facts.silentMs time since the server last sent anything; it does so every second
+ * @param {object|undefined} facts.replay the server's latest replay message
  * @param {boolean} facts.eased whether trades are conflated
- * @param {number} facts.quietMs since the last tick
- * @param {number} facts.slowMs since this page was last told to be too slow
+ * @param {number} facts.quietMs time since the last tick
+ * @param {number} facts.slowMs time since the server last reported that this page is too slow
  * @returns {Banner|undefined} the most important thing to know
  */
 export function bannerOf({ state, feed, feedFault, refused, lostAt, ageMs, silentMs, replay, eased, quietMs, slowMs }) {
@@ -125,14 +125,14 @@ export function bannerOf({ state, feed, feedFault, refused, lostAt, ageMs, silen
   if (eased) {
     return { text: "Conflated: so many trades come that you see the latest of each symbol, four times a second. Volumes marked ≥ are too low.", tone: "note" };
   }
-  // A replay that pauses is told by its bar.
+  // The replay's own bar shows that it is paused.
   if (!replay && quietMs > QUIET_MS && quietMs < Infinity) {
     return { text: `No tick for ${Math.floor(quietMs / 1000)} s. The connection is alive.`, tone: "note" };
   }
   return undefined;
 }
 
-/** Sums of what two connections count. */
+/** Sums of the counts of two connections. */
 export function sum(a, b) {
   const sums = {};
   for (const name of Object.keys(a)) {

@@ -1,4 +1,4 @@
-/** The page: ties the connections, the market and what is drawn together. */
+/** The page: connects the connections, the market and everything that draws. */
 
 import { SYMBOLS_MAX, TIMEFRAMES, isFeed, isSymbol, queryOf, readView } from "./address.js";
 import { Chart } from "./chart.js";
@@ -16,18 +16,18 @@ import { DRAW_EVERY_MS, Table } from "./table.js";
 import { Tape } from "./tape.js";
 import { Watch } from "./watch.js";
 
-/** A chart that moves thirty times a second looks smooth, and costs half of one at sixty. */
+/** A chart that moves thirty times a second looks smooth, and costs half as much as at sixty. */
 const FRAMES_PER_DRAW = 2;
 const SLOWLY_EVERY_MS = 250;
 const REMARK_MS = 8_000;
 const SUGGESTIONS_MAX = 2_000;
-/** A browser does not say why a server turns it away, so the page asks when that lasts so long. */
+/** A browser does not say why a server refuses a connection, so the page asks after this long. */
 const PROBE_AFTER_MS = 1_500;
 const NOT_FOUND = 404;
-/** The error of what may not be done here. */
+/** The code of the error for actions that are not allowed here. */
 const NOT_HERE = 410;
 const part = (id) => document.getElementById(id);
-/** An address of the server, which may be below a prefix that a proxy takes away. */
+/** An address of the server, which may be below a prefix that a proxy strips. */
 const at = (path) => new URL(path, document.baseURI);
 
 const view = readView(location.search);
@@ -85,7 +85,7 @@ async function start() {
   for (const symbol of view.symbols ?? []) market.instrument(symbol);
   watch.show(view.symbols);
   showView();
-  // For those who look from the console, and for the tests.
+  // For the console of the browser, and for the tests.
   globalThis.tickcast = { market, watch, chosen, chart, facts };
   onFrames(draw, drawMs);
   setTimeout(probeFeed, PROBE_AFTER_MS);
@@ -93,14 +93,14 @@ async function start() {
 
 const latestOf = (symbol) => at(`snapshot?feed=${view.feed}&symbols=${encodeURIComponent(symbol)}`);
 
-/** Whether there is such a feed at all. */
+/** Check whether the feed exists. */
 async function probeFeed() {
   if (isLetIn || connections.list.state.name !== "connecting") return;
   const reply = await fetch(at(`v2/${view.feed}`)).catch(() => undefined);
   if (reply?.status === NOT_FOUND && !isLetIn) endWith("unknown");
 }
 
-/** Nothing can be shown of this feed. */
+/** Show that nothing can be shown of this feed. */
 function endWith(feedFault) {
   facts.feedFault = feedFault;
   watch?.stream.close();
@@ -112,7 +112,7 @@ function endWith(feedFault) {
 function takeTick(tick) {
   const now = performance.now();
   passes.receive(tick);
-  // A symbol that was removed may still have ticks under way.
+  // Ticks of a symbol that was removed may still be on the way.
   if (view.symbols && !market.instruments.has(tick.S)) return;
   market.take(tick, now);
   panel.time(tick, now);
@@ -139,7 +139,7 @@ function takeHeartbeat(which, notice) {
   if (notice.T === "heartbeat") connections[which].serverLagMs = notice.lag_ms;
 }
 
-/** Not before the server has answered: it might ask for credentials first. */
+/** Wait until the server has answered: it might ask for credentials first. */
 function letIn() {
   if (!isLetIn && view.symbol) choose(view.symbol);
   isLetIn = true;
@@ -160,7 +160,7 @@ function takeState(which, next) {
   const connection = connections[which];
   connection.state = next;
   connection.serverLagMs = 0;
-  // Where the server has answered the one, the other one need not wait for its turn.
+  // If the server answers one connection, the other one need not wait for its next attempt.
   if (next.name === "connected") for (const each of [watch, chosen]) each?.stream?.retry();
   if (which === "list" && next.name === "connected") replayBar.allow();
   showState(performance.now());
@@ -170,14 +170,14 @@ function takeState(which, next) {
   credentials.ask(next.code);
 }
 
-/** Find out how live the page is, and show it. */
+/** Determine how live the page is, and show it. */
 function showState(now) {
   const { list, chart: ofChart } = connections;
   const streams = [watch?.stream, chosen?.stream].filter(Boolean);
   facts.silentMs = Math.max(0, ...streams.map(({ silentMs }) => silentMs));
   facts.ageMs = Math.max(list.serverLagMs, ofChart.serverLagMs) + facts.silentMs;
   const state = pageState({
-    // Before its first answer a server may still ask for a key.
+    // Before its first answer, a server may still ask for a key.
     list: isLetIn || list.state.name !== "connected" ? list.state : CONNECTING,
     chart: ofChart.state,
     ageMs: facts.ageMs,
@@ -197,7 +197,7 @@ function showState(now) {
   showBanner(now);
 }
 
-/** Compare what both connections have of the chosen symbol: one that lacks ticks is not live. */
+/** Compare the positions of both connections on the selected symbol: one that lacks ticks is not live. */
 function compare(now) {
   const { list, chart: ofChart } = connections;
   const [ofWatch, ofChosen] = [watch, chosen].map(({ stream }) => stream.position("trades", chosen.symbol));
@@ -216,7 +216,7 @@ function draw(now) {
   if (isLetIn && !view.symbol && table.shown.length) choose(table.shown[0]);
   const instrument = market.instruments.get(chosen.symbol);
   const decimals = instrument?.decimals ?? 2;
-  // Together with its row, so that both say the same.
+  // Drawn together with its row, so that both show the same.
   if (isDrawn) showQuote(chosen, instrument, now);
   part("chart-note").hidden = chart.draw(chosen.candles, decimals);
   tape.draw(chosen, decimals, now);
@@ -234,7 +234,7 @@ function draw(now) {
   watch.ease(market.trades.read(now));
 }
 
-/** What stands in place of trades where there are none. */
+/** The text in place of trades when there are none. */
 function nothingOf(usual) {
   const { state, position } = facts.replay ?? {};
   return state === "paused" ? `Paused at ${position.slice(11, 19)}. Play shows what was traded from there on.` : usual;
@@ -267,14 +267,14 @@ function showList() {
   write("note", note);
 }
 
-/** Tell what became of what was entered in the field. */
+/** Report the result of what was entered in the field. */
 function remark(text) {
   remarkedAt = performance.now();
   part("remark").hidden = !text;
   write("remark", text);
 }
 
-// -- what people do
+// -- user input
 
 function showView() {
   history.replaceState(null, "", location.pathname + queryOf(view));
@@ -318,7 +318,7 @@ function remove(symbol) {
   else setSymbols(symbols);
 }
 
-/** Whether what was entered means something. */
+/** Whether the entered text is valid. */
 function enter(text) {
   const upper = text.toUpperCase();
   const symbol = [text, upper].find((each) => market.instruments.has(each));
@@ -332,7 +332,7 @@ function enter(text) {
 
 function show(symbol) {
   choose(symbol);
-  // The filter is about to go, and hides the row no longer.
+  // The filter is about to be cleared, and then no longer hides the row.
   setFilter("");
   table.focus(symbol);
   return true;
@@ -388,7 +388,7 @@ function switchQuotes() {
   chart.showQuotes(shown);
 }
 
-/** What can be added, when somebody is about to. */
+/** Offer the symbols that can be added, when the user is about to add one. */
 async function suggest() {
   if (!view.symbols) return;
   const reply = await fetch(at(`symbols?feed=${view.feed}&limit=${SUGGESTIONS_MAX}`), { headers: credentials.headers });

@@ -1,4 +1,4 @@
-/** The panel that tells how the connection is doing, and how that was counted. */
+/** The panel that shows the state of the connection and how the figures are counted. */
 
 import * as format from "./format.js";
 import { isHistory } from "./market.js";
@@ -17,7 +17,7 @@ export const WORDS = {
   closed: "Disconnected",
 };
 const part = (id) => document.getElementById(id);
-/** Milliseconds since 1970, by a clock that does not jump. */
+/** Milliseconds since 1970, by a monotonic clock. */
 const nowMs = () => performance.timeOrigin + performance.now();
 
 export class Panel {
@@ -29,13 +29,13 @@ export class Panel {
   #drawnAt = -Infinity;
   #pingedAt = -Infinity;
 
-  /** Take the stamps of a live tick. Only those whose clock was compared with ours can be timed. */
+  /** Record the stamps of a live tick. Delays need a clock that was compared with ours. */
   time(tick, now) {
     if (tick.tr === undefined || tick.snap || !this.#clock.isSettled) return;
     this.#delays.add(nowMs() + this.#clock.ahead - tick.tr / MICROSECONDS, now);
   }
 
-  /** Count a tick as one of this second, unless it is from the past. */
+  /** Count a tick in this second, unless it is from the past. */
   count(tick, now) {
     if (!isHistory(tick)) this.#ticks.add(now);
   }
@@ -64,7 +64,7 @@ export class Panel {
     write("gaps", format.count(totals.gapped));
     write("reconnects", format.count(watch.reconnects));
     write("account", totals.balanced ? "each accounted for" : `${format.count(totals.missing)} unexplained`);
-    // Green only where all is live: what is under way is in no account yet.
+    // Green only if everything is live: the accounts do not include ticks on the way.
     const isGood = totals.balanced ? (state.name === "connected" ? "true" : "") : "false";
     if (part("account").dataset.good !== isGood) part("account").dataset.good = isGood;
     this.#drawDelays(now, state.name === "connected");
@@ -74,7 +74,7 @@ export class Panel {
     const delays = this.#delays.percentiles([0.5, 0.99], now);
     write("p50", delays ? format.delay(delays[0]) : "–");
     write("p99", delays ? format.delay(delays[1]) : "–");
-    // Beside any other word than "Connected" it would say that all is well.
+    // Next to any word other than "Connected", it would suggest that all is well.
     write("chip-delay", delays && isLive ? format.delay(delays[0]) : "");
   }
 
@@ -84,12 +84,12 @@ export class Panel {
       const { t } = await stream.ping();
       this.#clock.learn(askedAt, nowMs(), Date.parse(t));
     } catch {
-      // The connection has ended, which is told elsewhere.
+      // The connection has ended, which another part of the page reports.
     }
   }
 }
 
-/** Write a text into an element, if it is not there already. */
+/** Write a text into an element, unless it is already there. */
 export function write(id, text) {
   const element = part(id);
   if (element.textContent !== text) element.textContent = text;

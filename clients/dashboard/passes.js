@@ -1,37 +1,37 @@
 /**
- * Which streams of a replay have gone to another time. A replay that goes back tells so, but in a loop
- * only within a second; and each stream tells by a gap, but only with its next tick. Whichever comes
- * first, what came before it is of another pass, and what comes after it is of this one.
+ * Which streams of a replay have moved to another time. A replay that goes back sends its state, but in a
+ * loop only within a second; and each stream reports a gap, but only with its next tick. Whichever arrives
+ * first separates the passes: earlier data belongs to the previous pass, and later data to the current one.
  *
- * A paused replay that is sent forward has no tick for that, so its new position tells. A step moves
- * the position as well, but brings ticks.
+ * A paused replay that is moved forward sends no tick, so its new position reveals the move. A step also
+ * changes the position, but sends ticks.
  *
- * One for each connection: its gaps and its words of the replay come in the order of the ticks.
+ * One instance for each connection: its gaps and replay messages arrive in the order of the ticks.
  */
 
-/** A tick of a step comes within that time before or after the word of it. */
+/** A tick of a step arrives within this time before or after the message about it. */
 const STEP_MS = 500;
 
 export class Passes {
   #state = undefined;
-  /** Streams that have begun anew since the last word of the replay. */
+  /** Streams that have restarted since the last message of the replay. */
   #begun = new Set();
   #lastTime = "";
-  /** When a paused replay went forward, and from where; 0: it did not. */
+  /** When a paused replay moved forward, and from where; 0 if it did not. */
   #forwardAt = 0;
   #forwardFrom = "";
 
-  /** The replay's latest word; undefined where there is none. */
+  /** The replay's latest message; undefined if there is none. */
   get state() {
     return this.#state;
   }
 
-  /** Where the replay stood lately, milliseconds since 1970; undefined where none is known. */
+  /** The last known position of the replay, milliseconds since 1970; undefined if none is known. */
   get positionMs() {
     return this.#state && Date.parse(this.#state.position);
   }
 
-  /** @param {{t: string}} tick any that has come */
+  /** @param {{t: string}} tick any tick that has arrived */
   receive({ t }) {
     this.#lastTime = t;
     if (this.#forwardAt && isAfter(t, this.#forwardFrom)) this.#forwardAt = 0;
@@ -50,7 +50,7 @@ export class Passes {
   /**
    * @param {import("./replay.js").State} state
    * @param {number} [now]
-   * @returns {(channel: string, symbol: string) => boolean} whether what is known of a stream is of
+   * @returns {(channel: string, symbol: string) => boolean} whether the data of a stream belongs to
    *   an earlier pass
    */
   takeState(state, now = 0) {
@@ -70,7 +70,7 @@ export class Passes {
     return (channel, symbol) => isBack === true && !begun.has(`${channel}/${symbol}`);
   }
 
-  /** Whether a paused replay was sent forward since this was last asked: all streams are elsewhere. */
+  /** Whether a paused replay was moved forward since the last call; if so, all streams have moved. */
   hasGoneForward(now) {
     if (!this.#forwardAt || now - this.#forwardAt < STEP_MS) return false;
     this.#forwardAt = 0;
@@ -78,5 +78,5 @@ export class Passes {
   }
 }
 
-/** Times as text, of which the servers cut zeros at the end. */
+/** Times as text, from which the servers cut trailing zeros. */
 const isAfter = (a, b) => Date.parse(a) > Date.parse(b);

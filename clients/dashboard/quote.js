@@ -1,4 +1,4 @@
-/** The line above the chart: the chosen symbol's latest figures. */
+/** The line above the chart: the selected symbol's latest figures. */
 
 import * as format from "./format.js";
 import { write } from "./panel.js";
@@ -7,7 +7,7 @@ const MOVES = { "+": "up", "−": "down" };
 
 /**
  * @param {import("./chosen.js").Chosen} chosen
- * @param {object|undefined} instrument what the market knows of it
+ * @param {object|undefined} instrument the market's data of the symbol
  * @param {number} now
  */
 export function showQuote({ symbol, lost }, instrument, now) {
@@ -23,7 +23,7 @@ export function showQuote({ symbol, lost }, instrument, now) {
   document.getElementById("quote-change").dataset.move = MOVES[text[0]] ?? "";
 }
 
-/** The title of the tab, which is not to change as often. */
+/** The title of the tab, which changes less often. */
 export function showTitle(symbol, { last, decimals } = {}, isLive) {
   const old = isLive ? "" : " (not live)";
   const title = last === undefined ? "Tickcast" : `${symbol} ${format.price(last, decimals)}${old} – Tickcast`;

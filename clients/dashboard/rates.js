@@ -1,4 +1,4 @@
-/** What is counted by the clock, in typed buffers of a fixed size; none of it needs a timer. */
+/** Counts over time, in typed buffers of a fixed size; none of them needs a timer. */
 
 const RATE_SECONDS = 5;
 export const TREND_POINTS = 120;
@@ -33,7 +33,7 @@ export class Rate {
   }
 }
 
-/** One price each half second for a minute; where nothing was known there is a hole (NaN). */
+/** One price each half second for a minute; unknown prices leave a hole (NaN). */
 export class Trend {
   #points = new Float64Array(TREND_POINTS).fill(NaN);
   #slot = 0;
@@ -45,7 +45,7 @@ export class Trend {
     this.#points[this.#slot % TREND_POINTS] = price;
   }
 
-  /** @param {boolean} known whether the price since the last call is known to have stayed */
+  /** @param {boolean} known whether the price is known to be unchanged since the last call */
   advance(now, known) {
     const slot = Math.floor(now / TREND_STEP_MS);
     const fill = known ? this.#price : NaN;
@@ -65,7 +65,7 @@ export class Trend {
 const SECONDS = 60;
 const BUCKETS = 160;
 const LEAST_MS = 0.05;
-/** Each bucket is by so much wider than the one before: a percentile is right to 5 %. */
+/** Each bucket is wider than the previous one by this factor: percentiles are accurate to 5 %. */
 const STEP = Math.log(1.1);
 
 /** Delays over the last minute: a histogram for each second. */
@@ -81,7 +81,7 @@ export class Delays {
 
   /**
    * @param {number[]} ratios such as 0.5 and 0.99, ascending
-   * @returns {number[]|undefined} what so many of the delays are at most, in milliseconds
+   * @returns {number[]|undefined} the delay that each share of ticks does not exceed, in milliseconds
    */
   percentiles(ratios, now) {
     this.#advance(now);
@@ -109,26 +109,26 @@ export class Delays {
 
 const CLOCK_SAMPLES_LEAST = 4;
 
-/** How far the server's clock is ahead of ours, out of pings: the quickest of the last is believed. */
+/** How far the server's clock is ahead of ours, measured by pings: the fastest recent ping counts. */
 export class Clock {
   #samples = [];
 
   /**
    * @param {number} askedAt ours, milliseconds since 1970, when the ping was sent
    * @param {number} answeredAt ours, when the answer came
-   * @param {number} theirs what the server said
+   * @param {number} theirs the server's clock in the answer
    */
   learn(askedAt, answeredAt, theirs) {
     const ahead = theirs - (askedAt + answeredAt) / 2;
     this.#samples = [...this.#samples.slice(-7), { ahead, took: answeredAt - askedAt }];
   }
 
-  /** Whether there were enough of them: while the page is being built, answers wait to be read. */
+  /** Whether there were enough pings: while the page is being built, answers wait to be read. */
   get isSettled() {
     return this.#samples.length >= CLOCK_SAMPLES_LEAST;
   }
 
-  /** Milliseconds; undefined until something was learnt. */
+  /** Milliseconds; undefined until it is known. */
   get ahead() {
     const [first, ...rest] = this.#samples;
     return first && rest.reduce((best, each) => (each.took < best.took ? each : best), first).ahead;

@@ -1,11 +1,11 @@
-/** The bar that shows where a replay stands, and steers it for all who listen. */
+/** The bar that shows the position of a replay, and steers it for everyone who listens. */
 
 const SPEEDS = [0.5, 1, 2, 5, 10, 50, 100, 1000, "max"];
-/** Steps of the scrubber over all that is played. */
+/** Steps of the scrubber over the whole recording. */
 const STEPS = 1000;
-/** A replay tells where it stands once a second. */
+/** A replay sends its position once a second. */
 const SILENT_MS = 3_500;
-/** A key that is held down says more than a server takes. */
+/** A key that is held down sends more messages than a server accepts. */
 const SAY_EVERY_MS = 300;
 const part = (id) => document.getElementById(id);
 
@@ -25,12 +25,12 @@ export class ReplayBar {
   #toldAt = 0;
   #refusal = "";
   #isDragged = false;
-  /** Where it was sent to, while that was not answered. */
+  /** The requested position, until the server answers. */
   #target = undefined;
   #wanted = new Map();
   #saidAt = -Infinity;
 
-  /** @param {(message: object) => boolean} say to the server; returns whether it could be said */
+  /** @param {(message: object) => boolean} say sends to the server; returns whether it could be sent */
   constructor(say) {
     this.#say = say;
     const scrubber = part("replay-at");
@@ -55,18 +55,18 @@ export class ReplayBar {
     this.#target = undefined;
   }
 
-  /** The server lets nobody steer from here, and says why. */
+  /** The server does not allow steering on this connection, and gives the reason. */
   refuse(why) {
     this.#refusal = why;
     this.#target = undefined;
   }
 
-  /** Another connection may be allowed to. */
+  /** Another connection may be allowed to steer. */
   allow() {
     this.#refusal = "";
   }
 
-  /** Pause, or go on. Returns false where there is no replay. */
+  /** Pause or resume. Returns false if there is no replay. */
   toggle() {
     const state = this.#state?.state;
     if (state === undefined) return false;
@@ -115,9 +115,9 @@ export class ReplayBar {
 
   #drawSpeed(speed) {
     const list = part("replay-speed");
-    // While it has the focus somebody may be about to choose.
+    // While the control has the focus, the user may be about to choose.
     if (list.value === speed || this.#wanted.has("replay.speed")) return;
-    // Others may have chosen one that is not offered here.
+    // Other clients may have chosen a speed that is not offered here.
     if (![...list.options].some(({ value }) => value === speed)) list.append(option(speed));
     list.value = speed;
   }
@@ -137,7 +137,7 @@ export class ReplayBar {
 }
 
 /**
- * Where a replay stands, so long after it was told.
+ * The position of a replay, some time after its last message.
  *
  * @param {State} state
  * @param {number} passedMs
@@ -149,7 +149,7 @@ export function positionAfter({ state, position, speed, to }, passedMs) {
   return ms >= Date.parse(to) ? to : new Date(ms).toISOString();
 }
 
-/** The time at a part of all that is played: the very ends are told as the server told them. */
+/** The time at a fraction of the recording; the two ends are exactly those that the server sent. */
 export function timeAt({ from, to }, ratio) {
   if (ratio <= 0) return from;
   if (ratio >= 1) return to;
@@ -157,7 +157,7 @@ export function timeAt({ from, to }, ratio) {
   return new Date(start + ratio * (Date.parse(to) - start)).toISOString();
 }
 
-/** How much of all that is played lies before a time, from 0 to 1. */
+/** The fraction of the recording before a time, from 0 to 1. */
 export function ratioOf({ from, to }, time) {
   const start = Date.parse(from);
   const ratio = (Date.parse(time) - start) / (Date.parse(to) - start);

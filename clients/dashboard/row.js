@@ -6,17 +6,17 @@ import { TREND_POINTS } from "./rates.js";
 const SVG = "http://www.w3.org/2000/svg";
 const TREND_HEIGHT = 24;
 const TREND_EVERY_MS = 1000;
-/** Fewer don't fill the width. */
+/** Fewer points don't fill the width. */
 const TREND_LEAST_POINTS = 20;
-/** Less than this part of the price is drawn as small as it is. */
+/** Moves below this fraction of the price are not enlarged. */
 const TREND_LEAST_RANGE = 0.0002;
-/** No fade behind it: a hundred of them would keep the browser painting without a pause. */
+/** Without a fade: a hundred of them would keep the browser painting continuously. */
 const FLASH_MS = 350;
 const COLUMNS = ["symbol", "last", "change", "trend", "bid", "ask", "spread", "volume", "rate", "remove"];
 const FIGURES = ["last", "change", "bid", "ask", "spread", "volume", "rate"];
 
 export class Row {
-  /** Whether the browser draws it; until it says otherwise, it does. */
+  /** Whether the browser draws the row; assumed until it reports otherwise. */
   isInSight = true;
   #cells = {};
   #texts = {};
@@ -42,7 +42,7 @@ export class Row {
       this.element.append(cell);
       this.#cells[name] = cell;
     }
-    // The text of a node is cheaper to change than the nodes of a cell.
+    // Changing the text of a node is cheaper than replacing the nodes of a cell.
     for (const name of FIGURES) this.#cells[name].append((this.#texts[name] = new Text()));
     this.#cells.symbol.scope = "row";
     this.#pick = button("pick", instrument.symbol, `Show ${instrument.symbol}`);
@@ -53,11 +53,11 @@ export class Row {
     this.#path = drawing(this.#cells.trend);
   }
 
-  /** @param {boolean} chosen whether it is the symbol that the chart shows, and takes the focus */
+  /** @param {boolean} chosen whether the chart shows this symbol, and the row takes the focus */
   choose(chosen) {
     if (chosen) this.element.setAttribute("aria-current", "true");
     else this.element.removeAttribute("aria-current");
-    // Of all rows only one is a stop of the Tab key; the arrow keys lead to the others.
+    // Only one row is a stop of the Tab key; the arrow keys move to the others.
     this.#pick.tabIndex = this.#remove.tabIndex = chosen ? 0 : -1;
   }
 
@@ -66,7 +66,7 @@ export class Row {
     this.element.scrollIntoView({ block: "nearest" });
   }
 
-  /** Report the texts that are shown. */
+  /** Report the visible texts. */
   measure(columns) {
     for (const name of FIGURES) columns.add(name, this.#shown[name] ?? "");
   }
@@ -84,7 +84,7 @@ export class Row {
     this.#write("ask", format.price(instrument.ask, decimals));
     this.#write(
       "spread",
-      // Of a price with many decimals a spread in its unit would be too long to read.
+      // For a price with many decimals, a spread in its unit would be too long to read.
       decimals > 4
         ? format.basisPoints(instrument.relativeSpread)
         : format.price(instrument.spread, decimals),
@@ -109,7 +109,7 @@ export class Row {
     this.#cells.volume.title = least + format.exactVolume(volume);
   }
 
-  /** Colour the price for a moment where it moved. */
+  /** Colour the price for a moment when it moves. */
   #flash(now) {
     const { last } = this.instrument;
     if (now >= this.#flashUntil) mark(this.#cells.last, "flash", "");
@@ -153,7 +153,7 @@ function drawing(cell) {
   return path;
 }
 
-/** The line through a trend, with a break at every hole; one of less than a minute is stretched. */
+/** The line through a trend, with a break at every hole; a trend of less than a minute is stretched. */
 function outline(trend) {
   const points = [...trend];
   const first = points.findIndex((price) => !Number.isNaN(price));

@@ -1,13 +1,13 @@
-/** The watchlist: which rows there are, in which order, and which of them are drawn. */
+/** The watchlist: its rows, their order, and which of them are drawn. */
 
 import { Columns } from "./columns.js";
 import { Row } from "./row.js";
 
-/** Slower than frames: figures that change too often can't be read. */
+/** Slower than frames: users can't read figures that change too often. */
 export const DRAW_EVERY_MS = 100;
-/** Rows that change places all the time can't be followed. */
+/** Users can't follow rows that change places all the time. */
 const SORT_EVERY_MS = 2_000;
-/** A symbol may be longer, and is then cut: it stands in full where you point at it. */
+/** A longer symbol is cut; hover over it to see all of it. */
 const SYMBOL_PX = 74;
 const COLUMNS = [
   { name: "symbol", weight: 13.5, least: SYMBOL_PX },
@@ -53,7 +53,7 @@ export class Table {
     return Array.from(this.#body.rows).filter((row) => !row.hidden).map((row) => row.dataset.symbol);
   }
 
-  /** @param {string} sort a column, after "-" where it goes down */
+  /** @param {string} sort a column, after "-" for descending order */
   setSort(sort) {
     this.#sort = sort.replace("-", "") in VALUES ? sort : sort === "-symbol" ? sort : "symbol";
     this.#sortedAt = -Infinity;
@@ -64,12 +64,12 @@ export class Table {
     }
   }
 
-  /** @param {(sort: string) => void} onSort called with what a click on a head asks for */
+  /** @param {(sort: string) => void} onSort called with the order that a click on a heading requests */
   listenToHead(onSort) {
     this.#body.parentElement.tHead.addEventListener("click", ({ target }) => {
       const name = target.closest("th")?.dataset.sort;
       if (!name) return;
-      // Figures first go down, so that the largest is on top.
+      // Figures sort in descending order first, so that the largest is on top.
       const [first, second] = name === "symbol" ? [name, `-${name}`] : [`-${name}`, name];
       onSort(this.#sort === first ? second : first);
     });
@@ -81,7 +81,7 @@ export class Table {
     for (const row of this.#rows.values()) this.#hide(row);
   }
 
-  /** Mark the chosen symbol. */
+  /** Mark the selected symbol. */
   choose(symbol) {
     this.#rows.get(this.#chosen)?.choose(false);
     this.#chosen = symbol;
@@ -93,8 +93,8 @@ export class Table {
   }
 
   /**
-   * Bring the rows to what the market has, and write what has changed in those in view. Returns
-   * whether it was time to.
+   * Update the rows from the market, and write the changes to those in view. Returns whether it was time
+   * for an update.
    */
   draw(market, now) {
     if (now - this.#drawnAt < DRAW_EVERY_MS) return false;
@@ -142,7 +142,7 @@ export class Table {
     });
     keyed.sort((a, b) => {
       if (name === "symbol") return sign * bySymbol(a.symbol, b.symbol);
-      // What is not known stands last, whichever way.
+      // Unknown values sort last in either order.
       if (a.value === undefined || b.value === undefined) {
         return Number(a.value === undefined) - Number(b.value === undefined) || bySymbol(a.symbol, b.symbol);
       }

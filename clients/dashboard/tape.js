@@ -1,4 +1,4 @@
-/** The latest trades of the chosen symbol, newest on top. */
+/** The latest trades of the selected symbol, newest on top. */
 
 import { Columns } from "./columns.js";
 import * as format from "./format.js";
@@ -42,7 +42,7 @@ export class Tape {
     const same = chosen.symbol === this.#symbol;
     this.#columns.fit();
     if (!same) this.#columns.reset();
-    // Slower than the chart: lines that move too often can't be read.
+    // Slower than the chart: users can't read lines that move too often.
     if (same && (chosen.traded === this.#drawn || now - this.#drawnAt < EVERY_MS)) return;
     this.#symbol = chosen.symbol;
     this.#drawn = chosen.traded;

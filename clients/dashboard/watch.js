@@ -1,11 +1,11 @@
-/** The watchlist's connection: which streams it holds, and how often they may tell. */
+/** The watchlist's connection: its subscriptions, and how often they may send ticks. */
 
 import { connect } from "./feed.js";
 
-/** After a longer cut the latest tick is wanted, not every one of each symbol. */
+/** After a longer interruption, request the latest tick of each symbol instead of every one. */
 const TRADES_RESUME_MS = 30_000;
 const QUOTES_RESUME_MS = 2_000;
-/** Above so many trades a second they are conflated as well, until the page is opened anew. */
+/** Above this many trades a second, trades are conflated as well, until the page is reloaded. */
 const TRADES_MAX = 5_000;
 const TRADES_EASED_MS = 250;
 
@@ -19,21 +19,21 @@ export class Watch {
   /**
    * @param {string} url
    * @param {import("./feed.js").Handlers & {onRefused: (error: Error) => void}} handlers
-   * @param {{encoding: "json"|"msgpack", conflateMs: number, token: string}} options `conflateMs`: how
-   *   often a quote of each symbol is of use
+   * @param {{encoding: "json"|"msgpack", conflateMs: number, token: string}} options `conflateMs`: the
+   *   shortest useful interval between quotes of each symbol
    */
   constructor(url, handlers, { encoding, conflateMs, token }) {
     this.#conflateMs = conflateMs;
     this.onRefused = handlers.onRefused;
-    // What a server does not know of these it refuses by themselves.
+    // One message each, so that a server can refuse those that it does not know separately.
     const configure = [{ stamps: true, heartbeat_ms: 1000 }, { replay: true }];
     this.stream = connect(url, handlers, { encoding, configure, token });
   }
 
   /**
-   * Hold just these symbols.
+   * Subscribe to exactly these symbols.
    *
-   * @param {string[]|null} symbols null: all there are, and those that are yet to appear
+   * @param {string[]|null} symbols null: all symbols, including those that appear later
    */
   show(symbols) {
     const before = this.#symbols;
@@ -41,14 +41,14 @@ export class Watch {
     this.#symbols = wanted;
     const added = wanted.filter((each) => !before?.includes(each));
     const removed = before?.filter((each) => !wanted.includes(each)) ?? [];
-    // First what is new: a symbol that a wildcard covered until now is not to begin anew.
+    // Add first: a symbol that a wildcard covered until now must not start over.
     if (added.length) this.#subscribe(added);
     if (removed.length) {
       this.stream.unsubscribe({ trades: removed, quotes: removed }).catch(this.onRefused);
     }
   }
 
-  /** Ask for fewer trades where there are too many, once for all. */
+  /** Request fewer trades if there are too many, permanently. */
   ease(tradesPerSecond) {
     if (this.eased || tradesPerSecond < TRADES_MAX) return;
     this.eased = true;

@@ -1,37 +1,37 @@
-/** When a client that was cut off comes back. The twin of `clients/backoff.py`, in milliseconds. */
+/** When a disconnected client reconnects. The counterpart of `clients/backoff.py`, in milliseconds. */
 
 const FIRST_MS = 200;
 const MAX_MS = 10_000;
-/** After a connection that has lasted so long, delays begin anew. */
+/** After a connection that lasted this long, delays start over. */
 const SETTLED_MS = 1000;
 const RESTART = 1012;
 const RATE_LIMITED = 429;
 const REFUSED_FIRST_MS = 400;
 const REFUSED_MAX_MS = 3_000;
-/** Close codes that would come again if the same was said again. */
+/** Close codes that would recur if the client sent the same messages again. */
 const OUR_FAULTS = new Set([1002, 1007, 1009]);
 
-/** Delays that grow while a server does not answer, spread so that clients do not come at once. */
+/** Delays that grow while a server does not answer, randomized so that clients do not reconnect at once. */
 export class Backoff {
   #dice;
   #bound = FIRST_MS;
 
-  /** @param {() => number} [dice] numbers from 0 to 1; a delay lies anywhere below its bound */
+  /** @param {() => number} [dice] returns numbers from 0 to 1; a delay lies anywhere below its bound */
   constructor(dice = Math.random) {
     this.#dice = dice;
   }
 
   /**
-   * Milliseconds to wait after a close code (0 or 1006: cut); null: do not come back.
+   * Milliseconds to wait after a close code (0 or 1006: connection lost); null means do not reconnect.
    *
    * @param {number} code
-   * @param {number} lastedMs how long all subscriptions were held; 0 if they were not yet
-   * @param {number} [retryMs] what the server's `shutdown` has asked for
+   * @param {number} lastedMs how long all subscriptions were active; 0 if they were not yet
+   * @param {number} [retryMs] the delay that the server's `shutdown` asked for
    */
   afterClose(code, lastedMs, retryMs = 0) {
     if ((code >= 4000 && code < 4100) || (OUR_FAULTS.has(code) && !lastedMs)) return null;
     if (lastedMs >= SETTLED_MS) this.#bound = FIRST_MS;
-    // Even a server that always says "at once" is not to be asked without pause.
+    // Even if a server always says "at once", do not reconnect without a pause.
     const isFirst = this.#bound === FIRST_MS;
     const delay = this.afterFailure();
     if (code === RESTART && retryMs) return retryMs;
@@ -39,7 +39,7 @@ export class Backoff {
     return atOnce && isFirst ? 0 : delay;
   }
 
-  /** Milliseconds to wait after an attempt that has failed; a browser does not say why. */
+  /** Milliseconds to wait after a failed attempt; a browser does not give the reason. */
   afterFailure() {
     const delay = this.#bound * this.#dice();
     this.#bound = Math.min(2 * this.#bound, MAX_MS);
@@ -48,27 +48,27 @@ export class Backoff {
 }
 
 /**
- * When to repeat a message that a server has refused for coming too soon, on the same connection. A
- * new connection would begin with the first message again, and get no further than this one.
+ * When to repeat, on the same connection, a message that a server refused for coming too soon. A new
+ * connection would start with the first message again, and get no further than this one.
  */
 export class Pace {
   #dice;
   #bound = REFUSED_FIRST_MS;
 
   /**
-   * @param {() => number} [dice] numbers from 0 to 1; a delay lies in the upper half below its bound,
-   *   because servers close connections that are refused again and again
+   * @param {() => number} [dice] returns numbers from 0 to 1; a delay lies in the upper half below its
+   *   bound, because servers close connections that are refused again and again
    */
   constructor(dice = Math.random) {
     this.#dice = dice;
   }
 
-  /** The server has done what it was asked for: the next refusal is a first one. */
+  /** The server has accepted the message: the next refusal counts as the first. */
   granted() {
     this.#bound = REFUSED_FIRST_MS;
   }
 
-  /** Milliseconds to wait after an error with this code; null: waiting does not help. */
+  /** Milliseconds to wait after an error with this code; null if waiting does not help. */
   afterRefusal(code) {
     if (code !== RATE_LIMITED) return null;
     const delay = (this.#bound * (1 + this.#dice())) / 2;

@@ -1,36 +1,36 @@
 /**
- * The book of one stream: how each of its numbers is accounted for.
+ * The accounts of one stream: what became of each of its numbers.
  *
  * @typedef {object} Gap ticks of a stream that will not come
  * @property {"gap"} T
  * @property {string} ch the channel
  * @property {string} S the symbol
- * @property {number|null} from the first of them; null where it is not known
- * @property {number|null} to the last of them; both are null where the numbering has restarted
- * @property {"retention"|"epoch"|"broker"|"skipped"|"missing"} reason as the server says it;
- *   `skipped`: this page was too slow; `missing`: nobody has said a word, which would be a fault
+ * @property {number|null} from the first of them; null if unknown
+ * @property {number|null} to the last of them; both are null if the numbering restarted
+ * @property {"retention"|"epoch"|"broker"|"skipped"|"missing"} reason as the server gives it;
+ *   `skipped`: this page was too slow; `missing`: the server gave no notice, which would be a fault
  */
 
-/** One stream. `seq` is the last number accounted for; null while there is none to go on from. */
+/** One stream. `seq` is the last number accounted for; null while there is none to continue from. */
 export class Book {
   epoch = "";
-  /** Whether the epoch was told; else it is the one that the feed was in lately. */
+  /** Whether the server gave the epoch; otherwise it is the feed's last known epoch. */
   isSure = false;
   seq = null;
   delivered = 0;
   merged = 0;
   skipped = 0;
   gapped = 0;
-  /** Ticks that are none of these. */
+  /** Ticks that fall into none of these categories. */
   missing = 0;
-  /** Ticks that came a second time. */
+  /** Ticks that arrived a second time. */
   repeated = 0;
   gaps = 0;
   restarts = 0;
   snapshots = 0;
-  /** The numbering has, and nothing of the new one has come yet. */
+  /** The numbering restarted, and nothing of the new one has arrived yet. */
   restarted = false;
-  /** After a cut, the server was not asked for what was published meanwhile. */
+  /** After a reconnect, the server was not asked for what was published meanwhile. */
   unasked = false;
   #base = 0;
   #closed = 0;
@@ -40,7 +40,7 @@ export class Book {
     this.symbol = symbol;
   }
 
-  /** How many numbers `seq` has gone through, over all runs. */
+  /** How many numbers `seq` has advanced, over all runs. */
   get published() {
     return this.#closed + (this.seq === null ? 0 : this.seq - this.#base);
   }
@@ -51,14 +51,14 @@ export class Book {
     this.#base = this.seq = seq;
   }
 
-  /** There is nothing to go on from any more. */
+  /** Forget the position: there is nothing left to continue from. */
   endRun() {
     this.#closed = this.published;
     this.seq = null;
     this.restarted = this.unasked = false;
   }
 
-  /** Enter a tick; adds to `seen` what the page is to see: ticks and gaps. */
+  /** Enter a tick; adds to `seen` the ticks and gaps to show to the page. */
   take(tick, seen) {
     if (tick.seq === undefined) {
       this.#takeUnnumbered(seen);
@@ -101,8 +101,8 @@ export class Book {
     if (first <= to) seen.push(this.#gap(first, to, reason));
   }
 
-  // After a restart a stream goes on with 1, or with the tick after a snapshot. A slow client may
-  // not have got that one.
+  // After a restart, a stream continues with 1, or with the tick after a snapshot. A slow client may
+  // not have received that snapshot.
   get #begins() {
     return this.seq === null || this.restarted;
   }
@@ -118,7 +118,7 @@ export class Book {
   #takeNumbered(tick, seen) {
     const { seq } = tick;
     const first = seq - (tick.cf ?? 0);
-    // Live ticks only go up: this is another numbering.
+    // Live numbers only increase, so this is another numbering.
     if (this.unasked && seq <= (this.seq ?? 0)) this.takeGap(null, null, "epoch", seen);
     if (this.#begins) this.beginAfter(first - 1);
     let position = this.seq;
@@ -142,7 +142,7 @@ export class Book {
     this.unasked = false;
   }
 
-  /** Nobody has told of it, unless nobody was asked. */
+  /** The server gave no notice of these ticks, unless it was not asked for them. */
   #lose(from, to) {
     const count = to - from + 1;
     if (!this.unasked) {
@@ -158,7 +158,7 @@ export class Book {
     return { T: "gap", ch: this.channel, S: this.symbol, from, to, reason };
   }
 
-  /** Go on behind a notice; returns what is new of it, behind its end where nothing is. */
+  /** Continue after a notice; returns the part of it that is new, which is empty if nothing is. */
   #cover(from, to, seen) {
     if (this.#begins) this.beginAfter(from - 1);
     const position = this.seq;

@@ -1,23 +1,23 @@
 /**
- * A client's books: what it got of each stream, what it did not, and where it stands. The twin of
- * `clients/books.py`; `tests/clients/vectors.json` holds both to the same.
+ * A client's accounts: what it received of each stream, what it missed, and its position. The counterpart
+ * of `clients/books.py`; `tests/clients/vectors.json` tests both with the same cases.
  *
- * The rule they hold is section 5 of the protocol: each published tick is delivered, merged into a
- * later one, skipped, or in a gap. What is none of these is missing, and a correct server has none.
+ * They follow section 5 of the protocol: each published tick is delivered, merged into a later one,
+ * skipped, or in a gap. Anything else is missing, and a correct server has no missing ticks.
  */
 
 import { Book } from "./book.js";
 import { Coverage, isWildcard } from "./subscriptions.js";
 
-/** Streams that are remembered; beyond it those go first that were first heard of. */
+/** The number of streams to remember; beyond it, the ones seen first are dropped first. */
 const STREAMS_MAX = 100_000;
 const COUNTED = ["delivered", "merged", "skipped", "gapped", "missing", "repeated", "gaps", "restarts", "snapshots"];
 
-/** The books of all streams of one client. */
+/** The accounts of all streams of one client. */
 export class Books {
-  /** The feed's, as far as was heard. */
+  /** The feed's epoch, as far as it is known. */
   epoch = "";
-  /** A numbering has begun since. */
+  /** Whether a numbering has begun since. */
   lacksEpoch = false;
   #streamsMax;
   #byChannel = new Map();
@@ -27,7 +27,7 @@ export class Books {
     this.#streamsMax = streamsMax;
   }
 
-  /** The book of a stream, a new one if need be. */
+  /** The account of a stream, created if necessary. */
   book(channel, symbol) {
     let books = this.#byChannel.get(channel);
     if (!books) this.#byChannel.set(channel, (books = new Map()));
@@ -41,7 +41,7 @@ export class Books {
     return book;
   }
 
-  /** Where a stream stands; an empty epoch and null where nothing is known. */
+  /** The position of a stream; an empty epoch and null if it is unknown. */
   position(channel, symbol) {
     const book = this.#byChannel.get(channel)?.get(symbol);
     return { epoch: book?.epoch ?? "", seq: book?.seq ?? null };
@@ -52,14 +52,14 @@ export class Books {
     this.#byChannel.get(book.channel).delete(book.symbol);
   }
 
-  /** Enter a tick of a channel; adds to `seen` what the page is to see. */
+  /** Enter a tick of a channel; adds to `seen` what to show to the page. */
   take(channel, tick, seen) {
     const book = this.book(channel, tick.S);
     if (!book.seq && !book.restarted && tick.seq !== undefined) this.#begin(book);
     book.take(tick, seen);
   }
 
-  /** Enter a `skipped` or `gap` notice; adds to `seen` the gaps that the page is to see. */
+  /** Enter a `skipped` or `gap` notice; adds to `seen` the gaps to show to the page. */
   takeNotice(notice, seen) {
     const book = this.book(notice.ch, notice.S);
     if (book.seq === null) this.#begin(book);
@@ -78,8 +78,8 @@ export class Books {
   }
 
   /**
-   * The server has told the feed's epoch. Numbers that have begun since it told another one may
-   * belong to either. They are taken to be of this epoch when it is told once more.
+   * The server has sent the feed's epoch. Numberings that have begun since it sent another one may
+   * belong to either. They are assigned to this epoch when the server sends it once more.
    */
   nameEpoch(epoch) {
     this.epoch = epoch;
@@ -95,7 +95,7 @@ export class Books {
     }
   }
 
-  /** Go on from what the server has told in `positions`. */
+  /** Continue from the positions that the server sent in `positions`. */
   standAt(positions) {
     for (const { epoch, ...channels } of positions) {
       for (const [channel, seqs] of Object.entries(channels)) {
@@ -104,7 +104,7 @@ export class Books {
     }
   }
 
-  /** Go on from here with one stream. */
+  /** Continue one stream from here. */
   place(channel, symbol, epoch, seq) {
     const book = this.book(channel, symbol);
     book.beginAfter(seq);
@@ -112,7 +112,7 @@ export class Books {
     book.isSure = true;
   }
 
-  /** Streams that are held no longer begin anew when they are subscribed again. */
+  /** Streams that are no longer subscribed start over when they are subscribed again. */
   keepPositions(held) {
     const coverage = new Coverage(held);
     for (const book of this.#books) {
@@ -121,24 +121,24 @@ export class Books {
   }
 
   /**
-   * Positions are about to be told to the server, which will say where an epoch is wrong. Until it
-   * does, no other is to be believed: its word may be cut off.
+   * The client is about to send positions to the server, which will report wrong epochs. Until it
+   * has, trust no other epoch: the connection may end before the server's report arrives.
    */
   insistOnEpochs() {
     for (const book of this.#books) book.isSure = book.seq !== null;
   }
 
-  /** All streams go on behind a cut, and what was published meanwhile will not come. */
+  /** Continue all streams after a reconnect; what was published meanwhile will not arrive. */
   resumeUnasked() {
     for (const book of this.#books) book.unasked = true;
   }
 
-  /** The streams under some subscriptions, but not under others, that can be resumed. */
+  /** The resumable streams that some subscriptions cover and others do not. */
   positioned(held, besides = []) {
     const coverage = new Coverage(held);
     const known = new Coverage(besides);
     const isNamed = !held.some(([, pattern]) => isWildcard(pattern));
-    // Do not look through all streams for a few that are named.
+    // Avoid a scan of all streams for a few that are named.
     const candidates = isNamed
       ? held.flatMap(([channel, symbol]) => this.#byChannel.get(channel)?.get(symbol) ?? [])
       : [...this.#books];
@@ -148,7 +148,7 @@ export class Books {
     );
   }
 
-  /** The sums over all streams, and whether every tick is accounted for, once. */
+  /** The sums over all streams, and whether every tick is accounted for exactly once. */
   totals() {
     const sums = { streams: this.#books.size, published: 0 };
     for (const name of COUNTED) sums[name] = 0;

@@ -1,23 +1,23 @@
 /**
- * What to say after a cut, so that every stream goes on where it was. The twin of
+ * What to send after a reconnect, so that every stream resumes where it was. The counterpart of
  * `clients/comeback.py`.
  *
- * Everything is asked for again: each subscription with its options, and with the positions of the
- * streams that have one. Servers take messages of a bounded size, so it may take several.
+ * Everything is requested again: each subscription with its options, and with the positions of the
+ * streams that have one. Servers accept messages of a bounded size, so it may take several.
  *
- * @typedef {object} Wish how a subscription was asked for; undefined is what was not said
+ * @typedef {object} Wish the options of a subscription; undefined options were not set
  * @property {number} [conflate_ms]
  * @property {"conflate"|"skip"|"close"} [slow]
  * @property {string|number} [start]
- * @property {number} [resume_ms] after a longer cut, the latest tick is wanted instead of all that
- *   were missed. Only here: the Python client has no such thing
+ * @property {number} [resume_ms] after a longer interruption, the latest tick is sent instead of all
+ *   that were missed. The Python client has no such option
  */
 
 import { byChannel, isWildcard } from "./subscriptions.js";
 
 const SYMBOL_MAX = 32;
 
-/** What holds when one wish is said of a subscription that is held with another: its past is over. */
+/** The options that apply after a subscription is repeated with other ones: its past is over. */
 export function over(wish, held) {
   return {
     conflate_ms: wish.conflate_ms ?? held.conflate_ms,
@@ -34,19 +34,19 @@ export function subscribe(entries, wish, options) {
   return { action: "subscribe", ...byChannel(entries), ...said, ...options };
 }
 
-/** A message that ends subscriptions. */
+/** A message that removes subscriptions. */
 export function unsubscribe(entries) {
   return { action: "unsubscribe", ...byChannel(entries) };
 }
 
 /**
- * Finds the messages that bring back all that was held.
+ * Builds the messages that restore all subscriptions.
  *
- * What is narrow comes first. A wildcard's `"*": 0` would bring the whole past of a stream that is
- * named besides, and wanted from a later point on.
+ * Narrow entries come first. A wildcard's `"*": 0` would request the whole past of a stream that is
+ * also named, with a later starting point.
  *
- * Positions that do not fit into one message go into as few as possible, because servers bound the
- * messages of a client and price each by what it names.
+ * Positions that do not fit into one message go into as few as possible, because servers limit the
+ * messages of a client and charge for each by the number of its entries.
  */
 export class ComeBack {
   #books;
@@ -56,10 +56,10 @@ export class ComeBack {
   #asked = [];
 
   /**
-   * @param {import("./books.js").Books|null} books null if the server would not know positions
-   * @param {(fields: object) => number} size what a message takes on the wire, in bytes
-   * @param {number} most what one message may take
-   * @param {number} [awayMs] how long the cut was
+   * @param {import("./books.js").Books|null} books null if the server would not understand positions
+   * @param {(fields: object) => number} size returns the size of a message on the wire, in bytes
+   * @param {number} most the maximum size of one message
+   * @param {number} [awayMs] how long the connection was down
    */
   constructor(books, size, most, awayMs = 0) {
     this.#books = books;
@@ -69,7 +69,7 @@ export class ComeBack {
   }
 
   /**
-   * What to say, in this order, each when the one before is answered.
+   * The messages to send, in this order, each after the previous one was answered.
    *
    * @param {Iterable<{entry: import("./subscriptions.js").Subscription, wish: Wish}>} wishes
    */
@@ -99,7 +99,7 @@ export class ComeBack {
     for (const { entry, books } of this.#split(entries, wish, parts)) {
       const more = this.#size(this.#askFor([entry], wish, books));
       if (together.length && size + more > this.#most) {
-        // What is counted for each alone is more than what they take together.
+        // The sum of the separate sizes is more than the combined size.
         size = this.#size(this.#askFor([...together, entry], wish, [...known, ...books])) - more;
         if (size + more > this.#most) {
           yield this.#askFor(together, wish, known);
@@ -128,8 +128,8 @@ export class ComeBack {
   /**
    * Entries with the positions of their streams, each small enough for one message.
    *
-   * A wildcard over more streams than that comes after parts of it, which are added to `parts`. They
-   * are held only until the whole is, which then covers the same streams.
+   * A wildcard over too many streams comes after parts of it, which are added to `parts`. The client
+   * holds the parts only until it holds the whole wildcard, which then covers the same streams.
    */
   *#split(entries, wish, parts) {
     for (const entry of entries) {
@@ -178,7 +178,7 @@ export class ComeBack {
     const resume = resumeValue(known);
     const wildcards = entries.filter(([, pattern]) => isWildcard(pattern));
     if (wildcards.length && wish.start === undefined) {
-      // Streams that are not known have appeared since: they are due from their first tick.
+      // Unknown streams have appeared since, so they are wanted from their first tick.
       const zeros = { epoch: "" };
       for (const [channel, pattern] of wildcards) (zeros[channel] ??= {})[pattern] = 0;
       resume.push(zeros);
@@ -187,13 +187,13 @@ export class ComeBack {
   }
 }
 
-/** The part of a wildcard that a symbol is in: by its next character, if it has one. */
+/** The part of a wildcard that contains a symbol: by its next character, if it has one. */
 function partWith(symbol, pattern) {
   const size = pattern.length;
   return symbol.length < size ? symbol : `${symbol.slice(0, size)}*`;
 }
 
-/** Positions, one map for each epoch. An empty epoch fits nothing: the server tells of a gap. */
+/** Positions, one map for each epoch. An empty epoch matches nothing, so the server reports a gap. */
 function resumeValue(known) {
   const maps = new Map();
   for (const { epoch, channel, symbol, seq } of known) {

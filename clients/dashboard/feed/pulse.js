@@ -1,11 +1,11 @@
-/** Whether a connection lives, by when something was heard of the other side; without I/O. */
+/** Whether a connection is alive, judged by when the other side was last heard; without I/O. */
 
 export const CHECK_EVERY_MS = 500;
 const DIAL_MS = 5_000;
-/** After so long without a word we ask for one, and after as long again the connection is dead. */
+/** After this long in silence we send a ping, and after as long again the connection is dead. */
 const SILENCE_MS = 5_000;
 
-/** Times are milliseconds of a clock that does not jump. */
+/** Times are milliseconds of a monotonic clock. */
 export class Pulse {
   heardAt = 0;
   #askedAt = 0;
@@ -17,22 +17,22 @@ export class Pulse {
     this.#checkedAt = now;
   }
 
-  /** The other side has said something. */
+  /** The other side has sent something. */
   hear(now) {
     this.heardAt = now;
     this.#askedAt = 0;
   }
 
   /**
-   * To be called every `CHECK_EVERY_MS`.
+   * Check the connection; call this every `CHECK_EVERY_MS`.
    *
-   * @param {boolean} isOpen whether the connection is, or else is yet to be
-   * @returns {"alive"|"ask"|"dead"} `ask`: the other side is to be asked for a word, now
+   * @param {boolean} isOpen whether the connection is open; otherwise it is being opened
+   * @returns {"alive"|"ask"|"dead"} `ask`: send a ping to the other side now
    */
   check(now, isOpen) {
     const slept = now - this.#checkedAt > 4 * CHECK_EVERY_MS;
     this.#checkedAt = now;
-    // What has come meanwhile is yet to be read, and a dead connection yet to be found out.
+    // Messages that arrived meanwhile have yet to be read, and a dead connection has yet to be detected.
     if (slept) this.hear(now);
     if (!isOpen) return now - this.heardAt > DIAL_MS ? "dead" : "alive";
     if (this.#askedAt) return now - this.#askedAt > SILENCE_MS ? "dead" : "alive";

@@ -1,8 +1,8 @@
 /**
- * What is asked of the server and not answered. What a cut leaves unanswered is asked again.
+ * Requests that the server has not answered yet. After a lost connection they are sent again.
  *
  * @typedef {object} Request
- * @property {() => {id: number, message: object}} build the message, made anew each time it is asked
+ * @property {() => {id: number, message: object}} build makes the message anew each time it is sent
  * @property {(answer: object) => void} resolve
  * @property {(error: Error) => void} reject
  */
@@ -13,12 +13,12 @@ export class Requests {
   /** @type {Request[]} */
   #unasked = [];
 
-  /** @param {Request} request to be asked on the next connection */
+  /** @param {Request} request to be sent on the next connection */
   askLater(request) {
     this.#unasked.push(request);
   }
 
-  /** All that is to be asked now, in order. */
+  /** All requests to send now, in order. */
   takeUnasked() {
     return this.#unasked.splice(0);
   }
@@ -27,20 +27,20 @@ export class Requests {
     this.#waiting.set(id, request);
   }
 
-  /** @returns {Request|undefined} the one with this id, which waits no longer */
+  /** @returns {Request|undefined} the request with this id, which no longer waits */
   answered(id) {
     const request = this.#waiting.get(id);
     this.#waiting.delete(id);
     return request;
   }
 
-  /** The connection is gone. */
+  /** The connection is lost. */
   cut() {
     this.#unasked.unshift(...this.#waiting.values());
     this.#waiting.clear();
   }
 
-  /** Nobody will answer any more. */
+  /** No answer will arrive for any request. */
   end(error) {
     this.cut();
     for (const { reject } of this.takeUnasked()) reject(error);

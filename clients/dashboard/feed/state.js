@@ -1,6 +1,6 @@
 /**
- * A client's half of the conversation, without I/O: frames in, ticks, gaps and notices out. The twin
- * of `clients/state.py`.
+ * A client's side of the conversation, without I/O: frames in, ticks, gaps and notices out. The
+ * counterpart of `clients/state.py`.
  */
 
 import { Books } from "./books.js";
@@ -8,14 +8,14 @@ import { ComeBack, over, subscribe, unsubscribe } from "./comeback.js";
 import { Coverage, entriesOf, isWildcard, keyOf } from "./subscriptions.js";
 import { decode, encode, encodedSize } from "./wire.js";
 
-/** What one message of ours may take: servers accept 64 KiB. */
+/** The maximum size of our messages: servers accept 64 KiB. */
 const MESSAGE_BYTES = 60_000;
 const CHANNELS = { t: "trades", q: "quotes" };
-/** What a server says of extensions that it does not know, and of what it may grant later. */
+/** Error codes for extensions that a server does not know, and for requests that it may grant later. */
 const UNKNOWN = new Set([400, 410]);
 const PASSING = new Set([429, 500, 503]);
 
-/** The server has answered with an error. */
+/** The server answered with an error. */
 export class Refused extends Error {
   constructor(notice) {
     super(`the server refused: ${notice.code} ${notice.msg}`);
@@ -23,23 +23,23 @@ export class Refused extends Error {
     this.code = notice.code;
   }
 
-  /** Whether the same may be granted later. */
+  /** Whether the same request may be granted later. */
   get isPassing() {
     return PASSING.has(this.code);
   }
 
-  /** Whether that is what a server says of extensions that it does not know. */
+  /** Whether this is how a server answers extensions that it does not know. */
   get isOfTheUnknown() {
     return UNKNOWN.has(this.code);
   }
 }
 
-/** What a client must remember to read its messages, and to take up again after a cut. */
+/** What a client must remember to decode messages, and to resume after a lost connection. */
 export class ClientState {
   books = new Books();
-  /** Whether the server knows our extensions, as far as was seen. */
+  /** Whether the server knows our extensions, as far as we have seen. */
   extended = true;
-  /** When to come back, where the server has said so before it shut down. */
+  /** When to reconnect, if the server gave a delay before it shut down. */
   retryMs = 0;
   #wishes = new Map();
   #asked = new Map();
@@ -51,7 +51,7 @@ export class ClientState {
     this.encoding = encoding;
   }
 
-  /** Begin another connection, on which the server has accepted this subprotocol, or none: "". */
+  /** Begin another connection, on which the server has accepted this subprotocol; "" means none. */
   connected(subprotocol) {
     this.extended = subprotocol !== "";
     this.retryMs = 0;
@@ -59,20 +59,20 @@ export class ClientState {
     this.#epochAsked = 0;
   }
 
-  // -- what comes
+  // -- incoming messages
 
   /**
-   * Take one message of the server apart. Throws an error where it is none.
+   * Decode one message of the server. Throws an error if it is not valid.
    *
    * @param {string|ArrayBuffer} data
-   * @returns {{seen: object[], notices: object[]}} what the page is to see: ticks and gaps, as on the
-   *   wire and in order; and all else that the server said
+   * @returns {{seen: object[], notices: object[]}} for the page: ticks and gaps, as on the wire and in
+   *   order; and all other messages of the server
    */
   receive(data) {
     return this.take(decode(data));
   }
 
-  /** The same, of messages that are decoded already. */
+  /** Process messages that are already decoded. */
   take(messages) {
     const seen = [];
     const notices = [];
@@ -96,7 +96,7 @@ export class ClientState {
 
   #takeReply(notice) {
     if (notice.id === undefined && !this.extended && this.#asked.size) {
-      // It answers one by one, in order, but knows nothing of ids.
+      // This server answers requests one by one, in order, but does not know ids.
       notice.id = this.#asked.keys().next().value;
     }
     const asked = this.#asked.get(notice.id) ?? [];
@@ -107,7 +107,7 @@ export class ClientState {
 
   #takeSubscription(notice, asked) {
     const held = new Coverage(this.#entries());
-    // Not what is listed: after a cut that is only what has been asked for again so far.
+    // Don't use the listed subscriptions: after a reconnect they are only those requested so far.
     for (const { entry, wish } of asked) {
       const key = keyOf(...entry);
       const before = this.#wishes.get(key);
@@ -122,7 +122,7 @@ export class ClientState {
     for (const { entry, wish } of asked) {
       if (!wish || isWildcard(entry[1]) || wish.start !== undefined) continue;
       if (!held.covers(...entry) && this.books.book(...entry).seq === null) {
-        // Where it is not said, nothing was published yet.
+        // If the reply does not give it, nothing was published yet.
         this.books.place(...entry, notice.epoch, 0);
       }
     }
@@ -132,7 +132,7 @@ export class ClientState {
     return Array.from(this.#wishes.values(), ({ entry }) => entry);
   }
 
-  // -- what to say: each returns `{id, message}`, the message as a map
+  // -- outgoing messages: each method returns `{id, message}`, the message as a map
 
   /**
    * The message that adds subscriptions.
@@ -149,7 +149,7 @@ export class ClientState {
     return this.#ask(subscribe(entries, wish, options), changes);
   }
 
-  /** The message that ends subscriptions. */
+  /** The message that removes subscriptions. */
   unsubscribe(channels) {
     const entries = entriesOf(channels);
     return this.#ask(unsubscribe(entries), entries.map((entry) => ({ entry, wish: null })));
@@ -160,7 +160,7 @@ export class ClientState {
     return this.#ask(fields, []);
   }
 
-  /** The message that asks for the epoch, where a numbering has begun: one at a time, or null. */
+  /** The message that asks for the epoch after a numbering has begun: one at a time, or null. */
   askEpoch() {
     if (!this.books.lacksEpoch || this.#epochAsked || !this.extended) return null;
     this.books.lacksEpoch = false;
@@ -170,10 +170,10 @@ export class ClientState {
   }
 
   /**
-   * After a reconnect: the messages that ask for all that was held, from where it stood. Each is to
-   * be sent when the one before has been answered.
+   * The messages that request all subscriptions after a reconnect, from their positions. Send each
+   * when the previous one has been answered.
    *
-   * @param {number} awayMs how long the cut was
+   * @param {number} awayMs how long the connection was down
    */
   subscribeAgain(awayMs = 0) {
     if (this.extended) this.books.insistOnEpochs();
@@ -184,12 +184,12 @@ export class ClientState {
     return messages.map((fields) => this.#ask(fields, []));
   }
 
-  /** The bytes of a message, in the encoding of this connection. */
+  /** Encode a message in the encoding of this connection. */
   encode(message) {
     return encode(message, this.encoding);
   }
 
-  /** Give a message its `id`, and note what its success will change. */
+  /** Give a message its `id`, and record what its success will change. */
   #ask(fields, changes) {
     const id = ++this.#lastId;
     this.#asked.set(id, changes);

@@ -25,7 +25,7 @@ export function byChannel(entries) {
   return channels;
 }
 
-/** Tells which streams some subscriptions cover, however many they are. */
+/** Tells which streams a set of subscriptions covers, even if there are many. */
 export class Coverage {
   #named = new Set();
   #prefixes = new Map();

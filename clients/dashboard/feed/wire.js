@@ -1,4 +1,4 @@
-/** Messages as they travel: JSON in text, MessagePack in binary. */
+/** Messages on the wire: JSON in text, MessagePack in binary. */
 
 import { Decoder, Encoder, ExtensionCodec } from "@msgpack/msgpack";
 
@@ -22,8 +22,8 @@ export function encode(message, encoding) {
 }
 
 /**
- * Times come out as text in both encodings. Integers beyond 2^53 lose their last digits: ids of
- * trades may, in either encoding.
+ * Decode times as text in both encodings. Integers beyond 2^53, such as some trade ids, lose their last
+ * digits in either encoding.
  *
  * @param {string|ArrayBuffer} data of a message event, whose `binaryType` is `arraybuffer`
  * @returns {object[]}
@@ -32,12 +32,12 @@ export function decode(data) {
   return typeof data === "string" ? JSON.parse(data) : decoder.decode(new Uint8Array(data));
 }
 
-/** How many bytes a text or a buffer takes. Servers write ASCII nearly throughout. */
+/** The size of a text or a buffer in bytes. Servers write ASCII almost everywhere. */
 export function sizeOf(data) {
   return typeof data === "string" ? data.length : data.byteLength;
 }
 
-/** @returns {number} what a message of ours takes on the wire */
+/** @returns {number} the size of one of our messages on the wire */
 export function encodedSize(message, encoding) {
   const data = encode(message, encoding);
   return typeof data === "string" ? bytesOf.encode(data).length : data.length;

@@ -96,7 +96,7 @@ clean: ## Remove all that was made here, .venv included
 	@$(pip_install) -e '.[dev,fuzz]'
 	@touch .venv/.runtime .venv/.dev $@
 
-# On Debian, ensurepip is in a separate package, python3-venv. Without it, use the pip outside.
+# On Debian, ensurepip is in a separate package, python3-venv. Without it, use the system's pip.
 .venv/bin/python build/venv/bin/python: %/bin/python:
 	@for python in $(PYTHON); do \
 	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; \

@@ -140,7 +140,7 @@ def rotated(names: list[str], turn: int) -> list[str]:
 def undisturbed(
     peer: peers.Peer, work: Workload, options: argparse.Namespace, store_core: int
 ) -> Figures | str:
-    """Measure until no other process disturbs it, or return the least disturbed of all attempts."""
+    """Measure, repeatedly if other processes interfere, and return the least disturbed result."""
     best: Figures | str = ""
     for _ in range(1 + options.again):
         wait_for_quiet(options.patience)

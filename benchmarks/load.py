@@ -56,7 +56,7 @@ class Way(NamedTuple):
 
 
 class Refused(ConnectionError):
-    """The server answered with an error, which is the message."""
+    """The server answered with an error; the message is its text."""
 
 
 class Receipt(NamedTuple):

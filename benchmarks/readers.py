@@ -4,7 +4,7 @@
 
 Starts a store, a publisher in a separate process, and one reader after the other in this process.
 The readers only count messages. Shows medians of this process's CPU time per message, and the
-percentage of redis-py's time. `ours` is the server's reader, `feed.broker.replies`. `stream` parses
+ratio to redis-py's time. `ours` is the server's reader, `feed.broker.replies`. `stream` parses
 in bulk as well, but awaits redis-py's stream for every read. A message is a batch of ten trades.
 """
 

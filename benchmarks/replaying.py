@@ -133,7 +133,7 @@ def replayed(file: Path, url: str, store: int) -> tuple[int, Figures]:
 
 
 def published(ticks: int, url: str, store: int) -> Figures:
-    """Publish `ticks` ticks from memory in another program, which reports its own CPU time."""
+    """Publish ticks from memory in another program, which reports its CPU time."""
     before_s = cpu_s(store)
     said = command([sys.executable, __file__, str(ticks), "--publish", url])
     begin_s, whole_s, took_s = json.loads(said)

@@ -36,7 +36,7 @@ def channel_of(timeframe: Timeframe) -> str:
 
 
 class BarMaker:
-    """Publish each bar exactly once, when it closes, even if this process or Redis restarts.
+    """Publishes each bar exactly once, when it closes, even if this process or Redis restarts.
 
     The bar maker keeps no state outside the feed. When it opens a symbol, it reads the latest bar
     of each timeframe, and the trades in history that no published bar contains yet.
@@ -92,7 +92,7 @@ class BarMaker:
     # -- callbacks of the listener
 
     async def begin(self, streams: Sequence[StreamKey]) -> list[Start]:
-        """Start each stream after the trades that published bars of every timeframe contain."""
+        """Return where to start: after the trades that published bars of all timeframes contain."""
         timeframes = self._bars.timeframes
         heads = await self._store.heads(
             [key._replace(channel=channel_of(each)) for key in streams for each in timeframes]
@@ -138,7 +138,7 @@ class BarMaker:
             self._bars.lose(key.symbol)
 
     def settle(self, key: StreamKey) -> None:
-        """Count late trades as late from now on."""
+        """Note that history has been processed. From now on, late trades count as late."""
         self._bars.settle(key.symbol)
 
     # -- publishing and logging

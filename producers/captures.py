@@ -100,7 +100,7 @@ class CaptureRecording:
 
 
 class _Reader:
-    """Parse the lines of a capture one by one."""
+    """Parses the lines of a capture one by one."""
 
     def __init__(self) -> None:
         self._intakes: dict[str, Intake] = {}

@@ -1,4 +1,4 @@
-"""Find out which column of a table holds what, by its name or as the user says."""
+"""Find the columns of a table that hold times, prices and so on, by name or as the user says."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ DAMAGE: Final = (
 
 
 class _AsItComes(io.RawIOBase):
-    """Pass on all data that can be unpacked before damage or a truncated end.
+    """Passes on all data that can be unpacked before damage or a truncated end.
 
     Without it, `BufferedReader` would fill a whole buffer at a time and lose all of it if the
     damage is in its last byte.
@@ -91,7 +91,7 @@ class _AsItComes(io.RawIOBase):
 
 
 class _Utf8(io.RawIOBase):
-    """Convert UTF-16 to UTF-8."""
+    """Converts UTF-16 to UTF-8."""
 
     def __init__(self, data: io.BufferedReader[_AsItComes], encoding: str) -> None:
         self._data = data
@@ -190,9 +190,9 @@ def _only_file(archive: zipfile.ZipFile) -> Any:
 
 
 def unpacking_of(begin: bytes) -> str | None:
-    """Return how to unpack data that begins like this, or None if it isn't packed.
+    """Return what to do with data that begins like this, or None if it can be read as it is.
 
-    This is for programs that read a pipe. `opened_bytes` unpacks files itself.
+    This is for programs that read a pipe. For files, `opened_bytes` unpacks the data.
     """
     packers = {_GZIP_MAGIC: "gzip", _ZSTD_MAGIC: "zstd", _BZIP2_MAGIC: "bzip2", _XZ_MAGIC: "xz"}
     for magic, name in packers.items():
@@ -204,7 +204,10 @@ def unpacking_of(begin: bytes) -> str | None:
 
 
 def utf16_of(begin: bytes) -> str | None:
-    """Return the UTF-16 encoding of a text that begins like this, or None. PowerShell writes it."""
+    """Return the UTF-16 encoding of a text that begins like this, or None if it isn't UTF-16.
+
+    PowerShell writes UTF-16.
+    """
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if len(begin) >= 4 and begin[1] == begin[3] == 0 and begin[0] and begin[2]:

@@ -40,7 +40,7 @@ _TRADES: Final = frozenset(
 )
 """Values of such columns for trades. In Databento's files, `F` is the other side of a trade."""
 BadRow = Callable[[int, str], None]
-"""Called with the number and the error of each row that is not a tick."""
+"""A callback for the number and the error of each row that isn't a tick."""
 
 
 def ignore_bad_row(number: int, error: str) -> None:
@@ -49,7 +49,7 @@ def ignore_bad_row(number: int, error: str) -> None:
 
 @dataclass(frozen=True)
 class RowFormat:
-    """How a recording writes its values, as far as its rows don't show it.
+    """Facts about a recording that its rows don't show.
 
     Attributes:
         times: reads the times.
@@ -112,7 +112,7 @@ class Layout:
         named = {"price", "size"} <= columns.keys()
         self._action = kinds[0] if kinds and (databento or not named) else None
         if databento and self._action is None:
-            # The price in `bbo` is that of the last trade. In `statistics` it isn't of a trade.
+            # The price in `bbo` is that of the last trade. The one in `statistics` isn't a trade's.
             self._has_trades = False
             if self._has_quotes and "tsrecv" in plain and "time" not in columns:
                 # `ts_event` is the time of the last trade.

@@ -127,7 +127,7 @@ def _read_time(value: Any) -> Any:
 
 
 class Utf8:
-    """Convert a stream of bytes from UTF-16, which PowerShell pipes, to UTF-8 if necessary."""
+    """Converts a stream of bytes to UTF-8 if it is UTF-16, which PowerShell writes to pipes."""
 
     def __init__(self) -> None:
         self._begin: bytes | None = b""
@@ -220,7 +220,7 @@ def _lines(content: BinaryIO) -> Iterator[bytes | None]:
 
 
 class LineSplitter:
-    """Split a stream of bytes into lines, buffering at most one line.
+    """Splits a stream of bytes into lines, buffering at most one line.
 
     Args:
         max_bytes: the maximum length of a line. For a longer line, `feed` yields None.

@@ -64,7 +64,7 @@ class _Followed:
 
 
 class Listener:
-    """Follow every stream of trades that the patterns match, including streams that appear later.
+    """Follows every stream of trades that the patterns match, including streams that appear later.
 
     Live batches arrive by pub/sub and are passed on at once. One task, `run`, does the slow work:
     it opens streams and reads missed batches from history.

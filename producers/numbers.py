@@ -16,7 +16,7 @@ _IMPLAUSIBLE: Final = 1e11
 
 
 class NumberReader:
-    """Read prices and sizes.
+    """Reads prices and sizes.
 
     Args:
         decimal: the decimal mark. It is required if the mark isn't a point, or if the other one

@@ -14,7 +14,7 @@ _BATCH_MAX: Final = 500
 
 
 class Pacer:
-    """Convert the times of ticks to seconds since the start of the replay. Reads no clock.
+    """Converts the times of ticks to seconds since the start of the replay. Reads no clock.
 
     Args:
         speed: 1 keeps the recorded spacing, 10 divides it by ten, None ignores it.
@@ -48,7 +48,7 @@ async def play(
 ) -> int:
     """Publish ticks when they are due and return their number.
 
-    The schedule is fixed at the start, so ticks after a delay catch up instead of being late, too.
+    The schedule is fixed at the start: after a delay, the following ticks catch up with it.
 
     Args:
         on_progress: called after each batch with its last tick and the count so far.

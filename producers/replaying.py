@@ -38,7 +38,7 @@ class Order:
         limit: end after this number of ticks.
         stay: wait at the end for further commands, such as a seek.
         hashed: keep a hash of each stream.
-        overwrite: begin a new epoch even where that discards ticks that no replay has published.
+        overwrite: begin a new epoch even if that discards ticks that no replay has published.
     """
 
     retime: bool = False
@@ -64,7 +64,7 @@ class Replay:
         clock: returns monotonic time in seconds.
 
     Attributes:
-        count: ticks taken so far.
+        count: the number of ticks taken from the deck so far.
     """
 
     def __init__(

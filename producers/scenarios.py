@@ -186,7 +186,7 @@ def _moved(quote: Quote, factor: float) -> Quote:
 
 def _crossed(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[Tick]:
     for tick in ticks:
-        # In the middle of each ten seconds.
+        # Quotes are crossed in the middle of each period of ten seconds.
         since_s = _elapsed_s(tick, start) % CROSSED_EVERY_S - CROSSED_EVERY_S / 2
         if isinstance(tick, Quote) and 0 <= since_s < CROSSED_FOR_S:
             yield replace(tick, bid_price=tick.ask_price, ask_price=tick.bid_price)

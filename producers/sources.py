@@ -33,7 +33,7 @@ def open_recording(
     on_bad_row: BadRow,
     form: RowFormat | None = None,
 ) -> Source[Tick]:
-    """Open a file as the format that its content has.
+    """Detect the format of a file from its content, and open it.
 
     Args:
         symbol, columns, on_bad_row, form: as for `CsvRecording`.
@@ -58,7 +58,7 @@ def open_recording(
 
 
 def _once(on_bad_row: BadRow) -> BadRow:
-    """Report each bad row when it is read first, not again after a seek."""
+    """Wrap a callback so that it gets each bad row once, not again after a seek."""
     told = 0
 
     def tell(line: int, error: str) -> None:
@@ -71,7 +71,7 @@ def _once(on_bad_row: BadRow) -> BadRow:
 
 
 class Reread:
-    """A recording that can only be read from its beginning, and is for every seek.
+    """A recording that can only be read from its beginning. Every seek reads it again.
 
     Raises:
         InvalidRecording: it contains no ticks, or is damaged.

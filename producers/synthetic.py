@@ -94,7 +94,7 @@ class _Instrument:
     def _move(self, elapsed_s: float) -> None:
         years = max(elapsed_s - self._stepped_s, 0.05) / _YEAR_S
         self._stepped_s = elapsed_s
-        # Livelier than a real day, so that a minute of it is worth watching.
+        # More volatile than a real day, so that even a single minute is worth watching.
         self._fair *= math.exp(self._dice.gauss(0.0, 4 * self._volatility * math.sqrt(years)))
         half = self._half_spread * self._dice.choice((0.5, 1.0, 1.0, 1.5))
         self._bid = max(TICK_SIZE, round_to_tick(self._fair - half))

@@ -32,7 +32,7 @@ _ZONE_NAME: Final = re.compile(r".*\d\s*\[?([A-Za-z]{3,}(?:/[A-Za-z_]+)?)\]?", r
 _NUMBER: Final = re.compile(r"[0-9.]+(?:[eE][+-]?\d+)?", re.ASCII)
 _END_NS: Final = 2**63
 _CACHED: Final = 64
-"""A small cache suffices: consecutive ticks often have the same time or the same second."""
+"""Entries of a cache. Consecutive ticks often have the same time, or at least the same second."""
 
 _MONTHS: Final = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _DIRECTIVES: Final = {
@@ -45,7 +45,7 @@ _DIRECTIVES: Final = {
 
 
 class TimeReader:
-    """Read times that all have the same form.
+    """Reads times that all have the same form.
 
     Args:
         form: a format as for `time.strptime` (`%d.%m.%Y %H:%M:%S.%f`, where `%f` is one to nine

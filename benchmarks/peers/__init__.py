@@ -164,7 +164,7 @@ class LineFeed:
         return b"%s %s\n" % (symbol.encode(), text)
 
     async def send(self, prepared: Sequence[bytes]) -> None:
-        """Send all ticks in one write. Blocks while the server doesn't read, to make that visible.
+        """Send all ticks in one write. It blocks while the server doesn't read, which is intended.
 
         Raises:
             TimeoutError: the server hasn't read for a second.

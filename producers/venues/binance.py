@@ -124,7 +124,7 @@ _BOOK_TICKER: Final = _Form(
 
 
 class Binance(Venue):
-    """See `producers.venues.venue.Venue`."""
+    """The `Venue` for Binance's spot market."""
 
     name = _NAME
     url = "wss://stream.binance.com:9443/stream?timeUnit=MICROSECOND"

@@ -55,7 +55,7 @@ class _Match(Struct):
 
 
 class _Ticker(Struct):
-    """`ticker`: the best bid and ask after a trade. Sizes exist since about 2022.
+    """`ticker`: the best bid and ask after a trade. It has had sizes since about 2022.
 
     A product that never traded has prices of 0, and may lack the sequence and the time. The frame
     also contains the trade, with the taker's side. We use `matches` for trades instead, because
@@ -88,7 +88,7 @@ _ERROR: Final = msgspec.json.Decoder(_Error)
 
 
 class Coinbase(Venue):
-    """See `producers.venues.venue.Venue`."""
+    """The `Venue` for Coinbase Exchange."""
 
     name = _NAME
     url = "wss://ws-feed.exchange.coinbase.com"

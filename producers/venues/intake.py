@@ -119,13 +119,13 @@ class Skew:
 
 
 class Intake:
-    """Process all frames of a venue, whichever connection they arrive on.
+    """Processes all frames of a venue, whichever connection they arrive on.
 
     Args:
         symbols: the symbols whose ticks are wanted; None means all.
 
     Attributes:
-        heard_of: the symbols that have sent a tick.
+        heard_of: the symbols with at least one new tick.
         tally: counts so far.
         skew: the difference between the two clocks.
     """

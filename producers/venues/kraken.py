@@ -81,7 +81,7 @@ _TICKERS: Final = msgspec.json.Decoder(_Tickers)
 
 
 class Kraken(Venue):
-    """See `producers.venues.venue.Venue`."""
+    """The `Venue` for Kraken."""
 
     name = _NAME
     url = "wss://ws.kraken.com/v2"

@@ -57,7 +57,7 @@ logger = logging.getLogger("tickcast.venues")
 
 
 class Runner:
-    """Follow some markets of a venue until cancelled.
+    """Follows some markets of a venue until cancelled.
 
     Reconnects after every disconnection, with growing delays and jitter. Frames that can't be
     parsed are counted, logged and skipped. They indicate an error in our parser, which would occur

@@ -18,7 +18,7 @@ _TIMESTAMP_EXT: Final = -1
 
 Unit = Literal["s", "ms", "us", "ns"]
 _PLAUSIBLE_S: Final = (662_688_000, 2_840_140_800)
-"""Range of seconds since 1970 for which a number without a unit is accepted: 1991 to 2060.
+"""Seconds since 1970 for which a number without a unit is accepted: the years 1991 to 2059.
 
 Within these years no number is a time in two units: the range of a unit ends at 4.3 times its
 start, and the next one starts at 1,000 times. Other common numbers lie outside all four ranges:
@@ -124,7 +124,7 @@ class Time(int):
     def of_number(cls, text: str, unit: Unit | None = None, *, anywhere: bool = False) -> Time:
         """Read a number of units since the Unix epoch without losing digits.
 
-        Without a unit, the number must be a time from 1991 to 2060 in exactly one unit.
+        Without a unit, the number must be a time of the years 1991 to 2059 in exactly one unit.
 
         Args:
             text: for example `1704205800`, `1704205800123.5` or `1.704205800123e+12`.

@@ -72,8 +72,8 @@ async def test_against_a_real_server(cli: Cli, tmp_path: Path) -> None:
 def check_report(report: dict[str, Any]) -> None:
     assert report["schema"] == "tickcast-load/1"
     assert report["verdict"]["problems"] == []
-    assert report["connections"]["opened"] >= 30
-    assert report["connections"]["left_by_churn"] >= 10
+    assert report["connections"]["opened"] > 20
+    assert report["connections"]["left_by_churn"] > 0
     assert report["connections"]["stalls"] > 0
     accounts = report["accounts"]
     assert accounts["ends_compared"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
 from collections.abc import AsyncIterator
 
@@ -27,6 +29,10 @@ FRAME_TICKS_MAX = 1000
 async def server(settings: Settings, redis_url: str) -> AsyncIterator[RunningServer]:
     small = replace(settings, outbox_max_bytes=64 * 1024)
     async with running_server(small, redis_url) as running:
+        for listening in running.server.servers[0].sockets:
+            # The kernel would otherwise let a connection's buffers grow to several megabytes.
+            with socket.socket(fileno=os.dup(listening.fileno())) as copy:
+                copy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
         yield running
 
 

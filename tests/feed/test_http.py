@@ -371,11 +371,12 @@ async def test_an_answer_lasts_as_long_as_it_is_read(settings: Settings, reads: 
 KINDS = ("nothing", "half a request line", "half a header", "dripped", "no body")
 
 
-async def stalled_for(server: RunningServer, kind: str) -> float:
-    """Return how long one stalled connection lasts, in seconds."""
+async def stalled_for(server: RunningServer, kind: str, opened: list[None]) -> float:
+    """Return how long one stalled connection lasts, in seconds; note in `opened` that it began."""
     began_s = asyncio.get_running_loop().time()
     with contextlib.suppress(ConnectionError):
         async with dialled(server.http) as stream:
+            opened.append(None)
             if kind == "dripped":
                 stream[1].write(HEAD + b"X-Slow: ")
                 await drip(stream, lambda: b"a")
@@ -402,8 +403,9 @@ async def test_five_hundred_stalled_sockets_go_and_delay_nobody(
     loop = asyncio.get_running_loop()
     connections = server.server.server_state.connections
     with many_files():
-        stalled = [asyncio.create_task(stalled_for(server, kind)) for _ in range(500)]
-        await until(lambda: len(connections) == 500)
+        opened: list[None] = []
+        stalled = [asyncio.create_task(stalled_for(server, kind, opened)) for _ in range(500)]
+        await until(lambda: len(opened) == 500)
         began_s = loop.time()
         async with talking(server.stream) as good:
             assert (await good.ask(action="ping"))["T"] == "pong"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -33,24 +33,27 @@ class Networks:
         ]
 
     def __contains__(self, address: str) -> bool:
-        try:
-            parsed = ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
-            parsed = parsed.ipv4_mapped
-        return any(parsed in network for network in self._networks)
+        parsed = _parse_address(address)
+        return parsed is not None and any(parsed in network for network in self._networks)
+
+
+def _parse_address(address: str) -> IPv4Address | IPv6Address | None:
+    """Return an address, an IPv4-mapped one as IPv4; None if the text is not an address."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return None
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
+        return parsed.ipv4_mapped
+    return parsed
 
 
 def party_of(address: str) -> str:
     """The unit that limits apply to: an IPv4 address, or the /64 around an IPv6 address."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
+    parsed = _parse_address(address)
+    if parsed is None:
         return "unknown"
     if isinstance(parsed, IPv6Address):
-        if parsed.ipv4_mapped:
-            return str(parsed.ipv4_mapped)
         return str(ip_network((int(parsed) >> 64 << 64, 64)))
     return str(parsed)
 
@@ -94,13 +97,8 @@ def is_loopback(host: str) -> bool:
     name = host.lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
-    try:
-        parsed = ip_address(name)
-    except ValueError:
-        return False
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
-        parsed = parsed.ipv4_mapped
-    return parsed.is_loopback or parsed.is_unspecified
+    parsed = _parse_address(name)
+    return parsed is not None and (parsed.is_loopback or parsed.is_unspecified)
 
 
 def is_origin_pattern(text: str) -> bool:

@@ -18,11 +18,11 @@ from peers.tickcast import STORE
 from processes import set_up_load_process
 from workloads import Workload
 
-from feed.broker.client import make_client
-from feed.broker.publisher import Publisher
-from feed.settings import Settings
-from feed.ticks import Trade
-from feed.times import Time
+from tickcast.broker.client import make_client
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
 
 _AT_ONCE = 50
 _SERVE_TIMEOUT_S = 20.0

@@ -27,11 +27,11 @@ from peers import frame
 from peers.tickcast import STORE
 from processes import LOAD_CORE, SERVER_CORE, cpu_s, descendants, set_up_load_process
 
-from feed.broker.client import make_client
-from feed.broker.publisher import Publisher
-from feed.settings import Settings
-from feed.ticks import Trade
-from feed.times import Time
+from tickcast.broker.client import make_client
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
 
 BATCH = 10
 SYMBOLS = 1000

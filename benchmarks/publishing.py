@@ -26,9 +26,9 @@ import uvloop
 from processes import cpu_s
 from workloads import BY_NAME
 
-from feed.encoding import Encoding, encode
-from feed.ticks import Trade
-from feed.times import Time
+from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
 
 _NICE = -10
 _TFD_TIMER_ABSTIME = 1

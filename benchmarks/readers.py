@@ -4,7 +4,7 @@
 
 Starts a store, a publisher in a separate process, and one reader after the other in this process.
 The readers only count messages. Shows medians of this process's CPU time per message, and the
-ratio to redis-py's time. `ours` is the server's reader, `feed.broker.replies`. `stream` parses
+ratio to redis-py's time. `ours` is the server's reader, `tickcast.broker.resp`. `stream` parses
 in bulk as well, but awaits redis-py's stream for every read. A message is a batch of ten trades.
 """
 
@@ -24,13 +24,13 @@ from typing import Any
 import hiredis
 import uvloop
 
-from feed.broker.client import make_client
-from feed.broker.embedded import provided_store
-from feed.broker.replies import READ_BYTES, ReplyReader
-from feed.encoding import pack
-from feed.settings import Settings
-from feed.ticks import Trade
-from feed.times import Time
+from tickcast.broker.client import make_client
+from tickcast.broker.embedded import provided_store
+from tickcast.broker.resp import READ_BYTES, ReplyReader
+from tickcast.settings import Settings
+from tickcast.wire.encoding import pack
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
 
 CHANNELS = [f"tickcast:{{live/trades/SYM{number}}}:ticks" for number in range(1000)]
 LOADS = {"1,000/s": (1_000, 1), "10,000/s": (10_000, 10), "flood": (10**9, 500)}

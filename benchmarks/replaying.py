@@ -29,15 +29,15 @@ from typing import NamedTuple
 import uvloop
 from processes import cpu_s
 
-from feed.broker.client import make_client
-from feed.broker.embedded import provided_store
-from feed.broker.publisher import Publisher
-from feed.broker.waiting import BATCH_TICKS_MAX
-from feed.settings import Settings
-from feed.ticks import DEFAULT_FEED, Trade
-from feed.times import Time
+from tickcast.broker.client import make_client
+from tickcast.broker.embedded import provided_store
+from tickcast.broker.publish_buffer import BATCH_TICKS_MAX
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.wire.ticks import DEFAULT_FEED, Trade
+from tickcast.wire.times import Time
 
-TICKCAST = [sys.executable, "-m", "feed.cli"]
+TICKCAST = [sys.executable, "-m", "tickcast"]
 
 
 class Run(NamedTuple):

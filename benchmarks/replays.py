@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
-from feed.tapes import TapeWriter
-from feed.ticks import Tick
-from feed.times import NS_PER_SECOND, Time
-from producers.recordings import CsvRecording
+from producers.recordings.csv import CsvRecording
+from tickcast.tapes import TapeWriter
+from tickcast.wire.ticks import Tick
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 LIVE_RATE = 500
 FLUSH_NS = NS_PER_SECOND
@@ -77,7 +77,7 @@ def write_tape(directory: Path, ticks: list[Tick], seconds: float) -> list[Tick]
 @contextmanager
 def running(directory: Path) -> Iterator[str]:
     """Run a server with the tape and a live synthetic market. Yields its address."""
-    tickcast = [sys.executable, "-m", "feed.cli"]
+    tickcast = [sys.executable, "-m", "tickcast"]
     environment = {"TICKCAST_RUNTIME_DIR": str(directory / "rt"), "PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(
         [*tickcast, "serve", "--port", "0", "--tapes", str(directory / "tapes")],

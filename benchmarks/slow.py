@@ -23,7 +23,7 @@ from processes import set_up_load_process
 from publishing import Publishing
 from workloads import SLOW
 
-from feed.settings import Settings
+from tickcast.settings import Settings
 
 SEED = 5
 WARM_UP_S = 2.0

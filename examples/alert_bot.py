@@ -10,9 +10,9 @@ import asyncio
 from collections import defaultdict, deque
 from contextlib import suppress
 
-from clients import connect, listen
-from feed.ticks import Trade
-from feed.times import NS_PER_SECOND
+from tickcast import connect, listen
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import NS_PER_SECOND
 
 
 class Watch:

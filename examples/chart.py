@@ -17,9 +17,9 @@ import argparse
 import polars as pl
 from matplotlib import pyplot as plt
 
-from clients import Window
-from clients.blocking import connect
-from feed.times import Time
+from tickcast import Window
+from tickcast.blocking import connect
+from tickcast.wire.times import Time
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("symbol", nargs="?", default="ES")

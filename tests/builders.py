@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from feed.frames import TEXT, split_frames
-from feed.ticks import Bar, Quote, Trade
-from feed.times import Moment, Time
+from tickcast.wire.frames import TEXT, split_frames
+from tickcast.wire.ticks import Bar, Quote, Trade
+from tickcast.wire.times import Moment, Time
 
 T0 = Time(1_378_054_800_083_000_000)
 NOW = Moment(100.0, T0)

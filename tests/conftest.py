@@ -18,20 +18,20 @@ import uvloop
 from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
-from feed import selfsigned
-from feed.app import create_app
-from feed.broker.client import make_client
-from feed.broker.embedded import provided_store
-from feed.broker.publisher import Publisher
-from feed.selfsigned import Pair
-from feed.server import Server, address_of, bind, server_config
-from feed.settings import Settings
-from feed.tasks import end_tasks
-from feed.ticks import DEFAULT_FEED
-from feed.times import Time
-from feed.tls import certificate_of
-from producers.pacing import Pacer, play
-from producers.synthetic import generate, symbol_names
+from feed.server.app import create_app
+from feed.server.running import Server, address_of, bind, server_config
+from feed.transport import selfsigned
+from feed.transport.selfsigned import Pair
+from feed.transport.tls import certificate_of
+from producers.synthetic.pacing import Pacer, play
+from producers.synthetic.synthetic import generate, symbol_names
+from tickcast.broker.client import make_client
+from tickcast.broker.embedded import provided_store
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.tasks import end_tasks
+from tickcast.wire.ticks import DEFAULT_FEED
+from tickcast.wire.times import Time
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ES_TRADES = DATA / "es-trades.csv.gz"

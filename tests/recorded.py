@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from feed.ticks import Tick
-from feed.times import NS_PER_SECOND, Time
 from tests.builders import T0, trade
+from tickcast.wire.ticks import Tick
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 SECOND = NS_PER_SECOND
 

@@ -12,22 +12,22 @@ import yaml
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from feed import protocol
-from feed.batch import GapReason
-from feed.broker.publisher import Publisher
-from feed.delivery import SlowPolicy
-from feed.encoding import Encoding, encode, wire_names
-from feed.errors import Fault, InvalidAction
-from feed.fields import ID_MAX
-from feed.replay_actions import Verb
-from feed.settings import Settings
-from feed.tapes import TapeWriter
-from feed.ticks import CHANNELS, Bar, Quote, StreamKey, Timeframe, Trade
-from feed.times import Time
 from tests.builders import T0, bar, quote, trade, trades
 from tests.conftest import running_server
 from tests.fuzz.seeds import ACTIONS
 from tests.talk import Talk, decode, talking
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.tapes import TapeWriter
+from tickcast.wire import messages as protocol
+from tickcast.wire.batch import GapReason
+from tickcast.wire.delivery import SlowPolicy
+from tickcast.wire.encoding import Encoding, encode, wire_names
+from tickcast.wire.errors import Fault, InvalidAction
+from tickcast.wire.fields import ID_MAX
+from tickcast.wire.replay_actions import Verb
+from tickcast.wire.ticks import CHANNELS, Bar, Quote, StreamKey, Timeframe, Trade
+from tickcast.wire.times import Time
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "asyncapi.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(PAGE.read_text("utf-8"))
@@ -97,7 +97,7 @@ def test_its_words_are_those_of_the_code() -> None:
 
 def test_what_the_parser_takes_fits_it() -> None:
     """The fuzzer's seeds contain messages of every kind; some of them are invalid on purpose."""
-    from feed.actions import parse_action  # noqa: PLC0415
+    from tickcast.wire.actions import parse_action  # noqa: PLC0415
 
     good = 0
     for seed in ACTIONS:

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from feed.selfsigned import Pair
-from feed.settings import Settings
-from tests.clients.tapes import write_tape
+from feed.transport.selfsigned import Pair
 from tests.conftest import running_server
 from tests.programs import run_program
+from tests.tickcast.client.tapes import write_tape
+from tickcast.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/client.md")

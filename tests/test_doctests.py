@@ -15,17 +15,17 @@ import pytest
 from msgspec.structs import replace
 
 import clients
-from feed.broker.publisher import Publisher
-from feed.settings import Settings
 from tests.builders import bar, quote, trades
-from tests.clients.tapes import write_tape
 from tests.conftest import running_server
+from tests.tickcast.client.tapes import write_tape
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = (
     "clients",
     *(f"clients.{path.stem}" for path in sorted((ROOT / "clients").glob("[a-z]*.py"))),
-    "feed.playback", "feed.ticks", "feed.times",
+    "tickcast.wire.playback", "tickcast.wire.ticks", "tickcast.wire.times",
 )  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.FAIL_FAST
 

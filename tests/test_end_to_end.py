@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from feed.broker.publisher import Publisher
-from feed.ticks import Trade
-from feed.times import Time
-from producers.pacing import Pacer, play
-from producers.recordings import CsvRecording
+from producers.recordings.csv import CsvRecording
+from producers.synthetic.pacing import Pacer, play
 from tests.conftest import ES_TRADES, RunningServer
 from tests.talk import Talk, talking
+from tickcast.broker.publisher import Publisher
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
 
 COUNT = 7_500
 RATE = 5_000

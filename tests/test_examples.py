@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from feed.broker.publisher import Publisher
-from producers.recordings import CsvRecording
+from producers.recordings.csv import CsvRecording
 from tests.conftest import ES_TRADES, RunningServer
 from tests.faults.source import needs_recording
 from tests.programs import run_program
+from tickcast.broker.publisher import Publisher
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 

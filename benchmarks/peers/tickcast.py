@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from feed.broker.client import make_client
-from feed.broker.publisher import Publisher
-from feed.settings import Settings
-from feed.ticks import Trade
-from feed.times import Time
 from peers import Feed, frame, handshake
+from tickcast.broker.client import make_client
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
 
 STORE = "store"
 
@@ -34,7 +34,7 @@ class Peer:
 
     def command(self, directory: Path) -> list[str]:
         self.environment["TICKCAST_RUNTIME_DIR"] = str(directory / STORE)
-        return [sys.executable, "-m", "feed.cli", "serve", "--port", "0"]
+        return [sys.executable, "-m", "tickcast", "serve", "--port", "0"]
 
     def hello(self) -> bytes:
         return handshake("/stream")

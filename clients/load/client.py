@@ -13,9 +13,9 @@ from clients.load.meter import Meter
 from clients.load.payload import Notice, PayloadReader, Streams, Summary, Undecodable
 from clients.load.plan import Plan, Seat
 from clients.load.tally import Tally
-from feed.encoding import Encoding, encode
-from feed.errors import CloseCode, ConnectionFailed
-from feed.errors import Fault as ServerFault
+from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.errors import CloseCode, ConnectionFailed
+from tickcast.wire.errors import Fault as ServerFault
 
 NO_CLOSE_FRAME: Final = 1006
 _CLOSE_GRACE_S: Final = 1.0

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from clients.load.payload import Notice
-from feed.errors import ConnectionFailed, Fault
+from tickcast.wire.errors import ConnectionFailed, Fault
 
 Action = dict[str, Any]
 _TOO_MUCH: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))

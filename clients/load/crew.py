@@ -27,7 +27,7 @@ from clients.load.messages import (
     read_news,
 )
 from clients.load.plan import Plan
-from feed.errors import TickcastError
+from tickcast.wire.errors import TickcastError
 
 _END_S = 3.0
 # -P: don't import a directory `clients` that happens to be in the working directory.

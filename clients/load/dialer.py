@@ -9,7 +9,7 @@ from typing import Any
 from clients.load.client import Client
 from clients.load.plan import Plan
 from clients.load.wire import Address
-from clients.tls import verifying_context
+from tickcast.client.tls import verifying_context
 
 
 class Dialer:

@@ -30,7 +30,7 @@ from clients.load.report import (
     latency_of,
 )
 from clients.load.verdict import judge
-from feed.times import Time
+from tickcast.wire.times import Time
 
 POOL_SHOWN = 1000
 

@@ -18,9 +18,9 @@ from clients.load.meter import Meter
 from clients.load.payload import PayloadReader, Streams
 from clients.load.plan import Plan, Seat, seats, symbols_of
 from clients.load.wire import parse_url
-from clients.tls import why_refused
-from feed.errors import ConnectionFailed
-from feed.ticks import DEFAULT_FEED, Coverage, StreamKey, Subscription
+from tickcast.client.tls import why_refused
+from tickcast.wire.errors import ConnectionFailed
+from tickcast.wire.ticks import DEFAULT_FEED, Coverage, StreamKey, Subscription
 
 _LOOK_S: Final = 0.05
 _QUIET_S: Final = 1.5

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from feed.errors import InvalidSettings
+from tickcast.wire.errors import InvalidSettings
 
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 

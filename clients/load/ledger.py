@@ -11,7 +11,7 @@ from clients.load.client import NO_CLOSE_FRAME, Client
 from clients.load.histogram import Histogram
 from clients.load.messages import Accounts, FaultLine, add_counts
 from clients.load.payload import Streams
-from feed.errors import CloseCode
+from tickcast.wire.errors import CloseCode
 
 FAULT_LINES_MAX: Final = 20
 _TALLY_FIELDS: Final = (

@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec import Raw, Struct
 
-from feed.encoding import Encoding
-from feed.errors import TickcastError
-from feed.times import NS_PER_SECOND, Time
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.errors import TickcastError
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 SAMPLES_MAX: Final = 2
 """Maximum number of ticks to sample for latency per payload, each with an equal weight."""

@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
-from feed.encoding import Encoding
-from feed.protocol import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.messages import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
 
 CLIENT_NAME: Final = "tickcast-load"
 

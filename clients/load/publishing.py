@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from clients.load.histogram import Histogram
-from feed.broker.publisher import Publisher
-from feed.errors import BrokerUnavailable, InvalidSettings
-from feed.ticks import Bar, Quote, Tick, Timeframe, Trade
-from feed.times import NS_PER_SECOND, Time
+from tickcast.broker.publisher import Publisher
+from tickcast.wire.errors import BrokerUnavailable, InvalidSettings
+from tickcast.wire.ticks import Bar, Quote, Tick, Timeframe, Trade
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 _BATCH_TICKS: Final = 500
 _OVERTIME_S: Final = 5.0

@@ -16,11 +16,11 @@ from clients.load.plan import Plan, streams_of
 from clients.load.publishing import Producer, Schedule
 from clients.load.recorder import Recorder, Sample
 from clients.load.report import Report
-from feed.broker.publisher import Publisher
-from feed.broker.store import Store
-from feed.errors import TickcastError
-from feed.ticks import StreamKey
-from feed.times import NS_PER_SECOND, Time
+from tickcast.broker.publisher import Publisher
+from tickcast.broker.store import Store
+from tickcast.wire.errors import TickcastError
+from tickcast.wire.ticks import StreamKey
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 _CLOSING_ROUNDS: Final = 3
 _LAST_SAMPLE_S: Final = 0.03

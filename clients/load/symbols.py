@@ -12,8 +12,8 @@ from msgspec import Struct, field
 
 from clients.load.plan import Plan
 from clients.load.wire import parse_url
-from clients.tls import verifying_context, why_refused
-from feed.errors import ConnectionFailed, TickcastError
+from tickcast.client.tls import verifying_context, why_refused
+from tickcast.wire.errors import ConnectionFailed, TickcastError
 
 _TIMEOUT_S: Final = 10.0
 _UNAUTHORIZED: Final = 401

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from feed.errors import ConnectionFailed, InvalidSettings, TickcastError
+from tickcast.wire.errors import ConnectionFailed, InvalidSettings, TickcastError
 
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1

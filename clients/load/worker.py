@@ -29,8 +29,8 @@ from clients.load.messages import (
     pack,
     read_order,
 )
-from feed.errors import TickcastError
-from feed.times import NS_PER_SECOND
+from tickcast.wire.errors import TickcastError
+from tickcast.wire.times import NS_PER_SECOND
 
 _BEAT_S: Final = 0.02
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from clients.audit import COUNTS, by_trouble, sum_up
-from clients.report import Report, StreamReport
-from clients.terminal.lines import Line, Segment, count_fitting
+from tickcast.client.audit import COUNTS, by_trouble, sum_up
+from tickcast.client.report import Report, StreamReport
+from tickcast.commands.lines import Line, Segment, count_fitting
 
 _HEADS: Final = ("symbol", "channel", "seq", *COUNTS)
 _LEFT: Final = 2

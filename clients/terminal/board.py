@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from clients.report import Report
 from clients.terminal.audit import AuditTable
 from clients.terminal.candles import TIMEFRAMES, Candles
 from clients.terminal.chart import draw_chart
 from clients.terminal.formats import format_age, format_amount, format_price
 from clients.terminal.help import HELP
-from clients.terminal.lines import Line, Segment, clip, spread
 from clients.terminal.market import Market, Row
 from clients.terminal.table import Table, change, last_price
 from clients.terminal.view import Page, View, Wish
-from feed.ticks import Tick
+from tickcast.client.report import Report
+from tickcast.commands.lines import Line, Segment, clip, spread
+from tickcast.wire.ticks import Tick
 
 _SAID_S: Final = 5.0
 _KEYS: Final = (

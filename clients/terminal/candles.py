@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from feed.ticks import Tick, Trade
-from feed.times import NS_PER_SECOND, Time
+from tickcast.wire.ticks import Tick, Trade
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 CANDLES_MAX: Final = 300
 TIMEFRAMES: Final = {"1s": 1, "5s": 5, "1m": 60, "5m": 300}

@@ -8,7 +8,7 @@ from typing import Final
 
 from clients.terminal.candles import TIMEFRAMES, Candle, Candles
 from clients.terminal.formats import SPARKS, format_amount, format_price
-from clients.terminal.lines import Line, Segment
+from tickcast.commands.lines import Line, Segment
 
 _NOTHING, _WICK, _BODY = 0, 1, 2
 _GLYPHS: Final = {

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Final, Self
 
 from clients.terminal.formats import count_decimals
-from feed.ticks import Quote, Tick, Trade
-from feed.times import Time
+from tickcast.wire.ticks import Quote, Tick, Trade
+from tickcast.wire.times import Time
 
 ROWS_MAX: Final = 1_000
 """Maximum number of symbols to show: the busiest ones."""

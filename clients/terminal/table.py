@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from clients.terminal.formats import format_age, format_amount, format_price, sparkline
-from clients.terminal.lines import Line, Segment
 from clients.terminal.market import SPARK_POINTS, Row
+from tickcast.commands.lines import Line, Segment
 
 FLASH_S: Final = 0.6
 _GAP: Final = "  "

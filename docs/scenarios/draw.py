@@ -8,10 +8,10 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from feed.ticks import Quote, Tick, Trade
-from feed.times import NS_PER_SECOND, Time
-from producers.scenarios import SCENARIOS, play_out
-from producers.synthetic import symbol_names
+from producers.synthetic.scenarios import SCENARIOS, play_out
+from producers.synthetic.synthetic import symbol_names
+from tickcast.wire.ticks import Quote, Tick, Trade
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 _START: Final = Time.parse("2026-01-05T14:30:00Z")
 _RATE: Final = 40.0

@@ -15,7 +15,7 @@ from enum import IntEnum
 from functools import partial
 from typing import Final, TypeVar
 
-from feed.errors import TryAgain
+from tickcast.wire.errors import TryAgain
 
 _WAIT_S: Final = 3.0
 _FAILED_FOR_S: Final = 60.0

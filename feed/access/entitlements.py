@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from feed.closest import PatternMap
-from feed.ticks import CHANNELS, Coverage, Subscription, is_feed_name, is_pattern
+from tickcast.wire.patterns import PatternMap
+from tickcast.wire.ticks import CHANNELS, Coverage, Subscription, is_feed_name, is_pattern
 
 ANY: Final = "*"
 

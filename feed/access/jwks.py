@@ -20,9 +20,9 @@ import jwt
 import msgspec
 
 from feed.access.tokens import VerifyingKey, for_public_key
-from feed.addresses import is_loopback
-from feed.errors import AuthFailed, InvalidSettings
-from feed.proxies import through
+from tickcast.addresses import is_loopback
+from tickcast.client.proxies import through
+from tickcast.wire.errors import AuthFailed, InvalidSettings
 
 _FETCH_TIMEOUT_S: Final = 5.0
 _KEPT_S: Final = 3600.0

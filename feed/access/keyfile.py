@@ -16,7 +16,7 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from feed.access.keyring import Key, KeyRing, parse_keys
-from feed.errors import InvalidSettings, TickcastError
+from tickcast.wire.errors import InvalidSettings, TickcastError
 
 _SIZE_MAX: Final = 64 * 1024 * 1024
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from feed.access.keyfile import KeyFile
 from feed.access.keyring import Key, KeyRing
-from feed.errors import InvalidSettings
+from tickcast.wire.errors import InvalidSettings
 
 _APART_BYTES: Final = 16 * 1024
 """A smaller file, with about 60 keys, is parsed in a few milliseconds."""

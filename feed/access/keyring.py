@@ -27,7 +27,7 @@ from msgspec import Meta, Struct
 from feed.access.entitlements import ANY, Entitlements
 from feed.access.grant import Grant, Proof
 from feed.access.secrets import is_hash
-from feed.errors import InvalidSettings
+from tickcast.wire.errors import InvalidSettings
 
 KEYS_MAX: Final = 100_000
 NAME_MAX: Final = 64

@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
-from feed.errors import AuthFailed, InvalidSettings
+from tickcast.wire.errors import AuthFailed, InvalidSettings
 
 SECRET_MIN_BYTES: Final = 32
 _RSA_MIN_BITS: Final = 2048

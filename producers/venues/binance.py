@@ -14,9 +14,6 @@ from typing import Final, Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct, field
 
-from feed.errors import BadFrame
-from feed.ticks import Quote, Trade
-from feed.times import Time
 from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
     Kind,
@@ -33,6 +30,9 @@ from producers.venues.venue import (
     decode,
     numbered_trade,
 )
+from tickcast.wire.errors import BadFrame
+from tickcast.wire.ticks import Quote, Trade
+from tickcast.wire.times import Time
 
 _NAME: Final = "binance"
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 The lines of a file are `URL <-> T` for the opened connection, `URL <- T: FRAME` for each message
 that we sent, and `T: FRAME` for each frame that we received. T is in seconds since the Unix epoch.
-`producers/captures.py` reads this format.
+`producers/recordings/captures.py` reads this format.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from feed.times import NS_PER_SECOND, Time
 from producers.venues.registry import venue_at
 from producers.venues.venue import Venue
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 _BUFFER_MAX_BYTES: Final = 64 * 1024
 _BUFFER_MAX_S: Final = 1.0

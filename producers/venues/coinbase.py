@@ -11,9 +11,6 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from feed.errors import BadFrame
-from feed.ticks import Quote, Trade
-from feed.times import Time
 from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
     Kind,
@@ -30,6 +27,9 @@ from producers.venues.venue import (
     decode,
     numbered_trade,
 )
+from tickcast.wire.errors import BadFrame
+from tickcast.wire.ticks import Quote, Trade
+from tickcast.wire.times import Time
 
 _NAME: Final = "coinbase"
 _TAKERS: Final[dict[str, Literal["B", "S"]]] = {"buy": "S", "sell": "B"}

@@ -7,11 +7,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from feed.errors import BadFrame
-from feed.ticks import Tick
-from feed.times import NS_PER_SECOND, Time
 from producers.venues.symbols import UnknownMarket
 from producers.venues.venue import Kind, Notice, Series, Venue
+from tickcast.wire.errors import BadFrame
+from tickcast.wire.ticks import Tick
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 _BACK_MAX: Final = 10_000
 """A number that is further behind the highest one starts a new numbering."""

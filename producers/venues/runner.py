@@ -21,15 +21,15 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
-from feed.delays import Delays, Reminders
-from feed.errors import BadFrame, VenueRefused
-from feed.proxies import NO_SOCKS, proxy_of, through
-from feed.tasks import end_tasks
-from feed.ticks import Tick
-from feed.times import Time
 from producers.venues.capture import Capture, Session
 from producers.venues.intake import Intake
 from producers.venues.venue import Kind, Notice, Venue, Wants, shown
+from tickcast.client.proxies import NO_SOCKS, proxy_of, through
+from tickcast.tasks import end_tasks
+from tickcast.wire.delays import Delays, Reminders
+from tickcast.wire.errors import BadFrame, VenueRefused
+from tickcast.wire.ticks import Tick
+from tickcast.wire.times import Time
 
 FIRST_DELAY_S: Final = 0.2
 MAX_DELAY_S: Final = 30.0

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from feed.errors import BadFrame
-from feed.ticks import is_symbol
+from tickcast.wire.errors import BadFrame
+from tickcast.wire.ticks import is_symbol
 
 _OURS: Final = re.compile(r"[A-Z0-9][A-Za-z0-9.]*-[A-Z0-9]+", re.ASCII)
 

@@ -9,10 +9,10 @@ from typing import Annotated, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from feed.errors import BadFrame, InvalidTick
-from feed.ticks import Tick, Trade, validate
-from feed.times import Time
 from producers.venues.symbols import SymbolRule
+from tickcast.wire.errors import BadFrame, InvalidTick
+from tickcast.wire.ticks import Tick, Trade, validate
+from tickcast.wire.times import Time
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A sequence number or id of a venue, in the range that can be published."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 import pytest_asyncio
 
-from feed.cli import main
+from tickcast.commands import main
 
 
 class Finished(NamedTuple):
@@ -43,7 +43,7 @@ class Cli:
         self, *words: str, stdin: int = subprocess.DEVNULL
     ) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "feed.cli", *words,
+            sys.executable, "-m", "tickcast", *words,
             stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment,
         )  # fmt: skip
         self.processes.append(process)
@@ -115,7 +115,7 @@ def shell(
         monkeypatch.delenv(name)
     monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(runtime_dir))
     # It would outlive this test.
-    monkeypatch.setattr("feed.logs.set_up", lambda *options: None)
+    monkeypatch.setattr("tickcast.logs.set_up", lambda *options: None)
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr("sys.stdin", nothing)
         yield Shell(monkeypatch, capfd)

@@ -24,7 +24,7 @@ from feed import cli
 
 def main() -> None:
     for name in cli.tickcast.list_commands(None):  # type: ignore[arg-type]
-        importlib.import_module(f"feed.cli.{name}")
+        importlib.import_module(f"tickcast.commands.{name}")
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_run(json.loads(line))) + "\n")
         sys.stdout.flush()

@@ -19,7 +19,7 @@ from tests.conftest import until
 # It makes the terminal its controlling terminal first, as a shell would.
 LAUNCH = (
     "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-    " os.execv(sys.executable, [sys.executable, '-m', 'feed.cli', *sys.argv[1:]])"
+    " os.execv(sys.executable, [sys.executable, '-m', 'tickcast', *sys.argv[1:]])"
 )
 
 

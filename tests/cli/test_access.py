@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from feed.cli import main
 from tests.cli.conftest import Cli
+from tickcast.commands import main
 
 
 async def test_a_key_from_its_making_to_its_end(cli: Cli, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_misuse_is_one_line(
     monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(runtime_dir))
     monkeypatch.chdir(tmp_path)
     # It would outlive this test.
-    monkeypatch.setattr("feed.logs.set_up", lambda *options: None)
+    monkeypatch.setattr("tickcast.logs.set_up", lambda *options: None)
     monkeypatch.setattr("sys.argv", ["tickcast", *words, *port])
     with pytest.raises(SystemExit) as ended:
         main()

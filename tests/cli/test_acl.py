@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from feed.broker.acl import SERVER, aclfile, publisher_of
 from tests.cli.conftest import Cli, Shell
-from tests.feed.broker.locked import LockedStore, locked_store, take_away
+from tests.tickcast.broker.locked import LockedStore, locked_store, take_away
+from tickcast.broker.acl import SERVER, aclfile, publisher_of
 
 FEEDS = ("live", "cme")
 LIVE = publisher_of("live")

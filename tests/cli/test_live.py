@@ -16,12 +16,8 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from feed.broker import keys
-from feed.cli.live import Meter
-from feed.encoding import Encoding, encode
-from feed.ticks import Quote, StreamKey, Tick, Trade
-from feed.times import Time
-from producers.captures import CaptureRecording
+from producers.commands.live import Meter
+from producers.recordings.captures import CaptureRecording
 from producers.venues.registry import VENUES
 from producers.venues.runner import Runner
 from producers.venues.venue import Wants
@@ -40,6 +36,10 @@ from tests.producers.venues.simulator import simulated
 from tests.producers.venues.test_intake import match
 from tests.producers.venues.test_runner import REFUSED
 from tests.talk import Talk, talking
+from tickcast.broker import keys
+from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.ticks import Quote, StreamKey, Tick, Trade
+from tickcast.wire.times import Time
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_on_a_terminal_a_line_says_how_it_goes(cli: Cli, redis_url: str) -
 
     async with simulated([match(1), match(2)]) as venue:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "feed.cli", "live", "coinbase", "BTC-USD", "--url", venue.url,
+            sys.executable, "-m", "tickcast", "live", "coinbase", "BTC-USD", "--url", venue.url,
             "--redis", redis_url, stdout=theirs, stderr=theirs, env=cli.environment,
         )  # fmt: skip
         cli.processes.append(process)

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from feed.cli import main
 from tests.cli.conftest import Cli
 from tests.clients.load.double import Double, doubling, frame, tick
+from tickcast.commands import main
 
 
 class Page(HTMLParser):

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from feed.broker import keys
-from feed.broker.client import make_client
-from feed.broker.store import Store
-from feed.ticks import StreamKey
-from producers.synthetic import symbol_names
+from producers.synthetic.synthetic import symbol_names
 from tests.cli.conftest import Cli
-from tests.feed.broker.stores import OwnStore, own_store
+from tests.tickcast.broker.stores import OwnStore, own_store
+from tickcast.broker import keys
+from tickcast.broker.client import make_client
+from tickcast.broker.store import Store
+from tickcast.wire.ticks import StreamKey
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from feed.tapes import Library, Tape
 from tests.cli.conftest import Cli, Shell
+from tickcast.tapes import Library, Tape
 
 
 @pytest.mark.parametrize(

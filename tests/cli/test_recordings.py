@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from feed.tapes import Tape
-from feed.ticks import Tick, Trade
 from tests.cli.conftest import Cli, Shell
+from tickcast.tapes import Tape
+from tickcast.wire.ticks import Tick, Trade
 
 TICK = '{"T":"t","S":"A","p":1,"s":2,"t":%s}'
 

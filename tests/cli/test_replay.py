@@ -14,22 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from feed.broker import replays
-from feed.broker.client import make_client
-from feed.broker.embedded import store_url
-from feed.broker.steering import Pause, Resume, Seek, Speed, Step
-from feed.cli import replay_screen
-from feed.cli.keyboard import split
-from feed.cli.replay_screen import command_of
-from feed.cli.replayctl import describe
-from feed.errors import ReplayFailed
-from feed.playback import MAX, Mode, State
-from feed.settings import Settings
-from feed.tasks import end_tasks
-from feed.times import Time
+from producers.commands import replay_screen
+from producers.commands.replay_screen import command_of
+from producers.commands.replayctl import describe
 from tests.cli.conftest import Cli, Finished, Shell
 from tests.cli.terminals import LAUNCH, terminal
 from tests.talk import talking
+from tickcast.broker import replays
+from tickcast.broker.client import make_client
+from tickcast.broker.embedded import store_url
+from tickcast.broker.steering import Pause, Resume, Seek, Speed, Step
+from tickcast.commands.keyboard import split
+from tickcast.settings import Settings
+from tickcast.tasks import end_tasks
+from tickcast.wire.errors import ReplayFailed
+from tickcast.wire.playback import MAX, Mode, State
+from tickcast.wire.times import Time
 
 
 @pytest.fixture

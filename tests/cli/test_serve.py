@@ -12,11 +12,11 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from feed.server import bind
+from feed.server.running import bind
 from tests.cli.conftest import Cli
 from tests.conftest import until
-from tests.feed.broker.test_embedded import processes_using
 from tests.talk import talking
+from tests.tickcast.broker.test_embedded import processes_using
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -229,7 +229,7 @@ async def test_ipv4_and_ipv6_at_once(cli: Cli, words: list[str], addresses: list
 
 async def test_out_of_descriptors_is_logged_once_and_passes(cli: Cli) -> None:
     process = await asyncio.create_subprocess_shell(
-        f"ulimit -n 50; exec {sys.executable} -m feed.cli serve --port 0",
+        f"ulimit -n 50; exec {sys.executable} -m tickcast.commands serve --port 0",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.environment,
     )  # fmt: skip
     cli.processes.append(process)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from feed.cli.tape import new_tape
-from feed.tapes import Tape
-from feed.tapes.names import manifest_path
-from feed.times import NS_PER_SECOND, Time
+from producers.commands.tape import new_tape
 from tests.builders import T0, quote, trade, trades
 from tests.cli.conftest import Shell
-from tests.feed.tapes.builders import a_tape, write
+from tests.tickcast.tapes.builders import a_tape, write
+from tickcast.tapes import Tape
+from tickcast.tapes.names import manifest_path
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 
 def test_info_says_what_is_in_a_tape(shell: Shell, tmp_path: Path) -> None:

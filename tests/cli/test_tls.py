@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from feed import selfsigned
+from feed.transport import selfsigned
 from tests.cli.conftest import Cli, Shell
 
 

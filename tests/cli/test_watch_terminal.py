@@ -13,8 +13,8 @@ import pytest
 
 from tests.cli.conftest import Cli
 from tests.cli.terminals import LAUNCH, Terminal, on_terminal
-from tests.clients.double import Double, Peer, playing
 from tests.conftest import until
+from tests.tickcast.client.double import Double, Peer, playing
 
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 
@@ -94,8 +94,8 @@ async def test_however_it_ends_the_terminal_is_as_it_was(cli: Cli, ending: str, 
 async def test_a_crash_leaves_the_terminal_as_it_was(cli: Cli) -> None:
     # No known input breaks it, so the test has to.
     launch = LAUNCH.replace(
-        "'-m', 'feed.cli'",
-        "'-c', 'import feed.cli, clients.terminal.view as v; v.View.press = None; feed.cli.main()'",
+        "'-m', 'tickcast'",
+        "'-c', 'import tickcast.commands, clients.terminal.view as v; v.View.press = None; tickcast.commands.main()'",
     )
     async with playing(market) as double, watching(double, cli, launch=launch) as terminal:
         terminal.press("s")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.clients.double import Peer, playing
+from tests.tickcast.client.double import Peer, playing
 
 SYMBOLS = [f"SYM-{number:02}" for number in range(60)]
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -114,7 +114,7 @@ async def past(peer: Peer) -> None:
 
 
 def command(url: str) -> str:
-    words = [sys.executable, "-m", "feed.cli", "watch", "*", "--url", url]
+    words = [sys.executable, "-m", "tickcast", "watch", "*", "--url", url]
     return shlex.join(words)
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from clients.books import Gap
-from clients.comeback import Wish
-from clients.notices import Event, Heartbeat
-from clients.state import ClientState, Message
-from feed.actions import Auth
-from feed.batch import Batch
-from feed.encoding import Encoding
-from feed.frames import TEXT, split_frames
-from feed.playback import State
-from feed.recovery import Run
-from feed.replay_actions import Play, Steer
-from feed.slices import run_all
-from feed.ticks import Bar, Quote, StreamKey, Tick, Trade, channel_of
+from feed.transport.slices import run_all
 from tests.feed.accountant import Accountant
 from tests.feed.world import Store, Stored, World
+from tickcast.client.accounts import Gap
+from tickcast.client.notices import Event, Heartbeat
+from tickcast.client.resume import Wish
+from tickcast.client.state import ClientState, Message
+from tickcast.wire.actions import Auth
+from tickcast.wire.batch import Batch
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.frames import TEXT, split_frames
+from tickcast.wire.playback import State
+from tickcast.wire.replay_actions import Play, Steer
+from tickcast.wire.sequence import Run
+from tickcast.wire.ticks import Bar, Quote, StreamKey, Tick, Trade, channel_of
 
 CHANNELS = ("trades", "bars:1s")
 

@@ -14,19 +14,19 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from clients.books import Gap, Position
-from clients.record import Recorder, Rotation, positions_of
-from clients.stream import connect
-from feed.broker.publisher import Publisher
-from feed.errors import RecordingFailed
-from feed.settings import Settings
-from feed.tapes import Library, Tape, TapeWriter
-from feed.tapes.lines import Hole, Place
-from feed.tapes.shelf import Shelf
-from producers.synthetic import generate, symbol_names
+from clients.recorder.record import Recorder, Rotation, positions_of
+from producers.synthetic.synthetic import generate, symbol_names
 from tests.builders import T0, bar, quote, trades
-from tests.clients.double import Peer, hold, playing
 from tests.conftest import RunningServer, running_server, until
+from tests.tickcast.client.double import Peer, hold, playing
+from tickcast.broker.publisher import Publisher
+from tickcast.client.accounts import Gap, Position
+from tickcast.client.stream import connect
+from tickcast.settings import Settings
+from tickcast.tapes import Library, Tape, TapeWriter
+from tickcast.tapes.directory import Shelf
+from tickcast.tapes.lines import Hole, Place
+from tickcast.wire.errors import RecordingFailed
 
 NEVER = Rotation()
 WANTED = {"trades": ["ES", "N*"], "quotes": ["*"]}
@@ -268,7 +268,7 @@ async def test_a_full_disk_ends_it_with_a_word(
         await publisher.publish(trades(3))
         await until(lambda: recorder.ticks == 3)
         await until(lambda: not recorder._writer.waiting_bytes and not recorder._writing.locked())
-        monkeypatch.setattr("feed.tapes.writer.os.write", _full)
+        monkeypatch.setattr("tickcast.tapes.writer.os.write", _full)
         await publisher.publish(trades(3))
         with pytest.raises(RecordingFailed, match="No space left on device"):
             await asyncio.wait_for(task, 10)

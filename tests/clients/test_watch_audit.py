@@ -10,12 +10,12 @@ from asyncio.subprocess import PIPE, Process
 
 import pytest
 
-from tests.clients.double import Double, Peer, playing
+from tests.tickcast.client.double import Double, Peer, playing
 
 
 async def watch(double: Double, *words: str) -> Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "feed.cli", "watch", "ES", "--channels", "trades", "--audit",
+        sys.executable, "-m", "tickcast", "watch", "ES", "--channels", "trades", "--audit",
         "--url", double.url, *words, stdout=PIPE, stderr=PIPE,
     )  # fmt: skip
 

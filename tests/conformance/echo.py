@@ -13,9 +13,9 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from feed.encoding import Encoding
-from feed.frames import build_frame
-from feed.transport_sink import EXTENSION, TransportSink
+from feed.transport.transport_sink import EXTENSION, TransportSink
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.frames import build_frame
 
 
 async def _by_asgi(websocket: WebSocket) -> None:

@@ -15,9 +15,9 @@ from typing import Final
 
 import pytest
 
-from feed.settings import Settings
 from tests.conformance.echo import WAYS, app
 from tests.conftest import UNLIMITED, running_app
+from tickcast.settings import Settings
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(600)]
 

@@ -14,13 +14,13 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
-from feed.broker.publisher import Publisher
-from feed.settings import Settings
-from feed.tasks import end_tasks
-from feed.times import Time
-from producers.pacing import Pacer, play
-from producers.synthetic import generate, symbol_names
+from producers.synthetic.pacing import Pacer, play
+from producers.synthetic.synthetic import generate, symbol_names
 from tests.faults.serving import ServerProcess
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.tasks import end_tasks
+from tickcast.wire.times import Time
 
 ARGUMENTS: Final = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",

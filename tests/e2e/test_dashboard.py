@@ -9,12 +9,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from clients.stream import connect
-from feed.broker.publisher import Publisher
-from feed.ticks import Trade
-from feed.times import NS_PER_SECOND, Time
 from tests.e2e.conftest import PHONE, Visit, visiting
 from tests.faults.serving import ServerProcess
+from tickcast.broker.publisher import Publisher
+from tickcast.client.stream import connect
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 pytestmark = pytest.mark.usefixtures("market")
 PICTURES = Path(__file__).resolve().parents[2] / "docs" / "images"

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from feed.cli.serve import DASHBOARD
-from feed.settings import Settings
+from feed.commands.serve import DASHBOARD
 from tests.conftest import running_server
 from tests.e2e.conftest import visiting
+from tickcast.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "examples" / "page.html"
 

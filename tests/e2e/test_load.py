@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from feed.broker.publisher import Publisher
 from tests.e2e.conftest import Visit, trading, visiting
 from tests.e2e.profiling import CATEGORIES, costs
 from tests.faults.serving import ServerProcess
+from tickcast.broker.publisher import Publisher
 
 SYMBOLS, RATE = 200, 5_000
 WARM_UP_S = 5.0

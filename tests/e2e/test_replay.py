@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from feed.ticks import Quote, Trade
-from feed.times import NS_PER_SECOND, Time
-from producers.synthetic import generate, symbol_names
+from producers.synthetic.synthetic import generate, symbol_names
 from tests.conftest import ES_TRADES
 from tests.e2e.conftest import PHONE, Visit, visiting
 from tests.e2e.test_dashboard import CONTRASTS, PICTURES
 from tests.faults.children import Child, plain_environment
 from tests.faults.serving import ServerProcess
+from tickcast.wire.ticks import Quote, Trade
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 FIRST_S = 1_378_054_800
 LONG_S = 4_000
@@ -43,7 +43,7 @@ def recording(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def replaying(redis_url: str, log: Path, *words: str) -> AsyncIterator[Child]:
     replay = Child("the replay", log)
-    command = [sys.executable, "-m", "feed.cli", "replay", "--redis", redis_url, *words]
+    command = [sys.executable, "-m", "tickcast", "replay", "--redis", redis_url, *words]
     replay.launch(command, plain_environment())
     try:
         yield replay

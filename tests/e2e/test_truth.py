@@ -12,13 +12,13 @@ from typing import Any, Final
 import pytest
 from redis.asyncio import Redis
 
-from feed.broker.publisher import Publisher
-from feed.broker.store import Store
-from feed.tasks import end_tasks
-from feed.ticks import Quote, StreamKey, Tick, Trade
-from feed.times import Time
 from tests.e2e.conftest import PHONE, Visit, trading, visiting
 from tests.faults.serving import ServerProcess
+from tickcast.broker.publisher import Publisher
+from tickcast.broker.store import Store
+from tickcast.tasks import end_tasks
+from tickcast.wire.ticks import Quote, StreamKey, Tick, Trade
+from tickcast.wire.times import Time
 
 FRESH_S: Final = 4.0
 """By this time after a restart, everything must be live or marked as not live."""

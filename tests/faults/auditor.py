@@ -13,8 +13,8 @@ from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from feed.encoding import Encoding
 from tests.faults.accounts import CHANNELS, Accounts, Sums
+from tickcast.wire.encoding import Encoding
 
 _RETRY_S: Final = (0.02, 0.1)
 _REPLY_TIMEOUT_S: Final = 20.0

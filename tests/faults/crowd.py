@@ -14,11 +14,11 @@ from dataclasses import asdict
 from itertools import cycle
 from typing import Any, Final
 
-from feed.encoding import Encoding
-from feed.tasks import end_tasks
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor, Message
 from tests.faults.children import end_with_parent, until
+from tickcast.tasks import end_tasks
+from tickcast.wire.encoding import Encoding
 
 _PATIENCE_S: Final = 40.0
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from clients import Stream, connect
-from feed.encoding import Encoding
-from feed.ticks import Trade
 from tests.faults.accounts import Sums
+from tickcast import Stream, connect
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.ticks import Trade
 
 
 class Follower:

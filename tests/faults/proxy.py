@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
-from feed.tasks import end_tasks
+from tickcast.tasks import end_tasks
 
 
 class Proxy:

@@ -10,11 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from feed.broker.publisher import Publisher
-from feed.encoding import Encoding
-from feed.settings import Settings
-from feed.tasks import end_tasks
-from feed.ticks import DEFAULT_FEED
 from tests.faults import returning
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor
@@ -25,6 +20,11 @@ from tests.faults.proxy import Proxy, running_proxy
 from tests.faults.serving import ServerProcess
 from tests.faults.source import Source
 from tests.faults.valkey import Valkey, our_client
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.tasks import end_tasks
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.ticks import DEFAULT_FEED
 
 RESUMES_WITHIN_S = 3.0
 """From the end of a fault to the first new tick at every client."""

@@ -46,7 +46,7 @@ class ServerProcess(Child):
         before = len(self.said())
         words = ["--port", str(self.port), "--redis", self._redis_url]
         environment = {**plain_environment(), **self._settings, "PYTHONUNBUFFERED": "1"}
-        self.launch([sys.executable, "-m", "feed.cli", "serve", *words], environment)
+        self.launch([sys.executable, "-m", "tickcast", "serve", *words], environment)
 
         def listening() -> re.Match[str] | None:
             assert self.is_running, self.said()

@@ -10,11 +10,11 @@ from typing import Final
 
 import pytest
 
-from feed.broker.publisher import Publisher
-from feed.ticks import Trade
-from feed.times import Time
-from producers.recordings import CsvRecording
+from producers.recordings.csv import CsvRecording
 from tests.conftest import ES_TRADES
+from tickcast.broker.publisher import Publisher
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
 
 _STEP_S: Final = 0.004
 _BATCH_MAX: Final = 500

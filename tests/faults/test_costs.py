@@ -19,13 +19,13 @@ from websockets.exceptions import ConnectionClosed
 from feed.access.keyfile import add_key
 from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
-from feed.tasks import end_tasks
 from tests.builders import trade
 from tests.faults.conftest import Scale
 from tests.faults.report import tell_numbers
 from tests.faults.scene import Scene
 from tests.faults.serving import can_look_inside
 from tests.faults.source import Source, made_up
+from tickcast.tasks import end_tasks
 
 pytestmark = pytest.mark.faults
 

@@ -11,10 +11,6 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from feed.broker.publisher import Publisher
-from feed.encoding import Encoding
-from feed.ticks import Trade
-from feed.times import Time
 from tests.faults.attackers import KINDS, Attack, Outcome, attacked
 from tests.faults.auditor import Auditor, Message
 from tests.faults.conftest import Scale
@@ -23,6 +19,10 @@ from tests.faults.scene import Scene
 from tests.faults.serving import ServerProcess
 from tests.faults.source import Source, made_up
 from tests.faults.valkey import free_port
+from tickcast.broker.publisher import Publisher
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
 
 pytestmark = [
     pytest.mark.faults,

@@ -14,12 +14,12 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed
 
-from feed.errors import CloseCode
 from tests.faults.accounts import Sums
 from tests.faults.conftest import Scale
 from tests.faults.report import tell_numbers
 from tests.faults.scene import Scene
 from tests.faults.source import Source, made_up
+from tickcast.wire.errors import CloseCode
 
 pytestmark = pytest.mark.faults
 

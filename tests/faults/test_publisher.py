@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from feed.ticks import StreamKey
 from tests.faults.conftest import Scale
 from tests.faults.report import assert_exact, tell
 from tests.faults.scene import Scene
 from tests.faults.source import Source, made_up
+from tickcast.wire.ticks import StreamKey
 
 pytestmark = pytest.mark.faults
 

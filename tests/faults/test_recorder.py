@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from feed.tapes import Library, Tape
-from feed.tapes.ledger import Ledger
-from feed.tapes.lines import encode_tick
-from producers.recordings import CsvRecording
+from producers.recordings.csv import CsvRecording
 from tests.cli.conftest import Cli
 from tests.conftest import ES_TRADES
 from tests.faults.conftest import Scale
 from tests.faults.source import needs_recording
+from tickcast.tapes import Library, Tape
+from tickcast.tapes.lines import encode_tick
+from tickcast.tapes.stats import Ledger
 
 pytestmark = [pytest.mark.faults, needs_recording]
 

@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from feed.encoding import Encoding
-from feed.tasks import end_tasks
-from feed.ticks import Trade
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor
 from tests.faults.children import until
@@ -24,6 +21,9 @@ from tests.faults.report import assert_exact, tell, tell_numbers
 from tests.faults.scene import Scene
 from tests.faults.serving import ServerProcess
 from tests.faults.source import Source, needs_recording, recorded
+from tickcast.tasks import end_tasks
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.ticks import Trade
 
 pytestmark = pytest.mark.faults
 

@@ -13,7 +13,6 @@ from typing import Any, Final
 import pytest
 from websockets.asyncio.client import connect as open_websocket
 
-from feed.encoding import Encoding
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor
 from tests.faults.conftest import Scale
@@ -23,6 +22,7 @@ from tests.faults.returning import SYMBOLS as RETURNING_SYMBOLS
 from tests.faults.scene import Scene
 from tests.faults.serving import ServerProcess
 from tests.faults.source import Source, made_up
+from tickcast.wire.encoding import Encoding
 
 pytestmark = pytest.mark.faults
 

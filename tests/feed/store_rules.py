@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from feed.ticks import StreamKey
 from tests.feed.world import World
+from tickcast.wire.ticks import StreamKey
 
 SYMBOLS = ("AA", "AB", "B")
 CHANNELS = ("trades", "bars:1s")

@@ -7,11 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
-from feed import slices
-from feed.ticks import StreamKey
+from feed.transport import slices
 from tests.feed.accountant import BOUND, Accountant
 from tests.feed.store_rules import CHANNELS, PATTERNS, StoreRules
 from tests.feed.world import World, time_of
+from tickcast.wire.ticks import StreamKey
 
 SLOW = st.sampled_from(["conflate", "skip"])
 WHICH = st.integers(0, 1)

@@ -19,19 +19,19 @@ from feed.access.entitlements import Entitlements
 from feed.access.keyfile import add_key
 from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
-from feed.app import create_app
-from feed.broker.publisher import Publisher
-from feed.playback import Mode
-from feed.replay_actions import Verb
-from feed.settings import Settings
-from producers.replaying import Replay
+from feed.server.app import create_app
+from producers.replay.replay import Replay
 from tests.builders import T0, trades
-from tests.clients.tapes import write_tape
 from tests.conftest import RunningServer, running_server
+from tests.feed.server.test_feed_replays import playing
 from tests.feed.test_edges import SCHEMAS
-from tests.feed.test_replays import playing
 from tests.recorded import Recorded
 from tests.talk import Talk, talking
+from tests.tickcast.client.tapes import write_tape
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.wire.playback import Mode
+from tickcast.wire.replay_actions import Verb
 
 DEMO, ALL = make_key_id(), make_key_id()
 DEMO_SECRET, ALL_SECRET = make_secret(DEMO), make_secret(ALL)

@@ -21,16 +21,16 @@ import yaml
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from feed.broker.publisher import Publisher
-from feed.engine import Engine
-from feed.replay_actions import Verb
-from feed.settings import Settings
+from feed.server.engine import Engine
 from tests.builders import T0, trade, trades
-from tests.clients.tapes import write_tape
 from tests.conftest import RunningServer, running_server, until
-from tests.feed.test_replays import playing
+from tests.feed.server.test_feed_replays import playing
 from tests.recorded import Recorded
 from tests.talk import Talk, talking
+from tests.tickcast.client.tapes import write_tape
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
+from tickcast.wire.replay_actions import Verb
 
 SCHEMAS: Final[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).resolve().parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8")

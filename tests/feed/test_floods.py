@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from feed import actions
-from feed.settings import Settings
-from feed.websocket import FeedProtocol
+from feed.transport.websocket import FeedProtocol
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
 from tests.wire import TEXT, frame, handshake, wired
+from tickcast.settings import Settings
+from tickcast.wire import actions
 
 STRICT: Any = {"unlimited_addresses": (), "attempts": "1000/second"}
 

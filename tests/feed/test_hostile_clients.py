@@ -15,11 +15,11 @@ import msgpack
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from feed.broker.publisher import Publisher
-from feed.settings import Settings
 from tests.builders import trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import Talk, talking
+from tickcast.broker.publisher import Publisher
+from tickcast.settings import Settings
 
 
 def malformed(dice: random.Random) -> Iterator[str | bytes]:

@@ -12,11 +12,11 @@ from msgspec.structs import replace
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from feed.addresses import is_known_host
-from feed.errors import InvalidSettings
-from feed.settings import Settings, load_settings
 from tests.conftest import RunningServer, running_server
 from tests.talk import talking
+from tickcast.addresses import is_known_host
+from tickcast.settings import Settings, load_settings
+from tickcast.wire.errors import InvalidSettings
 
 
 @pytest.mark.parametrize(

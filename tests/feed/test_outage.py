@@ -12,18 +12,18 @@ from typing import Any
 import httpx
 import pytest
 
-from feed.broker import keys
-from feed.broker.client import make_client
-from feed.broker.embedded import provided_store
-from feed.broker.publisher import Publisher
-from feed.broker.store import Store
-from feed.errors import BrokerUnavailable
-from feed.settings import Settings
-from feed.ticks import StreamKey
 from tests.builders import trade, trades
 from tests.conftest import running_server, until
-from tests.feed.broker.test_embedded import guard_of
 from tests.talk import talking
+from tests.tickcast.broker.test_embedded import guard_of
+from tickcast.broker import keys
+from tickcast.broker.client import make_client
+from tickcast.broker.embedded import provided_store
+from tickcast.broker.publisher import Publisher
+from tickcast.broker.store import Store
+from tickcast.settings import Settings
+from tickcast.wire.errors import BrokerUnavailable
+from tickcast.wire.ticks import StreamKey
 
 
 async def status(url: str) -> int:

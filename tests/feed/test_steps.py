@@ -8,22 +8,23 @@ from typing import Any
 
 import pytest
 
-from feed import actions, slices
+from feed.access.conduct import Conduct
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
-from feed.actions import Auth
-from feed.blocks import Blocks
-from feed.conduct import Conduct
-from feed.encoding import Encoding
-from feed.follower import STREAMS_PER_TURN
-from feed.hub import Hub
-from feed.outbox import Outbox
-from feed.replay_actions import Play, Steer
-from feed.session import Session
-from feed.slices import Steps, run_all
-from feed.ticks import StreamKey
-from feed.times import Moment, Time
+from feed.fanout.hub import Hub
+from feed.fanout.outbox import Outbox
+from feed.history.follower import STREAMS_PER_TURN
+from feed.history.pages import Blocks
+from feed.server.session import Session
+from feed.transport import slices
+from feed.transport.slices import Steps, run_all
 from tests.builders import NOW, ListSink, trade
+from tickcast.wire import actions
+from tickcast.wire.actions import Auth
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.replay_actions import Play, Steer
+from tickcast.wire.ticks import StreamKey
+from tickcast.wire.times import Moment, Time
 
 SYMBOLS = [f"S{number}" for number in range(8)]
 

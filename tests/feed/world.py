@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from feed.batch import Batch, Gap, History, Place
-from feed.blocks import Blocks
-from feed.hub import Hub
-from feed.recovery import Due, Run
-from feed.ticks import Bar, StreamKey, Tick, Trade
-from feed.times import Moment, Time
+from feed.fanout.hub import Hub
+from feed.history.pages import Blocks
 from tests.builders import T0, trades
+from tickcast.wire.batch import Batch, Gap, History, Place
+from tickcast.wire.sequence import Due, Run
+from tickcast.wire.ticks import Bar, StreamKey, Tick, Trade
+from tickcast.wire.times import Moment, Time
 
 PAGE_BATCHES = 2
 

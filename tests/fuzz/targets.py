@@ -19,38 +19,16 @@ from typing import Any, Final, NamedTuple
 import msgpack
 import msgspec
 
-from feed import protocol
-from feed.access.credentials import Bearer, KeyAndSecret, credentials_in
 from feed.access.keyring import parse_keys
 from feed.access.secrets import key_id_of
 from feed.access.tokens import read_key, verify_token
-from feed.actions import Action, Auth, Configure, Subscribe, Unsubscribe, parse_action
-from feed.broker.steering import parse_command
-from feed.encoding import Encoding, encode, pack, unpack
-from feed.errors import (
-    AuthFailed,
-    BadFrame,
-    InvalidAction,
-    InvalidRecording,
-    InvalidSettings,
-    InvalidTape,
-    InvalidTick,
-    ReplayFailed,
-)
-from feed.tapes import Tape, TapeWriter
-from feed.tapes.editing import cut
-from feed.tapes.frames import compress
-from feed.tapes.manifest import decode_manifest, encode_manifest
-from feed.tapes.verify import verify
-from feed.ticks import Tick, sort_channels, validate
-from feed.times import Time
-from producers.captures import CaptureRecording, is_capture
-from producers.columns import parse_columns
-from producers.headers import find_head
-from producers.lines import JsonLinesRecording, LineSplitter, is_json_lines, parse_line
-from producers.numbers import NumberReader
-from producers.recordings import CsvRecording
-from producers.timestamps import TimeReader, read_time
+from producers.recordings.captures import CaptureRecording, is_capture
+from producers.recordings.columns import parse_columns
+from producers.recordings.csv import CsvRecording
+from producers.recordings.headers import find_head
+from producers.recordings.lines import JsonLinesRecording, LineSplitter, is_json_lines, parse_line
+from producers.recordings.numbers import NumberReader
+from producers.recordings.timestamps import TimeReader, read_time
 from producers.venues.registry import VENUES
 from producers.venues.venue import Ticks
 from tests.builders import bar, quote, trade
@@ -73,6 +51,28 @@ from tests.fuzz.seeds import (
     TIME_FORMATS,
     TIMES,
 )
+from tickcast.broker.steering import parse_command
+from tickcast.tapes import Tape, TapeWriter
+from tickcast.tapes.editing import cut
+from tickcast.tapes.frames import compress
+from tickcast.tapes.manifest import decode_manifest, encode_manifest
+from tickcast.tapes.verify import verify
+from tickcast.wire import messages as protocol
+from tickcast.wire.actions import Action, Auth, Configure, Subscribe, Unsubscribe, parse_action
+from tickcast.wire.credentials import Bearer, KeyAndSecret, credentials_in
+from tickcast.wire.encoding import Encoding, encode, pack, unpack
+from tickcast.wire.errors import (
+    AuthFailed,
+    BadFrame,
+    InvalidAction,
+    InvalidRecording,
+    InvalidSettings,
+    InvalidTape,
+    InvalidTick,
+    ReplayFailed,
+)
+from tickcast.wire.ticks import Tick, sort_channels, validate
+from tickcast.wire.times import Time
 
 NOW: Final = Time(123)
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import pytest
 
-from feed.errors import InvalidRecording
-from feed.ticks import Quote, Trade
-from feed.times import Time
-from producers.columns import parse_columns, parse_symbols
-from producers.layout import RowFormat
-from producers.lines import JsonLinesRecording
-from producers.numbers import NumberReader
-from producers.recordings import CsvRecording
-from producers.sources import open_recording
-from producers.timestamps import TimeReader
+from producers.recordings.columns import parse_columns, parse_symbols
+from producers.recordings.csv import CsvRecording
+from producers.recordings.layout import RowFormat
+from producers.recordings.lines import JsonLinesRecording
+from producers.recordings.numbers import NumberReader
+from producers.recordings.sources import open_recording
+from producers.recordings.timestamps import TimeReader
+from tickcast.wire.errors import InvalidRecording
+from tickcast.wire.ticks import Quote, Trade
+from tickcast.wire.times import Time
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -1,4 +1,4 @@
-/** When a disconnected client reconnects. The counterpart of `clients/backoff.py`, in milliseconds. */
+/** When a disconnected client reconnects. The counterpart of `tickcast/client/backoff.py`, in milliseconds. */
 
 const FIRST_MS = 200;
 const MAX_MS = 10_000;

@@ -1,6 +1,6 @@
 /**
  * A client's accounts: what it received of each stream, what it missed, and its position. The counterpart
- * of `clients/books.py`; `tests/clients/vectors.json` tests both with the same cases.
+ * of `tickcast/client/accounts.py`; `tests/clients/vectors.json` tests both with the same cases.
  *
  * They follow section 5 of the protocol: each published tick is delivered, merged into a later one,
  * skipped, or in a gap. Anything else is missing, and a correct server has no missing ticks.

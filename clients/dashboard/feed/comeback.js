@@ -1,6 +1,6 @@
 /**
  * What to send after a reconnect, so that every stream resumes where it was. The counterpart of
- * `clients/comeback.py`.
+ * `tickcast/client/resume.py`.
  *
  * Everything is requested again: each subscription with its options, and with the positions of the
  * streams that have one. Servers accept messages of a bounded size, so it may take several.

@@ -1,6 +1,6 @@
 /**
  * A client's side of the conversation, without I/O: frames in, ticks, gaps and notices out. The
- * counterpart of `clients/state.py`.
+ * counterpart of `tickcast/client/state.py`.
  */
 
 import { Books } from "./books.js";

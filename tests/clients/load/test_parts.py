@@ -25,11 +25,11 @@ from clients.load.publishing import Schedule
 from clients.load.recorder import Recorder
 from clients.load.report import Bucket, Report, Workload
 from clients.load.text import bar, coarse, ms, remark, size
-from feed.encoding import Encoding
-from feed.errors import ConnectionFailed
-from feed.frames import build_frame
-from feed.ticks import Trade, channel_of, validate
-from feed.times import Time
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.errors import ConnectionFailed
+from tickcast.wire.frames import build_frame
+from tickcast.wire.ticks import Trade, channel_of, validate
+from tickcast.wire.times import Time
 
 URL = "ws://127.0.0.1:8000/stream"
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from clients.load.payload import PayloadReader, Streams, Summary
 from clients.load.tally import Kind, Tally
-from feed.encoding import Encoding, encode
-from feed.times import Time
 from tests.builders import trade
+from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.times import Time
 
 Message = dict[str, Any]
 SYMBOLS = ("A", "B")

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from clients.books import Books
-from clients.report import Report
 from clients.terminal.board import Board, Status
-from clients.terminal.lines import Line, plain
 from clients.terminal.market import ROWS_MAX
 from clients.terminal.view import Page, Wish
-from feed.ticks import Tick
-from feed.times import Time
 from tests.builders import T0, bar, quote, trade
+from tickcast.client.accounts import Books
+from tickcast.client.report import Report
+from tickcast.commands.lines import Line, plain
+from tickcast.wire.ticks import Tick
+from tickcast.wire.times import Time
 
 LIVE = Status("ws://x/stream", "json", True)
 

@@ -6,10 +6,10 @@ import pytest
 
 from clients.terminal.candles import CANDLES_MAX, Candles
 from clients.terminal.chart import draw_chart
-from clients.terminal.lines import plain
-from feed.ticks import Trade
-from feed.times import NS_PER_SECOND, Time
 from tests.builders import quote, trade
+from tickcast.commands.lines import plain
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 BEGIN = 1_378_054_800  # 2013-09-01T17:00:00Z
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from clients.terminal.lines import (
+from tickcast.commands.lines import (
     STYLES,
     Line,
     clip,

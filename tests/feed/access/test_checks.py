@@ -11,7 +11,7 @@ import pytest
 
 from feed.access import checks
 from feed.access.checks import CheckQueue, Rank
-from feed.errors import TryAgain
+from tickcast.wire.errors import TryAgain
 
 
 class Flood:

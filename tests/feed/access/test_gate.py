@@ -11,14 +11,14 @@ from pathlib import Path
 import jwt
 import pytest
 
-from feed.access.credentials import Bearer
-from feed.access.gate import Gate
+from feed.access.authenticator import Gate
 from feed.access.keyfile import add_key
 from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
-from feed.errors import AuthFailed
-from feed.settings import Settings
 from tests.conftest import until
+from tickcast.settings import Settings
+from tickcast.wire.credentials import Bearer
+from tickcast.wire.errors import AuthFailed
 
 ID = make_key_id()
 SECRET = make_secret(ID)

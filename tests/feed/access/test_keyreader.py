@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from feed.access import keyfile
+from feed.access.authenticator import Gate
 from feed.access.entitlements import Entitlements
-from feed.access.gate import Gate
 from feed.access.grant import Grant, Proof
 from feed.access.keyfile import KeyFile
 from feed.access.keyreader import read_again
 from feed.access.keyring import parse_keys
 from feed.access.secrets import hash_secret
-from feed.errors import InvalidSettings
-from feed.settings import Settings
 from tests.conftest import until
+from tickcast.settings import Settings
+from tickcast.wire.errors import InvalidSettings
 
 KEYS = 1000
 HASH = hash_secret("not a secret")
@@ -113,7 +113,7 @@ async def test_a_gate_follows_it(
 async def test_without_a_process_the_keys_stay_and_it_tries_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("feed.access.gate._AGAIN_S", 0.05)
+    monkeypatch.setattr("feed.access.authenticator._AGAIN_S", 0.05)
     gate = Gate(Settings(auth=str(path)))
     watching = asyncio.create_task(gate.watch(lambda: None))
     grant = Grant(Proof.KEY, "k3", Entitlements())

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from feed.access.credentials import Bearer, KeyAndSecret, credentials_in
-from feed.access.gate import Gate
+from feed.access.authenticator import Gate
 from feed.access.keyfile import KeyFile, add_key
 from feed.access.keyring import Key, parse_keys
 from feed.access.secrets import hash_secret, key_id_of, make_key_id, make_secret
-from feed.cli import tickcast
-from feed.errors import AuthFailed, InvalidSettings, TickcastError
-from feed.settings import Settings
+from tickcast.commands import tickcast
+from tickcast.settings import Settings
+from tickcast.wire.credentials import Bearer, KeyAndSecret, credentials_in
+from tickcast.wire.errors import AuthFailed, InvalidSettings, TickcastError
 
 ID = make_key_id()
 SECRET = make_secret(ID)

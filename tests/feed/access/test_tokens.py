@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from feed.access.tokens import read_key, verify_token
-from feed.errors import AuthFailed, InvalidSettings
+from tickcast.wire.errors import AuthFailed, InvalidSettings
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 RSA = rsa.generate_private_key(65_537, 2048)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from feed.ticks import Quote, Tick, Trade
-from feed.times import Time
 from tests.conftest import DATA
+from tickcast.wire.ticks import Quote, Tick, Trade
+from tickcast.wire.times import Time
 
 COINBASE = DATA / "coinbase-exchange-ws.txt.gz"
 BINANCE = DATA / "binance-spot-ws.txt.gz"

@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from feed.errors import InvalidRecording
-from feed.ticks import Trade
-from feed.times import Time
-from producers.captures import CaptureRecording, is_capture
+from producers.recordings.captures import CaptureRecording, is_capture
 from producers.venues import capture as module
 from producers.venues.capture import Capture, Session
 from producers.venues.coinbase import VENUE
@@ -18,6 +15,9 @@ from tests.conftest import until
 from tests.producers.venues.simulator import Act, simulated
 from tests.producers.venues.test_intake import match
 from tests.producers.venues.test_runner import running
+from tickcast.wire.errors import InvalidRecording
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
 
 URL = "wss://ws-feed.exchange.coinbase.com"
 HEAD = f"{URL} <-> 1618677816.8434298\n".encode()

@@ -6,12 +6,12 @@ from contextlib import suppress
 
 import pytest
 
-from feed.errors import BadFrame
-from feed.ticks import Trade
-from feed.times import NS_PER_SECOND, Time
 from producers.venues.coinbase import VENUE
 from producers.venues.intake import Intake, Skew
 from producers.venues.venue import Notice
+from tickcast.wire.errors import BadFrame
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import NS_PER_SECOND, Time
 
 T0 = Time.parse("2021-04-17T16:43:30Z")
 

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed.errors import BadFrame
-from feed.ticks import Quote, Tick, Trade
-from feed.times import Time
 from producers.venues.binance import VENUE as BINANCE
 from producers.venues.coinbase import VENUE as COINBASE
 from producers.venues.kraken import VENUE as KRAKEN
 from producers.venues.registry import VENUES, venue_at
 from producers.venues.venue import Kind, Notice, Ticks, Venue, Wants
+from tickcast.wire.errors import BadFrame
+from tickcast.wire.ticks import Quote, Tick, Trade
+from tickcast.wire.times import Time
 
 NOW = Time.parse("2026-01-05T12:00:00Z")
 AT_MS = 1_672_515_782_136

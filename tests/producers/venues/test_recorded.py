@@ -10,10 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from feed.errors import BadFrame
-from feed.ticks import Tick
-from feed.times import Time
-from producers.captures import CaptureRecording, is_capture
+from producers.recordings.captures import CaptureRecording, is_capture
 from producers.venues.intake import Intake
 from producers.venues.registry import VENUES
 from producers.venues.venue import Kind, Notice, Ticks
@@ -26,6 +23,9 @@ from tests.producers.venues.recorded import (
     needs_captures,
     received_from,
 )
+from tickcast.wire.errors import BadFrame
+from tickcast.wire.ticks import Tick
+from tickcast.wire.times import Time
 
 pytestmark = needs_captures
 each_venue = pytest.mark.parametrize(

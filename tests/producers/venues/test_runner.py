@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from feed.errors import VenueRefused
-from feed.tasks import end_tasks
-from feed.ticks import Quote, Tick, Trade
 from producers.venues import runner
 from producers.venues.binance import Binance
 from producers.venues.coinbase import Coinbase
@@ -23,6 +20,9 @@ from tests.conftest import until
 from tests.producers.venues.simulator import Act, simulated
 from tests.producers.venues.test_intake import match
 from tests.producers.venues.test_parsing import AT_MS, BINANCE_TRADE, KRAKEN_TICKER, KRAKEN_TRADES
+from tickcast.tasks import end_tasks
+from tickcast.wire.errors import VenueRefused
+from tickcast.wire.ticks import Quote, Tick, Trade
 
 HEARTBEAT = b'{"type":"heartbeat","product_id":"BTC-USD","time":"2021-04-17T16:43:30Z"}'
 REFUSED = b'{"type":"error","message":"Failed to subscribe","reason":"%b is not a valid product"}'

@@ -1,5 +1,0 @@
-"""Runs the command `tickcast` as `python -m feed.cli`."""
-
-from feed.cli import main
-
-main()

@@ -1,0 +1,231 @@
+"""One client's bounded outbound queue."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from feed.fanout.backlog import Backlog
+from feed.fanout.encoded_ticks import Form, Piece
+from tickcast.wire.batch import Gap
+from tickcast.wire.counters import Totals
+from tickcast.wire.delivery import SlowPolicy
+from tickcast.wire.ticks import StreamKey
+
+MESSAGES_ROOM_BYTES: Final = 64 * 1024
+"""Extra room for messages other than ticks, which can't be merged or skipped."""
+PORTION_BYTES: Final = 64 * 1024
+"""Bytes of held data to write before checking whether the sink takes more."""
+
+
+class Sink(Protocol):
+    """Where an outbox puts its bytes: a socket's transport, or a list in a test.
+
+    Attributes:
+        paused: True while the other side is not reading and nothing more should be written.
+        on_pause: called when `paused` becomes True, and when `write` is replaced.
+        write: writes complete frames immediately.
+    """
+
+    paused: bool
+    on_pause: Callable[[], None]
+    write: Callable[[bytes], None]
+
+    def buffered(self) -> int:
+        """Bytes written that the operating system has not accepted yet."""
+
+
+PolicyOf = Callable[[StreamKey], SlowPolicy | None]
+"""The policy of a stream, or None if the client does not hold it."""
+
+
+class Outbox:
+    """Passes frames on while the client reads, and holds them while it does not, up to a limit.
+
+    The limit applies to the bytes held here plus those that the sink has not sent yet. Ticks over
+    the limit go into a backlog, which keeps one tick per stream and merges or skips the others
+    according to the client's policies. If the policy is `close`, or if other messages do not fit,
+    the outbox closes permanently and calls `on_overflow` once; the connection must then end.
+    `fail` closes the outbox in the same way.
+
+    Attributes:
+        totals: counts of the client's ticks, except those that its audience counts.
+        extended: whether the client understands gap notices.
+        write: the sink's `write` while `offer` would call it directly, otherwise None. A flush
+            checks this first, which saves a call for each client.
+    """
+
+    __slots__ = ("_backlog", "_held", "_held_bytes", "_max_bytes", "_on_failure", "_on_overflow",
+                 "_sink", "closed", "extended", "totals", "write")  # fmt: skip
+
+    def __init__(
+        self,
+        sink: Sink,
+        max_bytes: int,
+        on_overflow: Callable[[], None],
+        on_failure: Callable[[], None] | None = None,
+    ) -> None:
+        self._sink = sink
+        self._max_bytes = max_bytes
+        self._on_overflow = on_overflow
+        self._on_failure = on_failure or _nothing
+        self._held: list[bytes] | None = None
+        self._held_bytes = 0
+        self._backlog: Backlog | None = None
+        self.totals = Totals()
+        self.closed = False
+        self.extended = False
+        self.write: Callable[[bytes], None] | None = None
+        sink.on_pause = self._pause
+        self._go_on()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Pushed bytes that have not left this process yet."""
+        return self._held_bytes + self._sink.buffered()
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether ticks are being merged or skipped because the client does not read."""
+        return self._backlog is not None
+
+    def push(self, data: bytes) -> None:
+        """Send complete frames of messages other than ticks, after everything pushed before."""
+        self.totals.bytes += len(data)
+        if not self.offer(data) and not self.closed:
+            if self.waiting_bytes + len(data) > self._max_bytes + MESSAGES_ROOM_BYTES:
+                self._overflow()
+            else:
+                self._hold(data)
+
+    def offer(self, data: bytes) -> bool:
+        """Send complete frames; return False if the client is too slow, then call `absorb`."""
+        if self._held is None and not self._sink.paused:
+            self._sink.write(data)
+            return True
+        if self.closed or self._backlog is not None:
+            return False
+        if self.waiting_bytes + len(data) > self._max_bytes:
+            return False
+        self._hold(data)
+        return True
+
+    def absorb(self, pieces: Sequence[Piece], policy_of: PolicyOf, form: Form) -> Totals:
+        """Take ticks that `offer` refused; return the counts of ticks not sent."""
+        refused = Totals()
+        for piece in pieces:
+            refused.sent += piece.size
+            refused.merged += piece.merged
+        self.totals.add(refused, -1)
+        for piece in pieces:
+            if self.closed:
+                break
+            policy = policy_of(piece.chunk.key)
+            if policy is SlowPolicy.CLOSE:
+                self._overflow()
+            elif policy is not None:
+                if self._backlog is None:
+                    self._backlog = Backlog(form)
+                    self._held = self._held or []
+                    self.write = None
+                self._backlog.add(piece.chunk, policy)
+        return refused
+
+    def tell(self, key: StreamKey, gap: Gap, frame: bytes) -> None:
+        """Send a gap notice, in order with the stream's ticks; `frame` is the encoded notice."""
+        if self.extended and not self.closed:
+            if self._backlog is not None:
+                self._backlog.add_gap(key, gap)
+            else:
+                self.push(frame)
+
+    def follow(self, policy_of: PolicyOf, form: Form) -> None:
+        """Adapt the backlog to a change of the client's subscriptions or form."""
+        if self._backlog is not None:
+            self._backlog.keep(policy_of, form)
+
+    def drain(self, written_us: int) -> Totals:
+        """Send held data to a client that reads again, then its backlog.
+
+        Args:
+            written_us: the time now, microseconds since the Unix epoch.
+
+        Returns:
+            Counts of the ticks sent from the backlog.
+        """
+        released = Totals()
+        if self._held is None or self._sink.paused:
+            self._go_on()
+            return released
+        self._pass_on()
+        if self._held:
+            return released
+        self._held = None
+        while self._backlog and not self._sink.paused:
+            data, part = self._backlog.take(written_us)
+            self._sink.write(data)
+            part.bytes = len(data)
+            released.add(part)
+        if self._backlog:
+            self._held = []
+        else:
+            self._backlog = None
+            self._go_on()
+        self.totals.add(released)
+        return released
+
+    def close(self) -> None:
+        """Drop held data and ignore everything pushed from now on."""
+        self.closed = True
+        # Break the reference cycle with the connection.
+        self._on_overflow = self._on_failure = _nothing
+        self.write = None
+        self._held = []
+        self._held_bytes = 0
+        self._backlog = None
+
+    def fail(self) -> None:
+        """Close after a bug in serving this client, so that only its connection ends."""
+        on_failure = self._on_failure
+        self.close()
+        on_failure()
+
+    def _pass_on(self) -> None:
+        """Write held data in portions until the sink pauses.
+
+        Writing everything at once would exceed the sink's limit. Under TLS this matters, because
+        data that has been encrypted and passed on no longer counts in `buffered`.
+        """
+        held = deque(self._held or ())
+        while held and not self._sink.paused:
+            portion = [held.popleft()]
+            size = len(portion[0])
+            while held and size + len(held[0]) <= PORTION_BYTES:
+                portion.append(held.popleft())
+                size += len(portion[-1])
+            self._held_bytes -= size
+            self._sink.write(b"".join(portion))
+        self._held = list(held)
+
+    def _pause(self) -> None:
+        self.write = None
+
+    def _go_on(self) -> None:
+        if self._held is None and not self._sink.paused:
+            self.write = self._sink.write
+
+    def _hold(self, data: bytes) -> None:
+        if self._held is None:
+            self._held = []
+        self._held.append(data)
+        self._held_bytes += len(data)
+
+    def _overflow(self) -> None:
+        on_overflow = self._on_overflow
+        self.close()
+        on_overflow()
+
+
+def _nothing() -> None:
+    pass

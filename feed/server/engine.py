@@ -1,0 +1,124 @@
+"""Create and run the components of one server: broker, upstream, hub, flusher and others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from feed.access.admission import Door
+from feed.access.authenticator import Gate
+from feed.fanout.flusher import Flusher
+from feed.fanout.hub import Hub
+from feed.history.backfill import Backfill
+from feed.ingest.upstream import Upstream
+from feed.replay.scheduler import Projector
+from feed.server.answers import Answers
+from feed.server.feed_replays import Replays
+from feed.server.session import Session
+from feed.transport.address_limits import AddressLimits
+from feed.transport.loop_share import LoopShare
+from feed.transport.slices import TimeSlices
+from tickcast.broker.attempts import Attempts
+from tickcast.broker.client import make_client
+from tickcast.broker.connection_counts import Seats
+from tickcast.broker.store import Store
+from tickcast.settings import Settings
+from tickcast.tapes import Library
+from tickcast.tasks import BackgroundTasks
+from tickcast.wire.rates import parse_rates
+
+_FIRST_TRY_S: Final = 3.0
+
+logger = logging.getLogger("tickcast")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The components that the endpoints use."""
+
+    settings: Settings
+    hub: Hub
+    upstream: Upstream
+    store: Store
+    backfill: Backfill
+    projector: Projector
+    door: Door
+    replays: Replays
+    tasks: BackgroundTasks
+    loop_share: LoopShare
+    address_limits: AddressLimits
+    slices: TimeSlices
+    answers: Answers
+    sessions: set[Session] = field(default_factory=set)
+
+
+@asynccontextmanager
+async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> AsyncIterator[Engine]:
+    """Start all components. If Redis can't be reached, they keep trying to connect.
+
+    Raises:
+        InvalidSettings: the URL is invalid.
+    """
+    client = make_client(redis_url)
+    hub = Hub()
+    slices = TimeSlices()
+    hub.defer_by(partial(slices.start, hub))
+    flusher = Flusher(hub, settings.flush_pace, settings.flush_window_ms / 1000)
+    upstream = Upstream(client, hub, settings, flusher.wake)
+    backfill = Backfill(upstream.store)
+    replays = Replays(client, upstream, hub)
+    projector = Projector(
+        Library(settings.tapes) if settings.tapes else None,
+        settings.replays_per_connection_max,
+        settings.replays_max,
+    )
+    seats = Seats(client)
+    limits = address_limits(settings)
+    door = Door(
+        settings, gate, limits, seats, Attempts(client, parse_rates(settings.attempts)),
+        hub.counters, lambda: upstream.subscriber.connected,
+    )  # fmt: skip
+    door.defer = partial(slices.start, door)
+    tasks = BackgroundTasks(logger)
+    tasks.supervise("subscriber", upstream.subscriber.run)
+    tasks.supervise("sweeper", upstream.sweep_forever)
+    tasks.supervise("backfill", backfill.run)
+    tasks.supervise("time_slices", slices.serve)
+    tasks.supervise("replay_listener", replays.keep_up)
+    tasks.supervise("private_replays", projector.run)
+    tasks.supervise("connection_counter", seats.run)
+    tasks.supervise("key_watcher", door.watch)
+    answers = Answers()
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_TRY_S):
+                await upstream.subscriber.wait_for_first_try()
+        yield Engine(
+            settings, hub, upstream, upstream.store, backfill, projector, door, replays, tasks,
+            LoopShare(), limits, slices, answers,
+        )  # fmt: skip
+    finally:
+        await answers.close()
+        await tasks.close()
+        await upstream.close()
+        await seats.leave()
+        gate.close()
+        await client.aclose()
+
+
+def address_limits(settings: Settings) -> AddressLimits:
+    """Create the address limits from the settings."""
+    return AddressLimits(
+        settings.unlimited_addresses,
+        settings.trusted_proxies,
+        bytes_per_s=settings.address_bytes_per_s,
+        requests_per_s=settings.requests_per_s,
+        requests_burst=settings.requests_burst,
+        connections_max=settings.connections_per_address_max,
+        shut_out_s=settings.shut_out_s,
+    )

@@ -1,0 +1,146 @@
+"""Limits for each address, across all of its connections to this server, and shut-outs.
+
+No I/O. An address is a single IPv4 address or an IPv6 /64, the network that a site receives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tickcast.addresses import Networks, party_of
+from tickcast.wire.rates import TokenBucket
+
+_ADDRESSES_MAX: Final = 10_000
+_FRAME_BYTES: Final = 1024
+"""Parsing a frame takes about as long as parsing this many bytes."""
+_FLOODS_BURST: Final = 5
+_FLOODS_PER_S: Final = 0.1
+_REFUSALS_BURST: Final = 50
+_REFUSALS_PER_S: Final = 1.0
+
+
+class AddressLimiter:
+    """The remaining allowance of one address. Create one with `AddressLimits.of`.
+
+    Attributes:
+        connections: how many HTTP connections it has open.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_floods",
+        "_party",
+        "_refusals",
+        "_requests",
+        "_shut_out_until_s",
+        "connections",
+        "limits",
+    )  # fmt: skip
+
+    def __init__(self, party: str, limits: AddressLimits) -> None:
+        self._party = party
+        self.limits = limits
+        self.connections = 0
+        self._shut_out_until_s = 0.0
+        self._bytes: TokenBucket | None = None
+        self._requests: TokenBucket | None = None
+        self._floods: TokenBucket | None = None
+        self._refusals: TokenBucket | None = None
+
+    def take_bytes(self, size: int, frames: int, now_s: float) -> bool:
+        """Take WebSocket traffic from the allowance. Returns False if it is exhausted."""
+        if self._bytes is None:
+            per_s = self.limits.bytes_per_s
+            self._bytes = TokenBucket(per_s, 8 * per_s)
+        return self._bytes.take(size + _FRAME_BYTES * frames, now_s)
+
+    def take_request(self, now_s: float) -> int:
+        """Take one HTTP request. Returns 0 if it is allowed, else the seconds to wait."""
+        if self._requests is None:
+            self._requests = TokenBucket(self.limits.requests_per_s, self.limits.requests_burst)
+        if self._requests.take(1, now_s):
+            return 0
+        self.note_refusal(now_s)
+        return math.ceil(1 / self.limits.requests_per_s)
+
+    def note_flood(self, now_s: float) -> None:
+        """Note that a connection was closed for flooding. Several of these shut the address out."""
+        if self._floods is None:
+            self._floods = TokenBucket(_FLOODS_PER_S, _FLOODS_BURST)
+        if not self._floods.take(1, now_s):
+            self._shut_out(now_s)
+
+    def note_refusal(self, now_s: float) -> None:
+        """Note a refusal with `Retry-After`. An address that keeps ignoring it is shut out."""
+        if self._refusals is None:
+            self._refusals = TokenBucket(_REFUSALS_PER_S, _REFUSALS_BURST)
+        if not self._refusals.take(1, now_s):
+            self._shut_out(now_s)
+
+    def shut_out_s(self, now_s: float) -> int:
+        """How many seconds the address remains shut out; 0 if it is not shut out."""
+        return max(0, math.ceil(self._shut_out_until_s - now_s))
+
+    def _shut_out(self, now_s: float) -> None:
+        if self.limits.shut_out_s and now_s >= self._shut_out_until_s:
+            self._shut_out_until_s = now_s + self.limits.shut_out_s
+            self.limits.on_shut_out(self._party)
+
+
+class AddressLimits:
+    """The limiters of all addresses that have been active recently.
+
+    Args:
+        unlimited: networks that are exempt from all limits.
+        proxies: networks of proxies. A proxy forwards other clients' traffic, so its own
+            connections have no limits. The client's address is known once a request has been read.
+
+    Attributes:
+        bytes_per_s: sustained WebSocket traffic that an address may send; bursts may be eight
+            times as large.
+        requests_per_s, requests_burst: the rate of HTTP requests that an address may send.
+        connections_max: how many connections it may have, for HTTP and for WebSockets each.
+        shut_out_s: how long an address that keeps flooding is shut out, in seconds.
+    """
+
+    def __init__(
+        self,
+        unlimited: Sequence[str] = (),
+        proxies: Sequence[str] = (),
+        *,
+        bytes_per_s: float = math.inf,
+        requests_per_s: float = math.inf,
+        requests_burst: int = 1,
+        connections_max: int = 1_000_000,
+        shut_out_s: float = 0.0,
+    ) -> None:
+        self._unlimited = Networks(unlimited)
+        self._proxies = Networks(proxies)
+        self.bytes_per_s = bytes_per_s
+        self.requests_per_s = requests_per_s
+        self.requests_burst = requests_burst
+        self.connections_max = connections_max
+        self.shut_out_s = shut_out_s
+        self.on_shut_out: Callable[[str], None] = lambda party: None
+        self._limiters: dict[str, AddressLimiter] = {}
+
+    def __len__(self) -> int:
+        return len(self._limiters)
+
+    def of_peer(self, address: str) -> AddressLimiter | None:
+        """The limiter of a connection's peer; None for a proxy."""
+        return None if address in self._proxies else self.of(address)
+
+    def of(self, address: str) -> AddressLimiter | None:
+        """The limiter of an address; None if the address is not limited."""
+        if address in self._unlimited:
+            return None
+        party = party_of(address)
+        # Reinserting it at the end keeps the longest idle limiter first, ready to be evicted.
+        limiter = self._limiters.pop(party, None) or AddressLimiter(party, self)
+        if len(self._limiters) >= _ADDRESSES_MAX:
+            del self._limiters[next(iter(self._limiters))]
+        self._limiters[party] = limiter
+        return limiter

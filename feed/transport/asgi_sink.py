@@ -1,0 +1,73 @@
+"""A sink for ASGI servers other than our own. It sends frame by frame through `send`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from tickcast.wire.errors import CLOSE_GRACE_S, CloseCode
+from tickcast.wire.frames import TEXT, split_frames
+
+
+class AsgiSink:
+    """Accepts frames immediately and sends them from a separate task, `run`.
+
+    Attributes:
+        paused, on_pause, write: see `feed.fanout.outbox.Sink`.
+        on_drain: called when everything has been sent.
+        on_shutdown, on_flood: never called, because only our own server reports these events.
+    """
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._news = asyncio.Event()
+        self._close: tuple[CloseCode, str] | None = None
+        self._endpoint = asyncio.current_task()
+        self.paused = False
+        self.write: Callable[[bytes], None] = self._take
+        self.on_pause: Callable[[], None] = lambda: None
+        self.on_drain: Callable[[], None] = lambda: None
+        self.on_shutdown: Callable[[], bytes] = bytes
+        self.on_flood: Callable[[], None] = lambda: None
+
+    def buffered(self) -> int:
+        """The number of bytes taken that the server has not accepted yet."""
+        return self._size
+
+    def finish(self, last_words: bytes, code: CloseCode, reason: str = "") -> None:
+        """Send the last frames and close; cancel the endpoint task if the client does not read."""
+        self._take(last_words)
+        self._close = (code, reason)
+        if self._endpoint is not None:
+            asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self._endpoint.cancel)
+
+    async def run(self) -> None:
+        """Send until `finish` was called and everything is sent, or the client is gone."""
+        try:
+            while self._close is None or self._chunks:
+                await self._news.wait()
+                self._news.clear()
+                chunks, self._chunks = self._chunks, []
+                for chunk in chunks:
+                    for opcode, payload in split_frames(chunk):
+                        if opcode == TEXT:
+                            await self._websocket.send_text(payload.decode())
+                        else:
+                            await self._websocket.send_bytes(payload)
+                    self._size -= len(chunk)
+                self.paused = False
+                self.on_drain()
+            await self._websocket.close(*self._close)
+        except (WebSocketDisconnect, RuntimeError):
+            pass  # The client is gone; the reader notices too.
+
+    def _take(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._size += len(data)
+        self.paused = True
+        self.on_pause()
+        self._news.set()

@@ -1,0 +1,182 @@
+"""Make bars in a feed: read its trades from Redis and publish the bars there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from redis.asyncio import Redis
+
+from producers.bars.bars import Bars
+from producers.bars.listening import Listener, Start
+from producers.bars.series import LENGTHS_NS
+from tickcast.broker.lease import Claim
+from tickcast.broker.publisher import Publisher
+from tickcast.broker.store import Head, Store
+from tickcast.settings import Settings
+from tickcast.tasks import end_tasks
+from tickcast.wire.batch import NEW_EPOCH, Batch, Gap, Place
+from tickcast.wire.ticks import Bar, StreamKey, Timeframe
+from tickcast.wire.times import Time
+
+_TURN_S: Final = 0.1
+"""Seconds between checks for bars that the wall clock has closed."""
+_TELL_S: Final = 10.0
+_FIRST: Final = Time(-(2**63))
+
+logger = logging.getLogger("tickcast.bars")
+
+
+def channel_of(timeframe: Timeframe) -> str:
+    """Return the channel that carries the bars of a timeframe."""
+    return "bars" if timeframe == "1m" else f"bars:{timeframe}"
+
+
+class BarMaker:
+    """Publishes each bar exactly once, when it closes, even if this process or Redis restarts.
+
+    The bar maker keeps no state outside the feed. When it opens a symbol, it reads the latest bar
+    of each timeframe, and the trades in history that no published bar contains yet.
+
+    Args:
+        patterns: symbols, or prefixes with `*`, to make bars for.
+        publisher: a publisher for the same feed.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        feed: str,
+        settings: Settings,
+        bars: Bars,
+        patterns: Sequence[str],
+        publisher: Publisher,
+    ) -> None:
+        self._feed = feed
+        self._store = Store(client)
+        self._claim = Claim(client, feed, [channel_of(each) for each in bars.timeframes])
+        self._listener = Listener(client, feed, patterns, settings.symbols_max, self)
+        self._bars = bars
+        self._publisher = publisher
+        self._closed: list[Bar] = []
+        self._told: dict[str, int] = {}
+
+    async def run(self) -> None:
+        """Make bars until cancelled.
+
+        Raises:
+            AlreadyClaimed: another process makes some of these bars.
+            BrokerUnavailable: Redis can't be reached at the start.
+            BrokerUnsuitable: Redis is reachable but can't be used.
+        """
+        await self._claim.take()
+        logger.info("making bars of %s in %s", ", ".join(self._bars.timeframes), self._feed)
+        work: list[Coroutine[Any, Any, None]] = [
+            self._claim.keep(), self._listener.receive(), self._listener.run(),
+            self._publish(), self._tell(),
+        ]  # fmt: skip
+        tasks = [asyncio.create_task(each) for each in work]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            await end_tasks(tasks)
+            self._tell_news()
+            with suppress(asyncio.CancelledError):
+                await self._claim.leave()
+
+    # -- callbacks of the listener
+
+    async def begin(self, streams: Sequence[StreamKey]) -> list[Start]:
+        """Return where to start: after the trades that published bars of all timeframes contain."""
+        timeframes = self._bars.timeframes
+        heads = await self._store.heads(
+            [key._replace(channel=channel_of(each)) for key in streams for each in timeframes]
+        )
+        ends = [_end_of(head.latest) for head in heads]
+        trades = [key for key in streams for _ in timeframes]
+        places = await self._store.locate(list(zip(trades, ends, strict=True)))
+        width = len(timeframes)
+        return [
+            self._begin_one(
+                key, heads[row * width : (row + 1) * width], places[row * width : (row + 1) * width]
+            )
+            for row, key in enumerate(streams)
+        ]
+
+    def _begin_one(self, key: StreamKey, heads: list[Head], places: list[Place]) -> Start:
+        epoch = max(place.epoch for place in places)
+        sent: dict[Timeframe, Bar] = {}
+        partial: list[Timeframe] = []
+        after: list[int] = []
+        for timeframe, head, place in zip(self._bars.timeframes, heads, places, strict=True):
+            # Bars of an earlier epoch don't apply to this one: its times may be different.
+            is_same = head.epoch == epoch == place.epoch
+            if is_same and isinstance(head.latest, Bar):
+                sent[timeframe] = head.latest
+            if place.trimmed or (head.epoch and not is_same):
+                partial.append(timeframe)
+            after.append(place.before if head.epoch in (epoch, "") and place.epoch == epoch else 0)
+        self._bars.open(key.symbol, sent, partial)
+        return Start(epoch, min(after))
+
+    def hear(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
+        """Process trades. Trades from history count as received when they were stored."""
+        now = Time.now()
+        came = now if is_live else Time(min(now, batch.published_us * 1000))
+        self._closed += self._bars.take(key.symbol, batch.ticks, came, now)
+
+    def miss(self, key: StreamKey, gap: Gap) -> None:
+        """Withhold the bars that may lack the missing trades."""
+        if gap == NEW_EPOCH:
+            self._bars.restart(key.symbol)
+        else:
+            self._bars.lose(key.symbol)
+
+    def settle(self, key: StreamKey) -> None:
+        """Note that history has been processed. From now on, late trades count as late."""
+        self._bars.settle(key.symbol)
+
+    # -- publishing and logging
+
+    async def _publish(self) -> None:
+        while True:
+            if self._listener.is_current:
+                self._closed += self._bars.advance(Time.now())
+            # Without the claim, bars wait: either the claim is regained or `run` ends.
+            if self._closed and self._claim.holds:
+                closed, self._closed = self._closed, []
+                await self._publisher.publish(closed)
+            await asyncio.sleep(_TURN_S)
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(_TELL_S)
+            self._tell_news()
+
+    def _tell_news(self) -> None:
+        """Log the trades and bars that were left out since the last call."""
+        bars = self._bars
+        counts = {
+            **{f"late trades for {channel_of(each)}": n for each, n in bars.late.items()},
+            "trades dated in the future": bars.early,
+            "bars left out that may lack trades": bars.incomplete,
+            "bars left out that no tick can hold": bars.unfit,
+        }
+        news = [
+            f"{count - self._told.get(what, 0):,} {what}"
+            for what, count in counts.items()
+            if count > self._told.get(what, 0)
+        ]
+        self._told = counts
+        if news:
+            logger.warning("%s", "; ".join(news))
+
+
+def _end_of(latest: object) -> Time:
+    """Return the end of the latest published bar; later trades are in no published bar."""
+    return Time(latest.time + LENGTHS_NS[latest.timeframe]) if isinstance(latest, Bar) else _FIRST

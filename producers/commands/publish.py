@@ -1,0 +1,119 @@
+"""`tickcast publish`: publishes ticks from a file or a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import click
+
+from producers.recordings.compressed import unpacking_of
+from producers.recordings.lines import LINE_MAX, LineSplitter, Utf8, parse_line
+from tickcast.commands.options import (
+    BadInput,
+    config_option,
+    counted,
+    feed_option,
+    open_publisher,
+    redis_option,
+    run,
+)
+from tickcast.settings import Settings, load_settings
+from tickcast.wire.errors import InvalidTick
+from tickcast.wire.ticks import Tick
+from tickcast.wire.times import Time
+
+_CHUNK: Final = 64 * 1024
+
+
+@click.command()
+@click.argument("file", default="-", metavar="[FILE|-]",
+                type=click.Path(exists=True, dir_okay=False, allow_dash=True))  # fmt: skip
+@feed_option
+@click.option("--strict", is_flag=True, help="Stop at the first bad line.")
+@redis_option
+@config_option
+def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: Path | None) -> None:
+    """Publish ticks from JSON lines.
+
+    \b
+    A line is a tick as clients receive it; without "t" it has the present time:
+      {"T":"t","S":"AAPL","p":187.1,"s":100}
+      {"T":"q","S":"AAPL","bp":187.0,"bs":3,"ap":187.1,"as":2,"t":"2026-01-05T14:30:00Z"}
+
+    Lines may also be arrays of ticks or the output of `tickcast watch`. "t" may be a number of
+    seconds, milliseconds, microseconds or nanoseconds since 1970.
+    """
+    settings = load_settings(config, redis_url=redis_url)
+    bad = BadInput("stdin" if file == "-" else file, strict)
+    with ExitStack() as stack:
+        source = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))
+        run(_publish(settings, source.fileno(), feed, bad))
+
+
+async def _publish(settings: Settings, source: int, feed: str, bad: BadInput) -> None:
+    text, splitter = Utf8(), LineSplitter(LINE_MAX)
+    left_out: set[str] = set()
+    number = 0
+    async with open_publisher(settings, feed, waits=True) as publisher:
+        async for data in _chunks(source):
+            if not number and (what := unpacking_of(data)) is not None:
+                raise InvalidTick(f"{bad.source}: {what}")
+            ticks: list[Tick] = []
+            for line in _cut(data, text, splitter):
+                number += 1
+                try:
+                    if line is None:
+                        raise InvalidTick(f"longer than {LINE_MAX} bytes")
+                    if line.strip():
+                        ticks += parse_line(line, Time.now(), left_out)
+                except InvalidTick as error:
+                    await publisher.publish(ticks)
+                    ticks = []
+                    bad.report(number, str(error))
+            await publisher.publish(ticks)
+        await publisher.drain()
+    if left_out:
+        fields = ", ".join(sorted(left_out))
+        click.echo(f"tickcast: {bad.source}: ticks have no {fields} here, left out", err=True)
+    bad.fail_if_any(publisher.published)
+    click.echo(f"published {counted(publisher.published, 'tick')}", err=True)
+
+
+def _cut(data: bytes, text: Utf8, splitter: LineSplitter) -> Iterator[bytes | None]:
+    """Yield the lines that this data completes. Empty data means the end of the input."""
+    if converted := text.feed(data):
+        yield from splitter.feed(converted)
+    if not data:
+        yield from splitter.feed(b"")
+
+
+async def _chunks(source: int) -> AsyncIterator[bytes]:
+    """Read a file descriptor as data arrives, and yield an empty chunk at the end."""
+    readable = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    try:
+        loop.add_reader(source, readable.set)
+        is_polled = True
+    except PermissionError:
+        # A regular file or /dev/null is always ready, and event loops can't poll it.
+        readable.set()
+        is_polled = False
+    try:
+        while True:
+            await readable.wait()
+            if is_polled:
+                readable.clear()
+            data = os.read(source, _CHUNK)
+            yield data
+            if not data:
+                return
+            await asyncio.sleep(0)
+    finally:
+        if is_polled:
+            loop.remove_reader(source)

@@ -1,0 +1,180 @@
+"""Shows a replay on a terminal, and handles its keys."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import suppress
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from producers.replay.replay import Replay
+from tickcast.broker.steering import Command, Pause, Resume, Seek, Speed, Step
+from tickcast.commands.keyboard import keys_pressed
+from tickcast.wire.errors import ReplayFailed
+from tickcast.wire.playback import MAX, Mode, State, show_speed
+from tickcast.wire.times import NS_PER_SECOND
+
+SPEEDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, MAX)
+"""The speeds that + and - select."""
+_SEEK_S: Final = 10
+"""The arrows seek by the amount that is played in this time."""
+_REFRESH_S: Final = 0.2
+_WAITING_MAX: Final = 10
+_LINE_FIRST_S: Final = 5.0
+_LINE_MAX_S: Final = 60.0
+_MARKS: Final = {Mode.PLAYING: "▶", Mode.PAUSED: "⏸", Mode.ENDED: "■"}
+
+
+async def shown(replay: Replay) -> None:
+    """Show a replay on the terminal and handle keys until cancelled.
+
+    If standard error is not a terminal, print a line now and then.
+    """
+    steering = _Steering(replay)
+    with keys_pressed(steering.press):
+        if sys.stderr.isatty():
+            await _show(replay)
+        else:
+            await _print_lines(replay)
+
+
+async def _print_lines(replay: Replay) -> None:
+    """Print the state of the replay after 5 s, 10 s more and so on, up to once a minute."""
+    meter = Meter()
+    interval_s = _LINE_FIRST_S
+    printed: tuple[State, int] | None = None
+    while True:
+        await asyncio.sleep(interval_s)
+        interval_s = min(2 * interval_s, _LINE_MAX_S)
+        state, count = replay.state, replay.count
+        if (state, count) != printed:
+            printed = state, count
+            click.echo(f"tickcast: {line_of(state, count, meter.read(count))}", err=True)
+
+
+def line_of(state: State, count: int, rate: float) -> str:
+    """Format the state of a replay as a line."""
+    return (
+        f"{state.mode.value} at {_position(state)}, {share_of(state):.0%} of it,"
+        f" {words_of(state.speed)}, {count:,} ticks, {rate:,.0f} ticks/s"
+    )
+
+
+def _position(state: State) -> str:
+    """Format the position to the millisecond."""
+    return state.position.rfc3339()[:23].rstrip("Z") + "Z"
+
+
+async def _show(replay: Replay) -> None:
+    with Progress(
+        TextColumn("{task.fields[mark]}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[position]}", style="cyan"),
+        TextColumn("{task.fields[figures]}"),
+        console=Console(stderr=True),
+        auto_refresh=False,
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=1.0, mark="", position="", figures="")
+        meter = Meter()
+        while True:
+            state = replay.state
+            bar.update(
+                task,
+                completed=share_of(state),
+                mark=_MARKS[state.mode],
+                position=_position(state),
+                figures=f"{words_of(state.speed)}, {meter.read(replay.count):,.0f} ticks/s",
+            )
+            bar.refresh()
+            await asyncio.sleep(_REFRESH_S)
+
+
+class Meter:
+    """Measures ticks per second, over about the last second."""
+
+    def __init__(self) -> None:
+        self._since_s = time.monotonic()
+        self._count = 0
+        self._rate = 0.0
+
+    def read(self, count: int) -> float:
+        """Return the rate; `count` is the number of all ticks so far."""
+        elapsed_s = time.monotonic() - self._since_s
+        if elapsed_s >= 1:
+            self._rate = (count - self._count) / elapsed_s
+            self._since_s, self._count = time.monotonic(), count
+        return self._rate
+
+
+class _Steering:
+    """Carries out the commands of keys."""
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._asking: set[asyncio.Task[None]] = set()
+        self._turn = asyncio.Lock()
+
+    def press(self, key: str) -> None:
+        """Handle a key; keys without a meaning are ignored."""
+        if key == "q":
+            self._replay.stop()
+            return
+        if len(self._asking) < _WAITING_MAX:
+            task = asyncio.get_running_loop().create_task(self._obey(key))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _obey(self, key: str) -> None:
+        # One key after the other, because a key's meaning depends on the effect of the one before.
+        async with self._turn:
+            command = command_of(key, self._replay.state)
+            if command is not None:
+                with suppress(ReplayFailed):  # The replay may have ended.
+                    await self._replay.ask(command)
+
+
+def command_of(key: str, state: State) -> Command | None:
+    """Return the command for a key in the given state of the replay, or None."""
+    match key:
+        case " ":
+            return Pause(id="key") if state.mode is Mode.PLAYING else Resume(id="key")
+        case "left" | "right":
+            step = _seek_ns(state)
+            position = state.position + (step if key == "right" else -step)
+            return Seek(id="key", position=min(max(position, state.first), state.last))
+        case "+" | "=" | "-":
+            return Speed(id="key", speed=_next_speed(state.speed, faster=key != "-"))
+        case "s":
+            return Step(id="key")
+    return None
+
+
+def _seek_ns(state: State) -> int:
+    span = state.last - state.first
+    if state.speed == MAX:
+        return span // 20
+    return min(span, round(_SEEK_S * state.speed * NS_PER_SECOND))
+
+
+def _next_speed(speed: float, *, faster: bool) -> float | str:
+    if faster:
+        return show_speed(min((each for each in SPEEDS if each > speed), default=speed))
+    return show_speed(max((each for each in SPEEDS if each < speed), default=speed))
+
+
+def share_of(state: State) -> float:
+    """Return the share of the replay that has been played, from 0 to 1."""
+    span = state.last - state.first
+    return (state.position - state.first) / span if span else 1.0
+
+
+def words_of(speed: float) -> str:
+    """Format a speed for display."""
+    return "max" if speed == MAX else f"{show_speed(speed)}×"

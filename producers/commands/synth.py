@@ -1,0 +1,67 @@
+"""`tickcast synth`: publishes a simulated market."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from producers.synthetic.pacing import Pacer, play
+from producers.synthetic.scenarios import SCENARIOS, play_out
+from producers.synthetic.synthetic import generate, symbol_names
+from tickcast.commands.options import config_option, feed_option, open_publisher, redis_option, run
+from tickcast.commands.parameters import Rate
+from tickcast.settings import Settings, load_settings
+from tickcast.wire.times import Time
+
+
+@click.command()
+@click.option("--symbols", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option("--rate", type=Rate(), default=200, show_default=True,
+              help="Ticks per second on average, over all symbols.")  # fmt: skip
+@click.option("--seed", type=int, default=7, show_default=True,
+              help="The same seed gives the same ticks.")  # fmt: skip
+@click.option("--scenario", type=click.Choice(list(SCENARIOS)),
+              help="What happens to it every minute; see docs/scenarios.md.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
+@feed_option
+@redis_option
+@config_option
+def synth(
+    symbols: int,
+    rate: float,
+    seed: int,
+    scenario: str | None,
+    limit: int | None,
+    feed: str,
+    redis_url: str | None,
+    config: Path | None,
+) -> None:
+    """Publish trades and quotes of a simulated market until Ctrl-C."""
+    settings = load_settings(config, redis_url=redis_url)
+    run(_synth(settings, feed, symbols, rate, seed, scenario, limit))
+
+
+async def _synth(
+    settings: Settings,
+    feed: str,
+    symbols: int,
+    rate: float,
+    seed: int,
+    scenario: str | None,
+    limit: int | None,
+) -> None:
+    async with open_publisher(settings, feed) as publisher:
+        click.echo(f"publishing {symbols} symbols at {rate:g} ticks/s into {feed}", err=True)
+        names, start = symbol_names(symbols), Time.now()
+        if scenario is None:
+            await play(islice(generate(names, rate, seed, start), limit), publisher, Pacer())
+            return
+        click.echo(f"{scenario}, every minute: {SCENARIOS[scenario].text}", err=True)
+        await play(
+            islice(play_out(scenario, names, rate, seed, start), limit),
+            publisher,
+            Pacer(),
+            stamp=lambda tick: SCENARIOS[scenario].stamp(tick, start),
+        )

@@ -1,0 +1,236 @@
+"""Read ticks from Databento's DBN files, plain or compressed with zstd."""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal
+
+from producers.recordings.cells import read_symbol
+from producers.recordings.layout import BadRow, ignore_bad_row
+from tickcast.wire.errors import InvalidRecording, InvalidSettings, InvalidTick
+from tickcast.wire.ticks import Quote, Tick, Trade, validate
+from tickcast.wire.times import NS_PER_SECOND, Time
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_CHUNK: Final = 256 * 1024
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_INSTRUMENT_ID: Final = "instrument_id"
+_PRICE_SCALE: Final = 1_000_000_000
+_SCHEMAS: Final = ("trades", "mbp-", "tbbo", "bbo", "cmbp-", "tcbbo", "cbbo")
+"""Prefixes of the schemas whose records are trades or quotes."""
+_SIDES: Final[dict[str, Literal["B", "S"]]] = {"B": "B", "A": "S"}
+"""The aggressor's side. `Ask` means a seller (Databento's documentation, "Side")."""
+
+
+class DatabentoRecording:
+    """A DBN file of trades, of quotes, or of both. Requires databento-dbn.
+
+    Schemas: `trades`, `tbbo`, `mbp-1`, `mbp-10`, `bbo-1s`, `bbo-1m` and the consolidated ones.
+
+    A tick has the time of the event. A quote of an interval has the end of the interval instead,
+    because its `ts_event` is the time of the last trade. Among book changes, only those with the
+    action `T` become trades. Every change that leaves a book with both sides yields a quote.
+
+    Args:
+        path: the path of the file.
+        symbol: the symbol of instruments for which the file has none.
+        on_bad_row: called with the number and the error of each record that isn't a tick.
+        renamed: new names for symbols.
+
+    Raises:
+        InvalidRecording: the file can't be read, or has another schema.
+        InvalidSettings: databento-dbn is not installed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        symbol: str | None,
+        on_bad_row: BadRow = ignore_bad_row,
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
+        try:
+            import databento_dbn  # noqa: PLC0415 - only this needs it
+        except ImportError:
+            raise InvalidSettings(
+                "DBN takes databento-dbn: pip install 'tickcast[databento]'"
+            ) from None
+        self._dbn = databento_dbn
+        self._path = path
+        self._symbol = symbol
+        self._on_bad_row = on_bad_row
+        self._symbols = _Symbols()
+        self._renamed = renamed or {}
+
+    def __iter__(self) -> Iterator[Tick]:
+        row = 0
+        try:
+            for record in self._records():
+                if isinstance(record, self._dbn.Metadata):
+                    self._check_schema(record.schema)
+                    self._symbols.learn(record)
+                elif isinstance(record, self._dbn.SymbolMappingMsg):
+                    self._symbols.name(record.instrument_id, record.stype_out_symbol)
+                elif not isinstance(record, self._dbn.SystemMsg):
+                    row += 1
+                    yield from self._read(record, row)
+        except OSError as error:
+            raise InvalidRecording(f"{self._path}: {error.strerror or error}") from None
+        except (self._dbn.DBNError, zstd.ZstdError, EOFError) as error:
+            raise InvalidRecording(f"{self._path}: damaged after record {row:,}: {error}") from None
+
+    def _check_schema(self, schema: Any) -> None:
+        if schema is not None and not str(schema).startswith(_SCHEMAS):
+            raise InvalidRecording(
+                f"{self._path}: the schema {schema} holds neither trades nor quotes;"
+                " get trades, tbbo, mbp-1, mbp-10 or bbo-1s"
+            )
+
+    def _records(self) -> Iterator[Any]:
+        decoder = self._dbn.DBNDecoder()
+        with self._path.open("rb") as stored:
+            magic = stored.read(4)
+            stored.seek(0)
+            data: BinaryIO = stored
+            if magic == _ZSTD_MAGIC:
+                data = zstd.ZstdFile(stored)  # type: ignore[assignment]
+            while chunk := data.read(_CHUNK):
+                decoder.write(chunk)
+                yield from decoder.decode()
+        if decoder.buffer():
+            raise EOFError("cut off")
+
+    def _read(self, record: Any, row: int) -> list[Tick]:
+        try:
+            found = list(self._ticks_of(record))
+            for tick in found:
+                validate(tick)
+        except (ValueError, InvalidTick) as error:
+            self._on_bad_row(row, str(error))
+            return []
+        return found
+
+    def _ticks_of(self, record: Any) -> Iterator[Tick]:
+        dbn = self._dbn
+        if isinstance(record, dbn.TradeMsg):
+            if record.action != dbn.Action.TRADE:
+                raise ValueError(f"action {record.action} is no trade")
+            yield self._trade(record)
+        elif isinstance(record, dbn.MBP1Msg | dbn.CMBP1Msg | dbn.MBP10Msg):
+            yield from self._of_book(record)
+        elif isinstance(record, dbn.BBOMsg | dbn.CBBOMsg):
+            yield self._quote(record, self._defined(record.ts_recv))
+        else:
+            raise ValueError(f"{type(record).__name__} is neither a trade nor a quote")
+
+    def _of_book(self, record: Any) -> Iterator[Tick]:
+        """Yield the trade of a book change, if it is one, and the best prices after it."""
+        level, undefined = record.levels[0], self._dbn.UNDEF_PRICE
+        if record.action == self._dbn.Action.TRADE:
+            yield self._trade(record)
+            # A trade doesn't change the book. If a side is missing, the change that removed it
+            # has already been reported.
+            with suppress(ValueError):
+                yield self._quote(record, self._when(record))
+        elif not (
+            record.action == self._dbn.Action.CLEAR and level.bid_px == level.ask_px == undefined
+        ):
+            yield self._quote(record, self._when(record))
+
+    def _trade(self, record: Any) -> Trade:
+        if record.price == self._dbn.UNDEF_PRICE:
+            raise ValueError("a trade without a price")
+        return Trade(
+            symbol=self._symbol_of(record),
+            price=record.price / _PRICE_SCALE,
+            size=self._size(record.size),
+            side=_SIDES.get(str(record.side)),
+            time=self._when(record),
+        )
+
+    def _quote(self, record: Any, time: Time | None) -> Quote:
+        level = record.levels[0]
+        if time is None:
+            raise ValueError("a quote without a time")
+        for side, price in (("a bid", level.bid_px), ("an ask", level.ask_px)):
+            if price == self._dbn.UNDEF_PRICE:
+                raise ValueError(f"a quote without {side}")
+        return Quote(
+            symbol=self._symbol_of(record),
+            bid_price=level.bid_px / _PRICE_SCALE,
+            bid_size=self._size(level.bid_sz),
+            ask_price=level.ask_px / _PRICE_SCALE,
+            ask_size=self._size(level.ask_sz),
+            time=time,
+        )
+
+    def _size(self, size: int) -> float:
+        if size == self._dbn.UNDEF_ORDER_SIZE:
+            raise ValueError("the size is not known")
+        return float(size)
+
+    def _when(self, record: Any) -> Time:
+        """Return the venue's time of the event, or Databento's time of receipt if it is unknown."""
+        time = self._defined(record.ts_event) or self._defined(record.ts_recv)
+        if time is None:
+            raise ValueError("no time")
+        return time
+
+    def _defined(self, time_ns: int) -> Time | None:
+        return Time(time_ns) if 0 < time_ns < 2**63 else None
+
+    def _symbol_of(self, record: Any) -> str:
+        # Use the time that orders the file: an instrument that never traded has no other.
+        time = self._defined(record.ts_recv) or self._when(record)
+        symbol = self._symbols.find(record.instrument_id, time) or self._symbol
+        if symbol is None:
+            raise ValueError(f"instrument {record.instrument_id} has no symbol; use --symbol")
+        return read_symbol(symbol, self._renamed)
+
+
+class _Symbols:
+    """The symbols of instruments, day by day."""
+
+    def __init__(self) -> None:
+        self._dated: dict[int, list[tuple[str, str, str]]] = {}
+        self._named: dict[int, str] = {}
+
+    def learn(self, metadata: Any) -> None:
+        """Add the mappings of a file's header: symbols to numbers, or numbers to symbols."""
+        from_numbers = str(metadata.stype_in) == _INSTRUMENT_ID
+        for name, intervals in metadata.mappings.items():
+            for each in intervals:
+                number, symbol = name, str(each["symbol"])
+                if not from_numbers:
+                    number, symbol = symbol, name
+                if number.isdecimal() and symbol:
+                    span = (str(each["start_date"]), str(each["end_date"]), symbol)
+                    self._dated.setdefault(int(number), []).append(span)
+        for spans in self._dated.values():
+            spans.sort()
+
+    def name(self, number: int, symbol: str) -> None:
+        """Add a mapping from a record in the stream. It applies from here on."""
+        self._named[number] = symbol
+
+    def find(self, number: int, time_ns: int) -> str | None:
+        """Return the symbol of an instrument at a time, or None if it is unknown."""
+        if (symbol := self._named.get(number)) is not None:
+            return symbol
+        spans = self._dated.get(number)
+        if not spans:
+            return None
+        day = datetime.fromtimestamp(time_ns // NS_PER_SECOND, UTC).date().isoformat()
+        place = bisect_right(spans, day, key=lambda span: span[0]) - 1
+        if place < 0 or not day < spans[place][1]:
+            return None
+        return spans[place][2]

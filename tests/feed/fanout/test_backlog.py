@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from feed.fanout.backlog import Backlog
+from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, Chunk, form_of
+from tests.builders import messages, trade, trades
+from tickcast.client.accounts import Book
+from tickcast.wire.batch import NEW_EPOCH
+from tickcast.wire.delivery import SlowPolicy
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.ticks import StreamKey, Tick
+
+ES = StreamKey("live", "trades", "ES")
+JSON = form_of(Encoding.JSON)
+
+
+def chunk(*ticks: Tick, key: StreamKey = ES) -> Chunk:
+    return Chunk(key, ticks, [7] * len(ticks))
+
+
+def take(backlog: Backlog) -> list[dict[str, Any]]:
+    data, _ = backlog.take(written_us=9)
+    return messages(data)
+
+
+def test_conflating_keeps_the_latest_and_says_how_many_it_replaced() -> None:
+    backlog = Backlog(JSON)
+    backlog.add(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
+    backlog.add(chunk(*trades(2, "ES", 14)), SlowPolicy.CONFLATE)
+    data, totals = backlog.take(0)
+    (tick,) = messages(data)
+    assert (tick["seq"], tick["cf"]) == (15, 4)
+    assert (totals.sent, totals.merged, totals.skipped) == (1, 4, 0)
+    assert not backlog
+
+
+def test_skipping_says_which_and_goes_on_with_the_latest() -> None:
+    backlog = Backlog(JSON)
+    backlog.add(chunk(*trades(3, "ES", 11)), SlowPolicy.SKIP)
+    backlog.add(chunk(*trades(2, "ES", 14)), SlowPolicy.SKIP)
+    data, totals = backlog.take(0)
+    notice, tick = messages(data)
+    assert notice == {"T": "skipped", "ch": "trades", "S": "ES", "from": 11, "to": 14, "n": 4}
+    assert tick["seq"] == 15
+    assert "cf" not in tick
+    assert (totals.sent, totals.merged, totals.skipped) == (1, 0, 4)
+
+
+@pytest.mark.parametrize("policy", [SlowPolicy.CONFLATE, SlowPolicy.SKIP])
+def test_a_single_tick_is_neither_merged_nor_skipped(policy: SlowPolicy) -> None:
+    backlog = Backlog(JSON)
+    backlog.add(chunk(*trades(1, "ES", 11)), policy)
+    (tick,) = take(backlog)
+    assert tick["seq"] == 11
+    assert "cf" not in tick
+
+
+@pytest.mark.parametrize("policy", [SlowPolicy.CONFLATE, SlowPolicy.SKIP])
+def test_what_was_conflated_before_counts_in_full(policy: SlowPolicy) -> None:
+    backlog = Backlog(JSON)
+    backlog.add(chunk(replace(trade("ES", seq=14), conflated=3)), policy)
+    backlog.add(chunk(replace(trade("ES", seq=17), conflated=2)), policy)
+    *notices, tick = take(backlog)
+    assert tick["seq"] == 17
+    if policy is SlowPolicy.CONFLATE:
+        assert tick["cf"] == 6
+        assert notices == []
+    else:
+        assert tick["cf"] == 2
+        assert [(each["from"], each["to"], each["n"]) for each in notices] == [(11, 14, 4)]
+
+
+@pytest.mark.parametrize("policy", [SlowPolicy.CONFLATE, SlowPolicy.SKIP])
+def test_a_snapshot_is_replaced_without_being_counted(policy: SlowPolicy) -> None:
+    backlog = Backlog(JSON)
+    backlog.add(chunk(trade("ES", seq=10, snap=True)), policy)
+    backlog.add(chunk(*trades(2, "ES", 11)), policy)
+    *notices, tick = take(backlog)
+    assert (tick["seq"], tick.get("cf", 0) + len(notices)) == (12, 1)
+    assert [(each["from"], each["to"]) for each in notices] in ([], [(11, 11)])
+
+
+def test_many_streams_come_in_parts_and_each_gets_its_turn() -> None:
+    backlog = Backlog(JSON)
+    for number in range(FRAME_TICKS_MAX + 1):
+        key = StreamKey("live", "trades", f"S{number}")
+        backlog.add(chunk(*trades(1, key.symbol, 1), key=key), SlowPolicy.SKIP)
+    assert len(take(backlog)) == FRAME_TICKS_MAX
+    backlog.add(chunk(*trades(1, "S0", 2), key=StreamKey("live", "trades", "S0")), SlowPolicy.SKIP)
+    assert [(tick["S"], tick["seq"]) for tick in take(backlog)] == [("S500", 1), ("S0", 2)]
+
+
+def test_streams_that_are_given_up_are_forgotten_and_others_follow_their_new_policy() -> None:
+    nq = StreamKey("live", "trades", "NQ")
+    backlog = Backlog(JSON)
+    for key in (ES, nq):
+        backlog.add(chunk(*trades(2, key.symbol, 1), key=key), SlowPolicy.SKIP)
+    stamped = form_of(Encoding.JSON, stamps=True)
+    backlog.keep(lambda key: SlowPolicy.CONFLATE if key == nq else None, stamped)
+    (tick,) = take(backlog)
+    assert (tick["S"], tick["seq"], tick["cf"], tick["tr"], tick["tw"]) == ("NQ", 2, 1, 7, 9)
+
+
+@pytest.mark.parametrize("epochs", range(1, 15))
+@pytest.mark.parametrize("ends_with_notice", [False, True])
+def test_no_epoch_begins_without_a_word_however_many_there_were(
+    epochs: int, ends_with_notice: bool
+) -> None:
+    backlog = Backlog(JSON)
+    backlog.add(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
+    for _ in range(epochs):
+        backlog.add_gap(ES, NEW_EPOCH)
+        backlog.add(chunk(*trades(3, "ES", 1)), SlowPolicy.CONFLATE)
+    if ends_with_notice:
+        backlog.add_gap(ES, NEW_EPOCH)
+    book = Book("trades", "ES")
+    book.begin_after(10)
+    told = take(backlog)
+    assert len(told) <= 8
+    for message in told:
+        if message["T"] == "gap":
+            list(book.take_gap(message["from"], message["to"], message["reason"]))
+        else:
+            list(book.take(trade("ES", seq=message["seq"], conflated=message["cf"])))
+    assert (book.repeated, book.missing) == (0, 0)
+    assert book.restarts == min(epochs, 4) + ends_with_notice
+    assert book.restarted == ends_with_notice

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import pytest
+
+from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, form_of
+from feed.fanout.hub import Hub
+from feed.fanout.outbox import Outbox
+from feed.fanout.subscriber_group import Audience, Wanted
+from tests.builders import NOW, ListSink, messages, quote, trade, trades
+from tickcast.wire.delivery import Options, choose_delivery
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.frames import build_frame, split_frames
+from tickcast.wire.ticks import StreamKey, Subscription
+
+ES = StreamKey("live", "trades", "ES")
+NQ = StreamKey("live", "trades", "NQ")
+ES_QUOTES = StreamKey("live", "quotes", "ES")
+
+
+class Client:
+    def __init__(self, hub: Hub, *wanted: str, encoding: Encoding = Encoding.JSON) -> None:
+        self.hub = hub
+        self.encoding = encoding
+        self.sink = ListSink()
+        self.outbox = Outbox(self.sink, 1 << 20, lambda: None)
+        self.subscribe(*wanted)
+
+    def subscribe(self, *wanted: str) -> None:
+        subscriptions = [
+            Subscription(*name.split("=")) if "=" in name else Subscription("trades", name)
+            for name in wanted
+        ]
+        deliveries = frozenset(
+            (each, choose_delivery(each.channel, Options(), True)) for each in subscriptions
+        )
+        self.hub.switch(self.outbox, self.prepared(deliveries), NOW)
+
+    def prepared(self, wanted: Wanted) -> Audience | None:
+        steps = self.hub.prepare(self.outbox, "live", form_of(self.encoding), wanted)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                audience: Audience | None = end.value
+                return audience
+
+    def seqs(self, symbol: str = "ES") -> list[int]:
+        return [each["seq"] for each in self.sink.take() if each["S"] == symbol]
+
+
+@pytest.fixture
+def hub() -> Hub:
+    hub = Hub()
+    for key in (ES, NQ, ES_QUOTES):
+        hub.open_stream(key)
+    return hub
+
+
+def test_a_bug_with_one_client_costs_the_others_nothing(
+    hub: Hub, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[str] = []
+
+    def fail(data: bytes) -> None:
+        raise ValueError("a bug")
+
+    first, second, third = (Client(hub, "ES") for _ in range(3))
+    second.sink.write = fail
+    second.outbox.__init__(  # type: ignore[misc]
+        second.sink, 1 << 20, lambda: ended.append("overflow"), lambda: ended.append("failure")
+    )
+    for seq in (1, 2):
+        hub.publish(ES, trades(1, first_seq=seq))
+        hub.flush(NOW)
+        assert (first.seqs(), third.seqs()) == ([seq], [seq])
+    assert ended == ["failure"]
+    assert second.outbox.closed
+    assert caplog.text.count("ValueError: a bug") == 1
+
+
+def test_each_gets_what_it_wants_and_nothing_else(hub: Hub) -> None:
+    es, nq, quotes = Client(hub, "ES"), Client(hub, "NQ"), Client(hub, "quotes=ES")
+    hub.publish(ES, trades(2, "ES", 1))
+    hub.publish(NQ, trades(1, "NQ", 1))
+    hub.publish(ES_QUOTES, [quote(seq=1)])
+    assert es.sink.written == []
+    hub.flush(NOW)
+    assert [each["T"] + each["S"] for each in es.sink.take()] == ["tES", "tES"]
+    assert [each["T"] + each["S"] for each in nq.sink.take()] == ["tNQ"]
+    assert [each["T"] + each["S"] for each in quotes.sink.take()] == ["qES"]
+
+
+def test_one_flush_is_one_write_and_the_bytes_are_shared(hub: Hub) -> None:
+    first, second = Client(hub, "ES", "NQ"), Client(hub, "NQ", "ES")
+    hub.publish(ES, trades(2, "ES", 1))
+    hub.publish(NQ, trades(3, "NQ", 1))
+    hub.publish(ES, trades(1, "ES", 3))
+    hub.flush(NOW)
+    assert len(first.sink.written) == 1
+    assert first.sink.written[0] is second.sink.written[0]
+    assert first.seqs("ES") == [1, 2, 3]
+
+
+def test_streams_share_a_frame_up_to_its_bound(hub: Hub) -> None:
+    json, msgpack = Client(hub, "*"), Client(hub, "*", encoding=Encoding.MSGPACK)
+    hub.publish(ES, trades(3, "ES", 1))
+    hub.publish(NQ, trades(20, "NQ", 1))
+    hub.flush(NOW)
+    for client in (json, msgpack):
+        assert len(list(split_frames(client.sink.written[0]))) == 1
+        assert [each["S"] for each in client.sink.take()] == ["ES"] * 3 + ["NQ"] * 20
+    hub.publish(ES, trades(FRAME_TICKS_MAX - 1, "ES", 4))
+    hub.publish(NQ, trades(2, "NQ", 21))
+    hub.flush(NOW)
+    for client in (json, msgpack):
+        (first, second) = split_frames(client.sink.written[0])
+        assert len(messages(build_frame(first[1], client.encoding))) == FRAME_TICKS_MAX - 1
+        assert len(messages(build_frame(second[1], client.encoding))) == 2
+
+
+def test_each_encoding_gets_its_own_frames(hub: Hub) -> None:
+    json, msgpack = Client(hub, "ES"), Client(hub, "ES", encoding=Encoding.MSGPACK)
+    hub.publish(ES, trades(2, "ES", 1))
+    hub.flush(NOW)
+    assert json.sink.written[0][0] == 0x81
+    assert msgpack.sink.written[0][0] == 0x82
+    assert json.seqs() == msgpack.seqs() == [1, 2]
+
+
+def test_many_ticks_are_split_into_frames_that_clients_accept(hub: Hub) -> None:
+    client = Client(hub, "ES")
+    hub.publish(ES, trades(2 * FRAME_TICKS_MAX + 1, "ES", 1))
+    hub.flush(NOW)
+    assert len(client.sink.written) == 1
+    assert client.seqs() == list(range(1, 2 * FRAME_TICKS_MAX + 2))
+
+
+def test_overlapping_subscriptions_deliver_once(hub: Hub) -> None:
+    client = Client(hub, "ES", "*", "E*")
+    hub.publish(ES, trades(1, "ES", 1))
+    hub.flush(NOW)
+    assert client.seqs() == [1]
+
+
+def test_wildcards_take_in_streams_that_open_later(hub: Hub) -> None:
+    everything, prefix, other = Client(hub, "*"), Client(hub, "BTC-*"), Client(hub, "ETH-*")
+    key = StreamKey("live", "trades", "BTC-USD")
+    assert hub.covers(key)
+    assert not hub.covers(StreamKey("live", "bars", "BTC-USD"))
+    assert not hub.covers(StreamKey("sim", "trades", "BTC-USD"))
+    hub.open_stream(key)
+    hub.publish(key, trades(1, "BTC-USD", 1))
+    hub.flush(NOW)
+    assert everything.seqs("BTC-USD") == prefix.seqs("BTC-USD") == [1]
+    assert other.sink.written == []
+
+
+def test_feeds_are_apart(hub: Hub) -> None:
+    client = Client(hub, "*")
+    key = StreamKey("sim", "trades", "ES")
+    hub.open_stream(key)
+    hub.publish(key, trades(1, "ES", 1))
+    hub.flush(NOW)
+    assert client.sink.written == []
+
+
+def test_a_change_of_subscriptions_takes_effect_between_ticks(hub: Hub) -> None:
+    client = Client(hub, "ES")
+    hub.publish(ES, trades(1, "ES", 1))
+    client.subscribe("NQ")
+    hub.publish(ES, trades(1, "ES", 2))
+    hub.publish(NQ, trades(1, "NQ", 1))
+    hub.flush(NOW)
+    assert [(each["S"], each["seq"]) for each in client.sink.take()] == [("ES", 1), ("NQ", 1)]
+
+
+def test_a_wildcard_holds_a_stream_but_does_not_name_it(hub: Hub) -> None:
+    Client(hub, "*")
+    assert hub.is_wanted(ES)
+    assert not hub.is_named(ES)
+    named = Client(hub, "ES", "N*")
+    assert hub.is_named(ES)
+    assert not hub.is_named(NQ)
+    hub.remove(named.outbox)
+    assert not hub.is_named(ES)
+
+
+def test_removed_clients_get_nothing_and_leave_nothing(hub: Hub) -> None:
+    client = Client(hub, "ES", "*")
+    assert hub.is_wanted(ES)
+    assert hub.has_clients("live")
+    hub.remove(client.outbox)
+    hub.remove(client.outbox)
+    assert not hub.is_wanted(ES)
+    assert not hub.has_clients("live")
+    assert not hub.covers(ES)
+    hub.publish(ES, trades(1, "ES", 1))
+    hub.flush(NOW)
+    assert client.sink.written == []
+
+
+def test_closed_streams_end_quietly(hub: Hub) -> None:
+    client = Client(hub, "*")
+    hub.publish(ES, trades(1, "ES", 1))
+    hub.close_stream(ES)
+    hub.close_stream(ES)
+    assert not hub.publish(ES, trades(1, "ES", 2))
+    hub.flush(NOW)
+    assert client.sink.written == []
+    hub.remove(client.outbox)
+
+
+def test_the_latest_tick_is_kept_with_or_without_clients(hub: Hub) -> None:
+    hub.open_stream(NQ, latest=trade("NQ", seq=9))
+    hub.publish(ES, trades(3, "ES", 1))
+    everything = [Subscription("trades", "*")]
+    streams = list(hub.newly_covered("live", everything))
+    assert {(each.key, each.latest and each.latest.seq) for each in streams} == {(ES, 3), (NQ, 9)}
+    named = hub.newly_covered("live", [Subscription("trades", "NQ")])
+    assert [each.key for each in named] == [NQ]
+    besides = hub.newly_covered("live", everything, besides=[Subscription("trades", "E*")])
+    assert [each.key for each in besides] == [NQ]
+
+
+def test_publish_says_whether_a_flush_is_needed(hub: Hub) -> None:
+    assert not hub.publish(ES, trades(1, "ES", 1))
+    client = Client(hub, "ES")
+    assert hub.publish(ES, trades(1, "ES", 2))
+    assert not hub.publish(ES, [])
+    hub.flush(NOW)
+    assert client.seqs() == [2]

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from feed.fanout.streams import TAIL_TICKS_MAX, TAIL_US, Stream
+from tickcast.wire.ticks import StreamKey, Trade
+from tickcast.wire.times import Time
+
+KEY = StreamKey("live", "trades", "ES")
+
+
+def held() -> Stream:
+    stream = Stream(KEY, "e1", 0, None, 0)
+    stream.hold_tail()
+    return stream
+
+
+def take(stream: Stream, seqs: range, published_us: int) -> None:
+    ticks = [Trade(symbol="ES", price=1, size=1, time=Time(0), seq=seq) for seq in seqs]
+    stream.take(ticks, published_us, "e1")
+
+
+def first_of(stream: Stream) -> int | None:
+    assert stream.tail is not None
+    return stream.tail.first_seq
+
+
+def test_a_tail_forgets_what_is_old_though_somebody_always_needs_one() -> None:
+    stream = held()
+    for second in range(20):
+        take(stream, range(second + 1, second + 2), second * 1_000_000)
+    assert first_of(stream) == 20 - TAIL_US // 1_000_000
+
+
+def test_a_tail_forgets_what_is_too_much() -> None:
+    stream = held()
+    take(stream, range(1, 11), 0)
+    take(stream, range(11, 11 + TAIL_TICKS_MAX), 1)
+    assert first_of(stream) == 11
+
+
+def test_a_tail_always_has_the_last_batch() -> None:
+    stream = held()
+    take(stream, range(1, 2 * TAIL_TICKS_MAX), 0)
+    assert first_of(stream) == 1
+    take(stream, range(2 * TAIL_TICKS_MAX, 2 * TAIL_TICKS_MAX + 1), 10 * TAIL_US)
+    assert first_of(stream) == 2 * TAIL_TICKS_MAX

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from feed.history.pages import Blocks
+from tests.builders import T0
+from tests.feed.accountant import Accountant
+from tests.feed.world import World
+from tickcast.wire.ticks import StreamKey
+
+ES = StreamKey("live", "trades", "ES")
+
+
+@pytest.fixture
+def world() -> World:
+    world = World()
+    world.open(ES)
+    return world
+
+
+def subscribed(world: World, **options: Any) -> tuple[Accountant, list[Any]]:
+    """Return a client that has caught up and what it received: numbers, and other messages."""
+    client = Accountant(world)
+    client.say(action="subscribe", trades=["ES"], **options)
+    return client, heard(client)
+
+
+def heard(client: Accountant) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(20):
+        client.advance()
+        while client.requests:
+            client.answer()
+    for message in client.sink.take():
+        if message["T"] == "t":
+            found.append((message["seq"], "snap") if message.get("snap") else message["seq"])
+        elif message["T"] == "gap":
+            found.append((message["reason"], message["from"], message["to"]))
+    return found
+
+
+def publish(world: World, *counts: int, arrives: bool = True) -> None:
+    for count in counts:
+        world.publish(ES, count, arrives)
+
+
+def test_from_a_time_on(world: World) -> None:
+    publish(world, 3, 3, 3)
+    client, past = subscribed(world, start=T0 + 5)
+    assert past == [5, 6, 7, 8, 9]
+    publish(world, 2)
+    world.pass_time(5)
+    assert heard(client) == [10, 11]
+
+
+def test_from_a_time_that_is_not_retained(world: World) -> None:
+    publish(world, 3, 3, 3)
+    del world.store.streams[ES].batches[:2]
+    assert subscribed(world, start=T0 + 2)[1] == [("retention", None, 6), 7, 8, 9]
+    assert subscribed(world, start=T0 + 7)[1] == [7, 8, 9]
+    del world.store.streams[ES].batches[:]
+    assert subscribed(world, start=T0 + 2)[1] == [("retention", None, 9)]
+
+
+def test_from_a_time_to_come(world: World) -> None:
+    publish(world, 3)
+    client, past = subscribed(world, start=T0 + 100)
+    assert past == []
+    publish(world, 1)
+    world.pass_time(5)
+    assert heard(client) == [4]
+
+
+def test_what_the_hub_has_not_seen_yet_comes_once(world: World) -> None:
+    publish(world, 2)
+    publish(world, 2, arrives=False)
+    client, past = subscribed(world, start=T0 + 1)
+    world.repair_all()
+    world.pass_time(5)
+    assert past + heard(client) == [1, 2, 3, 4]
+    client, past = subscribed(world, start=T0 + 4)
+    assert past == [4]
+
+
+def test_after_a_position(world: World) -> None:
+    publish(world, 3, 3)
+    epoch = world.store.epoch
+    assert subscribed(world, resume={"epoch": epoch, "trades": {"ES": 4}})[1] == [5, 6]
+    assert subscribed(world, resume={"epoch": epoch, "trades": {"ES": 6}})[1] == []
+    assert subscribed(world, resume={"epoch": "any", "trades": {"ES": 0}})[1] == [1, 2, 3, 4, 5, 6]
+
+
+def test_after_a_position_that_is_not_retained(world: World) -> None:
+    publish(world, 3, 3, 3)
+    resume = {"epoch": world.store.epoch, "trades": {"ES": 2}}
+    del world.store.streams[ES].batches[:2]
+    assert subscribed(world, resume=resume)[1] == [("retention", 3, 6), 7, 8, 9]
+    del world.store.streams[ES].batches[:]
+    assert subscribed(world, resume=resume)[1] == [("retention", 3, 9)]
+
+
+def test_after_a_position_of_another_epoch(world: World) -> None:
+    publish(world, 3)
+    for epoch, seq in (("e0000", 2), ("e0000", 3), ("zzz", 1), (world.store.epoch, 4)):
+        client, past = subscribed(world, resume={"epoch": epoch, "trades": {"ES": seq}})
+        assert past == [("epoch", None, None), (3, "snap")]
+        publish(world, 1)
+        world.pass_time(5)
+        assert heard(client) == [4]
+        world = World()
+        world.open(ES)
+        publish(world, 3)
+
+
+def test_another_server_was_further_ahead(world: World) -> None:
+    publish(world, 3)
+    publish(world, 3, arrives=False)
+    client, past = subscribed(world, resume={"epoch": world.store.epoch, "trades": {"ES": 5}})
+    assert past == []
+    world.repair_all()
+    assert heard(client) == [6]
+
+
+def test_the_numbering_restarts_on_the_way(world: World) -> None:
+    publish(world, *[500] * 6)
+    client = Accountant(world)
+    client.say(action="subscribe", trades=["ES"], start=T0 + 1)
+    for _ in range(2):
+        client.advance()
+        client.answer()
+    client.advance()
+    world.store.generation += 1
+    publish(world, 2)
+    found = heard(client)
+    begin = found.index(("epoch", None, None))
+    assert found[begin + 1 :] == [1, 2]
+    assert found[:begin] == list(range(1, begin + 1))
+    assert 0 < begin < 3000
+
+
+def test_history_comes_in_full_and_live_ticks_are_conflated(world: World) -> None:
+    other, _ = subscribed(world, conflate_ms=50)
+    publish(world, 3, 3)
+    client, past = subscribed(world, start=T0 + 1, conflate_ms=50)
+    assert past == [1, 2, 3, 4, 5, 6]
+    publish(world, 2)
+    world.pass_time(100)
+    (tick,) = (message for message in client.sink.take() if message["T"] == "t")
+    assert (tick["seq"], tick["cf"]) == (8, 1)
+    assert heard(other) == [6, 8]
+
+
+def test_a_client_that_stops_reading_holds_nothing_up_and_nothing_back(world: World) -> None:
+    publish(world, *[400] * 10)
+    client = Accountant(world)
+    client.say(action="subscribe", trades=["ES"], start=T0 + 1)
+    client.sink.paused = True
+    for _ in range(20):
+        client.advance()
+        client.answer()
+    stream = world.hub.stream(ES)
+    assert stream is not None
+    assert stream.tail is None
+    assert client.outbox.waiting_bytes < 1000
+    assert not client.dead
+    client.sink.paused = False
+    client.session.drain()
+    assert heard(client) == list(range(1, 4001))
+
+
+def test_letting_go_on_the_way(world: World) -> None:
+    publish(world, 400, 400, 400)
+    client = Accountant(world)
+    client.say(action="subscribe", trades=["ES"], start=T0 + 1)
+    client.advance()
+    client.say(action="unsubscribe", trades=["ES"])
+    assert heard(client) == []
+    client.say(action="subscribe", trades=["ES"], start=T0 + 1199)
+    assert heard(client) == [1199, 1200]
+    stream = world.hub.stream(ES)
+    assert stream is not None
+    assert stream.tail is None
+
+
+def test_what_is_held_already_is_not_sent_again(world: World) -> None:
+    client, _ = subscribed(world)
+    publish(world, 3)
+    world.pass_time(5)
+    assert heard(client) == [1, 2, 3]
+    client.say(action="subscribe", trades=["ES"], start=T0 + 1)
+    assert heard(client) == []
+
+
+def test_where_streams_stand(world: World) -> None:
+    publish(world, 3)
+    client = Accountant(world)
+    client.say(action="subscribe", trades=["ES"], positions=True, id=1)
+    (reply,) = client.sink.take()
+    assert reply["positions"] == [{"epoch": world.store.epoch, "trades": {"ES": 3}}]
+    client.say(action="subscribe", quotes=["ES"], positions=True, id=1)
+    assert client.sink.take()[0]["positions"] == []
+
+
+def test_clients_share_what_was_made_for_one_of_them(world: World) -> None:
+    publish(world, *[250] * 8)
+    first, past = subscribed(world, start=T0 + 1)
+    assert past == list(range(1, 2001))
+    letters = {
+        id(letter)
+        for block in world.blocks._young._blocks.values()
+        for letter in block._letters.values()
+    }
+    assert len(letters) >= 1
+    second = Accountant(world)
+    second.say(action="subscribe", trades=["ES"], start=T0 + 101)
+    assert heard(second) == list(range(101, 2001))
+    assert world.blocks.size_bytes <= 400_000
+    del first
+
+
+def test_what_nobody_asks_for_any_more_is_let_go(world: World) -> None:
+    world.blocks = Blocks()
+    publish(world, *[500] * 4)
+    assert len(subscribed(world, start=T0 + 1)[1]) == 2000
+    blocks, epoch = world.blocks, world.store.epoch
+    blocks.age()
+    assert blocks.find(ES, epoch, 700) is not None
+    blocks.age()
+    assert blocks.find(ES, epoch, 700) is not None
+    assert blocks.find(ES, epoch, 1) is None
+    blocks.age()
+    blocks.age()
+    assert blocks.size_bytes == 0

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from producers.recordings.lines import LineSplitter, Utf8, parse_line
+from tests.builders import bar, quote, trade
+from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.errors import InvalidTick
+from tickcast.wire.times import Time
+
+NOW = Time(123)
+
+
+def test_ticks_in_the_form_that_clients_receive() -> None:
+    for tick in (trade(id=1, venue="X", side="B"), quote(), bar(timeframe="5s")):
+        assert parse_line(encode(tick, Encoding.JSON), NOW) == [tick]
+
+
+def test_a_missing_time_is_now_and_what_the_server_added_goes() -> None:
+    line = b'{"T":"t","S":"A","p":1,"s":2,"seq":7,"snap":true,"cf":3}'
+    assert parse_line(line, NOW) == [trade("A", price=1, size=2, time=NOW)]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"", "not a JSON object"),
+        (b"[1]", "not a JSON object"),
+        (b"[", "jq -c"),
+        (b"\xff", "not a JSON object"),
+        (b"[" * 100_000, "JSON"),
+        (b'{"a":' * 100_000, "JSON"),
+        (b"{}", "T must be"),
+        (b'{"T":5}', "T must be"),
+        (b'{"T":{}}', "T must be"),
+        (b'{"T":"t","S":"A","p":1}', "missing required field `s`"),
+        (b'{"T":"t","S":"A","p":1,"s":1,"price":2}', "unknown field 'price'"),
+        (b'{"T":"t","S":"A","p":"1","s":1}', "Expected `float`, got `str`"),
+        (b'{"T":"t","S":"A","p":1,"s":-1}', "s must be"),
+        (b'{"T":"t","S":"A B","p":1,"s":1}', "symbol"),
+        (
+            b'{"T":"b","S":"A","o":1,"h":1,"l":1,"c":1,"v":1,"vw":1,"n":9223372036854775808}',
+            "n must fit 64 bits",
+        ),
+        (b'{"T":"t","S":"A","p":1e999,"s":1}', "JSON"),
+        (b'{"T":"t","S":"A","p":1,"s":1,"t":"noon"}', "RFC 3339"),
+    ],
+)
+def test_bad_lines_say_what_is_wrong(line: bytes, words: str) -> None:
+    with pytest.raises(InvalidTick, match=words):
+        parse_line(line, NOW)
+
+
+@given(st.binary())
+def test_any_bytes_are_a_tick_or_an_error_of_ours(line: bytes) -> None:
+    with pytest.raises(InvalidTick):
+        parse_line(line, NOW)
+
+
+@given(st.lists(st.binary(max_size=12)), st.integers(1, 20))
+def test_lines_come_out_whole_however_they_come_in(lines: list[bytes], size: int) -> None:
+    lines = [line.replace(b"\n", b"") for line in lines]
+    data = b"\n".join(lines) + b"\n" if lines else b""
+    splitter = LineSplitter(max_bytes=10)
+    found = []
+    for start in range(0, len(data), size):
+        found += list(splitter.feed(data[start : start + size]))
+    found += list(splitter.feed(b""))
+    assert found == [line if len(line) <= 10 else None for line in lines]
+
+
+def test_the_last_line_needs_no_line_feed() -> None:
+    splitter = LineSplitter(10)
+    assert list(splitter.feed(b"a\nb")) == [b"a"]
+    assert list(splitter.feed(b"")) == [b"b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1704205800", 1704205800 * 10**9),
+        ("1704205800123", 1704205800123 * 10**6),
+        ("1704205800123456789", 1704205800123456789),
+        ("1704205800.123456789", 1704205800123456789),
+        ("1.7042058e9", 1704205800 * 10**9),
+        ('"1704205800123"', 1704205800123 * 10**6),
+        ('"2024-01-02 14:30:00.5+00"', 1704205800500000000),
+        ('"2024-01-02T14:30:00.123456789Z"', 1704205800123456789),
+        ('"1970-01-01T00:00:00Z"', 0),
+    ],
+)
+def test_times_keep_all_their_digits(text: str, expected: int) -> None:
+    line = b'{"T":"t","S":"A","p":1,"s":2,"t":%b}' % text.encode()
+    for content in (line, b"[%b]" % line, b"\xef\xbb\xbf" + line):
+        (tick,) = parse_line(content, NOW)
+        assert tick.time == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0", "-1", "1704205", "20240102", "202401021430", "34201.5", "1e99", "true", "null", "[]",
+     '""', '"20240102"', '"09:30:00"', '"2024-01-02"', "9" * 30, '"\\u00b2"'],
+)  # fmt: skip
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidTick):
+        parse_line(b'{"T":"t","S":"A","p":1,"s":2,"t":%b}' % text.encode(), NOW)
+
+
+def test_arrays_and_what_a_server_sends_besides_ticks() -> None:
+    one = trade(id=1)
+    assert parse_line(encode([one, quote()], Encoding.JSON), NOW) == [one, quote()]
+    assert parse_line(b'[{"T":"subscription","trades":["A"]},{"T":"gap"}]', NOW) == []
+    assert parse_line(b"[]", NOW) == []
+    left_out: set[str] = set()
+    (tick,) = parse_line(
+        b'{"T":"q","S":"A","bp":1,"bs":2,"ap":3,"as":4,"c":["R"],"z":"C","tr":1,"tw":2}',
+        NOW,
+        left_out,
+    )
+    assert (tick.symbol, left_out) == ("A", {"c", "z"})
+    with pytest.raises(InvalidTick, match="number 2 of 2: T must be"):
+        parse_line(b'[{"T":"gap"},{"T":"x"}]', NOW)
+    with pytest.raises(InvalidTick, match="no time t"):
+        parse_line(b'{"T":"t","S":"A","p":1,"s":2}', None)
+
+
+@settings(max_examples=50)
+@given(
+    st.text(max_size=20), st.sampled_from(["utf-16", "utf-16-le", "utf-16-be"]), st.integers(1, 9)
+)
+def test_utf_16_becomes_utf_8_however_it_comes_in(text: str, encoding: str, size: int) -> None:
+    text = '{"T' + text
+    data = text.encode(encoding)
+    converter = Utf8()
+    found = b"".join(converter.feed(data[n : n + size]) for n in range(0, len(data), size))
+    assert found + converter.feed(b"") == text.encode()
+
+
+def test_what_begins_like_utf_16_and_is_none() -> None:
+    with pytest.raises(InvalidTick, match="not UTF-16"):
+        Utf8().feed(b"\xff\xfe\x00\xd8\x00\x00") + Utf8().feed(b"")
+
+
+@given(st.binary())
+def test_other_bytes_stay_as_they_are(data: bytes) -> None:
+    converter = Utf8()
+    data = b"{" + data.replace(b"\0", b"")
+    assert converter.feed(data) + converter.feed(b"") == data

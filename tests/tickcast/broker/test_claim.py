@@ -1,0 +1,83 @@
+"""The exclusive right to make something: taken, kept, lost and released."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.conftest import until
+from tests.tickcast.broker.stores import own_store
+from tickcast.broker import keys
+from tickcast.broker import lease as module
+from tickcast.broker.client import make_client
+from tickcast.broker.lease import LASTS_S, Claim
+from tickcast.tasks import end_tasks
+from tickcast.wire.errors import AlreadyClaimed
+
+CHANNELS = ["bars", "bars:1s"]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RENEW_S", 0.05)
+
+
+async def test_one_has_it_until_it_leaves(redis: Redis) -> None:
+    first, second = Claim(redis, "live", CHANNELS), Claim(redis, "live", ["bars:1s"])
+    assert not first.holds
+    await first.take()
+    assert first.holds
+    waiting = asyncio.create_task(second.take())
+    other = Claim(redis, "other", CHANNELS)
+    await other.take()
+    assert not waiting.done()
+    began = monotonic()
+    await first.leave()
+    await waiting
+    assert monotonic() - began < LASTS_S
+    assert (first.holds, second.holds) == (False, True)
+    assert await redis.get(keys.maker("live", "bars")) is None
+
+
+async def test_it_expires_with_whoever_held_it(redis: Redis) -> None:
+    await Claim(redis, "live", CHANNELS).take()
+    left_ms = await redis.pttl(keys.maker("live", "bars"))
+    assert 0 < left_ms <= LASTS_S * 1000
+
+
+async def test_all_or_none(redis: Redis) -> None:
+    await redis.set(keys.maker("live", "bars:1s"), "somebody", ex=60)
+    with pytest.raises(AlreadyClaimed, match="another program makes bars, bars:1s of feed live"):
+        await Claim(redis, "live", CHANNELS).take()
+    assert await redis.get(keys.maker("live", "bars")) is None
+
+
+async def test_who_has_lost_it_is_told(redis: Redis) -> None:
+    claim = Claim(redis, "live", CHANNELS)
+    await claim.take()
+    keeping = asyncio.create_task(claim.keep())
+    await redis.delete(keys.maker("live", "bars"))
+    async with asyncio.timeout(10):
+        while await redis.get(keys.maker("live", "bars")) is None:
+            await asyncio.sleep(0.01)
+    await redis.set(keys.maker("live", "bars"), "somebody")
+    await asyncio.wait([keeping], timeout=10)
+    with pytest.raises(AlreadyClaimed, match="another program has taken over"):
+        keeping.result()
+    assert not claim.holds
+
+
+async def test_it_is_not_believed_in_while_the_store_is_away(runtime_dir: Path) -> None:
+    async with own_store(runtime_dir) as store, make_client(store.url) as client:
+        claim = Claim(client, "live", CHANNELS)
+        await claim.take()
+        keeping = asyncio.create_task(claim.keep())
+        store.kill()
+        await until(lambda: not claim.holds)
+        await store.start()
+        await until(lambda: claim.holds)
+        await end_tasks([keeping])

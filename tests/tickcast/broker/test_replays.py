@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from redis.asyncio import Redis
+
+from tests.builders import T0
+from tickcast.broker import keys
+from tickcast.broker.replays import Stage, pack_state, read_state, steer, unpack_state
+from tickcast.broker.steering import Command, Seek, Status, Step, parse_command
+from tickcast.tasks import end_tasks
+from tickcast.wire.errors import ReplayFailed
+from tickcast.wire.playback import MAX, Mode, State
+from tickcast.wire.times import Time
+
+STATE = State(Mode.PLAYING, T0, 2.5, T0, Time(T0 + 5))
+
+
+@asynccontextmanager
+async def served(redis: Redis, answer: Any) -> AsyncIterator[list[Command]]:
+    """A replay that answers every command in the same way, and the commands that it received."""
+    told: list[Command] = []
+
+    async def carry_out(command: Command) -> State:
+        told.append(command)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    task = asyncio.create_task(Stage(redis, "live").serve(carry_out))
+    try:
+        async with asyncio.timeout(10):
+            while dict(await redis.pubsub_numsub(keys.replay_commands("live"))) == {
+                keys.replay_commands("live").encode(): 0
+            }:
+                await asyncio.sleep(0.01)
+        yield told
+    finally:
+        await end_tasks([task])
+
+
+@pytest.mark.parametrize("speed", [0.5, 10.0, MAX])
+def test_a_state_survives(speed: float) -> None:
+    state = STATE._replace(speed=speed)
+    assert unpack_state(pack_state(state)) == state
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b'{"state":"x"}', b"[" * 100_000])
+def test_what_is_no_state_is_none(data: bytes) -> None:
+    assert unpack_state(data) is None
+
+
+async def test_one_replay_at_a_time(redis: Redis) -> None:
+    first, second = Stage(redis, "live"), Stage(redis, "live")
+    await first.announce(STATE)
+    await first.announce(STATE._replace(mode=Mode.PAUSED))
+    with pytest.raises(ReplayFailed, match="another replay plays into the feed live"):
+        await second.announce(STATE)
+    await Stage(redis, "other").announce(STATE)
+    await second.leave(STATE)
+    state = await read_state(redis, "live")
+    assert state is not None
+    assert state.mode is Mode.PAUSED
+    await first.leave(STATE)
+    assert await read_state(redis, "live") is None
+    await second.announce(STATE)
+
+
+async def test_who_is_not_heard_of_any_more_is_gone(redis: Redis) -> None:
+    await Stage(redis, "live").announce(STATE)
+    assert 0 < await redis.pttl(keys.replay("live")) <= 3000
+
+
+async def test_states_are_published(redis: Redis) -> None:
+    async with redis.pubsub() as heard:
+        await heard.subscribe(keys.replay_states("live"))
+        stage = Stage(redis, "live")
+        await stage.announce(STATE)
+        await stage.leave(STATE._replace(mode=Mode.ENDED))
+        found: list[State | None] = []
+        async with asyncio.timeout(10):
+            while len(found) < 2:
+                if message := await heard.get_message(ignore_subscribe_messages=True, timeout=1):
+                    found.append(unpack_state(message["data"]))
+    assert found == [STATE, STATE._replace(mode=Mode.ENDED)]
+
+
+async def test_commands_are_answered(redis: Redis) -> None:
+    async with served(redis, STATE) as told:
+        assert await steer(redis, "live", {"do": "status"}) == STATE
+        assert await steer(redis, "live", {"do": "seek", "position": "+10m"}) == STATE
+    assert [type(command) for command in told] == [Status, Seek]
+
+
+async def test_a_refusal_is_told(redis: Redis) -> None:
+    async with served(redis, ReplayFailed("not like this")) as told:
+        with pytest.raises(ReplayFailed, match="not like this"):
+            await steer(redis, "live", {"do": "pause"})
+        with pytest.raises(ReplayFailed, match="no command: "):
+            await steer(redis, "live", {"do": "explode"})
+        await redis.publish(keys.replay_commands("live"), b"\xff" * 2000)
+        with pytest.raises(ReplayFailed, match="not like this"):
+            await steer(redis, "live", {"do": "pause"})
+    assert len(told) == 2
+
+
+async def test_without_a_replay_that_is_said(redis: Redis) -> None:
+    with pytest.raises(ReplayFailed, match="no replay plays into the feed live"):
+        await steer(redis, "live", {"do": "status"})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"do": "pause"},
+        {"do": "pause", "id": ""},
+        {"do": "pause", "id": 7},
+        {"do": "pause", "id": "x" * 65},
+        {"do": "pause", "id": "x", "now": True},
+        {"do": "seek", "id": "x"},
+        {"do": "seek", "id": "x", "position": 1.5},
+        {"do": "seek", "id": "x", "position": "x" * 65},
+        {"do": "speed", "id": "x", "speed": None},
+        {"do": "step", "id": "x", "ticks": 0},
+        {"do": "step", "id": "x", "ticks": 10_001},
+        {"do": "step", "id": "x" * 2000},
+        {"do": "quit", "id": "x"},
+    ],
+)
+def test_what_is_no_command_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ReplayFailed):
+        parse_command(msgspec.json.encode(fields))
+
+
+@pytest.mark.parametrize("data", [b"", b"null", b"[]", b"\xff", b"[" * 1000, b"{" * 5000])
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(ReplayFailed):
+        parse_command(data)
+
+
+def test_commands_are_read() -> None:
+    assert parse_command(b'{"do":"step","id":"x"}') == Step(id="x", ticks=1)

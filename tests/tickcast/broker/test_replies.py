@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis import exceptions
+
+from tests.conftest import until
+from tickcast.broker.resp import READ_BYTES, ReplyReader
+
+
+class Line:
+    """A socket whose other end plays Redis."""
+
+    def __init__(self, transport: asyncio.Transport, far: socket.socket) -> None:
+        self.heard: list[Any] = []
+        self.transport = transport
+        self.far = far
+        self.reader = ReplyReader(transport, self.heard.append)
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    near, far = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=near)
+    transport: asyncio.Transport = writer.transport  # type: ignore[assignment]
+    yield Line(transport, far)
+    transport.abort()
+    far.close()
+    await asyncio.sleep(0)
+
+
+async def test_replies_in_any_cut(line: Line) -> None:
+    replies = (
+        b"*3\r\n$7\r\nmessage\r\n$1\r\nA\r\n$3\r\nx\r\n\r\n+PONG\r\n*2\r\n$4\r\npong\r\n$0\r\n"
+    )
+    replies += b"\r\n"
+    for byte in replies * 2:
+        line.far.send(bytes((byte,)))
+        await asyncio.sleep(0.001)
+    line.far.send(replies)
+    await until(lambda: len(line.heard) == 9)
+    assert line.heard == [[b"message", b"A", b"x\r\n"], b"PONG", [b"pong", b""]] * 3
+    assert not line.reader.ended.done()
+
+
+async def test_a_flood_leaves_turns_to_others(line: Line) -> None:
+    message = b"*3\r\n$7\r\nmessage\r\n$1\r\nA\r\n$100\r\n" + bytes(100) + b"\r\n"
+    in_one_read = READ_BYTES // len(message) + 1
+    line.far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * READ_BYTES)
+    line.far.setblocking(False)
+    sent = 0
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sent += line.far.send(message * 10)
+    assert sent > 2 * READ_BYTES
+    counts = [0]
+    while counts[-1] < sent // len(message):
+        counts.append(len(line.heard))
+        assert counts[-1] - counts[-2] <= in_one_read
+        await asyncio.sleep(0)
+
+
+async def test_an_error_is_handed_on(line: Line) -> None:
+    line.far.send(b"-NOPERM not you\r\n")
+    await until(lambda: line.heard)
+    assert isinstance(line.heard[0], exceptions.ResponseError)
+    assert str(line.heard[0]) == "NOPERM not you"
+
+
+async def test_what_is_no_reply_ends_it(line: Line) -> None:
+    line.far.send(b"HTTP/1.1 400 Bad Request\r\n")
+    with pytest.raises(exceptions.ConnectionError, match="Protocol error"):
+        await line.reader.ended
+    line.far.send(b"+PONG\r\n")
+    await asyncio.sleep(0.01)
+    assert line.heard == []
+
+
+async def test_the_end_of_the_stream_ends_it(line: Line) -> None:
+    line.far.close()
+    with pytest.raises(exceptions.ConnectionError, match="closed"):
+        await line.reader.ended
+
+
+async def test_a_transport_that_is_closed_already(line: Line) -> None:
+    line.transport.close()
+    with pytest.raises(exceptions.ConnectionError, match="closed"):
+        await ReplyReader(line.transport, line.heard.append).ended
+
+
+async def test_a_bug_of_the_receiver_is_not_lost(line: Line) -> None:
+    line.reader._on_reply = lambda reply: 1 // 0  # type: ignore[assignment]
+    line.far.send(b"+PONG\r\n")
+    with pytest.raises(ZeroDivisionError):
+        await line.reader.ended
+
+
+async def test_another_event_loop() -> None:
+    """asyncio's own loop uses the same interface for reading."""
+
+    async def hear() -> list[Any]:
+        near, far = socket.socketpair()
+        _, writer = await asyncio.open_connection(sock=near)
+        heard: list[Any] = []
+        reader = ReplyReader(writer.transport, heard.append)  # type: ignore[arg-type]
+        far.send(b"+PONG\r\n" * 20_000)
+        far.close()
+        with contextlib.suppress(exceptions.ConnectionError):
+            await reader.ended
+        writer.transport.abort()
+        return heard
+
+    heard = await asyncio.to_thread(asyncio.run, hear())
+    assert heard == [b"PONG"] * 20_000

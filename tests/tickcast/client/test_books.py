@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import quote, trade
+from tickcast.client.accounts import Books, Gap
+from tickcast.wire.ticks import Subscription, Tick
+
+ES = [Subscription("trades", "ES")]
+
+
+def notice(kind: str, first: int | None, last: int | None, **more: Any) -> dict[str, Any]:
+    return {"T": kind, "ch": "trades", "S": "ES", "from": first, "to": last, **more}
+
+
+def take(books: Books, *events: Tick | dict[str, Any]) -> list[Any]:
+    """Return what the application sees: numbers of ticks, and gaps."""
+    seen: list[Any] = []
+    for event in events:
+        items = books.take_notice(event) if isinstance(event, dict) else books.take(event)
+        seen += [
+            (item[2], item[3], item.reason) if isinstance(item, Gap) else item.seq for item in items
+        ]
+    return seen
+
+
+def test_a_run_is_accounted_for() -> None:
+    books = Books()
+    assert take(books, trade(seq=5), trade(seq=8, conflated=2)) == [5, 8]
+    assert take(books, notice("skipped", 9, 11, n=3), trade(seq=12)) == [(9, 11, "skipped"), 12]
+    gap = notice("gap", 13, 20, reason="retention")
+    assert take(books, gap, trade(seq=21)) == [(13, 20, "retention"), 21]
+    (report,) = books.report(3).streams
+    assert (report.delivered, report.merged, report.skipped, report.gapped) == (4, 2, 3, 8)
+    assert (report.published, report.seq, report.gaps) == (17, 21, 1)
+    assert books.report(3).balanced
+    assert books.report(3).reconnects == 3
+
+
+def test_a_jump_is_told_and_missing() -> None:
+    books = Books()
+    assert take(books, trade(seq=1), trade(seq=5)) == [1, (2, 4, "missing"), 5]
+    assert books.report(0).total("missing") == 3
+    assert not books.report(0).balanced
+
+
+def test_what_comes_twice_is_left_out() -> None:
+    books = Books()
+    assert take(books, trade(seq=1), trade(seq=2), trade(seq=2), trade(seq=1)) == [1, 2]
+    assert books.report(0).total("repeated") == 2
+    assert not books.report(0).balanced
+
+
+def test_a_restart() -> None:
+    books = Books()
+    restart = notice("gap", None, None, reason="epoch")
+    assert take(books, trade(seq=7), restart, trade(seq=1)) == [7, (None, None, "epoch"), 1]
+    assert books.lacks_epoch
+    books.name_epoch("e2")
+    (book,) = books.positioned(ES)
+    assert (book.epoch, book.seq) == ("e2", 1)
+    assert take(books, restart, trade(seq=9, snap=True), trade(seq=10))[1:] == [9, 10]
+    assert books.report(0).balanced
+    assert books.report(0).total("restarts") == 2
+
+
+def test_the_past_may_begin_with_a_gap_of_unknown_length() -> None:
+    books = Books()
+    gap = notice("gap", None, 40, reason="retention")
+    assert take(books, gap, trade(seq=41)) == [(None, 40, "retention"), 41]
+    assert books.report(0).balanced
+
+
+def test_positions_are_those_of_what_is_held() -> None:
+    books = Books()
+    take(books, trade(seq=1), trade("NQ", seq=4), quote(seq=2))
+    held = [*ES, Subscription("quotes", "*")]
+    names = [(book.channel, book.symbol) for book in books.positioned(held)]
+    assert names == [("trades", "ES"), ("quotes", "ES")]
+    assert [book.channel for book in books.positioned(held, besides=ES)] == ["quotes"]
+    books.keep_positions(ES)
+    assert [book.symbol for book in books.positioned([Subscription("trades", "*")])] == ["ES"]
+    assert take(books, trade("NQ", seq=9)) == [9]
+    assert books.report(0).balanced
+
+
+def test_a_server_that_could_not_be_asked_does_no_wrong() -> None:
+    books = Books()
+    take(books, trade(seq=5))
+    books.resume_unasked()
+    assert take(books, trade(seq=6)) == [6]
+    books.resume_unasked()
+    assert take(books, trade(seq=9), trade(seq=10)) == [(7, 8, "retention"), 9, 10]
+    assert books.report(0).balanced
+    books.resume_unasked()
+    assert take(books, trade(seq=3), trade(seq=4)) == [(None, None, "epoch"), 3, 4]
+    (report,) = books.report(0).streams
+    assert (report.delivered, report.gapped, report.published, report.restarts) == (6, 2, 8, 1)
+    assert books.report(0).balanced
+
+
+def test_ticks_without_numbers_leave_no_trace_but_a_cut() -> None:
+    books = Books()
+    assert take(books, trade(), trade()) == [None, None]
+    books.resume_unasked()
+    assert take(books, trade(), trade()) == [(None, None, "retention"), None, None]
+    (report,) = books.report(0).streams
+    assert (report.delivered, report.published, report.seq) == (4, 0, None)
+    assert books.report(0).balanced
+
+
+def test_a_notice_of_what_was_told_already() -> None:
+    books = Books()
+    take(books, trade(seq=1), trade(seq=5, conflated=3))
+    assert take(books, notice("skipped", 2, 4)) == []
+    assert take(books, notice("gap", 4, 7, reason="broker")) == [(6, 7, "broker")]
+    (report,) = books.report(0).streams
+    assert (report.published, report.gapped, report.skipped, report.repeated) == (7, 2, 0, 5)
+
+
+def test_after_a_restart_the_first_ticks_may_be_left_to_the_gap() -> None:
+    books = Books()
+    restart = notice("gap", None, None, reason="epoch")
+    begins = (trade(seq=7), notice("skipped", 7, 9), notice("gap", None, 7, reason="retention"))
+    for begin in begins:
+        take(books, trade(seq=3), restart, begin)
+        assert books.report(0).balanced
+        take(books, restart)
+
+
+def test_the_epoch_of_a_numbering_that_has_begun() -> None:
+    books = Books()
+    books.name_epoch("e1")
+    take(books, trade(seq=1))
+    (book,) = books.positioned(ES)
+    assert (book.epoch, book.is_sure, books.lacks_epoch) == ("e1", False, True)
+    books.name_epoch("e1")
+    assert book.is_sure
+    books.name_epoch("e2")
+    assert (book.epoch, book.seq) == ("e1", 1)
+    assert take(books, notice("gap", None, None, reason="epoch")) == [(None, None, "epoch")]
+    books.name_epoch("e2")
+    assert (book.epoch, book.is_sure) == ("e2", True)
+
+
+def test_an_epoch_that_has_just_changed_is_told_twice_before_it_is_believed() -> None:
+    books = Books()
+    books.name_epoch("e1")
+    take(books, trade(seq=1))
+    (book,) = books.positioned(ES)
+    books.lacks_epoch = False
+    books.name_epoch("e2")
+    assert (book.epoch, books.lacks_epoch) == ("", True)
+    books.name_epoch("e2")
+    assert (book.epoch, book.is_sure) == ("e2", True)
+
+
+def test_streams_are_bounded() -> None:
+    books = Books(streams_max=10)
+    for number in range(30):
+        take(books, trade(f"S{number}", seq=1))
+    assert len(books.report(0).streams) == 10
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["tick", "tick", "merged", "skipped", "gap", "epoch", "lost", "again"]),
+        st.integers(1, 5),
+    ),
+    max_size=40,
+)
+
+
+@given(EVENTS)
+def test_the_books_always_add_up(events: list[tuple[str, int]]) -> None:
+    """The server may do anything, right or wrong; what the application sees is contiguous."""
+    books = Books()
+    seen = take(books, trade(seq=1))
+    seq, reached, lost, again = 1, 0, 0, 0
+    for kind, count in events:
+        if kind == "again":
+            seen += take(books, trade(seq=max(1, seq - count + 1)))
+            again += 1
+        elif kind == "epoch":
+            seen += take(books, notice("gap", None, None, reason="epoch"), trade(seq=1))
+            reached, seq = reached + seq, 1
+        elif kind == "gap":
+            seen += take(books, notice("gap", seq + 1, seq + count, reason="broker"))
+            seq += count
+        elif kind == "skipped":
+            seen += take(books, notice("skipped", seq + 1, seq + count, n=count))
+            seq += count
+        else:
+            first = seq + 1 + (count if kind == "lost" else 0)
+            seq = first + (count if kind == "merged" else 0)
+            lost += count if kind == "lost" else 0
+            seen += take(books, trade(seq=seq, conflated=seq - first))
+    (report,) = books.report(0).streams
+    told = report.delivered + report.merged + report.skipped + report.gapped
+    assert report.published == reached + seq == told + report.missing
+    assert (report.missing, report.repeated) == (lost, again)
+    assert books.report(0).balanced is (not lost and not again)
+    position = 0
+    for item in seen:
+        if isinstance(item, tuple):
+            assert item[2] == "epoch" or item[0] == position + 1
+            position = item[1] or 0
+        else:
+            assert item > position
+            position = item

@@ -1,0 +1,166 @@
+"""What a client sends after a cut: nothing is left out, and each message is small enough."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tickcast.client.accounts import Books
+from tickcast.client.resume import ComeBack, Fields, Wish
+from tickcast.wire.actions import Subscribe, Unsubscribe, parse_action, price
+from tickcast.wire.ticks import Coverage, StreamKey, Subscription
+
+PLAIN = Wish()
+
+
+def books_at(epoch: str, **seqs: int) -> Books:
+    """Make books of trades."""
+    books = Books()
+    for symbol, seq in seqs.items():
+        books.place("trades", symbol, epoch, seq)
+    return books
+
+
+def said(
+    wishes: Mapping[Subscription, Wish], books: Books | None, max_bytes: int = 60_000
+) -> list[Fields]:
+    def size(fields: Fields) -> int:
+        return len(json.dumps(fields))
+
+    return list(ComeBack(books, size, max_bytes).messages(wishes))
+
+
+def trades(*patterns: str, wish: Wish = PLAIN) -> dict[Subscription, Wish]:
+    return {Subscription("trades", pattern): wish for pattern in patterns}
+
+
+def test_positions_and_zeros_for_what_has_appeared() -> None:
+    books = books_at("e1", A=3, B=0)
+    books.place("trades", "C", "e2", 7)
+    (message,) = said(trades("*"), books)
+    assert message == {
+        "action": "subscribe",
+        "trades": ["*"],
+        "resume": [
+            {"epoch": "e1", "trades": {"A": 3, "B": 0}},
+            {"epoch": "e2", "trades": {"C": 7}},
+            {"epoch": "", "trades": {"*": 0}},
+        ],
+    }
+
+
+def test_options_are_kept_and_the_narrow_comes_first() -> None:
+    late, merged = Wish(start=5), Wish(conflate_ms=250, slow="skip")
+    wishes = {**trades("*", wish=merged), **trades("A*"), **trades("B", wish=late), **trades("C")}
+    *others, last = said(wishes, books_at("e1", AA=1, B=2, D=4))
+    by_first = {message["trades"][0]: message for message in others}
+    assert by_first["B"]["resume"] == [{"epoch": "e1", "trades": {"B": 2}}]
+    assert by_first["B"]["start"] == 5
+    assert by_first["C"]["trades"] == ["C", "A*"]
+    assert by_first["C"]["resume"][0] == {"epoch": "e1", "trades": {"AA": 1}}
+    assert "start" not in by_first["C"]
+    assert (last["trades"], last["conflate_ms"], last["slow"]) == (["*"], 250, "skip")
+    assert last["resume"] == [
+        {"epoch": "e1", "trades": {"D": 4}},
+        {"epoch": "", "trades": {"*": 0}},
+    ]
+
+
+def test_a_wildcard_with_a_start_has_it_for_the_rest() -> None:
+    (message,) = said(trades("*", wish=Wish(start=5)), books_at("e1", A=3))
+    assert message["resume"] == [{"epoch": "e1", "trades": {"A": 3}}]
+    assert message["start"] == 5
+
+
+def test_a_server_that_knows_no_past_is_asked_for_none() -> None:
+    wishes = {**trades("A", wish=Wish(100, None, 5)), **trades("*")}
+    assert said(wishes, None) == [
+        {"action": "subscribe", "trades": ["A"], "conflate_ms": 100},
+        {"action": "subscribe", "trades": ["*"]},
+    ]
+
+
+def test_options_said_later_go_over_those_that_hold() -> None:
+    held = Wish(250, "skip", 5)
+    assert Wish(None, "close").over(held) == Wish(250, "close", 5)
+    assert Wish(0, None, 9).over(held) == Wish(0, "skip", 5)
+
+
+@pytest.mark.parametrize(
+    "name_of", [lambda n: f"SYM{n:05}", lambda n: f"{'ABCDEFGHIJ'[n % 10]}{n}"]
+)
+def test_ten_thousand_positions_take_few_messages(name_of: Callable[[int], str]) -> None:
+    """Servers charge for each message, and grant 20 at once."""
+    books = books_at("0660dd82b243fc-020e7e", **{name_of(n): 1000 + n for n in range(10_000)})
+    messages = said(trades("*"), books)
+    needed = sum(len(json.dumps(message)) for message in messages) / 60_000
+    assert len(messages) < needed + 3
+    assert sum(price(parse_action(json.dumps(message))) for message in messages) < 19
+
+
+def test_many_long_names_beside_many_streams_take_no_time() -> None:
+    """The longest list of names that servers grant; one message holds a part of it."""
+    named = {f"{n:032}": n + 1 for n in range(1000)}
+    books = books_at("e1", **named, **{f"S{n}": n for n in range(9000)})
+    began = time.process_time()
+    messages = said(trades(*named, "*"), books)
+    assert time.process_time() - began < 2
+    found = {
+        symbol: seq
+        for message in messages
+        for positions in message.get("resume", [])
+        if positions["epoch"]
+        for symbol, seq in positions["trades"].items()
+    }
+    assert found == {each.symbol: each.seq for each in books.positioned(trades("*"))}
+    assert max(len(json.dumps(message)) for message in messages) <= 60_000
+
+
+SYMBOLS = st.lists(st.text("AB", min_size=1, max_size=9), min_size=1, max_size=150, unique=True)
+PATTERNS = st.lists(
+    st.sampled_from(["*", "A*", "AB*", "AAB*", "A", "AB", "BBB", "ABAB"]), unique=True, min_size=1
+)
+WISHES = st.sampled_from([PLAIN, Wish(conflate_ms=250), Wish(start=5)])
+
+
+@given(SYMBOLS, PATTERNS, st.data())
+def test_every_stream_goes_on_where_it_was_however_small_messages_are(
+    symbols: list[str], patterns: list[str], data: st.DataObject
+) -> None:
+    wishes = {
+        Subscription("trades", pattern): data.draw(WISHES) if len(pattern) < 3 else PLAIN
+        for pattern in patterns
+    }
+    books = books_at("e1", **{symbol: seq for seq, symbol in enumerate(symbols, 1)})
+    held: dict[Subscription, Any] = {}
+    got: dict[str, int] = {}
+    for message in said(wishes, books, max_bytes=300):
+        assert len(json.dumps(message)) <= 300
+        action = parse_action(json.dumps(message))
+        if isinstance(action, Unsubscribe):
+            assert action.subscriptions <= held.keys()
+            held = {each: held[each] for each in held if each not in action.subscriptions}
+            continue
+        assert isinstance(action, Subscribe)
+        before, now = Coverage(held), Coverage(action.subscriptions)
+        for symbol in symbols:
+            key = StreamKey("live", "trades", symbol)
+            if now.covers(key) and not before.covers(key):
+                position = action.resume.of(key)
+                assert position is not None
+                got[symbol] = position.seq
+        held.update(dict.fromkeys(action.subscriptions, action.options))
+    assert held.keys() == wishes.keys()
+    assert all(held[each].conflate_ms == wishes[each].conflate_ms for each in wishes)
+    coverage = Coverage(wishes)
+    assert got == {
+        symbol: seq
+        for seq, symbol in enumerate(symbols, 1)
+        if coverage.covers(StreamKey("live", "trades", symbol))
+    }

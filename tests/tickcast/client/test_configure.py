@@ -1,0 +1,220 @@
+"""Options that a program requests for its whole connection, and the server's answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from producers.replay.replay import Order, Replay
+from tests.builders import bar, quote, trade, trades
+from tests.conftest import RunningServer, until
+from tests.recorded import Recorded, at
+from tests.tickcast.client.double import EPOCH, Peer, hold, playing
+from tickcast import Configured, Heartbeat, Refused, ReplayState, Stamped, Stream, connect
+from tickcast import blocking as without_a_loop
+from tickcast.broker.publisher import Publisher
+from tickcast.broker.replays import Stage
+from tickcast.settings import Settings
+from tickcast.tasks import end_tasks
+from tickcast.wire.encoding import Encoding
+from tickcast.wire.errors import ConnectionFailed
+from tickcast.wire.playback import Deck, Mode
+from tickcast.wire.ticks import Bar, Quote, Trade
+
+AT_FIRST = Configured(heartbeat_ms=0, stamps=False, slow=None, conflate_ms=0, replay=False)
+
+
+def cut(server: RunningServer) -> None:
+    for protocol in list(server.server.server_state.connections):
+        protocol.transport.abort()
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_what_holds_is_told(server: RunningServer, encoding: Encoding) -> None:
+    async with connect(server.stream, encoding=encoding) as stream:
+        assert await stream.configure() == AT_FIRST
+        said = await stream.configure(stamps=True, slow="skip", conflate_ms=245)
+        assert said == AT_FIRST._replace(stamps=True, slow="skip", conflate_ms=250)
+        said = await stream.configure(slow=None, conflate_ms=0)
+        assert said == AT_FIRST._replace(stamps=True)
+
+
+async def test_a_refusal_changes_nothing(server: RunningServer) -> None:
+    async with connect(server.stream) as stream:
+        await stream.configure(heartbeat_ms=60_000)
+        with pytest.raises(Refused, match="400 invalid syntax") as caught:
+            await stream.configure(heartbeat_ms=1)
+        assert caught.value.code == 400
+        cut(server)
+        await until(lambda: stream.reconnects == 1)
+        assert await stream.configure() == AT_FIRST._replace(heartbeat_ms=60_000)
+
+
+async def test_it_is_said_again_after_every_cut(server: RunningServer) -> None:
+    async with connect(server.stream) as stream:
+        await stream.subscribe(trades=["ES"])
+        await stream.configure(stamps=True, slow="close")
+        await stream.configure(slow="skip", heartbeat_ms=60_000)
+        for count in (1, 2):
+            cut(server)
+            await until(lambda count=count: stream.reconnects == count)  # type: ignore[misc]
+            assert await stream.configure() == Configured(60_000, True, "skip", 0, False)
+
+
+async def test_it_is_said_before_the_subscriptions() -> None:
+    async def begin(peer: Peer) -> None:
+        await peer.accept(await peer.hear(), positions=[{"epoch": EPOCH, "trades": {"ES": 5}}])
+        question = await peer.hear()
+        await peer.say({"T": "configured", **AT_FIRST._asdict(), "id": question["id"]})
+        peer.cut()
+
+    async def come_back(peer: Peer) -> None:
+        question = await peer.hear()
+        await peer.say({"T": "configured", **AT_FIRST._asdict(), "id": question["id"]})
+        await hold(peer)
+
+    async with playing(begin, come_back) as double, connect(double.url) as stream:
+        await stream.subscribe(trades=["ES"])
+        await stream.configure(stamps=True, slow=None)
+        await until(lambda: stream.reconnects == 1)
+        first, second = double.peers[1].heard
+        first.pop("id")
+        assert first == {"action": "configure", "stamps": True, "slow": None}
+        assert second["resume"] == [{"epoch": EPOCH, "trades": {"ES": 5}}]
+
+
+@pytest.mark.parametrize("code", [409, 410])
+async def test_a_server_that_does_not_configure_any_more(code: int) -> None:
+    """The client does without an unknown action, as with `resume`; a forbidden one is an error."""
+
+    async def begin(peer: Peer) -> None:
+        question = await peer.hear()
+        await peer.say({"T": "configured", **AT_FIRST._asdict(), "id": question["id"]})
+        await peer.accept(await peer.hear(), positions=[])
+        peer.cut()
+
+    async def refuse(peer: Peer) -> None:
+        await peer.refuse(await peer.hear(), code)
+        question = await peer.hear()
+        assert question["action"] == "subscribe"
+        await peer.accept(question)
+
+    async with playing(begin, refuse) as double, connect(double.url) as stream:
+        await stream.configure(stamps=True)
+        await stream.subscribe(trades=["ES"])
+        if code == 410:
+            await until(lambda: stream.reconnects == 1)
+        else:
+            with pytest.raises(Refused, match="409"):
+                await anext(stream)
+
+
+async def test_a_reply_that_says_too_little() -> None:
+    async def mumble(peer: Peer) -> None:
+        question = await peer.hear()
+        await peer.say({"T": "configured", "id": question["id"]})
+
+    async with playing(mumble) as double, connect(double.url) as stream:
+        with pytest.raises(ConnectionFailed, match="no message"):
+            await stream.configure(stamps=True)
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_stamped_ticks(
+    server: RunningServer, publisher: Publisher, encoding: Encoding
+) -> None:
+    async with connect(server.stream, encoding=encoding) as stream:
+        await stream.configure(stamps=True)
+        await stream.subscribe(trades=["ES"], quotes=["ES"], bars=["ES"])
+        await publisher.publish([trade(), quote(), bar()])
+        ticks = [await anext(stream) for _ in range(3)]
+        for tick in ticks:
+            assert isinstance(tick, Stamped)
+            assert 0 < tick.published_us <= tick.written_us
+        for kind in (Trade, Quote, Bar):
+            assert any(isinstance(tick, kind) for tick in ticks)
+        await stream.configure(stamps=False)
+        await publisher.publish([trade()])
+        assert await anext(stream) == trade(seq=2)
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_heartbeats_in_their_place(
+    server: RunningServer, publisher: Publisher, encoding: Encoding
+) -> None:
+    told: list[Heartbeat] = []
+    async with connect(server.stream, encoding=encoding, on_heartbeat=told.append) as stream:
+        await stream.subscribe(trades=["ES"])
+        await stream.configure(heartbeat_ms=100)
+        await publisher.publish(trades(50))
+        seen = 0
+        async with asyncio.timeout(10):
+            while not told or told[-1].sent < 50:
+                task = asyncio.ensure_future(stream.read())
+                await asyncio.wait([task], timeout=0.02)
+                if task.done():
+                    seen += len(task.result())
+                else:
+                    task.cancel()
+                assert all(beat.sent <= seen for beat in told)
+        assert told[-1][2:] == (told[-1].lag_ms, 50, 0, 0)
+        assert stream.notices[-1]["T"] == "heartbeat"
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+async def test_replay_states_stand_behind_their_ticks(
+    server: RunningServer, redis: Redis, settings: Settings, encoding: Encoding
+) -> None:
+    told: list[ReplayState] = []
+    seen: list[int | None] = []
+
+    def take(state: ReplayState) -> None:
+        told.append(state)
+        if state.mode is Mode.ENDED:
+            assert len(seen) == 300
+
+    async with (
+        connect(server.stream, encoding=encoding, on_replay=take) as stream,
+        Publisher(redis, "live", settings, waits=True) as publisher,
+    ):
+        assert (await stream.configure(replay=True)).replay
+        await stream.subscribe(trades=["ES"])
+        deck = Deck(Recorded(*range(300)), time.monotonic(), speed=10_000)
+        task = asyncio.create_task(Replay(deck, publisher, Stage(redis, "live"), Order()).run())
+        reading = asyncio.create_task(_read_into(stream, seen))
+        await until(lambda: told and told[-1].mode is Mode.ENDED)
+        assert (told[-1].first, told[-1].last) == (at(0), at(299))
+        assert seen == list(range(1, 301))
+        await end_tasks([task, reading])
+
+
+async def _read_into(stream: Stream, seen: list[int | None]) -> None:
+    while ticks := await stream.read(1):
+        seen += [tick.seq for tick in ticks]
+
+
+async def test_events_without_a_function_pass_by(
+    server: RunningServer, publisher: Publisher
+) -> None:
+    async with connect(server.stream) as stream:
+        await stream.configure(heartbeat_ms=100)
+        await stream.subscribe(trades=["ES"])
+        await until(lambda: stream.waiting)
+        await publisher.publish([trade()])
+        assert await anext(stream) == trade(seq=1)
+
+
+async def test_without_an_event_loop(server: RunningServer) -> None:
+    told: list[Heartbeat] = []
+
+    def program() -> Configured:
+        with without_a_loop.connect(server.stream, on_heartbeat=told.append) as stream:
+            stream.configure(heartbeat_ms=100, slow="skip")
+            while not told:
+                assert stream.read(timeout_s=0.02) == []
+            return stream.configure()
+
+    assert await asyncio.to_thread(program) == AT_FIRST._replace(heartbeat_ms=100, slow="skip")

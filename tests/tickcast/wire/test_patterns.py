@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tickcast.wire.patterns import PatternMap
+from tickcast.wire.ticks import StreamKey, Subscription
+
+PATTERNS = st.from_regex(r"\A[ab]{1,4}\*?\Z") | st.just("*")
+SUBSCRIPTIONS = st.builds(Subscription, st.sampled_from(["trades", "quotes"]), PATTERNS)
+SYMBOLS = st.from_regex(r"\A[ab]{1,5}\Z")
+
+
+def covers(pattern: str, other: str) -> bool:
+    """Return whether `pattern` matches every symbol that `other` matches, as the rule reads."""
+    if pattern.endswith("*"):
+        return other.startswith(pattern[:-1])
+    return pattern == other
+
+
+def naive(said: dict[Subscription, int], wanted: Subscription) -> int | None:
+    matching = [
+        each
+        for each in said
+        if each.channel == wanted.channel and covers(each.pattern, wanted.pattern)
+    ]
+    closest = max(
+        matching, key=lambda each: (not each.is_wildcard, len(each.pattern)), default=None
+    )
+    return None if closest is None else said[closest]
+
+
+@given(st.dictionaries(SUBSCRIPTIONS, st.integers(), max_size=12), SYMBOLS)
+def test_the_name_decides_or_else_the_longest_prefix(
+    said: dict[Subscription, int], symbol: str
+) -> None:
+    found = PatternMap(said)
+    for channel in ("trades", "quotes", "bars"):
+        stream = StreamKey("live", channel, symbol)
+        expected = naive(said, Subscription(channel, symbol))
+        assert found.of(stream) == expected
+        assert found.covers(stream) == (expected is not None)
+
+
+@given(st.dictionaries(SUBSCRIPTIONS, st.integers(), max_size=12), SUBSCRIPTIONS)
+def test_a_pattern_is_looked_up_as_a_whole(
+    said: dict[Subscription, int], wanted: Subscription
+) -> None:
+    assert PatternMap(said).of_pattern(wanted) == naive(said, wanted)

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import T0
+from tests.recorded import SECOND, Recorded, at, places
+from tickcast.wire.playback import MAX, Deck, Mode
+from tickcast.wire.ticks import Tick
+
+
+def test_ticks_are_due_at_their_times_divided_by_the_speed() -> None:
+    deck = Deck(Recorded(0, 1, 1, 3), 100.0, speed=10)
+    assert places(deck.take(100.0)) == [0]
+    assert deck.due_s == pytest.approx(100.1)
+    assert places(deck.take(100.05)) == []
+    assert places(deck.take(100.1)) == [1, 2]
+    assert deck.state(100.15).position == at(1.5)
+    assert places(deck.take(100.3)) == [3]
+    assert deck.state(100.3) == (Mode.ENDED, at(3), 10, at(0), at(3))
+    assert deck.due_s is None
+
+
+def test_max_takes_no_heed_of_time() -> None:
+    deck = Deck(Recorded(0, 100, 5), 7.0, speed=MAX)
+    assert deck.due_s == 7.0
+    assert places(deck.take(7.0, at_most=2)) == [0, 1]
+    assert deck.state(7.0).position == at(100)
+    assert places(deck.take(7.0)) == [2]
+    assert deck.state(7.0).mode is Mode.ENDED
+
+
+def test_times_that_go_back_wait_for_nothing_and_keep_their_place() -> None:
+    deck = Deck(Recorded(0, 5, 4, 6), 0.0)
+    deck.take(0.0)
+    assert places(deck.take(4.5)) == []
+    assert places(deck.take(5.0)) == [1, 2]
+    assert places(deck.take(6.0)) == [3]
+    deck.seek(at(4.5), 6.0)
+    assert places(deck.take(7.0)) == [1, 2]
+
+
+def test_a_part_is_played_to_its_end_with_its_silence() -> None:
+    deck = Deck(Recorded(0, 1, 2, 9), 0.0, start=at(0.5), end=at(4))
+    assert deck.due_s == pytest.approx(0.5)
+    assert places(deck.take(1.5)) == [1, 2]
+    assert deck.state(1.5).mode is Mode.PLAYING
+    assert deck.due_s == pytest.approx(3.5)
+    deck.take(3.5)
+    assert deck.state(3.5).mode is Mode.ENDED
+    with pytest.raises(ValueError, match="the recording goes from"):
+        Deck(Recorded(0, 1), 0.0, start=at(2))
+
+
+def test_paused_nothing_is_due_and_the_position_stands() -> None:
+    deck = Deck(Recorded(0, 1, 2), 0.0)
+    deck.take(0.5)
+    deck.pause(0.5)
+    assert deck.take(60.0) == []
+    assert deck.due_s is None
+    assert deck.state(60.0).position == at(0.5)
+    deck.resume(60.0)
+    assert deck.due_s == pytest.approx(60.5)
+    assert places(deck.take(60.5)) == [1]
+
+
+def test_the_speed_changes_from_where_it_is() -> None:
+    deck = Deck(Recorded(0, 10, 20), 0.0)
+    deck.take(5.0)
+    deck.set_speed(5, 5.0)
+    assert deck.due_s == pytest.approx(6.0)
+    deck.set_speed(0.5, 5.5)
+    assert deck.state(5.5).position == at(7.5)
+    for speed in (0.001, 20_000, 0, -1, float("nan")):
+        with pytest.raises(ValueError, match="a speed is"):
+            deck.set_speed(speed, 6.0)
+
+
+def test_a_seek_forward_leaves_out_and_a_seek_back_repeats() -> None:
+    deck = Deck(Recorded(*range(10)), 0.0)
+    assert places(deck.take(2.0)) == [0, 1, 2]
+    deck.seek(at(6), 2.0)
+    assert deck.rewinds == 0
+    assert places(deck.take(3.0)) == [6, 7]
+    deck.seek(at(1), 3.0)
+    assert deck.rewinds == 1
+    assert places(deck.take(4.0)) == [1, 2]
+    deck.seek(at(2), 4.0)
+    assert deck.rewinds == 2, "the tick of this very moment comes again"
+    deck.seek(at(99), 4.0)
+    assert places(deck.take(4.0)) == [9]
+    assert deck.state(4.0).mode is Mode.ENDED
+    deck.seek(at(-5), 5.0)
+    assert deck.state(5.0) == (Mode.PLAYING, at(0), 1, at(0), at(9))
+
+
+def test_a_step_pauses_and_ignores_when_ticks_are_due() -> None:
+    deck = Deck(Recorded(0, 10, 20), 0.0)
+    assert places(deck.step(2, 0.0)) == [0, 1]
+    assert deck.state(9.0) == (Mode.PAUSED, at(10), 1, at(0), at(20))
+    deck.resume(9.0)
+    assert deck.due_s == pytest.approx(19.0)
+    assert places(deck.step(5, 10.0)) == [2]
+    assert deck.state(10.0).mode is Mode.ENDED
+    assert deck.step(1, 10.0) == []
+    with pytest.raises(ValueError, match="a step is"):
+        deck.step(0, 10.0)
+
+
+def test_rounds_follow_each_other_without_a_delay() -> None:
+    deck = Deck(Recorded(0, 1), 0.0, loop=True)
+    assert places(deck.take(0.0)) == [0]
+    assert places(deck.take(1.7)) == [1]
+    assert deck.rewinds == 1
+    assert places(deck.take(1.7)) == [0], "due at 1.0"
+    assert deck.due_s == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="nothing to loop"):
+        Deck(Recorded(1, 1), 0.0, loop=True)
+
+
+def test_after_an_hour_nothing_has_added_up() -> None:
+    """Play at ten times the speed, with late wake-ups, on a clock that has run for a year."""
+    source = Recorded(*(each * 0.73 for each in range(50_000)))
+    began_s = 365.25 * 86_400 + 0.123
+    deck = Deck(source, began_s, speed=10)
+    now_s = began_s
+    while deck.due_s is not None and now_s < began_s + 3600:
+        now_s = max(now_s, deck.due_s) + 0.0007
+        for tick in deck.take(now_s):
+            ideal_s = began_s + (tick.time - T0) / SECOND / 10
+            assert now_s - ideal_s < 0.002
+    position = deck.state(now_s).position
+    assert abs((position - T0) / SECOND / 10 - (now_s - began_s)) < 0.001
+    assert now_s - began_s > 3599
+
+
+COMMANDS = st.one_of(
+    st.tuples(st.just("wait"), st.floats(0, 30)),
+    st.tuples(st.just("next"), st.just(0.0)),
+    st.tuples(st.just("pause"), st.just(0.0)),
+    st.tuples(st.just("resume"), st.just(0.0)),
+    st.tuples(st.just("seek"), st.floats(-5, 105)),
+    st.tuples(st.just("speed"), st.sampled_from([0.01, 0.5, 1, 7, 10_000, MAX])),
+    st.tuples(st.just("step"), st.integers(1, 5)),
+)
+
+
+@given(
+    seconds=st.lists(st.floats(0, 100), min_size=2, max_size=30),
+    commands=st.lists(COMMANDS, max_size=40),
+    at_most=st.integers(1, 5),
+    loop=st.booleans(),
+)
+def test_whatever_is_done_each_pass_is_in_order_and_once(
+    seconds: list[float], commands: list[tuple[str, float]], at_most: int, loop: bool
+) -> None:
+    source = Recorded(*seconds)
+    deck = Deck(source, 1000.0, loop=loop and source.first < source.last)
+    now_s = 1000.0
+    passed: list[int] = []
+    position = deck.state(now_s).position
+    rewinds = 0
+    for name, value in commands:
+        ticks: list[Tick] = []
+        match name:
+            case "wait":
+                now_s += value
+            case "next" if deck.due_s is not None:
+                now_s = max(now_s, deck.due_s)
+            case "pause":
+                deck.pause(now_s)
+            case "resume":
+                deck.resume(now_s)
+            case "seek":
+                deck.seek(at(value), now_s)
+            case "speed":
+                deck.set_speed(value, now_s)
+            case "step":
+                ticks = deck.step(int(value), now_s)
+        if name == "seek" and deck.rewinds > rewinds:
+            passed, rewinds = [], deck.rewinds
+        ticks += deck.take(now_s, at_most)
+        passed += places(ticks)
+        assert passed == sorted(set(passed))
+        if deck.rewinds > rewinds:
+            passed, rewinds = [], deck.rewinds
+        elif name != "seek":
+            assert deck.state(now_s).position >= position
+        position = deck.state(now_s).position
+        assert deck.first <= position <= deck.last
+        if ticks and deck.state(now_s).mode is Mode.PLAYING and not deck.rewinds:
+            assert max(tick.time for tick in ticks) <= position
+
+
+@given(
+    seconds=st.lists(st.floats(0, 100), min_size=1, max_size=30),
+    speed=st.sampled_from([0.1, 1, 10, 1000, MAX]),
+    late_s=st.floats(0, 2),
+)
+def test_undisturbed_every_tick_comes_once_and_none_too_early(
+    seconds: list[float], speed: float, late_s: float
+) -> None:
+    deck = Deck(Recorded(*seconds), 50.0, speed=speed)
+    played: list[Tick] = []
+    now_s = 50.0
+    while deck.due_s is not None:
+        now_s = max(now_s, deck.due_s + late_s + 1e-9)
+        ticks = deck.take(now_s)
+        played += ticks
+        for tick in ticks:
+            assert now_s >= 50.0 + (tick.time - deck.first) / SECOND / speed - 1e-6
+    assert places(played) == list(range(len(seconds)))

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgpack
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import T0, bar, quote, trade
+from tickcast.wire.encoding import (
+    Encoding,
+    array_marks,
+    encode,
+    encode_elements,
+    from_wire,
+    pack,
+    unpack,
+)
+from tickcast.wire.errors import InvalidTick
+from tickcast.wire.ticks import (
+    Coverage,
+    Quote,
+    StreamKey,
+    Subscription,
+    Tick,
+    Trade,
+    channel_of,
+    is_feed_name,
+    is_pattern,
+    is_symbol,
+    number,
+    validate,
+)
+from tickcast.wire.times import Time
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+AMOUNTS = st.floats(min_value=0, allow_infinity=False)
+TIMES = st.integers(-(2**63), 2**63 - 1).map(Time)
+SYMBOLS = st.from_regex(r"[A-Za-z0-9._/:-]{1,32}", fullmatch=True)
+TRADES = st.builds(
+    Trade,
+    symbol=SYMBOLS,
+    id=st.none() | st.integers(-(2**63), 2**63 - 1) | st.text("abc", min_size=1, max_size=8),
+    venue=st.none() | st.just("CME"),
+    price=FINITE,
+    size=AMOUNTS,
+    side=st.sampled_from([None, "B", "S"]),
+    time=TIMES,
+)
+QUOTES = st.builds(
+    Quote, symbol=SYMBOLS, bid_price=FINITE, bid_size=AMOUNTS, ask_price=FINITE, ask_size=AMOUNTS,
+    time=TIMES,
+)  # fmt: skip
+TICKS: st.SearchStrategy[Tick] = TRADES | QUOTES
+
+
+def test_fields_come_in_the_order_of_the_protocol() -> None:
+    full = trade(id=7, venue="CME", side="B", seq=3)
+    assert encode(full, Encoding.JSON) == (
+        b'{"T":"t","S":"ES","i":7,"x":"CME","p":1640.25,"s":1,"tks":"B",'
+        b'"t":"2013-09-01T17:00:00.083Z","seq":3}'
+    )
+    full_quote = quote(bid_venue="A", ask_venue="B", seq=1)
+    assert list(msgspec.json.decode(encode(full_quote, Encoding.JSON))) == [
+        "T", "S", "bx", "bp", "bs", "ax", "ap", "as", "t", "seq",
+    ]  # fmt: skip
+    assert list(msgspec.json.decode(encode(bar(timeframe="5s", seq=1), Encoding.JSON))) == [
+        "T", "S", "o", "h", "l", "c", "v", "n", "vw", "t", "tf", "seq",
+    ]  # fmt: skip
+
+
+def test_unknown_fields_and_the_one_minute_timeframe_are_left_out() -> None:
+    assert "i" not in msgspec.json.decode(encode(trade(), Encoding.JSON))
+    assert "tf" not in msgspec.json.decode(encode(bar(), Encoding.JSON))
+
+
+@given(st.lists(TICKS, min_size=1, max_size=5))
+def test_both_encodings_carry_the_same_ticks(ticks: list[Tick]) -> None:
+    from_json = [from_wire(each) for each in msgspec.json.decode(encode(ticks, Encoding.JSON))]
+    reference = msgpack.unpackb(encode(ticks, Encoding.MSGPACK))
+    assert from_json == ticks
+    assert [from_wire(each) for each in reference] == ticks
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("sizes", [[1], [3, 4], [15, 1], [16, 300], [40_000, 30_000]])
+def test_pieces_joined_are_the_array_of_all(sizes: list[int], encoding: Encoding) -> None:
+    parts = [[trade(id=n)] * size for n, size in enumerate(sizes)]
+    pieces = [encode_elements(part, encoding) for part in parts]
+    whole = encode([tick for part in parts for tick in part], encoding)
+    before, between, after = array_marks(sum(sizes), encoding)
+    assert before + between.join(pieces) + after == whole
+
+
+@given(st.lists(TICKS, min_size=1, max_size=5), st.integers(1, 2**53))
+def test_the_store_gives_back_what_it_got_with_numbers(ticks: list[Tick], first: int) -> None:
+    stored = number(unpack(pack(ticks)), first)
+    assert [tick.seq for tick in stored] == list(range(first, first + len(ticks)))
+    for before, after in zip(ticks, stored, strict=True):
+        after.seq = None
+        assert after == before
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00", b"\x91\x80", b"\x81\xa1T\xa1t", b"\xc1", b"[]"])
+def test_foreign_bytes_in_the_store_are_an_error_of_ours(data: bytes) -> None:
+    with pytest.raises(InvalidTick, match="undecodable"):
+        unpack(data)
+
+
+@given(TICKS)
+def test_generated_ticks_are_valid(tick: Tick) -> None:
+    validate(tick)
+
+
+@pytest.mark.parametrize(
+    ("tick", "words"),
+    [
+        (trade(""), "symbol"),
+        (trade("A B"), "symbol"),
+        (trade("A\n"), "symbol"),
+        (trade("A" * 33), "symbol"),
+        (trade("Ä"), "symbol"),
+        (trade(price=math.nan), "p must be a finite"),
+        (trade(price=math.inf), "p must be a finite"),
+        (trade(size=-1), "s must be"),
+        (trade(size=math.inf), "s must be"),
+        (trade(id="x" * 65), "i must have"),
+        (trade(id=""), "i must have"),
+        (trade(id=2**63), "i must fit"),
+        (trade(venue="a\nb"), "x must be printable"),
+        (Quote(symbol="A", bid_price=1, bid_size=-1, ask_price=2, ask_size=1, time=T0), "bs must"),
+        (Quote(symbol="A", bid_price=1, bid_size=1, ask_price=2, ask_size=-1, time=T0), "as must"),
+    ],
+)
+def test_each_rule_is_held(tick: Tick, words: str) -> None:
+    with pytest.raises(InvalidTick, match=words):
+        validate(tick)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"T": "x"},
+        {"T": "t", "S": "A", "p": 1, "s": 1},
+        {"T": "t", "S": "A", "p": "1", "s": 1, "t": "2020-01-01T00:00:00Z"},
+        {"T": "t", "S": "A", "p": 1, "s": 1, "t": "yesterday"},
+        {"T": "t", "S": "A", "p": 1, "s": 1, "t": 1, "tks": "X"},
+    ],
+)
+def test_messages_that_are_no_tick_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTick):
+        from_wire(fields)
+
+
+def test_integers_are_good_prices_and_later_fields_are_ignored() -> None:
+    fields = {"T": "t", "S": "A", "p": 1, "s": 2, "t": 5, "new": True}
+    assert from_wire(fields) == trade("A", price=1.0, size=2.0, time=Time(5))
+
+
+def test_channels() -> None:
+    assert channel_of(trade()) == "trades"
+    assert channel_of(quote()) == "quotes"
+    assert channel_of(bar()) == "bars"
+    assert channel_of(bar(timeframe="5s")) == "bars:5s"
+
+
+def test_names() -> None:
+    assert is_feed_name("live")
+    assert not is_feed_name("")
+    assert not is_feed_name("Live")
+    assert not is_feed_name("a/b")
+    assert is_symbol("BRK.B")
+    assert is_symbol("BTC/USD")
+    assert not is_symbol("*")
+    assert is_pattern("*")
+    assert is_pattern("BTC-*")
+    assert not is_pattern("*A")
+    assert not is_pattern("A*B*")
+    assert not is_pattern("A?")
+
+
+def test_coverage_is_by_channel_and_pattern() -> None:
+    stream = StreamKey("live", "trades", "BTC-USD")
+
+    def covers(*names: tuple[str, str]) -> bool:
+        return Coverage(Subscription(*name) for name in names).covers(stream)
+
+    assert covers(("trades", "BTC-USD"))
+    assert covers(("trades", "*"))
+    assert covers(("trades", "ETH-*"), ("trades", "BTC-*"))
+    assert not covers(("trades", "BTC"))
+    assert not covers(("trades", "ETH-*"), ("quotes", "*"), ("quotes", "BTC-USD"))
+    assert not covers()
+    named = Coverage([Subscription("trades", "BTC-USD")])
+    assert not named.has_wildcards
+    assert not named.covers_by_wildcard(stream)

@@ -1,0 +1,5 @@
+"""Runs the command `tickcast` as `python -m tickcast.commands`."""
+
+from tickcast.commands import main
+
+main()

@@ -1,0 +1,216 @@
+"""Sends batches to the publish script until it confirms them, without publishing any twice."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Final
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+from tickcast.broker import keys
+from tickcast.broker.client import database_of, translated_errors
+from tickcast.broker.pipelined import Command, Pipe
+from tickcast.broker.scripts import Script, is_unknown
+from tickcast.broker.store import Store
+from tickcast.settings import Settings
+from tickcast.wire.encoding import pack
+from tickcast.wire.errors import BrokerUnavailable
+from tickcast.wire.ticks import StreamKey, Tick
+
+_ATTEMPTS: Final = 5
+_HAS_A_NUMBERING: Final = -1
+
+_PUBLISH: Final = Script.of_file("publish.lua")
+
+# Atomic: otherwise a lost answer would leave it unknown whether the streams were announced.
+_ANNOUNCE: Final = Script("""
+if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('PUBLISH', ARGV[2], ARGV[1]) end
+""")
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A batch of one stream to be sent.
+
+    Attributes:
+        number: the number that the sender gave the batch. It stays the same when it is sent again.
+        is_in_doubt: whether the batch was sent and the answer is missing.
+    """
+
+    number: str
+    ticks: Sequence[Tick]
+    is_in_doubt: bool = False
+
+
+class Sender:
+    """Publishes batches of one feed, one batch of a stream at a time.
+
+    Attributes:
+        published: ticks known to be published.
+    """
+
+    def __init__(self, client: Redis, feed: str, settings: Settings) -> None:
+        self._client = client
+        self._database = database_of(client)
+        self._store = Store(client)
+        self._pipe = Pipe(client)
+        self._feed = feed
+        self._retain = (settings.history_ticks, int(settings.history_age_s * 1000))
+        self._name = f"p:{secrets.token_hex(6)}"
+        self._numbers = count(1)
+        self._epoch = ""
+        self._reached: dict[StreamKey, int] = {}
+        self._unlisted: dict[StreamKey, None] = {}
+        self.published = 0
+
+    async def open(self) -> None:
+        """Read the feed's epoch and streams. Raises like `send`."""
+        self._epoch = await self._store.epoch(self._feed, keep=True)
+        self._reached = dict.fromkeys(await self._store.streams(self._feed), _HAS_A_NUMBERING)
+
+    @property
+    def name(self) -> str:
+        """The field for this sender's last batch number in a stream's meta hash."""
+        return self._name
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether this sender knows any stream of the feed."""
+        return bool(self._reached)
+
+    async def begin_epoch(self) -> None:
+        """Begin a new epoch in every stream. Raises like `send`.
+
+        After a failure, the next call continues with the same epoch.
+        """
+        epoch = await self._store.begin_epoch(self._feed, self._epoch)
+        # Restart quiet streams too, so that their old latest ticks don't seem to be current.
+        await self._store.restart(list(self._reached), epoch)
+        self._enter(epoch)
+
+    async def close(self) -> None:
+        """Close the connection. The next `send` opens another."""
+        await self._pipe.close()
+
+    async def hang_up(self) -> None:
+        """Close all connections, since they may lead to a Redis that is no longer the master."""
+        await self._pipe.close()
+        with suppress(exceptions.RedisError):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+
+    def prepare(self, batches: Mapping[StreamKey, Sequence[Tick]]) -> dict[StreamKey, Outgoing]:
+        """Assign numbers to batches.
+
+        A stream's batch must be published before its next one is sent.
+        """
+        return {
+            key: Outgoing(f"{next(self._numbers):012x}", ticks) for key, ticks in batches.items()
+        }
+
+    async def send(self, batches: dict[StreamKey, Outgoing]) -> None:
+        """Publish batches. Published ones are removed from `batches`, even if this fails.
+
+        Raises:
+            BrokerUnavailable: call `hang_up` and try again.
+            BrokerUnsuitable: trying again does not help.
+        """
+        for _ in range(_ATTEMPTS):
+            refusal = await self._try(batches) if batches else None
+            if self._unlisted:
+                await self._announce()
+            if refusal is None:
+                return
+            await self._mend(refusal)
+        raise BrokerUnavailable("no service from Redis: it keeps turning batches down")
+
+    async def _try(self, batches: dict[StreamKey, Outgoing]) -> exceptions.RedisError | None:
+        """Send each batch once, and return the first refusal."""
+        refusal: exceptions.RedisError | None = None
+        replies = await self._call_script(batches)
+        for key, reply in zip(list(batches), replies, strict=True):
+            if isinstance(reply, exceptions.RedisError):
+                refusal = refusal or reply
+            else:
+                self._note(key, len(batches.pop(key).ticks), reply)
+        return refusal
+
+    async def _call_script(self, batches: Mapping[StreamKey, Outgoing]) -> list[Any]:
+        if not self._pipe.is_open:
+            await self._pipe.open()
+        now_us = time.time_ns() // 1000
+        try:
+            return await self._pipe.call(
+                [self._command(key, batch, now_us) for key, batch in batches.items()]
+            )
+        except BaseException:
+            for batch in batches.values():
+                batch.is_in_doubt = True
+            raise
+
+    def _command(self, key: StreamKey, batch: Outgoing, now_us: int) -> Command:
+        return _PUBLISH.command(
+            (keys.meta(key), keys.history(key)),
+            self._epoch,
+            self._reached.get(key, 0),
+            len(batch.ticks),
+            now_us,
+            *self._retain,
+            pack(batch.ticks),
+            pack(batch.ticks[-1:]),
+            keys.sortable(max([tick.time for tick in batch.ticks])),
+            self._name,
+            batch.number,
+            keys.channel_in(self._database, keys.ticks(key)),
+        )
+
+    def _note(self, key: StreamKey, count: int, first_seq: int) -> None:
+        """Record that a batch is published; `first_seq` is 0 if an earlier attempt did it."""
+        self.published += count
+        if key not in self._reached:
+            self._unlisted[key] = None
+        if first_seq:
+            self._reached[key] = first_seq + count - 1
+        else:
+            self._reached.setdefault(key, _HAS_A_NUMBERING)
+
+    async def _announce(self) -> None:
+        """Add the streams that this sender has published for the first time to the directory.
+
+        This follows the publish, so that all streams in the directory have been published.
+        """
+        directory = [keys.directory(self._feed)]
+        channel = keys.channel_in(self._database, keys.announcements(self._feed))
+        await _ANNOUNCE.call_through(
+            self._pipe,
+            self._client,
+            [(directory, (keys.to_member(key), channel)) for key in self._unlisted],
+        )
+        self._unlisted.clear()
+
+    async def _mend(self, refusal: exceptions.RedisError) -> None:
+        """Fix the reason why the script or Redis refused a batch, or raise."""
+        kind, _, words = str(refusal).partition(" ")
+        with translated_errors():
+            if is_unknown(refusal):
+                await _PUBLISH.load(self._client)
+            elif kind == "LOST":
+                self._enter(await self._store.begin_epoch(self._feed, self._epoch))
+            elif kind == "STALE":
+                epoch = await self._store.epoch(self._feed, keep=True)
+                if epoch < words:
+                    # The feed's epoch was lost, and a server whose clock is behind made another.
+                    epoch = await self._store.begin_epoch(self._feed, words)
+                self._enter(epoch)
+            else:
+                raise refusal
+
+    def _enter(self, epoch: str) -> None:
+        """Switch to another epoch, in which no stream is known to have been published."""
+        self._epoch = epoch
+        self._reached = {}

@@ -1,0 +1,310 @@
+"""Publishes ticks to Redis in batches by stream, and keeps them while Redis is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from redis.asyncio import Redis
+
+from tickcast.broker.batch_sender import Outgoing, Sender
+from tickcast.broker.publish_buffer import WAITING_TICKS_MAX, Dropped, Waiting
+from tickcast.settings import Settings
+from tickcast.tasks import end_tasks
+from tickcast.wire.errors import BrokerUnavailable
+from tickcast.wire.ticks import StreamKey, Tick
+
+_BACKOFF_FIRST_S: Final = 0.05
+_BACKOFF_MAX_S: Final = 0.5
+_TRIM_S: Final = 0.1
+_GRACE_S: Final = 0.5
+"""How long to wait for the current round when a publisher is closed because of an error."""
+_STREAMS_TOLD: Final = 20
+
+logger = logging.getLogger("tickcast.publisher")
+
+
+@dataclass(frozen=True)
+class _Outage:
+    """An outage of Redis, with the publisher's state at its beginning.
+
+    Attributes:
+        error: the error that revealed the outage.
+        under_way: ticks that were being sent.
+        dropped: ticks dropped in earlier outages, by stream.
+    """
+
+    since_s: float
+    error: BrokerUnavailable
+    under_way: int
+    dropped: Mapping[StreamKey, int]
+
+
+class Publisher:
+    """Publishes the ticks of one feed, each exactly once.
+
+    One round trip is under way at a time. Ticks that arrive in the meantime are gathered by stream
+    for the next one. So a tick is sent at once when the publisher is idle, and batches form under
+    load.
+
+    While Redis is away, the publisher retries until it is back. It keeps the current round and
+    sends it again until its outcome is known. Further ticks depend on the source. If the source can
+    wait, such as a file, `publish` blocks. Otherwise ticks are kept within the settings
+    `outage_buffer_s` and `outage_buffer_bytes`; beyond these, the oldest are dropped and counted.
+
+    Use it as a context manager. A normal exit waits until everything is published.
+
+    Args:
+        waits: whether the source can wait.
+
+    Attributes:
+        in_doubt: ticks that were sent and not confirmed. 0 until the publisher is closed; then
+            accepted = published + dropped + in doubt.
+    """
+
+    def __init__(
+        self, client: Redis, feed: str, settings: Settings, *, waits: bool = False
+    ) -> None:
+        self._sender = Sender(client, feed, settings)
+        self._waiting = Waiting(feed, settings.outage_buffer_s, settings.outage_buffer_bytes)
+        self._waits = waits
+        self._round: dict[StreamKey, Outgoing] = {}
+        self._outage: _Outage | None = None
+        self._trimming: asyncio.TimerHandle | None = None
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._failure: Exception | None = None
+        self._sending: asyncio.Task[None] | None = None
+        self.in_doubt = 0
+
+    @property
+    def accepted(self) -> int:
+        """Ticks that `publish` has taken so far."""
+        return self._waiting.accepted
+
+    @property
+    def published(self) -> int:
+        """Ticks known to be published."""
+        return self._sender.published
+
+    @property
+    def dropped(self) -> Mapping[StreamKey, Dropped]:
+        """Ticks that were accepted and will not be published, by stream."""
+        return self._waiting.dropped
+
+    @property
+    def dropped_ticks(self) -> int:
+        """The total number of dropped ticks."""
+        return self._waiting.dropped_ticks
+
+    @property
+    def name(self) -> str:
+        """The unique name of this publisher in the streams' meta hashes."""
+        return self._sender.name
+
+    @property
+    def has_streams(self) -> bool:
+        """Whether anything has been published into the feed, as far as this publisher knows."""
+        return self._sender.has_streams
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis is currently unreachable."""
+        return self._outage is not None
+
+    async def __aenter__(self) -> Publisher:
+        await self._sender.open()
+        self._room.set()
+        self._idle.set()
+        self._sending = asyncio.create_task(self._send_forever(), name="publisher")
+        return self
+
+    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
+        try:
+            if kind is None:
+                await self.drain()
+            elif not self.is_away:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_GRACE_S):
+                        await self._idle.wait()
+        finally:
+            await self._end()
+
+    async def publish(self, ticks: Iterable[Tick], *, checked: bool = False) -> None:
+        """Accept ticks. Return at once unless too many are waiting already.
+
+        While Redis is away, this waits for it only if the source can wait.
+
+        Args:
+            checked: the ticks have been validated, and are not checked again.
+
+        Raises:
+            InvalidTick: a tick breaks the rules; neither it nor the ticks after it were accepted.
+            BrokerUnavailable, BrokerUnsuitable: publishing has failed, and is not retried.
+        """
+        self._raise_failure()
+        try:
+            self._waiting.take(ticks, monotonic(), checked=checked)
+        finally:
+            if self._waiting.count:
+                self._idle.clear()
+                self._news.set()
+        if self._trimming is not None:
+            self._waiting.trim(monotonic())
+        elif self._waiting.count >= WAITING_TICKS_MAX:
+            self._room.clear()
+            await self._room.wait()
+            self._raise_failure()
+
+    async def drain(self) -> None:
+        """Wait until all ticks accepted so far are published or dropped. Raises like `publish`."""
+        self._raise_failure()
+        await self._idle.wait()
+        self._raise_failure()
+
+    async def begin_epoch(self) -> None:
+        """Publish all ticks accepted so far, then begin a new epoch of the feed.
+
+        This waits while Redis is away. Raises like `publish`.
+        """
+        await self.drain()
+        delay = _BACKOFF_FIRST_S
+        while True:
+            try:
+                await self._sender.begin_epoch()
+                break
+            except BrokerUnavailable as error:
+                self._go_away(error)
+                await self._sender.hang_up()
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, _BACKOFF_MAX_S)
+        self._come_back()
+
+    async def drain_or_give_up(self, patience_s: float) -> None:
+        """Call `drain` with a time limit. At the limit, the publisher fails permanently.
+
+        Raises:
+            BrokerUnavailable: the time limit has passed.
+            BrokerUnsuitable: publishing has failed.
+        """
+        try:
+            async with asyncio.timeout(patience_s):
+                await self.drain()
+        except TimeoutError:
+            reason = self._outage.error if self._outage else "no service from Redis: it is too slow"
+            self._fail(BrokerUnavailable(f"{reason}; gave up after {patience_s:g} s"))
+            await self._end()
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self._failure:
+            raise self._failure
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._room.set()
+        self._idle.set()
+
+    async def _send_forever(self) -> None:
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                while self._waiting.count:
+                    self._round = self._sender.prepare(self._waiting.next_round())
+                    await self._send_round()
+                    if self._waiting.count < WAITING_TICKS_MAX:
+                        self._room.set()
+                self._idle.set()
+        except Exception as error:
+            self._fail(error)
+
+    async def _send_round(self) -> None:
+        """Publish the current round, however long Redis is away."""
+        delay = _BACKOFF_FIRST_S
+        while True:
+            try:
+                await self._sender.send(self._round)
+                break
+            except BrokerUnavailable as error:
+                self._go_away(error)
+                await self._sender.hang_up()
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, _BACKOFF_MAX_S)
+        self._come_back()
+
+    async def _end(self) -> None:
+        """Stop, and account for the ticks that are not published."""
+        try:
+            if self._sending is not None:
+                await end_tasks([self._sending])
+            await self._sender.close()
+        finally:
+            self._stop_trimming()
+            for batch in self._round.values():
+                if batch.is_in_doubt:
+                    self.in_doubt += len(batch.ticks)
+                else:
+                    self._waiting.drop(batch.ticks)
+            self._round = {}
+            self._waiting.drop_all()
+
+    # -- outages
+
+    def _go_away(self, error: BrokerUnavailable) -> None:
+        if self._outage is not None:
+            return
+        logger.warning("Redis is away, %s; trying again", error)
+        self._outage = _Outage(
+            since_s=monotonic(),
+            error=error,
+            under_way=sum(len(batch.ticks) for batch in self._round.values()),
+            dropped={key: dropped.count for key, dropped in self.dropped.items()},
+        )
+        if not self._waits:
+            self._waiting.hold(monotonic())
+            self._room.set()
+            self._trim()
+
+    def _trim(self) -> None:
+        """Enforce the limits periodically, even if `publish` is not called."""
+        self._waiting.trim(monotonic())
+        self._trimming = asyncio.get_running_loop().call_later(_TRIM_S, self._trim)
+
+    def _stop_trimming(self) -> None:
+        if self._trimming is not None:
+            self._trimming.cancel()
+            self._trimming = None
+
+    def _come_back(self) -> None:
+        if self._outage is None:
+            return
+        outage, self._outage = self._outage, None
+        self._stop_trimming()
+        lost = {
+            key: dropped.count - outage.dropped.get(key, 0) for key, dropped in self.dropped.items()
+        }
+        logger.log(
+            logging.WARNING if any(lost.values()) else logging.INFO,
+            "Redis is back after %.1f s: %s ticks waited and go out now, %s",
+            monotonic() - outage.since_s,
+            f"{outage.under_way + self._waiting.count:,}",
+            _tell_lost({key: count for key, count in lost.items() if count}),
+        )
+
+
+def _tell_lost(lost: Mapping[StreamKey, int]) -> str:
+    if not lost:
+        return "none were dropped"
+    most = sorted(lost, key=lambda key: -lost[key])
+    told = [f"{lost[key]:,} of {key.channel}/{key.symbol}" for key in most[:_STREAMS_TOLD]]
+    if rest := most[_STREAMS_TOLD:]:
+        told.append(f"{sum(lost[key] for key in rest):,} of {len(rest):,} more streams")
+    return f"{sum(lost.values()):,} were dropped: {', '.join(told)}"

@@ -1,0 +1,68 @@
+"""Parses and validates the JSON commands that control a replay."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from tickcast.wire.errors import ReplayFailed
+from tickcast.wire.playback import STEPS_MAX
+
+_MESSAGE_BYTES: Final = 1024
+_Id = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class _Command(Struct, tag_field="do", tag=str.lower, forbid_unknown_fields=True, kw_only=True):
+    """The base of all commands. The reply repeats `id`."""
+
+    id: _Id
+
+
+class Pause(_Command):
+    """Pause the replay."""
+
+
+class Resume(_Command):
+    """Resume the replay."""
+
+
+class Status(_Command):
+    """Report the state of the replay."""
+
+
+class Seek(_Command):
+    """Go to a time in the recording, or by an offset from the current one: `+10m`, `-30s`."""
+
+    position: Annotated[str, Meta(max_length=64)] | int
+
+
+class Speed(_Command):
+    """Change the speed to a number or `max`."""
+
+    speed: float | Annotated[str, Meta(max_length=32)]
+
+
+class Step(_Command):
+    """Pause, and publish a number of ticks."""
+
+    ticks: Annotated[int, Meta(ge=1, le=STEPS_MAX)] = 1
+
+
+Command = Pause | Resume | Status | Seek | Speed | Step
+_DECODER: Final[msgspec.json.Decoder[Command]] = msgspec.json.Decoder(Command)
+
+
+def parse_command(data: bytes) -> Command:
+    """Parse a command.
+
+    Raises:
+        ReplayFailed: the message is not a valid command.
+    """
+    if len(data) > _MESSAGE_BYTES:
+        raise ReplayFailed(f"a command has at most {_MESSAGE_BYTES} bytes")
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ReplayFailed(f"no command: {error}") from None

@@ -1,0 +1,177 @@
+"""Access to persistent state in Redis: epochs, the directory of streams, latest ticks, history."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Final, NamedTuple
+
+from redis.asyncio import Redis
+
+from tickcast.broker import keys
+from tickcast.broker.client import execute, translated_errors
+from tickcast.broker.history import locate, read_histories
+from tickcast.broker.scripts import Script
+from tickcast.wire.batch import History, Place
+from tickcast.wire.encoding import unpack
+from tickcast.wire.errors import InvalidTick
+from tickcast.wire.sequence import Due, Run
+from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, is_symbol, number
+from tickcast.wire.times import Time
+
+_PIPELINE_KEYS: Final = 500
+_UNUSED_EPOCH_S: Final = 86_400
+
+# If two publishers ask at once, one wins. The stored epoch may be missing, or lower: a server whose
+# clock is behind may have made it after a loss. SET also removes the expiry.
+_REPLACE_EPOCH: Final = Script("""
+local epoch = redis.call('GET', KEYS[1])
+if not epoch or epoch <= ARGV[1] then epoch = ARGV[2] end
+redis.call('SET', KEYS[1], epoch)
+return epoch
+""")
+
+_RESTART_STREAM: Final = Script("""
+local epoch = redis.call('HGET', KEYS[1], 'epoch')
+if not epoch or epoch < ARGV[1] then
+  redis.call('DEL', KEYS[2])
+  redis.call('HDEL', KEYS[1], 'latest', 'published', 'max')
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[1], 'seq', '0')
+end
+""")
+
+logger = logging.getLogger("tickcast.broker")
+
+
+class Head(NamedTuple):
+    """The current end of a stream; `seq` is 0 without a tick if it was never published.
+
+    `published_us` is when the latest tick was published, in microseconds since the Unix epoch.
+    """
+
+    epoch: str
+    seq: int
+    latest: Tick | None
+    published_us: int
+
+
+class Store:
+    """Reads streams from Redis, and creates epochs."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    async def epoch(self, feed: str, keep: bool = False) -> str:
+        """Return the feed's epoch. A feed without one gets its first.
+
+        A first epoch expires after a day, unless a publisher asks to keep it. So feed names that
+        clients make up leave nothing behind.
+        """
+        key = keys.epoch(feed)
+        first = new_epoch()
+        with translated_errors():
+            stored = await self._client.set(key, first, nx=True, get=True, ex=_UNUSED_EPOCH_S)
+            if keep:
+                await self._client.persist(key)
+        return _text(stored) or first
+
+    async def begin_epoch(self, feed: str, after: str) -> str:
+        """Return an epoch of the feed later than `after`, and create it if necessary."""
+        return _text(
+            await _REPLACE_EPOCH.call(self._client, [keys.epoch(feed)], after, new_epoch(after))
+        )
+
+    async def streams(self, feed: str) -> set[StreamKey]:
+        """Return every stream ever published in the feed."""
+        return {key async for key in self.listed(feed)}
+
+    async def listed(self, feed: str) -> AsyncIterator[StreamKey]:
+        """Iterate over the same streams, so that the caller can pause if there are many."""
+        with translated_errors():
+            members = await self._client.smembers(keys.directory(feed))
+        for member in members:
+            key = keys.from_member(feed, _text(member))
+            if key.channel in CHANNELS and is_symbol(key.symbol):
+                yield key
+
+    async def heads(self, streams: Sequence[StreamKey]) -> list[Head]:
+        """Return the current end of each stream, in the given order."""
+        heads: list[Head] = []
+        for start in range(0, len(streams), _PIPELINE_KEYS):
+            pipeline = self._client.pipeline(transaction=False)
+            for stream in streams[start : start + _PIPELINE_KEYS]:
+                pipeline.hmget(keys.meta(stream), "epoch", "seq", "latest", "published")
+            heads += [_to_head(fields) for fields in await execute(pipeline)]
+        return heads
+
+    async def history(self, stream: StreamKey, after: int) -> History:
+        """Return the oldest retained batches that end after the tick number `after`.
+
+        The first batch may begin at or before `after`. For more, call this again with the number
+        that the result reaches, until a result is complete.
+        """
+        (history,) = await self.histories([(stream, after)])
+        return history
+
+    async def histories(self, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:
+        """Like `history`, for several streams at once, in the given order."""
+        return await read_histories(self._client, wanted)
+
+    async def read_on(self, stream: StreamKey, run: Run) -> list[Due]:
+        """Read one page of history for a run that is behind, and return the items to deliver."""
+        after = run.ask()
+        history = await self.history(stream, after)
+        if history.epoch != run.epoch and after:
+            history = await self.history(stream, 0)
+        return run.repair(history)
+
+    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
+        """Return the position of a time in each stream, in the given order."""
+        return await locate(self._client, wanted)
+
+    async def restart(self, streams: Sequence[StreamKey], epoch: str) -> None:
+        """Restart streams that are in an earlier epoch in this one."""
+        for start in range(0, len(streams), _PIPELINE_KEYS):
+            part = streams[start : start + _PIPELINE_KEYS]
+            await _RESTART_STREAM.call_all(
+                self._client,
+                [((keys.meta(stream), keys.history(stream)), (epoch,)) for stream in part],
+            )
+
+
+def new_epoch(after: str = "") -> str:
+    """Return a unique name for a new epoch, which is greater than `after` as text.
+
+    It consists of the time in microseconds and a random part, in hexadecimal of fixed width.
+    """
+    us = time.time_ns() // 1000
+    if after:
+        us = max(us, int(after.partition("-")[0], 16) + 1)
+    return f"{us:014x}-{secrets.token_hex(3)}"
+
+
+def _text(value: object) -> str:
+    """Return a reply as text; redis-py's types allow both bytes and str."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else ""
+
+
+def _to_head(fields: Sequence[bytes | None]) -> Head:
+    epoch, seq, latest, published_us = fields
+    if epoch is None or seq is None:
+        return Head("", 0, None, 0)
+    try:
+        name, last, at_us = epoch.decode(), int(seq), int(published_us or 0)
+    except ValueError:
+        # Another program has written this. One bad stream must not prevent the others from opening.
+        logger.warning("left out a stream whose numbers make no sense: %.60r %.60r", epoch, seq)
+        return Head("", 0, None, 0)
+    try:
+        tick = number(unpack(latest), last)[0] if latest else None
+    except (InvalidTick, IndexError) as error:
+        logger.warning("left out a latest tick: %s", error)
+        tick = None
+    return Head(name, last, tick, at_us)

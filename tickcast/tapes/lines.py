@@ -1,0 +1,194 @@
+"""The lines of a tape: ticks as on the wire, and marks that explain their numbers. No I/O."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.errors import InvalidTape, InvalidTick
+from tickcast.wire.ticks import CHANNELS, Bar, Quote, Tick, Trade, is_feed_name, is_symbol, validate
+from tickcast.wire.times import Time
+
+VERSION: Final = 1
+"""The version of the format, for both the lines and the manifest."""
+_TEXT_MAX: Final = 500
+
+
+class Head(Struct, tag_field="T", tag="tape", kw_only=True, omit_defaults=True):
+    """The first line, with the version of the format and what was recorded.
+
+    Attributes:
+        feed: the name of the feed.
+        source: where the ticks came from, such as a URL or the name of a file.
+    """
+
+    version: int = field(name="v")
+    feed: str
+    source: str = ""
+
+
+class Place(Struct, tag_field="T", tag="epoch", kw_only=True):
+    """States that a stream's ticks from here on are numbered in this epoch, after this number.
+
+    Attributes:
+        epoch: the epoch; empty if unknown.
+        seq: the last number that is accounted for; the stream's next tick has the number after it.
+        rx: when this was received, in nanoseconds since the Unix epoch.
+    """
+
+    channel: str = field(name="ch")
+    symbol: str = field(name="S")
+    epoch: str
+    seq: int
+    rx: int | None = None
+
+
+class Hole(Struct, tag_field="T", tag="gap", kw_only=True):
+    """Ticks of a stream that are missing from the tape at this position.
+
+    Attributes:
+        first_seq, last_seq: the missing numbers. Either is None if unknown; both are if the
+            numbering restarts.
+        reason: as in a `gap` notice (`retention`, `epoch`, `broker`); `skipped` or `missing`, as
+            the client library reports them; `cut`, if part of a tape was copied.
+        rx: when this was received, in nanoseconds since the Unix epoch.
+    """
+
+    channel: str = field(name="ch")
+    symbol: str = field(name="S")
+    first_seq: int | None = field(name="from")
+    last_seq: int | None = field(name="to")
+    reason: str
+    rx: int | None = None
+
+
+Mark = Head | Place | Hole
+"""A line other than a tick."""
+TICKS: Final = (Trade, Quote, Bar)
+"""The types of all other lines, the most frequent first."""
+
+
+class Record(NamedTuple):
+    """The content of a line, and when it was received, in nanoseconds since the Unix epoch."""
+
+    item: Tick | Mark
+    rx: int | None
+
+
+class _Received(Struct):
+    rx: int | None = None
+
+
+def _decode_time(kind: type, value: object) -> object:
+    if kind is Time:
+        return _read_time(value) if type(value) is str else Time.from_wire(value)
+    raise NotImplementedError(f"no decoding for {kind.__name__}")
+
+
+# Cached because consecutive ticks often have the same time.
+_read_time: Final = lru_cache(maxsize=64)(Time.parse)
+
+
+_DECODER: Final = msgspec.json.Decoder(
+    Trade | Quote | Bar | Head | Place | Hole, dec_hook=_decode_time
+)
+_RECEIVED: Final = msgspec.json.Decoder(_Received)
+_SEQ: Final = b',"seq":'
+_FLOATS: Final[dict[type[Tick], tuple[str, ...]]] = {
+    Trade: ("price", "size"),
+    Quote: ("bid_price", "bid_size", "ask_price", "ask_size"),
+    Bar: ("open", "high", "low", "close", "volume", "vwap"),
+}
+
+
+def encode_tick(tick: Tick, rx: int | None) -> tuple[bytes, bytes]:
+    """Encode a tick as a line of a tape, and as the line for the content hash.
+
+    The second is the first without `seq` and all that follows it. No text in a tick can be mistaken
+    for the key `seq`, because quotes in strings are escaped.
+    """
+    line = encode(_with_floats(tick), Encoding.JSON)
+    end = line.rfind(_SEQ)
+    if end >= 0:
+        content = line[:end] + b"}\n"
+    elif tick.snap or tick.conflated:
+        content = encode_tick(replace(tick, snap=False, conflated=0), None)[1]
+    else:
+        content = line + b"\n"
+    return (line + b"\n" if rx is None else b'%b,"rx":%d}\n' % (line[:-1], rx)), content
+
+
+def _with_floats(tick: Tick) -> Tick:
+    """Convert prices and amounts to floats; an integer would be encoded as 1, not 1.0."""
+    for name in _FLOATS[type(tick)]:
+        if type(getattr(tick, name)) is not float:
+            names = _FLOATS[type(tick)]
+            return replace(tick, **{each: float(getattr(tick, each)) for each in names})
+    return tick
+
+
+def encode_mark(mark: Mark) -> bytes:
+    """Encode a line other than a tick."""
+    return msgspec.json.encode(mark) + b"\n"
+
+
+def decode_line(line: bytes) -> Tick | Mark:
+    """Decode one line.
+
+    Raises:
+        InvalidTape: it is not a line of a tape, or its tick breaks the rules for ticks.
+    """
+    try:
+        item: Tick | Mark = _DECODER.decode(line)
+        if isinstance(item, TICKS):
+            validate(item)
+            if item.seq is not None and not 0 < item.seq < 2**63:
+                raise ValueError("seq is out of range")
+        else:
+            _check_mark(item)
+    except (msgspec.MsgspecError, ValueError, RecursionError, InvalidTick) as error:
+        raise InvalidTape(f"{line[:40]!a}…: {error}") from None
+    return item
+
+
+def received_at(line: bytes) -> int | None:
+    """Return the `rx` of a line that `decode_line` has accepted.
+
+    Raises:
+        InvalidTape: `rx` is not a whole number of nanoseconds.
+    """
+    try:
+        return _RECEIVED.decode(line).rx
+    except msgspec.MsgspecError as error:
+        raise InvalidTape(f"{line[:40]!a}…: {error}") from None
+
+
+def _check_mark(mark: Mark) -> None:
+    if isinstance(mark, Head):
+        if mark.version != VERSION:
+            raise ValueError(f"version {mark.version} of the format, and {VERSION} is known")
+        if not is_feed_name(mark.feed) or not _is_text(mark.source):
+            raise ValueError("feed or source is out of bounds")
+        return
+    if mark.channel not in CHANNELS or not is_symbol(mark.symbol):
+        raise ValueError("ch and S name no stream")
+    if isinstance(mark, Place):
+        if not (_is_text(mark.epoch) and 0 <= mark.seq < 2**63):
+            raise ValueError("epoch or seq is out of bounds")
+        return
+    first, last = mark.first_seq, mark.last_seq
+    if not _is_text(mark.reason) or any(
+        n is not None and not 0 <= n < 2**63 for n in (first, last)
+    ):
+        raise ValueError("a gap out of bounds")
+    if first is not None and last is not None and first > last:
+        raise ValueError("a gap that ends before it begins")
+
+
+def _is_text(text: str) -> bool:
+    return len(text) <= _TEXT_MAX and text.isprintable()

@@ -1,0 +1,138 @@
+"""The manifest of a tape: a separate file that describes its contents. No I/O."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from tickcast.tapes.lines import VERSION, Hole
+from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.errors import InvalidTape
+from tickcast.wire.ticks import CHANNELS, is_feed_name, is_symbol
+from tickcast.wire.times import Time
+
+MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024
+"""The maximum size of a manifest. A writer begins another tape before it is reached."""
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class FrameEntry(NamedTuple):
+    """One frame in the index.
+
+    Attributes:
+        offset: where the frame begins in the file, in bytes.
+        ticks: the number of its ticks.
+        first, last: the least and the greatest time of its ticks, in nanoseconds since the Unix
+            epoch; None without ticks.
+    """
+
+    offset: _Count
+    ticks: _Count
+    first: int | None
+    last: int | None
+
+
+class StreamSummary(Struct, kw_only=True):
+    """The contents of one stream of a tape.
+
+    Attributes:
+        first, last: the least and the greatest time of its ticks; None without ticks.
+        first_seq, last_seq: the numbers of its first and its last tick.
+        epoch: the epoch at the end of the stream; empty if unknown.
+        seq: the last number that is accounted for, by a tick or by a gap.
+        sha256: the hash of its ticks' lines, see `docs/recording.md`.
+    """
+
+    channel: str
+    symbol: str
+    ticks: _Count
+    first: Time | None = None
+    last: Time | None = None
+    first_seq: int | None = None
+    last_seq: int | None = None
+    epoch: str = ""
+    seq: int | None = None
+    sha256: str
+
+
+class Manifest(Struct, kw_only=True):
+    """The contents of a tape.
+
+    Attributes:
+        feed: the name of the recorded feed.
+        source: where the ticks came from.
+        first, last: the least and the greatest time of its ticks; None without ticks.
+        bytes: the total size of its frames in the file.
+        complete: whether the recording was completed. If not, this was read from the file.
+        content: the hash of its ticks, see `content_hash`.
+        gaps: the missing ticks, in the tape's order.
+        frames: the index.
+    """
+
+    version: int = VERSION
+    feed: str
+    source: str = ""
+    complete: bool
+    ticks: _Count
+    first: Time | None = None
+    last: Time | None = None
+    bytes: _Count
+    content: str
+    streams: list[StreamSummary]
+    gaps: list[Hole]
+    frames: list[FrameEntry]
+
+
+def _decode_time(kind: type, value: object) -> object:
+    if kind is Time:
+        return Time.from_wire(value)
+    raise NotImplementedError(f"no decoding for {kind.__name__}")
+
+
+_DECODER: Final = msgspec.json.Decoder(Manifest, dec_hook=_decode_time)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Encode a manifest as a JSON object with a line for each key, stream and gap."""
+    lines = []
+    for name in manifest.__struct_fields__:
+        value = getattr(manifest, name)
+        if name in ("streams", "gaps") and value:
+            rows = b",\n    ".join(encode(each, Encoding.JSON) for each in value)
+            text = b"[\n    " + rows + b"\n  ]"
+        else:
+            text = encode(value, Encoding.JSON)
+        lines.append(b'  "%b": %b' % (name.encode(), text))
+    return b"{\n" + b",\n".join(lines) + b"\n}\n"
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Decode the output of `encode_manifest`.
+
+    Raises:
+        InvalidTape: this is not a manifest, or its version is unknown.
+    """
+    try:
+        manifest = _DECODER.decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise InvalidTape(f"not a manifest: {error}") from None
+    if manifest.version != VERSION:
+        raise InvalidTape(f"version {manifest.version} of the format, and {VERSION} is known")
+    if not is_feed_name(manifest.feed):
+        raise InvalidTape("not a manifest: no such feed")
+    if not all(each.channel in CHANNELS and is_symbol(each.symbol) for each in manifest.streams):
+        raise InvalidTape("not a manifest: no such stream")
+    _check_frames(manifest)
+    return manifest
+
+
+def _check_frames(manifest: Manifest) -> None:
+    offsets = [each.offset for each in manifest.frames]
+    rising = all(before < after for before, after in pairwise([*offsets, manifest.bytes]))
+    if not rising or (offsets and offsets[0] != 0):
+        raise InvalidTape("not a manifest: its frames are not in order")
+    if any(each.ticks and (each.first is None or each.last is None) for each in manifest.frames):
+        raise InvalidTape("not a manifest: a frame without times")

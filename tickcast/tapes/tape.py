@@ -1,0 +1,263 @@
+"""Reads tapes."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Final
+
+from tickcast.tapes.frames import Frame, decompress, frames_at, opened
+from tickcast.tapes.lines import (
+    TICKS,
+    Head,
+    Hole,
+    Mark,
+    Place,
+    Record,
+    decode_line,
+    encode_tick,
+    received_at,
+)
+from tickcast.tapes.manifest import (
+    MANIFEST_BYTES_MAX,
+    FrameEntry,
+    Manifest,
+    decode_manifest,
+)
+from tickcast.tapes.names import id_of, manifest_path
+from tickcast.tapes.stats import Ledger
+from tickcast.wire.errors import InvalidTape, TapeNotFound
+from tickcast.wire.ticks import Coverage, StreamKey, Tick, channel_of
+from tickcast.wire.times import Time
+
+_ENTRIES_MAX: Final = 1_000_000
+"""Limit for the frames and gaps of a tape without a manifest, which are held in memory."""
+_NEVER: Final = -(2**63)
+
+
+class Tape:
+    """A recorded tape. Several readers can use it at once, even while it is being written.
+
+    Attributes:
+        id: the name of the tape, which is the file name without suffixes.
+        manifest: the contents of the tape, determined by reading the tape if it has no manifest.
+        torn_bytes: the size of the incomplete end that a killed writer left in the file.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, torn_bytes: int = 0) -> None:
+        self.path = path
+        self.id = id_of(path)
+        self.manifest = manifest
+        self.torn_bytes = torn_bytes
+
+    @classmethod
+    def open(cls, path: Path) -> Tape:
+        """Open a tape. A tape without a manifest is read through once.
+
+        Raises:
+            TapeNotFound: there is no such file.
+            InvalidTape: the file is not a tape, is damaged, or does not match its manifest.
+        """
+        with opened(path) as number:
+            size = os.fstat(number).st_size
+            manifest = read_manifest(path)
+            if manifest is None:
+                scan = Scan(path, number)
+                return cls(path, scan.manifest, size - scan.manifest.bytes)
+        torn = size - manifest.bytes
+        if torn and (manifest.complete or torn < 0):
+            raise InvalidTape(f"{path}: has {size:,} bytes, and {manifest.bytes:,} by its manifest")
+        return cls(path, manifest, torn)
+
+    @property
+    def first(self) -> Time:
+        """The least time of its ticks; 0 without ticks."""
+        return self.manifest.first or Time(0)
+
+    @property
+    def last(self) -> Time:
+        """The greatest time of its ticks; 0 without ticks."""
+        return self.manifest.last or Time(0)
+
+    def read(self, start: Time | None = None, coverage: Coverage | None = None) -> Iterator[Tick]:
+        """Read the ticks in their order on the tape, with at most one frame in memory.
+
+        Args:
+            start: begin each stream with its first tick at or after this time. As with `start` of a
+                subscription, all later ticks of the stream follow, whatever their times.
+            coverage: read only these streams.
+
+        Raises:
+            InvalidTape: the tape is damaged, or has changed.
+        """
+        wanted = _Choice(start, coverage).has
+        for line in self._lines_from(start):
+            item = decode_line(line)
+            if isinstance(item, TICKS) and wanted(item):
+                yield item
+
+    def records(
+        self,
+        start: Time | None = None,
+        coverage: Coverage | None = None,
+        *,
+        with_rx: bool = False,
+    ) -> Iterator[Record]:
+        """Read lines like `read`. Lines other than ticks are included from the first frame read on.
+
+        Args:
+            with_rx: include the time at which each line was received; otherwise it is None.
+        """
+        wanted = _Choice(start, coverage).has
+        for line in self._lines_from(start):
+            item = decode_line(line)
+            if wanted(item):
+                yield Record(item, received_at(line) if with_rx else None)
+
+    def _lines_from(self, start: Time | None) -> Iterator[bytes]:
+        frames = self.frames_from(start)
+        return self._lines(frames[0].offset if frames else self.manifest.bytes)
+
+    def frames_from(self, start: Time | None) -> list[FrameEntry]:
+        """Return the frames from the first one on that may contain a tick at or after a time.
+
+        Times on a tape may fall, but the greatest time so far does not: see "The time index" in
+        docs/architecture.md.
+        """
+        frames = self.manifest.frames
+        if start is None:
+            return frames
+        times = (_NEVER if each.last is None else each.last for each in frames)
+        return frames[bisect_left(list(accumulate(times, max)), start) :]
+
+    def ticks_of(self, frame: FrameEntry) -> list[Tick]:
+        """Read the ticks of one frame in their order.
+
+        Raises:
+            InvalidTape: the tape is damaged, or has changed.
+        """
+        items = map(decode_line, self._lines(frame.offset, 1))
+        return [item for item in items if isinstance(item, TICKS)]
+
+    def _lines(self, offset: int, frames: int | None = None) -> Iterator[bytes]:
+        """Read the lines of a number of frames, or of all frames, from an offset on."""
+        began = offset
+        try:
+            with opened(self.path) as number:
+                for frame in islice(frames_at(number, offset, self.manifest.bytes), frames):
+                    if frame.offset != offset:
+                        break
+                    yield from decompress(frame)
+                    offset += len(frame.stored)
+        except OSError as error:
+            raise InvalidTape(f"{self.path}: {error.strerror}") from None
+        except InvalidTape as error:
+            raise InvalidTape(f"{self.path}: {error}") from None
+        if offset == began if frames else offset != self.manifest.bytes:
+            raise InvalidTape(f"{self.path}: the frame at byte {offset:,} is damaged or missing")
+
+
+class _Choice:
+    """Selects the lines of a tape to read."""
+
+    def __init__(self, start: Time | None, coverage: Coverage | None) -> None:
+        self._start = start
+        self._coverage = coverage
+        self._begun: set[tuple[str, str]] = set()
+        self._covered: dict[tuple[str, str], bool] = {}
+
+    def has(self, item: Tick | Mark) -> bool:
+        if (self._start is None and self._coverage is None) or isinstance(item, Head):
+            return True
+        is_mark = not isinstance(item, TICKS)
+        channel = item.channel if isinstance(item, Place | Hole) else channel_of(item)
+        stream = (channel, item.symbol)
+        if self._coverage is not None and not self._covers(stream, self._coverage):
+            return False
+        if is_mark or self._start is None or stream in self._begun:
+            return True
+        if isinstance(item, Place | Hole) or item.time < self._start:
+            return False
+        self._begun.add(stream)
+        return True
+
+    def _covers(self, stream: tuple[str, str], coverage: Coverage) -> bool:
+        known = self._covered.get(stream)
+        if known is None:
+            known = self._covered[stream] = coverage.covers(StreamKey("", *stream))
+        return known
+
+
+class Scan:
+    """Reads through the whole frames of a tape's file.
+
+    Raises:
+        InvalidTape: the file is not a tape.
+    """
+
+    def __init__(self, path: Path, number: int, end: int | None = None) -> None:
+        self.ledger = Ledger()
+        self._frames: list[FrameEntry] = []
+        self._bytes = 0
+        try:
+            for frame in frames_at(number, 0, end):
+                # After a machine crash, a frame may be whole and still contain garbage.
+                try:
+                    lines = decompress(frame)
+                except InvalidTape:
+                    break
+                self._take(frame, lines)
+        except OSError as error:
+            raise InvalidTape(f"{path}: {error.strerror}") from None
+        except InvalidTape as error:
+            raise InvalidTape(f"{path}: {error}") from None
+        if self.ledger.head is None:
+            is_empty = os.fstat(number).st_size == 0
+            raise InvalidTape(
+                f"{path}: {'nothing was flushed to it' if is_empty else 'not a tape'}"
+            )
+
+    def _take(self, frame: Frame, lines: Iterable[bytes]) -> None:
+        times: list[int] = []
+        for line in lines:
+            item = decode_line(line)
+            if isinstance(item, Head | Place | Hole):
+                self.ledger.take_mark(item)
+                continue
+            if self.ledger.head is None:
+                raise InvalidTape("does not begin with the head of a tape")
+            self.ledger.take_tick(item, encode_tick(item, None)[1])
+            times.append(int(item.time))
+        self._frames.append(
+            FrameEntry(frame.offset, len(times), min(times, default=None), max(times, default=None))
+        )
+        self._bytes += len(frame.stored)
+        if len(self._frames) + len(self.ledger.gaps) > _ENTRIES_MAX:
+            raise InvalidTape(f"more than {_ENTRIES_MAX:,} frames and gaps")
+
+    @property
+    def manifest(self) -> Manifest:
+        """Return the manifest that the writer would have written."""
+        return self.ledger.manifest(self._frames, self._bytes, complete=False)
+
+
+def read_manifest(tape: Path) -> Manifest | None:
+    """Read the manifest of a tape, or return None if there is none.
+
+    Raises:
+        InvalidTape: the file is not a manifest.
+    """
+    path = manifest_path(tape)
+    try:
+        with opened(path) as number:
+            if os.fstat(number).st_size > MANIFEST_BYTES_MAX:
+                raise InvalidTape(f"{path}: too big for a manifest")
+            with os.fdopen(os.dup(number), "rb") as file:
+                return decode_manifest(file.read(MANIFEST_BYTES_MAX))
+    except TapeNotFound:
+        return None
+    except OSError as error:
+        raise InvalidTape(f"{path}: {error.strerror}") from None

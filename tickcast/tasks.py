@@ -1,0 +1,127 @@
+"""Asyncio tasks: runs background tasks, restarts those that must keep running, and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from tickcast.wire.errors import TickcastError, level_of
+
+_AGAIN_S: Final = 0.1
+_RESTART_FIRST_S: Final = 0.1
+_RESTART_MAX_S: Final = 5.0
+_STEADY_S: Final = 30.0
+"""After running for this long, a task that fails is restarted with the shortest delay again."""
+
+Work = Coroutine[Any, Any, None]
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait until all have ended, with or without an error.
+
+    Cancelling once may not be enough. Before Python 3.12, `asyncio.wait_for` loses a cancellation
+    that arrives together with the result, and redis-py uses it for every command.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
+
+
+class BackgroundTasks:
+    """Tasks that nothing awaits: their failures are logged, and they end with their owner.
+
+    `start` runs work once. `supervise` is for tasks that all clients depend on: when one fails, the
+    traceback is logged and the task is restarted.
+
+    Attributes:
+        restarts: how often each supervised task has failed, by name.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._down: set[str] = set()
+        self.restarts: dict[str, int] = {}
+
+    @property
+    def down(self) -> list[str]:
+        """Names of the supervised tasks that have failed and wait to be restarted."""
+        return sorted(self._down)
+
+    def start(self, work: Work) -> asyncio.Task[None]:
+        """Run work once, in a task."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def supervise(self, name: str, run: Callable[[], Work]) -> None:
+        """Run `run` in a task, and again whenever it raises, until `close`.
+
+        A task that returns has nothing left to do and is not started again. Restarts are delayed
+        by 0.1 s, doubled up to 5 s while the task keeps failing.
+
+        Args:
+            name: what logs and metrics call it.
+        """
+        self.restarts[name] = 0
+        self.start(self._keep_running(name, run)).set_name(name)
+
+    async def close(self) -> None:
+        """Cancel all tasks and wait until they have ended."""
+        await end_tasks(list(self._tasks))
+
+    async def _keep_running(self, name: str, run: Callable[[], Work]) -> None:
+        delay_s = _RESTART_FIRST_S
+        while True:
+            began_s = time.monotonic()
+            try:
+                await run()
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Not a cancellation of this task, but of something it awaited: that is a failure.
+                failure: BaseException = error
+            except Exception as error:
+                failure = error
+            else:
+                return
+            if time.monotonic() - began_s > _STEADY_S:
+                delay_s = _RESTART_FIRST_S
+            self._logger.error(
+                "the %s failed and starts again in %.1f s", name, delay_s, exc_info=failure
+            )
+            self.restarts[name] += 1
+            self._down.add(name)
+            try:
+                await asyncio.sleep(delay_s)
+            finally:
+                self._down.discard(name)
+            delay_s = min(2 * delay_s, _RESTART_MAX_S)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, TickcastError):
+            self._logger.log(level_of(error), "gave up for now: %s", error)
+        else:
+            self._logger.error("a bug in a background task", exc_info=error)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that end a program gracefully: Ctrl-C, `kill`, and closing the terminal.
+
+    The last one, SIGHUP, is excluded if it is ignored, as `nohup` does.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers

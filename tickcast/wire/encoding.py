@@ -1,0 +1,117 @@
+"""Encode and decode ticks: JSON or MessagePack for clients, and a separate form for the broker."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+from tickcast.wire.errors import InvalidTick
+from tickcast.wire.ticks import Tick
+from tickcast.wire.times import Time
+
+
+class Encoding(Enum):
+    """The encoding of a connection: JSON in text frames, or MessagePack in binary frames."""
+
+    JSON = "json"
+    MSGPACK = "msgpack"
+
+
+def _hook(of_time: Any) -> Any:
+    def encode(value: object) -> object:
+        if isinstance(value, Time):
+            return of_time(value)
+        raise NotImplementedError(f"no encoding for {type(value).__name__}")
+
+    return encode
+
+
+_WIRE_ENCODERS: Final[dict[Encoding, msgspec.json.Encoder | msgspec.msgpack.Encoder]] = {
+    Encoding.JSON: msgspec.json.Encoder(enc_hook=_hook(Time.rfc3339)),
+    Encoding.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_hook(Time.ext)),
+}
+_STORE_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=operator.index)
+
+
+def _decode_time(kind: type, value: object) -> object:
+    if kind is Time:
+        return Time.from_wire(value)
+    raise NotImplementedError(f"no decoding for {kind.__name__}")
+
+
+_STORE_DECODER: Final = msgspec.msgpack.Decoder(list[Tick], dec_hook=_decode_time)
+
+
+def encode(message: object, encoding: Encoding) -> bytes:
+    """Encode a message for clients: ticks, or any value made of builtins and `Time`."""
+    return _WIRE_ENCODERS[encoding].encode(message)
+
+
+def encode_elements(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
+    """Encode ticks as the inside of an array, so that one array can combine several such pieces."""
+    array = encode(ticks, encoding)
+    if encoding is Encoding.JSON:
+        return array[1:-1]
+    return array[len(_msgpack_array_header(len(ticks))) :]
+
+
+def array_marks(count: int, encoding: Encoding) -> tuple[bytes, bytes, bytes]:
+    """The bytes before, between and after the elements of an array of `count` elements."""
+    if encoding is Encoding.JSON:
+        return b"[", b",", b"]"
+    return _msgpack_array_header(count), b"", b""
+
+
+def _msgpack_array_header(count: int) -> bytes:
+    """The header of an array. Source: MessagePack specification, "Array format family"."""
+    if count < 16:
+        return bytes((0x90 | count,))
+    if count < 1 << 16:
+        return b"\xdc" + count.to_bytes(2, "big")
+    return b"\xdd" + count.to_bytes(4, "big")
+
+
+def pack(ticks: Sequence[Tick]) -> bytes:
+    """Encode ticks for the broker: a MessagePack array, with times as nanoseconds."""
+    return _STORE_ENCODER.encode(ticks)
+
+
+def unpack(data: bytes) -> list[Tick]:
+    """Decode the result of `pack`.
+
+    Raises:
+        InvalidTick: the bytes can't be decoded.
+    """
+    try:
+        return _STORE_DECODER.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InvalidTick(f"undecodable batch: {error}") from None
+
+
+def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
+    """Convert one decoded message to a tick, ignoring unknown fields.
+
+    Args:
+        kinds: the type to convert to, if it is not `Tick` itself: classes derived from its members.
+
+    >>> tick = from_wire({"T": "t", "S": "ES", "p": 1640.25, "s": 3, "t": "2013-09-03T13:00:00Z"})
+    >>> tick.symbol, tick.price, tick.seq
+    ('ES', 1640.25, None)
+
+    Raises:
+        InvalidTick: a field is missing or of the wrong type.
+    """
+    try:
+        tick: Tick = msgspec.convert(fields, kinds, dec_hook=_decode_time)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise InvalidTick(str(error)) from None
+    return tick
+
+
+def wire_names(kind: type[Tick]) -> frozenset[str]:
+    """The names of this tick type's fields in messages, including `T`."""
+    return frozenset(("T", *(field.encode_name for field in msgspec.structs.fields(kind))))

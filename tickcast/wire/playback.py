@@ -1,0 +1,405 @@
+"""Plays recorded ticks: decides which are due, with pause, seek, speed and step.
+
+No I/O and no clock: the caller passes the time, in seconds on any monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator, Iterator, Mapping
+from enum import Enum
+from itertools import dropwhile
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+
+from tickcast.wire.times import NS_PER_SECOND, Time
+
+SPEED: Final = (0.01, 10_000.0)
+"""The slowest and the fastest speed, apart from `max`."""
+MAX: Final = math.inf
+"""The speed that ignores the times of ticks."""
+STEPS_MAX: Final = 10_000
+"""Maximum number of ticks in one step."""
+
+_OFFSET = re.compile(r"([+-])(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
+_UNITS: Final = {"ms": 10**6, "s": NS_PER_SECOND, "m": 60 * NS_PER_SECOND,
+                 "h": 3600 * NS_PER_SECOND, "d": 86_400 * NS_PER_SECOND}  # fmt: skip
+
+
+class Timed(Protocol):
+    """A tick, or an object that represents one."""
+
+    @property
+    def time(self) -> Time:
+        """When it happened."""
+
+
+T = TypeVar("T", bound=Timed)
+T_co = TypeVar("T_co", bound=Timed, covariant=True)
+
+
+class Source(Protocol[T_co]):
+    """Recorded ticks that can be read from any point.
+
+    Ticks come in the order of the file. A tick with an earlier time than one before it is due
+    together with that one: a tick's *due time* is the greatest time up to and including it.
+    """
+
+    @property
+    def first(self) -> Time:
+        """The time of the first tick."""
+
+    @property
+    def last(self) -> Time:
+        """The greatest time."""
+
+    def read(self, start: Time | None) -> Iterator[T_co]:
+        """Read from the first tick that is not before `start`; may begin with earlier ticks.
+
+        The ticks belong to the caller.
+        """
+
+
+class Mode(Enum):
+    """The state of a deck."""
+
+    PLAYING = "playing"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class State(NamedTuple):
+    """Where a replay stands.
+
+    Attributes:
+        position: time in the recording.
+        speed: multiple of the original speed; `MAX` ignores the times of ticks.
+        first, last: the part of the recording that is played.
+    """
+
+    mode: Mode
+    position: Time
+    speed: float
+    first: Time
+    last: Time
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of a `replay` message; see `docs/protocol.md`, section "Replays"."""
+        return {
+            "state": self.mode.value,
+            "position": self.position,
+            "speed": show_speed(self.speed),
+            "from": self.first,
+            "to": self.last,
+        }
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> State:
+        """Read the result of `fields`, with times in any form that messages use.
+
+        Raises:
+            ValueError, KeyError, TypeError: the fields are not a valid state.
+        """
+        return cls(
+            Mode(fields["state"]),
+            Time.from_wire(fields["position"]),
+            read_speed(fields["speed"]),
+            Time.from_wire(fields["from"]),
+            Time.from_wire(fields["to"]),
+        )
+
+
+class Schedule(NamedTuple):
+    """Maps recording time to clock time.
+
+    Attributes:
+        since_s: when the replay was at `position`, on the caller's clock.
+        position: time in the recording, in nanoseconds.
+        speed: multiple of the original speed.
+    """
+
+    since_s: float
+    position: int
+    speed: float
+
+    def when(self, time: int) -> float:
+        """When the replay reaches a time of the recording, on the caller's clock."""
+        return self.since_s + (time - self.position) / NS_PER_SECOND / self.speed
+
+
+class Deck(Generic[T]):
+    """Plays a source by the times of its ticks.
+
+    The last command fixes the schedule, so the deck catches up after a delay and delays do not
+    accumulate.
+
+    Args:
+        now_s: when playback begins.
+        speed: within `SPEED`, or `MAX`.
+        start, end: the part to play; the whole source by default.
+        loop: start over at the end.
+
+    Attributes:
+        rewinds: how often playback has gone back, so that ticks are repeated. Ticks returned by the
+            `take` call that rewinds come before the rewind.
+        rounds: how many of these rewinds were loops at the end.
+
+    Raises:
+        ValueError: there is nothing between `start` and `end`, or the speed is out of bounds.
+    """
+
+    def __init__(
+        self,
+        source: Source[T],
+        now_s: float,
+        *,
+        speed: float = 1.0,
+        start: Time | None = None,
+        end: Time | None = None,
+        loop: bool = False,
+    ) -> None:
+        self.first = source.first if start is None else Time(max(start, source.first))
+        self.last = source.last if end is None else Time(min(end, source.last))
+        if self.first > self.last:
+            raise ValueError(
+                f"nothing lies there: the recording goes from {source.first.rfc3339()}"
+                f" to {source.last.rfc3339()}"
+            )
+        if loop and self.first == self.last:
+            raise ValueError("nothing to loop: all ticks have the same time")
+        self._source = source
+        self._loop = loop
+        self._mode = Mode.PLAYING
+        self._speed = check_speed(speed)
+        self.rewinds = self.rounds = 0
+        self._read_from(self.first, now_s)
+
+    def _read_from(self, position: Time, now_s: float) -> None:
+        """Continue from `position`, starting now."""
+        self._reading = self._source.read(position if position > self._source.first else None)
+        self._ticks = dropwhile(lambda tick: tick.time < position, self._reading)
+        self._anchor = (now_s, int(position))
+        self._played: int | None = None
+        self._next = next(self._ticks, None)
+        self._next_due: int = self._next.time if self._next else self.last
+        self._look_at_end()
+
+    def _look_at_end(self) -> None:
+        if self._next is not None and self._next_due > self.last:
+            self._next, self._next_due = None, self.last
+        elif self._next is None:
+            self._next_due = self.last
+
+    # -- the flow
+
+    def take(self, now_s: float, at_most: int = 500) -> list[T]:
+        """Return ticks that are due, at most `at_most`; the next call returns the rest."""
+        if self._mode is not Mode.PLAYING:
+            return []
+        taken = self._take_until(self._reach(now_s), at_most)
+        if self._next is None and self._reach(now_s) >= self.last:
+            self._end(now_s)
+        return taken
+
+    def close(self) -> None:
+        """Close the file that is being read."""
+        if isinstance(self._reading, Generator):
+            self._reading.close()
+
+    @property
+    def due_s(self) -> float | None:
+        """When the next tick or the end is due; None unless the deck is playing."""
+        if self._mode is not Mode.PLAYING:
+            return None
+        return self.schedule.when(self._next_due)
+
+    @property
+    def mode(self) -> Mode:
+        """Whether the deck is playing, paused or ended."""
+        return self._mode
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule, valid until the next command or round."""
+        return Schedule(*self._anchor, self._speed)
+
+    def state(self, now_s: float) -> State:
+        """The current state. If ticks are late, the position is that of the first late one."""
+        return State(self._mode, self._position(now_s), self._speed, self.first, self.last)
+
+    def _take_until(self, reach: float, at_most: int) -> list[T]:
+        taken: list[T] = []
+        ticks, tick, due, last = self._ticks, self._next, self._next_due, self.last
+        while tick is not None and due <= reach and len(taken) < at_most:
+            taken.append(tick)
+            self._played = due
+            tick = next(ticks, None)
+            if tick is not None and tick.time > due:
+                due = tick.time
+                if due > last:
+                    tick = None
+        self._next, self._next_due = tick, due
+        self._look_at_end()
+        return taken
+
+    def _reach(self, now_s: float) -> float:
+        """The recording time reached by now; it stops at the end."""
+        if self._speed is MAX:
+            return self.last
+        since_s, position = self._anchor
+        passed_ns = round((now_s - since_s) * self._speed * NS_PER_SECOND)
+        return min(position + max(0, passed_ns), self.last)
+
+    def _position(self, now_s: float) -> Time:
+        if self._mode is Mode.PLAYING:
+            return Time(min(self._reach(now_s), self._next_due))
+        return Time(self._anchor[1])
+
+    def _end(self, now_s: float) -> None:
+        if not self._loop:
+            self._mode = Mode.ENDED
+            self._anchor = (now_s, self.last)
+            return
+        # Start from the due time: otherwise the delay of each round would add to the next.
+        since_s = now_s if self._speed is MAX else self.due_s or now_s
+        self.rewinds += 1
+        self.rounds += 1
+        self._read_from(self.first, since_s)
+
+    # -- commands
+
+    def begin(self, now_s: float) -> None:
+        """Postpone the beginning until now; call it before any tick has been taken.
+
+        That is right after creation or after a seek.
+        """
+        self._anchor = (now_s, self._anchor[1])
+
+    def pause(self, now_s: float) -> None:
+        """Pause playback."""
+        if self._mode is Mode.PLAYING:
+            self._anchor = (now_s, self._position(now_s))
+            self._mode = Mode.PAUSED
+
+    def resume(self, now_s: float) -> None:
+        """Resume playback after a pause."""
+        if self._mode is Mode.PAUSED:
+            self._anchor = (now_s, self._anchor[1])
+            self._mode = Mode.PLAYING
+
+    def seek(self, position: Time, now_s: float) -> None:
+        """Continue from another position, limited to the part being played.
+
+        A deck that has ended plays again.
+        """
+        position = Time(min(max(position, self.first), self.last))
+        if position < self._position(now_s) or self._has_played(position):
+            self.rewinds += 1
+        if self._mode is Mode.ENDED:
+            self._mode = Mode.PLAYING
+        self._read_from(position, now_s)
+
+    def _has_played(self, position: Time) -> bool:
+        return self._played is not None and position <= self._played
+
+    def set_speed(self, speed: float, now_s: float) -> None:
+        """Change the speed.
+
+        Raises:
+            ValueError: the speed is out of bounds.
+        """
+        speed = check_speed(speed)
+        if self._mode is Mode.PLAYING:
+            at = self._position(now_s) if self._speed is MAX else int(self._reach(now_s))
+            self._anchor = (now_s, at)
+        self._speed = speed
+
+    def step(self, count: int, now_s: float) -> list[T]:
+        """Pause and return the next ticks, regardless of when they are due.
+
+        Raises:
+            ValueError: `count` is not from 1 to `STEPS_MAX`.
+        """
+        if not 1 <= count <= STEPS_MAX:
+            raise ValueError(f"a step is 1 to {STEPS_MAX} ticks")
+        self.pause(now_s)
+        if self._mode is Mode.ENDED:
+            return []
+        taken = self._take_until(self.last, count)
+        if taken and self._played is not None:
+            self._anchor = (now_s, max(self._anchor[1], self._played))
+        if self._next is None:
+            self._end(now_s)
+        return taken
+
+
+def check_speed(speed: float) -> float:
+    """Return the speed if it is valid.
+
+    Raises:
+        ValueError: it is out of bounds.
+    """
+    if speed == MAX:
+        return MAX
+    slowest, fastest = SPEED
+    if not slowest <= speed <= fastest:
+        raise ValueError(f"a speed is a number from {slowest:g} to {fastest:g}, or max")
+    return float(speed)
+
+
+def read_speed(value: object) -> float:
+    """Parse a speed: a number, or `max`.
+
+    Raises:
+        ValueError: it is neither, or out of bounds.
+
+    >>> read_speed("0.5"), read_speed("max")
+    (0.5, inf)
+    """
+    if value == "max":
+        return MAX
+    try:
+        speed = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        speed = math.nan
+    return check_speed(speed if math.isfinite(speed) else math.nan)
+
+
+def show_speed(speed: float) -> int | float | str:
+    """Format a speed in the form that `read_speed` accepts."""
+    if speed == MAX:
+        return "max"
+    return int(speed) if speed.is_integer() else speed
+
+
+def read_offset(text: str) -> int | None:
+    """Parse an offset such as `+10m` or `-1.5s` into nanoseconds; None if it is not one.
+
+    >>> read_offset("-1.5s"), read_offset("10m")
+    (-1500000000, None)
+    """
+    match = _OFFSET.fullmatch(text)
+    if match is None:
+        return None
+    sign, amount, unit = match.groups()
+    whole, _, fraction = amount.partition(".")
+    ns = int(whole + fraction.ljust(9, "0")) * _UNITS[unit] // NS_PER_SECOND
+    return -ns if sign == "-" else ns
+
+
+def place(value: object, base: Time) -> Time:
+    """Resolve a time (`2013-09-03T13:00:00Z` or nanoseconds) or an offset from `base` (`+10m`).
+
+    Raises:
+        ValueError: it is neither, or the result is outside the 64-bit range.
+
+    >>> place("+10m", Time.parse("2013-09-03T13:00:00Z")).rfc3339()
+    '2013-09-03T13:10:00Z'
+    """
+    offset = read_offset(value) if isinstance(value, str) else None
+    if offset is not None:
+        return Time.from_wire(int(base) + offset)
+    try:
+        return Time.from_wire(value)
+    except ValueError as error:
+        raise ValueError(f"neither a time nor an offset such as +10m: {error}") from None

@@ -2,6 +2,7 @@ FROM python:3.13-slim AS build
 
 WORKDIR /src
 COPY pyproject.toml hatch_build.py package.json package-lock.json constraints.txt README.md LICENSE ./
+COPY tickcast tickcast
 COPY feed feed
 COPY producers producers
 COPY clients clients

@@ -1,5 +1,5 @@
 """The feed server: it receives ticks from Redis and sends them to WebSocket clients.
 
-Read `ticks` and `protocol` for the vocabulary, `hub` for the fan-out, `upstream` for the input from
-Redis and `connection` for the output to clients. `docs/architecture.md` gives an overview.
+A tick passes through `ingest`, `fanout` and `transport`. A client passes through `server`, `access`
+and `fanout`, and through `history` while it catches up. `docs/architecture.md` gives an overview.
 """

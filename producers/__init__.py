@@ -1,1 +1,4 @@
-"""Producers: the programs that create ticks and publish them, and their building blocks."""
+"""Programs that publish: venues, recordings, replays, a synthetic market, and bars.
+
+Each command in `producers.commands` reads from one source and publishes into Redis.
+"""

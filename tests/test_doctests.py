@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-import clients
+import tickcast
 from tests.builders import bar, quote, trades
 from tests.conftest import running_server
 from tests.tickcast.client.tapes import write_tape
@@ -23,8 +23,12 @@ from tickcast.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = (
-    "clients",
-    *(f"clients.{path.stem}" for path in sorted((ROOT / "clients").glob("[a-z]*.py"))),
+    "tickcast",
+    "tickcast.blocking",
+    *(
+        f"tickcast.client.{path.stem}"
+        for path in sorted((ROOT / "tickcast" / "client").glob("[a-z]*.py"))
+    ),
     "tickcast.wire.playback", "tickcast.wire.ticks", "tickcast.wire.times",
 )  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.FAIL_FAST
@@ -87,8 +91,8 @@ def test_an_example_that_is_wrong_fails() -> None:
 
 
 def test_what_programs_begin_with_has_an_example() -> None:
-    named = {test.name.partition(".")[2] for test in ALL}
+    named = {".".join(test.name.split(".")[-2:]) for test in ALL}
     begun = {"stream.connect", "blocking.connect", "callbacks.listen", "window.Window"}
     assert begun <= named
-    tour = clients.__doc__ or ""
-    assert [name for name in clients.__all__ if name not in tour] == []
+    tour = tickcast.__doc__ or ""
+    assert [name for name in tickcast.__all__ if name not in tour] == []

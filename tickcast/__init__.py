@@ -1,10 +1,10 @@
-"""Client library for subscribing to feeds, and the programs built on it.
+"""The library: subscribe to feeds, and publish into them.
 
 In the examples, `URL` is the address of a feed, such as `ws://127.0.0.1:8000/stream`. `connect`
 opens a `Stream`, an asynchronous iterator of ticks:
 
 >>> import asyncio
->>> from clients import connect
+>>> from tickcast import connect
 >>> async def first_trades(count):
 ...     async with connect(URL) as stream:
 ...         await stream.subscribe(trades=["ES"], start=0)
@@ -15,7 +15,7 @@ opens a `Stream`, an asynchronous iterator of ticks:
 The client accounts for every tick. `Report` and `StreamReport` count ticks by outcome, and a `Gap`
 names ticks that will not arrive. A `Position` is a place in a stream to resume from:
 
->>> from clients import Gap, Position
+>>> from tickcast import Gap, Position
 >>> async def read_all():
 ...     async with connect(URL, on_gap=print) as stream:
 ...         await stream.resume({"trades": ["ES"]}, [Position("trades", "ES", "another epoch", 7)])
@@ -30,7 +30,7 @@ Gap(channel='trades', symbol='ES', first_seq=None, last_seq=None, reason='epoch'
 `Heartbeat` and `ReplayState` events and `Stamped` ticks. A request that the server rejects raises
 `Refused`:
 
->>> from clients import Refused
+>>> from tickcast import Refused
 >>> async def configure():
 ...     async with connect(URL, on_heartbeat=print, on_replay=print) as stream:
 ...         print(await stream.configure(stamps=True, slow="skip"))
@@ -56,18 +56,63 @@ it ends with `ReplayCut`:
 programs without an event loop.
 """
 
-from tickcast.client.accounts import Gap, Position
-from tickcast.client.callbacks import listen
-from tickcast.client.notices import Configured, Heartbeat
-from tickcast.client.private_replay import PrivateReplay, ReplayCut
-from tickcast.client.report import Report, StreamReport
-from tickcast.client.stamps import Stamped
-from tickcast.client.state import Refused
-from tickcast.client.stream import Stream, connect
-from tickcast.client.window import Window
-from tickcast.wire.playback import State as ReplayState
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tickcast.client.accounts import Gap, Position
+    from tickcast.client.callbacks import listen
+    from tickcast.client.notices import Configured, Heartbeat
+    from tickcast.client.private_replay import PrivateReplay, ReplayCut
+    from tickcast.client.report import Report, StreamReport
+    from tickcast.client.stamps import Stamped
+    from tickcast.client.state import Refused
+    from tickcast.client.stream import Stream, connect
+    from tickcast.client.window import Window
+    from tickcast.wire.playback import State as ReplayState
+    from tickcast.wire.ticks import Bar, Quote, Trade
+    from tickcast.wire.times import Time
+
+_HOMES: Final = {
+    "Bar": "tickcast.wire.ticks",
+    "Configured": "tickcast.client.notices",
+    "Gap": "tickcast.client.accounts",
+    "Heartbeat": "tickcast.client.notices",
+    "Position": "tickcast.client.accounts",
+    "PrivateReplay": "tickcast.client.private_replay",
+    "Quote": "tickcast.wire.ticks",
+    "Refused": "tickcast.client.state",
+    "ReplayCut": "tickcast.client.private_replay",
+    "ReplayState": "tickcast.wire.playback",
+    "Report": "tickcast.client.report",
+    "Stamped": "tickcast.client.stamps",
+    "Stream": "tickcast.client.stream",
+    "StreamReport": "tickcast.client.report",
+    "Time": "tickcast.wire.times",
+    "Trade": "tickcast.wire.ticks",
+    "Window": "tickcast.client.window",
+    "connect": "tickcast.client.stream",
+    "listen": "tickcast.client.callbacks",
+}
 
 __all__ = [
-    "Configured", "Gap", "Heartbeat", "Position", "PrivateReplay", "Refused", "ReplayCut",
-    "ReplayState", "Report", "Stamped", "Stream", "StreamReport", "Window", "connect", "listen",
+    "Bar", "Configured", "Gap", "Heartbeat", "Position", "PrivateReplay", "Quote", "Refused",
+    "ReplayCut", "ReplayState", "Report", "Stamped", "Stream", "StreamReport", "Time", "Trade",
+    "Window", "connect", "listen",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562).
+
+    Each command needs a part of the library only, and the client imports websockets and more.
+    """
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

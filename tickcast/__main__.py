@@ -1,4 +1,4 @@
-"""Runs the command `tickcast` as `python -m tickcast.commands`."""
+"""Runs the command `tickcast` as `python -m tickcast`."""
 
 from tickcast.commands import main
 

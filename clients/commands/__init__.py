@@ -1,0 +1,1 @@
+"""The commands that consume: `watch`, `record` and `load`."""

@@ -1,1 +1,1 @@
-"""The load tester: many clients that check every tick they receive and measure the cost."""
+"""The load tester: many clients in several processes, and a report."""

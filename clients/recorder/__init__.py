@@ -1,0 +1,1 @@
+"""Records a feed as a tape: `tickcast record`."""

@@ -1,1 +1,1 @@
-"""The terminal display of `tickcast watch`: market state rendered as lines of text. No I/O."""
+"""The terminal dashboard of `tickcast watch`: its state and its pictures, without I/O."""

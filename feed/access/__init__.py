@@ -1,1 +1,5 @@
-"""Authentication and authorization: API keys, tokens, and their entitlements."""
+"""Who may connect, who they are, and what they may see and do.
+
+A handshake's credentials come in; a `Grant` or an error goes out. `admission` checks a client
+before the handshake, `authenticator` its credentials, and `action_policy` each later action.
+"""

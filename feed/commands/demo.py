@@ -18,18 +18,15 @@ import click
 from feed.commands.serve import check_tapes, serve_feed
 from feed.server.running import CannotListen, address_of, bind_all
 from feed.transport.tls import Certificate, certificate_of
-from producers.commands.bars import make_bars
-from producers.synthetic.pacing import Pacer, play
-from producers.synthetic.synthetic import generate, symbol_names
 from tickcast.broker.embedded import prepare_directory, provided_store
-from tickcast.commands.options import config_option, open_publisher, run_server_loop, set_up_logging
+from tickcast.commands import command_module
+from tickcast.commands.options import config_option, run_server_loop, set_up_logging
 from tickcast.commands.parameters import Rate
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.delays import Reminders
 from tickcast.wire.errors import AlreadyClaimed, InvalidSettings, TickcastError
 from tickcast.wire.ticks import DEFAULT_FEED, Timeframe
-from tickcast.wire.times import Time
 
 _PORTS_TRIED = 50
 _AGAIN_S = 1.0
@@ -123,37 +120,39 @@ def _names_of(hosts: Sequence[str]) -> list[str]:
 
 
 async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
+    publish_market = command_module("synth").publish_market
     reminders = Reminders()
     while True:
+        started_s = time.monotonic()
         try:
-            async with open_publisher(settings, DEFAULT_FEED) as publisher:
-                reminders.reset()
-                ticks = generate(symbol_names(symbols), rate, seed=7, start=Time.now())
-                await play(ticks, publisher, Pacer())
+            await publish_market(settings, DEFAULT_FEED, symbols, rate)
         except TickcastError as error:
             # The publisher handles outages, but a configured Redis may not be running yet.
-            _remind(reminders, error, "no market for now")
-            await asyncio.sleep(_AGAIN_S)
+            await _report_and_wait(reminders, error, "no market for now", started_s)
 
 
 async def _run_bars(settings: Settings) -> None:
+    make_bars = command_module("bars").make_bars
     reminders = Reminders()
     while True:
-        began_s = time.monotonic()
+        started_s = time.monotonic()
         try:
             await make_bars(settings, DEFAULT_FEED, _TIMEFRAMES)
         except AlreadyClaimed:
             await asyncio.sleep(_AGAIN_S)  # Another demo on the same store makes the bars.
         except TickcastError as error:
-            if time.monotonic() - began_s > _SETTLED_S:
-                reminders.reset()
-            _remind(reminders, error, "no bars for now")
-            await asyncio.sleep(_AGAIN_S)
+            await _report_and_wait(reminders, error, "no bars for now", started_s)
 
 
-def _remind(reminders: Reminders, error: TickcastError, message: str) -> None:
-    if reminders.is_due(time.monotonic(), error):
+async def _report_and_wait(
+    reminders: Reminders, error: TickcastError, message: str, started_s: float
+) -> None:
+    now_s = time.monotonic()
+    if now_s - started_s > _SETTLED_S:
+        reminders.reset()
+    if reminders.is_due(now_s, error):
         click.echo(f"tickcast: {message}: {error}", err=True)
+    await asyncio.sleep(_AGAIN_S)
 
 
 def _bind_free(settings: Settings) -> list[socket]:

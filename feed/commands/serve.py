@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from importlib import resources
 from pathlib import Path
 from socket import socket
 
 import click
 
-import clients
 from feed.server.app import create_app
 from feed.server.running import CannotListen, address_of, bind, bind_all, raise_file_limit
 from feed.server.running import serve as run_server
@@ -25,7 +25,8 @@ from tickcast.commands.options import (
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.errors import InvalidSettings
 
-DASHBOARD = Path(clients.__file__).parent / "dashboard" / "dist"
+DASHBOARD = Path(str(resources.files("clients"))) / "dashboard" / "dist"
+"""The built page, found by name because the server imports no client."""
 
 
 @click.command()

@@ -31,7 +31,7 @@ OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
 
 
 class Socket(Protocol):
-    """The part of the WebSocket protocol class that a sink needs; see `feed.transport.websocket`."""
+    """What a sink needs of the protocol class in `feed.transport.websocket`."""
 
     loop: asyncio.AbstractEventLoop
     tasks: set[asyncio.Task[None]]

@@ -42,7 +42,7 @@ _UNUSED: Final = asyncio.Event()
 
 
 class FeedProtocol(WebSocketsSansIOProtocol):
-    """The protocol class for `uvicorn.Config(ws=…)`; `feed.server.running.Server` sends its pings."""
+    """The class for `uvicorn.Config(ws=…)`; `feed.server.running.Server` sends its pings."""
 
     # Most of these are assigned by uvicorn's class. In an instance dict, they would take 2 kB more.
     # If uvicorn assigns other attributes in the future, these still go into a dict.

@@ -65,3 +65,17 @@ async def _synth(
             Pacer(),
             stamp=lambda tick: SCENARIOS[scenario].stamp(tick, start),
         )
+
+
+async def publish_market(settings: Settings, feed: str, symbols: int, rate: float) -> None:
+    """Publish a simulated market until cancelled.
+
+    `rate` is in ticks per second over all symbols.
+
+    Raises:
+        TickcastError: Redis can't be reached at the start; outages later are handled.
+    """
+    async with open_publisher(settings, feed) as publisher:
+        await play(
+            generate(symbol_names(symbols), rate, seed=7, start=Time.now()), publisher, Pacer()
+        )

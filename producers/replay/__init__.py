@@ -1,0 +1,1 @@
+"""Replays recorded data into Redis at a chosen speed, controlled by `tickcast replayctl`."""

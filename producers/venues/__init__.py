@@ -1,1 +1,5 @@
-"""Live venues: one module for each venue, and the runner that serves all of them."""
+"""Live data of trading venues.
+
+A venue's messages come in; ticks go out. Each venue is a class without I/O; `runner` connects to it
+and `capture` records what it sends.
+"""

@@ -10,7 +10,6 @@ and the output.
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -19,12 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from feed import cli
+from tickcast import commands
 
 
 def main() -> None:
-    for name in cli.tickcast.list_commands(None):  # type: ignore[arg-type]
-        importlib.import_module(f"tickcast.commands.{name}")
+    for name in commands.tickcast.list_commands(None):  # type: ignore[arg-type]
+        commands.command_module(name)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_run(json.loads(line))) + "\n")
         sys.stdout.flush()
@@ -68,7 +67,7 @@ def _become(case: dict[str, Any], files: list[Path]) -> None:
     sys.argv = ["tickcast", *case["words"]]
     code = 70
     try:
-        cli.main()
+        commands.main()
     except SystemExit as ended:
         code = int(ended.code or 0)
     except BaseException:

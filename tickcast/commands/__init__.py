@@ -1,4 +1,8 @@
-"""The command `tickcast`: the outermost layer, and the only one that may import everything."""
+"""The command `tickcast`, which finds each command by its dotted name and runs it.
+
+Each program keeps its commands next to what they run. This package knows only their names, so the
+library imports no program.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
@@ -18,17 +22,35 @@ _INTERRUPTED: Final = 130
 _SHOWN: Final = 80
 _DESCRIPTORS: Final = 12
 """Free file descriptors that a command needs to start."""
-_COMMANDS: Final = (
-    "demo", "serve", "publish", "replay", "replayctl", "live", "synth", "bars", "watch", "record",
-    "tape", "load", "keys", "acl",
-)  # fmt: skip
+_MODULES: Final = {
+    "demo": "feed.commands.demo",
+    "serve": "feed.commands.serve",
+    "publish": "producers.commands.publish",
+    "replay": "producers.commands.replay",
+    "replayctl": "producers.commands.replayctl",
+    "live": "producers.commands.live",
+    "synth": "producers.commands.synth",
+    "bars": "producers.commands.bars",
+    "watch": "clients.commands.watch",
+    "record": "clients.commands.record",
+    "tape": "producers.commands.tape",
+    "load": "clients.commands.load",
+    "keys": "feed.commands.keys",
+    "acl": "feed.commands.acl",
+}
+"""The module of each command, in the order of `tickcast --help`."""
+
+
+def command_module(name: str) -> Any:
+    """Import the module of one command."""
+    return importlib.import_module(_MODULES[name])
 
 
 class _Commands(click.Group):
     """Imports a command only when it is used, since each needs only part of the package."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(_MODULES)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -38,11 +60,11 @@ class _Commands(click.Group):
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
             raise click.exceptions.NoSuchCommand(
-                error.command_name, possibilities=_COMMANDS, ctx=ctx
+                error.command_name, possibilities=_MODULES, ctx=ctx
             ) from None
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in _MODULES:
             return None
         command: click.Command = getattr(
             importlib.import_module(f"tickcast.commands.{cmd_name}"), cmd_name

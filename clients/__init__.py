@@ -1,0 +1,1 @@
+"""Programs that consume: dashboard, terminal, recorder and load tester."""

@@ -95,7 +95,8 @@ async def test_a_crash_leaves_the_terminal_as_it_was(cli: Cli) -> None:
     # No known input breaks it, so the test has to.
     launch = LAUNCH.replace(
         "'-m', 'tickcast'",
-        "'-c', 'import tickcast.commands, clients.terminal.view as v; v.View.press = None; tickcast.commands.main()'",
+        "'-c', 'import tickcast.commands as c, clients.terminal.view as v;"
+        " v.View.press = None; c.main()'",
     )
     async with playing(market) as double, watching(double, cli, launch=launch) as terminal:
         terminal.press("s")

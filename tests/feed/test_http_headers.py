@@ -14,14 +14,13 @@ import pytest_asyncio
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-import clients
 from feed.server.app import create_app
 from feed.server.engine import Engine
 from feed.server.running import address_of, bind, server_config
 from tests.conftest import QuietServer
 from tickcast.settings import Settings
 
-SOURCES = Path(clients.__file__).parent / "dashboard"
+SOURCES = Path(__file__).resolve().parents[2] / "clients" / "dashboard"
 DASHBOARD = SOURCES / "dist"
 ALWAYS = {
     "x-content-type-options": "nosniff",

@@ -26,7 +26,7 @@ import uvloop
 
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import provided_store
-from tickcast.broker.resp import READ_BYTES, ReplyReader
+from tickcast.broker.resp import READ_BYTES, RespReader
 from tickcast.settings import Settings
 from tickcast.wire.encoding import pack
 from tickcast.wire.ticks import Trade
@@ -63,7 +63,7 @@ async def by_us(connection: Any, count: int) -> None:
         if not count:
             done.set()
 
-    reader = ReplyReader(connection._writer.transport, take)
+    reader = RespReader(connection._writer.transport, take)
     await done.wait()
     reader.ended.cancel()
 

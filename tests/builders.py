@@ -9,10 +9,10 @@ import msgspec
 
 from tickcast.wire.frames import TEXT, split_frames
 from tickcast.wire.ticks import Bar, Quote, Trade
-from tickcast.wire.times import Moment, Time
+from tickcast.wire.times import Instant, Time
 
 T0 = Time(1_378_054_800_083_000_000)
-NOW = Moment(100.0, T0)
+NOW = Instant(100.0, T0)
 
 
 def trade(symbol: str = "ES", price: float = 1640.25, size: float = 1, **more: Any) -> Trade:

@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
 from feed.server.app import create_app
-from feed.server.running import Server, address_of, bind, server_config
+from feed.server.running import FeedServer, address_of, bind, server_config
 from feed.transport import selfsigned
 from feed.transport.selfsigned import Pair
 from feed.transport.tls import certificate_of
@@ -101,7 +101,7 @@ class RunningServer:
     """The addresses of a server under test."""
 
     http: str
-    server: Server
+    server: FeedServer
 
     @property
     def app_state(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class RunningServer:
         return self.ws + "/stream"
 
 
-class QuietServer(Server):
+class QuietServer(FeedServer):
     """A uvicorn server that leaves the test runner's signal handlers alone."""
 
     @contextlib.contextmanager

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from tickcast.client.state import Refused
     from tickcast.client.stream import Stream, connect
     from tickcast.client.window import Window
-    from tickcast.wire.playback import State as ReplayState
+    from tickcast.wire.playback import ReplayState as ReplayState
     from tickcast.wire.ticks import Bar, Quote, Trade
     from tickcast.wire.times import Time
 

@@ -18,7 +18,7 @@ from tickcast.client.private_replay import PrivateReplay
 from tickcast.client.report import Report
 from tickcast.client.state import Notice
 from tickcast.client.stream import Stream
-from tickcast.wire.playback import State
+from tickcast.wire.playback import ReplayState
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -225,7 +225,7 @@ class BlockingReplay(_Blocking):
         self._replay = replay
 
     @property
-    def state(self) -> State:
+    def state(self) -> ReplayState:
         """The state that the server last reported."""
         return self._replay.state
 
@@ -234,25 +234,25 @@ class BlockingReplay(_Blocking):
         """Whether the replay is over; unread ticks can still be read."""
         return self._replay.ended
 
-    def pause(self) -> State:
+    def pause(self) -> ReplayState:
         """Pause the replay and return its state."""
         return self._portal.call(self._replay.pause)
 
-    def resume(self) -> State:
+    def resume(self) -> ReplayState:
         """Resume the replay."""
         return self._portal.call(self._replay.resume)
 
-    def seek(self, position: datetime | str | int) -> State:
+    def seek(self, position: datetime | str | int) -> ReplayState:
         """Move the replay to another time, dropping unread ticks."""
         position_ns = int(Time.from_wire(position))
         self._drop()
         return self._portal.call(self._replay.seek, position_ns)
 
-    def speed(self, speed: float | str) -> State:
+    def speed(self, speed: float | str) -> ReplayState:
         """Change the speed of the replay."""
         return self._portal.call(self._replay.speed, speed)
 
-    def stop(self) -> State:
+    def stop(self) -> ReplayState:
         """Stop the replay, dropping unread ticks."""
         self._drop()
         return self._portal.call(self._replay.stop)

@@ -16,8 +16,8 @@ from clients.commands.load_plan import make_plan
 from clients.load.page import to_html
 from clients.load.plan import Plan
 from clients.load.progress import LineStage, TerminalStage
-from clients.load.report import Report, to_json
-from clients.load.run import Load, Source
+from clients.load.report import LoadReport, to_json
+from clients.load.run import Load, PublishSource
 from clients.load.symbols import feed_of
 from clients.load.text import print_report
 from tickcast.broker.client import make_client
@@ -31,7 +31,7 @@ from tickcast.commands.options import (
     redis_option,
     run_server_loop,
 )
-from tickcast.commands.parameters import Duration, PerSecond, Share
+from tickcast.commands.parameters import DurationParameter, PerSecondParameter, ShareParameter
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import stop_signals
 from tickcast.wire.encoding import Encoding
@@ -53,11 +53,11 @@ _REPORT_WIDTH: Final = 100
               help="Comma-separated: " + ", ".join(CHANNELS))  # fmt: skip
 @click.option("--encoding", "-e", type=click.Choice([each.value for each in Encoding]),
               default="json", show_default=True)  # fmt: skip
-@click.option("--duration", "-d", type=Duration(), default="30s", show_default=True,
+@click.option("--duration", "-d", type=DurationParameter(), default="30s", show_default=True,
               help="How long figures are taken.")  # fmt: skip
-@click.option("--warmup", type=Duration(), default="1s", show_default=True,
+@click.option("--warmup", type=DurationParameter(), default="1s", show_default=True,
               help="How long ticks flow before that.")  # fmt: skip
-@click.option("--publish-rate", "-r", type=PerSecond(),
+@click.option("--publish-rate", "-r", type=PerSecondParameter(),
               help="Publish so many ticks a second; else what flows is measured.")  # fmt: skip
 @click.option("--burst", type=click.IntRange(1, 10_000), default=1, show_default=True,
               help="Publish so many ticks at a time.")  # fmt: skip
@@ -65,18 +65,18 @@ _REPORT_WIDTH: Final = 100
               help="Symbols to make up and publish.")  # fmt: skip
 @click.option("--pool-prefix", default="LOAD", show_default=True, help="How their names begin.")
 @click.option("--feed", help="Feed to publish into.  [default: the URL's]")
-@click.option("--slow", type=Share(), default="0%", show_default=True,
+@click.option("--slow", type=ShareParameter(), default="0%", show_default=True,
               help="Share of connections that stop reading again and again.")  # fmt: skip
-@click.option("--stall", type=Duration(), default="2s", show_default=True,
+@click.option("--stall", type=DurationParameter(), default="2s", show_default=True,
               help="How long slow ones stop.")  # fmt: skip
-@click.option("--read", type=Duration(), default="1s", show_default=True,
+@click.option("--read", type=DurationParameter(), default="1s", show_default=True,
               help="How long they read in between.")  # fmt: skip
 @click.option("--slow-policy", type=click.Choice(["conflate", "skip", "close"]),
               help="Ask the server for it.")  # fmt: skip
 @click.option("--conflate-ms", type=click.IntRange(0, 60_000), help="Ask the server for it.")
-@click.option("--churn", type=PerSecond(), metavar="N/S",
+@click.option("--churn", type=PerSecondParameter(), metavar="N/S",
               help="Connections a second that leave, each replaced by a new one.")  # fmt: skip
-@click.option("--ramp", type=PerSecond(), default="500/s", show_default=True, metavar="N/S",
+@click.option("--ramp", type=PerSecondParameter(), default="500/s", show_default=True, metavar="N/S",
               help="Connections to open in a second.")  # fmt: skip
 @click.option("--processes", "-p", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes to share the connections.")  # fmt: skip
@@ -95,7 +95,7 @@ _REPORT_WIDTH: Final = 100
 @click.option("--token-file", metavar="FILE", callback=read_token,
               help="Log in with the token or the API key's secret in this file.")  # fmt: skip
 @ca_option
-@click.option("--timeout", type=Duration(), default="10s", show_default=True,
+@click.option("--timeout", type=DurationParameter(), default="10s", show_default=True,
               help="Longest wait for a connection, and for the last ticks.")  # fmt: skip
 @click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the report as one HTML page.")  # fmt: skip
@@ -154,16 +154,16 @@ def _write(path: Path, data: bytes) -> None:
         raise TickcastError(f"{path}: {error.strerror}") from None
 
 
-async def _load(plan: Plan, settings: Settings, feed: str) -> Report:
-    report: Report | None = None
+async def _load(plan: Plan, settings: Settings, feed: str) -> LoadReport:
+    report: LoadReport | None = None
     try:
         async with AsyncExitStack() as stack:
-            source: Source | None = None
+            source: PublishSource | None = None
             if plan.publish_rate is not None:
                 publisher = await stack.enter_async_context(open_publisher(settings, feed))
                 client = make_client(await find_store(settings))
                 stack.push_async_callback(client.aclose)
-                source = Source(publisher, Store(client), feed)
+                source = PublishSource(publisher, Store(client), feed)
             report = await _run(plan, source)
     except TickcastError:
         # A publisher that has failed raises again when it closes. The report includes that error.
@@ -172,7 +172,7 @@ async def _load(plan: Plan, settings: Settings, feed: str) -> Report:
     return report
 
 
-async def _run(plan: Plan, source: Source | None) -> Report:
+async def _run(plan: Plan, source: PublishSource | None) -> LoadReport:
     stop = asyncio.Event()
     _watch_signals(stop)
     console = Console(stderr=True)

@@ -23,8 +23,8 @@ from tickcast.client.audit import describe_gap
 from tickcast.client.stream import Stream, connect
 from tickcast.commands.hints import token_hint
 from tickcast.commands.options import ca_option, counted, run, token_option
-from tickcast.commands.parameters import Duration
-from tickcast.tapes.directory import Shelf
+from tickcast.commands.parameters import DurationParameter
+from tickcast.tapes.directory import RecordingDirectory
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed, InvalidSettings, RecordingFailed
 from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED, is_pattern
@@ -48,7 +48,7 @@ class Rotate(click.ParamType[Rotation]):
         if match := re.fullmatch(r"(\d{1,9})(KB|MB|GB)", text):
             rotation = Rotation(after_bytes=int(match[1]) * _SIZES[match[2]])
         else:
-            rotation = Rotation(after_s=Duration().convert(text, param, ctx))
+            rotation = Rotation(after_s=DurationParameter().convert(text, param, ctx))
         if not (rotation.after_s or rotation.after_bytes):
             self.fail(f"{text!a} is neither a time such as 1h nor a size such as 1GB", param, ctx)
         return rotation
@@ -66,7 +66,7 @@ class Rotate(click.ParamType[Rotation]):
               metavar="FOLDER", help="Where the tapes go; one recorder to a folder.")  # fmt: skip
 @click.option("--rotate", type=Rotate(), metavar="TIME|SIZE",
               help="Begin another tape after so long, 1h, or so much, 1GB.")  # fmt: skip
-@click.option("--flush", "flush_s", type=Duration(), default="1s", show_default=True,
+@click.option("--flush", "flush_s", type=DurationParameter(), default="1s", show_default=True,
               help="What is received is on the disk after so long.")  # fmt: skip
 @click.option("--slow", type=click.Choice(["close", "skip", "conflate"]), default=SLOW,
               show_default=True, help="What the server is to do when it is faster.")  # fmt: skip
@@ -75,7 +75,7 @@ class Rotate(click.ParamType[Rotation]):
 @ca_option
 @token_option
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
-@click.option("--duration", "duration_s", type=Duration(), help="Stop after so long.")
+@click.option("--duration", "duration_s", type=DurationParameter(), help="Stop after so long.")
 def record(
     url: str,
     trades: tuple[str, ...],
@@ -99,7 +99,7 @@ def record(
     """
     feed = _feed_of(url)
     wanted = _wanted(trades, quotes, bars, others)
-    shelf = Shelf(out, feed, url)
+    shelf = RecordingDirectory(out, feed, url)
     rotation = rotate or Rotation()
     if not flush_s:
         raise InvalidSettings("--flush: must be above 0")
@@ -154,7 +154,7 @@ class _Server(NamedTuple):
 
 
 async def _record(
-    shelf: Shelf,
+    shelf: RecordingDirectory,
     server: _Server,
     wanted: dict[str, list[str]],
     rotation: Rotation,

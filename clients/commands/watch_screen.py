@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Final, Protocol
 
-from clients.terminal.board import Board, Status
+from clients.terminal.board import Board, ConnectionStatus
 from clients.terminal.candles import Candles
-from clients.terminal.view import Page, Wish
+from clients.terminal.view import Page, ViewRequest
 from tickcast.client.accounts import Gap
 from tickcast.client.state import Refused
 from tickcast.client.stream import Stream
@@ -66,7 +66,7 @@ class _Viewer:
         self._keys: deque[str] = deque(maxlen=_KEYS_MAX)
         self._pressed = asyncio.Event()
         self._quit = asyncio.Event()
-        self._drawn: tuple[tuple[int, int], Status] | None = None
+        self._drawn: tuple[tuple[int, int], ConnectionStatus] | None = None
         self._chart: asyncio.Task[None] | None = None
         self._switch: asyncio.Task[None] | None = None
 
@@ -106,15 +106,15 @@ class _Viewer:
 
     def _obey(self, key: str) -> None:
         match self._board.press(key, time.monotonic()):
-            case Wish.QUIT:
+            case ViewRequest.QUIT:
                 self._quit.set()
-            case Wish.CHART:
+            case ViewRequest.CHART:
                 self._end_chart()
                 if (candles := self._board.begin_chart()) is not None:
                     self._chart = asyncio.get_running_loop().create_task(self._fill(candles))
-            case Wish.NO_CHART:
+            case ViewRequest.NO_CHART:
                 self._end_chart()
-            case Wish.ENCODING:
+            case ViewRequest.ENCODING:
                 self._switch_encoding()
 
     def _end_chart(self) -> None:
@@ -172,7 +172,7 @@ class _Viewer:
         """Draw a frame if there is something new and the terminal has accepted the last one."""
         stream, size = self._stream, self._screen.size
         waiting = stream.waiting if stream.waiting >= _WAITING_SHOWN else 0
-        status = Status(self._url, stream.encoding.value, stream.connected, waiting)
+        status = ConnectionStatus(self._url, stream.encoding.value, stream.connected, waiting)
         self._board.turn(now)
         if self._screen.is_ready and (self._board.changed or self._drawn != (size, status)):
             self._drawn = (size, status)

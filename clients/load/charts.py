@@ -17,7 +17,7 @@ _DOTS_UP_TO: Final = 60
 Format = Callable[[float], str]
 
 
-class Series(NamedTuple):
+class ChartSeries(NamedTuple):
     """A line: its name, its class (`a`, `b` or `c`) and its points; None breaks the line."""
 
     name: str
@@ -25,7 +25,7 @@ class Series(NamedTuple):
     points: Sequence[tuple[float, float | None]]
 
 
-class Scale(NamedTuple):
+class ChartScale(NamedTuple):
     """An axis from `low` to `high`, and its tick marks."""
 
     low: float
@@ -41,26 +41,31 @@ class Scale(NamedTuple):
         return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
 
 
-def linear(values: Iterable[float]) -> Scale:
+def linear(values: Iterable[float]) -> ChartScale:
     """Create a scale from 0 to a round number above all values, with four to six marks."""
     top = max((value for value in values if value > 0), default=1.0)
     rough = top / 4
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     count = math.ceil(top / step - 1e-9)
-    return Scale(0.0, count * step, [number * step for number in range(count + 1)])
+    return ChartScale(0.0, count * step, [number * step for number in range(count + 1)])
 
 
-def logarithmic(values: Iterable[float]) -> Scale:
+def logarithmic(values: Iterable[float]) -> ChartScale:
     """Create a scale between the powers of ten around all values, with a mark at each power."""
     positive = [value for value in values if value > 0] or [1.0]
     low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
     high = max(high, low + 1)
-    return Scale(10.0**low, 10.0**high, [10.0**power for power in range(low, high + 1)], True)
+    return ChartScale(10.0**low, 10.0**high, [10.0**power for power in range(low, high + 1)], True)
 
 
 def line_chart(
-    series: Sequence[Series], x: Scale, y: Scale, x_format: Format, y_format: Format, title: str
+    series: Sequence[ChartSeries],
+    x: ChartScale,
+    y: ChartScale,
+    x_format: Format,
+    y_format: Format,
+    title: str,
 ) -> str:
     """Draw lines over a grid; `title` is for screen readers."""
     parts = [*_grid(x, y, x_format, y_format)]
@@ -80,7 +85,7 @@ def line_chart(
 
 
 def bar_chart(
-    bars: Sequence[tuple[float, float, float, str]], x: Scale, y: Scale, x_format: Format,
+    bars: Sequence[tuple[float, float, float, str]], x: ChartScale, y: ChartScale, x_format: Format,
     y_format: Format, title: str,
 ) -> str:  # fmt: skip
     """Draw bars, each given by its start, end, height and tooltip."""
@@ -109,7 +114,7 @@ def _unbroken(
     return [run for run in runs if run]
 
 
-def _grid(x: Scale, y: Scale, x_format: Format, y_format: Format) -> Iterable[str]:
+def _grid(x: ChartScale, y: ChartScale, x_format: Format, y_format: Format) -> Iterable[str]:
     right, floor = _LEFT + _PLOT_WIDTH, _TOP + _PLOT_HEIGHT
     for mark in y.marks:
         top = _y(y, mark)
@@ -124,11 +129,11 @@ def _grid(x: Scale, y: Scale, x_format: Format, y_format: Format) -> Iterable[st
     yield f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{floor}" y2="{floor}"/>'
 
 
-def _x(scale: Scale, value: float) -> float:
+def _x(scale: ChartScale, value: float) -> float:
     return _LEFT + scale.share(value) * _PLOT_WIDTH
 
 
-def _y(scale: Scale, value: float) -> float:
+def _y(scale: ChartScale, value: float) -> float:
     return _TOP + (1 - scale.share(value)) * _PLOT_HEIGHT
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple, cast
 
 from clients.load import wire
-from clients.load.conversation import Conversation
+from clients.load.conversation import SubscribeDialogue
 from clients.load.meter import Meter
-from clients.load.payload import Notice, PayloadReader, Streams, Summary, Undecodable
-from clients.load.plan import Plan, Seat
-from clients.load.tally import Tally
+from clients.load.payload import Notice, PayloadReader, StreamNumbers, Summary, Undecodable
+from clients.load.plan import Plan, PlannedClient
+from clients.load.tally import SequenceChecker
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import CloseCode, ConnectionFailed
 from tickcast.wire.errors import Fault as ServerFault
@@ -21,19 +21,19 @@ NO_CLOSE_FRAME: Final = 1006
 _CLOSE_GRACE_S: Final = 1.0
 
 
-class Shared(NamedTuple):
+class SharedState(NamedTuple):
     """What all clients of one process share."""
 
     plan: Plan
-    address: wire.Address
+    address: wire.StreamAddress
     reader: PayloadReader
-    streams: Streams
+    streams: StreamNumbers
     meter: Meter
     on_error: Callable[[str], None]
-    on_end: Callable[[Client], None]
+    on_end: Callable[[LoadClient], None]
 
 
-class Client(asyncio.Protocol):
+class LoadClient(asyncio.Protocol):
     """Connects, subscribes, and then accounts for every tick until it is closed.
 
     Attributes:
@@ -46,8 +46,8 @@ class Client(asyncio.Protocol):
 
     def __init__(
         self,
-        shared: Shared,
-        seat: Seat,
+        shared: SharedState,
+        seat: PlannedClient,
         generation: int,
         symbols: tuple[str, ...],
         held: Mapping[int, int],
@@ -57,9 +57,9 @@ class Client(asyncio.Protocol):
         self.seat = seat
         self.generation = generation
         self.held = held
-        self.tally = Tally(shared.streams, held)
+        self.tally = SequenceChecker(shared.streams, held)
         self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.conversation = Conversation(
+        self.conversation = SubscribeDialogue(
             plan.channels, symbols, plan.auth, plan.configure, plan.subscribe_options
         )
         self.began_ns = time.monotonic_ns()

@@ -19,7 +19,7 @@ _TOO_MUCH: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.co
 _NOT_AUTHENTICATED: Final = Fault.NOT_AUTHENTICATED.code
 
 
-class Conversation:
+class SubscribeDialogue:
     """One client's side of the conversation, from the greeting to the subscription.
 
     Attributes:

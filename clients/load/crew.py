@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from clients.load.messages import (
     Accounts,
+    AwaitTicks,
     Connect,
     Failed,
     Finish,
@@ -20,9 +21,8 @@ from clients.load.messages import (
     Progress,
     Ready,
     Second,
-    Settle,
-    Settled,
     Streams,
+    TicksArrived,
     pack,
     read_news,
 )
@@ -32,7 +32,7 @@ from tickcast.wire.errors import TickcastError
 _END_S = 3.0
 # -P: don't import a directory `clients` that happens to be in the working directory.
 _MODULE = ("-P", "-m", "clients.load.worker")
-Answer = TypeVar("Answer", Ready, Settled, Accounts)
+Answer = TypeVar("Answer", Ready, TicksArrived, Accounts)
 
 
 class _Worker:
@@ -76,7 +76,7 @@ class _Worker:
             self.answers.put_nowait(TickcastError(text))
 
 
-class Crew:
+class WorkerPool:
     """All worker processes of a run. Each method raises TickcastError if one of them failed."""
 
     def __init__(self, workers: list[_Worker]) -> None:
@@ -99,8 +99,8 @@ class Crew:
 
     async def settle(self, ends: Streams, timeout_s: float, last: bool) -> int:
         """Wait for ticks in flight; return how many clients still lack some."""
-        self._tell(Settle(ends, timeout_s, last))
-        return sum(settled.lagging for settled in await self._gather(Settled))
+        self._tell(AwaitTicks(ends, timeout_s, last))
+        return sum(settled.lagging for settled in await self._gather(TicksArrived))
 
     async def finish(self) -> list[Accounts]:
         """Close all connections and return the accounts."""
@@ -117,7 +117,9 @@ class Crew:
 
 
 @asynccontextmanager
-async def employed(processes: int, on_second: Callable[[int, Second], None]) -> AsyncIterator[Crew]:
+async def employed(
+    processes: int, on_second: Callable[[int, Second], None]
+) -> AsyncIterator[WorkerPool]:
     """Start worker processes, which are always ended when the block exits.
 
     Args:
@@ -136,7 +138,7 @@ async def employed(processes: int, on_second: Callable[[int, Second], None]) -> 
             worker = _Worker(number, process)
             workers.append(worker)
             listening.append(asyncio.create_task(worker.listen(on_second)))
-        yield Crew(workers)
+        yield WorkerPool(workers)
     finally:
         await _end(workers)
         for task in listening:

@@ -6,22 +6,22 @@ import asyncio
 import socket
 from typing import Any
 
-from clients.load.client import Client
+from clients.load.client import LoadClient
 from clients.load.plan import Plan
-from clients.load.wire import Address
+from clients.load.wire import StreamAddress
 from tickcast.client.tls import verifying_context
 
 
 class Dialer:
     """Resolves the server's name once, and connects clients."""
 
-    def __init__(self, plan: Plan, address: Address) -> None:
+    def __init__(self, plan: Plan, address: StreamAddress) -> None:
         self._address = address
         self._slow_rcvbuf_bytes = plan.slow_rcvbuf_bytes
         self._tls = verifying_context(plan.ca_file) if address.secure else None
         self._peers: list[Any] = []
 
-    async def dial(self, client: Client) -> None:
+    async def dial(self, client: LoadClient) -> None:
         """Connect a client.
 
         Raises:
@@ -45,7 +45,7 @@ class Dialer:
                 return
         raise failure
 
-    async def _dial_peer(self, client: Client, family: int, peer: Any) -> None:
+    async def _dial_peer(self, client: LoadClient, family: int, peer: Any) -> None:
         loop = asyncio.get_running_loop()
         plain = socket.socket(family, socket.SOCK_STREAM)
         try:

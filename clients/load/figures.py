@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from clients.load.charts import Scale, Series, bar_chart, line_chart, linear, logarithmic
-from clients.load.report import Bucket, Point, Report
+from clients.load.charts import ChartScale, ChartSeries, bar_chart, line_chart, linear, logarithmic
+from clients.load.report import Bucket, LoadReport, Point
 from clients.load.text import coarse, ms, size
 
 _BARS_MAX: Final = 28
@@ -23,7 +23,7 @@ class Figure(NamedTuple):
     hint: str
 
 
-def figures_of(report: Report) -> Iterator[Figure]:
+def figures_of(report: LoadReport) -> Iterator[Figure]:
     """Yield all plots that have data."""
     if report.latency_histogram or report.slow_latency_histogram:
         yield _percentiles(report)
@@ -41,9 +41,9 @@ def figures_of(report: Report) -> Iterator[Figure]:
     yield _lateness(timeline)
 
 
-def _percentiles(report: Report) -> Figure:
+def _percentiles(report: LoadReport) -> Figure:
     series = [
-        Series(name, style, curve)
+        ChartSeries(name, style, curve)
         for name, style, buckets in (
             ("reading clients", "a", report.latency_histogram),
             ("slow clients", "b", report.slow_latency_histogram),
@@ -54,7 +54,7 @@ def _percentiles(report: Report) -> Figure:
     farthest = max(place for each in series for place, _ in each.points)
     marks = [_nines(share) for share in _SHARES if _nines(share) <= farthest]
     svg = line_chart(
-        series, Scale(0.0, max(farthest, 0.5), marks), logarithmic(heights),
+        series, ChartScale(0.0, max(farthest, 0.5), marks), logarithmic(heights),
         _percent_of_nines, ms, "Latency by percentile",
     )  # fmt: skip
     return Figure(
@@ -85,7 +85,7 @@ def _percent_of_nines(nines: float) -> str:
     return f"{share:.5g}%"
 
 
-def _histogram(report: Report) -> Figure:
+def _histogram(report: LoadReport) -> Figure:
     rows = coarse(report.latency_histogram, _BARS_MAX)
     total = sum(count for _, _, count in rows)
     bars = [
@@ -103,7 +103,7 @@ def _histogram(report: Report) -> Figure:
     if len(marks) < 3:
         marks = [row[0] for row in rows[:: max(1, -(-len(rows) // 5))]]
     svg = bar_chart(
-        bars, Scale(low, high, marks, True), linear(bar[2] for bar in bars), ms,
+        bars, ChartScale(low, high, marks, True), linear(bar[2] for bar in bars), ms,
         lambda value: f"{value:g}%", "Latency histogram",
     )  # fmt: skip
     return Figure("Latency histogram", svg, (), "Share of ticks, reading clients, from tick time.")
@@ -161,16 +161,16 @@ def _over_time(
     hint: str,
     lines: Sequence[tuple[str, str, Callable[[Point], float | None]]],
     y_format: Callable[[float], str],
-    y_scale: Callable[[list[float]], Scale],
+    y_scale: Callable[[list[float]], ChartScale],
 ) -> Figure:
     series = [
-        Series(name, style, [(point.second + 1, value(point)) for point in timeline])
+        ChartSeries(name, style, [(point.second + 1, value(point)) for point in timeline])
         for name, style, value in lines
     ]
     heights = [height for each in series for _, height in each.points if height is not None]
     end = timeline[-1].second + 1
     step = next(each for each in _TIME_STEPS if end / each <= 6)
-    x = Scale(1, end, [mark for mark in range(0, end + 1, step) if mark >= 1])
+    x = ChartScale(1, end, [mark for mark in range(0, end + 1, step) if mark >= 1])
     svg = line_chart(series, x, y_scale(heights), _seconds, y_format, heading)
     legend = [(name, style) for name, style, _ in lines] if len(lines) > 1 else []
     return Figure(heading, svg, legend, hint)

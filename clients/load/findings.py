@@ -9,21 +9,21 @@ from importlib import metadata
 from msgspec import Struct
 from msgspec.structs import replace
 
-from clients.load.histogram import Histogram, merged
+from clients.load.histogram import LatencyHistogram, merged
 from clients.load.messages import Accounts, total_of
 from clients.load.plan import Plan
-from clients.load.recorder import Moment, Recorder, cpu_share, total
+from clients.load.recorder import RunRecorder, SecondFigures, cpu_share, total
 from clients.load.report import (
     AccountsSummary,
     Connections,
     Latencies,
+    LoadReport,
     Point,
     Publishing,
-    Report,
-    Server,
+    RunVerdict,
+    ServerUsage,
     Tester,
     Throughput,
-    Verdict,
     Workload,
     buckets_of,
     fairness_of,
@@ -44,25 +44,25 @@ class Outcome(Struct, kw_only=True):
     interrupted: bool
     ends_compared: bool
     accounts: list[Accounts]
-    lateness: Histogram | None = None
+    lateness: LatencyHistogram | None = None
     scheduled: int = 0
     published: int = 0
     closing: int = 0
     trouble: list[str] = []
 
 
-def build_report(plan: Plan, recorder: Recorder, outcome: Outcome) -> Report:
+def build_report(plan: Plan, recorder: RunRecorder, outcome: Outcome) -> LoadReport:
     """Build the report, including its verdict."""
     accounts = total_of(outcome.accounts)
     moments = recorder.measured(outcome.measured_s)
     throughput = _throughput(moments)
     has_heartbeats = any(recorder.heartbeats.values())
-    report = Report(
+    report = LoadReport(
         version=metadata.version("tickcast"),
         started_at=outcome.started.rfc3339(),
         ended_at=outcome.ended.rfc3339(),
         interrupted=outcome.interrupted,
-        verdict=Verdict(passed=False),
+        verdict=RunVerdict(passed=False),
         workload=_workload(plan),
         connections=_connections(plan, accounts, outcome.accounts),
         throughput=throughput,
@@ -114,7 +114,7 @@ def _connections(plan: Plan, accounts: Accounts, parts: Sequence[Accounts]) -> C
     )
 
 
-def _throughput(moments: Sequence[Moment]) -> Throughput:
+def _throughput(moments: Sequence[SecondFigures]) -> Throughput:
     span_s = sum(moment.span_s for moment in moments)
     ticks, frames, data = (total(moments, name) for name in ("ticks", "frames", "bytes"))
     return Throughput(
@@ -135,7 +135,7 @@ def _ratio(count: float, of: float, digits: int) -> float:
     return round(count / of, digits) if of else 0.0
 
 
-def _latencies(histograms: dict[str, Histogram]) -> Latencies:
+def _latencies(histograms: dict[str, LatencyHistogram]) -> Latencies:
     return Latencies(*(latency_of(histograms[source]) for source in ("tick", "publish", "server")))
 
 
@@ -170,7 +170,9 @@ def _publishing(plan: Plan, outcome: Outcome) -> Publishing | None:
     )
 
 
-def _server(plan: Plan, recorder: Recorder, moments: Sequence[Moment]) -> Server | None:
+def _server(
+    plan: Plan, recorder: RunRecorder, moments: Sequence[SecondFigures]
+) -> ServerUsage | None:
     used = recorder.samples[: len(moments) + 1]
     usages = [sample.server for sample in used if sample.server is not None]
     if not plan.pids or len(usages) < 2 or len(usages) < len(used):
@@ -178,7 +180,7 @@ def _server(plan: Plan, recorder: Recorder, moments: Sequence[Moment]) -> Server
     span_s = used[-1].at_s - used[0].at_s
     cpu_s = usages[-1].cpu_s - usages[0].cpu_s
     ticks = total(moments, "ticks")
-    return Server(
+    return ServerUsage(
         pids=list(plan.pids),
         cpu_percent_mean=_ratio(cpu_s * 100, span_s, 1),
         cpu_us_per_tick=_ratio(cpu_s * 1e6, ticks, 3) if ticks else None,
@@ -189,7 +191,7 @@ def _server(plan: Plan, recorder: Recorder, moments: Sequence[Moment]) -> Server
 
 
 def _tester(
-    plan: Plan, recorder: Recorder, moments: Sequence[Moment], accounts: Accounts
+    plan: Plan, recorder: RunRecorder, moments: Sequence[SecondFigures], accounts: Accounts
 ) -> Tester:
     busiest = [_worker_share(moment) * 100 for moment in moments] or [0.0]
     own = [
@@ -209,7 +211,7 @@ def _tester(
     )
 
 
-def _worker_share(moment: Moment) -> float:
+def _worker_share(moment: SecondFigures) -> float:
     return max(
         (
             cpu_s / span_s
@@ -220,7 +222,7 @@ def _worker_share(moment: Moment) -> float:
     )
 
 
-def _point(moment: Moment, recorder: Recorder, has_heartbeats: bool) -> Point:
+def _point(moment: SecondFigures, recorder: RunRecorder, has_heartbeats: bool) -> Point:
     span_s = moment.span_s
     latency = latency_of(moment.latency())
     slow = latency_of(merged(moment.slow_parts))

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
-from clients.load.client import Client, Shared
+from clients.load.client import LoadClient, SharedState
 from clients.load.dialer import Dialer
-from clients.load.ledger import Ledger
+from clients.load.ledger import ClosedAccounts
 from clients.load.messages import Accounts
 from clients.load.messages import Streams as StreamList
 from clients.load.meter import Meter
-from clients.load.payload import PayloadReader, Streams
-from clients.load.plan import Plan, Seat, seats, symbols_of
+from clients.load.payload import PayloadReader, StreamNumbers
+from clients.load.plan import Plan, PlannedClient, seats, symbols_of
 from clients.load.wire import parse_url
 from tickcast.client.tls import why_refused
 from tickcast.wire.errors import ConnectionFailed
@@ -29,7 +29,7 @@ _CONNECTING_MAX: Final = 256
 """Maximum number of concurrent handshakes, below the backlog of a listening socket."""
 
 
-class Fleet:
+class ClientPool:
     """The connections of one process.
 
     Attributes:
@@ -42,14 +42,14 @@ class Fleet:
         self._plan = plan
         self._seats = list(seats(plan, process))
         self._dice = random.Random(f"{plan.seed} fleet {process}")
-        self._streams = Streams()
+        self._streams = StreamNumbers()
         self._bases = self._number(bases)
         self.meter = Meter()
-        self.clients: dict[Client, None] = {}
+        self.clients: dict[LoadClient, None] = {}
         self.settled = 0
-        self._connected: set[Client] = set()
-        self._ledger = Ledger(self._streams)
-        self._shared = Shared(
+        self._connected: set[LoadClient] = set()
+        self._ledger = ClosedAccounts(self._streams)
+        self._shared = SharedState(
             plan, parse_url(plan.url), PayloadReader(plan.encoding, self._streams), self._streams,
             self.meter, self._ledger.add_error, self._on_end,
         )  # fmt: skip
@@ -98,14 +98,14 @@ class Fleet:
         if self._plan.slow_share:
             self.start_task(self._stall_forever())
 
-    async def _connect_first(self, seat: Seat) -> None:
+    async def _connect_first(self, seat: PlannedClient) -> None:
         try:
             await self._open(seat)
         except ConnectionFailed as error:
             raise ConnectionFailed(f"{self._plan.url}: {error}") from None
         self.settled += 1
 
-    async def _take_seat(self, seat: Seat) -> None:
+    async def _take_seat(self, seat: PlannedClient) -> None:
         try:
             await self._open(seat)
         except ConnectionFailed as error:
@@ -113,13 +113,13 @@ class Fleet:
             self.meter.problems += 1
         self.settled += 1
 
-    async def _open(self, seat: Seat) -> None:
+    async def _open(self, seat: PlannedClient) -> None:
         generation = self._generations[seat.number]
         self._generations[seat.number] += 1
         symbols = symbols_of(self._plan, seat.number, generation)
         held = {} if self._underway else self._held(symbols)
         is_popular = self._popular[symbols] > 1 or generation > 0
-        client = Client(self._shared, seat, generation, symbols, held, is_popular)
+        client = LoadClient(self._shared, seat, generation, symbols, held, is_popular)
         try:
             async with asyncio.timeout(self._plan.settle_s):
                 await self._dialer.dial(client)
@@ -191,7 +191,7 @@ class Fleet:
                     client.read_on()
             await asyncio.sleep(_LOOK_S)
 
-    def _on_end(self, client: Client) -> None:
+    def _on_end(self, client: LoadClient) -> None:
         """Handle the end of a connection, whichever side closed it."""
         self._connected.discard(client)
         if client not in self.clients:
@@ -207,7 +207,7 @@ class Fleet:
             self._ledger.accounts.returned += 1
             self.start_task(self._come_back(client.seat))
 
-    async def _come_back(self, seat: Seat) -> None:
+    async def _come_back(self, seat: PlannedClient) -> None:
         """Reconnect a slow client that the server has closed, as real clients do."""
         await asyncio.sleep(_RETURN_S)
         await self._take_seat(seat)
@@ -241,12 +241,12 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
 
-    def _lags(self, client: Client, ends: Mapping[int, int]) -> bool:
+    def _lags(self, client: LoadClient, ends: Mapping[int, int]) -> bool:
         if client.leaving or client.tally.unnumbered:
             return False
         return client.tally.lags(self._ends_of(client, ends))
 
-    def _ends_of(self, client: Client, ends: Mapping[int, int]) -> dict[int, int]:
+    def _ends_of(self, client: LoadClient, ends: Mapping[int, int]) -> dict[int, int]:
         """Return the ends that apply to a client: of streams it had on subscribing or has seen."""
         if client.held:
             return {number: end for number, end in ends.items() if number in client.held}

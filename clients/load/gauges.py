@@ -12,14 +12,14 @@ from tickcast.wire.errors import InvalidSettings
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
-class Usage(NamedTuple):
+class ProcessUsage(NamedTuple):
     """The CPU time that processes have used so far, and their current memory."""
 
     cpu_s: float
     rss_bytes: int
 
 
-def read_usage(pids: Iterable[int], proc: Path = Path("/proc")) -> Usage | None:
+def read_usage(pids: Iterable[int], proc: Path = Path("/proc")) -> ProcessUsage | None:
     """Return the total over some processes, or None if one of them is gone."""
     cpu_s, rss_bytes = 0.0, 0
     try:
@@ -28,7 +28,7 @@ def read_usage(pids: Iterable[int], proc: Path = Path("/proc")) -> Usage | None:
             rss_bytes += _rss_bytes((proc / str(pid) / "status").read_text("ascii", "replace"))
     except (OSError, ValueError, IndexError):
         return None
-    return Usage(cpu_s, rss_bytes)
+    return ProcessUsage(cpu_s, rss_bytes)
 
 
 def check_pids(pids: Sequence[int], proc: Path = Path("/proc")) -> None:

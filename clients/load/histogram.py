@@ -35,7 +35,7 @@ def middle_us(bucket: int) -> float:
     return low if bucket < 2 * _HALF else (low + lowest_us(bucket + 1)) / 2
 
 
-class Histogram:
+class LatencyHistogram:
     """Counts of durations.
 
     Attributes:
@@ -103,9 +103,9 @@ class Histogram:
             self.count += count
 
 
-def merged(parts: Iterable[Sequence[int]]) -> Histogram:
+def merged(parts: Iterable[Sequence[int]]) -> LatencyHistogram:
     """Merge packed histograms into one."""
-    whole = Histogram()
+    whole = LatencyHistogram()
     for packed in parts:
         whole.merge(packed)
     return whole

@@ -7,10 +7,10 @@ from typing import Final
 
 import msgspec
 
-from clients.load.client import NO_CLOSE_FRAME, Client
-from clients.load.histogram import Histogram
+from clients.load.client import NO_CLOSE_FRAME, LoadClient
+from clients.load.histogram import LatencyHistogram
 from clients.load.messages import Accounts, FaultLine, add_counts
-from clients.load.payload import Streams
+from clients.load.payload import StreamNumbers
 from tickcast.wire.errors import CloseCode
 
 FAULT_LINES_MAX: Final = 20
@@ -22,16 +22,16 @@ _BY_POLICY: Final = frozenset((CloseCode.SLOW_CLIENT, NO_CLOSE_FRAME))
 """Close codes for a client that does not read. A close frame may not get through to it."""
 
 
-class Ledger:
+class ClosedAccounts:
     """The total of the accounts of clients that have ended."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: StreamNumbers) -> None:
         self._streams = streams
-        self._handshake = Histogram()
-        self._subscribed = Histogram()
+        self._handshake = LatencyHistogram()
+        self._subscribed = LatencyHistogram()
         self.accounts = Accounts()
 
-    def add_opened(self, client: Client) -> None:
+    def add_opened(self, client: LoadClient) -> None:
         """Record a client that has subscribed."""
         self.accounts.opened += 1
         self._handshake.record(client.greeted_us)
@@ -46,13 +46,13 @@ class Ledger:
         """Record an error message of the server."""
         add_counts(self.accounts.errors, {text[:160]: 1})
 
-    def add_close(self, client: Client) -> bool:
+    def add_close(self, client: LoadClient) -> bool:
         """Record that the server closed a client; return whether that was expected."""
         closes = self.accounts.slow_closes if client.seat.slow else self.accounts.closes
         add_counts(closes, {str(client.close_code): 1})
         return client.seat.slow and client.close_code in _BY_POLICY
 
-    def add_whole(self, client: Client, ends: Mapping[int, int]) -> None:
+    def add_whole(self, client: LoadClient, ends: Mapping[int, int]) -> None:
         """Record a client that was connected the whole time; `ends` are its final positions."""
         tally = client.tally
         if ends and not tally.unnumbered:
@@ -67,7 +67,7 @@ class Ledger:
             self.accounts.client_mean_us.append((client.name, mean_us))
         self.add(client)
 
-    def add(self, client: Client) -> None:
+    def add(self, client: LoadClient) -> None:
         """Record what a client received and its faults, once."""
         accounts, tally = self.accounts, client.tally
         accounts.clients += 1

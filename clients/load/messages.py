@@ -35,7 +35,7 @@ class Measure(Struct, tag=True, frozen=True):
     begin_ns: int
 
 
-class Settle(Struct, tag=True, frozen=True):
+class AwaitTicks(Struct, tag=True, frozen=True):
     """Publishing has stopped: end stalls and churn, and wait for outstanding ticks.
 
     `ends` are the streams' positions. `last` marks the final order of this kind.
@@ -50,7 +50,7 @@ class Finish(Struct, tag=True, frozen=True):
     """Close all connections and send the accounts."""
 
 
-Order = Connect | Measure | Settle | Finish
+Order = Connect | Measure | AwaitTicks | Finish
 
 
 # -- from a worker
@@ -102,7 +102,7 @@ class Ready(Struct, tag=True):
     connected: int
 
 
-class Settled(Struct, tag=True):
+class TicksArrived(Struct, tag=True):
     """All published ticks have arrived, or after a timeout, `lagging` clients still lack some."""
 
     lagging: int
@@ -177,7 +177,7 @@ class Accounts(Struct, tag=True):
     rss_bytes: int = 0
 
 
-News = Ready | Settled | Progress | Failed | Accounts
+News = Ready | TicksArrived | Progress | Failed | Accounts
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _ORDERS: Final[msgspec.msgpack.Decoder[Order]] = msgspec.msgpack.Decoder(Order)

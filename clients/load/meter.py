@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from clients.load.histogram import Histogram
+from clients.load.histogram import LatencyHistogram
 from clients.load.messages import Second, Timings
-from clients.load.payload import Sample, Summary
+from clients.load.payload import LatencySample, Summary
 
 _PLAUSIBLE_US: Final = 3600 * 1_000_000
 """Ticks more than an hour old or ahead come from a recording, so their age is meaningless."""
@@ -19,13 +19,13 @@ class Clocks:
     __slots__ = ("early", "far", "publish", "server", "tick")
 
     def __init__(self) -> None:
-        self.tick = Histogram()
-        self.publish = Histogram()
-        self.server = Histogram()
+        self.tick = LatencyHistogram()
+        self.publish = LatencyHistogram()
+        self.server = LatencyHistogram()
         self.early = 0
         self.far = 0
 
-    def record(self, sample: Sample, now_ns: int) -> int:
+    def record(self, sample: LatencySample, now_ns: int) -> int:
         """Count one tick and those it represents; return its age in µs, negative if unknown."""
         now_us = now_ns // 1000
         if sample.tr_us:

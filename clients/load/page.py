@@ -8,14 +8,14 @@ from importlib import resources
 from typing import Final
 
 from clients.load.figures import Figure, figures_of
-from clients.load.report import Report
+from clients.load.report import LoadReport
 from clients.load.text import fault_text, figures, headline, latency_rows, ms, size
 
 _STYLE: Final = resources.files("clients.load").joinpath("page.css").read_text("utf-8")
 _FAULTS_SHOWN: Final = 10
 
 
-def to_html(report: Report) -> str:
+def to_html(report: LoadReport) -> str:
     """Render the report as an HTML page."""
     title = f"Load test of {report.workload.url}"
     return "".join(
@@ -38,11 +38,11 @@ def to_html(report: Report) -> str:
     )
 
 
-def _span(report: Report) -> str:
+def _span(report: LoadReport) -> str:
     return f"{report.started_at[:19].replace('T', ' ')} to {report.ended_at[11:19]} UTC"
 
 
-def _head(report: Report) -> Iterator[str]:
+def _head(report: LoadReport) -> Iterator[str]:
     work = report.workload
     state = "fail" if not report.verdict.passed else "warn" if report.verdict.warnings else "pass"
     yield f'<header><p class="over">Load test · {escape(report.started_at[:10])}</p>'
@@ -51,7 +51,7 @@ def _head(report: Report) -> Iterator[str]:
     yield f"{escape(headline(report))}</p><p class=sub>{escape(_summary(report))}</p></header>"
 
 
-def _summary(report: Report) -> str:
+def _summary(report: LoadReport) -> str:
     work = report.workload
     parts = [f"{work.connections:,} connections", work.encoding, ", ".join(work.channels)]
     if work.symbols_per_connection:
@@ -71,7 +71,7 @@ def _summary(report: Report) -> str:
     return " · ".join(parts)
 
 
-def _tiles(report: Report) -> Iterator[str]:
+def _tiles(report: LoadReport) -> Iterator[str]:
     yield '<section class="tiles">'
     for name, value, more in _key_figures(report):
         yield f'<div class="tile"><p class="name">{escape(name)}</p>'
@@ -79,7 +79,7 @@ def _tiles(report: Report) -> Iterator[str]:
     yield "</section>"
 
 
-def _key_figures(report: Report) -> Iterator[tuple[str, str, str]]:
+def _key_figures(report: LoadReport) -> Iterator[tuple[str, str, str]]:
     through, made, accounts = report.throughput, report.connections, report.accounts
     yield "Throughput", f"{through.ticks_per_s:,.0f}", f"ticks/s · {size(through.bytes_per_s)}/s"
     latency = report.latency.from_tick_time
@@ -104,7 +104,7 @@ def _key_figures(report: Report) -> Iterator[tuple[str, str, str]]:
         yield "Fairness", f"× {fair.slowest_to_fastest:.2f}", "slowest client to fastest, mean"
 
 
-def _remarks(report: Report) -> Iterator[str]:
+def _remarks(report: LoadReport) -> Iterator[str]:
     verdict = report.verdict
     faults = [fault_text(fault) for fault in report.accounts.faults[:_FAULTS_SHOWN]]
     yield '<section class="remarks">'
@@ -129,7 +129,7 @@ def _plot(figure: Figure) -> str:
     )
 
 
-def _tables(report: Report) -> Iterator[str]:
+def _tables(report: LoadReport) -> Iterator[str]:
     rows = [
         (name, ms(each.p50_ms), ms(each.p90_ms), ms(each.p99_ms), ms(each.p999_ms), ms(each.max_ms))
         for name, each in latency_rows(report)
@@ -142,7 +142,7 @@ def _tables(report: Report) -> Iterator[str]:
     yield "</section>"
 
 
-def _workload_rows(report: Report) -> Iterator[tuple[str, str]]:
+def _workload_rows(report: LoadReport) -> Iterator[tuple[str, str]]:
     work = report.workload
     yield "URL", work.url
     yield "load", _summary(report)

@@ -32,7 +32,7 @@ class Undecodable(TickcastError):
     """The payload is not an array of messages."""
 
 
-class Sample(NamedTuple):
+class LatencySample(NamedTuple):
     """Times of one tick, and how many ticks it represents. `tr_us` and `tw_us` are 0 if absent."""
 
     t_ns: int
@@ -58,7 +58,7 @@ class Summary(NamedTuple):
     merged: int
     unnumbered: int
     snapshots: tuple[tuple[int, int], ...]
-    samples: tuple[Sample, ...]
+    samples: tuple[LatencySample, ...]
     first_ns: int
 
 
@@ -76,7 +76,7 @@ class _Message(Struct, gc=False):
     tw: int = 0
 
 
-class Streams:
+class StreamNumbers:
     """Numbers the streams, to make storing and finding positions cheap."""
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class Streams:
 class PayloadReader:
     """Decodes payloads of one encoding, and caches recent ones."""
 
-    def __init__(self, encoding: Encoding, streams: Streams) -> None:
+    def __init__(self, encoding: Encoding, streams: StreamNumbers) -> None:
         kind = list[_Message]
         is_json = encoding is Encoding.JSON
         self._decode: Callable[[bytes], list[_Message]] = (
@@ -218,7 +218,7 @@ class PayloadReader:
             self._time_of(bytes(live[0].t)) if live else 0,
         )
 
-    def _sample(self, ticks: list[_Message]) -> tuple[Sample, ...]:
+    def _sample(self, ticks: list[_Message]) -> tuple[LatencySample, ...]:
         """Pick a few evenly spaced ticks, with an offset that changes with every payload."""
         count = len(ticks)
         if not count:
@@ -228,7 +228,7 @@ class PayloadReader:
         places = range(self._turn % min(stride, count), count, stride)
         weight, more = divmod(count, len(places))
         return tuple(
-            Sample(
+            LatencySample(
                 self._time_of(bytes(ticks[place].t)), weight + (order < more),
                 ticks[place].tr, ticks[place].tw,
             )

@@ -95,7 +95,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         return mine + self.headers
 
 
-class Seat(NamedTuple):
+class PlannedClient(NamedTuple):
     """One planned connection, and its later replacements.
 
     Attributes:
@@ -111,7 +111,7 @@ class Seat(NamedTuple):
     due_s: float
 
 
-def seats(plan: Plan, process: int) -> Iterator[Seat]:
+def seats(plan: Plan, process: int) -> Iterator[PlannedClient]:
     """Yield the connections that one process opens, in order.
 
     Slow clients are spread evenly. At least every second client that always reads stays for the
@@ -124,7 +124,7 @@ def seats(plan: Plan, process: int) -> Iterator[Seat]:
         is_slow = slow.next()
         churns = not is_slow and churning.next()
         if number * plan.processes // plan.connections == process:
-            yield Seat(number, is_slow, churns, turn * plan.processes / plan.ramp_rate)
+            yield PlannedClient(number, is_slow, churns, turn * plan.processes / plan.ramp_rate)
             turn += 1
 
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from clients.load.histogram import Histogram
-from clients.load.recorder import Recorder
+from clients.load.histogram import LatencyHistogram
+from clients.load.recorder import RunRecorder
 from clients.load.text import bar, ms
 
 _BAR_WIDTH: Final = 20
@@ -36,7 +36,7 @@ class TerminalStage:
     ) -> None:
         self._live.__exit__(kind, error, traceback)
 
-    def show(self, phase: str, recorder: Recorder, elapsed_s: float, of_s: float) -> None:
+    def show(self, phase: str, recorder: RunRecorder, elapsed_s: float, of_s: float) -> None:
         """Redraw the progress."""
         share = min(1.0, elapsed_s / of_s) if of_s else 0.0
         if phase == "connecting":
@@ -64,7 +64,7 @@ class LineStage:
     def __exit__(self, *details: object) -> None:
         pass
 
-    def show(self, phase: str, recorder: Recorder, elapsed_s: float, of_s: float) -> None:
+    def show(self, phase: str, recorder: RunRecorder, elapsed_s: float, of_s: float) -> None:
         """Print a line at a new phase or second, once a client is connected or that takes long."""
         if elapsed_s < _PATIENCE_S and not any(recorder.connected.values()):
             return
@@ -76,13 +76,13 @@ class LineStage:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def status(recorder: Recorder) -> str:
+def status(recorder: RunRecorder) -> str:
     """Format the number of connections and the figures of the last full second."""
     parts = [f"{sum(recorder.connected.values()):,} connected"]
     moment = recorder.last_moment()
     if moment is not None and moment.span_s > 0:
         parts.append(f"{moment.ticks / moment.span_s:,.0f} ticks/s")
-        latency: Histogram = moment.latency()
+        latency: LatencyHistogram = moment.latency()
         if latency.count:
             p50, p99 = (ms(latency.quantile_us(share) / 1000) for share in (0.5, 0.99))
             parts.append(f"p50 {p50}, p99 {p99}")

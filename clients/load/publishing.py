@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from clients.load.histogram import Histogram
+from clients.load.histogram import LatencyHistogram
 from tickcast.broker.publisher import Publisher
 from tickcast.wire.errors import BrokerUnavailable, InvalidSettings
 from tickcast.wire.ticks import Bar, Quote, Tick, Timeframe, Trade
@@ -24,7 +24,7 @@ _PATIENCE_S: Final = 3.0
 _TICK_SIZE: Final = 0.01
 
 
-class Schedule:
+class PublishSchedule:
     """The due time and ticks of each burst. It reads no clock."""
 
     def __init__(
@@ -82,7 +82,7 @@ def _timeframe(channel: str) -> Timeframe:
     return channel.partition(":")[2] or "1m"  # type: ignore[return-value]
 
 
-class Producer:
+class LoadProducer:
     """Publishes on schedule and measures its lateness.
 
     Attributes:
@@ -91,13 +91,13 @@ class Producer:
         begin_ns: when the schedule began, by the wall clock.
     """
 
-    def __init__(self, publisher: Publisher, schedule: Schedule, burst: int) -> None:
+    def __init__(self, publisher: Publisher, schedule: PublishSchedule, burst: int) -> None:
         self._publisher = publisher
         self._schedule = schedule
         self._burst = burst
         self.scheduled = 0
         self.published = 0
-        self.lateness = Histogram()
+        self.lateness = LatencyHistogram()
 
     async def run(self, duration_s: float, stop: asyncio.Event, measure_from_s: float) -> None:
         """Publish all ticks due within `duration_s`, or until `stop` is set.

@@ -7,14 +7,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from clients.load.gauges import Usage
-from clients.load.histogram import Histogram, merged
+from clients.load.gauges import ProcessUsage
+from clients.load.histogram import LatencyHistogram, merged
 from clients.load.messages import Packed, Second, Timings
 
 _SOURCES: Final = ("tick", "publish", "server")
 
 
-class Moment(Struct):
+class SecondFigures(Struct):
     """One second of the run, over all processes.
 
     Attributes:
@@ -45,20 +45,20 @@ class Moment(Struct):
         """The mean length of the second."""
         return sum(self.spans_s) / len(self.spans_s) if self.spans_s else 0.0
 
-    def latency(self) -> Histogram:
+    def latency(self) -> LatencyHistogram:
         """Return the latencies from tick time of clients that always read."""
         return merged(self.parts)
 
 
-class Sample(Struct, frozen=True):
+class UsageSample(Struct, frozen=True):
     """CPU time of the server and this process, at a time in seconds since the start."""
 
     at_s: float
     own_cpu_s: float
-    server: Usage | None
+    server: ProcessUsage | None
 
 
-class Recorder:
+class RunRecorder:
     """The figures of the run so far.
 
     Attributes:
@@ -70,14 +70,14 @@ class Recorder:
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
-        self.moments: dict[int, Moment] = {}
+        self.moments: dict[int, SecondFigures] = {}
         self.connected: dict[int, int] = {}
         self.settled: dict[int, int] = {}
         self.problems = 0
         self.heartbeats: dict[int, int] = {}
-        self.reading = {source: Histogram() for source in _SOURCES}
-        self.slow = {source: Histogram() for source in _SOURCES}
-        self.samples: list[Sample] = []
+        self.reading = {source: LatencyHistogram() for source in _SOURCES}
+        self.slow = {source: LatencyHistogram() for source in _SOURCES}
+        self.samples: list[UsageSample] = []
 
     def take(self, process: int, second: Second) -> None:
         """Add the figures of one process for one second."""
@@ -89,7 +89,7 @@ class Recorder:
             return
         _merge_timings(self.reading, second.reading)
         _merge_timings(self.slow, second.slow)
-        moment = self.moments.setdefault(second.number, Moment(second.number, []))
+        moment = self.moments.setdefault(second.number, SecondFigures(second.number, []))
         moment.spans_s.append(second.span_s)
         moment.worker_cpu_s.append(second.cpu_s)
         moment.parts.append(second.reading.tick)
@@ -101,26 +101,26 @@ class Recorder:
         for name in ("queue_bytes_max", "lag_ms_max", "loop_late_us"):
             setattr(moment, name, max(getattr(moment, name), getattr(second, name)))
 
-    def last_moment(self) -> Moment | None:
+    def last_moment(self) -> SecondFigures | None:
         """Return the latest second that every process has reported."""
         whole = (
             moment for moment in self.moments.values() if len(moment.spans_s) >= self._processes
         )
         return max(whole, key=lambda moment: moment.number, default=None)
 
-    def measured(self, duration_s: float) -> list[Moment]:
+    def measured(self, duration_s: float) -> list[SecondFigures]:
         """Return the full seconds of the measurement, or the first, partial one if it has none."""
         found = [self.moments[number] for number in sorted(self.moments) if number >= 0]
         full = [moment for moment in found if moment.number + 1 <= duration_s + 1e-6]
         return full or found[:1]
 
 
-def _merge_timings(into: dict[str, Histogram], timings: Timings) -> None:
+def _merge_timings(into: dict[str, LatencyHistogram], timings: Timings) -> None:
     for source in _SOURCES:
         into[source].merge(getattr(timings, source))
 
 
-def cpu_share(samples: Sequence[Sample], number: int) -> tuple[float | None, float | None]:
+def cpu_share(samples: Sequence[UsageSample], number: int) -> tuple[float | None, float | None]:
     """Return the CPU use of the server and this process in a second; 1: one core, None: unknown."""
     if number + 1 >= len(samples):
         return None, None
@@ -134,6 +134,6 @@ def cpu_share(samples: Sequence[Sample], number: int) -> tuple[float | None, flo
     return (after.server.cpu_s - before.server.cpu_s) / span_s, own
 
 
-def total(moments: Iterable[Moment], name: str) -> int:
+def total(moments: Iterable[SecondFigures], name: str) -> int:
     """Return the sum of one count over some seconds."""
     return sum(getattr(moment, name) for moment in moments)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct, field
 
-from clients.load.histogram import QUANTILES, Histogram, lowest_us
+from clients.load.histogram import QUANTILES, LatencyHistogram, lowest_us
 from clients.load.messages import FaultLine
 
 SCHEMA: Final = "tickcast-load/1"
@@ -34,7 +34,7 @@ class Latencies(Struct, frozen=True):
     from_server_write: Latency | None = None
 
 
-class Verdict(Struct, frozen=True):
+class RunVerdict(Struct, frozen=True):
     """Whether the run passed, its problems, warnings about the figures, and other notes."""
 
     passed: bool
@@ -151,7 +151,7 @@ class Publishing(Struct, frozen=True):
     lateness: Latency | None
 
 
-class Server(Struct, frozen=True):
+class ServerUsage(Struct, frozen=True):
     """The processes given with --pid. 100 percent is one core."""
 
     pids: list[int]
@@ -204,7 +204,7 @@ class Bucket(Struct, frozen=True):
     count: int
 
 
-class Report(Struct, frozen=True, kw_only=True):
+class LoadReport(Struct, frozen=True, kw_only=True):
     """The results of a run."""
 
     schema: str = SCHEMA
@@ -212,7 +212,7 @@ class Report(Struct, frozen=True, kw_only=True):
     started_at: str
     ended_at: str
     interrupted: bool
-    verdict: Verdict
+    verdict: RunVerdict
     workload: Workload
     connections: Connections
     throughput: Throughput
@@ -221,19 +221,19 @@ class Report(Struct, frozen=True, kw_only=True):
     accounts: AccountsSummary
     fairness: Fairness | None
     publishing: Publishing | None
-    server: Server | None
+    server: ServerUsage | None
     tester: Tester
     timeline: list[Point]
     latency_histogram: list[Bucket] = field(default_factory=list)
     slow_latency_histogram: list[Bucket] = field(default_factory=list)
 
 
-def to_json(report: Report) -> bytes:
+def to_json(report: LoadReport) -> bytes:
     """Encode the report as indented JSON with a trailing line feed."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
-def latency_of(histogram: Histogram) -> Latency | None:
+def latency_of(histogram: LatencyHistogram) -> Latency | None:
     """Return the figures of a distribution, or None if it is empty."""
     if not histogram.count:
         return None
@@ -243,7 +243,7 @@ def latency_of(histogram: Histogram) -> Latency | None:
     )
 
 
-def buckets_of(histogram: Histogram) -> list[Bucket]:
+def buckets_of(histogram: LatencyHistogram) -> list[Bucket]:
     """Return the buckets of a distribution."""
     return [Bucket(lowest_us(bucket) / 1000, count) for bucket, count in histogram.buckets()]
 

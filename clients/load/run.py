@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 
-from clients.load.crew import Crew, employed
+from clients.load.crew import WorkerPool, employed
 from clients.load.findings import Outcome, build_report
 from clients.load.gauges import read_usage
 from clients.load.messages import Streams
 from clients.load.plan import Plan, streams_of
-from clients.load.publishing import Producer, Schedule
-from clients.load.recorder import Recorder, Sample
-from clients.load.report import Report
+from clients.load.publishing import LoadProducer, PublishSchedule
+from clients.load.recorder import RunRecorder, UsageSample
+from clients.load.report import LoadReport
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store
 from tickcast.wire.errors import TickcastError
@@ -27,14 +27,14 @@ _LAST_SAMPLE_S: Final = 0.03
 Result = TypeVar("Result")
 
 
-class Stage(Protocol):
+class ProgressDisplay(Protocol):
     """Shows the progress of the run."""
 
-    def show(self, phase: str, recorder: Recorder, elapsed_s: float, of_s: float) -> None:
+    def show(self, phase: str, recorder: RunRecorder, elapsed_s: float, of_s: float) -> None:
         """Show the progress; called a few times per second."""
 
 
-class Source:
+class PublishSource:
     """Where the run publishes: a publisher, and the store that knows stream positions."""
 
     def __init__(self, publisher: Publisher, store: Store, feed: str) -> None:
@@ -61,24 +61,24 @@ class Source:
 class Load:
     """One run of a plan."""
 
-    def __init__(self, plan: Plan, source: Source | None, stop: asyncio.Event) -> None:
+    def __init__(self, plan: Plan, source: PublishSource | None, stop: asyncio.Event) -> None:
         self._plan = plan
         self._source = source
         self._stop = stop
         self._streams = streams_of(plan, plan.published)
-        self._producer: Producer | None = None
-        self._schedule: Schedule | None = None
+        self._producer: LoadProducer | None = None
+        self._schedule: PublishSchedule | None = None
         if source is not None and plan.publish_rate is not None:
-            schedule = Schedule(self._streams, plan.publish_rate, plan.burst, plan.seed)
-            self._producer = Producer(source.publisher, schedule, plan.burst)
+            schedule = PublishSchedule(self._streams, plan.publish_rate, plan.burst, plan.seed)
+            self._producer = LoadProducer(source.publisher, schedule, plan.burst)
         self._trouble: list[str] = []
         self._measured_s = 0.0
         self._ends_compared = False
         self._closing = 0
         self._phase = ("starting", 0.0, 0.0)
-        self.recorder = Recorder(plan.processes)
+        self.recorder = RunRecorder(plan.processes)
 
-    async def run(self, stage: Stage) -> Report:
+    async def run(self, stage: ProgressDisplay) -> LoadReport:
         """Run the plan and return the report, early and partial if told to stop.
 
         Raises:
@@ -106,7 +106,7 @@ class Load:
         )  # fmt: skip
         return build_report(self._plan, self.recorder, outcome)
 
-    async def _work(self, crew: Crew) -> None:
+    async def _work(self, crew: WorkerPool) -> None:
         plan = self._plan
         bases = await self._positions() or []
         self._enter("connecting", plan.connections / plan.ramp_rate)
@@ -151,7 +151,7 @@ class Load:
             return False
         return True
 
-    async def _settle(self, crew: Crew) -> None:
+    async def _settle(self, crew: WorkerPool) -> None:
         """Wait for ticks in flight, and find out whether any are missing."""
         ends = await self._ends()
         lagging = await crew.settle(ends, self._plan.settle_s, last=False)
@@ -211,10 +211,10 @@ class Load:
         while True:
             usage = read_usage(self._plan.pids) if self._plan.pids else None
             at_s = loop.time() - began
-            self.recorder.samples.append(Sample(at_s, time.process_time(), usage))
+            self.recorder.samples.append(UsageSample(at_s, time.process_time(), usage))
             await asyncio.sleep(len(self.recorder.samples) - (loop.time() - began))
 
-    async def _show_forever(self, stage: Stage) -> None:
+    async def _show_forever(self, stage: ProgressDisplay) -> None:
         while True:
             phase, since, of_s = self._phase
             stage.show(phase, self.recorder, time.monotonic() - since if since else 0.0, of_s)

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeGuard
 
-from clients.load.payload import Notice, Streams, Summary
+from clients.load.payload import Notice, StreamNumbers, Summary
 
 FAULTS_KEPT: Final = 5
 """How many faults a client records in full; the rest are only counted."""
 _HOLES_KEPT: Final = 1000
 
 
-class Kind(Enum):
+class FaultKind(Enum):
     """Kinds of faults in ticks and notices."""
 
     MISSING = "missing"
@@ -27,17 +27,17 @@ class Kind(Enum):
     NOTICE = "wrong notice"
 
 
-class Fault(NamedTuple):
+class SequenceFault(NamedTuple):
     """An unexplained range of ticks, or a wrong notice: stream number, first and last `seq`."""
 
-    kind: Kind
+    kind: FaultKind
     stream: int
     first: int
     last: int
     detail: str = ""
 
 
-class Tally:
+class SequenceChecker:
     """The ticks that one client received, and their faults.
 
     Attributes:
@@ -52,7 +52,7 @@ class Tally:
         "reordered", "repeated", "skipped", "snapshots", "unnumbered", "wrong_notices",
     )  # fmt: skip
 
-    def __init__(self, streams: Streams, bases: Mapping[int, int] | None = None) -> None:
+    def __init__(self, streams: StreamNumbers, bases: Mapping[int, int] | None = None) -> None:
         """Args:
         bases: the positions of streams when this client subscribed; other streams begin with
             their first tick.
@@ -63,7 +63,7 @@ class Tally:
         self.delivered = self.merged = self.skipped = self.gapped = 0
         self.snapshots = self.unnumbered = 0
         self.missing = self.repeated = self.reordered = self.wrong_notices = 0
-        self.faults: list[Fault] = []
+        self.faults: list[SequenceFault] = []
 
     @property
     def unexplained(self) -> int:
@@ -109,11 +109,11 @@ class Tally:
         self.missing += last - first + 1
         if len(self._holes) < _HOLES_KEPT:
             self._holes.append((number, first, last))
-        self._note(Fault(Kind.MISSING, number, first, last))
+        self._note(SequenceFault(FaultKind.MISSING, number, first, last))
 
     def _repeat(self, number: int, first: int, last: int) -> None:
         self.repeated += last - first + 1
-        self._note(Fault(Kind.REPEATED, number, first, last))
+        self._note(SequenceFault(FaultKind.REPEATED, number, first, last))
 
     def _take_late(self, number: int, first: int, last: int) -> None:
         """Record ticks at or below the position: missed ones are reordered, others repeated."""
@@ -123,11 +123,11 @@ class Tally:
                 self._holes[place : place + 1] = [part for part in parts if part[1] <= part[2]]
                 self.missing -= last - first + 1
                 self.reordered += last - first + 1
-                self._note(Fault(Kind.REORDERED, number, first, last))
+                self._note(SequenceFault(FaultKind.REORDERED, number, first, last))
                 return
         self._repeat(number, first, last)
 
-    def _note(self, fault: Fault) -> None:
+    def _note(self, fault: SequenceFault) -> None:
         if len(self.faults) < FAULTS_KEPT:
             self.faults.append(fault)
 
@@ -177,7 +177,7 @@ class Tally:
 
     def _refuse(self, number: int, first: int, last: int, detail: str) -> None:
         self.wrong_notices += 1
-        self._note(Fault(Kind.NOTICE, number, first, last, detail))
+        self._note(SequenceFault(FaultKind.NOTICE, number, first, last, detail))
 
     # -- the end
 
@@ -191,7 +191,9 @@ class Tally:
             position = self.positions.get(number) or 0
             if position < end:
                 self.missing += end - position
-                self._note(Fault(Kind.MISSING, number, position + 1, end, "at the end"))
+                self._note(
+                    SequenceFault(FaultKind.MISSING, number, position + 1, end, "at the end")
+                )
                 self.positions[number] = end
 
 

@@ -12,19 +12,19 @@ from rich.table import Table
 from rich.text import Text
 
 from clients.load.messages import FaultLine
-from clients.load.report import Bucket, Latencies, Latency, Report
+from clients.load.report import Bucket, Latencies, Latency, LoadReport
 
 _BARS: Final = " ▏▎▍▌▋▊▉█"
 _BAR_WIDTH: Final = 44
 _ROWS_MAX: Final = 16
 
 
-def print_report(console: Console, report: Report) -> None:
+def print_report(console: Console, report: LoadReport) -> None:
     """Print the report."""
     console.print(Group(*_parts(report)))
 
 
-def _parts(report: Report) -> Iterator[RenderableType]:
+def _parts(report: LoadReport) -> Iterator[RenderableType]:
     yield ""
     yield _figures(report)
     if report.latency.from_tick_time or report.slow_latency.from_tick_time:
@@ -38,7 +38,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
     yield from _verdict(report)
 
 
-def _figures(report: Report) -> Table:
+def _figures(report: LoadReport) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
@@ -47,7 +47,7 @@ def _figures(report: Report) -> Table:
     return table
 
 
-def figures(report: Report) -> Iterator[tuple[str, str]]:
+def figures(report: LoadReport) -> Iterator[tuple[str, str]]:
     """Yield the key figures as names and values."""
     made, through, accounts = report.connections, report.throughput, report.accounts
     lost = f", {made.refused:,} refused" if made.refused else ""
@@ -87,7 +87,7 @@ def figures(report: Report) -> Iterator[tuple[str, str]]:
     yield from _machine_figures(report)
 
 
-def _machine_figures(report: Report) -> Iterator[tuple[str, str]]:
+def _machine_figures(report: LoadReport) -> Iterator[tuple[str, str]]:
     publishing, server, tester = report.publishing, report.server, report.tester
     if publishing:
         late = publishing.lateness
@@ -111,7 +111,7 @@ def _machine_figures(report: Report) -> Iterator[tuple[str, str]]:
     )
 
 
-def _latency_table(report: Report) -> Table:
+def _latency_table(report: LoadReport) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("latency", no_wrap=True)
     for name in ("p50", "p90", "p99", "p99.9", "max"):
@@ -122,7 +122,7 @@ def _latency_table(report: Report) -> Table:
     return table
 
 
-def latency_rows(report: Report) -> Iterator[tuple[str, Latency]]:
+def latency_rows(report: LoadReport) -> Iterator[tuple[str, Latency]]:
     """Yield the name of each measured latency distribution, and its figures."""
     for who, latencies in (("", report.latency), ("slow clients, ", report.slow_latency)):
         for name, latency in _by_source(latencies):
@@ -180,7 +180,7 @@ def bar(share: float, width: int = _BAR_WIDTH) -> str:
     return "█" * (eighths // 8) + (_BARS[eighths % 8] if eighths % 8 else "")
 
 
-def _verdict(report: Report) -> Iterator[RenderableType]:
+def _verdict(report: LoadReport) -> Iterator[RenderableType]:
     verdict = report.verdict
     for note in verdict.notes:
         yield remark("note", note, "dim")
@@ -213,7 +213,7 @@ def fault_text(fault: FaultLine) -> str:
     return f"{fault.client}, {fault.stream}: {fault.kind} {seqs}{detail}"
 
 
-def headline(report: Report) -> str:
+def headline(report: LoadReport) -> str:
     """Return the verdict in one line."""
     if not report.verdict.passed:
         return f"FAILED: {report.verdict.problems[0]}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from clients.load.messages import Accounts
-from clients.load.report import Report, Verdict
+from clients.load.report import LoadReport, RunVerdict
 
 BUSY_PERCENT: Final = 85.0
 """A process that uses more of a core than this is likely to delay what it measures."""
@@ -14,19 +14,19 @@ LOOP_LATE_MS: Final = 50.0
 PUBLISHER_LATE_MS: Final = 20.0
 
 
-def judge(report: Report, trouble: Sequence[str], accounts: Accounts) -> Verdict:
+def judge(report: LoadReport, trouble: Sequence[str], accounts: Accounts) -> RunVerdict:
     """Return the verdict on a report, ignoring the one it contains.
 
     Args:
         trouble: problems in running the load that are not part of the report.
     """
     problems = [*trouble, *_problems(report)]
-    return Verdict(
+    return RunVerdict(
         not problems, problems, list(_warnings(report, accounts)), list(_notes(report, accounts))
     )
 
 
-def _problems(report: Report) -> Iterator[str]:
+def _problems(report: LoadReport) -> Iterator[str]:
     accounts, connections = report.accounts, report.connections
     kinds = (
         (accounts.missing, "missing"), (accounts.repeated, "repeated"),
@@ -59,7 +59,7 @@ def _problems(report: Report) -> Iterator[str]:
         yield f"{short:,} ticks could not be published in time"
 
 
-def _warnings(report: Report, accounts: Accounts) -> Iterator[str]:
+def _warnings(report: LoadReport, accounts: Accounts) -> Iterator[str]:
     tester, publishing = report.tester, report.publishing
     if tester.worker_cpu_percent_mean > BUSY_PERCENT:
         yield (
@@ -91,7 +91,7 @@ def _warnings(report: Report, accounts: Accounts) -> Iterator[str]:
         )
 
 
-def _notes(report: Report, accounts: Accounts) -> Iterator[str]:
+def _notes(report: LoadReport, accounts: Accounts) -> Iterator[str]:
     summary, connections = report.accounts, report.connections
     if report.interrupted:
         yield "interrupted: figures are of the time until then"

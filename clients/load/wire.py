@@ -33,7 +33,7 @@ class FrameFault(TickcastError):
     messages: tuple[Message, ...] = ()
 
 
-class Address(NamedTuple):
+class StreamAddress(NamedTuple):
     """The parts of a stream's URL; `target` is the path and query."""
 
     host: str
@@ -53,7 +53,7 @@ class Address(NamedTuple):
         return "wss" if self.secure else "ws"
 
 
-def parse_url(url: str) -> Address:
+def parse_url(url: str) -> StreamAddress:
     """Parse a URL.
 
     Raises:
@@ -74,14 +74,14 @@ def parse_url(url: str) -> Address:
         raise InvalidSettings(f"{url!a}: encode what is not plain ASCII as %XX")
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     port = _DEFAULT_PORTS[parts.scheme] if port is None else port
-    return Address(parts.hostname, port, target, parts.scheme == "wss")
+    return StreamAddress(parts.hostname, port, target, parts.scheme == "wss")
 
 
 class Handshake:
     """One opening handshake: builds the request and parses the reply."""
 
     def __init__(
-        self, address: Address, subprotocol: str | None, headers: Iterable[tuple[str, str]]
+        self, address: StreamAddress, subprotocol: str | None, headers: Iterable[tuple[str, str]]
     ) -> None:
         key = base64.b64encode(os.urandom(16)).decode()
         digest = hashlib.sha1((key + _GUID).encode(), usedforsecurity=False).digest()

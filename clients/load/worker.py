@@ -13,8 +13,9 @@ from typing import Final
 
 import uvloop
 
-from clients.load.fleet import Fleet
+from clients.load.fleet import ClientPool
 from clients.load.messages import (
+    AwaitTicks,
     Connect,
     Failed,
     Finish,
@@ -23,9 +24,8 @@ from clients.load.messages import (
     Progress,
     Ready,
     Second,
-    Settle,
-    Settled,
     Streams,
+    TicksArrived,
     pack,
     read_order,
 )
@@ -45,7 +45,7 @@ class Worker:
         self._cpu_s = time.process_time()
         self._telling: asyncio.Task[None] | None = None
         self._ends: Streams = []
-        self._fleet: Fleet
+        self._fleet: ClientPool
 
     def _tell(self, news: News) -> None:
         self._news.write(pack(news))
@@ -57,11 +57,11 @@ class Worker:
             while True:
                 order = await read_order(self._orders)
                 if isinstance(order, Connect):
-                    self._fleet = Fleet(order.plan, order.process, order.bases)
+                    self._fleet = ClientPool(order.plan, order.process, order.bases)
                     self._fleet.start_task(self._connect())
                 elif isinstance(order, Measure):
                     self._start_telling(order.begin_ns)
-                elif isinstance(order, Settle):
+                elif isinstance(order, AwaitTicks):
                     await self._settle(order)
                 elif isinstance(order, Finish):
                     await self._finish()
@@ -78,13 +78,13 @@ class Worker:
         else:
             self._tell(Ready(len(self._fleet.clients)))
 
-    async def _settle(self, order: Settle) -> None:
+    async def _settle(self, order: AwaitTicks) -> None:
         self._ends = order.ends
         if order.last:
             # Ticks published only to determine the ends of streams are not part of the load.
             self._fleet.meter.timing = False
         lagging = await self._fleet.settle(order.ends, order.timeout_s)
-        self._tell(Settled(lagging))
+        self._tell(TicksArrived(lagging))
 
     async def _finish(self) -> None:
         if self._telling is not None:

@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 from tickcast.client.accounts import Gap, Position
 from tickcast.client.state import Notice, Refused
 from tickcast.client.stream import Stream
-from tickcast.tapes.directory import Shelf
-from tickcast.tapes.lines import Hole
+from tickcast.tapes.directory import RecordingDirectory
+from tickcast.tapes.lines import GapMark
 from tickcast.tapes.writer import TapeWriter
 from tickcast.wire.ticks import CHANNELS, Tick
 from tickcast.wire.times import Time
@@ -44,7 +44,9 @@ class Recorder:
         slow: the server's policy if the recorder is too slow.
     """
 
-    def __init__(self, shelf: Shelf, rotation: Rotation, flush_s: float, slow: str = SLOW) -> None:
+    def __init__(
+        self, shelf: RecordingDirectory, rotation: Rotation, flush_s: float, slow: str = SLOW
+    ) -> None:
         self.ticks = self.gaps = self.tapes = 0
         self.last: Tick | None = None
         self.rx = 0
@@ -117,7 +119,7 @@ class Recorder:
     def take_gap(self, gap: Gap) -> None:
         """Record a gap."""
         self.gaps += 1
-        self._writer.mark(Hole(**gap._asdict(), rx=int(Time.now())))
+        self._writer.mark(GapMark(**gap._asdict(), rx=int(Time.now())))
 
     def take(self, tick: Tick) -> None:
         """Record a tick."""

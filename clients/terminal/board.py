@@ -11,8 +11,8 @@ from clients.terminal.chart import draw_chart
 from clients.terminal.formats import format_age, format_amount, format_price
 from clients.terminal.help import HELP
 from clients.terminal.market import Market, Row
-from clients.terminal.table import Table, change, last_price
-from clients.terminal.view import Page, View, Wish
+from clients.terminal.table import SymbolTable, change, last_price
+from clients.terminal.view import Page, View, ViewRequest
 from tickcast.client.report import Report
 from tickcast.commands.lines import Line, Segment, clip, spread
 from tickcast.wire.ticks import Tick
@@ -28,7 +28,7 @@ _CHART_KEYS: Final = (
 )  # fmt: skip
 
 
-class Status(NamedTuple):
+class ConnectionStatus(NamedTuple):
     """The state of the connection."""
 
     url: str
@@ -37,7 +37,7 @@ class Status(NamedTuple):
     waiting: int = 0
 
 
-class Frozen(NamedTuple):
+class PausedView(NamedTuple):
     """The contents of the screen during a pause, and when the pause began."""
 
     market: Market
@@ -57,9 +57,9 @@ class Board:
         self.view = View(page)
         self.changed = True
         self._candles: Candles | None = None
-        self._frozen: Frozen | None = None
+        self._frozen: PausedView | None = None
         self._said: tuple[str, float] = ("", 0.0)
-        self._table = Table()
+        self._table = SymbolTable()
         self._audit = AuditTable()
         self._report: Report | None = None
 
@@ -88,23 +88,28 @@ class Board:
         self._said = (text, now)
         self.changed = True
 
-    def press(self, key: str, now: float) -> Wish | None:
+    def press(self, key: str, now: float) -> ViewRequest | None:
         """Handle a key press and return what it asks of the program, if anything."""
         self.changed = True
         wish = self.view.press(key)
-        if wish is not Wish.PAUSE:
+        if wish is not ViewRequest.PAUSE:
             return wish
         if self._frozen is not None:
             self._frozen = None
         else:
             candles = self._candles and self._candles.copy()
-            self._frozen = Frozen(self.market.copy(), candles, now)
+            self._frozen = PausedView(self.market.copy(), candles, now)
         return None
 
     # -- rendering
 
     def render(
-        self, width: int, height: int, now: float, status: Status, report: Callable[[], Report]
+        self,
+        width: int,
+        height: int,
+        now: float,
+        status: ConnectionStatus,
+        report: Callable[[], Report],
     ) -> list[Line]:
         """Return exactly `height` lines, none wider than `width`."""
         self.changed = False
@@ -134,7 +139,7 @@ class Board:
         lines = [top, summary, *body, self._foot(now, width)]
         return [clip(line, width) for line in lines][:height]
 
-    def _top(self, status: Status, now: float, width: int) -> Line:
+    def _top(self, status: ConnectionStatus, now: float, width: int) -> Line:
         state: Segment = ("● live", "good")
         if not status.connected:
             state = ("○ DISCONNECTED, coming back …", "bad")

@@ -49,7 +49,7 @@ def _ask(row: Row) -> float | None:
     return row.quote.ask_price if row.quote else None
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """One column; `rank` decides which columns are dropped first if space runs out."""
 
     name: str
@@ -58,20 +58,20 @@ class Column(NamedTuple):
 
 
 COLUMNS: Final = (
-    Column("symbol", 0, _symbol),
-    Column("last", 1, last_price),
-    Column("change", 2, change),
-    Column("bid", 4, lambda row, now: _price(_bid(row), row)),
-    Column("ask", 5, lambda row, now: _price(_ask(row), row)),
-    Column("spread", 8, lambda row, now: _price(row.spread, row)),
-    Column("volume", 6, lambda row, now: (format_amount(row.volume), "")),
-    Column("ticks/s", 7, lambda row, now: (f"{row.rate:,.1f}", "")),
-    Column("age", 9, lambda row, now: (format_age(now - row.updated_at), "dim")),
+    TableColumn("symbol", 0, _symbol),
+    TableColumn("last", 1, last_price),
+    TableColumn("change", 2, change),
+    TableColumn("bid", 4, lambda row, now: _price(_bid(row), row)),
+    TableColumn("ask", 5, lambda row, now: _price(_ask(row), row)),
+    TableColumn("spread", 8, lambda row, now: _price(row.spread, row)),
+    TableColumn("volume", 6, lambda row, now: (format_amount(row.volume), "")),
+    TableColumn("ticks/s", 7, lambda row, now: (f"{row.rate:,.1f}", "")),
+    TableColumn("age", 9, lambda row, now: (format_age(now - row.updated_at), "dim")),
 )
 _SPARK_RANK: Final = 3
 
 
-class Table:
+class SymbolTable:
     """Draws rows in stable columns: at the same total width, columns only get wider."""
 
     def __init__(self) -> None:

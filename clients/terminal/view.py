@@ -24,7 +24,7 @@ class Page(Enum):
     HELP = "help"
 
 
-class Wish(Enum):
+class ViewRequest(Enum):
     """A request that a key makes of the program, beyond a change of view."""
 
     QUIT = "quit"
@@ -95,12 +95,12 @@ class View:
 
     # -- keys
 
-    def press(self, key: str) -> Wish | None:
+    def press(self, key: str) -> ViewRequest | None:
         """Handle a key press; unknown keys are ignored."""
         if self.typing:
             return self._type(key)
         if key == "q":
-            return Wish.QUIT
+            return ViewRequest.QUIT
         if self.page is Page.HELP:
             self.page = self._back
             return None
@@ -110,7 +110,7 @@ class View:
             return self._choose_timeframe(_TIMEFRAME_KEYS[key])
         return _WISHES[key] if key in _WISHES else self._act(key)
 
-    def _act(self, key: str) -> Wish | None:
+    def _act(self, key: str) -> ViewRequest | None:
         wish = None
         match key:
             case "enter":
@@ -118,18 +118,18 @@ class View:
             case "escape":
                 wish = self._leave()
             case "/":
-                self.typing, self.page, wish = True, Page.TABLE, Wish.NO_CHART
+                self.typing, self.page, wish = True, Page.TABLE, ViewRequest.NO_CHART
             case "s":
                 self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
                 self._is_chosen = self._is_chosen and self.page is not Page.TABLE
             case "a":
                 self.page = Page.TABLE if self.page is Page.AUDIT else Page.AUDIT
-                wish = Wish.NO_CHART
+                wish = ViewRequest.NO_CHART
             case "?" | "h":
                 self._back, self.page = self.page, Page.HELP
         return wish
 
-    def _type(self, key: str) -> Wish | None:
+    def _type(self, key: str) -> ViewRequest | None:
         match key:
             case "enter":
                 self.typing = False
@@ -143,35 +143,35 @@ class View:
                 self.query = (self.query + key)[:_QUERY_MAX]
         return None
 
-    def _move(self, key: str) -> Wish | None:
+    def _move(self, key: str) -> ViewRequest | None:
         if not self.order or self.page is Page.AUDIT:
             return None
         index = self._index() + _MOVES[key] * (self.room if key.startswith("page") else 1)
         self._is_chosen = True
         self.selected = self.order[max(0, min(index, len(self.order) - 1))]
-        return Wish.CHART if self.page is Page.CHART else None
+        return ViewRequest.CHART if self.page is Page.CHART else None
 
-    def _open(self) -> Wish | None:
+    def _open(self) -> ViewRequest | None:
         if self.selected is None:
             return None
         self._is_chosen, self.page = True, Page.CHART
-        return Wish.CHART
+        return ViewRequest.CHART
 
-    def _leave(self) -> Wish | None:
+    def _leave(self) -> ViewRequest | None:
         if self.page is Page.TABLE:
             self.query, self._is_chosen = "", False
             return None
         self.page = Page.TABLE
-        return Wish.NO_CHART
+        return ViewRequest.NO_CHART
 
-    def _choose_timeframe(self, timeframe: str) -> Wish | None:
+    def _choose_timeframe(self, timeframe: str) -> ViewRequest | None:
         if self.page is not Page.CHART or timeframe == self.timeframe:
             return None
         self.timeframe = timeframe
-        return Wish.CHART
+        return ViewRequest.CHART
 
 
-_WISHES: Final = {"e": Wish.ENCODING, "p": Wish.PAUSE, " ": Wish.PAUSE}
+_WISHES: Final = {"e": ViewRequest.ENCODING, "p": ViewRequest.PAUSE, " ": ViewRequest.PAUSE}
 _TIMEFRAME_KEYS: Final = {str(number): name for number, name in enumerate(TIMEFRAMES, 1)}
 _END: Final = 1_000_000
 _MOVES: Final = {

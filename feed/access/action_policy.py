@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
-from feed.access.conduct import Conduct
+from feed.access.conduct import MessageLimiter
 from feed.access.entitlements import EVERYTHING, Entitlements
 from feed.access.grant import Grant, Proof
 from tickcast.wire import actions
@@ -17,7 +17,7 @@ from tickcast.wire.actions import (
     Subscribe,
     Unsubscribe,
 )
-from tickcast.wire.errors import Ended, Fault, InvalidAction
+from tickcast.wire.errors import Fault, InvalidAction, SessionEnded
 from tickcast.wire.replay_actions import Steer
 from tickcast.wire.ticks import Subscription
 
@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 _NOBODY: Final = Entitlements(feeds=())
 
 
-class Rights:
+class ActionPolicy:
     """The rights of one connection to one feed.
 
     Attributes:
@@ -35,7 +35,7 @@ class Rights:
     __slots__ = ("_conduct", "_feed", "_subscriptions_max", "grant")
 
     def __init__(
-        self, feed: str, grant: Grant | None, subscriptions_max: int, conduct: Conduct | None
+        self, feed: str, grant: Grant | None, subscriptions_max: int, conduct: MessageLimiter | None
     ) -> None:
         self._feed = feed
         self._subscriptions_max = subscriptions_max
@@ -90,9 +90,11 @@ class Rights:
             self._conduct.charge(price)
 
     @staticmethod
-    def _refusal(conduct: Conduct, message: str | bytes, now_s: float) -> InvalidAction | Ended:
+    def _refusal(
+        conduct: MessageLimiter, message: str | bytes, now_s: float
+    ) -> InvalidAction | SessionEnded:
         if not conduct.may_refuse(actions.price_of_size(len(message)), now_s):
-            return Ended(Fault.RATE_LIMITED, "it went on")
+            return SessionEnded(Fault.RATE_LIMITED, "it went on")
         id_ = actions.read_id(message)
         return InvalidAction(Fault.RATE_LIMITED, conduct.limits, id_)
 

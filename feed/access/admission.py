@@ -12,18 +12,18 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
-from feed.access.authenticator import Gate
-from feed.access.grant import UNASKED, Grant
+from feed.access.authenticator import Authenticator
+from feed.access.grant import OPEN_GRANT, Grant
 from feed.transport.address_limits import AddressLimiter, AddressLimits
 from feed.transport.slices import Steps, run_all
 from tickcast.addresses import Networks, is_known_host, is_welcome, party_of
-from tickcast.broker.attempts import Attempts
-from tickcast.broker.connection_counts import Seats
+from tickcast.broker.attempts import ConnectRateLimiter
+from tickcast.broker.connection_counts import ConnectionLimiter
 from tickcast.logs import SECURITY
 from tickcast.settings import Settings
 from tickcast.wire.counters import Counters
 from tickcast.wire.credentials import Credentials, credentials_in
-from tickcast.wire.errors import AuthFailed, Refused, TooManyConnections, TryAgain
+from tickcast.wire.errors import AuthFailed, HandshakeRefused, TooManyConnections, TryAgain
 
 REFUSALS: Final = (
     "host", "origin", "attempts", "address", "full", "credentials", "key", "shut_out", "requests",
@@ -52,8 +52,8 @@ def _nothing() -> None:
 
 
 @dataclass(eq=False, slots=True)
-class Visitor:
-    """A client that was admitted, until `Door.leave`.
+class AdmittedClient:
+    """A client that was admitted, until `Admission.leave`.
 
     Attributes:
         number: a running number of the visitors of this server.
@@ -61,7 +61,7 @@ class Visitor:
         grant: the client's rights; None until it has authenticated.
         rooms: the rooms in which it occupies a seat.
         on_change: called when the grant may have changed.
-        has_left: True after `Door.leave`. The visitor must not take a seat from then on.
+        has_left: True after `Admission.leave`. The visitor must not take a seat from then on.
     """
 
     number: int
@@ -72,7 +72,7 @@ class Visitor:
     has_left: bool = False
 
 
-class Door:
+class Admission:
     """Admits clients, and releases their seats when they leave.
 
     Args:
@@ -85,10 +85,10 @@ class Door:
     def __init__(
         self,
         settings: Settings,
-        gate: Gate,
+        gate: Authenticator,
         limits: AddressLimits,
-        seats: Seats,
-        attempts: Attempts,
+        seats: ConnectionLimiter,
+        attempts: ConnectRateLimiter,
         counters: Counters,
         is_up: Callable[[], bool],
     ) -> None:
@@ -101,7 +101,7 @@ class Door:
         self._counters = counters
         self._is_up = is_up
         self.defer: Callable[[Steps], None] = run_all
-        self._visitors: set[Visitor] = set()
+        self._visitors: set[AdmittedClient] = set()
         self._numbers = count(1)
         self._unlimited = Networks(settings.unlimited_addresses)
         self._entering = 0
@@ -123,15 +123,17 @@ class Door:
         if is_known_host(host.decode("latin-1"), (*names, *self._settings.host)):
             return
         shown = ascii(host.decode("latin-1")[:_HOST_SHOWN])
-        refusal = Refused(
+        refusal = HandshakeRefused(
             "host",
             403,
             f"the server is not known by the name {shown}; the setting hosts adds names",
         )
-        self.note_refusal(refusal.reason, Visitor(0, _safe(_address_in(scope))), str(refusal))
+        self.note_refusal(
+            refusal.reason, AdmittedClient(0, _safe(_address_in(scope))), str(refusal)
+        )
         raise refusal
 
-    async def enter(self, scope: Mapping[str, Any]) -> Visitor:
+    async def enter(self, scope: Mapping[str, Any]) -> AdmittedClient:
         """Admit the sender of a handshake.
 
         Args:
@@ -141,13 +143,13 @@ class Door:
             Refused: the client may not connect, or not now.
         """
         address = _address_in(scope)
-        visitor = Visitor(next(self._numbers), _safe(address))
+        visitor = AdmittedClient(next(self._numbers), _safe(address))
         try:
             self._check_origin(scope)
             with self._one_more():
                 await self._take_place(visitor, address)
                 await self._check_credentials(visitor, scope)
-        except Refused as refusal:
+        except HandshakeRefused as refusal:
             self.leave(visitor)
             self.note_refusal(refusal.reason, visitor, str(refusal))
             raise
@@ -168,7 +170,7 @@ class Door:
             Refused: the sender may see nothing, or not now.
         """
         if not self.gate.asks:
-            return UNASKED
+            return OPEN_GRANT
         address = _address_in(scope)
         try:
             with self._one_more():
@@ -178,15 +180,15 @@ class Door:
                     raise AuthFailed("credentials are needed")
                 return await self.gate.admit(credentials, party_of(address))
         except AuthFailed as error:
-            refusal = Refused("credentials", 401, str(error))
+            refusal = HandshakeRefused("credentials", 401, str(error))
         except TryAgain as error:
-            refusal = Refused("busy", 503, str(error), _BUSY_RETRY_S)
-        except Refused as error:
+            refusal = HandshakeRefused("busy", 503, str(error), _BUSY_RETRY_S)
+        except HandshakeRefused as error:
             refusal = error
-        self.note_refusal(refusal.reason, Visitor(0, _safe(address)), str(refusal))
+        self.note_refusal(refusal.reason, AdmittedClient(0, _safe(address)), str(refusal))
         raise refusal
 
-    async def identify(self, visitor: Visitor, credentials: Credentials) -> Grant:
+    async def identify(self, visitor: AdmittedClient, credentials: Credentials) -> Grant:
         """Check a visitor's credentials, and take a seat for its key or token.
 
         Raises:
@@ -200,7 +202,7 @@ class Door:
             await self._take(visitor, {room: grant.max_connections})
         return grant
 
-    def leave(self, visitor: Visitor) -> None:
+    def leave(self, visitor: AdmittedClient) -> None:
         """Release everything that a visitor holds."""
         visitor.has_left = True
         self._visitors.discard(visitor)
@@ -208,7 +210,7 @@ class Door:
         visitor.rooms = {}
         visitor.on_change = _nothing
 
-    def note_refusal(self, reason: str, visitor: Visitor, detail: str) -> None:
+    def note_refusal(self, reason: str, visitor: AdmittedClient, detail: str) -> None:
         """Count and log a refusal."""
         self._counters.refused[reason] += 1
         extra = {"client": visitor.number, "address": visitor.address, "detail": detail}
@@ -236,13 +238,13 @@ class Door:
         if not is_welcome(origin, scope["scheme"], host, self._settings.origins):
             # Escaped, because the text is also logged.
             shown = ascii((origin or "")[:_ORIGIN_SHOWN])
-            raise Refused(
+            raise HandshakeRefused(
                 "origin",
                 403,
                 f"pages of {shown} may not connect; the setting origins would allow it",
             )
 
-    async def _take_place(self, visitor: Visitor, address: str) -> None:
+    async def _take_place(self, visitor: AdmittedClient, address: str) -> None:
         rooms = {_TOTAL: self._settings.connections_max}
         self._check_shut_out(address)
         await self._note_attempt(address)
@@ -252,8 +254,8 @@ class Door:
             await self._take(visitor, rooms)
         except TooManyConnections as error:
             if error.room == _TOTAL:
-                raise Refused("full", 503, "the server is full", _FULL_RETRY_S) from None
-            raise Refused(
+                raise HandshakeRefused("full", 503, "the server is full", _FULL_RETRY_S) from None
+            raise HandshakeRefused(
                 "address", 429, "too many connections from this address", _FULL_RETRY_S
             ) from None
 
@@ -266,7 +268,7 @@ class Door:
         """
         if self._entering >= _ENTERING_MAX:
             retry_s = random.randint(*_ENTERING_RETRY_S)
-            raise Refused("busy", 503, "too many are connecting at once", retry_s)
+            raise HandshakeRefused("busy", 503, "too many are connecting at once", retry_s)
         self._entering += 1
         try:
             yield
@@ -278,7 +280,7 @@ class Door:
         limiter = self._limits.of(address)
         wait_s = limiter.shut_out_s(monotonic()) if limiter is not None else 0
         if wait_s:
-            raise Refused("shut_out", 429, "this address has sent too much", wait_s)
+            raise HandshakeRefused("shut_out", 429, "this address has sent too much", wait_s)
 
     def _note_shut_out(self, party: str) -> None:
         extra = {"address": party, "duration_s": self._settings.shut_out_s}
@@ -292,24 +294,26 @@ class Door:
         if wait_s:
             if (limiter := self._limits.of(address)) is not None:
                 limiter.note_refusal(monotonic())
-            raise Refused("attempts", 429, "too many attempts from this address", wait_s)
+            raise HandshakeRefused("attempts", 429, "too many attempts from this address", wait_s)
 
-    async def _check_credentials(self, visitor: Visitor, scope: Mapping[str, Any]) -> None:
+    async def _check_credentials(self, visitor: AdmittedClient, scope: Mapping[str, Any]) -> None:
         if not self.gate.asks:
-            visitor.grant = UNASKED
+            visitor.grant = OPEN_GRANT
             return
         try:
             credentials = credentials_in(scope["headers"])
             if credentials is not None:
                 visitor.grant = await self.identify(visitor, credentials)
         except AuthFailed as error:
-            raise Refused("credentials", 401, str(error)) from None
+            raise HandshakeRefused("credentials", 401, str(error)) from None
         except TryAgain as error:
-            raise Refused("busy", 503, str(error), _BUSY_RETRY_S) from None
+            raise HandshakeRefused("busy", 503, str(error), _BUSY_RETRY_S) from None
         except TooManyConnections:
-            raise Refused("key", 429, "too many connections with this key", _FULL_RETRY_S) from None
+            raise HandshakeRefused(
+                "key", 429, "too many connections with this key", _FULL_RETRY_S
+            ) from None
 
-    async def _take(self, visitor: Visitor, rooms: Mapping[str, int]) -> None:
+    async def _take(self, visitor: AdmittedClient, rooms: Mapping[str, int]) -> None:
         full = await self._seats.take(rooms, shared=self._is_up())
         if full is not None:
             raise TooManyConnections(full)

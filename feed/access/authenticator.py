@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from feed.access.checks import CheckQueue, Rank
-from feed.access.grant import UNASKED, Grant, Proof
+from feed.access.grant import OPEN_GRANT, Grant, Proof
 from feed.access.jwks import RemoteKeys
 from feed.access.keyfile import KeyFile
 from feed.access.keyreader import read_again
@@ -32,7 +32,7 @@ _FETCHING_MAX: Final = 100
 logger = logging.getLogger("tickcast.access")
 
 
-class Gate:
+class Authenticator:
     """Authenticates clients by API key or token.
 
     Raises:
@@ -70,7 +70,7 @@ class Gate:
             TryAgain: the credentials could not be checked now.
         """
         if not self.asks:
-            return UNASKED
+            return OPEN_GRANT
         if credentials.longest > CREDENTIAL_MAX:
             raise AuthFailed(f"credentials have at most {CREDENTIAL_MAX} characters")
         if not isinstance(credentials, Bearer):

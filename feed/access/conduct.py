@@ -10,7 +10,7 @@ _REFUSALS_PER_S: Final = 1.0
 _REFUSALS_BURST: Final = 10
 
 
-class Conduct:
+class MessageLimiter:
     """One client's message allowance, and how many refusals it gets once that is used up.
 
     Attributes:

@@ -42,5 +42,5 @@ class Grant(Struct, frozen=True):
         return same and other.expires_s != self.expires_s
 
 
-UNASKED: Final = Grant()
+OPEN_GRANT: Final = Grant()
 """The grant of every client on a server without authentication."""

@@ -21,11 +21,11 @@ from feed.transport.tls import Certificate, certificate_of
 from tickcast.broker.embedded import prepare_directory, provided_store
 from tickcast.commands import command_module
 from tickcast.commands.options import config_option, run_server_loop, set_up_logging
-from tickcast.commands.parameters import Rate
+from tickcast.commands.parameters import RateParameter
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.delays import Reminders
-from tickcast.wire.errors import AlreadyClaimed, InvalidSettings, TickcastError
+from tickcast.wire.errors import InvalidSettings, LeaseHeld, TickcastError
 from tickcast.wire.ticks import DEFAULT_FEED, Timeframe
 
 _PORTS_TRIED = 50
@@ -38,7 +38,7 @@ _TIMEFRAMES: Final[tuple[Timeframe, ...]] = ("1s", "5s", "1m")
 @click.command()
 @click.option("--port", type=int, help="Port to try first.  [default: 8000]")
 @click.option("--symbols", type=click.IntRange(1, 1000), default=20, show_default=True)
-@click.option("--rate", type=Rate(), default=200, show_default=True,
+@click.option("--rate", type=RateParameter(), default=200, show_default=True,
               help="Ticks per second, over all symbols.")  # fmt: skip
 @click.option("--tls", "self_signed", is_flag=True,
               help="Serve https and wss, with a self-signed certificate.")  # fmt: skip
@@ -138,7 +138,7 @@ async def _run_bars(settings: Settings) -> None:
         started_s = time.monotonic()
         try:
             await make_bars(settings, DEFAULT_FEED, _TIMEFRAMES)
-        except AlreadyClaimed:
+        except LeaseHeld:
             await asyncio.sleep(_AGAIN_S)  # Another demo on the same store makes the bars.
         except TickcastError as error:
             await _report_and_wait(reminders, error, "no bars for now", started_s)

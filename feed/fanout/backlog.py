@@ -10,15 +10,15 @@ from msgspec.structs import replace
 
 from feed.fanout.encoded_ticks import (
     FRAME_TICKS_MAX,
-    Chunk,
-    Form,
-    Piece,
+    EncodedTicks,
+    TickBatch,
+    WireFormat,
     encode_pieces,
     message_frame,
     pack_frames,
 )
 from tickcast.wire import messages as protocol
-from tickcast.wire.batch import NEW_EPOCH, Gap, GapReason
+from tickcast.wire.batch import NEW_EPOCH, GapReason, SequenceGap
 from tickcast.wire.counters import Totals
 from tickcast.wire.delivery import SlowPolicy
 from tickcast.wire.ticks import StreamKey, Tick
@@ -38,17 +38,17 @@ class Missed:
 
     __slots__ = ("before", "first_seq", "latest", "policy", "published_us")
 
-    def __init__(self, chunk: Chunk, policy: SlowPolicy) -> None:
+    def __init__(self, chunk: TickBatch, policy: SlowPolicy) -> None:
         first = chunk.ticks[0]
         self.first_seq = (first.seq or 0) - first.conflated
         self.before = 0
         self._end_with(chunk, policy)
 
-    def is_followed_by(self, chunk: Chunk) -> bool:
+    def is_followed_by(self, chunk: TickBatch) -> bool:
         """Whether a chunk continues in the same epoch."""
         return (chunk.ticks[0].seq or 0) > (self.latest.seq or 0)
 
-    def add(self, chunk: Chunk, policy: SlowPolicy) -> None:
+    def add(self, chunk: TickBatch, policy: SlowPolicy) -> None:
         """Add the next chunk of the stream."""
         if self.latest.snap:
             # A snapshot is sent on request and not counted. Newer ticks replace it.
@@ -57,7 +57,7 @@ class Missed:
             self.before += 1 + self.latest.conflated
         self._end_with(chunk, policy)
 
-    def _end_with(self, chunk: Chunk, policy: SlowPolicy) -> None:
+    def _end_with(self, chunk: TickBatch, policy: SlowPolicy) -> None:
         *others, self.latest = chunk.ticks
         self.before += sum(1 + tick.conflated for tick in others)
         self.published_us = chunk.published_us[-1]
@@ -77,7 +77,7 @@ class Missed:
         return protocol.skipped(key, self.first_seq, last, self.before)
 
 
-Part = Missed | Gap
+Part = Missed | SequenceGap
 
 
 class Backlog:
@@ -89,14 +89,14 @@ class Backlog:
 
     __slots__ = ("_form", "_parts")
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: WireFormat) -> None:
         self._form = form
         self._parts: dict[StreamKey, list[Part]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def add(self, chunk: Chunk, policy: SlowPolicy) -> None:
+    def add(self, chunk: TickBatch, policy: SlowPolicy) -> None:
         """Add the next ticks of a stream."""
         parts = self._parts.setdefault(chunk.key, [])
         for run in _split_by_epoch(chunk):
@@ -107,7 +107,7 @@ class Backlog:
                 parts.append(Missed(run, policy))
         _bound(parts)
 
-    def add_gap(self, key: StreamKey, gap: Gap) -> None:
+    def add_gap(self, key: StreamKey, gap: SequenceGap) -> None:
         """Add a gap. Ticks that were missed before it become part of the gap."""
         parts = self._parts.setdefault(key, [])
         while parts and gap.reason is not GapReason.EPOCH:
@@ -123,7 +123,7 @@ class Backlog:
         parts.append(gap)
         _bound(parts)
 
-    def keep(self, policy_of: Callable[[StreamKey], SlowPolicy | None], form: Form) -> None:
+    def keep(self, policy_of: Callable[[StreamKey], SlowPolicy | None], form: WireFormat) -> None:
         """Apply changed subscriptions: update the policies and drop streams that have none."""
         self._form = form
         kept = {}
@@ -154,9 +154,9 @@ class Backlog:
         self, parts: Sequence[tuple[StreamKey, Part]], written_us: int, released: Totals
     ) -> list[bytes]:
         frames: list[bytes] = []
-        pieces: list[Piece] = []
+        pieces: list[EncodedTicks] = []
         for key, part in parts:
-            if isinstance(part, Gap):
+            if isinstance(part, SequenceGap):
                 frames.append(message_frame(protocol.gap(key, part), self._form.encoding))
                 continue
             if notice := part.to_notice(key):
@@ -165,7 +165,9 @@ class Backlog:
             tick = part.to_tick()
             released.sent += 1
             released.merged += tick.conflated
-            pieces += encode_pieces(Chunk(key, [tick], [part.published_us]), self._form, written_us)
+            pieces += encode_pieces(
+                TickBatch(key, [tick], [part.published_us]), self._form, written_us
+            )
         if pieces:
             frames.append(pack_frames(pieces, self._form.encoding)[0])
         return frames
@@ -183,7 +185,7 @@ def _bound(parts: list[Part]) -> None:
         parts[0] = NEW_EPOCH
 
 
-def _split_by_epoch(chunk: Chunk) -> list[Chunk]:
+def _split_by_epoch(chunk: TickBatch) -> list[TickBatch]:
     """Split a chunk wherever the numbering restarts."""
     key, ticks, published_us = chunk
     starts = [
@@ -195,5 +197,5 @@ def _split_by_epoch(chunk: Chunk) -> list[Chunk]:
         return [chunk]
     bounds = [0, *starts, len(ticks)]
     return [
-        Chunk(key, ticks[start:end], published_us[start:end]) for start, end in pairwise(bounds)
+        TickBatch(key, ticks[start:end], published_us[start:end]) for start, end in pairwise(bounds)
     ]

@@ -15,7 +15,7 @@ FRAME_TICKS_MAX: Final = 500
 """Maximum number of ticks in a frame, so that bursts stay within client libraries' limits."""
 
 
-class Form:
+class WireFormat:
     """How ticks are encoded for a client. There is one object for each of the four forms.
 
     Attributes:
@@ -31,16 +31,18 @@ class Form:
 
 
 _FORMS: Final = {
-    (encoding, stamps): Form(encoding, stamps) for encoding in Encoding for stamps in (False, True)
+    (encoding, stamps): WireFormat(encoding, stamps)
+    for encoding in Encoding
+    for stamps in (False, True)
 }
 
 
-def form_of(encoding: Encoding, stamps: bool = False) -> Form:
+def form_of(encoding: Encoding, stamps: bool = False) -> WireFormat:
     """The form with these properties."""
     return _FORMS[encoding, stamps]
 
 
-class Chunk(NamedTuple):
+class TickBatch(NamedTuple):
     """Ticks of one stream in order, with their publication times.
 
     Attributes:
@@ -53,7 +55,7 @@ class Chunk(NamedTuple):
     published_us: Sequence[int]
 
 
-class Piece:
+class EncodedTicks:
     """A chunk of at most `FRAME_TICKS_MAX` ticks, encoded as elements of an array.
 
     Attributes:
@@ -66,7 +68,7 @@ class Piece:
 
     __slots__ = ("chunk", "elements", "frame", "merged", "size")
 
-    def __init__(self, elements: bytes, size: int, merged: int, chunk: Chunk) -> None:
+    def __init__(self, elements: bytes, size: int, merged: int, chunk: TickBatch) -> None:
         self.elements = elements
         self.size = size
         self.merged = merged
@@ -74,7 +76,7 @@ class Piece:
         self.frame: bytes | None = None
 
 
-def encode_pieces(chunk: Chunk, form: Form, written_us: int) -> list[Piece]:
+def encode_pieces(chunk: TickBatch, form: WireFormat, written_us: int) -> list[EncodedTicks]:
     """Encode a chunk as pieces; `written_us` becomes `tw` if the form has stamps."""
     key, ticks, published_us = chunk
     if len(ticks) <= FRAME_TICKS_MAX:
@@ -82,12 +84,12 @@ def encode_pieces(chunk: Chunk, form: Form, written_us: int) -> list[Piece]:
     starts = range(0, len(ticks), FRAME_TICKS_MAX)
     parts = [slice(start, start + FRAME_TICKS_MAX) for start in starts]
     return [
-        _encode_piece(Chunk(key, ticks[part], published_us[part]), form, written_us)
+        _encode_piece(TickBatch(key, ticks[part], published_us[part]), form, written_us)
         for part in parts
     ]
 
 
-def _encode_piece(chunk: Chunk, form: Form, written_us: int) -> Piece:
+def _encode_piece(chunk: TickBatch, form: WireFormat, written_us: int) -> EncodedTicks:
     ticks = chunk.ticks
     if form.stamps:
         ticks = [
@@ -95,10 +97,10 @@ def _encode_piece(chunk: Chunk, form: Form, written_us: int) -> Piece:
             for tick, published_us in zip(ticks, chunk.published_us, strict=True)
         ]
     merged = sum([tick.conflated for tick in ticks])
-    return Piece(encode_elements(ticks, form.encoding), len(ticks), merged, chunk)
+    return EncodedTicks(encode_elements(ticks, form.encoding), len(ticks), merged, chunk)
 
 
-def pack_frames(pieces: Sequence[Piece], encoding: Encoding) -> tuple[bytes, int, int, int]:
+def pack_frames(pieces: Sequence[EncodedTicks], encoding: Encoding) -> tuple[bytes, int, int, int]:
     """Pack pieces into as few frames as possible.
 
     Returns the frames as one byte string, the number of frames, the number of ticks in them, and
@@ -128,9 +130,9 @@ def pack_frames(pieces: Sequence[Piece], encoding: Encoding) -> tuple[bytes, int
     return b"".join(frames), len(frames), count, merged
 
 
-def _split(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+def _split(pieces: Sequence[EncodedTicks]) -> Iterator[list[EncodedTicks]]:
     """Group pieces by frame."""
-    part: list[Piece] = []
+    part: list[EncodedTicks] = []
     count = 0
     for piece in pieces:
         if count + piece.size > FRAME_TICKS_MAX:

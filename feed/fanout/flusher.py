@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from feed.fanout.hub import Hub
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 _EARLY_S = 0.001
 """Timers have a resolution of 1 ms. This margin keeps them from firing before the due time."""
@@ -44,7 +44,7 @@ class Flusher:
     def _flush(self) -> None:
         self._next = None
         began = time.perf_counter()
-        now = Moment.now()
+        now = Instant.now()
         try:
             self._hub.flush(now)
         finally:
@@ -54,7 +54,7 @@ class Flusher:
             self._not_before = ended + min(self._pace * (ended - began), self._window_s)
             self._come_back(now)
 
-    def _come_back(self, now: Moment) -> None:
+    def _come_back(self, now: Instant) -> None:
         """Schedule the next flush of conflated ticks."""
         due_s = self._hub.due_s()
         if due_s is None or (self._conflated and self._conflated_s <= due_s):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from feed.fanout.encoded_ticks import Chunk, Form, Piece, encode_pieces
-from feed.fanout.subscriber_group import AnyTap, Audience, ConflatedTap
-from tickcast.wire.times import Moment
+from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat, encode_pieces
+from feed.fanout.subscriber_group import AnyTap, Conflator, SubscriberGroup
+from tickcast.wire.times import Instant
 
 
-class Gathering:
+class PendingFlush:
     """The pieces of one flush, by audience.
 
     Attributes:
@@ -18,12 +18,12 @@ class Gathering:
 
     __slots__ = ("_touched", "_written_us", "settled")
 
-    def __init__(self, now: Moment) -> None:
+    def __init__(self, now: Instant) -> None:
         self._written_us = now.wall_us
-        self._touched: list[Audience] = []
-        self.settled: list[Audience] = []
+        self._touched: list[SubscriberGroup] = []
+        self.settled: list[SubscriberGroup] = []
 
-    def add(self, tap: AnyTap, chunk: Chunk) -> None:
+    def add(self, tap: AnyTap, chunk: TickBatch) -> None:
         """Add a chunk for every audience of a tap."""
         touched = self._touched
         for form, audiences in tap.audiences.items():
@@ -33,12 +33,12 @@ class Gathering:
                     touched.append(audience)
                 audience.gathered += pieces
 
-    def add_conflated(self, tap: ConflatedTap) -> None:
+    def add_conflated(self, tap: Conflator) -> None:
         """Add the latest tick for every audience of a conflated tap.
 
         For an audience that joined during the interval, the tick replaces fewer ticks.
         """
-        late: list[tuple[Audience, int]] = []
+        late: list[tuple[SubscriberGroup, int]] = []
         for audiences in tap.audiences.values():
             late += [(each, each.known[tap]) for each in audiences if tap in each.known]
         for audience, _ in late:
@@ -57,6 +57,8 @@ class Gathering:
                 audience.gathered += encode_pieces(own, audience.form, self._written_us)
         tap.clear()
 
-    def letters(self) -> Iterator[tuple[Sequence[Piece], Form, Iterable[Audience]]]:
+    def letters(
+        self,
+    ) -> Iterator[tuple[Sequence[EncodedTicks], WireFormat, Iterable[SubscriberGroup]]]:
         """The pieces to write, with their form and audience."""
         return ((each.take(), each.form, (each,)) for each in self._touched)

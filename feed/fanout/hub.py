@@ -18,20 +18,27 @@ from collections.abc import (
     Sequence,
 )
 
-from feed.fanout.encoded_ticks import Form, Piece, encode_pieces, message_frame
-from feed.fanout.gathering import Gathering
+from feed.fanout.encoded_ticks import EncodedTicks, WireFormat, encode_pieces, message_frame
+from feed.fanout.gathering import PendingFlush
 from feed.fanout.lags import Arrivals
 from feed.fanout.outbox import Outbox
-from feed.fanout.streams import Stream, Streams
-from feed.fanout.subscriber_group import Audience, AudienceKey, ConflatedTap, Group, Tap, Wanted
-from feed.fanout.subscriber_groups import Audiences
-from feed.fanout.writes import Writes
+from feed.fanout.streams import LiveStream, LiveStreams
+from feed.fanout.subscriber_group import (
+    ConflationGroup,
+    Conflator,
+    GroupKey,
+    LiveTap,
+    SubscriberGroup,
+    Wanted,
+)
+from feed.fanout.subscriber_groups import SubscriberGroups
+from feed.fanout.writes import FlushWriter
 from feed.transport.slices import Steps
 from tickcast.wire import messages as protocol
-from tickcast.wire.batch import Gap, GapReason
+from tickcast.wire.batch import GapReason, SequenceGap
 from tickcast.wire.counters import Counters, Totals
 from tickcast.wire.ticks import Coverage, StreamKey, Subscription, Tick
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 
 class Hub:
@@ -45,10 +52,10 @@ class Hub:
     def __init__(self, counters: Counters | None = None) -> None:
         self.counters = counters or Counters()
         self.arrivals = Arrivals(self.counters)
-        self.writes = Writes(self.counters)
-        self._streams = Streams()
-        self._audiences = Audiences(self._streams)
-        self._dirty: list[Tap] = []
+        self.writes = FlushWriter(self.counters)
+        self._streams = LiveStreams()
+        self._audiences = SubscriberGroups(self._streams)
+        self._dirty: list[LiveTap] = []
 
     # -- streams, opened and closed by `feed.ingest.upstream`
 
@@ -77,7 +84,7 @@ class Hub:
         """Whether the stream is carried."""
         return key in self._streams
 
-    def stream(self, key: StreamKey) -> Stream | None:
+    def stream(self, key: StreamKey) -> LiveStream | None:
         """The stream, if it is carried."""
         return self._streams.get(key)
 
@@ -122,10 +129,10 @@ class Hub:
         self,
         outbox: Outbox,
         feed: str,
-        form: Form,
+        form: WireFormat,
         wanted: Wanted,
         behind: Collection[StreamKey] | None = None,
-    ) -> Generator[None, None, Audience | None]:
+    ) -> Generator[None, None, SubscriberGroup | None]:
         """Prepare a client's new subscriptions in steps.
 
         Nothing changes for the client yet. Call `switch` or `discard` right after the last step.
@@ -136,10 +143,10 @@ class Hub:
         """
         if not wanted:
             return None
-        key = AudienceKey(feed, form, wanted)
+        key = GroupKey(feed, form, wanted)
         return (yield from self._audiences.prepare(key, outbox, behind))
 
-    def switch(self, outbox: Outbox, new: Audience | None, now: Moment) -> None:
+    def switch(self, outbox: Outbox, new: SubscriberGroup | None, now: Instant) -> None:
         """Replace a client's subscriptions with those that were prepared.
 
         Ticks published before this call go to the previous subscribers. Ticks that are being
@@ -159,12 +166,12 @@ class Hub:
         """The conflation interval in ms that a client gets for the one it asks for."""
         return self._streams.served_interval(asked_ms)
 
-    def discard(self, prepared: Audience | None) -> None:
+    def discard(self, prepared: SubscriberGroup | None) -> None:
         """Discard prepared subscriptions that will not be used."""
         if prepared is not None:
             self._audiences.discard(prepared)
 
-    def postpone(self, prepared: Audience, stream: Stream) -> None:
+    def postpone(self, prepared: SubscriberGroup, stream: LiveStream) -> None:
         """Withhold a stream from a prepared audience's client until `catch_up` is called."""
         self._audiences.postpone(prepared, stream)
 
@@ -172,7 +179,7 @@ class Hub:
         """Pass work that nothing waits for to `defer`, instead of doing it at once."""
         self._audiences.defer = defer
 
-    def catch_up(self, outbox: Outbox, key: StreamKey, now: Moment) -> None:
+    def catch_up(self, outbox: Outbox, key: StreamKey, now: Instant) -> None:
         """Send a stream live to a client that has received all of its past."""
         audience = self._audiences.of(outbox)
         if audience is not None and key in audience.behind:
@@ -198,7 +205,7 @@ class Hub:
         feed: str,
         subscriptions: Iterable[Subscription],
         besides: Iterable[Subscription] = (),
-    ) -> Iterator[Stream]:
+    ) -> Iterator[LiveStream]:
         """Yield carried streams that `subscriptions` cover and `besides` do not."""
         known = Coverage(besides)
         for stream in self._streams.covered(feed, subscriptions):
@@ -210,7 +217,7 @@ class Hub:
         """Number of streams opened so far."""
         return self._streams.opened
 
-    def opened_since(self, number: int) -> list[Stream]:
+    def opened_since(self, number: int) -> list[LiveStream]:
         """The streams opened after the first `number` ones, latest first."""
         return self._streams.opened_since(number)
 
@@ -218,18 +225,18 @@ class Hub:
         """Keys of the carried streams."""
         return self._streams.keys()
 
-    def send(self, outbox: Outbox, pieces: Sequence[Piece]) -> None:
+    def send(self, outbox: Outbox, pieces: Sequence[EncodedTicks]) -> None:
         """Send ticks of streams that a client holds to this client only."""
         audience = self._audiences.of(outbox)
         if audience is not None and pieces:
             self.writes.to_member(outbox, pieces, audience)
 
-    def form_of(self, outbox: Outbox) -> Form | None:
+    def form_of(self, outbox: Outbox) -> WireFormat | None:
         """The form in which a client receives ticks; None if it holds no subscription."""
         audience = self._audiences.of(outbox)
         return audience.form if audience else None
 
-    def drain(self, outbox: Outbox, now: Moment) -> None:
+    def drain(self, outbox: Outbox, now: Instant) -> None:
         """Resume sending to a client that reads again."""
         released = outbox.drain(now.wall_us)
         self.counters.ticks_out += released.sent
@@ -253,13 +260,13 @@ class Hub:
         for tap in stream.taps.values():
             is_first = tap.take(ticks, published_us)
             due = due or is_first
-            if isinstance(tap, Tap):
+            if isinstance(tap, LiveTap):
                 self.arrivals.add((published_us, len(ticks)))
                 if is_first:
                     self._dirty.append(tap)
         return due
 
-    def announce(self, key: StreamKey, gap: Gap, now: Moment, epoch: str) -> None:
+    def announce(self, key: StreamKey, gap: SequenceGap, now: Instant, epoch: str) -> None:
         """Send a gap notice to the clients that hold a stream, after the ticks before the gap.
 
         Args:
@@ -270,10 +277,10 @@ class Hub:
             return
         self.flush(now)
         for tap in list(stream.taps.values()):
-            if isinstance(tap, ConflatedTap):
+            if isinstance(tap, Conflator):
                 # Ticks from both sides of a gap can't be merged into one.
                 tap.stop_waiting()
-                gathering = Gathering(now)
+                gathering = PendingFlush(now)
                 gathering.add_conflated(tap)
                 self._send_gathered(gathering)
             for form, audiences in tap.audiences.items():
@@ -287,7 +294,7 @@ class Hub:
             stream.skip_to(gap.last_seq or stream.seq)
         self.counters.add_gap(gap.reason.value, gap.ticks)
 
-    def flush(self, now: Moment) -> None:
+    def flush(self, now: Instant) -> None:
         """Send everything published since the last flush, and conflated ticks that are due."""
         dirty, self._dirty = self._dirty, []
         groups = self._streams.due_groups(now.steady_s)
@@ -302,8 +309,10 @@ class Hub:
             self._flush_many(dirty, groups, now)
         self.arrivals.flush(now)
 
-    def _flush_many(self, dirty: Sequence[Tap], groups: Sequence[Group], now: Moment) -> None:
-        gathering = Gathering(now)
+    def _flush_many(
+        self, dirty: Sequence[LiveTap], groups: Sequence[ConflationGroup], now: Instant
+    ) -> None:
+        gathering = PendingFlush(now)
         for tap in dirty:
             gathering.add(tap, tap.give())
         for group in groups:
@@ -311,7 +320,7 @@ class Hub:
                 gathering.add_conflated(conflated)
         self._send_gathered(gathering)
 
-    def _send_gathered(self, gathering: Gathering) -> None:
+    def _send_gathered(self, gathering: PendingFlush) -> None:
         self.writes.to_audiences(gathering.letters())
         for audience in gathering.settled:
             self._audiences.unite(audience)
@@ -320,7 +329,9 @@ class Hub:
         """When conflated ticks next need a flush, on the steady clock."""
         return self._streams.due_s()
 
-    def _settle(self, outbox: Outbox, old: Audience, new: Audience | None, now: Moment) -> None:
+    def _settle(
+        self, outbox: Outbox, old: SubscriberGroup, new: SubscriberGroup | None, now: Instant
+    ) -> None:
         """Send a client the ticks being conflated on taps that it leaves."""
         chunks = [
             chunk

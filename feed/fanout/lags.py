@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tickcast.wire.counters import Counters
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 _QUIET_S: Final = 1.0
 """Silence from Redis that is still normal: heartbeats pass through it twice a second."""
@@ -30,7 +30,7 @@ class Arrivals:
         self._at_s = 0.0
         self._lag_us = 0
 
-    def flush(self, now: Moment) -> None:
+    def flush(self, now: Instant) -> None:
         """Record the delay of all batches that have just been sent."""
         if not self._batches:
             return
@@ -44,12 +44,12 @@ class Arrivals:
         self._counters.flush_ticks.observe(sum([ticks for _, ticks in self._batches]))
         self._batches.clear()
 
-    def lag_ms(self, now: Moment) -> int:
+    def lag_ms(self, now: Instant) -> int:
         """The delay of the last ticks since publication; 0 if none were sent in the last second."""
         return self._lag_us // 1000 if now.steady_s - self._at_s <= 1 else 0
 
 
-class Stall:
+class Staleness:
     """How long a client has been stalled, because it does not read or because Redis is silent."""
 
     __slots__ = ("_heard_s", "_read_s")

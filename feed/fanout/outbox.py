@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from feed.fanout.backlog import Backlog
-from feed.fanout.encoded_ticks import Form, Piece
-from tickcast.wire.batch import Gap
+from feed.fanout.encoded_ticks import EncodedTicks, WireFormat
+from tickcast.wire.batch import SequenceGap
 from tickcast.wire.counters import Totals
 from tickcast.wire.delivery import SlowPolicy
 from tickcast.wire.ticks import StreamKey
@@ -111,7 +111,9 @@ class Outbox:
         self._hold(data)
         return True
 
-    def absorb(self, pieces: Sequence[Piece], policy_of: PolicyOf, form: Form) -> Totals:
+    def absorb(
+        self, pieces: Sequence[EncodedTicks], policy_of: PolicyOf, form: WireFormat
+    ) -> Totals:
         """Take ticks that `offer` refused; return the counts of ticks not sent."""
         refused = Totals()
         for piece in pieces:
@@ -132,7 +134,7 @@ class Outbox:
                 self._backlog.add(piece.chunk, policy)
         return refused
 
-    def tell(self, key: StreamKey, gap: Gap, frame: bytes) -> None:
+    def tell(self, key: StreamKey, gap: SequenceGap, frame: bytes) -> None:
         """Send a gap notice, in order with the stream's ticks; `frame` is the encoded notice."""
         if self.extended and not self.closed:
             if self._backlog is not None:
@@ -140,7 +142,7 @@ class Outbox:
             else:
                 self.push(frame)
 
-    def follow(self, policy_of: PolicyOf, form: Form) -> None:
+    def follow(self, policy_of: PolicyOf, form: WireFormat) -> None:
         """Adapt the backlog to a change of the client's subscriptions or form."""
         if self._backlog is not None:
             self._backlog.keep(policy_of, form)

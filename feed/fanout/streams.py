@@ -7,8 +7,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, KeysView, Sequence
 from typing import Final
 
-from feed.fanout.encoded_ticks import Chunk
-from feed.fanout.subscriber_group import AnyTap, Audience, ConflatedTap, Group, Tap
+from feed.fanout.encoded_ticks import TickBatch
+from feed.fanout.subscriber_group import (
+    AnyTap,
+    ConflationGroup,
+    Conflator,
+    LiveTap,
+    SubscriberGroup,
+)
 from tickcast.wire.delivery import INTERVALS_MAX, coarse_conflate_ms
 from tickcast.wire.ticks import Coverage, StreamKey, Subscription, Tick
 
@@ -20,7 +26,7 @@ _AFTER_SYMBOLS: Final = "\x7f"
 """Sorts after every character that a symbol may contain."""
 
 
-class Tail:
+class RecentTicks:
     """The last live ticks of a stream, which history that was just read does not include yet.
 
     Without the tail, a client catching up with a busy stream would never finish: new ticks would
@@ -56,7 +62,7 @@ class Tail:
         """The number of the oldest tick; None if there is none."""
         return self._batches[0][0][0].seq if self._batches else None
 
-    def after(self, key: StreamKey, seq: int) -> Chunk | None:
+    def after(self, key: StreamKey, seq: int) -> TickBatch | None:
         """The ticks after a number; None unless the very next tick is among them."""
         first = self.first_seq
         if first is None or first > seq + 1:
@@ -67,10 +73,10 @@ class Tail:
             new = batch[max(0, seq + 1 - (batch[0].seq or 0)) :]
             ticks += new
             published_us += [us] * len(new)
-        return Chunk(key, ticks, published_us) if ticks else None
+        return TickBatch(key, ticks, published_us) if ticks else None
 
 
-class Stream:
+class LiveStream:
     """One stream from the broker.
 
     Attributes:
@@ -99,7 +105,7 @@ class Stream:
         self.latest = latest
         self.published_us = published_us
         self.taps: dict[int, AnyTap] = {}
-        self.tail: Tail | None = None
+        self.tail: RecentTicks | None = None
 
     def take(self, ticks: Sequence[Tick], published_us: int, epoch: str) -> None:
         """Take the next ticks."""
@@ -126,7 +132,7 @@ class Stream:
     def hold_tail(self) -> None:
         """Keep the last ticks until each holder has called `release_tail`."""
         if self.tail is None:
-            self.tail = Tail()
+            self.tail = RecentTicks()
         self.tail.holders += 1
 
     def release_tail(self) -> None:
@@ -137,7 +143,7 @@ class Stream:
                 self.tail = None
 
 
-class Streams:
+class LiveStreams:
     """All streams by key, and the groups of conflated taps.
 
     Attributes:
@@ -146,10 +152,10 @@ class Streams:
 
     def __init__(self) -> None:
         self.opened = 0
-        self._streams: dict[StreamKey, Stream] = {}
+        self._streams: dict[StreamKey, LiveStream] = {}
         # The sorted symbols of each feed and channel, so that a prefix selects a range.
         self._symbols: dict[tuple[str, str], list[str]] = {}
-        self._groups: dict[int, Group] = {}
+        self._groups: dict[int, ConflationGroup] = {}
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -157,22 +163,22 @@ class Streams:
     def __contains__(self, key: StreamKey) -> bool:
         return key in self._streams
 
-    def get(self, key: StreamKey) -> Stream | None:
+    def get(self, key: StreamKey) -> LiveStream | None:
         """The stream, if it is carried."""
         return self._streams.get(key)
 
     def open(
         self, key: StreamKey, epoch: str, seq: int, latest: Tick | None, published_us: int
-    ) -> Stream:
+    ) -> LiveStream:
         """Start carrying a stream."""
         if self._streams.pop(key, None) is None:
             insort(self._symbols.setdefault((key.feed, key.channel), []), key.symbol)
         self.opened += 1
-        stream = Stream(key, epoch, seq, latest, published_us, self.opened)
+        stream = LiveStream(key, epoch, seq, latest, published_us, self.opened)
         self._streams[key] = stream
         return stream
 
-    def close(self, key: StreamKey) -> Stream | None:
+    def close(self, key: StreamKey) -> LiveStream | None:
         """Stop carrying a stream; return it if it was carried."""
         stream = self._streams.pop(key, None)
         if stream is not None:
@@ -186,7 +192,7 @@ class Streams:
         """Keys of the carried streams."""
         return self._streams.keys()
 
-    def covered(self, feed: str, subscriptions: Iterable[Subscription]) -> Iterator[Stream]:
+    def covered(self, feed: str, subscriptions: Iterable[Subscription]) -> Iterator[LiveStream]:
         """Yield each carried stream that the subscriptions cover, once.
 
         Streams may be opened and closed during the iteration. Those opened meanwhile may be left
@@ -205,9 +211,9 @@ class Streams:
                 if stream is not None:
                     yield stream
 
-    def opened_since(self, number: int) -> list[Stream]:
+    def opened_since(self, number: int) -> list[LiveStream]:
         """The streams opened after the stream with this number, latest first."""
-        found: list[Stream] = []
+        found: list[LiveStream] = []
         for stream in reversed(self._streams.values()):
             if stream.number <= number:
                 break
@@ -216,32 +222,32 @@ class Streams:
 
     # -- taps
 
-    def tap(self, stream: Stream, audience: Audience) -> AnyTap:
+    def tap(self, stream: LiveStream, audience: SubscriberGroup) -> AnyTap:
         """Return the tap for a stream with the audience's conflation, creating it if needed."""
         delivery = audience.deliveries.of(stream.key)
         interval_ms = delivery.conflate_ms if delivery else 0
         tap = stream.taps.get(interval_ms)
         if tap is None:
             if interval_ms:
-                group = self._groups.setdefault(interval_ms, Group(interval_ms))
+                group = self._groups.setdefault(interval_ms, ConflationGroup(interval_ms))
                 group.taps += 1
-                tap = ConflatedTap(stream.key, group)
+                tap = Conflator(stream.key, group)
             else:
-                tap = Tap(stream.key)
+                tap = LiveTap(stream.key)
             stream.taps[interval_ms] = tap
         return tap
 
-    def disconnect(self, audience: Audience, tap: AnyTap) -> None:
+    def disconnect(self, audience: SubscriberGroup, tap: AnyTap) -> None:
         """Disconnect an audience from a tap, and drop the tap if it was the last one."""
         audience.disconnect(tap)
-        if isinstance(tap, ConflatedTap):
+        if isinstance(tap, Conflator):
             audience.known.pop(tap, None)
         if tap.audiences:
             return
         stream = self._streams.get(tap.key)
         if stream is not None and stream.taps.get(tap.interval_ms) is tap:
             del stream.taps[tap.interval_ms]
-        if isinstance(tap, ConflatedTap):
+        if isinstance(tap, Conflator):
             tap.group.taps -= 1
             tap.stop_waiting()
             if not tap.group.taps:
@@ -255,14 +261,14 @@ class Streams:
             return asked_ms
         return coarse_conflate_ms(asked_ms)
 
-    def waiting(self, audience: Audience) -> Iterator[ConflatedTap]:
+    def waiting(self, audience: SubscriberGroup) -> Iterator[Conflator]:
         """The taps of an audience that hold ticks until the end of their interval."""
         for interval_ms in audience.intervals:
             group = self._groups.get(interval_ms)
             if group is not None:
                 yield from [tap for tap in group.waiting if tap in audience.taps]
 
-    def due_groups(self, now_s: float) -> list[Group]:
+    def due_groups(self, now_s: float) -> list[ConflationGroup]:
         """The groups whose ticks are due by now, on the steady clock."""
         return [group for group in self._groups.values() if group.is_due(now_s)]
 

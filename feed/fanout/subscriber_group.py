@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from feed.fanout.encoded_ticks import Chunk, Form, Piece
+from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat
 from feed.fanout.outbox import Outbox
 from tickcast.wire.counters import Totals
 from tickcast.wire.delivery import Delivery, SlowPolicy
@@ -18,7 +18,7 @@ Wanted = frozenset[tuple[Subscription, Delivery]]
 """Subscriptions, each with its delivery."""
 
 
-class AudienceKey(NamedTuple):
+class GroupKey(NamedTuple):
     """What clients must have in common to receive the same bytes.
 
     Attributes:
@@ -28,12 +28,12 @@ class AudienceKey(NamedTuple):
     """
 
     feed: str
-    form: Form
+    form: WireFormat
     wanted: Wanted
     newcomer: Outbox | None = None
 
 
-class Audience:
+class SubscriberGroup:
     """Clients with the same feed, form, subscriptions and options.
 
     Attributes:
@@ -53,7 +53,7 @@ class Audience:
     __slots__ = ("_alone", "behind", "bytes", "deliveries", "form", "gathered", "intervals", "key",
                  "known", "members", "merged", "sent", "taps", "users")  # fmt: skip
 
-    def __init__(self, key: AudienceKey, behind: Iterable[StreamKey] = ()) -> None:
+    def __init__(self, key: GroupKey, behind: Iterable[StreamKey] = ()) -> None:
         self.key = key
         self.behind = set(behind)
         self.form = key.form
@@ -61,10 +61,10 @@ class Audience:
         self.intervals = {each.conflate_ms for _, each in key.wanted} - {0}
         self.members: tuple[Outbox, ...] = ()
         self.users = 0
-        self._alone: dict[Form, dict[Audience, None]] | None = None
+        self._alone: dict[WireFormat, dict[SubscriberGroup, None]] | None = None
         self.taps: dict[AnyTap, None] = {}
-        self.gathered: list[Piece] = []
-        self.known: dict[ConflatedTap, int] = {}
+        self.gathered: list[EncodedTicks] = []
+        self.known: dict[Conflator, int] = {}
         self.sent = 0
         self.merged = 0
         self.bytes = 0
@@ -118,7 +118,7 @@ class Audience:
         if not self.taps:
             self._alone = None  # Break the reference cycle, which would need a garbage collection.
 
-    def take(self) -> list[Piece]:
+    def take(self) -> list[EncodedTicks]:
         """Return the pieces gathered since the last call."""
         gathered, self.gathered = self.gathered, []
         return gathered
@@ -135,11 +135,11 @@ class Audience:
         member.totals.add(self.totals)
 
 
-class Tap:
+class LiveTap:
     """One stream, tick by tick, and the audiences that receive every tick.
 
     Attributes:
-        audiences: the connected audiences, by form. `Audience.connect` maintains it.
+        audiences: the connected audiences, by form. `SubscriberGroup.connect` maintains it.
     """
 
     __slots__ = ("audiences", "key", "published_us", "ticks")
@@ -148,7 +148,7 @@ class Tap:
 
     def __init__(self, key: StreamKey) -> None:
         self.key = key
-        self.audiences: dict[Form, dict[Audience, None]] = {}
+        self.audiences: dict[WireFormat, dict[SubscriberGroup, None]] = {}
         self.ticks: list[Tick] = []
         self.published_us: list[int] = []
 
@@ -159,14 +159,14 @@ class Tap:
         self.published_us += [published_us] * len(ticks)
         return is_first
 
-    def give(self) -> Chunk:
+    def give(self) -> TickBatch:
         """Return all ticks taken since the last call."""
-        chunk = Chunk(self.key, self.ticks, self.published_us)
+        chunk = TickBatch(self.key, self.ticks, self.published_us)
         self.ticks, self.published_us = [], []
         return chunk
 
 
-class ConflatedTap:
+class Conflator:
     """One stream, conflated: only the latest tick of each interval is sent.
 
     Attributes:
@@ -176,10 +176,10 @@ class ConflatedTap:
 
     __slots__ = ("_runs", "audiences", "count", "group", "key")
 
-    def __init__(self, key: StreamKey, group: Group) -> None:
+    def __init__(self, key: StreamKey, group: ConflationGroup) -> None:
         self.key = key
         self.group = group
-        self.audiences: dict[Form, dict[Audience, None]] = {}
+        self.audiences: dict[WireFormat, dict[SubscriberGroup, None]] = {}
         self.count = 0
         # For each epoch: the number of ticks, the latest tick, and its time of publication.
         self._runs: list[tuple[int, Tick, int]] | None = None
@@ -203,7 +203,7 @@ class ConflatedTap:
         self.group.waiting[self] = None
         return len(self.group.waiting) == 1
 
-    def merged(self, known: int = 0) -> Chunk | None:
+    def merged(self, known: int = 0) -> TickBatch | None:
         """Return the latest tick, with the number of ticks that it replaces.
 
         If a new epoch has begun meanwhile, the latest tick of the old epoch comes first.
@@ -218,7 +218,7 @@ class ConflatedTap:
             if new > 0:
                 ticks.append(replace(latest, conflated=new - 1) if new > 1 else latest)
                 published_us.append(latest_us)
-        return Chunk(self.key, ticks, published_us) if ticks else None
+        return TickBatch(self.key, ticks, published_us) if ticks else None
 
     def clear(self) -> None:
         """Start again, after the ticks have been sent."""
@@ -230,7 +230,7 @@ class ConflatedTap:
         self.group.waiting.pop(self, None)
 
 
-class Group:
+class ConflationGroup:
     """The conflated streams that are sent together, once in each interval.
 
     The first tick after a quiet period is sent immediately. All streams share one timer, so that
@@ -248,18 +248,18 @@ class Group:
         self.interval_ms = interval_ms
         self.due_s = 0.0
         # A dict keeps the order and removes quickly: a client may leave thousands of taps at once.
-        self.waiting: dict[ConflatedTap, None] = {}
+        self.waiting: dict[Conflator, None] = {}
         self.taps = 0
 
     def is_due(self, now_s: float) -> bool:
         """Whether the group has ticks to send now."""
         return bool(self.waiting) and self.due_s <= now_s
 
-    def begin_interval(self, now_s: float) -> Iterable[ConflatedTap]:
+    def begin_interval(self, now_s: float) -> Iterable[Conflator]:
         """Start the next interval. Returns the taps that have ticks to send."""
         waiting, self.waiting = self.waiting, {}
         self.due_s = now_s + self.interval_ms / 1000
         return waiting
 
 
-AnyTap = Tap | ConflatedTap
+AnyTap = LiveTap | Conflator

@@ -12,37 +12,37 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from typing import TypeVar
 
 from feed.fanout.outbox import Outbox
-from feed.fanout.streams import Stream, Streams
-from feed.fanout.subscriber_group import AnyTap, Audience, AudienceKey, ConflatedTap
+from feed.fanout.streams import LiveStream, LiveStreams
+from feed.fanout.subscriber_group import AnyTap, Conflator, GroupKey, SubscriberGroup
 from feed.transport.slices import Steps, batches, run_all
 from tickcast.wire.ticks import StreamKey
 
 Item = TypeVar("Item")
 
 
-class Audiences:
+class SubscriberGroups:
     """The audiences by key, and the audience of each client.
 
     Attributes:
         defer: called with background steps that disconnect audiences without clients.
     """
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: LiveStreams) -> None:
         self.defer: Callable[[Steps], None] = run_all
         self._streams = streams
-        self._pending: dict[Audience, Iterator[list[Stream]]] = {}
-        self._unused: deque[Audience] = deque()
+        self._pending: dict[SubscriberGroup, Iterator[list[LiveStream]]] = {}
+        self._unused: deque[SubscriberGroup] = deque()
         self._is_disconnecting = False
-        self._by_key: dict[AudienceKey, Audience] = {}
-        self._with_wildcards: dict[Audience, None] = {}
+        self._by_key: dict[GroupKey, SubscriberGroup] = {}
+        self._with_wildcards: dict[SubscriberGroup, None] = {}
         self._wildcards = _Wildcards()
-        self._behind: dict[Audience, None] = {}
-        self._of: dict[Outbox, Audience] = {}
+        self._behind: dict[SubscriberGroup, None] = {}
+        self._of: dict[Outbox, SubscriberGroup] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def of(self, outbox: Outbox) -> Audience | None:
+    def of(self, outbox: Outbox) -> SubscriberGroup | None:
         """The audience of a client; None if it has none."""
         return self._of.get(outbox)
 
@@ -50,7 +50,7 @@ class Audiences:
         """Whether the feed has any audience."""
         return any(key.feed == feed for key in self._by_key)
 
-    def covering(self, stream: StreamKey) -> Iterator[Audience]:
+    def covering(self, stream: StreamKey) -> Iterator[SubscriberGroup]:
         """The audiences with a wildcard that matches the stream, whether or not it is carried."""
         if not self._wildcards.cover(stream):
             return iter(())
@@ -61,8 +61,8 @@ class Audiences:
         return any(stream in audience.behind for audience in self._behind)
 
     def prepare(
-        self, key: AudienceKey, outbox: Outbox, behind: Collection[StreamKey] | None = None
-    ) -> Generator[None, None, Audience]:
+        self, key: GroupKey, outbox: Outbox, behind: Collection[StreamKey] | None = None
+    ) -> Generator[None, None, SubscriberGroup]:
         """Find or create the audience for a client, in steps. Call `move` after the last step.
 
         Args:
@@ -85,8 +85,8 @@ class Audiences:
         return audience
 
     def _complete(
-        self, key: AudienceKey, behind: Collection[StreamKey] = ()
-    ) -> Generator[None, None, Audience]:
+        self, key: GroupKey, behind: Collection[StreamKey] = ()
+    ) -> Generator[None, None, SubscriberGroup]:
         """Find or create the audience of a key, and connect it to all streams that it covers."""
         while True:
             audience = self._by_key.get(key) or self._create(key, behind)
@@ -101,7 +101,7 @@ class Audiences:
             if self._by_key.get(key) is audience:
                 return audience
 
-    def _connect_some(self, audience: Audience) -> bool:
+    def _connect_some(self, audience: SubscriberGroup) -> bool:
         """Connect an audience to the next batch of its streams. Returns False if none were left."""
         streams = next(self._pending.get(audience, iter(())), None)
         if streams is None:
@@ -112,19 +112,19 @@ class Audiences:
                 audience.connect(self._streams.tap(stream, audience))
         return True
 
-    def _known(self, outbox: Outbox, audience: Audience) -> dict[ConflatedTap, int]:
+    def _known(self, outbox: Outbox, audience: SubscriberGroup) -> dict[Conflator, int]:
         """How many of the ticks that each tap is conflating must be left out for a client."""
         old = self._of.get(outbox)
         if old is audience:
             return audience.known
-        known: dict[ConflatedTap, int] = {}
+        known: dict[Conflator, int] = {}
         for tap in self._streams.waiting(audience):
             count = tap.count if old is None or tap not in old.taps else old.known.get(tap, 0)
             if count:
                 known[tap] = count
         return known
 
-    def move(self, outbox: Outbox, new: Audience | None) -> None:
+    def move(self, outbox: Outbox, new: SubscriberGroup | None) -> None:
         """Move a client to an audience that `prepare` has returned. None removes the client."""
         if new is not None and new.key.newcomer is not None:
             new.known = self._known(outbox, new)
@@ -140,20 +140,20 @@ class Audiences:
             new.join(outbox)
             self.unite(new)
 
-    def catch_up(self, audience: Audience, stream: StreamKey) -> None:
+    def catch_up(self, audience: SubscriberGroup, stream: StreamKey) -> None:
         """Connect a newcomer to a stream that it has caught up with."""
         audience.behind.discard(stream)
         carried = self._streams.get(stream)
         if carried is not None:
             tap = self._streams.tap(carried, audience)
             audience.connect(tap)
-            if isinstance(tap, ConflatedTap) and tap.count:
+            if isinstance(tap, Conflator) and tap.count:
                 audience.known[tap] = tap.count
         if not audience.behind:
             self._behind.pop(audience, None)
         self.unite(audience)
 
-    def unite(self, late: Audience) -> None:
+    def unite(self, late: SubscriberGroup) -> None:
         """Merge a newcomer's audience into the shared one if the newcomer is in step."""
         if late.key.newcomer is None or not late.is_in_step:
             return
@@ -168,11 +168,11 @@ class Audiences:
             self.move(outbox, audience)
         self._drop_if_empty(late)
 
-    def discard(self, audience: Audience) -> None:
+    def discard(self, audience: SubscriberGroup) -> None:
         """Discard a prepared audience, unless it has clients."""
         self._drop_if_empty(audience)
 
-    def postpone(self, audience: Audience, stream: Stream) -> None:
+    def postpone(self, audience: SubscriberGroup, stream: LiveStream) -> None:
         """Disconnect a newcomer from a stream that it receives from history for now."""
         audience.behind.add(stream.key)
         self._behind[audience] = None
@@ -180,7 +180,7 @@ class Audiences:
             if tap in audience.taps:
                 self._streams.disconnect(audience, tap)
 
-    def _drop_if_empty(self, audience: Audience) -> None:
+    def _drop_if_empty(self, audience: SubscriberGroup) -> None:
         """Remove an audience without members. It is disconnected from its streams later."""
         if audience.members or audience.users:
             return
@@ -210,20 +210,20 @@ class Audiences:
         finally:
             self._is_disconnecting = False
 
-    def connect(self, stream: Stream) -> None:
+    def connect(self, stream: LiveStream) -> None:
         """Connect a new stream to the audiences whose wildcards match it."""
         for audience in self.covering(stream.key):
             if stream.key not in audience.behind:
                 audience.connect(self._streams.tap(stream, audience))
 
-    def disconnect(self, stream: Stream) -> None:
+    def disconnect(self, stream: LiveStream) -> None:
         """Disconnect all audiences from a stream."""
         for tap in list(stream.taps.values()):
             for audience in _audiences_of(tap):
                 self._streams.disconnect(audience, tap)
 
-    def _create(self, key: AudienceKey, behind: Collection[StreamKey] = ()) -> Audience:
-        audience = self._by_key[key] = Audience(key, behind)
+    def _create(self, key: GroupKey, behind: Collection[StreamKey] = ()) -> SubscriberGroup:
+        audience = self._by_key[key] = SubscriberGroup(key, behind)
         if audience.deliveries.has_wildcards:
             # From now on, `connect` connects it to every matching stream that is opened.
             self._with_wildcards[audience] = None
@@ -245,7 +245,7 @@ class _Wildcards:
         self._prefixes: dict[tuple[str, str], Counter[str]] = {}
         self._lengths: dict[tuple[str, str], Counter[int]] = {}
 
-    def count(self, key: AudienceKey, times: int) -> None:
+    def count(self, key: GroupKey, times: int) -> None:
         """Add the wildcards of an audience; with -1, remove them."""
         for (channel, pattern), _ in key.wanted:
             if not pattern.endswith("*"):
@@ -269,5 +269,5 @@ def _add(counts: Counter[Item], item: Item, times: int) -> None:
         del counts[item]
 
 
-def _audiences_of(tap: AnyTap) -> list[Audience]:
+def _audiences_of(tap: AnyTap) -> list[SubscriberGroup]:
     return [audience for group in tap.audiences.values() for audience in group]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
-from feed.fanout.encoded_ticks import Form, Piece, pack_frames
+from feed.fanout.encoded_ticks import EncodedTicks, WireFormat, pack_frames
 from feed.fanout.outbox import Outbox
-from feed.fanout.subscriber_group import Audience
+from feed.fanout.subscriber_group import SubscriberGroup
 from tickcast.wire.counters import Counters, Totals
 
 logger = logging.getLogger("tickcast.hub")
 
 
-class Writes:
+class FlushWriter:
     """The last step of the fan-out.
 
     Ticks that an outbox refuses go to its `absorb`. They are counted when the client receives them,
@@ -24,7 +24,8 @@ class Writes:
         self._counters = counters
 
     def to_audiences(
-        self, letters: Iterable[tuple[Sequence[Piece], Form, Iterable[Audience]]]
+        self,
+        letters: Iterable[tuple[Sequence[EncodedTicks], WireFormat, Iterable[SubscriberGroup]]],
     ) -> None:
         """Write once to each member of the audiences. This is the server's innermost loop."""
         ticks_out = conflated = frames_out = bytes_out = 0
@@ -59,7 +60,9 @@ class Writes:
         for outbox in failed:
             outbox.fail()
 
-    def to_member(self, outbox: Outbox, pieces: Sequence[Piece], audience: Audience) -> None:
+    def to_member(
+        self, outbox: Outbox, pieces: Sequence[EncodedTicks], audience: SubscriberGroup
+    ) -> None:
         """Write pieces to one member only."""
         data, frames, sent, merged = pack_frames(pieces, audience.form.encoding)
         outbox.totals.add(Totals(sent, merged))

@@ -12,15 +12,15 @@ import time
 from collections import deque
 from typing import Final, cast
 
-from feed.history.cursor import Request
-from feed.history.follower import Follower
-from feed.history.pages import Blocks
+from feed.history.cursor import HistoryRequest
+from feed.history.follower import ClientBackfill
+from feed.history.pages import HistoryCache
 from tickcast.broker.history import PAGE_TICKS
 from tickcast.broker.store import Store
 from tickcast.tasks import end_tasks
-from tickcast.wire.batch import History, Place
+from tickcast.wire.batch import History, HistoryPlace
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, Fault
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 _TURN_S: Final = 0.003
 _READERS: Final = 4
@@ -50,11 +50,11 @@ class Backfill:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._blocks = Blocks()
-        self._followers: set[Follower] = set()
-        self._turns: deque[Follower] = deque()
-        self._asked: dict[Request, list[Follower]] = {}
-        self._unread: deque[Request] = deque()
+        self._blocks = HistoryCache()
+        self._followers: set[ClientBackfill] = set()
+        self._turns: deque[ClientBackfill] = deque()
+        self._asked: dict[HistoryRequest, list[ClientBackfill]] = {}
+        self._unread: deque[HistoryRequest] = deque()
         self._readers: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._aged = time.perf_counter()
@@ -68,13 +68,13 @@ class Backfill:
         """How many streams are still behind, summed over all clients."""
         return sum(len(follower.behind) for follower in self._followers)
 
-    def serve(self, follower: Follower) -> None:
+    def serve(self, follower: ClientBackfill) -> None:
         """Queue a turn for a client that has fallen behind or is ready to receive again."""
         if follower.behind:
             self._followers.add(follower)
             self._queue(follower)
 
-    def forget(self, follower: Follower) -> None:
+    def forget(self, follower: ClientBackfill) -> None:
         """Remove a client that is gone. Reads that only this client waits for are cancelled."""
         for request in follower.reading.values():
             waiting = self._asked.get(request, [])
@@ -85,13 +85,13 @@ class Backfill:
         follower.drop(follower.behind)
         self._let_go(follower)
 
-    def _queue(self, follower: Follower) -> None:
+    def _queue(self, follower: ClientBackfill) -> None:
         if not follower.queued and follower in self._followers:
             follower.queued = True
             self._turns.append(follower)
             self._news.set()
 
-    def _let_go(self, follower: Follower) -> None:
+    def _let_go(self, follower: ClientBackfill) -> None:
         self._followers.discard(follower)
         if not self._followers:
             self._blocks.clear()
@@ -123,7 +123,7 @@ class Backfill:
         follower = self._turns.popleft()
         follower.queued = False
         try:
-            for request in follower.advance(self._blocks, Moment.now()):
+            for request in follower.advance(self._blocks, Instant.now()):
                 self._ask(request, follower)
         except Exception:
             self._end(follower)
@@ -137,7 +137,7 @@ class Backfill:
 
     # -- reading
 
-    def _ask(self, request: Request, follower: Follower) -> None:
+    def _ask(self, request: HistoryRequest, follower: ClientBackfill) -> None:
         if request in self._asked:
             self._asked[request].append(follower)
             return
@@ -164,12 +164,12 @@ class Backfill:
             # would find four finished readers and start none, and history would stop for everyone.
             self._readers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
-    async def _read_later(self, requests: list[Request]) -> None:
+    async def _read_later(self, requests: list[HistoryRequest]) -> None:
         # Queue them behind the others, so that those are served if only these fail.
         self._unread.extend(requests)
         await asyncio.sleep(_READ_AGAIN_S)
 
-    async def _read_apart(self, requests: list[Request]) -> None:
+    async def _read_apart(self, requests: list[HistoryRequest]) -> None:
         """Read requests one by one after a joint read failed, and abandon those that fail again."""
         for request in requests:
             if request not in self._asked:
@@ -186,9 +186,9 @@ class Backfill:
                 logger.exception("could not read the history of %s", request.key)
                 self._give_up(request, Fault.INTERNAL_ERROR)
 
-    def _take_alike(self) -> list[Request]:
+    def _take_alike(self) -> list[HistoryRequest]:
         """Take requests that can be read together, leaving out those that no client waits for."""
-        taken: list[Request] = []
+        taken: list[HistoryRequest] = []
         is_place, most, ticks = False, 1, 0
         while self._unread and len(taken) < most:
             request = self._unread[0]
@@ -206,12 +206,12 @@ class Backfill:
             self._unread.popleft()
         return taken
 
-    def _expected(self, request: Request) -> int:
+    def _expected(self, request: HistoryRequest) -> int:
         """Estimate how many ticks a page of history will contain."""
         ticks = self._asked[request][0].ticks_after(request)
         return PAGE_TICKS if ticks is None else min(ticks, PAGE_TICKS)
 
-    async def _read(self, requests: list[Request]) -> None:
+    async def _read(self, requests: list[HistoryRequest]) -> None:
         places = [(each.key, each.time) for each in requests if each.time is not None]
         if places:
             for request, place in zip(requests, await self._store.locate(places), strict=True):
@@ -222,7 +222,7 @@ class Backfill:
             self._blocks.put(request.key, page)
             self._hand_over(request, page)
 
-    def _hand_over(self, request: Request, answer: History | Place) -> None:
+    def _hand_over(self, request: HistoryRequest, answer: History | HistoryPlace) -> None:
         for follower in self._asked.pop(request, []):
             try:
                 follower.take(request, answer)
@@ -231,7 +231,7 @@ class Backfill:
             else:
                 self._queue(follower)
 
-    def _give_up(self, request: Request, fault: Fault) -> None:
+    def _give_up(self, request: HistoryRequest, fault: Fault) -> None:
         self.failed += 1
         for follower in self._asked.pop(request, []):
             try:
@@ -241,7 +241,7 @@ class Backfill:
             else:
                 self._queue(follower)
 
-    def _end(self, follower: Follower) -> None:
+    def _end(self, follower: ClientBackfill) -> None:
         """Disconnect a client that can't be served, so that the others are not affected."""
         logger.exception("a bug in serving the past to a client, whose connection ends")
         self.forget(follower)

@@ -8,17 +8,17 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from feed.fanout.encoded_ticks import Chunk, Form, message_frame
+from feed.fanout.encoded_ticks import TickBatch, WireFormat, message_frame
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
-from feed.fanout.streams import Stream
-from feed.history.cursor import CatchUp, Request, Stretch, Verdict
-from feed.history.pages import Blocks, Letter, to_letter
+from feed.fanout.streams import LiveStream
+from feed.history.cursor import CursorState, HistoryRequest, StreamCursor, TickSlice
+from feed.history.pages import EncodedPage, HistoryCache, to_letter
 from tickcast.wire import messages as protocol
-from tickcast.wire.batch import NEW_EPOCH, Gap, GapReason, History, Place
+from tickcast.wire.batch import NEW_EPOCH, GapReason, History, HistoryPlace, SequenceGap
 from tickcast.wire.errors import Fault
 from tickcast.wire.ticks import StreamKey
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 WRITE_BYTES: Final = 64 * 1024
 """How much a client receives in one turn, before the next client's turn."""
@@ -31,7 +31,7 @@ After a short disconnection, most streams have nothing to send.
 """
 
 
-class Follower:
+class ClientBackfill:
     """Brings one client up to live on its streams, no faster than it reads.
 
     History is sent only while nothing is queued for the client, so it never fills the queue.
@@ -52,8 +52,8 @@ class Follower:
         self._outbox = outbox
         self._ready: deque[StreamKey] = deque()
         self._tails: set[StreamKey] = set()
-        self.behind: dict[StreamKey, CatchUp] = {}
-        self.reading: dict[StreamKey, Request] = {}
+        self.behind: dict[StreamKey, StreamCursor] = {}
+        self.reading: dict[StreamKey, HistoryRequest] = {}
         self.paused = False
         self.waiting = False
         self.queued = False
@@ -65,7 +65,7 @@ class Follower:
         can_send = not self.paused and self._outbox.write is not None
         return can_read and can_send and not self.waiting
 
-    def add(self, catch_ups: dict[StreamKey, CatchUp]) -> None:
+    def add(self, catch_ups: dict[StreamKey, StreamCursor]) -> None:
         """Add streams to catch up with."""
         self.behind.update(catch_ups)
         self._ready.extend(catch_ups)
@@ -77,7 +77,7 @@ class Follower:
             self.reading.pop(key, None)
             self._release_tail(key)
 
-    def advance(self, blocks: Blocks, now: Moment) -> list[Request]:
+    def advance(self, blocks: HistoryCache, now: Instant) -> list[HistoryRequest]:
         """Send what the client can take now. Returns the reads that must be made to continue."""
         self.waiting = False
         if self.paused:
@@ -89,7 +89,7 @@ class Follower:
                 self._release_tail(key)
             return []
         parcel = _Parcel(form, now.wall_us)
-        requests: list[Request] = []
+        requests: list[HistoryRequest] = []
         joining: list[StreamKey] = []
         waiting: list[StreamKey] = []
         for _ in range(STREAMS_PER_TURN):
@@ -104,36 +104,36 @@ class Follower:
                 waiting.append(key)
                 continue
             outcome = self._work_off(catch_up, stream, blocks, parcel)
-            if isinstance(outcome, Request):
+            if isinstance(outcome, HistoryRequest):
                 self._hold_tail(stream)
                 self.reading[key] = outcome
                 requests.append(outcome)
-            elif outcome is Verdict.JOIN:
+            elif outcome is CursorState.JOIN:
                 joining.append(key)
             else:
-                (waiting if outcome is Verdict.WAIT else self._ready).append(key)
+                (waiting if outcome is CursorState.WAIT else self._ready).append(key)
         self._send(parcel, joining, now)
         self.waiting = bool(waiting)
         self._ready.extend(waiting)
         return requests
 
     def _work_off(
-        self, catch_up: CatchUp, stream: Stream, blocks: Blocks, parcel: _Parcel
-    ) -> Request | Verdict | None:
+        self, catch_up: StreamCursor, stream: LiveStream, blocks: HistoryCache, parcel: _Parcel
+    ) -> HistoryRequest | CursorState | None:
         """Send what is available of one stream. Returns None if there may be more to send."""
         while parcel.size < WRITE_BYTES:
             step = catch_up.next(stream, blocks)
-            if isinstance(step, Stretch):
+            if isinstance(step, TickSlice):
                 parcel.add(step.letter(parcel.form, parcel.written_us))
-            elif isinstance(step, Gap):
+            elif isinstance(step, SequenceGap):
                 self._tell(stream.key, step, parcel)
-            elif step is Verdict.RESTART:
+            elif step is CursorState.RESTART:
                 self._restart(stream, parcel)
             else:
                 return step
         return None
 
-    def _restart(self, stream: Stream, parcel: _Parcel) -> None:
+    def _restart(self, stream: LiveStream, parcel: _Parcel) -> None:
         """Announce a new epoch and continue from the latest tick.
 
         What the client knows of the stream is no longer valid.
@@ -141,12 +141,12 @@ class Follower:
         self._tell(stream.key, NEW_EPOCH, parcel)
         if stream.latest is not None:
             latest = replace(stream.latest, snap=True)
-            chunk = Chunk(stream.key, [latest], [stream.published_us])
+            chunk = TickBatch(stream.key, [latest], [stream.published_us])
             parcel.add(to_letter(chunk, parcel.form, parcel.written_us))
         elif stream.seq:
-            self._tell(stream.key, Gap(1, stream.seq, GapReason.RETENTION), parcel)
+            self._tell(stream.key, SequenceGap(1, stream.seq, GapReason.RETENTION), parcel)
 
-    def _send(self, parcel: _Parcel, joining: Iterable[StreamKey], now: Moment) -> None:
+    def _send(self, parcel: _Parcel, joining: Iterable[StreamKey], now: Instant) -> None:
         if parcel.size:
             self._hub.writes.of_history(
                 self._outbox, b"".join(parcel.parts), parcel.frames, parcel.ticks
@@ -155,7 +155,7 @@ class Follower:
             self._hub.catch_up(self._outbox, key, now)
         self.drop(joining)
 
-    def take(self, request: Request, answer: History | Place) -> None:
+    def take(self, request: HistoryRequest, answer: History | HistoryPlace) -> None:
         """Process the result of a read. The ticks themselves are in the blocks."""
         key = request.key
         stream, catch_up = self._hub.stream(key), self.behind.get(key)
@@ -177,7 +177,7 @@ class Follower:
             self._outbox.push(b"".join(parcel.parts))
         self._ready.appendleft(key)
 
-    def give_up(self, request: Request, fault: Fault) -> None:
+    def give_up(self, request: HistoryRequest, fault: Fault) -> None:
         """Report that history can't be read, and continue with the stream live.
 
         A gap announces the missed ticks. The error is sent once for each `subscribe`, no matter how
@@ -196,10 +196,10 @@ class Follower:
                 catch_up.origin.failed = True
                 detail = f"the history of {key.channel} {key.symbol} can't be read"
                 error = protocol.error(fault, detail, catch_up.origin.id)
-                parcel.add(Letter(message_frame(error, form.encoding), 0, 0))
-            if isinstance(missed, Gap):
+                parcel.add(EncodedPage(message_frame(error, form.encoding), 0, 0))
+            if isinstance(missed, SequenceGap):
                 self._tell(key, missed, parcel)
-            elif missed is Verdict.RESTART:
+            elif missed is CursorState.RESTART:
                 self._restart(stream, parcel)
             self._hub.writes.of_history(
                 self._outbox, b"".join(parcel.parts), parcel.frames, parcel.ticks
@@ -210,18 +210,18 @@ class Follower:
         """Disconnect the client after a bug in serving it."""
         self._outbox.fail()
 
-    def _tell(self, key: StreamKey, gap: Gap, parcel: _Parcel) -> None:
-        parcel.add(Letter(message_frame(protocol.gap(key, gap), parcel.form.encoding), 0, 0))
+    def _tell(self, key: StreamKey, gap: SequenceGap, parcel: _Parcel) -> None:
+        parcel.add(EncodedPage(message_frame(protocol.gap(key, gap), parcel.form.encoding), 0, 0))
         self._hub.counters.add_gap(gap.reason.value, gap.ticks)
 
-    def ticks_after(self, request: Request) -> int | None:
+    def ticks_after(self, request: HistoryRequest) -> int | None:
         """How many ticks a read of history is expected to find; None if the hub does not know."""
         stream = self._hub.stream(request.key)
         if stream is None or request.after >= stream.seq:
             return None
         return stream.seq - request.after
 
-    def _hold_tail(self, stream: Stream) -> None:
+    def _hold_tail(self, stream: LiveStream) -> None:
         if stream.key not in self._tails:
             self._tails.add(stream.key)
             stream.hold_tail()
@@ -236,13 +236,13 @@ class Follower:
 class _Parcel:
     """The data for one write to a client."""
 
-    def __init__(self, form: Form, written_us: int) -> None:
+    def __init__(self, form: WireFormat, written_us: int) -> None:
         self.form = form
         self.written_us = written_us
         self.parts: list[bytes] = []
         self.size = self.frames = self.ticks = 0
 
-    def add(self, letter: Letter) -> None:
+    def add(self, letter: EncodedPage) -> None:
         self.parts.append(letter.data)
         self.size += len(letter.data)
         self.frames += letter.frames

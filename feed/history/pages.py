@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from feed.fanout.encoded_ticks import Chunk, Form, encode_pieces, pack_frames
+from feed.fanout.encoded_ticks import TickBatch, WireFormat, encode_pieces, pack_frames
 from tickcast.wire.batch import History
 from tickcast.wire.ticks import StreamKey, Tick
 
@@ -19,7 +19,7 @@ _Place = tuple[StreamKey, str, int]
 """The place of a block: its stream, its epoch, and its index."""
 
 
-class Letter(NamedTuple):
+class EncodedPage(NamedTuple):
     """Ticks encoded as frames, with the number of frames and ticks."""
 
     data: bytes
@@ -27,7 +27,7 @@ class Letter(NamedTuple):
     ticks: int
 
 
-class Block:
+class HistoryPage:
     """Consecutive ticks of one stream. Blocks are aligned to multiples of `BLOCK_TICKS`.
 
     Clients that ask for nearly the same history therefore share all frames except the first.
@@ -46,7 +46,7 @@ class Block:
         self.first_seq = 0
         self.ticks: list[Tick] = []
         self.published_us: list[int] = []
-        self._letters: dict[tuple[Form, int, int], Letter] = {}
+        self._letters: dict[tuple[WireFormat, int, int], EncodedPage] = {}
         self.size_bytes = 0
         self.generation: _Generation | None = None
 
@@ -68,11 +68,11 @@ class Block:
         self.published_us += [published_us] * len(ticks)
         self._grow(TICK_BYTES * len(ticks))
 
-    def includes(self, other: Block) -> bool:
+    def includes(self, other: HistoryPage) -> bool:
         """Whether it contains all ticks of another block of the same place."""
         return self.first_seq <= other.first_seq and other.last_seq <= self.last_seq
 
-    def take_rest(self, other: Block) -> None:
+    def take_rest(self, other: HistoryPage) -> None:
         """Append the ticks that another block of the same place has beyond this one's end.
 
         Does nothing if there would be a hole in between.
@@ -83,12 +83,14 @@ class Block:
             self.published_us += other.published_us[known:]
             self._grow(TICK_BYTES * (len(other.ticks) - known))
 
-    def letter(self, form: Form, first_seq: int, last_seq: int, written_us: int) -> Letter:
+    def letter(
+        self, form: WireFormat, first_seq: int, last_seq: int, written_us: int
+    ) -> EncodedPage:
         """Encode some of its ticks as frames, which are cached unless they contain time stamps."""
         found = self._letters.get((form, first_seq, last_seq))
         if found is None:
             part = slice(first_seq - self.first_seq, last_seq - self.first_seq + 1)
-            chunk = Chunk(self.key, self.ticks[part], self.published_us[part])
+            chunk = TickBatch(self.key, self.ticks[part], self.published_us[part])
             found = to_letter(chunk, form, written_us)
             if not form.stamps:
                 self._letters[form, first_seq, last_seq] = found
@@ -96,30 +98,30 @@ class Block:
         return found
 
 
-def to_letter(chunk: Chunk, form: Form, written_us: int) -> Letter:
+def to_letter(chunk: TickBatch, form: WireFormat, written_us: int) -> EncodedPage:
     """Encode ticks as complete frames."""
     data, frames, ticks, _ = pack_frames(encode_pieces(chunk, form, written_us), form.encoding)
-    return Letter(data, frames, ticks)
+    return EncodedPage(data, frames, ticks)
 
 
 class _Generation:
     """Blocks that were used in the same period, and their total size."""
 
     def __init__(self) -> None:
-        self._blocks: dict[_Place, Block] = {}
+        self._blocks: dict[_Place, HistoryPage] = {}
         self.size_bytes = 0
 
-    def get(self, place: _Place) -> Block | None:
+    def get(self, place: _Place) -> HistoryPage | None:
         return self._blocks.get(place)
 
-    def put(self, place: _Place, block: Block) -> None:
+    def put(self, place: _Place, block: HistoryPage) -> None:
         """Add a block, replacing any other of the same place."""
         self.take_out(place)
         self._blocks[place] = block
         self.size_bytes += block.size_bytes
         block.generation = self
 
-    def take_out(self, place: _Place) -> Block | None:
+    def take_out(self, place: _Place) -> HistoryPage | None:
         block = self._blocks.pop(place, None)
         if block is not None:
             self.size_bytes -= block.size_bytes
@@ -134,7 +136,7 @@ class _Generation:
         self.size_bytes = 0
 
 
-class Blocks:
+class HistoryCache:
     """A cache of blocks in two generations. Unused blocks disappear with the older generation.
 
     The cache is therefore only as large as the blocks in use, not as large as its limit.
@@ -150,7 +152,7 @@ class Blocks:
         """The approximate size of all blocks in memory."""
         return self._young.size_bytes + self._old.size_bytes
 
-    def find(self, key: StreamKey, epoch: str, seq: int) -> Block | None:
+    def find(self, key: StreamKey, epoch: str, seq: int) -> HistoryPage | None:
         """The block that contains a tick; None if it is not cached."""
         block = self._get((key, epoch, (seq - 1) // BLOCK_TICKS))
         if block is None or not block.first_seq <= seq <= block.last_seq:
@@ -179,15 +181,15 @@ class Blocks:
         self._old.scatter()
         self._young.scatter()
 
-    def _get(self, place: _Place) -> Block | None:
+    def _get(self, place: _Place) -> HistoryPage | None:
         block = self._young.get(place)
         if block is None and (block := self._old.take_out(place)) is not None:
             self._young.put(place, block)
         return block
 
 
-def _to_blocks(key: StreamKey, history: History) -> dict[int, Block]:
-    blocks: dict[int, Block] = {}
+def _to_blocks(key: StreamKey, history: History) -> dict[int, HistoryPage]:
+    blocks: dict[int, HistoryPage] = {}
     for batch in history.batches:
         ticks = batch.ticks
         while ticks:
@@ -196,7 +198,7 @@ def _to_blocks(key: StreamKey, history: History) -> dict[int, Block]:
             block = blocks.get(number)
             if block is None or block.last_seq + 1 != ticks[0].seq:
                 # An unreadable batch leaves a hole. Drop the ticks before it.
-                block = blocks[number] = Block(key)
+                block = blocks[number] = HistoryPage(key)
             block.add(ticks[:end], batch.published_us)
             ticks = ticks[end:]
     return blocks

@@ -10,13 +10,13 @@ from typing import Final
 from feed.fanout.hub import Hub
 from feed.ingest.feeds import Feeds
 from tickcast.broker import keys
-from tickcast.broker.store import Head, Store
+from tickcast.broker.store import Store, StreamHead
 from tickcast.tasks import BackgroundTasks
-from tickcast.wire.batch import Batch, Gap
+from tickcast.wire.batch import Batch, SequenceGap
 from tickcast.wire.errors import BrokerUnavailable
-from tickcast.wire.sequence import Due, Run
+from tickcast.wire.sequence import Due, SequenceTracker
 from tickcast.wire.ticks import StreamKey
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 _REPAIR_PAUSE_S: Final = 0.1
 _REPAIRS_AT_ONCE: Final = 8
@@ -24,7 +24,7 @@ _REPAIRS_AT_ONCE: Final = 8
 logger = logging.getLogger("tickcast.upstream")
 
 
-class Runs:
+class SequenceTrackers:
     """One run for each stream that is open or about to be opened.
 
     Incoming batches pass through the stream's run into the hub. Missing ticks are read from
@@ -50,14 +50,14 @@ class Runs:
         self._tasks = tasks
         self._wake = wake
         self._is_connected = is_connected
-        self._by_channel: dict[str, tuple[StreamKey, Run]] = {}
+        self._by_channel: dict[str, tuple[StreamKey, SequenceTracker]] = {}
         # Runs, not keys: a stream that was closed and reopened has a new run, and the repair of the
         # old one must not prevent its repair.
-        self._repairing: set[Run] = set()
+        self._repairing: set[SequenceTracker] = set()
         self._repair_turn = asyncio.Semaphore(_REPAIRS_AT_ONCE)
-        self._checking: set[Run] = set()
+        self._checking: set[SequenceTracker] = set()
 
-    def __iter__(self) -> Iterator[tuple[StreamKey, Run]]:
+    def __iter__(self) -> Iterator[tuple[StreamKey, SequenceTracker]]:
         return iter(self._by_channel.values())
 
     @property
@@ -65,19 +65,19 @@ class Runs:
         """The broker channels that carry their ticks."""
         return self._by_channel.keys()
 
-    def of(self, channel: str) -> tuple[StreamKey, Run] | None:
+    def of(self, channel: str) -> tuple[StreamKey, SequenceTracker] | None:
         """The stream of a broker channel, and its run."""
         return self._by_channel.get(channel)
 
-    def begin(self, key: StreamKey) -> Run:
+    def begin(self, key: StreamKey) -> SequenceTracker:
         """Return the run of a stream, creating it if there is none."""
-        return self._by_channel.setdefault(keys.ticks(key), (key, Run()))[1]
+        return self._by_channel.setdefault(keys.ticks(key), (key, SequenceTracker()))[1]
 
     def drop(self, key: StreamKey) -> None:
         """Forget a stream's run."""
         self._by_channel.pop(keys.ticks(key), None)
 
-    def take(self, key: StreamKey, run: Run, batch: Batch) -> None:
+    def take(self, key: StreamKey, run: SequenceTracker, batch: Batch) -> None:
         """Take a batch that was just published."""
         self.enter_epoch(key.feed, batch.epoch)
         due = run.live(batch)
@@ -85,20 +85,20 @@ class Runs:
         if not due and not run.behind:
             self._check(key, run)
 
-    def deliver(self, key: StreamKey, run: Run, due: list[Due]) -> None:
+    def deliver(self, key: StreamKey, run: SequenceTracker, due: list[Due]) -> None:
         """Pass batches and gaps of a run to the hub; start a repair if the run is behind."""
         for item in due:
-            if isinstance(item, Gap):
+            if isinstance(item, SequenceGap):
                 logger.warning("%s %s: %s ticks lost (%s)", key.channel, key.symbol,
                                item.ticks or "all", item.reason.value)  # fmt: skip
-                self._hub.announce(key, item, Moment.now(), run.epoch)
+                self._hub.announce(key, item, Instant.now(), run.epoch)
             elif self._hub.publish(key, item.ticks, item.published_us, item.epoch):
                 self._wake()
         if run.behind and run not in self._repairing and self._hub.is_open(key):
             self._repairing.add(run)
             self._tasks.start(self._repair(key, run))
 
-    def _is_current(self, key: StreamKey, run: Run) -> bool:
+    def _is_current(self, key: StreamKey, run: SequenceTracker) -> bool:
         """Whether the run still belongs to its stream, and the stream is open.
 
         While a task waited for the store, the stream may have been closed and reopened.
@@ -116,12 +116,12 @@ class Runs:
         """
         await self._compare([(key, run) for key, run in self if self._hub.is_open(key)])
 
-    async def _compare(self, runs: list[tuple[StreamKey, Run]]) -> None:
+    async def _compare(self, runs: list[tuple[StreamKey, SequenceTracker]]) -> None:
         """Repair the runs that lag behind the store; if the store lags, begin a new epoch."""
         # Take the numbers before asking the store, because the runs advance meanwhile.
         reached = [(run.epoch, run.seq) for _, run in runs]
         heads = await self._store.heads([key for key, _ in runs])
-        lost: dict[str, list[tuple[StreamKey, Run]]] = {}
+        lost: dict[str, list[tuple[StreamKey, SequenceTracker]]] = {}
         lost_in: dict[str, str] = {}
         for (key, run), (epoch, seq), head in zip(runs, reached, heads, strict=True):
             if not self._is_current(key, run):
@@ -136,7 +136,7 @@ class Runs:
             await self._begin_epoch(feed, lost_in[feed], those)
 
     async def _begin_epoch(
-        self, feed: str, lost_in: str, runs: list[tuple[StreamKey, Run]]
+        self, feed: str, lost_in: str, runs: list[tuple[StreamKey, SequenceTracker]]
     ) -> None:
         """Restart the streams whose numbers the store has lost, all in one epoch.
 
@@ -157,7 +157,7 @@ class Runs:
                 run.behind = True
                 self.deliver(key, run, [])
 
-    def _check(self, key: StreamKey, run: Run) -> None:
+    def _check(self, key: StreamKey, run: SequenceTracker) -> None:
         """Check a run after a batch that brought only numbers it already had.
 
         That is normal after a repair. Otherwise the store has assigned the numbers twice.
@@ -166,14 +166,14 @@ class Runs:
             self._checking.add(run)
             self._tasks.start(self._compare_one(key, run))
 
-    async def _compare_one(self, key: StreamKey, run: Run) -> None:
+    async def _compare_one(self, key: StreamKey, run: SequenceTracker) -> None:
         try:
             if self._is_current(key, run):
                 await self._compare([(key, run)])
         finally:
             self._checking.discard(run)
 
-    async def _repair(self, key: StreamKey, run: Run) -> None:
+    async def _repair(self, key: StreamKey, run: SequenceTracker) -> None:
         """Read history until a run that fell behind has caught up."""
         try:
             while run.behind and self._is_current(key, run):
@@ -231,10 +231,10 @@ class Runs:
         await self._store.restart([key for key, _ in older], epoch)
         await self._compare(older)
 
-    async def heads(self, streams: list[StreamKey]) -> list[Head]:
+    async def heads(self, streams: list[StreamKey]) -> list[StreamHead]:
         """Read the heads of streams; restart those in an earlier epoch than their feed."""
         heads = await self._store.heads(streams)
-        found: list[Head] = []
+        found: list[StreamHead] = []
         older: dict[str, list[StreamKey]] = {}
         for key, head in zip(streams, heads, strict=True):
             epoch = self._feeds.epoch_of(key.feed)
@@ -242,7 +242,7 @@ class Runs:
                 self.enter_epoch(key.feed, head.epoch)
                 found.append(head)
                 continue
-            found.append(Head(epoch, 0, None, 0))
+            found.append(StreamHead(epoch, 0, None, 0))
             if head.epoch:
                 older.setdefault(epoch, []).append(key)
         for epoch, keys_of in older.items():

@@ -14,10 +14,10 @@ from redis.asyncio import Redis
 
 from feed.fanout.hub import Hub
 from feed.ingest.feeds import Feed, Feeds
-from feed.ingest.sequences import Runs
+from feed.ingest.sequences import SequenceTrackers
 from feed.transport.slices import paced
 from tickcast.broker import keys
-from tickcast.broker.store import Head, Store
+from tickcast.broker.store import Store, StreamHead
 from tickcast.broker.subscriber import Subscriber
 from tickcast.settings import Settings
 from tickcast.tasks import BackgroundTasks
@@ -29,7 +29,7 @@ from tickcast.wire.errors import (
     TickcastError,
     level_of,
 )
-from tickcast.wire.sequence import Run
+from tickcast.wire.sequence import SequenceTracker
 from tickcast.wire.ticks import Coverage, StreamKey, Subscription
 
 _OPEN_AGAIN_S: Final = 1.0
@@ -56,7 +56,7 @@ class Upstream:
         self._settings = settings
         self._feeds = Feeds(settings.symbols_max)
         self._tasks = BackgroundTasks(logger)
-        self._runs = Runs(
+        self._runs = SequenceTrackers(
             self.store, hub, self._feeds, self._tasks, wake, lambda: self.subscriber.connected
         )
         self._asking: dict[tuple[str, Feed], asyncio.Task[None]] = {}
@@ -225,7 +225,9 @@ class Upstream:
                 if not self._hub.is_open(key):
                     self._runs.drop(key)
 
-    async def _open_new(self, runs: list[tuple[StreamKey, Run]], heads: list[Head]) -> None:
+    async def _open_new(
+        self, runs: list[tuple[StreamKey, SequenceTracker]], heads: list[StreamHead]
+    ) -> None:
         for (_, run), head in zip(runs, heads, strict=True):
             run.epoch = head.epoch
         histories = await self.store.histories([(key, run.ask()) for key, run in runs])
@@ -336,7 +338,7 @@ class Upstream:
                     self._hub.close_stream(key)
         self._unwanted_since = since
 
-    def _is_wanted(self, key: StreamKey, run: Run) -> bool:
+    def _is_wanted(self, key: StreamKey, run: SequenceTracker) -> bool:
         known = self._feeds.get(key.feed)
         if known is not None and known.wanting:
             return True

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from feed.fanout.encoded_ticks import FRAME_TICKS_MAX
-from feed.history.pages import Letter
-from feed.replay.tape_cache import Cel
+from feed.history.pages import EncodedPage
+from feed.replay.tape_cache import CachedTick
 from tickcast.wire.encoding import Encoding, array_marks, encode
 from tickcast.wire.fields import Id
 from tickcast.wire.frames import build_frame
-from tickcast.wire.playback import Deck, Mode
+from tickcast.wire.playback import Player, ReplayMode
 from tickcast.wire.replay_actions import Steer, Verb
 from tickcast.wire.ticks import Subscription
 
@@ -22,7 +22,7 @@ WRITE_BYTES: Final = 64 * 1024
 """Bytes that one client gets in a turn, before the next client's turn."""
 
 
-class Showing:
+class ActiveReplay:
     """A running private replay.
 
     Attributes:
@@ -34,7 +34,7 @@ class Showing:
     def __init__(
         self,
         id_: Id,
-        deck: Deck[Cel],
+        deck: Player[CachedTick],
         encoding: Encoding,
         feed: str,
         subscriptions: frozenset[Subscription],
@@ -52,7 +52,7 @@ class Showing:
         """When the next tick or the end is due; None unless the replay is playing."""
         return None if self.over else self._deck.due_s
 
-    def play(self, now_s: float) -> Letter | None:
+    def play(self, now_s: float) -> EncodedPage | None:
         """Encode due ticks, up to about `WRITE_BYTES`; return None if none are due."""
         frames: list[bytes] = []
         size = ticks = 0
@@ -60,9 +60,9 @@ class Showing:
             frames.append(self._frame(cels))
             size += len(frames[-1])
             ticks += len(cels)
-        return Letter(b"".join(frames), len(frames), ticks) if frames else None
+        return EncodedPage(b"".join(frames), len(frames), ticks) if frames else None
 
-    def _frame(self, cels: Sequence[Cel]) -> bytes:
+    def _frame(self, cels: Sequence[CachedTick]) -> bytes:
         before, between, after = array_marks(len(cels), self._encoding)
         if self._encoding is Encoding.JSON:
             elements = [cel.json or cel.encode(Encoding.JSON) for cel in cels]
@@ -94,14 +94,14 @@ class Showing:
     @property
     def has_ended(self) -> bool:
         """Whether the replay has reached its end."""
-        return self._deck.mode is Mode.ENDED
+        return self._deck.mode is ReplayMode.ENDED
 
     def state(self, now_s: float) -> dict[str, Any]:
         """Build the state message for the client; a replay that has ended is then over."""
         self.over = self.over or self.has_ended
         state = self._deck.state(now_s)
         if self.over:
-            state = state._replace(mode=Mode.ENDED)
+            state = state._replace(mode=ReplayMode.ENDED)
         return {"T": "replay", "id": self.id, **state.fields()}
 
 

@@ -12,15 +12,15 @@ from typing import Any, Final, NamedTuple
 
 from feed.fanout.encoded_ticks import message_frame
 from feed.fanout.outbox import Outbox
-from feed.history.pages import Letter
-from feed.replay.private_replay import Showing
-from feed.replay.tape_cache import Listing, Reel, Reels
-from tickcast.tapes import Library, Tape
+from feed.history.pages import EncodedPage
+from feed.replay.private_replay import ActiveReplay
+from feed.replay.tape_cache import TapeCache, TapeListing, TapeSource
+from tickcast.tapes import Tape, TapeLibrary
 from tickcast.wire import messages as protocol
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault, InvalidAction, InvalidTape, TapeNotFound
 from tickcast.wire.fields import Id
-from tickcast.wire.playback import Deck
+from tickcast.wire.playback import Player
 from tickcast.wire.replay_actions import Play, Steer, Verb
 from tickcast.wire.ticks import Coverage, Subscription
 
@@ -36,7 +36,7 @@ Narrow = Callable[[str, Iterable[Subscription]], Iterable[Subscription]]
 logger = logging.getLogger("tickcast.private")
 
 
-class Viewer:
+class ReplayClient:
     """A client that plays private replays.
 
     Args:
@@ -51,8 +51,8 @@ class Viewer:
         self.outbox = outbox
         self.encoding = encoding
         self.send = send
-        self.showings: dict[Id, Showing] = {}
-        self.waiting: list[Letter | dict[str, Any]] = []
+        self.showings: dict[Id, ActiveReplay] = {}
+        self.waiting: list[EncodedPage | dict[str, Any]] = []
         """Results that are ready but not sent yet, because the client does not read."""
 
     @property
@@ -70,7 +70,7 @@ class Viewer:
             if self.outbox.write is None and len(self.waiting) <= _WAITING_MAX:
                 return
             item = self.waiting.pop(0)
-            if isinstance(item, Letter):
+            if isinstance(item, EncodedPage):
                 self.send(*item)
             else:
                 self.outbox.push(message_frame([item], self.encoding))
@@ -79,13 +79,13 @@ class Viewer:
 class _Turn(NamedTuple):
     """One replay's turn: an optional command, and the results to send."""
 
-    viewer: Viewer
-    showing: Showing
+    viewer: ReplayClient
+    showing: ActiveReplay
     steer: Steer | None
-    outcome: list[Letter | dict[str, Any]]
+    outcome: list[EncodedPage | dict[str, Any]]
 
 
-class Projector:
+class ReplayScheduler:
     """All private replays of a server.
 
     Replays are played in consecutive turns. Reading and encoding run in a thread, so that live
@@ -96,13 +96,13 @@ class Projector:
         per_client, in_all: maximum number of replays, per client and in total.
     """
 
-    def __init__(self, library: Library | None, per_client: int, in_all: int) -> None:
-        self._reels = Reels(library) if library is not None else None
+    def __init__(self, library: TapeLibrary | None, per_client: int, in_all: int) -> None:
+        self._reels = TapeCache(library) if library is not None else None
         self._per_client = per_client
         self._in_all = in_all
         self._opening = asyncio.Lock()
         self._reading = asyncio.Lock()
-        self._viewers: set[Viewer] = set()
+        self._viewers: set[ReplayClient] = set()
         self._asked: list[_Turn] = []
         self._news = asyncio.Event()
 
@@ -112,7 +112,7 @@ class Projector:
 
     # -- requests from clients
 
-    async def listings(self) -> list[Listing]:
+    async def listings(self) -> list[TapeListing]:
         """List all finished tapes that can be read, by name.
 
         Raises:
@@ -123,7 +123,7 @@ class Projector:
         async with self._opening:
             return await asyncio.to_thread(self._reels.listings)
 
-    async def play(self, viewer: Viewer, play: Play, narrow: Narrow) -> None:
+    async def play(self, viewer: ReplayClient, play: Play, narrow: Narrow) -> None:
         """Begin a replay.
 
         Raises:
@@ -157,7 +157,7 @@ class Projector:
         viewer.deliver()
         self._news.set()
 
-    def _check_room(self, viewer: Viewer, play: Play) -> None:
+    def _check_room(self, viewer: ReplayClient, play: Play) -> None:
         if play.id in viewer.showings:
             raise InvalidAction(Fault.INVALID_SYNTAX, "a replay with this id plays already")
         if len(viewer.showings) >= self._per_client:
@@ -167,7 +167,7 @@ class Projector:
         if len(self) >= self._in_all:
             raise InvalidAction(Fault.RATE_LIMITED, "the server plays as many tapes as it can")
 
-    def steer(self, viewer: Viewer, steer: Steer) -> None:
+    def steer(self, viewer: ReplayClient, steer: Steer) -> None:
         """Steer a replay; the reply is sent when the command takes effect.
 
         Raises:
@@ -179,18 +179,18 @@ class Projector:
         self._asked.append(_Turn(viewer, showing, steer, []))
         self._news.set()
 
-    def stop_uncovered(self, viewer: Viewer, narrow: Narrow) -> None:
+    def stop_uncovered(self, viewer: ReplayClient, narrow: Narrow) -> None:
         """Stop the client's replays of streams that it may no longer see."""
         for showing in viewer.showings.values():
             if frozenset(narrow(showing.feed, showing.subscriptions)) != showing.subscriptions:
                 self.steer(viewer, Steer(showing.id, Verb.STOP))
 
-    def drain(self, viewer: Viewer) -> None:
+    def drain(self, viewer: ReplayClient) -> None:
         """Resume sending to a client that reads again."""
         viewer.deliver()
         self._news.set()
 
-    def forget(self, viewer: Viewer) -> None:
+    def forget(self, viewer: ReplayClient) -> None:
         """End all replays of a client that has disconnected."""
         self._viewers.discard(viewer)
         viewer.showings.clear()
@@ -251,12 +251,12 @@ class Projector:
 
 
 def _begin(
-    reels: Reels, tape: Tape, play: Play, allowed: frozenset[Subscription], viewer: Viewer
-) -> Showing:
-    """Start reading a tape; raises InvalidTape and the errors of `Reel` and `Deck`."""
-    reel = Reel(reels, tape, Coverage(allowed))
-    deck = Deck(reel, time.monotonic(), speed=play.speed, start=play.start, end=play.end)
-    return Showing(play.id, deck, viewer.encoding, tape.manifest.feed, allowed)
+    reels: TapeCache, tape: Tape, play: Play, allowed: frozenset[Subscription], viewer: ReplayClient
+) -> ActiveReplay:
+    """Start reading a tape; raises InvalidTape and the errors of `TapeSource` and `Player`."""
+    reel = TapeSource(reels, tape, Coverage(allowed))
+    deck = Player(reel, time.monotonic(), speed=play.speed, start=play.start, end=play.end)
+    return ActiveReplay(play.id, deck, viewer.encoding, tape.manifest.feed, allowed)
 
 
 def _work_off(turns: Iterable[_Turn]) -> None:

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tickcast.tapes import Library, Tape
+from tickcast.tapes import Tape, TapeLibrary
 from tickcast.tapes.manifest import FrameEntry
 from tickcast.tapes.names import manifest_path
 from tickcast.wire.encoding import Encoding, encode_elements
@@ -32,7 +32,7 @@ _Signature = tuple[int, int, int]
 """A value that changes when a file changes."""
 
 
-class Listing(NamedTuple):
+class TapeListing(NamedTuple):
     """A tape's entry in a list.
 
     Attributes:
@@ -49,7 +49,7 @@ class Listing(NamedTuple):
     streams: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, tape: Tape) -> Listing:
+    def of(cls, tape: Tape) -> TapeListing:
         """Build the entry of a tape."""
         manifest = tape.manifest
         streams = ((each.channel, each.symbol) for each in manifest.streams if each.ticks)
@@ -57,7 +57,7 @@ class Listing(NamedTuple):
         return cls(tape.id, manifest.feed, manifest.ticks, tape.first, tape.last, listed)
 
 
-class Cel:
+class CachedTick:
     """One recorded tick, with its encodings once they have been needed.
 
     Attributes:
@@ -85,14 +85,14 @@ class Cel:
         return self.msgpack
 
 
-class Reel:
+class TapeSource:
     """Selected streams of a tape, as a `tickcast.wire.playback.Source`.
 
     Raises:
         TapeNotFound: the tape has none of the streams.
     """
 
-    def __init__(self, reels: Reels, tape: Tape, coverage: Coverage) -> None:
+    def __init__(self, reels: TapeCache, tape: Tape, coverage: Coverage) -> None:
         found = [
             each
             for each in tape.manifest.streams
@@ -106,7 +106,7 @@ class Reel:
         self.first = min(each.first for each in found if each.first is not None)
         self.last = max(each.last for each in found if each.last is not None)
 
-    def read(self, start: Time | None) -> Iterator[Cel]:
+    def read(self, start: Time | None) -> Iterator[CachedTick]:
         """Read from the first tick that is not before `start`; may begin with earlier ticks."""
         for frame in self._tape.frames_from(start):
             for cel in self._reels.frame(self._tape, frame):
@@ -114,7 +114,7 @@ class Reel:
                     yield cel
 
 
-class Reels:
+class TapeCache:
     """A cache for the tapes in a directory: manifests and recently read frames.
 
     The methods read files and block. Call them, including `clear`, from one thread at a time;
@@ -124,12 +124,12 @@ class Reels:
         size_bytes: approximate memory of the frames.
     """
 
-    def __init__(self, library: Library, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, library: TapeLibrary, cache_bytes: int = CACHE_BYTES) -> None:
         self._library = library
         self._cache_bytes = cache_bytes
         self._tapes: OrderedDict[str, tuple[_Signature, Tape]] = OrderedDict()
-        self._listings: dict[str, tuple[_Signature, Listing]] = {}
-        self._frames: OrderedDict[tuple[Tape, int], list[Cel]] = OrderedDict()
+        self._listings: dict[str, tuple[_Signature, TapeListing]] = {}
+        self._frames: OrderedDict[tuple[Tape, int], list[CachedTick]] = OrderedDict()
         self.size_bytes = 0
 
     def tape(self, id_: str) -> Tape:
@@ -147,7 +147,7 @@ class Reels:
             self._tapes.popitem(last=False)
         return tape
 
-    def listings(self) -> list[Listing]:
+    def listings(self) -> list[TapeListing]:
         """List the finished tapes by name, leaving out those that can't be read."""
         ids = self._library.list()[:LISTED_MAX]
         known, self._listings = self._listings, {}
@@ -158,11 +158,15 @@ class Reels:
                     continue  # Still being written: listing it would mean reading the whole tape.
                 signature = _signature(path)
                 old = known.get(id_)
-                new = old[1] if old and old[0] == signature else Listing.of(self._library.open(id_))
+                new = (
+                    old[1]
+                    if old and old[0] == signature
+                    else TapeListing.of(self._library.open(id_))
+                )
                 self._listings[id_] = (signature, new)
         return [listing for _, listing in self._listings.values()]
 
-    def frame(self, tape: Tape, entry: FrameEntry) -> list[Cel]:
+    def frame(self, tape: Tape, entry: FrameEntry) -> list[CachedTick]:
         """The ticks of a frame.
 
         Raises:
@@ -173,7 +177,7 @@ class Reels:
         if cels is not None:
             self._frames.move_to_end(place)
             return cels
-        cels = self._frames[place] = [Cel(tick) for tick in tape.ticks_of(entry)]
+        cels = self._frames[place] = [CachedTick(tick) for tick in tape.ticks_of(entry)]
         self.size_bytes += _TICK_BYTES * len(cels)
         while self.size_bytes > self._cache_bytes and len(self._frames) > 1:
             _, oldest = self._frames.popitem(last=False)

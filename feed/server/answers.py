@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from feed.transport.address_limits import AddressLimits
 from tickcast.tasks import end_tasks
-from tickcast.wire.errors import Refused
+from tickcast.wire.errors import HandshakeRefused
 
 PIECE_BYTES: Final = 32 * 1024
 _SLICE_S: Final = 0.005
@@ -146,11 +146,11 @@ class Answers:
             Refused: too many requests are waiting.
         """
         if address is not None and self._by_address.get(address, 0) >= _WAITING_PER_ADDRESS_MAX:
-            raise Refused("busy", 429, "too many long answers at once", _RETRY_S)
+            raise HandshakeRefused("busy", 429, "too many long answers at once", _RETRY_S)
         entry = self._queued.get(key)
         is_full = entry is None and len(self._entries) >= _BODIES_MAX
         if is_full or self._waiting >= _WAITING_MAX:
-            raise Refused("busy", 503, "too many long answers at once", _RETRY_S)
+            raise HandshakeRefused("busy", 503, "too many long answers at once", _RETRY_S)
         if entry is None:
             entry = _Entry(key, asyncio.create_task(self._build(key, build), name="answer"))
             self._queued[key] = entry

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from feed.access.authenticator import Gate
+from feed.access.authenticator import Authenticator
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant
 from feed.server.answers import Body, Build, LongResponse, Pauses, RequestLimits
@@ -33,7 +33,7 @@ from feed.transport.loop_share import LoopShare
 from tickcast.addresses import party_of
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding, encode
-from tickcast.wire.errors import Refused, TapeNotFound, TickcastError
+from tickcast.wire.errors import HandshakeRefused, TapeNotFound, TickcastError
 from tickcast.wire.ticks import (
     DEFAULT_FEED,
     Subscription,
@@ -80,7 +80,7 @@ def create_app(
     Raises:
         InvalidSettings: the keys for authentication can't be read.
     """
-    gate = Gate(settings)
+    gate = Authenticator(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_State]:
@@ -118,7 +118,7 @@ def create_app(
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
-        exception_handlers={Refused: _refused, TickcastError: _unavailable},
+        exception_handlers={HandshakeRefused: _refused, TickcastError: _unavailable},
     )
     app.router.redirect_slashes = False  # `/stream/` is not a route.
     return SecurityHeaders(RequestLimits(_KnownHosts(app)))
@@ -138,7 +138,7 @@ class _KnownHosts:
             engine: Engine = scope["state"]["engine"]
             try:
                 engine.door.check_host(scope)
-            except Refused as refusal:
+            except HandshakeRefused as refusal:
                 if scope["type"] == "websocket":
                     await WebSocket(scope, receive, send).send_denial_response(denial(refusal))
                 else:
@@ -318,7 +318,7 @@ async def _entitlements_in(request: Request, feed: str) -> Entitlements:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)
+    assert isinstance(error, HandshakeRefused)
     return denial(error)
 
 

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from starlette.websockets import WebSocket
 
-from feed.access.admission import Visitor
+from feed.access.admission import AdmittedClient
 from feed.fanout.encoded_ticks import message_frame
 from feed.fanout.outbox import Outbox
-from feed.replay.scheduler import Viewer
+from feed.replay.scheduler import ReplayClient
 from feed.server.engine import Engine
 from feed.server.session import Request, Session
 from feed.transport.asgi_sink import AsgiSink
@@ -29,10 +29,10 @@ from tickcast.wire.errors import (
     BrokerUnavailable,
     BrokerUnsuitable,
     CloseCode,
-    Ended,
     Fault,
     InvalidAction,
     ReplayFailed,
+    SessionEnded,
     TooManyConnections,
     TryAgain,
     reason_of,
@@ -60,13 +60,15 @@ class Connection:
     __slots__ = ("_beating", "_began_s", "_deadline", "_engine", "_session", "_sink", "_viewer",
                  "_visitor", "outbox")  # fmt: skip
 
-    def __init__(self, sink: TransportSink | AsgiSink, engine: Engine, visitor: Visitor) -> None:
+    def __init__(
+        self, sink: TransportSink | AsgiSink, engine: Engine, visitor: AdmittedClient
+    ) -> None:
         self._sink = sink
         self._engine = engine
         self._visitor = visitor
         self._beating: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._viewer: Viewer | None = None
+        self._viewer: ReplayClient | None = None
         self._began_s = time.monotonic()
         self.outbox = Outbox(
             sink, engine.settings.outbox_max_bytes, self._give_up_slow_client, self._end_failed
@@ -89,7 +91,7 @@ class Connection:
         """Answer a message. If it returns a coroutine, await that before the next message."""
         try:
             request = self._session.read(message)
-        except Ended as end:
+        except SessionEnded as end:
             self._finish(end.fault, end.detail, end.id)
             return None
         except Exception:
@@ -221,11 +223,11 @@ class Connection:
         except InvalidAction as error:
             self._session.refuse(steer, error.fault, error.detail)
 
-    def _view(self) -> Viewer:
+    def _view(self) -> ReplayClient:
         """The client's viewer for private replays, created on first use: few clients need one."""
         if self._viewer is None:
             send = partial(self._engine.hub.writes.of_tape, self.outbox)
-            self._viewer = Viewer(self.outbox, self._session.encoding, send)
+            self._viewer = ReplayClient(self.outbox, self._session.encoding, send)
         return self._viewer
 
     async def _steer_feed(self, steer: Steer) -> None:

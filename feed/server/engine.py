@@ -10,25 +10,25 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from feed.access.admission import Door
-from feed.access.authenticator import Gate
+from feed.access.admission import Admission
+from feed.access.authenticator import Authenticator
 from feed.fanout.flusher import Flusher
 from feed.fanout.hub import Hub
 from feed.history.backfill import Backfill
 from feed.ingest.upstream import Upstream
-from feed.replay.scheduler import Projector
+from feed.replay.scheduler import ReplayScheduler
 from feed.server.answers import Answers
-from feed.server.feed_replays import Replays
+from feed.server.feed_replays import ReplayFollowers
 from feed.server.session import Session
 from feed.transport.address_limits import AddressLimits
 from feed.transport.loop_share import LoopShare
 from feed.transport.slices import TimeSlices
-from tickcast.broker.attempts import Attempts
+from tickcast.broker.attempts import ConnectRateLimiter
 from tickcast.broker.client import make_client
-from tickcast.broker.connection_counts import Seats
+from tickcast.broker.connection_counts import ConnectionLimiter
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
-from tickcast.tapes import Library
+from tickcast.tapes import TapeLibrary
 from tickcast.tasks import BackgroundTasks
 from tickcast.wire.rates import parse_rates
 
@@ -46,9 +46,9 @@ class Engine:
     upstream: Upstream
     store: Store
     backfill: Backfill
-    projector: Projector
-    door: Door
-    replays: Replays
+    projector: ReplayScheduler
+    door: Admission
+    replays: ReplayFollowers
     tasks: BackgroundTasks
     loop_share: LoopShare
     address_limits: AddressLimits
@@ -58,7 +58,9 @@ class Engine:
 
 
 @asynccontextmanager
-async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> AsyncIterator[Engine]:
+async def running_engine(
+    settings: Settings, redis_url: str, gate: Authenticator
+) -> AsyncIterator[Engine]:
     """Start all components. If Redis can't be reached, they keep trying to connect.
 
     Raises:
@@ -71,16 +73,16 @@ async def running_engine(settings: Settings, redis_url: str, gate: Gate) -> Asyn
     flusher = Flusher(hub, settings.flush_pace, settings.flush_window_ms / 1000)
     upstream = Upstream(client, hub, settings, flusher.wake)
     backfill = Backfill(upstream.store)
-    replays = Replays(client, upstream, hub)
-    projector = Projector(
-        Library(settings.tapes) if settings.tapes else None,
+    replays = ReplayFollowers(client, upstream, hub)
+    projector = ReplayScheduler(
+        TapeLibrary(settings.tapes) if settings.tapes else None,
         settings.replays_per_connection_max,
         settings.replays_max,
     )
-    seats = Seats(client)
+    seats = ConnectionLimiter(client)
     limits = address_limits(settings)
-    door = Door(
-        settings, gate, limits, seats, Attempts(client, parse_rates(settings.attempts)),
+    door = Admission(
+        settings, gate, limits, seats, ConnectRateLimiter(client, parse_rates(settings.attempts)),
         hub.counters, lambda: upstream.subscriber.connected,
     )  # fmt: skip
     door.defer = partial(slices.start, door)

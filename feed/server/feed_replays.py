@@ -15,9 +15,9 @@ from feed.server.session import Session
 from tickcast.broker import keys
 from tickcast.broker.replays import read_state, steer, unpack_state
 from tickcast.wire.errors import TickcastError, level_of
-from tickcast.wire.playback import State, show_speed
+from tickcast.wire.playback import ReplayState, show_speed
 from tickcast.wire.replay_actions import Steer
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 _LOOK_S: Final = 1.0
 _STEERED_AT_ONCE: Final = 4
@@ -25,7 +25,7 @@ _STEERED_AT_ONCE: Final = 4
 logger = logging.getLogger("tickcast.replays")
 
 
-class Replays:
+class ReplayFollowers:
     """The clients that follow the replay of their feed.
 
     The server subscribes to replay states only for feeds with such clients.
@@ -64,7 +64,7 @@ class Replays:
             del self._followers[session.feed]
             self._upstream.stop_listening(keys.replay_states(session.feed))
 
-    async def steer(self, feed: str, action: Steer) -> State:
+    async def steer(self, feed: str, action: Steer) -> ReplayState:
         """Steer the replay of a feed and return its new state.
 
         Raises:
@@ -102,7 +102,7 @@ class Replays:
             logger.warning("ignored what is no state of a replay in the feed %s", feed)
             return
         # First send the ticks that were published before this state.
-        self._hub.flush(Moment.now())
+        self._hub.flush(Instant.now())
         for session in list(self._followers.get(feed, ())):
             try:
                 session.tell_replay(state)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
-from feed.access.conduct import Conduct
+from feed.access.conduct import MessageLimiter
 from feed.server.connection import Connection
 from feed.server.engine import Engine
 from feed.server.session import Session
@@ -16,14 +16,14 @@ from feed.transport.asgi_sink import AsgiSink
 from feed.transport.transport_sink import EXTENSION, TransportSink
 from tickcast.tasks import end_tasks
 from tickcast.wire import messages as protocol
-from tickcast.wire.errors import Refused
+from tickcast.wire.errors import HandshakeRefused
 
 
 async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> None:
     """Answer a handshake on one feed and serve the client until it disconnects."""
     try:
         visitor = await engine.door.enter(websocket.scope)
-    except Refused as refusal:
+    except HandshakeRefused as refusal:
         await websocket.send_denial_response(denial(refusal))
         return
     encoding, subprotocol = protocol.choose_encoding(
@@ -47,7 +47,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
         encoding,
         extended=subprotocol is not None,
         subscriptions_max=settings.subscriptions_max,
-        conduct=Conduct(settings.messages_per_s, settings.messages_burst),
+        conduct=MessageLimiter(settings.messages_per_s, settings.messages_burst),
         grant=visitor.grant,
     )
     connection.begin(session)
@@ -63,7 +63,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
         await end_tasks([sender])
 
 
-def denial(refusal: Refused) -> Response:
+def denial(refusal: HandshakeRefused) -> Response:
     """Build the HTTP response that explains why a handshake was refused."""
     headers = {}
     if refusal.retry_after_s:

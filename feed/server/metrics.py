@@ -20,7 +20,7 @@ from feed.access.admission import REFUSALS
 from feed.server.engine import Engine
 from feed.transport.http_rules import MALFORMED, STALLED
 from tickcast.wire.batch import GapReason
-from tickcast.wire.counters import Histogram
+from tickcast.wire.counters import BucketCounts
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import CloseCode
 
@@ -187,7 +187,7 @@ def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(f"tickcast_{name}", text, value=value)
 
 
-def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
+def _histogram(name: str, text: str, histogram: BucketCounts) -> Metric:
     ends = [*(str(float(bound)) for bound in histogram.bounds), "+Inf"]
     buckets = list(zip(ends, accumulate(histogram.counts), strict=True))
     return HistogramMetricFamily(f"tickcast_{name}", text, buckets, histogram.total)

@@ -44,7 +44,7 @@ _TLS_SHUTDOWN_TIMEOUT_S: Final = 2.0
 logger = logging.getLogger("tickcast.server")
 
 
-class Server(uvicorn.Server):
+class FeedServer(uvicorn.Server):
     """A uvicorn server that reports when it listens and does not raise the signal again.
 
     Args:
@@ -344,5 +344,5 @@ async def serve(
         on_started()
 
     config = server_config(app, settings)
-    server = Server(config, started, certificate, settings.handshake_timeout_s)
+    server = FeedServer(config, started, certificate, settings.handshake_timeout_s)
     await server.serve(list(listeners))

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from feed.server.answers import RequestLimits
 from feed.server.engine import Engine
 from feed.server.metrics import CONTENT_TYPE, render_metrics
-from feed.server.running import Server, server_config
+from feed.server.running import FeedServer, server_config
 from feed.transport.headers import SecurityHeaders
 
 _CONNECTIONS_MAX: Final = 32
@@ -74,7 +74,7 @@ async def serving_metrics(engine: Engine, listener: socket.socket) -> AsyncItera
         await task
 
 
-class _MetricsServer(Server):
+class _MetricsServer(FeedServer):
     """A second server in the process, which leaves the signals to the first.
 
     Attributes:

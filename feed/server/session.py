@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from feed.access.action_policy import Rights
-from feed.access.conduct import Conduct
+from feed.access.action_policy import ActionPolicy
+from feed.access.conduct import MessageLimiter
 from feed.access.entitlements import Entitlements
-from feed.access.grant import UNASKED, Grant
-from feed.fanout.encoded_ticks import Form, form_of, message_frame
+from feed.access.grant import OPEN_GRANT, Grant
+from feed.fanout.encoded_ticks import WireFormat, form_of, message_frame
 from feed.fanout.hub import Hub
-from feed.fanout.lags import Stall
+from feed.fanout.lags import Staleness
 from feed.fanout.outbox import Outbox
-from feed.fanout.subscriber_group import Audience
-from feed.history.follower import Follower
+from feed.fanout.subscriber_group import SubscriberGroup
+from feed.history.follower import ClientBackfill
 from feed.server.starting_points import StartingPoints
 from feed.transport.slices import Steps, batches
 from tickcast.wire import actions
@@ -26,10 +26,10 @@ from tickcast.wire.delivery import NO_OPTIONS, Options, choose_delivery
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault, InvalidAction
 from tickcast.wire.fields import Id
-from tickcast.wire.playback import State
+from tickcast.wire.playback import ReplayState
 from tickcast.wire.replay_actions import Play, Steer
 from tickcast.wire.ticks import Coverage, StreamKey, Subscription
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 Request = Subscribe | Unsubscribe | ListSubscriptions | Configure
 """An action that is carried out in steps; all except `Configure` need the broker first."""
@@ -43,7 +43,7 @@ class _Change(NamedTuple):
     """
 
     wanted: dict[Subscription, Options]
-    audience: Audience | None
+    audience: SubscriberGroup | None
     gone: list[StreamKey]
 
 
@@ -83,25 +83,25 @@ class Session:
         *,
         extended: bool,
         subscriptions_max: int,
-        conduct: Conduct | None = None,
-        grant: Grant | None = UNASKED,
-        clock: Callable[[], Moment] = Moment.now,
+        conduct: MessageLimiter | None = None,
+        grant: Grant | None = OPEN_GRANT,
+        clock: Callable[[], Instant] = Instant.now,
     ) -> None:
         self._hub = hub
         self._outbox = outbox
-        self._rights = Rights(feed, grant, subscriptions_max, conduct)
+        self._rights = ActionPolicy(feed, grant, subscriptions_max, conduct)
         self._clock = clock
         self._offered_subprotocol = extended
         self._defaults = NO_OPTIONS
         self._stamps = False
-        self._stall = Stall()
+        self._stall = Staleness()
         self.feed = feed
         self.encoding = encoding
         outbox.extended = extended
         self.must_renew = False
         self.heartbeat_ms = 0
         self.follows_replay = False
-        self.follower: Follower | None = None
+        self.follower: ClientBackfill | None = None
         self.subscriptions: dict[Subscription, Options] = {}
 
     @property
@@ -147,7 +147,7 @@ class Session:
             self._outbox.extended = True
             self.must_renew = bool(self.subscriptions)
         match action:
-            case Auth() if self.grant is UNASKED:
+            case Auth() if self.grant is OPEN_GRANT:
                 self._say(protocol.authenticated(action.id))
                 return None
             case actions.Ping():
@@ -248,13 +248,13 @@ class Session:
         totals = self._hub.totals(self._outbox)
         self._say(protocol.heartbeat(now.wall, self._outbox.waiting_bytes, lag_ms, totals))
 
-    def tell_replay(self, state: State) -> None:
+    def tell_replay(self, state: ReplayState) -> None:
         """Send the state of the feed's replay; a slow client gets it after catching up."""
         may_know = self._rights.entitlements.allows_feed(self.feed)
         if self.follows_replay and may_know and not self._outbox.is_slow:
             self._say(protocol.replay(state))
 
-    def answer_steering(self, state: State) -> None:
+    def answer_steering(self, state: ReplayState) -> None:
         """Reply that the feed's replay has carried out the client's command."""
         self._say(protocol.replay(state))
 
@@ -365,7 +365,7 @@ class Session:
             positions = points.positions() if request.positions else None
         self._confirm(request, epoch(), wanted, options.conflate_ms, positions)
         if points is not None and points.behind:
-            self.follower = self.follower or Follower(self._hub, self._outbox)
+            self.follower = self.follower or ClientBackfill(self._hub, self._outbox)
             self.follower.add(points.behind)
         self._charge(self._apply(change), points.present if points is not None else 0)
         if points is not None and request.snapshot:
@@ -376,7 +376,7 @@ class Session:
         self._rights.charge(actions.price_of_streams(connected, begun))
 
     @property
-    def _form(self) -> Form:
+    def _form(self) -> WireFormat:
         return form_of(self.encoding, self._stamps)
 
     def _prepare(

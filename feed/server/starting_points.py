@@ -8,11 +8,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from feed.fanout.encoded_ticks import Chunk, Form, Piece, encode_pieces
+from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat, encode_pieces
 from feed.fanout.hub import Hub
-from feed.fanout.streams import Stream
-from feed.fanout.subscriber_group import Audience
-from feed.history.cursor import CatchUp, Origin
+from feed.fanout.streams import LiveStream
+from feed.fanout.subscriber_group import SubscriberGroup
+from feed.history.cursor import PastRequest, StreamCursor
 from feed.transport.slices import Steps, batches
 from tickcast.wire.actions import Subscribe
 from tickcast.wire.positions import build_positions
@@ -48,21 +48,21 @@ class StartingPoints:
         self._request = request
         self._new = tuple(new)
         self._held = tuple(held)
-        self._origin = Origin(request.id)
-        self._present: list[Stream] = []
+        self._origin = PastRequest(request.id)
+        self._present: list[LiveStream] = []
         # For each of `_present`: its latest tick and the encoded snapshot, if one is wanted.
-        self._snapshots: list[tuple[Tick | None, list[Piece]]] = []
+        self._snapshots: list[tuple[Tick | None, list[EncodedTicks]]] = []
         # The same streams as in `_present`, sorted by key.
-        self._in_order: list[Stream] = []
+        self._in_order: list[LiveStream] = []
         self._opened = hub.opened
-        self.behind: dict[StreamKey, CatchUp] = {}
+        self.behind: dict[StreamKey, StreamCursor] = {}
 
     @property
     def present(self) -> int:
         """Number of streams that begin at the present."""
         return len(self._present)
 
-    def collect(self, form: Form, written_us: int) -> Steps:
+    def collect(self, form: WireFormat, written_us: int) -> Steps:
         """Find the streams and encode their snapshots, in steps."""
         for streams in batches(self._hub.newly_covered(self._feed, self._new, self._held)):
             for stream in streams:
@@ -73,7 +73,7 @@ class StartingPoints:
             self._in_order = sorted(self._present, key=_key_of)
             yield
 
-    def complete(self, audience: Audience | None, form: Form, written_us: int) -> None:
+    def complete(self, audience: SubscriberGroup | None, form: WireFormat, written_us: int) -> None:
         """Add streams that were opened during `collect`, and update the snapshots.
 
         Args:
@@ -104,11 +104,11 @@ class StartingPoints:
             (stream.key, (stream.epoch, stream.seq)) for stream in self._in_order if stream.seq
         )
 
-    def snapshot(self) -> list[Piece]:
+    def snapshot(self) -> list[EncodedTicks]:
         """The latest tick of each stream that has one, marked as a snapshot."""
         return [piece for _, pieces in self._snapshots for piece in pieces]
 
-    def _sort_out(self, stream: Stream) -> bool:
+    def _sort_out(self, stream: LiveStream) -> bool:
         """Record where a stream begins; return True if that is the present."""
         request = self._request
         position = request.resume.of(stream.key)
@@ -116,14 +116,16 @@ class StartingPoints:
             self._present.append(stream)
             return True
         start = request.start if position is None else None
-        self.behind[stream.key] = CatchUp(position, start, self._origin)
+        self.behind[stream.key] = StreamCursor(position, start, self._origin)
         return False
 
 
-def _snapshot(stream: Stream, form: Form, written_us: int) -> tuple[Tick | None, list[Piece]]:
+def _snapshot(
+    stream: LiveStream, form: WireFormat, written_us: int
+) -> tuple[Tick | None, list[EncodedTicks]]:
     """The latest tick of a stream, and its encoding marked as a snapshot."""
     latest = stream.latest
     if latest is None:
         return None, []
-    chunk = Chunk(stream.key, [replace(latest, snap=True)], [stream.published_us])
+    chunk = TickBatch(stream.key, [replace(latest, snap=True)], [stream.published_us])
     return latest, encode_pieces(chunk, form, written_us)

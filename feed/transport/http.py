@@ -33,7 +33,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from feed.transport import http_rules as rules
 from feed.transport.address_limits import AddressLimiter, AddressLimits
-from feed.transport.http_rules import MALFORMED, SLICE_BYTES, STALLED, Refusal
+from feed.transport.http_rules import MALFORMED, SLICE_BYTES, STALLED, RequestRefused
 from feed.transport.loop_share import LoopShare
 from tickcast.wire.errors import CLOSE_GRACE_S
 
@@ -99,7 +99,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         """Bytes received of the request's head, then of its body."""
         self._held: Any = None
         """The application, while the request that it will answer is incomplete."""
-        self._due: Refusal | None = None
+        self._due: RequestRefused | None = None
         """A refusal to send after the responses to earlier requests."""
 
     # -- time
@@ -123,7 +123,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             wait_s, reason = _BUSY_RETRY_S, rules.ADDRESS
         if wait_s:
             headers = [(b"retry-after", b"%d" % wait_s)]
-            self._refuse(Refusal(HTTPStatus.TOO_MANY_REQUESTS, headers, reason))
+            self._refuse(RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, headers, reason))
 
     def _check_room(self) -> None:
         """Enforce `http_connections_max`.
@@ -142,7 +142,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             min(others, key=lambda each: each._due_s).make_room()
         elif not self._is_over:
             headers = [(b"retry-after", b"%d" % _BUSY_RETRY_S)]
-            self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, headers, rules.FULL))
+            self._refuse(RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, headers, rules.FULL))
 
     def make_room(self) -> None:
         """Reset this connection, so that another one can be served."""
@@ -187,7 +187,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             return
         if self._is_receiving and not self._is_answering():
-            self._refuse(Refusal(_TIMEOUT, reason=STALLED))
+            self._refuse(RequestRefused(_TIMEOUT, reason=STALLED))
         elif (
             self.transport.get_write_buffer_size()
             or self._is_answering()
@@ -269,11 +269,11 @@ class FeedHttpProtocol(HttpToolsProtocol):
             elif rest := data[upgrade.args[0] :]:
                 # An upgrade to an unknown protocol is ignored (RFC 9110, section 7.8).
                 self._feed(rest)
-        except Refusal as refusal:
+        except RequestRefused as refusal:
             self._refuse(refusal)
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause if isinstance(cause, Refusal) else Refusal(_BAD))
+            self._refuse(cause if isinstance(cause, RequestRefused) else RequestRefused(_BAD))
 
     # -- parser callbacks
 
@@ -301,14 +301,14 @@ class FeedHttpProtocol(HttpToolsProtocol):
                 rules.check_handshake(self.parser.get_method(), self.url, self.headers)
                 if self._is_answering():
                     # The response to an earlier request would end up among WebSocket frames.
-                    raise Refusal(_BAD)
+                    raise RequestRefused(_BAD)
             if has_body:
                 # After an upgrade, the parser would take the body for the next request.
-                raise Refusal(_BAD)
+                raise RequestRefused(_BAD)
         if has_body and self.expect_100_continue:
-            raise Refusal(HTTPStatus.EXPECTATION_FAILED)
+            raise RequestRefused(HTTPStatus.EXPECTATION_FAILED)
         if len(self.pipeline) >= _PIPELINE_MAX:
-            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS)
+            raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS)
         super().on_headers_complete()
         if has_body:
             # Trailers are added to this copy, not to the headers (RFC 9110, section 6.5.1).
@@ -392,7 +392,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         else:
             self._close()
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: RequestRefused) -> None:
         """Send an error response and close the connection.
 
         Earlier requests are answered first.

@@ -37,7 +37,7 @@ _BODY_TOO_LARGE: Final = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-class Refusal(Exception):
+class RequestRefused(Exception):
     """Raised when a request is refused; the connection is closed.
 
     Attributes:
@@ -64,15 +64,15 @@ def check_size(size: int, headers: int, *, in_head: bool) -> None:
         Refusal: the request is too large.
     """
     if headers > HEADERS_MAX or (in_head and size >= HEAD_MAX_BYTES):
-        raise Refusal(_HEAD_TOO_LARGE)
+        raise RequestRefused(_HEAD_TOO_LARGE)
     if size > BODY_MAX_BYTES + SLICE_BYTES:
-        raise Refusal(_BODY_TOO_LARGE)
+        raise RequestRefused(_BODY_TOO_LARGE)
 
 
 def check_url_size(url: bytes) -> None:
     """Check the length of a possibly incomplete URL; raises Refusal."""
     if len(url) > URL_MAX_BYTES:
-        raise Refusal(_URL_TOO_LONG)
+        raise RequestRefused(_URL_TOO_LONG)
 
 
 def check_head(url: bytes, version: str, headers: Headers) -> bool:
@@ -85,23 +85,23 @@ def check_head(url: bytes, version: str, headers: Headers) -> bool:
         Refusal: the body's length is ambiguous or too large, or the URL, version or Host is bad.
     """
     if len(headers) > HEADERS_MAX:
-        raise Refusal(_HEAD_TOO_LARGE)
+        raise RequestRefused(_HEAD_TOO_LARGE)
     if not _URL.fullmatch(url):
-        raise Refusal(_MALFORMED)
+        raise RequestRefused(_MALFORMED)
     if version not in ("1.0", "1.1"):
-        raise Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+        raise RequestRefused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
     fields = dict(headers)
     hosts = [name for name, _ in headers].count(b"host")
     if hosts > 1 or (version == "1.1" and not hosts):
-        raise Refusal(_MALFORMED)
+        raise RequestRefused(_MALFORMED)
     if hosts and not _HOST.fullmatch(fields[b"host"]):
-        raise Refusal(_MALFORMED)
+        raise RequestRefused(_MALFORMED)
     length = int(fields.get(b"content-length", 0))
     is_coded = b"transfer-encoding" in fields
     if is_coded and (b"content-length" in fields or version == "1.0"):
-        raise Refusal(_MALFORMED)
+        raise RequestRefused(_MALFORMED)
     if length > BODY_MAX_BYTES:
-        raise Refusal(_BODY_TOO_LARGE)
+        raise RequestRefused(_BODY_TOO_LARGE)
     return is_coded or length > 0
 
 
@@ -112,8 +112,8 @@ def check_handshake(method: bytes, url: bytes, headers: Headers) -> None:
     another version (RFC 6455, section 4.2.2).
     """
     if method != b"GET":
-        raise Refusal(HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"GET")])
+        raise RequestRefused(HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"GET")])
     if len(b"GET  HTTP/1.1\r\n" + url) > _LINE_MAX_BYTES:
-        raise Refusal(_URL_TOO_LONG)
+        raise RequestRefused(_URL_TOO_LONG)
     if any(len(name) + len(value) + 4 > _LINE_MAX_BYTES for name, value in headers):
-        raise Refusal(_HEAD_TOO_LARGE)
+        raise RequestRefused(_HEAD_TOO_LARGE)

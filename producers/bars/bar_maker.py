@@ -11,14 +11,14 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from producers.bars.bars import Bars
-from producers.bars.listening import Listener, Start
+from producers.bars.listening import StartPoint, TradeFollower
 from producers.bars.series import LENGTHS_NS
-from tickcast.broker.lease import Claim
+from tickcast.broker.lease import Lease
 from tickcast.broker.publisher import Publisher
-from tickcast.broker.store import Head, Store
+from tickcast.broker.store import Store, StreamHead
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
-from tickcast.wire.batch import NEW_EPOCH, Batch, Gap, Place
+from tickcast.wire.batch import NEW_EPOCH, Batch, HistoryPlace, SequenceGap
 from tickcast.wire.ticks import Bar, StreamKey, Timeframe
 from tickcast.wire.times import Time
 
@@ -57,8 +57,8 @@ class BarMaker:
     ) -> None:
         self._feed = feed
         self._store = Store(client)
-        self._claim = Claim(client, feed, [channel_of(each) for each in bars.timeframes])
-        self._listener = Listener(client, feed, patterns, settings.symbols_max, self)
+        self._claim = Lease(client, feed, [channel_of(each) for each in bars.timeframes])
+        self._listener = TradeFollower(client, feed, patterns, settings.symbols_max, self)
         self._bars = bars
         self._publisher = publisher
         self._closed: list[Bar] = []
@@ -91,7 +91,7 @@ class BarMaker:
 
     # -- callbacks of the listener
 
-    async def begin(self, streams: Sequence[StreamKey]) -> list[Start]:
+    async def begin(self, streams: Sequence[StreamKey]) -> list[StartPoint]:
         """Return where to start: after the trades that published bars of all timeframes contain."""
         timeframes = self._bars.timeframes
         heads = await self._store.heads(
@@ -108,7 +108,9 @@ class BarMaker:
             for row, key in enumerate(streams)
         ]
 
-    def _begin_one(self, key: StreamKey, heads: list[Head], places: list[Place]) -> Start:
+    def _begin_one(
+        self, key: StreamKey, heads: list[StreamHead], places: list[HistoryPlace]
+    ) -> StartPoint:
         epoch = max(place.epoch for place in places)
         sent: dict[Timeframe, Bar] = {}
         partial: list[Timeframe] = []
@@ -122,7 +124,7 @@ class BarMaker:
                 partial.append(timeframe)
             after.append(place.before if head.epoch in (epoch, "") and place.epoch == epoch else 0)
         self._bars.open(key.symbol, sent, partial)
-        return Start(epoch, min(after))
+        return StartPoint(epoch, min(after))
 
     def hear(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
         """Process trades. Trades from history count as received when they were stored."""
@@ -130,7 +132,7 @@ class BarMaker:
         came = now if is_live else Time(min(now, batch.published_us * 1000))
         self._closed += self._bars.take(key.symbol, batch.ticks, came, now)
 
-    def miss(self, key: StreamKey, gap: Gap) -> None:
+    def miss(self, key: StreamKey, gap: SequenceGap) -> None:
         """Withhold the bars that may lack the missing trades."""
         if gap == NEW_EPOCH:
             self._bars.restart(key.symbol)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from producers.bars.series import NEVER, Series, Verdict
+from producers.bars.series import NEVER, BarSeries, TradeOutcome
 from tickcast.wire.ticks import Bar, Tick, Timeframe, Trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -68,7 +68,7 @@ class Bars:
             partial: timeframes for which trades are missing between that bar and the first trade.
         """
         of = self._symbols[symbol] = _Symbol(
-            [Series(symbol, each, self._lateness_ns, self._fill) for each in self.timeframes]
+            [BarSeries(symbol, each, self._lateness_ns, self._fill) for each in self.timeframes]
         )
         lacking = set(partial)
         for series in of.series:
@@ -93,7 +93,7 @@ class Bars:
                 self.early += 1
                 continue
             for series in of.series:
-                if series.take(trade, of.watermark) is Verdict.LATE:
+                if series.take(trade, of.watermark) is TradeOutcome.LATE:
                     self.late[series.timeframe] += 1
             if trade.time > self._newest:
                 self._newest, self._newest_came = trade.time, came
@@ -146,7 +146,7 @@ class _Symbol:
 
     __slots__ = ("came", "due", "series", "watermark")
 
-    def __init__(self, series: list[Series]) -> None:
+    def __init__(self, series: list[BarSeries]) -> None:
         self.series = series
         self.watermark = NEVER
         self.came = NEVER

@@ -13,9 +13,9 @@ from redis.asyncio import Redis
 from tickcast.broker import keys
 from tickcast.broker.store import Store
 from tickcast.broker.subscriber import Subscriber
-from tickcast.wire.batch import NEW_EPOCH, Batch, Gap
+from tickcast.wire.batch import NEW_EPOCH, Batch, SequenceGap
 from tickcast.wire.errors import BrokerUnavailable, InvalidTick
-from tickcast.wire.sequence import Due, Run
+from tickcast.wire.sequence import Due, SequenceTracker
 from tickcast.wire.ticks import Coverage, StreamKey, Subscription
 
 _CHANNEL: Final = "trades"
@@ -25,23 +25,23 @@ _AGAIN_S: Final = 0.2
 logger = logging.getLogger("tickcast.bars")
 
 
-class Start(NamedTuple):
+class StartPoint(NamedTuple):
     """Where to start in a stream: after this sequence number of this epoch."""
 
     epoch: str
     after: int
 
 
-class Hearer(Protocol):
-    """The receiver of a `Listener`'s events."""
+class TradeListener(Protocol):
+    """The receiver of a `TradeFollower`'s events."""
 
-    async def begin(self, streams: Sequence[StreamKey]) -> list[Start]:
+    async def begin(self, streams: Sequence[StreamKey]) -> list[StartPoint]:
         """Return where to start each stream. Raises BrokerUnavailable."""
 
     def hear(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
         """Receive the next trades of a stream, either live or from history."""
 
-    def miss(self, key: StreamKey, gap: Gap) -> None:
+    def miss(self, key: StreamKey, gap: SequenceGap) -> None:
         """Receive a notice in place of trades that are no longer available."""
 
     def settle(self, key: StreamKey) -> None:
@@ -58,12 +58,12 @@ class _Followed:
     """
 
     key: StreamKey
-    run: Run = field(default_factory=Run)
+    run: SequenceTracker = field(default_factory=SequenceTracker)
     begun: bool = False
     settled: bool = False
 
 
-class Listener:
+class TradeFollower:
     """Follows every stream of trades that the patterns match, including streams that appear later.
 
     Live batches arrive by pub/sub and are passed on at once. One task, `run`, does the slow work:
@@ -75,7 +75,12 @@ class Listener:
     """
 
     def __init__(
-        self, client: Redis, feed: str, patterns: Sequence[str], streams_max: int, hearer: Hearer
+        self,
+        client: Redis,
+        feed: str,
+        patterns: Sequence[str],
+        streams_max: int,
+        hearer: TradeListener,
     ) -> None:
         self._store = Store(client)
         self._subscriber = Subscriber(client, self._on_message, self._on_reconnect)
@@ -175,7 +180,7 @@ class Listener:
     def _deliver(self, followed: _Followed, due: Sequence[Due], is_live: bool = False) -> None:
         key, run = followed.key, followed.run
         for item in due:
-            if isinstance(item, Gap):
+            if isinstance(item, SequenceGap):
                 logger.warning("trades of %s: %s lost (%s)", key.symbol, item.ticks or "all",
                                item.reason.value)  # fmt: skip
                 self._hearer.miss(key, item)

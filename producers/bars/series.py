@@ -26,7 +26,7 @@ counts as closed."""
 NEVER: Final = -(2**63)
 
 
-class Verdict(Enum):
+class TradeOutcome(Enum):
     """The outcome of a trade."""
 
     TAKEN = 1
@@ -36,7 +36,7 @@ class Verdict(Enum):
     """Its bar was published before this program started."""
 
 
-class Series:
+class BarSeries:
     """The open bars of one symbol and one timeframe, and the end of the closed bars.
 
     Open and close are the first and the last trade of a bar in stream order, whatever their times.
@@ -95,13 +95,13 @@ class Series:
         self._whole_from = self._resumed = self.begin = NEVER
         self._lost = True
 
-    def take(self, trade: Trade, watermark: int) -> Verdict:
+    def take(self, trade: Trade, watermark: int) -> TradeOutcome:
         """Add a trade to its bar, unless the bar is closed."""
         start = self._start_of(trade.time)
         if start < self._resumed:
-            return Verdict.KNOWN
+            return TradeOutcome.KNOWN
         if start < self.begin or start + self._length_ns <= watermark:
-            return Verdict.LATE
+            return TradeOutcome.LATE
         if self._lost:
             # The missing trades were sent before this one, so they are newer by at most the
             # lateness.
@@ -112,7 +112,7 @@ class Series:
         if sums is None:
             sums = self._open[start] = _Sums(trade.price)
         sums.add(trade.price, trade.size)
-        return Verdict.TAKEN
+        return TradeOutcome.TAKEN
 
     def due(self) -> int | None:
         """Return the watermark at which the next bar closes; None if there is no such bar."""

@@ -20,7 +20,7 @@ from tickcast.commands.options import (
     run,
     set_up_logging,
 )
-from tickcast.commands.parameters import Duration
+from tickcast.commands.parameters import DurationParameter
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.ticks import Timeframe, is_pattern
 
@@ -56,7 +56,7 @@ def _check_patterns(
 @click.command()
 @click.option("--timeframes", type=Timeframes(), default="1s,1m", show_default=True,
               help="Of 1s, 5s, 1m, 5m, 1h, 1d, with commas between.")  # fmt: skip
-@click.option("--lateness", type=Duration(),
+@click.option("--lateness", type=DurationParameter(),
               help="How much later than a newer one a trade may come.  [default: 2s]")  # fmt: skip
 @click.option("--fill/--no-fill", help="Bars without trades, for symbols that are quiet.")
 @click.option("--symbols", multiple=True, metavar="PATTERN", default=["*"], show_default=True,

@@ -152,13 +152,13 @@ def _screen(settings: Settings) -> Iterator[Live | None]:
 
 
 async def _draw(line: Live, runner: Runner) -> None:
-    meter = Meter()
+    meter = LiveMeter()
     while True:
         line.update(Text(meter.read(runner, time.monotonic()), no_wrap=True), refresh=True)
         await asyncio.sleep(_PROGRESS_S)
 
 
-class Meter:
+class LiveMeter:
     """Makes the status line: totals, and rates since the last reading."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ import click
 from producers.recordings.compressed import unpacking_of
 from producers.recordings.lines import LINE_MAX, LineSplitter, Utf8, parse_line
 from tickcast.commands.options import (
-    BadInput,
+    BadLines,
     config_option,
     counted,
     feed_option,
@@ -50,13 +50,13 @@ def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: P
     seconds, milliseconds, microseconds or nanoseconds since 1970.
     """
     settings = load_settings(config, redis_url=redis_url)
-    bad = BadInput("stdin" if file == "-" else file, strict)
+    bad = BadLines("stdin" if file == "-" else file, strict)
     with ExitStack() as stack:
         source = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))
         run(_publish(settings, source.fileno(), feed, bad))
 
 
-async def _publish(settings: Settings, source: int, feed: str, bad: BadInput) -> None:
+async def _publish(settings: Settings, source: int, feed: str, bad: BadLines) -> None:
     text, splitter = Utf8(), LineSplitter(LINE_MAX)
     left_out: set[str] = set()
     number = 0

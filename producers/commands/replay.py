@@ -20,10 +20,10 @@ from producers.commands.rows import Rows, row_options, show_notes
 from producers.recordings.csv import CsvRecording
 from producers.recordings.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings.sources import open_recording
-from producers.replay.replay import Order, Replay
-from tickcast.broker.replays import Stage
+from producers.replay.replay import Replay, ReplayOrder
+from tickcast.broker.replays import ReplayControl
 from tickcast.commands.options import (
-    BadInput,
+    BadLines,
     config_option,
     counted,
     feed_option,
@@ -32,10 +32,10 @@ from tickcast.commands.options import (
     redis_option,
     run,
 )
-from tickcast.commands.parameters import Place, Rate, Speed, placed
+from tickcast.commands.parameters import RateParameter, RecordingPoint, SpeedParameter, placed
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import end_tasks
-from tickcast.wire.playback import Deck, Source
+from tickcast.wire.playback import Player, Source
 from tickcast.wire.ticks import Tick
 
 _SCAN_SHOWN_S: Final = 0.5
@@ -46,17 +46,17 @@ _SCAN_SHOWN_S: Final = 0.5
                 type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
 @row_options
 @click.option("--symbols", metavar="SYMBOL,…", help="Only these; BTC-* is a prefix.")
-@click.option("--speed", type=Speed(), default="1", show_default=True, metavar="FACTOR|max",
+@click.option("--speed", type=SpeedParameter(), default="1", show_default=True, metavar="FACTOR|max",
               help="How many times as fast as it happened.")  # fmt: skip
-@click.option("--from", "start", type=Place(), metavar="TIME",
+@click.option("--from", "start", type=RecordingPoint(), metavar="TIME",
               help="Begin there: 2013-09-02T13:00:00Z, +10m after the beginning, -1h before the"
                    " end.")  # fmt: skip
-@click.option("--to", "end", type=Place(), metavar="TIME", help="End there.")
+@click.option("--to", "end", type=RecordingPoint(), metavar="TIME", help="End there.")
 @click.option("--loop", is_flag=True, help="Begin again at the end.")
 @click.option("--stay", is_flag=True, help="Stay at the end, to be sent back.")
 @click.option("--retime", type=click.Choice(["now"]),
               help="Give ticks the time at which they are due in place of their own.")  # fmt: skip
-@click.option("--max-rate", type=Rate(), metavar="TICKS",
+@click.option("--max-rate", type=RateParameter(), metavar="TICKS",
               help="At most that many ticks per second, evenly.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
 @click.option("--overwrite", is_flag=True,
@@ -103,7 +103,7 @@ def replay(
     settings = load_settings(config, redis_url=redis_url)
     if hashed and retime:
         raise click.UsageError("--hash goes with the times of the recording, not with --retime")
-    bad = [BadInput(str(file), strict) for file in files]
+    bad = [BadLines(str(file), strict) for file in files]
     recordings = [
         open_recording(file, rows.symbol, rows.columns, each.report, rows.form)
         for file, each in zip(files, bad, strict=True)
@@ -112,7 +112,7 @@ def replay(
     for file, recording in zip(files, recordings, strict=True):
         show_notes(file, recording)
     source_of_feed = click.get_current_context().get_parameter_source("feed")
-    order = Order(
+    order = ReplayOrder(
         retime=retime is not None,
         max_rate=max_rate,
         limit=limit,
@@ -162,9 +162,9 @@ def _scan(recording: CsvRecording) -> None:
 
 def _deck(
     source: Source[Tick], speed: float, start: str | None, end: str | None, loop: bool
-) -> Deck[Tick]:
+) -> Player[Tick]:
     try:
-        return Deck(
+        return Player(
             source,
             time.monotonic(),
             speed=speed,
@@ -177,14 +177,14 @@ def _deck(
 
 
 async def _replay(
-    settings: Settings, feed: str, deck: Deck[Tick], order: Order, bad: Sequence[BadInput]
+    settings: Settings, feed: str, deck: Player[Tick], order: ReplayOrder, bad: Sequence[BadLines]
 ) -> None:
     async with (
         open_client(settings) as client,
         open_publisher(settings, feed, waits=True) as publisher,
     ):
         deck.begin(time.monotonic())
-        replay = Replay(deck, publisher, Stage(client, feed), order)
+        replay = Replay(deck, publisher, ReplayControl(client, feed), order)
         began = time.monotonic()
         screen = asyncio.create_task(shown(replay))
         try:

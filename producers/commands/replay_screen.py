@@ -13,10 +13,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from producers.replay.replay import Replay
-from tickcast.broker.steering import Command, Pause, Resume, Seek, Speed, Step
+from tickcast.broker.steering import (
+    Command,
+    PauseCommand,
+    ResumeCommand,
+    SeekCommand,
+    SpeedCommand,
+    StepCommand,
+)
 from tickcast.commands.keyboard import keys_pressed
 from tickcast.wire.errors import ReplayFailed
-from tickcast.wire.playback import MAX, Mode, State, show_speed
+from tickcast.wire.playback import MAX, ReplayMode, ReplayState, show_speed
 from tickcast.wire.times import NS_PER_SECOND
 
 SPEEDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, MAX)
@@ -27,7 +34,7 @@ _REFRESH_S: Final = 0.2
 _WAITING_MAX: Final = 10
 _LINE_FIRST_S: Final = 5.0
 _LINE_MAX_S: Final = 60.0
-_MARKS: Final = {Mode.PLAYING: "▶", Mode.PAUSED: "⏸", Mode.ENDED: "■"}
+_MARKS: Final = {ReplayMode.PLAYING: "▶", ReplayMode.PAUSED: "⏸", ReplayMode.ENDED: "■"}
 
 
 async def shown(replay: Replay) -> None:
@@ -45,9 +52,9 @@ async def shown(replay: Replay) -> None:
 
 async def _print_lines(replay: Replay) -> None:
     """Print the state of the replay after 5 s, 10 s more and so on, up to once a minute."""
-    meter = Meter()
+    meter = RateMeter()
     interval_s = _LINE_FIRST_S
-    printed: tuple[State, int] | None = None
+    printed: tuple[ReplayState, int] | None = None
     while True:
         await asyncio.sleep(interval_s)
         interval_s = min(2 * interval_s, _LINE_MAX_S)
@@ -57,7 +64,7 @@ async def _print_lines(replay: Replay) -> None:
             click.echo(f"tickcast: {line_of(state, count, meter.read(count))}", err=True)
 
 
-def line_of(state: State, count: int, rate: float) -> str:
+def line_of(state: ReplayState, count: int, rate: float) -> str:
     """Format the state of a replay as a line."""
     return (
         f"{state.mode.value} at {_position(state)}, {share_of(state):.0%} of it,"
@@ -65,7 +72,7 @@ def line_of(state: State, count: int, rate: float) -> str:
     )
 
 
-def _position(state: State) -> str:
+def _position(state: ReplayState) -> str:
     """Format the position to the millisecond."""
     return state.position.rfc3339()[:23].rstrip("Z") + "Z"
 
@@ -82,7 +89,7 @@ async def _show(replay: Replay) -> None:
         transient=True,
     ) as bar:
         task = bar.add_task("", total=1.0, mark="", position="", figures="")
-        meter = Meter()
+        meter = RateMeter()
         while True:
             state = replay.state
             bar.update(
@@ -96,7 +103,7 @@ async def _show(replay: Replay) -> None:
             await asyncio.sleep(_REFRESH_S)
 
 
-class Meter:
+class RateMeter:
     """Measures ticks per second, over about the last second."""
 
     def __init__(self) -> None:
@@ -140,23 +147,27 @@ class _Steering:
                     await self._replay.ask(command)
 
 
-def command_of(key: str, state: State) -> Command | None:
+def command_of(key: str, state: ReplayState) -> Command | None:
     """Return the command for a key in the given state of the replay, or None."""
     match key:
         case " ":
-            return Pause(id="key") if state.mode is Mode.PLAYING else Resume(id="key")
+            return (
+                PauseCommand(id="key")
+                if state.mode is ReplayMode.PLAYING
+                else ResumeCommand(id="key")
+            )
         case "left" | "right":
             step = _seek_ns(state)
             position = state.position + (step if key == "right" else -step)
-            return Seek(id="key", position=min(max(position, state.first), state.last))
+            return SeekCommand(id="key", position=min(max(position, state.first), state.last))
         case "+" | "=" | "-":
-            return Speed(id="key", speed=_next_speed(state.speed, faster=key != "-"))
+            return SpeedCommand(id="key", speed=_next_speed(state.speed, faster=key != "-"))
         case "s":
-            return Step(id="key")
+            return StepCommand(id="key")
     return None
 
 
-def _seek_ns(state: State) -> int:
+def _seek_ns(state: ReplayState) -> int:
     span = state.last - state.first
     if state.speed == MAX:
         return span // 20
@@ -169,7 +180,7 @@ def _next_speed(speed: float, *, faster: bool) -> float | str:
     return show_speed(max((each for each in SPEEDS if each < speed), default=speed))
 
 
-def share_of(state: State) -> float:
+def share_of(state: ReplayState) -> float:
     """Return the share of the replay that has been played, from 0 to 1."""
     span = state.last - state.first
     return (state.position - state.first) / span if span else 1.0

@@ -12,7 +12,7 @@ from tickcast.broker.replays import steer
 from tickcast.commands.options import config_option, feed_option, open_client, redis_option, run
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.encoding import Encoding, encode
-from tickcast.wire.playback import STEPS_MAX, State, place, read_speed
+from tickcast.wire.playback import STEPS_MAX, ReplayState, place, read_speed
 from tickcast.wire.times import Time
 
 _ACTIONS: Final = ("pause", "resume", "seek", "speed", "step", "status")
@@ -74,12 +74,12 @@ def _command(action: str, value: str | None) -> dict[str, Any]:
     raise click.UsageError(f"{action} takes no value")
 
 
-async def _steer(settings: Settings, feed: str, command: dict[str, Any]) -> State:
+async def _steer(settings: Settings, feed: str, command: dict[str, Any]) -> ReplayState:
     async with open_client(settings) as client:
         return await steer(client, feed, command)
 
 
-def describe(state: State) -> str:
+def describe(state: ReplayState) -> str:
     """Describe a state in one line."""
     return (
         f"{state.mode.value} at {state.position.rfc3339()}, {words_of(state.speed)},"

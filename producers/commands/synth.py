@@ -11,14 +11,14 @@ from producers.synthetic.pacing import Pacer, play
 from producers.synthetic.scenarios import SCENARIOS, play_out
 from producers.synthetic.synthetic import generate, symbol_names
 from tickcast.commands.options import config_option, feed_option, open_publisher, redis_option, run
-from tickcast.commands.parameters import Rate
+from tickcast.commands.parameters import RateParameter
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.times import Time
 
 
 @click.command()
 @click.option("--symbols", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@click.option("--rate", type=Rate(), default=200, show_default=True,
+@click.option("--rate", type=RateParameter(), default=200, show_default=True,
               help="Ticks per second on average, over all symbols.")  # fmt: skip
 @click.option("--seed", type=int, default=7, show_default=True,
               help="The same seed gives the same ticks.")  # fmt: skip

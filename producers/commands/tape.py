@@ -13,14 +13,14 @@ import click
 
 from producers.commands.rows import Rows, row_options, show_notes
 from producers.recordings.sources import open_recording
-from tickcast.commands.options import BadInput, check_feed, counted
-from tickcast.commands.parameters import Place, placed
+from tickcast.commands.options import BadLines, check_feed, counted
+from tickcast.commands.parameters import RecordingPoint, placed
 from tickcast.tapes.editing import cut, merge
 from tickcast.tapes.export import export
 from tickcast.tapes.manifest import Manifest, StreamSummary, encode_manifest
 from tickcast.tapes.names import SUFFIX, id_of, is_tape_id, manifest_path
 from tickcast.tapes.tape import Tape
-from tickcast.tapes.verify import Chain, Verdict, verify
+from tickcast.tapes.verify import TapeChain, TapeReport, verify
 from tickcast.tapes.writer import BLOCK_BYTES, TapeWriter
 from tickcast.tasks import stop_signals
 from tickcast.wire.errors import (
@@ -125,7 +125,7 @@ def verify_(files: tuple[Path, ...]) -> None:
     If you name several tapes of one feed in their order, this also checks that each tape continues
     where the one before ends.
     """
-    chain = Chain()
+    chain = TapeChain()
     bad = 0
     for path in files:
         try:
@@ -143,7 +143,7 @@ def verify_(files: tuple[Path, ...]) -> None:
         raise InvalidTape(f"{bad:,} of {len(files):,} tapes {'is' if bad == 1 else 'are'} bad")
 
 
-def _line_of(path: Path, verdict: Verdict, faults: list[str]) -> str:
+def _line_of(path: Path, verdict: TapeReport, faults: list[str]) -> str:
     line = f"{'BAD ' if faults else 'good'}  {id_of(path)}: {_counts(verdict.manifest)}"
     if not verdict.manifest.complete:
         line += ", not finished"
@@ -158,10 +158,10 @@ def _line_of(path: Path, verdict: Verdict, faults: list[str]) -> str:
 @tape.command("cut")
 @_file
 @_out
-@click.option("--from", "begin", type=Place(), metavar="TIME",
+@click.option("--from", "begin", type=RecordingPoint(), metavar="TIME",
               help="Ticks from this time on: 2013-09-02T13:00:00Z, +10m after the beginning, -1h"
               " before the end,")  # fmt: skip
-@click.option("--to", "end", type=Place(), metavar="TIME", help="and before this one.")
+@click.option("--to", "end", type=RecordingPoint(), metavar="TIME", help="and before this one.")
 @click.option("--symbols", metavar="SYMBOLS", help="Of these alone: 'ES,BTC-*'.")
 @click.option("--channels", metavar="CHANNELS", help="Of these alone: trades,bars:5s.")
 def cut_(
@@ -290,7 +290,7 @@ def import_(file: Path, out: Path, rows: Rows, feed: str) -> None:
     The file can be CSV, Parquet, Databento's DBN, a capture of a venue or a tape, which is detected
     from its content. Rows that are not valid ticks are left out, and the exit code is 1.
     """
-    bad = BadInput(str(file), strict=False)
+    bad = BadLines(str(file), strict=False)
     recording = open_recording(file, rows.symbol, rows.columns, bad.report, rows.form)
     show_notes(file, recording)
     # A file name need not be UTF-8, but the text on a tape is.

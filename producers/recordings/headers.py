@@ -21,7 +21,7 @@ _VALUE: Final = re.compile(r"[+-]?[\d.,:/ TZ_-]*\d[\d.,:/ TZ_+-]*(?:[eE][+-]?\d+
                            re.IGNORECASE | re.ASCII)  # fmt: skip
 
 
-class Head(NamedTuple):
+class FileHeader(NamedTuple):
     """How a file is divided into a header and rows.
 
     Attributes:
@@ -52,7 +52,7 @@ class _Line(NamedTuple):
         return sum(map(bool, first.cells)) < len(self.cells)
 
 
-def find_head(readline: Callable[[int], str], columns: Mapping[str, str]) -> Head:
+def find_head(readline: Callable[[int], str], columns: Mapping[str, str]) -> FileHeader:
     """Search the first lines of a file for the header.
 
     A line before the header is skipped if it can't be a row: if it is empty, a comment or Excel's
@@ -81,17 +81,17 @@ def find_head(readline: Callable[[int], str], columns: Mapping[str, str]) -> Hea
         elif text:
             found = _Line.read(line, delimiter, number)
             if _is_header(found.cells, columns) and (first is None or found.fits_below(first)):
-                return Head(found.cells, found.delimiter, number)
+                return FileHeader(found.cells, found.delimiter, number)
             first = first or found
     if first is None:
         raise InvalidRecording("empty")
     if len(comment) == len(first.cells) and _is_header(comment, columns):
-        return Head(comment, first.delimiter, first.number - 1)
+        return FileHeader(comment, first.delimiter, first.number - 1)
     if not any(map(_is_value, first.cells)):
-        return Head(first.cells, first.delimiter, first.number)
+        return FileHeader(first.cells, first.delimiter, first.number)
     if any(name.isdecimal() for name in columns.values()):
         names = [str(n) for n in range(1, len(first.cells) + 1)]
-        return Head(names, first.delimiter, first.number - 1)
+        return FileHeader(names, first.delimiter, first.number - 1)
     raise InvalidRecording(
         f"no header: line {first.number} holds values ({', '.join(first.cells)[:_SHOWN]}); say by"
         " number which column is what, such as --columns time=1,price=2,size=3"

@@ -14,7 +14,7 @@ from producers.recordings.databento import DatabentoRecording
 from producers.recordings.layout import BadRow, RowFormat
 from producers.recordings.lines import JsonLinesRecording, is_json_lines
 from producers.recordings.parquet import ParquetRecording
-from tickcast.tapes.lines import Head, decode_line
+from tickcast.tapes.lines import TapeHeader, decode_line
 from tickcast.tapes.tape import Tape
 from tickcast.wire.errors import InvalidRecording, InvalidTape
 from tickcast.wire.playback import Source
@@ -150,6 +150,6 @@ def is_tape(path: Path) -> bool:
     """Return whether a file begins like a tape."""
     try:
         with opened_bytes(path) as (content, _):
-            return isinstance(decode_line(content.readline(_HEAD_MAX)), Head)
+            return isinstance(decode_line(content.readline(_HEAD_MAX)), TapeHeader)
     except (OSError, InvalidRecording, InvalidTape, *DAMAGE):
         return False

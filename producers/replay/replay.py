@@ -13,12 +13,20 @@ from typing import Final
 
 from tickcast.broker.publish_buffer import BATCH_TICKS_MAX
 from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import Stage
-from tickcast.broker.steering import Command, Pause, Resume, Seek, Speed, Status, Step
+from tickcast.broker.replays import ReplayControl
+from tickcast.broker.steering import (
+    Command,
+    PauseCommand,
+    ResumeCommand,
+    SeekCommand,
+    SpeedCommand,
+    StatusCommand,
+    StepCommand,
+)
 from tickcast.tasks import end_tasks
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import BrokerUnavailable, InvalidSettings, ReplayFailed
-from tickcast.wire.playback import Deck, Mode, State, place, read_speed
+from tickcast.wire.playback import Player, ReplayMode, ReplayState, place, read_speed
 from tickcast.wire.ticks import StreamKey, Tick, channel_of
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -29,7 +37,7 @@ logger = logging.getLogger("tickcast.replay")
 
 
 @dataclass
-class Order:
+class ReplayOrder:
     """Options of a replay that the deck doesn't know about.
 
     Attributes:
@@ -52,7 +60,7 @@ class Order:
 @dataclass
 class _Asked:
     command: Command
-    done: asyncio.Future[State] = field(
+    done: asyncio.Future[ReplayState] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
@@ -69,10 +77,10 @@ class Replay:
 
     def __init__(
         self,
-        deck: Deck[Tick],
+        deck: Player[Tick],
         publisher: Publisher,
-        stage: Stage,
-        order: Order,
+        stage: ReplayControl,
+        order: ReplayOrder,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -86,7 +94,7 @@ class Replay:
         self._stopped = False
         self._is_alone = False
         self._epochs = 0
-        self._told: Mode = deck.state(clock()).mode
+        self._told: ReplayMode = deck.state(clock()).mode
         self._free_s = clock()
         self._wall_ns = time.time_ns() - round(clock() * NS_PER_SECOND)
         self._newest = 0
@@ -94,7 +102,7 @@ class Replay:
         self.count = 0
 
     @property
-    def state(self) -> State:
+    def state(self) -> ReplayState:
         """The current state of the deck."""
         return self._deck.state(self._clock())
 
@@ -107,13 +115,13 @@ class Replay:
         """
         return {"/".join(key): digest.hexdigest() for key, digest in sorted(self._hashes.items())}
 
-    async def ask(self, command: Command) -> State:
+    async def ask(self, command: Command) -> ReplayState:
         """Carry out a command and return the state afterwards.
 
         Raises:
             ReplayFailed: the command can't be carried out.
         """
-        if isinstance(command, Status):
+        if isinstance(command, StatusCommand):
             return self.state
         if len(self._asked) >= _COMMANDS_MAX:
             raise ReplayFailed("too many commands are waiting")
@@ -158,7 +166,7 @@ class Replay:
 
     async def _leave(self) -> None:
         try:
-            await self._stage.leave(self.state._replace(mode=Mode.ENDED))
+            await self._stage.leave(self.state._replace(mode=ReplayMode.ENDED))
         except BrokerUnavailable as error:
             logger.debug("could not say that the replay is over: %s", error)
 
@@ -194,7 +202,7 @@ class Replay:
         limit = self._order.limit
         if self._stopped or (limit is not None and self.count >= limit):
             return True
-        return self.state.mode is Mode.ENDED and not self._order.stay
+        return self.state.mode is ReplayMode.ENDED and not self._order.stay
 
     def _wait_s(self) -> float | None:
         """Return the seconds until a tick is due; None means to wait for a command."""
@@ -274,7 +282,7 @@ class Replay:
     async def _carry_out(self, asked: _Asked) -> None:
         """Carry out a command, and answer when all ticks from before are published."""
         try:
-            if isinstance(asked.command, Seek):
+            if isinstance(asked.command, SeekCommand):
                 # Unpacking a large file up to the new position may take long. Nothing else changes
                 # the deck meanwhile, and announcements of its state stay accurate enough.
                 ticks = await asyncio.to_thread(self._obey, asked.command)
@@ -299,15 +307,15 @@ class Replay:
         """
         deck, now_s = self._deck, self._clock()
         match command:
-            case Pause():
+            case PauseCommand():
                 deck.pause(now_s)
-            case Resume():
+            case ResumeCommand():
                 deck.resume(now_s)
-            case Seek(position=position):
+            case SeekCommand(position=position):
                 deck.seek(place(position, self.state.position), now_s)
-            case Speed(speed=speed):
+            case SpeedCommand(speed=speed):
                 deck.set_speed(read_speed(speed), now_s)
-            case Step(ticks=count):
+            case StepCommand(ticks=count):
                 ticks = deck.step(count, now_s)
                 if self._order.retime:
                     self._retime(ticks, lambda at: now_s)

@@ -16,12 +16,12 @@ from msgspec import Struct, field
 
 from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
-    Kind,
     Limits,
     Notice,
+    NoticeKind,
     Number,
     Numbered,
-    Series,
+    SequenceSeries,
     Ticks,
     Venue,
     Wants,
@@ -152,9 +152,9 @@ class Binance(Venue):
         try:
             match _kind_of(head):
                 case "trade":
-                    return self._read_trade(_TRADE.read(head, frame), Series.TRADES)
+                    return self._read_trade(_TRADE.read(head, frame), SequenceSeries.TRADES)
                 case "aggTrade":
-                    return self._read_trade(_AGGREGATE.read(head, frame), Series.AGGREGATES)
+                    return self._read_trade(_AGGREGATE.read(head, frame), SequenceSeries.AGGREGATES)
                 case "bookTicker":
                     return self._read_quote(_BOOK_TICKER.read(head, frame), received)
         except UnknownMarket:
@@ -163,7 +163,7 @@ class Binance(Venue):
             raise BadFrame(str(error)) from None
         return _read_answer(head)
 
-    def _read_trade(self, trade: _Trade | _Aggregate, series: Series) -> Ticks:
+    def _read_trade(self, trade: _Trade | _Aggregate, series: SequenceSeries) -> Ticks:
         tick = Trade(
             symbol=self.symbols.ours(trade.symbol),
             id=trade.id,
@@ -187,8 +187,8 @@ class Binance(Venue):
             time=received,
         )
         if not (quote.bid_price and quote.ask_price):
-            return Notice(Kind.UNMAPPED, "ticker without a quote")
-        return Ticks((Numbered(checked(quote), Series.QUOTES, book.update),))
+            return Notice(NoticeKind.UNMAPPED, "ticker without a quote")
+        return Ticks((Numbered(checked(quote), SequenceSeries.QUOTES, book.update),))
 
 
 def _kind_of(head: _Head) -> str:
@@ -199,12 +199,12 @@ def _kind_of(head: _Head) -> str:
 
 def _read_answer(head: _Head) -> Notice:
     if head.error is not None:
-        return Notice(Kind.REFUSED, str(head.error.get("msg", "refused without a reason")))
+        return Notice(NoticeKind.REFUSED, str(head.error.get("msg", "refused without a reason")))
     if head.code is not None:
-        return Notice(Kind.REFUSED, head.msg or f"error {head.code}")
+        return Notice(NoticeKind.REFUSED, head.msg or f"error {head.code}")
     if head.id is not None:
-        return Notice(Kind.ACCEPTED, "SUBSCRIBE")
-    return Notice(Kind.UNMAPPED, head.stream[:40] or "other")
+        return Notice(NoticeKind.ACCEPTED, "SUBSCRIBE")
+    return Notice(NoticeKind.UNMAPPED, head.stream[:40] or "other")
 
 
 def _time(number: int) -> Time:

@@ -29,7 +29,7 @@ _TRIES: Final = 100
 logger = logging.getLogger("tickcast.venues")
 
 
-class Session:
+class CapturedSession:
     """The capture file of one connection.
 
     The buffer is written once a second, with a flush of the compressor that keeps everything
@@ -99,13 +99,13 @@ class Capture:
         self._venue = venue
 
     @contextmanager
-    def session(self, url: str) -> Iterator[Session | None]:
+    def session(self, url: str) -> Iterator[CapturedSession | None]:
         """Open a file for one connection. If it can't be created, log that and yield None."""
         now = Time.now()
         if venue_at(url) is not self._venue:
             url = f"{url.partition('#')[0]}#{self._venue.name}"
         try:
-            session = Session(self._create(now), url, now)
+            session = CapturedSession(self._create(now), url, now)
         except OSError as error:
             logger.error("no capture: %s", error)
             yield None

@@ -13,12 +13,12 @@ from msgspec import Struct
 
 from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
-    Kind,
     Limits,
     Notice,
+    NoticeKind,
     Number,
     Numbered,
-    Series,
+    SequenceSeries,
     Ticks,
     Venue,
     Wants,
@@ -120,15 +120,19 @@ class Coinbase(Venue):
                     return self._read_ticker(decode(_TICKER, frame), received)
                 case "heartbeat":
                     time = Time.parse(decode(_HEARTBEAT, frame).time)
-                    return Notice(Kind.HEARTBEAT, kind, time)
+                    return Notice(NoticeKind.HEARTBEAT, kind, time)
                 case "error":
                     error = decode(_ERROR, frame)
-                    return Notice(Kind.REFUSED, f"{error.message}: {error.reason}".strip(": "))
+                    return Notice(
+                        NoticeKind.REFUSED, f"{error.message}: {error.reason}".strip(": ")
+                    )
         except UnknownMarket:
             raise
         except ValueError as error:
             raise BadFrame(str(error)) from None
-        return Notice(Kind.ACCEPTED if kind == "subscriptions" else Kind.UNMAPPED, kind[:40])
+        return Notice(
+            NoticeKind.ACCEPTED if kind == "subscriptions" else NoticeKind.UNMAPPED, kind[:40]
+        )
 
     def _read_match(self, match: _Match) -> Ticks:
         trade = Trade(
@@ -140,12 +144,12 @@ class Coinbase(Venue):
             side=_TAKERS.get(match.side),
             time=Time.parse(match.time),
         )
-        return Ticks((numbered_trade(trade, Series.TRADES, match.trade_id),), trade.time)
+        return Ticks((numbered_trade(trade, SequenceSeries.TRADES, match.trade_id),), trade.time)
 
     def _read_ticker(self, ticker: _Ticker, received: Time) -> Ticks | Notice:
         bid, ask = (decimal(each or "0") for each in (ticker.best_bid, ticker.best_ask))
         if not (bid and ask):
-            return Notice(Kind.UNMAPPED, "ticker without a quote")
+            return Notice(NoticeKind.UNMAPPED, "ticker without a quote")
         time = Time.parse(ticker.time) if ticker.time else None
         quote = Quote(
             symbol=self.symbols.ours(ticker.product_id),
@@ -159,7 +163,7 @@ class Coinbase(Venue):
         )
         if ticker.sequence is None:
             return Ticks((Numbered(checked(quote)),), time)
-        return Ticks((Numbered(checked(quote), Series.QUOTES, ticker.sequence),), time)
+        return Ticks((Numbered(checked(quote), SequenceSeries.QUOTES, ticker.sequence),), time)
 
 
 VENUE: Final[Venue] = Coinbase()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from producers.venues.symbols import UnknownMarket
-from producers.venues.venue import Kind, Notice, Series, Venue
+from producers.venues.venue import Notice, NoticeKind, SequenceSeries, Venue
 from tickcast.wire.errors import BadFrame
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -23,7 +23,7 @@ logger = logging.getLogger("tickcast.venues")
 
 
 @dataclass
-class Tally:
+class IntakeCounts:
     """Counts of what a venue's frames contained.
 
     Attributes:
@@ -58,7 +58,7 @@ class Jump(NamedTuple):
         return self.last - self.first + 1
 
 
-class Numbers:
+class NumberSeries:
     """The numbers of one series received so far: the highest one, and the holes below it."""
 
     def __init__(self, first: int) -> None:
@@ -133,10 +133,10 @@ class Intake:
     def __init__(self, venue: Venue, symbols: AbstractSet[str] | None = None) -> None:
         self._venue = venue
         self._symbols = symbols
-        self._numbers: dict[tuple[Series, str], Numbers] = {}
+        self._numbers: dict[tuple[SequenceSeries, str], NumberSeries] = {}
         self._unknown: set[str] = set()
         self.heard_of: set[str] = set()
-        self.tally = Tally()
+        self.tally = IntakeCounts()
         self.skew = Skew()
 
     def take(self, frame: bytes, received: Time) -> list[Tick] | Notice:
@@ -151,7 +151,7 @@ class Intake:
         except UnknownMarket as error:
             if error.market in self._unknown:
                 self.tally.unmapped += 1
-                return Notice(Kind.UNMAPPED, "a market without a symbol")
+                return Notice(NoticeKind.UNMAPPED, "a market without a symbol")
             if len(self._unknown) < _UNKNOWN_MAX:
                 self._unknown.add(error.market)
             self.tally.bad_frames += 1
@@ -162,8 +162,8 @@ class Intake:
         if said.venue_time is not None:
             self.skew.add(said.venue_time, received)
         if isinstance(said, Notice):
-            self.tally.unmapped += said.kind is Kind.UNMAPPED
-            self.tally.refusals += said.kind is Kind.REFUSED
+            self.tally.unmapped += said.kind is NoticeKind.UNMAPPED
+            self.tally.refusals += said.kind is NoticeKind.REFUSED
             return said
         fresh = [
             each.tick
@@ -176,11 +176,11 @@ class Intake:
         self.heard_of.update(tick.symbol for tick in fresh)
         return fresh
 
-    def _is_new(self, series: Series, symbol: str, number: int) -> bool:
+    def _is_new(self, series: SequenceSeries, symbol: str, number: int) -> bool:
         key = (series, symbol)
         numbers = self._numbers.get(key)
         if numbers is None or numbers.is_far_back(number):
-            self._numbers[key] = Numbers(number)
+            self._numbers[key] = NumberSeries(number)
             return True
         if numbers.is_ahead(number):
             jump = numbers.pass_by(number)

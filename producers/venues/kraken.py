@@ -13,12 +13,12 @@ from msgspec import Struct
 
 from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
-    Kind,
     Limits,
     Notice,
+    NoticeKind,
     Number,
     Numbered,
-    Series,
+    SequenceSeries,
     Ticks,
     Venue,
     Wants,
@@ -116,7 +116,7 @@ class Kraken(Venue):
                 case "ticker":
                     return self._read_tickers(decode(_TICKERS, frame).data, received)
                 case "heartbeat":
-                    return Notice(Kind.HEARTBEAT, "heartbeat")
+                    return Notice(NoticeKind.HEARTBEAT, "heartbeat")
             time = Time.parse(head.time_out) if head.time_out else None
         except UnknownMarket:
             raise
@@ -125,10 +125,10 @@ class Kraken(Venue):
         if head.error is not None or not head.success:
             text = head.error or "refused without a reason"
             named = f" ({head.symbol})" if head.symbol and head.symbol not in text else ""
-            return Notice(Kind.REFUSED, text + named, time)
+            return Notice(NoticeKind.REFUSED, text + named, time)
         if head.method == "subscribe":
-            return Notice(Kind.ACCEPTED, "subscribe", time)
-        return Notice(Kind.UNMAPPED, (head.channel or head.method or "other")[:40], time)
+            return Notice(NoticeKind.ACCEPTED, "subscribe", time)
+        return Notice(NoticeKind.UNMAPPED, (head.channel or head.method or "other")[:40], time)
 
     def _read_trades(self, trades: list[_Trade]) -> Ticks:
         found = []
@@ -142,7 +142,7 @@ class Kraken(Venue):
                 side=_SIDES.get(each.side),
                 time=Time.parse(each.timestamp),
             )
-            found.append(numbered_trade(trade, Series.TRADES, each.trade_id))
+            found.append(numbered_trade(trade, SequenceSeries.TRADES, each.trade_id))
         return Ticks(found, found[-1].tick.time if found else None)
 
     def _read_tickers(self, tickers: list[_Ticker], received: Time) -> Ticks | Notice:
@@ -165,7 +165,9 @@ class Kraken(Venue):
                 time=received if time is None else time,
             )
             found.append(Numbered(checked(quote)))
-        return Ticks(found, time) if found else Notice(Kind.UNMAPPED, "ticker without a quote")
+        return (
+            Ticks(found, time) if found else Notice(NoticeKind.UNMAPPED, "ticker without a quote")
+        )
 
 
 VENUE: Final[Venue] = Kraken()

@@ -21,9 +21,9 @@ from websockets.exceptions import (
     WebSocketException,
 )
 
-from producers.venues.capture import Capture, Session
+from producers.venues.capture import Capture, CapturedSession
 from producers.venues.intake import Intake
-from producers.venues.venue import Kind, Notice, Venue, Wants, shown
+from producers.venues.venue import Notice, NoticeKind, Venue, Wants, shown
 from tickcast.client.proxies import NO_SOCKS, proxy_of, through
 from tickcast.tasks import end_tasks
 from tickcast.wire.delays import Delays, Reminders
@@ -192,7 +192,7 @@ class Runner:
                     delays.begin_anew()
 
     async def _follow(
-        self, socket: ClientConnection, names: list[str], kept: Session | None
+        self, socket: ClientConnection, names: list[str], kept: CapturedSession | None
     ) -> NoReturn:
         # Subscribe in a task: a venue may send frames before all subscriptions are requested.
         asking = asyncio.create_task(self._ask(socket, names, kept))
@@ -208,7 +208,9 @@ class Runner:
             if not asking.cancelled():
                 asking.exception()  # Mark it as retrieved: the socket raises the same error.
 
-    async def _ask(self, socket: ClientConnection, names: list[str], kept: Session | None) -> None:
+    async def _ask(
+        self, socket: ClientConnection, names: list[str], kept: CapturedSession | None
+    ) -> None:
         """Subscribe, no faster than the venue allows."""
         for message in self._venue.subscribe(names, self._wants):
             await socket.send(message, text=True)
@@ -246,7 +248,7 @@ class Runner:
             self._log_bad_frame(frame, error)
             return
         if isinstance(taken, Notice):
-            if taken.kind is Kind.REFUSED:
+            if taken.kind is NoticeKind.REFUSED:
                 self._hear_refusal(taken.text)
         elif taken:
             await self._publish(taken)

@@ -45,7 +45,7 @@ class Limits(NamedTuple):
     messages_per_s: float
 
 
-class Series(Enum):
+class SequenceSeries(Enum):
     """A series of numbers that a venue assigns, and whether the numbers are consecutive.
 
     Each symbol has a separate series. If numbers aren't consecutive, a jump doesn't mean a gap.
@@ -69,7 +69,7 @@ class Numbered(NamedTuple):
     """
 
     tick: Tick
-    series: Series | None = None
+    series: SequenceSeries | None = None
     number: int = 0
     void: bool = False
 
@@ -85,7 +85,7 @@ class Ticks(NamedTuple):
     venue_time: Time | None = None
 
 
-class Kind(Enum):
+class NoticeKind(Enum):
     """The kind of a frame without ticks."""
 
     HEARTBEAT = "heartbeat"
@@ -101,7 +101,7 @@ class Notice(NamedTuple):
         text: the venue's message, for a refusal; otherwise the type of frame.
     """
 
-    kind: Kind
+    kind: NoticeKind
     text: str = ""
     venue_time: Time | None = None
 
@@ -164,7 +164,7 @@ def decimal(text: str) -> float:
     return float(text)
 
 
-def numbered_trade(trade: Trade, series: Series, number: int) -> Numbered:
+def numbered_trade(trade: Trade, series: SequenceSeries, number: int) -> Numbered:
     """Combine a trade with its number. A trade with a price or size of 0 is void.
 
     Venues send such trades as placeholders. Their numbers count, otherwise they would be missing.

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from producers.commands.live import Meter
+from producers.commands.live import LiveMeter
 from producers.recordings.captures import CaptureRecording
 from producers.venues.registry import VENUES
 from producers.venues.runner import Runner
@@ -142,7 +142,7 @@ def test_the_progress_line() -> None:
     async def publish(ticks: list[Tick]) -> None: ...
 
     runner = Runner(VENUES["coinbase"], ["BTC-USD"], Wants(), publish)
-    meter = Meter()
+    meter = LiveMeter()
     first = "not connected, 0 ticks, 0/s, 0 gaps, 0 reconnects, 0 bad frames, skew unknown"
     assert meter.read(runner, 1.0) == first
     for number in (1, 2, 5):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli, Shell
-from tickcast.tapes import Library, Tape
+from tickcast.tapes import Tape, TapeLibrary
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ async def test_it_ends_by_limit_duration_and_interrupt(cli: Cli, tmp_path: Path)
         done = await cli.run(*words, "--duration", "300ms", "--encoding", "msgpack")
         assert done.code == 0
         recorder = await cli.start(*words)
-        library = Library(tmp_path)
+        library = TapeLibrary(tmp_path)
         async with asyncio.timeout(20):
             while len(library.list()) < 3:
                 await asyncio.sleep(0.02)
@@ -72,7 +72,7 @@ async def test_a_file_that_takes_no_more_ends_it(cli: Cli, tmp_path: Path, what:
         url = address.replace("http", "ws") + "/stream"
         words = ("record", url, "--trades", "*", "--out", str(tmp_path), "--flush", "20ms")
         recorder = await cli.start(*words)
-        library = Library(tmp_path)
+        library = TapeLibrary(tmp_path)
         await _until_something_is_recorded(library)
         path = library.path_of(library.list()[0])
         if what == "deleted":
@@ -91,7 +91,7 @@ async def test_a_file_that_takes_no_more_ends_it(cli: Cli, tmp_path: Path, what:
         assert tape.manifest.ticks
 
 
-async def _until_something_is_recorded(library: Library) -> None:
+async def _until_something_is_recorded(library: TapeLibrary) -> None:
     async with asyncio.timeout(20):
         while not (ids := library.list()) or not library.path_of(ids[0]).stat().st_size:
             await asyncio.sleep(0.02)

@@ -23,12 +23,18 @@ from tests.talk import talking
 from tickcast.broker import replays
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import store_url
-from tickcast.broker.steering import Pause, Resume, Seek, Speed, Step
+from tickcast.broker.steering import (
+    PauseCommand,
+    ResumeCommand,
+    SeekCommand,
+    SpeedCommand,
+    StepCommand,
+)
 from tickcast.commands.keyboard import split
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.errors import ReplayFailed
-from tickcast.wire.playback import MAX, Mode, State
+from tickcast.wire.playback import MAX, ReplayMode, ReplayState
 from tickcast.wire.times import Time
 
 
@@ -247,13 +253,15 @@ async def test_without_a_terminal_lines_say_where_it_stands(
 ) -> None:
     monkeypatch.setattr(replay_screen, "_LINE_FIRST_S", 0.01)
     monkeypatch.setattr(replay_screen, "_LINE_MAX_S", 0.02)
-    state = State(Mode.PLAYING, Time.parse("2013-09-01T17:00:50.1234Z"), 2.0, Time(0), Time(2**62))
+    state = ReplayState(
+        ReplayMode.PLAYING, Time.parse("2013-09-01T17:00:50.1234Z"), 2.0, Time(0), Time(2**62)
+    )
 
     class Playing:
         count = 0
 
         @property
-        def state(self) -> State:
+        def state(self) -> ReplayState:
             return state
 
     playing = Playing()
@@ -285,16 +293,16 @@ def test_keys_are_told_apart() -> None:
 
 
 def test_what_keys_mean() -> None:
-    state = State(Mode.PLAYING, Time(50 * 10**9), 2.0, Time(0), Time(100 * 10**9))
-    paused, fastest = state._replace(mode=Mode.PAUSED), state._replace(speed=MAX)
-    assert isinstance(command_of(" ", state), Pause)
-    assert isinstance(command_of(" ", paused), Resume)
-    assert command_of("right", state) == Seek(id="key", position=70 * 10**9)
-    assert command_of("left", fastest) == Seek(id="key", position=45 * 10**9)
-    assert command_of("left", state._replace(position=Time(1))) == Seek(id="key", position=0)
-    assert command_of("+", state) == Speed(id="key", speed=5)
-    assert command_of("-", fastest) == Speed(id="key", speed=1000)
-    assert command_of("+", fastest) == Speed(id="key", speed="max")
-    assert command_of("-", state._replace(speed=0.1)) == Speed(id="key", speed=0.1)
-    assert command_of("s", state) == Step(id="key")
+    state = ReplayState(ReplayMode.PLAYING, Time(50 * 10**9), 2.0, Time(0), Time(100 * 10**9))
+    paused, fastest = state._replace(mode=ReplayMode.PAUSED), state._replace(speed=MAX)
+    assert isinstance(command_of(" ", state), PauseCommand)
+    assert isinstance(command_of(" ", paused), ResumeCommand)
+    assert command_of("right", state) == SeekCommand(id="key", position=70 * 10**9)
+    assert command_of("left", fastest) == SeekCommand(id="key", position=45 * 10**9)
+    assert command_of("left", state._replace(position=Time(1))) == SeekCommand(id="key", position=0)
+    assert command_of("+", state) == SpeedCommand(id="key", speed=5)
+    assert command_of("-", fastest) == SpeedCommand(id="key", speed=1000)
+    assert command_of("+", fastest) == SpeedCommand(id="key", speed="max")
+    assert command_of("-", state._replace(speed=0.1)) == SpeedCommand(id="key", speed=0.1)
+    assert command_of("s", state) == StepCommand(id="key")
     assert command_of("x", state) is None

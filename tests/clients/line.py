@@ -9,15 +9,15 @@ from tests.feed.accountant import Accountant
 from tests.feed.world import Store, Stored, World
 from tickcast.client.accounts import Gap
 from tickcast.client.notices import Event, Heartbeat
-from tickcast.client.resume import Wish
+from tickcast.client.resume import RequestedOptions
 from tickcast.client.state import ClientState, Message
 from tickcast.wire.actions import Auth
 from tickcast.wire.batch import Batch
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.frames import TEXT, split_frames
-from tickcast.wire.playback import State
+from tickcast.wire.playback import ReplayState
 from tickcast.wire.replay_actions import Play, Steer
-from tickcast.wire.sequence import Run
+from tickcast.wire.sequence import SequenceTracker
 from tickcast.wire.ticks import Bar, Quote, StreamKey, Tick, Trade, channel_of
 
 CHANNELS = ("trades", "bars:1s")
@@ -53,7 +53,7 @@ class OneEpoch(World):
                 self.catch_up(key, run)
         return epoch
 
-    def catch_up(self, key: StreamKey, run: Run) -> None:
+    def catch_up(self, key: StreamKey, run: SequenceTracker) -> None:
         self.answer(key)
         self.notice(key)
         while run.behind:
@@ -121,7 +121,9 @@ class Line:
 
     # -- actions of the program
 
-    def subscribe(self, channel: str, patterns: list[str], snapshot: bool, wish: Wish) -> None:
+    def subscribe(
+        self, channel: str, patterns: list[str], snapshot: bool, wish: RequestedOptions
+    ) -> None:
         for symbol in patterns:
             # As a server does before it answers.
             key = StreamKey("live", channel, symbol)
@@ -183,7 +185,7 @@ class Line:
                 self.waits_for = 0
 
     def _show(self, item: Tick | Event) -> None:
-        assert not isinstance(item, State | Heartbeat)
+        assert not isinstance(item, ReplayState | Heartbeat)
         if isinstance(item, Gap):
             name = (item.channel, item.symbol)
         else:

@@ -23,9 +23,9 @@ from tickcast.broker.publisher import Publisher
 from tickcast.client.accounts import Gap, Position
 from tickcast.client.stream import connect
 from tickcast.settings import Settings
-from tickcast.tapes import Library, Tape, TapeWriter
-from tickcast.tapes.directory import Shelf
-from tickcast.tapes.lines import Hole, Place
+from tickcast.tapes import Tape, TapeLibrary, TapeWriter
+from tickcast.tapes.directory import RecordingDirectory
+from tickcast.tapes.lines import EpochMark, GapMark
 from tickcast.wire.errors import RecordingFailed
 
 NEVER = Rotation()
@@ -36,7 +36,7 @@ WANTED = {"trades": ["ES", "N*"], "quotes": ["*"]}
 async def recording(
     url: str, folder: Path, rotation: Rotation = NEVER, **more: Any
 ) -> AsyncIterator[Recorder]:
-    shelf = Shelf(folder, "live", url)
+    shelf = RecordingDirectory(folder, "live", url)
     told: list[str] = []
     with shelf.locked():
         known = [
@@ -70,7 +70,7 @@ async def recording(
 
 
 def tapes(folder: Path) -> list[Tape]:
-    library = Library(folder)
+    library = TapeLibrary(folder)
     return [library.open(each) for each in library.list()]
 
 
@@ -161,8 +161,8 @@ async def test_a_new_numbering_is_named(
         await publisher.publish(trades(1))
         await until(lambda: recorder.ticks == (5 if asks else 1))
     first, second = tapes(tmp_path)
-    marks = [item for item, _ in first.records() if isinstance(item, Hole | Place)]
-    epochs = [item.epoch for item in marks if isinstance(item, Place)]
+    marks = [item for item, _ in first.records() if isinstance(item, GapMark | EpochMark)]
+    epochs = [item.epoch for item in marks if isinstance(item, EpochMark)]
     assert len(set(epochs)) == 2
     assert seqs(first) == [1, 2, 3, 1, 2]
     told = [(gap.reason, gap.first_seq, gap.last_seq) for gap in second.manifest.gaps]
@@ -249,7 +249,7 @@ async def test_a_server_that_knows_no_extension_is_recorded(tmp_path: Path) -> N
         await hold(peer)
 
     async with playing(plainly) as double, connect(double.url) as stream:
-        recorder = Recorder(Shelf(tmp_path, "live", ""), NEVER, flush_s=0.02)
+        recorder = Recorder(RecordingDirectory(tmp_path, "live", ""), NEVER, flush_s=0.02)
         await recorder.begin(stream, {"trades": ["ES"]})
         await asyncio.wait_for(recorder.run(stream, limit=2), 10)
         recorder.close()
@@ -260,7 +260,7 @@ async def test_a_server_that_knows_no_extension_is_recorded(tmp_path: Path) -> N
 async def test_a_full_disk_ends_it_with_a_word(
     server: RunningServer, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf = Shelf(tmp_path, "live", "")
+    shelf = RecordingDirectory(tmp_path, "live", "")
     async with connect(server.stream) as stream:
         recorder = Recorder(shelf, Rotation(), flush_s=0.02)
         await recorder.begin(stream, WANTED, [])

@@ -14,9 +14,9 @@ from tests.cli.conftest import Cli
 from tests.conftest import ES_TRADES
 from tests.faults.conftest import Scale
 from tests.faults.source import needs_recording
-from tickcast.tapes import Library, Tape
+from tickcast.tapes import Tape, TapeLibrary
 from tickcast.tapes.lines import encode_tick
-from tickcast.tapes.stats import Ledger
+from tickcast.tapes.stats import TapeStats
 
 pytestmark = [pytest.mark.faults, needs_recording]
 
@@ -32,7 +32,7 @@ async def test_killed_and_started_again_it_misses_nothing_or_names_it(
         url = address.replace("http", "ws") + "/stream"
         words = ("record", url, "--trades", "ES", "--out", str(tmp_path), "--flush", "200ms")
         first = await cli.start(*words)
-        library = Library(tmp_path)
+        library = TapeLibrary(tmp_path)
         await _until_recorded(library, tape=0, seq=0)
         replay = await cli.start(
             "replay", str(ES_TRADES), "--symbol", "ES", "--speed", "max", "--limit", str(count)
@@ -72,7 +72,7 @@ async def test_too_slow_it_misses_nothing(cli: Cli, scale: Scale, tmp_path: Path
     async with cli.serving() as (address, _):
         url = address.replace("http", "ws") + "/stream"
         recorder = await cli.start("record", url, "--trades", "ES", "--out", str(tmp_path))
-        library = Library(tmp_path)
+        library = TapeLibrary(tmp_path)
         await _until_recorded(library, tape=0, seq=0)
         recorder.send_signal(signal.SIGSTOP)
         words = ("--symbol", "ES", "--speed", "max", "--limit", str(count))
@@ -87,7 +87,7 @@ async def test_too_slow_it_misses_nothing(cli: Cli, scale: Scale, tmp_path: Path
     assert tape.manifest.ticks == count
 
 
-async def _until_recorded(library: Library, tape: int, seq: int) -> None:
+async def _until_recorded(library: TapeLibrary, tape: int, seq: int) -> None:
     """Wait until a manifest of that tape has a stream that has reached this number."""
     async with asyncio.timeout(100):
         while True:
@@ -100,7 +100,7 @@ async def _until_recorded(library: Library, tape: int, seq: int) -> None:
 
 
 def _content(*tapes: Tape) -> str:
-    ledger = Ledger()
+    ledger = TapeStats()
     for tape in tapes:
         for tick in tape.read():
             ledger.take_tick(tick, encode_tick(tick, None)[1])
@@ -108,7 +108,7 @@ def _content(*tapes: Tape) -> str:
 
 
 def _content_of_the_recording(count: int) -> str:
-    ledger = Ledger()
+    ledger = TapeStats()
     for tick in islice(CsvRecording(ES_TRADES, "ES"), count):
         ledger.take_tick(tick, encode_tick(tick, None)[1])
     return ledger.manifest([], 0, complete=True).content

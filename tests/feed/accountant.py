@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from feed.fanout.outbox import Outbox
-from feed.history.cursor import Request
+from feed.history.cursor import HistoryRequest
 from feed.server.session import Session
 from feed.transport.slices import Steps, run_all
 from tests.builders import ListSink
@@ -71,7 +71,7 @@ class Accountant:
         self.accounts: dict[str, Account] = {}
         self.confirmed: dict[str, Any] = {}
         self.totals = Totals()
-        self.requests: list[Request] = []
+        self.requests: list[HistoryRequest] = []
         self.steps: Steps = iter(())
 
     def die(self) -> None:

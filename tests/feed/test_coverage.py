@@ -30,7 +30,7 @@ from tests.talk import Talk, talking
 from tests.tickcast.client.tapes import write_tape
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
-from tickcast.wire.playback import Mode
+from tickcast.wire.playback import ReplayMode
 from tickcast.wire.replay_actions import Verb
 
 DEMO, ALL = make_key_id(), make_key_id()
@@ -127,7 +127,7 @@ async def test_actions(server: RunningServer, replay: Replay) -> None:
         with pytest.raises(TimeoutError):
             await talk.hear(0.1)
     # The replay that it could not pause continues, and a key with the right can pause it.
-    assert replay._deck.mode is Mode.PLAYING
+    assert replay._deck.mode is ReplayMode.PLAYING
     assert replay._deck.state(time.monotonic()).speed == 1
     async with talking(server.stream, additional_headers=bearer(ALL_SECRET)) as talk:
         assert (await talk.ask(action="replay.pause"))["state"] == "paused"

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from feed.access.conduct import Conduct
+from feed.access.conduct import MessageLimiter
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.history.follower import STREAMS_PER_TURN
-from feed.history.pages import Blocks
+from feed.history.pages import HistoryCache
 from feed.server.session import Session
 from feed.transport import slices
 from feed.transport.slices import Steps, run_all
@@ -24,7 +24,7 @@ from tickcast.wire.actions import Auth
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.replay_actions import Play, Steer
 from tickcast.wire.ticks import StreamKey
-from tickcast.wire.times import Moment, Time
+from tickcast.wire.times import Instant, Time
 
 SYMBOLS = [f"S{number}" for number in range(8)]
 
@@ -53,7 +53,7 @@ class Market:
             self.seqs[symbol] += 1
             self.hub.publish(key_of(symbol), [trade(symbol, seq=self.seqs[symbol])], 1, "e1")
         steady_s = self.now.steady_s + later_ms / 1000
-        self.now = Moment(steady_s, Time(self.now.wall + int(later_ms * 1e6)))
+        self.now = Instant(steady_s, Time(self.now.wall + int(later_ms * 1e6)))
         self.hub.flush(self.now)
 
 
@@ -61,7 +61,7 @@ class Client:
     """A session, and the messages it has received."""
 
     def __init__(
-        self, market: Market, grant: Grant | None = None, conduct: Conduct | None = None
+        self, market: Market, grant: Grant | None = None, conduct: MessageLimiter | None = None
     ) -> None:
         self.market = market
         self.sink = ListSink()
@@ -90,7 +90,7 @@ class Client:
     def catch_up(self) -> None:
         follower = self.session.follower
         while follower is not None and follower.behind:
-            assert not follower.advance(Blocks(), self.market.now)
+            assert not follower.advance(HistoryCache(), self.market.now)
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +206,7 @@ def test_intervals_can_change_while_ticks_come(market: Market) -> None:
     carry_out(second.begin(action="subscribe", trades=["*"], conflate_ms=0), market.tick)
     for _ in range(60):
         market.tick(later_ms=5)
-    market.hub.flush(Moment(market.now.steady_s + 1, market.now.wall))
+    market.hub.flush(Instant(market.now.steady_s + 1, market.now.wall))
     heard_second = [each for each in second.sink.take() if each["T"] == "t"]
     for client, last, heard in ((first, begun, first.sink.take()), (second, came, heard_second)):
         assert client is not None
@@ -226,7 +226,7 @@ def test_who_is_being_sent_the_past_can_change_its_subscriptions(market: Market)
     assert set(follower.behind) == {key_of(symbol) for symbol in SYMBOLS}
 
     def advance() -> None:
-        follower.advance(Blocks(), market.now)
+        follower.advance(HistoryCache(), market.now)
 
     steps = client.begin(action="unsubscribe", trades=["S1"])
     next(steps)
@@ -250,7 +250,7 @@ def test_who_resumes_very_many_streams_is_looked_at_a_part_at_a_time(market: Mar
     follower = client.session.follower
     assert follower is not None
     for left in (2, 1, 0):
-        follower.advance(Blocks(), market.now)
+        follower.advance(HistoryCache(), market.now)
         assert len(follower.behind) == left * STREAMS_PER_TURN
 
 
@@ -285,7 +285,7 @@ def test_a_client_that_leaves_on_the_way_leaves_nothing_behind(market: Market, g
 def test_what_is_done_is_paid_for(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(actions, "_CONNECTED_PER_MESSAGE", 1)
     monkeypatch.setattr(actions, "_BEGUN_PER_MESSAGE", 1)
-    client, other = (Client(market, conduct=Conduct(5, 20)) for _ in range(2))
+    client, other = (Client(market, conduct=MessageLimiter(5, 20)) for _ in range(2))
     configure = '{"action":"configure","stamps":true}'
     client.ask(action="subscribe", trades=["*"], snapshot=True)
     client.ask(action="configure", stamps=True)
@@ -295,7 +295,7 @@ def test_what_is_done_is_paid_for(market: Market, monkeypatch: pytest.MonkeyPatc
     assert client.session.read(configure) is None
     (error,) = client.sink.take()
     assert error["code"] == 429
-    market.now = Moment(market.now.steady_s + 2, market.now.wall)
+    market.now = Instant(market.now.steady_s + 2, market.now.wall)
     assert client.session.read(configure) is not None
     # Streams that other clients already hold cost nothing.
     other.ask(action="configure", stamps=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from feed.fanout.hub import Hub
-from feed.history.pages import Blocks
+from feed.history.pages import HistoryCache
 from tests.builders import T0, trades
-from tickcast.wire.batch import Batch, Gap, History, Place
-from tickcast.wire.sequence import Due, Run
+from tickcast.wire.batch import Batch, History, HistoryPlace, SequenceGap
+from tickcast.wire.sequence import Due, SequenceTracker
 from tickcast.wire.ticks import Bar, StreamKey, Tick, Trade
-from tickcast.wire.times import Moment, Time
+from tickcast.wire.times import Instant, Time
 
 PAGE_BATCHES = 2
 
@@ -60,13 +60,15 @@ class Store:
         through = stored.seq if complete else page[-1].ticks[-1].seq or 0
         return History(stored.epoch, stored.seq, page, max(after, through), complete)
 
-    def locate(self, key: StreamKey, time: Time) -> Place:
+    def locate(self, key: StreamKey, time: Time) -> HistoryPlace:
         stored = self.stream(key)
         wanted = max(1, time - T0)
         oldest = stored.batches[0].first_seq if stored.batches else stored.seq + 1
         if wanted > stored.seq:
-            return Place(stored.epoch, stored.seq, stored.seq, trimmed=False)
-        return Place(stored.epoch, stored.seq, max(wanted, oldest) - 1, trimmed=wanted < oldest)
+            return HistoryPlace(stored.epoch, stored.seq, stored.seq, trimmed=False)
+        return HistoryPlace(
+            stored.epoch, stored.seq, max(wanted, oldest) - 1, trimmed=wanted < oldest
+        )
 
 
 class World:
@@ -74,10 +76,10 @@ class World:
 
     def __init__(self) -> None:
         self.hub = Hub()
-        self.blocks = Blocks(max_bytes=400_000)
-        self.now = Moment(0.0, Time(0))
+        self.blocks = HistoryCache(max_bytes=400_000)
+        self.now = Instant(0.0, Time(0))
         self.store = Store()
-        self.runs: dict[StreamKey, Run] = {}
+        self.runs: dict[StreamKey, SequenceTracker] = {}
         self.asked: dict[StreamKey, History] = {}
 
     def open(self, key: StreamKey) -> None:
@@ -85,7 +87,7 @@ class World:
         epoch = stored.epoch or self.store.epoch
         latest = stored.batches[-1].ticks[-1] if stored.batches else None
         self.hub.open_stream(key, latest, 1, epoch=epoch, seq=stored.seq)
-        run = self.runs[key] = Run()
+        run = self.runs[key] = SequenceTracker()
         self.deliver(key, run.start(epoch, stored.seq))
 
     def publish(self, key: StreamKey, count: int, arrives: bool) -> None:
@@ -95,7 +97,7 @@ class World:
 
     def deliver(self, key: StreamKey, due: list[Due]) -> None:
         for item in due:
-            if isinstance(item, Gap):
+            if isinstance(item, SequenceGap):
                 self.hub.announce(key, item, self.now, self.runs[key].epoch)
             else:
                 self.hub.publish(key, item.ticks, item.published_us, item.epoch)
@@ -132,7 +134,7 @@ class World:
 
     def pass_time(self, ms: float) -> None:
         steady_s = self.now.steady_s + ms / 1000
-        self.now = Moment(steady_s, Time(int(steady_s * 1e9)))
+        self.now = Instant(steady_s, Time(int(steady_s * 1e9)))
         self.hub.flush(self.now)
 
 

@@ -24,7 +24,7 @@ ANY: Final = "*"
 """Matches every feed."""
 
 
-class Grant(NamedTuple):
+class AclRule(NamedTuple):
     """Commands that a user may run on some keys and channels, which are given as patterns.
 
     Attributes:
@@ -70,7 +70,7 @@ class _Names(NamedTuple):
 _CONNECT: Final = "client|setname script|load"
 
 
-def users(feeds: Sequence[str] = (), database: int = 0) -> dict[str, list[Grant]]:
+def users(feeds: Sequence[str] = (), database: int = 0) -> dict[str, list[AclRule]]:
     """Return all users with their grants. The first grant of each user has no keys.
 
     Args:
@@ -85,7 +85,7 @@ def users(feeds: Sequence[str] = (), database: int = 0) -> dict[str, list[Grant]
     return {user: _in_database(grants, database) for user, grants in found.items()}
 
 
-def _in_database(grants: list[Grant], database: int) -> list[Grant]:
+def _in_database(grants: list[AclRule], database: int) -> list[AclRule]:
     if not database:
         return grants
     connect, *others = [
@@ -105,7 +105,7 @@ def bar_maker_of(feed: str) -> str:
     return BAR_MAKER if feed == ANY else f"{BAR_MAKER}-{feed}"
 
 
-def rules(grants: Sequence[Grant]) -> list[str]:
+def rules(grants: Sequence[AclRule]) -> list[str]:
     """Return the arguments of `ACL SETUSER` for a user, without its password."""
     first, *others = (grant.rules() for grant in grants)
     return ["reset", "on", *first.split(), *(f"({words})" for words in others)]
@@ -147,35 +147,37 @@ def _names(feeds: Sequence[str], channel: str = ANY) -> _Names:
     )
 
 
-def _publisher(names: _Names) -> list[Grant]:
+def _publisher(names: _Names) -> list[AclRule]:
     """A publisher may also replay into its feeds, and control their replays."""
     return [*_publishing(names), *_replaying(names)]
 
 
-def _publishing(names: _Names) -> list[Grant]:
+def _publishing(names: _Names) -> list[AclRule]:
     return [
-        Grant(f"{_CONNECT} info time"),
-        Grant("evalsha", keys=[*names.metas, *names.histories, *names.epochs, *names.directories]),
-        Grant("hmget hlen hgetall hdel hset", keys=names.metas),
-        Grant("xadd xrange xdel pexpire del", keys=names.histories),
-        Grant("get set persist", keys=names.epochs),
-        Grant("smembers sadd", keys=names.directories),
-        Grant("publish", channels=[*names.ticks, *names.announcements]),
+        AclRule(f"{_CONNECT} info time"),
+        AclRule(
+            "evalsha", keys=[*names.metas, *names.histories, *names.epochs, *names.directories]
+        ),
+        AclRule("hmget hlen hgetall hdel hset", keys=names.metas),
+        AclRule("xadd xrange xdel pexpire del", keys=names.histories),
+        AclRule("get set persist", keys=names.epochs),
+        AclRule("smembers sadd", keys=names.directories),
+        AclRule("publish", channels=[*names.ticks, *names.announcements]),
     ]
 
 
-def _replaying(names: _Names) -> list[Grant]:
+def _replaying(names: _Names) -> list[AclRule]:
     steering = [*names.replay_commands, *names.replay_replies]
     return [
-        Grant("hget", keys=names.metas),
-        Grant("evalsha hget hset pexpire del", keys=names.replays),
-        Grant("evalsha hgetall hset hsetnx del", keys=names.replayed),
-        Grant("publish", channels=[*names.replay_states, *steering]),
-        Grant("subscribe", channels=steering),
+        AclRule("hget", keys=names.metas),
+        AclRule("evalsha hget hset pexpire del", keys=names.replays),
+        AclRule("evalsha hgetall hset hsetnx del", keys=names.replayed),
+        AclRule("publish", channels=[*names.replay_states, *steering]),
+        AclRule("subscribe", channels=steering),
     ]
 
 
-def _bar_maker(feed: str) -> list[Grant]:
+def _bar_maker(feed: str) -> list[AclRule]:
     """A bar maker reads trades and publishes only bars."""
     bars, trades = _names([feed], "bars*"), _names([feed], "trades")
     makers, heartbeats = [keys.maker(feed, "bars*")], [keys.heartbeat(ANY)]
@@ -183,53 +185,53 @@ def _bar_maker(feed: str) -> list[Grant]:
     return [
         connect,
         *publishing,
-        Grant("evalsha get set del", keys=makers),
-        Grant("evalsha_ro", read=[*trades.metas, *trades.histories]),
-        Grant("hmget", read=trades.metas),
-        Grant("xrange", read=trades.histories),
-        Grant("subscribe", channels=[*trades.ticks, *trades.announcements, *heartbeats]),
-        Grant("publish", channels=heartbeats),
+        AclRule("evalsha get set del", keys=makers),
+        AclRule("evalsha_ro", read=[*trades.metas, *trades.histories]),
+        AclRule("hmget", read=trades.metas),
+        AclRule("xrange", read=trades.histories),
+        AclRule("subscribe", channels=[*trades.ticks, *trades.announcements, *heartbeats]),
+        AclRule("publish", channels=heartbeats),
     ]
 
 
-def _server(names: _Names) -> list[Grant]:
+def _server(names: _Names) -> list[AclRule]:
     heartbeats = [keys.heartbeat(ANY)]
     seats, attempts = keys.seats(ANY), f"{keys.ATTEMPTS}:{ANY}"
     return [
-        Grant(f"{_CONNECT} info ping time unsubscribe"),
-        Grant("evalsha_ro", read=[*names.metas, *names.histories]),
-        Grant("evalsha", keys=[*names.metas, *names.histories, *names.epochs]),
-        Grant("hmget hget hdel hset", keys=names.metas),
-        Grant("xrange", read=names.histories),
-        Grant("del", keys=names.histories),
-        Grant("get set", keys=names.epochs),
-        Grant("smembers", read=names.directories),
-        Grant("hget", read=names.replays),
-        Grant(
+        AclRule(f"{_CONNECT} info ping time unsubscribe"),
+        AclRule("evalsha_ro", read=[*names.metas, *names.histories]),
+        AclRule("evalsha", keys=[*names.metas, *names.histories, *names.epochs]),
+        AclRule("hmget hget hdel hset", keys=names.metas),
+        AclRule("xrange", read=names.histories),
+        AclRule("del", keys=names.histories),
+        AclRule("get set", keys=names.epochs),
+        AclRule("smembers", read=names.directories),
+        AclRule("hget", read=names.replays),
+        AclRule(
             "subscribe",
             channels=[
                 *(*names.ticks, *names.announcements, *heartbeats),
                 *(*names.replay_states, *names.replay_replies),
             ],
         ),
-        Grant("publish", channels=[*heartbeats, *names.replay_commands]),
-        Grant("evalsha", keys=[keys.SEATED_SERVERS, seats, attempts]),
-        Grant("zadd zscore zrem zremrangebyscore", keys=[keys.SEATED_SERVERS]),
-        Grant("hgetall hset hdel expire", keys=[seats]),
-        Grant("get set exists incrby pttl rename", keys=[attempts]),
+        AclRule("publish", channels=[*heartbeats, *names.replay_commands]),
+        AclRule("evalsha", keys=[keys.SEATED_SERVERS, seats, attempts]),
+        AclRule("zadd zscore zrem zremrangebyscore", keys=[keys.SEATED_SERVERS]),
+        AclRule("hgetall hset hdel expire", keys=[seats]),
+        AclRule("get set exists incrby pttl rename", keys=[attempts]),
     ]
 
 
-def _reader(names: _Names) -> list[Grant]:
+def _reader(names: _Names) -> list[AclRule]:
     return [
-        Grant(f"{_CONNECT} ping unsubscribe punsubscribe"),
-        Grant("evalsha_ro", read=[*names.metas, *names.histories]),
-        Grant("hget hmget hgetall", read=names.metas),
-        Grant("xrange xrevrange xlen xread", read=names.histories),
-        Grant("get", read=names.epochs),
-        Grant("smembers sismember scard", read=names.directories),
-        Grant("hget", read=names.replays),
-        Grant(
+        AclRule(f"{_CONNECT} ping unsubscribe punsubscribe"),
+        AclRule("evalsha_ro", read=[*names.metas, *names.histories]),
+        AclRule("hget hmget hgetall", read=names.metas),
+        AclRule("xrange xrevrange xlen xread", read=names.histories),
+        AclRule("get", read=names.epochs),
+        AclRule("smembers sismember scard", read=names.directories),
+        AclRule("hget", read=names.replays),
+        AclRule(
             "subscribe psubscribe",
             channels=[*names.ticks, *names.announcements, *names.replay_states],
         ),

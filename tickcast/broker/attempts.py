@@ -22,7 +22,7 @@ _RETRY_MAX_S: Final = 300
 logger = logging.getLogger("tickcast.broker")
 
 
-class Attempts:
+class ConnectRateLimiter:
     """Limits connection attempts by address. While the store is away, each server counts alone."""
 
     def __init__(self, client: Redis, rates: Sequence[RateLimitItem]) -> None:

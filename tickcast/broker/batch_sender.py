@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import database_of, translated_errors
-from tickcast.broker.pipelined import Command, Pipe
+from tickcast.broker.pipelined import Command, PipelinedConnection
 from tickcast.broker.scripts import Script, is_unknown
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
@@ -35,7 +35,7 @@ if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('PUBLISH', ARGV[2],
 
 
 @dataclass(slots=True)
-class Outgoing:
+class OutgoingBatch:
     """A batch of one stream to be sent.
 
     Attributes:
@@ -48,7 +48,7 @@ class Outgoing:
     is_in_doubt: bool = False
 
 
-class Sender:
+class BatchSender:
     """Publishes batches of one feed, one batch of a stream at a time.
 
     Attributes:
@@ -59,7 +59,7 @@ class Sender:
         self._client = client
         self._database = database_of(client)
         self._store = Store(client)
-        self._pipe = Pipe(client)
+        self._pipe = PipelinedConnection(client)
         self._feed = feed
         self._retain = (settings.history_ticks, int(settings.history_age_s * 1000))
         self._name = f"p:{secrets.token_hex(6)}"
@@ -104,16 +104,19 @@ class Sender:
         with suppress(exceptions.RedisError):
             await self._client.connection_pool.disconnect(inuse_connections=False)
 
-    def prepare(self, batches: Mapping[StreamKey, Sequence[Tick]]) -> dict[StreamKey, Outgoing]:
+    def prepare(
+        self, batches: Mapping[StreamKey, Sequence[Tick]]
+    ) -> dict[StreamKey, OutgoingBatch]:
         """Assign numbers to batches.
 
         A stream's batch must be published before its next one is sent.
         """
         return {
-            key: Outgoing(f"{next(self._numbers):012x}", ticks) for key, ticks in batches.items()
+            key: OutgoingBatch(f"{next(self._numbers):012x}", ticks)
+            for key, ticks in batches.items()
         }
 
-    async def send(self, batches: dict[StreamKey, Outgoing]) -> None:
+    async def send(self, batches: dict[StreamKey, OutgoingBatch]) -> None:
         """Publish batches. Published ones are removed from `batches`, even if this fails.
 
         Raises:
@@ -129,7 +132,7 @@ class Sender:
             await self._mend(refusal)
         raise BrokerUnavailable("no service from Redis: it keeps turning batches down")
 
-    async def _try(self, batches: dict[StreamKey, Outgoing]) -> exceptions.RedisError | None:
+    async def _try(self, batches: dict[StreamKey, OutgoingBatch]) -> exceptions.RedisError | None:
         """Send each batch once, and return the first refusal."""
         refusal: exceptions.RedisError | None = None
         replies = await self._call_script(batches)
@@ -140,7 +143,7 @@ class Sender:
                 self._note(key, len(batches.pop(key).ticks), reply)
         return refusal
 
-    async def _call_script(self, batches: Mapping[StreamKey, Outgoing]) -> list[Any]:
+    async def _call_script(self, batches: Mapping[StreamKey, OutgoingBatch]) -> list[Any]:
         if not self._pipe.is_open:
             await self._pipe.open()
         now_us = time.time_ns() // 1000
@@ -153,7 +156,7 @@ class Sender:
                 batch.is_in_doubt = True
             raise
 
-    def _command(self, key: StreamKey, batch: Outgoing, now_us: int) -> Command:
+    def _command(self, key: StreamKey, batch: OutgoingBatch, now_us: int) -> Command:
         return _PUBLISH.command(
             (keys.meta(key), keys.history(key)),
             self._epoch,

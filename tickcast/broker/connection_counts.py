@@ -43,7 +43,7 @@ class _Ask(NamedTuple):
     full: asyncio.Future[str | None]
 
 
-class Seats:
+class ConnectionLimiter:
     """Rooms with a limited number of seats. A connection takes a seat in one or more rooms.
 
     Each server reports how many seats it has taken, never a difference, so errors don't accumulate

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.scripts import Script
-from tickcast.wire.errors import AlreadyClaimed, BrokerUnavailable
+from tickcast.wire.errors import BrokerUnavailable, LeaseHeld
 
 LASTS_S: Final = 5.0
 """How long a claim lasts if its holder does not renew it."""
@@ -38,7 +38,7 @@ end
 """)
 
 
-class Claim:
+class Lease:
     """An exclusive claim to make some channels of a feed.
 
     Args:
@@ -67,7 +67,7 @@ class Claim:
         give_up_s = monotonic() + LASTS_S + _MARGIN_S
         while not await self._try():
             if monotonic() > give_up_s:
-                raise AlreadyClaimed(f"another program makes {self._what}")
+                raise LeaseHeld(f"another program makes {self._what}")
             await asyncio.sleep(_AGAIN_S)
 
     async def keep(self) -> None:
@@ -83,7 +83,7 @@ class Claim:
             await asyncio.sleep(_RENEW_S)
             try:
                 if not await self._try():
-                    raise AlreadyClaimed(f"another program has taken over {self._what}")
+                    raise LeaseHeld(f"another program has taken over {self._what}")
             except BrokerUnavailable:
                 continue  # The reader and the publisher report the outage.
 

@@ -11,12 +11,12 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from tickcast.broker.client import COMMAND_TIMEOUT_S, named, translated_errors
-from tickcast.broker.resp import Connection, ReplyReader, open_connection
+from tickcast.broker.resp import RedisConnection, RespReader, open_connection
 
 Command = tuple[str | bytes | int, ...]
 
 
-class Pipe:
+class PipelinedConnection:
     """A connection for sending commands in bulk, used by one caller at a time.
 
     redis-py's pipeline packs commands in Python and reads each reply with a separate timer, which
@@ -27,7 +27,7 @@ class Pipe:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._connection: Connection | None = None
+        self._connection: RedisConnection | None = None
         self._transport: asyncio.Transport | None = None
         self._ended: asyncio.Future[None] | None = None
         self._replies: list[Any] = []
@@ -79,7 +79,7 @@ class Pipe:
     async def _open(self) -> None:
         await self.close()
         self._connection, self._transport = await open_connection(self._client)
-        self._ended = ReplyReader(self._transport, self._take).ended
+        self._ended = RespReader(self._transport, self._take).ended
         self._ended.add_done_callback(self._end)
 
     def _take(self, reply: Any) -> None:

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import channel_of, translated_errors
-from tickcast.broker.pipelined import Pipe
+from tickcast.broker.pipelined import PipelinedConnection
 from tickcast.broker.replays import read_state
 from tickcast.broker.store import Store
 from tickcast.wire.ticks import DEFAULT_FEED, StreamKey
@@ -52,7 +52,7 @@ async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
 
 
 async def _subscribe(client: Redis, channels: Sequence[str]) -> None:
-    pipe = Pipe(client)
+    pipe = PipelinedConnection(client)
     try:
         with translated_errors():
             for reply in await pipe.call([("SUBSCRIBE", channel) for channel in channels]):

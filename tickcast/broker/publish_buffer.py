@@ -28,7 +28,7 @@ _Key = tuple[str, str, str]
 
 
 @dataclass(slots=True)
-class Dropped:
+class DroppedTicks:
     """Ticks of one stream that were accepted and never sent, with the first and last time."""
 
     count: int
@@ -44,7 +44,7 @@ class _Slice:
     ticks: deque[Tick] = field(default_factory=deque)
 
 
-class Waiting:
+class PublishBuffer:
     """A queue of ticks, which keeps the order within each stream.
 
     Ticks are gathered by stream, ready to be sent. While Redis is away they are held in order of
@@ -70,7 +70,7 @@ class Waiting:
         self._held_ticks = 0
         self._holding = False
         self.accepted = 0
-        self.dropped: dict[StreamKey, Dropped] = {}
+        self.dropped: dict[StreamKey, DroppedTicks] = {}
         self.dropped_ticks = 0
 
     @property
@@ -167,7 +167,9 @@ class Waiting:
     def drop(self, ticks: Iterable[Tick]) -> None:
         """Count ticks as dropped that are no longer in the queue."""
         for tick in ticks:
-            dropped = self.dropped.setdefault(self._key_of(tick), Dropped(0, tick.time, tick.time))
+            dropped = self.dropped.setdefault(
+                self._key_of(tick), DroppedTicks(0, tick.time, tick.time)
+            )
             dropped.count += 1
             dropped.last = tick.time
             self.dropped_ticks += 1

@@ -13,8 +13,8 @@ from typing import Final
 
 from redis.asyncio import Redis
 
-from tickcast.broker.batch_sender import Outgoing, Sender
-from tickcast.broker.publish_buffer import WAITING_TICKS_MAX, Dropped, Waiting
+from tickcast.broker.batch_sender import BatchSender, OutgoingBatch
+from tickcast.broker.publish_buffer import WAITING_TICKS_MAX, DroppedTicks, PublishBuffer
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.errors import BrokerUnavailable
@@ -71,10 +71,10 @@ class Publisher:
     def __init__(
         self, client: Redis, feed: str, settings: Settings, *, waits: bool = False
     ) -> None:
-        self._sender = Sender(client, feed, settings)
-        self._waiting = Waiting(feed, settings.outage_buffer_s, settings.outage_buffer_bytes)
+        self._sender = BatchSender(client, feed, settings)
+        self._waiting = PublishBuffer(feed, settings.outage_buffer_s, settings.outage_buffer_bytes)
         self._waits = waits
-        self._round: dict[StreamKey, Outgoing] = {}
+        self._round: dict[StreamKey, OutgoingBatch] = {}
         self._outage: _Outage | None = None
         self._trimming: asyncio.TimerHandle | None = None
         self._news = asyncio.Event()
@@ -95,7 +95,7 @@ class Publisher:
         return self._sender.published
 
     @property
-    def dropped(self) -> Mapping[StreamKey, Dropped]:
+    def dropped(self) -> Mapping[StreamKey, DroppedTicks]:
         """Ticks that were accepted and will not be published, by stream."""
         return self._waiting.dropped
 

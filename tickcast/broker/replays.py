@@ -20,7 +20,7 @@ from tickcast.broker.steering import Command, parse_command
 from tickcast.broker.store import Store
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import BrokerUnavailable, ReplayFailed
-from tickcast.wire.playback import State
+from tickcast.wire.playback import ReplayState
 from tickcast.wire.ticks import StreamKey
 
 EXPIRY_S: Final = 3.0
@@ -58,7 +58,7 @@ redis.call('HSET', KEYS[1], ARGV[1], '')
 logger = logging.getLogger("tickcast.replay")
 
 
-class Stage:
+class ReplayControl:
     """The exclusive right to replay into a feed, and the channel for commands to that replay.
 
     Attributes:
@@ -70,9 +70,9 @@ class Stage:
         self._client = client
         self.feed = feed
         self._name = secrets.token_hex(8)
-        self.origins = Origins(client, feed)
+        self.origins = ReplayedStreams(client, feed)
 
-    async def announce(self, state: State) -> None:
+    async def announce(self, state: ReplayState) -> None:
         """Take or keep the stage, and publish the replay's state.
 
         Raises:
@@ -88,14 +88,14 @@ class Stage:
                 f"another replay plays into the feed {self.feed}; tickcast replayctl steers it"
             )
 
-    async def leave(self, state: State) -> None:
+    async def leave(self, state: ReplayState) -> None:
         """Publish a last state and leave the stage. Raises like `announce`, except ReplayFailed."""
         await _LEAVE.call(
             self._client, [keys.replay(self.feed)], self._name, pack_state(state),
             self._channel(keys.replay_states(self.feed)),
         )  # fmt: skip
 
-    async def serve(self, carry_out: Callable[[Command], Awaitable[State]]) -> None:
+    async def serve(self, carry_out: Callable[[Command], Awaitable[ReplayState]]) -> None:
         """Carry out commands one after the other until cancelled, and wait during outages.
 
         Args:
@@ -113,7 +113,9 @@ class Stage:
                 logger.debug("no commands for now: %s", error)
             await asyncio.sleep(_PAUSE_S)
 
-    async def _answer(self, data: bytes, carry_out: Callable[[Command], Awaitable[State]]) -> None:
+    async def _answer(
+        self, data: bytes, carry_out: Callable[[Command], Awaitable[ReplayState]]
+    ) -> None:
         reply: dict[str, Any] = {"id": (_read_map(data) or {}).get("id")}
         try:
             reply |= (await carry_out(parse_command(data))).fields()
@@ -126,7 +128,7 @@ class Stage:
         return channel_of(self._client, name)
 
 
-class Origins:
+class ReplayedStreams:
     """Distinguishes the streams of a feed that replays have published from those of other programs.
 
     A replay that begins an epoch notes the time and the name of its publisher. Each stream's meta
@@ -187,7 +189,7 @@ def _is_of_others(
     )
 
 
-async def steer(client: Redis, feed: str, command: Mapping[str, object]) -> State:
+async def steer(client: Redis, feed: str, command: Mapping[str, object]) -> ReplayState:
     """Send a command to a feed's replay and return its new state.
 
     Args:
@@ -212,7 +214,7 @@ async def steer(client: Redis, feed: str, command: Mapping[str, object]) -> Stat
     raise ReplayFailed(f"the replay of the feed {feed} does not answer")
 
 
-async def _reply(replies: PubSub, id_: str) -> State:
+async def _reply(replies: PubSub, id_: str) -> ReplayState:
     while True:
         data = await _next(replies)
         reply = None if data is None else _read_map(data)
@@ -221,12 +223,12 @@ async def _reply(replies: PubSub, id_: str) -> State:
         if "error" in reply:
             raise ReplayFailed(str(reply["error"]))
         try:
-            return State.of_fields(reply)
+            return ReplayState.of_fields(reply)
         except (ValueError, KeyError, TypeError):
             raise ReplayFailed("the replay gives an answer that makes no sense") from None
 
 
-async def read_state(client: Redis, feed: str) -> State | None:
+async def read_state(client: Redis, feed: str) -> ReplayState | None:
     """Return the last announced state of a feed's replay, or None if there is no replay.
 
     Raises:
@@ -237,15 +239,15 @@ async def read_state(client: Redis, feed: str) -> State | None:
     return None if data is None else unpack_state(data)
 
 
-def pack_state(state: State) -> bytes:
+def pack_state(state: ReplayState) -> bytes:
     """Encode a state for Redis, as the JSON map that clients receive."""
     return encode(state.fields(), Encoding.JSON)
 
 
-def unpack_state(data: bytes) -> State | None:
+def unpack_state(data: bytes) -> ReplayState | None:
     """Decode the output of `pack_state`; return None if it is invalid."""
     try:
-        return State.of_fields(_read_map(data) or {})
+        return ReplayState.of_fields(_read_map(data) or {})
     except (ValueError, KeyError, TypeError):
         return None
 

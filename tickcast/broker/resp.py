@@ -24,7 +24,7 @@ _ERRORS: Final[dict[str, type[exceptions.RedisError]]] = {
 }
 
 
-class Connection(Protocol):
+class RedisConnection(Protocol):
     """The part of redis-py's connection that is used here: it connects and logs in."""
 
     _writer: asyncio.StreamWriter
@@ -33,12 +33,12 @@ class Connection(Protocol):
     async def disconnect(self, nowait: bool) -> None: ...
 
 
-async def open_connection(client: Redis) -> tuple[Connection, asyncio.Transport]:
+async def open_connection(client: Redis) -> tuple[RedisConnection, asyncio.Transport]:
     """Open a separate, authenticated connection to a client's server; return it and its transport.
 
     If this raises one of redis-py's exceptions, nothing is left open.
     """
-    connection: Connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    connection: RedisConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     try:
         await connection.connect()
     except BaseException:
@@ -47,7 +47,7 @@ async def open_connection(client: Redis) -> tuple[Connection, asyncio.Transport]
     return connection, cast("asyncio.Transport", connection._writer.transport)
 
 
-class ReplyReader(asyncio.BufferedProtocol):
+class RespReader(asyncio.BufferedProtocol):
     """Takes over a connected transport that expects no reply, and passes replies to a callback.
 
     It wakes no task and awaits nothing: for the many small messages of a busy feed, that would cost

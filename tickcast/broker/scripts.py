@@ -17,7 +17,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from tickcast.broker.client import replies_of, translated_errors
-from tickcast.broker.pipelined import Command, Pipe
+from tickcast.broker.pipelined import Command, PipelinedConnection
 
 Call = tuple[Sequence[str], Sequence[str | int | bytes]]
 """The keys and the other arguments of a call."""
@@ -62,7 +62,9 @@ class Script:
 
         return await self._call(client, send, calls)
 
-    async def call_through(self, pipe: Pipe, client: Redis, calls: Sequence[Call]) -> list[Any]:
+    async def call_through(
+        self, pipe: PipelinedConnection, client: Redis, calls: Sequence[Call]
+    ) -> list[Any]:
         """Like `call_all`, but through a pipe. Raises like `call`."""
         return await self._call(client, pipe.call, calls)
 

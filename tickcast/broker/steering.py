@@ -20,37 +20,37 @@ class _Command(Struct, tag_field="do", tag=str.lower, forbid_unknown_fields=True
     id: _Id
 
 
-class Pause(_Command):
+class PauseCommand(_Command):
     """Pause the replay."""
 
 
-class Resume(_Command):
+class ResumeCommand(_Command):
     """Resume the replay."""
 
 
-class Status(_Command):
+class StatusCommand(_Command):
     """Report the state of the replay."""
 
 
-class Seek(_Command):
+class SeekCommand(_Command):
     """Go to a time in the recording, or by an offset from the current one: `+10m`, `-30s`."""
 
     position: Annotated[str, Meta(max_length=64)] | int
 
 
-class Speed(_Command):
+class SpeedCommand(_Command):
     """Change the speed to a number or `max`."""
 
     speed: float | Annotated[str, Meta(max_length=32)]
 
 
-class Step(_Command):
+class StepCommand(_Command):
     """Pause, and publish a number of ticks."""
 
     ticks: Annotated[int, Meta(ge=1, le=STEPS_MAX)] = 1
 
 
-Command = Pause | Resume | Status | Seek | Speed | Step
+Command = PauseCommand | ResumeCommand | StatusCommand | SeekCommand | SpeedCommand | StepCommand
 _DECODER: Final[msgspec.json.Decoder[Command]] = msgspec.json.Decoder(Command)
 
 

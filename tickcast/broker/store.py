@@ -14,10 +14,10 @@ from tickcast.broker import keys
 from tickcast.broker.client import execute, translated_errors
 from tickcast.broker.history import locate, read_histories
 from tickcast.broker.scripts import Script
-from tickcast.wire.batch import History, Place
+from tickcast.wire.batch import History, HistoryPlace
 from tickcast.wire.encoding import unpack
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.sequence import Due, Run
+from tickcast.wire.sequence import Due, SequenceTracker
 from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, is_symbol, number
 from tickcast.wire.times import Time
 
@@ -45,7 +45,7 @@ end
 logger = logging.getLogger("tickcast.broker")
 
 
-class Head(NamedTuple):
+class StreamHead(NamedTuple):
     """The current end of a stream; `seq` is 0 without a tick if it was never published.
 
     `published_us` is when the latest tick was published, in microseconds since the Unix epoch.
@@ -96,9 +96,9 @@ class Store:
             if key.channel in CHANNELS and is_symbol(key.symbol):
                 yield key
 
-    async def heads(self, streams: Sequence[StreamKey]) -> list[Head]:
+    async def heads(self, streams: Sequence[StreamKey]) -> list[StreamHead]:
         """Return the current end of each stream, in the given order."""
-        heads: list[Head] = []
+        heads: list[StreamHead] = []
         for start in range(0, len(streams), _PIPELINE_KEYS):
             pipeline = self._client.pipeline(transaction=False)
             for stream in streams[start : start + _PIPELINE_KEYS]:
@@ -119,7 +119,7 @@ class Store:
         """Like `history`, for several streams at once, in the given order."""
         return await read_histories(self._client, wanted)
 
-    async def read_on(self, stream: StreamKey, run: Run) -> list[Due]:
+    async def read_on(self, stream: StreamKey, run: SequenceTracker) -> list[Due]:
         """Read one page of history for a run that is behind, and return the items to deliver."""
         after = run.ask()
         history = await self.history(stream, after)
@@ -127,7 +127,7 @@ class Store:
             history = await self.history(stream, 0)
         return run.repair(history)
 
-    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
+    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[HistoryPlace]:
         """Return the position of a time in each stream, in the given order."""
         return await locate(self._client, wanted)
 
@@ -159,19 +159,19 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _to_head(fields: Sequence[bytes | None]) -> Head:
+def _to_head(fields: Sequence[bytes | None]) -> StreamHead:
     epoch, seq, latest, published_us = fields
     if epoch is None or seq is None:
-        return Head("", 0, None, 0)
+        return StreamHead("", 0, None, 0)
     try:
         name, last, at_us = epoch.decode(), int(seq), int(published_us or 0)
     except ValueError:
         # Another program has written this. One bad stream must not prevent the others from opening.
         logger.warning("left out a stream whose numbers make no sense: %.60r %.60r", epoch, seq)
-        return Head("", 0, None, 0)
+        return StreamHead("", 0, None, 0)
     try:
         tick = number(unpack(latest), last)[0] if latest else None
     except (InvalidTick, IndexError) as error:
         logger.warning("left out a latest tick: %s", error)
         tick = None
-    return Head(name, last, tick, at_us)
+    return StreamHead(name, last, tick, at_us)

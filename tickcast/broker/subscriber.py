@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import channel_of, check_version, named, translated_errors
-from tickcast.broker.pipelined import Command, Pipe
-from tickcast.broker.resp import ReplyReader, open_connection
+from tickcast.broker.pipelined import Command, PipelinedConnection
+from tickcast.broker.resp import RespReader, open_connection
 from tickcast.tasks import end_tasks
 from tickcast.wire.delays import Reminders
 from tickcast.wire.errors import BrokerUnavailable, TickcastError
@@ -75,7 +75,7 @@ class Subscriber:
         """Channels that Redis has confirmed on this connection."""
         self._unconfirmed: dict[str, asyncio.Future[None]] = {}
         self._transport: asyncio.Transport | None = None
-        self._replies: ReplyReader | None = None
+        self._replies: RespReader | None = None
         self._first_try = asyncio.Event()
         self._reminders = Reminders()
         self._connects = 0
@@ -208,7 +208,7 @@ class Subscriber:
             connection, transport = await open_connection(self._client)
         tasks: list[asyncio.Task[None]] = []
         try:
-            replies = ReplyReader(transport, self._take)
+            replies = RespReader(transport, self._take)
             self._replies, self._transport = replies, transport
             self._connects += 1
             self._first_try.set()
@@ -235,7 +235,7 @@ class Subscriber:
             await self.subscribe(sorted(self._channels))
             await self._on_reconnect()
 
-    async def _receive(self, replies: ReplyReader) -> None:
+    async def _receive(self, replies: RespReader) -> None:
         with translated_errors():
             await replies.ended
 
@@ -275,7 +275,7 @@ class Subscriber:
     # -- whether it is alive
 
     async def _send_heartbeats(self) -> None:
-        pipe = Pipe(self._client)
+        pipe = PipelinedConnection(self._client)
         try:
             while True:
                 self._hurry.clear()
@@ -287,7 +287,7 @@ class Subscriber:
         finally:
             await pipe.close()
 
-    async def _send_heartbeat(self, pipe: Pipe) -> None:
+    async def _send_heartbeat(self, pipe: PipelinedConnection) -> None:
         sent_s = time.monotonic()
         channel = channel_of(self._client, self._heartbeats)
         commands: list[Command] = [("PUBLISH", channel, repr(sent_s))]
@@ -335,7 +335,7 @@ class Subscriber:
         if answer is not None:
             answer.set_result(trouble)
 
-    async def _watch(self, replies: ReplyReader) -> None:
+    async def _watch(self, replies: RespReader) -> None:
         """Raise when messages have stopped arriving on the connection."""
         silent_s = astray_s = 0.0
         looked_s = time.monotonic()

@@ -47,7 +47,7 @@ class Position(NamedTuple):
     seq: int
 
 
-class Book:
+class StreamAccount:
     """The accounting of one stream.
 
     Attributes:
@@ -208,7 +208,7 @@ class Book:
         return lost, first_new
 
 
-class Books:
+class SequenceAccounts:
     """The accounting of all streams of one client.
 
     Attributes:
@@ -218,17 +218,17 @@ class Books:
 
     def __init__(self, streams_max: int = STREAMS_MAX) -> None:
         self._streams_max = streams_max
-        self._books: dict[tuple[str, str], Book] = {}
+        self._books: dict[tuple[str, str], StreamAccount] = {}
         self.epoch = ""
         self.lacks_epoch = False
 
-    def book(self, channel: str, symbol: str) -> Book:
+    def book(self, channel: str, symbol: str) -> StreamAccount:
         """Return the book of a stream, creating it if necessary."""
         book = self._books.get((channel, symbol))
         if book is None:
             if len(self._books) >= self._streams_max:
                 del self._books[next(iter(self._books))]
-            book = self._books[channel, symbol] = Book(channel, symbol)
+            book = self._books[channel, symbol] = StreamAccount(channel, symbol)
         return book
 
     def take(self, tick: Tick) -> Iterator[Tick | Gap]:
@@ -248,7 +248,7 @@ class Books:
         self.lacks_epoch = self.lacks_epoch or notice["reason"] == "epoch"
         return book.take_gap(notice["from"], notice["to"], notice["reason"])
 
-    def _begin(self, book: Book) -> None:
+    def _begin(self, book: StreamAccount) -> None:
         book.epoch, book.is_sure = self.epoch, False
         self.lacks_epoch = True
 
@@ -309,11 +309,11 @@ class Books:
 
     def positioned(
         self, held: Iterable[Subscription], besides: Iterable[Subscription] = ()
-    ) -> list[Book]:
+    ) -> list[StreamAccount]:
         """Return the resumable streams that `held` covers and `besides` does not."""
         held = list(held)
         coverage, known = Coverage(held), Coverage(besides)
-        candidates: Iterable[Book | None] = self._books.values()
+        candidates: Iterable[StreamAccount | None] = self._books.values()
         if not any(each.is_wildcard for each in held):
             # Named streams can be looked up without a scan of all streams.
             candidates = [self._books.get((each.channel, each.pattern)) for each in held]
@@ -336,5 +336,5 @@ class Books:
         return Report(tuple(streams), reconnects)
 
 
-def _covers(coverage: Coverage, book: Book) -> bool:
+def _covers(coverage: Coverage, book: StreamAccount) -> bool:
     return coverage.covers(StreamKey("", book.channel, book.symbol))

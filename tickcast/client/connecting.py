@@ -28,7 +28,7 @@ _HINTS: Final = {
 """Advice to the user for the HTTP statuses of refused handshakes."""
 
 
-class Address(NamedTuple):
+class ServerAddress(NamedTuple):
     """Where to connect, and the credentials to present.
 
     Attributes:
@@ -46,7 +46,7 @@ def address_of(
     token: str | None,
     headers: Mapping[str, str],
     tls: ssl.SSLContext | str | os.PathLike[str] | None,
-) -> Address:
+) -> ServerAddress:
     """Build an address from the arguments of `clients.connect`; raises InvalidSettings like it."""
     if not url.startswith("wss://"):
         tls = None
@@ -55,10 +55,10 @@ def address_of(
     shown = dict(headers)
     if token is not None:
         shown["Authorization"] = f"Bearer {token}"
-    return Address(url, shown, tls)
+    return ServerAddress(url, shown, tls)
 
 
-async def dial(address: Address, subprotocol: str) -> ClientConnection:
+async def dial(address: ServerAddress, subprotocol: str) -> ClientConnection:
     """Connect once.
 
     Raises:

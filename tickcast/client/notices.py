@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from tickcast.client.accounts import Gap
-from tickcast.wire.playback import State
+from tickcast.wire.playback import ReplayState
 from tickcast.wire.times import Time
 
 
@@ -46,15 +46,15 @@ class Configured(NamedTuple):
     replay: bool
 
 
-Event = Gap | State | Heartbeat
+Event = Gap | ReplayState | Heartbeat
 """An event among the ticks, passed to a callback: `on_gap`, `on_replay` or `on_heartbeat`."""
 
 
-class Handlers(NamedTuple):
+class EventHandlers(NamedTuple):
     """Callbacks for events, which are called in order with the ticks."""
 
     on_gap: Callable[[Gap], None] | None = None
-    on_replay: Callable[[State], None] | None = None
+    on_replay: Callable[[ReplayState], None] | None = None
     on_heartbeat: Callable[[Heartbeat], None] | None = None
 
     def take(self, event: Event) -> None:
@@ -62,14 +62,14 @@ class Handlers(NamedTuple):
         if isinstance(event, Gap):
             if self.on_gap is not None:
                 self.on_gap(event)
-        elif isinstance(event, State):
+        elif isinstance(event, ReplayState):
             if self.on_replay is not None:
                 self.on_replay(event)
         elif self.on_heartbeat is not None:
             self.on_heartbeat(event)
 
 
-def event_in(notice: Mapping[str, Any]) -> State | Heartbeat | None:
+def event_in(notice: Mapping[str, Any]) -> ReplayState | Heartbeat | None:
     """Return the event in a notice, or None if it has none.
 
     Raises:
@@ -82,7 +82,7 @@ def event_in(notice: Mapping[str, Any]) -> State | Heartbeat | None:
     """
     match notice["T"]:
         case "replay" if "id" not in notice:
-            return State.of_fields(notice)
+            return ReplayState.of_fields(notice)
         case "heartbeat":
             time = Time.from_wire(notice["t"])
             counts = (

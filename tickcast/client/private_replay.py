@@ -11,9 +11,9 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tickcast.client.connecting import Address, dial, next_frame, words_of
+from tickcast.client.connecting import ServerAddress, dial, next_frame, words_of
 from tickcast.client.notices import Event
-from tickcast.client.requests import Conversation
+from tickcast.client.requests import PendingRequests
 from tickcast.client.stamps import tick_in
 from tickcast.client.state import (
     TICK_TYPES,
@@ -26,7 +26,7 @@ from tickcast.client.state import (
 )
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
-from tickcast.wire.playback import MAX, Mode, State, check_speed, show_speed
+from tickcast.wire.playback import MAX, ReplayMode, ReplayState, check_speed, show_speed
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -62,13 +62,15 @@ class PrivateReplay:
     '2013-09-01T17:01:00.083Z'
     """
 
-    def __init__(self, address: Address, socket: ClientConnection, encoding: Encoding) -> None:
+    def __init__(
+        self, address: ServerAddress, socket: ClientConnection, encoding: Encoding
+    ) -> None:
         self._address = address
         self._socket = socket
         self._encoding = encoding
-        self._conversation = Conversation()
+        self._conversation = PendingRequests()
         self._queue = self._conversation.queue
-        self._state: State | None = None
+        self._state: ReplayState | None = None
         self._steering = asyncio.Lock()
         self._drops = False
         self._reader = asyncio.create_task(self._receive(), name="private replay")
@@ -76,7 +78,7 @@ class PrivateReplay:
     @classmethod
     async def begin(
         cls,
-        address: Address,
+        address: ServerAddress,
         encoding: Encoding,
         tape: str,
         channels: Mapping[str, Sequence[str]],
@@ -99,7 +101,7 @@ class PrivateReplay:
         return replay
 
     @property
-    def state(self) -> State:
+    def state(self) -> ReplayState:
         """The state that the server last reported: at the start, the end, or after a command."""
         assert self._state is not None
         return self._state
@@ -111,7 +113,7 @@ class PrivateReplay:
 
     # -- steering
 
-    async def pause(self) -> State:
+    async def pause(self) -> ReplayState:
         """Pause the replay. Ticks sent before the pause can still be read.
 
         Like the other four commands, this returns the resulting state. Its mode is `ended` if the
@@ -123,11 +125,11 @@ class PrivateReplay:
         """
         return await self._ask("replay.pause")
 
-    async def resume(self) -> State:
+    async def resume(self) -> ReplayState:
         """Resume the replay; returns and raises as `pause` does."""
         return await self._ask("replay.resume")
 
-    async def seek(self, position: datetime | str | int) -> State:
+    async def seek(self, position: datetime | str | int) -> ReplayState:
         """Move the replay forward or back to another time, dropping unread ticks.
 
         Args:
@@ -138,11 +140,11 @@ class PrivateReplay:
         """
         return await self._ask("replay.seek", {"position": _ns(position)}, drops=True)
 
-    async def speed(self, speed: float | str) -> State:
+    async def speed(self, speed: float | str) -> ReplayState:
         """Change the speed, as in `Stream.replay`; returns and raises as `pause` does."""
         return await self._ask("replay.speed", {"speed": _speed(speed)})
 
-    async def stop(self) -> State:
+    async def stop(self) -> ReplayState:
         """Stop the replay, dropping unread ticks. Does nothing to a replay that has ended."""
         if not self.ended:
             with suppress(ConnectionFailed):
@@ -180,7 +182,7 @@ class PrivateReplay:
 
     async def _ask(
         self, action: str, fields: Mapping[str, Any] | None = None, *, drops: bool = False
-    ) -> State:
+    ) -> ReplayState:
         # One command at a time: all replies carry the same id.
         async with self._steering:
             if drops:
@@ -192,7 +194,7 @@ class PrivateReplay:
                 reply = await self._conversation.ask(self._socket, question)
             finally:
                 self._drops = False
-        return State.of_fields(reply)
+        return ReplayState.of_fields(reply)
 
     async def _receive(self) -> None:
         try:
@@ -216,10 +218,10 @@ class PrivateReplay:
 
     def _take_notice(self, notice: Notice) -> None:
         if notice["T"] == "replay":
-            self._state = State.of_fields(notice)
+            self._state = ReplayState.of_fields(notice)
             self._drops = False
             self._conversation.answer(notice)
-            if self._state.mode is Mode.ENDED:
+            if self._state.mode is ReplayMode.ENDED:
                 self._conversation.end(StopAsyncIteration())
         elif not self._conversation.answer(notice):
             self._conversation.end(Refused(notice))

@@ -12,10 +12,10 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tickcast.client.backoff import Backoff, Pace
-from tickcast.client.connecting import Address, dial, next_frame, refusal_in, words_of
+from tickcast.client.connecting import ServerAddress, dial, next_frame, refusal_in, words_of
 from tickcast.client.notices import Event
-from tickcast.client.requests import REPLY_TIMEOUT_S, Conversation
-from tickcast.client.resume import Wish
+from tickcast.client.requests import REPLY_TIMEOUT_S, PendingRequests
+from tickcast.client.resume import RequestedOptions
 from tickcast.client.state import ClientState, Message, Notice, Refused
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
@@ -24,7 +24,7 @@ from tickcast.wire.ticks import Tick
 logger = logging.getLogger("tickcast.client")
 
 
-class Life:
+class Reconnector:
     """Keeps a client connected, and restores its subscriptions and settings after each cut.
 
     Args:
@@ -38,7 +38,7 @@ class Life:
         queue: ticks and events for the program.
     """
 
-    def __init__(self, address: Address, state: ClientState, reconnect: bool) -> None:
+    def __init__(self, address: ServerAddress, state: ClientState, reconnect: bool) -> None:
         self.connected = False
         self.encoding: Encoding = state.encoding
         self.reconnects = 0
@@ -47,7 +47,7 @@ class Life:
         self._state = state
         self._reconnect = reconnect
         self._backoff = Backoff()
-        self._conversation = Conversation()
+        self._conversation = PendingRequests()
         self.queue = self._conversation.queue
         self._socket: ClientConnection | None = None
         self._connected_s = 0.0
@@ -73,12 +73,12 @@ class Life:
             await self._socket.close()
 
     async def ask(self, question: Message) -> Notice:
-        """Send a request and return the server's reply; raises as `Conversation.ask` does."""
+        """Send a request and return the server's reply; raises as `PendingRequests.ask` does."""
         assert self._socket is not None
         return await self._conversation.ask(self._socket, question)
 
     async def subscribe(
-        self, wanted: Mapping[str, Iterable[str]], snapshot: bool, wish: Wish
+        self, wanted: Mapping[str, Iterable[str]], snapshot: bool, wish: RequestedOptions
     ) -> Notice:
         """Subscribe and return the server's reply; raises as `ask` does.
 

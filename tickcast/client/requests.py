@@ -15,7 +15,7 @@ from tickcast.wire.errors import ConnectionFailed
 REPLY_TIMEOUT_S: Final = 10.0
 
 
-class Conversation:
+class PendingRequests:
     """Requests that wait for replies, and the queue of received ticks and events.
 
     Attributes:

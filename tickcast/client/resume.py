@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from tickcast.client.accounts import Book, Books
+from tickcast.client.accounts import SequenceAccounts, StreamAccount
 from tickcast.wire.ticks import SYMBOL_MAX, Subscription
 
 Fields = dict[str, Any]
 """A message without its `id`."""
 
 
-class Wish(NamedTuple):
+class RequestedOptions(NamedTuple):
     """The options of a subscription request; None if not given.
 
     Attributes:
@@ -28,13 +28,13 @@ class Wish(NamedTuple):
     slow: str | None = None
     start: int | None = None
 
-    def over(self, held: Wish) -> Wish:
+    def over(self, held: RequestedOptions) -> RequestedOptions:
         """Merge these options into those of an existing subscription, keeping its start."""
         conflate_ms = held.conflate_ms if self.conflate_ms is None else self.conflate_ms
-        return Wish(conflate_ms, self.slow or held.slow, held.start)
+        return RequestedOptions(conflate_ms, self.slow or held.slow, held.start)
 
 
-def subscribe(entries: Iterable[Subscription], wish: Wish, **options: object) -> Fields:
+def subscribe(entries: Iterable[Subscription], wish: RequestedOptions, **options: object) -> Fields:
     """Return a message that adds subscriptions."""
     said = {name: value for name, value in wish._asdict().items() if value is not None}
     return {"action": "subscribe", **_by_channel(entries), **said, **options}
@@ -80,7 +80,7 @@ def _by_channel(entries: Iterable[Subscription]) -> dict[str, list[str]]:
     return channels
 
 
-class ComeBack:
+class ResumePlanner:
     """Builds the messages that restore all subscriptions.
 
     Narrow subscriptions come first. Otherwise a wildcard's `"*": 0` would bring the whole history
@@ -95,13 +95,15 @@ class ComeBack:
         most: the maximum size of a message, in bytes.
     """
 
-    def __init__(self, books: Books | None, size: Callable[[Fields], int], most: int) -> None:
+    def __init__(
+        self, books: SequenceAccounts | None, size: Callable[[Fields], int], most: int
+    ) -> None:
         self._books = books
         self._size = size
         self._most = most
         self._asked: list[Subscription] = []
 
-    def messages(self, wishes: Mapping[Subscription, Wish]) -> Iterator[Fields]:
+    def messages(self, wishes: Mapping[Subscription, RequestedOptions]) -> Iterator[Fields]:
         """Yield the messages in order; send each after the reply to the one before."""
 
         def order(entry: Subscription) -> tuple[int, str]:
@@ -110,7 +112,7 @@ class ComeBack:
         for wish, entries in groupby(sorted(wishes, key=order), wishes.__getitem__):
             yield from self._bring_back(list(entries), wish)
 
-    def _bring_back(self, entries: list[Subscription], wish: Wish) -> Iterator[Fields]:
+    def _bring_back(self, entries: list[Subscription], wish: RequestedOptions) -> Iterator[Fields]:
         message = self._ask_for(entries, wish, self._known(entries))
         if self._size(message) <= self._most:
             self._asked += entries
@@ -118,7 +120,7 @@ class ComeBack:
             return
         parts: list[Subscription] = []
         together: list[Subscription] = []
-        known: list[Book] = []
+        known: list[StreamAccount] = []
         size = 0
         for entry, books in self._split(entries, wish, parts):
             more = self._size(self._ask_for([entry], wish, books))
@@ -145,8 +147,8 @@ class ComeBack:
             yield message
 
     def _split(
-        self, entries: Iterable[Subscription], wish: Wish, parts: list[Subscription]
-    ) -> Iterator[tuple[Subscription, list[Book]]]:
+        self, entries: Iterable[Subscription], wish: RequestedOptions, parts: list[Subscription]
+    ) -> Iterator[tuple[Subscription, list[StreamAccount]]]:
         """Yield entries with the positions of their streams, each small enough for one message.
 
         A wildcard with too many streams comes after its parts, which are added to `parts`. They are
@@ -163,9 +165,9 @@ class ComeBack:
             yield entry, known
 
     def _parts(
-        self, whole: Subscription, wish: Wish, known: Iterable[Book]
-    ) -> Iterator[tuple[Subscription, list[Book]]]:
-        by_part: dict[Subscription, list[Book]] = {}
+        self, whole: Subscription, wish: RequestedOptions, known: Iterable[StreamAccount]
+    ) -> Iterator[tuple[Subscription, list[StreamAccount]]]:
+        by_part: dict[Subscription, list[StreamAccount]] = {}
         for book in known:
             by_part.setdefault(_part_with(book.symbol, whole), []).append(book)
         for part in sorted(by_part):
@@ -174,15 +176,19 @@ class ComeBack:
             else:
                 yield part, by_part[part]
 
-    def _fits(self, entry: Subscription, wish: Wish, known: list[Book]) -> bool:
+    def _fits(
+        self, entry: Subscription, wish: RequestedOptions, known: list[StreamAccount]
+    ) -> bool:
         return self._size(self._ask_for([entry], wish, known)) <= self._most
 
-    def _known(self, entries: list[Subscription]) -> list[Book]:
+    def _known(self, entries: list[Subscription]) -> list[StreamAccount]:
         if self._books is None:
             return []
         return self._books.positioned(entries, besides=self._asked)
 
-    def _ask_for(self, entries: list[Subscription], wish: Wish, known: Iterable[Book]) -> Fields:
+    def _ask_for(
+        self, entries: list[Subscription], wish: RequestedOptions, known: Iterable[StreamAccount]
+    ) -> Fields:
         if self._books is None:
             return subscribe(entries, wish._replace(start=None))
         resume = _resume_value(known)
@@ -203,7 +209,7 @@ def _part_with(symbol: str, whole: Subscription) -> Subscription:
     return whole._replace(pattern=symbol if len(symbol) < size else symbol[:size] + "*")
 
 
-def _resume_value(known: Iterable[Book]) -> list[dict[str, Any]]:
+def _resume_value(known: Iterable[StreamAccount]) -> list[dict[str, Any]]:
     """Return one map per epoch. An empty epoch matches none, so the server reports a gap."""
     maps: dict[str, dict[str, Any]] = {}
     for book in known:

@@ -9,9 +9,9 @@ from typing import Any, Final
 import msgpack
 import msgspec
 
-from tickcast.client.accounts import Books, Position
+from tickcast.client.accounts import Position, SequenceAccounts
 from tickcast.client.notices import Event, event_in
-from tickcast.client.resume import ComeBack, Fields, Wish, subscribe, unsubscribe
+from tickcast.client.resume import Fields, RequestedOptions, ResumePlanner, subscribe, unsubscribe
 from tickcast.client.stamps import tick_in
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import ConnectionFailed, Fault, InvalidTick
@@ -93,11 +93,11 @@ class ClientState:
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
-        self.books = Books()
+        self.books = SequenceAccounts()
         self.extended = True
         self.retry_s = 0.0
-        self._wishes: dict[Subscription, Wish] = {}
-        self._asked: dict[int, dict[Subscription, Wish | None]] = {}
+        self._wishes: dict[Subscription, RequestedOptions] = {}
+        self._asked: dict[int, dict[Subscription, RequestedOptions | None]] = {}
         self._configuration: Fields = {}
         self._configuring: dict[int, Fields] = {}
         self._epoch_asked = 0
@@ -161,7 +161,9 @@ class ClientState:
         if notice["T"] == "subscription":
             self._take_subscription(notice, asked)
 
-    def _take_subscription(self, notice: Notice, asked: dict[Subscription, Wish | None]) -> None:
+    def _take_subscription(
+        self, notice: Notice, asked: dict[Subscription, RequestedOptions | None]
+    ) -> None:
         before = self._wishes.copy()
         # The reply's list won't do: after a cut it has only what was renewed so far.
         for each, wish in asked.items():
@@ -192,7 +194,7 @@ class ClientState:
         channels: Mapping[str, Iterable[str]],
         *,
         snapshot: bool = False,
-        wish: Wish = Wish(),  # noqa: B008 - a tuple
+        wish: RequestedOptions = RequestedOptions(),  # noqa: B008 - a tuple
         plainly: bool = False,
     ) -> Message:
         """Return the message that adds subscriptions.
@@ -247,14 +249,14 @@ class ClientState:
             self.books.insist_on_epochs()
         else:
             self.books.resume_unasked()
-        come_back = ComeBack(self.books if self.extended else None, self._size, MESSAGE_BYTES)
+        come_back = ResumePlanner(self.books if self.extended else None, self._size, MESSAGE_BYTES)
         return [self._ask(fields, {}) for fields in come_back.messages(self._wishes)]
 
     def resume(
         self,
         channels: Mapping[str, Iterable[str]],
         positions: Iterable[Position],
-        wish: Wish = Wish(),  # noqa: B008 - a tuple
+        wish: RequestedOptions = RequestedOptions(),  # noqa: B008 - a tuple
     ) -> list[Message]:
         """Return the messages that resume from positions that the program has saved.
 
@@ -272,7 +274,7 @@ class ClientState:
     def _size(self, fields: Fields) -> int:
         return len(encode(fields, self.encoding))
 
-    def _ask(self, fields: Fields, changes: dict[Subscription, Wish | None]) -> Message:
+    def _ask(self, fields: Fields, changes: dict[Subscription, RequestedOptions | None]) -> Message:
         """Give a message its `id`, and remember what to change if it succeeds."""
         self._last_id += 1
         self._asked[self._last_id] = changes

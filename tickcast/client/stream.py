@@ -13,15 +13,15 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from tickcast.client.accounts import Gap, Position
-from tickcast.client.connecting import Address, address_of
-from tickcast.client.notices import Configured, Event, Handlers, Heartbeat, configured_in
+from tickcast.client.connecting import ServerAddress, address_of
+from tickcast.client.notices import Configured, Event, EventHandlers, Heartbeat, configured_in
 from tickcast.client.private_replay import PrivateReplay
-from tickcast.client.reconnect import Life
+from tickcast.client.reconnect import Reconnector
 from tickcast.client.report import Report
-from tickcast.client.resume import Wish, merge_channels
+from tickcast.client.resume import RequestedOptions, merge_channels
 from tickcast.client.state import ClientState, Notice, reading
 from tickcast.wire.encoding import Encoding
-from tickcast.wire.playback import State
+from tickcast.wire.playback import ReplayState
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -36,7 +36,7 @@ async def connect(
     tls: ssl.SSLContext | str | os.PathLike[str] | None = None,
     reconnect: bool = True,
     on_gap: Callable[[Gap], None] | None = None,
-    on_replay: Callable[[State], None] | None = None,
+    on_replay: Callable[[ReplayState], None] | None = None,
     on_heartbeat: Callable[[Heartbeat], None] | None = None,
 ) -> AsyncIterator[Stream]:
     """Connect to a feed and stay connected until the block exits.
@@ -72,8 +72,8 @@ async def connect(
     """
     address = address_of(url, token, headers or {}, tls)
     state = ClientState(Encoding(encoding))
-    life = Life(address, state, reconnect)
-    stream = Stream(address, state, life, Handlers(on_gap, on_replay, on_heartbeat))
+    life = Reconnector(address, state, reconnect)
+    stream = Stream(address, state, life, EventHandlers(on_gap, on_replay, on_heartbeat))
     await life.begin()
     try:
         yield stream
@@ -85,7 +85,7 @@ class Stream:
     """A connection to a feed: an asynchronous iterator of ticks. `connect` opens one."""
 
     def __init__(
-        self, address: Address, state: ClientState, life: Life, handlers: Handlers
+        self, address: ServerAddress, state: ClientState, life: Reconnector, handlers: EventHandlers
     ) -> None:
         self._address = address
         self._state = state
@@ -158,7 +158,9 @@ class Stream:
         """
         wanted = merge_channels(channels, trades, quotes, bars)
         start_ns = None if start is None else int(Time.from_wire(start))
-        return await self._life.subscribe(wanted, snapshot, Wish(conflate_ms, slow, start_ns))
+        return await self._life.subscribe(
+            wanted, snapshot, RequestedOptions(conflate_ms, slow, start_ns)
+        )
 
     async def resume(
         self,
@@ -182,7 +184,7 @@ class Stream:
             ValueError: symbols are a string instead of a list.
         """
         wanted = merge_channels(channels, (), (), ())
-        for question in self._state.resume(wanted, positions, Wish(slow=slow)):
+        for question in self._state.resume(wanted, positions, RequestedOptions(slow=slow)):
             await self._life.ask(question)
 
     def epoch_of(self, channel: str, symbol: str) -> str:

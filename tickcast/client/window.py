@@ -25,7 +25,7 @@ class Window:
         ticks_max: how many of each kind to keep; the oldest are dropped.
 
     Attributes:
-        trades, quotes, bars: the ticks, each in a `Table`.
+        trades, quotes, bars: the ticks, each in a `TickTable`.
 
     >>> from tickcast.wire.times import Time
     >>> window = Window(ticks_max=2)
@@ -39,9 +39,9 @@ class Window:
     """
 
     def __init__(self, ticks_max: int = TICKS_MAX) -> None:
-        self.trades: Table[Trade] = Table(_TRADE_COLUMNS, ticks_max)
-        self.quotes: Table[Quote] = Table(_QUOTE_COLUMNS, ticks_max)
-        self.bars: Table[Bar] = Table(_BAR_COLUMNS, ticks_max)
+        self.trades: TickTable[Trade] = TickTable(_TRADE_COLUMNS, ticks_max)
+        self.quotes: TickTable[Quote] = TickTable(_QUOTE_COLUMNS, ticks_max)
+        self.bars: TickTable[Bar] = TickTable(_BAR_COLUMNS, ticks_max)
 
     def add(self, ticks: Iterable[Tick]) -> None:
         """Add ticks, as returned by `Stream.read`."""
@@ -54,7 +54,7 @@ class Window:
                 self.bars.rows.append(tick)
 
 
-class Table(Generic[T]):
+class TickTable(Generic[T]):
     """Ticks of one kind, in order of arrival.
 
     Columns are named after the attributes. `time` is in nanoseconds, UTC. `id` is text, because

@@ -17,7 +17,7 @@ from tickcast import logs
 from tickcast.broker.client import check_version, make_client
 from tickcast.broker.embedded import find_store
 from tickcast.broker.preflight import rehearse
-from tickcast.broker.publish_buffer import Dropped
+from tickcast.broker.publish_buffer import DroppedTicks
 from tickcast.broker.publisher import Publisher
 from tickcast.commands.standard_streams import logged_on_stderr
 from tickcast.settings import Settings
@@ -213,7 +213,7 @@ def _account(publisher: Publisher) -> str:
     )
 
 
-def _show_dropped(dropped: Mapping[StreamKey, Dropped]) -> None:
+def _show_dropped(dropped: Mapping[StreamKey, DroppedTicks]) -> None:
     for key, lost in list(dropped.items())[:_STREAMS_SHOWN]:
         click.echo(
             f"tickcast: dropped {lost.count:,} of {key.channel}/{key.symbol},"
@@ -270,7 +270,7 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s'[: number != 1]}"
 
 
-class BadInput:
+class BadLines:
     """Reports bad lines of input, and remembers whether there were any.
 
     Args:

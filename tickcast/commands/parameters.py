@@ -13,7 +13,7 @@ from tickcast.wire.playback import place, read_speed
 from tickcast.wire.times import Time
 
 
-class Rate(click.ParamType[float]):
+class RateParameter(click.ParamType[float]):
     """Ticks per second: a finite number above 0."""
 
     name = "ticks"
@@ -30,7 +30,7 @@ class Rate(click.ParamType[float]):
         return rate
 
 
-class Duration(click.ParamType[float]):
+class DurationParameter(click.ParamType[float]):
     """A duration: 30s, 2m, 500ms, 1h; a number without a unit is in seconds."""
 
     name = "time"
@@ -45,7 +45,7 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * self._UNITS[match[2]]
 
 
-class Span(click.ParamType[timedelta]):
+class SpanParameter(click.ParamType[timedelta]):
     """A longer duration: 90d, 12h, 30m, 45s."""
 
     name = "time"
@@ -60,7 +60,7 @@ class Span(click.ParamType[timedelta]):
         return timedelta(seconds=int(match[1]) * self._UNITS[match[2]])
 
 
-class PerSecond(Rate):
+class PerSecondParameter(RateParameter):
     """A rate per second: 100/s, or just the number."""
 
     name = "n/s"
@@ -71,7 +71,7 @@ class PerSecond(Rate):
         return super().convert(str(value).removesuffix("/s"), param, ctx)
 
 
-class Share(click.ParamType[float]):
+class ShareParameter(click.ParamType[float]):
     """A fraction: 5%, or 0.05."""
 
     name = "share"
@@ -89,7 +89,7 @@ class Share(click.ParamType[float]):
         return share
 
 
-class Speed(click.ParamType[float]):
+class SpeedParameter(click.ParamType[float]):
     """The speed relative to the original, or `max`."""
 
     name = "speed"
@@ -103,7 +103,7 @@ class Speed(click.ParamType[float]):
             self.fail(f"{value!a}: {error}", param, ctx)
 
 
-class Place(click.ParamType[str]):
+class RecordingPoint(click.ParamType[str]):
     """A position in a recording: a time, or an offset from its beginning or its end."""
 
     name = "time"
@@ -119,7 +119,7 @@ class Place(click.ParamType[str]):
 
 
 def placed(text: str | None, first: Time, last: Time) -> Time | None:
-    """Return the time of a `Place` in a recording with the given first and last time.
+    """Return the time of a `RecordingPoint` in a recording with the given first and last time.
 
     Raises:
         ValueError: the time is outside the 64-bit range.

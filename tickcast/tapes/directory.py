@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tickcast.tapes.library import Library
+from tickcast.tapes.library import TapeLibrary
 from tickcast.tapes.manifest import StreamSummary, encode_manifest
 from tickcast.tapes.names import SUFFIX, manifest_path, number_of, recording_id
 from tickcast.tapes.tape import Tape
@@ -17,7 +17,7 @@ from tickcast.wire.errors import InvalidTape, RecordingFailed
 from tickcast.wire.times import Time
 
 
-class Shelf:
+class RecordingDirectory:
     """The tapes of one feed in a folder.
 
     Args:
@@ -66,7 +66,7 @@ class Shelf:
         Args:
             on_unreadable: called with the error if a tape can't be read; an older one is used then.
         """
-        numbers = {id_: number_of(id_, self._feed) for id_ in Library(self._directory).list()}
+        numbers = {id_: number_of(id_, self._feed) for id_ in TapeLibrary(self._directory).list()}
         found = sorted((number, id_) for id_, number in numbers.items() if number is not None)
         self._last = found[-1][0] if found else 0
         for _, id_ in reversed(found):

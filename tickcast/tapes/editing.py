@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from tickcast.tapes.lines import Head, Hole, Place, Record
+from tickcast.tapes.lines import EpochMark, GapMark, TapeHeader, TapeLine
 from tickcast.tapes.names import number_of
 from tickcast.tapes.tape import Tape
 from tickcast.tapes.writer import BLOCK_BYTES, TapeWriter
@@ -40,9 +40,9 @@ def cut(
     """
     part = _Part(writer)
     for item, rx in tape.records(coverage=coverage, with_rx=True):
-        if isinstance(item, Place | Hole):
+        if isinstance(item, EpochMark | GapMark):
             part.take_mark(item)
-        elif not isinstance(item, Head) and (
+        elif not isinstance(item, TapeHeader) and (
             (begin is None or item.time >= begin) and (end is None or item.time < end)
         ):
             part.take_tick(item, rx)
@@ -56,12 +56,12 @@ class _Part:
         self._writer = writer
         self._begun: set[_Stream] = set()
         self._epochs: dict[_Stream, str] = {}
-        self._marks: dict[_Stream, list[Place | Hole]] = {}
+        self._marks: dict[_Stream, list[EpochMark | GapMark]] = {}
 
-    def take_mark(self, mark: Place | Hole) -> None:
+    def take_mark(self, mark: EpochMark | GapMark) -> None:
         """Keep a mark until the stream's next tick in the part, if there is one."""
         stream = (mark.channel, mark.symbol)
-        if isinstance(mark, Place):
+        if isinstance(mark, EpochMark):
             self._epochs[stream] = mark.epoch
         elif mark.reason == _EPOCH:
             self._epochs[stream] = ""
@@ -85,7 +85,7 @@ class _Item(NamedTuple):
     """A line of a merged tape, and the time by which it is sorted."""
 
     at: int
-    record: Record
+    record: TapeLine
 
 
 def merge(tapes: Sequence[Tape], writer: TapeWriter) -> None:
@@ -107,12 +107,12 @@ def merge(tapes: Sequence[Tape], writer: TapeWriter) -> None:
         _flush_when_due(writer)
 
 
-def _copy(record: Record, writer: TapeWriter, times: Counter[_Stream]) -> None:
+def _copy(record: TapeLine, writer: TapeWriter, times: Counter[_Stream]) -> None:
     item, rx = record
-    if isinstance(item, Place | Hole):
+    if isinstance(item, EpochMark | GapMark):
         if times[item.channel, item.symbol] == 1:
             writer.follow(item, _MISSING)
-    elif isinstance(item, Head):
+    elif isinstance(item, TapeHeader):
         return
     elif times[channel_of(item), item.symbol] == 1:
         writer.tick(item, rx)
@@ -127,11 +127,11 @@ def _read(chain: Sequence[Tape]) -> Iterator[_Item]:
     for tape in chain:
         for record in tape.records(with_rx=True):
             item = record.item
-            if isinstance(item, Place | Hole):
+            if isinstance(item, EpochMark | GapMark):
                 # For other streams, this tape only says where they are.
                 if (item.channel, item.symbol) in streams:
                     yield _Item(at, record)
-            elif not isinstance(item, Head):
+            elif not isinstance(item, TapeHeader):
                 at = max(at, item.time)
                 yield _Item(at, record)
 

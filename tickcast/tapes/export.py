@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from tickcast.tapes.lines import Head, Hole, Place
+from tickcast.tapes.lines import EpochMark, GapMark, TapeHeader
 from tickcast.tapes.tape import Tape
 from tickcast.wire.errors import InvalidSettings, RecordingFailed
 from tickcast.wire.ticks import Bar, Coverage, Quote, Tick, Trade, channel_of
@@ -20,22 +20,26 @@ ROWS: Final = 65_536
 Kind = Literal["time", "text", "number", "count"]
 
 
-class Column(NamedTuple):
+class ExportColumn(NamedTuple):
     """A column, named after the tick attribute that it contains."""
 
     name: str
     kind: Kind
 
 
-def _columns(text: str) -> tuple[Column, ...]:
+def _columns(text: str) -> tuple[ExportColumn, ...]:
     """Parse columns from `name:kind name:kind`, and add those that all ticks have."""
-    own = [Column(*part.split(":")) for part in text.split()]  # type: ignore[arg-type]
-    first = (Column("time", "time"), Column("symbol", "text"))
-    last = (Column("seq", "count"), Column("conflated", "count"), Column("received", "time"))
+    own = [ExportColumn(*part.split(":")) for part in text.split()]  # type: ignore[arg-type]
+    first = (ExportColumn("time", "time"), ExportColumn("symbol", "text"))
+    last = (
+        ExportColumn("seq", "count"),
+        ExportColumn("conflated", "count"),
+        ExportColumn("received", "time"),
+    )
     return (*first, *own, *last)
 
 
-COLUMNS: Final[dict[type[Tick], tuple[Column, ...]]] = {
+COLUMNS: Final[dict[type[Tick], tuple[ExportColumn, ...]]] = {
     Trade: _columns("price:number size:number side:text id:text venue:text"),
     Quote: _columns(
         "bid_price:number bid_size:number ask_price:number ask_size:number"
@@ -49,7 +53,7 @@ COLUMNS: Final[dict[type[Tick], tuple[Column, ...]]] = {
 Rows = dict[str, list[Any]]
 
 
-class Sheet(Protocol):
+class ExportTable(Protocol):
     """A table to which rows are written."""
 
     def write(self, rows: Rows) -> None:
@@ -59,10 +63,10 @@ class Sheet(Protocol):
         """Complete the file."""
 
 
-class CsvSheet:
+class CsvTable:
     """A CSV file, with times in RFC 3339 format and unknown values empty."""
 
-    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
+    def __init__(self, path: Path, columns: Sequence[ExportColumn]) -> None:
         self._columns = columns
         self._file = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file, lineterminator="\n")
@@ -83,10 +87,10 @@ class CsvSheet:
         self._file.close()
 
 
-class ParquetSheet:
+class ParquetTable:
     """A Parquet file, compressed with zstd."""
 
-    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
+    def __init__(self, path: Path, columns: Sequence[ExportColumn]) -> None:
         pyarrow, parquet = load_pyarrow()
         self._pyarrow = pyarrow
         types = {
@@ -110,9 +114,9 @@ class ParquetSheet:
         self._writer.close()
 
 
-SHEETS: Final[dict[str, Callable[[Path, Sequence[Column]], Sheet]]] = {
-    "csv": CsvSheet,
-    "parquet": ParquetSheet,
+SHEETS: Final[dict[str, Callable[[Path, Sequence[ExportColumn]], ExportTable]]] = {
+    "csv": CsvTable,
+    "parquet": ParquetTable,
 }
 
 
@@ -147,7 +151,7 @@ def export(
     tables: dict[str, _Table] = {}
     try:
         for item, rx in tape.records(coverage=coverage, with_rx=True):
-            if isinstance(item, Head | Place | Hole):
+            if isinstance(item, TapeHeader | EpochMark | GapMark):
                 continue
             channel = channel_of(item)
             table = tables.get(channel)
@@ -166,7 +170,7 @@ def export(
 class _Table:
     """Writes the table of one channel."""
 
-    def __init__(self, path: Path, form: str, columns: Sequence[Column]) -> None:
+    def __init__(self, path: Path, form: str, columns: Sequence[ExportColumn]) -> None:
         if path.exists():
             raise RecordingFailed(f"{path}: File exists")
         self._path = path

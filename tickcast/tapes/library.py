@@ -9,7 +9,7 @@ from tickcast.tapes.tape import Tape
 from tickcast.wire.errors import TapeNotFound
 
 
-class Library:
+class TapeLibrary:
     """The tapes in one folder. Names may be untrusted: none leads out of the folder."""
 
     def __init__(self, directory: Path | str) -> None:

@@ -19,7 +19,7 @@ VERSION: Final = 1
 _TEXT_MAX: Final = 500
 
 
-class Head(Struct, tag_field="T", tag="tape", kw_only=True, omit_defaults=True):
+class TapeHeader(Struct, tag_field="T", tag="tape", kw_only=True, omit_defaults=True):
     """The first line, with the version of the format and what was recorded.
 
     Attributes:
@@ -32,7 +32,7 @@ class Head(Struct, tag_field="T", tag="tape", kw_only=True, omit_defaults=True):
     source: str = ""
 
 
-class Place(Struct, tag_field="T", tag="epoch", kw_only=True):
+class EpochMark(Struct, tag_field="T", tag="epoch", kw_only=True):
     """States that a stream's ticks from here on are numbered in this epoch, after this number.
 
     Attributes:
@@ -48,7 +48,7 @@ class Place(Struct, tag_field="T", tag="epoch", kw_only=True):
     rx: int | None = None
 
 
-class Hole(Struct, tag_field="T", tag="gap", kw_only=True):
+class GapMark(Struct, tag_field="T", tag="gap", kw_only=True):
     """Ticks of a stream that are missing from the tape at this position.
 
     Attributes:
@@ -67,13 +67,13 @@ class Hole(Struct, tag_field="T", tag="gap", kw_only=True):
     rx: int | None = None
 
 
-Mark = Head | Place | Hole
+Mark = TapeHeader | EpochMark | GapMark
 """A line other than a tick."""
 TICKS: Final = (Trade, Quote, Bar)
 """The types of all other lines, the most frequent first."""
 
 
-class Record(NamedTuple):
+class TapeLine(NamedTuple):
     """The content of a line, and when it was received, in nanoseconds since the Unix epoch."""
 
     item: Tick | Mark
@@ -95,7 +95,7 @@ _read_time: Final = lru_cache(maxsize=64)(Time.parse)
 
 
 _DECODER: Final = msgspec.json.Decoder(
-    Trade | Quote | Bar | Head | Place | Hole, dec_hook=_decode_time
+    Trade | Quote | Bar | TapeHeader | EpochMark | GapMark, dec_hook=_decode_time
 )
 _RECEIVED: Final = msgspec.json.Decoder(_Received)
 _SEQ: Final = b',"seq":'
@@ -169,7 +169,7 @@ def received_at(line: bytes) -> int | None:
 
 
 def _check_mark(mark: Mark) -> None:
-    if isinstance(mark, Head):
+    if isinstance(mark, TapeHeader):
         if mark.version != VERSION:
             raise ValueError(f"version {mark.version} of the format, and {VERSION} is known")
         if not is_feed_name(mark.feed) or not _is_text(mark.source):
@@ -177,7 +177,7 @@ def _check_mark(mark: Mark) -> None:
         return
     if mark.channel not in CHANNELS or not is_symbol(mark.symbol):
         raise ValueError("ch and S name no stream")
-    if isinstance(mark, Place):
+    if isinstance(mark, EpochMark):
         if not (_is_text(mark.epoch) and 0 <= mark.seq < 2**63):
             raise ValueError("epoch or seq is out of bounds")
         return

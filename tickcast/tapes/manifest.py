@@ -8,7 +8,7 @@ from typing import Annotated, Final, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from tickcast.tapes.lines import VERSION, Hole
+from tickcast.tapes.lines import VERSION, GapMark
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import InvalidTape
 from tickcast.wire.ticks import CHANNELS, is_feed_name, is_symbol
@@ -82,7 +82,7 @@ class Manifest(Struct, kw_only=True):
     bytes: _Count
     content: str
     streams: list[StreamSummary]
-    gaps: list[Hole]
+    gaps: list[GapMark]
     frames: list[FrameEntry]
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
-from tickcast.tapes.lines import Head, Hole, Mark, Place
+from tickcast.tapes.lines import EpochMark, GapMark, Mark, TapeHeader
 from tickcast.tapes.manifest import FrameEntry, Manifest, StreamSummary
 from tickcast.wire.ticks import Tick, channel_of
 from tickcast.wire.times import Time
@@ -15,7 +15,7 @@ _FAULTS_MAX: Final = 100
 _EPOCH: Final = "epoch"
 
 
-class StreamLedger:
+class StreamStats:
     """The contents of one stream of a tape.
 
     Attributes:
@@ -85,7 +85,7 @@ class StreamLedger:
         )
 
 
-class Ledger:
+class TapeStats:
     """The contents of all streams of a tape.
 
     Attributes:
@@ -96,23 +96,23 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.head: Head | None = None
+        self.head: TapeHeader | None = None
         self.ticks = 0
-        self.gaps: list[Hole] = []
+        self.gaps: list[GapMark] = []
         self.faults: list[str] = []
-        self._streams: dict[tuple[str, str], StreamLedger] = {}
+        self._streams: dict[tuple[str, str], StreamStats] = {}
 
-    def __iter__(self) -> Iterator[StreamLedger]:
+    def __iter__(self) -> Iterator[StreamStats]:
         return iter(self._streams.values())
 
-    def stream(self, channel: str, symbol: str) -> StreamLedger:
+    def stream(self, channel: str, symbol: str) -> StreamStats:
         """Return the ledger of a stream, and create it if necessary."""
         stream = self._streams.get((channel, symbol))
         if stream is None:
-            stream = self._streams[channel, symbol] = StreamLedger(channel, symbol)
+            stream = self._streams[channel, symbol] = StreamStats(channel, symbol)
         return stream
 
-    def stream_of(self, tick: Tick) -> StreamLedger:
+    def stream_of(self, tick: Tick) -> StreamStats:
         """Return the ledger of a tick's stream."""
         return self.stream(channel_of(tick), tick.symbol)
 
@@ -128,20 +128,20 @@ class Ledger:
 
     def take_mark(self, mark: Mark) -> None:
         """Count a line other than a tick."""
-        if isinstance(mark, Head):
+        if isinstance(mark, TapeHeader):
             self._take_head(mark)
-        elif isinstance(mark, Place):
+        elif isinstance(mark, EpochMark):
             self._take_place(mark)
         else:
             self._take_gap(mark)
 
-    def _take_head(self, head: Head) -> None:
+    def _take_head(self, head: TapeHeader) -> None:
         if self.head is None:
             self.head = head
         else:
             self._blame(None, "a second head")
 
-    def _take_place(self, place: Place) -> None:
+    def _take_place(self, place: EpochMark) -> None:
         stream = self.stream(place.channel, place.symbol)
         same = stream.epoch in ("", place.epoch)
         if stream.seq is not None and same and place.seq != stream.seq:
@@ -149,7 +149,7 @@ class Ledger:
         stream.epoch, stream.seq = place.epoch, place.seq
         stream.begin_after(place.seq)
 
-    def _take_gap(self, gap: Hole) -> None:
+    def _take_gap(self, gap: GapMark) -> None:
         self.gaps.append(gap)
         stream = self.stream(gap.channel, gap.symbol)
         if gap.reason == _EPOCH:
@@ -163,7 +163,7 @@ class Ledger:
                 stream.begin_after(gap.first_seq - 1)
             stream.seq = max(stream.seq or 0, gap.last_seq)
 
-    def _blame(self, stream: StreamLedger | None, words: str) -> None:
+    def _blame(self, stream: StreamStats | None, words: str) -> None:
         if len(self.faults) < _FAULTS_MAX:
             name = f"{stream.channel}/{stream.symbol}: " if stream else ""
             self.faults.append(name + words)

@@ -12,11 +12,11 @@ from typing import Final
 from tickcast.tapes.frames import Frame, decompress, frames_at, opened
 from tickcast.tapes.lines import (
     TICKS,
-    Head,
-    Hole,
+    EpochMark,
+    GapMark,
     Mark,
-    Place,
-    Record,
+    TapeHeader,
+    TapeLine,
     decode_line,
     encode_tick,
     received_at,
@@ -28,7 +28,7 @@ from tickcast.tapes.manifest import (
     decode_manifest,
 )
 from tickcast.tapes.names import id_of, manifest_path
-from tickcast.tapes.stats import Ledger
+from tickcast.tapes.stats import TapeStats
 from tickcast.wire.errors import InvalidTape, TapeNotFound
 from tickcast.wire.ticks import Coverage, StreamKey, Tick, channel_of
 from tickcast.wire.times import Time
@@ -105,7 +105,7 @@ class Tape:
         coverage: Coverage | None = None,
         *,
         with_rx: bool = False,
-    ) -> Iterator[Record]:
+    ) -> Iterator[TapeLine]:
         """Read lines like `read`. Lines other than ticks are included from the first frame read on.
 
         Args:
@@ -115,7 +115,7 @@ class Tape:
         for line in self._lines_from(start):
             item = decode_line(line)
             if wanted(item):
-                yield Record(item, received_at(line) if with_rx else None)
+                yield TapeLine(item, received_at(line) if with_rx else None)
 
     def _lines_from(self, start: Time | None) -> Iterator[bytes]:
         frames = self.frames_from(start)
@@ -170,16 +170,16 @@ class _Choice:
         self._covered: dict[tuple[str, str], bool] = {}
 
     def has(self, item: Tick | Mark) -> bool:
-        if (self._start is None and self._coverage is None) or isinstance(item, Head):
+        if (self._start is None and self._coverage is None) or isinstance(item, TapeHeader):
             return True
         is_mark = not isinstance(item, TICKS)
-        channel = item.channel if isinstance(item, Place | Hole) else channel_of(item)
+        channel = item.channel if isinstance(item, EpochMark | GapMark) else channel_of(item)
         stream = (channel, item.symbol)
         if self._coverage is not None and not self._covers(stream, self._coverage):
             return False
         if is_mark or self._start is None or stream in self._begun:
             return True
-        if isinstance(item, Place | Hole) or item.time < self._start:
+        if isinstance(item, EpochMark | GapMark) or item.time < self._start:
             return False
         self._begun.add(stream)
         return True
@@ -199,7 +199,7 @@ class Scan:
     """
 
     def __init__(self, path: Path, number: int, end: int | None = None) -> None:
-        self.ledger = Ledger()
+        self.ledger = TapeStats()
         self._frames: list[FrameEntry] = []
         self._bytes = 0
         try:
@@ -224,7 +224,7 @@ class Scan:
         times: list[int] = []
         for line in lines:
             item = decode_line(line)
-            if isinstance(item, Head | Place | Hole):
+            if isinstance(item, TapeHeader | EpochMark | GapMark):
                 self.ledger.take_mark(item)
                 continue
             if self.ledger.head is None:

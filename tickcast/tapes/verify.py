@@ -11,7 +11,7 @@ from tickcast.tapes.frames import Frame, decompress, frames_at, opened
 from tickcast.tapes.lines import decode_line
 from tickcast.tapes.manifest import Manifest
 from tickcast.tapes.names import id_of
-from tickcast.tapes.stats import Ledger, StreamLedger
+from tickcast.tapes.stats import StreamStats, TapeStats
 from tickcast.tapes.tape import Scan, read_manifest
 from tickcast.wire.errors import InvalidTape
 
@@ -19,7 +19,7 @@ _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _SEARCHED_BYTES: Final = 64 * 1024 * 1024
 
 
-class Verdict(NamedTuple):
+class TapeReport(NamedTuple):
     """The result of checking one tape.
 
     Attributes:
@@ -32,10 +32,10 @@ class Verdict(NamedTuple):
     manifest: Manifest
     faults: list[str]
     torn_bytes: int
-    ledger: Ledger
+    ledger: TapeStats
 
 
-def verify(path: Path) -> Verdict:
+def verify(path: Path) -> TapeReport:
     """Read through a tape, and check its frames, its numbers and its manifest.
 
     Raises:
@@ -57,7 +57,7 @@ def verify(path: Path) -> Verdict:
         faults += _differences(told, found)
     complete = told is not None and told.complete
     found.complete = complete
-    return Verdict(found, faults, torn, scan.ledger)
+    return TapeReport(found, faults, torn, scan.ledger)
 
 
 def _differences(told: Manifest, found: Manifest) -> Iterator[str]:
@@ -94,13 +94,13 @@ def _is_of_lines(frame: Frame) -> bool:
     return True
 
 
-class Chain:
+class TapeChain:
     """Checks that tapes of one feed follow each other, stream by stream."""
 
     def __init__(self) -> None:
-        self._ends: dict[tuple[str, str, str], tuple[str, StreamLedger]] = {}
+        self._ends: dict[tuple[str, str, str], tuple[str, StreamStats]] = {}
 
-    def take(self, path: Path, verdict: Verdict) -> Iterable[str]:
+    def take(self, path: Path, verdict: TapeReport) -> Iterable[str]:
         """Add a tape, and report ticks that are missing before it or are on an earlier tape too."""
         faults = []
         for stream in verdict.ledger:
@@ -112,7 +112,7 @@ class Chain:
         return faults
 
 
-def _fault_between(id_: str, before: StreamLedger, stream: StreamLedger) -> str | None:
+def _fault_between(id_: str, before: StreamStats, stream: StreamStats) -> str | None:
     if before.seq is None or stream.begin is None:
         return None
     epoch, seq = stream.begin

@@ -10,10 +10,18 @@ from pathlib import Path
 from typing import Final
 
 from tickcast.tapes.frames import compress
-from tickcast.tapes.lines import VERSION, Head, Hole, Mark, Place, encode_mark, encode_tick
+from tickcast.tapes.lines import (
+    VERSION,
+    EpochMark,
+    GapMark,
+    Mark,
+    TapeHeader,
+    encode_mark,
+    encode_tick,
+)
 from tickcast.tapes.manifest import FrameEntry, encode_manifest
 from tickcast.tapes.names import manifest_path
-from tickcast.tapes.stats import Ledger, StreamLedger
+from tickcast.tapes.stats import StreamStats, TapeStats
 from tickcast.wire.errors import RecordingFailed
 from tickcast.wire.ticks import Tick
 
@@ -23,7 +31,7 @@ ENTRIES_MAX: Final = 200_000
 """Limit for the frames and gaps of one tape, so that its manifest can be read at once."""
 
 
-class Block:
+class PendingFrame:
     """Lines that will become one frame."""
 
     __slots__ = ("first", "last", "lines", "size", "ticks")
@@ -74,17 +82,17 @@ class TapeWriter:
 
     def __init__(self, path: Path, feed: str, source: str = "") -> None:
         self.path = path
-        self.ledger = Ledger()
+        self.ledger = TapeStats()
         self.stored_bytes = 0
         self.waiting_bytes = 0
         self._frames: list[FrameEntry] = []
-        self._block = Block()
-        self._full: list[Block] = []
+        self._block = PendingFrame()
+        self._full: list[PendingFrame] = []
         self._failure: str | None = None
         with _told(path):
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             _sync_directory(path.parent)
-        self.mark(Head(version=VERSION, feed=feed, source=source))
+        self.mark(TapeHeader(version=VERSION, feed=feed, source=source))
 
     @property
     def is_full(self) -> bool:
@@ -93,7 +101,7 @@ class TapeWriter:
 
     # -- lines
 
-    def tick(self, tick: Tick, rx: int | None = None, why_missing: str = "missing") -> StreamLedger:
+    def tick(self, tick: Tick, rx: int | None = None, why_missing: str = "missing") -> StreamStats:
         """Add a tick, preceded by a gap if it does not follow the stream's last number.
 
         Returns the ledger of the tick's stream.
@@ -105,7 +113,7 @@ class TapeWriter:
         stream = self.ledger.stream_of(tick)
         if (missing := stream.missing_before(tick)) is not None:
             self.mark(
-                Hole(
+                GapMark(
                     channel=stream.channel, symbol=stream.symbol, first_seq=missing[0],
                     last_seq=missing[1], reason=why_missing, rx=rx,
                 )
@@ -123,14 +131,14 @@ class TapeWriter:
         self._block.add(line)
         self._added(line)
 
-    def follow(self, mark: Place | Hole, why_missing: str) -> None:
+    def follow(self, mark: EpochMark | GapMark, why_missing: str) -> None:
         """Add a mark from another tape, preceded by a gap if numbers before it are missing."""
         stream = self.ledger.stream(mark.channel, mark.symbol)
-        end = mark.seq if isinstance(mark, Place) else (mark.first_seq or 0) - 1
-        same = not isinstance(mark, Place) or stream.epoch in ("", mark.epoch)
+        end = mark.seq if isinstance(mark, EpochMark) else (mark.first_seq or 0) - 1
+        same = not isinstance(mark, EpochMark) or stream.epoch in ("", mark.epoch)
         if stream.seq is not None and same and end > stream.seq:
             self.mark(
-                Hole(
+                GapMark(
                     channel=mark.channel, symbol=mark.symbol, first_seq=stream.seq + 1,
                     last_seq=end, reason=why_missing, rx=mark.rx,
                 )
@@ -139,27 +147,27 @@ class TapeWriter:
 
     def place(self, channel: str, symbol: str, epoch: str, seq: int, rx: int | None = None) -> None:
         """Add a mark with the position of a stream."""
-        self.mark(Place(channel=channel, symbol=symbol, epoch=epoch, seq=seq, rx=rx))
+        self.mark(EpochMark(channel=channel, symbol=symbol, epoch=epoch, seq=seq, rx=rx))
 
     def _added(self, line: bytes) -> None:
         self.waiting_bytes += len(line)
         if self._block.size >= BLOCK_BYTES:
             self._full.append(self._block)
-            self._block = Block()
+            self._block = PendingFrame()
 
     # -- the file
 
-    def take(self) -> list[Block]:
+    def take(self) -> list[PendingFrame]:
         """Return the waiting blocks for `write`, which another thread may call."""
         blocks = self._full
         if self._block.lines:
             blocks.append(self._block)
-            self._block = Block()
+            self._block = PendingFrame()
         self._full = []
         self.waiting_bytes = 0
         return blocks
 
-    def write(self, blocks: list[Block]) -> None:
+    def write(self, blocks: list[PendingFrame]) -> None:
         """Write blocks, and wait until they are on the disk.
 
         Raises:
@@ -173,7 +181,7 @@ class TapeWriter:
             self._failure = str(error)
             raise
 
-    def _write(self, blocks: list[Block]) -> None:
+    def _write(self, blocks: list[PendingFrame]) -> None:
         if not blocks:
             return
         with _told(self.path):

@@ -64,7 +64,7 @@ class History(NamedTuple):
     complete: bool
 
 
-class Place(NamedTuple):
+class HistoryPlace(NamedTuple):
     """The position of a point in time within a stream.
 
     Attributes:
@@ -92,7 +92,7 @@ class GapReason(Enum):
     """They were lost between the store and the server."""
 
 
-class Gap(NamedTuple):
+class SequenceGap(NamedTuple):
     """Ticks of a stream, from `first_seq` to `last_seq`, that are no longer available.
 
     A number is None if it is not known. For a new epoch, both are None.
@@ -110,4 +110,4 @@ class Gap(NamedTuple):
         return self.last_seq - self.first_seq + 1
 
 
-NEW_EPOCH: Final = Gap(None, None, GapReason.EPOCH)
+NEW_EPOCH: Final = SequenceGap(None, None, GapReason.EPOCH)

@@ -40,7 +40,7 @@ class Totals:
         self.bytes += times * other.bytes
 
 
-class Histogram:
+class BucketCounts:
     """Counts values in buckets.
 
     Attributes:
@@ -98,9 +98,9 @@ class Counters:
         self.closed: Counter[int] = Counter()
         self.refused: Counter[str] = Counter()
         self.rate_limited = 0
-        self.lag_s = Histogram(LAG_BOUNDS_S)
-        self.flush_s = Histogram(FLUSH_BOUNDS_S)
-        self.flush_ticks = Histogram(FLUSH_BOUNDS_TICKS)
+        self.lag_s = BucketCounts(LAG_BOUNDS_S)
+        self.flush_s = BucketCounts(FLUSH_BOUNDS_S)
+        self.flush_ticks = BucketCounts(FLUSH_BOUNDS_TICKS)
 
     def add_gap(self, reason: str, ticks: int) -> None:
         """Count a gap in a stream."""

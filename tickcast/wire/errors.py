@@ -137,7 +137,7 @@ class TooManyConnections(TickcastError):
         self.room = room
 
 
-class Refused(TickcastError):
+class HandshakeRefused(TickcastError):
     """A handshake or request that is refused. The text is meant for the client.
 
     Attributes:
@@ -153,7 +153,7 @@ class Refused(TickcastError):
         self.retry_after_s = retry_after_s
 
 
-class Ended(TickcastError):
+class SessionEnded(TickcastError):
     """An error that ends the connection.
 
     Attributes:
@@ -185,7 +185,7 @@ class AccessDenied(BrokerUnsuitable):
     """Redis has authenticated us but denies a command. The text names the command and its keys."""
 
 
-class AlreadyClaimed(TickcastError):
+class LeaseHeld(TickcastError):
     """Another program already does what only one program may do at a time."""
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tickcast.wire.batch import Gap
+from tickcast.wire.batch import SequenceGap
 from tickcast.wire.counters import Totals
 from tickcast.wire.delivery import Options
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault
 from tickcast.wire.fields import Id
-from tickcast.wire.playback import State
+from tickcast.wire.playback import ReplayState
 from tickcast.wire.ticks import StreamKey, Subscription, sort_channels
 from tickcast.wire.times import Time
 
@@ -92,7 +92,7 @@ def heartbeat(now: Time, queue_bytes: int, lag_ms: int, totals: Totals) -> list[
     return [message | {name: getattr(totals, name) for name in ("sent", "merged", "skipped")}]
 
 
-def replay(state: State) -> list[dict[str, Any]]:
+def replay(state: ReplayState) -> list[dict[str, Any]]:
     """The state of the feed's replay."""
     return [{"T": "replay", **state.fields()}]
 
@@ -105,7 +105,7 @@ def skipped(key: StreamKey, first_seq: int, last_seq: int, count: int) -> list[d
     ]  # fmt: skip
 
 
-def gap(key: StreamKey, gap: Gap) -> list[dict[str, Any]]:
+def gap(key: StreamKey, gap: SequenceGap) -> list[dict[str, Any]]:
     """A notice of ticks that are lost, with the reason."""
     return [
         {"T": "gap", "ch": key.channel, "S": key.symbol,

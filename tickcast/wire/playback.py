@@ -60,7 +60,7 @@ class Source(Protocol[T_co]):
         """
 
 
-class Mode(Enum):
+class ReplayMode(Enum):
     """The state of a deck."""
 
     PLAYING = "playing"
@@ -68,7 +68,7 @@ class Mode(Enum):
     ENDED = "ended"
 
 
-class State(NamedTuple):
+class ReplayState(NamedTuple):
     """Where a replay stands.
 
     Attributes:
@@ -77,7 +77,7 @@ class State(NamedTuple):
         first, last: the part of the recording that is played.
     """
 
-    mode: Mode
+    mode: ReplayMode
     position: Time
     speed: float
     first: Time
@@ -94,14 +94,14 @@ class State(NamedTuple):
         }
 
     @classmethod
-    def of_fields(cls, fields: Mapping[str, Any]) -> State:
+    def of_fields(cls, fields: Mapping[str, Any]) -> ReplayState:
         """Read the result of `fields`, with times in any form that messages use.
 
         Raises:
             ValueError, KeyError, TypeError: the fields are not a valid state.
         """
         return cls(
-            Mode(fields["state"]),
+            ReplayMode(fields["state"]),
             Time.from_wire(fields["position"]),
             read_speed(fields["speed"]),
             Time.from_wire(fields["from"]),
@@ -109,7 +109,7 @@ class State(NamedTuple):
         )
 
 
-class Schedule(NamedTuple):
+class PlaybackSchedule(NamedTuple):
     """Maps recording time to clock time.
 
     Attributes:
@@ -127,7 +127,7 @@ class Schedule(NamedTuple):
         return self.since_s + (time - self.position) / NS_PER_SECOND / self.speed
 
 
-class Deck(Generic[T]):
+class Player(Generic[T]):
     """Plays a source by the times of its ticks.
 
     The last command fixes the schedule, so the deck catches up after a delay and delays do not
@@ -169,7 +169,7 @@ class Deck(Generic[T]):
             raise ValueError("nothing to loop: all ticks have the same time")
         self._source = source
         self._loop = loop
-        self._mode = Mode.PLAYING
+        self._mode = ReplayMode.PLAYING
         self._speed = check_speed(speed)
         self.rewinds = self.rounds = 0
         self._read_from(self.first, now_s)
@@ -194,7 +194,7 @@ class Deck(Generic[T]):
 
     def take(self, now_s: float, at_most: int = 500) -> list[T]:
         """Return ticks that are due, at most `at_most`; the next call returns the rest."""
-        if self._mode is not Mode.PLAYING:
+        if self._mode is not ReplayMode.PLAYING:
             return []
         taken = self._take_until(self._reach(now_s), at_most)
         if self._next is None and self._reach(now_s) >= self.last:
@@ -209,23 +209,23 @@ class Deck(Generic[T]):
     @property
     def due_s(self) -> float | None:
         """When the next tick or the end is due; None unless the deck is playing."""
-        if self._mode is not Mode.PLAYING:
+        if self._mode is not ReplayMode.PLAYING:
             return None
         return self.schedule.when(self._next_due)
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> ReplayMode:
         """Whether the deck is playing, paused or ended."""
         return self._mode
 
     @property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> PlaybackSchedule:
         """The schedule, valid until the next command or round."""
-        return Schedule(*self._anchor, self._speed)
+        return PlaybackSchedule(*self._anchor, self._speed)
 
-    def state(self, now_s: float) -> State:
+    def state(self, now_s: float) -> ReplayState:
         """The current state. If ticks are late, the position is that of the first late one."""
-        return State(self._mode, self._position(now_s), self._speed, self.first, self.last)
+        return ReplayState(self._mode, self._position(now_s), self._speed, self.first, self.last)
 
     def _take_until(self, reach: float, at_most: int) -> list[T]:
         taken: list[T] = []
@@ -251,13 +251,13 @@ class Deck(Generic[T]):
         return min(position + max(0, passed_ns), self.last)
 
     def _position(self, now_s: float) -> Time:
-        if self._mode is Mode.PLAYING:
+        if self._mode is ReplayMode.PLAYING:
             return Time(min(self._reach(now_s), self._next_due))
         return Time(self._anchor[1])
 
     def _end(self, now_s: float) -> None:
         if not self._loop:
-            self._mode = Mode.ENDED
+            self._mode = ReplayMode.ENDED
             self._anchor = (now_s, self.last)
             return
         # Start from the due time: otherwise the delay of each round would add to the next.
@@ -277,15 +277,15 @@ class Deck(Generic[T]):
 
     def pause(self, now_s: float) -> None:
         """Pause playback."""
-        if self._mode is Mode.PLAYING:
+        if self._mode is ReplayMode.PLAYING:
             self._anchor = (now_s, self._position(now_s))
-            self._mode = Mode.PAUSED
+            self._mode = ReplayMode.PAUSED
 
     def resume(self, now_s: float) -> None:
         """Resume playback after a pause."""
-        if self._mode is Mode.PAUSED:
+        if self._mode is ReplayMode.PAUSED:
             self._anchor = (now_s, self._anchor[1])
-            self._mode = Mode.PLAYING
+            self._mode = ReplayMode.PLAYING
 
     def seek(self, position: Time, now_s: float) -> None:
         """Continue from another position, limited to the part being played.
@@ -295,8 +295,8 @@ class Deck(Generic[T]):
         position = Time(min(max(position, self.first), self.last))
         if position < self._position(now_s) or self._has_played(position):
             self.rewinds += 1
-        if self._mode is Mode.ENDED:
-            self._mode = Mode.PLAYING
+        if self._mode is ReplayMode.ENDED:
+            self._mode = ReplayMode.PLAYING
         self._read_from(position, now_s)
 
     def _has_played(self, position: Time) -> bool:
@@ -309,7 +309,7 @@ class Deck(Generic[T]):
             ValueError: the speed is out of bounds.
         """
         speed = check_speed(speed)
-        if self._mode is Mode.PLAYING:
+        if self._mode is ReplayMode.PLAYING:
             at = self._position(now_s) if self._speed is MAX else int(self._reach(now_s))
             self._anchor = (now_s, at)
         self._speed = speed
@@ -323,7 +323,7 @@ class Deck(Generic[T]):
         if not 1 <= count <= STEPS_MAX:
             raise ValueError(f"a step is 1 to {STEPS_MAX} ticks")
         self.pause(now_s)
-        if self._mode is Mode.ENDED:
+        if self._mode is ReplayMode.ENDED:
             return []
         taken = self._take_until(self.last, count)
         if taken and self._played is not None:

@@ -22,14 +22,14 @@ EPOCH_MAX: Final = 64
 _FORM: Final = 'it is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
 
 
-class Position(NamedTuple):
+class StreamPosition(NamedTuple):
     """The last tick of a stream that a client has received: its epoch and number."""
 
     epoch: str
     seq: int
 
 
-class Positions(PatternMap[Position]):
+class Positions(PatternMap[StreamPosition]):
     """Positions by stream. A wildcard's position applies to streams that are not named."""
 
     __slots__ = ()
@@ -49,7 +49,7 @@ def parse_positions(value: object, subscriptions: Iterable[Subscription]) -> Pos
     Raises:
         InvalidAction: it is malformed, or names streams that the subscriptions do not cover.
     """
-    found: dict[Subscription, Position] = {}
+    found: dict[Subscription, StreamPosition] = {}
     coverage = Coverage(subscriptions)
     for fields in value if isinstance(value, list) else [value]:
         for entry, position in _parse_map(fields):
@@ -61,7 +61,7 @@ def parse_positions(value: object, subscriptions: Iterable[Subscription]) -> Pos
     return Positions(found)
 
 
-def _parse_map(fields: object) -> Iterable[tuple[Subscription, Position]]:
+def _parse_map(fields: object) -> Iterable[tuple[Subscription, StreamPosition]]:
     if not isinstance(fields, dict):
         raise _wrong(_FORM)
     epoch = fields.get("epoch")
@@ -80,7 +80,7 @@ def _parse_map(fields: object) -> Iterable[tuple[Subscription, Position]]:
                 raise _wrong(f"the position of {pattern} is an integer from 0 to {SEQ_MAX}")
             if entry.is_wildcard and seq:
                 raise _wrong(f"the position of {pattern} can only be 0")
-            yield entry, Position(epoch, seq)
+            yield entry, StreamPosition(epoch, seq)
 
 
 def build_positions(

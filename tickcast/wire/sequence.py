@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from tickcast.wire.batch import NEW_EPOCH, Batch, Gap, GapReason, History
+from tickcast.wire.batch import NEW_EPOCH, Batch, GapReason, History, SequenceGap
 
 HELD_TICKS_MAX: Final = 100_000
 """Maximum live ticks held while a stream's history is read; history has those that are dropped."""
 
-Due = Batch | Gap
+Due = Batch | SequenceGap
 """What to deliver next: ticks, or a gap in place of lost ones."""
 
 
-class Run:
+class SequenceTracker:
     """One stream's ticks, each exactly once and in order, with gaps in place of lost ones.
 
     A run begins *behind*: live batches are held until the caller sets the starting point (`start`)
@@ -93,7 +93,7 @@ class Run:
     def _declare_lost(self, next_seq: int) -> list[Due]:
         if next_seq <= self.seq + 1:
             return []
-        gap = Gap(self.seq + 1, next_seq - 1, GapReason.BROKER)
+        gap = SequenceGap(self.seq + 1, next_seq - 1, GapReason.BROKER)
         self.seq = next_seq - 1
         return [gap]
 

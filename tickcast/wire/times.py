@@ -240,7 +240,7 @@ def _offset_seconds(offset: str | None) -> int:
     return (hours * 3600 + minutes * 60) * (-1 if offset[0] == "-" else 1)
 
 
-class Moment(NamedTuple):
+class Instant(NamedTuple):
     """The current time on two clocks: a steady one for measuring, and the wall clock.
 
     Attributes:
@@ -252,7 +252,7 @@ class Moment(NamedTuple):
     wall: Time
 
     @classmethod
-    def now(cls) -> Moment:
+    def now(cls) -> Instant:
         """This moment."""
         return cls(time.monotonic(), Time.now())
 

@@ -16,14 +16,14 @@ from rich.console import Console
 
 from clients.load import wire
 from clients.load.charts import linear, logarithmic
-from clients.load.conversation import Conversation
+from clients.load.conversation import SubscribeDialogue
 from clients.load.gauges import read_usage
-from clients.load.histogram import Histogram, bucket_of, lowest_us, merged
+from clients.load.histogram import LatencyHistogram, bucket_of, lowest_us, merged
 from clients.load.messages import Second, Timings
 from clients.load.plan import Plan, pool_names, seats, symbols_of
-from clients.load.publishing import Schedule
-from clients.load.recorder import Recorder
-from clients.load.report import Bucket, Report, Workload
+from clients.load.publishing import PublishSchedule
+from clients.load.recorder import RunRecorder
+from clients.load.report import Bucket, LoadReport, Workload
 from clients.load.text import bar, coarse, ms, remark, size
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
@@ -98,8 +98,8 @@ def test_urls() -> None:
 # -- messages of the client
 
 
-def extended(**options: Any) -> Conversation:
-    made = Conversation(["trades"], ["A"], configure={"stamps": True}, **options)
+def extended(**options: Any) -> SubscribeDialogue:
+    made = SubscribeDialogue(["trades"], ["A"], configure={"stamps": True}, **options)
     made.extended = True
     return made
 
@@ -144,10 +144,10 @@ def test_errors_that_mean_it() -> None:
 
 @given(st.lists(st.integers(0, 10**8), min_size=1), st.sampled_from([0.5, 0.9, 0.99, 1.0]))
 def test_quantiles_are_exact_to_a_percent(values: list[int], share: float) -> None:
-    one, other = Histogram(), Histogram()
+    one, other = LatencyHistogram(), LatencyHistogram()
     for place, value in enumerate(values):
         (one if place % 2 else other).record(value)
-    whole = merged([one.pack(), other.pack(), Histogram().pack()])
+    whole = merged([one.pack(), other.pack(), LatencyHistogram().pack()])
     assert whole.count == len(values)
     assert whole.max_us == max(values)
     assert whole.mean_us == pytest.approx(sum(values) / len(values))
@@ -192,7 +192,7 @@ def test_symbols_are_drawn_by_the_seed() -> None:
 
 def test_the_schedule_is_open_loop() -> None:
     streams = [("trades", "A"), ("quotes", "A"), ("bars:5s", "A"), ("bars", "B")]
-    schedule = Schedule(streams, rate=1000, burst=10, seed=1)
+    schedule = PublishSchedule(streams, rate=1000, burst=10, seed=1)
     assert [schedule.bursts_due(ns) for ns in (0, 9_999_999, 10_000_000, 10**9 - 1)] == [
         1, 1, 2, 100,
     ]  # fmt: skip
@@ -212,8 +212,8 @@ def test_the_schedule_is_open_loop() -> None:
 
 
 def test_seconds_of_all_processes_are_joined() -> None:
-    recorder = Recorder(2)
-    slow, fast = Histogram(), Histogram()
+    recorder = RunRecorder(2)
+    slow, fast = LatencyHistogram(), LatencyHistogram()
     slow.record(5000)
     fast.record(1000)
     recorder.take(0, Second(0, span_s=1.0, ticks=3, reading=Timings(slow.pack()), cpu_s=0.5))
@@ -289,7 +289,7 @@ def keys_of(kind: Any) -> set[str]:
 def test_every_key_of_the_report_is_documented() -> None:
     text = (Path(__file__).parents[3] / "docs" / "load-testing.md").read_text("utf-8")
     options = {field.name for field in msgspec.structs.fields(Workload)}
-    keys = keys_of(Report) - options - {"schema"}
+    keys = keys_of(LoadReport) - options - {"schema"}
     assert len(keys) > 80
     assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
 

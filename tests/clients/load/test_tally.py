@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.load.payload import PayloadReader, Streams, Summary
-from clients.load.tally import Kind, Tally
+from clients.load.payload import PayloadReader, StreamNumbers, Summary
+from clients.load.tally import FaultKind, SequenceChecker
 from tests.builders import trade
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.times import Time
@@ -43,12 +43,12 @@ class Book:
     """A tally that takes messages in their wire format."""
 
     def __init__(self, **bases: int) -> None:
-        self.streams = Streams()
+        self.streams = StreamNumbers()
         self.reader = PayloadReader(Encoding.JSON, self.streams)
         numbered = {self.streams.number("trades", name): seq for name, seq in bases.items()}
-        self.tally = Tally(self.streams, numbered)
+        self.tally = SequenceChecker(self.streams, numbered)
 
-    def take(self, *frames: Sequence[Message]) -> Tally:
+    def take(self, *frames: Sequence[Message]) -> SequenceChecker:
         for frame in frames:
             content = self.reader.read(msgspec.json.encode(frame), shared=True)
             for part in [content] if isinstance(content, Summary) else content:
@@ -58,7 +58,7 @@ class Book:
                     self.tally.take_notice(part)
         return self.tally
 
-    def close(self, **ends: int) -> Tally:
+    def close(self, **ends: int) -> SequenceChecker:
         numbered = {self.streams.number("trades", name): seq for name, seq in ends.items()}
         self.tally.close(numbered)
         return self.tally
@@ -161,7 +161,7 @@ def test_what_is_wrong_is_told_apart() -> None:
     assert (tally.missing, tally.reordered, tally.repeated) == (2, 1, 1)
     kinds = [(fault.kind, fault.first, fault.last) for fault in tally.faults]
     assert kinds == [
-        (Kind.MISSING, 2, 2), (Kind.REORDERED, 2, 2), (Kind.REPEATED, 3, 3), (Kind.MISSING, 4, 5),
+        (FaultKind.MISSING, 2, 2), (FaultKind.REORDERED, 2, 2), (FaultKind.REPEATED, 3, 3), (FaultKind.MISSING, 4, 5),
     ]  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_ticks_without_numbers_are_counted() -> None:
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 def test_times_are_read_to_the_nanosecond(encoding: Encoding) -> None:
-    reader = PayloadReader(encoding, Streams())
+    reader = PayloadReader(encoding, StreamNumbers())
     for ns in (1_378_054_800_083_000_001, 1_378_054_800_000_000_000, 1, -5):
         one = trade(time=Time(ns), seq=1)
         summary = reader.read(encode([one], encoding), shared=False)

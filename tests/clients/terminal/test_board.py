@@ -2,21 +2,21 @@ from __future__ import annotations
 
 import pytest
 
-from clients.terminal.board import Board, Status
+from clients.terminal.board import Board, ConnectionStatus
 from clients.terminal.market import ROWS_MAX
-from clients.terminal.view import Page, Wish
+from clients.terminal.view import Page, ViewRequest
 from tests.builders import T0, bar, quote, trade
-from tickcast.client.accounts import Books
+from tickcast.client.accounts import SequenceAccounts
 from tickcast.client.report import Report
 from tickcast.commands.lines import Line, plain
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
-LIVE = Status("ws://x/stream", "json", True)
+LIVE = ConnectionStatus("ws://x/stream", "json", True)
 
 
 def report() -> Report:
-    books = Books()
+    books = SequenceAccounts()
     list(books.take(trade("ES", seq=1)))
     return books.report(0)
 
@@ -170,7 +170,7 @@ def test_searching() -> None:
     board = board_of(trade("BTC-USD"), trade("ETH-USD"), trade("ES"))
     lines_of(board, 0.0)
     for key in "/btq":  # The `q` is typed into a text field here.
-        assert board.press(key, 0.0) in (None, Wish.NO_CHART)
+        assert board.press(key, 0.0) in (None, ViewRequest.NO_CHART)
     assert drawn(board)[-1].startswith("/btq▏")
     board.press("backspace", 0.0)
     assert [line[:3] for line in drawn(board)[3:5]] == ["BTC", ""]
@@ -203,7 +203,7 @@ def test_candles_of_the_chosen_symbol() -> None:
     board = board_of(trade("AA"), trade("ES"))
     lines_of(board, 0.0)
     board.press("down", 0.0)
-    assert board.press("enter", 0.0) is Wish.CHART
+    assert board.press("enter", 0.0) is ViewRequest.CHART
     candles = board.begin_chart()
     assert candles is not None
     assert (candles.symbol, candles.timeframe) == ("ES", "5s")
@@ -214,28 +214,28 @@ def test_candles_of_the_chosen_symbol() -> None:
     assert "O 100.00 H 104.00 L 100.00 C 104.00 V 7" in lines[2]
     assert "┃" in "".join(lines)
     assert "◂104.00" in "".join(lines)
-    assert board.press("1", 0.0) is Wish.CHART
+    assert board.press("1", 0.0) is ViewRequest.CHART
     assert board.press("1", 0.0) is None
-    assert board.press("up", 0.0) is Wish.CHART
+    assert board.press("up", 0.0) is ViewRequest.CHART
     assert board.view.selected == "AA"
-    assert board.press("escape", 0.0) is Wish.NO_CHART
+    assert board.press("escape", 0.0) is ViewRequest.NO_CHART
 
 
 def test_the_other_pages() -> None:
     board = board_of(trade("ES"))
-    assert board.press("a", 0.0) is Wish.NO_CHART
+    assert board.press("a", 0.0) is ViewRequest.NO_CHART
     assert drawn(board)[2] == "balanced, 1 stream, 0 reconnects"
     assert board.press("?", 0.0) is None
     assert "search: only symbols" in "".join(drawn(board))
     board.press("x", 0.0)
     assert board.view.page is Page.AUDIT
-    assert board.press("e", 0.0) is Wish.ENCODING
-    assert board.press("q", 0.0) is Wish.QUIT
+    assert board.press("e", 0.0) is ViewRequest.ENCODING
+    assert board.press("q", 0.0) is ViewRequest.QUIT
 
 
 def test_it_says_when_the_connection_is_gone() -> None:
     board = board_of(trade("ES"))
-    status = Status("ws://x/stream", "msgpack", False, waiting=5000)
+    status = ConnectionStatus("ws://x/stream", "msgpack", False, waiting=5000)
     top = plain(board.render(80, 24, 0.0, status, report)[0])
     assert top.endswith("5,000 wait  msgpack  ○ DISCONNECTED, coming back …")
 

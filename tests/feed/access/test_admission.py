@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from feed.access import checks
-from feed.access.authenticator import Gate
+from feed.access.authenticator import Authenticator
 from feed.access.grant import Grant
 from feed.access.keyfile import add_key, revoke_key
 from feed.access.keyring import Key
@@ -187,10 +187,10 @@ async def test_a_revoked_key_ends_its_connections(
 async def test_a_bug_with_one_client_does_not_keep_the_keys_of_others_from_being_followed(
     guarded: dict[str, Any], redis_url: str, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renewed = Gate.renewed
+    renewed = Authenticator.renewed
     calls = 0
 
-    def fail_once(gate: Gate, grant: Grant) -> Grant | None:
+    def fail_once(gate: Authenticator, grant: Grant) -> Grant | None:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -202,7 +202,7 @@ async def test_a_bug_with_one_client_does_not_keep_the_keys_of_others_from_being
         client(server, BEARER) as one,
         client(server, BEARER) as another,
     ):
-        monkeypatch.setattr(Gate, "renewed", fail_once)
+        monkeypatch.setattr(Authenticator, "renewed", fail_once)
         revoke_key(keys, ID, datetime.now(UTC))
         codes = sorted([(await hear(each))["code"] for each in (one, another)])
         assert codes == [402, 500]

@@ -11,7 +11,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from feed.access.authenticator import Gate
+from feed.access.authenticator import Authenticator
 from feed.access.keyfile import add_key
 from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
@@ -45,10 +45,10 @@ async def issuer(answer: Callable[[asyncio.StreamWriter], None]) -> AsyncIterato
 
 
 @asynccontextmanager
-async def gate_with(directory: Path, url: str) -> AsyncIterator[Gate]:
+async def gate_with(directory: Path, url: str) -> AsyncIterator[Authenticator]:
     keys = directory / "keys.toml"
     add_key(keys, ID, Key(name="desk", hash=hash_secret(SECRET)))
-    gate = Gate(Settings(auth=str(keys), jwks_url=url))
+    gate = Authenticator(Settings(auth=str(keys), jwks_url=url))
     try:
         yield gate
     finally:

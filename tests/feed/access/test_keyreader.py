@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from feed.access import keyfile
-from feed.access.authenticator import Gate
+from feed.access.authenticator import Authenticator
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.access.keyfile import KeyFile
@@ -77,7 +77,7 @@ async def test_what_is_wrong_with_it_is_reported(path: Path) -> None:
 async def test_a_gate_follows_it(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gate = Gate(Settings(auth=str(path)))
+    gate = Authenticator(Settings(auth=str(path)))
     parsed = 0
 
     def parse(text: str, source: str) -> None:
@@ -114,7 +114,7 @@ async def test_without_a_process_the_keys_stay_and_it_tries_again(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("feed.access.authenticator._AGAIN_S", 0.05)
-    gate = Gate(Settings(auth=str(path)))
+    gate = Authenticator(Settings(auth=str(path)))
     watching = asyncio.create_task(gate.watch(lambda: None))
     grant = Grant(Proof.KEY, "k3", Entitlements())
     try:

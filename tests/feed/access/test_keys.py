@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from feed.access.authenticator import Gate
+from feed.access.authenticator import Authenticator
 from feed.access.keyfile import KeyFile, add_key
 from feed.access.keyring import Key, parse_keys
 from feed.access.secrets import hash_secret, key_id_of, make_key_id, make_secret
@@ -36,7 +36,7 @@ def run(*words: str) -> str:
 
 
 async def test_a_key_opens_with_its_secret_and_with_nothing_else(path: Path) -> None:
-    gate = Gate(Settings(auth=str(path)))
+    gate = Authenticator(Settings(auth=str(path)))
     for good in (KeyAndSecret(ID, SECRET), Bearer(SECRET), Bearer(SECRET)):
         grant = await gate.admit(good)
         assert (grant.subject, grant.entitlements.symbols) == (ID, ("BTC-*",))
@@ -58,7 +58,7 @@ async def test_expired_and_revoked_keys_open_nothing(path: Path) -> None:
     }
     for key_id, key in gone.items():
         add_key(path, key_id, key)
-    gate = Gate(Settings(auth=str(path)))
+    gate = Authenticator(Settings(auth=str(path)))
     for key_id in gone:
         with pytest.raises(AuthFailed):
             await gate.admit(KeyAndSecret(key_id, SECRET))

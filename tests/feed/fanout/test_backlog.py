@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from feed.fanout.backlog import Backlog
-from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, Chunk, form_of
+from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, TickBatch, form_of
 from tests.builders import messages, trade, trades
-from tickcast.client.accounts import Book
+from tickcast.client.accounts import StreamAccount
 from tickcast.wire.batch import NEW_EPOCH
 from tickcast.wire.delivery import SlowPolicy
 from tickcast.wire.encoding import Encoding
@@ -18,8 +18,8 @@ ES = StreamKey("live", "trades", "ES")
 JSON = form_of(Encoding.JSON)
 
 
-def chunk(*ticks: Tick, key: StreamKey = ES) -> Chunk:
-    return Chunk(key, ticks, [7] * len(ticks))
+def chunk(*ticks: Tick, key: StreamKey = ES) -> TickBatch:
+    return TickBatch(key, ticks, [7] * len(ticks))
 
 
 def take(backlog: Backlog) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def test_no_epoch_begins_without_a_word_however_many_there_were(
         backlog.add(chunk(*trades(3, "ES", 1)), SlowPolicy.CONFLATE)
     if ends_with_notice:
         backlog.add_gap(ES, NEW_EPOCH)
-    book = Book("trades", "ES")
+    book = StreamAccount("trades", "ES")
     book.begin_after(10)
     told = take(backlog)
     assert len(told) <= 8

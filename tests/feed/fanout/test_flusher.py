@@ -9,7 +9,7 @@ import pytest
 from feed.fanout.flusher import Flusher
 from feed.fanout.hub import Hub
 from tests.conftest import until
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 
 class BusyHub(Hub):
@@ -23,7 +23,7 @@ class BusyHub(Hub):
         self.due: float | None = None
         self.before_next: Callable[[], None] | None = None
 
-    def flush(self, now: Moment) -> None:
+    def flush(self, now: Instant) -> None:
         self.began.append(time.perf_counter())
         before, self.before_next = self.before_next, None
         if before is not None:
@@ -111,7 +111,7 @@ async def test_a_flush_that_fails_does_not_keep_the_next_from_coming(
     def fail() -> None:
         raise ValueError("a bug")
 
-    hub.due = Moment.now().steady_s + 0.05
+    hub.due = Instant.now().steady_s + 0.05
     hub.before_next = fail
     flusher.wake()
     await until(lambda: "ValueError: a bug" in caplog.text)

@@ -5,7 +5,7 @@ import pytest
 from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, form_of
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
-from feed.fanout.subscriber_group import Audience, Wanted
+from feed.fanout.subscriber_group import SubscriberGroup, Wanted
 from tests.builders import NOW, ListSink, messages, quote, trade, trades
 from tickcast.wire.delivery import Options, choose_delivery
 from tickcast.wire.encoding import Encoding
@@ -35,13 +35,13 @@ class Client:
         )
         self.hub.switch(self.outbox, self.prepared(deliveries), NOW)
 
-    def prepared(self, wanted: Wanted) -> Audience | None:
+    def prepared(self, wanted: Wanted) -> SubscriberGroup | None:
         steps = self.hub.prepare(self.outbox, "live", form_of(self.encoding), wanted)
         while True:
             try:
                 next(steps)
             except StopIteration as end:
-                audience: Audience | None = end.value
+                audience: SubscriberGroup | None = end.value
                 return audience
 
     def seqs(self, symbol: str = "ES") -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feed.fanout.lags import Arrivals, Stall
+from feed.fanout.lags import Arrivals, Staleness
 from tests.builders import NOW
 from tickcast.wire.counters import Counters
 
@@ -22,7 +22,7 @@ def test_the_lag_is_that_of_the_last_batch_for_a_second() -> None:
 
 
 def test_a_stall_begins_when_the_client_last_had_everything() -> None:
-    stall = Stall()
+    stall = Staleness()
     stall.look(10.0, broker_heard_s=9.9, all_taken=False)
     assert stall.lasts_ms(10.0) == 0
     stall.look(11.0, broker_heard_s=10.9, all_taken=False)
@@ -33,11 +33,11 @@ def test_a_stall_begins_when_the_client_last_had_everything() -> None:
 
 def test_a_stall_begins_with_the_last_word_from_redis() -> None:
     """Not at the heartbeat that last found it connected: silence is noticed seconds later."""
-    stall = Stall()
+    stall = Staleness()
     for now_s in (10.0, 11.0, 12.0):
         stall.look(now_s, broker_heard_s=9.6, all_taken=True)
     assert stall.lasts_ms(12.0) == 2400
-    never = Stall()
+    never = Staleness()
     for now_s in (10.0, 11.5):
         never.look(now_s, broker_heard_s=0.0, all_taken=True)
     assert never.lasts_ms(11.5) == 1500

@@ -1,24 +1,24 @@
 from __future__ import annotations
 
-from feed.fanout.streams import TAIL_TICKS_MAX, TAIL_US, Stream
+from feed.fanout.streams import TAIL_TICKS_MAX, TAIL_US, LiveStream
 from tickcast.wire.ticks import StreamKey, Trade
 from tickcast.wire.times import Time
 
 KEY = StreamKey("live", "trades", "ES")
 
 
-def held() -> Stream:
-    stream = Stream(KEY, "e1", 0, None, 0)
+def held() -> LiveStream:
+    stream = LiveStream(KEY, "e1", 0, None, 0)
     stream.hold_tail()
     return stream
 
 
-def take(stream: Stream, seqs: range, published_us: int) -> None:
+def take(stream: LiveStream, seqs: range, published_us: int) -> None:
     ticks = [Trade(symbol="ES", price=1, size=1, time=Time(0), seq=seq) for seq in seqs]
     stream.take(ticks, published_us, "e1")
 
 
-def first_of(stream: Stream) -> int | None:
+def first_of(stream: LiveStream) -> int | None:
     assert stream.tail is not None
     return stream.tail.first_seq
 

@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.history.backfill import Backfill
-from feed.history.cursor import CatchUp, Request
-from feed.history.follower import Follower
+from feed.history.cursor import HistoryRequest, StreamCursor
+from feed.history.follower import ClientBackfill
 from tests.builders import T0, ListSink, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import Talk, talking
@@ -24,7 +24,7 @@ from tickcast.broker.client import make_client
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
-from tickcast.wire.batch import Place
+from tickcast.wire.batch import HistoryPlace
 from tickcast.wire.ticks import StreamKey, Trade
 from tickcast.wire.times import Time
 
@@ -371,9 +371,9 @@ async def test_what_only_a_client_that_left_has_asked_for_is_not_read(
     backfill = Backfill(Store(redis))
     hub = Hub()
     hub.open_stream(ES, epoch="e", seq=3)
-    follower = Follower(hub, Outbox(ListSink(), 1 << 20, lambda: None))
-    follower.add({ES: CatchUp()})
-    request = Request(ES, 0)
+    follower = ClientBackfill(hub, Outbox(ListSink(), 1 << 20, lambda: None))
+    follower.add({ES: StreamCursor()})
+    request = HistoryRequest(ES, 0)
     follower.reading[ES] = request
     backfill._asked[request] = [follower]
     backfill._unread.append(request)
@@ -387,12 +387,12 @@ def test_short_pages_are_read_together(seq: int | None, together: int) -> None:
     """A read returns few ticks, so it covers as many streams as possible: each is a round trip."""
     backfill = Backfill(Store(make_client("redis://127.0.0.1:1")))
     hub = Hub()
-    follower = Follower(hub, Outbox(ListSink(), 1 << 20, lambda: None))
+    follower = ClientBackfill(hub, Outbox(ListSink(), 1 << 20, lambda: None))
     for number in range(100):
         key = ES._replace(symbol=f"S{number}")
         if seq is not None:
             hub.open_stream(key, epoch="e", seq=seq)
-        request = Request(key, 0)
+        request = HistoryRequest(key, 0)
         backfill._asked[request] = [follower]
         backfill._unread.append(request)
     assert len(backfill._take_alike()) == together
@@ -435,23 +435,23 @@ class GatedStore(Store):
         self.gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.located = 0
 
-    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[Place]:
+    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[HistoryPlace]:
         await self.gate
         self.located += len(wanted)
-        return [Place("e", 0, 0, trimmed=False) for _ in wanted]
+        return [HistoryPlace("e", 0, 0, trimmed=False) for _ in wanted]
 
 
 async def test_what_is_asked_for_when_all_readers_have_just_ended_is_read() -> None:
     store = GatedStore()
     backfill = Backfill(store)
-    follower = Follower(Hub(), Outbox(ListSink(), 1 << 20, lambda: None))
+    follower = ClientBackfill(Hub(), Outbox(ListSink(), 1 << 20, lambda: None))
     for number in range(4):
         # One at a time, so that each gets its own reader.
-        backfill._ask(Request(ES, time=Time(number)), follower)
+        backfill._ask(HistoryRequest(ES, time=Time(number)), follower)
         await asyncio.sleep(0)
     assert len(backfill._readers) == 4
     store.gate.set_result(None)
     # After the last steps of the readers, in the same turn of the loop.
-    asyncio.get_running_loop().call_soon(backfill._ask, Request(ES, time=Time(4)), follower)
+    asyncio.get_running_loop().call_soon(backfill._ask, HistoryRequest(ES, time=Time(4)), follower)
     await until(lambda: store.located == 5)
     await until(lambda: not backfill._readers)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from feed.history.pages import Blocks
+from feed.history.pages import HistoryCache
 from tests.builders import T0
 from tests.feed.accountant import Accountant
 from tests.feed.world import World
@@ -221,7 +221,7 @@ def test_clients_share_what_was_made_for_one_of_them(world: World) -> None:
 
 
 def test_what_nobody_asks_for_any_more_is_let_go(world: World) -> None:
-    world.blocks = Blocks()
+    world.blocks = HistoryCache()
     publish(world, *[500] * 4)
     assert len(subscribed(world, start=T0 + 1)[1]) == 2000
     blocks, epoch = world.blocks, world.store.epoch

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed.fanout.encoded_ticks import form_of
-from feed.history.pages import TICK_BYTES, Block, Blocks
+from feed.history.pages import TICK_BYTES, HistoryCache, HistoryPage
 from tests.builders import trades
 from tickcast.wire.batch import Batch, History
 from tickcast.wire.encoding import Encoding
@@ -18,7 +18,7 @@ def page(first_seq: int, count: int) -> History:
     return History("e", 9999, [Batch("e", list(trades(count, "ES", first_seq)))], 9999, True)
 
 
-def weigh(blocks: Blocks) -> int:
+def weigh(blocks: HistoryCache) -> int:
     """Return the size of the contents of a cache, counted independently."""
     found = [each for part in (blocks._young, blocks._old) for each in part._blocks.values()]
     letters = [letter for block in found for letter in block._letters.values()]
@@ -36,7 +36,7 @@ def test_the_cache_knows_its_size_and_keeps_to_its_bound(
     steps: list[tuple[int, int, int, bool]],
 ) -> None:
     most = 600_000
-    blocks, form = Blocks(most), form_of(Encoding.JSON)
+    blocks, form = HistoryCache(most), form_of(Encoding.JSON)
     for symbol, first_seq, count, ages in steps:
         key = StreamKey("live", "trades", f"S{symbol}")
         blocks.put(key, page(first_seq, count))
@@ -51,20 +51,20 @@ def test_the_cache_knows_its_size_and_keeps_to_its_bound(
     assert blocks.size_bytes == weigh(blocks) == 0
 
 
-class WatchedBlock(Block):
+class WatchedBlock(HistoryPage):
     """A block that can be weakly referenced, to see when it is freed."""
 
 
 def test_what_the_cache_lets_go_is_gone_at_once() -> None:
     """It must not wait for the next full collection, because a server runs few of those."""
 
-    def age_twice(blocks: Blocks) -> None:
+    def age_twice(blocks: HistoryCache) -> None:
         blocks.age()
         blocks.age()
 
     key = StreamKey("live", "trades", "ES")
-    blocks = Blocks()
-    for drop in (Blocks.clear, age_twice):
+    blocks = HistoryCache()
+    for drop in (HistoryCache.clear, age_twice):
         block = WatchedBlock(key)
         block.add(page(1, 10).batches[0].ticks, 0)
         blocks._young.put((key, "e", 0), block)

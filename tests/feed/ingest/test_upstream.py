@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
-from feed.history.pages import Blocks
+from feed.history.pages import HistoryCache
 from feed.ingest.upstream import Upstream
 from feed.server.session import Request, Session
 from feed.transport.slices import run_all
@@ -20,14 +20,14 @@ from tests.builders import ListSink, trades
 from tests.conftest import until
 from tickcast.broker import keys
 from tickcast.broker.publisher import Publisher
-from tickcast.broker.store import Head, new_epoch
+from tickcast.broker.store import StreamHead, new_epoch
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import BrokerUnavailable
-from tickcast.wire.sequence import Due, Run
+from tickcast.wire.sequence import Due, SequenceTracker
 from tickcast.wire.ticks import StreamKey
-from tickcast.wire.times import Moment
+from tickcast.wire.times import Instant
 
 FEED = "live"
 
@@ -67,7 +67,7 @@ class Ingest:
 
     def flush(self) -> None:
         # Not from within `publish`: the real flusher does not do that either.
-        asyncio.get_running_loop().call_soon(lambda: self.hub.flush(Moment.now()))
+        asyncio.get_running_loop().call_soon(lambda: self.hub.flush(Instant.now()))
 
     async def ask(self, client: Client, **action: Any) -> None:
         request = client.session.read(msgspec.json.encode(action).decode())
@@ -133,7 +133,7 @@ async def test_older_data_begins_one_epoch_even_if_a_publisher_is_faster(
         heads = ingest.upstream.store.heads
         asked: list[int] = []
 
-        async def heads_and_a_publish(streams: Sequence[StreamKey]) -> list[Head]:
+        async def heads_and_a_publish(streams: Sequence[StreamKey]) -> list[StreamHead]:
             found = await heads(streams)
             if streams and not asked:
                 asked.append(len(streams))
@@ -215,9 +215,9 @@ async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
     async with running(redis, at_once) as ingest:
         store, gate = ingest.upstream.store, asyncio.Event()
         read_on = store.read_on
-        asked: list[Run] = []
+        asked: list[SequenceTracker] = []
 
-        async def read_slowly(stream: StreamKey, run: Run) -> list[Due]:
+        async def read_slowly(stream: StreamKey, run: SequenceTracker) -> list[Due]:
             due = await read_on(stream, run)
             asked.append(run)
             if len(asked) == 1:
@@ -296,10 +296,12 @@ async def test_a_client_waits_for_a_stream_that_is_not_carried_just_now(
         follower = client.session.follower
         assert follower is not None
         ingest.hub.close_stream(stream("A"))
-        assert follower.advance(Blocks(), Moment.now()) == []
+        assert follower.advance(HistoryCache(), Instant.now()) == []
         assert follower.waiting
         ingest.hub.open_stream(stream("A"), epoch="e")
-        assert [each.key for each in follower.advance(Blocks(), Moment.now())] == [stream("A")]
+        assert [each.key for each in follower.advance(HistoryCache(), Instant.now())] == [
+            stream("A")
+        ]
 
 
 async def test_a_crowd_asks_for_the_epoch_and_the_directory_once(

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from feed.fanout.outbox import Outbox
-from feed.replay.scheduler import Projector, Viewer
+from feed.replay.scheduler import ReplayClient, ReplayScheduler
 from tests.builders import T0, ListSink, trade
 from tests.conftest import until
-from tickcast.tapes import Library, Tape, TapeWriter
+from tickcast.tapes import Tape, TapeLibrary, TapeWriter
 from tickcast.tapes.manifest import FrameEntry
 from tickcast.tapes.names import SUFFIX
 from tickcast.tasks import end_tasks
@@ -24,7 +24,7 @@ from tickcast.wire.times import Time
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(tmp_path: Path) -> TapeLibrary:
     """A library with a tape of ten frames of ten trades each."""
     writer = TapeWriter(tmp_path / f"ten{SUFFIX}", "live", "test")
     for n in range(100):
@@ -32,11 +32,11 @@ def library(tmp_path: Path) -> Library:
         if n % 10 == 9:
             writer.flush()
     writer.close()
-    return Library(tmp_path)
+    return TapeLibrary(tmp_path)
 
 
 async def test_frames_that_are_read_when_the_last_client_goes_are_let_go_of(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: TapeLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_reading, go_on = threading.Event(), threading.Event()
     read = Tape.ticks_of
@@ -46,11 +46,13 @@ async def test_frames_that_are_read_when_the_last_client_goes_are_let_go_of(
         assert go_on.wait(10)
         return read(tape, frame)
 
-    projector = Projector(library, 1, 1)
+    projector = ReplayScheduler(library, 1, 1)
     reels: Any = projector._reels
     task = asyncio.create_task(projector.run())
     try:
-        viewer = Viewer(Outbox(ListSink(), 1 << 20, lambda: None), Encoding.JSON, lambda *_: None)
+        viewer = ReplayClient(
+            Outbox(ListSink(), 1 << 20, lambda: None), Encoding.JSON, lambda *_: None
+        )
         play = Play(9, "ten", frozenset([Subscription("trades", "*")]), speed=float("inf"))
         await projector.play(viewer, play, lambda _, wanted: wanted)
         await until(lambda: not len(projector))

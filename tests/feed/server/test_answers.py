@@ -22,7 +22,7 @@ from tests.talk import talking
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
-from tickcast.wire.errors import Refused
+from tickcast.wire.errors import HandshakeRefused
 from tickcast.wire.ticks import StreamKey, Trade
 from tickcast.wire.times import Time
 
@@ -60,14 +60,14 @@ async def test_requests_share_an_answer_that_is_not_older_than_they_are() -> Non
 async def test_one_answer_at_a_time_and_a_bounded_number() -> None:
     answers, builder = Answers(), Builder()
     places = [answers.enter(number, builder, None) for number in range(16)]
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(HandshakeRefused) as refusal:
         answers.enter(16, builder, None)
     assert (refusal.value.status, refusal.value.retry_after_s) == (503, 1)
     places.append(answers.enter(15, builder, None))  # It joins a request that already waits.
     builder.gate.set()
     bodies = [await place.body() for place in places]
     assert [body.content for body in bodies[:16]] == [b"%d" % n for n in range(1, 17)]
-    with pytest.raises(Refused):
+    with pytest.raises(HandshakeRefused):
         answers.enter(16, builder, None)  # Each answer is still held.
     places.pop(0).leave()
     answers.enter(16, builder, None)
@@ -77,7 +77,7 @@ async def test_one_answer_at_a_time_and_a_bounded_number() -> None:
 async def test_an_address_has_a_few_places() -> None:
     answers, builder = Answers(), Builder()
     places = [answers.enter("a", builder, "192.0.2.1") for _ in range(8)]
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(HandshakeRefused) as refusal:
         answers.enter("a", builder, "192.0.2.1")
     assert refusal.value.status == 429
     answers.enter("a", builder, "192.0.2.2")

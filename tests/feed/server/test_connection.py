@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from feed.access.admission import Visitor
+from feed.access.admission import AdmittedClient
 from feed.fanout.outbox import Outbox
 from feed.server.connection import Connection
 from feed.server.session import Session
@@ -324,7 +324,7 @@ async def test_nothing_of_a_client_that_is_gone_waits_for_a_collection(
     server: RunningServer,
 ) -> None:
     """Collections are rare by design, so waiting for one would make memory grow meanwhile."""
-    kinds = (Connection, Session, Outbox, TransportSink, FeedProtocol, Visitor)
+    kinds = (Connection, Session, Outbox, TransportSink, FeedProtocol, AdmittedClient)
     engine = server.app_state["engine"]
     gc.collect()
     gc.disable()

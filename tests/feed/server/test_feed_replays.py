@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from feed.server.engine import Engine
-from producers.replay.replay import Order, Replay
+from producers.replay.replay import Replay, ReplayOrder
 from tests.conftest import RunningServer, running_server, until
 from tests.recorded import Recorded, at
 from tests.talk import Talk, talking
@@ -21,14 +21,14 @@ from tests.tickcast.broker.stores import OwnStore, own_store
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
 from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import Stage, steer
-from tickcast.broker.steering import Seek, Step
+from tickcast.broker.replays import ReplayControl, steer
+from tickcast.broker.steering import SeekCommand, StepCommand
 from tickcast.client.accounts import Gap
 from tickcast.client.stream import connect
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.errors import ReplayFailed
-from tickcast.wire.playback import Deck
+from tickcast.wire.playback import Player
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[Publisher
 async def playing(
     redis: Redis, publisher: Publisher, source: Recorded, speed: float = 1, feed: str = "live"
 ) -> AsyncIterator[Replay]:
-    deck = Deck(source, time.monotonic(), speed=speed)
-    replay = Replay(deck, publisher, Stage(redis, feed), Order())
+    deck = Player(source, time.monotonic(), speed=speed)
+    replay = Replay(deck, publisher, ReplayControl(redis, feed), ReplayOrder())
     task = asyncio.create_task(replay.run())
     try:
         yield replay
@@ -70,7 +70,7 @@ async def test_who_asked_is_told_of_every_change(
                 "from": at(0).rfc3339(), "to": at(2000).rfc3339(),
             }  # fmt: skip
             await until(lambda: replay.count == 1)
-            await replay.ask(Step(id="x"))
+            await replay.ask(StepCommand(id="x"))
             assert (await state_from(talk, "paused"))["position"] == at(1000).rfc3339()
             first, second = [await state_from(talk, "paused") for _ in range(2)]
             assert first == second, "once a second"
@@ -114,7 +114,7 @@ async def test_who_comes_later_is_told_at_once(
 ) -> None:
     async with playing(redis, publisher, Recorded(0, 1000, 2000)) as replay:
         await until(lambda: replay.count == 1)
-        await replay.ask(Step(id="x"))
+        await replay.ask(StepCommand(id="x"))
         async with talking(server.stream) as talk:
             await talk.ask(action="configure", replay=True)
             assert (await talk.hear())["position"] == at(1000).rfc3339()
@@ -170,10 +170,10 @@ async def test_after_a_seek_back_the_books_of_a_client_add_up(
     async with connect(server.stream, encoding=encoding, on_gap=gaps.append) as stream:
         await stream.subscribe(trades=["ES"])
         async with asyncio.timeout(20), playing(redis, publisher, Recorded(*range(900))) as replay:
-            await replay.ask(Step(id="x", ticks=600))
+            await replay.ask(StepCommand(id="x", ticks=600))
             assert [(await anext(stream)).seq for _ in range(600)] == [*range(1, 601)]
-            await replay.ask(Seek(id="x", position=at(200).rfc3339()))
-            await replay.ask(Step(id="x", ticks=500))
+            await replay.ask(SeekCommand(id="x", position=at(200).rfc3339()))
+            await replay.ask(StepCommand(id="x", ticks=500))
             ticks = [await anext(stream) for _ in range(500)]
         assert [tick.seq for tick in ticks] == [*range(1, 501)]
         assert (ticks[0].time, ticks[-1].time) == (at(200), at(699))

@@ -17,10 +17,10 @@ from tickcast.wire.actions import Auth, Subscribe
 from tickcast.wire.delivery import INTERVALS_MAX
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault
-from tickcast.wire.playback import MAX, Mode, State
+from tickcast.wire.playback import MAX, ReplayMode, ReplayState
 from tickcast.wire.replay_actions import Play, Steer
 from tickcast.wire.ticks import StreamKey, Subscription
-from tickcast.wire.times import Moment, Time
+from tickcast.wire.times import Instant, Time
 
 ES = StreamKey("live", "trades", "ES")
 NQ = StreamKey("live", "trades", "NQ")
@@ -53,9 +53,9 @@ class Talk:
     def overflow(self) -> None:
         self.overflows += 1
 
-    def later(self, ms: int) -> Moment:
+    def later(self, ms: int) -> Instant:
         """Advance this session's clock."""
-        self.now = Moment(self.now.steady_s + ms / 1000, Time(self.now.wall + ms * 1_000_000))
+        self.now = Instant(self.now.steady_s + ms / 1000, Time(self.now.wall + ms * 1_000_000))
         return self.now
 
     def read_again(self) -> list[dict[str, Any]]:
@@ -355,7 +355,7 @@ def test_configure_answers_with_what_holds(hub: Hub) -> None:
 
 def test_who_wants_it_is_told_where_the_replay_stands(hub: Hub) -> None:
     talk = Talk(hub)
-    state = State(Mode.PLAYING, T0, MAX, T0, Time(T0 + 10**9))
+    state = ReplayState(ReplayMode.PLAYING, T0, MAX, T0, Time(T0 + 10**9))
     talk.session.tell_replay(state)
     assert talk.sink.take() == []
     talk.say({"action": "configure", "replay": True})

@@ -11,7 +11,7 @@ from feed.transport.http_rules import (
     SLICE_BYTES,
     URL_MAX_BYTES,
     Headers,
-    Refusal,
+    RequestRefused,
     check_handshake,
     check_head,
     check_size,
@@ -53,7 +53,7 @@ def test_whether_a_body_follows(version: str, headers: Headers, has_body: bool) 
     ],
 )
 def test_heads_that_go_no_further(url: bytes, version: str, headers: Headers, status: int) -> None:
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         check_head(url, version, headers)
     assert refusal.value.status == status
 
@@ -67,9 +67,9 @@ def test_sizes() -> None:
         (0, HEADERS_MAX + 1, False),
         (BODY_MAX_BYTES + SLICE_BYTES + 1, 1, False),
     ):
-        with pytest.raises(Refusal):
+        with pytest.raises(RequestRefused):
             check_size(size, headers, in_head=in_head)
-    with pytest.raises(Refusal):
+    with pytest.raises(RequestRefused):
         check_url_size(b"a" * (URL_MAX_BYTES + 1))
 
 
@@ -85,6 +85,6 @@ def test_handshakes_that_go_no_further(
     method: bytes, url: bytes, headers: Headers, status: int
 ) -> None:
     check_handshake(b"GET", b"/stream", [HOST])
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(RequestRefused) as refusal:
         check_handshake(method, url, headers)
     assert refusal.value.status == status

@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
 
-from feed.server.running import Server
+from feed.server.running import FeedServer
 from feed.transport.transport_sink import EXTENSION, TransportSink
 from feed.transport.websocket import FeedProtocol
 from tests.conftest import UNLIMITED, running_app, until
@@ -79,7 +79,7 @@ def text(words: str) -> bytes:
 class Served:
     """The running application, one client of it, and their server."""
 
-    def __init__(self, service: Service, server: Server, client: ClientConnection) -> None:
+    def __init__(self, service: Service, server: FeedServer, client: ClientConnection) -> None:
         self.service = service
         self.server = server
         self.client = client
@@ -92,7 +92,7 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(service: ASGIApp, settings: Settings) -> AsyncIterator[tuple[Server, str]]:
+async def serving(service: ASGIApp, settings: Settings) -> AsyncIterator[tuple[FeedServer, str]]:
     async with running_app(service, settings) as running:
         yield running.server, running.ws
 

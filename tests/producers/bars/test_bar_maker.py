@@ -25,7 +25,7 @@ from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
-from tickcast.wire.errors import AlreadyClaimed, BrokerUnavailable
+from tickcast.wire.errors import BrokerUnavailable, LeaseHeld
 from tickcast.wire.ticks import DEFAULT_FEED, Bar, StreamKey, Timeframe, Trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -140,7 +140,7 @@ async def test_of_two_makers_one_is_refused(
         assert starts(await bars_in(redis, 1)) == [0]
         async with making(redis, settings, "5s"), making(redis, settings, "5s", "1m") as second:
             await asyncio.wait([second], timeout=20)
-            with pytest.raises(AlreadyClaimed, match="another program makes bars:5s, bars of feed"):
+            with pytest.raises(LeaseHeld, match="another program makes bars:5s, bars of feed"):
                 second.result()
     # A maker that ends releases the claim at once.
     async with asyncio.timeout(4), making(redis, settings, "1s"):

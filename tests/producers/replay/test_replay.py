@@ -14,20 +14,20 @@ from redis.asyncio import Redis
 
 from producers.recordings.mixing import Merged
 from producers.recordings.sources import open_recording
-from producers.replay.replay import Order, Replay
+from producers.replay.replay import Replay, ReplayOrder
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import until
 from tests.recorded import Recorded, at, places
 from tests.tickcast.tapes.builders import a_tape
 from tickcast.broker import keys
 from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import Stage, read_state, steer
-from tickcast.broker.steering import Pause, Seek, Speed, Step
+from tickcast.broker.replays import ReplayControl, read_state, steer
+from tickcast.broker.steering import PauseCommand, SeekCommand, SpeedCommand, StepCommand
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.errors import InvalidSettings, ReplayFailed
-from tickcast.wire.playback import MAX, Deck, Mode, Source
+from tickcast.wire.playback import MAX, Player, ReplayMode, Source
 from tickcast.wire.ticks import DEFAULT_FEED, StreamKey, Tick
 from tickcast.wire.times import Time
 
@@ -44,13 +44,13 @@ def replay_of(
     redis: Redis,
     publisher: Publisher,
     source: Source[Tick],
-    order: Order | None = None,
+    order: ReplayOrder | None = None,
     *,
     speed: float = MAX,
     loop: bool = False,
 ) -> Replay:
-    deck = Deck(source, time.monotonic(), speed=speed, loop=loop)
-    return Replay(deck, publisher, Stage(redis, DEFAULT_FEED), order or Order())
+    deck = Player(source, time.monotonic(), speed=speed, loop=loop)
+    return Replay(deck, publisher, ReplayControl(redis, DEFAULT_FEED), order or ReplayOrder())
 
 
 @asynccontextmanager
@@ -115,7 +115,7 @@ async def test_its_periodic_word_does_not_overtake_the_last_ticks(
     publisher = Held(redis, DEFAULT_FEED, settings, waits=True)
     publisher.arrived = asyncio.Event()
     async with publisher, running(replay_of(redis, publisher, Recorded(0, 1))) as replay:
-        await until(lambda: replay.state.mode is Mode.ENDED)
+        await until(lambda: replay.state.mode is ReplayMode.ENDED)
         assert {await heard() for _ in range(5)} == {"playing"}
         publisher.arrived.set()
         while await heard() != "ended":
@@ -125,7 +125,7 @@ async def test_its_periodic_word_does_not_overtake_the_last_ticks(
 
 async def test_a_limit_and_a_rate_are_held(redis: Redis, publisher: Publisher) -> None:
     began = time.monotonic()
-    replay = replay_of(redis, publisher, Recorded(*range(99)), Order(max_rate=20, limit=5))
+    replay = replay_of(redis, publisher, Recorded(*range(99)), ReplayOrder(max_rate=20, limit=5))
     await replay.run()
     assert replay.count == 5
     assert time.monotonic() - began >= 0.199
@@ -136,14 +136,14 @@ async def test_the_same_recording_has_the_same_hash(redis: Redis, publisher: Pub
     ticks = []
     for speed in (MAX, 5000.0):
         source = Recorded(*range(700))
-        replay = replay_of(redis, publisher, source, Order(hashed=True), speed=speed)
+        replay = replay_of(redis, publisher, source, ReplayOrder(hashed=True), speed=speed)
         await replay.run()
         hashes.append(replay.hashes())
         ticks.append(await published(redis))
     assert hashes[0] == hashes[1]
     assert list(hashes[0]) == ["trades/ES"]
     assert ticks[0] == ticks[1], "with their numbers: each replay has an epoch of its own"
-    other = replay_of(redis, publisher, Recorded(*range(699)), Order(hashed=True))
+    other = replay_of(redis, publisher, Recorded(*range(699)), ReplayOrder(hashed=True))
     await other.run()
     assert other.hashes() != hashes[0]
 
@@ -153,7 +153,7 @@ async def test_the_hash_is_that_of_a_tape(
 ) -> None:
     tape = a_tape(tmp_path, Recorded(*range(50)).ticks)
     source = open_recording(tape.path, None, {}, lambda line, error: None)
-    replay = replay_of(redis, publisher, source, Order(hashed=True))
+    replay = replay_of(redis, publisher, source, ReplayOrder(hashed=True))
     await replay.run()
     assert replay.hashes() == {"trades/ES": tape.manifest.streams[0].sha256}
 
@@ -162,18 +162,18 @@ async def test_after_a_seek_back_the_numbers_begin_anew(redis: Redis, publisher:
     store = Store(redis)
     source = Recorded(*(each / 100 for each in range(400)))
     async with running(replay_of(redis, publisher, source, speed=0.01)) as replay:
-        assert (await replay.ask(Step(id="x", ticks=300))).position == at(2.99)
+        assert (await replay.ask(StepCommand(id="x", ticks=300))).position == at(2.99)
         (before,) = await store.heads([ES])
         assert before.seq == 300
-        state = await replay.ask(Seek(id="x", position="-2s"))
-        assert (state.mode, state.position) == (Mode.PAUSED, at(0.99))
+        state = await replay.ask(SeekCommand(id="x", position="-2s"))
+        assert (state.mode, state.position) == (ReplayMode.PAUSED, at(0.99))
         assert await store.epoch(DEFAULT_FEED) > before.epoch
-        await replay.ask(Step(id="x", ticks=3))
+        await replay.ask(StepCommand(id="x", ticks=3))
         (after,) = await store.heads([ES])
         assert (after.epoch, after.seq) == (await store.epoch(DEFAULT_FEED), 3)
         assert places(await published(redis)) == [99, 100, 101]
-        await replay.ask(Seek(id="x", position=at(3).rfc3339()))
-        await replay.ask(Step(id="x"))
+        await replay.ask(SeekCommand(id="x", position=at(3).rfc3339()))
+        await replay.ask(StepCommand(id="x"))
         assert places(await published(redis)) == [99, 100, 101, 300]
 
 
@@ -183,10 +183,10 @@ async def test_after_a_seek_back_nothing_is_left_of_the_future(
     source = Merged([Recorded(*range(100)), Recorded(0, 50, symbol="NQ")])
     quiet = ES._replace(symbol="NQ")
     async with running(replay_of(redis, publisher, source, speed=0.01)) as replay:
-        await replay.ask(Step(id="x", ticks=80))
+        await replay.ask(StepCommand(id="x", ticks=80))
         before = await Store(redis).heads([ES, quiet])
         assert [head.seq for head in before] == [78, 2]
-        await replay.ask(Seek(id="x", position=int(at(10))))
+        await replay.ask(SeekCommand(id="x", position=int(at(10))))
         after = await Store(redis).heads([ES, quiet])
         assert [(head.seq, head.latest) for head in after] == [(0, None), (0, None)]
         assert {head.epoch for head in after} == {await Store(redis).epoch(DEFAULT_FEED)}
@@ -210,10 +210,10 @@ async def test_a_long_seek_holds_nobody_up(redis: Redis, publisher: Publisher) -
     source = Slow(0, 1000, 2000)
     async with running(replay_of(redis, publisher, source, speed=1)) as replay:
         await until_published(redis, 1)
-        seeking = asyncio.create_task(replay.ask(Seek(id="x", position=int(at(1500)))))
+        seeking = asyncio.create_task(replay.ask(SeekCommand(id="x", position=int(at(1500)))))
         while not source.asked.is_set():
             await asyncio.sleep(0.005)
-        assert (await until_steered(redis, {"do": "status"})).mode is Mode.PLAYING
+        assert (await until_steered(redis, {"do": "status"})).mode is ReplayMode.PLAYING
         assert not seeking.done()
         source.found.set()
         await seeking
@@ -232,7 +232,7 @@ async def test_whoever_takes_the_place_ends_it(redis: Redis, publisher: Publishe
 
 
 async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: Publisher) -> None:
-    order = Order(limit=25)
+    order = ReplayOrder(limit=25)
     await replay_of(redis, publisher, Recorded(*range(10)), order, loop=True).run()
     ticks = await published(redis)
     assert places(ticks) == list(range(5))
@@ -242,7 +242,7 @@ async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: Publis
 async def test_retimed_rounds_go_on_in_the_present(redis: Redis, publisher: Publisher) -> None:
     began_ns = time.time_ns()
     source = Recorded(*(each / 100 for each in range(10)))
-    order = Order(retime=True, limit=25)
+    order = ReplayOrder(retime=True, limit=25)
     await replay_of(redis, publisher, source, order, speed=1, loop=True).run()
     ticks = await published(redis)
     assert [tick.seq for tick in ticks] == list(range(1, 26))
@@ -259,10 +259,10 @@ async def test_it_is_steered_through_redis(redis: Redis, publisher: Publisher) -
         await until_published(redis, 1)
         while await read_state(redis, DEFAULT_FEED) is None:
             await asyncio.sleep(0.005)
-        assert (await until_steered(redis, {"do": "pause"})).mode is Mode.PAUSED
+        assert (await until_steered(redis, {"do": "pause"})).mode is ReplayMode.PAUSED
         stored = await read_state(redis, DEFAULT_FEED)
         assert stored is not None
-        assert stored.mode is Mode.PAUSED
+        assert stored.mode is ReplayMode.PAUSED
         state = await steer(redis, DEFAULT_FEED, {"do": "step", "ticks": 1})
         assert state.position == at(1000)
         assert len(await published(redis)) == 2
@@ -274,7 +274,7 @@ async def test_it_is_steered_through_redis(redis: Redis, publisher: Publisher) -
             with pytest.raises(ReplayFailed, match=words):
                 await steer(redis, DEFAULT_FEED, command)
         state = await steer(redis, DEFAULT_FEED, {"do": "speed", "speed": "max"})
-        assert (state.mode, state.speed) == (Mode.PAUSED, MAX)
+        assert (state.mode, state.speed) == (ReplayMode.PAUSED, MAX)
         await steer(redis, DEFAULT_FEED, {"do": "resume"})
         await until_published(redis, 3)
 
@@ -295,17 +295,19 @@ async def test_a_second_one_is_refused_and_disturbs_nothing(
         await until_published(redis, 1)
         with pytest.raises(ReplayFailed, match="another replay plays into the feed"):
             await replay_of(redis, publisher, Recorded(0)).run()
-        assert (await first.ask(Pause(id="x"))).mode is Mode.PAUSED
+        assert (await first.ask(PauseCommand(id="x"))).mode is ReplayMode.PAUSED
 
 
 async def test_at_the_end_it_stays_if_told_to(redis: Redis, publisher: Publisher) -> None:
-    async with running(replay_of(redis, publisher, Recorded(0, 1), Order(stay=True))) as replay:
+    async with running(
+        replay_of(redis, publisher, Recorded(0, 1), ReplayOrder(stay=True))
+    ) as replay:
         await until_published(redis, 2)
-        while replay.state.mode is not Mode.ENDED:
+        while replay.state.mode is not ReplayMode.ENDED:
             await asyncio.sleep(0.005)
-        await replay.ask(Speed(id="x", speed=0.01))
-        state = await replay.ask(Seek(id="x", position=int(at(0))))
-        assert state.mode is Mode.PLAYING
+        await replay.ask(SpeedCommand(id="x", speed=0.01))
+        state = await replay.ask(SeekCommand(id="x", position=int(at(0))))
+        assert state.mode is ReplayMode.PLAYING
         replay.stop()
 
 
@@ -313,7 +315,7 @@ async def test_what_is_asked_of_one_that_is_over_is_refused(
     redis: Redis, publisher: Publisher
 ) -> None:
     replay = replay_of(redis, publisher, Recorded(0, 1000), speed=1)
-    asking = asyncio.create_task(replay.ask(Pause(id="x")))
+    asking = asyncio.create_task(replay.ask(PauseCommand(id="x")))
     await asyncio.sleep(0)
     replay.stop()
     await replay.run()
@@ -330,12 +332,12 @@ async def publish(redis: Redis, settings: Settings, *ticks: Tick) -> None:
 
 
 async def replayed(
-    redis: Redis, settings: Settings, order: Order | None = None, *symbols: str
+    redis: Redis, settings: Settings, order: ReplayOrder | None = None, *symbols: str
 ) -> int:
     """Replay a few ticks into a feed that must not be overwritten; return how many."""
     source = Recorded(0, symbol=symbols[0]) if symbols else Recorded(0, 1, 2)
     async with Publisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
-        replay = replay_of(redis, publisher, source, order or Order(overwrite=False))
+        replay = replay_of(redis, publisher, source, order or ReplayOrder(overwrite=False))
         await replay.run()
         return replay.count
 
@@ -355,8 +357,8 @@ async def test_a_feed_that_others_publish_into_is_not_overwritten(
     assert head.seq == 30
     assert await read_state(redis, DEFAULT_FEED) is None
     # These options discard nothing.
-    assert await replayed(redis, settings, Order(overwrite=False, retime=True)) == 3
-    assert await replayed(redis, settings, Order(overwrite=True)) == 3
+    assert await replayed(redis, settings, ReplayOrder(overwrite=False, retime=True)) == 3
+    assert await replayed(redis, settings, ReplayOrder(overwrite=True)) == 3
     (head,) = await Store(redis).heads([StreamKey(DEFAULT_FEED, "trades", "BTC-USD")])
     assert head.seq == 0
     # Nothing is left of the other ticks.
@@ -367,7 +369,7 @@ async def test_a_replay_can_be_repeated(redis: Redis, settings: Settings) -> Non
     for _ in range(3):
         assert await replayed(redis, settings) == 3
     assert await replayed(redis, settings, None, "NQ") == 1
-    assert await replayed(redis, settings, Order(overwrite=False, retime=True)) == 3
+    assert await replayed(redis, settings, ReplayOrder(overwrite=False, retime=True)) == 3
     assert await replayed(redis, settings) == 3
     # Bars are made from the replayed trades.
     await publish(redis, settings, bar("ES"))
@@ -382,7 +384,7 @@ async def test_what_is_published_after_a_replay_is_not_overwritten(
 ) -> None:
     """This applies to the streams of the replay and to others."""
     for tick in (trade("ES"), trade("NQ")):
-        assert await replayed(redis, settings, Order()) == 3
+        assert await replayed(redis, settings, ReplayOrder()) == 3
         await publish(redis, settings, tick)
         with pytest.raises(InvalidSettings, match=f"such as trades/{tick.symbol}"):
             await replayed(redis, settings)

@@ -9,7 +9,7 @@ import pytest
 
 from producers.recordings.captures import CaptureRecording, is_capture
 from producers.venues import capture as module
-from producers.venues.capture import Capture, Session
+from producers.venues.capture import Capture, CapturedSession
 from producers.venues.coinbase import VENUE
 from tests.conftest import until
 from tests.producers.venues.simulator import Act, simulated
@@ -108,7 +108,7 @@ FULL = Path("/dev/full")
 async def test_a_full_disk_ends_the_capture_and_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    session = Session(FULL.open("wb", buffering=0), URL, Time(0))  # noqa: ASYNC230
+    session = CapturedSession(FULL.open("wb", buffering=0), URL, Time(0))  # noqa: ASYNC230
     session.received(match(1), Time(1))
     session.close()
     assert caplog.text.count("the capture has ended: ") == 1

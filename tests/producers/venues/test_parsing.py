@@ -12,7 +12,7 @@ from producers.venues.binance import VENUE as BINANCE
 from producers.venues.coinbase import VENUE as COINBASE
 from producers.venues.kraken import VENUE as KRAKEN
 from producers.venues.registry import VENUES, venue_at
-from producers.venues.venue import Kind, Notice, Ticks, Venue, Wants
+from producers.venues.venue import Notice, NoticeKind, Ticks, Venue, Wants
 from tickcast.wire.errors import BadFrame
 from tickcast.wire.ticks import Quote, Tick, Trade
 from tickcast.wire.times import Time
@@ -96,50 +96,50 @@ def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
     ("venue", "frame", "kind", "text"),
     [
         (COINBASE, '{"type":"heartbeat","sequence":90,"last_trade_id":20,"product_id":"BTC-USD",'
-                   '"time":"2014-11-07T08:19:28.464459Z"}', Kind.HEARTBEAT, "heartbeat"),
-        (COINBASE, '{"type":"subscriptions","channels":[]}', Kind.ACCEPTED, "subscriptions"),
+                   '"time":"2014-11-07T08:19:28.464459Z"}', NoticeKind.HEARTBEAT, "heartbeat"),
+        (COINBASE, '{"type":"subscriptions","channels":[]}', NoticeKind.ACCEPTED, "subscriptions"),
         (COINBASE, '{"type":"error","message":"Failed to subscribe","reason":"X-Y is not a valid'
-                   ' product"}', Kind.REFUSED, "Failed to subscribe: X-Y is not a valid product"),
-        (COINBASE, '{"type":"error","message":"no"}', Kind.REFUSED, "no"),
-        (COINBASE, '{"type":"l2update","changes":[]}', Kind.UNMAPPED, "l2update"),
+                   ' product"}', NoticeKind.REFUSED, "Failed to subscribe: X-Y is not a valid product"),
+        (COINBASE, '{"type":"error","message":"no"}', NoticeKind.REFUSED, "no"),
+        (COINBASE, '{"type":"l2update","changes":[]}', NoticeKind.UNMAPPED, "l2update"),
         (COINBASE, '{"type":"ticker","sequence":1,"product_id":"X-Y","best_bid":"","best_ask":"1"}',
-         Kind.UNMAPPED, "ticker without a quote"),
+         NoticeKind.UNMAPPED, "ticker without a quote"),
         # Products that have never traded, and books with an empty side.
         (COINBASE, '{"type":"ticker","product_id":"X-Y","price":"0","best_bid":"0.00000",'
-                   '"best_ask":"0.00000"}', Kind.UNMAPPED, "ticker without a quote"),
+                   '"best_ask":"0.00000"}', NoticeKind.UNMAPPED, "ticker without a quote"),
         (COINBASE, '{"type":"ticker","sequence":0,"product_id":"X-Y","best_bid":"1",'
-                   '"best_bid_size":"1","best_ask":"0","best_ask_size":"0.00"}', Kind.UNMAPPED,
+                   '"best_bid_size":"1","best_ask":"0","best_ask_size":"0.00"}', NoticeKind.UNMAPPED,
          "ticker without a quote"),
         (KRAKEN, '{"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":null,'
-                 '"bid_qty":null,"ask":3.1,"ask_qty":1.0}]}', Kind.UNMAPPED,
+                 '"bid_qty":null,"ask":3.1,"ask_qty":1.0}]}', NoticeKind.UNMAPPED,
          "ticker without a quote"),
         (KRAKEN, '{"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":0,'
-                 '"bid_qty":0,"ask":3.1,"ask_qty":1.0}]}', Kind.UNMAPPED,
+                 '"bid_qty":0,"ask":3.1,"ask_qty":1.0}]}', NoticeKind.UNMAPPED,
          "ticker without a quote"),
         (BINANCE, '{"stream":"btcusdt@bookTicker","data":{"u":1,"s":"BTCUSDT","b":"37000.00",'
-                  '"B":"0.00","a":"0.00000000","A":"0.00000000"}}', Kind.UNMAPPED,
+                  '"B":"0.00","a":"0.00000000","A":"0.00000000"}}', NoticeKind.UNMAPPED,
          "ticker without a quote"),
-        (BINANCE, '{"u":1,"s":"BTCUSDT","b":"0.0","B":"0.0","a":"1","A":"1"}', Kind.UNMAPPED,
+        (BINANCE, '{"u":1,"s":"BTCUSDT","b":"0.0","B":"0.0","a":"1","A":"1"}', NoticeKind.UNMAPPED,
          "ticker without a quote"),
-        (KRAKEN, '{"channel":"heartbeat"}', Kind.HEARTBEAT, "heartbeat"),
+        (KRAKEN, '{"channel":"heartbeat"}', NoticeKind.HEARTBEAT, "heartbeat"),
         (KRAKEN, '{"channel":"status","type":"update","data":[{"system":"online"}]}',
-         Kind.UNMAPPED, "status"),
+         NoticeKind.UNMAPPED, "status"),
         (KRAKEN, '{"method":"subscribe","result":{"channel":"trade","symbol":"BTC/USD"},'
                  '"success":true,"time_in":"2023-09-25T09:04:31.742599Z",'
-                 '"time_out":"2023-09-25T09:04:31.742648Z"}', Kind.ACCEPTED, "subscribe"),
+                 '"time_out":"2023-09-25T09:04:31.742648Z"}', NoticeKind.ACCEPTED, "subscribe"),
         (KRAKEN, '{"error":"Currency pair not supported X/Y","method":"subscribe","success":false,'
-                 '"symbol":"X/Y"}', Kind.REFUSED, "Currency pair not supported X/Y"),
+                 '"symbol":"X/Y"}', NoticeKind.REFUSED, "Currency pair not supported X/Y"),
         (KRAKEN, '{"error":"no","method":"subscribe","success":false,"symbol":"X/Y"}',
-         Kind.REFUSED, "no (X/Y)"),
-        (BINANCE, '{"result":null,"id":1}', Kind.ACCEPTED, "SUBSCRIBE"),
-        (BINANCE, '{"code":2,"msg":"Invalid request"}', Kind.REFUSED, "Invalid request"),
-        (BINANCE, '{"error":{"code":3,"msg":"Invalid JSON"},"id":1}', Kind.REFUSED,
+         NoticeKind.REFUSED, "no (X/Y)"),
+        (BINANCE, '{"result":null,"id":1}', NoticeKind.ACCEPTED, "SUBSCRIBE"),
+        (BINANCE, '{"code":2,"msg":"Invalid request"}', NoticeKind.REFUSED, "Invalid request"),
+        (BINANCE, '{"error":{"code":3,"msg":"Invalid JSON"},"id":1}', NoticeKind.REFUSED,
          "Invalid JSON"),
-        (BINANCE, '{"stream":"a@kline_1m","data":{}}', Kind.UNMAPPED, "a@kline_1m"),
-        (BINANCE, '{"e":"serverShutdown","E":1}', Kind.UNMAPPED, "other"),
+        (BINANCE, '{"stream":"a@kline_1m","data":{}}', NoticeKind.UNMAPPED, "a@kline_1m"),
+        (BINANCE, '{"e":"serverShutdown","E":1}', NoticeKind.UNMAPPED, "other"),
     ],
 )  # fmt: skip
-def test_frames_without_ticks(venue: Venue, frame: str, kind: Kind, text: str) -> None:
+def test_frames_without_ticks(venue: Venue, frame: str, kind: NoticeKind, text: str) -> None:
     said = venue.parse(frame.encode(), NOW)
     assert isinstance(said, Notice)
     assert (said.kind, said.text) == (kind, text)

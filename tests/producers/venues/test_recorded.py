@@ -13,7 +13,7 @@ import pytest
 from producers.recordings.captures import CaptureRecording, is_capture
 from producers.venues.intake import Intake
 from producers.venues.registry import VENUES
-from producers.venues.venue import Kind, Notice, Ticks
+from producers.venues.venue import Notice, NoticeKind, Ticks
 from tests.producers.venues.recorded import (
     BINANCE,
     COINBASE,
@@ -51,7 +51,7 @@ def test_all_ticks_of_a_capture_are_exact(
             assert tick is None
             kinds[said.kind] += 1
     assert kinds["ticks"] == count
-    assert kinds.keys() <= {"ticks", Kind.UNMAPPED, Kind.ACCEPTED}
+    assert kinds.keys() <= {"ticks", NoticeKind.UNMAPPED, NoticeKind.ACCEPTED}
 
 
 @each_venue

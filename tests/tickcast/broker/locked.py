@@ -15,7 +15,7 @@ from tests.faults.valkey import Valkey
 from tickcast.broker.acl import (
     ADMIN,
     ANY,
-    Grant,
+    AclRule,
     aclfile,
     bar_maker_of,
     placeholder,
@@ -83,7 +83,7 @@ class LockedStore(Valkey):
         }
 
 
-def commands_of(grants: Iterable[Grant]) -> set[str]:
+def commands_of(grants: Iterable[AclRule]) -> set[str]:
     return {command for grant in grants for command in grant.commands.split()}
 
 

@@ -24,7 +24,7 @@ from tickcast.broker import keys
 from tickcast.broker.acl import READER, SERVER
 from tickcast.broker.client import channel_of, check_version
 from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import Stage, read_state, steer
+from tickcast.broker.replays import ReplayControl, read_state, steer
 from tickcast.broker.steering import Command
 from tickcast.broker.store import Store
 from tickcast.broker.subscriber import Subscriber
@@ -32,7 +32,7 @@ from tickcast.commands.options import refuse_unsuitable
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.errors import ReplayFailed
-from tickcast.wire.playback import Mode, State
+from tickcast.wire.playback import ReplayMode, ReplayState
 from tickcast.wire.ticks import Bar, StreamKey, Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -152,12 +152,12 @@ async def remove_what_is_old(
 
 async def replay_something(client: Redis) -> None:
     """Play, receive a command, and make room for the next replay."""
-    state = State(Mode.PLAYING, T0, 1.0, T0, T0)
+    state = ReplayState(ReplayMode.PLAYING, T0, 1.0, T0, T0)
 
-    async def carry_out(command: Command) -> State:
+    async def carry_out(command: Command) -> ReplayState:
         return state
 
-    stage = Stage(client, "live")
+    stage = ReplayControl(client, "live")
     await stage.announce(state)
     assert await stage.origins.others()
     await stage.origins.note("p:1", alone=True)
@@ -239,9 +239,9 @@ async def watch(url: str, publisher: Publisher) -> None:
 
 
 async def follow_a_replay(url: str, store: LockedStore) -> None:
-    state = State(Mode.PLAYING, T0, 1.0, T0, T0)
+    state = ReplayState(ReplayMode.PLAYING, T0, 1.0, T0, T0)
     async with client_of(store, store.publisher("live")) as client, talking(url) as talk:
-        await Stage(client, "live").announce(state)
+        await ReplayControl(client, "live").announce(state)
         assert (await talk.ask(action="configure", replay=True))["T"] == "configured"
         assert (await talk.hear())["T"] == "replay"
 

@@ -14,9 +14,9 @@ from tests.tickcast.broker.stores import own_store
 from tickcast.broker import keys
 from tickcast.broker import lease as module
 from tickcast.broker.client import make_client
-from tickcast.broker.lease import LASTS_S, Claim
+from tickcast.broker.lease import LASTS_S, Lease
 from tickcast.tasks import end_tasks
-from tickcast.wire.errors import AlreadyClaimed
+from tickcast.wire.errors import LeaseHeld
 
 CHANNELS = ["bars", "bars:1s"]
 
@@ -27,12 +27,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_one_has_it_until_it_leaves(redis: Redis) -> None:
-    first, second = Claim(redis, "live", CHANNELS), Claim(redis, "live", ["bars:1s"])
+    first, second = Lease(redis, "live", CHANNELS), Lease(redis, "live", ["bars:1s"])
     assert not first.holds
     await first.take()
     assert first.holds
     waiting = asyncio.create_task(second.take())
-    other = Claim(redis, "other", CHANNELS)
+    other = Lease(redis, "other", CHANNELS)
     await other.take()
     assert not waiting.done()
     began = monotonic()
@@ -44,20 +44,20 @@ async def test_one_has_it_until_it_leaves(redis: Redis) -> None:
 
 
 async def test_it_expires_with_whoever_held_it(redis: Redis) -> None:
-    await Claim(redis, "live", CHANNELS).take()
+    await Lease(redis, "live", CHANNELS).take()
     left_ms = await redis.pttl(keys.maker("live", "bars"))
     assert 0 < left_ms <= LASTS_S * 1000
 
 
 async def test_all_or_none(redis: Redis) -> None:
     await redis.set(keys.maker("live", "bars:1s"), "somebody", ex=60)
-    with pytest.raises(AlreadyClaimed, match="another program makes bars, bars:1s of feed live"):
-        await Claim(redis, "live", CHANNELS).take()
+    with pytest.raises(LeaseHeld, match="another program makes bars, bars:1s of feed live"):
+        await Lease(redis, "live", CHANNELS).take()
     assert await redis.get(keys.maker("live", "bars")) is None
 
 
 async def test_who_has_lost_it_is_told(redis: Redis) -> None:
-    claim = Claim(redis, "live", CHANNELS)
+    claim = Lease(redis, "live", CHANNELS)
     await claim.take()
     keeping = asyncio.create_task(claim.keep())
     await redis.delete(keys.maker("live", "bars"))
@@ -66,14 +66,14 @@ async def test_who_has_lost_it_is_told(redis: Redis) -> None:
             await asyncio.sleep(0.01)
     await redis.set(keys.maker("live", "bars"), "somebody")
     await asyncio.wait([keeping], timeout=10)
-    with pytest.raises(AlreadyClaimed, match="another program has taken over"):
+    with pytest.raises(LeaseHeld, match="another program has taken over"):
         keeping.result()
     assert not claim.holds
 
 
 async def test_it_is_not_believed_in_while_the_store_is_away(runtime_dir: Path) -> None:
     async with own_store(runtime_dir) as store, make_client(store.url) as client:
-        claim = Claim(client, "live", CHANNELS)
+        claim = Lease(client, "live", CHANNELS)
         await claim.take()
         keeping = asyncio.create_task(claim.keep())
         store.kill()

@@ -20,15 +20,15 @@ from tests.tickcast.broker.stores import ES, OwnStore
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
 from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import Stage, steer
+from tickcast.broker.replays import ReplayControl, steer
 from tickcast.broker.steering import Command
 from tickcast.commands.options import refuse_unsuitable
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.errors import ReplayFailed
-from tickcast.wire.playback import Mode, State
+from tickcast.wire.playback import ReplayMode, ReplayState
 
-STATE = State(Mode.PLAYING, T0, 1.0, T0, T0)
+STATE = ReplayState(ReplayMode.PLAYING, T0, 1.0, T0, T0)
 
 
 @asynccontextmanager
@@ -36,11 +36,11 @@ async def replaying(client: Redis) -> AsyncIterator[list[str]]:
     """A replay into the feed `live`, and the commands that it receives."""
     received: list[str] = []
 
-    async def carry_out(command: Command) -> State:
+    async def carry_out(command: Command) -> ReplayState:
         received.append(type(command).__name__)
         return STATE
 
-    stage = Stage(client, "live")
+    stage = ReplayControl(client, "live")
     await stage.announce(STATE)
     task = asyncio.create_task(stage.serve(carry_out))
     try:

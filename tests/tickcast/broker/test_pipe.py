@@ -9,31 +9,31 @@ from redis.asyncio import Redis
 
 from tests.conftest import until
 from tickcast.broker.client import make_client
-from tickcast.broker.pipelined import Pipe
+from tickcast.broker.pipelined import PipelinedConnection
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable
 
 
 @pytest.fixture
-async def pipe(redis: Redis) -> AsyncIterator[Pipe]:
-    pipe = Pipe(redis)
+async def pipe(redis: Redis) -> AsyncIterator[PipelinedConnection]:
+    pipe = PipelinedConnection(redis)
     yield pipe
     await pipe.close()
 
 
-async def test_replies_come_in_the_order_of_the_commands(pipe: Pipe) -> None:
+async def test_replies_come_in_the_order_of_the_commands(pipe: PipelinedConnection) -> None:
     commands = [("ECHO", f"{number} ü\r\n") for number in range(5_000)]
     assert await pipe.call(commands) == [words.encode() for _, words in commands]
     assert await pipe.call([("SET", "n", 5), ("GET", b"n"), ("GET", "none")]) == [b"OK", b"5", None]
 
 
-async def test_a_refusal_is_the_reply_of_its_command_alone(pipe: Pipe) -> None:
+async def test_a_refusal_is_the_reply_of_its_command_alone(pipe: PipelinedConnection) -> None:
     one, two, three = await pipe.call([("ECHO", "1"), ("EVALSHA", "0" * 40, 0), ("ECHO", "3")])
     assert (one, three) == (b"1", b"3")
     assert isinstance(two, exceptions.NoScriptError)
 
 
 async def test_a_cut_fails_the_call_and_the_next_one_connects_again(
-    pipe: Pipe, redis: Redis
+    pipe: PipelinedConnection, redis: Redis
 ) -> None:
     (number,) = await pipe.call([("CLIENT", "ID")])
     waiting = asyncio.create_task(pipe.call([("ECHO", "1"), ("BLPOP", "nothing", 0)]))
@@ -45,7 +45,7 @@ async def test_a_cut_fails_the_call_and_the_next_one_connects_again(
     assert other > number
 
 
-async def test_it_can_be_opened_beforehand(pipe: Pipe, redis: Redis) -> None:
+async def test_it_can_be_opened_beforehand(pipe: PipelinedConnection, redis: Redis) -> None:
     assert not pipe.is_open
     await pipe.open()
     assert pipe.is_open
@@ -54,7 +54,9 @@ async def test_it_can_be_opened_beforehand(pipe: Pipe, redis: Redis) -> None:
     await until(lambda: not pipe.is_open)
 
 
-async def test_silence_is_an_end_too(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_an_end_too(
+    pipe: PipelinedConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tickcast.broker.pipelined.COMMAND_TIMEOUT_S", 0.05)
     with pytest.raises(BrokerUnavailable, match=r"no answer from Redis: none within 0\.05 s"):
         await pipe.call([("BLPOP", "nothing", 0)])
@@ -62,7 +64,7 @@ async def test_silence_is_an_end_too(pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_what_was_given_up_is_not_mixed_with_what_comes_after(
-    pipe: Pipe, redis: Redis
+    pipe: PipelinedConnection, redis: Redis
 ) -> None:
     waiting = asyncio.create_task(pipe.call([("BLPOP", "list", 0)]))
     await until_blocked(redis)
@@ -77,19 +79,19 @@ async def test_what_was_given_up_is_not_mixed_with_what_comes_after(
 async def test_nobody_there(tmp_path: object) -> None:
     async with make_client(f"unix://{tmp_path}/none") as client:
         with pytest.raises(BrokerUnavailable):
-            await Pipe(client).call([("PING",)])
+            await PipelinedConnection(client).call([("PING",)])
 
 
 async def test_a_command_that_is_not_allowed(redis: Redis, redis_url: str) -> None:
     await redis.acl_setuser("nobody", enabled=True, nopass=True, commands=["+hello", "+client"])
     async with make_client(redis_url.replace("unix://", "unix://nobody:@")) as client:
-        pipe = Pipe(client)
+        pipe = PipelinedConnection(client)
         (reply,) = await pipe.call([("GET", "x")])
         assert isinstance(reply, exceptions.NoPermissionError)
         await pipe.close()
     async with make_client(redis_url.replace("unix://", "unix://who:wrong@")) as client:
         with pytest.raises(BrokerUnsuitable):
-            await Pipe(client).call([("PING",)])
+            await PipelinedConnection(client).call([("PING",)])
 
 
 async def until_blocked(redis: Redis) -> None:

@@ -13,7 +13,7 @@ from tests.conftest import until
 from tests.tickcast.broker.stores import ES, OwnStore, Proxy, numbered, until_seq
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
-from tickcast.broker.publish_buffer import Dropped
+from tickcast.broker.publish_buffer import DroppedTicks
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable
@@ -39,7 +39,7 @@ async def test_left_by_an_error_it_accounts_for_the_rest(
                 await publisher.publish(numbered(4))
                 raise Failed
     assert (publisher.published, publisher.in_doubt, publisher.dropped_ticks) == (1, 2, 1)
-    assert publisher.dropped == {ES: Dropped(1, Time(T0 + 4), Time(T0 + 4))}
+    assert publisher.dropped == {ES: DroppedTicks(1, Time(T0 + 4), Time(T0 + 4))}
 
 
 async def test_left_by_an_error_it_publishes_what_it_can(client: Redis, settings: Settings) -> None:
@@ -106,5 +106,5 @@ async def test_a_permanent_error_ends_it_with_exact_figures(
     with pytest.raises(BrokerUnsuitable, match="WRONGTYPE"):
         await work()
     assert (publisher.accepted, publisher.published) == (5, 3)
-    assert publisher.dropped == {ES: Dropped(2, Time(T0 + 4), Time(T0 + 5))}
+    assert publisher.dropped == {ES: DroppedTicks(2, Time(T0 + 4), Time(T0 + 5))}
     assert publisher.in_doubt == 0

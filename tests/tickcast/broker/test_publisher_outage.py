@@ -18,7 +18,12 @@ from tests.tickcast.broker.stores import ES, OwnStore, Proxy, ids_in, numbered, 
 from tickcast.broker import keys
 from tickcast.broker import pipelined as pipe
 from tickcast.broker.client import make_client
-from tickcast.broker.publish_buffer import BATCH_TICKS_MAX, TICK_BYTES, WAITING_TICKS_MAX, Dropped
+from tickcast.broker.publish_buffer import (
+    BATCH_TICKS_MAX,
+    TICK_BYTES,
+    WAITING_TICKS_MAX,
+    DroppedTicks,
+)
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
@@ -269,8 +274,8 @@ async def test_a_live_source_loses_the_oldest_beyond_what_may_be_kept(
             await publisher.publish(numbered(*range(start, start + 100)))
         first = 30_004 - kept
         assert publisher.dropped == {
-            NQ: Dropped(2, Time(T0 + 2), Time(T0 + 3)),
-            ES: Dropped(first - 4, Time(T0 + 4), Time(T0 + first - 1)),
+            NQ: DroppedTicks(2, Time(T0 + 2), Time(T0 + 3)),
+            ES: DroppedTicks(first - 4, Time(T0 + 4), Time(T0 + first - 1)),
         }
         assert publisher.dropped_ticks == first - 2
         await store.start()
@@ -295,7 +300,7 @@ async def test_they_grow_old_also_while_nothing_comes(
         await until(lambda: publisher.dropped_ticks == 2)
         await publisher.publish(numbered(4))
         await until(lambda: publisher.dropped_ticks == 3)
-        assert publisher.dropped == {ES: Dropped(3, Time(T0 + 2), Time(T0 + 4))}
+        assert publisher.dropped == {ES: DroppedTicks(3, Time(T0 + 2), Time(T0 + 4))}
         await store.start()
     assert await ids_in(client) == [1]
 

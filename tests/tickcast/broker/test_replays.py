@@ -11,14 +11,14 @@ from redis.asyncio import Redis
 
 from tests.builders import T0
 from tickcast.broker import keys
-from tickcast.broker.replays import Stage, pack_state, read_state, steer, unpack_state
-from tickcast.broker.steering import Command, Seek, Status, Step, parse_command
+from tickcast.broker.replays import ReplayControl, pack_state, read_state, steer, unpack_state
+from tickcast.broker.steering import Command, SeekCommand, StatusCommand, StepCommand, parse_command
 from tickcast.tasks import end_tasks
 from tickcast.wire.errors import ReplayFailed
-from tickcast.wire.playback import MAX, Mode, State
+from tickcast.wire.playback import MAX, ReplayMode, ReplayState
 from tickcast.wire.times import Time
 
-STATE = State(Mode.PLAYING, T0, 2.5, T0, Time(T0 + 5))
+STATE = ReplayState(ReplayMode.PLAYING, T0, 2.5, T0, Time(T0 + 5))
 
 
 @asynccontextmanager
@@ -26,13 +26,13 @@ async def served(redis: Redis, answer: Any) -> AsyncIterator[list[Command]]:
     """A replay that answers every command in the same way, and the commands that it received."""
     told: list[Command] = []
 
-    async def carry_out(command: Command) -> State:
+    async def carry_out(command: Command) -> ReplayState:
         told.append(command)
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[no-any-return]
 
-    task = asyncio.create_task(Stage(redis, "live").serve(carry_out))
+    task = asyncio.create_task(ReplayControl(redis, "live").serve(carry_out))
     try:
         async with asyncio.timeout(10):
             while dict(await redis.pubsub_numsub(keys.replay_commands("live"))) == {
@@ -56,45 +56,45 @@ def test_what_is_no_state_is_none(data: bytes) -> None:
 
 
 async def test_one_replay_at_a_time(redis: Redis) -> None:
-    first, second = Stage(redis, "live"), Stage(redis, "live")
+    first, second = ReplayControl(redis, "live"), ReplayControl(redis, "live")
     await first.announce(STATE)
-    await first.announce(STATE._replace(mode=Mode.PAUSED))
+    await first.announce(STATE._replace(mode=ReplayMode.PAUSED))
     with pytest.raises(ReplayFailed, match="another replay plays into the feed live"):
         await second.announce(STATE)
-    await Stage(redis, "other").announce(STATE)
+    await ReplayControl(redis, "other").announce(STATE)
     await second.leave(STATE)
     state = await read_state(redis, "live")
     assert state is not None
-    assert state.mode is Mode.PAUSED
+    assert state.mode is ReplayMode.PAUSED
     await first.leave(STATE)
     assert await read_state(redis, "live") is None
     await second.announce(STATE)
 
 
 async def test_who_is_not_heard_of_any_more_is_gone(redis: Redis) -> None:
-    await Stage(redis, "live").announce(STATE)
+    await ReplayControl(redis, "live").announce(STATE)
     assert 0 < await redis.pttl(keys.replay("live")) <= 3000
 
 
 async def test_states_are_published(redis: Redis) -> None:
     async with redis.pubsub() as heard:
         await heard.subscribe(keys.replay_states("live"))
-        stage = Stage(redis, "live")
+        stage = ReplayControl(redis, "live")
         await stage.announce(STATE)
-        await stage.leave(STATE._replace(mode=Mode.ENDED))
-        found: list[State | None] = []
+        await stage.leave(STATE._replace(mode=ReplayMode.ENDED))
+        found: list[ReplayState | None] = []
         async with asyncio.timeout(10):
             while len(found) < 2:
                 if message := await heard.get_message(ignore_subscribe_messages=True, timeout=1):
                     found.append(unpack_state(message["data"]))
-    assert found == [STATE, STATE._replace(mode=Mode.ENDED)]
+    assert found == [STATE, STATE._replace(mode=ReplayMode.ENDED)]
 
 
 async def test_commands_are_answered(redis: Redis) -> None:
     async with served(redis, STATE) as told:
         assert await steer(redis, "live", {"do": "status"}) == STATE
         assert await steer(redis, "live", {"do": "seek", "position": "+10m"}) == STATE
-    assert [type(command) for command in told] == [Status, Seek]
+    assert [type(command) for command in told] == [StatusCommand, SeekCommand]
 
 
 async def test_a_refusal_is_told(redis: Redis) -> None:
@@ -145,4 +145,4 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
 
 
 def test_commands_are_read() -> None:
-    assert parse_command(b'{"do":"step","id":"x"}') == Step(id="x", ticks=1)
+    assert parse_command(b'{"do":"step","id":"x"}') == StepCommand(id="x", ticks=1)

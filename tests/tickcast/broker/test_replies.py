@@ -10,7 +10,7 @@ import pytest
 from redis import exceptions
 
 from tests.conftest import until
-from tickcast.broker.resp import READ_BYTES, ReplyReader
+from tickcast.broker.resp import READ_BYTES, RespReader
 
 
 class Line:
@@ -20,7 +20,7 @@ class Line:
         self.heard: list[Any] = []
         self.transport = transport
         self.far = far
-        self.reader = ReplyReader(transport, self.heard.append)
+        self.reader = RespReader(transport, self.heard.append)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_the_end_of_the_stream_ends_it(line: Line) -> None:
 async def test_a_transport_that_is_closed_already(line: Line) -> None:
     line.transport.close()
     with pytest.raises(exceptions.ConnectionError, match="closed"):
-        await ReplyReader(line.transport, line.heard.append).ended
+        await RespReader(line.transport, line.heard.append).ended
 
 
 async def test_a_bug_of_the_receiver_is_not_lost(line: Line) -> None:
@@ -107,7 +107,7 @@ async def test_another_event_loop() -> None:
         near, far = socket.socketpair()
         _, writer = await asyncio.open_connection(sock=near)
         heard: list[Any] = []
-        reader = ReplyReader(writer.transport, heard.append)  # type: ignore[arg-type]
+        reader = RespReader(writer.transport, heard.append)  # type: ignore[arg-type]
         far.send(b"+PONG\r\n" * 20_000)
         far.close()
         with contextlib.suppress(exceptions.ConnectionError):

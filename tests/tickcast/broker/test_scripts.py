@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.tickcast.broker.stores import OwnStore
-from tickcast.broker.pipelined import Pipe
+from tickcast.broker.pipelined import PipelinedConnection
 from tickcast.broker.scripts import Script, is_unknown
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable
 
@@ -29,7 +29,7 @@ async def test_what_was_carried_out_is_not_repeated(client: Redis) -> None:
 
 
 async def test_over_a_connection_of_its_own(client: Redis) -> None:
-    pipe = Pipe(client)
+    pipe = PipelinedConnection(client)
     try:
         assert await COUNT.call_through(pipe, client, ONE_OF_EACH) == [1, 10, 3]
         await client.script_flush()

@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.conftest import until
-from tickcast.broker.connection_counts import Seats
+from tickcast.broker.connection_counts import ConnectionLimiter
 from tickcast.broker.scripts import Call, Script
 from tickcast.tasks import end_tasks
 
@@ -17,7 +17,7 @@ ONE = {"hall": 2}
 
 
 @asynccontextmanager
-async def telling(seats: Seats) -> AsyncIterator[None]:
+async def telling(seats: ConnectionLimiter) -> AsyncIterator[None]:
     """Keep reporting its seats to the store meanwhile."""
     task = asyncio.create_task(seats.run())
     try:
@@ -27,7 +27,7 @@ async def telling(seats: Seats) -> AsyncIterator[None]:
 
 
 async def test_seats_are_counted_together_and_freed(redis: Redis) -> None:
-    here, there = Seats(redis), Seats(redis)
+    here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     assert await here.take(ONE) is None
     assert await there.take(ONE) is None
     assert await here.take(ONE) == await there.take(ONE) == "hall"
@@ -40,7 +40,7 @@ async def test_seats_are_counted_together_and_freed(redis: Redis) -> None:
 
 
 async def test_what_was_taken_alone_is_told_when_the_store_is_back(redis: Redis) -> None:
-    here, there = Seats(redis), Seats(redis)
+    here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     for _ in range(2):
         assert await here.take(ONE, shared=False) is None
     assert await here.take(ONE, shared=False) == "hall"
@@ -50,7 +50,7 @@ async def test_what_was_taken_alone_is_told_when_the_store_is_back(redis: Redis)
 
 
 async def test_addresses_that_came_and_went_alone_leave_nothing(redis: Redis) -> None:
-    seats = Seats(redis)
+    seats = ConnectionLimiter(redis)
     assert await seats.take({"known": 1}) is None
     for number in range(100):
         room = {f"address:{number}": 1}
@@ -65,7 +65,7 @@ async def test_addresses_that_came_and_went_alone_leave_nothing(redis: Redis) ->
 
 
 async def test_a_server_that_falls_silent_counts_no_more(redis: Redis) -> None:
-    here, there = Seats(redis), Seats(redis)
+    here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     for _ in range(2):
         assert await here.take(ONE) is None
     await here.leave()
@@ -76,7 +76,7 @@ async def test_a_count_does_not_overtake_a_later_one(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With pooled connections the first message may arrive last."""
-    here, there = Seats(redis), Seats(redis)
+    here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     call_all, calls = Script.call_all, []
 
     async def first_is_slow(self: Script, client: Redis, wanted: Sequence[Call]) -> list[Any]:
@@ -94,7 +94,7 @@ async def test_a_count_does_not_overtake_a_later_one(
 
 
 async def test_many_ask_with_few_messages_and_each_has_its_answer(redis: Redis) -> None:
-    here, there = Seats(redis), Seats(redis)
+    here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     answers = await asyncio.gather(
         *(here.take({"hall": 300, f"door {n % 5}": 10}) for n in range(300))
     )

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from tests.builders import T0, trade, trades
 from tickcast.broker import keys
-from tickcast.broker.batch_sender import Sender
+from tickcast.broker.batch_sender import BatchSender
 from tickcast.broker.store import Store, new_epoch
 from tickcast.settings import Settings
 from tickcast.wire.ticks import StreamKey, Trade
@@ -20,19 +20,19 @@ ES = StreamKey("live", "trades", "ES")
 
 
 @pytest.fixture
-async def sender(redis: Redis, settings: Settings) -> AsyncIterator[Sender]:
+async def sender(redis: Redis, settings: Settings) -> AsyncIterator[BatchSender]:
     async for each in opened(redis, settings):
         yield each
 
 
-async def opened(redis: Redis, settings: Settings) -> AsyncIterator[Sender]:
-    sender = Sender(redis, "live", settings)
+async def opened(redis: Redis, settings: Settings) -> AsyncIterator[BatchSender]:
+    sender = BatchSender(redis, "live", settings)
     await sender.open()
     yield sender
     await sender.close()
 
 
-async def send(sender: Sender, ticks: list[Trade]) -> None:
+async def send(sender: BatchSender, ticks: list[Trade]) -> None:
     await sender.send(sender.prepare({ES: ticks}))
 
 
@@ -51,7 +51,7 @@ async def marks(redis: Redis) -> dict[str, str]:
     return {name.decode(): mark.decode() for name, mark in fields.items() if name.startswith(b"p:")}
 
 
-async def test_a_batch_sent_again_is_not_published_again(sender: Sender, redis: Redis) -> None:
+async def test_a_batch_sent_again_is_not_published_again(sender: BatchSender, redis: Redis) -> None:
     listener = redis.pubsub()
     await listener.subscribe(keys.ticks(ES))
     await listener.get_message(timeout=5)
@@ -66,7 +66,7 @@ async def test_a_batch_sent_again_is_not_published_again(sender: Sender, redis: 
     await listener.aclose()  # type: ignore[no-untyped-call]
 
 
-async def test_nor_in_a_later_epoch(sender: Sender, redis: Redis, settings: Settings) -> None:
+async def test_nor_in_a_later_epoch(sender: BatchSender, redis: Redis, settings: Settings) -> None:
     batches = sender.prepare({ES: trades(3)})
     await sender.send(dict(batches))
     later = await Store(redis).begin_epoch("live", await Store(redis).epoch("live"))
@@ -79,7 +79,7 @@ async def test_nor_in_a_later_epoch(sender: Sender, redis: Redis, settings: Sett
 
 
 async def test_a_sender_may_be_behind_another(
-    sender: Sender, redis: Redis, settings: Settings
+    sender: BatchSender, redis: Redis, settings: Settings
 ) -> None:
     batches = sender.prepare({ES: trades(3)})
     async for other in opened(redis, settings):
@@ -89,7 +89,7 @@ async def test_a_sender_may_be_behind_another(
     assert await seqs(redis) == [1, 2, 3, 4, 5, 8]
 
 
-async def test_of_publishers_the_latest_64_are_known(sender: Sender, redis: Redis) -> None:
+async def test_of_publishers_the_latest_64_are_known(sender: BatchSender, redis: Redis) -> None:
     await send(sender, trades(1))
     ((mine, mark),) = (await marks(redis)).items()
     now = int(mark.split(" ")[1])
@@ -109,7 +109,7 @@ async def test_of_publishers_the_latest_64_are_known(sender: Sender, redis: Redi
 
 
 async def test_numbers_that_a_restored_copy_lacks_are_not_given_again(
-    sender: Sender, redis: Redis
+    sender: BatchSender, redis: Redis
 ) -> None:
     await send(sender, trades(3))
     before, _ = await position(redis)
@@ -124,7 +124,7 @@ async def test_numbers_that_a_restored_copy_lacks_are_not_given_again(
     assert await seqs(redis) == [1]
 
 
-async def test_nor_those_of_an_epoch_that_it_lacks(sender: Sender, redis: Redis) -> None:
+async def test_nor_those_of_an_epoch_that_it_lacks(sender: BatchSender, redis: Redis) -> None:
     await send(sender, trades(3))
     copy = await redis.dump(keys.meta(ES))
     later = await Store(redis).begin_epoch("live", await Store(redis).epoch("live"))
@@ -138,7 +138,7 @@ async def test_nor_those_of_an_epoch_that_it_lacks(sender: Sender, redis: Redis)
 
 
 async def test_a_listed_stream_may_be_in_an_earlier_epoch(
-    sender: Sender, redis: Redis, settings: Settings
+    sender: BatchSender, redis: Redis, settings: Settings
 ) -> None:
     await send(sender, trades(3))
     later = await Store(redis).begin_epoch("live", await Store(redis).epoch("live"))
@@ -149,7 +149,7 @@ async def test_a_listed_stream_may_be_in_an_earlier_epoch(
 
 @pytest.mark.parametrize("made_by_a_late_clock", [False, True])
 async def test_a_stream_may_be_ahead_of_the_feed(
-    sender: Sender, redis: Redis, made_by_a_late_clock: bool
+    sender: BatchSender, redis: Redis, made_by_a_late_clock: bool
 ) -> None:
     await send(sender, trades(3))
     ahead = "7" * 14 + "-abcdef"
@@ -163,7 +163,7 @@ async def test_a_stream_may_be_ahead_of_the_feed(
     assert seq == 1
 
 
-async def test_many_lost_streams_begin_one_epoch(sender: Sender, redis: Redis) -> None:
+async def test_many_lost_streams_begin_one_epoch(sender: BatchSender, redis: Redis) -> None:
     streams = [StreamKey("live", "trades", f"S{number}") for number in range(150)]
     await sender.send(sender.prepare({key: trades(1, key.symbol) for key in streams}))
     before = await Store(redis).epoch("live")
@@ -177,7 +177,7 @@ async def test_many_lost_streams_begin_one_epoch(sender: Sender, redis: Redis) -
     assert sender.published == 300
 
 
-async def test_the_greatest_time_so_far_is_kept(sender: Sender, redis: Redis) -> None:
+async def test_the_greatest_time_so_far_is_kept(sender: BatchSender, redis: Redis) -> None:
     for times in ([5, 3], [4], [7, 9, 8], [-(2**63)]):
         await send(sender, [trade(time=Time(each)) for each in times])
     assert await greatest_times(redis) == ["", *map(sortable, (5, 5, 9))]
@@ -191,7 +191,7 @@ async def test_the_greatest_time_so_far_is_kept(sender: Sender, redis: Redis) ->
 
 
 async def test_and_starts_over_with_an_epoch(
-    sender: Sender, redis: Redis, settings: Settings
+    sender: BatchSender, redis: Redis, settings: Settings
 ) -> None:
     await send(sender, [trade(time=T0)])
     await Store(redis).begin_epoch("live", await Store(redis).epoch("live"))

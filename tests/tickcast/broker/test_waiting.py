@@ -12,8 +12,8 @@ from tickcast.broker.publish_buffer import (
     BATCH_TICKS_MAX,
     TICK_BYTES,
     WAITING_TICKS_MAX,
-    Dropped,
-    Waiting,
+    DroppedTicks,
+    PublishBuffer,
 )
 from tickcast.wire.errors import InvalidTick
 from tickcast.wire.ticks import StreamKey, Trade
@@ -27,7 +27,7 @@ def at(*numbers: int, symbol: str = "A") -> list[Trade]:
 
 
 def test_streams_take_turns_in_batches() -> None:
-    waiting = Waiting("live", 1, 10 * TICK_BYTES)
+    waiting = PublishBuffer("live", 1, 10 * TICK_BYTES)
     waiting.take(at(*range(BATCH_TICKS_MAX + 2)), 0)
     waiting.take(at(*range(300, 303), symbol="B"), 0)
     rounds = [waiting.next_round() for _ in range(3)]
@@ -40,7 +40,7 @@ def test_streams_take_turns_in_batches() -> None:
 
 
 def test_what_is_invalid_keeps_out_only_what_follows() -> None:
-    waiting = Waiting("live", 1, 10 * TICK_BYTES)
+    waiting = PublishBuffer("live", 1, 10 * TICK_BYTES)
     for _ in range(2):
         with pytest.raises(InvalidTick):
             waiting.take([*at(1), trade("not good"), *at(2)], 0)
@@ -50,7 +50,7 @@ def test_what_is_invalid_keeps_out_only_what_follows() -> None:
 
 
 def test_what_was_checked_is_not_looked_at_again() -> None:
-    waiting = Waiting("live", 1, 10 * TICK_BYTES)
+    waiting = PublishBuffer("live", 1, 10 * TICK_BYTES)
     odd = trade("not good")
     waiting.take([odd], 0, checked=True)
     waiting.hold(0)
@@ -59,7 +59,7 @@ def test_what_was_checked_is_not_looked_at_again() -> None:
 
 
 def test_the_oldest_are_dropped_whatever_their_stream() -> None:
-    waiting = Waiting("live", 100, 3 * TICK_BYTES + 1)
+    waiting = PublishBuffer("live", 100, 3 * TICK_BYTES + 1)
     waiting.take(at(1), 0)
     waiting.hold(0)
     for number, symbol in enumerate("BABAB", 2):
@@ -67,14 +67,14 @@ def test_the_oldest_are_dropped_whatever_their_stream() -> None:
         waiting.trim(number)
     assert waiting.next_round() == {B: at(4, 6, symbol="B"), A: at(5)}
     assert waiting.dropped == {
-        A: Dropped(2, Time(T0 + 1), Time(T0 + 3)),
-        B: Dropped(1, Time(T0 + 2), Time(T0 + 2)),
+        A: DroppedTicks(2, Time(T0 + 1), Time(T0 + 3)),
+        B: DroppedTicks(1, Time(T0 + 2), Time(T0 + 2)),
     }
     assert waiting.dropped_ticks == 3
 
 
 def test_age_counts_from_when_it_was_taken_or_else_the_outage_began() -> None:
-    waiting = Waiting("live", 10, 100 * TICK_BYTES)
+    waiting = PublishBuffer("live", 10, 100 * TICK_BYTES)
     waiting.take(at(1), 0)
     waiting.hold(5)
     waiting.take(at(2), 7)
@@ -84,7 +84,7 @@ def test_age_counts_from_when_it_was_taken_or_else_the_outage_began() -> None:
 
 
 def test_a_short_while_between_two_outages_makes_nothing_young() -> None:
-    waiting = Waiting("live", 10, 100_000 * TICK_BYTES)
+    waiting = PublishBuffer("live", 10, 100_000 * TICK_BYTES)
     waiting.hold(0)
     waiting.take(at(*range(WAITING_TICKS_MAX)), 1)
     waiting.take(at(1, symbol="B"), 8)
@@ -108,13 +108,13 @@ STEPS = st.lists(
 
 
 class Account:
-    """A `Waiting` used as a publisher uses it, and the state of each tick."""
+    """A `PublishBuffer` used as a publisher uses it, and the state of each tick."""
 
     KEEP_S = 5.0
     KEEP_TICKS = 10
 
     def __init__(self) -> None:
-        self.waiting = Waiting("live", self.KEEP_S, self.KEEP_TICKS * TICK_BYTES)
+        self.waiting = PublishBuffer("live", self.KEEP_S, self.KEEP_TICKS * TICK_BYTES)
         self.now = 0.0
         self.away = False
         self.held_at = 0.0
@@ -174,7 +174,7 @@ def test_sent_and_dropped_is_what_was_taken(steps: list[Step]) -> None:
         missing = [T0 + number for number in sorted({*taken} - {*sent})]
         assert len(missing) + len(sent) == len(taken)
         if missing:
-            assert lost[key] == Dropped(len(missing), Time(missing[0]), Time(missing[-1]))
+            assert lost[key] == DroppedTicks(len(missing), Time(missing[0]), Time(missing[-1]))
         else:
             assert key not in lost
     assert account.waiting.dropped_ticks == sum(each.count for each in lost.values())

@@ -4,17 +4,17 @@ import pytest
 
 from clients.terminal.audit import AuditTable
 from tests.builders import quote, trade
-from tickcast.client.accounts import Books, Gap
+from tickcast.client.accounts import Gap, SequenceAccounts
 from tickcast.client.audit import describe_gap, sum_up
 from tickcast.commands.lines import clip, plain
 
 
-def drawn(books: Books, width: int, height: int = 24) -> list[str]:
+def drawn(books: SequenceAccounts, width: int, height: int = 24) -> list[str]:
     return [plain(line) for line in AuditTable().draw(books.report(2), width, height)]
 
 
-def books_of(*seqs: int) -> Books:
-    books = Books()
+def books_of(*seqs: int) -> SequenceAccounts:
+    books = SequenceAccounts()
     for seq in seqs:
         list(books.take(trade("ES", seq=seq)))
     list(books.take(quote("AA", seq=7)))
@@ -73,7 +73,7 @@ def test_in_three_lines_of_text() -> None:
 
 
 def test_large_sums_fit_eighty_columns() -> None:
-    books = Books()
+    books = SequenceAccounts()
     list(books.take(trade("ES", seq=1)))
     list(books.take(trade("ES", seq=98_765_432, conflated=98_765_430)))
     assert max(map(len, sum_up(books.report(9)))) <= 80

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import quote, trade
-from tickcast.client.accounts import Books, Gap
+from tickcast.client.accounts import Gap, SequenceAccounts
 from tickcast.wire.ticks import Subscription, Tick
 
 ES = [Subscription("trades", "ES")]
@@ -16,7 +16,7 @@ def notice(kind: str, first: int | None, last: int | None, **more: Any) -> dict[
     return {"T": kind, "ch": "trades", "S": "ES", "from": first, "to": last, **more}
 
 
-def take(books: Books, *events: Tick | dict[str, Any]) -> list[Any]:
+def take(books: SequenceAccounts, *events: Tick | dict[str, Any]) -> list[Any]:
     """Return what the application sees: numbers of ticks, and gaps."""
     seen: list[Any] = []
     for event in events:
@@ -28,7 +28,7 @@ def take(books: Books, *events: Tick | dict[str, Any]) -> list[Any]:
 
 
 def test_a_run_is_accounted_for() -> None:
-    books = Books()
+    books = SequenceAccounts()
     assert take(books, trade(seq=5), trade(seq=8, conflated=2)) == [5, 8]
     assert take(books, notice("skipped", 9, 11, n=3), trade(seq=12)) == [(9, 11, "skipped"), 12]
     gap = notice("gap", 13, 20, reason="retention")
@@ -41,21 +41,21 @@ def test_a_run_is_accounted_for() -> None:
 
 
 def test_a_jump_is_told_and_missing() -> None:
-    books = Books()
+    books = SequenceAccounts()
     assert take(books, trade(seq=1), trade(seq=5)) == [1, (2, 4, "missing"), 5]
     assert books.report(0).total("missing") == 3
     assert not books.report(0).balanced
 
 
 def test_what_comes_twice_is_left_out() -> None:
-    books = Books()
+    books = SequenceAccounts()
     assert take(books, trade(seq=1), trade(seq=2), trade(seq=2), trade(seq=1)) == [1, 2]
     assert books.report(0).total("repeated") == 2
     assert not books.report(0).balanced
 
 
 def test_a_restart() -> None:
-    books = Books()
+    books = SequenceAccounts()
     restart = notice("gap", None, None, reason="epoch")
     assert take(books, trade(seq=7), restart, trade(seq=1)) == [7, (None, None, "epoch"), 1]
     assert books.lacks_epoch
@@ -68,14 +68,14 @@ def test_a_restart() -> None:
 
 
 def test_the_past_may_begin_with_a_gap_of_unknown_length() -> None:
-    books = Books()
+    books = SequenceAccounts()
     gap = notice("gap", None, 40, reason="retention")
     assert take(books, gap, trade(seq=41)) == [(None, 40, "retention"), 41]
     assert books.report(0).balanced
 
 
 def test_positions_are_those_of_what_is_held() -> None:
-    books = Books()
+    books = SequenceAccounts()
     take(books, trade(seq=1), trade("NQ", seq=4), quote(seq=2))
     held = [*ES, Subscription("quotes", "*")]
     names = [(book.channel, book.symbol) for book in books.positioned(held)]
@@ -88,7 +88,7 @@ def test_positions_are_those_of_what_is_held() -> None:
 
 
 def test_a_server_that_could_not_be_asked_does_no_wrong() -> None:
-    books = Books()
+    books = SequenceAccounts()
     take(books, trade(seq=5))
     books.resume_unasked()
     assert take(books, trade(seq=6)) == [6]
@@ -103,7 +103,7 @@ def test_a_server_that_could_not_be_asked_does_no_wrong() -> None:
 
 
 def test_ticks_without_numbers_leave_no_trace_but_a_cut() -> None:
-    books = Books()
+    books = SequenceAccounts()
     assert take(books, trade(), trade()) == [None, None]
     books.resume_unasked()
     assert take(books, trade(), trade()) == [(None, None, "retention"), None, None]
@@ -113,7 +113,7 @@ def test_ticks_without_numbers_leave_no_trace_but_a_cut() -> None:
 
 
 def test_a_notice_of_what_was_told_already() -> None:
-    books = Books()
+    books = SequenceAccounts()
     take(books, trade(seq=1), trade(seq=5, conflated=3))
     assert take(books, notice("skipped", 2, 4)) == []
     assert take(books, notice("gap", 4, 7, reason="broker")) == [(6, 7, "broker")]
@@ -122,7 +122,7 @@ def test_a_notice_of_what_was_told_already() -> None:
 
 
 def test_after_a_restart_the_first_ticks_may_be_left_to_the_gap() -> None:
-    books = Books()
+    books = SequenceAccounts()
     restart = notice("gap", None, None, reason="epoch")
     begins = (trade(seq=7), notice("skipped", 7, 9), notice("gap", None, 7, reason="retention"))
     for begin in begins:
@@ -132,7 +132,7 @@ def test_after_a_restart_the_first_ticks_may_be_left_to_the_gap() -> None:
 
 
 def test_the_epoch_of_a_numbering_that_has_begun() -> None:
-    books = Books()
+    books = SequenceAccounts()
     books.name_epoch("e1")
     take(books, trade(seq=1))
     (book,) = books.positioned(ES)
@@ -147,7 +147,7 @@ def test_the_epoch_of_a_numbering_that_has_begun() -> None:
 
 
 def test_an_epoch_that_has_just_changed_is_told_twice_before_it_is_believed() -> None:
-    books = Books()
+    books = SequenceAccounts()
     books.name_epoch("e1")
     take(books, trade(seq=1))
     (book,) = books.positioned(ES)
@@ -159,7 +159,7 @@ def test_an_epoch_that_has_just_changed_is_told_twice_before_it_is_believed() ->
 
 
 def test_streams_are_bounded() -> None:
-    books = Books(streams_max=10)
+    books = SequenceAccounts(streams_max=10)
     for number in range(30):
         take(books, trade(f"S{number}", seq=1))
     assert len(books.report(0).streams) == 10
@@ -177,7 +177,7 @@ EVENTS = st.lists(
 @given(EVENTS)
 def test_the_books_always_add_up(events: list[tuple[str, int]]) -> None:
     """The server may do anything, right or wrong; what the application sees is contiguous."""
-    books = Books()
+    books = SequenceAccounts()
     seen = take(books, trade(seq=1))
     seq, reached, lost, again = 1, 0, 0, 0
     for kind, count in events:

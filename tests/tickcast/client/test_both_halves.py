@@ -9,7 +9,7 @@ from hypothesis.stateful import initialize, rule
 from tests.clients.line import Line, OneEpoch
 from tests.feed.store_rules import CHANNELS, PATTERNS, StoreRules
 from tests.feed.world import time_of
-from tickcast.client.resume import Wish
+from tickcast.client.resume import RequestedOptions
 from tickcast.wire.ticks import StreamKey
 
 
@@ -21,7 +21,7 @@ class BothHalves(StoreRules):
         self.world = OneEpoch()
         self.open_first()
         self.line = Line(self.world)
-        self.line.subscribe("trades", ["*" if all_ else "A*"], False, Wish())
+        self.line.subscribe("trades", ["*" if all_ else "A*"], False, RequestedOptions())
 
     @rule(data=st.data(), counts=st.lists(st.integers(1, 4), min_size=1, max_size=4),
           arrives=st.sampled_from([True, True, False]), flush=st.booleans())  # fmt: skip
@@ -46,7 +46,7 @@ class BothHalves(StoreRules):
         conflate_ms: int | None, slow: str | None,
     ) -> None:  # fmt: skip
         start = int(time_of(seq)) if past == "start" else None
-        wish = Wish(conflate_ms, slow, start)
+        wish = RequestedOptions(conflate_ms, slow, start)
         self.line.subscribe(channel, patterns, past == "snapshot", wish)
 
     @rule(patterns=PATTERNS, channel=st.sampled_from(CHANNELS))

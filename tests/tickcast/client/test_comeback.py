@@ -11,32 +11,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickcast.client.accounts import Books
-from tickcast.client.resume import ComeBack, Fields, Wish
+from tickcast.client.accounts import SequenceAccounts
+from tickcast.client.resume import Fields, RequestedOptions, ResumePlanner
 from tickcast.wire.actions import Subscribe, Unsubscribe, parse_action, price
 from tickcast.wire.ticks import Coverage, StreamKey, Subscription
 
-PLAIN = Wish()
+PLAIN = RequestedOptions()
 
 
-def books_at(epoch: str, **seqs: int) -> Books:
+def books_at(epoch: str, **seqs: int) -> SequenceAccounts:
     """Make books of trades."""
-    books = Books()
+    books = SequenceAccounts()
     for symbol, seq in seqs.items():
         books.place("trades", symbol, epoch, seq)
     return books
 
 
 def said(
-    wishes: Mapping[Subscription, Wish], books: Books | None, max_bytes: int = 60_000
+    wishes: Mapping[Subscription, RequestedOptions],
+    books: SequenceAccounts | None,
+    max_bytes: int = 60_000,
 ) -> list[Fields]:
     def size(fields: Fields) -> int:
         return len(json.dumps(fields))
 
-    return list(ComeBack(books, size, max_bytes).messages(wishes))
+    return list(ResumePlanner(books, size, max_bytes).messages(wishes))
 
 
-def trades(*patterns: str, wish: Wish = PLAIN) -> dict[Subscription, Wish]:
+def trades(*patterns: str, wish: RequestedOptions = PLAIN) -> dict[Subscription, RequestedOptions]:
     return {Subscription("trades", pattern): wish for pattern in patterns}
 
 
@@ -56,7 +58,7 @@ def test_positions_and_zeros_for_what_has_appeared() -> None:
 
 
 def test_options_are_kept_and_the_narrow_comes_first() -> None:
-    late, merged = Wish(start=5), Wish(conflate_ms=250, slow="skip")
+    late, merged = RequestedOptions(start=5), RequestedOptions(conflate_ms=250, slow="skip")
     wishes = {**trades("*", wish=merged), **trades("A*"), **trades("B", wish=late), **trades("C")}
     *others, last = said(wishes, books_at("e1", AA=1, B=2, D=4))
     by_first = {message["trades"][0]: message for message in others}
@@ -73,13 +75,13 @@ def test_options_are_kept_and_the_narrow_comes_first() -> None:
 
 
 def test_a_wildcard_with_a_start_has_it_for_the_rest() -> None:
-    (message,) = said(trades("*", wish=Wish(start=5)), books_at("e1", A=3))
+    (message,) = said(trades("*", wish=RequestedOptions(start=5)), books_at("e1", A=3))
     assert message["resume"] == [{"epoch": "e1", "trades": {"A": 3}}]
     assert message["start"] == 5
 
 
 def test_a_server_that_knows_no_past_is_asked_for_none() -> None:
-    wishes = {**trades("A", wish=Wish(100, None, 5)), **trades("*")}
+    wishes = {**trades("A", wish=RequestedOptions(100, None, 5)), **trades("*")}
     assert said(wishes, None) == [
         {"action": "subscribe", "trades": ["A"], "conflate_ms": 100},
         {"action": "subscribe", "trades": ["*"]},
@@ -87,9 +89,9 @@ def test_a_server_that_knows_no_past_is_asked_for_none() -> None:
 
 
 def test_options_said_later_go_over_those_that_hold() -> None:
-    held = Wish(250, "skip", 5)
-    assert Wish(None, "close").over(held) == Wish(250, "close", 5)
-    assert Wish(0, None, 9).over(held) == Wish(0, "skip", 5)
+    held = RequestedOptions(250, "skip", 5)
+    assert RequestedOptions(None, "close").over(held) == RequestedOptions(250, "close", 5)
+    assert RequestedOptions(0, None, 9).over(held) == RequestedOptions(0, "skip", 5)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,7 @@ SYMBOLS = st.lists(st.text("AB", min_size=1, max_size=9), min_size=1, max_size=1
 PATTERNS = st.lists(
     st.sampled_from(["*", "A*", "AB*", "AAB*", "A", "AB", "BBB", "ABAB"]), unique=True, min_size=1
 )
-WISHES = st.sampled_from([PLAIN, Wish(conflate_ms=250), Wish(start=5)])
+WISHES = st.sampled_from([PLAIN, RequestedOptions(conflate_ms=250), RequestedOptions(start=5)])
 
 
 @given(SYMBOLS, PATTERNS, st.data())

@@ -8,7 +8,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from producers.replay.replay import Order, Replay
+from producers.replay.replay import Replay, ReplayOrder
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import RunningServer, until
 from tests.recorded import Recorded, at
@@ -16,12 +16,12 @@ from tests.tickcast.client.double import EPOCH, Peer, hold, playing
 from tickcast import Configured, Heartbeat, Refused, ReplayState, Stamped, Stream, connect
 from tickcast import blocking as without_a_loop
 from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import Stage
+from tickcast.broker.replays import ReplayControl
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
-from tickcast.wire.playback import Deck, Mode
+from tickcast.wire.playback import Player, ReplayMode
 from tickcast.wire.ticks import Bar, Quote, Trade
 
 AT_FIRST = Configured(heartbeat_ms=0, stamps=False, slow=None, conflate_ms=0, replay=False)
@@ -173,7 +173,7 @@ async def test_replay_states_stand_behind_their_ticks(
 
     def take(state: ReplayState) -> None:
         told.append(state)
-        if state.mode is Mode.ENDED:
+        if state.mode is ReplayMode.ENDED:
             assert len(seen) == 300
 
     async with (
@@ -182,10 +182,12 @@ async def test_replay_states_stand_behind_their_ticks(
     ):
         assert (await stream.configure(replay=True)).replay
         await stream.subscribe(trades=["ES"])
-        deck = Deck(Recorded(*range(300)), time.monotonic(), speed=10_000)
-        task = asyncio.create_task(Replay(deck, publisher, Stage(redis, "live"), Order()).run())
+        deck = Player(Recorded(*range(300)), time.monotonic(), speed=10_000)
+        task = asyncio.create_task(
+            Replay(deck, publisher, ReplayControl(redis, "live"), ReplayOrder()).run()
+        )
         reading = asyncio.create_task(_read_into(stream, seen))
-        await until(lambda: told and told[-1].mode is Mode.ENDED)
+        await until(lambda: told and told[-1].mode is ReplayMode.ENDED)
         assert (told[-1].first, told[-1].last) == (at(0), at(299))
         assert seen == list(range(1, 301))
         await end_tasks([task, reading])

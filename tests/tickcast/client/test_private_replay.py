@@ -23,7 +23,7 @@ from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
-from tickcast.wire.playback import MAX, Mode
+from tickcast.wire.playback import MAX, ReplayMode
 from tickcast.wire.ticks import Tick, Trade
 
 
@@ -48,7 +48,7 @@ async def test_a_tape_is_played_to_its_end(server: RunningServer, encoding: Enco
         ticks = [tick async for tick in replay]
         assert ticks == [trade(id=n, time=at(n), seq=n + 1) for n in range(100)]
         assert replay.ended
-        assert replay.state.mode is Mode.ENDED
+        assert replay.state.mode is ReplayMode.ENDED
         assert await replay.read() == []
         assert (await replay.stop()).position == at(99)
         with pytest.raises(ConnectionFailed, match="ended"):
@@ -68,10 +68,10 @@ async def test_it_is_steered(server: RunningServer) -> None:
     async with connect(server.stream) as stream:
         replay = await stream.replay("hundred", trades=["ES"], speed=0.01)
         assert places([await anext(replay)]) == [0]
-        assert (await replay.pause()).mode is Mode.PAUSED
+        assert (await replay.pause()).mode is ReplayMode.PAUSED
         assert (await replay.seek(at(50.5))).position == at(50.5)
         assert (await replay.speed("max")).speed == MAX
-        assert (await replay.resume()).mode is Mode.PLAYING
+        assert (await replay.resume()).mode is ReplayMode.PLAYING
         assert places([tick async for tick in replay]) == list(range(51, 100))
 
 
@@ -83,7 +83,7 @@ async def test_after_a_seek_nothing_comes_from_before_it(server: RunningServer) 
         await replay.seek(at(2))
         assert places([await anext(replay)]) == [2]
         await until(lambda: len(waiting) > 5)
-        assert (await replay.stop()).mode is Mode.ENDED
+        assert (await replay.stop()).mode is ReplayMode.ENDED
         assert await replay.read() == []
 
 
@@ -185,16 +185,16 @@ async def test_without_an_event_loop(server: RunningServer) -> None:
             replay = stream.replay("hundred", trades=["ES"], speed=0.01)
             first = places([next(replay)])
             assert replay.read(timeout_s=0.01) == []
-            assert replay.pause().mode is Mode.PAUSED
+            assert replay.pause().mode is ReplayMode.PAUSED
             assert replay.seek(at(90)).position == at(90)
             replay.speed("max")
             replay.resume()
             rest = places(list(replay))
             assert replay.ended
-            assert replay.state.mode is Mode.ENDED
+            assert replay.state.mode is ReplayMode.ENDED
             other = stream.replay("hundred", trades=["ES"], speed=0.01)
             stopped = other.stop().mode
-            assert stopped is Mode.ENDED
+            assert stopped is ReplayMode.ENDED
             unread = stream.replay("hundred", trades=["ES"], speed=0.01)
             next(unread)
             assert unread.read(timeout_s=0.01) == []

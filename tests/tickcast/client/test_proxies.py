@@ -19,7 +19,7 @@ from producers.venues.registry import VENUES
 from producers.venues.runner import Runner
 from producers.venues.venue import Wants
 from tests.conftest import RunningServer
-from tickcast.client.connecting import Address, dial
+from tickcast.client.connecting import ServerAddress, dial
 from tickcast.client.proxies import proxy_of, through
 from tickcast.client.stream import connect
 from tickcast.wire.errors import ConnectionFailed, VenueRefused
@@ -76,7 +76,7 @@ async def test_clients_reach_a_server_here(proxy: str, server: RunningServer) ->
 
 async def test_a_client_names_the_proxy_that_fails(proxy: str) -> None:
     with pytest.raises(ConnectionFailed) as caught:
-        await dial(Address("ws://example.invalid/stream", {}), "tickcast.v1.json")
+        await dial(ServerAddress("ws://example.invalid/stream", {}), "tickcast.v1.json")
     kind = proxy.partition(":")[0]
     what = {"http": "the proxy does not answer", "socks5h": "a SOCKS proxy takes another package: "}
     assert str(caught.value).startswith(

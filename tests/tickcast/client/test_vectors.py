@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from tests.builders import trade
-from tickcast.client.accounts import Books, Gap
+from tickcast.client.accounts import Gap, SequenceAccounts
 from tickcast.client.backoff import Backoff, Pace
 from tickcast.client.notices import Event, Heartbeat
-from tickcast.client.resume import ComeBack, Wish
+from tickcast.client.resume import RequestedOptions, ResumePlanner
 from tickcast.client.state import ClientState, Message
 from tickcast.wire.encoding import Encoding
-from tickcast.wire.playback import State
+from tickcast.wire.playback import ReplayState
 from tickcast.wire.ticks import Subscription, Tick
 
 VECTORS: dict[str, list[dict[str, Any]]] = json.loads(
@@ -31,11 +31,11 @@ def name_of(vector: dict[str, Any]) -> str:
 
 def shown(items: Sequence[Tick | Event]) -> list[Any]:
     """Show ticks by their numbers and gaps by their content."""
-    told = [item for item in items if not isinstance(item, State | Heartbeat)]
+    told = [item for item in items if not isinstance(item, ReplayState | Heartbeat)]
     return [list(item[2:]) if isinstance(item, Gap) else item.seq for item in told]
 
 
-def enter(books: Books, event: dict[str, Any]) -> list[Tick | Gap]:
+def enter(books: SequenceAccounts, event: dict[str, Any]) -> list[Tick | Gap]:
     match event:
         case {"tick": seq, **more}:
             tick = trade(seq=seq, conflated=more.get("cf", 0), snap=more.get("snap", False))
@@ -59,7 +59,7 @@ def notice(kind: str, first: int | None, last: int | None, **more: Any) -> dict[
 
 @pytest.mark.parametrize("vector", VECTORS["books"], ids=name_of)
 def test_books(vector: dict[str, Any]) -> None:
-    books = Books()
+    books = SequenceAccounts()
     seen = [item for event in vector["events"] for item in enter(books, event)]
     assert shown(seen) == vector["seen"]
     report = books.report(0)
@@ -73,7 +73,7 @@ def test_conversations(vector: dict[str, Any]) -> None:
     for step in vector["steps"]:
         match step:
             case {"subscribe": channels, "says": says}:
-                wish = Wish(**step.get("options", {}))
+                wish = RequestedOptions(**step.get("options", {}))
                 assert said(state.subscribe(channels, wish=wish)) == says
             case {"unsubscribe": channels, "says": says}:
                 assert said(state.unsubscribe(channels)) == says
@@ -93,12 +93,12 @@ def said(message: Message) -> Any:
 
 @pytest.mark.parametrize("vector", VECTORS["comebacks"], ids=name_of)
 def test_comebacks(vector: dict[str, Any]) -> None:
-    books = Books()
+    books = SequenceAccounts()
     for channel, symbols in vector["streams"].items():
         for symbol in symbols:
             books.place(channel, symbol, "e1", 7)
     wishes = {
-        Subscription(channel, pattern): Wish()
+        Subscription(channel, pattern): RequestedOptions()
         for channel, patterns in vector["held"].items()
         for pattern in patterns
     }
@@ -106,7 +106,7 @@ def test_comebacks(vector: dict[str, Any]) -> None:
     def size(fields: Any) -> int:
         return len(json.dumps(fields, separators=(",", ":")))
 
-    assert [*ComeBack(books, size, vector["most"]).messages(wishes)] == vector["says"]
+    assert [*ResumePlanner(books, size, vector["most"]).messages(wishes)] == vector["says"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["pace"])

@@ -16,10 +16,10 @@ from tests.tickcast.tapes.builders import TICKS, a_tape, in_a_folder, write
 from tickcast.tapes import Tape, TapeWriter
 from tickcast.tapes.editing import cut, merge
 from tickcast.tapes.frames import compress
-from tickcast.tapes.lines import Hole
+from tickcast.tapes.lines import GapMark
 from tickcast.tapes.manifest import encode_manifest
 from tickcast.tapes.names import manifest_path
-from tickcast.tapes.verify import Chain, verify
+from tickcast.tapes.verify import TapeChain, verify
 from tickcast.wire.errors import InvalidTape
 from tickcast.wire.ticks import Coverage, Subscription, Tick
 from tickcast.wire.times import Time
@@ -76,7 +76,9 @@ def test_a_part_keeps_what_is_known_of_its_numbers(tmp_path: Path) -> None:
     writer.place("trades", "ES", "0665-a", 4)
     for seq in (5, 6, 9, 10, 12):
         writer.tick(trade(seq=seq, time=Time(T0 + seq)), rx=seq)
-    writer.mark(Hole(channel="trades", symbol="ES", first_seq=None, last_seq=None, reason="epoch"))
+    writer.mark(
+        GapMark(channel="trades", symbol="ES", first_seq=None, last_seq=None, reason="epoch")
+    )
     writer.place("trades", "ES", "0666-b", 0)
     for seq in (1, 2, 3):
         writer.tick(trade(seq=seq, time=Time(T0 + 20 - seq)), rx=20 - seq)
@@ -197,7 +199,7 @@ def test_verify_finds_a_manifest_that_lies(tmp_path: Path) -> None:
 def test_verify_follows_a_chain(
     tmp_path: Path, first_seq: int, epoch: str, faults: list[str]
 ) -> None:
-    chain = Chain()
+    chain = TapeChain()
     for name, seq, named in (("a", 1, "0665-a"), ("b", first_seq, epoch)):
         writer = TapeWriter(tmp_path / f"{name}.jsonl.zst", "live")
         writer.place("trades", "ES", named, seq - 1)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.builders import T0, bar, quote, trade, trades
 from tests.tickcast.tapes.builders import TICKS, a_tape, in_a_folder, write
-from tickcast.tapes import Library, Tape, TapeWriter
+from tickcast.tapes import Tape, TapeLibrary, TapeWriter
 from tickcast.tapes.frames import FRAME_BYTES_MAX, compress
-from tickcast.tapes.lines import Hole, Place
+from tickcast.tapes.lines import EpochMark, GapMark
 from tickcast.tapes.manifest import encode_manifest
 from tickcast.tapes.names import manifest_path, number_of, recording_id
 from tickcast.wire.errors import InvalidTape, RecordingFailed, TapeNotFound
@@ -179,8 +179,8 @@ def test_gaps_are_written_where_numbers_are_missing(tmp_path: Path) -> None:
     assert writer.ledger.faults == ["trades/ES: 3 follows 12"]
     manifest_path(path).unlink()
     assert Tape.open(path).manifest.gaps == manifest.gaps
-    marks = [item for item, _ in Tape.open(path).records() if isinstance(item, Place | Hole)]
-    assert marks[0] == Place(channel="trades", symbol="ES", epoch="0665-a", seq=4)
+    marks = [item for item, _ in Tape.open(path).records() if isinstance(item, EpochMark | GapMark)]
+    assert marks[0] == EpochMark(channel="trades", symbol="ES", epoch="0665-a", seq=4)
     (es,) = manifest.streams
     assert (es.epoch, es.seq) == ("0665-a", 3)
 
@@ -295,14 +295,14 @@ def test_a_library_gives_what_is_in_its_folder_alone(tmp_path: Path) -> None:
     (folder / "e.csv").write_text("")
     os.mkfifo(folder / "f.jsonl.zst")
     (folder / ".g.jsonl.zst").write_text("")
-    library = Library(folder)
+    library = TapeLibrary(folder)
     assert library.list() == ["b"]
     assert [channel_of(tick) for tick in library.open("b").read()] == ["trades"] * 3
     for name in ("", "..", "../a", "/a", "c", "d", "e", "f", ".g", "x" * 65, "b\n", "b\0"):
         with pytest.raises(TapeNotFound):
             library.open(name)
     with pytest.raises(TapeNotFound, match="No such file"):
-        Library(tmp_path / "none").list()
+        TapeLibrary(tmp_path / "none").list()
     with pytest.raises(InvalidTape, match="a symbolic link"):
         Tape.open(folder / "c.jsonl.zst")
     with pytest.raises(InvalidTape, match="not a regular file"):

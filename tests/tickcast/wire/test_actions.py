@@ -22,7 +22,7 @@ from tickcast.wire.actions import (
 from tickcast.wire.credentials import Bearer, KeyAndSecret
 from tickcast.wire.delivery import Options, SlowPolicy
 from tickcast.wire.errors import Fault, InvalidAction
-from tickcast.wire.positions import Position
+from tickcast.wire.positions import StreamPosition
 from tickcast.wire.ticks import StreamKey, Subscription
 from tickcast.wire.times import Time
 
@@ -197,7 +197,7 @@ def test_resume_and_start_go_together(pack: Any) -> None:
     )
     assert isinstance(action, Subscribe)
     assert action.start == Time(5)
-    assert action.resume.of(StreamKey("live", "trades", "A")) == Position("e1", 7)
+    assert action.resume.of(StreamKey("live", "trades", "A")) == StreamPosition("e1", 7)
     assert action.resume.of(StreamKey("live", "trades", "B")) is None
 
 

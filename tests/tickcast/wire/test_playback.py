@@ -6,33 +6,33 @@ from hypothesis import strategies as st
 
 from tests.builders import T0
 from tests.recorded import SECOND, Recorded, at, places
-from tickcast.wire.playback import MAX, Deck, Mode
+from tickcast.wire.playback import MAX, Player, ReplayMode
 from tickcast.wire.ticks import Tick
 
 
 def test_ticks_are_due_at_their_times_divided_by_the_speed() -> None:
-    deck = Deck(Recorded(0, 1, 1, 3), 100.0, speed=10)
+    deck = Player(Recorded(0, 1, 1, 3), 100.0, speed=10)
     assert places(deck.take(100.0)) == [0]
     assert deck.due_s == pytest.approx(100.1)
     assert places(deck.take(100.05)) == []
     assert places(deck.take(100.1)) == [1, 2]
     assert deck.state(100.15).position == at(1.5)
     assert places(deck.take(100.3)) == [3]
-    assert deck.state(100.3) == (Mode.ENDED, at(3), 10, at(0), at(3))
+    assert deck.state(100.3) == (ReplayMode.ENDED, at(3), 10, at(0), at(3))
     assert deck.due_s is None
 
 
 def test_max_takes_no_heed_of_time() -> None:
-    deck = Deck(Recorded(0, 100, 5), 7.0, speed=MAX)
+    deck = Player(Recorded(0, 100, 5), 7.0, speed=MAX)
     assert deck.due_s == 7.0
     assert places(deck.take(7.0, at_most=2)) == [0, 1]
     assert deck.state(7.0).position == at(100)
     assert places(deck.take(7.0)) == [2]
-    assert deck.state(7.0).mode is Mode.ENDED
+    assert deck.state(7.0).mode is ReplayMode.ENDED
 
 
 def test_times_that_go_back_wait_for_nothing_and_keep_their_place() -> None:
-    deck = Deck(Recorded(0, 5, 4, 6), 0.0)
+    deck = Player(Recorded(0, 5, 4, 6), 0.0)
     deck.take(0.0)
     assert places(deck.take(4.5)) == []
     assert places(deck.take(5.0)) == [1, 2]
@@ -42,19 +42,19 @@ def test_times_that_go_back_wait_for_nothing_and_keep_their_place() -> None:
 
 
 def test_a_part_is_played_to_its_end_with_its_silence() -> None:
-    deck = Deck(Recorded(0, 1, 2, 9), 0.0, start=at(0.5), end=at(4))
+    deck = Player(Recorded(0, 1, 2, 9), 0.0, start=at(0.5), end=at(4))
     assert deck.due_s == pytest.approx(0.5)
     assert places(deck.take(1.5)) == [1, 2]
-    assert deck.state(1.5).mode is Mode.PLAYING
+    assert deck.state(1.5).mode is ReplayMode.PLAYING
     assert deck.due_s == pytest.approx(3.5)
     deck.take(3.5)
-    assert deck.state(3.5).mode is Mode.ENDED
+    assert deck.state(3.5).mode is ReplayMode.ENDED
     with pytest.raises(ValueError, match="the recording goes from"):
-        Deck(Recorded(0, 1), 0.0, start=at(2))
+        Player(Recorded(0, 1), 0.0, start=at(2))
 
 
 def test_paused_nothing_is_due_and_the_position_stands() -> None:
-    deck = Deck(Recorded(0, 1, 2), 0.0)
+    deck = Player(Recorded(0, 1, 2), 0.0)
     deck.take(0.5)
     deck.pause(0.5)
     assert deck.take(60.0) == []
@@ -66,7 +66,7 @@ def test_paused_nothing_is_due_and_the_position_stands() -> None:
 
 
 def test_the_speed_changes_from_where_it_is() -> None:
-    deck = Deck(Recorded(0, 10, 20), 0.0)
+    deck = Player(Recorded(0, 10, 20), 0.0)
     deck.take(5.0)
     deck.set_speed(5, 5.0)
     assert deck.due_s == pytest.approx(6.0)
@@ -78,7 +78,7 @@ def test_the_speed_changes_from_where_it_is() -> None:
 
 
 def test_a_seek_forward_leaves_out_and_a_seek_back_repeats() -> None:
-    deck = Deck(Recorded(*range(10)), 0.0)
+    deck = Player(Recorded(*range(10)), 0.0)
     assert places(deck.take(2.0)) == [0, 1, 2]
     deck.seek(at(6), 2.0)
     assert deck.rewinds == 0
@@ -90,40 +90,40 @@ def test_a_seek_forward_leaves_out_and_a_seek_back_repeats() -> None:
     assert deck.rewinds == 2, "the tick of this very moment comes again"
     deck.seek(at(99), 4.0)
     assert places(deck.take(4.0)) == [9]
-    assert deck.state(4.0).mode is Mode.ENDED
+    assert deck.state(4.0).mode is ReplayMode.ENDED
     deck.seek(at(-5), 5.0)
-    assert deck.state(5.0) == (Mode.PLAYING, at(0), 1, at(0), at(9))
+    assert deck.state(5.0) == (ReplayMode.PLAYING, at(0), 1, at(0), at(9))
 
 
 def test_a_step_pauses_and_ignores_when_ticks_are_due() -> None:
-    deck = Deck(Recorded(0, 10, 20), 0.0)
+    deck = Player(Recorded(0, 10, 20), 0.0)
     assert places(deck.step(2, 0.0)) == [0, 1]
-    assert deck.state(9.0) == (Mode.PAUSED, at(10), 1, at(0), at(20))
+    assert deck.state(9.0) == (ReplayMode.PAUSED, at(10), 1, at(0), at(20))
     deck.resume(9.0)
     assert deck.due_s == pytest.approx(19.0)
     assert places(deck.step(5, 10.0)) == [2]
-    assert deck.state(10.0).mode is Mode.ENDED
+    assert deck.state(10.0).mode is ReplayMode.ENDED
     assert deck.step(1, 10.0) == []
     with pytest.raises(ValueError, match="a step is"):
         deck.step(0, 10.0)
 
 
 def test_rounds_follow_each_other_without_a_delay() -> None:
-    deck = Deck(Recorded(0, 1), 0.0, loop=True)
+    deck = Player(Recorded(0, 1), 0.0, loop=True)
     assert places(deck.take(0.0)) == [0]
     assert places(deck.take(1.7)) == [1]
     assert deck.rewinds == 1
     assert places(deck.take(1.7)) == [0], "due at 1.0"
     assert deck.due_s == pytest.approx(2.0)
     with pytest.raises(ValueError, match="nothing to loop"):
-        Deck(Recorded(1, 1), 0.0, loop=True)
+        Player(Recorded(1, 1), 0.0, loop=True)
 
 
 def test_after_an_hour_nothing_has_added_up() -> None:
     """Play at ten times the speed, with late wake-ups, on a clock that has run for a year."""
     source = Recorded(*(each * 0.73 for each in range(50_000)))
     began_s = 365.25 * 86_400 + 0.123
-    deck = Deck(source, began_s, speed=10)
+    deck = Player(source, began_s, speed=10)
     now_s = began_s
     while deck.due_s is not None and now_s < began_s + 3600:
         now_s = max(now_s, deck.due_s) + 0.0007
@@ -156,7 +156,7 @@ def test_whatever_is_done_each_pass_is_in_order_and_once(
     seconds: list[float], commands: list[tuple[str, float]], at_most: int, loop: bool
 ) -> None:
     source = Recorded(*seconds)
-    deck = Deck(source, 1000.0, loop=loop and source.first < source.last)
+    deck = Player(source, 1000.0, loop=loop and source.first < source.last)
     now_s = 1000.0
     passed: list[int] = []
     position = deck.state(now_s).position
@@ -189,7 +189,7 @@ def test_whatever_is_done_each_pass_is_in_order_and_once(
             assert deck.state(now_s).position >= position
         position = deck.state(now_s).position
         assert deck.first <= position <= deck.last
-        if ticks and deck.state(now_s).mode is Mode.PLAYING and not deck.rewinds:
+        if ticks and deck.state(now_s).mode is ReplayMode.PLAYING and not deck.rewinds:
             assert max(tick.time for tick in ticks) <= position
 
 
@@ -201,7 +201,7 @@ def test_whatever_is_done_each_pass_is_in_order_and_once(
 def test_undisturbed_every_tick_comes_once_and_none_too_early(
     seconds: list[float], speed: float, late_s: float
 ) -> None:
-    deck = Deck(Recorded(*seconds), 50.0, speed=speed)
+    deck = Player(Recorded(*seconds), 50.0, speed=speed)
     played: list[Tick] = []
     now_s = 50.0
     while deck.due_s is not None:

@@ -13,8 +13,8 @@ from tickcast.wire.errors import Fault, InvalidAction
 from tickcast.wire.positions import (
     EPOCH_MAX,
     NO_POSITIONS,
-    Position,
     Positions,
+    StreamPosition,
     build_positions,
     parse_positions,
 )
@@ -128,7 +128,7 @@ def test_no_positions_at_all(value: object) -> None:
 def test_a_stream_without_a_position_has_none() -> None:
     positions = parse_positions({"epoch": "e", "trades": {"A": 7}}, WANTED)
     assert positions
-    assert positions.of(stream("A")) == Position("e", 7)
+    assert positions.of(stream("A")) == StreamPosition("e", 7)
     assert positions.of(stream("B")) is None
     assert positions.of(stream("A", "quotes")) is None
     assert NO_POSITIONS.of(stream("A")) is None
@@ -138,13 +138,13 @@ def test_what_wildcards_cover_can_be_named() -> None:
     positions = parse_positions(
         {"epoch": "e", "trades": {"BTC-USD": 3}, "quotes": {"Z": 2**53 - 1}}, WANTED
     )
-    assert positions.of(stream("BTC-USD")) == Position("e", 3)
-    assert positions.of(stream("Z", "quotes")) == Position("e", 2**53 - 1)
+    assert positions.of(stream("BTC-USD")) == StreamPosition("e", 3)
+    assert positions.of(stream("Z", "quotes")) == StreamPosition("e", 2**53 - 1)
 
 
 def test_a_narrower_wildcard_than_the_one_subscribed_to() -> None:
     positions = parse_positions({"epoch": "e", "quotes": {"BTC-*": 0}}, WANTED)
-    assert positions.of(stream("BTC-USD", "quotes")) == Position("e", 0)
+    assert positions.of(stream("BTC-USD", "quotes")) == StreamPosition("e", 0)
     assert positions.of(stream("ETH-USD", "quotes")) is None
 
 
@@ -160,11 +160,11 @@ def test_names_go_before_prefixes_and_longer_prefixes_before_shorter_ones() -> N
     of = {symbol: positions.of(stream(symbol, "quotes")) for symbol in
           ("BTC-USD", "BTC-EUR", "BTC-GBP", "BTC-", "ETH-USD")}  # fmt: skip
     assert of == {
-        "BTC-USD": Position("e1", 9),
-        "BTC-EUR": Position("e3", 0),
-        "BTC-GBP": Position("e2", 0),
-        "BTC-": Position("e2", 0),
-        "ETH-USD": Position("e1", 0),
+        "BTC-USD": StreamPosition("e1", 9),
+        "BTC-EUR": StreamPosition("e3", 0),
+        "BTC-GBP": StreamPosition("e2", 0),
+        "BTC-": StreamPosition("e2", 0),
+        "ETH-USD": StreamPosition("e1", 0),
     }
 
 
@@ -172,18 +172,18 @@ def test_the_streams_of_one_message_may_be_in_several_epochs() -> None:
     positions = parse_positions(
         [{"epoch": "e1", "trades": {"A": 5}}, {"epoch": "e2", "trades": {"B": 6}}], WANTED
     )
-    assert positions.of(stream("A")) == Position("e1", 5)
-    assert positions.of(stream("B")) == Position("e2", 6)
+    assert positions.of(stream("A")) == StreamPosition("e1", 5)
+    assert positions.of(stream("B")) == StreamPosition("e2", 6)
 
 
 def test_positions_are_told_sorted_by_epoch_channel_and_symbol() -> None:
     told = build_positions(
         sorted(
             [
-                (stream("B", "quotes"), Position("e2", 4)),
-                (stream("B"), Position("e2", 3)),
-                (stream("C", "bars:5m"), Position("e1", 2)),
-                (stream("A"), Position("e2", 1)),
+                (stream("B", "quotes"), StreamPosition("e2", 4)),
+                (stream("B"), StreamPosition("e2", 3)),
+                (stream("C", "bars:5m"), StreamPosition("e1", 2)),
+                (stream("A"), StreamPosition("e2", 1)),
             ]
         )
     )
@@ -198,12 +198,14 @@ def test_positions_are_told_sorted_by_epoch_channel_and_symbol() -> None:
 SYMBOLS = st.text("AB-/:.", min_size=1, max_size=4)
 KEYS = st.builds(StreamKey, st.just("live"), st.sampled_from(CHANNELS), SYMBOLS)
 POSITIONS = st.builds(
-    Position, st.text(max_size=EPOCH_MAX), st.integers(min_value=0, max_value=2**53 - 1)
+    StreamPosition, st.text(max_size=EPOCH_MAX), st.integers(min_value=0, max_value=2**53 - 1)
 )
 
 
 @given(st.dictionaries(KEYS, POSITIONS, max_size=8), st.booleans())
-def test_what_is_told_can_be_given_back(held: dict[StreamKey, Position], by_name: bool) -> None:
+def test_what_is_told_can_be_given_back(
+    held: dict[StreamKey, StreamPosition], by_name: bool
+) -> None:
     told = build_positions(sorted(held.items()))
     wanted = frozenset(
         Subscription(channel, symbol if by_name else "*") for _, channel, symbol in held
@@ -243,4 +245,4 @@ def test_keys_that_only_messagepack_can_have() -> None:
         parse_action(msgpack.packb(message | {"resume": resume}))
     action = parse_action(msgpack.packb(message | {"resume": {"epoch": "e", "trades": {"A": 1}}}))
     assert isinstance(action, Subscribe)
-    assert action.resume.of(stream("A")) == Position("e", 1)
+    assert action.resume.of(stream("A")) == StreamPosition("e", 1)

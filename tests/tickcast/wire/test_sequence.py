@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import trades
-from tickcast.wire.batch import NEW_EPOCH, Batch, Gap, GapReason, History
-from tickcast.wire.sequence import HELD_TICKS_MAX, Due, Run
+from tickcast.wire.batch import NEW_EPOCH, Batch, GapReason, History, SequenceGap
+from tickcast.wire.sequence import HELD_TICKS_MAX, Due, SequenceTracker
 
 E1, E2 = "0001-a", "0002-b"
 
@@ -19,20 +19,20 @@ def history(*batches: Batch, complete: bool = True, seq: int = 0, epoch: str = E
     return History(epoch, max(seq, last), list(batches), last, complete)
 
 
-def lost(first: int, last: int) -> Gap:
-    return Gap(first, last, GapReason.BROKER)
+def lost(first: int, last: int) -> SequenceGap:
+    return SequenceGap(first, last, GapReason.BROKER)
 
 
-def seqs(due: list[Due]) -> list[int | Gap]:
+def seqs(due: list[Due]) -> list[int | SequenceGap]:
     """Return the numbers of ticks to deliver, and gaps unchanged."""
-    found: list[int | Gap] = []
+    found: list[int | SequenceGap] = []
     for item in due:
-        found += [item] if isinstance(item, Gap) else [tick.seq or 0 for tick in item.ticks]
+        found += [item] if isinstance(item, SequenceGap) else [tick.seq or 0 for tick in item.ticks]
     return found
 
 
-def started(seq: int = 0) -> Run:
-    run = Run()
+def started(seq: int = 0) -> SequenceTracker:
+    run = SequenceTracker()
     assert run.start(E1, seq) == []
     return run
 
@@ -45,7 +45,7 @@ def test_live_ticks_pass_through() -> None:
 
 
 def test_what_came_before_the_start_is_held_until_it() -> None:
-    run = Run()
+    run = SequenceTracker()
     assert run.live(batch(4, 2)) == []
     assert run.live(batch(6, 2)) == []
     assert seqs(run.start(E1, 4)) == [5, 6, 7]
@@ -132,7 +132,7 @@ def test_a_later_epoch_noticed_late_is_read_from_its_beginning() -> None:
 
 
 def test_what_is_held_is_bounded_and_read_again() -> None:
-    run = Run()
+    run = SequenceTracker()
     run.start(E1, 0)
     run.behind = True
     run.ask()
@@ -157,7 +157,7 @@ def test_whatever_is_lost_on_the_way_all_is_accounted_for(
     retained: int,
 ) -> None:  # fmt: skip
     """Some batches never arrive live; history is bounded, and is read rarely and slowly."""
-    run = Run()
+    run = SequenceTracker()
     published: list[Batch] = []
     out: list[Due] = []
     begin = min(begin, sum(sizes))
@@ -185,13 +185,13 @@ def test_whatever_is_lost_on_the_way_all_is_accounted_for(
     assert not run.behind
     covered: list[int] = []
     for item in out:
-        if isinstance(item, Gap):
+        if isinstance(item, SequenceGap):
             covered += range(item.first_seq or 0, (item.last_seq or 0) + 1)
         else:
             covered += [tick.seq or 0 for tick in item.ticks]
     assert covered == list(range(begin + 1, sum(sizes) + 1))
     if retained == 20:
-        assert not any(isinstance(item, Gap) for item in out)
+        assert not any(isinstance(item, SequenceGap) for item in out)
 
 
 def history_after(retained: list[Batch], after: int, published: list[Batch]) -> History:

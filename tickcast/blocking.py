@@ -44,7 +44,7 @@ def connect(url: str, **options: Any) -> Iterator[BlockingStream]:
         try:
             yield blocking
         finally:
-            blocking.give_up()
+            blocking.cancel_waiting()
 
 
 class _Blocking:
@@ -78,7 +78,7 @@ class _Blocking:
         self._under_way = None
         return ticks
 
-    def give_up(self) -> None:
+    def cancel_waiting(self) -> None:
         """Cancel the pending read."""
         if self._under_way is not None:
             self._under_way.cancel()
@@ -201,11 +201,11 @@ class BlockingStream(_Blocking):
         self._replays.append(replay)
         return replay
 
-    def give_up(self) -> None:
+    def cancel_waiting(self) -> None:
         """Cancel the pending reads of the stream and of its replays."""
         for replay in self._replays:
-            replay.give_up()
-        super().give_up()
+            replay.cancel_waiting()
+        super().cancel_waiting()
 
 
 class BlockingReplay(_Blocking):

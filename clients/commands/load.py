@@ -76,8 +76,8 @@ _REPORT_WIDTH: Final = 100
 @click.option("--conflate-ms", type=click.IntRange(0, 60_000), help="Ask the server for it.")
 @click.option("--churn", type=PerSecondParameter(), metavar="N/S",
               help="Connections a second that leave, each replaced by a new one.")  # fmt: skip
-@click.option("--ramp", type=PerSecondParameter(), default="500/s", show_default=True, metavar="N/S",
-              help="Connections to open in a second.")  # fmt: skip
+@click.option("--ramp", type=PerSecondParameter(), default="500/s", show_default=True,
+              metavar="N/S", help="Connections to open in a second.")  # fmt: skip
 @click.option("--processes", "-p", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes to share the connections.")  # fmt: skip
 @click.option("--seed", type=int, default=1, show_default=True,

@@ -167,7 +167,7 @@ async def _record(
     with shelf.locked():
         known = [
             Position(each.channel, each.symbol, each.epoch, each.seq)
-            for each in shelf.positions(teller.say)
+            for each in shelf.positions(teller.print_line)
             if each.seq is not None
         ]
         present: list[Position] = []
@@ -175,7 +175,7 @@ async def _record(
             async with server.connect() as stream:
                 with token_hint(server.token):
                     present = await positions_of(stream, wanted)
-        async with server.connect(teller.take_gap) as stream:
+        async with server.connect(teller.add_gap) as stream:
             recorder = teller.recorder = Recorder(shelf, rotation, flush_s, slow)
             try:
                 with token_hint(server.token):
@@ -210,18 +210,18 @@ class _Teller:
         self._before = (0.0, 0)
         self._rate = 0.0
 
-    def say(self, words: str) -> None:
+    def print_line(self, words: str) -> None:
         """Print one line."""
         self._stderr.print(Text(f"tickcast: {words}"))
 
-    def take_gap(self, gap: Gap) -> None:
+    def add_gap(self, gap: Gap) -> None:
         """Count a gap, and report it."""
         assert self.recorder is not None
-        self.recorder.take_gap(gap)
+        self.recorder.add_gap(gap)
         if self.recorder.gaps <= _GAPS_TOLD:
-            self.say(describe_gap(gap))
+            self.print_line(describe_gap(gap))
         elif self.recorder.gaps == _GAPS_TOLD + 1:
-            self.say("further gaps are only noted on the tape")
+            self.print_line("further gaps are only noted on the tape")
 
     @contextmanager
     def progress(self, is_connected: Callable[[], bool]) -> Iterator[None]:
@@ -242,7 +242,7 @@ class _Teller:
             await asyncio.sleep(_PACE_IN_LOGS_S if live is None else _PACE_S)
             words = self._line(is_connected())
             if live is None:
-                self.say(words)
+                self.print_line(words)
             else:
                 live.update(Text(words, no_wrap=True, overflow="ellipsis"), refresh=True)
 
@@ -264,7 +264,7 @@ class _Teller:
         """Print a summary of the recording."""
         done = self.recorder
         assert done is not None
-        self.say(
+        self.print_line(
             f"recorded {counted(done.ticks, 'tick')}, {counted(done.stored_bytes, 'byte')}"
             f" in {counted(done.tapes, 'tape')}, {counted(done.gaps, 'gap')}"
         )

@@ -90,7 +90,7 @@ class _Viewer:
     async def _read(self, limit: int | None) -> None:
         left = limit
         while ticks := await self._stream.read(min(_READ_TICKS, left or _READ_TICKS)):
-            self._board.take(ticks, time.monotonic())
+            self._board.update(ticks, time.monotonic())
             if left is not None:
                 left -= len(ticks)
                 if not left:
@@ -144,14 +144,14 @@ class _Viewer:
                     self._say(f"no history: {error}")
                     await stream.subscribe(trades=[candles.symbol])
                 while ticks := await stream.read():
-                    candles.take(ticks)
+                    candles.add(ticks)
                     self._board.changed = True
                     await asyncio.sleep(0 if stream.waiting else _READ_S)
         except TickcastError as error:
             self._say(f"no candles: {error}")
 
     def _say(self, text: str) -> None:
-        self._board.say(text, time.monotonic())
+        self._board.show_message(text, time.monotonic())
 
     # -- frames
 

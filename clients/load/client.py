@@ -166,7 +166,7 @@ class LoadClient(asyncio.Protocol):
                 self._take_notice(part)
 
     def _take_ticks(self, summary: Summary, now_ns: int) -> None:
-        self.tally.take(summary)
+        self.tally.add(summary)
         meter = self._meter
         slow = self.seat.slow
         meter.count(summary, slow)
@@ -195,7 +195,7 @@ class LoadClient(asyncio.Protocol):
                 self._meter.problems += 1
                 self._shared.on_error(f"{notice.get('code')} {notice.get('msg')}")
         else:
-            self.tally.take_notice(notice)
+            self.tally.add_notice(notice)
         if not self.conversation.ready:
             self._converse(notice)
 
@@ -242,7 +242,7 @@ class LoadClient(asyncio.Protocol):
             self._transport.pause_reading()
             self.stalled = True
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         """Resume reading."""
         if self.stalled and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
@@ -253,7 +253,7 @@ class LoadClient(asyncio.Protocol):
         if self.leaving or self._transport is None:
             return
         self.leaving = True
-        self.read_on()
+        self.resume_reading()
         self._send(wire.CLOSE, wire.close_payload(CloseCode.NORMAL))
         asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, self.abort)
 

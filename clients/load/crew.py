@@ -43,7 +43,7 @@ class _Worker:
         self.process = process
         self.answers: asyncio.Queue[News | TickcastError] = asyncio.Queue()
 
-    def tell(self, order: Order) -> None:
+    def send(self, order: Order) -> None:
         """Send an order. If the process is gone, the missing answer will show it."""
         assert self.process.stdin is not None
         with suppress(OSError, RuntimeError):
@@ -90,14 +90,14 @@ class WorkerPool:
     async def connect(self, plan: Plan, bases: Streams) -> int:
         """Open all connections; return how many succeeded."""
         for worker in self._workers:
-            worker.tell(Connect(plan, worker.number, bases))
+            worker.send(Connect(plan, worker.number, bases))
         return sum(ready.connected for ready in await self._gather(Ready))
 
     def measure(self, begin_ns: int) -> None:
         """Start the measurement at a given time."""
         self._tell(Measure(begin_ns))
 
-    async def settle(self, ends: Streams, timeout_s: float, last: bool) -> int:
+    async def await_ticks(self, ends: Streams, timeout_s: float, last: bool) -> int:
         """Wait for ticks in flight; return how many clients still lack some."""
         self._tell(AwaitTicks(ends, timeout_s, last))
         return sum(settled.lagging for settled in await self._gather(TicksArrived))
@@ -109,7 +109,7 @@ class WorkerPool:
 
     def _tell(self, order: Order) -> None:
         for worker in self._workers:
-            worker.tell(order)
+            worker.send(order)
 
     async def _gather(self, kind: type[Answer]) -> list[Answer]:
         # Wait for all at once, to notice the failure of any of them.

@@ -188,7 +188,7 @@ class ClientPool:
                     self._ledger.accounts.stalls += not client.stalled
                     client.stall()
                 else:
-                    client.read_on()
+                    client.resume_reading()
             await asyncio.sleep(_LOOK_S)
 
     def _on_end(self, client: LoadClient) -> None:
@@ -214,14 +214,14 @@ class ClientPool:
 
     # -- ending
 
-    async def settle(self, ends: StreamList, timeout_s: float) -> int:
+    async def await_ticks(self, ends: StreamList, timeout_s: float) -> int:
         """Wait until all ticks up to `ends` have arrived; return how many clients lack some.
 
         It gives up when nothing has arrived for a while, or after `timeout_s`.
         """
         self._stop_tasks()
         for client in self.clients:
-            client.read_on()
+            client.resume_reading()
         numbered = self._number(ends)
         loop = asyncio.get_running_loop()
         began = moved = loop.time()

@@ -67,7 +67,7 @@ class Meter:
         if slow:
             self.slow_ticks += summary.ticks
 
-    def take(self, number: int, span_s: float) -> Second:
+    def pop_second(self, number: int, span_s: float) -> Second:
         """Return the figures since the last call; the caller fills in the rest of the `Second`."""
         second = Second(
             number=number, span_s=span_s, ticks=self.ticks,

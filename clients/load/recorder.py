@@ -79,7 +79,7 @@ class RunRecorder:
         self.slow = {source: LatencyHistogram() for source in _SOURCES}
         self.samples: list[UsageSample] = []
 
-    def take(self, process: int, second: Second) -> None:
+    def add(self, process: int, second: Second) -> None:
         """Add the figures of one process for one second."""
         self.connected[process] = second.connected
         self.settled[process] = second.settled

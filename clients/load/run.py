@@ -87,7 +87,7 @@ class Load:
         started = Time.now()
         showing = asyncio.create_task(self._show_forever(stage))
         try:
-            async with employed(self._plan.processes, self.recorder.take) as crew:
+            async with employed(self._plan.processes, self.recorder.add) as crew:
                 await self._work(crew)
                 self._enter("closing", 0.0)
                 accounts = await crew.finish()
@@ -154,7 +154,7 @@ class Load:
     async def _settle(self, crew: WorkerPool) -> None:
         """Wait for ticks in flight, and find out whether any are missing."""
         ends = await self._ends()
-        lagging = await crew.settle(ends, self._plan.settle_s, last=False)
+        lagging = await crew.await_ticks(ends, self._plan.settle_s, last=False)
         # A server may report skipped ticks only before the stream's next tick, so publish one.
         for _ in range(_CLOSING_ROUNDS):
             if not (lagging and self._producer and not self._trouble):
@@ -162,7 +162,7 @@ class Load:
             if await self._guard(self._producer.close_streams()):
                 self._closing += len(self._streams)
             ends = await self._ends()
-            lagging = await crew.settle(ends, self._plan.settle_s, last=True)
+            lagging = await crew.await_ticks(ends, self._plan.settle_s, last=True)
         self._ends_compared = bool(ends)
 
     async def _ends(self) -> Streams:

@@ -70,7 +70,7 @@ class SequenceChecker:
         """The number of unexplained ticks and notices; 0 with a correct server."""
         return self.missing + self.repeated + self.reordered + self.wrong_notices
 
-    def take(self, summary: Summary) -> None:
+    def add(self, summary: Summary) -> None:
         """Record ticks."""
         positions = self.positions
         for number, before, last in summary.runs:
@@ -133,7 +133,7 @@ class SequenceChecker:
 
     # -- notices
 
-    def take_notice(self, notice: Notice) -> None:
+    def add_notice(self, notice: Notice) -> None:
         """Record a `skipped` or `gap` notice; other notices do not affect the accounts."""
         kind = notice.get("T")
         if kind not in ("skipped", "gap"):

@@ -83,7 +83,7 @@ class Worker:
         if order.last:
             # Ticks published only to determine the ends of streams are not part of the load.
             self._fleet.meter.timing = False
-        lagging = await self._fleet.settle(order.ends, order.timeout_s)
+        lagging = await self._fleet.await_ticks(order.ends, order.timeout_s)
         self._tell(TicksArrived(lagging))
 
     async def _finish(self) -> None:
@@ -125,7 +125,7 @@ class Worker:
 
     def _tell_second(self, number: int, span_s: float) -> None:
         fleet = self._fleet
-        second: Second = fleet.meter.take(number, span_s)
+        second: Second = fleet.meter.pop_second(number, span_s)
         cpu_s = time.process_time()
         second.cpu_s, self._cpu_s = cpu_s - self._cpu_s, cpu_s
         second.loop_late_us, self._late_us = self._late_us, 0

@@ -94,7 +94,7 @@ class Recorder:
             self._place(each)
             epoch = epochs.get((each.channel, each.symbol), each.epoch)
             if each.epoch not in ("", epoch):
-                self.take_gap(Gap(each.channel, each.symbol, None, None, "epoch"))
+                self.add_gap(Gap(each.channel, each.symbol, None, None, "epoch"))
                 each = each._replace(epoch=epoch, seq=0)  # noqa: PLW2901 - resume here
                 self._place(each)
             places.append(each)
@@ -116,12 +116,12 @@ class Recorder:
     def _place(self, position: Position) -> None:
         self._writer.place(*position, rx=int(Time.now()))
 
-    def take_gap(self, gap: Gap) -> None:
+    def add_gap(self, gap: Gap) -> None:
         """Record a gap."""
         self.gaps += 1
         self._writer.mark(GapMark(**gap._asdict(), rx=int(Time.now())))
 
-    def take(self, tick: Tick) -> None:
+    def add(self, tick: Tick) -> None:
         """Record a tick."""
         if tick.snap:
             return  # Earlier ticks are missing. The next tick shows how many.
@@ -161,7 +161,7 @@ class Recorder:
 
     async def _take_all(self, stream: Stream, limit: int | None) -> None:
         async for tick in stream:
-            self.take(tick)
+            self.add(tick)
             if self.ticks == limit:
                 return
             if self._writer.waiting_bytes > WAITING_BYTES_MAX:
@@ -178,7 +178,7 @@ class Recorder:
         """Write everything received so far to disk; raises RecordingFailed."""
         async with self._writing:
             self._name_epochs(stream)
-            blocks = self._writer.take()
+            blocks = self._writer.pop_pending()
             await _in_a_thread(partial(self._writer.write, blocks))
 
     def _name_epochs(self, stream: Stream) -> None:

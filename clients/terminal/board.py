@@ -65,9 +65,9 @@ class Board:
 
     # -- input
 
-    def take(self, ticks: Iterable[Tick], now: float) -> None:
+    def update(self, ticks: Iterable[Tick], now: float) -> None:
         """Update from ticks that arrived at `now`."""
-        self.market.take(ticks, now)
+        self.market.update(ticks, now)
         self.changed = True
 
     def turn(self, now: float) -> None:
@@ -83,7 +83,7 @@ class Board:
             self._frozen = None  # End the pause, which has no such candles.
         return self._candles
 
-    def say(self, text: str, now: float) -> None:
+    def show_message(self, text: str, now: float) -> None:
         """Show the user a message for a few seconds."""
         self._said = (text, now)
         self.changed = True

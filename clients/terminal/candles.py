@@ -23,7 +23,7 @@ class Candle:
         self.open = self.high = self.low = self.close = price
         self.volume = 0.0
 
-    def take(self, price: float, size: float) -> None:
+    def add(self, price: float, size: float) -> None:
         """Add a trade."""
         self.high = max(self.high, price)
         self.low = min(self.low, price)
@@ -54,7 +54,7 @@ class Candles:
         self._length_ns = TIMEFRAMES[timeframe] * NS_PER_SECOND
         self._candles: dict[int, Candle] = {}
 
-    def take(self, ticks: Iterable[Tick]) -> None:
+    def add(self, ticks: Iterable[Tick]) -> None:
         """Add trades in stream order; other ticks are ignored."""
         for tick in ticks:
             if not isinstance(tick, Trade) or tick.symbol != self.symbol:
@@ -70,7 +70,7 @@ class Candles:
                 self.last = max(self.last, number)
                 candle = self._candles[number] = Candle(tick.price)
                 self._trim()
-            candle.take(tick.price, tick.size)
+            candle.add(tick.price, tick.size)
 
     def _trim(self) -> None:
         if len(self._candles) > CANDLES_MAX:

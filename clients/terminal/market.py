@@ -63,7 +63,7 @@ class Row:
         """Ask minus bid."""
         return self.quote.ask_price - self.quote.bid_price if self.quote else None
 
-    def take(self, tick: Tick, now: float) -> None:
+    def update(self, tick: Tick, now: float) -> None:
         """Update from a tick that arrived at `now`."""
         self.updated_at = now
         self.latest = tick.time
@@ -137,7 +137,7 @@ class Market:
         self._turns = 0
         self._counted: deque[int] = deque([0], maxlen=_RATE_TURNS + 1)
 
-    def take(self, ticks: Iterable[Tick], now: float) -> None:
+    def update(self, ticks: Iterable[Tick], now: float) -> None:
         """Update from ticks that arrived at `now`."""
         for tick in ticks:
             self.ticks += 1
@@ -148,7 +148,7 @@ class Market:
                     continue
                 row = self.rows[tick.symbol] = Row(tick.symbol)
                 self.changes += 1
-            row.take(tick, now)
+            row.update(tick, now)
 
     def _count_hidden(self, symbol: str) -> None:
         if symbol in self.hidden:

@@ -163,7 +163,7 @@ class Admission:
         """The limiter of the address in a scope; None if it is not limited."""
         return self._limits.of(_address_in(scope))
 
-    async def look_in(self, scope: Mapping[str, Any]) -> Grant:
+    async def check_request(self, scope: Mapping[str, Any]) -> Grant:
         """Authorize a plain HTTP request. It takes no seat, but it counts as an attempt.
 
         Raises:
@@ -314,7 +314,7 @@ class Admission:
             ) from None
 
     async def _take(self, visitor: AdmittedClient, rooms: Mapping[str, int]) -> None:
-        full = await self._seats.take(rooms, shared=self._is_up())
+        full = await self._seats.acquire(rooms, shared=self._is_up())
         if full is not None:
             raise TooManyConnections(full)
         if visitor.has_left:

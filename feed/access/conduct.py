@@ -44,10 +44,10 @@ class MessageLimiter:
             paid: the part that was taken before. It is returned if the rest is refused.
         """
         rest = min(price, self._burst) - min(paid, self._burst)
-        if rest <= 0 or self._messages.take(rest, now_s):
+        if rest <= 0 or self._messages.consume(rest, now_s):
             return True
         if paid:
-            self._messages.give_back(min(paid, self._burst))
+            self._messages.refund(min(paid, self._burst))
         return False
 
     def charge(self, price: float) -> None:
@@ -65,4 +65,4 @@ class MessageLimiter:
         """
         if self._patience is None:
             self._patience = TokenBucket(_REFUSALS_PER_S, _REFUSALS_BURST)
-        return self._patience.take(min(cost, _REFUSALS_BURST), now_s)
+        return self._patience.consume(min(cost, _REFUSALS_BURST), now_s)

@@ -135,7 +135,7 @@ class Backlog:
                 kept[key] = parts
         self._parts = kept
 
-    def take(self, written_us: int) -> tuple[bytes, Totals]:
+    def pop_frames(self, written_us: int) -> tuple[bytes, Totals]:
         """Take frames with the missed ticks of some streams, those that have waited longest first.
 
         Returns the frames, and what they add to the client's totals.

@@ -61,4 +61,4 @@ class PendingFlush:
         self,
     ) -> Iterator[tuple[Sequence[EncodedTicks], WireFormat, Iterable[SubscriberGroup]]]:
         """The pieces to write, with their form and audience."""
-        return ((each.take(), each.form, (each,)) for each in self._touched)
+        return ((each.pop_pending(), each.form, (each,)) for each in self._touched)

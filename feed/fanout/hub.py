@@ -253,12 +253,12 @@ class Hub:
         if stream is None or not ticks:
             return False
         self.counters.ticks_in += len(ticks)
-        stream.take(ticks, published_us, epoch)
+        stream.append(ticks, published_us, epoch)
         if not stream.taps:
             return False
         due = False
         for tap in stream.taps.values():
-            is_first = tap.take(ticks, published_us)
+            is_first = tap.add(ticks, published_us)
             due = due or is_first
             if isinstance(tap, LiveTap):
                 self.arrivals.add((published_us, len(ticks)))
@@ -287,7 +287,7 @@ class Hub:
                 frame = message_frame(protocol.gap(key, gap), form.encoding)
                 for audience in audiences:
                     for outbox in audience.members:
-                        outbox.tell(key, gap, frame)
+                        outbox.send_gap(key, gap, frame)
         if epoch != stream.epoch:
             stream.enter(epoch)
         if gap.reason is not GapReason.EPOCH:
@@ -300,7 +300,7 @@ class Hub:
         groups = self._streams.due_groups(now.steady_s)
         if len(dirty) == 1 and not groups:
             # The usual case at low rates: there is only one stream, so nothing has to be gathered.
-            chunk = dirty[0].give()
+            chunk = dirty[0].pop_pending()
             self.writes.to_audiences(
                 (encode_pieces(chunk, form, now.wall_us), form, audiences)
                 for form, audiences in dirty[0].audiences.items()
@@ -314,7 +314,7 @@ class Hub:
     ) -> None:
         gathering = PendingFlush(now)
         for tap in dirty:
-            gathering.add(tap, tap.give())
+            gathering.add(tap, tap.pop_pending())
         for group in groups:
             for conflated in group.begin_interval(now.steady_s):
                 gathering.add_conflated(conflated)

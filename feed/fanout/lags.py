@@ -57,7 +57,7 @@ class Staleness:
     def __init__(self) -> None:
         self._heard_s = self._read_s = 0.0
 
-    def look(self, now_s: float, *, broker_heard_s: float, all_taken: bool) -> None:
+    def update(self, now_s: float, *, broker_heard_s: float, all_taken: bool) -> None:
         """Record the current state.
 
         Args:

@@ -134,7 +134,7 @@ class Outbox:
                 self._backlog.add(piece.chunk, policy)
         return refused
 
-    def tell(self, key: StreamKey, gap: SequenceGap, frame: bytes) -> None:
+    def send_gap(self, key: StreamKey, gap: SequenceGap, frame: bytes) -> None:
         """Send a gap notice, in order with the stream's ticks; `frame` is the encoded notice."""
         if self.extended and not self.closed:
             if self._backlog is not None:
@@ -165,7 +165,7 @@ class Outbox:
             return released
         self._held = None
         while self._backlog and not self._sink.paused:
-            data, part = self._backlog.take(written_us)
+            data, part = self._backlog.pop_frames(written_us)
             self._sink.write(data)
             part.bytes = len(data)
             released.add(part)

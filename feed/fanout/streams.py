@@ -43,7 +43,7 @@ class RecentTicks:
         self._count = 0
         self.holders = 0
 
-    def take(self, ticks: Sequence[Tick], published_us: int) -> None:
+    def append(self, ticks: Sequence[Tick], published_us: int) -> None:
         """Add ticks; drop the oldest beyond the limits."""
         self._batches.append((ticks, published_us))
         self._count += len(ticks)
@@ -107,7 +107,7 @@ class LiveStream:
         self.taps: dict[int, AnyTap] = {}
         self.tail: RecentTicks | None = None
 
-    def take(self, ticks: Sequence[Tick], published_us: int, epoch: str) -> None:
+    def append(self, ticks: Sequence[Tick], published_us: int, epoch: str) -> None:
         """Take the next ticks."""
         if epoch != self.epoch:
             self.enter(epoch)
@@ -115,7 +115,7 @@ class LiveStream:
         self.latest = ticks[-1]
         self.published_us = published_us
         if self.tail is not None:
-            self.tail.take(ticks, published_us)
+            self.tail.append(ticks, published_us)
 
     def enter(self, epoch: str) -> None:
         """Enter a new epoch, before its first tick."""

@@ -118,7 +118,7 @@ class SubscriberGroup:
         if not self.taps:
             self._alone = None  # Break the reference cycle, which would need a garbage collection.
 
-    def take(self) -> list[EncodedTicks]:
+    def pop_pending(self) -> list[EncodedTicks]:
         """Return the pieces gathered since the last call."""
         gathered, self.gathered = self.gathered, []
         return gathered
@@ -152,14 +152,14 @@ class LiveTap:
         self.ticks: list[Tick] = []
         self.published_us: list[int] = []
 
-    def take(self, ticks: Sequence[Tick], published_us: int) -> bool:
-        """Take published ticks. Returns True if they are the first since the last `give`."""
+    def add(self, ticks: Sequence[Tick], published_us: int) -> bool:
+        """Take published ticks. Returns True if they are the first since the last `pop_pending`."""
         is_first = not self.ticks
         self.ticks += ticks
         self.published_us += [published_us] * len(ticks)
         return is_first
 
-    def give(self) -> TickBatch:
+    def pop_pending(self) -> TickBatch:
         """Return all ticks taken since the last call."""
         chunk = TickBatch(self.key, self.ticks, self.published_us)
         self.ticks, self.published_us = [], []
@@ -189,7 +189,7 @@ class Conflator:
         """The conflation interval, in ms: at most one tick is sent in each."""
         return self.group.interval_ms
 
-    def take(self, ticks: Sequence[Tick], published_us: int) -> bool:
+    def add(self, ticks: Sequence[Tick], published_us: int) -> bool:
         """Take published ticks. Returns True if its group was idle until now."""
         before = 0
         if self._runs is None:

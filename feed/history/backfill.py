@@ -225,7 +225,7 @@ class Backfill:
     def _hand_over(self, request: HistoryRequest, answer: History | HistoryPlace) -> None:
         for follower in self._asked.pop(request, []):
             try:
-                follower.take(request, answer)
+                follower.receive(request, answer)
             except Exception:
                 self._end(follower)
             else:
@@ -235,7 +235,7 @@ class Backfill:
         self.failed += 1
         for follower in self._asked.pop(request, []):
             try:
-                follower.give_up(request, fault)
+                follower.skip_history(request, fault)
             except Exception:
                 self._end(follower)
             else:

@@ -1,10 +1,10 @@
 """Bring a client from a point in a stream's history up to live, without gaps or duplicates.
 
-A `StreamCursor` tracks one client's progress through one stream. It ends when the client has received
-exactly what the hub has forwarded of the stream. From then on the client is a live subscriber. No
-ticks are buffered for the client meanwhile. Missing ticks are read from history, in pages that are
-shared with other clients. Ticks that were not in history yet when it was read are in the stream's
-tail.
+A `StreamCursor` tracks one client's progress through one stream. It ends when the client has
+received exactly what the hub has forwarded of the stream. From then on the client is a live
+subscriber. No ticks are buffered for the client meanwhile. Missing ticks are read from history, in
+pages that are shared with other clients. Ticks that were not in history yet when it was read are in
+the stream's tail.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class StreamCursor:
 
     # -- results of reads
 
-    def take_place(self, place: HistoryPlace, stream: LiveStream) -> SequenceGap | None:
+    def set_place(self, place: HistoryPlace, stream: LiveStream) -> SequenceGap | None:
         """Start at the place of the point in time. Returns a gap if ticks are no longer retained.
 
         The number of missing ticks is unknown, so the gap has only an end.
@@ -169,7 +169,7 @@ class StreamCursor:
         self.epoch, self.seq = place.epoch or stream.epoch, place.before
         return SequenceGap(None, place.before, GapReason.RETENTION) if place.trimmed else None
 
-    def take_history(self, history: History, stream: LiveStream) -> SequenceGap | None:
+    def add_history(self, history: History, stream: LiveStream) -> SequenceGap | None:
         """Process a page of history. Returns a gap if ticks turned out not to be retained.
 
         The ticks themselves are in the blocks.
@@ -191,7 +191,7 @@ class StreamCursor:
         self.seq = next_seq - 1
         return gap
 
-    def give_up(self, stream: LiveStream) -> SequenceGap | CursorState:
+    def skip_history(self, stream: LiveStream) -> SequenceGap | CursorState:
         """Continue live because history can't be read. Returns what to tell the client about it."""
         knows_start = self._start is None
         same_epoch = self.epoch == stream.epoch or not self.seq

@@ -155,7 +155,7 @@ class ClientBackfill:
             self._hub.catch_up(self._outbox, key, now)
         self.drop(joining)
 
-    def take(self, request: HistoryRequest, answer: History | HistoryPlace) -> None:
+    def receive(self, request: HistoryRequest, answer: History | HistoryPlace) -> None:
         """Process the result of a read. The ticks themselves are in the blocks."""
         key = request.key
         stream, catch_up = self._hub.stream(key), self.behind.get(key)
@@ -166,9 +166,9 @@ class ClientBackfill:
             self._ready.append(key)
             return
         gap = (
-            catch_up.take_history(answer, stream)
+            catch_up.add_history(answer, stream)
             if isinstance(answer, History)
-            else catch_up.take_place(answer, stream)
+            else catch_up.set_place(answer, stream)
         )
         form = self._hub.form_of(self._outbox)
         if gap is not None and form is not None:
@@ -177,7 +177,7 @@ class ClientBackfill:
             self._outbox.push(b"".join(parcel.parts))
         self._ready.appendleft(key)
 
-    def give_up(self, request: HistoryRequest, fault: Fault) -> None:
+    def skip_history(self, request: HistoryRequest, fault: Fault) -> None:
         """Report that history can't be read, and continue with the stream live.
 
         A gap announces the missed ticks. The error is sent once for each `subscribe`, no matter how
@@ -189,7 +189,7 @@ class ClientBackfill:
         if stream is None or catch_up is None or self.reading.get(key) != request:
             return
         del self.reading[key]
-        missed = catch_up.give_up(stream)
+        missed = catch_up.skip_history(stream)
         if form is not None:
             parcel = _Parcel(form, 0)
             if not catch_up.origin.failed:

@@ -72,7 +72,7 @@ class HistoryPage:
         """Whether it contains all ticks of another block of the same place."""
         return self.first_seq <= other.first_seq and other.last_seq <= self.last_seq
 
-    def take_rest(self, other: HistoryPage) -> None:
+    def extend_from(self, other: HistoryPage) -> None:
         """Append the ticks that another block of the same place has beyond this one's end.
 
         Does nothing if there would be a hole in between.
@@ -166,7 +166,7 @@ class HistoryCache:
             known = self._get(place)
             if known is None or not known.includes(block):
                 if known is not None:
-                    block.take_rest(known)
+                    block.extend_from(known)
                 self._young.put(place, block)
         if self.size_bytes > self._max_bytes:
             self.age()

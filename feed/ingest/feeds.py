@@ -32,7 +32,7 @@ class Feed:
         self.wanted: Counter[Subscription] = Counter()
         self.unused_since: float | None = None
 
-    def learn(self, listed: Iterable[StreamKey]) -> set[StreamKey]:
+    def add_streams(self, listed: Iterable[StreamKey]) -> set[StreamKey]:
         """Add streams to the known ones, up to the limit. Returns the new ones."""
         valid = {key for key in listed if key.channel in CHANNELS and is_symbol(key.symbol)}
         new = valid - self.streams

@@ -77,7 +77,7 @@ class SequenceTrackers:
         """Forget a stream's run."""
         self._by_channel.pop(keys.ticks(key), None)
 
-    def take(self, key: StreamKey, run: SequenceTracker, batch: Batch) -> None:
+    def receive(self, key: StreamKey, run: SequenceTracker, batch: Batch) -> None:
         """Take a batch that was just published."""
         self.enter_epoch(key.feed, batch.epoch)
         due = run.live(batch)
@@ -179,7 +179,7 @@ class SequenceTrackers:
             while run.behind and self._is_current(key, run):
                 try:
                     async with self._repair_turn:
-                        due = await self._store.read_on(key, run)
+                        due = await self._store.read_after(key, run)
                 except BrokerUnavailable as error:
                     logger.debug("could not read history: %s", error)
                     if not self._is_connected():

@@ -149,10 +149,10 @@ class Upstream:
         async for key in self.store.listed(feed):
             some.append(key)
             if len(some) == _LISTED_BATCH:
-                new |= known.learn(some)
+                new |= known.add_streams(some)
                 some.clear()
                 await asyncio.sleep(0)
-        new |= known.learn(some)
+        new |= known.add_streams(some)
         if known.listed:
             # The directory was read before, perhaps while this task waited, so these are new.
             self._open_covered(known, new)
@@ -246,7 +246,7 @@ class Upstream:
             for feed, known in self._feeds:
                 if channel == keys.announcements(feed):
                     member = data.decode("utf-8", "replace")
-                    new = known.learn([keys.from_member(feed, member)])
+                    new = known.add_streams([keys.from_member(feed, member)])
                     self._open_covered(known, new)
             return
         key, run = entry
@@ -255,7 +255,7 @@ class Upstream:
         except InvalidTick as error:
             logger.warning("ignored a message on %s: %s", channel, error)
             return
-        self._runs.take(key, run, batch)
+        self._runs.receive(key, run, batch)
 
     def _open_covered(self, known: Feed, streams: Iterable[StreamKey]) -> None:
         """Open the streams that wildcards cover from their first tick on, in batches."""

@@ -56,7 +56,7 @@ class ActiveReplay:
         """Encode due ticks, up to about `WRITE_BYTES`; return None if none are due."""
         frames: list[bytes] = []
         size = ticks = 0
-        while size < WRITE_BYTES and (cels := self._deck.take(now_s, FRAME_TICKS_MAX)):
+        while size < WRITE_BYTES and (cels := self._deck.pop_due(now_s, FRAME_TICKS_MAX)):
             frames.append(self._frame(cels))
             size += len(frames[-1])
             ticks += len(cels)

@@ -53,7 +53,7 @@ def _wait_s(scope: Scope) -> int:
     if limiter is None:
         return 0
     now_s = monotonic()
-    return limiter.shut_out_s(now_s) or limiter.take_request(now_s)
+    return limiter.shut_out_s(now_s) or limiter.spend_request(now_s)
 
 
 class Body(NamedTuple):

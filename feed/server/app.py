@@ -301,7 +301,7 @@ async def _grant_of(request: Request) -> Grant:
     Raises:
         Refused: the sender may see nothing.
     """
-    return await _engine(request).door.look_in(request.scope)
+    return await _engine(request).door.check_request(request.scope)
 
 
 async def _entitlements_in(request: Request, feed: str) -> Entitlements:

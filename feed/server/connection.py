@@ -75,7 +75,7 @@ class Connection:
         )
 
     def begin(self, session: Session) -> None:
-        """Greet the client. Then pass its messages to `take`, and call `end` when it is gone."""
+        """Greet the client. Then pass its messages to `receive`, and call `end` when it is gone."""
         self._session = session
         self._sink.on_drain = self._drain
         self._sink.on_shutdown = self._last_words
@@ -87,7 +87,7 @@ class Connection:
         self._set_deadline()
         logger.info("opened", extra=self._about())
 
-    def take(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
+    def receive(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
         """Answer a message. If it returns a coroutine, await that before the next message."""
         try:
             request = self._session.read(message)
@@ -148,7 +148,7 @@ class Connection:
         try:
             while (event := await websocket.receive())["type"] != "websocket.disconnect":
                 text: str | None = event.get("text")
-                if (work := self.take(event["bytes"] if text is None else text)) is not None:
+                if (work := self.receive(event["bytes"] if text is None else text)) is not None:
                     await work
             code = event["code"]
         finally:

@@ -52,7 +52,7 @@ class ReplayFollowers:
             logger.log(level_of(error), "no word of replays for now: %s", error)
             return
         if state is not None and session in followers:
-            session.tell_replay(state)
+            session.send_replay_state(state)
 
     def forget(self, session: Session) -> None:
         """Stop sending replay states to a client."""
@@ -105,7 +105,7 @@ class ReplayFollowers:
         self._hub.flush(Instant.now())
         for session in list(self._followers.get(feed, ())):
             try:
-                session.tell_replay(state)
+                session.send_replay_state(state)
             except Exception:
                 # An exception here would end the Redis connection that all clients share.
                 logger.exception("a bug in telling a client of a replay, whose connection ends")

@@ -53,7 +53,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
     connection.begin(session)
     if isinstance(sink, TransportSink):
         sink.limit_address(engine.door.limiter_of(websocket.scope))
-        sink.hand_over(connection.take, connection.end)
+        sink.hand_over(connection.receive, connection.end)
         return
     sender = asyncio.create_task(sink.run())
     try:

@@ -114,7 +114,7 @@ class FeedServer(uvicorn.Server):
         # uvicorn calls this ten times a second. Once a second is enough for all connections.
         if counter % 10 == 0:
             if self._certificate is not None:
-                await asyncio.to_thread(self._certificate.look)
+                await asyncio.to_thread(self._certificate.reload_if_changed)
             self._keep_alive()
         if counter % 5 == 0:
             self._cut_stuck_readers()

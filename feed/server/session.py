@@ -237,7 +237,7 @@ class Session:
             broker_heard_s: when that message came, on the steady clock; 0 if none ever came.
         """
         now = self._clock()
-        self._stall.look(
+        self._stall.update(
             now.steady_s,
             broker_heard_s=broker_heard_s,
             all_taken=not self._outbox.waiting_bytes,
@@ -248,7 +248,7 @@ class Session:
         totals = self._hub.totals(self._outbox)
         self._say(protocol.heartbeat(now.wall, self._outbox.waiting_bytes, lag_ms, totals))
 
-    def tell_replay(self, state: ReplayState) -> None:
+    def send_replay_state(self, state: ReplayState) -> None:
         """Send the state of the feed's replay; a slow client gets it after catching up."""
         may_know = self._rights.entitlements.allows_feed(self.feed)
         if self.follows_replay and may_know and not self._outbox.is_slow:

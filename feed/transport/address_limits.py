@@ -49,18 +49,18 @@ class AddressLimiter:
         self._floods: TokenBucket | None = None
         self._refusals: TokenBucket | None = None
 
-    def take_bytes(self, size: int, frames: int, now_s: float) -> bool:
+    def spend_bytes(self, size: int, frames: int, now_s: float) -> bool:
         """Take WebSocket traffic from the allowance. Returns False if it is exhausted."""
         if self._bytes is None:
             per_s = self.limits.bytes_per_s
             self._bytes = TokenBucket(per_s, 8 * per_s)
-        return self._bytes.take(size + _FRAME_BYTES * frames, now_s)
+        return self._bytes.consume(size + _FRAME_BYTES * frames, now_s)
 
-    def take_request(self, now_s: float) -> int:
+    def spend_request(self, now_s: float) -> int:
         """Take one HTTP request. Returns 0 if it is allowed, else the seconds to wait."""
         if self._requests is None:
             self._requests = TokenBucket(self.limits.requests_per_s, self.limits.requests_burst)
-        if self._requests.take(1, now_s):
+        if self._requests.consume(1, now_s):
             return 0
         self.note_refusal(now_s)
         return math.ceil(1 / self.limits.requests_per_s)
@@ -69,14 +69,14 @@ class AddressLimiter:
         """Note that a connection was closed for flooding. Several of these shut the address out."""
         if self._floods is None:
             self._floods = TokenBucket(_FLOODS_PER_S, _FLOODS_BURST)
-        if not self._floods.take(1, now_s):
+        if not self._floods.consume(1, now_s):
             self._shut_out(now_s)
 
     def note_refusal(self, now_s: float) -> None:
         """Note a refusal with `Retry-After`. An address that keeps ignoring it is shut out."""
         if self._refusals is None:
             self._refusals = TokenBucket(_REFUSALS_PER_S, _REFUSALS_BURST)
-        if not self._refusals.take(1, now_s):
+        if not self._refusals.consume(1, now_s):
             self._shut_out(now_s)
 
     def shut_out_s(self, now_s: float) -> int:

@@ -43,7 +43,7 @@ class Certificate:
         self.context = self._latest = load_context(cert, key)
         self.context.sni_callback = self._lead_on
 
-    def look(self) -> None:
+    def reload_if_changed(self) -> None:
         """Check whether the files have changed, and load them if they are valid.
 
         A file that has just changed may still be being written, so the files are read only after

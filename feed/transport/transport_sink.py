@@ -46,7 +46,7 @@ class Socket(Protocol):
     def stop_reading(self) -> None:
         """Pause reading from the client."""
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         """Resume reading from the client."""
 
     def limit_address(self, limiter: AddressLimiter | None) -> None:
@@ -115,7 +115,7 @@ class TransportSink:
         self.on_pause()
         self.on_pause = self.on_drain = _nothing
 
-    def take(self, message: str | bytes) -> None:
+    def receive(self, message: str | bytes) -> None:
         """Pass a message on, or queue it while another one is being handled.
 
         If handling a message raises, the connection ends, because the client would otherwise wait
@@ -147,7 +147,7 @@ class TransportSink:
             self._fail()
         finally:
             self._waiting = None
-            self._protocol.read_on()
+            self._protocol.resume_reading()
 
     def _fail(self) -> None:
         logger.exception("a message could not be answered, closing the connection")

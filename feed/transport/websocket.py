@@ -142,10 +142,10 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         while not queue.empty():
             event: Any = queue.get_nowait()
             if event["type"] == "websocket.receive":
-                sink.take(event["bytes"] if event.get("text") is None else event["text"])
+                sink.receive(event["bytes"] if event.get("text") is None else event["text"])
             else:
                 sink.end(event["code"])
-        self.read_on()
+        self.resume_reading()
 
     def finish(self, last_words: bytes, code: int, reason: str) -> None:
         """Close the connection without waiting for a client that may not be reading."""
@@ -162,7 +162,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         if code == CloseCode.RATE_LIMITED:
             self._be_deaf()
         else:
-            self.read_on()  # To receive the client's close frame.
+            self.resume_reading()  # To receive the client's close frame.
         self.close_timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
 
     async def send(self, message: Any) -> None:
@@ -226,7 +226,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         if self._address is None:
             return True
         frames, self._frame_count = self._frame_count, 0
-        if self._address.take_bytes(size, frames, self.loop.time()):
+        if self._address.spend_bytes(size, frames, self.loop.time()):
             return True
         now_s = self.loop.time()
         if now_s - self._held_at_s < _HOLD_AGAIN_S:
@@ -247,7 +247,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         if (
             self._frames is None
             or not self.handshake_complete
-            or self._frames.take(count, self.loop.time())
+            or self._frames.consume(count, self.loop.time())
         ):
             super().handle_events()
         else:
@@ -301,7 +301,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
                 self.handle_parser_exception()
                 return
         if self._handed_over and self.sink is not None:
-            self.sink.take(message)
+            self.sink.receive(message)
         else:
             event: Any = {"type": "websocket.receive", self.curr_msg_data_type: message}
             self.queue.put_nowait(event)
@@ -310,7 +310,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
     async def receive(self) -> Any:
         message = await self.queue.get()
         if self.queue.empty():
-            self.read_on()
+            self.resume_reading()
         return message
 
     def stop_reading(self) -> None:
@@ -318,7 +318,7 @@ class FeedProtocol(WebSocketsSansIOProtocol):
         self.read_paused = True
         self._update_reading()
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         """Resume reading from the client."""
         self.read_paused = False
         self._parse_soon()

@@ -72,10 +72,10 @@ class BarMaker:
             BrokerUnavailable: Redis can't be reached at the start.
             BrokerUnsuitable: Redis is reachable but can't be used.
         """
-        await self._claim.take()
+        await self._claim.acquire()
         logger.info("making bars of %s in %s", ", ".join(self._bars.timeframes), self._feed)
         work: list[Coroutine[Any, Any, None]] = [
-            self._claim.keep(), self._listener.receive(), self._listener.run(),
+            self._claim.renew_forever(), self._listener.receive(), self._listener.run(),
             self._publish(), self._tell(),
         ]  # fmt: skip
         tasks = [asyncio.create_task(each) for each in work]
@@ -87,7 +87,7 @@ class BarMaker:
             await end_tasks(tasks)
             self._tell_news()
             with suppress(asyncio.CancelledError):
-                await self._claim.leave()
+                await self._claim.release()
 
     # -- callbacks of the listener
 
@@ -126,11 +126,11 @@ class BarMaker:
         self._bars.open(key.symbol, sent, partial)
         return StartPoint(epoch, min(after))
 
-    def hear(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
+    def receive(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
         """Process trades. Trades from history count as received when they were stored."""
         now = Time.now()
         came = now if is_live else Time(min(now, batch.published_us * 1000))
-        self._closed += self._bars.take(key.symbol, batch.ticks, came, now)
+        self._closed += self._bars.add(key.symbol, batch.ticks, came, now)
 
     def miss(self, key: StreamKey, gap: SequenceGap) -> None:
         """Withhold the bars that may lack the missing trades."""
@@ -139,9 +139,9 @@ class BarMaker:
         else:
             self._bars.lose(key.symbol)
 
-    def settle(self, key: StreamKey) -> None:
+    def mark_caught_up(self, key: StreamKey) -> None:
         """Note that history has been processed. From now on, late trades count as late."""
-        self._bars.settle(key.symbol)
+        self._bars.mark_caught_up(key.symbol)
 
     # -- publishing and logging
 

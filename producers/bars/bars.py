@@ -76,9 +76,9 @@ class Bars:
                 series.resume(sent[series.timeframe])
             if series.timeframe in lacking:
                 series.lose()
-        of.look_ahead()
+        of.peek_next()
 
-    def take(self, symbol: str, ticks: Iterable[Tick], came: Time, now: Time) -> list[Bar]:
+    def add(self, symbol: str, ticks: Iterable[Tick], came: Time, now: Time) -> list[Bar]:
         """Process a symbol's next trades, in stream order, and return the bars that they close.
 
         Args:
@@ -93,17 +93,17 @@ class Bars:
                 self.early += 1
                 continue
             for series in of.series:
-                if series.take(trade, of.watermark) is TradeOutcome.LATE:
+                if series.add(trade, of.watermark) is TradeOutcome.LATE:
                     self.late[series.timeframe] += 1
             if trade.time > self._newest:
                 self._newest, self._newest_came = trade.time, came
             of.watermark = max(of.watermark, trade.time - self._lateness_ns)
         return of.close_due()
 
-    def settle(self, symbol: str) -> None:
+    def mark_caught_up(self, symbol: str) -> None:
         """Note that all trades of a symbol from before this program started have been processed."""
         for series in self._symbols[symbol].series:
-            series.settle()
+            series.mark_caught_up()
 
     def lose(self, symbol: str) -> None:
         """Note that trades of a symbol are missing before the next one."""
@@ -116,7 +116,7 @@ class Bars:
         of.watermark = NEVER
         for series in of.series:
             series.restart()
-        of.look_ahead()
+        of.peek_next()
         self._newest = self._newest_came = NEVER
 
     def advance(self, now: Time) -> list[Bar]:
@@ -152,15 +152,15 @@ class _Symbol:
         self.came = NEVER
         self.due: int | None = None
 
-    def look_ahead(self) -> None:
+    def peek_next(self) -> None:
         dues = (each.due() for each in self.series)
         self.due = min((due for due in dues if due is not None), default=None)
 
     def close_due(self) -> list[Bar]:
         """Close the bars that the watermark has passed. The grouping into batches has no effect."""
-        self.look_ahead()
+        self.peek_next()
         if self.due is None or self.watermark < self.due:
             return []
         closed = [bar for each in self.series for bar in each.close(self.watermark)]
-        self.look_ahead()
+        self.peek_next()
         return closed

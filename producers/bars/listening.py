@@ -38,13 +38,13 @@ class TradeListener(Protocol):
     async def begin(self, streams: Sequence[StreamKey]) -> list[StartPoint]:
         """Return where to start each stream. Raises BrokerUnavailable."""
 
-    def hear(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
+    def receive(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
         """Receive the next trades of a stream, either live or from history."""
 
     def miss(self, key: StreamKey, gap: SequenceGap) -> None:
         """Receive a notice in place of trades that are no longer available."""
 
-    def settle(self, key: StreamKey) -> None:
+    def mark_caught_up(self, key: StreamKey) -> None:
         """Receive a notice that all trades from before the start have been delivered."""
 
 
@@ -171,7 +171,7 @@ class TradeFollower:
         ]:
             is_stuck = True
             for each in behind:
-                due = await self._store.read_on(each.key, each.run)
+                due = await self._store.read_after(each.key, each.run)
                 self._deliver(each, due)
                 is_stuck = is_stuck and each.run.behind and not due
             if is_stuck:
@@ -185,12 +185,12 @@ class TradeFollower:
                                item.reason.value)  # fmt: skip
                 self._hearer.miss(key, item)
             else:
-                self._hearer.hear(key, item, is_live)
+                self._hearer.receive(key, item, is_live)
         if run.behind:
             self._news.set()
         elif not followed.settled:
             followed.settled = True
-            self._hearer.settle(key)
+            self._hearer.mark_caught_up(key)
 
     # -- callbacks of the subscriber
 

@@ -79,7 +79,7 @@ class BarSeries:
         self.begin = self._resumed = self._start_of(sent.time) + self._length_ns
         self._close = sent.close
 
-    def settle(self) -> None:
+    def mark_caught_up(self) -> None:
         """Note that all trades from before this program started have been processed."""
         self._resumed = NEVER
 
@@ -95,7 +95,7 @@ class BarSeries:
         self._whole_from = self._resumed = self.begin = NEVER
         self._lost = True
 
-    def take(self, trade: Trade, watermark: int) -> TradeOutcome:
+    def add(self, trade: Trade, watermark: int) -> TradeOutcome:
         """Add a trade to its bar, unless the bar is closed."""
         start = self._start_of(trade.time)
         if start < self._resumed:

@@ -46,8 +46,8 @@ _SCAN_SHOWN_S: Final = 0.5
                 type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
 @row_options
 @click.option("--symbols", metavar="SYMBOL,…", help="Only these; BTC-* is a prefix.")
-@click.option("--speed", type=SpeedParameter(), default="1", show_default=True, metavar="FACTOR|max",
-              help="How many times as fast as it happened.")  # fmt: skip
+@click.option("--speed", type=SpeedParameter(), default="1", show_default=True,
+              metavar="FACTOR|max", help="How many times as fast as it happened.")  # fmt: skip
 @click.option("--from", "start", type=RecordingPoint(), metavar="TIME",
               help="Begin there: 2013-09-02T13:00:00Z, +10m after the beginning, -1h before the"
                    " end.")  # fmt: skip

@@ -134,7 +134,7 @@ def verify_(files: tuple[Path, ...]) -> None:
             click.echo(f"BAD   {error}")
             bad += 1
             continue
-        faults = [*verdict.faults, *chain.take(path, verdict)]
+        faults = [*verdict.faults, *chain.add(path, verdict)]
         click.echo(_line_of(path, verdict, faults))
         for fault in faults:
             click.echo(f"      {fault}")

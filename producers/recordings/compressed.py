@@ -77,7 +77,7 @@ class _AsItComes(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return self._data.seek(offset, whence)
 
-    def tell(self) -> int:
+    def position(self) -> int:
         return self._data.tell()
 
     def readinto(self, buffer: Any) -> int:

@@ -77,7 +77,7 @@ class DatabentoRecording:
             for record in self._records():
                 if isinstance(record, self._dbn.Metadata):
                     self._check_schema(record.schema)
-                    self._symbols.learn(record)
+                    self._symbols.add_mappings(record)
                 elif isinstance(record, self._dbn.SymbolMappingMsg):
                     self._symbols.name(record.instrument_id, record.stype_out_symbol)
                 elif not isinstance(record, self._dbn.SystemMsg):
@@ -204,7 +204,7 @@ class _Symbols:
         self._dated: dict[int, list[tuple[str, str, str]]] = {}
         self._named: dict[int, str] = {}
 
-    def learn(self, metadata: Any) -> None:
+    def add_mappings(self, metadata: Any) -> None:
         """Add the mappings of a file's header: symbols to numbers, or numbers to symbols."""
         from_numbers = str(metadata.stype_in) == _INSTRUMENT_ID
         for name, intervals in metadata.mappings.items():

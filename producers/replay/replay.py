@@ -220,7 +220,7 @@ class Replay:
     async def _give(self) -> None:
         now_s = self._clock()
         schedule = self._deck.schedule
-        ticks = self._deck.take(now_s, self._room(now_s))
+        ticks = self._deck.pop_due(now_s, self._room(now_s))
         if self._order.retime:
             self._retime(ticks, lambda at: min(schedule.when(at), now_s))
         await self._publish(ticks)

@@ -139,7 +139,7 @@ class Intake:
         self.tally = IntakeCounts()
         self.skew = Skew()
 
-    def take(self, frame: bytes, received: Time) -> list[Tick] | Notice:
+    def receive(self, frame: bytes, received: Time) -> list[Tick] | Notice:
         """Return the new ticks of a frame, or a notice if it is of another kind.
 
         Raises:

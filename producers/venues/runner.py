@@ -189,7 +189,7 @@ class Runner:
             finally:
                 self.connected -= 1
                 if monotonic() - opened_s >= SETTLED_S:
-                    delays.begin_anew()
+                    delays.reset()
 
     async def _follow(
         self, socket: ClientConnection, names: list[str], kept: CapturedSession | None
@@ -243,7 +243,7 @@ class Runner:
 
     async def _take(self, frame: bytes, received: Time) -> None:
         try:
-            taken = self.intake.take(frame, received)
+            taken = self.intake.receive(frame, received)
         except BadFrame as error:
             self._log_bad_frame(frame, error)
             return

@@ -146,7 +146,7 @@ def test_the_progress_line() -> None:
     first = "not connected, 0 ticks, 0/s, 0 gaps, 0 reconnects, 0 bad frames, skew unknown"
     assert meter.read(runner, 1.0) == first
     for number in (1, 2, 5):
-        runner.intake.take(match(number), Time.parse("2021-04-17T16:43:30.012Z"))
+        runner.intake.receive(match(number), Time.parse("2021-04-17T16:43:30.012Z"))
     runner.connected = 1
     line = "3 ticks, 6/s, 1 gaps, 0 reconnects, 0 bad frames, skew +12 ms"
     assert meter.read(runner, 1.5) == line

@@ -51,7 +51,7 @@ async def recording(
         recorder: Recorder
 
         def take_gap(gap: Gap) -> None:
-            recorder.take_gap(gap)
+            recorder.add_gap(gap)
 
         async with connect(url, on_gap=take_gap) as stream:
             recorder = Recorder(shelf, rotation, flush_s=0.02)

@@ -103,12 +103,12 @@ def _content(*tapes: Tape) -> str:
     ledger = TapeStats()
     for tape in tapes:
         for tick in tape.read():
-            ledger.take_tick(tick, encode_tick(tick, None)[1])
+            ledger.add_tick(tick, encode_tick(tick, None)[1])
     return ledger.manifest([], 0, complete=True).content
 
 
 def _content_of_the_recording(count: int) -> str:
     ledger = TapeStats()
     for tick in islice(CsvRecording(ES_TRADES, "ES"), count):
-        ledger.take_tick(tick, encode_tick(tick, None)[1])
+        ledger.add_tick(tick, encode_tick(tick, None)[1])
     return ledger.manifest([], 0, complete=True).content

@@ -114,11 +114,11 @@ class Accountant:
         store, follower = self.world.store, self.session.follower
         assert follower is not None
         if request.time is not None:
-            follower.take(request, store.locate(request.key, request.time))
+            follower.receive(request, store.locate(request.key, request.time))
         else:
             history = store.history(request.key, request.after)
             self.world.blocks.put(request.key, history)
-            follower.take(request, history)
+            follower.receive(request, history)
 
     def catch_up(self) -> None:
         """Read history until nothing is left to catch up with."""

@@ -69,7 +69,7 @@ class ConnectionLimiter:
         """How many seats this server has taken."""
         return self._taken[room]
 
-    async def take(self, rooms: Mapping[str, int], *, shared: bool = True) -> str | None:
+    async def acquire(self, rooms: Mapping[str, int], *, shared: bool = True) -> str | None:
         """Take a seat in each room. If a room is full, take none and return that room.
 
         Args:

@@ -57,7 +57,7 @@ class Lease:
         """Whether the claim is certainly held now, even if the store has not answered lately."""
         return monotonic() < self._until_s
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         """Take the claim, waiting long enough for the claim of a killed holder to expire.
 
         Raises:
@@ -70,7 +70,7 @@ class Lease:
                 raise LeaseHeld(f"another program makes {self._what}")
             await asyncio.sleep(_AGAIN_S)
 
-    async def keep(self) -> None:
+    async def renew_forever(self) -> None:
         """Renew the claim until cancelled.
 
         The claim expires while the store is away, and is taken again afterwards.
@@ -87,7 +87,7 @@ class Lease:
             except BrokerUnavailable:
                 continue  # The reader and the publisher report the outage.
 
-    async def leave(self) -> None:
+    async def release(self) -> None:
         """Release the claim."""
         self._until_s = 0.0
         try:

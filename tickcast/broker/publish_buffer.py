@@ -78,7 +78,7 @@ class PublishBuffer:
         """The number of waiting ticks."""
         return self._gathered_ticks + self._held_ticks
 
-    def take(self, ticks: Iterable[Tick], now_s: float, *, checked: bool = False) -> None:
+    def add(self, ticks: Iterable[Tick], now_s: float, *, checked: bool = False) -> None:
         """Add ticks.
 
         Args:

@@ -151,7 +151,7 @@ class Publisher:
         """
         self._raise_failure()
         try:
-            self._waiting.take(ticks, monotonic(), checked=checked)
+            self._waiting.add(ticks, monotonic(), checked=checked)
         finally:
             if self._waiting.count:
                 self._idle.clear()

@@ -119,7 +119,7 @@ class Store:
         """Like `history`, for several streams at once, in the given order."""
         return await read_histories(self._client, wanted)
 
-    async def read_on(self, stream: StreamKey, run: SequenceTracker) -> list[Due]:
+    async def read_after(self, stream: StreamKey, run: SequenceTracker) -> list[Due]:
         """Read one page of history for a run that is behind, and return the items to deliver."""
         after = run.ask()
         history = await self.history(stream, after)

@@ -98,7 +98,7 @@ class StreamAccount:
 
     # -- ticks
 
-    def take(self, tick: Tick) -> Iterator[Tick | Gap]:
+    def add(self, tick: Tick) -> Iterator[Tick | Gap]:
         """Record a tick and yield the ticks and gaps for the application."""
         if tick.seq is None:
             yield from self._take_unnumbered()
@@ -129,7 +129,7 @@ class StreamAccount:
         first_seq = seq - tick.conflated
         if self.unasked and seq <= (self.seq or 0):
             # The numbers of live ticks only increase, so this is a new numbering.
-            yield from self.take_gap(None, None, "epoch")
+            yield from self.add_gap(None, None, "epoch")
         if self._begins:
             self.begin_after(first_seq - 1)
         position = self.seq or 0
@@ -163,7 +163,7 @@ class StreamAccount:
 
     # -- notices
 
-    def take_skipped(self, first_seq: int, last_seq: int) -> Iterator[Gap]:
+    def add_skipped(self, first_seq: int, last_seq: int) -> Iterator[Gap]:
         """Record a `skipped` notice; yield a gap for it, after one for any missing ticks."""
         lost, first_new = self._cover(first_seq, last_seq)
         self.skipped += last_seq - first_new + 1
@@ -171,9 +171,7 @@ class StreamAccount:
         if first_new <= last_seq:
             yield self._gap(first_new, last_seq, "skipped")
 
-    def take_gap(
-        self, first_seq: int | None, last_seq: int | None, reason: Reason
-    ) -> Iterator[Gap]:
+    def add_gap(self, first_seq: int | None, last_seq: int | None, reason: Reason) -> Iterator[Gap]:
         """Record a `gap` notice; yield a gap for it, after one for any missing ticks."""
         self.gaps += 1
         if reason == "epoch":
@@ -231,22 +229,22 @@ class SequenceAccounts:
             book = self._books[channel, symbol] = StreamAccount(channel, symbol)
         return book
 
-    def take(self, tick: Tick) -> Iterator[Tick | Gap]:
+    def add(self, tick: Tick) -> Iterator[Tick | Gap]:
         """Record a tick and yield the ticks and gaps for the application."""
         book = self.book(channel_of(tick), tick.symbol)
         if not (book.seq or book.restarted or tick.seq is None):
             self._begin(book)
-        return book.take(tick)
+        return book.add(tick)
 
-    def take_notice(self, notice: dict[str, Any]) -> Iterator[Gap]:
+    def add_notice(self, notice: dict[str, Any]) -> Iterator[Gap]:
         """Record a `skipped` or `gap` notice and yield the gaps for the application."""
         book = self.book(notice["ch"], notice["S"])
         if book.seq is None:
             self._begin(book)
         if notice["T"] == "skipped":
-            return book.take_skipped(notice["from"], notice["to"])
+            return book.add_skipped(notice["from"], notice["to"])
         self.lacks_epoch = self.lacks_epoch or notice["reason"] == "epoch"
-        return book.take_gap(notice["from"], notice["to"], notice["reason"])
+        return book.add_gap(notice["from"], notice["to"], notice["reason"])
 
     def _begin(self, book: StreamAccount) -> None:
         book.epoch, book.is_sure = self.epoch, False

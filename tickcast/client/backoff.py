@@ -56,7 +56,7 @@ class Backoff:
         if code in _NEVER or (code in _OUR_FAULTS and not lasted_s):
             return None
         if lasted_s >= SETTLED_S:
-            self._delays.begin_anew()
+            self._delays.reset()
         # Reconnect at once only the first time: a server might close every connection this way.
         is_first = self._delays.is_first
         delay_s = self._delays.next_s()
@@ -99,7 +99,7 @@ class Pace:
 
     def granted(self) -> None:
         """Start over: the server has accepted a message."""
-        self._delays.begin_anew()
+        self._delays.reset()
 
     def after_refusal(self, code: int | None) -> float | None:
         """Return the seconds to wait after an error code, or None if waiting does not help."""

@@ -57,7 +57,7 @@ class EventHandlers(NamedTuple):
     on_replay: Callable[[ReplayState], None] | None = None
     on_heartbeat: Callable[[Heartbeat], None] | None = None
 
-    def take(self, event: Event) -> None:
+    def notify(self, event: Event) -> None:
         """Call the callback for an event, if there is one."""
         if isinstance(event, Gap):
             if self.on_gap is not None:

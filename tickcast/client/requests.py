@@ -40,7 +40,7 @@ class PendingRequests:
         reply = self._replies[id_] = asyncio.get_running_loop().create_future()
         try:
             await socket.send(message)
-            self.queue.look_again()
+            self.queue.recheck()
             async with asyncio.timeout(REPLY_TIMEOUT_S):
                 notice: Notice = await reply
         except ConnectionClosed:

@@ -129,7 +129,7 @@ class ClientState:
         with reading():
             for message in messages_in(frame):
                 if message["T"] in TICK_TYPES:
-                    seen += self.books.take(tick_in(message))
+                    seen += self.books.add(tick_in(message))
                 else:
                     notices.append(message)
                     seen += self._take_notice(message)
@@ -138,7 +138,7 @@ class ClientState:
     def _take_notice(self, notice: Notice) -> Iterable[Event]:
         match notice["T"]:
             case "gap" | "skipped":
-                return self.books.take_notice(notice)
+                return self.books.add_notice(notice)
             case "shutdown":
                 self.retry_s = notice["retry_ms"] / 1000
             case "subscription" | "configured" | "error":

@@ -290,7 +290,7 @@ class Stream:
 
     async def __anext__(self) -> Tick:
         while isinstance(next_ := await self._life.queue.get(), Event):
-            self._handlers.take(next_)
+            self._handlers.notify(next_)
         return next_
 
     async def read(self, most: int = 1000) -> list[Tick]:
@@ -300,7 +300,7 @@ class Stream:
         """
         try:
             while isinstance(ticks := await self._life.queue.get_ticks(most), Event):
-                self._handlers.take(ticks)
+                self._handlers.notify(ticks)
         except StopAsyncIteration:
             return []
         return ticks

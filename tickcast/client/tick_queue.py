@@ -58,7 +58,7 @@ class TickQueue:
         bound = QUEUE_TICKS_MAX * (URGENT if self._is_urgent() else 1)
         return len(self._items) > bound
 
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         """Check again whether to read: there may be room, or reading has become urgent."""
         self._room.set()
 

@@ -41,11 +41,11 @@ def cut(
     part = _Part(writer)
     for item, rx in tape.records(coverage=coverage, with_rx=True):
         if isinstance(item, EpochMark | GapMark):
-            part.take_mark(item)
+            part.add_mark(item)
         elif not isinstance(item, TapeHeader) and (
             (begin is None or item.time >= begin) and (end is None or item.time < end)
         ):
-            part.take_tick(item, rx)
+            part.add_tick(item, rx)
             _flush_when_due(writer)
 
 
@@ -58,7 +58,7 @@ class _Part:
         self._epochs: dict[_Stream, str] = {}
         self._marks: dict[_Stream, list[EpochMark | GapMark]] = {}
 
-    def take_mark(self, mark: EpochMark | GapMark) -> None:
+    def add_mark(self, mark: EpochMark | GapMark) -> None:
         """Keep a mark until the stream's next tick in the part, if there is one."""
         stream = (mark.channel, mark.symbol)
         if isinstance(mark, EpochMark):
@@ -68,7 +68,7 @@ class _Part:
         if stream in self._begun:
             self._marks.setdefault(stream, []).append(mark)
 
-    def take_tick(self, tick: Tick, rx: int | None) -> None:
+    def add_tick(self, tick: Tick, rx: int | None) -> None:
         """Copy a tick, preceded by the marks that apply to it."""
         stream = (channel_of(tick), tick.symbol)
         if stream in self._begun:

@@ -158,7 +158,7 @@ def export(
             if table is None:
                 path = folder / f"{tape.id}-{channel.replace(':', '_')}.{form}"
                 table = tables[channel] = _Table(path, form, COLUMNS[type(item)])
-            table.take(item, rx)
+            table.append(item, rx)
         return [table.close() for table in tables.values()]
     except OSError as error:
         raise RecordingFailed(f"{folder}: {error.strerror or error}") from None
@@ -181,7 +181,7 @@ class _Table:
         self._sheet = SHEETS[form](self._temporary, columns)
         self._count = 0
 
-    def take(self, tick: Tick, rx: int | None) -> None:
+    def append(self, tick: Tick, rx: int | None) -> None:
         rows = self._rows
         for name in self._attributes:
             rows[name].append(getattr(tick, name))

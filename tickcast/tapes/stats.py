@@ -48,7 +48,7 @@ class StreamStats:
         first = tick.seq - tick.conflated
         return (self.seq + 1, first - 1) if first > self.seq + 1 else None
 
-    def take(self, tick: Tick, content: bytes) -> None:
+    def add(self, tick: Tick, content: bytes) -> None:
         """Count a tick."""
         time = tick.time
         if not self.ticks:
@@ -116,17 +116,17 @@ class TapeStats:
         """Return the ledger of a tick's stream."""
         return self.stream(channel_of(tick), tick.symbol)
 
-    def take_tick(self, tick: Tick, content: bytes) -> None:
+    def add_tick(self, tick: Tick, content: bytes) -> None:
         """Count a tick; `content` is its line for the content hash."""
         stream = self.stream_of(tick)
         if (missing := stream.missing_before(tick)) is not None:
             self._blame(stream, f"{missing[0]:,} to {missing[1]:,} are missing without a word")
         elif tick.seq is not None and stream.seq is not None and tick.seq <= stream.seq:
             self._blame(stream, f"{tick.seq:,} follows {stream.seq:,}")
-        stream.take(tick, content)
+        stream.add(tick, content)
         self.ticks += 1
 
-    def take_mark(self, mark: Mark) -> None:
+    def add_mark(self, mark: Mark) -> None:
         """Count a line other than a tick."""
         if isinstance(mark, TapeHeader):
             self._take_head(mark)

@@ -225,11 +225,11 @@ class Scan:
         for line in lines:
             item = decode_line(line)
             if isinstance(item, TapeHeader | EpochMark | GapMark):
-                self.ledger.take_mark(item)
+                self.ledger.add_mark(item)
                 continue
             if self.ledger.head is None:
                 raise InvalidTape("does not begin with the head of a tape")
-            self.ledger.take_tick(item, encode_tick(item, None)[1])
+            self.ledger.add_tick(item, encode_tick(item, None)[1])
             times.append(int(item.time))
         self._frames.append(
             FrameEntry(frame.offset, len(times), min(times, default=None), max(times, default=None))

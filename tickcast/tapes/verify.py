@@ -100,7 +100,7 @@ class TapeChain:
     def __init__(self) -> None:
         self._ends: dict[tuple[str, str, str], tuple[str, StreamStats]] = {}
 
-    def take(self, path: Path, verdict: TapeReport) -> Iterable[str]:
+    def add(self, path: Path, verdict: TapeReport) -> Iterable[str]:
         """Add a tape, and report ticks that are missing before it or are on an earlier tape too."""
         faults = []
         for stream in verdict.ledger:

@@ -69,7 +69,7 @@ class TapeWriter:
     Attributes:
         ledger: the contents of the tape, including lines that are not flushed yet.
         stored_bytes: the size of the file.
-        waiting_bytes: the size of the lines that `take` has not returned yet.
+        waiting_bytes: the size of the lines that `pop_pending` has not returned yet.
 
     Args:
         path: the path of the file, which must not exist.
@@ -119,14 +119,14 @@ class TapeWriter:
                 )
             )  # fmt: skip
         line, content = encode_tick(tick, rx)
-        self.ledger.take_tick(tick, content)
+        self.ledger.add_tick(tick, content)
         self._block.add_tick(line, int(tick.time))
         self._added(line)
         return stream
 
     def mark(self, mark: Mark) -> None:
         """Add a line other than a tick."""
-        self.ledger.take_mark(mark)
+        self.ledger.add_mark(mark)
         line = encode_mark(mark)
         self._block.add(line)
         self._added(line)
@@ -157,7 +157,7 @@ class TapeWriter:
 
     # -- the file
 
-    def take(self) -> list[PendingFrame]:
+    def pop_pending(self) -> list[PendingFrame]:
         """Return the waiting blocks for `write`, which another thread may call."""
         blocks = self._full
         if self._block.lines:
@@ -208,7 +208,7 @@ class TapeWriter:
 
     def flush(self) -> None:
         """Write all waiting lines. Raises like `write`."""
-        self.write(self.take())
+        self.write(self.pop_pending())
 
     def close(self) -> None:
         """Flush, and write the manifest.

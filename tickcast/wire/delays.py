@@ -34,7 +34,7 @@ class Delays:
         """Whether the next delay is the first one, initially or after a success."""
         return self._bound_s == self._first_s
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """Return to the first bound, after a success."""
         self._bound_s = self._first_s
 

@@ -141,7 +141,7 @@ class Player(Generic[T]):
 
     Attributes:
         rewinds: how often playback has gone back, so that ticks are repeated. Ticks returned by the
-            `take` call that rewinds come before the rewind.
+            `pop_due` call that rewinds come before the rewind.
         rounds: how many of these rewinds were loops at the end.
 
     Raises:
@@ -192,7 +192,7 @@ class Player(Generic[T]):
 
     # -- the flow
 
-    def take(self, now_s: float, at_most: int = 500) -> list[T]:
+    def pop_due(self, now_s: float, at_most: int = 500) -> list[T]:
         """Return ticks that are due, at most `at_most`; the next call returns the rest."""
         if self._mode is not ReplayMode.PLAYING:
             return []

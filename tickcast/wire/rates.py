@@ -27,7 +27,7 @@ class TokenBucket:
     """A token bucket: allows `per_s` in the long run, and `burst` at once after a pause.
 
     Attributes:
-        allowed: the amount available at the time of the last `take`.
+        allowed: the amount available at the time of the last `consume`.
     """
 
     __slots__ = ("_at_s", "_burst", "_per_s", "allowed")
@@ -38,7 +38,7 @@ class TokenBucket:
         self._at_s: float | None = None
         self.allowed = burst
 
-    def take(self, cost: float, now_s: float) -> bool:
+    def consume(self, cost: float, now_s: float) -> bool:
         """Take an amount if it is available; return whether it was.
 
         Args:
@@ -57,6 +57,6 @@ class TokenBucket:
         """Charge for past use; the balance may become negative, down to `-burst`."""
         self.allowed = max(-self._burst, self.allowed - cost)
 
-    def give_back(self, cost: float) -> None:
-        """Undo a `take` of this amount."""
+    def refund(self, cost: float) -> None:
+        """Undo a `consume` of this amount."""
         self.allowed = min(self._burst, self.allowed + cost)

@@ -216,14 +216,14 @@ def test_seconds_of_all_processes_are_joined() -> None:
     slow, fast = LatencyHistogram(), LatencyHistogram()
     slow.record(5000)
     fast.record(1000)
-    recorder.take(0, Second(0, span_s=1.0, ticks=3, reading=Timings(slow.pack()), cpu_s=0.5))
+    recorder.add(0, Second(0, span_s=1.0, ticks=3, reading=Timings(slow.pack()), cpu_s=0.5))
     assert recorder.last_moment() is None
-    recorder.take(1, Second(0, span_s=1.0, ticks=4, reading=Timings(fast.pack()), cpu_s=0.1))
+    recorder.add(1, Second(0, span_s=1.0, ticks=4, reading=Timings(fast.pack()), cpu_s=0.1))
     moment = recorder.last_moment()
     assert moment is not None
     assert (moment.ticks, moment.latency().count, moment.latency().max_us) == (7, 2, 5000)
     assert recorder.reading["tick"].count == 2
-    recorder.take(0, Second(1, span_s=0.3, ticks=1))
+    recorder.add(0, Second(1, span_s=0.3, ticks=1))
     assert [each.number for each in recorder.measured(1.3)] == [0]
 
 

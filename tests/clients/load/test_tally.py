@@ -53,9 +53,9 @@ class Book:
             content = self.reader.read(msgspec.json.encode(frame), shared=True)
             for part in [content] if isinstance(content, Summary) else content:
                 if isinstance(part, Summary):
-                    self.tally.take(part)
+                    self.tally.add(part)
                 else:
-                    self.tally.take_notice(part)
+                    self.tally.add_notice(part)
         return self.tally
 
     def close(self, **ends: int) -> SequenceChecker:
@@ -161,7 +161,8 @@ def test_what_is_wrong_is_told_apart() -> None:
     assert (tally.missing, tally.reordered, tally.repeated) == (2, 1, 1)
     kinds = [(fault.kind, fault.first, fault.last) for fault in tally.faults]
     assert kinds == [
-        (FaultKind.MISSING, 2, 2), (FaultKind.REORDERED, 2, 2), (FaultKind.REPEATED, 3, 3), (FaultKind.MISSING, 4, 5),
+        (FaultKind.MISSING, 2, 2), (FaultKind.REORDERED, 2, 2),
+        (FaultKind.REPEATED, 3, 3), (FaultKind.MISSING, 4, 5),
     ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ LIVE = ConnectionStatus("ws://x/stream", "json", True)
 
 def report() -> Report:
     books = SequenceAccounts()
-    list(books.take(trade("ES", seq=1)))
+    list(books.add(trade("ES", seq=1)))
     return books.report(0)
 
 
@@ -32,7 +32,7 @@ def drawn(board: Board, now: float = 0.0, width: int = 80, height: int = 24) -> 
 def board_of(*ticks: Tick, now: float = 0.0) -> Board:
     board = Board()
     board.turn(now)
-    board.take(ticks, now)
+    board.update(ticks, now)
     return board
 
 
@@ -42,8 +42,8 @@ def busy_board(count: int = 50) -> Board:
     board.turn(1.0)
     for number in range(count):
         symbol = f"SYMBOL-{number:02}"
-        board.take([trade(symbol, price=12_345.678 + n, size=1e6) for n in range(30)], 0.0)
-        board.take([quote(symbol)], 0.0)
+        board.update([trade(symbol, price=12_345.678 + n, size=1e6) for n in range(30)], 0.0)
+        board.update([quote(symbol)], 0.0)
     return board
 
 
@@ -54,7 +54,7 @@ def style_of(line: Line, text: str) -> str:
 def test_it_shows_what_it_was_told() -> None:
     board = board_of(trade("ES", price=100, size=5), quote("ES"))
     board.turn(1.0)
-    board.take([trade("ES", price=102.5, size=5, time=Time(5)), bar("NQ")], 1.0)
+    board.update([trade("ES", price=102.5, size=5, time=Time(5)), bar("NQ")], 1.0)
     board.turn(2.0)
     top, summary, head, es, nq, *_ = drawn(board, now=2.0, width=140)
     assert top.startswith("tickcast ws://x/stream ")
@@ -77,7 +77,7 @@ def test_every_page_fits_every_terminal(page: Page, size: tuple[int, int]) -> No
     lines_of(board, 0.0)
     candles = board.begin_chart()
     assert candles is not None
-    candles.take(trade("SYMBOL-00", price=1e6 + n, time=Time(T0 + n * 10**9)) for n in range(900))
+    candles.add(trade("SYMBOL-00", price=1e6 + n, time=Time(T0 + n * 10**9)) for n in range(900))
     board.view.page = page
     lines = drawn(board, width=width, height=height)
     assert len(lines) == height
@@ -99,7 +99,7 @@ def test_numbers_stay_whole_and_columns_give_way() -> None:
 def test_columns_do_not_jump() -> None:
     board = board_of(trade("ES", price=12_345.678))
     before = drawn(board)[2]
-    board.take([trade("ES", price=1)], 1.0)
+    board.update([trade("ES", price=1)], 1.0)
     assert drawn(board, 1.0)[2] == before
     # A symbol that has had three decimals keeps three.
     assert "1.000▼" in drawn(board, 1.0)[3]
@@ -107,10 +107,10 @@ def test_columns_do_not_jump() -> None:
 
 def test_a_price_flashes_when_it_moves() -> None:
     board = board_of(trade("AA", price=1), trade("ES", price=100))
-    board.take([trade("ES", price=101)], 1.0)
+    board.update([trade("ES", price=101)], 1.0)
     assert style_of(lines_of(board, 1.2)[4], "101.00") == "up flash"
     assert style_of(lines_of(board, 2.0)[4], "101.00") == ""
-    board.take([trade("ES", price=99)], 3.0)
+    board.update([trade("ES", price=99)], 3.0)
     assert style_of(lines_of(board, 3.0)[4], "99.00") == "down flash"
 
 
@@ -124,7 +124,7 @@ def test_the_chosen_symbol_is_marked_and_stays_chosen() -> None:
     lines = lines_of(board, 0.0)
     assert plain(lines[-2]).startswith("S25 ")
     assert lines[-2][0][1] == "selected"
-    board.take([trade("AAA")], 1.0)
+    board.update([trade("AAA")], 1.0)
     lines_of(board, 1.0)
     assert board.view.selected == "S25"
     board.press("escape", 1.0)
@@ -144,7 +144,7 @@ def test_sorting_says_by_what_and_rows_keep_their_places_for_a_while() -> None:
     assert lines[1].endswith("by ticks/s")
     assert "▾ticks/s" in lines[2]
     assert [line[:2] for line in lines[3:5]] == ["BB", "AA"]
-    board.take([trade("AA") for _ in range(50)], 1.0)
+    board.update([trade("AA") for _ in range(50)], 1.0)
     board.turn(2.0)
     assert drawn(board, 2.0)[3].startswith("BB")
     assert drawn(board, 3.0)[3].startswith("AA")
@@ -156,11 +156,11 @@ def test_what_nobody_chose_does_not_scroll_the_top_away() -> None:
     for _ in range(2):
         board.press("s", 0.0)
     for n in (7, 30):
-        board.take([trade(f"S{n:02}", price=n)], n)
+        board.update([trade(f"S{n:02}", price=n)], n)
         assert lines_of(board, n)[3] == [(plain(lines_of(board, n)[3]), "selected")]
         assert drawn(board, n)[3].startswith(f"S{n:02}")
     board.press("j", 30.0)
-    board.take([trade("S01", price=99), trade("S02", price=98)], 33.0)
+    board.update([trade("S01", price=99), trade("S02", price=98)], 33.0)
     lines = lines_of(board, 33.0)
     assert plain(lines[6]).startswith("S07 ")
     assert lines[6][0][1] == "selected"
@@ -187,7 +187,7 @@ def test_a_pause_stops_what_is_shown_and_nothing_else() -> None:
     board.press("j", 0.0)
     board.press("k", 0.0)
     board.press("p", 1.0)
-    board.take([trade("AA", price=7), trade("CC")], 2.0)
+    board.update([trade("AA", price=7), trade("CC")], 2.0)
     lines = drawn(board, 3.0)
     assert lines[0].endswith("‖ PAUSED for 2.0s, 2 ticks since")
     assert lines[3].split()[1] == "1.00"
@@ -208,7 +208,7 @@ def test_candles_of_the_chosen_symbol() -> None:
     assert candles is not None
     assert (candles.symbol, candles.timeframe) == ("ES", "5s")
     assert "no trades yet" in drawn(board)[3]
-    candles.take([trade("ES", price=100, size=3), trade("ES", price=104, size=4)])
+    candles.add([trade("ES", price=100, size=3), trade("ES", price=104, size=4)])
     lines = drawn(board)
     assert lines[1].startswith("ES  1,640.25")
     assert "O 100.00 H 104.00 L 100.00 C 104.00 V 7" in lines[2]
@@ -247,7 +247,7 @@ def test_it_says_how_many_symbols_are_hidden() -> None:
 
 def test_what_is_said_goes_away() -> None:
     board = board_of(trade("ES"))
-    board.say("no history", 1.0)
+    board.show_message("no history", 1.0)
     assert drawn(board, 2.0)[-1] == "no history"
     assert drawn(board, 7.0)[-1].startswith("? help  q quit  Enter candles")
 

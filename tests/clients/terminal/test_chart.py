@@ -20,13 +20,13 @@ def at(second: float, price: float, size: float = 1) -> Trade:
 
 def candles_of(*trades: Trade, timeframe: str = "1s") -> Candles:
     candles = Candles("ES", timeframe)
-    candles.take(trades)
+    candles.add(trades)
     return candles
 
 
 def test_trades_become_candles() -> None:
     candles = candles_of(at(0, 5), at(0.5, 9), at(0.9, 4, size=3), at(2, 7))
-    candles.take([quote("ES"), trade("NQ"), at(2, math.nan)])
+    candles.add([quote("ES"), trade("NQ"), at(2, math.nan)])
     first, empty, last = candles.latest(3)
     assert first is not None
     assert last is not None

@@ -23,7 +23,7 @@ def chunk(*ticks: Tick, key: StreamKey = ES) -> TickBatch:
 
 
 def take(backlog: Backlog) -> list[dict[str, Any]]:
-    data, _ = backlog.take(written_us=9)
+    data, _ = backlog.pop_frames(written_us=9)
     return messages(data)
 
 
@@ -31,7 +31,7 @@ def test_conflating_keeps_the_latest_and_says_how_many_it_replaced() -> None:
     backlog = Backlog(JSON)
     backlog.add(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
     backlog.add(chunk(*trades(2, "ES", 14)), SlowPolicy.CONFLATE)
-    data, totals = backlog.take(0)
+    data, totals = backlog.pop_frames(0)
     (tick,) = messages(data)
     assert (tick["seq"], tick["cf"]) == (15, 4)
     assert (totals.sent, totals.merged, totals.skipped) == (1, 4, 0)
@@ -42,7 +42,7 @@ def test_skipping_says_which_and_goes_on_with_the_latest() -> None:
     backlog = Backlog(JSON)
     backlog.add(chunk(*trades(3, "ES", 11)), SlowPolicy.SKIP)
     backlog.add(chunk(*trades(2, "ES", 14)), SlowPolicy.SKIP)
-    data, totals = backlog.take(0)
+    data, totals = backlog.pop_frames(0)
     notice, tick = messages(data)
     assert notice == {"T": "skipped", "ch": "trades", "S": "ES", "from": 11, "to": 14, "n": 4}
     assert tick["seq"] == 15
@@ -123,9 +123,9 @@ def test_no_epoch_begins_without_a_word_however_many_there_were(
     assert len(told) <= 8
     for message in told:
         if message["T"] == "gap":
-            list(book.take_gap(message["from"], message["to"], message["reason"]))
+            list(book.add_gap(message["from"], message["to"], message["reason"]))
         else:
-            list(book.take(trade("ES", seq=message["seq"], conflated=message["cf"])))
+            list(book.add(trade("ES", seq=message["seq"], conflated=message["cf"])))
     assert (book.repeated, book.missing) == (0, 0)
     assert book.restarts == min(epochs, 4) + ends_with_notice
     assert book.restarted == ends_with_notice

@@ -23,11 +23,11 @@ def test_the_lag_is_that_of_the_last_batch_for_a_second() -> None:
 
 def test_a_stall_begins_when_the_client_last_had_everything() -> None:
     stall = Staleness()
-    stall.look(10.0, broker_heard_s=9.9, all_taken=False)
+    stall.update(10.0, broker_heard_s=9.9, all_taken=False)
     assert stall.lasts_ms(10.0) == 0
-    stall.look(11.0, broker_heard_s=10.9, all_taken=False)
+    stall.update(11.0, broker_heard_s=10.9, all_taken=False)
     assert stall.lasts_ms(11.5) == 1500
-    stall.look(13.0, broker_heard_s=12.9, all_taken=True)
+    stall.update(13.0, broker_heard_s=12.9, all_taken=True)
     assert stall.lasts_ms(13.0) == 0
 
 
@@ -35,9 +35,9 @@ def test_a_stall_begins_with_the_last_word_from_redis() -> None:
     """Not at the heartbeat that last found it connected: silence is noticed seconds later."""
     stall = Staleness()
     for now_s in (10.0, 11.0, 12.0):
-        stall.look(now_s, broker_heard_s=9.6, all_taken=True)
+        stall.update(now_s, broker_heard_s=9.6, all_taken=True)
     assert stall.lasts_ms(12.0) == 2400
     never = Staleness()
     for now_s in (10.0, 11.5):
-        never.look(now_s, broker_heard_s=0.0, all_taken=True)
+        never.update(now_s, broker_heard_s=0.0, all_taken=True)
     assert never.lasts_ms(11.5) == 1500

@@ -15,7 +15,7 @@ def held() -> LiveStream:
 
 def take(stream: LiveStream, seqs: range, published_us: int) -> None:
     ticks = [Trade(symbol="ES", price=1, size=1, time=Time(0), seq=seq) for seq in seqs]
-    stream.take(ticks, published_us, "e1")
+    stream.append(ticks, published_us, "e1")
 
 
 def first_of(stream: LiveStream) -> int | None:

@@ -214,17 +214,17 @@ async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
     at_once = msgspec.structs.replace(settings, linger_s=0.0)
     async with running(redis, at_once) as ingest:
         store, gate = ingest.upstream.store, asyncio.Event()
-        read_on = store.read_on
+        read_after = store.read_after
         asked: list[SequenceTracker] = []
 
         async def read_slowly(stream: StreamKey, run: SequenceTracker) -> list[Due]:
-            due = await read_on(stream, run)
+            due = await read_after(stream, run)
             asked.append(run)
             if len(asked) == 1:
                 await gate.wait()
             return due
 
-        store.read_on = read_slowly  # type: ignore[method-assign]
+        store.read_after = read_slowly  # type: ignore[method-assign]
         first = await ingest.client("A")
         await published(publisher, ["A"], 2)
         await until(lambda: first.seqs("A") == [1, 2])

@@ -356,16 +356,16 @@ def test_configure_answers_with_what_holds(hub: Hub) -> None:
 def test_who_wants_it_is_told_where_the_replay_stands(hub: Hub) -> None:
     talk = Talk(hub)
     state = ReplayState(ReplayMode.PLAYING, T0, MAX, T0, Time(T0 + 10**9))
-    talk.session.tell_replay(state)
+    talk.session.send_replay_state(state)
     assert talk.sink.take() == []
     talk.say({"action": "configure", "replay": True})
-    talk.session.tell_replay(state)
+    talk.session.send_replay_state(state)
     assert talk.sink.take() == [
         {"T": "replay", "state": "playing", "position": "2013-09-01T17:00:00.083Z", "speed": "max",
          "from": "2013-09-01T17:00:00.083Z", "to": "2013-09-01T17:00:01.083Z"}
     ]  # fmt: skip
     run_all(talk.session.entitle(Grant(Proof.KEY, "x", Entitlements(feeds=("another",)))))
-    talk.session.tell_replay(state)
+    talk.session.send_replay_state(state)
     assert talk.sink.take() == []
 
 

@@ -28,20 +28,20 @@ def test_who_is_limited_and_together_with_whom() -> None:
 def test_bytes_and_frames_count_together() -> None:
     limiter = limits().of("192.0.2.1")
     assert limiter is not None
-    assert limiter.take_bytes(7000, 0, 0.0)
-    assert not limiter.take_bytes(1, 1, 0.0)
-    assert limiter.take_bytes(1000, 0, 0.0)
-    assert limiter.take_bytes(1000, 1, 3.0)
+    assert limiter.spend_bytes(7000, 0, 0.0)
+    assert not limiter.spend_bytes(1, 1, 0.0)
+    assert limiter.spend_bytes(1000, 0, 0.0)
+    assert limiter.spend_bytes(1000, 1, 3.0)
 
 
 def test_requests_are_refused_and_then_shut_out() -> None:
     limiter = limits().of("192.0.2.1")
     assert limiter is not None
-    assert [limiter.take_request(0.0) for _ in range(4)] == [0, 0, 0, 1]
-    assert limiter.take_request(1.0) == 0
+    assert [limiter.spend_request(0.0) for _ in range(4)] == [0, 0, 0, 1]
+    assert limiter.spend_request(1.0) == 0
     refused = 1
     while not limiter.shut_out_s(1.0):
-        refused += limiter.take_request(1.0)
+        refused += limiter.spend_request(1.0)
     assert refused == 52
     assert limiter.shut_out_s(1.0) == 60
     assert limiter.shut_out_s(61.0) == 0

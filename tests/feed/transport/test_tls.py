@@ -203,8 +203,8 @@ async def test_a_new_certificate_is_for_new_connections(
 
 def look_twice(certificate: Certificate) -> None:
     """Check the files twice: they have settled when the second check finds the same contents."""
-    certificate.look()
-    certificate.look()
+    certificate.reload_if_changed()
+    certificate.reload_if_changed()
 
 
 def test_a_pair_that_is_no_pair_is_told_once_and_not_taken(
@@ -217,7 +217,7 @@ def test_a_pair_that_is_no_pair_is_told_once_and_not_taken(
     with caplog.at_level(logging.INFO, "tickcast.tls"):
         shutil.copy(new.cert, pair.cert)
         for _ in range(5):
-            certificate.look()
+            certificate.reload_if_changed()
         (line,) = caplog.messages
         assert line == (
             f"the certificate in use stays: tls_key: {pair.key} does not belong to {pair.cert}"
@@ -242,7 +242,7 @@ def test_files_that_are_being_written_are_waited_for(
     whole = pair.cert.read_bytes()
     for size in range(10, len(whole), 100):
         pair.cert.write_bytes(whole[:size])
-        certificate.look()
+        certificate.reload_if_changed()
     pair.cert.write_bytes(whole)
     look_twice(certificate)
     assert caplog.messages == []

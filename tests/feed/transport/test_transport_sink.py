@@ -31,7 +31,7 @@ class Socket:
     def stop_reading(self) -> None:
         self.reads = False
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         self.reads = True
 
     def limit_address(self, limiter: object) -> None:
@@ -78,22 +78,22 @@ class Client:
 async def test_messages_wait_for_the_one_before_them() -> None:
     client = Client()
     for message in ("a", "wait", "b", "wait", "c"):
-        client.sink.take(message)
+        client.sink.receive(message)
     assert (client.heard, client.socket.reads) == (["a", "wait"], False)
     client.gate.set()
     await until(lambda: client.socket.reads)
     assert client.heard == ["a", "wait", "waited", "b", "wait", "waited", "c"]
-    client.sink.take("d")
+    client.sink.receive("d")
     assert client.heard[-1] == "d"
 
 
 async def test_the_end_is_told_once_and_nothing_is_heard_after_it() -> None:
     client = Client()
     for message in ("wait", "b"):
-        client.sink.take(message)
+        client.sink.receive(message)
     Ending(client.sink).put_nowait({"code": 1001})
     client.sink.end(1006)
-    client.sink.take("c")
+    client.sink.receive("c")
     assert client.ends == []
     client.gate.set()
     await until(lambda: client.socket.reads)
@@ -121,10 +121,10 @@ async def test_a_message_that_fails_ends_its_connection(
     """Otherwise the client would wait forever for an answer."""
     client = Client()
     for message in messages:
-        client.sink.take(message)
+        client.sink.receive(message)
     client.gate.set()
     await until(lambda: client.socket.reads)
     assert client.socket.finished == [1011]
     assert "ZeroDivisionError" in caplog.text
-    client.sink.take("c")
+    client.sink.receive("c")
     assert client.heard[-1] == "c"

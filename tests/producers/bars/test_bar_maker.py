@@ -217,7 +217,7 @@ async def test_real_trades_are_bars_at_a_client_though_the_maker_is_stopped_on_t
         whole.open("ES", {}, ())
         expected: list[Bar] = []
         for place in range(0, len(ticks), 3_000):
-            expected += whole.take("ES", ticks[place : place + 3_000], Time.now(), Time.now())
+            expected += whole.add("ES", ticks[place : place + 3_000], Time.now(), Time.now())
             seconds = sum(bar.timeframe == "1s" for bar in expected)
             async with making(redis, settings, "1s", "1m"):
                 await publisher.publish(ticks[place : place + 3_000])

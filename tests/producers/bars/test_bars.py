@@ -39,7 +39,7 @@ def bars_of(*timeframes: Timeframe, lateness_s: float = 2, fill: bool = False) -
 
 def feed(bars: Bars, *ticks: Trade, came: Time = LATER) -> list[Bar]:
     """Feed trades one by one."""
-    return [bar for tick in ticks for bar in bars.take(tick.symbol, [tick], came, came)]
+    return [bar for tick in ticks for bar in bars.add(tick.symbol, [tick], came, came)]
 
 
 def starts(bars: Iterable[Bar]) -> list[float]:
@@ -72,8 +72,8 @@ def test_bars_begin_at_whole_multiples_in_utc(timeframe: Timeframe, start: str) 
     bars = bars_of(timeframe)
     first = Time.parse("2026-01-05T14:37:42.999999999Z")
     end = Time.parse(start) + LENGTHS_NS[timeframe] + 2 * NS_PER_SECOND
-    assert bars.take("ES", [trade(time=first), trade(time=Time(end - 1))], LATER, LATER) == []
-    (bar,) = bars.take("ES", [trade(time=Time(end))], LATER, LATER)
+    assert bars.add("ES", [trade(time=first), trade(time=Time(end - 1))], LATER, LATER) == []
+    (bar,) = bars.add("ES", [trade(time=Time(end))], LATER, LATER)
     assert bar.time.rfc3339() == start
 
 
@@ -88,7 +88,7 @@ def test_a_late_trade_is_counted_and_changes_nothing() -> None:
 
 def test_other_ticks_are_no_trades() -> None:
     bars = bars_of()
-    assert bars.take("ES", [quote()], LATER, LATER) == []
+    assert bars.add("ES", [quote()], LATER, LATER) == []
 
 
 def test_a_bar_without_volume_has_its_close_as_vwap() -> None:
@@ -175,7 +175,7 @@ def test_it_goes_on_after_what_was_sent() -> None:
         ("5s", 5),
     ]
     assert not bars.late
-    bars.settle("ES")
+    bars.mark_caught_up("ES")
     feed(bars, at(6))
     assert bars.late == {"1s": 1, "5s": 1}
 
@@ -258,7 +258,7 @@ def test_it_agrees_with_a_naive_model(case: tuple[list[Trade], int], batches: li
     place = 0
     while place < len(trades):
         for size in batches:
-            found += bars.take("ES", trades[place : place + size], LATER, LATER)
+            found += bars.add("ES", trades[place : place + size], LATER, LATER)
             place += size
     for timeframe in bars.timeframes:
         expected, late = naive(trades, LENGTHS_NS[timeframe], lateness)
@@ -278,14 +278,14 @@ def test_stopped_and_started_anywhere_it_gives_the_same_bars(
 ) -> None:
     trades, lateness = case
     lateness_s = lateness / NS_PER_SECOND
-    expected = bars_of("1s", "5s", lateness_s=lateness_s).take("ES", trades, LATER, LATER)
+    expected = bars_of("1s", "5s", lateness_s=lateness_s).add("ES", trades, LATER, LATER)
     cut = data.draw(st.integers(0, len(trades)))
-    sent = bars_of("1s", "5s", lateness_s=lateness_s).take("ES", trades[:cut], LATER, LATER)
+    sent = bars_of("1s", "5s", lateness_s=lateness_s).add("ES", trades[:cut], LATER, LATER)
     # Bars that had closed by the stop may not have been published yet.
     del sent[data.draw(st.integers(0, len(sent))) :]
     again = Bars(("1s", "5s"), lateness_s, fill=False)
     again.open("ES", {bar.timeframe: bar for bar in sent}, ())
-    sent += again.take("ES", trades, LATER, LATER)
+    sent += again.add("ES", trades, LATER, LATER)
     for timeframe in ("1s", "5s"):
         ours = [bar for bar in sent if bar.timeframe == timeframe]
         assert ours == [bar for bar in expected if bar.timeframe == timeframe]
@@ -300,7 +300,7 @@ def test_scenarios_have_late_trades_only_where_the_clock_is_wrong(name: str) -> 
         found: list[Bar] = []
         for tick in due:
             stamped = SCENARIOS[name].stamp(tick, NOON)
-            found += bars.take("ES", [stamped], tick.time, tick.time)
+            found += bars.add("ES", [stamped], tick.time, tick.time)
             found += bars.advance(tick.time)
         assert starts(found) == sorted(set(starts(found)))
         assert bool(bars.late) == (name == "skewed-clock" and lateness_s == 2)
@@ -316,7 +316,7 @@ def test_real_trades_give_the_bars_that_another_computation_gives() -> None:
     bars = bars_of("1s", "1m")
     found: list[Bar] = []
     for place in range(0, len(ticks), 500):
-        found += bars.take("ES", ticks[place : place + 500], LATER, LATER)
+        found += bars.add("ES", ticks[place : place + 500], LATER, LATER)
     newest = ticks[-1].time - 2 * NS_PER_SECOND
     for timeframe, unit in (("1s", "seconds"), ("1m", "minutes")):
         expected = {

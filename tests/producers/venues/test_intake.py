@@ -33,7 +33,7 @@ def ticker(sequence: int) -> bytes:
 def ids(intake: Intake, frames: Iterable[bytes]) -> list[object]:
     found: list[object] = []
     for frame in frames:
-        taken = intake.take(frame, T0)
+        taken = intake.receive(frame, T0)
         assert isinstance(taken, list)
         found += [tick.id for tick in taken if isinstance(tick, Trade)]
     return found
@@ -79,7 +79,7 @@ def test_quotes_only_go_forward_and_their_jumps_say_nothing() -> None:
     intake = Intake(VENUE)
     counts = []
     for number in (10, 20, 15, 20, 21):
-        taken = intake.take(ticker(number), T0)
+        taken = intake.receive(ticker(number), T0)
         assert isinstance(taken, list)
         counts.append(len(taken))
     assert counts == [1, 1, 0, 0, 1]
@@ -113,20 +113,20 @@ def test_a_market_without_a_symbol_is_told_of_once() -> None:
     intake = Intake(VENUE)
     for market in ("币安人生-USD", "龙-USD"):
         with pytest.raises(BadFrame, match="is no market's name"):
-            intake.take(match(1, symbol=market), T0)
+            intake.receive(match(1, symbol=market), T0)
         for number in range(3):
-            assert isinstance(intake.take(match(number, symbol=market), T0), Notice)
+            assert isinstance(intake.receive(match(number, symbol=market), T0), Notice)
     assert (intake.tally.bad_frames, intake.tally.unmapped) == (2, 6)
     for number in range(3_000):
         with suppress(BadFrame):
-            intake.take(match(1, symbol=f"龙{number}-USD"), T0)
+            intake.receive(match(1, symbol=f"龙{number}-USD"), T0)
     assert len(intake._unknown) == 1000
 
 
 def test_bad_frames_are_counted() -> None:
     intake = Intake(VENUE)
     with pytest.raises(BadFrame):
-        intake.take(b"{", T0)
+        intake.receive(b"{", T0)
     assert intake.tally.bad_frames == 1
 
 

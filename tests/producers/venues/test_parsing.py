@@ -99,7 +99,8 @@ def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
                    '"time":"2014-11-07T08:19:28.464459Z"}', NoticeKind.HEARTBEAT, "heartbeat"),
         (COINBASE, '{"type":"subscriptions","channels":[]}', NoticeKind.ACCEPTED, "subscriptions"),
         (COINBASE, '{"type":"error","message":"Failed to subscribe","reason":"X-Y is not a valid'
-                   ' product"}', NoticeKind.REFUSED, "Failed to subscribe: X-Y is not a valid product"),
+                   ' product"}', NoticeKind.REFUSED,
+         "Failed to subscribe: X-Y is not a valid product"),
         (COINBASE, '{"type":"error","message":"no"}', NoticeKind.REFUSED, "no"),
         (COINBASE, '{"type":"l2update","changes":[]}', NoticeKind.UNMAPPED, "l2update"),
         (COINBASE, '{"type":"ticker","sequence":1,"product_id":"X-Y","best_bid":"","best_ask":"1"}',
@@ -108,8 +109,8 @@ def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
         (COINBASE, '{"type":"ticker","product_id":"X-Y","price":"0","best_bid":"0.00000",'
                    '"best_ask":"0.00000"}', NoticeKind.UNMAPPED, "ticker without a quote"),
         (COINBASE, '{"type":"ticker","sequence":0,"product_id":"X-Y","best_bid":"1",'
-                   '"best_bid_size":"1","best_ask":"0","best_ask_size":"0.00"}', NoticeKind.UNMAPPED,
-         "ticker without a quote"),
+                   '"best_bid_size":"1","best_ask":"0","best_ask_size":"0.00"}',
+         NoticeKind.UNMAPPED, "ticker without a quote"),
         (KRAKEN, '{"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":null,'
                  '"bid_qty":null,"ask":3.1,"ask_qty":1.0}]}', NoticeKind.UNMAPPED,
          "ticker without a quote"),

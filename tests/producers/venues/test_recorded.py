@@ -60,7 +60,7 @@ def test_none_is_taken_for_a_repeat_and_none_is_missing(
 ) -> None:
     intake = Intake(VENUES[name])
     for received in received_from(path):
-        intake.take(received.frame, Time(received.at))
+        intake.receive(received.frame, Time(received.at))
     tally = intake.tally
     assert (tally.ticks, tally.repeats, tally.missing, tally.bad_frames) == (count, 0, 0, 0)
     assert tally.unmapped > 0
@@ -96,7 +96,7 @@ def test_damaged_frames_are_refused_in_one_way(
                 )  # fmt: skip
                 intake = Intake(VENUES[name])
                 try:
-                    taken = intake.take(damaged, Time(received.at))
+                    taken = intake.receive(damaged, Time(received.at))
                 except Exception as error:
                     assert isinstance(error, BadFrame)
                     assert intake.tally.bad_frames == 1

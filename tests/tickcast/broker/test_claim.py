@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_one_has_it_until_it_leaves(redis: Redis) -> None:
     first, second = Lease(redis, "live", CHANNELS), Lease(redis, "live", ["bars:1s"])
     assert not first.holds
-    await first.take()
+    await first.acquire()
     assert first.holds
     waiting = asyncio.create_task(second.take())
     other = Lease(redis, "other", CHANNELS)
@@ -44,7 +44,7 @@ async def test_one_has_it_until_it_leaves(redis: Redis) -> None:
 
 
 async def test_it_expires_with_whoever_held_it(redis: Redis) -> None:
-    await Lease(redis, "live", CHANNELS).take()
+    await Lease(redis, "live", CHANNELS).acquire()
     left_ms = await redis.pttl(keys.maker("live", "bars"))
     assert 0 < left_ms <= LASTS_S * 1000
 
@@ -52,14 +52,14 @@ async def test_it_expires_with_whoever_held_it(redis: Redis) -> None:
 async def test_all_or_none(redis: Redis) -> None:
     await redis.set(keys.maker("live", "bars:1s"), "somebody", ex=60)
     with pytest.raises(LeaseHeld, match="another program makes bars, bars:1s of feed live"):
-        await Lease(redis, "live", CHANNELS).take()
+        await Lease(redis, "live", CHANNELS).acquire()
     assert await redis.get(keys.maker("live", "bars")) is None
 
 
 async def test_who_has_lost_it_is_told(redis: Redis) -> None:
     claim = Lease(redis, "live", CHANNELS)
-    await claim.take()
-    keeping = asyncio.create_task(claim.keep())
+    await claim.acquire()
+    keeping = asyncio.create_task(claim.renew_forever())
     await redis.delete(keys.maker("live", "bars"))
     async with asyncio.timeout(10):
         while await redis.get(keys.maker("live", "bars")) is None:
@@ -74,8 +74,8 @@ async def test_who_has_lost_it_is_told(redis: Redis) -> None:
 async def test_it_is_not_believed_in_while_the_store_is_away(runtime_dir: Path) -> None:
     async with own_store(runtime_dir) as store, make_client(store.url) as client:
         claim = Lease(client, "live", CHANNELS)
-        await claim.take()
-        keeping = asyncio.create_task(claim.keep())
+        await claim.acquire()
+        keeping = asyncio.create_task(claim.renew_forever())
         store.kill()
         await until(lambda: not claim.holds)
         await store.start()

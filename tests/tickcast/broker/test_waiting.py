@@ -28,8 +28,8 @@ def at(*numbers: int, symbol: str = "A") -> list[Trade]:
 
 def test_streams_take_turns_in_batches() -> None:
     waiting = PublishBuffer("live", 1, 10 * TICK_BYTES)
-    waiting.take(at(*range(BATCH_TICKS_MAX + 2)), 0)
-    waiting.take(at(*range(300, 303), symbol="B"), 0)
+    waiting.add(at(*range(BATCH_TICKS_MAX + 2)), 0)
+    waiting.add(at(*range(300, 303), symbol="B"), 0)
     rounds = [waiting.next_round() for _ in range(3)]
     assert [{key: len(ticks) for key, ticks in each.items()} for each in rounds] == [
         {A: BATCH_TICKS_MAX, B: 3},
@@ -43,7 +43,7 @@ def test_what_is_invalid_keeps_out_only_what_follows() -> None:
     waiting = PublishBuffer("live", 1, 10 * TICK_BYTES)
     for _ in range(2):
         with pytest.raises(InvalidTick):
-            waiting.take([*at(1), trade("not good"), *at(2)], 0)
+            waiting.add([*at(1), trade("not good"), *at(2)], 0)
         waiting.hold(0)
     assert waiting.count == 2
     assert waiting.next_round() == {A: at(1, 1)}
@@ -52,18 +52,18 @@ def test_what_is_invalid_keeps_out_only_what_follows() -> None:
 def test_what_was_checked_is_not_looked_at_again() -> None:
     waiting = PublishBuffer("live", 1, 10 * TICK_BYTES)
     odd = trade("not good")
-    waiting.take([odd], 0, checked=True)
+    waiting.add([odd], 0, checked=True)
     waiting.hold(0)
-    waiting.take([odd], 0, checked=True)
+    waiting.add([odd], 0, checked=True)
     assert waiting.next_round() == {A._replace(symbol="not good"): [odd, odd]}
 
 
 def test_the_oldest_are_dropped_whatever_their_stream() -> None:
     waiting = PublishBuffer("live", 100, 3 * TICK_BYTES + 1)
-    waiting.take(at(1), 0)
+    waiting.add(at(1), 0)
     waiting.hold(0)
     for number, symbol in enumerate("BABAB", 2):
-        waiting.take(at(number, symbol=symbol), number)
+        waiting.add(at(number, symbol=symbol), number)
         waiting.trim(number)
     assert waiting.next_round() == {B: at(4, 6, symbol="B"), A: at(5)}
     assert waiting.dropped == {
@@ -75,9 +75,9 @@ def test_the_oldest_are_dropped_whatever_their_stream() -> None:
 
 def test_age_counts_from_when_it_was_taken_or_else_the_outage_began() -> None:
     waiting = PublishBuffer("live", 10, 100 * TICK_BYTES)
-    waiting.take(at(1), 0)
+    waiting.add(at(1), 0)
     waiting.hold(5)
-    waiting.take(at(2), 7)
+    waiting.add(at(2), 7)
     for now, left in ((15, 2), (15.1, 1), (17, 1), (17.1, 0)):
         waiting.trim(now)
         assert waiting.count == left
@@ -86,8 +86,8 @@ def test_age_counts_from_when_it_was_taken_or_else_the_outage_began() -> None:
 def test_a_short_while_between_two_outages_makes_nothing_young() -> None:
     waiting = PublishBuffer("live", 10, 100_000 * TICK_BYTES)
     waiting.hold(0)
-    waiting.take(at(*range(WAITING_TICKS_MAX)), 1)
-    waiting.take(at(1, symbol="B"), 8)
+    waiting.add(at(*range(WAITING_TICKS_MAX)), 1)
+    waiting.add(at(1, symbol="B"), 8)
     assert waiting.next_round() == {A: at(*range(BATCH_TICKS_MAX))}
     waiting.hold(9)
     waiting.trim(10)
@@ -146,7 +146,7 @@ class Account:
             self.taken_at[number] = self.now
             self.taken[StreamKey("live", "trades", symbol)].append(number)
             ticks += at(number, symbol=symbol)
-        self.waiting.take(ticks, self.now)
+        self.waiting.add(ticks, self.now)
 
     def send_round(self) -> None:
         for key, ticks in self.waiting.next_round().items():

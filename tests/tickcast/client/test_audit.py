@@ -16,8 +16,8 @@ def drawn(books: SequenceAccounts, width: int, height: int = 24) -> list[str]:
 def books_of(*seqs: int) -> SequenceAccounts:
     books = SequenceAccounts()
     for seq in seqs:
-        list(books.take(trade("ES", seq=seq)))
-    list(books.take(quote("AA", seq=7)))
+        list(books.add(trade("ES", seq=seq)))
+    list(books.add(quote("AA", seq=7)))
     return books
 
 
@@ -48,7 +48,7 @@ def test_trouble_comes_first() -> None:
 def test_it_fits_the_terminal(width: int, height: int) -> None:
     books = books_of(1, 2)
     for number in range(50):
-        list(books.take(trade(f"SYMBOL{number}", seq=1_000_000)))
+        list(books.add(trade(f"SYMBOL{number}", seq=1_000_000)))
     lines = AuditTable().draw(books.report(2), width, height)
     assert len(lines) <= height
     assert all(len(plain(line)) <= width for line in lines[3:])
@@ -74,6 +74,6 @@ def test_in_three_lines_of_text() -> None:
 
 def test_large_sums_fit_eighty_columns() -> None:
     books = SequenceAccounts()
-    list(books.take(trade("ES", seq=1)))
-    list(books.take(trade("ES", seq=98_765_432, conflated=98_765_430)))
+    list(books.add(trade("ES", seq=1)))
+    list(books.add(trade("ES", seq=98_765_432, conflated=98_765_430)))
     assert max(map(len, sum_up(books.report(9)))) <= 80

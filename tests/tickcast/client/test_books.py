@@ -20,7 +20,7 @@ def take(books: SequenceAccounts, *events: Tick | dict[str, Any]) -> list[Any]:
     """Return what the application sees: numbers of ticks, and gaps."""
     seen: list[Any] = []
     for event in events:
-        items = books.take_notice(event) if isinstance(event, dict) else books.take(event)
+        items = books.add_notice(event) if isinstance(event, dict) else books.add(event)
         seen += [
             (item[2], item[3], item.reason) if isinstance(item, Gap) else item.seq for item in items
         ]

@@ -39,11 +39,11 @@ def enter(books: SequenceAccounts, event: dict[str, Any]) -> list[Tick | Gap]:
     match event:
         case {"tick": seq, **more}:
             tick = trade(seq=seq, conflated=more.get("cf", 0), snap=more.get("snap", False))
-            return list(books.take(tick))
+            return list(books.add(tick))
         case {"skipped": [first, last]}:
-            return list(books.take_notice(notice("skipped", first, last)))
+            return list(books.add_notice(notice("skipped", first, last)))
         case {"gap": [first, last, reason]}:
-            return list(books.take_notice(notice("gap", first, last, reason=reason)))
+            return list(books.add_notice(notice("gap", first, last, reason=reason)))
         case {"positions": positions}:
             books.stand_at(positions)
         case {"held": channels}:

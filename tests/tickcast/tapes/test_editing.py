@@ -208,5 +208,5 @@ def test_verify_follows_a_chain(
         writer.close()
         verdict = verify(writer.path)
         assert verdict.faults == []
-        told = list(chain.take(writer.path, verdict))
+        told = list(chain.add(writer.path, verdict))
         assert told == (faults if name == "b" else [])

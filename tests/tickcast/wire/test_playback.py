@@ -12,12 +12,12 @@ from tickcast.wire.ticks import Tick
 
 def test_ticks_are_due_at_their_times_divided_by_the_speed() -> None:
     deck = Player(Recorded(0, 1, 1, 3), 100.0, speed=10)
-    assert places(deck.take(100.0)) == [0]
+    assert places(deck.pop_due(100.0)) == [0]
     assert deck.due_s == pytest.approx(100.1)
-    assert places(deck.take(100.05)) == []
-    assert places(deck.take(100.1)) == [1, 2]
+    assert places(deck.pop_due(100.05)) == []
+    assert places(deck.pop_due(100.1)) == [1, 2]
     assert deck.state(100.15).position == at(1.5)
-    assert places(deck.take(100.3)) == [3]
+    assert places(deck.pop_due(100.3)) == [3]
     assert deck.state(100.3) == (ReplayMode.ENDED, at(3), 10, at(0), at(3))
     assert deck.due_s is None
 
@@ -25,29 +25,29 @@ def test_ticks_are_due_at_their_times_divided_by_the_speed() -> None:
 def test_max_takes_no_heed_of_time() -> None:
     deck = Player(Recorded(0, 100, 5), 7.0, speed=MAX)
     assert deck.due_s == 7.0
-    assert places(deck.take(7.0, at_most=2)) == [0, 1]
+    assert places(deck.pop_due(7.0, at_most=2)) == [0, 1]
     assert deck.state(7.0).position == at(100)
-    assert places(deck.take(7.0)) == [2]
+    assert places(deck.pop_due(7.0)) == [2]
     assert deck.state(7.0).mode is ReplayMode.ENDED
 
 
 def test_times_that_go_back_wait_for_nothing_and_keep_their_place() -> None:
     deck = Player(Recorded(0, 5, 4, 6), 0.0)
-    deck.take(0.0)
-    assert places(deck.take(4.5)) == []
-    assert places(deck.take(5.0)) == [1, 2]
-    assert places(deck.take(6.0)) == [3]
+    deck.pop_due(0.0)
+    assert places(deck.pop_due(4.5)) == []
+    assert places(deck.pop_due(5.0)) == [1, 2]
+    assert places(deck.pop_due(6.0)) == [3]
     deck.seek(at(4.5), 6.0)
-    assert places(deck.take(7.0)) == [1, 2]
+    assert places(deck.pop_due(7.0)) == [1, 2]
 
 
 def test_a_part_is_played_to_its_end_with_its_silence() -> None:
     deck = Player(Recorded(0, 1, 2, 9), 0.0, start=at(0.5), end=at(4))
     assert deck.due_s == pytest.approx(0.5)
-    assert places(deck.take(1.5)) == [1, 2]
+    assert places(deck.pop_due(1.5)) == [1, 2]
     assert deck.state(1.5).mode is ReplayMode.PLAYING
     assert deck.due_s == pytest.approx(3.5)
-    deck.take(3.5)
+    deck.pop_due(3.5)
     assert deck.state(3.5).mode is ReplayMode.ENDED
     with pytest.raises(ValueError, match="the recording goes from"):
         Player(Recorded(0, 1), 0.0, start=at(2))
@@ -55,19 +55,19 @@ def test_a_part_is_played_to_its_end_with_its_silence() -> None:
 
 def test_paused_nothing_is_due_and_the_position_stands() -> None:
     deck = Player(Recorded(0, 1, 2), 0.0)
-    deck.take(0.5)
+    deck.pop_due(0.5)
     deck.pause(0.5)
-    assert deck.take(60.0) == []
+    assert deck.pop_due(60.0) == []
     assert deck.due_s is None
     assert deck.state(60.0).position == at(0.5)
     deck.resume(60.0)
     assert deck.due_s == pytest.approx(60.5)
-    assert places(deck.take(60.5)) == [1]
+    assert places(deck.pop_due(60.5)) == [1]
 
 
 def test_the_speed_changes_from_where_it_is() -> None:
     deck = Player(Recorded(0, 10, 20), 0.0)
-    deck.take(5.0)
+    deck.pop_due(5.0)
     deck.set_speed(5, 5.0)
     assert deck.due_s == pytest.approx(6.0)
     deck.set_speed(0.5, 5.5)
@@ -79,17 +79,17 @@ def test_the_speed_changes_from_where_it_is() -> None:
 
 def test_a_seek_forward_leaves_out_and_a_seek_back_repeats() -> None:
     deck = Player(Recorded(*range(10)), 0.0)
-    assert places(deck.take(2.0)) == [0, 1, 2]
+    assert places(deck.pop_due(2.0)) == [0, 1, 2]
     deck.seek(at(6), 2.0)
     assert deck.rewinds == 0
-    assert places(deck.take(3.0)) == [6, 7]
+    assert places(deck.pop_due(3.0)) == [6, 7]
     deck.seek(at(1), 3.0)
     assert deck.rewinds == 1
-    assert places(deck.take(4.0)) == [1, 2]
+    assert places(deck.pop_due(4.0)) == [1, 2]
     deck.seek(at(2), 4.0)
     assert deck.rewinds == 2, "the tick of this very moment comes again"
     deck.seek(at(99), 4.0)
-    assert places(deck.take(4.0)) == [9]
+    assert places(deck.pop_due(4.0)) == [9]
     assert deck.state(4.0).mode is ReplayMode.ENDED
     deck.seek(at(-5), 5.0)
     assert deck.state(5.0) == (ReplayMode.PLAYING, at(0), 1, at(0), at(9))
@@ -110,10 +110,10 @@ def test_a_step_pauses_and_ignores_when_ticks_are_due() -> None:
 
 def test_rounds_follow_each_other_without_a_delay() -> None:
     deck = Player(Recorded(0, 1), 0.0, loop=True)
-    assert places(deck.take(0.0)) == [0]
-    assert places(deck.take(1.7)) == [1]
+    assert places(deck.pop_due(0.0)) == [0]
+    assert places(deck.pop_due(1.7)) == [1]
     assert deck.rewinds == 1
-    assert places(deck.take(1.7)) == [0], "due at 1.0"
+    assert places(deck.pop_due(1.7)) == [0], "due at 1.0"
     assert deck.due_s == pytest.approx(2.0)
     with pytest.raises(ValueError, match="nothing to loop"):
         Player(Recorded(1, 1), 0.0, loop=True)
@@ -127,7 +127,7 @@ def test_after_an_hour_nothing_has_added_up() -> None:
     now_s = began_s
     while deck.due_s is not None and now_s < began_s + 3600:
         now_s = max(now_s, deck.due_s) + 0.0007
-        for tick in deck.take(now_s):
+        for tick in deck.pop_due(now_s):
             ideal_s = began_s + (tick.time - T0) / SECOND / 10
             assert now_s - ideal_s < 0.002
     position = deck.state(now_s).position
@@ -180,7 +180,7 @@ def test_whatever_is_done_each_pass_is_in_order_and_once(
                 ticks = deck.step(int(value), now_s)
         if name == "seek" and deck.rewinds > rewinds:
             passed, rewinds = [], deck.rewinds
-        ticks += deck.take(now_s, at_most)
+        ticks += deck.pop_due(now_s, at_most)
         passed += places(ticks)
         assert passed == sorted(set(passed))
         if deck.rewinds > rewinds:
@@ -206,7 +206,7 @@ def test_undisturbed_every_tick_comes_once_and_none_too_early(
     now_s = 50.0
     while deck.due_s is not None:
         now_s = max(now_s, deck.due_s + late_s + 1e-9)
-        ticks = deck.take(now_s)
+        ticks = deck.pop_due(now_s)
         played += ticks
         for tick in ticks:
             assert now_s >= 50.0 + (tick.time - deck.first) / SECOND / speed - 1e-6

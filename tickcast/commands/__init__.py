@@ -66,9 +66,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _MODULES:
             return None
-        command: click.Command = getattr(
-            importlib.import_module(f"tickcast.commands.{cmd_name}"), cmd_name
-        )
+        command: click.Command = getattr(command_module(cmd_name), cmd_name)
         return command
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tickcast.wire.frames import TEXT, split_frames
+from tickcast.wire.encoding import TEXT, split_frames
 from tickcast.wire.ticks import Bar, Quote, Trade
 from tickcast.wire.times import Instant, Time
 

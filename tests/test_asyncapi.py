@@ -20,12 +20,11 @@ from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
 from tickcast.tapes import TapeWriter
 from tickcast.wire import messages as protocol
-from tickcast.wire.batch import GapReason
-from tickcast.wire.delivery import SlowPolicy
+from tickcast.wire.actions import SlowPolicy, Verb
 from tickcast.wire.encoding import Encoding, encode, wire_names
 from tickcast.wire.errors import Fault, InvalidAction
-from tickcast.wire.fields import ID_MAX
-from tickcast.wire.replay_actions import Verb
+from tickcast.wire.parsing import ID_MAX
+from tickcast.wire.sequence import GapReason
 from tickcast.wire.ticks import CHANNELS, Bar, Quote, StreamKey, Timeframe, Trade
 from tickcast.wire.times import Time
 
@@ -97,7 +96,7 @@ def test_its_words_are_those_of_the_code() -> None:
 
 def test_what_the_parser_takes_fits_it() -> None:
     """The fuzzer's seeds contain messages of every kind; some of them are invalid on purpose."""
-    from tickcast.wire.actions import parse_action  # noqa: PLC0415
+    from tickcast.wire.parsing import parse_action  # noqa: PLC0415
 
     good = 0
     for seed in ACTIONS:

@@ -29,7 +29,11 @@ MODULES = (
         f"tickcast.client.{path.stem}"
         for path in sorted((ROOT / "tickcast" / "client").glob("[a-z]*.py"))
     ),
-    "tickcast.wire.playback", "tickcast.wire.ticks", "tickcast.wire.times",
+    *(
+        f"tickcast.wire.{path.stem}"
+        for path in sorted((ROOT / "tickcast" / "wire").glob("[a-z]*.py"))
+    ),
+    "tickcast.tasks",
 )  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.FAIL_FAST
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
+from limits import parse_many
 from msgspec import Meta, Struct
 
 from tickcast.addresses import is_host_pattern, is_network, is_origin_pattern
 from tickcast.wire.errors import InvalidSettings
-from tickcast.wire.rates import parse_rates
 from tickcast.wire.ticks import is_feed_name
 
 ENVIRONMENT_PREFIX: Final = "TICKCAST_"
@@ -310,7 +310,7 @@ def _faults(settings: Settings) -> Iterator[str]:
     if settings.jwt_key and settings.jwks_url:
         yield "jwt_key and jwks_url exclude each other"
     try:
-        parse_rates(settings.attempts)
+        parse_many(settings.attempts)
     except ValueError:
         yield f"attempts: {settings.attempts!a} is no list of rates such as 5/second; 300/5 minutes"
 

@@ -14,7 +14,8 @@ from clients.load.symbols import ask_symbols
 from clients.load.wire import parse_url
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import InvalidSettings
-from tickcast.wire.ticks import CHANNELS, is_pattern, is_symbol
+from tickcast.wire.subscriptions import is_pattern
+from tickcast.wire.ticks import CHANNELS, is_symbol
 
 _SPARE_FILES: Final = 50
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)")

@@ -27,7 +27,8 @@ from tickcast.commands.parameters import DurationParameter
 from tickcast.tapes.directory import RecordingDirectory
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed, InvalidSettings, RecordingFailed
-from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED, is_pattern
+from tickcast.wire.subscriptions import is_pattern
+from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED
 from tickcast.wire.times import NS_PER_SECOND
 
 _SIZES: Final = {"KB": 1000, "MB": 1000**2, "GB": 1000**3}

@@ -18,7 +18,8 @@ from tickcast.commands.options import ca_option, run, token_option
 from tickcast.commands.standard_streams import output_is_gone
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import InvalidSettings, TickcastError
-from tickcast.wire.ticks import CHANNELS, is_pattern
+from tickcast.wire.subscriptions import is_pattern
+from tickcast.wire.ticks import CHANNELS
 
 
 @click.command()

@@ -20,7 +20,8 @@ from clients.load.plan import Plan, PlannedClient, seats, symbols_of
 from clients.load.wire import parse_url
 from tickcast.client.tls import why_refused
 from tickcast.wire.errors import ConnectionFailed
-from tickcast.wire.ticks import DEFAULT_FEED, Coverage, StreamKey, Subscription
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import DEFAULT_FEED, StreamKey
 
 _LOOK_S: Final = 0.05
 _QUIET_S: Final = 1.5

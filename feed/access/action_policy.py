@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
-from feed.access.conduct import MessageLimiter
+from feed.access.conduct import MessageLimiter, price_of, price_of_size
 from feed.access.entitlements import EVERYTHING, Entitlements
 from feed.access.grant import Grant, Proof
-from tickcast.wire import actions
 from tickcast.wire.actions import (
     Action,
     Auth,
     Configure,
     ListSubscriptions,
+    Steer,
     Subscribe,
     Unsubscribe,
 )
 from tickcast.wire.errors import Fault, InvalidAction, SessionEnded
-from tickcast.wire.replay_actions import Steer
-from tickcast.wire.ticks import Subscription
+from tickcast.wire.parsing import parse_action, read_id
+from tickcast.wire.subscriptions import Subscription
 
 Value = TypeVar("Value")
 _NOBODY: Final = Entitlements(feeds=())
@@ -63,11 +63,11 @@ class ActionPolicy:
             Ended: the message is refused and the connection must end.
         """
         # The size is charged first, so that a refused message costs no time for parsing.
-        paid = actions.price_of_size(len(message))
+        paid = price_of_size(len(message))
         if self._conduct is not None and not self._conduct.pay(paid, now_s):
             raise self._refusal(self._conduct, message, now_s)
-        action = actions.parse_action(message, self._subscriptions_max)
-        price = actions.price(action)
+        action = parse_action(message, self._subscriptions_max)
+        price = price_of(action)
         if self._conduct is not None and not self._conduct.pay(price, now_s, paid):
             raise self._refusal(self._conduct, message, now_s)
         if isinstance(action, Auth):
@@ -93,9 +93,9 @@ class ActionPolicy:
     def _refusal(
         conduct: MessageLimiter, message: str | bytes, now_s: float
     ) -> InvalidAction | SessionEnded:
-        if not conduct.may_refuse(actions.price_of_size(len(message)), now_s):
+        if not conduct.may_refuse(price_of_size(len(message)), now_s):
             return SessionEnded(Fault.RATE_LIMITED, "it went on")
-        id_ = actions.read_id(message)
+        id_ = read_id(message)
         return InvalidAction(Fault.RATE_LIMITED, conduct.limits, id_)
 
     def _check_limit(self, action: Subscribe, held: Iterable[Subscription]) -> None:

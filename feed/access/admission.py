@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
-from feed.access.authenticator import Authenticator
+from feed.access.authenticator import Authenticator, credentials_in
 from feed.access.grant import OPEN_GRANT, Grant
 from feed.transport.address_limits import AddressLimiter, AddressLimits
 from feed.transport.slices import Steps, run_all
@@ -21,8 +22,7 @@ from tickcast.broker.attempts import ConnectRateLimiter
 from tickcast.broker.connection_counts import ConnectionLimiter
 from tickcast.logs import SECURITY
 from tickcast.settings import Settings
-from tickcast.wire.counters import Counters
-from tickcast.wire.credentials import Credentials, credentials_in
+from tickcast.wire.actions import Credentials
 from tickcast.wire.errors import AuthFailed, HandshakeRefused, TooManyConnections, TryAgain
 
 REFUSALS: Final = (
@@ -89,7 +89,7 @@ class Admission:
         limits: AddressLimits,
         seats: ConnectionLimiter,
         attempts: ConnectRateLimiter,
-        counters: Counters,
+        refused: Counter[str],
         is_up: Callable[[], bool],
     ) -> None:
         self.gate = gate
@@ -98,7 +98,7 @@ class Admission:
         self._limits.on_shut_out = self._note_shut_out
         self._seats = seats
         self._attempts = attempts
-        self._counters = counters
+        self._refused = refused
         self._is_up = is_up
         self.defer: Callable[[Steps], None] = run_all
         self._visitors: set[AdmittedClient] = set()
@@ -212,7 +212,7 @@ class Admission:
 
     def note_refusal(self, reason: str, visitor: AdmittedClient, detail: str) -> None:
         """Count and log a refusal."""
-        self._counters.refused[reason] += 1
+        self._refused[reason] += 1
         extra = {"client": visitor.number, "address": visitor.address, "detail": detail}
         security.log(SECURITY, "refused: %s", reason, extra=extra)
 

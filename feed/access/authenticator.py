@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -20,9 +20,13 @@ from feed.access.secrets import SecretChecker, key_id_of
 from feed.access.tokens import VerifyingKey, read_key, verify_token
 from feed.access.tokens import key_id_of as token_key_id_of
 from tickcast.settings import Settings
-from tickcast.wire.credentials import CREDENTIAL_MAX, Bearer, Credentials
+from tickcast.wire.actions import Bearer, Credentials, KeyAndSecret
 from tickcast.wire.errors import AuthFailed, InvalidSettings, TryAgain
 
+CREDENTIAL_MAX: Final = 8192
+"""The maximum length of a key, secret or token, in characters."""
+_KEY_ID: Final = "apca-api-key-id"
+_SECRET: Final = "apca-api-secret-key"  # noqa: S105
 _AGAIN_S: Final = 5.0
 """The delay before reading the file of keys again, after the reading process could not run."""
 _LOOKS_S: Final = 0.5
@@ -164,3 +168,35 @@ def _read_token_key(path: str) -> VerifyingKey:
         raise InvalidSettings(f"jwt_key: {path}: {error.strerror}") from None
     except InvalidSettings as error:
         raise InvalidSettings(f"jwt_key: {path}: {error}") from None
+
+
+def credentials_in(headers: Sequence[tuple[bytes, bytes]]) -> Credentials | None:
+    """Find the credentials in the headers of a request. Returns None if there are none.
+
+    Args:
+        headers: lower-case names and values, as in an ASGI scope.
+
+    Raises:
+        AuthFailed: the headers contain incomplete, duplicate or conflicting credentials.
+    """
+    found: dict[str, str] = {}
+    for name, value in headers:
+        text = name.decode("latin-1")
+        if text in ("authorization", _KEY_ID, _SECRET):
+            if text in found:
+                raise AuthFailed(f"{text} came twice")
+            if len(value) > CREDENTIAL_MAX:
+                raise AuthFailed(f"{text} is too long")
+            found[text] = value.decode("latin-1").strip()
+    if not found:
+        return None
+    if found.keys() == {_KEY_ID, _SECRET}:
+        return KeyAndSecret(found[_KEY_ID], found[_SECRET])
+    if found.keys() == {"authorization"}:
+        scheme, _, text = found["authorization"].partition(" ")
+        if scheme.lower() != "bearer" or not text.strip():
+            raise AuthFailed("Authorization takes Bearer and a token or a secret")
+        return Bearer(text.strip())
+    raise AuthFailed(
+        "credentials are Authorization alone, or APCA-API-KEY-ID with APCA-API-SECRET-KEY"
+    )

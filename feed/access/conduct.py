@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from typing import Final
 
-from tickcast.wire.rates import TokenBucket
+from feed.transport.address_limits import TokenBucket
+from tickcast.wire.actions import Action, Play, Subscribe, Unsubscribe
 
 _REFUSALS_PER_S: Final = 1.0
 _REFUSALS_BURST: Final = 10
+
+_SYMBOLS_PER_MESSAGE: Final = 100
+"""A message with this many symbols costs twice as much as a plain one."""
+
+_CONNECTED_PER_MESSAGE: Final = 5000
+_BEGUN_PER_MESSAGE: Final = 2500
+"""Connecting 5,000 streams takes 20 ms. So do 2,500 snapshots with their positions."""
+
+_POSITIONS_PER_MESSAGE: Final = 1000
+"""A message with this many positions costs twice as much as a plain one.
+
+The number is higher because a client that resumes a wildcard names all of its streams.
+"""
+
+_BYTES_PER_MESSAGE: Final = 32 * 1024
+"""The price of a message rises by 1 for each of these, whatever the message contains."""
 
 
 class MessageLimiter:
@@ -66,3 +83,29 @@ class MessageLimiter:
         if self._patience is None:
             self._patience = TokenBucket(_REFUSALS_PER_S, _REFUSALS_BURST)
         return self._patience.consume(min(cost, _REFUSALS_BURST), now_s)
+
+
+def price_of_size(size: int) -> float:
+    """The price of a message before it is parsed: 1, or more if it is long."""
+    return 1.0 + size // _BYTES_PER_MESSAGE
+
+
+def price_of(action: Action) -> float:
+    """The price of an action, charged to the client's allowance: 1, or more for many symbols."""
+    price = 1.0
+    if isinstance(action, Subscribe | Unsubscribe | Play):
+        price += len(action.subscriptions) / _SYMBOLS_PER_MESSAGE
+    if isinstance(action, Subscribe):
+        price += len(action.resume) / _POSITIONS_PER_MESSAGE
+    return price
+
+
+def price_of_streams(connected: int, begun: int) -> float:
+    """The additional price of an action, known once its streams have been found.
+
+    Args:
+        connected: how many streams had to be connected for the client. Joining an audience that
+            already exists connects none.
+        begun: for how many streams the client received the snapshot or the position.
+    """
+    return connected / _CONNECTED_PER_MESSAGE + begun / _BEGUN_PER_MESSAGE

@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from tickcast.wire.patterns import PatternMap
-from tickcast.wire.ticks import CHANNELS, Coverage, Subscription, is_feed_name, is_pattern
+from tickcast.wire.subscriptions import Coverage, PatternMap, Subscription, is_pattern
+from tickcast.wire.ticks import CHANNELS, is_feed_name
 
 ANY: Final = "*"
 

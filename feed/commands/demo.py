@@ -23,8 +23,7 @@ from tickcast.commands import command_module
 from tickcast.commands.options import config_option, run_server_loop, set_up_logging
 from tickcast.commands.parameters import RateParameter
 from tickcast.settings import Settings, load_settings
-from tickcast.tasks import end_tasks
-from tickcast.wire.delays import Reminders
+from tickcast.tasks import Reminders, end_tasks
 from tickcast.wire.errors import InvalidSettings, LeaseHeld, TickcastError
 from tickcast.wire.ticks import DEFAULT_FEED, Timeframe
 

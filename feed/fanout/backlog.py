@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from feed.fanout.counters import Totals
 from feed.fanout.encoded_ticks import (
     FRAME_TICKS_MAX,
     EncodedTicks,
@@ -18,9 +19,8 @@ from feed.fanout.encoded_ticks import (
     pack_frames,
 )
 from tickcast.wire import messages as protocol
-from tickcast.wire.batch import NEW_EPOCH, GapReason, SequenceGap
-from tickcast.wire.counters import Totals
-from tickcast.wire.delivery import SlowPolicy
+from tickcast.wire.actions import SlowPolicy
+from tickcast.wire.sequence import NEW_EPOCH, GapReason, SequenceGap
 from tickcast.wire.ticks import StreamKey, Tick
 
 _PARTS_MAX: Final = 8

@@ -7,8 +7,14 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import asdict
 
-from tickcast.wire.encoding import Encoding, array_marks, encode, encode_elements
-from tickcast.wire.frames import build_frame, frame_header
+from tickcast.wire.encoding import (
+    Encoding,
+    array_marks,
+    build_frame,
+    encode,
+    encode_elements,
+    frame_header,
+)
 from tickcast.wire.ticks import Bar, Quote, StreamKey, Tick, Trade
 
 FRAME_TICKS_MAX: Final = 500

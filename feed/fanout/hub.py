@@ -18,6 +18,7 @@ from collections.abc import (
     Sequence,
 )
 
+from feed.fanout.counters import Counters, Totals
 from feed.fanout.encoded_ticks import EncodedTicks, WireFormat, encode_pieces, message_frame
 from feed.fanout.gathering import PendingFlush
 from feed.fanout.lags import Arrivals
@@ -35,9 +36,9 @@ from feed.fanout.subscriber_groups import SubscriberGroups
 from feed.fanout.writes import FlushWriter
 from feed.transport.slices import Steps
 from tickcast.wire import messages as protocol
-from tickcast.wire.batch import GapReason, SequenceGap
-from tickcast.wire.counters import Counters, Totals
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription, Tick
+from tickcast.wire.sequence import GapReason, SequenceGap
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import StreamKey, Tick
 from tickcast.wire.times import Instant
 
 

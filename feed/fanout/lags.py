@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from tickcast.wire.counters import Counters
+from feed.fanout.counters import Counters
 from tickcast.wire.times import Instant
 
 _QUIET_S: Final = 1.0

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from feed.fanout.backlog import Backlog
+from feed.fanout.counters import Totals
 from feed.fanout.encoded_ticks import EncodedTicks, WireFormat
-from tickcast.wire.batch import SequenceGap
-from tickcast.wire.counters import Totals
-from tickcast.wire.delivery import SlowPolicy
+from tickcast.wire.actions import SlowPolicy
+from tickcast.wire.sequence import SequenceGap
 from tickcast.wire.ticks import StreamKey
 
 MESSAGES_ROOM_BYTES: Final = 64 * 1024

@@ -15,8 +15,9 @@ from feed.fanout.subscriber_group import (
     LiveTap,
     SubscriberGroup,
 )
-from tickcast.wire.delivery import INTERVALS_MAX, coarse_conflate_ms
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription, Tick
+from tickcast.wire.actions import CONFLATE_MAX_MS
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import StreamKey, Tick
 
 TAIL_TICKS_MAX: Final = 2_000
 """Live ticks of a stream kept for clients that are reading its history."""
@@ -24,6 +25,14 @@ TAIL_US: Final = 5_000_000
 """How long they are kept. Some client is always reading, but each needs only a moment's ticks."""
 _AFTER_SYMBOLS: Final = "\x7f"
 """Sorts after every character that a symbol may contain."""
+
+
+INTERVALS_MAX: Final = 16
+"""The number of different intervals that are served exactly.
+
+Each interval needs memory for every stream that uses it: 1 to 6 MiB for 10,000 streams.
+"""
+_COARSE_MS: Final = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000)
 
 
 class RecentTicks:
@@ -275,3 +284,8 @@ class LiveStreams:
     def due_s(self) -> float | None:
         """When the next group is due, on the steady clock; None if no group holds ticks."""
         return min((group.due_s for group in self._groups.values() if group.waiting), default=None)
+
+
+def coarse_conflate_ms(asked_ms: int) -> int:
+    """Round an interval up to one of a few, if too many different ones are already in use."""
+    return next((each for each in _COARSE_MS if each >= asked_ms), CONFLATE_MAX_MS)

@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from feed.fanout.counters import Totals
 from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat
 from feed.fanout.outbox import Outbox
-from tickcast.wire.counters import Totals
-from tickcast.wire.delivery import Delivery, SlowPolicy
-from tickcast.wire.patterns import PatternMap
-from tickcast.wire.ticks import StreamKey, Subscription, Tick
+from tickcast.wire.actions import Options, SlowPolicy
+from tickcast.wire.subscriptions import PatternMap, Subscription
+from tickcast.wire.ticks import StreamKey, Tick
+
+
+class Delivery(NamedTuple):
+    """How to serve a subscription.
+
+    Attributes:
+        conflate_ms: send at most one tick in this interval, in ms; 0 sends every tick.
+        slow: the policy if the client is too slow.
+    """
+
+    conflate_ms: int
+    slow: SlowPolicy
+
+
+# The cache makes equal deliveries the same object.
+@lru_cache(maxsize=1024)
+def choose_delivery(channel: str, options: Options, extended: bool) -> Delivery:
+    """Resolve a client's complete options to a delivery.
+
+    Args:
+        extended: whether the client knows our extensions. One that does not would not understand
+            merged or missing ticks, so it is disconnected instead.
+    """
+    slow = options.slow
+    if slow is None and extended:
+        # For prices, the latest one matters. For trades, it matters that some are missing.
+        slow = SlowPolicy.SKIP if channel == "trades" else SlowPolicy.CONFLATE
+    return Delivery(options.conflate_ms or 0, slow or SlowPolicy.CLOSE)
+
 
 Wanted = frozenset[tuple[Subscription, Delivery]]
 """Subscriptions, each with its delivery."""

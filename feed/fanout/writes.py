@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
+from feed.fanout.counters import Counters, Totals
 from feed.fanout.encoded_ticks import EncodedTicks, WireFormat, pack_frames
 from feed.fanout.outbox import Outbox
 from feed.fanout.subscriber_group import SubscriberGroup
-from tickcast.wire.counters import Counters, Totals
 
 logger = logging.getLogger("tickcast.hub")
 

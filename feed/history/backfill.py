@@ -18,8 +18,8 @@ from feed.history.pages import HistoryCache
 from tickcast.broker.history import PAGE_TICKS
 from tickcast.broker.store import Store
 from tickcast.tasks import end_tasks
-from tickcast.wire.batch import History, HistoryPlace
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, Fault
+from tickcast.wire.sequence import History, HistoryPlace
 from tickcast.wire.times import Instant
 
 _TURN_S: Final = 0.003

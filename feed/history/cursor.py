@@ -22,9 +22,9 @@ from feed.history.pages import (
     block_start,
     to_letter,
 )
-from tickcast.wire.batch import NEW_EPOCH, GapReason, History, HistoryPlace, SequenceGap
-from tickcast.wire.fields import Id
+from tickcast.wire.actions import Id
 from tickcast.wire.positions import StreamPosition
+from tickcast.wire.sequence import NEW_EPOCH, GapReason, History, HistoryPlace, SequenceGap
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Time
 

@@ -15,8 +15,8 @@ from feed.fanout.streams import LiveStream
 from feed.history.cursor import CursorState, HistoryRequest, StreamCursor, TickSlice
 from feed.history.pages import EncodedPage, HistoryCache, to_letter
 from tickcast.wire import messages as protocol
-from tickcast.wire.batch import NEW_EPOCH, GapReason, History, HistoryPlace, SequenceGap
 from tickcast.wire.errors import Fault
+from tickcast.wire.sequence import NEW_EPOCH, GapReason, History, HistoryPlace, SequenceGap
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from feed.fanout.encoded_ticks import TickBatch, WireFormat, encode_pieces, pack_frames
-from tickcast.wire.batch import History
+from tickcast.wire.sequence import History
 from tickcast.wire.ticks import StreamKey, Tick
 
 BLOCK_TICKS: Final = 500

@@ -6,7 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
-from tickcast.wire.ticks import CHANNELS, StreamKey, Subscription, is_symbol
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import CHANNELS, StreamKey, is_symbol
 
 logger = logging.getLogger("tickcast.upstream")
 

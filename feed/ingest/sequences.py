@@ -12,9 +12,8 @@ from feed.ingest.feeds import Feeds
 from tickcast.broker import keys
 from tickcast.broker.store import Store, StreamHead
 from tickcast.tasks import BackgroundTasks
-from tickcast.wire.batch import Batch, SequenceGap
 from tickcast.wire.errors import BrokerUnavailable
-from tickcast.wire.sequence import Due, SequenceTracker
+from tickcast.wire.sequence import Batch, Due, SequenceGap, SequenceTracker
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant
 

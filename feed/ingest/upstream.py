@@ -21,7 +21,6 @@ from tickcast.broker.store import Store, StreamHead
 from tickcast.broker.subscriber import Subscriber
 from tickcast.settings import Settings
 from tickcast.tasks import BackgroundTasks
-from tickcast.wire.batch import Batch
 from tickcast.wire.errors import (
     AccessDenied,
     BrokerUnavailable,
@@ -29,8 +28,9 @@ from tickcast.wire.errors import (
     TickcastError,
     level_of,
 )
-from tickcast.wire.sequence import SequenceTracker
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription
+from tickcast.wire.sequence import Batch, SequenceTracker
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import StreamKey
 
 _OPEN_AGAIN_S: Final = 1.0
 _OPENINGS_AT_ONCE: Final = 4

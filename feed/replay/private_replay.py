@@ -11,12 +11,10 @@ from typing import Any, Final
 from feed.fanout.encoded_ticks import FRAME_TICKS_MAX
 from feed.history.pages import EncodedPage
 from feed.replay.tape_cache import CachedTick
-from tickcast.wire.encoding import Encoding, array_marks, encode
-from tickcast.wire.fields import Id
-from tickcast.wire.frames import build_frame
+from tickcast.wire.actions import Id, Steer, Verb
+from tickcast.wire.encoding import Encoding, array_marks, build_frame, encode
 from tickcast.wire.playback import Player, ReplayMode
-from tickcast.wire.replay_actions import Steer, Verb
-from tickcast.wire.ticks import Subscription
+from tickcast.wire.subscriptions import Subscription
 
 WRITE_BYTES: Final = 64 * 1024
 """Bytes that one client gets in a turn, before the next client's turn."""

@@ -17,12 +17,11 @@ from feed.replay.private_replay import ActiveReplay
 from feed.replay.tape_cache import TapeCache, TapeListing, TapeSource
 from tickcast.tapes import Tape, TapeLibrary
 from tickcast.wire import messages as protocol
+from tickcast.wire.actions import Id, Play, Steer, Verb
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault, InvalidAction, InvalidTape, TapeNotFound
-from tickcast.wire.fields import Id
 from tickcast.wire.playback import Player
-from tickcast.wire.replay_actions import Play, Steer, Verb
-from tickcast.wire.ticks import Coverage, Subscription
+from tickcast.wire.subscriptions import Coverage, Subscription
 
 PAUSE_S: Final = 0.005
 """Minimum time between two turns; ticks that become due meanwhile are sent together."""

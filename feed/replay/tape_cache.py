@@ -14,7 +14,8 @@ from tickcast.tapes.manifest import FrameEntry
 from tickcast.tapes.names import manifest_path
 from tickcast.wire.encoding import Encoding, encode_elements
 from tickcast.wire.errors import InvalidTape, TapeNotFound
-from tickcast.wire.ticks import Coverage, StreamKey, Tick, channel_of
+from tickcast.wire.subscriptions import Coverage
+from tickcast.wire.ticks import StreamKey, Tick, channel_of
 from tickcast.wire.times import Time
 
 CACHE_BYTES: Final = 64 * 1024 * 1024

@@ -34,13 +34,8 @@ from tickcast.addresses import party_of
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import HandshakeRefused, TapeNotFound, TickcastError
-from tickcast.wire.ticks import (
-    DEFAULT_FEED,
-    Subscription,
-    is_feed_name,
-    is_pattern,
-    is_symbol,
-)
+from tickcast.wire.subscriptions import Subscription, is_pattern
+from tickcast.wire.ticks import DEFAULT_FEED, is_feed_name, is_symbol
 
 _PAGE_HEADERS: Final = {"Cache-Control": "no-cache"}
 

@@ -22,7 +22,7 @@ from feed.transport.asgi_sink import AsgiSink
 from feed.transport.slices import Steps
 from feed.transport.transport_sink import TransportSink
 from tickcast.wire import messages as protocol
-from tickcast.wire.actions import Auth, Configure
+from tickcast.wire.actions import Auth, Configure, Id, Play, Steer
 from tickcast.wire.errors import (
     CLOSES,
     AuthFailed,
@@ -37,9 +37,7 @@ from tickcast.wire.errors import (
     TryAgain,
     reason_of,
 )
-from tickcast.wire.fields import Id
-from tickcast.wire.replay_actions import Play, Steer
-from tickcast.wire.ticks import Subscription
+from tickcast.wire.subscriptions import Subscription
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
 _LOOK_S: Final = 3600.0

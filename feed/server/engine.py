@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from limits import parse_many
+
 from feed.access.admission import Admission
 from feed.access.authenticator import Authenticator
 from feed.fanout.flusher import Flusher
@@ -30,7 +32,6 @@ from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.tapes import TapeLibrary
 from tickcast.tasks import BackgroundTasks
-from tickcast.wire.rates import parse_rates
 
 _FIRST_TRY_S: Final = 3.0
 
@@ -82,8 +83,8 @@ async def running_engine(
     seats = ConnectionLimiter(client)
     limits = address_limits(settings)
     door = Admission(
-        settings, gate, limits, seats, ConnectRateLimiter(client, parse_rates(settings.attempts)),
-        hub.counters, lambda: upstream.subscriber.connected,
+        settings, gate, limits, seats, ConnectRateLimiter(client, parse_many(settings.attempts)),
+        hub.counters.refused, lambda: upstream.subscriber.connected,
     )  # fmt: skip
     door.defer = partial(slices.start, door)
     tasks = BackgroundTasks(logger)

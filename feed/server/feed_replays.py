@@ -14,9 +14,9 @@ from feed.ingest.upstream import Upstream
 from feed.server.session import Session
 from tickcast.broker import keys
 from tickcast.broker.replays import read_state, steer, unpack_state
+from tickcast.wire.actions import Steer
 from tickcast.wire.errors import TickcastError, level_of
 from tickcast.wire.playback import ReplayState, show_speed
-from tickcast.wire.replay_actions import Steer
 from tickcast.wire.times import Instant
 
 _LOOK_S: Final = 1.0

@@ -10,7 +10,8 @@ from feed.access.entitlements import EVERYTHING, Entitlements
 from feed.server.answers import Body, Pauses
 from tickcast.broker.store import Store
 from tickcast.wire.encoding import Encoding, encode_elements
-from tickcast.wire.ticks import CHANNELS, Coverage, StreamKey, Subscription, sort_channels
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import CHANNELS, StreamKey, sort_channels
 
 PAGE_MAX: Final = 10_000
 """Maximum number of elements in a page; also the default."""

@@ -17,12 +17,12 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from feed.access.admission import REFUSALS
+from feed.fanout.counters import BucketCounts
 from feed.server.engine import Engine
 from feed.transport.http_rules import MALFORMED, STALLED
-from tickcast.wire.batch import GapReason
-from tickcast.wire.counters import BucketCounts
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import CloseCode
+from tickcast.wire.sequence import GapReason
 
 _CLOSE_CODES: Final = frozenset(CloseCode) | {1001, 1003, 1005, 1006}
 """Close codes with their own label. Others share one, because clients can send any number."""

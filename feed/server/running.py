@@ -19,13 +19,13 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from feed.server.memory import give_back, spare_collections
+from feed.transport.address_limits import FrameLimit
 from feed.transport.http import FeedHttpProtocol
 from feed.transport.tls import Certificate
 from feed.transport.websocket import FeedProtocol
 from tickcast.settings import Settings
 from tickcast.tasks import stop_signals
 from tickcast.wire.errors import TickcastError
-from tickcast.wire.rates import FrameLimit
 
 _BACKLOG: Final = 2048
 _FREE_PORT_TRIES: Final = 20

@@ -8,27 +8,36 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from feed.access.action_policy import ActionPolicy
-from feed.access.conduct import MessageLimiter
+from feed.access.conduct import MessageLimiter, price_of_streams
 from feed.access.entitlements import Entitlements
 from feed.access.grant import OPEN_GRANT, Grant
 from feed.fanout.encoded_ticks import WireFormat, form_of, message_frame
 from feed.fanout.hub import Hub
 from feed.fanout.lags import Staleness
 from feed.fanout.outbox import Outbox
-from feed.fanout.subscriber_group import SubscriberGroup
+from feed.fanout.subscriber_group import SubscriberGroup, choose_delivery
 from feed.history.follower import ClientBackfill
 from feed.server.starting_points import StartingPoints
 from feed.transport.slices import Steps, batches
 from tickcast.wire import actions
 from tickcast.wire import messages as protocol
-from tickcast.wire.actions import Auth, Configure, ListSubscriptions, Subscribe, Unsubscribe
-from tickcast.wire.delivery import NO_OPTIONS, Options, choose_delivery
+from tickcast.wire.actions import (
+    NO_OPTIONS,
+    Auth,
+    Configure,
+    Id,
+    ListSubscriptions,
+    Options,
+    Play,
+    Steer,
+    Subscribe,
+    Unsubscribe,
+)
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault, InvalidAction
-from tickcast.wire.fields import Id
 from tickcast.wire.playback import ReplayState
-from tickcast.wire.replay_actions import Play, Steer
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant
 
 Request = Subscribe | Unsubscribe | ListSubscriptions | Configure
@@ -246,7 +255,16 @@ class Session:
             return
         lag_ms = max(self._hub.arrivals.lag_ms(now), self._stall.lasts_ms(now.steady_s))
         totals = self._hub.totals(self._outbox)
-        self._say(protocol.heartbeat(now.wall, self._outbox.waiting_bytes, lag_ms, totals))
+        self._say(
+            protocol.heartbeat(
+                now.wall,
+                self._outbox.waiting_bytes,
+                lag_ms,
+                sent=totals.sent,
+                merged=totals.merged,
+                skipped=totals.skipped,
+            )
+        )
 
     def send_replay_state(self, state: ReplayState) -> None:
         """Send the state of the feed's replay; a slow client gets it after catching up."""
@@ -373,7 +391,7 @@ class Session:
         return True
 
     def _charge(self, connected: int, begun: int = 0) -> None:
-        self._rights.charge(actions.price_of_streams(connected, begun))
+        self._rights.charge(price_of_streams(connected, begun))
 
     @property
     def _form(self) -> WireFormat:

@@ -16,7 +16,8 @@ from feed.history.cursor import PastRequest, StreamCursor
 from feed.transport.slices import Steps, batches
 from tickcast.wire.actions import Subscribe
 from tickcast.wire.positions import build_positions
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription, Tick
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import StreamKey, Tick
 
 _key_of = attrgetter("key")
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from tickcast.addresses import Networks, party_of
-from tickcast.wire.rates import TokenBucket
 
 _ADDRESSES_MAX: Final = 10_000
 _FRAME_BYTES: Final = 1024
@@ -19,6 +18,52 @@ _FLOODS_BURST: Final = 5
 _FLOODS_PER_S: Final = 0.1
 _REFUSALS_BURST: Final = 50
 _REFUSALS_PER_S: Final = 1.0
+
+
+class FrameLimit(NamedTuple):
+    """How many frames a client may send; stored as `frame_limit` in uvicorn's configuration."""
+
+    per_s: float
+    burst: float
+
+
+class TokenBucket:
+    """A token bucket: allows `per_s` in the long run, and `burst` at once after a pause.
+
+    Attributes:
+        allowed: the amount available at the time of the last `consume`.
+    """
+
+    __slots__ = ("_at_s", "_burst", "_per_s", "allowed")
+
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._at_s: float | None = None
+        self.allowed = burst
+
+    def consume(self, cost: float, now_s: float) -> bool:
+        """Take an amount if it is available; return whether it was.
+
+        Args:
+            now_s: time on a steady clock.
+        """
+        if self._at_s is not None:
+            gained = max(0.0, now_s - self._at_s) * self._per_s
+            self.allowed = min(self._burst, self.allowed + gained)
+        self._at_s = now_s
+        if cost > self.allowed:
+            return False
+        self.allowed -= cost
+        return True
+
+    def owe(self, cost: float) -> None:
+        """Charge for past use; the balance may become negative, down to `-burst`."""
+        self.allowed = max(-self._burst, self.allowed - cost)
+
+    def refund(self, cost: float) -> None:
+        """Undo a `consume` of this amount."""
+        self.allowed = min(self._burst, self.allowed + cost)
 
 
 class AddressLimiter:

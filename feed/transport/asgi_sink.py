@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from tickcast.wire.encoding import TEXT, split_frames
 from tickcast.wire.errors import CLOSE_GRACE_S, CloseCode
-from tickcast.wire.frames import TEXT, split_frames
 
 
 class AsgiSink:

@@ -21,11 +21,10 @@ from websockets.http11 import Request
 from websockets.protocol import Protocol as FrameProtocol
 from websockets.protocol import State
 
-from feed.transport.address_limits import AddressLimiter
+from feed.transport.address_limits import AddressLimiter, FrameLimit, TokenBucket
 from feed.transport.loop_share import LoopShare
 from feed.transport.transport_sink import EXTENSION, Ending, TransportSink
 from tickcast.wire.errors import CLOSE_GRACE_S, CloseCode
-from tickcast.wire.rates import FrameLimit, TokenBucket
 
 _SLICE_BYTES: Final = 1024
 _LONG_SLICE_BYTES: Final = 4 * 1024

@@ -18,7 +18,7 @@ from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store, StreamHead
 from tickcast.settings import Settings
 from tickcast.tasks import end_tasks
-from tickcast.wire.batch import NEW_EPOCH, Batch, HistoryPlace, SequenceGap
+from tickcast.wire.sequence import NEW_EPOCH, Batch, HistoryPlace, SequenceGap
 from tickcast.wire.ticks import Bar, StreamKey, Timeframe
 from tickcast.wire.times import Time
 

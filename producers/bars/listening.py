@@ -13,10 +13,10 @@ from redis.asyncio import Redis
 from tickcast.broker import keys
 from tickcast.broker.store import Store
 from tickcast.broker.subscriber import Subscriber
-from tickcast.wire.batch import NEW_EPOCH, Batch, SequenceGap
 from tickcast.wire.errors import BrokerUnavailable, InvalidTick
-from tickcast.wire.sequence import Due, SequenceTracker
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription
+from tickcast.wire.sequence import NEW_EPOCH, Batch, Due, SequenceGap, SequenceTracker
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import StreamKey
 
 _CHANNEL: Final = "trades"
 _OPEN_BATCH: Final = 200

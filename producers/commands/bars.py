@@ -22,7 +22,8 @@ from tickcast.commands.options import (
 )
 from tickcast.commands.parameters import DurationParameter
 from tickcast.settings import Settings, load_settings
-from tickcast.wire.ticks import Timeframe, is_pattern
+from tickcast.wire.subscriptions import is_pattern
+from tickcast.wire.ticks import Timeframe
 
 _TIMEFRAMES: Final[tuple[Timeframe, ...]] = get_args(Timeframe)
 

@@ -30,7 +30,8 @@ from tickcast.wire.errors import (
     InvalidTick,
     RecordingFailed,
 )
-from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED, Coverage, Subscription, is_pattern
+from tickcast.wire.subscriptions import Coverage, Subscription, is_pattern
+from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED
 
 _SHOWN: Final = 20
 _TAPES_MAX: Final = 200

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import dropwhile, islice
 
 from tickcast.wire.playback import Source
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription, Tick, is_pattern
+from tickcast.wire.subscriptions import Coverage, Subscription, is_pattern
+from tickcast.wire.ticks import StreamKey, Tick
 from tickcast.wire.times import Time
 
 

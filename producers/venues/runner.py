@@ -25,8 +25,7 @@ from producers.venues.capture import Capture, CapturedSession
 from producers.venues.intake import Intake
 from producers.venues.venue import Notice, NoticeKind, Venue, Wants, shown
 from tickcast.client.proxies import NO_SOCKS, proxy_of, through
-from tickcast.tasks import end_tasks
-from tickcast.wire.delays import Delays, Reminders
+from tickcast.tasks import Delays, Reminders, end_tasks
 from tickcast.wire.errors import BadFrame, VenueRefused
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time

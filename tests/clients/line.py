@@ -11,13 +11,10 @@ from tickcast.client.accounts import Gap
 from tickcast.client.notices import Event, Heartbeat
 from tickcast.client.resume import RequestedOptions
 from tickcast.client.state import ClientState, Message
-from tickcast.wire.actions import Auth
-from tickcast.wire.batch import Batch
-from tickcast.wire.encoding import Encoding
-from tickcast.wire.frames import TEXT, split_frames
+from tickcast.wire.actions import Auth, Play, Steer
+from tickcast.wire.encoding import TEXT, Encoding, split_frames
 from tickcast.wire.playback import ReplayState
-from tickcast.wire.replay_actions import Play, Steer
-from tickcast.wire.sequence import SequenceTracker
+from tickcast.wire.sequence import Batch, SequenceTracker
 from tickcast.wire.ticks import Bar, Quote, StreamKey, Tick, Trade, channel_of
 
 CHANNELS = ("trades", "bars:1s")

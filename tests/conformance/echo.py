@@ -14,8 +14,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from feed.transport.transport_sink import EXTENSION, TransportSink
-from tickcast.wire.encoding import Encoding
-from tickcast.wire.frames import build_frame
+from tickcast.wire.encoding import Encoding, build_frame
 
 
 async def _by_asgi(websocket: WebSocket) -> None:

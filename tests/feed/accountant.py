@@ -5,16 +5,15 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any
 
+from feed.fanout.counters import Totals
 from feed.fanout.outbox import Outbox
 from feed.history.cursor import HistoryRequest
 from feed.server.session import Session
 from feed.transport.slices import Steps, run_all
 from tests.builders import ListSink
 from tests.feed.world import World
-from tickcast.wire.actions import Auth
-from tickcast.wire.counters import Totals
+from tickcast.wire.actions import Auth, Play, Steer
 from tickcast.wire.encoding import Encoding, encode
-from tickcast.wire.replay_actions import Play, Steer
 
 BOUND = 150
 """The size of two ticks: a client that does not read counts as slow at once."""

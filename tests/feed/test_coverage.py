@@ -30,8 +30,8 @@ from tests.talk import Talk, talking
 from tests.tickcast.client.tapes import write_tape
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
+from tickcast.wire.actions import Verb
 from tickcast.wire.playback import ReplayMode
-from tickcast.wire.replay_actions import Verb
 
 DEMO, ALL = make_key_id(), make_key_id()
 DEMO_SECRET, ALL_SECRET = make_secret(DEMO), make_secret(ALL)

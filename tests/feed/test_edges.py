@@ -30,7 +30,7 @@ from tests.talk import Talk, talking
 from tests.tickcast.client.tapes import write_tape
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
-from tickcast.wire.replay_actions import Verb
+from tickcast.wire.actions import Verb
 
 SCHEMAS: Final[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).resolve().parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8")

@@ -16,7 +16,7 @@ from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
 from tests.wire import TEXT, frame, handshake, wired
 from tickcast.settings import Settings
-from tickcast.wire import actions
+from tickcast.wire.parsing import parse_action
 
 STRICT: Any = {"unlimited_addresses": (), "attempts": "1000/second"}
 
@@ -25,18 +25,17 @@ STRICT: Any = {"unlimited_addresses": (), "attempts": "1000/second"}
 def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count parsed messages and frames."""
     counts: Counter[str] = Counter()
-    real = actions.parse_action
     events = FeedProtocol.handle_events
 
     def counting(message: str | bytes, entries_max: int | None = None) -> object:
         counts["messages"] += 1
-        return real(message, entries_max)
+        return parse_action(message, entries_max)
 
     def counting_events(self: FeedProtocol) -> None:
         counts["frames"] += len(self.conn.events)
         events(self)
 
-    monkeypatch.setattr(actions, "parse_action", counting)
+    monkeypatch.setattr("feed.access.action_policy.parse_action", counting)
     monkeypatch.setattr(FeedProtocol, "handle_events", counting_events)
     return counts
 

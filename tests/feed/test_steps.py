@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from feed.access import conduct
 from feed.access.conduct import MessageLimiter
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
@@ -19,10 +20,8 @@ from feed.server.session import Session
 from feed.transport import slices
 from feed.transport.slices import Steps, run_all
 from tests.builders import NOW, ListSink, trade
-from tickcast.wire import actions
-from tickcast.wire.actions import Auth
+from tickcast.wire.actions import Auth, Play, Steer
 from tickcast.wire.encoding import Encoding
-from tickcast.wire.replay_actions import Play, Steer
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant, Time
 
@@ -283,8 +282,8 @@ def test_a_client_that_leaves_on_the_way_leaves_nothing_behind(market: Market, g
 
 
 def test_what_is_done_is_paid_for(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actions, "_CONNECTED_PER_MESSAGE", 1)
-    monkeypatch.setattr(actions, "_BEGUN_PER_MESSAGE", 1)
+    monkeypatch.setattr(conduct, "_CONNECTED_PER_MESSAGE", 1)
+    monkeypatch.setattr(conduct, "_BEGUN_PER_MESSAGE", 1)
     client, other = (Client(market, conduct=MessageLimiter(5, 20)) for _ in range(2))
     configure = '{"action":"configure","stamps":true}'
     client.ask(action="subscribe", trades=["*"], snapshot=True)

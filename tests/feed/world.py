@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from feed.fanout.hub import Hub
 from feed.history.pages import HistoryCache
 from tests.builders import T0, trades
-from tickcast.wire.batch import Batch, History, HistoryPlace, SequenceGap
-from tickcast.wire.sequence import Due, SequenceTracker
+from tickcast.wire.sequence import Batch, Due, History, HistoryPlace, SequenceGap, SequenceTracker
 from tickcast.wire.ticks import Bar, StreamKey, Tick, Trade
 from tickcast.wire.times import Instant, Time
 

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 import msgspec
 
+from feed.access.authenticator import credentials_in
 from feed.access.keyring import parse_keys
 from feed.access.secrets import key_id_of
 from feed.access.tokens import read_key, verify_token
@@ -58,8 +59,15 @@ from tickcast.tapes.frames import compress
 from tickcast.tapes.manifest import decode_manifest, encode_manifest
 from tickcast.tapes.verify import verify
 from tickcast.wire import messages as protocol
-from tickcast.wire.actions import Action, Auth, Configure, Subscribe, Unsubscribe, parse_action
-from tickcast.wire.credentials import Bearer, KeyAndSecret, credentials_in
+from tickcast.wire.actions import (
+    Action,
+    Auth,
+    Bearer,
+    Configure,
+    KeyAndSecret,
+    Subscribe,
+    Unsubscribe,
+)
 from tickcast.wire.encoding import Encoding, encode, pack, unpack
 from tickcast.wire.errors import (
     AuthFailed,
@@ -71,6 +79,7 @@ from tickcast.wire.errors import (
     InvalidTick,
     ReplayFailed,
 )
+from tickcast.wire.parsing import parse_action
 from tickcast.wire.ticks import Tick, sort_channels, validate
 from tickcast.wire.times import Time
 

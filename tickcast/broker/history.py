@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.scripts import Script
-from tickcast.wire.batch import Batch, History, HistoryPlace
 from tickcast.wire.encoding import unpack
 from tickcast.wire.errors import InvalidTick
+from tickcast.wire.sequence import Batch, History, HistoryPlace
 from tickcast.wire.ticks import StreamKey, number
 from tickcast.wire.times import Time
 

@@ -14,10 +14,9 @@ from tickcast.broker import keys
 from tickcast.broker.client import execute, translated_errors
 from tickcast.broker.history import locate, read_histories
 from tickcast.broker.scripts import Script
-from tickcast.wire.batch import History, HistoryPlace
 from tickcast.wire.encoding import unpack
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.sequence import Due, SequenceTracker
+from tickcast.wire.sequence import Due, History, HistoryPlace, SequenceTracker
 from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, is_symbol, number
 from tickcast.wire.times import Time
 

@@ -19,8 +19,7 @@ from tickcast.broker import keys
 from tickcast.broker.client import channel_of, check_version, named, translated_errors
 from tickcast.broker.pipelined import Command, PipelinedConnection
 from tickcast.broker.resp import RespReader, open_connection
-from tickcast.tasks import end_tasks
-from tickcast.wire.delays import Reminders
+from tickcast.tasks import Reminders, end_tasks
 from tickcast.wire.errors import BrokerUnavailable, TickcastError
 
 _BACKOFF_FIRST_S: Final = 0.1

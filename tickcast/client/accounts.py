@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal, NamedTuple
 
 from tickcast.client.report import Report, StreamReport
-from tickcast.wire.ticks import CHANNELS, Coverage, StreamKey, Subscription, Tick, channel_of
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, channel_of
 
 STREAMS_MAX: Final = 100_000
 """Maximum number of streams to remember. Above it, the stream first seen is dropped first."""

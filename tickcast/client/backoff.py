@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from tickcast.wire.delays import Delays
+from tickcast.tasks import Delays
 from tickcast.wire.errors import CloseCode, Fault
 
 FIRST_S: Final = 0.2

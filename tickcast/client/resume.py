@@ -11,7 +11,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from tickcast.client.accounts import SequenceAccounts, StreamAccount
-from tickcast.wire.ticks import SYMBOL_MAX, Subscription
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import SYMBOL_MAX
 
 Fields = dict[str, Any]
 """A message without its `id`."""

@@ -16,7 +16,8 @@ from tickcast.client.stamps import tick_in
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import ConnectionFailed, Fault, InvalidTick
 from tickcast.wire.messages import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription, Tick
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import StreamKey, Tick
 
 MESSAGE_BYTES: Final = 60_000
 """Maximum size of a client message. Servers accept 64 KiB."""

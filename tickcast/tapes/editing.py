@@ -13,7 +13,8 @@ from tickcast.tapes.lines import EpochMark, GapMark, TapeHeader, TapeLine
 from tickcast.tapes.names import number_of
 from tickcast.tapes.tape import Tape
 from tickcast.tapes.writer import BLOCK_BYTES, TapeWriter
-from tickcast.wire.ticks import Coverage, Tick, channel_of
+from tickcast.wire.subscriptions import Coverage
+from tickcast.wire.ticks import Tick, channel_of
 from tickcast.wire.times import Time
 
 _CUT: Final = "cut"

@@ -11,7 +11,8 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from tickcast.tapes.lines import EpochMark, GapMark, TapeHeader
 from tickcast.tapes.tape import Tape
 from tickcast.wire.errors import InvalidSettings, RecordingFailed
-from tickcast.wire.ticks import Bar, Coverage, Quote, Tick, Trade, channel_of
+from tickcast.wire.subscriptions import Coverage
+from tickcast.wire.ticks import Bar, Quote, Tick, Trade, channel_of
 from tickcast.wire.times import Time
 
 ROWS: Final = 65_536

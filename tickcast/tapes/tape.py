@@ -30,7 +30,8 @@ from tickcast.tapes.manifest import (
 from tickcast.tapes.names import id_of, manifest_path
 from tickcast.tapes.stats import TapeStats
 from tickcast.wire.errors import InvalidTape, TapeNotFound
-from tickcast.wire.ticks import Coverage, StreamKey, Tick, channel_of
+from tickcast.wire.subscriptions import Coverage
+from tickcast.wire.ticks import StreamKey, Tick, channel_of
 from tickcast.wire.times import Time
 
 _ENTRIES_MAX: Final = 1_000_000

@@ -1,53 +1,86 @@
-"""Parse client messages into actions. This is the only module that does; see `docs/protocol.md`."""
+"""What a client can ask for. `tickcast.wire.parsing` reads these actions from messages."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from enum import Enum
+from typing import Final, NamedTuple
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from tickcast.wire.credentials import Bearer, Credentials, KeyAndSecret
-from tickcast.wire.delivery import NO_OPTIONS, Options, SlowPolicy, effective_conflate_ms
-from tickcast.wire.errors import Fault, InvalidAction
-from tickcast.wire.fields import (
-    Fields,
-    Id,
-    is_integer,
-    refuse_unknown,
-    show,
-    syntax,
-    take_channels,
-    take_flag,
-    take_id,
-    take_time,
-)
-from tickcast.wire.positions import NO_POSITIONS, Positions, parse_positions
-from tickcast.wire.replay_actions import Play, Steer, parse_play, parse_steer
-from tickcast.wire.ticks import CHANNELS, Subscription
+from tickcast.wire.positions import NO_POSITIONS, Positions
+from tickcast.wire.subscriptions import Subscription
 from tickcast.wire.times import Time
 
-HEARTBEAT_MS: Final = (100, 60_000)
-"""The shortest and the longest interval between heartbeats, in ms."""
+CONFLATE_STEP_MS: Final = 10
+CONFLATE_MAX_MS: Final = 60_000
 
-_SYMBOLS_PER_MESSAGE: Final = 100
-"""A message with this many symbols costs twice as much as a plain one."""
+Id = int | str | None
 
-_CONNECTED_PER_MESSAGE: Final = 5000
-_BEGUN_PER_MESSAGE: Final = 2500
-"""Connecting 5,000 streams takes 20 ms. So do 2,500 snapshots with their positions."""
 
-_POSITIONS_PER_MESSAGE: Final = 1000
-"""A message with this many positions costs twice as much as a plain one.
+class SlowPolicy(Enum):
+    """What to do with ticks that a client is too slow to receive."""
 
-The number is higher because a client that resumes a wildcard names all of its streams.
-"""
+    CONFLATE = "conflate"
+    """Keep only the latest tick of each stream, which counts those that it replaced."""
+    SKIP = "skip"
+    """Drop them, and announce them in a `skipped` notice."""
+    CLOSE = "close"
+    """Close the connection."""
 
-_BYTES_PER_MESSAGE: Final = 32 * 1024
-"""The price of a message rises by 1 for each of these, whatever the message contains."""
 
-_SLOW_WORDS: Final = 'slow is "conflate", "skip" or "close"'
+class Options(NamedTuple):
+    """The options of a subscription, or a connection's defaults; None if not specified."""
+
+    conflate_ms: int | None = None
+    slow: SlowPolicy | None = None
+
+    def or_else(self, others: Options) -> Options:
+        """Fill in unspecified options from others."""
+        return Options(
+            others.conflate_ms if self.conflate_ms is None else self.conflate_ms,
+            others.slow if self.slow is None else self.slow,
+        )
+
+
+NO_OPTIONS: Final = Options()
+
+
+def effective_conflate_ms(asked_ms: int) -> int:
+    """Round a requested interval up to a step, so that many clients share the same interval."""
+    steps = -(-min(asked_ms, CONFLATE_MAX_MS) // CONFLATE_STEP_MS)
+    return steps * CONFLATE_STEP_MS
+
+
+class KeyAndSecret(Struct, frozen=True):
+    """The id of an API key and its secret. The `repr` shows neither."""
+
+    key: str
+    secret: str
+
+    @property
+    def longest(self) -> int:
+        """The length of its longer part, in characters."""
+        return max(len(self.key), len(self.secret))
+
+    def __repr__(self) -> str:
+        return "KeyAndSecret(…)"
+
+
+class Bearer(Struct, frozen=True):
+    """A bearer token: a JSON Web Token, or a secret, which contains the id of its key."""
+
+    text: str
+
+    @property
+    def longest(self) -> int:
+        """Its length, in characters."""
+        return len(self.text)
+
+    def __repr__(self) -> str:
+        return "Bearer(…)"
+
+
+Credentials = KeyAndSecret | Bearer
 
 
 class Auth(Struct, frozen=True):
@@ -119,6 +152,49 @@ class Configure(Struct, frozen=True):
     replay: bool | UnsetType = UNSET
 
 
+class Verb(Enum):
+    """The commands for a running replay."""
+
+    PAUSE = "replay.pause"
+    RESUME = "replay.resume"
+    STOP = "replay.stop"
+    SEEK = "replay.seek"
+    SPEED = "replay.speed"
+
+
+class Play(Struct, frozen=True):
+    """A request to play a tape to the client.
+
+    Attributes:
+        id: the client's name for the replay.
+        subscriptions: the streams of the tape to play.
+        start, end: the part of the tape to play; None means its beginning, or its end.
+        speed: multiple of the original speed; infinity means as fast as the client reads.
+    """
+
+    id: Id
+    tape: str
+    subscriptions: frozenset[Subscription]
+    speed: float = 1.0
+    start: Time | None = None
+    end: Time | None = None
+
+
+class Steer(Struct, frozen=True):
+    """A request to steer a replay.
+
+    Attributes:
+        id: the client's private replay; None means the shared replay of the feed.
+        position: where to continue, for `SEEK`.
+        speed: the new speed, for `SPEED`.
+    """
+
+    id: Id
+    verb: Verb
+    position: Time | None = None
+    speed: float | None = None
+
+
 Action = Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping | Configure | Play | Steer
 
 
@@ -127,205 +203,3 @@ def uses_extension(action: Action) -> bool:
     if action.id is not None or isinstance(action, ListSubscriptions | Ping | Configure):
         return True
     return isinstance(action, Subscribe) and action.is_extended
-
-
-def price_of_size(size: int) -> float:
-    """The price of a message before it is parsed: 1, or more if it is long."""
-    return 1.0 + size // _BYTES_PER_MESSAGE
-
-
-def price(action: Action) -> float:
-    """The price of an action, charged to the client's allowance: 1, or more for many symbols."""
-    price = 1.0
-    if isinstance(action, Subscribe | Unsubscribe | Play):
-        price += len(action.subscriptions) / _SYMBOLS_PER_MESSAGE
-    if isinstance(action, Subscribe):
-        price += len(action.resume) / _POSITIONS_PER_MESSAGE
-    return price
-
-
-def price_of_streams(connected: int, begun: int) -> float:
-    """The additional price of an action, known once its streams have been found.
-
-    Args:
-        connected: how many streams had to be connected for the client. Joining an audience that
-            already exists connects none.
-        begun: for how many streams the client received the snapshot or the position.
-    """
-    return connected / _CONNECTED_PER_MESSAGE + begun / _BEGUN_PER_MESSAGE
-
-
-_JSON_MAP = msgspec.json.Decoder(dict[str, Any])
-_MSGPACK_MAP = msgspec.msgpack.Decoder(dict[str, Any])
-
-
-class _Identified(Struct):
-    """The only field that is read from a message that is refused without parsing it."""
-
-    id: int | str | None = None
-
-
-_JSON_ID = msgspec.json.Decoder(_Identified)
-_MSGPACK_ID = msgspec.msgpack.Decoder(_Identified)
-
-
-def read_id(message: str | bytes) -> Id:
-    """The `id` of a message that is not parsed further; None if there is no usable one."""
-    decoder = _JSON_ID if isinstance(message, str) else _MSGPACK_ID
-    try:
-        id_ = decoder.decode(message).id  # type: ignore[arg-type]
-        return take_id({"id": id_}) if id_ is not None else None
-    except (msgspec.MsgspecError, InvalidAction, ValueError, OverflowError, RecursionError):
-        return None
-
-
-def parse_action(message: str | bytes, entries_max: int | None = None) -> Action:
-    """Parse one client message: JSON if it is text, MessagePack if it is bytes.
-
-    Args:
-        entries_max: how many symbols and wildcards a client may hold. A message that names more
-            than twice as many is refused before they are parsed.
-
-    Raises:
-        InvalidAction: the message is invalid. The error carries its `id` if that could be read.
-    """
-    fields = _decode_map(message)
-    id_ = take_id(fields)
-    if entries_max is not None and (count := _count_entries(fields)) > 2 * entries_max:
-        detail = f"{count} symbols and wildcards, at most {entries_max} are allowed"
-        raise InvalidAction(Fault.SYMBOL_LIMIT, detail, id_)
-    try:
-        return _parse_fields(fields, id_)
-    except InvalidAction as error:
-        error.id = id_
-        raise
-
-
-def _count_entries(fields: Fields) -> int:
-    lists = [fields[channel] for channel in CHANNELS if channel in fields]
-    return sum(len(each) for each in lists if isinstance(each, list))
-
-
-def _decode_map(message: str | bytes) -> dict[str, Any]:
-    decoder = _JSON_MAP if isinstance(message, str) else _MSGPACK_MAP
-    try:
-        return decoder.decode(message)  # type: ignore[arg-type]
-    except RecursionError:
-        raise syntax("nested too deeply") from None
-    except msgspec.ValidationError:
-        raise syntax("a message is one map with text keys") from None
-    except (msgspec.MsgspecError, ValueError, OverflowError):
-        kind = "JSON" if isinstance(message, str) else "MessagePack"
-        raise syntax(f"not {kind}") from None
-
-
-def _parse_fields(fields: Fields, id_: Id) -> Action:
-    name = fields.pop("action", None)
-    if not isinstance(name, str):
-        raise syntax(
-            "a message names its action: auth, subscribe, unsubscribe, list, ping, configure"
-            " or replay"
-        )
-    if name in _PARSERS:
-        return _PARSERS[name](fields, id_)
-    if name.startswith("replay."):
-        return parse_steer(name, fields, id_)
-    raise syntax(f"unknown action {show(name)}")
-
-
-def _parse_unsubscribe(fields: Fields, id_: Id) -> Unsubscribe:
-    return Unsubscribe(take_channels(fields), id_)
-
-
-def _parse_list(fields: Fields, id_: Id) -> ListSubscriptions:
-    refuse_unknown(fields)
-    return ListSubscriptions(id_)
-
-
-def _parse_ping(fields: Fields, id_: Id) -> Ping:
-    refuse_unknown(fields)
-    return Ping(id_)
-
-
-def _parse_auth(fields: Fields, id_: Id) -> Auth:
-    given = {name: fields.pop(name) for name in ("key", "secret", "token") if name in fields}
-    refuse_unknown(fields)
-    if not all(isinstance(value, str) for value in given.values()):
-        raise syntax("key, secret and token are strings")
-    if set(given) == {"key", "secret"}:
-        return Auth(KeyAndSecret(**given), id_)
-    if set(given) == {"token"}:
-        return Auth(Bearer(given["token"]), id_)
-    raise syntax("auth takes a key and a secret, or a token")
-
-
-def _parse_subscribe(fields: Fields, id_: Id) -> Subscribe:
-    options = _take_options(fields)
-    snapshot, positions = take_flag(fields, "snapshot"), take_flag(fields, "positions")
-    start = take_time(fields, "start")
-    if snapshot and start is not None:
-        raise syntax("snapshot and start exclude each other: the past comes before the latest tick")
-    resume = fields.pop("resume", None)
-    subscriptions = take_channels(fields)
-    return Subscribe(
-        subscriptions,
-        id_,
-        options,
-        NO_POSITIONS if resume is None else parse_positions(resume, subscriptions),
-        start,
-        snapshot,
-        positions,
-    )
-
-
-def _take_options(fields: Fields) -> Options:
-    conflate_ms = _take_conflate_ms(fields)
-    slow = _take_slow(fields)
-    if slow is None:
-        raise syntax(_SLOW_WORDS)
-    return Options(None if conflate_ms is UNSET else conflate_ms, None if slow is UNSET else slow)
-
-
-def _parse_configure(fields: Fields, id_: Id) -> Configure:
-    heartbeat_ms = fields.pop("heartbeat_ms", UNSET)
-    shortest, longest = HEARTBEAT_MS
-    if heartbeat_ms is not UNSET and not (
-        is_integer(heartbeat_ms) and (heartbeat_ms == 0 or shortest <= heartbeat_ms <= longest)
-    ):
-        raise syntax(f"heartbeat_ms is an integer from {shortest} to {longest}, or 0 for none")
-    stamps = take_flag(fields, "stamps") if "stamps" in fields else UNSET
-    replay = take_flag(fields, "replay") if "replay" in fields else UNSET
-    slow, conflate_ms = _take_slow(fields), _take_conflate_ms(fields)
-    refuse_unknown(fields)
-    return Configure(id_, heartbeat_ms, stamps, slow, conflate_ms, replay)
-
-
-def _take_conflate_ms(fields: Fields) -> int | UnsetType:
-    if "conflate_ms" not in fields:
-        return UNSET
-    value = fields.pop("conflate_ms")
-    if not (is_integer(value) and value >= 0):
-        raise syntax("conflate_ms is an integer of at least 0")
-    return effective_conflate_ms(value)
-
-
-def _take_slow(fields: Fields) -> SlowPolicy | UnsetType | None:
-    """Take the `slow` policy; None selects each channel's default."""
-    value = fields.pop("slow", UNSET)
-    if value is UNSET or value is None:
-        return None if value is None else UNSET
-    try:
-        return SlowPolicy(value)
-    except ValueError:
-        raise syntax(_SLOW_WORDS) from None
-
-
-_PARSERS: Final[dict[str, Callable[[Fields, Id], Action]]] = {
-    "auth": _parse_auth,
-    "subscribe": _parse_subscribe,
-    "unsubscribe": _parse_unsubscribe,
-    "list": _parse_list,
-    "ping": _parse_ping,
-    "configure": _parse_configure,
-    "replay": parse_play,
-}

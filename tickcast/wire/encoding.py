@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any, Final
 
@@ -115,3 +116,43 @@ def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
 def wire_names(kind: type[Tick]) -> frozenset[str]:
     """The names of this tick type's fields in messages, including `T`."""
     return frozenset(("T", *(field.encode_name for field in msgspec.structs.fields(kind))))
+
+
+# ---------------------------------------------------------------------------------- frames
+
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+_FIN: Final = 0x80
+_MEDIUM: Final = struct.Struct("!BBH")
+_LARGE: Final = struct.Struct("!BBQ")
+
+
+def build_frame(payload: bytes, encoding: Encoding) -> bytes:
+    """Build a complete frame around a payload: text for JSON, binary for MessagePack."""
+    return frame_header(len(payload), encoding) + payload
+
+
+def frame_header(size: int, encoding: Encoding) -> bytes:
+    """Build the header of a frame with a payload of `size` bytes."""
+    first = _FIN | (TEXT if encoding is Encoding.JSON else BINARY)
+    if size < 126:
+        return bytes((first, size))
+    if size < 1 << 16:
+        return _MEDIUM.pack(first, 126, size)
+    return _LARGE.pack(first, 127, size)
+
+
+def split_frames(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Split concatenated frames from `build_frame`. Yields the opcode and payload of each."""
+    position = 0
+    while position < len(data):
+        opcode, size = data[position] & 0x0F, data[position + 1]
+        position += 2
+        if size == 126:
+            (size,) = struct.unpack_from("!H", data, position)
+            position += 2
+        elif size == 127:
+            (size,) = struct.unpack_from("!Q", data, position)
+            position += 8
+        yield opcode, data[position : position + size]
+        position += size

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tickcast.wire.batch import SequenceGap
-from tickcast.wire.counters import Totals
-from tickcast.wire.delivery import Options
+from tickcast.wire.actions import Id, Options
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault
-from tickcast.wire.fields import Id
 from tickcast.wire.playback import ReplayState
-from tickcast.wire.ticks import StreamKey, Subscription, sort_channels
+from tickcast.wire.sequence import SequenceGap
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import StreamKey, sort_channels
 from tickcast.wire.times import Time
 
 JSON_SUBPROTOCOL: Final = "tickcast.v1.json"
@@ -86,10 +85,14 @@ def configured(
     return [_with_id(message, id_)]
 
 
-def heartbeat(now: Time, queue_bytes: int, lag_ms: int, totals: Totals) -> list[dict[str, Any]]:
+def heartbeat(
+    now: Time, queue_bytes: int, lag_ms: int, *, sent: int, merged: int, skipped: int
+) -> list[dict[str, Any]]:
     """A heartbeat with the client's queue, lag and tick counts."""
-    message = {"T": "heartbeat", "t": now, "queue": queue_bytes, "lag_ms": lag_ms}
-    return [message | {name: getattr(totals, name) for name in ("sent", "merged", "skipped")}]
+    return [
+        {"T": "heartbeat", "t": now, "queue": queue_bytes, "lag_ms": lag_ms,
+         "sent": sent, "merged": merged, "skipped": skipped}
+    ]  # fmt: skip
 
 
 def replay(state: ReplayState) -> list[dict[str, Any]]:

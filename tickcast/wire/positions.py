@@ -6,16 +6,8 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from tickcast.wire.errors import Fault, InvalidAction
-from tickcast.wire.patterns import PatternMap
-from tickcast.wire.ticks import (
-    CHANNELS,
-    SEQ_MAX,
-    Coverage,
-    StreamKey,
-    Subscription,
-    is_pattern,
-    sort_channels,
-)
+from tickcast.wire.subscriptions import Coverage, PatternMap, Subscription, is_pattern
+from tickcast.wire.ticks import CHANNELS, SEQ_MAX, StreamKey, sort_channels
 
 EPOCH_MAX: Final = 64
 """Maximum length of an epoch that a client may send, in characters."""

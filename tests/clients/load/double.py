@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 
 from clients.load.wire import CLOSE, FrameFault, mask_payload
-from tickcast.wire.encoding import Encoding
-from tickcast.wire.frames import build_frame
+from tickcast.wire.encoding import Encoding, build_frame
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 Message = dict[str, Any]

@@ -25,9 +25,8 @@ from clients.load.publishing import PublishSchedule
 from clients.load.recorder import RunRecorder
 from clients.load.report import Bucket, LoadReport, Workload
 from clients.load.text import bar, coarse, ms, remark, size
-from tickcast.wire.encoding import Encoding
+from tickcast.wire.encoding import Encoding, build_frame
 from tickcast.wire.errors import ConnectionFailed
-from tickcast.wire.frames import build_frame
 from tickcast.wire.ticks import Trade, channel_of, validate
 from tickcast.wire.times import Time
 

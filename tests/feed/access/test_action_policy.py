@@ -12,7 +12,7 @@ from feed.access.conduct import MessageLimiter
 from feed.access.entitlements import Entitlements
 from feed.access.grant import OPEN_GRANT, Grant, Proof
 from tickcast.wire.errors import Fault, InvalidAction, SessionEnded
-from tickcast.wire.ticks import Subscription
+from tickcast.wire.subscriptions import Subscription
 
 ES = Subscription("trades", "ES")
 SOME = Grant(Proof.KEY, "desk", Entitlements(feeds=("live",), symbols=("ES", "BTC-*")))

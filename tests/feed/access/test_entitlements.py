@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed.access.entitlements import EVERYTHING, Entitlements
-from tickcast.wire.patterns import PatternMap
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription
+from tickcast.wire.subscriptions import Coverage, PatternMap, Subscription
+from tickcast.wire.ticks import StreamKey
 
 PATTERNS = st.from_regex(r"\A[ab]{1,4}\*?\Z") | st.just("*")
 SYMBOLS = st.from_regex(r"\A[ab]{1,5}\Z")

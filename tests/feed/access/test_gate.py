@@ -17,7 +17,7 @@ from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
 from tests.conftest import until
 from tickcast.settings import Settings
-from tickcast.wire.credentials import Bearer
+from tickcast.wire.actions import Bearer
 from tickcast.wire.errors import AuthFailed
 
 ID = make_key_id()

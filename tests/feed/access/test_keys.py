@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from feed.access.authenticator import Authenticator
+from feed.access.authenticator import Authenticator, credentials_in
 from feed.access.keyfile import KeyFile, add_key
 from feed.access.keyring import Key, parse_keys
 from feed.access.secrets import hash_secret, key_id_of, make_key_id, make_secret
 from tickcast.commands import tickcast
 from tickcast.settings import Settings
-from tickcast.wire.credentials import Bearer, KeyAndSecret, credentials_in
+from tickcast.wire.actions import Bearer, KeyAndSecret
 from tickcast.wire.errors import AuthFailed, InvalidSettings, TickcastError
 
 ID = make_key_id()

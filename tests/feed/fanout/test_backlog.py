@@ -9,9 +9,9 @@ from feed.fanout.backlog import Backlog
 from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, TickBatch, form_of
 from tests.builders import messages, trade, trades
 from tickcast.client.accounts import StreamAccount
-from tickcast.wire.batch import NEW_EPOCH
-from tickcast.wire.delivery import SlowPolicy
+from tickcast.wire.actions import SlowPolicy
 from tickcast.wire.encoding import Encoding
+from tickcast.wire.sequence import NEW_EPOCH
 from tickcast.wire.ticks import StreamKey, Tick
 
 ES = StreamKey("live", "trades", "ES")

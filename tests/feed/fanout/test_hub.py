@@ -5,12 +5,12 @@ import pytest
 from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, form_of
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
-from feed.fanout.subscriber_group import SubscriberGroup, Wanted
+from feed.fanout.subscriber_group import SubscriberGroup, Wanted, choose_delivery
 from tests.builders import NOW, ListSink, messages, quote, trade, trades
-from tickcast.wire.delivery import Options, choose_delivery
-from tickcast.wire.encoding import Encoding
-from tickcast.wire.frames import build_frame, split_frames
-from tickcast.wire.ticks import StreamKey, Subscription
+from tickcast.wire.actions import Options
+from tickcast.wire.encoding import Encoding, build_frame, split_frames
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import StreamKey
 
 ES = StreamKey("live", "trades", "ES")
 NQ = StreamKey("live", "trades", "NQ")

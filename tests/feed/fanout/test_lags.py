@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from feed.fanout.counters import Counters
 from feed.fanout.lags import Arrivals, Staleness
 from tests.builders import NOW
-from tickcast.wire.counters import Counters
 
 
 def test_the_lag_is_that_of_the_last_batch_for_a_second() -> None:

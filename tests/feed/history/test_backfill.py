@@ -24,7 +24,7 @@ from tickcast.broker.client import make_client
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
-from tickcast.wire.batch import HistoryPlace
+from tickcast.wire.sequence import HistoryPlace
 from tickcast.wire.ticks import StreamKey, Trade
 from tickcast.wire.times import Time
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from feed.fanout.encoded_ticks import form_of
 from feed.history.pages import TICK_BYTES, HistoryCache, HistoryPage
 from tests.builders import trades
-from tickcast.wire.batch import Batch, History
 from tickcast.wire.encoding import Encoding
+from tickcast.wire.sequence import Batch, History
 from tickcast.wire.ticks import StreamKey
 
 

@@ -17,9 +17,10 @@ from tickcast.tapes import Tape, TapeLibrary, TapeWriter
 from tickcast.tapes.manifest import FrameEntry
 from tickcast.tapes.names import SUFFIX
 from tickcast.tasks import end_tasks
+from tickcast.wire.actions import Play
 from tickcast.wire.encoding import Encoding
-from tickcast.wire.replay_actions import Play
-from tickcast.wire.ticks import Subscription, Tick
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
 

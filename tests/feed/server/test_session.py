@@ -10,16 +10,16 @@ from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
+from feed.fanout.streams import INTERVALS_MAX
 from feed.server.session import Session
 from feed.transport.slices import run_all
 from tests.builders import NOW, T0, ListSink, quote, trade, trades
-from tickcast.wire.actions import Auth, Subscribe
-from tickcast.wire.delivery import INTERVALS_MAX
+from tickcast.wire.actions import Auth, Play, Steer, Subscribe
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault
 from tickcast.wire.playback import MAX, ReplayMode, ReplayState
-from tickcast.wire.replay_actions import Play, Steer
-from tickcast.wire.ticks import StreamKey, Subscription
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant, Time
 
 ES = StreamKey("live", "trades", "ES")

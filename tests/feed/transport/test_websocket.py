@@ -33,9 +33,8 @@ from tests.wire import (
     wired,
 )  # fmt: skip
 from tickcast.settings import Settings
-from tickcast.wire.encoding import Encoding
+from tickcast.wire.encoding import Encoding, build_frame
 from tickcast.wire.errors import CloseCode
-from tickcast.wire.frames import build_frame
 
 
 class Service:

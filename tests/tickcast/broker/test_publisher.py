@@ -12,8 +12,8 @@ from tickcast.broker.publish_buffer import BATCH_TICKS_MAX, WAITING_TICKS_MAX
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store, new_epoch
 from tickcast.settings import Settings
-from tickcast.wire.batch import Batch
 from tickcast.wire.errors import InvalidTick
+from tickcast.wire.sequence import Batch
 from tickcast.wire.ticks import StreamKey
 
 ES = StreamKey("live", "trades", "ES")

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from tests.builders import quote, trade
 from tickcast.client.accounts import Gap, SequenceAccounts
-from tickcast.wire.ticks import Subscription, Tick
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import Tick
 
 ES = [Subscription("trades", "ES")]
 

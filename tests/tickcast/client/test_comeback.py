@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feed.access.conduct import price_of
 from tickcast.client.accounts import SequenceAccounts
 from tickcast.client.resume import Fields, RequestedOptions, ResumePlanner
-from tickcast.wire.actions import Subscribe, Unsubscribe, parse_action, price
-from tickcast.wire.ticks import Coverage, StreamKey, Subscription
+from tickcast.wire.actions import Subscribe, Unsubscribe
+from tickcast.wire.parsing import parse_action
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import StreamKey
 
 PLAIN = RequestedOptions()
 
@@ -103,7 +106,7 @@ def test_ten_thousand_positions_take_few_messages(name_of: Callable[[int], str])
     messages = said(trades("*"), books)
     needed = sum(len(json.dumps(message)) for message in messages) / 60_000
     assert len(messages) < needed + 3
-    assert sum(price(parse_action(json.dumps(message))) for message in messages) < 19
+    assert sum(price_of(parse_action(json.dumps(message))) for message in messages) < 19
 
 
 def test_many_long_names_beside_many_streams_take_no_time() -> None:

@@ -17,7 +17,8 @@ from tickcast.client.resume import RequestedOptions, ResumePlanner
 from tickcast.client.state import ClientState, Message
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.playback import ReplayState
-from tickcast.wire.ticks import Subscription, Tick
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import Tick
 
 VECTORS: dict[str, list[dict[str, Any]]] = json.loads(
     Path(__file__).with_name("vectors.json").read_text("utf-8")

@@ -21,7 +21,8 @@ from tickcast.tapes.manifest import encode_manifest
 from tickcast.tapes.names import manifest_path
 from tickcast.tapes.verify import TapeChain, verify
 from tickcast.wire.errors import InvalidTape
-from tickcast.wire.ticks import Coverage, Subscription, Tick
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
 

@@ -14,7 +14,8 @@ from tests.tickcast.tapes.builders import a_tape
 from tickcast.tapes import Tape
 from tickcast.tapes.export import ROWS, export
 from tickcast.wire.errors import InvalidSettings, RecordingFailed
-from tickcast.wire.ticks import Coverage, Subscription, Tick
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
 parquet = pytest.importorskip("pyarrow.parquet")

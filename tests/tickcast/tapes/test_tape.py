@@ -20,7 +20,8 @@ from tickcast.tapes.lines import EpochMark, GapMark
 from tickcast.tapes.manifest import encode_manifest
 from tickcast.tapes.names import manifest_path, number_of, recording_id
 from tickcast.wire.errors import InvalidTape, RecordingFailed, TapeNotFound
-from tickcast.wire.ticks import Coverage, Subscription, Tick, channel_of
+from tickcast.wire.subscriptions import Coverage, Subscription
+from tickcast.wire.ticks import Tick, channel_of
 from tickcast.wire.times import Time
 
 if sys.version_info >= (3, 14):

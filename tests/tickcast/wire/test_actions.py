@@ -8,22 +8,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feed.access.conduct import price_of
 from tickcast.wire.actions import (
     Auth,
+    Bearer,
     Configure,
+    KeyAndSecret,
     ListSubscriptions,
+    Options,
     Ping,
+    SlowPolicy,
     Subscribe,
     Unsubscribe,
-    parse_action,
-    price,
     uses_extension,
 )
-from tickcast.wire.credentials import Bearer, KeyAndSecret
-from tickcast.wire.delivery import Options, SlowPolicy
 from tickcast.wire.errors import Fault, InvalidAction
+from tickcast.wire.parsing import parse_action
 from tickcast.wire.positions import StreamPosition
-from tickcast.wire.ticks import StreamKey, Subscription
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Time
 
 BOTH = pytest.mark.parametrize("pack", [json.dumps, msgpack.packb])
@@ -295,8 +298,8 @@ def test_any_bytes_are_an_action_or_an_error_of_ours(message: str | bytes) -> No
 
 def test_what_an_action_costs_follows_from_what_it_names() -> None:
     symbols = [f"S{number}" for number in range(500)]
-    assert price(Ping()) == 1
-    assert price(parse_action(json.dumps({"action": "unsubscribe", "trades": symbols}))) == 6
+    assert price_of(Ping()) == 1
+    assert price_of(parse_action(json.dumps({"action": "unsubscribe", "trades": symbols}))) == 6
     resume = {"epoch": "e", "trades": dict.fromkeys(symbols, 7)}
     back = {"action": "subscribe", "trades": ["*"], "resume": resume}
-    assert price(parse_action(json.dumps(back))) == pytest.approx(1.51)
+    assert price_of(parse_action(json.dumps(back))) == pytest.approx(1.51)

@@ -5,7 +5,7 @@ import pytest
 from tickcast.wire import messages as protocol
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault
-from tickcast.wire.ticks import Subscription
+from tickcast.wire.subscriptions import Subscription
 
 
 def test_replies() -> None:

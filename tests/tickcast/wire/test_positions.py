@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickcast.wire.actions import Subscribe, parse_action
+from tickcast.wire.actions import Subscribe
 from tickcast.wire.errors import Fault, InvalidAction
+from tickcast.wire.parsing import parse_action
 from tickcast.wire.positions import (
     EPOCH_MAX,
     NO_POSITIONS,
@@ -18,7 +19,8 @@ from tickcast.wire.positions import (
     build_positions,
     parse_positions,
 )
-from tickcast.wire.ticks import CHANNELS, StreamKey, Subscription
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.ticks import CHANNELS, StreamKey
 
 FORM = 'it is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
 

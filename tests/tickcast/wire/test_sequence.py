@@ -4,8 +4,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import trades
-from tickcast.wire.batch import NEW_EPOCH, Batch, GapReason, History, SequenceGap
-from tickcast.wire.sequence import HELD_TICKS_MAX, Due, SequenceTracker
+from tickcast.wire.sequence import (
+    HELD_TICKS_MAX,
+    NEW_EPOCH,
+    Batch,
+    Due,
+    GapReason,
+    History,
+    SequenceGap,
+    SequenceTracker,
+)
 
 E1, E2 = "0001-a", "0002-b"
 

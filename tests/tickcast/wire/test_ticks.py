@@ -20,16 +20,14 @@ from tickcast.wire.encoding import (
     unpack,
 )
 from tickcast.wire.errors import InvalidTick
+from tickcast.wire.subscriptions import Coverage, Subscription, is_pattern
 from tickcast.wire.ticks import (
-    Coverage,
     Quote,
     StreamKey,
-    Subscription,
     Tick,
     Trade,
     channel_of,
     is_feed_name,
-    is_pattern,
     is_symbol,
     number,
     validate,

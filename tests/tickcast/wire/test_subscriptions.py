@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickcast.wire.patterns import PatternMap
-from tickcast.wire.ticks import StreamKey, Subscription
+from tickcast.wire.subscriptions import PatternMap, Subscription
+from tickcast.wire.ticks import StreamKey
 
 PATTERNS = st.from_regex(r"\A[ab]{1,4}\*?\Z") | st.just("*")
 SUBSCRIPTIONS = st.builds(Subscription, st.sampled_from(["trades", "quotes"]), PATTERNS)

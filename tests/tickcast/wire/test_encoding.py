@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
-from tickcast.wire.encoding import Encoding
-from tickcast.wire.frames import BINARY, TEXT, build_frame, split_frames
+from tickcast.wire.encoding import BINARY, TEXT, Encoding, build_frame, split_frames
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 70_000])

@@ -15,7 +15,7 @@ from typing import Final
 from clients.load.histogram import LatencyHistogram
 from tickcast.broker.publisher import Publisher
 from tickcast.wire.errors import BrokerUnavailable, InvalidSettings
-from tickcast.wire.ticks import Bar, Quote, Tick, Timeframe, Trade
+from tickcast.wire.ticks import Bar, Tick, Timeframe, new_quote, new_trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 
 _BATCH_TICKS: Final = 500
@@ -64,12 +64,12 @@ class PublishSchedule:
         cents = self._prices[number] = max(100, self._prices[number] + step)
         price = round(cents * _TICK_SIZE, 2)
         if channel == "trades":
-            return Trade(
+            return new_trade(
                 symbol=symbol, id=self._made, venue="LOAD", price=price, size=100, time=time
             )
         if channel == "quotes":
             ask = round(price + _TICK_SIZE, 2)
-            return Quote(
+            return new_quote(
                 symbol=symbol, bid_price=price, bid_size=100, ask_price=ask, ask_size=100, time=time
             )
         return Bar(

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final, Literal
 from producers.recordings.cells import read_symbol
 from producers.recordings.layout import BadRow, ignore_bad_row
 from tickcast.wire.errors import InvalidRecording, InvalidSettings, InvalidTick
-from tickcast.wire.ticks import Quote, Tick, Trade, validate
+from tickcast.wire.ticks import Quote, Tick, Trade, new_quote, new_trade, validate
 from tickcast.wire.times import NS_PER_SECOND, Time
 
 if sys.version_info >= (3, 14):
@@ -149,7 +149,7 @@ class DatabentoRecording:
     def _trade(self, record: Any) -> Trade:
         if record.price == self._dbn.UNDEF_PRICE:
             raise ValueError("a trade without a price")
-        return Trade(
+        return new_trade(
             symbol=self._symbol_of(record),
             price=record.price / _PRICE_SCALE,
             size=self._size(record.size),
@@ -164,7 +164,7 @@ class DatabentoRecording:
         for side, price in (("a bid", level.bid_px), ("an ask", level.ask_px)):
             if price == self._dbn.UNDEF_PRICE:
                 raise ValueError(f"a quote without {side}")
-        return Quote(
+        return new_quote(
             symbol=self._symbol_of(record),
             bid_price=level.bid_px / _PRICE_SCALE,
             bid_size=self._size(level.bid_sz),

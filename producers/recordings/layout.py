@@ -26,7 +26,7 @@ from producers.recordings.columns import find_columns, list_names, plain_name
 from producers.recordings.numbers import NumberReader
 from producers.recordings.timestamps import TimeReader
 from tickcast.wire.errors import InvalidRecording, InvalidTick
-from tickcast.wire.ticks import Quote, Tick, Trade, is_symbol
+from tickcast.wire.ticks import Tick, is_symbol, new_quote, new_trade
 from tickcast.wire.times import Time
 
 _BOOK: Final = frozenset(
@@ -358,7 +358,9 @@ class Layout:
         if (side := self._side) is not None:
             sides = [self._sides[row[side]] for row in rows]
         ticks: list[Tick] = [
-            Trade(symbol=symbol, id=name, venue=venue, price=price, size=size, side=side, time=time)
+            new_trade(
+                symbol=symbol, id=name, venue=venue, price=price, size=size, side=side, time=time
+            )
             for time, symbol, price, size, name, venue, side in zip(
                 times, symbols, prices, sizes, ids, venues, sides, strict=False
             )
@@ -377,7 +379,7 @@ class Layout:
         known, place = self._venues, self._venue
         venues = repeat(None) if place is None else [known[row[place]] for row in rows]
         ticks: list[Tick] = [
-            Quote(
+            new_quote(
                 symbol=symbol, bid_venue=venue, bid_price=bid, bid_size=bid_size,
                 ask_venue=venue, ask_price=ask, ask_size=ask_size, time=time,
             )

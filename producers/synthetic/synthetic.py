@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Final, Literal
 
-from tickcast.wire.ticks import Quote, Tick, Trade
+from tickcast.wire.ticks import Tick, new_quote, new_trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 
 VENUE: Final = "SYNTH"
@@ -65,7 +65,7 @@ class _Instrument:
         """Yield the next event: a new quote, or a trade at one of the quoted prices."""
         if self._dice.random() < _QUOTE_SHARE:
             self._move(elapsed_s)
-            yield Quote(
+            yield new_quote(
                 symbol=self._symbol,
                 bid_venue=VENUE,
                 bid_price=self._bid,
@@ -81,7 +81,7 @@ class _Instrument:
             price = self._ask if side == "B" else self._bid
             # A trade pushes the price in its direction.
             self._fair += (price - self._fair) * 0.1
-            yield Trade(
+            yield new_trade(
                 symbol=self._symbol,
                 id=self._trades,
                 venue=VENUE,

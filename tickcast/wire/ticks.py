@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
 
-from msgspec import Struct, field
+from msgspec import Struct, StructMeta, field
+from msgspec.structs import replace
 
 from tickcast.wire.errors import InvalidTick
 from tickcast.wire.times import Time
@@ -39,14 +40,39 @@ _FEED = re.compile(r"[a-z0-9_-]{1,32}")
 _SYMBOL = re.compile(r"[A-Za-z0-9._/:-]{1,32}")
 
 
-class Trade(Struct, tag_field="T", tag="t", kw_only=True, omit_defaults=True, gc=False):
+class _TickType(StructMeta):
+    """Lets programs write `Trade("AAPL", 187.1, 100)`: some positional arguments, and the time now.
+
+    msgspec takes positional arguments in the order of the fields, which is also the order on the
+    wire and in tapes. A default for `time` would make decoders accept ticks without a time. They
+    do not come through here.
+    """
+
+    if not TYPE_CHECKING:
+
+        def __call__(self, *values: Any, **fields: Any) -> Any:
+            names = self._positional
+            if len(values) > len(names):
+                raise TypeError(f"{self.__name__} takes only {', '.join(names)} by position")
+            fields = dict(zip(names, values, strict=False)) | fields if values else fields
+            if "time" not in fields:
+                fields["time"] = Time.now()
+            return super().__call__(**fields)
+
+
+class Trade(
+    Struct, metaclass=_TickType, tag_field="T", tag="t", kw_only=True, omit_defaults=True, gc=False
+):
     """A transaction: `size` units of `symbol` changed hands at `price`.
+
+    >>> Trade("AAPL", 187.1, 100, side="B", time=Time.parse("2026-01-05T14:30:00Z")).size
+    100
 
     Attributes:
         id: the venue's number or name of the trade.
         venue: where the trade took place.
         side: the taker's side, `B` (bought) or `S` (sold).
-        time: when the trade took place, by the venue's clock.
+        time: when the trade took place, by the venue's clock; by default now.
         seq: number in the stream, 1, 2, 3, … within an epoch; assigned by the broker.
         snap: True for a latest tick that is sent on request before live ones.
         conflated: number of earlier ticks of the stream that this one replaced (`cf`).
@@ -62,10 +88,25 @@ class Trade(Struct, tag_field="T", tag="t", kw_only=True, omit_defaults=True, gc
     seq: int | None = None
     snap: bool = False
     conflated: int = field(name="cf", default=0)
+    _positional: ClassVar = ("symbol", "price", "size")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, symbol: str, price: float, size: float, *, id: int | str | None = None,
+            venue: str | None = None, side: Literal["B", "S"] | None = None, time: Time = ...,
+            seq: int | None = None, snap: bool = False, conflated: int = 0,
+        ) -> None: ...  # fmt: skip
 
 
-class Quote(Struct, tag_field="T", tag="q", kw_only=True, omit_defaults=True, gc=False):
-    """The best bid and ask of a symbol. The last four attributes are as in `Trade`."""
+class Quote(
+    Struct, metaclass=_TickType, tag_field="T", tag="q", kw_only=True, omit_defaults=True, gc=False
+):
+    """The best bid and ask of a symbol. The last four attributes are as in `Trade`.
+
+    >>> Quote("AAPL", 187.0, 3, 187.1, 2).ask_price
+    187.1
+    """
 
     symbol: str = field(name="S")
     bid_venue: str | None = field(name="bx", default=None)
@@ -78,6 +119,15 @@ class Quote(Struct, tag_field="T", tag="q", kw_only=True, omit_defaults=True, gc
     seq: int | None = None
     snap: bool = False
     conflated: int = field(name="cf", default=0)
+    _positional: ClassVar = ("symbol", "bid_price", "bid_size", "ask_price", "ask_size")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, symbol: str, bid_price: float, bid_size: float, ask_price: float,
+            ask_size: float, *, bid_venue: str | None = None, ask_venue: str | None = None,
+            time: Time = ..., seq: int | None = None, snap: bool = False, conflated: int = 0,
+        ) -> None: ...  # fmt: skip
 
 
 class Bar(Struct, tag_field="T", tag="b", kw_only=True, omit_defaults=True, gc=False):
@@ -99,6 +149,11 @@ class Bar(Struct, tag_field="T", tag="b", kw_only=True, omit_defaults=True, gc=F
 
 
 Tick = Trade | Quote | Bar
+
+# For loops that create millions of ticks: 0.08 µs each, where the classes take 0.6. All fields that
+# have no default must be given.
+new_trade: Final = partial(replace, Trade("", 0.0, 0.0, time=Time(0)))
+new_quote: Final = partial(replace, Quote("", 0.0, 0.0, 0.0, 0.0, time=Time(0)))
 
 
 class StreamKey(NamedTuple):

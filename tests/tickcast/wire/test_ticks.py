@@ -196,3 +196,22 @@ def test_coverage_is_by_channel_and_pattern() -> None:
     named = Coverage([Subscription("trades", "BTC-USD")])
     assert not named.has_wildcards
     assert not named.covers_by_wildcard(stream)
+
+
+def test_the_required_fields_may_be_positional_and_the_time_is_now() -> None:
+    before = Time.now()
+    trade = Trade("AAPL", 187.1, 100, side="B")
+    assert (trade.symbol, trade.price, trade.size, trade.side) == ("AAPL", 187.1, 100, "B")
+    assert before <= trade.time <= Time.now()
+    quote = Quote("AAPL", 187.0, 3, 187.1, 2, time=Time(7))
+    assert (quote.bid_price, quote.bid_size, quote.ask_price, quote.ask_size) == (187, 3, 187.1, 2)
+    assert quote.time == Time(7)
+    with pytest.raises(TypeError, match="only symbol, price, size by position"):
+        Trade("AAPL", 187.1, 100, "B")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="price"):
+        Trade("AAPL")  # type: ignore[call-arg]
+
+
+def test_a_message_without_a_time_is_no_tick() -> None:
+    with pytest.raises(InvalidTick, match="`t`"):
+        from_wire({"T": "t", "S": "AAPL", "p": 187.1, "s": 100})

@@ -29,7 +29,7 @@ from tickcast.broker.client import make_client
 from tickcast.broker.embedded import provided_store
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.ticks import DEFAULT_FEED
 from tickcast.wire.times import Time
 
@@ -180,4 +180,4 @@ async def market(publisher: Publisher) -> AsyncIterator[None]:
     now = generate(symbols, 500, 2, Time.now())
     task = asyncio.create_task(play(now, publisher, Pacer()))
     yield
-    await end_tasks([task])
+    await cancel_and_wait([task])

@@ -20,8 +20,8 @@ from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
 from tickcast.tapes import TapeWriter
 from tickcast.wire import messages as protocol
-from tickcast.wire.actions import SlowPolicy, Verb
-from tickcast.wire.encoding import Encoding, encode, wire_names
+from tickcast.wire.actions import ReplayCommand, SlowPolicy
+from tickcast.wire.encoding import Encoding, encode, field_names
 from tickcast.wire.errors import Fault, InvalidAction
 from tickcast.wire.parsing import ID_MAX
 from tickcast.wire.sequence import GapReason
@@ -43,7 +43,7 @@ FROM_SERVER = validator("toClient")
 SAID_BY = {
     "auth": "auth", "subscribe": "subscribe", "unsubscribe": "unsubscribe", "list": "list",
     "ping": "ping", "configure": "configure", "replay": "replay",
-} | {verb.value: "steer" for verb in Verb}  # fmt: skip
+} | {verb.value: "steer" for verb in ReplayCommand}  # fmt: skip
 
 
 class Recorded(Talk):
@@ -84,13 +84,15 @@ def test_it_refers_to_nothing_that_is_not_there() -> None:
 
 def test_its_words_are_those_of_the_code() -> None:
     for name, kind in (("t", Trade), ("q", Quote), ("b", Bar)):
-        assert set(SCHEMAS[name]["properties"]) == wire_names(kind) | {"tr", "tw", "rp"}
+        assert set(SCHEMAS[name]["properties"]) == field_names(kind) | {"tr", "tw", "rp"}
     assert set(SCHEMAS["error"]["properties"]["code"]["enum"]) == {each.code for each in Fault}
     assert SCHEMAS["channel"]["enum"] == list(CHANNELS)
     assert SCHEMAS["timeframe"]["enum"] == list(get_args(Timeframe))
     assert SCHEMAS["slow"]["enum"] == [each.value for each in SlowPolicy]
     assert SCHEMAS["gap"]["properties"]["reason"]["enum"] == [each.value for each in GapReason]
-    assert set(SCHEMAS["steer"]["properties"]["action"]["enum"]) == {each.value for each in Verb}
+    assert set(SCHEMAS["steer"]["properties"]["action"]["enum"]) == {
+        each.value for each in ReplayCommand
+    }
     assert SCHEMAS["id"]["oneOf"][1]["maxLength"] == ID_MAX
 
 

@@ -48,7 +48,7 @@ def _parse_address(address: str) -> IPv4Address | IPv6Address | None:
     return parsed
 
 
-def party_of(address: str) -> str:
+def client_network(address: str) -> str:
     """The unit that limits apply to: an IPv4 address, or the /64 around an IPv6 address."""
     parsed = _parse_address(address)
     if parsed is None:
@@ -63,7 +63,7 @@ def is_host_pattern(text: str) -> bool:
     return text == "*" or _HOST_NAME.fullmatch(text.removeprefix("*.")) is not None
 
 
-def is_known_host(host: str, names: Iterable[str]) -> bool:
+def is_allowed_host(host: str, names: Iterable[str]) -> bool:
     """Whether a Host header names this server.
 
     This protects against DNS rebinding: an attacker's page resolves its own host name to this
@@ -114,7 +114,7 @@ def is_origin_pattern(text: str) -> bool:
     return _parse(text) is not None
 
 
-def is_welcome(origin: str | None, scheme: str, host: str, allowed: Iterable[str]) -> bool:
+def is_allowed_origin(origin: str | None, scheme: str, host: str, allowed: Iterable[str]) -> bool:
     """Whether a page of this origin may connect.
 
     Clients other than browsers send no origin. They may connect.

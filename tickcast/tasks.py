@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
-from tickcast.wire.errors import TickcastError, level_of
+from tickcast.wire.errors import TickcastError, log_level_of
 
 _AGAIN_S: Final = 0.1
 _RESTART_FIRST_S: Final = 0.1
@@ -23,7 +23,7 @@ _STEADY_S: Final = 30.0
 Work = Coroutine[Any, Any, None]
 
 
-async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel tasks and wait until all have ended, with or without an error.
 
     Cancelling once may not be enough. Before Python 3.12, `asyncio.wait_for` loses a cancellation
@@ -78,7 +78,7 @@ class BackgroundTasks:
 
     async def close(self) -> None:
         """Cancel all tasks and wait until they have ended."""
-        await end_tasks(list(self._tasks))
+        await cancel_and_wait(list(self._tasks))
 
     async def _keep_running(self, name: str, run: Callable[[], Work]) -> None:
         delay_s = _RESTART_FIRST_S
@@ -114,7 +114,7 @@ class BackgroundTasks:
         if task.cancelled() or (error := task.exception()) is None:
             return
         if isinstance(error, TickcastError):
-            self._logger.log(level_of(error), "gave up for now: %s", error)
+            self._logger.log(log_level_of(error), "gave up for now: %s", error)
         else:
             self._logger.error("a bug in a background task", exc_info=error)
 
@@ -130,7 +130,7 @@ def stop_signals() -> list[signal.Signals]:
     return numbers
 
 
-class Delays:
+class ExponentialBackoff:
     """Exponential back-off with full jitter.
 
     Each delay is random below a bound, which doubles from `first_s` to `max_s`. Clients that were
@@ -158,21 +158,21 @@ class Delays:
         """Return to the first bound, after a success."""
         self._bound_s = self._first_s
 
-    def next_s(self) -> float:
+    def next_delay_s(self) -> float:
         """Return the next delay, in seconds."""
         delay_s = self._bound_s * self._dice()
         self._bound_s = min(2 * self._bound_s, self._max_s)
         return delay_s
 
 
-class Reminders:
+class OutageLog:
     """Decides which failures of an outage to report: the first, then fewer and fewer.
 
     The intervals are 10 s, 20 s, 40 s and so on, up to ten minutes. An exception type that has not
     been reported yet is reported immediately, so that a change in the nature of an outage shows.
 
-    >>> reminders = Reminders()
-    >>> [second for second in range(0, 100, 5) if reminders.is_due(second, OSError())]
+    >>> outages = OutageLog()
+    >>> [second for second in range(0, 100, 5) if outages.should_log(second, OSError())]
     [0, 10, 30, 70]
     """
 
@@ -181,7 +181,7 @@ class Reminders:
         self._next_s = 0.0
         self._kinds: set[type[Exception]] = set()
 
-    def is_due(self, now_s: float, error: Exception) -> bool:
+    def should_log(self, now_s: float, error: Exception) -> bool:
         """Whether to report a failure that happened now.
 
         Args:

@@ -17,7 +17,7 @@ from tickcast.client.state import Refused
 from tickcast.client.stream import Stream
 from tickcast.commands.keyboard import keys_pressed
 from tickcast.commands.screen import Screen, whole_screen
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import TickcastError
 from tickcast.wire.times import Time
@@ -82,7 +82,7 @@ class _Viewer:
             for task in done:
                 task.result()
         finally:
-            await end_tasks([*tasks, *filter(None, (self._chart, self._switch))])
+            await cancel_and_wait([*tasks, *filter(None, (self._chart, self._switch))])
 
     async def _until_quit(self) -> None:
         await self._quit.wait()

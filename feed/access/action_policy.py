@@ -13,7 +13,7 @@ from tickcast.wire.actions import (
     Auth,
     Configure,
     ListSubscriptions,
-    Steer,
+    SteerReplay,
     Subscribe,
     Unsubscribe,
 )
@@ -126,6 +126,6 @@ def _concerns_feed(action: Action) -> bool:
     match action:
         case Configure():
             return action.replay is True
-        case Steer():
+        case SteerReplay():
             return action.id is None
     return isinstance(action, Subscribe | Unsubscribe | ListSubscriptions)

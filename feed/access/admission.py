@@ -17,7 +17,7 @@ from feed.access.authenticator import Authenticator, credentials_in
 from feed.access.grant import OPEN_GRANT, Grant
 from feed.transport.address_limits import AddressLimiter, AddressLimits
 from feed.transport.slices import Steps, run_all
-from tickcast.addresses import Networks, is_known_host, is_welcome, party_of
+from tickcast.addresses import Networks, client_network, is_allowed_host, is_allowed_origin
 from tickcast.broker.attempts import ConnectRateLimiter
 from tickcast.broker.connection_counts import ConnectionLimiter
 from tickcast.logs import SECURITY
@@ -120,7 +120,7 @@ class Admission:
         if self.gate.asks and not names:
             return
         host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-        if is_known_host(host.decode("latin-1"), (*names, *self._settings.host)):
+        if is_allowed_host(host.decode("latin-1"), (*names, *self._settings.host)):
             return
         shown = ascii(host.decode("latin-1")[:_HOST_SHOWN])
         refusal = HandshakeRefused(
@@ -178,7 +178,7 @@ class Admission:
                 credentials = credentials_in(scope["headers"])
                 if credentials is None:
                     raise AuthFailed("credentials are needed")
-                return await self.gate.admit(credentials, party_of(address))
+                return await self.gate.admit(credentials, client_network(address))
         except AuthFailed as error:
             refusal = HandshakeRefused("credentials", 401, str(error))
         except TryAgain as error:
@@ -195,7 +195,7 @@ class Admission:
             AuthFailed: the credentials are not valid.
             TryAgain, TooManyConnections: the visitor may not connect now.
         """
-        grant = await self.gate.admit(credentials, party_of(visitor.address))
+        grant = await self.gate.admit(credentials, client_network(visitor.address))
         needs_seat = visitor.grant is None and not visitor.has_left
         if needs_seat and grant.max_connections is not None:
             room = f"{grant.proof.value}:{grant.subject}"
@@ -235,7 +235,7 @@ class Admission:
         given = headers.get(b"origin")
         origin = None if given is None else given.decode("latin-1")
         host = headers.get(b"host", b"").decode("latin-1")
-        if not is_welcome(origin, scope["scheme"], host, self._settings.origins):
+        if not is_allowed_origin(origin, scope["scheme"], host, self._settings.origins):
             # Escaped, because the text is also logged.
             shown = ascii((origin or "")[:_ORIGIN_SHOWN])
             raise HandshakeRefused(
@@ -249,11 +249,11 @@ class Admission:
         self._check_shut_out(address)
         await self._note_attempt(address)
         if address not in self._unlimited:
-            rooms[f"address:{party_of(address)}"] = self._settings.connections_per_address_max
+            rooms[f"address:{client_network(address)}"] = self._settings.connections_per_address_max
         try:
             await self._take(visitor, rooms)
         except TooManyConnections as error:
-            if error.room == _TOTAL:
+            if error.limit == _TOTAL:
                 raise HandshakeRefused("full", 503, "the server is full", _FULL_RETRY_S) from None
             raise HandshakeRefused(
                 "address", 429, "too many connections from this address", _FULL_RETRY_S
@@ -290,7 +290,7 @@ class Admission:
         if address in self._unlimited:
             return
         async with self._noting:
-            wait_s = await self._attempts.note(party_of(address), shared=self._is_up())
+            wait_s = await self._attempts.note(client_network(address), shared=self._is_up())
         if wait_s:
             if (limiter := self._limits.of(address)) is not None:
                 limiter.note_refusal(monotonic())

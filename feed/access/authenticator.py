@@ -20,7 +20,7 @@ from feed.access.secrets import SecretChecker, key_id_of
 from feed.access.tokens import VerifyingKey, read_key, verify_token
 from feed.access.tokens import key_id_of as token_key_id_of
 from tickcast.settings import Settings
-from tickcast.wire.actions import Bearer, Credentials, KeyAndSecret
+from tickcast.wire.actions import BearerToken, Credentials, KeyAndSecret
 from tickcast.wire.errors import AuthFailed, InvalidSettings, TryAgain
 
 CREDENTIAL_MAX: Final = 8192
@@ -75,9 +75,9 @@ class Authenticator:
         """
         if not self.asks:
             return OPEN_GRANT
-        if credentials.longest > CREDENTIAL_MAX:
+        if credentials.length > CREDENTIAL_MAX:
             raise AuthFailed(f"credentials have at most {CREDENTIAL_MAX} characters")
-        if not isinstance(credentials, Bearer):
+        if not isinstance(credentials, BearerToken):
             return await self._admit_key(credentials.key, credentials.secret, address)
         key_id = key_id_of(credentials.text)
         if key_id is not None:
@@ -196,7 +196,7 @@ def credentials_in(headers: Sequence[tuple[bytes, bytes]]) -> Credentials | None
         scheme, _, text = found["authorization"].partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
             raise AuthFailed("Authorization takes Bearer and a token or a secret")
-        return Bearer(text.strip())
+        return BearerToken(text.strip())
     raise AuthFailed(
         "credentials are Authorization alone, or APCA-API-KEY-ID with APCA-API-SECRET-KEY"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from feed.transport.address_limits import TokenBucket
-from tickcast.wire.actions import Action, Play, Subscribe, Unsubscribe
+from tickcast.wire.actions import Action, PlayTape, Subscribe, Unsubscribe
 
 _REFUSALS_PER_S: Final = 1.0
 _REFUSALS_BURST: Final = 10
@@ -93,7 +93,7 @@ def price_of_size(size: int) -> float:
 def price_of(action: Action) -> float:
     """The price of an action, charged to the client's allowance: 1, or more for many symbols."""
     price = 1.0
-    if isinstance(action, Subscribe | Unsubscribe | Play):
+    if isinstance(action, Subscribe | Unsubscribe | PlayTape):
         price += len(action.subscriptions) / _SYMBOLS_PER_MESSAGE
     if isinstance(action, Subscribe):
         price += len(action.resume) / _POSITIONS_PER_MESSAGE

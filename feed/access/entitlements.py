@@ -76,7 +76,7 @@ class Entitlements(Struct, frozen=True, dict=True):
                 parts.update(dict.fromkeys(self._within(each)))
         if parts:
             closest = PatternMap(wanted)
-            left.update((part, closest.of_pattern(part)) for part in parts)  # type: ignore[misc]
+            left.update((part, closest.match_pattern(part)) for part in parts)  # type: ignore[misc]
         return left
 
     def refused(self, feed: str, wanted: Iterable[Subscription]) -> list[Subscription]:
@@ -85,7 +85,7 @@ class Entitlements(Struct, frozen=True, dict=True):
             return list(wanted)
         # A message may name thousands of symbols, so look up once what is the same for all.
         channels = {channel for channel in CHANNELS if self.allows_channel(channel)}
-        closest = self._coverage.closest
+        closest = self._coverage.longest_match
         found: list[Subscription] = []
         for each in wanted:
             channel, pattern = each
@@ -100,7 +100,7 @@ class Entitlements(Struct, frozen=True, dict=True):
         """Whether they cover a whole subscription."""
         if not (self.allows_feed(feed) and self.allows_channel(wanted.channel)):
             return False
-        return self._coverage.covers_all_of(Subscription("", wanted.pattern))
+        return self._coverage.covers_pattern(Subscription("", wanted.pattern))
 
     def _within(self, wanted: Subscription) -> Iterable[Subscription]:
         """The entitled symbols and prefixes that a wildcard covers."""

@@ -23,7 +23,7 @@ from tickcast.commands import command_module
 from tickcast.commands.options import config_option, run_server_loop, set_up_logging
 from tickcast.commands.parameters import RateParameter
 from tickcast.settings import Settings, load_settings
-from tickcast.tasks import Reminders, end_tasks
+from tickcast.tasks import OutageLog, cancel_and_wait
 from tickcast.wire.errors import InvalidSettings, LeaseHeld, TickcastError
 from tickcast.wire.ticks import DEFAULT_FEED, Timeframe
 
@@ -81,7 +81,7 @@ async def _demo(
         try:
             await serve_feed(settings, redis_url, listeners, start_market, certificate)
         finally:
-            await end_tasks(tasks)
+            await cancel_and_wait(tasks)
 
 
 def _sign_ourselves(settings: Settings, address: str) -> tuple[Certificate, str]:
@@ -120,7 +120,7 @@ def _names_of(hosts: Sequence[str]) -> list[str]:
 
 async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
     publish_market = command_module("synth").publish_market
-    reminders = Reminders()
+    reminders = OutageLog()
     while True:
         started_s = time.monotonic()
         try:
@@ -132,7 +132,7 @@ async def _run_market(settings: Settings, symbols: int, rate: float) -> None:
 
 async def _run_bars(settings: Settings) -> None:
     make_bars = command_module("bars").make_bars
-    reminders = Reminders()
+    reminders = OutageLog()
     while True:
         started_s = time.monotonic()
         try:
@@ -144,12 +144,12 @@ async def _run_bars(settings: Settings) -> None:
 
 
 async def _report_and_wait(
-    reminders: Reminders, error: TickcastError, message: str, started_s: float
+    reminders: OutageLog, error: TickcastError, message: str, started_s: float
 ) -> None:
     now_s = time.monotonic()
     if now_s - started_s > _SETTLED_S:
         reminders.reset()
-    if reminders.is_due(now_s, error):
+    if reminders.should_log(now_s, error):
         click.echo(f"tickcast: {message}: {error}", err=True)
     await asyncio.sleep(_AGAIN_S)
 

@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 
 from tickcast.wire.encoding import (
     Encoding,
-    array_marks,
+    array_delimiters,
     build_frame,
     encode,
     encode_elements,
@@ -150,7 +150,7 @@ def _split(pieces: Sequence[EncodedTicks]) -> Iterator[list[EncodedTicks]]:
 
 
 def _array_frame(elements: Sequence[bytes], count: int, encoding: Encoding) -> bytes:
-    before, between, after = array_marks(count, encoding)
+    before, between, after = array_delimiters(count, encoding)
     body = between.join(elements)
     header = frame_header(len(before) + len(body) + len(after), encoding)
     return b"".join((header, before, body, after))

@@ -61,7 +61,7 @@ class Flusher:
             return
         if self._conflated:
             self._conflated.cancel()
-        delay_s = max(0.0, due_s - now.steady_s) + _EARLY_S
+        delay_s = max(0.0, due_s - now.monotonic_s) + _EARLY_S
         self._conflated_s = due_s
         self._conflated = asyncio.get_running_loop().call_later(delay_s, self._flush_conflated)
 

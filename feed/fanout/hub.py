@@ -298,7 +298,7 @@ class Hub:
     def flush(self, now: Instant) -> None:
         """Send everything published since the last flush, and conflated ticks that are due."""
         dirty, self._dirty = self._dirty, []
-        groups = self._streams.due_groups(now.steady_s)
+        groups = self._streams.due_groups(now.monotonic_s)
         if len(dirty) == 1 and not groups:
             # The usual case at low rates: there is only one stream, so nothing has to be gathered.
             chunk = dirty[0].pop_pending()
@@ -317,7 +317,7 @@ class Hub:
         for tap in dirty:
             gathering.add(tap, tap.pop_pending())
         for group in groups:
-            for conflated in group.begin_interval(now.steady_s):
+            for conflated in group.begin_interval(now.monotonic_s):
                 gathering.add_conflated(conflated)
         self._send_gathered(gathering)
 

@@ -40,13 +40,13 @@ class Arrivals:
             if published_us:
                 lag_us = max(0, now.wall_us - published_us)
                 lags.observe(lag_us / 1e6, ticks)
-        self._at_s, self._lag_us = now.steady_s, lag_us
+        self._at_s, self._lag_us = now.monotonic_s, lag_us
         self._counters.flush_ticks.observe(sum([ticks for _, ticks in self._batches]))
         self._batches.clear()
 
     def lag_ms(self, now: Instant) -> int:
         """The delay of the last ticks since publication; 0 if none were sent in the last second."""
-        return self._lag_us // 1000 if now.steady_s - self._at_s <= 1 else 0
+        return self._lag_us // 1000 if now.monotonic_s - self._at_s <= 1 else 0
 
 
 class Staleness:

@@ -208,7 +208,7 @@ class LiveStreams:
         out; see `opened_since`.
         """
         coverage = Coverage(subscriptions)
-        for key in coverage.named_in(feed):
+        for key in coverage.named_streams(feed):
             stream = self._streams.get(key)
             if stream is not None and not coverage.covers_by_wildcard(key):
                 yield stream
@@ -233,7 +233,7 @@ class LiveStreams:
 
     def tap(self, stream: LiveStream, audience: SubscriberGroup) -> AnyTap:
         """Return the tap for a stream with the audience's conflation, creating it if needed."""
-        delivery = audience.deliveries.of(stream.key)
+        delivery = audience.deliveries.match(stream.key)
         interval_ms = delivery.conflate_ms if delivery else 0
         tap = stream.taps.get(interval_ms)
         if tap is None:

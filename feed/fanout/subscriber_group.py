@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from feed.fanout.counters import Totals
 from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat
 from feed.fanout.outbox import Outbox
-from tickcast.wire.actions import Options, SlowPolicy
+from tickcast.wire.actions import DeliveryOptions, SlowPolicy
 from tickcast.wire.subscriptions import PatternMap, Subscription
 from tickcast.wire.ticks import StreamKey, Tick
 
@@ -30,7 +30,7 @@ class Delivery(NamedTuple):
 
 # The cache makes equal deliveries the same object.
 @lru_cache(maxsize=1024)
-def choose_delivery(channel: str, options: Options, extended: bool) -> Delivery:
+def choose_delivery(channel: str, options: DeliveryOptions, extended: bool) -> Delivery:
     """Resolve a client's complete options to a delivery.
 
     Args:
@@ -115,7 +115,7 @@ class SubscriberGroup:
 
     def policy_of(self, stream: StreamKey) -> SlowPolicy | None:
         """The slow-client policy for the stream; None if the audience is not subscribed to it."""
-        delivery = self.deliveries.of(stream)
+        delivery = self.deliveries.match(stream)
         return delivery.slow if delivery else None
 
     def connect(self, tap: AnyTap) -> None:

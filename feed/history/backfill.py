@@ -17,9 +17,9 @@ from feed.history.follower import ClientBackfill
 from feed.history.pages import HistoryCache
 from tickcast.broker.history import PAGE_TICKS
 from tickcast.broker.store import Store
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, Fault
-from tickcast.wire.sequence import History, HistoryPlace
+from tickcast.wire.sequence import History, TimeLocation
 from tickcast.wire.times import Instant
 
 _TURN_S: Final = 0.003
@@ -116,7 +116,7 @@ class Backfill:
                         self._serve_next()
                     await asyncio.sleep(time.perf_counter() - began)
         finally:
-            await end_tasks(self._readers)
+            await cancel_and_wait(self._readers)
             self._readers.clear()
 
     def _serve_next(self) -> None:
@@ -222,7 +222,7 @@ class Backfill:
             self._blocks.put(request.key, page)
             self._hand_over(request, page)
 
-    def _hand_over(self, request: HistoryRequest, answer: History | HistoryPlace) -> None:
+    def _hand_over(self, request: HistoryRequest, answer: History | TimeLocation) -> None:
         for follower in self._asked.pop(request, []):
             try:
                 follower.receive(request, answer)

@@ -24,7 +24,7 @@ from feed.history.pages import (
 )
 from tickcast.wire.actions import Id
 from tickcast.wire.positions import StreamPosition
-from tickcast.wire.sequence import NEW_EPOCH, GapReason, History, HistoryPlace, SequenceGap
+from tickcast.wire.sequence import NEW_EPOCH, GapReason, History, SequenceGap, TimeLocation
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Time
 
@@ -158,7 +158,7 @@ class StreamCursor:
 
     # -- results of reads
 
-    def set_place(self, place: HistoryPlace, stream: LiveStream) -> SequenceGap | None:
+    def set_place(self, place: TimeLocation, stream: LiveStream) -> SequenceGap | None:
         """Start at the place of the point in time. Returns a gap if ticks are no longer retained.
 
         The number of missing ticks is unknown, so the gap has only an end.

@@ -16,7 +16,7 @@ from feed.history.cursor import CursorState, HistoryRequest, StreamCursor, TickS
 from feed.history.pages import EncodedPage, HistoryCache, to_letter
 from tickcast.wire import messages as protocol
 from tickcast.wire.errors import Fault
-from tickcast.wire.sequence import NEW_EPOCH, GapReason, History, HistoryPlace, SequenceGap
+from tickcast.wire.sequence import NEW_EPOCH, GapReason, History, SequenceGap, TimeLocation
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant
 
@@ -155,7 +155,7 @@ class ClientBackfill:
             self._hub.catch_up(self._outbox, key, now)
         self.drop(joining)
 
-    def receive(self, request: HistoryRequest, answer: History | HistoryPlace) -> None:
+    def receive(self, request: HistoryRequest, answer: History | TimeLocation) -> None:
         """Process the result of a read. The ticks themselves are in the blocks."""
         key = request.key
         stream, catch_up = self._hub.stream(key), self.behind.get(key)

@@ -13,7 +13,7 @@ from tickcast.broker import keys
 from tickcast.broker.store import Store, StreamHead
 from tickcast.tasks import BackgroundTasks
 from tickcast.wire.errors import BrokerUnavailable
-from tickcast.wire.sequence import Batch, Due, SequenceGap, SequenceTracker
+from tickcast.wire.sequence import Batch, SequenceEvent, SequenceGap, SequenceTracker
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant
 
@@ -79,12 +79,12 @@ class SequenceTrackers:
     def receive(self, key: StreamKey, run: SequenceTracker, batch: Batch) -> None:
         """Take a batch that was just published."""
         self.enter_epoch(key.feed, batch.epoch)
-        due = run.live(batch)
+        due = run.add_batch(batch)
         self.deliver(key, run, due)
         if not due and not run.behind:
             self._check(key, run)
 
-    def deliver(self, key: StreamKey, run: SequenceTracker, due: list[Due]) -> None:
+    def deliver(self, key: StreamKey, run: SequenceTracker, due: list[SequenceEvent]) -> None:
         """Pass batches and gaps of a run to the hub; start a repair if the run is behind."""
         for item in due:
             if isinstance(item, SequenceGap):

@@ -26,7 +26,7 @@ from tickcast.wire.errors import (
     BrokerUnavailable,
     InvalidTick,
     TickcastError,
-    level_of,
+    log_level_of,
 )
 from tickcast.wire.sequence import Batch, SequenceTracker
 from tickcast.wire.subscriptions import Coverage, Subscription
@@ -161,7 +161,7 @@ class Upstream:
     async def _not_open(
         self, feed: str, known: set[StreamKey], coverage: Coverage
     ) -> list[StreamKey]:
-        wanted = dict.fromkeys(coverage.named_in(feed))
+        wanted = dict.fromkeys(coverage.named_streams(feed))
         if coverage.has_wildcards:
             # Usually few streams are not open, and this is the fastest way to find them.
             closed = known.difference(self._hub.keys())
@@ -214,7 +214,7 @@ class Upstream:
                 self._hub.open_stream(
                     key, head.latest, head.published_us, epoch=head.epoch, seq=head.seq
                 )
-                self._runs.deliver(key, run, run.start(head.epoch, head.seq))
+                self._runs.deliver(key, run, run.start_after(head.epoch, head.seq))
                 if head.epoch < self._feeds.epoch_of(key.feed):
                     late.add(key.feed)
             # These feeds entered an epoch after the store was queried, before the streams opened.
@@ -230,7 +230,7 @@ class Upstream:
     ) -> None:
         for (_, run), head in zip(runs, heads, strict=True):
             run.epoch = head.epoch
-        histories = await self.store.histories([(key, run.ask()) for key, run in runs])
+        histories = await self.store.histories([(key, run.begin_repair()) for key, run in runs])
         for (key, run), history in zip(runs, histories, strict=True):
             self._hub.open_stream(key, epoch=run.epoch)
             self._runs.deliver(key, run, run.repair(history))
@@ -273,7 +273,7 @@ class Upstream:
             try:
                 await self._begin_opening(batch, from_first=True)
             except (BrokerUnavailable, AccessDenied) as error:
-                logger.log(level_of(error), "could not open new streams: %s", error)
+                logger.log(log_level_of(error), "could not open new streams: %s", error)
                 await asyncio.sleep(_OPEN_AGAIN_S)
             except Exception:
                 await self._open_apart(batch)
@@ -286,7 +286,7 @@ class Upstream:
             try:
                 await self._begin_opening([key], from_first=True)
             except (BrokerUnavailable, AccessDenied) as error:
-                logger.log(level_of(error), "could not open a new stream: %s", error)
+                logger.log(log_level_of(error), "could not open a new stream: %s", error)
             except Exception as error:
                 self._announced.pop(key, None)
                 bug = None if isinstance(error, TickcastError) else error

@@ -11,8 +11,8 @@ from typing import Any, Final
 from feed.fanout.encoded_ticks import FRAME_TICKS_MAX
 from feed.history.pages import EncodedPage
 from feed.replay.tape_cache import CachedTick
-from tickcast.wire.actions import Id, Steer, Verb
-from tickcast.wire.encoding import Encoding, array_marks, build_frame, encode
+from tickcast.wire.actions import Id, ReplayCommand, SteerReplay
+from tickcast.wire.encoding import Encoding, array_delimiters, build_frame, encode
 from tickcast.wire.playback import Player, ReplayMode
 from tickcast.wire.subscriptions import Subscription
 
@@ -48,7 +48,7 @@ class ActiveReplay:
     @property
     def due_s(self) -> float | None:
         """When the next tick or the end is due; None unless the replay is playing."""
-        return None if self.over else self._deck.due_s
+        return None if self.over else self._deck.next_due_s
 
     def play(self, now_s: float) -> EncodedPage | None:
         """Encode due ticks, up to about `WRITE_BYTES`; return None if none are due."""
@@ -61,7 +61,7 @@ class ActiveReplay:
         return EncodedPage(b"".join(frames), len(frames), ticks) if frames else None
 
     def _frame(self, cels: Sequence[CachedTick]) -> bytes:
-        before, between, after = array_marks(len(cels), self._encoding)
+        before, between, after = array_delimiters(len(cels), self._encoding)
         if self._encoding is Encoding.JSON:
             elements = [cel.json or cel.encode(Encoding.JSON) for cel in cels]
         else:
@@ -69,23 +69,23 @@ class ActiveReplay:
         body = (self._mark + between).join(elements)
         return build_frame(b"".join((before, body, self._mark, after)), self._encoding)
 
-    def steer(self, action: Steer, now_s: float) -> None:
+    def steer(self, action: SteerReplay, now_s: float) -> None:
         """Carry out a command.
 
         Raises:
             InvalidTape: the tape can't be read at the new position.
         """
         match action.verb:
-            case Verb.PAUSE:
+            case ReplayCommand.PAUSE:
                 self._deck.pause(now_s)
-            case Verb.RESUME:
+            case ReplayCommand.RESUME:
                 self._deck.resume(now_s)
-            case Verb.STOP:
+            case ReplayCommand.STOP:
                 self.over = True
-            case Verb.SEEK:
+            case ReplayCommand.SEEK:
                 assert action.position is not None
                 self._deck.seek(action.position, now_s)
-            case Verb.SPEED:
+            case ReplayCommand.SPEED:
                 assert action.speed is not None
                 self._deck.set_speed(action.speed, now_s)
 
@@ -100,7 +100,7 @@ class ActiveReplay:
         state = self._deck.state(now_s)
         if self.over:
             state = state._replace(mode=ReplayMode.ENDED)
-        return {"T": "replay", "id": self.id, **state.fields()}
+        return {"T": "replay", "id": self.id, **state.to_fields()}
 
 
 def _mark(id_: Id, encoding: Encoding) -> bytes:

@@ -17,7 +17,7 @@ from feed.replay.private_replay import ActiveReplay
 from feed.replay.tape_cache import TapeCache, TapeListing, TapeSource
 from tickcast.tapes import Tape, TapeLibrary
 from tickcast.wire import messages as protocol
-from tickcast.wire.actions import Id, Play, Steer, Verb
+from tickcast.wire.actions import Id, PlayTape, ReplayCommand, SteerReplay
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault, InvalidAction, InvalidTape, TapeNotFound
 from tickcast.wire.playback import Player
@@ -80,7 +80,7 @@ class _Turn(NamedTuple):
 
     viewer: ReplayClient
     showing: ActiveReplay
-    steer: Steer | None
+    steer: SteerReplay | None
     outcome: list[EncodedPage | dict[str, Any]]
 
 
@@ -122,7 +122,7 @@ class ReplayScheduler:
         async with self._opening:
             return await asyncio.to_thread(self._reels.listings)
 
-    async def play(self, viewer: ReplayClient, play: Play, narrow: Narrow) -> None:
+    async def play(self, viewer: ReplayClient, play: PlayTape, narrow: Narrow) -> None:
         """Begin a replay.
 
         Raises:
@@ -156,7 +156,7 @@ class ReplayScheduler:
         viewer.deliver()
         self._news.set()
 
-    def _check_room(self, viewer: ReplayClient, play: Play) -> None:
+    def _check_room(self, viewer: ReplayClient, play: PlayTape) -> None:
         if play.id in viewer.showings:
             raise InvalidAction(Fault.INVALID_SYNTAX, "a replay with this id plays already")
         if len(viewer.showings) >= self._per_client:
@@ -166,7 +166,7 @@ class ReplayScheduler:
         if len(self) >= self._in_all:
             raise InvalidAction(Fault.RATE_LIMITED, "the server plays as many tapes as it can")
 
-    def steer(self, viewer: ReplayClient, steer: Steer) -> None:
+    def steer(self, viewer: ReplayClient, steer: SteerReplay) -> None:
         """Steer a replay; the reply is sent when the command takes effect.
 
         Raises:
@@ -182,7 +182,7 @@ class ReplayScheduler:
         """Stop the client's replays of streams that it may no longer see."""
         for showing in viewer.showings.values():
             if frozenset(narrow(showing.feed, showing.subscriptions)) != showing.subscriptions:
-                self.steer(viewer, Steer(showing.id, Verb.STOP))
+                self.steer(viewer, SteerReplay(showing.id, ReplayCommand.STOP))
 
     def drain(self, viewer: ReplayClient) -> None:
         """Resume sending to a client that reads again."""
@@ -250,7 +250,11 @@ class ReplayScheduler:
 
 
 def _begin(
-    reels: TapeCache, tape: Tape, play: Play, allowed: frozenset[Subscription], viewer: ReplayClient
+    reels: TapeCache,
+    tape: Tape,
+    play: PlayTape,
+    allowed: frozenset[Subscription],
+    viewer: ReplayClient,
 ) -> ActiveReplay:
     """Start reading a tape; raises InvalidTape and the errors of `TapeSource` and `Player`."""
     reel = TapeSource(reels, tape, Coverage(allowed))

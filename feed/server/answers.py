@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from feed.transport.address_limits import AddressLimits
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import HandshakeRefused
 
 PIECE_BYTES: Final = 32 * 1024
@@ -163,7 +163,7 @@ class Answers:
 
     async def close(self) -> None:
         """Cancel all builds."""
-        await end_tasks([entry.task for entry in self._entries])
+        await cancel_and_wait([entry.task for entry in self._entries])
 
     async def _build(self, key: Hashable, build: Build) -> Body:
         async with self._turn:

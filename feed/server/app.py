@@ -30,7 +30,7 @@ from feed.transport.address_limits import AddressLimits
 from feed.transport.headers import SecurityHeaders
 from feed.transport.http import PROBES
 from feed.transport.loop_share import LoopShare
-from tickcast.addresses import party_of
+from tickcast.addresses import client_network
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import HandshakeRefused, TapeNotFound, TickcastError
@@ -249,7 +249,7 @@ def _page_of(request: Request) -> Page:
 async def _long_answer(request: Request, key: Hashable, build: Build) -> Response:
     engine = _engine(request)
     is_limited = engine.door.limiter_of(request.scope) is not None
-    address = party_of(request.client.host) if is_limited and request.client else None
+    address = client_network(request.client.host) if is_limited and request.client else None
     place = engine.answers.enter(key, build, address)
     try:
         return LongResponse(await place.body(), place)

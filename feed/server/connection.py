@@ -22,9 +22,9 @@ from feed.transport.asgi_sink import AsgiSink
 from feed.transport.slices import Steps
 from feed.transport.transport_sink import TransportSink
 from tickcast.wire import messages as protocol
-from tickcast.wire.actions import Auth, Configure, Id, Play, Steer
+from tickcast.wire.actions import Auth, Configure, Id, PlayTape, SteerReplay
 from tickcast.wire.errors import (
-    CLOSES,
+    CLOSE_CODES,
     AuthFailed,
     BrokerUnavailable,
     BrokerUnsuitable,
@@ -35,7 +35,7 @@ from tickcast.wire.errors import (
     SessionEnded,
     TooManyConnections,
     TryAgain,
-    reason_of,
+    describe_close_code,
 )
 from tickcast.wire.subscriptions import Subscription
 
@@ -97,18 +97,20 @@ class Connection:
             return None
         if self._session.must_renew:
             self._carry_out_later(self._session.renew())
-        if isinstance(request, Steer) and request.id is not None:
+        if isinstance(request, SteerReplay) and request.id is not None:
             self._steer(request)
             return None
         return self._work_on(request) if request is not None else None
 
-    def _work_on(self, request: Request | Auth | Play | Steer) -> Coroutine[Any, Any, None]:
+    def _work_on(
+        self, request: Request | Auth | PlayTape | SteerReplay
+    ) -> Coroutine[Any, Any, None]:
         match request:
             case Auth():
                 return self._identify(request)
-            case Play():
+            case PlayTape():
                 return self._play(request)
-            case Steer():
+            case SteerReplay():
                 return self._steer_feed(request)
         return self._answer(request)
 
@@ -133,7 +135,7 @@ class Connection:
             "closed",
             extra=self._about() | {
                 "code": code,
-                "reason": reason_of(code),
+                "reason": describe_close_code(code),
                 "ticks": totals.sent,
                 "bytes": totals.bytes,
                 "duration_s": round(time.monotonic() - self._began_s, 3),
@@ -206,7 +208,7 @@ class Connection:
         except Exception:
             self._fail()
 
-    async def _play(self, play: Play) -> None:
+    async def _play(self, play: PlayTape) -> None:
         session = self._session
         try:
             await self._engine.projector.play(self._view(), play, session.narrow)
@@ -215,7 +217,7 @@ class Connection:
         except Exception:
             self._fail()
 
-    def _steer(self, steer: Steer) -> None:
+    def _steer(self, steer: SteerReplay) -> None:
         try:
             self._engine.projector.steer(self._view(), steer)
         except InvalidAction as error:
@@ -228,7 +230,7 @@ class Connection:
             self._viewer = ReplayClient(self.outbox, self._session.encoding, send)
         return self._viewer
 
-    async def _steer_feed(self, steer: Steer) -> None:
+    async def _steer_feed(self, steer: SteerReplay) -> None:
         """Steer the replay that plays into the feed, which affects all clients of the feed."""
         session, engine = self._session, self._engine
         try:
@@ -340,7 +342,7 @@ class Connection:
 
     def _finish(self, fault: Fault, detail: str = "", id_: Id = None) -> None:
         words = message_frame(protocol.error(fault, detail, id_), self._session.encoding)
-        self._sink.finish(words, CLOSES[fault], fault.words)
+        self._sink.finish(words, CLOSE_CODES[fault], fault.text)
 
     def _about(self) -> dict[str, object]:
         """Return the fields for log records about the connection."""

@@ -14,9 +14,9 @@ from feed.ingest.upstream import Upstream
 from feed.server.session import Session
 from tickcast.broker import keys
 from tickcast.broker.replays import read_state, steer, unpack_state
-from tickcast.wire.actions import Steer
-from tickcast.wire.errors import TickcastError, level_of
-from tickcast.wire.playback import ReplayState, show_speed
+from tickcast.wire.actions import SteerReplay
+from tickcast.wire.errors import TickcastError, log_level_of
+from tickcast.wire.playback import ReplayState, format_speed
 from tickcast.wire.times import Instant
 
 _LOOK_S: Final = 1.0
@@ -49,7 +49,7 @@ class ReplayFollowers:
             await self._listen(session.feed)
             state = await read_state(self._client, session.feed)
         except TickcastError as error:
-            logger.log(level_of(error), "no word of replays for now: %s", error)
+            logger.log(log_level_of(error), "no word of replays for now: %s", error)
             return
         if state is not None and session in followers:
             session.send_replay_state(state)
@@ -64,7 +64,7 @@ class ReplayFollowers:
             del self._followers[session.feed]
             self._upstream.stop_listening(keys.replay_states(session.feed))
 
-    async def steer(self, feed: str, action: Steer) -> ReplayState:
+    async def steer(self, feed: str, action: SteerReplay) -> ReplayState:
         """Steer the replay of a feed and return its new state.
 
         Raises:
@@ -75,7 +75,7 @@ class ReplayFollowers:
         if action.position is not None:
             command["position"] = int(action.position)
         if action.speed is not None:
-            command["speed"] = show_speed(action.speed)
+            command["speed"] = format_speed(action.speed)
         # Each command holds a pooled connection until the replay has answered.
         async with self._steering:
             return await steer(self._client, feed, command)
@@ -91,7 +91,7 @@ class ReplayFollowers:
                 try:
                     await self._listen(feed)
                 except TickcastError as error:
-                    logger.log(level_of(error), "no word of replays for now: %s", error)
+                    logger.log(log_level_of(error), "no word of replays for now: %s", error)
 
     async def _listen(self, feed: str) -> None:
         await self._upstream.listen(keys.replay_states(feed), partial(self._take, feed))

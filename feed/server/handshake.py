@@ -14,7 +14,7 @@ from feed.server.engine import Engine
 from feed.server.session import Session
 from feed.transport.asgi_sink import AsgiSink
 from feed.transport.transport_sink import EXTENSION, TransportSink
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire import messages as protocol
 from tickcast.wire.errors import HandshakeRefused
 
@@ -60,7 +60,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
         with suppress(asyncio.CancelledError):
             await connection.serve(websocket)
     finally:
-        await end_tasks([sender])
+        await cancel_and_wait([sender])
 
 
 def denial(refusal: HandshakeRefused) -> Response:

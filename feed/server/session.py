@@ -25,11 +25,11 @@ from tickcast.wire.actions import (
     NO_OPTIONS,
     Auth,
     Configure,
+    DeliveryOptions,
     Id,
     ListSubscriptions,
-    Options,
-    Play,
-    Steer,
+    PlayTape,
+    SteerReplay,
     Subscribe,
     Unsubscribe,
 )
@@ -51,7 +51,7 @@ class _Change(NamedTuple):
         gone: streams that the client was catching up with and no longer holds.
     """
 
-    wanted: dict[Subscription, Options]
+    wanted: dict[Subscription, DeliveryOptions]
     audience: SubscriberGroup | None
     gone: list[StreamKey]
 
@@ -111,7 +111,7 @@ class Session:
         self.heartbeat_ms = 0
         self.follows_replay = False
         self.follower: ClientBackfill | None = None
-        self.subscriptions: dict[Subscription, Options] = {}
+        self.subscriptions: dict[Subscription, DeliveryOptions] = {}
 
     @property
     def grant(self) -> Grant | None:
@@ -137,7 +137,7 @@ class Session:
         """Send the `connected` message."""
         self._say(protocol.CONNECTED)
 
-    def read(self, message: str | bytes) -> Request | Auth | Play | Steer | None:
+    def read(self, message: str | bytes) -> Request | Auth | PlayTape | SteerReplay | None:
         """Take one message from the client: text is JSON, bytes are MessagePack.
 
         Returns the action if it needs more than a reply.
@@ -146,7 +146,7 @@ class Session:
             Ended: the connection must end.
         """
         try:
-            action = self._rights.read(message, self._clock().steady_s, self.subscriptions)
+            action = self._rights.read(message, self._clock().monotonic_s, self.subscriptions)
         except InvalidAction as error:
             if error.fault is Fault.RATE_LIMITED:
                 self._hub.counters.rate_limited += 1
@@ -231,7 +231,9 @@ class Session:
         """Reduce subscriptions of a feed to what the client may see."""
         return self._rights.entitlements.narrow_all(feed, dict.fromkeys(wanted))
 
-    def refuse(self, request: Request | Auth | Play | Steer, fault: Fault, detail: str) -> None:
+    def refuse(
+        self, request: Request | Auth | PlayTape | SteerReplay, fault: Fault, detail: str
+    ) -> None:
         """Reply with an error to a request that can't be carried out; nothing is applied."""
         self._say(protocol.error(fault, detail, request.id))
 
@@ -247,13 +249,13 @@ class Session:
         """
         now = self._clock()
         self._stall.update(
-            now.steady_s,
+            now.monotonic_s,
             broker_heard_s=broker_heard_s,
             all_taken=not self._outbox.waiting_bytes,
         )
         if self._outbox.is_slow:
             return
-        lag_ms = max(self._hub.arrivals.lag_ms(now), self._stall.lasts_ms(now.steady_s))
+        lag_ms = max(self._hub.arrivals.lag_ms(now), self._stall.lasts_ms(now.monotonic_s))
         totals = self._hub.totals(self._outbox)
         self._say(
             protocol.heartbeat(
@@ -308,7 +310,7 @@ class Session:
 
     def _configure(self, action: Configure) -> Generator[None, None, bool]:
         conflate_ms, slow = self._defaults
-        self._defaults = Options(
+        self._defaults = DeliveryOptions(
             conflate_ms
             if action.conflate_ms is UNSET
             else self._hub.served_interval(action.conflate_ms),
@@ -357,12 +359,13 @@ class Session:
             served_ms = self._hub.served_interval(options.conflate_ms)
             options = options._replace(conflate_ms=served_ms)
         asked = {
-            each: options.or_else(held.get(each, NO_OPTIONS)) for each in request.subscriptions
+            each: options.with_defaults(held.get(each, NO_OPTIONS))
+            for each in request.subscriptions
         }
         wanted = {**held, **asked}
         form = self._form
         points: StartingPoints | None = None
-        wants_past = request.wants_past and not asked.keys() <= held.keys()
+        wants_past = request.wants_history and not asked.keys() <= held.keys()
         if request.snapshot or request.positions or wants_past:
             points = StartingPoints(
                 self._hub, self.feed, request,
@@ -399,7 +402,7 @@ class Session:
 
     def _prepare(
         self,
-        wanted: dict[Subscription, Options],
+        wanted: dict[Subscription, DeliveryOptions],
         behind: Iterable[StreamKey] | None = None,
         rights: Entitlements | None = None,
     ) -> Generator[None, None, _Change | None]:
@@ -416,7 +419,10 @@ class Session:
         allowed = self._rights.narrow(wanted)
         yield
         deliveries = frozenset(
-            (each, choose_delivery(each.channel, options.or_else(self._defaults), self.extended))
+            (
+                each,
+                choose_delivery(each.channel, options.with_defaults(self._defaults), self.extended),
+            )
             for each, options in allowed.items()
         )
         gone: list[StreamKey] = []
@@ -453,7 +459,7 @@ class Session:
         self,
         request: Request,
         epoch: str,
-        wanted: dict[Subscription, Options] | None = None,
+        wanted: dict[Subscription, DeliveryOptions] | None = None,
         conflate_ms: int | None = None,
         positions: list[dict[str, Any]] | None = None,
     ) -> None:

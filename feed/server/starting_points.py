@@ -112,7 +112,7 @@ class StartingPoints:
     def _sort_out(self, stream: LiveStream) -> bool:
         """Record where a stream begins; return True if that is the present."""
         request = self._request
-        position = request.resume.of(stream.key)
+        position = request.resume.match(stream.key)
         if position is None and request.start is None:
             self._present.append(stream)
             return True

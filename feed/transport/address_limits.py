@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from tickcast.addresses import Networks, party_of
+from tickcast.addresses import Networks, client_network
 
 _ADDRESSES_MAX: Final = 10_000
 _FRAME_BYTES: Final = 1024
@@ -182,7 +182,7 @@ class AddressLimits:
         """The limiter of an address; None if the address is not limited."""
         if address in self._unlimited:
             return None
-        party = party_of(address)
+        party = client_network(address)
         # Reinserting it at the end keeps the longest idle limiter first, ready to be evicted.
         limiter = self._limiters.pop(party, None) or AddressLimiter(party, self)
         if len(self._limiters) >= _ADDRESSES_MAX:

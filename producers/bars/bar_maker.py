@@ -17,8 +17,8 @@ from tickcast.broker.lease import Lease
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store, StreamHead
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
-from tickcast.wire.sequence import NEW_EPOCH, Batch, HistoryPlace, SequenceGap
+from tickcast.tasks import cancel_and_wait
+from tickcast.wire.sequence import NEW_EPOCH, Batch, SequenceGap, TimeLocation
 from tickcast.wire.ticks import Bar, StreamKey, Timeframe
 from tickcast.wire.times import Time
 
@@ -84,7 +84,7 @@ class BarMaker:
             for task in done:
                 task.result()
         finally:
-            await end_tasks(tasks)
+            await cancel_and_wait(tasks)
             self._tell_news()
             with suppress(asyncio.CancelledError):
                 await self._claim.release()
@@ -109,7 +109,7 @@ class BarMaker:
         ]
 
     def _begin_one(
-        self, key: StreamKey, heads: list[StreamHead], places: list[HistoryPlace]
+        self, key: StreamKey, heads: list[StreamHead], places: list[TimeLocation]
     ) -> StartPoint:
         epoch = max(place.epoch for place in places)
         sent: dict[Timeframe, Bar] = {}

@@ -14,7 +14,7 @@ from tickcast.broker import keys
 from tickcast.broker.store import Store
 from tickcast.broker.subscriber import Subscriber
 from tickcast.wire.errors import BrokerUnavailable, InvalidTick
-from tickcast.wire.sequence import NEW_EPOCH, Batch, Due, SequenceGap, SequenceTracker
+from tickcast.wire.sequence import NEW_EPOCH, Batch, SequenceEvent, SequenceGap, SequenceTracker
 from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import StreamKey
 
@@ -177,7 +177,9 @@ class TradeFollower:
             if is_stuck:
                 await asyncio.sleep(_AGAIN_S)
 
-    def _deliver(self, followed: _Followed, due: Sequence[Due], is_live: bool = False) -> None:
+    def _deliver(
+        self, followed: _Followed, due: Sequence[SequenceEvent], is_live: bool = False
+    ) -> None:
         key, run = followed.key, followed.run
         for item in due:
             if isinstance(item, SequenceGap):
@@ -205,7 +207,7 @@ class TradeFollower:
         except InvalidTick as error:
             logger.warning("ignored a message on %s: %s", channel, error)
             return
-        self._deliver(followed, followed.run.live(batch), is_live=True)
+        self._deliver(followed, followed.run.add_batch(batch), is_live=True)
 
     async def _on_reconnect(self) -> None:
         self._listed = False

@@ -30,7 +30,7 @@ from tickcast.commands.options import (
     set_up_logging,
 )
 from tickcast.settings import Settings, load_settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 
 _SYMBOLS_MAX: Final = 5000
 _PROGRESS_S: Final = 0.5
@@ -117,7 +117,7 @@ async def _live(
             finally:
                 await _drain(publisher)
                 if line and drawing:
-                    await end_tasks([drawing])
+                    await cancel_and_wait([drawing])
                     line.stop()
                 tally = runner.intake.tally
                 click.echo(

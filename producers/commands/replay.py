@@ -34,8 +34,8 @@ from tickcast.commands.options import (
 )
 from tickcast.commands.parameters import RateParameter, RecordingPoint, SpeedParameter, placed
 from tickcast.settings import Settings, load_settings
-from tickcast.tasks import end_tasks
-from tickcast.wire.playback import Player, Source
+from tickcast.tasks import cancel_and_wait
+from tickcast.wire.playback import Player, TickSource
 from tickcast.wire.ticks import Tick
 
 _SCAN_SHOWN_S: Final = 0.5
@@ -125,8 +125,8 @@ def replay(
 
 
 def _choose(
-    recordings: Sequence[Source[Tick]], symbols: str | None, limit: int | None
-) -> Source[Tick]:
+    recordings: Sequence[TickSource[Tick]], symbols: str | None, limit: int | None
+) -> TickSource[Tick]:
     """Return the source of the selected ticks of the recordings."""
     for recording in recordings:
         if isinstance(recording, CsvRecording):
@@ -161,7 +161,7 @@ def _scan(recording: CsvRecording) -> None:
 
 
 def _deck(
-    source: Source[Tick], speed: float, start: str | None, end: str | None, loop: bool
+    source: TickSource[Tick], speed: float, start: str | None, end: str | None, loop: bool
 ) -> Player[Tick]:
     try:
         return Player(
@@ -183,14 +183,14 @@ async def _replay(
         open_client(settings) as client,
         open_publisher(settings, feed, waits=True) as publisher,
     ):
-        deck.begin(time.monotonic())
+        deck.postpone(time.monotonic())
         replay = Replay(deck, publisher, ReplayControl(client, feed), order)
         began = time.monotonic()
         screen = asyncio.create_task(shown(replay))
         try:
             await replay.run()
         finally:
-            await end_tasks([screen])
+            await cancel_and_wait([screen])
         took = time.monotonic() - began
     for key, digest in replay.hashes().items():
         click.echo(f"{digest}  {key}")

@@ -23,10 +23,25 @@ from tickcast.broker.steering import (
 )
 from tickcast.commands.keyboard import keys_pressed
 from tickcast.wire.errors import ReplayFailed
-from tickcast.wire.playback import MAX, ReplayMode, ReplayState, show_speed
+from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState, format_speed
 from tickcast.wire.times import NS_PER_SECOND
 
-SPEEDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, MAX)
+SPEEDS: Final = (
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    20.0,
+    50.0,
+    100.0,
+    200.0,
+    500.0,
+    1000.0,
+    MAX_SPEED,
+)
 """The speeds that + and - select."""
 _SEEK_S: Final = 10
 """The arrows seek by the amount that is played in this time."""
@@ -169,15 +184,15 @@ def command_of(key: str, state: ReplayState) -> Command | None:
 
 def _seek_ns(state: ReplayState) -> int:
     span = state.last - state.first
-    if state.speed == MAX:
+    if state.speed == MAX_SPEED:
         return span // 20
     return min(span, round(_SEEK_S * state.speed * NS_PER_SECOND))
 
 
 def _next_speed(speed: float, *, faster: bool) -> float | str:
     if faster:
-        return show_speed(min((each for each in SPEEDS if each > speed), default=speed))
-    return show_speed(max((each for each in SPEEDS if each < speed), default=speed))
+        return format_speed(min((each for each in SPEEDS if each > speed), default=speed))
+    return format_speed(max((each for each in SPEEDS if each < speed), default=speed))
 
 
 def share_of(state: ReplayState) -> float:
@@ -188,4 +203,4 @@ def share_of(state: ReplayState) -> float:
 
 def words_of(speed: float) -> str:
     """Format a speed for display."""
-    return "max" if speed == MAX else f"{show_speed(speed)}×"
+    return "max" if speed == MAX_SPEED else f"{format_speed(speed)}×"

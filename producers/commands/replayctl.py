@@ -12,7 +12,7 @@ from tickcast.broker.replays import steer
 from tickcast.commands.options import config_option, feed_option, open_client, redis_option, run
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.encoding import Encoding, encode
-from tickcast.wire.playback import STEPS_MAX, ReplayState, place, read_speed
+from tickcast.wire.playback import STEPS_MAX, ReplayState, parse_speed, resolve_time
 from tickcast.wire.times import Time
 
 _ACTIONS: Final = ("pause", "resume", "seek", "speed", "step", "status")
@@ -47,7 +47,7 @@ def replayctl(
     settings = load_settings(config, redis_url=redis_url)
     command = _command(action, value)
     state = run(_steer(settings, feed, command))
-    click.echo(encode(state.fields(), Encoding.JSON) if as_json else describe(state))
+    click.echo(encode(state.to_fields(), Encoding.JSON) if as_json else describe(state))
 
 
 def _command(action: str, value: str | None) -> dict[str, Any]:
@@ -55,10 +55,10 @@ def _command(action: str, value: str | None) -> dict[str, Any]:
     try:
         match action, value:
             case "seek", str():
-                place(value, Time(0))
+                resolve_time(value, Time(0))
                 return {"do": "seek", "position": value}
             case "speed", str():
-                read_speed(value)
+                parse_speed(value)
                 return {"do": "speed", "speed": value}
             case "step", _:
                 count = int(value or "1")

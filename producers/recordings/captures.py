@@ -114,7 +114,7 @@ class _Reader:
         if received is not None:
             if self._intake is None:
                 raise BadFrame("a frame of no known venue")
-            taken = self._intake.receive(received[2], Time.of_number(received[1].decode(), "s"))
+            taken = self._intake.receive(received[2], Time.from_number(received[1].decode(), "s"))
             return () if isinstance(taken, Notice) else taken
         connected = _CONNECTED.fullmatch(line)
         if connected is not None:

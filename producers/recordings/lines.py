@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from producers.recordings.compressed import DAMAGE, opened_bytes, utf16_of
 from producers.recordings.layout import BadRow
 from producers.recordings.timestamps import read_time
-from tickcast.wire.encoding import from_wire, wire_names
+from tickcast.wire.encoding import field_names, tick_from_message
 from tickcast.wire.errors import InvalidRecording, InvalidTick
 from tickcast.wire.ticks import Bar, Quote, Tick, Trade, validate
 from tickcast.wire.times import Time
@@ -21,7 +21,7 @@ from tickcast.wire.times import Time
 LINE_MAX: Final = 64 * 1024
 """The longest line, in bytes."""
 _KINDS: Final[dict[str, type[Tick]]] = {"t": Trade, "q": Quote, "b": Bar}
-_NAMES: Final = {tag: wire_names(kind) for tag, kind in _KINDS.items()}
+_NAMES: Final = {tag: field_names(kind) for tag, kind in _KINDS.items()}
 _STAMPS: Final = frozenset(("tr", "tw", "rp"))
 """Fields that a server adds to the fields of ticks."""
 _ALPACA: Final = frozenset(("c", "z", "u"))
@@ -106,7 +106,7 @@ def _parse(
             exact = _decode(line.removeprefix(codecs.BOM_UTF8), _EXACT)
             time = (exact if number is None else exact[number])["t"]
         time = _read_time(time)
-    tick = from_wire({**fields, "t": time})
+    tick = tick_from_message({**fields, "t": time})
     validate(tick)
     return [replace(tick, seq=None, snap=False, conflated=0)]
 
@@ -114,10 +114,10 @@ def _parse(
 def _read_time(value: Any) -> Any:
     """Read a time, given as text or as a number since 1970. Raises InvalidTick if it is invalid."""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        return value  # `from_wire` reports the wrong type.
+        return value  # `tick_from_message` reports the wrong type.
     try:
         if isinstance(value, int) or (value[:1].isdecimal() and set(value) <= _DIGITS):
-            return Time.of_number(str(value))
+            return Time.from_number(str(value))
         return read_time(value)
     except ValueError as error:
         message = str(error)

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import dropwhile, islice
 
-from tickcast.wire.playback import Source
+from tickcast.wire.playback import TickSource
 from tickcast.wire.subscriptions import Coverage, Subscription, is_pattern
 from tickcast.wire.ticks import StreamKey, Tick
 from tickcast.wire.times import Time
@@ -15,7 +15,7 @@ from tickcast.wire.times import Time
 class Merged:
     """Several sources merged by due time. Ties keep the order in which the sources are given."""
 
-    def __init__(self, sources: Sequence[Source[Tick]]) -> None:
+    def __init__(self, sources: Sequence[TickSource[Tick]]) -> None:
         self._sources = sources
 
     @property
@@ -42,7 +42,7 @@ class Chosen:
         patterns: symbols, and prefixes such as `BTC-*`.
     """
 
-    def __init__(self, source: Source[Tick], patterns: Iterable[str]) -> None:
+    def __init__(self, source: TickSource[Tick], patterns: Iterable[str]) -> None:
         self._source = source
         self._coverage = Coverage(Subscription("", pattern) for pattern in patterns)
         self._known: dict[str, bool] = {}
@@ -72,7 +72,7 @@ class Chosen:
 class Limited:
     """At most `limit` ticks of a source, counted from where reading starts. Reads no further."""
 
-    def __init__(self, source: Source[Tick], limit: int) -> None:
+    def __init__(self, source: TickSource[Tick], limit: int) -> None:
         self._source = source
         self._limit = limit
 
@@ -104,7 +104,7 @@ def parse_patterns(text: str) -> list[str]:
     return patterns
 
 
-def _from(source: Source[Tick], start: Time | None) -> Iterator[Tick]:
+def _from(source: TickSource[Tick], start: Time | None) -> Iterator[Tick]:
     ticks = source.read(start)
     return ticks if start is None else dropwhile(lambda tick: tick.time < start, ticks)
 

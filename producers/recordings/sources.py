@@ -17,7 +17,7 @@ from producers.recordings.parquet import ParquetRecording
 from tickcast.tapes.lines import TapeHeader, decode_line
 from tickcast.tapes.tape import Tape
 from tickcast.wire.errors import InvalidRecording, InvalidTape
-from tickcast.wire.playback import Source
+from tickcast.wire.playback import TickSource
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -32,7 +32,7 @@ def open_recording(
     columns: Mapping[str, str],
     on_bad_row: BadRow,
     form: RowFormat | None = None,
-) -> Source[Tick]:
+) -> TickSource[Tick]:
     """Detect the format of a file from its content, and open it.
 
     Args:

@@ -97,7 +97,7 @@ class TimeReader:
 
     def _read_other(self, text: str) -> Time:
         if self._unit is not None:
-            return Time.of_number(text, self._unit, anywhere=True)
+            return Time.from_number(text, self._unit, any_year=True)
         parts = _DATE_TIME.fullmatch(text)
         if parts is None:
             if _NUMBER.fullmatch(text):
@@ -135,7 +135,7 @@ class TimeReader:
 
 def _read_number(text: str, unit: Unit | None) -> Time:
     try:
-        return Time.of_number(text, unit)
+        return Time.from_number(text, unit)
     except ValueError as error:
         message = str(error)
     if (place := message.find("YYYYMMDD")) >= 0:
@@ -261,5 +261,5 @@ read_time = _DEFAULT.read
 
 It can be a date, year first, and a time of day, in the forms that ISO 8601, databases and market
 data vendors use, with up to nine digits for fractions of a second. Without an offset it is UTC.
-It can also be a number since 1970, as `Time.of_number` reads it.
+It can also be a number since 1970, as `Time.from_number` reads it.
 """

@@ -23,10 +23,10 @@ from tickcast.broker.steering import (
     StatusCommand,
     StepCommand,
 )
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import BrokerUnavailable, InvalidSettings, ReplayFailed
-from tickcast.wire.playback import Player, ReplayMode, ReplayState, place, read_speed
+from tickcast.wire.playback import Player, ReplayMode, ReplayState, parse_speed, resolve_time
 from tickcast.wire.ticks import StreamKey, Tick, channel_of
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -160,7 +160,7 @@ class Replay:
             for task in done:
                 task.result()
         finally:
-            await end_tasks(tasks)
+            await cancel_and_wait(tasks)
             self._refuse_all()
             await self._leave()
 
@@ -206,7 +206,7 @@ class Replay:
 
     def _wait_s(self) -> float | None:
         """Return the seconds until a tick is due; None means to wait for a command."""
-        due_s = self._deck.due_s
+        due_s = self._deck.next_due_s
         return None if due_s is None else max(due_s, self._free_s) - self._clock()
 
     async def _rest(self, wait_s: float | None) -> None:
@@ -232,7 +232,7 @@ class Replay:
             most = min(most, limit - self.count)
         if rate is not None:
             # The rate limit runs from when ticks were due, so that a late replay catches up.
-            self._free_s = max(self._free_s, self._deck.due_s or now_s)
+            self._free_s = max(self._free_s, self._deck.next_due_s or now_s)
             most = min(most, 1 + int((now_s - self._free_s) * rate))
         return most
 
@@ -263,7 +263,7 @@ class Replay:
     def _epochs_due(self) -> int:
         """Return the number of epochs that should have begun: one each time that times go back."""
         rewinds = self._deck.rewinds
-        return rewinds - self._deck.rounds if self._order.retime else rewinds
+        return rewinds - self._deck.loops if self._order.retime else rewinds
 
     async def _begin_epoch(self) -> None:
         self._epochs = self._epochs_due()
@@ -286,7 +286,7 @@ class Replay:
                 # Unpacking a large file up to the new position may take long. Nothing else changes
                 # the deck meanwhile, and announcements of its state stay accurate enough.
                 ticks = await asyncio.to_thread(self._obey, asked.command)
-                self._deck.begin(self._clock())
+                self._deck.postpone(self._clock())
             else:
                 ticks = self._obey(asked.command)
         except ValueError as error:
@@ -312,9 +312,9 @@ class Replay:
             case ResumeCommand():
                 deck.resume(now_s)
             case SeekCommand(position=position):
-                deck.seek(place(position, self.state.position), now_s)
+                deck.seek(resolve_time(position, self.state.position), now_s)
             case SpeedCommand(speed=speed):
-                deck.set_speed(read_speed(speed), now_s)
+                deck.set_speed(parse_speed(speed), now_s)
             case StepCommand(ticks=count):
                 ticks = deck.step(count, now_s)
                 if self._order.retime:

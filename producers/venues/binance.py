@@ -213,7 +213,7 @@ def _time(number: int) -> Time:
     Raises:
         ValueError: it isn't a plausible time in that unit.
     """
-    return Time.of_number(str(number), "us" if number >= _MICROSECONDS_MIN else "ms")
+    return Time.from_number(str(number), "us" if number >= _MICROSECONDS_MIN else "ms")
 
 
 VENUE: Final[Venue] = Binance()

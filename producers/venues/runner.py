@@ -25,7 +25,7 @@ from producers.venues.capture import Capture, CapturedSession
 from producers.venues.intake import Intake
 from producers.venues.venue import Notice, NoticeKind, Venue, Wants, shown
 from tickcast.client.proxies import NO_SOCKS, proxy_of, through
-from tickcast.tasks import Delays, Reminders, end_tasks
+from tickcast.tasks import ExponentialBackoff, OutageLog, cancel_and_wait
 from tickcast.wire.errors import BadFrame, VenueRefused
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
@@ -68,7 +68,7 @@ class Runner:
         url: overrides the venue's address.
         capture: records all frames.
         unheard_after_s: seconds after which symbols without ticks are logged.
-        dice: adds jitter to the delays; see `Delays`.
+        dice: adds jitter to the delays; see `ExponentialBackoff`.
 
     Attributes:
         intake: processes and counts the frames.
@@ -130,8 +130,8 @@ class Runner:
 
     async def _keep(self, names: list[str], delay_s: float) -> NoReturn:
         """Maintain one connection: reconnect whenever it ends."""
-        delays = Delays(FIRST_DELAY_S, MAX_DELAY_S, self._dice)
-        reminders = Reminders()
+        delays = ExponentialBackoff(FIRST_DELAY_S, MAX_DELAY_S, self._dice)
+        reminders = OutageLog()
         while True:
             await asyncio.sleep(delay_s)
             try:
@@ -141,9 +141,9 @@ class Runner:
             except (OSError, TimeoutError, WebSocketException) as error:
                 self._raise_if_final(error)
                 failure: Exception = error
-            delay_s = delays.next_s()
+            delay_s = delays.next_delay_s()
             self.reconnects += 1
-            if reminders.is_due(monotonic(), failure):
+            if reminders.should_log(monotonic(), failure):
                 reason = (str(failure) or "it has fallen silent") + through(self._proxy)
                 logger.warning(
                     "connection lost",
@@ -163,7 +163,7 @@ class Runner:
             raise VenueRefused(f"{self._url}{through(self._proxy)}: {error}") from None
 
     async def _connect_once(
-        self, names: list[str], delays: Delays, reminders: Reminders
+        self, names: list[str], delays: ExponentialBackoff, reminders: OutageLog
     ) -> NoReturn:
         """Open a connection and process its frames. The end of the connection is an exception."""
         self._proxy = proxy_of(self._url)
@@ -203,7 +203,7 @@ class Runner:
                     kept.received(frame, received)
                 await self._take(frame, received)
         finally:
-            await end_tasks([asking])
+            await cancel_and_wait([asking])
             if not asking.cancelled():
                 asking.exception()  # Mark it as retrieved: the socket raises the same error.
 

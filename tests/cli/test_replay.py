@@ -32,9 +32,9 @@ from tickcast.broker.steering import (
 )
 from tickcast.commands.keyboard import split
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed
-from tickcast.wire.playback import MAX, ReplayMode, ReplayState
+from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState
 from tickcast.wire.times import Time
 
 
@@ -274,7 +274,7 @@ async def test_without_a_terminal_lines_say_where_it_stands(
                 said += capsys.readouterr().err
                 playing.count = min(3_000, 1_000 * said.count("\n"))
     finally:
-        await end_tasks([shown])
+        await cancel_and_wait([shown])
     lines = said.splitlines()
     assert lines[0].startswith(
         "tickcast: playing at 2013-09-01T17:00:50.123Z, 30% of it, 2×, 0 ticks, "
@@ -294,7 +294,7 @@ def test_keys_are_told_apart() -> None:
 
 def test_what_keys_mean() -> None:
     state = ReplayState(ReplayMode.PLAYING, Time(50 * 10**9), 2.0, Time(0), Time(100 * 10**9))
-    paused, fastest = state._replace(mode=ReplayMode.PAUSED), state._replace(speed=MAX)
+    paused, fastest = state._replace(mode=ReplayMode.PAUSED), state._replace(speed=MAX_SPEED)
     assert isinstance(command_of(" ", state), PauseCommand)
     assert isinstance(command_of(" ", paused), ResumeCommand)
     assert command_of("right", state) == SeekCommand(id="key", position=70 * 10**9)

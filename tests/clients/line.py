@@ -11,7 +11,7 @@ from tickcast.client.accounts import Gap
 from tickcast.client.notices import Event, Heartbeat
 from tickcast.client.resume import RequestedOptions
 from tickcast.client.state import ClientState, Message
-from tickcast.wire.actions import Auth, Play, Steer
+from tickcast.wire.actions import Auth, PlayTape, SteerReplay
 from tickcast.wire.encoding import TEXT, Encoding, split_frames
 from tickcast.wire.playback import ReplayState
 from tickcast.wire.sequence import Batch, SequenceTracker
@@ -152,7 +152,7 @@ class Line:
         request = self.server.session.read(message)
         if self.server.session.must_renew:
             run_all(self.server.session.renew())
-        assert not isinstance(request, Auth | Play | Steer)
+        assert not isinstance(request, Auth | PlayTape | SteerReplay)
         if request is not None:
             epoch = self.world.enter_epoch()
             run_all(self.server.session.complete(request, lambda: epoch))

@@ -19,7 +19,7 @@ from producers.synthetic.synthetic import generate, symbol_names
 from tests.faults.serving import ServerProcess
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.times import Time
 
 ARGUMENTS: Final = [
@@ -81,7 +81,7 @@ async def trading(
     try:
         yield
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
 
 
 @pytest_asyncio.fixture

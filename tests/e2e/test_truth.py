@@ -16,7 +16,7 @@ from tests.e2e.conftest import PHONE, Visit, trading, visiting
 from tests.faults.serving import ServerProcess
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.ticks import Quote, StreamKey, Tick, Trade
 from tickcast.wire.times import Time
 
@@ -155,7 +155,7 @@ async def quoting(publisher: Publisher) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -17,7 +17,7 @@ from typing import Any, Final
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor, Message
 from tests.faults.children import end_with_parent, until
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding
 
 _PATIENCE_S: Final = 40.0
@@ -132,7 +132,7 @@ async def serve(url: str, symbol: str, size: int) -> None:
             if task.done():
                 task.result()
     finally:
-        await end_tasks([answering, *tasks])
+        await cancel_and_wait([answering, *tasks])
 
 
 async def _answer_all(lines: asyncio.StreamReader, symbol: str, members: list[Member]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 
 
 class Proxy:
@@ -81,7 +81,7 @@ class Proxy:
         """Cut every connection and accept no more."""
         self.open = False
         self.cut()
-        await end_tasks(self._joining)
+        await cancel_and_wait(self._joining)
 
 
 class _End(asyncio.Protocol):

@@ -22,7 +22,7 @@ from tests.faults.source import Source
 from tests.faults.valkey import Valkey, our_client
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.ticks import DEFAULT_FEED
 
@@ -77,7 +77,7 @@ class Scene:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await end_tasks(self._tasks.values())
+        await cancel_and_wait(self._tasks.values())
         if error is not None:
             for child in self._children:
                 print(f"--- {child.name} said:\n{child.said()[-4000:]}")  # noqa: T201
@@ -164,7 +164,7 @@ class Scene:
 
     async def end(self, part: Runs) -> None:
         """End something that was started."""
-        await end_tasks([self._tasks.pop(part)])
+        await cancel_and_wait([self._tasks.pop(part)])
 
     # -- waiting
 

@@ -25,7 +25,7 @@ from tests.faults.report import tell_numbers
 from tests.faults.scene import Scene
 from tests.faults.serving import can_look_inside
 from tests.faults.source import Source, made_up
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 
 pytestmark = pytest.mark.faults
 
@@ -188,7 +188,7 @@ async def test_expensive_requests(directory: Path, scale: Scale, attackers: int)
                 tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
             )
             assert not done, [task.result() for task in done]
-            await end_tasks(tasks)
+            await cancel_and_wait(tasks)
             await scene.pass_by(0.1)
             late = bystander.take()
             assert len(late) > RATE / 2 * (time.monotonic() - began), name

@@ -21,7 +21,7 @@ from tests.faults.report import assert_exact, tell, tell_numbers
 from tests.faults.scene import Scene
 from tests.faults.serving import ServerProcess
 from tests.faults.source import Source, needs_recording, recorded
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.ticks import Trade
 
@@ -115,7 +115,7 @@ class Question:
             await until(self._is_answered, ANSWERED_WITHIN_S, f"ticks from {self.first} on")
             assert not task.done()
         finally:
-            await end_tasks([task])
+            await cancel_and_wait([task])
         self.live_s = clock() - began
         account = self.auditor.accounts.streams["trades", "ES"]
         assert self.auditor.sums == Sums(delivered=account.last - self.first + 1)

@@ -22,7 +22,7 @@ from tests.faults.serving import ServerProcess, can_look_inside
 from tests.faults.source import Source, made_up
 from tests.faults.valkey import Valkey
 from tickcast.broker.publisher import Publisher
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.times import Time
 
@@ -67,7 +67,7 @@ class Visitors:
                     await asyncio.sleep(random.uniform(0.05, 1) * self.stays_s)
                     visitor.cut()
             finally:
-                await end_tasks([task])
+                await cancel_and_wait([task])
             self.count += 1
             self.sums += visitor.sums
             assert visitor.sums.faults == {}, visitor.accounts.streams
@@ -186,5 +186,5 @@ async def test_no_task_is_left_behind(server: RunningServer, publisher: Publishe
         await until(lambda: sum(place.count for place in places) > 50, 20, "visitors come and go")
         assert not any(task.done() for task in tasks)
     finally:
-        await end_tasks(tasks)
+        await cancel_and_wait(tasks)
     await until(lambda: len(asyncio.all_tasks()) <= before, 10, "their tasks have ended")

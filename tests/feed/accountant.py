@@ -12,7 +12,7 @@ from feed.server.session import Session
 from feed.transport.slices import Steps, run_all
 from tests.builders import ListSink
 from tests.feed.world import World
-from tickcast.wire.actions import Auth, Play, Steer
+from tickcast.wire.actions import Auth, PlayTape, SteerReplay
 from tickcast.wire.encoding import Encoding, encode
 
 BOUND = 150
@@ -80,7 +80,7 @@ class Accountant:
         """Send an action, and carry out `_steps` of its steps, or all of them."""
         self.finish()  # As in the server, the previous message is finished first.
         request = self.session.read(encode(action, Encoding.JSON).decode())
-        assert not isinstance(request, Auth | Play | Steer)
+        assert not isinstance(request, Auth | PlayTape | SteerReplay)
         if self.session.must_renew:
             run_all(self.session.renew())
         if request is not None and not self.dead:

@@ -30,7 +30,7 @@ from tests.talk import Talk, talking
 from tests.tickcast.client.tapes import write_tape
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
-from tickcast.wire.actions import Verb
+from tickcast.wire.actions import ReplayCommand
 from tickcast.wire.playback import ReplayMode
 
 DEMO, ALL = make_key_id(), make_key_id()
@@ -109,7 +109,7 @@ def bearer(secret: str) -> dict[str, str]:
 def test_every_action_is_in_the_table() -> None:
     said = {message["action"] for message, _ in ACTIONS}
     described = {name for name, each in SCHEMAS.items() if "action" in each.get("properties", {})}
-    assert said == described - {"steer"} | {verb.value for verb in Verb}
+    assert said == described - {"steer"} | {verb.value for verb in ReplayCommand}
 
 
 async def test_actions(server: RunningServer, replay: Replay) -> None:

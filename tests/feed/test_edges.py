@@ -30,7 +30,7 @@ from tests.talk import Talk, talking
 from tests.tickcast.client.tapes import write_tape
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
-from tickcast.wire.actions import Verb
+from tickcast.wire.actions import ReplayCommand
 
 SCHEMAS: Final[dict[str, Any]] = yaml.safe_load(
     (Path(__file__).resolve().parents[2] / "docs" / "asyncapi.yaml").read_text("utf-8")
@@ -56,7 +56,10 @@ ONLY_MSGPACK: Final[list[Any]] = [
     msgpack.Timestamp(253_402_300_799, 999_999_999), msgpack.Timestamp(9_223_372_036, 854_775_807),
 ]  # fmt: skip
 
-_STEERED: Final[dict[Verb, Message]] = {Verb.SEEK: {"position": T0}, Verb.SPEED: {"speed": 2}}
+_STEERED: Final[dict[ReplayCommand, Message]] = {
+    ReplayCommand.SEEK: {"position": T0},
+    ReplayCommand.SPEED: {"speed": 2},
+}
 
 # A valid example of each action, before one of its fields is replaced.
 SOUND: Final[dict[str, list[Message]]] = {
@@ -73,7 +76,7 @@ SOUND: Final[dict[str, list[Message]]] = {
     "replay": [{"action": "replay", "id": 9, "tape": "hundred", "trades": ["ES"]}],
     "steer": [
         {"action": verb.value, **more, **place}
-        for verb in Verb
+        for verb in ReplayCommand
         for place in ({"id": "held"}, {})
         for more in [_STEERED.get(verb, {})]
     ],

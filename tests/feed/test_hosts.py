@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.conftest import RunningServer, running_server
 from tests.talk import talking
-from tickcast.addresses import is_known_host
+from tickcast.addresses import is_allowed_host
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.errors import InvalidSettings
 
@@ -42,7 +42,7 @@ from tickcast.wire.errors import InvalidSettings
     ],
 )
 def test_names_that_nobody_can_take(host: str, known: bool) -> None:
-    assert is_known_host(host, ()) is known
+    assert is_allowed_host(host, ()) is known
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_names_that_nobody_can_take(host: str, known: bool) -> None:
     ],
 )
 def test_names_that_are_configured(pattern: str, host: str, known: bool) -> None:
-    assert is_known_host(host, [pattern]) is known
+    assert is_allowed_host(host, [pattern]) is known
 
 
 @pytest.mark.parametrize("name", ["", "http://x", "a b", "x:80", "*x.org", "a.*", "-a.org"])

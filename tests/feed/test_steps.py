@@ -20,7 +20,7 @@ from feed.server.session import Session
 from feed.transport import slices
 from feed.transport.slices import Steps, run_all
 from tests.builders import NOW, ListSink, trade
-from tickcast.wire.actions import Auth, Play, Steer
+from tickcast.wire.actions import Auth, PlayTape, SteerReplay
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant, Time
@@ -51,7 +51,7 @@ class Market:
         for symbol in self.seqs:
             self.seqs[symbol] += 1
             self.hub.publish(key_of(symbol), [trade(symbol, seq=self.seqs[symbol])], 1, "e1")
-        steady_s = self.now.steady_s + later_ms / 1000
+        steady_s = self.now.monotonic_s + later_ms / 1000
         self.now = Instant(steady_s, Time(self.now.wall + int(later_ms * 1e6)))
         self.hub.flush(self.now)
 
@@ -73,7 +73,7 @@ class Client:
     def begin(self, **action: Any) -> Steps:
         request = self.session.read(json.dumps(action))
         assert request is not None
-        assert not isinstance(request, Auth | Play | Steer)
+        assert not isinstance(request, Auth | PlayTape | SteerReplay)
         return self.session.complete(request, lambda: "e1")
 
     def ask(self, **action: Any) -> None:
@@ -205,7 +205,7 @@ def test_intervals_can_change_while_ticks_come(market: Market) -> None:
     carry_out(second.begin(action="subscribe", trades=["*"], conflate_ms=0), market.tick)
     for _ in range(60):
         market.tick(later_ms=5)
-    market.hub.flush(Instant(market.now.steady_s + 1, market.now.wall))
+    market.hub.flush(Instant(market.now.monotonic_s + 1, market.now.wall))
     heard_second = [each for each in second.sink.take() if each["T"] == "t"]
     for client, last, heard in ((first, begun, first.sink.take()), (second, came, heard_second)):
         assert client is not None
@@ -294,7 +294,7 @@ def test_what_is_done_is_paid_for(market: Market, monkeypatch: pytest.MonkeyPatc
     assert client.session.read(configure) is None
     (error,) = client.sink.take()
     assert error["code"] == 429
-    market.now = Instant(market.now.steady_s + 2, market.now.wall)
+    market.now = Instant(market.now.monotonic_s + 2, market.now.wall)
     assert client.session.read(configure) is not None
     # Streams that other clients already hold cost nothing.
     other.ask(action="configure", stamps=True)

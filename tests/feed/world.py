@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from feed.fanout.hub import Hub
 from feed.history.pages import HistoryCache
 from tests.builders import T0, trades
-from tickcast.wire.sequence import Batch, Due, History, HistoryPlace, SequenceGap, SequenceTracker
+from tickcast.wire.sequence import (
+    Batch,
+    History,
+    SequenceEvent,
+    SequenceGap,
+    SequenceTracker,
+    TimeLocation,
+)
 from tickcast.wire.ticks import Bar, StreamKey, Tick, Trade
 from tickcast.wire.times import Instant, Time
 
@@ -59,13 +66,13 @@ class Store:
         through = stored.seq if complete else page[-1].ticks[-1].seq or 0
         return History(stored.epoch, stored.seq, page, max(after, through), complete)
 
-    def locate(self, key: StreamKey, time: Time) -> HistoryPlace:
+    def locate(self, key: StreamKey, time: Time) -> TimeLocation:
         stored = self.stream(key)
         wanted = max(1, time - T0)
         oldest = stored.batches[0].first_seq if stored.batches else stored.seq + 1
         if wanted > stored.seq:
-            return HistoryPlace(stored.epoch, stored.seq, stored.seq, trimmed=False)
-        return HistoryPlace(
+            return TimeLocation(stored.epoch, stored.seq, stored.seq, trimmed=False)
+        return TimeLocation(
             stored.epoch, stored.seq, max(wanted, oldest) - 1, trimmed=wanted < oldest
         )
 
@@ -87,14 +94,14 @@ class World:
         latest = stored.batches[-1].ticks[-1] if stored.batches else None
         self.hub.open_stream(key, latest, 1, epoch=epoch, seq=stored.seq)
         run = self.runs[key] = SequenceTracker()
-        self.deliver(key, run.start(epoch, stored.seq))
+        self.deliver(key, run.start_after(epoch, stored.seq))
 
     def publish(self, key: StreamKey, count: int, arrives: bool) -> None:
         batch = self.store.publish(key, count)
         if arrives:
-            self.deliver(key, self.runs[key].live(batch))
+            self.deliver(key, self.runs[key].add_batch(batch))
 
-    def deliver(self, key: StreamKey, due: list[Due]) -> None:
+    def deliver(self, key: StreamKey, due: list[SequenceEvent]) -> None:
         for item in due:
             if isinstance(item, SequenceGap):
                 self.hub.announce(key, item, self.now, self.runs[key].epoch)
@@ -111,7 +118,7 @@ class World:
         """Read history for a run that is behind; the answer may take a while."""
         run = self.runs[key]
         if run.behind and key not in self.asked:
-            after = run.ask()
+            after = run.begin_repair()
             history = self.store.history(key, after)
             if history.epoch != run.epoch and after:
                 history = self.store.history(key, 0)
@@ -132,7 +139,7 @@ class World:
             assert not run.behind
 
     def pass_time(self, ms: float) -> None:
-        steady_s = self.now.steady_s + ms / 1000
+        steady_s = self.now.monotonic_s + ms / 1000
         self.now = Instant(steady_s, Time(int(steady_s * 1e9)))
         self.hub.flush(self.now)
 

@@ -62,7 +62,7 @@ from tickcast.wire import messages as protocol
 from tickcast.wire.actions import (
     Action,
     Auth,
-    Bearer,
+    BearerToken,
     Configure,
     KeyAndSecret,
     Subscribe,
@@ -127,7 +127,7 @@ def _say(action: Action) -> dict[str, Any]:
     match action:
         case Auth(KeyAndSecret(key, secret)):
             said |= {"key": key, "secret": secret}
-        case Auth(Bearer(token)):
+        case Auth(BearerToken(token)):
             said["token"] = token
         case Configure():
             given = msgspec.structs.asdict(action)
@@ -171,7 +171,7 @@ def check_time_wire(data: bytes) -> None:
 def _check_time(time: Time) -> None:
     assert -(2**63) <= time < 2**63
     assert Time.parse(time.rfc3339()) == time
-    packed = msgspec.msgpack.encode(time.ext())
+    packed = msgspec.msgpack.encode(time.msgpack_ext())
     assert Time.from_wire(msgpack.unpackb(packed)) == time
 
 
@@ -344,7 +344,7 @@ def check_credentials(data: bytes) -> None:
     headers = [(name.lower(), value) for name, _, value in map(_cut, data.split(b"\n"))]
     with suppress(AuthFailed):
         credentials = credentials_in(headers)
-        if isinstance(credentials, Bearer):
+        if isinstance(credentials, BearerToken):
             key_id_of(credentials.text)
     with suppress(AuthFailed):
         verify_token(data.decode("latin-1"), _TOKEN_KEY)
@@ -371,7 +371,16 @@ _PACKED_ACTIONS: Final = tuple(
 )
 _PACKED_TIMES: Final = tuple(
     msgspec.msgpack.encode(value)
-    for value in (0, -1, 2**63, "1970-01-01T00:00:00Z", Time(1).ext(), Time(-1).ext(), 1.5, None)
+    for value in (
+        0,
+        -1,
+        2**63,
+        "1970-01-01T00:00:00Z",
+        Time(1).msgpack_ext(),
+        Time(-1).msgpack_ext(),
+        1.5,
+        None,
+    )
 )
 
 TARGETS: Final = (

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tickcast.addresses import is_loopback, is_origin_pattern, is_welcome
+from tickcast.addresses import is_allowed_origin, is_loopback, is_origin_pattern
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ from tickcast.addresses import is_loopback, is_origin_pattern, is_welcome
 def test_patterns_of_origins(pattern: str, matching: list[str], others: list[str]) -> None:
     assert is_origin_pattern(pattern)
     for origin in matching:
-        assert is_welcome(origin, "wss", "own.example", [pattern]), origin
+        assert is_allowed_origin(origin, "wss", "own.example", [pattern]), origin
     for origin in others:
-        assert not is_welcome(origin, "wss", "own.example", [pattern]), origin
+        assert not is_allowed_origin(origin, "wss", "own.example", [pattern]), origin
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from tests.conftest import until
-from tickcast.tasks import BackgroundTasks, Delays, Reminders
+from tickcast.tasks import BackgroundTasks, ExponentialBackoff, OutageLog
 
 logger = logging.getLogger("tickcast.test")
 
@@ -84,37 +84,39 @@ async def test_work_that_fails_once_is_logged(caplog: pytest.LogCaptureFixture) 
     await tasks.close()
 
 
-def test_delays_double_up_to_their_end_and_begin_anew() -> None:
-    delays = Delays(0.5, 3.0, lambda: 1.0)
-    assert delays.is_first
-    assert [delays.next_s() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
-    assert not delays.is_first
-    delays.reset()
-    assert delays.is_first
-    assert delays.next_s() == 0.5
+def test_the_bound_doubles_up_to_its_maximum_until_a_reset() -> None:
+    backoff = ExponentialBackoff(0.5, 3.0, lambda: 1.0)
+    assert backoff.is_first
+    assert [backoff.next_delay_s() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+    assert not backoff.is_first
+    backoff.reset()
+    assert backoff.is_first
+    assert backoff.next_delay_s() == 0.5
 
 
-def test_delays_lie_anywhere_below_their_bound() -> None:
-    assert Delays(8.0, 8.0, lambda: 0.25).next_s() == 2.0
-    assert all(0 <= Delays(1.0, 1.0).next_s() <= 1 for _ in range(100))
+def test_a_delay_lies_anywhere_below_its_bound() -> None:
+    assert ExponentialBackoff(8.0, 8.0, lambda: 0.25).next_delay_s() == 2.0
+    assert all(0 <= ExponentialBackoff(1.0, 1.0).next_delay_s() <= 1 for _ in range(100))
 
 
 def test_a_lasting_outage_is_reported_less_and_less_often() -> None:
-    reminders = Reminders()
+    reminders = OutageLog()
     day = [second * 0.7 for second in range(round(86_400 / 0.7))]
-    reported = [now_s for now_s in day if reminders.is_due(now_s, OSError())]
+    reported = [now_s for now_s in day if reminders.should_log(now_s, OSError())]
     assert len(reported) < 160
     assert [round(now_s) for now_s in reported[:5]] == [0, 10, 31, 71, 152]
     assert max(later - now for now, later in pairwise(reported)) < 601
 
 
 def test_another_kind_of_error_is_reported_at_once_and_the_next_outage_too() -> None:
-    reminders = Reminders()
-    assert reminders.is_due(0, ConnectionRefusedError())
-    assert not reminders.is_due(1, ConnectionRefusedError("again"))
-    assert reminders.is_due(2, TimeoutError())
-    assert not any(reminders.is_due(3, error()) for error in (ConnectionRefusedError, TimeoutError))
-    assert reminders.is_due(10, ConnectionRefusedError())
+    reminders = OutageLog()
+    assert reminders.should_log(0, ConnectionRefusedError())
+    assert not reminders.should_log(1, ConnectionRefusedError("again"))
+    assert reminders.should_log(2, TimeoutError())
+    assert not any(
+        reminders.should_log(3, error()) for error in (ConnectionRefusedError, TimeoutError)
+    )
+    assert reminders.should_log(10, ConnectionRefusedError())
     reminders.reset()
-    assert reminders.is_due(11, TimeoutError())
-    assert not reminders.is_due(12, TimeoutError())
+    assert reminders.should_log(11, TimeoutError())
+    assert not reminders.should_log(12, TimeoutError())

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import translated_errors
-from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, level_of
+from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, log_level_of
 
 _RETRY_MAX_S: Final = 300
 
@@ -45,7 +45,7 @@ class ConnectRateLimiter:
                 with translated_errors():
                     return await self._note(self._shared, party)
             except (BrokerUnavailable, BrokerUnsuitable) as error:
-                logger.log(level_of(error), "counting attempts alone: %s", error)
+                logger.log(log_level_of(error), "counting attempts alone: %s", error)
         return await self._note(self._alone, party)
 
     async def _note(self, limiter: SlidingWindowCounterRateLimiter, party: str) -> int:

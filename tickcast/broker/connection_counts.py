@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from tickcast.broker import keys
 from tickcast.broker.client import execute, translated_errors
 from tickcast.broker.scripts import Call, Script
-from tickcast.tasks import end_tasks
-from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, level_of
+from tickcast.tasks import cancel_and_wait
+from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, log_level_of
 
 _COUNTS_FOR_S: Final = 10
 """How long the seats of a server that has fallen silent still count."""
@@ -116,14 +116,14 @@ class ConnectionLimiter:
                     await self._tell()
                 except (BrokerUnavailable, BrokerUnsuitable) as error:
                     logger.log(
-                        level_of(error), "can't tell how many connections there are: %s", error
+                        log_level_of(error), "can't tell how many connections there are: %s", error
                     )
             await asyncio.sleep(_TELL_S)
 
     async def leave(self) -> None:
         """Remove this server from the store."""
         if self._asking is not None:
-            await end_tasks([self._asking])
+            await cancel_and_wait([self._asking])
         try:
             with translated_errors():
                 await self._client.zrem(keys.SEATED_SERVERS, self._me)
@@ -162,7 +162,7 @@ class ConnectionLimiter:
         try:
             replies = await _TAKE.call_all(self._client, [self._call_of(ask) for ask in asks])
         except (BrokerUnavailable, BrokerUnsuitable) as error:
-            logger.log(level_of(error), "counting connections alone: %s", error)
+            logger.log(log_level_of(error), "counting connections alone: %s", error)
         finally:
             for place, ask in enumerate(asks):
                 names, full = list(ask.rooms), replies[place] if replies is not None else 0

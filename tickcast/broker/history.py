@@ -12,8 +12,8 @@ from tickcast.broker import keys
 from tickcast.broker.scripts import Script
 from tickcast.wire.encoding import unpack
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.sequence import Batch, History, HistoryPlace
-from tickcast.wire.ticks import StreamKey, number
+from tickcast.wire.sequence import Batch, History, TimeLocation
+from tickcast.wire.ticks import StreamKey, assign_seqs
 from tickcast.wire.times import Time
 
 PAGE_TICKS: Final = 2_000
@@ -40,7 +40,7 @@ async def read_histories(client: Redis, wanted: Sequence[tuple[StreamKey, int]])
     return [_to_history(after, reply) for (_, after), reply in zip(wanted, replies, strict=True)]
 
 
-async def locate(client: Redis, wanted: Sequence[tuple[StreamKey, Time]]) -> list[HistoryPlace]:
+async def locate(client: Redis, wanted: Sequence[tuple[StreamKey, Time]]) -> list[TimeLocation]:
     """Return the position of each time in its stream. Raises like `Script.call`."""
     replies = await _LOCATE.call_all(
         client, [(_keys(stream), (keys.sortable(time),)) for stream, time in wanted]
@@ -69,10 +69,10 @@ def _to_batches(epoch: str, entries: Iterable[_Entry]) -> Iterable[Batch]:
             logger.warning("left out history entry %s: %s", entry[0].decode(), error)
             continue
         if ticks:
-            yield Batch(epoch, number(ticks, last - len(ticks) + 1), stored_ms * 1000)
+            yield Batch(epoch, assign_seqs(ticks, last - len(ticks) + 1), stored_ms * 1000)
 
 
-def _to_place(time: Time, reply: Sequence[Any]) -> HistoryPlace:
+def _to_place(time: Time, reply: Sequence[Any]) -> TimeLocation:
     epoch, seq, found, *entries = reply
     end = int(seq)
     before, trimmed = end, found == b"TRIMMED"
@@ -81,7 +81,7 @@ def _to_place(time: Time, reply: Sequence[Any]) -> HistoryPlace:
         due = [tick.seq for tick in batch.ticks if trimmed or tick.time >= time]
         if due:
             before = (due[0] or 0) - 1
-    return HistoryPlace(epoch.decode(), end, before, trimmed)
+    return TimeLocation(epoch.decode(), end, before, trimmed)
 
 
 def _numbers_of(entry: _Entry) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from tickcast.broker.batch_sender import BatchSender, OutgoingBatch
 from tickcast.broker.publish_buffer import WAITING_TICKS_MAX, DroppedTicks, PublishBuffer
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable
 from tickcast.wire.ticks import StreamKey, Tick
 
@@ -244,7 +244,7 @@ class Publisher:
         """Stop, and account for the ticks that are not published."""
         try:
             if self._sending is not None:
-                await end_tasks([self._sending])
+                await cancel_and_wait([self._sending])
             await self._sender.close()
         finally:
             self._stop_trimming()

@@ -118,7 +118,7 @@ class ReplayControl:
     ) -> None:
         reply: dict[str, Any] = {"id": (_read_map(data) or {}).get("id")}
         try:
-            reply |= (await carry_out(parse_command(data))).fields()
+            reply |= (await carry_out(parse_command(data))).to_fields()
         except ReplayFailed as error:
             reply["error"] = str(error)
         channel = self._channel(keys.replay_replies(self.feed))
@@ -223,7 +223,7 @@ async def _reply(replies: PubSub, id_: str) -> ReplayState:
         if "error" in reply:
             raise ReplayFailed(str(reply["error"]))
         try:
-            return ReplayState.of_fields(reply)
+            return ReplayState.from_fields(reply)
         except (ValueError, KeyError, TypeError):
             raise ReplayFailed("the replay gives an answer that makes no sense") from None
 
@@ -241,13 +241,13 @@ async def read_state(client: Redis, feed: str) -> ReplayState | None:
 
 def pack_state(state: ReplayState) -> bytes:
     """Encode a state for Redis, as the JSON map that clients receive."""
-    return encode(state.fields(), Encoding.JSON)
+    return encode(state.to_fields(), Encoding.JSON)
 
 
 def unpack_state(data: bytes) -> ReplayState | None:
     """Decode the output of `pack_state`; return None if it is invalid."""
     try:
-        return ReplayState.of_fields(_read_map(data) or {})
+        return ReplayState.from_fields(_read_map(data) or {})
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -16,8 +16,8 @@ from tickcast.broker.history import locate, read_histories
 from tickcast.broker.scripts import Script
 from tickcast.wire.encoding import unpack
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.sequence import Due, History, HistoryPlace, SequenceTracker
-from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, is_symbol, number
+from tickcast.wire.sequence import History, SequenceEvent, SequenceTracker, TimeLocation
+from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, assign_seqs, is_symbol
 from tickcast.wire.times import Time
 
 _PIPELINE_KEYS: Final = 500
@@ -118,15 +118,15 @@ class Store:
         """Like `history`, for several streams at once, in the given order."""
         return await read_histories(self._client, wanted)
 
-    async def read_after(self, stream: StreamKey, run: SequenceTracker) -> list[Due]:
+    async def read_after(self, stream: StreamKey, run: SequenceTracker) -> list[SequenceEvent]:
         """Read one page of history for a run that is behind, and return the items to deliver."""
-        after = run.ask()
+        after = run.begin_repair()
         history = await self.history(stream, after)
         if history.epoch != run.epoch and after:
             history = await self.history(stream, 0)
         return run.repair(history)
 
-    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[HistoryPlace]:
+    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[TimeLocation]:
         """Return the position of a time in each stream, in the given order."""
         return await locate(self._client, wanted)
 
@@ -169,7 +169,7 @@ def _to_head(fields: Sequence[bytes | None]) -> StreamHead:
         logger.warning("left out a stream whose numbers make no sense: %.60r %.60r", epoch, seq)
         return StreamHead("", 0, None, 0)
     try:
-        tick = number(unpack(latest), last)[0] if latest else None
+        tick = assign_seqs(unpack(latest), last)[0] if latest else None
     except (InvalidTick, IndexError) as error:
         logger.warning("left out a latest tick: %s", error)
         tick = None

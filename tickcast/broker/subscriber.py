@@ -19,7 +19,7 @@ from tickcast.broker import keys
 from tickcast.broker.client import channel_of, check_version, named, translated_errors
 from tickcast.broker.pipelined import Command, PipelinedConnection
 from tickcast.broker.resp import RespReader, open_connection
-from tickcast.tasks import Reminders, end_tasks
+from tickcast.tasks import OutageLog, cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, TickcastError
 
 _BACKOFF_FIRST_S: Final = 0.1
@@ -76,7 +76,7 @@ class Subscriber:
         self._transport: asyncio.Transport | None = None
         self._replies: RespReader | None = None
         self._first_try = asyncio.Event()
-        self._reminders = Reminders()
+        self._reminders = OutageLog()
         self._connects = 0
         self._heartbeats = keys.heartbeat(secrets.token_hex(6))
         self._hurry = asyncio.Event()
@@ -140,7 +140,7 @@ class Subscriber:
                 if self.connected:
                     delay = _BACKOFF_FIRST_S
                     self._reminders.reset()
-                if self._reminders.is_due(time.monotonic(), error):
+                if self._reminders.should_log(time.monotonic(), error):
                     logger.warning("Redis is away, trying again until it is back: %s", error)
             finally:
                 self._drop_connection()
@@ -226,7 +226,7 @@ class Subscriber:
         finally:
             # Disconnect first and without waiting: this may be cancelled while the tasks end.
             await connection.disconnect(nowait=True)
-            await end_tasks(tasks)
+            await cancel_and_wait(tasks)
 
     async def _resubscribe(self) -> None:
         """Subscribe to all channels again, unless this is the first connection."""

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from tickcast.tasks import Delays
+from tickcast.tasks import ExponentialBackoff
 from tickcast.wire.errors import CloseCode, Fault
 
 FIRST_S: Final = 0.2
@@ -44,7 +44,7 @@ class Backoff:
     """
 
     def __init__(self, dice: Callable[[], float] = random.random) -> None:
-        self._delays = Delays(FIRST_S, MAX_S, dice)
+        self._delays = ExponentialBackoff(FIRST_S, MAX_S, dice)
 
     def after_close(self, code: int, lasted_s: float, retry_s: float = 0.0) -> float | None:
         """Return the seconds to wait after a close code (0: cut), or None to not reconnect.
@@ -59,7 +59,7 @@ class Backoff:
             self._delays.reset()
         # Reconnect at once only the first time: a server might close every connection this way.
         is_first = self._delays.is_first
-        delay_s = self._delays.next_s()
+        delay_s = self._delays.next_delay_s()
         if code == CloseCode.RESTART and retry_s:
             return retry_s
         at_once = code == CloseCode.RESTART or code in _AT_ONCE
@@ -74,7 +74,7 @@ class Backoff:
         """
         if status is not None and status not in _RETRIED:
             return None
-        return max(self._delays.next_s(), min(retry_after_s, RETRY_AFTER_MAX_S))
+        return max(self._delays.next_delay_s(), min(retry_after_s, RETRY_AFTER_MAX_S))
 
 
 class Pace:
@@ -95,7 +95,7 @@ class Pace:
     """
 
     def __init__(self, dice: Callable[[], float] = random.random) -> None:
-        self._delays = Delays(REFUSED_FIRST_S, REFUSED_MAX_S, lambda: (1 + dice()) / 2)
+        self._delays = ExponentialBackoff(REFUSED_FIRST_S, REFUSED_MAX_S, lambda: (1 + dice()) / 2)
 
     def granted(self) -> None:
         """Start over: the server has accepted a message."""
@@ -103,4 +103,4 @@ class Pace:
 
     def after_refusal(self, code: int | None) -> float | None:
         """Return the seconds to wait after an error code, or None if waiting does not help."""
-        return self._delays.next_s() if code == Fault.RATE_LIMITED.code else None
+        return self._delays.next_delay_s() if code == Fault.RATE_LIMITED.code else None

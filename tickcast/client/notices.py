@@ -82,7 +82,7 @@ def event_in(notice: Mapping[str, Any]) -> ReplayState | Heartbeat | None:
     """
     match notice["T"]:
         case "replay" if "id" not in notice:
-            return ReplayState.of_fields(notice)
+            return ReplayState.from_fields(notice)
         case "heartbeat":
             time = Time.from_wire(notice["t"])
             counts = (

@@ -26,7 +26,7 @@ from tickcast.client.state import (
 )
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
-from tickcast.wire.playback import MAX, ReplayMode, ReplayState, check_speed, show_speed
+from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState, check_speed, format_speed
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -194,7 +194,7 @@ class PrivateReplay:
                 reply = await self._conversation.ask(self._socket, question)
             finally:
                 self._drops = False
-        return ReplayState.of_fields(reply)
+        return ReplayState.from_fields(reply)
 
     async def _receive(self) -> None:
         try:
@@ -218,7 +218,7 @@ class PrivateReplay:
 
     def _take_notice(self, notice: Notice) -> None:
         if notice["T"] == "replay":
-            self._state = ReplayState.of_fields(notice)
+            self._state = ReplayState.from_fields(notice)
             self._drops = False
             self._conversation.answer(notice)
             if self._state.mode is ReplayMode.ENDED:
@@ -232,4 +232,4 @@ def _ns(place: datetime | str | int) -> int:
 
 
 def _speed(speed: float | str) -> int | float | str:
-    return show_speed(MAX if speed == "max" else check_speed(float(speed)))
+    return format_speed(MAX_SPEED if speed == "max" else check_speed(float(speed)))

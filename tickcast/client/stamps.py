@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import field
 
-from tickcast.wire.encoding import from_wire
+from tickcast.wire.encoding import tick_from_message
 from tickcast.wire.ticks import Bar, Quote, Tick, Trade
 
 
@@ -52,4 +52,4 @@ def tick_in(message: dict[str, Any]) -> Tick:
     >>> isinstance(tick, Trade), isinstance(tick, Stamped), tick.written_us - tick.published_us
     (True, True, 939)
     """
-    return from_wire(message, Stamped) if "tw" in message else from_wire(message)
+    return tick_from_message(message, Stamped) if "tw" in message else tick_from_message(message)

@@ -21,7 +21,7 @@ from tickcast.broker.publish_buffer import DroppedTicks
 from tickcast.broker.publisher import Publisher
 from tickcast.commands.standard_streams import logged_on_stderr
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks, stop_signals
+from tickcast.tasks import cancel_and_wait, stop_signals
 from tickcast.wire.errors import (
     BrokerUnavailable,
     BrokerUntrusted,
@@ -129,7 +129,7 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
         stopping: set[asyncio.Task[None]] = set()
 
         def stop() -> None:
-            stopping.add(loop.create_task(end_tasks([task])))
+            stopping.add(loop.create_task(cancel_and_wait([task])))
 
         numbers = stop_signals()
         for number in numbers:

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from tickcast.wire.playback import place, read_speed
+from tickcast.wire.playback import parse_speed, resolve_time
 from tickcast.wire.times import Time
 
 
@@ -98,7 +98,7 @@ class SpeedParameter(click.ParamType[float]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         try:
-            return read_speed(value)
+            return parse_speed(value)
         except ValueError as error:
             self.fail(f"{value!a}: {error}", param, ctx)
 
@@ -112,7 +112,7 @@ class RecordingPoint(click.ParamType[str]):
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> str:
         try:
-            place(value, Time(0))
+            resolve_time(value, Time(0))
         except ValueError as error:
             self.fail(f"{value!a}: {error}", param, ctx)
         return str(value)
@@ -124,4 +124,4 @@ def placed(text: str | None, first: Time, last: Time) -> Time | None:
     Raises:
         ValueError: the time is outside the 64-bit range.
     """
-    return None if text is None else place(text, last if text.startswith("-") else first)
+    return None if text is None else resolve_time(text, last if text.startswith("-") else first)

@@ -28,24 +28,24 @@ class SlowPolicy(Enum):
     """Close the connection."""
 
 
-class Options(NamedTuple):
+class DeliveryOptions(NamedTuple):
     """The options of a subscription, or a connection's defaults; None if not specified."""
 
     conflate_ms: int | None = None
     slow: SlowPolicy | None = None
 
-    def or_else(self, others: Options) -> Options:
-        """Fill in unspecified options from others."""
-        return Options(
-            others.conflate_ms if self.conflate_ms is None else self.conflate_ms,
-            others.slow if self.slow is None else self.slow,
+    def with_defaults(self, defaults: DeliveryOptions) -> DeliveryOptions:
+        """Fill in unspecified options from defaults."""
+        return DeliveryOptions(
+            defaults.conflate_ms if self.conflate_ms is None else self.conflate_ms,
+            defaults.slow if self.slow is None else self.slow,
         )
 
 
-NO_OPTIONS: Final = Options()
+NO_OPTIONS: Final = DeliveryOptions()
 
 
-def effective_conflate_ms(asked_ms: int) -> int:
+def round_conflate_ms(asked_ms: int) -> int:
     """Round a requested interval up to a step, so that many clients share the same interval."""
     steps = -(-min(asked_ms, CONFLATE_MAX_MS) // CONFLATE_STEP_MS)
     return steps * CONFLATE_STEP_MS
@@ -58,7 +58,7 @@ class KeyAndSecret(Struct, frozen=True):
     secret: str
 
     @property
-    def longest(self) -> int:
+    def length(self) -> int:
         """The length of its longer part, in characters."""
         return max(len(self.key), len(self.secret))
 
@@ -66,13 +66,13 @@ class KeyAndSecret(Struct, frozen=True):
         return "KeyAndSecret(…)"
 
 
-class Bearer(Struct, frozen=True):
+class BearerToken(Struct, frozen=True):
     """A bearer token: a JSON Web Token, or a secret, which contains the id of its key."""
 
     text: str
 
     @property
-    def longest(self) -> int:
+    def length(self) -> int:
         """Its length, in characters."""
         return len(self.text)
 
@@ -80,7 +80,7 @@ class Bearer(Struct, frozen=True):
         return "Bearer(…)"
 
 
-Credentials = KeyAndSecret | Bearer
+Credentials = KeyAndSecret | BearerToken
 
 
 class Auth(Struct, frozen=True):
@@ -103,14 +103,14 @@ class Subscribe(Struct, frozen=True):
 
     subscriptions: frozenset[Subscription]
     id: Id = None
-    options: Options = NO_OPTIONS
+    options: DeliveryOptions = NO_OPTIONS
     resume: Positions = NO_POSITIONS
     start: Time | None = None
     snapshot: bool = False
     positions: bool = False
 
     @property
-    def wants_past(self) -> bool:
+    def wants_history(self) -> bool:
         """Whether it asks for ticks that have already been published."""
         return bool(self.resume) or self.start is not None
 
@@ -118,7 +118,7 @@ class Subscribe(Struct, frozen=True):
     def is_extended(self) -> bool:
         """Whether it uses an extension to the protocol that ours is based on."""
         return bool(
-            self.wants_past or self.snapshot or self.positions or self.options != NO_OPTIONS
+            self.wants_history or self.snapshot or self.positions or self.options != NO_OPTIONS
         )
 
 
@@ -152,7 +152,7 @@ class Configure(Struct, frozen=True):
     replay: bool | UnsetType = UNSET
 
 
-class Verb(Enum):
+class ReplayCommand(Enum):
     """The commands for a running replay."""
 
     PAUSE = "replay.pause"
@@ -162,7 +162,7 @@ class Verb(Enum):
     SPEED = "replay.speed"
 
 
-class Play(Struct, frozen=True):
+class PlayTape(Struct, frozen=True):
     """A request to play a tape to the client.
 
     Attributes:
@@ -180,7 +180,7 @@ class Play(Struct, frozen=True):
     end: Time | None = None
 
 
-class Steer(Struct, frozen=True):
+class SteerReplay(Struct, frozen=True):
     """A request to steer a replay.
 
     Attributes:
@@ -190,12 +190,14 @@ class Steer(Struct, frozen=True):
     """
 
     id: Id
-    verb: Verb
+    verb: ReplayCommand
     position: Time | None = None
     speed: float | None = None
 
 
-Action = Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping | Configure | Play | Steer
+Action = (
+    Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping | Configure | PlayTape | SteerReplay
+)
 
 
 def uses_extension(action: Action) -> bool:

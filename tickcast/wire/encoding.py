@@ -33,7 +33,7 @@ def _hook(of_time: Any) -> Any:
 
 _WIRE_ENCODERS: Final[dict[Encoding, msgspec.json.Encoder | msgspec.msgpack.Encoder]] = {
     Encoding.JSON: msgspec.json.Encoder(enc_hook=_hook(Time.rfc3339)),
-    Encoding.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_hook(Time.ext)),
+    Encoding.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_hook(Time.msgpack_ext)),
 }
 _STORE_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=operator.index)
 
@@ -60,7 +60,7 @@ def encode_elements(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
     return array[len(_msgpack_array_header(len(ticks))) :]
 
 
-def array_marks(count: int, encoding: Encoding) -> tuple[bytes, bytes, bytes]:
+def array_delimiters(count: int, encoding: Encoding) -> tuple[bytes, bytes, bytes]:
     """The bytes before, between and after the elements of an array of `count` elements."""
     if encoding is Encoding.JSON:
         return b"[", b",", b"]"
@@ -93,13 +93,14 @@ def unpack(data: bytes) -> list[Tick]:
         raise InvalidTick(f"undecodable batch: {error}") from None
 
 
-def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
+def tick_from_message(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
     """Convert one decoded message to a tick, ignoring unknown fields.
 
     Args:
         kinds: the type to convert to, if it is not `Tick` itself: classes derived from its members.
 
-    >>> tick = from_wire({"T": "t", "S": "ES", "p": 1640.25, "s": 3, "t": "2013-09-03T13:00:00Z"})
+    >>> fields = {"T": "t", "S": "ES", "p": 1640.25, "s": 3, "t": "2013-09-03T13:00:00Z"}
+    >>> tick = tick_from_message(fields)
     >>> tick.symbol, tick.price, tick.seq
     ('ES', 1640.25, None)
 
@@ -113,7 +114,7 @@ def from_wire(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
     return tick
 
 
-def wire_names(kind: type[Tick]) -> frozenset[str]:
+def field_names(kind: type[Tick]) -> frozenset[str]:
     """The names of this tick type's fields in messages, including `T`."""
     return frozenset(("T", *(field.encode_name for field in msgspec.structs.fields(kind))))
 

@@ -58,12 +58,12 @@ class Fault(Enum):
         return self.value[0]
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """The words that `msg` in the error message starts with."""
         return self.value[1]
 
 
-def reason_of(code: int) -> str:
+def describe_close_code(code: int) -> str:
     """Describe a close code, for logs."""
     try:
         return CloseCode(code).name.lower().replace("_", " ")
@@ -71,7 +71,7 @@ def reason_of(code: int) -> str:
         return "going away" if code == 1001 else "the client's own"
 
 
-CLOSES: Final = {
+CLOSE_CODES: Final = {
     Fault.AUTH_FAILED: CloseCode.AUTH_FAILED,
     Fault.AUTH_TIMEOUT: CloseCode.AUTH_TIMEOUT,
     Fault.CONNECTION_LIMIT: CloseCode.CONNECTION_LIMIT,
@@ -108,7 +108,7 @@ class InvalidAction(TickcastError):
     """
 
     def __init__(self, fault: Fault, detail: str = "", id: int | str | None = None) -> None:
-        super().__init__(detail or fault.words)
+        super().__init__(detail or fault.text)
         self.fault = fault
         self.detail = detail
         self.id = id
@@ -129,12 +129,12 @@ class TooManyConnections(TickcastError):
     """A limit on connections has been reached.
 
     Attributes:
-        room: the limit that was reached: `total`, `address:…`, or a key or token.
+        limit: the limit that was reached: `total`, `address:…`, or a key or token.
     """
 
-    def __init__(self, room: str) -> None:
-        super().__init__(f"too many connections: {room}")
-        self.room = room
+    def __init__(self, limit: str) -> None:
+        super().__init__(f"too many connections: {limit}")
+        self.limit = limit
 
 
 class HandshakeRefused(TickcastError):
@@ -233,6 +233,6 @@ class RecordingFailed(TickcastError):
     """A tape that can't be written: full disk, no permission, or a removed file."""
 
 
-def level_of(error: TickcastError) -> int:
+def log_level_of(error: TickcastError) -> int:
     """The level for logging an error that will be retried. Outages are logged elsewhere."""
     return logging.ERROR if isinstance(error, AccessDenied) else logging.DEBUG

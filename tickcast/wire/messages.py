@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from tickcast.wire.actions import Id, Options
+from tickcast.wire.actions import DeliveryOptions, Id
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault
 from tickcast.wire.playback import ReplayState
@@ -38,7 +38,7 @@ def pong(now: Time, id_: Id) -> list[dict[str, Any]]:
 
 def error(fault: Fault, detail: str = "", id_: Id = None) -> list[dict[str, Any]]:
     """An error message; `msg` is the text of the fault, then the detail."""
-    msg = f"{fault.words}: {detail}" if detail else fault.words
+    msg = f"{fault.text}: {detail}" if detail else fault.text
     return [_with_id({"T": "error", "code": fault.code, "msg": msg}, id_)]
 
 
@@ -71,7 +71,7 @@ def subscription(
 
 
 def configured(
-    id_: Id, *, heartbeat_ms: int, stamps: bool, defaults: Options, replay: bool
+    id_: Id, *, heartbeat_ms: int, stamps: bool, defaults: DeliveryOptions, replay: bool
 ) -> list[dict[str, Any]]:
     """The current options of a connection; null for `slow` means each channel's default."""
     message = {
@@ -97,7 +97,7 @@ def heartbeat(
 
 def replay(state: ReplayState) -> list[dict[str, Any]]:
     """The state of the feed's replay."""
-    return [{"T": "replay", **state.fields()}]
+    return [{"T": "replay", **state.to_fields()}]
 
 
 def skipped(key: StreamKey, first_seq: int, last_seq: int, count: int) -> list[dict[str, Any]]:

@@ -11,29 +11,29 @@ from msgspec import UNSET, Struct, UnsetType
 from tickcast.wire.actions import (
     Action,
     Auth,
-    Bearer,
+    BearerToken,
     Configure,
+    DeliveryOptions,
     Id,
     KeyAndSecret,
     ListSubscriptions,
-    Options,
     Ping,
-    Play,
+    PlayTape,
+    ReplayCommand,
     SlowPolicy,
-    Steer,
+    SteerReplay,
     Subscribe,
     Unsubscribe,
-    Verb,
-    effective_conflate_ms,
+    round_conflate_ms,
 )
 from tickcast.wire.errors import Fault, InvalidAction
-from tickcast.wire.playback import read_speed
+from tickcast.wire.playback import parse_speed
 from tickcast.wire.positions import NO_POSITIONS, parse_positions
 from tickcast.wire.subscriptions import Subscription, is_pattern
 from tickcast.wire.ticks import CHANNELS
 from tickcast.wire.times import Time
 
-HEARTBEAT_MS: Final = (100, 60_000)
+HEARTBEAT_MS_RANGE: Final = (100, 60_000)
 """The shortest and the longest interval between heartbeats, in ms."""
 TAPE_NAME_MAX: Final = 64
 """Maximum length of a tape's name, in characters."""
@@ -149,7 +149,7 @@ def _parse_auth(fields: Fields, id_: Id) -> Auth:
     if set(given) == {"key", "secret"}:
         return Auth(KeyAndSecret(**given), id_)
     if set(given) == {"token"}:
-        return Auth(Bearer(given["token"]), id_)
+        return Auth(BearerToken(given["token"]), id_)
     raise syntax("auth takes a key and a secret, or a token")
 
 
@@ -172,17 +172,19 @@ def _parse_subscribe(fields: Fields, id_: Id) -> Subscribe:
     )
 
 
-def _take_options(fields: Fields) -> Options:
+def _take_options(fields: Fields) -> DeliveryOptions:
     conflate_ms = _take_conflate_ms(fields)
     slow = _take_slow(fields)
     if slow is None:
         raise syntax(_SLOW_WORDS)
-    return Options(None if conflate_ms is UNSET else conflate_ms, None if slow is UNSET else slow)
+    return DeliveryOptions(
+        None if conflate_ms is UNSET else conflate_ms, None if slow is UNSET else slow
+    )
 
 
 def _parse_configure(fields: Fields, id_: Id) -> Configure:
     heartbeat_ms = fields.pop("heartbeat_ms", UNSET)
-    shortest, longest = HEARTBEAT_MS
+    shortest, longest = HEARTBEAT_MS_RANGE
     if heartbeat_ms is not UNSET and not (
         is_integer(heartbeat_ms) and (heartbeat_ms == 0 or shortest <= heartbeat_ms <= longest)
     ):
@@ -200,7 +202,7 @@ def _take_conflate_ms(fields: Fields) -> int | UnsetType:
     value = fields.pop("conflate_ms")
     if not (is_integer(value) and value >= 0):
         raise syntax("conflate_ms is an integer of at least 0")
-    return effective_conflate_ms(value)
+    return round_conflate_ms(value)
 
 
 def _take_slow(fields: Fields) -> SlowPolicy | UnsetType | None:
@@ -214,7 +216,7 @@ def _take_slow(fields: Fields) -> SlowPolicy | UnsetType | None:
         raise syntax(_SLOW_WORDS) from None
 
 
-def parse_play(fields: Fields, id_: Id) -> Play:
+def parse_play(fields: Fields, id_: Id) -> PlayTape:
     """Parse a `replay` action; raises InvalidAction."""
     if id_ is None:
         raise syntax("a replay has an id, by which its ticks are known")
@@ -225,35 +227,35 @@ def parse_play(fields: Fields, id_: Id) -> Play:
     start, end = take_time(fields, "start"), take_time(fields, "end")
     if start is not None and end is not None and start > end:
         raise syntax("start is later than end")
-    return Play(id_, tape, take_channels(fields), speed, start, end)
+    return PlayTape(id_, tape, take_channels(fields), speed, start, end)
 
 
-def parse_steer(name: str, fields: Fields, id_: Id) -> Steer:
+def parse_steer(name: str, fields: Fields, id_: Id) -> SteerReplay:
     """Parse `replay.pause` and the other commands; raises InvalidAction."""
     try:
-        verb = Verb(name)
+        verb = ReplayCommand(name)
     except ValueError:
-        words = ", ".join(each.value for each in Verb)
+        words = ", ".join(each.value for each in ReplayCommand)
         raise syntax(f"{show(name)} is none of {words}") from None
-    if verb is Verb.STOP and id_ is None:
+    if verb is ReplayCommand.STOP and id_ is None:
         raise syntax("replay.stop takes the id of a private replay")
     position = speed = None
-    if verb is Verb.SEEK:
+    if verb is ReplayCommand.SEEK:
         position = take_time(fields, "position")
         if position is None:
             raise syntax("replay.seek takes a position: a time")
-    elif verb is Verb.SPEED:
+    elif verb is ReplayCommand.SPEED:
         speed = _take_speed(fields)
     refuse_unknown(fields)
-    return Steer(id_, verb, position, speed)
+    return SteerReplay(id_, verb, position, speed)
 
 
 def _take_speed(fields: Fields) -> float:
     value = fields.pop("speed", None)
     try:
-        # `read_speed` accepts numbers as text from people. Clients must send numbers.
+        # `parse_speed` accepts numbers as text from people. Clients must send numbers.
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return read_speed(value if is_number or value == "max" else None)
+        return parse_speed(value if is_number or value == "max" else None)
     except ValueError as error:
         raise syntax(f"speed: {error}") from None
 

@@ -14,9 +14,9 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from tickcast.wire.times import NS_PER_SECOND, Time
 
-SPEED: Final = (0.01, 10_000.0)
+SPEED_RANGE: Final = (0.01, 10_000.0)
 """The slowest and the fastest speed, apart from `max`."""
-MAX: Final = math.inf
+MAX_SPEED: Final = math.inf
 """The speed that ignores the times of ticks."""
 STEPS_MAX: Final = 10_000
 """Maximum number of ticks in one step."""
@@ -38,7 +38,7 @@ T = TypeVar("T", bound=Timed)
 T_co = TypeVar("T_co", bound=Timed, covariant=True)
 
 
-class Source(Protocol[T_co]):
+class TickSource(Protocol[T_co]):
     """Recorded ticks that can be read from any point.
 
     Ticks come in the order of the file. A tick with an earlier time than one before it is due
@@ -73,7 +73,7 @@ class ReplayState(NamedTuple):
 
     Attributes:
         position: time in the recording.
-        speed: multiple of the original speed; `MAX` ignores the times of ticks.
+        speed: multiple of the original speed; `MAX_SPEED` ignores the times of ticks.
         first, last: the part of the recording that is played.
     """
 
@@ -83,19 +83,19 @@ class ReplayState(NamedTuple):
     first: Time
     last: Time
 
-    def fields(self) -> dict[str, Any]:
+    def to_fields(self) -> dict[str, Any]:
         """The fields of a `replay` message; see `docs/protocol.md`, section "Replays"."""
         return {
             "state": self.mode.value,
             "position": self.position,
-            "speed": show_speed(self.speed),
+            "speed": format_speed(self.speed),
             "from": self.first,
             "to": self.last,
         }
 
     @classmethod
-    def of_fields(cls, fields: Mapping[str, Any]) -> ReplayState:
-        """Read the result of `fields`, with times in any form that messages use.
+    def from_fields(cls, fields: Mapping[str, Any]) -> ReplayState:
+        """Read the result of `to_fields`, with times in any form that messages use.
 
         Raises:
             ValueError, KeyError, TypeError: the fields are not a valid state.
@@ -103,7 +103,7 @@ class ReplayState(NamedTuple):
         return cls(
             ReplayMode(fields["state"]),
             Time.from_wire(fields["position"]),
-            read_speed(fields["speed"]),
+            parse_speed(fields["speed"]),
             Time.from_wire(fields["from"]),
             Time.from_wire(fields["to"]),
         )
@@ -135,14 +135,14 @@ class Player(Generic[T]):
 
     Args:
         now_s: when playback begins.
-        speed: within `SPEED`, or `MAX`.
+        speed: within `SPEED_RANGE`, or `MAX_SPEED`.
         start, end: the part to play; the whole source by default.
         loop: start over at the end.
 
     Attributes:
         rewinds: how often playback has gone back, so that ticks are repeated. Ticks returned by the
             `pop_due` call that rewinds come before the rewind.
-        rounds: how many of these rewinds were loops at the end.
+        loops: how many of these rewinds were loops at the end.
 
     Raises:
         ValueError: there is nothing between `start` and `end`, or the speed is out of bounds.
@@ -150,7 +150,7 @@ class Player(Generic[T]):
 
     def __init__(
         self,
-        source: Source[T],
+        source: TickSource[T],
         now_s: float,
         *,
         speed: float = 1.0,
@@ -171,7 +171,7 @@ class Player(Generic[T]):
         self._loop = loop
         self._mode = ReplayMode.PLAYING
         self._speed = check_speed(speed)
-        self.rewinds = self.rounds = 0
+        self.rewinds = self.loops = 0
         self._read_from(self.first, now_s)
 
     def _read_from(self, position: Time, now_s: float) -> None:
@@ -192,11 +192,11 @@ class Player(Generic[T]):
 
     # -- the flow
 
-    def pop_due(self, now_s: float, at_most: int = 500) -> list[T]:
-        """Return ticks that are due, at most `at_most`; the next call returns the rest."""
+    def pop_due(self, now_s: float, limit: int = 500) -> list[T]:
+        """Return ticks that are due, at most `limit`; the next call returns the rest."""
         if self._mode is not ReplayMode.PLAYING:
             return []
-        taken = self._take_until(self._reach(now_s), at_most)
+        taken = self._take_until(self._reach(now_s), limit)
         if self._next is None and self._reach(now_s) >= self.last:
             self._end(now_s)
         return taken
@@ -207,7 +207,7 @@ class Player(Generic[T]):
             self._reading.close()
 
     @property
-    def due_s(self) -> float | None:
+    def next_due_s(self) -> float | None:
         """When the next tick or the end is due; None unless the deck is playing."""
         if self._mode is not ReplayMode.PLAYING:
             return None
@@ -227,10 +227,10 @@ class Player(Generic[T]):
         """The current state. If ticks are late, the position is that of the first late one."""
         return ReplayState(self._mode, self._position(now_s), self._speed, self.first, self.last)
 
-    def _take_until(self, reach: float, at_most: int) -> list[T]:
+    def _take_until(self, reach: float, limit: int) -> list[T]:
         taken: list[T] = []
         ticks, tick, due, last = self._ticks, self._next, self._next_due, self.last
-        while tick is not None and due <= reach and len(taken) < at_most:
+        while tick is not None and due <= reach and len(taken) < limit:
             taken.append(tick)
             self._played = due
             tick = next(ticks, None)
@@ -244,7 +244,7 @@ class Player(Generic[T]):
 
     def _reach(self, now_s: float) -> float:
         """The recording time reached by now; it stops at the end."""
-        if self._speed is MAX:
+        if self._speed is MAX_SPEED:
             return self.last
         since_s, position = self._anchor
         passed_ns = round((now_s - since_s) * self._speed * NS_PER_SECOND)
@@ -261,14 +261,14 @@ class Player(Generic[T]):
             self._anchor = (now_s, self.last)
             return
         # Start from the due time: otherwise the delay of each round would add to the next.
-        since_s = now_s if self._speed is MAX else self.due_s or now_s
+        since_s = now_s if self._speed is MAX_SPEED else self.next_due_s or now_s
         self.rewinds += 1
-        self.rounds += 1
+        self.loops += 1
         self._read_from(self.first, since_s)
 
     # -- commands
 
-    def begin(self, now_s: float) -> None:
+    def postpone(self, now_s: float) -> None:
         """Postpone the beginning until now; call it before any tick has been taken.
 
         That is right after creation or after a seek.
@@ -310,7 +310,7 @@ class Player(Generic[T]):
         """
         speed = check_speed(speed)
         if self._mode is ReplayMode.PLAYING:
-            at = self._position(now_s) if self._speed is MAX else int(self._reach(now_s))
+            at = self._position(now_s) if self._speed is MAX_SPEED else int(self._reach(now_s))
             self._anchor = (now_s, at)
         self._speed = speed
 
@@ -339,25 +339,25 @@ def check_speed(speed: float) -> float:
     Raises:
         ValueError: it is out of bounds.
     """
-    if speed == MAX:
-        return MAX
-    slowest, fastest = SPEED
+    if speed == MAX_SPEED:
+        return MAX_SPEED
+    slowest, fastest = SPEED_RANGE
     if not slowest <= speed <= fastest:
         raise ValueError(f"a speed is a number from {slowest:g} to {fastest:g}, or max")
     return float(speed)
 
 
-def read_speed(value: object) -> float:
+def parse_speed(value: object) -> float:
     """Parse a speed: a number, or `max`.
 
     Raises:
         ValueError: it is neither, or out of bounds.
 
-    >>> read_speed("0.5"), read_speed("max")
+    >>> parse_speed("0.5"), parse_speed("max")
     (0.5, inf)
     """
     if value == "max":
-        return MAX
+        return MAX_SPEED
     try:
         speed = float(value) if isinstance(value, int | float | str) else math.nan
     except (ValueError, OverflowError):
@@ -365,17 +365,17 @@ def read_speed(value: object) -> float:
     return check_speed(speed if math.isfinite(speed) else math.nan)
 
 
-def show_speed(speed: float) -> int | float | str:
-    """Format a speed in the form that `read_speed` accepts."""
-    if speed == MAX:
+def format_speed(speed: float) -> int | float | str:
+    """Format a speed in the form that `parse_speed` accepts."""
+    if speed == MAX_SPEED:
         return "max"
     return int(speed) if speed.is_integer() else speed
 
 
-def read_offset(text: str) -> int | None:
+def parse_offset(text: str) -> int | None:
     """Parse an offset such as `+10m` or `-1.5s` into nanoseconds; None if it is not one.
 
-    >>> read_offset("-1.5s"), read_offset("10m")
+    >>> parse_offset("-1.5s"), parse_offset("10m")
     (-1500000000, None)
     """
     match = _OFFSET.fullmatch(text)
@@ -387,16 +387,16 @@ def read_offset(text: str) -> int | None:
     return -ns if sign == "-" else ns
 
 
-def place(value: object, base: Time) -> Time:
+def resolve_time(value: object, base: Time) -> Time:
     """Resolve a time (`2013-09-03T13:00:00Z` or nanoseconds) or an offset from `base` (`+10m`).
 
     Raises:
         ValueError: it is neither, or the result is outside the 64-bit range.
 
-    >>> place("+10m", Time.parse("2013-09-03T13:00:00Z")).rfc3339()
+    >>> resolve_time("+10m", Time.parse("2013-09-03T13:00:00Z")).rfc3339()
     '2013-09-03T13:10:00Z'
     """
-    offset = read_offset(value) if isinstance(value, str) else None
+    offset = parse_offset(value) if isinstance(value, str) else None
     if offset is not None:
         return Time.from_wire(int(base) + offset)
     try:

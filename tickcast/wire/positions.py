@@ -47,7 +47,7 @@ def parse_positions(value: object, subscriptions: Iterable[Subscription]) -> Pos
         for entry, position in _parse_map(fields):
             if entry in found:
                 raise _wrong(f"{entry.channel} {entry.pattern} stands twice")
-            if not coverage.covers_all_of(entry):
+            if not coverage.covers_pattern(entry):
                 raise _wrong(f"this message does not subscribe to {entry.channel} {entry.pattern}")
             found[entry] = position
     return Positions(found)

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from tickcast.wire.encoding import unpack
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.ticks import Tick, number
+from tickcast.wire.ticks import Tick, assign_seqs
 
 HELD_TICKS_MAX: Final = 100_000
 """Maximum live ticks held while a stream's history is read; history has those that are dropped."""
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
         header, _, payload = message.partition(b"\n")
         try:
             epoch, first_seq, published_us = header.decode("ascii").split(" ")
-            batch = cls(epoch, number(unpack(payload), int(first_seq)), int(published_us))
+            batch = cls(epoch, assign_seqs(unpack(payload), int(first_seq)), int(published_us))
         except ValueError:
             raise InvalidTick(f"undecodable header: {header[:60]!a}") from None
         if not batch.ticks:
@@ -67,7 +67,7 @@ class History(NamedTuple):
     complete: bool
 
 
-class HistoryPlace(NamedTuple):
+class TimeLocation(NamedTuple):
     """The position of a point in time within a stream.
 
     Attributes:
@@ -116,16 +116,17 @@ class SequenceGap(NamedTuple):
 NEW_EPOCH: Final = SequenceGap(None, None, GapReason.EPOCH)
 
 
-Due = Batch | SequenceGap
+SequenceEvent = Batch | SequenceGap
 """What to deliver next: ticks, or a gap in place of lost ones."""
 
 
 class SequenceTracker:
     """One stream's ticks, each exactly once and in order, with gaps in place of lost ones.
 
-    A run begins *behind*: live batches are held until the caller sets the starting point (`start`)
-    or has read the history after `seq` (`ask`, then `repair`). It falls behind again whenever a
-    live batch shows that ticks are missing; the caller then reads history again.
+    A tracker begins *behind*: live batches are held until the caller sets the starting point
+    (`start_after`) or has read the history after `seq` (`begin_repair`, then `repair`). It falls
+    behind again whenever a live batch shows that ticks are missing; the caller then reads history
+    again.
 
     Attributes:
         epoch: the numbering that `seq` belongs to.
@@ -143,12 +144,12 @@ class SequenceTracker:
         self._held_ticks = 0
         self._vouched = 0
 
-    def start(self, epoch: str, seq: int) -> list[Due]:
+    def start_after(self, epoch: str, seq: int) -> list[SequenceEvent]:
         """Begin after `seq`; return the held ticks that follow it."""
         self.epoch, self.seq = epoch, seq
         return self._release()
 
-    def live(self, batch: Batch) -> list[Due]:
+    def add_batch(self, batch: Batch) -> list[SequenceEvent]:
         """Take a batch that has just been published; return what to deliver now."""
         if self.behind:
             self._hold(batch)
@@ -163,7 +164,7 @@ class SequenceTracker:
             return self._fall_behind(batch)
         return self._take(batch)
 
-    def ask(self) -> int:
+    def begin_repair(self) -> int:
         """Return the number after which the caller should read history; call it before reading.
 
         That history covers all batches held now, so any hole left among them is final. It need not
@@ -172,13 +173,13 @@ class SequenceTracker:
         self._vouched = len(self._held)
         return self.seq
 
-    def repair(self, history: History) -> list[Due]:
-        """Take the history read after `ask`, or the whole history if its epoch is new.
+    def repair(self, history: History) -> list[SequenceEvent]:
+        """Take the history read after `begin_repair`, or the whole history if its epoch is new.
 
         The run stays behind unless the history is complete, which means that it reaches the
         present. Ticks that are still missing then are lost.
         """
-        due: list[Due] = []
+        due: list[SequenceEvent] = []
         if history.epoch > self.epoch:
             due += self._enter(history.epoch)
         for batch in history.batches:
@@ -191,33 +192,33 @@ class SequenceTracker:
             due += self._declare_lost(history.seq + 1)
         return due
 
-    def _enter(self, epoch: str) -> list[Due]:
+    def _enter(self, epoch: str) -> list[SequenceEvent]:
         """Enter a later epoch; return a notice if the run has already numbered ticks."""
         had_numbers = self.seq > 0
         self.epoch, self.seq = epoch, 0
         return [NEW_EPOCH] if had_numbers else []
 
-    def _declare_lost(self, next_seq: int) -> list[Due]:
+    def _declare_lost(self, next_seq: int) -> list[SequenceEvent]:
         if next_seq <= self.seq + 1:
             return []
         gap = SequenceGap(self.seq + 1, next_seq - 1, GapReason.BROKER)
         self.seq = next_seq - 1
         return [gap]
 
-    def _release(self) -> list[Due]:
+    def _release(self) -> list[SequenceEvent]:
         """Release held batches up to the first hole that history may still fill."""
         held, self._held, self._held_ticks = self._held, [], 0
         vouched, self._vouched = self._vouched, 0
         self.behind = False
-        due: list[Due] = []
+        due: list[SequenceEvent] = []
         for place, batch in enumerate(held):
             if place < vouched and batch.epoch >= self.epoch:
                 due += self._enter(batch.epoch) if batch.epoch > self.epoch else []
                 due += self._declare_lost(batch.first_seq)
-            due += self.live(batch)
+            due += self.add_batch(batch)
         return due
 
-    def _fall_behind(self, batch: Batch) -> list[Due]:
+    def _fall_behind(self, batch: Batch) -> list[SequenceEvent]:
         self.behind = True
         self._hold(batch)
         return []
@@ -228,7 +229,7 @@ class SequenceTracker:
         self._held.append(batch)
         self._held_ticks += len(batch.ticks)
 
-    def _take(self, batch: Batch) -> list[Due]:
+    def _take(self, batch: Batch) -> list[SequenceEvent]:
         known = self.seq + 1 - batch.first_seq
         if known >= len(batch.ticks):
             return []

@@ -56,7 +56,7 @@ class Coverage:
             self._prefixes[channel] = dict(sorted(by_length.items(), reverse=True))
         self.has_wildcards = bool(self._prefixes)
 
-    def named_in(self, feed: str) -> Iterable[StreamKey]:
+    def named_streams(self, feed: str) -> Iterable[StreamKey]:
         """The streams that are named in full, in the given order."""
         return (StreamKey(feed, *name) for name in self._named)
 
@@ -84,15 +84,15 @@ class Coverage:
             for length, prefixes in self._prefixes.get(stream.channel, _NO_PREFIXES).items()
         )
 
-    def covers_all_of(self, wanted: Subscription) -> bool:
+    def covers_pattern(self, wanted: Subscription) -> bool:
         """Whether one of the subscriptions covers every stream that `wanted` matches."""
         channel, pattern = wanted
         # "BTC-*" is covered if "BTC-" starts with the prefix of another wildcard.
         is_wildcard = pattern.endswith("*")
         symbol = pattern[:-1] if is_wildcard else pattern
-        return self.closest(channel, symbol, by_name=not is_wildcard) is not None
+        return self.longest_match(channel, symbol, by_name=not is_wildcard) is not None
 
-    def closest(self, channel: str, symbol: str, by_name: bool = True) -> Subscription | None:
+    def longest_match(self, channel: str, symbol: str, by_name: bool = True) -> Subscription | None:
         """The subscription that names a symbol, or else the wildcard with the longest match.
 
         Args:
@@ -121,16 +121,16 @@ class PatternMap(Coverage, Generic[Value]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def of(self, stream: StreamKey) -> Value | None:
+    def match(self, stream: StreamKey) -> Value | None:
         """The value for the stream's exact name, else for its longest prefix; None if neither."""
-        decisive = self.closest(stream.channel, stream.symbol)
+        decisive = self.longest_match(stream.channel, stream.symbol)
         return None if decisive is None else self._values[decisive]
 
-    def of_pattern(self, wanted: Subscription) -> Value | None:
+    def match_pattern(self, wanted: Subscription) -> Value | None:
         """The value for a whole pattern, which is a symbol or a wildcard; None if there is none."""
         if wanted in self._values:
             return self._values[wanted]
         # The prefixes that match "BTC-" also match every symbol of "BTC-*".
         symbol = wanted.pattern.removesuffix("*")
-        decisive = self.closest(wanted.channel, symbol, by_name=not wanted.is_wildcard)
+        decisive = self.longest_match(wanted.channel, symbol, by_name=not wanted.is_wildcard)
         return None if decisive is None else self._values[decisive]

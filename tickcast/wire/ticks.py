@@ -177,7 +177,7 @@ def channel_of(tick: Tick) -> str:
     return "bars" if tick.timeframe == "1m" else f"bars:{tick.timeframe}"
 
 
-def number(ticks: list[Tick], first_seq: int) -> list[Tick]:
+def assign_seqs(ticks: list[Tick], first_seq: int) -> list[Tick]:
     """Number ticks of one stream, starting with `first_seq`."""
     for seq, tick in enumerate(ticks, first_seq):
         tick.seq = seq

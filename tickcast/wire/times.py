@@ -121,7 +121,7 @@ class Time(int):
         raise ValueError("a time is an RFC 3339 string or whole nanoseconds")
 
     @classmethod
-    def of_number(cls, text: str, unit: Unit | None = None, *, anywhere: bool = False) -> Time:
+    def from_number(cls, text: str, unit: Unit | None = None, *, any_year: bool = False) -> Time:
         """Read a number of units since the Unix epoch without losing digits.
 
         Without a unit, the number must be a time of the years 1991 to 2059 in exactly one unit.
@@ -129,13 +129,13 @@ class Time(int):
         Args:
             text: for example `1704205800`, `1704205800123.5` or `1.704205800123e+12`.
             unit: the unit of the number, if it is known.
-            anywhere: accept times of any year in this unit.
+            any_year: accept times of any year in this unit.
 
         Raises:
             ValueError: it is not a number, is finer than a nanosecond, or is not a plausible time;
                 the message says what it looks like.
 
-        >>> [Time.of_number(text).rfc3339() for text in ("1704205800", "1704205800000000001")]
+        >>> [Time.from_number(text).rfc3339() for text in ("1704205800", "1704205800000000001")]
         ['2024-01-02T14:30:00Z', '2024-01-02T14:30:00.000000001Z']
         """
         number = _NUMBER.fullmatch(text)
@@ -147,7 +147,7 @@ class Time(int):
                 raise ValueError(f"{text[:40]} is not a time since 1970")
         whole = int(number[1])
         for each, first, end, ns, digits in _RANGES if unit is None else (_RANGE_OF[unit],):
-            if anywhere or first <= whole < end:
+            if any_year or first <= whole < end:
                 if each == "s" and unit is None and _calendar_form(number[1]) is not None:
                     break
                 fraction = (number[2] or "").rstrip("0")
@@ -164,7 +164,7 @@ class Time(int):
             return whole + "Z"
         return f"{whole}.{ns:09d}".rstrip("0") + "Z"
 
-    def ext(self) -> Ext:
+    def msgpack_ext(self) -> Ext:
         """Encode this time as a MessagePack timestamp, in the shortest of its three forms.
 
         Source: the MessagePack specification, "Timestamp extension type".
@@ -244,11 +244,11 @@ class Instant(NamedTuple):
     """The current time on two clocks: a steady one for measuring, and the wall clock.
 
     Attributes:
-        steady_s: seconds since a fixed point; never goes back.
+        monotonic_s: seconds since a fixed point; never goes back.
         wall: the wall-clock time.
     """
 
-    steady_s: float
+    monotonic_s: float
     wall: Time
 
     @classmethod

@@ -95,4 +95,4 @@ def test_what_is_left_of_several_says_of_each_symbol_what_the_client_has_said(
     stream = StreamKey("live", "trades", symbol)
     left = Entitlements(symbols=tuple(symbols)).narrow_all("live", wanted)
     allowed = Coverage(Subscription("trades", each) for each in symbols).covers(stream)
-    assert PatternMap(left).of(stream) == (PatternMap(wanted).of(stream) if allowed else None)
+    assert PatternMap(left).match(stream) == (PatternMap(wanted).match(stream) if allowed else None)

@@ -17,7 +17,7 @@ from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
 from tests.conftest import until
 from tickcast.settings import Settings
-from tickcast.wire.actions import Bearer
+from tickcast.wire.actions import BearerToken
 from tickcast.wire.errors import AuthFailed
 
 ID = make_key_id()
@@ -58,9 +58,9 @@ async def gate_with(directory: Path, url: str) -> AsyncIterator[Authenticator]:
 async def test_an_issuer_that_does_not_answer_holds_up_no_key(tmp_path: Path) -> None:
     asked: list[asyncio.StreamWriter] = []
     async with issuer(asked.append) as url, gate_with(tmp_path, url) as gate:
-        token = asyncio.create_task(gate.admit(Bearer(TOKEN)))
+        token = asyncio.create_task(gate.admit(BearerToken(TOKEN)))
         await until(lambda: asked)
-        grant = await gate.admit(Bearer(SECRET))
+        grant = await gate.admit(BearerToken(SECRET))
         assert grant.subject == ID
         assert not token.done(), "the issuer has not answered yet"
         asked[0].close()
@@ -85,5 +85,5 @@ async def test_an_issuer_that_answers_nonsense_is_no_bug_of_ours(
 
     async with issuer(answer) as url, gate_with(tmp_path, url) as gate:
         with pytest.raises(AuthFailed):
-            await gate.admit(Bearer(TOKEN))
+            await gate.admit(BearerToken(TOKEN))
     assert "can't fetch the keys of tokens" in caplog.text

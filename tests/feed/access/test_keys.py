@@ -13,7 +13,7 @@ from feed.access.keyring import Key, parse_keys
 from feed.access.secrets import hash_secret, key_id_of, make_key_id, make_secret
 from tickcast.commands import tickcast
 from tickcast.settings import Settings
-from tickcast.wire.actions import Bearer, KeyAndSecret
+from tickcast.wire.actions import BearerToken, KeyAndSecret
 from tickcast.wire.errors import AuthFailed, InvalidSettings, TickcastError
 
 ID = make_key_id()
@@ -37,13 +37,13 @@ def run(*words: str) -> str:
 
 async def test_a_key_opens_with_its_secret_and_with_nothing_else(path: Path) -> None:
     gate = Authenticator(Settings(auth=str(path)))
-    for good in (KeyAndSecret(ID, SECRET), Bearer(SECRET), Bearer(SECRET)):
+    for good in (KeyAndSecret(ID, SECRET), BearerToken(SECRET), BearerToken(SECRET)):
         grant = await gate.admit(good)
         assert (grant.subject, grant.entitlements.symbols) == (ID, ("BTC-*",))
     other = make_key_id()
     for bad in (
         KeyAndSecret(ID, SECRET + "x"), KeyAndSecret(other, SECRET), KeyAndSecret(ID, ""),
-        Bearer("x"), Bearer(make_secret(ID)), Bearer(make_secret(other)),
+        BearerToken("x"), BearerToken(make_secret(ID)), BearerToken(make_secret(other)),
     ):  # fmt: skip
         with pytest.raises(AuthFailed):
             await gate.admit(bad)
@@ -109,8 +109,8 @@ def test_a_file_that_says_something_else_is_an_error(text: str) -> None:
     ("headers", "expected"),
     [
         ([], None),
-        ([(b"authorization", b"Bearer abc")], Bearer("abc")),
-        ([(b"authorization", b"bearer  abc ")], Bearer("abc")),
+        ([(b"authorization", b"Bearer abc")], BearerToken("abc")),
+        ([(b"authorization", b"bearer  abc ")], BearerToken("abc")),
         ([(b"apca-api-key-id", b"k"), (b"apca-api-secret-key", b"s")], KeyAndSecret("k", "s")),
     ],
 )
@@ -135,4 +135,4 @@ def test_half_of_them_or_too_many_are_refused(headers: list[tuple[bytes, bytes]]
 
 
 def test_secrets_do_not_show() -> None:
-    assert SECRET not in repr(KeyAndSecret("k", SECRET)) + repr(Bearer(SECRET))
+    assert SECRET not in repr(KeyAndSecret("k", SECRET)) + repr(BearerToken(SECRET))

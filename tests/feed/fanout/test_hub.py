@@ -7,7 +7,7 @@ from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.fanout.subscriber_group import SubscriberGroup, Wanted, choose_delivery
 from tests.builders import NOW, ListSink, messages, quote, trade, trades
-from tickcast.wire.actions import Options
+from tickcast.wire.actions import DeliveryOptions
 from tickcast.wire.encoding import Encoding, build_frame, split_frames
 from tickcast.wire.subscriptions import Subscription
 from tickcast.wire.ticks import StreamKey
@@ -31,7 +31,7 @@ class Client:
             for name in wanted
         ]
         deliveries = frozenset(
-            (each, choose_delivery(each.channel, Options(), True)) for each in subscriptions
+            (each, choose_delivery(each.channel, DeliveryOptions(), True)) for each in subscriptions
         )
         self.hub.switch(self.outbox, self.prepared(deliveries), NOW)
 

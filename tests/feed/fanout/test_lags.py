@@ -17,8 +17,8 @@ def test_the_lag_is_that_of_the_last_batch_for_a_second() -> None:
     arrivals.flush(NOW)
     arrivals.flush(NOW)
     assert arrivals.lag_ms(NOW) == 5
-    assert arrivals.lag_ms(NOW._replace(steady_s=NOW.steady_s + 1)) == 5
-    assert arrivals.lag_ms(NOW._replace(steady_s=NOW.steady_s + 1.1)) == 0
+    assert arrivals.lag_ms(NOW._replace(monotonic_s=NOW.monotonic_s + 1)) == 5
+    assert arrivals.lag_ms(NOW._replace(monotonic_s=NOW.monotonic_s + 1.1)) == 0
 
 
 def test_a_stall_begins_when_the_client_last_had_everything() -> None:

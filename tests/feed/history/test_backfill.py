@@ -24,7 +24,7 @@ from tickcast.broker.client import make_client
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
-from tickcast.wire.sequence import HistoryPlace
+from tickcast.wire.sequence import TimeLocation
 from tickcast.wire.ticks import StreamKey, Trade
 from tickcast.wire.times import Time
 
@@ -435,10 +435,10 @@ class GatedStore(Store):
         self.gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.located = 0
 
-    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[HistoryPlace]:
+    async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[TimeLocation]:
         await self.gate
         self.located += len(wanted)
-        return [HistoryPlace("e", 0, 0, trimmed=False) for _ in wanted]
+        return [TimeLocation("e", 0, 0, trimmed=False) for _ in wanted]
 
 
 async def test_what_is_asked_for_when_all_readers_have_just_ended_is_read() -> None:

@@ -22,10 +22,10 @@ from tickcast.broker import keys
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import StreamHead, new_epoch
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import BrokerUnavailable
-from tickcast.wire.sequence import Due, SequenceTracker
+from tickcast.wire.sequence import SequenceEvent, SequenceTracker
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant
 
@@ -89,7 +89,7 @@ async def running(redis: Redis, settings: Settings) -> AsyncIterator[Ingest]:
     try:
         yield ingest
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
         await ingest.upstream.close()
 
 
@@ -217,7 +217,7 @@ async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
         read_after = store.read_after
         asked: list[SequenceTracker] = []
 
-        async def read_slowly(stream: StreamKey, run: SequenceTracker) -> list[Due]:
+        async def read_slowly(stream: StreamKey, run: SequenceTracker) -> list[SequenceEvent]:
             due = await read_after(stream, run)
             asked.append(run)
             if len(asked) == 1:
@@ -235,7 +235,7 @@ async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
         first.session.leave()
         sweeping = asyncio.create_task(ingest.upstream.sweep_forever(0.01))
         await until(lambda: not ingest.hub.is_open(stream("A")))
-        await end_tasks([sweeping])
+        await cancel_and_wait([sweeping])
         second = await ingest.client("A")
         assert second.seqs("A") == []
         # The new run also misses some, and is repaired although the old repair still waits.
@@ -285,7 +285,7 @@ async def test_a_stream_that_a_client_catches_up_with_is_not_closed(
         sweeping = asyncio.create_task(ingest.upstream.sweep_forever(0.01))
         await asyncio.sleep(0.1)
         assert ingest.hub.is_open(stream("A"))
-        await end_tasks([sweeping])
+        await cancel_and_wait([sweeping])
 
 
 async def test_a_client_waits_for_a_stream_that_is_not_carried_just_now(

@@ -21,7 +21,7 @@ from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
 from tickcast.tapes import TapeWriter
 from tickcast.tapes.names import SUFFIX, manifest_path
-from tickcast.wire.playback import SPEED
+from tickcast.wire.playback import SPEED_RANGE
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -135,7 +135,9 @@ async def test_it_is_steered(server: RunningServer) -> None:
         assert (await talk.ask(action="replay.pause", id=9))["state"] == "paused"
         said = await talk.ask(action="replay.seek", id=9, position=at(50.5).rfc3339())
         assert (said["state"], said["position"]) == ("paused", at(50.5).rfc3339())
-        assert (await talk.ask(action="replay.speed", id=9, speed=SPEED[1]))["speed"] == 10_000
+        assert (await talk.ask(action="replay.speed", id=9, speed=SPEED_RANGE[1]))[
+            "speed"
+        ] == 10_000
         assert (await talk.ask(action="replay.resume", id=9))["state"] == "playing"
         ticks, _ = await until_ended(talk)
         assert [tick["i"] for tick in ticks] == list(range(51, 100))

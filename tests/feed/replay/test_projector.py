@@ -16,8 +16,8 @@ from tests.conftest import until
 from tickcast.tapes import Tape, TapeLibrary, TapeWriter
 from tickcast.tapes.manifest import FrameEntry
 from tickcast.tapes.names import SUFFIX
-from tickcast.tasks import end_tasks
-from tickcast.wire.actions import Play
+from tickcast.tasks import cancel_and_wait
+from tickcast.wire.actions import PlayTape
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.subscriptions import Subscription
 from tickcast.wire.ticks import Tick
@@ -54,7 +54,7 @@ async def test_frames_that_are_read_when_the_last_client_goes_are_let_go_of(
         viewer = ReplayClient(
             Outbox(ListSink(), 1 << 20, lambda: None), Encoding.JSON, lambda *_: None
         )
-        play = Play(9, "ten", frozenset([Subscription("trades", "*")]), speed=float("inf"))
+        play = PlayTape(9, "ten", frozenset([Subscription("trades", "*")]), speed=float("inf"))
         await projector.play(viewer, play, lambda _, wanted: wanted)
         await until(lambda: not len(projector))
         assert reels.size_bytes > 0
@@ -69,4 +69,4 @@ async def test_frames_that_are_read_when_the_last_client_goes_are_let_go_of(
             assert (reels.size_bytes, len(reels._frames)) == (0, 0)
     finally:
         go_on.set()
-        await end_tasks([task])
+        await cancel_and_wait([task])

@@ -26,7 +26,7 @@ from tickcast.broker.steering import SeekCommand, StepCommand
 from tickcast.client.accounts import Gap
 from tickcast.client.stream import connect
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed
 from tickcast.wire.playback import Player
 
@@ -47,7 +47,7 @@ async def playing(
     try:
         yield replay
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
 
 
 async def state_from(talk: Talk, state: str) -> dict[str, object]:

@@ -14,10 +14,10 @@ from feed.fanout.streams import INTERVALS_MAX
 from feed.server.session import Session
 from feed.transport.slices import run_all
 from tests.builders import NOW, T0, ListSink, quote, trade, trades
-from tickcast.wire.actions import Auth, Play, Steer, Subscribe
+from tickcast.wire.actions import Auth, PlayTape, SteerReplay, Subscribe
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault
-from tickcast.wire.playback import MAX, ReplayMode, ReplayState
+from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState
 from tickcast.wire.subscriptions import Subscription
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant, Time
@@ -55,7 +55,7 @@ class Talk:
 
     def later(self, ms: int) -> Instant:
         """Advance this session's clock."""
-        self.now = Instant(self.now.steady_s + ms / 1000, Time(self.now.wall + ms * 1_000_000))
+        self.now = Instant(self.now.monotonic_s + ms / 1000, Time(self.now.wall + ms * 1_000_000))
         return self.now
 
     def read_again(self) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class Talk:
         if self.session.must_renew:
             run_all(self.session.renew())
         if request is not None:
-            assert not isinstance(request, Auth | Play | Steer)
+            assert not isinstance(request, Auth | PlayTape | SteerReplay)
             run_all(self.session.complete(request, lambda: "e1"))
         return self.sink.take()
 
@@ -213,7 +213,7 @@ def test_conflation_sends_the_latest_once_in_an_interval(hub: Hub) -> None:
     publish(hub, talk, 6, count=3, later_ms=100)
     publish(hub, talk, 9, later_ms=149)
     assert talk.sink.take() == []
-    assert hub.due_s() == pytest.approx(NOW.steady_s + 0.25)
+    assert hub.due_s() == pytest.approx(NOW.monotonic_s + 0.25)
     hub.flush(talk.later(1))
     assert seqs(talk.sink.take()) == [(9, 3)]
     assert hub.due_s() is None
@@ -355,7 +355,7 @@ def test_configure_answers_with_what_holds(hub: Hub) -> None:
 
 def test_who_wants_it_is_told_where_the_replay_stands(hub: Hub) -> None:
     talk = Talk(hub)
-    state = ReplayState(ReplayMode.PLAYING, T0, MAX, T0, Time(T0 + 10**9))
+    state = ReplayState(ReplayMode.PLAYING, T0, MAX_SPEED, T0, Time(T0 + 10**9))
     talk.session.send_replay_state(state)
     assert talk.sink.take() == []
     talk.say({"action": "configure", "replay": True})
@@ -407,16 +407,16 @@ def test_heartbeats_say_how_the_client_is_doing(hub: Hub) -> None:
     talk.say({"action": "subscribe", "trades": ["ES"], "conflate_ms": 0})
     publish(hub, talk, 10, later_ms=50)
     talk.sink.take()
-    talk.session.beat(broker_heard_s=talk.now.steady_s)
+    talk.session.beat(broker_heard_s=talk.now.monotonic_s)
     (beat,) = talk.sink.take()
     assert list(beat) == ["T", "t", "queue", "lag_ms", "sent", "merged", "skipped"]
     assert beat | {"t": ""} == {
         "T": "heartbeat", "t": "", "queue": 0, "lag_ms": 150, "sent": 4, "merged": 2, "skipped": 0,
     }  # fmt: skip
     talk.later(2000)
-    talk.session.beat(broker_heard_s=talk.now.steady_s)
+    talk.session.beat(broker_heard_s=talk.now.monotonic_s)
     assert talk.sink.take()[0]["lag_ms"] == 0
-    heard_s = talk.now.steady_s
+    heard_s = talk.now.monotonic_s
     talk.later(900)
     talk.session.beat(broker_heard_s=heard_s)
     assert talk.sink.take()[0]["lag_ms"] == 0
@@ -428,15 +428,15 @@ def test_heartbeats_say_how_the_client_is_doing(hub: Hub) -> None:
 def test_a_slow_client_gets_no_more_heartbeats_until_it_reads(hub: Hub) -> None:
     talk = Talk(hub, extended=True, outbox_bytes=300)
     talk.say({"action": "subscribe", "trades": ["ES"]})
-    talk.session.beat(broker_heard_s=talk.now.steady_s)
+    talk.session.beat(broker_heard_s=talk.now.monotonic_s)
     talk.sink.take()
     talk.sink.paused = True
     publish(hub, talk, 5, count=10)
     for _ in range(100):
         talk.later(1000)
-        talk.session.beat(broker_heard_s=talk.now.steady_s)
+        talk.session.beat(broker_heard_s=talk.now.monotonic_s)
     assert [each["T"] for each in talk.read_again()] == ["skipped", "t"]
-    talk.session.beat(broker_heard_s=talk.now.steady_s)
+    talk.session.beat(broker_heard_s=talk.now.monotonic_s)
     (beat,) = talk.sink.take()
     assert (beat["sent"], beat["skipped"], beat["queue"]) == (1, 9, 0)
 

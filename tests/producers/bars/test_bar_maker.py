@@ -24,7 +24,7 @@ from tickcast.broker.client import make_client
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, LeaseHeld
 from tickcast.wire.ticks import DEFAULT_FEED, Bar, StreamKey, Timeframe, Trade
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -51,7 +51,7 @@ async def making(
         try:
             yield task
         finally:
-            await end_tasks([task])
+            await cancel_and_wait([task])
             await publisher.drain()
 
 

@@ -18,7 +18,7 @@ from tests.conftest import ES_TRADES
 from tests.producers.venues.recorded import BINANCE, COINBASE, needs_captures
 from tests.tickcast.tapes.builders import write
 from tickcast.wire.errors import InvalidRecording
-from tickcast.wire.playback import Source
+from tickcast.wire.playback import TickSource
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -26,13 +26,13 @@ BEGIN = 1_378_054_800
 """The times of these files count from here, in seconds since 1970."""
 
 
-def csv(path: Path, *rows: tuple[float, str], pack: object = None) -> Source[Tick]:
+def csv(path: Path, *rows: tuple[float, str], pack: object = None) -> TickSource[Tick]:
     text = "time,symbol,price,size\n" + "".join(f"{BEGIN + t:.3f},{s},1,1\n" for t, s in rows)
     path.write_bytes(text.encode() if pack is None else pack(text.encode()))  # type: ignore[operator]
     return open_recording(path, None, {}, lambda line, error: pytest.fail(error))
 
 
-def seen(source: Source[Tick], start: float | None = None) -> list[tuple[float, str]]:
+def seen(source: TickSource[Tick], start: float | None = None) -> list[tuple[float, str]]:
     at = None if start is None else seconds(start)
     return [((tick.time - seconds(0)) / 1e9, tick.symbol) for tick in source.read(at)]
 

@@ -25,9 +25,9 @@ from tickcast.broker.replays import ReplayControl, read_state, steer
 from tickcast.broker.steering import PauseCommand, SeekCommand, SpeedCommand, StepCommand
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import InvalidSettings, ReplayFailed
-from tickcast.wire.playback import MAX, Player, ReplayMode, Source
+from tickcast.wire.playback import MAX_SPEED, Player, ReplayMode, TickSource
 from tickcast.wire.ticks import DEFAULT_FEED, StreamKey, Tick
 from tickcast.wire.times import Time
 
@@ -43,10 +43,10 @@ async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[Publisher
 def replay_of(
     redis: Redis,
     publisher: Publisher,
-    source: Source[Tick],
+    source: TickSource[Tick],
     order: ReplayOrder | None = None,
     *,
-    speed: float = MAX,
+    speed: float = MAX_SPEED,
     loop: bool = False,
 ) -> Replay:
     deck = Player(source, time.monotonic(), speed=speed, loop=loop)
@@ -60,7 +60,7 @@ async def running(replay: Replay) -> AsyncIterator[Replay]:
         async with asyncio.timeout(20):
             yield replay
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
 
 
 async def published(redis: Redis) -> list[Tick]:
@@ -134,7 +134,7 @@ async def test_a_limit_and_a_rate_are_held(redis: Redis, publisher: Publisher) -
 async def test_the_same_recording_has_the_same_hash(redis: Redis, publisher: Publisher) -> None:
     hashes = []
     ticks = []
-    for speed in (MAX, 5000.0):
+    for speed in (MAX_SPEED, 5000.0):
         source = Recorded(*range(700))
         replay = replay_of(redis, publisher, source, ReplayOrder(hashed=True), speed=speed)
         await replay.run()
@@ -274,7 +274,7 @@ async def test_it_is_steered_through_redis(redis: Redis, publisher: Publisher) -
             with pytest.raises(ReplayFailed, match=words):
                 await steer(redis, DEFAULT_FEED, command)
         state = await steer(redis, DEFAULT_FEED, {"do": "speed", "speed": "max"})
-        assert (state.mode, state.speed) == (ReplayMode.PAUSED, MAX)
+        assert (state.mode, state.speed) == (ReplayMode.PAUSED, MAX_SPEED)
         await steer(redis, DEFAULT_FEED, {"do": "resume"})
         await until_published(redis, 3)
 

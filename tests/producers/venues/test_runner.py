@@ -20,7 +20,7 @@ from tests.conftest import until
 from tests.producers.venues.simulator import Act, simulated
 from tests.producers.venues.test_intake import match
 from tests.producers.venues.test_parsing import AT_MS, BINANCE_TRADE, KRAKEN_TICKER, KRAKEN_TRADES
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import VenueRefused
 from tickcast.wire.ticks import Quote, Tick, Trade
 
@@ -59,7 +59,7 @@ async def running(
         yield run
         assert not task.done(), task.exception()
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
 
 
 @pytest.mark.parametrize("act", [Act.CUT, Act.CLOSE])
@@ -231,7 +231,7 @@ async def test_a_cut_amid_the_handshake_is_no_refusal(answer: bytes, is_final: b
         task = asyncio.create_task(run.runner.run())
         await until(lambda: task.done() or run.runner.reconnects >= 2)
         assert task.done() == is_final
-        await end_tasks([task])
+        await cancel_and_wait([task])
     if is_final:
         assert isinstance(task.exception(), VenueRefused)
 

@@ -19,7 +19,7 @@ from tests.conftest import until
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
 from tickcast.broker.store import Store
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import unpack
 from tickcast.wire.ticks import StreamKey, Trade
 from tickcast.wire.times import Time
@@ -132,7 +132,7 @@ class Proxy:
 
     async def close(self) -> None:
         self.cut()
-        await end_tasks(self._tasks)
+        await cancel_and_wait(self._tasks)
 
 
 @asynccontextmanager

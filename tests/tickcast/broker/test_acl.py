@@ -30,7 +30,7 @@ from tickcast.broker.store import Store
 from tickcast.broker.subscriber import Subscriber
 from tickcast.commands.options import refuse_unsuitable
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed
 from tickcast.wire.playback import ReplayMode, ReplayState
 from tickcast.wire.ticks import Bar, StreamKey, Tick
@@ -100,7 +100,7 @@ async def make_a_bar(client: Redis, trades: Publisher, settings: Settings, symbo
             while not (await Store(client).heads([key]))[0].seq:
                 await asyncio.sleep(0.01)
         finally:
-            await end_tasks([task])
+            await cancel_and_wait([task])
 
 
 BARS = StreamKey("live", "bars", "ES")
@@ -168,7 +168,7 @@ async def replay_something(client: Redis) -> None:
                 assert await steer(client, "live", {"do": "status"}) == state
                 break
     finally:
-        await end_tasks([serving])
+        await cancel_and_wait([serving])
     await stage.leave(state)
 
 

@@ -15,7 +15,7 @@ from tickcast.broker import keys
 from tickcast.broker import lease as module
 from tickcast.broker.client import make_client
 from tickcast.broker.lease import LASTS_S, Lease
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import LeaseHeld
 
 CHANNELS = ["bars", "bars:1s"]
@@ -80,4 +80,4 @@ async def test_it_is_not_believed_in_while_the_store_is_away(runtime_dir: Path) 
         await until(lambda: not claim.holds)
         await store.start()
         await until(lambda: claim.holds)
-        await end_tasks([keeping])
+        await cancel_and_wait([keeping])

@@ -24,7 +24,7 @@ from tickcast.broker.replays import ReplayControl, steer
 from tickcast.broker.steering import Command
 from tickcast.commands.options import refuse_unsuitable
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed
 from tickcast.wire.playback import ReplayMode, ReplayState
 
@@ -46,7 +46,7 @@ async def replaying(client: Redis) -> AsyncIterator[list[str]]:
     try:
         yield received
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
         await stage.leave(STATE)
 
 
@@ -115,7 +115,7 @@ async def test_each_database_has_channels_of_its_own(store: OwnStore, settings: 
         publisher = await stack.enter_async_context(Publisher(client, "live", settings))
         bars = BarMaker(client, "live", settings, Bars(("1s",), 0, fill=False), ["*"], publisher)
         making = asyncio.create_task(bars.run())
-        stack.push_async_callback(end_tasks, [making])
+        stack.push_async_callback(cancel_and_wait, [making])
         talk = await stack.enter_async_context(talking(server.stream))
         await talk.ask(action="subscribe", trades=["ES"], id=1)
         await talk.ask(action="configure", replay=True)

@@ -13,9 +13,9 @@ from tests.builders import T0
 from tickcast.broker import keys
 from tickcast.broker.replays import ReplayControl, pack_state, read_state, steer, unpack_state
 from tickcast.broker.steering import Command, SeekCommand, StatusCommand, StepCommand, parse_command
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed
-from tickcast.wire.playback import MAX, ReplayMode, ReplayState
+from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState
 from tickcast.wire.times import Time
 
 STATE = ReplayState(ReplayMode.PLAYING, T0, 2.5, T0, Time(T0 + 5))
@@ -41,10 +41,10 @@ async def served(redis: Redis, answer: Any) -> AsyncIterator[list[Command]]:
                 await asyncio.sleep(0.01)
         yield told
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
 
 
-@pytest.mark.parametrize("speed", [0.5, 10.0, MAX])
+@pytest.mark.parametrize("speed", [0.5, 10.0, MAX_SPEED])
 def test_a_state_survives(speed: float) -> None:
     state = STATE._replace(speed=speed)
     assert unpack_state(pack_state(state)) == state

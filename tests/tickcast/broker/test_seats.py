@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from tests.conftest import until
 from tickcast.broker.connection_counts import ConnectionLimiter
 from tickcast.broker.scripts import Call, Script
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 
 ONE = {"hall": 2}
 
@@ -23,7 +23,7 @@ async def telling(seats: ConnectionLimiter) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
 
 
 async def test_seats_are_counted_together_and_freed(redis: Redis) -> None:

@@ -21,7 +21,7 @@ from tickcast.broker.client import make_client
 from tickcast.broker.resp import open_connection
 from tickcast.broker.subscriber import Subscriber
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable
 
 
@@ -49,7 +49,7 @@ async def listening(url: str) -> AsyncIterator[Listener]:
     try:
         yield listener
     finally:
-        await end_tasks([task])
+        await cancel_and_wait([task])
         await client.aclose()
 
 
@@ -247,7 +247,7 @@ async def test_a_busy_pool_is_not_taken_for_a_silent_redis(redis_url: str) -> No
             await asyncio.sleep(0.1)
         assert listener.subscriber.reconnects == 0
     finally:
-        await end_tasks([running, *blocking])
+        await cancel_and_wait([running, *blocking])
         await client.aclose()
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import until
 from tickcast.broker import subscriber
 from tickcast.broker.client import make_client
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable
 
 
@@ -36,7 +36,7 @@ async def test_an_outage_is_logged_once(
     try:
         await until(lambda: attempts >= 20)
     finally:
-        await end_tasks([receiving])
+        await cancel_and_wait([receiving])
         await client.aclose()
     assert [record.getMessage() for record in caplog.records] == [
         "Redis is away, trying again until it is back: refused"

@@ -20,7 +20,7 @@ from tests.talk import talking
 from tickcast.broker.client import check_version, make_client
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUntrusted
 from tickcast.wire.ticks import DEFAULT_FEED
 
@@ -53,7 +53,7 @@ class TlsProxy:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            await end_tasks(pumps)
+            await cancel_and_wait(pumps)
             answers.transport.abort()
             requests.transport.abort()
             self._joined.discard(task)

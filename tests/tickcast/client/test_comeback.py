@@ -157,7 +157,7 @@ def test_every_stream_goes_on_where_it_was_however_small_messages_are(
         for symbol in symbols:
             key = StreamKey("live", "trades", symbol)
             if now.covers(key) and not before.covers(key):
-                position = action.resume.of(key)
+                position = action.resume.match(key)
                 assert position is not None
                 got[symbol] = position.seq
         held.update(dict.fromkeys(action.subscriptions, action.options))

@@ -18,7 +18,7 @@ from tickcast import blocking as without_a_loop
 from tickcast.broker.publisher import Publisher
 from tickcast.broker.replays import ReplayControl
 from tickcast.settings import Settings
-from tickcast.tasks import end_tasks
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
 from tickcast.wire.playback import Player, ReplayMode
@@ -190,7 +190,7 @@ async def test_replay_states_stand_behind_their_ticks(
         await until(lambda: told and told[-1].mode is ReplayMode.ENDED)
         assert (told[-1].first, told[-1].last) == (at(0), at(299))
         assert seen == list(range(1, 301))
-        await end_tasks([task, reading])
+        await cancel_and_wait([task, reading])
 
 
 async def _read_into(stream: Stream, seen: list[int | None]) -> None:

@@ -23,7 +23,7 @@ from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
-from tickcast.wire.playback import MAX, ReplayMode
+from tickcast.wire.playback import MAX_SPEED, ReplayMode
 from tickcast.wire.ticks import Tick, Trade
 
 
@@ -59,7 +59,7 @@ async def test_a_part_of_it_by_times_in_any_form(server: RunningServer) -> None:
     async with connect(server.stream) as stream:
         start = datetime.fromtimestamp(at(10) // 10**9, UTC)
         replay = await stream.replay(
-            "hundred", {"trades": ["*"]}, start=start, end=at(12).rfc3339(), speed=MAX
+            "hundred", {"trades": ["*"]}, start=start, end=at(12).rfc3339(), speed=MAX_SPEED
         )
         assert places([tick async for tick in replay]) == [10, 11, 12]
 
@@ -70,7 +70,7 @@ async def test_it_is_steered(server: RunningServer) -> None:
         assert places([await anext(replay)]) == [0]
         assert (await replay.pause()).mode is ReplayMode.PAUSED
         assert (await replay.seek(at(50.5))).position == at(50.5)
-        assert (await replay.speed("max")).speed == MAX
+        assert (await replay.speed("max")).speed == MAX_SPEED
         assert (await replay.resume()).mode is ReplayMode.PLAYING
         assert places([tick async for tick in replay]) == list(range(51, 100))
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from feed.access.conduct import price_of
 from tickcast.wire.actions import (
     Auth,
-    Bearer,
+    BearerToken,
     Configure,
+    DeliveryOptions,
     KeyAndSecret,
     ListSubscriptions,
-    Options,
     Ping,
     SlowPolicy,
     Subscribe,
@@ -38,7 +38,7 @@ A = frozenset({Subscription("trades", "A")})
     ("message", "action"),
     [
         ({"action": "auth", "key": "k", "secret": "s"}, Auth(KeyAndSecret("k", "s"))),
-        ({"action": "auth", "token": "t", "id": 1}, Auth(Bearer("t"), 1)),
+        ({"action": "auth", "token": "t", "id": 1}, Auth(BearerToken("t"), 1)),
         ({"action": "list"}, ListSubscriptions()),
         ({"action": "ping", "id": "a" * 64}, Ping("a" * 64)),
         ({"action": "ping", "id": 2**64 - 1}, Ping(2**64 - 1)),
@@ -83,7 +83,7 @@ A = frozenset({Subscription("trades", "A")})
         ),
         (
             {"action": "subscribe", "trades": ["A"], "conflate_ms": 245, "slow": "close"},
-            Subscribe(A, options=Options(250, SlowPolicy.CLOSE)),
+            Subscribe(A, options=DeliveryOptions(250, SlowPolicy.CLOSE)),
         ),
     ],
 )
@@ -200,8 +200,8 @@ def test_resume_and_start_go_together(pack: Any) -> None:
     )
     assert isinstance(action, Subscribe)
     assert action.start == Time(5)
-    assert action.resume.of(StreamKey("live", "trades", "A")) == StreamPosition("e1", 7)
-    assert action.resume.of(StreamKey("live", "trades", "B")) is None
+    assert action.resume.match(StreamKey("live", "trades", "A")) == StreamPosition("e1", 7)
+    assert action.resume.match(StreamKey("live", "trades", "B")) is None
 
 
 def test_start_as_a_timestamp_of_messagepack() -> None:

@@ -6,26 +6,26 @@ from hypothesis import strategies as st
 
 from tests.builders import T0
 from tests.recorded import SECOND, Recorded, at, places
-from tickcast.wire.playback import MAX, Player, ReplayMode
+from tickcast.wire.playback import MAX_SPEED, Player, ReplayMode
 from tickcast.wire.ticks import Tick
 
 
 def test_ticks_are_due_at_their_times_divided_by_the_speed() -> None:
     deck = Player(Recorded(0, 1, 1, 3), 100.0, speed=10)
     assert places(deck.pop_due(100.0)) == [0]
-    assert deck.due_s == pytest.approx(100.1)
+    assert deck.next_due_s == pytest.approx(100.1)
     assert places(deck.pop_due(100.05)) == []
     assert places(deck.pop_due(100.1)) == [1, 2]
     assert deck.state(100.15).position == at(1.5)
     assert places(deck.pop_due(100.3)) == [3]
     assert deck.state(100.3) == (ReplayMode.ENDED, at(3), 10, at(0), at(3))
-    assert deck.due_s is None
+    assert deck.next_due_s is None
 
 
 def test_max_takes_no_heed_of_time() -> None:
-    deck = Player(Recorded(0, 100, 5), 7.0, speed=MAX)
-    assert deck.due_s == 7.0
-    assert places(deck.pop_due(7.0, at_most=2)) == [0, 1]
+    deck = Player(Recorded(0, 100, 5), 7.0, speed=MAX_SPEED)
+    assert deck.next_due_s == 7.0
+    assert places(deck.pop_due(7.0, limit=2)) == [0, 1]
     assert deck.state(7.0).position == at(100)
     assert places(deck.pop_due(7.0)) == [2]
     assert deck.state(7.0).mode is ReplayMode.ENDED
@@ -43,10 +43,10 @@ def test_times_that_go_back_wait_for_nothing_and_keep_their_place() -> None:
 
 def test_a_part_is_played_to_its_end_with_its_silence() -> None:
     deck = Player(Recorded(0, 1, 2, 9), 0.0, start=at(0.5), end=at(4))
-    assert deck.due_s == pytest.approx(0.5)
+    assert deck.next_due_s == pytest.approx(0.5)
     assert places(deck.pop_due(1.5)) == [1, 2]
     assert deck.state(1.5).mode is ReplayMode.PLAYING
-    assert deck.due_s == pytest.approx(3.5)
+    assert deck.next_due_s == pytest.approx(3.5)
     deck.pop_due(3.5)
     assert deck.state(3.5).mode is ReplayMode.ENDED
     with pytest.raises(ValueError, match="the recording goes from"):
@@ -58,10 +58,10 @@ def test_paused_nothing_is_due_and_the_position_stands() -> None:
     deck.pop_due(0.5)
     deck.pause(0.5)
     assert deck.pop_due(60.0) == []
-    assert deck.due_s is None
+    assert deck.next_due_s is None
     assert deck.state(60.0).position == at(0.5)
     deck.resume(60.0)
-    assert deck.due_s == pytest.approx(60.5)
+    assert deck.next_due_s == pytest.approx(60.5)
     assert places(deck.pop_due(60.5)) == [1]
 
 
@@ -69,7 +69,7 @@ def test_the_speed_changes_from_where_it_is() -> None:
     deck = Player(Recorded(0, 10, 20), 0.0)
     deck.pop_due(5.0)
     deck.set_speed(5, 5.0)
-    assert deck.due_s == pytest.approx(6.0)
+    assert deck.next_due_s == pytest.approx(6.0)
     deck.set_speed(0.5, 5.5)
     assert deck.state(5.5).position == at(7.5)
     for speed in (0.001, 20_000, 0, -1, float("nan")):
@@ -100,7 +100,7 @@ def test_a_step_pauses_and_ignores_when_ticks_are_due() -> None:
     assert places(deck.step(2, 0.0)) == [0, 1]
     assert deck.state(9.0) == (ReplayMode.PAUSED, at(10), 1, at(0), at(20))
     deck.resume(9.0)
-    assert deck.due_s == pytest.approx(19.0)
+    assert deck.next_due_s == pytest.approx(19.0)
     assert places(deck.step(5, 10.0)) == [2]
     assert deck.state(10.0).mode is ReplayMode.ENDED
     assert deck.step(1, 10.0) == []
@@ -114,7 +114,7 @@ def test_rounds_follow_each_other_without_a_delay() -> None:
     assert places(deck.pop_due(1.7)) == [1]
     assert deck.rewinds == 1
     assert places(deck.pop_due(1.7)) == [0], "due at 1.0"
-    assert deck.due_s == pytest.approx(2.0)
+    assert deck.next_due_s == pytest.approx(2.0)
     with pytest.raises(ValueError, match="nothing to loop"):
         Player(Recorded(1, 1), 0.0, loop=True)
 
@@ -125,8 +125,8 @@ def test_after_an_hour_nothing_has_added_up() -> None:
     began_s = 365.25 * 86_400 + 0.123
     deck = Player(source, began_s, speed=10)
     now_s = began_s
-    while deck.due_s is not None and now_s < began_s + 3600:
-        now_s = max(now_s, deck.due_s) + 0.0007
+    while deck.next_due_s is not None and now_s < began_s + 3600:
+        now_s = max(now_s, deck.next_due_s) + 0.0007
         for tick in deck.pop_due(now_s):
             ideal_s = began_s + (tick.time - T0) / SECOND / 10
             assert now_s - ideal_s < 0.002
@@ -141,7 +141,7 @@ COMMANDS = st.one_of(
     st.tuples(st.just("pause"), st.just(0.0)),
     st.tuples(st.just("resume"), st.just(0.0)),
     st.tuples(st.just("seek"), st.floats(-5, 105)),
-    st.tuples(st.just("speed"), st.sampled_from([0.01, 0.5, 1, 7, 10_000, MAX])),
+    st.tuples(st.just("speed"), st.sampled_from([0.01, 0.5, 1, 7, 10_000, MAX_SPEED])),
     st.tuples(st.just("step"), st.integers(1, 5)),
 )
 
@@ -166,8 +166,8 @@ def test_whatever_is_done_each_pass_is_in_order_and_once(
         match name:
             case "wait":
                 now_s += value
-            case "next" if deck.due_s is not None:
-                now_s = max(now_s, deck.due_s)
+            case "next" if deck.next_due_s is not None:
+                now_s = max(now_s, deck.next_due_s)
             case "pause":
                 deck.pause(now_s)
             case "resume":
@@ -195,7 +195,7 @@ def test_whatever_is_done_each_pass_is_in_order_and_once(
 
 @given(
     seconds=st.lists(st.floats(0, 100), min_size=1, max_size=30),
-    speed=st.sampled_from([0.1, 1, 10, 1000, MAX]),
+    speed=st.sampled_from([0.1, 1, 10, 1000, MAX_SPEED]),
     late_s=st.floats(0, 2),
 )
 def test_undisturbed_every_tick_comes_once_and_none_too_early(
@@ -204,8 +204,8 @@ def test_undisturbed_every_tick_comes_once_and_none_too_early(
     deck = Player(Recorded(*seconds), 50.0, speed=speed)
     played: list[Tick] = []
     now_s = 50.0
-    while deck.due_s is not None:
-        now_s = max(now_s, deck.due_s + late_s + 1e-9)
+    while deck.next_due_s is not None:
+        now_s = max(now_s, deck.next_due_s + late_s + 1e-9)
         ticks = deck.pop_due(now_s)
         played += ticks
         for tick in ticks:

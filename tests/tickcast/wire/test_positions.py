@@ -124,30 +124,30 @@ def test_nothing_of_a_long_symbol_is_sent_back_but_its_beginning() -> None:
 def test_no_positions_at_all(value: object) -> None:
     positions = parse_positions(value, WANTED)
     assert not positions
-    assert positions.of(stream("A")) is None
+    assert positions.match(stream("A")) is None
 
 
 def test_a_stream_without_a_position_has_none() -> None:
     positions = parse_positions({"epoch": "e", "trades": {"A": 7}}, WANTED)
     assert positions
-    assert positions.of(stream("A")) == StreamPosition("e", 7)
-    assert positions.of(stream("B")) is None
-    assert positions.of(stream("A", "quotes")) is None
-    assert NO_POSITIONS.of(stream("A")) is None
+    assert positions.match(stream("A")) == StreamPosition("e", 7)
+    assert positions.match(stream("B")) is None
+    assert positions.match(stream("A", "quotes")) is None
+    assert NO_POSITIONS.match(stream("A")) is None
 
 
 def test_what_wildcards_cover_can_be_named() -> None:
     positions = parse_positions(
         {"epoch": "e", "trades": {"BTC-USD": 3}, "quotes": {"Z": 2**53 - 1}}, WANTED
     )
-    assert positions.of(stream("BTC-USD")) == StreamPosition("e", 3)
-    assert positions.of(stream("Z", "quotes")) == StreamPosition("e", 2**53 - 1)
+    assert positions.match(stream("BTC-USD")) == StreamPosition("e", 3)
+    assert positions.match(stream("Z", "quotes")) == StreamPosition("e", 2**53 - 1)
 
 
 def test_a_narrower_wildcard_than_the_one_subscribed_to() -> None:
     positions = parse_positions({"epoch": "e", "quotes": {"BTC-*": 0}}, WANTED)
-    assert positions.of(stream("BTC-USD", "quotes")) == StreamPosition("e", 0)
-    assert positions.of(stream("ETH-USD", "quotes")) is None
+    assert positions.match(stream("BTC-USD", "quotes")) == StreamPosition("e", 0)
+    assert positions.match(stream("ETH-USD", "quotes")) is None
 
 
 def test_names_go_before_prefixes_and_longer_prefixes_before_shorter_ones() -> None:
@@ -159,7 +159,7 @@ def test_names_go_before_prefixes_and_longer_prefixes_before_shorter_ones() -> N
         ],
         WANTED,
     )
-    of = {symbol: positions.of(stream(symbol, "quotes")) for symbol in
+    of = {symbol: positions.match(stream(symbol, "quotes")) for symbol in
           ("BTC-USD", "BTC-EUR", "BTC-GBP", "BTC-", "ETH-USD")}  # fmt: skip
     assert of == {
         "BTC-USD": StreamPosition("e1", 9),
@@ -174,8 +174,8 @@ def test_the_streams_of_one_message_may_be_in_several_epochs() -> None:
     positions = parse_positions(
         [{"epoch": "e1", "trades": {"A": 5}}, {"epoch": "e2", "trades": {"B": 6}}], WANTED
     )
-    assert positions.of(stream("A")) == StreamPosition("e1", 5)
-    assert positions.of(stream("B")) == StreamPosition("e2", 6)
+    assert positions.match(stream("A")) == StreamPosition("e1", 5)
+    assert positions.match(stream("B")) == StreamPosition("e2", 6)
 
 
 def test_positions_are_told_sorted_by_epoch_channel_and_symbol() -> None:
@@ -213,7 +213,7 @@ def test_what_is_told_can_be_given_back(
         Subscription(channel, symbol if by_name else "*") for _, channel, symbol in held
     )
     positions = parse_positions(told, wanted)
-    assert {key: positions.of(key) for key in held} == held
+    assert {key: positions.match(key) for key in held} == held
     assert bool(positions) is bool(held)
 
 
@@ -247,4 +247,4 @@ def test_keys_that_only_messagepack_can_have() -> None:
         parse_action(msgpack.packb(message | {"resume": resume}))
     action = parse_action(msgpack.packb(message | {"resume": {"epoch": "e", "trades": {"A": 1}}}))
     assert isinstance(action, Subscribe)
-    assert action.resume.of(stream("A")) == StreamPosition("e", 1)
+    assert action.resume.match(stream("A")) == StreamPosition("e", 1)

@@ -8,9 +8,9 @@ from tickcast.wire.sequence import (
     HELD_TICKS_MAX,
     NEW_EPOCH,
     Batch,
-    Due,
     GapReason,
     History,
+    SequenceEvent,
     SequenceGap,
     SequenceTracker,
 )
@@ -31,7 +31,7 @@ def lost(first: int, last: int) -> SequenceGap:
     return SequenceGap(first, last, GapReason.BROKER)
 
 
-def seqs(due: list[Due]) -> list[int | SequenceGap]:
+def seqs(due: list[SequenceEvent]) -> list[int | SequenceGap]:
     """Return the numbers of ticks to deliver, and gaps unchanged."""
     found: list[int | SequenceGap] = []
     for item in due:
@@ -41,61 +41,61 @@ def seqs(due: list[Due]) -> list[int | SequenceGap]:
 
 def started(seq: int = 0) -> SequenceTracker:
     run = SequenceTracker()
-    assert run.start(E1, seq) == []
+    assert run.start_after(E1, seq) == []
     return run
 
 
 def test_live_ticks_pass_through() -> None:
     run = started(5)
-    assert seqs(run.live(batch(6, 3))) == [6, 7, 8]
+    assert seqs(run.add_batch(batch(6, 3))) == [6, 7, 8]
     assert not run.behind
     assert run.seq == 8
 
 
 def test_what_came_before_the_start_is_held_until_it() -> None:
     run = SequenceTracker()
-    assert run.live(batch(4, 2)) == []
-    assert run.live(batch(6, 2)) == []
-    assert seqs(run.start(E1, 4)) == [5, 6, 7]
+    assert run.add_batch(batch(4, 2)) == []
+    assert run.add_batch(batch(6, 2)) == []
+    assert seqs(run.start_after(E1, 4)) == [5, 6, 7]
 
 
 def test_known_ticks_are_left_out() -> None:
     run = started(5)
-    assert run.live(batch(3, 3)) == []
-    assert seqs(run.live(batch(4, 4))) == [6, 7]
+    assert run.add_batch(batch(3, 3)) == []
+    assert seqs(run.add_batch(batch(4, 4))) == [6, 7]
 
 
 def test_a_gap_is_filled_from_history() -> None:
     run = started(5)
-    assert run.live(batch(8, 2)) == []
+    assert run.add_batch(batch(8, 2)) == []
     assert run.behind
-    assert run.ask() == 5
-    assert run.live(batch(10)) == []
+    assert run.begin_repair() == 5
+    assert run.add_batch(batch(10)) == []
     assert seqs(run.repair(history(batch(5, 4)))) == [6, 7, 8, 9, 10]
     assert not run.behind
 
 
 def test_history_may_come_in_pages() -> None:
     run = started(0)
-    run.live(batch(9))
-    assert run.ask() == 0
+    run.add_batch(batch(9))
+    assert run.begin_repair() == 0
     assert seqs(run.repair(history(batch(1, 3), complete=False))) == [1, 2, 3]
     assert run.behind
-    assert run.ask() == 3
+    assert run.begin_repair() == 3
     assert seqs(run.repair(history(batch(4, 5)))) == [4, 5, 6, 7, 8, 9]
 
 
 def test_what_history_lacks_is_a_gap() -> None:
     run = started(5)
-    run.live(batch(20))
-    run.ask()
+    run.add_batch(batch(20))
+    run.begin_repair()
     assert seqs(run.repair(history(batch(10, 10)))) == [lost(6, 9), *range(10, 21)]
 
 
 def test_an_empty_history_leaves_a_gap_up_to_what_has_come() -> None:
     run = started(5)
-    run.live(batch(9))
-    run.ask()
+    run.add_batch(batch(9))
+    run.begin_repair()
     assert seqs(run.repair(history(seq=9))) == [lost(6, 8), 9]
     assert not run.behind
 
@@ -103,53 +103,53 @@ def test_an_empty_history_leaves_a_gap_up_to_what_has_come() -> None:
 def test_an_empty_history_leaves_a_gap_up_to_where_the_store_stands() -> None:
     run = started(5)
     run.behind = True
-    run.ask()
+    run.begin_repair()
     assert seqs(run.repair(history(seq=9))) == [lost(6, 9)]
     assert run.seq == 9
 
 
 def test_a_hole_that_came_up_while_history_was_read_is_not_final() -> None:
     run = started(5)
-    run.live(batch(8))
-    run.ask()
-    run.live(batch(9))
-    run.live(batch(12))  # The connection was cut once more, and 10 and 11 were lost with it.
+    run.add_batch(batch(8))
+    run.begin_repair()
+    run.add_batch(batch(9))
+    run.add_batch(batch(12))  # The connection was cut once more, and 10 and 11 were lost with it.
     assert seqs(run.repair(history(batch(6, 3)))) == [6, 7, 8, 9]
     assert run.behind
-    assert run.ask() == 9
+    assert run.begin_repair() == 9
     assert seqs(run.repair(history(batch(10, 3)))) == [10, 11, 12]
 
 
 def test_a_later_epoch_starts_over_and_an_earlier_one_is_ignored() -> None:
     run = started(5)
-    assert seqs(run.live(batch(1, 2, E2))) == [NEW_EPOCH, 1, 2]
-    assert run.live(batch(6, 1, E1)) == []
-    assert seqs(run.live(batch(3, 1, E2))) == [3]
+    assert seqs(run.add_batch(batch(1, 2, E2))) == [NEW_EPOCH, 1, 2]
+    assert run.add_batch(batch(6, 1, E1)) == []
+    assert seqs(run.add_batch(batch(3, 1, E2))) == [3]
 
 
 def test_nobody_hears_of_an_epoch_who_had_no_number_before() -> None:
-    assert seqs(started().live(batch(1, 2, E2))) == [1, 2]
+    assert seqs(started().add_batch(batch(1, 2, E2))) == [1, 2]
 
 
 def test_a_later_epoch_noticed_late_is_read_from_its_beginning() -> None:
     run = started(5)
-    assert run.live(batch(4, 1, E2)) == []
+    assert run.add_batch(batch(4, 1, E2)) == []
     assert run.behind
-    run.ask()
+    run.begin_repair()
     assert seqs(run.repair(history(batch(1, 3, E2), epoch=E2))) == [NEW_EPOCH, 1, 2, 3, 4]
 
 
 def test_what_is_held_is_bounded_and_read_again() -> None:
     run = SequenceTracker()
-    run.start(E1, 0)
+    run.start_after(E1, 0)
     run.behind = True
-    run.ask()
+    run.begin_repair()
     for first in range(1, 2 * HELD_TICKS_MAX, 10_000):
-        run.live(batch(first, 10_000))
+        run.add_batch(batch(first, 10_000))
     assert sum(len(each.ticks) for each in run._held) <= HELD_TICKS_MAX
     assert run.repair(history()) == []
     assert run.behind
-    assert run.ask() == 0
+    assert run.begin_repair() == 0
 
 
 @given(
@@ -167,29 +167,29 @@ def test_whatever_is_lost_on_the_way_all_is_accounted_for(
     """Some batches never arrive live; history is bounded, and is read rarely and slowly."""
     run = SequenceTracker()
     published: list[Batch] = []
-    out: list[Due] = []
+    out: list[SequenceEvent] = []
     begin = min(begin, sum(sizes))
     began = False
     under_way: History | None = None
     for index, size in enumerate(sizes):
         if not began and sum(sizes[:index]) >= begin:
-            out += run.start(E1, begin)
+            out += run.start_after(E1, begin)
             began = True
         published.append(batch(1 + sum(sizes[:index]), size))
         if index not in never_live:
-            out += run.live(published[-1])
+            out += run.add_batch(published[-1])
         if began and under_way is None and run.behind and index in asked:
-            under_way = history_after(published[-retained:], run.ask(), published)
+            under_way = history_after(published[-retained:], run.begin_repair(), published)
         if under_way is not None and index in answered:
             out += run.repair(under_way)
             under_way = None
     if not began:
-        out += run.start(E1, begin)
+        out += run.start_after(E1, begin)
     if under_way is not None:
         out += run.repair(under_way)
     run.behind = True
     for _ in range(2):
-        out += run.repair(history_after(published[-retained:], run.ask(), published))
+        out += run.repair(history_after(published[-retained:], run.begin_repair(), published))
     assert not run.behind
     covered: list[int] = []
     for item in out:

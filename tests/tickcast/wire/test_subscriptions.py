@@ -38,7 +38,7 @@ def test_the_name_decides_or_else_the_longest_prefix(
     for channel in ("trades", "quotes", "bars"):
         stream = StreamKey("live", channel, symbol)
         expected = naive(said, Subscription(channel, symbol))
-        assert found.of(stream) == expected
+        assert found.match(stream) == expected
         assert found.covers(stream) == (expected is not None)
 
 
@@ -46,4 +46,4 @@ def test_the_name_decides_or_else_the_longest_prefix(
 def test_a_pattern_is_looked_up_as_a_whole(
     said: dict[Subscription, int], wanted: Subscription
 ) -> None:
-    assert PatternMap(said).of_pattern(wanted) == naive(said, wanted)
+    assert PatternMap(said).match_pattern(wanted) == naive(said, wanted)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tests.builders import T0, bar, quote, trade
 from tickcast.wire.encoding import (
     Encoding,
-    array_marks,
+    array_delimiters,
     encode,
     encode_elements,
-    from_wire,
     pack,
+    tick_from_message,
     unpack,
 )
 from tickcast.wire.errors import InvalidTick
@@ -26,10 +26,10 @@ from tickcast.wire.ticks import (
     StreamKey,
     Tick,
     Trade,
+    assign_seqs,
     channel_of,
     is_feed_name,
     is_symbol,
-    number,
     validate,
 )
 from tickcast.wire.times import Time
@@ -77,10 +77,12 @@ def test_unknown_fields_and_the_one_minute_timeframe_are_left_out() -> None:
 
 @given(st.lists(TICKS, min_size=1, max_size=5))
 def test_both_encodings_carry_the_same_ticks(ticks: list[Tick]) -> None:
-    from_json = [from_wire(each) for each in msgspec.json.decode(encode(ticks, Encoding.JSON))]
+    from_json = [
+        tick_from_message(each) for each in msgspec.json.decode(encode(ticks, Encoding.JSON))
+    ]
     reference = msgpack.unpackb(encode(ticks, Encoding.MSGPACK))
     assert from_json == ticks
-    assert [from_wire(each) for each in reference] == ticks
+    assert [tick_from_message(each) for each in reference] == ticks
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
@@ -89,13 +91,13 @@ def test_pieces_joined_are_the_array_of_all(sizes: list[int], encoding: Encoding
     parts = [[trade(id=n)] * size for n, size in enumerate(sizes)]
     pieces = [encode_elements(part, encoding) for part in parts]
     whole = encode([tick for part in parts for tick in part], encoding)
-    before, between, after = array_marks(sum(sizes), encoding)
+    before, between, after = array_delimiters(sum(sizes), encoding)
     assert before + between.join(pieces) + after == whole
 
 
 @given(st.lists(TICKS, min_size=1, max_size=5), st.integers(1, 2**53))
 def test_the_store_gives_back_what_it_got_with_numbers(ticks: list[Tick], first: int) -> None:
-    stored = number(unpack(pack(ticks)), first)
+    stored = assign_seqs(unpack(pack(ticks)), first)
     assert [tick.seq for tick in stored] == list(range(first, first + len(ticks)))
     for before, after in zip(ticks, stored, strict=True):
         after.seq = None
@@ -151,12 +153,12 @@ def test_each_rule_is_held(tick: Tick, words: str) -> None:
 )
 def test_messages_that_are_no_tick_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidTick):
-        from_wire(fields)
+        tick_from_message(fields)
 
 
 def test_integers_are_good_prices_and_later_fields_are_ignored() -> None:
     fields = {"T": "t", "S": "A", "p": 1, "s": 2, "t": 5, "new": True}
-    assert from_wire(fields) == trade("A", price=1.0, size=2.0, time=Time(5))
+    assert tick_from_message(fields) == trade("A", price=1.0, size=2.0, time=Time(5))
 
 
 def test_channels() -> None:
@@ -214,4 +216,4 @@ def test_the_required_fields_may_be_positional_and_the_time_is_now() -> None:
 
 def test_a_message_without_a_time_is_no_tick() -> None:
     with pytest.raises(InvalidTick, match="`t`"):
-        from_wire({"T": "t", "S": "AAPL", "p": 187.1, "s": 100})
+        tick_from_message({"T": "t", "S": "AAPL", "p": 187.1, "s": 100})

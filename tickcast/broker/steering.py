@@ -14,7 +14,11 @@ _MESSAGE_BYTES: Final = 1024
 _Id = Annotated[str, Meta(min_length=1, max_length=64)]
 
 
-class _Command(Struct, tag_field="do", tag=str.lower, forbid_unknown_fields=True, kw_only=True):
+def _tag(name: str) -> str:
+    return name.removesuffix("Command").lower()
+
+
+class _Command(Struct, tag_field="do", tag=_tag, forbid_unknown_fields=True, kw_only=True):
     """The base of all commands. The reply repeats `id`."""
 
     id: _Id

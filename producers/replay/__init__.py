@@ -1,1 +1,0 @@
-"""Replays recorded data into Redis at a chosen speed, controlled by `tickcast replayctl`."""

@@ -23,8 +23,8 @@ from feed.server.running import FeedServer, address_of, bind, server_config
 from feed.transport import selfsigned
 from feed.transport.selfsigned import Pair
 from feed.transport.tls import certificate_of
-from producers.synthetic.pacing import Pacer, play
-from producers.synthetic.synthetic import generate, symbol_names
+from producers.simulation.pacing import Pacer, play
+from producers.simulation.synthetic import generate, symbol_names
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import provided_store
 from tickcast.broker.publisher import Publisher

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from producers.recordings.csv import CsvRecording
-from producers.synthetic.pacing import Pacer, play
+from producers.simulation.pacing import Pacer, play
 from tests.conftest import ES_TRADES, RunningServer
 from tests.talk import Talk, talking
 from tickcast.broker.publisher import Publisher

@@ -31,8 +31,8 @@ FLOORS = {
     ),
     "producers": (
         {"venues"},
-        {"recordings", "synthetic", "bars"},
-        {"replay"},
+        {"recordings", "bars"},
+        {"simulation"},
         {"commands"},
     ),
     "clients": (
@@ -49,7 +49,7 @@ SANS_IO = (
     "clients/terminal/*.py",
     "producers/bars/bars.py",
     "producers/bars/series.py",
-    "producers/synthetic/scenarios.py",
+    "producers/simulation/scenarios.py",
     *(
         f"tickcast/client/{name}.py"
         for name in ("accounts", "audit", "backoff", "notices", "report", "resume", "stamps",

@@ -8,8 +8,8 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from producers.synthetic.scenarios import SCENARIOS, play_out
-from producers.synthetic.synthetic import symbol_names
+from producers.simulation.scenarios import SCENARIOS, play_out
+from producers.simulation.synthetic import symbol_names
 from tickcast.wire.ticks import Quote, Tick, Trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from producers.venues.capture import Capture
+from producers.venues.capture import CaptureDirectory
+from producers.venues.client import VenueClient
 from producers.venues.registry import VENUES
-from producers.venues.runner import Runner
-from producers.venues.venue import Venue, Wants
+from producers.venues.venue import TickKinds, Venue
 from tickcast.broker.publisher import Publisher
 from tickcast.commands.options import (
     config_option,
@@ -33,7 +33,7 @@ from tickcast.settings import Settings, load_settings
 from tickcast.tasks import cancel_and_wait
 
 _SYMBOLS_MAX: Final = 5000
-_PROGRESS_S: Final = 0.5
+_REFRESH_S: Final = 0.5
 _DRAIN_S: Final = 2.0
 
 
@@ -69,13 +69,13 @@ def live(
     if url is not None:
         _check_url(url)
     try:
-        kept = Capture(capture, chosen) if capture else None
+        directory = CaptureDirectory(capture, chosen) if capture else None
     except OSError as error:
         raise click.BadParameter(
             f"{capture}: {error.strerror or error}", param_hint="--capture"
         ) from None
-    wants = Wants(trades or not quotes, quotes or not trades)
-    run(_live(settings, feed, chosen, tuple(dict.fromkeys(symbols)), wants, url, kept))
+    kinds = TickKinds(trades or not quotes, quotes or not trades)
+    run(_live(settings, feed, chosen, tuple(dict.fromkeys(symbols)), kinds, url, directory))
 
 
 def _check_symbols(venue: Venue, symbols: tuple[str, ...]) -> None:
@@ -83,7 +83,7 @@ def _check_symbols(venue: Venue, symbols: tuple[str, ...]) -> None:
         raise click.BadParameter(f"more than {_SYMBOLS_MAX:,}", param_hint="SYMBOL")
     for symbol in symbols:
         try:
-            venue.symbols.theirs(symbol)
+            venue.symbols.to_market(symbol)
         except ValueError as error:
             raise click.BadParameter(f"{venue.name}: {error}", param_hint="SYMBOL") from None
 
@@ -91,12 +91,12 @@ def _check_symbols(venue: Venue, symbols: tuple[str, ...]) -> None:
 def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("ws", "wss") and parts.hostname and not parts.fragment
-        _ = parts.port  # raises ValueError for an invalid port
+        is_valid = parts.scheme in ("ws", "wss") and parts.hostname and not parts.fragment
+        _ = parts.port  # Raises ValueError for an invalid port.
     except ValueError:
-        good = False
-    if not good:
-        raise click.BadParameter(f"{url!a} is no ws:// or wss:// address", param_hint="--url")
+        is_valid = False
+    if not is_valid:
+        raise click.BadParameter(f"{url!a} is not a ws:// or wss:// address", param_hint="--url")
 
 
 async def _live(
@@ -104,25 +104,25 @@ async def _live(
     feed: str,
     venue: Venue,
     symbols: tuple[str, ...],
-    wants: Wants,
+    kinds: TickKinds,
     url: str | None,
-    capture: Capture | None,
+    capture: CaptureDirectory | None,
 ) -> None:
-    with _screen(settings) as line:  # Before the publisher, which then writes to the log.
+    with _screen(settings) as screen:  # Before the publisher, which then writes to the log.
         async with open_publisher(settings, feed) as publisher:
-            runner = Runner(venue, symbols, wants, publisher.publish, url=url, capture=capture)
-            drawing = asyncio.create_task(_draw(line, runner)) if line else None
+            client = VenueClient(venue, symbols, kinds, publisher.publish, url=url, capture=capture)
+            refreshing = asyncio.create_task(_refresh(screen, client)) if screen else None
             try:
-                await runner.run()
+                await client.run()
             finally:
                 await _drain(publisher)
-                if line and drawing:
-                    await cancel_and_wait([drawing])
-                    line.stop()
-                tally = runner.intake.tally
+                if screen and refreshing:
+                    await cancel_and_wait([refreshing])
+                    screen.stop()
+                counts = client.normalizer.counts
                 click.echo(
-                    f"{tally.ticks:,} ticks from {venue.name}, {tally.missing:,} missing,"
-                    f" {runner.reconnects:,} reconnects, {tally.bad_frames:,} bad frames",
+                    f"{counts.ticks:,} ticks from {venue.name}, {counts.missing:,} missing,"
+                    f" {client.reconnects:,} reconnects, {counts.bad_frames:,} bad frames",
                     err=True,
                 )
 
@@ -146,40 +146,41 @@ def _screen(settings: Settings) -> Iterator[Live | None]:
         set_up_logging(settings)
         yield None
         return
-    with Live(Text(), console=Console(stderr=True), auto_refresh=False, transient=True) as line:
+    with Live(Text(), console=Console(stderr=True), auto_refresh=False, transient=True) as screen:
         set_up_logging(settings)  # Now, so that log lines appear above.
-        yield line
+        yield screen
 
 
-async def _draw(line: Live, runner: Runner) -> None:
-    meter = LiveMeter()
+async def _refresh(screen: Live, client: VenueClient) -> None:
+    status = StatusLine()
     while True:
-        line.update(Text(meter.read(runner, time.monotonic()), no_wrap=True), refresh=True)
-        await asyncio.sleep(_PROGRESS_S)
+        screen.update(Text(status.format(client, time.monotonic()), no_wrap=True), refresh=True)
+        await asyncio.sleep(_REFRESH_S)
 
 
-class LiveMeter:
-    """Makes the status line: totals, and rates since the last reading."""
+class StatusLine:
+    """Formats totals, and rates since the line before."""
 
     def __init__(self) -> None:
+        # When the line before was formatted, and the number of ticks then.
         self._before: tuple[float, int] | None = None
 
-    def read(self, runner: Runner, now_s: float) -> str:
-        """Return the current status line."""
-        tally = runner.intake.tally
+    def format(self, client: VenueClient, now_s: float) -> str:
+        """Return the current line."""
+        counts = client.normalizer.counts
         rate = 0.0
         if self._before and now_s > self._before[0]:
-            rate = (tally.ticks - self._before[1]) / (now_s - self._before[0])
-        self._before = (now_s, tally.ticks)
-        skew = runner.intake.skew.ns
+            rate = (counts.ticks - self._before[1]) / (now_s - self._before[0])
+        self._before = (now_s, counts.ticks)
+        skew_ns = client.normalizer.skew.ns
         parts = [
-            f"{tally.ticks:,} ticks",
+            f"{counts.ticks:,} ticks",
             f"{rate:,.0f}/s",
-            f"{tally.gaps:,} gaps",
-            f"{runner.reconnects:,} reconnects",
-            f"{tally.bad_frames:,} bad frames",
-            f"skew {skew / 1e6:+,.0f} ms" if skew is not None else "skew unknown",
+            f"{counts.gaps:,} gaps",
+            f"{client.reconnects:,} reconnects",
+            f"{counts.bad_frames:,} bad frames",
+            "skew unknown" if skew_ns is None else f"skew {skew_ns / 1e6:+,.0f} ms",
         ]
-        if not runner.connected:
+        if not client.connected:
             parts.insert(0, "not connected")
         return ", ".join(parts)

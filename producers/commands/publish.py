@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
-from producers.recordings.compressed import unpacking_of
-from producers.recordings.lines import LINE_MAX, LineSplitter, Utf8, parse_line
+from producers.recordings.files import unpacking_of
+from producers.recordings.json_lines import LINE_MAX, LineSplitter, Utf8, parse_line
 from tickcast.commands.options import (
     BadLines,
     config_option,

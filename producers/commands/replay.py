@@ -18,9 +18,9 @@ from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from producers.commands.replay_screen import shown
 from producers.commands.rows import Rows, row_options, show_notes
 from producers.recordings.csv import CsvRecording
-from producers.recordings.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings.sources import open_recording
-from producers.replay.replay import Replay, ReplayOrder
+from producers.simulation.merging import Chosen, Limited, Merged, parse_patterns
+from producers.simulation.replay import Replay, ReplayOrder
 from tickcast.broker.replays import ReplayControl
 from tickcast.commands.options import (
     BadLines,

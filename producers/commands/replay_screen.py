@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from producers.replay.replay import Replay
+from producers.simulation.replay import Replay
 from tickcast.broker.steering import (
     Command,
     PauseCommand,

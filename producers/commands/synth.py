@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from producers.synthetic.pacing import Pacer, play
-from producers.synthetic.scenarios import SCENARIOS, play_out
-from producers.synthetic.synthetic import generate, symbol_names
+from producers.simulation.pacing import Pacer, play
+from producers.simulation.scenarios import SCENARIOS, play_out
+from producers.simulation.synthetic import generate, symbol_names
 from tickcast.commands.options import config_option, feed_option, open_publisher, redis_option, run
 from tickcast.commands.parameters import RateParameter
 from tickcast.settings import Settings, load_settings

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from producers.recordings.compressed import DAMAGE, opened
-from producers.venues.intake import Intake
+from producers.recordings.files import DAMAGE, opened
+from producers.venues.normalizer import Normalizer
 from producers.venues.registry import VENUES, venue_at
 from producers.venues.venue import Notice, Venue
 from tickcast.wire.errors import BadFrame, InvalidRecording
@@ -103,8 +103,8 @@ class _Reader:
     """Parses the lines of a capture one by one."""
 
     def __init__(self) -> None:
-        self._intakes: dict[str, Intake] = {}
-        self._intake: Intake | None = None
+        self._normalizers: dict[str, Normalizer] = {}
+        self._normalizer: Normalizer | None = None
 
     def read(self, line: bytes) -> Iterable[Tick]:
         """Return the ticks of a line. Raises BadFrame or ValueError."""
@@ -112,15 +112,17 @@ class _Reader:
             raise BadFrame(f"longer than {_LINE_MAX} bytes")
         received = _RECEIVED.fullmatch(line.rstrip(b"\r\n"))
         if received is not None:
-            if self._intake is None:
+            if self._normalizer is None:
                 raise BadFrame("a frame of no known venue")
-            taken = self._intake.receive(received[2], Time.from_number(received[1].decode(), "s"))
-            return () if isinstance(taken, Notice) else taken
+            content = self._normalizer.process(
+                received[2], Time.from_number(received[1].decode(), "s")
+            )
+            return () if isinstance(content, Notice) else content
         connected = _CONNECTED.fullmatch(line)
         if connected is not None:
-            self._intake = None
+            self._normalizer = None
             venue = _venue_of(connected[1])
-            self._intake = self._intakes.setdefault(venue.name, Intake(venue))
+            self._normalizer = self._normalizers.setdefault(venue.name, Normalizer(venue))
         elif line.strip() and _SENT.match(line) is None:
             raise BadFrame(f"neither a frame nor a connection: {line[:40]!r}")
         return ()

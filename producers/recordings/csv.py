@@ -9,7 +9,7 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
-from producers.recordings.compressed import DAMAGE, not_utf8, opened, opened_bytes
+from producers.recordings.files import DAMAGE, not_utf8, opened, opened_bytes
 from producers.recordings.headers import find_head
 from producers.recordings.layout import BadRow, Block, Layout, RowFormat, ignore_bad_row
 from producers.recordings.marks import ROWS, CountedLines, Marks

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 from msgspec.structs import replace
 
-from producers.recordings.compressed import DAMAGE, opened_bytes, utf16_of
+from producers.recordings.files import DAMAGE, opened_bytes, utf16_of
 from producers.recordings.layout import BadRow
 from producers.recordings.timestamps import read_time
 from tickcast.wire.encoding import field_names, tick_from_message

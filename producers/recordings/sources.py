@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from producers.recordings.captures import CaptureRecording, is_capture
-from producers.recordings.compressed import DAMAGE, opened_bytes
 from producers.recordings.csv import CsvRecording
 from producers.recordings.databento import DatabentoRecording
+from producers.recordings.files import DAMAGE, opened_bytes
+from producers.recordings.json_lines import JsonLinesRecording, is_json_lines
 from producers.recordings.layout import BadRow, RowFormat
-from producers.recordings.lines import JsonLinesRecording, is_json_lines
 from producers.recordings.parquet import ParquetRecording
 from tickcast.tapes.lines import TapeHeader, decode_line
 from tickcast.tapes.tape import Tape

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from producers.synthetic.synthetic import TICK_SIZE, generate, round_to_tick
+from producers.simulation.synthetic import TICK_SIZE, generate, round_to_tick
 from tickcast.wire.ticks import Quote, Tick, Trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 

@@ -9,36 +9,32 @@ Source: Binance Spot API documentation, "WebSocket Streams".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Struct, field
 
-from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
-    Limits,
+    NO_QUOTE,
     Notice,
     NoticeKind,
     Number,
-    Numbered,
-    SequenceSeries,
-    Ticks,
+    NumberSeries,
+    SymbolRule,
+    TickFrame,
+    TickKinds,
     Venue,
-    Wants,
-    checked,
+    VenueLimits,
+    batched,
     decimal,
     decode,
-    numbered_trade,
 )
-from tickcast.wire.errors import BadFrame
-from tickcast.wire.ticks import Quote, Trade
 from tickcast.wire.times import Time
 
-_NAME: Final = "binance"
 T = TypeVar("T")
 _STREAMS_PER_MESSAGE: Final = 200
+# Smaller numbers are milliseconds: 10**14 ms is in the year 5138, and 10**14 µs in 1973.
 _MICROSECONDS_MIN: Final = 10**14
-"""Smaller numbers are milliseconds: 10**14 ms is in the year 5138, and 10**14 µs in 1973."""
 _QUOTES: Final = tuple(
     "USDT USDC FDUSD TUSD BUSD USDP USDS USD1 PAX DAI VAI EURI BTC ETH BNB SOL XRP TRX DOGE DOT"
     " EUR GBP AUD TRY BRL RUB UAH NGN ZAR PLN RON ARS JPY MXN COP CZK IDR IDRT BIDR BKRW BVND KZT"
@@ -47,12 +43,10 @@ _QUOTES: Final = tuple(
 
 
 class _Head(Struct):
-    """The common fields of a combined stream's frame, a raw stream's frame and a response.
-
-    In a raw stream, `e` is the type of event. Only book tickers lack it, and only they have `u`.
-    """
+    """The common fields of a combined stream's frame, a raw stream's frame and a response."""
 
     stream: str = ""
+    # The type of event in a raw stream. Only book tickers lack it, and only they have `u`.
     event: str = field(name="e", default="")
     update: int | None = field(name="u", default=None)
     id: int | str | None = None
@@ -62,16 +56,13 @@ class _Head(Struct):
 
 
 class _Fill(Struct):
-    """Fields of a trade. If `m`, the buyer was the maker, so the taker sold.
-
-    `T` is the time of the trade, and `E` the time when the event was sent.
-    """
-
     symbol: str = field(name="s")
     price: str = field(name="p")
     quantity: str = field(name="q")
+    # When the trade happened, and when the event was sent.
     time: int = field(name="T")
     sent: int = field(name="E")
+    # Then the taker sold.
     is_buyer_maker: bool = field(name="m")
 
 
@@ -102,104 +93,74 @@ class _Combined(Struct, Generic[T]):
     data: T
 
 
-class _Form(NamedTuple, Generic[T]):
-    """Decoders for the two forms of a frame."""
-
-    combined: msgspec.json.Decoder[_Combined[T]]
-    raw: msgspec.json.Decoder[T]
-
-    def read(self, head: _Head, frame: bytes) -> T:
-        """Decode a frame. Raises BadFrame."""
-        return decode(self.combined, frame).data if head.stream else decode(self.raw, frame)
-
-
 _HEAD: Final = msgspec.json.Decoder(_Head)
-_TRADE: Final = _Form(msgspec.json.Decoder(_Combined[_Trade]), msgspec.json.Decoder(_Trade))
-_AGGREGATE: Final = _Form(
-    msgspec.json.Decoder(_Combined[_Aggregate]), msgspec.json.Decoder(_Aggregate)
-)
-_BOOK_TICKER: Final = _Form(
-    msgspec.json.Decoder(_Combined[_BookTicker]), msgspec.json.Decoder(_BookTicker)
-)
+# The decoder for a frame of a raw stream, and the one for a frame of a combined stream.
+_TRADE: Final = (msgspec.json.Decoder(_Trade), msgspec.json.Decoder(_Combined[_Trade]))
+_AGGREGATE: Final = (msgspec.json.Decoder(_Aggregate), msgspec.json.Decoder(_Combined[_Aggregate]))
+_TICKER: Final = (msgspec.json.Decoder(_BookTicker), msgspec.json.Decoder(_Combined[_BookTicker]))
 
 
 class Binance(Venue):
     """The `Venue` for Binance's spot market."""
 
-    name = _NAME
+    name = "binance"
     url = "wss://stream.binance.com:9443/stream?timeUnit=MICROSECOND"
     hosts = ("binance.com", "binance.vision")
     # Documented: 1,024 streams, and 5 messages per second including pings and pongs.
-    limits = Limits(streams=1024, messages_per_s=2)
+    limits = VenueLimits(streams=1024, messages_per_s=2)
     silence_max_s = None  # Binance sends no heartbeats, so a quiet market sends nothing.
     symbols = SymbolRule("", quotes=_QUOTES)
 
-    def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
+    def subscribe(self, markets: Sequence[str], kinds: TickKinds) -> list[bytes]:
         """Request up to 200 streams per message, so that no message gets too long."""
-        kinds = ["trade"] * wants.trades + ["bookTicker"] * wants.quotes
-        streams = [f"{name.lower()}@{kind}" for name in names for kind in kinds]
-        parts = (
-            streams[start : start + _STREAMS_PER_MESSAGE]
-            for start in range(0, len(streams), _STREAMS_PER_MESSAGE)
-        )
+        channels = [*["trade"] * kinds.trades, *["bookTicker"] * kinds.quotes]
+        streams = [f"{name.lower()}@{channel}" for name in markets for channel in channels]
         return [
             msgspec.json.encode({"method": "SUBSCRIBE", "params": part, "id": number})
-            for number, part in enumerate(parts, 1)
+            for number, part in enumerate(batched(streams, _STREAMS_PER_MESSAGE), 1)
         ]
 
-    def parse(self, frame: bytes, received: Time) -> Ticks | Notice:
+    def _parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
         head = decode(_HEAD, frame)
-        try:
-            match _kind_of(head):
-                case "trade":
-                    return self._read_trade(_TRADE.read(head, frame), SequenceSeries.TRADES)
-                case "aggTrade":
-                    return self._read_trade(_AGGREGATE.read(head, frame), SequenceSeries.AGGREGATES)
-                case "bookTicker":
-                    return self._read_quote(_BOOK_TICKER.read(head, frame), received)
-        except UnknownMarket:
-            raise
-        except ValueError as error:
-            raise BadFrame(str(error)) from None
-        return _read_answer(head)
+        if head.stream:
+            kind = head.stream.partition("@")[2]
+        else:
+            kind = head.event or ("" if head.update is None else "bookTicker")
+        match kind:
+            case "trade":
+                return self._parse_fill(_read(_TRADE, head, frame), NumberSeries.TRADES)
+            case "aggTrade":
+                return self._parse_fill(_read(_AGGREGATE, head, frame), NumberSeries.AGGREGATES)
+            case "bookTicker":
+                return self._parse_ticker(_read(_TICKER, head, frame), received)
+        return _parse_response(head)
 
-    def _read_trade(self, trade: _Trade | _Aggregate, series: SequenceSeries) -> Ticks:
-        tick = Trade(
-            symbol=self.symbols.ours(trade.symbol),
-            id=trade.id,
-            venue=_NAME,
-            price=decimal(trade.price),
-            size=decimal(trade.quantity),
-            side="S" if trade.is_buyer_maker else "B",
-            time=_time(trade.time),
-        )
-        return Ticks((numbered_trade(tick, series, trade.id),), _time(trade.sent))
+    def _parse_fill(self, fill: _Trade | _Aggregate, series: NumberSeries) -> TickFrame:
+        price, size = decimal(fill.price), decimal(fill.quantity)
+        side: Literal["B", "S"] = "S" if fill.is_buyer_maker else "B"
+        trade = self._trade(fill.symbol, price, size, side, _time(fill.time), fill.id, series)
+        return TickFrame((trade,), _time(fill.sent))
 
-    def _read_quote(self, book: _BookTicker, received: Time) -> Ticks | Notice:
-        quote = Quote(
-            symbol=self.symbols.ours(book.symbol),
-            bid_venue=_NAME,
-            bid_price=decimal(book.bid),
-            bid_size=decimal(book.bid_quantity),
-            ask_venue=_NAME,
-            ask_price=decimal(book.ask),
-            ask_size=decimal(book.ask_quantity),
-            time=received,
-        )
-        if not (quote.bid_price and quote.ask_price):
-            return Notice(NoticeKind.UNMAPPED, "ticker without a quote")
-        return Ticks((Numbered(checked(quote), SequenceSeries.QUOTES, book.update),))
+    def _parse_ticker(self, ticker: _BookTicker, received: Time) -> TickFrame | Notice:
+        bid = (decimal(ticker.bid), decimal(ticker.bid_quantity))
+        ask = (decimal(ticker.ask), decimal(ticker.ask_quantity))
+        quote = self._quote(ticker.symbol, bid, ask, received, ticker.update)
+        return TickFrame((quote,)) if bid[0] and ask[0] else NO_QUOTE
 
 
-def _kind_of(head: _Head) -> str:
-    if head.stream:
-        return head.stream.partition("@")[2]
-    return head.event or ("" if head.update is None else "bookTicker")
+def _read(
+    decoders: tuple[msgspec.json.Decoder[T], msgspec.json.Decoder[_Combined[T]]],
+    head: _Head,
+    frame: bytes,
+) -> T:
+    raw, combined = decoders
+    return decode(combined, frame).data if head.stream else decode(raw, frame)
 
 
-def _read_answer(head: _Head) -> Notice:
+def _parse_response(head: _Head) -> Notice:
     if head.error is not None:
-        return Notice(NoticeKind.REFUSED, str(head.error.get("msg", "refused without a reason")))
+        text = str(head.error.get("msg", "refused without a reason"))
+        return Notice(NoticeKind.REFUSED, text)
     if head.code is not None:
         return Notice(NoticeKind.REFUSED, head.msg or f"error {head.code}")
     if head.id is not None:
@@ -208,12 +169,5 @@ def _read_answer(head: _Head) -> Notice:
 
 
 def _time(number: int) -> Time:
-    """Convert a time in milliseconds or microseconds, depending on the connection's `timeUnit`.
-
-    Raises:
-        ValueError: it isn't a plausible time in that unit.
-    """
+    """Convert a time in the unit of the connection's `timeUnit`. Raises ValueError."""
     return Time.from_number(str(number), "us" if number >= _MICROSECONDS_MIN else "ms")
-
-
-VENUE: Final[Venue] = Binance()

@@ -11,29 +11,25 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from producers.venues.symbols import SymbolRule, UnknownMarket
 from producers.venues.venue import (
-    Limits,
+    NO_QUOTE,
     Notice,
     NoticeKind,
     Number,
-    Numbered,
-    SequenceSeries,
-    Ticks,
+    SymbolRule,
+    TickFrame,
+    TickKinds,
     Venue,
-    Wants,
-    checked,
+    VenueLimits,
+    batched,
     decode,
-    numbered_trade,
 )
 from tickcast.wire.errors import BadFrame
-from tickcast.wire.ticks import Quote, Trade
 from tickcast.wire.times import Time
 
-_NAME: Final = "kraken"
 _SYMBOLS_PER_MESSAGE: Final = 100
 _SIDES: Final[dict[str, Literal["B", "S"]]] = {"buy": "B", "sell": "S"}
-Amount = Annotated[float, msgspec.Meta(ge=0)]
+_Amount = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class _Head(Struct):
@@ -46,12 +42,13 @@ class _Head(Struct):
 
 
 class _Trade(Struct):
-    """One trade. `side` is the taker's. Prices and sizes are JSON numbers, not strings."""
+    """One trade. Prices and sizes are JSON numbers, not strings."""
 
     symbol: str
+    # The taker's side.
     side: str
-    price: Amount
-    qty: Amount
+    price: _Amount
+    qty: _Amount
     trade_id: Number
     timestamp: str
 
@@ -61,13 +58,14 @@ class _Trades(Struct):
 
 
 class _Ticker(Struct):
-    """The best bid and ask. `timestamp` was added to v2 later."""
+    """The best bid and ask."""
 
     symbol: str
-    bid: Amount | None = None
-    bid_qty: Amount | None = None
-    ask: Amount | None = None
-    ask_qty: Amount | None = None
+    bid: _Amount | None = None
+    bid_qty: _Amount | None = None
+    ask: _Amount | None = None
+    ask_qty: _Amount | None = None
+    # Kraken added it to v2 later.
     timestamp: str | None = None
 
 
@@ -83,45 +81,37 @@ _TICKERS: Final = msgspec.json.Decoder(_Tickers)
 class Kraken(Venue):
     """The `Venue` for Kraken."""
 
-    name = _NAME
+    name = "kraken"
     url = "wss://ws.kraken.com/v2"
     hosts = ("kraken.com",)
     # Neither limit is documented for public channels. Both values are conservative.
-    limits = Limits(streams=1000, messages_per_s=5)
+    limits = VenueLimits(streams=1000, messages_per_s=5)
     silence_max_s = 10.0  # Kraken sends a heartbeat every second when there is nothing else.
     symbols = SymbolRule("/", renamed={"XBT": "BTC", "XDG": "DOGE"})
 
-    def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
+    def subscribe(self, markets: Sequence[str], kinds: TickKinds) -> list[bytes]:
         """Request quotes with a snapshot of the latest one, and trades without past ones."""
         channels: list[dict[str, object]] = []
-        if wants.trades:
+        if kinds.trades:
             channels.append({"channel": "trade", "snapshot": False})
-        if wants.quotes:
+        if kinds.quotes:
             channels.append({"channel": "ticker", "event_trigger": "bbo", "snapshot": True})
         return [
-            msgspec.json.encode(
-                {"method": "subscribe", "params": {**channel, "symbol": list(part)}}
-            )
-            for start in range(0, len(names), _SYMBOLS_PER_MESSAGE)
-            for part in (names[start : start + _SYMBOLS_PER_MESSAGE],)
+            msgspec.json.encode({"method": "subscribe", "params": {**channel, "symbol": part}})
+            for part in batched(markets, _SYMBOLS_PER_MESSAGE)
             for channel in channels
         ]
 
-    def parse(self, frame: bytes, received: Time) -> Ticks | Notice:
+    def _parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
         head = decode(_HEAD, frame)
-        try:
-            match head.channel:
-                case "trade":
-                    return self._read_trades(decode(_TRADES, frame).data)
-                case "ticker":
-                    return self._read_tickers(decode(_TICKERS, frame).data, received)
-                case "heartbeat":
-                    return Notice(NoticeKind.HEARTBEAT, "heartbeat")
-            time = Time.parse(head.time_out) if head.time_out else None
-        except UnknownMarket:
-            raise
-        except ValueError as error:
-            raise BadFrame(str(error)) from None
+        match head.channel:
+            case "trade":
+                return self._parse_trades(decode(_TRADES, frame).data)
+            case "ticker":
+                return self._parse_tickers(decode(_TICKERS, frame).data, received)
+            case "heartbeat":
+                return Notice(NoticeKind.HEARTBEAT, "heartbeat")
+        time = Time.parse(head.time_out) if head.time_out else None
         if head.error is not None or not head.success:
             text = head.error or "refused without a reason"
             named = f" ({head.symbol})" if head.symbol and head.symbol not in text else ""
@@ -130,23 +120,22 @@ class Kraken(Venue):
             return Notice(NoticeKind.ACCEPTED, "subscribe", time)
         return Notice(NoticeKind.UNMAPPED, (head.channel or head.method or "other")[:40], time)
 
-    def _read_trades(self, trades: list[_Trade]) -> Ticks:
-        found = []
-        for each in trades:
-            trade = Trade(
-                symbol=self.symbols.ours(each.symbol),
-                id=each.trade_id,
-                venue=_NAME,
-                price=each.price,
-                size=each.qty,
-                side=_SIDES.get(each.side),
-                time=Time.parse(each.timestamp),
+    def _parse_trades(self, trades: list[_Trade]) -> TickFrame:
+        ticks = [
+            self._trade(
+                each.symbol,
+                each.price,
+                each.qty,
+                _SIDES.get(each.side),
+                Time.parse(each.timestamp),
+                each.trade_id,
             )
-            found.append(numbered_trade(trade, SequenceSeries.TRADES, each.trade_id))
-        return Ticks(found, found[-1].tick.time if found else None)
+            for each in trades
+        ]
+        return TickFrame(ticks, ticks[-1].tick.time if ticks else None)
 
-    def _read_tickers(self, tickers: list[_Ticker], received: Time) -> Ticks | Notice:
-        found = []
+    def _parse_tickers(self, tickers: list[_Ticker], received: Time) -> TickFrame | Notice:
+        quotes = []
         time = None
         for each in tickers:
             if not (each.bid and each.ask):
@@ -154,20 +143,12 @@ class Kraken(Venue):
             if each.bid_qty is None or each.ask_qty is None:
                 raise BadFrame("a quote without sizes")
             time = Time.parse(each.timestamp) if each.timestamp else None
-            quote = Quote(
-                symbol=self.symbols.ours(each.symbol),
-                bid_venue=_NAME,
-                bid_price=each.bid,
-                bid_size=each.bid_qty,
-                ask_venue=_NAME,
-                ask_price=each.ask,
-                ask_size=each.ask_qty,
-                time=received if time is None else time,
+            quotes.append(
+                self._quote(
+                    each.symbol,
+                    (each.bid, each.bid_qty),
+                    (each.ask, each.ask_qty),
+                    received if time is None else time,
+                )
             )
-            found.append(Numbered(checked(quote)))
-        return (
-            Ticks(found, time) if found else Notice(NoticeKind.UNMAPPED, "ticker without a quote")
-        )
-
-
-VENUE: Final[Venue] = Kraken()
+        return TickFrame(quotes, time) if quotes else NO_QUOTE

@@ -1,4 +1,4 @@
-"""Look up the supported venues by name or by address."""
+"""The supported venues, by name and by address."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from producers.venues.binance import VENUE as BINANCE
-from producers.venues.coinbase import VENUE as COINBASE
-from producers.venues.kraken import VENUE as KRAKEN
+from producers.venues.binance import Binance
+from producers.venues.coinbase import Coinbase
+from producers.venues.kraken import Kraken
 from producers.venues.venue import Venue
 
-VENUES: Final[Mapping[str, Venue]] = {venue.name: venue for venue in (BINANCE, COINBASE, KRAKEN)}
+VENUES: Final[Mapping[str, Venue]] = {
+    venue.name: venue for venue in (Binance(), Coinbase(), Kraken())
+}
 
 
 def venue_at(url: str) -> Venue | None:

@@ -1,87 +1,82 @@
-"""The interface of a venue: its address, its subscriptions and how to parse its frames. No I/O."""
+"""A venue: its address, its markets, how to subscribe and how to parse its frames. No I/O."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Final, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from producers.venues.symbols import SymbolRule
 from tickcast.wire.errors import BadFrame, InvalidTick
-from tickcast.wire.ticks import Tick, Trade, validate
+from tickcast.wire.ticks import Quote, Tick, Trade, is_symbol, validate
 from tickcast.wire.times import Time
 
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A sequence number or id of a venue, in the range that can be published."""
 T = TypeVar("T")
-_SHOWN: Final = 200
+
+# A sequence number or id of a venue, in the range that can be published.
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+_SHOWN_MAX: Final = 200
+_SYMBOL: Final = re.compile(r"[A-Z0-9][A-Za-z0-9.]*-[A-Z0-9]+", re.ASCII)
 _DECIMAL: Final = re.compile(r"\d{1,40}(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII)
 
 
-class Wants(NamedTuple):
-    """The kinds of ticks to request."""
+class TickKinds(NamedTuple):
+    """The kinds of ticks to subscribe to."""
 
     trades: bool = True
     quotes: bool = True
 
     @property
-    def per_symbol(self) -> int:
-        """The number of streams for each symbol."""
+    def streams_per_symbol(self) -> int:
+        """The number of a venue's streams for each symbol."""
         return self.trades + self.quotes
 
 
-class Limits(NamedTuple):
-    """A venue's limits for one connection.
+class VenueLimits(NamedTuple):
+    """A venue's limits for one connection."""
 
-    Attributes:
-        streams: the maximum number of streams: channels times symbols.
-        messages_per_s: the maximum rate of messages that we send.
-    """
-
+    # Channels times symbols.
     streams: int
+    # How fast we may send messages.
     messages_per_s: float
 
 
-class SequenceSeries(Enum):
-    """A series of numbers that a venue assigns, and whether the numbers are consecutive.
+# -- what frames contain
 
-    Each symbol has a separate series. If numbers aren't consecutive, a jump doesn't mean a gap.
-    """
 
-    TRADES = ("trades", True)
-    AGGREGATES = ("aggregates", True)
-    QUOTES = ("quotes", False)
+class NumberSeries(Enum):
+    """A series of numbers that a venue assigns to ticks, separately for each symbol."""
+
+    TRADES = "trades"
+    AGGREGATES = "aggregates"
+    QUOTES = "quotes"
 
     @property
     def is_gapless(self) -> bool:
-        """Whether a jump in the numbers means that something is missing."""
-        return self.value[1]
+        """Whether a jump in the numbers means that ticks are missing."""
+        return self is not NumberSeries.QUOTES
 
 
-class Numbered(NamedTuple):
-    """A tick with the venue's number, if it has one.
-
-    Attributes:
-        void: whether only the number counts, and the tick must not be published.
-    """
+class NumberedTick(NamedTuple):
+    """A tick with the venue's number, if it has one."""
 
     tick: Tick
-    series: SequenceSeries | None = None
+    series: NumberSeries | None = None
     number: int = 0
-    void: bool = False
+    # Only the number counts; the tick must not be published.
+    is_placeholder: bool = False
 
 
-class Ticks(NamedTuple):
-    """A frame with ticks.
+class TickFrame(NamedTuple):
+    """A frame with ticks."""
 
-    Attributes:
-        venue_time: when the venue created the frame, by the venue's clock, if the frame has it.
-    """
-
-    ticks: Sequence[Numbered]
+    ticks: Sequence[NumberedTick]
+    # When the venue created the frame, by the venue's clock.
     venue_time: Time | None = None
 
 
@@ -95,94 +90,186 @@ class NoticeKind(Enum):
 
 
 class Notice(NamedTuple):
-    """A frame without ticks.
-
-    Attributes:
-        text: the venue's message, for a refusal; otherwise the type of frame.
-    """
+    """A frame without ticks."""
 
     kind: NoticeKind
+    # The venue's message for a refusal, otherwise the type of frame.
     text: str = ""
     venue_time: Time | None = None
 
 
-class Venue(Protocol):
+NO_QUOTE: Final = Notice(NoticeKind.UNMAPPED, "ticker without a quote")
+
+
+# -- names of markets
+
+
+class UnknownMarket(BadFrame):
+    """A market whose name can't be converted to a symbol, such as one in Chinese."""
+
+    def __init__(self, market: str) -> None:
+        super().__init__(f"{market[:40]!a} is not the name of a market")
+        self.market = market[:40]
+
+
+@dataclass(frozen=True)
+class SymbolRule:
+    """Converts between a venue's names of markets and our symbols.
+
+    Our symbol is base and quote, joined by `-`, each under its current name: `BTC-USD`.
+    """
+
+    # What the venue puts between base and quote; "" for nothing.
+    separator: str
+    # Maps the venue's old names of currencies to the current ones.
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    # The quote currencies, if there is no separator. The longest match is used.
+    quotes: tuple[str, ...] = ()
+
+    def to_symbol(self, market: str) -> str:
+        """Return our symbol for the venue's name of a market. Raises UnknownMarket."""
+        base, quote = self._split(market)
+        symbol = f"{self.renamed.get(base, base)}-{self.renamed.get(quote, quote)}"
+        if not (_SYMBOL.fullmatch(symbol) and is_symbol(symbol)):
+            raise UnknownMarket(market)
+        return symbol
+
+    def to_market(self, symbol: str) -> str:
+        """Return the venue's name for one of our symbols.
+
+        Raises:
+            ValueError: `to_symbol` would not return this symbol for any name.
+        """
+        if not (_SYMBOL.fullmatch(symbol) and is_symbol(symbol)):
+            raise ValueError(f"{symbol[:40]!a} is not BASE-QUOTE in capitals, such as BTC-USD")
+        market = symbol.replace("-", self.separator)
+        try:
+            back = self.to_symbol(market)
+        except UnknownMarket:
+            raise ValueError(f"{symbol!a}: the venue has no markets quoted in that") from None
+        if back != symbol:
+            raise ValueError(f"{symbol!a} is called {back} here")
+        return market
+
+    def _split(self, market: str) -> tuple[str, str]:
+        if self.separator:
+            base, separator, quote = market.partition(self.separator)
+            if separator:
+                return base, quote
+        quotes = [quote for quote in self.quotes if market.endswith(quote) and market != quote]
+        if not quotes:
+            raise UnknownMarket(market)
+        quote = max(quotes, key=len)
+        return market.removesuffix(quote), quote
+
+
+# -- the venue
+
+
+class Venue(ABC):
     """One venue. It has no state, so one instance serves any number of connections."""
 
+    # The venue's name in Tickcast, and the `x` of its trades.
     name: str
-    """The venue's name in Tickcast, and the `x` of its trades."""
     url: str
+    # The current and former domains of its streams.
     hosts: tuple[str, ...]
-    """The current and former domains of its streams."""
-    limits: Limits
+    limits: VenueLimits
+    # A connection that is silent for longer is dead. None means that silence is normal.
     silence_max_s: float | None
-    """A connection that is silent for longer is dead. None means that silence is normal."""
     symbols: SymbolRule
 
-    def subscribe(self, names: Sequence[str], wants: Wants) -> list[bytes]:
-        """Return the messages that subscribe to markets, given by the venue's names, in order."""
-        ...
+    @abstractmethod
+    def subscribe(self, markets: Sequence[str], kinds: TickKinds) -> list[bytes]:
+        """Return the messages that subscribe to markets, in order."""
 
-    def parse(self, frame: bytes, received: Time) -> Ticks | Notice:
+    @abstractmethod
+    def _parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
+        """Parse a frame like `parse`. ValueError also means that the frame is bad."""
+
+    def parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
         """Parse a frame. Ticks without a time from the venue get the time of receipt.
 
         Raises:
             BadFrame: the frame differs from the venue's documentation.
         """
-        ...
+        try:
+            return self._parse(frame, received)
+        except ValueError as error:
+            raise BadFrame(str(error)) from None
+
+    def _trade(
+        self,
+        market: str,
+        price: float,
+        size: float,
+        side: Literal["B", "S"] | None,
+        time: Time,
+        number: int,
+        series: NumberSeries = NumberSeries.TRADES,
+    ) -> NumberedTick:
+        symbol = self.symbols.to_symbol(market)
+        trade = Trade(
+            symbol=symbol, id=number, venue=self.name, price=price, size=size, side=side, time=time
+        )
+        # Venues send trades of 0 as placeholders. Without their numbers, there would be gaps.
+        return NumberedTick(_valid(trade), series, number, not (price and size))
+
+    def _quote(
+        self,
+        market: str,
+        bid: tuple[float, float],
+        ask: tuple[float, float],
+        time: Time,
+        number: int | None = None,
+    ) -> NumberedTick:
+        """Make a quote; `bid` and `ask` are prices and sizes."""
+        quote = Quote(
+            symbol=self.symbols.to_symbol(market),
+            bid_venue=self.name,
+            bid_price=bid[0],
+            bid_size=bid[1],
+            ask_venue=self.name,
+            ask_price=ask[0],
+            ask_size=ask[1],
+            time=time,
+        )
+        if number is None:
+            return NumberedTick(_valid(quote))
+        return NumberedTick(_valid(quote), NumberSeries.QUOTES, number)
 
 
-def decode(decoder: msgspec.json.Decoder[T], frame: bytes) -> T:
-    """Decode a frame, with a single type of error for everything that can be wrong with it.
-
-    Raises:
-        BadFrame: the frame isn't JSON, or doesn't match the decoder's type.
-    """
-    try:
-        return decoder.decode(frame)
-    except RecursionError:
-        raise BadFrame("nested too deeply") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise BadFrame(shown(str(error))) from None
-
-
-def shown(text: str) -> str:
-    """Return the beginning of a venue's message, with control characters escaped."""
-    return text[:_SHOWN].encode("unicode_escape").decode("ascii")
-
-
-def decimal(text: str) -> float:
-    """Convert a decimal string to a number.
-
-    `float` alone would accept `nan`, blanks and underscores.
-
-    Raises:
-        ValueError: the string isn't a decimal number, or is negative.
-    """
-    if _DECIMAL.fullmatch(text) is None:
-        raise ValueError(f"not a decimal number: {text[:40]!a}")
-    return float(text)
-
-
-def numbered_trade(trade: Trade, series: SequenceSeries, number: int) -> Numbered:
-    """Combine a trade with its number. A trade with a price or size of 0 is void.
-
-    Venues send such trades as placeholders. Their numbers count, otherwise they would be missing.
-
-    Raises:
-        BadFrame: the trade is invalid.
-    """
-    return Numbered(checked(trade), series, number, void=not (trade.price and trade.size))
-
-
-def checked(tick: Tick) -> Tick:
-    """Return the tick if it can be published.
-
-    Raises:
-        BadFrame: the tick is invalid.
-    """
+def _valid(tick: Tick) -> Tick:
     try:
         validate(tick)
     except InvalidTick as error:
         raise BadFrame(str(error)) from None
     return tick
+
+
+def decode(decoder: msgspec.json.Decoder[T], frame: bytes) -> T:
+    """Decode a frame. Raises BadFrame, whatever is wrong with it."""
+    try:
+        return decoder.decode(frame)
+    except RecursionError:
+        raise BadFrame("nested too deeply") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise BadFrame(escape(str(error))) from None
+
+
+def escape(text: str) -> str:
+    """Return the beginning of a venue's message, with control characters escaped."""
+    return text[:_SHOWN_MAX].encode("unicode_escape").decode("ascii")
+
+
+def decimal(text: str) -> float:
+    """Convert a decimal string to a number. Raises ValueError, also for negative numbers."""
+    # `float` alone would accept `nan`, blanks and underscores.
+    if _DECIMAL.fullmatch(text) is None:
+        raise ValueError(f"not a decimal number: {text[:40]!a}")
+    return float(text)
+
+
+def batched(items: Sequence[str], size: int) -> list[Sequence[str]]:
+    """Split a sequence into parts of at most `size` items."""
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -16,11 +16,11 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from producers.commands.live import LiveMeter
+from producers.commands.live import StatusLine
 from producers.recordings.captures import CaptureRecording
+from producers.venues.client import VenueClient
 from producers.venues.registry import VENUES
-from producers.venues.runner import Runner
-from producers.venues.venue import Wants
+from producers.venues.venue import TickKinds
 from tests.cli.conftest import Cli, Shell
 from tests.conftest import RunningServer, until
 from tests.producers.venues.recorded import (
@@ -33,8 +33,8 @@ from tests.producers.venues.recorded import (
     received_from,
 )
 from tests.producers.venues.simulator import simulated
-from tests.producers.venues.test_intake import match
-from tests.producers.venues.test_runner import REFUSED
+from tests.producers.venues.test_client import REFUSED
+from tests.producers.venues.test_normalizer import match
 from tests.talk import Talk, talking
 from tickcast.broker import keys
 from tickcast.wire.encoding import Encoding, encode
@@ -50,10 +50,22 @@ from tickcast.wire.times import Time
         (["coinbase", "btc-usd"], 2, "coinbase: 'btc-usd' is not BASE-QUOTE in capitals"),
         (["kraken", "XBT-USD"], 2, "kraken: 'XBT-USD' is called BTC-USD here"),
         (["binance", "BTC-XYZ"], 2, "binance: 'BTC-XYZ': the venue has no markets quoted in that"),
-        (["coinbase", "A-B", "--url", "http://x"], 2, "'http://x' is no ws:// or wss:// address"),
-        (["coinbase", "A-B", "--url", "ws://"], 2, "'ws://' is no ws:// or wss:// address"),
-        (["coinbase", "A-B", "--url", "ws://a:b"], 2, "'ws://a:b' is no ws:// or wss:// address"),
-        (["coinbase", "A-B", "--url", "ws://a#b"], 2, "'ws://a#b' is no ws:// or wss:// address"),
+        (
+            ["coinbase", "A-B", "--url", "http://x"],
+            2,
+            "'http://x' is not a ws:// or wss://",
+        ),
+        (["coinbase", "A-B", "--url", "ws://"], 2, "'ws://' is not a ws:// or wss:// address"),
+        (
+            ["coinbase", "A-B", "--url", "ws://a:b"],
+            2,
+            "'ws://a:b' is not a ws:// or wss://",
+        ),
+        (
+            ["coinbase", "A-B", "--url", "ws://a#b"],
+            2,
+            "'ws://a#b' is not a ws:// or wss://",
+        ),
         (["coinbase", "A-B", "--capture", "/dev/null/x"], 2, "/dev/null/x: Not a directory"),
         (["coinbase", "A-B", "--url", "ws://127.0.0.1:1"], 1, "no store is running"),
     ],
@@ -141,15 +153,15 @@ async def test_what_was_taken_before_ctrl_c_is_published(
 def test_the_progress_line() -> None:
     async def publish(ticks: list[Tick]) -> None: ...
 
-    runner = Runner(VENUES["coinbase"], ["BTC-USD"], Wants(), publish)
-    meter = LiveMeter()
+    client = VenueClient(VENUES["coinbase"], ["BTC-USD"], TickKinds(), publish)
+    status = StatusLine()
     first = "not connected, 0 ticks, 0/s, 0 gaps, 0 reconnects, 0 bad frames, skew unknown"
-    assert meter.read(runner, 1.0) == first
+    assert status.format(client, 1.0) == first
     for number in (1, 2, 5):
-        runner.intake.receive(match(number), Time.parse("2021-04-17T16:43:30.012Z"))
-    runner.connected = 1
+        client.normalizer.process(match(number), Time.parse("2021-04-17T16:43:30.012Z"))
+    client.connected = 1
     line = "3 ticks, 6/s, 1 gaps, 0 reconnects, 0 bad frames, skew +12 ms"
-    assert meter.read(runner, 1.5) == line
+    assert status.format(client, 1.5) == line
 
 
 async def test_on_a_terminal_a_line_says_how_it_goes(cli: Cli, redis_url: str) -> None:

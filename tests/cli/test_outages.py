@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from producers.synthetic.synthetic import symbol_names
+from producers.simulation.synthetic import symbol_names
 from tests.cli.conftest import Cli
 from tests.tickcast.broker.stores import OwnStore, own_store
 from tickcast.broker import keys

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from clients.recorder.record import Recorder, Rotation, positions_of
-from producers.synthetic.synthetic import generate, symbol_names
+from producers.simulation.synthetic import generate, symbol_names
 from tests.builders import T0, bar, quote, trades
 from tests.conftest import RunningServer, running_server, until
 from tests.tickcast.client.double import Peer, hold, playing

@@ -14,8 +14,8 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
-from producers.synthetic.pacing import Pacer, play
-from producers.synthetic.synthetic import generate, symbol_names
+from producers.simulation.pacing import Pacer, play
+from producers.simulation.synthetic import generate, symbol_names
 from tests.faults.serving import ServerProcess
 from tickcast.broker.publisher import Publisher
 from tickcast.settings import Settings

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from producers.synthetic.synthetic import generate, symbol_names
+from producers.simulation.synthetic import generate, symbol_names
 from tests.conftest import ES_TRADES
 from tests.e2e.conftest import PHONE, Visit, visiting
 from tests.e2e.test_dashboard import CONTRASTS, PICTURES

@@ -20,7 +20,7 @@ from feed.access.keyfile import add_key
 from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
 from feed.server.app import create_app
-from producers.replay.replay import Replay
+from producers.simulation.replay import Replay
 from tests.builders import T0, trades
 from tests.conftest import RunningServer, running_server
 from tests.feed.server.test_feed_replays import playing

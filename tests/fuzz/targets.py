@@ -27,11 +27,16 @@ from producers.recordings.captures import CaptureRecording, is_capture
 from producers.recordings.columns import parse_columns
 from producers.recordings.csv import CsvRecording
 from producers.recordings.headers import find_head
-from producers.recordings.lines import JsonLinesRecording, LineSplitter, is_json_lines, parse_line
+from producers.recordings.json_lines import (
+    JsonLinesRecording,
+    LineSplitter,
+    is_json_lines,
+    parse_line,
+)
 from producers.recordings.numbers import NumberReader
 from producers.recordings.timestamps import TimeReader, read_time
 from producers.venues.registry import VENUES
-from producers.venues.venue import Ticks
+from producers.venues.venue import TickFrame
 from tests.builders import bar, quote, trade
 from tests.fuzz.seeds import (
     ACTIONS,
@@ -278,7 +283,7 @@ def check_venue(name: str) -> Callable[[bytes], None]:
     def check(data: bytes) -> None:
         with suppress(BadFrame):
             said = VENUES[name].parse(data, NOW)
-            if isinstance(said, Ticks):
+            if isinstance(said, TickFrame):
                 for each in said.ticks:
                     _check_tick(each.tick)
                     assert 0 <= each.number < 2**63

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from feed.server.engine import Engine
-from producers.replay.replay import Replay, ReplayOrder
+from producers.simulation.replay import Replay, ReplayOrder
 from tests.conftest import RunningServer, running_server, until
 from tests.recorded import Recorded, at
 from tests.talk import Talk, talking

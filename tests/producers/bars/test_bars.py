@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from producers.bars.bars import Bars
 from producers.bars.series import FILL_MAX, LENGTHS_NS
 from producers.recordings.csv import CsvRecording
-from producers.synthetic.scenarios import SCENARIOS, play_out
+from producers.simulation.scenarios import SCENARIOS, play_out
 from tests.builders import quote, trade
 from tests.conftest import ES_TRADES
 from tickcast.wire.ticks import Bar, Timeframe, Trade

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.recordings.lines import LineSplitter, Utf8, parse_line
+from producers.recordings.json_lines import LineSplitter, Utf8, parse_line
 from tests.builders import bar, quote, trade
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import InvalidTick

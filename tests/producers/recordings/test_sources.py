@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from producers.recordings import csv as recordings
 from producers.recordings import marks
 from producers.recordings.csv import CsvRecording
-from producers.recordings.mixing import Chosen, Limited, Merged, parse_patterns
 from producers.recordings.sources import Reread, open_recording
+from producers.simulation.merging import Chosen, Limited, Merged, parse_patterns
 from tests.builders import T0, trades
 from tests.conftest import ES_TRADES
 from tests.producers.venues.recorded import BINANCE, COINBASE, needs_captures

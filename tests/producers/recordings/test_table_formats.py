@@ -18,8 +18,8 @@ import pytest
 
 from producers.recordings.columns import parse_columns, parse_symbols
 from producers.recordings.csv import CsvRecording
+from producers.recordings.json_lines import JsonLinesRecording
 from producers.recordings.layout import RowFormat
-from producers.recordings.lines import JsonLinesRecording
 from producers.recordings.numbers import NumberReader
 from producers.recordings.sources import open_recording
 from producers.recordings.timestamps import TimeReader

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.synthetic.pacing import Pacer, play
+from producers.simulation.pacing import Pacer, play
 from tests.builders import T0, trade
 from tickcast.broker.publisher import Publisher
 from tickcast.wire.ticks import Tick

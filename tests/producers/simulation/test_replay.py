@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from producers.recordings.mixing import Merged
 from producers.recordings.sources import open_recording
-from producers.replay.replay import Replay, ReplayOrder
+from producers.simulation.merging import Merged
+from producers.simulation.replay import Replay, ReplayOrder
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import until
 from tests.recorded import Recorded, at, places
@@ -102,7 +102,7 @@ class Held(Publisher):
 async def test_its_periodic_word_does_not_overtake_the_last_ticks(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producers.replay.replay.ANNOUNCE_S", 0.01)
+    monkeypatch.setattr("producers.simulation.replay.ANNOUNCE_S", 0.01)
     states = redis.pubsub(ignore_subscribe_messages=True)
     await states.subscribe(keys.replay_states(DEFAULT_FEED))
 

@@ -7,8 +7,8 @@ from itertools import pairwise, takewhile
 
 import pytest
 
-from producers.synthetic.scenarios import CYCLE_S, SCENARIOS, play_out
-from producers.synthetic.synthetic import generate, symbol_names
+from producers.simulation.scenarios import CYCLE_S, SCENARIOS, play_out
+from producers.simulation.synthetic import generate, symbol_names
 from tests.builders import T0
 from tickcast.wire.ticks import Quote, Tick, Trade, validate
 from tickcast.wire.times import NS_PER_SECOND

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from producers.synthetic.synthetic import generate, symbol_names
+from producers.simulation.synthetic import generate, symbol_names
 from tests.builders import T0
 from tickcast.wire.ticks import Quote, Trade, validate
 

@@ -9,12 +9,12 @@ import pytest
 
 from producers.recordings.captures import CaptureRecording, is_capture
 from producers.venues import capture as module
-from producers.venues.capture import Capture, CapturedSession
-from producers.venues.coinbase import VENUE
+from producers.venues.capture import CaptureDirectory, CaptureFile
+from producers.venues.coinbase import Coinbase
 from tests.conftest import until
 from tests.producers.venues.simulator import Act, simulated
-from tests.producers.venues.test_intake import match
-from tests.producers.venues.test_runner import running
+from tests.producers.venues.test_client import running
+from tests.producers.venues.test_normalizer import match
 from tickcast.wire.errors import InvalidRecording
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
@@ -38,7 +38,7 @@ async def test_what_was_published_can_be_replayed(tmp_path: Path) -> None:
         [match(1), b"{", match(2), Act.CUT],
         [match(2, "last_match"), match(3)],
     ]
-    capture = Capture(tmp_path / "new" / "dir", VENUE)
+    capture = CaptureDirectory(tmp_path / "new" / "dir", Coinbase())
     async with simulated(*scenes) as venue, running(venue.url, capture=capture) as run:
         await until(lambda: run.ids == [1, 2, 3])
     first, second = sorted((tmp_path / "new" / "dir").iterdir())
@@ -56,16 +56,16 @@ async def test_what_was_published_can_be_replayed(tmp_path: Path) -> None:
 async def test_a_file_whose_writer_was_killed_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BUFFER_MAX_S", 0.01)
-    with Capture(tmp_path, VENUE).session(URL) as session:
-        assert session is not None
+    monkeypatch.setattr(module, "_FLUSH_AFTER_S", 0.01)
+    with CaptureDirectory(tmp_path, Coinbase()).open_file(URL) as file:
+        assert file is not None
         (path,) = tmp_path.iterdir()
         before = path.stat().st_size
         for number in range(100):
-            session.received(match(number), at(number))
+            file.write_received(match(number), at(number))
         await until(lambda: path.stat().st_size > before)
         whole = path.read_bytes()
-        session.received(match(100), at(100))
+        file.write_received(match(100), at(100))
     path.write_bytes(whole)
     assert is_capture(path)
     assert ids_in(path) == (list(range(100)), [(102, "cut off")])
@@ -76,26 +76,26 @@ async def test_a_file_whose_writer_was_killed_can_be_read(
 
 
 async def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:
-    with Capture(tmp_path, VENUE).session(URL) as session:
-        assert session is not None
+    with CaptureDirectory(tmp_path, Coinbase()).open_file(URL) as file:
+        assert file is not None
         for number in range(2_000):
-            session.received(match(number) + b" " * 200, at(number))
-            assert len(session._buffer) < 64 * 1024
+            file.write_received(match(number) + b" " * 200, at(number))
+            assert len(file._buffer) < 64 * 1024
     (path,) = tmp_path.iterdir()
     assert ids_in(path) == (list(range(2_000)), [])
 
 
 async def test_frames_of_several_lines_take_one(tmp_path: Path) -> None:
-    with Capture(tmp_path, VENUE).session(URL) as session:
-        assert session is not None
-        session.received(match(1).replace(b",", b",\r\n"), at(1))
+    with CaptureDirectory(tmp_path, Coinbase()).open_file(URL) as file:
+        assert file is not None
+        file.write_received(match(1).replace(b",", b",\r\n"), at(1))
     (path,) = tmp_path.iterdir()
     assert ids_in(path) == ([1], [])
 
 
 async def test_sessions_of_one_second_have_files_of_their_own(tmp_path: Path) -> None:
-    capture = Capture(tmp_path, VENUE)
-    with capture.session(URL) as one, capture.session(URL) as other:
+    capture = CaptureDirectory(tmp_path, Coinbase())
+    with capture.open_file(URL) as one, capture.open_file(URL) as other:
         assert one is not None
         assert other is not None
     assert len(list(tmp_path.iterdir())) == 2
@@ -108,16 +108,16 @@ FULL = Path("/dev/full")
 async def test_a_full_disk_ends_the_capture_and_nothing_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    session = CapturedSession(FULL.open("wb", buffering=0), URL, Time(0))  # noqa: ASYNC230
-    session.received(match(1), Time(1))
-    session.close()
+    file = CaptureFile(FULL.open("wb", buffering=0), URL, Time(0))  # noqa: ASYNC230
+    file.write_received(match(1), Time(1))
+    file.close()
     assert caplog.text.count("the capture has ended: ") == 1
 
 
 async def test_a_directory_that_is_gone_costs_the_capture_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    capture = Capture(tmp_path / "gone", VENUE)
+    capture = CaptureDirectory(tmp_path / "gone", Coinbase())
     (tmp_path / "gone").rmdir()
     async with simulated([match(1)]) as venue, running(venue.url, capture=capture) as run:
         await until(lambda: run.ids == [1])
@@ -169,4 +169,4 @@ def test_a_market_without_a_symbol_is_told_of_once_in_a_capture(tmp_path: Path) 
     path = tmp_path / "a.txt"
     frames = b"".join(b"161867782%d: %b\n" % (n, match(n, symbol="龙-USD")) for n in range(2, 6))
     path.write_bytes(HEAD + frames + b"1618677829: " + match(9))
-    assert ids_in(path) == ([9], [(2, "'\\u9f99-USD' is no market's name")])
+    assert ids_in(path) == ([9], [(2, "'\\u9f99-USD' is not the name of a market")])

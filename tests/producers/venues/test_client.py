@@ -1,4 +1,4 @@
-"""The runner against a simulated venue, with and without faults."""
+"""`VenueClient` against a simulated venue, with and without faults."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from producers.venues import runner
+from producers.venues import client
 from producers.venues.binance import Binance
+from producers.venues.client import VenueClient
 from producers.venues.coinbase import Coinbase
 from producers.venues.kraken import Kraken
-from producers.venues.runner import Runner
-from producers.venues.venue import Limits, Venue, Wants
+from producers.venues.venue import TickKinds, Venue, VenueLimits
 from tests.conftest import until
 from tests.producers.venues.simulator import Act, simulated
-from tests.producers.venues.test_intake import match
+from tests.producers.venues.test_normalizer import match
 from tests.producers.venues.test_parsing import AT_MS, BINANCE_TRADE, KRAKEN_TICKER, KRAKEN_TRADES
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import VenueRefused
@@ -33,12 +33,12 @@ class Impatient(Coinbase):
 
 
 class Run:
-    """A runner, and the ticks it has published."""
+    """A client, and the ticks it has published."""
 
     def __init__(self, venue: Venue, url: str, symbols: tuple[str, ...], **options: Any) -> None:
         self.ticks: list[Tick] = []
-        self.runner = Runner(
-            venue, symbols, Wants(), self._publish, url=url, dice=lambda: 0.1, **options
+        self.client = VenueClient(
+            venue, symbols, TickKinds(), self._publish, url=url, jitter=lambda: 0.1, **options
         )
 
     async def _publish(self, ticks: list[Tick]) -> None:
@@ -54,7 +54,7 @@ async def running(
     url: str, *symbols: str, venue: Venue | None = None, **options: Any
 ) -> AsyncIterator[Run]:
     run = Run(venue or Coinbase(), url, symbols or ("BTC-USD",), **options)
-    task = asyncio.create_task(run.runner.run())
+    task = asyncio.create_task(run.client.run())
     try:
         yield run
         assert not task.done(), task.exception()
@@ -70,8 +70,8 @@ async def test_after_a_cut_it_comes_back_and_asks_again(act: Act) -> None:
     ]
     async with simulated(*scenes) as venue, running(venue.url) as run:
         await until(lambda: run.ids == [1, 2, 3])
-        assert run.runner.reconnects == 1
-        assert run.runner.intake.tally.repeats == 1
+        assert run.client.reconnects == 1
+        assert run.client.normalizer.counts.repeats == 1
         assert venue.asked[0] == venue.asked[1]
 
 
@@ -85,7 +85,7 @@ async def test_a_venue_that_always_cuts_is_asked_less_and_less_often(
         await until(lambda: len(delays()) == 4)
     assert delays() == [0.02, 0.04, 0.08, 0.16]
     caplog.clear()
-    monkeypatch.setattr(runner, "SETTLED_S", 0.0)
+    monkeypatch.setattr(client, "STABLE_AFTER_S", 0.0)
     async with simulated(*[[Act.CUT]] * 3) as venue, running(venue.url):
         await until(lambda: len(delays()) == 3)
     assert delays() == [0.02, 0.02, 0.02]
@@ -95,7 +95,7 @@ async def test_a_venue_that_is_away_is_reported_once(caplog: pytest.LogCaptureFi
     async with simulated() as venue:
         url = venue.url
     async with running(url) as run:
-        await until(lambda: run.runner.reconnects == 4)
+        await until(lambda: run.client.reconnects == 4)
         assert caplog.text.count("connection lost") == 1
 
 
@@ -105,7 +105,7 @@ async def test_a_venue_that_falls_silent_is_left(venue: Venue) -> None:
         simulated([HEARTBEAT, Act.STALL], [Act.STALL]) as simulator,
         running(simulator.url, "BTC-USDT", venue=venue, ping_after_s=0.2) as run,
     ):
-        await until(lambda: run.runner.reconnects >= 1)
+        await until(lambda: run.client.reconnects >= 1)
         await until(lambda: len(simulator.asked) >= 2)
 
 
@@ -116,15 +116,15 @@ async def test_a_quiet_venue_that_answers_pings_is_kept() -> None:
     ):
         await until(lambda: simulator.asked and simulator.asked[0])
         await asyncio.sleep(0.3)
-        assert run.runner.reconnects == 0
+        assert run.client.reconnects == 0
 
 
 async def test_garbage_is_told_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
     garbage = b'{"type":"match","trade_id":"\xf0\x9f\x98\x80\\u001b[2J"}' + b" " * 1000
     async with simulated([match(1), garbage, b"", match(2)]) as venue, running(venue.url) as run:
         await until(lambda: run.ids == [1, 2])
-        assert run.runner.reconnects == 0
-        assert run.runner.intake.tally.bad_frames == 2
+        assert run.client.reconnects == 0
+        assert run.client.normalizer.counts.bad_frames == 2
     # Only one of them: at most one a second is logged.
     (first,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert first.getMessage().startswith("bad frame: ")
@@ -135,7 +135,7 @@ async def test_out_of_order_numbers_come_once_each() -> None:
     frames = [match(number) for number in (10, 12, 11, 12, 15, 14)]
     async with simulated(frames) as venue, running(venue.url) as run:
         await until(lambda: run.ids == [10, 12, 11, 15, 14])
-        assert run.runner.intake.tally.missing == 1
+        assert run.client.normalizer.counts.missing == 1
 
 
 async def test_a_refused_product_is_told_and_the_others_go_on(
@@ -154,13 +154,13 @@ async def test_it_ends_where_all_products_are_refused() -> None:
     async with simulated([REFUSED % b"A-B", REFUSED % b"FOO-BAR"], asks=2) as venue:
         run = Run(Coinbase(), venue.url, ("FOO-BAR", "A-B"))
         with pytest.raises(VenueRefused, match=r"coinbase: .*FOO-BAR is not a valid product"):
-            await asyncio.wait_for(run.runner.run(), 10)
+            await asyncio.wait_for(run.client.run(), 10)
 
 
 async def test_what_a_venue_says_can_not_steer_a_terminal() -> None:
     async with simulated([REFUSED % b"A-B \\u001b[2J"]) as venue:
         with pytest.raises(VenueRefused) as caught:
-            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).runner.run(), 10)
+            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).client.run(), 10)
     assert str(caught.value).isprintable()
     assert "\\x1b[2J" in str(caught.value)
 
@@ -170,11 +170,11 @@ async def test_a_venue_that_says_nothing_of_a_symbol_is_told(
 ) -> None:
     async with (
         simulated([match(1)], asks=2) as venue,
-        running(venue.url, "BTC-USD", "A-B", unheard_after_s=0.5) as run,
+        running(venue.url, "BTC-USD", "A-B", report_silent_after_s=0.5) as run,
     ):
-        await until(lambda: "nothing has come of some symbols" in caplog.text)
+        await until(lambda: "no ticks for some symbols" in caplog.text)
         assert run.ids == [1]
-    (record,) = [each for each in caplog.records if "nothing has" in each.getMessage()]
+    (record,) = [each for each in caplog.records if "no ticks" in each.getMessage()]
     assert record.__dict__["symbols"] == "A-B"
 
 
@@ -207,13 +207,13 @@ async def test_a_refusal_of_a_longer_name_is_not_ones_own() -> None:
 async def test_a_handshake_that_may_be_better_next_time_is_tried_again() -> None:
     async with simulated([match(1)], refusals=2, status=503) as venue, running(venue.url) as run:
         await until(lambda: run.ids == [1])
-        assert run.runner.reconnects == 2
+        assert run.client.reconnects == 2
 
 
 async def test_a_handshake_that_is_refused_for_good_ends_it() -> None:
     async with simulated(refusals=99, status=451) as venue:
         with pytest.raises(VenueRefused, match="answers with HTTP status 451"):
-            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).runner.run(), 10)
+            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).client.run(), 10)
 
 
 @pytest.mark.parametrize(
@@ -228,8 +228,8 @@ async def test_a_cut_amid_the_handshake_is_no_refusal(answer: bytes, is_final: b
     async with await asyncio.start_server(answer_and_close, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
         run = Run(Coinbase(), f"ws://{host}:{port}", ("A-B",))
-        task = asyncio.create_task(run.runner.run())
-        await until(lambda: task.done() or run.runner.reconnects >= 2)
+        task = asyncio.create_task(run.client.run())
+        await until(lambda: task.done() or run.client.reconnects >= 2)
         assert task.done() == is_final
         await cancel_and_wait([task])
     if is_final:
@@ -241,25 +241,25 @@ async def test_what_publishing_raises_ends_it() -> None:
         raise ValueError("no store")
 
     async with simulated([match(1)]) as venue:
-        runner = Runner(Coinbase(), ["BTC-USD"], Wants(), fail, url=venue.url)
+        client = VenueClient(Coinbase(), ["BTC-USD"], TickKinds(), fail, url=venue.url)
         with pytest.raises(ValueError, match="no store"):
-            await asyncio.wait_for(runner.run(), 10)
+            await asyncio.wait_for(client.run(), 10)
 
 
 async def test_no_connection_carries_more_than_the_venue_allows() -> None:
     class Small(Coinbase):
-        limits = Limits(streams=4, messages_per_s=1000)
+        limits = VenueLimits(streams=4, messages_per_s=1000)
 
     symbols = [f"A{number}-B" for number in range(5)]
     async with simulated() as venue, running(venue.url, *symbols, venue=Small()) as run:
-        await until(lambda: run.runner.connected == 3)
+        await until(lambda: run.client.connected == 3)
         await until(lambda: sum(map(len, venue.asked)) == 5)
         assert [len(each) for each in venue.asked] == [2, 2, 1]
 
 
 async def test_it_asks_no_faster_than_the_venue_allows() -> None:
     class Slow(Coinbase):
-        limits = Limits(streams=1000, messages_per_s=20)
+        limits = VenueLimits(streams=1000, messages_per_s=20)
 
     loop = asyncio.get_running_loop()
     began = loop.time()

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from producers.venues.coinbase import VENUE
-from producers.venues.intake import Intake, Skew
+from producers.venues.coinbase import Coinbase
+from producers.venues.normalizer import ClockSkew, Normalizer
 from producers.venues.venue import Notice
 from tickcast.wire.errors import BadFrame
 from tickcast.wire.ticks import Trade
@@ -30,10 +30,10 @@ def ticker(sequence: int) -> bytes:
     ).encode()
 
 
-def ids(intake: Intake, frames: Iterable[bytes]) -> list[object]:
+def ids(normalizer: Normalizer, frames: Iterable[bytes]) -> list[object]:
     found: list[object] = []
     for frame in frames:
-        taken = intake.receive(frame, T0)
+        taken = normalizer.process(frame, T0)
         assert isinstance(taken, list)
         found += [tick.id for tick in taken if isinstance(tick, Trade)]
     return found
@@ -54,90 +54,94 @@ def ids(intake: Intake, frames: Iterable[bytes]) -> list[object]:
 def test_trades_come_once_and_gaps_are_counted(
     numbers: list[int], taken: list[int], repeats: int, gaps: int, missing: int
 ) -> None:
-    intake = Intake(VENUE)
-    assert ids(intake, map(match, numbers)) == taken
-    tally = intake.tally
-    assert (tally.repeats, tally.gaps, tally.missing) == (repeats, gaps, missing)
-    assert tally.ticks == len(taken)
+    normalizer = Normalizer(Coinbase())
+    assert ids(normalizer, map(match, numbers)) == taken
+    counts = normalizer.counts
+    assert (counts.repeats, counts.gaps, counts.missing) == (repeats, gaps, missing)
+    assert counts.ticks == len(taken)
 
 
 def test_a_gap_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        ids(Intake(VENUE), map(match, (5, 8)))
+        ids(Normalizer(Coinbase()), map(match, (5, 8)))
     (record,) = caplog.records
     assert record.getMessage() == "trades are missing"
     assert (record.__dict__["first"], record.__dict__["last"]) == (6, 7)
 
 
 def test_the_last_match_after_a_reconnection_comes_once() -> None:
-    intake = Intake(VENUE)
+    normalizer = Normalizer(Coinbase())
     frames = [match(5), match(6), match(6, "last_match"), match(7)]
-    assert ids(intake, frames) == [5, 6, 7]
+    assert ids(normalizer, frames) == [5, 6, 7]
 
 
 def test_quotes_only_go_forward_and_their_jumps_say_nothing() -> None:
-    intake = Intake(VENUE)
+    normalizer = Normalizer(Coinbase())
     counts = []
     for number in (10, 20, 15, 20, 21):
-        taken = intake.receive(ticker(number), T0)
+        taken = normalizer.process(ticker(number), T0)
         assert isinstance(taken, list)
         counts.append(len(taken))
     assert counts == [1, 1, 0, 0, 1]
-    assert (intake.tally.gaps, intake.tally.repeats) == (0, 2)
+    assert (normalizer.counts.gaps, normalizer.counts.repeats) == (0, 2)
 
 
 def test_symbols_have_numbers_of_their_own_and_only_those_wanted_pass() -> None:
-    intake = Intake(VENUE, {"BTC-USD", "ETH-USD"})
+    normalizer = Normalizer(Coinbase(), {"BTC-USD", "ETH-USD"})
     frames = [match(5), match(900, symbol="ETH-USD"), match(1, symbol="A-B"), match(6)]
-    assert ids(intake, frames) == [5, 900, 6]
-    assert intake.tally.gaps == 0
+    assert ids(normalizer, frames) == [5, 900, 6]
+    assert normalizer.counts.gaps == 0
 
 
 def test_memory_is_bounded_however_many_gaps_there_are() -> None:
-    intake = Intake(VENUE)
-    ids(intake, map(match, range(0, 2_000, 2)))
-    (numbers,) = intake._numbers.values()
+    normalizer = Normalizer(Coinbase())
+    ids(normalizer, map(match, range(0, 2_000, 2)))
+    (numbers,) = normalizer._numbers.values()
     assert len(numbers._holes) == 64
 
 
 def test_placeholders_take_their_number_and_are_no_trades() -> None:
     """Binance sends trades of 0 at 0, which have trade numbers too."""
-    intake = Intake(VENUE)
+    normalizer = Normalizer(Coinbase())
     nothing = match(6).replace(b'"size":"1","price":"1"', b'"size":"0","price":"0"')
     free = match(7).replace(b'"price":"1"', b'"price":"0.00"')
-    assert ids(intake, [match(5), nothing, free, match(8)]) == [5, 8]
-    assert (intake.tally.gaps, intake.tally.missing, intake.tally.bad_frames) == (0, 0, 0)
+    assert ids(normalizer, [match(5), nothing, free, match(8)]) == [5, 8]
+    assert (normalizer.counts.gaps, normalizer.counts.missing, normalizer.counts.bad_frames) == (
+        0,
+        0,
+        0,
+    )
 
 
 def test_a_market_without_a_symbol_is_told_of_once() -> None:
-    intake = Intake(VENUE)
+    normalizer = Normalizer(Coinbase())
     for market in ("币安人生-USD", "龙-USD"):
-        with pytest.raises(BadFrame, match="is no market's name"):
-            intake.receive(match(1, symbol=market), T0)
+        with pytest.raises(BadFrame, match="is not the name of a market"):
+            normalizer.process(match(1, symbol=market), T0)
         for number in range(3):
-            assert isinstance(intake.receive(match(number, symbol=market), T0), Notice)
-    assert (intake.tally.bad_frames, intake.tally.unmapped) == (2, 6)
+            assert isinstance(normalizer.process(match(number, symbol=market), T0), Notice)
+    assert (normalizer.counts.bad_frames, normalizer.counts.unmapped) == (2, 6)
     for number in range(3_000):
         with suppress(BadFrame):
-            intake.receive(match(1, symbol=f"龙{number}-USD"), T0)
-    assert len(intake._unknown) == 1000
+            normalizer.process(match(1, symbol=f"龙{number}-USD"), T0)
+    assert len(normalizer._unknown_markets) == 1000
 
 
 def test_bad_frames_are_counted() -> None:
-    intake = Intake(VENUE)
+    normalizer = Normalizer(Coinbase())
     with pytest.raises(BadFrame):
-        intake.receive(b"{", T0)
-    assert intake.tally.bad_frames == 1
+        normalizer.process(b"{", T0)
+    assert normalizer.counts.bad_frames == 1
 
 
 def test_skew_is_the_least_of_the_last_minute() -> None:
-    skew = Skew()
+    skew = ClockSkew()
     assert skew.ns is None
     for second, late in ((0, 5), (1, 3), (2, 9)):
         at = Time(T0 + second * NS_PER_SECOND)
-        skew.add(Time(at - late), at)
+        skew.update(Time(at - late), at)
     assert skew.ns == 3
     for second in (31, 62, 93):
         at = Time(T0 + second * NS_PER_SECOND)
-        skew.add(Time(at - 7), at)
+        skew.update(Time(at - 7), at)
     assert skew.ns == 7

@@ -8,23 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.venues.binance import VENUE as BINANCE
-from producers.venues.coinbase import VENUE as COINBASE
-from producers.venues.kraken import VENUE as KRAKEN
 from producers.venues.registry import VENUES, venue_at
-from producers.venues.venue import Notice, NoticeKind, Ticks, Venue, Wants
+from producers.venues.venue import Notice, NoticeKind, TickFrame, TickKinds, Venue
 from tickcast.wire.errors import BadFrame
 from tickcast.wire.ticks import Quote, Tick, Trade
 from tickcast.wire.times import Time
 
+BINANCE, COINBASE, KRAKEN = (VENUES[name] for name in ("binance", "coinbase", "kraken"))
 NOW = Time.parse("2026-01-05T12:00:00Z")
 AT_MS = 1_672_515_782_136
 
 
 def ticks_of(venue: Venue, frame: str) -> list[Tick]:
-    said = venue.parse(frame.encode(), NOW)
-    assert isinstance(said, Ticks), said
-    return [each.tick for each in said.ticks]
+    content = venue.parse(frame.encode(), NOW)
+    assert isinstance(content, TickFrame), content
+    return [each.tick for each in content.ticks]
 
 
 COINBASE_TICKER = """{"type":"ticker","sequence":37475248783,"product_id":"ETH-USD",
@@ -83,10 +81,10 @@ def test_kraken_tickers_have_a_time_or_that_of_their_receipt(stamp: str, time: T
 @pytest.mark.parametrize("unit_ns", [1000, 1_000_000])
 def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
     sent, traded = 1_672_515_782_136_000_000, 1_672_515_782_135_000_000
-    said = BINANCE.parse((BINANCE_TRADE % (sent // unit_ns, traded // unit_ns)).encode(), NOW)
-    assert isinstance(said, Ticks)
-    assert said.venue_time == sent
-    assert said.ticks[0].tick == Trade(
+    content = BINANCE.parse((BINANCE_TRADE % (sent // unit_ns, traded // unit_ns)).encode(), NOW)
+    assert isinstance(content, TickFrame)
+    assert content.venue_time == sent
+    assert content.ticks[0].tick == Trade(
         symbol="BNB-BTC", id=12345, venue="binance", price=0.001, size=100, side="S",
         time=Time(traded),
     )  # fmt: skip
@@ -141,9 +139,9 @@ def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
     ],
 )  # fmt: skip
 def test_frames_without_ticks(venue: Venue, frame: str, kind: NoticeKind, text: str) -> None:
-    said = venue.parse(frame.encode(), NOW)
-    assert isinstance(said, Notice)
-    assert (said.kind, said.text) == (kind, text)
+    content = venue.parse(frame.encode(), NOW)
+    assert isinstance(content, Notice)
+    assert (content.kind, content.text) == (kind, text)
 
 
 @pytest.mark.parametrize("venue", VENUES.values(), ids=VENUES)
@@ -157,7 +155,7 @@ def test_garbage_is_a_bad_frame(venue: Venue, frame: bytes) -> None:
 
 
 def test_a_market_of_another_form_is_a_bad_frame() -> None:
-    with pytest.raises(BadFrame, match="'BNBXYZ' is no market's name"):
+    with pytest.raises(BadFrame, match="'BNBXYZ' is not the name of a market"):
         BINANCE.parse((BINANCE_TRADE % (AT_MS, AT_MS)).replace("BNBBTC", "BNBXYZ").encode(), NOW)
 
 
@@ -206,24 +204,24 @@ def test_numbers_are_read_as_python_reads_them(value: float) -> None:
 
 
 def test_subscriptions() -> None:
-    both = COINBASE.subscribe(["BTC-USD", "ETH-USD"], Wants())
+    both = COINBASE.subscribe(["BTC-USD", "ETH-USD"], TickKinds())
     assert [json.loads(each) for each in both] == [
         {"type": "subscribe", "product_ids": [name], "channels": ["heartbeat", "matches", "ticker"]}
         for name in ("BTC-USD", "ETH-USD")
     ]
-    (quotes,) = KRAKEN.subscribe(["BTC/USD"], Wants(trades=False))
+    (quotes,) = KRAKEN.subscribe(["BTC/USD"], TickKinds(trades=False))
     assert json.loads(quotes)["params"] == {
         "channel": "ticker", "event_trigger": "bbo", "snapshot": True, "symbol": ["BTC/USD"]
     }  # fmt: skip
-    (trades,) = BINANCE.subscribe(["BTCUSDT"], Wants(quotes=False))
+    (trades,) = BINANCE.subscribe(["BTCUSDT"], TickKinds(quotes=False))
     assert json.loads(trades) == {"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1}
 
 
 def test_no_message_asks_for_too_much() -> None:
     names = [f"C{number}USDT" for number in range(512)]
-    asked = [json.loads(each) for each in BINANCE.subscribe(names, Wants())]
-    assert [len(each["params"]) for each in asked] == [200] * 5 + [24]
-    assert len({stream for each in asked for stream in each["params"]}) == 1024
+    requests = [json.loads(each) for each in BINANCE.subscribe(names, TickKinds())]
+    assert [len(each["params"]) for each in requests] == [200] * 5 + [24]
+    assert len({stream for each in requests for stream in each["params"]}) == 1024
 
 
 @pytest.mark.parametrize(

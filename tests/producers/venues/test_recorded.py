@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from producers.recordings.captures import CaptureRecording, is_capture
-from producers.venues.intake import Intake
+from producers.venues.normalizer import Normalizer
 from producers.venues.registry import VENUES
-from producers.venues.venue import Notice, NoticeKind, Ticks
+from producers.venues.venue import Notice, NoticeKind, TickFrame
 from tests.producers.venues.recorded import (
     BINANCE,
     COINBASE,
@@ -44,7 +44,7 @@ def test_all_ticks_of_a_capture_are_exact(
     for received in received_from(path):
         said = VENUES[name].parse(received.frame, Time(received.at))
         tick = expect(received)
-        if isinstance(said, Ticks):
+        if isinstance(said, TickFrame):
             assert [each.tick for each in said.ticks] == [tick]
             kinds["ticks"] += 1
         else:
@@ -58,12 +58,12 @@ def test_all_ticks_of_a_capture_are_exact(
 def test_none_is_taken_for_a_repeat_and_none_is_missing(
     name: str, path: Path, expect: Expect, count: int
 ) -> None:
-    intake = Intake(VENUES[name])
+    normalizer = Normalizer(VENUES[name])
     for received in received_from(path):
-        intake.receive(received.frame, Time(received.at))
-    tally = intake.tally
-    assert (tally.ticks, tally.repeats, tally.missing, tally.bad_frames) == (count, 0, 0, 0)
-    assert tally.unmapped > 0
+        normalizer.process(received.frame, Time(received.at))
+    counts = normalizer.counts
+    assert (counts.ticks, counts.repeats, counts.missing, counts.bad_frames) == (count, 0, 0, 0)
+    assert counts.unmapped > 0
 
 
 @each_venue
@@ -94,11 +94,11 @@ def test_damaged_frames_are_refused_in_one_way(
                     {**fields, "data": {**inner, key: value}} if "data" in fields
                     else {**fields, key: value}
                 )  # fmt: skip
-                intake = Intake(VENUES[name])
+                normalizer = Normalizer(VENUES[name])
                 try:
-                    taken = intake.receive(damaged, Time(received.at))
+                    taken = normalizer.process(damaged, Time(received.at))
                 except Exception as error:
                     assert isinstance(error, BadFrame)
-                    assert intake.tally.bad_frames == 1
+                    assert normalizer.counts.bad_frames == 1
                 else:
                     assert isinstance(taken, Notice) or len(taken) == 1

@@ -20,13 +20,13 @@ from producers.venues.registry import VENUES
 )
 def test_there_and_back(venue: str, theirs: str, ours: str) -> None:
     rule = VENUES[venue].symbols
-    assert rule.ours(theirs) == ours
-    assert rule.theirs(ours) == theirs
+    assert rule.to_symbol(theirs) == ours
+    assert rule.to_market(ours) == theirs
 
 
 @pytest.mark.parametrize(("old", "ours"), [("XBT/USD", "BTC-USD"), ("XDG/XBT", "DOGE-BTC")])
 def test_old_names_are_understood(old: str, ours: str) -> None:
-    assert VENUES["kraken"].symbols.ours(old) == ours
+    assert VENUES["kraken"].symbols.to_symbol(old) == ours
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_old_names_are_understood(old: str, ours: str) -> None:
 )
 def test_what_would_not_come_back_is_refused(venue: str, symbol: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        VENUES[venue].symbols.theirs(symbol)
+        VENUES[venue].symbols.to_market(symbol)

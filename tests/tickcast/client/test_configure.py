@@ -8,7 +8,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from producers.replay.replay import Replay, ReplayOrder
+from producers.simulation.replay import Replay, ReplayOrder
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import RunningServer, until
 from tests.recorded import Recorded, at

@@ -15,9 +15,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from feed.access.jwks import RemoteKeys
+from producers.venues.client import VenueClient
 from producers.venues.registry import VENUES
-from producers.venues.runner import Runner
-from producers.venues.venue import Wants
+from producers.venues.venue import TickKinds
 from tests.conftest import RunningServer
 from tickcast.client.connecting import ServerAddress, dial
 from tickcast.client.proxies import proxy_of, through
@@ -91,10 +91,10 @@ async def test_a_producer_names_the_proxy_that_fails(
     async def publish(ticks: list[Tick]) -> None:
         raise AssertionError
 
-    runner = Runner(
-        VENUES["coinbase"], ["BTC-USD"], Wants(True, True), publish, url="ws://example.invalid/"
+    client = VenueClient(
+        VENUES["coinbase"], ["BTC-USD"], TickKinds(True, True), publish, url="ws://example.invalid/"
     )  # fmt: skip
-    running = asyncio.ensure_future(runner.run())
+    running = asyncio.ensure_future(client.run())
     if proxy.startswith("socks"):
         with pytest.raises(VenueRefused, match=r"proxy socks5h://127\.0\.0\.1:9\): a SOCKS proxy"):
             await asyncio.wait_for(running, 10)

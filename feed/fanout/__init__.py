@@ -1,4 +1,5 @@
-"""The path of a tick to its subscribers, without I/O.
+"""From a stream's ticks to the outboxes of its subscribers, without I/O.
 
-Ticks come in per stream; encoded frames go out into the outboxes of clients. Start with `hub`.
+Ticks come in by stream; encoded frames go out to each client. Start with `hub`: it takes streams
+and groups from `registry`, encodes ticks once with `encoded_ticks` and writes to each `outbox`.
 """

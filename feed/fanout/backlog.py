@@ -14,53 +14,53 @@ from feed.fanout.encoded_ticks import (
     EncodedTicks,
     TickBatch,
     WireFormat,
-    encode_pieces,
+    encode_batch,
     message_frame,
     pack_frames,
 )
-from tickcast.wire import messages as protocol
+from tickcast.wire import messages
 from tickcast.wire.actions import SlowPolicy
 from tickcast.wire.sequence import NEW_EPOCH, GapReason, SequenceGap
 from tickcast.wire.ticks import StreamKey, Tick
 
+# A stream has more than one part only if its epoch changes while the client does not read.
 _PARTS_MAX: Final = 8
-"""The maximum number of parts for a stream. There are several only if epochs change."""
+
+# The policy of a stream, or None if the client does not hold it.
+PolicyOf = Callable[[StreamKey], SlowPolicy | None]
 
 
-class Missed:
-    """The latest tick of a stream, and how many earlier ticks the client did not receive.
-
-    Attributes:
-        before: how many ticks were missed before the latest one, not counting those that the
-            latest one itself replaced.
-        first_seq: the sequence number of the first missed tick.
-    """
+class MissedTicks:
+    """The latest tick of a stream, and how many earlier ticks the client did not receive."""
 
     __slots__ = ("before", "first_seq", "latest", "policy", "published_us")
 
-    def __init__(self, chunk: TickBatch, policy: SlowPolicy) -> None:
-        first = chunk.ticks[0]
+    def __init__(self, batch: TickBatch, policy: SlowPolicy) -> None:
+        first = batch.ticks[0]
+        # The number of the first missed tick.
         self.first_seq = (first.seq or 0) - first.conflated
+        # How many ticks were missed before the latest one, which also counts those that it
+        # replaced itself.
         self.before = 0
-        self._end_with(chunk, policy)
+        self._end_with(batch, policy)
 
-    def is_followed_by(self, chunk: TickBatch) -> bool:
-        """Whether a chunk continues in the same epoch."""
-        return (chunk.ticks[0].seq or 0) > (self.latest.seq or 0)
+    def is_followed_by(self, batch: TickBatch) -> bool:
+        """Whether a batch continues in the same epoch."""
+        return (batch.ticks[0].seq or 0) > (self.latest.seq or 0)
 
-    def add(self, chunk: TickBatch, policy: SlowPolicy) -> None:
-        """Add the next chunk of the stream."""
+    def append(self, batch: TickBatch, policy: SlowPolicy) -> None:
+        """Add the next ticks of the stream."""
         if self.latest.snap:
             # A snapshot is sent on request and not counted. Newer ticks replace it.
-            self.first_seq = (chunk.ticks[0].seq or 0) - chunk.ticks[0].conflated
+            self.first_seq = (batch.ticks[0].seq or 0) - batch.ticks[0].conflated
         else:
             self.before += 1 + self.latest.conflated
-        self._end_with(chunk, policy)
+        self._end_with(batch, policy)
 
-    def _end_with(self, chunk: TickBatch, policy: SlowPolicy) -> None:
-        *others, self.latest = chunk.ticks
+    def _end_with(self, batch: TickBatch, policy: SlowPolicy) -> None:
+        *others, self.latest = batch.ticks
         self.before += sum(1 + tick.conflated for tick in others)
-        self.published_us = chunk.published_us[-1]
+        self.published_us = batch.published_us[-1]
         self.policy = policy
 
     def to_tick(self) -> Tick:
@@ -74,45 +74,43 @@ class Missed:
         if self.policy is SlowPolicy.CONFLATE or not self.before:
             return None
         last = (self.latest.seq or 0) - self.latest.conflated - 1
-        return protocol.skipped(key, self.first_seq, last, self.before)
-
-
-Part = Missed | SequenceGap
+        return messages.skipped(key, self.first_seq, last, self.before)
 
 
 class Backlog:
     """The ticks that one client has missed, by stream.
 
-    Its size grows with the number of streams, not of ticks. A stream has one part, or several if
-    its epoch has changed meanwhile. If there are too many, the oldest are merged into a new epoch.
+    Its size grows with the number of streams, not of ticks.
     """
 
-    __slots__ = ("_form", "_parts")
+    __slots__ = ("_parts", "_wire_format")
 
-    def __init__(self, form: WireFormat) -> None:
-        self._form = form
-        self._parts: dict[StreamKey, list[Part]] = {}
+    def __init__(self, wire_format: WireFormat) -> None:
+        self._wire_format = wire_format
+        # One part for each epoch of a stream, with the gaps between them. The stream that has
+        # waited longest comes first.
+        self._parts: dict[StreamKey, list[MissedTicks | SequenceGap]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def add(self, chunk: TickBatch, policy: SlowPolicy) -> None:
+    def add_batch(self, batch: TickBatch, policy: SlowPolicy) -> None:
         """Add the next ticks of a stream."""
-        parts = self._parts.setdefault(chunk.key, [])
-        for run in _split_by_epoch(chunk):
+        parts = self._parts.setdefault(batch.key, [])
+        for run in _split_by_epoch(batch):
             last = parts[-1] if parts else None
-            if isinstance(last, Missed) and last.is_followed_by(run):
-                last.add(run, policy)
+            if isinstance(last, MissedTicks) and last.is_followed_by(run):
+                last.append(run, policy)
             else:
-                parts.append(Missed(run, policy))
-        _bound(parts)
+                parts.append(MissedTicks(run, policy))
+        _limit(parts)
 
     def add_gap(self, key: StreamKey, gap: SequenceGap) -> None:
         """Add a gap. Ticks that were missed before it become part of the gap."""
         parts = self._parts.setdefault(key, [])
         while parts and gap.reason is not GapReason.EPOCH:
             last = parts[-1]
-            if isinstance(last, Missed) and last.latest.snap:
+            if isinstance(last, MissedTicks) and last.latest.snap:
                 first_seq = gap.first_seq
             elif last.first_seq is None:
                 break
@@ -121,81 +119,83 @@ class Backlog:
             gap = gap._replace(first_seq=first_seq)
             parts.pop()
         parts.append(gap)
-        _bound(parts)
+        _limit(parts)
 
-    def keep(self, policy_of: Callable[[StreamKey], SlowPolicy | None], form: WireFormat) -> None:
-        """Apply changed subscriptions: update the policies and drop streams that have none."""
-        self._form = form
+    def change_subscriptions(self, policy_of: PolicyOf, wire_format: WireFormat) -> None:
+        """Update the policies, and drop the streams that the client no longer holds."""
+        self._wire_format = wire_format
         kept = {}
         for key, parts in self._parts.items():
             if policy := policy_of(key):
                 for part in parts:
-                    if isinstance(part, Missed):
+                    if isinstance(part, MissedTicks):
                         part.policy = policy
                 kept[key] = parts
         self._parts = kept
 
     def pop_frames(self, written_us: int) -> tuple[bytes, Totals]:
-        """Take frames with the missed ticks of some streams, those that have waited longest first.
+        """Remove and encode the ticks of the streams that have waited longest.
 
         Returns the frames, and what they add to the client's totals.
         """
         keys = list(self._parts)[:FRAME_TICKS_MAX]
         queues = [[(key, part) for part in self._parts.pop(key)] for key in keys]
-        released = Totals()
+        totals = Totals()
         frames: list[bytes] = []
         # Send the first part of every stream, then the second, and so on. This keeps the order of
         # parts within each stream and needs few frames.
-        for turn in zip_longest(*queues):
-            frames += self._release([each for each in turn if each], written_us, released)
-        return b"".join(frames), released
+        for row in zip_longest(*queues):
+            frames += self._encode([entry for entry in row if entry], written_us, totals)
+        return b"".join(frames), totals
 
-    def _release(
-        self, parts: Sequence[tuple[StreamKey, Part]], written_us: int, released: Totals
+    def _encode(
+        self,
+        parts: Sequence[tuple[StreamKey, MissedTicks | SequenceGap]],
+        written_us: int,
+        totals: Totals,
     ) -> list[bytes]:
+        wire_format = self._wire_format
         frames: list[bytes] = []
-        pieces: list[EncodedTicks] = []
+        encoded: list[EncodedTicks] = []
         for key, part in parts:
             if isinstance(part, SequenceGap):
-                frames.append(message_frame(protocol.gap(key, part), self._form.encoding))
+                frames.append(message_frame(messages.gap(key, part), wire_format.encoding))
                 continue
             if notice := part.to_notice(key):
-                frames.append(message_frame(notice, self._form.encoding))
-                released.skipped += part.before
+                frames.append(message_frame(notice, wire_format.encoding))
+                totals.skipped += part.before
             tick = part.to_tick()
-            released.sent += 1
-            released.merged += tick.conflated
-            pieces += encode_pieces(
-                TickBatch(key, [tick], [part.published_us]), self._form, written_us
-            )
-        if pieces:
-            frames.append(pack_frames(pieces, self._form.encoding)[0])
+            totals.sent += 1
+            totals.merged += tick.conflated
+            batch = TickBatch(key, [tick], [part.published_us])
+            encoded += encode_batch(batch, wire_format, written_us)
+        if encoded:
+            frames.append(pack_frames(encoded, wire_format.encoding)[0])
         return frames
 
 
-def _bound(parts: list[Part]) -> None:
-    """Merge the oldest parts into one if there are too many. They belong to past epochs.
+def _limit(parts: list[MissedTicks | SequenceGap]) -> None:
+    """Replace the oldest parts, which belong to past epochs, by one notice if there are too many.
 
-    The client receives them as a single new epoch; several would tell it no more. The notice is
-    necessary: the next tick may have a lower number than the client's last one, and would otherwise
-    look like a duplicate.
+    The notice is necessary: the next tick may have a lower number than the client's last one, and
+    would otherwise look like a duplicate. Several notices would say no more than one.
     """
     if len(parts) > _PARTS_MAX:
         del parts[:-_PARTS_MAX]
         parts[0] = NEW_EPOCH
 
 
-def _split_by_epoch(chunk: TickBatch) -> list[TickBatch]:
-    """Split a chunk wherever the numbering restarts."""
-    key, ticks, published_us = chunk
+def _split_by_epoch(batch: TickBatch) -> list[TickBatch]:
+    """Split a batch wherever the numbering restarts."""
+    key, ticks, published_us = batch
     starts = [
-        position
-        for position in range(1, len(ticks))
-        if (ticks[position].seq or 0) <= (ticks[position - 1].seq or 0)
+        index
+        for index in range(1, len(ticks))
+        if (ticks[index].seq or 0) <= (ticks[index - 1].seq or 0)
     ]
     if not starts:
-        return [chunk]
-    bounds = [0, *starts, len(ticks)]
+        return [batch]
     return [
-        TickBatch(key, ticks[start:end], published_us[start:end]) for start, end in pairwise(bounds)
+        TickBatch(key, ticks[start:end], published_us[start:end])
+        for start, end in pairwise([0, *starts, len(ticks)])
     ]

@@ -1,4 +1,4 @@
-"""Encodes ticks for clients: pieces of streams, and the frames built from them."""
+"""Encode ticks for clients: once for each wire format, as bytes that all frames can share."""
 
 from __future__ import annotations
 
@@ -17,44 +17,38 @@ from tickcast.wire.encoding import (
 )
 from tickcast.wire.ticks import Bar, Quote, StreamKey, Tick, Trade
 
+# Bursts are split into frames of this many ticks, to stay within client libraries' limits.
 FRAME_TICKS_MAX: Final = 500
-"""Maximum number of ticks in a frame, so that bursts stay within client libraries' limits."""
 
 
 class WireFormat:
-    """How ticks are encoded for a client. There is one object for each of the four forms.
+    """How ticks are encoded for a client. There are four, and each is one shared object.
 
-    Attributes:
-        encoding: JSON or MessagePack.
-        stamps: whether ticks carry `tr` and `tw`.
+    They are compared and hashed by identity, which is cheaper than by value on the hot path.
     """
 
     __slots__ = ("encoding", "stamps")
 
     def __init__(self, encoding: Encoding, stamps: bool) -> None:
         self.encoding = encoding
+        # Whether ticks carry `tr` and `tw`.
         self.stamps = stamps
 
 
-_FORMS: Final = {
+_WIRE_FORMATS: Final = {
     (encoding, stamps): WireFormat(encoding, stamps)
     for encoding in Encoding
     for stamps in (False, True)
 }
 
 
-def form_of(encoding: Encoding, stamps: bool = False) -> WireFormat:
-    """The form with these properties."""
-    return _FORMS[encoding, stamps]
+def wire_format_for(encoding: Encoding, stamps: bool = False) -> WireFormat:
+    """Return the shared format with these properties."""
+    return _WIRE_FORMATS[encoding, stamps]
 
 
 class TickBatch(NamedTuple):
-    """Ticks of one stream in order, with their publication times.
-
-    Attributes:
-        ticks: at least one.
-        published_us: when each tick was published, microseconds since the Unix epoch.
-    """
+    """Ticks of one stream in order, at least one, each with its time of publication in µs."""
 
     key: StreamKey
     ticks: Sequence[Tick]
@@ -62,90 +56,87 @@ class TickBatch(NamedTuple):
 
 
 class EncodedTicks:
-    """A chunk of at most `FRAME_TICKS_MAX` ticks, encoded as elements of an array.
+    """At most `FRAME_TICKS_MAX` ticks of one stream, encoded as elements of an array."""
 
-    Attributes:
-        elements: the encoded ticks.
-        size: number of ticks.
-        merged: number of earlier ticks that these replaced.
-        chunk: the original ticks, for clients that can't receive them now.
-        frame: the piece as a separate frame, built when it is first needed.
-    """
+    __slots__ = ("batch", "count", "elements", "frame", "merged")
 
-    __slots__ = ("chunk", "elements", "frame", "merged", "size")
-
-    def __init__(self, elements: bytes, size: int, merged: int, chunk: TickBatch) -> None:
+    def __init__(self, elements: bytes, count: int, merged: int, batch: TickBatch) -> None:
         self.elements = elements
-        self.size = size
+        self.count = count
+        # The number of earlier ticks that these replaced.
         self.merged = merged
-        self.chunk = chunk
+        # Clients that can't receive the ticks now keep the originals in their backlog.
+        self.batch = batch
+        # These ticks as a frame to themselves, built when it is first needed.
         self.frame: bytes | None = None
 
 
-def encode_pieces(chunk: TickBatch, form: WireFormat, written_us: int) -> list[EncodedTicks]:
-    """Encode a chunk as pieces; `written_us` becomes `tw` if the form has stamps."""
-    key, ticks, published_us = chunk
+def encode_batch(batch: TickBatch, wire_format: WireFormat, written_us: int) -> list[EncodedTicks]:
+    """Encode a batch in parts that fit in a frame.
+
+    Args:
+        written_us: becomes `tw` if the format has stamps.
+    """
+    key, ticks, published_us = batch
     if len(ticks) <= FRAME_TICKS_MAX:
-        return [_encode_piece(chunk, form, written_us)]
-    starts = range(0, len(ticks), FRAME_TICKS_MAX)
-    parts = [slice(start, start + FRAME_TICKS_MAX) for start in starts]
+        return [_encode_part(batch, wire_format, written_us)]
+    parts = [
+        slice(start, start + FRAME_TICKS_MAX) for start in range(0, len(ticks), FRAME_TICKS_MAX)
+    ]
     return [
-        _encode_piece(TickBatch(key, ticks[part], published_us[part]), form, written_us)
+        _encode_part(TickBatch(key, ticks[part], published_us[part]), wire_format, written_us)
         for part in parts
     ]
 
 
-def _encode_piece(chunk: TickBatch, form: WireFormat, written_us: int) -> EncodedTicks:
-    ticks = chunk.ticks
-    if form.stamps:
+def _encode_part(batch: TickBatch, wire_format: WireFormat, written_us: int) -> EncodedTicks:
+    ticks = batch.ticks
+    if wire_format.stamps:
         ticks = [
-            _stamped(tick, published_us, written_us)
-            for tick, published_us in zip(ticks, chunk.published_us, strict=True)
+            _add_stamps(tick, published_us, written_us)
+            for tick, published_us in zip(ticks, batch.published_us, strict=True)
         ]
     merged = sum([tick.conflated for tick in ticks])
-    return EncodedTicks(encode_elements(ticks, form.encoding), len(ticks), merged, chunk)
+    return EncodedTicks(encode_elements(ticks, wire_format.encoding), len(ticks), merged, batch)
 
 
-def pack_frames(pieces: Sequence[EncodedTicks], encoding: Encoding) -> tuple[bytes, int, int, int]:
-    """Pack pieces into as few frames as possible.
+def pack_frames(encoded: Sequence[EncodedTicks], encoding: Encoding) -> tuple[bytes, int, int, int]:
+    """Pack encoded ticks into as few frames as possible.
 
     Returns the frames as one byte string, the number of frames, the number of ticks in them, and
     the number of earlier ticks that these replaced.
     """
-    if len(pieces) == 1:
-        (piece,) = pieces
-        if piece.frame is None:
-            # Kept, because all audiences that get only this piece share the frame.
-            piece.frame = _array_frame([piece.elements], piece.size, encoding)
-        return piece.frame, 1, piece.size, piece.merged
+    if len(encoded) == 1:
+        (only,) = encoded
+        if only.frame is None:
+            # Kept, because all groups that get nothing else in this flush share the frame.
+            only.frame = _array_frame([only.elements], only.count, encoding)
+        return only.frame, 1, only.count, only.merged
     # One plain loop: `map` and `sum` would take twice as long.
     elements = []
     count = merged = 0
-    for piece in pieces:
-        elements.append(piece.elements)
-        count += piece.size
-        merged += piece.merged
+    for each in encoded:
+        elements.append(each.elements)
+        count += each.count
+        merged += each.merged
     if count <= FRAME_TICKS_MAX:
         return _array_frame(elements, count, encoding), 1, count, merged
     frames = [
-        _array_frame(
-            [piece.elements for piece in part], sum([piece.size for piece in part]), encoding
-        )
-        for part in _split(pieces)
+        _array_frame([each.elements for each in part], sum([each.count for each in part]), encoding)
+        for part in _split_by_frame(encoded)
     ]
     return b"".join(frames), len(frames), count, merged
 
 
-def _split(pieces: Sequence[EncodedTicks]) -> Iterator[list[EncodedTicks]]:
-    """Group pieces by frame."""
+def _split_by_frame(encoded: Sequence[EncodedTicks]) -> Iterator[list[EncodedTicks]]:
     part: list[EncodedTicks] = []
     count = 0
-    for piece in pieces:
-        if count + piece.size > FRAME_TICKS_MAX:
+    for each in encoded:
+        if count + each.count > FRAME_TICKS_MAX:
             yield part
             part, count = [], 0
-        part.append(piece)
-        count += piece.size
+        part.append(each)
+        count += each.count
     yield part
 
 
@@ -159,9 +150,6 @@ def _array_frame(elements: Sequence[bytes], count: int, encoding: Encoding) -> b
 def message_frame(message: object, encoding: Encoding) -> bytes:
     """Encode a message other than a tick as a frame."""
     return build_frame(encode(message, encoding), encoding)
-
-
-# ------------------------------------------------------------------------------------- stamps
 
 
 class _StampedTrade(Trade, tag_field="T", tag="t", kw_only=True, gc=False):
@@ -179,7 +167,7 @@ class _StampedBar(Bar, tag_field="T", tag="b", kw_only=True, gc=False):
     tw: int
 
 
-def _stamped(tick: Tick, published_us: int, written_us: int) -> Tick:
+def _add_stamps(tick: Tick, published_us: int, written_us: int) -> Tick:
     fields = asdict(tick)
     if isinstance(tick, Trade):
         return _StampedTrade(**fields, tr=published_us, tw=written_us)

@@ -1,62 +1,64 @@
 """The fan-out: which client gets which stream, and the frames that clients share.
 
-Each tick is encoded once per form in use. At a flush, an audience joins the new ticks of its
-streams into one frame, and each of its members gets one write.
+Each tick is encoded once for each wire format in use. At a flush, the new ticks of a group's
+streams are joined into one frame, and each of its members gets one write.
 
 The code is synchronous and uses no sockets or clocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import (
-    Callable,
-    Collection,
-    Generator,
-    Iterable,
-    Iterator,
-    KeysView,
-    Sequence,
-)
+import logging
+from collections.abc import Collection, Generator, Iterable, Sequence
+from typing import Final
 
 from feed.fanout.counters import Counters, Totals
-from feed.fanout.encoded_ticks import EncodedTicks, WireFormat, encode_pieces, message_frame
-from feed.fanout.gathering import PendingFlush
-from feed.fanout.lags import Arrivals
-from feed.fanout.outbox import Outbox
-from feed.fanout.streams import LiveStream, LiveStreams
-from feed.fanout.subscriber_group import (
-    ConflationGroup,
-    Conflator,
-    GroupKey,
-    LiveTap,
-    SubscriberGroup,
-    Wanted,
+from feed.fanout.encoded_ticks import (
+    EncodedTicks,
+    TickBatch,
+    WireFormat,
+    encode_batch,
+    message_frame,
+    pack_frames,
 )
-from feed.fanout.subscriber_groups import SubscriberGroups
-from feed.fanout.writes import FlushWriter
-from feed.transport.slices import Steps
-from tickcast.wire import messages as protocol
+from feed.fanout.outbox import Outbox
+from feed.fanout.registry import LiveStreams, SubscriberGroups
+from feed.fanout.streams import (
+    ConflationTimer,
+    Conflator,
+    Deliveries,
+    GroupKey,
+    LiveStream,
+    Output,
+    SubscriberGroup,
+    TickBuffer,
+)
+from tickcast.wire import messages
 from tickcast.wire.sequence import GapReason, SequenceGap
-from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import StreamKey, Tick
 from tickcast.wire.times import Instant
 
+# After this time without ticks, their delay says nothing about the present.
+_LAG_VALID_S: Final = 1.0
+
+logger = logging.getLogger("tickcast.hub")
+
 
 class Hub:
-    """All streams and audiences of one server.
-
-    Attributes:
-        arrivals: measures the delay of incoming ticks.
-        writes: writes encoded ticks to clients.
-    """
+    """All streams and subscriber groups of one server."""
 
     def __init__(self, counters: Counters | None = None) -> None:
         self.counters = counters or Counters()
-        self.arrivals = Arrivals(self.counters)
-        self.writes = FlushWriter(self.counters)
-        self._streams = LiveStreams()
-        self._audiences = SubscriberGroups(self._streams)
-        self._dirty: list[LiveTap] = []
+        self.streams = LiveStreams()
+        self.groups = SubscriberGroups(self.streams)
+        # The buffers with ticks that were published since the last flush.
+        self._unsent: list[TickBuffer] = []
+        # When the batches since the last flush were published (0 if unknown), with their number of
+        # ticks. Every batch adds a pair, so this is a plain list.
+        self._published: list[tuple[int, int]] = []
+        # The delay of the last flush that sent ticks, and its time on the steady clock.
+        self._lag_us = 0
+        self._lag_at_s = 0.0
 
     # -- streams, opened and closed by `feed.ingest.upstream`
 
@@ -71,28 +73,28 @@ class Hub:
     ) -> None:
         """Start carrying a stream whose last tick has the number `seq`.
 
-        Audiences whose wildcards cover the stream receive it from now on.
+        Groups whose wildcards cover the stream receive it from now on.
         """
-        self._audiences.connect(self._streams.open(key, epoch, seq, latest, published_us))
+        self.groups.connect_stream(self.streams.open(key, epoch, seq, latest, published_us))
 
     def close_stream(self, key: StreamKey) -> None:
         """Stop carrying a stream; clients that hold it receive no further ticks."""
-        stream = self._streams.close(key)
+        stream = self.streams.close(key)
         if stream is not None:
-            self._audiences.disconnect(stream)
+            self.groups.disconnect_stream(stream)
 
     def is_open(self, key: StreamKey) -> bool:
         """Whether the stream is carried."""
-        return key in self._streams
+        return key in self.streams
 
     def stream(self, key: StreamKey) -> LiveStream | None:
         """The stream, if it is carried."""
-        return self._streams.get(key)
+        return self.streams.get(key)
 
     def is_wanted(self, key: StreamKey) -> bool:
         """Whether some client holds the stream."""
-        stream = self._streams.get(key)
-        return stream is not None and (bool(stream.taps) or self._audiences.is_awaited(key))
+        stream = self.streams.get(key)
+        return stream is not None and (bool(stream.outputs) or self.groups.is_awaited(key))
 
     def is_named(self, key: StreamKey) -> bool:
         """Whether some client holds the stream by its name, not only by a wildcard.
@@ -100,29 +102,16 @@ class Hub:
         A client that is still catching up with the stream counts too, even if it holds it by a
         wildcard.
         """
-        stream = self._streams.get(key)
+        stream = self.streams.get(key)
         return stream is not None and (
             any(
-                audience.deliveries.names(key)
-                for tap in stream.taps.values()
-                for audiences in tap.audiences.values()
-                for audience in audiences
+                group.deliveries.names(key)
+                for output in stream.outputs.values()
+                for groups in output.groups.values()
+                for group in groups
             )
-            or self._audiences.is_awaited(key)
+            or self.groups.is_awaited(key)
         )
-
-    def covers(self, key: StreamKey) -> bool:
-        """Whether some client's wildcard matches the stream, carried or not."""
-        return any(True for _ in self._audiences.covering(key))
-
-    def has_clients(self, feed: str) -> bool:
-        """Whether some client holds a subscription in the feed."""
-        return self._audiences.has_feed(feed)
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """How many streams are carried, and how many audiences there are."""
-        return len(self._streams), len(self._audiences)
 
     # -- clients
 
@@ -130,22 +119,23 @@ class Hub:
         self,
         outbox: Outbox,
         feed: str,
-        form: WireFormat,
-        wanted: Wanted,
+        wire_format: WireFormat,
+        deliveries: Deliveries,
         behind: Collection[StreamKey] | None = None,
     ) -> Generator[None, None, SubscriberGroup | None]:
         """Prepare a client's new subscriptions in steps.
 
-        Nothing changes for the client yet. Call `switch` or `discard` right after the last step.
+        Nothing changes for the client yet. Call `switch` or `groups.discard` right after the last
+        step.
 
         Args:
-            behind: streams that the client must not receive until `catch_up` is called for them.
-                None if there are no such streams and none can be added.
+            behind: streams that the client must not receive until `resume_live` is called for
+                them. None if there are no such streams and none can be added.
         """
-        if not wanted:
+        if not deliveries:
             return None
-        key = GroupKey(feed, form, wanted)
-        return (yield from self._audiences.prepare(key, outbox, behind))
+        key = GroupKey(feed, wire_format, deliveries)
+        return (yield from self.groups.prepare(key, outbox, behind))
 
     def switch(self, outbox: Outbox, new: SubscriberGroup | None, now: Instant) -> None:
         """Replace a client's subscriptions with those that were prepared.
@@ -154,118 +144,80 @@ class Hub:
         conflated for the client are sent at once if the conflation of their stream changes.
         """
         self.flush(now)
-        old = self._audiences.of(outbox)
+        old = self.groups.group_of(outbox)
         if old is not None and old is not new:
-            self._settle(outbox, old, new, now)
-        self._audiences.move(outbox, new)
+            self._send_conflated(outbox, old, new, now)
+        self.groups.move(outbox, new)
         if new is not None:
-            outbox.follow(new.policy_of, new.form)
+            outbox.change_subscriptions(new.policy_of, new.wire_format)
         elif old is not None:
-            outbox.follow(_nothing, old.form)
+            outbox.change_subscriptions(lambda _: None, old.wire_format)
 
-    def served_interval(self, asked_ms: int) -> int:
-        """The conflation interval in ms that a client gets for the one it asks for."""
-        return self._streams.served_interval(asked_ms)
+    def _send_conflated(
+        self, outbox: Outbox, old: SubscriberGroup, new: SubscriberGroup | None, now: Instant
+    ) -> None:
+        """Send a client the ticks in the conflators that it leaves."""
+        encoded: list[EncodedTicks] = []
+        for conflator in self.groups.pending_conflators(old):
+            if new is None or conflator not in new.outputs:
+                batch = conflator.merge(old.excluded.get(conflator, 0))
+                if batch is not None:
+                    encoded += encode_batch(batch, old.wire_format, now.wall_us)
+        self.send(outbox, encoded)
 
-    def discard(self, prepared: SubscriberGroup | None) -> None:
-        """Discard prepared subscriptions that will not be used."""
-        if prepared is not None:
-            self._audiences.discard(prepared)
-
-    def postpone(self, prepared: SubscriberGroup, stream: LiveStream) -> None:
-        """Withhold a stream from a prepared audience's client until `catch_up` is called."""
-        self._audiences.postpone(prepared, stream)
-
-    def defer_by(self, defer: Callable[[Steps], None]) -> None:
-        """Pass work that nothing waits for to `defer`, instead of doing it at once."""
-        self._audiences.defer = defer
-
-    def catch_up(self, outbox: Outbox, key: StreamKey, now: Instant) -> None:
+    def resume_live(self, outbox: Outbox, key: StreamKey, now: Instant) -> None:
         """Send a stream live to a client that has received all of its past."""
-        audience = self._audiences.of(outbox)
-        if audience is not None and key in audience.behind:
-            if self._dirty:
+        group = self.groups.group_of(outbox)
+        if group is not None and key in group.behind:
+            if self._unsent:
                 self.flush(now)
-            self._audiences.catch_up(audience, key)
+            self.groups.resume_live(group, key)
 
     def remove(self, outbox: Outbox) -> None:
         """Forget a client."""
-        self._audiences.move(outbox, None)
+        self.groups.move(outbox, None)
 
     def totals(self, outbox: Outbox) -> Totals:
         """Counts of a client's ticks so far: sent, merged and skipped."""
         totals = Totals()
         totals.add(outbox.totals)
-        audience = self._audiences.of(outbox)
-        if audience is not None:
-            totals.add(audience.totals)
+        group = self.groups.group_of(outbox)
+        if group is not None:
+            totals.add(group.totals)
         return totals
 
-    def newly_covered(
-        self,
-        feed: str,
-        subscriptions: Iterable[Subscription],
-        besides: Iterable[Subscription] = (),
-    ) -> Iterator[LiveStream]:
-        """Yield carried streams that `subscriptions` cover and `besides` do not."""
-        known = Coverage(besides)
-        for stream in self._streams.covered(feed, subscriptions):
-            if not known.covers(stream.key):
-                yield stream
-
-    @property
-    def opened(self) -> int:
-        """Number of streams opened so far."""
-        return self._streams.opened
-
-    def opened_since(self, number: int) -> list[LiveStream]:
-        """The streams opened after the first `number` ones, latest first."""
-        return self._streams.opened_since(number)
-
-    def keys(self) -> KeysView[StreamKey]:
-        """Keys of the carried streams."""
-        return self._streams.keys()
-
-    def send(self, outbox: Outbox, pieces: Sequence[EncodedTicks]) -> None:
-        """Send ticks of streams that a client holds to this client only."""
-        audience = self._audiences.of(outbox)
-        if audience is not None and pieces:
-            self.writes.to_member(outbox, pieces, audience)
-
-    def form_of(self, outbox: Outbox) -> WireFormat | None:
-        """The form in which a client receives ticks; None if it holds no subscription."""
-        audience = self._audiences.of(outbox)
-        return audience.form if audience else None
+    def wire_format_of(self, outbox: Outbox) -> WireFormat | None:
+        """The format in which a client receives ticks; None if it holds no subscription."""
+        group = self.groups.group_of(outbox)
+        return group.wire_format if group else None
 
     def drain(self, outbox: Outbox, now: Instant) -> None:
         """Resume sending to a client that reads again."""
-        released = outbox.drain(now.wall_us)
-        self.counters.ticks_out += released.sent
-        self.counters.slow_merged += released.merged
-        self.counters.slow_skipped += released.skipped
+        drained = outbox.drain(now.wall_us)
+        self.counters.ticks_out += drained.sent
+        self.counters.slow_merged += drained.merged
+        self.counters.slow_skipped += drained.skipped
 
-    # -- the flow
+    # -- from the broker to the outboxes
 
     def publish(
         self, key: StreamKey, ticks: Sequence[Tick], published_us: int = 0, epoch: str = ""
     ) -> bool:
-        """Take the next ticks of a stream; return whether a flush is needed."""
-        stream = self._streams.get(key)
+        """Accept the next ticks of a stream; return whether a flush is needed."""
+        stream = self.streams.get(key)
         if stream is None or not ticks:
             return False
         self.counters.ticks_in += len(ticks)
         stream.append(ticks, published_us, epoch)
-        if not stream.taps:
-            return False
-        due = False
-        for tap in stream.taps.values():
-            is_first = tap.add(ticks, published_us)
-            due = due or is_first
-            if isinstance(tap, LiveTap):
-                self.arrivals.add((published_us, len(ticks)))
+        needs_flush = False
+        for output in stream.outputs.values():
+            is_first = output.add_ticks(ticks, published_us)
+            needs_flush = needs_flush or is_first
+            if isinstance(output, TickBuffer):
+                self._published.append((published_us, len(ticks)))
                 if is_first:
-                    self._dirty.append(tap)
-        return due
+                    self._unsent.append(output)
+        return needs_flush
 
     def announce(self, key: StreamKey, gap: SequenceGap, now: Instant, epoch: str) -> None:
         """Send a gap notice to the clients that hold a stream, after the ticks before the gap.
@@ -273,77 +225,201 @@ class Hub:
         Args:
             epoch: the stream's epoch from now on.
         """
-        stream = self._streams.get(key)
+        stream = self.streams.get(key)
         if stream is None:
             return
         self.flush(now)
-        for tap in list(stream.taps.values()):
-            if isinstance(tap, Conflator):
+        for output in list(stream.outputs.values()):
+            if isinstance(output, Conflator):
                 # Ticks from both sides of a gap can't be merged into one.
-                tap.stop_waiting()
-                gathering = PendingFlush(now)
-                gathering.add_conflated(tap)
-                self._send_gathered(gathering)
-            for form, audiences in tap.audiences.items():
-                frame = message_frame(protocol.gap(key, gap), form.encoding)
-                for audience in audiences:
-                    for outbox in audience.members:
+                output.timer.pending.pop(output, None)
+                flush = _Flush(now)
+                flush.add_conflated(output)
+                self._write_flush(flush)
+            for wire_format, groups in output.groups.items():
+                frame = message_frame(messages.gap(key, gap), wire_format.encoding)
+                for group in groups:
+                    for outbox in group.members:
                         outbox.send_gap(key, gap, frame)
         if epoch != stream.epoch:
-            stream.enter(epoch)
+            stream.enter_epoch(epoch)
         if gap.reason is not GapReason.EPOCH:
             stream.skip_to(gap.last_seq or stream.seq)
         self.counters.add_gap(gap.reason.value, gap.ticks)
 
     def flush(self, now: Instant) -> None:
         """Send everything published since the last flush, and conflated ticks that are due."""
-        dirty, self._dirty = self._dirty, []
-        groups = self._streams.due_groups(now.monotonic_s)
-        if len(dirty) == 1 and not groups:
-            # The usual case at low rates: there is only one stream, so nothing has to be gathered.
-            chunk = dirty[0].pop_pending()
-            self.writes.to_audiences(
-                (encode_pieces(chunk, form, now.wall_us), form, audiences)
-                for form, audiences in dirty[0].audiences.items()
+        unsent, self._unsent = self._unsent, []
+        timers = self.groups.due_timers(now.monotonic_s)
+        if len(unsent) == 1 and not timers:
+            # The usual case at low rates: there is only one stream, so nothing has to be joined.
+            batch = unsent[0].pop_batch()
+            self._write(
+                (encode_batch(batch, wire_format, now.wall_us), wire_format, groups)
+                for wire_format, groups in unsent[0].groups.items()
             )
-        elif dirty or groups:
-            self._flush_many(dirty, groups, now)
-        self.arrivals.flush(now)
+        elif unsent or timers:
+            self._flush_many(unsent, timers, now)
+        if self._published:
+            self._measure_lag(now)
 
     def _flush_many(
-        self, dirty: Sequence[LiveTap], groups: Sequence[ConflationGroup], now: Instant
+        self, unsent: Sequence[TickBuffer], timers: Sequence[ConflationTimer], now: Instant
     ) -> None:
-        gathering = PendingFlush(now)
-        for tap in dirty:
-            gathering.add(tap, tap.pop_pending())
-        for group in groups:
-            for conflated in group.begin_interval(now.monotonic_s):
-                gathering.add_conflated(conflated)
-        self._send_gathered(gathering)
+        flush = _Flush(now)
+        for buffer in unsent:
+            flush.add_batch(buffer, buffer.pop_batch())
+        for timer in timers:
+            for conflator in timer.start_interval(now.monotonic_s):
+                flush.add_conflated(conflator)
+        self._write_flush(flush)
 
-    def _send_gathered(self, gathering: PendingFlush) -> None:
-        self.writes.to_audiences(gathering.letters())
-        for audience in gathering.settled:
-            self._audiences.unite(audience)
+    def _write_flush(self, flush: _Flush) -> None:
+        self._write((each.pop_pending(), each.wire_format, (each,)) for each in flush.groups)
+        for group in flush.in_step:
+            self.groups.merge_newcomer(group)
+
+    def _write(
+        self, writes: Iterable[tuple[Sequence[EncodedTicks], WireFormat, Iterable[SubscriberGroup]]]
+    ) -> None:
+        """Write once to each member of the groups. This is the server's innermost loop.
+
+        Ticks that an outbox refuses go to its `absorb`. They are counted when the client receives
+        them, or as not sent.
+        """
+        ticks_out = conflated = frames_out = bytes_out = 0
+        failed: list[Outbox] = []
+        for encoded, wire_format, groups in writes:
+            data, frames, sent, merged = pack_frames(encoded, wire_format.encoding)
+            written = 0
+            for group in groups:
+                group.sent += sent
+                group.merged += merged
+                group.bytes += len(data)
+                for outbox in group.members:
+                    # This costs nothing unless it raises (zero-cost exceptions of Python 3.11).
+                    # Without it, a bug in serving one client would make later ones miss ticks.
+                    try:
+                        if (write := outbox.write) is not None:
+                            write(data)
+                            written += 1
+                        elif outbox.offer(data):
+                            written += 1
+                        else:
+                            outbox.totals.bytes -= len(data)
+                            outbox.absorb(encoded, group.policy_of, wire_format)
+                    except Exception:
+                        logger.exception("a bug in writing to a client, whose connection ends")
+                        failed.append(outbox)
+            ticks_out += written * sent
+            conflated += written * merged
+            frames_out += written * frames
+            bytes_out += written * len(data)
+        self.counters.add_sent(ticks_out, conflated, frames_out, bytes_out)
+        # Only now: this changes the groups that the loop iterates over.
+        for outbox in failed:
+            outbox.fail()
 
     def due_s(self) -> float | None:
         """When conflated ticks next need a flush, on the steady clock."""
-        return self._streams.due_s()
+        return self.groups.due_s()
 
-    def _settle(
-        self, outbox: Outbox, old: SubscriberGroup, new: SubscriberGroup | None, now: Instant
-    ) -> None:
-        """Send a client the ticks being conflated on taps that it leaves."""
-        chunks = [
-            chunk
-            for tap in self._streams.waiting(old)
-            if (new is None or tap not in new.taps)
-            and (chunk := tap.merged(old.known.get(tap, 0))) is not None
+    # -- to one client
+
+    def send(self, outbox: Outbox, encoded: Sequence[EncodedTicks]) -> None:
+        """Send ticks of streams that a client holds to this client only."""
+        group = self.groups.group_of(outbox)
+        if group is None or not encoded:
+            return
+        data, frames, sent, merged = pack_frames(encoded, group.wire_format.encoding)
+        outbox.totals.add(Totals(sent, merged))
+        if outbox.offer(data):
+            outbox.totals.bytes += len(data)
+            self.counters.add_sent(sent, merged, frames, len(data))
+        else:
+            outbox.absorb(encoded, group.policy_of, group.wire_format)
+
+    def send_history(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
+        """Send frames of ticks from history, made for one client or shared."""
+        self.counters.history_out += ticks
+        self._push_ticks(outbox, data, frames, ticks)
+
+    def send_replay(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
+        """Send frames of ticks from a tape."""
+        self.counters.replayed_out += ticks
+        self._push_ticks(outbox, data, frames, ticks)
+
+    def _push_ticks(self, outbox: Outbox, data: bytes, frames: int, ticks: int) -> None:
+        outbox.totals.add(Totals(ticks))
+        outbox.push(data)
+        self.counters.add_sent(ticks, 0, frames, len(data))
+
+    # -- delay
+
+    def _measure_lag(self, now: Instant) -> None:
+        """Record the delay of all batches that have just been sent."""
+        lag_us = 0
+        for published_us, ticks in self._published:
+            if published_us:
+                lag_us = max(0, now.wall_us - published_us)
+                self.counters.lag_s.observe(lag_us / 1e6, ticks)
+        self._lag_at_s, self._lag_us = now.monotonic_s, lag_us
+        self.counters.flush_ticks.observe(sum([ticks for _, ticks in self._published]))
+        self._published.clear()
+
+    def lag_ms(self, now: Instant) -> int:
+        """The delay of the last ticks since publication; 0 if none were sent in the last second."""
+        return self._lag_us // 1000 if now.monotonic_s - self._lag_at_s <= _LAG_VALID_S else 0
+
+
+class _Flush:
+    """The ticks of one flush, collected by group, so that each group gets them in one write.
+
+    They wait in `SubscriberGroup.pending`.
+    """
+
+    __slots__ = ("_written_us", "groups", "in_step")
+
+    def __init__(self, now: Instant) -> None:
+        self._written_us = now.wall_us
+        # The groups that get ticks, in the order of their first tick.
+        self.groups: list[SubscriberGroup] = []
+        # Newcomers' groups that the flush has brought in step in all conflation intervals.
+        self.in_step: list[SubscriberGroup] = []
+
+    def add_batch(self, output: Output, batch: TickBatch) -> None:
+        """Add ticks for every group of an output."""
+        touched = self.groups
+        for wire_format, groups in output.groups.items():
+            encoded = encode_batch(batch, wire_format, self._written_us)
+            for group in groups:
+                if not group.pending:
+                    touched.append(group)
+                group.pending += encoded
+
+    def add_conflated(self, conflator: Conflator) -> None:
+        """Add the latest tick for every group of a conflator.
+
+        For a group that joined during the interval, the tick replaces fewer ticks.
+        """
+        newcomers = [
+            (group, group.excluded[conflator])
+            for groups in conflator.groups.values()
+            for group in groups
+            if conflator in group.excluded
         ]
-        if chunks:
-            pieces = [p for chunk in chunks for p in encode_pieces(chunk, old.form, now.wall_us)]
-            self.writes.to_member(outbox, pieces, old)
-
-
-def _nothing(stream: StreamKey) -> None:
-    """The policy of a client that holds no stream."""
+        for group, _ in newcomers:
+            del conflator.groups[group.wire_format][group]
+        batch = conflator.merge()
+        if batch is not None:
+            self.add_batch(conflator, batch)
+        for group, excluded in newcomers:
+            conflator.groups[group.wire_format][group] = None
+            del group.excluded[conflator]
+            if not group.excluded:
+                self.in_step.append(group)
+            if (batch := conflator.merge(excluded)) is not None:
+                if not group.pending:
+                    self.groups.append(group)
+                group.pending += encode_batch(batch, group.wire_format, self._written_us)
+        conflator.clear()

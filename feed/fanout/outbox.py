@@ -6,38 +6,32 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from feed.fanout.backlog import Backlog
+from feed.fanout.backlog import Backlog, PolicyOf
 from feed.fanout.counters import Totals
 from feed.fanout.encoded_ticks import EncodedTicks, WireFormat
 from tickcast.wire.actions import SlowPolicy
 from tickcast.wire.sequence import SequenceGap
 from tickcast.wire.ticks import StreamKey
 
+# Extra room for messages other than ticks, which can't be merged or skipped.
 MESSAGES_ROOM_BYTES: Final = 64 * 1024
-"""Extra room for messages other than ticks, which can't be merged or skipped."""
+# Held data is written in portions of this size, with a check after each whether the sink takes
+# more.
 PORTION_BYTES: Final = 64 * 1024
-"""Bytes of held data to write before checking whether the sink takes more."""
 
 
 class Sink(Protocol):
-    """Where an outbox puts its bytes: a socket's transport, or a list in a test.
+    """Where an outbox puts its bytes: a socket's transport, or a list in a test."""
 
-    Attributes:
-        paused: True while the other side is not reading and nothing more should be written.
-        on_pause: called when `paused` becomes True, and when `write` is replaced.
-        write: writes complete frames immediately.
-    """
-
+    # True while the other side is not reading and nothing more should be written.
     paused: bool
+    # Called when `paused` becomes True, and when `write` is replaced.
     on_pause: Callable[[], None]
+    # Writes complete frames immediately.
     write: Callable[[bytes], None]
 
     def buffered(self) -> int:
         """Bytes written that the operating system has not accepted yet."""
-
-
-PolicyOf = Callable[[StreamKey], SlowPolicy | None]
-"""The policy of a stream, or None if the client does not hold it."""
 
 
 class Outbox:
@@ -48,12 +42,6 @@ class Outbox:
     according to the client's policies. If the policy is `close`, or if other messages do not fit,
     the outbox closes permanently and calls `on_overflow` once; the connection must then end.
     `fail` closes the outbox in the same way.
-
-    Attributes:
-        totals: counts of the client's ticks, except those that its audience counts.
-        extended: whether the client understands gap notices.
-        write: the sink's `write` while `offer` would call it directly, otherwise None. A flush
-            checks this first, which saves a call for each client.
     """
 
     __slots__ = ("_backlog", "_held", "_held_bytes", "_max_bytes", "_on_failure", "_on_overflow",
@@ -69,16 +57,21 @@ class Outbox:
         self._sink = sink
         self._max_bytes = max_bytes
         self._on_overflow = on_overflow
-        self._on_failure = on_failure or _nothing
+        self._on_failure = on_failure or _do_nothing
+        # None while everything can be passed on at once.
         self._held: list[bytes] | None = None
         self._held_bytes = 0
         self._backlog: Backlog | None = None
+        # Counts of the client's ticks, except those that its group counts for all its members.
         self.totals = Totals()
         self.closed = False
+        # Whether the client understands gap notices.
         self.extended = False
+        # The sink's `write` while `offer` would call it directly, otherwise None. A flush checks
+        # this first, which saves a call for each client.
         self.write: Callable[[bytes], None] | None = None
-        sink.on_pause = self._pause
-        self._go_on()
+        sink.on_pause = self._stop_direct_writes
+        self._resume_direct_writes()
 
     @property
     def waiting_bytes(self) -> int:
@@ -112,27 +105,24 @@ class Outbox:
         return True
 
     def absorb(
-        self, pieces: Sequence[EncodedTicks], policy_of: PolicyOf, form: WireFormat
-    ) -> Totals:
-        """Take ticks that `offer` refused; return the counts of ticks not sent."""
-        refused = Totals()
-        for piece in pieces:
-            refused.sent += piece.size
-            refused.merged += piece.merged
-        self.totals.add(refused, -1)
-        for piece in pieces:
+        self, refused: Sequence[EncodedTicks], policy_of: PolicyOf, wire_format: WireFormat
+    ) -> None:
+        """Put ticks that `offer` refused into the backlog, and count them as not sent."""
+        for each in refused:
+            self.totals.sent -= each.count
+            self.totals.merged -= each.merged
+        for each in refused:
             if self.closed:
                 break
-            policy = policy_of(piece.chunk.key)
+            policy = policy_of(each.batch.key)
             if policy is SlowPolicy.CLOSE:
                 self._overflow()
             elif policy is not None:
                 if self._backlog is None:
-                    self._backlog = Backlog(form)
+                    self._backlog = Backlog(wire_format)
                     self._held = self._held or []
                     self.write = None
-                self._backlog.add(piece.chunk, policy)
-        return refused
+                self._backlog.add_batch(each.batch, policy)
 
     def send_gap(self, key: StreamKey, gap: SequenceGap, frame: bytes) -> None:
         """Send a gap notice, in order with the stream's ticks; `frame` is the encoded notice."""
@@ -142,10 +132,10 @@ class Outbox:
             else:
                 self.push(frame)
 
-    def follow(self, policy_of: PolicyOf, form: WireFormat) -> None:
-        """Adapt the backlog to a change of the client's subscriptions or form."""
+    def change_subscriptions(self, policy_of: PolicyOf, wire_format: WireFormat) -> None:
+        """Adapt the backlog to a change of the client's subscriptions or format."""
         if self._backlog is not None:
-            self._backlog.keep(policy_of, form)
+            self._backlog.change_subscriptions(policy_of, wire_format)
 
     def drain(self, written_us: int) -> Totals:
         """Send held data to a client that reads again, then its backlog.
@@ -156,33 +146,34 @@ class Outbox:
         Returns:
             Counts of the ticks sent from the backlog.
         """
-        released = Totals()
+        drained = Totals()
         if self._held is None or self._sink.paused:
-            self._go_on()
-            return released
-        self._pass_on()
+            self._resume_direct_writes()
+            return drained
+        self._write_held()
         if self._held:
-            return released
+            return drained
         self._held = None
         while self._backlog and not self._sink.paused:
             data, part = self._backlog.pop_frames(written_us)
             self._sink.write(data)
             part.bytes = len(data)
-            released.add(part)
+            drained.add(part)
         if self._backlog:
             self._held = []
         else:
             self._backlog = None
-            self._go_on()
-        self.totals.add(released)
-        return released
+            self._resume_direct_writes()
+        self.totals.add(drained)
+        return drained
 
     def close(self) -> None:
         """Drop held data and ignore everything pushed from now on."""
         self.closed = True
         # Break the reference cycle with the connection.
-        self._on_overflow = self._on_failure = _nothing
+        self._on_overflow = self._on_failure = _do_nothing
         self.write = None
+        # Not None: `offer` would write to the sink.
         self._held = []
         self._held_bytes = 0
         self._backlog = None
@@ -193,7 +184,18 @@ class Outbox:
         self.close()
         on_failure()
 
-    def _pass_on(self) -> None:
+    def _overflow(self) -> None:
+        on_overflow = self._on_overflow
+        self.close()
+        on_overflow()
+
+    def _hold(self, data: bytes) -> None:
+        if self._held is None:
+            self._held = []
+        self._held.append(data)
+        self._held_bytes += len(data)
+
+    def _write_held(self) -> None:
         """Write held data in portions until the sink pauses.
 
         Writing everything at once would exceed the sink's limit. Under TLS this matters, because
@@ -210,24 +212,13 @@ class Outbox:
             self._sink.write(b"".join(portion))
         self._held = list(held)
 
-    def _pause(self) -> None:
+    def _stop_direct_writes(self) -> None:
         self.write = None
 
-    def _go_on(self) -> None:
+    def _resume_direct_writes(self) -> None:
         if self._held is None and not self._sink.paused:
             self.write = self._sink.write
 
-    def _hold(self, data: bytes) -> None:
-        if self._held is None:
-            self._held = []
-        self._held.append(data)
-        self._held_bytes += len(data)
 
-    def _overflow(self) -> None:
-        on_overflow = self._on_overflow
-        self.close()
-        on_overflow()
-
-
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass

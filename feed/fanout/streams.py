@@ -1,48 +1,39 @@
-"""The streams that a server carries, and the taps that connect them to audiences."""
+"""Streams and the groups of clients that receive them: the objects that a tick passes.
+
+A stream has an output for each conflation interval in use, and an output has the groups that it
+serves. A group has members that all receive the same bytes.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Iterator, KeysView, Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
 
-from feed.fanout.encoded_ticks import TickBatch
-from feed.fanout.subscriber_group import (
-    AnyTap,
-    ConflationGroup,
-    Conflator,
-    LiveTap,
-    SubscriberGroup,
-)
-from tickcast.wire.actions import CONFLATE_MAX_MS
-from tickcast.wire.subscriptions import Coverage, Subscription
+from msgspec.structs import replace
+
+from feed.fanout.counters import Totals
+from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat
+from feed.fanout.outbox import Outbox
+from tickcast.wire.actions import DeliveryOptions, SlowPolicy
+from tickcast.wire.subscriptions import PatternMap, Subscription
 from tickcast.wire.ticks import StreamKey, Tick
 
+# Live ticks of a stream that are kept for clients that are reading its history, and for how long.
+# Some client is always reading, but each needs only a moment's ticks.
 TAIL_TICKS_MAX: Final = 2_000
-"""Live ticks of a stream kept for clients that are reading its history."""
 TAIL_US: Final = 5_000_000
-"""How long they are kept. Some client is always reading, but each needs only a moment's ticks."""
-_AFTER_SYMBOLS: Final = "\x7f"
-"""Sorts after every character that a symbol may contain."""
 
 
-INTERVALS_MAX: Final = 16
-"""The number of different intervals that are served exactly.
-
-Each interval needs memory for every stream that uses it: 1 to 6 MiB for 10,000 streams.
-"""
-_COARSE_MS: Final = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 60_000)
+# -- streams
 
 
 class RecentTicks:
     """The last live ticks of a stream, which history that was just read does not include yet.
 
-    Without the tail, a client catching up with a busy stream would never finish: new ticks would
+    Without them, a client catching up with a busy stream would never finish: new ticks would
     arrive during each read.
-
-    Attributes:
-        holders: number of clients that need it.
     """
 
     __slots__ = ("_batches", "_count", "holders")
@@ -50,6 +41,7 @@ class RecentTicks:
     def __init__(self) -> None:
         self._batches: deque[tuple[Sequence[Tick], int]] = deque()
         self._count = 0
+        # The number of clients that need them.
         self.holders = 0
 
     def append(self, ticks: Sequence[Tick], published_us: int) -> None:
@@ -62,7 +54,7 @@ class RecentTicks:
             self._count -= len(self._batches.popleft()[0])
 
     def clear(self) -> None:
-        """Forget all ticks, because the next ones will not be contiguous with them."""
+        """Drop all ticks, because the next ones will not be contiguous with them."""
         self._batches.clear()
         self._count = 0
 
@@ -86,17 +78,9 @@ class RecentTicks:
 
 
 class LiveStream:
-    """One stream from the broker.
+    """One stream from the broker."""
 
-    Attributes:
-        number: sequence number of the stream, in the order of opening.
-        epoch, seq: the numbering, and the last number that was sent on or declared lost.
-        latest, published_us: its last tick, and when that was published (0 if unknown).
-        taps: its taps by conflation interval in ms; 0 means every tick.
-        tail: its last ticks, while some client needs them.
-    """
-
-    __slots__ = ("epoch", "key", "latest", "number", "published_us", "seq", "tail", "taps")
+    __slots__ = ("epoch", "key", "latest", "number", "outputs", "published_us", "seq", "tail")
 
     def __init__(
         self,
@@ -108,25 +92,30 @@ class LiveStream:
         number: int = 0,
     ) -> None:
         self.key = key
+        # Streams are numbered in the order of opening.
         self.number = number
+        # The numbering, and the last number that was sent on or declared lost.
         self.epoch = epoch
         self.seq = seq
+        # The last tick, and when it was published (0 if unknown).
         self.latest = latest
         self.published_us = published_us
-        self.taps: dict[int, AnyTap] = {}
+        # By conflation interval in ms; 0 means every tick.
+        self.outputs: dict[int, Output] = {}
+        # The last ticks, while some client needs them.
         self.tail: RecentTicks | None = None
 
     def append(self, ticks: Sequence[Tick], published_us: int, epoch: str) -> None:
-        """Take the next ticks."""
+        """Record the next ticks."""
         if epoch != self.epoch:
-            self.enter(epoch)
+            self.enter_epoch(epoch)
         self.seq = ticks[-1].seq or 0
         self.latest = ticks[-1]
         self.published_us = published_us
         if self.tail is not None:
             self.tail.append(ticks, published_us)
 
-    def enter(self, epoch: str) -> None:
+    def enter_epoch(self, epoch: str) -> None:
         """Enter a new epoch, before its first tick."""
         self.epoch, self.seq, self.latest = epoch, 0, None
         if self.tail is not None:
@@ -152,140 +141,259 @@ class LiveStream:
                 self.tail = None
 
 
-class LiveStreams:
-    """All streams by key, and the groups of conflated taps.
+# -- outputs of a stream
 
-    Attributes:
-        opened: number of streams opened so far.
+
+class TickBuffer:
+    """The output of a stream for groups that receive every tick."""
+
+    __slots__ = ("groups", "key", "published_us", "ticks")
+
+    interval_ms = 0
+
+    def __init__(self, key: StreamKey) -> None:
+        self.key = key
+        # A dict instead of a set keeps the order. `SubscriberGroup.connect` maintains it.
+        self.groups: dict[WireFormat, dict[SubscriberGroup, None]] = {}
+        # What was published since the last flush.
+        self.ticks: list[Tick] = []
+        self.published_us: list[int] = []
+
+    def add_ticks(self, ticks: Sequence[Tick], published_us: int) -> bool:
+        """Add published ticks; return True if they are the first since `pop_batch`."""
+        is_first = not self.ticks
+        self.ticks += ticks
+        self.published_us += [published_us] * len(ticks)
+        return is_first
+
+    def pop_batch(self) -> TickBatch:
+        """Return all ticks added since the last call."""
+        batch = TickBatch(self.key, self.ticks, self.published_us)
+        self.ticks, self.published_us = [], []
+        return batch
+
+
+class Conflator:
+    """The output of a stream for groups that receive only the latest tick of each interval."""
+
+    __slots__ = ("_latest", "count", "groups", "key", "timer")
+
+    def __init__(self, key: StreamKey, timer: ConflationTimer) -> None:
+        self.key = key
+        self.timer = timer
+        self.groups: dict[WireFormat, dict[SubscriberGroup, None]] = {}
+        # The number of ticks since the last `clear`.
+        self.count = 0
+        # For each epoch: the number of ticks, the latest one, and its time of publication. None
+        # instead of an empty list, because most of a wildcard's 10,000 conflators are idle.
+        self._latest: list[tuple[int, Tick, int]] | None = None
+
+    @property
+    def interval_ms(self) -> int:
+        """The conflation interval, in ms: at most one tick is sent in each."""
+        return self.timer.interval_ms
+
+    def add_ticks(self, ticks: Sequence[Tick], published_us: int) -> bool:
+        """Add published ticks; return True if its timer was idle until now."""
+        before = 0
+        if self._latest is None:
+            self._latest = []
+        elif self._latest and (ticks[0].seq or 0) > (self._latest[-1][1].seq or 0):
+            before = self._latest.pop()[0]
+        self._latest.append((before + len(ticks), ticks[-1], published_us))
+        self.count += len(ticks)
+        if self.count > len(ticks):
+            return False
+        self.timer.pending[self] = None
+        return len(self.timer.pending) == 1
+
+    def merge(self, excluded: int = 0) -> TickBatch | None:
+        """Return the latest tick, with the number of ticks that it replaces.
+
+        If a new epoch has begun meanwhile, the latest tick of the old epoch comes first.
+
+        Args:
+            excluded: how many of the ticks, counted from the first, the receiver does not need.
+                The result is None if it needs none of them.
+        """
+        ticks, published_us = [], []
+        for count, latest, latest_us in self._latest or ():
+            new, excluded = count - excluded, max(0, excluded - count)
+            if new > 0:
+                ticks.append(replace(latest, conflated=new - 1) if new > 1 else latest)
+                published_us.append(latest_us)
+        return TickBatch(self.key, ticks, published_us) if ticks else None
+
+    def clear(self) -> None:
+        """Start again, after the ticks have been sent."""
+        self.count = 0
+        self._latest = None
+
+
+class ConflationTimer:
+    """The conflated streams that are sent together, once in each interval.
+
+    The first tick after a quiet period is sent immediately. All streams share one timer, so that
+    everything a client receives in an interval fits in one frame.
     """
 
-    def __init__(self) -> None:
-        self.opened = 0
-        self._streams: dict[StreamKey, LiveStream] = {}
-        # The sorted symbols of each feed and channel, so that a prefix selects a range.
-        self._symbols: dict[tuple[str, str], list[str]] = {}
-        self._groups: dict[int, ConflationGroup] = {}
+    __slots__ = ("conflators", "due_s", "interval_ms", "pending")
 
-    def __len__(self) -> int:
-        return len(self._streams)
+    def __init__(self, interval_ms: int) -> None:
+        self.interval_ms = interval_ms
+        # No tick is sent before this time, on the steady clock.
+        self.due_s = 0.0
+        # The conflators that have ticks to send. A dict keeps the order and removes quickly: a
+        # client may leave thousands of conflators at once.
+        self.pending: dict[Conflator, None] = {}
+        # The number of conflators that use it.
+        self.conflators = 0
 
-    def __contains__(self, key: StreamKey) -> bool:
-        return key in self._streams
+    def start_interval(self, now_s: float) -> Iterable[Conflator]:
+        """Start the next interval; return the conflators that have ticks to send."""
+        pending, self.pending = self.pending, {}
+        self.due_s = now_s + self.interval_ms / 1000
+        return pending
 
-    def get(self, key: StreamKey) -> LiveStream | None:
-        """The stream, if it is carried."""
-        return self._streams.get(key)
 
-    def open(
-        self, key: StreamKey, epoch: str, seq: int, latest: Tick | None, published_us: int
-    ) -> LiveStream:
-        """Start carrying a stream."""
-        if self._streams.pop(key, None) is None:
-            insort(self._symbols.setdefault((key.feed, key.channel), []), key.symbol)
-        self.opened += 1
-        stream = LiveStream(key, epoch, seq, latest, published_us, self.opened)
-        self._streams[key] = stream
-        return stream
+Output = TickBuffer | Conflator
 
-    def close(self, key: StreamKey) -> LiveStream | None:
-        """Stop carrying a stream; return it if it was carried."""
-        stream = self._streams.pop(key, None)
-        if stream is not None:
-            symbols = self._symbols[key.feed, key.channel]
-            del symbols[bisect_left(symbols, key.symbol)]
-            if not symbols:
-                del self._symbols[key.feed, key.channel]
-        return stream
 
-    def keys(self) -> KeysView[StreamKey]:
-        """Keys of the carried streams."""
-        return self._streams.keys()
+# -- groups of clients
 
-    def covered(self, feed: str, subscriptions: Iterable[Subscription]) -> Iterator[LiveStream]:
-        """Yield each carried stream that the subscriptions cover, once.
 
-        Streams may be opened and closed during the iteration. Those opened meanwhile may be left
-        out; see `opened_since`.
-        """
-        coverage = Coverage(subscriptions)
-        for key in coverage.named_streams(feed):
-            stream = self._streams.get(key)
-            if stream is not None and not coverage.covers_by_wildcard(key):
-                yield stream
-        for channel, prefix in coverage.prefixes():
-            symbols = self._symbols.get((feed, channel), [])
-            first = bisect_left(symbols, prefix)
-            for symbol in symbols[first : bisect_left(symbols, prefix + _AFTER_SYMBOLS, first)]:
-                stream = self._streams.get(StreamKey(feed, channel, symbol))
-                if stream is not None:
-                    yield stream
+class Delivery(NamedTuple):
+    """How to serve a subscription."""
 
-    def opened_since(self, number: int) -> list[LiveStream]:
-        """The streams opened after the stream with this number, latest first."""
-        found: list[LiveStream] = []
-        for stream in reversed(self._streams.values()):
-            if stream.number <= number:
-                break
-            found.append(stream)
-        return found
+    # Send at most one tick in this interval; 0 sends every tick.
+    conflate_ms: int
+    # The policy if the client is too slow.
+    slow: SlowPolicy
 
-    # -- taps
 
-    def tap(self, stream: LiveStream, audience: SubscriberGroup) -> AnyTap:
-        """Return the tap for a stream with the audience's conflation, creating it if needed."""
-        delivery = audience.deliveries.match(stream.key)
-        interval_ms = delivery.conflate_ms if delivery else 0
-        tap = stream.taps.get(interval_ms)
-        if tap is None:
-            if interval_ms:
-                group = self._groups.setdefault(interval_ms, ConflationGroup(interval_ms))
-                group.taps += 1
-                tap = Conflator(stream.key, group)
-            else:
-                tap = LiveTap(stream.key)
-            stream.taps[interval_ms] = tap
-        return tap
+# The cache makes equal deliveries the same object.
+@lru_cache(maxsize=1024)
+def choose_delivery(channel: str, options: DeliveryOptions, extended: bool) -> Delivery:
+    """Resolve a client's complete options to a delivery.
 
-    def disconnect(self, audience: SubscriberGroup, tap: AnyTap) -> None:
-        """Disconnect an audience from a tap, and drop the tap if it was the last one."""
-        audience.disconnect(tap)
-        if isinstance(tap, Conflator):
-            audience.known.pop(tap, None)
-        if tap.audiences:
+    Args:
+        extended: whether the client knows our extensions. One that does not would not understand
+            merged or missing ticks, so it is disconnected instead.
+    """
+    slow = options.slow
+    if slow is None and extended:
+        # For prices, the latest one matters. For trades, it matters that some are missing.
+        slow = SlowPolicy.SKIP if channel == "trades" else SlowPolicy.CONFLATE
+    return Delivery(options.conflate_ms or 0, slow or SlowPolicy.CLOSE)
+
+
+# Subscriptions, each with its delivery.
+Deliveries = frozenset[tuple[Subscription, Delivery]]
+
+
+class GroupKey(NamedTuple):
+    """What clients must have in common to receive the same bytes."""
+
+    feed: str
+    wire_format: WireFormat
+    deliveries: Deliveries
+    # A client that is not in step with the others yet: it joined in the middle of a conflation
+    # interval, or is still receiving the history of some streams. Until it is in step, it is alone
+    # in its group. None for all other clients.
+    newcomer: Outbox | None = None
+
+
+class SubscriberGroup:
+    """Clients with the same feed, format, subscriptions and options."""
+
+    __slots__ = ("_only_self", "behind", "bytes", "deliveries", "excluded", "intervals", "key",
+                 "members", "merged", "outputs", "pending", "preparing", "sent",
+                 "wire_format")  # fmt: skip
+
+    def __init__(self, key: GroupKey, behind: Iterable[StreamKey] = ()) -> None:
+        self.key = key
+        self.wire_format = key.wire_format
+        self.deliveries: PatternMap[Delivery] = PatternMap(dict(key.deliveries))
+        # The conflation intervals in use, in ms.
+        self.intervals = {each.conflate_ms for _, each in key.deliveries} - {0}
+        # A tuple, because it is iterated far more often than changed: it is one object in memory,
+        # and for most clients nothing else is looked up between stream and socket.
+        self.members: tuple[Outbox, ...] = ()
+        # How many clients are about to join. The group is kept for them.
+        self.preparing = 0
+        # Where its ticks come from.
+        self.outputs: dict[Output, None] = {}
+        self._only_self: dict[WireFormat, dict[SubscriberGroup, None]] | None = None
+        # Ticks for the next write to its members.
+        self.pending: list[EncodedTicks] = []
+        # For a newcomer: how many of the ticks in each conflator it does not receive, because they
+        # were published before it joined.
+        self.excluded: dict[Conflator, int] = {}
+        # For a newcomer: the streams that it subscribes to but still receives from history.
+        self.behind = set(behind)
+        # What every member has received since the group was created; see `Totals`.
+        self.sent = 0
+        self.merged = 0
+        self.bytes = 0
+
+    @property
+    def totals(self) -> Totals:
+        """What every member has received since the group was created."""
+        return Totals(self.sent, self.merged, size=self.bytes)
+
+    @property
+    def is_in_step(self) -> bool:
+        """Whether a newcomer may join the group that it would share with others."""
+        return not self.excluded and not self.behind
+
+    def policy_of(self, stream: StreamKey) -> SlowPolicy | None:
+        """The slow-client policy for the stream; None if the group is not subscribed to it."""
+        delivery = self.deliveries.match(stream)
+        return delivery.slow if delivery else None
+
+    def connect(self, output: Output) -> None:
+        """Start receiving from an output."""
+        self.outputs[output] = None
+        if not output.groups:
+            # A wildcard covers thousands of streams, and most of them have only this group.
+            # Sharing one mapping between them saves 500 bytes for each stream.
+            if self._only_self is None:
+                self._only_self = {self.wire_format: {self: None}}
+            output.groups = self._only_self
             return
-        stream = self._streams.get(tap.key)
-        if stream is not None and stream.taps.get(tap.interval_ms) is tap:
-            del stream.taps[tap.interval_ms]
-        if isinstance(tap, Conflator):
-            tap.group.taps -= 1
-            tap.stop_waiting()
-            if not tap.group.taps:
-                self._groups.pop(tap.interval_ms, None)
+        if len(output.groups) == 1:
+            ((wire_format, groups),) = output.groups.items()
+            other = next(iter(groups))
+            if other._only_self is output.groups:
+                output.groups = {wire_format: {other: None}}
+        output.groups.setdefault(self.wire_format, {})[self] = None
 
-    # -- conflation
+    def disconnect(self, output: Output) -> None:
+        """Stop receiving from an output."""
+        self.outputs.pop(output, None)
+        if output.groups is self._only_self:
+            output.groups = {}
+        else:
+            groups = output.groups[self.wire_format]
+            del groups[self]
+            if not groups:
+                del output.groups[self.wire_format]
+        if not self.outputs:
+            # Break the reference cycle, which would need a garbage collection.
+            self._only_self = None
 
-    def served_interval(self, asked_ms: int) -> int:
-        """The conflation interval in ms that a client gets for the one it asks for."""
-        if not asked_ms or asked_ms in self._groups or len(self._groups) < INTERVALS_MAX:
-            return asked_ms
-        return coarse_conflate_ms(asked_ms)
+    def pop_pending(self) -> list[EncodedTicks]:
+        """Return the ticks for the next write."""
+        pending, self.pending = self.pending, []
+        return pending
 
-    def waiting(self, audience: SubscriberGroup) -> Iterator[Conflator]:
-        """The taps of an audience that hold ticks until the end of their interval."""
-        for interval_ms in audience.intervals:
-            group = self._groups.get(interval_ms)
-            if group is not None:
-                yield from [tap for tap in group.waiting if tap in audience.taps]
+    def join(self, member: Outbox) -> None:
+        """Add a member. What it receives from now on is counted here."""
+        self.members += (member,)
+        member.totals.add(self.totals, -1)
 
-    def due_groups(self, now_s: float) -> list[ConflationGroup]:
-        """The groups whose ticks are due by now, on the steady clock."""
-        return [group for group in self._groups.values() if group.is_due(now_s)]
-
-    def due_s(self) -> float | None:
-        """When the next group is due, on the steady clock; None if no group holds ticks."""
-        return min((group.due_s for group in self._groups.values() if group.waiting), default=None)
-
-
-def coarse_conflate_ms(asked_ms: int) -> int:
-    """Round an interval up to one of a few, if too many different ones are already in use."""
-    return next((each for each in _COARSE_MS if each >= asked_ms), CONFLATE_MAX_MS)
+    def leave(self, member: Outbox) -> None:
+        """Remove a member, and add the counts of the group to its own totals."""
+        index = self.members.index(member)
+        self.members = self.members[:index] + self.members[index + 1 :]
+        member.totals.add(self.totals)

@@ -82,7 +82,7 @@ class ClientBackfill:
         self.waiting = False
         if self.paused:
             return []
-        form = self._hub.form_of(self._outbox)
+        form = self._hub.wire_format_of(self._outbox)
         if form is None or self._outbox.write is None:
             # The client gets a turn when it reads again. Hold no ticks for it until then.
             for key in self._tails - self.reading.keys():
@@ -148,11 +148,11 @@ class ClientBackfill:
 
     def _send(self, parcel: _Parcel, joining: Iterable[StreamKey], now: Instant) -> None:
         if parcel.size:
-            self._hub.writes.of_history(
+            self._hub.send_history(
                 self._outbox, b"".join(parcel.parts), parcel.frames, parcel.ticks
             )
         for key in joining:
-            self._hub.catch_up(self._outbox, key, now)
+            self._hub.resume_live(self._outbox, key, now)
         self.drop(joining)
 
     def receive(self, request: HistoryRequest, answer: History | TimeLocation) -> None:
@@ -170,7 +170,7 @@ class ClientBackfill:
             if isinstance(answer, History)
             else catch_up.set_place(answer, stream)
         )
-        form = self._hub.form_of(self._outbox)
+        form = self._hub.wire_format_of(self._outbox)
         if gap is not None and form is not None:
             parcel = _Parcel(form, 0)
             self._tell(key, gap, parcel)
@@ -185,7 +185,7 @@ class ClientBackfill:
         """
         key = request.key
         stream, catch_up = self._hub.stream(key), self.behind.get(key)
-        form = self._hub.form_of(self._outbox)
+        form = self._hub.wire_format_of(self._outbox)
         if stream is None or catch_up is None or self.reading.get(key) != request:
             return
         del self.reading[key]
@@ -201,7 +201,7 @@ class ClientBackfill:
                 self._tell(key, missed, parcel)
             elif missed is CursorState.RESTART:
                 self._restart(stream, parcel)
-            self._hub.writes.of_history(
+            self._hub.send_history(
                 self._outbox, b"".join(parcel.parts), parcel.frames, parcel.ticks
             )
         self._ready.appendleft(key)

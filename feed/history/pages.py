@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from feed.fanout.encoded_ticks import TickBatch, WireFormat, encode_pieces, pack_frames
+from feed.fanout.encoded_ticks import TickBatch, WireFormat, encode_batch, pack_frames
 from tickcast.wire.sequence import History
 from tickcast.wire.ticks import StreamKey, Tick
 
@@ -100,7 +100,7 @@ class HistoryPage:
 
 def to_letter(chunk: TickBatch, form: WireFormat, written_us: int) -> EncodedPage:
     """Encode ticks as complete frames."""
-    data, frames, ticks, _ = pack_frames(encode_pieces(chunk, form, written_us), form.encoding)
+    data, frames, ticks, _ = pack_frames(encode_batch(chunk, form, written_us), form.encoding)
     return EncodedPage(data, frames, ticks)
 
 

@@ -164,7 +164,7 @@ class Upstream:
         wanted = dict.fromkeys(coverage.named_streams(feed))
         if coverage.has_wildcards:
             # Usually few streams are not open, and this is the fastest way to find them.
-            closed = known.difference(self._hub.keys())
+            closed = known.difference(self._hub.streams.keys())
             async for some in paced(closed):
                 wanted.update((key, None) for key in some if coverage.covers_by_wildcard(key))
         return [key for key in wanted if not self._hub.is_open(key)]
@@ -173,7 +173,7 @@ class Upstream:
         """Whether holders of a wildcard must receive the stream from its first tick on."""
         if key in self._opening:
             return False
-        return key in self._announced or (key not in known.streams and self._hub.covers(key))
+        return key in self._announced or (key not in known.streams and self._hub.groups.covers(key))
 
     def _begin_opening(
         self, streams: list[StreamKey], from_first: bool = False
@@ -261,7 +261,7 @@ class Upstream:
         """Open the streams that wildcards cover from their first tick on, in batches."""
         wanted = Coverage(known.wanted)
         for key in streams:
-            covered = self._hub.covers(key) or wanted.covers(key)
+            covered = self._hub.groups.covers(key) or wanted.covers(key)
             if covered and not self._hub.is_open(key) and key not in self._opening:
                 self._announced[key] = None
         if self._announced and (self._opener is None or self._opener.done()):
@@ -316,7 +316,7 @@ class Upstream:
         while True:
             await asyncio.sleep(interval_s)
             await self._sweep_streams(loop.time())
-            self._feeds.sweep(loop.time(), self._settings.linger_s, self._hub.has_clients)
+            self._feeds.sweep(loop.time(), self._settings.linger_s, self._hub.groups.has_feed)
             announcements = (keys.announcements(feed) for feed, _ in self._feeds)
             wanted = {*self._runs.channels, *self._others, *announcements}
             try:

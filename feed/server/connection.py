@@ -226,7 +226,7 @@ class Connection:
     def _view(self) -> ReplayClient:
         """The client's viewer for private replays, created on first use: few clients need one."""
         if self._viewer is None:
-            send = partial(self._engine.hub.writes.of_tape, self.outbox)
+            send = partial(self._engine.hub.send_replay, self.outbox)
             self._viewer = ReplayClient(self.outbox, self._session.encoding, send)
         return self._viewer
 

@@ -70,7 +70,7 @@ async def running_engine(
     client = make_client(redis_url)
     hub = Hub()
     slices = TimeSlices()
-    hub.defer_by(partial(slices.start, hub))
+    hub.groups.defer = partial(slices.start, hub)
     flusher = Flusher(hub, settings.flush_pace, settings.flush_window_ms / 1000)
     upstream = Upstream(client, hub, settings, flusher.wake)
     backfill = Backfill(upstream.store)

@@ -81,11 +81,11 @@ class _FeedCollector(Collector):
         yield _counter(
             "messages_rate_limited", "Messages refused, too many having come", counters.rate_limited
         )
-        streams, audiences = self._engine.hub.sizes
+        hub = self._engine.hub
         held = sum(len(session.subscriptions) for session in sessions)
         yield _gauge("subscriptions", "Symbols and wildcards that clients hold", held)
-        yield _gauge("streams", "Streams carried for them", streams)
-        yield _gauge("audiences", "Groups of clients that get the same bytes", audiences)
+        yield _gauge("streams", "Streams carried for them", len(hub.streams))
+        yield _gauge("audiences", "Groups of clients that get the same bytes", len(hub.groups))
         yield _gauge(
             "outbox_bytes",
             "Bytes waiting for clients",

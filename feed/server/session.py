@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET
 
@@ -11,11 +11,10 @@ from feed.access.action_policy import ActionPolicy
 from feed.access.conduct import MessageLimiter, price_of_streams
 from feed.access.entitlements import Entitlements
 from feed.access.grant import OPEN_GRANT, Grant
-from feed.fanout.encoded_ticks import WireFormat, form_of, message_frame
+from feed.fanout.encoded_ticks import WireFormat, message_frame, wire_format_for
 from feed.fanout.hub import Hub
-from feed.fanout.lags import Staleness
 from feed.fanout.outbox import Outbox
-from feed.fanout.subscriber_group import SubscriberGroup, choose_delivery
+from feed.fanout.streams import SubscriberGroup, choose_delivery
 from feed.history.follower import ClientBackfill
 from feed.server.starting_points import StartingPoints
 from feed.transport.slices import Steps, batches
@@ -40,8 +39,40 @@ from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant
 
+# Silence from Redis that is still normal: heartbeats pass through it twice a second.
+_SILENCE_S: Final = 1.0
+
 Request = Subscribe | Unsubscribe | ListSubscriptions | Configure
 """An action that is carried out in steps; all except `Configure` need the broker first."""
+
+
+class Staleness:
+    """How long a client has been stalled, because it does not read or because Redis is silent."""
+
+    __slots__ = ("_broker_heard_s", "_caught_up_s")
+
+    def __init__(self) -> None:
+        self._broker_heard_s = self._caught_up_s = 0.0
+
+    def update(self, now_s: float, *, broker_heard_s: float, all_read: bool) -> None:
+        """Record the current state.
+
+        Args:
+            now_s: time on a steady clock.
+            broker_heard_s: when the last message came from Redis; 0 if none ever came. The stall
+                counts from then, or from the first call.
+            all_read: whether nothing waits for the client; assumed True at the first call.
+        """
+        self._broker_heard_s = broker_heard_s or self._broker_heard_s or now_s
+        if all_read or not self._caught_up_s:
+            self._caught_up_s = now_s
+
+    def lasts_ms(self, now_s: float) -> int:
+        """The duration of the stall in ms; 0 if there is none."""
+        silent_s = now_s - self._broker_heard_s
+        if silent_s <= _SILENCE_S:
+            silent_s = 0.0
+        return int(1000 * max(now_s - self._caught_up_s, silent_s))
 
 
 class _Change(NamedTuple):
@@ -251,11 +282,11 @@ class Session:
         self._stall.update(
             now.monotonic_s,
             broker_heard_s=broker_heard_s,
-            all_taken=not self._outbox.waiting_bytes,
+            all_read=not self._outbox.waiting_bytes,
         )
         if self._outbox.is_slow:
             return
-        lag_ms = max(self._hub.arrivals.lag_ms(now), self._stall.lasts_ms(now.monotonic_s))
+        lag_ms = max(self._hub.lag_ms(now), self._stall.lasts_ms(now.monotonic_s))
         totals = self._hub.totals(self._outbox)
         self._say(
             protocol.heartbeat(
@@ -313,7 +344,7 @@ class Session:
         self._defaults = DeliveryOptions(
             conflate_ms
             if action.conflate_ms is UNSET
-            else self._hub.served_interval(action.conflate_ms),
+            else self._hub.groups.served_interval(action.conflate_ms),
             slow if action.slow is UNSET else action.slow,
         )
         if action.stamps is not UNSET:
@@ -356,7 +387,7 @@ class Session:
         rights = self._rights.entitlements
         options = request.options
         if options.conflate_ms is not None:
-            served_ms = self._hub.served_interval(options.conflate_ms)
+            served_ms = self._hub.groups.served_interval(options.conflate_ms)
             options = options._replace(conflate_ms=served_ms)
         asked = {
             each: options.with_defaults(held.get(each, NO_OPTIONS))
@@ -398,7 +429,7 @@ class Session:
 
     @property
     def _form(self) -> WireFormat:
-        return form_of(self.encoding, self._stamps)
+        return wire_format_for(self.encoding, self._stamps)
 
     def _prepare(
         self,
@@ -439,7 +470,8 @@ class Session:
             self._outbox, self.feed, self._form, deliveries, None if behind is None else set(behind)
         )
         if self._rights.entitlements is not rights:
-            self._hub.discard(audience)
+            if audience is not None:
+                self._hub.groups.discard(audience)
             return None
         return _Change(wanted, audience, gone)
 
@@ -451,7 +483,7 @@ class Session:
             self.follower.paused = False
         connected = 0
         if change.audience is not None and not change.audience.members:
-            connected = len(change.audience.taps)
+            connected = len(change.audience.outputs)
         self._hub.switch(self._outbox, change.audience, self._clock())
         return connected
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat, encode_pieces
+from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat, encode_batch
 from feed.fanout.hub import Hub
-from feed.fanout.streams import LiveStream
-from feed.fanout.subscriber_group import SubscriberGroup
+from feed.fanout.streams import LiveStream, SubscriberGroup
 from feed.history.cursor import PastRequest, StreamCursor
 from feed.transport.slices import Steps, batches
 from tickcast.wire.actions import Subscribe
@@ -55,7 +54,7 @@ class StartingPoints:
         self._snapshots: list[tuple[Tick | None, list[EncodedTicks]]] = []
         # The same streams as in `_present`, sorted by key.
         self._in_order: list[LiveStream] = []
-        self._opened = hub.opened
+        self._opened = hub.streams.opened
         self.behind: dict[StreamKey, StreamCursor] = {}
 
     @property
@@ -65,7 +64,7 @@ class StartingPoints:
 
     def collect(self, form: WireFormat, written_us: int) -> Steps:
         """Find the streams and encode their snapshots, in steps."""
-        for streams in batches(self._hub.newly_covered(self._feed, self._new, self._held)):
+        for streams in batches(self._hub.streams.covered(self._feed, self._new, self._held)):
             for stream in streams:
                 if self._sort_out(stream) and self._request.snapshot:
                     self._snapshots.append(_snapshot(stream, form, written_us))
@@ -82,7 +81,7 @@ class StartingPoints:
         """
         new, held = Coverage(self._new), Coverage(self._held)
         collected = len(self._in_order)
-        for stream in self._hub.opened_since(self._opened):
+        for stream in self._hub.streams.opened_since(self._opened):
             key = stream.key
             if key.feed != self._feed or not new.covers(key) or held.covers(key):
                 continue
@@ -90,7 +89,7 @@ class StartingPoints:
                 self._snapshots.append((None, []))
                 self._in_order.append(stream)
             elif audience is not None:
-                self._hub.postpone(audience, stream)
+                self._hub.groups.withhold(audience, stream)
         if len(self._in_order) > collected:
             self._in_order.sort(key=_key_of)
         if self._request.snapshot:
@@ -129,4 +128,4 @@ def _snapshot(
     if latest is None:
         return None, []
     chunk = TickBatch(stream.key, [replace(latest, snap=True)], [stream.published_us])
-    return latest, encode_pieces(chunk, form, written_us)
+    return latest, encode_batch(chunk, form, written_us)

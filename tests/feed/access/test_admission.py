@@ -132,7 +132,7 @@ async def test_bad_credentials_open_nothing(guarded: dict[str, Any], redis_url: 
             async with client(server) as socket:
                 assert (await ask(socket, action="auth", token=bad))["code"] == 402
                 assert await close_code(socket) == 4001
-        assert not server.app_state["engine"].hub.sizes[1]
+        assert not server.app_state["engine"].hub.groups
 
 
 async def test_whoever_says_nothing_has_to_go(guarded: dict[str, Any], redis_url: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from feed.fanout.backlog import Backlog
-from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, TickBatch, form_of
+from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, TickBatch, wire_format_for
 from tests.builders import messages, trade, trades
 from tickcast.client.accounts import StreamAccount
 from tickcast.wire.actions import SlowPolicy
@@ -15,7 +15,7 @@ from tickcast.wire.sequence import NEW_EPOCH
 from tickcast.wire.ticks import StreamKey, Tick
 
 ES = StreamKey("live", "trades", "ES")
-JSON = form_of(Encoding.JSON)
+JSON = wire_format_for(Encoding.JSON)
 
 
 def chunk(*ticks: Tick, key: StreamKey = ES) -> TickBatch:
@@ -29,8 +29,8 @@ def take(backlog: Backlog) -> list[dict[str, Any]]:
 
 def test_conflating_keeps_the_latest_and_says_how_many_it_replaced() -> None:
     backlog = Backlog(JSON)
-    backlog.add(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
-    backlog.add(chunk(*trades(2, "ES", 14)), SlowPolicy.CONFLATE)
+    backlog.add_batch(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
+    backlog.add_batch(chunk(*trades(2, "ES", 14)), SlowPolicy.CONFLATE)
     data, totals = backlog.pop_frames(0)
     (tick,) = messages(data)
     assert (tick["seq"], tick["cf"]) == (15, 4)
@@ -40,8 +40,8 @@ def test_conflating_keeps_the_latest_and_says_how_many_it_replaced() -> None:
 
 def test_skipping_says_which_and_goes_on_with_the_latest() -> None:
     backlog = Backlog(JSON)
-    backlog.add(chunk(*trades(3, "ES", 11)), SlowPolicy.SKIP)
-    backlog.add(chunk(*trades(2, "ES", 14)), SlowPolicy.SKIP)
+    backlog.add_batch(chunk(*trades(3, "ES", 11)), SlowPolicy.SKIP)
+    backlog.add_batch(chunk(*trades(2, "ES", 14)), SlowPolicy.SKIP)
     data, totals = backlog.pop_frames(0)
     notice, tick = messages(data)
     assert notice == {"T": "skipped", "ch": "trades", "S": "ES", "from": 11, "to": 14, "n": 4}
@@ -53,7 +53,7 @@ def test_skipping_says_which_and_goes_on_with_the_latest() -> None:
 @pytest.mark.parametrize("policy", [SlowPolicy.CONFLATE, SlowPolicy.SKIP])
 def test_a_single_tick_is_neither_merged_nor_skipped(policy: SlowPolicy) -> None:
     backlog = Backlog(JSON)
-    backlog.add(chunk(*trades(1, "ES", 11)), policy)
+    backlog.add_batch(chunk(*trades(1, "ES", 11)), policy)
     (tick,) = take(backlog)
     assert tick["seq"] == 11
     assert "cf" not in tick
@@ -62,8 +62,8 @@ def test_a_single_tick_is_neither_merged_nor_skipped(policy: SlowPolicy) -> None
 @pytest.mark.parametrize("policy", [SlowPolicy.CONFLATE, SlowPolicy.SKIP])
 def test_what_was_conflated_before_counts_in_full(policy: SlowPolicy) -> None:
     backlog = Backlog(JSON)
-    backlog.add(chunk(replace(trade("ES", seq=14), conflated=3)), policy)
-    backlog.add(chunk(replace(trade("ES", seq=17), conflated=2)), policy)
+    backlog.add_batch(chunk(replace(trade("ES", seq=14), conflated=3)), policy)
+    backlog.add_batch(chunk(replace(trade("ES", seq=17), conflated=2)), policy)
     *notices, tick = take(backlog)
     assert tick["seq"] == 17
     if policy is SlowPolicy.CONFLATE:
@@ -77,8 +77,8 @@ def test_what_was_conflated_before_counts_in_full(policy: SlowPolicy) -> None:
 @pytest.mark.parametrize("policy", [SlowPolicy.CONFLATE, SlowPolicy.SKIP])
 def test_a_snapshot_is_replaced_without_being_counted(policy: SlowPolicy) -> None:
     backlog = Backlog(JSON)
-    backlog.add(chunk(trade("ES", seq=10, snap=True)), policy)
-    backlog.add(chunk(*trades(2, "ES", 11)), policy)
+    backlog.add_batch(chunk(trade("ES", seq=10, snap=True)), policy)
+    backlog.add_batch(chunk(*trades(2, "ES", 11)), policy)
     *notices, tick = take(backlog)
     assert (tick["seq"], tick.get("cf", 0) + len(notices)) == (12, 1)
     assert [(each["from"], each["to"]) for each in notices] in ([], [(11, 11)])
@@ -88,9 +88,11 @@ def test_many_streams_come_in_parts_and_each_gets_its_turn() -> None:
     backlog = Backlog(JSON)
     for number in range(FRAME_TICKS_MAX + 1):
         key = StreamKey("live", "trades", f"S{number}")
-        backlog.add(chunk(*trades(1, key.symbol, 1), key=key), SlowPolicy.SKIP)
+        backlog.add_batch(chunk(*trades(1, key.symbol, 1), key=key), SlowPolicy.SKIP)
     assert len(take(backlog)) == FRAME_TICKS_MAX
-    backlog.add(chunk(*trades(1, "S0", 2), key=StreamKey("live", "trades", "S0")), SlowPolicy.SKIP)
+    backlog.add_batch(
+        chunk(*trades(1, "S0", 2), key=StreamKey("live", "trades", "S0")), SlowPolicy.SKIP
+    )
     assert [(tick["S"], tick["seq"]) for tick in take(backlog)] == [("S500", 1), ("S0", 2)]
 
 
@@ -98,9 +100,9 @@ def test_streams_that_are_given_up_are_forgotten_and_others_follow_their_new_pol
     nq = StreamKey("live", "trades", "NQ")
     backlog = Backlog(JSON)
     for key in (ES, nq):
-        backlog.add(chunk(*trades(2, key.symbol, 1), key=key), SlowPolicy.SKIP)
-    stamped = form_of(Encoding.JSON, stamps=True)
-    backlog.keep(lambda key: SlowPolicy.CONFLATE if key == nq else None, stamped)
+        backlog.add_batch(chunk(*trades(2, key.symbol, 1), key=key), SlowPolicy.SKIP)
+    stamped = wire_format_for(Encoding.JSON, stamps=True)
+    backlog.change_subscriptions(lambda key: SlowPolicy.CONFLATE if key == nq else None, stamped)
     (tick,) = take(backlog)
     assert (tick["S"], tick["seq"], tick["cf"], tick["tr"], tick["tw"]) == ("NQ", 2, 1, 7, 9)
 
@@ -111,10 +113,10 @@ def test_no_epoch_begins_without_a_word_however_many_there_were(
     epochs: int, ends_with_notice: bool
 ) -> None:
     backlog = Backlog(JSON)
-    backlog.add(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
+    backlog.add_batch(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
     for _ in range(epochs):
         backlog.add_gap(ES, NEW_EPOCH)
-        backlog.add(chunk(*trades(3, "ES", 1)), SlowPolicy.CONFLATE)
+        backlog.add_batch(chunk(*trades(3, "ES", 1)), SlowPolicy.CONFLATE)
     if ends_with_notice:
         backlog.add_gap(ES, NEW_EPOCH)
     book = StreamAccount("trades", "ES")

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, form_of
+from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, wire_format_for
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
-from feed.fanout.subscriber_group import SubscriberGroup, Wanted, choose_delivery
+from feed.fanout.streams import Deliveries, SubscriberGroup, choose_delivery
 from tests.builders import NOW, ListSink, messages, quote, trade, trades
 from tickcast.wire.actions import DeliveryOptions
 from tickcast.wire.encoding import Encoding, build_frame, split_frames
@@ -35,8 +35,8 @@ class Client:
         )
         self.hub.switch(self.outbox, self.prepared(deliveries), NOW)
 
-    def prepared(self, wanted: Wanted) -> SubscriberGroup | None:
-        steps = self.hub.prepare(self.outbox, "live", form_of(self.encoding), wanted)
+    def prepared(self, wanted: Deliveries) -> SubscriberGroup | None:
+        steps = self.hub.prepare(self.outbox, "live", wire_format_for(self.encoding), wanted)
         while True:
             try:
                 next(steps)
@@ -145,9 +145,9 @@ def test_overlapping_subscriptions_deliver_once(hub: Hub) -> None:
 def test_wildcards_take_in_streams_that_open_later(hub: Hub) -> None:
     everything, prefix, other = Client(hub, "*"), Client(hub, "BTC-*"), Client(hub, "ETH-*")
     key = StreamKey("live", "trades", "BTC-USD")
-    assert hub.covers(key)
-    assert not hub.covers(StreamKey("live", "bars", "BTC-USD"))
-    assert not hub.covers(StreamKey("sim", "trades", "BTC-USD"))
+    assert hub.groups.covers(key)
+    assert not hub.groups.covers(StreamKey("live", "bars", "BTC-USD"))
+    assert not hub.groups.covers(StreamKey("sim", "trades", "BTC-USD"))
     hub.open_stream(key)
     hub.publish(key, trades(1, "BTC-USD", 1))
     hub.flush(NOW)
@@ -188,12 +188,12 @@ def test_a_wildcard_holds_a_stream_but_does_not_name_it(hub: Hub) -> None:
 def test_removed_clients_get_nothing_and_leave_nothing(hub: Hub) -> None:
     client = Client(hub, "ES", "*")
     assert hub.is_wanted(ES)
-    assert hub.has_clients("live")
+    assert hub.groups.has_feed("live")
     hub.remove(client.outbox)
     hub.remove(client.outbox)
     assert not hub.is_wanted(ES)
-    assert not hub.has_clients("live")
-    assert not hub.covers(ES)
+    assert not hub.groups.has_feed("live")
+    assert not hub.groups.covers(ES)
     hub.publish(ES, trades(1, "ES", 1))
     hub.flush(NOW)
     assert client.sink.written == []
@@ -214,11 +214,11 @@ def test_the_latest_tick_is_kept_with_or_without_clients(hub: Hub) -> None:
     hub.open_stream(NQ, latest=trade("NQ", seq=9))
     hub.publish(ES, trades(3, "ES", 1))
     everything = [Subscription("trades", "*")]
-    streams = list(hub.newly_covered("live", everything))
+    streams = list(hub.streams.covered("live", everything))
     assert {(each.key, each.latest and each.latest.seq) for each in streams} == {(ES, 3), (NQ, 9)}
-    named = hub.newly_covered("live", [Subscription("trades", "NQ")])
+    named = hub.streams.covered("live", [Subscription("trades", "NQ")])
     assert [each.key for each in named] == [NQ]
-    besides = hub.newly_covered("live", everything, besides=[Subscription("trades", "E*")])
+    besides = hub.streams.covered("live", everything, held=[Subscription("trades", "E*")])
     assert [each.key for each in besides] == [NQ]
 
 
@@ -229,3 +229,16 @@ def test_publish_says_whether_a_flush_is_needed(hub: Hub) -> None:
     assert not hub.publish(ES, [])
     hub.flush(NOW)
     assert client.seqs() == [2]
+
+
+def test_the_lag_is_that_of_the_last_batch_for_a_second(hub: Hub) -> None:
+    assert hub.lag_ms(NOW) == 0
+    Client(hub, "ES")
+    hub.publish(ES, trades(2, "ES", 1), NOW.wall_us - 9_000)
+    hub.publish(ES, trades(3, "ES", 3), NOW.wall_us - 5_000)
+    hub.publish(ES, trades(1, "ES", 6), 0)
+    hub.flush(NOW)
+    hub.flush(NOW)
+    assert hub.lag_ms(NOW) == 5
+    assert hub.lag_ms(NOW._replace(monotonic_s=NOW.monotonic_s + 1)) == 5
+    assert hub.lag_ms(NOW._replace(monotonic_s=NOW.monotonic_s + 1.1)) == 0

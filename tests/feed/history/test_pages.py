@@ -6,7 +6,7 @@ import weakref
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed.fanout.encoded_ticks import form_of
+from feed.fanout.encoded_ticks import wire_format_for
 from feed.history.pages import TICK_BYTES, HistoryCache, HistoryPage
 from tests.builders import trades
 from tickcast.wire.encoding import Encoding
@@ -36,7 +36,7 @@ def test_the_cache_knows_its_size_and_keeps_to_its_bound(
     steps: list[tuple[int, int, int, bool]],
 ) -> None:
     most = 600_000
-    blocks, form = HistoryCache(most), form_of(Encoding.JSON)
+    blocks, form = HistoryCache(most), wire_format_for(Encoding.JSON)
     for symbol, first_seq, count, ages in steps:
         key = StreamKey("live", "trades", f"S{symbol}")
         blocks.put(key, page(first_seq, count))

@@ -33,7 +33,7 @@ async def read(server: RunningServer) -> dict[str, float]:
 
 
 async def test_every_supervised_task_is_documented(server: RunningServer) -> None:
-    page = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
+    page = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
     (row,) = (line for line in page.read_text("utf-8").splitlines() if "task_restarts" in line)
     labels = set(re.findall(r"`([a-z_]+)`", row.split("|")[3])) - {"task"}
     assert labels == set(server.app_state["engine"].tasks.restarts)

@@ -10,8 +10,8 @@ from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
-from feed.fanout.streams import INTERVALS_MAX
-from feed.server.session import Session
+from feed.fanout.registry import INTERVALS_MAX
+from feed.server.session import Session, Staleness
 from feed.transport.slices import run_all
 from tests.builders import NOW, T0, ListSink, quote, trade, trades
 from tickcast.wire.actions import Auth, PlayTape, SteerReplay, Subscribe
@@ -481,4 +481,26 @@ def test_what_is_conflated_for_all_holds_nothing_but_the_latest(hub: Hub) -> Non
     publish(hub, talk, 5)
     publish(hub, talk, 6)
     assert not any(hub.publish(ES, trades(1, "ES", seq)) for seq in range(7, 1000))
-    assert hub.arrivals._batches == []
+    assert hub._published == []
+
+
+def test_a_stall_begins_when_the_client_last_read_everything() -> None:
+    stall = Staleness()
+    stall.update(10.0, broker_heard_s=9.9, all_read=False)
+    assert stall.lasts_ms(10.0) == 0
+    stall.update(11.0, broker_heard_s=10.9, all_read=False)
+    assert stall.lasts_ms(11.5) == 1500
+    stall.update(13.0, broker_heard_s=12.9, all_read=True)
+    assert stall.lasts_ms(13.0) == 0
+
+
+def test_a_stall_begins_with_the_last_message_from_redis() -> None:
+    """Not at the heartbeat that last found it connected: silence is noticed seconds later."""
+    stall = Staleness()
+    for now_s in (10.0, 11.0, 12.0):
+        stall.update(now_s, broker_heard_s=9.6, all_read=True)
+    assert stall.lasts_ms(12.0) == 2400
+    never = Staleness()
+    for now_s in (10.0, 11.5):
+        never.update(now_s, broker_heard_s=0.0, all_read=True)
+    assert never.lasts_ms(11.5) == 1500

@@ -188,7 +188,7 @@ class BigTalk(Talk):
 def market() -> tuple[Hub, list[Steps]]:
     hub = Hub()
     deferred: list[Steps] = []
-    hub.defer_by(deferred.append)
+    hub.groups.defer = deferred.append
     for symbol in SYMBOLS:
         hub.open_stream(StreamKey("live", "trades", symbol), trade(symbol, seq=3), 1, seq=3)
     return hub, deferred

@@ -111,7 +111,7 @@ class ActionPolicy:
         entitlements = self.entitlements
         if entitlements == EVERYTHING:
             return
-        named = action.subscriptions | action.resume.symbols
+        named = action.subscriptions.union(action.resume.named)
         refused = entitlements.refused(self._feed, named)
         if refused:
             channel, pattern = min(refused)

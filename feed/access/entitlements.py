@@ -76,7 +76,7 @@ class Entitlements(Struct, frozen=True, dict=True):
                 parts.update(dict.fromkeys(self._within(each)))
         if parts:
             closest = PatternMap(wanted)
-            left.update((part, closest.match_pattern(part)) for part in parts)  # type: ignore[misc]
+            left.update((part, closest.match_pattern(*part)) for part in parts)  # type: ignore[misc]
         return left
 
     def refused(self, feed: str, wanted: Iterable[Subscription]) -> list[Subscription]:

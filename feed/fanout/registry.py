@@ -97,11 +97,12 @@ class LiveStreams:
                 yield stream
 
     def _covered(self, feed: str, coverage: Coverage) -> Iterator[LiveStream]:
-        for key in coverage.named_streams(feed):
+        for each in coverage.named:
+            key = StreamKey(feed, *each)
             stream = self._streams.get(key)
             if stream is not None and not coverage.covers_by_wildcard(key):
                 yield stream
-        for channel, prefix in coverage.prefixes():
+        for channel, prefix in coverage.wildcard_prefixes():
             symbols = self._symbols.get((feed, channel), [])
             start = bisect_left(symbols, prefix)
             for symbol in symbols[start : bisect_left(symbols, prefix + _AFTER_SYMBOLS, start)]:

@@ -161,7 +161,7 @@ class Upstream:
     async def _not_open(
         self, feed: str, known: set[StreamKey], coverage: Coverage
     ) -> list[StreamKey]:
-        wanted = dict.fromkeys(coverage.named_streams(feed))
+        wanted = dict.fromkeys(StreamKey(feed, *each) for each in coverage.named)
         if coverage.has_wildcards:
             # Usually few streams are not open, and this is the fastest way to find them.
             closed = known.difference(self._hub.streams.keys())

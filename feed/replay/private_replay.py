@@ -75,7 +75,7 @@ class ActiveReplay:
         Raises:
             InvalidTape: the tape can't be read at the new position.
         """
-        match action.verb:
+        match action.command:
             case ReplayCommand.PAUSE:
                 self._deck.pause(now_s)
             case ReplayCommand.RESUME:

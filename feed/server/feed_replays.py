@@ -71,7 +71,7 @@ class ReplayFollowers:
             ReplayFailed: no replay is playing, or it refuses.
             BrokerUnavailable, BrokerUnsuitable: Redis does not answer, or refuses.
         """
-        command: dict[str, object] = {"do": action.verb.value.removeprefix("replay.")}
+        command: dict[str, object] = {"do": action.command.value.removeprefix("replay.")}
         if action.position is not None:
             command["position"] = int(action.position)
         if action.speed is not None:

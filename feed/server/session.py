@@ -244,7 +244,7 @@ class Session:
         # The client must be notified, so the stream is opened too.
         lost = {
             each
-            for each in request.resume.symbols
+            for each in request.resume.named
             if not self._hub.is_open(StreamKey(self.feed, *each))
         }
         return frozenset(self._rights.narrow(dict.fromkeys(request.subscriptions | lost)))

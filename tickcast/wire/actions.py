@@ -14,18 +14,22 @@ from tickcast.wire.times import Time
 CONFLATE_STEP_MS: Final = 10
 CONFLATE_MAX_MS: Final = 60_000
 
+# The client's name for a request. The server echoes it in the reply.
 Id = int | str | None
+
+
+# ----------------------------------------------------------------------------------- delivery
 
 
 class SlowPolicy(Enum):
     """What to do with ticks that a client is too slow to receive."""
 
+    # Keep only the latest tick of each stream, which counts those that it replaced.
     CONFLATE = "conflate"
-    """Keep only the latest tick of each stream, which counts those that it replaced."""
+    # Drop them, and announce them in a `skipped` notice.
     SKIP = "skip"
-    """Drop them, and announce them in a `skipped` notice."""
+    # Close the connection.
     CLOSE = "close"
-    """Close the connection."""
 
 
 class DeliveryOptions(NamedTuple):
@@ -35,7 +39,7 @@ class DeliveryOptions(NamedTuple):
     slow: SlowPolicy | None = None
 
     def with_defaults(self, defaults: DeliveryOptions) -> DeliveryOptions:
-        """Fill in unspecified options from defaults."""
+        """Fill in unspecified options."""
         return DeliveryOptions(
             defaults.conflate_ms if self.conflate_ms is None else self.conflate_ms,
             defaults.slow if self.slow is None else self.slow,
@@ -45,21 +49,24 @@ class DeliveryOptions(NamedTuple):
 NO_OPTIONS: Final = DeliveryOptions()
 
 
-def round_conflate_ms(asked_ms: int) -> int:
+def round_conflate_ms(requested_ms: int) -> int:
     """Round a requested interval up to a step, so that many clients share the same interval."""
-    steps = -(-min(asked_ms, CONFLATE_MAX_MS) // CONFLATE_STEP_MS)
+    steps = -(-min(requested_ms, CONFLATE_MAX_MS) // CONFLATE_STEP_MS)
     return steps * CONFLATE_STEP_MS
 
 
+# -------------------------------------------------------------------------------- credentials
+
+
 class KeyAndSecret(Struct, frozen=True):
-    """The id of an API key and its secret. The `repr` shows neither."""
+    """The id of an API key and its secret. The `repr` shows neither, because it may be logged."""
 
     key: str
     secret: str
 
     @property
     def length(self) -> int:
-        """The length of its longer part, in characters."""
+        """The length of the longer part, in characters."""
         return max(len(self.key), len(self.secret))
 
     def __repr__(self) -> str:
@@ -67,20 +74,23 @@ class KeyAndSecret(Struct, frozen=True):
 
 
 class BearerToken(Struct, frozen=True):
-    """A bearer token: a JSON Web Token, or a secret, which contains the id of its key."""
+    """A JSON Web Token, or a secret, which contains the id of its key."""
 
     text: str
 
     @property
     def length(self) -> int:
-        """Its length, in characters."""
+        """The length in characters."""
         return len(self.text)
 
     def __repr__(self) -> str:
-        return "Bearer(…)"
+        return "BearerToken(…)"
 
 
 Credentials = KeyAndSecret | BearerToken
+
+
+# ------------------------------------------------------------------------------------ actions
 
 
 class Auth(Struct, frozen=True):
@@ -91,35 +101,24 @@ class Auth(Struct, frozen=True):
 
 
 class Subscribe(Struct, frozen=True):
-    """Subscribes to streams.
-
-    Attributes:
-        options: how to deliver them.
-        resume: the client's positions in some of the streams; it receives what came after them.
-        start: for the other streams, send all ticks from this time on.
-        snapshot: send the latest tick of each stream first.
-        positions: report the current position of each stream.
-    """
+    """Subscribes to streams."""
 
     subscriptions: frozenset[Subscription]
     id: Id = None
     options: DeliveryOptions = NO_OPTIONS
+    # The client's positions in some of the streams. It receives the ticks after them.
     resume: Positions = NO_POSITIONS
+    # For the other streams, send all ticks from this time on.
     start: Time | None = None
+    # Send the latest tick of each stream first.
     snapshot: bool = False
+    # Report the current position of each stream in the reply.
     positions: bool = False
 
     @property
     def wants_history(self) -> bool:
         """Whether it asks for ticks that have already been published."""
         return bool(self.resume) or self.start is not None
-
-    @property
-    def is_extended(self) -> bool:
-        """Whether it uses an extension to the protocol that ours is based on."""
-        return bool(
-            self.wants_history or self.snapshot or self.positions or self.options != NO_OPTIONS
-        )
 
 
 class Unsubscribe(Struct, frozen=True):
@@ -147,9 +146,24 @@ class Configure(Struct, frozen=True):
     id: Id = None
     heartbeat_ms: int | UnsetType = UNSET
     stamps: bool | UnsetType = UNSET
+    # None selects each channel's default.
     slow: SlowPolicy | UnsetType | None = UNSET
     conflate_ms: int | UnsetType = UNSET
     replay: bool | UnsetType = UNSET
+
+
+class PlayTape(Struct, frozen=True):
+    """Plays a tape to this client only."""
+
+    # The client's name for the replay, by which its ticks are known.
+    id: Id
+    tape: str
+    subscriptions: frozenset[Subscription]
+    # A multiple of the original speed. Infinity means as fast as the client reads.
+    speed: float = 1.0
+    # The part of the tape to play. None means its beginning, or its end.
+    start: Time | None = None
+    end: Time | None = None
 
 
 class ReplayCommand(Enum):
@@ -162,36 +176,15 @@ class ReplayCommand(Enum):
     SPEED = "replay.speed"
 
 
-class PlayTape(Struct, frozen=True):
-    """A request to play a tape to the client.
-
-    Attributes:
-        id: the client's name for the replay.
-        subscriptions: the streams of the tape to play.
-        start, end: the part of the tape to play; None means its beginning, or its end.
-        speed: multiple of the original speed; infinity means as fast as the client reads.
-    """
-
-    id: Id
-    tape: str
-    subscriptions: frozenset[Subscription]
-    speed: float = 1.0
-    start: Time | None = None
-    end: Time | None = None
-
-
 class SteerReplay(Struct, frozen=True):
-    """A request to steer a replay.
+    """Steers a replay."""
 
-    Attributes:
-        id: the client's private replay; None means the shared replay of the feed.
-        position: where to continue, for `SEEK`.
-        speed: the new speed, for `SPEED`.
-    """
-
+    # The client's private replay. None means the shared replay of the feed.
     id: Id
-    verb: ReplayCommand
+    command: ReplayCommand
+    # Where to continue, for `SEEK`.
     position: Time | None = None
+    # The new speed, for `SPEED`.
     speed: float | None = None
 
 
@@ -201,7 +194,12 @@ Action = (
 
 
 def uses_extension(action: Action) -> bool:
-    """Whether an action shows that the client knows the extensions to the base protocol."""
+    """Whether an action shows that the client knows our extensions to Alpaca's protocol.
+
+    Only such clients can receive notices that the base protocol does not have.
+    """
     if action.id is not None or isinstance(action, ListSubscriptions | Ping | Configure):
         return True
-    return isinstance(action, Subscribe) and action.is_extended
+    return isinstance(action, Subscribe) and bool(
+        action.wants_history or action.snapshot or action.positions or action.options != NO_OPTIONS
+    )

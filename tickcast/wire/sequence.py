@@ -1,4 +1,8 @@
-"""Batches of numbered ticks, gaps, and the sequence of one stream without gaps or repeats."""
+"""The sequence of a stream: numbered batches, gaps, and the tracker that joins them.
+
+The broker numbers the ticks of each stream 1, 2, 3, … within an *epoch*. Everyone who reads a
+stream uses `SequenceTracker`, so that each tick is delivered once and no loss is silent.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +13,20 @@ from tickcast.wire.encoding import unpack
 from tickcast.wire.errors import InvalidTick
 from tickcast.wire.ticks import Tick, assign_seqs
 
+# Maximum number of live ticks held while a stream's history is read. If more arrive, all that are
+# held are dropped. They are in history too, so they are read from there.
 HELD_TICKS_MAX: Final = 100_000
-"""Maximum live ticks held while a stream's history is read; history has those that are dropped."""
 
 
 class Batch(NamedTuple):
-    """Consecutive ticks of one stream, numbered by the broker.
+    """Consecutive ticks of one stream, numbered by the broker."""
 
-    Attributes:
-        epoch: identifies the numbering. A later epoch compares greater.
-        ticks: at least one. Their `seq` rises by one from tick to tick.
-        published_us: when the publisher sent them, in microseconds since the Unix epoch. In
-            history, it is when the store received them, accurate to the millisecond.
-    """
-
+    # Identifies the numbering. A later epoch compares greater.
     epoch: str
+    # At least one. Their `seq` rises by one from tick to tick.
     ticks: list[Tick]
+    # When the publisher sent them, in microseconds since the Unix epoch. In history, it is when the
+    # store received them, accurate to the millisecond.
     published_us: int = 0
 
     @property
@@ -51,52 +53,45 @@ class Batch(NamedTuple):
 
 
 class History(NamedTuple):
-    """Some of a stream's retained batches, in order, read at one moment.
+    """Some of a stream's retained batches, in order, read at one moment."""
 
-    Attributes:
-        epoch, seq: the stream's position at that moment; empty and 0 if it was never published.
-        through: the last sequence number that the read covered. A tick up to here that is missing
-            from `batches` is not retained.
-        complete: whether the read reached the end of the stream.
-    """
-
+    # The stream's position at that moment; empty and 0 if it was never published.
     epoch: str
     seq: int
     batches: list[Batch]
+    # The last sequence number that the read covered. A tick up to here that is missing from
+    # `batches` is not retained.
     through: int
+    # Whether the read reached the end of the stream.
     complete: bool
 
 
 class TimeLocation(NamedTuple):
-    """The position of a point in time within a stream.
+    """Where a point in time lies within a stream."""
 
-    Attributes:
-        epoch, seq: the current position of the stream; empty and 0 if it was never published.
-        before: the sequence number before the first tick that is not older than the time. It is
-            `seq` if there is no such tick. If that tick is no longer retained, it is the number
-            before the oldest retained tick.
-        trimmed: whether the first such tick is no longer retained.
-    """
-
+    # The current position of the stream; empty and 0 if it was never published.
     epoch: str
     seq: int
+    # The number before the first tick that is not older than the time; `seq` if there is no such
+    # tick. If that tick is no longer retained, the number before the oldest retained tick.
     before: int
+    # Whether the first such tick is no longer retained.
     trimmed: bool
 
 
 class GapReason(Enum):
     """Why ticks are no longer available (`docs/protocol.md`, section "Gaps")."""
 
+    # They are older than the retained history.
     RETENTION = "retention"
-    """They are older than the retained history."""
+    # The numbering has restarted.
     EPOCH = "epoch"
-    """The numbering has restarted."""
+    # They were lost between the store and the server.
     BROKER = "broker"
-    """They were lost between the store and the server."""
 
 
 class SequenceGap(NamedTuple):
-    """Ticks of a stream, from `first_seq` to `last_seq`, that are no longer available.
+    """Ticks of a stream that are no longer available.
 
     A number is None if it is not known. For a new epoch, both are None.
     """
@@ -115,9 +110,8 @@ class SequenceGap(NamedTuple):
 
 NEW_EPOCH: Final = SequenceGap(None, None, GapReason.EPOCH)
 
-
+# What to deliver next: ticks, or a gap in place of lost ones.
 SequenceEvent = Batch | SequenceGap
-"""What to deliver next: ticks, or a gap in place of lost ones."""
 
 
 class SequenceTracker:
@@ -126,23 +120,21 @@ class SequenceTracker:
     A tracker begins *behind*: live batches are held until the caller sets the starting point
     (`start_after`) or has read the history after `seq` (`begin_repair`, then `repair`). It falls
     behind again whenever a live batch shows that ticks are missing; the caller then reads history
-    again.
-
-    Attributes:
-        epoch: the numbering that `seq` belongs to.
-        seq: number of the last tick returned or declared lost.
-        behind: True while live batches are held back.
+    again. Each method returns what to deliver now.
     """
 
-    __slots__ = ("_held", "_held_ticks", "_vouched", "behind", "epoch", "seq")
+    __slots__ = ("_held", "_held_covered", "_held_ticks", "behind", "epoch", "seq")
 
     def __init__(self) -> None:
+        # The last tick returned or declared lost.
         self.epoch = ""
         self.seq = 0
+        # True while live batches are held.
         self.behind = True
         self._held: list[Batch] = []
         self._held_ticks = 0
-        self._vouched = 0
+        # How many of the held batches the history that is being read covers.
+        self._held_covered = 0
 
     def start_after(self, epoch: str, seq: int) -> list[SequenceEvent]:
         """Begin after `seq`; return the held ticks that follow it."""
@@ -150,7 +142,7 @@ class SequenceTracker:
         return self._release()
 
     def add_batch(self, batch: Batch) -> list[SequenceEvent]:
-        """Take a batch that has just been published; return what to deliver now."""
+        """Add a batch that has just been published."""
         if self.behind:
             self._hold(batch)
             return []
@@ -159,41 +151,41 @@ class SequenceTracker:
                 return []
             if batch.first_seq > 1:
                 return self._fall_behind(batch)
-            return [*self._enter(batch.epoch), *self._take(batch)]
+            return [*self._enter(batch.epoch), *self._advance(batch)]
         if batch.first_seq > self.seq + 1:
             return self._fall_behind(batch)
-        return self._take(batch)
+        return self._advance(batch)
 
     def begin_repair(self) -> int:
-        """Return the number after which the caller should read history; call it before reading.
+        """Return the number after which to read history. Call this before reading.
 
-        That history covers all batches held now, so any hole left among them is final. It need not
+        The history covers all batches held now, so any hole left among them is final. It need not
         cover later batches, because the connection may be interrupted again meanwhile.
         """
-        self._vouched = len(self._held)
+        self._held_covered = len(self._held)
         return self.seq
 
     def repair(self, history: History) -> list[SequenceEvent]:
-        """Take the history read after `begin_repair`, or the whole history if its epoch is new.
+        """Add the history read after `begin_repair`, or the whole history if its epoch is new.
 
-        The run stays behind unless the history is complete, which means that it reaches the
+        The tracker stays behind unless the history is complete, which means that it reaches the
         present. Ticks that are still missing then are lost.
         """
-        due: list[SequenceEvent] = []
+        events: list[SequenceEvent] = []
         if history.epoch > self.epoch:
-            due += self._enter(history.epoch)
+            events += self._enter(history.epoch)
         for batch in history.batches:
-            due += self._declare_lost(batch.first_seq)
-            due += self._take(batch)
+            events += self._declare_lost(batch.first_seq)
+            events += self._advance(batch)
         if not history.complete:
-            return due
-        due += self._release()
+            return events
+        events += self._release()
         if history.epoch == self.epoch and not self.behind:
-            due += self._declare_lost(history.seq + 1)
-        return due
+            events += self._declare_lost(history.seq + 1)
+        return events
 
     def _enter(self, epoch: str) -> list[SequenceEvent]:
-        """Enter a later epoch; return a notice if the run has already numbered ticks."""
+        """Enter a later epoch; return a notice if any tick of the last one was delivered."""
         had_numbers = self.seq > 0
         self.epoch, self.seq = epoch, 0
         return [NEW_EPOCH] if had_numbers else []
@@ -208,15 +200,16 @@ class SequenceTracker:
     def _release(self) -> list[SequenceEvent]:
         """Release held batches up to the first hole that history may still fill."""
         held, self._held, self._held_ticks = self._held, [], 0
-        vouched, self._vouched = self._vouched, 0
+        covered, self._held_covered = self._held_covered, 0
         self.behind = False
-        due: list[SequenceEvent] = []
+        events: list[SequenceEvent] = []
         for place, batch in enumerate(held):
-            if place < vouched and batch.epoch >= self.epoch:
-                due += self._enter(batch.epoch) if batch.epoch > self.epoch else []
-                due += self._declare_lost(batch.first_seq)
-            due += self.add_batch(batch)
-        return due
+            if place < covered and batch.epoch >= self.epoch:
+                events += self._enter(batch.epoch) if batch.epoch > self.epoch else []
+                events += self._declare_lost(batch.first_seq)
+            # May fall behind, which holds this batch and all later ones again.
+            events += self.add_batch(batch)
+        return events
 
     def _fall_behind(self, batch: Batch) -> list[SequenceEvent]:
         self.behind = True
@@ -225,11 +218,12 @@ class SequenceTracker:
 
     def _hold(self, batch: Batch) -> None:
         if self._held_ticks + len(batch.ticks) > HELD_TICKS_MAX:
-            self._held, self._held_ticks, self._vouched = [], 0, 0
+            self._held, self._held_ticks, self._held_covered = [], 0, 0
         self._held.append(batch)
         self._held_ticks += len(batch.ticks)
 
-    def _take(self, batch: Batch) -> list[SequenceEvent]:
+    def _advance(self, batch: Batch) -> list[SequenceEvent]:
+        """Move past a batch; return the part of it that was not delivered yet."""
         known = self.seq + 1 - batch.first_seq
         if known >= len(batch.ticks):
             return []

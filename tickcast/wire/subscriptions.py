@@ -41,8 +41,10 @@ class Coverage:
     __slots__ = ("_named", "_prefixes", "has_wildcards")
 
     def __init__(self, subscriptions: Iterable[Subscription]) -> None:
-        self._named: dict[tuple[str, str], None] = {}
-        # By channel and length, longest first. Even a thousand prefixes have few lengths.
+        # The subscriptions without wildcards, in the given order.
+        self._named: dict[tuple[str, str], Subscription] = {}
+        # By channel and length, longest first. Even a thousand prefixes have at most 33 lengths,
+        # so a lookup takes few steps.
         self._prefixes: dict[str, dict[int, set[str]]] = {}
         prefixes: dict[str, dict[int, set[str]]] = {}
         for subscription in subscriptions:
@@ -51,16 +53,17 @@ class Coverage:
                 by_length = prefixes.setdefault(subscription.channel, {})
                 by_length.setdefault(len(prefix), set()).add(prefix)
             else:
-                self._named[subscription] = None
+                self._named[subscription] = subscription
         for channel, by_length in prefixes.items():
             self._prefixes[channel] = dict(sorted(by_length.items(), reverse=True))
         self.has_wildcards = bool(self._prefixes)
 
-    def named_streams(self, feed: str) -> Iterable[StreamKey]:
-        """The streams that are named in full, in the given order."""
-        return (StreamKey(feed, *name) for name in self._named)
+    @property
+    def named(self) -> Iterable[Subscription]:
+        """The subscriptions that name a symbol in full, in the given order."""
+        return self._named.values()
 
-    def prefixes(self) -> Iterator[tuple[str, str]]:
+    def wildcard_prefixes(self) -> Iterator[tuple[str, str]]:
         """The channels and prefixes of the wildcards, except those covered by other wildcards."""
         for channel, by_length in self._prefixes.items():
             last: str | None = None
@@ -86,31 +89,26 @@ class Coverage:
 
     def covers_pattern(self, wanted: Subscription) -> bool:
         """Whether one of the subscriptions covers every stream that `wanted` matches."""
-        channel, pattern = wanted
-        # "BTC-*" is covered if "BTC-" starts with the prefix of another wildcard.
-        is_wildcard = pattern.endswith("*")
-        symbol = pattern[:-1] if is_wildcard else pattern
-        return self.longest_match(channel, symbol, by_name=not is_wildcard) is not None
+        return self.longest_match(*wanted) is not None
 
-    def longest_match(self, channel: str, symbol: str, by_name: bool = True) -> Subscription | None:
-        """The subscription that names a symbol, or else the wildcard with the longest match.
+    def longest_match(self, channel: str, pattern: str) -> Subscription | None:
+        """The subscription that names a symbol, or else the wildcard with the longest prefix.
 
         Args:
-            by_name: if False, consider only wildcards.
+            pattern: a symbol, or a wildcard that has to be covered as a whole.
         """
-        if by_name and (channel, symbol) in self._named:
-            return Subscription(channel, symbol)
+        if (channel, pattern) in self._named:
+            return self._named[channel, pattern]
+        # "BTC-*" is covered if "BTC-" begins with the prefix of a wildcard.
+        symbol = pattern.removesuffix("*")
         for length, prefixes in self._prefixes.get(channel, _NO_PREFIXES).items():
-            if length <= len(symbol) and (prefix := symbol[:length]) in prefixes:
+            if (prefix := symbol[:length]) in prefixes:
                 return Subscription(channel, prefix + "*")
         return None
 
 
 class PatternMap(Coverage, Generic[Value]):
-    """A value for each subscription. The longest pattern that matches a stream decides.
-
-    A lookup takes one step for each prefix length in use, of which there are at most 33.
-    """
+    """A value for each subscription. The longest pattern that matches a stream decides."""
 
     __slots__ = ("_values",)
 
@@ -123,14 +121,9 @@ class PatternMap(Coverage, Generic[Value]):
 
     def match(self, stream: StreamKey) -> Value | None:
         """The value for the stream's exact name, else for its longest prefix; None if neither."""
-        decisive = self.longest_match(stream.channel, stream.symbol)
-        return None if decisive is None else self._values[decisive]
+        return self.match_pattern(stream.channel, stream.symbol)
 
-    def match_pattern(self, wanted: Subscription) -> Value | None:
-        """The value for a whole pattern, which is a symbol or a wildcard; None if there is none."""
-        if wanted in self._values:
-            return self._values[wanted]
-        # The prefixes that match "BTC-" also match every symbol of "BTC-*".
-        symbol = wanted.pattern.removesuffix("*")
-        decisive = self.longest_match(wanted.channel, symbol, by_name=not wanted.is_wildcard)
+    def match_pattern(self, channel: str, pattern: str) -> Value | None:
+        """The value for a symbol, or for a wildcard as a whole; None if there is none."""
+        decisive = self.longest_match(channel, pattern)
         return None if decisive is None else self._values[decisive]

@@ -14,12 +14,11 @@ from tickcast.wire.parsing import parse_action
 from tickcast.wire.positions import (
     EPOCH_MAX,
     NO_POSITIONS,
-    Positions,
     StreamPosition,
     build_positions,
     parse_positions,
 )
-from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.subscriptions import PatternMap, Subscription
 from tickcast.wire.ticks import CHANNELS, StreamKey
 
 FORM = 'it is {"epoch":…,"trades":{"AAPL":1041},…}, or a list of such maps'
@@ -55,11 +54,11 @@ WANTED = subscriptions("trades/A", "trades/B", "trades/BTC-*", "quotes/*")
         ({"epoch": 5}, "epoch is a string of at most 64 characters"),
         ({"epoch": None}, "epoch is a string of at most 64 characters"),
         ({"epoch": "e" * (EPOCH_MAX + 1)}, "epoch is a string of at most 64 characters"),
-        ({"epoch": "e", "trades": {"A B": 1}}, "'A B' is no symbol"),
-        ({"epoch": "e", "trades": {"A*B": 1}}, "'A*B' is no symbol"),
-        ({"epoch": "e", "trades": {"": 1}}, "'' is no symbol"),
-        ({"epoch": "e", "trades": {"é\n": 1}}, r"'\xe9\n' is no symbol"),
-        ({"epoch": "e", "trades": {5: 1}}, "5 is no symbol"),
+        ({"epoch": "e", "trades": {"A B": 1}}, "'A B' is not a symbol"),
+        ({"epoch": "e", "trades": {"A*B": 1}}, "'A*B' is not a symbol"),
+        ({"epoch": "e", "trades": {"": 1}}, "'' is not a symbol"),
+        ({"epoch": "e", "trades": {"é\n": 1}}, r"'\xe9\n' is not a symbol"),
+        ({"epoch": "e", "trades": {5: 1}}, "5 is not a symbol"),
         (
             {"epoch": "e", "trades": {"A": -1}},
             "the position of A is an integer from 0 to 9007199254740991",
@@ -92,11 +91,11 @@ WANTED = subscriptions("trades/A", "trades/B", "trades/BTC-*", "quotes/*")
         ({"epoch": "e", "trades": {"BTC*": 0}}, "this message does not subscribe to trades BTC*"),
         (
             [{"epoch": "e", "trades": {"A": 1}}, {"epoch": "f", "trades": {"A": 1}}],
-            "trades A stands twice",
+            "trades A appears twice",
         ),
         (
             [{"epoch": "e", "quotes": {"*": 0}}, {"epoch": "e", "quotes": {"*": 0}}],
-            "quotes * stands twice",
+            "quotes * appears twice",
         ),
     ],
 )
@@ -237,13 +236,13 @@ def test_anything_else_is_an_error_of_ours(value: Any) -> None:
     except InvalidAction as error:
         assert error.detail.isprintable()
     else:
-        assert isinstance(positions, Positions)
+        assert isinstance(positions, PatternMap)
 
 
 def test_keys_that_only_messagepack_can_have() -> None:
     message = {"action": "subscribe", "trades": ["A"]}
     resume = {"epoch": "e", "trades": {b"A": 1}}
-    with pytest.raises(InvalidAction, match="is no symbol"):
+    with pytest.raises(InvalidAction, match="is not a symbol"):
         parse_action(msgpack.packb(message | {"resume": resume}))
     action = parse_action(msgpack.packb(message | {"resume": {"epoch": "e", "trades": {"A": 1}}}))
     assert isinstance(action, Subscribe)

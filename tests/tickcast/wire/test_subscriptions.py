@@ -46,4 +46,4 @@ def test_the_name_decides_or_else_the_longest_prefix(
 def test_a_pattern_is_looked_up_as_a_whole(
     said: dict[Subscription, int], wanted: Subscription
 ) -> None:
-    assert PatternMap(said).match_pattern(wanted) == naive(said, wanted)
+    assert PatternMap(said).match_pattern(*wanted) == naive(said, wanted)

@@ -19,7 +19,7 @@ from processes import set_up_load_process
 from workloads import Workload
 
 from tickcast.broker.client import make_client
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
@@ -92,7 +92,7 @@ async def publish_each(directory: Path, symbols: list[str]) -> None:
     """Publish one tick of each symbol."""
     settings = Settings(runtime_dir=str(directory / STORE))
     client = make_client(f"unix://{directory / STORE}/store.sock")
-    async with Publisher(client, "live", settings) as publisher:
+    async with FeedPublisher(client, "live", settings) as publisher:
         now = Time.now()
         await publisher.publish(Trade(symbol=each, price=1.5, size=1, time=now) for each in symbols)
     await client.aclose()

@@ -28,7 +28,7 @@ from peers.tickcast import STORE
 from processes import LOAD_CORE, SERVER_CORE, cpu_s, descendants, set_up_load_process
 
 from tickcast.broker.client import make_client
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
@@ -118,7 +118,7 @@ async def publish(directory: Path, rate: int, seconds: float) -> None:
     batches = round(rate / BATCH * TURN_S)
     turns = round(seconds / TURN_S)
     at = 0
-    async with Publisher(client, "live", settings) as publisher:
+    async with FeedPublisher(client, "live", settings) as publisher:
         began = time.monotonic()
         wall_ns = time.time_ns()
         for turn in range(turns):

@@ -4,7 +4,7 @@
 
 Starts a store, a publisher in a separate process, and one reader after the other in this process.
 The readers only count messages. Shows medians of this process's CPU time per message, and the
-ratio to redis-py's time. `ours` is the server's reader, `tickcast.broker.resp`. `stream` parses
+ratio to redis-py's time. `ours` is the server's reader, `RespReader`. `stream` parses
 in bulk as well, but awaits redis-py's stream for every read. A message is a batch of ten trades.
 """
 
@@ -25,8 +25,8 @@ import hiredis
 import uvloop
 
 from tickcast.broker.client import make_client
+from tickcast.broker.connection import READ_BYTES, RespReader
 from tickcast.broker.embedded import provided_store
-from tickcast.broker.resp import READ_BYTES, RespReader
 from tickcast.settings import Settings
 from tickcast.wire.encoding import pack
 from tickcast.wire.ticks import Trade

@@ -32,7 +32,7 @@ from processes import cpu_s
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import provided_store
 from tickcast.broker.publish_buffer import BATCH_TICKS_MAX
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.ticks import DEFAULT_FEED, Trade
 from tickcast.wire.times import Time
@@ -176,7 +176,7 @@ async def publish(url: str, count: int) -> None:
         for each in range(count)
     ]
     client = make_client(url)
-    async with Publisher(client, DEFAULT_FEED, Settings(), waits=True) as publisher:
+    async with FeedPublisher(client, DEFAULT_FEED, Settings(), waits=True) as publisher:
         begin_s, began_s = time.process_time(), time.monotonic()
         for start in range(0, count, BATCH_TICKS_MAX):
             await publisher.publish(ticks[start : start + BATCH_TICKS_MAX], checked=True)

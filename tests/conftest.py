@@ -27,7 +27,7 @@ from producers.simulation.pacing import Pacer, play
 from producers.simulation.synthetic import generate, symbol_names
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import provided_store
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.ticks import DEFAULT_FEED
@@ -91,8 +91,8 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 
 @pytest_asyncio.fixture
-async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[Publisher]:
-    async with Publisher(redis, DEFAULT_FEED, settings) as publisher:
+async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[FeedPublisher]:
+    async with FeedPublisher(redis, DEFAULT_FEED, settings) as publisher:
         yield publisher
 
 
@@ -171,7 +171,7 @@ async def until(condition: Callable[[], Any], timeout_s: float = 10.0) -> None:
 
 
 @pytest_asyncio.fixture
-async def market(publisher: Publisher) -> AsyncIterator[None]:
+async def market(publisher: FeedPublisher) -> AsyncIterator[None]:
     """A simulated market that has been open for a while."""
     symbols = symbol_names(5)
     past = generate(symbols, 500, 1, Time.now())

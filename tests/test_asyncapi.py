@@ -16,7 +16,7 @@ from tests.builders import T0, bar, quote, trade, trades
 from tests.conftest import running_server
 from tests.fuzz.seeds import ACTIONS
 from tests.talk import Talk, decode, talking
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.tapes import TapeWriter
 from tickcast.wire import messages as protocol
@@ -127,7 +127,7 @@ def test_rare_messages_fit_it(message: list[dict[str, Any]]) -> None:
 
 
 async def test_a_long_conversation_fits_it(
-    settings: Settings, redis_url: str, redis: Redis, publisher: Publisher, tmp_path: Path
+    settings: Settings, redis_url: str, redis: Redis, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     writer = TapeWriter(tmp_path / "one.jsonl.zst", "live")
     for tick in trades(3, "ES", 1):

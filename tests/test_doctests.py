@@ -18,7 +18,7 @@ import tickcast
 from tests.builders import bar, quote, trades
 from tests.conftest import running_server
 from tests.tickcast.client.tapes import write_tape
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +78,11 @@ def test_examples(test: doctest.DocTest) -> None:
 
 @pytest.mark.parametrize("test", SERVED, ids=lambda test: test.name)
 async def test_examples_with_a_server(
-    test: doctest.DocTest, settings: Settings, redis_url: str, publisher: Publisher, tmp_path: Path
+    test: doctest.DocTest,
+    settings: Settings,
+    redis_url: str,
+    publisher: FeedPublisher,
+    tmp_path: Path,
 ) -> None:
     write_tape(tmp_path, "es-2013-09-01")
     await publisher.publish([*trades(3), quote(), bar()])

@@ -12,7 +12,7 @@ from producers.recordings.csv import CsvRecording
 from producers.simulation.pacing import Pacer, play
 from tests.conftest import ES_TRADES, RunningServer
 from tests.talk import Talk, talking
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
 
@@ -24,7 +24,7 @@ RATE = 5_000
     not ES_TRADES.exists(), reason="the recorded trades are not beside this checkout"
 )
 async def test_twenty_clients_each_get_exactly_the_published_trades(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     expected = list(islice(CsvRecording(ES_TRADES, "ES"), COUNT))
 

@@ -14,7 +14,7 @@ from producers.recordings.csv import CsvRecording
 from tests.conftest import ES_TRADES, RunningServer
 from tests.faults.source import needs_recording
 from tests.programs import run_program
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -25,7 +25,7 @@ def example(name: str, *arguments: str) -> list[str]:
 
 @needs_recording
 async def test_replayed_trades_are_charted(
-    server: RunningServer, publisher: Publisher, tmp_path: Path
+    server: RunningServer, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     await publisher.publish(list(islice(CsvRecording(ES_TRADES, "ES"), 5000)))
     await publisher.drain()

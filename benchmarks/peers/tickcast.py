@@ -10,7 +10,7 @@ from typing import Any
 
 from peers import Feed, frame, handshake
 from tickcast.broker.client import make_client
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
@@ -48,7 +48,7 @@ class Peer:
 
 
 class StoreFeed:
-    """Publishes through `Publisher` into the store, like every producer."""
+    """Publishes through `FeedPublisher` into the store, like every producer."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory / STORE
@@ -56,7 +56,7 @@ class StoreFeed:
     async def open(self) -> None:
         settings = Settings(runtime_dir=str(self._directory))
         self._client = make_client(f"unix://{self._directory}/store.sock")
-        self._publisher = Publisher(self._client, "live", settings)
+        self._publisher = FeedPublisher(self._client, "live", settings)
         await self._publisher.__aenter__()
 
     def prepare(self, symbol: str, text: bytes, time_ns: int) -> Trade:

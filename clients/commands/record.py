@@ -24,7 +24,7 @@ from tickcast.client.stream import Stream, connect
 from tickcast.commands.hints import token_hint
 from tickcast.commands.options import ca_option, counted, run, token_option
 from tickcast.commands.parameters import DurationParameter
-from tickcast.tapes.directory import RecordingDirectory
+from tickcast.tapes.library import RecordingDirectory
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed, InvalidSettings, RecordingFailed
 from tickcast.wire.subscriptions import is_pattern

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from clients.load.histogram import LatencyHistogram
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.errors import BrokerUnavailable, InvalidSettings
 from tickcast.wire.ticks import Bar, Tick, Timeframe, new_quote, new_trade
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -91,7 +91,7 @@ class LoadProducer:
         begin_ns: when the schedule began, by the wall clock.
     """
 
-    def __init__(self, publisher: Publisher, schedule: PublishSchedule, burst: int) -> None:
+    def __init__(self, publisher: FeedPublisher, schedule: PublishSchedule, burst: int) -> None:
         self._publisher = publisher
         self._schedule = schedule
         self._burst = burst

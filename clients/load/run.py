@@ -16,7 +16,7 @@ from clients.load.plan import Plan, streams_of
 from clients.load.publishing import LoadProducer, PublishSchedule
 from clients.load.recorder import RunRecorder, UsageSample
 from clients.load.report import LoadReport
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.wire.errors import TickcastError
 from tickcast.wire.ticks import StreamKey
@@ -37,7 +37,7 @@ class ProgressDisplay(Protocol):
 class PublishSource:
     """Where the run publishes: a publisher, and the store that knows stream positions."""
 
-    def __init__(self, publisher: Publisher, store: Store, feed: str) -> None:
+    def __init__(self, publisher: FeedPublisher, store: Store, feed: str) -> None:
         self.publisher = publisher
         self._store = store
         self._feed = feed

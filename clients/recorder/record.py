@@ -11,8 +11,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 from tickcast.client.accounts import Gap, Position
 from tickcast.client.state import Notice, Refused
 from tickcast.client.stream import Stream
-from tickcast.tapes.directory import RecordingDirectory
-from tickcast.tapes.lines import GapMark
+from tickcast.tapes.format import GapMark
+from tickcast.tapes.library import RecordingDirectory
 from tickcast.tapes.writer import TapeWriter
 from tickcast.wire.ticks import CHANNELS, Tick
 from tickcast.wire.times import Time

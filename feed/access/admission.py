@@ -18,8 +18,7 @@ from feed.access.grant import OPEN_GRANT, Grant
 from feed.transport.address_limits import AddressLimiter, AddressLimits
 from feed.transport.slices import Steps, run_all
 from tickcast.addresses import Networks, client_network, is_allowed_host, is_allowed_origin
-from tickcast.broker.attempts import ConnectRateLimiter
-from tickcast.broker.connection_counts import ConnectionLimiter
+from tickcast.broker.limits import ConnectionLimiter, ConnectRateLimiter
 from tickcast.logs import SECURITY
 from tickcast.settings import Settings
 from tickcast.wire.actions import Credentials

@@ -15,8 +15,7 @@ from typing import Final, cast
 from feed.history.cursor import HistoryRequest
 from feed.history.follower import ClientBackfill
 from feed.history.pages import HistoryCache
-from tickcast.broker.history import PAGE_TICKS
-from tickcast.broker.store import Store
+from tickcast.broker.store import PAGE_TICKS, Store
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, Fault
 from tickcast.wire.sequence import History, TimeLocation

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from tickcast.tapes import Tape, TapeLibrary
-from tickcast.tapes.manifest import FrameEntry
-from tickcast.tapes.names import manifest_path
+from tickcast.tapes.manifest import FrameEntry, manifest_path
 from tickcast.wire.encoding import Encoding, encode_elements
 from tickcast.wire.errors import InvalidTape, TapeNotFound
 from tickcast.wire.subscriptions import Coverage

@@ -25,9 +25,8 @@ from feed.server.session import Session
 from feed.transport.address_limits import AddressLimits
 from feed.transport.loop_share import LoopShare
 from feed.transport.slices import TimeSlices
-from tickcast.broker.attempts import ConnectRateLimiter
 from tickcast.broker.client import make_client
-from tickcast.broker.connection_counts import ConnectionLimiter
+from tickcast.broker.limits import ConnectionLimiter, ConnectRateLimiter
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.tapes import TapeLibrary

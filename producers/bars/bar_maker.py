@@ -14,7 +14,7 @@ from producers.bars.bars import Bars
 from producers.bars.listening import StartPoint, TradeFollower
 from producers.bars.series import LENGTHS_NS
 from tickcast.broker.lease import Lease
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store, StreamHead
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
@@ -53,7 +53,7 @@ class BarMaker:
         settings: Settings,
         bars: Bars,
         patterns: Sequence[str],
-        publisher: Publisher,
+        publisher: FeedPublisher,
     ) -> None:
         self._feed = feed
         self._store = Store(client)

@@ -20,7 +20,7 @@ from producers.venues.capture import CaptureDirectory
 from producers.venues.client import VenueClient
 from producers.venues.registry import VENUES
 from producers.venues.venue import TickKinds, Venue
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.commands.options import (
     config_option,
     feed_option,
@@ -127,7 +127,7 @@ async def _live(
                 )
 
 
-async def _drain(publisher: Publisher) -> None:
+async def _drain(publisher: FeedPublisher) -> None:
     """Publish the ticks accepted so far, in spite of the cancellation.
 
     Ticks that can't be published in time are reported when the publisher closes.

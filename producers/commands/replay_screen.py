@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from producers.simulation.replay import Replay
-from tickcast.broker.steering import (
-    Command,
+from tickcast.broker.replays import (
     PauseCommand,
+    ReplayCommand,
     ResumeCommand,
     SeekCommand,
     SpeedCommand,
@@ -162,7 +162,7 @@ class _Steering:
                     await self._replay.ask(command)
 
 
-def command_of(key: str, state: ReplayState) -> Command | None:
+def command_of(key: str, state: ReplayState) -> ReplayCommand | None:
     """Return the command for a key in the given state of the replay, or None."""
     match key:
         case " ":

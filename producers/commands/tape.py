@@ -17,8 +17,15 @@ from tickcast.commands.options import BadLines, check_feed, counted
 from tickcast.commands.parameters import RecordingPoint, placed
 from tickcast.tapes.editing import cut, merge
 from tickcast.tapes.export import export
-from tickcast.tapes.manifest import Manifest, StreamSummary, encode_manifest
-from tickcast.tapes.names import SUFFIX, id_of, is_tape_id, manifest_path
+from tickcast.tapes.manifest import (
+    SUFFIX,
+    Manifest,
+    StreamSummary,
+    encode_manifest,
+    id_of,
+    is_tape_id,
+    manifest_path,
+)
 from tickcast.tapes.tape import Tape
 from tickcast.tapes.verify import TapeChain, TapeReport, verify
 from tickcast.tapes.writer import BLOCK_BYTES, TapeWriter

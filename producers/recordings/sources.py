@@ -14,7 +14,7 @@ from producers.recordings.files import DAMAGE, opened_bytes
 from producers.recordings.json_lines import JsonLinesRecording, is_json_lines
 from producers.recordings.layout import BadRow, RowFormat
 from producers.recordings.parquet import ParquetRecording
-from tickcast.tapes.lines import TapeHeader, decode_line
+from tickcast.tapes.format import TapeHeader, decode_line
 from tickcast.tapes.tape import Tape
 from tickcast.wire.errors import InvalidRecording, InvalidTape
 from tickcast.wire.playback import TickSource

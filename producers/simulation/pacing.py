@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND
 
@@ -41,7 +41,7 @@ class Pacer:
 
 async def play(
     ticks: Iterable[Tick],
-    publisher: Publisher,
+    publisher: FeedPublisher,
     pacer: Pacer,
     on_progress: Callable[[Tick, int], None] = lambda tick, count: None,
     stamp: Callable[[Tick], Tick] = lambda tick: tick,

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tickcast.broker.publish_buffer import BATCH_TICKS_MAX
-from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import ReplayControl
-from tickcast.broker.steering import (
-    Command,
+from tickcast.broker.publisher import FeedPublisher
+from tickcast.broker.replays import (
     PauseCommand,
+    ReplayCommand,
+    ReplayControl,
     ResumeCommand,
     SeekCommand,
     SpeedCommand,
@@ -59,7 +59,7 @@ class ReplayOrder:
 
 @dataclass
 class _Asked:
-    command: Command
+    command: ReplayCommand
     done: asyncio.Future[ReplayState] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
@@ -78,7 +78,7 @@ class Replay:
     def __init__(
         self,
         deck: Player[Tick],
-        publisher: Publisher,
+        publisher: FeedPublisher,
         stage: ReplayControl,
         order: ReplayOrder,
         *,
@@ -115,7 +115,7 @@ class Replay:
         """
         return {"/".join(key): digest.hexdigest() for key, digest in sorted(self._hashes.items())}
 
-    async def ask(self, command: Command) -> ReplayState:
+    async def ask(self, command: ReplayCommand) -> ReplayState:
         """Carry out a command and return the state afterwards.
 
         Raises:
@@ -143,7 +143,7 @@ class Replay:
             InvalidSettings: the feed holds streams from other producers that must not be
                 overwritten.
             InvalidRecording: the recording turns out to be damaged.
-            BrokerUnavailable, BrokerUnsuitable: see `Publisher`.
+            BrokerUnavailable, BrokerUnsuitable: see `FeedPublisher`.
         """
         others = await self._stage.origins.others() if self._publisher.has_streams else []
         if others and not (self._order.overwrite or self._order.retime):
@@ -299,7 +299,7 @@ class Replay:
         if not asked.done.done():
             asked.done.set_result(self.state)
 
-    def _obey(self, command: Command) -> list[Tick]:
+    def _obey(self, command: ReplayCommand) -> list[Tick]:
         """Apply a command to the deck and return the ticks that it releases.
 
         Raises:

@@ -23,7 +23,7 @@ from tests.talk import talking
 from tickcast.broker import replays
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import store_url
-from tickcast.broker.steering import (
+from tickcast.broker.replays import (
     PauseCommand,
     ResumeCommand,
     SeekCommand,

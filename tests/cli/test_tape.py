@@ -14,7 +14,7 @@ from tests.builders import T0, quote, trade, trades
 from tests.cli.conftest import Shell
 from tests.tickcast.tapes.builders import a_tape, write
 from tickcast.tapes import Tape
-from tickcast.tapes.names import manifest_path
+from tickcast.tapes.manifest import manifest_path
 from tickcast.wire.times import NS_PER_SECOND, Time
 
 

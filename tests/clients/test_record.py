@@ -19,13 +19,13 @@ from producers.simulation.synthetic import generate, symbol_names
 from tests.builders import T0, bar, quote, trades
 from tests.conftest import RunningServer, running_server, until
 from tests.tickcast.client.double import Peer, hold, playing
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.client.accounts import Gap, Position
 from tickcast.client.stream import connect
 from tickcast.settings import Settings
 from tickcast.tapes import Tape, TapeLibrary, TapeWriter
-from tickcast.tapes.directory import RecordingDirectory
-from tickcast.tapes.lines import EpochMark, GapMark
+from tickcast.tapes.format import EpochMark, GapMark
+from tickcast.tapes.library import RecordingDirectory
 from tickcast.wire.errors import RecordingFailed
 
 NEVER = Rotation()
@@ -79,7 +79,7 @@ def seqs(tape: Tape, symbol: str = "ES") -> list[int | None]:
 
 
 async def test_it_records_ticks_with_epochs(
-    server: RunningServer, publisher: Publisher, tmp_path: Path
+    server: RunningServer, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     await publisher.publish(trades(2))
     await publisher.drain()
@@ -104,7 +104,7 @@ async def test_it_records_ticks_with_epochs(
 
 @pytest.mark.parametrize("close", [True, False])
 async def test_it_goes_on_where_the_last_one_has_stopped(
-    server: RunningServer, publisher: Publisher, tmp_path: Path, close: bool
+    server: RunningServer, publisher: FeedPublisher, tmp_path: Path, close: bool
 ) -> None:
     async with recording(server.stream, tmp_path, close=close) as recorder:
         await publisher.publish([*trades(3), *trades(2, "NQ")])
@@ -126,7 +126,7 @@ async def test_it_goes_on_where_the_last_one_has_stopped(
 
 
 async def test_what_history_has_lost_is_named(
-    server: RunningServer, publisher: Publisher, redis: Redis, tmp_path: Path
+    server: RunningServer, publisher: FeedPublisher, redis: Redis, tmp_path: Path
 ) -> None:
     async with recording(server.stream, tmp_path) as recorder:
         await publisher.publish(trades(3))
@@ -145,7 +145,7 @@ async def test_what_history_has_lost_is_named(
 
 @pytest.mark.parametrize("asks", [True, False])
 async def test_a_new_numbering_is_named(
-    server: RunningServer, publisher: Publisher, redis: Redis, tmp_path: Path, asks: bool
+    server: RunningServer, publisher: FeedPublisher, redis: Redis, tmp_path: Path, asks: bool
 ) -> None:
     async with recording(server.stream, tmp_path) as recorder:
         await publisher.publish(trades(3))
@@ -171,7 +171,7 @@ async def test_a_new_numbering_is_named(
 
 
 async def test_it_comes_back_after_a_cut(
-    settings: Settings, redis_url: str, publisher: Publisher, tmp_path: Path
+    settings: Settings, redis_url: str, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     async with running_server(settings, redis_url) as server:
         port = int(server.http.rsplit(":", 1)[1])
@@ -190,7 +190,7 @@ async def test_it_comes_back_after_a_cut(
 
 @pytest.mark.parametrize("rotation", [Rotation(after_bytes=1), Rotation(after_s=0.05)])
 async def test_it_rotates(
-    server: RunningServer, publisher: Publisher, tmp_path: Path, rotation: Rotation
+    server: RunningServer, publisher: FeedPublisher, tmp_path: Path, rotation: Rotation
 ) -> None:
     async with recording(server.stream, tmp_path, rotation) as recorder:
         for count in range(1, 4):
@@ -220,7 +220,7 @@ async def test_a_tape_replayed_and_recorded_has_the_same_content(
     async with (
         running_server(settings, redis_url) as server,
         recording(server.stream, tmp_path / "again", wanted=wanted) as recorder,
-        Publisher(redis, "live", settings, waits=True) as publisher,
+        FeedPublisher(redis, "live", settings, waits=True) as publisher,
     ):
         for tick in tape.read():
             await publisher.publish([replace(tick, seq=None)])
@@ -232,7 +232,7 @@ async def test_a_tape_replayed_and_recorded_has_the_same_content(
 
 
 async def test_one_recorder_to_a_folder(
-    server: RunningServer, publisher: Publisher, tmp_path: Path
+    server: RunningServer, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     async with recording(server.stream, tmp_path):
         with pytest.raises(RecordingFailed, match="another recorder writes here"):
@@ -258,7 +258,7 @@ async def test_a_server_that_knows_no_extension_is_recorded(tmp_path: Path) -> N
 
 
 async def test_a_full_disk_ends_it_with_a_word(
-    server: RunningServer, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: RunningServer, publisher: FeedPublisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf = RecordingDirectory(tmp_path, "live", "")
     async with connect(server.stream) as stream:

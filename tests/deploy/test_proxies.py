@@ -19,7 +19,7 @@ from feed.server.app import create_app
 from tests.builders import trades
 from tests.conftest import RunningServer, running_app, until
 from tickcast import connect
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.ticks import Tick
 
@@ -107,7 +107,7 @@ async def server(settings: Settings, redis_url: str) -> AsyncIterator[RunningSer
 
 @pytest.mark.parametrize("proxy", PROXIES)
 async def test_the_page_and_streams_work_below_a_prefix(
-    proxy: Proxy, server: RunningServer, publisher: Publisher, tmp_path: Path
+    proxy: Proxy, server: RunningServer, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     port = free_port()
     upstream = server.http.removeprefix("http://")

@@ -17,7 +17,7 @@ import pytest_asyncio
 from producers.simulation.pacing import Pacer, play
 from producers.simulation.synthetic import generate, symbol_names
 from tests.faults.serving import ServerProcess
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.times import Time
@@ -73,7 +73,7 @@ async def site(runtime_dir: Path, redis_url: str) -> AsyncIterator[ServerProcess
 
 @asynccontextmanager
 async def trading(
-    publisher: Publisher, symbols: int = 20, rate: float = 200
+    publisher: FeedPublisher, symbols: int = 20, rate: float = 200
 ) -> AsyncIterator[None]:
     """Publish a simulated market, as `tickcast demo` does."""
     ticks = generate(symbol_names(symbols), rate, seed=7, start=Time.now())
@@ -85,7 +85,7 @@ async def trading(
 
 
 @pytest_asyncio.fixture
-async def market(publisher: Publisher, settings: Settings) -> AsyncIterator[None]:
+async def market(publisher: FeedPublisher, settings: Settings) -> AsyncIterator[None]:
     async with trading(publisher):
         yield
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.conftest import PHONE, Visit, visiting
 from tests.faults.serving import ServerProcess
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.client.stream import connect
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -167,7 +167,9 @@ async def test_a_link_shares_a_watchlist(site: ServerProcess, browser: Any) -> N
         assert visit.complaints == []
 
 
-async def test_large_volumes_fit(site: ServerProcess, publisher: Publisher, browser: Any) -> None:
+async def test_large_volumes_fit(
+    site: ServerProcess, publisher: FeedPublisher, browser: Any
+) -> None:
     sizes = {"BIG1": 256_018, "BIG2": 1_234_567, "BIG3": 98_765.4321}
     async with visiting(browser, site.http, viewport={"width": 1100, "height": 800}) as visit:
         await visit.until_drawn()

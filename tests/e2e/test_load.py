@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import Visit, trading, visiting
 from tests.e2e.profiling import CATEGORIES, costs
 from tests.faults.serving import ServerProcess
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 
 SYMBOLS, RATE = 200, 5_000
 WARM_UP_S = 5.0
@@ -49,7 +49,7 @@ async def figures(devtools: Any) -> dict[str, float]:
 
 @pytest.mark.timeout(900)
 async def test_it_keeps_up(
-    site: ServerProcess, browser: Any, publisher: Publisher, pytestconfig: pytest.Config
+    site: ServerProcess, browser: Any, publisher: FeedPublisher, pytestconfig: pytest.Config
 ) -> None:
     seconds = pytestconfig.getoption("--e2e-seconds")
     trace = pytestconfig.getoption("--e2e-trace")

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from tests.e2e.conftest import PHONE, Visit, trading, visiting
 from tests.faults.serving import ServerProcess
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.ticks import Quote, StreamKey, Tick, Trade
@@ -70,7 +70,7 @@ def check_truth(seen: dict[str, Any], seq: int) -> None:
 @pytest.mark.timeout(900)
 async def test_restarts(
     site: ServerProcess,
-    publisher: Publisher,
+    publisher: FeedPublisher,
     redis: Redis,
     browser: Any,
     pytestconfig: pytest.Config,
@@ -100,7 +100,7 @@ async def test_restarts(
 
 
 async def test_a_chart_that_gets_nothing_is_not_live(
-    site: ServerProcess, publisher: Publisher, browser: Any
+    site: ServerProcess, publisher: FeedPublisher, browser: Any
 ) -> None:
     async with trading(publisher), visiting(browser, f"{site.http}/?symbol=ACME") as visit:
         await visit.until_drawn()
@@ -115,7 +115,7 @@ async def test_a_chart_that_gets_nothing_is_not_live(
 
 
 async def test_while_redis_stands_still_the_page_tells_how_old_it_is(
-    site: ServerProcess, publisher: Publisher, redis: Redis, browser: Any
+    site: ServerProcess, publisher: FeedPublisher, redis: Redis, browser: Any
 ) -> None:
     store = (await redis.info("server"))["process_id"]
     async with trading(publisher), visiting(browser, f"{site.http}/?symbol=ACME") as visit:
@@ -137,7 +137,7 @@ async def test_while_redis_stands_still_the_page_tells_how_old_it_is(
 
 
 @asynccontextmanager
-async def quoting(publisher: Publisher) -> AsyncIterator[None]:
+async def quoting(publisher: FeedPublisher) -> AsyncIterator[None]:
     """Publish each of the prices, again and again."""
 
     async def publish() -> None:
@@ -160,7 +160,7 @@ async def quoting(publisher: Publisher) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_prices_are_whole(
-    site: ServerProcess, publisher: Publisher, browser: Any, theme: str
+    site: ServerProcess, publisher: FeedPublisher, browser: Any, theme: str
 ) -> None:
     async with (
         quoting(publisher),
@@ -187,7 +187,7 @@ async def test_prices_are_whole(
 
 
 async def test_the_crosshair_shows_the_candle_under_the_mouse(
-    site: ServerProcess, publisher: Publisher, browser: Any
+    site: ServerProcess, publisher: FeedPublisher, browser: Any
 ) -> None:
     async with trading(publisher), visiting(browser, f"{site.http}/?symbol=ACME") as visit:
         await visit.until_drawn()
@@ -214,7 +214,7 @@ def figures(candle: dict[str, float]) -> str:
 
 
 async def test_another_encoding_loses_nothing(
-    site: ServerProcess, publisher: Publisher, browser: Any
+    site: ServerProcess, publisher: FeedPublisher, browser: Any
 ) -> None:
     async with trading(publisher, rate=500), visiting(browser, site.http) as visit:
         await visit.until_drawn()
@@ -229,7 +229,7 @@ async def test_another_encoding_loses_nothing(
 
 
 async def test_the_past_is_not_counted_as_ticks_a_second(
-    site: ServerProcess, publisher: Publisher, browser: Any
+    site: ServerProcess, publisher: FeedPublisher, browser: Any
 ) -> None:
     now = Time.now()
     await publisher.publish([Trade(symbol="ACME", price=1, size=1, time=now) for _ in range(8_000)])
@@ -243,7 +243,7 @@ async def test_the_past_is_not_counted_as_ticks_a_second(
         assert 0 < max(shown) < 500
 
 
-async def test_what_is_entered(site: ServerProcess, publisher: Publisher, browser: Any) -> None:
+async def test_what_is_entered(site: ServerProcess, publisher: FeedPublisher, browser: Any) -> None:
     async with trading(publisher), visiting(browser, site.http) as visit:
         page = visit.page
         await visit.until_drawn()
@@ -270,7 +270,7 @@ async def test_what_is_entered(site: ServerProcess, publisher: Publisher, browse
 
 
 async def test_what_is_entered_into_a_list_of_ones_own(
-    site: ServerProcess, publisher: Publisher, browser: Any
+    site: ServerProcess, publisher: FeedPublisher, browser: Any
 ) -> None:
     link = f"{site.http}/?symbols=ACME"
     async with trading(publisher), visiting(browser, link, viewport=PHONE) as visit:
@@ -289,7 +289,7 @@ async def test_what_is_entered_into_a_list_of_ones_own(
 
 
 async def test_feeds_that_show_nothing(
-    site: ServerProcess, publisher: Publisher, browser: Any
+    site: ServerProcess, publisher: FeedPublisher, browser: Any
 ) -> None:
     async with trading(publisher):
         async with visiting(browser, f"{site.http}/?feed=N%20Y%3C") as visit:
@@ -346,7 +346,7 @@ async def below(prefix: str, port: int) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}{prefix}/"
 
 
-async def test_below_a_prefix(site: ServerProcess, publisher: Publisher, browser: Any) -> None:
+async def test_below_a_prefix(site: ServerProcess, publisher: FeedPublisher, browser: Any) -> None:
     async with (
         trading(publisher),
         below("/tick", site.port) as url,

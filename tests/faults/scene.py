@@ -20,7 +20,7 @@ from tests.faults.proxy import Proxy, running_proxy
 from tests.faults.serving import ServerProcess
 from tests.faults.source import Source
 from tests.faults.valkey import Valkey, our_client
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding
@@ -107,11 +107,11 @@ class Scene:
     async def proxy(self, target: int) -> Proxy:
         return await self._stack.enter_async_context(running_proxy(target))
 
-    async def publisher(self, redis_url: str, *, waits: bool = True) -> Publisher:
+    async def publisher(self, redis_url: str, *, waits: bool = True) -> FeedPublisher:
         """Start a publisher of the default feed, in this process."""
         client = our_client(redis_url)
         self._stack.push_async_callback(client.aclose)
-        publisher = Publisher(client, DEFAULT_FEED, Settings(**self._settings), waits=waits)
+        publisher = FeedPublisher(client, DEFAULT_FEED, Settings(**self._settings), waits=waits)
         await publisher.__aenter__()
         # With an error, it does not wait until everything is published.
         self._stack.push_async_callback(publisher.__aexit__, GeneratorExit, None, None)

@@ -12,7 +12,7 @@ import pytest
 
 from producers.recordings.csv import CsvRecording
 from tests.conftest import ES_TRADES
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
 
@@ -55,7 +55,7 @@ class Source:
         ended: True when it offers no more, and everything is published.
     """
 
-    def __init__(self, publisher: Publisher, ticks: Iterable[Trade], rate: float) -> None:
+    def __init__(self, publisher: FeedPublisher, ticks: Iterable[Trade], rate: float) -> None:
         self.publisher = publisher
         self.rate = rate
         self.offered = 0

@@ -19,7 +19,7 @@ from tests.faults.scene import Scene
 from tests.faults.serving import ServerProcess
 from tests.faults.source import Source, made_up
 from tests.faults.valkey import free_port
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
@@ -119,7 +119,7 @@ class Stage:
 async def staged(scene: Scene, streams: int, metrics_port: int) -> Stage:
     store = await scene.valkey()
     server = await scene.server(store.url)
-    publisher: Publisher = await scene.publisher(store.url)
+    publisher: FeedPublisher = await scene.publisher(store.url)
     now = Time.now()
     for start in range(0, streams, 1000):
         names = range(start, min(streams, start + 1000))

@@ -15,7 +15,7 @@ from tests.conftest import ES_TRADES
 from tests.faults.conftest import Scale
 from tests.faults.source import needs_recording
 from tickcast.tapes import Tape, TapeLibrary
-from tickcast.tapes.lines import encode_tick
+from tickcast.tapes.format import encode_tick
 from tickcast.tapes.stats import TapeStats
 
 pytestmark = [pytest.mark.faults, needs_recording]

@@ -21,7 +21,7 @@ from tests.faults.scene import Scene
 from tests.faults.serving import ServerProcess, can_look_inside
 from tests.faults.source import Source, made_up
 from tests.faults.valkey import Valkey
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.times import Time
@@ -175,7 +175,7 @@ async def test_memory_and_files_stay_where_they_are(directory: Path, scale: Scal
         assert scale.minutes < JUDGED_FROM_MINUTES or growth < GROWTH_MAX_BYTES
 
 
-async def test_no_task_is_left_behind(server: RunningServer, publisher: Publisher) -> None:
+async def test_no_task_is_left_behind(server: RunningServer, publisher: FeedPublisher) -> None:
     """Tasks can't be counted from outside, so the server runs in this process here."""
     before = len(asyncio.all_tasks())
     source = Source(publisher, made_up(SYMBOLS), rate=2_000)

@@ -28,7 +28,7 @@ from tests.feed.test_edges import SCHEMAS
 from tests.recorded import Recorded
 from tests.talk import Talk, talking
 from tests.tickcast.client.tapes import write_tape
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.actions import ReplayCommand
 from tickcast.wire.playback import ReplayMode
@@ -95,7 +95,7 @@ async def server(guarded: Settings, redis_url: str) -> AsyncIterator[RunningServ
 async def replay(redis: Redis, guarded: Settings) -> AsyncIterator[Replay]:
     """A replay into the feed `live`."""
     async with (
-        Publisher(redis, "live", guarded, waits=True) as publisher,
+        FeedPublisher(redis, "live", guarded, waits=True) as publisher,
         playing(redis, publisher, Recorded(0, 1000)) as replay,
     ):
         await publisher.publish(trades(3))

@@ -28,7 +28,7 @@ from tests.feed.server.test_feed_replays import playing
 from tests.recorded import Recorded
 from tests.talk import Talk, talking
 from tests.tickcast.client.tapes import write_tape
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.actions import ReplayCommand
 
@@ -191,7 +191,9 @@ def accepts(replies: list[Message]) -> bool:
 class Bystander:
     """Clients that make only ordinary requests."""
 
-    def __init__(self, talk: Talk, server: RunningServer, publisher: Publisher, seq: int) -> None:
+    def __init__(
+        self, talk: Talk, server: RunningServer, publisher: FeedPublisher, seq: int
+    ) -> None:
         self._talk = talk
         self._server = server
         self._publisher = publisher
@@ -256,7 +258,7 @@ async def test_edges_are_the_trouble_of_their_sender(
     settings: Settings,
     redis_url: str,
     redis: Redis,
-    publisher: Publisher,
+    publisher: FeedPublisher,
     tmp_path: Path,
     packs: bool,
     caplog: pytest.LogCaptureFixture,
@@ -268,7 +270,7 @@ async def test_edges_are_the_trouble_of_their_sender(
     encoding = "msgpack" if packs else "json"
     async with (
         running_server(replace(settings, tapes=str(tmp_path)), redis_url) as server,
-        Publisher(redis, "played", settings, waits=True) as player,
+        FeedPublisher(redis, "played", settings, waits=True) as player,
         playing(redis, player, source, feed="played"),
         talking(f"{server.stream}?encoding={encoding}") as one,
         talking(f"{server.ws}/v2/played?encoding={encoding}") as another,
@@ -293,7 +295,7 @@ PARAMETERS: Final = {
 
 
 async def test_edges_in_addresses(
-    server: RunningServer, publisher: Publisher, caplog: pytest.LogCaptureFixture
+    server: RunningServer, publisher: FeedPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     await publisher.publish(trades(3))
     await publisher.drain()

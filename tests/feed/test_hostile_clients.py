@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.builders import trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import Talk, talking
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 
 
@@ -57,7 +57,7 @@ def malformed(dice: random.Random) -> Iterator[str | bytes]:
 
 
 async def test_two_thousand_malformed_messages_get_an_error_each(
-    server: RunningServer, publisher: Publisher, caplog: pytest.LogCaptureFixture
+    server: RunningServer, publisher: FeedPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     dice = random.Random(7)
     async with talking(server.stream) as good, talking(server.stream) as bad:
@@ -96,7 +96,7 @@ async def deaf_client(server: RunningServer, message: bytes) -> sockets.socket:
 
 
 async def test_a_client_that_never_reads_goes_and_delays_nobody(
-    runtime_dir: Any, redis_url: str, publisher: Publisher
+    runtime_dir: Any, redis_url: str, publisher: FeedPublisher
 ) -> None:
     small = Settings(runtime_dir=str(runtime_dir), outbox_max_bytes=256 * 1024)
     async with running_server(small, redis_url) as server, talking(server.stream) as good:
@@ -121,7 +121,7 @@ async def test_a_client_that_never_reads_goes_and_delays_nobody(
 
 
 async def test_a_client_that_reads_again_in_time_learns_why_it_goes(
-    runtime_dir: Any, redis_url: str, publisher: Publisher
+    runtime_dir: Any, redis_url: str, publisher: FeedPublisher
 ) -> None:
     small = Settings(runtime_dir=str(runtime_dir), outbox_max_bytes=64 * 1024)
     async with running_server(small, redis_url) as server, talking(server.stream) as talk:
@@ -159,7 +159,7 @@ async def test_a_client_that_asks_and_never_reads_the_answers_goes_too(
 
 
 async def test_memory_does_not_grow_with_clients_that_came_and_went(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async def visit(number: int) -> None:
         async with talking(server.stream) as talk:

@@ -19,7 +19,7 @@ from tests.tickcast.broker.test_embedded import guard_of
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import provided_store
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.wire.errors import BrokerUnavailable
@@ -56,7 +56,7 @@ async def test_clients_stay_while_the_store_is_replaced(settings: Settings, redi
         async with provided_store(other):
             await until_status(server.http + "/ready", 200)
             client = make_client(url)
-            async with Publisher(client, "live", other) as publisher:
+            async with FeedPublisher(client, "live", other) as publisher:
                 await publisher.publish(trades(3, "ES"))
                 await publisher.publish([trade("EXTRA")])
             ticks = await talk.ticks(4)
@@ -69,7 +69,7 @@ async def test_clients_stay_while_the_store_is_replaced(settings: Settings, redi
 
 
 async def test_what_was_published_during_a_cut_comes_from_history(
-    settings: Settings, redis_url: str, redis: Any, publisher: Publisher
+    settings: Settings, redis_url: str, redis: Any, publisher: FeedPublisher
 ) -> None:
     async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["*", "ES"])
@@ -91,7 +91,7 @@ async def test_what_was_published_during_a_cut_comes_from_history(
 
 
 async def test_a_store_that_falls_silent_is_noticed(
-    settings: Settings, redis_url: str, redis: Any, publisher: Publisher
+    settings: Settings, redis_url: str, redis: Any, publisher: FeedPublisher
 ) -> None:
     pid = (await redis.info("server"))["process_id"]
     async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
@@ -122,7 +122,7 @@ async def test_a_store_that_falls_silent_is_noticed(
 
 
 async def test_a_store_that_is_killed_with_its_guard_comes_back(
-    settings: Settings, redis_url: str, publisher: Publisher, runtime_dir: Path
+    settings: Settings, redis_url: str, publisher: FeedPublisher, runtime_dir: Path
 ) -> None:
     await publisher.publish(trades(3))
     await publisher.drain()
@@ -150,7 +150,7 @@ async def test_a_server_may_start_before_its_redis(settings: Settings) -> None:
 
 
 async def test_a_new_stream_that_cannot_be_opened_is_left_out(
-    settings: Settings, redis_url: str, redis: Any, publisher: Publisher,
+    settings: Settings, redis_url: str, redis: Any, publisher: FeedPublisher,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     bad = StreamKey("live", "trades", "BAD")
@@ -168,7 +168,7 @@ async def test_a_new_stream_that_cannot_be_opened_is_left_out(
 
 
 async def test_garbage_in_a_channel_is_ignored(
-    settings: Settings, redis_url: str, redis: Any, publisher: Publisher,
+    settings: Settings, redis_url: str, redis: Any, publisher: FeedPublisher,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
@@ -185,6 +185,6 @@ async def test_garbage_in_a_channel_is_ignored(
 async def test_publishing_without_a_store_fails_at_once(settings: Settings) -> None:
     client = make_client(f"unix://{settings.runtime_dir}/store.sock")
     with pytest.raises(BrokerUnavailable):
-        async with Publisher(client, "live", settings):
+        async with FeedPublisher(client, "live", settings):
             pass
     await client.aclose()

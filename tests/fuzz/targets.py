@@ -57,10 +57,10 @@ from tests.fuzz.seeds import (
     TIME_FORMATS,
     TIMES,
 )
-from tickcast.broker.steering import parse_command
+from tickcast.broker.replays import parse_command
 from tickcast.tapes import Tape, TapeWriter
 from tickcast.tapes.editing import cut
-from tickcast.tapes.frames import compress
+from tickcast.tapes.format import compress
 from tickcast.tapes.manifest import decode_manifest, encode_manifest
 from tickcast.tapes.verify import verify
 from tickcast.wire import messages as protocol

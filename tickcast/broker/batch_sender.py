@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import database_of, translated_errors
-from tickcast.broker.pipelined import Command, PipelinedConnection
+from tickcast.broker.connection import PipelinedConnection, RedisCommand
 from tickcast.broker.scripts import Script, is_unknown
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
@@ -156,7 +156,7 @@ class BatchSender:
                 batch.is_in_doubt = True
             raise
 
-    def _command(self, key: StreamKey, batch: OutgoingBatch, now_us: int) -> Command:
+    def _command(self, key: StreamKey, batch: OutgoingBatch, now_us: int) -> RedisCommand:
         return _PUBLISH.command(
             (keys.meta(key), keys.history(key)),
             self._epoch,

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import channel_of, translated_errors
-from tickcast.broker.pipelined import PipelinedConnection
+from tickcast.broker.connection import PipelinedConnection
 from tickcast.broker.replays import read_state
 from tickcast.broker.store import Store
 from tickcast.wire.ticks import DEFAULT_FEED, StreamKey

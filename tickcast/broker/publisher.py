@@ -46,7 +46,7 @@ class _Outage:
     dropped: Mapping[StreamKey, int]
 
 
-class Publisher:
+class FeedPublisher:
     """Publishes the ticks of one feed, each exactly once.
 
     One round trip is under way at a time. Ticks that arrive in the meantime are gathered by stream
@@ -119,7 +119,7 @@ class Publisher:
         """Whether Redis is currently unreachable."""
         return self._outage is not None
 
-    async def __aenter__(self) -> Publisher:
+    async def __aenter__(self) -> FeedPublisher:
         await self._sender.open()
         self._room.set()
         self._idle.set()

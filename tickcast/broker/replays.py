@@ -7,21 +7,81 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta, Struct
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 
 from tickcast.broker import keys
 from tickcast.broker.client import channel_of, execute, translated_errors
 from tickcast.broker.scripts import Script
-from tickcast.broker.steering import Command, parse_command
 from tickcast.broker.store import Store
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import BrokerUnavailable, ReplayFailed
-from tickcast.wire.playback import ReplayState
+from tickcast.wire.playback import STEPS_MAX, ReplayState
 from tickcast.wire.ticks import StreamKey
+
+_MESSAGE_BYTES: Final = 1024
+_Id = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class _Command(Struct, tag_field="do", forbid_unknown_fields=True, kw_only=True):
+    """The base of all commands. The reply repeats `id`."""
+
+    id: _Id
+
+
+class PauseCommand(_Command, tag="pause"):
+    """Pause the replay."""
+
+
+class ResumeCommand(_Command, tag="resume"):
+    """Resume the replay."""
+
+
+class StatusCommand(_Command, tag="status"):
+    """Report the state of the replay."""
+
+
+class SeekCommand(_Command, tag="seek"):
+    """Go to a time in the recording, or by an offset from the current one: `+10m`, `-30s`."""
+
+    position: Annotated[str, Meta(max_length=64)] | int
+
+
+class SpeedCommand(_Command, tag="speed"):
+    """Change the speed to a number or `max`."""
+
+    speed: float | Annotated[str, Meta(max_length=32)]
+
+
+class StepCommand(_Command, tag="step"):
+    """Pause, and publish a number of ticks."""
+
+    ticks: Annotated[int, Meta(ge=1, le=STEPS_MAX)] = 1
+
+
+ReplayCommand = (
+    PauseCommand | ResumeCommand | StatusCommand | SeekCommand | SpeedCommand | StepCommand
+)
+_DECODER: Final[msgspec.json.Decoder[ReplayCommand]] = msgspec.json.Decoder(ReplayCommand)
+
+
+def parse_command(data: bytes) -> ReplayCommand:
+    """Parse a command.
+
+    Raises:
+        ReplayFailed: the message is not a valid command.
+    """
+    if len(data) > _MESSAGE_BYTES:
+        raise ReplayFailed(f"a command has at most {_MESSAGE_BYTES} bytes")
+    try:
+        return _DECODER.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ReplayFailed(f"no command: {error}") from None
+
 
 EXPIRY_S: Final = 3.0
 """A replay that has not announced itself for this long counts as gone."""
@@ -95,7 +155,7 @@ class ReplayControl:
             self._channel(keys.replay_states(self.feed)),
         )  # fmt: skip
 
-    async def serve(self, carry_out: Callable[[Command], Awaitable[ReplayState]]) -> None:
+    async def serve(self, carry_out: Callable[[ReplayCommand], Awaitable[ReplayState]]) -> None:
         """Carry out commands one after the other until cancelled, and wait during outages.
 
         Args:
@@ -114,7 +174,7 @@ class ReplayControl:
             await asyncio.sleep(_PAUSE_S)
 
     async def _answer(
-        self, data: bytes, carry_out: Callable[[Command], Awaitable[ReplayState]]
+        self, data: bytes, carry_out: Callable[[ReplayCommand], Awaitable[ReplayState]]
     ) -> None:
         reply: dict[str, Any] = {"id": (_read_map(data) or {}).get("id")}
         try:
@@ -193,7 +253,7 @@ async def steer(client: Redis, feed: str, command: Mapping[str, object]) -> Repl
     """Send a command to a feed's replay and return its new state.
 
     Args:
-        command: the fields of a command (see `tickcast.broker.steering`), without an `id`.
+        command: the fields of a command (see `tickcast.broker.replays`), without an `id`.
 
     Raises:
         ReplayFailed: there is no replay, it does not answer, or it refuses the command.

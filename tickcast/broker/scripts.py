@@ -17,7 +17,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from tickcast.broker.client import replies_of, translated_errors
-from tickcast.broker.pipelined import Command, PipelinedConnection
+from tickcast.broker.connection import PipelinedConnection, RedisCommand
 
 Call = tuple[Sequence[str], Sequence[str | int | bytes]]
 """The keys and the other arguments of a call."""
@@ -54,7 +54,7 @@ class Script:
     async def call_all(self, client: Redis, calls: Sequence[Call]) -> list[Any]:
         """Make several calls and return their results in the same order. Raises like `call`."""
 
-        async def send(commands: Sequence[Command]) -> list[Any]:
+        async def send(commands: Sequence[RedisCommand]) -> list[Any]:
             pipeline = client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
@@ -71,7 +71,7 @@ class Script:
     async def _call(
         self,
         client: Redis,
-        send: Callable[[Sequence[Command]], Awaitable[list[Any]]],
+        send: Callable[[Sequence[RedisCommand]], Awaitable[list[Any]]],
         calls: Sequence[Call],
     ) -> list[Any]:
         commands = [self.command(keys, *arguments) for keys, arguments in calls]
@@ -89,7 +89,7 @@ class Script:
                     raise reply
         return replies
 
-    def command(self, keys: Sequence[str], *arguments: str | int | bytes) -> Command:
+    def command(self, keys: Sequence[str], *arguments: str | int | bytes) -> RedisCommand:
         """Return a call as a command. The caller must check its reply with `is_unknown`."""
         return (self._verb, self._sha, len(keys), *keys, *arguments)
 

@@ -17,8 +17,12 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import channel_of, check_version, named, translated_errors
-from tickcast.broker.pipelined import Command, PipelinedConnection
-from tickcast.broker.resp import RespReader, open_connection
+from tickcast.broker.connection import (
+    PipelinedConnection,
+    RedisCommand,
+    RespReader,
+    open_connection,
+)
 from tickcast.tasks import OutageLog, cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, TickcastError
 
@@ -289,7 +293,7 @@ class Subscriber:
     async def _send_heartbeat(self, pipe: PipelinedConnection) -> None:
         sent_s = time.monotonic()
         channel = channel_of(self._client, self._heartbeats)
-        commands: list[Command] = [("PUBLISH", channel, repr(sent_s))]
+        commands: list[RedisCommand] = [("PUBLISH", channel, repr(sent_s))]
         if self._answer is not None:
             # A Redis that is loading its data passes messages on, but refuses a PING.
             commands.append(("PING",))

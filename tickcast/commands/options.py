@@ -18,7 +18,7 @@ from tickcast.broker.client import check_version, make_client
 from tickcast.broker.embedded import find_store
 from tickcast.broker.preflight import rehearse
 from tickcast.broker.publish_buffer import DroppedTicks
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.commands.standard_streams import logged_on_stderr
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait, stop_signals
@@ -164,7 +164,7 @@ async def open_client(settings: Settings) -> AsyncIterator[Redis]:
 @asynccontextmanager
 async def open_publisher(
     settings: Settings, feed: str, *, waits: bool = False
-) -> AsyncIterator[Publisher]:
+) -> AsyncIterator[FeedPublisher]:
     """Open a publisher for the configured store, or for the running embedded store.
 
     Outages are reported on stderr as they happen. Ticks that are not known to be published are
@@ -172,14 +172,14 @@ async def open_publisher(
     command.
 
     Args:
-        waits: whether the source can wait; see `Publisher`.
+        waits: whether the source can wait; see `FeedPublisher`.
 
     Raises:
         StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is no usable store.
         TickcastError: not all ticks are known to be published.
     """
     client = make_client(await find_store(settings))
-    publisher = Publisher(client, feed, settings, waits=waits)
+    publisher = FeedPublisher(client, feed, settings, waits=waits)
     try:
         await check_version(client)
         with logged_on_stderr("tickcast.publisher"):
@@ -198,13 +198,13 @@ async def open_publisher(
     _fail_if_lossy(publisher)
 
 
-def _fail_if_lossy(publisher: Publisher) -> None:
+def _fail_if_lossy(publisher: FeedPublisher) -> None:
     if publisher.dropped_ticks or publisher.in_doubt:
         _show_dropped(publisher.dropped)
         raise TickcastError(_account(publisher))
 
 
-def _account(publisher: Publisher) -> str:
+def _account(publisher: FeedPublisher) -> str:
     """Describe what happened to the ticks that a closed publisher had accepted."""
     return (
         f"accepted {counted(publisher.accepted, 'tick')}: {publisher.published:,} published,"

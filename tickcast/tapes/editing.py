@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from tickcast.tapes.lines import EpochMark, GapMark, TapeHeader, TapeLine
-from tickcast.tapes.names import number_of
+from tickcast.tapes.format import EpochMark, GapMark, TapeHeader, TapeLine
+from tickcast.tapes.manifest import number_of
 from tickcast.tapes.tape import Tape
 from tickcast.tapes.writer import BLOCK_BYTES, TapeWriter
 from tickcast.wire.subscriptions import Coverage

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from tickcast.tapes.lines import EpochMark, GapMark, TapeHeader
+from tickcast.tapes.format import EpochMark, GapMark, TapeHeader
 from tickcast.tapes.tape import Tape
 from tickcast.wire.errors import InvalidSettings, RecordingFailed
 from tickcast.wire.subscriptions import Coverage

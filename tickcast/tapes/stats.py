@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
-from tickcast.tapes.lines import EpochMark, GapMark, Mark, TapeHeader
+from tickcast.tapes.format import EpochMark, GapMark, Mark, TapeHeader
 from tickcast.tapes.manifest import FrameEntry, Manifest, StreamSummary
 from tickcast.wire.ticks import Tick, channel_of
 from tickcast.wire.times import Time

@@ -9,16 +9,19 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Final
 
-from tickcast.tapes.frames import Frame, decompress, frames_at, opened
-from tickcast.tapes.lines import (
+from tickcast.tapes.format import (
     TICKS,
     EpochMark,
+    Frame,
     GapMark,
     Mark,
     TapeHeader,
     TapeLine,
     decode_line,
+    decompress,
     encode_tick,
+    frames_at,
+    opened,
     received_at,
 )
 from tickcast.tapes.manifest import (
@@ -26,8 +29,9 @@ from tickcast.tapes.manifest import (
     FrameEntry,
     Manifest,
     decode_manifest,
+    id_of,
+    manifest_path,
 )
-from tickcast.tapes.names import id_of, manifest_path
 from tickcast.tapes.stats import TapeStats
 from tickcast.wire.errors import InvalidTape, TapeNotFound
 from tickcast.wire.subscriptions import Coverage

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tickcast.tapes.frames import Frame, decompress, frames_at, opened
-from tickcast.tapes.lines import decode_line
-from tickcast.tapes.manifest import Manifest
-from tickcast.tapes.names import id_of
+from tickcast.tapes.format import Frame, decode_line, decompress, frames_at, opened
+from tickcast.tapes.manifest import Manifest, id_of
 from tickcast.tapes.stats import StreamStats, TapeStats
 from tickcast.tapes.tape import Scan, read_manifest
 from tickcast.wire.errors import InvalidTape

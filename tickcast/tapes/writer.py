@@ -9,18 +9,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from tickcast.tapes.frames import compress
-from tickcast.tapes.lines import (
+from tickcast.tapes.format import (
     VERSION,
     EpochMark,
     GapMark,
     Mark,
     TapeHeader,
+    compress,
     encode_mark,
     encode_tick,
 )
-from tickcast.tapes.manifest import FrameEntry, encode_manifest
-from tickcast.tapes.names import manifest_path
+from tickcast.tapes.manifest import FrameEntry, encode_manifest, manifest_path
 from tickcast.tapes.stats import StreamStats, TapeStats
 from tickcast.wire.errors import RecordingFailed
 from tickcast.wire.ticks import Tick

@@ -27,7 +27,7 @@ from feed.access.keyfile import add_key, revoke_key
 from feed.access.keyring import Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
 from tests.conftest import RunningServer, running_server, until
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
@@ -143,7 +143,7 @@ async def test_whoever_says_nothing_has_to_go(guarded: dict[str, Any], redis_url
 
 
 async def test_what_a_key_does_not_cover_is_409_and_wildcards_give_what_it_does(
-    guarded: dict[str, Any], redis_url: str, publisher: Publisher
+    guarded: dict[str, Any], redis_url: str, publisher: FeedPublisher
 ) -> None:
     async with running_server(Settings(**guarded), redis_url) as server:
         async with client(server, BEARER) as socket:

@@ -21,7 +21,7 @@ from tests.conftest import RunningServer, running_server, until
 from tests.talk import Talk, talking
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.wire.sequence import TimeLocation
@@ -31,7 +31,7 @@ from tickcast.wire.times import Time
 ES = StreamKey("live", "trades", "ES")
 
 
-async def publish(publisher: Publisher, *ticks: Trade) -> None:
+async def publish(publisher: FeedPublisher, *ticks: Trade) -> None:
     await publisher.publish(ticks)
     await publisher.drain()
 
@@ -42,7 +42,7 @@ async def seqs(talk: Talk, count: int) -> list[int]:
 
 @pytest.mark.parametrize("batch", [1, 7, 300])
 async def test_a_time_is_found_whatever_the_order_of_times(
-    publisher: Publisher, redis: Redis, batch: int
+    publisher: FeedPublisher, redis: Redis, batch: int
 ) -> None:
     dice = random.Random(batch)
     times = [T0 + dice.randrange(10_000) for _ in range(600)]
@@ -57,7 +57,7 @@ async def test_a_time_is_found_whatever_the_order_of_times(
 
 async def test_times_that_are_retained_no_more(redis: Redis, settings: Settings) -> None:
     bounded = Settings(runtime_dir=settings.runtime_dir, history_ticks=10)
-    async with Publisher(redis, "live", bounded) as publisher:
+    async with FeedPublisher(redis, "live", bounded) as publisher:
         for tick in trades(40):
             await publish(publisher, tick)
     places = await Store(redis).locate([(ES, Time(T0 + n)) for n in (0, 29, 30, 31, 39, 40)])
@@ -67,7 +67,7 @@ async def test_times_that_are_retained_no_more(redis: Redis, settings: Settings)
 
 
 async def test_many_ask_for_the_past_while_more_is_published(
-    server: RunningServer, publisher: Publisher, redis: Redis
+    server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3000))
     epoch = (await Store(redis).heads([ES]))[0].epoch
@@ -98,7 +98,7 @@ async def test_many_ask_for_the_past_while_more_is_published(
     assert backfill._blocks.size_bytes == 0
 
 
-async def test_the_past_of_everything(server: RunningServer, publisher: Publisher) -> None:
+async def test_the_past_of_everything(server: RunningServer, publisher: FeedPublisher) -> None:
     symbols = [f"S{number}" for number in range(100)]
     for _ in range(3):
         await publisher.publish([trade(symbol) for symbol in symbols])
@@ -118,7 +118,7 @@ async def test_the_past_of_everything(server: RunningServer, publisher: Publishe
 
 
 async def test_a_client_that_does_not_read_its_past_costs_nothing(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     await publish(publisher, *trades(9000))
     sessions = server.app_state["engine"].sessions
@@ -137,7 +137,7 @@ async def test_a_client_that_does_not_read_its_past_costs_nothing(
 
 
 async def test_a_lost_numbering_is_told_to_those_who_are_live_and_those_who_come_back(
-    server: RunningServer, publisher: Publisher, redis: Redis
+    server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3))
     async with talking(server.stream, subprotocols=["tickcast.v1.json"]) as talk:
@@ -157,7 +157,7 @@ async def test_a_lost_numbering_is_told_to_those_who_are_live_and_those_who_come
 
 
 async def test_a_stream_that_is_gone_is_told_to_who_resumes_it_under_a_wildcard(
-    server: RunningServer, publisher: Publisher, redis: Redis
+    server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3))
     async with talking(server.stream) as talk:
@@ -173,7 +173,7 @@ async def test_a_stream_that_is_gone_is_told_to_who_resumes_it_under_a_wildcard(
 
 
 async def test_a_quiet_stream_enters_the_new_epoch_with_its_feed(
-    server: RunningServer, publisher: Publisher, redis: Redis
+    server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3), *trades(3, "QUIET"))
     async with talking(server.stream, subprotocols=["tickcast.v1.json"]) as talk:
@@ -192,7 +192,7 @@ async def test_a_quiet_stream_enters_the_new_epoch_with_its_feed(
 
 
 async def test_a_plain_client_hears_nothing_of_gaps(
-    server: RunningServer, publisher: Publisher, redis: Redis
+    server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3))
     async with talking(server.stream) as talk:
@@ -203,7 +203,7 @@ async def test_a_plain_client_hears_nothing_of_gaps(
 
 
 async def test_numbers_that_the_store_has_forgotten_are_not_given_twice(
-    server: RunningServer, publisher: Publisher, redis: Redis, settings: Settings
+    server: RunningServer, publisher: FeedPublisher, redis: Redis, settings: Settings
 ) -> None:
     """This happens when a replica that lacked the last ticks has become the primary."""
     await publish(publisher, *trades(5))
@@ -215,7 +215,7 @@ async def test_numbers_that_the_store_has_forgotten_are_not_given_twice(
         await redis.restore("tickcast:{live/trades/ES}:meta", 0, copy, replace=True)
         await redis.client_kill_filter(_type="pubsub")
         assert (await talk.hear())["reason"] == "epoch"
-        async with Publisher(redis, "live", settings) as other:
+        async with FeedPublisher(redis, "live", settings) as other:
             await publish(other, *trades(2))
         assert await seqs(talk, 2) == [1, 2]
         await publish(publisher, *trades(2))
@@ -227,7 +227,7 @@ async def test_what_can_not_be_repaired_is_a_gap(settings: Settings, redis_url: 
     async with (
         running_server(bounded, redis_url) as server,
         Redis(unix_socket_path=redis_url.removeprefix("unix://")) as redis,
-        Publisher(redis, "live", bounded) as publisher,
+        FeedPublisher(redis, "live", bounded) as publisher,
         talking(server.stream, subprotocols=["tickcast.v1.msgpack"]) as talk,
     ):
         await talk.ask(action="subscribe", trades=["ES"], id=1)
@@ -256,7 +256,7 @@ async def test_what_can_not_be_repaired_is_a_gap(settings: Settings, redis_url: 
 
 @pytest.mark.parametrize("seq", [2**53, 2**63 - 512, 2**63 - 1, 2**64])
 async def test_a_position_that_no_stream_reaches_is_refused(
-    server: RunningServer, publisher: Publisher, seq: int
+    server: RunningServer, publisher: FeedPublisher, seq: int
 ) -> None:
     await publish(publisher, *trades(70))
     async with talking(server.stream) as hostile, talking(server.stream) as other:
@@ -268,7 +268,7 @@ async def test_a_position_that_no_stream_reaches_is_refused(
 
 
 async def test_history_is_read_exactly_up_to_the_greatest_position(
-    server: RunningServer, publisher: Publisher, redis: Redis
+    server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3))
     greatest = 2**53 - 1
@@ -291,7 +291,7 @@ async def test_history_is_read_exactly_up_to_the_greatest_position(
 @pytest.mark.parametrize("how", ["start", "resume"])
 async def test_a_history_that_cannot_be_read_is_the_trouble_of_those_who_ask_for_it(
     server: RunningServer,
-    publisher: Publisher,
+    publisher: FeedPublisher,
     redis: Redis,
     how: str,
     caplog: pytest.LogCaptureFixture,
@@ -345,7 +345,7 @@ async def test_a_history_that_cannot_be_read_is_the_trouble_of_those_who_ask_for
 
 
 async def test_a_history_that_makes_no_sense_is_an_internal_error(
-    server: RunningServer, publisher: Publisher, redis: Redis, caplog: pytest.LogCaptureFixture
+    server: RunningServer, publisher: FeedPublisher, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     await publish(publisher, *trades(3))
     async with talking(server.stream) as talk, talking(server.stream) as other:
@@ -365,7 +365,7 @@ async def test_a_history_that_makes_no_sense_is_an_internal_error(
 
 
 async def test_what_only_a_client_that_left_has_asked_for_is_not_read(
-    settings: Settings, redis_url: str, publisher: Publisher, redis: Redis
+    settings: Settings, redis_url: str, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3))
     backfill = Backfill(Store(redis))
@@ -402,7 +402,7 @@ def test_short_pages_are_read_together(seq: int | None, together: int) -> None:
 
 async def test_a_backfill_that_fails_is_started_again_and_shows(
     server: RunningServer,
-    publisher: Publisher,
+    publisher: FeedPublisher,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -19,7 +19,7 @@ from feed.transport.slices import run_all
 from tests.builders import ListSink, trades
 from tests.conftest import until
 from tickcast.broker import keys
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import StreamHead, new_epoch
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
@@ -93,7 +93,7 @@ async def running(redis: Redis, settings: Settings) -> AsyncIterator[Ingest]:
         await ingest.upstream.close()
 
 
-async def published(publisher: Publisher, symbols: Sequence[str], count: int) -> None:
+async def published(publisher: FeedPublisher, symbols: Sequence[str], count: int) -> None:
     for symbol in symbols:
         await publisher.publish(trades(count, symbol))
     await publisher.drain()
@@ -121,7 +121,7 @@ SYMBOLS = [f"S{number}" for number in range(40)]
 
 
 async def test_older_data_begins_one_epoch_even_if_a_publisher_is_faster(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     """Runs are compared in the previous epoch, while repairs advance some of them."""
     async with running(redis, settings) as ingest:
@@ -158,7 +158,7 @@ async def test_older_data_of_an_older_epoch_is_noticed(redis: Redis, settings: S
     """A publisher that has just started knows only that epoch, and its ticks would be ignored."""
     async with running(redis, settings) as ingest:
         client = await ingest.client("A", "B")
-        async with Publisher(redis, FEED, settings) as first:
+        async with FeedPublisher(redis, FEED, settings) as first:
             await published(first, ["A", "B"], 3)
             older = await stored(redis, ["A", "B"])
             await first.begin_epoch()
@@ -167,13 +167,13 @@ async def test_older_data_of_an_older_epoch_is_noticed(redis: Redis, settings: S
         await restore(redis, older)
         await redis.client_kill_filter(_type="pubsub")
         await until(lambda: len(client.restarts()) == 4)
-        async with Publisher(redis, FEED, settings) as second:
+        async with FeedPublisher(redis, FEED, settings) as second:
             await published(second, ["A", "B"], 1)
         await until(lambda: client.seqs("A") == client.seqs("B") == [1, 2, 3, 1, 2, 1])
 
 
 async def test_an_epoch_that_begins_while_the_store_is_asked_stays(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     async with running(redis, settings) as ingest:
         client = await ingest.client("A")
@@ -187,7 +187,7 @@ async def test_an_epoch_that_begins_while_the_store_is_asked_stays(
             answer = await ask(feed, keep)
             if not later:
                 later.append(await store.begin_epoch(feed, answer))
-                async with Publisher(redis, FEED, settings) as other:
+                async with FeedPublisher(redis, FEED, settings) as other:
                     await published(other, ["A"], 1)
                 await until(lambda: client.seqs("A") == [1, 1])
             return answer
@@ -208,7 +208,7 @@ async def test_an_epoch_that_begins_while_the_store_is_asked_stays(
 
 
 async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     """The repair waits for the store while its stream is closed and opened again."""
     at_once = msgspec.structs.replace(settings, linger_s=0.0)
@@ -249,7 +249,7 @@ async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
 
 
 async def test_quiet_streams_enter_an_epoch_although_the_store_fails_once(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     async with running(redis, settings) as ingest:
         client = await ingest.client("QUIET", "BUSY")
@@ -267,14 +267,14 @@ async def test_quiet_streams_enter_an_epoch_although_the_store_fails_once(
 
         store.restart = fails_at_first  # type: ignore[method-assign]
         await redis.set(keys.epoch(FEED), new_epoch())
-        async with Publisher(redis, FEED, settings) as other:
+        async with FeedPublisher(redis, FEED, settings) as other:
             await published(other, ["BUSY"], 1)
         await until(lambda: sorted(client.restarts()) == ["BUSY", "QUIET"])
         assert len(calls) == 2
 
 
 async def test_a_stream_that_a_client_catches_up_with_is_not_closed(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     """No other client holds it, it was never published, and reading its history takes a while."""
     at_once = msgspec.structs.replace(settings, linger_s=0.0)
@@ -305,7 +305,7 @@ async def test_a_client_waits_for_a_stream_that_is_not_carried_just_now(
 
 
 async def test_a_crowd_asks_for_the_epoch_and_the_directory_once(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     await published(publisher, SYMBOLS, 1)
     async with running(redis, settings) as ingest:

@@ -17,10 +17,10 @@ from websockets.asyncio.client import connect
 from tests.builders import T0, quote, trade
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import Talk, talking
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.tapes import TapeWriter
-from tickcast.tapes.names import SUFFIX, manifest_path
+from tickcast.tapes.manifest import SUFFIX, manifest_path
 from tickcast.wire.playback import SPEED_RANGE
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -177,7 +177,7 @@ async def test_one_that_ends_as_soon_as_it_goes_on_is_heard_to_its_end(
         assert end["state"] == "ended"
 
 
-async def test_it_runs_beside_live_streams(server: RunningServer, publisher: Publisher) -> None:
+async def test_it_runs_beside_live_streams(server: RunningServer, publisher: FeedPublisher) -> None:
     async with talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["ES"])
         await play(talk, trades=["ES"], speed=0.01)

@@ -14,8 +14,7 @@ from feed.replay.scheduler import ReplayClient, ReplayScheduler
 from tests.builders import T0, ListSink, trade
 from tests.conftest import until
 from tickcast.tapes import Tape, TapeLibrary, TapeWriter
-from tickcast.tapes.manifest import FrameEntry
-from tickcast.tapes.names import SUFFIX
+from tickcast.tapes.manifest import SUFFIX, FrameEntry
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.actions import PlayTape
 from tickcast.wire.encoding import Encoding

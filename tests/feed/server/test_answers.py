@@ -19,7 +19,7 @@ from feed.server.answers import PIECE_BYTES, Answers, Body
 from feed.transport.http import FeedHttpProtocol
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.wire.errors import HandshakeRefused
@@ -91,7 +91,7 @@ def names() -> list[str]:
 
 
 @pytest_asyncio.fixture
-async def many(publisher: Publisher) -> None:
+async def many(publisher: FeedPublisher) -> None:
     """Return as many symbols as a large exchange has."""
     now = Time.now()
     await publisher.publish([Trade(symbol=name, price=1.5, size=2, time=now) for name in names()])
@@ -160,7 +160,7 @@ async def drained(reader: asyncio.StreamReader) -> int:
     return size
 
 
-async def test_pages_hold_everything_once(server: RunningServer, publisher: Publisher) -> None:
+async def test_pages_hold_everything_once(server: RunningServer, publisher: FeedPublisher) -> None:
     now = Time.now()
     symbols = [f"A/{number}" for number in range(25)]
     await publisher.publish([Trade(symbol=name, price=1, size=1, time=now) for name in symbols])

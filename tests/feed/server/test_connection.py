@@ -22,12 +22,12 @@ from feed.transport.websocket import FeedProtocol
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 
 
 async def test_ticks_reach_clients_of_both_encodings(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with (
         talking(server.stream) as json_client,
@@ -77,7 +77,7 @@ async def test_either_kind_of_frame_in_any_fragments(server: RunningServer) -> N
 
 
 async def test_wildcards_get_streams_that_appear_later_from_their_first_tick(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     await publisher.publish([trade("OLD")])
     await publisher.drain()
@@ -100,7 +100,7 @@ async def test_wildcards_get_streams_that_appear_later_from_their_first_tick(
 
 
 async def test_a_snapshot_is_the_latest_tick_of_each_stream(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     await publisher.publish(trades(5, "A"))
     await publisher.publish(trades(3, "B"))
@@ -116,7 +116,7 @@ async def test_a_snapshot_is_the_latest_tick_of_each_stream(
 
 
 async def test_actions_on_many_streams_are_answered_in_their_order(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     await publisher.publish([trade(f"M{number:03}") for number in range(350)])
     await publisher.drain()
@@ -140,7 +140,7 @@ async def test_feeds_are_kept_apart(server: RunningServer, redis: Any, settings:
     async with (
         talking(server.ws + "/v2/sim") as sim,
         talking(server.ws + "/v2/live") as live,
-        Publisher(redis, "sim", settings) as publisher,
+        FeedPublisher(redis, "sim", settings) as publisher,
     ):
         await sim.ask(action="subscribe", trades=["*"])
         await live.ask(action="subscribe", trades=["*"])
@@ -171,7 +171,7 @@ async def test_only_listed_feeds_where_feeds_are_listed(
                 pass
 
 
-async def test_the_epoch_is_told_and_stays(server: RunningServer, publisher: Publisher) -> None:
+async def test_the_epoch_is_told_and_stays(server: RunningServer, publisher: FeedPublisher) -> None:
     async with talking(server.stream) as talk:
         before = (await talk.ask(action="list", id=1))["epoch"]
         await publisher.publish([trade()])
@@ -267,7 +267,7 @@ async def test_subscriptions_at_the_broker_come_and_go_with_the_clients(
 
 
 async def test_many_clients_may_ask_for_new_streams_at_once(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async def follow(number: int) -> None:
         async with talking(server.stream) as talk:
@@ -286,7 +286,7 @@ async def test_many_clients_may_ask_for_new_streams_at_once(
 
 
 async def test_a_wildcard_gets_first_ticks_of_streams_that_others_ask_for_by_name(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with talking(server.stream) as everything, talking(server.stream) as named:
         await everything.ask(action="subscribe", trades=["*"])
@@ -305,7 +305,7 @@ async def test_a_wildcard_gets_first_ticks_of_streams_that_others_ask_for_by_nam
 
 
 async def test_names_that_clients_make_up_are_let_go_though_a_wildcard_covers_them(
-    runtime_dir: Any, redis_url: str, redis: Any, publisher: Publisher
+    runtime_dir: Any, redis_url: str, redis: Any, publisher: FeedPublisher
 ) -> None:
     brief = Settings(runtime_dir=str(runtime_dir), linger_s=0)
     async with running_server(brief, redis_url) as server, talking(server.stream) as everything:

@@ -20,9 +20,8 @@ from tests.talk import Talk, talking
 from tests.tickcast.broker.stores import OwnStore, own_store
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
-from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import ReplayControl, steer
-from tickcast.broker.steering import SeekCommand, StepCommand
+from tickcast.broker.publisher import FeedPublisher
+from tickcast.broker.replays import ReplayControl, SeekCommand, StepCommand, steer
 from tickcast.client.accounts import Gap
 from tickcast.client.stream import connect
 from tickcast.settings import Settings
@@ -32,14 +31,14 @@ from tickcast.wire.playback import Player
 
 
 @pytest.fixture
-async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[Publisher]:
-    async with Publisher(redis, "live", settings, waits=True) as publisher:
+async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[FeedPublisher]:
+    async with FeedPublisher(redis, "live", settings, waits=True) as publisher:
         yield publisher
 
 
 @asynccontextmanager
 async def playing(
-    redis: Redis, publisher: Publisher, source: Recorded, speed: float = 1, feed: str = "live"
+    redis: Redis, publisher: FeedPublisher, source: Recorded, speed: float = 1, feed: str = "live"
 ) -> AsyncIterator[Replay]:
     deck = Player(source, time.monotonic(), speed=speed)
     replay = Replay(deck, publisher, ReplayControl(redis, feed), ReplayOrder())
@@ -59,7 +58,7 @@ async def state_from(talk: Talk, state: str) -> dict[str, object]:
 
 
 async def test_who_asked_is_told_of_every_change(
-    server: RunningServer, redis: Redis, publisher: Publisher
+    server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with talking(server.stream) as talk, talking(server.stream) as other:
         configured = await talk.ask(action="configure", replay=True, id=1)
@@ -80,7 +79,7 @@ async def test_who_asked_is_told_of_every_change(
 
 
 async def test_clients_steer_it_where_they_may(
-    server: RunningServer, redis: Redis, publisher: Publisher
+    server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with talking(server.stream) as talk:
         assert (await talk.ask(action="replay.pause"))["code"] == 410
@@ -96,7 +95,7 @@ async def test_clients_steer_it_where_they_may(
 
 
 async def test_where_clients_may_not_steer_it_they_are_told(
-    settings: Settings, redis_url: str, redis: Redis, publisher: Publisher
+    settings: Settings, redis_url: str, redis: Redis, publisher: FeedPublisher
 ) -> None:
     strict = replace(settings, steer_replays=False)
     async with (
@@ -110,7 +109,7 @@ async def test_where_clients_may_not_steer_it_they_are_told(
 
 
 async def test_who_comes_later_is_told_at_once(
-    server: RunningServer, redis: Redis, publisher: Publisher
+    server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with playing(redis, publisher, Recorded(0, 1000, 2000)) as replay:
         await until(lambda: replay.count == 1)
@@ -121,7 +120,7 @@ async def test_who_comes_later_is_told_at_once(
 
 
 async def test_states_come_after_the_ticks_before_them(
-    server: RunningServer, redis: Redis, publisher: Publisher
+    server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with talking(server.stream) as talk:
         await talk.ask(action="configure", replay=True)
@@ -152,7 +151,7 @@ async def test_only_feeds_with_such_clients_are_listened_to(
 
 
 async def test_what_is_no_state_is_passed_over(
-    server: RunningServer, redis: Redis, publisher: Publisher
+    server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with talking(server.stream) as talk:
         await talk.ask(action="configure", replay=True)
@@ -164,7 +163,7 @@ async def test_what_is_no_state_is_passed_over(
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
 async def test_after_a_seek_back_the_books_of_a_client_add_up(
-    server: RunningServer, redis: Redis, publisher: Publisher, encoding: str
+    server: RunningServer, redis: Redis, publisher: FeedPublisher, encoding: str
 ) -> None:
     gaps: list[Gap] = []
     async with connect(server.stream, encoding=encoding, on_gap=gaps.append) as stream:
@@ -192,7 +191,7 @@ async def outlive_an_outage(store: OwnStore, settings: Settings) -> None:
         asyncio.timeout(40),
         running_server(settings, store.url) as server,
         make_client(store.url) as redis,
-        Publisher(redis, "live", settings, waits=True) as publisher,
+        FeedPublisher(redis, "live", settings, waits=True) as publisher,
         playing(redis, publisher, Recorded(*range(9000))) as replay,
         talking(server.stream) as talk,
     ):

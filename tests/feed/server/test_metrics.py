@@ -16,7 +16,7 @@ from feed.server.running import address_of, bind
 from tests.builders import trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 
 
@@ -53,7 +53,7 @@ async def test_requests_that_never_were_are_counted(settings: Settings, redis_ur
     assert found["tickcast_refused_total malformed"] == 1
 
 
-async def test_what_flows_is_counted(server: RunningServer, publisher: Publisher) -> None:
+async def test_what_flows_is_counted(server: RunningServer, publisher: FeedPublisher) -> None:
     empty = await read(server)
     assert empty["tickcast_redis_up"] == 1
     assert empty["tickcast_connections json"] == empty["tickcast_ticks_in_total"] == 0

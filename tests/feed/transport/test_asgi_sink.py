@@ -13,12 +13,12 @@ from feed.server.running import bind
 from tests.builders import trades
 from tests.conftest import QuietServer, until
 from tests.talk import talking
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 
 
 async def test_frames_travel_through_send(
-    settings: Settings, redis_url: str, publisher: Publisher
+    settings: Settings, redis_url: str, publisher: FeedPublisher
 ) -> None:
     small = Settings(runtime_dir=settings.runtime_dir, outbox_max_bytes=64 * 1024)
     app = create_app(small, redis_url)

@@ -22,7 +22,7 @@ from feed.transport.tls import Certificate, certificate_of, load_context
 from tests.builders import trade, trades
 from tests.conftest import RunningServer, running_server
 from tests.talk import talking
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.errors import InvalidSettings
 
@@ -50,7 +50,7 @@ async def serial_seen(server: RunningServer) -> int:
 
 
 async def test_ticks_and_pages_over_tls(
-    secure: Settings, pair: Pair, redis_url: str, publisher: Publisher
+    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher
 ) -> None:
     async with running_server(secure, redis_url) as server:
         context = trusting(pair.cert)
@@ -132,7 +132,7 @@ async def test_a_handshake_that_is_never_finished_ends_in_time(
 
 
 async def test_a_client_that_never_reads_is_bounded_too(
-    secure: Settings, pair: Pair, redis_url: str, publisher: Publisher
+    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher
 ) -> None:
     small = msgspec.structs.replace(secure, outbox_max_bytes=256 * 1024)
     context = trusting(pair.cert)
@@ -163,7 +163,7 @@ async def test_a_client_that_never_reads_is_bounded_too(
 
 
 async def test_a_burst_arrives_whole_over_tls(
-    secure: Settings, pair: Pair, redis_url: str, publisher: Publisher
+    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher
 ) -> None:
     roomy = msgspec.structs.replace(secure, outbox_max_bytes=64 * 1024 * 1024)
     async with (
@@ -183,7 +183,7 @@ async def test_a_burst_arrives_whole_over_tls(
 
 
 async def test_a_new_certificate_is_for_new_connections(
-    secure: Settings, pair: Pair, redis_url: str, publisher: Publisher
+    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher
 ) -> None:
     async with (
         running_server(secure, redis_url) as server,

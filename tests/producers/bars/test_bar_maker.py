@@ -21,7 +21,7 @@ from tests.conftest import ES_TRADES, RunningServer, until
 from tests.talk import talking
 from tests.tickcast.broker.stores import own_store
 from tickcast.broker.client import make_client
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
@@ -45,7 +45,7 @@ async def making(
     fill: bool = False,
 ) -> AsyncIterator[asyncio.Task[None]]:
     bars = Bars(timeframes or ("1s",), settings.bars_lateness_s, fill)
-    async with Publisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
+    async with FeedPublisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
         maker = BarMaker(redis, DEFAULT_FEED, settings, bars, patterns, publisher)
         task = asyncio.create_task(maker.run())
         try:
@@ -77,7 +77,7 @@ def starts(bars: Sequence[Bar]) -> list[float]:
 
 
 async def test_bars_are_published_and_go_on_after_a_restart(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     await publisher.publish([at(0), at(1, price=5)])
     async with making(redis, settings, "1s", "5s"):
@@ -99,7 +99,7 @@ async def test_bars_are_published_and_go_on_after_a_restart(
 
 
 async def test_only_symbols_that_are_asked_for(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     async with making(redis, settings, patterns=["N*"]):
         await publisher.publish([at(0), at(9), at(0, symbol="NQ"), at(9, symbol="NQ")])
@@ -108,7 +108,7 @@ async def test_only_symbols_that_are_asked_for(
 
 
 async def test_a_live_feed_that_falls_quiet_has_its_bars(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     settings = msgspec.structs.replace(settings, bars_lateness_s=0.2)
     now = Time.now()
@@ -124,7 +124,7 @@ async def test_a_bar_whose_trades_are_no_longer_kept_is_not_sent(
     redis: Redis, settings: Settings
 ) -> None:
     settings = msgspec.structs.replace(settings, history_ticks=3)
-    async with Publisher(redis, DEFAULT_FEED, settings) as publisher:
+    async with FeedPublisher(redis, DEFAULT_FEED, settings) as publisher:
         for seconds in (0, 3, 8, 12, 15):
             await publisher.publish([at(seconds)])
             await publisher.drain()
@@ -133,7 +133,7 @@ async def test_a_bar_whose_trades_are_no_longer_kept_is_not_sent(
 
 
 async def test_of_two_makers_one_is_refused(
-    redis: Redis, settings: Settings, publisher: Publisher
+    redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     await publisher.publish([at(0), at(4)])
     async with making(redis, settings, "1s", "1m"):
@@ -149,7 +149,7 @@ async def test_of_two_makers_one_is_refused(
 
 
 async def test_connections_that_are_cut_cost_no_trade(
-    redis_url: str, redis: Redis, settings: Settings, publisher: Publisher
+    redis_url: str, redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     async with make_client(redis_url) as client, making(client, settings):
         await publisher.publish([at(0), at(4)])
@@ -173,7 +173,7 @@ async def test_a_store_that_dies_comes_back_to_bars_once_each(
         make_client(store.url) as client,
         make_client(store.url) as source,
         making(client, settings),
-        Publisher(source, DEFAULT_FEED, settings, waits=True) as publisher,
+        FeedPublisher(source, DEFAULT_FEED, settings, waits=True) as publisher,
     ):
         await publisher.publish([at(0), at(1), at(5)])
         assert starts(await bars_in(client, 2)) == [0, 1]
@@ -206,7 +206,7 @@ async def all_bars(client: Redis) -> list[float]:
     not ES_TRADES.exists(), reason="the recorded trades are not beside this checkout"
 )
 async def test_real_trades_are_bars_at_a_client_though_the_maker_is_stopped_on_the_way(
-    server: RunningServer, redis: Redis, settings: Settings, publisher: Publisher
+    server: RunningServer, redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     ticks = [
         each for each in islice(CsvRecording(ES_TRADES, "ES"), 9_000) if isinstance(each, Trade)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from producers.simulation.pacing import Pacer, play
 from tests.builders import T0, trade
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -56,7 +56,7 @@ def test_due_times_never_fall(
     assert due[0] == 0
 
 
-async def test_play_keeps_to_the_schedule_and_reports(publisher: Publisher) -> None:
+async def test_play_keeps_to_the_schedule_and_reports(publisher: FeedPublisher) -> None:
     loop = asyncio.get_running_loop()
     progress: list[int] = []
     began = loop.time()
@@ -71,7 +71,7 @@ async def test_play_keeps_to_the_schedule_and_reports(publisher: Publisher) -> N
     assert progress == sorted(progress)
 
 
-async def test_play_ends_with_its_source(publisher: Publisher) -> None:
+async def test_play_ends_with_its_source(publisher: FeedPublisher) -> None:
     def broken() -> object:
         yield at(0)
         raise ValueError("the file ends here")

@@ -20,9 +20,16 @@ from tests.conftest import until
 from tests.recorded import Recorded, at, places
 from tests.tickcast.tapes.builders import a_tape
 from tickcast.broker import keys
-from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import ReplayControl, read_state, steer
-from tickcast.broker.steering import PauseCommand, SeekCommand, SpeedCommand, StepCommand
+from tickcast.broker.publisher import FeedPublisher
+from tickcast.broker.replays import (
+    PauseCommand,
+    ReplayControl,
+    SeekCommand,
+    SpeedCommand,
+    StepCommand,
+    read_state,
+    steer,
+)
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
@@ -35,14 +42,14 @@ ES = StreamKey(DEFAULT_FEED, "trades", "ES")
 
 
 @pytest.fixture
-async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[Publisher]:
-    async with Publisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
+async def publisher(redis: Redis, settings: Settings) -> AsyncIterator[FeedPublisher]:
+    async with FeedPublisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
         yield publisher
 
 
 def replay_of(
     redis: Redis,
-    publisher: Publisher,
+    publisher: FeedPublisher,
     source: TickSource[Tick],
     order: ReplayOrder | None = None,
     *,
@@ -75,7 +82,9 @@ async def until_published(redis: Redis, count: int) -> list[Tick]:
     return ticks
 
 
-async def test_it_plays_to_the_end_and_leaves_nothing(redis: Redis, publisher: Publisher) -> None:
+async def test_it_plays_to_the_end_and_leaves_nothing(
+    redis: Redis, publisher: FeedPublisher
+) -> None:
     replay = replay_of(redis, publisher, Recorded(*range(1200)))
     await replay.run()
     assert replay.count == publisher.published == 1200
@@ -83,13 +92,13 @@ async def test_it_plays_to_the_end_and_leaves_nothing(redis: Redis, publisher: P
     assert await read_state(redis, DEFAULT_FEED) is None
 
 
-async def test_it_keeps_to_the_schedule(redis: Redis, publisher: Publisher) -> None:
+async def test_it_keeps_to_the_schedule(redis: Redis, publisher: FeedPublisher) -> None:
     began = time.monotonic()
     await replay_of(redis, publisher, Recorded(0, 1, 1, 3), speed=10).run()
     assert time.monotonic() - began >= 0.299
 
 
-class Held(Publisher):
+class Held(FeedPublisher):
     """Its ticks are in transit for as long as a test needs."""
 
     arrived: asyncio.Event
@@ -123,7 +132,7 @@ async def test_its_periodic_word_does_not_overtake_the_last_ticks(
     await states.aclose()  # type: ignore[no-untyped-call]
 
 
-async def test_a_limit_and_a_rate_are_held(redis: Redis, publisher: Publisher) -> None:
+async def test_a_limit_and_a_rate_are_held(redis: Redis, publisher: FeedPublisher) -> None:
     began = time.monotonic()
     replay = replay_of(redis, publisher, Recorded(*range(99)), ReplayOrder(max_rate=20, limit=5))
     await replay.run()
@@ -131,7 +140,7 @@ async def test_a_limit_and_a_rate_are_held(redis: Redis, publisher: Publisher) -
     assert time.monotonic() - began >= 0.199
 
 
-async def test_the_same_recording_has_the_same_hash(redis: Redis, publisher: Publisher) -> None:
+async def test_the_same_recording_has_the_same_hash(redis: Redis, publisher: FeedPublisher) -> None:
     hashes = []
     ticks = []
     for speed in (MAX_SPEED, 5000.0):
@@ -149,7 +158,7 @@ async def test_the_same_recording_has_the_same_hash(redis: Redis, publisher: Pub
 
 
 async def test_the_hash_is_that_of_a_tape(
-    redis: Redis, publisher: Publisher, tmp_path: Path
+    redis: Redis, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     tape = a_tape(tmp_path, Recorded(*range(50)).ticks)
     source = open_recording(tape.path, None, {}, lambda line, error: None)
@@ -158,7 +167,9 @@ async def test_the_hash_is_that_of_a_tape(
     assert replay.hashes() == {"trades/ES": tape.manifest.streams[0].sha256}
 
 
-async def test_after_a_seek_back_the_numbers_begin_anew(redis: Redis, publisher: Publisher) -> None:
+async def test_after_a_seek_back_the_numbers_begin_anew(
+    redis: Redis, publisher: FeedPublisher
+) -> None:
     store = Store(redis)
     source = Recorded(*(each / 100 for each in range(400)))
     async with running(replay_of(redis, publisher, source, speed=0.01)) as replay:
@@ -178,7 +189,7 @@ async def test_after_a_seek_back_the_numbers_begin_anew(redis: Redis, publisher:
 
 
 async def test_after_a_seek_back_nothing_is_left_of_the_future(
-    redis: Redis, publisher: Publisher
+    redis: Redis, publisher: FeedPublisher
 ) -> None:
     source = Merged([Recorded(*range(100)), Recorded(0, 50, symbol="NQ")])
     quiet = ES._replace(symbol="NQ")
@@ -206,7 +217,7 @@ class Slow(Recorded):
         return super().read(start)
 
 
-async def test_a_long_seek_holds_nobody_up(redis: Redis, publisher: Publisher) -> None:
+async def test_a_long_seek_holds_nobody_up(redis: Redis, publisher: FeedPublisher) -> None:
     source = Slow(0, 1000, 2000)
     async with running(replay_of(redis, publisher, source, speed=1)) as replay:
         await until_published(redis, 1)
@@ -220,7 +231,7 @@ async def test_a_long_seek_holds_nobody_up(redis: Redis, publisher: Publisher) -
         assert at(1500) <= replay.state.position < at(1510), "it goes on from when it is found"
 
 
-async def test_whoever_takes_the_place_ends_it(redis: Redis, publisher: Publisher) -> None:
+async def test_whoever_takes_the_place_ends_it(redis: Redis, publisher: FeedPublisher) -> None:
     replay = replay_of(redis, publisher, Recorded(0, 1000), speed=1)
     running = asyncio.create_task(replay.run())
     await until_published(redis, 1)
@@ -231,7 +242,7 @@ async def test_whoever_takes_the_place_ends_it(redis: Redis, publisher: Publishe
     assert await redis.hget(keys.replay(DEFAULT_FEED), "owner") == b"somebody else"
 
 
-async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: Publisher) -> None:
+async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: FeedPublisher) -> None:
     order = ReplayOrder(limit=25)
     await replay_of(redis, publisher, Recorded(*range(10)), order, loop=True).run()
     ticks = await published(redis)
@@ -239,7 +250,7 @@ async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: Publis
     assert [tick.seq for tick in ticks] == [1, 2, 3, 4, 5]
 
 
-async def test_retimed_rounds_go_on_in_the_present(redis: Redis, publisher: Publisher) -> None:
+async def test_retimed_rounds_go_on_in_the_present(redis: Redis, publisher: FeedPublisher) -> None:
     began_ns = time.time_ns()
     source = Recorded(*(each / 100 for each in range(10)))
     order = ReplayOrder(retime=True, limit=25)
@@ -254,7 +265,7 @@ async def test_retimed_rounds_go_on_in_the_present(redis: Redis, publisher: Publ
     assert spacing == {1}, "as in the recording, to the nanosecond, however late they go out"
 
 
-async def test_it_is_steered_through_redis(redis: Redis, publisher: Publisher) -> None:
+async def test_it_is_steered_through_redis(redis: Redis, publisher: FeedPublisher) -> None:
     async with running(replay_of(redis, publisher, Recorded(0, 1000, 2000), speed=1)):
         await until_published(redis, 1)
         while await read_state(redis, DEFAULT_FEED) is None:
@@ -289,7 +300,7 @@ async def until_steered(redis: Redis, command: dict[str, object]):  # type: igno
 
 
 async def test_a_second_one_is_refused_and_disturbs_nothing(
-    redis: Redis, publisher: Publisher
+    redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with running(replay_of(redis, publisher, Recorded(0, 1000), speed=1)) as first:
         await until_published(redis, 1)
@@ -298,7 +309,7 @@ async def test_a_second_one_is_refused_and_disturbs_nothing(
         assert (await first.ask(PauseCommand(id="x"))).mode is ReplayMode.PAUSED
 
 
-async def test_at_the_end_it_stays_if_told_to(redis: Redis, publisher: Publisher) -> None:
+async def test_at_the_end_it_stays_if_told_to(redis: Redis, publisher: FeedPublisher) -> None:
     async with running(
         replay_of(redis, publisher, Recorded(0, 1), ReplayOrder(stay=True))
     ) as replay:
@@ -312,7 +323,7 @@ async def test_at_the_end_it_stays_if_told_to(redis: Redis, publisher: Publisher
 
 
 async def test_what_is_asked_of_one_that_is_over_is_refused(
-    redis: Redis, publisher: Publisher
+    redis: Redis, publisher: FeedPublisher
 ) -> None:
     replay = replay_of(redis, publisher, Recorded(0, 1000), speed=1)
     asking = asyncio.create_task(replay.ask(PauseCommand(id="x")))
@@ -327,7 +338,7 @@ async def test_what_is_asked_of_one_that_is_over_is_refused(
 
 
 async def publish(redis: Redis, settings: Settings, *ticks: Tick) -> None:
-    async with Publisher(redis, DEFAULT_FEED, settings) as publisher:
+    async with FeedPublisher(redis, DEFAULT_FEED, settings) as publisher:
         await publisher.publish(ticks)
 
 
@@ -336,7 +347,7 @@ async def replayed(
 ) -> int:
     """Replay a few ticks into a feed that must not be overwritten; return how many."""
     source = Recorded(0, symbol=symbols[0]) if symbols else Recorded(0, 1, 2)
-    async with Publisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
+    async with FeedPublisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
         replay = replay_of(redis, publisher, source, order or ReplayOrder(overwrite=False))
         await replay.run()
         return replay.count

@@ -23,9 +23,8 @@ from tests.tickcast.broker.stores import ES, numbered
 from tickcast.broker import keys
 from tickcast.broker.acl import READER, SERVER
 from tickcast.broker.client import channel_of, check_version
-from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import ReplayControl, read_state, steer
-from tickcast.broker.steering import Command
+from tickcast.broker.publisher import FeedPublisher
+from tickcast.broker.replays import ReplayCommand, ReplayControl, read_state, steer
 from tickcast.broker.store import Store
 from tickcast.broker.subscriber import Subscriber
 from tickcast.commands.options import refuse_unsuitable
@@ -49,7 +48,7 @@ async def store(request: pytest.FixtureRequest, runtime_dir: Path) -> AsyncItera
 async def test_a_publisher_does_its_whole_job(store: LockedStore, settings: Settings) -> None:
     user = store.publisher("live")
     async with client_of(store, user) as client, asyncio.timeout(30):
-        async with Publisher(client, "live", settings, waits=True) as publisher:
+        async with FeedPublisher(client, "live", settings, waits=True) as publisher:
             await publisher.publish([*numbered(1, 2), *numbered(1, symbol="NQ")])
             await publisher.drain()
             await survive_an_outage(store, publisher, numbered(3))
@@ -67,12 +66,12 @@ async def test_a_maker_of_bars_does_its_whole_job(store: LockedStore, settings: 
     user = store.bar_maker("live")
     async with (
         client_of(store, store.publisher("live")) as source,
-        Publisher(source, "live", settings) as trades,
+        FeedPublisher(source, "live", settings) as trades,
         client_of(store, user) as client,
         asyncio.timeout(40),
     ):
         await store.do("CONFIG", "RESETSTAT")
-        async with Publisher(client, "live", settings, waits=True) as publisher:
+        async with FeedPublisher(client, "live", settings, waits=True) as publisher:
             await publisher.publish(bars_at(1, 2))
             await publisher.drain()
             await survive_an_outage(store, publisher, bars_at(3))
@@ -86,8 +85,8 @@ async def test_a_maker_of_bars_does_its_whole_job(store: LockedStore, settings: 
     assert commands_of(store.users[user]) - await store.used() == set()
 
 
-async def make_a_bar(client: Redis, trades: Publisher, settings: Settings, symbol: str) -> None:
-    async with Publisher(client, "live", settings, waits=True) as publisher:
+async def make_a_bar(client: Redis, trades: FeedPublisher, settings: Settings, symbol: str) -> None:
+    async with FeedPublisher(client, "live", settings, waits=True) as publisher:
         bars = Bars(("1s",), 0, fill=False)
         maker = BarMaker(client, "live", settings, bars, ["*"], publisher)
         task = asyncio.create_task(maker.run())
@@ -111,7 +110,7 @@ def bars_at(*minutes: int) -> list[Bar]:
 
 
 async def survive_an_outage(
-    store: LockedStore, publisher: Publisher, ticks: Sequence[Tick]
+    store: LockedStore, publisher: FeedPublisher, ticks: Sequence[Tick]
 ) -> None:
     before = publisher.published
     store.kill()
@@ -123,7 +122,10 @@ async def survive_an_outage(
 
 
 async def outlive_a_loss(
-    store: LockedStore, publisher: Publisher, ticks: Sequence[Sequence[Tick]], key: StreamKey = ES
+    store: LockedStore,
+    publisher: FeedPublisher,
+    ticks: Sequence[Sequence[Tick]],
+    key: StreamKey = ES,
 ) -> None:
     """Publish to a stream without its number, and then in an epoch older than the stream's."""
     before = await Store(store.admin).epoch("live")
@@ -141,7 +143,7 @@ async def outlive_a_loss(
 
 
 async def remove_what_is_old(
-    store: LockedStore, publisher: Publisher, ticks: Sequence[Tick], key: StreamKey = ES
+    store: LockedStore, publisher: FeedPublisher, ticks: Sequence[Tick], key: StreamKey = ES
 ) -> None:
     await store.do("DEL", keys.history(key))
     await store.do("XADD", keys.history(key), "1-1", "b", "", "m", "")
@@ -154,7 +156,7 @@ async def replay_something(client: Redis) -> None:
     """Play, receive a command, and make room for the next replay."""
     state = ReplayState(ReplayMode.PLAYING, T0, 1.0, T0, T0)
 
-    async def carry_out(command: Command) -> ReplayState:
+    async def carry_out(command: ReplayCommand) -> ReplayState:
         return state
 
     stage = ReplayControl(client, "live")
@@ -182,7 +184,7 @@ async def come_after_many_others(
     await check_version(client)
     for number in range(PUBLISHERS_MAX + 1):
         await store.do("HSET", keys.meta(key), f"p:{number}", f"{number:012x} {number}")
-    async with Publisher(client, "live", settings) as publisher:
+    async with FeedPublisher(client, "live", settings) as publisher:
         await publisher.publish(ticks)
         await publisher.drain()
 
@@ -192,7 +194,7 @@ async def test_a_server_does_its_whole_job(store: LockedStore, runtime_dir: Path
     async with (
         asyncio.timeout(30),
         client_of(store, store.publisher("live")) as client,
-        Publisher(client, "live", settings) as publisher,
+        FeedPublisher(client, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(1, 2))
         await publisher.drain()
@@ -223,7 +225,7 @@ async def look(http: str) -> None:
         assert len((await client.get("/snapshot?symbols=*")).json()) == 1
 
 
-async def watch(url: str, publisher: Publisher) -> None:
+async def watch(url: str, publisher: FeedPublisher) -> None:
     """Use wildcards with snapshots, new symbols, and history by time and by number."""
     async with talking(url) as talk:
         answer = await talk.ask(action="subscribe", trades=["*"], snapshot=True, id=1)
@@ -270,7 +272,7 @@ async def come_again(url: str, store: LockedStore) -> None:
 async def test_a_reader_may_look(store: LockedStore, settings: Settings) -> None:
     async with (
         client_of(store, store.publisher("live")) as client,
-        Publisher(client, "live", settings) as publisher,
+        FeedPublisher(client, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(1, 2))
     async with client_of(store, READER) as client:

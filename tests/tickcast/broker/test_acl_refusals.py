@@ -16,7 +16,7 @@ from tests.talk import talking
 from tests.tickcast.broker.locked import LockedStore, client_of, locked_store, take_away
 from tests.tickcast.broker.stores import numbered
 from tickcast.broker.acl import ADMIN, READER, SERVER, aclfile, bar_maker_of, publisher_of, users
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.wire.errors import AccessDenied
@@ -136,7 +136,7 @@ def test_every_user_gets_a_line_and_a_password(feeds: tuple[str, ...]) -> None:
 async def test_the_wrong_feed_is_refused_by_name(store: LockedStore, settings: Settings) -> None:
     async with client_of(store, LIVE) as client:
         with pytest.raises(AccessDenied, match=r"a key \(SET tickcast:\{cme\}:epoch\)$"):
-            await Publisher(client, "cme", settings).__aenter__()
+            await FeedPublisher(client, "cme", settings).__aenter__()
         with pytest.raises(AccessDenied, match=r"a key \(HMGET tickcast:\{cme/trades/ES\}:meta\)$"):
             await Store(client).heads([StreamKey("cme", "trades", "ES")])
 
@@ -148,7 +148,7 @@ async def test_a_publisher_that_lacks_a_right_in_a_script_ends(
     told = re.escape(f"run the 'xadd' command (EVALSHA {META} {HISTORY})")
     async with client_of(store, LIVE) as client, asyncio.timeout(10):
         with pytest.raises(AccessDenied, match=told):
-            async with Publisher(client, "live", settings, waits=True) as publisher:
+            async with FeedPublisher(client, "live", settings, waits=True) as publisher:
                 await publisher.publish(numbered(1))
 
 
@@ -157,7 +157,7 @@ async def test_a_right_that_goes_while_a_server_runs_is_told(
 ) -> None:
     async with (
         client_of(store, LIVE) as client,
-        Publisher(client, "live", settings) as publisher,
+        FeedPublisher(client, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(1))
     async with running_server(settings, store.url_of(SERVER)) as server:

@@ -31,12 +31,12 @@ async def test_one_has_it_until_it_leaves(redis: Redis) -> None:
     assert not first.holds
     await first.acquire()
     assert first.holds
-    waiting = asyncio.create_task(second.take())
+    waiting = asyncio.create_task(second.acquire())
     other = Lease(redis, "other", CHANNELS)
-    await other.take()
+    await other.acquire()
     assert not waiting.done()
     began = monotonic()
-    await first.leave()
+    await first.release()
     await waiting
     assert monotonic() - began < LASTS_S
     assert (first.holds, second.holds) == (False, True)

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import check_version, make_client, safe_url, translated_errors
-from tickcast.broker.resp import _to_error
+from tickcast.broker.connection import _to_error
 from tickcast.wire.errors import (
     AccessDenied,
     BrokerUnavailable,

@@ -19,9 +19,8 @@ from tests.talk import talking
 from tests.tickcast.broker.stores import ES, OwnStore
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
-from tickcast.broker.publisher import Publisher
-from tickcast.broker.replays import ReplayControl, steer
-from tickcast.broker.steering import Command
+from tickcast.broker.publisher import FeedPublisher
+from tickcast.broker.replays import ReplayCommand, ReplayControl, steer
 from tickcast.commands.options import refuse_unsuitable
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
@@ -36,7 +35,7 @@ async def replaying(client: Redis) -> AsyncIterator[list[str]]:
     """A replay into the feed `live`, and the commands that it receives."""
     received: list[str] = []
 
-    async def carry_out(command: Command) -> ReplayState:
+    async def carry_out(command: ReplayCommand) -> ReplayState:
         received.append(type(command).__name__)
         return STATE
 
@@ -71,7 +70,7 @@ async def test_nothing_crosses_databases(
         here, there = [await stack.enter_async_context(make_client(url)) for url in urls]
         server = await stack.enter_async_context(running_server(settings, urls[0]))
         publishers = [
-            await stack.enter_async_context(Publisher(client, "live", settings))
+            await stack.enter_async_context(FeedPublisher(client, "live", settings))
             for client in (here, there)
         ]
         talk = await stack.enter_async_context(talking(server.stream))
@@ -112,7 +111,7 @@ async def test_each_database_has_channels_of_its_own(store: OwnStore, settings: 
         await listener.psubscribe("*")
         await refuse_unsuitable(url)
         server = await stack.enter_async_context(running_server(settings, url))
-        publisher = await stack.enter_async_context(Publisher(client, "live", settings))
+        publisher = await stack.enter_async_context(FeedPublisher(client, "live", settings))
         bars = BarMaker(client, "live", settings, Bars(("1s",), 0, fill=False), ["*"], publisher)
         making = asyncio.create_task(bars.run())
         stack.push_async_callback(cancel_and_wait, [making])

@@ -107,7 +107,7 @@ def guard_of(directory: Path) -> int:
     (pid,) = (
         pid
         for pid in processes_using(directory)
-        if b"guard.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"supervisor.py" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
     return pid
 

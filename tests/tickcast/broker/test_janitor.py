@@ -4,9 +4,9 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.builders import trades
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.embedded import trim_if_full
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
-from tickcast.broker.trimmer import trim_if_full
 from tickcast.settings import Settings
 from tickcast.wire.ticks import StreamKey
 
@@ -16,7 +16,7 @@ async def test_near_the_bound_long_histories_are_trimmed(
 ) -> None:
     roomy = Settings(runtime_dir=settings.runtime_dir, history_ticks=1_000_000)
     empty = (await redis.info("memory"))["used_memory"]
-    async with Publisher(redis, "live", roomy) as publisher:
+    async with FeedPublisher(redis, "live", roomy) as publisher:
         await publisher.publish(trades(200_000, "LONG"))
         await publisher.publish(trades(10, "SHORT"))
     used = (await redis.info("memory"))["used_memory"]
@@ -38,7 +38,7 @@ async def test_near_the_bound_long_histories_are_trimmed(
 
 
 async def test_publishing_goes_on_when_nothing_is_left_to_trim(
-    redis: Redis, publisher: Publisher, caplog: pytest.LogCaptureFixture
+    redis: Redis, publisher: FeedPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     await publisher.publish(trades(100))
     await publisher.drain()

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 
 from tests.conftest import until
 from tickcast.broker.client import make_client
-from tickcast.broker.pipelined import PipelinedConnection
+from tickcast.broker.connection import PipelinedConnection
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable
 
 
@@ -57,7 +57,7 @@ async def test_it_can_be_opened_beforehand(pipe: PipelinedConnection, redis: Red
 async def test_silence_is_an_end_too(
     pipe: PipelinedConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tickcast.broker.pipelined.COMMAND_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("tickcast.broker.connection.COMMAND_TIMEOUT_S", 0.05)
     with pytest.raises(BrokerUnavailable, match=r"no answer from Redis: none within 0\.05 s"):
         await pipe.call([("BLPOP", "nothing", 0)])
     assert not pipe.is_open

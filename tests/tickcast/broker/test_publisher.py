@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from tests.builders import quote, trade, trades
 from tickcast.broker import keys
 from tickcast.broker.publish_buffer import BATCH_TICKS_MAX, WAITING_TICKS_MAX
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store, new_epoch
 from tickcast.settings import Settings
 from tickcast.wire.errors import InvalidTick
@@ -25,7 +25,9 @@ async def history_of(store: Store, key: StreamKey = ES) -> list[int]:
     return [tick.seq or 0 for batch in history.batches for tick in batch.ticks]
 
 
-async def test_ticks_are_numbered_kept_and_handed_on(publisher: Publisher, redis: Redis) -> None:
+async def test_ticks_are_numbered_kept_and_handed_on(
+    publisher: FeedPublisher, redis: Redis
+) -> None:
     listener = redis.pubsub()
     await listener.subscribe(keys.ticks(ES))
     await listener.get_message(timeout=5)
@@ -50,14 +52,17 @@ async def test_ticks_are_numbered_kept_and_handed_on(publisher: Publisher, redis
 
 
 async def test_two_publishers_share_one_numbering(redis: Redis, settings: Settings) -> None:
-    async with Publisher(redis, "live", settings) as one, Publisher(redis, "live", settings) as two:
+    async with (
+        FeedPublisher(redis, "live", settings) as one,
+        FeedPublisher(redis, "live", settings) as two,
+    ):
         for _ in range(20):
             await asyncio.gather(one.publish(trades(3)), two.publish(trades(2)))
     assert await history_of(Store(redis)) == list(range(1, 101))
 
 
 async def test_under_load_batches_form_and_order_is_kept(
-    publisher: Publisher, redis: Redis
+    publisher: FeedPublisher, redis: Redis
 ) -> None:
     count = 3 * BATCH_TICKS_MAX
     for tick in trades(count):
@@ -71,14 +76,14 @@ async def test_under_load_batches_form_and_order_is_kept(
     assert len(history.batches) < count / 10
 
 
-async def test_taking_waits_while_too_many_are_waiting(publisher: Publisher) -> None:
+async def test_taking_waits_while_too_many_are_waiting(publisher: FeedPublisher) -> None:
     await publisher.publish(trades(2 * WAITING_TICKS_MAX))
     assert publisher._waiting.count < WAITING_TICKS_MAX
 
 
 async def test_history_is_bounded_in_ticks(redis: Redis, settings: Settings) -> None:
     bounded = Settings(runtime_dir=settings.runtime_dir, history_ticks=10)
-    async with Publisher(redis, "live", bounded) as publisher:
+    async with FeedPublisher(redis, "live", bounded) as publisher:
         for tick in trades(35):
             await publisher.publish([tick])
             await publisher.drain()
@@ -88,7 +93,7 @@ async def test_history_is_bounded_in_ticks(redis: Redis, settings: Settings) -> 
 
 async def test_history_is_bounded_in_age(redis: Redis, settings: Settings) -> None:
     bounded = Settings(runtime_dir=settings.runtime_dir, history_age_s=1)
-    async with Publisher(redis, "live", bounded) as publisher:
+    async with FeedPublisher(redis, "live", bounded) as publisher:
         await publisher.publish(trades(3))
         await publisher.drain()
         assert 0 < await redis.pttl(keys.history(ES)) <= 1000
@@ -104,7 +109,7 @@ async def test_history_is_bounded_in_age(redis: Redis, settings: Settings) -> No
         assert (await Store(redis).heads([ES]))[0].seq == 4
 
 
-async def test_history_is_read_in_pages(publisher: Publisher, redis: Redis) -> None:
+async def test_history_is_read_in_pages(publisher: FeedPublisher, redis: Redis) -> None:
     for tick in trades(2500):
         await publisher.publish([tick])
         await publisher.drain()
@@ -117,14 +122,14 @@ async def test_history_is_read_in_pages(publisher: Publisher, redis: Redis) -> N
     assert seen == list(range(1, 2501))
 
 
-async def test_invalid_ticks_are_refused_where_they_come_in(publisher: Publisher) -> None:
+async def test_invalid_ticks_are_refused_where_they_come_in(publisher: FeedPublisher) -> None:
     with pytest.raises(InvalidTick, match="symbol"):
         await publisher.publish([trade("good"), trade("not good")])
     await publisher.drain()
     assert publisher.published == 1
 
 
-async def test_lost_data_means_a_new_epoch(publisher: Publisher, redis: Redis) -> None:
+async def test_lost_data_means_a_new_epoch(publisher: FeedPublisher, redis: Redis) -> None:
     store = Store(redis)
     await publisher.publish(trades(3))
     await publisher.drain()
@@ -138,7 +143,9 @@ async def test_lost_data_means_a_new_epoch(publisher: Publisher, redis: Redis) -
     assert ES in await store.streams("live")
 
 
-async def test_one_lost_stream_means_a_new_epoch_too(publisher: Publisher, redis: Redis) -> None:
+async def test_one_lost_stream_means_a_new_epoch_too(
+    publisher: FeedPublisher, redis: Redis
+) -> None:
     await publisher.publish(trades(3))
     await publisher.drain()
     before = await Store(redis).epoch("live")
@@ -149,13 +156,13 @@ async def test_one_lost_stream_means_a_new_epoch_too(publisher: Publisher, redis
 
 
 async def test_a_publisher_with_an_old_epoch_learns_the_new_one(
-    publisher: Publisher, redis: Redis, settings: Settings
+    publisher: FeedPublisher, redis: Redis, settings: Settings
 ) -> None:
     store = Store(redis)
     await publisher.publish(trades(3))
     await publisher.drain()
     later = await store.begin_epoch("live", await store.epoch("live"))
-    async with Publisher(redis, "live", settings) as other:
+    async with FeedPublisher(redis, "live", settings) as other:
         await other.publish(trades(1))
     await publisher.publish(trades(1))
     await publisher.drain()
@@ -163,7 +170,7 @@ async def test_a_publisher_with_an_old_epoch_learns_the_new_one(
     assert (head.epoch, head.seq) == (later, 2)
 
 
-async def test_scripts_may_be_flushed(publisher: Publisher, redis: Redis) -> None:
+async def test_scripts_may_be_flushed(publisher: FeedPublisher, redis: Redis) -> None:
     await publisher.publish(trades(1))
     await publisher.drain()
     await redis.script_flush()

@@ -14,7 +14,7 @@ from tests.tickcast.broker.stores import ES, OwnStore, Proxy, numbered, until_se
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
 from tickcast.broker.publish_buffer import DroppedTicks
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable
 from tickcast.wire.times import Time
@@ -28,7 +28,7 @@ async def test_left_by_an_error_it_accounts_for_the_rest(
     proxy: Proxy, client: Redis, settings: Settings
 ) -> None:
     async with make_client(proxy.url) as through_proxy:
-        publisher = Publisher(through_proxy, "live", settings, waits=True)
+        publisher = FeedPublisher(through_proxy, "live", settings, waits=True)
         with suppress(Failed):
             async with publisher:
                 await publisher.publish(numbered(1))
@@ -44,7 +44,7 @@ async def test_left_by_an_error_it_accounts_for_the_rest(
 
 async def test_left_by_an_error_it_publishes_what_it_can(client: Redis, settings: Settings) -> None:
     with suppress(Failed):
-        async with Publisher(client, "live", settings) as publisher:
+        async with FeedPublisher(client, "live", settings) as publisher:
             await publisher.publish(numbered(*range(1000)))
             raise Failed
     assert publisher.published == 1000
@@ -55,7 +55,7 @@ async def test_left_by_an_error_it_publishes_what_it_can(client: Redis, settings
 async def test_cancelled_while_it_drains_it_ends(
     store: OwnStore, client: Redis, settings: Settings, waits: bool
 ) -> None:
-    publisher = Publisher(client, "live", settings, waits=waits)
+    publisher = FeedPublisher(client, "live", settings, waits=waits)
 
     async def work() -> None:
         async with publisher:
@@ -76,7 +76,7 @@ async def test_cancelled_while_it_drains_it_ends(
 async def test_it_can_be_told_to_give_up(
     store: OwnStore, client: Redis, settings: Settings
 ) -> None:
-    publisher = Publisher(client, "live", settings)
+    publisher = FeedPublisher(client, "live", settings)
     await publisher.__aenter__()
     store.kill()
     await publisher.publish(numbered(1, 2))
@@ -93,7 +93,7 @@ async def test_it_can_be_told_to_give_up(
 async def test_a_permanent_error_ends_it_with_exact_figures(
     client: Redis, settings: Settings
 ) -> None:
-    publisher = Publisher(client, "live", settings, waits=True)
+    publisher = FeedPublisher(client, "live", settings, waits=True)
 
     async def work() -> None:
         async with publisher:

@@ -15,8 +15,8 @@ from redis.asyncio import Redis
 from tests.builders import T0
 from tests.conftest import until
 from tests.tickcast.broker.stores import ES, OwnStore, Proxy, ids_in, numbered, own_store, until_seq
+from tickcast.broker import connection as pipe
 from tickcast.broker import keys
-from tickcast.broker import pipelined as pipe
 from tickcast.broker.client import make_client
 from tickcast.broker.publish_buffer import (
     BATCH_TICKS_MAX,
@@ -24,7 +24,7 @@ from tickcast.broker.publish_buffer import (
     WAITING_TICKS_MAX,
     DroppedTicks,
 )
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.wire.errors import BrokerUnavailable
@@ -34,7 +34,7 @@ from tickcast.wire.times import Time
 NQ = StreamKey("live", "trades", "NQ")
 
 
-async def publish_forever(publisher: Publisher, taken: list[int]) -> None:
+async def publish_forever(publisher: FeedPublisher, taken: list[int]) -> None:
     while True:
         taken.append(len(taken))
         await publisher.publish(numbered(taken[-1]))
@@ -45,7 +45,7 @@ async def test_killed_and_back_with_its_data(
     store: OwnStore, client: Redis, settings: Settings
 ) -> None:
     taken: list[int] = []
-    async with Publisher(client, "live", settings, waits=True) as publisher:
+    async with FeedPublisher(client, "live", settings, waits=True) as publisher:
         epoch = await Store(client).epoch("live")
         work = asyncio.create_task(publish_forever(publisher, taken))
         for enough in (100, 200, 300):
@@ -62,7 +62,7 @@ async def test_killed_and_back_with_its_data(
 
 
 async def test_killed_and_back_without(store: OwnStore, client: Redis, settings: Settings) -> None:
-    async with Publisher(client, "live", settings, waits=True) as publisher:
+    async with FeedPublisher(client, "live", settings, waits=True) as publisher:
         await publisher.publish(numbered(1, 2, 3))
         await publisher.drain()
         before = await Store(client).epoch("live")
@@ -88,7 +88,7 @@ async def test_an_answer_that_is_lost(
     await announced.get_message(timeout=5)
     async with (
         make_client(proxy.url) as through_proxy,
-        Publisher(through_proxy, "live", settings) as publisher,
+        FeedPublisher(through_proxy, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(0, symbol="NQ"))
         await publisher.drain()
@@ -115,7 +115,7 @@ async def test_silence(
     store: OwnStore, client: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipe, "COMMAND_TIMEOUT_S", 0.2)
-    async with Publisher(client, "live", settings) as publisher:
+    async with FeedPublisher(client, "live", settings) as publisher:
         await publisher.publish(numbered(1))
         await publisher.drain()
         store.signal(signal.SIGSTOP)
@@ -136,7 +136,7 @@ async def test_a_primary_that_becomes_a_replica(
     caplog: pytest.LogCaptureFixture,
     serves_stale_data: str,
 ) -> None:
-    async with Publisher(client, "live", settings) as publisher:
+    async with FeedPublisher(client, "live", settings) as publisher:
         await publisher.publish(numbered(1))
         await publisher.drain()
         before = await connections(client)
@@ -149,7 +149,7 @@ async def test_a_primary_that_becomes_a_replica(
         # Use separate connections, because the publisher closes those of its client.
         async with make_client(store.url) as own:
             with pytest.raises(BrokerUnavailable, match="no service from Redis"):
-                await Publisher(own, "live", settings).__aenter__()
+                await FeedPublisher(own, "live", settings).__aenter__()
         await replicate(client, "NO", "ONE")
         await publisher.drain()
         assert not before & await connections(client)
@@ -203,7 +203,7 @@ async def test_a_store_that_refuses_for_a_while(
     caplog: pytest.LogCaptureFixture,
     kind: str,
 ) -> None:
-    async with Publisher(client, "live", settings) as publisher:
+    async with FeedPublisher(client, "live", settings) as publisher:
         await publisher.publish(numbered(1))
         await publisher.drain()
         async with make_client(store.url) as other:
@@ -229,7 +229,7 @@ async def test_another_redis_takes_over(
         own_store(runtime_dir / "other") as other,
         make_client(other.url) as at_other,
         make_client(f"unix://{address}") as by_address,
-        Publisher(by_address, "live", settings) as publisher,
+        FeedPublisher(by_address, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(1))
         await publisher.drain()
@@ -262,7 +262,7 @@ async def test_a_live_source_loses_the_oldest_beyond_what_may_be_kept(
 ) -> None:
     small = Settings(runtime_dir=settings.runtime_dir, outage_buffer_bytes=64 * 1024)
     kept = 64 * 1024 // TICK_BYTES
-    async with Publisher(client, "live", small) as publisher:
+    async with FeedPublisher(client, "live", small) as publisher:
         await publisher.publish(numbered(0))
         await publisher.drain()
         store.kill()
@@ -292,7 +292,7 @@ async def test_they_grow_old_also_while_nothing_comes(
     store: OwnStore, client: Redis, settings: Settings
 ) -> None:
     hasty = Settings(runtime_dir=settings.runtime_dir, outage_buffer_s=0.2)
-    async with Publisher(client, "live", hasty) as publisher:
+    async with FeedPublisher(client, "live", hasty) as publisher:
         store.kill()
         await publisher.publish(numbered(1))
         await until(lambda: publisher.is_away)
@@ -313,7 +313,7 @@ async def test_a_source_that_can_wait_is_made_to(
         history_ticks=100_000,
     )  # fmt: skip
     count = WAITING_TICKS_MAX + 2_000
-    async with Publisher(client, "live", strict, waits=True) as publisher:
+    async with FeedPublisher(client, "live", strict, waits=True) as publisher:
 
         async def publish() -> None:
             for start in range(0, count, 500):

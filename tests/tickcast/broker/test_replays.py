@@ -11,8 +11,18 @@ from redis.asyncio import Redis
 
 from tests.builders import T0
 from tickcast.broker import keys
-from tickcast.broker.replays import ReplayControl, pack_state, read_state, steer, unpack_state
-from tickcast.broker.steering import Command, SeekCommand, StatusCommand, StepCommand, parse_command
+from tickcast.broker.replays import (
+    ReplayCommand,
+    ReplayControl,
+    SeekCommand,
+    StatusCommand,
+    StepCommand,
+    pack_state,
+    parse_command,
+    read_state,
+    steer,
+    unpack_state,
+)
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed
 from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState
@@ -22,11 +32,11 @@ STATE = ReplayState(ReplayMode.PLAYING, T0, 2.5, T0, Time(T0 + 5))
 
 
 @asynccontextmanager
-async def served(redis: Redis, answer: Any) -> AsyncIterator[list[Command]]:
+async def served(redis: Redis, answer: Any) -> AsyncIterator[list[ReplayCommand]]:
     """A replay that answers every command in the same way, and the commands that it received."""
-    told: list[Command] = []
+    told: list[ReplayCommand] = []
 
-    async def carry_out(command: Command) -> ReplayState:
+    async def carry_out(command: ReplayCommand) -> ReplayState:
         told.append(command)
         if isinstance(answer, Exception):
             raise answer

@@ -10,7 +10,7 @@ import pytest
 from redis import exceptions
 
 from tests.conftest import until
-from tickcast.broker.resp import READ_BYTES, RespReader
+from tickcast.broker.connection import READ_BYTES, RespReader
 
 
 class Line:

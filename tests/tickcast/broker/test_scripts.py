@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.tickcast.broker.stores import OwnStore
-from tickcast.broker.pipelined import PipelinedConnection
+from tickcast.broker.connection import PipelinedConnection
 from tickcast.broker.scripts import Script, is_unknown
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable
 

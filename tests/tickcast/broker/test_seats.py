@@ -9,7 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.conftest import until
-from tickcast.broker.connection_counts import ConnectionLimiter
+from tickcast.broker.limits import ConnectionLimiter
 from tickcast.broker.scripts import Call, Script
 from tickcast.tasks import cancel_and_wait
 

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from tests.conftest import until
 from tickcast.broker.client import make_client
-from tickcast.broker.resp import open_connection
+from tickcast.broker.connection import open_connection
 from tickcast.broker.subscriber import Subscriber
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait

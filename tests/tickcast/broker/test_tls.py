@@ -18,7 +18,7 @@ from tests.cli.conftest import Cli
 from tests.conftest import running_server, until
 from tests.talk import talking
 from tickcast.broker.client import check_version, make_client
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUntrusted
@@ -98,7 +98,7 @@ async def test_ticks_go_in_and_out_through_tls_and_a_cut_is_mended(
             client,
             running_server(settings, url) as server,
             talking(server.stream) as talk,
-            Publisher(client, DEFAULT_FEED, settings) as publisher,
+            FeedPublisher(client, DEFAULT_FEED, settings) as publisher,
         ):
             await talk.ask(action="subscribe", trades=["ES"])
             await publisher.publish(trades(3000))

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.builders import trade
 from tests.recorded import at
 from tickcast.tapes import TapeWriter
-from tickcast.tapes.names import SUFFIX
+from tickcast.tapes.manifest import SUFFIX
 
 
 def write_tape(directory: Path, name: str = "hundred", count: int = 100) -> None:

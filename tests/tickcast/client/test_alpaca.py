@@ -10,7 +10,7 @@ import pytest
 
 from tests.builders import T0, bar, quote, trades
 from tests.conftest import RunningServer, until
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("symbols", [("ES",), ("*",)])
 @pytest.mark.parametrize("path", ["/stream", "/v2/live"])
 async def test_it_receives_trades_quotes_and_bars(
-    server: RunningServer, publisher: Publisher, symbols: tuple[str, ...], path: str
+    server: RunningServer, publisher: FeedPublisher, symbols: tuple[str, ...], path: str
 ) -> None:
     received: list[Any] = []
 

@@ -14,7 +14,7 @@ from tests.builders import trades
 from tests.conftest import RunningServer, until
 from tickcast import Gap
 from tickcast.blocking import BlockingStream, connect
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.errors import ConnectionFailed
 
 
@@ -26,7 +26,7 @@ def elsewhere() -> Iterator[ThreadPoolExecutor]:
 
 
 async def test_ticks_in_order_without_an_event_loop(
-    server: RunningServer, publisher: Publisher, elsewhere: ThreadPoolExecutor
+    server: RunningServer, publisher: FeedPublisher, elsewhere: ThreadPoolExecutor
 ) -> None:
     subscribed = threading.Event()
 
@@ -47,7 +47,7 @@ async def test_ticks_in_order_without_an_event_loop(
 
 
 async def test_a_read_that_waits_in_vain_loses_nothing(
-    server: RunningServer, publisher: Publisher, elsewhere: ThreadPoolExecutor
+    server: RunningServer, publisher: FeedPublisher, elsewhere: ThreadPoolExecutor
 ) -> None:
     waited = threading.Event()
 
@@ -70,7 +70,7 @@ async def test_a_read_that_waits_in_vain_loses_nothing(
 
 
 async def test_gaps_are_told_in_their_place(
-    server: RunningServer, publisher: Publisher, redis: Redis, elsewhere: ThreadPoolExecutor
+    server: RunningServer, publisher: FeedPublisher, redis: Redis, elsewhere: ThreadPoolExecutor
 ) -> None:
     seen: list[object] = []
     subscribed = threading.Event()

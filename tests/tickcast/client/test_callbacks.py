@@ -7,7 +7,7 @@ import pytest
 from tests.builders import quote, trade
 from tests.conftest import RunningServer
 from tickcast import connect, listen
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Bar, Quote, Trade
 
 
@@ -15,7 +15,7 @@ class Enough(Exception):
     pass
 
 
-async def test_each_kind_has_its_function(server: RunningServer, publisher: Publisher) -> None:
+async def test_each_kind_has_its_function(server: RunningServer, publisher: FeedPublisher) -> None:
     seen: list[object] = []
 
     async def on_trade(tick: Trade) -> None:
@@ -40,7 +40,9 @@ async def test_each_kind_has_its_function(server: RunningServer, publisher: Publ
     assert seen == [1, 2, "ES"]
 
 
-async def test_what_has_no_function_passes_by(server: RunningServer, publisher: Publisher) -> None:
+async def test_what_has_no_function_passes_by(
+    server: RunningServer, publisher: FeedPublisher
+) -> None:
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"], quotes=["ES"])
         listening = asyncio.create_task(listen(stream))

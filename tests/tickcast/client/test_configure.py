@@ -15,7 +15,7 @@ from tests.recorded import Recorded, at
 from tests.tickcast.client.double import EPOCH, Peer, hold, playing
 from tickcast import Configured, Heartbeat, Refused, ReplayState, Stamped, Stream, connect
 from tickcast import blocking as without_a_loop
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.replays import ReplayControl
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
@@ -124,7 +124,7 @@ async def test_a_reply_that_says_too_little() -> None:
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 async def test_stamped_ticks(
-    server: RunningServer, publisher: Publisher, encoding: Encoding
+    server: RunningServer, publisher: FeedPublisher, encoding: Encoding
 ) -> None:
     async with connect(server.stream, encoding=encoding) as stream:
         await stream.configure(stamps=True)
@@ -143,7 +143,7 @@ async def test_stamped_ticks(
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 async def test_heartbeats_in_their_place(
-    server: RunningServer, publisher: Publisher, encoding: Encoding
+    server: RunningServer, publisher: FeedPublisher, encoding: Encoding
 ) -> None:
     told: list[Heartbeat] = []
     async with connect(server.stream, encoding=encoding, on_heartbeat=told.append) as stream:
@@ -178,7 +178,7 @@ async def test_replay_states_stand_behind_their_ticks(
 
     async with (
         connect(server.stream, encoding=encoding, on_replay=take) as stream,
-        Publisher(redis, "live", settings, waits=True) as publisher,
+        FeedPublisher(redis, "live", settings, waits=True) as publisher,
     ):
         assert (await stream.configure(replay=True)).replay
         await stream.subscribe(trades=["ES"])
@@ -199,7 +199,7 @@ async def _read_into(stream: Stream, seen: list[int | None]) -> None:
 
 
 async def test_events_without_a_function_pass_by(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream) as stream:
         await stream.configure(heartbeat_ms=100)

@@ -16,7 +16,7 @@ from tests.conftest import until
 from tests.faults.serving import ServerProcess, can_look_inside
 from tests.tickcast.client.double import EPOCH, Double, Peer, hold, playing
 from tickcast import connect
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
 
@@ -61,13 +61,13 @@ async def following(url: str) -> AsyncIterator[NodeClient]:
         await process.wait()
 
 
-async def publish(publisher: Publisher) -> None:
+async def publish(publisher: FeedPublisher) -> None:
     now = Time.now()
     await publisher.publish([Trade(symbol=each, price=1, size=1, time=now) for each in SYMBOLS])
 
 
 async def test_both_clients_are_back_soon(
-    runtime_dir: Path, redis_url: str, publisher: Publisher
+    runtime_dir: Path, redis_url: str, publisher: FeedPublisher
 ) -> None:
     await publish(publisher)
     server = ServerProcess(runtime_dir / "server.log", redis_url)

@@ -19,7 +19,7 @@ from tests.tickcast.client.double import Peer, playing
 from tests.tickcast.client.tapes import write_tape
 from tickcast import Refused, ReplayCut, connect, listen
 from tickcast import blocking as without_a_loop
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
@@ -87,7 +87,7 @@ async def test_after_a_seek_nothing_comes_from_before_it(server: RunningServer) 
         assert await replay.read() == []
 
 
-async def test_it_runs_beside_live_streams(server: RunningServer, publisher: Publisher) -> None:
+async def test_it_runs_beside_live_streams(server: RunningServer, publisher: FeedPublisher) -> None:
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"])
         replay = await stream.replay("hundred", trades=["ES"], speed=100)
@@ -141,7 +141,7 @@ async def test_it_ends_with_the_stream(server: RunningServer) -> None:
 
 
 async def test_a_program_that_does_not_read_holds_its_replay_alone(
-    settings: Settings, redis_url: str, publisher: Publisher, tmp_path: Path,
+    settings: Settings, redis_url: str, publisher: FeedPublisher, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr("tickcast.client.tick_queue.QUEUE_TICKS_MAX", 100)

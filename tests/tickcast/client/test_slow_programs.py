@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from tests.builders import trades
 from tests.conftest import RunningServer, running_server, until
 from tickcast import Report, Stream, blocking, connect, listen
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.client.tick_queue import QUEUE_TICKS_MAX
 from tickcast.settings import Settings
 from tickcast.wire.errors import ConnectionFailed
@@ -36,7 +36,7 @@ async def server(settings: Settings, redis_url: str) -> AsyncIterator[RunningSer
         yield running
 
 
-async def flood(server: RunningServer, publisher: Publisher) -> None:
+async def flood(server: RunningServer, publisher: FeedPublisher) -> None:
     """Publish everything, and return when the server has received it."""
     for _ in range(6):
         await publisher.publish(trades(COUNT // 6))
@@ -57,7 +57,7 @@ def check(report: Report, policy: str) -> None:
 @pytest.mark.parametrize("policy", ["conflate", "skip", "close"])
 @pytest.mark.parametrize("as_default", [False, True])
 async def test_iterating(
-    server: RunningServer, publisher: Publisher, policy: str, as_default: bool
+    server: RunningServer, publisher: FeedPublisher, policy: str, as_default: bool
 ) -> None:
     async with connect(server.stream) as stream:
         if as_default:
@@ -72,7 +72,7 @@ async def test_iterating(
 
 
 @pytest.mark.parametrize("policy", ["conflate", "skip", "close"])
-async def test_callbacks(server: RunningServer, publisher: Publisher, policy: str) -> None:
+async def test_callbacks(server: RunningServer, publisher: FeedPublisher, policy: str) -> None:
     published = asyncio.Event()
 
     async def on_trade(trade: Trade) -> None:
@@ -93,7 +93,7 @@ async def test_callbacks(server: RunningServer, publisher: Publisher, policy: st
 
 @pytest.mark.parametrize("policy", ["conflate", "skip", "close"])
 async def test_without_an_event_loop(
-    server: RunningServer, publisher: Publisher, policy: str
+    server: RunningServer, publisher: FeedPublisher, policy: str
 ) -> None:
     subscribed, published = threading.Event(), threading.Event()
 
@@ -116,7 +116,7 @@ async def test_without_an_event_loop(
 
 
 async def test_who_asks_and_asks_and_takes_no_ticks(
-    server: RunningServer, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+    server: RunningServer, publisher: FeedPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply arrives after ticks, so the client reads them, but only up to a bound."""
     monkeypatch.setattr("tickcast.client.tick_queue.QUEUE_TICKS_MAX", 1000)

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from tests.builders import T0, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 from tickcast import Gap, connect
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.client.tick_queue import QUEUE_TICKS_MAX
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding
@@ -20,7 +20,7 @@ from tickcast.wire.ticks import Quote
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 async def test_typed_ticks_in_either_encoding(
-    server: RunningServer, publisher: Publisher, encoding: Encoding
+    server: RunningServer, publisher: FeedPublisher, encoding: Encoding
 ) -> None:
     async with connect(server.stream, encoding=encoding) as stream:
         reply = await stream.subscribe(trades=["ES"], quotes=["*"])
@@ -36,7 +36,9 @@ async def test_typed_ticks_in_either_encoding(
         assert reply["quotes"] == []
 
 
-async def test_a_snapshot_and_other_channels(server: RunningServer, publisher: Publisher) -> None:
+async def test_a_snapshot_and_other_channels(
+    server: RunningServer, publisher: FeedPublisher
+) -> None:
     await publisher.publish(trades(3))
     await publisher.drain()
     async with connect(server.stream) as stream:
@@ -59,7 +61,7 @@ async def test_the_iteration_ends_with_the_connection(server: RunningServer) -> 
 
 
 async def test_refusals_are_errors_and_change_nothing(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"])
@@ -91,7 +93,7 @@ async def test_not_found_is_final(server: RunningServer) -> None:
 
 
 async def test_it_comes_back_after_cuts_and_holds_the_same_streams(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"], quotes=["*"])
@@ -104,7 +106,7 @@ async def test_it_comes_back_after_cuts_and_holds_the_same_streams(
 
 
 async def test_it_follows_a_server_that_restarts(
-    settings: Settings, redis_url: str, publisher: Publisher
+    settings: Settings, redis_url: str, publisher: FeedPublisher
 ) -> None:
     async with running_server(settings, redis_url) as first:
         port = int(first.http.rsplit(":", 1)[1])
@@ -128,7 +130,7 @@ async def test_without_reconnect_a_cut_is_an_error(server: RunningServer) -> Non
 
 
 async def test_a_slow_program_holds_no_more_than_the_bound(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"])
@@ -150,7 +152,7 @@ def cut(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 async def test_nothing_is_missed_over_a_cut(
-    server: RunningServer, publisher: Publisher, encoding: Encoding
+    server: RunningServer, publisher: FeedPublisher, encoding: Encoding
 ) -> None:
     async with connect(server.stream, encoding=encoding) as stream:
         await stream.subscribe(trades=["ES", "QUIET"], quotes=["*"])
@@ -174,7 +176,7 @@ async def test_nothing_is_missed_over_a_cut(
         assert report.reconnects == stream.reconnects > 0
 
 
-async def test_a_cut_before_the_first_tick(server: RunningServer, publisher: Publisher) -> None:
+async def test_a_cut_before_the_first_tick(server: RunningServer, publisher: FeedPublisher) -> None:
     await publisher.publish(trades(10))
     await publisher.drain()
     async with connect(server.stream) as stream:
@@ -186,7 +188,9 @@ async def test_a_cut_before_the_first_tick(server: RunningServer, publisher: Pub
         assert found == {("ES", 11), ("ES", 12), ("ES", 13), ("NEW", 1)}
 
 
-async def test_the_past_goes_on_after_a_cut(server: RunningServer, publisher: Publisher) -> None:
+async def test_the_past_goes_on_after_a_cut(
+    server: RunningServer, publisher: FeedPublisher
+) -> None:
     await publisher.publish(trades(5000))
     await publisher.drain()
     async with connect(server.stream) as stream:
@@ -198,7 +202,7 @@ async def test_the_past_goes_on_after_a_cut(server: RunningServer, publisher: Pu
 
 
 async def test_a_gap_is_told_in_its_place(
-    server: RunningServer, publisher: Publisher, redis: Redis
+    server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     told: list[Any] = []
     async with connect(server.stream, on_gap=told.append) as stream:
@@ -219,7 +223,7 @@ async def test_a_gap_is_told_in_its_place(
 
 
 async def test_what_history_has_lost_over_a_cut_is_a_gap(
-    settings: Settings, redis_url: str, publisher: Publisher, redis: Redis
+    settings: Settings, redis_url: str, publisher: FeedPublisher, redis: Redis
 ) -> None:
     told: list[Any] = []
     async with running_server(settings, redis_url) as first:
@@ -241,7 +245,7 @@ async def test_what_history_has_lost_over_a_cut_is_a_gap(
         await context.__aexit__(None, None, None)
 
 
-async def test_options_hold_over_a_cut(server: RunningServer, publisher: Publisher) -> None:
+async def test_options_hold_over_a_cut(server: RunningServer, publisher: FeedPublisher) -> None:
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"], conflate_ms=250, slow="conflate")
         await stream.subscribe(quotes=["ES"])
@@ -262,7 +266,7 @@ async def test_a_start_that_is_no_time(server: RunningServer, start: Any) -> Non
 
 
 async def test_a_second_cut_while_it_comes_back(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     """Restoring everything takes several messages; a cut between them loses none of it."""
     async with connect(server.stream) as stream:
@@ -277,7 +281,7 @@ async def test_a_second_cut_while_it_comes_back(
 
 
 async def test_a_slow_program_is_told_what_was_skipped(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     told: list[Any] = []
     async with connect(server.stream, on_gap=told.append) as stream:
@@ -295,7 +299,7 @@ async def test_a_slow_program_is_told_what_was_skipped(
 
 
 async def test_a_server_that_falls_silent_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, server: RunningServer, publisher: Publisher
+    monkeypatch: pytest.MonkeyPatch, server: RunningServer, publisher: FeedPublisher
 ) -> None:
     monkeypatch.setattr("tickcast.client.connecting._SILENCE_S", 0.2)
     async with connect(server.stream) as stream:
@@ -308,7 +312,7 @@ async def test_a_server_that_falls_silent_is_noticed(
 
 
 async def test_more_streams_than_one_message_can_tell_of(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     """A wildcard over this many streams resumes prefix by prefix, and nothing is sent twice."""
     symbols = [f"{number % 7}SYMBOL-{number:04}" for number in range(2500)]
@@ -328,7 +332,7 @@ async def test_more_streams_than_one_message_can_tell_of(
 
 
 async def test_another_encoding_goes_on_with_every_stream(
-    server: RunningServer, publisher: Publisher
+    server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream, encoding="json") as stream:
         await stream.subscribe(trades=["ES"])

@@ -15,7 +15,7 @@ from feed.transport.selfsigned import Pair
 from tests.builders import trade
 from tests.conftest import running_server, until
 from tickcast import connect
-from tickcast.broker.publisher import Publisher
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
 from tickcast.wire.errors import ConnectionFailed, InvalidSettings
 
@@ -26,7 +26,7 @@ from tickcast.wire.errors import ConnectionFailed, InvalidSettings
     ids=["path", "text", "context"],
 )
 async def test_it_trusts_whom_it_is_told_to(
-    secure: Settings, pair: Pair, redis_url: str, publisher: Publisher, form: Any
+    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher, form: Any
 ) -> None:
     async with (
         running_server(secure, redis_url) as server,
@@ -69,7 +69,7 @@ async def test_after_a_connection_it_waits_until_the_certificate_is_right_again(
     secure: Settings,
     pair: Pair,
     redis_url: str,
-    publisher: Publisher,
+    publisher: FeedPublisher,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

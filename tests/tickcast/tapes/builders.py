@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.builders import T0, trade
 from tickcast.tapes import Tape, TapeWriter
-from tickcast.tapes.names import manifest_path
+from tickcast.tapes.manifest import manifest_path
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 

@@ -15,10 +15,8 @@ from tests.builders import T0, quote, trade, trades
 from tests.tickcast.tapes.builders import TICKS, a_tape, in_a_folder, write
 from tickcast.tapes import Tape, TapeWriter
 from tickcast.tapes.editing import cut, merge
-from tickcast.tapes.frames import compress
-from tickcast.tapes.lines import GapMark
-from tickcast.tapes.manifest import encode_manifest
-from tickcast.tapes.names import manifest_path
+from tickcast.tapes.format import GapMark, compress
+from tickcast.tapes.manifest import encode_manifest, manifest_path
 from tickcast.tapes.verify import TapeChain, verify
 from tickcast.wire.errors import InvalidTape
 from tickcast.wire.subscriptions import Coverage, Subscription

@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from tests.builders import T0, bar, quote, trade, trades
 from tests.tickcast.tapes.builders import TICKS, a_tape, in_a_folder, write
 from tickcast.tapes import Tape, TapeLibrary, TapeWriter
-from tickcast.tapes.frames import FRAME_BYTES_MAX, compress
-from tickcast.tapes.lines import EpochMark, GapMark
-from tickcast.tapes.manifest import encode_manifest
-from tickcast.tapes.names import manifest_path, number_of, recording_id
+from tickcast.tapes.format import FRAME_BYTES_MAX, EpochMark, GapMark, compress
+from tickcast.tapes.manifest import encode_manifest, manifest_path, number_of, recording_id
 from tickcast.wire.errors import InvalidTape, RecordingFailed, TapeNotFound
 from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import Tick, channel_of

@@ -100,7 +100,7 @@ def test_an_example_that_is_wrong_fails() -> None:
 
 def test_what_programs_begin_with_has_an_example() -> None:
     named = {".".join(test.name.split(".")[-2:]) for test in ALL}
-    begun = {"stream.connect", "blocking.connect", "callbacks.listen", "window.Window"}
+    begun = {"stream.connect", "blocking.connect", "stream.listen", "window.Window"}
     assert begun <= named
     tour = tickcast.__doc__ or ""
     assert [name for name in tickcast.__all__ if name not in tour] == []

@@ -52,8 +52,7 @@ SANS_IO = (
     "producers/simulation/scenarios.py",
     *(
         f"tickcast/client/{name}.py"
-        for name in ("accounts", "audit", "backoff", "notices", "report", "resume", "stamps",
-                     "state", "window")
+        for name in ("accounts", "backoff", "messages", "state", "window")
     ),
 )  # fmt: skip
 IO_MODULES = {"asyncio", "socket", "redis", "starlette", "uvicorn", "websockets"}

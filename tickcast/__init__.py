@@ -60,14 +60,10 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tickcast.client.accounts import Gap, Position
-    from tickcast.client.callbacks import listen
-    from tickcast.client.notices import Configured, Heartbeat
+    from tickcast.client.accounts import Gap, Position, Report, StreamReport
+    from tickcast.client.messages import Configured, Heartbeat, Refused, Stamped
     from tickcast.client.private_replay import PrivateReplay, ReplayCut
-    from tickcast.client.report import Report, StreamReport
-    from tickcast.client.stamps import Stamped
-    from tickcast.client.state import Refused
-    from tickcast.client.stream import Stream, connect
+    from tickcast.client.stream import Stream, connect, listen
     from tickcast.client.window import Window
     from tickcast.wire.playback import ReplayState as ReplayState
     from tickcast.wire.ticks import Bar, Quote, Trade
@@ -75,24 +71,24 @@ if TYPE_CHECKING:
 
 _HOMES: Final = {
     "Bar": "tickcast.wire.ticks",
-    "Configured": "tickcast.client.notices",
+    "Configured": "tickcast.client.messages",
     "Gap": "tickcast.client.accounts",
-    "Heartbeat": "tickcast.client.notices",
+    "Heartbeat": "tickcast.client.messages",
     "Position": "tickcast.client.accounts",
     "PrivateReplay": "tickcast.client.private_replay",
     "Quote": "tickcast.wire.ticks",
-    "Refused": "tickcast.client.state",
+    "Refused": "tickcast.client.messages",
     "ReplayCut": "tickcast.client.private_replay",
     "ReplayState": "tickcast.wire.playback",
-    "Report": "tickcast.client.report",
-    "Stamped": "tickcast.client.stamps",
+    "Report": "tickcast.client.accounts",
+    "Stamped": "tickcast.client.messages",
     "Stream": "tickcast.client.stream",
-    "StreamReport": "tickcast.client.report",
+    "StreamReport": "tickcast.client.accounts",
     "Time": "tickcast.wire.times",
     "Trade": "tickcast.wire.ticks",
     "Window": "tickcast.client.window",
     "connect": "tickcast.client.stream",
-    "listen": "tickcast.client.callbacks",
+    "listen": "tickcast.client.stream",
 }
 
 __all__ = [

@@ -18,8 +18,7 @@ from rich.text import Text
 from clients.load.symbols import feed_of
 from clients.recorder.record import SLOW, Recorder, Rotation, positions_of
 from clients.terminal.formats import format_age
-from tickcast.client.accounts import Gap, Position
-from tickcast.client.audit import describe_gap
+from tickcast.client.accounts import Gap, Position, describe_gap
 from tickcast.client.stream import Stream, connect
 from tickcast.commands.hints import token_hint
 from tickcast.commands.options import ca_option, counted, run, token_option

@@ -10,8 +10,7 @@ from functools import partial
 import click
 
 from clients.commands.watch_screen import Dial, show
-from tickcast.client.accounts import Gap
-from tickcast.client.audit import describe_gap, sum_up
+from tickcast.client.accounts import Gap, describe_gap, summarize
 from tickcast.client.stream import Stream, connect
 from tickcast.commands.hints import token_hint
 from tickcast.commands.options import ca_option, run, token_option
@@ -92,7 +91,7 @@ async def _watch(
                 raise
         finally:
             if audit:
-                for line in sum_up(stream.report()):
+                for line in summarize(stream.report()):
                     click.echo(f"tickcast: {line}", err=True)
         if audit and not stream.report().balanced:
             raise TickcastError("some ticks are not accounted for")

@@ -13,7 +13,7 @@ from clients.terminal.board import Board, ConnectionStatus
 from clients.terminal.candles import Candles
 from clients.terminal.view import Page, ViewRequest
 from tickcast.client.accounts import Gap
-from tickcast.client.state import Refused
+from tickcast.client.messages import Refused
 from tickcast.client.stream import Stream
 from tickcast.commands.keyboard import keys_pressed
 from tickcast.commands.screen import Screen, whole_screen

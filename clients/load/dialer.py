@@ -9,7 +9,7 @@ from typing import Any
 from clients.load.client import LoadClient
 from clients.load.plan import Plan
 from clients.load.wire import StreamAddress
-from tickcast.client.tls import verifying_context
+from tickcast.client.connection import verifying_context
 
 
 class Dialer:
@@ -21,7 +21,7 @@ class Dialer:
         self._tls = verifying_context(plan.ca_file) if address.secure else None
         self._peers: list[Any] = []
 
-    async def dial(self, client: LoadClient) -> None:
+    async def open_connection(self, client: LoadClient) -> None:
         """Connect a client.
 
         Raises:

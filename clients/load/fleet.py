@@ -18,7 +18,7 @@ from clients.load.meter import Meter
 from clients.load.payload import PayloadReader, StreamNumbers
 from clients.load.plan import Plan, PlannedClient, seats, symbols_of
 from clients.load.wire import parse_url
-from tickcast.client.tls import why_refused
+from tickcast.client.connection import describe_tls_error
 from tickcast.wire.errors import ConnectionFailed
 from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import DEFAULT_FEED, StreamKey
@@ -123,7 +123,7 @@ class ClientPool:
         client = LoadClient(self._shared, seat, generation, symbols, held, is_popular)
         try:
             async with asyncio.timeout(self._plan.settle_s):
-                await self._dialer.dial(client)
+                await self._dialer.open_connection(client)
                 self._connected.add(client)
                 await client.subscribed
         except TimeoutError:
@@ -134,7 +134,7 @@ class ClientPool:
             raise
         except ssl.SSLError as error:
             client.abort()
-            raise ConnectionFailed(why_refused(error)) from None
+            raise ConnectionFailed(describe_tls_error(error)) from None
         except ConnectionRefusedError:
             raise ConnectionFailed("no server listens there") from None
         except OSError as error:

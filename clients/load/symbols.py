@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from clients.load.plan import Plan
 from clients.load.wire import parse_url
-from tickcast.client.tls import verifying_context, why_refused
+from tickcast.client.connection import describe_tls_error, verifying_context
 from tickcast.wire.errors import ConnectionFailed, TickcastError
 
 _TIMEOUT_S: Final = 10.0
@@ -56,7 +56,7 @@ def ask_symbols(plan: Plan) -> list[str]:
         reply = connection.getresponse()
         body = reply.read(_BODY_MAX_BYTES)
     except ssl.SSLError as error:
-        raise ConnectionFailed(f"{where}: {why_refused(error)}") from None
+        raise ConnectionFailed(f"{where}: {describe_tls_error(error)}") from None
     except ConnectionRefusedError:
         raise ConnectionFailed(f"{plan.url}: no server listens there") from None
     except (OSError, http.client.HTTPException) as error:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from tickcast.client.accounts import Gap, Position
-from tickcast.client.state import Notice, Refused
+from tickcast.client.messages import Notice, Refused
 from tickcast.client.stream import Stream
 from tickcast.tapes.format import GapMark
 from tickcast.tapes.library import RecordingDirectory
@@ -109,7 +109,7 @@ class Recorder:
         try:
             return await stream.subscribe(wanted, slow=self._slow)
         except Refused as error:
-            if not error.is_of_the_unknown:
+            if not error.is_unknown_extension:
                 raise
         return await stream.subscribe(wanted)  # The server applies its own slow policy.
 

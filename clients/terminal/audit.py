@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tickcast.client.audit import COUNTS, by_trouble, sum_up
-from tickcast.client.report import Report, StreamReport
+from tickcast.client.accounts import COUNTS, Report, StreamReport, by_severity, summarize
 from tickcast.commands.lines import Line, Segment, count_fitting
 
 _HEADS: Final = ("symbol", "channel", "seq", *COUNTS)
@@ -22,8 +21,8 @@ class AuditTable:
 
     def draw(self, report: Report, width: int, height: int) -> list[Line]:
         """Draw the totals and as many streams as fit, those with the most problems first."""
-        streams = sorted(report.streams, key=by_trouble)
-        verdict, *sums = sum_up(report)
+        streams = sorted(report.streams, key=by_severity)
+        verdict, *sums = summarize(report)
         room = max(0, height - len(sums) - 2)
         if len(streams) > room:
             verdict += f", {len(streams) - room:,} more below"

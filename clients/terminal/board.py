@@ -13,7 +13,7 @@ from clients.terminal.help import HELP
 from clients.terminal.market import Market, Row
 from clients.terminal.table import SymbolTable, change, last_price
 from clients.terminal.view import Page, View, ViewRequest
-from tickcast.client.report import Report
+from tickcast.client.accounts import Report
 from tickcast.commands.lines import Line, Segment, clip, spread
 from tickcast.wire.ticks import Tick
 

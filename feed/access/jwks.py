@@ -21,7 +21,7 @@ import msgspec
 
 from feed.access.tokens import VerifyingKey, for_public_key
 from tickcast.addresses import is_loopback
-from tickcast.client.proxies import through
+from tickcast.client.connection import describe_proxy
 from tickcast.wire.errors import AuthFailed, InvalidSettings
 
 _FETCH_TIMEOUT_S: Final = 5.0
@@ -83,7 +83,7 @@ class RemoteKeys:
             published = jwt.PyJWKSet.from_dict(msgspec.json.decode(data, type=dict[str, Any])).keys
         except Exception as error:
             # The issuer may answer anything, such as a truncated body or keys of another form.
-            proxy = through(self._proxy())
+            proxy = describe_proxy(self._proxy())
             logger.error("can't fetch the keys of tokens%s: %s", proxy, error)
             return
         keys: dict[str | None, VerifyingKey] = {}

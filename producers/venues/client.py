@@ -24,7 +24,7 @@ from websockets.exceptions import (
 from producers.venues.capture import CaptureDirectory, CaptureFile
 from producers.venues.normalizer import Normalizer
 from producers.venues.venue import Notice, NoticeKind, TickKinds, Venue, batched, escape
-from tickcast.client.proxies import NO_SOCKS, proxy_of, through
+from tickcast.client.connection import SOCKS_HINT, describe_proxy, proxy_for
 from tickcast.tasks import ExponentialBackoff, OutageLog, cancel_and_wait
 from tickcast.wire.errors import BadFrame, VenueRefused
 from tickcast.wire.ticks import Tick
@@ -133,14 +133,16 @@ class VenueClient:
             try:
                 await self._connect_once(markets, delays, outages)
             except ImportError:
-                raise VenueRefused(f"{self._url}{through(self._proxy)}: {NO_SOCKS}") from None
+                raise VenueRefused(
+                    f"{self._url}{describe_proxy(self._proxy)}: {SOCKS_HINT}"
+                ) from None
             except (OSError, TimeoutError, WebSocketException) as error:
                 self._raise_if_final(error)
                 failure: Exception = error
             delay_s = delays.next_delay_s()
             self.reconnects += 1
             if outages.should_log(monotonic(), failure):
-                reason = (str(failure) or "no frame arrived in time") + through(self._proxy)
+                reason = (str(failure) or "no frame arrived in time") + describe_proxy(self._proxy)
                 logger.warning(
                     "connection lost",
                     extra={"venue": self._venue.name, "reason": reason,
@@ -156,13 +158,13 @@ class VenueClient:
             if status not in _RETRIED_STATUSES:
                 raise VenueRefused(f"{self._url} answers with HTTP status {status}") from None
         elif isinstance(error, _FINAL_ERRORS) and not isinstance(error, InvalidMessage):
-            raise VenueRefused(f"{self._url}{through(self._proxy)}: {error}") from None
+            raise VenueRefused(f"{self._url}{describe_proxy(self._proxy)}: {error}") from None
 
     async def _connect_once(
         self, markets: Sequence[str], delays: ExponentialBackoff, outages: OutageLog
     ) -> NoReturn:
         """Open a connection and process its frames. The end of the connection is an exception."""
-        self._proxy = proxy_of(self._url)
+        self._proxy = proxy_for(self._url)
         async with connect(
             self._url,
             proxy=self._proxy,

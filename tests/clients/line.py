@@ -8,9 +8,8 @@ from feed.transport.slices import run_all
 from tests.feed.accountant import Accountant
 from tests.feed.world import Store, Stored, World
 from tickcast.client.accounts import Gap
-from tickcast.client.notices import Event, Heartbeat
-from tickcast.client.resume import RequestedOptions
-from tickcast.client.state import ClientState, Message
+from tickcast.client.messages import Event, Heartbeat
+from tickcast.client.state import ClientState, Message, RequestedOptions
 from tickcast.wire.actions import Auth, PlayTape, SteerReplay
 from tickcast.wire.encoding import TEXT, Encoding, split_frames
 from tickcast.wire.playback import ReplayState
@@ -127,7 +126,7 @@ class Line:
             if symbol[-1] != "*" and key not in self.world.runs:
                 self.world.open(key)
         self.settle()
-        self._say(*self.state.subscribe({channel: patterns}, snapshot=snapshot, wish=wish))
+        self._say(*self.state.subscribe({channel: patterns}, snapshot=snapshot, options=wish))
         self.settle()
         self.held[channel].update(patterns)
 
@@ -170,14 +169,14 @@ class Line:
         """Let the client read this number of frames."""
         self.carry()
         for _ in range(min(count, len(self.wire))):
-            seen, notices = self.state.receive(self.wire.pop(0))
+            seen, notices = self.state.receive_frame(self.wire.pop(0))
             for item in seen:
                 self._show(item)
             if any(notice.get("id") == self.waits_for for notice in notices):
                 assert all(notice["T"] != "error" for notice in notices), notices
                 self.waits_for = 0
                 self.go_on()
-            if self.again is None and not self.waits_for and (ask := self.state.ask_epoch()):
+            if self.again is None and not self.waits_for and (ask := self.state.request_epoch()):
                 self._say(*ask)
                 self.waits_for = 0
 
@@ -198,8 +197,8 @@ class Line:
         if session.follower is not None:
             session.follower.drop(list(session.follower.behind))
         self.server = Accountant(self.world)
-        self.state.connected("tickcast.v1.json")
-        self.again = iter(self.state.subscribe_again())
+        self.state.begin_connection("tickcast.v1.json")
+        self.again = iter(self.state.restore())
         self.waits_for = 0
         self.go_on()
 

@@ -1,5 +1,6 @@
 """The client library behind `tickcast.connect`.
 
-A server's messages come in; ticks and notices go out. `stream` is the public class, `state` the
-rules without I/O.
+Frames of a server come in; ticks, gaps and other events go out, each tick accounted for. `stream`
+is the public class and `reconnect` keeps it connected. `state` and `accounts` hold the rules,
+without I/O. Start with `stream`, then read `state`.
 """

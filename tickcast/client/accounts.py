@@ -1,22 +1,23 @@
-"""Accounting of every tick of each stream, and each stream's position.
+"""Sequence accounting: what happened to every tick of every stream, and where to resume.
 
 Section 5 of the protocol sets the rule: each published tick is delivered, merged into a later one,
-skipped, or part of a gap. A tick that is none of these is missing. A correct server causes no
-missing ticks.
+skipped, or part of a gap. A tick that is none of these is missing, which a correct server never
+causes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Final, Literal, NamedTuple
 
-from tickcast.client.report import Report, StreamReport
 from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, channel_of
 
+# Bounds the memory of a client that sees ever new symbols, such as options of each expiry.
 STREAMS_MAX: Final = 100_000
-"""Maximum number of streams to remember. Above it, the stream first seen is dropped first."""
-
+COUNTS: Final = (
+    "delivered", "merged", "skipped", "gapped", "missing", "repeated", "restarts", "snapshots",
+)  # fmt: skip
 
 Reason = Literal["retention", "epoch", "broker", "skipped", "missing"]
 
@@ -48,37 +49,89 @@ class Position(NamedTuple):
     seq: int
 
 
+class StreamReport(NamedTuple):
+    """The accounting of one stream; the counts are those of `StreamAccount`."""
+
+    channel: str
+    symbol: str
+    epoch: str
+    seq: int | None
+    published: int
+    delivered: int
+    merged: int
+    skipped: int
+    gapped: int
+    missing: int
+    repeated: int
+    gaps: int
+    restarts: int
+    snapshots: int
+
+
+class Report(NamedTuple):
+    """The accounting of all streams that a client has seen, sorted, and its reconnects."""
+
+    streams: tuple[StreamReport, ...]
+    reconnects: int
+
+    def total(self, name: str) -> int:
+        """Return the sum of one field, such as `delivered`, over all streams.
+
+        >>> SequenceAccounts().report(reconnects=0).total("delivered")
+        0
+        """
+        return sum(getattr(stream, name) for stream in self.streams)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every tick is accounted for exactly once."""
+        return not self.total("repeated") and all(
+            (each.seq is None and not each.published)  # Its ticks are unnumbered.
+            or each.published == each.delivered + each.merged + each.skipped + each.gapped
+            for each in self.streams
+        )
+
+
 class StreamAccount:
     """The accounting of one stream.
 
-    Attributes:
-        epoch: identifies the numbering; empty while unknown.
-        is_sure: whether the server has confirmed the epoch. Otherwise it is the feed's last known
-            epoch.
-        seq: the last number accounted for; None if there is no position to resume from.
-        delivered, merged, skipped, gapped: numbers of ticks, by outcome.
-        missing: ticks that are none of these. `repeated`: ticks that arrived a second time.
-        gaps, restarts, snapshots: how many there were.
-        restarted: whether the numbering has restarted and no tick of the new one has arrived yet.
-        unasked: whether, after a cut, the server could not be asked for the ticks published
-            meanwhile.
+    >>> account = StreamAccount("trades", "ES")
+    >>> account.add_range(after=0, last=3, delivered=3)  # The ticks 1 to 3.
+    []
+    >>> account.add_range(after=5, last=8)  # Tick 8 replaces 6 and 7; nothing explains 4 and 5.
+    [Gap(channel='trades', symbol='ES', first_seq=4, last_seq=5, reason='missing')]
+    >>> account.published, account.delivered, account.merged, account.missing
+    (8, 4, 2, 2)
     """
 
     __slots__ = (
-        "_base", "_closed", "channel", "delivered", "epoch", "gapped", "gaps", "is_sure", "merged",
-        "missing", "repeated", "restarted", "restarts", "seq", "skipped", "snapshots", "symbol",
-        "unasked",
+        "_base", "_closed", "channel", "confirmed", "delivered", "epoch", "gapped", "gaps",
+        "merged", "missing", "repeated", "restarted", "restarts", "seq", "skipped", "snapshots",
+        "symbol", "unresumed",
     )  # fmt: skip
 
     def __init__(self, channel: str, symbol: str) -> None:
         self.channel = channel
         self.symbol = symbol
+        # Identifies the numbering; empty while unknown.
         self.epoch = ""
-        self.is_sure = False
+        # Whether the server has confirmed that `epoch` is that of `seq`. Otherwise it is the epoch
+        # that the server last reported for the feed, which may have changed since.
+        self.confirmed = False
+        # The last number accounted for; None if there is no position to resume from.
         self.seq: int | None = None
+        # Numbers of ticks, by outcome.
         self.delivered = self.merged = self.skipped = self.gapped = 0
-        self.missing = self.repeated = self.gaps = self.restarts = self.snapshots = 0
-        self.restarted = self.unasked = False
+        # Ticks without one of these outcomes, and ticks that arrived a second time.
+        self.missing = self.repeated = 0
+        # Numbers of notices and snapshots.
+        self.gaps = self.restarts = self.snapshots = 0
+        # The numbering has restarted, and no tick of the new one has arrived yet.
+        self.restarted = False
+        # After a cut, the stream went on without a request for the ticks published meanwhile,
+        # because the server does not know `resume`.
+        self.unresumed = False
+        # The number before the current run, and the size of all earlier runs.
         self._base = self._closed = 0
 
     @property
@@ -86,73 +139,90 @@ class StreamAccount:
         """How many numbers `seq` has advanced by, over all runs."""
         return self._closed + (0 if self.seq is None else self.seq - self._base)
 
-    def begin_after(self, seq: int) -> None:
-        """Start a run at the number after this one."""
+    def start_run(self, after: int) -> None:
+        """Start a run of numbers that follow `after`."""
         self.end_run()
-        self._base = self.seq = seq
+        self._base = self.seq = after
 
     def end_run(self) -> None:
         """End the current run: there is no position to resume from."""
         self._closed = self.published
         self.seq = None
-        self.restarted = self.unasked = False
+        self.restarted = self.unresumed = False
 
     # -- ticks
 
-    def add(self, tick: Tick) -> Iterator[Tick | Gap]:
-        """Record a tick and yield the ticks and gaps for the application."""
+    def add_tick(self, tick: Tick) -> list[Tick | Gap]:
+        """Record a tick; return it for the program, after the gaps before it.
+
+        Leaves out a tick that the program has seen already.
+        """
         if tick.seq is None:
-            yield from self._take_unnumbered()
-            yield tick
-        elif not tick.snap:
-            yield from self._take_numbered(tick, tick.seq)
-        else:
+            return self._add_unnumbered(tick)
+        if tick.snap:
             self.snapshots += 1
-            if self._begins:
-                self.begin_after(tick.seq)
-            if tick.seq >= (self.seq or 0):
-                yield tick
+            return [tick] if tick.seq >= self._position_before(tick.seq + 1) else []
+        delivered = self.delivered
+        gaps = self.add_range(tick.seq - tick.conflated - 1, tick.seq)
+        return [*gaps, tick] if self.delivered > delivered else [*gaps]
 
-    @property
-    def _begins(self) -> bool:
-        # After a restart, a stream continues with 1 or with the tick after a snapshot. A slow
-        # client may not have received that tick.
-        return self.seq is None or self.restarted
+    def add_range(self, after: int, last: int, delivered: int = 1) -> list[Gap]:
+        """Record ticks that cover the numbers above `after` up to `last`; return the gaps found.
 
-    def _take_unnumbered(self) -> Iterator[Gap]:
-        self.delivered += 1
-        if self.unasked:
-            self.unasked = False
-            self.gaps += 1
-            yield self._gap(None, None, "retention")
+        Fast enough for programs that check numbers without decoding ticks.
 
-    def _take_numbered(self, tick: Tick, seq: int) -> Iterator[Tick | Gap]:
-        first_seq = seq - tick.conflated
-        if self.unasked and seq <= (self.seq or 0):
+        Args:
+            delivered: how many ticks arrived. They replace the other numbers of the range.
+        """
+        if self.seq == after:  # As it should be; the rest is for ranges that do not fit.
+            self.seq = last
+            self.delivered += delivered
+            self.merged += last - after - delivered
+            self.restarted = self.unresumed = False
+            return []
+        gaps: list[Gap] = []
+        if self.unresumed and last <= (self.seq or 0):
             # The numbers of live ticks only increase, so this is a new numbering.
-            yield from self.add_gap(None, None, "epoch")
-        if self._begins:
-            self.begin_after(first_seq - 1)
-        position = self.seq or 0
-        if seq <= position:
-            self.repeated += 1
-            return
-        if first_seq > position + 1:
-            yield self._lose(position + 1, first_seq - 1)
-            position = first_seq - 1
-        self.repeated += position - first_seq + 1
+            gaps += self.add_gap(None, None, "epoch")
+        position = self._position_before(after + 1)
+        if last <= position:
+            self.repeated += delivered
+            return gaps
+        if after > position:
+            gaps.append(self._add_unexplained(position + 1, after))
+            position = after
+        self.repeated += position - after
+        delivered = min(delivered, last - position)
+        self.delivered += delivered
+        self.merged += last - position - delivered
+        self._advance(last)
+        return gaps
+
+    def _add_unnumbered(self, tick: Tick) -> list[Tick | Gap]:
         self.delivered += 1
-        self.merged += seq - position - 1
-        self._go_on_to(seq)
-        yield tick
+        if not self.unresumed:
+            return [tick]
+        self.unresumed = False
+        self.gaps += 1
+        return [self._gap(None, None, "retention"), tick]
 
-    def _go_on_to(self, seq: int) -> None:
-        self.seq, self.unasked = seq, False
+    def _position_before(self, first_seq: int) -> int:
+        """Return the position, after starting a run with `first_seq` if no run has begun.
 
-    def _lose(self, first_seq: int, last_seq: int) -> Gap:
-        """Count ticks that no notice covers: as a gap if the server could not be asked."""
+        After a restart, a stream continues with 1 or with the tick after a snapshot, but a slow
+        client may not have received that tick. So any number may come first.
+        """
+        if self.seq is None or self.restarted:
+            self.start_run(first_seq - 1)
+        return self.seq or 0
+
+    def _advance(self, seq: int) -> None:
+        self.seq, self.unresumed = seq, False
+
+    def _add_unexplained(self, first_seq: int, last_seq: int) -> Gap:
+        """Count ticks that no notice covers: as a gap if they could not be requested."""
         count = last_seq - first_seq + 1
-        if self.unasked:
+        if self.unresumed:
             self.gapped += count
             self.gaps += 1
             return self._gap(first_seq, last_seq, "retention")
@@ -164,99 +234,85 @@ class StreamAccount:
 
     # -- notices
 
-    def add_skipped(self, first_seq: int, last_seq: int) -> Iterator[Gap]:
-        """Record a `skipped` notice; yield a gap for it, after one for any missing ticks."""
-        lost, first_new = self._cover(first_seq, last_seq)
-        self.skipped += last_seq - first_new + 1
-        yield from lost
-        if first_new <= last_seq:
-            yield self._gap(first_new, last_seq, "skipped")
-
-    def add_gap(self, first_seq: int | None, last_seq: int | None, reason: Reason) -> Iterator[Gap]:
-        """Record a `gap` notice; yield a gap for it, after one for any missing ticks."""
-        self.gaps += 1
+    def add_gap(self, first_seq: int | None, last_seq: int | None, reason: Reason) -> list[Gap]:
+        """Record a `gap` or `skipped` notice; return its gap, after one for missing ticks."""
+        if reason != "skipped":
+            self.gaps += 1
         if reason == "epoch":
             self.restarts += 1
-            self.begin_after(0)
-            self.epoch, self.is_sure, self.restarted = "", False, True
-            yield self._gap(None, None, reason)
-            return
-        if first_seq is None and last_seq is not None and self._begins:
-            self.begin_after(last_seq)
+            self.start_run(0)
+            self.epoch, self.confirmed, self.restarted = "", False, True
+            return [self._gap(None, None, reason)]
         if first_seq is None or last_seq is None:
-            yield self._gap(first_seq, last_seq, reason)
-            return
-        lost, first_new = self._cover(first_seq, last_seq)
-        self.gapped += last_seq - first_new + 1
-        yield from lost
-        if first_new <= last_seq:
-            yield self._gap(first_new, last_seq, reason)
-
-    def _cover(self, first_seq: int, last_seq: int) -> tuple[list[Gap], int]:
-        """Advance past a notice; return gaps for ticks missing before it, and its first new seq.
-
-        The first new seq is `last_seq + 1` if the whole range was already accounted for.
-        """
-        if self._begins:
-            self.begin_after(first_seq - 1)
-        position = self.seq or 0
-        lost = [self._lose(position + 1, first_seq - 1)] if first_seq > position + 1 else []
+            if last_seq is not None:
+                self._position_before(last_seq + 1)
+            return [self._gap(first_seq, last_seq, reason)]
+        position = self._position_before(first_seq)
+        gaps: list[Gap] = []
+        if first_seq > position + 1:
+            gaps.append(self._add_unexplained(position + 1, first_seq - 1))
+        # A notice may repeat numbers that were accounted for already.
         first_new = min(max(first_seq, position + 1), last_seq + 1)
         self.repeated += first_new - first_seq
-        self._go_on_to(max(position, last_seq))
-        return lost, first_new
+        if reason == "skipped":
+            self.skipped += last_seq - first_new + 1
+        else:
+            self.gapped += last_seq - first_new + 1
+        self._advance(max(position, last_seq))
+        if first_new <= last_seq:
+            gaps.append(self._gap(first_new, last_seq, reason))
+        return gaps
 
 
 class SequenceAccounts:
-    """The accounting of all streams of one client.
-
-    Attributes:
-        epoch: the feed's epoch that the server last reported.
-        lacks_epoch: whether a numbering has begun since then.
-    """
+    """The accounting of all streams of one client."""
 
     def __init__(self, streams_max: int = STREAMS_MAX) -> None:
-        self._streams_max = streams_max
-        self._books: dict[tuple[str, str], StreamAccount] = {}
+        # The feed's epoch that the server last reported.
         self.epoch = ""
-        self.lacks_epoch = False
+        # A numbering has begun since then, so its epoch has to be requested.
+        self.epoch_needed = False
+        self._streams_max = streams_max
+        self._accounts: dict[tuple[str, str], StreamAccount] = {}
 
-    def book(self, channel: str, symbol: str) -> StreamAccount:
-        """Return the book of a stream, creating it if necessary."""
-        book = self._books.get((channel, symbol))
-        if book is None:
-            if len(self._books) >= self._streams_max:
-                del self._books[next(iter(self._books))]
-            book = self._books[channel, symbol] = StreamAccount(channel, symbol)
-        return book
+    def account(self, channel: str, symbol: str) -> StreamAccount:
+        """Return the account of a stream, creating it if necessary."""
+        account = self._accounts.get((channel, symbol))
+        if account is None:
+            if len(self._accounts) >= self._streams_max:
+                del self._accounts[next(iter(self._accounts))]  # The stream first seen.
+            account = self._accounts[channel, symbol] = StreamAccount(channel, symbol)
+        return account
 
-    def add(self, tick: Tick) -> Iterator[Tick | Gap]:
-        """Record a tick and yield the ticks and gaps for the application."""
-        book = self.book(channel_of(tick), tick.symbol)
-        if not (book.seq or book.restarted or tick.seq is None):
-            self._begin(book)
-        return book.add(tick)
+    def add_tick(self, tick: Tick) -> list[Tick | Gap]:
+        """Record a tick and return the ticks and gaps for the program."""
+        account = self.account(channel_of(tick), tick.symbol)
+        if not (account.seq or account.restarted or tick.seq is None):
+            self._assume_epoch(account)
+        return account.add_tick(tick)
 
-    def add_notice(self, notice: dict[str, Any]) -> Iterator[Gap]:
-        """Record a `skipped` or `gap` notice and yield the gaps for the application."""
-        book = self.book(notice["ch"], notice["S"])
-        if book.seq is None:
-            self._begin(book)
-        if notice["T"] == "skipped":
-            return book.add_skipped(notice["from"], notice["to"])
-        self.lacks_epoch = self.lacks_epoch or notice["reason"] == "epoch"
-        return book.add_gap(notice["from"], notice["to"], notice["reason"])
+    def add_notice(self, notice: dict[str, Any]) -> list[Gap]:
+        """Record a `skipped` or `gap` notice and return the gaps for the program."""
+        account = self.account(notice["ch"], notice["S"])
+        if account.seq is None:
+            self._assume_epoch(account)
+        reason: Reason = "skipped" if notice["T"] == "skipped" else notice["reason"]
+        if reason == "epoch":
+            self.epoch_needed = True
+        return account.add_gap(notice["from"], notice["to"], reason)
 
-    def _begin(self, book: StreamAccount) -> None:
-        book.epoch, book.is_sure = self.epoch, False
-        self.lacks_epoch = True
+    def _assume_epoch(self, account: StreamAccount) -> None:
+        account.epoch, account.confirmed = self.epoch, False
+        self.epoch_needed = True
+
+    # -- epochs and positions
 
     def epoch_of(self, channel: str, symbol: str) -> str:
         """Return the epoch of a stream; empty while unknown."""
-        book = self._books.get((channel, symbol))
-        return book.epoch if book else ""
+        account = self._accounts.get((channel, symbol))
+        return account.epoch if account else ""
 
-    def name_epoch(self, epoch: str) -> None:
+    def set_epoch(self, epoch: str) -> None:
         """Set the feed's epoch as the server reported it.
 
         Numberings that began since it reported a different epoch may belong to either of the two,
@@ -264,76 +320,122 @@ class SequenceAccounts:
         the server reports it again.
         """
         self.epoch = epoch
-        for book in self._books.values():
-            if book.is_sure or book.seq is None:
+        for account in self._accounts.values():
+            if account.confirmed or account.seq is None:
                 continue
-            if book.epoch in ("", epoch):
-                book.epoch, book.is_sure = epoch, True
+            if account.epoch in ("", epoch):
+                account.epoch, account.confirmed = epoch, True
             else:
-                book.epoch, self.lacks_epoch = "", True
+                account.epoch, self.epoch_needed = "", True
 
-    def stand_at(self, positions: Iterable[dict[str, Any]]) -> None:
-        """Set the positions from a server's `positions` message."""
+    def set_positions(self, positions: Iterable[dict[str, Any]]) -> None:
+        """Set the positions from a server's reply: by epoch, then channel, then symbol."""
         for each in positions:
             for channel in CHANNELS:
                 for symbol, seq in each.get(channel, {}).items():
-                    self.place(channel, symbol, each["epoch"], seq)
+                    self.set_position(Position(channel, symbol, each["epoch"], seq))
 
-    def place(self, channel: str, symbol: str, epoch: str, seq: int) -> None:
+    def set_position(self, position: Position) -> None:
         """Set the position of one stream."""
-        book = self.book(channel, symbol)
-        book.begin_after(seq)
-        book.epoch, book.is_sure = epoch, True
+        account = self.account(position.channel, position.symbol)
+        account.start_run(position.seq)
+        account.epoch, account.confirmed = position.epoch, True
 
-    def keep_positions(self, held: Iterable[Subscription]) -> None:
-        """Keep the positions of subscribed streams only; others start over when resubscribed."""
-        coverage = Coverage(held)
-        for book in self._books.values():
-            if book.seq is not None and not _covers(coverage, book):
-                book.end_run()
+    def end_runs_outside(self, subscriptions: Iterable[Subscription]) -> None:
+        """Drop the positions of other streams: they start over when they are resubscribed."""
+        coverage = Coverage(subscriptions)
+        for account in self._accounts.values():
+            if account.seq is not None and not _is_covered(account, coverage):
+                account.end_run()
 
-    def insist_on_epochs(self) -> None:
+    def confirm_epochs(self) -> None:
         """Treat the epochs of all positions as confirmed, before sending them to the server.
 
         The server will report an epoch that is wrong. Until it does, the epochs must not change,
         because a cut may lose that report.
         """
-        for book in self._books.values():
-            book.is_sure = book.seq is not None
+        for account in self._accounts.values():
+            account.confirmed = account.seq is not None
 
-    def resume_unasked(self) -> None:
-        """Continue all streams after a cut, without the ticks published meanwhile."""
-        for book in self._books.values():
-            book.unasked = True
+    def mark_unresumed(self) -> None:
+        """Let all streams go on after a cut without the ticks published meanwhile."""
+        for account in self._accounts.values():
+            account.unresumed = True
 
-    def positioned(
-        self, held: Iterable[Subscription], besides: Iterable[Subscription] = ()
+    def resumable(
+        self, subscriptions: list[Subscription], resumed: Iterable[Subscription] = ()
     ) -> list[StreamAccount]:
-        """Return the resumable streams that `held` covers and `besides` does not."""
-        held = list(held)
-        coverage, known = Coverage(held), Coverage(besides)
-        candidates: Iterable[StreamAccount | None] = self._books.values()
-        if not any(each.is_wildcard for each in held):
+        """Return the accounts with a position that these subscriptions cover.
+
+        Args:
+            resumed: leave out the streams that these subscriptions cover.
+        """
+        coverage, excluded = Coverage(subscriptions), Coverage(resumed)
+        candidates: Iterable[StreamAccount | None] = self._accounts.values()
+        if not coverage.has_wildcards:
             # Named streams can be looked up without a scan of all streams.
-            candidates = [self._books.get((each.channel, each.pattern)) for each in held]
+            candidates = [
+                self._accounts.get((each.channel, each.pattern)) for each in subscriptions
+            ]
         return [
-            book
-            for book in candidates
-            if book is not None
-            and book.seq is not None
-            and _covers(coverage, book)
-            and not _covers(known, book)
+            account
+            for account in candidates
+            if account is not None
+            and account.seq is not None
+            and _is_covered(account, coverage)
+            and not _is_covered(account, excluded)
         ]
 
+    # -- reports
+
     def report(self, reconnects: int) -> Report:
-        """Return a snapshot of the books."""
-        names = StreamReport._fields
+        """Return a snapshot of the accounts."""
         streams = [
-            StreamReport(*(getattr(self._books[key], name) for name in names))
-            for key in sorted(self._books)
+            StreamReport(*(getattr(account, name) for name in StreamReport._fields))
+            for _, account in sorted(self._accounts.items())
         ]
         return Report(tuple(streams), reconnects)
 
 
-def _covers(coverage: Coverage, book: StreamAccount) -> bool:
-    return coverage.covers(StreamKey("", book.channel, book.symbol))
+def _is_covered(account: StreamAccount, coverage: Coverage) -> bool:
+    return coverage.covers(StreamKey("", account.channel, account.symbol))
+
+
+# -- text for `tickcast watch --audit` and `tickcast record`
+
+
+def summarize(report: Report) -> list[str]:
+    """Summarize a report in three lines of text."""
+    verdict = "balanced" if report.balanced else "NOT BALANCED"
+    totals = [f"{report.total(name):,} {name}" for name in COUNTS]
+    streams, reconnects = len(report.streams), report.reconnects
+    return [
+        f"{verdict}, {streams:,} stream{'s'[: streams != 1]},"
+        f" {reconnects:,} reconnect{'s'[: reconnects != 1]}",
+        f"{report.total('published'):,} published: {', '.join(totals[:4])}",
+        ", ".join(totals[4:]),
+    ]
+
+
+def describe_gap(gap: Gap) -> str:
+    """Describe a gap in one line of text.
+
+    >>> describe_gap(Gap("trades", "ES", 1041, 1100, "retention"))
+    'trades ES: 1,041 to 1,100 will not come (retention)'
+    """
+    name = f"{gap.channel} {gap.symbol}"
+    if gap.reason == "epoch":
+        return f"{name}: the numbering restarts"
+    first = "…" if gap.first_seq is None else f"{gap.first_seq:,}"
+    last = "…" if gap.last_seq is None else f"{gap.last_seq:,}"
+    return f"{name}: {first} to {last} will not come ({gap.reason})"
+
+
+def by_severity(stream: StreamReport) -> tuple[int, int, str, str]:
+    """Sort key that puts the streams with the most problems first."""
+    return (
+        -(stream.missing + stream.repeated),
+        -(stream.gapped + stream.skipped + stream.restarts),
+        stream.symbol,
+        stream.channel,
+    )

@@ -11,35 +11,36 @@ from tickcast.wire.errors import CloseCode, Fault
 
 FIRST_S: Final = 0.2
 MAX_S: Final = 10.0
+# Upper bound on the delay that a `Retry-After` header can request.
 RETRY_AFTER_MAX_S: Final = 300.0
-"""Upper bound on the delay that a `Retry-After` header can request."""
-SETTLED_S: Final = 1.0
-"""Delays start over after a connection that has lasted at least this long."""
-_NEVER: Final = range(4000, 4100)
-_AT_ONCE: Final = range(4200, 4300)
-_OUR_FAULTS: Final = frozenset(
-    (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG)
-)
-"""Close codes that would recur if the client sent the same messages again."""
+# Delays start over after a connection that has lasted at least this long.
+STABLE_S: Final = 1.0
 REFUSED_FIRST_S: Final = 0.4
 REFUSED_MAX_S: Final = 3.0
+
+_NEVER: Final = range(4000, 4100)
+_AT_ONCE: Final = range(4200, 4300)
+# Close codes that would recur if the client sent the same messages again.
+_CLIENT_ERRORS: Final = frozenset(
+    (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.TOO_BIG)
+)
+# HTTP statuses of a refused handshake that are worth a retry.
 _RETRIED: Final = frozenset((429, 502, 503, 504))
-"""HTTP statuses of a refused handshake that are worth a retry."""
 
 
-class Backoff:
+class ReconnectDelays:
     """Reconnect delays that grow with each failure, with jitter to spread clients out.
 
     Args:
         dice: returns random numbers from 0 to 1. The jitter is full: a delay lies anywhere between
             0 and its bound.
 
-    >>> backoff = Backoff(dice=lambda: 1.0)
-    >>> [backoff.after_failure() for _ in range(4)]
+    >>> delays = ReconnectDelays(dice=lambda: 1.0)
+    >>> [delays.after_failure() for _ in range(4)]
     [0.2, 0.4, 0.8, 1.6]
-    >>> backoff.after_close(CloseCode.RESTART, lasted_s=60, retry_s=1.5)
+    >>> delays.after_close(CloseCode.RESTART, lasted_s=60, retry_s=1.5)
     1.5
-    >>> backoff.after_close(4001, lasted_s=60) is None  # It was turned away for good.
+    >>> delays.after_close(4001, lasted_s=60) is None  # Its credentials are not accepted.
     True
     """
 
@@ -53,9 +54,9 @@ class Backoff:
             lasted_s: how long all subscriptions were in place; 0 if they never were.
             retry_s: the delay that the server's `shutdown` message requested.
         """
-        if code in _NEVER or (code in _OUR_FAULTS and not lasted_s):
+        if code in _NEVER or (code in _CLIENT_ERRORS and not lasted_s):
             return None
-        if lasted_s >= SETTLED_S:
+        if lasted_s >= STABLE_S:
             self._delays.reset()
         # Reconnect at once only the first time: a server might close every connection this way.
         is_first = self._delays.is_first
@@ -77,7 +78,7 @@ class Backoff:
         return max(self._delays.next_delay_s(), min(retry_after_s, RETRY_AFTER_MAX_S))
 
 
-class Pace:
+class RateLimitDelays:
     """Delays before repeating a rate-limited message on the same connection.
 
     Reconnecting would not help: a new connection would start over with the first message and get
@@ -87,17 +88,17 @@ class Pace:
         dice: returns random numbers from 0 to 1. A delay lies between half its bound and its
             bound, because servers close connections that are refused repeatedly.
 
-    >>> pace = Pace(dice=lambda: 1.0)
-    >>> [pace.after_refusal(429) for _ in range(5)]
+    >>> delays = RateLimitDelays(dice=lambda: 1.0)
+    >>> [delays.after_refusal(429) for _ in range(5)]
     [0.4, 0.8, 1.6, 3.0, 3.0]
-    >>> pace.after_refusal(405) is None  # That will not be granted later.
+    >>> delays.after_refusal(405) is None  # Waiting does not raise the symbol limit.
     True
     """
 
     def __init__(self, dice: Callable[[], float] = random.random) -> None:
         self._delays = ExponentialBackoff(REFUSED_FIRST_S, REFUSED_MAX_S, lambda: (1 + dice()) / 2)
 
-    def granted(self) -> None:
+    def reset(self) -> None:
         """Start over: the server has accepted a message."""
         self._delays.reset()
 

@@ -11,27 +11,33 @@ from typing import Any, Final
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tickcast.client.connecting import ServerAddress, dial, next_frame, words_of
-from tickcast.client.notices import Event
-from tickcast.client.requests import PendingRequests
-from tickcast.client.stamps import tick_in
-from tickcast.client.state import (
+from tickcast.client.connection import (
+    PendingRequests,
+    ServerAddress,
+    describe_close,
+    open_connection,
+    receive_frame,
+)
+from tickcast.client.messages import (
     TICK_TYPES,
+    Event,
     Notice,
     Refused,
-    messages_in,
-    reading,
+    decode_frame,
+    encode_frame,
+    parse_tick,
+    reading_frame,
     subprotocol_of,
-    to_message,
 )
+from tickcast.client.state import Message
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
 from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState, check_speed, format_speed
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
+# The id of the replay, which is the only one on its connection.
 _ID: Final = 1
-"""The id of the replay, which is the only one on its connection."""
 
 
 class ReplayCut(ConnectionFailed):
@@ -49,7 +55,8 @@ class PrivateReplay:
     ticks are merged or skipped. Iterating raises `ReplayCut` if the connection was cut, and
     `Refused` if the tape turns out to be damaged. `Stream.replay` starts one.
 
-    >>> from clients import connect
+    >>> import asyncio
+    >>> from tickcast import connect
     >>> async def main():
     ...     async with connect(URL) as stream:
     ...         replay = await stream.replay("es-2013-09-01", trades=["ES"])
@@ -68,15 +75,17 @@ class PrivateReplay:
         self._address = address
         self._socket = socket
         self._encoding = encoding
-        self._conversation = PendingRequests()
-        self._queue = self._conversation.queue
+        self._requests = PendingRequests()
+        self._queue = self._requests.queue
         self._state: ReplayState | None = None
-        self._steering = asyncio.Lock()
-        self._drops = False
-        self._reader = asyncio.create_task(self._receive(), name="private replay")
+        # One command at a time, because all replies carry the same id.
+        self._commands = asyncio.Lock()
+        # After a seek or stop, ticks that the server sent before its reply are outdated.
+        self._discards_ticks = False
+        self._reader = asyncio.create_task(self._receive_all(), name="private replay")
 
     @classmethod
-    async def begin(
+    async def start(
         cls,
         address: ServerAddress,
         encoding: Encoding,
@@ -88,13 +97,17 @@ class PrivateReplay:
         speed: float | str,
     ) -> PrivateReplay:
         """Connect and start the replay; the arguments and errors are those of `Stream.replay`."""
-        places = {"start": start, "end": end}
-        part = {name: _ns(place) for name, place in places.items() if place is not None}
-        named = {channel: symbols for channel, symbols in channels.items() if symbols}
-        fields = {"tape": tape, **named, **part, "speed": _speed(speed)}
-        replay = cls(address, await dial(address, subprotocol_of(encoding)), encoding)
+        bounds = {"start": start, "end": end}
+        fields = {
+            "tape": tape,
+            **{channel: symbols for channel, symbols in channels.items() if symbols},
+            **{name: _ns(time) for name, time in bounds.items() if time is not None},
+            "speed": _speed(speed),
+        }
+        socket = await open_connection(address, subprotocol_of(encoding))
+        replay = cls(address, socket, encoding)
         try:
-            await replay._ask("replay", fields)
+            await replay._command("replay", fields)
         except BaseException:
             await replay.close()
             raise
@@ -111,7 +124,7 @@ class PrivateReplay:
         """Whether the replay is over; unread ticks can still be read."""
         return self._queue.ended is not None
 
-    # -- steering
+    # -- commands
 
     async def pause(self) -> ReplayState:
         """Pause the replay. Ticks sent before the pause can still be read.
@@ -123,11 +136,11 @@ class PrivateReplay:
             Refused: the server refused the command.
             ConnectionFailed: the replay ended earlier, or the server did not answer.
         """
-        return await self._ask("replay.pause")
+        return await self._command("replay.pause")
 
     async def resume(self) -> ReplayState:
         """Resume the replay; returns and raises as `pause` does."""
-        return await self._ask("replay.resume")
+        return await self._command("replay.resume")
 
     async def seek(self, position: datetime | str | int) -> ReplayState:
         """Move the replay forward or back to another time, dropping unread ticks.
@@ -138,17 +151,17 @@ class PrivateReplay:
         Raises:
             ValueError: `position` is not a valid time. The other errors are those of `pause`.
         """
-        return await self._ask("replay.seek", {"position": _ns(position)}, drops=True)
+        return await self._command("replay.seek", {"position": _ns(position)}, discard_ticks=True)
 
     async def speed(self, speed: float | str) -> ReplayState:
         """Change the speed, as in `Stream.replay`; returns and raises as `pause` does."""
-        return await self._ask("replay.speed", {"speed": _speed(speed)})
+        return await self._command("replay.speed", {"speed": _speed(speed)})
 
     async def stop(self) -> ReplayState:
         """Stop the replay, dropping unread ticks. Does nothing to a replay that has ended."""
         if not self.ended:
             with suppress(ConnectionFailed):
-                await self._ask("replay.stop", drops=True)
+                await self._command("replay.stop", discard_ticks=True)
         await self.close()
         return self.state
 
@@ -156,7 +169,7 @@ class PrivateReplay:
         """Close the connection, which ends the replay and any iteration over it."""
         self._reader.cancel()
         await asyncio.wait([self._reader])
-        self._conversation.end(StopAsyncIteration())
+        self._requests.end(StopAsyncIteration())
         await self._socket.close()
 
     # -- reading
@@ -169,66 +182,65 @@ class PrivateReplay:
         assert not isinstance(tick, Event)
         return tick
 
-    async def read(self, most: int = 1000) -> list[Tick]:
+    async def read(self, max_ticks: int = 1000) -> list[Tick]:
         """Return unread ticks, as `Stream.read` does; an empty list once the replay has ended."""
         try:
-            ticks = await self._queue.get_ticks(most)
+            ticks = await self._queue.get_ticks(max_ticks)
         except StopAsyncIteration:
             return []
         assert not isinstance(ticks, Event)
         return ticks
 
-    # -- the conversation
+    # -- requests and replies
 
-    async def _ask(
-        self, action: str, fields: Mapping[str, Any] | None = None, *, drops: bool = False
+    async def _command(
+        self, action: str, fields: Mapping[str, Any] | None = None, *, discard_ticks: bool = False
     ) -> ReplayState:
-        # One command at a time: all replies carry the same id.
-        async with self._steering:
-            if drops:
-                self._drops = True
+        async with self._commands:
+            if discard_ticks:
+                self._discards_ticks = True
                 self._queue.clear()
-            message = {"action": action, "id": _ID, **(fields or {})}
-            question = _ID, to_message(message, self._encoding)
+            frame = encode_frame({"action": action, "id": _ID, **(fields or {})}, self._encoding)
             try:
-                reply = await self._conversation.ask(self._socket, question)
+                reply = await self._requests.request(self._socket, Message(_ID, frame))
             finally:
-                self._drops = False
+                self._discards_ticks = False
         return ReplayState.from_fields(reply)
 
-    async def _receive(self) -> None:
+    async def _receive_all(self) -> None:
         try:
             while not self.ended:
-                with reading():
-                    await self._take(messages_in(await next_frame(self._socket)))
-        except ConnectionClosed as cut:
-            words = f"{self._address.url}: {words_of(cut)}"
-            self._conversation.end(ReplayCut(f"{words}; a private replay does not come back"))
+                with reading_frame():
+                    await self._process(decode_frame(await receive_frame(self._socket)))
+        except ConnectionClosed as closed:
+            text = f"{self._address.url}: {describe_close(closed)}"
+            self._requests.end(ReplayCut(f"{text}; a private replay is not resumed"))
         except Exception as error:
-            self._conversation.end(error)
+            self._requests.end(error)
         await self._socket.close()
 
-    async def _take(self, messages: list[Notice]) -> None:
-        ticks = [tick_in(each) for each in messages if each["T"] in TICK_TYPES]
-        if ticks and not self._drops:
+    async def _process(self, messages: list[Notice]) -> None:
+        ticks = [parse_tick(each) for each in messages if each["T"] in TICK_TYPES]
+        if ticks and not self._discards_ticks:
             await self._queue.put(ticks)
         for notice in messages:
             if notice.get("id") == _ID:
-                self._take_notice(notice)
+                self._process_notice(notice)
 
-    def _take_notice(self, notice: Notice) -> None:
+    def _process_notice(self, notice: Notice) -> None:
         if notice["T"] == "replay":
             self._state = ReplayState.from_fields(notice)
-            self._drops = False
-            self._conversation.answer(notice)
+            # Ticks behind the reply are wanted, even before the waiting task resumes.
+            self._discards_ticks = False
+            self._requests.resolve(notice)
             if self._state.mode is ReplayMode.ENDED:
-                self._conversation.end(StopAsyncIteration())
-        elif not self._conversation.answer(notice):
-            self._conversation.end(Refused(notice))
+                self._requests.end(StopAsyncIteration())
+        elif not self._requests.resolve(notice):
+            self._requests.end(Refused(notice))
 
 
-def _ns(place: datetime | str | int) -> int:
-    return int(Time.from_wire(place))
+def _ns(time: datetime | str | int) -> int:
+    return int(Time.from_wire(time))
 
 
 def _speed(speed: float | str) -> int | float | str:

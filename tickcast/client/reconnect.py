@@ -1,4 +1,4 @@
-"""Keep a client connected: dial, receive, and resume all streams after a cut."""
+"""Keep a client connected: connect, receive, and resume all streams after a cut."""
 
 from __future__ import annotations
 
@@ -11,17 +11,25 @@ from contextlib import suppress
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tickcast.client.backoff import Backoff, Pace
-from tickcast.client.connecting import ServerAddress, dial, next_frame, refusal_in, words_of
-from tickcast.client.notices import Event
-from tickcast.client.requests import REPLY_TIMEOUT_S, PendingRequests
-from tickcast.client.resume import RequestedOptions
-from tickcast.client.state import ClientState, Message, Notice, Refused
+from tickcast.client.backoff import RateLimitDelays, ReconnectDelays
+from tickcast.client.connection import (
+    REPLY_TIMEOUT_S,
+    PendingRequests,
+    ServerAddress,
+    describe_close,
+    open_connection,
+    receive_frame,
+    refusal_of,
+)
+from tickcast.client.messages import Event, Notice, Refused
+from tickcast.client.state import ClientState, Message, RequestedOptions
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
 from tickcast.wire.ticks import Tick
 
 logger = logging.getLogger("tickcast.client")
+
+_NOTICES_KEPT = 100
 
 
 class Reconnector:
@@ -29,70 +37,69 @@ class Reconnector:
 
     Args:
         reconnect: whether to reconnect after a cut.
-
-    Attributes:
-        connected: whether all subscriptions are in place; False from a cut until they are restored.
-        encoding: the encoding of the next connection.
-        reconnects: how often the client has reconnected.
-        notices: the latest server messages that are neither ticks nor replies.
-        queue: ticks and events for the program.
     """
 
     def __init__(self, address: ServerAddress, state: ClientState, reconnect: bool) -> None:
+        # Whether all subscriptions are in place; False from a cut until they are restored.
         self.connected = False
+        # The encoding of the next connection.
         self.encoding: Encoding = state.encoding
         self.reconnects = 0
-        self.notices: deque[Notice] = deque(maxlen=100)
+        # The latest server messages that are neither ticks nor replies.
+        self.notices: deque[Notice] = deque(maxlen=_NOTICES_KEPT)
         self._address = address
         self._state = state
         self._reconnect = reconnect
-        self._backoff = Backoff()
-        self._conversation = PendingRequests()
-        self.queue = self._conversation.queue
+        self._delays = ReconnectDelays()
+        self._requests = PendingRequests()
+        # Ticks and events for the program.
+        self.queue = self._requests.queue
         self._socket: ClientConnection | None = None
-        self._connected_s = 0.0
+        self._connected_at_s = 0.0
         self._reader: asyncio.Task[None] | None = None
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         """Connect and start receiving.
 
         Raises:
             ConnectionFailed: the server can't be reached or refused the connection.
         """
-        self._socket = await self._dial()
-        self._settle()
+        self._socket = await self._open()
+        self._set_connected()
         self._reader = asyncio.create_task(self._receive_forever(self._socket), name="stream")
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         """Close the connection and stop."""
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait([self._reader])
-        self._stop(StopAsyncIteration())
+        self._end(StopAsyncIteration())
         if self._socket is not None:
             await self._socket.close()
 
-    async def ask(self, question: Message) -> Notice:
-        """Send a request and return the server's reply; raises as `PendingRequests.ask` does."""
+    async def request(self, message: Message) -> Notice:
+        """Send a request and return the server's reply; raises as `PendingRequests.request`."""
         assert self._socket is not None
-        return await self._conversation.ask(self._socket, question)
+        return await self._requests.request(self._socket, message)
 
     async def subscribe(
-        self, wanted: Mapping[str, Iterable[str]], snapshot: bool, wish: RequestedOptions
+        self, channels: Mapping[str, Iterable[str]], snapshot: bool, options: RequestedOptions
     ) -> Notice:
-        """Subscribe and return the server's reply; raises as `ask` does.
+        """Subscribe and return the server's reply; raises as `request` does.
 
         If the server does not know the protocol's extensions, retry without them.
         """
+        state = self._state
         try:
-            return await self.ask(self._state.subscribe(wanted, snapshot=snapshot, wish=wish))
+            return await self.request(state.subscribe(channels, snapshot=snapshot, options=options))
         except Refused as error:
-            if not (self._state.extended and error.is_of_the_unknown):
+            if not (state.extended and error.is_unknown_extension):
                 raise
         # The server may have refused an extension that the program did not ask for.
-        plain = self._state.subscribe(wanted, snapshot=snapshot, wish=wish, plainly=True)
-        reply = await self.ask(plain)
-        self._state.extended = False
+        reply = await self.request(
+            state.subscribe(channels, snapshot=snapshot, options=options, plain=True)
+        )
+        state.extended = False
         return reply
 
     async def renew(self) -> None:
@@ -102,111 +109,111 @@ class Reconnector:
 
     # -- the connection
 
-    async def _dial(self) -> ClientConnection:
+    async def _open(self) -> ClientConnection:
         self._state.encoding = self.encoding
-        socket = await dial(self._address, self._state.subprotocol)
-        self._state.connected(socket.subprotocol)
+        socket = await open_connection(self._address, self._state.subprotocol)
+        self._state.begin_connection(socket.subprotocol)
         return socket
 
-    def _settle(self) -> None:
+    def _set_connected(self) -> None:
         self.connected = True
-        self._connected_s = asyncio.get_running_loop().time()
+        self._connected_at_s = asyncio.get_running_loop().time()
 
     async def _receive_forever(self, socket: ClientConnection) -> None:
         try:
             while True:
                 try:
                     await self._receive(socket)
-                except ConnectionClosed as cut:
-                    socket = await self._come_back(cut)
+                except ConnectionClosed as closed:
+                    socket = await self._reconnect_after(closed)
         except Exception as error:
-            self._stop(error)
+            self._end(error)
 
     async def _receive(self, socket: ClientConnection) -> None:
         while True:
-            await self._take(*self._state.receive(await next_frame(socket)))
-            if (question := self._state.ask_epoch()) is not None:
+            await self._pass_on(*self._state.receive_frame(await receive_frame(socket)))
+            if (message := self._state.request_epoch()) is not None:
                 with suppress(ConnectionClosed):  # `recv` reports it, after what arrived before.
-                    await socket.send(question[1])
+                    await socket.send(message.frame)
 
-    async def _take(self, seen: list[Tick | Event], notices: Iterable[Notice]) -> None:
+    async def _pass_on(self, items: list[Tick | Event], notices: Iterable[Notice]) -> None:
         for notice in notices:
-            if not self._conversation.answer(notice) and notice["T"] != "subscription":
+            if not self._requests.resolve(notice) and notice["T"] != "subscription":
                 self.notices.append(notice)
-        if seen:
-            await self.queue.put(seen)
+        if items:
+            await self.queue.put(items)
 
-    def _stop(self, reason: Exception) -> None:
+    def _end(self, reason: Exception) -> None:
         self.connected = False
-        self._conversation.end(reason)
+        self._requests.end(reason)
 
     # -- after a cut
 
-    async def _come_back(self, cut: ConnectionClosed) -> ClientConnection:
+    async def _reconnect_after(self, closed: ConnectionClosed) -> ClientConnection:
         """Reconnect, if the close code allows it, and resume every stream."""
-        lasted_s = asyncio.get_running_loop().time() - self._connected_s
+        lasted_s = asyncio.get_running_loop().time() - self._connected_at_s
         self.connected = False
         if not self._reconnect:
-            raise self._closed_by(cut)
-        delay_s = self._delay_after(cut, lasted_s)
-        self._conversation.fail(ConnectionFailed("the connection was cut"))
+            raise self._error_of(closed)
+        delay_s = self._delay_after_close(closed, lasted_s)
+        self._requests.fail(ConnectionFailed("the connection was cut"))
         while True:
             await asyncio.sleep(delay_s)
             try:
-                self._socket = await self._dial_again()
-            except ConnectionClosed as again:
-                delay_s = self._delay_after(again, 0)
+                self._socket = await self._open_and_restore()
+            except ConnectionClosed as closed_again:
+                delay_s = self._delay_after_close(closed_again, 0)
             except (ConnectionFailed, TimeoutError) as error:
                 delay_s = self._delay_after_failure(error)
                 logger.info("%s, trying again", error)
             else:
                 self.reconnects += 1
-                self._settle()
+                self._set_connected()
                 return self._socket
 
-    def _delay_after(self, cut: ConnectionClosed, lasted_s: float) -> float:
-        code = cut.rcvd.code if cut.rcvd else 0
-        delay_s = self._backoff.after_close(code, lasted_s, self._state.retry_s)
+    def _delay_after_close(self, closed: ConnectionClosed, lasted_s: float) -> float:
+        code = closed.rcvd.code if closed.rcvd else 0
+        delay_s = self._delays.after_close(code, lasted_s, self._state.retry_s)
         if delay_s is None:
-            raise self._closed_by(cut)
+            raise self._error_of(closed)
         return delay_s
 
     def _delay_after_failure(self, error: Exception) -> float:
-        delay_s = self._backoff.after_failure(*refusal_in(error))
-        if delay_s is None or (isinstance(error, Refused) and not error.is_passing):
+        delay_s = self._delays.after_failure(*refusal_of(error))
+        if delay_s is None or (isinstance(error, Refused) and not error.is_temporary):
             raise error
         return delay_s
 
-    def _closed_by(self, cut: ConnectionClosed) -> ConnectionFailed:
-        return ConnectionFailed(f"{self._address.url}: {words_of(cut)}")
+    def _error_of(self, closed: ConnectionClosed) -> ConnectionFailed:
+        return ConnectionFailed(f"{self._address.url}: {describe_close(closed)}")
 
-    async def _dial_again(self) -> ClientConnection:
-        socket = await self._dial()
+    async def _open_and_restore(self) -> ClientConnection:
+        socket = await self._open()
         try:
             try:
-                await self._say_again(socket)
+                await self._restore(socket)
             except Refused as error:
-                if not (self._state.extended and error.is_of_the_unknown):
+                if not (self._state.extended and error.is_unknown_extension):
                     raise
-                logger.warning("%s: what was missed can't be had", error)
+                logger.warning("%s: the ticks since the cut can't be requested", error)
                 self._state.extended = False
-                await self._say_again(socket)
+                await self._restore(socket)
         except BaseException:
             await socket.close()
             raise
         return socket
 
-    async def _say_again(self, socket: ClientConnection) -> None:
+    async def _restore(self, socket: ClientConnection) -> None:
         """Restore settings and subscriptions, and process all other messages meanwhile."""
-        pace = Pace()
-        for id_, message in self._state.say_again():
+        delays = RateLimitDelays()
+        for message in self._state.restore():
             while True:
-                await socket.send(message)
-                reply = await self._reply_to(id_, socket)
+                await socket.send(message.frame)
+                reply = await self._receive_reply(message.id, socket)
                 if reply["T"] != "error":
-                    pace.granted()
+                    delays.reset()
                     break
-                delay_s = pace.after_refusal(reply.get("code"))
+                delay_s = delays.after_refusal(reply.get("code"))
                 if delay_s is None:
                     raise Refused(reply)
                 await self._receive_for(delay_s, socket)
@@ -218,17 +225,17 @@ class Reconnector:
         while (left_s := until_s - loop.time()) > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
-                    frame = await next_frame(socket)
+                    frame = await receive_frame(socket)
                 # Outside the timeout, so that no ticks are lost when the program is slow.
-                await self._take(*self._state.receive(frame))
+                await self._pass_on(*self._state.receive_frame(frame))
 
-    async def _reply_to(self, id_: int, socket: ClientConnection) -> Notice:
-        async with asyncio.timeout(REPLY_TIMEOUT_S) as patience:
+    async def _receive_reply(self, id_: int, socket: ClientConnection) -> Notice:
+        async with asyncio.timeout(REPLY_TIMEOUT_S) as timeout:
             while True:
-                seen, notices = self._state.receive(await next_frame(socket))
-                patience.reschedule(None)  # Don't blame the server for a slow program.
-                await self._take(seen, notices)
-                patience.reschedule(asyncio.get_running_loop().time() + REPLY_TIMEOUT_S)
+                items, notices = self._state.receive_frame(await receive_frame(socket))
+                timeout.reschedule(None)  # Don't blame the server for a slow program.
+                await self._pass_on(items, notices)
+                timeout.reschedule(asyncio.get_running_loop().time() + REPLY_TIMEOUT_S)
                 for notice in notices:
                     if notice.get("id") == id_:
                         return notice

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import UNSET, UnsetType
 
-from tickcast.client.accounts import Gap, Position
-from tickcast.client.connecting import ServerAddress, address_of
-from tickcast.client.notices import Configured, Event, EventHandlers, Heartbeat, configured_in
+from tickcast.client.accounts import Gap, Position, Report
+from tickcast.client.connection import ServerAddress
+from tickcast.client.messages import (
+    Configured,
+    Event,
+    EventHandlers,
+    Heartbeat,
+    Notice,
+    reading_frame,
+)
 from tickcast.client.private_replay import PrivateReplay
 from tickcast.client.reconnect import Reconnector
-from tickcast.client.report import Report
-from tickcast.client.resume import RequestedOptions, merge_channels
-from tickcast.client.state import ClientState, Notice, reading
+from tickcast.client.state import ClientState, RequestedOptions, merge_channels
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.playback import ReplayState
-from tickcast.wire.ticks import Tick
+from tickcast.wire.ticks import Bar, Quote, Tick, Trade
 from tickcast.wire.times import Time
+
+T = TypeVar("T")
+Handler = Callable[[T], Awaitable[None] | None]
+"""A function of one tick. If it returns an awaitable, that is awaited before the next tick."""
 
 
 @asynccontextmanager
@@ -70,11 +80,11 @@ async def connect(
     >>> asyncio.run(main())
     ('ES', 100.0)
     """
-    address = address_of(url, token, headers or {}, tls)
+    address = ServerAddress.of(url, token, headers or {}, tls)
     state = ClientState(Encoding(encoding))
-    life = Reconnector(address, state, reconnect)
-    stream = Stream(address, state, life, EventHandlers(on_gap, on_replay, on_heartbeat))
-    await life.begin()
+    reconnector = Reconnector(address, state, reconnect)
+    stream = Stream(address, state, reconnector, EventHandlers(on_gap, on_replay, on_heartbeat))
+    await reconnector.start()
     try:
         yield stream
     finally:
@@ -85,48 +95,52 @@ class Stream:
     """A connection to a feed: an asynchronous iterator of ticks. `connect` opens one."""
 
     def __init__(
-        self, address: ServerAddress, state: ClientState, life: Reconnector, handlers: EventHandlers
+        self,
+        address: ServerAddress,
+        state: ClientState,
+        reconnector: Reconnector,
+        handlers: EventHandlers,
     ) -> None:
         self._address = address
         self._state = state
-        self._life = life
+        self._reconnector = reconnector
         self._handlers = handlers
         self._replays: list[PrivateReplay] = []
 
     @property
     def connected(self) -> bool:
         """Whether all subscriptions are in place; False from a cut until they are restored."""
-        return self._life.connected
+        return self._reconnector.connected
 
     @property
     def encoding(self) -> Encoding:
         """The encoding of the next connection; `switch` changes it."""
-        return self._life.encoding
+        return self._reconnector.encoding
 
     @property
     def reconnects(self) -> int:
         """The number of times that the connection was re-established."""
-        return self._life.reconnects
+        return self._reconnector.reconnects
 
     @property
     def notices(self) -> deque[Notice]:
         """The latest server messages that are neither ticks nor replies, as received."""
-        return self._life.notices
+        return self._reconnector.notices
 
     @property
     def waiting(self) -> int:
         """The number of ticks that have arrived and were not read yet."""
-        return len(self._life.queue)
+        return len(self._reconnector.queue)
 
     def report(self) -> Report:
         """Return the accounting of all ticks received, including those `waiting`."""
-        return self._state.books.report(self.reconnects)
+        return self._state.accounts.report(self.reconnects)
 
     async def close(self) -> None:
         """Close the connection, which ends any iteration."""
         for replay in self._replays:
             await replay.close()
-        await self._life.end()
+        await self._reconnector.stop()
 
     async def subscribe(
         self,
@@ -156,10 +170,10 @@ class Stream:
             ConnectionFailed: the server refused, with its error message, or did not answer.
             ValueError: `start` is not a valid time, or symbols are a string instead of a list.
         """
-        wanted = merge_channels(channels, trades, quotes, bars)
+        named = merge_channels(channels, trades, quotes, bars)
         start_ns = None if start is None else int(Time.from_wire(start))
-        return await self._life.subscribe(
-            wanted, snapshot, RequestedOptions(conflate_ms, slow, start_ns)
+        return await self._reconnector.subscribe(
+            named, snapshot, RequestedOptions(conflate_ms, slow, start_ns)
         )
 
     async def resume(
@@ -183,13 +197,13 @@ class Stream:
             ConnectionFailed: the server refused, with its error message, or did not answer.
             ValueError: symbols are a string instead of a list.
         """
-        wanted = merge_channels(channels, (), (), ())
-        for question in self._state.resume(wanted, positions, RequestedOptions(slow=slow)):
-            await self._life.ask(question)
+        named = merge_channels(channels)
+        for message in self._state.resume(named, positions, RequestedOptions(slow=slow)):
+            await self._reconnector.request(message)
 
     def epoch_of(self, channel: str, symbol: str) -> str:
         """Return the epoch of a stream, including ticks that are `waiting`; empty if unknown."""
-        return self._state.books.epoch_of(channel, symbol)
+        return self._state.accounts.epoch_of(channel, symbol)
 
     async def unsubscribe(
         self,
@@ -200,8 +214,8 @@ class Stream:
         bars: Iterable[str] = (),
     ) -> Notice:
         """End subscriptions; returns and raises as `subscribe` does."""
-        wanted = merge_channels(channels, trades, quotes, bars)
-        return await self._life.ask(self._state.unsubscribe(wanted))
+        named = merge_channels(channels, trades, quotes, bars)
+        return await self._reconnector.request(self._state.unsubscribe(named))
 
     async def configure(
         self,
@@ -228,16 +242,18 @@ class Stream:
             Refused: the server refused, with its error message; nothing has changed.
             ConnectionFailed: the server did not answer.
         """
-        said = {
+        given = {
             "heartbeat_ms": heartbeat_ms, "stamps": stamps, "conflate_ms": conflate_ms,
             "replay": replay,
         }  # fmt: skip
-        changes: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+        changes: dict[str, Any] = {
+            name: value for name, value in given.items() if value is not None
+        }
         if not isinstance(slow, UnsetType):
             changes["slow"] = slow
-        reply = await self._life.ask(self._state.configure(changes))
-        with reading():
-            return configured_in(reply)
+        reply = await self._reconnector.request(self._state.configure(changes))
+        with reading_frame():
+            return Configured(**{name: reply[name] for name in Configured._fields})
 
     async def replay(
         self,
@@ -269,9 +285,9 @@ class Stream:
             ConnectionFailed: the server can't be reached, refused the connection or did not answer.
             ValueError: `start`, `end` or `speed` is invalid, or symbols are a string.
         """
-        wanted = merge_channels(channels, trades, quotes, bars)
-        replay = await PrivateReplay.begin(
-            self._address, self.encoding, tape, wanted, start=start, end=end, speed=speed
+        named = merge_channels(channels, trades, quotes, bars)
+        replay = await PrivateReplay.start(
+            self._address, self.encoding, tape, named, start=start, end=end, speed=speed
         )
         self._replays = [each for each in self._replays if not each.ended]
         self._replays.append(replay)
@@ -282,25 +298,61 @@ class Stream:
 
         Without `reconnect`, the stream ends instead.
         """
-        self._life.encoding = Encoding(encoding)
-        await self._life.renew()
+        self._reconnector.encoding = Encoding(encoding)
+        await self._reconnector.renew()
 
     def __aiter__(self) -> Stream:
         return self
 
     async def __anext__(self) -> Tick:
-        while isinstance(next_ := await self._life.queue.get(), Event):
-            self._handlers.notify(next_)
-        return next_
+        while isinstance(item := await self._reconnector.queue.get(), Event):
+            self._handlers.notify(item)
+        return item
 
-    async def read(self, most: int = 1000) -> list[Tick]:
-        """Return unread ticks, at least one and at most `most`. Cheaper than iterating one by one.
+    async def read(self, max_ticks: int = 1000) -> list[Tick]:
+        """Return unread ticks, 1 to `max_ticks`. This is cheaper than iterating over them.
 
         Returns an empty list if the stream has ended. Raises as the iteration does.
         """
         try:
-            while isinstance(ticks := await self._life.queue.get_ticks(most), Event):
+            while isinstance(ticks := await self._reconnector.queue.get_ticks(max_ticks), Event):
                 self._handlers.notify(ticks)
         except StopAsyncIteration:
             return []
         return ticks
+
+
+async def listen(
+    stream: Stream | PrivateReplay,
+    *,
+    on_trade: Handler[Trade] | None = None,
+    on_quote: Handler[Quote] | None = None,
+    on_bar: Handler[Bar] | None = None,
+) -> None:
+    """Call a function with each tick, one at a time and in order, until the stream ends.
+
+    A slow function makes a slow client: see `slow` of `Stream.subscribe`. Exceptions from the
+    functions and from iterating over the stream propagate to the caller. For events other than
+    ticks, pass `on_gap`, `on_replay` or `on_heartbeat` to `connect`.
+
+    >>> import asyncio
+    >>> async def main():
+    ...     async with connect(URL) as stream:
+    ...         replay = await stream.replay("es-2013-09-01", trades=["ES"], speed="max")
+    ...         prices = []
+    ...         await listen(replay, on_trade=lambda trade: prices.append(trade.price))
+    ...         return max(prices)
+    >>> asyncio.run(main())
+    1640.25
+    """
+    while ticks := await stream.read():
+        for tick in ticks:
+            done: Awaitable[None] | None = None
+            if isinstance(tick, Trade):
+                done = on_trade(tick) if on_trade else None
+            elif isinstance(tick, Quote):
+                done = on_quote(tick) if on_quote else None
+            elif on_bar:
+                done = on_bar(tick)
+            if inspect.isawaitable(done):
+                await done

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from tickcast.client.state import Refused
+from tickcast.client.messages import Refused
 from tickcast.wire.errors import ConnectionFailed, Fault
 
 NOT_AUTHENTICATED: Final = (

@@ -1,6 +1,6 @@
 /**
  * Follows the trades of `*` with the page's client, and answers each line of its input with what it
- * has come to. For `../test_many_symbols.py`.
+ * has come to. For `tests/tickcast/client/test_many_symbols.py`.
  *
  *     node follow.mjs ws://127.0.0.1:8000/stream
  */

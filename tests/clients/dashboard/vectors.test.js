@@ -1,4 +1,4 @@
-/** Test vectors shared by this client and the Python client: see `../test_vectors.py`. */
+/** Test vectors shared by this client and the Python client: see `tests/tickcast/client/test_vectors.py`. */
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { ComeBack } from "../../../clients/dashboard/feed/comeback.js";
 import { ClientState } from "../../../clients/dashboard/feed/state.js";
 import { entriesOf } from "../../../clients/dashboard/feed/subscriptions.js";
 
-const VECTORS = JSON.parse(readFileSync(new URL("../vectors.json", import.meta.url), "utf8"));
+const VECTORS = JSON.parse(readFileSync(new URL("../../tickcast/client/vectors.json", import.meta.url), "utf8"));
 
 /** Show ticks by their numbers and gaps by their content. */
 const shown = (items) =>
@@ -28,19 +28,19 @@ function enter(books, event, seen) {
     books.takeNotice({ T: "gap", ...stream, from, to, reason }, seen);
   } else if (event.positions) {
     books.standAt(event.positions);
-  } else if (event.held) {
-    books.keepPositions(entriesOf(event.held));
-  } else if (event.unasked) {
+  } else if (event.subscribed) {
+    books.keepPositions(entriesOf(event.subscribed));
+  } else if (event.unresumed) {
     books.resumeUnasked();
   }
 }
 
-for (const { name, events, seen, totals } of VECTORS.books) {
-  test(`books: ${name}`, () => {
+for (const { name, events, items: expected, totals } of VECTORS.accounts) {
+  test(`accounts: ${name}`, () => {
     const books = new Books();
     const items = [];
     for (const event of events) enter(books, event, items);
-    assert.deepEqual(shown(items), seen);
+    assert.deepEqual(shown(items), expected);
     const found = books.totals();
     for (const [key, value] of Object.entries(totals)) assert.equal(found[key], value, key);
   });
@@ -52,32 +52,32 @@ for (const { name, steps } of VECTORS.conversations) {
     for (const step of steps) {
       if (step.subscribe) {
         const { message } = state.subscribe(step.subscribe, step.options ?? {});
-        assert.deepEqual(message, step.says);
+        assert.deepEqual(message, step.sends);
       } else if (step.unsubscribe) {
-        assert.deepEqual(state.unsubscribe(step.unsubscribe).message, step.says);
-      } else if (step.hears) {
-        const { seen } = state.receive(JSON.stringify(step.hears));
-        assert.deepEqual(shown(seen), step.sees);
-        assert.deepEqual(state.askEpoch()?.message, step.asks);
+        assert.deepEqual(state.unsubscribe(step.unsubscribe).message, step.sends);
+      } else if (step.receives) {
+        const { seen } = state.receive(JSON.stringify(step.receives));
+        assert.deepEqual(shown(seen), step.items);
+        assert.deepEqual(state.askEpoch()?.message, step.requests);
       } else {
         state.connected("tickcast.v1.json");
-        assert.deepEqual(state.subscribeAgain().map(({ message }) => message), step.says);
+        assert.deepEqual(state.subscribeAgain().map(({ message }) => message), step.sends);
       }
     }
   });
 }
 
-for (const { name, streams, held, most, says } of VECTORS.comebacks) {
+for (const { name, streams, subscribed, max_bytes, sends } of VECTORS.resumes) {
   test(`coming back: ${name}`, () => {
     const books = new Books();
     for (const [channel, symbol] of entriesOf(streams)) books.place(channel, symbol, "e1", 7);
     const size = (fields) => JSON.stringify(fields).length;
-    const wishes = entriesOf(held).map((entry) => ({ entry, wish: {} }));
-    assert.deepEqual([...new ComeBack(books, size, most).messages(wishes)], says);
+    const wishes = entriesOf(subscribed).map((entry) => ({ entry, wish: {} }));
+    assert.deepEqual([...new ComeBack(books, size, max_bytes).messages(wishes)], sends);
   });
 }
 
-VECTORS.pace.forEach(({ refusals, delays }, number) => {
+VECTORS.rate_limits.forEach(({ refusals, delays }, number) => {
   test(`pace ${number + 1}`, () => {
     const pace = new Pace(() => 1);
     const found = [];

@@ -6,8 +6,7 @@ from clients.terminal.board import Board, ConnectionStatus
 from clients.terminal.market import ROWS_MAX
 from clients.terminal.view import Page, ViewRequest
 from tests.builders import T0, bar, quote, trade
-from tickcast.client.accounts import SequenceAccounts
-from tickcast.client.report import Report
+from tickcast.client.accounts import Report, SequenceAccounts
 from tickcast.commands.lines import Line, plain
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
@@ -17,7 +16,7 @@ LIVE = ConnectionStatus("ws://x/stream", "json", True)
 
 def report() -> Report:
     books = SequenceAccounts()
-    list(books.add(trade("ES", seq=1)))
+    list(books.add_tick(trade("ES", seq=1)))
     return books.report(0)
 
 

@@ -119,15 +119,15 @@ def test_no_epoch_begins_without_a_word_however_many_there_were(
         backlog.add_batch(chunk(*trades(3, "ES", 1)), SlowPolicy.CONFLATE)
     if ends_with_notice:
         backlog.add_gap(ES, NEW_EPOCH)
-    book = StreamAccount("trades", "ES")
-    book.begin_after(10)
+    account = StreamAccount("trades", "ES")
+    account.start_run(10)
     told = take(backlog)
     assert len(told) <= 8
     for message in told:
         if message["T"] == "gap":
-            list(book.add_gap(message["from"], message["to"], message["reason"]))
+            list(account.add_gap(message["from"], message["to"], message["reason"]))
         else:
-            list(book.add(trade("ES", seq=message["seq"], conflated=message["cf"])))
-    assert (book.repeated, book.missing) == (0, 0)
-    assert book.restarts == min(epochs, 4) + ends_with_notice
-    assert book.restarted == ends_with_notice
+            list(account.add_tick(trade("ES", seq=message["seq"], conflated=message["cf"])))
+    assert (account.repeated, account.missing) == (0, 0)
+    assert account.restarts == min(epochs, 4) + ends_with_notice
+    assert account.restarted == ends_with_notice

@@ -4,25 +4,24 @@ import pytest
 
 from clients.terminal.audit import AuditTable
 from tests.builders import quote, trade
-from tickcast.client.accounts import Gap, SequenceAccounts
-from tickcast.client.audit import describe_gap, sum_up
+from tickcast.client.accounts import Gap, SequenceAccounts, describe_gap, summarize
 from tickcast.commands.lines import clip, plain
 
 
-def drawn(books: SequenceAccounts, width: int, height: int = 24) -> list[str]:
-    return [plain(line) for line in AuditTable().draw(books.report(2), width, height)]
+def drawn(accounts: SequenceAccounts, width: int, height: int = 24) -> list[str]:
+    return [plain(line) for line in AuditTable().draw(accounts.report(2), width, height)]
 
 
-def books_of(*seqs: int) -> SequenceAccounts:
-    books = SequenceAccounts()
+def accounts_of(*seqs: int) -> SequenceAccounts:
+    accounts = SequenceAccounts()
     for seq in seqs:
-        list(books.add(trade("ES", seq=seq)))
-    list(books.add(quote("AA", seq=7)))
-    return books
+        list(accounts.add_tick(trade("ES", seq=seq)))
+    list(accounts.add_tick(quote("AA", seq=7)))
+    return accounts
 
 
 def test_sums_and_streams() -> None:
-    lines = drawn(books_of(1, 2, 3), 120)
+    lines = drawn(accounts_of(1, 2, 3), 120)
     assert [line.rstrip() for line in lines[:3]] == [
         "balanced, 2 streams, 2 reconnects",
         "4 published: 4 delivered, 0 merged, 0 skipped, 0 gapped",
@@ -38,7 +37,7 @@ def test_sums_and_streams() -> None:
 
 
 def test_trouble_comes_first() -> None:
-    lines = drawn(books_of(1, 5), 100)
+    lines = drawn(accounts_of(1, 5), 100)
     assert lines[0].startswith("NOT BALANCED")
     assert lines[4].split()[0] == "ES"
 
@@ -46,10 +45,10 @@ def test_trouble_comes_first() -> None:
 @pytest.mark.parametrize("width", [10, 40, 80, 200])
 @pytest.mark.parametrize("height", [5, 24])
 def test_it_fits_the_terminal(width: int, height: int) -> None:
-    books = books_of(1, 2)
+    accounts = accounts_of(1, 2)
     for number in range(50):
-        list(books.add(trade(f"SYMBOL{number}", seq=1_000_000)))
-    lines = AuditTable().draw(books.report(2), width, height)
+        list(accounts.add_tick(trade(f"SYMBOL{number}", seq=1_000_000)))
+    lines = AuditTable().draw(accounts.report(2), width, height)
     assert len(lines) <= height
     assert all(len(plain(line)) <= width for line in lines[3:])
     assert plain(clip(lines[0], width)) == plain(lines[0])[:width]
@@ -66,14 +65,14 @@ def test_gaps_in_words() -> None:
 
 
 def test_in_three_lines_of_text() -> None:
-    first, second, third = sum_up(books_of(1, 5).report(0))
+    first, second, third = summarize(accounts_of(1, 5).report(0))
     assert first == "NOT BALANCED, 2 streams, 0 reconnects"
     assert second.startswith("6 published: 3 delivered")
     assert third.startswith("3 missing, 0 repeated")
 
 
 def test_large_sums_fit_eighty_columns() -> None:
-    books = SequenceAccounts()
-    list(books.add(trade("ES", seq=1)))
-    list(books.add(trade("ES", seq=98_765_432, conflated=98_765_430)))
-    assert max(map(len, sum_up(books.report(9)))) <= 80
+    accounts = SequenceAccounts()
+    list(accounts.add_tick(trade("ES", seq=1)))
+    list(accounts.add_tick(trade("ES", seq=98_765_432, conflated=98_765_430)))
+    assert max(map(len, summarize(accounts.report(9)))) <= 80

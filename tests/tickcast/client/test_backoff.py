@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tickcast.client.backoff import MAX_S, RETRY_AFTER_MAX_S, SETTLED_S, Backoff
+from tickcast.client.backoff import MAX_S, RETRY_AFTER_MAX_S, STABLE_S, ReconnectDelays
 
 
 @pytest.mark.parametrize(
@@ -11,39 +11,39 @@ from tickcast.client.backoff import MAX_S, RETRY_AFTER_MAX_S, SETTLED_S, Backoff
      (1006, 0.2), (0, 0.2)],
 )  # fmt: skip
 def test_a_close_code_says_when_to_come_back(code: int, delay_s: float | None) -> None:
-    assert Backoff(lambda: 1.0).after_close(code, 1, 1.5) == delay_s
+    assert ReconnectDelays(lambda: 1.0).after_close(code, 1, 1.5) == delay_s
 
 
 def test_delays_grow_up_to_a_bound_and_begin_anew_after_a_success() -> None:
-    backoff = Backoff(lambda: 1.0)
+    backoff = ReconnectDelays(lambda: 1.0)
     delays = [backoff.after_failure() for _ in range(8)]
     assert delays == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, MAX_S, MAX_S]
-    assert backoff.after_close(0, SETTLED_S) == 0.2
+    assert backoff.after_close(0, STABLE_S) == 0.2
 
 
 def test_a_server_that_always_closes_is_asked_less_and_less_often() -> None:
     for code in (4102, 4200, 1012):
-        backoff = Backoff(lambda: 1.0)
-        delays = [backoff.after_close(code, SETTLED_S / 2) for _ in range(4)]
+        backoff = ReconnectDelays(lambda: 1.0)
+        delays = [backoff.after_close(code, STABLE_S / 2) for _ in range(4)]
         assert delays == [0.2 if code == 4102 else 0.0, 0.4, 0.8, 1.6]
 
 
 @pytest.mark.parametrize("code", [1002, 1007, 1009])
 def test_our_own_faults_would_come_again(code: int) -> None:
-    assert Backoff(lambda: 1.0).after_close(code, 5) == 0.2
-    assert Backoff(lambda: 1.0).after_close(code, 0) is None
+    assert ReconnectDelays(lambda: 1.0).after_close(code, 5) == 0.2
+    assert ReconnectDelays(lambda: 1.0).after_close(code, 0) is None
 
 
 def test_delays_are_spread() -> None:
-    assert Backoff(lambda: 0.25).after_failure() == 0.05
+    assert ReconnectDelays(lambda: 0.25).after_failure() == 0.05
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
 def test_a_server_says_when_to_try_again(status: int) -> None:
-    assert Backoff(lambda: 1.0).after_failure(status, 7.0) == 7.0
-    assert Backoff(lambda: 1.0).after_failure(status, 1e9) == RETRY_AFTER_MAX_S
+    assert ReconnectDelays(lambda: 1.0).after_failure(status, 7.0) == 7.0
+    assert ReconnectDelays(lambda: 1.0).after_failure(status, 1e9) == RETRY_AFTER_MAX_S
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 500])
 def test_a_refusal_is_final(status: int) -> None:
-    assert Backoff().after_failure(status) is None
+    assert ReconnectDelays().after_failure(status) is None

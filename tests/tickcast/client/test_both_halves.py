@@ -9,7 +9,7 @@ from hypothesis.stateful import initialize, rule
 from tests.clients.line import Line, OneEpoch
 from tests.feed.store_rules import CHANNELS, PATTERNS, StoreRules
 from tests.feed.world import time_of
-from tickcast.client.resume import RequestedOptions
+from tickcast.client.state import RequestedOptions
 from tickcast.wire.ticks import StreamKey
 
 
@@ -80,7 +80,7 @@ class BothHalves(StoreRules):
         self.line.settle()
         self.world.pass_time(1000)
         self.line.settle()
-        report = self.line.state.books.report(0)
+        report = self.line.state.accounts.report(0)
         assert report.balanced, report
         for each in report.streams:
             stored = self.world.store.stream(StreamKey("live", each.channel, each.symbol))

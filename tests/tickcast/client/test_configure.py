@@ -118,7 +118,7 @@ async def test_a_reply_that_says_too_little() -> None:
         await peer.say({"T": "configured", "id": question["id"]})
 
     async with playing(mumble) as double, connect(double.url) as stream:
-        with pytest.raises(ConnectionFailed, match="no message"):
+        with pytest.raises(ConnectionFailed, match="invalid message"):
             await stream.configure(stamps=True)
 
 

@@ -26,7 +26,7 @@ BACK_S: Final = 20.0
 goes on."""
 BACK_CPU_S: Final = 5.0
 """The server's processor time for both clients together, on any machine: about 2.5 s."""
-CLIENT_JS: Final = Path(__file__).with_name("dashboard") / "follow.mjs"
+CLIENT_JS: Final = Path(__file__).parents[2] / "clients" / "dashboard" / "follow.mjs"
 
 
 class NodeClient:

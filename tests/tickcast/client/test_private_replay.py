@@ -121,7 +121,7 @@ async def test_a_cut_ends_it_with_an_error_of_its_own(server: RunningServer) -> 
         assert places([await anext(replay)]) == [0]
         for protocol in list(server.server.server_state.connections):
             protocol.transport.abort()
-        with pytest.raises(ReplayCut, match="does not come back"):
+        with pytest.raises(ReplayCut, match="is not resumed"):
             await anext(replay)
         with pytest.raises(ConnectionFailed):
             await replay.pause()
@@ -144,7 +144,7 @@ async def test_a_program_that_does_not_read_holds_its_replay_alone(
     settings: Settings, redis_url: str, publisher: FeedPublisher, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("tickcast.client.tick_queue.QUEUE_TICKS_MAX", 100)
+    monkeypatch.setattr("tickcast.client.connection.QUEUE_TICKS_MAX", 100)
     count = 30_000
     write_tape(tmp_path, count=count)
     tapes = replace(settings, tapes=str(tmp_path))

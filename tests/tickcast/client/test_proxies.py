@@ -19,8 +19,7 @@ from producers.venues.client import VenueClient
 from producers.venues.registry import VENUES
 from producers.venues.venue import TickKinds
 from tests.conftest import RunningServer
-from tickcast.client.connecting import ServerAddress, dial
-from tickcast.client.proxies import proxy_of, through
+from tickcast.client.connection import ServerAddress, describe_proxy, open_connection, proxy_for
 from tickcast.client.stream import connect
 from tickcast.wire.errors import ConnectionFailed, VenueRefused
 from tickcast.wire.ticks import Tick
@@ -57,16 +56,16 @@ def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     ],
 )
 def test_loopback_is_reached_directly(proxy: str, url: str, direct: bool) -> None:
-    assert proxy_of(url) == (None if direct else proxy)
+    assert proxy_for(url) == (None if direct else proxy)
 
 
 def test_no_proxy_holds(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "example.org")
-    assert proxy_of("wss://example.org/stream") is None
+    assert proxy_for("wss://example.org/stream") is None
 
 
 def test_without_a_proxy_nothing_is_said() -> None:
-    assert through(proxy_of("wss://example.org/stream")) == ""
+    assert describe_proxy(proxy_for("wss://example.org/stream")) == ""
 
 
 async def test_clients_reach_a_server_here(proxy: str, server: RunningServer) -> None:
@@ -76,7 +75,7 @@ async def test_clients_reach_a_server_here(proxy: str, server: RunningServer) ->
 
 async def test_a_client_names_the_proxy_that_fails(proxy: str) -> None:
     with pytest.raises(ConnectionFailed) as caught:
-        await dial(ServerAddress("ws://example.invalid/stream", {}), "tickcast.v1.json")
+        await open_connection(ServerAddress("ws://example.invalid/stream", {}), "tickcast.v1.json")
     kind = proxy.partition(":")[0]
     what = {"http": "the proxy does not answer", "socks5h": "a SOCKS proxy takes another package: "}
     assert str(caught.value).startswith(

@@ -15,7 +15,7 @@ from tests.builders import trades
 from tests.conftest import RunningServer, running_server, until
 from tickcast import Report, Stream, blocking, connect, listen
 from tickcast.broker.publisher import FeedPublisher
-from tickcast.client.tick_queue import QUEUE_TICKS_MAX
+from tickcast.client.connection import QUEUE_TICKS_MAX
 from tickcast.settings import Settings
 from tickcast.wire.errors import ConnectionFailed
 from tickcast.wire.ticks import Trade
@@ -103,7 +103,7 @@ async def test_without_an_event_loop(
             subscribed.set()
             assert published.wait(30)
             for tick in stream:
-                assert stream._stream.waiting <= QUEUE_TICKS_MAX + FRAME_TICKS_MAX
+                assert stream._source.waiting <= QUEUE_TICKS_MAX + FRAME_TICKS_MAX
                 if tick.seq == COUNT:
                     break
             return stream.report()
@@ -119,8 +119,8 @@ async def test_who_asks_and_asks_and_takes_no_ticks(
     server: RunningServer, publisher: FeedPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply arrives after ticks, so the client reads them, but only up to a bound."""
-    monkeypatch.setattr("tickcast.client.tick_queue.QUEUE_TICKS_MAX", 1000)
-    monkeypatch.setattr("tickcast.client.requests.REPLY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("tickcast.client.connection.QUEUE_TICKS_MAX", 1000)
+    monkeypatch.setattr("tickcast.client.connection.REPLY_TIMEOUT_S", 0.5)
 
     async def ask_on(stream: Stream) -> None:
         for _ in range(100):

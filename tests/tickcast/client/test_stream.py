@@ -10,7 +10,7 @@ from tests.builders import T0, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 from tickcast import Gap, connect
 from tickcast.broker.publisher import FeedPublisher
-from tickcast.client.tick_queue import QUEUE_TICKS_MAX
+from tickcast.client.connection import QUEUE_TICKS_MAX
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
@@ -301,7 +301,7 @@ async def test_a_slow_program_is_told_what_was_skipped(
 async def test_a_server_that_falls_silent_is_noticed(
     monkeypatch: pytest.MonkeyPatch, server: RunningServer, publisher: FeedPublisher
 ) -> None:
-    monkeypatch.setattr("tickcast.client.connecting._SILENCE_S", 0.2)
+    monkeypatch.setattr("tickcast.client.connection._SILENCE_S", 0.2)
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"])
         for protocol in list(server.server.server_state.connections):
@@ -345,5 +345,5 @@ async def test_another_encoding_goes_on_with_every_stream(
         assert [tick.seq for tick in found] == [1, 2, 3, 4, 5, 6]
         assert stream.reconnects == 1
         assert stream.report().balanced
-        assert stream._life._socket is not None
-        assert stream._life._socket.subprotocol == MSGPACK_SUBPROTOCOL
+        assert stream._reconnector._socket is not None
+        assert stream._reconnector._socket.subprotocol == MSGPACK_SUBPROTOCOL

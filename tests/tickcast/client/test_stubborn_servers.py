@@ -310,12 +310,12 @@ async def test_what_is_no_message_ends_it(text: str) -> None:
 
     async with playing(babble) as double, connect(double.url) as stream:
         await stream.subscribe(trades=["ES"])
-        with pytest.raises(ConnectionFailed, match="no message"):
+        with pytest.raises(ConnectionFailed, match="invalid message"):
             await anext(stream)
 
 
 async def test_a_dial_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tickcast.client.connecting._DIAL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("tickcast.client.connection._OPEN_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(ConnectionFailed, match="timed out"):
@@ -326,8 +326,8 @@ async def test_a_dial_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) ->
 async def test_a_slow_program_is_not_taken_for_a_dead_server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tickcast.client.connecting._SILENCE_S", 0.05)
-    monkeypatch.setattr("tickcast.client.tick_queue.QUEUE_TICKS_MAX", 10)
+    monkeypatch.setattr("tickcast.client.connection._SILENCE_S", 0.05)
+    monkeypatch.setattr("tickcast.client.connection.QUEUE_TICKS_MAX", 10)
 
     async def flood(peer: Peer) -> None:
         await peer.accept(await peer.hear(), positions=[])

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from tests.builders import trade
-from tickcast.client.accounts import Gap, SequenceAccounts
-from tickcast.client.backoff import Backoff, Pace
-from tickcast.client.notices import Event, Heartbeat
-from tickcast.client.resume import RequestedOptions, ResumePlanner
-from tickcast.client.state import ClientState, Message
+from tickcast.client.accounts import Gap, Position, SequenceAccounts
+from tickcast.client.backoff import RateLimitDelays, ReconnectDelays
+from tickcast.client.messages import Event, Heartbeat
+from tickcast.client.state import ClientState, Message, RequestedOptions, ResumePlanner
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.playback import ReplayState
 from tickcast.wire.subscriptions import Subscription
@@ -32,25 +31,27 @@ def name_of(vector: dict[str, Any]) -> str:
 
 def shown(items: Sequence[Tick | Event]) -> list[Any]:
     """Show ticks by their numbers and gaps by their content."""
-    told = [item for item in items if not isinstance(item, ReplayState | Heartbeat)]
-    return [list(item[2:]) if isinstance(item, Gap) else item.seq for item in told]
+    ticks_and_gaps = [item for item in items if not isinstance(item, ReplayState | Heartbeat)]
+    return [list(item[2:]) if isinstance(item, Gap) else item.seq for item in ticks_and_gaps]
 
 
-def enter(books: SequenceAccounts, event: dict[str, Any]) -> list[Tick | Gap]:
+def add_event(accounts: SequenceAccounts, event: dict[str, Any]) -> list[Tick | Gap]:
     match event:
         case {"tick": seq, **more}:
             tick = trade(seq=seq, conflated=more.get("cf", 0), snap=more.get("snap", False))
-            return list(books.add(tick))
+            return list(accounts.add_tick(tick))
         case {"skipped": [first, last]}:
-            return list(books.add_notice(notice("skipped", first, last)))
+            return list(accounts.add_notice(notice("skipped", first, last)))
         case {"gap": [first, last, reason]}:
-            return list(books.add_notice(notice("gap", first, last, reason=reason)))
+            return list(accounts.add_notice(notice("gap", first, last, reason=reason)))
         case {"positions": positions}:
-            books.stand_at(positions)
-        case {"held": channels}:
-            books.keep_positions(Subscription(ch, each) for ch in channels for each in channels[ch])
-        case {"unasked": True}:
-            books.resume_unasked()
+            accounts.set_positions(positions)
+        case {"subscribed": channels}:
+            accounts.end_runs_outside(
+                Subscription(ch, each) for ch in channels for each in channels[ch]
+            )
+        case {"unresumed": True}:
+            accounts.mark_unresumed()
     return []
 
 
@@ -58,12 +59,12 @@ def notice(kind: str, first: int | None, last: int | None, **more: Any) -> dict[
     return {"T": kind, "ch": "trades", "S": "ES", "from": first, "to": last, **more}
 
 
-@pytest.mark.parametrize("vector", VECTORS["books"], ids=name_of)
-def test_books(vector: dict[str, Any]) -> None:
-    books = SequenceAccounts()
-    seen = [item for event in vector["events"] for item in enter(books, event)]
-    assert shown(seen) == vector["seen"]
-    report = books.report(0)
+@pytest.mark.parametrize("vector", VECTORS["accounts"], ids=name_of)
+def test_accounts(vector: dict[str, Any]) -> None:
+    accounts = SequenceAccounts()
+    found = [item for event in vector["events"] for item in add_event(accounts, event)]
+    assert shown(found) == vector["items"]
+    report = accounts.report(0)
     for name, value in vector["totals"].items():
         assert (report.balanced if name == "balanced" else report.total(name)) == value, name
 
@@ -73,59 +74,61 @@ def test_conversations(vector: dict[str, Any]) -> None:
     state = ClientState(Encoding.JSON)
     for step in vector["steps"]:
         match step:
-            case {"subscribe": channels, "says": says}:
-                wish = RequestedOptions(**step.get("options", {}))
-                assert said(state.subscribe(channels, wish=wish)) == says
-            case {"unsubscribe": channels, "says": says}:
-                assert said(state.unsubscribe(channels)) == says
-            case {"hears": messages, "sees": sees}:
-                seen, _ = state.receive(json.dumps(messages))
-                assert shown(seen) == sees
-                question = state.ask_epoch()
-                assert (question and said(question)) == step.get("asks")
-            case {"cut": True, "says": says}:
-                state.connected("tickcast.v1.json")
-                assert [said(each) for each in state.subscribe_again()] == says
+            case {"subscribe": channels, "sends": sends}:
+                options = RequestedOptions(**step.get("options", {}))
+                assert sent_fields(state.subscribe(channels, options=options)) == sends
+            case {"unsubscribe": channels, "sends": sends}:
+                assert sent_fields(state.unsubscribe(channels)) == sends
+            case {"receives": messages, "items": items}:
+                found, _ = state.receive_frame(json.dumps(messages))
+                assert shown(found) == items
+                request = state.request_epoch()
+                assert (request and sent_fields(request)) == step.get("requests")
+            case {"cut": True, "sends": sends}:
+                state.begin_connection("tickcast.v1.json")
+                assert [sent_fields(each) for each in state.restore()] == sends
 
 
-def said(message: Message) -> Any:
-    return json.loads(message[1])
+def sent_fields(message: Message) -> Any:
+    return json.loads(message.frame)
 
 
-@pytest.mark.parametrize("vector", VECTORS["comebacks"], ids=name_of)
-def test_comebacks(vector: dict[str, Any]) -> None:
-    books = SequenceAccounts()
+@pytest.mark.parametrize("vector", VECTORS["resumes"], ids=name_of)
+def test_resumes(vector: dict[str, Any]) -> None:
+    accounts = SequenceAccounts()
     for channel, symbols in vector["streams"].items():
         for symbol in symbols:
-            books.place(channel, symbol, "e1", 7)
-    wishes = {
+            accounts.set_position(Position(channel, symbol, "e1", 7))
+    requested = {
         Subscription(channel, pattern): RequestedOptions()
-        for channel, patterns in vector["held"].items()
+        for channel, patterns in vector["subscribed"].items()
         for pattern in patterns
     }
 
     def size(fields: Any) -> int:
         return len(json.dumps(fields, separators=(",", ":")))
 
-    assert [*ResumePlanner(books, size, vector["most"]).messages(wishes)] == vector["says"]
+    assert [*ResumePlanner(accounts, size, vector["max_bytes"]).messages(requested)] == vector[
+        "sends"
+    ]
 
 
-@pytest.mark.parametrize("vector", VECTORS["pace"])
-def test_pace(vector: dict[str, Any]) -> None:
-    pace = Pace(lambda: 1.0)
+@pytest.mark.parametrize("vector", VECTORS["rate_limits"])
+def test_rate_limit_delays(vector: dict[str, Any]) -> None:
+    limiter = RateLimitDelays(lambda: 1.0)
     delays = []
     for code in vector["refusals"]:
         if code is None:
-            pace.granted()
+            limiter.reset()
             continue
-        delay_s = pace.after_refusal(code)
+        delay_s = limiter.after_refusal(code)
         delays.append(None if delay_s is None else round(delay_s * 1000))
     assert delays == vector["delays"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["backoff"])
-def test_backoff(vector: dict[str, Any]) -> None:
-    backoff = Backoff(lambda: 1.0)
+def test_reconnect_delays(vector: dict[str, Any]) -> None:
+    backoff = ReconnectDelays(lambda: 1.0)
     delays = []
     for call in vector["calls"]:
         if call == ["failure"]:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feed.access.conduct import price_of
-from tickcast.client.accounts import SequenceAccounts
-from tickcast.client.resume import Fields, RequestedOptions, ResumePlanner
+from tickcast.client.accounts import Position, SequenceAccounts
+from tickcast.client.state import Fields, RequestedOptions, ResumePlanner
 from tickcast.wire.actions import Subscribe, Unsubscribe
 from tickcast.wire.parsing import parse_action
 from tickcast.wire.subscriptions import Coverage, Subscription
@@ -22,33 +22,35 @@ from tickcast.wire.ticks import StreamKey
 PLAIN = RequestedOptions()
 
 
-def books_at(epoch: str, **seqs: int) -> SequenceAccounts:
-    """Make books of trades."""
-    books = SequenceAccounts()
+def accounts_at(epoch: str, **seqs: int) -> SequenceAccounts:
+    """Make accounts of trades."""
+    accounts = SequenceAccounts()
     for symbol, seq in seqs.items():
-        books.place("trades", symbol, epoch, seq)
-    return books
+        accounts.set_position(Position("trades", symbol, epoch, seq))
+    return accounts
 
 
 def said(
     wishes: Mapping[Subscription, RequestedOptions],
-    books: SequenceAccounts | None,
+    accounts: SequenceAccounts | None,
     max_bytes: int = 60_000,
 ) -> list[Fields]:
     def size(fields: Fields) -> int:
         return len(json.dumps(fields))
 
-    return list(ResumePlanner(books, size, max_bytes).messages(wishes))
+    return list(ResumePlanner(accounts, size, max_bytes).messages(wishes))
 
 
-def trades(*patterns: str, wish: RequestedOptions = PLAIN) -> dict[Subscription, RequestedOptions]:
-    return {Subscription("trades", pattern): wish for pattern in patterns}
+def trades(
+    *patterns: str, options: RequestedOptions = PLAIN
+) -> dict[Subscription, RequestedOptions]:
+    return {Subscription("trades", pattern): options for pattern in patterns}
 
 
 def test_positions_and_zeros_for_what_has_appeared() -> None:
-    books = books_at("e1", A=3, B=0)
-    books.place("trades", "C", "e2", 7)
-    (message,) = said(trades("*"), books)
+    accounts = accounts_at("e1", A=3, B=0)
+    accounts.set_position(Position("trades", "C", "e2", 7))
+    (message,) = said(trades("*"), accounts)
     assert message == {
         "action": "subscribe",
         "trades": ["*"],
@@ -62,8 +64,13 @@ def test_positions_and_zeros_for_what_has_appeared() -> None:
 
 def test_options_are_kept_and_the_narrow_comes_first() -> None:
     late, merged = RequestedOptions(start=5), RequestedOptions(conflate_ms=250, slow="skip")
-    wishes = {**trades("*", wish=merged), **trades("A*"), **trades("B", wish=late), **trades("C")}
-    *others, last = said(wishes, books_at("e1", AA=1, B=2, D=4))
+    wishes = {
+        **trades("*", options=merged),
+        **trades("A*"),
+        **trades("B", options=late),
+        **trades("C"),
+    }
+    *others, last = said(wishes, accounts_at("e1", AA=1, B=2, D=4))
     by_first = {message["trades"][0]: message for message in others}
     assert by_first["B"]["resume"] == [{"epoch": "e1", "trades": {"B": 2}}]
     assert by_first["B"]["start"] == 5
@@ -78,13 +85,13 @@ def test_options_are_kept_and_the_narrow_comes_first() -> None:
 
 
 def test_a_wildcard_with_a_start_has_it_for_the_rest() -> None:
-    (message,) = said(trades("*", wish=RequestedOptions(start=5)), books_at("e1", A=3))
+    (message,) = said(trades("*", options=RequestedOptions(start=5)), accounts_at("e1", A=3))
     assert message["resume"] == [{"epoch": "e1", "trades": {"A": 3}}]
     assert message["start"] == 5
 
 
 def test_a_server_that_knows_no_past_is_asked_for_none() -> None:
-    wishes = {**trades("A", wish=RequestedOptions(100, None, 5)), **trades("*")}
+    wishes = {**trades("A", options=RequestedOptions(100, None, 5)), **trades("*")}
     assert said(wishes, None) == [
         {"action": "subscribe", "trades": ["A"], "conflate_ms": 100},
         {"action": "subscribe", "trades": ["*"]},
@@ -93,8 +100,8 @@ def test_a_server_that_knows_no_past_is_asked_for_none() -> None:
 
 def test_options_said_later_go_over_those_that_hold() -> None:
     held = RequestedOptions(250, "skip", 5)
-    assert RequestedOptions(None, "close").over(held) == RequestedOptions(250, "close", 5)
-    assert RequestedOptions(0, None, 9).over(held) == RequestedOptions(0, "skip", 5)
+    assert RequestedOptions(None, "close").merged_into(held) == RequestedOptions(250, "close", 5)
+    assert RequestedOptions(0, None, 9).merged_into(held) == RequestedOptions(0, "skip", 5)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +109,8 @@ def test_options_said_later_go_over_those_that_hold() -> None:
 )
 def test_ten_thousand_positions_take_few_messages(name_of: Callable[[int], str]) -> None:
     """Servers charge for each message, and grant 20 at once."""
-    books = books_at("0660dd82b243fc-020e7e", **{name_of(n): 1000 + n for n in range(10_000)})
-    messages = said(trades("*"), books)
+    accounts = accounts_at("0660dd82b243fc-020e7e", **{name_of(n): 1000 + n for n in range(10_000)})
+    messages = said(trades("*"), accounts)
     needed = sum(len(json.dumps(message)) for message in messages) / 60_000
     assert len(messages) < needed + 3
     assert sum(price_of(parse_action(json.dumps(message))) for message in messages) < 19
@@ -112,9 +119,9 @@ def test_ten_thousand_positions_take_few_messages(name_of: Callable[[int], str])
 def test_many_long_names_beside_many_streams_take_no_time() -> None:
     """The longest list of names that servers grant; one message holds a part of it."""
     named = {f"{n:032}": n + 1 for n in range(1000)}
-    books = books_at("e1", **named, **{f"S{n}": n for n in range(9000)})
+    accounts = accounts_at("e1", **named, **{f"S{n}": n for n in range(9000)})
     began = time.process_time()
-    messages = said(trades(*named, "*"), books)
+    messages = said(trades(*named, "*"), accounts)
     assert time.process_time() - began < 2
     found = {
         symbol: seq
@@ -123,7 +130,7 @@ def test_many_long_names_beside_many_streams_take_no_time() -> None:
         if positions["epoch"]
         for symbol, seq in positions["trades"].items()
     }
-    assert found == {each.symbol: each.seq for each in books.positioned(trades("*"))}
+    assert found == {each.symbol: each.seq for each in accounts.resumable(list(trades("*")))}
     assert max(len(json.dumps(message)) for message in messages) <= 60_000
 
 
@@ -142,10 +149,10 @@ def test_every_stream_goes_on_where_it_was_however_small_messages_are(
         Subscription("trades", pattern): data.draw(WISHES) if len(pattern) < 3 else PLAIN
         for pattern in patterns
     }
-    books = books_at("e1", **{symbol: seq for seq, symbol in enumerate(symbols, 1)})
+    accounts = accounts_at("e1", **{symbol: seq for seq, symbol in enumerate(symbols, 1)})
     held: dict[Subscription, Any] = {}
     got: dict[str, int] = {}
-    for message in said(wishes, books, max_bytes=300):
+    for message in said(wishes, accounts, max_bytes=300):
         assert len(json.dumps(message)) <= 300
         action = parse_action(json.dumps(message))
         if isinstance(action, Unsubscribe):

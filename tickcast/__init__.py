@@ -12,6 +12,8 @@ opens a `Stream`, an asynchronous iterator of ticks:
 >>> [trade.price for trade in asyncio.run(first_trades(3))]
 [100.0, 101.0, 102.0]
 
+A tick is a `Trade`, a `Quote` or a `Bar`. Its `Time` is exact to the nanosecond.
+
 The client accounts for every tick. `Report` and `StreamReport` count ticks by outcome, and a `Gap`
 names ticks that will not arrive. A `Position` is a place in a stream to resume from:
 

@@ -229,7 +229,7 @@ async def test_ipv4_and_ipv6_at_once(cli: Cli, words: list[str], addresses: list
 
 async def test_out_of_descriptors_is_logged_once_and_passes(cli: Cli) -> None:
     process = await asyncio.create_subprocess_shell(
-        f"ulimit -n 50; exec {sys.executable} -m tickcast.commands serve --port 0",
+        f"ulimit -n 50; exec {sys.executable} -m tickcast serve --port 0",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.environment,
     )  # fmt: skip
     cli.processes.append(process)

@@ -145,7 +145,7 @@ async def test_a_server_whose_output_is_full_says_so_and_ends(cli: Cli, runtime_
 
 async def test_too_few_descriptors_are_one_line(cli: Cli) -> None:
     process = await asyncio.create_subprocess_shell(
-        f"ulimit -n 12; exec {sys.executable} -m tickcast.commands watch A",
+        f"ulimit -n 12; exec {sys.executable} -m tickcast watch A",
         stderr=subprocess.PIPE, env=cli.environment,
     )  # fmt: skip
     _, err = await asyncio.wait_for(process.communicate(), 20)
@@ -186,7 +186,7 @@ async def test_a_hang_up_ends_a_producer_as_ctrl_c_does(cli: Cli) -> None:
 
 async def test_nohup_is_respected(cli: Cli) -> None:
     # Not nohup itself, which would change the streams too.
-    ignoring = f"trap '' HUP; exec {sys.executable} -m tickcast.commands serve --port 0"
+    ignoring = f"trap '' HUP; exec {sys.executable} -m tickcast serve --port 0"
     process = await asyncio.create_subprocess_shell(
         ignoring, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=cli.environment
     )

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from clients.load.symbols import feed_of
 from clients.recorder.record import SLOW, Recorder, Rotation, positions_of
-from clients.terminal.formats import format_age
+from clients.terminal.tables import format_age
 from tickcast.client.accounts import Gap, Position, describe_gap
 from tickcast.client.stream import Stream, connect
 from tickcast.commands.hints import token_hint
@@ -258,7 +258,7 @@ class _Teller:
             f"{self.recorder.ticks:,} ticks, {self._rate:,.0f} ticks/s,"
             f" {self.recorder.stored_bytes:,} bytes, lag {lag}"
         )
-        return line if connected else f"DISCONNECTED, coming back …  {line}"
+        return line if connected else f"DISCONNECTED, reconnecting …  {line}"
 
     def sum_up(self) -> None:
         """Print a summary of the recording."""

@@ -5,27 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-from clients.terminal.audit import AuditTable
-from clients.terminal.candles import TIMEFRAMES, Candles
-from clients.terminal.chart import draw_chart
-from clients.terminal.formats import format_age, format_amount, format_price
-from clients.terminal.help import HELP
+from clients.terminal.candles import TIMEFRAMES, Candles, draw_chart
 from clients.terminal.market import Market, Row
-from clients.terminal.table import SymbolTable, change, last_price
-from clients.terminal.view import Page, View, ViewRequest
+from clients.terminal.tables import (
+    AuditTable,
+    SymbolTable,
+    change,
+    format_age,
+    format_amount,
+    format_price,
+    last_price,
+)
+from clients.terminal.view import HELP, Page, View, ViewRequest
 from tickcast.client.accounts import Report
-from tickcast.commands.lines import Line, Segment, clip, spread
+from tickcast.commands.terminal import Line, Segment, clip, spread
 from tickcast.wire.ticks import Tick
 
-_SAID_S: Final = 5.0
-_KEYS: Final = (
-    ("?", "help"), ("q", "quit"), ("Enter", "candles"), ("/", "search"), ("s", "sort"),
-    ("p", "pause"), ("a", "audit"), ("e", "encoding"),
-)  # fmt: skip
-_CHART_KEYS: Final = (
-    ("?", "help"), ("q", "quit"), ("Esc", "table"), ("↑↓", "symbol"), ("1-4", "timeframe"),
-    ("p", "pause"), ("e", "encoding"),
-)  # fmt: skip
+_MESSAGE_S: Final = 5.0
+_KEYS: Final = "? help  q quit  Enter candles  / search  s sort  p pause  a audit  e encoding"
+_CHART_KEYS: Final = "? help  q quit  Esc table  ↑↓ symbol  1-4 timeframe  p pause  e encoding"
 
 
 class ConnectionStatus(NamedTuple):
@@ -37,42 +35,36 @@ class ConnectionStatus(NamedTuple):
     waiting: int = 0
 
 
-class PausedView(NamedTuple):
-    """The contents of the screen during a pause, and when the pause began."""
-
+class _PausedView(NamedTuple):
     market: Market
     candles: Candles | None
     since: float
 
 
 class Board:
-    """Processes ticks and keys, and renders lines.
-
-    Attributes:
-        changed: whether the screen needs to be redrawn.
-    """
+    """Processes ticks and keys, and renders lines."""
 
     def __init__(self, page: Page = Page.TABLE) -> None:
         self.market = Market()
         self.view = View(page)
+        # Whether the screen needs to be redrawn.
         self.changed = True
         self._candles: Candles | None = None
-        self._frozen: PausedView | None = None
-        self._said: tuple[str, float] = ("", 0.0)
+        self._paused: _PausedView | None = None
+        # Text for the last line, and when it was set.
+        self._message: tuple[str, float] = ("", 0.0)
         self._table = SymbolTable()
         self._audit = AuditTable()
         self._report: Report | None = None
 
-    # -- input
-
-    def update(self, ticks: Iterable[Tick], now: float) -> None:
+    def add_ticks(self, ticks: Iterable[Tick], now: float) -> None:
         """Update from ticks that arrived at `now`."""
-        self.market.update(ticks, now)
+        self.market.add_ticks(ticks, now)
         self.changed = True
 
-    def turn(self, now: float) -> None:
+    def update_rates(self, now: float) -> None:
         """Update rates as time passes, even if no ticks arrive."""
-        if self.market.turn(now):
+        if self.market.update_rates(now):
             self.changed = True
 
     def begin_chart(self) -> Candles | None:
@@ -80,28 +72,28 @@ class Board:
         self._candles = None
         if self.view.selected is not None:
             self._candles = Candles(self.view.selected, self.view.timeframe)
-            self._frozen = None  # End the pause, which has no such candles.
+            self._paused = None  # The paused display has no such candles.
         return self._candles
 
     def show_message(self, text: str, now: float) -> None:
         """Show the user a message for a few seconds."""
-        self._said = (text, now)
+        self._message = (text, now)
         self.changed = True
 
     def press(self, key: str, now: float) -> ViewRequest | None:
         """Handle a key press and return what it asks of the program, if anything."""
         self.changed = True
-        wish = self.view.press(key)
-        if wish is not ViewRequest.PAUSE:
-            return wish
-        if self._frozen is not None:
-            self._frozen = None
+        request = self.view.press(key)
+        if request is not ViewRequest.PAUSE:
+            return request
+        if self._paused is not None:
+            self._paused = None
         else:
-            candles = self._candles and self._candles.copy()
-            self._frozen = PausedView(self.market.copy(), candles, now)
+            candles = self._candles and self._candles.snapshot()
+            self._paused = _PausedView(self.market.snapshot(), candles, now)
         return None
 
-    # -- rendering
+    # Rendering
 
     def render(
         self,
@@ -113,51 +105,48 @@ class Board:
     ) -> list[Line]:
         """Return exactly `height` lines, none wider than `width`."""
         self.changed = False
-        market, candles, then = self._frozen or (self.market, self._candles, now)
+        market, candles, shown_at = self._paused or (self.market, self._candles, now)
         body_height = max(0, height - 3)
-        self.view.room = max(1, body_height - 1)
-        self.view.arrange(market, then)
+        self.view.lines = max(1, body_height - 1)
+        self.view.arrange(market, shown_at)
+        summary: Line = []
         match self.view.page:
             case Page.TABLE:
                 summary = self._summary(market)
                 rows = [market.rows[symbol] for symbol in self.view.visible()]
-                body = self._table.draw(rows, self.view.selected, self.view.sort, then, width)
+                body = self._table.draw(rows, self.view.selected, self.view.sort, shown_at, width)
             case Page.CHART:
                 row = market.rows.get(self.view.selected or "")
-                summary = _headline(row, then) if row else []
+                summary = _headline(row, shown_at) if row else []
                 body = _chart(candles, row, self.view.timeframe, width, body_height)
             case Page.AUDIT:
                 summary = [("what became of every tick", "dim")]
-                if self._frozen is None or self._report is None:
+                if self._paused is None or self._report is None:
                     self._report = report()
                 body = self._audit.draw(self._report, width, body_height)
             case Page.HELP:
-                summary = []
                 body = [[(keys, "key"), (text, "")] for keys, text in HELP]
         body = [*body, *([] for _ in range(body_height))][:body_height]
-        top = self._top(status, now, width)
-        lines = [top, summary, *body, self._foot(now, width)]
+        lines = [self._header(status, now, width), summary, *body, self._footer(now)]
         return [clip(line, width) for line in lines][:height]
 
-    def _top(self, status: ConnectionStatus, now: float, width: int) -> Line:
+    def _header(self, status: ConnectionStatus, now: float, width: int) -> Line:
         state: Segment = ("● live", "good")
         if not status.connected:
-            state = ("○ DISCONNECTED, coming back …", "bad")
-        elif self._frozen is not None:
-            since = self.market.ticks - self._frozen.market.ticks
-            age = format_age(now - self._frozen.since)
-            state = (f"‖ PAUSED for {age}, {since:,} ticks since", "paused")
-        waiting = [(f"{status.waiting:,} wait  ", "paused")] if status.waiting else []
+            state = ("○ DISCONNECTED, reconnecting …", "bad")
+        elif self._paused is not None:
+            ticks = self.market.ticks - self._paused.market.ticks
+            age = format_age(now - self._paused.since)
+            state = (f"‖ PAUSED for {age}, {ticks:,} ticks since", "paused")
+        waiting = [(f"{status.waiting:,} waiting  ", "paused")] if status.waiting else []
         left: Line = [("tickcast ", "bold"), (status.url, "dim")]
         return spread(left, [*waiting, (f"{status.encoding}  ", "dim"), state], width)
 
     def _summary(self, market: Market) -> Line:
-        view = self.view
-        found = len(view.order)
-        shown = (
-            f"{view.top + 1}–{min(view.top + view.room, found)} of " if found > view.room else ""
-        )
-        text = f"{shown}{found:,} symbol{'s' * (found != 1)}"
+        view, found = self.view, len(self.view.order)
+        text = f"{found:,} symbol{'s' * (found != 1)}"
+        if found > view.lines:
+            text = f"{view.top + 1}–{min(view.top + view.lines, found)} of {text}"
         if market.hidden:
             text += f", the busiest; {len(market.hidden):,} more are hidden"
         line: Line = [(text, ""), (f" · {market.rate:,.0f} ticks/s · by {view.sort}", "dim")]
@@ -165,16 +154,17 @@ class Board:
             line.append((f" · with “{view.query}”", "key"))
         return line
 
-    def _foot(self, now: float, width: int) -> Line:
+    def _footer(self, now: float) -> Line:
         if self.view.typing:
             return [("/", "key"), (self.view.query, "bold"), ("▏ ", ""),
                     ("Enter keeps it, Esc shows all", "dim")]  # fmt: skip
-        text, said_at = self._said
-        if text and now - said_at < _SAID_S:
+        text, since = self._message
+        if text and now - since < _MESSAGE_S:
             return [(text, "paused")]
         line: Line = []
-        for key, word in _CHART_KEYS if self.view.page is Page.CHART else _KEYS:
-            line += [(key, "key"), (f" {word}  ", "dim")]
+        for item in (_CHART_KEYS if self.view.page is Page.CHART else _KEYS).split("  "):
+            key, _, meaning = item.partition(" ")
+            line += [(key, "key"), (f" {meaning}  ", "dim")]
         return line
 
 
@@ -197,8 +187,7 @@ def _chart(
     if candles is None or height < 2:
         return [tabs]
     decimals = row.decimals if row else 2
-    latest = candles.latest(1)[0]
-    if latest:
+    if latest := candles.latest(1)[0]:
         prices = (latest.open, latest.high, latest.low, latest.close)
         for name, price in zip("OHLC", prices, strict=True):
             tabs += [(f" {name} ", "dim"), (format_price(price, decimals), "")]

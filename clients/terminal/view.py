@@ -9,10 +9,39 @@ from typing import Final
 from clients.terminal.candles import TIMEFRAMES
 from clients.terminal.market import Market, Row
 
-SORTS: Final = ("symbol", "ticks/s", "change", "volume", "last")
+HELP: Final = (
+    ("  ↑ ↓  k j       ", "select the symbol above or below"),
+    ("  PgUp PgDn g G  ", "a page up or down; the first, the last"),
+    ("  Enter          ", "candles of the selected symbol, and back"),
+    ("  1 2 3 4        ", "candles of 1 s, 5 s, 1 min, 5 min"),
+    ("  /              ", "search: only symbols that contain what you type"),
+    ("  s              ", "sort by symbol, ticks/s, change, volume, last price"),
+    ("  p              ", "pause the display; no ticks are lost"),
+    ("  a              ", "audit: what became of every tick"),
+    ("  e              ", "JSON or MessagePack: reconnects and resumes"),
+    ("  Esc            ", "back to the table; there: show all, from the top"),
+    ("  q  Ctrl-C      ", "quit"),
+    ("", ""),
+    ("  ", "Change, volume and sparkline count from when you began to watch."),
+    ("  ", "The sparkline has a point a second, the latest price at its right end."),
+    ("  ", "Sorted by anything but the symbol, rows stay in place for two seconds."),
+)
+
+_SORT_KEYS: Final[dict[str, Callable[[Row], float]]] = {
+    "ticks/s": lambda row: row.rate,
+    "change": lambda row: row.change,
+    "volume": lambda row: row.volume,
+    "last": lambda row: row.price,
+}
+SORTS: Final = ("symbol", *_SORT_KEYS)
 _QUERY_MAX: Final = 32
+# How long rows keep their places, so that the user can read and select them.
 _SETTLED_S: Final = 2.0
-"""How long rows keep their places, so that the user can read and select them."""
+_END: Final = 1_000_000
+_MOVES: Final = {
+    "up": -1, "k": -1, "down": 1, "j": 1, "page up": -1, "page down": 1,
+    "home": -_END, "g": -_END, "end": _END, "G": _END,
+}  # fmt: skip
 
 
 class Page(Enum):
@@ -28,40 +57,34 @@ class ViewRequest(Enum):
     """A request that a key makes of the program, beyond a change of view."""
 
     QUIT = "quit"
+    # Load the candles of the selected symbol from the beginning, or stop loading candles.
     CHART = "chart"
-    """Load the candles of the selected symbol from the beginning."""
     NO_CHART = "no chart"
-    """Stop loading candles."""
     ENCODING = "encoding"
     PAUSE = "pause"
 
 
 class View:
-    """The current page, selection, search and sort order.
-
-    Attributes:
-        order: all symbols in the table, in the current sort order.
-        selected: the selected symbol, by default the first; None without symbols.
-        top: the index of the symbol in the first line.
-        room: the number of lines for symbols.
-    """
+    """The current page, selection, search and sort order."""
 
     def __init__(self, page: Page = Page.TABLE) -> None:
         self.page = page
-        self.sort: str = SORTS[0]
+        self.sort = SORTS[0]
         self.query = ""
         self.typing = False
         self.timeframe = "5s"
+        # All symbols in the table, in the current sort order.
         self.order: list[str] = []
+        # The selected symbol; None without symbols.
         self.selected: str | None = None
+        # The index of the symbol in the first line, and the number of lines for symbols.
         self.top = 0
-        self.room = 1
-        self._back = Page.TABLE
-        self._is_chosen = False
+        self.lines = 1
+        self._page_before_help = Page.TABLE
+        # Until the user selects a symbol, the first one is selected, whichever that is.
+        self._user_selected = False
         self._arranged: tuple[str, str, Market, int] | None = None
         self._arranged_at = 0.0
-
-    # -- the table's rows
 
     def arrange(self, market: Market, now: float) -> None:
         """Sort and filter rows, and keep the selected one visible."""
@@ -69,20 +92,19 @@ class View:
         is_stale = self.sort != SORTS[0] and now - self._arranged_at >= _SETTLED_S
         if arranged != self._arranged or is_stale:
             self._arranged, self._arranged_at = arranged, now
-            self.order = self._sort(market.rows.values())
-        if not self._is_chosen:
-            # The user has selected no row, so select whichever symbol comes first.
+            self.order = self._sorted(market.rows.values())
+        if not self._user_selected:
             self.selected, self.top = next(iter(self.order), None), 0
         elif self.selected not in self.order:
             self.selected = self.order[min(self.top, len(self.order) - 1)] if self.order else None
         index = self._index()
-        self.top = max(min(self.top, index), index - self.room + 1)
-        self.top = max(0, min(self.top, len(self.order) - self.room))
+        self.top = max(min(self.top, index), index - self.lines + 1)
+        self.top = max(0, min(self.top, len(self.order) - self.lines))
 
-    def _sort(self, rows: Iterable[Row]) -> list[str]:
+    def _sorted(self, rows: Iterable[Row]) -> list[str]:
         found = [row for row in rows if self.query.upper() in row.symbol.upper()]
         found.sort(key=lambda row: row.symbol)
-        if self.sort != SORTS[0]:
+        if self.sort in _SORT_KEYS:
             found.sort(key=_SORT_KEYS[self.sort], reverse=True)
         return [row.symbol for row in found]
 
@@ -90,46 +112,45 @@ class View:
         return self.order.index(self.selected) if self.selected in self.order else 0
 
     def visible(self) -> Sequence[str]:
-        """The symbols that fit on the screen."""
-        return self.order[self.top : self.top + self.room]
+        """Return the symbols that fit on the screen."""
+        return self.order[self.top : self.top + self.lines]
 
-    # -- keys
+    # Keys
 
     def press(self, key: str) -> ViewRequest | None:
         """Handle a key press; unknown keys are ignored."""
-        if self.typing:
-            return self._type(key)
-        if key == "q":
-            return ViewRequest.QUIT
-        if self.page is Page.HELP:
-            self.page = self._back
-            return None
-        if key in _MOVES:
-            return self._move(key)
-        if key in _TIMEFRAME_KEYS:
-            return self._choose_timeframe(_TIMEFRAME_KEYS[key])
-        return _WISHES[key] if key in _WISHES else self._act(key)
-
-    def _act(self, key: str) -> ViewRequest | None:
-        wish = None
+        request = None
         match key:
-            case "enter":
-                wish = self._open() if self.page is Page.TABLE else self._leave()
-            case "escape":
-                wish = self._leave()
+            case _ if self.typing:
+                self._edit_query(key)
+            case "q":
+                request = ViewRequest.QUIT
+            case _ if self.page is Page.HELP:
+                self.page = self._page_before_help
+            case "e":
+                request = ViewRequest.ENCODING
+            case "p" | " ":
+                request = ViewRequest.PAUSE
+            case "?" | "h":
+                self._page_before_help, self.page = self.page, Page.HELP
+            case "enter" | "escape":
+                request = self._change_page(key)
             case "/":
-                self.typing, self.page, wish = True, Page.TABLE, ViewRequest.NO_CHART
+                self.typing, self.page = True, Page.TABLE
+                request = ViewRequest.NO_CHART
             case "s":
                 self.sort = SORTS[(SORTS.index(self.sort) + 1) % len(SORTS)]
-                self._is_chosen = self._is_chosen and self.page is not Page.TABLE
+                self._user_selected = self._user_selected and self.page is not Page.TABLE
             case "a":
                 self.page = Page.TABLE if self.page is Page.AUDIT else Page.AUDIT
-                wish = ViewRequest.NO_CHART
-            case "?" | "h":
-                self._back, self.page = self.page, Page.HELP
-        return wish
+                request = ViewRequest.NO_CHART
+            case "1" | "2" | "3" | "4":
+                request = self._choose_timeframe(list(TIMEFRAMES)[int(key) - 1])
+            case _:
+                request = self._move(key)
+        return request
 
-    def _type(self, key: str) -> ViewRequest | None:
+    def _edit_query(self, key: str) -> None:
         match key:
             case "enter":
                 self.typing = False
@@ -141,46 +162,28 @@ class View:
                 self._move(key)
             case _ if len(key) == 1 and key.isprintable():
                 self.query = (self.query + key)[:_QUERY_MAX]
-        return None
 
     def _move(self, key: str) -> ViewRequest | None:
-        if not self.order or self.page is Page.AUDIT:
+        if key not in _MOVES or not self.order or self.page is Page.AUDIT:
             return None
-        index = self._index() + _MOVES[key] * (self.room if key.startswith("page") else 1)
-        self._is_chosen = True
+        index = self._index() + _MOVES[key] * (self.lines if key.startswith("page") else 1)
+        self._user_selected = True
         self.selected = self.order[max(0, min(index, len(self.order) - 1))]
         return ViewRequest.CHART if self.page is Page.CHART else None
 
-    def _open(self) -> ViewRequest | None:
-        if self.selected is None:
-            return None
-        self._is_chosen, self.page = True, Page.CHART
-        return ViewRequest.CHART
-
-    def _leave(self) -> ViewRequest | None:
-        if self.page is Page.TABLE:
-            self.query, self._is_chosen = "", False
-            return None
-        self.page = Page.TABLE
-        return ViewRequest.NO_CHART
+    def _change_page(self, key: str) -> ViewRequest | None:
+        if self.page is not Page.TABLE:
+            self.page = Page.TABLE
+            return ViewRequest.NO_CHART
+        if key == "escape":
+            self.query, self._user_selected = "", False
+        elif self.selected is not None:
+            self._user_selected, self.page = True, Page.CHART
+            return ViewRequest.CHART
+        return None
 
     def _choose_timeframe(self, timeframe: str) -> ViewRequest | None:
         if self.page is not Page.CHART or timeframe == self.timeframe:
             return None
         self.timeframe = timeframe
         return ViewRequest.CHART
-
-
-_WISHES: Final = {"e": ViewRequest.ENCODING, "p": ViewRequest.PAUSE, " ": ViewRequest.PAUSE}
-_TIMEFRAME_KEYS: Final = {str(number): name for number, name in enumerate(TIMEFRAMES, 1)}
-_END: Final = 1_000_000
-_MOVES: Final = {
-    "up": -1, "k": -1, "down": 1, "j": 1, "page up": -1, "page down": 1,
-    "home": -_END, "g": -_END, "end": _END, "G": _END,
-}  # fmt: skip
-_SORT_KEYS: Final[dict[str, Callable[[Row], float]]] = {
-    "ticks/s": lambda row: row.rate,
-    "change": lambda row: row.change,
-    "volume": lambda row: row.volume,
-    "last": lambda row: row.last,
-}

@@ -21,7 +21,7 @@ from tickcast.broker.replays import (
     SpeedCommand,
     StepCommand,
 )
-from tickcast.commands.keyboard import keys_pressed
+from tickcast.commands.terminal import keys_pressed
 from tickcast.wire.errors import ReplayFailed
 from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState, format_speed
 from tickcast.wire.times import NS_PER_SECOND

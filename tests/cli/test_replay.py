@@ -30,7 +30,7 @@ from tickcast.broker.replays import (
     SpeedCommand,
     StepCommand,
 )
-from tickcast.commands.keyboard import split
+from tickcast.commands.terminal import split_keys
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed
@@ -285,11 +285,11 @@ async def test_without_a_terminal_lines_say_where_it_stands(
 
 
 def test_keys_are_told_apart() -> None:
-    assert list(split(" s\x1b[C\x1b[D+q")) == [" ", "s", "right", "left", "+", "q"]
-    assert list(split("\x1b[Aj\x1b\n\x7f")) == ["up", "j", "escape", "enter", "backspace"]
-    assert list(split("\x1b[6~\x1bOA")) == ["page down", "up"]
+    assert list(split_keys(" s\x1b[C\x1b[D+q")) == [" ", "s", "right", "left", "+", "q"]
+    assert list(split_keys("\x1b[Aj\x1b\n\x7f")) == ["up", "j", "escape", "enter", "backspace"]
+    assert list(split_keys("\x1b[6~\x1bOA")) == ["page down", "up"]
     # Keys without a name here, and truncated sequences.
-    assert list(split("\x1b[15~q\x1b[1;5Cq\x1bOPq\x1b[")) == ["q", "q", "q"]
+    assert list(split_keys("\x1b[15~q\x1b[1;5Cq\x1bOPq\x1b[")) == ["q", "q", "q"]
 
 
 def test_what_keys_mean() -> None:

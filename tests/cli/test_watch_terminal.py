@@ -108,7 +108,7 @@ async def test_a_crash_leaves_the_terminal_as_it_was(cli: Cli) -> None:
 async def test_keys(cli: Cli) -> None:
     async with playing(market) as double, watching(double, cli) as terminal:
         for keys, shown in (
-            ("?", "pause what is shown"),
+            ("?", "pause the display"),
             (" ", "3 symbols"),
             ("s", "by ticks/s"),
             ("ssss", "by symbol"),
@@ -188,7 +188,7 @@ async def test_ctrl_z_and_back(cli: Cli) -> None:
         terminal.process.send_signal(signal.SIGCONT)
         await terminal.shows("3 symbols")
         terminal.press("?")
-        await terminal.shows("pause what is shown")
+        await terminal.shows("pause the display")
 
 
 async def test_a_terminal_that_takes_nothing_holds_up_nothing(cli: Cli) -> None:

@@ -4,10 +4,9 @@ import math
 
 import pytest
 
-from clients.terminal.candles import CANDLES_MAX, Candles
-from clients.terminal.chart import draw_chart
+from clients.terminal.candles import CANDLES_MAX, Candles, draw_chart
 from tests.builders import quote, trade
-from tickcast.commands.lines import plain
+from tickcast.commands.terminal import plain
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -20,22 +19,22 @@ def at(second: float, price: float, size: float = 1) -> Trade:
 
 def candles_of(*trades: Trade, timeframe: str = "1s") -> Candles:
     candles = Candles("ES", timeframe)
-    candles.add(trades)
+    candles.add_trades(trades)
     return candles
 
 
 def test_trades_become_candles() -> None:
     candles = candles_of(at(0, 5), at(0.5, 9), at(0.9, 4, size=3), at(2, 7))
-    candles.add([quote("ES"), trade("NQ"), at(2, math.nan)])
+    candles.add_trades([quote("ES"), trade("NQ"), at(2, math.nan)])
     first, empty, last = candles.latest(3)
     assert first is not None
     assert last is not None
     assert (first.open, first.high, first.low, first.close, first.volume) == (5, 9, 4, 4, 5)
     assert (empty, last.open) == (None, 7)
-    assert candles.begin(candles.last).rfc3339() == "2013-09-01T17:00:02Z"
+    assert candles.start_of(candles.newest).rfc3339() == "2013-09-01T17:00:02Z"
 
 
-def test_late_trades_go_where_they_belong() -> None:
+def test_late_trades_go_into_their_own_candle() -> None:
     candles = candles_of(at(10, 5), at(9.5, 3), at(10.5, 6))
     late, last = candles.latest(2)
     assert late is not None
@@ -49,7 +48,7 @@ def test_candles_are_bounded() -> None:
     assert candles.latest(CANDLES_MAX + 1)[0] is None
     assert len(candles._candles) <= CANDLES_MAX + 1
     start = candles.history_from(at(3 * CANDLES_MAX - 1, 5).time)
-    assert start == candles.begin(candles.last - CANDLES_MAX + 1)
+    assert start == candles.start_of(candles.newest - CANDLES_MAX + 1)
 
 
 def test_a_chart() -> None:
@@ -76,7 +75,7 @@ def test_odd_prices_are_drawn(prices: list[float]) -> None:
     assert len(draw_chart(candles, 8, 80, 20)) == 20
 
 
-def test_the_axes() -> None:
+def test_axis_labels() -> None:
     candles = candles_of(*(at(n, 100 + n % 7 / 10) for n in range(300)))
     lines = [plain(line) for line in draw_chart(candles, 2, 80, 24)]
     assert "╵17:04:15" in lines[-1]
@@ -86,7 +85,7 @@ def test_the_axes() -> None:
 
 
 @pytest.mark.parametrize("width", range(1, 60))
-def test_candles_that_leave_the_picture_leave_the_scale(width: int) -> None:
+def test_only_visible_candles_determine_the_scale(width: int) -> None:
     candles = candles_of(*(at(n, 2.0**n) for n in range(60)))
     lines = draw_chart(candles, 2, width, 12)
     assert len(lines) == 12

@@ -35,7 +35,7 @@ from tests.cli.conftest import Cli, Shell
         (["synth", "--scenario", "x"], 2, "Invalid value for '--scenario': 'x' is not one of"),
         (["replay", "/dev/null"], 1, "/dev/null: empty"),
         (["watch"], 2, "Missing argument 'SYMBOL…'."),
-        (["watch", "A B"], 2, "'A B' is no symbol"),
+        (["watch", "A B"], 2, "'A B' is not a valid symbol"),
         (["watch", "A", "--channels", "news"], 2, "--channels: 'news' is none of trades,"),
         (["watch", "A", "--url", "http://x"], 2, "--url: 'http://x' does not begin with ws://"),
         (["serve", "--port", "0", "--redis", "redis://["], 2, "redis_url: "),

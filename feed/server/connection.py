@@ -19,8 +19,8 @@ from feed.replay.scheduler import ReplayClient
 from feed.server.engine import Engine
 from feed.server.session import Request, Session
 from feed.transport.asgi_sink import AsgiSink
+from feed.transport.handshake import WebSocketProtocol
 from feed.transport.slices import Steps
-from feed.transport.transport_sink import TransportSink
 from tickcast.wire import messages as protocol
 from tickcast.wire.actions import Auth, Configure, Id, PlayTape, SteerReplay
 from tickcast.wire.errors import (
@@ -59,7 +59,7 @@ class Connection:
                  "_visitor", "outbox")  # fmt: skip
 
     def __init__(
-        self, sink: TransportSink | AsgiSink, engine: Engine, visitor: AdmittedClient
+        self, sink: WebSocketProtocol | AsgiSink, engine: Engine, visitor: AdmittedClient
     ) -> None:
         self._sink = sink
         self._engine = engine

@@ -13,7 +13,7 @@ from feed.server.connection import Connection
 from feed.server.engine import Engine
 from feed.server.session import Session
 from feed.transport.asgi_sink import AsgiSink
-from feed.transport.transport_sink import EXTENSION, TransportSink
+from feed.transport.handshake import EXTENSION, WebSocketProtocol
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire import messages as protocol
 from tickcast.wire.errors import HandshakeRefused
@@ -36,7 +36,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
     except BaseException:
         engine.door.leave(visitor)
         raise
-    raw: TransportSink | None = websocket.scope["extensions"].get(EXTENSION)
+    raw: WebSocketProtocol | None = websocket.scope["extensions"].get(EXTENSION)
     sink = raw or AsgiSink(websocket)
     connection = Connection(sink, engine, visitor)
     settings = engine.settings
@@ -51,7 +51,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
         grant=visitor.grant,
     )
     connection.begin(session)
-    if isinstance(sink, TransportSink):
+    if isinstance(sink, WebSocketProtocol):
         sink.limit_address(engine.door.limiter_of(websocket.scope))
         sink.hand_over(connection.receive, connection.end)
         return

@@ -20,9 +20,9 @@ from starlette.types import ASGIApp
 
 from feed.server.memory import give_back, spare_collections
 from feed.transport.address_limits import FrameLimit
+from feed.transport.handshake import WebSocketProtocol
 from feed.transport.http import FeedHttpProtocol
 from feed.transport.tls import Certificate
-from feed.transport.websocket import FeedProtocol
 from tickcast.settings import Settings
 from tickcast.tasks import stop_signals
 from tickcast.wire.errors import TickcastError
@@ -143,7 +143,7 @@ class FeedServer(uvicorn.Server):
     def _keep_alive(self) -> None:
         now = asyncio.get_running_loop().time()
         for connection in list(self.server_state.connections):
-            if isinstance(connection, FeedProtocol):
+            if isinstance(connection, WebSocketProtocol):
                 connection.keep_alive(now)
 
     def _cut_stuck_readers(self) -> None:
@@ -315,7 +315,7 @@ def server_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.C
         "proxy_headers": bool(settings.trusted_proxies),
         "forwarded_allow_ips": list(settings.trusted_proxies),
         "http": FeedHttpProtocol,
-        "ws": FeedProtocol,
+        "ws": WebSocketProtocol,
         "lifespan": "on",
         "log_config": None,
         "access_log": False,

@@ -264,9 +264,10 @@ class FeedHttpProtocol(HttpToolsProtocol):
                 self._size += len(data)
                 rules.check_size(self._size, len(self.headers), in_head=self._in_head)
         except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
             if self._should_upgrade():
-                self.handle_websocket_upgrade()
-            elif rest := data[upgrade.args[0] :]:
+                self._upgrade_soon(rest + self._received)
+            elif rest:
                 # An upgrade to an unknown protocol is ignored (RFC 9110, section 7.8).
                 self._feed(rest)
         except RequestRefused as refusal:
@@ -356,25 +357,31 @@ class FeedHttpProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         return self._is_handshake
 
-    def handle_websocket_upgrade(self) -> None:
+    def _upgrade_soon(self, frames: bytes) -> None:
         """Switch to WebSocket, in a turn of the loop that has time for it.
 
         An upgrade takes most of a millisecond, and one turn may read a thousand handshakes.
+
+        Args:
+            frames: what the client has sent without waiting for the handshake's response.
         """
         self._is_over = True
         self._stop_waiting()
         if not self.transport.is_closing():
             self.transport.pause_reading()
             self.flow.read_paused = False  # From now on, the WebSocket protocol controls reading.
-            self._share.run(self._upgrade)
+            self._share.run(partial(self._upgrade, frames))
 
-    def _upgrade(self, deadline_s: float) -> bool:
+    def _upgrade(self, frames: bytes, deadline_s: float) -> bool:
         """Hand the connection to the WebSocket protocol and release this object's resources."""
         if not self.transport.is_closing():
             self._leave_address()
             # This comes first because the WebSocket protocol may pause reading itself.
             self.transport.resume_reading()
-            super().handle_websocket_upgrade()
+            self.handle_websocket_upgrade()
+            protocol = self.transport.get_protocol()
+            if frames and isinstance(protocol, asyncio.Protocol):
+                protocol.data_received(frames)
         # Break the reference cycle: garbage collections are rare.
         self.parser = None  # type: ignore[assignment]
         return False

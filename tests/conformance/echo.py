@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from feed.transport.transport_sink import EXTENSION, TransportSink
+from feed.transport.handshake import EXTENSION, WebSocketProtocol
 from tickcast.wire.encoding import Encoding, build_frame
 
 
@@ -33,7 +33,7 @@ async def _by_asgi(websocket: WebSocket) -> None:
 async def _at_once(websocket: WebSocket) -> None:
     """Hand the connection over, as `/stream` does; answer each message in the callback."""
     await websocket.accept()
-    sink: TransportSink = websocket.scope["extensions"][EXTENSION]
+    sink: WebSocketProtocol = websocket.scope["extensions"][EXTENSION]
 
     def take(message: str | bytes) -> None:
         sink.write(_frame(message))
@@ -44,7 +44,7 @@ async def _at_once(websocket: WebSocket) -> None:
 async def _later(websocket: WebSocket) -> None:
     """Hand the connection over; each message takes a while, and the next one waits for it."""
     await websocket.accept()
-    sink: TransportSink = websocket.scope["extensions"][EXTENSION]
+    sink: WebSocketProtocol = websocket.scope["extensions"][EXTENSION]
 
     async def take(message: str | bytes) -> None:
         await asyncio.sleep(0)

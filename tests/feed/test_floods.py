@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from websockets.protocol import Event, Side
+from websockets.protocol import Protocol as FrameParser
 
-from feed.transport.websocket import FeedProtocol
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
 from tests.wire import TEXT, frame, handshake, wired
@@ -25,18 +26,19 @@ STRICT: Any = {"unlimited_addresses": (), "attempts": "1000/second"}
 def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count parsed messages and frames."""
     counts: Counter[str] = Counter()
-    events = FeedProtocol.handle_events
+    events = FrameParser.events_received
 
     def counting(message: str | bytes, entries_max: int | None = None) -> object:
         counts["messages"] += 1
         return parse_action(message, entries_max)
 
-    def counting_events(self: FeedProtocol) -> None:
-        counts["frames"] += len(self.conn.events)
-        events(self)
+    def counting_events(self: FrameParser) -> list[Event]:
+        found = events(self)
+        counts["frames"] += len(found) if self.side is Side.SERVER else 0
+        return found
 
     monkeypatch.setattr("feed.access.action_policy.parse_action", counting)
-    monkeypatch.setattr(FeedProtocol, "handle_events", counting_events)
+    monkeypatch.setattr(FrameParser, "events_received", counting_events)
     return counts
 
 

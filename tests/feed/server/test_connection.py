@@ -17,8 +17,7 @@ from feed.access.admission import AdmittedClient
 from feed.fanout.outbox import Outbox
 from feed.server.connection import Connection
 from feed.server.session import Session
-from feed.transport.transport_sink import TransportSink
-from feed.transport.websocket import FeedProtocol
+from feed.transport.handshake import WebSocketProtocol
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
@@ -324,7 +323,7 @@ async def test_nothing_of_a_client_that_is_gone_waits_for_a_collection(
     server: RunningServer,
 ) -> None:
     """Collections are rare by design, so waiting for one would make memory grow meanwhile."""
-    kinds = (Connection, Session, Outbox, TransportSink, FeedProtocol, AdmittedClient)
+    kinds = (Connection, Session, Outbox, WebSocketProtocol, WebSocketProtocol, AdmittedClient)
     engine = server.app_state["engine"]
     gc.collect()
     gc.disable()

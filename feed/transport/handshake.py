@@ -1,0 +1,265 @@
+"""The opening handshake of WebSocket connections (RFC 6455), answered by an ASGI endpoint.
+
+uvicorn's HTTP class switches a connection to `WebSocketProtocol` when a client asks for an upgrade.
+An ASGI endpoint answers the handshake. It finds the protocol object in `scope["extensions"]`, hands
+the client over to callbacks (`hand_over`) and returns. If it waited for messages instead, it would
+keep a task, a dozen stack frames of middleware and the request alive: about 20 kB for each of
+thousands of clients that rarely send anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import unquote
+
+import uvicorn
+from starlette.types import Message
+from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+from websockets.protocol import SERVER
+from websockets.protocol import Protocol as FrameParser
+from websockets.server import ServerProtocol
+
+from feed.transport.websocket import OnMessage, WebSocketConnection
+from tickcast.wire.encoding import Encoding, build_frame
+
+EXTENSION: Final = "tickcast.sink"
+"""Key of the protocol object in `scope["extensions"]`."""
+
+# The code that ASGI prescribes for a client that is gone without a close frame.
+_NO_CODE: Final = 1005
+# The only version of the WebSocket protocol.
+_VERSION: Final = "13"
+
+logger = logging.getLogger("tickcast.connection")
+# At "debug" it would log every frame, with credentials; `tickcast.logs` does not allow that.
+_library_logger: Final = logging.getLogger("websockets.server")
+
+
+class WebSocketProtocol(WebSocketConnection):
+    """The class for `uvicorn.Config(ws=…)`."""
+
+    __slots__ = ("_app", "_app_state", "_endpoint", "_max_size")
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._app: Any = config.loaded_app
+        self._app_state = app_state
+        self._max_size = config.ws_max_size
+        # Answers the handshake; None after it has returned or handed the client over.
+        self._endpoint: _Endpoint | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None and not self._is_deaf:
+            self._begin_handshake(data)
+        else:
+            super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._endpoint is not None:
+            self.end(_NO_CODE)
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self._endpoint is not None:
+            self.refuse(self._endpoint.failure())
+        super().shutdown()
+
+    def _begin_handshake(self, data: bytes) -> None:
+        """Check the request, which `feed.transport.http` has bounded, and start the endpoint."""
+        # A parser of its own: it keeps the request, which takes more memory than all else here.
+        handshake = ServerProtocol(logger=_library_logger)
+        handshake.receive_data(data)
+        (request,) = handshake.events_received()
+        assert isinstance(request, Request)
+        if request.headers.get_all("Sec-WebSocket-Version") == [_VERSION]:
+            response = handshake.accept(request)
+        else:
+            # The library would not name the version (RFC 6455, section 4.2.2).
+            response = handshake.reject(HTTPStatus.UPGRADE_REQUIRED, "no such version\n")
+            response.headers["Connection"] = "Upgrade"
+            response.headers["Upgrade"] = "websocket"
+            response.headers["Sec-WebSocket-Version"] = _VERSION
+        self._parser = FrameParser(SERVER, max_size=self._max_size, logger=_library_logger)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            self.refuse(response)
+            return
+        endpoint = self._endpoint = _Endpoint(self, handshake, response)
+        self.on_message, self.on_end = endpoint.add_message, endpoint.add_end
+        self.on_pause, self.on_drain = endpoint.pause, endpoint.resume
+        self._start_task(self._run_endpoint(endpoint, self._scope_of(request)))
+
+    def _scope_of(self, request: Request) -> dict[str, Any]:
+        path, _, query = request.path.partition("?")
+        offers = request.headers.get_all("Sec-WebSocket-Protocol")
+        extra = self.transport.get_extra_info
+        client, server = extra("peername"), extra("sockname")
+        return {
+            "type": "websocket",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if extra("sslcontext") else "ws",
+            "server": server and server[:2],
+            "client": client and client[:2],
+            "root_path": "",
+            "path": unquote(path),
+            "raw_path": path.encode("ascii"),
+            "query_string": query.encode("ascii"),
+            "headers": [
+                (name.encode("ascii"), value.encode("latin-1"))
+                for name, value in request.headers.raw_items()
+            ],
+            "subprotocols": [each.strip() for line in offers for each in line.split(",")],
+            "state": self._app_state.copy(),
+            "extensions": {"websocket.http.response": {}, EXTENSION: self},
+        }
+
+    async def _run_endpoint(self, endpoint: _Endpoint, scope: dict[str, Any]) -> None:
+        """Run the endpoint; keep the connection open if it has handed the client over."""
+        try:
+            await self._share.start()
+            await self._app(scope, endpoint.receive, endpoint.send)
+        except _ClientGone:
+            pass
+        except BaseException:
+            logger.exception("a bug in the endpoint")
+        else:
+            if self._endpoint is None:
+                return
+            if not (self.is_accepted or self.close_sent):
+                logger.error("the endpoint returned without answering the handshake")
+        self._endpoint = None
+        self.refuse(endpoint.failure())
+        if self._abort_timer is None:
+            self.transport.close()
+
+    def accept(self, response: Response) -> None:
+        """Complete the handshake."""
+        self.is_accepted = True
+        self.transport.write(response.serialize() + self._pong)
+        self._pong = b""
+        self._schedule_ping()
+
+    def refuse(self, response: Response) -> None:
+        """Answer the handshake with another response and close; does nothing if it is answered."""
+        if not (self.is_accepted or self.close_sent or self.transport.is_closing()):
+            self.close_sent = True
+            self.transport.write(response.serialize())
+            self.transport.close()
+            self._abort_later()
+
+    def hand_over(self, on_message: OnMessage, on_end: Callable[[int], None]) -> None:
+        """Serve the client by callbacks from now on, so that the endpoint can return.
+
+        Args:
+            on_message: called with each message, one at a time, after the coroutine returned for
+                the previous message has finished. If it raises, the connection ends.
+            on_end: called once with the close code, soon after the last message.
+        """
+        endpoint, self._endpoint = self._endpoint, None
+        if self._end_code is not None:
+            self._drop_callbacks()
+            self.loop.call_soon(on_end, self._end_code)
+            return
+        self.on_message, self.on_end = on_message, on_end
+        for message in endpoint.unread() if endpoint is not None else ():
+            self._handle_message(message)
+        if self._waiting is None:
+            self.resume_reading()
+
+
+class _Endpoint:
+    """The ASGI side of a connection, until its client is handed over: `receive` and `send`."""
+
+    def __init__(
+        self, protocol: WebSocketProtocol, handshake: ServerProtocol, response: Response
+    ) -> None:
+        self._protocol = protocol
+        self._handshake = handshake
+        self._response = response
+        self._events: asyncio.Queue[Message] = asyncio.Queue()
+        self._events.put_nowait({"type": "websocket.connect"})
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._denial: Message = {}
+        self._body = b""
+        self.pause, self.resume = self._writable.clear, self._writable.set
+
+    def add_message(self, message: str | bytes) -> None:
+        kind = "text" if isinstance(message, str) else "bytes"
+        self._events.put_nowait({"type": "websocket.receive", kind: message})
+        self._protocol.pause_reading()
+
+    def add_end(self, code: int) -> None:
+        self._events.put_nowait({"type": "websocket.disconnect", "code": code})
+        self._writable.set()
+
+    def unread(self) -> Iterator[str | bytes]:
+        """Return the messages that the endpoint has not received."""
+        while not self._events.empty():
+            event = self._events.get_nowait()
+            if event["type"] == "websocket.receive":
+                yield event["text"] if "text" in event else event["bytes"]
+
+    async def receive(self) -> Message:
+        event = await self._events.get()
+        if self._events.empty():
+            self._protocol.resume_reading()
+        return event
+
+    async def send(self, message: Message) -> None:
+        await self._writable.wait()
+        protocol = self._protocol
+        if protocol.close_sent or protocol.transport.is_closing():
+            raise _ClientGone
+        match message["type"]:
+            case "websocket.accept":
+                headers = _decoded(message.get("headers", ()))
+                if subprotocol := message.get("subprotocol"):
+                    headers["Sec-WebSocket-Protocol"] = subprotocol
+                self._response.headers.update(headers)
+                protocol.accept(self._response)
+            case "websocket.http.response.start":
+                self._denial = message
+            case "websocket.http.response.body":
+                self._body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    response = self._handshake.reject(self._denial["status"], self._body.decode())
+                    headers = _decoded(self._denial["headers"])
+                    for name in headers:
+                        response.headers.pop(name, None)
+                    response.headers.update(headers)
+                    protocol.refuse(response)
+            case "websocket.send" if message.get("text") is not None:
+                protocol.transport.write(build_frame(message["text"].encode(), Encoding.JSON))
+            case "websocket.send":
+                protocol.transport.write(build_frame(message["bytes"], Encoding.MSGPACK))
+            case "websocket.close" if protocol.is_accepted:
+                protocol.finish(b"", message.get("code", 1000), message.get("reason") or "")
+            case "websocket.close":
+                protocol.refuse(self._handshake.reject(HTTPStatus.FORBIDDEN, ""))
+            case kind:
+                raise RuntimeError(f"unexpected ASGI message: {kind}")
+
+    def failure(self) -> Response:
+        """Return the response for an endpoint that does not answer the handshake."""
+        return self._handshake.reject(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")
+
+
+class _ClientGone(OSError):
+    """Raised when the endpoint sends to a client that is gone; Starlette expects an OSError."""
+
+
+def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    return Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])

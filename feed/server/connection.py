@@ -48,7 +48,7 @@ logger = logging.getLogger("tickcast.connection")
 
 def _find_wanted(session: Session, request: Request, found: set[Subscription]) -> Steps:
     """Find what a request needs open. This takes milliseconds for a key with 1,000 patterns."""
-    found.update(session.wanted_by(request))
+    found.update(session.required_streams(request))
     yield
 
 
@@ -88,15 +88,15 @@ class Connection:
     def receive(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
         """Answer a message. If it returns a coroutine, await that before the next message."""
         try:
-            request = self._session.read(message)
+            request = self._session.handle_message(message)
         except SessionEnded as end:
             self._finish(end.fault, end.detail, end.id)
             return None
         except Exception:
             self._fail()
             return None
-        if self._session.must_renew:
-            self._carry_out_later(self._session.renew())
+        if self._session.must_resubscribe:
+            self._carry_out_later(self._session.resubscribe())
         if isinstance(request, SteerReplay) and request.id is not None:
             self._steer(request)
             return None
@@ -121,9 +121,9 @@ class Connection:
         self._engine.replays.forget(self._session)
         self._engine.hub.counters.closed[code] += 1
         totals = self._engine.hub.totals(self.outbox)
-        self._session.leave()
-        if self._session.follower is not None:
-            self._engine.backfill.forget(self._session.follower)
+        self._session.release()
+        if self._session.backfill is not None:
+            self._engine.backfill.forget(self._session.backfill)
         if self._viewer is not None:
             self._engine.projector.forget(self._viewer)
         for timer in (self._beating, self._deadline):
@@ -196,8 +196,8 @@ class Connection:
             self._fail()
 
     def _serve_past(self) -> None:
-        if self._session.follower is not None and not self.outbox.closed:
-            self._engine.backfill.serve(self._session.follower)
+        if self._session.backfill is not None and not self.outbox.closed:
+            self._engine.backfill.serve(self._session.backfill)
 
     async def _follow_replay(self) -> None:
         try:
@@ -245,7 +245,7 @@ class Connection:
         except Exception:
             self._fail()
         else:
-            session.answer_steering(state)
+            session.confirm_steering(state)
 
     async def _identify(self, auth: Auth) -> None:
         try:
@@ -263,7 +263,7 @@ class Connection:
             self._fail()
         else:
             if not self.outbox.closed:
-                self._carry_out_later(self._session.admit(grant, auth.id))
+                self._carry_out_later(self._session.authenticate(grant, auth.id))
                 self._visitor.grant = self._session.grant
                 self._stop_uncovered_replays()
                 self._set_deadline()
@@ -299,7 +299,7 @@ class Connection:
             self._finish(Fault.AUTH_FAILED, "expired or revoked")
             return
         if renewed != grant:
-            self._carry_out_later(self._session.entitle(renewed))
+            self._carry_out_later(self._session.change_grant(renewed))
             self._visitor.grant = renewed
             self._stop_uncovered_replays()
         self._set_deadline()
@@ -315,7 +315,7 @@ class Connection:
             self._engine.projector.drain(self._viewer)
 
     def _beat(self) -> None:
-        self._session.beat(self._engine.upstream.subscriber.heard_s)
+        self._session.send_heartbeat(self._engine.upstream.subscriber.heard_s)
         self._beat_later()
 
     def _beat_later(self) -> None:
@@ -356,4 +356,4 @@ class Connection:
         }
 
     def _last_words(self) -> bytes:
-        return self._session.farewell(random.randint(*_RETRY_SPREAD_MS))
+        return self._session.shutdown_frame(random.randint(*_RETRY_SPREAD_MS))

@@ -109,4 +109,4 @@ class ReplayFollowers:
             except Exception:
                 # An exception here would end the Redis connection that all clients share.
                 logger.exception("a bug in telling a client of a replay, whose connection ends")
-                session.fail()
+                session.outbox.fail()

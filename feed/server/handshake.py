@@ -8,7 +8,7 @@ from contextlib import suppress
 from starlette.responses import PlainTextResponse, Response
 from starlette.websockets import WebSocket
 
-from feed.access.conduct import MessageLimiter
+from feed.access.action_policy import MessageLimiter
 from feed.server.connection import Connection
 from feed.server.engine import Engine
 from feed.server.session import Session
@@ -47,7 +47,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
         encoding,
         extended=subprotocol is not None,
         subscriptions_max=settings.subscriptions_max,
-        conduct=MessageLimiter(settings.messages_per_s, settings.messages_burst),
+        limiter=MessageLimiter(settings.messages_per_s, settings.messages_burst),
         grant=visitor.grant,
     )
     connection.begin(session)

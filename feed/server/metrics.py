@@ -89,12 +89,12 @@ class _FeedCollector(Collector):
         yield _gauge(
             "outbox_bytes",
             "Bytes waiting for clients",
-            sum(each.waiting_bytes for each in sessions),
+            sum(each.outbox.waiting_bytes for each in sessions),
         )
         yield _gauge(
             "slow_clients",
             "Clients whose ticks are being merged or skipped, because they do not read",
-            sum(session.is_slow for session in sessions),
+            sum(session.outbox.is_slow for session in sessions),
         )
 
     def _flow(self) -> Iterator[Metric]:

@@ -7,8 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET
 
-from feed.access.action_policy import ActionPolicy
-from feed.access.conduct import MessageLimiter, price_of_streams
+from feed.access.action_policy import ActionPolicy, MessageLimiter
 from feed.access.entitlements import Entitlements
 from feed.access.grant import OPEN_GRANT, Grant
 from feed.fanout.encoded_ticks import WireFormat, message_frame, wire_format_for
@@ -18,8 +17,7 @@ from feed.fanout.streams import SubscriberGroup, choose_delivery
 from feed.history.follower import ClientBackfill
 from feed.server.starting_points import StartingPoints
 from feed.transport.slices import Steps, batches
-from tickcast.wire import actions
-from tickcast.wire import messages as protocol
+from tickcast.wire import actions, messages
 from tickcast.wire.actions import (
     NO_OPTIONS,
     Auth,
@@ -42,76 +40,38 @@ from tickcast.wire.times import Instant
 # Silence from Redis that is still normal: heartbeats pass through it twice a second.
 _SILENCE_S: Final = 1.0
 
+# An action that is carried out in steps. All except `Configure` need the broker first.
 Request = Subscribe | Unsubscribe | ListSubscriptions | Configure
-"""An action that is carried out in steps; all except `Configure` need the broker first."""
 
-
-class Staleness:
-    """How long a client has been stalled, because it does not read or because Redis is silent."""
-
-    __slots__ = ("_broker_heard_s", "_caught_up_s")
-
-    def __init__(self) -> None:
-        self._broker_heard_s = self._caught_up_s = 0.0
-
-    def update(self, now_s: float, *, broker_heard_s: float, all_read: bool) -> None:
-        """Record the current state.
-
-        Args:
-            now_s: time on a steady clock.
-            broker_heard_s: when the last message came from Redis; 0 if none ever came. The stall
-                counts from then, or from the first call.
-            all_read: whether nothing waits for the client; assumed True at the first call.
-        """
-        self._broker_heard_s = broker_heard_s or self._broker_heard_s or now_s
-        if all_read or not self._caught_up_s:
-            self._caught_up_s = now_s
-
-    def lasts_ms(self, now_s: float) -> int:
-        """The duration of the stall in ms; 0 if there is none."""
-        silent_s = now_s - self._broker_heard_s
-        if silent_s <= _SILENCE_S:
-            silent_s = 0.0
-        return int(1000 * max(now_s - self._caught_up_s, silent_s))
+Subscriptions = dict[Subscription, DeliveryOptions]
 
 
 class _Change(NamedTuple):
-    """A prepared change of a client's subscriptions.
+    """A prepared change of a client's subscriptions."""
 
-    Attributes:
-        gone: streams that the client was catching up with and no longer holds.
-    """
-
-    wanted: dict[Subscription, DeliveryOptions]
-    audience: SubscriberGroup | None
-    gone: list[StreamKey]
+    subscriptions: Subscriptions
+    group: SubscriberGroup | None
+    # Streams that the client was catching up with and no longer holds.
+    dropped: list[StreamKey]
 
 
 class Session:
     """The state of one connection, and the replies to its messages.
 
-    `read` answers messages that need nothing else and returns the other actions. For a request, the
-    caller opens the streams in `wanted_by(request)` and runs the steps of `complete`, or calls
-    `refuse` if that fails. For credentials, it looks up the grant and calls `admit`.
+    `handle_message` answers messages that need nothing else and returns the other actions. For a
+    request, the caller opens the `required_streams` and runs the steps of `complete`, or calls
+    `refuse` if that fails. For credentials, it looks up the grant and calls `authenticate`.
 
     The time for a change of subscriptions is proportional to the number of streams, so the change
     is made in steps, with other work in between. Nothing changes for the client until the last
     step, which replies and applies the whole change. The steps of one session must run one after
     the other, in the order in which they were returned.
-
-    Attributes:
-        feed, encoding: chosen in the handshake.
-        subscriptions: the client's subscriptions, with the options it has set for each.
-        must_renew: True if `renew` must be called, because the client has used an extension.
-        heartbeat_ms: interval at which `beat` is due; 0 means never.
-        follows_replay: whether the client wants the state of its feed's replay.
-        follower: sends the past that the client has asked for; None if it never asked.
     """
 
     __slots__ = (
-        "_clock", "_defaults", "_hub", "_offered_subprotocol", "_outbox", "_rights", "_stall",
-        "_stamps", "encoding", "feed", "follower", "follows_replay", "heartbeat_ms", "must_renew",
-        "subscriptions",
+        "_broker_heard_s", "_clock", "_defaults", "_hub", "_offered_subprotocol", "_policy",
+        "_read_all_s", "_stamps", "backfill", "encoding", "feed", "follows_replay", "heartbeat_ms",
+        "must_resubscribe", "outbox", "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -123,120 +83,84 @@ class Session:
         *,
         extended: bool,
         subscriptions_max: int,
-        conduct: MessageLimiter | None = None,
+        limiter: MessageLimiter | None = None,
         grant: Grant | None = OPEN_GRANT,
         clock: Callable[[], Instant] = Instant.now,
     ) -> None:
         self._hub = hub
-        self._outbox = outbox
-        self._rights = ActionPolicy(feed, grant, subscriptions_max, conduct)
+        self.outbox = outbox
+        self._policy = ActionPolicy(feed, grant, subscriptions_max, limiter)
         self._clock = clock
         self._offered_subprotocol = extended
         self._defaults = NO_OPTIONS
         self._stamps = False
-        self._stall = Staleness()
+        # When the client had last read everything, and when Redis last sent anything, as known at
+        # the last heartbeat; 0 before the first one.
+        self._read_all_s = 0.0
+        self._broker_heard_s = 0.0
+        # Chosen in the handshake.
         self.feed = feed
         self.encoding = encoding
         outbox.extended = extended
-        self.must_renew = False
+        # True if `resubscribe` must be called, because the client has used an extension.
+        self.must_resubscribe = False
+        # The interval at which `send_heartbeat` is due; 0 means never.
         self.heartbeat_ms = 0
+        # Whether the client wants the state of its feed's replay.
         self.follows_replay = False
-        self.follower: ClientBackfill | None = None
-        self.subscriptions: dict[Subscription, DeliveryOptions] = {}
+        # Sends the history that the client has requested; None if it never did.
+        self.backfill: ClientBackfill | None = None
+        # With the options that the client has set for each, before its defaults.
+        self.subscriptions: Subscriptions = {}
 
     @property
     def grant(self) -> Grant | None:
         """What the client may do; None until it has authenticated."""
-        return self._rights.grant
+        return self._policy.grant
 
     @property
     def extended(self) -> bool:
         """Whether the client understands the protocol's extensions."""
-        return self._outbox.extended
+        return self.outbox.extended
 
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes that the client has not taken yet."""
-        return self._outbox.waiting_bytes
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether the client gets less than it asked for, because it does not keep up."""
-        return self._outbox.is_slow
+    # -- messages from the client
 
     def greet(self) -> None:
         """Send the `connected` message."""
-        self._say(protocol.CONNECTED)
+        self._send(messages.CONNECTED)
 
-    def read(self, message: str | bytes) -> Request | Auth | PlayTape | SteerReplay | None:
-        """Take one message from the client: text is JSON, bytes are MessagePack.
+    def handle_message(
+        self, message: str | bytes
+    ) -> Request | Auth | PlayTape | SteerReplay | None:
+        """Handle one message from the client: text is JSON, bytes are MessagePack.
 
         Returns the action if it needs more than a reply.
 
         Raises:
-            Ended: the connection must end.
+            SessionEnded: the connection must end.
         """
         try:
-            action = self._rights.read(message, self._clock().monotonic_s, self.subscriptions)
+            action = self._policy.check_message(
+                message, self._clock().monotonic_s, self.subscriptions
+            )
         except InvalidAction as error:
             if error.fault is Fault.RATE_LIMITED:
                 self._hub.counters.rate_limited += 1
-            self._say(protocol.error(error.fault, error.detail, error.id))
+            self._send(messages.error(error.fault, error.detail, error.id))
             return None
         if not self.extended and actions.uses_extension(action):
-            self._outbox.extended = True
-            self.must_renew = bool(self.subscriptions)
+            self.outbox.extended = True
+            self.must_resubscribe = bool(self.subscriptions)
         match action:
             case Auth() if self.grant is OPEN_GRANT:
-                self._say(protocol.authenticated(action.id))
+                self._send(messages.authenticated(action.id))
                 return None
             case actions.Ping():
-                self._say(protocol.pong(self._clock().wall, action.id))
+                self._send(messages.pong(self._clock().wall, action.id))
                 return None
         return action
 
-    def admit(self, grant: Grant, id_: Id) -> Steps:
-        """Accept valid credentials, for the first time or to renew a grant."""
-        if self.grant is not None and not self.grant.is_renewed_by(grant):
-            self._say(protocol.error(Fault.ALREADY_AUTHENTICATED, id_=id_))
-            return iter(())
-        self._say(protocol.authenticated(id_))
-        return self.entitle(grant)
-
-    def entitle(self, grant: Grant) -> Steps:
-        """Change the client's rights; subscriptions it may no longer hold end in steps."""
-        self._rights.grant = grant
-        return self._drop_forbidden()
-
-    def _drop_forbidden(self) -> Steps:
-        while True:
-            allows = self._rights.entitlements
-            kept = {
-                each: options
-                for each, options in self.subscriptions.items()
-                if allows.narrow(self.feed, each)
-            }
-            has_lost = kept.keys() != self.subscriptions.keys()
-            if not self.subscriptions:
-                return
-            change = yield from self._prepare(kept)
-            if change is not None:
-                self._apply(change)
-                break
-        if has_lost:
-            self._say(protocol.subscription(kept))
-
-    def renew(self) -> Steps:
-        """Prepare the subscriptions again, now that the client is known to use extensions."""
-        self.must_renew = False
-        return self._hold_anew()
-
-    def _hold_anew(self) -> Steps:
-        while (change := (yield from self._prepare(self.subscriptions))) is None:
-            pass
-        self._apply(change)
-
-    def wanted_by(self, request: Request) -> frozenset[Subscription]:
+    def required_streams(self, request: Request) -> frozenset[Subscription]:
         """The subscriptions whose streams must be open before `complete`."""
         if not isinstance(request, Subscribe):
             return frozenset()
@@ -247,7 +171,7 @@ class Session:
             for each in request.resume.named
             if not self._hub.is_open(StreamKey(self.feed, *each))
         }
-        return frozenset(self._rights.narrow(dict.fromkeys(request.subscriptions | lost)))
+        return frozenset(self._policy.narrow(dict.fromkeys(request.subscriptions | lost)))
 
     def complete(self, request: Request, epoch: Callable[[], str]) -> Steps:
         """Carry out a request whose streams are open, and reply to it.
@@ -255,156 +179,176 @@ class Session:
         Args:
             epoch: returns the feed's current epoch.
         """
-        while not (yield from self._carry_out(request, epoch)):
-            pass
-
-    def narrow(self, feed: str, wanted: Iterable[Subscription]) -> Iterable[Subscription]:
-        """Reduce subscriptions of a feed to what the client may see."""
-        return self._rights.entitlements.narrow_all(feed, dict.fromkeys(wanted))
+        match request:
+            case Subscribe():
+                while not (yield from self._subscribe(request, epoch)):
+                    pass
+            case Unsubscribe():
+                kept = {
+                    each: options
+                    for each, options in self.subscriptions.items()
+                    if each not in request.subscriptions
+                }
+                self._policy.charge_streams((yield from self._change_to(kept)), 0)
+                self._confirm(request, epoch())
+            case Configure():
+                yield from self._configure(request)
+            case ListSubscriptions():
+                self._confirm(request, epoch())
 
     def refuse(
         self, request: Request | Auth | PlayTape | SteerReplay, fault: Fault, detail: str
     ) -> None:
         """Reply with an error to a request that can't be carried out; nothing is applied."""
-        self._say(protocol.error(fault, detail, request.id))
+        self._send(messages.error(fault, detail, request.id))
 
-    def beat(self, broker_heard_s: float) -> None:
+    # -- rights
+
+    def authenticate(self, grant: Grant, id_: Id) -> Steps:
+        """Accept valid credentials, for the first time or to renew a grant."""
+        if self.grant is not None and not self.grant.is_renewed_by(grant):
+            self._send(messages.error(Fault.ALREADY_AUTHENTICATED, id_=id_))
+            return iter(())
+        self._send(messages.authenticated(id_))
+        return self.change_grant(grant)
+
+    def change_grant(self, grant: Grant) -> Steps:
+        """Change the client's rights; subscriptions it may no longer hold end in steps."""
+        self._policy.grant = grant
+        return self._drop_forbidden()
+
+    def _drop_forbidden(self) -> Steps:
+        change: _Change | None = None
+        has_lost = False
+        while change is None:
+            if not self.subscriptions:
+                return
+            entitlements = self._policy.entitlements
+            kept = {
+                each: options
+                for each, options in self.subscriptions.items()
+                if entitlements.narrow(self.feed, each)
+            }
+            has_lost = len(kept) < len(self.subscriptions)
+            change = yield from self._prepare(kept)
+        self._apply(change)
+        if has_lost:
+            self._send(messages.subscription(self.subscriptions))
+
+    def narrow(self, feed: str, subscriptions: Iterable[Subscription]) -> Iterable[Subscription]:
+        """Reduce subscriptions of a feed to what the client may see."""
+        return self._policy.entitlements.narrow_all(feed, dict.fromkeys(subscriptions))
+
+    # -- notices to the client
+
+    def send_heartbeat(self, broker_heard_s: float) -> None:
         """Send a heartbeat, unless the client is slow: it would only add to the waiting data.
 
         `lag_ms` tells how far behind the client is. It is the greatest of the delay of the last
-        ticks, the time since the client had last taken everything, and the time since the last
+        ticks, the time since the client had last read everything, and the time since the last
         message from Redis.
 
         Args:
-            broker_heard_s: when that message came, on the steady clock; 0 if none ever came.
+            broker_heard_s: when that message came, on the monotonic clock; 0 if none ever came.
         """
         now = self._clock()
-        self._stall.update(
-            now.monotonic_s,
-            broker_heard_s=broker_heard_s,
-            all_read=not self._outbox.waiting_bytes,
-        )
-        if self._outbox.is_slow:
+        waiting_bytes = self.outbox.waiting_bytes
+        # If Redis never sent anything, its silence counts from the first heartbeat.
+        self._broker_heard_s = broker_heard_s or self._broker_heard_s or now.monotonic_s
+        if not waiting_bytes or not self._read_all_s:
+            self._read_all_s = now.monotonic_s
+        if self.outbox.is_slow:
             return
-        lag_ms = max(self._hub.lag_ms(now), self._stall.lasts_ms(now.monotonic_s))
-        totals = self._hub.totals(self._outbox)
-        self._say(
-            protocol.heartbeat(
-                now.wall,
-                self._outbox.waiting_bytes,
-                lag_ms,
-                sent=totals.sent,
-                merged=totals.merged,
-                skipped=totals.skipped,
-            )
-        )
+        stalled_s = now.monotonic_s - self._read_all_s
+        silent_s = now.monotonic_s - self._broker_heard_s
+        if silent_s > _SILENCE_S:
+            stalled_s = max(stalled_s, silent_s)
+        lag_ms = max(self._hub.lag_ms(now), int(1000 * stalled_s))
+        totals = self._hub.totals(self.outbox)
+        message = messages.heartbeat(
+            now.wall, waiting_bytes, lag_ms,
+            sent=totals.sent, merged=totals.merged, skipped=totals.skipped,
+        )  # fmt: skip
+        self._send(message)
 
     def send_replay_state(self, state: ReplayState) -> None:
         """Send the state of the feed's replay; a slow client gets it after catching up."""
-        may_know = self._rights.entitlements.allows_feed(self.feed)
-        if self.follows_replay and may_know and not self._outbox.is_slow:
-            self._say(protocol.replay(state))
+        may_know = self._policy.entitlements.allows_feed(self.feed)
+        if self.follows_replay and may_know and not self.outbox.is_slow:
+            self._send(messages.replay(state))
 
-    def answer_steering(self, state: ReplayState) -> None:
+    def confirm_steering(self, state: ReplayState) -> None:
         """Reply that the feed's replay has carried out the client's command."""
-        self._say(protocol.replay(state))
+        self._send(messages.replay(state))
+
+    def shutdown_frame(self, retry_ms: int) -> bytes:
+        """The `shutdown` notice as a frame; empty if the client does not use extensions."""
+        return self._frame(messages.shutdown(retry_ms)) if self.extended else b""
+
+    # -- the end
 
     def drain(self) -> None:
         """Resume sending to a client that reads again."""
-        self._hub.drain(self._outbox, self._clock())
+        self._hub.drain(self.outbox, self._clock())
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Release everything after the client has disconnected."""
-        self._outbox.close()
-        self._hub.remove(self._outbox)
+        self.outbox.close()
+        self._hub.remove(self.outbox)
 
-    def fail(self) -> None:
-        """End the connection after a bug in serving the client."""
-        self._outbox.fail()
+    # -- changes of subscriptions, in steps
 
-    def farewell(self, retry_ms: int) -> bytes:
-        """The `shutdown` notice as a frame; empty if the client does not use extensions."""
-        return self._frame(protocol.shutdown(retry_ms)) if self.extended else b""
+    def resubscribe(self) -> Steps:
+        """Prepare the subscriptions again, now that the client is known to use extensions."""
+        self.must_resubscribe = False
+        return self._resubscribe()
 
-    def _carry_out(self, request: Request, epoch: Callable[[], str]) -> Generator[None, None, bool]:
-        """Carry out a request; return False if the rights changed meanwhile: start over."""
-        match request:
-            case Subscribe():
-                return (yield from self._subscribe(request, epoch))
-            case Unsubscribe():
-                return (yield from self._unsubscribe(request, epoch))
-            case Configure():
-                return (yield from self._configure(request))
-            case ListSubscriptions():
-                self._confirm(request, epoch())
-        return True
+    def _resubscribe(self) -> Steps:
+        yield from self._change_to(self.subscriptions)
 
-    def _configure(self, action: Configure) -> Generator[None, None, bool]:
+    def _configure(self, action: Configure) -> Steps:
         conflate_ms, slow = self._defaults
-        self._defaults = DeliveryOptions(
-            conflate_ms
-            if action.conflate_ms is UNSET
-            else self._hub.groups.served_interval(action.conflate_ms),
-            slow if action.slow is UNSET else action.slow,
-        )
+        if action.conflate_ms is not UNSET:
+            conflate_ms = self._hub.groups.served_interval(action.conflate_ms)
+        self._defaults = DeliveryOptions(conflate_ms, slow if action.slow is UNSET else action.slow)
         if action.stamps is not UNSET:
             self._stamps = action.stamps
-        change = yield from self._prepare(self.subscriptions)
-        if change is None:
-            return False
+        self._policy.charge_streams((yield from self._change_to(self.subscriptions)), 0)
         if action.heartbeat_ms is not UNSET:
             self.heartbeat_ms = action.heartbeat_ms
         if action.replay is not UNSET:
             self.follows_replay = action.replay
-        self._charge(self._apply(change))
-        self._say(
-            protocol.configured(
-                action.id,
-                heartbeat_ms=self.heartbeat_ms,
-                stamps=self._stamps,
-                defaults=self._defaults,
-                replay=self.follows_replay,
-            )
-        )
-        return True
-
-    def _unsubscribe(
-        self, request: Unsubscribe, epoch: Callable[[], str]
-    ) -> Generator[None, None, bool]:
-        gone = request.subscriptions
-        kept = {each: said for each, said in self.subscriptions.items() if each not in gone}
-        change = yield from self._prepare(kept)
-        if change is None:
-            return False
-        self._charge(self._apply(change))
-        self._confirm(request, epoch())
-        return True
+        message = messages.configured(
+            action.id, heartbeat_ms=self.heartbeat_ms, stamps=self._stamps,
+            defaults=self._defaults, replay=self.follows_replay,
+        )  # fmt: skip
+        self._send(message)
 
     def _subscribe(
         self, request: Subscribe, epoch: Callable[[], str]
     ) -> Generator[None, None, bool]:
+        """Carry out a request; return False if the rights changed meanwhile: start over."""
         held = self.subscriptions
-        rights = self._rights.entitlements
+        entitlements = self._policy.entitlements
         options = request.options
         if options.conflate_ms is not None:
             served_ms = self._hub.groups.served_interval(options.conflate_ms)
             options = options._replace(conflate_ms=served_ms)
-        asked = {
+        requested = {
             each: options.with_defaults(held.get(each, NO_OPTIONS))
             for each in request.subscriptions
         }
-        wanted = {**held, **asked}
-        form = self._form
+        wire_format = self._wire_format
         points: StartingPoints | None = None
-        wants_past = request.wants_history and not asked.keys() <= held.keys()
-        if request.snapshot or request.positions or wants_past:
+        wants_history = request.wants_history and not requested.keys() <= held.keys()
+        if request.snapshot or request.positions or wants_history:
             points = StartingPoints(
                 self._hub, self.feed, request,
-                self._rights.narrow(asked), self._rights.narrow(held),
+                self._policy.narrow(requested), self._policy.narrow(held),
             )  # fmt: skip
-            yield from points.collect(form, self._clock().wall_us)
-        behind = points.behind if points is not None and wants_past else None
-        change = yield from self._prepare(wanted, behind, rights)
+            yield from points.collect(wire_format, self._clock().wall_us)
+        behind = points.behind if points is not None and wants_history else None
+        change = yield from self._prepare({**held, **requested}, behind, entitlements)
         if change is None:
             return False
         # The rest must run without interruption. Ticks that are about to be flushed must not follow
@@ -413,41 +357,41 @@ class Session:
         self._hub.flush(now)
         positions = None
         if points is not None:
-            points.complete(change.audience, form, now.wall_us)
+            points.complete(change.group, wire_format, now.wall_us)
             positions = points.positions() if request.positions else None
-        self._confirm(request, epoch(), wanted, options.conflate_ms, positions)
+        self._confirm(request, epoch(), change.subscriptions, options.conflate_ms, positions)
         if points is not None and points.behind:
-            self.follower = self.follower or ClientBackfill(self._hub, self._outbox)
-            self.follower.add(points.behind)
-        self._charge(self._apply(change), points.present if points is not None else 0)
+            self.backfill = self.backfill or ClientBackfill(self._hub, self.outbox)
+            self.backfill.add(points.behind)
+        begun = points.present if points is not None else 0
+        self._policy.charge_streams(self._apply(change), begun)
         if points is not None and request.snapshot:
-            self._hub.send(self._outbox, points.snapshot())
+            self._hub.send(self.outbox, points.snapshot())
         return True
 
-    def _charge(self, connected: int, begun: int = 0) -> None:
-        self._rights.charge(price_of_streams(connected, begun))
-
-    @property
-    def _form(self) -> WireFormat:
-        return wire_format_for(self.encoding, self._stamps)
+    def _change_to(self, subscriptions: Subscriptions) -> Generator[None, None, int]:
+        """Replace the subscriptions; return the number of streams connected for it alone."""
+        while (change := (yield from self._prepare(subscriptions))) is None:
+            pass
+        return self._apply(change)
 
     def _prepare(
         self,
-        wanted: dict[Subscription, DeliveryOptions],
+        subscriptions: Subscriptions,
         behind: Iterable[StreamKey] | None = None,
-        rights: Entitlements | None = None,
+        entitlements: Entitlements | None = None,
     ) -> Generator[None, None, _Change | None]:
         """Prepare new subscriptions in steps.
 
         Args:
-            behind: streams whose past the client will be sent; None if there can't be any.
-            rights: the rights that earlier steps relied on, if there were earlier steps.
+            behind: streams whose history the client will be sent; None if there can't be any.
+            entitlements: the rights that earlier steps relied on, if there were earlier steps.
 
         Returns:
             The change for `_apply`; None if the client's rights have changed meanwhile.
         """
-        rights = rights or self._rights.entitlements
-        allowed = self._rights.narrow(wanted)
+        entitlements = entitlements or self._policy.entitlements
+        allowed = self._policy.narrow(subscriptions)
         yield
         deliveries = frozenset(
             (
@@ -456,51 +400,56 @@ class Session:
             )
             for each, options in allowed.items()
         )
-        gone: list[StreamKey] = []
-        follower = self.follower
-        if follower is not None and follower.behind:
-            # Past ticks sent meanwhile would be counted for the old subscriptions.
-            follower.paused = True
+        dropped: list[StreamKey] = []
+        backfill = self.backfill
+        if backfill is not None and backfill.behind:
+            # History sent meanwhile would be counted for the old subscriptions.
+            backfill.paused = True
             coverage = Coverage(allowed)
-            for keys in batches(list(follower.behind)):
-                gone += [key for key in keys if not coverage.covers(key)]
+            for keys in batches(list(backfill.behind)):
+                dropped += [key for key in keys if not coverage.covers(key)]
                 yield
-            behind = {*(behind or ()), *follower.behind.keys()}.difference(gone)
-        audience = yield from self._hub.prepare(
-            self._outbox, self.feed, self._form, deliveries, None if behind is None else set(behind)
-        )
-        if self._rights.entitlements is not rights:
-            if audience is not None:
-                self._hub.groups.discard(audience)
+            behind = {*(behind or ()), *backfill.behind.keys()}.difference(dropped)
+        group = yield from self._hub.prepare(
+            self.outbox, self.feed, self._wire_format, deliveries,
+            None if behind is None else set(behind),
+        )  # fmt: skip
+        if self._policy.entitlements is not entitlements:
+            if group is not None:
+                self._hub.groups.discard(group)
             return None
-        return _Change(wanted, audience, gone)
+        return _Change(subscriptions, group, dropped)
 
     def _apply(self, change: _Change) -> int:
         """Apply a change; return the number of streams connected for this client alone."""
-        self.subscriptions = change.wanted
-        if self.follower is not None:
-            self.follower.drop(change.gone)
-            self.follower.paused = False
-        connected = 0
-        if change.audience is not None and not change.audience.members:
-            connected = len(change.audience.outputs)
-        self._hub.switch(self._outbox, change.audience, self._clock())
+        self.subscriptions = change.subscriptions
+        if self.backfill is not None:
+            self.backfill.drop(change.dropped)
+            self.backfill.paused = False
+        group = change.group
+        connected = len(group.outputs) if group is not None and not group.members else 0
+        self._hub.switch(self.outbox, group, self._clock())
         return connected
 
     def _confirm(
         self,
         request: Request,
         epoch: str,
-        wanted: dict[Subscription, DeliveryOptions] | None = None,
+        subscriptions: Subscriptions | None = None,
         conflate_ms: int | None = None,
         positions: list[dict[str, Any]] | None = None,
     ) -> None:
-        held = self.subscriptions if wanted is None else wanted
-        told = epoch if self._offered_subprotocol or request.id is not None else None
-        self._say(protocol.subscription(held, told, request.id, conflate_ms, positions))
+        held = self.subscriptions if subscriptions is None else subscriptions
+        # Alpaca's clients would not expect the field.
+        shown_epoch = epoch if self._offered_subprotocol or request.id is not None else None
+        self._send(messages.subscription(held, shown_epoch, request.id, conflate_ms, positions))
 
-    def _say(self, message: object) -> None:
-        self._outbox.push(self._frame(message))
+    @property
+    def _wire_format(self) -> WireFormat:
+        return wire_format_for(self.encoding, self._stamps)
+
+    def _send(self, message: object) -> None:
+        self.outbox.push(self._frame(message))
 
     def _frame(self, message: object) -> bytes:
         return message_frame(message, self.encoding)

@@ -148,9 +148,9 @@ class Line:
     # -- the network
 
     def _say(self, id_: int, message: str | bytes) -> None:
-        request = self.server.session.read(message)
-        if self.server.session.must_renew:
-            run_all(self.server.session.renew())
+        request = self.server.session.handle_message(message)
+        if self.server.session.must_resubscribe:
+            run_all(self.server.session.resubscribe())
         assert not isinstance(request, Auth | PlayTape | SteerReplay)
         if request is not None:
             epoch = self.world.enter_epoch()
@@ -193,9 +193,9 @@ class Line:
         self.hear(heard)
         self.wire.clear()
         session = self.server.session
-        session.leave()
-        if session.follower is not None:
-            session.follower.drop(list(session.follower.behind))
+        session.release()
+        if session.backfill is not None:
+            session.backfill.drop(list(session.backfill.behind))
         self.server = Accountant(self.world)
         self.state.begin_connection("tickcast.v1.json")
         self.again = iter(self.state.restore())
@@ -220,7 +220,7 @@ class Line:
                 self.server.answer()
             self.carry()
             if not self.wire and self.again is None and not self.waits_for:
-                follower = self.server.session.follower
+                follower = self.server.session.backfill
                 if follower is None or not follower.behind:
                     return
             self.world.repair_all()

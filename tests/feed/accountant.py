@@ -79,10 +79,10 @@ class Accountant:
     def say(self, _steps: int | None = None, **action: Any) -> None:
         """Send an action, and carry out `_steps` of its steps, or all of them."""
         self.finish()  # As in the server, the previous message is finished first.
-        request = self.session.read(encode(action, Encoding.JSON).decode())
+        request = self.session.handle_message(encode(action, Encoding.JSON).decode())
         assert not isinstance(request, Auth | PlayTape | SteerReplay)
-        if self.session.must_renew:
-            run_all(self.session.renew())
+        if self.session.must_resubscribe:
+            run_all(self.session.resubscribe())
         if request is not None and not self.dead:
             self.steps = self.session.complete(request, lambda: self.world.store.epoch)
             self.go_on(_steps)
@@ -102,15 +102,15 @@ class Accountant:
     # -- history
 
     def advance(self) -> None:
-        if self.session.follower is not None and not self.dead:
-            self.requests += self.session.follower.advance(self.world.blocks, self.world.now)
+        if self.session.backfill is not None and not self.dead:
+            self.requests += self.session.backfill.advance(self.world.blocks, self.world.now)
 
     def answer(self) -> None:
         """Answer the oldest request for history."""
         if not self.requests:
             return
         request = self.requests.pop(0)
-        store, follower = self.world.store, self.session.follower
+        store, follower = self.world.store, self.session.backfill
         assert follower is not None
         if request.time is not None:
             follower.receive(request, store.locate(request.key, request.time))
@@ -122,13 +122,13 @@ class Accountant:
     def catch_up(self) -> None:
         """Read history until nothing is left to catch up with."""
         for _ in range(1000):
-            if self.session.follower is None or not self.session.follower.behind:
+            if self.session.backfill is None or not self.session.backfill.behind:
                 return
             self.advance()
             while self.requests:
                 self.answer()
             self.hear()
-        behind = self.session.follower and self.session.follower.behind
+        behind = self.session.backfill and self.session.backfill.behind
         raise AssertionError(f"it never catches up with {behind}")
 
     # -- messages of the server
@@ -184,9 +184,9 @@ class Accountant:
         """Return the same client on another connection, which resumes with all that it knows."""
         self.hear()
         self.steps = iter(())
-        self.session.leave()
-        if self.session.follower is not None:
-            self.session.follower.drop(self.session.follower.behind)
+        self.session.release()
+        if self.session.backfill is not None:
+            self.session.backfill.drop(self.session.backfill.behind)
         other = Accountant(self.world)
         for channel in ("trades", "bars:1s"):
             patterns = self.confirmed.get(channel, [])

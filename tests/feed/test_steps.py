@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from feed.access import conduct
-from feed.access.conduct import MessageLimiter
+from feed.access import action_policy
+from feed.access.action_policy import MessageLimiter
 from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.fanout.hub import Hub
@@ -60,18 +60,18 @@ class Client:
     """A session, and the messages it has received."""
 
     def __init__(
-        self, market: Market, grant: Grant | None = None, conduct: MessageLimiter | None = None
+        self, market: Market, grant: Grant | None = None, limiter: MessageLimiter | None = None
     ) -> None:
         self.market = market
         self.sink = ListSink()
         self.session = Session(
             market.hub, Outbox(self.sink, 1 << 20, lambda: None), "live", Encoding.JSON,
-            extended=True, subscriptions_max=100, grant=grant or Grant(), conduct=conduct,
+            extended=True, subscriptions_max=100, grant=grant or Grant(), limiter=limiter,
             clock=lambda: market.now,
         )  # fmt: skip
 
     def begin(self, **action: Any) -> Steps:
-        request = self.session.read(json.dumps(action))
+        request = self.session.handle_message(json.dumps(action))
         assert request is not None
         assert not isinstance(request, Auth | PlayTape | SteerReplay)
         return self.session.complete(request, lambda: "e1")
@@ -87,7 +87,7 @@ class Client:
         return found
 
     def catch_up(self) -> None:
-        follower = self.session.follower
+        follower = self.session.backfill
         while follower is not None and follower.behind:
             assert not follower.advance(HistoryCache(), self.market.now)
 
@@ -163,7 +163,7 @@ def test_the_past_of_a_stream_that_opens_meanwhile_is_sent_too(market: Market, g
     client = Client(market)
     resume = {"epoch": "e1", "trades": {"*": 0}}
     carry_out(client.begin(action="subscribe", trades=["*"], resume=resume), open_in(market, gap))
-    follower = client.session.follower
+    follower = client.session.backfill
     assert follower is not None
     assert key_of("SNEW") in follower.behind
     assert market.seqs["SNEW"]
@@ -220,7 +220,7 @@ def test_who_is_being_sent_the_past_can_change_its_subscriptions(market: Market)
     client = Client(market)
     resume = {"epoch": "e1", "trades": market.seqs.copy()}
     carry_out(client.begin(action="subscribe", trades=["*", "S1"], resume=resume), lambda: None)
-    follower = client.session.follower
+    follower = client.session.backfill
     assert follower is not None
     assert set(follower.behind) == {key_of(symbol) for symbol in SYMBOLS}
 
@@ -246,7 +246,7 @@ def test_who_resumes_very_many_streams_is_looked_at_a_part_at_a_time(market: Mar
         action="subscribe", trades=["M*"],
         resume={"epoch": "e1", "trades": dict.fromkeys(symbols, 1)},
     )  # fmt: skip
-    follower = client.session.follower
+    follower = client.session.backfill
     assert follower is not None
     for left in (2, 1, 0):
         follower.advance(HistoryCache(), market.now)
@@ -260,7 +260,7 @@ def test_rights_that_shrink_meanwhile_count(market: Market) -> None:
     steps = client.begin(action="subscribe", trades=["*"], snapshot=True, positions=True)
     for _ in range(4):
         next(steps)
-    rest = client.session.entitle(shrunk)
+    rest = client.session.change_grant(shrunk)
     run_all(steps)
     run_all(rest)
     reply, *snapshots = client.sink.take()
@@ -276,26 +276,26 @@ def test_a_client_that_leaves_on_the_way_leaves_nothing_behind(market: Market, g
     for _ in range(gap):
         next(steps, None)
     steps.close()  # type: ignore[attr-defined]
-    client.session.leave()
+    client.session.release()
     assert (len(market.hub.streams), len(market.hub.groups)) == (len(SYMBOLS), 0)
     assert not any(market.hub.is_wanted(key_of(symbol)) for symbol in SYMBOLS)
 
 
 def test_what_is_done_is_paid_for(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conduct, "_CONNECTED_PER_MESSAGE", 1)
-    monkeypatch.setattr(conduct, "_BEGUN_PER_MESSAGE", 1)
-    client, other = (Client(market, conduct=MessageLimiter(5, 20)) for _ in range(2))
+    monkeypatch.setattr(action_policy, "_CONNECTED_PER_MESSAGE", 1)
+    monkeypatch.setattr(action_policy, "_BEGUN_PER_MESSAGE", 1)
+    client, other = (Client(market, limiter=MessageLimiter(5, 20)) for _ in range(2))
     configure = '{"action":"configure","stamps":true}'
     client.ask(action="subscribe", trades=["*"], snapshot=True)
     client.ask(action="configure", stamps=True)
     # The action was charged for 8 snapshots, two messages, and twice 8 streams, connected for it
     # alone.
     client.sink.take()
-    assert client.session.read(configure) is None
+    assert client.session.handle_message(configure) is None
     (error,) = client.sink.take()
     assert error["code"] == 429
     market.now = Instant(market.now.monotonic_s + 2, market.now.wall)
-    assert client.session.read(configure) is not None
+    assert client.session.handle_message(configure) is not None
     # Streams that other clients already hold cost nothing.
     other.ask(action="configure", stamps=True)
     for _ in range(8):

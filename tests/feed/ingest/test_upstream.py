@@ -70,9 +70,9 @@ class Ingest:
         asyncio.get_running_loop().call_soon(lambda: self.hub.flush(Instant.now()))
 
     async def ask(self, client: Client, **action: Any) -> None:
-        request = client.session.read(msgspec.json.encode(action).decode())
+        request = client.session.handle_message(msgspec.json.encode(action).decode())
         assert isinstance(request, Request)
-        async with self.upstream.holding(FEED, client.session.wanted_by(request)) as feed:
+        async with self.upstream.holding(FEED, client.session.required_streams(request)) as feed:
             run_all(client.session.complete(request, lambda: feed.epoch))
 
     async def client(self, *symbols: str, **options: Any) -> Client:
@@ -232,7 +232,7 @@ async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
         await redis.client_kill_filter(_type="pubsub")
         await published(publisher, ["A"], 2)
         await until(lambda: len(asked) == 1)
-        first.session.leave()
+        first.session.release()
         sweeping = asyncio.create_task(ingest.upstream.sweep_forever(0.01))
         await until(lambda: not ingest.hub.is_open(stream("A")))
         await cancel_and_wait([sweeping])
@@ -280,8 +280,8 @@ async def test_a_stream_that_a_client_catches_up_with_is_not_closed(
     at_once = msgspec.structs.replace(settings, linger_s=0.0)
     async with running(redis, at_once) as ingest:
         client = await ingest.client("A", start=1)
-        assert client.session.follower is not None
-        assert client.session.follower.behind
+        assert client.session.backfill is not None
+        assert client.session.backfill.behind
         sweeping = asyncio.create_task(ingest.upstream.sweep_forever(0.01))
         await asyncio.sleep(0.1)
         assert ingest.hub.is_open(stream("A"))
@@ -293,7 +293,7 @@ async def test_a_client_waits_for_a_stream_that_is_not_carried_just_now(
 ) -> None:
     async with running(redis, settings) as ingest:
         client = await ingest.client("A", start=1)
-        follower = client.session.follower
+        follower = client.session.backfill
         assert follower is not None
         ingest.hub.close_stream(stream("A"))
         assert follower.advance(HistoryCache(), Instant.now()) == []

@@ -11,7 +11,7 @@ from feed.access.grant import Grant, Proof
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.fanout.registry import INTERVALS_MAX
-from feed.server.session import Session, Staleness
+from feed.server.session import Session
 from feed.transport.slices import run_all
 from tests.builders import NOW, T0, ListSink, quote, trade, trades
 from tickcast.wire.actions import Auth, PlayTape, SteerReplay, Subscribe
@@ -65,9 +65,9 @@ class Talk:
 
     def say(self, message: dict[str, Any] | str | bytes) -> list[dict[str, Any]]:
         text = json.dumps(message) if isinstance(message, dict) else message
-        request = self.session.read(text)
-        if self.session.must_renew:
-            run_all(self.session.renew())
+        request = self.session.handle_message(text)
+        if self.session.must_resubscribe:
+            run_all(self.session.resubscribe())
         if request is not None:
             assert not isinstance(request, Auth | PlayTape | SteerReplay)
             run_all(self.session.complete(request, lambda: "e1"))
@@ -178,9 +178,9 @@ def test_errors_leave_everything_as_it_was(hub: Hub) -> None:
 
 def test_a_refused_request_applies_nothing(hub: Hub) -> None:
     talk = Talk(hub)
-    request = talk.session.read('{"action":"subscribe","trades":["ES"],"id":"x"}')
+    request = talk.session.handle_message('{"action":"subscribe","trades":["ES"],"id":"x"}')
     assert isinstance(request, Subscribe)
-    assert talk.session.wanted_by(request) == {Subscription("trades", "ES")}
+    assert talk.session.required_streams(request) == {Subscription("trades", "ES")}
     talk.session.refuse(request, Fault.BROKER_UNAVAILABLE, "try again later")
     (error,) = talk.sink.take()
     assert (error["code"], error["id"]) == (503, "x")
@@ -189,10 +189,10 @@ def test_a_refused_request_applies_nothing(hub: Hub) -> None:
 
 def test_only_clients_that_know_extensions_hear_of_a_shutdown(hub: Hub) -> None:
     plain, extended = Talk(hub), Talk(hub, extended=True)
-    assert plain.session.farewell(100) == b""
-    assert b'"retry_ms":100' in extended.session.farewell(100)
+    assert plain.session.shutdown_frame(100) == b""
+    assert b'"retry_ms":100' in extended.session.shutdown_frame(100)
     plain.say({"action": "ping", "id": 1})
-    assert plain.session.farewell(100) != b""
+    assert plain.session.shutdown_frame(100) != b""
 
 
 def seqs(messages: list[dict[str, Any]]) -> list[tuple[int, int]]:
@@ -255,7 +255,7 @@ def test_of_very_many_intervals_the_later_ones_are_rounded_up(hub: Hub) -> None:
     (reply,) = talks[-1].say({"action": "configure", "conflate_ms": asked[3]})
     assert reply["conflate_ms"] == asked[3]
     for talk in talks[:2]:
-        talk.session.leave()
+        talk.session.release()
     (reply,) = talks[-1].say({"action": "configure", "conflate_ms": asked[0]})
     assert reply["conflate_ms"] == asked[0]
 
@@ -301,9 +301,9 @@ def test_trades_are_skipped_and_quotes_conflated_where_nothing_else_is_said(hub:
     for seq in range(1, 11):
         hub.publish(quotes, [quote(seq=seq)])
         publish(hub, talk, 4 + seq)
-    assert talk.session.is_slow
+    assert talk.session.outbox.is_slow
     messages = talk.read_again()
-    assert not talk.session.is_slow
+    assert not talk.session.outbox.is_slow
     of_quotes = [each for each in messages if each["T"] == "q"]
     assert of_quotes[-1]["seq"] == 10 == len(of_quotes) + of_quotes[-1]["cf"]
     (notice,) = [each for each in messages if each["T"] == "skipped"]
@@ -364,7 +364,7 @@ def test_who_wants_it_is_told_where_the_replay_stands(hub: Hub) -> None:
         {"T": "replay", "state": "playing", "position": "2013-09-01T17:00:00.083Z", "speed": "max",
          "from": "2013-09-01T17:00:00.083Z", "to": "2013-09-01T17:00:01.083Z"}
     ]  # fmt: skip
-    run_all(talk.session.entitle(Grant(Proof.KEY, "x", Entitlements(feeds=("another",)))))
+    run_all(talk.session.change_grant(Grant(Proof.KEY, "x", Entitlements(feeds=("another",)))))
     talk.session.send_replay_state(state)
     assert talk.sink.take() == []
 
@@ -407,36 +407,36 @@ def test_heartbeats_say_how_the_client_is_doing(hub: Hub) -> None:
     talk.say({"action": "subscribe", "trades": ["ES"], "conflate_ms": 0})
     publish(hub, talk, 10, later_ms=50)
     talk.sink.take()
-    talk.session.beat(broker_heard_s=talk.now.monotonic_s)
+    talk.session.send_heartbeat(broker_heard_s=talk.now.monotonic_s)
     (beat,) = talk.sink.take()
     assert list(beat) == ["T", "t", "queue", "lag_ms", "sent", "merged", "skipped"]
     assert beat | {"t": ""} == {
         "T": "heartbeat", "t": "", "queue": 0, "lag_ms": 150, "sent": 4, "merged": 2, "skipped": 0,
     }  # fmt: skip
     talk.later(2000)
-    talk.session.beat(broker_heard_s=talk.now.monotonic_s)
+    talk.session.send_heartbeat(broker_heard_s=talk.now.monotonic_s)
     assert talk.sink.take()[0]["lag_ms"] == 0
     heard_s = talk.now.monotonic_s
     talk.later(900)
-    talk.session.beat(broker_heard_s=heard_s)
+    talk.session.send_heartbeat(broker_heard_s=heard_s)
     assert talk.sink.take()[0]["lag_ms"] == 0
     talk.later(500)
-    talk.session.beat(broker_heard_s=heard_s)
+    talk.session.send_heartbeat(broker_heard_s=heard_s)
     assert talk.sink.take()[0]["lag_ms"] == 1400
 
 
 def test_a_slow_client_gets_no_more_heartbeats_until_it_reads(hub: Hub) -> None:
     talk = Talk(hub, extended=True, outbox_bytes=300)
     talk.say({"action": "subscribe", "trades": ["ES"]})
-    talk.session.beat(broker_heard_s=talk.now.monotonic_s)
+    talk.session.send_heartbeat(broker_heard_s=talk.now.monotonic_s)
     talk.sink.take()
     talk.sink.paused = True
     publish(hub, talk, 5, count=10)
     for _ in range(100):
         talk.later(1000)
-        talk.session.beat(broker_heard_s=talk.now.monotonic_s)
+        talk.session.send_heartbeat(broker_heard_s=talk.now.monotonic_s)
     assert [each["T"] for each in talk.read_again()] == ["skipped", "t"]
-    talk.session.beat(broker_heard_s=talk.now.monotonic_s)
+    talk.session.send_heartbeat(broker_heard_s=talk.now.monotonic_s)
     (beat,) = talk.sink.take()
     assert (beat["sent"], beat["skipped"], beat["queue"]) == (1, 9, 0)
 
@@ -445,7 +445,7 @@ def test_a_client_that_asks_and_never_reads_is_closed(hub: Hub) -> None:
     talk = Talk(hub, outbox_bytes=1000)
     talk.sink.paused = True
     for _ in range(2000):
-        talk.session.read('{"action":"ping","id":1}')
+        talk.session.handle_message('{"action":"ping","id":1}')
     assert talk.overflows == 1
 
 
@@ -484,23 +484,32 @@ def test_what_is_conflated_for_all_holds_nothing_but_the_latest(hub: Hub) -> Non
     assert hub._published == []
 
 
-def test_a_stall_begins_when_the_client_last_read_everything() -> None:
-    stall = Staleness()
-    stall.update(10.0, broker_heard_s=9.9, all_read=False)
-    assert stall.lasts_ms(10.0) == 0
-    stall.update(11.0, broker_heard_s=10.9, all_read=False)
-    assert stall.lasts_ms(11.5) == 1500
-    stall.update(13.0, broker_heard_s=12.9, all_read=True)
-    assert stall.lasts_ms(13.0) == 0
+def beat(talk: Talk, *, after_ms: int, silent_ms: int) -> int:
+    """Let time pass and return the `lag_ms` of a heartbeat; Redis was last heard before that."""
+    heard_s = talk.later(after_ms).monotonic_s - silent_ms / 1000
+    talk.session.send_heartbeat(broker_heard_s=heard_s)
+    (message,) = talk.sink.take()
+    lag_ms: int = message["lag_ms"]
+    return lag_ms
 
 
-def test_a_stall_begins_with_the_last_message_from_redis() -> None:
+def test_a_stall_begins_when_the_client_last_read_everything(hub: Hub) -> None:
+    talk = Talk(hub, extended=True)
+    talk.sink.unsent = 1
+    assert beat(talk, after_ms=0, silent_ms=100) == 0
+    assert beat(talk, after_ms=1500, silent_ms=100) == 1500
+    talk.sink.unsent = 0
+    assert beat(talk, after_ms=1500, silent_ms=100) == 0
+
+
+def test_a_stall_begins_with_the_last_message_from_redis(hub: Hub) -> None:
     """Not at the heartbeat that last found it connected: silence is noticed seconds later."""
-    stall = Staleness()
-    for now_s in (10.0, 11.0, 12.0):
-        stall.update(now_s, broker_heard_s=9.6, all_read=True)
-    assert stall.lasts_ms(12.0) == 2400
-    never = Staleness()
-    for now_s in (10.0, 11.5):
-        never.update(now_s, broker_heard_s=0.0, all_read=True)
-    assert never.lasts_ms(11.5) == 1500
+    talk = Talk(hub, extended=True)
+    assert beat(talk, after_ms=0, silent_ms=400) == 0
+    beat(talk, after_ms=1000, silent_ms=1400)
+    assert beat(talk, after_ms=1000, silent_ms=2400) == 2400
+    never = Talk(hub, extended=True)
+    for after_ms, lag_ms in ((0, 0), (1500, 1500)):
+        never.later(after_ms)
+        never.session.send_heartbeat(broker_heard_s=0.0)
+        assert [each["lag_ms"] for each in never.sink.take()] == [lag_ms]

@@ -167,14 +167,14 @@ class BigTalk(Talk):
         super().__init__(hub, extended=True, outbox_bytes=1 << 24)
         patterns = tuple(f"S{number:04}*" for number in range(1000))
         grant = Grant(Proof.KEY, "k", Entitlements(symbols=patterns))
-        for _ in self.session.entitle(grant):
+        for _ in self.session.change_grant(grant):
             pass
-        self.session._rights._subscriptions_max = 1024
+        self.session._policy._subscriptions_max = 1024
         self._deferred = deferred
 
     def steps_of(self, **action: Any) -> list[int]:
         """Return the function calls of each step of an action, and of the work that follows it."""
-        request = self.session.read(json.dumps(action))
+        request = self.session.handle_message(json.dumps(action))
         assert request is not None
         with counted_calls() as calls:
             steps = self.session.complete(request, lambda: "e1")  # type: ignore[arg-type]
@@ -207,13 +207,13 @@ def test_an_interval_of_one_client_costs_little_memory(market: tuple[Hub, list[S
     finally:
         tracemalloc.stop()
     for talk in (first, second):
-        talk.session.leave()
+        talk.session.release()
     assert size < 250 * STREAMS
 
 
 def _everything_at(talk: Talk, conflate_ms: int) -> Subscribe:
     action = {"action": "subscribe", "trades": ["*"], "conflate_ms": conflate_ms}
-    request = talk.session.read(json.dumps(action))
+    request = talk.session.handle_message(json.dumps(action))
     assert isinstance(request, Subscribe)
     return request
 
@@ -238,4 +238,4 @@ def test_no_step_is_long_at_ten_thousand_streams(
     assert last < REPLY_CALLS
     assert max(talk.steps_of(action="configure", stamps=True, conflate_ms=120)) < STEP_CALLS
     assert max(talk.steps_of(action="unsubscribe", trades=options["trades"])) < STEP_CALLS
-    talk.session.leave()
+    talk.session.release()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed.access.conduct import price_of
+from feed.access.action_policy import price_of
 from tickcast.client.accounts import Position, SequenceAccounts
 from tickcast.client.state import Fields, RequestedOptions, ResumePlanner
 from tickcast.wire.actions import Subscribe, Unsubscribe

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed.access.conduct import price_of
+from feed.access.action_policy import price_of
 from tickcast.wire.actions import (
     Auth,
     BearerToken,

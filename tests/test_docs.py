@@ -1,4 +1,4 @@
-"""Run the Python programs in the documentation unchanged, except for the server's address."""
+"""Run the Python programs in the documentation unchanged, except for addresses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tickcast.client.tapes import write_tape
 from tickcast.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/client.md")
+PAGES = ("README.md", "docs/client.md", "docs/publishing.md")
 
 
 class Program(NamedTuple):
@@ -45,15 +45,17 @@ ALL = [program for page in PAGES for program in programs(page)]
 @pytest.mark.parametrize("program", ALL, ids=lambda each: f"{each.page}: {each.heading}")
 async def test_programs_of_the_documentation_run(
     program: Program, market: None, settings: Settings, secure: Settings, redis_url: str,
-    pair: Pair,
+    pair: Pair, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(settings.runtime_dir))
     tapes = pair.cert.parent
     write_tape(tapes, "es-2013-09-03")
     chosen = secure if "wss://" in program.text else settings
     async with running_server(replace(chosen, tapes=str(tapes)), redis_url) as server:
         where = server.stream.partition("://")[2]
         text = program.text.replace("127.0.0.1:8000/stream", where)
-        assert text != program.text
+        text = text.replace("redis://127.0.0.1:6379", redis_url)
+        assert text != program.text or "Publisher(feed=" in text
         # Next to the certificate, whose name is the demo's default.
         program_file = pair.cert.with_name("program.py")
         program_file.write_text(text)

@@ -1,4 +1,4 @@
-"""Run the examples in docstrings; those that name `URL` run against a real server."""
+"""Run the examples in docstrings; those with `URL` or `Publisher` run against a real server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import doctest
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +34,7 @@ MODULES = (
         f"tickcast.wire.{path.stem}"
         for path in sorted((ROOT / "tickcast" / "wire").glob("[a-z]*.py"))
     ),
-    "tickcast.tasks",
+    "tickcast.broker.keys", "tickcast.broker.publisher", "tickcast.tasks",
 )  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.FAIL_FAST
 
@@ -59,7 +60,7 @@ def examples(module: ModuleType) -> list[doctest.DocTest]:
 
 
 ALL = [test for name in MODULES for test in examples(importlib.import_module(name))]
-SERVED = [test for test in ALL if "URL" in (test.docstring or "")]
+SERVED = [test for test in ALL if re.search("URL|Publisher", test.docstring or "")]
 PLAIN = [test for test in ALL if test not in SERVED]
 
 
@@ -83,7 +84,10 @@ async def test_examples_with_a_server(
     redis_url: str,
     publisher: FeedPublisher,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Where `Publisher` finds the store.
+    monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(settings.runtime_dir))
     write_tape(tmp_path, "es-2013-09-01")
     await publisher.publish([*trades(3), quote(), bar()])
     await publisher.drain()
@@ -101,6 +105,7 @@ def test_an_example_that_is_wrong_fails() -> None:
 def test_what_programs_begin_with_has_an_example() -> None:
     named = {".".join(test.name.split(".")[-2:]) for test in ALL}
     begun = {"stream.connect", "blocking.connect", "stream.listen", "window.Window"}
+    begun.add("publisher.Publisher")
     assert begun <= named
     tour = tickcast.__doc__ or ""
     assert [name for name in tickcast.__all__ if name not in tour] == []

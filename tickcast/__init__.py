@@ -54,6 +54,17 @@ it ends with `ReplayCut`:
 >>> asyncio.run(count_trades())
 100
 
+A `Publisher` publishes ticks. Without `redis="redis://…"` it uses the store that `tickcast serve`
+or `tickcast demo` has started:
+
+>>> from tickcast import Publisher, Trade
+>>> async def publish():
+...     async with Publisher(feed="live") as publisher:
+...         await publisher.publish(Trade("AAPL", 187.1, 100))
+...     return publisher.published
+>>> asyncio.run(publish())
+1
+
 `listen` passes ticks to callbacks, `Window` collects them in tables, and `tickcast.blocking` is for
 programs without an event loop.
 """
@@ -62,6 +73,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from tickcast.broker.publisher import Publisher
     from tickcast.client.accounts import Gap, Position, Report, StreamReport
     from tickcast.client.messages import Configured, Heartbeat, Refused, Stamped
     from tickcast.client.private_replay import PrivateReplay, ReplayCut
@@ -78,6 +90,7 @@ _HOMES: Final = {
     "Heartbeat": "tickcast.client.messages",
     "Position": "tickcast.client.accounts",
     "PrivateReplay": "tickcast.client.private_replay",
+    "Publisher": "tickcast.broker.publisher",
     "Quote": "tickcast.wire.ticks",
     "Refused": "tickcast.client.messages",
     "ReplayCut": "tickcast.client.private_replay",
@@ -94,9 +107,9 @@ _HOMES: Final = {
 }
 
 __all__ = [
-    "Bar", "Configured", "Gap", "Heartbeat", "Position", "PrivateReplay", "Quote", "Refused",
-    "ReplayCut", "ReplayState", "Report", "Stamped", "Stream", "StreamReport", "Time", "Trade",
-    "Window", "connect", "listen",
+    "Bar", "Configured", "Gap", "Heartbeat", "Position", "PrivateReplay", "Publisher", "Quote",
+    "Refused", "ReplayCut", "ReplayState", "Report", "Stamped", "Stream", "StreamReport", "Time",
+    "Trade", "Window", "connect", "listen",
 ]  # fmt: skip
 
 

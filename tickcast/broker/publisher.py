@@ -1,4 +1,7 @@
-"""Publishes ticks to Redis in batches by stream, and keeps them while Redis is away."""
+"""Publishes ticks to Redis in batches by stream, and keeps them while Redis is away.
+
+`Publisher` is for user programs. It finds the store and passes everything on to a `FeedPublisher`.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,22 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from time import monotonic
+from types import TracebackType
 from typing import Final
 
 from redis.asyncio import Redis
 
 from tickcast.broker.batch_sender import BatchSender, OutgoingBatch
+from tickcast.broker.client import check_version, make_client
+from tickcast.broker.embedded import find_store
 from tickcast.broker.publish_buffer import WAITING_TICKS_MAX, DroppedTicks, PublishBuffer
-from tickcast.settings import Settings
+from tickcast.settings import Settings, load_settings
 from tickcast.tasks import cancel_and_wait
-from tickcast.wire.errors import BrokerUnavailable
-from tickcast.wire.ticks import StreamKey, Tick
+from tickcast.wire.errors import BrokerUnavailable, InvalidSettings
+from tickcast.wire.ticks import DEFAULT_FEED, Bar, Quote, StreamKey, Tick, Trade, is_feed_name
 
 _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_MAX_S: Final = 0.5
@@ -308,3 +314,91 @@ def _tell_lost(lost: Mapping[StreamKey, int]) -> str:
     if rest := most[_STREAMS_TOLD:]:
         told.append(f"{sum(lost[key] for key in rest):,} of {len(rest):,} more streams")
     return f"{sum(lost.values()):,} were dropped: {', '.join(told)}"
+
+
+class Publisher:
+    """Publishes ticks into a feed, each exactly once.
+
+    It is an asynchronous context manager. Leaving its block waits until all ticks are published:
+
+    >>> import asyncio
+    >>> from tickcast import Publisher, Quote, Trade
+    >>> async def publish():
+    ...     async with Publisher(feed="live") as publisher:
+    ...         await publisher.publish(Trade("AAPL", 187.1, 100))
+    ...         await publisher.publish([Quote("AAPL", 187.0, 3, 187.1, 2), Trade("MSFT", 411, 5)])
+    ...     return publisher.published
+    >>> asyncio.run(publish())
+    3
+
+    While Redis is away, ticks are kept within the settings `outage_buffer_s` and
+    `outage_buffer_bytes`. Beyond these, the oldest are dropped, counted and logged.
+
+    Args:
+        feed: the name of the feed; the server's `/stream` serves `live`.
+        redis: the URL of the server's Redis. The default is the setting `redis_url`, or else the
+            embedded store that a `tickcast serve` or `tickcast demo` of this user has started.
+
+    Raises:
+        InvalidSettings: the name, the URL or a setting in the environment is invalid.
+        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: from `async with`, if there is no
+            store that can be used.
+    """
+
+    def __init__(self, feed: str = DEFAULT_FEED, redis: str | None = None) -> None:
+        if not is_feed_name(feed):
+            raise InvalidSettings(f"feed {feed!a} is not 1 to 32 characters of a-z 0-9 _ -")
+        self._feed = feed
+        self._settings = load_settings(redis_url=redis)
+        self._exits = AsyncExitStack()
+        self._publisher: FeedPublisher | None = None
+
+    async def __aenter__(self) -> Publisher:
+        client = make_client(await find_store(self._settings))
+        async with AsyncExitStack() as exits:
+            exits.push_async_callback(client.aclose)
+            await check_version(client)
+            self._publisher = await exits.enter_async_context(
+                FeedPublisher(client, self._feed, self._settings)
+            )
+            self._exits = exits.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._exits.__aexit__(kind, error, traceback)
+
+    @property
+    def published(self) -> int:
+        """Ticks known to be published."""
+        return self._opened.published
+
+    @property
+    def dropped(self) -> int:
+        """Ticks that were accepted and will not be published, because Redis was away too long."""
+        return self._opened.dropped_ticks
+
+    async def publish(self, ticks: Tick | Iterable[Tick]) -> None:
+        """Accept a tick or several ticks, and return without waiting for Redis.
+
+        Only a program that is far ahead of Redis has to wait.
+
+        Raises:
+            InvalidTick: a tick breaks the rules; neither it nor the ticks after it were accepted.
+            BrokerUnsuitable: publishing has failed, and is not retried.
+        """
+        await self._opened.publish([ticks] if isinstance(ticks, Trade | Quote | Bar) else ticks)
+
+    async def drain(self) -> None:
+        """Wait until all ticks accepted so far are published or dropped. Raises like `publish`."""
+        await self._opened.drain()
+
+    @property
+    def _opened(self) -> FeedPublisher:
+        if self._publisher is None:
+            raise RuntimeError("use the publisher in an `async with` block")
+        return self._publisher

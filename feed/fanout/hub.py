@@ -56,7 +56,7 @@ class Hub:
         # When the batches since the last flush were published (0 if unknown), with their number of
         # ticks. Every batch adds a pair, so this is a plain list.
         self._published: list[tuple[int, int]] = []
-        # The delay of the last flush that sent ticks, and its time on the steady clock.
+        # The delay of the last flush that sent ticks, and its time on the monotonic clock.
         self._lag_us = 0
         self._lag_at_s = 0.0
 
@@ -85,15 +85,15 @@ class Hub:
 
     def is_open(self, key: StreamKey) -> bool:
         """Whether the stream is carried."""
-        return key in self.streams
+        return key in self.streams.by_key
 
     def stream(self, key: StreamKey) -> LiveStream | None:
         """The stream, if it is carried."""
-        return self.streams.get(key)
+        return self.streams.by_key.get(key)
 
     def is_wanted(self, key: StreamKey) -> bool:
         """Whether some client holds the stream."""
-        stream = self.streams.get(key)
+        stream = self.streams.by_key.get(key)
         return stream is not None and (bool(stream.outputs) or self.groups.is_awaited(key))
 
     def is_named(self, key: StreamKey) -> bool:
@@ -102,7 +102,7 @@ class Hub:
         A client that is still catching up with the stream counts too, even if it holds it by a
         wildcard.
         """
-        stream = self.streams.get(key)
+        stream = self.streams.by_key.get(key)
         return stream is not None and (
             any(
                 group.deliveries.names(key)
@@ -204,7 +204,7 @@ class Hub:
         self, key: StreamKey, ticks: Sequence[Tick], published_us: int = 0, epoch: str = ""
     ) -> bool:
         """Accept the next ticks of a stream; return whether a flush is needed."""
-        stream = self.streams.get(key)
+        stream = self.streams.by_key.get(key)
         if stream is None or not ticks:
             return False
         self.counters.ticks_in += len(ticks)
@@ -225,7 +225,7 @@ class Hub:
         Args:
             epoch: the stream's epoch from now on.
         """
-        stream = self.streams.get(key)
+        stream = self.streams.by_key.get(key)
         if stream is None:
             return
         self.flush(now)
@@ -250,7 +250,11 @@ class Hub:
     def flush(self, now: Instant) -> None:
         """Send everything published since the last flush, and conflated ticks that are due."""
         unsent, self._unsent = self._unsent, []
-        timers = self.groups.due_timers(now.monotonic_s)
+        timers = [
+            each
+            for each in self.groups.timers.values()
+            if each.pending and each.due_s <= now.monotonic_s
+        ]
         if len(unsent) == 1 and not timers:
             # The usual case at low rates: there is only one stream, so nothing has to be joined.
             batch = unsent[0].pop_batch()
@@ -321,8 +325,9 @@ class Hub:
             outbox.fail()
 
     def due_s(self) -> float | None:
-        """When conflated ticks next need a flush, on the steady clock."""
-        return self.groups.due_s()
+        """When conflated ticks next need a flush, on the monotonic clock; None if never."""
+        timers = self.groups.timers.values()
+        return min((each.due_s for each in timers if each.pending), default=None)
 
     # -- to one client
 

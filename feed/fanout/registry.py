@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, KeysView
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from typing import Final
 
 from feed.fanout.outbox import Outbox
@@ -41,38 +41,24 @@ class LiveStreams:
     def __init__(self) -> None:
         # The number of streams opened so far.
         self.opened = 0
-        self._streams: dict[StreamKey, LiveStream] = {}
+        self.by_key: dict[StreamKey, LiveStream] = {}
         # The sorted symbols of each feed and channel, so that a prefix selects a range.
         self._symbols: dict[tuple[str, str], list[str]] = {}
-
-    def __len__(self) -> int:
-        return len(self._streams)
-
-    def __contains__(self, key: StreamKey) -> bool:
-        return key in self._streams
-
-    def get(self, key: StreamKey) -> LiveStream | None:
-        """The stream, if it is carried."""
-        return self._streams.get(key)
-
-    def keys(self) -> KeysView[StreamKey]:
-        """Keys of the carried streams."""
-        return self._streams.keys()
 
     def open(
         self, key: StreamKey, epoch: str, seq: int, latest: Tick | None, published_us: int
     ) -> LiveStream:
         """Start carrying a stream."""
-        if self._streams.pop(key, None) is None:
+        if self.by_key.pop(key, None) is None:
             insort(self._symbols.setdefault((key.feed, key.channel), []), key.symbol)
         self.opened += 1
         stream = LiveStream(key, epoch, seq, latest, published_us, self.opened)
-        self._streams[key] = stream
+        self.by_key[key] = stream
         return stream
 
     def close(self, key: StreamKey) -> LiveStream | None:
         """Stop carrying a stream; return it if it was carried."""
-        stream = self._streams.pop(key, None)
+        stream = self.by_key.pop(key, None)
         if stream is not None:
             symbols = self._symbols[key.feed, key.channel]
             del symbols[bisect_left(symbols, key.symbol)]
@@ -99,21 +85,21 @@ class LiveStreams:
     def _covered(self, feed: str, coverage: Coverage) -> Iterator[LiveStream]:
         for each in coverage.named:
             key = StreamKey(feed, *each)
-            stream = self._streams.get(key)
+            stream = self.by_key.get(key)
             if stream is not None and not coverage.covers_by_wildcard(key):
                 yield stream
         for channel, prefix in coverage.wildcard_prefixes():
             symbols = self._symbols.get((feed, channel), [])
             start = bisect_left(symbols, prefix)
             for symbol in symbols[start : bisect_left(symbols, prefix + _AFTER_SYMBOLS, start)]:
-                stream = self._streams.get(StreamKey(feed, channel, symbol))
+                stream = self.by_key.get(StreamKey(feed, channel, symbol))
                 if stream is not None:
                     yield stream
 
     def opened_since(self, number: int) -> list[LiveStream]:
         """The streams opened after the stream with this number, latest first."""
         found: list[LiveStream] = []
-        for stream in reversed(self._streams.values()):
+        for stream in reversed(self.by_key.values()):
             if stream.number <= number:
                 break
             found.append(stream)
@@ -139,7 +125,8 @@ class SubscriberGroups:
         self._is_disconnecting = False
         # The groups of newcomers that still receive some streams from history.
         self._behind: dict[SubscriberGroup, None] = {}
-        self._timers: dict[int, ConflationTimer] = {}
+        # The timers in use, by conflation interval in ms.
+        self.timers: dict[int, ConflationTimer] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -269,7 +256,7 @@ class SubscriberGroups:
     def resume_live(self, group: SubscriberGroup, key: StreamKey) -> None:
         """Connect a newcomer to a stream that it has caught up with."""
         group.behind.discard(key)
-        stream = self._streams.get(key)
+        stream = self._streams.by_key.get(key)
         if stream is not None:
             output = self._output_for(stream, group)
             group.connect(output)
@@ -356,7 +343,7 @@ class SubscriberGroups:
         output = stream.outputs.get(interval_ms)
         if output is None:
             if interval_ms:
-                timer = self._timers.setdefault(interval_ms, ConflationTimer(interval_ms))
+                timer = self.timers.setdefault(interval_ms, ConflationTimer(interval_ms))
                 timer.conflators += 1
                 output = Conflator(stream.key, timer)
             else:
@@ -371,7 +358,7 @@ class SubscriberGroups:
             group.excluded.pop(output, None)
         if output.groups:
             return
-        stream = self._streams.get(output.key)
+        stream = self._streams.by_key.get(output.key)
         if stream is not None and stream.outputs.get(output.interval_ms) is output:
             del stream.outputs[output.interval_ms]
         if isinstance(output, Conflator):
@@ -379,31 +366,23 @@ class SubscriberGroups:
             timer.conflators -= 1
             timer.pending.pop(output, None)
             if not timer.conflators:
-                self._timers.pop(timer.interval_ms, None)
+                self.timers.pop(timer.interval_ms, None)
 
     # -- conflation
 
     def served_interval(self, requested_ms: int) -> int:
         """The conflation interval in ms that a client gets for the one it requests."""
-        is_known = not requested_ms or requested_ms in self._timers
-        if is_known or len(self._timers) < INTERVALS_MAX:
+        is_known = not requested_ms or requested_ms in self.timers
+        if is_known or len(self.timers) < INTERVALS_MAX:
             return requested_ms
         return next((each for each in _COARSE_MS if each >= requested_ms), CONFLATE_MAX_MS)
 
     def pending_conflators(self, group: SubscriberGroup) -> Iterator[Conflator]:
         """The conflators of a group that hold ticks until the end of their interval."""
         for interval_ms in group.intervals:
-            timer = self._timers.get(interval_ms)
+            timer = self.timers.get(interval_ms)
             if timer is not None:
                 yield from [each for each in timer.pending if each in group.outputs]
-
-    def due_timers(self, now_s: float) -> list[ConflationTimer]:
-        """The timers with ticks that are due by now, on the steady clock."""
-        return [each for each in self._timers.values() if each.pending and each.due_s <= now_s]
-
-    def due_s(self) -> float | None:
-        """When conflated ticks next need a flush, on the steady clock; None if there are none."""
-        return min((each.due_s for each in self._timers.values() if each.pending), default=None)
 
 
 def _wildcards_of(group: SubscriberGroup) -> Iterator[StreamKey]:

@@ -241,7 +241,7 @@ class ConflationTimer:
 
     def __init__(self, interval_ms: int) -> None:
         self.interval_ms = interval_ms
-        # No tick is sent before this time, on the steady clock.
+        # No tick is sent before this time, on the monotonic clock.
         self.due_s = 0.0
         # The conflators that have ticks to send. A dict keeps the order and removes quickly: a
         # client may leave thousands of conflators at once.

@@ -164,7 +164,7 @@ class Upstream:
         wanted = dict.fromkeys(StreamKey(feed, *each) for each in coverage.named)
         if coverage.has_wildcards:
             # Usually few streams are not open, and this is the fastest way to find them.
-            closed = known.difference(self._hub.streams.keys())
+            closed = known.difference(self._hub.streams.by_key.keys())
             async for some in paced(closed):
                 wanted.update((key, None) for key in some if coverage.covers_by_wildcard(key))
         return [key for key in wanted if not self._hub.is_open(key)]

@@ -84,7 +84,7 @@ class _FeedCollector(Collector):
         hub = self._engine.hub
         held = sum(len(session.subscriptions) for session in sessions)
         yield _gauge("subscriptions", "Symbols and wildcards that clients hold", held)
-        yield _gauge("streams", "Streams carried for them", len(hub.streams))
+        yield _gauge("streams", "Streams carried for them", len(hub.streams.by_key))
         yield _gauge("audiences", "Groups of clients that get the same bytes", len(hub.groups))
         yield _gauge(
             "outbox_bytes",

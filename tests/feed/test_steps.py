@@ -277,7 +277,7 @@ def test_a_client_that_leaves_on_the_way_leaves_nothing_behind(market: Market, g
         next(steps, None)
     steps.close()  # type: ignore[attr-defined]
     client.session.release()
-    assert (len(market.hub.streams), len(market.hub.groups)) == (len(SYMBOLS), 0)
+    assert (len(market.hub.streams.by_key), len(market.hub.groups)) == (len(SYMBOLS), 0)
     assert not any(market.hub.is_wanted(key_of(symbol)) for symbol in SYMBOLS)
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import resource
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
+from msgspec.structs import replace
 from rich.console import Console
 
-from clients.commands.load_plan import make_plan
-from clients.load.page import to_html
-from clients.load.plan import Plan
-from clients.load.progress import LineStage, TerminalStage
+from clients.load.addresses import feed_of, fetch_symbols, parse_url
+from clients.load.html import to_html
+from clients.load.plan import Plan, pool_names
+from clients.load.publishing import LoadProducer
 from clients.load.report import LoadReport, to_json
-from clients.load.run import Load, PublishSource
-from clients.load.symbols import feed_of
-from clients.load.text import print_report
+from clients.load.results import read_usage
+from clients.load.run import Load
+from clients.load.text import ProgressLine, print_report
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import find_store
 from tickcast.broker.store import Store
@@ -36,10 +40,14 @@ from tickcast.settings import Settings, load_settings
 from tickcast.tasks import stop_signals
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import InvalidSettings, TickcastError
-from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED, is_feed_name
+from tickcast.wire.subscriptions import is_pattern
+from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED, is_feed_name, is_symbol
 
 _INTERRUPTED: Final = 130
 _REPORT_WIDTH: Final = 100
+_SYMBOLS_EACH: Final = 20
+_SPARE_FILES: Final = 50
+_HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)")
 
 
 @click.command()
@@ -47,46 +55,49 @@ _REPORT_WIDTH: Final = 100
 @click.option("--connections", "-c", type=click.IntRange(1, 1_000_000), default=100,
               show_default=True)  # fmt: skip
 @click.option("--symbols", "-s", metavar="N|NAMES|*", default=None,
-              help="Symbols of each connection: so many of the pool at random, names separated by"
-              " commas, or * for all.  [default: 20; all, if the pool is smaller]")  # fmt: skip
+              help="Symbols of each connection: how many of the pool at random, names separated"
+              " by commas, or * for all.  [default: 20; all, if the pool is smaller]")  # fmt: skip
 @click.option("--channels", default="trades", show_default=True,
               help="Comma-separated: " + ", ".join(CHANNELS))  # fmt: skip
 @click.option("--encoding", "-e", type=click.Choice([each.value for each in Encoding]),
               default="json", show_default=True)  # fmt: skip
-@click.option("--duration", "-d", type=DurationParameter(), default="30s", show_default=True,
-              help="How long figures are taken.")  # fmt: skip
-@click.option("--warmup", type=DurationParameter(), default="1s", show_default=True,
-              help="How long ticks flow before that.")  # fmt: skip
-@click.option("--publish-rate", "-r", type=PerSecondParameter(),
-              help="Publish so many ticks a second; else what flows is measured.")  # fmt: skip
-@click.option("--burst", type=click.IntRange(1, 10_000), default=1, show_default=True,
-              help="Publish so many ticks at a time.")  # fmt: skip
+@click.option("--duration", "-d", "duration_s", type=DurationParameter(), default="30s",
+              show_default=True, help="How long to measure.")  # fmt: skip
+@click.option("--warmup", "warmup_s", type=DurationParameter(), default="1s", show_default=True,
+              help="How long to receive ticks before that.")  # fmt: skip
+@click.option("--publish-rate", "-r", "publish_ticks_per_s", type=PerSecondParameter(),
+              help="Ticks to publish a second; without it, measure the existing flow.")  # fmt: skip
+@click.option("--burst", "burst_ticks", type=click.IntRange(1, 10_000), default=1,
+              show_default=True, help="Ticks to publish at a time.")  # fmt: skip
 @click.option("--pool", type=click.IntRange(1, 100_000), default=100, show_default=True,
-              help="Symbols to make up and publish.")  # fmt: skip
-@click.option("--pool-prefix", default="LOAD", show_default=True, help="How their names begin.")
+              help="Number of symbols to generate and publish.")  # fmt: skip
+@click.option(
+    "--pool-prefix", default="LOAD", show_default=True, help="What their names begin with."
+)
 @click.option("--feed", help="Feed to publish into.  [default: the URL's]")
-@click.option("--slow", type=ShareParameter(), default="0%", show_default=True,
-              help="Share of connections that stop reading again and again.")  # fmt: skip
-@click.option("--stall", type=DurationParameter(), default="2s", show_default=True,
-              help="How long slow ones stop.")  # fmt: skip
-@click.option("--read", type=DurationParameter(), default="1s", show_default=True,
+@click.option("--slow", "slow_share", type=ShareParameter(), default="0%", show_default=True,
+              help="Share of connections that stop reading repeatedly.")  # fmt: skip
+@click.option("--stall", "stall_s", type=DurationParameter(), default="2s", show_default=True,
+              help="How long slow connections stop.")  # fmt: skip
+@click.option("--read", "read_s", type=DurationParameter(), default="1s", show_default=True,
               help="How long they read in between.")  # fmt: skip
 @click.option("--slow-policy", type=click.Choice(["conflate", "skip", "close"]),
-              help="Ask the server for it.")  # fmt: skip
-@click.option("--conflate-ms", type=click.IntRange(0, 60_000), help="Ask the server for it.")
-@click.option("--churn", type=PerSecondParameter(), metavar="N/S",
-              help="Connections a second that leave, each replaced by a new one.")  # fmt: skip
-@click.option("--ramp", type=PerSecondParameter(), default="500/s", show_default=True,
+              help="Request this from the server.")  # fmt: skip
+@click.option("--conflate-ms", type=click.IntRange(0, 60_000),
+              help="Request this from the server.")  # fmt: skip
+@click.option("--churn", "churn_per_s", type=PerSecondParameter(), metavar="N/S",
+              help="Connections to replace a second.")  # fmt: skip
+@click.option("--ramp", "ramp_per_s", type=PerSecondParameter(), default="500/s", show_default=True,
               metavar="N/S", help="Connections to open in a second.")  # fmt: skip
 @click.option("--processes", "-p", type=click.IntRange(1, 256), default=1, show_default=True,
-              help="Processes to share the connections.")  # fmt: skip
+              help="Processes that share the connections.")  # fmt: skip
 @click.option("--seed", type=int, default=1, show_default=True,
               help="The same seed makes the same choices.")  # fmt: skip
-@click.option("--snapshot", is_flag=True, help="Ask for the latest tick of each stream first.")
+@click.option("--snapshot", is_flag=True, help="Request the latest tick of each stream first.")
 @click.option("--stamps/--no-stamps", default=True, show_default=True,
-              help="Ask for times of publishing and sending on each tick.")  # fmt: skip
+              help="Request the times of publishing and sending with each tick.")  # fmt: skip
 @click.option("--heartbeat-ms", type=click.IntRange(0, 60_000), default=1000, show_default=True,
-              help="Ask for the length of the server's queues; 0 does not.")  # fmt: skip
+              help="Interval of the server's reports of its queues; 0: none.")  # fmt: skip
 @click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'",
               help="Send it with the handshake; repeatable.")  # fmt: skip
 @click.option("--key", help="Log in with this key, and --secret.")
@@ -95,7 +106,7 @@ _REPORT_WIDTH: Final = 100
 @click.option("--token-file", metavar="FILE", callback=read_token,
               help="Log in with the token or the API key's secret in this file.")  # fmt: skip
 @ca_option
-@click.option("--timeout", type=DurationParameter(), default="10s", show_default=True,
+@click.option("--timeout", "timeout_s", type=DurationParameter(), default="10s", show_default=True,
               help="Longest wait for a connection, and for the last ticks.")  # fmt: skip
 @click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the report as one HTML page.")  # fmt: skip
@@ -131,13 +142,14 @@ def load(
     for name, path in (("--report", report_file), ("--json", json_file)):
         if path is not None and not os.access(path if path.exists() else path.parent, os.W_OK):
             raise InvalidSettings(f"{name}: {str(path)!a} can't be written")
-    plan = make_plan(url, **options)
+    plan = make_plan(url, options)
     feed = feed or feed_of(url) or DEFAULT_FEED
     if not is_feed_name(feed):
         raise InvalidSettings(f"--feed: {feed!a} is not 1 to 32 characters of a-z 0-9 _ -")
-    report = run_server_loop(_load(plan, settings, feed))
-    out = Console(width=None if sys.stdout.isatty() else _REPORT_WIDTH, highlight=False)
-    print_report(out, report)
+    report = run_server_loop(_run(plan, settings, feed))
+    print_report(
+        Console(width=None if sys.stdout.isatty() else _REPORT_WIDTH, highlight=False), report
+    )
     if json_file is not None:
         _write(json_file, to_json(report))
     if report_file is not None:
@@ -147,6 +159,94 @@ def load(
     return _INTERRUPTED if report.interrupted else 0
 
 
+def make_plan(url: str, options: dict[str, Any]) -> Plan:
+    """Make a plan from the command's options, and ask the server for its symbols if necessary.
+
+    Raises:
+        InvalidSettings: options are malformed, or can't be combined.
+        ConnectionFailed: the server did not return its symbols.
+    """
+    parse_url(url)
+    symbols, count, prefix = (options.pop(name) for name in ("symbols", "pool", "pool_prefix"))
+    secrets = [options.pop(name) for name in ("key", "secret", "token", "token_file")]
+    options["processes"] = min(options["processes"], options["connections"])
+    options["churn_per_s"] = options["churn_per_s"] or 0.0
+    options["channels"] = list(
+        dict.fromkeys(each.strip() for each in options["channels"].split(","))
+    )
+    options["headers"] = [_parse_header(text) for text in options["headers"]]
+    plan = msgspec.convert({**options, "url": url, "auth": _auth(*secrets)}, Plan)
+    _check(plan)
+    if plan.publish_ticks_per_s is not None:
+        plan = replace(plan, published=pool_names(prefix, count))
+        if not is_symbol(plan.published[-1]):
+            raise InvalidSettings(f"--pool-prefix: {plan.published[-1]!a} is not a symbol")
+    return _choose_symbols(plan, symbols)
+
+
+def _check(plan: Plan) -> None:
+    for pid in plan.pids:
+        if read_usage([pid]) is None:
+            raise InvalidSettings(f"--pid {pid}: no such process in /proc")
+    if min(plan.duration_s, plan.stall_s, plan.read_s, plan.timeout_s) <= 0:
+        raise InvalidSettings("--duration, --stall, --read and --timeout must be above 0")
+    if 0 < plan.heartbeat_ms < 100:
+        raise InvalidSettings("--heartbeat-ms: 0, or 100 to 60000")
+    needed = plan.connections // plan.processes + 1
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and needed + _SPARE_FILES > limit:
+        raise InvalidSettings(
+            f"a process would need {needed:,} open files, and may have {limit:,}:"
+            " raise `ulimit -n`, or use more --processes"
+        )
+    if plan.publish_ticks_per_s is None and plan.burst_ticks > 1:
+        raise InvalidSettings("--burst goes with --publish-rate")
+    for channel in plan.channels:
+        if channel not in CHANNELS:
+            raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
+
+
+def _choose_symbols(plan: Plan, symbols: str | None) -> Plan:
+    if symbols is not None and re.fullmatch("[0-9]+", symbols) is None:
+        names = tuple(dict.fromkeys(name.strip() for name in symbols.split(",") if name.strip()))
+        for name in names:
+            if not is_pattern(name):
+                raise InvalidSettings(f"--symbols: {name!a} is not a symbol")
+        if not names:
+            raise InvalidSettings("--symbols: a number, names, or *")
+        is_listed = plan.published and not any("*" in name for name in names)
+        return replace(plan, pool=names, published=names if is_listed else plan.published)
+    each = _SYMBOLS_EACH if symbols is None else int(symbols)
+    if each < 1:
+        raise InvalidSettings("--symbols: at least 1")
+    pool = plan.published or tuple(fetch_symbols(plan))
+    if symbols is not None and each > len(pool):
+        raise InvalidSettings(f"--symbols: {each} is more than the {len(pool)} there are")
+    return replace(plan, pool=pool, symbols_per_connection=each if each < len(pool) else None)
+
+
+def _parse_header(text: str) -> tuple[str, str]:
+    match = _HEADER.fullmatch(text)
+    if match is None:
+        raise InvalidSettings("--header: give it as 'NAME: VALUE'")
+    return match[1], match[2].strip()
+
+
+def _auth(
+    key: str | None, secret: str | None, token: str | None, token_in_file: str | None
+) -> dict[str, str] | None:
+    if token is not None and token_in_file is not None:
+        raise InvalidSettings("give --token or --token-file, not both")
+    token = token or token_in_file
+    if token is not None and key is None and secret is None:
+        return {"token": token}
+    if key is not None and secret is not None and token is None:
+        return {"key": key, "secret": secret}
+    if key is secret is token is None:
+        return None
+    raise InvalidSettings("give --key with --secret, or --token alone, or --token-file alone")
+
+
 def _write(path: Path, data: bytes) -> None:
     try:
         path.write_bytes(data)
@@ -154,33 +254,27 @@ def _write(path: Path, data: bytes) -> None:
         raise TickcastError(f"{path}: {error.strerror}") from None
 
 
-async def _load(plan: Plan, settings: Settings, feed: str) -> LoadReport:
+async def _run(plan: Plan, settings: Settings, feed: str) -> LoadReport:
+    stop = asyncio.Event()
+    _watch_signals(stop)
     report: LoadReport | None = None
     try:
         async with AsyncExitStack() as stack:
-            source: PublishSource | None = None
-            if plan.publish_rate is not None:
+            producer: LoadProducer | None = None
+            if plan.publish_ticks_per_s is not None:
                 publisher = await stack.enter_async_context(open_publisher(settings, feed))
                 client = make_client(await find_store(settings))
                 stack.push_async_callback(client.aclose)
-                source = PublishSource(publisher, Store(client), feed)
-            report = await _run(plan, source)
+                producer = LoadProducer(publisher, Store(client), feed)
+            progress = stack.enter_context(
+                closing(ProgressLine(Console(stderr=True), plan.connections))
+            )
+            report = await Load(plan, producer, stop).run(progress.show)
     except TickcastError:
         # A publisher that has failed raises again when it closes. The report includes that error.
         if report is None:
             raise
     return report
-
-
-async def _run(plan: Plan, source: PublishSource | None) -> LoadReport:
-    stop = asyncio.Event()
-    _watch_signals(stop)
-    console = Console(stderr=True)
-    stage: TerminalStage | LineStage = LineStage(console)
-    if console.is_terminal:
-        stage = TerminalStage(console, plan.connections)
-    with stage:
-        return await Load(plan, source, stop).run(stage)
 
 
 def _watch_signals(stop: asyncio.Event) -> None:
@@ -189,10 +283,10 @@ def _watch_signals(stop: asyncio.Event) -> None:
     task = asyncio.current_task()
     assert task is not None
 
-    def act() -> None:
+    def handle() -> None:
         if stop.is_set():
             task.cancel()
         stop.set()
 
     for number in stop_signals():
-        loop.add_signal_handler(number, act)
+        loop.add_signal_handler(number, handle)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from clients.load.symbols import feed_of
+from clients.load.addresses import feed_of
 from clients.recorder.record import SLOW, Recorder, Rotation, positions_of
 from clients.terminal.tables import format_age
 from tickcast.client.accounts import Gap, Position, describe_gap

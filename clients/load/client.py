@@ -1,225 +1,346 @@
-"""One connection of the load: a plain asyncio protocol that checks what it receives."""
+"""One connection of the load: an asyncio protocol that checks what it receives."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
 
-from clients.load import wire
-from clients.load.conversation import SubscribeDialogue
-from clients.load.meter import Meter
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidMessage
+from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import State
+from websockets.typing import Subprotocol
+from websockets.uri import WebSocketURI
+
+from clients.load.measurements import Second, WorkerResult, add_counts
 from clients.load.payload import Notice, PayloadReader, StreamNumbers, Summary, Undecodable
 from clients.load.plan import Plan, PlannedClient
-from clients.load.tally import SequenceChecker
+from clients.load.sequence import SequenceChecker
 from tickcast.wire.encoding import Encoding, encode
-from tickcast.wire.errors import CloseCode, ConnectionFailed
-from tickcast.wire.errors import Fault as ServerFault
+from tickcast.wire.errors import CloseCode, ConnectionFailed, Fault
 
 NO_CLOSE_FRAME: Final = 1006
+MESSAGE_MAX_BYTES: Final = 64 * 1024 * 1024
+_HEAD_MAX_BYTES: Final = 16 * 1024
 _CLOSE_GRACE_S: Final = 1.0
+# The first bytes of frames that hold a whole message.
+_WHOLE_MESSAGES: Final = (0x80 | Opcode.TEXT, 0x80 | Opcode.BINARY)
+# Error codes with which a server refuses unknown options.
+_UNKNOWN_OPTION: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
+
+Action = dict[str, Any]
 
 
-class SharedState(NamedTuple):
-    """What all clients of one process share."""
+class SubscribeDialogue:
+    """The messages of a client from the server's greeting to its subscription. No I/O.
 
-    plan: Plan
-    address: wire.StreamAddress
-    reader: PayloadReader
-    streams: StreamNumbers
-    meter: Meter
-    on_error: Callable[[str], None]
-    on_end: Callable[[LoadClient], None]
+    Servers differ. One that speaks Alpaca's dialect accepts no subprotocol, and knows neither
+    `configure` nor the options of `subscribe`. Extensions that a server refuses are left out and
+    recorded.
+    """
+
+    def __init__(self, plan: Plan, symbols: tuple[str, ...]) -> None:
+        self._channels = {channel: list(symbols) for channel in plan.channels}
+        self._auth = plan.auth
+        self._configure = plan.configure_options
+        self._options = plan.subscribe_options
+        # The type or `msg` of the next message to act on.
+        self._awaited = "connected"
+        # Whether the server has accepted the subprotocol, and so knows `configure`.
+        self.extended = False
+        self.ready = False
+        # Extensions that the server accepted.
+        self.granted: set[str] = set()
+
+    @property
+    def greeted(self) -> bool:
+        """Whether the server has sent its greeting."""
+        return self._awaited != "connected"
+
+    def receive(self, notice: Notice) -> Action | None:
+        """Process a message other than a tick; return the next message to send, if any.
+
+        Raises:
+            ConnectionFailed: the server refused this client.
+        """
+        kind = notice.get("T")
+        if kind == "error":
+            return self._receive_error(notice)
+        if (notice.get("msg") if kind == "success" else kind) != self._awaited:
+            return None
+        if kind == "subscription":
+            self.granted |= set(self._options)
+            self.ready = True
+            return None
+        if kind == "configured":
+            self.granted |= {name for name in self._configure if notice.get(name)}
+        elif self._awaited == "connected" and self._auth:
+            self._awaited = "authenticated"
+            return {"action": "auth", **self._auth}
+        elif self.extended and self._configure:
+            self._awaited = "configured"
+            return {"action": "configure", **self._configure}
+        return self._subscribe()
+
+    def _subscribe(self) -> Action:
+        self._awaited = "subscription"
+        return {"action": "subscribe", **self._channels, **self._options}
+
+    def _receive_error(self, notice: Notice) -> Action:
+        # The server answers actions in turn, so an error answers the last one.
+        code = notice.get("code")
+        if code in _UNKNOWN_OPTION and self._awaited == "configured":
+            return self._subscribe()
+        if code in _UNKNOWN_OPTION and self._awaited == "subscription" and self._options:
+            self._options = {}
+            return self._subscribe()
+        if code == Fault.NOT_AUTHENTICATED.code:
+            raise ConnectionFailed("401 not authenticated; log in with --token-file FILE")
+        raise ConnectionFailed(f"{code} {notice.get('msg')}")
+
+
+class PoolState:
+    """What the clients of one process share."""
+
+    def __init__(
+        self, plan: Plan, uri: WebSocketURI, on_close: Callable[[LoadClient], None]
+    ) -> None:
+        self.plan = plan
+        self.uri = uri
+        self.on_close = on_close
+        self.streams = StreamNumbers()
+        self.reader = PayloadReader(plan.encoding, self.streams)
+        # The figures of the current second, and whether latencies are among them.
+        self.second = Second()
+        self.timing = False
+        self.result = WorkerResult()
+
+    def add_problem(self, text: str) -> None:
+        """Count an error message of the server, or one about it."""
+        self.second.problems += 1
+        add_counts(self.result.connections.server_errors, {text[:160]: 1})
 
 
 class LoadClient(asyncio.Protocol):
     """Connects, subscribes, and then accounts for every tick until it is closed.
 
-    Attributes:
-        subscribed: done once subscribed; a ConnectionFailed if the server refused.
-        held: the streams that the client should receive: position on subscribing by stream
-            number; empty if unknown.
-        close_code: the code with which the server closed the connection, or 0.
-        latency_us, latency_count: sum and count for the mean latency.
+    Frames that hold a whole message are read here, because the general reader of `websockets`
+    takes 3 µs longer for each. It gets the handshake and all other frames.
     """
 
     def __init__(
         self,
-        shared: SharedState,
-        seat: PlannedClient,
+        shared: PoolState,
+        planned: PlannedClient,
         generation: int,
         symbols: tuple[str, ...],
-        held: Mapping[int, int],
+        bases: Mapping[int, int],
         same_bytes: bool,
     ) -> None:
         plan = shared.plan
-        self.seat = seat
-        self.generation = generation
-        self.held = held
-        self.tally = SequenceChecker(shared.streams, held)
+        self.planned = planned
+        self.name = f"client {planned.number}" + (f".{generation}" if generation else "")
+        # The streams that the client should receive, by number, with their positions before it
+        # subscribed; empty if unknown.
+        self.bases = bases
+        self.checker = SequenceChecker(shared.streams, bases)
+        self.dialogue = SubscribeDialogue(plan, symbols)
+        # Done once subscribed; a ConnectionFailed if the server refused.
         self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.conversation = SubscribeDialogue(
-            plan.channels, symbols, plan.auth, plan.configure, plan.subscribe_options
-        )
-        self.began_ns = time.monotonic_ns()
         self.greeted_us = self.subscribed_us = 0
+        # The code with which the server closed the connection, or 0.
         self.close_code = 0
-        self.leaving = False
-        self.stalled = False
-        self.queue_bytes = 0
+        self.leaving = self.stalled = False
+        # From the latest heartbeat.
+        self.queue_bytes = self.heartbeats = 0
         self.lag_ms = 0.0
-        self.heartbeats = 0
+        # Sum and count for the mean latency.
         self.latency_us = self.latency_count = 0
-        self.undecodable = 0
         self._shared = shared
-        self._meter = shared.meter
         self._same_bytes = same_bytes
-        self._frames = wire.FrameReader()
-        self._handshake: wire.Handshake | None = wire.Handshake(
-            shared.address, plan.subprotocol, plan.request_headers
-        )
+        self._began_ns = time.monotonic_ns()
         self._transport: asyncio.Transport | None = None
+        self._websocket = ClientProtocol(
+            shared.uri, subprotocols=[Subprotocol(plan.subprotocol)], max_size=MESSAGE_MAX_BYTES
+        )
+        self._is_open = False
+        # The beginning of the handshake's reply, or of a frame, and the size of the whole frame.
+        self._chunks: list[bytes] = []
+        self._received = self._needed = 0
+        self._fragments: list[bytes] = []
 
     @property
-    def name(self) -> str:
-        """The display name: its seat, and its generation in that seat unless it is the first."""
-        return f"client {self.seat.number}" + (f".{self.generation}" if self.generation else "")
-
-    @property
-    def is_open(self) -> bool:
+    def is_reading(self) -> bool:
         """Whether the client is subscribed, and neither closed nor closing."""
-        return self.conversation.ready and not self.leaving and self._transport is not None
+        return self.dialogue.ready and not self.leaving and self._transport is not None
 
     # -- the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not `isinstance`: uvloop's transports do not have this base class.
         self._transport = cast("asyncio.Transport", transport)
-        assert self._handshake is not None
-        self._transport.write(self._handshake.request)
+        request = self._websocket.connect()
+        for name, value in self._shared.plan.request_headers:
+            request.headers[name] = value
+        self._websocket.send_request(request)
+        self._flush()
 
     def data_received(self, data: bytes) -> None:
         now_ns = time.time_ns()
         try:
-            if self._handshake is not None:
-                rest = self._handshake.feed(data)
-                if rest is None:
-                    return
-                self.conversation.extended = self._handshake.subprotocol is not None
-                self._handshake = None
-                data = rest
-            self._meter.bytes += len(data)
-            try:
-                self._take_messages(self._frames.feed(data), now_ns)
-            except wire.FrameFault as fault:
-                self._take_messages(fault.messages, now_ns)
-                self._note_undecodable(str(fault))
-                self._give_up(ConnectionFailed(str(fault)), CloseCode.PROTOCOL_ERROR)
+            if not self._is_open:
+                data = self._read_handshake(data)
+            self._shared.second.bytes += len(data)
+            self._read_frames(data, now_ns)
         except ConnectionFailed as error:
-            self._give_up(error, CloseCode.NORMAL)
-
-    def _take_messages(self, messages: Iterable[wire.Message], now_ns: int) -> None:
-        for opcode, payload in messages:
-            if opcode in {wire.TEXT, wire.BINARY}:
-                self._take_payload(payload, now_ns)
-            else:
-                self._take_control(opcode, payload)
+            self._refuse(error)
+            self._close(CloseCode.NORMAL)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self.close_code = self.close_code or NO_CLOSE_FRAME
-        if not self.subscribed.done():
-            reason = f": {exc}" if exc else ""
-            self._refuse(ConnectionFailed(f"closed while connecting ({self.close_code}){reason}"))
-        self._shared.on_end(self)
+        reason = f": {exc}" if exc else ""
+        self._refuse(ConnectionFailed(f"closed while connecting ({self.close_code}){reason}"))
+        self._shared.on_close(self)
 
-    def _take_control(self, opcode: int, payload: bytes) -> None:
-        if opcode == wire.PING:
-            self._send(wire.PONG, payload)
-        elif opcode == wire.CLOSE and self._transport is not None:
-            if not self.leaving:
-                self.close_code = wire.close_code(payload)
-                self._send(wire.CLOSE, payload[:2])
-            self._transport.close()
+    def _read_handshake(self, data: bytes) -> bytes:
+        """Read the reply to the handshake; return what comes after it."""
+        head, end, rest = b"".join((*self._chunks, data)).partition(b"\r\n\r\n")
+        self._chunks = [head]
+        if not end:
+            if len(head) > _HEAD_MAX_BYTES:
+                raise ConnectionFailed("the reply to the handshake never ends")
+            return b""
+        self._chunks.clear()
+        version, _, status = head[:12].decode("latin-1").partition(" ")
+        if version == "HTTP/1.1" and status != "101":
+            # Don't wait for the body, as `ClientProtocol` would.
+            raise ConnectionFailed(f"HTTP {status}")
+        self._websocket.receive_data(head + end)
+        if (error := self._websocket.handshake_exc) is not None:
+            dialect = "HTTP" if isinstance(error, InvalidMessage) else "WebSocket"
+            raise ConnectionFailed(f"the server does not speak {dialect}")
+        self._websocket.events_received()
+        self._is_open = True
+        self.dialogue.extended = self._websocket.subprotocol is not None
+        return rest
 
-    def _send(self, opcode: int, payload: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(wire.build_frame(opcode, payload))
+    def _read_frames(self, data: bytes, now_ns: int) -> None:
+        if self._chunks:
+            self._chunks.append(data)
+            self._received += len(data)
+            # A large frame arrives in many chunks: join them only once it is complete.
+            if self._received < self._needed:
+                return
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+        start, size = 0, len(data)
+        while start < size:
+            begin, end = _locate_payload(data, start, size)
+            if end > size:
+                self._chunks.append(data[start:])
+                self._received, self._needed = size - start, end - start
+                return
+            first = data[start]
+            if begin and first in _WHOLE_MESSAGES and not self._fragments:
+                self._receive_payload(data[begin:end], now_ns)
+            else:
+                self._websocket.receive_data(data[start:end])
+                self._receive_events(now_ns)
+            start = end
+
+    def _receive_events(self, now_ns: int) -> None:
+        """Process frames of `ClientProtocol`, which has answered pings and close frames."""
+        self._flush()
+        for event in self._websocket.events_received():
+            assert isinstance(event, Frame)
+            if event.opcode is Opcode.CLOSE:
+                if not self.leaving:
+                    self.close_code = Close.parse(event.data).code
+                self._close(CloseCode.NORMAL)
+            elif event.opcode not in {Opcode.PING, Opcode.PONG}:
+                self._fragments.append(bytes(event.data))
+                if event.fin:
+                    payload = b"".join(self._fragments)
+                    self._fragments.clear()
+                    self._receive_payload(payload, now_ns)
+        if (error := self._websocket.parser_exc) is not None:
+            self._add_undecodable(str(error))
+            self._refuse(ConnectionFailed(str(error)))
+            self._close(CloseCode.PROTOCOL_ERROR)
 
     # -- messages
 
-    def _take_payload(self, payload: bytes, now_ns: int) -> None:
-        self._meter.frames += 1
+    def _receive_payload(self, payload: bytes, now_ns: int) -> None:
+        self._shared.second.frames += 1
         try:
             content = self._shared.reader.read(payload, self._same_bytes)
         except Undecodable as error:
-            self._note_undecodable(str(error))
+            self._add_undecodable(str(error))
             return
         if isinstance(content, Summary):
-            self._take_ticks(content, now_ns)
+            self._receive_ticks(content, now_ns)
             return
         for part in content:
             if isinstance(part, Summary):
-                self._take_ticks(part, now_ns)
+                self._receive_ticks(part, now_ns)
             else:
-                self._take_notice(part)
+                self._receive_notice(part)
 
-    def _take_ticks(self, summary: Summary, now_ns: int) -> None:
-        self.tally.add(summary)
-        meter = self._meter
-        slow = self.seat.slow
-        meter.count(summary, slow)
-        if not (meter.timing and summary.samples):
+    def _receive_ticks(self, summary: Summary, now_ns: int) -> None:
+        self.checker.add_ticks(summary)
+        second = self._shared.second
+        second.ticks += summary.ticks
+        if self.planned.slow:
+            second.slow_ticks += summary.ticks
+        if not (self._shared.timing and summary.samples):
             return
-        clocks = meter.slow if slow else meter.reading
+        latencies = second.slow if self.planned.slow else second.reading
         for sample in summary.samples:
-            age_us = clocks.record(sample, now_ns)
+            age_us = latencies.record(sample, now_ns)
             if age_us >= 0:
                 self.latency_us += age_us * sample.weight
                 self.latency_count += sample.weight
-        oldest_us = (now_ns - summary.first_ns) // 1000
-        if clocks.tick.count and oldest_us < 3_600_000_000:
-            clocks.tick.note_max(oldest_us)
+        latencies.record_oldest((now_ns - summary.first_ns) // 1000)
 
-    def _take_notice(self, notice: Notice) -> None:
+    def _receive_notice(self, notice: Notice) -> None:
         kind = notice.get("T")
         if kind == "heartbeat":
             self.heartbeats += 1
             self.queue_bytes = int(notice.get("queue") or 0)
             self.lag_ms = float(notice.get("lag_ms") or 0)
         elif kind == "error":
-            if notice.get("code") == ServerFault.SLOW_CLIENT.code:
+            if notice.get("code") == Fault.SLOW_CLIENT.code:
                 self.close_code = CloseCode.SLOW_CLIENT
-            elif self.conversation.ready:
-                self._meter.problems += 1
-                self._shared.on_error(f"{notice.get('code')} {notice.get('msg')}")
+            elif self.dialogue.ready:
+                self._shared.add_problem(f"{notice.get('code')} {notice.get('msg')}")
         else:
-            self.tally.add_notice(notice)
-        if not self.conversation.ready:
-            self._converse(notice)
+            self.checker.add_notice(notice)
+        if not self.dialogue.ready:
+            self._continue_dialogue(notice)
 
-    def _converse(self, notice: Notice) -> None:
-        action = self.conversation.receive(notice)
-        now_us = (time.monotonic_ns() - self.began_ns) // 1000
-        if self.conversation.greeted and not self.greeted_us:
+    def _continue_dialogue(self, notice: Notice) -> None:
+        action = self.dialogue.receive(notice)
+        now_us = (time.monotonic_ns() - self._began_ns) // 1000
+        if self.dialogue.greeted and not self.greeted_us:
             self.greeted_us = now_us
-        if action is not None:
-            self._say(action)
-        elif self.conversation.ready:
+        if self.dialogue.ready:
             self.subscribed_us = now_us
             if not self.subscribed.done():
                 self.subscribed.set_result(None)
+        elif action is not None:
+            encoding = self._shared.plan.encoding
+            send = self._websocket.send_text
+            if encoding is Encoding.MSGPACK:
+                send = self._websocket.send_binary
+            send(encode(action, encoding))
+            self._flush()
 
-    def _say(self, action: dict[str, Any]) -> None:
-        encoding = self._shared.plan.encoding
-        opcode = wire.TEXT if encoding is Encoding.JSON else wire.BINARY
-        self._send(opcode, encode(action, encoding))
-
-    def _note_undecodable(self, text: str) -> None:
-        self.undecodable += 1
-        self._meter.problems += 1
-        self._shared.on_error(f"undecodable: {text}"[:200])
+    def _add_undecodable(self, text: str) -> None:
+        self._shared.result.accounts.undecodable += 1
+        self._shared.add_problem(f"undecodable: {text}")
 
     def _refuse(self, error: ConnectionFailed) -> None:
         if not self.subscribed.done():
@@ -227,14 +348,21 @@ class LoadClient(asyncio.Protocol):
             # Mark the exception as retrieved: the task that waited for it may be gone.
             self.subscribed.exception()
 
-    def _give_up(self, error: ConnectionFailed, code: CloseCode) -> None:
-        self._refuse(error)
+    def _flush(self) -> None:
+        for data in self._websocket.data_to_send():
+            if data and self._transport is not None and not self._transport.is_closing():
+                self._transport.write(data)
+
+    def _close(self, code: CloseCode) -> None:
+        """Close the connection from this side, for a reason that lies with the server."""
         self.close_code = self.close_code or code
+        if self._websocket.state is State.OPEN:
+            self._websocket.send_close(code)
+            self._flush()
         if self._transport is not None:
-            self._send(wire.CLOSE, wire.close_payload(code))
             self._transport.close()
 
-    # -- called by the fleet
+    # -- called by the pool
 
     def stall(self) -> None:
         """Stop reading."""
@@ -254,10 +382,31 @@ class LoadClient(asyncio.Protocol):
             return
         self.leaving = True
         self.resume_reading()
-        self._send(wire.CLOSE, wire.close_payload(CloseCode.NORMAL))
+        if self._websocket.state is State.OPEN:
+            self._websocket.send_close(CloseCode.NORMAL)
+            self._flush()
         asyncio.get_running_loop().call_later(_CLOSE_GRACE_S, self.abort)
 
     def abort(self) -> None:
         """Abort the connection."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _locate_payload(data: bytes, start: int, size: int) -> tuple[int, int]:
+    """Return the bounds of the payload of the frame at `start`; the end is past `size` if unknown.
+
+    The beginning is 0 for a frame that no server may send; `ClientProtocol` rejects it.
+    """
+    if size - start < 2:
+        return 0, start + 2
+    length = data[start + 1]
+    if length < 126:
+        return start + 2, start + 2 + length
+    begin = start + (4 if length == 126 else 10)
+    if length > 127:
+        return 0, size  # Only clients mask their frames.
+    if begin > size:
+        return 0, begin
+    length = int.from_bytes(data[start + 2 : begin], "big")
+    return (0, size) if length > MESSAGE_MAX_BYTES else (begin, begin + length)

@@ -1,21 +1,16 @@
-"""The report of a run. `docs/load-testing.md` documents its keys, which must not change."""
+"""The report of a run: one structure for JSON, text and HTML.
+
+`docs/load-testing.md` documents its keys, which must not change.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 from msgspec import Struct, field
 
-from clients.load.histogram import QUANTILES, LatencyHistogram, lowest_us
-from clients.load.messages import FaultLine
-
-SCHEMA: Final = "tickcast-load/1"
-
 
 class Latency(Struct, frozen=True):
-    """A distribution of durations, in milliseconds."""
+    """A distribution of durations."""
 
     count: int
     mean_ms: float
@@ -43,8 +38,8 @@ class RunVerdict(Struct, frozen=True):
     notes: list[str] = []
 
 
-class Workload(Struct, frozen=True):
-    """The settings of the run."""
+class Workload(Struct, frozen=True, kw_only=True):
+    """The requested load."""
 
     url: str
     encoding: str
@@ -69,28 +64,68 @@ class Workload(Struct, frozen=True):
     slow_policy: str | None
 
 
-class Connections(Struct, frozen=True):
-    """The connections by outcome; `closes` and `slow_closes` are by close code."""
+class Connections(Struct):
+    """The connections by outcome. A worker counts them; the last step fills in the totals."""
 
-    asked: int
-    opened: int
-    refused: int
-    refusals: dict[str, int]
-    dropped: int
-    closes: dict[str, int]
-    slow_closed: int
-    slow_closes: dict[str, int]
-    left_by_churn: int
-    returned: int
-    stalls: int
-    handshake: Latency | None
-    subscribed: Latency | None
-    granted: dict[str, int]
-    server_errors: dict[str, int]
+    asked: int = 0
+    opened: int = 0
+    refused: int = 0
+    refusals: dict[str, int] = field(default_factory=dict)
+    # Closed by the server or cut, by close code: clients that always read, and slow ones.
+    dropped: int = 0
+    closes: dict[str, int] = field(default_factory=dict)
+    slow_closed: int = 0
+    slow_closes: dict[str, int] = field(default_factory=dict)
+    left_by_churn: int = 0
+    returned: int = 0
+    stalls: int = 0
+    handshake: Latency | None = None
+    subscribed: Latency | None = None
+    granted: dict[str, int] = field(default_factory=dict)
+    server_errors: dict[str, int] = field(default_factory=dict)
+
+
+class Fault(Struct, frozen=True):
+    """One unexplained tick or range of ticks."""
+
+    client: str
+    stream: str
+    kind: str
+    first_seq: int
+    last_seq: int
+    detail: str
+
+
+class AccountTotals(Struct):
+    """Ticks of all clients by outcome, and the unexplained ones."""
+
+    checked: bool = False
+    ends_compared: bool = False
+    whole_run_clients: int = 0
+    # Published to the streams of these clients, according to the store, and accounted for by them.
+    expected_ticks: int = 0
+    accounted_ticks: int = 0
+    delivered: int = 0
+    merged: int = 0
+    skipped: int = 0
+    gap: int = 0
+    snapshots: int = 0
+    unnumbered: int = 0
+    missing: int = 0
+    repeated: int = 0
+    reordered: int = 0
+    wrong_notices: int = 0
+    undecodable: int = 0
+    faults: list[Fault] = field(default_factory=list)
+
+    @property
+    def unexplained(self) -> int:
+        """The number of unexplained ticks, notices and frames."""
+        return self.missing + self.repeated + self.reordered + self.wrong_notices + self.undecodable
 
 
 class Throughput(Struct, frozen=True):
-    """Ticks received by all clients, over the full seconds of the measurement."""
+    """What all clients received, over the full seconds of the measurement."""
 
     measured_s: float
     ticks: int
@@ -104,35 +139,8 @@ class Throughput(Struct, frozen=True):
     bytes_per_tick: float
 
 
-class AccountsSummary(Struct, frozen=True):
-    """Ticks of all clients by outcome, and the unexplained ones."""
-
-    checked: bool
-    ends_compared: bool
-    whole_run_clients: int
-    expected_ticks: int
-    accounted_ticks: int
-    delivered: int
-    merged: int
-    skipped: int
-    gap: int
-    snapshots: int
-    unnumbered: int
-    missing: int
-    repeated: int
-    reordered: int
-    wrong_notices: int
-    undecodable: int
-    faults: list[FaultLine]
-
-    @property
-    def unexplained(self) -> int:
-        """The number of unexplained ticks and notices."""
-        return self.missing + self.repeated + self.reordered + self.wrong_notices + self.undecodable
-
-
 class Fairness(Struct, frozen=True):
-    """Mean latency per client that always reads: the slowest compared to the fastest."""
+    """Mean latency of each client that always reads: the slowest compared to the fastest."""
 
     clients: int
     fastest_mean_ms: float
@@ -143,7 +151,7 @@ class Fairness(Struct, frozen=True):
 
 
 class Publishing(Struct, frozen=True):
-    """The load tester's producer. Lateness is the delay from when a tick was due."""
+    """The load tester's own producer. Lateness is the delay from when a tick was due."""
 
     scheduled_ticks: int
     published_ticks: int
@@ -174,7 +182,7 @@ class Tester(Struct, frozen=True):
     worker_rss_bytes: int
 
 
-class Point(Struct, frozen=True):
+class Point(Struct, frozen=True, kw_only=True):
     """One second of the timeline."""
 
     second: int
@@ -207,7 +215,7 @@ class Bucket(Struct, frozen=True):
 class LoadReport(Struct, frozen=True, kw_only=True):
     """The results of a run."""
 
-    schema: str = SCHEMA
+    schema: str = "tickcast-load/1"
     version: str
     started_at: str
     ended_at: str
@@ -218,47 +226,16 @@ class LoadReport(Struct, frozen=True, kw_only=True):
     throughput: Throughput
     latency: Latencies
     slow_latency: Latencies
-    accounts: AccountsSummary
+    accounts: AccountTotals
     fairness: Fairness | None
     publishing: Publishing | None
     server: ServerUsage | None
     tester: Tester
     timeline: list[Point]
-    latency_histogram: list[Bucket] = field(default_factory=list)
-    slow_latency_histogram: list[Bucket] = field(default_factory=list)
+    latency_histogram: list[Bucket]
+    slow_latency_histogram: list[Bucket]
 
 
 def to_json(report: LoadReport) -> bytes:
     """Encode the report as indented JSON with a trailing line feed."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-
-
-def latency_of(histogram: LatencyHistogram) -> Latency | None:
-    """Return the figures of a distribution, or None if it is empty."""
-    if not histogram.count:
-        return None
-    p50, p90, p99, p999 = (_ms(histogram.quantile_us(share)) for share in QUANTILES)
-    return Latency(
-        histogram.count, _ms(histogram.mean_us), p50, p90, p99, p999, _ms(histogram.max_us)
-    )
-
-
-def buckets_of(histogram: LatencyHistogram) -> list[Bucket]:
-    """Return the buckets of a distribution."""
-    return [Bucket(lowest_us(bucket) / 1000, count) for bucket, count in histogram.buckets()]
-
-
-def fairness_of(means_us: Sequence[tuple[str, float]]) -> Fairness | None:
-    """Compare the latencies of clients; None with fewer than two."""
-    if len(means_us) < 2:
-        return None
-    ordered = sorted(means_us, key=lambda each: each[1])
-    fastest, slowest = ordered[0][1], ordered[-1][1]
-    return Fairness(
-        len(ordered), _ms(fastest), _ms(ordered[len(ordered) // 2][1]), _ms(slowest),
-        round(slowest / fastest, 3) if fastest > 0 else 1.0, ordered[-1][0],
-    )  # fmt: skip
-
-
-def _ms(us: float) -> float:
-    return round(us / 1000, 3)

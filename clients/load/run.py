@@ -1,191 +1,152 @@
-"""A whole run: connect, measure, settle, report."""
+"""A whole run: connect, measure, wait for the last ticks, report."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final
 
-from clients.load.crew import WorkerPool, employed
-from clients.load.findings import Outcome, build_report
-from clients.load.gauges import read_usage
-from clients.load.messages import Streams
-from clients.load.plan import Plan, streams_of
+from clients.load.client_pool import StreamPositions
+from clients.load.measurements import WorkerResult
+from clients.load.plan import Plan
 from clients.load.publishing import LoadProducer, PublishSchedule
-from clients.load.recorder import RunRecorder, UsageSample
 from clients.load.report import LoadReport
-from tickcast.broker.publisher import FeedPublisher
-from tickcast.broker.store import Store
+from clients.load.results import RunRecorder, UsageSample, build_report, read_usage
+from clients.load.worker_pool import WorkerPool, start_workers
 from tickcast.wire.errors import TickcastError
-from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import NS_PER_SECOND, Time
 
 _CLOSING_ROUNDS: Final = 3
 _LAST_SAMPLE_S: Final = 0.03
-Result = TypeVar("Result")
+_SHOW_S: Final = 0.25
 
-
-class ProgressDisplay(Protocol):
-    """Shows the progress of the run."""
-
-    def show(self, phase: str, recorder: RunRecorder, elapsed_s: float, of_s: float) -> None:
-        """Show the progress; called a few times per second."""
-
-
-class PublishSource:
-    """Where the run publishes: a publisher, and the store that knows stream positions."""
-
-    def __init__(self, publisher: FeedPublisher, store: Store, feed: str) -> None:
-        self.publisher = publisher
-        self._store = store
-        self._feed = feed
-        self._epoch = ""
-
-    async def positions(self, streams: Sequence[tuple[str, str]]) -> Streams | None:
-        """Return the last `seq` of each stream; None if the epoch changed since the last call."""
-        epoch = await self._store.epoch(self._feed)
-        heads = await self._store.heads([StreamKey(self._feed, *stream) for stream in streams])
-        is_same = self._epoch in {"", epoch}
-        self._epoch = epoch
-        if not is_same:
-            return None
-        # A stream enters a new epoch with its next tick, which then has number 1.
-        return [
-            (*stream, head.seq if head.epoch == epoch else 0)
-            for stream, head in zip(streams, heads, strict=True)
-        ]
+# Called with the phase, the figures so far, and the seconds that the phase has taken and takes.
+ShowProgress = Callable[[str, RunRecorder, float, float], None]
 
 
 class Load:
-    """One run of a plan."""
+    """One run of a plan, which ends early when `stop` is set."""
 
-    def __init__(self, plan: Plan, source: PublishSource | None, stop: asyncio.Event) -> None:
+    def __init__(self, plan: Plan, producer: LoadProducer | None, stop: asyncio.Event) -> None:
         self._plan = plan
-        self._source = source
+        self._producer = producer
         self._stop = stop
-        self._streams = streams_of(plan, plan.published)
-        self._producer: LoadProducer | None = None
-        self._schedule: PublishSchedule | None = None
-        if source is not None and plan.publish_rate is not None:
-            schedule = PublishSchedule(self._streams, plan.publish_rate, plan.burst, plan.seed)
-            self._producer = LoadProducer(source.publisher, schedule, plan.burst)
-        self._trouble: list[str] = []
+        self._schedule = PublishSchedule(
+            plan.published_streams, plan.publish_ticks_per_s or 1, plan.burst_ticks, plan.seed
+        )
+        self._problems: list[str] = []
         self._measured_s = 0.0
         self._ends_compared = False
-        self._closing = 0
+        # The current phase, when it began, and how long it takes.
         self._phase = ("starting", 0.0, 0.0)
-        self.recorder = RunRecorder(plan.processes)
+        self._recorder = RunRecorder(plan.processes)
 
-    async def run(self, stage: ProgressDisplay) -> LoadReport:
-        """Run the plan and return the report, early and partial if told to stop.
+    async def run(self, show: ShowProgress) -> LoadReport:
+        """Run the plan and return the report.
 
         Raises:
             TickcastError: nothing could be measured; the text says why.
         """
         started = Time.now()
-        showing = asyncio.create_task(self._show_forever(stage))
+        showing = asyncio.create_task(self._show_forever(show))
         try:
-            async with employed(self._plan.processes, self.recorder.add) as crew:
-                await self._work(crew)
-                self._enter("closing", 0.0)
-                accounts = await crew.finish()
+            async with start_workers(self._plan.processes, self._recorder.add_second) as workers:
+                await self._connect_and_measure(workers)
+                self._enter("closing")
+                result = await workers.finish()
         finally:
             showing.cancel()
-            with suppress(asyncio.CancelledError):
-                await showing
-        producer = self._producer
-        outcome = Outcome(
-            started=started, ended=Time.now(), measured_s=self._measured_s,
-            interrupted=self._stop.is_set(), ends_compared=self._ends_compared, accounts=accounts,
-            lateness=producer.lateness if producer else None,
-            scheduled=producer.scheduled if producer else 0,
-            published=producer.published if producer else 0,
-            closing=self._closing, trouble=self._trouble,
-        )  # fmt: skip
-        return build_report(self._plan, self.recorder, outcome)
+            await asyncio.wait([showing])
+        return self._report(started, result)
 
-    async def _work(self, crew: WorkerPool) -> None:
+    def _report(self, started: Time, result: WorkerResult) -> LoadReport:
+        result.accounts.ends_compared = (
+            self._ends_compared and result.accounts.whole_run_clients > 0
+        )
+        return build_report(
+            self._plan, self._recorder, result, self._producer, self._problems,
+            started=started, measured_s=self._measured_s, interrupted=self._stop.is_set(),
+        )  # fmt: skip
+
+    async def _connect_and_measure(self, workers: WorkerPool) -> None:
         plan = self._plan
-        bases = await self._positions() or []
-        self._enter("connecting", plan.connections / plan.ramp_rate)
-        connecting = asyncio.create_task(crew.connect(plan, bases))
-        if await self._unless_stopped(connecting) is None:
+        bases = await self._fetch_positions() or []
+        self._enter("connecting", plan.connections / plan.ramp_per_s)
+        if not await self._unless_stopped(workers.connect(plan, bases)):
             return
         sampling: asyncio.Task[None] | None = None
+        publishing: asyncio.Task[bool] | None = None
         try:
             begin_ns = time.time_ns() + round(plan.warmup_s * NS_PER_SECOND)
-            publishing = self._start_publishing()
+            if self._producer is not None:
+                work = self._producer.run(
+                    self._schedule, plan.warmup_s, plan.duration_s, self._stop
+                )
+                publishing = asyncio.create_task(self._try_to_publish(work))
             self._enter("warming up", plan.warmup_s)
-            crew.measure(begin_ns)
+            await workers.measure(begin_ns)
             await self._sleep((begin_ns - time.time_ns()) / NS_PER_SECOND)
             sampling = asyncio.create_task(self._sample_forever())
             self._enter("measuring", plan.duration_s)
             if publishing is not None:
-                await self._guard(publishing)
-            # Wait for the end of the last second, not just for its last tick.
-            left_s = plan.duration_s - (time.time_ns() - begin_ns) / NS_PER_SECOND
-            await self._sleep(left_s + _LAST_SAMPLE_S if not self._trouble else 0.0)
+                await publishing
+            if not self._problems:
+                # Wait for the end of the last second, not just for its last tick.
+                left_s = plan.duration_s - (time.time_ns() - begin_ns) / NS_PER_SECOND
+                await self._sleep(left_s + _LAST_SAMPLE_S)
             measured_s = (time.time_ns() - begin_ns) / NS_PER_SECOND
             self._measured_s = max(0.0, min(measured_s, plan.duration_s))
-            self._enter("settling", plan.settle_s)
-            await self._settle(crew)
+            self._enter("settling", plan.timeout_s)
+            await self._await_ticks(workers)
         finally:
             if sampling is not None:
                 sampling.cancel()
 
-    def _start_publishing(self) -> asyncio.Task[None] | None:
-        if self._producer is None:
-            return None
-        plan = self._plan
-        work = self._producer.run(plan.warmup_s + plan.duration_s, self._stop, plan.warmup_s)
-        return asyncio.create_task(work)
-
-    async def _guard(self, publishing: Awaitable[Any]) -> bool:
+    async def _try_to_publish(self, publishing: Awaitable[None]) -> bool:
         """Wait for an operation that may fail with Redis; the run is still reported if it does."""
         try:
             await publishing
         except TickcastError as error:
-            self._trouble.append(f"publishing failed: {error}")
+            self._problems.append(f"publishing failed: {error}")
             return False
         return True
 
-    async def _settle(self, crew: WorkerPool) -> None:
+    async def _await_ticks(self, workers: WorkerPool) -> None:
         """Wait for ticks in flight, and find out whether any are missing."""
-        ends = await self._ends()
-        lagging = await crew.await_ticks(ends, self._plan.settle_s, last=False)
+        ends = await self._fetch_ends()
+        lagging = await workers.await_ticks(ends, self._plan.timeout_s, closing=False)
         # A server may report skipped ticks only before the stream's next tick, so publish one.
         for _ in range(_CLOSING_ROUNDS):
-            if not (lagging and self._producer and not self._trouble):
+            if not lagging or self._producer is None or self._problems:
                 break
-            if await self._guard(self._producer.close_streams()):
-                self._closing += len(self._streams)
-            ends = await self._ends()
-            lagging = await crew.await_ticks(ends, self._plan.settle_s, last=True)
+            await self._try_to_publish(self._producer.publish_closing_ticks(self._schedule))
+            ends = await self._fetch_ends()
+            lagging = await workers.await_ticks(ends, self._plan.timeout_s, closing=True)
         self._ends_compared = bool(ends)
 
-    async def _ends(self) -> Streams:
-        if self._trouble:
+    async def _fetch_ends(self) -> StreamPositions:
+        if self._problems:
             return []
         try:
-            ends = await self._positions()
+            ends = await self._fetch_positions()
         except TickcastError as error:
-            self._trouble.append(f"the store does not tell where streams end: {error}")
+            self._problems.append(f"the store did not return the ends of streams: {error}")
             return []
         if ends is None:
-            self._trouble.append("the numbering started over: the store was lost during the run")
+            self._problems.append("the numbering started over: the store was lost during the run")
         return ends or []
 
-    async def _positions(self) -> Streams | None:
-        if self._source is None or self._producer is None:
+    async def _fetch_positions(self) -> StreamPositions | None:
+        if self._producer is None:
             return []
-        return await self._source.positions(self._streams)
+        return await self._producer.fetch_positions(self._schedule.streams)
 
     # -- time
 
-    def _enter(self, phase: str, of_s: float) -> None:
-        self._phase = (phase, time.monotonic(), of_s)
+    def _enter(self, phase: str, duration_s: float = 0.0) -> None:
+        self._phase = (phase, time.monotonic(), duration_s)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep for a time, or until the run must stop."""
@@ -193,12 +154,14 @@ class Load:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._stop.wait()
 
-    async def _unless_stopped(self, task: asyncio.Task[Result]) -> Result | None:
-        """Return the task's result, or None if told to stop first."""
-        stopping = asyncio.create_task(self._stop.wait())
+    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+        """Return whether the work was done before the run had to stop."""
+        task, stopping = asyncio.ensure_future(work), asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
+            if task.done():
+                task.result()
+            return task.done()
         finally:
             stopping.cancel()
             if not task.done():
@@ -208,14 +171,15 @@ class Load:
     async def _sample_forever(self) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        samples = self._recorder.samples
         while True:
             usage = read_usage(self._plan.pids) if self._plan.pids else None
-            at_s = loop.time() - began
-            self.recorder.samples.append(UsageSample(at_s, time.process_time(), usage))
-            await asyncio.sleep(len(self.recorder.samples) - (loop.time() - began))
+            samples.append(UsageSample(loop.time() - began, time.process_time(), usage))
+            await asyncio.sleep(len(samples) - (loop.time() - began))
 
-    async def _show_forever(self, stage: ProgressDisplay) -> None:
+    async def _show_forever(self, show: ShowProgress) -> None:
         while True:
-            phase, since, of_s = self._phase
-            stage.show(phase, self.recorder, time.monotonic() - since if since else 0.0, of_s)
-            await asyncio.sleep(0.25)
+            phase, since, duration_s = self._phase
+            elapsed_s = time.monotonic() - since if since else 0.0
+            show(phase, self._recorder, elapsed_s, duration_s)
+            await asyncio.sleep(_SHOW_S)

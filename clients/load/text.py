@@ -1,4 +1,4 @@
-"""The report for terminals: a table, a histogram and the verdict."""
+"""The report and the progress of a run on terminals."""
 
 from __future__ import annotations
 
@@ -6,27 +6,36 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from clients.load.messages import FaultLine
-from clients.load.report import Bucket, Latencies, Latency, LoadReport
+from clients.load.report import Bucket, Fault, Latency, LoadReport
+from clients.load.results import RunRecorder
 
 _BARS: Final = " ▏▎▍▌▋▊▉█"
 _BAR_WIDTH: Final = 44
 _ROWS_MAX: Final = 16
+_PROGRESS_WIDTH: Final = 20
+_QUIET_S: Final = 2.0
 
 
 def print_report(console: Console, report: LoadReport) -> None:
     """Print the report."""
-    console.print(Group(*_parts(report)))
+    for part in _parts(report):
+        console.print(part)
 
 
 def _parts(report: LoadReport) -> Iterator[RenderableType]:
     yield ""
-    yield _figures(report)
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for name, value in key_figures(report):
+        table.add_row(name, escape(value))
+    yield table
     if report.latency.from_tick_time or report.slow_latency.from_tick_time:
         yield ""
         yield _latency_table(report)
@@ -35,31 +44,34 @@ def _parts(report: LoadReport) -> Iterator[RenderableType]:
         yield Text("latency from tick time, reading clients", style="dim")
         yield _histogram(report.latency_histogram)
     yield ""
-    yield from _verdict(report)
+    verdict = report.verdict
+    for note in verdict.notes:
+        yield remark("note", note, "dim")
+    for warning in verdict.warnings:
+        yield remark("warning", warning, "yellow")
+    for problem in verdict.problems:
+        yield remark("problem", problem, "red")
+    for fault in report.accounts.faults[:5]:
+        yield Text(f"         {fault_text(fault)}")
+    yield Text(headline(report), style="bold green" if verdict.passed else "bold red")
 
 
-def _figures(report: LoadReport) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
-    for name, value in figures(report):
-        table.add_row(name, escape(value))
-    return table
-
-
-def figures(report: LoadReport) -> Iterator[tuple[str, str]]:
+def key_figures(report: LoadReport) -> Iterator[tuple[str, str]]:
     """Yield the key figures as names and values."""
-    made, through, accounts = report.connections, report.throughput, report.accounts
-    lost = f", {made.refused:,} refused" if made.refused else ""
-    lost += f", {made.dropped:,} dropped" if made.dropped else ""
-    lost += f", {made.left_by_churn:,} left by churn" if made.left_by_churn else ""
-    lost += f", {made.slow_closed:,} slow ones closed" if made.slow_closed else ""
-    yield "connections", f"{made.asked:,} asked for, {made.opened:,} opened{lost}"
-    if made.handshake and made.subscribed:
+    connections, through, accounts = report.connections, report.throughput, report.accounts
+    lost = (
+        (connections.refused, "refused"), (connections.dropped, "dropped"),
+        (connections.left_by_churn, "left by churn"),
+        (connections.slow_closed, "slow ones closed"),
+    )  # fmt: skip
+    counts = [f"{connections.asked:,} asked for", f"{connections.opened:,} opened"]
+    yield "connections", ", ".join(counts + [f"{n:,} {outcome}" for n, outcome in lost if n])
+    greeted, subscribed = connections.handshake, connections.subscribed
+    if greeted and subscribed:
         yield (
             "connecting",
-            f"greeted after p50 {ms(made.handshake.p50_ms)}, p99 {ms(made.handshake.p99_ms)};"
-            f" subscribed after p99 {ms(made.subscribed.p99_ms)}",
+            f"greeted after p50 {ms(greeted.p50_ms)}, p99 {ms(greeted.p99_ms)};"
+            f" subscribed after p99 {ms(subscribed.p99_ms)}",
         )
     yield (
         "throughput",
@@ -84,10 +96,6 @@ def figures(report: LoadReport) -> Iterator[tuple[str, str]]:
             f"mean latency {ms(fair.fastest_mean_ms)} (fastest client) to"
             f" {ms(fair.slowest_mean_ms)} (slowest): × {fair.slowest_to_fastest:.2f}",
         )
-    yield from _machine_figures(report)
-
-
-def _machine_figures(report: LoadReport) -> Iterator[tuple[str, str]]:
     publishing, server, tester = report.publishing, report.server, report.tester
     if publishing:
         late = publishing.lateness
@@ -124,18 +132,10 @@ def _latency_table(report: LoadReport) -> Table:
 
 def latency_rows(report: LoadReport) -> Iterator[tuple[str, Latency]]:
     """Yield the name of each measured latency distribution, and its figures."""
-    for who, latencies in (("", report.latency), ("slow clients, ", report.slow_latency)):
-        for name, latency in _by_source(latencies):
-            if latency is not None:
-                yield who + name, latency
-
-
-def _by_source(latencies: Latencies) -> tuple[tuple[str, Latency | None], ...]:
-    return (
-        ("from tick time", latencies.from_tick_time),
-        ("from publish", latencies.from_publish),
-        ("from server write", latencies.from_server_write),
-    )
+    for clients, latencies in (("", report.latency), ("slow clients, ", report.slow_latency)):
+        for name in latencies.__struct_fields__:
+            if (latency := getattr(latencies, name)) is not None:
+                yield clients + name.replace("_", " "), latency
 
 
 def _histogram(buckets: Sequence[Bucket]) -> Table:
@@ -180,22 +180,6 @@ def bar(share: float, width: int = _BAR_WIDTH) -> str:
     return "█" * (eighths // 8) + (_BARS[eighths % 8] if eighths % 8 else "")
 
 
-def _verdict(report: LoadReport) -> Iterator[RenderableType]:
-    verdict = report.verdict
-    for note in verdict.notes:
-        yield remark("note", note, "dim")
-    for warning in verdict.warnings:
-        yield remark("warning", warning, "yellow")
-    for problem in verdict.problems:
-        yield remark("problem", problem, "red")
-    for fault in report.accounts.faults[:5]:
-        yield Text(f"         {fault_text(fault)}")
-    if verdict.passed:
-        yield Text(headline(report), style="bold green")
-    else:
-        yield Text(headline(report), style="bold red")
-
-
 def remark(kind: str, words: str, style: str) -> Table:
     """Lay out a label and a text, with all lines of the text to the right of the label."""
     table = Table.grid(padding=(0, 1, 0, 0))
@@ -205,7 +189,7 @@ def remark(kind: str, words: str, style: str) -> Table:
     return table
 
 
-def fault_text(fault: FaultLine) -> str:
+def fault_text(fault: Fault) -> str:
     """Describe one unexplained tick or range of ticks."""
     first, last = fault.first_seq, fault.last_seq
     seqs = f"seq {first:,}" if first == last else f"seq {first:,} to {last:,}"
@@ -241,3 +225,54 @@ def size(value: float) -> str:
             scaled = value / limit
             return f"{scaled:.3g} {unit}" if scaled < 999.5 else f"{scaled:,.0f} {unit}"
     return f"{value:.0f} B"
+
+
+class ProgressLine:
+    """Shows the progress of a run: one updated line on a terminal, a line per second elsewhere."""
+
+    def __init__(self, console: Console, connections: int) -> None:
+        self._console = console
+        self._connections = connections
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._printed: tuple[str, int] | None = None
+
+    def show(self, phase: str, recorder: RunRecorder, elapsed_s: float, duration_s: float) -> None:
+        """Show the progress of a phase."""
+        latest = recorder.latest.values()
+        connected = sum(second.connected for second in latest)
+        status = _status(recorder, connected)
+        if self._console.is_terminal:
+            share = min(1.0, elapsed_s / duration_s) if duration_s else 0.0
+            if phase == "connecting":
+                share = sum(second.attempted for second in latest) / self._connections
+            progress = bar(share, _PROGRESS_WIDTH).ljust(_PROGRESS_WIDTH, "·")
+            text = Text(no_wrap=True, overflow="ellipsis").append(f"{phase:<10} ", "bold")
+            text.append(progress, "cyan").append(f" {elapsed_s:3.0f} s   {status}")
+            self._live.start()
+            self._live.update(text, refresh=True)
+            return
+        # Nothing at first, because the run may fail at once with a message of one line.
+        is_news = self._printed != (phase, int(elapsed_s))
+        if is_news and (elapsed_s >= _QUIET_S or connected):
+            self._printed = (phase, int(elapsed_s))
+            line = f"{phase:<10} {elapsed_s:3.0f} s  {status}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove the line from the terminal."""
+        self._live.stop()
+
+
+def _status(recorder: RunRecorder, connected: int) -> str:
+    """Format the number of connections and the figures of the last full second."""
+    parts = [f"{connected:,} connected"]
+    second = recorder.last_second()
+    if second is not None and second.mean_span_s > 0:
+        parts.append(f"{second.ticks / second.mean_span_s:,.0f} ticks/s")
+        latency = second.reading.tick
+        if latency.count:
+            p50, p99 = (ms(latency.quantile_us(share) / 1000) for share in (0.5, 0.99))
+            parts.append(f"p50 {p50}, p99 {p99}")
+    if recorder.total.problems:
+        parts.append(f"{recorder.total.problems:,} errors")
+    return ", ".join(parts)

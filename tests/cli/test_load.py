@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.clients.load.double import Double, doubling, frame, tick
+from tests.clients.load.scripted_server import ScriptedServer, frame, serving, tick
 from tickcast.commands import main
 
 
@@ -47,7 +47,7 @@ WORKLOAD = """
 """.split()
 
 
-async def test_against_a_real_server(cli: Cli, tmp_path: Path) -> None:
+async def test_run_against_a_real_server(cli: Cli, tmp_path: Path) -> None:
     async with cli.serving() as (address, process):
         url = address.replace("http", "ws") + "/v2/"
         done = await asyncio.gather(
@@ -96,7 +96,7 @@ def check_page(text: str) -> None:
     assert "PASSED" in text
 
 
-async def test_what_flows_is_measured_without_publishing(cli: Cli, tmp_path: Path) -> None:
+async def test_existing_flow_is_measured_without_publishing(cli: Cli, tmp_path: Path) -> None:
     data = tmp_path / "load.json"
     async with cli.serving("demo") as (address, _):
         url = address.replace("http", "ws") + "/stream"
@@ -115,19 +115,19 @@ async def test_what_flows_is_measured_without_publishing(cli: Cli, tmp_path: Pat
     assert not report["accounts"]["ends_compared"]
 
 
-async def test_ctrl_c_ends_it_with_a_report(cli: Cli, tmp_path: Path) -> None:
+async def test_signal_ends_the_run_with_a_report(cli: Cli, tmp_path: Path) -> None:
     async with cli.serving() as (address, _):
         url = address.replace("http", "ws") + "/v2/"
         await asyncio.gather(
             *(
-                interrupted(cli, url + number.name.lower(), tmp_path / number.name, number)
+                run_interrupted(cli, url + number.name.lower(), tmp_path / number.name, number)
                 for number in (signal.SIGINT, signal.SIGTERM)
             )
         )
 
 
-async def test_ctrl_c_while_connecting(cli: Cli) -> None:
-    async with doubling(Double(lambda client: [frame(tick(1))])) as url:
+async def test_ctrl_c_while_connecting_ends_the_run(cli: Cli) -> None:
+    async with serving(ScriptedServer(lambda client: [frame(tick(1))])) as url:
         process = await cli.start("load", url, *"-s * -c 500 --ramp 10/s -d 5m -p 2".split())
         assert process.stderr is not None
         async with asyncio.timeout(20):
@@ -140,7 +140,7 @@ async def test_ctrl_c_while_connecting(cli: Cli) -> None:
     assert b"interrupted" in out
 
 
-async def test_a_server_that_goes_away(cli: Cli) -> None:
+async def test_server_that_stops_fails_the_run(cli: Cli) -> None:
     cli.environment["TICKCAST_OUTAGE_BUFFER_S"] = "0.5"
     async with cli.serving() as (address, server):
         url = address.replace("http", "ws") + "/stream"
@@ -157,7 +157,7 @@ async def test_a_server_that_goes_away(cli: Cli) -> None:
     assert b"Traceback" not in err
 
 
-async def interrupted(cli: Cli, url: str, data: Path, number: signal.Signals) -> None:
+async def run_interrupted(cli: Cli, url: str, data: Path, number: signal.Signals) -> None:
     process = await cli.start("load", url, *"-c 5 -r 200 -d 5m --json".split(), str(data))
     assert process.stderr is not None
     async with asyncio.timeout(20):
@@ -187,8 +187,8 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-async def test_killed_it_leaves_nothing(cli: Cli) -> None:
-    async with doubling(Double(lambda client: [frame(tick(1))])) as url:
+async def test_workers_end_when_the_command_is_killed(cli: Cli) -> None:
+    async with serving(ScriptedServer(lambda client: [frame(tick(1))])) as url:
         process = await cli.start("load", url, "-s", "*", "-c", "4", "-d", "5m", "-p", "2")
         assert process.stderr is not None
         async with asyncio.timeout(20):
@@ -203,11 +203,11 @@ async def test_killed_it_leaves_nothing(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("options", "code", "message"),
     [
         ([], 2, "Missing argument 'URL'."),
         (["http://x"], 2, "'http://x' does not begin with ws:// or wss://"),
-        (["ws://u:p@x/"], 2, "ws://x: neither user nor # in this URL"),
+        (["ws://u:p@x/"], 2, "ws://x: the URL must have neither user nor fragment"),
         (["ws://x:99999/"], 2, "'ws://x:99999/': Port out of range"),
         (["ws://127.0.0.1:1/stream"], 1, "ws://127.0.0.1:1/stream: no server listens there"),
         (["ws://127.0.0.1:1/x", "-s", "A"], 1, "ws://127.0.0.1:1/x: no server listens there"),
@@ -215,7 +215,7 @@ async def test_killed_it_leaves_nothing(cli: Cli) -> None:
         (["ws://x", "-d", "soon"], 2, "Invalid value for '--duration' / '-d': 'soon' is no time"),
         (["ws://x", "--slow", "120%"], 2, "Invalid value for '--slow': '120%' is no share"),
         (["ws://x", "--churn", "-1/s"], 2, "Invalid value for '--churn': '-1' is not a number"),
-        (["ws://x", "-s", "A B"], 2, "--symbols: 'A B' is no symbol"),
+        (["ws://x", "-s", "A B"], 2, "--symbols: 'A B' is not a symbol"),
         (["ws://x", "-s", "0", "-r", "1"], 2, "--symbols: at least 1"),
         (["ws://x", "-s", "101", "-r", "1"], 2, "--symbols: 101 is more than the 100 there are"),
         (["ws://x", "--channels", "news"], 2, "--channels: 'news' is none of trades, quotes"),
@@ -226,15 +226,19 @@ async def test_killed_it_leaves_nothing(cli: Cli) -> None:
         (["ws://x", "--heartbeat-ms", "5"], 2, "--heartbeat-ms: 0, or 100 to 60000"),
         (["ws://x", "-c", "1000000"], 2, "a process would need 1,000,001 open files"),
         (["ws://x", "--report", "/nowhere/x"], 2, "--report: '/nowhere/x' can't be written"),
-        (["ws://x", "-r", "1", "--pool-prefix", "A B"], 2, "--pool-prefix: 'A B99' is no symbol"),
+        (
+            ["ws://x", "-r", "1", "--pool-prefix", "A B"],
+            2,
+            "--pool-prefix: 'A B99' is not a symbol",
+        ),
         (["ws://x", "-r", "1", "--feed", "UP"], 2, "--feed: 'UP' is not 1 to 32 characters"),
     ],
 )
-def test_misuse(
-    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str],
+def test_misuse_is_reported_in_one_line(
+    options: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("sys.argv", ["tickcast", "load", *words])
+    monkeypatch.setattr("sys.argv", ["tickcast", "load", *options])
     with pytest.raises(SystemExit) as caught:
         main()
     out, err = capsys.readouterr()
@@ -243,7 +247,7 @@ def test_misuse(
     assert err.count("\n") == 1
 
 
-async def test_nobody_there(cli: Cli) -> None:
+async def test_missing_server_is_reported_in_one_line(cli: Cli) -> None:
     done = await cli.run("load", "ws://127.0.0.1:1/stream", "-s", "A")
     assert (done.code, done.out) == (1, "")
     assert done.err == "tickcast: ws://127.0.0.1:1/stream: no server listens there\n"

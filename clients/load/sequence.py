@@ -7,15 +7,19 @@ numbers in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypeGuard
 
 from clients.load.payload import Notice, StreamNumbers, Summary
 
-FAULTS_KEPT: Final = 5
-"""How many faults a client records in full; the rest are only counted."""
+_FAULTS_KEPT: Final = 5
 _HOLES_KEPT: Final = 1000
+# What `SequenceChecker` counts, under the names of the report.
+OUTCOMES: Final = (
+    "delivered", "merged", "skipped", "gap", "snapshots", "unnumbered",
+    "missing", "repeated", "reordered", "wrong_notices",
+)  # fmt: skip
 
 
 class FaultKind(Enum):
@@ -40,82 +44,79 @@ class SequenceFault(NamedTuple):
 class SequenceChecker:
     """The ticks that one client received, and their faults.
 
-    Attributes:
-        positions: the last `seq` accounted for, by stream number; `None` after an epoch's end.
-        delivered, merged, skipped, gapped: numbers of ticks, by outcome.
-        snapshots, unnumbered: numbers of ticks that don't affect the order.
-        missing, repeated, reordered, wrong_notices: unexplained ticks, and notices that don't fit.
+    It summarizes a payload once for all clients that share it, so it is faster than the client
+    library's accounts, which see one tick at a time.
     """
 
-    __slots__ = (
-        "_holes", "_streams", "delivered", "faults", "gapped", "merged", "missing", "positions",
-        "reordered", "repeated", "skipped", "snapshots", "unnumbered", "wrong_notices",
-    )  # fmt: skip
+    __slots__ = (*OUTCOMES, "_holes", "_streams", "faults", "positions")
 
-    def __init__(self, streams: StreamNumbers, bases: Mapping[int, int] | None = None) -> None:
+    def __init__(self, streams: StreamNumbers, bases: Mapping[int, int]) -> None:
         """Args:
         bases: the positions of streams when this client subscribed; other streams begin with
             their first tick.
         """
         self._streams = streams
+        # Ranges that were missing so far: stream number, first and last `seq`.
         self._holes: list[tuple[int, int, int]] = []
-        self.positions: dict[int, int | None] = dict(bases or {})
-        self.delivered = self.merged = self.skipped = self.gapped = 0
+        # The last `seq` accounted for, by stream number; None after an epoch's end.
+        self.positions: dict[int, int | None] = dict(bases)
+        # The first faults in full; the others are only counted.
+        self.faults: list[SequenceFault] = []
+        self.delivered = self.merged = self.skipped = self.gap = 0
+        # Ticks that don't affect the order.
         self.snapshots = self.unnumbered = 0
         self.missing = self.repeated = self.reordered = self.wrong_notices = 0
-        self.faults: list[SequenceFault] = []
 
     @property
     def unexplained(self) -> int:
         """The number of unexplained ticks and notices; 0 with a correct server."""
         return self.missing + self.repeated + self.reordered + self.wrong_notices
 
-    def add(self, summary: Summary) -> None:
+    @property
+    def accounted(self) -> int:
+        """The number of ticks accounted for, each once."""
+        return self.delivered + self.merged + self.skipped + self.gap - self.repeated
+
+    def add_ticks(self, summary: Summary) -> None:
         """Record ticks."""
         positions = self.positions
         for number, before, last in summary.runs:
             if positions.get(number) == before:
                 positions[number] = last
             else:
-                self._take_misfit(number, before, last)
+                self._add_misfit(number, before, last)
         self.delivered += summary.ticks
         self.merged += summary.merged
         self.unnumbered += summary.unnumbered
-        if summary.snapshots:
-            self._take_snapshots(summary.snapshots)
-
-    def _take_snapshots(self, snapshots: Iterable[tuple[int, int]]) -> None:
-        for number, seq in snapshots:
+        for number, seq in summary.snapshots:
             self.snapshots += 1
             # The first live tick must follow the snapshot. A known position already implies that.
-            if seq and self.positions.get(number) is None:
-                self.positions[number] = seq
+            if seq and positions.get(number) is None:
+                positions[number] = seq
 
-    def _take_misfit(self, number: int, before: int, last: int) -> None:
+    def _add_misfit(self, number: int, before: int, last: int) -> None:
         position = self.positions.get(number)
-        if position is None or before == position:
-            self.positions[number] = last
-        elif before > position:
-            self._miss(number, position + 1, before)
-            self.positions[number] = last
-        elif last > position:
+        if position is not None and last <= position:
+            self._add_late(number, before + 1, last)
+            return
+        self.positions[number] = last
+        if position is not None and before > position:
+            self._add_missing(number, position + 1, before)
+        elif position is not None:
             # The first ticks of the run, or those merged into them, were already accounted for.
-            self._repeat(number, before + 1, position)
-            self.positions[number] = last
-        else:
-            self._take_late(number, before + 1, last)
+            self._add_repeated(number, before + 1, position)
 
-    def _miss(self, number: int, first: int, last: int) -> None:
+    def _add_missing(self, number: int, first: int, last: int, detail: str = "") -> None:
         self.missing += last - first + 1
         if len(self._holes) < _HOLES_KEPT:
             self._holes.append((number, first, last))
-        self._note(SequenceFault(FaultKind.MISSING, number, first, last))
+        self._add_fault(FaultKind.MISSING, number, first, last, detail)
 
-    def _repeat(self, number: int, first: int, last: int) -> None:
+    def _add_repeated(self, number: int, first: int, last: int) -> None:
         self.repeated += last - first + 1
-        self._note(SequenceFault(FaultKind.REPEATED, number, first, last))
+        self._add_fault(FaultKind.REPEATED, number, first, last)
 
-    def _take_late(self, number: int, first: int, last: int) -> None:
+    def _add_late(self, number: int, first: int, last: int) -> None:
         """Record ticks at or below the position: missed ones are reordered, others repeated."""
         for place, (stream, begin, end) in enumerate(self._holes):
             if stream == number and begin <= first and last <= end:
@@ -123,15 +124,15 @@ class SequenceChecker:
                 self._holes[place : place + 1] = [part for part in parts if part[1] <= part[2]]
                 self.missing -= last - first + 1
                 self.reordered += last - first + 1
-                self._note(SequenceFault(FaultKind.REORDERED, number, first, last))
+                self._add_fault(FaultKind.REORDERED, number, first, last)
                 return
-        self._repeat(number, first, last)
+        self._add_repeated(number, first, last)
 
-    def _note(self, fault: SequenceFault) -> None:
-        if len(self.faults) < FAULTS_KEPT:
-            self.faults.append(fault)
-
-    # -- notices
+    def _add_fault(
+        self, kind: FaultKind, number: int, first: int, last: int, detail: str = ""
+    ) -> None:
+        if len(self.faults) < _FAULTS_KEPT:
+            self.faults.append(SequenceFault(kind, number, first, last, detail))
 
     def add_notice(self, notice: Notice) -> None:
         """Record a `skipped` or `gap` notice; other notices do not affect the accounts."""
@@ -139,47 +140,42 @@ class SequenceChecker:
         if kind not in ("skipped", "gap"):
             return
         number = self._streams.number(str(notice.get("ch")), str(notice.get("S")))
+        position = self.positions.get(number)
         first, last = notice.get("from"), notice.get("to")
         reason = notice.get("reason") if kind == "gap" else None
         if number < 0:
-            self._refuse(number, 0, 0, "a stream that is none")
+            self._reject(number, 0, 0, "unknown stream")
         elif reason == "epoch" and first is None and last is None:
             self.positions[number] = None
         elif reason == "retention" and first is None and _is_seq(last):
-            self._begin_after(number, last)
+            # A gap of unknown size: the ticks before it are not retained.
+            if position is None:
+                self.positions[number] = last
+            else:
+                self._reject(number, 0, last, f"no beginning, although {position} is known")
         elif not (_is_seq(first) and _is_seq(last)) or first > last:
-            self._refuse(number, 0, 0, "a range that is none")
+            self._reject(number, 0, 0, "invalid range")
         elif kind == "skipped" and notice.get("n", last - first + 1) != last - first + 1:
-            self._refuse(number, first, last, f"n is {notice['n']}")
+            self._reject(number, first, last, f"n is {notice['n']}")
         else:
-            self._cover(kind, number, first, last)
+            self._add_range(kind, number, first, last)
 
-    def _begin_after(self, number: int, last: int) -> None:
-        """Begin a stream after a gap of unknown size: the ticks before it are not retained."""
-        position = self.positions.get(number)
-        if position is None:
-            self.positions[number] = last
-        else:
-            self._refuse(number, 0, last, f"{position} is known, so the gap has a beginning")
-
-    def _cover(self, kind: str, number: int, first: int, last: int) -> None:
+    def _add_range(self, kind: str, number: int, first: int, last: int) -> None:
         position = self.positions.get(number)
         if position is not None and first <= position:
-            self._refuse(number, first, last, f"{position} was accounted for already")
+            self._reject(number, first, last, f"{position} was accounted for already")
             return
         if position is not None and first > position + 1:
-            self._miss(number, position + 1, first - 1)
+            self._add_missing(number, position + 1, first - 1)
         self.positions[number] = last
         if kind == "gap":
-            self.gapped += last - first + 1
+            self.gap += last - first + 1
         else:
             self.skipped += last - first + 1
 
-    def _refuse(self, number: int, first: int, last: int, detail: str) -> None:
+    def _reject(self, number: int, first: int, last: int, detail: str) -> None:
         self.wrong_notices += 1
-        self._note(SequenceFault(FaultKind.NOTICE, number, first, last, detail))
-
-    # -- the end
+        self._add_fault(FaultKind.NOTICE, number, first, last, detail)
 
     def lags(self, ends: Mapping[int, int]) -> bool:
         """Return whether a stream is not yet accounted for up to its end."""
@@ -190,10 +186,7 @@ class SequenceChecker:
         for number, end in ends.items():
             position = self.positions.get(number) or 0
             if position < end:
-                self.missing += end - position
-                self._note(
-                    SequenceFault(FaultKind.MISSING, number, position + 1, end, "at the end")
-                )
+                self._add_missing(number, position + 1, end, "at the end")
                 self.positions[number] = end
 
 

@@ -1,4 +1,4 @@
-"""The load command against a server that makes one mistake in a million ticks."""
+"""The load command against servers that make mistakes, such as one in a million ticks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.clients.load.double import Double, Message, doubling, frame, tick
+from tests.clients.load.scripted_server import Message, ScriptedServer, frame, serving, tick
 
 CLIENTS, FRAMES, TICKS = 10, 200, 500
 PUBLISHED = CLIENTS * FRAMES * TICKS
-UNLUCKY, PLACE = 7, FRAMES * TICKS // 2 + 123
+AFFECTED, PLACE = 7, FRAMES * TICKS // 2 + 123
 
 
 def faulty(fault: str, messages: list[Message], place: int) -> list[Message]:
@@ -29,7 +29,7 @@ def faulty(fault: str, messages: list[Message], place: int) -> list[Message]:
     return [*before, other, one, *after]
 
 
-def script_of(fault: str) -> Double:
+def script_of(fault: str) -> ScriptedServer:
     whole = [
         [tick(number * TICKS + place + 1) for place in range(TICKS)] for number in range(FRAMES)
     ]
@@ -38,11 +38,11 @@ def script_of(fault: str) -> Double:
     bad = list(good)
     if fault:
         bad[number] = frame(*faulty(fault, whole[number], place))
-    return Double(lambda client: bad if client == UNLUCKY else good)
+    return ScriptedServer(lambda client: bad if client == AFFECTED else good)
 
 
-async def run(cli: Cli, fault: str, file: Path) -> tuple[int, dict[str, Any], str]:
-    async with doubling(script_of(fault)) as url:
+async def run_fault(cli: Cli, fault: str, file: Path) -> tuple[int, dict[str, Any], str]:
+    async with serving(script_of(fault)) as url:
         done = await cli.run(
             "load", url, "-s", "*", "-c", str(CLIENTS), "-d", "2s", "--warmup", "0",
             "--json", str(file),
@@ -54,7 +54,7 @@ async def run(cli: Cli, fault: str, file: Path) -> tuple[int, dict[str, Any], st
 async def test_one_mistake_in_a_million_is_found(cli: Cli, tmp_path: Path) -> None:
     faults = ("", "drop", "repeat", "swap")
     results = await asyncio.gather(
-        *(run(cli, fault, tmp_path / f"{fault}.json") for fault in faults)
+        *(run_fault(cli, fault, tmp_path / f"{fault}.json") for fault in faults)
     )
     by_fault = dict(zip(faults, results, strict=True))
     code, report, out = by_fault[""]
@@ -79,11 +79,13 @@ async def test_one_mistake_in_a_million_is_found(cli: Cli, tmp_path: Path) -> No
     assert "1 out of order" in out
 
 
-async def told(cli: Cli, double: Double, file: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    async with doubling(double) as url:
+async def run_short(
+    cli: Cli, server: ScriptedServer, file: Path, *options: str
+) -> tuple[int, dict[str, Any]]:
+    async with serving(server) as url:
         done = await cli.run(
             "load", url, "-s", "ES", "-c", "3", "-d", "400ms", "--warmup", "0",
-            "--json", str(file), *words,
+            "--json", str(file), *options,
         )  # fmt: skip
     return done.code, json.loads(file.read_bytes())
 
@@ -109,9 +111,9 @@ def rich_script(client: int) -> Sequence[bytes]:
     ]
 
 
-async def test_all_that_a_server_may_send(cli: Cli, tmp_path: Path) -> None:
-    double = Double(rich_script)
-    code, report = await told(cli, double, tmp_path / "a.json")
+async def test_ticks_notices_pings_and_fragments_are_accepted(cli: Cli, tmp_path: Path) -> None:
+    server = ScriptedServer(rich_script)
+    code, report = await run_short(cli, server, tmp_path / "a.json")
     assert code == 0, report["verdict"]
     accounts = report["accounts"]
     assert [accounts[name] for name in ("delivered", "merged", "skipped", "gap", "snapshots")] == [
@@ -119,38 +121,40 @@ async def test_all_that_a_server_may_send(cli: Cli, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert report["connections"]["granted"] == {"stamps": 3, "heartbeat_ms": 3}
     assert report["timeline"][0]["queue_max_bytes"] in (0, 4096)
-    for heard in double.heard:
-        assert (0xA, b"hi") in heard
-        assert heard[-1][0] == 8
+    for received in server.received:
+        assert (0xA, b"hi") in received
+        assert received[-1][0] == 8
 
 
-async def test_a_server_of_the_other_dialect(cli: Cli, tmp_path: Path) -> None:
-    double = Double(lambda client: [frame(tick(None), tick(None))], extended=False)
-    code, report = await told(cli, double, tmp_path / "a.json", "--conflate-ms", "100")
+async def test_server_of_alpacas_dialect(cli: Cli, tmp_path: Path) -> None:
+    server = ScriptedServer(lambda client: [frame(tick(None), tick(None))], extended=False)
+    code, report = await run_short(cli, server, tmp_path / "a.json", "--conflate-ms", "100")
     assert code == 0
     assert not report["accounts"]["checked"]
     assert report["accounts"]["unnumbered"] == 6
     assert any("carry no seq" in note for note in report["verdict"]["notes"])
-    (heard, *_) = double.heard
-    actions = [json.loads(payload)["action"] for opcode, payload in heard if opcode == 1]
+    (received, *_) = server.received
+    actions = [json.loads(payload)["action"] for opcode, payload in received if opcode == 1]
     assert actions == ["subscribe"]
 
 
 @pytest.mark.parametrize(
-    ("last_words", "code"), [(b"\x88\x02\x03\xf4", "1012"), (b"\x81\x85ABCDhello", "1002")]
+    ("last_bytes", "code"), [(b"\x88\x02\x03\xf4", "1012"), (b"\x81\x85ABCDhello", "1002")]
 )
-async def test_connections_that_the_server_ends_fail_the_run(
-    cli: Cli, tmp_path: Path, last_words: bytes, code: str
+async def test_connections_closed_by_the_server_fail_the_run(
+    cli: Cli, tmp_path: Path, last_bytes: bytes, code: str
 ) -> None:
-    double = Double(lambda client: [frame(tick(1)), last_words] if client else [frame(tick(1))])
-    exit_code, report = await told(cli, double, tmp_path / "a.json")
+    server = ScriptedServer(
+        lambda client: [frame(tick(1)), last_bytes] if client else [frame(tick(1))]
+    )
+    exit_code, report = await run_short(cli, server, tmp_path / "a.json")
     assert exit_code == 1
     assert report["connections"]["closes"] == {code: 2}
 
 
 @pytest.mark.parametrize("status", [403, 503])
-async def test_a_server_that_refuses(cli: Cli, status: int) -> None:
-    async with doubling(Double(lambda client: [], status=status)) as url:
+async def test_refused_handshake_ends_the_run(cli: Cli, status: int) -> None:
+    async with serving(ScriptedServer(lambda client: [], status=status)) as url:
         done = await cli.run("load", url, "-s", "ES", "-c", "5", "-d", "1s")
     assert done.code == 1
     assert done.err.splitlines()[-1] == f"tickcast: {url}: HTTP {status}"

@@ -1,4 +1,4 @@
-"""Tallies: every legal history is accepted, and every single fault in one is caught."""
+"""The sequence checker accepts every legal history, and catches every single fault in one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.load.payload import PayloadReader, StreamNumbers, Summary
-from clients.load.tally import FaultKind, SequenceChecker
+from clients.load.sequence import FaultKind, SequenceChecker
 from tests.builders import trade
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.times import Time
@@ -39,29 +39,29 @@ def gap(symbol: str, first: int | None, last: int | None, reason: str) -> Messag
 EPOCH = gap("A", None, None, "epoch")
 
 
-class Book:
-    """A tally that takes messages in their wire format."""
+class FrameChecker:
+    """A sequence checker that takes messages in their wire format."""
 
     def __init__(self, **bases: int) -> None:
         self.streams = StreamNumbers()
         self.reader = PayloadReader(Encoding.JSON, self.streams)
         numbered = {self.streams.number("trades", name): seq for name, seq in bases.items()}
-        self.tally = SequenceChecker(self.streams, numbered)
+        self.checker = SequenceChecker(self.streams, numbered)
 
-    def take(self, *frames: Sequence[Message]) -> SequenceChecker:
+    def add(self, *frames: Sequence[Message]) -> SequenceChecker:
         for frame in frames:
             content = self.reader.read(msgspec.json.encode(frame), shared=True)
             for part in [content] if isinstance(content, Summary) else content:
                 if isinstance(part, Summary):
-                    self.tally.add(part)
+                    self.checker.add_ticks(part)
                 else:
-                    self.tally.add_notice(part)
-        return self.tally
+                    self.checker.add_notice(part)
+        return self.checker
 
     def close(self, **ends: int) -> SequenceChecker:
         numbered = {self.streams.number("trades", name): seq for name, seq in ends.items()}
-        self.tally.close(numbered)
-        return self.tally
+        self.checker.close(numbered)
+        return self.checker
 
 
 @st.composite
@@ -100,14 +100,14 @@ def cut(draw: st.DrawFn, messages: list[Message]) -> list[list[Message]]:
 
 
 @given(st.data())
-def test_what_the_protocol_allows_is_accepted(data: st.DataObject) -> None:
+def test_legal_history_is_accepted(data: st.DataObject) -> None:
     bases, messages, ends = data.draw(histories())
-    book = Book(**bases)
-    book.take(*data.draw(cut(messages)))
-    tally = book.close(**ends)
-    assert tally.unexplained == 0, tally.faults
+    client = FrameChecker(**bases)
+    client.add(*data.draw(cut(messages)))
+    checker = client.close(**ends)
+    assert checker.unexplained == 0, checker.faults
     published = sum(ends.values()) - sum(bases.values())
-    assert tally.delivered + tally.merged + tally.skipped + tally.gapped == published
+    assert checker.delivered + checker.merged + checker.skipped + checker.gap == published
 
 
 def live(messages: list[Message]) -> list[int]:
@@ -120,9 +120,9 @@ def test_any_message_left_out_is_caught(data: st.DataObject) -> None:
     bases, messages, ends = data.draw(histories())
     if places := live(messages):
         messages.pop(data.draw(st.sampled_from(places)))
-        book = Book(**bases)
-        book.take(*data.draw(cut(messages)))
-        assert book.close(**ends).missing > 0
+        client = FrameChecker(**bases)
+        client.add(*data.draw(cut(messages)))
+        assert client.close(**ends).missing > 0
 
 
 @given(st.data())
@@ -132,9 +132,9 @@ def test_any_message_sent_twice_is_caught(data: st.DataObject) -> None:
         place = data.draw(st.sampled_from(places))
         later = data.draw(st.integers(place, len(messages)))
         messages.insert(later, messages[place])
-        book = Book(**bases)
-        book.take(*data.draw(cut(messages)))
-        assert book.close(**ends).unexplained > 0
+        client = FrameChecker(**bases)
+        client.add(*data.draw(cut(messages)))
+        assert client.close(**ends).unexplained > 0
 
 
 @given(st.data())
@@ -150,33 +150,34 @@ def test_any_two_messages_of_a_stream_swapped_are_caught(data: st.DataObject) ->
     if pairs:
         one, other = data.draw(st.sampled_from(pairs))
         messages[one], messages[other] = messages[other], messages[one]
-        book = Book(**bases)
-        book.take(*data.draw(cut(messages)))
-        assert book.close(**ends).unexplained > 0
+        client = FrameChecker(**bases)
+        client.add(*data.draw(cut(messages)))
+        assert client.close(**ends).unexplained > 0
 
 
-def test_what_is_wrong_is_told_apart() -> None:
-    book = Book(A=0)
-    tally = book.take([tick("A", 1), tick("A", 3)], [tick("A", 2)], [tick("A", 3)], [tick("A", 6)])
-    assert (tally.missing, tally.reordered, tally.repeated) == (2, 1, 1)
-    kinds = [(fault.kind, fault.first, fault.last) for fault in tally.faults]
+def test_kinds_of_faults_are_distinguished() -> None:
+    checker = FrameChecker(A=0).add(
+        [tick("A", 1), tick("A", 3)], [tick("A", 2)], [tick("A", 3)], [tick("A", 6)]
+    )
+    assert (checker.missing, checker.reordered, checker.repeated) == (2, 1, 1)
+    kinds = [(fault.kind, fault.first, fault.last) for fault in checker.faults]
     assert kinds == [
         (FaultKind.MISSING, 2, 2), (FaultKind.REORDERED, 2, 2),
         (FaultKind.REPEATED, 3, 3), (FaultKind.MISSING, 4, 5),
     ]  # fmt: skip
 
 
-def test_a_stream_may_begin_anywhere_unless_it_is_known_where() -> None:
-    assert Book().take([tick("A", 7), tick("A", 8)]).unexplained == 0
-    assert Book(A=5).take([tick("A", 7), tick("A", 8)]).missing == 1
-    assert Book(A=7).take([tick("A", 7), tick("A", 8)]).repeated == 1
-    assert Book().take([tick("A", 7, snap=True)], [tick("A", 9)]).missing == 1
+def test_stream_begins_anywhere_unless_its_position_is_known() -> None:
+    assert FrameChecker().add([tick("A", 7), tick("A", 8)]).unexplained == 0
+    assert FrameChecker(A=5).add([tick("A", 7), tick("A", 8)]).missing == 1
+    assert FrameChecker(A=7).add([tick("A", 7), tick("A", 8)]).repeated == 1
+    assert FrameChecker().add([tick("A", 7, snap=True)], [tick("A", 9)]).missing == 1
 
 
 def test_merged_ticks_must_add_up() -> None:
-    assert Book(A=0).take([tick("A", 4, cf=3)]).unexplained == 0
-    assert Book(A=0).take([tick("A", 4, cf=2)]).missing == 1
-    assert Book(A=1).take([tick("A", 4, cf=3)]).repeated == 1
+    assert FrameChecker(A=0).add([tick("A", 4, cf=3)]).unexplained == 0
+    assert FrameChecker(A=0).add([tick("A", 4, cf=2)]).missing == 1
+    assert FrameChecker(A=1).add([tick("A", 4, cf=3)]).repeated == 1
 
 
 @pytest.mark.parametrize(
@@ -195,37 +196,42 @@ def test_merged_ticks_must_add_up() -> None:
         {"T": "gap", "ch": "news", "S": "A", "from": None, "to": None, "reason": "epoch"},
     ],
 )
-def test_notices_that_do_not_fit(bad: Message) -> None:
-    assert Book(A=0).take([tick("A", 1)], [bad]).wrong_notices == 1
+def test_contradictory_notices_are_counted(bad: Message) -> None:
+    assert FrameChecker(A=0).add([tick("A", 1)], [bad]).wrong_notices == 1
 
 
-def test_a_new_epoch_begins_anew() -> None:
-    assert Book(A=0).take([tick("A", 1), tick("A", 2)], [EPOCH], [tick("A", 1)]).unexplained == 0
-    assert Book(A=0).take([tick("A", 1), tick("A", 2)], [tick("A", 1)]).repeated == 1
+def test_new_epoch_restarts_the_numbering() -> None:
+    assert (
+        FrameChecker(A=0).add([tick("A", 1), tick("A", 2)], [EPOCH], [tick("A", 1)]).unexplained
+        == 0
+    )
+    assert FrameChecker(A=0).add([tick("A", 1), tick("A", 2)], [tick("A", 1)]).repeated == 1
 
 
-def test_a_new_epoch_may_begin_with_a_snapshot_or_a_gap() -> None:
+def test_new_epoch_begins_with_a_snapshot_or_a_gap() -> None:
     for begin in (tick("A", 7, snap=True), gap("A", 1, 7, "broker")):
-        tally = Book(A=0).take([tick("A", 9)], [EPOCH], [begin], [tick("A", 8), tick("A", 10)])
-        assert [fault.first for fault in tally.faults] == [1, 9]
+        checker = FrameChecker(A=0).add(
+            [tick("A", 9)], [EPOCH], [begin], [tick("A", 8), tick("A", 10)]
+        )
+        assert [fault.first for fault in checker.faults] == [1, 9]
 
 
-def test_the_past_may_begin_with_a_gap_of_unknown_length() -> None:
+def test_history_begins_with_a_gap_of_unknown_length() -> None:
     begin = gap("A", None, 7, "retention")
-    assert Book().take([begin], [tick("A", 8)]).unexplained == 0
-    assert Book().take([begin], [tick("A", 9)]).missing == 1
-    assert Book().take([begin], [tick("A", 7)]).repeated == 1
-    assert Book(A=3).take([EPOCH], [begin], [tick("A", 8)]).unexplained == 0
-    assert Book().take([begin]).gapped == 0
+    assert FrameChecker().add([begin], [tick("A", 8)]).unexplained == 0
+    assert FrameChecker().add([begin], [tick("A", 9)]).missing == 1
+    assert FrameChecker().add([begin], [tick("A", 7)]).repeated == 1
+    assert FrameChecker(A=3).add([EPOCH], [begin], [tick("A", 8)]).unexplained == 0
+    assert FrameChecker().add([begin]).gap == 0
 
 
 def test_ticks_without_numbers_are_counted() -> None:
-    tally = Book().take([tick("A", None), tick("A", None)])
-    assert (tally.delivered, tally.unnumbered, tally.unexplained) == (2, 2, 0)
+    checker = FrameChecker().add([tick("A", None), tick("A", None)])
+    assert (checker.delivered, checker.unnumbered, checker.unexplained) == (2, 2, 0)
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_times_are_read_to_the_nanosecond(encoding: Encoding) -> None:
+def test_times_are_exact_to_the_nanosecond(encoding: Encoding) -> None:
     reader = PayloadReader(encoding, StreamNumbers())
     for ns in (1_378_054_800_083_000_001, 1_378_054_800_000_000_000, 1, -5):
         one = trade(time=Time(ns), seq=1)

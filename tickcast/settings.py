@@ -52,7 +52,7 @@ _SERVICE_ADDRESS: Final = re.compile(r"(?:tcp|udp|sctp)://")
 """Beginning of the value of `…_PORT` if it is such a variable."""
 _LABEL: Final = re.compile(r"(?:IMAGE|VERSION|TAG|REVISION|COMMIT|BUILD|RELEASE|DIGEST)(?:_\w+)?")
 """Variables, without the prefix, in which container images describe themselves."""
-_SECRETS: Final = frozenset(("metrics_token", "redis_url"))
+SECRETS: Final = frozenset(("metrics_token", "redis_url"))
 """Settings that are never shown. The Redis URL may contain a password."""
 
 logger = logging.getLogger("tickcast.settings")
@@ -193,7 +193,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [
-            (name, "…" if name in _SECRETS and value is not None else value)
+            (name, "…" if name in SECRETS and value is not None else value)
             for name, value in msgspec.structs.asdict(self).items()
         ]
 
@@ -221,6 +221,19 @@ def load_settings(
     Raises:
         InvalidSettings: a key is unknown, a value is empty or out of range, or the file can't be
             read.
+    """
+    settings, _ = load_with_sources(config, environment, **overrides)
+    return settings
+
+
+def load_with_sources(
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    **overrides: object,
+) -> tuple[Settings, dict[str, str]]:
+    """Load settings like `load_settings`, and return where each value that is set comes from.
+
+    The source is the path of the file, the name of the variable, or "" for an override.
     """
     given = _read_toml(config) if config else {}
     given.update(_read_environment(os.environ if environment is None else environment))
@@ -251,7 +264,7 @@ def load_settings(
     for fault in _faults(settings):
         raise InvalidSettings(fault)
     _ = settings.metrics_address  # Refuses a malformed one.
-    return settings
+    return settings, {name: source for name, (_, source) in given.items()}
 
 
 class _Given(NamedTuple):

@@ -36,6 +36,8 @@ _MODULES: Final = {
     "tape": "producers.commands.tape",
     "load": "clients.commands.load",
     "keys": "feed.commands.keys",
+    "config": "tickcast.commands.config",
+    "completion": "tickcast.commands.completion",
     "acl": "feed.commands.acl",
 }
 """The module of each command, in the order of `tickcast --help`."""

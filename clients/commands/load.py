@@ -16,6 +16,7 @@ import msgspec
 from msgspec.structs import replace
 from rich.console import Console
 
+from clients.commands.connecting import ca_option, read_token
 from clients.load.addresses import feed_of, fetch_symbols, parse_url
 from clients.load.html import to_html
 from clients.load.plan import Plan, pool_names
@@ -27,15 +28,8 @@ from clients.load.text import ProgressLine, print_report
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import find_store
 from tickcast.broker.store import Store
-from tickcast.commands.options import (
-    ca_option,
-    config_option,
-    open_publisher,
-    read_token,
-    redis_option,
-    run_server_loop,
-)
-from tickcast.commands.parameters import DurationParameter, PerSecondParameter, ShareParameter
+from tickcast.commands.options import DURATION, RATE_PER_SECOND, SHARE, config_option, redis_option
+from tickcast.commands.running import open_publisher, run_server_loop
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import stop_signals
 from tickcast.wire.encoding import Encoding
@@ -61,11 +55,11 @@ _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)")
               help="Comma-separated: " + ", ".join(CHANNELS))  # fmt: skip
 @click.option("--encoding", "-e", type=click.Choice([each.value for each in Encoding]),
               default="json", show_default=True)  # fmt: skip
-@click.option("--duration", "-d", "duration_s", type=DurationParameter(), default="30s",
+@click.option("--duration", "-d", "duration_s", type=DURATION, default="30s",
               show_default=True, help="How long to measure.")  # fmt: skip
-@click.option("--warmup", "warmup_s", type=DurationParameter(), default="1s", show_default=True,
+@click.option("--warmup", "warmup_s", type=DURATION, default="1s", show_default=True,
               help="How long to receive ticks before that.")  # fmt: skip
-@click.option("--publish-rate", "-r", "publish_ticks_per_s", type=PerSecondParameter(),
+@click.option("--publish-rate", "-r", "publish_ticks_per_s", type=RATE_PER_SECOND,
               help="Ticks to publish a second; without it, measure the existing flow.")  # fmt: skip
 @click.option("--burst", "burst_ticks", type=click.IntRange(1, 10_000), default=1,
               show_default=True, help="Ticks to publish at a time.")  # fmt: skip
@@ -75,19 +69,19 @@ _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)")
     "--pool-prefix", default="LOAD", show_default=True, help="What their names begin with."
 )
 @click.option("--feed", help="Feed to publish into.  [default: the URL's]")
-@click.option("--slow", "slow_share", type=ShareParameter(), default="0%", show_default=True,
+@click.option("--slow", "slow_share", type=SHARE, default="0%", show_default=True,
               help="Share of connections that stop reading repeatedly.")  # fmt: skip
-@click.option("--stall", "stall_s", type=DurationParameter(), default="2s", show_default=True,
+@click.option("--stall", "stall_s", type=DURATION, default="2s", show_default=True,
               help="How long slow connections stop.")  # fmt: skip
-@click.option("--read", "read_s", type=DurationParameter(), default="1s", show_default=True,
+@click.option("--read", "read_s", type=DURATION, default="1s", show_default=True,
               help="How long they read in between.")  # fmt: skip
 @click.option("--slow-policy", type=click.Choice(["conflate", "skip", "close"]),
               help="Request this from the server.")  # fmt: skip
 @click.option("--conflate-ms", type=click.IntRange(0, 60_000),
               help="Request this from the server.")  # fmt: skip
-@click.option("--churn", "churn_per_s", type=PerSecondParameter(), metavar="N/S",
+@click.option("--churn", "churn_per_s", type=RATE_PER_SECOND, metavar="N/S",
               help="Connections to replace a second.")  # fmt: skip
-@click.option("--ramp", "ramp_per_s", type=PerSecondParameter(), default="500/s", show_default=True,
+@click.option("--ramp", "ramp_per_s", type=RATE_PER_SECOND, default="500/s", show_default=True,
               metavar="N/S", help="Connections to open in a second.")  # fmt: skip
 @click.option("--processes", "-p", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Processes that share the connections.")  # fmt: skip
@@ -106,7 +100,7 @@ _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t -~]*)")
 @click.option("--token-file", metavar="FILE", callback=read_token,
               help="Log in with the token or the API key's secret in this file.")  # fmt: skip
 @ca_option
-@click.option("--timeout", "timeout_s", type=DurationParameter(), default="10s", show_default=True,
+@click.option("--timeout", "timeout_s", type=DURATION, default="10s", show_default=True,
               help="Longest wait for a connection, and for the last ticks.")  # fmt: skip
 @click.option("--report", "report_file", type=click.Path(dir_okay=False, path_type=Path),
               help="Write the report as one HTML page.")  # fmt: skip

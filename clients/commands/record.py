@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from clients.commands.connecting import ca_option, token_hint, token_option
 from clients.load.addresses import feed_of
 from clients.recorder.record import SLOW, Recorder, Rotation, positions_of
 from clients.terminal.tables import format_age
 from tickcast.client.accounts import Gap, Position, describe_gap
 from tickcast.client.stream import Stream, connect
-from tickcast.commands.hints import token_hint
-from tickcast.commands.options import ca_option, counted, run, token_option
-from tickcast.commands.parameters import DurationParameter
+from tickcast.commands.options import DURATION
+from tickcast.commands.running import counted, run
 from tickcast.tapes.library import RecordingDirectory
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed, InvalidSettings, RecordingFailed
@@ -48,7 +48,7 @@ class Rotate(click.ParamType[Rotation]):
         if match := re.fullmatch(r"(\d{1,9})(KB|MB|GB)", text):
             rotation = Rotation(after_bytes=int(match[1]) * _SIZES[match[2]])
         else:
-            rotation = Rotation(after_s=DurationParameter().convert(text, param, ctx))
+            rotation = Rotation(after_s=DURATION.convert(text, param, ctx))
         if not (rotation.after_s or rotation.after_bytes):
             self.fail(f"{text!a} is neither a time such as 1h nor a size such as 1GB", param, ctx)
         return rotation
@@ -66,7 +66,7 @@ class Rotate(click.ParamType[Rotation]):
               metavar="FOLDER", help="Where the tapes go; one recorder to a folder.")  # fmt: skip
 @click.option("--rotate", type=Rotate(), metavar="TIME|SIZE",
               help="Begin another tape after so long, 1h, or so much, 1GB.")  # fmt: skip
-@click.option("--flush", "flush_s", type=DurationParameter(), default="1s", show_default=True,
+@click.option("--flush", "flush_s", type=DURATION, default="1s", show_default=True,
               help="What is received is on the disk after so long.")  # fmt: skip
 @click.option("--slow", type=click.Choice(["close", "skip", "conflate"]), default=SLOW,
               show_default=True, help="What the server is to do when it is faster.")  # fmt: skip
@@ -75,7 +75,7 @@ class Rotate(click.ParamType[Rotation]):
 @ca_option
 @token_option
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
-@click.option("--duration", "duration_s", type=DurationParameter(), help="Stop after so long.")
+@click.option("--duration", "duration_s", type=DURATION, help="Stop after so long.")
 def record(
     url: str,
     trades: tuple[str, ...],

@@ -7,27 +7,32 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
-from functools import partial
+from contextlib import suppress
 from typing import Final
 
 import click
 
+from clients.commands.connecting import (
+    Connect,
+    ca_option,
+    check_channel,
+    check_symbol,
+    connector,
+    token_hint,
+    token_option,
+)
 from clients.terminal.board import Board, ConnectionStatus
 from clients.terminal.candles import Candles
 from clients.terminal.view import Page, ViewRequest
 from tickcast.client.accounts import Gap, describe_gap, summarize
 from tickcast.client.messages import Refused
-from tickcast.client.stream import Stream, connect
-from tickcast.commands.hints import token_hint
-from tickcast.commands.options import ca_option, run, token_option
+from tickcast.client.stream import Stream
+from tickcast.commands.running import run
 from tickcast.commands.standard_streams import output_is_gone
 from tickcast.commands.terminal import Screen, full_screen, keys_pressed
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding, encode
-from tickcast.wire.errors import InvalidSettings, TickcastError
-from tickcast.wire.subscriptions import is_pattern
+from tickcast.wire.errors import TickcastError
 from tickcast.wire.ticks import CHANNELS
 from tickcast.wire.times import Time
 
@@ -45,9 +50,6 @@ _CHART_DELAY_S: Final = 0.1
 _KEYS_MAX: Final = 100
 # The number of waiting ticks is shown from here on. Fewer are normal.
 _WAITING_SHOWN: Final = 2_000
-
-# Opens another connection to the same server, as the same user.
-_Connect = Callable[..., AbstractAsyncContextManager[Stream]]
 
 
 @click.command()
@@ -81,22 +83,17 @@ def watch(
     one line of JSON, to pipe into other programs. With --audit, gaps are reported on stderr, with a
     summary at the end.
     """
-    if not url.startswith(("ws://", "wss://")):
-        raise InvalidSettings(f"--url: {url!a} does not begin with ws:// or wss://")
+    connect = connector(url, ca_file, token)
     for symbol in symbols:
-        if not is_pattern(symbol):
-            raise InvalidSettings(f"{symbol!a} is not a valid symbol")
+        check_symbol(symbol)
     requested = {name.strip(): list(symbols) for name in channels.split(",")}
     for channel in requested:
-        if channel not in CHANNELS:
-            raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
-    headers = {"Authorization": f"Bearer {token}"} if token else None
-    connect_again = partial(connect, url, headers=headers, tls=ca_file)
-    run(_watch(connect_again, url, Encoding(encoding), requested, audit, token, limit))
+        check_channel(channel, "--channels")
+    run(_watch(connect, url, Encoding(encoding), requested, audit, token, limit))
 
 
 async def _watch(
-    connect_again: _Connect,
+    connect: Connect,
     url: str,
     encoding: Encoding,
     requested: dict[str, list[str]],
@@ -106,14 +103,14 @@ async def _watch(
 ) -> None:
     is_terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     on_gap = _print_gap if audit and not is_terminal else None
-    async with connect_again(encoding=encoding, on_gap=on_gap) as stream:
+    async with connect(encoding=encoding, on_gap=on_gap) as stream:
         with token_hint(token):
             await stream.subscribe(requested, snapshot=not audit)
         try:
             if is_terminal:
                 board = Board(Page.AUDIT if audit else Page.TABLE)
                 with full_screen() as screen:
-                    await _Viewer(stream, connect_again, url, board, screen).show(limit)
+                    await _Viewer(stream, connect, url, board, screen).show(limit)
             else:
                 await _print_lines(stream, limit)
         except asyncio.CancelledError:
@@ -148,10 +145,10 @@ class _Viewer:
     """Passes ticks and keys to a board, and draws its frames."""
 
     def __init__(
-        self, stream: Stream, connect_again: _Connect, url: str, board: Board, screen: Screen
+        self, stream: Stream, connect: Connect, url: str, board: Board, screen: Screen
     ) -> None:
         self._stream = stream
-        self._connect_again = connect_again
+        self._connect = connect
         self._url = url
         self._board = board
         self._screen = screen
@@ -222,7 +219,7 @@ class _Viewer:
         row = self._board.market.rows.get(candles.symbol)
         start = candles.history_from(row.time if row else Time.now())
         try:
-            async with self._connect_again(encoding=self._stream.encoding) as stream:
+            async with self._connect(encoding=self._stream.encoding) as stream:
                 try:
                     await stream.subscribe(trades=[candles.symbol], start=int(start))
                 except Refused as error:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import click
 
 from tickcast.broker.acl import aclfile
-from tickcast.commands.options import check_feeds
+from tickcast.commands.options import check_feed
+
+
+def _check_feeds(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(check_feed(context, parameter, value) for value in values))
 
 
 @click.command()
-@click.option("--feed", "feeds", multiple=True, callback=check_feeds,
+@click.option("--feed", "feeds", multiple=True, callback=_check_feeds,
               help="Only this feed, with a publisher of its own; repeatable.")  # fmt: skip
 @click.option("--database", type=click.IntRange(min=0), default=0, show_default=True,
               help="The number behind the host in the Redis's URL.")  # fmt: skip

@@ -20,8 +20,8 @@ from feed.server.running import CannotListen, address_of, bind_all
 from feed.transport.tls import Certificate, certificate_of
 from tickcast.broker.embedded import prepare_directory, provided_store
 from tickcast.commands import command_module
-from tickcast.commands.options import config_option, run_server_loop, set_up_logging
-from tickcast.commands.parameters import RateParameter
+from tickcast.commands.options import RATE, config_option
+from tickcast.commands.running import run_server_loop, set_up_logging
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import OutageLog, cancel_and_wait
 from tickcast.wire.errors import InvalidSettings, LeaseHeld, TickcastError
@@ -37,7 +37,7 @@ _TIMEFRAMES: Final[tuple[Timeframe, ...]] = ("1s", "5s", "1m")
 @click.command()
 @click.option("--port", type=int, help="Port to try first.  [default: 8000]")
 @click.option("--symbols", type=click.IntRange(1, 1000), default=20, show_default=True)
-@click.option("--rate", type=RateParameter(), default=200, show_default=True,
+@click.option("--rate", type=RATE, default=200, show_default=True,
               help="Ticks per second, over all symbols.")  # fmt: skip
 @click.option("--tls", "self_signed", is_flag=True,
               help="Serve https and wss, with a self-signed certificate.")  # fmt: skip

@@ -15,7 +15,7 @@ from feed.access.entitlements import ANY, Entitlements
 from feed.access.keyfile import KeyFile, add_key, revoke_key
 from feed.access.keyring import NAME_MAX, Key
 from feed.access.secrets import hash_secret, make_key_id, make_secret
-from tickcast.commands.parameters import SpanParameter
+from tickcast.commands.options import LIFETIME
 from tickcast.settings import load_settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,7 +46,7 @@ def keys() -> None:
 @click.option("--channels", default=ANY, help="trades, quotes, bars, …; * is any.  [default: *]")
 @click.option("--symbols", default=ANY, help="Symbols and prefixes such as BTC-*.  [default: *]")
 @click.option("--max-connections", type=click.IntRange(min=1), help="At a time.  [default: any]")
-@click.option("--expires", type=SpanParameter(), help="After so long: 90d, 12h.  [default: never]")
+@click.option("--expires", type=LIFETIME, help="After so long: 90d, 12h.  [default: never]")
 @_file_option
 def add(
     name: str,

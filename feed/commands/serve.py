@@ -15,13 +15,8 @@ from feed.server.running import CannotListen, address_of, bind, bind_all, raise_
 from feed.server.running import serve as run_server
 from feed.transport.tls import Certificate, certificate_of
 from tickcast.broker.embedded import provided_store
-from tickcast.commands.options import (
-    config_option,
-    redis_option,
-    refuse_unsuitable,
-    run_server_loop,
-    set_up_logging,
-)
+from tickcast.commands.options import config_option, redis_option
+from tickcast.commands.running import refuse_unsuitable, run_server_loop, set_up_logging
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.errors import InvalidSettings
 

@@ -12,15 +12,8 @@ from producers.bars.bar_maker import BarMaker
 from producers.bars.bars import Bars
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import find_store
-from tickcast.commands.options import (
-    config_option,
-    feed_option,
-    open_publisher,
-    redis_option,
-    run,
-    set_up_logging,
-)
-from tickcast.commands.parameters import DurationParameter
+from tickcast.commands.options import DURATION, config_option, feed_option, redis_option
+from tickcast.commands.running import open_publisher, run, set_up_logging
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.subscriptions import is_pattern
 from tickcast.wire.ticks import Timeframe
@@ -57,7 +50,7 @@ def _check_patterns(
 @click.command()
 @click.option("--timeframes", type=Timeframes(), default="1s,1m", show_default=True,
               help="Of 1s, 5s, 1m, 5m, 1h, 1d, with commas between.")  # fmt: skip
-@click.option("--lateness", type=DurationParameter(),
+@click.option("--lateness", type=DURATION,
               help="How much later than a newer one a trade may come.  [default: 2s]")  # fmt: skip
 @click.option("--fill/--no-fill", help="Bars without trades, for symbols that are quiet.")
 @click.option("--symbols", multiple=True, metavar="PATTERN", default=["*"], show_default=True,

@@ -14,15 +14,8 @@ import click
 
 from producers.recordings.files import unpacking_of
 from producers.recordings.json_lines import LINE_MAX, LineSplitter, Utf8, parse_line
-from tickcast.commands.options import (
-    BadLines,
-    config_option,
-    counted,
-    feed_option,
-    open_publisher,
-    redis_option,
-    run,
-)
+from tickcast.commands.options import config_option, feed_option, redis_option
+from tickcast.commands.running import BadLines, counted, open_publisher, run
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.errors import InvalidTick
 from tickcast.wire.ticks import Tick

@@ -23,16 +23,15 @@ from producers.simulation.merging import Chosen, Limited, Merged, parse_patterns
 from producers.simulation.replay import Replay, ReplayOrder
 from tickcast.broker.replays import ReplayControl
 from tickcast.commands.options import (
-    BadLines,
+    POSITION,
+    RATE,
+    SPEED,
     config_option,
-    counted,
     feed_option,
-    open_client,
-    open_publisher,
     redis_option,
-    run,
+    time_of,
 )
-from tickcast.commands.parameters import RateParameter, RecordingPoint, SpeedParameter, placed
+from tickcast.commands.running import BadLines, counted, open_client, open_publisher, run
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.playback import Player, TickSource
@@ -46,17 +45,17 @@ _SCAN_SHOWN_S: Final = 0.5
                 type=click.Path(exists=True, dir_okay=False, path_type=Path))  # fmt: skip
 @row_options
 @click.option("--symbols", metavar="SYMBOL,…", help="Only these; BTC-* is a prefix.")
-@click.option("--speed", type=SpeedParameter(), default="1", show_default=True,
+@click.option("--speed", type=SPEED, default="1", show_default=True,
               metavar="FACTOR|max", help="How many times as fast as it happened.")  # fmt: skip
-@click.option("--from", "start", type=RecordingPoint(), metavar="TIME",
+@click.option("--from", "start", type=POSITION, metavar="TIME",
               help="Begin there: 2013-09-02T13:00:00Z, +10m after the beginning, -1h before the"
                    " end.")  # fmt: skip
-@click.option("--to", "end", type=RecordingPoint(), metavar="TIME", help="End there.")
+@click.option("--to", "end", type=POSITION, metavar="TIME", help="End there.")
 @click.option("--loop", is_flag=True, help="Begin again at the end.")
 @click.option("--stay", is_flag=True, help="Stay at the end, to be sent back.")
 @click.option("--retime", type=click.Choice(["now"]),
               help="Give ticks the time at which they are due in place of their own.")  # fmt: skip
-@click.option("--max-rate", type=RateParameter(), metavar="TICKS",
+@click.option("--max-rate", type=RATE, metavar="TICKS",
               help="At most that many ticks per second, evenly.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
 @click.option("--overwrite", is_flag=True,
@@ -168,8 +167,8 @@ def _deck(
             source,
             time.monotonic(),
             speed=speed,
-            start=placed(start, source.first, source.last),
-            end=placed(end, source.first, source.last),
+            start=time_of(start, source.first, source.last),
+            end=time_of(end, source.first, source.last),
             loop=loop,
         )
     except ValueError as error:

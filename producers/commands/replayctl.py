@@ -9,7 +9,8 @@ import click
 
 from producers.commands.replay_screen import words_of
 from tickcast.broker.replays import steer
-from tickcast.commands.options import config_option, feed_option, open_client, redis_option, run
+from tickcast.commands.options import config_option, feed_option, redis_option
+from tickcast.commands.running import open_client, run
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.playback import STEPS_MAX, ReplayState, parse_speed, resolve_time

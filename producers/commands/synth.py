@@ -10,15 +10,15 @@ import click
 from producers.simulation.pacing import Pacer, play
 from producers.simulation.scenarios import SCENARIOS, play_out
 from producers.simulation.synthetic import generate, symbol_names
-from tickcast.commands.options import config_option, feed_option, open_publisher, redis_option, run
-from tickcast.commands.parameters import RateParameter
+from tickcast.commands.options import RATE, config_option, feed_option, redis_option
+from tickcast.commands.running import open_publisher, run
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.times import Time
 
 
 @click.command()
 @click.option("--symbols", type=click.IntRange(1, 10_000), default=20, show_default=True)
-@click.option("--rate", type=RateParameter(), default=200, show_default=True,
+@click.option("--rate", type=RATE, default=200, show_default=True,
               help="Ticks per second on average, over all symbols.")  # fmt: skip
 @click.option("--seed", type=int, default=7, show_default=True,
               help="The same seed gives the same ticks.")  # fmt: skip

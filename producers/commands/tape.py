@@ -13,8 +13,8 @@ import click
 
 from producers.commands.rows import Rows, row_options, show_notes
 from producers.recordings.sources import open_recording
-from tickcast.commands.options import BadLines, check_feed, counted
-from tickcast.commands.parameters import RecordingPoint, placed
+from tickcast.commands.options import POSITION, check_feed, time_of
+from tickcast.commands.running import BadLines, counted
 from tickcast.tapes.editing import cut, merge
 from tickcast.tapes.export import export
 from tickcast.tapes.manifest import (
@@ -166,10 +166,10 @@ def _line_of(path: Path, verdict: TapeReport, faults: list[str]) -> str:
 @tape.command("cut")
 @_file
 @_out
-@click.option("--from", "begin", type=RecordingPoint(), metavar="TIME",
+@click.option("--from", "begin", type=POSITION, metavar="TIME",
               help="Ticks from this time on: 2013-09-02T13:00:00Z, +10m after the beginning, -1h"
               " before the end,")  # fmt: skip
-@click.option("--to", "end", type=RecordingPoint(), metavar="TIME", help="and before this one.")
+@click.option("--to", "end", type=POSITION, metavar="TIME", help="and before this one.")
 @click.option("--symbols", metavar="SYMBOLS", help="Of these alone: 'ES,BTC-*'.")
 @click.option("--channels", metavar="CHANNELS", help="Of these alone: trades,bars:5s.")
 def cut_(
@@ -180,7 +180,7 @@ def cut_(
     source = Tape.open(file)
     coverage = coverage_of(symbols, channels)
     try:
-        begin_at, end_at = (placed(each, source.first, source.last) for each in (begin, end))
+        begin_at, end_at = (time_of(each, source.first, source.last) for each in (begin, end))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     with new_tape(out, source.manifest.feed, source.id) as writer:

@@ -70,7 +70,7 @@ async def test_killed_and_started_again_it_sends_each_bar_once(cli: Cli) -> None
     [
         (["--timeframes", "1s,"], "Invalid value for '--timeframes': '' is none of 1s, 5s,"),
         (["--timeframes", "1s,2s"], "Invalid value for '--timeframes': '2s' is none of 1s, 5s,"),
-        (["--lateness", "x"], "Invalid value for '--lateness': 'x' is no time such as"),
+        (["--lateness", "x"], "Invalid value for '--lateness': 'x' is not a duration such as"),
         (["--lateness", "2h"], "bars_lateness_s: Expected `float` <= 3600.0"),
         (["--symbols", "A B"], "Invalid value for '--symbols': 'A B' is neither a symbol nor"),
     ],

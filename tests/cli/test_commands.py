@@ -37,7 +37,7 @@ from tests.cli.conftest import Cli, Shell
         (["watch"], 2, "Missing argument 'SYMBOL…'."),
         (["watch", "A B"], 2, "'A B' is not a valid symbol"),
         (["watch", "A", "--channels", "news"], 2, "--channels: 'news' is none of trades,"),
-        (["watch", "A", "--url", "http://x"], 2, "--url: 'http://x' does not begin with ws://"),
+        (["watch", "A", "--url", "http://x"], 2, "'http://x' does not begin with ws://"),
         (["serve", "--port", "0", "--redis", "redis://["], 2, "redis_url: "),
         (["watch", "A", "--url", "ws://["], 1, "ws://[: "),
         (["watch", "A", "--url", "ws://127.0.0.1:1/stream"], 1, "ws://127.0.0.1:1/stream: "),

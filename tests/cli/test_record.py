@@ -21,7 +21,7 @@ from tickcast.tapes import Tape, TapeLibrary
         (["ws://x/stream", "--trades", "A B"], 2, "'A B' is no symbol"),
         (["ws://x/stream", "--channel", "news=A"], 2, "--channel: 'news' is none of trades,"),
         (["ws://x/stream", "--rotate", "0GB"], 2, "Invalid value for '--rotate': '0GB' is neither"),
-        (["ws://x/stream", "--rotate", "x"], 2, "Invalid value for '--rotate': 'x' is no time"),
+        (["ws://x/stream", "--rotate", "x"], 2, "Invalid value for '--rotate': 'x' is not a"),
         (["ws://127.0.0.1:1/stream", "--trades", "A"], 1, "ws://127.0.0.1:1/stream: "),
     ],
 )

@@ -1,111 +1,119 @@
-"""Code that several commands share: options, settings, logging, and running the event loop."""
+"""Options that several commands have, and the types of their values."""
 
 from __future__ import annotations
 
-import asyncio
-import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+import math
+import re
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import click
-import uvloop
-from redis.asyncio import Redis
 
-from tickcast import logs
-from tickcast.broker.client import check_version, make_client
-from tickcast.broker.embedded import find_store
-from tickcast.broker.preflight import rehearse
-from tickcast.broker.publish_buffer import DroppedTicks
-from tickcast.broker.publisher import FeedPublisher
-from tickcast.commands.standard_streams import logged_on_stderr
-from tickcast.settings import Settings
-from tickcast.tasks import cancel_and_wait, stop_signals
-from tickcast.wire.errors import (
-    BrokerUnavailable,
-    BrokerUntrusted,
-    InvalidTick,
-    TickcastError,
-)
-from tickcast.wire.ticks import DEFAULT_FEED, StreamKey, is_feed_name
+from tickcast.wire.playback import parse_speed, resolve_time
+from tickcast.wire.ticks import DEFAULT_FEED, is_feed_name
+from tickcast.wire.times import Time
 
-Command = TypeVar("Command", bound=Callable[..., Any])
-Result = TypeVar("Result")
-_STREAMS_SHOWN: Final = 20
+T = TypeVar("T")
+
+_DURATION_UNITS: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LIFETIME_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION_MAX_S: Final = 7 * 86_400
 
 
-def redis_option(command: Command) -> Command:
-    """Add the option for the store to use."""
-    return click.option(
-        "--redis",
-        "redis_url",
-        metavar="URL",
-        help="redis://, rediss:// or unix://; default: the embedded store.",
-    )(command)
+class ValueType(click.ParamType[T]):
+    """The type of an option's value, made from a function that parses it.
+
+    Args:
+        name: what `--help` shows in place of the value.
+        parse: raises ValueError with the rest of a sentence that begins with the value.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        try:
+            return self._parse(str(value))
+        except ValueError as error:
+            self.fail(f"{value!a} {error}", param, ctx)
 
 
-def config_option(command: Command) -> Command:
-    """Add the option for a file of settings."""
-    return click.option(
-        "--config",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="TOML file of settings; the environment and options win over it.",
-    )(command)
+def parse_duration(text: str) -> float:
+    """Parse a duration and return it in seconds.
+
+    >>> [parse_duration(text) for text in ("500ms", "30", "2m", "1.5h")]
+    [0.5, 30.0, 120.0, 5400.0]
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(ms|s|m|h|)", text)
+    if match is None or float(match[1]) * _DURATION_UNITS[match[2]] > _DURATION_MAX_S:
+        raise ValueError("is not a duration such as 30s, 500ms or 2m")
+    return float(match[1]) * _DURATION_UNITS[match[2]]
 
 
-def ca_option(command: Command) -> Command:
-    """Add the option for the certificates to trust."""
-    return click.option(
-        "--ca",
-        "ca_file",
-        metavar="FILE",
-        type=click.Path(exists=True, dir_okay=False),
-        help="wss: trust the certificates in this PEM file; default: the system's.",
-    )(command)
+def _parse_lifetime(text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if match is None or not int(match[1]):
+        raise ValueError("is not a duration such as 90d, 12h, 30m or 45s")
+    return timedelta(seconds=int(match[1]) * _LIFETIME_UNITS[match[2]])
 
 
-def token_option(command: Command) -> Command:
-    """Add the option for a token, in a file because other local users can read a command line."""
-    return click.option(
-        "--token-file",
-        "token",
-        metavar="FILE",
-        callback=read_token,
-        help="File with the token or the API key's secret to show to the server.",
-    )(command)
-
-
-def read_token(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Read the token from the file that an option names."""
-    if value is None:
-        return None
+def _parse_rate(text: str) -> float:
     try:
-        token = Path(value).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise click.BadParameter(f"{value}: {reason}") from None
-    if not token.isascii() or not token.isprintable() or not token:
-        raise click.BadParameter(f"{value} holds no token")
-    return token
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError("is not a number above 0")
+    return rate
 
 
-def feed_option(command: Command) -> Command:
-    """Add the option for the feed to publish into."""
-    return click.option(
-        "--feed",
-        default=DEFAULT_FEED,
-        show_default=True,
-        callback=check_feed,
-        help="Feed to publish into; /stream serves `live`, /v2/NAME any.",
-    )(command)
+def _parse_share(text: str) -> float:
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError("is not a share from 0% to 100%")
+    return share
 
 
-def check_feeds(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    """Check the names of feeds, and return them without duplicates."""
-    return tuple(dict.fromkeys(check_feed(context, parameter, value) for value in values))
+def _parse_speed(text: str) -> float:
+    try:
+        return parse_speed(text)
+    except ValueError as error:
+        raise ValueError(f"is not a valid speed: {error}") from None
+
+
+def _parse_position(text: str) -> str:
+    try:
+        resolve_time(text, Time(0))
+    except ValueError as error:
+        raise ValueError(f"is not a valid position: {error}") from None
+    return text
+
+
+DURATION: Final = ValueType("time", parse_duration)
+LIFETIME: Final = ValueType("time", _parse_lifetime)
+RATE: Final = ValueType("ticks", _parse_rate)
+RATE_PER_SECOND: Final = ValueType("n/s", lambda text: _parse_rate(text.removesuffix("/s")))
+SHARE: Final = ValueType("share", _parse_share)
+SPEED: Final = ValueType("speed", _parse_speed)
+POSITION: Final = ValueType("time", _parse_position)
+"""A position in a recording, for `time_of`: a time, or an offset from its beginning or its end."""
+
+
+def time_of(position: str | None, first: Time, last: Time) -> Time | None:
+    """Return the time of a `POSITION` in a recording with the given first and last time.
+
+    Raises:
+        ValueError: the time is outside the 64-bit range.
+    """
+    if position is None:
+        return None
+    return resolve_time(position, last if position.startswith("-") else first)
 
 
 def check_feed(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -115,194 +123,21 @@ def check_feed(context: click.Context, parameter: click.Parameter, value: str) -
     return value
 
 
-def set_up_logging(settings: Settings) -> None:
-    """Log to stderr, one line per event."""
-    logs.set_up(settings.log_level, settings.log_format)
-
-
-def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine. A signal to stop cancels it, so that it can clean up."""
-
-    async def cancellable() -> Result:
-        loop = asyncio.get_running_loop()
-        task = loop.create_task(work)
-        stopping: set[asyncio.Task[None]] = set()
-
-        def stop() -> None:
-            stopping.add(loop.create_task(cancel_and_wait([task])))
-
-        numbers = stop_signals()
-        for number in numbers:
-            loop.add_signal_handler(number, stop)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(cancellable())
-
-
-@asynccontextmanager
-async def open_client(settings: Settings) -> AsyncIterator[Redis]:
-    """Open a client for the configured store, or for the running embedded store.
-
-    Raises:
-        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is no usable store.
-    """
-    client = make_client(await find_store(settings))
-    try:
-        await check_version(client)
-        yield client
-    finally:
-        await client.aclose()
-
-
-@asynccontextmanager
-async def open_publisher(
-    settings: Settings, feed: str, *, waits: bool = False
-) -> AsyncIterator[FeedPublisher]:
-    """Open a publisher for the configured store, or for the running embedded store.
-
-    Outages are reported on stderr as they happen. Ticks that are not known to be published are
-    always reported at the end: as a separate error, or as a note to the error that ended the
-    command.
-
-    Args:
-        waits: whether the source can wait; see `FeedPublisher`.
-
-    Raises:
-        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is no usable store.
-        TickcastError: not all ticks are known to be published.
-    """
-    client = make_client(await find_store(settings))
-    publisher = FeedPublisher(client, feed, settings, waits=waits)
-    try:
-        await check_version(client)
-        with logged_on_stderr("tickcast.publisher"):
-            async with publisher:
-                yield publisher
-    except TickcastError as error:
-        if publisher.accepted:
-            _show_dropped(publisher.dropped)
-            error.add_note(_account(publisher))
-        raise
-    except asyncio.CancelledError:
-        _fail_if_lossy(publisher)
-        raise
-    finally:
-        await client.aclose()
-    _fail_if_lossy(publisher)
-
-
-def _fail_if_lossy(publisher: FeedPublisher) -> None:
-    if publisher.dropped_ticks or publisher.in_doubt:
-        _show_dropped(publisher.dropped)
-        raise TickcastError(_account(publisher))
-
-
-def _account(publisher: FeedPublisher) -> str:
-    """Describe what happened to the ticks that a closed publisher had accepted."""
-    return (
-        f"accepted {counted(publisher.accepted, 'tick')}: {publisher.published:,} published,"
-        f" {publisher.dropped_ticks:,} dropped, {publisher.in_doubt:,} in doubt"
-        " (sent, not confirmed)"
-    )
-
-
-def _show_dropped(dropped: Mapping[StreamKey, DroppedTicks]) -> None:
-    for key, lost in list(dropped.items())[:_STREAMS_SHOWN]:
-        click.echo(
-            f"tickcast: dropped {lost.count:,} of {key.channel}/{key.symbol},"
-            f" {lost.first.rfc3339()} to {lost.last.rfc3339()}",
-            err=True,
-        )
-    if rest := list(dropped.values())[_STREAMS_SHOWN:]:
-        count = sum(lost.count for lost in rest)
-        click.echo(f"tickcast: dropped {count:,} of {len(rest):,} more streams", err=True)
-
-
-def run_server_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a server, which handles signals itself once it has started."""
-    handlers = {number: signal.getsignal(number) for number in stop_signals()}
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            try:
-                return runner.run(work)
-            finally:
-                # A signal while the loop closes next would make its threads print a traceback.
-                for number in handlers:
-                    signal.signal(number, signal.SIG_IGN)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-async def refuse_unsuitable(redis_url: str, feeds: Sequence[str] = ()) -> None:
-    """Check that a Redis can be used. One that does not answer yet is accepted.
-
-    Raises:
-        BrokerUnsuitable: Redis is too old, or rejects the credentials.
-        BrokerUntrusted: its certificate is not trusted.
-        AccessDenied: the user lacks a permission that a server needs for these feeds.
-    """
-    client = make_client(redis_url)
-    try:
-        await check_version(client)
-        await rehearse(client, feeds)
-    except BrokerUntrusted:
-        raise
-    except BrokerUnavailable:
-        pass
-    finally:
-        await client.aclose()
-
-
-def counted(number: int, what: str) -> str:
-    """Format a number of things for display.
-
-    >>> counted(1, "tick"), counted(2000, "tick")
-    ('1 tick', '2,000 ticks')
-    """
-    return f"{number:,} {what}{'s'[: number != 1]}"
-
-
-class BadLines:
-    """Reports bad lines of input, and remembers whether there were any.
-
-    Args:
-        strict: stop at the first bad line.
-    """
-
-    _SHOWN = 20
-
-    def __init__(self, source: str, strict: bool) -> None:
-        self.source = source
-        self._strict = strict
-        self.count = 0
-
-    def report(self, line: int, error: str) -> None:
-        """Report a bad line on stderr.
-
-        Raises:
-            InvalidTick: in strict mode.
-        """
-        self.count += 1
-        message = f"{self.source}, line {line}: {error}"
-        if self._strict:
-            raise InvalidTick(message)
-        if self.count <= self._SHOWN:
-            click.echo(f"tickcast: {message}", err=True)
-        elif self.count == self._SHOWN + 1:
-            click.echo("tickcast: further bad lines are only counted", err=True)
-
-    def fail_if_any(self, good: int) -> None:
-        """Exit with code 1 if there were bad lines."""
-        if self.count:
-            raise InvalidTick(
-                f"{self.source}: {counted(self.count, 'bad line')} left out,"
-                f" {counted(good, 'tick')} published"
-            )
+redis_option: Final = click.option(
+    "--redis",
+    "redis_url",
+    metavar="URL",
+    help="redis://, rediss:// or unix://; default: the embedded store.",
+)
+config_option: Final = click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file of settings; the environment and options win over it.",
+)
+feed_option: Final = click.option(
+    "--feed",
+    default=DEFAULT_FEED,
+    show_default=True,
+    callback=check_feed,
+    help="Feed to publish into; /stream serves `live`, /v2/NAME any.",
+)

@@ -27,7 +27,7 @@ from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.replays import ReplayCommand, ReplayControl, read_state, steer
 from tickcast.broker.store import Store
 from tickcast.broker.subscriber import Subscriber
-from tickcast.commands.options import refuse_unsuitable
+from tickcast.commands.running import refuse_unsuitable
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed

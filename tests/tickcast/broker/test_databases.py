@@ -21,7 +21,7 @@ from tickcast.broker import keys
 from tickcast.broker.client import make_client
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.replays import ReplayCommand, ReplayControl, steer
-from tickcast.commands.options import refuse_unsuitable
+from tickcast.commands.running import refuse_unsuitable
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed

@@ -1,4 +1,4 @@
-"""`tickcast acl`, and the errors of the other commands when a right is missing."""
+"""The commands with the users of the aclfile in docs/security.md."""
 
 from __future__ import annotations
 
@@ -7,35 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Cli, Shell
-from tests.tickcast.broker.locked import LockedStore, locked_store, take_away
-from tickcast.broker.acl import SERVER, aclfile, publisher_of
-
-FEEDS = ("live", "cme")
-LIVE = publisher_of("live")
+from tests.cli.conftest import Cli
+from tests.tickcast.broker.locked import PUBLISHER, SERVER, LockedStore, locked_store
 
 
 @pytest.fixture
 async def store(runtime_dir: Path) -> AsyncIterator[LockedStore]:
-    async with locked_store(runtime_dir, FEEDS) as store:
+    async with locked_store(runtime_dir) as store:
         yield store
 
 
-def test_it_prints_the_file(shell: Shell) -> None:
-    assert shell.run("acl").out == aclfile()
-    finished = shell.run("acl", "--feed", "live", "--feed", "cme", "--feed", "live")
-    assert (finished.code, finished.out, finished.err) == (0, aclfile(FEEDS), "")
-    assert shell.run("acl", "--database", "3").out == aclfile((), 3)
-
-
-@pytest.mark.parametrize("feed", ["*", "li ve", "live/trades", "{live}", ""])
-def test_a_pattern_is_no_feed(shell: Shell, feed: str) -> None:
-    finished = shell.run("acl", "--feed", feed)
-    assert (finished.code, finished.out) == (2, "")
-
-
 async def test_each_command_works_with_its_user(cli: Cli, store: LockedStore) -> None:
-    words = ("--feed", "cme", "--redis", store.url_of(publisher_of("cme")))
+    words = ("--redis", store.url_of(PUBLISHER))
     finished = await cli.run("publish", *words, stdin='{"T":"t","S":"A","p":1,"s":1}\n')
     assert (finished.code, finished.err) == (0, "published 1 tick\n")
     assert (await cli.run("synth", "--limit", "5", *words)).code == 0
@@ -46,7 +29,7 @@ async def test_each_command_works_with_its_user(cli: Cli, store: LockedStore) ->
 
 async def test_the_command_ends_with_one_line(cli: Cli, store: LockedStore) -> None:
     tick = '{"T":"t","S":"A","p":1,"s":1}\n'
-    words = ("publish", "--feed", "cme", "--redis", store.url_of(LIVE))
+    words = ("publish", "--feed", "cme", "--redis", store.url_of(PUBLISHER))
     finished = await cli.run(*words, stdin=tick)
     assert (finished.code, finished.out) == (1, "")
     assert finished.err == (
@@ -67,7 +50,7 @@ async def test_the_command_ends_with_one_line(cli: Cli, store: LockedStore) -> N
 async def test_a_server_that_lacks_a_right_does_not_start(
     cli: Cli, store: LockedStore, lacks: str, told: str
 ) -> None:
-    await take_away(store, SERVER, lacks)
+    await store.take_away(SERVER, lacks)
     finished = await cli.run("serve", "--port", "0", "--redis", store.url_of(SERVER))
     assert (finished.code, finished.out) == (1, "")
     last = finished.err.splitlines()[-1]

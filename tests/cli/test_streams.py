@@ -89,7 +89,6 @@ def table(stream: str, path: Path) -> dict[str, tuple[list[str], int]]:
         "tape": (["tape", "info", str(csv)], 1),
         "load": (["load", stream, "-s", "NONE", "-c", "1", "-d", "100ms", "--warmup", "0"], 0),
         "keys": (["keys", "list", "--file", "/nonexistent"], 2),
-        "acl": (["acl"], 0),
     }
 
 

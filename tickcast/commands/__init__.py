@@ -38,7 +38,6 @@ _MODULES: Final = {
     "keys": "feed.commands.keys",
     "config": "tickcast.commands.config",
     "completion": "tickcast.commands.completion",
-    "acl": "feed.commands.acl",
 }
 """The module of each command, in the order of `tickcast --help`."""
 

@@ -1,10 +1,10 @@
-"""A real store that admits only the users that `tickcast acl` prints."""
+"""A real store that admits only the users of the aclfile in docs/security.md."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+import subprocess
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,49 +12,74 @@ from typing import Any
 from redis.asyncio import Redis
 
 from tests.faults.valkey import Valkey
-from tickcast.broker.acl import (
-    ADMIN,
-    ANY,
-    AclRule,
-    aclfile,
-    bar_maker_of,
-    placeholder,
-    publisher_of,
-    rules,
-    users,
-)
 from tickcast.broker.client import make_client
+
+ADMIN = "default"
+PUBLISHER = "tickcast-publisher"
+BAR_MAKER = "tickcast-bars"
+SERVER = "tickcast-server"
+READER = "tickcast-reader"
+USERS = (ADMIN, PUBLISHER, BAR_MAKER, SERVER, READER)
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "security.md"
+SECTION = PAGE.read_text("utf-8").partition("## Redis: users with least rights\n")[2]
+
+
+def block(language: str) -> str:
+    """The first code block in a language in the page's section about users."""
+    return SECTION.partition(f"```{language}\n")[2].partition("```\n")[0]
+
+
+def template(feed: str = "live", database: int = 0) -> str:
+    """The aclfile for a feed and a database, adapted as the page says; `*` means every feed."""
+    text = block("acl").replace("live", feed)
+    if database:
+        text = text.replace("&tickcast:", f"&tickcast@{database}:")
+        text = text.replace("+script|load", "+script|load +select")
+    return text
 
 
 class LockedStore(Valkey):
-    """A valkey-server with the aclfile for some feeds; it keeps its data through a SIGKILL."""
+    """A valkey-server with the aclfile; it keeps its data through a SIGKILL.
 
-    def __init__(self, directory: Path, feeds: Sequence[str], database: int) -> None:
+    The commands of the page create its passwords.
+    """
+
+    def __init__(self, directory: Path, feed: str, database: int) -> None:
         super().__init__(directory, keeps=True)
-        self.feeds = feeds
+        self.feed = feed
         self.database = database
-        self.users = users(feeds, database)
+        (directory / "users.txt").write_text(template(feed, database))
+        subprocess.run(["sh", "-eu", "-c", block("sh")], cwd=directory, check=True)
         self._aclfile = directory / "users.acl"
-        text = aclfile(feeds, database)
-        for name in (ADMIN, *self.users):
-            # Include the space, since the names of some users begin with the names of others.
-            text = text.replace(f"{placeholder(name)} ", f"#{sha256(password_of(name))} ")
-        self._aclfile.write_text(text)
 
     @property
     def url(self) -> str:
         return self.url_of(ADMIN)
 
     def url_of(self, user: str) -> str:
-        return f"redis://{user}:{password_of(user)}@127.0.0.1:{self.port}/{self.database}"
+        return f"redis://{user}:{self._password_of(user)}@127.0.0.1:{self.port}/{self.database}"
 
-    def publisher(self, feed: str) -> str:
-        """Return the user that may publish into a feed."""
-        return publisher_of(feed if self.feeds else ANY)
+    def _password_of(self, user: str) -> str:
+        return (self._directory / f"{user}.password").read_text().strip()
 
-    def bar_maker(self, feed: str) -> str:
-        """Return the user that may make a feed's bars."""
-        return bar_maker_of(feed if self.feeds else ANY)
+    def rules_of(self, user: str) -> list[str]:
+        """The rules of a user in the aclfile, without the name."""
+        (line,) = (
+            line
+            for line in self._aclfile.read_text().splitlines()
+            if line.startswith(f"user {user} ")
+        )
+        return re.findall(r"\([^)]*\)|\S+", line)[2:]
+
+    def commands_of(self, user: str) -> set[str]:
+        """Every command that a user may run on some keys."""
+        return set(re.findall(r"\+([^ )]+)", " ".join(self.rules_of(user))))
+
+    async def take_away(self, user: str, command: str) -> None:
+        """Remove one right of a user, and keep all others."""
+        left = (re.sub(rf" ?\+{re.escape(command)}(?=[ )]|$)", "", r) for r in self.rules_of(user))
+        await self.ask("ACL", "SETUSER", user, *filter(None, left))
 
     async def start(self, **more: str) -> None:
         await super().start(aclfile=str(self._aclfile), **more)
@@ -83,23 +108,11 @@ class LockedStore(Valkey):
         }
 
 
-def commands_of(grants: Iterable[AclRule]) -> set[str]:
-    return {command for grant in grants for command in grant.commands.split()}
-
-
-def password_of(user: str) -> str:
-    return f"the-password-of-{user}"
-
-
-def sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 @asynccontextmanager
 async def locked_store(
-    directory: Path, feeds: Sequence[str], database: int = 0
+    directory: Path, feed: str = "live", database: int = 0
 ) -> AsyncIterator[LockedStore]:
-    store = LockedStore(directory, feeds, database)
+    store = LockedStore(directory, feed, database)
     try:
         await store.start()
         yield store
@@ -111,10 +124,3 @@ async def locked_store(
 async def client_of(store: LockedStore, user: str) -> AsyncIterator[Redis]:
     async with make_client(store.url_of(user)) as client:
         yield client
-
-
-async def take_away(store: LockedStore, user: str, command: str) -> None:
-    """Remove one right of a user, and keep all others."""
-    reset, on, *granted = rules(store.users[user])
-    left = (re.sub(rf" ?\+{re.escape(command)}(?=[ )]|$)", "", rule) for rule in granted)
-    await store.ask("ACL", "SETUSER", user, reset, on, f">{password_of(user)}", *filter(None, left))

@@ -18,10 +18,17 @@ from producers.bars.bars import Bars
 from tests.builders import T0, bar, trade
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
-from tests.tickcast.broker.locked import LockedStore, client_of, commands_of, locked_store
+from tests.tickcast.broker.locked import (
+    BAR_MAKER,
+    PUBLISHER,
+    READER,
+    SERVER,
+    LockedStore,
+    client_of,
+    locked_store,
+)
 from tests.tickcast.broker.stores import ES, numbered
 from tickcast.broker import keys
-from tickcast.broker.acl import READER, SERVER
 from tickcast.broker.client import channel_of, check_version
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.replays import ReplayCommand, ReplayControl, read_state, steer
@@ -35,18 +42,17 @@ from tickcast.wire.playback import ReplayMode, ReplayState
 from tickcast.wire.ticks import Bar, StreamKey, Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
 
-FEEDS = ("live", "cme")
 PUBLISHERS_MAX = 64
 
 
-@pytest.fixture(params=[((), 0), (FEEDS, 3)], ids=["all feeds", "named feeds, database 3"])
+@pytest.fixture(params=[("live", 0), ("*", 3)], ids=["the feed live", "all feeds, database 3"])
 async def store(request: pytest.FixtureRequest, runtime_dir: Path) -> AsyncIterator[LockedStore]:
     async with locked_store(runtime_dir, *request.param) as store:
         yield store
 
 
 async def test_a_publisher_does_its_whole_job(store: LockedStore, settings: Settings) -> None:
-    user = store.publisher("live")
+    user = PUBLISHER
     async with client_of(store, user) as client, asyncio.timeout(30):
         async with FeedPublisher(client, "live", settings, waits=True) as publisher:
             await publisher.publish([*numbered(1, 2), *numbered(1, symbol="NQ")])
@@ -58,14 +64,14 @@ async def test_a_publisher_does_its_whole_job(store: LockedStore, settings: Sett
             await replay_something(client)
         await come_after_many_others(store, client, settings, numbered(7))
     assert await store.refused() == []
-    granted = commands_of(store.users[user])
+    granted = store.commands_of(user)
     assert granted - await store.used() == set()
 
 
 async def test_a_maker_of_bars_does_its_whole_job(store: LockedStore, settings: Settings) -> None:
-    user = store.bar_maker("live")
+    user = BAR_MAKER
     async with (
-        client_of(store, store.publisher("live")) as source,
+        client_of(store, PUBLISHER) as source,
         FeedPublisher(source, "live", settings) as trades,
         client_of(store, user) as client,
         asyncio.timeout(40),
@@ -82,7 +88,7 @@ async def test_a_maker_of_bars_does_its_whole_job(store: LockedStore, settings: 
             # The second symbol is announced.
             await make_a_bar(client, trades, settings, symbol)
     assert await store.refused() == []
-    assert commands_of(store.users[user]) - await store.used() == set()
+    assert store.commands_of(user) - await store.used() == set()
 
 
 async def make_a_bar(client: Redis, trades: FeedPublisher, settings: Settings, symbol: str) -> None:
@@ -193,14 +199,14 @@ async def test_a_server_does_its_whole_job(store: LockedStore, runtime_dir: Path
     settings = Settings(linger_s=0, unlimited_addresses=(), attempts="1000/second")
     async with (
         asyncio.timeout(30),
-        client_of(store, store.publisher("live")) as client,
+        client_of(store, PUBLISHER) as client,
         FeedPublisher(client, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(1, 2))
         await publisher.drain()
         await store.do("CONFIG", "RESETSTAT")
         url = store.url_of(SERVER)
-        await refuse_unsuitable(url, store.feeds)
+        await refuse_unsuitable(url, ["live"])
         async with running_server(settings, url) as server:
             await look(server.http)
             await watch(server.stream, publisher)
@@ -210,7 +216,7 @@ async def test_a_server_does_its_whole_job(store: LockedStore, runtime_dir: Path
             async with running_server(settings, url) as another, talking(another.stream):
                 await come_again(server.stream, store)
     assert await store.refused() == []
-    assert commands_of(store.users[SERVER]) - await store.used() == set()
+    assert store.commands_of(SERVER) - await store.used() == set()
 
 
 def subscriber_of(server: RunningServer) -> Subscriber:
@@ -242,7 +248,7 @@ async def watch(url: str, publisher: FeedPublisher) -> None:
 
 async def follow_a_replay(url: str, store: LockedStore) -> None:
     state = ReplayState(ReplayMode.PLAYING, T0, 1.0, T0, T0)
-    async with client_of(store, store.publisher("live")) as client, talking(url) as talk:
+    async with client_of(store, PUBLISHER) as client, talking(url) as talk:
         await ReplayControl(client, "live").announce(state)
         assert (await talk.ask(action="configure", replay=True))["T"] == "configured"
         assert (await talk.hear())["T"] == "replay"
@@ -271,7 +277,7 @@ async def come_again(url: str, store: LockedStore) -> None:
 
 async def test_a_reader_may_look(store: LockedStore, settings: Settings) -> None:
     async with (
-        client_of(store, store.publisher("live")) as client,
+        client_of(store, PUBLISHER) as client,
         FeedPublisher(client, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(1, 2))
@@ -289,7 +295,7 @@ async def test_a_reader_may_look(store: LockedStore, settings: Settings) -> None
         async with client.pubsub() as messages:
             channels = (keys.ticks(ES), keys.announcements("live"), keys.replay_states("live"))
             await messages.subscribe(*(channel_of(client, each) for each in channels))
-            pattern = keys.ticks(StreamKey(store.feeds[0] if store.feeds else "*", "*", "*"))
+            pattern = keys.ticks(StreamKey(store.feed, "*", "*"))
             await messages.psubscribe(channel_of(client, pattern))
             await messages.unsubscribe()
             await messages.punsubscribe()

@@ -13,17 +13,25 @@ import pytest
 from tests.conftest import running_server, until
 from tests.faults.valkey import Valkey
 from tests.talk import talking
-from tests.tickcast.broker.locked import LockedStore, client_of, locked_store, take_away
+from tests.tickcast.broker.locked import (
+    ADMIN,
+    BAR_MAKER,
+    PUBLISHER,
+    READER,
+    SERVER,
+    USERS,
+    LockedStore,
+    block,
+    client_of,
+    locked_store,
+)
 from tests.tickcast.broker.stores import numbered
-from tickcast.broker.acl import ADMIN, READER, SERVER, aclfile, bar_maker_of, publisher_of, users
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.wire.errors import AccessDenied
 from tickcast.wire.ticks import StreamKey
 
-FEEDS = ("live", "cme")
-LIVE = publisher_of("live")
 META, HISTORY = "tickcast:{live/trades/ES}:meta", "tickcast:{live/trades/ES}:history"
 FOREIGN_META, FOREIGN_HISTORY = META.replace("live", "cme"), HISTORY.replace("live", "cme")
 EVERYBODY = [
@@ -38,7 +46,7 @@ EVERYBODY = [
     *(f"EVAL x 1 {META}", f"EVAL_RO x 1 {META}", "EVAL x 1 tickcast:{live}:epoch"),
 ]
 REFUSED = {
-    LIVE: [
+    PUBLISHER: [
         *(f"HMGET {FOREIGN_META} seq", f"HSET {FOREIGN_META} seq 1"),
         *(f"XRANGE {FOREIGN_HISTORY} - +", f"XADD {FOREIGN_HISTORY} * b x"),
         *(f"DEL {FOREIGN_HISTORY}", "SET tickcast:{cme}:epoch x", "GET tickcast:{cme}:epoch"),
@@ -51,7 +59,7 @@ REFUSED = {
         *("HSET tickcast:{cme}:replay owner x", "PUBLISH tickcast:{cme}:replay:commands x"),
         *("SUBSCRIBE tickcast:{cme}:replay:replies", "SUBSCRIBE tickcast:{live}:replay:states"),
     ],
-    bar_maker_of("live"): [
+    BAR_MAKER: [
         *(f"XADD {HISTORY} * b x", f"HSET {META} latest x", f"DEL {HISTORY}"),
         *(f"EVALSHA x 2 {META} {HISTORY}", f"HGETALL {META}", f"XDEL {HISTORY} 1-1"),
         *("PUBLISH tickcast:{live/trades/ES}:ticks x", "PUBLISH tickcast:{live/quotes/ES}:ticks x"),
@@ -87,7 +95,7 @@ REFUSED = {
 
 @pytest.fixture
 async def store(runtime_dir: Path) -> AsyncIterator[LockedStore]:
-    async with locked_store(runtime_dir, FEEDS) as store:
+    async with locked_store(runtime_dir) as store:
         yield store
 
 
@@ -112,7 +120,7 @@ async def test_a_reader_writes_nothing_in_scripts_either(store: LockedStore) -> 
 
 async def test_a_file_that_is_not_completed_starts_no_store(runtime_dir: Path) -> None:
     store = Valkey(runtime_dir)
-    (runtime_dir / "users.acl").write_text(aclfile())
+    (runtime_dir / "users.acl").write_text(block("acl").replace("\n  (", " ("))
     try:
         with pytest.raises(AssertionError, match="password hash must be exactly 64 characters"):
             await store.start(aclfile=str(runtime_dir / "users.acl"))
@@ -120,13 +128,12 @@ async def test_a_file_that_is_not_completed_starts_no_store(runtime_dir: Path) -
         await store.close()
 
 
-@pytest.mark.parametrize("feeds", [(), ("live",), FEEDS])
-def test_every_user_gets_a_line_and_a_password(feeds: tuple[str, ...]) -> None:
-    lines = aclfile(feeds).splitlines()
-    names = [line.split()[1] for line in lines]
-    assert names == [ADMIN, *users(feeds)]
-    for name, line in zip(names, lines, strict=True):
-        assert line.startswith(f"user {name} reset on #SHA256-OF-THE-PASSWORD-OF-{name} ")
+def test_every_user_has_a_password_and_only_the_administrator_all_rights() -> None:
+    lines = [line for line in block("acl").splitlines() if not line.startswith("  (")]
+    assert [line.split()[1] for line in lines] == list(USERS)
+    for name, line in zip(USERS, lines, strict=True):
+        assert line.startswith(f"user {name} reset on #SHA256-OF-ITS-PASSWORD ")
+        assert ("+@all" in line) == (name == ADMIN)
         assert "nopass" not in line
 
 
@@ -134,7 +141,7 @@ def test_every_user_gets_a_line_and_a_password(feeds: tuple[str, ...]) -> None:
 
 
 async def test_the_wrong_feed_is_refused_by_name(store: LockedStore, settings: Settings) -> None:
-    async with client_of(store, LIVE) as client:
+    async with client_of(store, PUBLISHER) as client:
         with pytest.raises(AccessDenied, match=r"a key \(SET tickcast:\{cme\}:epoch\)$"):
             await FeedPublisher(client, "cme", settings).__aenter__()
         with pytest.raises(AccessDenied, match=r"a key \(HMGET tickcast:\{cme/trades/ES\}:meta\)$"):
@@ -144,9 +151,9 @@ async def test_the_wrong_feed_is_refused_by_name(store: LockedStore, settings: S
 async def test_a_publisher_that_lacks_a_right_in_a_script_ends(
     store: LockedStore, settings: Settings
 ) -> None:
-    await take_away(store, LIVE, "xadd")
+    await store.take_away(PUBLISHER, "xadd")
     told = re.escape(f"run the 'xadd' command (EVALSHA {META} {HISTORY})")
-    async with client_of(store, LIVE) as client, asyncio.timeout(10):
+    async with client_of(store, PUBLISHER) as client, asyncio.timeout(10):
         with pytest.raises(AccessDenied, match=told):
             async with FeedPublisher(client, "live", settings, waits=True) as publisher:
                 await publisher.publish(numbered(1))
@@ -156,12 +163,12 @@ async def test_a_right_that_goes_while_a_server_runs_is_told(
     store: LockedStore, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
-        client_of(store, LIVE) as client,
+        client_of(store, PUBLISHER) as client,
         FeedPublisher(client, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(1))
     async with running_server(settings, store.url_of(SERVER)) as server:
-        await take_away(store, SERVER, "xrange")
+        await store.take_away(SERVER, "xrange")
         async with talking(server.stream) as talk:
             await talk.ask(action="subscribe", trades=["ES"], start="2000-01-01T00:00:00Z")
             told = "run the 'xrange' command (EVALSHA_RO tickcast:"

@@ -45,7 +45,7 @@ FLOORS = {
 SANS_IO = (
     "tickcast/wire/*.py",
     "feed/fanout/[!f]*.py",
-    "feed/history/[cfp]*.py",
+    "feed/history/c*.py",
     "clients/terminal/*.py",
     "producers/bars/bars.py",
     "producers/bars/series.py",

@@ -128,6 +128,20 @@ def pack_frames(encoded: Sequence[EncodedTicks], encoding: Encoding) -> tuple[by
     return b"".join(frames), len(frames), count, merged
 
 
+class EncodedFrames(NamedTuple):
+    """Complete frames, with their number and the number of ticks in them."""
+
+    data: bytes
+    frames: int
+    ticks: int
+
+
+def encode_frames(batch: TickBatch, wire_format: WireFormat, written_us: int) -> EncodedFrames:
+    """Encode a batch as complete frames, for one client."""
+    encoded = encode_batch(batch, wire_format, written_us)
+    return EncodedFrames(*pack_frames(encoded, wire_format.encoding)[:3])
+
+
 def _split_by_frame(encoded: Sequence[EncodedTicks]) -> Iterator[list[EncodedTicks]]:
     part: list[EncodedTicks] = []
     count = 0

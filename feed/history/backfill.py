@@ -1,4 +1,4 @@
-"""Send history to clients that ask for it, without delaying live clients.
+"""Send history to all clients that ask for it, without delaying live clients.
 
 All reading and sending of history goes through here in small turns. After each turn, live traffic
 gets as much time as the turn took. Clients that need the same history share one read.
@@ -12,9 +12,9 @@ import time
 from collections import deque
 from typing import Final, cast
 
-from feed.history.cursor import HistoryRequest
-from feed.history.follower import ClientBackfill
-from feed.history.pages import HistoryCache
+from feed.history.cache import HistoryCache
+from feed.history.client_backfill import ClientBackfill
+from feed.history.cursor import HistoryRead
 from tickcast.broker.store import PAGE_TICKS, Store
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, Fault
@@ -23,15 +23,15 @@ from tickcast.wire.times import Instant
 
 _TURN_S: Final = 0.003
 _READERS: Final = 4
-_PAGES_PER_READ: Final = 32
+# The limits of one call to the store. After a short disconnection, most streams lack a few ticks.
+# Reading many streams together halves the work for a client that resumes 10,000 streams.
+_STREAMS_PER_READ: Final = 32
 _TICKS_PER_READ: Final = 2 * PAGE_TICKS
-"""The approximate maximum of one read. After a short disconnection, most streams lack a few ticks.
-Reading many streams together halves the work for a client that resumes 10,000 streams."""
-_PLACES_PER_READ: Final = 50
-_LOOK_AGAIN_S: Final = 0.01
+_LOCATIONS_PER_READ: Final = 50
+_CHECK_AGAIN_S: Final = 0.01
 _READ_AGAIN_S: Final = 0.25
-_KEEP_S: Final = 5.0
-"""The minimum time that a block is kept after its last use, in case other clients need it."""
+# Pages are kept for at least this long after their last use, in case other clients need them.
+_KEEP_PAGES_S: Final = 5.0
 
 logger = logging.getLogger("tickcast.backfill")
 
@@ -42,106 +42,115 @@ class Backfill:
     A failure affects only the clients concerned. If Redis refuses a read, or the read raises, it is
     abandoned and the clients that wait for it receive an error. A bug in serving a client ends its
     connection. Reads are retried only while Redis can't be reached.
-
-    Attributes:
-        failed: how many reads were abandoned.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._blocks = HistoryCache()
-        self._followers: set[ClientBackfill] = set()
+        self._cache = HistoryCache()
+        self._clients: set[ClientBackfill] = set()
+        # The clients that may have something to send or to read, in order.
         self._turns: deque[ClientBackfill] = deque()
-        self._asked: dict[HistoryRequest, list[ClientBackfill]] = {}
-        self._unread: deque[HistoryRequest] = deque()
+        self._has_turns = asyncio.Event()
+        # The reads that clients wait for, including those in progress.
+        self._wanted: dict[HistoryRead, list[ClientBackfill]] = {}
+        # Those that no reader has started.
+        self._unread: deque[HistoryRead] = deque()
         self._readers: set[asyncio.Task[None]] = set()
-        self._news = asyncio.Event()
-        self._aged = time.perf_counter()
+        self._dropped_pages_s = time.perf_counter()
+        # The number of reads that were abandoned.
         self.failed = 0
 
     def __len__(self) -> int:
-        return len(self._followers)
+        return len(self._clients)
 
     @property
     def streams(self) -> int:
         """How many streams are still behind, summed over all clients."""
-        return sum(len(follower.behind) for follower in self._followers)
+        return sum(len(client.behind) for client in self._clients)
 
-    def serve(self, follower: ClientBackfill) -> None:
+    def serve(self, client: ClientBackfill) -> None:
         """Queue a turn for a client that has fallen behind or is ready to receive again."""
-        if follower.behind:
-            self._followers.add(follower)
-            self._queue(follower)
+        if client.behind:
+            self._clients.add(client)
+            self._queue_turn(client)
 
-    def forget(self, follower: ClientBackfill) -> None:
+    def remove(self, client: ClientBackfill) -> None:
         """Remove a client that is gone. Reads that only this client waits for are cancelled."""
-        for request in follower.reading.values():
-            waiting = self._asked.get(request, [])
-            if follower in waiting:
-                waiting.remove(follower)
+        for read in client.reading.values():
+            waiting = self._wanted.get(read, [])
+            if client in waiting:
+                waiting.remove(client)
                 if not waiting:
-                    del self._asked[request]
-        follower.drop(follower.behind)
-        self._let_go(follower)
+                    del self._wanted[read]
+        client.drop_streams(client.behind)
+        self._discard(client)
 
-    def _queue(self, follower: ClientBackfill) -> None:
-        if not follower.queued and follower in self._followers:
-            follower.queued = True
-            self._turns.append(follower)
-            self._news.set()
+    def _discard(self, client: ClientBackfill) -> None:
+        self._clients.discard(client)
+        if not self._clients:
+            self._cache.clear()
 
-    def _let_go(self, follower: ClientBackfill) -> None:
-        self._followers.discard(follower)
-        if not self._followers:
-            self._blocks.clear()
+    # -- turns
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        if self._asked:
+        if self._wanted:
             # An earlier run failed while reading.
-            self._unread = deque(self._asked)
+            self._unread = deque(self._wanted)
             self._start_reader()
-        self._news.set()
+        self._has_turns.set()
         try:
             while True:
-                await self._news.wait()
-                self._news.clear()
+                await self._has_turns.wait()
+                self._has_turns.clear()
                 while self._turns:
-                    began = time.perf_counter()
-                    if began - self._aged > _KEEP_S:
-                        self._aged = began
-                        self._blocks.age()
-                    while self._turns and time.perf_counter() - began < _TURN_S:
+                    began_s = time.perf_counter()
+                    if began_s - self._dropped_pages_s > _KEEP_PAGES_S:
+                        self._dropped_pages_s = began_s
+                        self._cache.drop_unused()
+                    while self._turns and time.perf_counter() - began_s < _TURN_S:
                         self._serve_next()
-                    await asyncio.sleep(time.perf_counter() - began)
+                    await asyncio.sleep(time.perf_counter() - began_s)
         finally:
             await cancel_and_wait(self._readers)
             self._readers.clear()
 
+    def _queue_turn(self, client: ClientBackfill) -> None:
+        if not client.is_queued and client in self._clients:
+            client.is_queued = True
+            self._turns.append(client)
+            self._has_turns.set()
+
     def _serve_next(self) -> None:
-        follower = self._turns.popleft()
-        follower.queued = False
+        client = self._turns.popleft()
+        client.is_queued = False
         try:
-            for request in follower.advance(self._blocks, Instant.now()):
-                self._ask(request, follower)
+            for read in client.advance(self._cache, Instant.now()):
+                self._request_read(read, client)
         except Exception:
-            self._end(follower)
+            self._disconnect(client)
             return
-        if not follower.behind:
-            self._let_go(follower)
-        elif follower.has_work:
-            self._queue(follower)
-        elif follower.waiting:
-            asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._queue, follower)
+        if not client.behind:
+            self._discard(client)
+        elif client.has_work:
+            self._queue_turn(client)
+        elif client.is_waiting:
+            asyncio.get_running_loop().call_later(_CHECK_AGAIN_S, self._queue_turn, client)
 
-    # -- reading
+    def _disconnect(self, client: ClientBackfill) -> None:
+        """Disconnect a client that can't be served, so that the others are not affected."""
+        logger.exception("a bug in serving history to a client, whose connection ends")
+        self.remove(client)
+        client.fail()
 
-    def _ask(self, request: HistoryRequest, follower: ClientBackfill) -> None:
-        if request in self._asked:
-            self._asked[request].append(follower)
+    # -- reads
+
+    def _request_read(self, read: HistoryRead, client: ClientBackfill) -> None:
+        if read in self._wanted:
+            self._wanted[read].append(client)
             return
-        self._asked[request] = [follower]
-        self._unread.append(request)
+        self._wanted[read] = [client]
+        self._unread.append(read)
         self._start_reader()
 
     def _start_reader(self) -> None:
@@ -150,98 +159,91 @@ class Backfill:
 
     async def _read_all(self) -> None:
         try:
-            while requests := self._take_alike():
+            while reads := self._next_reads():
                 try:
-                    await self._read(requests)
+                    await self._read(reads)
                 except BrokerUnavailable as error:
-                    logger.debug("could not read history, trying again: %s", error)
-                    await self._read_later(requests)
+                    await self._read_later(reads, error)
                 except Exception:
-                    await self._read_apart(requests)
+                    await self._read_one_by_one(reads)
         finally:
-            # Not in a done callback, which would run one loop turn later. A request made in between
-            # would find four finished readers and start none, and history would stop for everyone.
+            # Not in a done callback, which would run one loop turn later. A read requested in
+            # between would find four finished readers and start none, and history would stop for
+            # everyone.
             self._readers.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
-    async def _read_later(self, requests: list[HistoryRequest]) -> None:
-        # Queue them behind the others, so that those are served if only these fail.
-        self._unread.extend(requests)
-        await asyncio.sleep(_READ_AGAIN_S)
-
-    async def _read_apart(self, requests: list[HistoryRequest]) -> None:
-        """Read requests one by one after a joint read failed, and abandon those that fail again."""
-        for request in requests:
-            if request not in self._asked:
-                continue  # It was answered before another one failed.
-            try:
-                await self._read([request])
-            except BrokerUnavailable as error:
-                logger.debug("could not read history, trying again: %s", error)
-                await self._read_later([request])
-            except BrokerUnsuitable as error:
-                logger.error("could not read the history of %s: %s", request.key, error)
-                self._give_up(request, Fault.BROKER_UNAVAILABLE)
-            except Exception:
-                logger.exception("could not read the history of %s", request.key)
-                self._give_up(request, Fault.INTERNAL_ERROR)
-
-    def _take_alike(self) -> list[HistoryRequest]:
-        """Take requests that can be read together, leaving out those that no client waits for."""
-        taken: list[HistoryRequest] = []
-        is_place, most, ticks = False, 1, 0
-        while self._unread and len(taken) < most:
-            request = self._unread[0]
-            if request in self._asked:
+    def _next_reads(self) -> list[HistoryRead]:
+        """Take reads that can be made together, leaving out those that no client waits for."""
+        taken: list[HistoryRead] = []
+        locates, limit, ticks = False, 1, 0
+        while self._unread and len(taken) < limit:
+            read = self._unread[0]
+            if read in self._wanted:
                 if not taken:
-                    is_place = request.time is not None
-                    most = _PLACES_PER_READ if is_place else _PAGES_PER_READ
-                elif (request.time is not None) != is_place:
+                    locates = read.time is not None
+                    limit = _LOCATIONS_PER_READ if locates else _STREAMS_PER_READ
+                elif (read.time is not None) != locates:
                     break
-                if not is_place:
-                    ticks += self._expected(request)
+                if not locates:
+                    ticks += self._expected_ticks(read)
                     if taken and ticks > _TICKS_PER_READ:
                         break
-                taken.append(request)
+                taken.append(read)
             self._unread.popleft()
         return taken
 
-    def _expected(self, request: HistoryRequest) -> int:
-        """Estimate how many ticks a page of history will contain."""
-        ticks = self._asked[request][0].ticks_after(request)
+    def _expected_ticks(self, read: HistoryRead) -> int:
+        ticks = self._wanted[read][0].expected_ticks(read)
         return PAGE_TICKS if ticks is None else min(ticks, PAGE_TICKS)
 
-    async def _read(self, requests: list[HistoryRequest]) -> None:
-        places = [(each.key, each.time) for each in requests if each.time is not None]
-        if places:
-            for request, place in zip(requests, await self._store.locate(places), strict=True):
-                self._hand_over(request, place)
+    async def _read(self, reads: list[HistoryRead]) -> None:
+        times = [(read.key, read.time) for read in reads if read.time is not None]
+        if times:
+            for read, location in zip(reads, await self._store.locate(times), strict=True):
+                self._deliver(read, location)
             return
-        pages = await self._store.histories([(each.key, each.after) for each in requests])
-        for request, page in zip(requests, pages, strict=True):
-            self._blocks.put(request.key, page)
-            self._hand_over(request, page)
+        histories = await self._store.histories([(read.key, read.after) for read in reads])
+        for read, history in zip(reads, histories, strict=True):
+            self._cache.put(read.key, history)
+            self._deliver(read, history)
 
-    def _hand_over(self, request: HistoryRequest, answer: History | TimeLocation) -> None:
-        for follower in self._asked.pop(request, []):
+    async def _read_later(self, reads: list[HistoryRead], error: BrokerUnavailable) -> None:
+        logger.debug("could not read history, trying again: %s", error)
+        # Queue them behind the others, so that those are served if only these fail.
+        self._unread.extend(reads)
+        await asyncio.sleep(_READ_AGAIN_S)
+
+    async def _read_one_by_one(self, reads: list[HistoryRead]) -> None:
+        """Repeat reads after a joint one failed, and abandon those that fail again."""
+        for read in reads:
+            if read not in self._wanted:
+                continue  # Its result came before another one failed.
             try:
-                follower.receive(request, answer)
+                await self._read([read])
+            except BrokerUnavailable as error:
+                await self._read_later([read], error)
+            except BrokerUnsuitable as error:
+                logger.error("could not read the history of %s: %s", read.key, error)
+                self._abandon(read, Fault.BROKER_UNAVAILABLE)
             except Exception:
-                self._end(follower)
-            else:
-                self._queue(follower)
+                logger.exception("could not read the history of %s", read.key)
+                self._abandon(read, Fault.INTERNAL_ERROR)
 
-    def _give_up(self, request: HistoryRequest, fault: Fault) -> None:
+    def _deliver(self, read: HistoryRead, result: History | TimeLocation) -> None:
+        for client in self._wanted.pop(read, []):
+            try:
+                client.finish_read(read, result)
+            except Exception:
+                self._disconnect(client)
+            else:
+                self._queue_turn(client)
+
+    def _abandon(self, read: HistoryRead, fault: Fault) -> None:
         self.failed += 1
-        for follower in self._asked.pop(request, []):
+        for client in self._wanted.pop(read, []):
             try:
-                follower.skip_history(request, fault)
+                client.skip_history(read, fault)
             except Exception:
-                self._end(follower)
+                self._disconnect(client)
             else:
-                self._queue(follower)
-
-    def _end(self, follower: ClientBackfill) -> None:
-        """Disconnect a client that can't be served, so that the others are not affected."""
-        logger.exception("a bug in serving the past to a client, whose connection ends")
-        self.forget(follower)
-        follower.fail()
+                self._queue_turn(client)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from feed.fanout.encoded_ticks import FRAME_TICKS_MAX
-from feed.history.pages import EncodedPage
+from feed.fanout.encoded_ticks import FRAME_TICKS_MAX, EncodedFrames
 from feed.replay.tape_cache import CachedTick
 from tickcast.wire.actions import Id, ReplayCommand, SteerReplay
 from tickcast.wire.encoding import Encoding, array_delimiters, build_frame, encode
@@ -50,7 +49,7 @@ class ActiveReplay:
         """When the next tick or the end is due; None unless the replay is playing."""
         return None if self.over else self._deck.next_due_s
 
-    def play(self, now_s: float) -> EncodedPage | None:
+    def play(self, now_s: float) -> EncodedFrames | None:
         """Encode due ticks, up to about `WRITE_BYTES`; return None if none are due."""
         frames: list[bytes] = []
         size = ticks = 0
@@ -58,7 +57,7 @@ class ActiveReplay:
             frames.append(self._frame(cels))
             size += len(frames[-1])
             ticks += len(cels)
-        return EncodedPage(b"".join(frames), len(frames), ticks) if frames else None
+        return EncodedFrames(b"".join(frames), len(frames), ticks) if frames else None
 
     def _frame(self, cels: Sequence[CachedTick]) -> bytes:
         before, between, after = array_delimiters(len(cels), self._encoding)

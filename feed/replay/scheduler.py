@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-from feed.fanout.encoded_ticks import message_frame
+from feed.fanout.encoded_ticks import EncodedFrames, message_frame
 from feed.fanout.outbox import Outbox
-from feed.history.pages import EncodedPage
 from feed.replay.private_replay import ActiveReplay
 from feed.replay.tape_cache import TapeCache, TapeListing, TapeSource
 from tickcast.tapes import Tape, TapeLibrary
@@ -51,7 +50,7 @@ class ReplayClient:
         self.encoding = encoding
         self.send = send
         self.showings: dict[Id, ActiveReplay] = {}
-        self.waiting: list[EncodedPage | dict[str, Any]] = []
+        self.waiting: list[EncodedFrames | dict[str, Any]] = []
         """Results that are ready but not sent yet, because the client does not read."""
 
     @property
@@ -69,7 +68,7 @@ class ReplayClient:
             if self.outbox.write is None and len(self.waiting) <= _WAITING_MAX:
                 return
             item = self.waiting.pop(0)
-            if isinstance(item, EncodedPage):
+            if isinstance(item, EncodedFrames):
                 self.send(*item)
             else:
                 self.outbox.push(message_frame([item], self.encoding))
@@ -81,7 +80,7 @@ class _Turn(NamedTuple):
     viewer: ReplayClient
     showing: ActiveReplay
     steer: SteerReplay | None
-    outcome: list[EncodedPage | dict[str, Any]]
+    outcome: list[EncodedFrames | dict[str, Any]]
 
 
 class ReplayScheduler:

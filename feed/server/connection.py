@@ -123,7 +123,7 @@ class Connection:
         totals = self._engine.hub.totals(self.outbox)
         self._session.release()
         if self._session.backfill is not None:
-            self._engine.backfill.forget(self._session.backfill)
+            self._engine.backfill.remove(self._session.backfill)
         if self._viewer is not None:
             self._engine.projector.forget(self._viewer)
         for timer in (self._beating, self._deadline):

@@ -14,7 +14,7 @@ from feed.fanout.encoded_ticks import WireFormat, message_frame, wire_format_for
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.fanout.streams import SubscriberGroup, choose_delivery
-from feed.history.follower import ClientBackfill
+from feed.history.client_backfill import ClientBackfill
 from feed.server.starting_points import StartingPoints
 from feed.transport.slices import Steps, batches
 from tickcast.wire import actions, messages
@@ -362,7 +362,7 @@ class Session:
         self._confirm(request, epoch(), change.subscriptions, options.conflate_ms, positions)
         if points is not None and points.behind:
             self.backfill = self.backfill or ClientBackfill(self._hub, self.outbox)
-            self.backfill.add(points.behind)
+            self.backfill.add_streams(points.behind)
         begun = points.present if points is not None else 0
         self._policy.charge_streams(self._apply(change), begun)
         if points is not None and request.snapshot:
@@ -404,7 +404,7 @@ class Session:
         backfill = self.backfill
         if backfill is not None and backfill.behind:
             # History sent meanwhile would be counted for the old subscriptions.
-            backfill.paused = True
+            backfill.is_paused = True
             coverage = Coverage(allowed)
             for keys in batches(list(backfill.behind)):
                 dropped += [key for key in keys if not coverage.covers(key)]
@@ -424,8 +424,8 @@ class Session:
         """Apply a change; return the number of streams connected for this client alone."""
         self.subscriptions = change.subscriptions
         if self.backfill is not None:
-            self.backfill.drop(change.dropped)
-            self.backfill.paused = False
+            self.backfill.drop_streams(change.dropped)
+            self.backfill.is_paused = False
         group = change.group
         connected = len(group.outputs) if group is not None and not group.members else 0
         self._hub.switch(self.outbox, group, self._clock())

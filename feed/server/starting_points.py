@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat, encode_batch
 from feed.fanout.hub import Hub
 from feed.fanout.streams import LiveStream, SubscriberGroup
-from feed.history.cursor import PastRequest, StreamCursor
+from feed.history.cursor import HistoryRequest, StreamCursor
 from feed.transport.slices import Steps, batches
 from tickcast.wire.actions import Subscribe
 from tickcast.wire.positions import build_positions
@@ -48,7 +48,7 @@ class StartingPoints:
         self._request = request
         self._new = tuple(new)
         self._held = tuple(held)
-        self._origin = PastRequest(request.id)
+        self._origin = HistoryRequest(request.id)
         self._present: list[LiveStream] = []
         # For each of `_present`: its latest tick and the encoded snapshot, if one is wanted.
         self._snapshots: list[tuple[Tick | None, list[EncodedTicks]]] = []

@@ -195,7 +195,7 @@ class Line:
         session = self.server.session
         session.release()
         if session.backfill is not None:
-            session.backfill.drop(list(session.backfill.behind))
+            session.backfill.drop_streams(list(session.backfill.behind))
         self.server = Accountant(self.world)
         self.state.begin_connection("tickcast.v1.json")
         self.again = iter(self.state.restore())
@@ -220,8 +220,8 @@ class Line:
                 self.server.answer()
             self.carry()
             if not self.wire and self.again is None and not self.waits_for:
-                follower = self.server.session.backfill
-                if follower is None or not follower.behind:
+                backfill = self.server.session.backfill
+                if backfill is None or not backfill.behind:
                     return
             self.world.repair_all()
             self.hear(len(self.wire))

@@ -7,7 +7,7 @@ from typing import Any
 
 from feed.fanout.counters import Totals
 from feed.fanout.outbox import Outbox
-from feed.history.cursor import HistoryRequest
+from feed.history.cursor import HistoryRead
 from feed.server.session import Session
 from feed.transport.slices import Steps, run_all
 from tests.builders import ListSink
@@ -70,7 +70,7 @@ class Accountant:
         self.accounts: dict[str, Account] = {}
         self.confirmed: dict[str, Any] = {}
         self.totals = Totals()
-        self.requests: list[HistoryRequest] = []
+        self.requests: list[HistoryRead] = []
         self.steps: Steps = iter(())
 
     def die(self) -> None:
@@ -103,21 +103,21 @@ class Accountant:
 
     def advance(self) -> None:
         if self.session.backfill is not None and not self.dead:
-            self.requests += self.session.backfill.advance(self.world.blocks, self.world.now)
+            self.requests += self.session.backfill.advance(self.world.cache, self.world.now)
 
     def answer(self) -> None:
         """Answer the oldest request for history."""
         if not self.requests:
             return
         request = self.requests.pop(0)
-        store, follower = self.world.store, self.session.backfill
-        assert follower is not None
+        store, backfill = self.world.store, self.session.backfill
+        assert backfill is not None
         if request.time is not None:
-            follower.receive(request, store.locate(request.key, request.time))
+            backfill.finish_read(request, store.locate(request.key, request.time))
         else:
             history = store.history(request.key, request.after)
-            self.world.blocks.put(request.key, history)
-            follower.receive(request, history)
+            self.world.cache.put(request.key, history)
+            backfill.finish_read(request, history)
 
     def catch_up(self) -> None:
         """Read history until nothing is left to catch up with."""
@@ -186,7 +186,7 @@ class Accountant:
         self.steps = iter(())
         self.session.release()
         if self.session.backfill is not None:
-            self.session.backfill.drop(self.session.backfill.behind)
+            self.session.backfill.drop_streams(self.session.backfill.behind)
         other = Accountant(self.world)
         for channel in ("trades", "bars:1s"):
             patterns = self.confirmed.get(channel, [])

@@ -14,8 +14,8 @@ from feed.access.entitlements import Entitlements
 from feed.access.grant import Grant, Proof
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
-from feed.history.follower import STREAMS_PER_TURN
-from feed.history.pages import HistoryCache
+from feed.history.cache import HistoryCache
+from feed.history.client_backfill import STREAMS_PER_TURN
 from feed.server.session import Session
 from feed.transport import slices
 from feed.transport.slices import Steps, run_all
@@ -87,9 +87,9 @@ class Client:
         return found
 
     def catch_up(self) -> None:
-        follower = self.session.backfill
-        while follower is not None and follower.behind:
-            assert not follower.advance(HistoryCache(), self.market.now)
+        backfill = self.session.backfill
+        while backfill is not None and backfill.behind:
+            assert not backfill.advance(HistoryCache(), self.market.now)
 
 
 @pytest.fixture(autouse=True)
@@ -163,9 +163,9 @@ def test_the_past_of_a_stream_that_opens_meanwhile_is_sent_too(market: Market, g
     client = Client(market)
     resume = {"epoch": "e1", "trades": {"*": 0}}
     carry_out(client.begin(action="subscribe", trades=["*"], resume=resume), open_in(market, gap))
-    follower = client.session.backfill
-    assert follower is not None
-    assert key_of("SNEW") in follower.behind
+    backfill = client.session.backfill
+    assert backfill is not None
+    assert key_of("SNEW") in backfill.behind
     assert market.seqs["SNEW"]
     market.tick()
     assert client.seqs(client.sink.take()) == {}
@@ -220,18 +220,18 @@ def test_who_is_being_sent_the_past_can_change_its_subscriptions(market: Market)
     client = Client(market)
     resume = {"epoch": "e1", "trades": market.seqs.copy()}
     carry_out(client.begin(action="subscribe", trades=["*", "S1"], resume=resume), lambda: None)
-    follower = client.session.backfill
-    assert follower is not None
-    assert set(follower.behind) == {key_of(symbol) for symbol in SYMBOLS}
+    backfill = client.session.backfill
+    assert backfill is not None
+    assert set(backfill.behind) == {key_of(symbol) for symbol in SYMBOLS}
 
     def advance() -> None:
-        follower.advance(HistoryCache(), market.now)
+        backfill.advance(HistoryCache(), market.now)
 
     steps = client.begin(action="unsubscribe", trades=["S1"])
     next(steps)
     next(steps)
     assert carry_out(steps, advance) > len(SYMBOLS)
-    assert len(follower.behind) == len(SYMBOLS)
+    assert len(backfill.behind) == len(SYMBOLS)
     client.catch_up()
     market.tick()
     assert set(client.seqs(client.sink.take())) == set(SYMBOLS)
@@ -246,11 +246,11 @@ def test_who_resumes_very_many_streams_is_looked_at_a_part_at_a_time(market: Mar
         action="subscribe", trades=["M*"],
         resume={"epoch": "e1", "trades": dict.fromkeys(symbols, 1)},
     )  # fmt: skip
-    follower = client.session.backfill
-    assert follower is not None
+    backfill = client.session.backfill
+    assert backfill is not None
     for left in (2, 1, 0):
-        follower.advance(HistoryCache(), market.now)
-        assert len(follower.behind) == left * STREAMS_PER_TURN
+        backfill.advance(HistoryCache(), market.now)
+        assert len(backfill.behind) == left * STREAMS_PER_TURN
 
 
 def test_rights_that_shrink_meanwhile_count(market: Market) -> None:

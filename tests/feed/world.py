@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from feed.fanout.hub import Hub
-from feed.history.pages import HistoryCache
+from feed.history.cache import HistoryCache
 from tests.builders import T0, trades
 from tickcast.wire.sequence import (
     Batch,
@@ -82,7 +82,7 @@ class World:
 
     def __init__(self) -> None:
         self.hub = Hub()
-        self.blocks = HistoryCache(max_bytes=400_000)
+        self.cache = HistoryCache(max_bytes=400_000)
         self.now = Instant(0.0, Time(0))
         self.store = Store()
         self.runs: dict[StreamKey, SequenceTracker] = {}

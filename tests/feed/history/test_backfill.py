@@ -14,8 +14,8 @@ from redis.asyncio import Redis
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.history.backfill import Backfill
-from feed.history.cursor import HistoryRequest, StreamCursor
-from feed.history.follower import ClientBackfill
+from feed.history.client_backfill import ClientBackfill
+from feed.history.cursor import HistoryRead, StreamCursor
 from tests.builders import T0, ListSink, quote, trade, trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import Talk, talking
@@ -95,7 +95,7 @@ async def test_many_ask_for_the_past_while_more_is_published(
     await asyncio.gather(go_on(), *(follow(*each) for each in asked))
     backfill = server.app_state["engine"].backfill
     await until(lambda: len(backfill) == 0)
-    assert backfill._blocks.size_bytes == 0
+    assert backfill._cache.size_bytes == 0
 
 
 async def test_the_past_of_everything(server: RunningServer, publisher: FeedPublisher) -> None:
@@ -125,7 +125,7 @@ async def test_a_client_that_does_not_read_its_past_costs_nothing(
     async with talking(server.stream) as slow, talking(server.stream) as other:
         slow.socket.transport.pause_reading()
         await slow.say(action="subscribe", trades=["ES"], start=int(T0))
-        await until(lambda: any(each.follower is not None for each in sessions))
+        await until(lambda: any(each.backfill is not None for each in sessions))
         await other.ask(action="subscribe", trades=["ES"])
         for count in range(1, 21):
             await publish(publisher, trade(time=Time(T0 + 9000 + count)))
@@ -334,7 +334,7 @@ async def test_a_history_that_cannot_be_read_is_the_trouble_of_those_who_ask_for
         assert await seqs(other, 3) == [1, 2, 3]
         backfill = server.app_state["engine"].backfill
         await until(lambda: len(backfill) == 0)
-        assert not backfill._asked
+        assert not backfill._wanted
         assert not backfill._unread
         assert backfill.failed == 1
         assert "could not read the history of" in caplog.text
@@ -371,15 +371,15 @@ async def test_what_only_a_client_that_left_has_asked_for_is_not_read(
     backfill = Backfill(Store(redis))
     hub = Hub()
     hub.open_stream(ES, epoch="e", seq=3)
-    follower = ClientBackfill(hub, Outbox(ListSink(), 1 << 20, lambda: None))
-    follower.add({ES: StreamCursor()})
-    request = HistoryRequest(ES, 0)
-    follower.reading[ES] = request
-    backfill._asked[request] = [follower]
+    client = ClientBackfill(hub, Outbox(ListSink(), 1 << 20, lambda: None))
+    client.add_streams({ES: StreamCursor()})
+    request = HistoryRead(ES, 0)
+    client.reading[ES] = request
+    backfill._wanted[request] = [client]
     backfill._unread.append(request)
-    backfill.forget(follower)
-    assert not backfill._asked
-    assert backfill._take_alike() == []
+    backfill.remove(client)
+    assert not backfill._wanted
+    assert backfill._next_reads() == []
 
 
 @pytest.mark.parametrize(("seq", "together"), [(1, 32), (300, 13), (9000, 2), (None, 2)])
@@ -387,16 +387,16 @@ def test_short_pages_are_read_together(seq: int | None, together: int) -> None:
     """A read returns few ticks, so it covers as many streams as possible: each is a round trip."""
     backfill = Backfill(Store(make_client("redis://127.0.0.1:1")))
     hub = Hub()
-    follower = ClientBackfill(hub, Outbox(ListSink(), 1 << 20, lambda: None))
+    client = ClientBackfill(hub, Outbox(ListSink(), 1 << 20, lambda: None))
     for number in range(100):
         key = ES._replace(symbol=f"S{number}")
         if seq is not None:
             hub.open_stream(key, epoch="e", seq=seq)
-        request = HistoryRequest(key, 0)
-        backfill._asked[request] = [follower]
+        request = HistoryRead(key, 0)
+        backfill._wanted[request] = [client]
         backfill._unread.append(request)
-    assert len(backfill._take_alike()) == together
-    assert len(backfill._take_alike()) == together
+    assert len(backfill._next_reads()) == together
+    assert len(backfill._next_reads()) == together
     assert len(backfill._unread) == 100 - 2 * together
 
 
@@ -444,14 +444,16 @@ class GatedStore(Store):
 async def test_what_is_asked_for_when_all_readers_have_just_ended_is_read() -> None:
     store = GatedStore()
     backfill = Backfill(store)
-    follower = ClientBackfill(Hub(), Outbox(ListSink(), 1 << 20, lambda: None))
+    client = ClientBackfill(Hub(), Outbox(ListSink(), 1 << 20, lambda: None))
     for number in range(4):
         # One at a time, so that each gets its own reader.
-        backfill._ask(HistoryRequest(ES, time=Time(number)), follower)
+        backfill._request_read(HistoryRead(ES, time=Time(number)), client)
         await asyncio.sleep(0)
     assert len(backfill._readers) == 4
     store.gate.set_result(None)
     # After the last steps of the readers, in the same turn of the loop.
-    asyncio.get_running_loop().call_soon(backfill._ask, HistoryRequest(ES, time=Time(4)), follower)
+    asyncio.get_running_loop().call_soon(
+        backfill._request_read, HistoryRead(ES, time=Time(4)), client
+    )
     await until(lambda: store.located == 5)
     await until(lambda: not backfill._readers)

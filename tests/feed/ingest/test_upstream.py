@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
-from feed.history.pages import HistoryCache
+from feed.history.cache import HistoryCache
 from feed.ingest.upstream import Upstream
 from feed.server.session import Request, Session
 from feed.transport.slices import run_all
@@ -293,13 +293,13 @@ async def test_a_client_waits_for_a_stream_that_is_not_carried_just_now(
 ) -> None:
     async with running(redis, settings) as ingest:
         client = await ingest.client("A", start=1)
-        follower = client.session.backfill
-        assert follower is not None
+        backfill = client.session.backfill
+        assert backfill is not None
         ingest.hub.close_stream(stream("A"))
-        assert follower.advance(HistoryCache(), Instant.now()) == []
-        assert follower.waiting
+        assert backfill.advance(HistoryCache(), Instant.now()) == []
+        assert backfill.is_waiting
         ingest.hub.open_stream(stream("A"), epoch="e")
-        assert [each.key for each in follower.advance(HistoryCache(), Instant.now())] == [
+        assert [each.key for each in backfill.advance(HistoryCache(), Instant.now())] == [
             stream("A")
         ]
 

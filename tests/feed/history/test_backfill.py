@@ -130,7 +130,7 @@ async def test_a_client_that_does_not_read_its_past_costs_nothing(
         for count in range(1, 21):
             await publish(publisher, trade(time=Time(T0 + 9000 + count)))
             assert await seqs(other, 1) == [9000 + count]
-            assert all(each.waiting_bytes < 400_000 for each in sessions)
+            assert all(each.outbox.waiting_bytes < 400_000 for each in sessions)
         slow.socket.transport.resume_reading()
         assert (await slow.hear())["T"] == "subscription"
         assert await seqs(slow, 9020) == list(range(1, 9021))

@@ -36,7 +36,7 @@ FLOORS = {
         {"commands"},
     ),
     "clients": (
-        {"terminal", "recorder", "load"},
+        {"terminal", "load"},
         {"commands"},
     ),
 }

@@ -6,52 +6,53 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import click
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from clients.commands.connecting import ca_option, token_hint, token_option
+from clients.commands.connecting import (
+    Connect,
+    ca_option,
+    check_channel,
+    check_symbol,
+    connector,
+    token_hint,
+    token_option,
+)
+from clients.commands.recorder import DEFAULT_SLOW_POLICY, Recorder, Rotation, positions_of
 from clients.load.addresses import feed_of
-from clients.recorder.record import SLOW, Recorder, Rotation, positions_of
 from clients.terminal.tables import format_age
 from tickcast.client.accounts import Gap, Position, describe_gap
-from tickcast.client.stream import Stream, connect
-from tickcast.commands.options import DURATION
+from tickcast.client.stream import Stream
+from tickcast.commands.options import DURATION, ValueType, parse_duration
 from tickcast.commands.running import counted, run
 from tickcast.tapes.library import RecordingDirectory
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed, InvalidSettings, RecordingFailed
-from tickcast.wire.subscriptions import is_pattern
-from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED
+from tickcast.wire.ticks import DEFAULT_FEED
 from tickcast.wire.times import NS_PER_SECOND
 
-_SIZES: Final = {"KB": 1000, "MB": 1000**2, "GB": 1000**3}
-_GAPS_TOLD: Final = 20
-_PACE_S: Final = 1.0
-_PACE_IN_LOGS_S: Final = 60.0
+_SIZE_UNITS: Final = {"KB": 1000, "MB": 1000**2, "GB": 1000**3}
+_GAPS_SHOWN: Final = 20
+# How often progress is shown on a terminal, and printed elsewhere.
+_STATUS_S: Final = 1.0
+_LINE_S: Final = 60.0
 
 
-class Rotate(click.ParamType[Rotation]):
-    """A duration or a size: 1h, 30m, 1GB, 500MB."""
-
-    name = "rotation"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Rotation:
-        text = str(value)
-        if match := re.fullmatch(r"(\d{1,9})(KB|MB|GB)", text):
-            rotation = Rotation(after_bytes=int(match[1]) * _SIZES[match[2]])
-        else:
-            rotation = Rotation(after_s=DURATION.convert(text, param, ctx))
-        if not (rotation.after_s or rotation.after_bytes):
-            self.fail(f"{text!a} is neither a time such as 1h nor a size such as 1GB", param, ctx)
-        return rotation
+def _parse_rotation(text: str) -> Rotation:
+    if match := re.fullmatch(r"(\d{1,9})(KB|MB|GB)", text):
+        rotation = Rotation(after_bytes=int(match[1]) * _SIZE_UNITS[match[2]])
+    else:
+        rotation = Rotation(after_s=parse_duration(text))
+    if not (rotation.after_s or rotation.after_bytes):
+        raise ValueError("is neither a duration such as 1h nor a size such as 1GB")
+    return rotation
 
 
 @click.command()
@@ -64,18 +65,20 @@ class Rotate(click.ParamType[Rotation]):
               help="and for any channel: bars:5s=ES,NQ")  # fmt: skip
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True,
               metavar="FOLDER", help="Where the tapes go; one recorder to a folder.")  # fmt: skip
-@click.option("--rotate", type=Rotate(), metavar="TIME|SIZE",
-              help="Begin another tape after so long, 1h, or so much, 1GB.")  # fmt: skip
+@click.option("--rotate", "rotation", type=ValueType("rotation", _parse_rotation),
+              metavar="TIME|SIZE",
+              help="Begin another tape after this time, 1h, or size, 1GB.")  # fmt: skip
 @click.option("--flush", "flush_s", type=DURATION, default="1s", show_default=True,
-              help="What is received is on the disk after so long.")  # fmt: skip
-@click.option("--slow", type=click.Choice(["close", "skip", "conflate"]), default=SLOW,
-              show_default=True, help="What the server is to do when it is faster.")  # fmt: skip
+              help="Write ticks to disk at least this often.")  # fmt: skip
+@click.option("--slow", type=click.Choice(["close", "skip", "conflate"]),
+              default=DEFAULT_SLOW_POLICY, show_default=True,
+              help="What the server does if the recorder is too slow.")  # fmt: skip
 @click.option("--encoding", type=click.Choice([each.value for each in Encoding]), default="json",
               show_default=True)  # fmt: skip
 @ca_option
 @token_option
 @click.option("--limit", type=click.IntRange(min=1), help="Stop after that many ticks.")
-@click.option("--duration", "duration_s", type=DURATION, help="Stop after so long.")
+@click.option("--duration", "duration_s", type=DURATION, help="Stop after this time.")
 def record(
     url: str,
     trades: tuple[str, ...],
@@ -83,7 +86,7 @@ def record(
     bars: tuple[str, ...],
     others: tuple[str, ...],
     out: Path,
-    rotate: Rotation | None,
+    rotation: Rotation | None,
     flush_s: float,
     slow: str,
     encoding: str,
@@ -97,173 +100,131 @@ def record(
     The recording continues where the newest tape in the folder ends. Ticks from in between that the
     server still has are recorded too; others are noted as a gap.
     """
-    feed = _feed_of(url)
-    wanted = _wanted(trades, quotes, bars, others)
-    shelf = RecordingDirectory(out, feed, url)
-    rotation = rotate or Rotation()
+    connect = partial(connector(url, ca_file, token), encoding=encoding)
+    directory = RecordingDirectory(out, feed_of(url) or DEFAULT_FEED, url)
+    options = [("trades", trades), ("quotes", quotes), ("bars", bars)]
+    for option in others:
+        channel, _, symbols = option.partition("=")
+        check_channel(channel, "--channel")
+        options.append((channel, (symbols,)))
+    requested: dict[str, list[str]] = {}
+    for channel, values in options:
+        for symbol in ",".join(values).split(",") if values else ():
+            check_symbol(symbol)
+            if symbol not in requested.setdefault(channel, []):
+                requested[channel].append(symbol)
+    if not requested:
+        raise InvalidSettings("nothing to record: name --trades, --quotes, --bars or --channel")
     if not flush_s:
         raise InvalidSettings("--flush: must be above 0")
-    server = _Server(url, encoding, ca_file, token)
-    run(_record(shelf, server, wanted, rotation, flush_s, slow, limit, duration_s))
-
-
-def _feed_of(url: str) -> str:
-    if not url.startswith(("ws://", "wss://")):
-        raise InvalidSettings(f"{url!a} does not begin with ws:// or wss://")
-    return feed_of(url) or DEFAULT_FEED
-
-
-def _wanted(
-    trades: tuple[str, ...], quotes: tuple[str, ...], bars: tuple[str, ...], others: tuple[str, ...]
-) -> dict[str, list[str]]:
-    wanted: dict[str, list[str]] = {}
-    named = [("trades", each) for each in trades]
-    named += [("quotes", each) for each in quotes]
-    named += [("bars", each) for each in bars]
-    for each in others:
-        channel, _, symbols = each.partition("=")
-        if channel not in CHANNELS:
-            raise InvalidSettings(f"--channel: {channel!a} is none of {', '.join(CHANNELS)}")
-        named.append((channel, symbols))
-    for channel, symbols in named:
-        for symbol in symbols.split(","):
-            if not is_pattern(symbol):
-                raise InvalidSettings(f"{symbol!a} is no symbol")
-            wanted.setdefault(channel, []).append(symbol)
-    if not wanted:
-        raise InvalidSettings("nothing to record: name --trades, --quotes, --bars or --channel")
-    return {channel: list(dict.fromkeys(symbols)) for channel, symbols in wanted.items()}
-
-
-class _Server(NamedTuple):
-    """The server to connect to, with the options for the connection."""
-
-    url: str
-    encoding: str
-    ca_file: str | None
-    token: str | None
-
-    def connect(
-        self, on_gap: Callable[[Gap], None] | None = None
-    ) -> AbstractAsyncContextManager[Stream]:
-        """Open a connection to the server."""
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
-        return connect(
-            self.url, encoding=self.encoding, headers=headers, tls=self.ca_file, on_gap=on_gap
-        )
+    new_recorder = partial(Recorder, directory, rotation or Rotation(), flush_s, slow)
+    run(_record(directory, new_recorder, connect, requested, token, limit, duration_s))
 
 
 async def _record(
-    shelf: RecordingDirectory,
-    server: _Server,
-    wanted: dict[str, list[str]],
-    rotation: Rotation,
-    flush_s: float,
-    slow: str,
+    directory: RecordingDirectory,
+    new_recorder: Callable[[], Recorder],
+    connect: Connect,
+    requested: dict[str, list[str]],
+    token: str | None,
     limit: int | None,
     duration_s: float | None,
 ) -> None:
-    teller = _Teller()
-    with shelf.locked():
-        known = [
+    display = _Display()
+    with directory.locked():
+        recorded = [
             Position(each.channel, each.symbol, each.epoch, each.seq)
-            for each in shelf.positions(teller.print_line)
+            for each in directory.positions(display.print_line)
             if each.seq is not None
         ]
-        present: list[Position] = []
-        if known:
-            async with server.connect() as stream:
-                with token_hint(server.token):
-                    present = await positions_of(stream, wanted)
-        async with server.connect(teller.add_gap) as stream:
-            recorder = teller.recorder = Recorder(shelf, rotation, flush_s, slow)
+        current: list[Position] = []
+        if recorded:
+            async with connect() as stream:
+                with token_hint(token):
+                    current = await positions_of(stream, requested)
+        async with connect(on_gap=display.add_gap) as stream:
+            recorder = display.recorder = new_recorder()
             try:
-                with token_hint(server.token):
-                    await recorder.begin(stream, wanted, known, present)
-                with teller.progress(lambda: stream.connected), suppress(TimeoutError):
+                with token_hint(token):
+                    await recorder.subscribe(stream, requested, recorded, current)
+                with display.progress(stream), suppress(TimeoutError):
                     async with asyncio.timeout(duration_s):
-                        await recorder.run(stream, limit)
-            except ConnectionFailed:
-                if recorder.ticks or recorder.gaps:
-                    recorder.close()
-                    teller.sum_up()
-                else:
+                        await recorder.record(stream, limit)
+            except BaseException as error:
+                is_empty = not (recorder.ticks or recorder.gaps)
+                if isinstance(error, RecordingFailed):
+                    recorder.abandon()
+                elif isinstance(error, ConnectionFailed) and is_empty:
                     recorder.discard()
-                raise
-            except RecordingFailed:
-                recorder.abandon()
-                raise
-            except BaseException:
-                recorder.close()
-                teller.sum_up()
+                else:
+                    recorder.close()
+                    display.print_summary()
                 raise
             recorder.close()
-            teller.sum_up()
+            display.print_summary()
 
 
-class _Teller:
-    """Reports the progress of the recording on stderr."""
+class _Display:
+    """Shows the progress of a recording on stderr."""
 
     def __init__(self) -> None:
-        self.recorder: Recorder | None = None
+        self.recorder: Recorder
         self._stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._before = (0.0, 0)
-        self._rate = 0.0
+        # When the rate was last measured, and the number of ticks then.
+        self._measured = (0.0, 0)
 
-    def print_line(self, words: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print one line."""
-        self._stderr.print(Text(f"tickcast: {words}"))
+        self._stderr.print(Text(f"tickcast: {text}"))
 
     def add_gap(self, gap: Gap) -> None:
-        """Count a gap, and report it."""
-        assert self.recorder is not None
+        """Record a gap, and report it."""
         self.recorder.add_gap(gap)
-        if self.recorder.gaps <= _GAPS_TOLD:
+        if self.recorder.gaps <= _GAPS_SHOWN:
             self.print_line(describe_gap(gap))
-        elif self.recorder.gaps == _GAPS_TOLD + 1:
-            self.print_line("further gaps are only noted on the tape")
+        elif self.recorder.gaps == _GAPS_SHOWN + 1:
+            self.print_line("further gaps are recorded, but not shown")
 
     @contextmanager
-    def progress(self, is_connected: Callable[[], bool]) -> Iterator[None]:
+    def progress(self, stream: Stream) -> Iterator[None]:
         """Show a status line on a terminal; elsewhere, print a line every minute."""
-        is_terminal = self._stderr.is_terminal
-        live = Live(console=self._stderr, auto_refresh=False, transient=True)
-        with live if is_terminal else nullcontext():
-            task = asyncio.get_running_loop().create_task(
-                self._tell(live if is_terminal else None, is_connected)
-            )
+        live = None
+        if self._stderr.is_terminal:
+            live = Live(console=self._stderr, auto_refresh=False, transient=True)
+        with live or nullcontext():
+            task = asyncio.get_running_loop().create_task(self._show_progress(stream, live))
             try:
                 yield
             finally:
                 task.cancel()
 
-    async def _tell(self, live: Live | None, is_connected: Callable[[], bool]) -> None:
+    async def _show_progress(self, stream: Stream, live: Live | None) -> None:
         while True:
-            await asyncio.sleep(_PACE_IN_LOGS_S if live is None else _PACE_S)
-            words = self._line(is_connected())
-            if live is None:
-                self.print_line(words)
+            await asyncio.sleep(_STATUS_S if live else _LINE_S)
+            text = self._status()
+            if not stream.connected:
+                text = f"DISCONNECTED, reconnecting …  {text}"
+            if live:
+                live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             else:
-                live.update(Text(words, no_wrap=True, overflow="ellipsis"), refresh=True)
+                self.print_line(text)
 
-    def _line(self, connected: bool) -> str:
-        assert self.recorder is not None
-        now = time.monotonic()
-        then, count = self._before
-        self._rate = (self.recorder.ticks - count) / (now - then) if then else 0.0
-        self._before = (now, self.recorder.ticks)
-        last = self.recorder.last
-        lag = format_age((self.recorder.rx - last.time) / NS_PER_SECOND) if last else "–"
-        line = (
-            f"{self.recorder.ticks:,} ticks, {self._rate:,.0f} ticks/s,"
-            f" {self.recorder.stored_bytes:,} bytes, lag {lag}"
+    def _status(self) -> str:
+        recorder, now = self.recorder, time.monotonic()
+        then, ticks = self._measured
+        rate = (recorder.ticks - ticks) / (now - then) if then else 0.0
+        self._measured = (now, recorder.ticks)
+        lag = "–"
+        if recorder.last_tick is not None:
+            lag = format_age((recorder.received - recorder.last_tick.time) / NS_PER_SECOND)
+        return (
+            f"{recorder.ticks:,} ticks, {rate:,.0f} ticks/s,"
+            f" {recorder.stored_bytes:,} bytes, lag {lag}"
         )
-        return line if connected else f"DISCONNECTED, reconnecting …  {line}"
 
-    def sum_up(self) -> None:
-        """Print a summary of the recording."""
+    def print_summary(self) -> None:
+        """Print what was recorded."""
         done = self.recorder
-        assert done is not None
         self.print_line(
             f"recorded {counted(done.ticks, 'tick')}, {counted(done.stored_bytes, 'byte')}"
             f" in {counted(done.tapes, 'tape')}, {counted(done.gaps, 'gap')}"

@@ -18,14 +18,14 @@ from tickcast.tapes import Tape, TapeLibrary
     [
         (["http://x", "--trades", "A"], 2, "'http://x' does not begin with ws:// or wss://"),
         (["ws://x/stream"], 2, "nothing to record: name --trades, "),
-        (["ws://x/stream", "--trades", "A B"], 2, "'A B' is no symbol"),
+        (["ws://x/stream", "--trades", "A B"], 2, "'A B' is not a valid symbol"),
         (["ws://x/stream", "--channel", "news=A"], 2, "--channel: 'news' is none of trades,"),
         (["ws://x/stream", "--rotate", "0GB"], 2, "Invalid value for '--rotate': '0GB' is neither"),
         (["ws://x/stream", "--rotate", "x"], 2, "Invalid value for '--rotate': 'x' is not a"),
         (["ws://127.0.0.1:1/stream", "--trades", "A"], 1, "ws://127.0.0.1:1/stream: "),
     ],
 )
-def test_errors_are_one_line(
+def test_errors_take_one_line(
     shell: Shell, tmp_path: Path, words: list[str], code: int, message: str
 ) -> None:
     done = shell.run("record", *words, "--out", tmp_path / "tapes")
@@ -35,12 +35,12 @@ def test_errors_are_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(shell: Shell) -> None:
+def test_folder_that_cannot_be_created_is_an_error(shell: Shell) -> None:
     done = shell.run("record", "ws://x/stream", "--trades", "A", "--out", "/dev/null/tapes")
     assert (done.code, done.err) == (1, "tickcast: /dev/null/tapes: Not a directory\n")
 
 
-async def test_it_ends_by_limit_duration_and_interrupt(cli: Cli, tmp_path: Path) -> None:
+async def test_recording_ends_by_limit_duration_and_interrupt(cli: Cli, tmp_path: Path) -> None:
     async with cli.serving("demo") as (address, _):
         url = address.replace("http", "ws") + "/stream"
         words = ("record", url, "--trades", "*", "--quotes", "*", "--out", str(tmp_path))
@@ -65,15 +65,15 @@ async def test_it_ends_by_limit_duration_and_interrupt(cli: Cli, tmp_path: Path)
     assert tapes[0].manifest.ticks == 20
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of others are Linux's own")
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux's prlimit")
 @pytest.mark.parametrize("what", ["too big", "deleted"])
-async def test_a_file_that_takes_no_more_ends_it(cli: Cli, tmp_path: Path, what: str) -> None:
+async def test_unwritable_file_ends_the_recording(cli: Cli, tmp_path: Path, what: str) -> None:
     async with cli.serving("demo") as (address, _):
         url = address.replace("http", "ws") + "/stream"
         words = ("record", url, "--trades", "*", "--out", str(tmp_path), "--flush", "20ms")
         recorder = await cli.start(*words)
         library = TapeLibrary(tmp_path)
-        await _until_something_is_recorded(library)
+        await _until_recorded(library)
         path = library.path_of(library.list()[0])
         if what == "deleted":
             path.unlink()
@@ -91,7 +91,7 @@ async def test_a_file_that_takes_no_more_ends_it(cli: Cli, tmp_path: Path, what:
         assert tape.manifest.ticks
 
 
-async def _until_something_is_recorded(library: TapeLibrary) -> None:
+async def _until_recorded(library: TapeLibrary) -> None:
     async with asyncio.timeout(20):
         while not (ids := library.list()) or not library.path_of(ids[0]).stat().st_size:
             await asyncio.sleep(0.02)

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from clients.recorder.record import Recorder, Rotation, positions_of
+from clients.commands.recorder import Recorder, Rotation, positions_of
 from producers.simulation.synthetic import generate, symbol_names
 from tests.builders import T0, bar, quote, trades
 from tests.conftest import RunningServer, running_server, until
@@ -29,34 +29,34 @@ from tickcast.tapes.library import RecordingDirectory
 from tickcast.wire.errors import RecordingFailed
 
 NEVER = Rotation()
-WANTED = {"trades": ["ES", "N*"], "quotes": ["*"]}
+REQUESTED = {"trades": ["ES", "N*"], "quotes": ["*"]}
 
 
 @asynccontextmanager
 async def recording(
     url: str, folder: Path, rotation: Rotation = NEVER, **more: Any
 ) -> AsyncIterator[Recorder]:
-    shelf = RecordingDirectory(folder, "live", url)
-    told: list[str] = []
-    with shelf.locked():
+    directory = RecordingDirectory(folder, "live", url)
+    messages: list[str] = []
+    with directory.locked():
         known = [
             Position(each.channel, each.symbol, each.epoch, each.seq)
-            for each in shelf.positions(told.append)
+            for each in directory.positions(messages.append)
             if each.seq is not None
         ]
         present: list[Position] = []
         if more.get("asks", True):
             async with connect(url) as probe:
-                present = await positions_of(probe, more.get("wanted", WANTED))
+                present = await positions_of(probe, more.get("requested", REQUESTED))
         recorder: Recorder
 
-        def take_gap(gap: Gap) -> None:
+        def on_gap(gap: Gap) -> None:
             recorder.add_gap(gap)
 
-        async with connect(url, on_gap=take_gap) as stream:
-            recorder = Recorder(shelf, rotation, flush_s=0.02)
-            await recorder.begin(stream, more.get("wanted", WANTED), known, present)
-            task = asyncio.create_task(recorder.run(stream))
+        async with connect(url, on_gap=on_gap) as stream:
+            recorder = Recorder(directory, rotation, flush_s=0.02)
+            await recorder.subscribe(stream, more.get("requested", REQUESTED), known, present)
+            task = asyncio.create_task(recorder.record(stream))
             try:
                 yield recorder
             finally:
@@ -66,7 +66,7 @@ async def recording(
                     recorder.close()
                 else:
                     recorder.abandon()
-    assert told == []
+    assert messages == []
 
 
 def tapes(folder: Path) -> list[Tape]:
@@ -78,7 +78,7 @@ def seqs(tape: Tape, symbol: str = "ES") -> list[int | None]:
     return [tick.seq for tick in tape.read() if tick.symbol == symbol]
 
 
-async def test_it_records_ticks_with_epochs(
+async def test_ticks_are_recorded_with_epochs(
     server: RunningServer, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     await publisher.publish(trades(2))
@@ -86,7 +86,7 @@ async def test_it_records_ticks_with_epochs(
     async with recording(server.stream, tmp_path) as recorder:
         await publisher.publish([*trades(3), *trades(2, "NQ"), *trades(1, "YM"), quote("ES")])
         await until(lambda: recorder.ticks == 6)
-        await until(lambda: not recorder._nameless)
+        await until(lambda: not recorder._without_epoch)
     (tape,) = tapes(tmp_path)
     assert tape.manifest.complete
     assert not tape.manifest.gaps
@@ -103,12 +103,12 @@ async def test_it_records_ticks_with_epochs(
 
 
 @pytest.mark.parametrize("close", [True, False])
-async def test_it_goes_on_where_the_last_one_has_stopped(
+async def test_next_recording_continues_where_the_last_one_stopped(
     server: RunningServer, publisher: FeedPublisher, tmp_path: Path, close: bool
 ) -> None:
     async with recording(server.stream, tmp_path, close=close) as recorder:
         await publisher.publish([*trades(3), *trades(2, "NQ")])
-        await until(lambda: recorder.ticks == 5 and not recorder._nameless)
+        await until(lambda: recorder.ticks == 5 and not recorder._without_epoch)
         await until(lambda: not recorder._writer.waiting_bytes)
     await publisher.publish([*trades(4), *trades(1, "NQ"), *trades(2, "NYM"), *trades(2, "YM")])
     await publisher.drain()
@@ -125,7 +125,7 @@ async def test_it_goes_on_where_the_last_one_has_stopped(
     assert first.manifest.feed == "live"
 
 
-async def test_what_history_has_lost_is_named(
+async def test_ticks_lost_from_history_are_recorded_as_a_gap(
     server: RunningServer, publisher: FeedPublisher, redis: Redis, tmp_path: Path
 ) -> None:
     async with recording(server.stream, tmp_path) as recorder:
@@ -144,7 +144,7 @@ async def test_what_history_has_lost_is_named(
 
 
 @pytest.mark.parametrize("asks", [True, False])
-async def test_a_new_numbering_is_named(
+async def test_new_epoch_is_recorded_as_a_gap(
     server: RunningServer, publisher: FeedPublisher, redis: Redis, tmp_path: Path, asks: bool
 ) -> None:
     async with recording(server.stream, tmp_path) as recorder:
@@ -152,7 +152,7 @@ async def test_a_new_numbering_is_named(
         await until(lambda: recorder.ticks == 3)
         await redis.flushall()
         await publisher.publish(trades(2))
-        await until(lambda: recorder.ticks == 5 and not recorder._nameless)
+        await until(lambda: recorder.ticks == 5 and not recorder._without_epoch)
     await redis.flushall()
     await publisher.publish(trades(4))
     await publisher.drain()
@@ -165,12 +165,12 @@ async def test_a_new_numbering_is_named(
     epochs = [item.epoch for item in marks if isinstance(item, EpochMark)]
     assert len(set(epochs)) == 2
     assert seqs(first) == [1, 2, 3, 1, 2]
-    told = [(gap.reason, gap.first_seq, gap.last_seq) for gap in second.manifest.gaps]
-    assert told == [("epoch", None, None), *([] if asks else [("unasked", 1, 4)])]
+    gaps = [(gap.reason, gap.first_seq, gap.last_seq) for gap in second.manifest.gaps]
+    assert gaps == [("epoch", None, None), *([] if asks else [("unasked", 1, 4)])]
     assert seqs(second) == ([1, 2, 3, 4, 5] if asks else [5])
 
 
-async def test_it_comes_back_after_a_cut(
+async def test_recording_resumes_after_a_lost_connection(
     settings: Settings, redis_url: str, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     async with running_server(settings, redis_url) as server:
@@ -189,7 +189,7 @@ async def test_it_comes_back_after_a_cut(
 
 
 @pytest.mark.parametrize("rotation", [Rotation(after_bytes=1), Rotation(after_s=0.05)])
-async def test_it_rotates(
+async def test_tapes_rotate_by_size_and_time(
     server: RunningServer, publisher: FeedPublisher, tmp_path: Path, rotation: Rotation
 ) -> None:
     async with recording(server.stream, tmp_path, rotation) as recorder:
@@ -205,7 +205,7 @@ async def test_it_rotates(
     assert [each.seq for each in found[-1].manifest.streams if each.symbol == "ES"][-1] == 30
 
 
-async def test_a_tape_replayed_and_recorded_has_the_same_content(
+async def test_recording_of_a_replayed_tape_has_the_same_content(
     settings: Settings, redis_url: str, redis: Redis, tmp_path: Path
 ) -> None:
     # Ticks arrive as fast as possible here. A slow client finds them all in history.
@@ -216,10 +216,10 @@ async def test_a_tape_replayed_and_recorded_has_the_same_content(
         original.tick(tick)
     original.close()
     tape = Tape.open(original.path)
-    wanted = {channel: ["*"] for channel in ("trades", "quotes", "bars", "bars:5s")}
+    requested = {channel: ["*"] for channel in ("trades", "quotes", "bars", "bars:5s")}
     async with (
         running_server(settings, redis_url) as server,
-        recording(server.stream, tmp_path / "again", wanted=wanted) as recorder,
+        recording(server.stream, tmp_path / "again", requested=requested) as recorder,
         FeedPublisher(redis, "live", settings, waits=True) as publisher,
     ):
         for tick in tape.read():
@@ -231,7 +231,7 @@ async def test_a_tape_replayed_and_recorded_has_the_same_content(
     assert again.manifest.gaps == []
 
 
-async def test_one_recorder_to_a_folder(
+async def test_second_recorder_in_a_folder_is_refused(
     server: RunningServer, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     async with recording(server.stream, tmp_path):
@@ -240,7 +240,7 @@ async def test_one_recorder_to_a_folder(
                 pass
 
 
-async def test_a_server_that_knows_no_extension_is_recorded(tmp_path: Path) -> None:
+async def test_server_without_extensions_is_recorded(tmp_path: Path) -> None:
     async def plainly(peer: Peer) -> None:
         while (question := await peer.hear()).keys() - {"action", "trades", "id"}:
             await peer.refuse(question, 400)
@@ -250,21 +250,21 @@ async def test_a_server_that_knows_no_extension_is_recorded(tmp_path: Path) -> N
 
     async with playing(plainly) as double, connect(double.url) as stream:
         recorder = Recorder(RecordingDirectory(tmp_path, "live", ""), NEVER, flush_s=0.02)
-        await recorder.begin(stream, {"trades": ["ES"]})
-        await asyncio.wait_for(recorder.run(stream, limit=2), 10)
+        await recorder.subscribe(stream, {"trades": ["ES"]})
+        await asyncio.wait_for(recorder.record(stream, limit=2), 10)
         recorder.close()
     (tape,) = tapes(tmp_path)
     assert seqs(tape) == [None, None]
 
 
-async def test_a_full_disk_ends_it_with_a_word(
+async def test_full_disk_ends_the_recording_with_an_error(
     server: RunningServer, publisher: FeedPublisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf = RecordingDirectory(tmp_path, "live", "")
+    directory = RecordingDirectory(tmp_path, "live", "")
     async with connect(server.stream) as stream:
-        recorder = Recorder(shelf, Rotation(), flush_s=0.02)
-        await recorder.begin(stream, WANTED, [])
-        task = asyncio.create_task(recorder.run(stream))
+        recorder = Recorder(directory, Rotation(), flush_s=0.02)
+        await recorder.subscribe(stream, REQUESTED, [])
+        task = asyncio.create_task(recorder.record(stream))
         await publisher.publish(trades(3))
         await until(lambda: recorder.ticks == 3)
         await until(lambda: not recorder._writer.waiting_bytes and not recorder._writing.locked())

@@ -1,1 +1,0 @@
-"""Records a feed as a tape: `tickcast record`."""

@@ -15,58 +15,60 @@ from tickcast.wire.encoding import Encoding, array_delimiters, build_frame, enco
 from tickcast.wire.playback import Player, ReplayMode
 from tickcast.wire.subscriptions import Subscription
 
+# Bytes that one client gets in a turn, before the next client's turn.
 WRITE_BYTES: Final = 64 * 1024
-"""Bytes that one client gets in a turn, before the next client's turn."""
 
 
-class ActiveReplay:
-    """A running private replay.
-
-    Attributes:
-        id: the client's name for the replay.
-        feed, subscriptions: the feed of the tape, and what the replay plays of it.
-        over: True if the replay will send nothing more.
-    """
+class PrivateReplay:
+    """A running private replay."""
 
     def __init__(
         self,
         id_: Id,
-        deck: Player[CachedTick],
+        player: Player[CachedTick],
         encoding: Encoding,
         feed: str,
         subscriptions: frozenset[Subscription],
     ) -> None:
+        # The client's name for the replay.
         self.id = id_
+        # The feed of the tape, and what the replay plays of it.
         self.feed = feed
         self.subscriptions = subscriptions
-        self.over = False
-        self._deck = deck
+        # True if the replay will send nothing more.
+        self.is_over = False
+        self._player = player
         self._encoding = encoding
-        self._mark = _mark(id_, encoding)
+        self._suffix = _tick_suffix(id_, encoding)
 
     @property
     def due_s(self) -> float | None:
         """When the next tick or the end is due; None unless the replay is playing."""
-        return None if self.over else self._deck.next_due_s
+        return None if self.is_over else self._player.next_due_s
 
-    def play(self, now_s: float) -> EncodedFrames | None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether the replay has reached its end."""
+        return self._player.mode is ReplayMode.ENDED
+
+    def encode_due(self, now_s: float) -> EncodedFrames | None:
         """Encode due ticks, up to about `WRITE_BYTES`; return None if none are due."""
         frames: list[bytes] = []
-        size = ticks = 0
-        while size < WRITE_BYTES and (cels := self._deck.pop_due(now_s, FRAME_TICKS_MAX)):
-            frames.append(self._frame(cels))
+        size = count = 0
+        while size < WRITE_BYTES and (ticks := self._player.pop_due(now_s, FRAME_TICKS_MAX)):
+            frames.append(self._frame(ticks))
             size += len(frames[-1])
-            ticks += len(cels)
-        return EncodedFrames(b"".join(frames), len(frames), ticks) if frames else None
+            count += len(ticks)
+        return EncodedFrames(b"".join(frames), len(frames), count) if frames else None
 
-    def _frame(self, cels: Sequence[CachedTick]) -> bytes:
-        before, between, after = array_delimiters(len(cels), self._encoding)
+    def _frame(self, ticks: Sequence[CachedTick]) -> bytes:
+        before, between, after = array_delimiters(len(ticks), self._encoding)
         if self._encoding is Encoding.JSON:
-            elements = [cel.json or cel.encode(Encoding.JSON) for cel in cels]
+            elements = [tick.json or tick.encode(Encoding.JSON) for tick in ticks]
         else:
-            elements = [cel.msgpack or cel.encode(Encoding.MSGPACK) for cel in cels]
-        body = (self._mark + between).join(elements)
-        return build_frame(b"".join((before, body, self._mark, after)), self._encoding)
+            elements = [tick.msgpack or tick.encode(Encoding.MSGPACK) for tick in ticks]
+        body = (self._suffix + between).join(elements)
+        return build_frame(b"".join((before, body, self._suffix, after)), self._encoding)
 
     def steer(self, action: SteerReplay, now_s: float) -> None:
         """Carry out a command.
@@ -76,33 +78,28 @@ class ActiveReplay:
         """
         match action.command:
             case ReplayCommand.PAUSE:
-                self._deck.pause(now_s)
+                self._player.pause(now_s)
             case ReplayCommand.RESUME:
-                self._deck.resume(now_s)
+                self._player.resume(now_s)
             case ReplayCommand.STOP:
-                self.over = True
+                self.is_over = True
             case ReplayCommand.SEEK:
                 assert action.position is not None
-                self._deck.seek(action.position, now_s)
+                self._player.seek(action.position, now_s)
             case ReplayCommand.SPEED:
                 assert action.speed is not None
-                self._deck.set_speed(action.speed, now_s)
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the replay has reached its end."""
-        return self._deck.mode is ReplayMode.ENDED
+                self._player.set_speed(action.speed, now_s)
 
     def state(self, now_s: float) -> dict[str, Any]:
         """Build the state message for the client; a replay that has ended is then over."""
-        self.over = self.over or self.has_ended
-        state = self._deck.state(now_s)
-        if self.over:
+        self.is_over = self.is_over or self.has_ended
+        state = self._player.state(now_s)
+        if self.is_over:
             state = state._replace(mode=ReplayMode.ENDED)
         return {"T": "replay", "id": self.id, **state.to_fields()}
 
 
-def _mark(id_: Id, encoding: Encoding) -> bytes:
+def _tick_suffix(id_: Id, encoding: Encoding) -> bytes:
     """The bytes that complete a tick: the field `rp` and, in JSON, the end of the object."""
     value = encode(id_, encoding)
     if encoding is Encoding.JSON:

@@ -1,4 +1,4 @@
-"""Plays private replays: reads and encodes due ticks in a thread; the event loop sends them."""
+"""Play private replays: read and encode due ticks in a thread, send them from the event loop."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from typing import Any, Final, NamedTuple
 
 from feed.fanout.encoded_ticks import EncodedFrames, message_frame
 from feed.fanout.outbox import Outbox
-from feed.replay.private_replay import ActiveReplay
-from feed.replay.tape_cache import TapeCache, TapeListing, TapeSource
+from feed.replay.private_replay import PrivateReplay
+from feed.replay.tape_cache import CachedTick, TapeCache, TapeListing, TapeSource
 from tickcast.tapes import Tape, TapeLibrary
-from tickcast.wire import messages as protocol
+from tickcast.wire import messages
 from tickcast.wire.actions import Id, PlayTape, ReplayCommand, SteerReplay
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault, InvalidAction, InvalidTape, TapeNotFound
 from tickcast.wire.playback import Player
 from tickcast.wire.subscriptions import Coverage, Subscription
 
+# The minimum time between two turns. Ticks that become due meanwhile are sent together.
 PAUSE_S: Final = 0.005
-"""Minimum time between two turns; ticks that become due meanwhile are sent together."""
-_LOOK_S: Final = 60.0
-_WAITING_MAX: Final = 20
-_UNKNOWN: Final = (Fault.INVALID_SYNTAX, "no replay with this id plays")
+# The longest wait if nothing is due.
+_WAIT_MAX_S: Final = 60.0
+# Results kept for a client that does not read. Beyond that, they fill its outbox.
+_UNSENT_MAX: Final = 20
+_UNKNOWN_ID: Final = (Fault.INVALID_SYNTAX, "no replay with this id plays")
 
+# Reduces subscriptions of a feed to what a client may see.
 Narrow = Callable[[str, Iterable[Subscription]], Iterable[Subscription]]
-"""Reduces subscriptions of a feed to what a client may see."""
 
 logger = logging.getLogger("tickcast.private")
 
@@ -38,10 +40,10 @@ class ReplayClient:
     """A client that plays private replays.
 
     Args:
-        send: takes frames of ticks, the number of frames and the number of ticks.
+        send: sends frames of ticks, given the number of frames and the number of ticks.
     """
 
-    __slots__ = ("encoding", "outbox", "send", "showings", "waiting")
+    __slots__ = ("encoding", "outbox", "replays", "send", "unsent")
 
     def __init__(
         self, outbox: Outbox, encoding: Encoding, send: Callable[[bytes, int, int], None]
@@ -49,38 +51,38 @@ class ReplayClient:
         self.outbox = outbox
         self.encoding = encoding
         self.send = send
-        self.showings: dict[Id, ActiveReplay] = {}
-        self.waiting: list[EncodedFrames | dict[str, Any]] = []
-        """Results that are ready but not sent yet, because the client does not read."""
+        self.replays: dict[Id, PrivateReplay] = {}
+        # Results that are ready but not sent yet, because the client does not read.
+        self.unsent: list[EncodedFrames | dict[str, Any]] = []
 
     @property
-    def reads(self) -> bool:
-        """Whether the client reads and has nothing waiting, so that more may be prepared."""
-        return self.outbox.write is not None and not self.waiting
+    def is_ready(self) -> bool:
+        """Whether the client reads and has nothing unsent, so that more may be prepared."""
+        return self.outbox.write is not None and not self.unsent
 
-    def deliver(self) -> None:
-        """Send waiting results while the client takes them.
+    def send_results(self) -> None:
+        """Send results while the client reads.
 
         If a client keeps sending requests without reading, the replies fill its outbox, as they do
         for other requests.
         """
-        while self.waiting and not self.outbox.closed:
-            if self.outbox.write is None and len(self.waiting) <= _WAITING_MAX:
+        while self.unsent and not self.outbox.closed:
+            if self.outbox.write is None and len(self.unsent) <= _UNSENT_MAX:
                 return
-            item = self.waiting.pop(0)
-            if isinstance(item, EncodedFrames):
-                self.send(*item)
+            result = self.unsent.pop(0)
+            if isinstance(result, EncodedFrames):
+                self.send(*result)
             else:
-                self.outbox.push(message_frame([item], self.encoding))
+                self.outbox.push(message_frame([result], self.encoding))
 
 
 class _Turn(NamedTuple):
     """One replay's turn: an optional command, and the results to send."""
 
-    viewer: ReplayClient
-    showing: ActiveReplay
-    steer: SteerReplay | None
-    outcome: list[EncodedFrames | dict[str, Any]]
+    client: ReplayClient
+    replay: PrivateReplay
+    command: SteerReplay | None
+    results: list[EncodedFrames | dict[str, Any]]
 
 
 class ReplayScheduler:
@@ -91,208 +93,201 @@ class ReplayScheduler:
 
     Args:
         library: the tapes; None if the server has none.
-        per_client, in_all: maximum number of replays, per client and in total.
+        per_client_max, replays_max: the maximum number of replays, per client and in total.
     """
 
-    def __init__(self, library: TapeLibrary | None, per_client: int, in_all: int) -> None:
-        self._reels = TapeCache(library) if library is not None else None
-        self._per_client = per_client
-        self._in_all = in_all
+    def __init__(self, library: TapeLibrary | None, per_client_max: int, replays_max: int) -> None:
+        self._cache = TapeCache(library) if library is not None else None
+        self._per_client_max = per_client_max
+        self._replays_max = replays_max
+        # The cache's tapes and its frames may each be used by one thread at a time.
         self._opening = asyncio.Lock()
         self._reading = asyncio.Lock()
-        self._viewers: set[ReplayClient] = set()
-        self._asked: list[_Turn] = []
-        self._news = asyncio.Event()
+        self._clients: set[ReplayClient] = set()
+        self._commands: list[_Turn] = []
+        self._has_work = asyncio.Event()
 
     def __len__(self) -> int:
         """Number of replays."""
-        return sum(len(viewer.showings) for viewer in self._viewers)
+        return sum(len(client.replays) for client in self._clients)
 
     # -- requests from clients
 
-    async def listings(self) -> list[TapeListing]:
+    async def list_tapes(self) -> list[TapeListing]:
         """List all finished tapes that can be read, by name.
 
         Raises:
             TapeNotFound: the server has no tapes.
         """
-        if self._reels is None:
+        if self._cache is None:
             raise TapeNotFound("this server has no tapes")
         async with self._opening:
-            return await asyncio.to_thread(self._reels.listings)
+            return await asyncio.to_thread(self._cache.list_tapes)
 
-    async def play(self, viewer: ReplayClient, play: PlayTape, narrow: Narrow) -> None:
+    async def play(self, client: ReplayClient, action: PlayTape, narrow: Narrow) -> None:
         """Begin a replay.
 
         Raises:
             InvalidAction: the replay can't begin; nothing has changed.
         """
-        reels = self._reels
-        if reels is None:
+        if self._cache is None:
             raise InvalidAction(Fault.INVALID_ACTION, "this server has no tapes")
-        self._check_room(viewer, play)
+        self._check_limits(client, action)
         try:
             async with self._opening:
-                tape = await asyncio.to_thread(reels.tape, play.tape)
-            allowed = frozenset(narrow(tape.manifest.feed, play.subscriptions))
+                tape = await asyncio.to_thread(self._cache.open_tape, action.tape)
+            allowed = frozenset(narrow(tape.manifest.feed, action.subscriptions))
             if not allowed:
-                raise InvalidAction(Fault.INSUFFICIENT_SUBSCRIPTION, f"of {play.tape}")
+                raise InvalidAction(Fault.INSUFFICIENT_SUBSCRIPTION, f"of {action.tape}")
             async with self._reading:
-                showing = await asyncio.to_thread(_begin, reels, tape, play, allowed, viewer)
+                player = await asyncio.to_thread(_open_player, self._cache, tape, action, allowed)
         except TapeNotFound as error:
             raise InvalidAction(Fault.TAPE_NOT_FOUND, str(error)) from None
         except InvalidTape as error:
-            logger.warning("can't play %s: %s", play.tape, error)
-            raise InvalidAction(Fault.TAPE_NOT_FOUND, f"{play.tape} can't be read") from None
+            logger.warning("can't play %s: %s", action.tape, error)
+            raise InvalidAction(Fault.TAPE_NOT_FOUND, f"{action.tape} can't be read") from None
         except ValueError as error:
             raise InvalidAction(Fault.INVALID_SYNTAX, str(error)) from None
-        if viewer.outbox.closed:
+        if client.outbox.closed:
             return
-        self._check_room(viewer, play)
-        self._viewers.add(viewer)
-        viewer.showings[play.id] = showing
-        viewer.waiting.append(showing.state(time.monotonic()))
-        viewer.deliver()
-        self._news.set()
+        # Again: other replays may have begun meanwhile.
+        self._check_limits(client, action)
+        replay = PrivateReplay(action.id, player, client.encoding, tape.manifest.feed, allowed)
+        self._clients.add(client)
+        client.replays[action.id] = replay
+        client.unsent.append(replay.state(time.monotonic()))
+        client.send_results()
+        self._has_work.set()
 
-    def _check_room(self, viewer: ReplayClient, play: PlayTape) -> None:
-        if play.id in viewer.showings:
+    def _check_limits(self, client: ReplayClient, action: PlayTape) -> None:
+        if action.id in client.replays:
             raise InvalidAction(Fault.INVALID_SYNTAX, "a replay with this id plays already")
-        if len(viewer.showings) >= self._per_client:
+        if len(client.replays) >= self._per_client_max:
             raise InvalidAction(
-                Fault.SYMBOL_LIMIT, f"at most {self._per_client} replays at a time are allowed"
+                Fault.SYMBOL_LIMIT, f"at most {self._per_client_max} replays at a time are allowed"
             )
-        if len(self) >= self._in_all:
+        if len(self) >= self._replays_max:
             raise InvalidAction(Fault.RATE_LIMITED, "the server plays as many tapes as it can")
 
-    def steer(self, viewer: ReplayClient, steer: SteerReplay) -> None:
+    def steer(self, client: ReplayClient, action: SteerReplay) -> None:
         """Steer a replay; the reply is sent when the command takes effect.
 
         Raises:
             InvalidAction: there is no replay with this id.
         """
-        showing = viewer.showings.get(steer.id)
-        if showing is None:
-            raise InvalidAction(*_UNKNOWN)
-        self._asked.append(_Turn(viewer, showing, steer, []))
-        self._news.set()
+        replay = client.replays.get(action.id)
+        if replay is None:
+            raise InvalidAction(*_UNKNOWN_ID)
+        self._commands.append(_Turn(client, replay, action, []))
+        self._has_work.set()
 
-    def stop_uncovered(self, viewer: ReplayClient, narrow: Narrow) -> None:
+    def stop_uncovered(self, client: ReplayClient, narrow: Narrow) -> None:
         """Stop the client's replays of streams that it may no longer see."""
-        for showing in viewer.showings.values():
-            if frozenset(narrow(showing.feed, showing.subscriptions)) != showing.subscriptions:
-                self.steer(viewer, SteerReplay(showing.id, ReplayCommand.STOP))
+        for replay in client.replays.values():
+            if frozenset(narrow(replay.feed, replay.subscriptions)) != replay.subscriptions:
+                self.steer(client, SteerReplay(replay.id, ReplayCommand.STOP))
 
-    def drain(self, viewer: ReplayClient) -> None:
+    def drain(self, client: ReplayClient) -> None:
         """Resume sending to a client that reads again."""
-        viewer.deliver()
-        self._news.set()
+        client.send_results()
+        self._has_work.set()
 
-    def forget(self, viewer: ReplayClient) -> None:
+    def forget(self, client: ReplayClient) -> None:
         """End all replays of a client that has disconnected."""
-        self._viewers.discard(viewer)
-        viewer.showings.clear()
-        viewer.waiting.clear()
-        self._news.set()
+        self._clients.discard(client)
+        client.replays.clear()
+        client.unsent.clear()
+        self._has_work.set()
 
     # -- turns
 
-    async def run(self) -> None:
+    async def play_forever(self) -> None:
         """Play until cancelled."""
         while True:
             await self._wait()
-            turns, self._asked = self._asked, []
-            turns += [
-                _Turn(viewer, showing, None, [])
-                for viewer in self._viewers
-                if viewer.reads
-                for showing in viewer.showings.values()
-            ]
+            turns, self._commands = self._commands, []
+            turns += [_Turn(client, replay, None, []) for client, replay in self._ready_replays()]
             async with self._reading:
-                await asyncio.to_thread(_work_off, turns)
-                if not self._viewers and self._reels is not None:
-                    self._reels.clear()  # Safe here: no thread is reading while this lock is held.
+                await asyncio.to_thread(_take_turns, turns)
+                if not self._clients and self._cache is not None:
+                    self._cache.clear()  # Safe here: no thread is reading while this lock is held.
             for turn in turns:
                 try:
                     self._finish(turn)
                 except Exception:
-                    logger.exception("a bug in a private replay, whose client is ended")
-                    self.forget(turn.viewer)
-                    turn.viewer.outbox.fail()
+                    logger.exception("a bug in a private replay, whose client is disconnected")
+                    self.forget(turn.client)
+                    turn.client.outbox.fail()
             await asyncio.sleep(PAUSE_S)
+
+    def _ready_replays(self) -> list[tuple[ReplayClient, PrivateReplay]]:
+        return [
+            (client, replay)
+            for client in self._clients
+            if client.is_ready
+            for replay in client.replays.values()
+        ]
 
     async def _wait(self) -> None:
         """Wait until a tick is due or a request arrives."""
-        due = [
-            showing.due_s
-            for viewer in self._viewers
-            if viewer.reads
-            for showing in viewer.showings.values()
-        ]
-        wait_s = (
-            min((each for each in due if each is not None), default=math.inf) - time.monotonic()
-        )
+        due = [replay.due_s for _, replay in self._ready_replays()]
+        first_s = min((each for each in due if each is not None), default=math.inf)
+        wait_s = max(0.0, min(first_s - time.monotonic(), _WAIT_MAX_S))
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(wait_s, _LOOK_S))):
-                await self._news.wait()
-        self._news.clear()
+            async with asyncio.timeout(wait_s):
+                await self._has_work.wait()
+        self._has_work.clear()
 
     def _finish(self, turn: _Turn) -> None:
-        viewer, showing = turn.viewer, turn.showing
-        if showing.over and viewer.showings.get(showing.id) is showing:
-            del viewer.showings[showing.id]
-            if not viewer.showings:
-                self._viewers.discard(viewer)
-        if not viewer.outbox.closed:
-            viewer.waiting += turn.outcome
-            viewer.deliver()
+        client, replay = turn.client, turn.replay
+        if replay.is_over and client.replays.get(replay.id) is replay:
+            del client.replays[replay.id]
+            if not client.replays:
+                self._clients.discard(client)
+        if not client.outbox.closed:
+            client.unsent += turn.results
+            client.send_results()
 
 
-def _begin(
-    reels: TapeCache,
-    tape: Tape,
-    play: PlayTape,
-    allowed: frozenset[Subscription],
-    viewer: ReplayClient,
-) -> ActiveReplay:
-    """Start reading a tape; raises InvalidTape and the errors of `TapeSource` and `Player`."""
-    reel = TapeSource(reels, tape, Coverage(allowed))
-    deck = Player(reel, time.monotonic(), speed=play.speed, start=play.start, end=play.end)
-    return ActiveReplay(play.id, deck, viewer.encoding, tape.manifest.feed, allowed)
+def _open_player(
+    cache: TapeCache, tape: Tape, action: PlayTape, allowed: frozenset[Subscription]
+) -> Player[CachedTick]:
+    """Find the streams and read the first frame; raises the errors of `TapeSource` and `Player`."""
+    source = TapeSource(cache, tape, Coverage(allowed))
+    return Player(source, time.monotonic(), speed=action.speed, start=action.start, end=action.end)
 
 
-def _work_off(turns: Iterable[_Turn]) -> None:
+def _take_turns(turns: Iterable[_Turn]) -> None:
     """Carry out commands and prepare the ticks that are due."""
     for turn in turns:
+        replay = turn.replay
         try:
             _take_turn(turn)
         except InvalidTape as error:
             logger.warning("a private replay ends: %s", error)
-            turn.showing.over = True
-            turn.outcome.extend(
-                [
-                    *protocol.error(Fault.INTERNAL_ERROR, "the tape is damaged", turn.showing.id),
-                    turn.showing.state(time.monotonic()),
-                ]
+            replay.is_over = True
+            turn.results.extend(
+                messages.error(Fault.INTERNAL_ERROR, "the tape is damaged", replay.id)
             )
+            turn.results.append(replay.state(time.monotonic()))
         except Exception:
             # An error in one client's replay must not affect the others.
             logger.exception("a bug in a private replay")
-            turn.showing.over = True
-            turn.outcome.extend(protocol.error(Fault.INTERNAL_ERROR, "", turn.showing.id))
+            replay.is_over = True
+            turn.results.extend(messages.error(Fault.INTERNAL_ERROR, "", replay.id))
 
 
 def _take_turn(turn: _Turn) -> None:
-    showing, now_s = turn.showing, time.monotonic()
-    if turn.steer is not None and showing.over:
+    replay, now_s = turn.replay, time.monotonic()
+    if turn.command is not None and replay.is_over:
         # The replay was playing when the command came, but an earlier turn has ended it.
-        turn.outcome.extend(protocol.error(*_UNKNOWN, showing.id))
-    elif turn.steer is not None:
-        showing.steer(turn.steer, now_s)
-        turn.outcome.append(showing.state(now_s))
-    elif (due_s := showing.due_s) is not None and due_s <= now_s:
-        letter = showing.play(now_s)
-        if letter is not None:
-            turn.outcome.append(letter)
-        if showing.has_ended:
-            turn.outcome.append(showing.state(now_s))
+        turn.results.extend(messages.error(*_UNKNOWN_ID, replay.id))
+    elif turn.command is not None:
+        replay.steer(turn.command, now_s)
+        turn.results.append(replay.state(now_s))
+    elif (due_s := replay.due_s) is not None and due_s <= now_s:
+        frames = replay.encode_due(now_s)
+        if frames is not None:
+            turn.results.append(frames)
+        if replay.has_ended:
+            turn.results.append(replay.state(now_s))

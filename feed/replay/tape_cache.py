@@ -18,60 +18,43 @@ from tickcast.wire.ticks import StreamKey, Tick, channel_of
 from tickcast.wire.times import Time
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
+# Approximate memory of a tick with both its encodings.
 _TICK_BYTES: Final = 600
-"""Approximate memory of a tick with both its encodings."""
+# Maximum number of tapes whose manifests are kept in memory.
 _TAPES_MAX: Final = 32
-"""Maximum number of tapes whose manifests are kept in memory."""
-
-
+# Maximum number of tapes in a list, and of streams that are listed for a tape.
 LISTED_MAX: Final = 1000
-"""Maximum number of tapes in a list."""
 STREAMS_LISTED_MAX: Final = 1000
-"""Maximum number of streams listed for a tape."""
+
+# Inode, size and modification time: changes when a file changes.
 _Signature = tuple[int, int, int]
-"""A value that changes when a file changes."""
 
 
 class TapeListing(NamedTuple):
-    """A tape's entry in a list.
+    """A tape's entry in a list."""
 
-    Attributes:
-        id: the name of the tape.
-        first, last: the earliest and the latest time of its ticks.
-        streams: channel and symbol of each stream, at most `STREAMS_LISTED_MAX`.
-    """
-
+    # The name of the tape.
     id: str
     feed: str
     ticks: int
+    # The earliest and the latest time of its ticks.
     first: Time
     last: Time
+    # Channel and symbol of each stream, at most `STREAMS_LISTED_MAX`.
     streams: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def of(cls, tape: Tape) -> TapeListing:
-        """Build the entry of a tape."""
-        manifest = tape.manifest
-        streams = ((each.channel, each.symbol) for each in manifest.streams if each.ticks)
-        listed = tuple(islice(streams, STREAMS_LISTED_MAX))
-        return cls(tape.id, manifest.feed, manifest.ticks, tape.first, tape.last, listed)
 
 
 class CachedTick:
-    """One recorded tick, with its encodings once they have been needed.
-
-    Attributes:
-        stream: channel and symbol.
-        json, msgpack: the tick encoded as an element of an array, up to the point where a field can
-            be added.
-    """
+    """One recorded tick, with its encodings once they have been needed."""
 
     __slots__ = ("_tick", "json", "msgpack", "stream", "time")
 
     def __init__(self, tick: Tick) -> None:
         self._tick = tick
         self.time = tick.time
+        # Channel and symbol.
         self.stream = (channel_of(tick), tick.symbol)
+        # Encoded as an element of an array, up to the point where a field can be added.
         self.json = self.msgpack = b""
 
     def encode(self, encoding: Encoding) -> bytes:
@@ -86,13 +69,13 @@ class CachedTick:
 
 
 class TapeSource:
-    """Selected streams of a tape, as a `tickcast.wire.playback.Source`.
+    """Selected streams of a tape, as a `tickcast.wire.playback.TickSource`.
 
     Raises:
         TapeNotFound: the tape has none of the streams.
     """
 
-    def __init__(self, reels: TapeCache, tape: Tape, coverage: Coverage) -> None:
+    def __init__(self, cache: TapeCache, tape: Tape, coverage: Coverage) -> None:
         found = [
             each
             for each in tape.manifest.streams
@@ -100,7 +83,7 @@ class TapeSource:
         ]
         if not found:
             raise TapeNotFound(f"{tape.id} has no such streams")
-        self._reels = reels
+        self._cache = cache
         self._tape = tape
         self._streams = {(each.channel, each.symbol) for each in found}
         self.first = min(each.first for each in found if each.first is not None)
@@ -109,9 +92,9 @@ class TapeSource:
     def read(self, start: Time | None) -> Iterator[CachedTick]:
         """Read from the first tick that is not before `start`; may begin with earlier ticks."""
         for frame in self._tape.frames_from(start):
-            for cel in self._reels.frame(self._tape, frame):
-                if cel.stream in self._streams:
-                    yield cel
+            for tick in self._cache.read_frame(self._tape, frame):
+                if tick.stream in self._streams:
+                    yield tick
 
 
 class TapeCache:
@@ -119,9 +102,6 @@ class TapeCache:
 
     The methods read files and block. Call them, including `clear`, from one thread at a time;
     otherwise the cache would become inconsistent.
-
-    Attributes:
-        size_bytes: approximate memory of the frames.
     """
 
     def __init__(self, library: TapeLibrary, cache_bytes: int = CACHE_BYTES) -> None:
@@ -130,9 +110,10 @@ class TapeCache:
         self._tapes: OrderedDict[str, tuple[_Signature, Tape]] = OrderedDict()
         self._listings: dict[str, tuple[_Signature, TapeListing]] = {}
         self._frames: OrderedDict[tuple[Tape, int], list[CachedTick]] = OrderedDict()
+        # Approximate memory of the frames.
         self.size_bytes = 0
 
-    def tape(self, id_: str) -> Tape:
+    def open_tape(self, id_: str) -> Tape:
         """Open a tape by its name; it is reopened if its file has changed.
 
         Raises:
@@ -147,47 +128,50 @@ class TapeCache:
             self._tapes.popitem(last=False)
         return tape
 
-    def listings(self) -> list[TapeListing]:
+    def list_tapes(self) -> list[TapeListing]:
         """List the finished tapes by name, leaving out those that can't be read."""
-        ids = self._library.list()[:LISTED_MAX]
         known, self._listings = self._listings, {}
-        for id_ in ids:
+        for id_ in self._library.list()[:LISTED_MAX]:
             with suppress(TapeNotFound, InvalidTape, OSError):
                 path = self._library.path_of(id_)
                 if not manifest_path(path).exists():
                     continue  # Still being written: listing it would mean reading the whole tape.
                 signature = _signature(path)
-                old = known.get(id_)
-                new = (
-                    old[1]
-                    if old and old[0] == signature
-                    else TapeListing.of(self._library.open(id_))
-                )
-                self._listings[id_] = (signature, new)
+                entry = known.get(id_)
+                if entry is None or entry[0] != signature:
+                    entry = (signature, _listing_of(self._library.open(id_)))
+                self._listings[id_] = entry
         return [listing for _, listing in self._listings.values()]
 
-    def frame(self, tape: Tape, entry: FrameEntry) -> list[CachedTick]:
+    def read_frame(self, tape: Tape, frame: FrameEntry) -> list[CachedTick]:
         """The ticks of a frame.
 
         Raises:
             InvalidTape: the frame is damaged.
         """
-        place = (tape, entry.offset)
-        cels = self._frames.get(place)
-        if cels is not None:
-            self._frames.move_to_end(place)
-            return cels
-        cels = self._frames[place] = [CachedTick(tick) for tick in tape.ticks_of(entry)]
-        self.size_bytes += _TICK_BYTES * len(cels)
+        key = (tape, frame.offset)
+        ticks = self._frames.get(key)
+        if ticks is not None:
+            self._frames.move_to_end(key)
+            return ticks
+        ticks = self._frames[key] = [CachedTick(tick) for tick in tape.ticks_of(frame)]
+        self.size_bytes += _TICK_BYTES * len(ticks)
         while self.size_bytes > self._cache_bytes and len(self._frames) > 1:
             _, oldest = self._frames.popitem(last=False)
             self.size_bytes -= _TICK_BYTES * len(oldest)
-        return cels
+        return ticks
 
     def clear(self) -> None:
         """Drop all frames."""
         self._frames.clear()
         self.size_bytes = 0
+
+
+def _listing_of(tape: Tape) -> TapeListing:
+    manifest = tape.manifest
+    streams = ((each.channel, each.symbol) for each in manifest.streams if each.ticks)
+    listed = tuple(islice(streams, STREAMS_LISTED_MAX))
+    return TapeListing(tape.id, manifest.feed, manifest.ticks, tape.first, tape.last, listed)
 
 
 def _signature(path: Path) -> _Signature:

@@ -267,7 +267,7 @@ async def _tapes(request: Request) -> Response:
 async def _list_tapes(engine: Engine, rights: Entitlements) -> Body:
     pauses = Pauses()
     try:
-        listings = await engine.projector.listings()
+        listings = await engine.private_replays.list_tapes()
     except TapeNotFound as error:
         raise HTTPException(404, str(error)) from None
     found = []

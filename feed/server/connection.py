@@ -118,14 +118,14 @@ class Connection:
         """Release everything that belongs to the connection, after the client is gone."""
         self._engine.slices.forget(self._session)
         self._engine.sessions.discard(self._session)
-        self._engine.replays.forget(self._session)
+        self._engine.feed_replays.unfollow(self._session)
         self._engine.hub.counters.closed[code] += 1
         totals = self._engine.hub.totals(self.outbox)
         self._session.release()
         if self._session.backfill is not None:
             self._engine.backfill.remove(self._session.backfill)
         if self._viewer is not None:
-            self._engine.projector.forget(self._viewer)
+            self._engine.private_replays.forget(self._viewer)
         for timer in (self._beating, self._deadline):
             if timer is not None:
                 timer.cancel()
@@ -202,16 +202,16 @@ class Connection:
     async def _follow_replay(self) -> None:
         try:
             if self._session.follows_replay and not self.outbox.closed:
-                await self._engine.replays.follow(self._session)
+                await self._engine.feed_replays.follow(self._session)
             else:
-                self._engine.replays.forget(self._session)
+                self._engine.feed_replays.unfollow(self._session)
         except Exception:
             self._fail()
 
     async def _play(self, play: PlayTape) -> None:
         session = self._session
         try:
-            await self._engine.projector.play(self._view(), play, session.narrow)
+            await self._engine.private_replays.play(self._view(), play, session.narrow)
         except InvalidAction as error:
             session.refuse(play, error.fault, error.detail)
         except Exception:
@@ -219,7 +219,7 @@ class Connection:
 
     def _steer(self, steer: SteerReplay) -> None:
         try:
-            self._engine.projector.steer(self._view(), steer)
+            self._engine.private_replays.steer(self._view(), steer)
         except InvalidAction as error:
             self._session.refuse(steer, error.fault, error.detail)
 
@@ -236,7 +236,7 @@ class Connection:
         try:
             if not engine.settings.steers_replays:
                 raise ReplayFailed("this server lets no client steer it")
-            state = await engine.replays.steer(session.feed, steer)
+            state = await engine.feed_replays.steer(session.feed, steer)
         except ReplayFailed as error:
             session.refuse(steer, Fault.INVALID_ACTION, str(error))
         except (BrokerUnavailable, BrokerUnsuitable) as error:
@@ -306,13 +306,13 @@ class Connection:
 
     def _stop_uncovered_replays(self) -> None:
         if self._viewer is not None:
-            self._engine.projector.stop_uncovered(self._viewer, self._session.narrow)
+            self._engine.private_replays.stop_uncovered(self._viewer, self._session.narrow)
 
     def _drain(self) -> None:
         self._session.drain()
         self._serve_past()
         if self._viewer is not None:
-            self._engine.projector.drain(self._viewer)
+            self._engine.private_replays.drain(self._viewer)
 
     def _beat(self) -> None:
         self._session.send_heartbeat(self._engine.upstream.subscriber.heard_s)

@@ -18,9 +18,9 @@ from feed.fanout.flusher import Flusher
 from feed.fanout.hub import Hub
 from feed.history.backfill import Backfill
 from feed.ingest.upstream import Upstream
+from feed.replay.feed_replays import FeedReplays
 from feed.replay.scheduler import ReplayScheduler
 from feed.server.answers import Answers
-from feed.server.feed_replays import ReplayFollowers
 from feed.server.session import Session
 from feed.transport.address_limits import AddressLimits
 from feed.transport.loop_share import LoopShare
@@ -46,9 +46,9 @@ class Engine:
     upstream: Upstream
     store: Store
     backfill: Backfill
-    projector: ReplayScheduler
+    private_replays: ReplayScheduler
     door: Admission
-    replays: ReplayFollowers
+    feed_replays: FeedReplays
     tasks: BackgroundTasks
     loop_share: LoopShare
     address_limits: AddressLimits
@@ -73,8 +73,8 @@ async def running_engine(
     flusher = Flusher(hub, settings.flush_pace, settings.flush_window_ms / 1000)
     upstream = Upstream(client, hub, settings, flusher.wake)
     backfill = Backfill(upstream.store)
-    replays = ReplayFollowers(client, upstream, hub)
-    projector = ReplayScheduler(
+    feed_replays = FeedReplays(client, upstream, hub)
+    private_replays = ReplayScheduler(
         TapeLibrary(settings.tapes) if settings.tapes else None,
         settings.replays_per_connection_max,
         settings.replays_max,
@@ -91,8 +91,8 @@ async def running_engine(
     tasks.supervise("sweeper", upstream.sweep_forever)
     tasks.supervise("backfill", backfill.run)
     tasks.supervise("time_slices", slices.serve)
-    tasks.supervise("replay_listener", replays.keep_up)
-    tasks.supervise("private_replays", projector.run)
+    tasks.supervise("replay_listener", feed_replays.retry_forever)
+    tasks.supervise("private_replays", private_replays.play_forever)
     tasks.supervise("connection_counter", seats.run)
     tasks.supervise("key_watcher", door.watch)
     answers = Answers()
@@ -101,8 +101,8 @@ async def running_engine(
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_try()
         yield Engine(
-            settings, hub, upstream, upstream.store, backfill, projector, door, replays, tasks,
-            LoopShare(), limits, slices, answers,
+            settings, hub, upstream, upstream.store, backfill, private_replays, door, feed_replays,
+            tasks, LoopShare(), limits, slices, answers,
         )  # fmt: skip
     finally:
         await answers.close()

@@ -168,7 +168,9 @@ class _FeedCollector(Collector):
             "replayed_ticks", "Ticks of tapes sent, over all clients", counters.replayed_out
         )
         yield _gauge(
-            "private_replays", "Tapes being played to single clients", len(self._engine.projector)
+            "private_replays",
+            "Tapes being played to single clients",
+            len(self._engine.private_replays),
         )
         gaps = CounterMetricFamily(
             "tickcast_gaps", "Gaps told to clients, by what made them", labels=["reason"]

@@ -23,7 +23,7 @@ from feed.server.app import create_app
 from producers.simulation.replay import Replay
 from tests.builders import T0, trades
 from tests.conftest import RunningServer, running_server
-from tests.feed.server.test_feed_replays import playing
+from tests.feed.replay.test_feed_replays import playing
 from tests.feed.test_edges import SCHEMAS
 from tests.recorded import Recorded
 from tests.talk import Talk, talking
@@ -122,8 +122,8 @@ async def test_actions(server: RunningServer, replay: Replay) -> None:
                 assert (reply["T"], reply["code"]) == ("error", expected), message
             assert "epoch" not in reply
         engine = server.app_state["engine"]
-        assert not engine.replays._followers
-        assert len(engine.projector) == 0
+        assert not engine.feed_replays._followers
+        assert len(engine.private_replays) == 0
         with pytest.raises(TimeoutError):
             await talk.hear(0.1)
     # The replay that it could not pause continues, and a key with the right can pause it.

@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from feed.server.engine import Engine
 from tests.builders import T0, trade, trades
 from tests.conftest import RunningServer, running_server, until
-from tests.feed.server.test_feed_replays import playing
+from tests.feed.replay.test_feed_replays import playing
 from tests.recorded import Recorded
 from tests.talk import Talk, talking
 from tests.tickcast.client.tapes import write_tape

@@ -102,7 +102,7 @@ async def test_a_tape_is_played_with_its_own_times(server: RunningServer) -> Non
         assert (await talk.ask(action="replay.pause", id=9))["code"] == 400
 
 
-async def test_messagepack_marks_with_any_id(server: RunningServer) -> None:
+async def test_ids_of_any_type_are_added_in_messagepack(server: RunningServer) -> None:
     async with connect(server.stream, subprotocols=["tickcast.v1.msgpack"]) as socket:  # type: ignore[list-item]
         await socket.recv()
         asked = {"action": "replay", "id": "my replay", "tape": "hundred", "quotes": ["ES"],
@@ -117,7 +117,7 @@ async def test_messagepack_marks_with_any_id(server: RunningServer) -> None:
         assert {tick["rp"] for tick in ticks} == {"my replay"}
 
 
-async def test_a_part_is_paced(server: RunningServer) -> None:
+async def test_a_part_is_played_at_its_speed(server: RunningServer) -> None:
     loop = asyncio.get_running_loop()
     async with talking(server.stream) as talk:
         began_s = loop.time()
@@ -128,7 +128,7 @@ async def test_a_part_is_paced(server: RunningServer) -> None:
         assert [tick["i"] for tick in ticks] == list(range(10, 31))
 
 
-async def test_it_is_steered(server: RunningServer) -> None:
+async def test_a_replay_is_steered(server: RunningServer) -> None:
     async with talking(server.stream) as talk:
         await play(talk, trades=["ES"], speed=0.01)
         assert (await talk.hear())["i"] == 0
@@ -147,7 +147,7 @@ async def test_it_is_steered(server: RunningServer) -> None:
         assert (await talk.ask(action="ping"))["T"] == "pong"
 
 
-async def test_what_is_asked_of_a_replay_that_ends_in_the_same_turn_is_answered(
+async def test_commands_after_stop_in_the_same_turn_are_answered(
     server: RunningServer,
 ) -> None:
     async with talking(server.stream) as talk:
@@ -163,7 +163,7 @@ async def test_what_is_asked_of_a_replay_that_ends_in_the_same_turn_is_answered(
         assert (await play(talk, trades=["ES"], speed=0.01))["state"] == "playing"
 
 
-async def test_one_that_ends_as_soon_as_it_goes_on_is_heard_to_its_end(
+async def test_a_replay_that_ends_at_once_after_resume_sends_everything(
     server: RunningServer,
 ) -> None:
     async with talking(server.stream) as talk:
@@ -177,7 +177,9 @@ async def test_one_that_ends_as_soon_as_it_goes_on_is_heard_to_its_end(
         assert end["state"] == "ended"
 
 
-async def test_it_runs_beside_live_streams(server: RunningServer, publisher: FeedPublisher) -> None:
+async def test_a_replay_runs_next_to_live_streams(
+    server: RunningServer, publisher: FeedPublisher
+) -> None:
     async with talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["ES"])
         await play(talk, trades=["ES"], speed=0.01)
@@ -204,7 +206,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_can_not_be_played_is_told(server: RunningServer, name: str) -> None:
+async def test_a_replay_that_cannot_begin_is_refused(server: RunningServer, name: str) -> None:
     fields, code, words = REFUSED[name]
     async with talking(server.stream) as talk:
         said = await play(talk, **{"trades": ["ES"], **fields})
@@ -213,7 +215,7 @@ async def test_what_can_not_be_played_is_told(server: RunningServer, name: str) 
         assert (await talk.ask(action="ping"))["T"] == "pong"
 
 
-async def test_a_client_has_so_many_replays(with_tapes: Settings, redis_url: str) -> None:
+async def test_the_number_of_replays_is_limited(with_tapes: Settings, redis_url: str) -> None:
     small = replace(with_tapes, replays_per_connection_max=2, replays_max=3)
     async with running_server(small, redis_url) as server, talking(server.stream) as one:
         for id_ in (1, 2):
@@ -225,8 +227,8 @@ async def test_a_client_has_so_many_replays(with_tapes: Settings, redis_url: str
             assert (await play(two, trades=["NQ"], speed=0.01))["state"] == "playing"
             assert (await play(two, id=10, trades=["NQ"]))["code"] == 429
             assert (await play(two, trades=["NQ"]))["code"] == 400
-        projector = server.app_state["engine"].projector
-        await until(lambda: len(projector) == 2)
+        scheduler = server.app_state["engine"].private_replays
+        await until(lambda: len(scheduler) == 2)
 
 
 async def test_without_tapes_there_are_no_replays(settings: Settings, redis_url: str) -> None:
@@ -251,7 +253,7 @@ async def test_tapes_are_listed(server: RunningServer, tapes: Path) -> None:
         ]  # fmt: skip
 
 
-async def test_a_client_that_does_not_read_holds_its_replay_alone(
+async def test_a_client_that_does_not_read_delays_only_its_own_replay(
     server: RunningServer, tapes: Path
 ) -> None:
     count = 30_000

@@ -134,10 +134,10 @@ async def test_it_ends_with_the_stream(server: RunningServer) -> None:
     async with connect(server.stream) as stream:
         replay = await stream.replay("hundred", trades=["ES"], speed=0.01)
         assert places([await anext(replay)]) == [0]
-        projector = server.app_state["engine"].projector
-        assert len(projector) == 1
+        scheduler = server.app_state["engine"].private_replays
+        assert len(scheduler) == 1
     assert [tick async for tick in replay] == []
-    await until(lambda: not len(projector))
+    await until(lambda: not len(scheduler))
 
 
 async def test_a_program_that_does_not_read_holds_its_replay_alone(

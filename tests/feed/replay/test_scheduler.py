@@ -1,4 +1,4 @@
-"""The projector without a socket: memory that is released while a turn is reading."""
+"""The scheduler without a socket: memory that is released while a turn is reading."""
 
 from __future__ import annotations
 
@@ -35,37 +35,37 @@ def library(tmp_path: Path) -> TapeLibrary:
     return TapeLibrary(tmp_path)
 
 
-async def test_frames_that_are_read_when_the_last_client_goes_are_let_go_of(
+async def test_frames_read_while_the_last_client_leaves_are_dropped(
     library: TapeLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_reading, go_on = threading.Event(), threading.Event()
+    is_reading, may_continue = threading.Event(), threading.Event()
     read = Tape.ticks_of
 
     def ticks_of(tape: Tape, frame: FrameEntry) -> list[Tick]:
         is_reading.set()
-        assert go_on.wait(10)
+        assert may_continue.wait(10)
         return read(tape, frame)
 
-    projector = ReplayScheduler(library, 1, 1)
-    reels: Any = projector._reels
-    task = asyncio.create_task(projector.run())
+    scheduler = ReplayScheduler(library, 1, 1)
+    cache: Any = scheduler._cache
+    task = asyncio.create_task(scheduler.play_forever())
     try:
-        viewer = ReplayClient(
+        client = ReplayClient(
             Outbox(ListSink(), 1 << 20, lambda: None), Encoding.JSON, lambda *_: None
         )
         play = PlayTape(9, "ten", frozenset([Subscription("trades", "*")]), speed=float("inf"))
-        await projector.play(viewer, play, lambda _, wanted: wanted)
-        await until(lambda: not len(projector))
-        assert reels.size_bytes > 0
-        await projector.play(viewer, play, lambda _, wanted: wanted)
-        reels.clear()
+        await scheduler.play(client, play, lambda _, wanted: wanted)
+        await until(lambda: not len(scheduler))
+        assert cache.size_bytes > 0
+        await scheduler.play(client, play, lambda _, wanted: wanted)
+        cache.clear()
         monkeypatch.setattr(Tape, "ticks_of", ticks_of)
         await until(is_reading.is_set)
-        viewer.outbox.close()
-        projector.forget(viewer)
-        go_on.set()
-        async with projector._reading:
-            assert (reels.size_bytes, len(reels._frames)) == (0, 0)
+        client.outbox.close()
+        scheduler.forget(client)
+        may_continue.set()
+        async with scheduler._reading:
+            assert (cache.size_bytes, len(cache._frames)) == (0, 0)
     finally:
-        go_on.set()
+        may_continue.set()
         await cancel_and_wait([task])

@@ -1,14 +1,28 @@
-"""Verify JSON Web Tokens and read their rights (RFC 7519, RFC 8725). No I/O.
+"""JSON Web Tokens: verify them, read their rights, and fetch their issuer's keys.
 
 The key determines the algorithm, never the token (RFC 8725, section 3.1).
+Source: RFC 7519 (tokens), RFC 7517 (key sets).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import (
+    BaseHandler,
+    HTTPRedirectHandler,
+    ProxyHandler,
+    build_opener,
+    getproxies,
+    proxy_bypass,
+)
 
 import jwt
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import (
     SECP256R1,
@@ -22,19 +36,27 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 from msgspec import Struct
 
-from feed.access.entitlements import Entitlements
-from feed.access.grant import Grant, Proof
+from feed.access.entitlements import Entitlements, Grant, Proof
+from tickcast.addresses import is_loopback
+from tickcast.client.connection import describe_proxy
 from tickcast.wire.errors import AuthFailed, InvalidSettings
 
 SECRET_MIN_BYTES: Final = 32
 _RSA_MIN_BITS: Final = 2048
 _SUBJECT_MAX: Final = 128
+_FETCH_TIMEOUT_S: Final = 5.0
+_KEPT_S: Final = 3600.0
+# The minimum time between fetches, which tokens with made-up key ids could otherwise trigger.
+_AGAIN_S: Final = 10.0
+_SIZE_MAX: Final = 1024 * 1024
 _CLAIMS: Final = ("feeds", "channels", "symbols")
 _BY_CURVE: Final[Mapping[type, str]] = {
     SECP256R1: "ES256",
     SECP384R1: "ES384",
     SECP521R1: "ES512",
 }
+
+logger = logging.getLogger("tickcast.access")
 
 
 class VerifyingKey(Struct, frozen=True):
@@ -83,7 +105,7 @@ def for_public_key(key: object) -> VerifyingKey:
     raise InvalidSettings("tokens are signed with RSA from 2048 bits, P-256 to P-521, or Ed25519")
 
 
-def key_id_of(token: str) -> str | None:
+def token_key_id_of(token: str) -> str | None:
     """Read the `kid` from a token's header. The value is not verified.
 
     Raises:
@@ -92,7 +114,7 @@ def key_id_of(token: str) -> str | None:
     try:
         kid = jwt.get_unverified_header(token).get("kid")
     except jwt.InvalidTokenError:
-        raise AuthFailed("no JSON Web Token, nor a secret of ours") from None
+        raise AuthFailed("neither a JSON Web Token nor a Tickcast secret") from None
     return kid if isinstance(kid, str) else None
 
 
@@ -139,16 +161,17 @@ def _grant(claims: Mapping[str, Any]) -> Grant:
     entitlements = Entitlements(**limits)
     for fault in entitlements.faults():
         raise AuthFailed(f"the token's {fault}")
-    most = claims.get("max_connections")
-    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
-        raise AuthFailed("the token's max_connections is no integer of at least 1")
+    maximum = claims.get("max_connections")
+    # JSON's `true` is an int in Python.
+    if maximum is not None and (type(maximum) is not int or maximum < 1):
+        raise AuthFailed("the token's max_connections is not an integer of at least 1")
     # The subject becomes part of a Redis key, which can't contain lone surrogates.
     subject = str(claims.get("sub", ""))[:_SUBJECT_MAX].encode("utf-8", "replace").decode()
     try:
         expires_s = float(claims["exp"])
     except OverflowError:
-        raise AuthFailed("the token's exp is no time") from None
-    return Grant(Proof.TOKEN, subject, entitlements, most, expires_s)
+        raise AuthFailed("the token's exp is not a time") from None
+    return Grant(Proof.TOKEN, subject, entitlements, maximum, expires_s)
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
@@ -157,4 +180,83 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
         return tuple(each.strip() for each in value.split(",") if each.strip())
     if isinstance(value, Sequence) and all(isinstance(each, str) for each in value):
         return tuple(value)
-    raise AuthFailed(f"the token's {name} is no list of texts")
+    raise AuthFailed(f"the token's {name} is not a list of strings")
+
+
+class RemoteKeys:
+    """An issuer's keys by id. Fetching blocks, so call `fetch` in a thread, one call at a time.
+
+    Raises:
+        InvalidSettings: the URL is not https (or http on this machine).
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        parts = urlsplit(url)
+        is_local = is_loopback(parts.hostname or "")
+        if not (parts.hostname and (parts.scheme == "https" or (is_local and parts.scheme == "http"))):
+            raise InvalidSettings(f"jwks_url: {url!a} is not an https:// URL")
+        self._url = url
+        # Redirects could lead from https to http. A proxy can't reach our loopback address.
+        handlers: list[BaseHandler] = [_NoRedirects()]
+        if is_local:
+            handlers.append(ProxyHandler({}))
+        self._opener = build_opener(*handlers)
+        self._clock = clock
+        self._keys: dict[str | None, VerifyingKey] = {}
+        self._fetched_s = self._tried_s = -_KEPT_S
+
+    def cached(self, kid: str | None) -> VerifyingKey | None:
+        """A key from the cache; None if the keys must be fetched."""
+        if self._clock() - self._fetched_s > _KEPT_S:
+            return None
+        return self._find(kid)
+
+    def fetch(self, kid: str | None) -> VerifyingKey:
+        """Return a key. If it is not known, fetch all keys, at most once in `_AGAIN_S`.
+
+        Raises:
+            AuthFailed: there is no key with that id.
+        """
+        key = self.cached(kid)
+        if key is None and self._clock() - self._tried_s >= _AGAIN_S:
+            self._tried_s = self._clock()
+            self._fetch()
+        # If the issuer can't be reached, outdated keys are better than none.
+        if key is None and (key := self._find(kid)) is None:
+            raise AuthFailed("the token is signed with a key that its issuer does not publish")
+        return key
+
+    def _fetch(self) -> None:
+        try:
+            with self._opener.open(self._url, timeout=_FETCH_TIMEOUT_S) as response:
+                data = response.read(_SIZE_MAX)
+            published = jwt.PyJWKSet.from_dict(msgspec.json.decode(data, type=dict[str, Any])).keys
+        except Exception as error:
+            # The issuer may answer anything, such as a truncated body or keys of another form.
+            proxy = describe_proxy(self._proxy())
+            logger.error("can't fetch the keys of tokens%s: %s", proxy, error)
+            return
+        keys: dict[str | None, VerifyingKey] = {}
+        for each in published:
+            if each.public_key_use in (None, "sig"):
+                with contextlib.suppress(InvalidSettings):  # A set may contain other kinds of keys.
+                    keys[each.key_id] = for_public_key(each.key)
+        # At once, because the event loop's thread reads them.
+        self._keys, self._fetched_s = keys, self._clock()
+
+    def _proxy(self) -> str | None:
+        """The proxy that the keys are fetched through, if any."""
+        parts = urlsplit(self._url)
+        if is_loopback(parts.hostname or "") or proxy_bypass(parts.netloc):
+            return None
+        return getproxies().get(parts.scheme)
+
+    def _find(self, kid: str | None) -> VerifyingKey | None:
+        if kid is None and len(self._keys) == 1:
+            return next(iter(self._keys.values()))
+        return self._keys.get(kid)
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    def redirect_request(self, *arguments: Any) -> None:
+        """Treat every redirect as an error."""

@@ -25,7 +25,7 @@ from websockets.protocol import SERVER
 from websockets.protocol import Protocol as FrameParser
 from websockets.server import ServerProtocol
 
-from feed.transport.websocket import OnMessage, WebSocketConnection
+from feed.transport.websocket import OnMessage, WebSocketConnection, break_cycle
 from tickcast.wire.encoding import Encoding, build_frame
 
 EXTENSION: Final = "tickcast.sink"
@@ -39,6 +39,8 @@ _VERSION: Final = "13"
 logger = logging.getLogger("tickcast.connection")
 # At "debug" it would log every frame, with credentials; `tickcast.logs` does not allow that.
 _library_logger: Final = logging.getLogger("websockets.server")
+# Creates responses for all connections; it keeps nothing of them.
+_responses: Final = ServerProtocol(logger=_library_logger)
 
 
 class WebSocketProtocol(WebSocketConnection):
@@ -73,7 +75,7 @@ class WebSocketProtocol(WebSocketConnection):
 
     def shutdown(self) -> None:
         if self._endpoint is not None:
-            self.refuse(self._endpoint.failure())
+            self.refuse(_failure())
         super().shutdown()
 
     def _begin_handshake(self, data: bytes) -> None:
@@ -91,11 +93,12 @@ class WebSocketProtocol(WebSocketConnection):
             response.headers["Connection"] = "Upgrade"
             response.headers["Upgrade"] = "websocket"
             response.headers["Sec-WebSocket-Version"] = _VERSION
+        break_cycle(handshake)
         self._parser = FrameParser(SERVER, max_size=self._max_size, logger=_library_logger)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             self.refuse(response)
             return
-        endpoint = self._endpoint = _Endpoint(self, handshake, response)
+        endpoint = self._endpoint = _Endpoint(self, response)
         self.on_message, self.on_end = endpoint.add_message, endpoint.add_end
         self.on_pause, self.on_drain = endpoint.pause, endpoint.resume
         self._start_task(self._run_endpoint(endpoint, self._scope_of(request)))
@@ -140,7 +143,7 @@ class WebSocketProtocol(WebSocketConnection):
             if not (self.is_accepted or self.close_sent):
                 logger.error("the endpoint returned without answering the handshake")
         self._endpoint = None
-        self.refuse(endpoint.failure())
+        self.refuse(_failure())
         if self._abort_timer is None:
             self.transport.close()
 
@@ -182,11 +185,8 @@ class WebSocketProtocol(WebSocketConnection):
 class _Endpoint:
     """The ASGI side of a connection, until its client is handed over: `receive` and `send`."""
 
-    def __init__(
-        self, protocol: WebSocketProtocol, handshake: ServerProtocol, response: Response
-    ) -> None:
+    def __init__(self, protocol: WebSocketProtocol, response: Response) -> None:
         self._protocol = protocol
-        self._handshake = handshake
         self._response = response
         self._events: asyncio.Queue[Message] = asyncio.Queue()
         self._events.put_nowait({"type": "websocket.connect"})
@@ -235,7 +235,7 @@ class _Endpoint:
             case "websocket.http.response.body":
                 self._body += message.get("body", b"")
                 if not message.get("more_body", False):
-                    response = self._handshake.reject(self._denial["status"], self._body.decode())
+                    response = _responses.reject(self._denial["status"], self._body.decode())
                     headers = _decoded(self._denial["headers"])
                     for name in headers:
                         response.headers.pop(name, None)
@@ -248,13 +248,9 @@ class _Endpoint:
             case "websocket.close" if protocol.is_accepted:
                 protocol.finish(b"", message.get("code", 1000), message.get("reason") or "")
             case "websocket.close":
-                protocol.refuse(self._handshake.reject(HTTPStatus.FORBIDDEN, ""))
+                protocol.refuse(_responses.reject(HTTPStatus.FORBIDDEN, ""))
             case kind:
                 raise RuntimeError(f"unexpected ASGI message: {kind}")
-
-    def failure(self) -> Response:
-        """Return the response for an endpoint that does not answer the handshake."""
-        return self._handshake.reject(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")
 
 
 class _ClientGone(OSError):
@@ -263,3 +259,8 @@ class _ClientGone(OSError):
 
 def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     return Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
+
+
+def _failure() -> Response:
+    """Return the response for an endpoint that does not answer the handshake."""
+    return _responses.reject(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")

@@ -157,8 +157,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.end(CloseCode.ABNORMAL)  # Without effect if there was a close frame.
         self._detach()
         if self._parser is not None:
-            # Break the cycle between the parser and its generator: garbage collections are rare.
-            vars(self._parser).clear()
+            break_cycle(self._parser)
             self._parser = None
 
     def pause_writing(self) -> None:
@@ -474,6 +473,11 @@ class WebSocketConnection(asyncio.Protocol):
         self.on_message, self.on_end = _ignore_message, _ignore_end
         self.on_drain = self.on_flood = _nothing
         self.on_shutdown = bytes
+
+
+def break_cycle(parser: FrameParser) -> None:
+    """Free a parser, whose generator refers to it, at once: garbage collections are rare."""
+    vars(parser).clear()
 
 
 def _discard(data: bytes) -> None:

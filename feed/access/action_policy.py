@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
-from feed.access.entitlements import EVERYTHING, Entitlements
-from feed.access.grant import Grant, Proof
+from feed.access.entitlements import EVERYTHING, Entitlements, Grant, Proof
 from feed.transport.address_limits import TokenBucket
 from tickcast.wire.actions import (
     Action,

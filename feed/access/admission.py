@@ -1,4 +1,4 @@
-"""Admission control: the checks of a handshake, and the seats that a connection occupies."""
+"""Admission: checks of handshakes and requests, and the limits that connections count against."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 from feed.access.authenticator import Authenticator, credentials_in
-from feed.access.grant import OPEN_GRANT, Grant
+from feed.access.entitlements import OPEN_GRANT, Grant
 from feed.transport.address_limits import AddressLimiter, AddressLimits
 from feed.transport.slices import Steps, run_all
 from tickcast.addresses import Networks, client_network, is_allowed_host, is_allowed_origin
@@ -29,19 +29,20 @@ REFUSALS: Final = (
     "busy",
 )  # fmt: skip
 """All reasons for refusing a client."""
+
 _TOTAL: Final = "total"
 _FULL_RETRY_S: Final = 5
 _BUSY_RETRY_S: Final = 1
-_ENTERING_MAX: Final = 256
-"""The number of handshakes and requests that may wait for the store or a check of credentials.
-If there were more, waiting would take longer than trying again."""
-_ENTERING_RETRY_S: Final = (1, 3)
+# The number of handshakes and requests that may wait for the store or a check of credentials. If
+# there were more, waiting would take longer than trying again.
+_PENDING_MAX: Final = 256
+_PENDING_RETRY_S: Final = (1, 3)
+# The number of attempts that are counted at the same time. Each uses one of the store's 16 pooled
+# connections, and the clients that are already connected need the others.
 _ATTEMPTS_AT_ONCE: Final = 8
-"""The number of attempts that are counted at the same time. Each uses one of the store's 16 pooled
-connections, and the clients that are already connected need the others."""
 _HOST_SHOWN: Final = 100
 _ORIGIN_SHOWN: Final = 120
-_VISITORS_PER_STEP: Final = 50
+_CLIENTS_PER_STEP: Final = 50
 
 security = logging.getLogger("tickcast.security")
 
@@ -52,29 +53,30 @@ def _nothing() -> None:
 
 @dataclass(eq=False, slots=True)
 class AdmittedClient:
-    """A client that was admitted, until `Admission.leave`.
+    """A client that was admitted, until `Admission.release`.
 
     Attributes:
-        number: a running number of the visitors of this server.
+        number: a running number of the clients of this server.
         address: the client's address, escaped for logs.
         grant: the client's rights; None until it has authenticated.
-        rooms: the rooms in which it occupies a seat.
+        limits: the limits that its connection counts against: their maximum by name.
         on_change: called when the grant may have changed.
-        has_left: True after `Admission.leave`. The visitor must not take a seat from then on.
+        has_left: True after `Admission.release`. The connection must not be counted from then on.
     """
 
     number: int
     address: str
     grant: Grant | None = None
-    rooms: dict[str, int] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
     on_change: Callable[[], None] = _nothing
     has_left: bool = False
 
 
 class Admission:
-    """Admits clients, and releases their seats when they leave.
+    """Admits clients, and stops counting their connections when they leave.
 
     Args:
+        refused: counts the refusals by reason.
         is_up: returns whether the store is believed to be reachable.
 
     Attributes:
@@ -84,27 +86,30 @@ class Admission:
     def __init__(
         self,
         settings: Settings,
-        gate: Authenticator,
-        limits: AddressLimits,
-        seats: ConnectionLimiter,
+        authenticator: Authenticator,
+        address_limits: AddressLimits,
+        connections: ConnectionLimiter,
         attempts: ConnectRateLimiter,
         refused: Counter[str],
         is_up: Callable[[], bool],
     ) -> None:
-        self.gate = gate
+        self.authenticator = authenticator
+        self.defer: Callable[[Steps], None] = run_all
         self._settings = settings
-        self._limits = limits
-        self._limits.on_shut_out = self._note_shut_out
-        self._seats = seats
+        self._address_limits = address_limits
+        self._address_limits.on_shut_out = self._log_shut_out
+        self._connections = connections
         self._attempts = attempts
         self._refused = refused
         self._is_up = is_up
-        self.defer: Callable[[Steps], None] = run_all
-        self._visitors: set[AdmittedClient] = set()
+        self._clients: set[AdmittedClient] = set()
         self._numbers = count(1)
         self._unlimited = Networks(settings.unlimited_addresses)
-        self._entering = 0
-        self._noting = asyncio.Semaphore(_ATTEMPTS_AT_ONCE)
+        # Clients that wait for admission.
+        self._pending = 0
+        self._counting = asyncio.Semaphore(_ATTEMPTS_AT_ONCE)
+
+    # -- checks
 
     def check_host(self, scope: Mapping[str, Any]) -> None:
         """Check that a request uses a known host name of the server.
@@ -113,215 +118,204 @@ class Admission:
         the name only if the setting `hosts` is given.
 
         Raises:
-            Refused: the name is unknown.
+            HandshakeRefused: the name is unknown.
         """
         names = self._settings.hosts
-        if self.gate.asks and not names:
+        if self.authenticator.is_required and not names:
             return
         host = next((value for name, value in scope["headers"] if name == b"host"), b"")
         if is_allowed_host(host.decode("latin-1"), (*names, *self._settings.host)):
             return
         shown = ascii(host.decode("latin-1")[:_HOST_SHOWN])
-        refusal = HandshakeRefused(
-            "host",
-            403,
-            f"the server is not known by the name {shown}; the setting hosts adds names",
-        )
-        self.note_refusal(
-            refusal.reason, AdmittedClient(0, _safe(_address_in(scope))), str(refusal)
-        )
+        text = f"the server is not known by the name {shown}; the setting hosts adds names"
+        refusal = HandshakeRefused("host", 403, text)
+        self._log_refused_request(refusal, scope)
         raise refusal
 
-    async def enter(self, scope: Mapping[str, Any]) -> AdmittedClient:
+    async def check_request(self, scope: Mapping[str, Any]) -> Grant:
+        """Authorize a plain HTTP request, which counts as an attempt.
+
+        Raises:
+            HandshakeRefused: the sender may see nothing, or not now.
+        """
+        if not self.authenticator.is_required:
+            return OPEN_GRANT
+        address = _address_in(scope)
+        try:
+            with self._pending_client(), _refusals():
+                await self._count_attempt(address)
+                credentials = credentials_in(scope["headers"])
+                if credentials is None:
+                    raise AuthFailed("credentials are needed")
+                return await self.authenticator.authenticate(credentials, client_network(address))
+        except HandshakeRefused as refusal:
+            self._log_refused_request(refusal, scope)
+            raise
+
+    async def admit(self, scope: Mapping[str, Any]) -> AdmittedClient:
         """Admit the sender of a handshake.
 
         Args:
             scope: the ASGI connection scope.
 
         Raises:
-            Refused: the client may not connect, or not now.
+            HandshakeRefused: the client may not connect, or not now.
         """
         address = _address_in(scope)
-        visitor = AdmittedClient(next(self._numbers), _safe(address))
+        client = AdmittedClient(next(self._numbers), _escape(address))
         try:
             self._check_origin(scope)
-            with self._one_more():
-                await self._take_place(visitor, address)
-                await self._check_credentials(visitor, scope)
+            with self._pending_client(), _refusals():
+                self._check_shut_out(address)
+                await self._count_attempt(address)
+                await self._count(client, self._limits_of(address))
+                if not self.authenticator.is_required:
+                    client.grant = OPEN_GRANT
+                elif (credentials := credentials_in(scope["headers"])) is not None:
+                    client.grant = await self.authenticate(client, credentials)
         except HandshakeRefused as refusal:
-            self.leave(visitor)
-            self.note_refusal(refusal.reason, visitor, str(refusal))
+            self.release(client)
+            self.log_refusal(refusal.reason, client, str(refusal))
             raise
         except BaseException:
-            self.leave(visitor)
+            self.release(client)
             raise
-        self._visitors.add(visitor)
-        return visitor
+        self._clients.add(client)
+        return client
 
-    def limiter_of(self, scope: Mapping[str, Any]) -> AddressLimiter | None:
-        """The limiter of the address in a scope; None if it is not limited."""
-        return self._limits.of(_address_in(scope))
-
-    async def check_request(self, scope: Mapping[str, Any]) -> Grant:
-        """Authorize a plain HTTP request. It takes no seat, but it counts as an attempt.
-
-        Raises:
-            Refused: the sender may see nothing, or not now.
-        """
-        if not self.gate.asks:
-            return OPEN_GRANT
-        address = _address_in(scope)
-        try:
-            with self._one_more():
-                await self._note_attempt(address)
-                credentials = credentials_in(scope["headers"])
-                if credentials is None:
-                    raise AuthFailed("credentials are needed")
-                return await self.gate.admit(credentials, client_network(address))
-        except AuthFailed as error:
-            refusal = HandshakeRefused("credentials", 401, str(error))
-        except TryAgain as error:
-            refusal = HandshakeRefused("busy", 503, str(error), _BUSY_RETRY_S)
-        except HandshakeRefused as error:
-            refusal = error
-        self.note_refusal(refusal.reason, AdmittedClient(0, _safe(address)), str(refusal))
-        raise refusal
-
-    async def identify(self, visitor: AdmittedClient, credentials: Credentials) -> Grant:
-        """Check a visitor's credentials, and take a seat for its key or token.
+    async def authenticate(self, client: AdmittedClient, credentials: Credentials) -> Grant:
+        """Check a client's credentials, and count its connection against those of its key or token.
 
         Raises:
             AuthFailed: the credentials are not valid.
-            TryAgain, TooManyConnections: the visitor may not connect now.
+            TryAgain, TooManyConnections: the client may not connect now.
         """
-        grant = await self.gate.admit(credentials, client_network(visitor.address))
-        needs_seat = visitor.grant is None and not visitor.has_left
-        if needs_seat and grant.max_connections is not None:
-            room = f"{grant.proof.value}:{grant.subject}"
-            await self._take(visitor, {room: grant.max_connections})
+        network = client_network(client.address)
+        grant = await self.authenticator.authenticate(credentials, network)
+        is_new = client.grant is None and not client.has_left
+        if is_new and grant.max_connections is not None:
+            subject = f"{grant.proof.value}:{grant.subject}"
+            await self._count(client, {subject: grant.max_connections})
         return grant
 
-    def leave(self, visitor: AdmittedClient) -> None:
-        """Release everything that a visitor holds."""
-        visitor.has_left = True
-        self._visitors.discard(visitor)
-        self._seats.free(visitor.rooms)
-        visitor.rooms = {}
-        visitor.on_change = _nothing
+    def release(self, client: AdmittedClient) -> None:
+        """Stop counting a client's connection."""
+        client.has_left = True
+        self._clients.discard(client)
+        self._connections.free(client.limits)
+        client.limits = {}
+        client.on_change = _nothing
 
-    def note_refusal(self, reason: str, visitor: AdmittedClient, detail: str) -> None:
+    def limiter_of(self, scope: Mapping[str, Any]) -> AddressLimiter | None:
+        """The limiter of the address in a scope; None if it is not limited."""
+        return self._address_limits.of(_address_in(scope))
+
+    # -- keys that change
+
+    async def watch_keys(self) -> None:
+        """Check the grants of all clients whenever the keys have changed."""
+        await self.authenticator.watch_keys(lambda: self.defer(self._recheck_grants()))
+
+    def _recheck_grants(self) -> Steps:
+        for number, client in enumerate(list(self._clients), 1):
+            if not client.has_left:
+                client.on_change()
+            if not number % _CLIENTS_PER_STEP:
+                yield
+
+    # -- logs
+
+    def log_refusal(self, reason: str, client: AdmittedClient, detail: str) -> None:
         """Count and log a refusal."""
         self._refused[reason] += 1
-        extra = {"client": visitor.number, "address": visitor.address, "detail": detail}
+        extra = {"client": client.number, "address": client.address, "detail": detail}
         security.log(SECURITY, "refused: %s", reason, extra=extra)
 
-    async def watch(self) -> None:
-        """Check the grants of all visitors whenever the keys have changed."""
-        await self.gate.watch(self._look_at_all)
+    def _log_refused_request(self, refusal: HandshakeRefused, scope: Mapping[str, Any]) -> None:
+        sender = AdmittedClient(0, _escape(_address_in(scope)))
+        self.log_refusal(refusal.reason, sender, str(refusal))
 
-    def _look_at_all(self) -> None:
-        self.defer(self._look_at_each())
+    def _log_shut_out(self, network: str) -> None:
+        extra = {"address": network, "duration_s": self._settings.shut_out_s}
+        security.log(SECURITY, "shut out: it keeps flooding", extra=extra)
 
-    def _look_at_each(self) -> Steps:
-        for place, visitor in enumerate(list(self._visitors), 1):
-            if not visitor.has_left:
-                visitor.on_change()
-            if not place % _VISITORS_PER_STEP:
-                yield
+    # -- single checks
 
     def _check_origin(self, scope: Mapping[str, Any]) -> None:
         headers = dict(scope["headers"])
-        given = headers.get(b"origin")
-        origin = None if given is None else given.decode("latin-1")
+        origin = headers[b"origin"].decode("latin-1") if b"origin" in headers else None
         host = headers.get(b"host", b"").decode("latin-1")
         if not is_allowed_origin(origin, scope["scheme"], host, self._settings.origins):
             # Escaped, because the text is also logged.
             shown = ascii((origin or "")[:_ORIGIN_SHOWN])
-            raise HandshakeRefused(
-                "origin",
-                403,
-                f"pages of {shown} may not connect; the setting origins would allow it",
-            )
-
-    async def _take_place(self, visitor: AdmittedClient, address: str) -> None:
-        rooms = {_TOTAL: self._settings.connections_max}
-        self._check_shut_out(address)
-        await self._note_attempt(address)
-        if address not in self._unlimited:
-            rooms[f"address:{client_network(address)}"] = self._settings.connections_per_address_max
-        try:
-            await self._take(visitor, rooms)
-        except TooManyConnections as error:
-            if error.limit == _TOTAL:
-                raise HandshakeRefused("full", 503, "the server is full", _FULL_RETRY_S) from None
-            raise HandshakeRefused(
-                "address", 429, "too many connections from this address", _FULL_RETRY_S
-            ) from None
+            text = f"pages of {shown} may not connect; the setting origins would allow it"
+            raise HandshakeRefused("origin", 403, text)
 
     @contextmanager
-    def _one_more(self) -> Iterator[None]:
-        """Count a client that is waiting for admission.
-
-        Raises:
-            Refused: too many clients are waiting.
-        """
-        if self._entering >= _ENTERING_MAX:
-            retry_s = random.randint(*_ENTERING_RETRY_S)
+    def _pending_client(self) -> Iterator[None]:
+        """Count a client that waits for admission, and refuse it if too many do."""
+        if self._pending >= _PENDING_MAX:
+            retry_s = random.randint(*_PENDING_RETRY_S)
             raise HandshakeRefused("busy", 503, "too many are connecting at once", retry_s)
-        self._entering += 1
+        self._pending += 1
         try:
             yield
         finally:
-            self._entering -= 1
+            self._pending -= 1
 
     def _check_shut_out(self, address: str) -> None:
         """Refuse an address that keeps flooding, before any work is done for it."""
-        limiter = self._limits.of(address)
+        limiter = self._address_limits.of(address)
         wait_s = limiter.shut_out_s(monotonic()) if limiter is not None else 0
         if wait_s:
             raise HandshakeRefused("shut_out", 429, "this address has sent too much", wait_s)
 
-    def _note_shut_out(self, party: str) -> None:
-        extra = {"address": party, "duration_s": self._settings.shut_out_s}
-        security.log(SECURITY, "shut out: it keeps flooding", extra=extra)
-
-    async def _note_attempt(self, address: str) -> None:
+    async def _count_attempt(self, address: str) -> None:
         if address in self._unlimited:
             return
-        async with self._noting:
+        async with self._counting:
             wait_s = await self._attempts.note(client_network(address), shared=self._is_up())
         if wait_s:
-            if (limiter := self._limits.of(address)) is not None:
+            if (limiter := self._address_limits.of(address)) is not None:
                 limiter.note_refusal(monotonic())
             raise HandshakeRefused("attempts", 429, "too many attempts from this address", wait_s)
 
-    async def _check_credentials(self, visitor: AdmittedClient, scope: Mapping[str, Any]) -> None:
-        if not self.gate.asks:
-            visitor.grant = OPEN_GRANT
-            return
-        try:
-            credentials = credentials_in(scope["headers"])
-            if credentials is not None:
-                visitor.grant = await self.identify(visitor, credentials)
-        except AuthFailed as error:
-            raise HandshakeRefused("credentials", 401, str(error)) from None
-        except TryAgain as error:
-            raise HandshakeRefused("busy", 503, str(error), _BUSY_RETRY_S) from None
-        except TooManyConnections:
-            raise HandshakeRefused(
-                "key", 429, "too many connections with this key", _FULL_RETRY_S
-            ) from None
+    def _limits_of(self, address: str) -> dict[str, int]:
+        limits = {_TOTAL: self._settings.connections_max}
+        if address not in self._unlimited:
+            network = client_network(address)
+            limits[f"address:{network}"] = self._settings.connections_per_address_max
+        return limits
 
-    async def _take(self, visitor: AdmittedClient, rooms: Mapping[str, int]) -> None:
-        full = await self._seats.acquire(rooms, shared=self._is_up())
-        if full is not None:
-            raise TooManyConnections(full)
-        if visitor.has_left:
-            # It left while its secret was checked or its seat was taken. Free the seat here, since
-            # `leave` has already run.
-            self._seats.free(rooms)
+    async def _count(self, client: AdmittedClient, limits: Mapping[str, int]) -> None:
+        """Count a connection against limits. Raises TooManyConnections if one is reached."""
+        reached = await self._connections.acquire(limits, shared=self._is_up())
+        if reached is not None:
+            raise TooManyConnections(reached)
+        if client.has_left:
+            # It left while this waited, so `release` has already run.
+            self._connections.free(limits)
         else:
-            visitor.rooms.update(rooms)
+            client.limits.update(limits)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn errors into refusals of a handshake or request."""
+    try:
+        yield
+    except AuthFailed as error:
+        raise HandshakeRefused("credentials", 401, str(error)) from None
+    except TryAgain as error:
+        raise HandshakeRefused("busy", 503, str(error), _BUSY_RETRY_S) from None
+    except TooManyConnections as error:
+        kind = error.limit.partition(":")[0]
+        if kind == _TOTAL:
+            raise HandshakeRefused("full", 503, "the server is full", _FULL_RETRY_S) from None
+        reason = "address" if kind == "address" else "key"
+        source = "from this address" if kind == "address" else "with this key"
+        text = f"too many connections {source}"
+        raise HandshakeRefused(reason, 429, text, _FULL_RETRY_S) from None
 
 
 def _address_in(scope: Mapping[str, Any]) -> str:
@@ -329,6 +323,6 @@ def _address_in(scope: Mapping[str, Any]) -> str:
     return address
 
 
-def _safe(address: str) -> str:
+def _escape(address: str) -> str:
     """Escape an address for logs. A proxy may pass on arbitrary text as a client's address."""
     return ascii(address)[1:-1]

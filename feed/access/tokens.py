@@ -193,7 +193,8 @@ class RemoteKeys:
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
         parts = urlsplit(url)
         is_local = is_loopback(parts.hostname or "")
-        if not (parts.hostname and (parts.scheme == "https" or (is_local and parts.scheme == "http"))):
+        schemes = ("https", "http") if is_local else ("https",)
+        if not parts.hostname or parts.scheme not in schemes:
             raise InvalidSettings(f"jwks_url: {url!a} is not an https:// URL")
         self._url = url
         # Redirects could lead from https to http. A proxy can't reach our loopback address.

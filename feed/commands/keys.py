@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from feed.access.entitlements import ANY, Entitlements
-from feed.access.keyfile import KeyFile, add_key, revoke_key
-from feed.access.keyring import NAME_MAX, Key
-from feed.access.secrets import hash_secret, make_key_id, make_secret
+from feed.access.key_file import KeyFile, add_key, revoke_key
+from feed.access.keys import NAME_MAX, Key, hash_secret, make_key_id, make_secret
 from tickcast.commands.options import LIFETIME
 from tickcast.settings import load_settings
 
@@ -89,13 +88,13 @@ def add(
 @_file_option
 def list_keys(path: Path) -> None:
     """List all keys, without their secrets."""
-    ring = KeyFile(path).read()
+    stored = KeyFile(path).read()
     now_s = datetime.now(UTC).timestamp()
     table = Table(
         "key", "name", "feeds", "channels", "symbols", "max", "expires", "state", box=None
     )
-    for key_id, key in ring.keys.items():
-        state = "good" if key.is_good(now_s) else "revoked" if key.revoked else "expired"
+    for key_id, key in stored.items():
+        state = "good" if key.is_valid(now_s) else "revoked" if key.revoked else "expired"
         table.add_row(
             key_id, ascii(key.name)[1:-1], ",".join(key.feeds), ",".join(key.channels),
             ",".join(key.symbols), str(key.max_connections or ""),

@@ -19,8 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from feed.access.authenticator import Authenticator
-from feed.access.entitlements import Entitlements
-from feed.access.grant import Grant
+from feed.access.entitlements import Entitlements, Grant
 from feed.server.answers import Body, Build, LongResponse, Pauses, RequestLimits
 from feed.server.engine import Engine, running_engine
 from feed.server.handshake import denial, serve_connection
@@ -132,7 +131,7 @@ class _KnownHosts:
         if scope["type"] != "lifespan" and scope["path"] not in PROBES:
             engine: Engine = scope["state"]["engine"]
             try:
-                engine.door.check_host(scope)
+                engine.admission.check_host(scope)
             except HandshakeRefused as refusal:
                 if scope["type"] == "websocket":
                     await WebSocket(scope, receive, send).send_denial_response(denial(refusal))
@@ -248,7 +247,7 @@ def _page_of(request: Request) -> Page:
 
 async def _long_answer(request: Request, key: Hashable, build: Build) -> Response:
     engine = _engine(request)
-    is_limited = engine.door.limiter_of(request.scope) is not None
+    is_limited = engine.admission.limiter_of(request.scope) is not None
     address = client_network(request.client.host) if is_limited and request.client else None
     place = engine.answers.enter(key, build, address)
     try:
@@ -296,7 +295,7 @@ async def _grant_of(request: Request) -> Grant:
     Raises:
         Refused: the sender may see nothing.
     """
-    return await _engine(request).door.check_request(request.scope)
+    return await _engine(request).admission.check_request(request.scope)
 
 
 async def _entitlements_in(request: Request, feed: str) -> Entitlements:

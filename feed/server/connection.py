@@ -130,7 +130,7 @@ class Connection:
             if timer is not None:
                 timer.cancel()
         self._beating = self._deadline = self._viewer = None
-        self._engine.door.leave(self._visitor)
+        self._engine.admission.release(self._visitor)
         logger.info(
             "closed",
             extra=self._about() | {
@@ -249,15 +249,15 @@ class Connection:
 
     async def _identify(self, auth: Auth) -> None:
         try:
-            grant = await self._engine.door.identify(self._visitor, auth.credentials)
+            grant = await self._engine.admission.authenticate(self._visitor, auth.credentials)
         except AuthFailed as error:
-            self._engine.door.note_refusal("credentials", self._visitor, str(error))
+            self._engine.admission.log_refusal("credentials", self._visitor, str(error))
             self._finish(Fault.AUTH_FAILED, str(error), auth.id)
         except TryAgain as error:
-            self._engine.door.note_refusal("busy", self._visitor, str(error))
+            self._engine.admission.log_refusal("busy", self._visitor, str(error))
             self._session.refuse(auth, Fault.RATE_LIMITED, str(error))
         except TooManyConnections:
-            self._engine.door.note_refusal("key", self._visitor, "too many connections")
+            self._engine.admission.log_refusal("key", self._visitor, "too many connections")
             self._finish(Fault.CONNECTION_LIMIT, "of this key", auth.id)
         except Exception:
             self._fail()
@@ -294,7 +294,7 @@ class Connection:
         grant = self._session.grant
         if grant is None:
             return
-        renewed = self._engine.door.gate.renewed(grant)
+        renewed = self._engine.admission.authenticator.renewed(grant)
         if renewed is None:
             self._finish(Fault.AUTH_FAILED, "expired or revoked")
             return

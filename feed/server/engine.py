@@ -47,7 +47,7 @@ class Engine:
     store: Store
     backfill: Backfill
     private_replays: ReplayScheduler
-    door: Admission
+    admission: Admission
     feed_replays: FeedReplays
     tasks: BackgroundTasks
     loop_share: LoopShare
@@ -81,11 +81,11 @@ async def running_engine(
     )
     seats = ConnectionLimiter(client)
     limits = address_limits(settings)
-    door = Admission(
+    admission = Admission(
         settings, gate, limits, seats, ConnectRateLimiter(client, parse_many(settings.attempts)),
         hub.counters.refused, lambda: upstream.subscriber.connected,
     )  # fmt: skip
-    door.defer = partial(slices.start, door)
+    admission.defer = partial(slices.start, admission)
     tasks = BackgroundTasks(logger)
     tasks.supervise("subscriber", upstream.subscriber.run)
     tasks.supervise("sweeper", upstream.sweep_forever)
@@ -94,15 +94,15 @@ async def running_engine(
     tasks.supervise("replay_listener", feed_replays.retry_forever)
     tasks.supervise("private_replays", private_replays.play_forever)
     tasks.supervise("connection_counter", seats.run)
-    tasks.supervise("key_watcher", door.watch)
+    tasks.supervise("key_watcher", admission.watch_keys)
     answers = Answers()
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_try()
         yield Engine(
-            settings, hub, upstream, upstream.store, backfill, private_replays, door, feed_replays,
-            tasks, LoopShare(), limits, slices, answers,
+            settings, hub, upstream, upstream.store, backfill, private_replays, admission,
+            feed_replays, tasks, LoopShare(), limits, slices, answers,
         )  # fmt: skip
     finally:
         await answers.close()

@@ -22,7 +22,7 @@ from tickcast.wire.errors import HandshakeRefused
 async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> None:
     """Answer a handshake on one feed and serve the client until it disconnects."""
     try:
-        visitor = await engine.door.enter(websocket.scope)
+        visitor = await engine.admission.admit(websocket.scope)
     except HandshakeRefused as refusal:
         await websocket.send_denial_response(denial(refusal))
         return
@@ -34,7 +34,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
     try:
         await websocket.accept(subprotocol=subprotocol)
     except BaseException:
-        engine.door.leave(visitor)
+        engine.admission.release(visitor)
         raise
     raw: WebSocketProtocol | None = websocket.scope["extensions"].get(EXTENSION)
     sink = raw or AsgiSink(websocket)
@@ -52,7 +52,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
     )
     connection.begin(session)
     if isinstance(sink, WebSocketProtocol):
-        sink.limit_address(engine.door.limiter_of(websocket.scope))
+        sink.limit_address(engine.admission.limiter_of(websocket.scope))
         sink.hand_over(connection.receive, connection.end)
         return
     sender = asyncio.create_task(sink.run())

@@ -8,8 +8,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import UNSET
 
 from feed.access.action_policy import ActionPolicy, MessageLimiter
-from feed.access.entitlements import Entitlements
-from feed.access.grant import OPEN_GRANT, Grant
+from feed.access.entitlements import OPEN_GRANT, Entitlements, Grant
 from feed.fanout.encoded_ticks import WireFormat, message_frame, wire_format_for
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox

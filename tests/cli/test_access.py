@@ -52,7 +52,7 @@ async def test_a_key_from_its_making_to_its_end(cli: Cli, tmp_path: Path) -> Non
     [
         (["serve", "--auth", "none.toml"], "none.toml: No such file or directory"),
         (["serve", "--jwt-key", "none.pem"], "jwt_key: none.pem: No such file or directory"),
-        (["serve", "--jwks-url", "http://example.org/k"], "is no https:// URL"),
+        (["serve", "--jwks-url", "http://example.org/k"], "is not an https:// URL"),
         (["keys", "list", "--file", "none.toml"], "none.toml: No such file or directory"),
         (["keys", "add", "x", "--symbols", "A*B", "--file", "k.toml"], "symbols: 'A*B'"),
         (["keys", "add", "x", "--expires", "soon", "--file", "k.toml"], "'soon' is not a duration"),

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from feed.access.keyfile import add_key, revoke_key
-from feed.access.keyring import Key
-from feed.access.secrets import hash_secret, make_key_id, make_secret
+from feed.access.key_file import add_key, revoke_key
+from feed.access.keys import Key, hash_secret, make_key_id, make_secret
 from tests.e2e.conftest import visiting
 from tests.faults.serving import ServerProcess
 

@@ -16,9 +16,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed
 
-from feed.access.keyfile import add_key
-from feed.access.keyring import Key
-from feed.access.secrets import hash_secret, make_key_id, make_secret
+from feed.access.key_file import add_key
+from feed.access.keys import Key, hash_secret, make_key_id, make_secret
 from tests.builders import trade
 from tests.faults.conftest import Scale
 from tests.faults.report import tell_numbers

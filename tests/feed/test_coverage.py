@@ -16,9 +16,8 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from websockets.exceptions import ConnectionClosed
 
 from feed.access.entitlements import Entitlements
-from feed.access.keyfile import add_key
-from feed.access.keyring import Key
-from feed.access.secrets import hash_secret, make_key_id, make_secret
+from feed.access.key_file import add_key
+from feed.access.keys import Key, hash_secret, make_key_id, make_secret
 from feed.server.app import create_app
 from producers.simulation.replay import Replay
 from tests.builders import T0, trades

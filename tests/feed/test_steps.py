@@ -10,8 +10,7 @@ import pytest
 
 from feed.access import action_policy
 from feed.access.action_policy import MessageLimiter
-from feed.access.entitlements import Entitlements
-from feed.access.grant import Grant, Proof
+from feed.access.entitlements import Entitlements, Grant, Proof
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.history.cache import HistoryCache

@@ -20,8 +20,7 @@ import msgpack
 import msgspec
 
 from feed.access.authenticator import credentials_in
-from feed.access.keyring import parse_keys
-from feed.access.secrets import key_id_of
+from feed.access.keys import key_id_of, parse_keys
 from feed.access.tokens import read_key, verify_token
 from producers.recordings.captures import CaptureRecording, is_capture
 from producers.recordings.columns import parse_columns
@@ -362,7 +361,7 @@ def _cut(line: bytes) -> tuple[bytes, bytes, bytes]:
 def check_keys(data: bytes) -> None:
     """Check a file of API keys."""
     with suppress(InvalidSettings):
-        for key_id in parse_keys(data.decode("utf-8", "replace")).keys:
+        for key_id in parse_keys(data.decode("utf-8", "replace")):
             assert isinstance(key_id, str)
 
 

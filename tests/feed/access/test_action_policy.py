@@ -8,8 +8,7 @@ import msgspec
 import pytest
 
 from feed.access.action_policy import ActionPolicy, MessageLimiter
-from feed.access.entitlements import Entitlements
-from feed.access.grant import OPEN_GRANT, Grant, Proof
+from feed.access.entitlements import OPEN_GRANT, Entitlements, Grant, Proof
 from tickcast.wire.errors import Fault, InvalidAction, SessionEnded
 from tickcast.wire.subscriptions import Subscription
 

@@ -20,12 +20,10 @@ from redis.asyncio import Redis
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from feed.access import checks
 from feed.access.authenticator import Authenticator
-from feed.access.grant import Grant
-from feed.access.keyfile import add_key, revoke_key
-from feed.access.keyring import Key
-from feed.access.secrets import hash_secret, make_key_id, make_secret
+from feed.access.entitlements import Grant
+from feed.access.key_file import add_key, revoke_key
+from feed.access.keys import Key, hash_secret, make_key_id, make_secret
 from tests.conftest import RunningServer, running_server, until
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
@@ -243,7 +241,7 @@ async def test_a_key_has_so_many_connections_over_all_servers(
                 async with client(server) as third:
                     assert (await ask(third, action="auth", token=SECRET))["code"] == 406
                     assert await close_code(third) == 4004
-        await until(lambda: not one.app_state["engine"].door._seats.taken(f"key:{ID}"))
+        await until(lambda: not one.app_state["engine"].admission._connections.taken(f"key:{ID}"))
         async with client(two, BEARER):
             pass
 
@@ -256,7 +254,7 @@ async def test_whoever_leaves_while_its_secret_is_checked_leaves_no_seat_behind(
             async with client(server) as socket:
                 await socket.send(json.dumps({"action": "auth", "token": SECRET}))
         # It accepts two at a time, so it would be full.
-        seats = server.app_state["engine"].door._seats
+        seats = server.app_state["engine"].admission._connections
         await until(lambda: not server.app_state["engine"].sessions)
         await until(lambda: not seats.taken(f"key:{ID}"))
         async with client(server, BEARER), client(server, BEARER):
@@ -405,7 +403,7 @@ async def test_a_socket_is_told_to_try_again_too(
     guarded: dict[str, Any], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_server(Settings(**guarded), redis_url) as server, client(server) as socket:
-        monkeypatch.setattr(checks, "_PER_ADDRESS_MAX", 0)
+        monkeypatch.setattr("feed.access.authenticator._PER_ADDRESS_MAX", 0)
         said = await ask(socket, action="auth", token=SECRET, id=1)
         assert (said["code"], said["id"]) == (429, 1)
         assert "try again" in said["msg"]
@@ -417,22 +415,22 @@ async def test_handshakes_beyond_those_that_may_wait_get_503_with_retry_after(
     settings: Settings, redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They do not wait for Redis; those that do wait are admitted once it answers."""
-    monkeypatch.setattr("feed.access.admission._ENTERING_MAX", 5)
+    monkeypatch.setattr("feed.access.admission._PENDING_MAX", 5)
     async with running_server(settings, redis_url) as server, contextlib.AsyncExitStack() as stack:
-        door = server.app_state["engine"].door
+        admission = server.app_state["engine"].admission
         pid = (await redis.info("server"))["process_id"]
         os.kill(pid, signal.SIGSTOP)
         try:
             waiting = [
                 asyncio.create_task(stack.enter_async_context(client(server))) for _ in "12345"
             ]
-            await until(lambda: door._entering == 5)
+            await until(lambda: admission._pending == 5)
             status, retry_after = await refusal(server)
             assert status == 503
             assert retry_after in ("1", "2", "3")
         finally:
             os.kill(pid, signal.SIGCONT)
         await asyncio.gather(*waiting)
-        await until(lambda: door._entering == 0)
+        await until(lambda: admission._pending == 0)
         async with client(server):
             assert server.app_state["refused"]["busy"] == 1

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from feed.access import checks
-from feed.access.checks import CheckQueue, Rank
+from feed.access import authenticator
+from feed.access.authenticator import CheckQueue, Rank
 from tickcast.wire.errors import TryAgain
 
 
@@ -48,8 +48,8 @@ async def settled(tasks: list[asyncio.Task[bool]]) -> list[object]:
 async def test_who_had_the_right_one_comes_first_and_who_had_a_wrong_one_last(
     flood: Flood,
 ) -> None:
-    flood.queue.note("good", is_right=True)
-    flood.queue.note("bad", is_right=False)
+    flood.queue.note_result("good", is_right=True)
+    flood.queue.note_result("bad", is_right=False)
     assert [flood.queue.rank_of(each) for each in ("good", "bad", "new")] == [0, 2, 1]
     names = ["first", "wrong 1", "wrong 2", "right 1", "right 2", "no such key"]
     addresses = ["x", "bad", "bad", "new", "good", "good"]
@@ -66,11 +66,11 @@ async def test_who_had_the_right_one_comes_first_and_who_had_a_wrong_one_last(
 
 async def test_there_is_room_for_those_who_do_not_fail(flood: Flood) -> None:
     for number in range(100):
-        flood.queue.note(f"bad {number}", is_right=False)
+        flood.queue.note_result(f"bad {number}", is_right=False)
     bad = [flood.ask(f"wrong {number}", f"bad {number}") for number in range(100)]
     new = [flood.ask(f"guess {number}", f"new {number}") for number in range(100)]
     await asyncio.sleep(0)
-    flood.queue.note("good", is_right=True)
+    flood.queue.note_result("good", is_right=True)
     good = [flood.ask("right", "good")]
     await asyncio.sleep(0)
     flood.gate.set()
@@ -94,7 +94,7 @@ async def test_an_address_may_have_a_few_checks_and_equal_ones_are_run_once(floo
 async def test_what_waits_for_too_long_is_to_try_again(
     flood: Flood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "_WAIT_S", 0.02)
+    monkeypatch.setattr(authenticator, "_WAIT_S", 0.02)
     task = flood.ask("right", "one")
     with pytest.raises(TryAgain):
         await task
@@ -102,9 +102,9 @@ async def test_what_waits_for_too_long_is_to_try_again(
 
 
 def test_the_tables_of_addresses_are_bounded(flood: Flood, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_ADDRESSES_MAX", 2)
+    monkeypatch.setattr(authenticator, "_ADDRESSES_MAX", 2)
     for address in ("a", "b", "c"):
-        flood.queue.note(address, is_right=True)
+        flood.queue.note_result(address, is_right=True)
     assert [flood.queue.rank_of(each) for each in "abc"] == [1, 0, 0]
-    flood.queue.note("b", is_right=False)
+    flood.queue.note_result("b", is_right=False)
     assert flood.queue.rank_of("b") is Rank.FAILED

@@ -8,9 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from feed.access.authenticator import Authenticator, credentials_in
-from feed.access.keyfile import KeyFile, add_key
-from feed.access.keyring import Key, parse_keys
-from feed.access.secrets import hash_secret, key_id_of, make_key_id, make_secret
+from feed.access.key_file import KeyFile, add_key
+from feed.access.keys import Key, hash_secret, key_id_of, make_key_id, make_secret, parse_keys
 from tickcast.commands import tickcast
 from tickcast.settings import Settings
 from tickcast.wire.actions import BearerToken, KeyAndSecret
@@ -38,7 +37,7 @@ def run(*words: str) -> str:
 async def test_a_key_opens_with_its_secret_and_with_nothing_else(path: Path) -> None:
     gate = Authenticator(Settings(auth=str(path)))
     for good in (KeyAndSecret(ID, SECRET), BearerToken(SECRET), BearerToken(SECRET)):
-        grant = await gate.admit(good)
+        grant = await gate.authenticate(good)
         assert (grant.subject, grant.entitlements.symbols) == (ID, ("BTC-*",))
     other = make_key_id()
     for bad in (
@@ -46,7 +45,7 @@ async def test_a_key_opens_with_its_secret_and_with_nothing_else(path: Path) -> 
         BearerToken("x"), BearerToken(make_secret(ID)), BearerToken(make_secret(other)),
     ):  # fmt: skip
         with pytest.raises(AuthFailed):
-            await gate.admit(bad)
+            await gate.authenticate(bad)
     gate.close()
 
 
@@ -61,7 +60,7 @@ async def test_expired_and_revoked_keys_open_nothing(path: Path) -> None:
     gate = Authenticator(Settings(auth=str(path)))
     for key_id in gone:
         with pytest.raises(AuthFailed):
-            await gate.admit(KeyAndSecret(key_id, SECRET))
+            await gate.authenticate(KeyAndSecret(key_id, SECRET))
     gate.close()
 
 
@@ -74,7 +73,7 @@ def test_the_command_line_adds_lists_and_revokes(tmp_path: Path) -> None:
     assert key_id is not None
     assert secret not in path.read_text()
     assert "# ours" in path.read_text()
-    key = KeyFile(path).read().keys[key_id]
+    key = KeyFile(path).read()[key_id]
     assert key.symbols == ("BTC-*", "ES")
     assert key.expires is not None
     assert key.expires.timestamp() - time.time() == pytest.approx(90 * 86_400, abs=60)

@@ -6,8 +6,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from feed.access.entitlements import Entitlements
-from feed.access.grant import Grant, Proof
+from feed.access.entitlements import Entitlements, Grant, Proof
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.fanout.registry import INTERVALS_MAX

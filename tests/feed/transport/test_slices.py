@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from feed.access.entitlements import Entitlements
-from feed.access.grant import Grant, Proof
+from feed.access.entitlements import Entitlements, Grant, Proof
 from feed.fanout.hub import Hub
 from feed.transport.slices import SLICE_S, Steps, TimeSlices
 from tests.builders import trade

@@ -14,7 +14,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from feed.access.jwks import RemoteKeys
+from feed.access.tokens import RemoteKeys
 from producers.venues.client import VenueClient
 from producers.venues.registry import VENUES
 from producers.venues.venue import TickKinds
@@ -144,8 +144,8 @@ def issuer() -> Iterator[str]:
 
 def test_keys_of_tokens_are_fetched_from_this_machine(proxy: str, issuer: str) -> None:
     keys = RemoteKeys(f"{issuer}/keys")
-    assert keys.known("one") is None
-    assert keys.fetch("one") is keys.known("one")
+    assert keys.cached("one") is None
+    assert keys.fetch("one") is keys.cached("one")
 
 
 @pytest.mark.parametrize("path", ["moved", "list", "long", "error"])

@@ -12,9 +12,8 @@ import jwt
 import pytest
 
 from feed.access.authenticator import Authenticator
-from feed.access.keyfile import add_key
-from feed.access.keyring import Key
-from feed.access.secrets import hash_secret, make_key_id, make_secret
+from feed.access.key_file import add_key
+from feed.access.keys import Key, hash_secret, make_key_id, make_secret
 from tests.conftest import until
 from tickcast.settings import Settings
 from tickcast.wire.actions import BearerToken
@@ -58,9 +57,9 @@ async def gate_with(directory: Path, url: str) -> AsyncIterator[Authenticator]:
 async def test_an_issuer_that_does_not_answer_holds_up_no_key(tmp_path: Path) -> None:
     asked: list[asyncio.StreamWriter] = []
     async with issuer(asked.append) as url, gate_with(tmp_path, url) as gate:
-        token = asyncio.create_task(gate.admit(BearerToken(TOKEN)))
+        token = asyncio.create_task(gate.authenticate(BearerToken(TOKEN)))
         await until(lambda: asked)
-        grant = await gate.admit(BearerToken(SECRET))
+        grant = await gate.authenticate(BearerToken(SECRET))
         assert grant.subject == ID
         assert not token.done(), "the issuer has not answered yet"
         asked[0].close()
@@ -85,5 +84,5 @@ async def test_an_issuer_that_answers_nonsense_is_no_bug_of_ours(
 
     async with issuer(answer) as url, gate_with(tmp_path, url) as gate:
         with pytest.raises(AuthFailed):
-            await gate.admit(BearerToken(TOKEN))
+            await gate.authenticate(BearerToken(TOKEN))
     assert "can't fetch the keys of tokens" in caplog.text

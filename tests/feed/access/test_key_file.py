@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from feed.access import keyfile
+from feed.access import key_file
 from feed.access.authenticator import Authenticator
-from feed.access.entitlements import Entitlements
-from feed.access.grant import Grant, Proof
-from feed.access.keyfile import KeyFile
-from feed.access.keyreader import read_again
-from feed.access.keyring import parse_keys
-from feed.access.secrets import hash_secret
+from feed.access.entitlements import Entitlements, Grant, Proof
+from feed.access.key_file import KeyFile
+from feed.access.keys import hash_secret, parse_keys
 from tests.conftest import until
 from tickcast.settings import Settings
 from tickcast.wire.errors import InvalidSettings
@@ -54,24 +51,25 @@ def never_here(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def parse(text: str, source: str) -> None:
         raise AssertionError("parsed where clients wait")
 
-    monkeypatch.setattr(keyfile, "parse_keys", parse)
+    monkeypatch.setattr(key_file, "parse_keys", parse)
 
 
 @pytest.mark.usefixtures("never_here")
 async def test_it_says_the_same_and_what_is_unchanged_is_shared(path: Path) -> None:
     known = parse_keys(text_of(KEYS, k1='channels = ["quotes"]'))
-    ring = await read_again(KeyFile(path), known)
-    assert ring.keys == parse_keys(text_of(KEYS)).keys
-    assert list(ring.keys) == list(known.keys)
-    assert ring.keys["k2"] is known.keys["k2"]
-    assert ring.keys["k1"] != known.keys["k1"]
+    keys = await KeyFile(path).reload(known)
+    assert keys == parse_keys(text_of(KEYS))
+    assert keys is not None
+    assert list(keys) == list(known)
+    assert keys["k2"] is known["k2"]
+    assert keys["k1"] != known["k1"]
 
 
 @pytest.mark.usefixtures("never_here")
 async def test_what_is_wrong_with_it_is_reported(path: Path) -> None:
     write(path, text_of(KEYS, k7='symbols = ["B*C"]'))
     with pytest.raises(InvalidSettings, match=r"keys\.toml: not TOML"):
-        await read_again(KeyFile(path), parse_keys(""))
+        await KeyFile(path).reload({})
 
 
 async def test_a_gate_follows_it(
@@ -84,14 +82,14 @@ async def test_a_gate_follows_it(
         nonlocal parsed
         parsed += 1
 
-    monkeypatch.setattr(keyfile, "parse_keys", parse)
+    monkeypatch.setattr(key_file, "parse_keys", parse)
     changes = 0
 
     def changed() -> None:
         nonlocal changes
         changes += 1
 
-    watching = asyncio.create_task(gate.watch(changed))
+    watching = asyncio.create_task(gate.watch_keys(changed))
     grant = Grant(Proof.KEY, "k3", Entitlements())
     try:
         assert gate.renewed(grant) is not None
@@ -115,7 +113,7 @@ async def test_without_a_process_the_keys_stay_and_it_tries_again(
 ) -> None:
     monkeypatch.setattr("feed.access.authenticator._AGAIN_S", 0.05)
     gate = Authenticator(Settings(auth=str(path)))
-    watching = asyncio.create_task(gate.watch(lambda: None))
+    watching = asyncio.create_task(gate.watch_keys(lambda: None))
     grant = Grant(Proof.KEY, "k3", Entitlements())
     try:
         with monkeypatch.context() as patch:

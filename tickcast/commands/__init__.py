@@ -37,6 +37,7 @@ _MODULES: Final = {
     "load": "clients.commands.load",
     "keys": "feed.commands.keys",
     "config": "tickcast.commands.config",
+    "doctor": "feed.commands.doctor",
     "completion": "tickcast.commands.completion",
 }
 """The module of each command, in the order of `tickcast --help`."""

@@ -10,9 +10,9 @@ import asyncio
 from collections import defaultdict, deque
 from contextlib import suppress
 
-from tickcast import connect, listen
-from tickcast.wire.ticks import Trade
-from tickcast.wire.times import NS_PER_SECOND
+from tickcast import Trade, connect, listen
+
+NS_PER_SECOND = 1_000_000_000
 
 
 class Watch:

@@ -17,9 +17,8 @@ import argparse
 import polars as pl
 from matplotlib import pyplot as plt
 
-from tickcast import Window
+from tickcast import Time, Window
 from tickcast.blocking import connect
-from tickcast.wire.times import Time
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("symbol", nargs="?", default="ES")

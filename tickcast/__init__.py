@@ -66,7 +66,8 @@ or `tickcast demo` has started:
 1
 
 `listen` passes ticks to callbacks, `Window` collects them in tables, and `tickcast.blocking` is for
-programs without an event loop.
+programs without an event loop. A `TapeLibrary` is a directory of recorded files: a `Tape` reads one
+and a `TapeWriter` writes one.
 """
 
 import importlib
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from tickcast.client.private_replay import PrivateReplay, ReplayCut
     from tickcast.client.stream import Stream, connect, listen
     from tickcast.client.window import Window
+    from tickcast.tapes import Tape, TapeLibrary, TapeWriter
     from tickcast.wire.playback import ReplayState as ReplayState
     from tickcast.wire.ticks import Bar, Quote, Trade
     from tickcast.wire.times import Time
@@ -99,6 +101,9 @@ _HOMES: Final = {
     "Stamped": "tickcast.client.messages",
     "Stream": "tickcast.client.stream",
     "StreamReport": "tickcast.client.accounts",
+    "Tape": "tickcast.tapes",
+    "TapeLibrary": "tickcast.tapes",
+    "TapeWriter": "tickcast.tapes",
     "Time": "tickcast.wire.times",
     "Trade": "tickcast.wire.ticks",
     "Window": "tickcast.client.window",
@@ -108,8 +113,8 @@ _HOMES: Final = {
 
 __all__ = [
     "Bar", "Configured", "Gap", "Heartbeat", "Position", "PrivateReplay", "Publisher", "Quote",
-    "Refused", "ReplayCut", "ReplayState", "Report", "Stamped", "Stream", "StreamReport", "Time",
-    "Trade", "Window", "connect", "listen",
+    "Refused", "ReplayCut", "ReplayState", "Report", "Stamped", "Stream", "StreamReport", "Tape",
+    "TapeLibrary", "TapeWriter", "Time", "Trade", "Window", "connect", "listen",
 ]  # fmt: skip
 
 

@@ -11,6 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import click
@@ -46,6 +49,25 @@ _MODULES: Final = {
 def command_module(name: str) -> Any:
     """Import the module of one command."""
     return importlib.import_module(_MODULES[name])
+
+
+def import_programs() -> None:
+    """Import `feed`, `producers` and `clients` from the folder that holds `tickcast`.
+
+    The names are so common that the current directory (with `python -m tickcast`) or PYTHONPATH may
+    hold other modules of these names. Imported once, the packages are found in `sys.modules`.
+    """
+    folder = str(Path(__file__).parents[2])
+    for name in ("feed", "producers", "clients"):
+        if name not in sys.modules:
+            spec = PathFinder.find_spec(name, [folder])
+            assert spec is not None
+            assert spec.loader is not None
+            module = sys.modules[name] = module_from_spec(spec)
+            spec.loader.exec_module(module)
+    if path := os.environ.get("PYTHONPATH"):
+        # For child processes, such as the workers of `load`.
+        os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{path}"
 
 
 class _Commands(click.Group):
@@ -86,6 +108,7 @@ def tickcast() -> None:
 
 def main() -> NoReturn:
     """Run the command line. Errors take one line. Exit code 1 means failure, and 2 wrong usage."""
+    import_programs()
     with standard_streams():
         sys.exit(_run(sys.argv[1:]))
 

@@ -20,15 +20,23 @@ from starlette.websockets import WebSocket
 
 from feed.access.authenticator import Authenticator
 from feed.access.entitlements import Entitlements, Grant
-from feed.server.answers import Body, Build, LongResponse, Pauses, RequestLimits
 from feed.server.engine import Engine, running_engine
 from feed.server.handshake import denial, serve_connection
-from feed.server.listings import PAGE_MAX, Page, list_latest, list_symbols
+from feed.server.listings import (
+    PAGE_MAX,
+    Body,
+    Build,
+    LongResponse,
+    Page,
+    Pauses,
+    list_latest,
+    list_symbols,
+)
 from feed.server.scraping import answer_scrape, serving_metrics
 from feed.transport.address_limits import AddressLimits
-from feed.transport.headers import SecurityHeaders
 from feed.transport.http import PROBES
 from feed.transport.loop_share import LoopShare
+from feed.transport.middleware import RequestLimits, SecurityHeaders
 from tickcast.addresses import client_network
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding, encode
@@ -249,11 +257,11 @@ async def _long_answer(request: Request, key: Hashable, build: Build) -> Respons
     engine = _engine(request)
     is_limited = engine.admission.limiter_of(request.scope) is not None
     address = client_network(request.client.host) if is_limited and request.client else None
-    place = engine.answers.enter(key, build, address)
+    share = engine.listings.share(key, build, address)
     try:
-        return LongResponse(await place.body(), place)
+        return LongResponse(await share.wait(), share)
     except BaseException:
-        place.leave()
+        share.release()
         raise
 
 

@@ -20,7 +20,7 @@ from feed.history.backfill import Backfill
 from feed.ingest.upstream import Upstream
 from feed.replay.feed_replays import FeedReplays
 from feed.replay.scheduler import ReplayScheduler
-from feed.server.answers import Answers
+from feed.server.listings import SharedBodies
 from feed.server.session import Session
 from feed.transport.address_limits import AddressLimits
 from feed.transport.loop_share import LoopShare
@@ -53,7 +53,7 @@ class Engine:
     loop_share: LoopShare
     address_limits: AddressLimits
     slices: TimeSlices
-    answers: Answers
+    listings: SharedBodies
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -95,17 +95,17 @@ async def running_engine(
     tasks.supervise("private_replays", private_replays.play_forever)
     tasks.supervise("connection_counter", seats.run)
     tasks.supervise("key_watcher", admission.watch_keys)
-    answers = Answers()
+    listings = SharedBodies()
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_try()
         yield Engine(
             settings, hub, upstream, upstream.store, backfill, private_replays, admission,
-            feed_replays, tasks, LoopShare(), limits, slices, answers,
+            feed_replays, tasks, LoopShare(), limits, slices, listings,
         )  # fmt: skip
     finally:
-        await answers.close()
+        await listings.close()
         await tasks.close()
         await upstream.close()
         await seats.leave()

@@ -1,43 +1,217 @@
-"""Builds the pages that `/symbols` and `/snapshot` return, in slices of the event loop."""
+"""The long responses of `/symbols`, `/snapshot` and `/tapes`.
+
+They are built in slices of the event loop, shared by identical requests, and sent as the client
+reads them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from time import perf_counter
 from typing import Final, NamedTuple
 from urllib.parse import urlencode
 
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
 from feed.access.entitlements import EVERYTHING, Entitlements
-from feed.server.answers import Body, Pauses
 from tickcast.broker.store import Store
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding, encode_elements
+from tickcast.wire.errors import HandshakeRefused
 from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import CHANNELS, StreamKey, sort_channels
 
+# Maximum number of elements in a page; also the default.
 PAGE_MAX: Final = 10_000
-"""Maximum number of elements in a page; also the default."""
+# How much of a response is sent before the client has read the part before it.
+PART_BYTES: Final = 32 * 1024
+_SLICE_S: Final = 0.005
+# How many different responses may be built or held at a time: about 20 MiB at 10,000 streams.
+_BODIES_MAX: Final = 16
+_WAITING_MAX: Final = 256
+_WAITING_PER_ADDRESS_MAX: Final = 8
+_RETRY_S: Final = 1
 _HEADS_AT_ONCE: Final = 100
 _ENCODED_AT_ONCE: Final = 500
 
 
-class Page(NamedTuple):
-    """The part of a listing that a request asks for.
+class Body(NamedTuple):
+    """A response in JSON."""
 
-    Attributes:
-        limit: maximum number of elements.
-        after: the symbol after which the page begins; empty for the first page.
+    content: bytes
+    # The value of the `Link` header (RFC 8288); empty for no header.
+    link: str = ""
+
+
+Build = Callable[[], Awaitable[Body]]
+
+
+# -- sharing
+
+
+class _PendingBody:
+    """One body, kept from the first request until every waiting client has received it."""
+
+    __slots__ = ("shares", "task")
+
+    def __init__(self, task: asyncio.Task[Body]) -> None:
+        self.task = task
+        self.shares = 0
+
+
+class BodyShare:
+    """One request's share in a body. Call `release` after the response was sent."""
+
+    __slots__ = ("_address", "_bodies", "_is_released", "_pending")
+
+    def __init__(self, bodies: SharedBodies, pending: _PendingBody, address: str | None) -> None:
+        self._bodies = bodies
+        self._pending = pending
+        self._address = address
+        self._is_released = False
+
+    async def wait(self) -> Body:
+        """Wait until the body is built, and return it."""
+        # Shielded, because other requests may wait for it.
+        return await asyncio.shield(self._pending.task)
+
+    def release(self) -> None:
+        """Give the share back, after the response was sent or the request failed."""
+        if not self._is_released:
+            self._is_released = True
+            self._bodies.release_share(self._pending, self._address)
+
+
+class SharedBodies:
+    """Builds bodies one at a time, so that together they never block the loop.
+
+    Identical requests share a body while it is still queued. Once its build has started, a new
+    request queues a new build, so a response is never older than the request. Any number of
+    simultaneous requests therefore causes at most two builds.
     """
 
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._queued: dict[Hashable, _PendingBody] = {}
+        self._pending: set[_PendingBody] = set()
+        self._waiting = 0
+        self._by_address: dict[str, int] = {}
+
+    def share(self, key: Hashable, build: Build, address: str | None) -> BodyShare:
+        """Join the requests that wait for a body, and queue its build if necessary.
+
+        Args:
+            key: identifies the body; requests with equal keys may share one.
+            build: builds the body, in slices.
+            address: the client's address; None if it is not limited.
+
+        Raises:
+            HandshakeRefused: too many requests are waiting.
+        """
+        if address is not None and self._by_address.get(address, 0) >= _WAITING_PER_ADDRESS_MAX:
+            raise HandshakeRefused("busy", 429, "too many long answers at once", _RETRY_S)
+        pending = self._queued.get(key)
+        is_full = pending is None and len(self._pending) >= _BODIES_MAX
+        if is_full or self._waiting >= _WAITING_MAX:
+            raise HandshakeRefused("busy", 503, "too many long answers at once", _RETRY_S)
+        if pending is None:
+            pending = _PendingBody(asyncio.create_task(self._build(key, build), name="listing"))
+            self._queued[key] = pending
+            self._pending.add(pending)
+        pending.shares += 1
+        self._waiting += 1
+        if address is not None:
+            self._by_address[address] = self._by_address.get(address, 0) + 1
+        return BodyShare(self, pending, address)
+
+    async def close(self) -> None:
+        """Cancel all builds."""
+        await cancel_and_wait([pending.task for pending in self._pending])
+
+    async def _build(self, key: Hashable, build: Build) -> Body:
+        async with self._turn:
+            del self._queued[key]
+            return await build()
+
+    def release_share(self, pending: _PendingBody, address: str | None) -> None:
+        """Give a share back. Called by `BodyShare.release`."""
+        self._waiting -= 1
+        pending.shares -= 1
+        if not pending.shares:
+            self._pending.discard(pending)
+        if address is not None:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+
+class LongResponse(Response):
+    """A response that is sent in parts, each after the client has read enough of the earlier ones.
+
+    If it were sent in one part, uvicorn would buffer all of it for a client that does not read.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, body: Body, share: BodyShare) -> None:
+        super().__init__(body.content, headers={"Link": body.link} if body.link else None)
+        self._share = share
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            content, end = memoryview(self.body), len(self.body)
+            for start in range(0, max(1, end), PART_BYTES):
+                part = bytes(content[start : start + PART_BYTES])
+                more = start + PART_BYTES < end
+                await send({"type": "http.response.body", "body": part, "more_body": more})
+                await asyncio.sleep(0)
+        finally:
+            self._share.release()
+
+
+# -- building
+
+
+class Pauses:
+    """Makes long work yield to the event loop after each time slice."""
+
+    __slots__ = ("_end_s",)
+
+    def __init__(self) -> None:
+        self._end_s = perf_counter() + _SLICE_S
+
+    async def pause(self) -> None:
+        """Yield to the loop if the slice is used up. Cheap otherwise."""
+        if perf_counter() >= self._end_s:
+            await asyncio.sleep(0)
+            self._end_s = perf_counter() + _SLICE_S
+
+
+class Page(NamedTuple):
+    """The part of a listing that a request selects."""
+
+    # Maximum number of elements.
     limit: int = PAGE_MAX
+    # The symbol after which the page begins; empty for the first page.
     after: str = ""
 
 
-async def list_symbols(store: Store, feed: str, rights: Entitlements, page: Page) -> Body:
+async def list_symbols(store: Store, feed: str, entitlements: Entitlements, page: Page) -> Body:
     """The symbols of a feed with their channels, in order."""
     pauses = Pauses()
     channels: dict[str, list[str]] = {}
     for key in await _streams_of(store, feed, pauses):
         await pauses.pause()
-        if key.symbol > page.after and _may_see(rights, key):
+        if key.symbol > page.after and _may_see(entitlements, key):
             channels.setdefault(key.symbol, []).append(key.channel)
     symbols = sorted(channels)
     rows = []
@@ -51,7 +225,7 @@ async def list_symbols(store: Store, feed: str, rights: Entitlements, page: Page
 
 
 async def list_latest(
-    store: Store, feed: str, rights: Entitlements, patterns: Sequence[str], page: Page
+    store: Store, feed: str, entitlements: Entitlements, patterns: Sequence[str], page: Page
 ) -> Body:
     """The latest ticks of all streams that match symbols and wildcards, in order.
 
@@ -59,12 +233,12 @@ async def list_latest(
     exceeds its limit only if a single symbol has more streams.
     """
     pauses = Pauses()
-    wanted: list[Subscription] = []
+    subscriptions: list[Subscription] = []
     for pattern in patterns:
         for channel in CHANNELS:
-            wanted += rights.narrow(feed, Subscription(channel, pattern))
+            subscriptions += entitlements.narrow(feed, Subscription(channel, pattern))
         await pauses.pause()
-    coverage = Coverage(wanted)
+    coverage = Coverage(subscriptions)
     order = {channel: number for number, channel in enumerate(CHANNELS)}
     covered: list[tuple[str, int, StreamKey]] = []
     for key in await _streams_of(store, feed, pauses):
@@ -95,8 +269,10 @@ async def _streams_of(store: Store, feed: str, pauses: Pauses) -> list[StreamKey
     return found
 
 
-def _may_see(rights: Entitlements, key: StreamKey) -> bool:
-    return rights == EVERYTHING or rights.allows(key.feed, Subscription(key.channel, key.symbol))
+def _may_see(entitlements: Entitlements, key: StreamKey) -> bool:
+    return entitlements == EVERYTHING or entitlements.allows(
+        key.feed, Subscription(key.channel, key.symbol)
+    )
 
 
 def _whole_symbols(streams: list[StreamKey], limit: int) -> list[StreamKey]:

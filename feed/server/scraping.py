@@ -14,11 +14,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from feed.server.answers import RequestLimits
 from feed.server.engine import Engine
 from feed.server.metrics import CONTENT_TYPE, render_metrics
 from feed.server.running import FeedServer, server_config
-from feed.transport.headers import SecurityHeaders
+from feed.transport.middleware import RequestLimits, SecurityHeaders
 
 _CONNECTIONS_MAX: Final = 32
 """Few programs scrape. A new connection replaces the oldest one that has sent no request."""

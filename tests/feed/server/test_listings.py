@@ -1,4 +1,4 @@
-"""Long answers: shared, built in slices, paged, bounded, and cut when they are not read."""
+"""Long responses: shared, built in slices, paged, limited, and dropped if they are not read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from feed.server.answers import PIECE_BYTES, Answers, Body
+from feed.server.listings import PART_BYTES, Body, SharedBodies
 from feed.transport.http import FeedHttpProtocol
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
@@ -31,7 +31,7 @@ STRICT: Any = {"unlimited_addresses": (), "attempts": "1000/second"}
 
 
 class Builder:
-    """Build answers when the gate opens, and count them."""
+    """Builds bodies when the gate opens, and counts them."""
 
     def __init__(self) -> None:
         self.built = 0
@@ -43,47 +43,47 @@ class Builder:
         return Body(b"%d" % self.built)
 
 
-async def test_requests_share_an_answer_that_is_not_older_than_they_are() -> None:
-    answers, builder = Answers(), Builder()
-    first = answers.enter("a", builder, None)
+async def test_requests_share_a_response_that_is_not_older_than_they_are() -> None:
+    bodies, builder = SharedBodies(), Builder()
+    first = bodies.share("a", builder, None)
     await asyncio.sleep(0)  # It is being built by now, and may have read older data.
-    others = [answers.enter("a", builder, None) for _ in range(50)]
+    others = [bodies.share("a", builder, None) for _ in range(50)]
     builder.gate.set()
-    assert (await first.body()).content == b"1"
-    assert {(await each.body()).content for each in others} == {b"2"}
-    for place in (first, *others, first):
-        place.leave()
-    assert not answers._entries
-    assert not answers._queued
+    assert (await first.wait()).content == b"1"
+    assert {(await each.wait()).content for each in others} == {b"2"}
+    for share in (first, *others, first):
+        share.release()
+    assert not bodies._pending
+    assert not bodies._queued
 
 
-async def test_one_answer_at_a_time_and_a_bounded_number() -> None:
-    answers, builder = Answers(), Builder()
-    places = [answers.enter(number, builder, None) for number in range(16)]
+async def test_bodies_are_built_one_at_a_time_and_limited_in_number() -> None:
+    bodies, builder = SharedBodies(), Builder()
+    shares = [bodies.share(number, builder, None) for number in range(16)]
     with pytest.raises(HandshakeRefused) as refusal:
-        answers.enter(16, builder, None)
+        bodies.share(16, builder, None)
     assert (refusal.value.status, refusal.value.retry_after_s) == (503, 1)
-    places.append(answers.enter(15, builder, None))  # It joins a request that already waits.
+    shares.append(bodies.share(15, builder, None))  # It joins a request that already waits.
     builder.gate.set()
-    bodies = [await place.body() for place in places]
-    assert [body.content for body in bodies[:16]] == [b"%d" % n for n in range(1, 17)]
+    built = [await share.wait() for share in shares]
+    assert [body.content for body in built[:16]] == [b"%d" % n for n in range(1, 17)]
     with pytest.raises(HandshakeRefused):
-        answers.enter(16, builder, None)  # Each answer is still held.
-    places.pop(0).leave()
-    answers.enter(16, builder, None)
-    await answers.close()
+        bodies.share(16, builder, None)  # Each answer is still held.
+    shares.pop(0).release()
+    bodies.share(16, builder, None)
+    await bodies.close()
 
 
-async def test_an_address_has_a_few_places() -> None:
-    answers, builder = Answers(), Builder()
-    places = [answers.enter("a", builder, "192.0.2.1") for _ in range(8)]
+async def test_an_address_may_wait_for_few_responses() -> None:
+    bodies, builder = SharedBodies(), Builder()
+    shares = [bodies.share("a", builder, "192.0.2.1") for _ in range(8)]
     with pytest.raises(HandshakeRefused) as refusal:
-        answers.enter("a", builder, "192.0.2.1")
+        bodies.share("a", builder, "192.0.2.1")
     assert refusal.value.status == 429
-    answers.enter("a", builder, "192.0.2.2")
-    places[0].leave()
-    answers.enter("a", builder, "192.0.2.1")
-    await answers.close()
+    bodies.share("a", builder, "192.0.2.2")
+    shares[0].release()
+    bodies.share("a", builder, "192.0.2.1")
+    await bodies.close()
 
 
 def names() -> list[str]:
@@ -116,7 +116,7 @@ async def longest_turn() -> AsyncIterator[list[float]]:
     task.cancel()
 
 
-async def test_bursts_build_little_and_hold_nobody_up(
+async def test_bursts_share_builds_and_do_not_block_the_loop(
     settings: Settings, redis_url: str, many: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: Counter[str] = Counter()
@@ -160,7 +160,9 @@ async def drained(reader: asyncio.StreamReader) -> int:
     return size
 
 
-async def test_pages_hold_everything_once(server: RunningServer, publisher: FeedPublisher) -> None:
+async def test_pages_contain_everything_once(
+    server: RunningServer, publisher: FeedPublisher
+) -> None:
     now = Time.now()
     symbols = [f"A/{number}" for number in range(25)]
     await publisher.publish([Trade(symbol=name, price=1, size=1, time=now) for name in symbols])
@@ -187,7 +189,7 @@ async def test_pages_hold_everything_once(server: RunningServer, publisher: Feed
             assert bad.partition("=")[0] in refused.text
 
 
-async def test_requests_of_an_address_are_bounded_without_authentication(
+async def test_requests_of_an_address_are_limited_without_authentication(
     settings: Settings, redis_url: str
 ) -> None:
     strict = Settings(
@@ -214,7 +216,7 @@ async def test_requests_of_an_address_are_bounded_without_authentication(
         assert refused["shut_out"] >= 1
 
 
-async def test_an_address_has_a_bounded_number_of_connections(
+async def test_the_connections_of_an_address_are_limited(
     settings: Settings, redis_url: str
 ) -> None:
     strict = Settings(runtime_dir=settings.runtime_dir, connections_per_address_max=3, **STRICT)
@@ -236,7 +238,7 @@ async def test_an_address_has_a_bounded_number_of_connections(
             assert (await talk.ask(action="ping"))["T"] == "pong"
 
 
-async def test_answers_that_are_never_read_hold_little_and_go(
+async def test_responses_that_are_never_read_use_little_memory_and_are_dropped(
     settings: Settings, redis_url: str, many: None
 ) -> None:
     wide = msgspec.structs.replace(settings, handshake_timeout_s=30.0)
@@ -263,7 +265,7 @@ async def test_answers_that_are_never_read_hold_little_and_go(
             ]
 
         await until(lambda: len([size for size in held() if size]) == 12)
-        assert max(held()) <= 64 * 1024 + PIECE_BYTES + 1024
+        assert max(held()) <= 64 * 1024 + PART_BYTES + 1024
         began_s = loop.time()
         await until(lambda: not connections)
         assert loop.time() - began_s < 5

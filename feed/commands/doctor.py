@@ -100,8 +100,8 @@ def check_access(settings: Settings) -> Iterator[Finding]:
     """Check who may connect, and the certificate."""
     is_local = all(host in ("127.0.0.1", "::1", "localhost") for host in settings.host)
     try:
-        asks = Authenticator(settings).asks
-        if asks:
+        is_required = Authenticator(settings).is_required
+        if is_required:
             yield Finding("ok", "access", "clients need credentials")
         elif is_local:
             yield Finding("ok", "access", "open to every program on this machine, and to no other")

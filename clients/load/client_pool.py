@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from clients.load.addresses import parse_url
 from clients.load.client import NO_CLOSE_FRAME, LoadClient, PoolState
-from clients.load.measurements import WorkerResult, add_counts
+from clients.load.measurements import Second, WorkerResult, add_counts
 from clients.load.plan import Plan, PlannedClient, draw_symbols, plan_clients
 from clients.load.report import Fault
 from clients.load.sequence import OUTCOMES
@@ -184,6 +184,17 @@ class ClientPool:
         }
 
     # -- while it runs
+
+    def pop_second(self) -> Second:
+        """Return the figures since the last call; the caller fills in those of the process."""
+        second, self.state.second = self.state.second, Second()
+        second.connected, second.attempted = len(self.clients), self.attempted
+        for client in self.clients:
+            second.queue_sum_bytes += client.queue_bytes
+            second.queue_max_bytes = max(second.queue_max_bytes, client.queue_bytes)
+            second.lag_max_ms = max(second.lag_max_ms, client.lag_ms)
+            second.heartbeats += client.heartbeats
+        return second
 
     def start_measuring(self) -> None:
         """Record latencies, and start to replace clients if the plan says so."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Final
 
 from clients.load.client_pool import StreamPositions
-from clients.load.measurements import WorkerResult
+from clients.load.measurements import WorkerResult, merge
 from clients.load.plan import Plan
 from clients.load.publishing import LoadProducer, PublishSchedule
 from clients.load.report import LoadReport
 from clients.load.results import RunRecorder, UsageSample, build_report, read_usage
-from clients.load.worker_pool import WorkerPool, start_workers
+from clients.load.workers import AwaitTicks, Connect, Done, Finish, Measure, WorkerPool
 from tickcast.wire.errors import TickcastError
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -52,19 +52,18 @@ class Load:
         started = Time.now()
         showing = asyncio.create_task(self._show_forever(show))
         try:
-            async with start_workers(self._plan.processes, self._recorder.add_second) as workers:
+            async with aclosing(WorkerPool(self._recorder.add_second)) as workers:
+                await workers.start(self._plan.processes)
                 await self._connect_and_measure(workers)
                 self._enter("closing")
-                result = await workers.finish()
+                result = WorkerResult()
+                for part in await workers.request(Finish(), WorkerResult):
+                    merge(result, part)
         finally:
             showing.cancel()
             await asyncio.wait([showing])
-        return self._report(started, result)
-
-    def _report(self, started: Time, result: WorkerResult) -> LoadReport:
-        result.accounts.ends_compared = (
-            self._ends_compared and result.accounts.whole_run_clients > 0
-        )
+        accounts = result.accounts
+        accounts.ends_compared = self._ends_compared and accounts.whole_run_clients > 0
         return build_report(
             self._plan, self._recorder, result, self._producer, self._problems,
             started=started, measured_s=self._measured_s, interrupted=self._stop.is_set(),
@@ -74,7 +73,7 @@ class Load:
         plan = self._plan
         bases = await self._fetch_positions() or []
         self._enter("connecting", plan.connections / plan.ramp_per_s)
-        if not await self._unless_stopped(workers.connect(plan, bases)):
+        if not await self._unless_stopped(workers.request(Connect(plan, bases), Done)):
             return
         sampling: asyncio.Task[None] | None = None
         publishing: asyncio.Task[bool] | None = None
@@ -86,7 +85,7 @@ class Load:
                 )
                 publishing = asyncio.create_task(self._try_to_publish(work))
             self._enter("warming up", plan.warmup_s)
-            await workers.measure(begin_ns)
+            await workers.request(Measure(begin_ns), Done)
             await self._sleep((begin_ns - time.time_ns()) / NS_PER_SECOND)
             sampling = asyncio.create_task(self._sample_forever())
             self._enter("measuring", plan.duration_s)
@@ -116,15 +115,21 @@ class Load:
     async def _await_ticks(self, workers: WorkerPool) -> None:
         """Wait for ticks in flight, and find out whether any are missing."""
         ends = await self._fetch_ends()
-        lagging = await workers.await_ticks(ends, self._plan.timeout_s, closing=False)
+        lagging = await self._count_lagging(workers, ends, closing=False)
         # A server may report skipped ticks only before the stream's next tick, so publish one.
         for _ in range(_CLOSING_ROUNDS):
             if not lagging or self._producer is None or self._problems:
                 break
             await self._try_to_publish(self._producer.publish_closing_ticks(self._schedule))
             ends = await self._fetch_ends()
-            lagging = await workers.await_ticks(ends, self._plan.timeout_s, closing=True)
+            lagging = await self._count_lagging(workers, ends, closing=True)
         self._ends_compared = bool(ends)
+
+    async def _count_lagging(
+        self, workers: WorkerPool, ends: StreamPositions, closing: bool
+    ) -> int:
+        order = AwaitTicks(ends, self._plan.timeout_s, closing)
+        return sum(done.clients for done in await workers.request(order, Done))
 
     async def _fetch_ends(self) -> StreamPositions:
         if self._problems:
@@ -154,7 +159,7 @@ class Load:
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._stop.wait()
 
-    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+    async def _unless_stopped(self, work: Awaitable[object]) -> bool:
         """Return whether the work was done before the run had to stop."""
         task, stopping = asyncio.ensure_future(work), asyncio.create_task(self._stop.wait())
         try:

@@ -1,7 +1,7 @@
-"""A worker process, which runs a share of the connections, and its messages.
+"""Worker processes, which share the connections: their messages, the child's and the parent's side.
 
-It takes orders on stdin and answers each of them on stdout; in between, it sends the figures of
-each second. Messages are lines of JSON.
+A worker takes orders on stdin and answers each of them on stdout; in between, it sends the figures
+of each second. Messages are lines of JSON.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import asyncio
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import uvloop
@@ -26,16 +28,16 @@ from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import TickcastError
 from tickcast.wire.times import NS_PER_SECOND
 
-LINE_MAX_BYTES: Final = 1 << 30
+_LINE_MAX_BYTES: Final = 1 << 30
 _TIMER_S: Final = 0.02
 _CONNECTING_REPORT_S: Final = 0.5
+_EXIT_S: Final = 3.0
 
 
 class Connect(Struct, tag=True, frozen=True):
     """The first order: open this process's connections. `bases` are the streams' positions."""
 
     plan: Plan
-    process: int
     bases: StreamPositions
 
 
@@ -72,11 +74,20 @@ class Failed(Struct, tag=True):
 
 Order = Connect | Measure | AwaitTicks | Finish
 Answer = Done | WorkerResult | Failed
+Expected = TypeVar("Expected", Done, WorkerResult)
 _ORDERS: Final[msgspec.json.Decoder[Order]] = msgspec.json.Decoder(Order)
+_ANSWERS: Final[msgspec.json.Decoder[Answer | Second]] = msgspec.json.Decoder(Answer | Second)
+
+
+def _encode(message: Order | Answer | Second) -> bytes:
+    return msgspec.json.encode(message) + b"\n"
+
+
+# -- the child's side
 
 
 class Worker:
-    """The worker's side of the run."""
+    """Carries out the orders of a process."""
 
     def __init__(self, orders: asyncio.StreamReader, answers: asyncio.WriteTransport) -> None:
         self._orders = orders
@@ -88,7 +99,7 @@ class Worker:
         self._cpu_s = time.process_time()
 
     def _send(self, message: Answer | Second) -> None:
-        self._answers.write(msgspec.json.encode(message) + b"\n")
+        self._answers.write(_encode(message))
 
     async def run(self) -> None:
         """Carry out orders until the last one, or until the parent is gone."""
@@ -96,7 +107,7 @@ class Worker:
         while line := await self._orders.readline():
             order = _ORDERS.decode(line)
             if isinstance(order, Connect):
-                self._pool = ClientPool(order.plan, order.process, order.bases)
+                self._pool = ClientPool(order.plan, int(sys.argv[1]), order.bases)
                 # In a task, so that an order to finish can come in between.
                 self._tasks.append(asyncio.create_task(self._connect()))
                 self._tasks.append(asyncio.create_task(self._report_connecting()))
@@ -147,17 +158,10 @@ class Worker:
 
     def _report_second(self, number: int, span_s: float) -> None:
         """Send the figures since the last call."""
-        pool, cpu_s = self._pool, time.process_time()
-        second, pool.state.second = pool.state.second, Second()
+        second, cpu_s = self._pool.pop_second(), time.process_time()
         second.number, second.span_s = number, span_s
         second.cpu_share = (cpu_s - self._cpu_s) / span_s if span_s else 0.0
         second.loop_late_us, self._loop_late_us, self._cpu_s = self._loop_late_us, 0, cpu_s
-        second.connected, second.attempted = len(pool.clients), pool.attempted
-        for client in pool.clients:
-            second.queue_sum_bytes += client.queue_bytes
-            second.queue_max_bytes = max(second.queue_max_bytes, client.queue_bytes)
-            second.lag_max_ms = max(second.lag_max_ms, client.lag_ms)
-            second.heartbeats += client.heartbeats
         self._send(second)
 
     async def _time_loop(self) -> None:
@@ -169,18 +173,100 @@ class Worker:
             self._loop_late_us = max(self._loop_late_us, round((loop.time() - due) * 1e6))
 
 
-async def main() -> None:
-    """Connect the pipes and run the worker."""
+async def _run_worker() -> None:
     loop = asyncio.get_running_loop()
-    orders = asyncio.StreamReader(limit=LINE_MAX_BYTES)
+    orders = asyncio.StreamReader(limit=_LINE_MAX_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin.buffer)
     answers, _ = await loop.connect_write_pipe(asyncio.Protocol, sys.stdout.buffer)
     try:
         await Worker(orders, answers).run()
     except TickcastError as error:
-        answers.write(msgspec.json.encode(Failed(str(error))) + b"\n")
+        answers.write(_encode(Failed(str(error))))
     finally:
         answers.close()
+
+
+# -- the parent's side
+
+
+class WorkerPool:
+    """The processes of a run, and the answers received from each.
+
+    Args:
+        on_second: called with a process's number and each of its seconds.
+    """
+
+    def __init__(self, on_second: Callable[[int, Second], None]) -> None:
+        self._on_second = on_second
+        self._processes: list[asyncio.subprocess.Process] = []
+        self._answers: list[asyncio.Queue[Answer]] = []
+        self._listening: list[asyncio.Task[None]] = []
+
+    async def start(self, count: int) -> None:
+        """Start the processes, which must be ended with `aclose`."""
+        for number in range(count):
+            process = await asyncio.create_subprocess_exec(
+                # -P: don't import a folder `clients` that happens to be in the working directory.
+                sys.executable, "-P", "-m", "clients.load.workers", str(number),
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=_LINE_MAX_BYTES,
+                # Ctrl-C in the terminal must reach only the parent.
+                start_new_session=True,
+            )  # fmt: skip
+            self._processes.append(process)
+            self._answers.append(asyncio.Queue())
+            self._listening.append(asyncio.create_task(self._listen(number)))
+
+    async def _listen(self, number: int) -> None:
+        process, answers = self._processes[number], self._answers[number]
+        assert process.stdout is not None
+        with suppress(ConnectionError):
+            while line := await process.stdout.readline():
+                message = _ANSWERS.decode(line)
+                if isinstance(message, Second):
+                    self._on_second(number, message)
+                else:
+                    answers.put_nowait(message)
+        code = await process.wait()
+        answers.put_nowait(Failed(f"load process {number} ended unexpectedly, exit code {code}"))
+
+    async def request(self, order: Order, kind: type[Expected]) -> list[Expected]:
+        """Send an order to all processes; return their answers of a kind.
+
+        Raises:
+            TickcastError: a process failed.
+        """
+        for process in self._processes:
+            assert process.stdin is not None
+            # If the process is gone, the missing answer will show it.
+            with suppress(OSError, RuntimeError):
+                process.stdin.write(_encode(order))
+        # Wait for all at once, to notice the failure of any of them.
+        return list(await asyncio.gather(*(self._next(each, kind) for each in self._answers)))
+
+    async def _next(self, answers: asyncio.Queue[Answer], kind: type[Expected]) -> Expected:
+        """Return the next answer of a kind, skipping answers to orders that were abandoned."""
+        while True:
+            answer = await answers.get()
+            if isinstance(answer, Failed):
+                raise TickcastError(answer.reason)
+            if isinstance(answer, kind):
+                return answer
+
+    async def aclose(self) -> None:
+        """End all processes."""
+        for process in self._processes:
+            if process.stdin is not None:
+                process.stdin.close()
+        try:
+            async with asyncio.timeout(_EXIT_S):
+                for process in self._processes:
+                    await process.wait()
+        except (TimeoutError, asyncio.CancelledError):
+            for process in self._processes:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        await cancel_and_wait(self._listening)
 
 
 if __name__ == "__main__":
@@ -192,6 +278,6 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main())
+            runner.run(_run_worker())
     except ConnectionError:
         os._exit(1)

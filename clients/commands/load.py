@@ -229,16 +229,11 @@ def _parse_header(text: str) -> tuple[str, str]:
 def _auth(
     key: str | None, secret: str | None, token: str | None, token_in_file: str | None
 ) -> dict[str, str] | None:
-    if token is not None and token_in_file is not None:
-        raise InvalidSettings("give --token or --token-file, not both")
-    token = token or token_in_file
-    if token is not None and key is None and secret is None:
-        return {"token": token}
-    if key is not None and secret is not None and token is None:
-        return {"key": key, "secret": secret}
-    if key is secret is token is None:
-        return None
-    raise InvalidSettings("give --key with --secret, or --token alone, or --token-file alone")
+    found = {"key": key, "secret": secret, "token": token or token_in_file}
+    auth = {name: value for name, value in found.items() if value is not None}
+    if set(auth) not in (set(), {"key", "secret"}, {"token"}) or (token and token_in_file):
+        raise InvalidSettings("give --key with --secret, or --token alone, or --token-file alone")
+    return auth or None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -145,7 +145,8 @@ class LoadClient(asyncio.Protocol):
         # The streams that the client should receive, by number, with their positions before it
         # subscribed; empty if unknown.
         self.bases = bases
-        self.checker = SequenceChecker(shared.streams, bases)
+        shown = self.name + (" (slow)" if planned.slow else "")
+        self.checker = SequenceChecker(shown, shared.streams, bases)
         self.dialogue = SubscribeDialogue(plan, symbols)
         # Done once subscribed; a ConnectionFailed if the server refused.
         self.subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -14,7 +14,6 @@ from clients.load.addresses import parse_url
 from clients.load.client import NO_CLOSE_FRAME, LoadClient, PoolState
 from clients.load.measurements import Second, WorkerResult, add_counts
 from clients.load.plan import Plan, PlannedClient, draw_symbols, plan_clients
-from clients.load.report import Fault
 from clients.load.sequence import OUTCOMES
 from tickcast.client.connection import describe_tls_error, verifying_context
 from tickcast.wire.errors import CloseCode, ConnectionFailed
@@ -323,11 +322,7 @@ class ClientPool:
 
     def _add_result(self, client: LoadClient) -> None:
         """Add what a client received and its faults to the totals, once."""
-        totals, streams = self._result.accounts, self.state.streams.names
+        totals = self._result.accounts
         for name in OUTCOMES:
             setattr(totals, name, getattr(totals, name) + getattr(client.checker, name))
-        shown = client.name + (" (slow)" if client.planned.slow else "")
-        for fault in client.checker.faults[: max(0, _FAULTS_MAX - len(totals.faults))]:
-            stream = " ".join(streams[fault.stream]) if fault.stream >= 0 else "?"
-            kind = fault.kind.value
-            totals.faults.append(Fault(shown, stream, kind, fault.first, fault.last, fault.detail))
+        totals.faults.extend(client.checker.faults[: max(0, _FAULTS_MAX - len(totals.faults))])

@@ -43,7 +43,7 @@ def to_html(report: LoadReport) -> str:
 
 def _load(report: LoadReport) -> str:
     work = report.workload
-    parts = [f"{work.connections:,} connections", work.encoding, ", ".join(work.channels)]
+    parts = [f"{work.connections:,} connections", work.encoding.value, ", ".join(work.channels)]
     if work.symbols_per_connection:
         parts.append(f"{work.symbols_per_connection:,} of {work.pool_size:,} symbols each")
     elif "*" in work.pool_symbols:

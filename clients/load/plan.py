@@ -6,8 +6,6 @@ import random
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from msgspec import Struct
-
 from clients.load.report import Workload
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.messages import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
@@ -15,33 +13,12 @@ from tickcast.wire.messages import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
 _POOL_REPORTED: Final = 1000
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class Plan(Workload, frozen=True, kw_only=True):
     """The plan of a whole run, sent to every process."""
 
-    url: str
-    connections: int = 100
-    # Symbols to choose from, possibly wildcards. Each connection gets so many of them at random,
-    # or all of them if the number is None.
+    # Symbols to choose from, possibly wildcards, and symbols to publish.
     pool: tuple[str, ...] = ("*",)
-    symbols_per_connection: int | None = None
-    channels: tuple[str, ...] = ("trades",)
-    encoding: Encoding = Encoding.JSON
-    duration_s: float = 30.0
-    warmup_s: float = 1.0
-    # Symbols and ticks per second to publish; None publishes nothing.
     published: tuple[str, ...] = ()
-    publish_ticks_per_s: float | None = None
-    # How many ticks are due at the same moment.
-    burst_ticks: int = 1
-    # The share of connections, 0 to 1, that stop reading for a time, and then read for a time.
-    slow_share: float = 0.0
-    stall_s: float = 2.0
-    read_s: float = 1.0
-    # Connections that leave, each replaced by a new one, and connections to open at the start.
-    churn_per_s: float = 0.0
-    ramp_per_s: float = 500.0
-    processes: int = 1
-    seed: int = 1
     # The time limit for connecting, and for ticks in flight at the end.
     timeout_s: float = 10.0
     headers: tuple[tuple[str, str], ...] = ()
@@ -49,8 +26,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     snapshot: bool = False
     stamps: bool = True
     heartbeat_ms: int = 1000
-    conflate_ms: int | None = None
-    slow_policy: str | None = None
     ca_file: str | None = None
     pids: tuple[int, ...] = ()
 
@@ -91,15 +66,10 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     def workload(self) -> Workload:
         """Return what the report shows of the plan, which leaves out credentials."""
-        shared = {
-            name: getattr(self, name) for name in Workload.__struct_fields__ if hasattr(self, name)
-        }
-        return Workload(
-            **{**shared, "encoding": self.encoding.value, "channels": list(self.channels)},
-            pool_symbols=list(self.pool[:_POOL_REPORTED]),
-            pool_size=len(self.pool),
-            published_symbols=len(self.published),
-        )
+        fields = {name: getattr(self, name) for name in Workload.__struct_fields__}
+        fields["pool_symbols"] = self.pool[:_POOL_REPORTED]
+        fields["pool_size"], fields["published_symbols"] = len(self.pool), len(self.published)
+        return Workload(**fields)
 
 
 class PlannedClient(NamedTuple):

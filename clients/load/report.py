@@ -8,6 +8,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct, field
 
+from tickcast.wire.encoding import Encoding
+
 
 class Latency(Struct, frozen=True):
     """A distribution of durations."""
@@ -42,26 +44,31 @@ class Workload(Struct, frozen=True, kw_only=True):
     """The requested load."""
 
     url: str
-    encoding: str
-    channels: list[str]
-    connections: int
-    symbols_per_connection: int | None
-    pool_symbols: list[str]
-    pool_size: int
-    published_symbols: int
-    duration_s: float
-    warmup_s: float
-    publish_ticks_per_s: float | None
-    burst_ticks: int
-    slow_share: float
-    stall_s: float
-    read_s: float
-    churn_per_s: float
-    ramp_per_s: float
-    processes: int
-    seed: int
-    conflate_ms: int | None
-    slow_policy: str | None
+    encoding: Encoding = Encoding.JSON
+    channels: tuple[str, ...] = ("trades",)
+    connections: int = 100
+    # Each connection gets so many symbols of the pool at random, or all if the number is None.
+    symbols_per_connection: int | None = None
+    # The first symbols of the pool, and the sizes of the pool and of what is published of it.
+    pool_symbols: tuple[str, ...] = ()
+    pool_size: int = 0
+    published_symbols: int = 0
+    duration_s: float = 30.0
+    warmup_s: float = 1.0
+    # None publishes nothing. Ticks of a burst are due at the same moment.
+    publish_ticks_per_s: float | None = None
+    burst_ticks: int = 1
+    # The share of connections, 0 to 1, that stop reading for a time, and then read for a time.
+    slow_share: float = 0.0
+    stall_s: float = 2.0
+    read_s: float = 1.0
+    # Connections that leave, each replaced by a new one, and connections to open at the start.
+    churn_per_s: float = 0.0
+    ramp_per_s: float = 500.0
+    processes: int = 1
+    seed: int = 1
+    conflate_ms: int | None = None
+    slow_policy: str | None = None
 
 
 class Connections(Struct):

@@ -73,8 +73,13 @@ class Load:
         plan = self._plan
         bases = await self._fetch_positions() or []
         self._enter("connecting", plan.connections / plan.ramp_per_s)
-        if not await self._unless_stopped(workers.request(Connect(plan, bases), Done)):
+        connecting = asyncio.create_task(workers.request(Connect(plan, bases), Done))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            connecting.cancel()
             return
+        connecting.result()
         sampling: asyncio.Task[None] | None = None
         publishing: asyncio.Task[bool] | None = None
         try:
@@ -158,20 +163,6 @@ class Load:
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, seconds)):
                 await self._stop.wait()
-
-    async def _unless_stopped(self, work: Awaitable[object]) -> bool:
-        """Return whether the work was done before the run had to stop."""
-        task, stopping = asyncio.ensure_future(work), asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                task.result()
-            return task.done()
-        finally:
-            stopping.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.wait([task])
 
     async def _sample_forever(self) -> None:
         loop = asyncio.get_running_loop()

@@ -8,10 +8,10 @@ numbers in between.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
-from typing import Any, Final, NamedTuple, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from clients.load.payload import Notice, StreamNumbers, Summary
+from clients.load.report import Fault
 
 _FAULTS_KEPT: Final = 5
 _HOLES_KEPT: Final = 1000
@@ -22,25 +22,6 @@ OUTCOMES: Final = (
 )  # fmt: skip
 
 
-class FaultKind(Enum):
-    """Kinds of faults in ticks and notices."""
-
-    MISSING = "missing"
-    REPEATED = "repeated"
-    REORDERED = "reordered"
-    NOTICE = "wrong notice"
-
-
-class SequenceFault(NamedTuple):
-    """An unexplained range of ticks, or a wrong notice: stream number, first and last `seq`."""
-
-    kind: FaultKind
-    stream: int
-    first: int
-    last: int
-    detail: str = ""
-
-
 class SequenceChecker:
     """The ticks that one client received, and their faults.
 
@@ -48,20 +29,22 @@ class SequenceChecker:
     library's accounts, which see one tick at a time.
     """
 
-    __slots__ = (*OUTCOMES, "_holes", "_streams", "faults", "positions")
+    __slots__ = (*OUTCOMES, "_holes", "_name", "_streams", "faults", "positions")
 
-    def __init__(self, streams: StreamNumbers, bases: Mapping[int, int]) -> None:
+    def __init__(self, name: str, streams: StreamNumbers, bases: Mapping[int, int]) -> None:
         """Args:
+        name: the client's name in faults.
         bases: the positions of streams when this client subscribed; other streams begin with
             their first tick.
         """
+        self._name = name
         self._streams = streams
         # Ranges that were missing so far: stream number, first and last `seq`.
         self._holes: list[tuple[int, int, int]] = []
         # The last `seq` accounted for, by stream number; None after an epoch's end.
         self.positions: dict[int, int | None] = dict(bases)
         # The first faults in full; the others are only counted.
-        self.faults: list[SequenceFault] = []
+        self.faults: list[Fault] = []
         self.delivered = self.merged = self.skipped = self.gap = 0
         # Ticks that don't affect the order.
         self.snapshots = self.unnumbered = 0
@@ -110,11 +93,11 @@ class SequenceChecker:
         self.missing += last - first + 1
         if len(self._holes) < _HOLES_KEPT:
             self._holes.append((number, first, last))
-        self._add_fault(FaultKind.MISSING, number, first, last, detail)
+        self._add_fault("missing", number, first, last, detail)
 
     def _add_repeated(self, number: int, first: int, last: int) -> None:
         self.repeated += last - first + 1
-        self._add_fault(FaultKind.REPEATED, number, first, last)
+        self._add_fault("repeated", number, first, last)
 
     def _add_late(self, number: int, first: int, last: int) -> None:
         """Record ticks at or below the position: missed ones are reordered, others repeated."""
@@ -124,15 +107,14 @@ class SequenceChecker:
                 self._holes[place : place + 1] = [part for part in parts if part[1] <= part[2]]
                 self.missing -= last - first + 1
                 self.reordered += last - first + 1
-                self._add_fault(FaultKind.REORDERED, number, first, last)
+                self._add_fault("reordered", number, first, last)
                 return
         self._add_repeated(number, first, last)
 
-    def _add_fault(
-        self, kind: FaultKind, number: int, first: int, last: int, detail: str = ""
-    ) -> None:
+    def _add_fault(self, kind: str, number: int, first: int, last: int, detail: str = "") -> None:
         if len(self.faults) < _FAULTS_KEPT:
-            self.faults.append(SequenceFault(kind, number, first, last, detail))
+            stream = " ".join(self._streams.names[number]) if number >= 0 else "?"
+            self.faults.append(Fault(self._name, stream, kind, first, last, detail))
 
     def add_notice(self, notice: Notice) -> None:
         """Record a `skipped` or `gap` notice; other notices do not affect the accounts."""
@@ -175,7 +157,7 @@ class SequenceChecker:
 
     def _reject(self, number: int, first: int, last: int, detail: str) -> None:
         self.wrong_notices += 1
-        self._add_fault(FaultKind.NOTICE, number, first, last, detail)
+        self._add_fault("wrong notice", number, first, last, detail)
 
     def lags(self, ends: Mapping[int, int]) -> bool:
         """Return whether a stream is not yet accounted for up to its end."""

@@ -198,7 +198,7 @@ async def _health(request: Request) -> Response:
 
 async def _ready(request: Request) -> Response:
     engine = _engine(request)
-    if (trouble := await engine.upstream.subscriber.trouble()) is not None:
+    if (trouble := await engine.upstream.subscriber.diagnose()) is not None:
         return _json({"status": "not ready", "reason": trouble}, 503)
     if engine.tasks.down:
         failed = ", ".join(engine.tasks.down)

@@ -315,7 +315,7 @@ class Connection:
             self._engine.private_replays.drain(self._viewer)
 
     def _beat(self) -> None:
-        self._session.send_heartbeat(self._engine.upstream.subscriber.heard_s)
+        self._session.send_heartbeat(self._engine.upstream.subscriber.received_s)
         self._beat_later()
 
     def _beat_later(self) -> None:

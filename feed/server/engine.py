@@ -99,7 +99,7 @@ async def running_engine(
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
-                await upstream.subscriber.wait_for_first_try()
+                await upstream.subscriber.wait_for_first_attempt()
         yield Engine(
             settings, hub, upstream, upstream.store, backfill, private_replays, admission,
             feed_replays, tasks, LoopShare(), limits, slices, listings,

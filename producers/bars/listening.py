@@ -108,7 +108,7 @@ class TradeFollower:
 
     async def run(self) -> None:
         """Open streams and fill gaps from history until cancelled."""
-        await self._subscriber.wait_for_first_try()
+        await self._subscriber.wait_for_first_attempt()
         while True:
             self._news.clear()
             try:

@@ -24,9 +24,10 @@ from tickcast.wire.errors import BrokerUnavailable
 from tickcast.wire.ticks import StreamKey, Tick
 
 _ATTEMPTS: Final = 5
-_HAS_A_NUMBERING: Final = -1
+# What `publish.lua` expects of a stream whose last number is unknown: that it has one.
+_HAS_NUMBERS: Final = -1
 
-_PUBLISH: Final = Script.of_file("publish.lua")
+_PUBLISH: Final = Script.from_file("publish.lua")
 
 # Atomic: otherwise a lost answer would leave it unknown whether the streams were announced.
 _ANNOUNCE: Final = Script("""
@@ -36,71 +37,60 @@ if redis.call('SADD', KEYS[1], ARGV[1]) == 1 then redis.call('PUBLISH', ARGV[2],
 
 @dataclass(slots=True)
 class OutgoingBatch:
-    """A batch of one stream to be sent.
+    """A batch of one stream to be sent."""
 
-    Attributes:
-        number: the number that the sender gave the batch. It stays the same when it is sent again.
-        is_in_doubt: whether the batch was sent and the answer is missing.
-    """
-
+    # The sender's number for the batch, which it keeps when it is sent again.
     number: str
     ticks: Sequence[Tick]
+    # Whether the batch was sent and the answer is missing.
     is_in_doubt: bool = False
 
 
 class BatchSender:
-    """Publishes batches of one feed, one batch of a stream at a time.
-
-    Attributes:
-        published: ticks known to be published.
-    """
+    """Publishes batches of one feed, one batch of a stream at a time."""
 
     def __init__(self, client: Redis, feed: str, settings: Settings) -> None:
         self._client = client
         self._database = database_of(client)
         self._store = Store(client)
-        self._pipe = PipelinedConnection(client)
+        self._connection = PipelinedConnection(client)
         self._feed = feed
         self._retain = (settings.history_ticks, int(settings.history_age_s * 1000))
-        self._name = f"p:{secrets.token_hex(6)}"
         self._numbers = count(1)
         self._epoch = ""
-        self._reached: dict[StreamKey, int] = {}
-        self._unlisted: dict[StreamKey, None] = {}
+        # The last number of each stream in this epoch, or _HAS_NUMBERS. If Redis has lost numbers,
+        # it would assign them again; the script compares.
+        self._last_seqs: dict[StreamKey, int] = {}
+        self._unannounced: dict[StreamKey, None] = {}
+        # The field for this sender's last batch number in a stream's meta hash.
+        self.name = f"p:{secrets.token_hex(6)}"
+        # Ticks known to be published.
         self.published = 0
 
     async def open(self) -> None:
-        """Read the feed's epoch and streams. Raises like `send`."""
+        """Read the feed's epoch and streams."""
         self._epoch = await self._store.epoch(self._feed, keep=True)
-        self._reached = dict.fromkeys(await self._store.streams(self._feed), _HAS_A_NUMBERING)
-
-    @property
-    def name(self) -> str:
-        """The field for this sender's last batch number in a stream's meta hash."""
-        return self._name
+        self._last_seqs = dict.fromkeys(await self._store.streams(self._feed), _HAS_NUMBERS)
 
     @property
     def has_streams(self) -> bool:
         """Whether this sender knows any stream of the feed."""
-        return bool(self._reached)
+        return bool(self._last_seqs)
 
     async def begin_epoch(self) -> None:
-        """Begin a new epoch in every stream. Raises like `send`.
-
-        After a failure, the next call continues with the same epoch.
-        """
+        """Begin a new epoch in every stream. After a failure, continue with the same epoch."""
         epoch = await self._store.begin_epoch(self._feed, self._epoch)
         # Restart quiet streams too, so that their old latest ticks don't seem to be current.
-        await self._store.restart(list(self._reached), epoch)
-        self._enter(epoch)
+        await self._store.restart(list(self._last_seqs), epoch)
+        self._switch_epoch(epoch)
 
     async def close(self) -> None:
         """Close the connection. The next `send` opens another."""
-        await self._pipe.close()
+        await self._connection.close()
 
     async def hang_up(self) -> None:
         """Close all connections, since they may lead to a Redis that is no longer the master."""
-        await self._pipe.close()
+        await self._connection.close()
         with suppress(exceptions.RedisError):
             await self._client.connection_pool.disconnect(inuse_connections=False)
 
@@ -119,20 +109,20 @@ class BatchSender:
     async def send(self, batches: dict[StreamKey, OutgoingBatch]) -> None:
         """Publish batches. Published ones are removed from `batches`, even if this fails.
 
-        Raises:
-            BrokerUnavailable: call `hang_up` and try again.
-            BrokerUnsuitable: trying again does not help.
+        After BrokerUnavailable, call `hang_up` and try again.
         """
         for _ in range(_ATTEMPTS):
-            refusal = await self._try(batches) if batches else None
-            if self._unlisted:
+            refusal = await self._send_once(batches) if batches else None
+            if self._unannounced:
                 await self._announce()
             if refusal is None:
                 return
-            await self._mend(refusal)
-        raise BrokerUnavailable("no service from Redis: it keeps turning batches down")
+            await self._recover(refusal)
+        raise BrokerUnavailable("no service from Redis: it keeps rejecting batches")
 
-    async def _try(self, batches: dict[StreamKey, OutgoingBatch]) -> exceptions.RedisError | None:
+    async def _send_once(
+        self, batches: dict[StreamKey, OutgoingBatch]
+    ) -> exceptions.RedisError | None:
         """Send each batch once, and return the first refusal."""
         refusal: exceptions.RedisError | None = None
         replies = await self._call_script(batches)
@@ -140,47 +130,47 @@ class BatchSender:
             if isinstance(reply, exceptions.RedisError):
                 refusal = refusal or reply
             else:
-                self._note(key, len(batches.pop(key).ticks), reply)
+                self._confirm(key, len(batches.pop(key).ticks), reply)
         return refusal
 
     async def _call_script(self, batches: Mapping[StreamKey, OutgoingBatch]) -> list[Any]:
-        if not self._pipe.is_open:
-            await self._pipe.open()
+        if not self._connection.is_open:
+            await self._connection.open()
         now_us = time.time_ns() // 1000
         try:
-            return await self._pipe.call(
-                [self._command(key, batch, now_us) for key, batch in batches.items()]
+            return await self._connection.call(
+                [self._to_command(key, batch, now_us) for key, batch in batches.items()]
             )
         except BaseException:
             for batch in batches.values():
                 batch.is_in_doubt = True
             raise
 
-    def _command(self, key: StreamKey, batch: OutgoingBatch, now_us: int) -> RedisCommand:
-        return _PUBLISH.command(
+    def _to_command(self, key: StreamKey, batch: OutgoingBatch, now_us: int) -> RedisCommand:
+        return _PUBLISH.to_command(
             (keys.meta(key), keys.history(key)),
             self._epoch,
-            self._reached.get(key, 0),
+            self._last_seqs.get(key, 0),
             len(batch.ticks),
             now_us,
             *self._retain,
             pack(batch.ticks),
             pack(batch.ticks[-1:]),
             keys.sortable(max([tick.time for tick in batch.ticks])),
-            self._name,
+            self.name,
             batch.number,
             keys.channel_in(self._database, keys.ticks(key)),
         )
 
-    def _note(self, key: StreamKey, count: int, first_seq: int) -> None:
+    def _confirm(self, key: StreamKey, count: int, first_seq: int) -> None:
         """Record that a batch is published; `first_seq` is 0 if an earlier attempt did it."""
         self.published += count
-        if key not in self._reached:
-            self._unlisted[key] = None
+        if key not in self._last_seqs:
+            self._unannounced[key] = None
         if first_seq:
-            self._reached[key] = first_seq + count - 1
+            self._last_seqs[key] = first_seq + count - 1
         else:
-            self._reached.setdefault(key, _HAS_A_NUMBERING)
+            self._last_seqs.setdefault(key, _HAS_NUMBERS)
 
     async def _announce(self) -> None:
         """Add the streams that this sender has published for the first time to the directory.
@@ -189,31 +179,28 @@ class BatchSender:
         """
         directory = [keys.directory(self._feed)]
         channel = keys.channel_in(self._database, keys.announcements(self._feed))
-        await _ANNOUNCE.call_through(
-            self._pipe,
-            self._client,
-            [(directory, (keys.to_member(key), channel)) for key in self._unlisted],
-        )
-        self._unlisted.clear()
+        calls = [(directory, (keys.to_member(key), channel)) for key in self._unannounced]
+        await _ANNOUNCE.call_all(self._client, calls, self._connection)
+        self._unannounced.clear()
 
-    async def _mend(self, refusal: exceptions.RedisError) -> None:
-        """Fix the reason why the script or Redis refused a batch, or raise."""
-        kind, _, words = str(refusal).partition(" ")
+    async def _recover(self, refusal: exceptions.RedisError) -> None:
+        """Remove the reason why the script or Redis refused a batch, or raise the refusal."""
+        code, _, detail = str(refusal).partition(" ")
         with translated_errors():
             if is_unknown(refusal):
                 await _PUBLISH.load(self._client)
-            elif kind == "LOST":
-                self._enter(await self._store.begin_epoch(self._feed, self._epoch))
-            elif kind == "STALE":
+            elif code == "LOST":
+                self._switch_epoch(await self._store.begin_epoch(self._feed, self._epoch))
+            elif code == "STALE":
                 epoch = await self._store.epoch(self._feed, keep=True)
-                if epoch < words:
+                if epoch < detail:
                     # The feed's epoch was lost, and a server whose clock is behind made another.
-                    epoch = await self._store.begin_epoch(self._feed, words)
-                self._enter(epoch)
+                    epoch = await self._store.begin_epoch(self._feed, detail)
+                self._switch_epoch(epoch)
             else:
                 raise refusal
 
-    def _enter(self, epoch: str) -> None:
-        """Switch to another epoch, in which no stream is known to have been published."""
+    def _switch_epoch(self, epoch: str) -> None:
+        """Continue in another epoch, in which no stream is known to have been published."""
         self._epoch = epoch
-        self._reached = {}
+        self._last_seqs = {}

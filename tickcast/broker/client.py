@@ -32,6 +32,11 @@ SCHEMES: Final = ("redis", "rediss", "unix")
 _OLDEST_REDIS: Final = 7
 _OLDEST_VALKEY: Final = 8
 _REFUSALS: Final = (exceptions.AuthenticationError, exceptions.NoPermissionError)
+# Error codes that a retry does not help. All others are treated as temporary: LOADING, READONLY,
+# MASTERDOWN, CLUSTERDOWN, OOM, NOREPLICAS, MISCONF, BUSY, TRYAGAIN and codes of later versions. A
+# producer that stopped at one of those would lose ticks; one that retries after a permanent error
+# only logs it repeatedly. A script that gets such an error has written nothing: Redis checks before
+# a script's first write.
 _PERMANENT_CODES: Final = frozenset(
     {
         "ERR",  # unknown command, wrong arguments, a failing script
@@ -46,39 +51,26 @@ _PERMANENT_CODES: Final = frozenset(
         "CROSSSLOT",
     }
 )
-"""Error codes that a retry does not help.
-
-All other codes are treated as temporary: LOADING, READONLY, MASTERDOWN, CLUSTERDOWN, OOM,
-NOREPLICAS, MISCONF, BUSY, TRYAGAIN and codes of later versions. A producer that stopped at one of
-those would lose ticks; one that retries after a permanent error only logs it repeatedly. A script
-that gets such an error has written nothing, because Redis checks before a script's first write.
-"""
+# The query parameters that a URL may have. redis-py accepts more, such as `protocol`, but the code
+# that reads replies relies on a fixed protocol version.
 _PARAMETERS: Final = frozenset(
-    {
-        *("db", "username", "password", "client_name", "max_connections", "timeout"),
-        *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "health_check_interval"),
-    }
-) | (
-    _TLS_PARAMETERS := frozenset(
-        {
-            *("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"),
-            *("ssl_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers"),
-            "ssl_min_version",
-        }
-    )
+    "db username password client_name max_connections timeout socket_timeout"
+    " socket_connect_timeout socket_keepalive health_check_interval".split()
 )
-"""The query parameters that a URL may have. redis-py accepts more, such as `protocol`, but the code
-that reads replies relies on a fixed protocol version."""
+_TLS_PARAMETERS: Final = frozenset(
+    "ssl_ca_certs ssl_ca_path ssl_ca_data ssl_certfile ssl_keyfile ssl_password ssl_cert_reqs"
+    " ssl_check_hostname ssl_ciphers ssl_min_version".split()
+)
 _DATABASE: Final = re.compile(r"[0-9]{1,9}")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_SAFE: Final = re.compile(
+# A host with a port and a database, or the path of a socket: what may be shown of a URL.
+_ADDRESS: Final = re.compile(
     r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?(?:/\d{0,9})?|/[^@?#]*", re.ASCII
 )
-"""Matches a host with a port and a database, or the path of a socket."""
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+-]{0,19}", re.ASCII)
 _SHOWN: Final = 40
 _DENIED_IN_SCRIPT: Final = "ACL failure in script: "
-_NAMES_TOLD: Final = 4
+_NAMES_SHOWN: Final = 4
 
 
 class _Client(Redis):
@@ -88,7 +80,7 @@ class _Client(Redis):
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except exceptions.ResponseError as error:
-            raise named(error, args) from None
+            raise name_denied_command(error, args) from None
 
 
 class _Pool(BlockingConnectionPool):
@@ -160,35 +152,35 @@ def _check_url(url: str) -> None:
         parameters = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=True)
     except ValueError:
         # The original message may quote any part of the URL.
-        raise ValueError("the host or what is behind the ? is malformed") from None
+        raise ValueError("the host or the part after the ? is malformed") from None
     if parts.scheme not in SCHEMES:
         raise ValueError("no redis://, rediss:// or unix:// URL")
     if _BAD_ESCAPE.search(url):
         raise ValueError("a % is not followed by two hexadecimal digits; write it as %25")
     if not url.isprintable() or " " in url:
-        raise ValueError("a blank or a control character is not written as %20 or the like")
-    behind = f"{parts.path}{parts.query}{parts.fragment}"
-    if "@" in behind and parts.scheme != "unix":
-        raise ValueError("/, ?, # and @ in a password are written as %2F, %3F, %23 and %40")
+        raise ValueError("it contains a blank or a control character; write a blank as %20")
+    after_host = f"{parts.path}{parts.query}{parts.fragment}"
+    if "@" in after_host and parts.scheme != "unix":
+        raise ValueError("write /, ?, # and @ in a password as %2F, %3F, %23 and %40")
     if parts.fragment or url.endswith("#"):
-        raise ValueError("it has no part that begins with #")
-    _check_place(parts)
+        raise ValueError("it must not contain a #; write it as %23")
+    _check_address(parts)
+    known = _PARAMETERS | _TLS_PARAMETERS if parts.scheme == "rediss" else _PARAMETERS
     for name, value in parameters:
-        if name not in _PARAMETERS or (name in _TLS_PARAMETERS and parts.scheme != "rediss"):
-            known = _PARAMETERS if parts.scheme == "rediss" else _PARAMETERS - _TLS_PARAMETERS
+        if name not in known:
             (nearest,) = get_close_matches(name, sorted(known), n=1, cutoff=0)
             raise ValueError(f"unknown parameter {name[:_SHOWN]!a}; the nearest is {nearest}")
         if not value:
             raise ValueError(f"the parameter {name} is empty")
         if name == "db" and not _DATABASE.fullmatch(value):
-            raise ValueError("db is not the number of a database")
+            raise ValueError("db must be the number of a database")
 
 
-def _check_place(parts: SplitResult) -> None:
+def _check_address(parts: SplitResult) -> None:
     """Reject a URL without an address, instead of guessing as redis-py does."""
     if parts.scheme == "unix":
         if len(parts.path) < 2 or not parts.path.startswith("/") or parts.hostname:
-            raise ValueError("it is unix:///PATH of a socket, with three slashes")
+            raise ValueError("a socket is written as unix:///PATH, with three slashes")
         return
     if parts.hostname is None:
         raise ValueError("it names no host")
@@ -199,7 +191,7 @@ def _check_place(parts: SplitResult) -> None:
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError("its port is not a number from 1 to 65535")
     if parts.path not in ("", "/") and not _DATABASE.fullmatch(parts.path[1:]):
-        raise ValueError("behind the host stands nothing but the number of a database")
+        raise ValueError("only the number of a database may follow the host")
 
 
 def _check_file(path: str, *, is_authority: bool) -> None:
@@ -221,7 +213,7 @@ def safe_url(url: str) -> str:
     A malformed URL may have credentials anywhere, so only parts that can't be secret are kept.
     """
     scheme, sign, rest = url.partition("://")
-    match = _SAFE.fullmatch(rest.rpartition("@")[2].partition("?")[0])
+    match = _ADDRESS.fullmatch(rest.rpartition("@")[2].partition("?")[0])
     if not sign or not _SCHEME.fullmatch(scheme):
         return "..."
     if match is None:
@@ -259,7 +251,7 @@ def translated_errors() -> Iterator[None]:
         if isinstance(error.__context__, ssl.SSLCertVerificationError):
             raise BrokerUntrusted(
                 f"the certificate of Redis is not trusted: {error.__context__.verify_message};"
-                " a CA of your own is named in the URL, with ?ssl_ca_certs=FILE"
+                " for a private CA, add ?ssl_ca_certs=FILE to the URL"
             ) from None
         raise BrokerUnavailable(f"no answer from Redis: {error}") from None
 
@@ -272,67 +264,57 @@ def error_code(error: exceptions.RedisError) -> str:
     return error.status_code or str(error).partition(" ")[0]
 
 
-def named(error: Any, command: Sequence[Any]) -> Any:
+def name_denied_command(reply: Any, command: Sequence[Any]) -> Any:
     """Return a reply, with the command and its keys added if it is a permission error.
 
     Redis names a command that is not permitted, but not the key or channel. For a script,
     the refused key or channel may be one that it takes from its arguments.
     """
-    if not isinstance(error, exceptions.ResponseError):
-        return error
-    words = str(error).removeprefix("NOPERM ")
-    if _DENIED_IN_SCRIPT in words:
-        words = words.partition(_DENIED_IN_SCRIPT)[2].rpartition(" script: ")[0]
-    elif not isinstance(error, exceptions.NoPermissionError):
-        return error
-    return exceptions.NoPermissionError(f"{words} ({_told(command)})")
+    if not isinstance(reply, exceptions.ResponseError):
+        return reply
+    text = str(reply).removeprefix("NOPERM ")
+    if _DENIED_IN_SCRIPT in text:
+        text = text.partition(_DENIED_IN_SCRIPT)[2].rpartition(" script: ")[0]
+    elif not isinstance(reply, exceptions.NoPermissionError):
+        return reply
+    return exceptions.NoPermissionError(f"{text} ({_describe(command)})")
 
 
-def _told(command: Sequence[Any]) -> str:
+def _describe(command: Sequence[Any]) -> str:
     """Describe a command by its name and its keys or channels, without values and script text."""
-    name, *rest = (_text(word) for word in command)
+    name, *rest = (
+        word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
+        for word in command
+    )
     if name.startswith("EVAL"):
         rest = rest[2 : 2 + int(rest[1])]
     elif name.startswith("SCRIPT"):
         rest = []
     elif name != "SUBSCRIBE":
         rest = rest[:1]
-    more = ["…"] if len(rest) > _NAMES_TOLD else []
-    return " ".join([name, *rest[:_NAMES_TOLD], *more])
-
-
-def _text(word: object) -> str:
-    return word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word)
+    more = ["…"] if len(rest) > _NAMES_SHOWN else []
+    return " ".join([name, *rest[:_NAMES_SHOWN], *more])
 
 
 async def execute(pipeline: Pipeline) -> list[Any]:
-    """Execute a pipeline and return the replies to its commands.
-
-    Raises:
-        BrokerUnavailable, BrokerUnsuitable: for the first command that fails; see
-            `translated_errors`.
-    """
+    """Execute a pipeline and return its replies. The first error among them is raised."""
     with translated_errors():
-        replies = await replies_of(pipeline)
+        replies = await read_replies(pipeline)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
     return replies
 
 
-async def replies_of(pipeline: Pipeline) -> list[Any]:
+async def read_replies(pipeline: Pipeline) -> list[Any]:
     """Execute a pipeline and return its replies, including errors. Raises redis-py's exceptions."""
     commands = [words for words, _ in pipeline.command_stack]
     replies = await pipeline.execute(raise_on_error=False)
-    return [named(reply, words) for reply, words in zip(replies, commands, strict=True)]
+    return [name_denied_command(*each) for each in zip(replies, commands, strict=True)]
 
 
 async def check_version(client: Redis) -> None:
-    """Check that the server is at least Redis 7 or Valkey 8.
-
-    Raises:
-        BrokerUnavailable, BrokerUnsuitable: see `translated_errors`; also if it is too old.
-    """
+    """Check that the server is at least Redis 7 or Valkey 8, and raise BrokerUnsuitable if not."""
     with translated_errors():
         info = await client.info("server")
     valkey = info.get("valkey_version")

@@ -1,4 +1,8 @@
-"""Connections to Redis that read replies and write commands in bulk."""
+"""Connections to Redis that handle replies and commands in bulk.
+
+redis-py packs commands in Python and reads every reply with a timer, which took most of the time of
+a publisher and of a server. It still connects and authenticates here; hiredis does the rest.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ import hiredis
 from redis import exceptions
 from redis.asyncio import Redis
 
-from tickcast.broker.client import COMMAND_TIMEOUT_S, named, translated_errors
+from tickcast.broker.client import COMMAND_TIMEOUT_S, name_denied_command, translated_errors
 
+# Limits one turn of the event loop, so that a flood of messages leaves time for the clients.
 READ_BYTES: Final = 64 * 1024
-"""Limit for one turn of the event loop, so that a flood leaves time for the clients."""
 
 _ERRORS: Final[dict[str, type[exceptions.RedisError]]] = {
     "LOADING": exceptions.BusyLoadingError,
@@ -25,9 +29,11 @@ _ERRORS: Final[dict[str, type[exceptions.RedisError]]] = {
     "READONLY": exceptions.ReadOnlyError,
 }
 
+RedisCommand = tuple[str | bytes | int, ...]
+
 
 class RedisConnection(Protocol):
-    """The part of redis-py's connection that is used here: it connects and logs in."""
+    """The part of redis-py's connection that is used here."""
 
     _writer: asyncio.StreamWriter
 
@@ -54,10 +60,6 @@ class RespReader(asyncio.BufferedProtocol):
 
     It wakes no task and awaits nothing: for the many small messages of a busy feed, that would cost
     more than all parsing. Error replies are passed on as redis-py's exceptions.
-
-    Attributes:
-        ended: fails when the connection is cut, or with the exception that `on_reply` raises.
-        received_s: when the last bytes arrived, on `time.monotonic`; 0 before the first.
     """
 
     def __init__(self, transport: asyncio.Transport, on_reply: Callable[[Any], None]) -> None:
@@ -68,7 +70,9 @@ class RespReader(asyncio.BufferedProtocol):
         )
         self._buffer = bytearray(READ_BYTES)
         self._loop = asyncio.get_running_loop()
+        # Fails when the connection is lost, or with the exception that `on_reply` raises.
         self.ended: asyncio.Future[None] = self._loop.create_future()
+        # When the last bytes arrived, on `time.monotonic`; 0 before the first.
         self.received_s = 0.0
         # Pause in between, because the event loop selects the way to read when reading starts.
         transport.pause_reading()
@@ -99,29 +103,25 @@ class RespReader(asyncio.BufferedProtocol):
             self.ended.set_exception(exc or exceptions.ConnectionError("connection closed"))
 
 
-def _to_error(words: str) -> Exception:
+def _to_error(text: str) -> Exception:
     """Convert an error reply, which starts with its code, to redis-py's exception."""
-    code = words.partition(" ")[0]
-    return _ERRORS.get(code, exceptions.ResponseError)(words, status_code=code)
-
-
-RedisCommand = tuple[str | bytes | int, ...]
+    code = text.partition(" ")[0]
+    return _ERRORS.get(code, exceptions.ResponseError)(text, status_code=code)
 
 
 class PipelinedConnection:
     """A connection for sending commands in bulk, used by one caller at a time.
 
-    redis-py's pipeline packs commands in Python and reads each reply with a separate timer, which
-    took most of the time of a publisher of single ticks. Here hiredis does both.
-
-    After a lost connection, the next call makes a new one. Nothing is ever sent twice.
+    All replies to a call wake its task once. After a lost connection, the next call makes a new
+    one. Nothing is ever sent twice.
     """
 
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._connection: RedisConnection | None = None
         self._transport: asyncio.Transport | None = None
-        self._ended: asyncio.Future[None] | None = None
+        self._reader: RespReader | None = None
+        # The call in progress: the replies so far, their final number, and their arrival.
         self._replies: list[Any] = []
         self._expected = 0
         self._complete: asyncio.Future[None] | None = None
@@ -132,18 +132,15 @@ class PipelinedConnection:
         return self._transport is not None and not self._transport.is_closing()
 
     async def open(self) -> None:
-        """Connect. If this fails, nothing has been sent. Raises like `call`."""
+        """Connect. If this fails, nothing has been sent."""
         with translated_errors():
             await self._open()
 
     async def call(self, commands: Sequence[RedisCommand]) -> list[Any]:
         """Send commands and return their replies in the same order.
 
-        The reply to a command that Redis refuses is a `ResponseError`.
-
-        Raises:
-            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`. It is not known which of
-                the commands were carried out.
+        The reply to a command that Redis refuses is a `ResponseError`. If this raises, it is not
+        known which of the commands were carried out.
         """
         try:
             with translated_errors():
@@ -166,22 +163,23 @@ class PipelinedConnection:
                 await self._complete
         except TimeoutError:
             raise exceptions.TimeoutError(f"none within {COMMAND_TIMEOUT_S:g} s") from None
-        return [named(*each) for each in zip(self._replies, commands, strict=True)]
+        return [name_denied_command(*each) for each in zip(self._replies, commands, strict=True)]
 
     async def _open(self) -> None:
         await self.close()
         self._connection, self._transport = await open_connection(self._client)
-        self._ended = RespReader(self._transport, self._take).ended
-        self._ended.add_done_callback(self._end)
+        self._reader = RespReader(self._transport, self._add_reply)
+        self._reader.ended.add_done_callback(self._fail)
 
-    def _take(self, reply: Any) -> None:
+    def _add_reply(self, reply: Any) -> None:
         self._replies.append(reply)
         if len(self._replies) == self._expected and self._complete and not self._complete.done():
             self._complete.set_result(None)
 
-    def _end(self, ended: asyncio.Future[None]) -> None:
+    def _fail(self, ended: asyncio.Future[None]) -> None:
         error = ended.exception() or exceptions.ConnectionError("connection closed")
-        is_current = ended is self._ended
+        # An earlier connection may report its end late.
+        is_current = self._reader is not None and ended is self._reader.ended
         if is_current and self._complete is not None and not self._complete.done():
             self._complete.set_exception(error)
 

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import execute, translated_errors
-from tickcast.broker.scripts import Call, Script
+from tickcast.broker.scripts import Script, ScriptCall
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, log_level_of
 
@@ -29,7 +29,7 @@ _TELL_S: Final = 0.2
 """Interval at which changes are reported to the store."""
 _ASKS_MAX: Final = 64
 """Maximum requests in one message."""
-_TAKE: Final = Script.of_file("seats.lua")
+_TAKE: Final = Script.from_file("seats.lua")
 
 logger = logging.getLogger("tickcast.broker")
 
@@ -177,7 +177,7 @@ class ConnectionLimiter:
                 if not ask.full.done():
                     ask.full.set_result(names[full - 1] if full else None)
 
-    def _call_of(self, ask: _Ask) -> Call:
+    def _call_of(self, ask: _Ask) -> ScriptCall:
         counts = [each for name in ask.rooms for each in (ask.taken[name], ask.rooms[name])]
         names = [keys.SEATED_SERVERS, *map(keys.seats, ask.rooms)]
         return names, (self._me, _COUNTS_FOR_S * 1000, *counts)

@@ -11,20 +11,18 @@ from typing import Final
 from tickcast.wire.ticks import StreamKey, Tick, channel_of, validate
 from tickcast.wire.times import Time
 
+# A batch of this many ticks occupies Redis for 0.2 ms; larger batches would gain little.
 BATCH_TICKS_MAX: Final = 1_000
-"""Ticks in one batch. It occupies Redis for 0.2 ms; larger batches would gain little."""
+# Limit for ticks gathered by stream, at which a caller should wait before adding more.
 WAITING_TICKS_MAX: Final = 20_000
-"""Limit for ticks gathered by stream, at which a caller should wait before adding more."""
+# Memory per tick. Measured: a bare trade 260, one with id, venue and side 390, a quote with venues
+# or a bar 460. The same figure for all kinds of ticks keeps counting cheap.
 TICK_BYTES: Final = 460
-"""Memory per tick, in bytes. The same figure for all kinds of ticks keeps counting cheap.
-
-Measured: a bare trade 260, one with id, venue and side 390, a quote with venues or a bar 460.
-"""
-_STREAMS_PER_ROUND: Final = 200
+_BATCHES_MAX: Final = 200
 _SLICE_S: Final = 0.05
 
+# The fields of a `StreamKey` as a plain tuple, which is much faster to create.
 _Key = tuple[str, str, str]
-"""The fields of a `StreamKey` as a plain tuple, which is much faster to create."""
 
 
 @dataclass(slots=True)
@@ -53,11 +51,6 @@ class PublishBuffer:
     Args:
         keep_s: the maximum time for which ticks are held, to within 50 ms.
         keep_bytes: the maximum memory for held ticks, each counted as `TICK_BYTES`.
-
-    Attributes:
-        accepted: the total number of ticks added.
-        dropped: the ticks dropped, by stream.
-        dropped_ticks: the total number of ticks dropped.
     """
 
     def __init__(self, feed: str, keep_s: float, keep_bytes: int) -> None:
@@ -66,12 +59,14 @@ class PublishBuffer:
         self._keep_ticks = keep_bytes // TICK_BYTES
         self._gathered: dict[_Key, list[Tick]] = {}
         self._gathered_ticks = 0
+        # Oldest slice first. A time for each slice, not for each tick, is precise enough.
         self._held: deque[_Slice] = deque()
         self._held_ticks = 0
-        self._holding = False
+        self._is_holding = False
+        # Ticks added since the beginning, and ticks dropped, in total and by stream.
         self.accepted = 0
-        self.dropped: dict[StreamKey, DroppedTicks] = {}
         self.dropped_ticks = 0
+        self.dropped: dict[StreamKey, DroppedTicks] = {}
 
     @property
     def count(self) -> int:
@@ -89,7 +84,7 @@ class PublishBuffer:
         """
         before = self.count
         try:
-            if self._holding:
+            if self._is_holding:
                 self._hold_more(ticks, now_s, checked)
             else:
                 self._gather(ticks, checked)
@@ -106,7 +101,7 @@ class PublishBuffer:
             newest.append(tick)
             self._held_ticks += 1
 
-    def next_round(self) -> dict[StreamKey, list[Tick]]:
+    def pop_batches(self) -> dict[StreamKey, list[Tick]]:
         """Remove and return at most one batch of each stream, longest-waiting streams first.
 
         Once all held ticks have been gathered, new ticks are no longer held.
@@ -115,9 +110,9 @@ class PublishBuffer:
             oldest = self._held.popleft().ticks
             self._held_ticks -= len(oldest)
             self._gather(oldest, checked=True)
-        self._holding = bool(self._held)
+        self._is_holding = bool(self._held)
         batches: dict[StreamKey, list[Tick]] = {}
-        for key in list(self._gathered)[:_STREAMS_PER_ROUND]:
+        for key in list(self._gathered)[:_BATCHES_MAX]:
             ticks = self._gathered.pop(key)
             batch = batches[StreamKey(*key)] = ticks[:BATCH_TICKS_MAX]
             if len(ticks) > BATCH_TICKS_MAX:
@@ -137,14 +132,11 @@ class PublishBuffer:
                 gathered[key] = [tick]
             self._gathered_ticks += 1
 
-    def _key_of(self, tick: Tick) -> StreamKey:
-        return StreamKey(self._feed, channel_of(tick), tick.symbol)
-
     # -- while Redis is away
 
     def hold(self, now_s: float) -> None:
         """Hold the gathered ticks as one slice, and all ticks added from now on."""
-        self._holding = True
+        self._is_holding = True
         if self._gathered:
             since = self._held[0].since if self._held else now_s
             ticks = deque(chain.from_iterable(self._gathered.values()))
@@ -167,9 +159,8 @@ class PublishBuffer:
     def drop(self, ticks: Iterable[Tick]) -> None:
         """Count ticks as dropped that are no longer in the queue."""
         for tick in ticks:
-            dropped = self.dropped.setdefault(
-                self._key_of(tick), DroppedTicks(0, tick.time, tick.time)
-            )
+            key = StreamKey(self._feed, channel_of(tick), tick.symbol)
+            dropped = self.dropped.setdefault(key, DroppedTicks(0, tick.time, tick.time))
             dropped.count += 1
             dropped.last = tick.time
             self.dropped_ticks += 1

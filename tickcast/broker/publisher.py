@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -29,71 +29,67 @@ from tickcast.wire.ticks import DEFAULT_FEED, Bar, Quote, StreamKey, Tick, Trade
 _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_MAX_S: Final = 0.5
 _TRIM_S: Final = 0.1
+# How long to wait for the ticks on their way when a publisher is closed because of an error.
 _GRACE_S: Final = 0.5
-"""How long to wait for the current round when a publisher is closed because of an error."""
-_STREAMS_TOLD: Final = 20
+_STREAMS_SHOWN: Final = 20
 
 logger = logging.getLogger("tickcast.publisher")
 
 
 @dataclass(frozen=True)
 class _Outage:
-    """An outage of Redis, with the publisher's state at its beginning.
-
-    Attributes:
-        error: the error that revealed the outage.
-        under_way: ticks that were being sent.
-        dropped: ticks dropped in earlier outages, by stream.
-    """
+    """An outage of Redis, with the publisher's state at its beginning."""
 
     since_s: float
     error: BrokerUnavailable
-    under_way: int
+    # Ticks that were being sent.
+    in_flight: int
+    # Ticks dropped in earlier outages, by stream.
     dropped: Mapping[StreamKey, int]
 
 
 class FeedPublisher:
     """Publishes the ticks of one feed, each exactly once.
 
-    One round trip is under way at a time. Ticks that arrive in the meantime are gathered by stream
+    One round trip is in flight at a time. Ticks that arrive in the meantime are gathered by stream
     for the next one. So a tick is sent at once when the publisher is idle, and batches form under
     load.
 
-    While Redis is away, the publisher retries until it is back. It keeps the current round and
-    sends it again until its outcome is known. Further ticks depend on the source. If the source can
-    wait, such as a file, `publish` blocks. Otherwise ticks are kept within the settings
+    While Redis is away, the publisher retries until it is back. It keeps the batches in flight and
+    sends them again until their outcome is known. Further ticks depend on the source. If the source
+    can wait, such as a file, `publish` blocks. Otherwise ticks are kept within the settings
     `outage_buffer_s` and `outage_buffer_bytes`; beyond these, the oldest are dropped and counted.
 
     Use it as a context manager. A normal exit waits until everything is published.
 
     Args:
         waits: whether the source can wait.
-
-    Attributes:
-        in_doubt: ticks that were sent and not confirmed. 0 until the publisher is closed; then
-            accepted = published + dropped + in doubt.
     """
 
     def __init__(
         self, client: Redis, feed: str, settings: Settings, *, waits: bool = False
     ) -> None:
         self._sender = BatchSender(client, feed, settings)
-        self._waiting = PublishBuffer(feed, settings.outage_buffer_s, settings.outage_buffer_bytes)
+        self._buffer = PublishBuffer(feed, settings.outage_buffer_s, settings.outage_buffer_bytes)
         self._waits = waits
-        self._round: dict[StreamKey, OutgoingBatch] = {}
+        self._in_flight: dict[StreamKey, OutgoingBatch] = {}
         self._outage: _Outage | None = None
+        # The next trim of the buffer. It is set during an outage, unless the source can wait.
         self._trimming: asyncio.TimerHandle | None = None
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-        self._idle = asyncio.Event()
+        self._has_ticks = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._is_idle = asyncio.Event()
+        # A permanent error, which every further call raises.
         self._failure: Exception | None = None
         self._sending: asyncio.Task[None] | None = None
+        # Ticks that were sent and not confirmed. 0 until the publisher is closed; then
+        # accepted = published + dropped + in doubt.
         self.in_doubt = 0
 
     @property
     def accepted(self) -> int:
-        """Ticks that `publish` has taken so far."""
-        return self._waiting.accepted
+        """Ticks that `publish` has accepted so far."""
+        return self._buffer.accepted
 
     @property
     def published(self) -> int:
@@ -103,12 +99,12 @@ class FeedPublisher:
     @property
     def dropped(self) -> Mapping[StreamKey, DroppedTicks]:
         """Ticks that were accepted and will not be published, by stream."""
-        return self._waiting.dropped
+        return self._buffer.dropped
 
     @property
     def dropped_ticks(self) -> int:
         """The total number of dropped ticks."""
-        return self._waiting.dropped_ticks
+        return self._buffer.dropped_ticks
 
     @property
     def name(self) -> str:
@@ -127,8 +123,8 @@ class FeedPublisher:
 
     async def __aenter__(self) -> FeedPublisher:
         await self._sender.open()
-        self._room.set()
-        self._idle.set()
+        self._has_room.set()
+        self._is_idle.set()
         self._sending = asyncio.create_task(self._send_forever(), name="publisher")
         return self
 
@@ -139,7 +135,7 @@ class FeedPublisher:
             elif not self.is_away:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_GRACE_S):
-                        await self._idle.wait()
+                        await self._is_idle.wait()
         finally:
             await self._end()
 
@@ -157,22 +153,22 @@ class FeedPublisher:
         """
         self._raise_failure()
         try:
-            self._waiting.add(ticks, monotonic(), checked=checked)
+            self._buffer.add(ticks, monotonic(), checked=checked)
         finally:
-            if self._waiting.count:
-                self._idle.clear()
-                self._news.set()
+            if self._buffer.count:
+                self._is_idle.clear()
+                self._has_ticks.set()
         if self._trimming is not None:
-            self._waiting.trim(monotonic())
-        elif self._waiting.count >= WAITING_TICKS_MAX:
-            self._room.clear()
-            await self._room.wait()
+            self._buffer.trim(monotonic())
+        elif self._buffer.count >= WAITING_TICKS_MAX:
+            self._has_room.clear()
+            await self._has_room.wait()
             self._raise_failure()
 
     async def drain(self) -> None:
         """Wait until all ticks accepted so far are published or dropped. Raises like `publish`."""
         self._raise_failure()
-        await self._idle.wait()
+        await self._is_idle.wait()
         self._raise_failure()
 
     async def begin_epoch(self) -> None:
@@ -181,17 +177,7 @@ class FeedPublisher:
         This waits while Redis is away. Raises like `publish`.
         """
         await self.drain()
-        delay = _BACKOFF_FIRST_S
-        while True:
-            try:
-                await self._sender.begin_epoch()
-                break
-            except BrokerUnavailable as error:
-                self._go_away(error)
-                await self._sender.hang_up()
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(2 * delay, _BACKOFF_MAX_S)
-        self._come_back()
+        await self._retry(self._sender.begin_epoch)
 
     async def drain_or_give_up(self, patience_s: float) -> None:
         """Call `drain` with a time limit. At the limit, the publisher fails permanently.
@@ -215,36 +201,36 @@ class FeedPublisher:
 
     def _fail(self, error: Exception) -> None:
         self._failure = error
-        self._room.set()
-        self._idle.set()
+        self._has_room.set()
+        self._is_idle.set()
 
     async def _send_forever(self) -> None:
         try:
             while True:
-                await self._news.wait()
-                self._news.clear()
-                while self._waiting.count:
-                    self._round = self._sender.prepare(self._waiting.next_round())
-                    await self._send_round()
-                    if self._waiting.count < WAITING_TICKS_MAX:
-                        self._room.set()
-                self._idle.set()
+                await self._has_ticks.wait()
+                self._has_ticks.clear()
+                while self._buffer.count:
+                    self._in_flight = self._sender.prepare(self._buffer.pop_batches())
+                    await self._retry(lambda: self._sender.send(self._in_flight))
+                    if self._buffer.count < WAITING_TICKS_MAX:
+                        self._has_room.set()
+                self._is_idle.set()
         except Exception as error:
             self._fail(error)
 
-    async def _send_round(self) -> None:
-        """Publish the current round, however long Redis is away."""
+    async def _retry(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Repeat an attempt until it succeeds, however long Redis is away."""
         delay = _BACKOFF_FIRST_S
         while True:
             try:
-                await self._sender.send(self._round)
+                await attempt()
                 break
             except BrokerUnavailable as error:
-                self._go_away(error)
+                self._begin_outage(error)
                 await self._sender.hang_up()
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, _BACKOFF_MAX_S)
-        self._come_back()
+        self._end_outage()
 
     async def _end(self) -> None:
         """Stop, and account for the ticks that are not published."""
@@ -254,34 +240,34 @@ class FeedPublisher:
             await self._sender.close()
         finally:
             self._stop_trimming()
-            for batch in self._round.values():
+            for batch in self._in_flight.values():
                 if batch.is_in_doubt:
                     self.in_doubt += len(batch.ticks)
                 else:
-                    self._waiting.drop(batch.ticks)
-            self._round = {}
-            self._waiting.drop_all()
+                    self._buffer.drop(batch.ticks)
+            self._in_flight = {}
+            self._buffer.drop_all()
 
     # -- outages
 
-    def _go_away(self, error: BrokerUnavailable) -> None:
+    def _begin_outage(self, error: BrokerUnavailable) -> None:
         if self._outage is not None:
             return
         logger.warning("Redis is away, %s; trying again", error)
         self._outage = _Outage(
             since_s=monotonic(),
             error=error,
-            under_way=sum(len(batch.ticks) for batch in self._round.values()),
+            in_flight=sum(len(batch.ticks) for batch in self._in_flight.values()),
             dropped={key: dropped.count for key, dropped in self.dropped.items()},
         )
         if not self._waits:
-            self._waiting.hold(monotonic())
-            self._room.set()
+            self._buffer.hold(monotonic())
+            self._has_room.set()
             self._trim()
 
     def _trim(self) -> None:
         """Enforce the limits periodically, even if `publish` is not called."""
-        self._waiting.trim(monotonic())
+        self._buffer.trim(monotonic())
         self._trimming = asyncio.get_running_loop().call_later(_TRIM_S, self._trim)
 
     def _stop_trimming(self) -> None:
@@ -289,7 +275,7 @@ class FeedPublisher:
             self._trimming.cancel()
             self._trimming = None
 
-    def _come_back(self) -> None:
+    def _end_outage(self) -> None:
         if self._outage is None:
             return
         outage, self._outage = self._outage, None
@@ -299,21 +285,21 @@ class FeedPublisher:
         }
         logger.log(
             logging.WARNING if any(lost.values()) else logging.INFO,
-            "Redis is back after %.1f s: %s ticks waited and go out now, %s",
+            "Redis is back after %.1f s: sending %s waiting ticks, %s",
             monotonic() - outage.since_s,
-            f"{outage.under_way + self._waiting.count:,}",
-            _tell_lost({key: count for key, count in lost.items() if count}),
+            f"{outage.in_flight + self._buffer.count:,}",
+            _describe_lost({key: count for key, count in lost.items() if count}),
         )
 
 
-def _tell_lost(lost: Mapping[StreamKey, int]) -> str:
+def _describe_lost(lost: Mapping[StreamKey, int]) -> str:
     if not lost:
         return "none were dropped"
-    most = sorted(lost, key=lambda key: -lost[key])
-    told = [f"{lost[key]:,} of {key.channel}/{key.symbol}" for key in most[:_STREAMS_TOLD]]
-    if rest := most[_STREAMS_TOLD:]:
-        told.append(f"{sum(lost[key] for key in rest):,} of {len(rest):,} more streams")
-    return f"{sum(lost.values()):,} were dropped: {', '.join(told)}"
+    by_count = sorted(lost, key=lambda key: -lost[key])
+    parts = [f"{lost[key]:,} of {key.channel}/{key.symbol}" for key in by_count[:_STREAMS_SHOWN]]
+    if rest := by_count[_STREAMS_SHOWN:]:
+        parts.append(f"{sum(lost[key] for key in rest):,} of {len(rest):,} more streams")
+    return f"{sum(lost.values()):,} were dropped: {', '.join(parts)}"
 
 
 class Publisher:

@@ -9,18 +9,18 @@ on the same node of a cluster.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from redis import exceptions
 from redis.asyncio import Redis
 
-from tickcast.broker.client import replies_of, translated_errors
+from tickcast.broker.client import read_replies, translated_errors
 from tickcast.broker.connection import PipelinedConnection, RedisCommand
 
-Call = tuple[Sequence[str], Sequence[str | int | bytes]]
-"""The keys and the other arguments of a call."""
+# The keys and the other arguments of a call.
+ScriptCall = tuple[Sequence[str], Sequence[str | int | bytes]]
 
 
 class Script:
@@ -37,44 +37,37 @@ class Script:
         self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     @classmethod
-    def of_file(cls, name: str, *, reads_only: bool = False) -> Script:
+    def from_file(cls, name: str, *, reads_only: bool = False) -> Script:
         """Read a script from a file in this package."""
         text = resources.files("tickcast.broker").joinpath(name).read_text("utf-8")
         return cls(text, reads_only=reads_only)
 
     async def call(self, client: Redis, keys: Sequence[str], *arguments: str | int | bytes) -> Any:
-        """Call the script and return its result.
-
-        Raises:
-            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
-        """
+        """Call the script and return its result."""
         (reply,) = await self.call_all(client, [(keys, arguments)])
         return reply
 
-    async def call_all(self, client: Redis, calls: Sequence[Call]) -> list[Any]:
-        """Make several calls and return their results in the same order. Raises like `call`."""
+    async def call_all(
+        self,
+        client: Redis,
+        calls: Sequence[ScriptCall],
+        connection: PipelinedConnection | None = None,
+    ) -> list[Any]:
+        """Make several calls, and return their results in the same order.
+
+        Args:
+            connection: make them over this connection, not over the client's pool.
+        """
 
         async def send(commands: Sequence[RedisCommand]) -> list[Any]:
+            if connection is not None:
+                return await connection.call(commands)
             pipeline = client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
-            return await replies_of(pipeline)
+            return await read_replies(pipeline)
 
-        return await self._call(client, send, calls)
-
-    async def call_through(
-        self, pipe: PipelinedConnection, client: Redis, calls: Sequence[Call]
-    ) -> list[Any]:
-        """Like `call_all`, but through a pipe. Raises like `call`."""
-        return await self._call(client, pipe.call, calls)
-
-    async def _call(
-        self,
-        client: Redis,
-        send: Callable[[Sequence[RedisCommand]], Awaitable[list[Any]]],
-        calls: Sequence[Call],
-    ) -> list[Any]:
-        commands = [self.command(keys, *arguments) for keys, arguments in calls]
+        commands = [self.to_command(keys, *arguments) for keys, arguments in calls]
         with translated_errors():
             replies = await send(commands)
             # Do not repeat the calls that were carried out.
@@ -89,7 +82,7 @@ class Script:
                     raise reply
         return replies
 
-    def command(self, keys: Sequence[str], *arguments: str | int | bytes) -> RedisCommand:
+    def to_command(self, keys: Sequence[str], *arguments: str | int | bytes) -> RedisCommand:
         """Return a call as a command. The caller must check its reply with `is_unknown`."""
         return (self._verb, self._sha, len(keys), *keys, *arguments)
 

@@ -28,8 +28,8 @@ _Entry = tuple[bytes, Sequence[bytes]]
 logger = logging.getLogger("tickcast.broker")
 
 
-_READ: Final = Script.of_file("history.lua", reads_only=True)
-_LOCATE: Final = Script.of_file("locate.lua", reads_only=True)
+_READ: Final = Script.from_file("history.lua", reads_only=True)
+_LOCATE: Final = Script.from_file("locate.lua", reads_only=True)
 
 
 async def read_histories(client: Redis, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:

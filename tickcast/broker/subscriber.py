@@ -1,4 +1,4 @@
-"""The server's single pub/sub connection, with reconnects and confirmed subscriptions."""
+"""A pub/sub connection with confirmed subscriptions, reconnects and a check that it is alive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from tickcast.broker import keys
-from tickcast.broker.client import channel_of, check_version, named, translated_errors
+from tickcast.broker.client import channel_of, check_version, name_denied_command, translated_errors
 from tickcast.broker.connection import (
     PipelinedConnection,
     RedisCommand,
@@ -31,13 +31,13 @@ _BACKOFF_MAX_S: Final = 1.0
 _CONFIRM_TIMEOUT_S: Final = 5.0
 _CHANNELS_PER_COMMAND: Final = 500
 _HEARTBEAT_S: Final = 0.5
+# Between two heartbeats, however often `diagnose` is called.
 _HEARTBEAT_MIN_S: Final = 0.02
-"""Minimum interval between heartbeats, however often `trouble` is called."""
+# The connection is closed after this time without a byte.
 _SILENCE_S: Final = 2.0
-"""The connection is closed after this time without a byte."""
-_ANSWER_S: Final = 1.0
-"""How long `trouble` waits for a heartbeat."""
-_LOOK_S: Final = 0.1
+# How long `diagnose` waits for a heartbeat.
+_DIAGNOSIS_S: Final = 1.0
+_POLL_S: Final = 0.1
 
 logger = logging.getLogger("tickcast.broker")
 
@@ -58,9 +58,6 @@ class Subscriber:
     - when Redis passed a heartbeat on to no receiver, and none has arrived for two seconds.
 
     Only time in which the event loop was able to read counts: a busy loop is not Redis's fault.
-
-    Attributes:
-        delay_s: how long the last heartbeat took to come back.
     """
 
     def __init__(
@@ -72,24 +69,27 @@ class Subscriber:
         self._client = client
         self._on_message = on_message
         self._on_reconnect = on_reconnect
+        # Channels to receive on this connection and the next ones.
         self._channels: set[str] = set()
-        """Channels to receive on this connection and the next ones."""
+        # Channels that Redis has confirmed on this connection, and those it has yet to confirm.
         self._confirmed: set[str] = set()
-        """Channels that Redis has confirmed on this connection."""
         self._unconfirmed: dict[str, asyncio.Future[None]] = {}
+        # The present connection.
         self._transport: asyncio.Transport | None = None
-        self._replies: RespReader | None = None
-        self._first_try = asyncio.Event()
-        self._reminders = OutageLog()
+        self._reader: RespReader | None = None
         self._connects = 0
+        self._first_attempt = asyncio.Event()
+        self._outage_log = OutageLog()
         self._heartbeats = keys.heartbeat(secrets.token_hex(6))
+        # Callers of `diagnose` wait for this answer, and want a heartbeat without delay.
+        self._diagnosis: asyncio.Future[str | None] | None = None
         self._hurry = asyncio.Event()
-        self._answer: asyncio.Future[str | None] | None = None
         # Send times of the last heartbeats: with a PING, accepted by Redis, and returned.
         self._pinged_s = self._accepted_s = self._returned_s = 0.0
         # Send time of the first heartbeat that Redis passed on to no receiver.
         self._astray_since_s: float | None = None
-        self._heard_s = 0.0
+        self._received_s = 0.0
+        # How long the last heartbeat took to come back.
         self.delay_s = 0.0
 
     @property
@@ -103,35 +103,35 @@ class Subscriber:
         return self._transport is not None
 
     @property
-    def heard_s(self) -> float:
+    def received_s(self) -> float:
         """When the last bytes arrived, on `time.monotonic`; 0 before the first."""
-        received_s = self._replies.received_s if self._replies is not None else 0.0
-        return max(self._heard_s, received_s)
+        received_s = self._reader.received_s if self._reader is not None else 0.0
+        return max(self._received_s, received_s)
 
     @property
     def channels(self) -> set[str]:
         """The channels to receive."""
         return set(self._channels)
 
-    async def wait_for_first_try(self) -> None:
+    async def wait_for_first_attempt(self) -> None:
         """Return when the first attempt to connect has succeeded or failed."""
-        await self._first_try.wait()
+        await self._first_attempt.wait()
 
-    async def trouble(self) -> str | None:
+    async def diagnose(self) -> str | None:
         """Return the reason why Redis can't be used now, or None if it can.
 
         A heartbeat is sent at once. It must return within a second, not counting time in which the
         event loop was busy.
         """
-        for _ in range(round(_ANSWER_S / _LOOK_S)):
+        for _ in range(round(_DIAGNOSIS_S / _POLL_S)):
             if not self.connected:
                 break
-            if self._answer is None:
-                self._answer = asyncio.get_running_loop().create_future()
+            if self._diagnosis is None:
+                self._diagnosis = asyncio.get_running_loop().create_future()
             self._hurry.set()
-            await asyncio.wait([answer := self._answer], timeout=_LOOK_S)
-            if answer.done():
-                return answer.result()
+            await asyncio.wait([diagnosis := self._diagnosis], timeout=_POLL_S)
+            if diagnosis.done():
+                return diagnosis.result()
         return "Redis does not answer" if self.connected else "no connection to Redis"
 
     async def run(self) -> None:
@@ -139,16 +139,16 @@ class Subscriber:
         delay = _BACKOFF_FIRST_S
         while True:
             try:
-                await self._receive_until_cut()
+                await self._receive_until_lost()
             except TickcastError as error:
                 if self.connected:
                     delay = _BACKOFF_FIRST_S
-                    self._reminders.reset()
-                if self._reminders.should_log(time.monotonic(), error):
+                    self._outage_log.reset()
+                if self._outage_log.should_log(time.monotonic(), error):
                     logger.warning("Redis is away, trying again until it is back: %s", error)
             finally:
                 self._drop_connection()
-                self._first_try.set()
+                self._first_attempt.set()
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, _BACKOFF_MAX_S)
 
@@ -205,22 +205,22 @@ class Subscriber:
 
     # -- the connection
 
-    async def _receive_until_cut(self) -> None:
+    async def _receive_until_lost(self) -> None:
         await check_version(self._client)
         with translated_errors():
             connection, transport = await open_connection(self._client)
         tasks: list[asyncio.Task[None]] = []
         try:
-            replies = RespReader(transport, self._take)
-            self._replies, self._transport = replies, transport
+            reader = RespReader(transport, self._dispatch)
+            self._reader, self._transport = reader, transport
             self._connects += 1
-            self._first_try.set()
+            self._first_attempt.set()
             logger.info("connected to Redis")
             self._write("SUBSCRIBE", [self._heartbeats])
             work = (
-                self._receive(replies),
+                self._receive(reader),
                 self._send_heartbeats(),
-                self._watch(replies),
+                self._watch(reader),
                 self._resubscribe(),
             )
             tasks += [asyncio.create_task(each) for each in work]
@@ -238,17 +238,18 @@ class Subscriber:
             await self.subscribe(sorted(self._channels))
             await self._on_reconnect()
 
-    async def _receive(self, replies: RespReader) -> None:
+    async def _receive(self, reader: RespReader) -> None:
         with translated_errors():
-            await replies.ended
+            await reader.ended
 
-    def _take(self, reply: Any) -> None:
+    def _dispatch(self, reply: Any) -> None:
         if isinstance(reply, exceptions.RedisError):
-            raise named(reply, ("SUBSCRIBE", *(self._unconfirmed or (self._heartbeats,))))
+            channels = self._unconfirmed or (self._heartbeats,)
+            raise name_denied_command(reply, ("SUBSCRIBE", *channels))
         if reply[0] == b"message":
             channel = keys.channel_in_first(reply[1].decode())
             if channel == self._heartbeats:
-                self._take_heartbeat(float(reply[2]))
+                self._receive_heartbeat(float(reply[2]))
             else:
                 self._on_message(channel, reply[2])
         elif reply[0] == b"subscribe":
@@ -264,96 +265,94 @@ class Subscriber:
             confirmed.set_result(None)
 
     def _drop_connection(self) -> None:
-        self._heard_s = self.heard_s
-        self._transport = self._replies = None
+        self._received_s = self.received_s
+        self._transport = self._reader = None
         self._confirmed.clear()
         self._astray_since_s = None
-        self._resolve("no connection to Redis")
+        self._end_diagnosis("no connection to Redis")
         for future in self._unconfirmed.values():
             if not future.done():
-                future.set_exception(BrokerUnavailable("the connection to Redis was cut"))
+                future.set_exception(BrokerUnavailable("the connection to Redis was lost"))
                 future.exception()  # Mark it as retrieved: there may be no waiter left.
         self._unconfirmed.clear()
 
     # -- whether it is alive
 
     async def _send_heartbeats(self) -> None:
-        pipe = PipelinedConnection(self._client)
+        connection = PipelinedConnection(self._client)
         try:
             while True:
                 self._hurry.clear()
-                await self._send_heartbeat(pipe)
+                await self._send_heartbeat(connection)
                 await asyncio.sleep(_HEARTBEAT_MIN_S)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_HEARTBEAT_S - _HEARTBEAT_MIN_S):
                         await self._hurry.wait()
         finally:
-            await pipe.close()
+            await connection.close()
 
-    async def _send_heartbeat(self, pipe: PipelinedConnection) -> None:
+    async def _send_heartbeat(self, connection: PipelinedConnection) -> None:
         sent_s = time.monotonic()
         channel = channel_of(self._client, self._heartbeats)
         commands: list[RedisCommand] = [("PUBLISH", channel, repr(sent_s))]
-        if self._answer is not None:
+        if self._diagnosis is not None:
             # A Redis that is loading its data passes messages on, but refuses a PING.
             commands.append(("PING",))
             self._pinged_s = sent_s
         try:
-            replies = await pipe.call(commands)
+            receivers, *ping = await connection.call(commands)
         except BrokerUnavailable as error:
             # Perhaps only this connection was lost; `_watch` checks whether messages arrive.
             logger.debug("could not send a heartbeat: %s", error)
             return
-        receivers, *ping = replies
         try:
             _raise_if_error(receivers)
         except BrokerUnavailable as error:
-            self._resolve(str(error))
+            self._end_diagnosis(str(error))
             return
         try:
             _raise_if_error(*ping)
         except TickcastError as error:
             # This may be a missing permission, which does not keep messages from arriving.
-            self._resolve(str(error))
+            self._end_diagnosis(str(error))
             return
         if receivers == 0 and self._returned_s < sent_s and self._astray_since_s is None:
             self._astray_since_s = sent_s
         self._accepted_s = sent_s
-        self._resolve_if_returned()
+        self._end_diagnosis_if_returned()
 
-    def _take_heartbeat(self, sent_s: float) -> None:
+    def _receive_heartbeat(self, sent_s: float) -> None:
         self._returned_s = sent_s
         self.delay_s = time.monotonic() - sent_s
         if self._astray_since_s is not None and sent_s >= self._astray_since_s:
             self._astray_since_s = None
-        self._resolve_if_returned()
+        self._end_diagnosis_if_returned()
 
-    def _resolve_if_returned(self) -> None:
+    def _end_diagnosis_if_returned(self) -> None:
         if self._pinged_s == self._accepted_s == self._returned_s:
-            self._resolve(None)
+            self._end_diagnosis(None)
 
-    def _resolve(self, trouble: str | None) -> None:
-        """Answer all callers that wait in `trouble`."""
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer.set_result(trouble)
+    def _end_diagnosis(self, problem: str | None) -> None:
+        diagnosis, self._diagnosis = self._diagnosis, None
+        if diagnosis is not None:
+            diagnosis.set_result(problem)
 
-    async def _watch(self, replies: RespReader) -> None:
+    async def _watch(self, reader: RespReader) -> None:
         """Raise when messages have stopped arriving on the connection."""
         silent_s = astray_s = 0.0
-        looked_s = time.monotonic()
+        polled_s = time.monotonic()
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
             now_s = time.monotonic()
             # Limit the step if the loop is late: it may not have read yet what has arrived.
-            passed_s = min(now_s - looked_s, 2 * _LOOK_S)
-            silent_s = 0.0 if replies.received_s > looked_s else silent_s + passed_s
+            passed_s = min(now_s - polled_s, 2 * _POLL_S)
+            silent_s = 0.0 if reader.received_s > polled_s else silent_s + passed_s
             astray_s = 0.0 if self._astray_since_s is None else astray_s + passed_s
-            looked_s = now_s
+            polled_s = now_s
             if silent_s > _SILENCE_S:
                 raise BrokerUnavailable("Redis has fallen silent")
             if astray_s > _SILENCE_S:
-                raise BrokerUnavailable("what is published to Redis does not arrive from it")
+                raise BrokerUnavailable("messages published to Redis do not arrive from it")
 
 
 def _raise_if_error(*replies: object) -> None:

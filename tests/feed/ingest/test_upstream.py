@@ -85,7 +85,7 @@ class Ingest:
 async def running(redis: Redis, settings: Settings) -> AsyncIterator[Ingest]:
     ingest = Ingest(redis, settings)
     task = asyncio.create_task(ingest.upstream.subscriber.run())
-    await ingest.upstream.subscriber.wait_for_first_try()
+    await ingest.upstream.subscriber.wait_for_first_attempt()
     try:
         yield ingest
     finally:

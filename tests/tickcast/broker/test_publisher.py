@@ -78,7 +78,7 @@ async def test_under_load_batches_form_and_order_is_kept(
 
 async def test_taking_waits_while_too_many_are_waiting(publisher: FeedPublisher) -> None:
     await publisher.publish(trades(2 * WAITING_TICKS_MAX))
-    assert publisher._waiting.count < WAITING_TICKS_MAX
+    assert publisher._buffer.count < WAITING_TICKS_MAX
 
 
 async def test_history_is_bounded_in_ticks(redis: Redis, settings: Settings) -> None:

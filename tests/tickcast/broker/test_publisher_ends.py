@@ -65,7 +65,7 @@ async def test_cancelled_while_it_drains_it_ends(
             await publisher.publish(numbered(3))
 
     task = asyncio.create_task(work())
-    await until(lambda: publisher._waiting.count == 1)
+    await until(lambda: publisher._buffer.count == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

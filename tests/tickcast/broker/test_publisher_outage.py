@@ -108,7 +108,7 @@ async def test_an_answer_that_is_lost(
     away, back = caplog.messages
     assert away == "Redis is away, no answer from Redis: connection closed; trying again"
     assert back.startswith("Redis is back after 0.")
-    assert back.endswith(" s: 4 ticks waited and go out now, none were dropped")
+    assert back.endswith(" s: sending 4 waiting ticks, none were dropped")
 
 
 async def test_silence(
@@ -322,7 +322,7 @@ async def test_a_source_that_can_wait_is_made_to(
         store.kill()
         work = asyncio.create_task(publish())
         await until(lambda: publisher.is_away)
-        assert publisher._waiting.count >= WAITING_TICKS_MAX - BATCH_TICKS_MAX
+        assert publisher._buffer.count >= WAITING_TICKS_MAX - BATCH_TICKS_MAX
         assert not work.done()
         await store.start()
         await work

@@ -31,12 +31,12 @@ async def test_what_was_carried_out_is_not_repeated(client: Redis) -> None:
 async def test_over_a_connection_of_its_own(client: Redis) -> None:
     pipe = PipelinedConnection(client)
     try:
-        assert await COUNT.call_through(pipe, client, ONE_OF_EACH) == [1, 10, 3]
+        assert await COUNT.call_all(client, ONE_OF_EACH, pipe) == [1, 10, 3]
         await client.script_flush()
-        (reply,) = await pipe.call([COUNT.command(["a"], "1")])
+        (reply,) = await pipe.call([COUNT.to_command(["a"], "1")])
         assert is_unknown(reply)
         await COUNT.load(client)
-        assert await pipe.call([COUNT.command(["a"], "1")]) == [4]
+        assert await pipe.call([COUNT.to_command(["a"], "1")]) == [4]
     finally:
         await pipe.close()
 

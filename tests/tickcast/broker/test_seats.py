@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from tests.conftest import until
 from tickcast.broker.limits import ConnectionLimiter
-from tickcast.broker.scripts import Call, Script
+from tickcast.broker.scripts import Script, ScriptCall
 from tickcast.tasks import cancel_and_wait
 
 ONE = {"hall": 2}
@@ -79,7 +79,7 @@ async def test_a_count_does_not_overtake_a_later_one(
     here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     call_all, calls = Script.call_all, []
 
-    async def first_is_slow(self: Script, client: Redis, wanted: Sequence[Call]) -> list[Any]:
+    async def first_is_slow(self: Script, client: Redis, wanted: Sequence[ScriptCall]) -> list[Any]:
         calls.append(wanted)
         if len(calls) == 1:
             await asyncio.sleep(0.1)

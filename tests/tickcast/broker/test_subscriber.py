@@ -45,7 +45,7 @@ async def listening(url: str) -> AsyncIterator[Listener]:
     client = make_client(url)
     listener = Listener(client)
     task = asyncio.create_task(listener.subscriber.run())
-    await listener.subscriber.wait_for_first_try()
+    await listener.subscriber.wait_for_first_attempt()
     try:
         yield listener
     finally:
@@ -161,7 +161,7 @@ async def test_a_channel_that_may_not_be_read(redis: Redis, redis_url: str) -> N
 async def test_a_bug_of_the_receiver_ends_the_run(redis: Redis) -> None:
     subscriber = Subscriber(redis, lambda channel, data: 1 // 0, lambda: asyncio.sleep(0))  # type: ignore[arg-type]
     task = asyncio.create_task(subscriber.run())
-    await subscriber.wait_for_first_try()
+    await subscriber.wait_for_first_attempt()
     await subscriber.subscribe(["A"])
     await redis.publish("A", "x")
     with pytest.raises(ZeroDivisionError):
@@ -239,11 +239,11 @@ async def test_a_busy_pool_is_not_taken_for_a_silent_redis(redis_url: str) -> No
     client = make_client(redis_url)
     listener = Listener(client)
     running = asyncio.create_task(listener.subscriber.run())
-    await listener.subscriber.wait_for_first_try()
+    await listener.subscriber.wait_for_first_attempt()
     blocking = [asyncio.create_task(block(client)) for _ in range(16)]
     try:
         for _ in range(30):
-            assert await listener.subscriber.trouble() is None
+            assert await listener.subscriber.diagnose() is None
             await asyncio.sleep(0.1)
         assert listener.subscriber.reconnects == 0
     finally:
@@ -256,7 +256,7 @@ async def test_a_busy_event_loop_is_not_taken_for_a_silent_redis(redis_url: str)
         for _ in range(7):
             time.sleep(0.4)  # noqa: ASYNC251 - tests a busy loop
             await asyncio.sleep(0)
-        assert await listener.subscriber.trouble() is None
+        assert await listener.subscriber.diagnose() is None
         assert listener.subscriber.reconnects == 0
 
 
@@ -288,7 +288,7 @@ async def test_a_redis_that_may_not_be_pinged_is_in_trouble_but_messages_come(
         commands=["-ping"],
     )  # fmt: skip
     async with listening(redis_url.replace("unix://", "unix://reader:@")) as listener:
-        trouble = await listener.subscriber.trouble()
+        trouble = await listener.subscriber.diagnose()
         assert trouble is not None
         assert "ping" in trouble.lower()
         await listener.subscriber.subscribe(["A"])

@@ -30,7 +30,7 @@ def test_streams_take_turns_in_batches() -> None:
     waiting = PublishBuffer("live", 1, 10 * TICK_BYTES)
     waiting.add(at(*range(BATCH_TICKS_MAX + 2)), 0)
     waiting.add(at(*range(300, 303), symbol="B"), 0)
-    rounds = [waiting.next_round() for _ in range(3)]
+    rounds = [waiting.pop_batches() for _ in range(3)]
     assert [{key: len(ticks) for key, ticks in each.items()} for each in rounds] == [
         {A: BATCH_TICKS_MAX, B: 3},
         {A: 2},
@@ -46,7 +46,7 @@ def test_what_is_invalid_keeps_out_only_what_follows() -> None:
             waiting.add([*at(1), trade("not good"), *at(2)], 0)
         waiting.hold(0)
     assert waiting.count == 2
-    assert waiting.next_round() == {A: at(1, 1)}
+    assert waiting.pop_batches() == {A: at(1, 1)}
 
 
 def test_what_was_checked_is_not_looked_at_again() -> None:
@@ -55,7 +55,7 @@ def test_what_was_checked_is_not_looked_at_again() -> None:
     waiting.add([odd], 0, checked=True)
     waiting.hold(0)
     waiting.add([odd], 0, checked=True)
-    assert waiting.next_round() == {A._replace(symbol="not good"): [odd, odd]}
+    assert waiting.pop_batches() == {A._replace(symbol="not good"): [odd, odd]}
 
 
 def test_the_oldest_are_dropped_whatever_their_stream() -> None:
@@ -65,7 +65,7 @@ def test_the_oldest_are_dropped_whatever_their_stream() -> None:
     for number, symbol in enumerate("BABAB", 2):
         waiting.add(at(number, symbol=symbol), number)
         waiting.trim(number)
-    assert waiting.next_round() == {B: at(4, 6, symbol="B"), A: at(5)}
+    assert waiting.pop_batches() == {B: at(4, 6, symbol="B"), A: at(5)}
     assert waiting.dropped == {
         A: DroppedTicks(2, Time(T0 + 1), Time(T0 + 3)),
         B: DroppedTicks(1, Time(T0 + 2), Time(T0 + 2)),
@@ -88,7 +88,7 @@ def test_a_short_while_between_two_outages_makes_nothing_young() -> None:
     waiting.hold(0)
     waiting.add(at(*range(WAITING_TICKS_MAX)), 1)
     waiting.add(at(1, symbol="B"), 8)
-    assert waiting.next_round() == {A: at(*range(BATCH_TICKS_MAX))}
+    assert waiting.pop_batches() == {A: at(*range(BATCH_TICKS_MAX))}
     waiting.hold(9)
     waiting.trim(10)
     assert waiting.dropped_ticks == 0
@@ -149,7 +149,7 @@ class Account:
         self.waiting.add(ticks, self.now)
 
     def send_round(self) -> None:
-        for key, ticks in self.waiting.next_round().items():
+        for key, ticks in self.waiting.pop_batches().items():
             self.sent[key] += [tick.id for tick in ticks]  # type: ignore[union-attr, misc]
 
     def check_bounds(self) -> None:

@@ -19,7 +19,7 @@ from feed.commands.serve import check_tapes, serve_feed
 from feed.server.running import CannotListen, address_of, bind_all
 from feed.transport.tls import Certificate, certificate_of
 from tickcast.broker.embedded import prepare_directory, provided_store
-from tickcast.commands import command_module
+from tickcast.commands.group import command_module
 from tickcast.commands.options import RATE, config_option
 from tickcast.commands.running import run_server_loop, set_up_logging
 from tickcast.settings import Settings, load_settings

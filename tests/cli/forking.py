@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tickcast import commands
+from tickcast.commands import group
 
 
 def main() -> None:
-    for name in commands.tickcast.list_commands(None):  # type: ignore[arg-type]
-        commands.command_module(name)
+    for name in group.COMMANDS:
+        group.command_module(name)
     for line in sys.stdin:
         sys.stdout.write(json.dumps(_run(json.loads(line))) + "\n")
         sys.stdout.flush()
@@ -67,7 +67,7 @@ def _become(case: dict[str, Any], files: list[Path]) -> None:
     sys.argv = ["tickcast", *case["words"]]
     code = 70
     try:
-        commands.main()
+        group.main()
     except SystemExit as ended:
         code = int(ended.code or 0)
     except BaseException:

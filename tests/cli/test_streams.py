@@ -19,10 +19,9 @@ from websockets.exceptions import ConnectionClosed
 from tests.cli.conftest import Cli, Shell
 from tests.conftest import until
 from tests.talk import talking
-from tickcast.commands import tickcast
+from tickcast.commands.group import COMMANDS, tickcast
 
 FULL_DEVICE = Path("/dev/full")
-COMMANDS = tickcast.list_commands(click.Context(tickcast))
 FULL = "tickcast: can't write the output: No space left on device\n"
 
 

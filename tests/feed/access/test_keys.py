@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from feed.access.authenticator import Authenticator, credentials_in
 from feed.access.key_file import KeyFile, add_key
 from feed.access.keys import Key, hash_secret, key_id_of, make_key_id, make_secret, parse_keys
-from tickcast.commands import tickcast
+from tickcast.commands.group import tickcast
 from tickcast.settings import Settings
 from tickcast.wire.actions import BearerToken, KeyAndSecret
 from tickcast.wire.errors import AuthFailed, InvalidSettings, TickcastError

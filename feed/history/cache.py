@@ -97,15 +97,16 @@ class HistoryCache:
 
     def _put_page(self, place: tuple[StreamKey, str, int], page: HistoryPage) -> None:
         known = self._pages.get(place)
-        if known is not None:
-            if known.includes(page):
-                return
-            page.extend_from(known)
-            self.size_bytes -= known.size_bytes
+        if known is not None and known.includes(page):
+            page = known
+        else:
+            if known is not None:
+                page.extend_from(known)
+                self.size_bytes -= known.size_bytes
+            self._pages[place] = page
+            self.size_bytes += page.size_bytes
         page.generation = self._generation
-        self._pages[place] = page
         self._pages.move_to_end(place)
-        self.size_bytes += page.size_bytes
 
     def encode(
         self,

@@ -15,8 +15,15 @@ from tickcast.broker.client import execute, translated_errors
 from tickcast.broker.scripts import Script
 from tickcast.wire.encoding import unpack
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.sequence import Batch, History, SequenceEvent, SequenceTracker, TimeLocation
-from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, assign_seqs, is_symbol
+from tickcast.wire.sequence import (
+    Batch,
+    History,
+    SequenceEvent,
+    SequenceTracker,
+    TimeLocation,
+    assign_seqs,
+)
+from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, is_symbol
 from tickcast.wire.times import Time
 
 PAGE_TICKS: Final = 2_000

@@ -11,11 +11,18 @@ from typing import Final, NamedTuple
 
 from tickcast.wire.encoding import unpack
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.ticks import Tick, assign_seqs
+from tickcast.wire.ticks import Tick
 
 # Maximum number of live ticks held while a stream's history is read. If more arrive, all that are
 # held are dropped. They are in history too, so they are read from there.
 HELD_TICKS_MAX: Final = 100_000
+
+
+def assign_seqs(ticks: list[Tick], first_seq: int) -> list[Tick]:
+    """Number ticks of one stream, starting with `first_seq`."""
+    for seq, tick in enumerate(ticks, first_seq):
+        tick.seq = seq
+    return ticks
 
 
 class Batch(NamedTuple):

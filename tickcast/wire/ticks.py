@@ -177,13 +177,6 @@ def channel_of(tick: Tick) -> str:
     return "bars" if tick.timeframe == "1m" else f"bars:{tick.timeframe}"
 
 
-def assign_seqs(ticks: list[Tick], first_seq: int) -> list[Tick]:
-    """Number ticks of one stream, starting with `first_seq`."""
-    for seq, tick in enumerate(ticks, first_seq):
-        tick.seq = seq
-    return ticks
-
-
 def sort_channels(channels: Iterable[str]) -> list[str]:
     """Sort channels in the order used by the protocol."""
     return sorted(channels, key=CHANNELS.index)

@@ -193,14 +193,14 @@ async def test_an_epoch_that_begins_while_the_store_is_asked_stays(
             return answer
 
         compared = asyncio.Event()
-        compare_all = ingest.upstream._runs.compare_all
+        compare_all = ingest.upstream._trackers.compare_all
 
         async def compare_and_tell() -> None:
             await compare_all()
             compared.set()
 
         store.epoch = epoch  # type: ignore[method-assign]
-        ingest.upstream._runs.compare_all = compare_and_tell  # type: ignore[method-assign]
+        ingest.upstream._trackers.compare_all = compare_and_tell  # type: ignore[method-assign]
         await redis.client_kill_filter(_type="pubsub")
         await until(compared.is_set)
         other = await ingest.client("B")

@@ -20,13 +20,13 @@ from tickcast.wire.encoding import (
     unpack,
 )
 from tickcast.wire.errors import InvalidTick
+from tickcast.wire.sequence import assign_seqs
 from tickcast.wire.subscriptions import Coverage, Subscription, is_pattern
 from tickcast.wire.ticks import (
     Quote,
     StreamKey,
     Tick,
     Trade,
-    assign_seqs,
     channel_of,
     is_feed_name,
     is_symbol,

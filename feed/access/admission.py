@@ -16,7 +16,7 @@ from typing import Any, Final
 from feed.access.authenticator import Authenticator, credentials_in
 from feed.access.entitlements import OPEN_GRANT, Grant
 from feed.transport.address_limits import AddressLimiter, AddressLimits
-from feed.transport.slices import Steps, run_all
+from feed.transport.loop_time import Steps, run_all
 from tickcast.addresses import Networks, client_network, is_allowed_host, is_allowed_origin
 from tickcast.broker.limits import ConnectionLimiter, ConnectRateLimiter
 from tickcast.logs import SECURITY

@@ -22,7 +22,7 @@ from feed.fanout.streams import (
     SubscriberGroup,
     TickBuffer,
 )
-from feed.transport.slices import Steps, batches, run_all
+from feed.transport.loop_time import Steps, batches, run_all
 from tickcast.wire.actions import CONFLATE_MAX_MS
 from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import StreamKey, Tick

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from feed.fanout.hub import Hub
 from feed.ingest.sequences import Feed, SequenceTrackers
-from feed.transport.slices import paced
+from feed.transport.loop_time import paced
 from tickcast.broker import keys
 from tickcast.broker.store import Store, StreamHead
 from tickcast.broker.subscriber import Subscriber

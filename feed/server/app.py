@@ -35,7 +35,7 @@ from feed.server.listings import (
 from feed.server.scraping import answer_scrape, serving_metrics
 from feed.transport.address_limits import AddressLimits
 from feed.transport.http import PROBES
-from feed.transport.loop_share import LoopShare
+from feed.transport.loop_time import TurnBudget
 from feed.transport.middleware import RequestLimits, SecurityHeaders
 from tickcast.addresses import client_network
 from tickcast.settings import Settings
@@ -60,9 +60,9 @@ class _State(TypedDict):
     engine: Engine
     refused: Counter[str]
     """`feed.transport.http` also counts here what it refuses before it becomes a request."""
-    loop_share: LoopShare
+    turn_budget: TurnBudget
     address_limits: AddressLimits
-    """Like `loop_share`, this limits what the protocol classes read."""
+    """Like `turn_budget`, this limits what the protocol classes read."""
 
 
 def create_app(
@@ -93,7 +93,7 @@ def create_app(
             yield {
                 "engine": engine,
                 "refused": engine.hub.counters.refused,
-                "loop_share": engine.loop_share,
+                "turn_budget": engine.turn_budget,
                 "address_limits": engine.address_limits,
             }
 

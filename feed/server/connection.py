@@ -20,7 +20,7 @@ from feed.server.engine import Engine
 from feed.server.session import Request, Session
 from feed.transport.asgi_sink import AsgiSink
 from feed.transport.handshake import WebSocketProtocol
-from feed.transport.slices import Steps
+from feed.transport.loop_time import Steps
 from tickcast.wire import messages as protocol
 from tickcast.wire.actions import Auth, Configure, Id, PlayTape, SteerReplay
 from tickcast.wire.errors import (
@@ -116,7 +116,7 @@ class Connection:
 
     def end(self, code: int) -> None:
         """Release everything that belongs to the connection, after the client is gone."""
-        self._engine.slices.forget(self._session)
+        self._engine.slices.discard(self._session)
         self._engine.sessions.discard(self._session)
         self._engine.feed_replays.unfollow(self._session)
         self._engine.hub.counters.closed[code] += 1

@@ -23,8 +23,7 @@ from feed.replay.scheduler import ReplayScheduler
 from feed.server.listings import SharedBodies
 from feed.server.session import Session
 from feed.transport.address_limits import AddressLimits
-from feed.transport.loop_share import LoopShare
-from feed.transport.slices import TimeSlices
+from feed.transport.loop_time import TimeSlices, TurnBudget
 from tickcast.broker.client import make_client
 from tickcast.broker.limits import ConnectionLimiter, ConnectRateLimiter
 from tickcast.broker.store import Store
@@ -50,7 +49,7 @@ class Engine:
     admission: Admission
     feed_replays: FeedReplays
     tasks: BackgroundTasks
-    loop_share: LoopShare
+    turn_budget: TurnBudget
     address_limits: AddressLimits
     slices: TimeSlices
     listings: SharedBodies
@@ -90,7 +89,7 @@ async def running_engine(
     tasks.supervise("subscriber", upstream.subscriber.run)
     tasks.supervise("sweeper", upstream.sweep_forever)
     tasks.supervise("backfill", backfill.run)
-    tasks.supervise("time_slices", slices.serve)
+    tasks.supervise("time_slices", slices.serve_forever)
     tasks.supervise("replay_listener", feed_replays.retry_forever)
     tasks.supervise("private_replays", private_replays.play_forever)
     tasks.supervise("connection_counter", seats.run)
@@ -102,7 +101,7 @@ async def running_engine(
                 await upstream.subscriber.wait_for_first_attempt()
         yield Engine(
             settings, hub, upstream, upstream.store, backfill, private_replays, admission,
-            feed_replays, tasks, LoopShare(), limits, slices, listings,
+            feed_replays, tasks, TurnBudget(), limits, slices, listings,
         )  # fmt: skip
     finally:
         await listings.close()

@@ -62,7 +62,7 @@ async def serving_metrics(engine: Engine, listener: socket.socket) -> AsyncItera
     server = _MetricsServer(config)
     server.state = {
         "refused": engine.hub.counters.refused,
-        "loop_share": engine.loop_share,
+        "turn_budget": engine.turn_budget,
         "address_limits": engine.address_limits,
     }
     task = asyncio.create_task(server.serve([listener]), name="metrics")

@@ -15,7 +15,7 @@ from feed.fanout.outbox import Outbox
 from feed.fanout.streams import SubscriberGroup, choose_delivery
 from feed.history.client_backfill import ClientBackfill
 from feed.server.starting_points import StartingPoints
-from feed.transport.slices import Steps, batches
+from feed.transport.loop_time import Steps, batches
 from tickcast.wire import actions, messages
 from tickcast.wire.actions import (
     NO_OPTIONS,

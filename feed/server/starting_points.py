@@ -12,7 +12,7 @@ from feed.fanout.encoded_ticks import EncodedTicks, TickBatch, WireFormat, encod
 from feed.fanout.hub import Hub
 from feed.fanout.streams import LiveStream, SubscriberGroup
 from feed.history.cursor import HistoryRequest, StreamCursor
-from feed.transport.slices import Steps, batches
+from feed.transport.loop_time import Steps, batches
 from tickcast.wire.actions import Subscribe
 from tickcast.wire.positions import build_positions
 from tickcast.wire.subscriptions import Coverage, Subscription

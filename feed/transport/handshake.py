@@ -131,7 +131,7 @@ class WebSocketProtocol(WebSocketConnection):
     async def _run_endpoint(self, endpoint: _Endpoint, scope: dict[str, Any]) -> None:
         """Run the endpoint; keep the connection open if it has handed the client over."""
         try:
-            await self._share.start()
+            await self._turns.wait_for_start()
             await self._app(scope, endpoint.receive, endpoint.send)
         except _ClientGone:
             pass

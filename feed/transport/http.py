@@ -34,7 +34,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from feed.transport import http_rules as rules
 from feed.transport.address_limits import AddressLimiter, AddressLimits
 from feed.transport.http_rules import MALFORMED, SLICE_BYTES, STALLED, RequestRefused
-from feed.transport.loop_share import LoopShare
+from feed.transport.loop_time import TurnBudget
 from tickcast.wire.errors import CLOSE_GRACE_S
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
@@ -68,9 +68,23 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
     # In the instance dict, next to uvicorn's attributes, these would double its size.
     __slots__ = (
-        "_address", "_due", "_due_s", "_held", "_in_head", "_is_handshake", "_is_over",
-        "_is_receiving", "_patience_s", "_received", "_refused", "_share", "_size", "_still",
-        "_timer", "_unread", "served",
+        "_address",
+        "_due",
+        "_due_s",
+        "_held",
+        "_in_head",
+        "_is_handshake",
+        "_is_over",
+        "_is_receiving",
+        "_patience_s",
+        "_received",
+        "_refused",
+        "_size",
+        "_still",
+        "_timer",
+        "_turns",
+        "_unread",
+        "served",
     )  # fmt: skip
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -80,7 +94,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
         """When the timer should check the connection, on the loop's clock."""
-        self._share: LoopShare = self.app_state.get("loop_share") or LoopShare()
+        self._turns: TurnBudget = self.app_state.get("turn_budget") or TurnBudget()
         self._address: AddressLimiter | None = None
         self.served = 0
         self._received = b""
@@ -242,7 +256,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             self._received += data
             return
         self._received = data
-        if self._share.run(self._parse):
+        if self._turns.run(self._parse):
             self.flow.pause_reading()
 
     def _parse(self, deadline_s: float) -> bool:
@@ -344,7 +358,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
             cycle.disconnected = cycle.disconnected or self.transport.is_closing()
             await send(message)
 
-        await self._share.start(urgent=scope["path"] in PROBES)
+        await self._turns.wait_for_start(urgent=scope["path"] in PROBES)
         await app(scope, receive, send_while_open)
 
     def on_response_complete(self) -> None:
@@ -370,7 +384,7 @@ class FeedHttpProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.pause_reading()
             self.flow.read_paused = False  # From now on, the WebSocket protocol controls reading.
-            self._share.run(partial(self._upgrade, frames))
+            self._turns.run(partial(self._upgrade, frames))
 
     def _upgrade(self, frames: bytes, deadline_s: float) -> bool:
         """Hand the connection to the WebSocket protocol and release this object's resources."""

@@ -25,7 +25,7 @@ from websockets.protocol import SEND_EOF
 from websockets.protocol import Protocol as FrameParser
 
 from feed.transport.address_limits import AddressLimiter, FrameLimit, TokenBucket
-from feed.transport.loop_share import LoopShare
+from feed.transport.loop_time import TurnBudget
 from tickcast.wire.errors import CLOSE_GRACE_S, CloseCode
 
 # How much a transport buffers for a client that does not read before it pauses writing.
@@ -59,12 +59,43 @@ class WebSocketConnection(asyncio.Protocol):
 
     # An instance dict would take 2 kB more for each client.
     __slots__ = (
-        "_abort_timer", "_address", "_connections", "_end_code", "_frame_allowance",
-        "_frame_count", "_has_frames", "_held", "_held_at_s", "_is_deaf", "_is_reading",
-        "_is_scheduled", "_is_text", "_offset", "_parser", "_partial", "_ping_at_s",
-        "_ping_interval_s", "_ping_payload", "_ping_timeout_s", "_pong", "_received", "_share",
-        "_tasks", "_waiting", "close_sent", "is_accepted", "loop", "on_drain", "on_end",
-        "on_flood", "on_message", "on_pause", "on_shutdown", "paused", "read_paused", "transport",
+        "_abort_timer",
+        "_address",
+        "_connections",
+        "_end_code",
+        "_frame_allowance",
+        "_frame_count",
+        "_has_frames",
+        "_held",
+        "_held_at_s",
+        "_is_deaf",
+        "_is_reading",
+        "_is_scheduled",
+        "_is_text",
+        "_offset",
+        "_parser",
+        "_partial",
+        "_ping_at_s",
+        "_ping_interval_s",
+        "_ping_payload",
+        "_ping_timeout_s",
+        "_pong",
+        "_received",
+        "_tasks",
+        "_turns",
+        "_waiting",
+        "close_sent",
+        "is_accepted",
+        "loop",
+        "on_drain",
+        "on_end",
+        "on_flood",
+        "on_message",
+        "on_pause",
+        "on_shutdown",
+        "paused",
+        "read_paused",
+        "transport",
         "write",
     )  # fmt: skip
 
@@ -81,7 +112,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.loop = _loop or asyncio.get_running_loop()
         self._connections: set[Any] = server_state.connections
         self._tasks = server_state.tasks
-        self._share: LoopShare = app_state.get("loop_share") or LoopShare()
+        self._turns: TurnBudget = app_state.get("turn_budget") or TurnBudget()
 
         self.on_message: OnMessage = _ignore_message
         self.on_end: Callable[[int], None] = _ignore_end
@@ -206,7 +237,7 @@ class WebSocketConnection(asyncio.Protocol):
         is_held = self.read_paused or self._held is not None
         if self._received is not None and not (self._is_scheduled or is_held):
             self._is_scheduled = True
-            self._is_scheduled = self._share.run(self._parse)
+            self._is_scheduled = self._turns.run(self._parse)
         self._update_reading()
 
     def _update_reading(self) -> None:

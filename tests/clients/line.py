@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from feed.transport.slices import run_all
+from feed.transport.loop_time import run_all
 from tests.feed.accountant import Accountant
 from tests.feed.world import Store, Stored, World
 from tickcast.client.accounts import Gap

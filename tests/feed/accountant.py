@@ -9,7 +9,7 @@ from feed.fanout.counters import Totals
 from feed.fanout.outbox import Outbox
 from feed.history.cursor import HistoryRead
 from feed.server.session import Session
-from feed.transport.slices import Steps, run_all
+from feed.transport.loop_time import Steps, run_all
 from tests.builders import ListSink
 from tests.feed.world import World
 from tickcast.wire.actions import Auth, PlayTape, SteerReplay

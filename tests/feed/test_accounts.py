@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
-from feed.transport import slices
+from feed.transport import loop_time
 from tests.feed.accountant import BOUND, Accountant
 from tests.feed.store_rules import CHANNELS, PATTERNS, StoreRules
 from tests.feed.world import World, time_of
@@ -21,7 +21,7 @@ STEPS = st.one_of(st.none(), st.integers(0, 6))
 
 @pytest.fixture
 def one_stream_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices, "STEP_STREAMS", 1)
+    monkeypatch.setattr(loop_time, "STEP_STREAMS", 1)
 
 
 class Accounts(StoreRules):

@@ -16,8 +16,8 @@ from feed.fanout.outbox import Outbox
 from feed.history.cache import HistoryCache
 from feed.history.client_backfill import STREAMS_PER_TURN
 from feed.server.session import Session
-from feed.transport import slices
-from feed.transport.slices import Steps, run_all
+from feed.transport import loop_time
+from feed.transport.loop_time import Steps, run_all
 from tests.builders import NOW, ListSink, trade
 from tickcast.wire.actions import Auth, PlayTape, SteerReplay
 from tickcast.wire.encoding import Encoding
@@ -93,7 +93,7 @@ class Client:
 
 @pytest.fixture(autouse=True)
 def one_stream_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices, "STEP_STREAMS", 1)
+    monkeypatch.setattr(loop_time, "STEP_STREAMS", 1)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from feed.fanout.outbox import Outbox
 from feed.history.cache import HistoryCache
 from feed.ingest.upstream import Upstream
 from feed.server.session import Request, Session
-from feed.transport.slices import run_all
+from feed.transport.loop_time import run_all
 from tests.builders import ListSink, trades
 from tests.conftest import until
 from tickcast.broker import keys

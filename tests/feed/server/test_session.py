@@ -11,7 +11,7 @@ from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.fanout.registry import INTERVALS_MAX
 from feed.server.session import Session
-from feed.transport.slices import run_all
+from feed.transport.loop_time import run_all
 from tests.builders import NOW, T0, ListSink, quote, trade, trades
 from tickcast.wire.actions import Auth, PlayTape, SteerReplay, Subscribe
 from tickcast.wire.encoding import Encoding

@@ -13,7 +13,7 @@ import pytest
 
 from feed.access.entitlements import Entitlements, Grant, Proof
 from feed.fanout.hub import Hub
-from feed.transport.slices import SLICE_S, Steps, TimeSlices
+from feed.transport.loop_time import SLICE_S, Steps, TimeSlices
 from tests.builders import trade
 from tests.feed.server.test_session import Talk
 from tickcast.wire.actions import Subscribe
@@ -96,7 +96,7 @@ async def test_who_waits_is_told_of_the_end_and_of_failures(
         yield
         raise ValueError("a bug")
 
-    serving = asyncio.create_task(slices.serve())
+    serving = asyncio.create_task(slices.serve_forever())
     try:
         await slices.run("client", iter([None, None]))
         with pytest.raises(ValueError, match="a bug"):
@@ -123,7 +123,7 @@ async def test_work_of_a_client_that_is_gone_ends(clock: Clock, slices: TimeSlic
     waiting = asyncio.create_task(slices.run("client", noting()))
     await asyncio.sleep(0)
     slices.work_for(0.003)
-    slices.forget("client")
+    slices.discard("client")
     await waiting
     slices.work_for(1)
     assert (len(log), ended) == (3, [True])

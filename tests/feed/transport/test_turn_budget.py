@@ -7,7 +7,7 @@ from time import perf_counter
 
 import pytest
 
-from feed.transport.loop_share import LoopShare
+from feed.transport.loop_time import TurnBudget
 from tests.conftest import until
 
 
@@ -33,12 +33,12 @@ class Client:
 
 async def test_little_work_is_done_at_once() -> None:
     client = Client(1)
-    assert not LoopShare().run(client.work)
+    assert not TurnBudget().run(client.work)
     assert not client.left
 
 
 async def test_much_work_is_spread_over_turns_and_clients_take_turns() -> None:
-    share = LoopShare(turn_s=0.002)
+    budget = TurnBudget(turn_s=0.002)
     clients = [Client(100) for _ in range(5)]
     turns = 0
 
@@ -48,7 +48,7 @@ async def test_much_work_is_spread_over_turns_and_clients_take_turns() -> None:
             turns += 1
             await asyncio.sleep(0)
 
-    began_with = [share.run(client.work) for client in clients]
+    began_with = [budget.run(client.work) for client in clients]
     assert all(began_with)
     assert [len(client.slices_s) for client in clients] == [1, 0, 0, 0, 0]
     await count_turns()
@@ -58,26 +58,26 @@ async def test_much_work_is_spread_over_turns_and_clients_take_turns() -> None:
 
 
 async def test_work_that_fails_takes_nobody_with_it(caplog: pytest.LogCaptureFixture) -> None:
-    share = LoopShare(turn_s=0.0005)
+    budget = TurnBudget(turn_s=0.0005)
 
     def fail(deadline_s: float) -> bool:
         raise RuntimeError("a bug")
 
     first, last = Client(20), Client(20)
-    assert share.run(first.work)
-    assert share.run(fail)
-    assert share.run(last.work)
+    assert budget.run(first.work)
+    assert budget.run(fail)
+    assert budget.run(last.work)
     await until(lambda: not (first.left or last.left))
     assert "a bug in the work on a client's messages" in caplog.text
 
 
 async def test_only_a_few_start_in_one_turn() -> None:
-    share = LoopShare(starts=4)
+    budget = TurnBudget(starts=4)
     started: list[int] = []
     per_turn: list[int] = []
 
     async def start(number: int) -> None:
-        await share.start()
+        await budget.wait_for_start()
         started.append(number)
 
     tasks = [asyncio.create_task(start(number)) for number in range(40)]
@@ -92,11 +92,11 @@ async def test_only_a_few_start_in_one_turn() -> None:
 
 
 async def test_what_is_urgent_starts_before_all_that_wait() -> None:
-    share = LoopShare(starts=2)
+    budget = TurnBudget(starts=2)
     order: list[str] = []
 
     async def begin(name: str, urgent: bool) -> None:
-        await share.start(urgent=urgent)
+        await budget.wait_for_start(urgent=urgent)
         order.append(name)
 
     crowd = [asyncio.create_task(begin(f"{n}", urgent=False)) for n in range(10)]

@@ -12,8 +12,8 @@ from typing import Final
 
 import click
 
-from producers.recordings.files import unpacking_of
-from producers.recordings.json_lines import LINE_MAX, LineSplitter, Utf8, parse_line
+from producers.recordings.files import Utf8Converter, unpack_hint
+from producers.recordings.json_lines import LINE_BYTES_MAX, LineSplitter, parse_line
 from tickcast.commands.options import config_option, feed_option, redis_option
 from tickcast.commands.running import BadLines, counted, open_publisher, run
 from tickcast.settings import Settings, load_settings
@@ -21,7 +21,7 @@ from tickcast.wire.errors import InvalidTick
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
-_CHUNK: Final = 64 * 1024
+_READ_BYTES: Final = 64 * 1024
 
 
 @click.command()
@@ -50,19 +50,19 @@ def publish(file: str, feed: str, strict: bool, redis_url: str | None, config: P
 
 
 async def _publish(settings: Settings, source: int, feed: str, bad: BadLines) -> None:
-    text, splitter = Utf8(), LineSplitter(LINE_MAX)
+    converter, splitter = Utf8Converter(), LineSplitter()
     left_out: set[str] = set()
     number = 0
     async with open_publisher(settings, feed, waits=True) as publisher:
-        async for data in _chunks(source):
-            if not number and (what := unpacking_of(data)) is not None:
-                raise InvalidTick(f"{bad.source}: {what}")
+        async for data in _read_all(source):
+            if not number and (hint := unpack_hint(data)) is not None:
+                raise InvalidTick(f"{bad.source}: {hint}")
             ticks: list[Tick] = []
-            for line in _cut(data, text, splitter):
+            for line in _lines(data, converter, splitter):
                 number += 1
                 try:
                     if line is None:
-                        raise InvalidTick(f"longer than {LINE_MAX} bytes")
+                        raise InvalidTick(f"longer than {LINE_BYTES_MAX} bytes")
                     if line.strip():
                         ticks += parse_line(line, Time.now(), left_out)
                 except InvalidTick as error:
@@ -73,21 +73,21 @@ async def _publish(settings: Settings, source: int, feed: str, bad: BadLines) ->
         await publisher.drain()
     if left_out:
         fields = ", ".join(sorted(left_out))
-        click.echo(f"tickcast: {bad.source}: ticks have no {fields} here, left out", err=True)
+        click.echo(f"tickcast: {bad.source}: left out {fields}, which ticks do not have", err=True)
     bad.fail_if_any(publisher.published)
     click.echo(f"published {counted(publisher.published, 'tick')}", err=True)
 
 
-def _cut(data: bytes, text: Utf8, splitter: LineSplitter) -> Iterator[bytes | None]:
+def _lines(data: bytes, converter: Utf8Converter, splitter: LineSplitter) -> Iterator[bytes | None]:
     """Yield the lines that this data completes. Empty data means the end of the input."""
-    if converted := text.feed(data):
-        yield from splitter.feed(converted)
+    if converted := converter.convert(data):
+        yield from splitter.split(converted)
     if not data:
-        yield from splitter.feed(b"")
+        yield from splitter.split(b"")
 
 
-async def _chunks(source: int) -> AsyncIterator[bytes]:
-    """Read a file descriptor as data arrives, and yield an empty chunk at the end."""
+async def _read_all(source: int) -> AsyncIterator[bytes]:
+    """Read a file descriptor as data arrives, and yield b"" at the end."""
     readable = asyncio.Event()
     loop = asyncio.get_running_loop()
     try:
@@ -102,7 +102,7 @@ async def _chunks(source: int) -> AsyncIterator[bytes]:
             await readable.wait()
             if is_polled:
                 readable.clear()
-            data = os.read(source, _CHUNK)
+            data = os.read(source, _READ_BYTES)
             yield data
             if not data:
                 return

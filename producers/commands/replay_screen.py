@@ -1,4 +1,4 @@
-"""Shows a replay on a terminal, and handles its keys."""
+"""Show a replay on a terminal, and handle its keys."""
 
 from __future__ import annotations
 
@@ -26,99 +26,79 @@ from tickcast.wire.errors import ReplayFailed
 from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState, format_speed
 from tickcast.wire.times import NS_PER_SECOND
 
-SPEEDS: Final = (
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    20.0,
-    50.0,
-    100.0,
-    200.0,
-    500.0,
-    1000.0,
-    MAX_SPEED,
-)
-"""The speeds that + and - select."""
+# The speeds that + and - select.
+_SPEEDS: Final = (
+    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0), MAX_SPEED,
+)  # fmt: skip
+# The arrows seek by the amount that is played in this time.
 _SEEK_S: Final = 10
-"""The arrows seek by the amount that is played in this time."""
 _REFRESH_S: Final = 0.2
-_WAITING_MAX: Final = 10
-_LINE_FIRST_S: Final = 5.0
-_LINE_MAX_S: Final = 60.0
-_MARKS: Final = {ReplayMode.PLAYING: "▶", ReplayMode.PAUSED: "⏸", ReplayMode.ENDED: "■"}
+_KEYS_WAITING_MAX: Final = 10
+_FIRST_LINE_AFTER_S: Final = 5.0
+_LINE_EVERY_MAX_S: Final = 60.0
+_SYMBOLS: Final = {ReplayMode.PLAYING: "▶", ReplayMode.PAUSED: "⏸", ReplayMode.ENDED: "■"}
 
 
-async def shown(replay: Replay) -> None:
+async def show_replay(replay: Replay) -> None:
     """Show a replay on the terminal and handle keys until cancelled.
 
     If standard error is not a terminal, print a line now and then.
     """
-    steering = _Steering(replay)
-    with keys_pressed(steering.press):
+    handler = _KeyHandler(replay)
+    with keys_pressed(handler.press):
         if sys.stderr.isatty():
-            await _show(replay)
+            await _show_bar(replay)
         else:
             await _print_lines(replay)
 
 
 async def _print_lines(replay: Replay) -> None:
     """Print the state of the replay after 5 s, 10 s more and so on, up to once a minute."""
-    meter = RateMeter()
-    interval_s = _LINE_FIRST_S
+    meter = TickRateMeter()
+    interval_s = _FIRST_LINE_AFTER_S
     printed: tuple[ReplayState, int] | None = None
     while True:
         await asyncio.sleep(interval_s)
-        interval_s = min(2 * interval_s, _LINE_MAX_S)
+        interval_s = min(2 * interval_s, _LINE_EVERY_MAX_S)
         state, count = replay.state, replay.count
         if (state, count) != printed:
             printed = state, count
-            click.echo(f"tickcast: {line_of(state, count, meter.read(count))}", err=True)
+            line = (
+                f"{state.mode.value} at {_position(state)}, {_share(state):.0%} of it,"
+                f" {format_speed_factor(state.speed)}, {count:,} ticks,"
+                f" {meter.measure(count):,.0f} ticks/s"
+            )
+            click.echo(f"tickcast: {line}", err=True)
 
 
-def line_of(state: ReplayState, count: int, rate: float) -> str:
-    """Format the state of a replay as a line."""
-    return (
-        f"{state.mode.value} at {_position(state)}, {share_of(state):.0%} of it,"
-        f" {words_of(state.speed)}, {count:,} ticks, {rate:,.0f} ticks/s"
-    )
-
-
-def _position(state: ReplayState) -> str:
-    """Format the position to the millisecond."""
-    return state.position.rfc3339()[:23].rstrip("Z") + "Z"
-
-
-async def _show(replay: Replay) -> None:
+async def _show_bar(replay: Replay) -> None:
     with Progress(
-        TextColumn("{task.fields[mark]}"),
+        TextColumn("{task.fields[symbol]}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[position]}", style="cyan"),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[rates]}"),
         console=Console(stderr=True),
         auto_refresh=False,
         transient=True,
     ) as bar:
-        task = bar.add_task("", total=1.0, mark="", position="", figures="")
-        meter = RateMeter()
+        task = bar.add_task("", total=1.0, symbol="", position="", rates="")
+        meter = TickRateMeter()
         while True:
             state = replay.state
+            rate = meter.measure(replay.count)
             bar.update(
                 task,
-                completed=share_of(state),
-                mark=_MARKS[state.mode],
+                completed=_share(state),
+                symbol=_SYMBOLS[state.mode],
                 position=_position(state),
-                figures=f"{words_of(state.speed)}, {meter.read(replay.count):,.0f} ticks/s",
+                rates=f"{format_speed_factor(state.speed)}, {rate:,.0f} ticks/s",
             )
             bar.refresh()
             await asyncio.sleep(_REFRESH_S)
 
 
-class RateMeter:
+class TickRateMeter:
     """Measures ticks per second, over about the last second."""
 
     def __init__(self) -> None:
@@ -126,7 +106,7 @@ class RateMeter:
         self._count = 0
         self._rate = 0.0
 
-    def read(self, count: int) -> float:
+    def measure(self, count: int) -> float:
         """Return the rate; `count` is the number of all ticks so far."""
         elapsed_s = time.monotonic() - self._since_s
         if elapsed_s >= 1:
@@ -135,48 +115,69 @@ class RateMeter:
         return self._rate
 
 
-class _Steering:
-    """Carries out the commands of keys."""
+def _position(state: ReplayState) -> str:
+    """Format the position to the millisecond."""
+    return state.position.rfc3339()[:23].rstrip("Z") + "Z"
+
+
+def _share(state: ReplayState) -> float:
+    """Return the share of the replay that has been played, from 0 to 1."""
+    span = state.last - state.first
+    return (state.position - state.first) / span if span else 1.0
+
+
+def format_speed_factor(speed: float) -> str:
+    """Format a speed for display."""
+    return "max" if speed == MAX_SPEED else f"{format_speed(speed)}×"
+
+
+# -- keys
+
+
+class _KeyHandler:
+    """Executes the commands of keys."""
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
-        self._asking: set[asyncio.Task[None]] = set()
-        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = asyncio.Lock()
 
     def press(self, key: str) -> None:
         """Handle a key; keys without a meaning are ignored."""
         if key == "q":
             self._replay.stop()
-            return
-        if len(self._asking) < _WAITING_MAX:
-            task = asyncio.get_running_loop().create_task(self._obey(key))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+        elif len(self._tasks) < _KEYS_WAITING_MAX:
+            task = asyncio.get_running_loop().create_task(self._execute(key))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _obey(self, key: str) -> None:
+    async def _execute(self, key: str) -> None:
         # One key after the other, because a key's meaning depends on the effect of the one before.
-        async with self._turn:
-            command = command_of(key, self._replay.state)
+        async with self._lock:
+            command = command_for(key, self._replay.state)
             if command is not None:
                 with suppress(ReplayFailed):  # The replay may have ended.
-                    await self._replay.ask(command)
+                    await self._replay.execute(command)
 
 
-def command_of(key: str, state: ReplayState) -> ReplayCommand | None:
+def command_for(key: str, state: ReplayState) -> ReplayCommand | None:
     """Return the command for a key in the given state of the replay, or None."""
     match key:
+        case " " if state.mode is ReplayMode.PLAYING:
+            return PauseCommand(id="key")
         case " ":
-            return (
-                PauseCommand(id="key")
-                if state.mode is ReplayMode.PLAYING
-                else ResumeCommand(id="key")
-            )
+            return ResumeCommand(id="key")
         case "left" | "right":
             step = _seek_ns(state)
             position = state.position + (step if key == "right" else -step)
             return SeekCommand(id="key", position=min(max(position, state.first), state.last))
         case "+" | "=" | "-":
-            return SpeedCommand(id="key", speed=_next_speed(state.speed, faster=key != "-"))
+            speed = (
+                max((each for each in _SPEEDS if each < state.speed), default=state.speed)
+                if key == "-"
+                else min((each for each in _SPEEDS if each > state.speed), default=state.speed)
+            )
+            return SpeedCommand(id="key", speed=format_speed(speed))
         case "s":
             return StepCommand(id="key")
     return None
@@ -187,20 +188,3 @@ def _seek_ns(state: ReplayState) -> int:
     if state.speed == MAX_SPEED:
         return span // 20
     return min(span, round(_SEEK_S * state.speed * NS_PER_SECOND))
-
-
-def _next_speed(speed: float, *, faster: bool) -> float | str:
-    if faster:
-        return format_speed(min((each for each in SPEEDS if each > speed), default=speed))
-    return format_speed(max((each for each in SPEEDS if each < speed), default=speed))
-
-
-def share_of(state: ReplayState) -> float:
-    """Return the share of the replay that has been played, from 0 to 1."""
-    span = state.last - state.first
-    return (state.position - state.first) / span if span else 1.0
-
-
-def words_of(speed: float) -> str:
-    """Format a speed for display."""
-    return "max" if speed == MAX_SPEED else f"{format_speed(speed)}×"

@@ -11,8 +11,7 @@ from typing import Final, NoReturn
 
 import click
 
-from producers.commands.rows import Rows, row_options, show_notes
-from producers.recordings.sources import open_recording
+from producers.commands.table_options import TableOptions, show_notes, table_options
 from tickcast.commands.options import POSITION, check_feed, time_of
 from tickcast.commands.running import BadLines, counted
 from tickcast.tapes.editing import cut, merge
@@ -289,22 +288,22 @@ def export_(
 @tape.command("import")
 @_file
 @_out
-@row_options
+@table_options
 @click.option("--feed", default=DEFAULT_FEED, show_default=True, callback=check_feed,
               help="The feed that the tape is to be of.")  # fmt: skip
-def import_(file: Path, out: Path, rows: Rows, feed: str) -> None:
+def import_(file: Path, out: Path, table: TableOptions, feed: str) -> None:
     """Make a tape from any file that `tickcast replay` plays.
 
     The file can be CSV, Parquet, Databento's DBN, a capture of a venue or a tape, which is detected
     from its content. Rows that are not valid ticks are left out, and the exit code is 1.
     """
     bad = BadLines(str(file), strict=False)
-    recording = open_recording(file, rows.symbol, rows.columns, bad.report, rows.form)
+    recording = table.open(file, bad.report)
     show_notes(file, recording)
     # A file name need not be UTF-8, but the text on a tape is.
     name = os.fsencode(file.name).decode("utf-8", "replace")
     with new_tape(out, feed, name) as writer:
-        for tick in recording.read(None):
+        for tick in recording:
             writer.tick(tick)
             if writer.waiting_bytes > BLOCK_BYTES:
                 writer.flush()

@@ -1,4 +1,5 @@
-"""Recorded data in all supported formats: tapes, captures, CSV, Parquet and DBN.
+"""Recorded data in all supported formats: tapes, captures, JSON lines, CSV, Parquet and DBN.
 
-Files come in; ticks in the order of their times go out. Start with `sources`.
+Files come in; ticks go out, in the order of the file. `formats` detects the format. CSV and Parquet
+share `columns`, which finds what each column holds, and `rows`, which makes ticks of rows.
 """

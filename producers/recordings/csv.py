@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import csv
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice, repeat
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
-from producers.recordings.files import DAMAGE, not_utf8, opened, opened_bytes
-from producers.recordings.headers import find_head
-from producers.recordings.layout import BadRow, Block, Layout, RowFormat, ignore_bad_row
-from producers.recordings.marks import ROWS, CountedLines, Marks
+from producers.recordings.columns import find_header
+from producers.recordings.files import (
+    READ_ERRORS,
+    BadRow,
+    Recording,
+    describe_error,
+    ignore_bad_row,
+    open_bytes,
+    open_text,
+)
+from producers.recordings.rows import Block, RowReader, TableFormat
 from tickcast.wire.errors import InvalidRecording
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
 
-_BLOCK: Final = 250
-"""Rows per block: enough to amortize the cost of a block, and few enough not to delay a tick."""
+# Rows per block: enough to amortize the cost of a block, and few enough not to delay a tick.
+_BLOCK_ROWS: Final = 250
+# Rows between two places from which reading can resume.
+BOOKMARK_ROWS: Final = 2048
+_BOOKMARKS_MAX: Final = 65_536
+# Longer jumps between two rows are reported, because a replay would wait as long.
 _JUMP_NS: Final = 7 * 86_400 * NS_PER_SECOND
-"""Longer jumps between two rows are reported, because a replay would wait as long."""
 
 
-class CsvRecording:
+class CsvRecording(Recording):
     """A CSV file of trades, of quotes, or of both, read row by row.
 
-    A header names the columns; see `find_head`. Rows keep the file's order.
+    A header names the columns; see `find_header`. `notes` are complete after `scan`.
 
     Args:
         path: a plain or compressed file. The content determines which.
@@ -35,10 +47,6 @@ class CsvRecording:
         columns: which column holds what, if its name doesn't show it: `{"time": "when"}`.
         on_bad_row: called with the line number and the error of each row that isn't a tick. Such
             rows are skipped.
-        form: how times, numbers and symbols are written.
-
-    Attributes:
-        notes: remarks to show to users before the file is played; complete after `scan`.
 
     Raises:
         InvalidRecording: the file can't be read, or lacks columns.
@@ -50,138 +58,117 @@ class CsvRecording:
         symbol: str | None,
         columns: Mapping[str, str] | None = None,
         on_bad_row: BadRow = ignore_bad_row,
-        form: RowFormat | None = None,
+        table_format: TableFormat | None = None,
     ) -> None:
-        self._path = path
-        self._on_bad_row = on_bad_row
-        self._file: BinaryIO | None = None
-        self._span: tuple[Time, Time] | None = None
-        self._marks = Marks()
-        form = form or RowFormat()
+        super().__init__(path, on_bad_row)
+        self._bookmarks = _Bookmarks()
+        table_format = table_format or TableFormat()
         columns = columns or {}
         try:
-            self.size_bytes = path.stat().st_size
-            with opened(path) as (lines, _):
-                self._head = find_head(lines.readline, columns)
-            self._layout = Layout(self._head.names, columns, symbol, form)
-            name = None if symbol is None else self._first_name()
-            if symbol is not None and name is not None and name not in form.symbols:
-                form = replace(form, symbols={**form.symbols, name: symbol})
-                self._layout = Layout(self._head.names, columns, symbol, form)
-        except OSError as error:
-            raise InvalidRecording(f"{path}: {error.strerror or error}") from None
-        except UnicodeDecodeError as error:
-            raise InvalidRecording(f"{path}: {not_utf8(error)}") from None
-        except (InvalidRecording, ValueError, *DAMAGE) as error:
-            raise InvalidRecording(f"{path}: {error}") from None
-        self.notes = list(self._layout.notes)
+            with open_text(path) as (lines, _):
+                self._header = find_header(lines.readline, columns)
+            self._reader = RowReader(self._header.names, columns, symbol, table_format)
+            name = None if symbol is None else self._first_unusable_symbol()
+            if symbol is not None and name is not None and name not in table_format.symbols:
+                table_format = replace(table_format, symbols={**table_format.symbols, name: symbol})
+                self._reader = RowReader(self._header.names, columns, symbol, table_format)
+        except (InvalidRecording, ValueError, *READ_ERRORS) as error:
+            raise InvalidRecording(f"{path}: {describe_error(error)}") from None
+        self.notes = self._reader.notes
 
-    def _first_name(self) -> str | None:
+    def _first_unusable_symbol(self) -> str | None:
         """Return the symbol of the first row if it is one that no feed can have, else None."""
-        with opened(self._path) as (lines, _):
-            for row in csv.reader(
-                islice(lines, self._head.lines, None), delimiter=self._head.delimiter
-            ):
-                if row:
-                    return self._layout.unnamed(row)
-        return None
+        with open_text(self._path) as (lines, _):
+            rows = self._rows(islice(lines, self._header.lines, None))
+            return next((self._reader.unusable_symbol(row) for row in rows if row), None)
 
-    @property
-    def position_bytes(self) -> int:
-        """The current position in the stored file, in bytes."""
-        return self._file.tell() if self._file else 0
+    def _rows(self, lines: Iterator[str]) -> _CsvRows:
+        return csv.reader(lines, delimiter=self._header.delimiter)
 
-    # -- as a source, after a `scan`
+    # -- the times of all rows
 
-    @property
-    def first(self) -> Time:
-        """The time of the first row that has one."""
-        return self._scanned()[0]
+    @cached_property
+    def span(self) -> tuple[Time, Time]:
+        return self._scan(lambda position: None)
 
-    @property
-    def last(self) -> Time:
-        """The greatest time of a row."""
-        return self._scanned()[1]
-
-    def _scanned(self) -> tuple[Time, Time]:
-        if self._span is None:
-            self.scan()
-        assert self._span is not None
-        return self._span
-
-    def scan(self, on_progress: Callable[[], None] = lambda: None) -> None:
+    def scan(self, on_progress: Callable[[int], None]) -> None:
         """Read the times of all rows, and mark places from which reading can resume.
 
         If the file is damaged, the scan ends there; `read` reports the damage.
 
         Args:
-            on_progress: called now and then. Meanwhile `position_bytes` advances.
+            on_progress: called now and then with the position in the stored file, in bytes.
 
         Raises:
             InvalidRecording: no row has a time.
         """
-        with opened_bytes(self._path) as (content, stored):
-            self._file = stored
-            lines = CountedLines(content)
-            marks = Marks()
-            look = _Look()
-            span = self._scan(
-                iter(lines), look, on_progress,
-                lambda greatest, line: marks.pass_rows(greatest, lines.offset, line),
-            )  # fmt: skip
+        self.span = self._scan(on_progress)
+
+    def _scan(self, on_progress: Callable[[int], None]) -> tuple[Time, Time]:
+        with open_bytes(self._path) as (content, stored):
+            lines = _CountedLines(content)
+            bookmarks, jumps = _Bookmarks(), _JumpFinder()
+            span = self._scan_times(
+                iter(lines),
+                jumps,
+                lambda: on_progress(stored.tell()),
+                lambda greatest, line: bookmarks.add(greatest, lines.offset, line),
+            )
         if span is None or not lines.countable:
             # Scan again in the way that `read` does, so that both see the same rows.
-            marks = Marks()
-            look = _Look()
-            with opened(self._path) as (text, stored):
-                self._file = stored
-                span = self._scan(
-                    text, look, on_progress, lambda greatest, line: None, to_damage=True
+            bookmarks, jumps = _Bookmarks(), _JumpFinder()
+            with open_text(self._path) as (text, stored):
+                span = self._scan_times(
+                    text, jumps, lambda: on_progress(stored.tell()), until_damage=True
                 )
-        self._file = None
         if span is None:
-            raise InvalidRecording(f"{self._path}: no row has a time{look.first_error}")
-        self._span, self._marks = span, marks
-        self.notes = [*self._layout.notes, *look.notes()]
+            raise InvalidRecording(f"{self._path}: no row has a time{jumps.first_error}")
+        self._bookmarks = bookmarks
+        self.notes = [*self._reader.notes, *jumps.notes()]
+        return span
 
-    def _scan(
+    def _scan_times(
         self,
         lines: Iterator[str],
-        look: _Look,
+        jumps: _JumpFinder,
         on_progress: Callable[[], None],
-        on_rows: Callable[[int, int], None],
-        to_damage: bool = False,
+        on_rows: Callable[[int, int], None] = lambda greatest, line: None,
+        until_damage: bool = False,
     ) -> tuple[Time, Time] | None:
         """Return the first and the greatest time; None if there is no time, or on damage.
 
         Args:
-            look: notes irregular times.
-            on_rows: called after every `ROWS` rows with the greatest time so far and the number of
-                lines.
-            to_damage: on damage, use the rows before it instead of returning None.
+            on_rows: called after every `BOOKMARK_ROWS` rows with the greatest time so far and the
+                number of lines.
+            until_damage: on damage, use the rows before it instead of returning None.
         """
         first: Time | None = None
         greatest = Time(0)
-        before = self._head.lines
-        for _ in range(before):
+        lines_before = self._header.lines
+        for _ in range(lines_before):
             next(lines, "")
-        rows = csv.reader(lines, delimiter=self._head.delimiter)
+        rows = self._rows(lines)
         try:
-            for block in _blocks(rows, ROWS, before):
-                if times := self._layout.times_of(block.rows):
+            for block in _blocks(rows, BOOKMARK_ROWS, lines_before):
+                if times := self._reader.times(block.rows):
                     if first is None:
                         first = greatest = times[0]
-                    look.at(times, block)
+                    jumps.check(times, block)
                     greatest = max(greatest, *times)
-                    on_rows(greatest, rows.line_num + before)
-                elif first is None and block.rows and not look.first_error:
-                    error = self._layout.time_error(block.rows[0])
-                    look.first_error = f"; line {block.numbers[0]}: {error}"
+                    on_rows(greatest, rows.line_num + lines_before)
+                elif first is None and block.rows and not jumps.first_error:
+                    error = self._reader.time_error(block.rows[0])
+                    jumps.first_error = f"; line {block.numbers[0]}: {error}"
                 on_progress()
-        except (OSError, UnicodeDecodeError, *DAMAGE):
-            if not to_damage:
+        except READ_ERRORS:
+            if not until_damage:
                 return None
         return None if first is None else (first, greatest)
+
+    # -- ticks
+
+    def __iter__(self) -> Iterator[Tick]:
+        return self.read()
 
     def read(self, start: Time | None = None) -> Iterator[Tick]:
         """Yield the ticks in the file's order, starting at some place before `start`.
@@ -189,67 +176,24 @@ class CsvRecording:
         Raises:
             InvalidRecording: the file turns out to be damaged.
         """
-        mark = None if start is None else self._marks.before(start)
-        with opened(self._path, mark.offset if mark else 0) as (lines, stored):
-            self._file = stored
-            before = mark.line if mark else self._head.lines
-            if mark is None:
-                for _ in range(before):
+        bookmark = None if start is None else self._bookmarks.before(start)
+        with open_text(self._path, bookmark.offset if bookmark else 0) as (lines, _):
+            lines_before = bookmark.line if bookmark else self._header.lines
+            if bookmark is None:
+                for _ in range(lines_before):
                     lines.readline()
-            rows = csv.reader(lines, delimiter=self._head.delimiter)
+            rows = self._rows(lines)
             try:
-                for block in _blocks(rows, _BLOCK, before):
-                    yield from self._layout.read(block, self._on_bad_row)
-            except (OSError, UnicodeDecodeError, *DAMAGE) as error:
-                what = not_utf8(error) if isinstance(error, UnicodeDecodeError) else error
+                for block in _blocks(rows, _BLOCK_ROWS, lines_before):
+                    yield from self._reader.read(block, self._on_bad_row)
+            except READ_ERRORS as error:
                 raise InvalidRecording(
-                    f"{self._path}: damaged after line {rows.line_num + before}: {what}"
+                    f"{self._path}: damaged after line {rows.line_num + lines_before}:"
+                    f" {describe_error(error)}"
                 ) from None
-            finally:
-                self._file = None
-
-    def __iter__(self) -> Iterator[Tick]:
-        return self.read()
 
 
-class _Look:
-    """Detects irregular times during a scan of a file.
-
-    Attributes:
-        first_error: the error in the first row, if no row so far has a time.
-    """
-
-    def __init__(self) -> None:
-        self.first_error = ""
-        self._forth = self._back = ""
-        self._last: int | None = None
-
-    def at(self, times: Sequence[Time], block: Block) -> None:
-        """Check the next times, which come from the rows of `block`."""
-        last = times[0] if self._last is None else self._last
-        self._last = times[-1]
-        low, high = min(times), max(times)
-        if high - min(low, last) <= _JUMP_NS >= last - low or (self._forth and self._back):
-            return
-        # If some rows have no time, it is unknown which rows these times belong to.
-        numbers = block.numbers if len(times) == len(block.rows) else repeat(block.numbers[0])
-        for time, number in zip(times, numbers, strict=False):
-            days = abs(time - last) // (86_400 * NS_PER_SECOND)
-            if time - last > _JUMP_NS and not self._forth:
-                self._forth = f"times jump by {days:,} days, line {number:,}"
-            elif last - time > _JUMP_NS and not self._back:
-                self._back = f"times go back by {days:,} days, line {number:,}"
-            last = time
-
-    def notes(self) -> Iterator[str]:
-        """Yield remarks to show to users."""
-        if self._forth:
-            yield f"{self._forth}: a replay waits as long; --from, --to and --speed max spare it"
-        if self._back:
-            yield f"{self._back}: rows keep the file's order; sort them by time first"
-
-
-class _Rows(Protocol):
+class _CsvRows(Protocol):
     """What `csv.reader` returns."""
 
     line_num: int
@@ -257,7 +201,7 @@ class _Rows(Protocol):
     def __iter__(self) -> Iterator[list[str]]: ...
 
 
-def _blocks(rows: _Rows, size: int, lines_before: int = 0) -> Iterator[Block]:
+def _blocks(rows: _CsvRows, size: int, lines_before: int) -> Iterator[Block]:
     """Group rows into blocks, without empty rows. A row's number is the line where it ends.
 
     On damage, yield the rows before it, then raise the error.
@@ -271,7 +215,101 @@ def _blocks(rows: _Rows, size: int, lines_before: int = 0) -> Iterator[Block]:
                 if len(block.rows) == size:
                     yield block
                     block = Block([], [])
-    except (OSError, UnicodeDecodeError, *DAMAGE):
+    except READ_ERRORS:
         yield block
         raise
     yield block
+
+
+class _Bookmark(NamedTuple):
+    """A place between two rows from which reading can resume."""
+
+    # The greatest time before this place.
+    greatest: int
+    # Its offset in the uncompressed content, in bytes.
+    offset: int
+    # The number of lines before it.
+    line: int
+
+
+class _Bookmarks:
+    """A bookmark every `BOOKMARK_ROWS` rows, or less often in a long file."""
+
+    def __init__(self) -> None:
+        self._bookmarks: list[_Bookmark] = []
+        self._every = 1
+        self._skipped = 0
+
+    def add(self, greatest: int, offset: int, line: int) -> None:
+        self._skipped += 1
+        if self._skipped < self._every:
+            return
+        self._skipped = 0
+        self._bookmarks.append(_Bookmark(greatest, offset, line))
+        if len(self._bookmarks) > _BOOKMARKS_MAX:
+            del self._bookmarks[::2]
+            self._every *= 2
+
+    def before(self, start: Time) -> _Bookmark | None:
+        """Return the last bookmark before which no row has a time of `start` or later."""
+        count = bisect_left(self._bookmarks, int(start), key=lambda mark: mark.greatest)
+        return self._bookmarks[count - 1] if count else None
+
+
+class _CountedLines:
+    """The lines of some content as text, with their offsets.
+
+    Raises:
+        UnicodeDecodeError: a line isn't UTF-8.
+    """
+
+    def __init__(self, content: BinaryIO) -> None:
+        self._content = content
+        # The offset of the byte after the last line.
+        self.offset = 0
+        # False if some lines end with a CR alone. Text readers end a line there, and this iterator
+        # doesn't, so the line numbers differ.
+        self.countable = True
+
+    def __iter__(self) -> Iterator[str]:
+        encoding = "utf-8-sig"
+        for line in self._content:
+            self.offset += len(line)
+            if b"\r" in line and line.find(b"\r", 0, -2) >= 0:
+                self.countable = False
+            yield line.decode(encoding)
+            encoding = "utf-8"
+
+
+class _JumpFinder:
+    """Finds times that jump forward or back during a scan of a file."""
+
+    def __init__(self) -> None:
+        # The error in the first row, if no row so far has a time.
+        self.first_error = ""
+        self._forward = self._back = ""
+        self._last: int | None = None
+
+    def check(self, times: Sequence[Time], block: Block) -> None:
+        """Check the next times, which come from the rows of `block`."""
+        last = times[0] if self._last is None else self._last
+        self._last = times[-1]
+        low, high = min(times), max(times)
+        if high - min(low, last) <= _JUMP_NS >= last - low or (self._forward and self._back):
+            return
+        # If some rows have no time, it is unknown which rows these times belong to.
+        numbers = block.numbers if len(times) == len(block.rows) else repeat(block.numbers[0])
+        for time, number in zip(times, numbers, strict=False):
+            days = abs(time - last) // (86_400 * NS_PER_SECOND)
+            if time - last > _JUMP_NS and not self._forward:
+                self._forward = f"times jump by {days:,} days, line {number:,}"
+            elif last - time > _JUMP_NS and not self._back:
+                self._back = f"times go back by {days:,} days, line {number:,}"
+            last = time
+
+    def notes(self) -> Iterator[str]:
+        """Yield remarks to show to users."""
+        if self._forward:
+            yield f"{self._forward}: a replay waits as long; --from, --to and --speed max avoid it"
+        if self._back:
+            yield f"{self._back}: rows keep the file's order; sort them by time first"

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
-from producers.recordings.cells import read_symbol
-from producers.recordings.layout import BadRow, ignore_bad_row
+from producers.recordings.files import BadRow, Recording, ignore_bad_row
+from producers.recordings.values import parse_symbol
 from tickcast.wire.errors import InvalidRecording, InvalidSettings, InvalidTick
 from tickcast.wire.ticks import Quote, Tick, Trade, new_quote, new_trade, validate
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -21,17 +21,17 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_CHUNK: Final = 256 * 1024
+_READ_BYTES: Final = 256 * 1024
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _INSTRUMENT_ID: Final = "instrument_id"
 _PRICE_SCALE: Final = 1_000_000_000
+# Prefixes of the schemas whose records are trades or quotes.
 _SCHEMAS: Final = ("trades", "mbp-", "tbbo", "bbo", "cmbp-", "tcbbo", "cbbo")
-"""Prefixes of the schemas whose records are trades or quotes."""
+# The aggressor's side. `Ask` means a seller (Databento's documentation, "Side").
 _SIDES: Final[dict[str, Literal["B", "S"]]] = {"B": "B", "A": "S"}
-"""The aggressor's side. `Ask` means a seller (Databento's documentation, "Side")."""
 
 
-class DatabentoRecording:
+class DatabentoRecording(Recording):
     """A DBN file of trades, of quotes, or of both. Requires databento-dbn.
 
     Schemas: `trades`, `tbbo`, `mbp-1`, `mbp-10`, `bbo-1s`, `bbo-1m` and the consolidated ones.
@@ -58,17 +58,16 @@ class DatabentoRecording:
         on_bad_row: BadRow = ignore_bad_row,
         renamed: Mapping[str, str] | None = None,
     ) -> None:
+        super().__init__(path, on_bad_row)
         try:
             import databento_dbn  # noqa: PLC0415 - only this needs it
         except ImportError:
             raise InvalidSettings(
-                "DBN takes databento-dbn: pip install 'tickcast[databento]'"
+                "DBN requires databento-dbn: pip install 'tickcast[databento]'"
             ) from None
         self._dbn = databento_dbn
-        self._path = path
         self._symbol = symbol
-        self._on_bad_row = on_bad_row
-        self._symbols = _Symbols()
+        self._symbols = _InstrumentSymbols()
         self._renamed = renamed or {}
 
     def __iter__(self) -> Iterator[Tick]:
@@ -79,10 +78,10 @@ class DatabentoRecording:
                     self._check_schema(record.schema)
                     self._symbols.add_mappings(record)
                 elif isinstance(record, self._dbn.SymbolMappingMsg):
-                    self._symbols.name(record.instrument_id, record.stype_out_symbol)
+                    self._symbols.add_mapping(record.instrument_id, record.stype_out_symbol)
                 elif not isinstance(record, self._dbn.SystemMsg):
                     row += 1
-                    yield from self._read(record, row)
+                    yield from self._convert(record, row)
         except OSError as error:
             raise InvalidRecording(f"{self._path}: {error.strerror or error}") from None
         except (self._dbn.DBNError, zstd.ZstdError, EOFError) as error:
@@ -103,36 +102,36 @@ class DatabentoRecording:
             data: BinaryIO = stored
             if magic == _ZSTD_MAGIC:
                 data = zstd.ZstdFile(stored)  # type: ignore[assignment]
-            while chunk := data.read(_CHUNK):
-                decoder.write(chunk)
+            while part := data.read(_READ_BYTES):
+                decoder.write(part)
                 yield from decoder.decode()
         if decoder.buffer():
             raise EOFError("cut off")
 
-    def _read(self, record: Any, row: int) -> list[Tick]:
+    def _convert(self, record: Any, row: int) -> list[Tick]:
         try:
-            found = list(self._ticks_of(record))
-            for tick in found:
+            ticks = list(self._ticks(record))
+            for tick in ticks:
                 validate(tick)
         except (ValueError, InvalidTick) as error:
             self._on_bad_row(row, str(error))
             return []
-        return found
+        return ticks
 
-    def _ticks_of(self, record: Any) -> Iterator[Tick]:
+    def _ticks(self, record: Any) -> Iterator[Tick]:
         dbn = self._dbn
         if isinstance(record, dbn.TradeMsg):
             if record.action != dbn.Action.TRADE:
-                raise ValueError(f"action {record.action} is no trade")
+                raise ValueError(f"action {record.action} is not a trade")
             yield self._trade(record)
         elif isinstance(record, dbn.MBP1Msg | dbn.CMBP1Msg | dbn.MBP10Msg):
-            yield from self._of_book(record)
+            yield from self._book_ticks(record)
         elif isinstance(record, dbn.BBOMsg | dbn.CBBOMsg):
-            yield self._quote(record, self._defined(record.ts_recv))
+            yield self._quote(record, _time(record.ts_recv))
         else:
             raise ValueError(f"{type(record).__name__} is neither a trade nor a quote")
 
-    def _of_book(self, record: Any) -> Iterator[Tick]:
+    def _book_ticks(self, record: Any) -> Iterator[Tick]:
         """Yield the trade of a book change, if it is one, and the best prices after it."""
         level, undefined = record.levels[0], self._dbn.UNDEF_PRICE
         if record.action == self._dbn.Action.TRADE:
@@ -140,11 +139,11 @@ class DatabentoRecording:
             # A trade doesn't change the book. If a side is missing, the change that removed it
             # has already been reported.
             with suppress(ValueError):
-                yield self._quote(record, self._when(record))
+                yield self._quote(record, self._event_time(record))
         elif not (
             record.action == self._dbn.Action.CLEAR and level.bid_px == level.ask_px == undefined
         ):
-            yield self._quote(record, self._when(record))
+            yield self._quote(record, self._event_time(record))
 
     def _trade(self, record: Any) -> Trade:
         if record.price == self._dbn.UNDEF_PRICE:
@@ -154,7 +153,7 @@ class DatabentoRecording:
             price=record.price / _PRICE_SCALE,
             size=self._size(record.size),
             side=_SIDES.get(str(record.side)),
-            time=self._when(record),
+            time=self._event_time(record),
         )
 
     def _quote(self, record: Any, time: Time | None) -> Quote:
@@ -178,31 +177,35 @@ class DatabentoRecording:
             raise ValueError("the size is not known")
         return float(size)
 
-    def _when(self, record: Any) -> Time:
+    def _event_time(self, record: Any) -> Time:
         """Return the venue's time of the event, or Databento's time of receipt if it is unknown."""
-        time = self._defined(record.ts_event) or self._defined(record.ts_recv)
+        time = _time(record.ts_event) or _time(record.ts_recv)
         if time is None:
             raise ValueError("no time")
         return time
 
-    def _defined(self, time_ns: int) -> Time | None:
-        return Time(time_ns) if 0 < time_ns < 2**63 else None
-
     def _symbol_of(self, record: Any) -> str:
         # Use the time that orders the file: an instrument that never traded has no other.
-        time = self._defined(record.ts_recv) or self._when(record)
+        time = _time(record.ts_recv) or self._event_time(record)
         symbol = self._symbols.find(record.instrument_id, time) or self._symbol
         if symbol is None:
             raise ValueError(f"instrument {record.instrument_id} has no symbol; use --symbol")
-        return read_symbol(symbol, self._renamed)
+        return parse_symbol(symbol, self._renamed)
 
 
-class _Symbols:
+def _time(ns: int) -> Time | None:
+    """Return a time, or None if it is undefined."""
+    return Time(ns) if 0 < ns < 2**63 else None
+
+
+class _InstrumentSymbols:
     """The symbols of instruments, day by day."""
 
     def __init__(self) -> None:
+        # The first day, the day after the last one and the symbol, in the order of days.
         self._dated: dict[int, list[tuple[str, str, str]]] = {}
-        self._named: dict[int, str] = {}
+        # Mappings from records in the stream, which apply from there on.
+        self._current: dict[int, str] = {}
 
     def add_mappings(self, metadata: Any) -> None:
         """Add the mappings of a file's header: symbols to numbers, or numbers to symbols."""
@@ -218,19 +221,19 @@ class _Symbols:
         for spans in self._dated.values():
             spans.sort()
 
-    def name(self, number: int, symbol: str) -> None:
-        """Add a mapping from a record in the stream. It applies from here on."""
-        self._named[number] = symbol
+    def add_mapping(self, number: int, symbol: str) -> None:
+        """Add a mapping from a record in the stream."""
+        self._current[number] = symbol
 
     def find(self, number: int, time_ns: int) -> str | None:
         """Return the symbol of an instrument at a time, or None if it is unknown."""
-        if (symbol := self._named.get(number)) is not None:
+        if (symbol := self._current.get(number)) is not None:
             return symbol
         spans = self._dated.get(number)
         if not spans:
             return None
         day = datetime.fromtimestamp(time_ns // NS_PER_SECOND, UTC).date().isoformat()
-        place = bisect_right(spans, day, key=lambda span: span[0]) - 1
-        if place < 0 or not day < spans[place][1]:
+        index = bisect_right(spans, day, key=lambda span: span[0]) - 1
+        if index < 0 or not day < spans[index][1]:
             return None
-        return spans[place][2]
+        return spans[index][2]

@@ -10,29 +10,35 @@ from typing import Any, BinaryIO, Final
 import msgspec
 from msgspec.structs import replace
 
-from producers.recordings.files import DAMAGE, opened_bytes, utf16_of
-from producers.recordings.layout import BadRow
-from producers.recordings.timestamps import read_time
+from producers.recordings.files import (
+    READ_ERRORS,
+    BadRow,
+    Recording,
+    describe_error,
+    open_bytes,
+    peek,
+)
+from producers.recordings.timestamps import parse_time
 from tickcast.wire.encoding import field_names, tick_from_message
 from tickcast.wire.errors import InvalidRecording, InvalidTick
 from tickcast.wire.ticks import Bar, Quote, Tick, Trade, validate
 from tickcast.wire.times import Time
 
-LINE_MAX: Final = 64 * 1024
-"""The longest line, in bytes."""
-_KINDS: Final[dict[str, type[Tick]]] = {"t": Trade, "q": Quote, "b": Bar}
-_NAMES: Final = {tag: field_names(kind) for tag, kind in _KINDS.items()}
+LINE_BYTES_MAX: Final = 64 * 1024
+
+_TICK_TYPES: Final[dict[str, type[Tick]]] = {"t": Trade, "q": Quote, "b": Bar}
+_FIELDS: Final = {tag: field_names(type_) for tag, type_ in _TICK_TYPES.items()}
+# Fields that a server adds to the fields of ticks.
 _STAMPS: Final = frozenset(("tr", "tw", "rp"))
-"""Fields that a server adds to the fields of ticks."""
-_ALPACA: Final = frozenset(("c", "z", "u"))
-"""Alpaca's fields for conditions, tapes and corrections of a trade, which ticks don't have yet."""
+# Alpaca's fields for conditions, tapes and corrections of a trade, which ticks don't have yet.
+_ALPACA_FIELDS: Final = frozenset(("c", "z", "u"))
+# Types of the messages that a server sends in addition to ticks.
 _NOTICES: Final = frozenset(
     "success subscription configured heartbeat gap skipped replay pong shutdown".split()
 )
-"""Types of the messages that a server sends in addition to ticks."""
-_DIGITS: Final = frozenset("0123456789.eE+-")
-_ANY: Final = msgspec.json.Decoder()
-_EXACT: Final = msgspec.json.Decoder(float_hook=str)
+_NUMBER_CHARACTERS: Final = frozenset("0123456789.eE+-")
+_DECODER: Final = msgspec.json.Decoder()
+_EXACT_DECODER: Final = msgspec.json.Decoder(float_hook=str)
 
 
 def parse_line(line: bytes, now: Time | None, left_out: set[str] | None = None) -> list[Tick]:
@@ -48,27 +54,27 @@ def parse_line(line: bytes, now: Time | None, left_out: set[str] | None = None) 
     Raises:
         InvalidTick: the line is invalid. None of its ticks may be published.
     """
-    found = _decode_line(line)
-    if not isinstance(found, list):
-        return _parse(found, line, None, now, left_out)
+    content = _decode_line(line)
+    if not isinstance(content, list):
+        return _parse(content, line, None, now, left_out)
     ticks: list[Tick] = []
-    for number, each in enumerate(found):
+    for index, each in enumerate(content):
         try:
-            ticks += _parse(each, line, number, now, left_out)
+            ticks += _parse(each, line, index, now, left_out)
         except InvalidTick as error:
-            raise InvalidTick(f"number {number + 1} of {len(found)}: {error}") from None
+            raise InvalidTick(f"number {index + 1} of {len(content)}: {error}") from None
     return ticks
 
 
 def _decode_line(line: bytes) -> Any:
     if line.strip() in (b"[", b"]"):
         raise InvalidTick("not JSON lines: an array over several lines; `jq -c .[]` makes them")
-    return _decode(line.removeprefix(codecs.BOM_UTF8), _ANY)
+    return _decode(line, _DECODER)
 
 
 def _decode(line: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
     try:
-        return decoder.decode(line)
+        return decoder.decode(line.removeprefix(codecs.BOM_UTF8))
     except RecursionError:
         raise InvalidTick("not JSON: nested too deeply") from None
     except (msgspec.MsgspecError, ValueError) as error:
@@ -76,25 +82,25 @@ def _decode(line: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
 
 
 def _parse(
-    fields: Any, line: bytes, number: int | None, now: Time | None, left_out: set[str] | None
+    fields: Any, line: bytes, index: int | None, now: Time | None, left_out: set[str] | None
 ) -> list[Tick]:
-    """Convert a decoded object to a tick. `number` is its index in the line's array."""
+    """Convert a decoded object to a tick. `index` is its place in the line's array."""
     if not isinstance(fields, dict):
         raise InvalidTick("not a JSON object, or an array of objects")
     tag = fields.get("T")
-    known = _NAMES.get(str(tag))
+    known = _FIELDS.get(str(tag))
     if known is None:
         if isinstance(tag, str) and tag in _NOTICES:
             return []
         raise InvalidTick('T must be "t" (trade), "q" (quote) or "b" (bar)')
     unknown = fields.keys() - known
     if unknown:
-        if strange := sorted(unknown - _ALPACA - _STAMPS):
+        if unsupported := sorted(unknown - _ALPACA_FIELDS - _STAMPS):
             raise InvalidTick(
-                f"unknown field {strange[0][:40]!a}; known are {', '.join(sorted(known))}"
+                f"unknown field {unsupported[0][:40]!a}; known are {', '.join(sorted(known))}"
             )
         if left_out is not None:
-            left_out |= unknown & _ALPACA
+            left_out |= unknown & _ALPACA_FIELDS
     if "t" not in fields:
         if now is None:
             raise InvalidTick("no time t")
@@ -103,58 +109,62 @@ def _parse(
         time = fields["t"]
         if isinstance(time, float):
             # Decode the number's text again: a float may have lost digits.
-            exact = _decode(line.removeprefix(codecs.BOM_UTF8), _EXACT)
-            time = (exact if number is None else exact[number])["t"]
-        time = _read_time(time)
+            exact = _decode(line, _EXACT_DECODER)
+            time = (exact if index is None else exact[index])["t"]
+        time = _parse_time(time)
     tick = tick_from_message({**fields, "t": time})
     validate(tick)
     return [replace(tick, seq=None, snap=False, conflated=0)]
 
 
-def _read_time(value: Any) -> Any:
-    """Read a time, given as text or as a number since 1970. Raises InvalidTick if it is invalid."""
+def _parse_time(value: Any) -> Any:
+    """Parse a time, given as text or as a number since 1970. Raises InvalidTick."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return value  # `tick_from_message` reports the wrong type.
+    text = str(value)
+    is_number = set(text) <= _NUMBER_CHARACTERS
     try:
-        if isinstance(value, int) or (value[:1].isdecimal() and set(value) <= _DIGITS):
-            return Time.from_number(str(value))
-        return read_time(value)
+        if isinstance(value, int) or (is_number and text[:1].isdecimal()):
+            return Time.from_number(text)
+        return parse_time(text)
     except ValueError as error:
-        message = str(error)
-    if isinstance(value, str) and not set(value) <= _DIGITS:
-        message = f"{value[:40]!a} is not an RFC 3339 time"  # Nor a form that recordings use.
-    raise InvalidTick(f"t: {message}")
+        if is_number:
+            raise InvalidTick(f"t: {error}") from None
+        # `parse_time` would suggest options for tables.
+        raise InvalidTick(f"t: {text[:40]!a} is not an RFC 3339 time") from None
 
 
-class Utf8:
-    """Converts a stream of bytes to UTF-8 if it is UTF-16, which PowerShell writes to pipes."""
+class LineSplitter:
+    """Splits a stream of bytes into lines, buffering at most one line.
 
-    def __init__(self) -> None:
-        self._begin: bytes | None = b""
-        self._decoder: codecs.IncrementalDecoder | None = None
+    Args:
+        bytes_max: the maximum length of a line. For a longer line, `split` yields None.
+    """
 
-    def feed(self, data: bytes) -> bytes:
-        """Return the data as UTF-8. An empty `data` means the end.
+    def __init__(self, bytes_max: int = LINE_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._rest = b""
+        self._skipping = False
 
-        Raises:
-            InvalidTick: the stream begins like UTF-16 but isn't.
-        """
-        if self._begin is not None:
-            self._begin += data
-            if data and len(self._begin) < 4:
-                return b""
-            data, self._begin = self._begin, None
-            if (encoding := utf16_of(data)) is not None:
-                self._decoder = codecs.getincrementaldecoder(encoding)()
-        if self._decoder is None:
-            return data
-        try:
-            return self._decoder.decode(data, final=not data).encode()
-        except UnicodeError as error:
-            raise InvalidTick(f"not UTF-16, although it begins so: {error}") from None
+    def split(self, data: bytes) -> Iterator[bytes | None]:
+        """Yield the lines that this data completes. An empty `data` means the end."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if not data and self._rest:
+            lines, self._rest = [self._rest], b""
+        for line in lines:
+            if self._skipping:
+                self._skipping = False
+            elif len(line) > self._bytes_max:
+                yield None
+            else:
+                yield line
+        if len(self._rest) > self._bytes_max:
+            if not self._skipping:
+                yield None
+            self._skipping, self._rest = True, b""
 
 
-class JsonLinesRecording:
+class JsonLinesRecording(Recording):
     """A file of ticks in JSON lines, such as `tickcast watch` writes. Keeps the order of lines.
 
     Args:
@@ -167,21 +177,15 @@ class JsonLinesRecording:
     """
 
     def __init__(self, path: Path, on_bad_row: BadRow) -> None:
-        self._path = path
-        self._on_bad_row = on_bad_row
+        super().__init__(path, on_bad_row)
         try:
-            with opened_bytes(path) as (content, _):
+            with open_bytes(path) as (content, _):
                 first = next((line for line in _lines(content) if line and line.strip()), b"")
-        except OSError as error:
-            raise InvalidRecording(f"{path}: {error.strerror or error}") from None
-        except (InvalidRecording, UnicodeError, *DAMAGE) as error:
-            raise InvalidRecording(f"{path}: {error}") from None
-        try:
-            found = _decode_line(first) if first else None
-        except InvalidTick as error:
-            raise InvalidRecording(f"{path}: {error}") from None
-        each = found[0] if isinstance(found, list) and found else found
-        if not (isinstance(each, dict) and "T" in each):
+            begin = _decode_line(first) if first else None
+        except (InvalidRecording, InvalidTick, *READ_ERRORS) as error:
+            raise InvalidRecording(f"{path}: {describe_error(error)}") from None
+        tick = begin[0] if isinstance(begin, list) and begin else begin
+        if not (isinstance(tick, dict) and "T" in tick):
             raise InvalidRecording(
                 f'{path}: JSON, but not a tick a line such as {{"T":"t","S":"AAPL","p":187.1,…}}'
             )
@@ -189,61 +193,29 @@ class JsonLinesRecording:
     def __iter__(self) -> Iterator[Tick]:
         number = 0
         try:
-            with opened_bytes(self._path) as (content, _):
+            with open_bytes(self._path) as (content, _):
                 for number, line in enumerate(_lines(content), 1):
                     try:
                         if line is None:
-                            raise InvalidTick(f"longer than {LINE_MAX} bytes")
+                            raise InvalidTick(f"longer than {LINE_BYTES_MAX} bytes")
                         if line.strip():
                             yield from parse_line(line, None)
                     except InvalidTick as error:
                         self._on_bad_row(number, str(error))
-        except (OSError, UnicodeError, *DAMAGE) as error:
-            raise InvalidRecording(f"{self._path}: damaged after line {number}: {error}") from None
+        except READ_ERRORS as error:
+            raise InvalidRecording(
+                f"{self._path}: damaged after line {number}: {describe_error(error)}"
+            ) from None
+
+
+def _lines(content: BinaryIO) -> Iterator[bytes | None]:
+    splitter = LineSplitter()
+    while data := content.read(LINE_BYTES_MAX):
+        yield from splitter.split(data)
+    yield from splitter.split(b"")
 
 
 def is_json_lines(path: Path) -> bool:
     """Return whether a file, plain or compressed, begins like JSON."""
-    try:
-        with opened_bytes(path) as (content, _):
-            begin = content.read(64).removeprefix(codecs.BOM_UTF8).lstrip()
-    except (OSError, InvalidRecording, UnicodeError, *DAMAGE):
-        return False
+    begin = peek(path, lambda content: content.read(64)).removeprefix(codecs.BOM_UTF8).lstrip()
     return begin.startswith((b"{", b"["))
-
-
-def _lines(content: BinaryIO) -> Iterator[bytes | None]:
-    splitter = LineSplitter(LINE_MAX)
-    while chunk := content.read(LINE_MAX):
-        yield from splitter.feed(chunk)
-    yield from splitter.feed(b"")
-
-
-class LineSplitter:
-    """Splits a stream of bytes into lines, buffering at most one line.
-
-    Args:
-        max_bytes: the maximum length of a line. For a longer line, `feed` yields None.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._rest = b""
-        self._skipping = False
-
-    def feed(self, data: bytes) -> Iterator[bytes | None]:
-        """Yield the lines that this data completes. An empty `data` means the end."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if not data and self._rest:
-            lines, self._rest = [self._rest], b""
-        for line in lines:
-            if self._skipping:
-                self._skipping = False
-            elif len(line) > self._max_bytes:
-                yield None
-            else:
-                yield line
-        if len(self._rest) > self._max_bytes:
-            if not self._skipping:
-                yield None
-            self._skipping, self._rest = True, b""

@@ -12,70 +12,46 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from producers.recordings.columns import NONE
-from producers.recordings.layout import BadRow, Block, Layout, RowFormat, ignore_bad_row
+from producers.recordings.columns import NO_COLUMN
+from producers.recordings.files import BadRow, Recording, ignore_bad_row
+from producers.recordings.rows import Block, RowReader, TableFormat
 from tickcast.tapes.export import load_pyarrow
 from tickcast.wire.errors import InvalidRecording
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
 
-_ROWS: Final = 1_000
+_BLOCK_ROWS: Final = 1_000
+# The names that pandas gives to an index without a name.
 _INDEX: Final = re.compile(r"__index_level_\d+__|index")
-"""The names that pandas gives to an index without a name."""
-_NS: Final = {"s": NS_PER_SECOND, "ms": 1_000_000, "us": 1000, "ns": 1}
-_NS_PER_DAY: Final = 86_400 * NS_PER_SECOND
+_UNIT_NS: Final = {"s": NS_PER_SECOND, "ms": 1_000_000, "us": 1000, "ns": 1}
+_DAY_NS: Final = 86_400 * NS_PER_SECOND
 _INT64: Final = range(-(2**63), 2**63)
 
 
-class _Groups(NamedTuple):
-    """The times of row groups.
+class _Column(NamedTuple):
+    """A column, or a field of a struct, which counts as a column."""
 
-    Attributes:
-        first, last: the first and the greatest time of all rows.
-        befores: for each group, the greatest time before it.
-    """
-
-    first: Time
-    last: Time
-    befores: list[int]
-
-    def before(self, start: Time) -> int:
-        """Return the last group before which no row has a time of `start` or later."""
-        return max(0, bisect_left(self.befores, int(start)) - 1)
-
-
-class _Leaf(NamedTuple):
-    """A column, or a field of a struct, which counts as a column.
-
-    Attributes:
-        name: the name for lookups and messages: the last part of the path if that is unique,
-            otherwise the whole path.
-        path: the names from the top-level column down.
-        type: its Arrow type.
-    """
-
+    # The name for lookups and messages: the last part of the path if that is unique, otherwise
+    # the whole path.
     name: str
+    # The names from the top-level column down.
     path: tuple[str, ...]
+    # Its Arrow type.
     type: Any
 
     @property
     def full_name(self) -> str:
-        """The path joined with dots: `trade.price`."""
         return ".".join(self.path)
 
 
-class ParquetRecording:
+class ParquetRecording(Recording):
     """A Parquet file of trades, of quotes, or of both, read row by row. Requires pyarrow.
 
     Fields of structs count as columns. If no column name indicates the time, an unnamed pandas
     index is used. Dates without a time of day mean midnight.
 
     Args:
-        path: the path of the file.
-        symbol, columns, on_bad_row, form: as for `CsvRecording`; rows count from 1.
-
-    Attributes:
-        notes: remarks to show to users before the file is played.
+        symbol, columns, on_bad_row, table_format: as for `CsvRecording`; rows count from 1.
 
     Raises:
         InvalidRecording: the file can't be read, or lacks columns.
@@ -88,133 +64,136 @@ class ParquetRecording:
         symbol: str | None,
         columns: Mapping[str, str] | None = None,
         on_bad_row: BadRow = ignore_bad_row,
-        form: RowFormat | None = None,
+        table_format: TableFormat | None = None,
     ) -> None:
-        self._form = form or RowFormat()
+        super().__init__(path, on_bad_row)
+        self._format = table_format or TableFormat()
         self._pyarrow, parquet = load_pyarrow()
         self._types = self._pyarrow.types
-        self._path = path
-        self._on_bad_row = on_bad_row
         try:
             self._file = parquet.ParquetFile(path)
-            self._leaves = self._find_leaves()
-            self._layout = self._make_layout(columns or {}, symbol)
-            self._clock = self._find_clock(columns or {})
+            self._columns = self._find_columns()
+            self._reader = self._make_reader(columns or {}, symbol)
             self._check_types()
-            self.notes = list(self._layout.notes)
         except (OSError, self._pyarrow.ArrowException, InvalidRecording) as error:
             raise InvalidRecording(f"{path}: {error}") from None
-
-    def __iter__(self) -> Iterator[Tick]:
-        return self.read()
+        self.notes = self._reader.notes
 
     # -- the columns
 
-    def _find_leaves(self) -> list[_Leaf]:
-        paths = list(self._paths(self._file.schema_arrow, ()))
-        times = Counter(path[-1] for path, _ in paths)
-        top = Counter(path[0] for path, _ in paths if len(path) == 1)
+    def _find_columns(self) -> list[_Column]:
+        fields = list(self._flatten(self._file.schema_arrow, ()))
+        counts = Counter(path[-1] for path, _ in fields)
+        top_names = {path[0] for path, _ in fields if len(path) == 1}
         return [
-            _Leaf(
-                path[-1] if times[path[-1]] == 1 and path[-1] not in top else ".".join(path),
+            _Column(
+                path[-1] if counts[path[-1]] == 1 and path[-1] not in top_names
+                else ".".join(path),
                 path,
-                kind,
+                type_,
             )
-            for path, kind in paths
-        ]
+            for path, type_ in fields
+        ]  # fmt: skip
 
-    def _paths(self, fields: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    def _flatten(
+        self, fields: Any, parents: tuple[str, ...]
+    ) -> Iterator[tuple[tuple[str, ...], Any]]:
         for field in fields:
-            path = (*above, field.name)
+            path = (*parents, field.name)
             if self._types.is_struct(field.type):
-                yield from self._paths(field.type, path)
+                yield from self._flatten(field.type, path)
             else:
                 yield path, field.type
 
-    def _make_layout(self, columns: Mapping[str, str], symbol: str | None) -> Layout:
-        names = [leaf.name for leaf in self._leaves]
-        by_full_name = {leaf.full_name: leaf.name for leaf in self._leaves}
-        mapping = {what: by_full_name.get(name, name) for what, name in columns.items()}
-        indexes = [name for name in self._stamps_named() if _INDEX.fullmatch(name)]
-        with_index = {**mapping, "time": indexes[0]} if len(indexes) == 1 else None
+    def _make_reader(self, columns: Mapping[str, str], symbol: str | None) -> RowReader:
+        names = [column.name for column in self._columns]
+        short_names = {column.full_name: column.name for column in self._columns}
+        columns = {what: short_names.get(name, name) for what, name in columns.items()}
+        stamps = [column.name for column in self._columns if self._types.is_timestamp(column.type)]
+        indexes = [name for name in stamps if _INDEX.fullmatch(name)]
+        index = indexes[0] if len(indexes) == 1 and "time" not in columns else None
+
+        def make(**time_columns: str) -> RowReader:
+            return RowReader(names, {**columns, **time_columns}, symbol, self._format)
+
         try:
-            layout = Layout(names, mapping, symbol, self._form)
+            reader = make()
         except InvalidRecording:
-            if "time" in mapping or with_index is None:
+            if index is None:
                 raise
-            return Layout(names, with_index, symbol, self._form)
-        if "time" not in mapping and with_index and self._has_dates_alone(layout):
-            return Layout(names, with_index, symbol, self._form)
-        if "time" not in mapping and (stamp := self._stamp_beside_date(layout)) is not None:
-            mapping |= {"time": names[stamp], "clock": NONE}
-            return Layout(names, mapping, symbol, self._form)
-        return layout
+            return make(time=index)
+        times = [self._columns[n] for n in reader.time_columns]
+        dates = [column.name for column in times if self._types.is_date(column.type)]
+        if len(times) > 1:
+            time = [column.name for column in times if column.name in stamps]
+            if "time" not in columns and len(dates) == len(time) == 1:
+                # A timestamp next to a date isn't a time of day, whatever its name.
+                return make(time=time[0], clock=NO_COLUMN)
+        elif dates and index is not None:
+            return make(time=index)
+        elif dates and "clock" not in columns:
+            clock = self._find_clock(dates[0], [] if "time" in columns else stamps)
+            if clock is not None:
+                return make(time=dates[0], clock=clock)
+        return reader
 
-    def _stamp_beside_date(self, layout: Layout) -> int | None:
-        """Return the column that was taken for the time of day but holds whole timestamps."""
-        kinds = {index: self._leaves[index].type for index in layout.timing}
-        stamps = [index for index, kind in kinds.items() if self._types.is_timestamp(kind)]
-        dates = [index for index, kind in kinds.items() if self._types.is_date(kind)]
-        return stamps[0] if len(stamps) == len(dates) == 1 else None
-
-    def _has_dates_alone(self, layout: Layout) -> bool:
-        """Return whether times are dates, without a column for the time of day."""
-        if len(layout.timing) > 1:
-            return False
-        (index,) = layout.timing
-        return bool(self._types.is_date(self._leaves[index].type))
-
-    def _stamps_named(self) -> list[str]:
-        """Return the names of the columns with timestamps."""
-        return [leaf.name for leaf in self._leaves if self._types.is_timestamp(leaf.type)]
-
-    def _find_clock(self, columns: Mapping[str, str]) -> int | None:
+    def _find_clock(self, date: str, stamps: list[str]) -> str | None:
         """Return the column with the time of day for dates, found by type and not by name."""
-        if "clock" in columns or not self._has_dates_alone(self._layout):
-            return None
-        clocks = [
-            index for index, leaf in enumerate(self._leaves) if self._types.is_time(leaf.type)
-        ]
-        stamps = [] if "time" in columns else self._stamps_named()
+        clocks = [column.name for column in self._columns if self._types.is_time(column.type)]
         if len(clocks) > 1 or stamps:
-            (index,) = self._layout.timing
-            date = self._leaves[index].name
-            others = ", ".join([*(self._leaves[each].name for each in clocks), *stamps])
             raise InvalidRecording(
-                f"the column {date} holds dates alone, and the time may be in another: {others};"
-                f" name it with --columns time=NAME, or say time={date},clock={NONE}"
+                f"the column {date} holds only dates, and the time may be in another:"
+                f" {', '.join([*clocks, *stamps])}; name it with --columns time=NAME, or use"
+                f" time={date},clock={NO_COLUMN}"
             )
         return clocks[0] if clocks else None
 
     def _check_types(self) -> None:
-        times = Counter(leaf.path for leaf in self._leaves)
-        for index in self._used:
-            leaf = self._leaves[index]
-            kind = leaf.type.value_type if self._types.is_dictionary(leaf.type) else leaf.type
-            if times[leaf.path] > 1:
-                raise InvalidRecording(f"two columns are called {leaf.full_name!a}")
-            if self._types.is_nested(kind):
-                raise InvalidRecording(f"column {leaf.full_name!a} holds {kind}, not single values")
+        counts = Counter(column.path for column in self._columns)
+        for index in self._reader.used_columns:
+            column = self._columns[index]
+            type_ = column.type
+            if self._types.is_dictionary(type_):
+                type_ = type_.value_type
+            if counts[column.path] > 1:
+                raise InvalidRecording(f"two columns are called {column.full_name!a}")
+            if self._types.is_nested(type_):
+                raise InvalidRecording(
+                    f"column {column.full_name!a} holds {type_}, not single values"
+                )
 
-    @property
-    def _used(self) -> set[int]:
-        return self._layout.used if self._clock is None else {*self._layout.used, self._clock}
+    # -- reading
 
-    @property
-    def _timing(self) -> set[int]:
-        return self._layout.timing if self._clock is None else {*self._layout.timing, self._clock}
+    @cached_property
+    def span(self) -> tuple[Time, Time]:
+        return self._scan[0]
 
-    # -- as a source
+    @cached_property
+    def _scan(self) -> tuple[tuple[Time, Time], list[int]]:
+        """The span of times, and for each row group the greatest time before it.
 
-    @property
-    def first(self) -> Time:
-        """The time of the first row that has one."""
-        return self._groups.first
+        Reads the times of all rows.
+        """
+        first: Time | None = None
+        greatest = 0
+        error = ""
+        befores: list[int] = []
+        for group in range(self._file.num_row_groups):
+            befores.append(greatest)
+            for block in self._blocks(self._reader.time_columns, group, group + 1):
+                if times := self._reader.times(block.rows):
+                    if first is None:
+                        first = greatest = times[0]
+                        befores = [first - 1] * len(befores)
+                    greatest = max(greatest, *times)
+                elif first is None and block.rows and not error:
+                    error = f"; row 1: {self._reader.time_error(block.rows[0])}"
+        if first is None:
+            raise InvalidRecording(f"{self._path}: no row has a time{error}")
+        return (first, Time(greatest)), befores
 
-    @property
-    def last(self) -> Time:
-        """The greatest time of a row."""
-        return self._groups.last
+    def __iter__(self) -> Iterator[Tick]:
+        return self.read()
 
     def read(self, start: Time | None = None) -> Iterator[Tick]:
         """Yield the ticks in the file's order, starting with a row group at or before `start`.
@@ -222,40 +201,23 @@ class ParquetRecording:
         Raises:
             InvalidRecording: the file turns out to be damaged.
         """
-        group = 0 if start is None else self._groups.before(start)
-        for block in self._blocks(self._used, group):
-            yield from self._layout.read(block, self._on_bad_row)
+        group = 0
+        if start is not None:
+            _, befores = self._scan
+            group = max(0, bisect_left(befores, int(start)) - 1)
+        for block in self._blocks(self._reader.used_columns, group, self._file.num_row_groups):
+            yield from self._reader.read(block, self._on_bad_row)
 
-    @cached_property
-    def _groups(self) -> _Groups:
-        """The times of the row groups. Reads the times of all rows."""
-        first: Time | None = None
-        greatest = 0
-        error = ""
-        befores: list[int] = []
-        for group in range(self._file.num_row_groups):
-            befores.append(greatest)
-            for block in self._blocks(self._timing, group, group + 1):
-                if times := self._layout.times_of(block.rows):
-                    if first is None:
-                        first = greatest = times[0]
-                        befores = [first - 1] * len(befores)
-                    greatest = max(greatest, *times)
-                elif first is None and block.rows and not error:
-                    error = f"; row 1: {self._layout.time_error(block.rows[0])}"
-        if first is None:
-            raise InvalidRecording(f"{self._path}: no row has a time{error}")
-        return _Groups(first, Time(greatest), befores)
-
-    def _blocks(self, used: set[int], group: int, end: int | None = None) -> Iterator[Block]:
+    def _blocks(self, used: set[int], group: int, end: int) -> Iterator[Block]:
         """Yield the rows of some row groups. Unused columns are empty."""
         metadata = self._file.metadata
         row = sum(metadata.row_group(each).num_rows for each in range(group))
-        groups = list(range(group, self._file.num_row_groups if end is None else end))
-        wanted = list(dict.fromkeys(self._leaves[index].path[0] for index in sorted(used)))
+        groups = list(range(group, end))
+        names = list(dict.fromkeys(self._columns[index].path[0] for index in sorted(used)))
         try:
-            for batch in self._file.iter_batches(_ROWS, row_groups=groups, columns=wanted):
-                yield Block(self._rows(batch, used), list(range(row + 1, row + batch.num_rows + 1)))
+            for batch in self._file.iter_batches(_BLOCK_ROWS, row_groups=groups, columns=names):
+                numbers = list(range(row + 1, row + batch.num_rows + 1))
+                yield Block(self._rows(batch, used), numbers)
                 row += batch.num_rows
         except (OSError, self._pyarrow.ArrowException) as error:
             raise InvalidRecording(f"{self._path}: damaged after row {row:,}: {error}") from None
@@ -263,108 +225,96 @@ class ParquetRecording:
     def _rows(self, batch: Any, used: set[int]) -> list[Any]:
         nothing = [""] * batch.num_rows
         columns = [
-            self._cells(index, _values(batch, leaf.path)) if index in used else nothing
-            for index, leaf in enumerate(self._leaves)
+            self._cells(index, _array(batch, column.path)) if index in used else nothing
+            for index, column in enumerate(self._columns)
         ]
-        if self._clock is not None:
-            (index,) = self._layout.timing
-            columns[index] = [
-                f"{date} {clock}" if date and clock else ""
-                for date, clock in zip(columns[index], columns[self._clock], strict=True)
-            ]
         return list(zip(*columns, strict=True))
 
-    # -- the values
+    # -- cells, in the form that `RowReader` expects, without losing digits
 
-    def _cells(self, index: int, column: Any) -> list[Any]:
-        """Convert a column to the form that `Layout` reads, without losing digits."""
-        types, kind = self._types, column.type
-        if types.is_dictionary(kind):
-            return self._cells(index, column.dictionary_decode())
-        if types.is_timestamp(kind):
-            return self._stamps(index, column)
-        if types.is_date(kind):
-            return [self._date(day, index) for day in _days(column)]
-        if types.is_time(kind) or (types.is_duration(kind) and index in self._timing):
-            scale = _NS[kind.unit]
-            return ["" if value is None else _clock(value * scale) for value in _numbers(column)]
-        if types.is_floating(kind):
-            return self._floats(index, column)
-        return ["" if value is None else _text(value) for value in column.to_pylist()]
+    def _cells(self, index: int, array: Any) -> list[Any]:
+        types, type_ = self._types, array.type
+        if types.is_dictionary(type_):
+            return self._cells(index, array.dictionary_decode())
+        if types.is_timestamp(type_):
+            return self._timestamps(index, array)
+        if types.is_date(type_):
+            return [self._date(day, index) for day in _days(array)]
+        if types.is_time(type_) or (
+            types.is_duration(type_) and index in self._reader.time_columns
+        ):
+            scale = _UNIT_NS[type_.unit]
+            return ["" if value is None else _clock(value * scale) for value in _integers(array)]
+        if types.is_floating(type_):
+            return self._floats(index, array)
+        return ["" if value is None else _text(value) for value in array.to_pylist()]
 
     def _date(self, day: int | None, index: int) -> Time | str:
         """Convert a date. It means midnight if no other column holds the time of day."""
         if day is None:
             return ""
-        if self._timing != {index}:
-            return _date(day)
-        if self._form.times.zone is not None:
-            return f"{_date(day)} 00:00:00"
-        return _midnight(day)
+        ns = day * _DAY_NS
+        date = _format_time(ns).removesuffix("T00:00:00Z")
+        if self._reader.time_columns != {index}:
+            return date
+        if self._format.times.zone is not None:
+            return f"{date} 00:00:00"
+        return Time(ns) if ns in _INT64 else date
 
-    def _stamps(self, index: int, column: Any) -> list[Any]:
+    def _timestamps(self, index: int, array: Any) -> list[Any]:
         """Convert timestamps of any unit. One out of range is a bad row, not a damaged file."""
-        scale = _NS[column.type.unit]
-        numbers = _numbers(column)
-        if self._form.times.zone is not None and column.type.tz is None:
-            texts = ["" if ns is None else _far(ns * scale)[:-1] for ns in numbers]
-            if self._timing == {index}:
-                return texts
-        if self._timing == {index} and scale == 1:
+        scale = _UNIT_NS[array.type.unit]
+        is_time = self._reader.time_columns == {index}
+        has_zone = self._format.times.zone is not None and array.type.tz is None
+        numbers = _integers(array)
+        if is_time and not has_zone and scale == 1:
             return ["" if ns is None else Time(ns) for ns in numbers]
         numbers = [None if value is None else value * scale for value in numbers]
-        if self._timing == {index}:
-            return ["" if ns is None else Time(ns) if ns in _INT64 else _far(ns) for ns in numbers]
-        if index in self._timing:
-            # The time of day is in another column.
-            return ["" if ns is None else _far(ns).removesuffix("T00:00:00Z") for ns in numbers]
-        return ["" if ns is None else _far(ns) for ns in numbers]
+        if is_time and not has_zone:
+            return [
+                "" if ns is None else Time(ns) if ns in _INT64 else _format_time(ns)
+                for ns in numbers
+            ]
+        # The time of day is in another column, or the reader has to apply the zone.
+        suffix = "T00:00:00Z" if index in self._reader.time_columns and not is_time else ""
+        texts = ["" if ns is None else _format_time(ns).removesuffix(suffix) for ns in numbers]
+        return [text[:-1] for text in texts] if is_time else texts
 
-    def _floats(self, index: int, column: Any) -> list[Any]:
-        if index in self._layout.amounts:
-            if not self._types.is_float64(column.type):
+    def _floats(self, index: int, array: Any) -> list[Any]:
+        if index in self._reader.number_columns:
+            if not self._types.is_float64(array.type):
                 # 187.15 rather than 187.14999389648438.
-                texts = column.cast(self._pyarrow.string()).to_pylist()
+                texts = array.cast(self._pyarrow.string()).to_pylist()
                 return ["" if text is None else float(text) for text in texts]
-            return ["" if value is None else value for value in column.to_pylist()]
+            return ["" if value is None else value for value in array.to_pylist()]
         return [
             "" if value is None or math.isnan(value)
             else str(int(value)) if value.is_integer() else repr(value)
-            for value in column.to_pylist()
+            for value in array.to_pylist()
         ]  # fmt: skip
 
 
-def _values(batch: Any, path: tuple[str, ...]) -> Any:
+def _array(batch: Any, path: tuple[str, ...]) -> Any:
     """Return the values of a column, or of a struct's field: null where the struct is null."""
-    column = batch.column(path[0])
+    array = batch.column(path[0])
     for name in path[1:]:
-        column = column.flatten()[column.type.get_field_index(name)]
-    return column
+        array = array.flatten()[array.type.get_field_index(name)]
+    return array
 
 
-def _numbers(column: Any) -> list[int | None]:
-    """Return the raw numbers of a column of times. Without a unit conversion, none can overflow."""
-    size = "int32" if column.type.bit_width == 32 else "int64"
-    numbers: list[int | None] = column.view(size).to_pylist()
-    return numbers
+def _integers(array: Any) -> list[int | None]:
+    """Return the stored integers of times. Without a unit conversion, none can overflow."""
+    integers: list[int | None] = array.view(f"int{array.type.bit_width}").to_pylist()
+    return integers
 
 
-def _days(column: Any) -> list[int | None]:
-    """Return a column of dates as days since the Unix epoch."""
-    scale = 1 if column.type.bit_width == 32 else 86_400_000
-    return [None if value is None else value // scale for value in _numbers(column)]
+def _days(array: Any) -> list[int | None]:
+    """Return dates as days since the Unix epoch."""
+    scale = 1 if array.type.bit_width == 32 else 86_400_000
+    return [None if value is None else value // scale for value in _integers(array)]
 
 
-def _midnight(day: int) -> Time | str:
-    ns = day * _NS_PER_DAY
-    return Time(ns) if ns in _INT64 else _date(day)
-
-
-def _date(day: int) -> str:
-    return _far(day * _NS_PER_DAY).removesuffix("T00:00:00Z")
-
-
-def _far(ns: int) -> str:
+def _format_time(ns: int) -> str:
     """Format a time, even if it is out of range."""
     if ns in _INT64:
         return Time(ns).rfc3339()

@@ -1,6 +1,6 @@
-"""Read times as recordings write them: dates and times of day in several forms, or numbers.
+"""Parse times as recordings write them: dates and times of day in several forms, or numbers.
 
-`read_time` reads times whose form is unambiguous. For other recordings, pass the format, the unit
+`parse_time` parses times whose form is unambiguous. For other recordings, pass the format, the unit
 or the time zone to a `TimeReader`.
 """
 
@@ -10,29 +10,29 @@ import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final, get_args
+from typing import Final, NamedTuple, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tickcast.wire.times import NS_PER_SECOND, Time, Unit
 
 _DATE_TIME: Final = re.compile(
-    r"(?:(\d{4})([-/.])(\d{1,2})\2(\d{1,2})|(\d{4})(\d\d)(\d\d))"
+    r"(?:(?P<Y>\d{4})([-/.])(?P<m>\d{1,2})\2(?P<d>\d{1,2})|(?P<Y2>\d{4})(?P<m2>\d\d)(?P<d2>\d\d))"
     r"(?:[TtDd_-]|\s+)"
-    r"(?:(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?"
+    r"(?:(?P<H>\d{1,2}):(?P<M>\d\d)(?::(?P<S>\d\d)(?:[.,](?P<f>\d{1,9}))?)?"
     # Without colons, require all six digits: fewer may be seconds after midnight.
-    r"|(\d\d)(\d\d)(\d\d)(?:[.,](\d{1,9})|(\d{3}|\d{6}|\d{9}))?)"
-    r"\s*(?:(Z|z|UTC|GMT)|(?:UTC|GMT)?([+-]\d\d(?::?\d\d)?)(?:\s+UTC)?)?",
+    r"|(?P<H2>\d\d)(?P<M2>\d\d)(?P<S2>\d\d)(?:[.,](?P<f2>\d{1,9})|(?P<f3>\d{3}|\d{6}|\d{9}))?)"
+    r"\s*(?:(?P<z>Z|z|UTC|GMT)|(?:UTC|GMT)?(?P<z2>[+-]\d\d(?::?\d\d)?)(?:\s+UTC)?)?",
     re.ASCII,
 )
 _DATE: Final = re.compile(r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2})", re.ASCII)
 _DATE_AND_NUMBER: Final = re.compile(r"\d{4}\D?\d\d\D?\d\d\s+\d+(?:\.\d*)?", re.ASCII)
 _CLOCK: Final = re.compile(r"\d{1,2}:\d\d(:\d\d)?([.,]\d*)?", re.ASCII)
-_OTHER_DATE: Final = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d\d)\b", re.ASCII)
+_AMBIGUOUS_DATE: Final = re.compile(r"(\d{1,2})([-/.])(\d{1,2})\2(\d{4}|\d\d)\b", re.ASCII)
 _ZONE_NAME: Final = re.compile(r".*\d\s*\[?([A-Za-z]{3,}(?:/[A-Za-z_]+)?)\]?", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9.]+(?:[eE][+-]?\d+)?", re.ASCII)
 _END_NS: Final = 2**63
-_CACHED: Final = 64
-"""Entries of a cache. Consecutive ticks often have the same time, or at least the same second."""
+# Consecutive ticks often have the same time, or at least the same second.
+_CACHED_TIMES: Final = 64
 
 _MONTHS: Final = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _DIRECTIVES: Final = {
@@ -44,84 +44,112 @@ _DIRECTIVES: Final = {
 }  # fmt: skip
 
 
+class _Parts(NamedTuple):
+    year: int
+    month: int
+    day: int
+    hour: int
+    minute: int
+    second: int
+    # The digits of a fraction of a second.
+    fraction: str
+    offset: str | None
+
+    @classmethod
+    def from_groups(cls, match: re.Match[str]) -> _Parts:
+        """Return the parts of a match, whose groups are named like directives of `strptime`."""
+        # Alternatives of a group end in a digit.
+        given = {name[0]: text for name, text in match.groupdict().items() if text is not None}
+        if "y" in given:
+            year = int(given["y"]) + (1900 if int(given["y"]) > 68 else 2000)
+        else:
+            year = int(given["Y"])
+        month = given.get("m", "")
+        if "b" in given:
+            name = given["b"][:3].lower()
+            if name not in _MONTHS:
+                raise ValueError(f"{given['b']} is not a month")
+            month = str(_MONTHS.index(name) + 1)
+        hour = int(given.get("H", 0))
+        if "I" in given:
+            if not 1 <= int(given["I"]) <= 12:
+                raise ValueError(f"{given['I']} is not an hour from 1 to 12")
+            hour = int(given["I"]) % 12 + 12 * (given["p"] in "pP")
+        return cls(
+            year, int(month), int(given["d"]), hour, int(given.get("M", 0)),
+            int(given.get("S", 0)), given.get("f", ""), given.get("z"),
+        )  # fmt: skip
+
+
 class TimeReader:
-    """Reads times that all have the same form.
+    """Parses times that all have the same form.
 
     Args:
-        form: a format as for `time.strptime` (`%d.%m.%Y %H:%M:%S.%f`, where `%f` is one to nine
-            digits), or the unit of a number: `s`, `ms`, `us`, `ns`. The default is the forms of
-            `read_time`.
+        format: as for `time.strptime` (`%d.%m.%Y %H:%M:%S.%f`, where `%f` is one to nine digits),
+            or the unit of a number: `s`, `ms`, `us`, `ns`. The default is the forms of
+            `parse_time`.
         zone: the zone of times without an offset from UTC, such as `America/New_York`. The default
             is UTC. If a clock shows an hour twice, times in it refer to the first one.
 
-    Attributes:
-        zone: the zone as a `ZoneInfo`.
-
     Raises:
-        ValueError: the form or the zone is invalid.
+        ValueError: the format or the zone is invalid.
     """
 
-    def __init__(self, form: str | None = None, zone: str | None = None) -> None:
-        self._unit = _unit_of(form)
-        self._form = None if form is None or self._unit else _compile(form)
-        self._shown = form
+    def __init__(self, format: str | None = None, zone: str | None = None) -> None:
+        self._format = format
+        self._unit: Unit | None = next((unit for unit in get_args(Unit) if unit == format), None)
+        self._pattern = None if format is None or self._unit else _compile(format)
         self.zone = None if zone is None else _find_zone(zone)
-        self._whole_second = lru_cache(maxsize=_CACHED)(self._read_whole_second)
-        self.read = lru_cache(maxsize=_CACHED)(self._read)
-        """Read the time that a text stands for. Raises ValueError with the reason."""
+        self._parse_whole_second = lru_cache(maxsize=_CACHED_TIMES)(self._parse_second)
+        # Returns the time that a text stands for. Raises ValueError with the reason.
+        self.parse = lru_cache(maxsize=_CACHED_TIMES)(self._parse)
 
-    def _read(self, text: str) -> Time:
+    def _parse(self, text: str) -> Time:
         text = text.strip()
-        if self._form is None:
-            whole, _, fraction = text.rpartition(".")
-            if ":" in whole and len(fraction) <= 10 and fraction.isascii():
-                if fraction[-1:] == "Z":
-                    whole, fraction = whole + "Z", fraction[:-1]
-                if fraction.isdigit() and len(fraction) <= 9:
-                    try:
-                        ns = self._whole_second(whole) + int(fraction.ljust(9, "0"))
-                    except ValueError:
-                        return self._read_other(text)
-                    return Time(ns) if ns < _END_NS else Time.from_wire(ns)
-            return self._read_other(text)
-        parts = self._form.fullmatch(text)
-        if parts is None:
-            raise ValueError(f"{text[:40]!a} is not a time of the form {self._shown}")
-        return self._build(text, _fields_of(parts.groupdict()))
+        if self._pattern is not None:
+            match = self._pattern.fullmatch(text)
+            if match is None:
+                raise ValueError(f"{text[:40]!a} is not a time of the form {self._format}")
+            return self._build(text, match)
+        # Parse the whole second, which is often that of the time before, and add the fraction.
+        whole, _, fraction = text.rpartition(".")
+        if ":" in whole and len(fraction) <= 10 and fraction.isascii():
+            if fraction[-1:] == "Z":
+                whole, fraction = whole + "Z", fraction[:-1]
+            if fraction.isdigit() and len(fraction) <= 9:
+                try:
+                    ns = self._parse_whole_second(whole) + int(fraction.ljust(9, "0"))
+                except ValueError:
+                    return self._parse_other(text)
+                return Time(ns) if ns < _END_NS else Time.from_wire(ns)
+        return self._parse_other(text)
 
-    def _read_whole_second(self, text: str) -> int:
+    def _parse_second(self, text: str) -> int:
         if self.zone is None and self._unit is None and text[4:5] == "-":
             with suppress(ValueError):
                 return Time.parse(text)  # The most common form, and faster to parse.
-        return self._read_other(text)
+        return self._parse_other(text)
 
-    def _read_other(self, text: str) -> Time:
+    def _parse_other(self, text: str) -> Time:
         if self._unit is not None:
             return Time.from_number(text, self._unit, any_year=True)
-        parts = _DATE_TIME.fullmatch(text)
-        if parts is None:
-            if _NUMBER.fullmatch(text):
-                return _read_number(text, None)
-            raise ValueError(_describe(text) if text else "the time is missing")
-        (y, _, m, d, y2, m2, d2, hour, minute, second, fraction, hour2, minute2, second2,
-         fraction2, fraction3, utc, offset) = parts.groups()  # fmt: skip
-        date = (int(y or y2), int(m or m2), int(d or d2))
-        clock = (int(hour or hour2), int(minute or minute2), int(second or second2 or 0))
-        return self._build(
-            text, (*date, *clock, fraction or fraction2 or fraction3 or "", utc or offset)
-        )
+        match = _DATE_TIME.fullmatch(text)
+        if match is not None:
+            return self._build(text, match)
+        if _NUMBER.fullmatch(text):
+            return _parse_number(text)
+        raise ValueError(_describe(text) if text else "the time is missing")
 
-    def _build(
-        self, text: str, fields: tuple[int, int, int, int, int, int, str, str | None]
-    ) -> Time:
-        year, month, day, hour, minute, second, fraction, offset = fields
-        zone = self.zone if offset is None else None
+    def _build(self, text: str, match: re.Match[str]) -> Time:
+        parts = _Parts.from_groups(match)
+        zone = self.zone if parts.offset is None else None
         try:
             # `datetime` has no leap seconds. Treat one as the following second.
-            at = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=zone or UTC)
+            second = min(parts.second, 59)
+            at = datetime(*parts[:5], second, tzinfo=zone or UTC)
         except ValueError as error:
             raise ValueError(f"{text[:40]!a} is not a time: {error}") from None
-        if second > 60:
+        if parts.second > 60:
             raise ValueError(f"{text[:40]!a} is not a time: second must be in 0..60")
         if zone is not None:
             utc = at.astimezone(UTC)
@@ -129,19 +157,20 @@ class TimeReader:
                 raise ValueError(f"{text[:40]!a} is not a time: clocks in {zone.key} leave it out")
             at = utc
         since = at - datetime(1970, 1, 1, tzinfo=UTC)
-        seconds = since.days * 86_400 + since.seconds + (second == 60) - _offset_s(offset)
-        return Time.from_wire(seconds * NS_PER_SECOND + int(fraction.ljust(9, "0")))
+        seconds = since.days * 86_400 + since.seconds + (parts.second == 60)
+        seconds -= _offset_s(parts.offset)
+        return Time.from_wire(seconds * NS_PER_SECOND + int(parts.fraction.ljust(9, "0")))
 
 
-def _read_number(text: str, unit: Unit | None) -> Time:
+def _parse_number(text: str) -> Time:
     try:
-        return Time.from_number(text, unit)
+        return Time.from_number(text)
     except ValueError as error:
         message = str(error)
-    if (place := message.find("YYYYMMDD")) >= 0:
-        form = message[place:].replace("YYYY", "%Y").replace("MM", "%m", 1).replace("DD", "%d")
-        form = form.replace("HH", "%H").replace("MM", "%M").replace("SS", "%S")
-        message += f"; if so, use --time-format {re.sub('f+', '%f', form)}"
+    if (index := message.find("YYYYMMDD")) >= 0:
+        parts = message[index:].replace("YYYY", "%Y").replace("MM", "%m", 1).replace("DD", "%d")
+        parts = parts.replace("HH", "%H").replace("MM", "%M").replace("SS", "%S")
+        message += f"; if so, use --time-format {re.sub('f+', '%f', parts)}"
     raise ValueError(message)
 
 
@@ -158,23 +187,11 @@ def _describe(text: str) -> str:
         return f"{shown} has no date; --columns time=DATE,clock=TIME names two columns"
     if _DATE_AND_NUMBER.fullmatch(text):
         return (
-            f"{shown} has a time of day that is only a number; --time-format '%Y%m%d %H%M%S' takes"
+            f"{shown} has a time of day that is only a number; --time-format '%Y%m%d %H%M%S' reads"
             " it as hours, minutes and seconds, --columns time=NAME,clock=- reads one column alone"
         )
-    if (other := _OTHER_DATE.match(text)) is not None:
-        sep, year = other[2], "%Y" if len(other[4]) == 4 else "%y"
-        forms = [f"%d{sep}%m{sep}{year}", f"%m{sep}%d{sep}{year}"]
-        if int(other[1]) > 12 or sep == ".":
-            forms.pop()
-        elif int(other[3]) > 12:
-            del forms[0]
-        clock = text[other.end() :]
-        rest = " %I:%M" if text[-1:] in "mM" else " %H:%M"
-        rest += ":%S" * (clock.count(":") > 1) + ".%f" * ("." in clock)
-        rest += " %p" * (text[-1:] in "mM")
-        return f"{shown} is not a clear time; use --time-format " + " or ".join(
-            f"'{form}{rest if len(text) > other.end() else ''}'" for form in forms
-        )
+    if (date := _AMBIGUOUS_DATE.match(text)) is not None:
+        return f"{shown} is ambiguous; use --time-format " + _suggest_formats(text, date)
     if (zone := _ZONE_NAME.fullmatch(text)) is not None and zone[1].lower() not in ("am", "pm"):
         return f"{shown}: {zone[1]} is not an offset from UTC; leave it out and use --time-zone"
     return (
@@ -183,8 +200,18 @@ def _describe(text: str) -> str:
     )
 
 
-def _unit_of(form: str | None) -> Unit | None:
-    return next((unit for unit in get_args(Unit) if unit == form), None)
+def _suggest_formats(text: str, date: re.Match[str]) -> str:
+    sep, year = date[2], "%Y" if len(date[4]) == 4 else "%y"
+    dates = [f"%d{sep}%m{sep}{year}", f"%m{sep}%d{sep}{year}"]
+    if int(date[1]) > 12 or sep == ".":
+        dates.pop()
+    elif int(date[3]) > 12:
+        del dates[0]
+    clock = text[date.end() :]
+    is_12_hours = text[-1:] in "mM"
+    rest = " %I:%M" if is_12_hours else " %H:%M"
+    rest += ":%S" * (clock.count(":") > 1) + ".%f" * ("." in clock) + " %p" * is_12_hours
+    return " or ".join(f"'{each}{rest if clock else ''}'" for each in dates)
 
 
 def _find_zone(name: str) -> ZoneInfo:
@@ -197,53 +224,28 @@ def _find_zone(name: str) -> ZoneInfo:
         ) from None
 
 
-def _compile(form: str) -> re.Pattern[str]:
+def _compile(format: str) -> re.Pattern[str]:
     """Convert a format to a regular expression."""
-    expanded = form.replace("%T", "%H:%M:%S").replace("%F", "%Y-%m-%d")
+    expanded = format.replace("%T", "%H:%M:%S").replace("%F", "%Y-%m-%d")
     pattern, names = "", set[str]()
-    parts = re.split(r"(%.|\s+)", expanded, flags=re.DOTALL)
-    for part in parts:
+    for part in re.split(r"(%.|\s+)", expanded, flags=re.DOTALL):
         if not part.startswith("%"):
             pattern += r"\s+" if part.isspace() else re.escape(part)
         elif part[1:] not in _DIRECTIVES or part[1:] in names:
-            raise ValueError(f"{part} in {form[:40]!a} is unknown, or there twice")
+            raise ValueError(f"{part} in {format[:40]!a} is unknown or repeated")
         else:
             pattern += _DIRECTIVES[part[1:]]
             names.add(part[1:])
     if not (names & {"Y", "y"} and names & {"m", "b", "B"} and "d" in names):
-        raise ValueError(f"{form[:40]!a} holds no date (%Y %m %d), nor is it s, ms, us or ns")
+        raise ValueError(f"{format[:40]!a} has no date (%Y %m %d), and is not s, ms, us or ns")
     if (
         len(names & {"m", "b", "B"}) > 1
         or {"Y", "y"} <= names
         or ("I" in names) != ("p" in names)
         or {"H", "I"} <= names
     ):
-        raise ValueError(f"{form[:40]!a} has a part twice, or one of %I and %p alone")
+        raise ValueError(f"{format[:40]!a} repeats a part, or has only one of %I and %p")
     return re.compile(pattern, re.ASCII)
-
-
-def _fields_of(
-    said: dict[str, str | None],
-) -> tuple[int, int, int, int, int, int, str, str | None]:
-    """Return year, month, day, hour, minute, second, fraction, offset. Raises ValueError."""
-    given = {name: value for name, value in said.items() if value is not None}
-    if "y" in given:
-        year = int(given["y"]) + (1900 if int(given["y"]) > 68 else 2000)
-    else:
-        year = int(given["Y"])
-    month = given.get("m", "")
-    if "b" in given:
-        name = given["b"][:3].lower()
-        if name not in _MONTHS:
-            raise ValueError(f"{given['b']} is not a month")
-        month = str(_MONTHS.index(name) + 1)
-    hour = int(given.get("H", 0))
-    if "I" in given:
-        if not 1 <= int(given["I"]) <= 12:
-            raise ValueError(f"{given['I']} is not an hour from 1 to 12")
-        hour = int(given["I"]) % 12 + 12 * (given["p"] in "pP")
-    clock = (hour, int(given.get("M", 0)), int(given.get("S", 0)))
-    return (year, int(month), int(given["d"]), *clock, given.get("f", ""), given.get("z"))
 
 
 def _offset_s(offset: str | None) -> int:
@@ -255,11 +257,9 @@ def _offset_s(offset: str | None) -> int:
     return (hours * 3600 + minutes * 60) * (-1 if offset[0] == "-" else 1)
 
 
-_DEFAULT: Final = TimeReader()
-read_time = _DEFAULT.read
-"""Read a time whose form is unambiguous; raises ValueError with the reason.
-
-It can be a date, year first, and a time of day, in the forms that ISO 8601, databases and market
-data vendors use, with up to nine digits for fractions of a second. Without an offset it is UTC.
-It can also be a number since 1970, as `Time.from_number` reads it.
-"""
+# Parses a time whose form is unambiguous; raises ValueError with the reason.
+#
+# It can be a date, year first, and a time of day, in the forms that ISO 8601, databases and market
+# data vendors use, with up to nine digits for fractions of a second. Without an offset it is UTC.
+# It can also be a number since 1970, as `Time.from_number` reads it.
+parse_time: Final = TimeReader().parse

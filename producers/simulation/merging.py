@@ -1,4 +1,4 @@
-"""Select what to play: merge several recordings, choose symbols, limit the number of ticks."""
+"""Select what to replay: merge recordings, choose symbols and limit the number of ticks."""
 
 from __future__ import annotations
 
@@ -12,83 +12,61 @@ from tickcast.wire.ticks import StreamKey, Tick
 from tickcast.wire.times import Time
 
 
-class Merged:
-    """Several sources merged by due time. Ties keep the order in which the sources are given."""
-
-    def __init__(self, sources: Sequence[TickSource[Tick]]) -> None:
-        self._sources = sources
-
-    @property
-    def first(self) -> Time:
-        """The earliest time of all sources."""
-        return min(source.first for source in self._sources)
-
-    @property
-    def last(self) -> Time:
-        """The latest time of all sources."""
-        return max(source.last for source in self._sources)
-
-    def read(self, start: Time | None) -> Iterator[Tick]:
-        """Yield all ticks from `start` on."""
-        timed = [_timed(_from(source, start)) for source in self._sources]
-        # For equal times, heapq.merge takes the earlier iterable first.
-        return (tick for _, tick in heapq.merge(*timed, key=_due))
-
-
-class Chosen:
-    """The ticks of a source whose symbols match the patterns.
+class MergedSource:
+    """Several sources merged by due time. Ties keep the order in which the sources are given.
 
     Args:
-        patterns: symbols, and prefixes such as `BTC-*`.
+        patterns: symbols, and prefixes such as `BTC-*`. Other ticks are left out.
+        limit: the maximum number of ticks, counted from where reading starts.
     """
 
-    def __init__(self, source: TickSource[Tick], patterns: Iterable[str]) -> None:
-        self._source = source
-        self._coverage = Coverage(Subscription("", pattern) for pattern in patterns)
-        self._known: dict[str, bool] = {}
-
-    @property
-    def first(self) -> Time:
-        """The first time of the whole source."""
-        return self._source.first
-
-    @property
-    def last(self) -> Time:
-        """The last time of the whole source."""
-        return self._source.last
-
-    def read(self, start: Time | None) -> Iterator[Tick]:
-        """Yield the matching ticks."""
-        known = self._known
-        for tick in self._source.read(start):
-            wanted = known.get(tick.symbol)
-            if wanted is None:
-                key = StreamKey("", "", tick.symbol)
-                wanted = known[tick.symbol] = self._coverage.covers(key)
-            if wanted:
-                yield tick
-
-
-class Limited:
-    """At most `limit` ticks of a source, counted from where reading starts. Reads no further."""
-
-    def __init__(self, source: TickSource[Tick], limit: int) -> None:
-        self._source = source
+    def __init__(
+        self,
+        sources: Sequence[TickSource[Tick]],
+        patterns: Iterable[str] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._sources = sources
+        self._coverage: Coverage | None = None
+        if patterns is not None:
+            self._coverage = Coverage(Subscription("", pattern) for pattern in patterns)
         self._limit = limit
 
     @property
     def first(self) -> Time:
-        """The first time of the whole source."""
-        return self._source.first
+        """The earliest time of all sources, whatever the patterns."""
+        return min(source.first for source in self._sources)
 
     @property
     def last(self) -> Time:
-        """The last time of the whole source."""
-        return self._source.last
+        """The latest time of all sources, whatever the patterns."""
+        return max(source.last for source in self._sources)
 
     def read(self, start: Time | None) -> Iterator[Tick]:
-        """Yield at most `limit` ticks."""
-        return islice(_from(self._source, start), self._limit)
+        """Yield the ticks from `start` on, and read no further than the limit."""
+        ticks = self._merge(start)
+        if self._coverage is not None:
+            ticks = self._select(ticks, self._coverage)
+        # `islice` stops before it reads another tick, which may be invalid.
+        return ticks if self._limit is None else islice(ticks, self._limit)
+
+    def _merge(self, start: Time | None) -> Iterator[Tick]:
+        parts = [_from_start(source, start) for source in self._sources]
+        if len(parts) == 1:
+            return parts[0]
+        # For equal times, heapq.merge takes the earlier iterable first.
+        merged = heapq.merge(*map(_with_due_times, parts), key=lambda each: each[0])
+        return (tick for _, tick in merged)
+
+    def _select(self, ticks: Iterator[Tick], coverage: Coverage) -> Iterator[Tick]:
+        is_wanted: dict[str, bool] = {}
+        for tick in ticks:
+            wanted = is_wanted.get(tick.symbol)
+            if wanted is None:
+                key = StreamKey("", "", tick.symbol)
+                wanted = is_wanted[tick.symbol] = coverage.covers(key)
+            if wanted:
+                yield tick
 
 
 def parse_patterns(text: str) -> list[str]:
@@ -100,22 +78,18 @@ def parse_patterns(text: str) -> list[str]:
     patterns = [part.strip() for part in text.split(",")]
     for pattern in patterns:
         if not is_pattern(pattern):
-            raise ValueError(f"{pattern[:40]!a} is no symbol")
+            raise ValueError(f"{pattern[:40]!a} is not a symbol")
     return patterns
 
 
-def _from(source: TickSource[Tick], start: Time | None) -> Iterator[Tick]:
+def _from_start(source: TickSource[Tick], start: Time | None) -> Iterator[Tick]:
     ticks = source.read(start)
     return ticks if start is None else dropwhile(lambda tick: tick.time < start, ticks)
 
 
-def _timed(ticks: Iterator[Tick]) -> Iterator[tuple[int, Tick]]:
+def _with_due_times(ticks: Iterator[Tick]) -> Iterator[tuple[int, Tick]]:
     due: int | None = None
     for tick in ticks:
         if due is None or tick.time > due:
             due = tick.time
         yield due, tick
-
-
-def _due(timed: tuple[int, Tick]) -> int:
-    return timed[0]

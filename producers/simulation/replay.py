@@ -1,4 +1,4 @@
-"""Replay a recording: play a deck into a publisher and obey commands meanwhile."""
+"""Replay a recording: play it into a publisher and execute commands meanwhile."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from tickcast.broker.publish_buffer import BATCH_TICKS_MAX
 from tickcast.broker.publisher import FeedPublisher
@@ -30,39 +30,33 @@ from tickcast.wire.playback import Player, ReplayMode, ReplayState, parse_speed,
 from tickcast.wire.ticks import StreamKey, Tick, channel_of
 from tickcast.wire.times import NS_PER_SECOND, Time
 
-ANNOUNCE_S: Final = 1.0
+ANNOUNCE_EVERY_S: Final = 1.0
 _COMMANDS_MAX: Final = 100
 
 logger = logging.getLogger("tickcast.replay")
 
 
 @dataclass
-class ReplayOrder:
-    """Options of a replay that the deck doesn't know about.
+class ReplayOptions:
+    """Options of a replay that its player doesn't know about."""
 
-    Attributes:
-        retime: replace the recorded time of each tick with the time at which it is due.
-        max_rate: the maximum number of ticks per second, evenly spaced.
-        limit: end after this number of ticks.
-        stay: wait at the end for further commands, such as a seek.
-        hashed: keep a hash of each stream.
-        overwrite: begin a new epoch even if that discards ticks that no replay has published.
-    """
-
+    # Replace the recorded time of each tick with the time at which it is due.
     retime: bool = False
+    # The maximum number of ticks per second, evenly spaced.
     max_rate: float | None = None
+    # End after this number of ticks.
     limit: int | None = None
+    # Wait at the end for further commands, such as a seek.
     stay: bool = False
+    # Keep a hash of each stream.
     hashed: bool = False
+    # Begin a new epoch even if that discards ticks that no replay has published.
     overwrite: bool = True
 
 
-@dataclass
-class _Asked:
+class _PendingCommand(NamedTuple):
     command: ReplayCommand
-    done: asyncio.Future[ReplayState] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    done: asyncio.Future[ReplayState]
 
 
 class Replay:
@@ -70,41 +64,44 @@ class Replay:
 
     Args:
         clock: returns monotonic time in seconds.
-
-    Attributes:
-        count: the number of ticks taken from the deck so far.
     """
 
     def __init__(
         self,
-        deck: Player[Tick],
+        player: Player[Tick],
         publisher: FeedPublisher,
-        stage: ReplayControl,
-        order: ReplayOrder,
+        control: ReplayControl,
+        options: ReplayOptions,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._deck = deck
+        self._player = player
         self._publisher = publisher
-        self._stage = stage
-        self._order = order
+        self._control = control
+        self._options = options
         self._clock = clock
-        self._asked: deque[_Asked] = deque()
-        self._woken = asyncio.Event()
-        self._stopped = False
+        self._pending: deque[_PendingCommand] = deque()
+        # Set when a command arrives or the replay is stopped.
+        self._wakeup = asyncio.Event()
+        self._is_stopped = False
+        # Whether the feed has no streams from other producers.
         self._is_alone = False
+        # The number of rewinds for which an epoch has begun.
         self._epochs = 0
-        self._told: ReplayMode = deck.state(clock()).mode
-        self._free_s = clock()
+        self._announced_mode: ReplayMode = player.state(clock()).mode
+        # With `max_rate`, when the next tick may be published.
+        self._next_free_s = clock()
+        # With `retime`, the wall clock at 0 of `clock`, and the latest time of a tick.
         self._wall_ns = time.time_ns() - round(clock() * NS_PER_SECOND)
-        self._newest = 0
+        self._latest_ns = 0
         self._hashes: dict[tuple[str, str], hashlib._Hash] = {}
+        # The number of ticks taken from the player so far.
         self.count = 0
 
     @property
     def state(self) -> ReplayState:
-        """The current state of the deck."""
-        return self._deck.state(self._clock())
+        """The current state of the player."""
+        return self._player.state(self._clock())
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of each stream's ticks as JSON lines without `seq`.
@@ -115,25 +112,25 @@ class Replay:
         """
         return {"/".join(key): digest.hexdigest() for key, digest in sorted(self._hashes.items())}
 
-    async def ask(self, command: ReplayCommand) -> ReplayState:
-        """Carry out a command and return the state afterwards.
+    async def execute(self, command: ReplayCommand) -> ReplayState:
+        """Execute a command and return the state afterwards.
 
         Raises:
-            ReplayFailed: the command can't be carried out.
+            ReplayFailed: the command can't be executed.
         """
         if isinstance(command, StatusCommand):
             return self.state
-        if len(self._asked) >= _COMMANDS_MAX:
+        if len(self._pending) >= _COMMANDS_MAX:
             raise ReplayFailed("too many commands are waiting")
-        asked = _Asked(command)
-        self._asked.append(asked)
-        self._woken.set()
-        return await asked.done
+        pending = _PendingCommand(command, asyncio.get_running_loop().create_future())
+        self._pending.append(pending)
+        self._wakeup.set()
+        return await pending.done
 
     def stop(self) -> None:
-        """End as soon as all ticks already taken from the deck are published."""
-        self._stopped = True
-        self._woken.set()
+        """End as soon as all ticks already taken from the player are published."""
+        self._is_stopped = True
+        self._wakeup.set()
 
     async def run(self) -> None:
         """Play to the end.
@@ -145,15 +142,15 @@ class Replay:
             InvalidRecording: the recording turns out to be damaged.
             BrokerUnavailable, BrokerUnsuitable: see `FeedPublisher`.
         """
-        others = await self._stage.origins.others() if self._publisher.has_streams else []
-        if others and not (self._order.overwrite or self._order.retime):
-            raise InvalidSettings(_describe_others(self._stage.feed, others))
+        others = await self._control.origins.others() if self._publisher.has_streams else []
+        if others and not (self._options.overwrite or self._options.retime):
+            raise InvalidSettings(_describe_others(self._control.feed, others))
         self._is_alone = not others
-        await self._stage.announce(self.state)
+        await self._control.announce(self.state)
         tasks = [
             asyncio.create_task(self._play(), name="replay"),
             asyncio.create_task(self._announce_forever(), name="announcements"),
-            asyncio.create_task(self._stage.serve(self.ask), name="commands"),
+            asyncio.create_task(self._control.serve(self.execute), name="commands"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -161,186 +158,185 @@ class Replay:
                 task.result()
         finally:
             await cancel_and_wait(tasks)
-            self._refuse_all()
-            await self._leave()
+            self._refuse_pending()
+            await self._announce_end()
 
-    async def _leave(self) -> None:
+    async def _announce_end(self) -> None:
         try:
-            await self._stage.leave(self.state._replace(mode=ReplayMode.ENDED))
+            await self._control.leave(self.state._replace(mode=ReplayMode.ENDED))
         except BrokerUnavailable as error:
-            logger.debug("could not say that the replay is over: %s", error)
+            logger.debug("could not announce the end of the replay: %s", error)
 
-    def _refuse_all(self) -> None:
-        while self._asked:
-            done = self._asked.popleft().done
+    def _refuse_pending(self) -> None:
+        while self._pending:
+            done = self._pending.popleft().done
             if not done.done():
                 done.set_exception(ReplayFailed("the replay is over"))
                 done.exception()  # Mark it as retrieved: the caller may no longer wait for it.
 
-    # -- the flow
+    # -- playback
 
     async def _play(self) -> None:
-        if self._publisher.has_streams and not self._order.retime:
+        if self._publisher.has_streams and not self._options.retime:
             # Times go back, so ticks already in the streams belong to another epoch.
             await self._begin_epoch()
         elif self._is_alone:
-            await self._note(alone=False)
+            await self._record_origin(alone=False)
         while not self._is_over():
-            while self._asked:
-                await self._carry_out(self._asked.popleft())
+            while self._pending:
+                await self._execute_pending(self._pending.popleft())
             if self._epochs != self._epochs_due():
                 await self._begin_epoch()
             elif (wait_s := self._wait_s()) is None or wait_s > 0:
-                await self._rest(wait_s)
+                await self._sleep(wait_s)
             else:
-                await self._give()
-            if self.state.mode is not self._told:
-                await self._tell()
+                await self._publish_due()
+            if self.state.mode is not self._announced_mode:
+                await self._announce_change()
         await self._publisher.drain()
 
     def _is_over(self) -> bool:
-        limit = self._order.limit
-        if self._stopped or (limit is not None and self.count >= limit):
+        limit = self._options.limit
+        if self._is_stopped or (limit is not None and self.count >= limit):
             return True
-        return self.state.mode is ReplayMode.ENDED and not self._order.stay
+        return self.state.mode is ReplayMode.ENDED and not self._options.stay
 
     def _wait_s(self) -> float | None:
         """Return the seconds until a tick is due; None means to wait for a command."""
-        due_s = self._deck.next_due_s
-        return None if due_s is None else max(due_s, self._free_s) - self._clock()
+        due_s = self._player.next_due_s
+        return None if due_s is None else max(due_s, self._next_free_s) - self._clock()
 
-    async def _rest(self, wait_s: float | None) -> None:
-        self._woken.clear()
+    async def _sleep(self, wait_s: float | None) -> None:
+        """Sleep until a command arrives, at most this long."""
+        self._wakeup.clear()
         try:
             async with asyncio.timeout(wait_s):
-                await self._woken.wait()
+                await self._wakeup.wait()
         except TimeoutError:
             pass
 
-    async def _give(self) -> None:
+    async def _publish_due(self) -> None:
         now_s = self._clock()
-        schedule = self._deck.schedule
-        ticks = self._deck.pop_due(now_s, self._room(now_s))
-        if self._order.retime:
-            self._retime(ticks, lambda at: min(schedule.when(at), now_s))
+        schedule = self._player.schedule
+        ticks = self._player.pop_due(now_s, self._batch_size(now_s))
+        if self._options.retime:
+            self._retime(ticks, lambda time: min(schedule.when(time), now_s))
         await self._publish(ticks)
 
-    def _room(self, now_s: float) -> int:
+    def _batch_size(self, now_s: float) -> int:
         """Return how many ticks may be published now."""
-        most, limit, rate = BATCH_TICKS_MAX, self._order.limit, self._order.max_rate
+        size, limit, rate = BATCH_TICKS_MAX, self._options.limit, self._options.max_rate
         if limit is not None:
-            most = min(most, limit - self.count)
+            size = min(size, limit - self.count)
         if rate is not None:
             # The rate limit runs from when ticks were due, so that a late replay catches up.
-            self._free_s = max(self._free_s, self._deck.next_due_s or now_s)
-            most = min(most, 1 + int((now_s - self._free_s) * rate))
-        return most
+            self._next_free_s = max(self._next_free_s, self._player.next_due_s or now_s)
+            size = min(size, 1 + int((now_s - self._next_free_s) * rate))
+        return size
 
     def _retime(self, ticks: list[Tick], when: Callable[[Time], float]) -> None:
         for tick in ticks:
             at_ns = self._wall_ns + round(when(tick.time) * NS_PER_SECOND)
-            self._newest = max(self._newest, at_ns)
-            tick.time = Time(self._newest)
+            self._latest_ns = max(self._latest_ns, at_ns)
+            tick.time = Time(self._latest_ns)
 
     async def _publish(self, ticks: list[Tick]) -> None:
         self.count += len(ticks)
-        if self._order.max_rate is not None:
-            self._free_s += len(ticks) / self._order.max_rate
-        if self._order.hashed:
-            self._hash(ticks)
+        if self._options.max_rate is not None:
+            self._next_free_s += len(ticks) / self._options.max_rate
+        if self._options.hashed:
+            for tick in ticks:
+                key = (channel_of(tick), tick.symbol)
+                if key not in self._hashes:
+                    self._hashes[key] = hashlib.sha256()
+                self._hashes[key].update(encode(tick, Encoding.JSON) + b"\n")
         await self._publisher.publish(ticks, checked=True)  # Every source validates its ticks.
+        # `publish` may return at once. Let announcements and commands run, too.
         await asyncio.sleep(0)
-
-    def _hash(self, ticks: list[Tick]) -> None:
-        for tick in ticks:
-            key = (channel_of(tick), tick.symbol)
-            if key not in self._hashes:
-                self._hashes[key] = hashlib.sha256()
-            self._hashes[key].update(encode(tick, Encoding.JSON) + b"\n")
 
     # -- epochs
 
     def _epochs_due(self) -> int:
         """Return the number of epochs that should have begun: one each time that times go back."""
-        rewinds = self._deck.rewinds
-        return rewinds - self._deck.loops if self._order.retime else rewinds
+        rewinds = self._player.rewinds
+        return rewinds - self._player.loops if self._options.retime else rewinds
 
     async def _begin_epoch(self) -> None:
         self._epochs = self._epochs_due()
         await self._publisher.begin_epoch()
-        await self._note(alone=True)
+        await self._record_origin(alone=True)
 
-    async def _note(self, *, alone: bool) -> None:
+    async def _record_origin(self, *, alone: bool) -> None:
         """Record the origin of the ticks, so that a later replay into the feed isn't refused."""
         try:
-            await self._stage.origins.note(self._publisher.name, alone=alone)
+            await self._control.origins.note(self._publisher.name, alone=alone)
         except BrokerUnavailable as error:
-            logger.debug("could not note that the feed is replayed: %s", error)
+            logger.debug("could not record that the feed is replayed: %s", error)
 
     # -- commands and announcements
 
-    async def _carry_out(self, asked: _Asked) -> None:
-        """Carry out a command, and answer when all ticks from before are published."""
+    async def _execute_pending(self, pending: _PendingCommand) -> None:
+        """Execute a command, and answer when all ticks from before are published."""
         try:
-            if isinstance(asked.command, SeekCommand):
+            if isinstance(pending.command, SeekCommand):
                 # Unpacking a large file up to the new position may take long. Nothing else changes
-                # the deck meanwhile, and announcements of its state stay accurate enough.
-                ticks = await asyncio.to_thread(self._obey, asked.command)
-                self._deck.postpone(self._clock())
+                # the player meanwhile, and announcements of its state stay accurate enough.
+                ticks = await asyncio.to_thread(self._apply, pending.command)
+                self._player.postpone(self._clock())
             else:
-                ticks = self._obey(asked.command)
+                ticks = self._apply(pending.command)
         except ValueError as error:
-            if not asked.done.done():
-                asked.done.set_exception(ReplayFailed(str(error)))
+            if not pending.done.done():
+                pending.done.set_exception(ReplayFailed(str(error)))
             return
         if ticks:
             await self._publish(ticks)
-        await self._tell()
-        if not asked.done.done():
-            asked.done.set_result(self.state)
+        await self._announce_change()
+        if not pending.done.done():
+            pending.done.set_result(self.state)
 
-    def _obey(self, command: ReplayCommand) -> list[Tick]:
-        """Apply a command to the deck and return the ticks that it releases.
+    def _apply(self, command: ReplayCommand) -> list[Tick]:
+        """Apply a command to the player and return the ticks that it releases.
 
         Raises:
             ValueError: the command makes no sense.
         """
-        deck, now_s = self._deck, self._clock()
+        player, now_s = self._player, self._clock()
         match command:
             case PauseCommand():
-                deck.pause(now_s)
+                player.pause(now_s)
             case ResumeCommand():
-                deck.resume(now_s)
+                player.resume(now_s)
             case SeekCommand(position=position):
-                deck.seek(resolve_time(position, self.state.position), now_s)
+                player.seek(resolve_time(position, self.state.position), now_s)
             case SpeedCommand(speed=speed):
-                deck.set_speed(parse_speed(speed), now_s)
+                player.set_speed(parse_speed(speed), now_s)
             case StepCommand(ticks=count):
-                ticks = deck.step(count, now_s)
-                if self._order.retime:
-                    self._retime(ticks, lambda at: now_s)
+                ticks = player.step(count, now_s)
+                if self._options.retime:
+                    self._retime(ticks, lambda time: now_s)
                 return ticks
         return []
 
-    async def _tell(self) -> None:
+    async def _announce_change(self) -> None:
         """Announce a change after the ticks that precede it."""
         if self._epochs != self._epochs_due():
             await self._begin_epoch()
         await self._publisher.drain()
-        self._told = self.state.mode
+        self._announced_mode = self.state.mode
         try:
-            await self._stage.announce(self.state)
+            await self._control.announce(self.state)
         except BrokerUnavailable as error:
-            logger.debug("could not tell of a change: %s", error)
+            logger.debug("could not announce a change: %s", error)
 
     async def _announce_forever(self) -> None:
         while True:
-            await asyncio.sleep(ANNOUNCE_S)
+            await asyncio.sleep(ANNOUNCE_EVERY_S)
             try:
                 # Keep the announced mode: a change must not overtake ticks still in transit.
-                await self._stage.announce(self.state._replace(mode=self._told))
+                await self._control.announce(self.state._replace(mode=self._announced_mode))
             except BrokerUnavailable as error:
-                logger.debug("could not tell where the replay stands: %s", error)
+                logger.debug("could not announce the position of the replay: %s", error)
 
 
 def _describe_others(feed: str, others: Sequence[StreamKey]) -> str:

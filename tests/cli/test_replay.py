@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from producers.commands import replay_screen
-from producers.commands.replay_screen import command_of
-from producers.commands.replayctl import describe
+from producers.commands.replay import describe
+from producers.commands.replay_screen import command_for
 from tests.cli.conftest import Cli, Finished, Shell
 from tests.cli.terminals import LAUNCH, terminal
 from tests.talk import talking
@@ -151,16 +151,16 @@ async def test_the_default_feed_of_others_is_not_overwritten(cli: Cli, recording
         ("replay FILE --from soon", "neither a time nor an offset such as +10m"),
         ("replay FILE --from 2020-01-01T00:00:00Z", "nothing lies there: the recording goes from "),
         ("replay FILE --from +10m --to +5m", "nothing lies there"),
-        ("replay FILE --symbols A,,B", "'' is no symbol"),
+        ("replay FILE --symbols A,,B", "'' is not a symbol"),
         ("replay FILE --retime later", "'later' is not 'now'"),
-        ("replay FILE --retime now --hash", "--hash goes with the times of the recording"),
+        ("replay FILE --retime now --hash", "--hash needs the times of the recording"),
         ("replay FILE --speed 0.001", "a speed is a number from 0.01 to 10000, or max"),
         ("replay", "Missing argument"),
-        ("replayctl seek", "seek takes a value"),
+        ("replayctl seek", "seek needs a value"),
         ("replayctl seek soon", "neither a time nor an offset"),
         ("replayctl speed fast", "a speed is a number"),
         ("replayctl step 0", "a step is 1 to 10000 ticks"),
-        ("replayctl pause 3", "pause takes no value"),
+        ("replayctl pause 3", "pause does not take a value"),
         ("replayctl dance", "'dance' is not one of"),
     ],
 )
@@ -251,8 +251,8 @@ async def test_however_it_ends_the_terminal_is_as_it_was(
 async def test_without_a_terminal_lines_say_where_it_stands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(replay_screen, "_LINE_FIRST_S", 0.01)
-    monkeypatch.setattr(replay_screen, "_LINE_MAX_S", 0.02)
+    monkeypatch.setattr(replay_screen, "_FIRST_LINE_AFTER_S", 0.01)
+    monkeypatch.setattr(replay_screen, "_LINE_EVERY_MAX_S", 0.02)
     state = ReplayState(
         ReplayMode.PLAYING, Time.parse("2013-09-01T17:00:50.1234Z"), 2.0, Time(0), Time(2**62)
     )
@@ -265,7 +265,7 @@ async def test_without_a_terminal_lines_say_where_it_stands(
             return state
 
     playing = Playing()
-    shown = asyncio.create_task(replay_screen.shown(playing))  # type: ignore[arg-type]
+    shown = asyncio.create_task(replay_screen.show_replay(playing))  # type: ignore[arg-type]
     said = ""
     try:
         async with asyncio.timeout(10):
@@ -295,14 +295,16 @@ def test_keys_are_told_apart() -> None:
 def test_what_keys_mean() -> None:
     state = ReplayState(ReplayMode.PLAYING, Time(50 * 10**9), 2.0, Time(0), Time(100 * 10**9))
     paused, fastest = state._replace(mode=ReplayMode.PAUSED), state._replace(speed=MAX_SPEED)
-    assert isinstance(command_of(" ", state), PauseCommand)
-    assert isinstance(command_of(" ", paused), ResumeCommand)
-    assert command_of("right", state) == SeekCommand(id="key", position=70 * 10**9)
-    assert command_of("left", fastest) == SeekCommand(id="key", position=45 * 10**9)
-    assert command_of("left", state._replace(position=Time(1))) == SeekCommand(id="key", position=0)
-    assert command_of("+", state) == SpeedCommand(id="key", speed=5)
-    assert command_of("-", fastest) == SpeedCommand(id="key", speed=1000)
-    assert command_of("+", fastest) == SpeedCommand(id="key", speed="max")
-    assert command_of("-", state._replace(speed=0.1)) == SpeedCommand(id="key", speed=0.1)
-    assert command_of("s", state) == StepCommand(id="key")
-    assert command_of("x", state) is None
+    assert isinstance(command_for(" ", state), PauseCommand)
+    assert isinstance(command_for(" ", paused), ResumeCommand)
+    assert command_for("right", state) == SeekCommand(id="key", position=70 * 10**9)
+    assert command_for("left", fastest) == SeekCommand(id="key", position=45 * 10**9)
+    assert command_for("left", state._replace(position=Time(1))) == SeekCommand(
+        id="key", position=0
+    )
+    assert command_for("+", state) == SpeedCommand(id="key", speed=5)
+    assert command_for("-", fastest) == SpeedCommand(id="key", speed=1000)
+    assert command_for("+", fastest) == SpeedCommand(id="key", speed="max")
+    assert command_for("-", state._replace(speed=0.1)) == SpeedCommand(id="key", speed=0.1)
+    assert command_for("s", state) == StepCommand(id="key")
+    assert command_for("x", state) is None

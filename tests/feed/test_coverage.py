@@ -126,8 +126,8 @@ async def test_actions(server: RunningServer, replay: Replay) -> None:
         with pytest.raises(TimeoutError):
             await talk.hear(0.1)
     # The replay that it could not pause continues, and a key with the right can pause it.
-    assert replay._deck.mode is ReplayMode.PLAYING
-    assert replay._deck.state(time.monotonic()).speed == 1
+    assert replay._player.mode is ReplayMode.PLAYING
+    assert replay._player.state(time.monotonic()).speed == 1
     async with talking(server.stream, additional_headers=bearer(ALL_SECRET)) as talk:
         assert (await talk.ask(action="replay.pause"))["state"] == "paused"
 

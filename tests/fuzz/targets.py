@@ -23,17 +23,16 @@ from feed.access.authenticator import credentials_in
 from feed.access.keys import key_id_of, parse_keys
 from feed.access.tokens import read_key, verify_token
 from producers.recordings.captures import CaptureRecording, is_capture
-from producers.recordings.columns import parse_columns
+from producers.recordings.columns import find_header, parse_columns
 from producers.recordings.csv import CsvRecording
-from producers.recordings.headers import find_head
 from producers.recordings.json_lines import (
     JsonLinesRecording,
     LineSplitter,
     is_json_lines,
     parse_line,
 )
-from producers.recordings.numbers import NumberReader
-from producers.recordings.timestamps import TimeReader, read_time
+from producers.recordings.timestamps import TimeReader, parse_time
+from producers.recordings.values import NumberReader
 from producers.venues.registry import VENUES
 from producers.venues.venue import TickFrame
 from tests.builders import bar, quote, trade
@@ -156,7 +155,7 @@ def _say(action: Action) -> dict[str, Any]:
 def check_time_text(data: bytes) -> None:
     """Check a time as text, as in messages and recordings."""
     text = data.decode("utf-8", "replace")
-    for read in (Time.parse, read_time):
+    for read in (Time.parse, parse_time):
         with suppress(ValueError):
             _check_time(read(text))
 
@@ -210,11 +209,11 @@ def _check_tick(tick: Tick) -> None:
 def check_splitter(data: bytes) -> None:
     """Check a stream of lines, cut into pieces whose size is given by the first byte."""
     size, data = (data[0] % 20 + 1, data[1:]) if data else (1, b"")
-    splitter = LineSplitter(max_bytes=10)
+    splitter = LineSplitter(10)
     found: list[bytes | None] = []
     for start in range(0, len(data), size):
-        found += splitter.feed(data[start : start + size])
-    found += splitter.feed(b"")
+        found += splitter.split(data[start : start + size])
+    found += splitter.split(b"")
     lines = data.removesuffix(b"\n").split(b"\n") if data else []
     assert found == [line if len(line) <= 10 else None for line in lines]
 
@@ -238,9 +237,9 @@ def check_head(data: bytes) -> None:
     """Check the first lines of a CSV file."""
     text = io.StringIO(data.decode("utf-8", "replace"), newline="")
     with suppress(InvalidRecording, csv.Error):
-        head = find_head(text.readline, {"time": "1"})
-        assert 0 <= head.lines <= len(data)
-        assert len(head.delimiter) == 1
+        header = find_header(text.readline, {"time": "1"})
+        assert 0 <= header.lines <= len(data)
+        assert len(header.delimiter) == 1
 
 
 def check_time_format(data: bytes) -> None:
@@ -249,7 +248,7 @@ def check_time_format(data: bytes) -> None:
     with suppress(ValueError):
         reader = TimeReader(form)
         with suppress(ValueError):
-            _check_time(reader.read(text))
+            _check_time(reader.parse(text))
 
 
 def check_number(data: bytes) -> None:

@@ -28,7 +28,7 @@ COMMANDS: Final = {
     "publish": ("producers.commands.publish", "Publish ticks from JSON lines."),
     "replay": ("producers.commands.replay", "Replay recorded ticks into a feed."),
     "replayctl": (
-        "producers.commands.replayctl",
+        "producers.commands.replay",
         "Control the replay of a feed, and print its state.",
     ),
     "live": ("producers.commands.live", "Publish live market data of a venue until Ctrl-C."),

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from feed.server.engine import Engine
-from producers.simulation.replay import Replay, ReplayOrder
+from producers.simulation.replay import Replay, ReplayOptions
 from tests.conftest import RunningServer, running_server, until
 from tests.recorded import Recorded, at
 from tests.talk import Talk, talking
@@ -41,7 +41,7 @@ async def playing(
     redis: Redis, publisher: FeedPublisher, source: Recorded, speed: float = 1, feed: str = "live"
 ) -> AsyncIterator[Replay]:
     deck = Player(source, time.monotonic(), speed=speed)
-    replay = Replay(deck, publisher, ReplayControl(redis, feed), ReplayOrder())
+    replay = Replay(deck, publisher, ReplayControl(redis, feed), ReplayOptions())
     task = asyncio.create_task(replay.run())
     try:
         yield replay
@@ -69,7 +69,7 @@ async def test_who_asked_is_told_of_every_change(
                 "from": at(0).rfc3339(), "to": at(2000).rfc3339(),
             }  # fmt: skip
             await until(lambda: replay.count == 1)
-            await replay.ask(StepCommand(id="x"))
+            await replay.execute(StepCommand(id="x"))
             assert (await state_from(talk, "paused"))["position"] == at(1000).rfc3339()
             first, second = [await state_from(talk, "paused") for _ in range(2)]
             assert first == second, "once a second"
@@ -113,7 +113,7 @@ async def test_who_comes_later_is_told_at_once(
 ) -> None:
     async with playing(redis, publisher, Recorded(0, 1000, 2000)) as replay:
         await until(lambda: replay.count == 1)
-        await replay.ask(StepCommand(id="x"))
+        await replay.execute(StepCommand(id="x"))
         async with talking(server.stream) as talk:
             await talk.ask(action="configure", replay=True)
             assert (await talk.hear())["position"] == at(1000).rfc3339()
@@ -169,10 +169,10 @@ async def test_after_a_seek_back_the_books_of_a_client_add_up(
     async with connect(server.stream, encoding=encoding, on_gap=gaps.append) as stream:
         await stream.subscribe(trades=["ES"])
         async with asyncio.timeout(20), playing(redis, publisher, Recorded(*range(900))) as replay:
-            await replay.ask(StepCommand(id="x", ticks=600))
+            await replay.execute(StepCommand(id="x", ticks=600))
             assert [(await anext(stream)).seq for _ in range(600)] == [*range(1, 601)]
-            await replay.ask(SeekCommand(id="x", position=at(200).rfc3339()))
-            await replay.ask(StepCommand(id="x", ticks=500))
+            await replay.execute(SeekCommand(id="x", position=at(200).rfc3339()))
+            await replay.execute(StepCommand(id="x", ticks=500))
             ticks = [await anext(stream) for _ in range(500)]
         assert [tick.seq for tick in ticks] == [*range(1, 501)]
         assert (ticks[0].time, ticks[-1].time) == (at(200), at(699))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from producers.recordings import csv as recordings
 from producers.recordings.columns import parse_columns
 from producers.recordings.csv import CsvRecording
-from producers.recordings.timestamps import read_time
+from producers.recordings.timestamps import parse_time
 from tests.conftest import ES_TRADES
 from tickcast.wire.errors import InvalidRecording
 from tickcast.wire.ticks import Quote, Trade
@@ -173,13 +173,13 @@ def test_a_missing_file() -> None:
     ],
 )
 def test_times_keep_all_their_digits(text: str, ns: int) -> None:
-    assert read_time(text) == ns
+    assert parse_time(text) == ns
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1378054800083123456.5", "-5", "1e9x", "9" * 30])
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError):
-        read_time(text)
+        parse_time(text)
 
 
 @pytest.mark.parametrize("text", ["", "time", "time=", "when=x", "time=a,,"])
@@ -231,7 +231,7 @@ def test_rows_in_blocks_are_read_as_they_would_be_alone(
         happened: list[object] = []
         recording = CsvRecording(path, "A", on_bad_row=lambda *bad, to=happened: to.append(bad))
         with monkeypatch.context() as patch:
-            patch.setattr(recordings, "_BLOCK", block)
+            patch.setattr(recordings, "_BLOCK_ROWS", block)
             happened.extend(recording)
         found.append(happened)
     assert found[0] == found[1], "the same ticks and complaints, in the same order"

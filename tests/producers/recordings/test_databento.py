@@ -189,7 +189,7 @@ def test_what_is_not_known_is_told(tmp_path: Path) -> None:
     assert told == [
         (1, "a trade without a price"),
         (2, "the size is not known"),
-        (3, "action C is no trade"),
+        (3, "action C is not a trade"),
         (4, "a quote without a bid"),
         (5, "a quote without an ask"),
         (6, "the size is not known"),

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from producers.recordings.json_lines import LineSplitter, Utf8, parse_line
+from producers.recordings.files import Utf8Converter
+from producers.recordings.json_lines import LineSplitter, parse_line
 from tests.builders import bar, quote, trade
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import InvalidTick
@@ -63,18 +64,18 @@ def test_any_bytes_are_a_tick_or_an_error_of_ours(line: bytes) -> None:
 def test_lines_come_out_whole_however_they_come_in(lines: list[bytes], size: int) -> None:
     lines = [line.replace(b"\n", b"") for line in lines]
     data = b"\n".join(lines) + b"\n" if lines else b""
-    splitter = LineSplitter(max_bytes=10)
+    splitter = LineSplitter(10)
     found = []
     for start in range(0, len(data), size):
-        found += list(splitter.feed(data[start : start + size]))
-    found += list(splitter.feed(b""))
+        found += list(splitter.split(data[start : start + size]))
+    found += list(splitter.split(b""))
     assert found == [line if len(line) <= 10 else None for line in lines]
 
 
 def test_the_last_line_needs_no_line_feed() -> None:
     splitter = LineSplitter(10)
-    assert list(splitter.feed(b"a\nb")) == [b"a"]
-    assert list(splitter.feed(b"")) == [b"b"]
+    assert list(splitter.split(b"a\nb")) == [b"a"]
+    assert list(splitter.split(b"")) == [b"b"]
 
 
 @pytest.mark.parametrize(
@@ -133,18 +134,18 @@ def test_arrays_and_what_a_server_sends_besides_ticks() -> None:
 def test_utf_16_becomes_utf_8_however_it_comes_in(text: str, encoding: str, size: int) -> None:
     text = '{"T' + text
     data = text.encode(encoding)
-    converter = Utf8()
-    found = b"".join(converter.feed(data[n : n + size]) for n in range(0, len(data), size))
-    assert found + converter.feed(b"") == text.encode()
+    converter = Utf8Converter()
+    found = b"".join(converter.convert(data[n : n + size]) for n in range(0, len(data), size))
+    assert found + converter.convert(b"") == text.encode()
 
 
 def test_what_begins_like_utf_16_and_is_none() -> None:
     with pytest.raises(InvalidTick, match="not UTF-16"):
-        Utf8().feed(b"\xff\xfe\x00\xd8\x00\x00") + Utf8().feed(b"")
+        Utf8Converter().convert(b"\xff\xfe\x00\xd8\x00\x00") + Utf8Converter().convert(b"")
 
 
 @given(st.binary())
 def test_other_bytes_stay_as_they_are(data: bytes) -> None:
-    converter = Utf8()
+    converter = Utf8Converter()
     data = b"{" + data.replace(b"\0", b"")
-    assert converter.feed(data) + converter.feed(b"") == data
+    assert converter.convert(data) + converter.convert(b"") == data

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from producers.recordings.layout import RowFormat
 from producers.recordings.parquet import ParquetRecording
+from producers.recordings.rows import TableFormat
 from producers.recordings.timestamps import TimeReader
 from tests.builders import T0, trade
 from tickcast.wire.errors import InvalidRecording
@@ -199,15 +199,15 @@ def test_a_time_of_day_is_found_by_its_type(tmp_path: Path) -> None:
     ((tick,), _) = read(a_file(tmp_path, date=date, price=[1.0], size=[1.0]))
     assert tick.time.rfc3339() == "2024-01-02T00:00:00Z"
     path = a_file(tmp_path, date=date, a=clock, b=clock, price=[1.0], size=[1.0])
-    with pytest.raises(InvalidRecording, match=r"date holds dates alone, .* in another: a, b;"):
+    with pytest.raises(InvalidRecording, match=r"date holds only dates, .* in another: a, b;"):
         read(path)
     ((tick,), _) = read(path, time="date", clock="b")
     assert tick.time.rfc3339() == "2024-01-02T09:30:00.123456789Z"
     ((tick,), _) = read(path, time="date", clock="-")
     assert tick.time.rfc3339() == "2024-01-02T00:00:00Z"
-    zone = RowFormat(TimeReader(None, "America/New_York"))
+    zone = TableFormat(TimeReader(None, "America/New_York"))
     path = a_file(tmp_path, date=date, price=[1.0], size=[1.0])
-    (tick,) = ParquetRecording(path, "ES", form=zone)
+    (tick,) = ParquetRecording(path, "ES", table_format=zone)
     assert tick.time.rfc3339() == "2024-01-02T05:00:00Z"
 
 
@@ -216,7 +216,7 @@ def test_timestamps_of_another_name_are_not_overlooked_beside_a_date(tmp_path: P
     date = pa.array([datetime.date(2013, 9, 1)], pa.date32())
     stamp = pa.array([T0], pa.timestamp("ns"))
     path = a_file(tmp_path, date=date, when=stamp, price=[1640.25], size=[1.0])
-    with pytest.raises(InvalidRecording, match=r"holds dates alone, .* in another: when;"):
+    with pytest.raises(InvalidRecording, match=r"holds only dates, .* in another: when;"):
         read(path)
     assert read(path, time="when") == ([trade()], [])
     ((tick,), _) = read(path, time="date")

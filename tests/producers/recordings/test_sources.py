@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from producers.recordings import csv as recordings
-from producers.recordings import marks
 from producers.recordings.csv import CsvRecording
-from producers.recordings.sources import Reread, open_recording
-from producers.simulation.merging import Chosen, Limited, Merged, parse_patterns
+from producers.recordings.files import Recording
+from producers.recordings.formats import open_recording
+from producers.simulation.merging import MergedSource, parse_patterns
 from tests.builders import T0, trades
 from tests.conftest import ES_TRADES
 from tests.producers.venues.recorded import BINANCE, COINBASE, needs_captures
@@ -50,35 +51,37 @@ def from_start(ticks: list[Tick], start: Time) -> list[Tick]:
 def test_several_files_are_one_stable_order(tmp_path: Path) -> None:
     one = csv(tmp_path / "1", (1, "A"), (2, "A"), (2, "B"), (5, "A"))
     two = csv(tmp_path / "2", (2, "C"), (3, "C"), (9, "C"))
-    both = Merged([one, two])
+    both = MergedSource([one, two])
     assert (both.first, both.last) == (seconds(1), seconds(9))
     expected = [(1, "A"), (2, "A"), (2, "B"), (2, "C"), (3, "C"), (5, "A"), (9, "C")]
     assert seen(both) == expected
     assert seen(both, 2.5) == expected[4:]
-    assert [symbol for _, symbol in seen(Merged([two, one]))][:3] == ["A", "C", "A"]
+    assert [symbol for _, symbol in seen(MergedSource([two, one]))][:3] == ["A", "C", "A"]
 
 
 def test_a_file_out_of_order_keeps_its_own(tmp_path: Path) -> None:
     one = csv(tmp_path / "1", (1, "A"), (4, "A"), (2, "A"), (6, "A"))
     two = csv(tmp_path / "2", (3, "B"), (5, "B"))
     expected = [(1, "A"), (3, "B"), (4, "A"), (2, "A"), (5, "B"), (6, "A")]
-    assert seen(Merged([one, two])) == expected
+    assert seen(MergedSource([one, two])) == expected
 
 
 def test_symbols_are_chosen(tmp_path: Path) -> None:
     source = csv(tmp_path / "1", (1, "A"), (2, "BTC-USD"), (3, "BTC-EUR"), (4, "B"))
-    chosen = Chosen(source, parse_patterns("A, BTC-*"))
+    chosen = MergedSource([source], parse_patterns("A, BTC-*"))
     assert [symbol for _, symbol in seen(chosen)] == ["A", "BTC-USD", "BTC-EUR"]
     assert (chosen.first, chosen.last) == (source.first, source.last)
     for text in ("", "A,,B", "a b", "*A"):
-        with pytest.raises(ValueError, match="is no symbol"):
+        with pytest.raises(ValueError, match="is not a symbol"):
             parse_patterns(text)
 
 
 def test_beyond_a_limit_nothing_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "1"
     path.write_text(f"time,symbol,price,size\n{BEGIN + 1},A,1,1\n{BEGIN + 2},A,1,1\nx,A,1,1\n")
-    source = Limited(CsvRecording(path, None, on_bad_row=lambda *row: pytest.fail(str(row))), 2)
+    source = MergedSource(
+        [CsvRecording(path, None, on_bad_row=lambda *row: pytest.fail(str(row)))], limit=2
+    )
     assert len(list(source.read(None))) == 2
 
 
@@ -98,8 +101,8 @@ def test_reading_on_from_a_place_misses_nothing(
     rows: int,
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(recordings, "ROWS", rows)
-        patch.setattr(marks, "_MARKS_MAX", 5)
+        patch.setattr(recordings, "BOOKMARK_ROWS", rows)
+        patch.setattr(recordings, "_BOOKMARKS_MAX", 5)
         source = csv(tmp_path / "f", *((each, f"S{n}") for n, each in enumerate(times)), pack=pack)
         whole = list(source.read(None))
         assert (source.first, source.last) == (whole[0].time, max(tick.time for tick in whole))
@@ -135,13 +138,26 @@ def test_nor_does_it_in_parquet(
     assert found == from_start(whole, seconds(start))
 
 
+class InMemory(Recording):
+    """A recording that can't be read from the middle."""
+
+    def __init__(self, path: Path, ticks: Sequence[Tick]) -> None:
+        super().__init__(path)
+        self._ticks = ticks
+
+    def __iter__(self) -> Iterator[Tick]:
+        return iter(self._ticks)
+
+
 def test_what_has_no_index_is_read_from_the_beginning(tmp_path: Path) -> None:
     ticks = trades(5)
-    source = Reread(tmp_path, ticks)
+    source = InMemory(tmp_path, ticks)
     assert (source.first, source.last) == (T0, T0 + 4)
     assert list(source.read(Time(T0 + 3))) == ticks
-    with pytest.raises(InvalidRecording, match="holds no tick"):
-        _ = Reread(tmp_path, []).first
+    single = InMemory(tmp_path, ticks[:1])
+    assert (single.first, single.last) == (T0, T0)
+    with pytest.raises(InvalidRecording, match="contains no ticks"):
+        _ = InMemory(tmp_path, []).first
 
 
 @needs_captures
@@ -185,7 +201,7 @@ def test_without_a_time_there_is_nothing_to_replay(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("time,price,size\nx,1,1\n")
     with pytest.raises(InvalidRecording, match="no row has a time"):
-        CsvRecording(path, "A").scan()
+        CsvRecording(path, "A").scan(lambda position: None)
 
 
 def test_damage_ends_the_scan_and_is_told_when_it_is_read(tmp_path: Path) -> None:
@@ -213,7 +229,7 @@ def test_a_tape_is_told_by_its_content_and_loses_its_numbers(tmp_path: Path) -> 
 
 def test_an_empty_tape_holds_nothing_to_replay(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl.zst", [])
-    with pytest.raises(InvalidRecording, match="holds no tick"):
+    with pytest.raises(InvalidRecording, match="contains no ticks"):
         open_recording(tmp_path / "a.jsonl.zst", None, {}, lambda line, error: None)
 
 
@@ -229,7 +245,7 @@ def test_what_is_neither_says_so(tmp_path: Path) -> None:
 @pytest.mark.skipif(not ES_TRADES.exists(), reason="no recording of ES trades beside the checkout")
 def test_a_seek_in_half_a_million_rows_takes_less_than_a_second() -> None:
     recording = CsvRecording(ES_TRADES, "ES")
-    recording.scan()
+    recording.scan(lambda position: None)
     start = Time(recording.last - 60 * 10**9)
     began = time.process_time()
     tick = next(tick for tick in recording.read(start) if tick.time >= start)

@@ -18,11 +18,11 @@ import pytest
 
 from producers.recordings.columns import parse_columns, parse_symbols
 from producers.recordings.csv import CsvRecording
+from producers.recordings.formats import open_recording
 from producers.recordings.json_lines import JsonLinesRecording
-from producers.recordings.layout import RowFormat
-from producers.recordings.numbers import NumberReader
-from producers.recordings.sources import open_recording
+from producers.recordings.rows import TableFormat
 from producers.recordings.timestamps import TimeReader
+from producers.recordings.values import NumberReader
 from tickcast.wire.errors import InvalidRecording
 from tickcast.wire.ticks import Quote, Trade
 from tickcast.wire.times import Time
@@ -39,7 +39,7 @@ HEADER = "time,symbol,price,size"
 class Found:
     """The result of a file: ticks as short texts, bad rows and notes; or the refusal."""
 
-    def __init__(self, path: Path, symbol: str | None, columns: str, form: RowFormat) -> None:
+    def __init__(self, path: Path, symbol: str | None, columns: str, form: TableFormat) -> None:
         self.bad: dict[int, str] = {}
         self.ticks: list[str] = []
         self.notes: list[str] = []
@@ -54,7 +54,7 @@ class Found:
             )
             assert isinstance(recording.first, Time)
             self.ticks = [_short(tick) for tick in recording.read(None)]
-            self.notes = recording.notes if isinstance(recording, CsvRecording) else []
+            self.notes = list(recording.notes) if isinstance(recording, CsvRecording) else []
         except InvalidRecording as error:
             self.refused = str(error)
             assert "\n" not in self.refused
@@ -83,7 +83,7 @@ def found(tmp_path: Path) -> Callable[..., Found]:
         path = tmp_path / "file"
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         renamed = parse_symbols(symbols)[1] if symbols else {}
-        form = RowFormat(TimeReader(time_format, time_zone), NumberReader(**numbers), renamed)
+        form = TableFormat(TimeReader(time_format, time_zone), NumberReader(**numbers), renamed)
         return Found(path, symbol, columns, form)
 
     return find
@@ -385,7 +385,7 @@ def test_other_prices_with_a_fixed_point(found: Find) -> None:
         ("0x1p3,1", "is not a number"),
         ("five,1", "price 'five' is not a number"),
         ("$1.5,1", "is not a number"),
-        ("1,-2", "size -2.0 is negative; where that means a sale, use --columns side=size"),
+        ("1,-2", "size -2.0 is negative; if that means a sale, use --columns side=size"),
         ('"542,625.00",1', "use --decimal , or --decimal . to say what the comma is"),
         ("187,15,100", "has 5 columns, and the header 4: is there a delimiter inside a number?"),
         ("1", "has only 3 columns"),

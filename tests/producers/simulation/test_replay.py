@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from producers.recordings.sources import open_recording
-from producers.simulation.merging import Merged
-from producers.simulation.replay import Replay, ReplayOrder
+from producers.recordings.formats import open_recording
+from producers.simulation.merging import MergedSource
+from producers.simulation.replay import Replay, ReplayOptions
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import until
 from tests.recorded import Recorded, at, places
@@ -51,13 +51,13 @@ def replay_of(
     redis: Redis,
     publisher: FeedPublisher,
     source: TickSource[Tick],
-    order: ReplayOrder | None = None,
+    options: ReplayOptions | None = None,
     *,
     speed: float = MAX_SPEED,
     loop: bool = False,
 ) -> Replay:
-    deck = Player(source, time.monotonic(), speed=speed, loop=loop)
-    return Replay(deck, publisher, ReplayControl(redis, DEFAULT_FEED), order or ReplayOrder())
+    player = Player(source, time.monotonic(), speed=speed, loop=loop)
+    return Replay(player, publisher, ReplayControl(redis, DEFAULT_FEED), options or ReplayOptions())
 
 
 @asynccontextmanager
@@ -111,7 +111,7 @@ class Held(FeedPublisher):
 async def test_its_periodic_word_does_not_overtake_the_last_ticks(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("producers.simulation.replay.ANNOUNCE_S", 0.01)
+    monkeypatch.setattr("producers.simulation.replay.ANNOUNCE_EVERY_S", 0.01)
     states = redis.pubsub(ignore_subscribe_messages=True)
     await states.subscribe(keys.replay_states(DEFAULT_FEED))
 
@@ -134,7 +134,7 @@ async def test_its_periodic_word_does_not_overtake_the_last_ticks(
 
 async def test_a_limit_and_a_rate_are_held(redis: Redis, publisher: FeedPublisher) -> None:
     began = time.monotonic()
-    replay = replay_of(redis, publisher, Recorded(*range(99)), ReplayOrder(max_rate=20, limit=5))
+    replay = replay_of(redis, publisher, Recorded(*range(99)), ReplayOptions(max_rate=20, limit=5))
     await replay.run()
     assert replay.count == 5
     assert time.monotonic() - began >= 0.199
@@ -145,14 +145,14 @@ async def test_the_same_recording_has_the_same_hash(redis: Redis, publisher: Fee
     ticks = []
     for speed in (MAX_SPEED, 5000.0):
         source = Recorded(*range(700))
-        replay = replay_of(redis, publisher, source, ReplayOrder(hashed=True), speed=speed)
+        replay = replay_of(redis, publisher, source, ReplayOptions(hashed=True), speed=speed)
         await replay.run()
         hashes.append(replay.hashes())
         ticks.append(await published(redis))
     assert hashes[0] == hashes[1]
     assert list(hashes[0]) == ["trades/ES"]
     assert ticks[0] == ticks[1], "with their numbers: each replay has an epoch of its own"
-    other = replay_of(redis, publisher, Recorded(*range(699)), ReplayOrder(hashed=True))
+    other = replay_of(redis, publisher, Recorded(*range(699)), ReplayOptions(hashed=True))
     await other.run()
     assert other.hashes() != hashes[0]
 
@@ -162,7 +162,7 @@ async def test_the_hash_is_that_of_a_tape(
 ) -> None:
     tape = a_tape(tmp_path, Recorded(*range(50)).ticks)
     source = open_recording(tape.path, None, {}, lambda line, error: None)
-    replay = replay_of(redis, publisher, source, ReplayOrder(hashed=True))
+    replay = replay_of(redis, publisher, source, ReplayOptions(hashed=True))
     await replay.run()
     assert replay.hashes() == {"trades/ES": tape.manifest.streams[0].sha256}
 
@@ -173,31 +173,31 @@ async def test_after_a_seek_back_the_numbers_begin_anew(
     store = Store(redis)
     source = Recorded(*(each / 100 for each in range(400)))
     async with running(replay_of(redis, publisher, source, speed=0.01)) as replay:
-        assert (await replay.ask(StepCommand(id="x", ticks=300))).position == at(2.99)
+        assert (await replay.execute(StepCommand(id="x", ticks=300))).position == at(2.99)
         (before,) = await store.heads([ES])
         assert before.seq == 300
-        state = await replay.ask(SeekCommand(id="x", position="-2s"))
+        state = await replay.execute(SeekCommand(id="x", position="-2s"))
         assert (state.mode, state.position) == (ReplayMode.PAUSED, at(0.99))
         assert await store.epoch(DEFAULT_FEED) > before.epoch
-        await replay.ask(StepCommand(id="x", ticks=3))
+        await replay.execute(StepCommand(id="x", ticks=3))
         (after,) = await store.heads([ES])
         assert (after.epoch, after.seq) == (await store.epoch(DEFAULT_FEED), 3)
         assert places(await published(redis)) == [99, 100, 101]
-        await replay.ask(SeekCommand(id="x", position=at(3).rfc3339()))
-        await replay.ask(StepCommand(id="x"))
+        await replay.execute(SeekCommand(id="x", position=at(3).rfc3339()))
+        await replay.execute(StepCommand(id="x"))
         assert places(await published(redis)) == [99, 100, 101, 300]
 
 
 async def test_after_a_seek_back_nothing_is_left_of_the_future(
     redis: Redis, publisher: FeedPublisher
 ) -> None:
-    source = Merged([Recorded(*range(100)), Recorded(0, 50, symbol="NQ")])
+    source = MergedSource([Recorded(*range(100)), Recorded(0, 50, symbol="NQ")])
     quiet = ES._replace(symbol="NQ")
     async with running(replay_of(redis, publisher, source, speed=0.01)) as replay:
-        await replay.ask(StepCommand(id="x", ticks=80))
+        await replay.execute(StepCommand(id="x", ticks=80))
         before = await Store(redis).heads([ES, quiet])
         assert [head.seq for head in before] == [78, 2]
-        await replay.ask(SeekCommand(id="x", position=int(at(10))))
+        await replay.execute(SeekCommand(id="x", position=int(at(10))))
         after = await Store(redis).heads([ES, quiet])
         assert [(head.seq, head.latest) for head in after] == [(0, None), (0, None)]
         assert {head.epoch for head in after} == {await Store(redis).epoch(DEFAULT_FEED)}
@@ -208,11 +208,11 @@ class Slow(Recorded):
 
     def __init__(self, *seconds: float) -> None:
         super().__init__(*seconds)
-        self.asked, self.found = threading.Event(), threading.Event()
+        self.requested, self.found = threading.Event(), threading.Event()
 
     def read(self, start: Time | None) -> Iterator[Tick]:
         if start is not None:
-            self.asked.set()
+            self.requested.set()
             assert self.found.wait(20)
         return super().read(start)
 
@@ -221,8 +221,8 @@ async def test_a_long_seek_holds_nobody_up(redis: Redis, publisher: FeedPublishe
     source = Slow(0, 1000, 2000)
     async with running(replay_of(redis, publisher, source, speed=1)) as replay:
         await until_published(redis, 1)
-        seeking = asyncio.create_task(replay.ask(SeekCommand(id="x", position=int(at(1500)))))
-        while not source.asked.is_set():
+        seeking = asyncio.create_task(replay.execute(SeekCommand(id="x", position=int(at(1500)))))
+        while not source.requested.is_set():
             await asyncio.sleep(0.005)
         assert (await until_steered(redis, {"do": "status"})).mode is ReplayMode.PLAYING
         assert not seeking.done()
@@ -243,8 +243,8 @@ async def test_whoever_takes_the_place_ends_it(redis: Redis, publisher: FeedPubl
 
 
 async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: FeedPublisher) -> None:
-    order = ReplayOrder(limit=25)
-    await replay_of(redis, publisher, Recorded(*range(10)), order, loop=True).run()
+    options = ReplayOptions(limit=25)
+    await replay_of(redis, publisher, Recorded(*range(10)), options, loop=True).run()
     ticks = await published(redis)
     assert places(ticks) == list(range(5))
     assert [tick.seq for tick in ticks] == [1, 2, 3, 4, 5]
@@ -253,8 +253,8 @@ async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: FeedPu
 async def test_retimed_rounds_go_on_in_the_present(redis: Redis, publisher: FeedPublisher) -> None:
     began_ns = time.time_ns()
     source = Recorded(*(each / 100 for each in range(10)))
-    order = ReplayOrder(retime=True, limit=25)
-    await replay_of(redis, publisher, source, order, speed=1, loop=True).run()
+    options = ReplayOptions(retime=True, limit=25)
+    await replay_of(redis, publisher, source, options, speed=1, loop=True).run()
     ticks = await published(redis)
     assert [tick.seq for tick in ticks] == list(range(1, 26))
     times = [tick.time for tick in ticks]
@@ -306,18 +306,18 @@ async def test_a_second_one_is_refused_and_disturbs_nothing(
         await until_published(redis, 1)
         with pytest.raises(ReplayFailed, match="another replay plays into the feed"):
             await replay_of(redis, publisher, Recorded(0)).run()
-        assert (await first.ask(PauseCommand(id="x"))).mode is ReplayMode.PAUSED
+        assert (await first.execute(PauseCommand(id="x"))).mode is ReplayMode.PAUSED
 
 
 async def test_at_the_end_it_stays_if_told_to(redis: Redis, publisher: FeedPublisher) -> None:
     async with running(
-        replay_of(redis, publisher, Recorded(0, 1), ReplayOrder(stay=True))
+        replay_of(redis, publisher, Recorded(0, 1), ReplayOptions(stay=True))
     ) as replay:
         await until_published(redis, 2)
         while replay.state.mode is not ReplayMode.ENDED:
             await asyncio.sleep(0.005)
-        await replay.ask(SpeedCommand(id="x", speed=0.01))
-        state = await replay.ask(SeekCommand(id="x", position=int(at(0))))
+        await replay.execute(SpeedCommand(id="x", speed=0.01))
+        state = await replay.execute(SeekCommand(id="x", position=int(at(0))))
         assert state.mode is ReplayMode.PLAYING
         replay.stop()
 
@@ -326,7 +326,7 @@ async def test_what_is_asked_of_one_that_is_over_is_refused(
     redis: Redis, publisher: FeedPublisher
 ) -> None:
     replay = replay_of(redis, publisher, Recorded(0, 1000), speed=1)
-    asking = asyncio.create_task(replay.ask(PauseCommand(id="x")))
+    asking = asyncio.create_task(replay.execute(PauseCommand(id="x")))
     await asyncio.sleep(0)
     replay.stop()
     await replay.run()
@@ -343,12 +343,12 @@ async def publish(redis: Redis, settings: Settings, *ticks: Tick) -> None:
 
 
 async def replayed(
-    redis: Redis, settings: Settings, order: ReplayOrder | None = None, *symbols: str
+    redis: Redis, settings: Settings, options: ReplayOptions | None = None, *symbols: str
 ) -> int:
     """Replay a few ticks into a feed that must not be overwritten; return how many."""
     source = Recorded(0, symbol=symbols[0]) if symbols else Recorded(0, 1, 2)
     async with FeedPublisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
-        replay = replay_of(redis, publisher, source, order or ReplayOrder(overwrite=False))
+        replay = replay_of(redis, publisher, source, options or ReplayOptions(overwrite=False))
         await replay.run()
         return replay.count
 
@@ -368,8 +368,8 @@ async def test_a_feed_that_others_publish_into_is_not_overwritten(
     assert head.seq == 30
     assert await read_state(redis, DEFAULT_FEED) is None
     # These options discard nothing.
-    assert await replayed(redis, settings, ReplayOrder(overwrite=False, retime=True)) == 3
-    assert await replayed(redis, settings, ReplayOrder(overwrite=True)) == 3
+    assert await replayed(redis, settings, ReplayOptions(overwrite=False, retime=True)) == 3
+    assert await replayed(redis, settings, ReplayOptions(overwrite=True)) == 3
     (head,) = await Store(redis).heads([StreamKey(DEFAULT_FEED, "trades", "BTC-USD")])
     assert head.seq == 0
     # Nothing is left of the other ticks.
@@ -380,7 +380,7 @@ async def test_a_replay_can_be_repeated(redis: Redis, settings: Settings) -> Non
     for _ in range(3):
         assert await replayed(redis, settings) == 3
     assert await replayed(redis, settings, None, "NQ") == 1
-    assert await replayed(redis, settings, ReplayOrder(overwrite=False, retime=True)) == 3
+    assert await replayed(redis, settings, ReplayOptions(overwrite=False, retime=True)) == 3
     assert await replayed(redis, settings) == 3
     # Bars are made from the replayed trades.
     await publish(redis, settings, bar("ES"))
@@ -395,7 +395,7 @@ async def test_what_is_published_after_a_replay_is_not_overwritten(
 ) -> None:
     """This applies to the streams of the replay and to others."""
     for tick in (trade("ES"), trade("NQ")):
-        assert await replayed(redis, settings, ReplayOrder()) == 3
+        assert await replayed(redis, settings, ReplayOptions()) == 3
         await publish(redis, settings, tick)
         with pytest.raises(InvalidSettings, match=f"such as trades/{tick.symbol}"):
             await replayed(redis, settings)

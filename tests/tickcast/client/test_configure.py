@@ -8,7 +8,7 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from producers.simulation.replay import Replay, ReplayOrder
+from producers.simulation.replay import Replay, ReplayOptions
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import RunningServer, until
 from tests.recorded import Recorded, at
@@ -184,7 +184,7 @@ async def test_replay_states_stand_behind_their_ticks(
         await stream.subscribe(trades=["ES"])
         deck = Player(Recorded(*range(300)), time.monotonic(), speed=10_000)
         task = asyncio.create_task(
-            Replay(deck, publisher, ReplayControl(redis, "live"), ReplayOrder()).run()
+            Replay(deck, publisher, ReplayControl(redis, "live"), ReplayOptions()).run()
         )
         reading = asyncio.create_task(_read_into(stream, seen))
         await until(lambda: told and told[-1].mode is ReplayMode.ENDED)

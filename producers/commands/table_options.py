@@ -1,4 +1,4 @@
-"""Options for reading the rows of a recording, for all commands that read one."""
+"""Options for reading tables, for all commands that read a recording."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from typing import Any, Final, Literal, NamedTuple, TypeVar
 import click
 
 from producers.recordings.columns import parse_columns, parse_symbols
-from producers.recordings.csv import CsvRecording
-from producers.recordings.layout import RowFormat
-from producers.recordings.numbers import NumberReader
-from producers.recordings.parquet import ParquetRecording
+from producers.recordings.files import BadRow, Recording
+from producers.recordings.formats import open_recording
+from producers.recordings.rows import TableFormat
 from producers.recordings.timestamps import TimeReader
+from producers.recordings.values import NumberReader
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
 
 
-class Rows(NamedTuple):
-    """How to read rows; see `CsvRecording`."""
+class TableOptions(NamedTuple):
+    """How to read tables; see `CsvRecording`."""
 
     symbol: str | None
     columns: Mapping[str, str]
-    form: RowFormat
+    table_format: TableFormat
+
+    def open(self, file: Path, on_bad_row: BadRow) -> Recording:
+        """Open a recording."""
+        return open_recording(file, self.symbol, self.columns, on_bad_row, self.table_format)
 
 
 _OPTIONS: Final = (
@@ -40,15 +44,15 @@ _OPTIONS: Final = (
     click.option("--decimal", type=click.Choice([".", ","]),
                  help="The decimal mark; the other one may separate thousands."),
     click.option("--price-scale", type=click.FloatRange(min=0, min_open=True), metavar="FACTOR",
-                 help="What prices are multiplied with, such as 1e-9."),
+                 help="The factor that prices are multiplied by, such as 1e-9."),
 )  # fmt: skip
 
 
-def row_options(command: Command) -> Command:
-    """Add the options, and pass their values as `rows`."""
+def table_options(command: Command) -> Command:
+    """Add the options, and pass their values as `table`."""
 
     @wraps(command)
-    def with_rows(
+    def with_table(
         *args: Any,
         symbol: str | None,
         columns: str | None,
@@ -62,22 +66,22 @@ def row_options(command: Command) -> Command:
         mapping = _parse("--columns", parse_columns, columns) or {}
         times = _parse("--time-zone", lambda zone: TimeReader(None, zone), time_zone)
         if time_format is not None:
-            times = _parse("--time-format", lambda form: TimeReader(form, time_zone), time_format)
+            times = _parse("--time-format", lambda text: TimeReader(text, time_zone), time_format)
         numbers = NumberReader(decimal, price_scale)
-        form = RowFormat(times or TimeReader(), numbers, renamed)
-        return command(*args, rows=Rows(default, mapping, form), **options)
+        table_format = TableFormat(times or TimeReader(), numbers, renamed)
+        table = TableOptions(default, mapping, table_format)
+        return command(*args, table=table, **options)
 
-    result: Any = with_rows
+    result: Any = with_table
     for option in reversed(_OPTIONS):
         result = option(result)
     return result  # type: ignore[no-any-return]
 
 
-def show_notes(file: Path, recording: object) -> None:
+def show_notes(file: Path, recording: Recording) -> None:
     """Print notes about a recording on stderr."""
-    if isinstance(recording, CsvRecording | ParquetRecording):
-        for note in recording.notes:
-            click.echo(f"tickcast: {file}: {note}", err=True)
+    for note in recording.notes:
+        click.echo(f"tickcast: {file}: {note}", err=True)
 
 
 def _parse(option: str, parse: Callable[[str], Value], text: str | None) -> Value | None:

@@ -297,7 +297,9 @@ def test_prices_of_databento_are_in_their_unit_unless_they_are_whole(
     assert read(path)[0] == [trade(price=4770.5)]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(unit=st.sampled_from(["ms", "us", "ns"]), value=st.integers(-(2**63) + 1, 2**63 - 1))
 def test_a_timestamp_is_exact_or_its_row_is_bad(tmp_path: Path, unit: str, value: int) -> None:
     stamps = pa.array([value], pa.int64()).cast(pa.timestamp(unit))

@@ -202,7 +202,7 @@ class Admission:
         """Stop counting a client's connection."""
         client.has_left = True
         self._clients.discard(client)
-        self._connections.free(client.limits)
+        self._connections.release(client.limits)
         client.limits = {}
         client.on_change = _nothing
 
@@ -274,7 +274,9 @@ class Admission:
         if address in self._unlimited:
             return
         async with self._counting:
-            wait_s = await self._attempts.note(client_network(address), shared=self._is_up())
+            wait_s = await self._attempts.count_attempt(
+                client_network(address), shared=self._is_up()
+            )
         if wait_s:
             if (limiter := self._address_limits.of(address)) is not None:
                 limiter.note_refusal(monotonic())
@@ -294,7 +296,7 @@ class Admission:
             raise TooManyConnections(reached)
         if client.has_left:
             # It left while this waited, so `release` has already run.
-            self._connections.free(limits)
+            self._connections.release(limits)
         else:
             client.limits.update(limits)
 

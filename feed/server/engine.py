@@ -78,10 +78,10 @@ async def running_engine(
         settings.replays_per_connection_max,
         settings.replays_max,
     )
-    seats = ConnectionLimiter(client)
+    connections = ConnectionLimiter(client)
     limits = address_limits(settings)
     admission = Admission(
-        settings, gate, limits, seats, ConnectRateLimiter(client, parse_many(settings.attempts)),
+        settings, gate, limits, connections, ConnectRateLimiter(client, parse_many(settings.attempts)),
         hub.counters.refused, lambda: upstream.subscriber.connected,
     )  # fmt: skip
     admission.defer = partial(slices.start, admission)
@@ -92,7 +92,7 @@ async def running_engine(
     tasks.supervise("time_slices", slices.serve_forever)
     tasks.supervise("replay_listener", feed_replays.retry_forever)
     tasks.supervise("private_replays", private_replays.play_forever)
-    tasks.supervise("connection_counter", seats.run)
+    tasks.supervise("connection_counter", connections.report_forever)
     tasks.supervise("key_watcher", admission.watch_keys)
     listings = SharedBodies()
     try:
@@ -107,7 +107,7 @@ async def running_engine(
         await listings.close()
         await tasks.close()
         await upstream.close()
-        await seats.leave()
+        await connections.withdraw()
         gate.close()
         await client.aclose()
 

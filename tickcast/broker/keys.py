@@ -20,7 +20,7 @@ _PREFIX: Final = "tickcast:"
 _PREFIX_ELSEWHERE: Final = "tickcast@"
 ALL_HISTORIES: Final = f"{_PREFIX}*:history"
 """Glob that matches the history of every stream."""
-SEATED_SERVERS: Final = f"{_PREFIX}seats:{{seats}}:servers"
+CONNECTION_SERVERS: Final = f"{_PREFIX}seats:{{seats}}:servers"
 """Sorted set: the servers whose connections are counted, each with its expiry time."""
 ATTEMPTS: Final = f"{_PREFIX}limits"
 """Prefix of the keys that count connection attempts; the `limits` library completes them."""
@@ -95,9 +95,9 @@ def heartbeat(name: str) -> str:
     return f"{_PREFIX}heartbeat:{name}"
 
 
-def seats(room: str) -> str:
-    """Hash: the number of connections in a room, by server."""
-    return f"{_PREFIX}seats:{{seats}}:{room}"
+def connections(group: str) -> str:
+    """Hash: the number of connections in a group, by server."""
+    return f"{_PREFIX}seats:{{seats}}:{group}"
 
 
 def channel_in(database: int, channel: str) -> str:

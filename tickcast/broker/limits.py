@@ -18,201 +18,206 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import execute, translated_errors
-from tickcast.broker.scripts import Script, ScriptCall
+from tickcast.broker.scripts import Script
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, log_level_of
 
-_COUNTS_FOR_S: Final = 10
-"""How long the seats of a server that has fallen silent still count."""
-_BEAT_S: Final = 2.0
-_TELL_S: Final = 0.2
-"""Interval at which changes are reported to the store."""
-_ASKS_MAX: Final = 64
-"""Maximum requests in one message."""
-_TAKE: Final = Script.from_file("seats.lua")
+# How long the connections of a server that has fallen silent still count.
+_EXPIRY_S: Final = 10
+_HEARTBEAT_S: Final = 2.0
+# Interval at which changes are reported to the store.
+_REPORT_S: Final = 0.2
+_REQUESTS_MAX: Final = 64
+_RETRY_MAX_S: Final = 300
+_COUNT: Final = Script.from_file("connections.lua")
 
 logger = logging.getLogger("tickcast.broker")
 
 
-class _Ask(NamedTuple):
-    """A request for a seat in each of some rooms.
+class _Request(NamedTuple):
+    """A request to count a connection in some groups."""
 
-    Attributes:
-        taken: the seats of this server including the new ones, by room.
-        rooms: the total number of seats, by room.
-        full: the answer: the room that is full, or None.
-    """
-
-    taken: dict[str, int]
-    rooms: Mapping[str, int]
+    # This server's connections including the new one, by group.
+    counts: dict[str, int]
+    # The limits, by group.
+    limits: Mapping[str, int]
+    # The answer: the group that is full, or None.
     full: asyncio.Future[str | None]
 
 
 class ConnectionLimiter:
-    """Rooms with a limited number of seats. A connection takes a seat in one or more rooms.
+    """Limits the connections of groups, such as all clients of an address or of a key.
 
-    Each server reports how many seats it has taken, never a difference, so errors don't accumulate
+    Each server reports how many connections it has, never a difference, so errors don't accumulate
     when a message or the store's data is lost. Messages to the store are sent one after the other:
     over several connections, an outdated count could arrive after a newer one and persist. Requests
     that arrive in the meantime share the next message. While the store does not answer, each server
-    counts only its own seats.
+    counts only its own connections.
     """
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._me = secrets.token_hex(6)
-        self._taken: Counter[str] = Counter()
-        self._untold: set[str] = set()
-        self._told: set[str] = set()
-        """Rooms in which the store may have recorded seats of this server."""
-        self._seen = False
-        self._telling = asyncio.Lock()
-        self._asks: list[_Ask] = []
-        self._asking: asyncio.Task[None] | None = None
+        self._name = secrets.token_hex(6)
+        self._counts: Counter[str] = Counter()
+        # Groups whose count has changed since it was reported.
+        self._unreported: set[str] = set()
+        # Groups for which the store may have a count of this server.
+        self._reported: set[str] = set()
+        # Whether the store has known this server.
+        self._is_known = False
+        self._sending = asyncio.Lock()
+        self._requests: list[_Request] = []
+        self._answering: asyncio.Task[None] | None = None
 
-    def taken(self, room: str) -> int:
-        """How many seats this server has taken."""
-        return self._taken[room]
+    def count(self, group: str) -> int:
+        """Return the number of connections that this server has in a group."""
+        return self._counts[group]
 
-    async def acquire(self, rooms: Mapping[str, int], *, shared: bool = True) -> str | None:
-        """Take a seat in each room. If a room is full, take none and return that room.
+    async def acquire(self, limits: Mapping[str, int], *, shared: bool = True) -> str | None:
+        """Count a connection in each group. If a group is full, count it in none; return the group.
 
         Args:
-            rooms: the total number of seats, by room.
-            shared: whether to count the seats of all servers, or only those of this one.
+            limits: the limit of each group.
+            shared: whether the limits are for all servers together, or for this one alone.
         """
-        # Count the seats before asking, since several requests may be pending.
-        self._taken.update(list(rooms))
-        full = next((room for room, seats in rooms.items() if self._taken[room] > seats), None)
-        if full is None and shared and rooms:
+        # Count the connection before asking, since several requests may be pending.
+        self._counts.update(list(limits))
+        full = next((group for group, limit in limits.items() if self._counts[group] > limit), None)
+        if full is None and shared and limits:
             try:
-                full = await self._ask(rooms)
+                full = await self._request(limits)
             except BaseException:
-                self.free(rooms)
+                self.release(limits)
                 raise
         elif full is None:
-            self._untold.update(rooms)
+            self._unreported.update(limits)
         if full is not None:
-            self.free(rooms)
+            self.release(limits)
         return full
 
-    def free(self, rooms: Mapping[str, int]) -> None:
-        """Give the seats back."""
-        self._taken.subtract(list(rooms))
-        for room in rooms:
-            if self._taken[room] > 0:
-                self._untold.add(room)
+    def release(self, groups: Mapping[str, int]) -> None:
+        """Stop counting a connection in its groups."""
+        self._counts.subtract(list(groups))
+        for group in groups:
+            if self._counts[group] > 0:
+                self._unreported.add(group)
                 continue
-            del self._taken[room]
-            # Don't report rooms that the store does not know: in an outage there may be any number.
-            if room in self._told:
-                self._untold.add(room)
+            del self._counts[group]
+            # Groups that the store does not know need no report: an outage may see any number.
+            if group in self._reported:
+                self._unreported.add(group)
             else:
-                self._untold.discard(room)
+                self._unreported.discard(group)
 
-    async def run(self) -> None:
-        """Report the taken seats to the store until cancelled."""
+    async def report_forever(self) -> None:
+        """Report the counts to the store until cancelled."""
         clock = asyncio.get_running_loop().time
-        beat_due_s = clock()
+        heartbeat_due_s = clock()
         while True:
-            if self._untold or clock() >= beat_due_s:
-                beat_due_s = clock() + _BEAT_S
+            if self._unreported or clock() >= heartbeat_due_s:
+                heartbeat_due_s = clock() + _HEARTBEAT_S
                 try:
-                    await self._tell()
+                    async with self._sending:
+                        await self._report()
                 except (BrokerUnavailable, BrokerUnsuitable) as error:
                     logger.log(
-                        log_level_of(error), "can't tell how many connections there are: %s", error
+                        log_level_of(error),
+                        "can't report how many connections there are: %s",
+                        error,
                     )
-            await asyncio.sleep(_TELL_S)
+            await asyncio.sleep(_REPORT_S)
 
-    async def leave(self) -> None:
+    async def withdraw(self) -> None:
         """Remove this server from the store."""
-        if self._asking is not None:
-            await cancel_and_wait([self._asking])
+        if self._answering is not None:
+            await cancel_and_wait([self._answering])
         try:
             with translated_errors():
-                await self._client.zrem(keys.SEATED_SERVERS, self._me)
+                await self._client.zrem(keys.CONNECTION_SERVERS, self._name)
         except (BrokerUnavailable, BrokerUnsuitable):
-            logger.debug("the store will find out by itself that this server is gone")
+            logger.debug("the store will notice after %d s that this server is gone", _EXPIRY_S)
 
-    async def _ask(self, rooms: Mapping[str, int]) -> str | None:
+    async def _request(self, limits: Mapping[str, int]) -> str | None:
         # Use the present counts: later requests carry newer counts and are sent after this one.
-        taken = {room: self._taken[room] for room in rooms}
-        ask = _Ask(taken, rooms, asyncio.get_running_loop().create_future())
-        self._asks.append(ask)
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._answer_all())
-        return await ask.full
+        counts = {group: self._counts[group] for group in limits}
+        request = _Request(counts, limits, asyncio.get_running_loop().create_future())
+        self._requests.append(request)
+        if self._answering is None:
+            self._answering = asyncio.create_task(self._answer_all())
+        return await request.full
 
     async def _answer_all(self) -> None:
         """Send all pending requests to the store, some at a time."""
         try:
-            while self._asks:
-                async with self._telling:
-                    asks, self._asks = self._asks[:_ASKS_MAX], self._asks[_ASKS_MAX:]
-                    await self._answer(asks)
+            while self._requests:
+                async with self._sending:
+                    batch = self._requests[:_REQUESTS_MAX]
+                    del self._requests[:_REQUESTS_MAX]
+                    await self._answer(batch)
         finally:
-            self._asking = None
-            # Only after a bug or a cancellation: this server alone then counts these seats.
-            asks, self._asks = self._asks, []
-            for ask in asks:
-                self._untold.update(ask.rooms)
-                if not ask.full.done():
-                    ask.full.set_result(None)
+            self._answering = None
+            # Only after a bug or a cancellation: then this server counts these connections alone.
+            requests, self._requests = self._requests, []
+            for request in requests:
+                self._unreported.update(request.limits)
+                if not request.full.done():
+                    request.full.set_result(None)
 
-    async def _answer(self, asks: list[_Ask]) -> None:
+    async def _answer(self, requests: list[_Request]) -> None:
         replies: list[int] | None = None
-        for ask in asks:
-            self._told.update(ask.rooms)
+        for request in requests:
+            self._reported.update(request.limits)
         try:
-            replies = await _TAKE.call_all(self._client, [self._call_of(ask) for ask in asks])
+            replies = await _COUNT.call_all(
+                self._client,
+                [
+                    (
+                        [keys.CONNECTION_SERVERS, *map(keys.connections, request.limits)],
+                        [self._name, _EXPIRY_S * 1000]
+                        + [
+                            n
+                            for g in request.limits
+                            for n in (request.counts[g], request.limits[g])
+                        ],
+                    )
+                    for request in requests
+                ],
+            )
         except (BrokerUnavailable, BrokerUnsuitable) as error:
             logger.log(log_level_of(error), "counting connections alone: %s", error)
         finally:
-            for place, ask in enumerate(asks):
-                names, full = list(ask.rooms), replies[place] if replies is not None else 0
-                for name in names:
-                    if replies is None or self._taken[name] != ask.taken[name]:
-                        self._untold.add(name)
-                if not ask.full.done():
-                    ask.full.set_result(names[full - 1] if full else None)
+            for place, request in enumerate(requests):
+                groups, full = list(request.limits), replies[place] if replies is not None else 0
+                for group in groups:
+                    if replies is None or self._counts[group] != request.counts[group]:
+                        self._unreported.add(group)
+                if not request.full.done():
+                    request.full.set_result(groups[full - 1] if full else None)
 
-    def _call_of(self, ask: _Ask) -> ScriptCall:
-        counts = [each for name in ask.rooms for each in (ask.taken[name], ask.rooms[name])]
-        names = [keys.SEATED_SERVERS, *map(keys.seats, ask.rooms)]
-        return names, (self._me, _COUNTS_FOR_S * 1000, *counts)
-
-    async def _tell(self) -> None:
-        async with self._telling:
-            await self._tell_untold()
-
-    async def _tell_untold(self) -> None:
+    async def _report(self) -> None:
         with translated_errors():
-            seconds, _ = await self._client.time()
-            until_ms = (seconds + _COUNTS_FOR_S) * 1000
-            is_new = await self._client.zadd(keys.SEATED_SERVERS, {self._me: until_ms})
-            untold, self._untold = self._untold, set()
-            if is_new and self._seen:
+            now_s, _ = await self._client.time()
+            expires_ms = (now_s + _EXPIRY_S) * 1000
+            is_new = await self._client.zadd(keys.CONNECTION_SERVERS, {self._name: expires_ms})
+            groups, self._unreported = self._unreported, set()
+            if is_new and self._is_known:
                 # The store has lost its data, or this server has expired there.
-                untold |= set(self._taken)
-            self._seen = True
+                groups |= set(self._counts)
+            self._is_known = True
             pipeline = self._client.pipeline(transaction=False)
-            pipeline.zremrangebyscore(keys.SEATED_SERVERS, 0, (seconds - 3600) * 1000)
-            gone = {room for room in untold if not self._taken[room]}
-            self._told |= untold
-            for room in untold - gone:
-                pipeline.hset(keys.seats(room), self._me, str(self._taken[room]))
-            for room in gone:
-                pipeline.hdel(keys.seats(room), self._me)
+            pipeline.zremrangebyscore(keys.CONNECTION_SERVERS, 0, (now_s - 3600) * 1000)
+            empty = {group for group in groups if not self._counts[group]}
+            self._reported |= groups
+            for group in groups - empty:
+                pipeline.hset(keys.connections(group), self._name, str(self._counts[group]))
+            for group in empty:
+                pipeline.hdel(keys.connections(group), self._name)
             try:
                 await execute(pipeline)
             except BaseException:
-                self._untold |= untold
+                self._unreported |= groups
                 raise
-            self._told -= gone - self._taken.keys() - self._untold
-
-
-_RETRY_MAX_S: Final = 300
+            self._reported -= empty - self._counts.keys() - self._unreported
 
 
 class ConnectRateLimiter:
@@ -231,20 +236,20 @@ class ConnectRateLimiter:
         )
         self._alone = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    async def note(self, party: str, *, shared: bool = True) -> int:
+    async def count_attempt(self, network: str, *, shared: bool = True) -> int:
         """Count one attempt. Return 0 if it is allowed, else the number of seconds to wait."""
         if shared:
             try:
                 with translated_errors():
-                    return await self._note(self._shared, party)
+                    return await self._count(self._shared, network)
             except (BrokerUnavailable, BrokerUnsuitable) as error:
                 logger.log(log_level_of(error), "counting attempts alone: %s", error)
-        return await self._note(self._alone, party)
+        return await self._count(self._alone, network)
 
-    async def _note(self, limiter: SlidingWindowCounterRateLimiter, party: str) -> int:
+    async def _count(self, limiter: SlidingWindowCounterRateLimiter, network: str) -> int:
         for rate in self._rates:
-            if not await limiter.hit(rate, party):
-                stats = await limiter.get_window_stats(rate, party)
+            if not await limiter.hit(rate, network):
+                stats = await limiter.get_window_stats(rate, network)
                 wait_s = math.ceil(stats.reset_time - time.time())
                 return min(max(1, wait_s), _RETRY_MAX_S)
         return 0

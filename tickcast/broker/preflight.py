@@ -45,8 +45,8 @@ async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
     channels = [channel_of(client, channel) for channel in channels]
     await _subscribe(client, channels)
     with translated_errors():
-        await client.zrem(keys.SEATED_SERVERS, _NAME)
-        await client.hgetall(keys.seats(_NAME))
+        await client.zrem(keys.CONNECTION_SERVERS, _NAME)
+        await client.hgetall(keys.connections(_NAME))
         await client.get(f"{keys.ATTEMPTS}:{_NAME}")
         await client.publish(channels[0], b"")
 

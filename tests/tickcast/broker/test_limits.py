@@ -17,58 +17,58 @@ ONE = {"hall": 2}
 
 
 @asynccontextmanager
-async def telling(seats: ConnectionLimiter) -> AsyncIterator[None]:
-    """Keep reporting its seats to the store meanwhile."""
-    task = asyncio.create_task(seats.run())
+async def reporting(limiter: ConnectionLimiter) -> AsyncIterator[None]:
+    """Keep reporting the counts to the store meanwhile."""
+    task = asyncio.create_task(limiter.report_forever())
     try:
         yield
     finally:
         await cancel_and_wait([task])
 
 
-async def test_seats_are_counted_together_and_freed(redis: Redis) -> None:
+async def test_connections_of_all_servers_count_until_they_are_released(redis: Redis) -> None:
     here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     assert await here.acquire(ONE) is None
     assert await there.acquire(ONE) is None
     assert await here.acquire(ONE) == await there.acquire(ONE) == "hall"
-    async with telling(there):
-        there.free(ONE)
+    async with reporting(there):
+        there.release(ONE)
         async with asyncio.timeout(5):
             while await here.acquire(ONE):
                 await asyncio.sleep(0.02)
     assert await there.acquire(ONE) == "hall"
 
 
-async def test_what_was_taken_alone_is_told_when_the_store_is_back(redis: Redis) -> None:
+async def test_connections_counted_alone_are_reported_when_the_store_is_back(redis: Redis) -> None:
     here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     for _ in range(2):
         assert await here.acquire(ONE, shared=False) is None
     assert await here.acquire(ONE, shared=False) == "hall"
-    async with telling(here):
-        await until(lambda: not here._untold)
+    async with reporting(here):
+        await until(lambda: not here._unreported)
     assert await there.acquire(ONE) == "hall"
 
 
-async def test_addresses_that_came_and_went_alone_leave_nothing(redis: Redis) -> None:
-    seats = ConnectionLimiter(redis)
-    assert await seats.acquire({"known": 1}) is None
+async def test_groups_that_the_store_never_knew_are_not_reported(redis: Redis) -> None:
+    limiter = ConnectionLimiter(redis)
+    assert await limiter.acquire({"known": 1}) is None
     for number in range(100):
-        room = {f"address:{number}": 1}
-        assert await seats.acquire(room, shared=False) is None
-        seats.free(room)
-    seats.free({"known": 1})
-    assert seats._untold == {"known"}
-    assert not seats._taken
-    async with telling(seats):
-        await until(lambda: not seats._untold)
-        await until(lambda: not seats._told)
+        group = {f"address:{number}": 1}
+        assert await limiter.acquire(group, shared=False) is None
+        limiter.release(group)
+    limiter.release({"known": 1})
+    assert limiter._unreported == {"known"}
+    assert not limiter._counts
+    async with reporting(limiter):
+        await until(lambda: not limiter._unreported)
+        await until(lambda: not limiter._reported)
 
 
-async def test_a_server_that_falls_silent_counts_no_more(redis: Redis) -> None:
+async def test_a_server_that_withdraws_no_longer_counts(redis: Redis) -> None:
     here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     for _ in range(2):
         assert await here.acquire(ONE) is None
-    await here.leave()
+    await here.withdraw()
     assert await there.acquire(ONE) is None
 
 
@@ -93,14 +93,14 @@ async def test_a_count_does_not_overtake_a_later_one(
     assert await there.acquire(ONE) == "hall"
 
 
-async def test_many_ask_with_few_messages_and_each_has_its_answer(redis: Redis) -> None:
+async def test_many_requests_share_few_messages(redis: Redis) -> None:
     here, there = ConnectionLimiter(redis), ConnectionLimiter(redis)
     answers = await asyncio.gather(
         *(here.acquire({"hall": 300, f"door {n % 5}": 10}) for n in range(300))
     )
     assert answers.count(None) == 50
-    assert here.taken("hall") == 50
-    async with telling(here):
-        await until(lambda: not here._untold)
+    assert here.count("hall") == 50
+    async with reporting(here):
+        await until(lambda: not here._unreported)
     rest = await asyncio.gather(*(there.acquire({"hall": 60}) for _ in range(60)))
     assert rest.count(None) == 10

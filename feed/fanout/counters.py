@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 LAG_BOUNDS_S: Final = (
@@ -14,23 +15,18 @@ FLUSH_BOUNDS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.
 FLUSH_BOUNDS_TICKS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 
 
+@dataclass(slots=True)
 class Totals:
-    """Counts of what happened to a client's ticks.
+    """Counts of what happened to a client's ticks."""
 
-    Attributes:
-        sent: ticks written to the client, including snapshots.
-        merged: ticks replaced by a later tick of their stream, which counts them in `cf`.
-        skipped: ticks left out and announced in a `skipped` notice.
-        bytes: bytes sent, including other messages.
-    """
-
-    __slots__ = ("bytes", "merged", "sent", "skipped")
-
-    def __init__(self, sent: int = 0, merged: int = 0, skipped: int = 0, size: int = 0) -> None:
-        self.sent = sent
-        self.merged = merged
-        self.skipped = skipped
-        self.bytes = size
+    # Ticks written to the client, including snapshots.
+    sent: int = 0
+    # Ticks replaced by a later tick of their stream, which counts them in `cf`.
+    merged: int = 0
+    # Ticks left out and announced in a `skipped` notice.
+    skipped: int = 0
+    # Bytes sent, including other messages.
+    bytes: int = 0
 
     def add(self, other: Totals, times: int = 1) -> None:
         """Add other totals; with `times=-1`, subtract them."""
@@ -41,19 +37,15 @@ class Totals:
 
 
 class BucketCounts:
-    """Counts values in buckets.
-
-    Attributes:
-        bounds: the upper bounds of the buckets. The last bucket has none.
-        counts: how many values fell into each bucket; one longer than `bounds`.
-        total: the sum of all values.
-    """
+    """Counts values in buckets."""
 
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
+        # The upper bounds of the buckets. One more bucket has none.
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
+        # The sum of all values.
         self.total = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
@@ -63,42 +55,31 @@ class BucketCounts:
 
 
 class Counters:
-    """Everything that one server has counted since it started.
-
-    Attributes:
-        ticks_in: ticks received from the broker.
-        ticks_out, frames_out, bytes_out: handed to clients' sockets or queued for them, summed
-            over all clients.
-        conflated: ticks merged into later ones for clients with `conflate_ms`.
-        slow_merged, slow_skipped: ticks merged or skipped because a client was too slow.
-        replayed_out: ticks of tapes, sent to clients with private replays.
-        history_out: ticks from history, sent to clients that asked for it.
-        gaps: gaps in streams, by reason. `lost` is the number of ticks in them.
-        connections: clients that have connected.
-        closed: connections that ended, by close code.
-        refused: refused handshakes and credentials, by reason.
-        rate_limited: messages refused by the rate limit.
-        lag_s: the time from publishing a tick to the flush that sent it.
-        flush_s, flush_ticks: the duration of flushes, and the ticks that each one sent.
-    """
+    """Everything that one server has counted since it started."""
 
     def __init__(self) -> None:
         self.ticks_in = 0
-        self.ticks_out = 0
-        self.frames_out = 0
-        self.bytes_out = 0
+        # Handed to clients' sockets or queued for them, summed over all clients.
+        self.ticks_out = self.frames_out = self.bytes_out = 0
+        # Ticks merged into later ones for clients with `conflate_ms`.
         self.conflated = 0
-        self.slow_merged = 0
-        self.slow_skipped = 0
-        self.history_out = 0
-        self.replayed_out = 0
+        # Ticks merged or skipped because a client was too slow.
+        self.slow_merged = self.slow_skipped = 0
+        # Ticks from history and from tapes, for clients that requested them.
+        self.history_out = self.replayed_out = 0
+        # Gaps in streams, by reason, and the ticks lost in them.
         self.gaps: Counter[str] = Counter()
         self.lost = 0
         self.connections = 0
+        # Connections that ended, by close code.
         self.closed: Counter[int] = Counter()
+        # Handshakes, credentials and requests that were refused, by reason.
         self.refused: Counter[str] = Counter()
+        # Messages refused by the rate limit.
         self.rate_limited = 0
+        # The time from publishing a tick to the flush that sent it.
         self.lag_s = BucketCounts(LAG_BOUNDS_S)
+        # The duration of flushes, and the ticks that each one sent.
         self.flush_s = BucketCounts(FLUSH_BOUNDS_S)
         self.flush_ticks = BucketCounts(FLUSH_BOUNDS_TICKS)
 

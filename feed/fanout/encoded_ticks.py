@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from msgspec.structs import asdict
 
@@ -78,15 +78,14 @@ def encode_batch(batch: TickBatch, wire_format: WireFormat, written_us: int) -> 
         written_us: becomes `tw` if the format has stamps.
     """
     key, ticks, published_us = batch
-    if len(ticks) <= FRAME_TICKS_MAX:
-        return [_encode_part(batch, wire_format, written_us)]
-    parts = [
-        slice(start, start + FRAME_TICKS_MAX) for start in range(0, len(ticks), FRAME_TICKS_MAX)
-    ]
-    return [
-        _encode_part(TickBatch(key, ticks[part], published_us[part]), wire_format, written_us)
-        for part in parts
-    ]
+    parts = [batch]
+    if len(ticks) > FRAME_TICKS_MAX:
+        parts = [
+            TickBatch(key, ticks[start : start + FRAME_TICKS_MAX],
+                      published_us[start : start + FRAME_TICKS_MAX])
+            for start in range(0, len(ticks), FRAME_TICKS_MAX)
+        ]  # fmt: skip
+    return [_encode_part(part, wire_format, written_us) for part in parts]
 
 
 def _encode_part(batch: TickBatch, wire_format: WireFormat, written_us: int) -> EncodedTicks:
@@ -113,19 +112,20 @@ def pack_frames(encoded: Sequence[EncodedTicks], encoding: Encoding) -> tuple[by
             only.frame = _array_frame([only.elements], only.count, encoding)
         return only.frame, 1, only.count, only.merged
     # One plain loop: `map` and `sum` would take twice as long.
-    elements = []
-    count = merged = 0
+    frames = []
+    elements: list[bytes] = []
+    in_frame = total = merged = 0
     for each in encoded:
+        after = in_frame + each.count
+        if after > FRAME_TICKS_MAX:
+            frames.append(_array_frame(elements, in_frame, encoding))
+            total += in_frame
+            elements, after = [], each.count
+        in_frame = after
         elements.append(each.elements)
-        count += each.count
         merged += each.merged
-    if count <= FRAME_TICKS_MAX:
-        return _array_frame(elements, count, encoding), 1, count, merged
-    frames = [
-        _array_frame([each.elements for each in part], sum([each.count for each in part]), encoding)
-        for part in _split_by_frame(encoded)
-    ]
-    return b"".join(frames), len(frames), count, merged
+    frames.append(_array_frame(elements, in_frame, encoding))
+    return b"".join(frames), len(frames), total + in_frame, merged
 
 
 class EncodedFrames(NamedTuple):
@@ -140,18 +140,6 @@ def encode_frames(batch: TickBatch, wire_format: WireFormat, written_us: int) ->
     """Encode a batch as complete frames, for one client."""
     encoded = encode_batch(batch, wire_format, written_us)
     return EncodedFrames(*pack_frames(encoded, wire_format.encoding)[:3])
-
-
-def _split_by_frame(encoded: Sequence[EncodedTicks]) -> Iterator[list[EncodedTicks]]:
-    part: list[EncodedTicks] = []
-    count = 0
-    for each in encoded:
-        if count + each.count > FRAME_TICKS_MAX:
-            yield part
-            part, count = [], 0
-        part.append(each)
-        count += each.count
-    yield part
 
 
 def _array_frame(elements: Sequence[bytes], count: int, encoding: Encoding) -> bytes:
@@ -181,10 +169,13 @@ class _StampedBar(Bar, tag_field="T", tag="b", kw_only=True, gc=False):
     tw: int
 
 
+_STAMPED: Final[dict[type[Tick], Any]] = {
+    Trade: _StampedTrade,
+    Quote: _StampedQuote,
+    Bar: _StampedBar,
+}
+
+
 def _add_stamps(tick: Tick, published_us: int, written_us: int) -> Tick:
-    fields = asdict(tick)
-    if isinstance(tick, Trade):
-        return _StampedTrade(**fields, tr=published_us, tw=written_us)
-    if isinstance(tick, Quote):
-        return _StampedQuote(**fields, tr=published_us, tw=written_us)
-    return _StampedBar(**fields, tr=published_us, tw=written_us)
+    stamped: Tick = _STAMPED[type(tick)](**asdict(tick), tr=published_us, tw=written_us)
+    return stamped

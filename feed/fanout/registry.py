@@ -77,24 +77,22 @@ class LiveStreams:
         Streams may be opened and closed during the iteration. Those opened meanwhile may be left
         out; see `opened_since`.
         """
-        known = Coverage(held)
-        for stream in self._covered(feed, Coverage(subscriptions)):
-            if not known.covers(stream.key):
+        coverage, known = Coverage(subscriptions), Coverage(held)
+        for key in self._covered_keys(feed, coverage):
+            stream = self.by_key.get(key)
+            if stream is not None and not known.covers(key):
                 yield stream
 
-    def _covered(self, feed: str, coverage: Coverage) -> Iterator[LiveStream]:
-        for each in coverage.named:
-            key = StreamKey(feed, *each)
-            stream = self.by_key.get(key)
-            if stream is not None and not coverage.covers_by_wildcard(key):
-                yield stream
+    def _covered_keys(self, feed: str, coverage: Coverage) -> Iterator[StreamKey]:
+        for channel, symbol in coverage.named:
+            key = StreamKey(feed, channel, symbol)
+            if not coverage.covers_by_wildcard(key):
+                yield key
         for channel, prefix in coverage.wildcard_prefixes():
             symbols = self._symbols.get((feed, channel), [])
             start = bisect_left(symbols, prefix)
             for symbol in symbols[start : bisect_left(symbols, prefix + _AFTER_SYMBOLS, start)]:
-                stream = self.by_key.get(StreamKey(feed, channel, symbol))
-                if stream is not None:
-                    yield stream
+                yield StreamKey(feed, channel, symbol)
 
     def opened_since(self, number: int) -> list[LiveStream]:
         """The streams opened after the stream with this number, latest first."""

@@ -339,7 +339,7 @@ class SubscriberGroup:
     @property
     def totals(self) -> Totals:
         """What every member has received since the group was created."""
-        return Totals(self.sent, self.merged, size=self.bytes)
+        return Totals(self.sent, self.merged, bytes=self.bytes)
 
     @property
     def is_in_step(self) -> bool:

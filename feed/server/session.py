@@ -362,7 +362,7 @@ class Session:
         if points is not None and points.behind:
             self.backfill = self.backfill or ClientBackfill(self._hub, self.outbox)
             self.backfill.add_streams(points.behind)
-        begun = points.present if points is not None else 0
+        begun = points.live_count if points is not None else 0
         self._policy.charge_streams(self._apply(change), begun)
         if points is not None and request.snapshot:
             self._hub.send(self.outbox, points.snapshot())

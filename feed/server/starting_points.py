@@ -28,11 +28,8 @@ class StartingPoints:
     reply must follow without interruption.
 
     Args:
-        new, held: the subscriptions in the request and those that the client holds, reduced to what
-            it may see.
-
-    Attributes:
-        behind: the streams whose past the client wants.
+        requested, held: the subscriptions in the request and those that the client holds, reduced
+            to what it may see.
     """
 
     def __init__(
@@ -40,92 +37,96 @@ class StartingPoints:
         hub: Hub,
         feed: str,
         request: Subscribe,
-        new: Iterable[Subscription],
+        requested: Iterable[Subscription],
         held: Iterable[Subscription],
     ) -> None:
         self._hub = hub
         self._feed = feed
         self._request = request
-        self._new = tuple(new)
+        self._requested = tuple(requested)
         self._held = tuple(held)
-        self._origin = HistoryRequest(request.id)
-        self._present: list[LiveStream] = []
-        # For each of `_present`: its latest tick and the encoded snapshot, if one is wanted.
+        self._history_request = HistoryRequest(request.id)
+        # The streams that begin at the present.
+        self._live: list[LiveStream] = []
+        # For each of `_live`: its latest tick and the encoded snapshot, if one is requested.
         self._snapshots: list[tuple[Tick | None, list[EncodedTicks]]] = []
-        # The same streams as in `_present`, sorted by key.
-        self._in_order: list[LiveStream] = []
+        # The same streams as in `_live`, sorted by key.
+        self._sorted: list[LiveStream] = []
         self._opened = hub.streams.opened
+        # The streams whose history the client requested.
         self.behind: dict[StreamKey, StreamCursor] = {}
 
     @property
-    def present(self) -> int:
+    def live_count(self) -> int:
         """Number of streams that begin at the present."""
-        return len(self._present)
+        return len(self._live)
 
-    def collect(self, form: WireFormat, written_us: int) -> Steps:
+    def collect(self, wire_format: WireFormat, written_us: int) -> Steps:
         """Find the streams and encode their snapshots, in steps."""
-        for streams in batches(self._hub.streams.covered(self._feed, self._new, self._held)):
-            for stream in streams:
-                if self._sort_out(stream) and self._request.snapshot:
-                    self._snapshots.append(_snapshot(stream, form, written_us))
+        streams = self._hub.streams.covered(self._feed, self._requested, self._held)
+        for batch in batches(streams):
+            for stream in batch:
+                if self._begins_live(stream) and self._request.snapshot:
+                    self._snapshots.append(_snapshot(stream, wire_format, written_us))
             yield
         if self._request.positions:
-            self._in_order = sorted(self._present, key=_key_of)
+            self._sorted = sorted(self._live, key=_key_of)
             yield
 
-    def complete(self, audience: SubscriberGroup | None, form: WireFormat, written_us: int) -> None:
+    def complete(
+        self, group: SubscriberGroup | None, wire_format: WireFormat, written_us: int
+    ) -> None:
         """Add streams that were opened during `collect`, and update the snapshots.
 
         Args:
-            audience: the audience prepared for the client.
+            group: the group prepared for the client.
         """
-        new, held = Coverage(self._new), Coverage(self._held)
-        collected = len(self._in_order)
+        requested, held = Coverage(self._requested), Coverage(self._held)
+        collected = len(self._sorted)
         for stream in self._hub.streams.opened_since(self._opened):
             key = stream.key
-            if key.feed != self._feed or not new.covers(key) or held.covers(key):
+            if key.feed != self._feed or not requested.covers(key) or held.covers(key):
                 continue
-            if self._sort_out(stream):
+            if self._begins_live(stream):
                 self._snapshots.append((None, []))
-                self._in_order.append(stream)
-            elif audience is not None:
-                self._hub.groups.withhold(audience, stream)
-        if len(self._in_order) > collected:
-            self._in_order.sort(key=_key_of)
+                self._sorted.append(stream)
+            elif group is not None:
+                self._hub.groups.withhold(group, stream)
+        if len(self._sorted) > collected:
+            self._sorted.sort(key=_key_of)
         if self._request.snapshot:
-            snapshots = self._snapshots
-            for place, stream in enumerate(self._present):
-                if snapshots[place][0] is not stream.latest:
-                    snapshots[place] = _snapshot(stream, form, written_us)
+            for index, stream in enumerate(self._live):
+                if self._snapshots[index][0] is not stream.latest:
+                    self._snapshots[index] = _snapshot(stream, wire_format, written_us)
 
     def positions(self) -> list[dict[str, Any]]:
         """Positions of the streams that begin at the present, in the form of `resume`."""
         return build_positions(
-            (stream.key, (stream.epoch, stream.seq)) for stream in self._in_order if stream.seq
+            (stream.key, (stream.epoch, stream.seq)) for stream in self._sorted if stream.seq
         )
 
     def snapshot(self) -> list[EncodedTicks]:
         """The latest tick of each stream that has one, marked as a snapshot."""
-        return [piece for _, pieces in self._snapshots for piece in pieces]
+        return [each for _, encoded in self._snapshots for each in encoded]
 
-    def _sort_out(self, stream: LiveStream) -> bool:
+    def _begins_live(self, stream: LiveStream) -> bool:
         """Record where a stream begins; return True if that is the present."""
         request = self._request
         position = request.resume.match(stream.key)
         if position is None and request.start is None:
-            self._present.append(stream)
+            self._live.append(stream)
             return True
         start = request.start if position is None else None
-        self.behind[stream.key] = StreamCursor(position, start, self._origin)
+        self.behind[stream.key] = StreamCursor(position, start, self._history_request)
         return False
 
 
 def _snapshot(
-    stream: LiveStream, form: WireFormat, written_us: int
+    stream: LiveStream, wire_format: WireFormat, written_us: int
 ) -> tuple[Tick | None, list[EncodedTicks]]:
     """The latest tick of a stream, and its encoding marked as a snapshot."""
     latest = stream.latest
     if latest is None:
         return None, []
-    chunk = TickBatch(stream.key, [replace(latest, snap=True)], [stream.published_us])
-    return latest, encode_batch(chunk, form, written_us)
+    batch = TickBatch(stream.key, [replace(latest, snap=True)], [stream.published_us])
+    return latest, encode_batch(batch, wire_format, written_us)

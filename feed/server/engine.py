@@ -81,7 +81,8 @@ async def running_engine(
     connections = ConnectionLimiter(client)
     limits = address_limits(settings)
     admission = Admission(
-        settings, gate, limits, connections, ConnectRateLimiter(client, parse_many(settings.attempts)),
+        settings, gate, limits, connections,
+        ConnectRateLimiter(client, parse_many(settings.attempts)),
         hub.counters.refused, lambda: upstream.subscriber.connected,
     )  # fmt: skip
     admission.defer = partial(slices.start, admission)

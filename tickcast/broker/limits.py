@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 from limits import RateLimitItem
@@ -18,7 +19,7 @@ from redis.asyncio import Redis
 
 from tickcast.broker import keys
 from tickcast.broker.client import execute, translated_errors
-from tickcast.broker.scripts import Script
+from tickcast.broker.scripts import Script, ScriptCall
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, log_level_of
 
@@ -120,11 +121,8 @@ class ConnectionLimiter:
                     async with self._sending:
                         await self._report()
                 except (BrokerUnavailable, BrokerUnsuitable) as error:
-                    logger.log(
-                        log_level_of(error),
-                        "can't report how many connections there are: %s",
-                        error,
-                    )
+                    level = log_level_of(error)
+                    logger.log(level, "can't report how many connections there are: %s", error)
             await asyncio.sleep(_REPORT_S)
 
     async def withdraw(self) -> None:
@@ -169,19 +167,7 @@ class ConnectionLimiter:
             self._reported.update(request.limits)
         try:
             replies = await _COUNT.call_all(
-                self._client,
-                [
-                    (
-                        [keys.CONNECTION_SERVERS, *map(keys.connections, request.limits)],
-                        [self._name, _EXPIRY_S * 1000]
-                        + [
-                            n
-                            for g in request.limits
-                            for n in (request.counts[g], request.limits[g])
-                        ],
-                    )
-                    for request in requests
-                ],
+                self._client, [self._to_call(each) for each in requests]
             )
         except (BrokerUnavailable, BrokerUnsuitable) as error:
             logger.log(log_level_of(error), "counting connections alone: %s", error)
@@ -193,6 +179,11 @@ class ConnectionLimiter:
                         self._unreported.add(group)
                 if not request.full.done():
                     request.full.set_result(groups[full - 1] if full else None)
+
+    def _to_call(self, request: _Request) -> ScriptCall:
+        pairs = [(request.counts[group], limit) for group, limit in request.limits.items()]
+        names = [keys.CONNECTION_SERVERS, *map(keys.connections, request.limits)]
+        return names, (self._name, _EXPIRY_S * 1000, *chain.from_iterable(pairs))
 
     async def _report(self) -> None:
         with translated_errors():

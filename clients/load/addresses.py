@@ -54,6 +54,15 @@ def feed_of(url: str) -> str | None:
     return match[1] if match else None
 
 
+def describe_error(error: OSError) -> str:
+    """Describe why a connection could not be opened."""
+    if isinstance(error, ssl.SSLError):
+        return describe_tls_error(error)
+    if isinstance(error, ConnectionRefusedError):
+        return "no server listens there"
+    return "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
+
+
 def fetch_symbols(plan: Plan) -> list[str]:
     """Return the sorted symbols that the server has in any of the plan's channels. Blocks.
 
@@ -73,11 +82,9 @@ def fetch_symbols(plan: Plan) -> list[str]:
         connection.request("GET", path, headers={**_credentials(plan), **dict(plan.headers)})
         reply = connection.getresponse()
         body = reply.read(_BODY_MAX_BYTES)
-    except ssl.SSLError as error:
-        raise ConnectionFailed(f"{where}: {describe_tls_error(error)}") from None
-    except ConnectionRefusedError:
-        raise ConnectionFailed(f"{plan.url}: no server listens there") from None
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
+        raise ConnectionFailed(f"{plan.url}: {describe_error(error)}") from None
+    except http.client.HTTPException as error:
         raise ConnectionFailed(f"{where}: {error}") from None
     finally:
         connection.close()

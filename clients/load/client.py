@@ -193,6 +193,8 @@ class LoadClient(asyncio.Protocol):
         try:
             if not self._is_open:
                 data = self._read_handshake(data)
+                if not self._is_open:
+                    return
             self._shared.second.bytes += len(data)
             self._read_frames(data, now_ns)
         except ConnectionFailed as error:

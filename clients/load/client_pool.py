@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
-from clients.load.addresses import parse_url
+from clients.load.addresses import describe_error, parse_url
 from clients.load.client import NO_CLOSE_FRAME, LoadClient, PoolState
 from clients.load.measurements import Second, WorkerResult, add_counts
 from clients.load.plan import Plan, PlannedClient, draw_symbols, plan_clients
 from clients.load.sequence import OUTCOMES
-from tickcast.client.connection import describe_tls_error, verifying_context
+from tickcast.client.connection import verifying_context
 from tickcast.wire.errors import CloseCode, ConnectionFailed
 from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import DEFAULT_FEED, StreamKey
@@ -27,7 +26,7 @@ _CHECK_S: Final = 0.05
 _QUIET_S: Final = 1.5
 _RETURN_S: Final = 1.0
 _CLOSE_TIMEOUT_S: Final = 2.0
-_SLOW_RECEIVE_BUFFER_BYTES: Final = 16 * 1024
+_SLOW_RCVBUF_BYTES: Final = 16 * 1024
 _FAULTS_MAX: Final = 20
 # Concurrent handshakes, fewer than the backlog of a listening socket.
 _CONNECTING_MAX: Final = 256
@@ -119,19 +118,12 @@ class ClientPool:
                 await self._open_socket(client)
                 self._connected.add(client)
                 await client.subscribed
-        except TimeoutError:
+        except OSError as error:
             client.abort()
-            raise ConnectionFailed("no answer in time") from None
+            raise ConnectionFailed(describe_error(error)) from None
         except asyncio.CancelledError:
             client.abort()
             raise
-        except ssl.SSLError as error:
-            client.abort()
-            raise ConnectionFailed(describe_tls_error(error)) from None
-        except ConnectionRefusedError:
-            raise ConnectionFailed("no server listens there") from None
-        except OSError as error:
-            raise ConnectionFailed(error.strerror or str(error)) from None
         connections = self._result.connections
         connections.opened += 1
         add_counts(connections.granted, dict.fromkeys(client.dialogue.granted, 1))
@@ -146,28 +138,24 @@ class ClientPool:
         host, port = self.state.uri.host, self.state.uri.port
         if not self._addresses:
             self._addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        for place, (family, *_, address) in enumerate(self._addresses):
-            plain = socket.socket(family, socket.SOCK_STREAM)
+        addresses = self._addresses
+        for family, kind, protocol, _, address in addresses:
+            sock = socket.socket(family, kind, protocol)
             try:
-                plain.setblocking(False)
+                sock.setblocking(False)
                 if client.planned.slow:
                     # Must be set before connecting, which negotiates the window.
-                    plain.setsockopt(
-                        socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW_RECEIVE_BUFFER_BYTES
-                    )
-                await loop.sock_connect(plain, address)
-                server_name = host if self._tls else None
-                await loop.create_connection(
-                    lambda: client, sock=plain, ssl=self._tls, server_hostname=server_name
-                )
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW_RCVBUF_BYTES)
+                await loop.sock_connect(sock, address)
+                break
             except BaseException as error:
-                plain.close()
-                if not isinstance(error, OSError) or place == len(self._addresses) - 1:
+                sock.close()
+                if not isinstance(error, OSError) or address == addresses[-1][4]:
                     raise
-            else:
-                # Use the first address that answers for all other connections.
-                self._addresses = [self._addresses[place]]
-                return
+        # Use the first address that answers for all other connections.
+        self._addresses = [(family, kind, protocol, "", address)]
+        name = host if self._tls else None
+        await loop.create_connection(lambda: client, sock=sock, ssl=self._tls, server_hostname=name)
 
     def _bases_of(self, symbols: tuple[str, ...]) -> dict[int, int]:
         """Return the streams with a known position that these symbols cover."""

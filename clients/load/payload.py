@@ -98,7 +98,7 @@ class PayloadReader:
             self._decode_any = msgspec.msgpack.decode
             self._time_ns = _msgpack_time_ns
         self._streams = streams
-        # By type, symbol and timeframe, as they stand in messages.
+        # By the type, symbol and timeframe of messages.
         self._numbers: dict[tuple[str, str, str], int] = {}
         self._recent: dict[bytes, Summary] = {}
         self._older: dict[bytes, Summary] = {}

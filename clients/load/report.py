@@ -47,7 +47,7 @@ class Workload(Struct, frozen=True, kw_only=True):
     encoding: Encoding = Encoding.JSON
     channels: tuple[str, ...] = ("trades",)
     connections: int = 100
-    # Each connection gets so many symbols of the pool at random, or all if the number is None.
+    # Drawn at random from the pool; None takes all of it.
     symbols_per_connection: int | None = None
     # The first symbols of the pool, and the sizes of the pool and of what is published of it.
     pool_symbols: tuple[str, ...] = ()

@@ -42,7 +42,7 @@ class RecordedTransport:
 
 
 class RecordedPayloads:
-    """Stands in for a `PayloadReader`."""
+    """Used in place of a `PayloadReader`."""
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
@@ -69,7 +69,9 @@ class Connection:
 
     def accept(self) -> None:
         self.server.send_response(self.server.accept(self.request))
-        self.client.data_received(b"".join(self.server.data_to_send()))
+        reply = b"".join(self.server.data_to_send())
+        self.client.data_received(reply[:50])
+        self.client.data_received(reply[50:])
         self.transport.written = b""
 
     def record_payloads(self) -> list[bytes]:

@@ -7,7 +7,7 @@ import os
 import re
 import resource
 import sys
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -255,9 +255,8 @@ async def _run(plan: Plan, settings: Settings, feed: str) -> LoadReport:
                 client = make_client(await find_store(settings))
                 stack.push_async_callback(client.aclose)
                 producer = LoadProducer(publisher, Store(client), feed)
-            progress = stack.enter_context(
-                closing(ProgressLine(Console(stderr=True), plan.connections))
-            )
+            progress = ProgressLine(Console(stderr=True), plan.connections)
+            stack.callback(progress.stop)
             report = await Load(plan, producer, stop).run(progress.show)
     except TickcastError:
         # A publisher that has failed raises again when it closes. The report includes that error.

@@ -59,7 +59,7 @@ class SubscribeDialogue:
         """Whether the server has sent its greeting."""
         return self._awaited != "connected"
 
-    def receive(self, notice: Notice) -> Action | None:
+    def answer(self, notice: Notice) -> Action | None:
         """Process a message other than a tick; return the next message to send, if any.
 
         Raises:
@@ -67,7 +67,7 @@ class SubscribeDialogue:
         """
         kind = notice.get("T")
         if kind == "error":
-            return self._receive_error(notice)
+            return self._answer_error(notice)
         if (notice.get("msg") if kind == "success" else kind) != self._awaited:
             return None
         if kind == "subscription":
@@ -88,7 +88,7 @@ class SubscribeDialogue:
         self._awaited = "subscription"
         return {"action": "subscribe", **self._channels, **self._options}
 
-    def _receive_error(self, notice: Notice) -> Action:
+    def _answer_error(self, notice: Notice) -> Action:
         # The server answers actions in turn, so an error answers the last one.
         code = notice.get("code")
         if code in _UNKNOWN_OPTION and self._awaited == "configured":
@@ -279,7 +279,7 @@ class LoadClient(asyncio.Protocol):
     def _receive_payload(self, payload: bytes, now_ns: int) -> None:
         self._shared.second.frames += 1
         try:
-            content = self._shared.reader.read(payload, self._same_bytes)
+            content = self._shared.reader.summarize(payload, self._same_bytes)
         except Undecodable as error:
             self._add_undecodable(str(error))
             return
@@ -302,7 +302,7 @@ class LoadClient(asyncio.Protocol):
             return
         latencies = second.slow if self.planned.slow else second.reading
         for sample in summary.samples:
-            age_us = latencies.record(sample, now_ns)
+            age_us = latencies.record_sample(sample, now_ns)
             if age_us >= 0:
                 self.latency_us += age_us * sample.weight
                 self.latency_count += sample.weight
@@ -325,7 +325,7 @@ class LoadClient(asyncio.Protocol):
             self._continue_dialogue(notice)
 
     def _continue_dialogue(self, notice: Notice) -> None:
-        action = self.dialogue.receive(notice)
+        action = self.dialogue.answer(notice)
         now_us = (time.monotonic_ns() - self._began_ns) // 1000
         if self.dialogue.greeted and not self.greeted_us:
             self.greeted_us = now_us

@@ -274,7 +274,7 @@ class ClientPool:
         streams = client.bases or client.checker.positions
         return {number: end for number, end in ends.items() if number in streams}
 
-    async def close(self, ends: StreamPositions) -> WorkerResult:
+    async def close_all(self, ends: StreamPositions) -> WorkerResult:
         """Close the accounts and then all connections; return the totals."""
         self._stop_tasks()
         numbered = self._numbered(ends)
@@ -298,7 +298,7 @@ class ClientPool:
         checker, totals = client.checker, self._result.accounts
         if not checker.unnumbered:
             ours = self._ends_of(client, ends)
-            checker.close(ours)
+            checker.close_streams(ours)
             if ours and client.bases:
                 # It was connected all the time, so it must account for every tick.
                 totals.whole_run_clients += 1

@@ -88,7 +88,7 @@ class LatencyHistograms(Struct):
     # Ticks that came before their time, which shows that two clocks differ.
     early: int = 0
 
-    def record(self, sample: LatencySample, now_ns: int) -> int:
+    def record_sample(self, sample: LatencySample, now_ns: int) -> int:
         """Count one tick and those it represents; return its age in µs, negative if unknown."""
         now_us = now_ns // 1000
         if sample.tr_us:

@@ -105,7 +105,7 @@ class PayloadReader:
         self._recent_bytes = 0
         self._turn = 0
 
-    def read(self, payload: bytes, shared: bool) -> Summary | list[Summary | Notice]:
+    def summarize(self, payload: bytes, shared: bool) -> Summary | list[Summary | Notice]:
         """Summarize a payload of ticks; return a list if it has other messages as well.
 
         Args:

@@ -92,7 +92,7 @@ class LoadProducer:
         # From when a tick was due to when it was handed over.
         self.lateness = LatencyHistogram()
 
-    async def run(
+    async def publish_on_schedule(
         self, schedule: PublishSchedule, warmup_s: float, duration_s: float, stop: asyncio.Event
     ) -> None:
         """Publish all ticks due within the warm-up and the measurement, or until `stop` is set.
@@ -127,7 +127,7 @@ class LoadProducer:
         await self._drain()
 
     async def publish_closing_ticks(self, schedule: PublishSchedule) -> None:
-        """Publish one more tick of every stream; raises as `run` does."""
+        """Publish one more tick of every stream; raises as `publish_on_schedule` does."""
         await self._publisher.publish(schedule.closing_ticks(Time.now()))
         await self._drain()
         self.closing += len(schedule.streams)

@@ -92,7 +92,7 @@ class Connections(Struct):
     server_errors: dict[str, int] = field(default_factory=dict)
 
 
-class Fault(Struct, frozen=True):
+class SequenceFault(Struct, frozen=True):
     """One unexplained tick or range of ticks."""
 
     client: str
@@ -123,7 +123,7 @@ class AccountTotals(Struct):
     reordered: int = 0
     wrong_notices: int = 0
     undecodable: int = 0
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[SequenceFault] = field(default_factory=list)
 
     @property
     def unexplained(self) -> int:

@@ -53,7 +53,7 @@ class Load:
         showing = asyncio.create_task(self._show_forever(show))
         try:
             async with aclosing(WorkerPool(self._recorder.add_second)) as workers:
-                await workers.start(self._plan.processes)
+                await workers.start_processes(self._plan.processes)
                 await self._connect_and_measure(workers)
                 self._enter("closing")
                 result = WorkerResult()
@@ -85,7 +85,7 @@ class Load:
         try:
             begin_ns = time.time_ns() + round(plan.warmup_s * NS_PER_SECOND)
             if self._producer is not None:
-                work = self._producer.run(
+                work = self._producer.publish_on_schedule(
                     self._schedule, plan.warmup_s, plan.duration_s, self._stop
                 )
                 publishing = asyncio.create_task(self._try_to_publish(work))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
 from clients.load.payload import Notice, StreamNumbers, Summary
-from clients.load.report import Fault
+from clients.load.report import SequenceFault
 
 _FAULTS_KEPT: Final = 5
 _HOLES_KEPT: Final = 1000
@@ -44,7 +44,7 @@ class SequenceChecker:
         # The last `seq` accounted for, by stream number; None after an epoch's end.
         self.positions: dict[int, int | None] = dict(bases)
         # The first faults in full; the others are only counted.
-        self.faults: list[Fault] = []
+        self.faults: list[SequenceFault] = []
         self.delivered = self.merged = self.skipped = self.gap = 0
         # Ticks that don't affect the order.
         self.snapshots = self.unnumbered = 0
@@ -114,7 +114,7 @@ class SequenceChecker:
     def _add_fault(self, kind: str, number: int, first: int, last: int, detail: str = "") -> None:
         if len(self.faults) < _FAULTS_KEPT:
             stream = " ".join(self._streams.names[number]) if number >= 0 else "?"
-            self.faults.append(Fault(self._name, stream, kind, first, last, detail))
+            self.faults.append(SequenceFault(self._name, stream, kind, first, last, detail))
 
     def add_notice(self, notice: Notice) -> None:
         """Record a `skipped` or `gap` notice; other notices do not affect the accounts."""
@@ -163,7 +163,7 @@ class SequenceChecker:
         """Return whether a stream is not yet accounted for up to its end."""
         return any((self.positions.get(number) or 0) < end for number, end in ends.items())
 
-    def close(self, ends: Mapping[int, int]) -> None:
+    def close_streams(self, ends: Mapping[int, int]) -> None:
         """Count as missing the ticks that were published up to `ends` and never arrived."""
         for number, end in ends.items():
             position = self.positions.get(number) or 0

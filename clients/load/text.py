@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from clients.load.report import Bucket, Fault, Latency, LoadReport
+from clients.load.report import Bucket, Latency, LoadReport, SequenceFault
 from clients.load.results import RunRecorder
 
 _BARS: Final = " ▏▎▍▌▋▊▉█"
@@ -189,7 +189,7 @@ def remark(kind: str, words: str, style: str) -> Table:
     return table
 
 
-def fault_text(fault: Fault) -> str:
+def fault_text(fault: SequenceFault) -> str:
     """Describe one unexplained tick or range of ticks."""
     first, last = fault.first_seq, fault.last_seq
     seqs = f"seq {first:,}" if first == last else f"seq {first:,} to {last:,}"
@@ -258,7 +258,7 @@ class ProgressLine:
             line = f"{phase:<10} {elapsed_s:3.0f} s  {status}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Remove the line from the terminal."""
         self._live.stop()
 

@@ -101,7 +101,7 @@ class Worker:
     def _send(self, message: Answer | Second) -> None:
         self._answers.write(_encode(message))
 
-    async def run(self) -> None:
+    async def serve_orders(self) -> None:
         """Carry out orders until the last one, or until the parent is gone."""
         timing = asyncio.create_task(self._time_loop())
         while line := await self._orders.readline():
@@ -122,7 +122,7 @@ class Worker:
                 self._send(Done(await self._pool.await_ticks(order.ends, order.timeout_s)))
             else:
                 await cancel_and_wait([*self._tasks, timing])
-                result = await self._pool.close(self._ends)
+                result = await self._pool.close_all(self._ends)
                 result.rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
                 self._send(result)
                 return
@@ -179,7 +179,7 @@ async def _run_worker() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin.buffer)
     answers, _ = await loop.connect_write_pipe(asyncio.Protocol, sys.stdout.buffer)
     try:
-        await Worker(orders, answers).run()
+        await Worker(orders, answers).serve_orders()
     except TickcastError as error:
         answers.write(_encode(Failed(str(error))))
     finally:
@@ -202,7 +202,7 @@ class WorkerPool:
         self._answers: list[asyncio.Queue[Answer]] = []
         self._listening: list[asyncio.Task[None]] = []
 
-    async def start(self, count: int) -> None:
+    async def start_processes(self, count: int) -> None:
         """Start the processes, which must be ended with `aclose`."""
         for number in range(count):
             process = await asyncio.create_subprocess_exec(

@@ -47,7 +47,7 @@ class RecordedPayloads:
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
 
-    def read(self, payload: bytes, shared: bool) -> list[Any]:
+    def summarize(self, payload: bytes, shared: bool) -> list[Any]:
         self.payloads.append(payload)
         return []
 
@@ -170,13 +170,13 @@ SUBSCRIBE = {"action": "subscribe", "trades": ["A"]}
 
 def test_granted_extensions_are_recorded() -> None:
     client = dialogue(auth={"key": "k", "secret": "s"}, conflate_ms=100)
-    assert client.receive(CONNECTED) == {"action": "auth", "key": "k", "secret": "s"}
-    configure = client.receive({"T": "success", "msg": "authenticated"})
+    assert client.answer(CONNECTED) == {"action": "auth", "key": "k", "secret": "s"}
+    configure = client.answer({"T": "success", "msg": "authenticated"})
     assert configure == {"action": "configure", "stamps": True}
-    subscribe = client.receive({"T": "configured", "stamps": True})
+    subscribe = client.answer({"T": "configured", "stamps": True})
     assert subscribe == {**SUBSCRIBE, "conflate_ms": 100}
     assert not client.ready
-    assert client.receive({"T": "subscription", "trades": ["A"]}) is None
+    assert client.answer({"T": "subscription", "trades": ["A"]}) is None
     assert client.ready
     assert client.granted == {"stamps", "conflate_ms"}
 
@@ -184,16 +184,16 @@ def test_granted_extensions_are_recorded() -> None:
 def test_refused_extensions_are_left_out() -> None:
     refusal = {"T": "error", "code": 410, "msg": "invalid action for this feed"}
     client = dialogue(conflate_ms=100)
-    client.receive(CONNECTED)
-    assert client.receive(refusal) == {**SUBSCRIBE, "conflate_ms": 100}
-    assert client.receive(refusal) == SUBSCRIBE
+    client.answer(CONNECTED)
+    assert client.answer(refusal) == {**SUBSCRIBE, "conflate_ms": 100}
+    assert client.answer(refusal) == SUBSCRIBE
     assert client.granted == set()
     with pytest.raises(ConnectionFailed, match="410"):
-        client.receive(refusal)
+        client.answer(refusal)
 
 
 def test_other_errors_refuse_the_client() -> None:
     client = dialogue(auth={"token": "x"})
-    client.receive(CONNECTED)
+    client.answer(CONNECTED)
     with pytest.raises(ConnectionFailed, match="402 auth failed"):
-        client.receive({"T": "error", "code": 402, "msg": "auth failed"})
+        client.answer({"T": "error", "code": 402, "msg": "auth failed"})

@@ -50,7 +50,7 @@ class FrameChecker:
 
     def add(self, *frames: Sequence[Message]) -> SequenceChecker:
         for frame in frames:
-            content = self.reader.read(msgspec.json.encode(frame), shared=True)
+            content = self.reader.summarize(msgspec.json.encode(frame), shared=True)
             for part in [content] if isinstance(content, Summary) else content:
                 if isinstance(part, Summary):
                     self.checker.add_ticks(part)
@@ -60,7 +60,7 @@ class FrameChecker:
 
     def close(self, **ends: int) -> SequenceChecker:
         numbered = {self.streams.number("trades", name): seq for name, seq in ends.items()}
-        self.checker.close(numbered)
+        self.checker.close_streams(numbered)
         return self.checker
 
 
@@ -235,7 +235,7 @@ def test_times_are_exact_to_the_nanosecond(encoding: Encoding) -> None:
     reader = PayloadReader(encoding, StreamNumbers())
     for ns in (1_378_054_800_083_000_001, 1_378_054_800_000_000_000, 1, -5):
         one = trade(time=Time(ns), seq=1)
-        summary = reader.read(encode([one], encoding), shared=False)
+        summary = reader.summarize(encode([one], encoding), shared=False)
         assert isinstance(summary, Summary)
         assert summary.first_ns == ns
         assert summary.samples[0].t_ns == ns

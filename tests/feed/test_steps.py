@@ -123,7 +123,7 @@ def test_every_tick_after_the_positions_arrives_once(market: Market) -> None:
     assert client.seqs(client.sink.take()) == {name: [seq] for name, seq in market.seqs.items()}
 
 
-def test_snapshots_are_those_at_the_reply(market: Market) -> None:
+def test_snapshots_are_as_of_the_reply(market: Market) -> None:
     client = Client(market)
     carry_out(client.begin(action="subscribe", trades=["*"], snapshot=True), market.tick)
     reply, *snapshots = client.sink.take()
@@ -158,7 +158,7 @@ def test_a_stream_that_opens_meanwhile_is_in_the_snapshot(market: Market, gap: i
 
 
 @pytest.mark.parametrize("gap", [0, 4, 9, 15])
-def test_the_past_of_a_stream_that_opens_meanwhile_is_sent_too(market: Market, gap: int) -> None:
+def test_history_of_a_stream_that_opens_meanwhile_is_sent(market: Market, gap: int) -> None:
     client = Client(market)
     resume = {"epoch": "e1", "trades": {"*": 0}}
     carry_out(client.begin(action="subscribe", trades=["*"], resume=resume), open_in(market, gap))
@@ -170,7 +170,7 @@ def test_the_past_of_a_stream_that_opens_meanwhile_is_sent_too(market: Market, g
     assert client.seqs(client.sink.take()) == {}
 
 
-def test_changes_on_the_way_lose_and_repeat_nothing(market: Market) -> None:
+def test_changes_in_progress_neither_lose_nor_repeat_ticks(market: Market) -> None:
     client = Client(market)
     client.ask(action="subscribe", trades=["*"], positions=True)
     client.sink.take()
@@ -215,7 +215,7 @@ def test_intervals_can_change_while_ticks_come(market: Market) -> None:
         assert last == market.seqs
 
 
-def test_who_is_being_sent_the_past_can_change_its_subscriptions(market: Market) -> None:
+def test_a_client_can_change_its_subscriptions_during_backfill(market: Market) -> None:
     client = Client(market)
     resume = {"epoch": "e1", "trades": market.seqs.copy()}
     carry_out(client.begin(action="subscribe", trades=["*", "S1"], resume=resume), lambda: None)
@@ -236,7 +236,7 @@ def test_who_is_being_sent_the_past_can_change_its_subscriptions(market: Market)
     assert set(client.seqs(client.sink.take())) == set(SYMBOLS)
 
 
-def test_who_resumes_very_many_streams_is_looked_at_a_part_at_a_time(market: Market) -> None:
+def test_resuming_many_streams_is_done_in_steps(market: Market) -> None:
     symbols = [f"M{number:04}" for number in range(3 * STREAMS_PER_TURN)]
     for symbol in symbols:
         market.open(symbol, seq=1)
@@ -252,7 +252,7 @@ def test_who_resumes_very_many_streams_is_looked_at_a_part_at_a_time(market: Mar
         assert len(backfill.behind) == left * STREAMS_PER_TURN
 
 
-def test_rights_that_shrink_meanwhile_count(market: Market) -> None:
+def test_rights_that_shrink_meanwhile_are_applied(market: Market) -> None:
     everything = Grant(Proof.KEY, "k", Entitlements(symbols=("S*",)))
     client = Client(market, everything)
     shrunk = Grant(Proof.KEY, "k", Entitlements(symbols=("S1", "S2")))
@@ -269,7 +269,9 @@ def test_rights_that_shrink_meanwhile_count(market: Market) -> None:
 
 
 @pytest.mark.parametrize("gap", range(0, 20, 3))
-def test_a_client_that_leaves_on_the_way_leaves_nothing_behind(market: Market, gap: int) -> None:
+def test_a_client_that_disconnects_during_a_change_leaves_no_state(
+    market: Market, gap: int
+) -> None:
     client = Client(market)
     steps = client.begin(action="subscribe", trades=["*"], snapshot=True)
     for _ in range(gap):
@@ -280,7 +282,7 @@ def test_a_client_that_leaves_on_the_way_leaves_nothing_behind(market: Market, g
     assert not any(market.hub.is_wanted(key_of(symbol)) for symbol in SYMBOLS)
 
 
-def test_what_is_done_is_paid_for(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_charged_after_it_is_done(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(action_policy, "_CONNECTED_PER_MESSAGE", 1)
     monkeypatch.setattr(action_policy, "_BEGUN_PER_MESSAGE", 1)
     client, other = (Client(market, limiter=MessageLimiter(5, 20)) for _ in range(2))
@@ -302,7 +304,7 @@ def test_what_is_done_is_paid_for(market: Market, monkeypatch: pytest.MonkeyPatc
         other.ask(action="unsubscribe", trades=["*"])
 
 
-def test_two_clients_of_the_same_streams_connect_them_together(market: Market) -> None:
+def test_two_clients_of_the_same_streams_share_the_connecting_work(market: Market) -> None:
     first, second = Client(market), Client(market)
     one = first.begin(action="subscribe", trades=["*"])
     two = second.begin(action="subscribe", trades=["*"])

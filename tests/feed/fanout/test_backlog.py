@@ -18,19 +18,19 @@ ES = StreamKey("live", "trades", "ES")
 JSON = wire_format_for(Encoding.JSON)
 
 
-def chunk(*ticks: Tick, key: StreamKey = ES) -> TickBatch:
+def batch(*ticks: Tick, key: StreamKey = ES) -> TickBatch:
     return TickBatch(key, ticks, [7] * len(ticks))
 
 
-def take(backlog: Backlog) -> list[dict[str, Any]]:
+def pop_messages(backlog: Backlog) -> list[dict[str, Any]]:
     data, _ = backlog.pop_frames(written_us=9)
     return messages(data)
 
 
-def test_conflating_keeps_the_latest_and_says_how_many_it_replaced() -> None:
+def test_conflation_keeps_the_latest_tick_and_counts_the_others() -> None:
     backlog = Backlog(JSON)
-    backlog.add_batch(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
-    backlog.add_batch(chunk(*trades(2, "ES", 14)), SlowPolicy.CONFLATE)
+    backlog.add_batch(batch(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
+    backlog.add_batch(batch(*trades(2, "ES", 14)), SlowPolicy.CONFLATE)
     data, totals = backlog.pop_frames(0)
     (tick,) = messages(data)
     assert (tick["seq"], tick["cf"]) == (15, 4)
@@ -38,10 +38,10 @@ def test_conflating_keeps_the_latest_and_says_how_many_it_replaced() -> None:
     assert not backlog
 
 
-def test_skipping_says_which_and_goes_on_with_the_latest() -> None:
+def test_skipping_announces_the_missed_ticks_and_sends_the_latest() -> None:
     backlog = Backlog(JSON)
-    backlog.add_batch(chunk(*trades(3, "ES", 11)), SlowPolicy.SKIP)
-    backlog.add_batch(chunk(*trades(2, "ES", 14)), SlowPolicy.SKIP)
+    backlog.add_batch(batch(*trades(3, "ES", 11)), SlowPolicy.SKIP)
+    backlog.add_batch(batch(*trades(2, "ES", 14)), SlowPolicy.SKIP)
     data, totals = backlog.pop_frames(0)
     notice, tick = messages(data)
     assert notice == {"T": "skipped", "ch": "trades", "S": "ES", "from": 11, "to": 14, "n": 4}
@@ -53,18 +53,18 @@ def test_skipping_says_which_and_goes_on_with_the_latest() -> None:
 @pytest.mark.parametrize("policy", [SlowPolicy.CONFLATE, SlowPolicy.SKIP])
 def test_a_single_tick_is_neither_merged_nor_skipped(policy: SlowPolicy) -> None:
     backlog = Backlog(JSON)
-    backlog.add_batch(chunk(*trades(1, "ES", 11)), policy)
-    (tick,) = take(backlog)
+    backlog.add_batch(batch(*trades(1, "ES", 11)), policy)
+    (tick,) = pop_messages(backlog)
     assert tick["seq"] == 11
     assert "cf" not in tick
 
 
 @pytest.mark.parametrize("policy", [SlowPolicy.CONFLATE, SlowPolicy.SKIP])
-def test_what_was_conflated_before_counts_in_full(policy: SlowPolicy) -> None:
+def test_ticks_conflated_before_count_in_full(policy: SlowPolicy) -> None:
     backlog = Backlog(JSON)
-    backlog.add_batch(chunk(replace(trade("ES", seq=14), conflated=3)), policy)
-    backlog.add_batch(chunk(replace(trade("ES", seq=17), conflated=2)), policy)
-    *notices, tick = take(backlog)
+    backlog.add_batch(batch(replace(trade("ES", seq=14), conflated=3)), policy)
+    backlog.add_batch(batch(replace(trade("ES", seq=17), conflated=2)), policy)
+    *notices, tick = pop_messages(backlog)
     assert tick["seq"] == 17
     if policy is SlowPolicy.CONFLATE:
         assert tick["cf"] == 6
@@ -77,53 +77,51 @@ def test_what_was_conflated_before_counts_in_full(policy: SlowPolicy) -> None:
 @pytest.mark.parametrize("policy", [SlowPolicy.CONFLATE, SlowPolicy.SKIP])
 def test_a_snapshot_is_replaced_without_being_counted(policy: SlowPolicy) -> None:
     backlog = Backlog(JSON)
-    backlog.add_batch(chunk(trade("ES", seq=10, snap=True)), policy)
-    backlog.add_batch(chunk(*trades(2, "ES", 11)), policy)
-    *notices, tick = take(backlog)
+    backlog.add_batch(batch(trade("ES", seq=10, snap=True)), policy)
+    backlog.add_batch(batch(*trades(2, "ES", 11)), policy)
+    *notices, tick = pop_messages(backlog)
     assert (tick["seq"], tick.get("cf", 0) + len(notices)) == (12, 1)
     assert [(each["from"], each["to"]) for each in notices] in ([], [(11, 11)])
 
 
-def test_many_streams_come_in_parts_and_each_gets_its_turn() -> None:
+def test_many_streams_are_sent_in_order_in_several_frames() -> None:
     backlog = Backlog(JSON)
     for number in range(FRAME_TICKS_MAX + 1):
         key = StreamKey("live", "trades", f"S{number}")
-        backlog.add_batch(chunk(*trades(1, key.symbol, 1), key=key), SlowPolicy.SKIP)
-    assert len(take(backlog)) == FRAME_TICKS_MAX
+        backlog.add_batch(batch(*trades(1, key.symbol, 1), key=key), SlowPolicy.SKIP)
+    assert len(pop_messages(backlog)) == FRAME_TICKS_MAX
     backlog.add_batch(
-        chunk(*trades(1, "S0", 2), key=StreamKey("live", "trades", "S0")), SlowPolicy.SKIP
+        batch(*trades(1, "S0", 2), key=StreamKey("live", "trades", "S0")), SlowPolicy.SKIP
     )
-    assert [(tick["S"], tick["seq"]) for tick in take(backlog)] == [("S500", 1), ("S0", 2)]
+    assert [(tick["S"], tick["seq"]) for tick in pop_messages(backlog)] == [("S500", 1), ("S0", 2)]
 
 
-def test_streams_that_are_given_up_are_forgotten_and_others_follow_their_new_policy() -> None:
+def test_dropped_streams_are_forgotten_and_the_others_get_their_new_policy() -> None:
     nq = StreamKey("live", "trades", "NQ")
     backlog = Backlog(JSON)
     for key in (ES, nq):
-        backlog.add_batch(chunk(*trades(2, key.symbol, 1), key=key), SlowPolicy.SKIP)
+        backlog.add_batch(batch(*trades(2, key.symbol, 1), key=key), SlowPolicy.SKIP)
     stamped = wire_format_for(Encoding.JSON, stamps=True)
     backlog.change_subscriptions(lambda key: SlowPolicy.CONFLATE if key == nq else None, stamped)
-    (tick,) = take(backlog)
+    (tick,) = pop_messages(backlog)
     assert (tick["S"], tick["seq"], tick["cf"], tick["tr"], tick["tw"]) == ("NQ", 2, 1, 7, 9)
 
 
 @pytest.mark.parametrize("epochs", range(1, 15))
 @pytest.mark.parametrize("ends_with_notice", [False, True])
-def test_no_epoch_begins_without_a_word_however_many_there_were(
-    epochs: int, ends_with_notice: bool
-) -> None:
+def test_every_new_epoch_is_announced_even_after_many(epochs: int, ends_with_notice: bool) -> None:
     backlog = Backlog(JSON)
-    backlog.add_batch(chunk(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
+    backlog.add_batch(batch(*trades(3, "ES", 11)), SlowPolicy.CONFLATE)
     for _ in range(epochs):
         backlog.add_gap(ES, NEW_EPOCH)
-        backlog.add_batch(chunk(*trades(3, "ES", 1)), SlowPolicy.CONFLATE)
+        backlog.add_batch(batch(*trades(3, "ES", 1)), SlowPolicy.CONFLATE)
     if ends_with_notice:
         backlog.add_gap(ES, NEW_EPOCH)
     account = StreamAccount("trades", "ES")
     account.start_run(10)
-    told = take(backlog)
-    assert len(told) <= 8
-    for message in told:
+    sent = pop_messages(backlog)
+    assert len(sent) <= 8
+    for message in sent:
         if message["T"] == "gap":
             list(account.add_gap(message["from"], message["to"], message["reason"]))
         else:

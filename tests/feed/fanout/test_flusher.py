@@ -15,9 +15,9 @@ from tickcast.wire.times import Instant
 class BusyHub(Hub):
     """A hub without clients, whose flushes take a given time."""
 
-    def __init__(self, takes_s: float = 0.0) -> None:
+    def __init__(self, flush_s: float = 0.0) -> None:
         super().__init__()
-        self.takes_s = takes_s
+        self.flush_s = flush_s
         self.began: list[float] = []
         self.ended: list[float] = []
         self.due: float | None = None
@@ -28,7 +28,7 @@ class BusyHub(Hub):
         before, self.before_next = self.before_next, None
         if before is not None:
             before()
-        time.sleep(self.takes_s)
+        time.sleep(self.flush_s)
         self.ended.append(time.perf_counter())
         if self.due is not None and self.due <= now.monotonic_s:
             self.due = None
@@ -37,7 +37,7 @@ class BusyHub(Hub):
         return self.due
 
 
-async def test_when_idle_it_flushes_in_the_same_turn_and_once() -> None:
+async def test_an_idle_flusher_flushes_once_in_the_same_turn() -> None:
     hub = BusyHub()
     flusher = Flusher(hub, pace=1.0, window_s=10.0)
     for _ in range(3):
@@ -47,18 +47,18 @@ async def test_when_idle_it_flushes_in_the_same_turn_and_once() -> None:
     assert len(hub.began) == 1
     # A flush shorter than a millisecond is followed by no pause; on a busy machine some take
     # longer.
-    at_once = 0
+    immediate = 0
     for _ in range(20):
         before = len(hub.began)
         flusher.wake()
         await asyncio.sleep(0)
-        at_once += len(hub.began) == before + 1
+        immediate += len(hub.began) == before + 1
         await until(lambda before=before: len(hub.began) == before + 1)  # type: ignore[misc]
-    assert at_once > 0
+    assert immediate > 0
 
 
-async def test_it_rests_in_proportion_to_the_flush_before() -> None:
-    hub = BusyHub(takes_s=0.02)
+async def test_the_pause_is_proportional_to_the_last_flush() -> None:
+    hub = BusyHub(flush_s=0.02)
     flusher = Flusher(hub, pace=2.0, window_s=10.0)
     flusher.wake()
     await asyncio.sleep(0)
@@ -71,8 +71,8 @@ async def test_it_rests_in_proportion_to_the_flush_before() -> None:
     assert hub.began[1] - hub.ended[0] >= 2 * took - 0.002
 
 
-async def test_without_pace_it_never_rests() -> None:
-    hub = BusyHub(takes_s=0.02)
+async def test_without_pace_there_is_no_pause() -> None:
+    hub = BusyHub(flush_s=0.02)
     flusher = Flusher(hub, pace=0.0, window_s=10.0)
     for count in (1, 2, 3):
         flusher.wake()
@@ -80,8 +80,8 @@ async def test_without_pace_it_never_rests() -> None:
         assert len(hub.began) == count
 
 
-async def test_the_window_bounds_the_rest() -> None:
-    hub = BusyHub(takes_s=0.05)
+async def test_the_window_limits_the_pause() -> None:
+    hub = BusyHub(flush_s=0.05)
     flusher = Flusher(hub, pace=10.0, window_s=0.005)
     flusher.wake()
     await asyncio.sleep(0)
@@ -90,7 +90,7 @@ async def test_the_window_bounds_the_rest() -> None:
     assert hub.began[1] - hub.ended[0] < 5 * (hub.ended[0] - hub.began[0])
 
 
-async def test_what_is_conflated_is_flushed_when_it_is_due() -> None:
+async def test_conflated_ticks_are_flushed_when_they_are_due() -> None:
     hub = BusyHub()
     flusher = Flusher(hub, pace=0.0, window_s=0.0)
     hub.due = due = time.monotonic() + 0.03
@@ -102,7 +102,7 @@ async def test_what_is_conflated_is_flushed_when_it_is_due() -> None:
     assert len(hub.began) == 2
 
 
-async def test_a_flush_that_fails_does_not_keep_the_next_from_coming(
+async def test_flushes_continue_after_one_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     hub = BusyHub()

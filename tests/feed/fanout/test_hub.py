@@ -18,31 +18,31 @@ ES_QUOTES = StreamKey("live", "quotes", "ES")
 
 
 class Client:
-    def __init__(self, hub: Hub, *wanted: str, encoding: Encoding = Encoding.JSON) -> None:
+    def __init__(self, hub: Hub, *names: str, encoding: Encoding = Encoding.JSON) -> None:
         self.hub = hub
         self.encoding = encoding
         self.sink = ListSink()
         self.outbox = Outbox(self.sink, 1 << 20, lambda: None)
-        self.subscribe(*wanted)
+        self.subscribe(*names)
 
-    def subscribe(self, *wanted: str) -> None:
+    def subscribe(self, *names: str) -> None:
         subscriptions = [
             Subscription(*name.split("=")) if "=" in name else Subscription("trades", name)
-            for name in wanted
+            for name in names
         ]
         deliveries = frozenset(
             (each, choose_delivery(each.channel, DeliveryOptions(), True)) for each in subscriptions
         )
-        self.hub.switch(self.outbox, self.prepared(deliveries), NOW)
+        self.hub.switch(self.outbox, self.prepare(deliveries), NOW)
 
-    def prepared(self, wanted: Deliveries) -> SubscriberGroup | None:
-        steps = self.hub.prepare(self.outbox, "live", wire_format_for(self.encoding), wanted)
+    def prepare(self, deliveries: Deliveries) -> SubscriberGroup | None:
+        steps = self.hub.prepare(self.outbox, "live", wire_format_for(self.encoding), deliveries)
         while True:
             try:
                 next(steps)
             except StopIteration as end:
-                audience: SubscriberGroup | None = end.value
-                return audience
+                group: SubscriberGroup | None = end.value
+                return group
 
     def seqs(self, symbol: str = "ES") -> list[int]:
         return [each["seq"] for each in self.sink.take() if each["S"] == symbol]
@@ -56,7 +56,7 @@ def hub() -> Hub:
     return hub
 
 
-def test_a_bug_with_one_client_costs_the_others_nothing(
+def test_a_bug_with_one_client_does_not_affect_the_others(
     hub: Hub, caplog: pytest.LogCaptureFixture
 ) -> None:
     ended: list[str] = []
@@ -78,7 +78,7 @@ def test_a_bug_with_one_client_costs_the_others_nothing(
     assert caplog.text.count("ValueError: a bug") == 1
 
 
-def test_each_gets_what_it_wants_and_nothing_else(hub: Hub) -> None:
+def test_each_client_gets_exactly_its_subscriptions(hub: Hub) -> None:
     es, nq, quotes = Client(hub, "ES"), Client(hub, "NQ"), Client(hub, "quotes=ES")
     hub.publish(ES, trades(2, "ES", 1))
     hub.publish(NQ, trades(1, "NQ", 1))
@@ -90,7 +90,7 @@ def test_each_gets_what_it_wants_and_nothing_else(hub: Hub) -> None:
     assert [each["T"] + each["S"] for each in quotes.sink.take()] == ["qES"]
 
 
-def test_one_flush_is_one_write_and_the_bytes_are_shared(hub: Hub) -> None:
+def test_a_flush_is_one_write_of_shared_bytes(hub: Hub) -> None:
     first, second = Client(hub, "ES", "NQ"), Client(hub, "NQ", "ES")
     hub.publish(ES, trades(2, "ES", 1))
     hub.publish(NQ, trades(3, "NQ", 1))
@@ -101,7 +101,7 @@ def test_one_flush_is_one_write_and_the_bytes_are_shared(hub: Hub) -> None:
     assert first.seqs("ES") == [1, 2, 3]
 
 
-def test_streams_share_a_frame_up_to_its_bound(hub: Hub) -> None:
+def test_streams_share_a_frame_up_to_its_limit(hub: Hub) -> None:
     json, msgpack = Client(hub, "*"), Client(hub, "*", encoding=Encoding.MSGPACK)
     hub.publish(ES, trades(3, "ES", 1))
     hub.publish(NQ, trades(20, "NQ", 1))
@@ -142,7 +142,7 @@ def test_overlapping_subscriptions_deliver_once(hub: Hub) -> None:
     assert client.seqs() == [1]
 
 
-def test_wildcards_take_in_streams_that_open_later(hub: Hub) -> None:
+def test_wildcards_cover_streams_that_open_later(hub: Hub) -> None:
     everything, prefix, other = Client(hub, "*"), Client(hub, "BTC-*"), Client(hub, "ETH-*")
     key = StreamKey("live", "trades", "BTC-USD")
     assert hub.groups.covers(key)
@@ -155,7 +155,7 @@ def test_wildcards_take_in_streams_that_open_later(hub: Hub) -> None:
     assert other.sink.written == []
 
 
-def test_feeds_are_apart(hub: Hub) -> None:
+def test_feeds_are_separate(hub: Hub) -> None:
     client = Client(hub, "*")
     key = StreamKey("sim", "trades", "ES")
     hub.open_stream(key)
@@ -185,7 +185,7 @@ def test_a_wildcard_holds_a_stream_but_does_not_name_it(hub: Hub) -> None:
     assert not hub.is_named(ES)
 
 
-def test_removed_clients_get_nothing_and_leave_nothing(hub: Hub) -> None:
+def test_removed_clients_get_no_ticks_and_leave_no_state(hub: Hub) -> None:
     client = Client(hub, "ES", "*")
     assert hub.is_wanted(ES)
     assert hub.groups.has_feed("live")
@@ -199,7 +199,7 @@ def test_removed_clients_get_nothing_and_leave_nothing(hub: Hub) -> None:
     assert client.sink.written == []
 
 
-def test_closed_streams_end_quietly(hub: Hub) -> None:
+def test_closed_streams_send_nothing(hub: Hub) -> None:
     client = Client(hub, "*")
     hub.publish(ES, trades(1, "ES", 1))
     hub.close_stream(ES)
@@ -210,7 +210,7 @@ def test_closed_streams_end_quietly(hub: Hub) -> None:
     hub.remove(client.outbox)
 
 
-def test_the_latest_tick_is_kept_with_or_without_clients(hub: Hub) -> None:
+def test_the_latest_tick_is_kept_even_without_clients(hub: Hub) -> None:
     hub.open_stream(NQ, latest=trade("NQ", seq=9))
     hub.publish(ES, trades(3, "ES", 1))
     everything = [Subscription("trades", "*")]
@@ -218,11 +218,11 @@ def test_the_latest_tick_is_kept_with_or_without_clients(hub: Hub) -> None:
     assert {(each.key, each.latest and each.latest.seq) for each in streams} == {(ES, 3), (NQ, 9)}
     named = hub.streams.covered("live", [Subscription("trades", "NQ")])
     assert [each.key for each in named] == [NQ]
-    besides = hub.streams.covered("live", everything, held=[Subscription("trades", "E*")])
-    assert [each.key for each in besides] == [NQ]
+    others = hub.streams.covered("live", everything, held=[Subscription("trades", "E*")])
+    assert [each.key for each in others] == [NQ]
 
 
-def test_publish_says_whether_a_flush_is_needed(hub: Hub) -> None:
+def test_publish_returns_whether_a_flush_is_needed(hub: Hub) -> None:
     assert not hub.publish(ES, trades(1, "ES", 1))
     client = Client(hub, "ES")
     assert hub.publish(ES, trades(1, "ES", 2))

@@ -7,20 +7,20 @@ from feed.fanout.outbox import MESSAGES_ROOM_BYTES, PORTION_BYTES, Outbox
 from tests.builders import ListSink
 
 
-def make(max_bytes: int = 100) -> tuple[ListSink, Outbox, list[str]]:
+def make_outbox(max_bytes: int = 100) -> tuple[ListSink, Outbox, list[str]]:
     sink, events = ListSink(), list[str]()
     return sink, Outbox(sink, max_bytes, lambda: events.append("overflow")), events
 
 
-def test_passes_on_while_the_client_reads() -> None:
-    sink, outbox, _ = make()
+def test_writes_at_once_while_the_client_reads() -> None:
+    sink, outbox, _ = make_outbox()
     outbox.push(b"a")
     outbox.push(b"b" * 1000)
     assert sink.written == [b"a", b"b" * 1000]
 
 
-def test_holds_while_paused_and_passes_on_in_one_write() -> None:
-    sink, outbox, _ = make()
+def test_holds_data_while_paused_and_then_writes_it_at_once() -> None:
+    sink, outbox, _ = make_outbox()
     sink.paused = True
     outbox.push(b"a")
     outbox.push(b"b")
@@ -35,8 +35,8 @@ def test_holds_while_paused_and_passes_on_in_one_write() -> None:
     assert outbox.waiting_bytes == 0
 
 
-def test_what_was_held_goes_in_portions_for_as_long_as_the_sink_takes_it() -> None:
-    sink, outbox, _ = make(max_bytes=10 * PORTION_BYTES)
+def test_held_data_is_written_in_portions_until_the_sink_pauses() -> None:
+    sink, outbox, _ = make_outbox(max_bytes=10 * PORTION_BYTES)
 
     def write(data: bytes) -> None:
         sink.written.append(data)
@@ -57,8 +57,8 @@ def test_what_was_held_goes_in_portions_for_as_long_as_the_sink_takes_it() -> No
     assert outbox.waiting_bytes == 0
 
 
-def test_overflow_counts_the_sinks_own_buffer_and_happens_once() -> None:
-    sink, outbox, events = make(max_bytes=100)
+def test_the_limit_includes_the_sinks_buffer_and_overflow_happens_once() -> None:
+    sink, outbox, events = make_outbox(max_bytes=100)
     sink.paused, sink.unsent = True, 60
     outbox.push(b"x" * (40 + MESSAGES_ROOM_BYTES))
     assert events == []
@@ -73,16 +73,16 @@ def test_overflow_counts_the_sinks_own_buffer_and_happens_once() -> None:
 
 
 @given(st.lists(st.one_of(st.binary(max_size=30), st.sampled_from(["pause", "resume"]))))
-def test_order_is_kept_and_the_bound_holds(steps: list[bytes | str]) -> None:
-    sink, outbox, _ = make(max_bytes=100)
-    taken = b""
+def test_order_and_limit_hold_for_any_sequence(steps: list[bytes | str]) -> None:
+    sink, outbox, _ = make_outbox(max_bytes=100)
+    accepted = b""
     for step in steps:
         if isinstance(step, str):
             sink.paused = step == "pause"
             outbox.drain(0)
         elif outbox.offer(step):
-            taken += step
+            accepted += step
         assert outbox.waiting_bytes <= 100
     sink.paused = False
     outbox.drain(0)
-    assert b"".join(sink.written) == taken
+    assert b"".join(sink.written) == accepted

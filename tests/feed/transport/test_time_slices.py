@@ -15,7 +15,7 @@ from feed.access.entitlements import Entitlements, Grant, Proof
 from feed.fanout.hub import Hub
 from feed.transport.loop_time import SLICE_S, Steps, TimeSlices
 from tests.builders import trade
-from tests.feed.server.test_session import Talk
+from tests.feed.server.test_session import SessionClient
 from tickcast.wire.actions import Subscribe
 from tickcast.wire.ticks import StreamKey
 
@@ -159,7 +159,7 @@ def counted_calls() -> Iterator[Callable[[], int]]:
         sys.setprofile(None)
 
 
-class BigTalk(Talk):
+class ClientWithManyPatterns(SessionClient):
     """A client with a key of a thousand patterns, whose steps are counted."""
 
     def __init__(self, hub: Hub, deferred: list[Steps]) -> None:
@@ -194,7 +194,7 @@ def market() -> tuple[Hub, list[Steps]]:
 
 
 def test_an_interval_of_one_client_costs_little_memory(market: tuple[Hub, list[Steps]]) -> None:
-    first, second = BigTalk(*market), BigTalk(*market)
+    first, second = ClientWithManyPatterns(*market), ClientWithManyPatterns(*market)
     # The mappings from which an interval's ticks are sent took 500 of 600 bytes.
     for _ in first.session.complete(_everything_at(first, 130), str):
         pass
@@ -205,14 +205,14 @@ def test_an_interval_of_one_client_costs_little_memory(market: tuple[Hub, list[S
         size, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    for talk in (first, second):
-        talk.session.release()
+    for client in (first, second):
+        client.session.release()
     assert size < 250 * STREAMS
 
 
-def _everything_at(talk: Talk, conflate_ms: int) -> Subscribe:
+def _everything_at(client: SessionClient, conflate_ms: int) -> Subscribe:
     action = {"action": "subscribe", "trades": ["*"], "conflate_ms": conflate_ms}
-    request = talk.session.handle_message(json.dumps(action))
+    request = client.session.handle_message(json.dumps(action))
     assert isinstance(request, Subscribe)
     return request
 
@@ -231,10 +231,10 @@ def _everything_at(talk: Talk, conflate_ms: int) -> Subscribe:
 def test_no_step_is_long_at_ten_thousand_streams(
     market: tuple[Hub, list[Steps]], options: dict[str, Any]
 ) -> None:
-    talk = BigTalk(*market)
-    *steps, last = talk.steps_of(action="subscribe", **options)
+    client = ClientWithManyPatterns(*market)
+    *steps, last = client.steps_of(action="subscribe", **options)
     assert max(steps) < STEP_CALLS
     assert last < REPLY_CALLS
-    assert max(talk.steps_of(action="configure", stamps=True, conflate_ms=120)) < STEP_CALLS
-    assert max(talk.steps_of(action="unsubscribe", trades=options["trades"])) < STEP_CALLS
-    talk.session.release()
+    assert max(client.steps_of(action="configure", stamps=True, conflate_ms=120)) < STEP_CALLS
+    assert max(client.steps_of(action="unsubscribe", trades=options["trades"])) < STEP_CALLS
+    client.session.release()

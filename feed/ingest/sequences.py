@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, KeysView
+from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 from typing import Final
 
 from feed.fanout.hub import Hub
@@ -67,6 +67,7 @@ class SequenceTrackers:
         feeds: the feeds in use, by name.
         wake: called when a flush is needed.
         is_connected: returns whether the broker appears to be connected.
+        listeners: handlers of the channels that carry no ticks, by channel.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class SequenceTrackers:
         tasks: BackgroundTasks,
         wake: Callable[[], None],
         is_connected: Callable[[], bool],
+        listeners: Mapping[str, Callable[[bytes], None]],
     ) -> None:
         self._store = store
         self._hub = hub
@@ -84,6 +86,7 @@ class SequenceTrackers:
         self._tasks = tasks
         self._wake = wake
         self._is_connected = is_connected
+        self._listeners = listeners
         self._by_channel: dict[str, _Tracked] = {}
         # Trackers, not keys: a stream that was closed and reopened has a new tracker, and the
         # repair of the old one must not prevent its repair.
@@ -109,23 +112,24 @@ class SequenceTrackers:
 
     # -- the path of a batch
 
-    def receive(self, channel: str, message: bytes) -> bool:
-        """Process a message from the broker; return whether the channel carries a stream."""
+    def receive(self, channel: str, message: bytes) -> None:
+        """Process a message from the broker."""
         tracked = self._by_channel.get(channel)
         if tracked is None:
-            return False
+            if (listener := self._listeners.get(channel)) is not None:
+                listener(message)
+            return
         try:
             batch = Batch.parse(message)
         except InvalidTick as error:
             logger.warning("ignored a message on %s: %s", channel, error)
-            return True
+            return
         key, tracker = tracked
         self.enter_epoch(key.feed, batch.epoch)
         events = tracker.add_batch(batch)
         self.deliver(key, tracker, events)
         if not events and not tracker.behind:
             self._check(key, tracker)
-        return True
 
     def deliver(
         self, key: StreamKey, tracker: SequenceTracker, events: list[SequenceEvent]

@@ -46,17 +46,19 @@ class Upstream:
         self, client: Redis, hub: Hub, settings: Settings, wake: Callable[[], None]
     ) -> None:
         self.store = Store(client)
-        self.subscriber = Subscriber(client, self._on_message, self._on_reconnect)
         self._hub = hub
         self._settings = settings
         # The feeds that clients use or have used recently.
         self._feeds: dict[str, Feed] = {}
         self._tasks = BackgroundTasks(logger)
-        self._trackers = SequenceTrackers(
-            self.store, hub, self._feeds, self._tasks, wake, lambda: self.subscriber.connected
-        )
         # Handlers of the channels that carry no ticks, such as announcements of new streams.
         self._listeners: dict[str, Callable[[bytes], None]] = {}
+        self._trackers = SequenceTrackers(
+            self.store, hub, self._feeds, self._tasks, wake, lambda: self.subscriber.connected,
+            self._listeners,
+        )  # fmt: skip
+        # Messages go to the trackers without a detour: there is one for every batch of ticks.
+        self.subscriber = Subscriber(client, self._trackers.receive, self._on_reconnect)
         # Queries to the store that several clients wait for.
         self._queries: dict[tuple[str, Feed], asyncio.Task[None]] = {}
         self._opening: dict[StreamKey, asyncio.Task[None]] = {}
@@ -73,10 +75,6 @@ class Upstream:
         await self._tasks.close()
 
     # -- messages from the broker
-
-    def _on_message(self, channel: str, message: bytes) -> None:
-        if not self._trackers.receive(channel, message) and channel in self._listeners:
-            self._listeners[channel](message)
 
     async def listen(self, channel: str, on_message: Callable[[bytes], None]) -> None:
         """Subscribe to a channel that carries no ticks, and pass its messages to `on_message`.

@@ -16,7 +16,13 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from tickcast.broker import keys
-from tickcast.broker.client import channel_of, check_version, name_denied_command, translated_errors
+from tickcast.broker.client import (
+    channel_of,
+    check_version,
+    database_of,
+    name_denied_command,
+    translated_errors,
+)
 from tickcast.broker.connection import (
     PipelinedConnection,
     RedisCommand,
@@ -67,6 +73,8 @@ class Subscriber:
         on_reconnect: Callable[[], Awaitable[None]],
     ) -> None:
         self._client = client
+        # Names of channels differ between databases; database 0 is the usual case.
+        self._database = database_of(client)
         self._on_message = on_message
         self._on_reconnect = on_reconnect
         # Channels to receive on this connection and the next ones.
@@ -247,7 +255,9 @@ class Subscriber:
             channels = self._unconfirmed or (self._heartbeats,)
             raise name_denied_command(reply, ("SUBSCRIBE", *channels))
         if reply[0] == b"message":
-            channel = keys.channel_in_first(reply[1].decode())
+            channel = reply[1].decode()
+            if self._database:
+                channel = keys.channel_in_first(channel)
             if channel == self._heartbeats:
                 self._receive_heartbeat(float(reply[2]))
             else:

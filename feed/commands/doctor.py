@@ -20,7 +20,7 @@ from feed.access.authenticator import Authenticator
 from feed.transport.tls import certificate_of
 from tickcast.broker.client import check_version, make_client, safe_url, translated_errors
 from tickcast.broker.embedded import find_store
-from tickcast.broker.preflight import rehearse
+from tickcast.broker.preflight import preflight
 from tickcast.commands.options import config_option, redis_option
 from tickcast.commands.running import run
 from tickcast.settings import Settings, load_with_sources
@@ -171,7 +171,7 @@ async def _examine_redis(client: Redis, url: str, settings: Settings) -> AsyncIt
     except AccessDenied:
         yield Finding("ok", "redis config", "not checked, because CONFIG is not permitted here")
     try:
-        await rehearse(client, settings.feeds)
+        await preflight(client, settings.feeds)
         yield Finding("ok", "permissions", "all commands of a server are permitted")
     except TickcastError as error:
         yield Finding("fail", "permissions", f"{error}; see docs/security.md")

@@ -41,8 +41,8 @@ async def test_the_command_ends_with_one_line(cli: Cli, store: LockedStore) -> N
     ("lacks", "told"),
     [
         ("info", "User tickcast-server has no permissions to run the 'info' command (INFO server)"),
-        ("subscribe", "the 'subscribe' command (SUBSCRIBE tickcast:heartbeat:rehearsal)"),
-        ("publish", "the 'publish' command (PUBLISH tickcast:heartbeat:rehearsal)"),
+        ("subscribe", "the 'subscribe' command (SUBSCRIBE tickcast:heartbeat:preflight)"),
+        ("publish", "the 'publish' command (PUBLISH tickcast:heartbeat:preflight)"),
         ("evalsha_ro", "the 'evalsha_ro' command (EVALSHA_RO "),
         ("zrem", "the 'zrem' command (ZREM tickcast:seats:{seats}:servers)"),
     ],

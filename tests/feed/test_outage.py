@@ -15,7 +15,7 @@ import pytest
 from tests.builders import trade, trades
 from tests.conftest import running_server, until
 from tests.talk import talking
-from tests.tickcast.broker.test_embedded import guard_of
+from tests.tickcast.broker.test_embedded import supervisor_of
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import provided_store
@@ -121,7 +121,7 @@ async def test_a_store_that_falls_silent_is_noticed(
         assert [tick["seq"] for tick in await talk.ticks(3)] == [1, 2, 3]
 
 
-async def test_a_store_that_is_killed_with_its_guard_comes_back(
+async def test_a_store_that_is_killed_with_its_supervisor_comes_back(
     settings: Settings, redis_url: str, publisher: FeedPublisher, runtime_dir: Path
 ) -> None:
     await publisher.publish(trades(3))
@@ -129,7 +129,7 @@ async def test_a_store_that_is_killed_with_its_guard_comes_back(
     async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["ES"], start=0)
         assert [tick["seq"] for tick in await talk.ticks(3)] == [1, 2, 3]
-        os.kill(guard_of(runtime_dir), signal.SIGKILL)
+        os.kill(supervisor_of(runtime_dir), signal.SIGKILL)
         await until_status(server.http + "/ready", 503)
         await until_status(server.http + "/ready", 200)
         gap = await talk.hear()

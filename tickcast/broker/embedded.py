@@ -1,8 +1,8 @@
 """The embedded store: a real valkey-server on a unix socket in a private directory.
 
-A guard process (see `guard`) watches a pipe from the server, and stops the store when the server
-ends. It also holds a lock file, which shows that the store is running. If the guard and the store
-are killed, a new store is started.
+A supervisor process watches a pipe from the server, and stops the store when the server ends. It
+also holds a lock file, which shows that the store is running. If the supervisor and the store are
+killed, a new store is started.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
@@ -24,8 +24,7 @@ from urllib.parse import quote
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from tickcast.broker import keys
-from tickcast.broker import supervisor as guard
+from tickcast.broker import keys, supervisor
 from tickcast.broker.client import make_client, translated_errors
 from tickcast.settings import Settings
 from tickcast.tasks import BackgroundTasks
@@ -35,12 +34,20 @@ _SOCKET: Final = "store.sock"
 _LOCK: Final = "store.lock"
 _LOG: Final = "store.log"
 _START_TIMEOUT_S: Final = 10.0
-_LOOK_S: Final = 0.25
-"""Interval for checking the guard, or the lock if another server runs the store."""
-_LOOK_MAX_S: Final = 5.0
+# Interval for checking the supervisor, or the lock if another server runs the store.
+_POLL_S: Final = 0.25
+_POLL_MAX_S: Final = 5.0
+# In bytes; the kernel's limit is 108 on Linux and 104 on macOS.
 _SOCKET_PATH_MAX: Final = 100
-"""In bytes; the kernel's limit is 108 on Linux and 104 on macOS."""
 _PUBSUB_BUFFER: Final = "pubsub 64mb 32mb 10"
+
+_TRIM_S: Final = 0.25
+_TRIM_IN_VAIN_S: Final = 10.0
+# Shares of the memory limit at which trimming begins and ends.
+_HIGH: Final = 0.85
+_LOW: Final = 0.70
+_SCAN_COUNT: Final = 1000
+_MIB: Final = 1 << 20
 
 logger = logging.getLogger("tickcast.store")
 
@@ -88,8 +95,8 @@ async def provided_store(settings: Settings) -> AsyncIterator[str]:
     tasks = BackgroundTasks(logger)
     try:
         await store.start()
-        tasks.supervise("watch over the embedded store", store.watch)
-        tasks.supervise("trimmer of history", store.trim)
+        tasks.supervise("watch over the embedded store", store.restart_forever)
+        tasks.supervise("trimmer of history", store.trim_forever)
         yield store.url
     finally:
         await tasks.close()
@@ -99,15 +106,16 @@ async def provided_store(settings: Settings) -> AsyncIterator[str]:
 class _EmbeddedStore:
     """The embedded store, which this server or another one runs.
 
-    The lock file decides which: the guard of the store holds the lock, so it is free as soon as the
-    guard has ended, for whatever reason.
+    The lock file decides which: the supervisor of the store holds the lock, so it is free as soon
+    as the supervisor has ended, for whatever reason.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.url = store_url(settings)
-        self._settings = settings
-        self._directory, self._is_ours = prepare_directory(settings)
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._memory_bytes = settings.store_memory_bytes
+        self._directory, self._is_directory_ours = prepare_directory(settings)
+        # None if another server runs the store.
+        self._supervisor: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
         """Start the store, unless another server runs it.
@@ -116,59 +124,82 @@ class _EmbeddedStore:
             StoreUnavailable: the store does not start.
         """
         if not await self._start_if_free():
-            await _wait_until_running(self.url)
+            await self._wait_until_it_answers()
             logger.warning("a store is already running in %s, using it", self._directory)
 
-    async def watch(self) -> None:
-        """Restart the store whenever its guard has ended, until cancelled."""
-        delay_s = _LOOK_S
+    async def restart_forever(self) -> None:
+        """Restart the store whenever its supervisor has ended, until cancelled."""
+        delay_s = _POLL_S
         while True:
             await asyncio.sleep(delay_s)
-            if self._guard is not None and self._guard.poll() is None:
-                delay_s = _LOOK_S
+            if self._supervisor is not None and self._supervisor.poll() is None:
+                delay_s = _POLL_S
                 continue
-            was_ours = self._guard is not None
+            was_ours = self._supervisor is not None
             await self.stop()
             try:
                 if await self._start_if_free():
-                    how = "was killed" if was_ours else "of another server is gone"
-                    logger.error("the embedded store %s; a new one has started, empty", how)
+                    event = "was killed" if was_ours else "of another server is gone"
+                    logger.error("the embedded store %s; a new one has started, empty", event)
             except (StoreUnavailable, OSError) as error:
-                delay_s = min(2 * delay_s, _LOOK_MAX_S)
+                delay_s = min(2 * delay_s, _POLL_MAX_S)
                 logger.error("can't start the embedded store again: %s", error)
 
-    async def trim(self) -> None:
+    async def trim_forever(self) -> None:
         """Keep the store below its memory limit while this server runs it, until cancelled."""
-        await keep_bounded(self.url, self._settings, lambda: self._guard is not None)
+        client = make_client(self.url, max_connections=2)
+        trimmer = HistoryTrimmer(client, self._memory_bytes)
+        try:
+            while True:
+                try:
+                    has_room = self._supervisor is None or await trimmer.trim_if_full()
+                except TickcastError as error:
+                    logger.debug("can't check the store's memory: %s", error)
+                    has_room = False
+                await asyncio.sleep(_TRIM_S if has_room else _TRIM_IN_VAIN_S)
+        finally:
+            await client.aclose()
 
     async def stop(self) -> None:
         """Stop the store if this server runs it."""
-        if self._guard is not None:
-            assert self._guard.stdin is not None
-            self._guard.stdin.close()
-            await asyncio.to_thread(self._guard.wait)
-            self._guard = None
+        if self._supervisor is not None:
+            assert self._supervisor.stdin is not None
+            self._supervisor.stdin.close()
+            await asyncio.to_thread(self._supervisor.wait)
+            self._supervisor = None
 
     async def _start_if_free(self) -> bool:
-        lock, is_new = _take_lock(self._directory)
+        lock, is_new = _acquire_lock(self._directory)
         if lock is None:
             return False
         with lock:
-            # The guard inherits the lock and holds it as long as it runs.
-            is_ours = self._is_ours or is_new
+            # The supervisor inherits the lock and holds it as long as it runs.
+            is_ours = self._is_directory_ours or is_new
             try:
                 if (self._directory / _SOCKET).exists():
                     await _end_orphan(self.url)
-                self._guard = _start(self._directory, is_ours, lock)
+                self._supervisor = _launch(self._directory, is_ours, lock)
             except BaseException:
-                # There is no guard to clean up.
+                # There is no supervisor to clean up.
                 (self._directory / _LOCK).unlink(missing_ok=True)
                 if is_ours:
                     with suppress(OSError):
                         self._directory.rmdir()
                 raise
-        await _wait_until_started(self._guard, self._directory, self.url)
+        await self._wait_until_it_answers()
         return True
+
+    async def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while not await _answers(self.url):
+            if self._supervisor is not None and self._supervisor.poll() is not None:
+                last_line = _last_line_of_log(self._directory)
+                raise StoreUnavailable(f"the embedded store does not start: {last_line}")
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(
+                    f"the embedded store does not answer within {_START_TIMEOUT_S:g} s"
+                )
+            await asyncio.sleep(0.01)
 
 
 def prepare_directory(settings: Settings) -> tuple[Path, bool]:
@@ -199,13 +230,13 @@ def _check_owner(directory: Path) -> None:
     Raises:
         StoreUnavailable: another user owns the directory or its files, or could write to it.
     """
-    advice = "set TICKCAST_RUNTIME_DIR to a directory of your own, or give --redis URL"
+    advice = "set TICKCAST_RUNTIME_DIR to a directory that you own, or give --redis URL"
     try:
         status = directory.stat()
         if status.st_uid != os.getuid():
             raise StoreUnavailable(f"{directory} belongs to another user: {advice}")
         if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-            raise StoreUnavailable(f"{directory} can be written by everybody: {advice}")
+            raise StoreUnavailable(f"everybody can write to {directory}: {advice}")
         for name in (_LOCK, _SOCKET):
             if (directory / name).lstat().st_uid != os.getuid():
                 raise StoreUnavailable(f"{directory / name} belongs to another user: {advice}")
@@ -215,7 +246,7 @@ def _check_owner(directory: Path) -> None:
         raise StoreUnavailable(f"{error.filename}: {error.strerror}") from None
 
 
-def _take_lock(directory: Path) -> tuple[IO[bytes] | None, bool]:
+def _acquire_lock(directory: Path) -> tuple[IO[bytes] | None, bool]:
     """Lock and return the lock file, or None if another process holds it.
 
     The second value is True if the directory was missing and has been created.
@@ -246,7 +277,7 @@ def _take_lock(directory: Path) -> tuple[IO[bytes] | None, bool]:
 
 
 async def _end_orphan(url: str) -> None:
-    """Shut down a store whose guard was killed. On Linux the kernel has already killed it."""
+    """Shut down a store whose supervisor was killed. On Linux the kernel has already killed it."""
     client = make_client(url)
     try:
         with suppress(TickcastError, RedisError), translated_errors():
@@ -255,8 +286,7 @@ async def _end_orphan(url: str) -> None:
         await client.aclose()
 
 
-def _start(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen[bytes]:
-    binary = _find_binary()
+def _launch(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen[bytes]:
     (directory / _SOCKET).unlink(missing_ok=True)
     options = {
         "port": "0",
@@ -269,12 +299,12 @@ def _start(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen[
         "appendonly": "no",
         "client-output-buffer-limit": _PUBSUB_BUFFER,
     }
-    command = [str(binary)]
+    command = [str(_find_binary())]
     for name, value in options.items():
         command += [f"--{name}", value]
-    keeper = [sys.executable, "-I", "-S", guard.__file__, "remove" if is_ours else "keep"]
+    supervise = [sys.executable, "-I", "-S", supervisor.__file__]
     return subprocess.Popen(
-        [*keeper, str(directory), *command],
+        [*supervise, "remove" if is_ours else "keep", str(directory), *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -294,24 +324,6 @@ def _find_binary() -> Path:
         raise StoreUnavailable(f"{error} Give --redis URL instead.") from None
 
 
-async def _wait_until_started(process: subprocess.Popen[bytes], directory: Path, url: str) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while not await _answers(url):
-        if process.poll() is not None:
-            raise StoreUnavailable(f"the embedded store does not start: {_last_words(directory)}")
-        if time.monotonic() > deadline:
-            raise StoreUnavailable(f"the embedded store does not answer in {_START_TIMEOUT_S:g} s")
-        await asyncio.sleep(0.01)
-
-
-async def _wait_until_running(url: str) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while not await _answers(url):
-        if time.monotonic() > deadline:
-            raise StoreUnavailable("a store is running, but does not answer")
-        await asyncio.sleep(0.05)
-
-
 async def _answers(url: str) -> bool:
     client = make_client(url)
     try:
@@ -324,84 +336,70 @@ async def _answers(url: str) -> bool:
         await client.aclose()
 
 
-def _last_words(directory: Path) -> str:
+def _last_line_of_log(directory: Path) -> str:
     try:
         return (directory / _LOG).read_text(errors="replace").strip().splitlines()[-1]
     except (OSError, IndexError):
-        return "it said nothing"
+        return "its log is empty"
 
 
-_INTERVAL_S: Final = 0.25
-_PAUSE_S: Final = 10.0
-_HIGH: Final = 0.85
-_LOW: Final = 0.70
-_SCAN_COUNT: Final = 1000
-_MIB: Final = 1 << 20
+class HistoryTrimmer:
+    """Keeps a store below its memory limit by trimming history early.
 
-
-async def keep_bounded(
-    url: str, settings: Settings, is_ours: Callable[[], bool] = lambda: True
-) -> None:
-    """Trim the store while `is_ours` is true, until cancelled."""
-    client = make_client(url, max_connections=2)
-    try:
-        while True:
-            try:
-                has_room = not is_ours() or await trim_if_full(client, settings.store_memory_bytes)
-            except TickcastError as error:
-                logger.debug("can't look after the store's memory: %s", error)
-                has_room = False
-            await asyncio.sleep(_INTERVAL_S if has_room else _PAUSE_S)
-    finally:
-        await client.aclose()
-
-
-async def trim_if_full(client: Redis, memory_bytes: int) -> bool:
-    """Halve the longest histories until there is room again, if memory use is near the limit.
-
-    Each history keeps at least its newest batch, and short histories are not changed. Return False
-    if nothing more can be trimmed because there are too many streams for the limit.
+    The eviction policies of Redis don't suit: evicting whole keys loses the numbering, and refusing
+    writes stops the feed.
     """
-    used = await _used_bytes(client)
-    if used < _HIGH * memory_bytes:
-        return True
-    before = used
-    lengths = await _history_lengths(client)
-    longest = max(lengths.values(), default=0)
-    while longest > 1 and used > _LOW * memory_bytes:
-        longest = max(1, longest // 2)
-        await _trim(client, [key for key, length in lengths.items() if length > longest], longest)
-        used = await _used_bytes(client)
-    logger.warning(
-        "the store is near its bound of %d MiB: history trimmed to %d batches a stream, "
-        "%.1f MiB became %.1f MiB",
-        memory_bytes // _MIB,
-        longest,
-        before / _MIB,
-        used / _MIB,
-    )
-    return used <= _LOW * memory_bytes
 
+    def __init__(self, client: Redis, memory_bytes: int) -> None:
+        self._client = client
+        self._memory_bytes = memory_bytes
 
-async def _used_bytes(client: Redis) -> int:
-    with translated_errors():
-        return int((await client.info("memory"))["used_memory"])
+    async def trim_if_full(self) -> bool:
+        """Halve the longest histories until there is room again, if memory use is near the limit.
 
+        Each history keeps at least its newest batch, and short histories are not changed. Return
+        False if nothing more can be trimmed because there are too many streams for the limit.
+        """
+        used = await self._used_bytes()
+        if used < _HIGH * self._memory_bytes:
+            return True
+        before = used
+        lengths = await self._history_lengths()
+        longest = max(lengths.values(), default=0)
+        while longest > 1 and used > _LOW * self._memory_bytes:
+            longest = max(1, longest // 2)
+            await self._trim([key for key, length in lengths.items() if length > longest], longest)
+            used = await self._used_bytes()
+        logger.warning(
+            "the store is near its limit of %d MiB: history trimmed to %d batches per stream,"
+            " from %.1f MiB to %.1f MiB",
+            self._memory_bytes // _MIB,
+            longest,
+            before / _MIB,
+            used / _MIB,
+        )
+        return used <= _LOW * self._memory_bytes
 
-async def _history_lengths(client: Redis) -> dict[bytes, int]:
-    with translated_errors():
-        found = [
-            key async for key in client.scan_iter(keys.ALL_HISTORIES, _SCAN_COUNT, _type="stream")
-        ]
-        pipeline = client.pipeline(transaction=False)
-        for key in found:
-            pipeline.xlen(key)
-        return dict(zip(found, await pipeline.execute(), strict=True))
+    async def _used_bytes(self) -> int:
+        with translated_errors():
+            return int((await self._client.info("memory"))["used_memory"])
 
+    async def _history_lengths(self) -> dict[bytes, int]:
+        with translated_errors():
+            histories = [
+                key
+                async for key in self._client.scan_iter(
+                    keys.ALL_HISTORIES, _SCAN_COUNT, _type="stream"
+                )
+            ]
+            pipeline = self._client.pipeline(transaction=False)
+            for key in histories:
+                pipeline.xlen(key)
+            return dict(zip(histories, await pipeline.execute(), strict=True))
 
-async def _trim(client: Redis, histories: list[bytes], length: int) -> None:
-    pipeline = client.pipeline(transaction=False)
-    for key in histories:
-        pipeline.xtrim(key, maxlen=length, approximate=False)
-    with translated_errors():
-        await pipeline.execute()
+    async def _trim(self, histories: list[bytes], length: int) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for key in histories:
+            pipeline.xtrim(key, maxlen=length, approximate=False)
+        with translated_errors():
+            await pipeline.execute()

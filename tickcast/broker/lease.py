@@ -1,4 +1,4 @@
-"""An exclusive, expiring claim to make some channels of a feed."""
+"""A lock with an expiry: the exclusive right to make some channels of a feed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tickcast.broker import keys
 from tickcast.broker.scripts import Script
 from tickcast.wire.errors import BrokerUnavailable, LeaseHeld
 
+# How long a lease lasts if its holder does not renew it.
 LASTS_S: Final = 5.0
-"""How long a claim lasts if its holder does not renew it."""
 _RENEW_S: Final = 1.0
+# The holder considers its lease expired this long before the store does.
 _MARGIN_S: Final = 1.0
-"""The holder considers its claim expired this long before the store does."""
-_AGAIN_S: Final = 0.2
+_RETRY_S: Final = 0.2
 
-# Take all keys, or none if another holder has one.
-_TAKE: Final = Script("""
+# Acquire all keys, or none if another holder has one.
+_ACQUIRE: Final = Script("""
 for _, key in ipairs(KEYS) do
   local holder = redis.call('GET', key)
   if holder and holder ~= ARGV[1] then return 0 end
@@ -31,7 +31,7 @@ for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
 return 1
 """)
 
-_LEAVE: Final = Script("""
+_RELEASE: Final = Script("""
 for _, key in ipairs(KEYS) do
   if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
 end
@@ -39,64 +39,65 @@ end
 
 
 class Lease:
-    """An exclusive claim to make some channels of a feed.
+    """The exclusive right to make some channels of a feed.
 
     Args:
-        channels: the channels to claim. Claims conflict if they have a channel in common.
+        channels: leases conflict if they have a channel in common.
     """
 
     def __init__(self, client: Redis, feed: str, channels: Sequence[str]) -> None:
         self._client = client
         self._keys = [keys.maker(feed, channel) for channel in channels]
-        self._what = f"{', '.join(channels)} of feed {feed}"
-        self._me = secrets.token_hex(6)
+        self._subject = f"{', '.join(channels)} of feed {feed}"
+        self._holder = secrets.token_hex(6)
         self._until_s = 0.0
 
     @property
     def holds(self) -> bool:
-        """Whether the claim is certainly held now, even if the store has not answered lately."""
+        """Whether the lease is certainly held now, even if the store has not answered lately."""
         return monotonic() < self._until_s
 
     async def acquire(self) -> None:
-        """Take the claim, waiting long enough for the claim of a killed holder to expire.
+        """Acquire the lease, waiting long enough for the lease of a killed holder to expire.
 
         Raises:
-            AlreadyClaimed: another program makes one of the channels.
-            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
+            LeaseHeld: another program makes one of the channels.
         """
-        give_up_s = monotonic() + LASTS_S + _MARGIN_S
+        deadline_s = monotonic() + LASTS_S + _MARGIN_S
         while not await self._try():
-            if monotonic() > give_up_s:
-                raise LeaseHeld(f"another program makes {self._what}")
-            await asyncio.sleep(_AGAIN_S)
+            if monotonic() > deadline_s:
+                raise LeaseHeld(f"another program makes {self._subject}")
+            await asyncio.sleep(_RETRY_S)
 
     async def renew_forever(self) -> None:
-        """Renew the claim until cancelled.
+        """Renew the lease until cancelled.
 
-        The claim expires while the store is away, and is taken again afterwards.
+        It expires while the store is away, and is acquired again afterwards.
 
         Raises:
-            AlreadyClaimed: another program has taken it in the meantime.
-            BrokerUnsuitable: see `translated_errors`.
+            LeaseHeld: another program has acquired it in the meantime.
         """
         while True:
             await asyncio.sleep(_RENEW_S)
             try:
                 if not await self._try():
-                    raise LeaseHeld(f"another program has taken over {self._what}")
+                    raise LeaseHeld(f"another program has taken over {self._subject}")
             except BrokerUnavailable:
                 continue  # The reader and the publisher report the outage.
 
     async def release(self) -> None:
-        """Release the claim."""
+        """Release the lease."""
         self._until_s = 0.0
         try:
-            await _LEAVE.call(self._client, self._keys, self._me)
+            await _RELEASE.call(self._client, self._keys, self._holder)
         except BrokerUnavailable:
-            return  # The claim expires anyway.
+            return  # The lease expires anyway.
 
     async def _try(self) -> bool:
-        asked_s = monotonic()
-        taken = await _TAKE.call(self._client, self._keys, self._me, round(LASTS_S * 1000))
-        self._until_s = asked_s + LASTS_S - _MARGIN_S if taken else 0.0
-        return bool(taken)
+        # Count from before the call: the store counts from some time during it.
+        began_s = monotonic()
+        acquired = await _ACQUIRE.call(
+            self._client, self._keys, self._holder, round(LASTS_S * 1000)
+        )
+        self._until_s = began_s + LASTS_S - _MARGIN_S if acquired else 0.0
+        return bool(acquired)

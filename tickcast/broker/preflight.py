@@ -18,10 +18,10 @@ from tickcast.broker.replays import read_state
 from tickcast.broker.store import Store
 from tickcast.wire.ticks import DEFAULT_FEED, StreamKey
 
-_NAME: Final = "rehearsal"
+_NAME: Final = "preflight"
 
 
-async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
+async def preflight(client: Redis, feeds: Sequence[str]) -> None:
     """Read and subscribe like a server, in the given feeds or else in the default feed.
 
     Like a first client, this gives a feed without an epoch one that lasts for a day. It leaves
@@ -29,19 +29,19 @@ async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
     mean doing them.
 
     Raises:
-        BrokerUnavailable, BrokerUnsuitable: see `translated_errors`. `AccessDenied` names the
-            command and its keys.
+        AccessDenied: names the command and its keys.
     """
     store = Store(client)
     channels = [keys.heartbeat(_NAME)]
     for feed in feeds or (DEFAULT_FEED,):
-        nowhere = StreamKey(feed, "trades", "")
+        # No stream has an empty symbol.
+        stream = StreamKey(feed, "trades", "")
         await store.epoch(feed)
         await store.streams(feed)
-        await store.heads([nowhere])
-        await store.history(nowhere, 0)
+        await store.heads([stream])
+        await store.history(stream, 0)
         await read_state(client, feed)
-        channels += [keys.announcements(feed), keys.ticks(nowhere), keys.replay_states(feed)]
+        channels += [keys.announcements(feed), keys.ticks(stream), keys.replay_states(feed)]
     channels = [channel_of(client, channel) for channel in channels]
     await _subscribe(client, channels)
     with translated_errors():
@@ -52,11 +52,11 @@ async def rehearse(client: Redis, feeds: Sequence[str]) -> None:
 
 
 async def _subscribe(client: Redis, channels: Sequence[str]) -> None:
-    pipe = PipelinedConnection(client)
+    connection = PipelinedConnection(client)
     try:
         with translated_errors():
-            for reply in await pipe.call([("SUBSCRIBE", channel) for channel in channels]):
+            for reply in await connection.call([("SUBSCRIBE", channel) for channel in channels]):
                 if isinstance(reply, exceptions.RedisError):
                     raise reply
     finally:
-        await pipe.close()
+        await connection.close()

@@ -1,12 +1,12 @@
 """Keep a program running for as long as standard input stays open, then remove its files.
 
-This script guards the embedded store. Its parent holds the other end of a pipe, which closes
+This script supervises the embedded store. Its parent holds the other end of a pipe, which closes
 however the parent ends, even with SIGKILL. To start fast, it uses only the standard library:
 
-    python -I -S guard.py keep|remove DIRECTORY COMMAND [ARGUMENT …]
+    python -I -S supervisor.py keep|remove DIRECTORY COMMAND [ARGUMENT …]
 
 If the program exits, it is restarted, unless it has exited quickly several times in a row. At the
-end the guard removes the directory's `store.*` files, and with `remove` the directory too.
+end the supervisor removes the directory's `store.*` files, and with `remove` the directory too.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ import time
 _PR_SET_PDEATHSIG = 1
 _STOP_TIMEOUT_S = 3.0
 _POLL_S = 0.5
-_QUICK_S = 1.0
-_QUICK_ENDS_MAX = 3
+_QUICK_EXIT_S = 1.0
+_QUICK_EXITS_MAX = 3
 
 
-def main() -> int:
+def supervise(directory: str, command: list[str], *, remove: bool) -> int:
     """Run the program, wait and clean up; return the program's exit code."""
-    whether, directory, *command = sys.argv[1:]
+    # The terminal sends Ctrl-C to the whole process group. The pipe says when to stop.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    quick_ends = 0
+    quick_exits = 0
     try:
         while True:
             began = time.monotonic()
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_prepare_child)  # noqa: PLW1509
-            if _wait_for_parent(child):
+            if _parent_ends_first(child):
                 return _stop(child)
-            quick_ends = quick_ends + 1 if time.monotonic() - began < _QUICK_S else 0
-            if quick_ends == _QUICK_ENDS_MAX:
+            quick_exits = quick_exits + 1 if time.monotonic() - began < _QUICK_EXIT_S else 0
+            if quick_exits == _QUICK_EXITS_MAX:
                 return child.wait()
     finally:
-        _clean(directory, whether == "remove")
+        _clean(directory, remove)
 
 
-def _wait_for_parent(child: subprocess.Popen[bytes]) -> bool:
-    """Return True when the parent has ended, False if the child ends first."""
+def _parent_ends_first(child: subprocess.Popen[bytes]) -> bool:
+    """Wait, and return True when the parent has ended, False if the child ends first."""
     while child.poll() is None:
         readable, _, _ = select.select([sys.stdin], [], [], _POLL_S)
         if readable and not os.read(0, 1):
@@ -83,4 +83,4 @@ def _clean(directory: str, remove: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(supervise(sys.argv[2], sys.argv[3:], remove=sys.argv[1] == "remove"))

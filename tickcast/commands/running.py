@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from tickcast import logs
 from tickcast.broker.client import check_version, make_client
 from tickcast.broker.embedded import find_store
-from tickcast.broker.preflight import rehearse
+from tickcast.broker.preflight import preflight
 from tickcast.broker.publish_buffer import DroppedTicks
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.commands.standard_streams import logged_on_stderr
@@ -166,7 +166,7 @@ async def refuse_unsuitable(redis_url: str, feeds: Sequence[str] = ()) -> None:
     client = make_client(redis_url)
     try:
         await check_version(client)
-        await rehearse(client, feeds)
+        await preflight(client, feeds)
     except BrokerUntrusted:
         raise
     except BrokerUnavailable:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import until
-from tickcast.broker import supervisor as guard
+from tickcast.broker import supervisor
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import find_store, provided_store
 from tickcast.settings import Settings
@@ -82,7 +82,7 @@ async def test_many_at_once_start_one(settings: Settings, runtime_dir: Path) -> 
     tasks = [asyncio.create_task(hold()) for _ in range(5)]
     for _ in tasks:
         await entered.acquire()
-    assert len(processes_using(runtime_dir)) == 2  # the guard and its store
+    assert len(processes_using(runtime_dir)) == 2  # the supervisor and its store
     leave.set()
     assert len(set(await asyncio.gather(*tasks))) == 1
     assert not runtime_dir.exists()
@@ -102,8 +102,8 @@ async def test_goes_with_its_parent(runtime_dir: Path, number: signal.Signals) -
     await until(lambda: not runtime_dir.exists())
 
 
-def guard_of(directory: Path) -> int:
-    """The process id of the guard of the store in a directory."""
+def supervisor_of(directory: Path) -> int:
+    """The process id of the supervisor of the store in a directory."""
     (pid,) = (
         pid
         for pid in processes_using(directory)
@@ -120,13 +120,13 @@ def is_logged(caplog: pytest.LogCaptureFixture, words: str, count: int) -> bool:
     return caplog.text.count(words) == count
 
 
-async def test_killed_with_its_guard_it_is_started_again(
+async def test_a_store_killed_with_its_supervisor_is_restarted(
     settings: Settings, runtime_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with provided_store(settings) as url:
         for count in (1, 2):
             killed = processes_using(runtime_dir)
-            os.kill(guard_of(runtime_dir), signal.SIGKILL)
+            os.kill(supervisor_of(runtime_dir), signal.SIGKILL)
             await until(partial(are_gone, killed, runtime_dir))
             words = "the embedded store was killed; a new one has started, empty"
             await until(partial(is_logged, caplog, words, count))
@@ -137,15 +137,15 @@ async def test_killed_with_its_guard_it_is_started_again(
     assert not runtime_dir.exists()
 
 
-async def test_what_a_killed_guard_leaves_lying_about_is_no_hindrance(runtime_dir: Path) -> None:
+async def test_leftovers_of_a_killed_supervisor_do_no_harm(runtime_dir: Path) -> None:
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HOLD_A_STORE, str(runtime_dir), stdout=subprocess.PIPE
     )
     assert parent.stdout is not None
     assert await parent.stdout.readline()
-    guard_pid = guard_of(runtime_dir)
+    supervisor_pid = supervisor_of(runtime_dir)
     parent.send_signal(signal.SIGSTOP)
-    os.kill(guard_pid, signal.SIGKILL)
+    os.kill(supervisor_pid, signal.SIGKILL)
     parent.send_signal(signal.SIGKILL)
     await parent.wait()
     await until(lambda: not processes_using(runtime_dir))
@@ -229,13 +229,13 @@ async def test_impossible_folders_are_explained(tmp_path: Path) -> None:
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
     try:
-        with pytest.raises(StoreUnavailable, match="written by everybody"):
+        with pytest.raises(StoreUnavailable, match="everybody can write"):
             await start(open_to_all)
     finally:
         open_to_all.rmdir()
 
 
-def test_the_guard_runs_on_the_standard_library_and_passes_the_exit_code_on() -> None:
-    command = [sys.executable, "-I", "-S", guard.__file__, "keep", "/nonexistent"]
+def test_the_supervisor_runs_on_the_standard_library_and_passes_the_exit_code_on() -> None:
+    command = [sys.executable, "-I", "-S", supervisor.__file__, "keep", "/nonexistent"]
     with subprocess.Popen([*command, "sh", "-c", "exit 3"], stdin=subprocess.PIPE) as process:
         assert process.wait(timeout=10) == 3

@@ -4,14 +4,14 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.builders import trades
-from tickcast.broker.embedded import trim_if_full
+from tickcast.broker.embedded import HistoryTrimmer
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.wire.ticks import StreamKey
 
 
-async def test_near_the_bound_long_histories_are_trimmed(
+async def test_near_the_limit_long_histories_are_trimmed(
     redis: Redis, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     roomy = Settings(runtime_dir=settings.runtime_dir, history_ticks=1_000_000)
@@ -22,10 +22,10 @@ async def test_near_the_bound_long_histories_are_trimmed(
     used = (await redis.info("memory"))["used_memory"]
     assert used - empty > 4_000_000
 
-    await trim_if_full(redis, used * 2)
+    await HistoryTrimmer(redis, used * 2).trim_if_full()
     assert caplog.text == ""
     bound = round(empty + (used - empty) / 2)
-    await trim_if_full(redis, bound)
+    await HistoryTrimmer(redis, bound).trim_if_full()
     assert "history trimmed" in caplog.text
     assert (await redis.info("memory"))["used_memory"] < 0.85 * bound
     store = Store(redis)
@@ -37,12 +37,12 @@ async def test_near_the_bound_long_histories_are_trimmed(
     assert tail.batches[-1].ticks[-1].seq == 200_000
 
 
-async def test_publishing_goes_on_when_nothing_is_left_to_trim(
+async def test_publishing_continues_when_nothing_is_left_to_trim(
     redis: Redis, publisher: FeedPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     await publisher.publish(trades(100))
     await publisher.drain()
-    await trim_if_full(redis, 1)
+    await HistoryTrimmer(redis, 1).trim_if_full()
     await publisher.publish(trades(100))
     await publisher.drain()
     assert publisher.published == 200

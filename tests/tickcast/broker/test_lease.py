@@ -1,4 +1,4 @@
-"""The exclusive right to make something: taken, kept, lost and released."""
+"""The exclusive right to make something: acquired, renewed, lost and released."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from tests.conftest import until
 from tests.tickcast.broker.stores import own_store
 from tickcast.broker import keys
-from tickcast.broker import lease as module
+from tickcast.broker import lease as lease_module
 from tickcast.broker.client import make_client
 from tickcast.broker.lease import LASTS_S, Lease
 from tickcast.tasks import cancel_and_wait
@@ -23,10 +23,10 @@ CHANNELS = ["bars", "bars:1s"]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_RENEW_S", 0.05)
+    monkeypatch.setattr(lease_module, "_RENEW_S", 0.05)
 
 
-async def test_one_has_it_until_it_leaves(redis: Redis) -> None:
+async def test_one_holds_it_until_it_is_released(redis: Redis) -> None:
     first, second = Lease(redis, "live", CHANNELS), Lease(redis, "live", ["bars:1s"])
     assert not first.holds
     await first.acquire()
@@ -43,23 +43,23 @@ async def test_one_has_it_until_it_leaves(redis: Redis) -> None:
     assert await redis.get(keys.maker("live", "bars")) is None
 
 
-async def test_it_expires_with_whoever_held_it(redis: Redis) -> None:
+async def test_it_expires_if_its_holder_is_killed(redis: Redis) -> None:
     await Lease(redis, "live", CHANNELS).acquire()
     left_ms = await redis.pttl(keys.maker("live", "bars"))
     assert 0 < left_ms <= LASTS_S * 1000
 
 
-async def test_all_or_none(redis: Redis) -> None:
+async def test_all_channels_or_none(redis: Redis) -> None:
     await redis.set(keys.maker("live", "bars:1s"), "somebody", ex=60)
     with pytest.raises(LeaseHeld, match="another program makes bars, bars:1s of feed live"):
         await Lease(redis, "live", CHANNELS).acquire()
     assert await redis.get(keys.maker("live", "bars")) is None
 
 
-async def test_who_has_lost_it_is_told(redis: Redis) -> None:
-    claim = Lease(redis, "live", CHANNELS)
-    await claim.acquire()
-    keeping = asyncio.create_task(claim.renew_forever())
+async def test_a_holder_that_has_lost_it_fails(redis: Redis) -> None:
+    lease = Lease(redis, "live", CHANNELS)
+    await lease.acquire()
+    keeping = asyncio.create_task(lease.renew_forever())
     await redis.delete(keys.maker("live", "bars"))
     async with asyncio.timeout(10):
         while await redis.get(keys.maker("live", "bars")) is None:
@@ -68,16 +68,16 @@ async def test_who_has_lost_it_is_told(redis: Redis) -> None:
     await asyncio.wait([keeping], timeout=10)
     with pytest.raises(LeaseHeld, match="another program has taken over"):
         keeping.result()
-    assert not claim.holds
+    assert not lease.holds
 
 
-async def test_it_is_not_believed_in_while_the_store_is_away(runtime_dir: Path) -> None:
+async def test_it_expires_while_the_store_is_away(runtime_dir: Path) -> None:
     async with own_store(runtime_dir) as store, make_client(store.url) as client:
-        claim = Lease(client, "live", CHANNELS)
-        await claim.acquire()
-        keeping = asyncio.create_task(claim.renew_forever())
+        lease = Lease(client, "live", CHANNELS)
+        await lease.acquire()
+        keeping = asyncio.create_task(lease.renew_forever())
         store.kill()
-        await until(lambda: not claim.holds)
+        await until(lambda: not lease.holds)
         await store.start()
-        await until(lambda: claim.holds)
+        await until(lambda: lease.holds)
         await cancel_and_wait([keeping])

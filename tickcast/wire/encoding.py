@@ -1,4 +1,7 @@
-"""Encode and decode ticks: JSON or MessagePack for clients, and a separate form for the broker."""
+"""Encode and decode ticks and messages, and build the WebSocket frames that carry them.
+
+Clients receive JSON or MessagePack. The broker receives MessagePack with times as nanoseconds.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +25,25 @@ class Encoding(Enum):
     MSGPACK = "msgpack"
 
 
-def _hook(of_time: Any) -> Any:
+def _encode_hook(encode_time: Any) -> Any:
     def encode(value: object) -> object:
         if isinstance(value, Time):
-            return of_time(value)
+            return encode_time(value)
         raise NotImplementedError(f"no encoding for {type(value).__name__}")
 
     return encode
 
 
 _WIRE_ENCODERS: Final[dict[Encoding, msgspec.json.Encoder | msgspec.msgpack.Encoder]] = {
-    Encoding.JSON: msgspec.json.Encoder(enc_hook=_hook(Time.rfc3339)),
-    Encoding.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_hook(Time.msgpack_ext)),
+    Encoding.JSON: msgspec.json.Encoder(enc_hook=_encode_hook(Time.rfc3339)),
+    Encoding.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_encode_hook(Time.msgpack_ext)),
 }
 _STORE_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=operator.index)
 
 
 def _decode_time(kind: type, value: object) -> object:
-    if kind is Time:
-        return Time.from_wire(value)
-    raise NotImplementedError(f"no decoding for {kind.__name__}")
+    # msgspec calls this for `Time` only: it is the only custom type in a tick.
+    return Time.from_wire(value)
 
 
 _STORE_DECODER: Final = msgspec.msgpack.Decoder(list[Tick], dec_hook=_decode_time)
@@ -53,7 +55,7 @@ def encode(message: object, encoding: Encoding) -> bytes:
 
 
 def encode_elements(ticks: Sequence[Tick], encoding: Encoding) -> bytes:
-    """Encode ticks as the inside of an array, so that one array can combine several such pieces."""
+    """Encode ticks as the inside of an array, to be joined with others in one array."""
     array = encode(ticks, encoding)
     if encoding is Encoding.JSON:
         return array[1:-1]
@@ -119,8 +121,10 @@ def field_names(kind: type[Tick]) -> frozenset[str]:
     return frozenset(("T", *(field.encode_name for field in msgspec.structs.fields(kind))))
 
 
-# ---------------------------------------------------------------------------------- frames
+# ------------------------------------------------------------------------------------- frames
 
+# Server frames are final and have no mask (RFC 6455, section 5.2). Therefore the same bytes can be
+# sent to any number of clients.
 TEXT: Final = 0x1
 BINARY: Final = 0x2
 _FIN: Final = 0x80

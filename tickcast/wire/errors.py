@@ -20,8 +20,8 @@ class CloseCode(IntEnum):
 
     NORMAL = 1000
     PROTOCOL_ERROR = 1002
+    # Never sent. It means that the connection was lost.
     ABNORMAL = 1006
-    """Never sent. It means that the connection was lost."""
     INVALID_DATA = 1007
     TOO_BIG = 1009
     INTERNAL_ERROR = 1011
@@ -71,6 +71,7 @@ def describe_close_code(code: int) -> str:
         return "going away" if code == 1001 else "the client's own"
 
 
+# The close codes of the faults that end a connection.
 CLOSE_CODES: Final = {
     Fault.AUTH_FAILED: CloseCode.AUTH_FAILED,
     Fault.AUTH_TIMEOUT: CloseCode.AUTH_TIMEOUT,
@@ -80,14 +81,10 @@ CLOSE_CODES: Final = {
     Fault.INTERNAL_ERROR: CloseCode.INTERNAL_ERROR,
     Fault.SHUTTING_DOWN: CloseCode.RESTART,
 }
-"""The close codes of the faults that end a connection."""
 
-
+# The time allowed for a closing handshake, after which the connection is aborted. Behind a full
+# buffer, the handshake would never finish.
 CLOSE_GRACE_S: Final = 0.8
-"""The time allowed for a closing handshake, after which the connection is aborted.
-
-Behind a full buffer, the handshake would never finish.
-"""
 
 
 class TickcastError(Exception):
@@ -99,18 +96,15 @@ class InvalidTick(TickcastError):
 
 
 class InvalidAction(TickcastError):
-    """A client message that the server answers with an error and otherwise ignores.
-
-    Attributes:
-        fault: the row of the error table.
-        detail: what is wrong and what would be right; safe to show.
-        id: the `id` of the message, to be echoed, if it could be read.
-    """
+    """A client message that the server answers with an error and otherwise ignores."""
 
     def __init__(self, fault: Fault, detail: str = "", id: int | str | None = None) -> None:
         super().__init__(detail or fault.text)
         self.fault = fault
+        # What is wrong and what would be right. Safe to show, because it quotes little of the
+        # message and only in ASCII.
         self.detail = detail
+        # The `id` of the message, which the reply echoes, if it could be read.
         self.id = id
 
 
@@ -126,41 +120,29 @@ class TryAgain(TickcastError):
 
 
 class TooManyConnections(TickcastError):
-    """A limit on connections has been reached.
-
-    Attributes:
-        limit: the limit that was reached: `total`, `address:…`, or a key or token.
-    """
+    """A limit on connections has been reached."""
 
     def __init__(self, limit: str) -> None:
         super().__init__(f"too many connections: {limit}")
+        # Which one: `total`, `address:…`, or a key or token.
         self.limit = limit
 
 
 class HandshakeRefused(TickcastError):
-    """A handshake or request that is refused. The text is meant for the client.
-
-    Attributes:
-        reason: one word for metrics and logs.
-        status: the status of the HTTP response.
-        retry_after_s: when to try again, in seconds; 0 for no suggestion.
-    """
+    """A handshake or request that is refused. The text is meant for the client."""
 
     def __init__(self, reason: str, status: int, text: str, retry_after_s: int = 0) -> None:
         super().__init__(text)
+        # One word for metrics and logs.
         self.reason = reason
+        # The status of the HTTP response.
         self.status = status
+        # 0 for no suggestion.
         self.retry_after_s = retry_after_s
 
 
 class SessionEnded(TickcastError):
-    """An error that ends the connection.
-
-    Attributes:
-        fault: the row of the error table.
-        detail: what is wrong; safe to show.
-        id: the `id` of the message that caused it, if there was one.
-    """
+    """An error that ends the connection. The attributes are as in `InvalidAction`."""
 
     def __init__(self, fault: Fault, detail: str = "", id: int | str | None = None) -> None:
         super().__init__(detail)

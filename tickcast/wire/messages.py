@@ -53,8 +53,8 @@ def subscription(
 
     Args:
         epoch: the feed's epoch, if the client expects it.
-        conflate_ms: the interval that is served, if the client asked for one.
-        positions: positions of the new streams, if the client asked for them.
+        conflate_ms: the interval that is served, if the client requested one.
+        positions: positions of the new streams, if the client requested them.
     """
     patterns: dict[str, list[str]] = {channel: [] for channel in _ALWAYS_LISTED}
     for channel, pattern in sorted(held):

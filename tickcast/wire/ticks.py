@@ -1,4 +1,4 @@
-"""Trades, quotes and bars, the streams they belong to, subscriptions and validation."""
+"""Trades, quotes and bars, the streams they belong to, and their validation."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tickcast.wire.times import Time
 
 DEFAULT_FEED: Final = "live"
 Timeframe = Literal["1s", "5s", "1m", "5m", "1h", "1d"]
+# In the order in which messages list them.
 CHANNELS: Final = (
     "trades",
     "quotes",
@@ -26,18 +27,20 @@ CHANNELS: Final = (
     "bars:1h",
     "bars:1d",
 )
+# Maximum lengths in characters, of a symbol and of a trade id or a venue's name.
 SYMBOL_MAX: Final = 32
-"""Maximum length of a symbol, in characters."""
 TEXT_MAX: Final = 64
-"""Maximum length of a trade id or venue name, in characters."""
 
+# The greatest `seq` that a client may send. Integers up to this one are exact as doubles, and so in
+# JavaScript and in Redis scripts. At a million ticks per second they last for 285 years.
 SEQ_MAX: Final = 2**53 - 1
-"""The greatest `seq` that a client may send. Integers up to this one are exact as doubles, and so
-in JavaScript and in Redis scripts. At a million ticks per second they last for 285 years.
-"""
 
 _FEED = re.compile(r"[a-z0-9_-]{1,32}")
 _SYMBOL = re.compile(r"[A-Za-z0-9._/:-]{1,32}")
+
+
+# `gc=False` keeps ticks out of the garbage collector, which would have to traverse hundreds of
+# thousands of them. They contain only scalars, so they can't be part of a reference cycle.
 
 
 class _TickType(StructMeta):
@@ -178,7 +181,7 @@ def channel_of(tick: Tick) -> str:
 
 
 def sort_channels(channels: Iterable[str]) -> list[str]:
-    """Sort channels in the order used by the protocol."""
+    """Sort channels in the order of `CHANNELS`."""
     return sorted(channels, key=CHANNELS.index)
 
 

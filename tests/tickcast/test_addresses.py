@@ -47,7 +47,7 @@ def test_patterns_of_origins(pattern: str, matching: list[str], others: list[str
         *("https://*.example.org/", "https://*.*.example.org"),
     ],
 )
-def test_patterns_that_can_never_match_are_none(pattern: str) -> None:
+def test_patterns_that_can_never_match_are_invalid(pattern: str) -> None:
     assert not is_origin_pattern(pattern)
 
 

@@ -19,7 +19,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert settings == Settings(host=("0.0.0.0",), port=3, history_ticks=6, feeds=("a", "b"))
 
 
-def test_the_environment_spells_lists_with_commas() -> None:
+def test_lists_in_the_environment_are_separated_by_commas() -> None:
     assert load_settings(None, {"TICKCAST_FEEDS": "live, sim"}).feeds == ("live", "sim")
 
 
@@ -38,7 +38,7 @@ def test_the_environment_spells_lists_with_commas() -> None:
         ({"TICKCAST_METRICS_BIND": "localhost:65536"}, "metrics_bind: "),
     ],
 )
-def test_mistakes_are_named(environment: dict[str, str], words: str) -> None:
+def test_errors_name_the_setting(environment: dict[str, str], words: str) -> None:
     with pytest.raises(InvalidSettings, match=words):
         load_settings(None, environment)
 
@@ -57,7 +57,7 @@ def test_the_address_of_the_metrics(text: str | None, address: tuple[str, int] |
 
 
 @pytest.mark.parametrize("token", ["swordfish", "sword fish sword fish", "swordfishswordfish\n"])
-def test_a_token_that_will_not_do_is_not_repeated(token: str) -> None:
+def test_an_error_does_not_repeat_an_invalid_token(token: str) -> None:
     with pytest.raises(InvalidSettings, match="metrics_token: ") as caught:
         load_settings(None, {"TICKCAST_METRICS_TOKEN": token})
     assert "fish" not in str(caught.value)
@@ -84,7 +84,7 @@ def test_an_empty_value_is_refused_wherever_it_comes_from(
 
 @pytest.mark.parametrize("character", ["\0", "\n", "\x1b", "\udcff", "\u202e"])
 @pytest.mark.parametrize("name", NAMES)
-def test_no_value_holds_what_can_not_be_printed(name: str, character: str) -> None:
+def test_values_must_be_printable(name: str, character: str) -> None:
     for value in (f"a{character}b", [f"a{character}b"]):
         with pytest.raises(
             InvalidSettings, match=f"{name}: holds a control character or the like$"
@@ -92,7 +92,7 @@ def test_no_value_holds_what_can_not_be_printed(name: str, character: str) -> No
             load_settings(None, {}, **{name: value})
 
 
-def test_an_empty_list_is_refused_where_it_would_allow_all(tmp_path: Path) -> None:
+def test_an_empty_list_that_would_allow_all_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tickcast.toml"
     for name in ("host", "feeds"):
         file.write_text(f"{name} = []")

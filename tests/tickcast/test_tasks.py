@@ -14,7 +14,7 @@ from tickcast.tasks import BackgroundTasks, ExponentialBackoff, OutageLog
 logger = logging.getLogger("tickcast.test")
 
 
-async def test_a_supervised_task_is_started_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_supervised_task_is_restarted(caplog: pytest.LogCaptureFixture) -> None:
     tasks = BackgroundTasks(logger)
     runs = 0
 
@@ -40,7 +40,7 @@ async def test_a_supervised_task_is_started_again(caplog: pytest.LogCaptureFixtu
     await tasks.close()
 
 
-async def test_a_cancellation_from_within_is_a_failure_and_one_from_outside_the_end() -> None:
+async def test_a_cancellation_from_within_is_a_failure_but_one_from_outside_is_the_end() -> None:
     tasks = BackgroundTasks(logger)
     runs = 0
 
@@ -99,7 +99,7 @@ def test_a_delay_lies_anywhere_below_its_bound() -> None:
     assert all(0 <= ExponentialBackoff(1.0, 1.0).next_delay_s() <= 1 for _ in range(100))
 
 
-def test_a_lasting_outage_is_reported_less_and_less_often() -> None:
+def test_a_long_outage_is_reported_less_and_less_often() -> None:
     reminders = OutageLog()
     day = [second * 0.7 for second in range(round(86_400 / 0.7))]
     reported = [now_s for now_s in day if reminders.should_log(now_s, OSError())]
@@ -108,7 +108,7 @@ def test_a_lasting_outage_is_reported_less_and_less_often() -> None:
     assert max(later - now for now, later in pairwise(reported)) < 601
 
 
-def test_another_kind_of_error_is_reported_at_once_and_the_next_outage_too() -> None:
+def test_a_new_kind_of_error_and_a_new_outage_are_reported_at_once() -> None:
     reminders = OutageLog()
     assert reminders.should_log(0, ConnectionRefusedError())
     assert not reminders.should_log(1, ConnectionRefusedError("again"))

@@ -14,12 +14,12 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 from tickcast.wire.times import NS_PER_SECOND, Time
 
+# The slowest and the fastest speed, as multiples of the original one.
 SPEED_RANGE: Final = (0.01, 10_000.0)
-"""The slowest and the fastest speed, apart from `max`."""
+# The speed that ignores the times of ticks: `max` in messages and on command lines.
 MAX_SPEED: Final = math.inf
-"""The speed that ignores the times of ticks."""
+# Maximum number of ticks in one step.
 STEPS_MAX: Final = 10_000
-"""Maximum number of ticks in one step."""
 
 _OFFSET = re.compile(r"([+-])(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)
 _UNITS: Final = {"ms": 10**6, "s": NS_PER_SECOND, "m": 60 * NS_PER_SECOND,
@@ -61,7 +61,7 @@ class TickSource(Protocol[T_co]):
 
 
 class ReplayMode(Enum):
-    """The state of a deck."""
+    """What a replay is doing."""
 
     PLAYING = "playing"
     PAUSED = "paused"
@@ -69,11 +69,11 @@ class ReplayMode(Enum):
 
 
 class ReplayState(NamedTuple):
-    """Where a replay stands.
+    """The state of a replay.
 
     Attributes:
         position: time in the recording.
-        speed: multiple of the original speed; `MAX_SPEED` ignores the times of ticks.
+        speed: multiple of the original speed; infinity ignores the times of ticks.
         first, last: the part of the recording that is played.
     """
 
@@ -110,39 +110,30 @@ class ReplayState(NamedTuple):
 
 
 class PlaybackSchedule(NamedTuple):
-    """Maps recording time to clock time.
+    """Maps recording time, in nanoseconds, to clock time, in seconds."""
 
-    Attributes:
-        since_s: when the replay was at `position`, on the caller's clock.
-        position: time in the recording, in nanoseconds.
-        speed: multiple of the original speed.
-    """
-
+    # When the replay was at `position`, on the caller's clock.
     since_s: float
     position: int
     speed: float
 
     def when(self, time: int) -> float:
-        """When the replay reaches a time of the recording, on the caller's clock."""
+        """When the replay reaches a time of the recording."""
         return self.since_s + (time - self.position) / NS_PER_SECOND / self.speed
+
+    def position_at(self, now_s: float) -> int:
+        """The time of the recording that is reached at a speed below `MAX_SPEED`."""
+        return self.position + max(0, round((now_s - self.since_s) * self.speed * NS_PER_SECOND))
 
 
 class Player(Generic[T]):
     """Plays a source by the times of its ticks.
-
-    The last command fixes the schedule, so the deck catches up after a delay and delays do not
-    accumulate.
 
     Args:
         now_s: when playback begins.
         speed: within `SPEED_RANGE`, or `MAX_SPEED`.
         start, end: the part to play; the whole source by default.
         loop: start over at the end.
-
-    Attributes:
-        rewinds: how often playback has gone back, so that ticks are repeated. Ticks returned by the
-            `pop_due` call that rewinds come before the rewind.
-        loops: how many of these rewinds were loops at the end.
 
     Raises:
         ValueError: there is nothing between `start` and `end`, or the speed is out of bounds.
@@ -162,7 +153,7 @@ class Player(Generic[T]):
         self.last = source.last if end is None else Time(min(end, source.last))
         if self.first > self.last:
             raise ValueError(
-                f"nothing lies there: the recording goes from {source.first.rfc3339()}"
+                f"no ticks in this range: the recording goes from {source.first.rfc3339()}"
                 f" to {source.last.rfc3339()}"
             )
         if loop and self.first == self.last:
@@ -170,36 +161,29 @@ class Player(Generic[T]):
         self._source = source
         self._loop = loop
         self._mode = ReplayMode.PLAYING
-        self._speed = check_speed(speed)
+        # Changed by commands and loops only. Everything is computed from it, so that playback
+        # catches up after a delay and delays do not accumulate.
+        self.schedule = PlaybackSchedule(now_s, self.first, check_speed(speed))
+        # How often playback has gone back, so that ticks are repeated, and how many of these
+        # rewinds were loops at the end. Ticks returned by the `pop_due` call that rewinds come
+        # before the rewind.
         self.rewinds = self.loops = 0
         self._read_from(self.first, now_s)
 
     def _read_from(self, position: Time, now_s: float) -> None:
         """Continue from `position`, starting now."""
+        self.schedule = self.schedule._replace(since_s=now_s, position=position)
         self._reading = self._source.read(position if position > self._source.first else None)
         self._ticks = dropwhile(lambda tick: tick.time < position, self._reading)
-        self._anchor = (now_s, int(position))
+        # The due time of the last tick that was returned.
         self._played: int | None = None
         self._next = next(self._ticks, None)
         self._next_due: int = self._next.time if self._next else self.last
-        self._look_at_end()
+        self._stop_at_end()
 
-    def _look_at_end(self) -> None:
-        if self._next is not None and self._next_due > self.last:
+    def _stop_at_end(self) -> None:
+        if self._next is None or self._next_due > self.last:
             self._next, self._next_due = None, self.last
-        elif self._next is None:
-            self._next_due = self.last
-
-    # -- the flow
-
-    def pop_due(self, now_s: float, limit: int = 500) -> list[T]:
-        """Return ticks that are due, at most `limit`; the next call returns the rest."""
-        if self._mode is not ReplayMode.PLAYING:
-            return []
-        taken = self._take_until(self._reach(now_s), limit)
-        if self._next is None and self._reach(now_s) >= self.last:
-            self._end(now_s)
-        return taken
 
     def close(self) -> None:
         """Close the file that is being read."""
@@ -207,61 +191,65 @@ class Player(Generic[T]):
             self._reading.close()
 
     @property
+    def mode(self) -> ReplayMode:
+        """Whether it is playing, paused or ended."""
+        return self._mode
+
+    @property
     def next_due_s(self) -> float | None:
-        """When the next tick or the end is due; None unless the deck is playing."""
+        """When the next tick or the end is due; None unless it is playing."""
         if self._mode is not ReplayMode.PLAYING:
             return None
         return self.schedule.when(self._next_due)
 
-    @property
-    def mode(self) -> ReplayMode:
-        """Whether the deck is playing, paused or ended."""
-        return self._mode
-
-    @property
-    def schedule(self) -> PlaybackSchedule:
-        """The schedule, valid until the next command or round."""
-        return PlaybackSchedule(*self._anchor, self._speed)
-
     def state(self, now_s: float) -> ReplayState:
         """The current state. If ticks are late, the position is that of the first late one."""
-        return ReplayState(self._mode, self._position(now_s), self._speed, self.first, self.last)
+        return ReplayState(
+            self._mode, self._position(now_s), self.schedule.speed, self.first, self.last
+        )
 
-    def _take_until(self, reach: float, limit: int) -> list[T]:
-        taken: list[T] = []
-        ticks, tick, due, last = self._ticks, self._next, self._next_due, self.last
-        while tick is not None and due <= reach and len(taken) < limit:
-            taken.append(tick)
+    def pop_due(self, now_s: float, limit: int = 500) -> list[T]:
+        """Return ticks that are due, at most `limit`; the next call returns the rest."""
+        if self._mode is not ReplayMode.PLAYING:
+            return []
+        reached = self._reached(now_s)
+        ticks = self._pop_until(reached, limit)
+        if self._next is None and reached >= self.last:
+            self._end(now_s)
+        return ticks
+
+    def _pop_until(self, reached: int, limit: int) -> list[T]:
+        popped: list[T] = []
+        # Local variables, because fast replays spend most of their time here.
+        ticks, tick, due = self._ticks, self._next, self._next_due
+        while tick is not None and due <= reached and len(popped) < limit:
+            popped.append(tick)
             self._played = due
             tick = next(ticks, None)
             if tick is not None and tick.time > due:
                 due = tick.time
-                if due > last:
-                    tick = None
         self._next, self._next_due = tick, due
-        self._look_at_end()
-        return taken
+        self._stop_at_end()
+        return popped
 
-    def _reach(self, now_s: float) -> float:
-        """The recording time reached by now; it stops at the end."""
-        if self._speed is MAX_SPEED:
+    def _reached(self, now_s: float) -> int:
+        """The time of the recording reached by now; it stops at the end."""
+        if self.schedule.speed == MAX_SPEED:
             return self.last
-        since_s, position = self._anchor
-        passed_ns = round((now_s - since_s) * self._speed * NS_PER_SECOND)
-        return min(position + max(0, passed_ns), self.last)
+        return min(self.schedule.position_at(now_s), self.last)
 
     def _position(self, now_s: float) -> Time:
         if self._mode is ReplayMode.PLAYING:
-            return Time(min(self._reach(now_s), self._next_due))
-        return Time(self._anchor[1])
+            return Time(min(self._reached(now_s), self._next_due))
+        return Time(self.schedule.position)
 
     def _end(self, now_s: float) -> None:
         if not self._loop:
             self._mode = ReplayMode.ENDED
-            self._anchor = (now_s, self.last)
+            self.schedule = self.schedule._replace(since_s=now_s, position=self.last)
             return
-        # Start from the due time: otherwise the delay of each round would add to the next.
-        since_s = now_s if self._speed is MAX_SPEED else self.next_due_s or now_s
+        # Start from the due time: otherwise the delay of each loop would add to the next.
+        since_s = now_s if self.schedule.speed == MAX_SPEED else self.next_due_s or now_s
         self.rewinds += 1
         self.loops += 1
         self._read_from(self.first, since_s)
@@ -269,38 +257,36 @@ class Player(Generic[T]):
     # -- commands
 
     def postpone(self, now_s: float) -> None:
-        """Postpone the beginning until now; call it before any tick has been taken.
+        """Postpone the beginning until now; call it before any tick was returned.
 
         That is right after creation or after a seek.
         """
-        self._anchor = (now_s, self._anchor[1])
+        self.schedule = self.schedule._replace(since_s=now_s)
 
     def pause(self, now_s: float) -> None:
         """Pause playback."""
         if self._mode is ReplayMode.PLAYING:
-            self._anchor = (now_s, self._position(now_s))
+            self.schedule = self.schedule._replace(since_s=now_s, position=self._position(now_s))
             self._mode = ReplayMode.PAUSED
 
     def resume(self, now_s: float) -> None:
         """Resume playback after a pause."""
         if self._mode is ReplayMode.PAUSED:
-            self._anchor = (now_s, self._anchor[1])
+            self.schedule = self.schedule._replace(since_s=now_s)
             self._mode = ReplayMode.PLAYING
 
     def seek(self, position: Time, now_s: float) -> None:
         """Continue from another position, limited to the part being played.
 
-        A deck that has ended plays again.
+        A player that has ended plays again.
         """
         position = Time(min(max(position, self.first), self.last))
-        if position < self._position(now_s) or self._has_played(position):
+        has_played = self._played is not None and position <= self._played
+        if position < self._position(now_s) or has_played:
             self.rewinds += 1
         if self._mode is ReplayMode.ENDED:
             self._mode = ReplayMode.PLAYING
         self._read_from(position, now_s)
-
-    def _has_played(self, position: Time) -> bool:
-        return self._played is not None and position <= self._played
 
     def set_speed(self, speed: float, now_s: float) -> None:
         """Change the speed.
@@ -310,9 +296,10 @@ class Player(Generic[T]):
         """
         speed = check_speed(speed)
         if self._mode is ReplayMode.PLAYING:
-            at = self._position(now_s) if self._speed is MAX_SPEED else int(self._reach(now_s))
-            self._anchor = (now_s, at)
-        self._speed = speed
+            at_max = self.schedule.speed == MAX_SPEED
+            position = self._position(now_s) if at_max else self._reached(now_s)
+            self.schedule = self.schedule._replace(since_s=now_s, position=position)
+        self.schedule = self.schedule._replace(speed=speed)
 
     def step(self, count: int, now_s: float) -> list[T]:
         """Pause and return the next ticks, regardless of when they are due.
@@ -325,12 +312,16 @@ class Player(Generic[T]):
         self.pause(now_s)
         if self._mode is ReplayMode.ENDED:
             return []
-        taken = self._take_until(self.last, count)
-        if taken and self._played is not None:
-            self._anchor = (now_s, max(self._anchor[1], self._played))
+        ticks = self._pop_until(self.last, count)
+        if ticks and self._played is not None:
+            position = max(self.schedule.position, self._played)
+            self.schedule = self.schedule._replace(since_s=now_s, position=position)
         if self._next is None:
             self._end(now_s)
-        return taken
+        return ticks
+
+
+# -------------------------------------------------------------------------- speeds and offsets
 
 
 def check_speed(speed: float) -> float:

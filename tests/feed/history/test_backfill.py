@@ -55,7 +55,7 @@ async def test_a_time_is_found_whatever_the_order_of_times(
         assert (place.before, place.trimmed) == (first - 1, False), time
 
 
-async def test_times_that_are_retained_no_more(redis: Redis, settings: Settings) -> None:
+async def test_times_that_are_no_longer_retained(redis: Redis, settings: Settings) -> None:
     bounded = Settings(runtime_dir=settings.runtime_dir, history_ticks=10)
     async with FeedPublisher(redis, "live", bounded) as publisher:
         for tick in trades(40):
@@ -66,7 +66,7 @@ async def test_times_that_are_retained_no_more(redis: Redis, settings: Settings)
     ]  # fmt: skip
 
 
-async def test_many_ask_for_the_past_while_more_is_published(
+async def test_many_clients_request_history_while_more_is_published(
     server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3000))
@@ -98,7 +98,7 @@ async def test_many_ask_for_the_past_while_more_is_published(
     assert backfill._cache.size_bytes == 0
 
 
-async def test_the_past_of_everything(server: RunningServer, publisher: FeedPublisher) -> None:
+async def test_the_history_of_all_streams(server: RunningServer, publisher: FeedPublisher) -> None:
     symbols = [f"S{number}" for number in range(100)]
     for _ in range(3):
         await publisher.publish([trade(symbol) for symbol in symbols])
@@ -117,7 +117,7 @@ async def test_the_past_of_everything(server: RunningServer, publisher: FeedPubl
         assert {(t["S"], t["seq"]) for t in await talk.ticks(2)} == {("S1", 4), ("NEW", 1)}
 
 
-async def test_a_client_that_does_not_read_its_past_costs_nothing(
+async def test_a_client_that_does_not_read_its_history_costs_nothing(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     await publish(publisher, *trades(9000))
@@ -136,7 +136,7 @@ async def test_a_client_that_does_not_read_its_past_costs_nothing(
         assert await seqs(slow, 9020) == list(range(1, 9021))
 
 
-async def test_a_lost_numbering_is_told_to_those_who_are_live_and_those_who_come_back(
+async def test_a_lost_numbering_is_announced_to_live_and_returning_clients(
     server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3))
@@ -156,7 +156,7 @@ async def test_a_lost_numbering_is_told_to_those_who_are_live_and_those_who_come
             assert (tick["seq"], tick["snap"]) == (2, True)
 
 
-async def test_a_stream_that_is_gone_is_told_to_who_resumes_it_under_a_wildcard(
+async def test_a_lost_stream_is_announced_to_a_client_that_resumes_it_by_wildcard(
     server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3))
@@ -191,7 +191,7 @@ async def test_a_quiet_stream_enters_the_new_epoch_with_its_feed(
         assert {head.epoch for head in await Store(redis).heads([ES])} == {epoch}
 
 
-async def test_a_plain_client_hears_nothing_of_gaps(
+async def test_a_plain_client_receives_no_gap_notices(
     server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3))
@@ -202,7 +202,7 @@ async def test_a_plain_client_hears_nothing_of_gaps(
         assert await seqs(talk, 2) == [1, 2]
 
 
-async def test_numbers_that_the_store_has_forgotten_are_not_given_twice(
+async def test_numbers_that_the_store_has_lost_are_not_assigned_twice(
     server: RunningServer, publisher: FeedPublisher, redis: Redis, settings: Settings
 ) -> None:
     """This happens when a replica that lacked the last ticks has become the primary."""
@@ -222,7 +222,7 @@ async def test_numbers_that_the_store_has_forgotten_are_not_given_twice(
         assert await seqs(talk, 2) == [3, 4]
 
 
-async def test_what_can_not_be_repaired_is_a_gap(settings: Settings, redis_url: str) -> None:
+async def test_ticks_that_cannot_be_repaired_are_a_gap(settings: Settings, redis_url: str) -> None:
     bounded = Settings(runtime_dir=settings.runtime_dir, history_ticks=10)
     async with (
         running_server(bounded, redis_url) as server,
@@ -289,7 +289,7 @@ async def test_history_is_read_exactly_up_to_the_greatest_position(
 
 
 @pytest.mark.parametrize("how", ["start", "resume"])
-async def test_a_history_that_cannot_be_read_is_the_trouble_of_those_who_ask_for_it(
+async def test_an_unreadable_history_affects_only_the_clients_that_request_it(
     server: RunningServer,
     publisher: FeedPublisher,
     redis: Redis,
@@ -344,7 +344,7 @@ async def test_a_history_that_cannot_be_read_is_the_trouble_of_those_who_ask_for
         assert {(tick["S"], tick["seq"]) for tick in await talk.ticks(2)} == {("S7", 4), ("S1", 4)}
 
 
-async def test_a_history_that_makes_no_sense_is_an_internal_error(
+async def test_an_invalid_history_is_an_internal_error(
     server: RunningServer, publisher: FeedPublisher, redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     await publish(publisher, *trades(3))
@@ -364,7 +364,7 @@ async def test_a_history_that_makes_no_sense_is_an_internal_error(
         assert await seqs(other, 1) == [1]
 
 
-async def test_what_only_a_client_that_left_has_asked_for_is_not_read(
+async def test_reads_for_a_client_that_has_left_are_cancelled(
     settings: Settings, redis_url: str, publisher: FeedPublisher, redis: Redis
 ) -> None:
     await publish(publisher, *trades(3))
@@ -400,7 +400,7 @@ def test_short_pages_are_read_together(seq: int | None, together: int) -> None:
     assert len(backfill._unread) == 100 - 2 * together
 
 
-async def test_a_backfill_that_fails_is_started_again_and_shows(
+async def test_a_failed_backfill_is_restarted_and_counted(
     server: RunningServer,
     publisher: FeedPublisher,
     monkeypatch: pytest.MonkeyPatch,
@@ -441,7 +441,7 @@ class GatedStore(Store):
         return [TimeLocation("e", 0, 0, trimmed=False) for _ in wanted]
 
 
-async def test_what_is_asked_for_when_all_readers_have_just_ended_is_read() -> None:
+async def test_a_read_requested_while_all_readers_end_is_made() -> None:
     store = GatedStore()
     backfill = Backfill(store)
     client = ClientBackfill(Hub(), Outbox(ListSink(), 1 << 20, lambda: None))

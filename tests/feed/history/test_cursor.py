@@ -64,7 +64,7 @@ def test_from_a_time_that_is_not_retained(world: World) -> None:
     assert subscribed(world, start=T0 + 2)[1] == [("retention", None, 9)]
 
 
-def test_from_a_time_to_come(world: World) -> None:
+def test_from_a_future_time(world: World) -> None:
     publish(world, 3)
     client, past = subscribed(world, start=T0 + 100)
     assert past == []
@@ -73,7 +73,7 @@ def test_from_a_time_to_come(world: World) -> None:
     assert heard(client) == [4]
 
 
-def test_what_the_hub_has_not_seen_yet_comes_once(world: World) -> None:
+def test_ticks_that_the_hub_has_not_received_yet_come_once(world: World) -> None:
     publish(world, 2)
     publish(world, 2, arrives=False)
     client, past = subscribed(world, start=T0 + 1)
@@ -140,7 +140,7 @@ def test_the_numbering_restarts_on_the_way(world: World) -> None:
     assert 0 < begin < 3000
 
 
-def test_history_comes_in_full_and_live_ticks_are_conflated(world: World) -> None:
+def test_history_is_complete_and_live_ticks_are_conflated(world: World) -> None:
     other, _ = subscribed(world, conflate_ms=50)
     publish(world, 3, 3)
     client, past = subscribed(world, start=T0 + 1, conflate_ms=50)
@@ -152,7 +152,7 @@ def test_history_comes_in_full_and_live_ticks_are_conflated(world: World) -> Non
     assert heard(other) == [6, 8]
 
 
-def test_a_client_that_stops_reading_holds_nothing_up_and_nothing_back(world: World) -> None:
+def test_a_client_that_stops_reading_keeps_no_ticks_in_memory(world: World) -> None:
     publish(world, *[400] * 10)
     client = Accountant(world)
     client.say(action="subscribe", trades=["ES"], start=T0 + 1)
@@ -170,7 +170,7 @@ def test_a_client_that_stops_reading_holds_nothing_up_and_nothing_back(world: Wo
     assert heard(client) == list(range(1, 4001))
 
 
-def test_letting_go_on_the_way(world: World) -> None:
+def test_unsubscribing_while_catching_up(world: World) -> None:
     publish(world, 400, 400, 400)
     client = Accountant(world)
     client.say(action="subscribe", trades=["ES"], start=T0 + 1)
@@ -184,7 +184,7 @@ def test_letting_go_on_the_way(world: World) -> None:
     assert stream.tail is None
 
 
-def test_what_is_held_already_is_not_sent_again(world: World) -> None:
+def test_a_subscribed_stream_is_not_sent_again(world: World) -> None:
     client, _ = subscribed(world)
     publish(world, 3)
     world.pass_time(5)
@@ -193,7 +193,7 @@ def test_what_is_held_already_is_not_sent_again(world: World) -> None:
     assert heard(client) == []
 
 
-def test_where_streams_stand(world: World) -> None:
+def test_positions_of_streams(world: World) -> None:
     publish(world, 3)
     client = Accountant(world)
     client.say(action="subscribe", trades=["ES"], positions=True, id=1)
@@ -203,7 +203,7 @@ def test_where_streams_stand(world: World) -> None:
     assert client.sink.take()[0]["positions"] == []
 
 
-def test_clients_share_what_was_made_for_one_of_them(world: World) -> None:
+def test_clients_share_encoded_pages(world: World) -> None:
     publish(world, *[250] * 8)
     first, past = subscribed(world, start=T0 + 1)
     assert past == list(range(1, 2001))
@@ -215,7 +215,7 @@ def test_clients_share_what_was_made_for_one_of_them(world: World) -> None:
     del first
 
 
-def test_what_nobody_asks_for_any_more_is_let_go(world: World) -> None:
+def test_unused_pages_are_dropped(world: World) -> None:
     world.cache = HistoryCache()
     publish(world, *[500] * 4)
     assert len(subscribed(world, start=T0 + 1)[1]) == 2000

@@ -172,7 +172,7 @@ async def test_older_data_of_an_older_epoch_is_noticed(redis: Redis, settings: S
         await until(lambda: client.seqs("A") == client.seqs("B") == [1, 2, 3, 1, 2, 1])
 
 
-async def test_an_epoch_that_begins_while_the_store_is_asked_stays(
+async def test_an_epoch_that_begins_while_the_store_is_queried_stays(
     redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     async with running(redis, settings) as ingest:
@@ -207,7 +207,7 @@ async def test_an_epoch_that_begins_while_the_store_is_asked_stays(
         assert [each["epoch"] for each in other.look() if each["T"] == "subscription"] == later
 
 
-async def test_an_old_repair_is_not_of_a_stream_that_was_opened_again(
+async def test_an_old_repair_does_not_affect_a_reopened_stream(
     redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     """The repair waits for the store while its stream is closed and opened again."""
@@ -288,7 +288,7 @@ async def test_a_stream_that_a_client_catches_up_with_is_not_closed(
         await cancel_and_wait([sweeping])
 
 
-async def test_a_client_waits_for_a_stream_that_is_not_carried_just_now(
+async def test_a_client_waits_for_a_stream_that_is_not_carried(
     redis: Redis, settings: Settings
 ) -> None:
     async with running(redis, settings) as ingest:
@@ -304,7 +304,7 @@ async def test_a_client_waits_for_a_stream_that_is_not_carried_just_now(
         ]
 
 
-async def test_a_crowd_asks_for_the_epoch_and_the_directory_once(
+async def test_the_epoch_and_the_directory_are_queried_once_for_many_clients(
     redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     await published(publisher, SYMBOLS, 1)

@@ -236,16 +236,18 @@ def test_start_as_a_timestamp_of_messagepack() -> None:
         ({"action": "subscribe", "trades": ["A"], "conflate_ms": 0}, True),
     ],
 )
-def test_what_shows_that_a_client_knows_extensions(fields: dict[str, Any], extended: bool) -> None:
+def test_some_actions_show_that_a_client_knows_extensions(
+    fields: dict[str, Any], extended: bool
+) -> None:
     assert uses_extension(parse_action(json.dumps(fields))) is extended
 
 
-def test_configure_says_what_is_to_change() -> None:
+def test_configure_leaves_missing_options_unset() -> None:
     action = parse_action('{"action":"configure","heartbeat_ms":0,"slow":null,"conflate_ms":1}')
     assert action == Configure(heartbeat_ms=0, slow=None, conflate_ms=10)
 
 
-def test_the_id_comes_back_with_the_error_where_it_was_good() -> None:
+def test_an_error_carries_the_id_if_it_is_valid() -> None:
     with pytest.raises(InvalidAction) as caught:
         parse_action('{"action":"dance","id":"x"}')
     assert caught.value.id == "x"
@@ -282,7 +284,7 @@ WORDS = st.sampled_from(["subscribe", "unsubscribe", "auth", "list", "ping", "*"
 
 
 @given(st.dictionaries(KEYS, WORDS | st.lists(WORDS) | JSON_VALUES))
-def test_any_map_is_an_action_or_an_error_of_ours(fields: dict[str, Any]) -> None:
+def test_any_map_is_an_action_or_an_invalid_action(fields: dict[str, Any]) -> None:
     try:
         parse_action(json.dumps(fields))
     except InvalidAction as error:
@@ -291,12 +293,12 @@ def test_any_map_is_an_action_or_an_error_of_ours(fields: dict[str, Any]) -> Non
 
 
 @given(st.binary() | st.text())
-def test_any_bytes_are_an_action_or_an_error_of_ours(message: str | bytes) -> None:
+def test_any_bytes_are_an_action_or_an_invalid_action(message: str | bytes) -> None:
     with pytest.raises(InvalidAction):
         parse_action(message)
 
 
-def test_what_an_action_costs_follows_from_what_it_names() -> None:
+def test_the_price_of_an_action_grows_with_its_symbols() -> None:
     symbols = [f"S{number}" for number in range(500)]
     assert price_of(Ping()) == 1
     assert price_of(parse_action(json.dumps({"action": "unsubscribe", "trades": symbols}))) == 6

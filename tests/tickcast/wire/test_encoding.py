@@ -11,7 +11,7 @@ from tickcast.wire.encoding import BINARY, TEXT, Encoding, build_frame, split_fr
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 70_000])
 @pytest.mark.parametrize("encoding", list(Encoding))
-def test_a_reference_parser_reads_them(size: int, encoding: Encoding) -> None:
+def test_a_reference_parser_reads_frames(size: int, encoding: Encoding) -> None:
     payload = b"x" * size
     reader = StreamReader()
     reader.feed_data(build_frame(payload, encoding))
@@ -25,7 +25,7 @@ def test_a_reference_parser_reads_them(size: int, encoding: Encoding) -> None:
 
 
 @given(st.lists(st.tuples(st.binary(max_size=300), st.sampled_from(Encoding))))
-def test_joined_frames_come_apart_again(frames: list[tuple[bytes, Encoding]]) -> None:
+def test_joined_frames_can_be_split(frames: list[tuple[bytes, Encoding]]) -> None:
     joined = b"".join(build_frame(payload, encoding) for payload, encoding in frames)
     expected = [(TEXT if each is Encoding.JSON else BINARY, payload) for payload, each in frames]
     assert list(split_frames(joined)) == expected

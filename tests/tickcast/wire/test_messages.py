@@ -49,7 +49,7 @@ def test_replies() -> None:
         (["x"], "", None, (Encoding.JSON, None)),
     ],
 )  # fmt: skip
-def test_the_first_wish_for_an_encoding_wins(
+def test_the_first_encoding_offered_wins(
     offered: list[str], content_type: str, query: str | None, expected: object
 ) -> None:
     assert protocol.choose_encoding(offered, content_type, query) == expected

@@ -11,126 +11,126 @@ from tickcast.wire.ticks import Tick
 
 
 def test_ticks_are_due_at_their_times_divided_by_the_speed() -> None:
-    deck = Player(Recorded(0, 1, 1, 3), 100.0, speed=10)
-    assert places(deck.pop_due(100.0)) == [0]
-    assert deck.next_due_s == pytest.approx(100.1)
-    assert places(deck.pop_due(100.05)) == []
-    assert places(deck.pop_due(100.1)) == [1, 2]
-    assert deck.state(100.15).position == at(1.5)
-    assert places(deck.pop_due(100.3)) == [3]
-    assert deck.state(100.3) == (ReplayMode.ENDED, at(3), 10, at(0), at(3))
-    assert deck.next_due_s is None
+    player = Player(Recorded(0, 1, 1, 3), 100.0, speed=10)
+    assert places(player.pop_due(100.0)) == [0]
+    assert player.next_due_s == pytest.approx(100.1)
+    assert places(player.pop_due(100.05)) == []
+    assert places(player.pop_due(100.1)) == [1, 2]
+    assert player.state(100.15).position == at(1.5)
+    assert places(player.pop_due(100.3)) == [3]
+    assert player.state(100.3) == (ReplayMode.ENDED, at(3), 10, at(0), at(3))
+    assert player.next_due_s is None
 
 
-def test_max_takes_no_heed_of_time() -> None:
-    deck = Player(Recorded(0, 100, 5), 7.0, speed=MAX_SPEED)
-    assert deck.next_due_s == 7.0
-    assert places(deck.pop_due(7.0, limit=2)) == [0, 1]
-    assert deck.state(7.0).position == at(100)
-    assert places(deck.pop_due(7.0)) == [2]
-    assert deck.state(7.0).mode is ReplayMode.ENDED
+def test_at_max_speed_all_ticks_are_due_at_once() -> None:
+    player = Player(Recorded(0, 100, 5), 7.0, speed=MAX_SPEED)
+    assert player.next_due_s == 7.0
+    assert places(player.pop_due(7.0, limit=2)) == [0, 1]
+    assert player.state(7.0).position == at(100)
+    assert places(player.pop_due(7.0)) == [2]
+    assert player.state(7.0).mode is ReplayMode.ENDED
 
 
-def test_times_that_go_back_wait_for_nothing_and_keep_their_place() -> None:
-    deck = Player(Recorded(0, 5, 4, 6), 0.0)
-    deck.pop_due(0.0)
-    assert places(deck.pop_due(4.5)) == []
-    assert places(deck.pop_due(5.0)) == [1, 2]
-    assert places(deck.pop_due(6.0)) == [3]
-    deck.seek(at(4.5), 6.0)
-    assert places(deck.pop_due(7.0)) == [1, 2]
+def test_a_tick_with_an_earlier_time_is_due_with_the_one_before() -> None:
+    player = Player(Recorded(0, 5, 4, 6), 0.0)
+    player.pop_due(0.0)
+    assert places(player.pop_due(4.5)) == []
+    assert places(player.pop_due(5.0)) == [1, 2]
+    assert places(player.pop_due(6.0)) == [3]
+    player.seek(at(4.5), 6.0)
+    assert places(player.pop_due(7.0)) == [1, 2]
 
 
-def test_a_part_is_played_to_its_end_with_its_silence() -> None:
-    deck = Player(Recorded(0, 1, 2, 9), 0.0, start=at(0.5), end=at(4))
-    assert deck.next_due_s == pytest.approx(0.5)
-    assert places(deck.pop_due(1.5)) == [1, 2]
-    assert deck.state(1.5).mode is ReplayMode.PLAYING
-    assert deck.next_due_s == pytest.approx(3.5)
-    deck.pop_due(3.5)
-    assert deck.state(3.5).mode is ReplayMode.ENDED
+def test_a_part_is_played_to_its_end_even_without_ticks() -> None:
+    player = Player(Recorded(0, 1, 2, 9), 0.0, start=at(0.5), end=at(4))
+    assert player.next_due_s == pytest.approx(0.5)
+    assert places(player.pop_due(1.5)) == [1, 2]
+    assert player.state(1.5).mode is ReplayMode.PLAYING
+    assert player.next_due_s == pytest.approx(3.5)
+    player.pop_due(3.5)
+    assert player.state(3.5).mode is ReplayMode.ENDED
     with pytest.raises(ValueError, match="the recording goes from"):
         Player(Recorded(0, 1), 0.0, start=at(2))
 
 
-def test_paused_nothing_is_due_and_the_position_stands() -> None:
-    deck = Player(Recorded(0, 1, 2), 0.0)
-    deck.pop_due(0.5)
-    deck.pause(0.5)
-    assert deck.pop_due(60.0) == []
-    assert deck.next_due_s is None
-    assert deck.state(60.0).position == at(0.5)
-    deck.resume(60.0)
-    assert deck.next_due_s == pytest.approx(60.5)
-    assert places(deck.pop_due(60.5)) == [1]
+def test_while_paused_nothing_is_due_and_the_position_is_fixed() -> None:
+    player = Player(Recorded(0, 1, 2), 0.0)
+    player.pop_due(0.5)
+    player.pause(0.5)
+    assert player.pop_due(60.0) == []
+    assert player.next_due_s is None
+    assert player.state(60.0).position == at(0.5)
+    player.resume(60.0)
+    assert player.next_due_s == pytest.approx(60.5)
+    assert places(player.pop_due(60.5)) == [1]
 
 
-def test_the_speed_changes_from_where_it_is() -> None:
-    deck = Player(Recorded(0, 10, 20), 0.0)
-    deck.pop_due(5.0)
-    deck.set_speed(5, 5.0)
-    assert deck.next_due_s == pytest.approx(6.0)
-    deck.set_speed(0.5, 5.5)
-    assert deck.state(5.5).position == at(7.5)
+def test_a_new_speed_applies_from_the_current_position() -> None:
+    player = Player(Recorded(0, 10, 20), 0.0)
+    player.pop_due(5.0)
+    player.set_speed(5, 5.0)
+    assert player.next_due_s == pytest.approx(6.0)
+    player.set_speed(0.5, 5.5)
+    assert player.state(5.5).position == at(7.5)
     for speed in (0.001, 20_000, 0, -1, float("nan")):
         with pytest.raises(ValueError, match="a speed is"):
-            deck.set_speed(speed, 6.0)
+            player.set_speed(speed, 6.0)
 
 
-def test_a_seek_forward_leaves_out_and_a_seek_back_repeats() -> None:
-    deck = Player(Recorded(*range(10)), 0.0)
-    assert places(deck.pop_due(2.0)) == [0, 1, 2]
-    deck.seek(at(6), 2.0)
-    assert deck.rewinds == 0
-    assert places(deck.pop_due(3.0)) == [6, 7]
-    deck.seek(at(1), 3.0)
-    assert deck.rewinds == 1
-    assert places(deck.pop_due(4.0)) == [1, 2]
-    deck.seek(at(2), 4.0)
-    assert deck.rewinds == 2, "the tick of this very moment comes again"
-    deck.seek(at(99), 4.0)
-    assert places(deck.pop_due(4.0)) == [9]
-    assert deck.state(4.0).mode is ReplayMode.ENDED
-    deck.seek(at(-5), 5.0)
-    assert deck.state(5.0) == (ReplayMode.PLAYING, at(0), 1, at(0), at(9))
+def test_a_seek_forward_skips_ticks_and_a_seek_back_repeats_them() -> None:
+    player = Player(Recorded(*range(10)), 0.0)
+    assert places(player.pop_due(2.0)) == [0, 1, 2]
+    player.seek(at(6), 2.0)
+    assert player.rewinds == 0
+    assert places(player.pop_due(3.0)) == [6, 7]
+    player.seek(at(1), 3.0)
+    assert player.rewinds == 1
+    assert places(player.pop_due(4.0)) == [1, 2]
+    player.seek(at(2), 4.0)
+    assert player.rewinds == 2, "the tick of this very moment comes again"
+    player.seek(at(99), 4.0)
+    assert places(player.pop_due(4.0)) == [9]
+    assert player.state(4.0).mode is ReplayMode.ENDED
+    player.seek(at(-5), 5.0)
+    assert player.state(5.0) == (ReplayMode.PLAYING, at(0), 1, at(0), at(9))
 
 
-def test_a_step_pauses_and_ignores_when_ticks_are_due() -> None:
-    deck = Player(Recorded(0, 10, 20), 0.0)
-    assert places(deck.step(2, 0.0)) == [0, 1]
-    assert deck.state(9.0) == (ReplayMode.PAUSED, at(10), 1, at(0), at(20))
-    deck.resume(9.0)
-    assert deck.next_due_s == pytest.approx(19.0)
-    assert places(deck.step(5, 10.0)) == [2]
-    assert deck.state(10.0).mode is ReplayMode.ENDED
-    assert deck.step(1, 10.0) == []
+def test_a_step_pauses_and_ignores_due_times() -> None:
+    player = Player(Recorded(0, 10, 20), 0.0)
+    assert places(player.step(2, 0.0)) == [0, 1]
+    assert player.state(9.0) == (ReplayMode.PAUSED, at(10), 1, at(0), at(20))
+    player.resume(9.0)
+    assert player.next_due_s == pytest.approx(19.0)
+    assert places(player.step(5, 10.0)) == [2]
+    assert player.state(10.0).mode is ReplayMode.ENDED
+    assert player.step(1, 10.0) == []
     with pytest.raises(ValueError, match="a step is"):
-        deck.step(0, 10.0)
+        player.step(0, 10.0)
 
 
-def test_rounds_follow_each_other_without_a_delay() -> None:
-    deck = Player(Recorded(0, 1), 0.0, loop=True)
-    assert places(deck.pop_due(0.0)) == [0]
-    assert places(deck.pop_due(1.7)) == [1]
-    assert deck.rewinds == 1
-    assert places(deck.pop_due(1.7)) == [0], "due at 1.0"
-    assert deck.next_due_s == pytest.approx(2.0)
+def test_loops_follow_each_other_without_a_delay() -> None:
+    player = Player(Recorded(0, 1), 0.0, loop=True)
+    assert places(player.pop_due(0.0)) == [0]
+    assert places(player.pop_due(1.7)) == [1]
+    assert player.rewinds == 1
+    assert places(player.pop_due(1.7)) == [0], "due at 1.0"
+    assert player.next_due_s == pytest.approx(2.0)
     with pytest.raises(ValueError, match="nothing to loop"):
         Player(Recorded(1, 1), 0.0, loop=True)
 
 
-def test_after_an_hour_nothing_has_added_up() -> None:
+def test_delays_do_not_accumulate_over_an_hour() -> None:
     """Play at ten times the speed, with late wake-ups, on a clock that has run for a year."""
     source = Recorded(*(each * 0.73 for each in range(50_000)))
     began_s = 365.25 * 86_400 + 0.123
-    deck = Player(source, began_s, speed=10)
+    player = Player(source, began_s, speed=10)
     now_s = began_s
-    while deck.next_due_s is not None and now_s < began_s + 3600:
-        now_s = max(now_s, deck.next_due_s) + 0.0007
-        for tick in deck.pop_due(now_s):
+    while player.next_due_s is not None and now_s < began_s + 3600:
+        now_s = max(now_s, player.next_due_s) + 0.0007
+        for tick in player.pop_due(now_s):
             ideal_s = began_s + (tick.time - T0) / SECOND / 10
             assert now_s - ideal_s < 0.002
-    position = deck.state(now_s).position
+    position = player.state(now_s).position
     assert abs((position - T0) / SECOND / 10 - (now_s - began_s)) < 0.001
     assert now_s - began_s > 3599
 
@@ -149,47 +149,47 @@ COMMANDS = st.one_of(
 @given(
     seconds=st.lists(st.floats(0, 100), min_size=2, max_size=30),
     commands=st.lists(COMMANDS, max_size=40),
-    at_most=st.integers(1, 5),
+    limit=st.integers(1, 5),
     loop=st.booleans(),
 )
-def test_whatever_is_done_each_pass_is_in_order_and_once(
-    seconds: list[float], commands: list[tuple[str, float]], at_most: int, loop: bool
+def test_each_pass_returns_every_tick_once_and_in_order(
+    seconds: list[float], commands: list[tuple[str, float]], limit: int, loop: bool
 ) -> None:
     source = Recorded(*seconds)
-    deck = Player(source, 1000.0, loop=loop and source.first < source.last)
+    player = Player(source, 1000.0, loop=loop and source.first < source.last)
     now_s = 1000.0
     passed: list[int] = []
-    position = deck.state(now_s).position
+    position = player.state(now_s).position
     rewinds = 0
     for name, value in commands:
         ticks: list[Tick] = []
         match name:
             case "wait":
                 now_s += value
-            case "next" if deck.next_due_s is not None:
-                now_s = max(now_s, deck.next_due_s)
+            case "next" if player.next_due_s is not None:
+                now_s = max(now_s, player.next_due_s)
             case "pause":
-                deck.pause(now_s)
+                player.pause(now_s)
             case "resume":
-                deck.resume(now_s)
+                player.resume(now_s)
             case "seek":
-                deck.seek(at(value), now_s)
+                player.seek(at(value), now_s)
             case "speed":
-                deck.set_speed(value, now_s)
+                player.set_speed(value, now_s)
             case "step":
-                ticks = deck.step(int(value), now_s)
-        if name == "seek" and deck.rewinds > rewinds:
-            passed, rewinds = [], deck.rewinds
-        ticks += deck.pop_due(now_s, at_most)
+                ticks = player.step(int(value), now_s)
+        if name == "seek" and player.rewinds > rewinds:
+            passed, rewinds = [], player.rewinds
+        ticks += player.pop_due(now_s, limit)
         passed += places(ticks)
         assert passed == sorted(set(passed))
-        if deck.rewinds > rewinds:
-            passed, rewinds = [], deck.rewinds
+        if player.rewinds > rewinds:
+            passed, rewinds = [], player.rewinds
         elif name != "seek":
-            assert deck.state(now_s).position >= position
-        position = deck.state(now_s).position
-        assert deck.first <= position <= deck.last
-        if ticks and deck.state(now_s).mode is ReplayMode.PLAYING and not deck.rewinds:
+            assert player.state(now_s).position >= position
+        position = player.state(now_s).position
+        assert player.first <= position <= player.last
+        if ticks and player.state(now_s).mode is ReplayMode.PLAYING and not player.rewinds:
             assert max(tick.time for tick in ticks) <= position
 
 
@@ -198,16 +198,16 @@ def test_whatever_is_done_each_pass_is_in_order_and_once(
     speed=st.sampled_from([0.1, 1, 10, 1000, MAX_SPEED]),
     late_s=st.floats(0, 2),
 )
-def test_undisturbed_every_tick_comes_once_and_none_too_early(
+def test_without_commands_every_tick_comes_once_and_none_too_early(
     seconds: list[float], speed: float, late_s: float
 ) -> None:
-    deck = Player(Recorded(*seconds), 50.0, speed=speed)
+    player = Player(Recorded(*seconds), 50.0, speed=speed)
     played: list[Tick] = []
     now_s = 50.0
-    while deck.next_due_s is not None:
-        now_s = max(now_s, deck.next_due_s + late_s + 1e-9)
-        ticks = deck.pop_due(now_s)
+    while player.next_due_s is not None:
+        now_s = max(now_s, player.next_due_s + late_s + 1e-9)
+        ticks = player.pop_due(now_s)
         played += ticks
         for tick in ticks:
-            assert now_s >= 50.0 + (tick.time - deck.first) / SECOND / speed - 1e-6
+            assert now_s >= 50.0 + (tick.time - player.first) / SECOND / speed - 1e-6
     assert places(played) == list(range(len(seconds)))

@@ -99,13 +99,13 @@ WANTED = subscriptions("trades/A", "trades/B", "trades/BTC-*", "quotes/*")
         ),
     ],
 )
-def test_refusals_and_their_words(value: object, words: str) -> None:
+def test_invalid_positions_are_refused(value: object, words: str) -> None:
     with pytest.raises(InvalidAction, match=f"^resume: {re.escape(words)}$") as caught:
         parse_positions(value, WANTED)
     assert caught.value.fault is Fault.INVALID_SYNTAX
 
 
-def test_nothing_of_a_long_symbol_is_sent_back_but_its_beginning() -> None:
+def test_an_error_quotes_only_the_beginning_of_a_long_symbol() -> None:
     with pytest.raises(InvalidAction) as caught:
         parse_positions({"epoch": "e", "trades": {"x" * 100_000: 1}}, WANTED)
     assert len(caught.value.detail) < 100
@@ -135,7 +135,7 @@ def test_a_stream_without_a_position_has_none() -> None:
     assert NO_POSITIONS.match(stream("A")) is None
 
 
-def test_what_wildcards_cover_can_be_named() -> None:
+def test_streams_covered_by_wildcards_can_be_named() -> None:
     positions = parse_positions(
         {"epoch": "e", "trades": {"BTC-USD": 3}, "quotes": {"Z": 2**53 - 1}}, WANTED
     )
@@ -143,13 +143,13 @@ def test_what_wildcards_cover_can_be_named() -> None:
     assert positions.match(stream("Z", "quotes")) == StreamPosition("e", 2**53 - 1)
 
 
-def test_a_narrower_wildcard_than_the_one_subscribed_to() -> None:
+def test_a_position_may_have_a_narrower_wildcard_than_the_subscription() -> None:
     positions = parse_positions({"epoch": "e", "quotes": {"BTC-*": 0}}, WANTED)
     assert positions.match(stream("BTC-USD", "quotes")) == StreamPosition("e", 0)
     assert positions.match(stream("ETH-USD", "quotes")) is None
 
 
-def test_names_go_before_prefixes_and_longer_prefixes_before_shorter_ones() -> None:
+def test_names_precede_prefixes_and_longer_prefixes_precede_shorter_ones() -> None:
     positions = parse_positions(
         [
             {"epoch": "e1", "quotes": {"*": 0, "BTC-USD": 9}},
@@ -177,7 +177,7 @@ def test_the_streams_of_one_message_may_be_in_several_epochs() -> None:
     assert positions.match(stream("B")) == StreamPosition("e2", 6)
 
 
-def test_positions_are_told_sorted_by_epoch_channel_and_symbol() -> None:
+def test_positions_are_sorted_by_epoch_channel_and_symbol() -> None:
     told = build_positions(
         sorted(
             [
@@ -204,7 +204,7 @@ POSITIONS = st.builds(
 
 
 @given(st.dictionaries(KEYS, POSITIONS, max_size=8), st.booleans())
-def test_what_is_told_can_be_given_back(
+def test_reported_positions_can_be_sent_back(
     held: dict[StreamKey, StreamPosition], by_name: bool
 ) -> None:
     told = build_positions(sorted(held.items()))
@@ -230,7 +230,7 @@ def test_what_is_told_can_be_given_back(
         max_leaves=12,
     )
 )
-def test_anything_else_is_an_error_of_ours(value: Any) -> None:
+def test_any_value_is_parsed_or_an_invalid_action(value: Any) -> None:
     try:
         positions = parse_positions(value, WANTED)
     except InvalidAction as error:

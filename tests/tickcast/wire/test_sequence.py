@@ -52,7 +52,7 @@ def test_live_ticks_pass_through() -> None:
     assert run.seq == 8
 
 
-def test_what_came_before_the_start_is_held_until_it() -> None:
+def test_batches_before_the_start_are_held() -> None:
     run = SequenceTracker()
     assert run.add_batch(batch(4, 2)) == []
     assert run.add_batch(batch(6, 2)) == []
@@ -85,14 +85,14 @@ def test_history_may_come_in_pages() -> None:
     assert seqs(run.repair(history(batch(4, 5)))) == [4, 5, 6, 7, 8, 9]
 
 
-def test_what_history_lacks_is_a_gap() -> None:
+def test_ticks_missing_from_history_are_a_gap() -> None:
     run = started(5)
     run.add_batch(batch(20))
     run.begin_repair()
     assert seqs(run.repair(history(batch(10, 10)))) == [lost(6, 9), *range(10, 21)]
 
 
-def test_an_empty_history_leaves_a_gap_up_to_what_has_come() -> None:
+def test_an_empty_history_leaves_a_gap_up_to_the_held_batches() -> None:
     run = started(5)
     run.add_batch(batch(9))
     run.begin_repair()
@@ -100,7 +100,7 @@ def test_an_empty_history_leaves_a_gap_up_to_what_has_come() -> None:
     assert not run.behind
 
 
-def test_an_empty_history_leaves_a_gap_up_to_where_the_store_stands() -> None:
+def test_an_empty_history_leaves_a_gap_up_to_the_position_of_the_store() -> None:
     run = started(5)
     run.behind = True
     run.begin_repair()
@@ -108,7 +108,7 @@ def test_an_empty_history_leaves_a_gap_up_to_where_the_store_stands() -> None:
     assert run.seq == 9
 
 
-def test_a_hole_that_came_up_while_history_was_read_is_not_final() -> None:
+def test_a_hole_that_appears_during_a_read_is_not_final() -> None:
     run = started(5)
     run.add_batch(batch(8))
     run.begin_repair()
@@ -127,11 +127,11 @@ def test_a_later_epoch_starts_over_and_an_earlier_one_is_ignored() -> None:
     assert seqs(run.add_batch(batch(3, 1, E2))) == [3]
 
 
-def test_nobody_hears_of_an_epoch_who_had_no_number_before() -> None:
+def test_a_new_epoch_is_announced_only_after_earlier_ticks() -> None:
     assert seqs(started().add_batch(batch(1, 2, E2))) == [1, 2]
 
 
-def test_a_later_epoch_noticed_late_is_read_from_its_beginning() -> None:
+def test_a_later_epoch_is_read_from_its_beginning() -> None:
     run = started(5)
     assert run.add_batch(batch(4, 1, E2)) == []
     assert run.behind
@@ -139,7 +139,7 @@ def test_a_later_epoch_noticed_late_is_read_from_its_beginning() -> None:
     assert seqs(run.repair(history(batch(1, 3, E2), epoch=E2))) == [NEW_EPOCH, 1, 2, 3, 4]
 
 
-def test_what_is_held_is_bounded_and_read_again() -> None:
+def test_held_batches_are_bounded_and_read_again() -> None:
     run = SequenceTracker()
     run.start_after(E1, 0)
     run.behind = True
@@ -160,7 +160,7 @@ def test_what_is_held_is_bounded_and_read_again() -> None:
     answered=st.sets(st.integers(0, 19)),
     retained=st.integers(1, 20),
 )
-def test_whatever_is_lost_on_the_way_all_is_accounted_for(
+def test_every_tick_is_delivered_or_in_a_gap(
     sizes: list[int], begin: int, never_live: set[int], asked: set[int], answered: set[int],
     retained: int,
 ) -> None:  # fmt: skip

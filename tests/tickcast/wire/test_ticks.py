@@ -87,7 +87,7 @@ def test_both_encodings_carry_the_same_ticks(ticks: list[Tick]) -> None:
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 @pytest.mark.parametrize("sizes", [[1], [3, 4], [15, 1], [16, 300], [40_000, 30_000]])
-def test_pieces_joined_are_the_array_of_all(sizes: list[int], encoding: Encoding) -> None:
+def test_joined_elements_are_the_array_of_all_ticks(sizes: list[int], encoding: Encoding) -> None:
     parts = [[trade(id=n)] * size for n, size in enumerate(sizes)]
     pieces = [encode_elements(part, encoding) for part in parts]
     whole = encode([tick for part in parts for tick in part], encoding)
@@ -96,7 +96,7 @@ def test_pieces_joined_are_the_array_of_all(sizes: list[int], encoding: Encoding
 
 
 @given(st.lists(TICKS, min_size=1, max_size=5), st.integers(1, 2**53))
-def test_the_store_gives_back_what_it_got_with_numbers(ticks: list[Tick], first: int) -> None:
+def test_packed_ticks_are_unpacked_and_numbered(ticks: list[Tick], first: int) -> None:
     stored = assign_seqs(unpack(pack(ticks)), first)
     assert [tick.seq for tick in stored] == list(range(first, first + len(ticks)))
     for before, after in zip(ticks, stored, strict=True):
@@ -105,7 +105,7 @@ def test_the_store_gives_back_what_it_got_with_numbers(ticks: list[Tick], first:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\x91\x80", b"\x81\xa1T\xa1t", b"\xc1", b"[]"])
-def test_foreign_bytes_in_the_store_are_an_error_of_ours(data: bytes) -> None:
+def test_foreign_bytes_in_the_store_are_an_invalid_tick(data: bytes) -> None:
     with pytest.raises(InvalidTick, match="undecodable"):
         unpack(data)
 
@@ -135,7 +135,7 @@ def test_generated_ticks_are_valid(tick: Tick) -> None:
         (Quote(symbol="A", bid_price=1, bid_size=1, ask_price=2, ask_size=-1, time=T0), "as must"),
     ],
 )
-def test_each_rule_is_held(tick: Tick, words: str) -> None:
+def test_invalid_ticks_are_refused(tick: Tick, words: str) -> None:
     with pytest.raises(InvalidTick, match=words):
         validate(tick)
 
@@ -151,12 +151,12 @@ def test_each_rule_is_held(tick: Tick, words: str) -> None:
         {"T": "t", "S": "A", "p": 1, "s": 1, "t": 1, "tks": "X"},
     ],
 )
-def test_messages_that_are_no_tick_are_refused(fields: dict[str, Any]) -> None:
+def test_messages_that_are_not_ticks_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidTick):
         tick_from_message(fields)
 
 
-def test_integers_are_good_prices_and_later_fields_are_ignored() -> None:
+def test_integers_are_valid_prices_and_unknown_fields_are_ignored() -> None:
     fields = {"T": "t", "S": "A", "p": 1, "s": 2, "t": 5, "new": True}
     assert tick_from_message(fields) == trade("A", price=1.0, size=2.0, time=Time(5))
 
@@ -214,6 +214,6 @@ def test_the_required_fields_may_be_positional_and_the_time_is_now() -> None:
         Trade("AAPL")  # type: ignore[call-arg]
 
 
-def test_a_message_without_a_time_is_no_tick() -> None:
+def test_a_message_without_a_time_is_not_a_tick() -> None:
     with pytest.raises(InvalidTick, match="`t`"):
         tick_from_message({"T": "t", "S": "AAPL", "p": 187.1, "s": 100})

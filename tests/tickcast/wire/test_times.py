@@ -21,7 +21,7 @@ def test_rfc3339_round_trip_keeps_every_nanosecond(ns: int) -> None:
 
 
 @given(ANY_NS)
-def test_the_extension_is_what_the_reference_library_writes(ns: int) -> None:
+def test_the_extension_equals_that_of_the_reference_library(ns: int) -> None:
     expected = msgpack.packb(msgpack.Timestamp.from_unix_nano(ns))
     assert msgspec.msgpack.encode(Time(ns).msgpack_ext()) == expected
     assert Time.from_wire(msgpack.unpackb(expected)) == ns
@@ -61,7 +61,7 @@ def test_reads_the_usual_variants(text: str, same_as: str) -> None:
      "2013-09-01T00:00:00.1234567890Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z",
      "2013-09-01T00:00:00+99:00", "２０１３-09-01T00:00:00Z"],
 )  # fmt: skip
-def test_refuses_what_is_no_time(text: str) -> None:
+def test_refuses_text_that_is_not_a_time(text: str) -> None:
     with pytest.raises(ValueError, match=r"time|offset"):
         Time.parse(text)
 

@@ -19,7 +19,8 @@ from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
 from feed.server.app import create_app
-from feed.server.running import FeedServer, address_of, bind, server_config
+from feed.server.listening import address_of, bind
+from feed.server.running import FeedServer, server_config
 from feed.transport import selfsigned
 from feed.transport.selfsigned import Pair
 from feed.transport.tls import certificate_of

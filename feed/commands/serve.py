@@ -11,7 +11,7 @@ from socket import socket
 import click
 
 from feed.server.app import create_app
-from feed.server.running import CannotListen, address_of, bind, bind_all, raise_file_limit
+from feed.server.listening import CannotListen, address_of, bind, bind_all, raise_file_limit
 from feed.server.running import serve as run_server
 from feed.transport.tls import Certificate, certificate_of
 from tickcast.broker.embedded import provided_store

@@ -20,8 +20,8 @@ from starlette.websockets import WebSocket
 
 from feed.access.authenticator import Authenticator
 from feed.access.entitlements import Entitlements, Grant
+from feed.server.connection import denial, serve_connection
 from feed.server.engine import Engine, running_engine
-from feed.server.handshake import denial, serve_connection
 from feed.server.listings import (
     PAGE_MAX,
     Body,
@@ -32,7 +32,7 @@ from feed.server.listings import (
     list_latest,
     list_symbols,
 )
-from feed.server.scraping import answer_scrape, serving_metrics
+from feed.server.metrics import answer_scrape, serving_metrics
 from feed.transport.address_limits import AddressLimits
 from feed.transport.http import PROBES
 from feed.transport.loop_time import TurnBudget

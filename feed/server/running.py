@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
+import gc
 import logging
 import os
 import resource
@@ -18,7 +20,7 @@ from typing import Any, Final
 import uvicorn
 from starlette.types import ASGIApp
 
-from feed.server.memory import give_back, spare_collections
+from feed.server.listening import BACKLOG
 from feed.transport.address_limits import FrameLimit
 from feed.transport.handshake import WebSocketProtocol
 from feed.transport.http import FeedHttpProtocol
@@ -27,12 +29,10 @@ from tickcast.settings import Settings
 from tickcast.tasks import stop_signals
 from tickcast.wire.errors import TickcastError
 
-_BACKLOG: Final = 2048
-_FREE_PORT_TRIES: Final = 20
-_SEND_BUFFER_BYTES: Final = 256 * 1024
-_RECEIVE_BUFFER_BYTES: Final = 64 * 1024
-_GIVE_BACK_AFTER_TICKS: Final = 100
-"""Ten seconds: uvicorn ticks ten times per second."""
+# Ten seconds: uvicorn ticks ten times per second.
+_TRIM_MEMORY_TICKS: Final = 100
+# Ten times fewer full garbage collections than with Python's defaults.
+_GC_THRESHOLDS: Final = (1000, 10, 100)
 _WARN_AGAIN_S: Final = 60.0
 _STUCK_READERS: Final = 4
 """With this many clients that do not read their HTTP responses, each is cut sooner."""
@@ -118,8 +118,8 @@ class FeedServer(uvicorn.Server):
             self._keep_alive()
         if counter % 5 == 0:
             self._cut_stuck_readers()
-        if counter % _GIVE_BACK_AFTER_TICKS == 0:
-            give_back()
+        if counter % _TRIM_MEMORY_TICKS == 0:
+            trim_memory()
         return await super().on_tick(counter)
 
     def _check_descriptors(self) -> None:
@@ -176,114 +176,6 @@ class FeedServer(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def raise_file_limit() -> None:
-    """Raise the limit of open files to the maximum allowed; each client needs one.
-
-    The initial limit is often 1,024, for compatibility with programs that use select().
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # macOS refuses an unlimited number.
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Open a listening socket; port 0 picks any free port.
-
-    Raises:
-        OSError: the address is in use, or does not belong to this machine.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # An IPv6 socket does not accept IPv4: such clients would have addresses like ::ffff:10.0.0.1,
-    # which the networks in settings, such as `trusted_proxies`, do not match everywhere.
-    listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    # Connections inherit this. By default, Linux buffers up to about 4 MB for a client that does
-    # not read, on top of its outbox. (Linux doubles the value, for its own overhead.)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-    # Clients send little. Data of a flood that waits here must be read and discarded later.
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-    return listener
-
-
-def bind_all(hosts: Sequence[str], port: int) -> list[socket.socket]:
-    """Open listening sockets on all addresses of hosts, on one port; 0 picks any free port.
-
-    `::` means every address of the machine, including IPv4. `localhost` means both loopback
-    addresses.
-
-    Raises:
-        TickcastError: an address does not belong to this machine, a name is unknown, or the port
-            is in use.
-    """
-    addresses = list(dict.fromkeys(address for host in hosts for address in _addresses(host, port)))
-    for tries_left in reversed(range(_FREE_PORT_TRIES)):
-        listeners: list[socket.socket] = []
-        chosen = port
-        try:
-            for address in addresses:
-                try:
-                    listeners.append(bind(address, chosen))
-                except OSError as error:
-                    if _is_optional(address, hosts, error):
-                        continue
-                    raise CannotListen(address, chosen, error) from None
-                chosen = listeners[0].getsockname()[1]
-        except CannotListen as error:
-            for listener in listeners:
-                listener.close()
-            # A port that is free on one address may be in use on another.
-            if not (port == 0 and error.is_in_use and tries_left):
-                raise
-        else:
-            break
-    return listeners
-
-
-def _addresses(host: str, port: int) -> list[str]:
-    host = host.removeprefix("[").removesuffix("]")
-    if host == "::":
-        return ["::", "0.0.0.0"]  # noqa: S104 - it was asked for
-    if host.rstrip(".").lower() == "localhost":
-        return ["127.0.0.1", "::1"]
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        unknown = OSError(0, "no such name") if isinstance(error, UnicodeError) else error
-        raise CannotListen(host, port, unknown) from None
-    return [str(address[0]) for *_, address in found]
-
-
-def _is_optional(address: str, hosts: Sequence[str], error: OSError) -> bool:
-    """Whether `localhost` can be served without ::1, because the machine may have no IPv6."""
-    return (
-        address == "::1"
-        and "::1" not in hosts
-        and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-    )
-
-
-class CannotListen(TickcastError):
-    """Raised when a listening socket can't be opened.
-
-    Attributes:
-        is_in_use: True if the port is in use; another one may be free.
-    """
-
-    def __init__(self, host: str, port: int, error: OSError) -> None:
-        # Avoid error.strerror if possible: the loop or Python may have added text to it.
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        super().__init__(f"can't listen on {where}: {reason}")
-        self.is_in_use = error.errno == errno.EADDRINUSE
-
-
-def address_of(listener: socket.socket, *, tls: bool = False) -> str:
-    """The URL that reaches a listening socket."""
-    scheme = "https" if tls else "http"
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
 class _Config(uvicorn.Config):
     """uvicorn's configuration, with the extra options of our protocol classes."""
 
@@ -324,7 +216,7 @@ def server_config(app: ASGIApp, settings: Settings, **options: Any) -> uvicorn.C
         "ws_ping_interval": settings.ping_interval_s,
         "ws_ping_timeout": settings.ping_timeout_s,
         "ws_per_message_deflate": False,
-        "backlog": _BACKLOG,
+        "backlog": BACKLOG,
         "timeout_graceful_shutdown": 1,
     }
     return _Config(app, **(ours | options))
@@ -340,9 +232,33 @@ async def serve(
     """Serve until a signal arrives, then close every connection with 1012 and return."""
 
     def started() -> None:
-        spare_collections()
+        reduce_collections()
         on_started()
 
     config = server_config(app, settings)
     server = FeedServer(config, started, certificate, settings.handshake_timeout_s)
     await server.serve(list(listeners))
+
+
+def reduce_collections() -> None:
+    """Tune the garbage collector for a process that only serves.
+
+    With thousands of connections a full collection takes a tenth of a second or more, and nothing
+    is sent meanwhile. It finds next to nothing, because the server's objects are freed by
+    reference counting.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def trim_memory() -> None:
+    """Return unused memory pages to the system.
+
+    On its own, glibc returns memory only from the end of its heap. A rush of clients leaves holes
+    below memory that is still in use, and these would stay. With other C libraries this does
+    nothing. It takes less than a millisecond if there is little to return, and about 6 ms for
+    100 MB (malloc_trim(3)).
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -16,7 +16,8 @@ from websockets.exceptions import InvalidStatus
 
 from feed.server.app import create_app
 from feed.server.engine import Engine
-from feed.server.running import address_of, bind, server_config
+from feed.server.listening import address_of, bind
+from feed.server.running import server_config
 from tests.conftest import QuietServer
 from tickcast.settings import Settings
 
@@ -114,7 +115,7 @@ async def test_a_bug_is_told_without_its_trace_and_logged_once(
     def broken(engine: Engine) -> bytes:
         raise ZeroDivisionError("a secret of the inside")
 
-    monkeypatch.setattr("feed.server.scraping.render_metrics", broken)
+    monkeypatch.setattr("feed.server.metrics._render", broken)
     async with httpx.AsyncClient(base_url=address) as http:
         reply = await http.get("/metrics")
         assert (await http.get("/health")).status_code == 200

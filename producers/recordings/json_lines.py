@@ -5,10 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
-
-import msgspec
-from msgspec.structs import replace
+from typing import BinaryIO, Final
 
 from producers.recordings.files import (
     READ_ERRORS,
@@ -19,119 +16,17 @@ from producers.recordings.files import (
     peek,
 )
 from producers.recordings.timestamps import parse_time
-from tickcast.wire.encoding import field_names, tick_from_message
+from tickcast.wire import tick_input
 from tickcast.wire.errors import InvalidRecording, InvalidTick
-from tickcast.wire.ticks import Bar, Quote, Tick, Trade, validate
+from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
 LINE_BYTES_MAX: Final = 64 * 1024
 
-_TICK_TYPES: Final[dict[str, type[Tick]]] = {"t": Trade, "q": Quote, "b": Bar}
-_FIELDS: Final = {tag: field_names(type_) for tag, type_ in _TICK_TYPES.items()}
-# Fields that a server adds to the fields of ticks.
-_STAMPS: Final = frozenset(("tr", "tw", "rp"))
-# Alpaca's fields for conditions, tapes and corrections of a trade, which ticks don't have yet.
-_ALPACA_FIELDS: Final = frozenset(("c", "z", "u"))
-# Types of the messages that a server sends in addition to ticks.
-_NOTICES: Final = frozenset(
-    "success subscription configured heartbeat gap skipped replay pong shutdown".split()
-)
-_NUMBER_CHARACTERS: Final = frozenset("0123456789.eE+-")
-_DECODER: Final = msgspec.json.Decoder()
-_EXACT_DECODER: Final = msgspec.json.Decoder(float_hook=str)
-
 
 def parse_line(line: bytes, now: Time | None, left_out: set[str] | None = None) -> list[Tick]:
-    """Parse one line: a tick, or an array of ticks as a server sends it.
-
-    Fields that a server adds, such as `seq`, are removed. Other messages of a server are skipped
-    without an error.
-
-    Args:
-        now: the time of ticks without `t`; if None, a missing `t` is an error.
-        left_out: receives the names of Alpaca's fields that are dropped.
-
-    Raises:
-        InvalidTick: the line is invalid. None of its ticks may be published.
-    """
-    content = _decode_line(line)
-    if not isinstance(content, list):
-        return _parse(content, line, None, now, left_out)
-    ticks: list[Tick] = []
-    for index, each in enumerate(content):
-        try:
-            ticks += _parse(each, line, index, now, left_out)
-        except InvalidTick as error:
-            raise InvalidTick(f"number {index + 1} of {len(content)}: {error}") from None
-    return ticks
-
-
-def _decode_line(line: bytes) -> Any:
-    if line.strip() in (b"[", b"]"):
-        raise InvalidTick("not JSON lines: an array over several lines; `jq -c .[]` makes them")
-    return _decode(line, _DECODER)
-
-
-def _decode(line: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
-    try:
-        return decoder.decode(line.removeprefix(codecs.BOM_UTF8))
-    except RecursionError:
-        raise InvalidTick("not JSON: nested too deeply") from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidTick(f"not a JSON object: {error}") from None
-
-
-def _parse(
-    fields: Any, line: bytes, index: int | None, now: Time | None, left_out: set[str] | None
-) -> list[Tick]:
-    """Convert a decoded object to a tick. `index` is its place in the line's array."""
-    if not isinstance(fields, dict):
-        raise InvalidTick("not a JSON object, or an array of objects")
-    tag = fields.get("T")
-    known = _FIELDS.get(str(tag))
-    if known is None:
-        if isinstance(tag, str) and tag in _NOTICES:
-            return []
-        raise InvalidTick('T must be "t" (trade), "q" (quote) or "b" (bar)')
-    unknown = fields.keys() - known
-    if unknown:
-        if unsupported := sorted(unknown - _ALPACA_FIELDS - _STAMPS):
-            raise InvalidTick(
-                f"unknown field {unsupported[0][:40]!a}; known are {', '.join(sorted(known))}"
-            )
-        if left_out is not None:
-            left_out |= unknown & _ALPACA_FIELDS
-    if "t" not in fields:
-        if now is None:
-            raise InvalidTick("no time t")
-        time = now
-    else:
-        time = fields["t"]
-        if isinstance(time, float):
-            # Decode the number's text again: a float may have lost digits.
-            exact = _decode(line, _EXACT_DECODER)
-            time = (exact if index is None else exact[index])["t"]
-        time = _parse_time(time)
-    tick = tick_from_message({**fields, "t": time})
-    validate(tick)
-    return [replace(tick, seq=None, snap=False, conflated=0)]
-
-
-def _parse_time(value: Any) -> Any:
-    """Parse a time, given as text or as a number since 1970. Raises InvalidTick."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return value  # `tick_from_message` reports the wrong type.
-    text = str(value)
-    is_number = set(text) <= _NUMBER_CHARACTERS
-    try:
-        if isinstance(value, int) or (is_number and text[:1].isdecimal()):
-            return Time.from_number(text)
-        return parse_time(text)
-    except ValueError as error:
-        if is_number:
-            raise InvalidTick(f"t: {error}") from None
-        # `parse_time` would suggest options for tables.
-        raise InvalidTick(f"t: {text[:40]!a} is not an RFC 3339 time") from None
+    """Call `tick_input.parse_line`, and accept times in all forms of recordings."""
+    return tick_input.parse_line(line, now, left_out, parse_time)
 
 
 class LineSplitter:
@@ -181,7 +76,7 @@ class JsonLinesRecording(Recording):
         try:
             with open_bytes(path) as (content, _):
                 first = next((line for line in _lines(content) if line and line.strip()), b"")
-            begin = _decode_line(first) if first else None
+            begin = tick_input.decode_line(first) if first else None
         except (InvalidRecording, InvalidTick, *READ_ERRORS) as error:
             raise InvalidRecording(f"{path}: {describe_error(error)}") from None
         tick = begin[0] if isinstance(begin, list) and begin else begin

@@ -12,10 +12,17 @@ import sys
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+# A level between WARNING and ERROR: a client was refused, or tried something forbidden.
 SECURITY: Final = 35
-"""A level between WARNING and ERROR: a client was refused, or tried something forbidden."""
 
-_OWN: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+# Attributes of every record; the others were passed as `extra`.
+_STANDARD: Final = frozenset(logging.makeLogRecord({}).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
+# The C0 and C1 controls, line ends that only Unicode knows, and changes of text direction.
 _ESCAPES: Final = {
     code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
     for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F),
@@ -23,16 +30,16 @@ _ESCAPES: Final = {
 }  # fmt: skip
 
 
-def set_up(level: str, form: Literal["console", "json"] = "console") -> None:
+def set_up(level: str, log_format: Literal["console", "json"] = "console") -> None:
     """Configure logging to stderr.
 
     Args:
         level: lowest level to log: `debug`, `info`, `warning`, `security` or `error`.
-        form: `console` for people, `json` for machines.
+        log_format: `console` for people, `json` for machines.
     """
     logging.addLevelName(SECURITY, "SECURITY")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if form == "json" else ConsoleLines())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else ConsoleFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # At "info", uvicorn repeats what we log ourselves.
     for name in ("uvicorn", "websockets"):
@@ -44,12 +51,12 @@ def escape(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-class ConsoleLines(logging.Formatter):
+class ConsoleFormatter(logging.Formatter):
     """`time level logger: message name=value …`; a traceback follows on separate lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created).astimezone()
-        pairs = "".join(f" {name}={_quote(value)}" for name, value in _fields(record).items())
+        pairs = "".join(f" {name}={_quote(value)}" for name, value in _extra_fields(record).items())
         line = (
             f"{when:%Y-%m-%d %H:%M:%S},{record.msecs:03.0f} {record.levelname:<8} {record.name}:"
             f" {escape(record.getMessage())}{pairs}"
@@ -60,7 +67,7 @@ class ConsoleLines(logging.Formatter):
         return line
 
 
-class JsonLines(logging.Formatter):
+class JsonFormatter(logging.Formatter):
     """One JSON object per line: `time`, `level`, `logger`, `message` and any extra fields."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -70,19 +77,18 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **_fields(record),
+            **_extra_fields(record),
         }
         if record.exc_info:
             event["traceback"] = self.formatException(record.exc_info)
         return json.dumps(event, default=str)
 
 
-def _fields(record: logging.LogRecord) -> dict[str, object]:
-    """The fields passed as `extra`."""
+def _extra_fields(record: logging.LogRecord) -> dict[str, object]:
     return {
         name: value
         for name, value in record.__dict__.items()
-        if name not in _OWN and value is not None and name != "color_message"
+        if name not in _STANDARD and value is not None
     }
 
 

@@ -25,6 +25,7 @@ from tickcast.wire.errors import BrokerUnavailable, BrokerUntrusted, InvalidTick
 from tickcast.wire.ticks import StreamKey
 
 Result = TypeVar("Result")
+# Further dropped streams and bad lines are only counted.
 _STREAMS_SHOWN: Final = 20
 _BAD_LINES_SHOWN: Final = 20
 
@@ -191,8 +192,6 @@ class BadLines:
         strict: stop at the first bad line.
     """
 
-    _SHOWN = 20
-
     def __init__(self, source: str, strict: bool) -> None:
         self.source = source
         self._strict = strict
@@ -208,9 +207,9 @@ class BadLines:
         message = f"{self.source}, line {line}: {error}"
         if self._strict:
             raise InvalidTick(message)
-        if self.count <= self._SHOWN:
+        if self.count <= _BAD_LINES_SHOWN:
             click.echo(f"tickcast: {message}", err=True)
-        elif self.count == self._SHOWN + 1:
+        elif self.count == _BAD_LINES_SHOWN + 1:
             click.echo("tickcast: further bad lines are only counted", err=True)
 
     def fail_if_any(self, good: int) -> None:

@@ -1,7 +1,6 @@
-"""Fixtures that run the command in a separate process, as a user does, or in this process.
+"""Fixtures that run the command in a process of its own, or in this one.
 
-A process costs a third of a second, most of it for imports. Tests that only check a command line,
-such as tables of misuse, use `shell` instead.
+Tests that only check a command line, such as tables of misuse, use `shell`, which is faster.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import asyncio
 import os
 import re
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import NamedTuple
 import pytest
 import pytest_asyncio
 
+from tests.cli.forking import forks
 from tickcast.commands import main
 
 
@@ -35,17 +34,13 @@ class Cli:
         self.environment = {
             **{name: value for name, value in os.environ.items() if "TICKCAST" not in name},
             "TICKCAST_RUNTIME_DIR": str(runtime_dir),
-            "PYTHONUNBUFFERED": "1",
         }
         self.processes: list[asyncio.subprocess.Process] = []
 
     async def start(
         self, *words: str, stdin: int = subprocess.DEVNULL
     ) -> asyncio.subprocess.Process:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tickcast", *words,
-            stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=self.environment,
-        )  # fmt: skip
+        process = await forks().start(words, self.environment, stdin=stdin)
         self.processes.append(process)
         return process
 
@@ -85,10 +80,7 @@ async def address_from(process: asyncio.subprocess.Process) -> str:
 async def cli(runtime_dir: Path) -> AsyncIterator[Cli]:
     cli = Cli(runtime_dir)
     yield cli
-    for process in cli.processes:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
+    await forks().end_all()
 
 
 class Shell:

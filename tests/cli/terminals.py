@@ -8,19 +8,13 @@ import os
 import pty
 import re
 import struct
-import sys
 import termios
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from tests.cli.conftest import Cli
+from tests.cli.forking import forks
 from tests.conftest import until
-
-# It makes the terminal its controlling terminal first, as a shell would.
-LAUNCH = (
-    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
-    " os.execv(sys.executable, [sys.executable, '-m', 'tickcast', *sys.argv[1:]])"
-)
 
 
 @contextmanager
@@ -78,17 +72,20 @@ class Terminal:
 
 @asynccontextmanager
 async def on_terminal(
-    cli: Cli, *words: str, launch: str = LAUNCH, **environment: str
+    cli: Cli, *words: str, prelude: str = "", **environment: str
 ) -> AsyncIterator[Terminal]:
     """Run `tickcast` on a terminal of 80 columns and 24 lines, and end it afterwards."""
     with terminal() as (ours, theirs):
         there = Terminal(ours, theirs)
         there.resize(80, 24)
-        there.process = process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", launch, *words, stdin=theirs, stdout=theirs,
-            stderr=asyncio.subprocess.PIPE,
-            env={**cli.environment, "TERM": "xterm", **environment},
-        )  # fmt: skip
+        there.process = process = await forks().start(
+            words,
+            {**cli.environment, "TERM": "xterm", **environment},
+            theirs,
+            theirs,
+            session=True,
+            prelude=prelude,
+        )
         loop = asyncio.get_running_loop()
         loop.add_reader(ours, lambda: there.raw.extend(os.read(ours, 65_536)))
         try:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +17,8 @@ from producers.commands import replay_screen
 from producers.commands.replay import describe
 from producers.commands.replay_screen import command_for
 from tests.cli.conftest import Cli, Finished, Shell
-from tests.cli.terminals import LAUNCH, terminal
+from tests.cli.forking import forks
+from tests.cli.terminals import terminal
 from tests.talk import talking
 from tickcast.broker import replays
 from tickcast.broker.client import make_client
@@ -178,10 +178,10 @@ def test_misuse_is_one_line(shell: Shell, recording: Path, words: str, said: str
 async def replay_in_terminal(
     cli: Cli, ours: int, theirs: int, *words: str
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", LAUNCH, "replay", *words,
-        stdin=theirs, stdout=theirs, stderr=theirs, env={**cli.environment, "TERM": "xterm"},
-    )  # fmt: skip
+    environment = {**cli.environment, "TERM": "xterm"}
+    process = await forks().start(
+        ["replay", *words], environment, theirs, theirs, theirs, session=True
+    )
     shown = bytearray()
     asyncio.get_running_loop().add_reader(ours, lambda: shown.extend(os.read(ours, 65_536)))
     try:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import click
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.cli.conftest import Cli, Shell
+from tests.cli.conftest import Cli, Finished, Shell
+from tests.cli.forking import DEVNULL, PIPE, forks
 from tests.conftest import until
 from tests.talk import talking
 from tickcast.commands.group import COMMANDS, tickcast
@@ -25,48 +27,33 @@ FULL_DEVICE = Path("/dev/full")
 FULL = "tickcast: can't write the output: No space left on device\n"
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-class Forks:
-    """Run commands in forks of one process, because importing everything takes a second."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    async def run(
-        self,
-        words: Sequence[str],
-        *,
-        closed: Sequence[int] = (),
-        full: Sequence[int] = (),
-        unread: Sequence[int] = (),
-        encoding: str = "utf-8",
-    ) -> Result:
-        case = {
-            "words": list(words), "closed": closed, "full": full, "unread": unread,
-            "encoding": encoding,
-        }  # fmt: skip
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(case).encode() + b"\n")
-        async with asyncio.timeout(30):
-            return Result(*json.loads(await self._process.stdout.readline()))
-
-
-@pytest.fixture
-async def forks(cli: Cli) -> AsyncIterator[Forks]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.cli.forking",
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=cli.environment,
-    )  # fmt: skip
-    yield Forks(process)
-    assert process.stdin is not None
-    process.stdin.close()
-    await process.wait()
+async def run(
+    cli: Cli,
+    words: Sequence[str],
+    *,
+    closed: Sequence[int] = (),
+    full: Sequence[int] = (),
+    unread: Sequence[int] = (),
+    encoding: str = "utf-8",
+) -> Finished:
+    """Run the command with streams that are closed, full, or pipes without a reader."""
+    with ExitStack() as stack:
+        streams: list[Any] = [DEVNULL, PIPE, PIPE]
+        for number in range(3):
+            if number in closed:
+                streams[number] = None
+            elif number in full:
+                streams[number] = os.open("/dev/full", os.O_WRONLY)
+                stack.callback(os.close, streams[number])
+            elif number in unread:
+                reading, streams[number] = os.pipe()
+                os.close(reading)
+                stack.callback(os.close, streams[number])
+        process = await forks().start(words, cli.environment, *streams, encoding=encoding)
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Finished(process.returncode, (out or b"").decode("latin-1"), (err or b"").decode())
 
 
 def table(stream: str, path: Path) -> dict[str, tuple[list[str], int]]:
@@ -88,44 +75,45 @@ def table(stream: str, path: Path) -> dict[str, tuple[list[str], int]]:
         "tape": (["tape", "info", str(csv)], 1),
         "load": (["load", stream, "-s", "NONE", "-c", "1", "-d", "100ms", "--warmup", "0"], 0),
         "keys": (["keys", "list", "--file", "/nonexistent"], 2),
+        "config": (["config", "--all"], 0),
+        "doctor": (["doctor"], 0),
+        "completion": (["completion", "bash"], 0),
     }
 
 
-async def test_no_command_minds_streams_that_are_closed(
-    cli: Cli, forks: Forks, tmp_path: Path
-) -> None:
+async def test_no_command_minds_streams_that_are_closed(cli: Cli, tmp_path: Path) -> None:
     async with cli.serving("demo", "--symbols", "2", "--rate", "50") as (address, _):
         commands = table(address.replace("http", "ws") + "/stream", tmp_path)
         assert sorted(commands) == sorted(COMMANDS)
         for words, code in commands.values():
-            usual = await forks.run(words)
+            usual = await run(cli, words)
             assert usual.code == code, usual
             for closed in ((0,), (0, 1, 2)):
-                done = await forks.run(words, closed=closed)
+                done = await run(cli, words, closed=closed)
                 assert done.code == code, (words, closed, done)
                 if closed == (0,):
                     assert "Traceback" not in done.err
                 else:
                     assert done[1:] == ("", "")
             if usual.out and not code:
-                done = await forks.run(words, full=[1])
+                done = await run(cli, words, full=[1])
                 assert (done.code, done.err.splitlines(True)[-1]) == (1, FULL), words
 
 
-async def test_full_disks_readers_that_have_left_and_other_encodings(forks: Forks) -> None:
+async def test_full_disks_readers_that_have_left_and_other_encodings(cli: Cli) -> None:
     """Uses the help and usage errors, which each command can print without a server."""
     for name in COMMANDS:
         words = [name, "--help"]
-        done = await forks.run(words, full=[1])
+        done = await run(cli, words, full=[1])
         assert (done.code, done.err) == (1, FULL), name
-        assert (await forks.run(words, full=[2])).code == 0
-        done = await forks.run(words, unread=[1])
+        assert (await run(cli, words, full=[2])).code == 0
+        done = await run(cli, words, unread=[1])
         assert (done.code, done.err) == (0, "")
-        assert (await forks.run([name, "--no-such"], unread=[1, 2])).code == 2
-        assert (await forks.run([name, "--no-such"], full=[1, 2])).code == 2
-        latin = await forks.run(words, encoding="latin-1")
+        assert (await run(cli, [name, "--no-such"], unread=[1, 2])).code == 2
+        assert (await run(cli, [name, "--no-such"], full=[1, 2])).code == 2
+        latin = await run(cli, words, encoding="latin-1")
         assert (latin.code, latin.err) == (0, "")
-        assert (await forks.run(words, encoding="ascii")).code == 0
+        assert (await run(cli, words, encoding="ascii")).code == 0
 
 
 async def test_a_server_whose_output_is_full_says_so_and_ends(cli: Cli, runtime_dir: Path) -> None:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.cli.terminals import LAUNCH, Terminal, on_terminal
+from tests.cli.terminals import Terminal, on_terminal
 from tests.conftest import until
 from tests.tickcast.client.double import Double, Peer, playing
 
@@ -29,7 +29,7 @@ async def market(peer: Peer) -> None:
 
 @asynccontextmanager
 async def watching(
-    double: Double, cli: Cli, *words: str, launch: str = LAUNCH, **environment: str
+    double: Double, cli: Cli, *words: str, prelude: str = "", **environment: str
 ) -> AsyncIterator[Terminal]:
     async with on_terminal(
         cli,
@@ -40,7 +40,7 @@ async def watching(
         "--url",
         double.url,
         *words,
-        launch=launch,
+        prelude=prelude,
         **environment,
     ) as terminal:
         await terminal.shows("3 symbols", "● live")
@@ -93,12 +93,8 @@ async def test_however_it_ends_the_terminal_is_as_it_was(cli: Cli, ending: str, 
 
 async def test_a_crash_leaves_the_terminal_as_it_was(cli: Cli) -> None:
     # No known input breaks it, so the test has to.
-    launch = LAUNCH.replace(
-        "'-m', 'tickcast'",
-        "'-c', 'import tickcast.commands as c, clients.terminal.view as v;"
-        " v.View.press = None; c.main()'",
-    )
-    async with playing(market) as double, watching(double, cli, launch=launch) as terminal:
+    prelude = "import clients.terminal.view as v; v.View.press = None"
+    async with playing(market) as double, watching(double, cli, prelude=prelude) as terminal:
         terminal.press("s")
         assert await terminal.ended() == 1
         await until(lambda: terminal.raw.endswith(LEAVE))

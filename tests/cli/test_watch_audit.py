@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 
 import pytest
 
+from tests.cli.conftest import Cli
 from tests.tickcast.client.double import Double, Peer, playing
 
 
-async def watch(double: Double, *words: str) -> Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tickcast", "watch", "ES", "--channels", "trades", "--audit",
-        "--url", double.url, *words, stdout=PIPE, stderr=PIPE,
-    )  # fmt: skip
+async def watch(cli: Cli, double: Double, *words: str) -> Process:
+    return await cli.start(
+        "watch", "ES", "--channels", "trades", "--audit", "--url", double.url, *words
+    )
 
 
 async def sound(peer: Peer) -> None:
@@ -33,7 +32,7 @@ async def faulty(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("ending", ["limit", "interrupt", "close"])
-async def test_every_tick_is_accounted_for(ending: str) -> None:
+async def test_every_tick_is_accounted_for(cli: Cli, ending: str) -> None:
     async def script(peer: Peer) -> None:
         await sound(peer)
         if ending == "close":
@@ -41,15 +40,15 @@ async def test_every_tick_is_accounted_for(ending: str) -> None:
             await peer.close(4000)
 
     async with playing(script) as double:
-        process = await watch(double, *(["--limit", "2"] if ending == "limit" else []))
+        process = await watch(cli, double, *(["--limit", "2"] if ending == "limit" else []))
         assert process.stdout is not None
         lines = [await process.stdout.readline() for _ in range(2)]
         assert [json.loads(line)["seq"] for line in lines] == [1, 5]
         if ending == "interrupt":
             process.send_signal(signal.SIGINT)
         _, err = await asyncio.wait_for(process.communicate(), 20)
-        told = err.decode().strip().splitlines()
-        assert told[:4] == [
+        errors = err.decode().strip().splitlines()
+        assert errors[:4] == [
             "tickcast: trades ES: 2 to 4 will not come (broker)",
             "tickcast: balanced, 1 stream, 0 reconnects",
             "tickcast: 5 published: 2 delivered, 0 merged, 0 skipped, 3 gapped",
@@ -59,20 +58,20 @@ async def test_every_tick_is_accounted_for(ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["limit", "interrupt"])
-async def test_a_tick_that_is_missing_is_a_failure(ending: str) -> None:
+async def test_a_tick_that_is_missing_is_a_failure(cli: Cli, ending: str) -> None:
     async with playing(faulty) as double:
-        process = await watch(double, *(["--limit", "3"] if ending == "limit" else []))
+        process = await watch(cli, double, *(["--limit", "3"] if ending == "limit" else []))
         assert process.stdout is not None
         lines = [await process.stdout.readline() for _ in range(3)]
         assert [json.loads(line)["seq"] for line in lines] == [1, 4, 5]
         if ending == "interrupt":
             process.send_signal(signal.SIGINT)
         _, err = await asyncio.wait_for(process.communicate(), 20)
-        told = err.decode().strip().splitlines()
-        assert told[:2] == [
+        errors = err.decode().strip().splitlines()
+        assert errors[:2] == [
             "tickcast: trades ES: 2 to 3 will not come (missing)",
             "tickcast: NOT BALANCED, 1 stream, 0 reconnects",
         ]
-        assert told[3] == "tickcast: 2 missing, 1 repeated, 0 restarts, 0 snapshots"
-        assert told[4] == "tickcast: some ticks are not accounted for"
+        assert errors[3] == "tickcast: 2 missing, 1 repeated, 0 restarts, 0 snapshots"
+        assert errors[4] == "tickcast: some ticks are not accounted for"
         assert process.returncode == 1

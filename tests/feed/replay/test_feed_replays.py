@@ -57,7 +57,7 @@ async def state_from(talk: Talk, state: str) -> dict[str, object]:
     return message
 
 
-async def test_who_asked_is_told_of_every_change(
+async def test_followers_receive_every_change(
     server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with talking(server.stream) as talk, talking(server.stream) as other:
@@ -75,10 +75,12 @@ async def test_who_asked_is_told_of_every_change(
             assert first == second, "once a second"
         await state_from(talk, "ended")
         await other.say(action="ping")
-        assert (await other.hear())["T"] == "pong", "who has not asked hears nothing"
+        assert (await other.hear())["T"] == "pong", (
+            "a client that does not follow it receives nothing"
+        )
 
 
-async def test_clients_steer_it_where_they_may(
+async def test_clients_steer_the_replay_if_the_server_allows_it(
     server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with talking(server.stream) as talk:
@@ -94,7 +96,7 @@ async def test_clients_steer_it_where_they_may(
             assert (await talk.ask(action="replay.stop"))["code"] == 400
 
 
-async def test_where_clients_may_not_steer_it_they_are_told(
+async def test_steering_is_refused_if_the_server_forbids_it(
     settings: Settings, redis_url: str, redis: Redis, publisher: FeedPublisher
 ) -> None:
     strict = replace(settings, steer_replays=False)
@@ -105,10 +107,12 @@ async def test_where_clients_may_not_steer_it_they_are_told(
     ):
         said = await talk.ask(action="replay.pause")
         assert said["code"] == 410
-        assert said["msg"].startswith("invalid action for this feed: this server lets no client")
+        assert said["msg"].startswith(
+            "invalid action for this feed: this server does not let clients"
+        )
 
 
-async def test_who_comes_later_is_told_at_once(
+async def test_a_late_follower_receives_the_state_at_once(
     server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with playing(redis, publisher, Recorded(0, 1000, 2000)) as replay:
@@ -119,7 +123,7 @@ async def test_who_comes_later_is_told_at_once(
             assert (await talk.hear())["position"] == at(1000).rfc3339()
 
 
-async def test_states_come_after_the_ticks_before_them(
+async def test_states_come_after_the_ticks_published_before_them(
     server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with talking(server.stream) as talk:
@@ -134,7 +138,7 @@ async def test_states_come_after_the_ticks_before_them(
     assert count == 3000
 
 
-async def test_only_feeds_with_such_clients_are_listened_to(
+async def test_only_feeds_with_followers_are_subscribed_to(
     server: RunningServer, redis: Redis
 ) -> None:
     engine: Engine = server.app_state["engine"]
@@ -150,7 +154,7 @@ async def test_only_feeds_with_such_clients_are_listened_to(
     await until(lambda: channel not in engine.upstream.subscriber.channels)
 
 
-async def test_what_is_no_state_is_passed_over(
+async def test_an_invalid_state_is_ignored(
     server: RunningServer, redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with talking(server.stream) as talk:
@@ -162,7 +166,7 @@ async def test_what_is_no_state_is_passed_over(
 
 
 @pytest.mark.parametrize("encoding", ["json", "msgpack"])
-async def test_after_a_seek_back_the_books_of_a_client_add_up(
+async def test_the_accounts_of_a_client_balance_after_a_seek_back(
     server: RunningServer, redis: Redis, publisher: FeedPublisher, encoding: str
 ) -> None:
     gaps: list[Gap] = []
@@ -181,12 +185,12 @@ async def test_after_a_seek_back_the_books_of_a_client_add_up(
     assert report.balanced
 
 
-async def test_an_outage_of_redis_is_outlived(settings: Settings, runtime_dir: Path) -> None:
+async def test_replays_survive_an_outage_of_redis(settings: Settings, runtime_dir: Path) -> None:
     async with own_store(runtime_dir) as store:
-        await outlive_an_outage(store, settings)
+        await run_through_an_outage(store, settings)
 
 
-async def outlive_an_outage(store: OwnStore, settings: Settings) -> None:
+async def run_through_an_outage(store: OwnStore, settings: Settings) -> None:
     async with (
         asyncio.timeout(40),
         running_server(settings, store.url) as server,

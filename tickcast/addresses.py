@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?", re.ASCII)
 _PORTS: Final = {"http": 80, "https": 443}
+# A host name in the ASCII form that browsers send, or an IP address without brackets.
 _ORIGIN_HOST: Final = re.compile(r"[a-z0-9_-][a-z0-9._-]*|[0-9a-f:.]+", re.ASCII)
-"""A host name in the ASCII form that browsers send, or an IP address without brackets."""
-_SECURE: Final = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
+# The scheme of the origin of a page that the server itself serves, by the scheme of the handshake.
+_ORIGIN_SCHEMES: Final = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 
 
 def is_network(text: str) -> bool:
@@ -105,13 +106,15 @@ def is_origin_pattern(text: str) -> bool:
     """Whether the text is an origin as browsers send it (RFC 6454, section 6.2).
 
     `https://*.example.org` matches all subdomains. A wildcard directly below a top-level domain is
-    not accepted, since it would let anybody in.
+    not accepted, because it would let almost everyone in.
     """
-    scheme, sign, rest = text.partition("://*.")
-    if sign:
-        parsed = _parse(f"{scheme}://{rest}")
-        return parsed is not None and "." in parsed[1].strip(".") and not _is_address(parsed[1])
-    return _parse(text) is not None
+    scheme, separator, rest = text.partition("://*.")
+    if separator:
+        parsed = _parse_origin(f"{scheme}://{rest}")
+        return (
+            parsed is not None and "." in parsed[1].strip(".") and _parse_address(parsed[1]) is None
+        )
+    return _parse_origin(text) is not None
 
 
 def is_allowed_origin(origin: str | None, scheme: str, host: str, allowed: Iterable[str]) -> bool:
@@ -126,33 +129,26 @@ def is_allowed_origin(origin: str | None, scheme: str, host: str, allowed: Itera
     """
     if origin is None:
         return True
-    parsed = _parse(origin)
+    # Browsers send `null` for pages without an origin of their own; it parses to None.
+    parsed = _parse_origin(origin)
     if parsed is None:
         return False
-    own = _parse(f"{_SECURE.get(scheme, 'http')}://{host}")
-    return parsed == own or any(_matches(parsed, each) for each in allowed)
+    own = _parse_origin(f"{_ORIGIN_SCHEMES.get(scheme, 'http')}://{host}")
+    return parsed == own or any(_matches_origin(parsed, each) for each in allowed)
 
 
-def _matches(origin: tuple[str, str, int], pattern: str) -> bool:
+def _matches_origin(origin: tuple[str, str, int], pattern: str) -> bool:
     """Whether an origin matches a pattern, in which `*.` matches any subdomain."""
-    scheme, sign, rest = pattern.partition("://*.")
-    if not sign:
-        return origin == _parse(pattern)
-    domain = _parse(f"{scheme}://{rest}")
+    scheme, separator, rest = pattern.partition("://*.")
+    if not separator:
+        return origin == _parse_origin(pattern)
+    domain = _parse_origin(f"{scheme}://{rest}")
     if domain is None:
         return False
     return origin[::2] == domain[::2] and _matches_name(f"*.{domain[1]}", origin[1])
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _parse(text: str) -> tuple[str, str, int] | None:
+def _parse_origin(text: str) -> tuple[str, str, int] | None:
     """Split an origin into scheme, host and port. Returns None if the text is not an origin."""
     try:
         parts = urlsplit(text)

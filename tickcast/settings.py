@@ -30,30 +30,30 @@ ENVIRONMENT_PREFIX: Final = "TICKCAST_"
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 _GIB: Final = 1024 * _MIB
+# Settings that are lists; as text, their items are separated by commas.
 _LISTS: Final = ("host", "feeds", "hosts", "origins", "trusted_proxies", "unlimited_addresses")
-"""Settings that are lists; as text, their items are separated by commas."""
+# Lists that allow more when empty, not less. An empty list is refused for these as well.
 _OPEN_LISTS: Final = ("host", "feeds")
-"""Lists that allow more when empty, not less. An empty list is refused for these as well."""
 _DECADE_S: Final = 10 * 365 * 86_400
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Positive = Annotated[int, Meta(ge=1)]
 Interval = Annotated[float, Meta(gt=0, le=3600)]
+# A secret that fits into a header (RFC 6750, section 2.1).
 Token = Annotated[str, Meta(min_length=16, pattern=r"\A[A-Za-z0-9._~+/-]+=*\Z")]
-"""A secret that fits into a header (RFC 6750, section 2.1)."""
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", re.ASCII)
+# Variables, without the prefix, that Kubernetes sets in each pod for a service whose name begins
+# with `tickcast` (kubernetes.io, "Discovering services"; Docker's links have the same form).
 _SERVICE_LINK: Final = re.compile(
     r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_PROTO|_PORT|_ADDR)?)"
 )
-"""Variables, without the prefix, that Kubernetes sets in each pod for a service whose name begins
-with `tickcast` (kubernetes.io, "Discovering services"; Docker's links have the same form)."""
+# Beginning of the value of `…_PORT` if it is such a variable.
 _SERVICE_ADDRESS: Final = re.compile(r"(?:tcp|udp|sctp)://")
-"""Beginning of the value of `…_PORT` if it is such a variable."""
+# Variables, without the prefix, in which container images describe themselves.
 _LABEL: Final = re.compile(r"(?:IMAGE|VERSION|TAG|REVISION|COMMIT|BUILD|RELEASE|DIGEST)(?:_\w+)?")
-"""Variables, without the prefix, in which container images describe themselves."""
+# Settings that are never shown. The Redis URL may contain a password.
 SECRETS: Final = frozenset(("metrics_token", "redis_url"))
-"""Settings that are never shown. The Redis URL may contain a password."""
 
 logger = logging.getLogger("tickcast.settings")
 
@@ -61,109 +61,117 @@ logger = logging.getLogger("tickcast.settings")
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An immutable set of settings; `docs/settings.md` explains each."""
 
-    # The server
+    # -- the server
+
+    # Addresses and names to listen on; `::` means every address, including IPv4.
     host: tuple[str, ...] = ("127.0.0.1",)
-    """Addresses and names to listen on; `::` means every address, including IPv4."""
     port: Port = 8000
+    # Feeds that clients may open; empty means any.
     feeds: tuple[str, ...] = ()
-    """Feeds that clients may open; empty means any."""
     log_level: Literal["debug", "info", "warning", "security", "error"] = "info"
     log_format: Literal["console", "json"] = "console"
+    # PEM file of the certificate and its chain; with `tls_key` the server speaks TLS.
     tls_cert: str | None = None
-    """PEM file of the certificate and its chain; with `tls_key` the server speaks TLS."""
+    # PEM file of the certificate's private key.
     tls_key: str | None = None
-    """PEM file of the certificate's private key."""
+    # HOST:PORT to serve `/metrics` on; it is then not served anywhere else.
     metrics_bind: str | None = None
-    """HOST:PORT to serve `/metrics` on; it is then not served anywhere else."""
+    # Bearer token that requests for `/metrics` must carry.
     metrics_token: Token | None = None
-    """Bearer token that requests for `/metrics` must carry."""
 
-    # The store
+    # -- the store
+
+    # redis://, rediss:// or unix://; without it, the embedded store.
     redis_url: str | None = None
-    """redis://, rediss:// or unix://; without it, the embedded store."""
+    # Directory of the embedded store; by default a private directory of this user.
     runtime_dir: str | None = None
-    """Directory of the embedded store; by default a private directory of this user."""
     store_memory_bytes: Annotated[int, Meta(ge=16 * _MIB)] = _GIB
+    # Ticks kept per stream.
     history_ticks: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
-    """Ticks kept per stream."""
     history_age_s: Annotated[float, Meta(ge=1, le=_DECADE_S)] = 86_400.0
 
-    # Producers
-    outage_buffer_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
-    """How long a live source's ticks are kept while Redis is away."""
-    outage_buffer_bytes: Annotated[int, Meta(ge=64 * _KIB)] = 64 * _MIB
-    """Memory limit for these ticks."""
-    bars_lateness_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0
-    """How late a trade may arrive, after a newer one, and still count in its bar."""
+    # -- producers
 
-    # Clients of the server
+    # How long a live source's ticks are kept while Redis is away.
+    outage_buffer_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+    # Memory limit for these ticks.
+    outage_buffer_bytes: Annotated[int, Meta(ge=64 * _KIB)] = 64 * _MIB
+    # How late a trade may arrive, after a newer one, and still count in its bar.
+    bars_lateness_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+
+    # -- clients of the server
+
+    # Time limit for a complete request, counted from the start of the connection or request.
     handshake_timeout_s: Interval = 5.0
-    """Time limit for a complete request, counted from the start of the connection or request."""
     message_max_bytes: Annotated[int, Meta(ge=1 * _KIB, le=64 * _MIB)] = 64 * _KIB
     outbox_max_bytes: Annotated[int, Meta(ge=64 * _KIB)] = _MIB
+    # Symbols and wildcards that one connection may hold.
     subscriptions_max: Positive = 1024
-    """Symbols and wildcards that one connection may hold."""
+    # Maximum number of streams that the server tracks per feed.
     symbols_max: Positive = 100_000
-    """Maximum number of streams that the server tracks per feed."""
     ping_interval_s: Interval = 20.0
     ping_timeout_s: Interval = 20.0
 
-    # Access
+    # -- access
+
+    # A file of API keys made by `tickcast keys`; if set, clients need credentials.
     auth: str | None = None
-    """A file of API keys made by `tickcast keys`; if set, clients need credentials."""
+    # A file with the key that verifies tokens: a public key in PEM, or a shared secret.
     jwt_key: str | None = None
-    """A file with the key that verifies tokens: a public key in PEM, or a shared secret."""
+    # URL at which the issuer of tokens publishes its keys.
     jwks_url: str | None = None
-    """URL at which the issuer of tokens publishes its keys."""
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
+    # Time limit for a client to authenticate.
     auth_timeout_s: Interval = 10.0
-    """Time limit for a client to authenticate."""
+    # Web origins whose pages may connect, besides the server's own: https://example.org, or
+    # https://*.example.org for its subdomains.
     origins: tuple[str, ...] = ()
-    """Web origins whose pages may connect, besides the server's own: https://example.org, or
-    https://*.example.org for its subdomains."""
+    # Host names of the server that clients may use, besides loopback names and IP addresses.
     hosts: tuple[str, ...] = ()
-    """Host names of the server that clients may use, besides loopback names and IP addresses."""
+    # Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are trusted.
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are trusted."""
 
-    # Limits
+    # -- limits
+
+    # Limit for all servers that share a store.
     connections_max: Positive = 10_000
-    """Limit for all servers that share a store."""
     connections_per_address_max: Positive = 200
+    # How often one address may try to connect.
     attempts: str = "5/second; 300/5 minutes"
-    """How often one address may try to connect."""
+    # Addresses and networks that are exempt from the limits per address.
     unlimited_addresses: tuple[str, ...] = ("127.0.0.0/8", "::1")
-    """Addresses and networks that are exempt from the limits per address."""
     messages_per_s: Annotated[float, Meta(gt=0)] = 5.0
     messages_burst: Positive = 20
+    # Frames of any kind that a client may send, pings included.
     frames_per_s: Annotated[float, Meta(gt=0)] = 50.0
-    """Frames of any kind that a client may send, pings included."""
     frames_burst: Positive = 100
+    # Bytes that one address may send over WebSockets, over all its connections.
     address_bytes_per_s: Annotated[int, Meta(ge=64 * _KIB)] = 4 * _MIB
-    """Bytes that one address may send over WebSockets, over all its connections."""
+    # HTTP requests that one address may send.
     requests_per_s: Annotated[float, Meta(gt=0)] = 20.0
-    """HTTP requests that one address may send."""
     requests_burst: Positive = 100
+    # How long an address that keeps flooding is shut out; 0 disables this.
     shut_out_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
-    """How long an address that keeps flooding is shut out; 0 disables this."""
 
-    # Replays
+    # -- replays
+
+    # Whether clients may steer a feed's replay; None allows it if no credentials are required.
     steer_replays: bool | None = None
-    """Whether clients may steer a feed's replay; None allows it if no credentials are required."""
+    # A directory of tapes that clients may play as private replays.
     tapes: str | None = None
-    """A directory of tapes that clients may play as private replays."""
     replays_per_connection_max: Positive = 4
+    # Limit for all clients of this server together.
     replays_max: Positive = 500
-    """Limit for all clients of this server together."""
 
-    # Sending
+    # -- sending
+
+    # Pause after a flush, as a multiple of the time it took.
     flush_pace: Annotated[float, Meta(ge=0, le=10)] = 1.0
-    """Pause after a flush, as a multiple of the time it took."""
+    # Maximum length of this pause.
     flush_window_ms: Annotated[float, Meta(ge=0, le=1000)] = 10.0
-    """Maximum length of this pause."""
+    # How long an unused stream stays subscribed at the broker.
     linger_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
-    """How long an unused stream stays subscribed at the broker."""
 
     @property
     def steers_replays(self) -> bool:
@@ -251,7 +259,7 @@ def load_with_sources(
                 f"{name}: empty{where}; give it a value, or leave it out for the default"
             )
         if not all(each.isprintable() for each in _texts(value)):
-            raise InvalidSettings(f"{name}: holds a control character or the like{where}")
+            raise InvalidSettings(f"{name}: contains a control or invisible character{where}")
     values = {name: _split(name, value) for name, (value, _) in given.items()}
     try:
         settings = msgspec.convert(values, Settings, strict=False)
@@ -261,14 +269,14 @@ def load_with_sources(
         source = given[name].source if name in given else ""
         where = f" in {source}" if source else ""
         raise InvalidSettings(f"{name or 'settings'}: {what}{where}") from None
-    for fault in _faults(settings):
-        raise InvalidSettings(fault)
-    _ = settings.metrics_address  # Refuses a malformed one.
+    for error in _find_errors(settings):
+        raise InvalidSettings(error)
+    _ = settings.metrics_address  # Raises if it is malformed.
     return settings, {name: source for name, (_, source) in given.items()}
 
 
 class _Given(NamedTuple):
-    """A value and its source, for error messages."""
+    """A value, and its source for error messages."""
 
     value: Any
     source: str
@@ -300,7 +308,7 @@ def _nearest(name: str) -> str:
     return get_close_matches(name.lower(), Settings.__struct_fields__, n=1, cutoff=0)[0]
 
 
-def _faults(settings: Settings) -> Iterator[str]:
+def _find_errors(settings: Settings) -> Iterator[str]:
     """Yield what is wrong with settings whose types are valid."""
     for name in settings.feeds:
         if not is_feed_name(name):
@@ -310,22 +318,25 @@ def _faults(settings: Settings) -> Iterator[str]:
     for origin in settings.origins:
         if not is_origin_pattern(origin):
             yield (
-                f"origins: {origin!a} is no origin such as https://example.org or http://host:8080,"
-                " nor one with all its subdomains such as https://*.example.org"
+                f"origins: {origin!a} is not an origin such as https://example.org or"
+                " http://host:8080, or https://*.example.org for all subdomains"
             )
     for name in settings.hosts:
         if not is_host_pattern(name):
-            yield f"hosts: {name!a} is no name such as feed.example.org, nor *.example.org, nor *"
+            yield f"hosts: {name!a} is not a host name, a pattern such as *.example.org, or *"
     for name in ("trusted_proxies", "unlimited_addresses"):
         for network in getattr(settings, name):
             if not is_network(network):
-                yield f"{name}: {network!a} is no address, nor a network such as 10.0.0.0/8"
+                yield f"{name}: {network!a} is not an address or a network such as 10.0.0.0/8"
     if settings.jwt_key and settings.jwks_url:
         yield "jwt_key and jwks_url exclude each other"
     try:
         parse_many(settings.attempts)
     except ValueError:
-        yield f"attempts: {settings.attempts!a} is no list of rates such as 5/second; 300/5 minutes"
+        yield (
+            f"attempts: {settings.attempts!a} is not a list of rates such as"
+            " 5/second; 300/5 minutes"
+        )
 
 
 def _read_toml(path: Path) -> dict[str, _Given]:
@@ -348,7 +359,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, _Given]:
             given[name] = _Given(value, variable)
         else:
             logger.warning(
-                "the variable %a is no setting and is ignored; the nearest is %s%s",
+                "ignored the variable %a, which is not a setting; the nearest is %s%s",
                 variable, ENVIRONMENT_PREFIX, _nearest(name).upper(),
             )  # fmt: skip
     return given

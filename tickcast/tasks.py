@@ -1,4 +1,4 @@
-"""Asyncio tasks: runs background tasks, restarts those that must keep running, and ends them."""
+"""Background tasks that are logged, restarted and ended; when to try again after a failure."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from tickcast.wire.errors import TickcastError, log_level_of
 
-_AGAIN_S: Final = 0.1
+_CANCEL_AGAIN_S: Final = 0.1
 _RESTART_FIRST_S: Final = 0.1
 _RESTART_MAX_S: Final = 5.0
-_REMINDER_FIRST_S: Final = 10.0
-_REMINDER_MAX_S: Final = 600.0
+# After running for this long, a task that fails is restarted with the shortest delay again.
 _STEADY_S: Final = 30.0
-"""After running for this long, a task that fails is restarted with the shortest delay again."""
+_LOG_AGAIN_FIRST_S: Final = 10.0
+_LOG_AGAIN_MAX_S: Final = 600.0
 
 Work = Coroutine[Any, Any, None]
 
@@ -33,7 +33,7 @@ async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:
     while pending:
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_AGAIN_S)
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_AGAIN_S)
 
 
 class BackgroundTasks:
@@ -41,15 +41,15 @@ class BackgroundTasks:
 
     `start` runs work once. `supervise` is for tasks that all clients depend on: when one fails, the
     traceback is logged and the task is restarted.
-
-    Attributes:
-        restarts: how often each supervised task has failed, by name.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
+        # asyncio itself keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
+        # The supervised tasks that wait to be restarted.
         self._down: set[str] = set()
+        # How often each supervised task has failed, by name.
         self.restarts: dict[str, int] = {}
 
     @property
@@ -81,7 +81,7 @@ class BackgroundTasks:
         await cancel_and_wait(list(self._tasks))
 
     async def _keep_running(self, name: str, run: Callable[[], Work]) -> None:
-        delay_s = _RESTART_FIRST_S
+        backoff = ExponentialBackoff(_RESTART_FIRST_S, _RESTART_MAX_S, lambda: 1.0)
         while True:
             began_s = time.monotonic()
             try:
@@ -90,14 +90,15 @@ class BackgroundTasks:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                # Not a cancellation of this task, but of something it awaited: that is a failure.
+                # Not this task was cancelled, but something that it awaited: that is a failure.
                 failure: BaseException = error
             except Exception as error:
                 failure = error
             else:
                 return
             if time.monotonic() - began_s > _STEADY_S:
-                delay_s = _RESTART_FIRST_S
+                backoff.reset()
+            delay_s = backoff.next_delay_s()
             self._logger.error(
                 "the %s failed and starts again in %.1f s", name, delay_s, exc_info=failure
             )
@@ -107,7 +108,6 @@ class BackgroundTasks:
                 await asyncio.sleep(delay_s)
             finally:
                 self._down.discard(name)
-            delay_s = min(2 * delay_s, _RESTART_MAX_S)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -138,15 +138,15 @@ class ExponentialBackoff:
 
     Args:
         first_s, max_s: the first and the largest bound, in seconds.
-        dice: returns random numbers from 0 to 1.
+        jitter: returns random numbers from 0 to 1, by which the bounds are multiplied.
     """
 
     def __init__(
-        self, first_s: float, max_s: float, dice: Callable[[], float] = random.random
+        self, first_s: float, max_s: float, jitter: Callable[[], float] = random.random
     ) -> None:
         self._first_s = first_s
         self._max_s = max_s
-        self._dice = dice
+        self._jitter = jitter
         self._bound_s = first_s
 
     @property
@@ -160,7 +160,7 @@ class ExponentialBackoff:
 
     def next_delay_s(self) -> float:
         """Return the next delay, in seconds."""
-        delay_s = self._bound_s * self._dice()
+        delay_s = self._bound_s * self._jitter()
         self._bound_s = min(2 * self._bound_s, self._max_s)
         return delay_s
 
@@ -191,7 +191,7 @@ class OutageLog:
         if is_known and now_s < self._next_s:
             return False
         if is_known or not self._kinds:
-            self._interval_s = min(2 * self._interval_s or _REMINDER_FIRST_S, _REMINDER_MAX_S)
+            self._interval_s = min(2 * self._interval_s or _LOG_AGAIN_FIRST_S, _LOG_AGAIN_MAX_S)
             self._next_s = now_s + self._interval_s
         self._kinds.add(type(error))
         return True

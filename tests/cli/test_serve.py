@@ -268,7 +268,7 @@ async def test_an_unknown_variable_is_told_on_stderr(cli: Cli) -> None:
     done = await cli.run("publish")
     told, failed = done.err.splitlines()
     assert told == (
-        "tickcast: the variable 'TICKCAST_PROT' is no setting and is ignored;"
+        "tickcast: ignored the variable 'TICKCAST_PROT', which is not a setting;"
         " the nearest is TICKCAST_PORT"
     )
     assert failed.startswith("tickcast: no store is running")

@@ -29,7 +29,7 @@ def test_lists_in_the_environment_are_separated_by_commas() -> None:
         ({"TICKCAST_PORT": "x"}, "port: .* in TICKCAST_PORT"),
         ({"TICKCAST_PORT": "70000"}, "port: "),
         ({"TICKCAST_PORT": "8000/tcp"}, "port: "),
-        ({"TICKCAST_ORIGINS": "https://*.org"}, "origins: 'https://\\*.org' is no origin"),
+        ({"TICKCAST_ORIGINS": "https://*.org"}, "origins: 'https://\\*.org' is not an origin"),
         ({"TICKCAST_OUTBOX_MAX_BYTES": "10"}, "outbox_max_bytes: "),
         ({"TICKCAST_LOG_LEVEL": "loud"}, "log_level: "),
         ({"TICKCAST_FEEDS": "Live"}, "feeds: 'Live'"),
@@ -87,7 +87,7 @@ def test_an_empty_value_is_refused_wherever_it_comes_from(
 def test_values_must_be_printable(name: str, character: str) -> None:
     for value in (f"a{character}b", [f"a{character}b"]):
         with pytest.raises(
-            InvalidSettings, match=f"{name}: holds a control character or the like$"
+            InvalidSettings, match=f"{name}: contains a control or invisible character$"
         ):
             load_settings(None, {}, **{name: value})
 
@@ -134,8 +134,11 @@ def test_foreign_variables_are_ignored(caplog: pytest.LogCaptureFixture) -> None
 def test_an_unknown_variable_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     assert load_settings(None, {"TICKCAST_PROT": "9000", "TICKCAST_auht": ""}) == Settings()
     assert [record.getMessage() for record in caplog.records] == [
-        "the variable 'TICKCAST_PROT' is no setting and is ignored; the nearest is TICKCAST_PORT",
-        "the variable 'TICKCAST_auht' is no setting and is ignored; the nearest is TICKCAST_AUTH",
+        f"ignored the variable '{variable}', which is not a setting; the nearest is {nearest}"
+        for variable, nearest in (
+            ("TICKCAST_PROT", "TICKCAST_PORT"),
+            ("TICKCAST_auht", "TICKCAST_AUTH"),
+        )
     ]
 
 

@@ -17,27 +17,18 @@ _MAX_NS: Final = 2**63 - 1
 _TIMESTAMP_EXT: Final = -1
 
 Unit = Literal["s", "ms", "us", "ns"]
+# Seconds since 1970 for which a number without a unit is accepted: the years 1991 to 2059. Within
+# these years no number is a time in two units: the range of a unit ends at 4.3 times its start, and
+# the next one starts at 1,000 times. Other common numbers lie outside all four ranges: dates
+# (20240102, 202401020930, 20240102093000), seconds to nanoseconds after midnight, spreadsheet days,
+# NTP seconds (those of 1990 would be in 2060) and .NET ticks of a tenth of a microsecond (those of
+# 2100 would be in 1990). Only dates with an hour (2024010209) lie inside, as seconds of 2033 to
+# 2036; they are refused.
 _PLAUSIBLE_S: Final = (662_688_000, 2_840_140_800)
-"""Seconds since 1970 for which a number without a unit is accepted: the years 1991 to 2059.
-
-Within these years no number is a time in two units: the range of a unit ends at 4.3 times its
-start, and the next one starts at 1,000 times. Other common numbers lie outside all four ranges:
-dates (20240102, 202401020930, 20240102093000), seconds to nanoseconds after midnight, spreadsheet
-days, NTP seconds (those of 1990 would be in 2060) and .NET ticks of a tenth of a microsecond (those
-of 2100 would be in 1990). Only dates with an hour (2024010209) lie inside, as seconds of 2033 to
-2036; they are refused.
-"""
-_PER_S: Final[tuple[tuple[Unit, int, int], ...]] = (
-    ("s", 1, 9), ("ms", 10**3, 6), ("us", 10**6, 3), ("ns", 10**9, 0),
-)  # fmt: skip
-_RANGES: Final = tuple(
-    (unit, _PLAUSIBLE_S[0] * per_s, _PLAUSIBLE_S[1] * per_s, NS_PER_SECOND // per_s, digits)
-    for unit, per_s, digits in _PER_S
-)
-"""For each unit: its name, the first number, the number after the last, the unit's length in
-nanoseconds, and the number of fractional digits that it allows.
-"""
-_RANGE_OF: Final = {each[0]: each for each in _RANGES}
+# For each unit: how many there are in a second, and how many fractional digits it allows.
+_UNITS: Final[dict[Unit, tuple[int, int]]] = {
+    "s": (1, 9), "ms": (10**3, 6), "us": (10**6, 3), "ns": (10**9, 0),
+}  # fmt: skip
 
 _ISO = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9}))?(Z|z|[+-]\d\d:?\d\d)?",
@@ -78,8 +69,8 @@ class Time(int):
         """
         if (digits := _FRACTION.match(text, 19)) is not None:
             # The format in messages and tapes, where many consecutive times share a second.
-            return cls._checked(_whole_second(text[:19]) + int(digits[1].ljust(9, "0")))
-        return cls._checked(_read(text))
+            return cls._checked(_parse_second(text[:19]) + int(digits[1].ljust(9, "0")))
+        return cls._checked(_parse_ns(text))
 
     @classmethod
     def _checked(cls, ns: int) -> Time:
@@ -103,7 +94,8 @@ class Time(int):
         '2013-09-03T13:00:00Z'
         """
         if type(value) is int and _MIN_NS <= value <= _MAX_NS:
-            return cls(value)  # First and inline, because every tick from the store gets here.
+            # First and inline, because every tick from the store gets here.
+            return cls(value)
         if isinstance(value, Time):
             return value
         if isinstance(value, str):
@@ -146,14 +138,17 @@ class Time(int):
             if number is None:
                 raise ValueError(f"{text[:40]} is not a time since 1970")
         whole = int(number[1])
-        for each, first, end, ns, digits in _RANGES if unit is None else (_RANGE_OF[unit],):
-            if any_year or first <= whole < end:
-                if each == "s" and unit is None and _calendar_form(number[1]) is not None:
+        first_s, end_s = _PLAUSIBLE_S
+        for each in _UNITS if unit is None else (unit,):
+            per_s, digits = _UNITS[each]
+            if any_year or first_s * per_s <= whole < end_s * per_s:
+                if each == "s" and unit is None and _date_format(number[1]) is not None:
                     break
                 fraction = (number[2] or "").rstrip("0")
                 if len(fraction) > digits:
                     raise ValueError(f"finer than a nanosecond: {text[:40]!r}")
-                return cls._checked(whole * ns + int(fraction.ljust(digits, "0") or 0))
+                ns = whole * (NS_PER_SECOND // per_s)
+                return cls._checked(ns + int(fraction.ljust(digits, "0") or 0))
         raise ValueError(f"{text[:40]} is not a time: {_describe_number(number[1], unit)}")
 
     def rfc3339(self) -> str:
@@ -179,27 +174,27 @@ class Time(int):
         return Ext(_TIMESTAMP_EXT, data)
 
 
-def _calendar_form(digits: str) -> str | None:
+def _date_format(digits: str) -> str | None:
     """The format in which a number may be a date; None if it can't be one."""
-    form = "YYYYMMDDHHMMSS"[: len(digits)] + "f" * (len(digits) - 14)
     if len(digits) not in (8, 10, 12, 14, 17, 20, 23) or not _CALENDAR.match(digits):
         return None
     clock = digits[8:14]
-    good = clock[:2] < "24" and clock[2:4] < "60" and clock[4:6] < "61"
-    return form if good else None
+    if clock[:2] >= "24" or clock[2:4] >= "60" or clock[4:6] >= "61":
+        return None
+    return "YYYYMMDDHHMMSS"[: len(digits)] + "f" * (len(digits) - 14)
 
 
 def _describe_number(digits: str, unit: Unit | None) -> str:
     """Describe what a number that is not a plausible time looks like."""
-    if (form := _calendar_form(digits)) is not None:
-        return f"it looks like a date, {form}"
+    if (date_format := _date_format(digits)) is not None:
+        return f"it looks like a date, {date_format}"
     if int(digits) < 100_000:
         return "it looks like seconds after midnight or a spreadsheet's day, without a date"
     units = "seconds, milliseconds, microseconds or nanoseconds" if unit is None else unit
     return f"in {units} since 1970 it is not in the years 1991 to 2059"
 
 
-def _read(text: str) -> int:
+def _parse_ns(text: str) -> int:
     """Parse to nanoseconds since the Unix epoch, without a range check; raises ValueError."""
     match = _ISO.fullmatch(text)
     if match is None:
@@ -217,8 +212,8 @@ def _read(text: str) -> int:
 
 
 @lru_cache(maxsize=64)
-def _whole_second(text: str) -> int:
-    return _read(text)
+def _parse_second(text: str) -> int:
+    return _parse_ns(text)
 
 
 @lru_cache(maxsize=1024)
@@ -241,14 +236,11 @@ def _offset_seconds(offset: str | None) -> int:
 
 
 class Instant(NamedTuple):
-    """The current time on two clocks: a steady one for measuring, and the wall clock.
+    """The current time on two clocks."""
 
-    Attributes:
-        monotonic_s: seconds since a fixed point; never goes back.
-        wall: the wall-clock time.
-    """
-
+    # For measuring: seconds since a fixed point, which never go back.
     monotonic_s: float
+    # For people and other machines.
     wall: Time
 
     @classmethod

@@ -42,6 +42,8 @@ class OutgoingBatch:
     # The sender's number for the batch, which it keeps when it is sent again.
     number: str
     ticks: Sequence[Tick]
+    # The name under which the script remembers the number.
+    sender: str
     # Whether the batch was sent and the answer is missing.
     is_in_doubt: bool = False
 
@@ -95,14 +97,22 @@ class BatchSender:
             await self._client.connection_pool.disconnect(inuse_connections=False)
 
     def prepare(
-        self, batches: Mapping[StreamKey, Sequence[Tick]]
+        self, batches: Mapping[StreamKey, Sequence[Tick]], sender: str | None = None
     ) -> dict[StreamKey, OutgoingBatch]:
         """Assign numbers to batches.
 
         A stream's batch must be published before its next one is sent.
+
+        Args:
+            sender: a name that is used for these batches alone. If they are prepared again under
+                this name, even elsewhere, the script recognizes them.
         """
+        if sender is not None:
+            return {
+                key: OutgoingBatch(f"{1:012x}", ticks, sender) for key, ticks in batches.items()
+            }
         return {
-            key: OutgoingBatch(f"{next(self._numbers):012x}", ticks)
+            key: OutgoingBatch(f"{next(self._numbers):012x}", ticks, self.name)
             for key, ticks in batches.items()
         }
 
@@ -157,7 +167,7 @@ class BatchSender:
             pack(batch.ticks),
             pack(batch.ticks[-1:]),
             keys.sortable(max([tick.time for tick in batch.ticks])),
-            self.name,
+            batch.sender,
             batch.number,
             keys.channel_in(self._database, keys.ticks(key)),
         )

@@ -90,6 +90,11 @@ def replay_replies(feed: str) -> str:
     return f"{_PREFIX}{{{feed}}}:replay:replies"
 
 
+def idempotency(feed: str, digest: str) -> str:
+    """The record of a request to publish, under a digest of its idempotency key."""
+    return f"{_PREFIX}{{{feed}}}:request:{digest}"
+
+
 def heartbeat(name: str) -> str:
     """Channel: messages from a server to itself, to check that messages arrive."""
     return f"{_PREFIX}heartbeat:{name}"

@@ -18,6 +18,7 @@ _SHARES: Final = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 _TIME_STEPS: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 86_400, 864_000)
 
 Format = Callable[[float], str]
+_percent: Final[Format] = "{:g}%".format
 
 
 class Chart(NamedTuple):
@@ -227,10 +228,6 @@ def _nines(share: float) -> float:
 
 def _percent_of_nines(nines: float) -> str:
     return f"{100 * (1 - 10**-nines):.5g}%"
-
-
-def _percent(value: float) -> str:
-    return f"{value:g}%"
 
 
 def _histogram(buckets: Sequence[Bucket]) -> Chart:

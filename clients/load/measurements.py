@@ -41,7 +41,10 @@ class LatencyHistogram(Struct):
         shift = us.bit_length() - _LINEAR_BITS
         # The inverse of `lowest_us`, inlined because this runs several times for every frame.
         bucket = us if shift <= 0 else (shift << (_LINEAR_BITS - 1)) + (us >> shift)
-        self.counts[bucket] = self.counts.get(bucket, 0) + weight
+        try:
+            self.counts[bucket] += weight
+        except KeyError:  # Rare, so this is faster than `get`.
+            self.counts[bucket] = weight
         self.count += weight
         self.sum_us += us * weight
         if us > self.max_us:  # noqa: PLR1730  (a call would cost more than the rest)

@@ -53,7 +53,7 @@ class ProcessUsage(NamedTuple):
 
 
 class UsageSample(NamedTuple):
-    """CPU time of this process and the server, at a time in seconds since the start."""
+    """The usage of this process and the server, at a time in seconds since the start."""
 
     at_s: float
     own_cpu_s: float
@@ -197,21 +197,21 @@ def _ratio(count: float, of: float, digits: int) -> float:
 
 
 def _throughput(seconds: Sequence[Second]) -> Throughput:
+    total = Second(processes=0)
+    for second in seconds:
+        merge(total, second)
     span_s = sum(second.mean_span_s for second in seconds)
-    ticks, frames, size = (
-        sum(getattr(second, name) for second in seconds) for name in ("ticks", "frames", "bytes")
-    )
     return Throughput(
         measured_s=round(span_s, 3),
-        ticks=ticks,
-        slow_ticks=sum(second.slow_ticks for second in seconds),
-        frames=frames,
-        bytes=size,
-        ticks_per_s=_ratio(ticks, span_s, 1),
-        frames_per_s=_ratio(frames, span_s, 1),
-        bytes_per_s=_ratio(size, span_s, 1),
-        ticks_per_frame=_ratio(ticks, frames, 3),
-        bytes_per_tick=_ratio(size, ticks, 1),
+        ticks=total.ticks,
+        slow_ticks=total.slow_ticks,
+        frames=total.frames,
+        bytes=total.bytes,
+        ticks_per_s=_ratio(total.ticks, span_s, 1),
+        frames_per_s=_ratio(total.frames, span_s, 1),
+        bytes_per_s=_ratio(total.bytes, span_s, 1),
+        ticks_per_frame=_ratio(total.ticks, total.frames, 3),
+        bytes_per_tick=_ratio(total.bytes, total.ticks, 1),
     )
 
 
@@ -265,26 +265,23 @@ def _tester(plan: Plan, recorder: RunRecorder, seconds: Sequence[Second], rss_by
 
 
 def _point(second: Second, recorder: RunRecorder) -> Point:
-    span_s = second.mean_span_s
+    rates = _throughput([second])
     latency, slow = latency_of(second.reading.tick), latency_of(second.slow.tick)
     server_cpu, own_cpu = recorder.cpu_percent(second.number)
-    usage = next((each.server for each in recorder.samples[second.number + 1 :][:1]), None)
-    queues_known = any(each.heartbeats for each in recorder.latest.values())
-    return Point(
+    usage = next((each.server for each in recorder.samples[second.number + 1 :]), None)
+    point = Point(
         second=second.number,
         connections=second.connected,
-        ticks_per_s=_ratio(second.ticks, span_s, 1),
-        frames_per_s=_ratio(second.frames, span_s, 1),
-        bytes_per_s=_ratio(second.bytes, span_s, 1),
+        ticks_per_s=rates.ticks_per_s,
+        frames_per_s=rates.frames_per_s,
+        bytes_per_s=rates.bytes_per_s,
         p50_ms=latency.p50_ms if latency else None,
         p99_ms=latency.p99_ms if latency else None,
         max_ms=latency.max_ms if latency else None,
         slow_p99_ms=slow.p99_ms if slow else None,
-        queue_max_bytes=second.queue_max_bytes if queues_known else None,
-        queue_mean_bytes=(
-            _ratio(second.queue_sum_bytes, second.connected, 1) if queues_known else None
-        ),
-        lag_max_ms=second.lag_max_ms if queues_known else None,
+        queue_max_bytes=second.queue_max_bytes,
+        queue_mean_bytes=_ratio(second.queue_sum_bytes, second.connected, 1),
+        lag_max_ms=second.lag_max_ms,
         server_cpu_percent=server_cpu,
         server_rss_bytes=usage.rss_bytes if usage else None,
         worker_cpu_percent=round(second.cpu_share * 100, 1),
@@ -292,6 +289,9 @@ def _point(second: Second, recorder: RunRecorder) -> Point:
         loop_lateness_ms=round(second.loop_late_us / 1000, 3),
         problems=second.problems,
     )
+    if any(each.heartbeats for each in recorder.latest.values()):
+        return point
+    return replace(point, queue_max_bytes=None, queue_mean_bytes=None, lag_max_ms=None)
 
 
 # -- the verdict
@@ -332,23 +332,18 @@ def _problems(report: LoadReport) -> Iterator[str]:
 
 def _warnings(report: LoadReport, early: int) -> Iterator[str]:
     tester, publishing = report.tester, report.publishing
-    if tester.worker_cpu_percent_mean > _BUSY_PERCENT:
+    if (busy := tester.worker_cpu_percent_mean) > _BUSY_PERCENT:
         yield (
-            f"the load tester was the bottleneck: a process used"
-            f" {tester.worker_cpu_percent_mean:.0f}% of a core, which adds to the latencies."
-            " Use --processes, or another machine"
+            f"the load tester was the bottleneck: a process used {busy:.0f}% of a core, which adds"
+            " to the latencies. Use --processes, or another machine"
         )
-    if tester.loop_lateness_p50_ms > _LOOP_LATE_MS:
+    if (late_ms := tester.loop_lateness_p50_ms) > _LOOP_LATE_MS:
         yield (
-            f"the load tester came late to its sockets, by {tester.loop_lateness_p50_ms:.0f} ms in"
-            f" half of the seconds and up to {tester.loop_lateness_max_ms:.0f} ms, which adds to"
-            " the latencies"
+            f"the load tester came late to its sockets, by {late_ms:.0f} ms in half of the seconds"
+            f" and up to {tester.loop_lateness_max_ms:.0f} ms, which adds to the latencies"
         )
-    if tester.parent_cpu_percent_mean > _BUSY_PERCENT:
-        yield (
-            f"the publishing process used {tester.parent_cpu_percent_mean:.0f}% of a core: it may"
-            " not have kept to its schedule"
-        )
+    if (busy := tester.parent_cpu_percent_mean) > _BUSY_PERCENT:
+        yield f"the publishing process used {busy:.0f}% of a core: it may have come late"
     lateness = publishing.lateness if publishing else None
     if lateness and lateness.p99_ms > _PUBLISHER_LATE_MS:
         yield (

@@ -40,7 +40,7 @@ class ClientPool:
     def __init__(self, plan: Plan, process: int, bases: StreamPositions) -> None:
         self._plan = plan
         self._planned = list(plan_clients(plan, process))
-        self._rng = random.Random(f"{plan.seed} fleet {process}")
+        self._rng = random.Random(f"{plan.seed} churn {process}")
         self.state = PoolState(plan, parse_url(plan.url), self._on_close)
         self._result = self.state.result
         # The streams' positions before the run, by number.
@@ -250,7 +250,11 @@ class ClientPool:
         began = last_arrival = loop.time()
         before = -1
         while True:
-            lagging = sum(self._lags(client, numbered) for client in self.clients)
+            lagging = sum(
+                client.checker.lags(self._ends_of(client, numbered))
+                for client in self.clients
+                if not (client.leaving or client.checker.unnumbered)
+            )
             now = loop.time()
             delivered = sum(client.checker.delivered for client in self.clients)
             if delivered != before:
@@ -263,11 +267,6 @@ class ClientPool:
         self._is_ending = True
         for task in self._tasks:
             task.cancel()
-
-    def _lags(self, client: LoadClient, ends: Mapping[int, int]) -> bool:
-        if client.leaving or client.checker.unnumbered:
-            return False
-        return client.checker.lags(self._ends_of(client, ends))
 
     def _ends_of(self, client: LoadClient, ends: Mapping[int, int]) -> dict[int, int]:
         """Return the ends that apply to a client: of streams it had on subscribing or has seen."""

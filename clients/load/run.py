@@ -76,12 +76,13 @@ class Load:
         connecting = asyncio.create_task(workers.request(Connect(plan, bases), Done))
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
         if not connecting.done():
             connecting.cancel()
             return
         connecting.result()
         sampling: asyncio.Task[None] | None = None
-        publishing: asyncio.Task[bool] | None = None
+        publishing: asyncio.Task[None] | None = None
         try:
             begin_ns = time.time_ns() + round(plan.warmup_s * NS_PER_SECOND)
             if self._producer is not None:
@@ -108,14 +109,12 @@ class Load:
             if sampling is not None:
                 sampling.cancel()
 
-    async def _try_to_publish(self, publishing: Awaitable[None]) -> bool:
+    async def _try_to_publish(self, publishing: Awaitable[None]) -> None:
         """Wait for an operation that may fail with Redis; the run is still reported if it does."""
         try:
             await publishing
         except TickcastError as error:
             self._problems.append(f"publishing failed: {error}")
-            return False
-        return True
 
     async def _await_ticks(self, workers: WorkerPool) -> None:
         """Wait for ticks in flight, and find out whether any are missing."""

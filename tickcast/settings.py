@@ -269,8 +269,8 @@ def load_with_sources(
         source = given[name].source if name in given else ""
         where = f" in {source}" if source else ""
         raise InvalidSettings(f"{name or 'settings'}: {what}{where}") from None
-    for error in _find_errors(settings):
-        raise InvalidSettings(error)
+    for message in _find_errors(settings):
+        raise InvalidSettings(message)
     _ = settings.metrics_address  # Raises if it is malformed.
     return settings, {name: source for name, (_, source) in given.items()}
 

@@ -320,7 +320,7 @@ class Hub:
             frames_out += written * frames
             bytes_out += written * len(data)
         self.counters.add_sent(ticks_out, conflated, frames_out, bytes_out)
-        # Only now: this changes the groups that the loop iterates over.
+        # Not in the loop: a callback must not change the groups that it iterates over.
         for outbox in failed:
             outbox.fail()
 

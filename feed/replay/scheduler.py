@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 
 from feed.fanout.encoded_ticks import EncodedFrames, message_frame
 from feed.fanout.outbox import Outbox
-from feed.replay.private_replay import PrivateReplay
 from feed.replay.tape_cache import CachedTick, TapeCache, TapeListing, TapeSource
+from feed.replay.tape_replay import TapeReplay
 from tickcast.tapes import Tape, TapeLibrary
 from tickcast.wire import messages
 from tickcast.wire.actions import Id, PlayTape, ReplayCommand, SteerReplay
@@ -51,7 +51,7 @@ class ReplayClient:
         self.outbox = outbox
         self.encoding = encoding
         self.send = send
-        self.replays: dict[Id, PrivateReplay] = {}
+        self.replays: dict[Id, TapeReplay] = {}
         # Results that are ready but not sent yet, because the client does not read.
         self.unsent: list[EncodedFrames | dict[str, Any]] = []
 
@@ -80,7 +80,7 @@ class _Turn(NamedTuple):
     """One replay's turn: an optional command, and the results to send."""
 
     client: ReplayClient
-    replay: PrivateReplay
+    replay: TapeReplay
     command: SteerReplay | None
     results: list[EncodedFrames | dict[str, Any]]
 
@@ -152,7 +152,7 @@ class ReplayScheduler:
             return
         # Again: other replays may have begun meanwhile.
         self._check_limits(client, action)
-        replay = PrivateReplay(action.id, player, client.encoding, tape.manifest.feed, allowed)
+        replay = TapeReplay(action.id, player, client.encoding, tape.manifest.feed, allowed)
         self._clients.add(client)
         client.replays[action.id] = replay
         client.unsent.append(replay.state(time.monotonic()))
@@ -220,7 +220,7 @@ class ReplayScheduler:
                     turn.client.outbox.fail()
             await asyncio.sleep(PAUSE_S)
 
-    def _ready_replays(self) -> list[tuple[ReplayClient, PrivateReplay]]:
+    def _ready_replays(self) -> list[tuple[ReplayClient, TapeReplay]]:
         return [
             (client, replay)
             for client in self._clients

@@ -26,8 +26,8 @@ from feed.server.listings import (
     PAGE_MAX,
     Body,
     Build,
+    ListingPage,
     LongResponse,
-    Page,
     Pauses,
     list_latest,
     list_symbols,
@@ -240,7 +240,7 @@ async def _snapshot(request: Request) -> Response:
     )
 
 
-def _page_of(request: Request) -> Page:
+def _page_of(request: Request) -> ListingPage:
     """Parse `limit` and `after`, which select a page of a listing."""
     limit, after = request.query_params.get("limit"), request.query_params.get("after", "")
     if limit is not None and not (limit.isascii() and limit.isdigit() and len(limit) <= 5):
@@ -250,7 +250,7 @@ def _page_of(request: Request) -> Page:
         raise HTTPException(400, f"limit: {count} is no number from 1 to {PAGE_MAX}")
     if after and not is_symbol(after):
         raise HTTPException(400, f"after: {after[:40]!a} is no symbol")
-    return Page(count, after)
+    return ListingPage(count, after)
 
 
 async def _long_answer(request: Request, key: Hashable, build: Build) -> Response:

@@ -196,7 +196,7 @@ class Pauses:
             self._end_s = perf_counter() + _SLICE_S
 
 
-class Page(NamedTuple):
+class ListingPage(NamedTuple):
     """The part of a listing that a request selects."""
 
     # Maximum number of elements.
@@ -205,7 +205,9 @@ class Page(NamedTuple):
     after: str = ""
 
 
-async def list_symbols(store: Store, feed: str, entitlements: Entitlements, page: Page) -> Body:
+async def list_symbols(
+    store: Store, feed: str, entitlements: Entitlements, page: ListingPage
+) -> Body:
     """The symbols of a feed with their channels, in order."""
     pauses = Pauses()
     channels: dict[str, list[str]] = {}
@@ -225,7 +227,7 @@ async def list_symbols(store: Store, feed: str, entitlements: Entitlements, page
 
 
 async def list_latest(
-    store: Store, feed: str, entitlements: Entitlements, patterns: Sequence[str], page: Page
+    store: Store, feed: str, entitlements: Entitlements, patterns: Sequence[str], page: ListingPage
 ) -> Body:
     """The latest ticks of all streams that match symbols and wildcards, in order.
 

@@ -1,4 +1,4 @@
-"""One private replay: a tape played to one client, with the replay's id added to each tick.
+"""A tape that is played to one client, with the replay's id added to each tick.
 
 No I/O except reading the tape.
 """
@@ -19,8 +19,8 @@ from tickcast.wire.subscriptions import Subscription
 WRITE_BYTES: Final = 64 * 1024
 
 
-class PrivateReplay:
-    """A running private replay."""
+class TapeReplay:
+    """A tape that is being played to one client."""
 
     def __init__(
         self,

@@ -106,7 +106,7 @@ def shell(
     for name in [name for name in os.environ if "TICKCAST" in name]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(runtime_dir))
-    # It would outlive this test.
+    # The configuration would outlast this test.
     monkeypatch.setattr("tickcast.logs.set_up", lambda *options: None)
     with Path(os.devnull).open() as nothing:
         monkeypatch.setattr("sys.stdin", nothing)

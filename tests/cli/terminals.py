@@ -39,7 +39,7 @@ class Terminal:
         self.process: asyncio.subprocess.Process
         self.raw = bytearray()
         self.ours, self.theirs = ours, theirs
-        self.found = self.modes()
+        self.initial_modes = self.modes()
 
     def modes(self) -> object:
         """Return the mode flags, such as echo and line editing."""
@@ -65,7 +65,7 @@ class Terminal:
         except TimeoutError:
             raise AssertionError(f"{texts} not in {self.text}") from None
 
-    async def ended(self) -> int:
+    async def wait(self) -> int:
         """Wait for the program to end; return its exit code."""
         return await asyncio.wait_for(self.process.wait(), 20)
 
@@ -76,9 +76,9 @@ async def on_terminal(
 ) -> AsyncIterator[Terminal]:
     """Run `tickcast` on a terminal of 80 columns and 24 lines, and end it afterwards."""
     with terminal() as (ours, theirs):
-        there = Terminal(ours, theirs)
-        there.resize(80, 24)
-        there.process = process = await forks().start(
+        program = Terminal(ours, theirs)
+        program.resize(80, 24)
+        program.process = process = await forks().start(
             words,
             {**cli.environment, "TERM": "xterm", **environment},
             theirs,
@@ -87,9 +87,9 @@ async def on_terminal(
             prelude=prelude,
         )
         loop = asyncio.get_running_loop()
-        loop.add_reader(ours, lambda: there.raw.extend(os.read(ours, 65_536)))
+        loop.add_reader(ours, lambda: program.raw.extend(os.read(ours, 65_536)))
         try:
-            yield there
+            yield program
         finally:
             if process.returncode is None:
                 process.kill()

@@ -1,4 +1,4 @@
-"""Keys from the command line: create, serve, list and revoke them."""
+"""API keys on the command line: create, use, list and revoke them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.cli.conftest import Cli
 from tickcast.commands import main
 
 
-async def test_a_key_from_its_making_to_its_end(cli: Cli, tmp_path: Path) -> None:
+async def test_key_from_creation_to_revocation(cli: Cli, tmp_path: Path) -> None:
     keys, token = str(tmp_path / "keys.toml"), tmp_path / "token"
     made = await cli.run("keys", "add", "desk", "--symbols", "ES", "--file", keys)
     assert made.code == 0
@@ -26,12 +26,12 @@ async def test_a_key_from_its_making_to_its_end(cli: Cli, tmp_path: Path) -> Non
         assert '"S":"ES"' in done.out
         done = await cli.run(*watch)
         hint = "401 not authenticated; log in with --token-file FILE\n"
-        says = f"tickcast: the server refused: {hint}"
-        assert (done.code, done.err) == (1, says)
+        refused = f"tickcast: the server refused: {hint}"
+        assert (done.code, done.err) == (1, refused)
         url = watch[3]
         folder = tmp_path / "new" / "tapes"
         done = await cli.run("record", url, "--trades", "ES", "--out", str(folder))
-        assert (done.code, done.err) == (1, says)
+        assert (done.code, done.err) == (1, refused)
         assert not folder.parent.exists()
         load = ["load", url, "--connections", "1", "--duration", "0.1s", "--warmup", "0s"]
         done = await cli.run(*load)
@@ -48,7 +48,7 @@ async def test_a_key_from_its_making_to_its_end(cli: Cli, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["serve", "--auth", "none.toml"], "none.toml: No such file or directory"),
         (["serve", "--jwt-key", "none.pem"], "jwt_key: none.pem: No such file or directory"),
@@ -59,9 +59,9 @@ async def test_a_key_from_its_making_to_its_end(cli: Cli, tmp_path: Path) -> Non
         (["watch", "ES", "--token-file", "none"], "none: No such file or directory"),
     ],
 )
-def test_misuse_is_one_line(
+def test_misuse_is_reported_in_one_line(
     words: list[str],
-    said: str,
+    message: str,
     runtime_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -70,18 +70,18 @@ def test_misuse_is_one_line(
     port = ["--port", "0"] if words[0] == "serve" else []
     monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(runtime_dir))
     monkeypatch.chdir(tmp_path)
-    # It would outlive this test.
+    # The configuration would outlast this test.
     monkeypatch.setattr("tickcast.logs.set_up", lambda *options: None)
     monkeypatch.setattr("sys.argv", ["tickcast", *words, *port])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert len(told.splitlines()) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
 
 
-async def test_the_log_is_json_and_tells_of_each_connection(cli: Cli, tmp_path: Path) -> None:
+async def test_json_log_has_an_event_for_each_connection(cli: Cli, tmp_path: Path) -> None:
     cli.environment["TICKCAST_LOG_FORMAT"] = "json"
     async with cli.serving("serve") as (address, process):
         await cli.run("publish", stdin='{"T":"t","S":"ES","p":1,"s":1}\n')

@@ -17,7 +17,7 @@ async def store(runtime_dir: Path) -> AsyncIterator[LockedStore]:
         yield store
 
 
-async def test_each_command_works_with_its_user(cli: Cli, store: LockedStore) -> None:
+async def test_each_command_works_as_its_user(cli: Cli, store: LockedStore) -> None:
     words = ("--redis", store.url_of(PUBLISHER))
     finished = await cli.run("publish", *words, stdin='{"T":"t","S":"A","p":1,"s":1}\n')
     assert (finished.code, finished.err) == (0, "published 1 tick\n")
@@ -27,7 +27,7 @@ async def test_each_command_works_with_its_user(cli: Cli, store: LockedStore) ->
     assert await store.refused() == []
 
 
-async def test_the_command_ends_with_one_line(cli: Cli, store: LockedStore) -> None:
+async def test_missing_right_is_reported_in_one_line(cli: Cli, store: LockedStore) -> None:
     tick = '{"T":"t","S":"A","p":1,"s":1}\n'
     words = ("publish", "--feed", "cme", "--redis", store.url_of(PUBLISHER))
     finished = await cli.run(*words, stdin=tick)
@@ -38,7 +38,7 @@ async def test_the_command_ends_with_one_line(cli: Cli, store: LockedStore) -> N
 
 
 @pytest.mark.parametrize(
-    ("lacks", "told"),
+    ("right", "message"),
     [
         ("info", "User tickcast-server has no permissions to run the 'info' command (INFO server)"),
         ("subscribe", "the 'subscribe' command (SUBSCRIBE tickcast:heartbeat:preflight)"),
@@ -47,20 +47,18 @@ async def test_the_command_ends_with_one_line(cli: Cli, store: LockedStore) -> N
         ("zrem", "the 'zrem' command (ZREM tickcast:seats:{seats}:servers)"),
     ],
 )
-async def test_a_server_that_lacks_a_right_does_not_start(
-    cli: Cli, store: LockedStore, lacks: str, told: str
+async def test_server_without_a_right_does_not_start(
+    cli: Cli, store: LockedStore, right: str, message: str
 ) -> None:
-    await store.take_away(SERVER, lacks)
+    await store.take_away(SERVER, right)
     finished = await cli.run("serve", "--port", "0", "--redis", store.url_of(SERVER))
     assert (finished.code, finished.out) == (1, "")
     last = finished.err.splitlines()[-1]
     assert last.startswith("tickcast: Redis refuses us: ")
-    assert told in last
+    assert message in last
 
 
-async def test_a_feed_that_a_server_may_not_serve_shows_at_the_start(
-    cli: Cli, store: LockedStore
-) -> None:
+async def test_forbidden_feed_is_reported_at_the_start(cli: Cli, store: LockedStore) -> None:
     cli.environment["TICKCAST_FEEDS"] = "live,other"
     finished = await cli.run("serve", "--port", "0", "--redis", store.url_of(SERVER))
     assert finished.code == 1

@@ -43,7 +43,7 @@ from tests.cli.conftest import Cli, Shell
         (["watch", "A", "--url", "ws://127.0.0.1:1/stream"], 1, "ws://127.0.0.1:1/stream: "),
     ],
 )
-def test_errors_are_one_line(shell: Shell, words: list[str], code: int, message: str) -> None:
+def test_errors_take_one_line(shell: Shell, words: list[str], code: int, message: str) -> None:
     done = shell.run(*words)
     assert done.code == code, done
     assert done.err.startswith(f"tickcast: {message}"), done
@@ -59,7 +59,7 @@ def test_help_is_shown_without_arguments(shell: Shell) -> None:
     assert '{"T":"t","S":"AAPL"' in shell.run("publish", "--help").out
 
 
-async def test_publish_goes_on_after_bad_lines(cli: Cli) -> None:
+async def test_publish_continues_after_bad_lines(cli: Cli) -> None:
     good, negative = '{"T":"t","S":"A","p":1,"s":1}', '{"T":"t","S":"A","p":2,"s":-1}'
     lines = f"{good}\nnonsense\n\n{negative}\n{good}"
     async with cli.serving():
@@ -77,7 +77,7 @@ async def test_publish_goes_on_after_bad_lines(cli: Cli) -> None:
         assert "line 2" in done.err
 
 
-async def test_publish_from_a_pipe_waits_for_nothing(cli: Cli) -> None:
+async def test_publish_from_a_pipe_publishes_at_once(cli: Cli) -> None:
     async with cli.serving() as (address, _):
         url = address.replace("http", "ws") + "/stream"
         watcher = await cli.start("watch", "A", "--url", url, "--encoding", "msgpack")
@@ -100,7 +100,7 @@ async def test_publish_from_a_pipe_waits_for_nothing(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "demo"])
-def test_a_directory_of_tapes_has_to_be_one(
+def test_tapes_must_be_a_directory(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("TICKCAST_TAPES", "/nonexistent")
@@ -109,7 +109,7 @@ def test_a_directory_of_tapes_has_to_be_one(
     assert done.err == "tickcast: tapes: /nonexistent is no directory\n"
 
 
-def test_a_malformed_url_of_redis_is_one_line_for_every_command(
+def test_malformed_redis_url_takes_one_line_in_every_command(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TICKCAST_REDIS_URL", "redis://user:swordfish@host?unknown=1")
@@ -128,7 +128,7 @@ def test_a_malformed_url_of_redis_is_one_line_for_every_command(
         )
 
 
-async def test_watch_ends_when_its_reader_does(cli: Cli) -> None:
+async def test_watch_ends_when_its_reader_exits(cli: Cli) -> None:
     async with cli.serving("demo") as (address, _):
         url = address.replace("http", "ws") + "/stream"
         watcher = await cli.start("watch", "*", "--url", url)
@@ -142,14 +142,14 @@ async def test_watch_ends_when_its_reader_does(cli: Cli) -> None:
         assert watcher.returncode == 0
 
 
-async def test_a_scenario_says_what_will_happen(cli: Cli) -> None:
+async def test_synth_describes_the_scenario(cli: Cli) -> None:
     async with cli.serving():
         done = await cli.run(*"synth --scenario skewed-clock --rate 1000 --limit 5".split())
     assert done.code == 0
     assert "skewed-clock, every minute: the venue's clock is right for 20 s" in done.err
 
 
-async def test_replay_says_what_it_did(cli: Cli, tmp_path: Path) -> None:
+async def test_replay_prints_a_summary(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("time,price,size\n1378054801,5,1\nx,5,1\n1378054801,6,1\n")
     async with cli.serving():
@@ -166,7 +166,7 @@ async def test_replay_says_what_it_did(cli: Cli, tmp_path: Path) -> None:
     ("option", "value"),
     [("--speed", "0"), ("--speed", "fast"), ("--symbol", "A B"), ("--columns", "x")],
 )
-def test_what_replay_does_not_take(shell: Shell, tmp_path: Path, option: str, value: str) -> None:
+def test_invalid_replay_options(shell: Shell, tmp_path: Path, option: str, value: str) -> None:
     path = tmp_path / "a.csv"
     path.write_text("time,price,size\n1378054801,5,1\n")
     done = shell.run("replay", path, option, value)

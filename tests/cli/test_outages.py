@@ -33,7 +33,7 @@ async def line_of(process: asyncio.subprocess.Process) -> str:
         return (await process.stderr.readline()).decode()
 
 
-async def test_a_pipe_waits_and_nothing_is_lost(cli: Cli, store: OwnStore) -> None:
+async def test_publish_from_a_pipe_waits_for_redis(cli: Cli, store: OwnStore) -> None:
     cli.environment["TICKCAST_OUTAGE_BUFFER_S"] = "0"
     process = await cli.start("publish", "--redis", store.url, stdin=subprocess.PIPE)
     assert process.stdin is not None
@@ -65,7 +65,7 @@ async def until_published(client: Redis, symbol: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_market_goes_on_and_tells_what_it_lost(cli: Cli, store: OwnStore) -> None:
+async def test_synth_continues_and_reports_dropped_ticks(cli: Cli, store: OwnStore) -> None:
     cli.environment["TICKCAST_OUTAGE_BUFFER_S"] = "0"
     process = await cli.start(*"synth --symbols 30 --rate 10000 --redis".split(), store.url)
     assert (await line_of(process)).startswith("publishing 30 symbols at 10000 ticks/s")
@@ -90,12 +90,12 @@ async def test_a_market_goes_on_and_tells_what_it_lost(cli: Cli, store: OwnStore
         total,
     )
     assert match is not None, total
-    accepted, *accounted = (int(each.replace(",", "")) for each in match.groups())
-    assert accepted == sum(accounted)
+    accepted, *outcomes = (int(each.replace(",", "")) for each in match.groups())
+    assert accepted == sum(outcomes)
     assert out == b""
 
 
-async def test_a_command_that_has_to_end_accounts_for_every_tick(cli: Cli, store: OwnStore) -> None:
+async def test_failed_publish_accounts_for_every_tick(cli: Cli, store: OwnStore) -> None:
     process = await cli.start("publish", "--redis", store.url, stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(b'{"T":"t","S":"A","p":1,"s":1}\n')

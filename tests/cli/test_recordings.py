@@ -65,7 +65,7 @@ def test_options_for_rows(
         ("--price-scale", "0", "0"),
     ],
 )
-def test_options_that_make_no_sense(
+def test_invalid_options_are_refused(
     shell: Shell, tmp_path: Path, option: str, value: str, error: str
 ) -> None:
     (tmp_path / "a.csv").write_text("time,price,size\n")
@@ -76,7 +76,7 @@ def test_options_that_make_no_sense(
         assert error in done.err
 
 
-def test_what_should_be_known_is_told(shell: Shell, tmp_path: Path) -> None:
+def test_missing_sizes_are_reported(shell: Shell, tmp_path: Path) -> None:
     content = "time,bid,ask\n1704205800,1,2\n1804205800,1,2\n"
     ticks, err = imported(shell, tmp_path, content, "--symbol", "A")
     assert len(ticks) == 2
@@ -84,7 +84,7 @@ def test_what_should_be_known_is_told(shell: Shell, tmp_path: Path) -> None:
     assert f"tickcast: {file}: quotes have no sizes here: they are published with size 0" in err
 
 
-async def test_replay_warns_before_it_waits(cli: Cli, tmp_path: Path) -> None:
+async def test_replay_warns_of_jumps_in_time(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("time,price,size\n1704205800,1,1\n1706205800,1,1\n1704205801,1,1\n")
     async with cli.serving():
@@ -96,7 +96,7 @@ async def test_replay_warns_before_it_waits(cli: Cli, tmp_path: Path) -> None:
         assert last.startswith("replayed 1 tick in ")
 
 
-async def test_publish_takes_what_people_pipe_into_it(cli: Cli, tmp_path: Path) -> None:
+async def test_publish_accepts_common_forms_of_json(cli: Cli, tmp_path: Path) -> None:
     good = [
         '[{"T":"success","msg":"connected"}]',
         f"[{TICK % 1704205800},{TICK % '1704205800123.5'}]",

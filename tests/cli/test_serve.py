@@ -20,7 +20,7 @@ from tests.tickcast.broker.test_embedded import processes_using
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_closes_clients_with_1012_and_leaves_nothing(
+async def test_signal_closes_clients_with_1012_and_cleans_up(
     cli: Cli, runtime_dir: Path, number: signal.Signals
 ) -> None:
     async with cli.serving() as (address, process):
@@ -51,7 +51,7 @@ async def test_a_signal_closes_clients_with_1012_and_leaves_nothing(
     assert processes_using(runtime_dir) == []
 
 
-async def test_impatience_does_no_harm(cli: Cli, runtime_dir: Path) -> None:
+async def test_repeated_signals_do_no_harm(cli: Cli, runtime_dir: Path) -> None:
     async with cli.serving() as (address, process):
         async with talking(address.replace("http", "ws") + "/stream"):
             for _ in range(5):
@@ -65,7 +65,7 @@ async def test_impatience_does_no_harm(cli: Cli, runtime_dir: Path) -> None:
     assert processes_using(runtime_dir) == []
 
 
-async def test_deaf_clients_do_not_delay_the_end(cli: Cli) -> None:
+async def test_unresponsive_clients_do_not_delay_the_shutdown(cli: Cli) -> None:
     async with cli.serving() as (address, process):
         _, writer = await asyncio.open_connection("127.0.0.1", int(address.rsplit(":", 1)[1]))
         writer.write(
@@ -80,7 +80,7 @@ async def test_deaf_clients_do_not_delay_the_end(cli: Cli) -> None:
         writer.close()
 
 
-async def test_killed_it_takes_its_store_along(cli: Cli, runtime_dir: Path) -> None:
+async def test_store_ends_with_a_killed_server(cli: Cli, runtime_dir: Path) -> None:
     async with cli.serving() as (_, process):
         assert processes_using(runtime_dir)
         process.kill()
@@ -89,7 +89,7 @@ async def test_killed_it_takes_its_store_along(cli: Cli, runtime_dir: Path) -> N
         await until(lambda: not runtime_dir.exists())
 
 
-async def test_the_http_side(cli: Cli) -> None:
+async def test_http_endpoints(cli: Cli) -> None:
     published = (
         '{"T":"t","S":"B","p":1,"s":1,"t":"2020-01-01T00:00:00.000000001Z"}\n'
         '{"T":"q","S":"A","bp":1,"bs":2,"ap":3,"as":4}\n{"T":"t","S":"A","p":1.5,"s":1}\n'
@@ -110,8 +110,8 @@ async def test_the_http_side(cli: Cli) -> None:
         assert snapshot[2]["t"] == "2020-01-01T00:00:00.000000001Z"
         repeated = (await client.get("/snapshot?symbols=A&symbols=B")).json()
         assert repeated == snapshot
-        everything = (await client.get("/snapshot?symbols=*")).json()
-        assert everything == snapshot
+        wildcard = (await client.get("/snapshot?symbols=*")).json()
+        assert wildcard == snapshot
         too_many = ",".join(f"S{number}" for number in range(1025))
         assert (await client.get(f"/snapshot?symbols={too_many}")).status_code == 400
         for bad in ("/snapshot", "/snapshot?symbols=a%20b"):
@@ -127,7 +127,7 @@ async def test_the_http_side(cli: Cli) -> None:
         assert (await client.get("/static/feed.js")).headers["cache-control"] == "no-cache"
 
 
-async def test_two_servers_on_one_store_deliver_the_same(cli: Cli) -> None:
+async def test_two_servers_on_one_store_deliver_the_same_ticks(cli: Cli) -> None:
     async with cli.serving() as (first, _), cli.serving() as (second, other):
         streams = [address.replace("http", "ws") + "/stream" for address in (first, second)]
         async with talking(streams[0]) as one, talking(streams[1]) as two:
@@ -145,7 +145,7 @@ async def test_two_servers_on_one_store_deliver_the_same(cli: Cli) -> None:
         assert b"a store is already running" in err
 
 
-async def test_a_port_that_is_taken(cli: Cli) -> None:
+async def test_port_in_use_is_an_error(cli: Cli) -> None:
     with bind("127.0.0.1", 0) as listener:
         port = str(listener.getsockname()[1])
         done = await cli.run("serve", "--port", port)
@@ -153,13 +153,13 @@ async def test_a_port_that_is_taken(cli: Cli) -> None:
         assert done.err == f"tickcast: can't listen on 127.0.0.1:{port}: Address already in use\n"
 
 
-async def test_demo_takes_the_next_port_and_shows_ticks(cli: Cli, runtime_dir: Path) -> None:
+async def test_demo_uses_the_next_free_port(cli: Cli, runtime_dir: Path) -> None:
     with bind("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         process = await cli.start("demo", "--port", str(port), "--rate", "500")
         assert process.stdout is not None
-        told = (await process.stdout.readline()).decode()
-        assert told.startswith(f"port {port} is taken, using ")
+        line = (await process.stdout.readline()).decode()
+        assert line.startswith(f"port {port} is taken, using ")
         listening = (await process.stdout.readline()).decode().split()[-1]
         async with talking(listening.replace("http", "ws") + "/stream") as talk:
             await talk.ask(action="subscribe", trades=["*"], quotes=["*"])
@@ -171,7 +171,7 @@ async def test_demo_takes_the_next_port_and_shows_ticks(cli: Cli, runtime_dir: P
     assert not runtime_dir.exists()
 
 
-async def test_metrics_on_an_address_of_their_own(cli: Cli) -> None:
+async def test_metrics_on_a_separate_address(cli: Cli) -> None:
     cli.environment["TICKCAST_METRICS_TOKEN"] = "correct-horse-battery"
     process = await cli.start("serve", "--port", "0", "--metrics-bind", "127.0.0.1:0")
     assert process.stdout is not None
@@ -195,12 +195,12 @@ async def test_metrics_on_an_address_of_their_own(cli: Cli) -> None:
     assert "metrics-token" not in (await cli.run("serve", "--help")).out
 
 
-async def test_an_address_of_the_metrics_that_is_taken(cli: Cli, runtime_dir: Path) -> None:
+async def test_metrics_address_in_use_is_an_error(cli: Cli, runtime_dir: Path) -> None:
     with bind("127.0.0.1", 0) as listener:
-        taken = f"127.0.0.1:{listener.getsockname()[1]}"
-        done = await cli.run("serve", "--port", "0", "--metrics-bind", taken)
+        used = f"127.0.0.1:{listener.getsockname()[1]}"
+        done = await cli.run("serve", "--port", "0", "--metrics-bind", used)
     assert (done.code, done.out) == (1, "")
-    assert f"tickcast: can't listen on {taken}: Address already in use\n" in done.err
+    assert f"tickcast: can't listen on {used}: Address already in use\n" in done.err
     assert processes_using(runtime_dir) == []
 
 
@@ -227,7 +227,7 @@ async def test_ipv4_and_ipv6_at_once(cli: Cli, words: list[str], addresses: list
     assert process.returncode == 0
 
 
-async def test_out_of_descriptors_is_logged_once_and_passes(cli: Cli) -> None:
+async def test_running_out_of_descriptors_is_logged_once(cli: Cli) -> None:
     process = await asyncio.create_subprocess_shell(
         f"ulimit -n 50; exec {sys.executable} -m tickcast serve --port 0",
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=cli.environment,
@@ -263,11 +263,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def test_an_unknown_variable_is_told_on_stderr(cli: Cli) -> None:
+async def test_unknown_variable_is_reported_on_stderr(cli: Cli) -> None:
     cli.environment |= {"TICKCAST_PROT": "1", "TICKCAST_SERVICE_HOST": "10.0.0.1"}
     done = await cli.run("publish")
-    told, failed = done.err.splitlines()
-    assert told == (
+    warning, failed = done.err.splitlines()
+    assert warning == (
         "tickcast: ignored the variable 'TICKCAST_PROT', which is not a setting;"
         " the nearest is TICKCAST_PORT"
     )

@@ -81,7 +81,7 @@ def table(stream: str, path: Path) -> dict[str, tuple[list[str], int]]:
     }
 
 
-async def test_no_command_minds_streams_that_are_closed(cli: Cli, tmp_path: Path) -> None:
+async def test_commands_work_with_closed_streams(cli: Cli, tmp_path: Path) -> None:
     async with cli.serving("demo", "--symbols", "2", "--rate", "50") as (address, _):
         commands = table(address.replace("http", "ws") + "/stream", tmp_path)
         assert sorted(commands) == sorted(COMMANDS)
@@ -100,7 +100,7 @@ async def test_no_command_minds_streams_that_are_closed(cli: Cli, tmp_path: Path
                 assert (done.code, done.err.splitlines(True)[-1]) == (1, FULL), words
 
 
-async def test_full_disks_readers_that_have_left_and_other_encodings(cli: Cli) -> None:
+async def test_full_disks_closed_pipes_and_other_encodings(cli: Cli) -> None:
     """Uses the help and usage errors, which each command can print without a server."""
     for name in COMMANDS:
         words = [name, "--help"]
@@ -116,7 +116,7 @@ async def test_full_disks_readers_that_have_left_and_other_encodings(cli: Cli) -
         assert (await run(cli, words, encoding="ascii")).code == 0
 
 
-async def test_a_server_whose_output_is_full_says_so_and_ends(cli: Cli, runtime_dir: Path) -> None:
+async def test_server_with_unwritable_output_fails(cli: Cli, runtime_dir: Path) -> None:
     with FULL_DEVICE.open("wb") as full:  # noqa: ASYNC230 - nothing to wait for
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tickcast", "serve", "--port", "0",
@@ -129,7 +129,7 @@ async def test_a_server_whose_output_is_full_says_so_and_ends(cli: Cli, runtime_
     await until(lambda: not runtime_dir.exists())
 
 
-async def test_too_few_descriptors_are_one_line(cli: Cli) -> None:
+async def test_too_few_descriptors_are_reported_in_one_line(cli: Cli) -> None:
     process = await asyncio.create_subprocess_shell(
         f"ulimit -n 12; exec {sys.executable} -m tickcast watch A",
         stderr=subprocess.PIPE, env=cli.environment,
@@ -138,7 +138,7 @@ async def test_too_few_descriptors_are_one_line(cli: Cli) -> None:
     assert (process.returncode, err) == (1, b"tickcast: Too many open files\n")
 
 
-async def test_a_server_goes_on_without_streams(cli: Cli) -> None:
+async def test_server_continues_without_streams(cli: Cli) -> None:
     """Its log and its output are discarded, and no socket gets the number of a standard stream."""
     async with cli.serving("serve") as (address, process):
         assert process.stdout is not None
@@ -149,7 +149,7 @@ async def test_a_server_goes_on_without_streams(cli: Cli) -> None:
         assert await asyncio.wait_for(process.wait(), 10) == 0
 
 
-async def test_a_hang_up_closes_clients_with_1012(cli: Cli, runtime_dir: Path) -> None:
+async def test_sighup_closes_clients_with_1012(cli: Cli, runtime_dir: Path) -> None:
     async with cli.serving() as (address, process):
         async with talking(address.replace("http", "ws") + "/stream") as talk:
             process.send_signal(signal.SIGHUP)
@@ -161,7 +161,7 @@ async def test_a_hang_up_closes_clients_with_1012(cli: Cli, runtime_dir: Path) -
     await until(lambda: not runtime_dir.exists())
 
 
-async def test_a_hang_up_ends_a_producer_as_ctrl_c_does(cli: Cli) -> None:
+async def test_sighup_ends_a_producer_like_ctrl_c(cli: Cli) -> None:
     async with cli.serving():
         process = await cli.start("synth", "--rate", "10")
         assert process.stderr is not None
@@ -207,7 +207,7 @@ def options_with_values() -> list[tuple[list[str], click.Option]]:
     return found
 
 
-def test_an_empty_value_of_any_option_of_any_command_is_refused(shell: Shell) -> None:
+def test_empty_values_are_refused(shell: Shell) -> None:
     options = options_with_values()
     assert len(options) > 80
     for words, parameter in options:

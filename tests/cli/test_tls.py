@@ -16,7 +16,7 @@ from feed.transport import selfsigned
 from tests.cli.conftest import Cli, Shell
 
 
-async def test_serve_and_watch(cli: Cli, tmp_path: Path) -> None:
+async def test_serve_watch_and_load(cli: Cli, tmp_path: Path) -> None:
     cert, key = (str(file) for file in selfsigned.provide(tmp_path))
     async with cli.serving("serve", "--tls-cert", cert, "--tls-key", key) as (address, _):
         assert address.startswith("https://")
@@ -42,13 +42,13 @@ async def test_serve_and_watch(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["--tls-cert", "--tls-key"])
-def test_half_of_the_settings(shell: Shell, missing: str) -> None:
+def test_certificate_and_key_are_both_required(shell: Shell, missing: str) -> None:
     done = shell.run("serve", "--port", "0", missing, "x.pem")
     assert (done.code, done.out) == (2, "")
     assert done.err == "tickcast: tls_cert and tls_key: give both, or neither\n"
 
 
-def test_files_of_no_use(
+def test_unusable_files_are_reported(
     shell: Shell, tmp_path: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = selfsigned.provide(tmp_path)
@@ -64,7 +64,7 @@ def test_files_of_no_use(
     assert not runtime_dir.exists()
 
 
-async def demo_told(cli: Cli) -> list[str]:
+async def demo_output(cli: Cli) -> list[str]:
     """Return the output of `demo --tls`, after checking that the commands in it work."""
     process = await cli.start("demo", "--tls", "--port", "0", "--rate", "500")
     assert process.stdout is not None
@@ -79,8 +79,8 @@ async def demo_told(cli: Cli) -> list[str]:
     return lines
 
 
-async def test_demo_signs_a_certificate_and_keeps_it(cli: Cli, runtime_dir: Path) -> None:
-    first, second = await demo_told(cli), await demo_told(cli)
+async def test_demo_creates_a_certificate_and_keeps_it(cli: Cli, runtime_dir: Path) -> None:
+    first, second = await demo_output(cli), await demo_output(cli)
     assert first[-1] == second[-1]
     key = runtime_dir / "demo-key.pem"
     assert key.stat().st_mode & 0o777 == 0o600

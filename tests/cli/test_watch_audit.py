@@ -32,7 +32,7 @@ async def faulty(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("ending", ["limit", "interrupt", "close"])
-async def test_every_tick_is_accounted_for(cli: Cli, ending: str) -> None:
+async def test_audit_accounts_for_every_tick(cli: Cli, ending: str) -> None:
     async def script(peer: Peer) -> None:
         await sound(peer)
         if ending == "close":
@@ -58,7 +58,7 @@ async def test_every_tick_is_accounted_for(cli: Cli, ending: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["limit", "interrupt"])
-async def test_a_tick_that_is_missing_is_a_failure(cli: Cli, ending: str) -> None:
+async def test_missing_tick_fails_the_audit(cli: Cli, ending: str) -> None:
     async with playing(faulty) as double:
         process = await watch(cli, double, *(["--limit", "3"] if ending == "limit" else []))
         assert process.stdout is not None

@@ -47,9 +47,9 @@ async def watching(
         yield terminal
 
 
-def assert_left(terminal: Terminal) -> None:
+def assert_restored(terminal: Terminal) -> None:
     """Check that the terminal is as it was before: its screen, its cursor and its modes."""
-    assert terminal.modes() == terminal.found
+    assert terminal.modes() == terminal.initial_modes
     sent = bytes(terminal.raw)
     assert sent.rfind(LEAVE) > sent.rfind(ENTER)
     assert sent.rfind(b"\x1b[?25h") > sent.rfind(b"\x1b[?25l")
@@ -57,22 +57,22 @@ def assert_left(terminal: Terminal) -> None:
     assert os.get_blocking(terminal.theirs)
 
 
-async def test_a_terminal_that_is_closed_ends_it(cli: Cli) -> None:
+async def test_closed_terminal_ends_the_command(cli: Cli) -> None:
     async with playing(market) as double, watching(double, cli) as terminal:
         asyncio.get_running_loop().remove_reader(terminal.ours)
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, terminal.ours)  # The terminal hangs up.
         os.close(nothing)
-        assert await terminal.ended() == 130
+        assert await terminal.wait() == 130
 
 
 @pytest.mark.parametrize(
     ("ending", "code"), [("q", 0), ("ctrl-c", 130), ("sigterm", 130), ("close", 1)]
 )
-async def test_however_it_ends_the_terminal_is_as_it_was(cli: Cli, ending: str, code: int) -> None:
+async def test_terminal_is_restored_however_it_ends(cli: Cli, ending: str, code: int) -> None:
     async with playing(market) as double, watching(double, cli) as terminal:
         assert terminal.raw.startswith(ENTER)
-        assert terminal.modes() != terminal.found
+        assert terminal.modes() != terminal.initial_modes
         match ending:
             case "q":
                 terminal.press("q")
@@ -82,23 +82,23 @@ async def test_however_it_ends_the_terminal_is_as_it_was(cli: Cli, ending: str, 
                 terminal.process.terminate()
             case "close":
                 await double.peers[0].close(4000)
-        assert await terminal.ended() == code
+        assert await terminal.wait() == code
         await until(lambda: terminal.raw.endswith(LEAVE))
-        assert_left(terminal)
+        assert_restored(terminal)
         assert terminal.process.stderr is not None
-        told = (await terminal.process.stderr.read()).decode()
-        assert told.strip().count("tickcast: ") == (ending == "close"), told
-        assert told.count("\n") <= 1
+        err = (await terminal.process.stderr.read()).decode()
+        assert err.strip().count("tickcast: ") == (ending == "close"), err
+        assert err.count("\n") <= 1
 
 
-async def test_a_crash_leaves_the_terminal_as_it_was(cli: Cli) -> None:
+async def test_crash_restores_the_terminal(cli: Cli) -> None:
     # No known input breaks it, so the test has to.
     prelude = "import clients.terminal.view as v; v.View.press = None"
     async with playing(market) as double, watching(double, cli, prelude=prelude) as terminal:
         terminal.press("s")
-        assert await terminal.ended() == 1
+        assert await terminal.wait() == 1
         await until(lambda: terminal.raw.endswith(LEAVE))
-        assert_left(terminal)
+        assert_restored(terminal)
 
 
 async def test_keys(cli: Cli) -> None:
@@ -120,7 +120,7 @@ async def test_keys(cli: Cli) -> None:
             await terminal.shows(shown)
 
 
-async def test_another_size(cli: Cli) -> None:
+async def test_resized_terminal_is_redrawn(cli: Cli) -> None:
     async with playing(market) as double, watching(double, cli) as terminal:
         terminal.raw.clear()
         terminal.resize(200, 50)
@@ -132,29 +132,29 @@ async def test_another_size(cli: Cli) -> None:
         assert "volume" not in terminal.text
 
 
-async def test_candles_come_with_their_past_on_a_connection_of_their_own(cli: Cli) -> None:
-    async def past(peer: Peer) -> None:
-        question = await peer.hear()
-        await peer.accept(question, positions=[])
+async def test_candles_are_filled_over_a_separate_connection(cli: Cli) -> None:
+    async def history(peer: Peer) -> None:
+        request = await peer.hear()
+        await peer.accept(request, positions=[])
         await peer.ticks(1, 2, 3, symbol="BBB")
         await peer.hear()
 
-    async with playing(market, past) as double, watching(double, cli) as terminal:
+    async with playing(market, history) as double, watching(double, cli) as terminal:
         terminal.press("j\r")
         await terminal.shows("O 1.00 H 1.00 L 1.00 C 1.00 V 3")
-        asked = double.peers[1].heard[0]
-        assert asked["trades"] == ["BBB"]
-        assert asked["start"] < 1767623400_000000000  # the time of the ticks
+        request = double.peers[1].heard[0]
+        assert request["trades"] == ["BBB"]
+        assert request["start"] < 1767623400_000000000  # the time of the ticks
         terminal.press("\x1b")
         await terminal.shows("3 symbols")
         await asyncio.wait_for(double.peers[1].until_closed(), 10)
 
 
-async def test_a_server_without_a_past(cli: Cli) -> None:
+async def test_candles_without_history(cli: Cli) -> None:
     async def refuses(peer: Peer) -> None:
-        while "start" in (question := await peer.hear()):
-            await peer.refuse(question, 400)
-        await peer.accept(question, positions=[])
+        while "start" in (request := await peer.hear()):
+            await peer.refuse(request, 400)
+        await peer.accept(request, positions=[])
         await peer.ticks(1, symbol="AAA")
         await peer.hear()
 
@@ -163,7 +163,7 @@ async def test_a_server_without_a_past(cli: Cli) -> None:
         await terminal.shows("no history: the server refused", "V 1")
 
 
-async def test_another_encoding_goes_on_where_it_was(cli: Cli) -> None:
+async def test_switching_the_encoding_loses_no_ticks(cli: Cli) -> None:
     async with cli.serving() as (address, _):
         await cli.start("synth", "--symbols", "3", "--rate", "100")
         url = address.replace("http", "ws") + "/stream"
@@ -172,22 +172,22 @@ async def test_another_encoding_goes_on_where_it_was(cli: Cli) -> None:
             terminal.press("e")
             await terminal.shows("balanced, 6 streams, 1 reconnect", "msgpack  ● live")
             terminal.press("q")
-            assert await terminal.ended() == 0
+            assert await terminal.wait() == 0
 
 
-async def test_ctrl_z_and_back(cli: Cli) -> None:
+async def test_suspend_and_resume(cli: Cli) -> None:
     async with playing(market) as double, watching(double, cli) as terminal:
         terminal.press("\x1a")
         await until(lambda: LEAVE in terminal.raw)
         terminal.raw.clear()
-        termios.tcsetattr(terminal.theirs, termios.TCSANOW, terminal.found)  # type: ignore[arg-type]
+        termios.tcsetattr(terminal.theirs, termios.TCSANOW, terminal.initial_modes)  # type: ignore[arg-type]
         terminal.process.send_signal(signal.SIGCONT)
         await terminal.shows("3 symbols")
         terminal.press("?")
         await terminal.shows("pause the display")
 
 
-async def test_a_terminal_that_takes_nothing_holds_up_nothing(cli: Cli) -> None:
+async def test_stopped_terminal_delays_nothing(cli: Cli) -> None:
     stopped = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -201,25 +201,25 @@ async def test_a_terminal_that_takes_nothing_holds_up_nothing(cli: Cli) -> None:
     async with playing(script) as double, watching(double, cli, "--limit", "1001") as terminal:
         terminal.press("\x13")  # Ctrl-S
         stopped.set()
-        assert await terminal.ended() == 0
+        assert await terminal.wait() == 0
         terminal.press("\x11")
-        assert terminal.modes() == terminal.found
+        assert terminal.modes() == terminal.initial_modes
 
 
-async def test_without_colours(cli: Cli) -> None:
+async def test_no_color(cli: Cli) -> None:
     async with playing(market) as double, watching(double, cli, NO_COLOR="1") as terminal:
         assert b"\x1b[7m" in terminal.raw
         assert b"\x1b[32m" not in terminal.raw
 
 
-async def test_a_dumb_terminal_gets_lines(cli: Cli) -> None:
+async def test_dumb_terminal_shows_lines(cli: Cli) -> None:
     async with (
         playing(market) as double,
         on_terminal(
             cli, "watch", "*", "--url", double.url, "--limit", "1", TERM="dumb"
         ) as terminal,
     ):
-        assert await terminal.ended() == 0
+        assert await terminal.wait() == 0
         await until(lambda: b"\n" in terminal.raw)
         assert terminal.raw.startswith(b'{"T":"t","S":"AAA"')
         assert b"\x1b" not in terminal.raw

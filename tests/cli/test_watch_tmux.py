@@ -43,7 +43,7 @@ class Pane:
         """Run a command in a shell, on a terminal of this size."""
         size = ("-x", str(columns), "-y", str(lines))
         self.tmux("new-session", "-d", *size, "env PS1='ready> ' sh")
-        await self.until(lambda lines: lines[0] == "ready>")
+        await self.wait_for(lambda lines: lines[0] == "ready>")
         self.press(command, "Enter")
 
     def resize(self, columns: int, lines: int) -> None:
@@ -62,7 +62,7 @@ class Pane:
             "display-message", "-p", "#{alternate_on} #{cursor_flag} #{wrap_flag}"
         ).strip()
 
-    async def until(self, condition: Callable[[list[str]], bool]) -> list[str]:
+    async def wait_for(self, condition: Callable[[list[str]], bool]) -> list[str]:
         """Wait until the screen meets a condition and is fully drawn; return it."""
         before: list[str] = []
         try:
@@ -101,10 +101,10 @@ async def market(peer: Peer) -> None:
     await peer.hear()
 
 
-async def past(peer: Peer) -> None:
+async def history(peer: Peer) -> None:
     """Send a trade in each of some seconds; then nothing."""
-    await peer.accept(question := await peer.hear(), positions=[])
-    (symbol,) = question["trades"]
+    await peer.accept(request := await peer.hear(), positions=[])
+    (symbol,) = request["trades"]
     for n in range(CANDLES * 5):
         await peer.say(
             {"T": "t", "S": symbol, "p": 100.0 + n % 9, "s": 1.0 + n % 4, "seq": n + 1,
@@ -126,10 +126,10 @@ def is_settled(lines: list[str]) -> bool:
 
 
 @pytest.mark.parametrize(("columns", "height"), [(80, 24), (200, 50), (100, 30)])
-async def test_the_table(pane: Pane, columns: int, height: int) -> None:
+async def test_table(pane: Pane, columns: int, height: int) -> None:
     async with playing(market) as double:
         await pane.open(columns, height, command(double.url))
-        lines = await pane.until(is_settled)
+        lines = await pane.wait_for(is_settled)
         assert len(lines) == height
         assert lines[0].startswith("tickcast ws://127.0.0.1:")
         assert lines[0].endswith("json  ● live")
@@ -155,11 +155,11 @@ async def test_the_table(pane: Pane, columns: int, height: int) -> None:
 
 @pytest.mark.parametrize(("columns", "height"), [(80, 24), (200, 50)])
 async def test_candles(pane: Pane, columns: int, height: int) -> None:
-    async with playing(market, past) as double:
+    async with playing(market, history) as double:
         await pane.open(columns, height, command(double.url))
-        await pane.until(is_settled)
+        await pane.wait_for(is_settled)
         pane.press("j", "Enter")
-        lines = await pane.until(lambda lines: "C 107.00 V 11" in lines[2])
+        lines = await pane.wait_for(lambda lines: "C 107.00 V 11" in lines[2])
         assert lines[1].startswith("SYM-01  ")
         assert len(lines) == height
         # Candles are drawn next to each other at the right, each with its volume below it.
@@ -175,10 +175,10 @@ async def test_candles(pane: Pane, columns: int, height: int) -> None:
         assert "Esc table" in lines[-1]
 
 
-async def test_resizes_and_the_end(pane: Pane) -> None:
+async def test_resizing_and_quitting(pane: Pane) -> None:
     async with playing(market) as double:
         await pane.open(80, 24, command(double.url))
-        await pane.until(is_settled)
+        await pane.wait_for(is_settled)
         assert pane.state() == "1 0 0"
         for columns, height in ((200, 50), (40, 10), (20, 5), (80, 24)):
             pane.resize(columns, height)
@@ -187,10 +187,10 @@ async def test_resizes_and_the_end(pane: Pane) -> None:
                 rows = [line for line in lines if line.startswith("SYM-")]
                 return len(lines[0]) == columns and len(rows) == height - 4
 
-            await pane.until(fits)
+            await pane.wait_for(fits)
         pane.press("q")
-        lines = await pane.until(lambda lines: any(line == "ready>" for line in lines))
+        lines = await pane.wait_for(lambda lines: any(line == "ready>" for line in lines))
         assert pane.state() == "0 1 1"
         assert not any(line.startswith("SYM-") for line in lines)
         pane.press("echo back", "Enter")
-        await pane.until(lambda lines: "back" in lines)
+        await pane.wait_for(lambda lines: "back" in lines)

@@ -59,7 +59,7 @@ def test_options_for_rows(
         ("--symbol", "A B", "'A B' is neither a symbol nor OLD=NEW"),
         ("--symbol", "^A", "'^A' is neither a symbol nor OLD=NEW"),
         ("--columns", "when=x", "'when=x' is not WHAT=NAME"),
-        ("--time-format", "%H:%M", "'%H:%M' holds no date (%Y %m %d), nor is it s, ms, us or ns"),
+        ("--time-format", "%H:%M", "'%H:%M' has no date (%Y %m %d), and is not s, ms, us or ns"),
         ("--time-zone", "Mars", "'Mars' is not a time zone"),
         ("--decimal", ";", "';' is not one of"),
         ("--price-scale", "0", "0"),
@@ -123,7 +123,7 @@ async def test_publish_accepts_common_forms_of_json(cli: Cli, tmp_path: Path) ->
         assert "t: 20240102 is not a time: it looks like a date, YYYYMMDD" in errors[0]
         assert "t: 'noon' is not an RFC 3339 time" in errors[2]
         assert "number 2 of 2: t: 0 is not a time" in errors[6]
-        assert errors[7] == "tickcast: stdin: ticks have no c, z here, left out"
+        assert errors[7] == "tickcast: stdin: left out c, z, which ticks do not have"
         assert errors[8] == "tickcast: stdin: 7 bad lines left out, 6 ticks published"
         done = await cli.run("publish", str(wide))
         assert (done.code, done.err) == (0, "published 3 ticks\n")

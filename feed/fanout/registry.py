@@ -120,7 +120,6 @@ class SubscriberGroups:
         self._connecting: dict[SubscriberGroup, Iterator[list[LiveStream]]] = {}
         # The groups without clients that still have to be disconnected.
         self._unused: deque[SubscriberGroup] = deque()
-        self._is_disconnecting = False
         # The groups of newcomers that still receive some streams from history.
         self._behind: dict[SubscriberGroup, None] = {}
         # The timers in use, by conflation interval in ms.
@@ -294,22 +293,18 @@ class SubscriberGroups:
         self._connecting.pop(group, None)
         if group.outputs:
             self._unused.append(group)
-            if not self._is_disconnecting:
-                self._is_disconnecting = True
+            if len(self._unused) == 1:
                 self.defer(self._disconnect_unused())
 
     def _disconnect_unused(self) -> Steps:
-        try:
-            while self._unused:
-                group = self._unused.popleft()
-                for outputs in batches(list(group.outputs)):
-                    for output in outputs:
-                        # The stream may have been closed meanwhile.
-                        if output in group.outputs:
-                            self._disconnect(group, output)
-                    yield
-        finally:
-            self._is_disconnecting = False
+        while self._unused:
+            group = self._unused.popleft()
+            for outputs in batches(list(group.outputs)):
+                for output in outputs:
+                    # The stream may have been closed meanwhile.
+                    if output in group.outputs:
+                        self._disconnect(group, output)
+                yield
 
     # -- streams and their outputs
 

@@ -126,7 +126,9 @@ class Upstream:
         """
         subscriptions = tuple(subscriptions)
         wildcards = Counter(each for each in subscriptions if each.is_wildcard)
-        state = self._feeds.setdefault(feed, Feed(self._settings.symbols_max))
+        state = self._feeds.get(feed)
+        if state is None:
+            state = self._feeds[feed] = Feed(self._settings.symbols_max)
         state.awaited_wildcards += wildcards
         state.waiting += 1
         try:

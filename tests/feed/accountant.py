@@ -33,17 +33,17 @@ class Account:
         self.seq = seq
         self.restarted = False
 
-    def take(self, first: int, last: int) -> None:
+    def add_ticks(self, first: int, last: int) -> None:
         """Account for the ticks from first to last, received or not; they must be the next ones."""
         assert self.seq == UNKNOWN or first == self.seq + 1, (self.seq, first, last)
         assert last >= first - 1
         self.seq, self.restarted = last, False
 
-    def take_snapshot(self, seq: int) -> None:
+    def add_snapshot(self, seq: int) -> None:
         assert self.seq == UNKNOWN or self.restarted
         self.seq, self.restarted = seq, False
 
-    def take_gap(self, gap: dict[str, Any], epoch: str) -> None:
+    def add_gap(self, gap: dict[str, Any], epoch: str) -> None:
         if gap["reason"] == "epoch":
             assert gap["from"] is gap["to"] is None
             self.seq, self.epoch, self.restarted = 0, epoch, True
@@ -52,7 +52,7 @@ class Account:
             self.seq = gap["to"]
         else:
             assert gap["from"] <= gap["to"]
-            self.take(gap["from"], gap["to"])
+            self.add_ticks(gap["from"], gap["to"])
 
 
 class Accountant:
@@ -76,7 +76,7 @@ class Accountant:
     def die(self) -> None:
         self.dead = True
 
-    def say(self, _steps: int | None = None, **action: Any) -> None:
+    def perform(self, _steps: int | None = None, **action: Any) -> None:
         """Send an action, and carry out `_steps` of its steps, or all of them."""
         self.finish()  # As in the server, the previous message is finished first.
         request = self.session.handle_message(encode(action, Encoding.JSON).decode())
@@ -85,9 +85,9 @@ class Accountant:
             run_all(self.session.resubscribe())
         if request is not None and not self.dead:
             self.steps = self.session.complete(request, lambda: self.world.store.epoch)
-            self.go_on(_steps)
+            self.run_steps(_steps)
 
-    def go_on(self, steps: int | None = None) -> None:
+    def run_steps(self, steps: int | None = None) -> None:
         """Carry out some more steps of the client's action, or all of them."""
         for _ in islice(self.steps, steps):
             if self.dead:
@@ -97,7 +97,7 @@ class Accountant:
         """Carry out all remaining steps; drop them if the client is gone."""
         if self.dead:
             self.steps = iter(())
-        self.go_on()
+        self.run_steps()
 
     # -- history
 
@@ -127,13 +127,13 @@ class Accountant:
             self.advance()
             while self.requests:
                 self.answer()
-            self.hear()
+            self.process_messages()
         behind = self.session.backfill and self.session.backfill.behind
         raise AssertionError(f"it never catches up with {behind}")
 
     # -- messages of the server
 
-    def hear(self) -> None:
+    def process_messages(self) -> None:
         """Process all messages that have been written."""
         for message in self.sink.take():
             match message["T"]:
@@ -142,9 +142,9 @@ class Accountant:
                 case "skipped":
                     self.totals.skipped += message["n"]
                     assert message["n"] == message["to"] - message["from"] + 1
-                    self._account(message).take(message["from"], message["to"])
+                    self._account(message).add_ticks(message["from"], message["to"])
                 case "gap":
-                    self._account(message).take_gap(message, self.world.store.epoch)
+                    self._account(message).add_gap(message, self.world.store.epoch)
                 case "t" | "b":
                     self._take_tick(message)
                 case other:
@@ -155,9 +155,9 @@ class Accountant:
         self.totals.merged += tick.get("cf", 0)
         account = self._account({"ch": "trades" if tick["T"] == "t" else "bars:1s", "S": tick["S"]})
         if tick.get("snap"):
-            account.take_snapshot(tick["seq"])
+            account.add_snapshot(tick["seq"])
         else:
-            account.take(tick["seq"] - tick.get("cf", 0), tick["seq"])
+            account.add_ticks(tick["seq"] - tick.get("cf", 0), tick["seq"])
 
     def _account(self, message: dict[str, Any]) -> Account:
         channel, symbol = message["ch"], message["S"]
@@ -182,7 +182,7 @@ class Accountant:
 
     def reborn(self) -> Accountant:
         """Return the same client on another connection, which resumes with all that it knows."""
-        self.hear()
+        self.process_messages()
         self.steps = iter(())
         self.session.release()
         if self.session.backfill is not None:
@@ -207,5 +207,5 @@ class Accountant:
                     for epoch in sorted(epochs)
                 ]  # fmt: skip
                 other.confirmed = {channel: patterns, **other.confirmed}
-                other.say(action="subscribe", **{channel: patterns}, resume=resume)
+                other.perform(action="subscribe", **{channel: patterns}, resume=resume)
         return other

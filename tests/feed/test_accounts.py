@@ -33,7 +33,7 @@ class Accounts(StoreRules):
         self.open_first()
         self.clients = [Accountant(self.world) for _ in range(2)]
         for client in self.clients:
-            client.say(None, action="subscribe", trades=["A*"], **{"bars:1s": ["A*"]})
+            client.perform(None, action="subscribe", trades=["A*"], **{"bars:1s": ["A*"]})
 
     # -- faults of the store and of the network
 
@@ -78,11 +78,11 @@ class Accounts(StoreRules):
             else None,
         }
         given = {name: value for name, value in options.items() if value is not None}
-        self.clients[which].say(steps, action="subscribe", **{channel: patterns}, **given)
+        self.clients[which].perform(steps, action="subscribe", **{channel: patterns}, **given)
 
     @rule(which=WHICH, patterns=PATTERNS, channel=st.sampled_from(CHANNELS), steps=STEPS)
     def unsubscribe(self, which: int, patterns: list[str], channel: str, steps: int | None) -> None:
-        self.clients[which].say(steps, action="unsubscribe", **{channel: patterns})
+        self.clients[which].perform(steps, action="unsubscribe", **{channel: patterns})
 
     @rule(
         which=WHICH, conflate_ms=st.sampled_from([0, 20]), slow=SLOW, stamps=st.booleans(),
@@ -91,13 +91,13 @@ class Accounts(StoreRules):
     def configure(
         self, which: int, conflate_ms: int, slow: str, stamps: bool, steps: int | None
     ) -> None:
-        self.clients[which].say(
+        self.clients[which].perform(
             steps, action="configure", conflate_ms=conflate_ms, slow=slow, stamps=stamps
         )
 
     @rule(which=WHICH, steps=st.integers(1, 3))
-    def go_on(self, which: int, steps: int) -> None:
-        self.clients[which].go_on(steps)
+    def run_steps(self, which: int, steps: int) -> None:
+        self.clients[which].run_steps(steps)
 
     @rule(which=WHICH)
     def advance(self, which: int) -> None:
@@ -127,7 +127,7 @@ class Accounts(StoreRules):
         client = self.clients[which]
         client.sink.paused = False
         client.session.drain()
-        client.hear()
+        client.process_messages()
 
     @rule(which=WHICH)
     def come_back(self, which: int) -> None:
@@ -150,7 +150,7 @@ class Accounts(StoreRules):
                 client.catch_up()
         self.world.pass_time(1000)
         for client in self.clients:
-            client.hear()
+            client.process_messages()
             if not client.dead:
                 self.settle(client)
 

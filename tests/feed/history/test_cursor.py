@@ -23,7 +23,7 @@ def world() -> World:
 def subscribed(world: World, **options: Any) -> tuple[Accountant, list[Any]]:
     """Return a client that has caught up and what it received: numbers, and other messages."""
     client = Accountant(world)
-    client.say(action="subscribe", trades=["ES"], **options)
+    client.perform(action="subscribe", trades=["ES"], **options)
     return client, heard(client)
 
 
@@ -126,7 +126,7 @@ def test_another_server_was_further_ahead(world: World) -> None:
 def test_the_numbering_restarts_on_the_way(world: World) -> None:
     publish(world, *[500] * 6)
     client = Accountant(world)
-    client.say(action="subscribe", trades=["ES"], start=T0 + 1)
+    client.perform(action="subscribe", trades=["ES"], start=T0 + 1)
     for _ in range(2):
         client.advance()
         client.answer()
@@ -155,7 +155,7 @@ def test_history_is_complete_and_live_ticks_are_conflated(world: World) -> None:
 def test_a_client_that_stops_reading_keeps_no_ticks_in_memory(world: World) -> None:
     publish(world, *[400] * 10)
     client = Accountant(world)
-    client.say(action="subscribe", trades=["ES"], start=T0 + 1)
+    client.perform(action="subscribe", trades=["ES"], start=T0 + 1)
     client.sink.paused = True
     for _ in range(20):
         client.advance()
@@ -173,11 +173,11 @@ def test_a_client_that_stops_reading_keeps_no_ticks_in_memory(world: World) -> N
 def test_unsubscribing_while_catching_up(world: World) -> None:
     publish(world, 400, 400, 400)
     client = Accountant(world)
-    client.say(action="subscribe", trades=["ES"], start=T0 + 1)
+    client.perform(action="subscribe", trades=["ES"], start=T0 + 1)
     client.advance()
-    client.say(action="unsubscribe", trades=["ES"])
+    client.perform(action="unsubscribe", trades=["ES"])
     assert heard(client) == []
-    client.say(action="subscribe", trades=["ES"], start=T0 + 1199)
+    client.perform(action="subscribe", trades=["ES"], start=T0 + 1199)
     assert heard(client) == [1199, 1200]
     stream = world.hub.stream(ES)
     assert stream is not None
@@ -189,17 +189,17 @@ def test_a_subscribed_stream_is_not_sent_again(world: World) -> None:
     publish(world, 3)
     world.pass_time(5)
     assert heard(client) == [1, 2, 3]
-    client.say(action="subscribe", trades=["ES"], start=T0 + 1)
+    client.perform(action="subscribe", trades=["ES"], start=T0 + 1)
     assert heard(client) == []
 
 
 def test_positions_of_streams(world: World) -> None:
     publish(world, 3)
     client = Accountant(world)
-    client.say(action="subscribe", trades=["ES"], positions=True, id=1)
+    client.perform(action="subscribe", trades=["ES"], positions=True, id=1)
     (reply,) = client.sink.take()
     assert reply["positions"] == [{"epoch": world.store.epoch, "trades": {"ES": 3}}]
-    client.say(action="subscribe", quotes=["ES"], positions=True, id=1)
+    client.perform(action="subscribe", quotes=["ES"], positions=True, id=1)
     assert client.sink.take()[0]["positions"] == []
 
 
@@ -209,7 +209,7 @@ def test_clients_share_encoded_pages(world: World) -> None:
     assert past == list(range(1, 2001))
     assert any(page.encoded for page in world.cache._pages.values())
     second = Accountant(world)
-    second.say(action="subscribe", trades=["ES"], start=T0 + 101)
+    second.perform(action="subscribe", trades=["ES"], start=T0 + 101)
     assert heard(second) == list(range(101, 2001))
     assert world.cache.size_bytes <= 400_000
     del first

@@ -105,9 +105,9 @@ async def test_a_tape_is_played_with_its_own_times(server: RunningServer) -> Non
 async def test_ids_of_any_type_are_added_in_messagepack(server: RunningServer) -> None:
     async with connect(server.stream, subprotocols=["tickcast.v1.msgpack"]) as socket:  # type: ignore[list-item]
         await socket.recv()
-        asked = {"action": "replay", "id": "my replay", "tape": "hundred", "quotes": ["ES"],
+        action = {"action": "replay", "id": "my replay", "tape": "hundred", "quotes": ["ES"],
                  "speed": "max"}  # fmt: skip
-        await socket.send(msgpack.packb(asked))
+        await socket.send(msgpack.packb(action))
         (said,) = msgpack.unpackb(await socket.recv())
         assert said["position"].to_unix_nano() == at(0)
         ticks: list[dict[str, Any]] = []

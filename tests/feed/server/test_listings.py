@@ -130,7 +130,7 @@ async def test_bursts_share_builds_and_do_not_block_the_loop(
     async with running_server(settings, redis_url) as server:
         for path in ("/symbols", "/snapshot?symbols=*"):
             built.clear()
-            raw = [await asked(server, path) for _ in range(20)]
+            raw = [await open_request(server, path) for _ in range(20)]
             async with longest_turn() as longest:
                 sizes = [await drained(reader) for reader, _ in raw]
             for _, writer in raw:
@@ -141,7 +141,7 @@ async def test_bursts_share_builds_and_do_not_block_the_loop(
             assert longest[0] < 0.3
 
 
-async def asked(
+async def open_request(
     server: RunningServer, path: str
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = server.http.removeprefix("http://").split(":")
@@ -221,7 +221,7 @@ async def test_the_connections_of_an_address_are_limited(
 ) -> None:
     strict = Settings(runtime_dir=settings.runtime_dir, connections_per_address_max=3, **STRICT)
     async with running_server(strict, redis_url) as server:
-        open_ones = [await asked(server, "/health") for _ in range(3)]
+        open_ones = [await open_request(server, "/health") for _ in range(3)]
         for reader, _ in open_ones:
             await reader.readline()
         # The first three connections were closed; these send nothing at all.

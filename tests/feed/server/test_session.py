@@ -247,21 +247,21 @@ def test_clients_of_an_interval_share_frames_and_newcomers_get_only_new_ticks(
 
 
 def test_intervals_are_rounded_up_when_many_are_in_use(hub: Hub) -> None:
-    talks = [SessionClient(hub) for _ in range(INTERVALS_MAX + 1)]
-    asked = [10 * place for place in range(11, 11 + len(talks))]
+    clients = [SessionClient(hub) for _ in range(INTERVALS_MAX + 1)]
+    requested = [10 * place for place in range(11, 11 + len(clients))]
     replies = [
         client.send({"action": "subscribe", "trades": ["ES"], "conflate_ms": ms})[0]["conflate_ms"]
-        for client, ms in zip(talks, asked, strict=True)
+        for client, ms in zip(clients, requested, strict=True)
     ]
-    assert replies == [*asked[:-1], 500]
-    (reply,) = talks[-1].send({"action": "configure", "conflate_ms": 60_000})
+    assert replies == [*requested[:-1], 500]
+    (reply,) = clients[-1].send({"action": "configure", "conflate_ms": 60_000})
     assert reply["conflate_ms"] == 60_000
-    (reply,) = talks[-1].send({"action": "configure", "conflate_ms": asked[3]})
-    assert reply["conflate_ms"] == asked[3]
-    for client in talks[:2]:
+    (reply,) = clients[-1].send({"action": "configure", "conflate_ms": requested[3]})
+    assert reply["conflate_ms"] == requested[3]
+    for client in clients[:2]:
         client.session.release()
-    (reply,) = talks[-1].send({"action": "configure", "conflate_ms": asked[0]})
-    assert reply["conflate_ms"] == asked[0]
+    (reply,) = clients[-1].send({"action": "configure", "conflate_ms": requested[0]})
+    assert reply["conflate_ms"] == requested[0]
 
 
 def test_changing_the_interval_loses_no_tick(hub: Hub) -> None:
@@ -321,17 +321,17 @@ def test_by_default_trades_are_skipped_and_quotes_conflated(hub: Hub) -> None:
 
 
 def test_a_slow_client_without_extensions_is_disconnected(hub: Hub) -> None:
-    plain, asked = (
+    plain, requested = (
         SessionClient(hub, outbox_bytes=300),
         SessionClient(hub, extended=True, outbox_bytes=300),
     )
     plain.send({"action": "subscribe", "trades": ["ES"]})
-    asked.send({"action": "subscribe", "trades": ["ES"], "slow": "close"})
-    for client in (plain, asked):
+    requested.send({"action": "subscribe", "trades": ["ES"], "slow": "close"})
+    for client in (plain, requested):
         client.sink.paused = True
     publish(hub, plain, 5, count=10)
-    assert plain.overflows == asked.overflows == 1
-    assert plain.resume_reading() == asked.resume_reading() == []
+    assert plain.overflows == requested.overflows == 1
+    assert plain.resume_reading() == requested.resume_reading() == []
 
 
 def test_a_client_is_treated_as_extended_after_its_first_extension(hub: Hub) -> None:

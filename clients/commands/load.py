@@ -29,7 +29,8 @@ from tickcast.broker.client import make_client
 from tickcast.broker.embedded import find_store
 from tickcast.broker.store import Store
 from tickcast.commands.options import DURATION, RATE_PER_SECOND, SHARE, config_option, redis_option
-from tickcast.commands.running import open_publisher, run_server_loop
+from tickcast.commands.running import run_server_loop
+from tickcast.commands.store import open_publisher
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import stop_signals
 from tickcast.wire.encoding import Encoding

@@ -16,7 +16,8 @@ from feed.server.running import serve as run_server
 from feed.transport.tls import Certificate, certificate_of
 from tickcast.broker.embedded import provided_store
 from tickcast.commands.options import config_option, redis_option
-from tickcast.commands.running import refuse_unsuitable, run_server_loop, set_up_logging
+from tickcast.commands.running import run_server_loop, set_up_logging
+from tickcast.commands.store import check_redis
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.errors import InvalidSettings
 
@@ -68,7 +69,7 @@ async def _serve(
     settings: Settings, listeners: Sequence[socket], certificate: Certificate | None
 ) -> None:
     async with provided_store(settings) as redis_url:
-        await refuse_unsuitable(redis_url, settings.feeds)
+        await check_redis(redis_url, settings.feeds)
         await serve_feed(settings, redis_url, listeners, lambda: None, certificate)
 
 

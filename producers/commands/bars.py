@@ -13,7 +13,8 @@ from producers.bars.bars import Bars
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import find_store
 from tickcast.commands.options import DURATION, config_option, feed_option, redis_option
-from tickcast.commands.running import open_publisher, run, set_up_logging
+from tickcast.commands.running import run, set_up_logging
+from tickcast.commands.store import open_publisher
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.subscriptions import is_pattern
 from tickcast.wire.ticks import Timeframe

@@ -22,7 +22,8 @@ from producers.venues.registry import VENUES
 from producers.venues.venue import TickKinds, Venue
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.commands.options import config_option, feed_option, redis_option
-from tickcast.commands.running import open_publisher, run, set_up_logging
+from tickcast.commands.running import run, set_up_logging
+from tickcast.commands.store import open_publisher
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import cancel_and_wait
 

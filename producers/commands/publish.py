@@ -15,7 +15,8 @@ import click
 from producers.recordings.files import Utf8Converter, unpack_hint
 from producers.recordings.json_lines import LINE_BYTES_MAX, LineSplitter, parse_line
 from tickcast.commands.options import config_option, feed_option, redis_option
-from tickcast.commands.running import BadLines, counted, open_publisher, run
+from tickcast.commands.running import BadLines, counted, run
+from tickcast.commands.store import open_publisher
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.errors import InvalidTick
 from tickcast.wire.ticks import Tick

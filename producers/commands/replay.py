@@ -31,7 +31,8 @@ from tickcast.commands.options import (
     redis_option,
     time_of,
 )
-from tickcast.commands.running import BadLines, counted, open_client, open_publisher, run
+from tickcast.commands.running import BadLines, counted, run
+from tickcast.commands.store import open_client, open_publisher
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.encoding import Encoding, encode

@@ -11,7 +11,8 @@ from producers.simulation.pacing import Pacer, play
 from producers.simulation.scenarios import SCENARIOS, play_out
 from producers.simulation.synthetic import generate, symbol_names
 from tickcast.commands.options import RATE, config_option, feed_option, redis_option
-from tickcast.commands.running import open_publisher, run
+from tickcast.commands.running import run
+from tickcast.commands.store import open_publisher
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.times import Time
 

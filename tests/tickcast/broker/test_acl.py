@@ -34,7 +34,7 @@ from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.replays import ReplayCommand, ReplayControl, read_state, steer
 from tickcast.broker.store import Store
 from tickcast.broker.subscriber import Subscriber
-from tickcast.commands.running import refuse_unsuitable
+from tickcast.commands.store import check_redis
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed
@@ -206,7 +206,7 @@ async def test_a_server_does_its_whole_job(store: LockedStore, runtime_dir: Path
         await publisher.drain()
         await store.do("CONFIG", "RESETSTAT")
         url = store.url_of(SERVER)
-        await refuse_unsuitable(url, ["live"])
+        await check_redis(url, ["live"])
         async with running_server(settings, url) as server:
             await look(server.http)
             await watch(server.stream, publisher)

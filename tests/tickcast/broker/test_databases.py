@@ -21,7 +21,7 @@ from tickcast.broker import keys
 from tickcast.broker.client import make_client
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.replays import ReplayCommand, ReplayControl, steer
-from tickcast.commands.running import refuse_unsuitable
+from tickcast.commands.store import check_redis
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import ReplayFailed
@@ -109,7 +109,7 @@ async def test_each_database_has_channels_of_its_own(store: OwnStore, settings: 
         ]
         listener: Any = await stack.enter_async_context(first.pubsub())
         await listener.psubscribe("*")
-        await refuse_unsuitable(url)
+        await check_redis(url)
         server = await stack.enter_async_context(running_server(settings, url))
         publisher = await stack.enter_async_context(FeedPublisher(client, "live", settings))
         bars = BarMaker(client, "live", settings, Bars(("1s",), 0, fill=False), ["*"], publisher)

@@ -27,7 +27,7 @@ from producers.recordings.values import (
     parse_texts,
 )
 from tickcast.wire.errors import InvalidRecording, InvalidTick
-from tickcast.wire.ticks import Quote, Tick, Trade, is_symbol
+from tickcast.wire.ticks import Tick, is_symbol, new_quote
 from tickcast.wire.times import Time
 
 Row = Sequence[Any]
@@ -323,7 +323,16 @@ class RowReader:
         if "id" in self._columns:
             ids = parse_texts(self._cells(rows, "id"), "id")
         return [
-            Trade(symbol=symbol, id=id_, venue=venue, price=price, size=size, side=side, time=time)
+            replace(
+                _TRADE,
+                symbol=symbol,
+                id=id_,
+                venue=venue,
+                price=price,
+                size=size,
+                side=side,
+                time=time,
+            )
             for time, symbol, price, size, id_, venue, side in zip(
                 times,
                 symbols,
@@ -340,7 +349,7 @@ class RowReader:
         self, rows: Sequence[Row], times: Sequence[Time], symbols: Sequence[str]
     ) -> list[Tick]:
         return [
-            Quote(
+            new_quote(
                 symbol=symbol, bid_venue=venue, bid_price=bid, bid_size=bid_size,
                 ask_venue=venue, ask_price=ask, ask_size=ask_size, time=time,
             )

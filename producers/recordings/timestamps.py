@@ -16,12 +16,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from tickcast.wire.times import NS_PER_SECOND, Time, Unit
 
 _DATE_TIME: Final = re.compile(
-    r"(?:(?P<Y>\d{4})([-/.])(?P<m>\d{1,2})\2(?P<d>\d{1,2})|(?P<Y2>\d{4})(?P<m2>\d\d)(?P<d2>\d\d))"
+    r"(?:(\d{4})([-/.])(\d{1,2})\2(\d{1,2})|(\d{4})(\d\d)(\d\d))"
     r"(?:[TtDd_-]|\s+)"
-    r"(?:(?P<H>\d{1,2}):(?P<M>\d\d)(?::(?P<S>\d\d)(?:[.,](?P<f>\d{1,9}))?)?"
+    r"(?:(\d{1,2}):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?"
     # Without colons, require all six digits: fewer may be seconds after midnight.
-    r"|(?P<H2>\d\d)(?P<M2>\d\d)(?P<S2>\d\d)(?:[.,](?P<f2>\d{1,9})|(?P<f3>\d{3}|\d{6}|\d{9}))?)"
-    r"\s*(?:(?P<z>Z|z|UTC|GMT)|(?:UTC|GMT)?(?P<z2>[+-]\d\d(?::?\d\d)?)(?:\s+UTC)?)?",
+    r"|(\d\d)(\d\d)(\d\d)(?:[.,](\d{1,9})|(\d{3}|\d{6}|\d{9}))?)"
+    r"\s*(?:(Z|z|UTC|GMT)|(?:UTC|GMT)?([+-]\d\d(?::?\d\d)?)(?:\s+UTC)?)?",
     re.ASCII,
 )
 _DATE: Final = re.compile(r"(?:\d{4}[-/.]\d{1,2}[-/.]\d{1,2})", re.ASCII)
@@ -56,10 +56,19 @@ class _Parts(NamedTuple):
     offset: str | None
 
     @classmethod
-    def from_groups(cls, match: re.Match[str]) -> _Parts:
-        """Return the parts of a match, whose groups are named like directives of `strptime`."""
-        # Alternatives of a group end in a digit.
-        given = {name[0]: text for name, text in match.groupdict().items() if text is not None}
+    def of_date_time(cls, match: re.Match[str]) -> _Parts:
+        """Return the parts of a match of `_DATE_TIME`."""
+        (y, _, m, d, y2, m2, d2, hour, minute, second, fraction, hour2, minute2, second2,
+         fraction2, fraction3, utc, offset) = match.groups()  # fmt: skip
+        return cls(
+            int(y or y2), int(m or m2), int(d or d2), int(hour or hour2), int(minute or minute2),
+            int(second or second2 or 0), fraction or fraction2 or fraction3 or "", utc or offset,
+        )  # fmt: skip
+
+    @classmethod
+    def of_directives(cls, match: re.Match[str]) -> _Parts:
+        """Return the parts of a match of a pattern that `_compile` made."""
+        given = {name: text for name, text in match.groupdict().items() if text is not None}
         if "y" in given:
             year = int(given["y"]) + (1900 if int(given["y"]) > 68 else 2000)
         else:
@@ -110,7 +119,7 @@ class TimeReader:
             match = self._pattern.fullmatch(text)
             if match is None:
                 raise ValueError(f"{text[:40]!a} is not a time of the form {self._format}")
-            return self._build(text, match)
+            return self._build(text, _Parts.of_directives(match))
         # Parse the whole second, which is often that of the time before, and add the fraction.
         whole, _, fraction = text.rpartition(".")
         if ":" in whole and len(fraction) <= 10 and fraction.isascii():
@@ -135,21 +144,20 @@ class TimeReader:
             return Time.from_number(text, self._unit, any_year=True)
         match = _DATE_TIME.fullmatch(text)
         if match is not None:
-            return self._build(text, match)
+            return self._build(text, _Parts.of_date_time(match))
         if _NUMBER.fullmatch(text):
             return _parse_number(text)
         raise ValueError(_describe(text) if text else "the time is missing")
 
-    def _build(self, text: str, match: re.Match[str]) -> Time:
-        parts = _Parts.from_groups(match)
-        zone = self.zone if parts.offset is None else None
+    def _build(self, text: str, parts: _Parts) -> Time:
+        year, month, day, hour, minute, second, fraction, offset = parts
+        zone = self.zone if offset is None else None
         try:
             # `datetime` has no leap seconds. Treat one as the following second.
-            second = min(parts.second, 59)
-            at = datetime(*parts[:5], second, tzinfo=zone or UTC)
+            at = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=zone or UTC)
         except ValueError as error:
             raise ValueError(f"{text[:40]!a} is not a time: {error}") from None
-        if parts.second > 60:
+        if second > 60:
             raise ValueError(f"{text[:40]!a} is not a time: second must be in 0..60")
         if zone is not None:
             utc = at.astimezone(UTC)
@@ -157,9 +165,8 @@ class TimeReader:
                 raise ValueError(f"{text[:40]!a} is not a time: clocks in {zone.key} leave it out")
             at = utc
         since = at - datetime(1970, 1, 1, tzinfo=UTC)
-        seconds = since.days * 86_400 + since.seconds + (parts.second == 60)
-        seconds -= _offset_s(parts.offset)
-        return Time.from_wire(seconds * NS_PER_SECOND + int(parts.fraction.ljust(9, "0")))
+        seconds = since.days * 86_400 + since.seconds + (second == 60) - _offset_s(offset)
+        return Time.from_wire(seconds * NS_PER_SECOND + int(fraction.ljust(9, "0")))
 
 
 def _parse_number(text: str) -> Time:

@@ -27,7 +27,7 @@ from producers.recordings.values import (
     parse_texts,
 )
 from tickcast.wire.errors import InvalidRecording, InvalidTick
-from tickcast.wire.ticks import Tick, is_symbol, new_quote
+from tickcast.wire.ticks import Tick, is_symbol, new_quote, new_trade
 from tickcast.wire.times import Time
 
 Row = Sequence[Any]
@@ -323,15 +323,8 @@ class RowReader:
         if "id" in self._columns:
             ids = parse_texts(self._cells(rows, "id"), "id")
         return [
-            replace(
-                _TRADE,
-                symbol=symbol,
-                id=id_,
-                venue=venue,
-                price=price,
-                size=size,
-                side=side,
-                time=time,
+            new_trade(
+                symbol=symbol, id=id_, venue=venue, price=price, size=size, side=side, time=time
             )
             for time, symbol, price, size, id_, venue, side in zip(
                 times,

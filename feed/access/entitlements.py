@@ -146,6 +146,7 @@ class Grant(Struct, frozen=True):
         entitlements: what the client may see.
         max_connections: how many connections the subject may have at a time; None for no limit.
         expires_s: when the rights end, in seconds since the Unix epoch; None for never.
+        publishes: whether the client may also publish into what it may see.
     """
 
     proof: Proof = Proof.NOTHING
@@ -153,6 +154,7 @@ class Grant(Struct, frozen=True):
     entitlements: Entitlements = EVERYTHING
     max_connections: int | None = None
     expires_s: float | None = None
+    publishes: bool = False
 
     def is_renewed_by(self, other: Grant) -> bool:
         """Whether another grant replaces this one: it is for the same subject, with a new token."""

@@ -8,6 +8,7 @@ The file is TOML, with a table for each key:
     feeds = ["live"]
     channels = ["trades", "quotes"]
     symbols = ["BTC-*"]
+    publish = true
     max_connections = 5
     created = 2026-11-24T12:00:00Z
     expires = 2027-02-22T12:00:00Z
@@ -54,6 +55,7 @@ class Key(
         name: a description of the owner, for people.
         hash: the Argon2id hash of the secret.
         feeds, channels, symbols: see `Entitlements`.
+        publish: whether clients with the key may publish into what it covers.
         max_connections: how many connections may use the key at a time; None for no limit.
         created, expires, revoked: times, in UTC unless they have an offset.
     """
@@ -63,6 +65,7 @@ class Key(
     feeds: tuple[str, ...] = (ANY,)
     channels: tuple[str, ...] = (ANY,)
     symbols: tuple[str, ...] = (ANY,)
+    publish: bool = False
     max_connections: Annotated[int, Meta(ge=1)] | None = None
     created: datetime | None = None
     expires: datetime | None = None
@@ -80,7 +83,9 @@ class Key(
     def grant(self, key_id: str) -> Grant:
         """Return the rights that the key gives while it is valid."""
         expires_s = _seconds(self.expires) if self.expires else None
-        return Grant(Proof.KEY, key_id, self.entitlements, self.max_connections, expires_s)
+        return Grant(
+            Proof.KEY, key_id, self.entitlements, self.max_connections, expires_s, self.publish
+        )
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):

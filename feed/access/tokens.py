@@ -165,13 +165,16 @@ def _grant(claims: Mapping[str, Any]) -> Grant:
     # JSON's `true` is an int in Python.
     if maximum is not None and (type(maximum) is not int or maximum < 1):
         raise AuthFailed("the token's max_connections is not an integer of at least 1")
+    publishes = claims.get("publish", False)
+    if not isinstance(publishes, bool):
+        raise AuthFailed("the token's publish is neither true nor false")
     # The subject becomes part of a Redis key, which can't contain lone surrogates.
     subject = str(claims.get("sub", ""))[:_SUBJECT_MAX].encode("utf-8", "replace").decode()
     try:
         expires_s = float(claims["exp"])
     except OverflowError:
         raise AuthFailed("the token's exp is not a time") from None
-    return Grant(Proof.TOKEN, subject, entitlements, maximum, expires_s)
+    return Grant(Proof.TOKEN, subject, entitlements, maximum, expires_s, publishes)
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:

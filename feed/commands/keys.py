@@ -44,6 +44,7 @@ def keys() -> None:
 @click.option("--feeds", default=ANY, help="Comma-separated; * is any.  [default: *]")
 @click.option("--channels", default=ANY, help="trades, quotes, bars, …; * is any.  [default: *]")
 @click.option("--symbols", default=ANY, help="Symbols and prefixes such as BTC-*.  [default: *]")
+@click.option("--publish", is_flag=True, help="Allow publishing into what the key covers.")
 @click.option("--max-connections", type=click.IntRange(min=1), help="At a time.  [default: any]")
 @click.option("--expires", type=LIFETIME, help="After so long: 90d, 12h.  [default: never]")
 @_file_option
@@ -52,6 +53,7 @@ def add(
     feeds: str,
     channels: str,
     symbols: str,
+    publish: bool,
     max_connections: int | None,
     expires: timedelta | None,
     path: Path,
@@ -74,6 +76,7 @@ def add(
         feeds=covered.feeds,
         channels=covered.channels,
         symbols=covered.symbols,
+        publish=publish,
         max_connections=max_connections,
         created=now,
         expires=now + expires if expires else None,
@@ -91,13 +94,22 @@ def list_keys(path: Path) -> None:
     stored = KeyFile(path).read()
     now_s = datetime.now(UTC).timestamp()
     table = Table(
-        "key", "name", "feeds", "channels", "symbols", "max", "expires", "state", box=None
+        "key",
+        "name",
+        "feeds",
+        "channels",
+        "symbols",
+        "publish",
+        "max",
+        "expires",
+        "state",
+        box=None,
     )
     for key_id, key in stored.items():
         state = "good" if key.is_valid(now_s) else "revoked" if key.revoked else "expired"
         table.add_row(
             key_id, ascii(key.name)[1:-1], ",".join(key.feeds), ",".join(key.channels),
-            ",".join(key.symbols), str(key.max_connections or ""),
+            ",".join(key.symbols), "yes" if key.publish else "", str(key.max_connections or ""),
             f"{key.expires:%Y-%m-%d %H:%M}" if key.expires else "", state,
         )  # fmt: skip
     console = Console()

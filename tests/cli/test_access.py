@@ -39,7 +39,7 @@ async def test_key_from_creation_to_revocation(cli: Cli, tmp_path: Path) -> None
         assert done.err.endswith("/symbols: HTTP 401; log in with --token-file FILE\n")
         done = await cli.run(*load, "--symbols", "ES,")
         assert done.code == 1
-        assert done.err == f"tickcast: {url}: {hint}"
+        assert done.err.endswith(f"tickcast: {url}: {hint}")  # After progress, on a busy machine.
         for option in (("--token-file", str(token)), ("--key", key_id, "--secret", secret)):
             done = await cli.run(*load, *option)
             assert done.code == 0, done

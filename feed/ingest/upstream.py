@@ -174,7 +174,7 @@ class Upstream:
     async def _list_streams(self, feed: str, state: Feed) -> None:
         new: set[StreamKey] = set()
         part: list[StreamKey] = []
-        async for key in self.store.listed(feed):
+        async for key in self.store.iter_streams(feed):
             part.append(key)
             if len(part) == _LISTED_AT_ONCE:
                 new |= state.add_streams(part)

@@ -265,7 +265,7 @@ async def list_latest(
 
 async def _streams_of(store: Store, feed: str, pauses: Pauses) -> list[StreamKey]:
     found: list[StreamKey] = []
-    async for key in store.listed(feed):
+    async for key in store.iter_streams(feed):
         found.append(key)
         await pauses.pause()
     return found

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from producers.simulation.replay import Replay
 from tickcast.broker.replays import (
+    ControlCommand,
     PauseCommand,
-    ReplayCommand,
     ResumeCommand,
     SeekCommand,
     SpeedCommand,
@@ -160,7 +160,7 @@ class _KeyHandler:
                     await self._replay.execute(command)
 
 
-def command_for(key: str, state: ReplayState) -> ReplayCommand | None:
+def command_for(key: str, state: ReplayState) -> ControlCommand | None:
     """Return the command for a key in the given state of the replay, or None."""
     match key:
         case " " if state.mode is ReplayMode.PLAYING:

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 from tickcast.broker.publish_buffer import BATCH_TICKS_MAX
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.replays import (
+    ControlCommand,
     PauseCommand,
-    ReplayCommand,
     ReplayControl,
     ResumeCommand,
     SeekCommand,
@@ -55,7 +55,7 @@ class ReplayOptions:
 
 
 class _PendingCommand(NamedTuple):
-    command: ReplayCommand
+    command: ControlCommand
     done: asyncio.Future[ReplayState]
 
 
@@ -112,7 +112,7 @@ class Replay:
         """
         return {"/".join(key): digest.hexdigest() for key, digest in sorted(self._hashes.items())}
 
-    async def execute(self, command: ReplayCommand) -> ReplayState:
+    async def execute(self, command: ControlCommand) -> ReplayState:
         """Execute a command and return the state afterwards.
 
         Raises:
@@ -142,7 +142,7 @@ class Replay:
             InvalidRecording: the recording turns out to be damaged.
             BrokerUnavailable, BrokerUnsuitable: see `FeedPublisher`.
         """
-        others = await self._control.origins.others() if self._publisher.has_streams else []
+        others = await self._control.streams.find_others() if self._publisher.has_streams else []
         if others and not (self._options.overwrite or self._options.retime):
             raise InvalidSettings(_describe_others(self._control.feed, others))
         self._is_alone = not others
@@ -150,7 +150,7 @@ class Replay:
         tasks = [
             asyncio.create_task(self._play(), name="replay"),
             asyncio.create_task(self._announce_forever(), name="announcements"),
-            asyncio.create_task(self._control.serve(self.execute), name="commands"),
+            asyncio.create_task(self._control.serve_commands(self.execute), name="commands"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -163,7 +163,7 @@ class Replay:
 
     async def _announce_end(self) -> None:
         try:
-            await self._control.leave(self.state._replace(mode=ReplayMode.ENDED))
+            await self._control.withdraw(self.state._replace(mode=ReplayMode.ENDED))
         except BrokerUnavailable as error:
             logger.debug("could not announce the end of the replay: %s", error)
 
@@ -269,7 +269,7 @@ class Replay:
     async def _record_origin(self, *, alone: bool) -> None:
         """Record the origin of the ticks, so that a later replay into the feed isn't refused."""
         try:
-            await self._control.origins.note(self._publisher.name, alone=alone)
+            await self._control.streams.add_publisher(self._publisher.name, alone=alone)
         except BrokerUnavailable as error:
             logger.debug("could not record that the feed is replayed: %s", error)
 
@@ -295,7 +295,7 @@ class Replay:
         if not pending.done.done():
             pending.done.set_result(self.state)
 
-    def _apply(self, command: ReplayCommand) -> list[Tick]:
+    def _apply(self, command: ControlCommand) -> list[Tick]:
         """Apply a command to the player and return the ticks that it releases.
 
         Raises:

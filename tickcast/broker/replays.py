@@ -23,14 +23,49 @@ from tickcast.wire.errors import BrokerUnavailable, ReplayFailed
 from tickcast.wire.playback import STEPS_MAX, ReplayState
 from tickcast.wire.ticks import StreamKey
 
-_MESSAGE_BYTES: Final = 1024
-_Id = Annotated[str, Meta(min_length=1, max_length=64)]
+# A replay that has not announced itself for this long counts as gone.
+EXPIRY_S: Final = 3.0
+REPLY_TIMEOUT_S: Final = 5.0
+_RETRY_S: Final = 0.5
+_POLL_S: Final = 1.0
+_PIPELINE_KEYS: Final = 500
+_COMMAND_BYTES: Final = 1024
+
+# Atomic, so that of two replays that begin at once one wins, and neither overwrites the other.
+_ANNOUNCE: Final = Script("""
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'state', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PUBLISH', ARGV[4], ARGV[2])
+return 1
+""")
+_WITHDRAW: Final = Script("""
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1])
+redis.call('PUBLISH', ARGV[3], ARGV[2])
+return 1
+""")
+
+# Use Redis's clock, like the publishers' marks that `publish.lua` writes.
+_ADD_PUBLISHER: Final = Script("""
+if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSETNX', KEYS[1], 'since', string.format('%d', now))
+redis.call('HSET', KEYS[1], ARGV[1], '')
+""")
+
+logger = logging.getLogger("tickcast.replay")
+
+
+# -- commands
 
 
 class _Command(Struct, tag_field="do", forbid_unknown_fields=True, kw_only=True):
     """The base of all commands. The reply repeats `id`."""
 
-    id: _Id
+    id: Annotated[str, Meta(min_length=1, max_length=64)]
 
 
 class PauseCommand(_Command, tag="pause"):
@@ -63,135 +98,93 @@ class StepCommand(_Command, tag="step"):
     ticks: Annotated[int, Meta(ge=1, le=STEPS_MAX)] = 1
 
 
-ReplayCommand = (
+ControlCommand = (
     PauseCommand | ResumeCommand | StatusCommand | SeekCommand | SpeedCommand | StepCommand
 )
-_DECODER: Final[msgspec.json.Decoder[ReplayCommand]] = msgspec.json.Decoder(ReplayCommand)
+_DECODER: Final[msgspec.json.Decoder[ControlCommand]] = msgspec.json.Decoder(ControlCommand)
 
 
-def parse_command(data: bytes) -> ReplayCommand:
-    """Parse a command.
-
-    Raises:
-        ReplayFailed: the message is not a valid command.
-    """
-    if len(data) > _MESSAGE_BYTES:
-        raise ReplayFailed(f"a command has at most {_MESSAGE_BYTES} bytes")
+def parse_command(data: bytes) -> ControlCommand:
+    """Parse a command, or raise ReplayFailed."""
+    if len(data) > _COMMAND_BYTES:
+        raise ReplayFailed(f"the command is longer than {_COMMAND_BYTES} bytes")
     try:
         return _DECODER.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ReplayFailed(f"no command: {error}") from None
+        raise ReplayFailed(f"invalid command: {error}") from None
 
 
-EXPIRY_S: Final = 3.0
-"""A replay that has not announced itself for this long counts as gone."""
-REPLY_TIMEOUT_S: Final = 5.0
-_PAUSE_S: Final = 0.5
-_POLL_S: Final = 1.0
-_PIPELINE_KEYS: Final = 500
-
-# Atomic, so that of two replays that begin at once one wins, and neither overwrites the other.
-_ANNOUNCE: Final = Script("""
-local owner = redis.call('HGET', KEYS[1], 'owner')
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'state', ARGV[2])
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('PUBLISH', ARGV[4], ARGV[2])
-return 1
-""")
-_LEAVE: Final = Script("""
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', ARGV[3], ARGV[2])
-return 1
-""")
-
-# Use Redis's clock, like the publishers' marks that `publish.lua` writes.
-_NOTE: Final = Script("""
-if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSETNX', KEYS[1], 'since', string.format('%d', now))
-redis.call('HSET', KEYS[1], ARGV[1], '')
-""")
-
-logger = logging.getLogger("tickcast.replay")
+# -- the replay's end
 
 
 class ReplayControl:
-    """The exclusive right to replay into a feed, and the channel for commands to that replay.
-
-    Attributes:
-        feed: the name of the feed.
-        origins: tells which of its streams have been replayed.
-    """
+    """The exclusive right to replay into a feed, and the channel for commands to that replay."""
 
     def __init__(self, client: Redis, feed: str) -> None:
         self._client = client
-        self.feed = feed
         self._name = secrets.token_hex(8)
-        self.origins = ReplayedStreams(client, feed)
+        self.feed = feed
+        self.streams = ReplayedStreams(client, feed)
 
     async def announce(self, state: ReplayState) -> None:
-        """Take or keep the stage, and publish the replay's state.
+        """Acquire or keep the right to replay, and publish the replay's state.
 
         Raises:
-            ReplayFailed: another replay has the stage.
-            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
+            ReplayFailed: another replay has the right.
         """
-        done = await _ANNOUNCE.call(
+        is_ours = await _ANNOUNCE.call(
             self._client, [keys.replay(self.feed)], self._name, pack_state(state),
-            int(EXPIRY_S * 1000), self._channel(keys.replay_states(self.feed)),
+            int(EXPIRY_S * 1000), channel_of(self._client, keys.replay_states(self.feed)),
         )  # fmt: skip
-        if not done:
+        if not is_ours:
             raise ReplayFailed(
-                f"another replay plays into the feed {self.feed}; tickcast replayctl steers it"
+                f"another replay plays into the feed {self.feed};"
+                " control it with `tickcast replayctl`"
             )
 
-    async def leave(self, state: ReplayState) -> None:
-        """Publish a last state and leave the stage. Raises like `announce`, except ReplayFailed."""
-        await _LEAVE.call(
+    async def withdraw(self, state: ReplayState) -> None:
+        """Publish a last state, and give up the right to replay."""
+        await _WITHDRAW.call(
             self._client, [keys.replay(self.feed)], self._name, pack_state(state),
-            self._channel(keys.replay_states(self.feed)),
+            channel_of(self._client, keys.replay_states(self.feed)),
         )  # fmt: skip
 
-    async def serve(self, carry_out: Callable[[ReplayCommand], Awaitable[ReplayState]]) -> None:
-        """Carry out commands one after the other until cancelled, and wait during outages.
+    async def serve_commands(
+        self, execute: Callable[[ControlCommand], Awaitable[ReplayState]]
+    ) -> None:
+        """Execute commands one after the other until cancelled, and wait during outages.
 
         Args:
-            carry_out: carries out a command and returns the new state, or raises ReplayFailed.
+            execute: executes a command and returns the new state, or raises ReplayFailed.
         """
         while True:
             try:
                 with translated_errors():
-                    async with _listening(self._client, keys.replay_commands(self.feed)) as heard:
+                    async with _subscribed(self._client, keys.replay_commands(self.feed)) as pubsub:
                         while True:
-                            data = await _next(heard)
+                            data = await _next_message(pubsub)
                             if data is not None:
-                                await self._answer(data, carry_out)
+                                await self._answer(data, execute)
             except BrokerUnavailable as error:
-                logger.debug("no commands for now: %s", error)
-            await asyncio.sleep(_PAUSE_S)
+                logger.debug("can't receive commands: %s", error)
+            await asyncio.sleep(_RETRY_S)
 
     async def _answer(
-        self, data: bytes, carry_out: Callable[[ReplayCommand], Awaitable[ReplayState]]
+        self, data: bytes, execute: Callable[[ControlCommand], Awaitable[ReplayState]]
     ) -> None:
-        reply: dict[str, Any] = {"id": (_read_map(data) or {}).get("id")}
+        reply: dict[str, Any] = {"id": (_decode_map(data) or {}).get("id")}
         try:
-            reply |= (await carry_out(parse_command(data))).to_fields()
+            reply |= (await execute(parse_command(data))).to_fields()
         except ReplayFailed as error:
             reply["error"] = str(error)
-        channel = self._channel(keys.replay_replies(self.feed))
+        channel = channel_of(self._client, keys.replay_replies(self.feed))
         await self._client.publish(channel, encode(reply, Encoding.JSON))
-
-    def _channel(self, name: str) -> str:
-        return channel_of(self._client, name)
 
 
 class ReplayedStreams:
     """Distinguishes the streams of a feed that replays have published from those of other programs.
 
-    A replay that begins an epoch notes the time and the name of its publisher. Each stream's meta
+    A replay that begins an epoch records the time and the name of its publisher. Each stream's meta
     hash says which publishers have published there, and when. So ticks that another program has
     published since can be detected even after the replay has ended.
     """
@@ -200,44 +193,38 @@ class ReplayedStreams:
         self._client = client
         self._feed = feed
 
-    async def others(self) -> list[StreamKey]:
+    async def find_others(self) -> list[StreamKey]:
         """Return the streams with ticks that did not come from replays, sorted.
 
         Bars that are made from replayed trades count as replayed.
-
-        Raises:
-            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
         """
         with translated_errors():
-            noted: Any = await self._client.hgetall(keys.replayed(self._feed))
-        since_ms = int(noted.pop(b"since", 0))
+            replays: Any = await self._client.hgetall(keys.replayed(self._feed))
+        since_ms = int(replays.pop(b"since", 0))
         streams = sorted(await Store(self._client).streams(self._feed))
-        trades = {each.symbol for each in streams if each.channel == "trades"}
-        found = []
+        traded = {each.symbol for each in streams if each.channel == "trades"}
+        others = []
         for start in range(0, len(streams), _PIPELINE_KEYS):
             part = streams[start : start + _PIPELINE_KEYS]
             pipeline = self._client.pipeline(transaction=False)
             for stream in part:
                 pipeline.hgetall(keys.meta(stream))
             for stream, fields in zip(part, await execute(pipeline), strict=True):
-                is_made = stream.channel.startswith("bars") and stream.symbol in trades
-                if not is_made and _is_of_others(fields, noted, since_ms):
-                    found.append(stream)
-        return found
+                is_derived = stream.channel.startswith("bars") and stream.symbol in traded
+                if not is_derived and _has_other_ticks(fields, replays, since_ms):
+                    others.append(stream)
+        return others
 
-    async def note(self, publisher: str, *, alone: bool) -> None:
-        """Note that a publisher replays into the feed.
+    async def add_publisher(self, name: str, *, alone: bool) -> None:
+        """Record that a publisher replays into the feed.
 
         Args:
             alone: no ticks of other publishers are left.
-
-        Raises:
-            BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
         """
-        await _NOTE.call(self._client, [keys.replayed(self._feed)], publisher, int(alone))
+        await _ADD_PUBLISHER.call(self._client, [keys.replayed(self._feed)], name, int(alone))
 
 
-def _is_of_others(
+def _has_other_ticks(
     fields: Mapping[bytes, bytes], replays: Mapping[bytes, bytes], since_ms: int
 ) -> bool:
     """Whether a stream with this meta hash has ticks of a publisher other than a replay."""
@@ -249,35 +236,37 @@ def _is_of_others(
     )
 
 
+# -- the other end
+
+
 async def steer(client: Redis, feed: str, command: Mapping[str, object]) -> ReplayState:
     """Send a command to a feed's replay and return its new state.
 
     Args:
-        command: the fields of a command (see `tickcast.broker.replays`), without an `id`.
+        command: the fields of a command, without `id`.
 
     Raises:
-        ReplayFailed: there is no replay, it does not answer, or it refuses the command.
-        BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
+        ReplayFailed: no replay answers, or it refuses the command.
     """
     id_ = secrets.token_hex(8)
     with translated_errors():
-        async with _listening(client, keys.replay_replies(feed)) as replies:
-            heard_by = await client.publish(
+        async with _subscribed(client, keys.replay_replies(feed)) as pubsub:
+            receivers = await client.publish(
                 channel_of(client, keys.replay_commands(feed)),
                 msgspec.json.encode({"id": id_, **command}),
             )
-            if not heard_by:
+            if not receivers:
                 raise ReplayFailed(f"no replay plays into the feed {feed}")
             with suppress(TimeoutError):
                 async with asyncio.timeout(REPLY_TIMEOUT_S):
-                    return await _reply(replies, id_)
+                    return await _receive_reply(pubsub, id_)
     raise ReplayFailed(f"the replay of the feed {feed} does not answer")
 
 
-async def _reply(replies: PubSub, id_: str) -> ReplayState:
+async def _receive_reply(pubsub: PubSub, id_: str) -> ReplayState:
     while True:
-        data = await _next(replies)
-        reply = None if data is None else _read_map(data)
+        data = await _next_message(pubsub)
+        reply = None if data is None else _decode_map(data)
         if reply is None or reply.get("id") != id_:
             continue
         if "error" in reply:
@@ -285,15 +274,11 @@ async def _reply(replies: PubSub, id_: str) -> ReplayState:
         try:
             return ReplayState.from_fields(reply)
         except (ValueError, KeyError, TypeError):
-            raise ReplayFailed("the replay gives an answer that makes no sense") from None
+            raise ReplayFailed("the replay's answer is invalid") from None
 
 
 async def read_state(client: Redis, feed: str) -> ReplayState | None:
-    """Return the last announced state of a feed's replay, or None if there is no replay.
-
-    Raises:
-        BrokerUnavailable, BrokerUnsuitable: see `translated_errors`.
-    """
+    """Return the last announced state of a feed's replay, or None without a replay."""
     with translated_errors():
         data: Any = await client.hget(keys.replay(feed), "state")
     return None if data is None else unpack_state(data)
@@ -307,12 +292,12 @@ def pack_state(state: ReplayState) -> bytes:
 def unpack_state(data: bytes) -> ReplayState | None:
     """Decode the output of `pack_state`; return None if it is invalid."""
     try:
-        return ReplayState.from_fields(_read_map(data) or {})
+        return ReplayState.from_fields(_decode_map(data) or {})
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _read_map(data: bytes) -> dict[str, Any] | None:
+def _decode_map(data: bytes) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -320,17 +305,17 @@ def _read_map(data: bytes) -> dict[str, Any] | None:
 
 
 @asynccontextmanager
-async def _listening(client: Redis, channel: str) -> AsyncIterator[PubSub]:
+async def _subscribed(client: Redis, channel: str) -> AsyncIterator[PubSub]:
     """Subscribe to a channel, and wait until Redis has confirmed the subscription."""
-    async with client.pubsub() as heard:
-        await heard.subscribe(channel_of(client, channel))
+    async with client.pubsub() as pubsub:
+        await pubsub.subscribe(channel_of(client, channel))
         async with asyncio.timeout(REPLY_TIMEOUT_S):
-            while await heard.get_message(timeout=_POLL_S) is None:
+            while await pubsub.get_message(timeout=_POLL_S) is None:
                 pass
-        yield heard
+        yield pubsub
 
 
-async def _next(heard: PubSub) -> bytes | None:
+async def _next_message(pubsub: PubSub) -> bytes | None:
     """Return the next message, or None if none arrives for a while."""
-    message = await heard.get_message(ignore_subscribe_messages=True, timeout=_POLL_S)
+    message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=_POLL_S)
     return message["data"] if message is not None else None

@@ -26,87 +26,14 @@ from tickcast.wire.sequence import (
 from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, is_symbol
 from tickcast.wire.times import Time
 
+# Approximate ticks and bytes in a page; decoding more at once would delay the clients.
 PAGE_TICKS: Final = 2_000
-"""Approximate ticks in a page; decoding more at once would delay the clients."""
 PAGE_BYTES: Final = 256 * 1024
-
-_Entry = tuple[bytes, Sequence[bytes]]
-
-logger = logging.getLogger("tickcast.broker")
-
+_PIPELINE_KEYS: Final = 500
+_UNUSED_EPOCH_S: Final = 86_400
 
 _READ: Final = Script.from_file("history.lua", reads_only=True)
 _LOCATE: Final = Script.from_file("locate.lua", reads_only=True)
-
-
-async def read_histories(client: Redis, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:
-    """Return for each stream and number the oldest retained batches that end after the number.
-
-    The first batch may begin at or before the number. Raises like `Script.call`.
-    """
-    replies = await _READ.call_all(
-        client, [(_keys(stream), (after, PAGE_TICKS, PAGE_BYTES)) for stream, after in wanted]
-    )
-    return [_to_history(after, reply) for (_, after), reply in zip(wanted, replies, strict=True)]
-
-
-async def locate(client: Redis, wanted: Sequence[tuple[StreamKey, Time]]) -> list[TimeLocation]:
-    """Return the position of each time in its stream. Raises like `Script.call`."""
-    replies = await _LOCATE.call_all(
-        client, [(_keys(stream), (keys.sortable(time),)) for stream, time in wanted]
-    )
-    return [_to_place(time, reply) for (_, time), reply in zip(wanted, replies, strict=True)]
-
-
-def _keys(stream: StreamKey) -> tuple[str, str]:
-    return keys.meta(stream), keys.history(stream)
-
-
-def _to_history(after: int, reply: Sequence[Any]) -> History:
-    epoch_bytes, seq, complete, entries = reply
-    epoch = epoch_bytes.decode()
-    batches = list(_to_batches(epoch, entries))
-    through = int(seq) if complete else _numbers_of(entries[-1])[0]
-    return History(epoch, int(seq), batches, max(after, through), bool(complete))
-
-
-def _to_batches(epoch: str, entries: Iterable[_Entry]) -> Iterable[Batch]:
-    for entry in entries:
-        last, stored_ms = _numbers_of(entry)
-        try:
-            ticks = unpack(_payload_of(entry))
-        except InvalidTick as error:
-            logger.warning("left out history entry %s: %s", entry[0].decode(), error)
-            continue
-        if ticks:
-            yield Batch(epoch, assign_seqs(ticks, last - len(ticks) + 1), stored_ms * 1000)
-
-
-def _to_place(time: Time, reply: Sequence[Any]) -> TimeLocation:
-    epoch, seq, found, *entries = reply
-    end = int(seq)
-    before, trimmed = end, found == b"TRIMMED"
-    for batch in _to_batches(epoch.decode(), entries):
-        # After trimming, all retained ticks are due; otherwise those from the given time on.
-        due = [tick.seq for tick in batch.ticks if trimmed or tick.time >= time]
-        if due:
-            before = (due[0] or 0) - 1
-    return TimeLocation(epoch.decode(), end, before, trimmed)
-
-
-def _numbers_of(entry: _Entry) -> tuple[int, int]:
-    """Return the last number and the time in ms, which make up an entry's ID."""
-    last, _, stored_ms = entry[0].partition(b"-")
-    return int(last), int(stored_ms)
-
-
-def _payload_of(entry: _Entry) -> bytes:
-    fields = entry[1]
-    return dict(zip(fields[::2], fields[1::2], strict=False)).get(b"b", b"")
-
-
-_PIPELINE_KEYS: Final = 500
-_UNUSED_EPOCH_S: Final = 86_400
 
 # If two publishers ask at once, one wins. The stored epoch may be missing, or lower: a server whose
 # clock is behind may have made it after a loss. SET also removes the expiry.
@@ -127,15 +54,19 @@ end
 """)
 
 
-class StreamHead(NamedTuple):
-    """The current end of a stream; `seq` is 0 without a tick if it was never published.
+# The ID of an entry in a history, and its fields.
+_Entry = tuple[bytes, Sequence[bytes]]
 
-    `published_us` is when the latest tick was published, in microseconds since the Unix epoch.
-    """
+logger = logging.getLogger("tickcast.broker")
+
+
+class StreamHead(NamedTuple):
+    """The current end of a stream; `seq` is 0 without a tick if it was never published."""
 
     epoch: str
     seq: int
     latest: Tick | None
+    # When the latest tick was published, in microseconds since the Unix epoch.
     published_us: int
 
 
@@ -167,9 +98,9 @@ class Store:
 
     async def streams(self, feed: str) -> set[StreamKey]:
         """Return every stream ever published in the feed."""
-        return {key async for key in self.listed(feed)}
+        return {key async for key in self.iter_streams(feed)}
 
-    async def listed(self, feed: str) -> AsyncIterator[StreamKey]:
+    async def iter_streams(self, feed: str) -> AsyncIterator[StreamKey]:
         """Iterate over the same streams, so that the caller can pause if there are many."""
         with translated_errors():
             members = await self._client.smembers(keys.directory(feed))
@@ -199,27 +130,36 @@ class Store:
 
     async def histories(self, wanted: Sequence[tuple[StreamKey, int]]) -> list[History]:
         """Like `history`, for several streams at once, in the given order."""
-        return await read_histories(self._client, wanted)
+        replies = await _READ.call_all(
+            self._client,
+            [(_keys_of(stream), (after, PAGE_TICKS, PAGE_BYTES)) for stream, after in wanted],
+        )
+        return [
+            _to_history(after, reply) for (_, after), reply in zip(wanted, replies, strict=True)
+        ]
 
-    async def read_after(self, stream: StreamKey, run: SequenceTracker) -> list[SequenceEvent]:
-        """Read one page of history for a run that is behind, and return the items to deliver."""
-        after = run.begin_repair()
+    async def read_after(self, stream: StreamKey, tracker: SequenceTracker) -> list[SequenceEvent]:
+        """Read a page of history for a tracker that is behind, and return the events to deliver."""
+        after = tracker.begin_repair()
         history = await self.history(stream, after)
-        if history.epoch != run.epoch and after:
+        if history.epoch != tracker.epoch and after:
             history = await self.history(stream, 0)
-        return run.repair(history)
+        return tracker.repair(history)
 
     async def locate(self, wanted: Sequence[tuple[StreamKey, Time]]) -> list[TimeLocation]:
         """Return the position of a time in each stream, in the given order."""
-        return await locate(self._client, wanted)
+        replies = await _LOCATE.call_all(
+            self._client, [(_keys_of(stream), (keys.sortable(time),)) for stream, time in wanted]
+        )
+        pairs = zip(wanted, replies, strict=True)
+        return [_to_location(time, reply) for (_, time), reply in pairs]
 
     async def restart(self, streams: Sequence[StreamKey], epoch: str) -> None:
         """Restart streams that are in an earlier epoch in this one."""
         for start in range(0, len(streams), _PIPELINE_KEYS):
             part = streams[start : start + _PIPELINE_KEYS]
             await _RESTART_STREAM.call_all(
-                self._client,
-                [((keys.meta(stream), keys.history(stream)), (epoch,)) for stream in part],
+                self._client, [(_keys_of(stream), (epoch,)) for stream in part]
             )
 
 
@@ -249,7 +189,7 @@ def _to_head(fields: Sequence[bytes | None]) -> StreamHead:
         name, last, at_us = epoch.decode(), int(seq), int(published_us or 0)
     except ValueError:
         # Another program has written this. One bad stream must not prevent the others from opening.
-        logger.warning("left out a stream whose numbers make no sense: %.60r %.60r", epoch, seq)
+        logger.warning("left out a stream with invalid numbers: %.60r %.60r", epoch, seq)
         return StreamHead("", 0, None, 0)
     try:
         tick = assign_seqs(unpack(latest), last)[0] if latest else None
@@ -257,3 +197,47 @@ def _to_head(fields: Sequence[bytes | None]) -> StreamHead:
         logger.warning("left out a latest tick: %s", error)
         tick = None
     return StreamHead(name, last, tick, at_us)
+
+
+def _keys_of(stream: StreamKey) -> tuple[str, str]:
+    return keys.meta(stream), keys.history(stream)
+
+
+def _to_history(after: int, reply: Sequence[Any]) -> History:
+    epoch_bytes, seq, complete, entries = reply
+    epoch = epoch_bytes.decode()
+    batches = list(_to_batches(epoch, entries))
+    through = int(seq) if complete else _parse_id(entries[-1])[0]
+    return History(epoch, int(seq), batches, max(after, through), bool(complete))
+
+
+def _to_batches(epoch: str, entries: Iterable[_Entry]) -> Iterable[Batch]:
+    for entry in entries:
+        last_seq, stored_ms = _parse_id(entry)
+        fields = entry[1]
+        payload = dict(zip(fields[::2], fields[1::2], strict=False)).get(b"b", b"")
+        try:
+            ticks = unpack(payload)
+        except InvalidTick as error:
+            logger.warning("left out history entry %s: %s", entry[0].decode(), error)
+            continue
+        if ticks:
+            yield Batch(epoch, assign_seqs(ticks, last_seq - len(ticks) + 1), stored_ms * 1000)
+
+
+def _parse_id(entry: _Entry) -> tuple[int, int]:
+    """Return the last number and the time in ms, which make up an entry's ID."""
+    last_seq, _, stored_ms = entry[0].partition(b"-")
+    return int(last_seq), int(stored_ms)
+
+
+def _to_location(time: Time, reply: Sequence[Any]) -> TimeLocation:
+    epoch, seq, found, *entries = reply
+    end = int(seq)
+    before, trimmed = end, found == b"TRIMMED"
+    for batch in _to_batches(epoch.decode(), entries):
+        # After trimming, all retained ticks count; otherwise those from the given time on.
+        wanted = [tick.seq for tick in batch.ticks if trimmed or tick.time >= time]
+        if wanted:
+            before = (wanted[0] or 0) - 1
+    return TimeLocation(epoch.decode(), end, before, trimmed)

@@ -217,9 +217,9 @@ async def test_an_old_repair_does_not_affect_a_reopened_stream(
         read_after = store.read_after
         asked: list[SequenceTracker] = []
 
-        async def read_slowly(stream: StreamKey, run: SequenceTracker) -> list[SequenceEvent]:
-            due = await read_after(stream, run)
-            asked.append(run)
+        async def read_slowly(stream: StreamKey, tracker: SequenceTracker) -> list[SequenceEvent]:
+            due = await read_after(stream, tracker)
+            asked.append(tracker)
             if len(asked) == 1:
                 await gate.wait()
             return due

@@ -120,13 +120,13 @@ async def test_bursts_share_builds_and_do_not_block_the_loop(
     settings: Settings, redis_url: str, many: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: Counter[str] = Counter()
-    real = Store.listed
+    real = Store.iter_streams
 
     def counting(self: Store, feed: str) -> AsyncIterator[StreamKey]:
         built[feed] += 1
         return real(self, feed)
 
-    monkeypatch.setattr(Store, "listed", counting)
+    monkeypatch.setattr(Store, "iter_streams", counting)
     async with running_server(settings, redis_url) as server:
         for path in ("/symbols", "/snapshot?symbols=*"):
             built.clear()

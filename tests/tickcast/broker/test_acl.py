@@ -31,7 +31,7 @@ from tests.tickcast.broker.stores import ES, numbered
 from tickcast.broker import keys
 from tickcast.broker.client import channel_of, check_version
 from tickcast.broker.publisher import FeedPublisher
-from tickcast.broker.replays import ReplayCommand, ReplayControl, read_state, steer
+from tickcast.broker.replays import ControlCommand, ReplayControl, read_state, steer
 from tickcast.broker.store import Store
 from tickcast.broker.subscriber import Subscriber
 from tickcast.commands.store import check_redis
@@ -162,14 +162,14 @@ async def replay_something(client: Redis) -> None:
     """Play, receive a command, and make room for the next replay."""
     state = ReplayState(ReplayMode.PLAYING, T0, 1.0, T0, T0)
 
-    async def carry_out(command: ReplayCommand) -> ReplayState:
+    async def carry_out(command: ControlCommand) -> ReplayState:
         return state
 
     stage = ReplayControl(client, "live")
     await stage.announce(state)
-    assert await stage.origins.others()
-    await stage.origins.note("p:1", alone=True)
-    serving = asyncio.create_task(stage.serve(carry_out))
+    assert await stage.streams.find_others()
+    await stage.streams.add_publisher("p:1", alone=True)
+    serving = asyncio.create_task(stage.serve_commands(carry_out))
     try:
         while True:
             with suppress(ReplayFailed):  # It may not listen yet.
@@ -177,7 +177,7 @@ async def replay_something(client: Redis) -> None:
                 break
     finally:
         await cancel_and_wait([serving])
-    await stage.leave(state)
+    await stage.withdraw(state)
 
 
 async def come_after_many_others(

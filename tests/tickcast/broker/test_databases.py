@@ -20,7 +20,7 @@ from tests.tickcast.broker.stores import ES, OwnStore
 from tickcast.broker import keys
 from tickcast.broker.client import make_client
 from tickcast.broker.publisher import FeedPublisher
-from tickcast.broker.replays import ReplayCommand, ReplayControl, steer
+from tickcast.broker.replays import ControlCommand, ReplayControl, steer
 from tickcast.commands.store import check_redis
 from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
@@ -35,18 +35,18 @@ async def replaying(client: Redis) -> AsyncIterator[list[str]]:
     """A replay into the feed `live`, and the commands that it receives."""
     received: list[str] = []
 
-    async def carry_out(command: ReplayCommand) -> ReplayState:
+    async def carry_out(command: ControlCommand) -> ReplayState:
         received.append(type(command).__name__)
         return STATE
 
     stage = ReplayControl(client, "live")
     await stage.announce(STATE)
-    task = asyncio.create_task(stage.serve(carry_out))
+    task = asyncio.create_task(stage.serve_commands(carry_out))
     try:
         yield received
     finally:
         await cancel_and_wait([task])
-        await stage.leave(STATE)
+        await stage.withdraw(STATE)
 
 
 async def steer_soon(client: Redis) -> None:

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from tests.builders import T0
 from tickcast.broker import keys
 from tickcast.broker.replays import (
-    ReplayCommand,
+    ControlCommand,
     ReplayControl,
     SeekCommand,
     StatusCommand,
@@ -32,17 +32,17 @@ STATE = ReplayState(ReplayMode.PLAYING, T0, 2.5, T0, Time(T0 + 5))
 
 
 @asynccontextmanager
-async def served(redis: Redis, answer: Any) -> AsyncIterator[list[ReplayCommand]]:
+async def served(redis: Redis, answer: Any) -> AsyncIterator[list[ControlCommand]]:
     """A replay that answers every command in the same way, and the commands that it received."""
-    told: list[ReplayCommand] = []
+    told: list[ControlCommand] = []
 
-    async def carry_out(command: ReplayCommand) -> ReplayState:
+    async def carry_out(command: ControlCommand) -> ReplayState:
         told.append(command)
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[no-any-return]
 
-    task = asyncio.create_task(ReplayControl(redis, "live").serve(carry_out))
+    task = asyncio.create_task(ReplayControl(redis, "live").serve_commands(carry_out))
     try:
         async with asyncio.timeout(10):
             while dict(await redis.pubsub_numsub(keys.replay_commands("live"))) == {
@@ -72,11 +72,11 @@ async def test_one_replay_at_a_time(redis: Redis) -> None:
     with pytest.raises(ReplayFailed, match="another replay plays into the feed live"):
         await second.announce(STATE)
     await ReplayControl(redis, "other").announce(STATE)
-    await second.leave(STATE)
+    await second.withdraw(STATE)
     state = await read_state(redis, "live")
     assert state is not None
     assert state.mode is ReplayMode.PAUSED
-    await first.leave(STATE)
+    await first.withdraw(STATE)
     assert await read_state(redis, "live") is None
     await second.announce(STATE)
 
@@ -91,7 +91,7 @@ async def test_states_are_published(redis: Redis) -> None:
         await heard.subscribe(keys.replay_states("live"))
         stage = ReplayControl(redis, "live")
         await stage.announce(STATE)
-        await stage.leave(STATE._replace(mode=ReplayMode.ENDED))
+        await stage.withdraw(STATE._replace(mode=ReplayMode.ENDED))
         found: list[ReplayState | None] = []
         async with asyncio.timeout(10):
             while len(found) < 2:
@@ -111,7 +111,7 @@ async def test_a_refusal_is_told(redis: Redis) -> None:
     async with served(redis, ReplayFailed("not like this")) as told:
         with pytest.raises(ReplayFailed, match="not like this"):
             await steer(redis, "live", {"do": "pause"})
-        with pytest.raises(ReplayFailed, match="no command: "):
+        with pytest.raises(ReplayFailed, match="invalid command: "):
             await steer(redis, "live", {"do": "explode"})
         await redis.publish(keys.replay_commands("live"), b"\xff" * 2000)
         with pytest.raises(ReplayFailed, match="not like this"):

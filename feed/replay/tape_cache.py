@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -107,8 +108,9 @@ class TapeCache:
     def __init__(self, library: TapeLibrary, cache_bytes: int = CACHE_BYTES) -> None:
         self._library = library
         self._cache_bytes = cache_bytes
-        self._tapes: OrderedDict[str, tuple[_Signature, Tape]] = OrderedDict()
-        self._listings: dict[str, tuple[_Signature, TapeListing]] = {}
+        # The signature of its file is part of the key, so a tape is reopened if it has changed.
+        self._open = lru_cache(_TAPES_MAX)(self._open_signed)
+        self._listing = lru_cache(LISTED_MAX)(self._listing_of)
         self._frames: OrderedDict[tuple[Tape, int], list[CachedTick]] = OrderedDict()
         # Approximate memory of the frames.
         self.size_bytes = 0
@@ -120,28 +122,29 @@ class TapeCache:
             TapeNotFound: there is no tape with this name.
             InvalidTape: the tape can't be read.
         """
-        signature = _signature(self._library.path_of(id_))
-        known = self._tapes.pop(id_, None)
-        tape = known[1] if known and known[0] == signature else self._library.open(id_)
-        self._tapes[id_] = (signature, tape)
-        if len(self._tapes) > _TAPES_MAX:
-            self._tapes.popitem(last=False)
-        return tape
+        return self._open(id_, _signature(self._library.path_of(id_)))
+
+    def _open_signed(self, id_: str, signature: _Signature) -> Tape:
+        return self._library.open(id_)
 
     def list_tapes(self) -> list[TapeListing]:
         """List the finished tapes by name, leaving out those that can't be read."""
-        known, self._listings = self._listings, {}
+        listings: list[TapeListing] = []
         for id_ in self._library.list()[:LISTED_MAX]:
             with suppress(TapeNotFound, InvalidTape, OSError):
                 path = self._library.path_of(id_)
-                if not manifest_path(path).exists():
-                    continue  # Still being written: listing it would mean reading the whole tape.
-                signature = _signature(path)
-                entry = known.get(id_)
-                if entry is None or entry[0] != signature:
-                    entry = (signature, _listing_of(self._library.open(id_)))
-                self._listings[id_] = entry
-        return [listing for _, listing in self._listings.values()]
+                # Listing a tape that is still being written would mean reading all of it.
+                if manifest_path(path).exists():
+                    listings.append(self._listing(id_, _signature(path)))
+        return listings
+
+    def _listing_of(self, id_: str, signature: _Signature) -> TapeListing:
+        # Not `_open`: only a few manifests stay in memory.
+        tape = self._library.open(id_)
+        manifest = tape.manifest
+        streams = ((each.channel, each.symbol) for each in manifest.streams if each.ticks)
+        listed = tuple(islice(streams, STREAMS_LISTED_MAX))
+        return TapeListing(id_, manifest.feed, manifest.ticks, tape.first, tape.last, listed)
 
     def read_frame(self, tape: Tape, frame: FrameEntry) -> list[CachedTick]:
         """The ticks of a frame.
@@ -165,13 +168,6 @@ class TapeCache:
         """Drop all frames."""
         self._frames.clear()
         self.size_bytes = 0
-
-
-def _listing_of(tape: Tape) -> TapeListing:
-    manifest = tape.manifest
-    streams = ((each.channel, each.symbol) for each in manifest.streams if each.ticks)
-    listed = tuple(islice(streams, STREAMS_LISTED_MAX))
-    return TapeListing(tape.id, manifest.feed, manifest.ticks, tape.first, tape.last, listed)
 
 
 def _signature(path: Path) -> _Signature:

@@ -8,7 +8,7 @@ const COLUMNS = ["time", "open", "high", "low", "close", "volume", "mid"];
 
 /** Rows in ascending order of time. A row without a trade has an open of NaN. */
 export class Candles {
-  /** The first second that has changed since the last `taken`; Infinity if nothing has. */
+  /** The first second that has changed since the last `markDrawn`; Infinity if nothing has. */
   changedFrom = Infinity;
   size = 0;
   #capacity;
@@ -41,7 +41,7 @@ export class Candles {
   }
 
   /** @param {number} ms time of the trade or quote, milliseconds since 1970 */
-  trade(ms, price, size) {
+  addTrade(ms, price, size) {
     const { open, high, low, close, volume } = this.#rows;
     const at = this.#rowAt(Math.floor(ms / 1000));
     if (at < 0) return;
@@ -57,13 +57,13 @@ export class Candles {
   }
 
   /** @param {number} mid the midpoint between bid and ask */
-  quote(ms, mid) {
+  addQuote(ms, mid) {
     const at = this.#rowAt(Math.floor(ms / 1000));
     if (at >= 0) this.#rows.mid[at] = mid;
   }
 
-  /** Note that all changes were drawn. */
-  taken() {
+  /** Mark all changes as drawn. */
+  markDrawn() {
     this.changedFrom = Infinity;
   }
 
@@ -72,11 +72,11 @@ export class Candles {
    *
    * @param {number} step seconds of a candle
    * @param {number} [from] seconds since 1970; the candle that contains it is included whole
-   * @param {number} [most] return only the last candles, up to this number
+   * @param {number} [limit] return only the last candles, up to this number
    * @returns {{time: number, open: number, high: number, low: number, close: number,
    *   volume: number, mid: number}[]}
    */
-  rollUp(step, from = -Infinity, most = Infinity) {
+  rollUp(step, from = -Infinity, limit = Infinity) {
     const { time, open, high, low, close, volume, mid } = this.#rows;
     const first = Math.floor(from / step) * step;
     const found = [];
@@ -85,7 +85,7 @@ export class Candles {
     for (let at = this.size - 1; at >= 0 && time[at] >= first; at--) {
       const start = Math.floor(time[at] / step) * step;
       if (candle?.time !== start) {
-        if (found.length === most) break;
+        if (found.length === limit) break;
         candle = { time: start, open: NaN, high: -Infinity, low: Infinity, close: NaN, volume: 0, mid: NaN };
         found.push(candle);
       }
@@ -113,14 +113,14 @@ export class Candles {
   /** The number of rows that are not later than a second; nearly always all of them. */
   #after(second) {
     const { time } = this.#rows;
-    let [least, most] = [0, this.size];
-    if (most === 0 || time[most - 1] <= second) return most;
-    while (least < most) {
-      const middle = (least + most) >>> 1;
-      if (time[middle] <= second) least = middle + 1;
-      else most = middle;
+    let [low, high] = [0, this.size];
+    if (high === 0 || time[high - 1] <= second) return high;
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if (time[middle] <= second) low = middle + 1;
+      else high = middle;
     }
-    return least;
+    return low;
   }
 
   #insert(at, second) {

@@ -11,7 +11,7 @@ import * as format from "./format.js";
 
 const CANDLES_MAX = 2_000;
 /** The library keeps all data it receives; at this many candles, we set the most recent ones anew. */
-const CANDLES_HELD_MAX = 3_000;
+const CANDLES_KEPT_MAX = 3_000;
 /** At most this many candles are updated one by one. */
 const LATE_MAX = 10;
 const VOLUME = "volume";
@@ -24,9 +24,8 @@ export class Chart {
   #legend;
   #step = 1;
   #decimals = NaN;
-  #held = [];
+  #rows = [];
   #colours = {};
-  #withQuotes = true;
   /** The candle under the mouse; undefined if the mouse is elsewhere. */
   #pointedAt = undefined;
 
@@ -61,7 +60,7 @@ export class Chart {
     this.#candles = this.#chart.addSeries(CandlestickSeries, { borderVisible: false });
     this.#chart.subscribeCrosshairMove(({ time }) => {
       this.#pointedAt = time;
-      this.#tell();
+      this.#updateLegend();
     });
     this.recolour();
   }
@@ -86,12 +85,11 @@ export class Chart {
     });
     this.#candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
     this.#quotes.applyOptions({ color: colour("quote-line") });
-    this.#held = [];
+    this.#rows = [];
   }
 
   /** @param {boolean} shown whether to show the line of quotes */
   showQuotes(shown) {
-    this.#withQuotes = shown;
     this.#quotes.applyOptions({ visible: shown });
   }
 
@@ -103,14 +101,14 @@ export class Chart {
   /** @param {number} step length of a candle in seconds */
   setStep(step) {
     this.#step = step;
-    this.#held = [];
+    this.#rows = [];
     this.#chart.applyOptions({ timeScale: { secondsVisible: step < 60 } });
     this.#chart.timeScale().resetTimeScale();
   }
 
   /** Start over, with another symbol or with other trades. */
   restart() {
-    this.#held = [];
+    this.#rows = [];
     this.#chart.timeScale().resetTimeScale();
   }
 
@@ -122,19 +120,19 @@ export class Chart {
   /** Draw what has changed, and do nothing if nothing has. Returns whether there is a candle. */
   draw(candles, decimals) {
     if (decimals !== this.#decimals) this.#fit(decimals);
-    const last = this.#held.at(-1);
-    if (last && candles.changedFrom === Infinity) return this.#held.some(isTraded);
+    const last = this.#rows.at(-1);
+    if (last && candles.changedFrom === Infinity) return this.#rows.some(isTraded);
     const changed = last ? candles.rollUp(this.#step, candles.changedFrom) : [];
-    const fresh = !last || this.#held.length > CANDLES_HELD_MAX || !this.#canDrawOn(changed, last);
+    const fresh = !last || this.#rows.length > CANDLES_KEPT_MAX || !this.#canUpdate(changed, last);
     if (fresh) this.#drawAll(candles.rollUp(this.#step, -Infinity, CANDLES_MAX));
-    else this.#drawOn(changed, last.time);
-    candles.taken();
-    this.#tell();
-    return this.#held.some(isTraded);
+    else this.#drawChanges(changed, last.time);
+    candles.markDrawn();
+    this.#updateLegend();
+    return this.#rows.some(isTraded);
   }
 
   #drawAll(rows) {
-    this.#held = rows;
+    this.#rows = rows;
     const traded = rows.filter(isTraded);
     this.#volume.setData(traded.map(this.#bar));
     this.#quotes.setData(rows.filter(isQuoted).map(point));
@@ -142,21 +140,21 @@ export class Chart {
   }
 
   /** Whether all changes are at the end, or in a few candles that are already drawn. */
-  #canDrawOn(rows, last) {
+  #canUpdate(rows, last) {
     return (
       rows.length < LATE_MAX &&
       rows.every((row) => {
         if (row.time >= last.time) return true;
-        const held = this.#held[this.#placeOf(row.time)];
-        return held && isTraded(held) === isTraded(row) && isQuoted(held) === isQuoted(row);
+        const drawn = this.#rows[this.#indexOf(row.time)];
+        return drawn && isTraded(drawn) === isTraded(row) && isQuoted(drawn) === isQuoted(row);
       })
     );
   }
 
-  #drawOn(rows, lastTime) {
+  #drawChanges(rows, lastTime) {
     for (const row of rows) {
-      const at = this.#placeOf(row.time);
-      this.#held[at < 0 ? this.#held.length : at] = row;
+      const at = this.#indexOf(row.time);
+      this.#rows[at < 0 ? this.#rows.length : at] = row;
       const late = row.time < lastTime;
       if (isQuoted(row)) this.#quotes.update(point(row), late);
       if (!isTraded(row)) continue;
@@ -165,8 +163,8 @@ export class Chart {
     }
   }
 
-  #placeOf(time) {
-    return this.#held.findLastIndex((each) => each.time === time);
+  #indexOf(time) {
+    return this.#rows.findLastIndex((each) => each.time === time);
   }
 
   #bar = ({ time, open, close, volume }) => {
@@ -182,11 +180,11 @@ export class Chart {
     for (const series of [this.#candles, this.#quotes]) series.applyOptions({ priceFormat });
   }
 
-  #tell() {
+  #updateLegend() {
     const row =
       this.#pointedAt === undefined
-        ? this.#held.findLast(isTraded)
-        : this.#held.find((each) => each.time === this.#pointedAt);
+        ? this.#rows.findLast(isTraded)
+        : this.#rows.find((each) => each.time === this.#pointedAt);
     if (!row || !isTraded(row)) {
       this.#legend.textContent = "";
       return;

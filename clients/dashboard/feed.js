@@ -12,8 +12,8 @@
  * @typedef {object} Handlers
  * @property {(tick: object) => void} [onTick] called with each trade, quote and bar, as on the wire,
  *   with times as text in both encodings
- * @property {(gap: import("./feed/book.js").Gap) => void} [onGap] called with ticks that will not
- *   come, at their place among the others
+ * @property {(gap: import("./feed/accounts.js").Gap) => void} [onGap] called with ticks that will not
+ *   arrive, in order with the ticks
  * @property {(notice: object) => void} [onNotice] called with every other message of the server
  * @property {(state: State) => void} [onState] called whenever the state of the connection changes
  *
@@ -25,15 +25,20 @@
  *   401, 402, 4001 and 4002 mean that credentials are needed, or other ones
  */
 
-import { Backoff, Pace } from "./feed/backoff.js";
-import { CHECK_EVERY_MS, Pulse } from "./feed/pulse.js";
-import { Requests } from "./feed/requests.js";
+import {
+  CHECK_EVERY_MS,
+  LivenessCheck,
+  PendingRequests,
+  RateLimitDelays,
+  ReconnectDelays,
+} from "./feed/connection.js";
 import { ClientState, Refused } from "./feed/state.js";
 import { sizeOf, subprotocolOf } from "./feed/wire.js";
 
 export { Refused };
 
-const NOT_CLOSED_BY_US = 1006;
+/** What browsers report for a connection that was cut. */
+const CUT = 1006;
 const NOT_AUTHENTICATED = 401;
 const ALREADY_AUTHENTICATED = 403;
 
@@ -61,22 +66,23 @@ export class Stream {
   #configure;
   #token;
   #state;
-  #backoff = new Backoff();
+  #delays = new ReconnectDelays();
   #socket = null;
-  #told = "";
+  /** What `onState` was last called with, as text. */
+  #reported = "";
   #ended = false;
-  /** When all subscriptions were first restored on this connection, and when that ended. */
-  #heldAt = 0;
+  /** When all subscriptions were in place on this connection, or 0; and when that ended, or 0. */
+  #connectedAt = 0;
   #lostAt = 0;
-  #pulse = new Pulse();
+  #liveness = new LivenessCheck();
   #timer = 0;
-  #watch = 0;
-  #requests = new Requests();
-  #comingBack = [];
-  /** When to repeat the first of them, if the server refused it for coming too soon. */
-  #pace = new Pace();
+  #livenessTimer = 0;
+  #requests = new PendingRequests();
+  /** The messages left to send that restore the subscriptions. */
+  #restoring = [];
+  #rateLimit = new RateLimitDelays();
   /** The id of our credentials message, until it is answered. */
-  #authAsked = 0;
+  #authRequest = 0;
 
   constructor(url, handlers, { encoding = "json", configure = [], token = "" } = {}) {
     this.#url = url;
@@ -84,23 +90,23 @@ export class Stream {
     this.#configure = configure;
     this.#token = token;
     this.#state = new ClientState(encoding);
-    this.#watch = setInterval(() => this.#checkPulse(), CHECK_EVERY_MS);
-    globalThis.addEventListener?.("online", this.#tryNow);
-    globalThis.document?.addEventListener("visibilitychange", this.#tryNow);
-    this.#dial();
+    this.#livenessTimer = setInterval(() => this.#checkLiveness(), CHECK_EVERY_MS);
+    globalThis.addEventListener?.("online", this.#reconnectNow);
+    globalThis.document?.addEventListener("visibilitychange", this.#reconnectNow);
+    this.#open();
   }
 
   /**
    * Add subscriptions that persist: they are requested again after every lost connection.
    *
    * @param {Record<string, string[]>} channels symbols by channel: `{trades: ["AAPL"], quotes: ["*"]}`
-   * @param {{snapshot?: boolean} & import("./feed/comeback.js").Wish} [options] `snapshot`,
+   * @param {{snapshot?: boolean} & import("./feed/resume.js").RequestedOptions} [options] `snapshot`,
    *   `start`, `conflate_ms` and `slow` of the protocol; and `resume_ms`: after a longer interruption,
    *   the server sends the latest tick of each stream instead of all that were missed
    * @returns {Promise<object>} the server's reply; rejected with `Refused`
    */
-  subscribe(channels, { snapshot, ...wish } = {}) {
-    return this.#request(() => this.#state.subscribe(channels, wish, { snapshot }));
+  subscribe(channels, { snapshot, ...options } = {}) {
+    return this.#request(() => this.#state.subscribe(channels, options, { snapshot }));
   }
 
   /** Remove subscriptions; returns what `subscribe` does. */
@@ -110,31 +116,30 @@ export class Stream {
 
   /** Ask the server for its clock: `{T: "pong", t}`. */
   ping() {
-    return this.#request(() => this.#state.ask({ action: "ping" }));
+    return this.#request(() => this.#state.request({ action: "ping" }));
   }
 
   /**
-   * Send a message without an `id`, such as `{action: "replay.pause"}`; the server's answer goes to
-   * `onNotice`.
+   * Send a message without an `id`, such as `{action: "replay.pause"}`; the reply goes to `onNotice`.
    *
    * @param {object} message
    * @returns {boolean} whether it was sent; it is not sent while there is no connection
    */
-  say(message) {
-    if (this.#heldAt) this.#send({ message });
-    return this.#heldAt > 0;
+  send(message) {
+    if (this.#connectedAt) this.#send({ message });
+    return this.#connectedAt > 0;
   }
 
   /** The accounts of all ticks: sums of `delivered`, `merged`, `skipped`, `gapped`, … */
   totals() {
-    return this.#state.books.totals();
+    return this.#state.accounts.totals();
   }
 
   /** Connect now, without waiting for the next attempt. */
   retry() {
     if (this.#ended || this.#socket) return;
     clearTimeout(this.#timer);
-    this.#dial();
+    this.#open();
   }
 
   /**
@@ -143,12 +148,12 @@ export class Stream {
    * @returns {{epoch: string, seq: number|null}} an empty epoch and null if the position is unknown
    */
   position(channel, symbol) {
-    return this.#state.books.position(channel, symbol);
+    return this.#state.accounts.position(channel, symbol);
   }
 
   /** Milliseconds since the server last sent anything on this connection. */
   get silentMs() {
-    return this.#heldAt ? performance.now() - this.#pulse.heardAt : 0;
+    return this.#connectedAt ? performance.now() - this.#liveness.receivedAt : 0;
   }
 
   get encoding() {
@@ -160,120 +165,120 @@ export class Stream {
     if (encoding === this.#state.encoding) return;
     this.#state.encoding = encoding;
     if (this.#ended) return;
-    this.#leave();
-    this.#dial();
+    this.#dropSocket();
+    this.#open();
   }
 
   /** Close the connection permanently. */
   close() {
     this.#end("", 0);
-    this.#leave();
+    this.#dropSocket();
   }
 
   // -- one socket after the other
 
-  #dial() {
-    this.#tell(this.#lostAt ? "reconnecting" : "connecting");
+  #open() {
+    this.#report(this.#lostAt ? "reconnecting" : "connecting");
     const socket = new WebSocket(this.#url, subprotocolOf(this.#state.encoding));
     socket.binaryType = "arraybuffer";
     this.#socket = socket;
-    this.#pulse.begin(performance.now());
+    this.#liveness.begin(performance.now());
     // A discarded socket may still deliver messages; only the current one counts.
-    socket.onopen = () => socket === this.#socket && this.#greet();
+    socket.onopen = () => socket === this.#socket && this.#onOpen();
     socket.onmessage = ({ data }) => socket === this.#socket && this.#receive(data);
-    socket.onclose = ({ code, reason }) => socket === this.#socket && this.#cut(code, reason);
+    socket.onclose = ({ code, reason }) => socket === this.#socket && this.#onClose(code, reason);
   }
 
-  #greet() {
-    this.#pulse.hear(performance.now());
-    this.#state.connected(this.#socket.protocol);
+  #onOpen() {
+    this.#liveness.recordMessage(performance.now());
+    this.#state.beginConnection(this.#socket.protocol);
     if (!this.#token) {
-      this.#introduce();
+      this.#configureAndRestore();
       return;
     }
     // Until the server has checked the credentials, it refuses everything else.
-    const question = this.#state.ask({ action: "auth", token: this.#token });
-    this.#authAsked = question.id;
-    this.#send(question);
+    const request = this.#state.request({ action: "auth", token: this.#token });
+    this.#authRequest = request.id;
+    this.#send(request);
   }
 
-  #introduce() {
-    for (const keys of this.#configure) this.#send(this.#state.ask({ action: "configure", ...keys }));
-    const awayMs = this.#lostAt ? this.#pulse.heardAt - this.#lostAt : 0;
-    this.#comingBack = this.#lostAt ? this.#state.subscribeAgain(awayMs) : [];
-    this.#pace.granted();
-    this.#goOn();
+  #configureAndRestore() {
+    for (const keys of this.#configure) this.#send(this.#state.request({ action: "configure", ...keys }));
+    const cutMs = this.#lostAt ? this.#liveness.receivedAt - this.#lostAt : 0;
+    this.#restoring = this.#lostAt ? this.#state.restore(cutMs) : [];
+    this.#rateLimit.reset();
+    this.#restoreNext();
   }
 
   /** Send the next message that restores the subscriptions; after the last one, all waiting requests. */
-  #goOn() {
-    const next = this.#comingBack[0];
+  #restoreNext() {
+    const next = this.#restoring[0];
     if (next) {
       this.#send(next);
       return;
     }
     if (this.#lostAt) this.reconnects += 1;
     this.#lostAt = 0;
-    this.#heldAt = performance.now();
-    this.#tell("connected");
-    for (const request of this.#requests.takeUnasked()) this.#ask(request);
+    this.#connectedAt = performance.now();
+    this.#report("connected");
+    for (const request of this.#requests.takeUnsent()) this.#sendRequest(request);
   }
 
-  #cut(code, reason) {
+  #onClose(code, reason) {
     const now = performance.now();
-    const lasted = this.#heldAt ? now - this.#heldAt : 0;
-    this.#leave();
-    const delay = this.#backoff.afterClose(code, lasted, this.#state.retryMs);
+    const lasted = this.#connectedAt ? now - this.#connectedAt : 0;
+    this.#dropSocket();
+    const delay = this.#delays.afterClose(code, lasted, this.#state.retryMs);
     if (delay === null) {
       this.#end(`${code} ${reason}`.trim(), code);
       return;
     }
-    this.#tell(this.#lostAt ? "reconnecting" : "connecting", reason);
-    this.#timer = setTimeout(() => this.#dial(), delay);
+    this.#report(this.#lostAt ? "reconnecting" : "connecting", reason);
+    this.#timer = setTimeout(() => this.#open(), delay);
   }
 
   /** Discard the socket; unanswered requests are sent again on the next one. */
-  #leave() {
-    if (this.#heldAt) this.#lostAt ||= performance.now();
-    this.#heldAt = 0;
+  #dropSocket() {
+    if (this.#connectedAt) this.#lostAt ||= performance.now();
+    this.#connectedAt = 0;
     clearTimeout(this.#timer);
     this.#socket?.close(1000);
     this.#socket = null;
-    this.#requests.cut();
-    this.#comingBack = [];
-    this.#authAsked = 0;
+    this.#requests.resetSent();
+    this.#restoring = [];
+    this.#authRequest = 0;
   }
 
   #end(reason, code) {
     this.#ended = true;
     clearTimeout(this.#timer);
-    clearInterval(this.#watch);
-    globalThis.removeEventListener?.("online", this.#tryNow);
-    globalThis.document?.removeEventListener("visibilitychange", this.#tryNow);
-    this.#tell("closed", reason, code);
+    clearInterval(this.#livenessTimer);
+    globalThis.removeEventListener?.("online", this.#reconnectNow);
+    globalThis.document?.removeEventListener("visibilitychange", this.#reconnectNow);
+    this.#report("closed", reason, code);
     this.#requests.end(new Error(`the stream has ended ${reason}`.trim()));
   }
 
   /** The network is back, or the page is visible again: reconnect without further delay. */
-  #tryNow = () => {
+  #reconnectNow = () => {
     if (globalThis.document?.hidden || this.#ended) return;
-    if (this.#socket) this.#checkPulse();
+    if (this.#socket) this.#checkLiveness();
     else this.retry();
   };
 
   /** A browser gets no notice when a peer vanishes, so ping it from time to time. */
-  #checkPulse() {
+  #checkLiveness() {
     const isOpen = this.#isOpen();
-    const verdict = this.#pulse.check(performance.now(), isOpen);
+    const verdict = this.#liveness.check(performance.now(), isOpen);
     if (!this.#socket) return;
-    if (verdict === "dead") this.#cut(NOT_CLOSED_BY_US, isOpen ? "the server is silent" : "no answer");
-    else if (verdict === "ask") this.#sendPing();
+    if (verdict === "dead") this.#onClose(CUT, isOpen ? "the server is silent" : "no answer");
+    else if (verdict === "ping") this.#sendPing();
   }
 
   #sendPing() {
     // While the server checks our credentials, it would refuse anything else; its answer is sign enough.
-    if (this.#authAsked) return;
-    this.#send(this.#state.ask({ action: "ping" }));
+    if (this.#authRequest) return;
+    this.#send(this.#state.request({ action: "ping" }));
   }
 
   #isOpen() {
@@ -290,23 +295,23 @@ export class Stream {
     if (this.#ended) return Promise.reject(new Error("the stream has ended"));
     return new Promise((resolve, reject) => {
       const request = { build, resolve, reject };
-      if (this.#heldAt) this.#ask(request);
-      else this.#requests.askLater(request);
+      if (this.#connectedAt) this.#sendRequest(request);
+      else this.#requests.postpone(request);
     });
   }
 
-  #ask(request) {
-    const question = request.build();
-    this.#requests.asked(question.id, request);
-    this.#send(question);
+  #sendRequest(request) {
+    const built = request.build();
+    this.#requests.addSent(built.id, request);
+    this.#send(built);
   }
 
   #receive(data) {
-    this.#pulse.hear(performance.now());
+    this.#liveness.recordMessage(performance.now());
     this.received.frames += 1;
     this.received.bytes += sizeOf(data);
-    const { seen, notices } = this.#state.receive(data);
-    for (const item of seen) {
+    const { items, notices } = this.#state.receiveFrame(data);
+    for (const item of items) {
       if (item.T === "gap") {
         this.#handlers.onGap?.(item);
       } else {
@@ -314,75 +319,75 @@ export class Stream {
         this.#handlers.onTick?.(item);
       }
     }
-    for (const notice of notices) this.#take(notice);
-    const question = this.#heldAt ? this.#state.askEpoch() : null;
-    if (question) this.#send(question);
+    for (const notice of notices) this.#processNotice(notice);
+    const request = this.#connectedAt ? this.#state.requestEpoch() : null;
+    if (request) this.#send(request);
   }
 
-  #take(notice) {
+  #processNotice(notice) {
     this.#handlers.onNotice?.(notice);
     if (notice.T === "error" && notice.code === NOT_AUTHENTICATED) {
-      this.#leave();
+      this.#dropSocket();
       this.#end(`${notice.code} ${notice.msg}`, notice.code);
       return;
     }
-    if (this.#authAsked && this.#answersAuth(notice)) {
-      this.#authAsked = 0;
-      this.#introduce();
+    if (this.#authRequest && this.#acceptsAuth(notice)) {
+      this.#authRequest = 0;
+      this.#configureAndRestore();
       return;
     }
-    if (this.#comingBack.length && notice.id === this.#comingBack[0].id) {
-      this.#takeBack(notice);
+    if (this.#restoring.length && notice.id === this.#restoring[0].id) {
+      this.#processRestoreReply(notice);
       return;
     }
-    const request = this.#requests.answered(notice.id);
+    const request = this.#requests.takeAnswered(notice.id);
     if (!request) return;
     if (notice.T !== "error") request.resolve(notice);
     else this.#refuse(request, new Refused(notice));
   }
 
   /** Whether the server has accepted our credentials. If it has not, it closes the connection. */
-  #answersAuth({ T, id, msg, code }) {
-    if (T === "success") return id === this.#authAsked || msg === "authenticated";
+  #acceptsAuth({ T, id, msg, code }) {
+    if (T === "success") return id === this.#authRequest || msg === "authenticated";
     return T === "error" && code === ALREADY_AUTHENTICATED;
   }
 
   /** Handle an answer to a message that restores the subscriptions. */
-  #takeBack(notice) {
+  #processRestoreReply(notice) {
     if (notice.T !== "error") {
-      this.#comingBack.shift();
-      this.#pace.granted();
-      this.#goOn();
+      this.#restoring.shift();
+      this.#rateLimit.reset();
+      this.#restoreNext();
       return;
     }
-    const delay = this.#pace.afterRefusal(notice.code);
+    const delay = this.#rateLimit.afterRefusal(notice.code);
     if (delay !== null) {
-      this.#timer = setTimeout(() => this.#goOn(), delay);
+      this.#timer = setTimeout(() => this.#restoreNext(), delay);
       return;
     }
     const refused = new Refused(notice);
-    if (refused.isPassing) {
-      this.#cut(NOT_CLOSED_BY_US, refused.message);
+    if (refused.isTemporary) {
+      this.#onClose(CUT, refused.message);
     } else {
-      this.#leave();
+      this.#dropSocket();
       this.#end(refused.message, refused.code);
     }
   }
 
   #refuse(request, refused) {
-    if (!refused.isPassing) {
+    if (!refused.isTemporary) {
       request.reject(refused);
       return;
     }
-    const again = () => (this.#heldAt ? this.#ask(request) : this.#requests.askLater(request));
-    setTimeout(() => !this.#ended && again(), this.#backoff.afterFailure());
+    const again = () => (this.#connectedAt ? this.#sendRequest(request) : this.#requests.postpone(request));
+    setTimeout(() => !this.#ended && again(), this.#delays.afterFailure());
   }
 
-  #tell(name, reason = "", code = 0) {
-    const told = `${name} ${reason}`;
+  #report(name, reason = "", code = 0) {
+    const text = `${name} ${reason}`;
     // While attempts follow one another, the last known reason stays.
-    if (told === this.#told || (!reason && this.#told.startsWith(`${name} `))) return;
-    this.#told = told;
+    if (text === this.#reported || (!reason && this.#reported.startsWith(`${name} `))) return;
+    this.#reported = text;
     this.#handlers.onState?.({ name, reason, code });
   }
 }

@@ -7,12 +7,12 @@ const DECIMALS_MAX = 20;
 
 const formats = new Map();
 
-function withDecimals(least, most) {
-  const key = least * 32 + most;
+function withDecimals(min, max) {
+  const key = min * 32 + max;
   let format = formats.get(key);
   if (!format) {
     // Building a formatter is expensive, using it is not.
-    format = new Intl.NumberFormat("en", { minimumFractionDigits: least, maximumFractionDigits: most });
+    format = new Intl.NumberFormat("en", { minimumFractionDigits: min, maximumFractionDigits: max });
     formats.set(key, format);
   }
   return format;

@@ -1,9 +1,11 @@
-/** What this page knows of the market. All its data is bounded, and nothing here draws. */
+/** What this page knows of the market: the latest trade and quote of each symbol, rates and trends. All bounded. */
 
 import { decimalsOf } from "./format.js";
-import { Rate, Trend } from "./rates.js";
 
 const SYMBOLS_MAX = 5_000;
+const RATE_SECONDS = 5;
+export const TREND_POINTS = 120;
+const TREND_STEP_MS = 500;
 /** The relative precision of a price that may be lost on display. */
 const PRICE_TOLERANCE = 1e-11;
 /** A tick that was published this long before the server sent it is history. */
@@ -13,6 +15,64 @@ const RESTART_MS = 1_000;
 
 /** Whether a tick is from the past: a snapshot, or sent again after a reconnect. */
 export const isHistory = ({ snap, tr, tw }) => snap === true || tw - tr > HISTORY_US;
+
+/** Events a second over the last few whole seconds. */
+export class Rate {
+  #counts = new Float64Array(RATE_SECONDS + 1);
+  #second = 0;
+  #since = -1;
+
+  add(now, count = 1) {
+    this.#advance(now);
+    if (this.#since < 0) this.#since = now;
+    this.#counts[this.#second % this.#counts.length] += count;
+  }
+
+  read(now) {
+    this.#advance(now);
+    if (this.#since < 0) return 0;
+    const current = this.#second % this.#counts.length;
+    const total = this.#counts.reduce((sum, count, at) => (at === current ? sum : sum + count), 0);
+    const seconds = this.#second - Math.floor(this.#since / 1000);
+    return total / Math.max(1, Math.min(seconds, RATE_SECONDS));
+  }
+
+  #advance(now) {
+    const second = Math.floor(now / 1000);
+    const from = Math.max(this.#second + 1, second - RATE_SECONDS);
+    for (let at = from; at <= second; at++) this.#counts[at % this.#counts.length] = 0;
+    this.#second = second;
+  }
+}
+
+/** One price each half second for a minute; unknown prices leave a hole (NaN). */
+export class Trend {
+  #points = new Float64Array(TREND_POINTS).fill(NaN);
+  #slot = 0;
+  #price = NaN;
+
+  set(price, now) {
+    this.advance(now, true);
+    this.#price = price;
+    this.#points[this.#slot % TREND_POINTS] = price;
+  }
+
+  /** @param {boolean} known whether the price is known to be unchanged since the last call */
+  advance(now, known) {
+    const slot = Math.floor(now / TREND_STEP_MS);
+    const fill = known ? this.#price : NaN;
+    const from = Math.max(this.#slot + 1, slot - TREND_POINTS + 1);
+    for (let at = from; at <= slot; at++) this.#points[at % TREND_POINTS] = fill;
+    this.#slot = slot;
+  }
+
+  /** The prices, oldest first. */
+  *[Symbol.iterator]() {
+    for (let at = 1; at <= TREND_POINTS; at++) {
+      yield this.#points[(this.#slot + at) % TREND_POINTS];
+    }
+  }
+}
 
 /** One symbol: its latest trade and quote, and its changes since the page was opened. */
 class Instrument {
@@ -54,7 +114,7 @@ class Instrument {
     return this.bid > 0 && this.ask > 0 ? (this.bid + this.ask) / 2 : undefined;
   }
 
-  trade(tick, now) {
+  addTrade(tick, now) {
     this.forgetChannel("trades", Infinity);
     this.last = tick.p;
     this.#firstTrade ??= tick.p;
@@ -65,7 +125,7 @@ class Instrument {
     if (tick.cf) this.incomplete = true;
   }
 
-  quote(tick, now) {
+  addQuote(tick, now) {
     this.forgetChannel("quotes", Infinity);
     this.bid = tick.bp;
     this.ask = tick.ap;
@@ -80,7 +140,7 @@ class Instrument {
     if (channel in this.#forgetAt) this.#forgetAt[channel] = Math.min(this.#forgetAt[channel], now + RESTART_MS);
   }
 
-  /** Forget data that was due to be replaced by now and was not. */
+  /** Forget data of a channel that has restarted and sent nothing new in time. */
   forgetOutdated(now) {
     this.forgetChannel("trades", now);
     this.forgetChannel("quotes", now);
@@ -127,19 +187,19 @@ export class Market {
   }
 
   /** Process a trade or a quote as it came off the wire; times of arrival in milliseconds. */
-  take(tick, now) {
+  addTick(tick, now) {
     const instrument = this.instrument(tick.S);
     if (!tick.snap) this.tickAt = now;
     const isLive = !isHistory(tick);
     if (isLive && tick.T === "t") this.trades.add(now, 1 + (tick.cf ?? 0));
     if (!instrument) return;
     if (isLive) instrument.rate.add(now, 1 + (tick.cf ?? 0));
-    if (tick.T === "t") instrument.trade(tick, now);
-    else if (tick.T === "q") instrument.quote(tick, now);
+    if (tick.T === "t") instrument.addTrade(tick, now);
+    else if (tick.T === "q") instrument.addQuote(tick, now);
   }
 
   /** Process a notice of ticks that will not arrive. */
-  gap({ ch, S }) {
+  addGap({ ch, S }) {
     const instrument = this.instruments.get(S);
     if (instrument && ch === "trades") instrument.incomplete = true;
   }
@@ -147,12 +207,12 @@ export class Market {
   /**
    * A replay has moved to another time: streams start over, as if this page were opened now.
    *
-   * @param {(channel: string, symbol: string) => boolean} isPast tells which of them
+   * @param {(channel: string, symbol: string) => boolean} isOutdated returns whether its data is from an earlier pass
    */
-  restart(isPast, now) {
+  restart(isOutdated, now) {
     for (const [symbol, instrument] of this.instruments) {
       for (const channel of ["trades", "quotes"]) {
-        if (isPast(channel, symbol)) instrument.restart(channel, now);
+        if (isOutdated(channel, symbol)) instrument.restart(channel, now);
       }
     }
   }

@@ -10,25 +10,25 @@ from asyncio.subprocess import Process
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.tickcast.client.double import Double, Peer, playing
+from tests.tickcast.client.scripted_server import Peer, ScriptedServer, scripted_server
 
 
-async def watch(cli: Cli, double: Double, *words: str) -> Process:
+async def watch(cli: Cli, double: ScriptedServer, *words: str) -> Process:
     return await cli.start(
         "watch", "ES", "--channels", "trades", "--audit", "--url", double.url, *words
     )
 
 
 async def sound(peer: Peer) -> None:
-    await peer.accept(await peer.hear(), positions=[])
-    await peer.ticks(1)
-    await peer.say({"T": "gap", "ch": "trades", "S": "ES", "from": 2, "to": 4, "reason": "broker"})
-    await peer.ticks(5)
+    await peer.confirm(await peer.receive(), positions=[])
+    await peer.send_ticks(1)
+    await peer.send({"T": "gap", "ch": "trades", "S": "ES", "from": 2, "to": 4, "reason": "broker"})
+    await peer.send_ticks(5)
 
 
 async def faulty(peer: Peer) -> None:
-    await peer.accept(await peer.hear(), positions=[])
-    await peer.ticks(1, 4, 4, 5)
+    await peer.confirm(await peer.receive(), positions=[])
+    await peer.send_ticks(1, 4, 4, 5)
 
 
 @pytest.mark.parametrize("ending", ["limit", "interrupt", "close"])
@@ -36,10 +36,10 @@ async def test_audit_accounts_for_every_tick(cli: Cli, ending: str) -> None:
     async def script(peer: Peer) -> None:
         await sound(peer)
         if ending == "close":
-            await peer.hear()
+            await peer.receive()
             await peer.close(4000)
 
-    async with playing(script) as double:
+    async with scripted_server(script) as double:
         process = await watch(cli, double, *(["--limit", "2"] if ending == "limit" else []))
         assert process.stdout is not None
         lines = [await process.stdout.readline() for _ in range(2)]
@@ -59,7 +59,7 @@ async def test_audit_accounts_for_every_tick(cli: Cli, ending: str) -> None:
 
 @pytest.mark.parametrize("ending", ["limit", "interrupt"])
 async def test_missing_tick_fails_the_audit(cli: Cli, ending: str) -> None:
-    async with playing(faulty) as double:
+    async with scripted_server(faulty) as double:
         process = await watch(cli, double, *(["--limit", "3"] if ending == "limit" else []))
         assert process.stdout is not None
         lines = [await process.stdout.readline() for _ in range(3)]

@@ -14,22 +14,22 @@ import pytest
 from tests.cli.conftest import Cli
 from tests.cli.terminals import Terminal, on_terminal
 from tests.conftest import until
-from tests.tickcast.client.double import Double, Peer, playing
+from tests.tickcast.client.scripted_server import Peer, ScriptedServer, scripted_server
 
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
 async def market(peer: Peer) -> None:
     """Accept the action, send one trade of each of three symbols, and keep the connection open."""
-    await peer.accept(await peer.hear(), positions=[])
+    await peer.confirm(await peer.receive(), positions=[])
     for symbol in ("AAA", "BBB", "CCC"):
-        await peer.ticks(1, symbol=symbol)
-    await peer.hear()
+        await peer.send_ticks(1, symbol=symbol)
+    await peer.receive()
 
 
 @asynccontextmanager
 async def watching(
-    double: Double, cli: Cli, *words: str, prelude: str = "", **environment: str
+    double: ScriptedServer, cli: Cli, *words: str, prelude: str = "", **environment: str
 ) -> AsyncIterator[Terminal]:
     async with on_terminal(
         cli,
@@ -58,7 +58,7 @@ def assert_restored(terminal: Terminal) -> None:
 
 
 async def test_closed_terminal_ends_the_command(cli: Cli) -> None:
-    async with playing(market) as double, watching(double, cli) as terminal:
+    async with scripted_server(market) as double, watching(double, cli) as terminal:
         asyncio.get_running_loop().remove_reader(terminal.ours)
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, terminal.ours)  # The terminal hangs up.
@@ -70,7 +70,7 @@ async def test_closed_terminal_ends_the_command(cli: Cli) -> None:
     ("ending", "code"), [("q", 0), ("ctrl-c", 130), ("sigterm", 130), ("close", 1)]
 )
 async def test_terminal_is_restored_however_it_ends(cli: Cli, ending: str, code: int) -> None:
-    async with playing(market) as double, watching(double, cli) as terminal:
+    async with scripted_server(market) as double, watching(double, cli) as terminal:
         assert terminal.raw.startswith(ENTER)
         assert terminal.modes() != terminal.initial_modes
         match ending:
@@ -94,7 +94,10 @@ async def test_terminal_is_restored_however_it_ends(cli: Cli, ending: str, code:
 async def test_crash_restores_the_terminal(cli: Cli) -> None:
     # No known input breaks it, so the test has to.
     prelude = "import clients.terminal.view as v; v.View.press = None"
-    async with playing(market) as double, watching(double, cli, prelude=prelude) as terminal:
+    async with (
+        scripted_server(market) as double,
+        watching(double, cli, prelude=prelude) as terminal,
+    ):
         terminal.press("s")
         assert await terminal.wait() == 1
         await until(lambda: terminal.raw.endswith(LEAVE))
@@ -102,7 +105,7 @@ async def test_crash_restores_the_terminal(cli: Cli) -> None:
 
 
 async def test_keys(cli: Cli) -> None:
-    async with playing(market) as double, watching(double, cli) as terminal:
+    async with scripted_server(market) as double, watching(double, cli) as terminal:
         for keys, shown in (
             ("?", "pause the display"),
             (" ", "3 symbols"),
@@ -121,7 +124,7 @@ async def test_keys(cli: Cli) -> None:
 
 
 async def test_resized_terminal_is_redrawn(cli: Cli) -> None:
-    async with playing(market) as double, watching(double, cli) as terminal:
+    async with scripted_server(market) as double, watching(double, cli) as terminal:
         terminal.raw.clear()
         terminal.resize(200, 50)
         await terminal.shows("spread", "age")
@@ -134,15 +137,15 @@ async def test_resized_terminal_is_redrawn(cli: Cli) -> None:
 
 async def test_candles_are_filled_over_a_separate_connection(cli: Cli) -> None:
     async def history(peer: Peer) -> None:
-        request = await peer.hear()
-        await peer.accept(request, positions=[])
-        await peer.ticks(1, 2, 3, symbol="BBB")
-        await peer.hear()
+        request = await peer.receive()
+        await peer.confirm(request, positions=[])
+        await peer.send_ticks(1, 2, 3, symbol="BBB")
+        await peer.receive()
 
-    async with playing(market, history) as double, watching(double, cli) as terminal:
+    async with scripted_server(market, history) as double, watching(double, cli) as terminal:
         terminal.press("j\r")
         await terminal.shows("O 1.00 H 1.00 L 1.00 C 1.00 V 3")
-        request = double.peers[1].heard[0]
+        request = double.peers[1].received[0]
         assert request["trades"] == ["BBB"]
         assert request["start"] < 1767623400_000000000  # the time of the ticks
         terminal.press("\x1b")
@@ -152,13 +155,13 @@ async def test_candles_are_filled_over_a_separate_connection(cli: Cli) -> None:
 
 async def test_candles_without_history(cli: Cli) -> None:
     async def refuses(peer: Peer) -> None:
-        while "start" in (request := await peer.hear()):
-            await peer.refuse(request, 400)
-        await peer.accept(request, positions=[])
-        await peer.ticks(1, symbol="AAA")
-        await peer.hear()
+        while "start" in (request := await peer.receive()):
+            await peer.reject(request, 400)
+        await peer.confirm(request, positions=[])
+        await peer.send_ticks(1, symbol="AAA")
+        await peer.receive()
 
-    async with playing(market, refuses) as double, watching(double, cli) as terminal:
+    async with scripted_server(market, refuses) as double, watching(double, cli) as terminal:
         terminal.press("\r")
         await terminal.shows("no history: the server refused", "V 1")
 
@@ -176,7 +179,7 @@ async def test_switching_the_encoding_loses_no_ticks(cli: Cli) -> None:
 
 
 async def test_suspend_and_resume(cli: Cli) -> None:
-    async with playing(market) as double, watching(double, cli) as terminal:
+    async with scripted_server(market) as double, watching(double, cli) as terminal:
         terminal.press("\x1a")
         await until(lambda: LEAVE in terminal.raw)
         terminal.raw.clear()
@@ -191,14 +194,17 @@ async def test_stopped_terminal_delays_nothing(cli: Cli) -> None:
     stopped = asyncio.Event()
 
     async def script(peer: Peer) -> None:
-        await peer.accept(await peer.hear(), positions=[])
+        await peer.confirm(await peer.receive(), positions=[])
         for symbol in ("AAA", "BBB", "CCC"):
-            await peer.ticks(1, symbol=symbol)
+            await peer.send_ticks(1, symbol=symbol)
         await stopped.wait()
-        await peer.ticks(*range(2, 1000), symbol="AAA")
-        await peer.hear()
+        await peer.send_ticks(*range(2, 1000), symbol="AAA")
+        await peer.receive()
 
-    async with playing(script) as double, watching(double, cli, "--limit", "1001") as terminal:
+    async with (
+        scripted_server(script) as double,
+        watching(double, cli, "--limit", "1001") as terminal,
+    ):
         terminal.press("\x13")  # Ctrl-S
         stopped.set()
         assert await terminal.wait() == 0
@@ -207,14 +213,14 @@ async def test_stopped_terminal_delays_nothing(cli: Cli) -> None:
 
 
 async def test_no_color(cli: Cli) -> None:
-    async with playing(market) as double, watching(double, cli, NO_COLOR="1") as terminal:
+    async with scripted_server(market) as double, watching(double, cli, NO_COLOR="1") as terminal:
         assert b"\x1b[7m" in terminal.raw
         assert b"\x1b[32m" not in terminal.raw
 
 
 async def test_dumb_terminal_shows_lines(cli: Cli) -> None:
     async with (
-        playing(market) as double,
+        scripted_server(market) as double,
         on_terminal(
             cli, "watch", "*", "--url", double.url, "--limit", "1", TERM="dumb"
         ) as terminal,

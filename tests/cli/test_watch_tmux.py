@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.tickcast.client.double import Peer, playing
+from tests.tickcast.client.scripted_server import Peer, scripted_server
 
 SYMBOLS = [f"SYM-{number:02}" for number in range(60)]
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -87,30 +87,30 @@ def pane(cli: Cli, runtime_dir: Path) -> Iterator[Pane]:
 
 async def market(peer: Peer) -> None:
     """Send two trades and a quote of each symbol, all prices differing in length; then nothing."""
-    await peer.accept(await peer.hear(), positions=[])
+    await peer.confirm(await peer.receive(), positions=[])
     when = "2026-01-05T14:30:00Z"
     for number, symbol in enumerate(SYMBOLS):
         price = 1.25 * 10 ** (number % 5)
         traded = {"T": "t", "S": symbol, "s": 1000.0, "t": when}
-        await peer.say(
+        await peer.send(
             {**traded, "p": price, "seq": 1},
             {**traded, "p": price * (1.1 - 0.2 * (number % 2)), "seq": 2},
             {"T": "q", "S": symbol, "bp": price, "bs": 1, "ap": price + 0.25, "as": 1, "t": when,
              "seq": 1},
         )  # fmt: skip
-    await peer.hear()
+    await peer.receive()
 
 
 async def history(peer: Peer) -> None:
     """Send a trade in each of some seconds; then nothing."""
-    await peer.accept(request := await peer.hear(), positions=[])
+    await peer.confirm(request := await peer.receive(), positions=[])
     (symbol,) = request["trades"]
     for n in range(CANDLES * 5):
-        await peer.say(
+        await peer.send(
             {"T": "t", "S": symbol, "p": 100.0 + n % 9, "s": 1.0 + n % 4, "seq": n + 1,
              "t": f"2026-01-05T14:{30 + n // 60}:{n % 60:02}Z"}
         )  # fmt: skip
-    await peer.hear()
+    await peer.receive()
 
 
 def command(url: str) -> str:
@@ -127,7 +127,7 @@ def is_settled(lines: list[str]) -> bool:
 
 @pytest.mark.parametrize(("columns", "height"), [(80, 24), (200, 50), (100, 30)])
 async def test_table(pane: Pane, columns: int, height: int) -> None:
-    async with playing(market) as double:
+    async with scripted_server(market) as double:
         await pane.open(columns, height, command(double.url))
         lines = await pane.wait_for(is_settled)
         assert len(lines) == height
@@ -155,7 +155,7 @@ async def test_table(pane: Pane, columns: int, height: int) -> None:
 
 @pytest.mark.parametrize(("columns", "height"), [(80, 24), (200, 50)])
 async def test_candles(pane: Pane, columns: int, height: int) -> None:
-    async with playing(market, history) as double:
+    async with scripted_server(market, history) as double:
         await pane.open(columns, height, command(double.url))
         await pane.wait_for(is_settled)
         pane.press("j", "Enter")
@@ -176,7 +176,7 @@ async def test_candles(pane: Pane, columns: int, height: int) -> None:
 
 
 async def test_resizing_and_quitting(pane: Pane) -> None:
-    async with playing(market) as double:
+    async with scripted_server(market) as double:
         await pane.open(80, 24, command(double.url))
         await pane.wait_for(is_settled)
         assert pane.state() == "1 0 0"

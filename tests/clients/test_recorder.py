@@ -18,7 +18,7 @@ from clients.commands.recorder import Recorder, Rotation, positions_of
 from producers.simulation.synthetic import generate, symbol_names
 from tests.builders import T0, bar, quote, trades
 from tests.conftest import RunningServer, running_server, until
-from tests.tickcast.client.double import Peer, hold, playing
+from tests.tickcast.client.scripted_server import Peer, confirm_all, scripted_server
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.client.accounts import Gap, Position
 from tickcast.client.stream import connect
@@ -242,13 +242,13 @@ async def test_second_recorder_in_a_folder_is_refused(
 
 async def test_server_without_extensions_is_recorded(tmp_path: Path) -> None:
     async def plainly(peer: Peer) -> None:
-        while (question := await peer.hear()).keys() - {"action", "trades", "id"}:
-            await peer.refuse(question, 400)
-        await peer.accept(question)
-        await peer.ticks(None, None)
-        await hold(peer)
+        while (question := await peer.receive()).keys() - {"action", "trades", "id"}:
+            await peer.reject(question, 400)
+        await peer.confirm(question)
+        await peer.send_ticks(None, None)
+        await confirm_all(peer)
 
-    async with playing(plainly) as double, connect(double.url) as stream:
+    async with scripted_server(plainly) as double, connect(double.url) as stream:
         recorder = Recorder(RecordingDirectory(tmp_path, "live", ""), NEVER, flush_s=0.02)
         await recorder.subscribe(stream, {"trades": ["ES"]})
         await asyncio.wait_for(recorder.record(stream, limit=2), 10)

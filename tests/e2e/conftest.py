@@ -122,7 +122,7 @@ async def visiting(browser: Any, url: str, **options: Any) -> AsyncIterator[Visi
     context = await browser.new_context(**{"viewport": DESKTOP, **options})
     visit = Visit(await context.new_page())
     visit.page.on("console", visit.hear)
-    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error.stack)))
     await visit.page.goto(url)
     try:
         yield visit

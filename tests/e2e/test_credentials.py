@@ -56,7 +56,7 @@ async def test_it_asks_for_a_key(closed_site: ServerProcess, browser: Any, tmp_p
         await page.keyboard.type(SECRET)
         async with page.expect_navigation():
             await page.keyboard.press("Enter")
-        await visit.until("globalThis.tickcast?.chosen.traded > 0")
+        await visit.until("globalThis.tickcast?.selected.traded > 0")
         await visit.until_drawn()
         assert await visit.text("quote-symbol") == "BOLT"
         assert SECRET not in page.url
@@ -64,9 +64,9 @@ async def test_it_asks_for_a_key(closed_site: ServerProcess, browser: Any, tmp_p
 
         # The key is used for every connection and for HTTP requests.
         await page.click("#encoding button[value=msgpack]")
-        await visit.until("tickcast.watch.stream.reconnects && tickcast.chosen.stream.reconnects")
+        await visit.until("tickcast.list.stream.reconnects && tickcast.selected.stream.reconnects")
         await page.click("#rows tr[data-symbol=ACME] .pick")
-        await visit.until("tickcast.chosen.symbol === 'ACME' && tickcast.chosen.traded > 0")
+        await visit.until("tickcast.selected.symbol === 'ACME' && tickcast.selected.traded > 0")
         await page.reload()
         await visit.until_drawn()
 
@@ -88,12 +88,12 @@ async def test_a_key_is_shown_again_after_a_restart_and_told_when_revoked(
         await visit.page.fill("#key-text", SECRET)
         async with visit.page.expect_navigation():
             await visit.page.click("#key-form [type=submit]")
-        await visit.until("globalThis.tickcast?.chosen.traded > 0")
+        await visit.until("globalThis.tickcast?.selected.traded > 0")
         closed_site.kill()
         await visit.until(f"!({CONNECTED})")
         await closed_site.start()
         await visit.until(CONNECTED)
-        await visit.until("tickcast.chosen.stream.reconnects === 1")
+        await visit.until("tickcast.selected.stream.reconnects === 1")
         revoke_key(keys, ID, datetime.now(UTC))
         await visit.until(ASKED)
         assert "refused" in await visit.text("key-why")

@@ -54,7 +54,7 @@ async def test_the_first_candle_is_there_soon(site: ServerProcess, browser: Any)
         assert await visit.text("state") == "Connected"
         assert await visit.text("quote-symbol") == "ACME"
         assert await visit.page.locator("#rows tr").count() == 20
-        assert await visit.page.locator("#tape tr").count() > 3
+        assert await visit.page.locator("#trades tr").count() > 3
         assert visit.complaints == []
 
 
@@ -68,9 +68,9 @@ async def test_a_server_is_killed_and_comes_back(site: ServerProcess, browser: A
         await site.start()
         await visit.until("document.getElementById('state').textContent === 'Connected'")
         await visit.until("document.getElementById('banner').hidden")
-        await visit.until("tickcast.chosen.stream.reconnects === 1")
+        await visit.until("tickcast.selected.stream.reconnects === 1")
         await same_candles(visit, site)
-        totals = await visit.page.evaluate("tickcast.chosen.stream.totals()")
+        totals = await visit.page.evaluate("tickcast.selected.stream.totals()")
         assert totals["balanced"]
         assert totals["gapped"] == totals["skipped"] == 0
         # The browser itself reports failed connections.
@@ -80,7 +80,7 @@ async def test_a_server_is_killed_and_comes_back(site: ServerProcess, browser: A
 async def same_candles(visit: Visit, site: ServerProcess) -> None:
     """Check that the candles match all retained trades, up to a moment that has passed."""
     await asyncio.sleep(1.5)
-    rows = await visit.page.evaluate("tickcast.chosen.candles.rollUp(1)")
+    rows = await visit.page.evaluate("tickcast.selected.candles.rollUp(1)")
     last = rows[-1]["time"] - 1
     drawn = {row["time"]: row["volume"] for row in rows if row["volume"] and row["time"] < last}
     traded: dict[int, float] = {}
@@ -100,7 +100,7 @@ async def test_the_chart_follows(site: ServerProcess, browser: Any) -> None:
     # Use the least traded symbol, so that some seconds have only quotes.
     async with visiting(browser, f"{site.http}/?symbol=TIDE") as visit:
         await visit.until_drawn()
-        await visit.until("tickcast.chosen.candles.rollUp(1).length > 10", 40_000)
+        await visit.until("tickcast.selected.candles.rollUp(1).length > 10", 40_000)
         assert await visit.page.evaluate("tickcast.chart.isFollowing")
         assert visit.complaints == []
 
@@ -133,11 +133,11 @@ async def test_the_encoding_can_be_switched(site: ServerProcess, browser: Any) -
     async with visiting(browser, site.http) as visit:
         await visit.until_drawn()
         await visit.page.click("#encoding button[value=msgpack]")
-        await visit.until("tickcast.watch.stream.reconnects && tickcast.chosen.stream.reconnects")
-        before = await visit.page.evaluate("tickcast.watch.stream.received.ticks")
-        await visit.until(f"tickcast.watch.stream.received.ticks > {before + 100}")
+        await visit.until("tickcast.list.stream.reconnects && tickcast.selected.stream.reconnects")
+        before = await visit.page.evaluate("tickcast.list.stream.received.ticks")
+        await visit.until(f"tickcast.list.stream.received.ticks > {before + 100}")
         await same_candles(visit, site)
-        totals = await visit.page.evaluate("tickcast.watch.stream.totals()")
+        totals = await visit.page.evaluate("tickcast.list.stream.totals()")
         assert totals["balanced"]
         assert parse_qs(urlsplit(visit.page.url).query)["encoding"] == ["msgpack"]
         assert visit.complaints == []
@@ -229,7 +229,7 @@ async def test_keys(site: ServerProcess, browser: Any) -> None:
 
 
 async def same_of(visit: Visit, symbol: str) -> None:
-    await visit.until(f"tickcast.chosen.symbol === '{symbol}' && tickcast.chosen.traded > 0")
+    await visit.until(f"tickcast.selected.symbol === '{symbol}' && tickcast.selected.traded > 0")
 
 
 async def test_a_phone(site: ServerProcess, browser: Any) -> None:
@@ -237,9 +237,9 @@ async def test_a_phone(site: ServerProcess, browser: Any) -> None:
     async with visiting(browser, site.http, **options) as visit:
         await visit.until_drawn()
         await visit.until("document.querySelector('#rows').rows.length === 20")
-        await visit.until("document.querySelector('#tape').rows.length > 0")
+        await visit.until("document.querySelector('#trades').rows.length > 0")
         assert await visit.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-        for id_ in ("chart", "rows", "tape", "encoding"):
+        for id_ in ("chart", "rows", "trades", "encoding"):
             assert await visit.page.is_visible(f"#{id_}"), id_
         # The header fits on one line.
         tops = "['state', 'theme'].map((id) => document.getElementById(id).offsetTop)"

@@ -71,7 +71,7 @@ async def test_it_keeps_up(
         after = await figures(devtools)
         passed = after["Timestamp"] - before["Timestamp"]
         spent = {each: (after[name] - before[name]) / passed for each, name in SPENT.items()}
-        totals = await visit.page.evaluate("tickcast.watch.stream.totals()")
+        totals = await visit.page.evaluate("tickcast.list.stream.totals()")
         print(
             f"\n{passed:.0f} s: {', '.join(f'{each} {part:.0%}' for each, part in spent.items())}, "
             f"longest task {longest:.0f} ms, {await frames_per_second(visit):.0f} frames/s, "

@@ -28,7 +28,7 @@ NOTE = "document.getElementById('replay-note').textContent"
 PLAY = "document.getElementById('replay-play').textContent"
 WHEN = "document.getElementById('replay-when').textContent"
 VOLUME = "tickcast.market.instruments.get('ES').volume"
-ROWS = "tickcast.chosen.candles.rollUp(1)"
+ROWS = "tickcast.selected.candles.rollUp(1)"
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_it_is_steered(
         await visit.until(f"{WHEN} >= '2013-09-01 17:15' && {WHEN} < '2013-09-01 17:18'")
         # Nothing of the previous pass is left, and nothing of this one has arrived.
         await visit.until(f"{ROWS}.length === 0 && {VOLUME} === 0")
-        await visit.until("document.querySelector('#tape tr:not([hidden])') === null")
+        await visit.until("document.querySelector('#trades tr:not([hidden])') === null")
 
         await page.select_option("#replay-speed", "50")
         await page.click("#replay-play")
@@ -103,7 +103,7 @@ async def test_it_is_steered(
         await scrub(visit, 0.5)
         await visit.until(f"{WHEN} >= '2013-09-01 17:33' && {WHEN} < '2013-09-01 17:40'")
         await visit.until(f"{ROWS}.at(-1).time > {FIRST_S + 0.5 * LONG_S}")
-        assert await page.evaluate("tickcast.chosen.stream.totals().balanced")
+        assert await page.evaluate("tickcast.selected.stream.totals().balanced")
         assert visit.complaints == []
 
 
@@ -132,7 +132,7 @@ async def test_a_short_loop_is_never_mixed(
         visiting(browser, site.http) as visit,
     ):
         await until_told(visit)
-        await visit.until("tickcast.chosen.stream.totals().restarts > 20")
+        await visit.until("tickcast.selected.stream.totals().restarts > 20")
         # Holding a key down does not send more requests than the server accepts.
         await visit.page.focus("#replay-at")
         for _ in range(40):
@@ -145,7 +145,7 @@ async def test_a_short_loop_is_never_mixed(
             assert row["close"] == 1000 + number or isnan(row["close"])
             assert row["mid"] == 1000 + number or isnan(row["mid"])
         assert await visit.page.evaluate(VOLUME) <= 300
-        for stream in ("tickcast.watch.stream", "tickcast.chosen.stream"):
+        for stream in ("tickcast.list.stream", "tickcast.selected.stream"):
             assert await visit.page.evaluate(f"{stream}.totals().balanced")
             assert await visit.page.evaluate(f"{stream}.reconnects") == 0
         # In the list the space bar must not press a button.
@@ -167,7 +167,7 @@ async def test_at_full_speed_the_figures_stay(
         await until_told(visit)
         await visit.until_drawn()
         await visit.page.select_option("#replay-speed", "max")
-        restarts = "tickcast.watch.stream.totals().restarts"
+        restarts = "tickcast.list.stream.totals().restarts"
         await visit.until(f"{restarts} > 3")
         shown: set[str] = set()
         while await visit.page.evaluate(restarts) < 20:
@@ -192,10 +192,10 @@ async def test_a_paused_replay_is_sent_forward(
         await visit.until(f"{PLAY} === 'Play'")
         await scrub(visit, 0.5)
         await visit.until(f"{ROWS}.length === 0")
-        await visit.until("document.querySelector('#tape tr:not([hidden])') === null")
+        await visit.until("document.querySelector('#trades tr:not([hidden])') === null")
         await visit.until("document.getElementById('quote-last').textContent === '–'")
         assert "Paused at 17:33" in await visit.text("chart-note")
-        assert await visit.text("tape-note") == await visit.text("chart-note")
+        assert await visit.text("trades-note") == await visit.text("chart-note")
         await visit.page.keyboard.press(" ")
         await visit.until(f"{ROWS}.length > 100")
         await one_pass(visit, FIRST_S + 0.5 * LONG_S)
@@ -235,7 +235,7 @@ async def test_one_that_dies_is_told_of(
     ):
         await until_told(visit)
         replay.kill()
-        await visit.until(f"{NOTE}.startsWith('No word of the replay')")
+        await visit.until(f"{NOTE}.startsWith('No message from the replay')")
         assert await visit.page.is_disabled("#replay-play")
         assert visit.complaints == []
 
@@ -312,6 +312,6 @@ async def test_real_trades(
         await visit.until(f"{ROWS}.length > 20 && {ROWS}.at(-1).time < {at_s('13:00')}")
         rows = await visit.page.evaluate(ROWS)
         assert rows[0]["time"] >= at_s("12:45")
-        await visit.until("[...document.querySelectorAll('#tape tr:not([hidden]) .time')]"
+        await visit.until("[...document.querySelectorAll('#trades tr:not([hidden]) .time')]"
                           ".every((cell) => cell.textContent < '13:00')")  # fmt: skip
         assert visit.complaints == []

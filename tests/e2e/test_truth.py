@@ -28,22 +28,22 @@ SHOWN: Final = {
     "BRK": "612,345.00",
 }  # fmt: skip
 WIDTHS: Final = (360, 390, 768, 1080, 1280, 1366, 1440, 1920, 2560, 3840)
-CUT: Final = """() => [...document.querySelectorAll("#rows td, #tape td, .quote .big, .quote dd")]
+CUT: Final = """() => [...document.querySelectorAll("#rows td, #trades td, .quote .big, .quote dd")]
   .filter((each) => each.checkVisibility() && each.scrollWidth > each.clientWidth)
   .map((each) => `${each.className} ${each.textContent}`)"""
 OLD_S: Final = 3.2
 """Older data must be marked as old: three seconds, plus a quarter between two page checks."""
 LOOK: Final = """() => {
   const stale = (name) => document.getElementById("main").dataset[name] === "true";
-  const { watch, chosen } = tickcast;
+  const { list, selected } = tickcast;
   return {
     state: document.getElementById("state").textContent,
     panel: document.getElementById("panel-state").textContent,
     banner: document.getElementById("banner").textContent.trim(),
-    list: watch.stream.position("trades", "ACME").seq,
-    chart: chosen.stream.position("trades", "ACME").seq,
-    drawn: document.querySelector("#tape tr:not([hidden]) .time")?.textContent,
-    latest: chosen.recent.slice(-40).map(({ t }) => t),
+    list: list.stream.position("trades", "ACME").seq,
+    chart: selected.stream.position("trades", "ACME").seq,
+    drawn: document.querySelector("#trades tr:not([hidden]) .time")?.textContent,
+    latest: selected.recent.slice(-40).map(({ t }) => t),
     staleList: stale("staleList"),
     staleChart: stale("staleChart"),
   };
@@ -105,8 +105,8 @@ async def test_a_chart_that_gets_nothing_is_not_live(
     async with trading(publisher), visiting(browser, f"{site.http}/?symbol=ACME") as visit:
         await visit.until_drawn()
         await visit.page.evaluate("""() => {
-          const { watch, chosen } = tickcast;
-          chosen.stream.position = (...of) => ({ ...watch.stream.position(...of), seq: 1 });
+          const { list, selected } = tickcast;
+          selected.stream.position = (...of) => ({ ...list.stream.position(...of), seq: 1 });
         }""")
         await visit.until("document.getElementById('state').textContent === 'Stale'")
         assert "chart is catching up" in await visit.text("banner")
@@ -173,7 +173,7 @@ async def test_prices_are_whole(
             for width in WIDTHS:
                 await visit.page.set_viewport_size({"width": width, "height": 900})
                 await visit.until(
-                    f"tickcast.chosen.symbol === '{symbol}' && tickcast.chosen.traded"
+                    f"tickcast.selected.symbol === '{symbol}' && tickcast.selected.traded"
                 )
                 await asyncio.sleep(0.15)
                 assert await visit.page.evaluate(CUT) == [], (symbol, width)
@@ -191,7 +191,7 @@ async def test_the_crosshair_shows_the_candle_under_the_mouse(
 ) -> None:
     async with trading(publisher), visiting(browser, f"{site.http}/?symbol=ACME") as visit:
         await visit.until_drawn()
-        await visit.until("tickcast.chosen.candles.rollUp(1).length > 12", 40_000)
+        await visit.until("tickcast.selected.candles.rollUp(1).length > 12", 40_000)
         box = await visit.page.locator("#chart").bounding_box()
         plot = "document.querySelector('#chart td:nth-child(2)').clientWidth"
         # Ten candles of 7 pixels before the last one, which has room for four more to its right.
@@ -200,7 +200,7 @@ async def test_the_crosshair_shows_the_candle_under_the_mouse(
         for _ in range(5):
             await asyncio.sleep(0.4)
             legend = await visit.text("legend")
-            candles = await visit.page.evaluate("tickcast.chosen.candles.rollUp(1)")
+            candles = await visit.page.evaluate("tickcast.selected.candles.rollUp(1)")
             shown = [figures(candle) for candle in candles[-14:-6]]
             assert legend.partition("  V")[0] in shown, (legend, shown)
         await visit.page.mouse.move(box["x"] + 5, box["y"] - 40)
@@ -220,7 +220,7 @@ async def test_another_encoding_loses_nothing(
         await visit.until_drawn()
         for number, encoding in enumerate(["msgpack", "json", "msgpack"], 1):
             await visit.page.click(f"#encoding button[value={encoding}]")
-            for each in ("watch", "chosen"):
+            for each in ("list", "selected"):
                 await visit.until(f"tickcast.{each}.stream.reconnects === {number}")
             await asyncio.sleep(1)
         assert await visit.text("gaps") == "0"
@@ -235,7 +235,7 @@ async def test_the_past_is_not_counted_as_ticks_a_second(
     await publisher.publish([Trade(symbol="ACME", price=1, size=1, time=now) for _ in range(8_000)])
     await asyncio.sleep(1.2)
     async with trading(publisher, rate=50), visiting(browser, f"{site.http}/?symbol=ACME") as visit:
-        await visit.until("globalThis.tickcast?.chosen?.traded >= 8000")
+        await visit.until("globalThis.tickcast?.selected?.traded >= 8000")
         shown = []
         for _ in range(12):
             await asyncio.sleep(0.3)
@@ -279,7 +279,7 @@ async def test_what_is_entered_into_a_list_of_ones_own(
         await visit.until("document.getElementById('known').options.length > 0")
         for text, told in [
             ("A B", "can't be a symbol"),
-            ("NEW", "Nothing of it has been published"),
+            ("NEW", "It has no ticks yet"),
         ]:
             await visit.page.fill("#search", text)
             await visit.page.keyboard.press("Enter")

@@ -1,21 +1,27 @@
 /**
- * A client's side of the conversation, without I/O: frames in, ticks, gaps and notices out. The
- * counterpart of `tickcast/client/state.py`.
+ * The client side of the protocol, without I/O: frames in, ticks, gaps and notices out; requests in, messages
+ * out. The counterpart of `tickcast/client/state.py`.
  */
 
-import { Books } from "./books.js";
-import { ComeBack, over, subscribe, unsubscribe } from "./comeback.js";
-import { Coverage, entriesOf, isWildcard, keyOf } from "./subscriptions.js";
+import { SequenceAccounts } from "./accounts.js";
+import {
+  Coverage,
+  ResumePlanner,
+  isWildcard,
+  keyOf,
+  mergedOptions,
+  subscribe,
+  subscriptionsOf,
+  unsubscribe,
+} from "./resume.js";
 import { decode, encode, encodedSize } from "./wire.js";
 
-/** The maximum size of our messages: servers accept 64 KiB. */
-const MESSAGE_BYTES = 60_000;
+/** Servers accept messages of 64 KiB; the margin is for the `id` and other small fields. */
+const MESSAGE_MAX_BYTES = 60_000;
 const CHANNELS = { t: "trades", q: "quotes" };
-/** Error codes for extensions that a server does not know, and for requests that it may grant later. */
-const UNKNOWN = new Set([400, 410]);
-const PASSING = new Set([429, 500, 503]);
+const TEMPORARY = new Set([429, 500, 503]);
 
-/** The server answered with an error. */
+/** The server replied with an error. */
 export class Refused extends Error {
   constructor(notice) {
     super(`the server refused: ${notice.code} ${notice.msg}`);
@@ -23,27 +29,24 @@ export class Refused extends Error {
     this.code = notice.code;
   }
 
-  /** Whether the same request may be granted later. */
-  get isPassing() {
-    return PASSING.has(this.code);
-  }
-
-  /** Whether this is how a server answers extensions that it does not know. */
-  get isOfTheUnknown() {
-    return UNKNOWN.has(this.code);
+  /** Whether the same request may succeed later. */
+  get isTemporary() {
+    return TEMPORARY.has(this.code);
   }
 }
 
-/** What a client must remember to decode messages, and to resume after a lost connection. */
+/** State that a client needs to interpret messages and to resume after a cut. */
 export class ClientState {
-  books = new Books();
-  /** Whether the server knows our extensions, as far as we have seen. */
+  accounts = new SequenceAccounts();
+  /** Whether the server is believed to know the extensions of this protocol. */
   extended = true;
-  /** When to reconnect, if the server gave a delay before it shut down. */
+  /** The reconnect delay that the server requested before it shut down, or 0. */
   retryMs = 0;
-  #wishes = new Map();
-  #asked = new Map();
-  #epochAsked = 0;
+  /** The subscriptions with their options, by key. */
+  #requested = new Map();
+  /** What a successful reply changes, by the id of the request. Without options, a subscription ends. */
+  #pending = new Map();
+  #epochRequest = 0;
   #lastId = 0;
 
   /** @param {"json"|"msgpack"} encoding of the next connection; may be changed at any time */
@@ -51,85 +54,80 @@ export class ClientState {
     this.encoding = encoding;
   }
 
-  /** Begin another connection, on which the server has accepted this subprotocol; "" means none. */
-  connected(subprotocol) {
+  /** Begin a new connection, on which the server accepted this subprotocol; "" means none. */
+  beginConnection(subprotocol) {
     this.extended = subprotocol !== "";
     this.retryMs = 0;
-    this.#asked.clear();
-    this.#epochAsked = 0;
+    this.#pending.clear();
+    this.#epochRequest = 0;
   }
 
   // -- incoming messages
 
   /**
-   * Decode one message of the server. Throws an error if it is not valid.
+   * Process one frame. Throws an error if it is not valid.
    *
-   * @param {string|ArrayBuffer} data
-   * @returns {{seen: object[], notices: object[]}} for the page: ticks and gaps, as on the wire and in
-   *   order; and all other messages of the server
+   * @param {string|ArrayBuffer} frame
+   * @returns {{items: object[], notices: object[]}} ticks and gaps for the page, as on the wire and in order;
+   *   and all other messages of the server
    */
-  receive(data) {
-    return this.take(decode(data));
-  }
-
-  /** Process messages that are already decoded. */
-  take(messages) {
-    const seen = [];
+  receiveFrame(frame) {
+    const items = [];
     const notices = [];
-    for (const message of messages) {
+    for (const message of decode(frame)) {
       const channel = CHANNELS[message.T] ?? (message.T === "b" ? barChannel(message) : undefined);
       if (channel) {
-        this.books.take(channel, message, seen);
+        this.accounts.addTick(channel, message, items);
       } else {
         notices.push(message);
-        this.#takeNotice(message, seen);
+        this.#processNotice(message, items);
       }
     }
-    return { seen, notices };
+    return { items, notices };
   }
 
-  #takeNotice(notice, seen) {
-    if (notice.T === "gap" || notice.T === "skipped") this.books.takeNotice(notice, seen);
+  #processNotice(notice, items) {
+    if (notice.T === "gap" || notice.T === "skipped") this.accounts.addNotice(notice, items);
     else if (notice.T === "shutdown") this.retryMs = notice.retry_ms;
-    else if (notice.T === "subscription" || notice.T === "error") this.#takeReply(notice);
+    else if (notice.T === "subscription" || notice.T === "error") this.#processReply(notice);
   }
 
-  #takeReply(notice) {
-    if (notice.id === undefined && !this.extended && this.#asked.size) {
-      // This server answers requests one by one, in order, but does not know ids.
-      notice.id = this.#asked.keys().next().value;
+  #processReply(notice) {
+    if (notice.id === undefined && !this.extended && this.#pending.size) {
+      // A server without extensions replies in order, but without ids.
+      notice.id = this.#pending.keys().next().value;
     }
-    const asked = this.#asked.get(notice.id) ?? [];
-    this.#asked.delete(notice.id);
-    if (notice.id === this.#epochAsked) this.#epochAsked = 0;
-    if (notice.T === "subscription") this.#takeSubscription(notice, asked);
+    const changes = this.#pending.get(notice.id) ?? [];
+    this.#pending.delete(notice.id);
+    if (notice.id === this.#epochRequest) this.#epochRequest = 0;
+    if (notice.T === "subscription") this.#changeSubscriptions(notice, changes);
   }
 
-  #takeSubscription(notice, asked) {
-    const held = new Coverage(this.#entries());
-    // Don't use the listed subscriptions: after a reconnect they are only those requested so far.
-    for (const { entry, wish } of asked) {
-      const key = keyOf(...entry);
-      const before = this.#wishes.get(key);
-      if (!wish) this.#wishes.delete(key);
-      else this.#wishes.set(key, { entry, wish: before ? over(wish, before.wish) : wish });
+  #changeSubscriptions({ epoch, positions }, changes) {
+    const coveredBefore = new Coverage(this.#subscriptions());
+    // The list in the reply can't be used: after a cut it names only what is restored so far.
+    for (const { subscription, options } of changes) {
+      const key = keyOf(...subscription);
+      const earlier = this.#requested.get(key)?.options;
+      if (!options) this.#requested.delete(key);
+      else this.#requested.set(key, { subscription, options: earlier ? mergedOptions(options, earlier) : options });
     }
-    this.books.keepPositions(this.#entries());
-    if (notice.epoch === undefined) return;
-    this.books.nameEpoch(notice.epoch);
-    if (notice.positions === undefined) return;
-    this.books.standAt(notice.positions);
-    for (const { entry, wish } of asked) {
-      if (!wish || isWildcard(entry[1]) || wish.start !== undefined) continue;
-      if (!held.covers(...entry) && this.books.book(...entry).seq === null) {
-        // If the reply does not give it, nothing was published yet.
-        this.books.place(...entry, notice.epoch, 0);
+    this.accounts.endRunsOutside(this.#subscriptions());
+    if (epoch === undefined) return;
+    this.accounts.setEpoch(epoch);
+    if (positions === undefined) return;
+    this.accounts.setPositions(positions);
+    for (const { subscription, options } of changes) {
+      if (!options || isWildcard(subscription[1]) || options.start !== undefined) continue;
+      if (!coveredBefore.covers(...subscription) && this.accounts.account(...subscription).seq === null) {
+        // A stream without a position has no published ticks yet.
+        this.accounts.setPosition(...subscription, epoch, 0);
       }
     }
   }
 
-  #entries() {
-    return Array.from(this.#wishes.values(), ({ entry }) => entry);
+  #subscriptions() {
+    return Array.from(this.#requested.values(), ({ subscription }) => subscription);
   }
 
   // -- outgoing messages: each method returns `{id, message}`, the message as a map
@@ -138,50 +136,44 @@ export class ClientState {
    * The message that adds subscriptions.
    *
    * @param {Record<string, string[]>} channels
-   * @param {import("./comeback.js").Wish} wish
-   * @param {{snapshot?: boolean}} [options]
+   * @param {import("./resume.js").RequestedOptions} options
+   * @param {{snapshot?: boolean}} [extra]
    */
-  subscribe(channels, wish, { snapshot } = {}) {
-    const entries = entriesOf(channels);
-    const options = snapshot ? { snapshot: true } : {};
-    if (this.extended) options.positions = true;
-    const changes = entries.map((entry) => ({ entry, wish }));
-    return this.#ask(subscribe(entries, wish, options), changes);
+  subscribe(channels, options, { snapshot } = {}) {
+    const subscriptions = subscriptionsOf(channels);
+    const extra = snapshot ? { snapshot: true } : {};
+    if (this.extended) extra.positions = true;
+    const changes = subscriptions.map((subscription) => ({ subscription, options }));
+    return this.request(subscribe(subscriptions, options, extra), changes);
   }
 
-  /** The message that removes subscriptions. */
+  /** The message that ends subscriptions. */
   unsubscribe(channels) {
-    const entries = entriesOf(channels);
-    return this.#ask(unsubscribe(entries), entries.map((entry) => ({ entry, wish: null })));
+    const subscriptions = subscriptionsOf(channels);
+    return this.request(unsubscribe(subscriptions), subscriptions.map((subscription) => ({ subscription })));
   }
 
-  /** Any other message. */
-  ask(fields) {
-    return this.#ask(fields, []);
-  }
-
-  /** The message that asks for the epoch after a numbering has begun: one at a time, or null. */
-  askEpoch() {
-    if (!this.books.lacksEpoch || this.#epochAsked || !this.extended) return null;
-    this.books.lacksEpoch = false;
-    const question = this.#ask({ action: "list" }, []);
-    this.#epochAsked = question.id;
-    return question;
+  /** A request for the epoch if a numbering has begun, or null; only one may be pending. */
+  requestEpoch() {
+    if (!this.accounts.epochNeeded || this.#epochRequest || !this.extended) return null;
+    this.accounts.epochNeeded = false;
+    const request = this.request({ action: "list" });
+    this.#epochRequest = request.id;
+    return request;
   }
 
   /**
-   * The messages that request all subscriptions after a reconnect, from their positions. Send each
-   * when the previous one has been answered.
+   * The messages that resume all subscriptions from their positions. Send each after the reply to the one
+   * before.
    *
-   * @param {number} awayMs how long the connection was down
+   * @param {number} [cutMs] how long the connection was cut
    */
-  subscribeAgain(awayMs = 0) {
-    if (this.extended) this.books.insistOnEpochs();
-    else this.books.resumeUnasked();
-    const size = (fields) => encodedSize(fields, this.encoding);
-    const comeBack = new ComeBack(this.extended ? this.books : null, size, MESSAGE_BYTES, awayMs);
-    const messages = [...comeBack.messages(this.#wishes.values())];
-    return messages.map((fields) => this.#ask(fields, []));
+  restore(cutMs = 0) {
+    if (this.extended) this.accounts.confirmEpochs();
+    else this.accounts.markUnresumed();
+    const sizeOf = (fields) => encodedSize(fields, this.encoding);
+    const planner = new ResumePlanner(this.extended ? this.accounts : null, sizeOf, MESSAGE_MAX_BYTES, cutMs);
+    return [...planner.messages(this.#requested.values())].map((fields) => this.request(fields));
   }
 
   /** Encode a message in the encoding of this connection. */
@@ -189,10 +181,10 @@ export class ClientState {
     return encode(message, this.encoding);
   }
 
-  /** Give a message its `id`, and record what its success will change. */
-  #ask(fields, changes) {
+  /** Give a message its `id`, and remember what to change if it succeeds. */
+  request(fields, changes = []) {
     const id = ++this.#lastId;
-    this.#asked.set(id, changes);
+    this.#pending.set(id, changes);
     return { id, message: { ...fields, id } };
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Follows the trades of `*` with the page's client, and answers each line of its input with what it
- * has come to. For `tests/tickcast/client/test_many_symbols.py`.
+ * Follows the trades of `*` with the page's client, and answers each line of its input with its
+ * totals and state. For `tests/tickcast/client/test_many_symbols.py`.
  *
  *     node follow.mjs ws://127.0.0.1:8000/stream
  */
@@ -13,6 +13,6 @@ let subscribed = false;
 const stream = connect(process.argv[2], { onState: ({ name }) => (state = name) });
 stream.subscribe({ trades: ["*"] }).then(() => (subscribed = true));
 createInterface(process.stdin).on("line", () => {
-  const told = { ...stream.totals(), state, subscribed, reconnects: stream.reconnects };
-  process.stdout.write(`${JSON.stringify(told)}\n`);
+  const status = { ...stream.totals(), state, subscribed, reconnects: stream.reconnects };
+  process.stdout.write(`${JSON.stringify(status)}\n`);
 });

@@ -3,11 +3,10 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { Backoff, Pace } from "../../../clients/dashboard/feed/backoff.js";
-import { Books } from "../../../clients/dashboard/feed/books.js";
-import { ComeBack } from "../../../clients/dashboard/feed/comeback.js";
+import { SequenceAccounts } from "../../../clients/dashboard/feed/accounts.js";
+import { RateLimitDelays, ReconnectDelays } from "../../../clients/dashboard/feed/connection.js";
+import { ResumePlanner, subscriptionsOf } from "../../../clients/dashboard/feed/resume.js";
 import { ClientState } from "../../../clients/dashboard/feed/state.js";
-import { entriesOf } from "../../../clients/dashboard/feed/subscriptions.js";
 
 const VECTORS = JSON.parse(readFileSync(new URL("../../tickcast/client/vectors.json", import.meta.url), "utf8"));
 
@@ -15,33 +14,33 @@ const VECTORS = JSON.parse(readFileSync(new URL("../../tickcast/client/vectors.j
 const shown = (items) =>
   items.map((item) => (item.T === "gap" ? [item.from, item.to, item.reason] : item.seq ?? null));
 
-function enter(books, event, seen) {
+function addEvent(accounts, event, items) {
   const stream = { ch: "trades", S: "ES" };
   if ("tick" in event) {
     const { tick, cf, snap } = event;
-    books.take("trades", { T: "t", S: "ES", seq: tick ?? undefined, cf, snap }, seen);
+    accounts.addTick("trades", { T: "t", S: "ES", seq: tick ?? undefined, cf, snap }, items);
   } else if (event.skipped) {
     const [from, to] = event.skipped;
-    books.takeNotice({ T: "skipped", ...stream, from, to }, seen);
+    accounts.addNotice({ T: "skipped", ...stream, from, to }, items);
   } else if (event.gap) {
     const [from, to, reason] = event.gap;
-    books.takeNotice({ T: "gap", ...stream, from, to, reason }, seen);
+    accounts.addNotice({ T: "gap", ...stream, from, to, reason }, items);
   } else if (event.positions) {
-    books.standAt(event.positions);
+    accounts.setPositions(event.positions);
   } else if (event.subscribed) {
-    books.keepPositions(entriesOf(event.subscribed));
+    accounts.endRunsOutside(subscriptionsOf(event.subscribed));
   } else if (event.unresumed) {
-    books.resumeUnasked();
+    accounts.markUnresumed();
   }
 }
 
 for (const { name, events, items: expected, totals } of VECTORS.accounts) {
   test(`accounts: ${name}`, () => {
-    const books = new Books();
+    const accounts = new SequenceAccounts();
     const items = [];
-    for (const event of events) enter(books, event, items);
+    for (const event of events) addEvent(accounts, event, items);
     assert.deepEqual(shown(items), expected);
-    const found = books.totals();
+    const found = accounts.totals();
     for (const [key, value] of Object.entries(totals)) assert.equal(found[key], value, key);
   });
 }
@@ -56,34 +55,34 @@ for (const { name, steps } of VECTORS.conversations) {
       } else if (step.unsubscribe) {
         assert.deepEqual(state.unsubscribe(step.unsubscribe).message, step.sends);
       } else if (step.receives) {
-        const { seen } = state.receive(JSON.stringify(step.receives));
-        assert.deepEqual(shown(seen), step.items);
-        assert.deepEqual(state.askEpoch()?.message, step.requests);
+        const { items } = state.receiveFrame(JSON.stringify(step.receives));
+        assert.deepEqual(shown(items), step.items);
+        assert.deepEqual(state.requestEpoch()?.message, step.requests);
       } else {
-        state.connected("tickcast.v1.json");
-        assert.deepEqual(state.subscribeAgain().map(({ message }) => message), step.sends);
+        state.beginConnection("tickcast.v1.json");
+        assert.deepEqual(state.restore().map(({ message }) => message), step.sends);
       }
     }
   });
 }
 
 for (const { name, streams, subscribed, max_bytes, sends } of VECTORS.resumes) {
-  test(`coming back: ${name}`, () => {
-    const books = new Books();
-    for (const [channel, symbol] of entriesOf(streams)) books.place(channel, symbol, "e1", 7);
+  test(`resume: ${name}`, () => {
+    const accounts = new SequenceAccounts();
+    for (const [channel, symbol] of subscriptionsOf(streams)) accounts.setPosition(channel, symbol, "e1", 7);
     const size = (fields) => JSON.stringify(fields).length;
-    const wishes = entriesOf(subscribed).map((entry) => ({ entry, wish: {} }));
-    assert.deepEqual([...new ComeBack(books, size, max_bytes).messages(wishes)], sends);
+    const requested = subscriptionsOf(subscribed).map((subscription) => ({ subscription, options: {} }));
+    assert.deepEqual([...new ResumePlanner(accounts, size, max_bytes).messages(requested)], sends);
   });
 }
 
 VECTORS.rate_limits.forEach(({ refusals, delays }, number) => {
-  test(`pace ${number + 1}`, () => {
-    const pace = new Pace(() => 1);
+  test(`rate limit ${number + 1}`, () => {
+    const limit = new RateLimitDelays(() => 1);
     const found = [];
     for (const code of refusals) {
-      if (code === null) pace.granted();
-      else found.push(pace.afterRefusal(code));
+      if (code === null) limit.reset();
+      else found.push(limit.afterRefusal(code));
     }
     assert.deepEqual(found, delays);
   });
@@ -91,9 +90,9 @@ VECTORS.rate_limits.forEach(({ refusals, delays }, number) => {
 
 VECTORS.backoff.forEach(({ calls, delays }, number) => {
   test(`backoff ${number + 1}`, () => {
-    const backoff = new Backoff(() => 1);
+    const reconnect = new ReconnectDelays(() => 1);
     const found = calls.map(([code, lasted, retry]) =>
-      code === "failure" ? backoff.afterFailure() : backoff.afterClose(code, lasted, retry),
+      code === "failure" ? reconnect.afterFailure() : reconnect.afterClose(code, lasted, retry),
     );
     assert.deepEqual(found, delays);
   });

@@ -41,14 +41,14 @@ def test_a_run_is_accounted_for() -> None:
     assert accounts.report(3).reconnects == 3
 
 
-def test_a_jump_is_told_and_missing() -> None:
+def test_a_jump_is_reported_as_missing() -> None:
     accounts = SequenceAccounts()
     assert take(accounts, trade(seq=1), trade(seq=5)) == [1, (2, 4, "missing"), 5]
     assert accounts.report(0).total("missing") == 3
     assert not accounts.report(0).balanced
 
 
-def test_what_comes_twice_is_left_out() -> None:
+def test_repeated_ticks_are_left_out() -> None:
     accounts = SequenceAccounts()
     assert take(accounts, trade(seq=1), trade(seq=2), trade(seq=2), trade(seq=1)) == [1, 2]
     assert accounts.report(0).total("repeated") == 2
@@ -68,14 +68,14 @@ def test_a_restart() -> None:
     assert accounts.report(0).total("restarts") == 2
 
 
-def test_the_past_may_begin_with_a_gap_of_unknown_length() -> None:
+def test_history_may_begin_with_a_gap_of_unknown_length() -> None:
     accounts = SequenceAccounts()
     gap = notice("gap", None, 40, reason="retention")
     assert take(accounts, gap, trade(seq=41)) == [(None, 40, "retention"), 41]
     assert accounts.report(0).balanced
 
 
-def test_positions_are_those_of_what_is_held() -> None:
+def test_only_subscribed_streams_keep_their_positions() -> None:
     accounts = SequenceAccounts()
     take(accounts, trade(seq=1), trade("NQ", seq=4), quote(seq=2))
     held = [*ES, Subscription("quotes", "*")]
@@ -90,7 +90,7 @@ def test_positions_are_those_of_what_is_held() -> None:
     assert accounts.report(0).balanced
 
 
-def test_a_server_that_could_not_be_asked_does_no_wrong() -> None:
+def test_ticks_not_requested_after_a_cut_are_a_gap() -> None:
     accounts = SequenceAccounts()
     take(accounts, trade(seq=5))
     accounts.mark_unresumed()
@@ -105,7 +105,7 @@ def test_a_server_that_could_not_be_asked_does_no_wrong() -> None:
     assert accounts.report(0).balanced
 
 
-def test_ticks_without_numbers_leave_no_trace_but_a_cut() -> None:
+def test_a_cut_is_a_gap_among_ticks_without_numbers() -> None:
     accounts = SequenceAccounts()
     assert take(accounts, trade(), trade()) == [None, None]
     accounts.mark_unresumed()
@@ -115,7 +115,7 @@ def test_ticks_without_numbers_leave_no_trace_but_a_cut() -> None:
     assert accounts.report(0).balanced
 
 
-def test_a_notice_of_what_was_told_already() -> None:
+def test_a_notice_of_ticks_accounted_for_already() -> None:
     accounts = SequenceAccounts()
     take(accounts, trade(seq=1), trade(seq=5, conflated=3))
     assert take(accounts, notice("skipped", 2, 4)) == []
@@ -124,7 +124,7 @@ def test_a_notice_of_what_was_told_already() -> None:
     assert (report.published, report.gapped, report.skipped, report.repeated) == (7, 2, 0, 5)
 
 
-def test_after_a_restart_the_first_ticks_may_be_left_to_the_gap() -> None:
+def test_after_a_restart_a_gap_may_cover_the_first_ticks() -> None:
     accounts = SequenceAccounts()
     restart = notice("gap", None, None, reason="epoch")
     begins = (trade(seq=7), notice("skipped", 7, 9), notice("gap", None, 7, reason="retention"))
@@ -134,7 +134,7 @@ def test_after_a_restart_the_first_ticks_may_be_left_to_the_gap() -> None:
         take(accounts, restart)
 
 
-def test_the_epoch_of_a_numbering_that_has_begun() -> None:
+def test_the_epoch_of_a_new_numbering_is_confirmed() -> None:
     accounts = SequenceAccounts()
     accounts.set_epoch("e1")
     take(accounts, trade(seq=1))
@@ -149,7 +149,7 @@ def test_the_epoch_of_a_numbering_that_has_begun() -> None:
     assert (account.epoch, account.confirmed) == ("e2", True)
 
 
-def test_an_epoch_that_has_just_changed_is_told_twice_before_it_is_believed() -> None:
+def test_a_changed_epoch_is_confirmed_by_a_second_report() -> None:
     accounts = SequenceAccounts()
     accounts.set_epoch("e1")
     take(accounts, trade(seq=1))
@@ -178,7 +178,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-def test_the_books_always_add_up(events: list[tuple[str, int]]) -> None:
+def test_the_accounts_always_balance(events: list[tuple[str, int]]) -> None:
     """The server may do anything, right or wrong; what the application sees is contiguous."""
     accounts = SequenceAccounts()
     seen = take(accounts, trade(seq=1))

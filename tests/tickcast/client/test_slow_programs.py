@@ -115,7 +115,7 @@ async def test_without_an_event_loop(
     check(await running, policy)
 
 
-async def test_who_asks_and_asks_and_takes_no_ticks(
+async def test_requests_without_reading_ticks_fail(
     server: RunningServer, publisher: FeedPublisher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reply arrives after ticks, so the client reads them, but only up to a bound."""

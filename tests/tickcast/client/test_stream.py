@@ -48,7 +48,7 @@ async def test_a_snapshot_and_other_channels(
         assert tick.seq == 3
 
 
-async def test_the_iteration_ends_with_the_connection(server: RunningServer) -> None:
+async def test_closing_ends_the_iteration(server: RunningServer) -> None:
     async def consume(stream: Any) -> str:
         async for _ in stream:
             pass
@@ -71,7 +71,7 @@ async def test_refusals_are_errors_and_change_nothing(
         assert (await anext(stream)).symbol == "ES"
 
 
-async def test_a_string_is_not_taken_for_a_list_of_symbols(server: RunningServer) -> None:
+async def test_a_string_is_not_a_list_of_symbols(server: RunningServer) -> None:
     async with connect(server.stream) as stream:
         with pytest.raises(ValueError, match="trades: 'ES' is a string"):
             await stream.subscribe(trades="ES")
@@ -80,7 +80,7 @@ async def test_a_string_is_not_taken_for_a_list_of_symbols(server: RunningServer
 
 
 @pytest.mark.parametrize("url", ["ws://127.0.0.1:1/stream", "http://x/", "nonsense", "ws://"])
-async def test_nobody_there(url: str) -> None:
+async def test_no_server(url: str) -> None:
     with pytest.raises(ConnectionFailed):
         async with connect(url):
             pass
@@ -92,7 +92,7 @@ async def test_not_found_is_final(server: RunningServer) -> None:
             pass
 
 
-async def test_it_comes_back_after_cuts_and_holds_the_same_streams(
+async def test_it_reconnects_after_cuts_with_the_same_streams(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream) as stream:
@@ -105,7 +105,7 @@ async def test_it_comes_back_after_cuts_and_holds_the_same_streams(
             assert (await anext(stream)).seq == count
 
 
-async def test_it_follows_a_server_that_restarts(
+async def test_it_reconnects_to_a_restarted_server(
     settings: Settings, redis_url: str, publisher: FeedPublisher
 ) -> None:
     async with running_server(settings, redis_url) as first:
@@ -129,7 +129,7 @@ async def test_without_reconnect_a_cut_is_an_error(server: RunningServer) -> Non
             await anext(stream)
 
 
-async def test_a_slow_program_holds_no_more_than_the_bound(
+async def test_the_queue_of_a_slow_program_is_bounded(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream) as stream:
@@ -188,9 +188,7 @@ async def test_a_cut_before_the_first_tick(server: RunningServer, publisher: Fee
         assert found == {("ES", 11), ("ES", 12), ("ES", 13), ("NEW", 1)}
 
 
-async def test_the_past_goes_on_after_a_cut(
-    server: RunningServer, publisher: FeedPublisher
-) -> None:
+async def test_history_resumes_after_a_cut(server: RunningServer, publisher: FeedPublisher) -> None:
     await publisher.publish(trades(5000))
     await publisher.drain()
     async with connect(server.stream) as stream:
@@ -201,7 +199,7 @@ async def test_the_past_goes_on_after_a_cut(
         assert seen == list(range(1001, 5001))
 
 
-async def test_a_gap_is_told_in_its_place(
+async def test_a_gap_is_reported_in_order(
     server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
     told: list[Any] = []
@@ -222,7 +220,7 @@ async def test_a_gap_is_told_in_its_place(
         assert stream.report().balanced
 
 
-async def test_what_history_has_lost_over_a_cut_is_a_gap(
+async def test_ticks_no_longer_retained_after_a_cut_are_a_gap(
     settings: Settings, redis_url: str, publisher: FeedPublisher, redis: Redis
 ) -> None:
     told: list[Any] = []
@@ -245,7 +243,7 @@ async def test_what_history_has_lost_over_a_cut_is_a_gap(
         await context.__aexit__(None, None, None)
 
 
-async def test_options_hold_over_a_cut(server: RunningServer, publisher: FeedPublisher) -> None:
+async def test_options_survive_a_cut(server: RunningServer, publisher: FeedPublisher) -> None:
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"], conflate_ms=250, slow="conflate")
         await stream.subscribe(quotes=["ES"])
@@ -259,13 +257,13 @@ async def test_options_hold_over_a_cut(server: RunningServer, publisher: FeedPub
 
 
 @pytest.mark.parametrize("start", ["yesterday", 1.5, object()])
-async def test_a_start_that_is_no_time(server: RunningServer, start: Any) -> None:
+async def test_an_invalid_start(server: RunningServer, start: Any) -> None:
     async with connect(server.stream) as stream:
         with pytest.raises(ValueError, match="time"):
             await stream.subscribe(trades=["ES"], start=start)
 
 
-async def test_a_second_cut_while_it_comes_back(
+async def test_a_second_cut_while_reconnecting(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     """Restoring everything takes several messages; a cut between them loses none of it."""
@@ -280,7 +278,7 @@ async def test_a_second_cut_while_it_comes_back(
         assert reply["trades"] == [f"S{interval}" for interval in range(10)]
 
 
-async def test_a_slow_program_is_told_what_was_skipped(
+async def test_a_slow_program_receives_skipped_gaps(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     told: list[Any] = []
@@ -298,7 +296,7 @@ async def test_a_slow_program_is_told_what_was_skipped(
         assert stream.report().balanced
 
 
-async def test_a_server_that_falls_silent_is_noticed(
+async def test_a_silent_server_is_detected(
     monkeypatch: pytest.MonkeyPatch, server: RunningServer, publisher: FeedPublisher
 ) -> None:
     monkeypatch.setattr("tickcast.client.connection._SILENCE_S", 0.2)
@@ -311,7 +309,7 @@ async def test_a_server_that_falls_silent_is_noticed(
         assert (await anext(stream)).seq == 1
 
 
-async def test_more_streams_than_one_message_can_tell_of(
+async def test_more_streams_than_fit_into_one_message(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     """A wildcard over this many streams resumes prefix by prefix, and nothing is sent twice."""
@@ -331,7 +329,7 @@ async def test_more_streams_than_one_message_can_tell_of(
         assert (await stream.subscribe(quotes=["ES"]))["trades"] == ["*"]
 
 
-async def test_another_encoding_goes_on_with_every_stream(
+async def test_switching_the_encoding_resumes_every_stream(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream, encoding="json") as stream:

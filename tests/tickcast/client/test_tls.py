@@ -25,7 +25,7 @@ from tickcast.wire.errors import ConnectionFailed, InvalidSettings
     [Path, str, lambda cert: ssl.create_default_context(cafile=cert)],
     ids=["path", "text", "context"],
 )
-async def test_it_trusts_whom_it_is_told_to(
+async def test_a_trusted_certificate(
     secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher, form: Any
 ) -> None:
     async with (
@@ -37,7 +37,7 @@ async def test_it_trusts_whom_it_is_told_to(
         assert (await anext(stream)).seq == 1
 
 
-async def test_it_trusts_nobody_else_and_says_what_to_do(
+async def test_an_untrusted_certificate_has_a_hint(
     secure: Settings, tmp_path: Path, redis_url: str
 ) -> None:
     other = tmp_path / "other"
@@ -65,7 +65,7 @@ async def test_a_certificate_for_another_name(
         assert "--ca" not in str(caught.value)
 
 
-async def test_after_a_connection_it_waits_until_the_certificate_is_right_again(
+async def test_it_reconnects_once_the_certificate_is_valid_again(
     secure: Settings,
     pair: Pair,
     redis_url: str,
@@ -94,7 +94,7 @@ async def test_after_a_connection_it_waits_until_the_certificate_is_right_again(
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no PEM"])
-async def test_a_file_of_no_use(tmp_path: Path, content: bytes | None) -> None:
+async def test_an_unusable_certificate_file(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_bytes(content)

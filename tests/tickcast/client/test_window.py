@@ -22,7 +22,7 @@ def window() -> Window:
     return window
 
 
-def test_a_window_holds_the_latest_of_each_kind(window: Window) -> None:
+def test_a_window_keeps_the_latest_of_each_kind(window: Window) -> None:
     window.add([trade(id=3), trade(id=4)])
     assert [row.id for row in window.trades.rows] == [3, 4]
     assert (len(window.trades), len(window.quotes), len(window.bars)) == (2, 1, 1)

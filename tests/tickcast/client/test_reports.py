@@ -12,7 +12,7 @@ def accounts_of(*seqs: int) -> SequenceAccounts:
     return accounts
 
 
-def test_gaps_in_words() -> None:
+def test_gaps_as_text() -> None:
     assert describe_gap(Gap("trades", "ES", 5, 1000, "broker")) == (
         "trades ES: 5 to 1,000 will not come (broker)"
     )
@@ -22,14 +22,14 @@ def test_gaps_in_words() -> None:
     )
 
 
-def test_in_three_lines_of_text() -> None:
+def test_summary_in_three_lines() -> None:
     first, second, third = summarize(accounts_of(1, 5).report(0))
     assert first == "NOT BALANCED, 2 streams, 0 reconnects"
     assert second.startswith("6 published: 3 delivered")
     assert third.startswith("3 missing, 0 repeated")
 
 
-def test_large_sums_fit_eighty_columns() -> None:
+def test_large_totals_fit_eighty_columns() -> None:
     accounts = SequenceAccounts()
     list(accounts.add_tick(trade("ES", seq=1)))
     list(accounts.add_tick(trade("ES", seq=98_765_432, conflated=98_765_430)))

@@ -15,7 +15,7 @@ class Enough(Exception):
     pass
 
 
-async def test_each_kind_has_its_function(server: RunningServer, publisher: FeedPublisher) -> None:
+async def test_each_kind_has_its_callback(server: RunningServer, publisher: FeedPublisher) -> None:
     seen: list[object] = []
 
     async def on_trade(tick: Trade) -> None:
@@ -40,7 +40,7 @@ async def test_each_kind_has_its_function(server: RunningServer, publisher: Feed
     assert seen == [1, 2, "ES"]
 
 
-async def test_what_has_no_function_passes_by(
+async def test_ticks_without_a_callback_are_ignored(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     async with connect(server.stream) as stream:

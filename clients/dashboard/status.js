@@ -1,13 +1,19 @@
-/** Texts about the state of the page; nothing here draws. */
+/** How live the page is, and the banner that says so. Nothing here draws. */
 
-import { asksForCredentials } from "./credentials.js";
 import { age } from "./format.js";
 
 const BEHIND_MS = 3_000;
-const QUIET_MS = 15_000;
-const SLOW_SHOWN_MS = 10_000;
+const NO_TICK_MS = 15_000;
+const SKIPPED_SHOWN_MS = 10_000;
+/** Codes of errors and closes that ask for credentials, or reject them. */
+const CREDENTIALS_MISSING = new Set([401, 4002]);
+const CREDENTIALS_REJECTED = new Set([402, 4001]);
 /** The worse state of two connections is the page's. */
 const WORST_FIRST = ["closed", "reconnecting", "connecting", "connected"];
+
+/** @param {number} code the code of an error or a close */
+export const rejectsCredentials = (code) => CREDENTIALS_REJECTED.has(code);
+export const needsCredentials = (code) => CREDENTIALS_MISSING.has(code) || rejectsCredentials(code);
 
 /**
  * How live the page is. It has two connections, and is as live as the less live one.
@@ -82,22 +88,22 @@ export class StreamLag {
  * @param {number} facts.ageMs age of the data, as far as the server has reported it
  * @param {number} facts.silentMs time since the server last sent anything; it does so every second
  * @param {object|undefined} facts.replay the server's latest replay message
- * @param {boolean} facts.eased whether trades are conflated
+ * @param {boolean} facts.conflated whether trades are conflated
  * @param {number} facts.quietMs time since the last tick
- * @param {number} facts.slowMs time since the server last reported that this page is too slow
+ * @param {number} facts.skippedMs time since the server last reported that this page is too slow
  * @returns {Banner|undefined} the most important thing to know
  */
-export function bannerOf({ state, feed, feedFault, refused, lostAt, ageMs, silentMs, replay, eased, quietMs, slowMs }) {
+export function bannerOf({ state, feed, feedFault, refused, lostAt, ageMs, silentMs, replay, conflated, quietMs, skippedMs }) {
   const reason = state.reason ? ` (${state.reason})` : "";
-  const old = lostAt ? ` What you see is from before ${lostAt} UTC.` : "";
+  const old = lostAt ? ` The data is from before ${lostAt} UTC.` : "";
   if (feedFault === "malformed") {
     return { text: `“${feed.slice(0, 40)}” can't be the name of a feed: it is 1 to 32 of a-z 0-9 _ -. Change feed= in the address.`, tone: "bad", feed: "live" };
   }
   if (feedFault === "unknown") {
     return { text: `This server has no feed “${feed}”. Change feed= in the address.`, tone: "bad", feed: "live" };
   }
-  if (state.name === "closed" && asksForCredentials(state.code)) {
-    return { text: `Not connected: the server asks for a key or a token${reason}.${old}`, tone: "bad" };
+  if (state.name === "closed" && needsCredentials(state.code)) {
+    return { text: `Not connected: the server requires a key or a token${reason}.${old}`, tone: "bad" };
   }
   if (state.name === "closed") {
     const live = state.isListLive ? " The watchlist is live." : state.isChartLive ? " The chart is live." : "";
@@ -111,22 +117,22 @@ export function bannerOf({ state, feed, feedFault, refused, lostAt, ageMs, silen
   }
   if (refused) return { text: refused, tone: "bad" };
   if (silentMs > BEHIND_MS) {
-    return { text: `Stale: the server has said nothing for ${age(silentMs)}.`, tone: "warn" };
+    return { text: `Stale: the server has sent nothing for ${age(silentMs)}.`, tone: "warn" };
   }
   if (ageMs > BEHIND_MS) {
-    return { text: `Stale: what you see is ${age(ageMs)} old.`, tone: "warn" };
+    return { text: `Stale: the data is ${age(ageMs)} old.`, tone: "warn" };
   }
   if (state.name === "stale") {
     return { text: `Stale: the ${state.isChartLive ? "watchlist" : "chart"} is catching up.`, tone: "warn" };
   }
-  if (slowMs < SLOW_SHOWN_MS) {
+  if (skippedMs < SKIPPED_SHOWN_MS) {
     return { text: "This page was too slow. Some ticks were skipped; volumes marked ≥ are too low.", tone: "warn" };
   }
-  if (eased) {
-    return { text: "Conflated: so many trades come that you see the latest of each symbol, four times a second. Volumes marked ≥ are too low.", tone: "note" };
+  if (conflated) {
+    return { text: "Conflated: there are too many trades, so you see the latest of each symbol four times a second. Volumes marked ≥ are too low.", tone: "note" };
   }
   // The replay's own bar shows that it is paused.
-  if (!replay && quietMs > QUIET_MS && quietMs < Infinity) {
+  if (!replay && quietMs > NO_TICK_MS && quietMs < Infinity) {
     return { text: `No tick for ${Math.floor(quietMs / 1000)} s. The connection is alive.`, tone: "note" };
   }
   return undefined;

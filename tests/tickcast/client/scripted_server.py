@@ -23,39 +23,41 @@ class Peer:
 
     def __init__(self, socket: ServerConnection) -> None:
         self._socket = socket
-        self.heard: list[dict[str, Any]] = []
+        self.received: list[dict[str, Any]] = []
 
-    async def hear(self) -> dict[str, Any]:
+    async def receive(self) -> dict[str, Any]:
         """Receive the client's next message."""
-        self.heard.append(json.loads(await self._socket.recv()))
-        return self.heard[-1]
+        self.received.append(json.loads(await self._socket.recv()))
+        return self.received[-1]
 
-    async def say(self, *messages: dict[str, Any]) -> None:
+    async def send(self, *messages: dict[str, Any]) -> None:
         """Send a frame with these messages."""
         await self._socket.send(json.dumps(messages))
 
-    async def say_text(self, text: str) -> None:
+    async def send_text(self, text: str) -> None:
         """Send a frame with exactly this text."""
         await self._socket.send(text)
 
-    async def accept(self, question: dict[str, Any], **more: Any) -> None:
-        """Confirm a subscription, as the only one that is held."""
-        held = {key: question.get(key, []) for key in ("trades", "quotes", "bars")}
-        await self.say({"T": "subscription", **held, "epoch": EPOCH, "id": question["id"], **more})
+    async def confirm(self, request: dict[str, Any], **more: Any) -> None:
+        """Confirm a subscription, as the only one."""
+        subscribed = {key: request.get(key, []) for key in ("trades", "quotes", "bars")}
+        await self.send(
+            {"T": "subscription", **subscribed, "epoch": EPOCH, "id": request["id"], **more}
+        )
 
-    async def refuse(self, question: dict[str, Any], code: int) -> None:
-        await self.say({"T": "error", "code": code, "msg": "no", "id": question["id"]})
+    async def reject(self, request: dict[str, Any], code: int) -> None:
+        await self.send({"T": "error", "code": code, "msg": "no", "id": request["id"]})
 
-    async def ticks(self, *seqs: int | None, symbol: str = "ES") -> None:
+    async def send_ticks(self, *seqs: int | None, symbol: str = "ES") -> None:
         """Send trades with these numbers, one frame each."""
         for seq in seqs:
             tick = {"T": "t", "S": symbol, "p": 1.0, "s": 1.0, "t": "2026-01-05T14:30:00Z"}
-            await self.say(tick if seq is None else {**tick, "seq": seq})
+            await self.send(tick if seq is None else {**tick, "seq": seq})
 
     async def close(self, code: int) -> None:
         await self._socket.close(code)
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Drop the connection without a close frame."""
         self._socket.transport.abort()
 
@@ -66,25 +68,25 @@ class Peer:
 Script = Callable[[Peer], Awaitable[None]]
 
 
-class Double:
+class ScriptedServer:
     """Play one script for each connection; repeat the last script for further connections.
 
     Attributes:
         refusals: HTTP responses for the next handshakes, which are refused.
         peers: all connections so far.
-        dialled_s: the time of each handshake, on the loop's clock.
+        handshakes_s: the time of each handshake, on the loop's clock.
     """
 
     def __init__(self, scripts: Sequence[Script]) -> None:
         self._scripts = list(scripts)
         self.refusals: list[tuple[int, dict[str, str]]] = []
         self.peers: list[Peer] = []
-        self.dialled_s: list[float] = []
+        self.handshakes_s: list[float] = []
         self.url = ""
         self.failed: BaseException | None = None
 
     def greet(self, socket: ServerConnection, request: Request) -> Response | None:
-        self.dialled_s.append(asyncio.get_running_loop().time())
+        self.handshakes_s.append(asyncio.get_running_loop().time())
         if not self.refusals:
             return None
         status, headers = self.refusals.pop(0)
@@ -97,7 +99,7 @@ class Double:
         script = self._scripts[min(len(self.peers), len(self._scripts) - 1)]
         self.peers.append(peer)
         try:
-            await peer.say({"T": "success", "msg": "connected"})
+            await peer.send({"T": "success", "msg": "connected"})
             await script(peer)
             await peer.until_closed()
         except ConnectionClosed:
@@ -108,28 +110,28 @@ class Double:
 
 
 @asynccontextmanager
-async def playing(
+async def scripted_server(
     *scripts: Script, subprotocols: Sequence[str] = (JSON_SUBPROTOCOL,)
-) -> AsyncIterator[Double]:
+) -> AsyncIterator[ScriptedServer]:
     """Run a server with these scripts on a free port."""
-    double = Double(scripts)
+    scripted = ScriptedServer(scripts)
     async with serve(
-        double.play,
+        scripted.play,
         "127.0.0.1",
         0,
         subprotocols=[Subprotocol(each) for each in subprotocols] or None,
-        process_request=double.greet,
+        process_request=scripted.greet,
         close_timeout=0.2,
     ) as server:
         port = next(iter(server.sockets)).getsockname()[1]
-        double.url = f"ws://127.0.0.1:{port}/stream"
-        yield double
-    assert double.failed is None
+        scripted.url = f"ws://127.0.0.1:{port}/stream"
+        yield scripted
+    assert scripted.failed is None
 
 
-async def hold(peer: Peer) -> None:
+async def confirm_all(peer: Peer) -> None:
     """Confirm every action."""
     while True:
-        question = await peer.hear()
-        more: dict[str, Any] = {"positions": []} if question.get("positions") else {}
-        await peer.accept(question, **more)
+        request = await peer.receive()
+        more: dict[str, Any] = {"positions": []} if request.get("positions") else {}
+        await peer.confirm(request, **more)

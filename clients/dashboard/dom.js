@@ -1,4 +1,12 @@
-/** When to draw: on animation frames, and never while the page is hidden. */
+/** Elements of the page, and when to draw: on animation frames, and never while the page is hidden. */
+
+export const byId = (id) => document.getElementById(id);
+
+/** Write a text into an element, unless it is already there. */
+export function write(id, text) {
+  const element = byId(id);
+  if (element.textContent !== text) element.textContent = text;
+}
 
 const MEASURED = 20;
 const USUAL_MS = 1000 / 60;
@@ -10,12 +18,12 @@ const USUAL_MS = 1000 / 60;
 export function frameInterval() {
   return new Promise((resolve) => {
     const times = [];
-    const note = (time) => {
+    const recordFrame = (time) => {
       times.push(time);
-      if (times.length <= MEASURED) requestAnimationFrame(note);
+      if (times.length <= MEASURED) requestAnimationFrame(recordFrame);
       else resolve(median(times));
     };
-    requestAnimationFrame(note);
+    requestAnimationFrame(recordFrame);
     setTimeout(() => resolve(USUAL_MS), 1000);
   });
 }

@@ -51,37 +51,27 @@ Build = Callable[[], Awaitable[Body]]
 # -- sharing
 
 
-class _PendingBody:
-    """One body, kept from the first request until every waiting client has received it."""
-
-    __slots__ = ("shares", "task")
-
-    def __init__(self, task: asyncio.Task[Body]) -> None:
-        self.task = task
-        self.shares = 0
-
-
 class BodyShare:
     """One request's share in a body. Call `release` after the response was sent."""
 
-    __slots__ = ("_address", "_bodies", "_is_released", "_pending")
+    __slots__ = ("_shares", "address", "task")
 
-    def __init__(self, bodies: SharedBodies, pending: _PendingBody, address: str | None) -> None:
-        self._bodies = bodies
-        self._pending = pending
-        self._address = address
-        self._is_released = False
+    def __init__(
+        self, task: asyncio.Task[Body], address: str | None, shares: set[BodyShare]
+    ) -> None:
+        self.task = task
+        self.address = address
+        self._shares = shares
+        shares.add(self)
 
     async def wait(self) -> Body:
         """Wait until the body is built, and return it."""
         # Shielded, because other requests may wait for it.
-        return await asyncio.shield(self._pending.task)
+        return await asyncio.shield(self.task)
 
     def release(self) -> None:
         """Give the share back, after the response was sent or the request failed."""
-        if not self._is_released:
-            self._is_released = True
-            self._bodies.release_share(self._pending, self._address)
+        self._shares.discard(self)
 
 
 class SharedBodies:
@@ -94,10 +84,10 @@ class SharedBodies:
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
-        self._queued: dict[Hashable, _PendingBody] = {}
-        self._pending: set[_PendingBody] = set()
-        self._waiting = 0
-        self._by_address: dict[str, int] = {}
+        # The builds that have not started yet.
+        self._queued: dict[Hashable, asyncio.Task[Body]] = {}
+        # Every request until its response is sent. There are few, so they are counted when needed.
+        self._shares: set[BodyShare] = set()
 
     def share(self, key: Hashable, build: Build, address: str | None) -> BodyShare:
         """Join the requests that wait for a body, and queue its build if necessary.
@@ -110,41 +100,26 @@ class SharedBodies:
         Raises:
             HandshakeRefused: too many requests are waiting.
         """
-        if address is not None and self._by_address.get(address, 0) >= _WAITING_PER_ADDRESS_MAX:
+        of_address = sum(each.address == address for each in self._shares)
+        if address is not None and of_address >= _WAITING_PER_ADDRESS_MAX:
             raise HandshakeRefused("busy", 429, "too many long answers at once", _RETRY_S)
-        pending = self._queued.get(key)
-        is_full = pending is None and len(self._pending) >= _BODIES_MAX
-        if is_full or self._waiting >= _WAITING_MAX:
+        task = self._queued.get(key)
+        is_full = task is None and len({each.task for each in self._shares}) >= _BODIES_MAX
+        if is_full or len(self._shares) >= _WAITING_MAX:
             raise HandshakeRefused("busy", 503, "too many long answers at once", _RETRY_S)
-        if pending is None:
-            pending = _PendingBody(asyncio.create_task(self._build(key, build), name="listing"))
-            self._queued[key] = pending
-            self._pending.add(pending)
-        pending.shares += 1
-        self._waiting += 1
-        if address is not None:
-            self._by_address[address] = self._by_address.get(address, 0) + 1
-        return BodyShare(self, pending, address)
-
-    async def close(self) -> None:
-        """Cancel all builds."""
-        await cancel_and_wait([pending.task for pending in self._pending])
+        if task is None:
+            task = asyncio.create_task(self._build(key, build), name="listing")
+            self._queued[key] = task
+        return BodyShare(task, address, self._shares)
 
     async def _build(self, key: Hashable, build: Build) -> Body:
         async with self._turn:
             del self._queued[key]
             return await build()
 
-    def release_share(self, pending: _PendingBody, address: str | None) -> None:
-        """Give a share back. Called by `BodyShare.release`."""
-        self._waiting -= 1
-        pending.shares -= 1
-        if not pending.shares:
-            self._pending.discard(pending)
-        if address is not None:
-            self._by_address[address] -= 1
-            if not self._by_address[address]:
-                del self._by_address[address]
+    async def close(self) -> None:
+        """Cancel all builds."""
+        await cancel_and_wait({each.task for each in self._shares})
 
 
 class LongResponse(Response):

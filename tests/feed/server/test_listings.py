@@ -53,7 +53,7 @@ async def test_requests_share_a_response_that_is_not_older_than_they_are() -> No
     assert {(await each.wait()).content for each in others} == {b"2"}
     for share in (first, *others, first):
         share.release()
-    assert not bodies._pending
+    assert not bodies._shares
     assert not bodies._queued
 
 

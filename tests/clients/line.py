@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from feed.transport.loop_time import run_all
-from tests.feed.accountant import Accountant
+from tests.feed.accounting_client import AccountingClient
 from tests.feed.world import Store, Stored, World
 from tickcast.client.accounts import Gap
 from tickcast.client.messages import Event, Heartbeat
@@ -41,8 +41,8 @@ class OneEpoch(World):
 
     def enter_epoch(self) -> str:
         """Return the feed's epoch as far as the server knows; all streams are in it now."""
-        epoch = max(run.epoch for run in self.runs.values())
-        for key, run in self.runs.items():
+        epoch = max(run.epoch for run in self.trackers.values())
+        for key, run in self.trackers.items():
             if run.epoch < epoch and run.seq:
                 if self.store.stream(key).epoch < epoch:
                     self.store.streams[key] = Stored(epoch)
@@ -50,11 +50,11 @@ class OneEpoch(World):
         return epoch
 
     def catch_up(self, key: StreamKey, run: SequenceTracker) -> None:
-        self.answer(key)
-        self.notice(key)
+        self.finish_repair(key)
+        self.compare_with_store(key)
         while run.behind:
-            self.ask(key)
-            self.answer(key)
+            self.start_repair(key)
+            self.finish_repair(key)
 
 
 def generation_of(tick: Tick) -> float:
@@ -108,7 +108,7 @@ class Line:
     def __init__(self, world: OneEpoch) -> None:
         self.world = world
         self.state = ClientState(Encoding.JSON)
-        self.server = Accountant(world)
+        self.server = AccountingClient(world)
         self.wire: list[str] = []
         self.again: Iterator[Message] | None = None
         self.waits_for = 0
@@ -123,7 +123,7 @@ class Line:
         for symbol in patterns:
             # As a server does before it answers.
             key = StreamKey("live", channel, symbol)
-            if symbol[-1] != "*" and key not in self.world.runs:
+            if symbol[-1] != "*" and key not in self.world.trackers:
                 self.world.open(key)
         self.settle()
         self._say(*self.state.subscribe({channel: patterns}, snapshot=snapshot, options=wish))
@@ -196,7 +196,7 @@ class Line:
         session.release()
         if session.backfill is not None:
             session.backfill.drop_streams(list(session.backfill.behind))
-        self.server = Accountant(self.world)
+        self.server = AccountingClient(self.world)
         self.state.begin_connection("tickcast.v1.json")
         self.again = iter(self.state.restore())
         self.waits_for = 0
@@ -216,8 +216,8 @@ class Line:
         for _ in range(1000):
             self.server.session.drain()
             self.server.advance()
-            while self.server.requests:
-                self.server.answer()
+            while self.server.reads:
+                self.server.answer_read()
             self.carry()
             if not self.wire and self.again is None and not self.waits_for:
                 backfill = self.server.session.backfill

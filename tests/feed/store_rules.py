@@ -26,14 +26,14 @@ class StoreRules(RuleBasedStateMachine):
 
     @property
     def keys(self) -> list[StreamKey]:
-        return sorted(self.world.runs)
+        return sorted(self.world.trackers)
 
     @rule()
-    @precondition(lambda self: len(self.world.runs) < len(SYMBOLS) * len(CHANNELS))
+    @precondition(lambda self: len(self.world.trackers) < len(SYMBOLS) * len(CHANNELS))
     def open_another(self) -> None:
         for channel in CHANNELS:
             key = StreamKey("live", channel, SYMBOLS[2])
-            if key not in self.world.runs:
+            if key not in self.world.trackers:
                 self.world.open(key)
 
     @rule(data=st.data(), keep=st.integers(0, 3))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
 
 from feed.transport import loop_time
-from tests.feed.accountant import BOUND, Accountant
+from tests.feed.accounting_client import OUTBOX_BYTES, AccountingClient
 from tests.feed.store_rules import CHANNELS, PATTERNS, StoreRules
 from tests.feed.world import World, time_of
 from tickcast.wire.ticks import StreamKey
@@ -31,7 +31,7 @@ class Accounts(StoreRules):
     def begin(self) -> None:
         self.world = World()
         self.open_first()
-        self.clients = [Accountant(self.world) for _ in range(2)]
+        self.clients = [AccountingClient(self.world) for _ in range(2)]
         for client in self.clients:
             client.perform(None, action="subscribe", trades=["A*"], **{"bars:1s": ["A*"]})
 
@@ -45,16 +45,16 @@ class Accounts(StoreRules):
             self.world.pass_time(5)
 
     @rule(data=st.data())
-    def notice(self, data: st.DataObject) -> None:
-        self.world.notice(data.draw(st.sampled_from(self.keys)))
+    def compare_with_store(self, data: st.DataObject) -> None:
+        self.world.compare_with_store(data.draw(st.sampled_from(self.keys)))
 
     @rule(data=st.data())
-    def ask(self, data: st.DataObject) -> None:
-        self.world.ask(data.draw(st.sampled_from(self.keys)))
+    def start_repair(self, data: st.DataObject) -> None:
+        self.world.start_repair(data.draw(st.sampled_from(self.keys)))
 
     @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        self.world.answer(data.draw(st.sampled_from(self.keys)))
+    def finish_repair(self, data: st.DataObject) -> None:
+        self.world.finish_repair(data.draw(st.sampled_from(self.keys)))
 
     # -- actions of clients
 
@@ -77,8 +77,8 @@ class Accounts(StoreRules):
             if past == "resume"
             else None,
         }
-        given = {name: value for name, value in options.items() if value is not None}
-        self.clients[which].perform(steps, action="subscribe", **{channel: patterns}, **given)
+        specified = {name: value for name, value in options.items() if value is not None}
+        self.clients[which].perform(steps, action="subscribe", **{channel: patterns}, **specified)
 
     @rule(which=WHICH, patterns=PATTERNS, channel=st.sampled_from(CHANNELS), steps=STEPS)
     def unsubscribe(self, which: int, patterns: list[str], channel: str, steps: int | None) -> None:
@@ -104,8 +104,8 @@ class Accounts(StoreRules):
         self.clients[which].advance()
 
     @rule(which=WHICH)
-    def read_for_it(self, which: int) -> None:
-        self.clients[which].answer()
+    def answer_read(self, which: int) -> None:
+        self.clients[which].answer_read()
 
     @rule(data=st.data(), which=WHICH, counts=st.lists(st.integers(1, 3), min_size=2, max_size=4))
     def publish_while_it_reads(self, data: st.DataObject, which: int, counts: list[int]) -> None:
@@ -113,10 +113,10 @@ class Accounts(StoreRules):
         for count in counts:
             client.advance()
             key = data.draw(st.sampled_from(self.keys))
-            if client.requests:
-                key = client.requests[0].key
+            if client.reads:
+                key = client.reads[0].key
             self.world.publish(key, count, arrives=True)
-            client.answer()
+            client.answer_read()
 
     @rule(which=WHICH)
     def stall(self, which: int) -> None:
@@ -130,13 +130,13 @@ class Accounts(StoreRules):
         client.process_messages()
 
     @rule(which=WHICH)
-    def come_back(self, which: int) -> None:
-        self.clients[which] = self.clients[which].reborn()
+    def reconnect(self, which: int) -> None:
+        self.clients[which] = self.clients[which].reconnect()
 
     @invariant()
-    def nobody_waits_for_more_than_the_bound(self) -> None:
+    def no_queue_exceeds_its_bound(self) -> None:
         for client in getattr(self, "clients", []):
-            assert client.dead or client.outbox.waiting_bytes <= BOUND + 64 * 1024
+            assert client.closed or client.outbox.waiting_bytes <= OUTBOX_BYTES + 64 * 1024
 
     def teardown(self) -> None:
         if not hasattr(self, "clients"):
@@ -145,16 +145,16 @@ class Accounts(StoreRules):
         for client in self.clients:
             client.sink.paused = False
             client.session.drain()
-            client.finish()
-            if not client.dead:
+            client.finish_steps()
+            if not client.closed:
                 client.catch_up()
         self.world.pass_time(1000)
         for client in self.clients:
             client.process_messages()
-            if not client.dead:
-                self.settle(client)
+            if not client.closed:
+                self.check_accounts(client)
 
-    def settle(self, client: Accountant) -> None:
+    def check_accounts(self, client: AccountingClient) -> None:
         """Check that its totals match what it received, and that its accounts are complete."""
         totals = self.world.hub.totals(client.outbox)
         assert (totals.sent, totals.merged, totals.skipped) == (
@@ -167,5 +167,5 @@ class Accounts(StoreRules):
                 assert account.seq == stored.seq, (name, account.seq, stored)
 
 
-Accounts.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+Accounts.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
 TestAccounts = pytest.mark.usefixtures("one_stream_per_step")(Accounts.TestCase)

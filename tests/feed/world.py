@@ -78,69 +78,69 @@ class Store:
 
 
 class World:
-    """The store, the runs of a server, and its hub."""
+    """The store, the trackers of a server, and its hub."""
 
     def __init__(self) -> None:
         self.hub = Hub()
         self.cache = HistoryCache(max_bytes=400_000)
         self.now = Instant(0.0, Time(0))
         self.store = Store()
-        self.runs: dict[StreamKey, SequenceTracker] = {}
-        self.asked: dict[StreamKey, History] = {}
+        self.trackers: dict[StreamKey, SequenceTracker] = {}
+        self.pending_histories: dict[StreamKey, History] = {}
 
     def open(self, key: StreamKey) -> None:
         stored = self.store.stream(key)
         epoch = stored.epoch or self.store.epoch
         latest = stored.batches[-1].ticks[-1] if stored.batches else None
         self.hub.open_stream(key, latest, 1, epoch=epoch, seq=stored.seq)
-        run = self.runs[key] = SequenceTracker()
-        self.deliver(key, run.start_after(epoch, stored.seq))
+        tracker = self.trackers[key] = SequenceTracker()
+        self.deliver(key, tracker.start_after(epoch, stored.seq))
 
     def publish(self, key: StreamKey, count: int, arrives: bool) -> None:
         batch = self.store.publish(key, count)
         if arrives:
-            self.deliver(key, self.runs[key].add_batch(batch))
+            self.deliver(key, self.trackers[key].add_batch(batch))
 
-    def deliver(self, key: StreamKey, due: list[SequenceEvent]) -> None:
-        for item in due:
-            if isinstance(item, SequenceGap):
-                self.hub.announce(key, item, self.now, self.runs[key].epoch)
+    def deliver(self, key: StreamKey, events: list[SequenceEvent]) -> None:
+        for event in events:
+            if isinstance(event, SequenceGap):
+                self.hub.announce(key, event, self.now, self.trackers[key].epoch)
             else:
-                self.hub.publish(key, item.ticks, item.published_us, item.epoch)
+                self.hub.publish(key, event.ticks, event.published_us, event.epoch)
 
-    def notice(self, key: StreamKey) -> None:
-        """Compare a run with the store, as after a new connection."""
-        run, stored = self.runs[key], self.store.stream(key)
-        if (stored.epoch, stored.seq) > (run.epoch, run.seq):
-            run.behind = True
+    def compare_with_store(self, key: StreamKey) -> None:
+        """Compare a tracker with the store, as after a new connection."""
+        tracker, stored = self.trackers[key], self.store.stream(key)
+        if (stored.epoch, stored.seq) > (tracker.epoch, tracker.seq):
+            tracker.behind = True
 
-    def ask(self, key: StreamKey) -> None:
-        """Read history for a run that is behind; the answer may take a while."""
-        run = self.runs[key]
-        if run.behind and key not in self.asked:
-            after = run.begin_repair()
+    def start_repair(self, key: StreamKey) -> None:
+        """Read history for a tracker that is behind; the answer may take a while."""
+        tracker = self.trackers[key]
+        if tracker.behind and key not in self.pending_histories:
+            after = tracker.begin_repair()
             history = self.store.history(key, after)
-            if history.epoch != run.epoch and after:
+            if history.epoch != tracker.epoch and after:
                 history = self.store.history(key, 0)
-            self.asked[key] = history
+            self.pending_histories[key] = history
 
-    def answer(self, key: StreamKey) -> None:
-        history = self.asked.pop(key, None)
+    def finish_repair(self, key: StreamKey) -> None:
+        history = self.pending_histories.pop(key, None)
         if history is not None:
-            self.deliver(key, self.runs[key].repair(history))
+            self.deliver(key, self.trackers[key].repair(history))
 
     def repair_all(self) -> None:
-        for key, run in self.runs.items():
-            self.answer(key)
-            self.notice(key)
+        for key, tracker in self.trackers.items():
+            self.finish_repair(key)
+            self.compare_with_store(key)
             for _ in range(100):
-                self.ask(key)
-                self.answer(key)
-            assert not run.behind
+                self.start_repair(key)
+                self.finish_repair(key)
+            assert not tracker.behind
 
     def pass_time(self, ms: float) -> None:
-        steady_s = self.now.monotonic_s + ms / 1000
-        self.now = Instant(steady_s, Time(int(steady_s * 1e9)))
+        monotonic_s = self.now.monotonic_s + ms / 1000
+        self.now = Instant(monotonic_s, Time(int(monotonic_s * 1e9)))
         self.hub.flush(self.now)
 
 

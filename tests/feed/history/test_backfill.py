@@ -49,10 +49,10 @@ async def test_a_time_is_found_whatever_the_order_of_times(
     for start in range(0, len(times), batch):
         await publish(publisher, *(trade(time=Time(t)) for t in times[start : start + batch]))
     wanted = [dice.randrange(T0 - 10, T0 + 10_010) for _ in range(300)]
-    places = await Store(redis).locate([(ES, Time(time)) for time in wanted])
-    for time, place in zip(wanted, places, strict=True):
+    locations = await Store(redis).locate([(ES, Time(time)) for time in wanted])
+    for time, location in zip(wanted, locations, strict=True):
         first = next((seq for seq, t in enumerate(times, 1) if t >= time), 601)
-        assert (place.before, place.trimmed) == (first - 1, False), time
+        assert (location.before, location.trimmed) == (first - 1, False), time
 
 
 async def test_times_that_are_no_longer_retained(redis: Redis, settings: Settings) -> None:
@@ -60,8 +60,8 @@ async def test_times_that_are_no_longer_retained(redis: Redis, settings: Setting
     async with FeedPublisher(redis, "live", bounded) as publisher:
         for tick in trades(40):
             await publish(publisher, tick)
-    places = await Store(redis).locate([(ES, Time(T0 + n)) for n in (0, 29, 30, 31, 39, 40)])
-    assert [(place.before, place.trimmed) for place in places] == [
+    locations = await Store(redis).locate([(ES, Time(T0 + n)) for n in (0, 29, 30, 31, 39, 40)])
+    assert [(location.before, location.trimmed) for location in locations] == [
         (30, True), (30, True), (30, False), (31, False), (39, False), (40, False),
     ]  # fmt: skip
 
@@ -73,10 +73,10 @@ async def test_many_clients_request_history_while_more_is_published(
     epoch = (await Store(redis).heads([ES]))[0].epoch
     total = 6000
 
-    async def follow(first: int, how: str) -> None:
+    async def receive(first: int, field: str) -> None:
         past: dict[str, Any] = (
             {"start": T0 + first - 1}
-            if how == "start"
+            if field == "start"
             else {"resume": {"epoch": epoch, "trades": {"ES": first - 1}}}
         )
         encoding = random.choice(["json", "msgpack"])
@@ -86,13 +86,13 @@ async def test_many_clients_request_history_while_more_is_published(
             ] == "subscription"
             assert await seqs(talk, total + 1 - first) == list(range(first, total + 1))
 
-    async def go_on() -> None:
+    async def publish_more() -> None:
         for n in range(3000, total, 10):
             await publisher.publish([trade(price=n + i, time=Time(T0 + n + i)) for i in range(10)])
             await asyncio.sleep(0.002)
 
-    asked = [(random.randint(1, 3000), random.choice(["start", "resume"])) for _ in range(25)]
-    await asyncio.gather(go_on(), *(follow(*each) for each in asked))
+    requests = [(random.randint(1, 3000), random.choice(["start", "resume"])) for _ in range(25)]
+    await asyncio.gather(publish_more(), *(receive(*each) for each in requests))
     backfill = server.app_state["engine"].backfill
     await until(lambda: len(backfill) == 0)
     assert backfill._cache.size_bytes == 0
@@ -288,12 +288,12 @@ async def test_history_is_read_exactly_up_to_the_greatest_position(
         assert await seqs(talk, 2) == [greatest - 1, greatest]
 
 
-@pytest.mark.parametrize("how", ["start", "resume"])
+@pytest.mark.parametrize("field", ["start", "resume"])
 async def test_an_unreadable_history_affects_only_the_clients_that_request_it(
     server: RunningServer,
     publisher: FeedPublisher,
     redis: Redis,
-    how: str,
+    field: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     symbols = [f"S{number}" for number in range(40)]
@@ -306,7 +306,7 @@ async def test_an_unreadable_history_affects_only_the_clients_that_request_it(
     epoch = (await Store(redis).heads([StreamKey("live", "trades", "S7")]))[0].epoch
     past: dict[str, Any] = (
         {"start": int(T0) - 1}
-        if how == "start"
+        if field == "start"
         else {"resume": {"epoch": epoch, "trades": dict.fromkeys(symbols, 1)}}
     )
     async with talking(server.stream) as talk, talking(server.stream) as other:
@@ -314,7 +314,9 @@ async def test_an_unreadable_history_affects_only_the_clients_that_request_it(
         await other.ask(action="subscribe", trades=["S1"], start=int(T0) - 1)
         found: dict[str, list[int]] = {}
         notices: list[dict[str, Any]] = []
-        while sum(map(len, found.values())) < 39 * (3 if how == "start" else 2) or len(notices) < 2:
+        while (
+            sum(map(len, found.values())) < 39 * (3 if field == "start" else 2) or len(notices) < 2
+        ):
             message = await talk.hear()
             if message["T"] == "t":
                 found.setdefault(message["S"], []).append(message["seq"])
@@ -327,7 +329,7 @@ async def test_an_unreadable_history_affects_only_the_clients_that_request_it(
             },
             {
                 "T": "gap", "ch": "trades", "S": "S7", "reason": "broker",
-                "from": None if how == "start" else 2, "to": 3,
+                "from": None if field == "start" else 2, "to": 3,
             },
         ]  # fmt: skip
         assert "S7" not in found

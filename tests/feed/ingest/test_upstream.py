@@ -47,15 +47,17 @@ class Client:
         )
         self.received: list[dict[str, Any]] = []
 
-    def look(self) -> list[dict[str, Any]]:
+    def read_messages(self) -> list[dict[str, Any]]:
         self.received += self.sink.take()
         return self.received
 
     def seqs(self, symbol: str) -> list[int]:
-        return [each["seq"] for each in self.look() if each["T"] == "t" and each["S"] == symbol]
+        return [
+            each["seq"] for each in self.read_messages() if each["T"] == "t" and each["S"] == symbol
+        ]
 
     def restarts(self) -> list[str]:
-        return [each["S"] for each in self.look() if each.get("reason") == "epoch"]
+        return [each["S"] for each in self.read_messages() if each.get("reason") == "epoch"]
 
 
 class Ingest:
@@ -69,7 +71,7 @@ class Ingest:
         # Not from within `publish`: the real flusher does not do that either.
         asyncio.get_running_loop().call_soon(lambda: self.hub.flush(Instant.now()))
 
-    async def ask(self, client: Client, **action: Any) -> None:
+    async def send(self, client: Client, **action: Any) -> None:
         request = client.session.handle_message(msgspec.json.encode(action).decode())
         assert isinstance(request, Request)
         async with self.upstream.holding(FEED, client.session.required_streams(request)) as feed:
@@ -77,7 +79,7 @@ class Ingest:
 
     async def client(self, *symbols: str, **options: Any) -> Client:
         client = Client(self.hub)
-        await self.ask(client, action="subscribe", trades=list(symbols), **options)
+        await self.send(client, action="subscribe", trades=list(symbols), **options)
         return client
 
 
@@ -123,7 +125,7 @@ SYMBOLS = [f"S{number}" for number in range(40)]
 async def test_older_data_begins_one_epoch_even_if_a_publisher_is_faster(
     redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
-    """Runs are compared in the previous epoch, while repairs advance some of them."""
+    """Trackers are compared in the previous epoch, while repairs advance some of them."""
     async with running(redis, settings) as ingest:
         client = await ingest.client(*SYMBOLS)
         await published(publisher, SYMBOLS, 3)
@@ -131,12 +133,12 @@ async def test_older_data_begins_one_epoch_even_if_a_publisher_is_faster(
         await published(publisher, SYMBOLS, 3)
         await until(lambda: all(client.seqs(each) == [1, 2, 3, 4, 5, 6] for each in SYMBOLS))
         heads = ingest.upstream.store.heads
-        asked: list[int] = []
+        queried: list[int] = []
 
         async def heads_and_a_publish(streams: Sequence[StreamKey]) -> list[StreamHead]:
             found = await heads(streams)
-            if streams and not asked:
-                asked.append(len(streams))
+            if streams and not queried:
+                queried.append(len(streams))
                 # The publisher learns that numbers are lost, and begins an epoch.
                 await published(publisher, SYMBOLS[:10], 1)
                 await until(lambda: len(client.restarts()) >= 10)
@@ -148,7 +150,7 @@ async def test_older_data_begins_one_epoch_even_if_a_publisher_is_faster(
         await until(lambda: len(client.restarts()) >= len(SYMBOLS))
         await published(publisher, SYMBOLS, 1)
         await until(lambda: all(client.seqs(each)[6:] for each in SYMBOLS))
-        assert asked == [len(SYMBOLS)]
+        assert queried == [len(SYMBOLS)]
         assert sorted(client.restarts()) == sorted(SYMBOLS)
         assert len(await epochs_of(redis, SYMBOLS)) == 1
         assert client.seqs("S0") == [1, 2, 3, 4, 5, 6, 1, 2]
@@ -180,11 +182,11 @@ async def test_an_epoch_that_begins_while_the_store_is_queried_stays(
         await published(publisher, ["A"], 1)
         await until(lambda: client.seqs("A") == [1])
         store = ingest.upstream.store
-        ask = store.epoch
+        read_epoch = store.epoch
         later: list[str] = []
 
         async def epoch(feed: str, keep: bool = False) -> str:
-            answer = await ask(feed, keep)
+            answer = await read_epoch(feed, keep)
             if not later:
                 later.append(await store.begin_epoch(feed, answer))
                 async with FeedPublisher(redis, FEED, settings) as other:
@@ -195,34 +197,36 @@ async def test_an_epoch_that_begins_while_the_store_is_queried_stays(
         compared = asyncio.Event()
         compare_all = ingest.upstream._trackers.compare_all
 
-        async def compare_and_tell() -> None:
+        async def compare_and_report() -> None:
             await compare_all()
             compared.set()
 
         store.epoch = epoch  # type: ignore[method-assign]
-        ingest.upstream._trackers.compare_all = compare_and_tell  # type: ignore[method-assign]
+        ingest.upstream._trackers.compare_all = compare_and_report  # type: ignore[method-assign]
         await redis.client_kill_filter(_type="pubsub")
         await until(compared.is_set)
         other = await ingest.client("B")
-        assert [each["epoch"] for each in other.look() if each["T"] == "subscription"] == later
+        assert [
+            each["epoch"] for each in other.read_messages() if each["T"] == "subscription"
+        ] == later
 
 
 async def test_an_old_repair_does_not_affect_a_reopened_stream(
     redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     """The repair waits for the store while its stream is closed and opened again."""
-    at_once = msgspec.structs.replace(settings, linger_s=0.0)
-    async with running(redis, at_once) as ingest:
+    no_linger = msgspec.structs.replace(settings, linger_s=0.0)
+    async with running(redis, no_linger) as ingest:
         store, gate = ingest.upstream.store, asyncio.Event()
         read_after = store.read_after
-        asked: list[SequenceTracker] = []
+        queried: list[SequenceTracker] = []
 
         async def read_slowly(stream: StreamKey, tracker: SequenceTracker) -> list[SequenceEvent]:
-            due = await read_after(stream, tracker)
-            asked.append(tracker)
-            if len(asked) == 1:
+            events = await read_after(stream, tracker)
+            queried.append(tracker)
+            if len(queried) == 1:
                 await gate.wait()
-            return due
+            return events
 
         store.read_after = read_slowly  # type: ignore[method-assign]
         first = await ingest.client("A")
@@ -231,14 +235,14 @@ async def test_an_old_repair_does_not_affect_a_reopened_stream(
         # Two ticks are missed, so the third reveals a hole, which is repaired.
         await redis.client_kill_filter(_type="pubsub")
         await published(publisher, ["A"], 2)
-        await until(lambda: len(asked) == 1)
+        await until(lambda: len(queried) == 1)
         first.session.release()
         sweeping = asyncio.create_task(ingest.upstream.sweep_forever(0.01))
         await until(lambda: not ingest.hub.is_open(stream("A")))
         await cancel_and_wait([sweeping])
         second = await ingest.client("A")
         assert second.seqs("A") == []
-        # The new run also misses some, and is repaired although the old repair still waits.
+        # The new tracker also misses some, and is repaired although the old repair still waits.
         await redis.client_kill_filter(_type="pubsub")
         await published(publisher, ["A"], 3)
         await until(lambda: second.seqs("A") == [5, 6, 7])
@@ -277,8 +281,8 @@ async def test_a_stream_that_a_client_catches_up_with_is_not_closed(
     redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     """No other client holds it, it was never published, and reading its history takes a while."""
-    at_once = msgspec.structs.replace(settings, linger_s=0.0)
-    async with running(redis, at_once) as ingest:
+    no_linger = msgspec.structs.replace(settings, linger_s=0.0)
+    async with running(redis, no_linger) as ingest:
         client = await ingest.client("A", start=1)
         assert client.session.backfill is not None
         assert client.session.backfill.behind

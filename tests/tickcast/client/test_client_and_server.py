@@ -57,7 +57,7 @@ class BothHalves(StoreRules):
     def catch_up(self, reads: int) -> None:
         self.line.server.advance()
         for _ in range(reads):
-            self.line.server.answer()
+            self.line.server.answer_read()
 
     @rule(stalls=st.booleans())
     def stall_or_read(self, stalls: bool) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tickcast.wire import messages as protocol
+from tickcast.wire import messages
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault
 from tickcast.wire.subscriptions import Subscription
@@ -15,7 +15,7 @@ def test_replies() -> None:
         Subscription("trades", "A"),
         Subscription("bars:5s", "A"),
     ]
-    (reply,) = protocol.subscription(held, "e1", 7)
+    (reply,) = messages.subscription(held, "e1", 7)
     assert list(reply.items()) == [
         ("T", "subscription"),
         ("trades", ["A", "b"]),
@@ -25,13 +25,13 @@ def test_replies() -> None:
         ("epoch", "e1"),
         ("id", 7),
     ]
-    assert protocol.subscription([]) == [
+    assert messages.subscription([]) == [
         {"T": "subscription", "trades": [], "quotes": [], "bars": []}
     ]
-    assert protocol.error(Fault.SYMBOL_LIMIT, id_=7) == [
+    assert messages.error(Fault.SYMBOL_LIMIT, id_=7) == [
         {"T": "error", "code": 405, "msg": "symbol limit exceeded", "id": 7}
     ]
-    assert protocol.error(Fault.INVALID_SYNTAX, "why")[0]["msg"] == "invalid syntax: why"
+    assert messages.error(Fault.INVALID_SYNTAX, "why")[0]["msg"] == "invalid syntax: why"
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_replies() -> None:
 def test_the_first_encoding_offered_wins(
     offered: list[str], content_type: str, query: str | None, expected: object
 ) -> None:
-    assert protocol.choose_encoding(offered, content_type, query) == expected
+    assert messages.choose_encoding(offered, content_type, query) == expected

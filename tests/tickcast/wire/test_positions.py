@@ -158,9 +158,9 @@ def test_names_precede_prefixes_and_longer_prefixes_precede_shorter_ones() -> No
         ],
         WANTED,
     )
-    of = {symbol: positions.match(stream(symbol, "quotes")) for symbol in
+    found = {symbol: positions.match(stream(symbol, "quotes")) for symbol in
           ("BTC-USD", "BTC-EUR", "BTC-GBP", "BTC-", "ETH-USD")}  # fmt: skip
-    assert of == {
+    assert found == {
         "BTC-USD": StreamPosition("e1", 9),
         "BTC-EUR": StreamPosition("e3", 0),
         "BTC-GBP": StreamPosition("e2", 0),
@@ -178,7 +178,7 @@ def test_the_streams_of_one_message_may_be_in_several_epochs() -> None:
 
 
 def test_positions_are_sorted_by_epoch_channel_and_symbol() -> None:
-    told = build_positions(
+    reported = build_positions(
         sorted(
             [
                 (stream("B", "quotes"), StreamPosition("e2", 4)),
@@ -188,11 +188,11 @@ def test_positions_are_sorted_by_epoch_channel_and_symbol() -> None:
             ]
         )
     )
-    assert [list(each.items()) for each in told] == [
+    assert [list(each.items()) for each in reported] == [
         [("epoch", "e1"), ("bars:5m", {"C": 2})],
         [("epoch", "e2"), ("trades", {"A": 1, "B": 3}), ("quotes", {"B": 4})],
     ]
-    assert list(told[1]["trades"]) == ["A", "B"]
+    assert list(reported[1]["trades"]) == ["A", "B"]
     assert build_positions([]) == []
 
 
@@ -207,11 +207,11 @@ POSITIONS = st.builds(
 def test_reported_positions_can_be_sent_back(
     held: dict[StreamKey, StreamPosition], by_name: bool
 ) -> None:
-    told = build_positions(sorted(held.items()))
+    reported = build_positions(sorted(held.items()))
     wanted = frozenset(
         Subscription(channel, symbol if by_name else "*") for _, channel, symbol in held
     )
-    positions = parse_positions(told, wanted)
+    positions = parse_positions(reported, wanted)
     assert {key: positions.match(key) for key in held} == held
     assert bool(positions) is bool(held)
 

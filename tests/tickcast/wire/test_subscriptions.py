@@ -18,32 +18,32 @@ def covers(pattern: str, other: str) -> bool:
     return pattern == other
 
 
-def naive(said: dict[Subscription, int], wanted: Subscription) -> int | None:
+def naive(values: dict[Subscription, int], wanted: Subscription) -> int | None:
     matching = [
         each
-        for each in said
+        for each in values
         if each.channel == wanted.channel and covers(each.pattern, wanted.pattern)
     ]
-    closest = max(
+    longest = max(
         matching, key=lambda each: (not each.is_wildcard, len(each.pattern)), default=None
     )
-    return None if closest is None else said[closest]
+    return None if longest is None else values[longest]
 
 
 @given(st.dictionaries(SUBSCRIPTIONS, st.integers(), max_size=12), SYMBOLS)
 def test_the_name_decides_or_else_the_longest_prefix(
-    said: dict[Subscription, int], symbol: str
+    values: dict[Subscription, int], symbol: str
 ) -> None:
-    found = PatternMap(said)
+    found = PatternMap(values)
     for channel in ("trades", "quotes", "bars"):
         stream = StreamKey("live", channel, symbol)
-        expected = naive(said, Subscription(channel, symbol))
+        expected = naive(values, Subscription(channel, symbol))
         assert found.match(stream) == expected
         assert found.covers(stream) == (expected is not None)
 
 
 @given(st.dictionaries(SUBSCRIPTIONS, st.integers(), max_size=12), SUBSCRIPTIONS)
 def test_a_pattern_is_looked_up_as_a_whole(
-    said: dict[Subscription, int], wanted: Subscription
+    values: dict[Subscription, int], wanted: Subscription
 ) -> None:
-    assert PatternMap(said).match_pattern(*wanted) == naive(said, wanted)
+    assert PatternMap(values).match_pattern(*wanted) == naive(values, wanted)

@@ -1,4 +1,4 @@
-"""A client that trusts nothing: it accounts for every message, by the rules of the protocol."""
+"""A client that accounts for every message, by the rules of the protocol."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.feed.world import World
 from tickcast.wire.actions import Auth, PlayTape, SteerReplay
 from tickcast.wire.encoding import Encoding, encode
 
-BOUND = 150
-"""The size of two ticks: a client that does not read counts as slow at once."""
+# The size of two ticks: a client that does not read counts as slow at once.
+OUTBOX_BYTES = 150
 UNKNOWN = -1
 
 
@@ -55,14 +55,14 @@ class Account:
             self.add_ticks(gap["from"], gap["to"])
 
 
-class Accountant:
+class AccountingClient:
     """A client with its socket, its session, and the history that is being read for it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.sink = ListSink()
-        self.dead = False
-        self.outbox = Outbox(self.sink, BOUND, self.die)
+        self.closed = False
+        self.outbox = Outbox(self.sink, OUTBOX_BYTES, self.close)
         self.session = Session(
             world.hub, self.outbox, "live", Encoding.JSON,
             extended=True, subscriptions_max=100, clock=lambda: world.now,
@@ -70,54 +70,54 @@ class Accountant:
         self.accounts: dict[str, Account] = {}
         self.confirmed: dict[str, Any] = {}
         self.totals = Totals()
-        self.requests: list[HistoryRead] = []
+        self.reads: list[HistoryRead] = []
         self.steps: Steps = iter(())
 
-    def die(self) -> None:
-        self.dead = True
+    def close(self) -> None:
+        self.closed = True
 
     def perform(self, _steps: int | None = None, **action: Any) -> None:
         """Send an action, and carry out `_steps` of its steps, or all of them."""
-        self.finish()  # As in the server, the previous message is finished first.
+        self.finish_steps()  # As in the server, the previous message is finished first.
         request = self.session.handle_message(encode(action, Encoding.JSON).decode())
         assert not isinstance(request, Auth | PlayTape | SteerReplay)
         if self.session.must_resubscribe:
             run_all(self.session.resubscribe())
-        if request is not None and not self.dead:
+        if request is not None and not self.closed:
             self.steps = self.session.complete(request, lambda: self.world.store.epoch)
             self.run_steps(_steps)
 
     def run_steps(self, steps: int | None = None) -> None:
         """Carry out some more steps of the client's action, or all of them."""
         for _ in islice(self.steps, steps):
-            if self.dead:
+            if self.closed:
                 break
 
-    def finish(self) -> None:
+    def finish_steps(self) -> None:
         """Carry out all remaining steps; drop them if the client is gone."""
-        if self.dead:
+        if self.closed:
             self.steps = iter(())
         self.run_steps()
 
     # -- history
 
     def advance(self) -> None:
-        if self.session.backfill is not None and not self.dead:
-            self.requests += self.session.backfill.advance(self.world.cache, self.world.now)
+        if self.session.backfill is not None and not self.closed:
+            self.reads += self.session.backfill.advance(self.world.cache, self.world.now)
 
-    def answer(self) -> None:
+    def answer_read(self) -> None:
         """Answer the oldest request for history."""
-        if not self.requests:
+        if not self.reads:
             return
-        request = self.requests.pop(0)
+        read = self.reads.pop(0)
         store, backfill = self.world.store, self.session.backfill
         assert backfill is not None
-        if request.time is not None:
-            backfill.finish_read(request, store.locate(request.key, request.time))
+        if read.time is not None:
+            backfill.finish_read(read, store.locate(read.key, read.time))
         else:
-            history = store.history(request.key, request.after)
-            self.world.cache.put(request.key, history)
-            backfill.finish_read(request, history)
+            history = store.history(read.key, read.after)
+            self.world.cache.put(read.key, history)
+            backfill.finish_read(read, history)
 
     def catch_up(self) -> None:
         """Read history until nothing is left to catch up with."""
@@ -125,11 +125,11 @@ class Accountant:
             if self.session.backfill is None or not self.session.backfill.behind:
                 return
             self.advance()
-            while self.requests:
-                self.answer()
+            while self.reads:
+                self.answer_read()
             self.process_messages()
         behind = self.session.backfill and self.session.backfill.behind
-        raise AssertionError(f"it never catches up with {behind}")
+        raise AssertionError(f"the client never catches up with {behind}")
 
     # -- messages of the server
 
@@ -138,7 +138,7 @@ class Accountant:
         for message in self.sink.take():
             match message["T"]:
                 case "subscription":
-                    self._forget_all_but(message)
+                    self._drop_other_accounts(message)
                 case "skipped":
                     self.totals.skipped += message["n"]
                     assert message["n"] == message["to"] - message["from"] + 1
@@ -146,11 +146,11 @@ class Accountant:
                 case "gap":
                     self._account(message).add_gap(message, self.world.store.epoch)
                 case "t" | "b":
-                    self._take_tick(message)
+                    self._add_tick(message)
                 case other:
                     assert other in ("configured", "success", "heartbeat"), message
 
-    def _take_tick(self, tick: dict[str, Any]) -> None:
+    def _add_tick(self, tick: dict[str, Any]) -> None:
         self.totals.sent += 1
         self.totals.merged += tick.get("cf", 0)
         account = self._account({"ch": "trades" if tick["T"] == "t" else "bars:1s", "S": tick["S"]})
@@ -164,8 +164,8 @@ class Accountant:
         assert self.holds(channel, symbol)
         return self.accounts.setdefault(f"{channel}/{symbol}", Account(self.world.store.epoch))
 
-    def _forget_all_but(self, confirmed: dict[str, Any]) -> None:
-        """Forget streams that are no longer held: a new subscription makes them begin anew."""
+    def _drop_other_accounts(self, confirmed: dict[str, Any]) -> None:
+        """Forget streams that are no longer held. A new subscription starts them over."""
         self.confirmed = confirmed
         for name in list(self.accounts):
             if not self.holds(*name.split("/")):
@@ -180,14 +180,14 @@ class Accountant:
 
     # -- reconnecting
 
-    def reborn(self) -> Accountant:
+    def reconnect(self) -> AccountingClient:
         """Return the same client on another connection, which resumes with all that it knows."""
         self.process_messages()
         self.steps = iter(())
         self.session.release()
         if self.session.backfill is not None:
             self.session.backfill.drop_streams(self.session.backfill.behind)
-        other = Accountant(self.world)
+        other = AccountingClient(self.world)
         for channel in ("trades", "bars:1s"):
             patterns = self.confirmed.get(channel, [])
             if patterns:

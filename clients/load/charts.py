@@ -103,23 +103,6 @@ def _line_chart(
     return _svg(parts, title)
 
 
-def _bar_chart(
-    bars: Sequence[tuple[float, float, float, str]], x: ChartScale, y: ChartScale, x_format: Format,
-    y_format: Format, title: str,
-) -> str:  # fmt: skip
-    """Draw bars, each given by its start, end, height and tooltip."""
-    parts = [*_grid(x, y, x_format, y_format)]
-    for low, high, height, text in bars:
-        left, right = x.x(low), x.x(high)
-        top = min(y.y(height), _BOTTOM - 1.0) if height > 0 else _BOTTOM
-        width = max(1.0, right - left - 1.5)
-        parts.append(
-            f'<rect class="bar" x="{left + 0.75:.1f}" y="{top:.1f}" width="{width:.1f}"'
-            f' height="{_BOTTOM - top:.1f}" rx="1.5"><title>{escape(text)}</title></rect>'
-        )
-    return _svg(parts, title)
-
-
 def _unbroken(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
     runs: list[list[tuple[float, float]]] = [[]]
     for value, height in points:
@@ -233,19 +216,24 @@ def _percent_of_nines(nines: float) -> str:
 def _histogram(buckets: Sequence[Bucket]) -> Chart:
     rows = coarse(buckets, _BARS_MAX)
     total = sum(count for _, _, count in rows)
-    bars = [
-        (low, high, count / total * 100,
-         f"{ms(low)} to {ms(high)}: {count:,} ({count / total:.2%})")
-        for low, high, count in rows
-    ]  # fmt: skip
     low, high = rows[0][0], rows[-1][1]
     powers = range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)
     marks = [10.0**power for power in powers]
     if len(marks) < 3:
         marks = [row[0] for row in rows[:: max(1, -(-len(rows) // 5))]]
-    x, y = ChartScale(low, high, marks, True), linear(bar[2] for bar in bars)
-    svg = _bar_chart(bars, x, y, ms, _percent, "Latency histogram")
-    return Chart("Latency histogram", svg, (), "Share of ticks, reading clients, from tick time.")
+    x = ChartScale(low, high, marks, True)
+    y = linear(count / total * 100 for _, _, count in rows)
+    parts = [*_grid(x, y, ms, _percent)]
+    for low, high, count in rows:
+        left, width = x.x(low), max(1.0, x.x(high) - x.x(low) - 1.5)
+        top = min(y.y(count / total * 100), _BOTTOM - 1.0) if count else _BOTTOM
+        text = f"{ms(low)} to {ms(high)}: {count:,} ({count / total:.2%})"
+        parts.append(
+            f'<rect class="bar" x="{left + 0.75:.1f}" y="{top:.1f}" width="{width:.1f}"'
+            f' height="{_BOTTOM - top:.1f}" rx="1.5"><title>{escape(text)}</title></rect>'
+        )
+    heading, hint = "Latency histogram", "Share of ticks, reading clients, from tick time."
+    return Chart(heading, _svg(parts, heading), (), hint)
 
 
 def _over_time(

@@ -217,8 +217,8 @@ class LoadClient(asyncio.Protocol):
                 raise ConnectionFailed("the reply to the handshake never ends")
             return b""
         self._chunks.clear()
-        version, _, status = head[:12].decode("latin-1").partition(" ")
-        if version == "HTTP/1.1" and status != "101":
+        status = head[9:12].decode("latin-1")
+        if head.startswith(b"HTTP/1.") and status != "101":
             # Don't wait for the body, as `ClientProtocol` would.
             raise ConnectionFailed(f"HTTP {status}")
         self._websocket.receive_data(head + end)
@@ -252,6 +252,8 @@ class LoadClient(asyncio.Protocol):
             else:
                 self._websocket.receive_data(data[start:end])
                 self._receive_events(now_ns)
+                if self._transport is None or self._transport.is_closing():
+                    return
             start = end
 
     def _receive_events(self, now_ns: int) -> None:

@@ -141,6 +141,11 @@ def build_report(
     connections.slow_closed = sum(connections.slow_closes.values())
     connections.handshake = latency_of(result.handshake)
     connections.subscribed = latency_of(result.subscribed)
+    publishing: Publishing | None = None
+    if producer is not None:
+        lateness = latency_of(producer.lateness)
+        counts = (producer.scheduled, producer.published, producer.closing)
+        publishing = Publishing(*counts, lateness)
     report = LoadReport(
         version=metadata.version("tickcast"),
         started_at=started.rfc3339(),
@@ -154,7 +159,7 @@ def build_report(
         slow_latency=_latencies(total.slow),
         accounts=replace(accounts, faults=accounts.faults[:_FAULTS_MAX]),
         fairness=_fairness(result.client_means_us),
-        publishing=_publishing(producer) if producer else None,
+        publishing=publishing,
         server=_server(plan, recorder, seconds),
         tester=_tester(plan, recorder, seconds, result.rss_bytes),
         timeline=[_point(second, recorder) for second in seconds],
@@ -177,8 +182,7 @@ def latency_of(histogram: LatencyHistogram) -> Latency | None:
 
 
 def _latencies(latencies: LatencyHistograms) -> Latencies:
-    histograms = (latencies.tick, latencies.publish, latencies.server)
-    return Latencies(*map(latency_of, histograms))
+    return Latencies(*map(latency_of, (latencies.tick, latencies.publish, latencies.server)))
 
 
 def _buckets(histogram: LatencyHistogram) -> list[Bucket]:
@@ -224,11 +228,6 @@ def _fairness(means_us: Sequence[tuple[str, float]]) -> Fairness | None:
     )  # fmt: skip
     ratio = round(slowest / fastest, 3) if fastest > 0 else 1.0
     return Fairness(len(ordered), _ms(fastest), _ms(median), _ms(slowest), ratio, name)
-
-
-def _publishing(producer: LoadProducer) -> Publishing:
-    lateness = latency_of(producer.lateness)
-    return Publishing(producer.scheduled, producer.published, producer.closing, lateness)
 
 
 def _server(plan: Plan, recorder: RunRecorder, seconds: Sequence[Second]) -> ServerUsage | None:

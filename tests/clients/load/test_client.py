@@ -118,7 +118,7 @@ def test_frames_are_complete_however_they_are_split(
     ],
 )  # fmt: skip
 def test_invalid_frame_closes_the_connection(data: bytes) -> None:
-    assert payloads_in([b"\x81\x02ok" + data]) == ([b"ok"], 1002)
+    assert payloads_in([b"\x81\x02ok" + data + b"\x81\x04late"]) == ([b"ok"], 1002)
 
 
 async def test_client_masks_its_frames() -> None:

@@ -146,7 +146,7 @@ async def _record(
             recorder = display.recorder = new_recorder()
             try:
                 with token_hint(token):
-                    await recorder.subscribe(stream, requested, recorded, current)
+                    await recorder.begin(stream, requested, recorded, current)
                 with display.progress(stream), suppress(TimeoutError):
                     async with asyncio.timeout(duration_s):
                         await recorder.record(stream, limit)
@@ -157,10 +157,10 @@ async def _record(
                 elif isinstance(error, ConnectionFailed) and is_empty:
                     recorder.discard()
                 else:
-                    recorder.close()
+                    recorder.finish()
                     display.print_summary()
                 raise
-            recorder.close()
+            recorder.finish()
             display.print_summary()
 
 

@@ -75,7 +75,7 @@ class Recorder:
         self.tapes += 1
         return self._directory.begin_tape()
 
-    async def subscribe(
+    async def begin(
         self,
         stream: Stream,
         requested: Mapping[str, Iterable[str]],
@@ -216,7 +216,7 @@ class Recorder:
             finally:
                 self._finished_bytes += finished.stored_bytes
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Finish the tape; raises RecordingFailed."""
         self._writer.close()
 

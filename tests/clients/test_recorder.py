@@ -55,7 +55,7 @@ async def recording(
 
         async with connect(url, on_gap=on_gap) as stream:
             recorder = Recorder(directory, rotation, flush_s=0.02)
-            await recorder.subscribe(stream, more.get("requested", REQUESTED), known, present)
+            await recorder.begin(stream, more.get("requested", REQUESTED), known, present)
             task = asyncio.create_task(recorder.record(stream))
             try:
                 yield recorder
@@ -63,7 +63,7 @@ async def recording(
                 task.cancel()
                 await asyncio.wait([task])
                 if more.get("close", True):
-                    recorder.close()
+                    recorder.finish()
                 else:
                     recorder.abandon()
     assert messages == []
@@ -250,9 +250,9 @@ async def test_server_without_extensions_is_recorded(tmp_path: Path) -> None:
 
     async with scripted_server(plainly) as double, connect(double.url) as stream:
         recorder = Recorder(RecordingDirectory(tmp_path, "live", ""), NEVER, flush_s=0.02)
-        await recorder.subscribe(stream, {"trades": ["ES"]})
+        await recorder.begin(stream, {"trades": ["ES"]})
         await asyncio.wait_for(recorder.record(stream, limit=2), 10)
-        recorder.close()
+        recorder.finish()
     (tape,) = tapes(tmp_path)
     assert seqs(tape) == [None, None]
 
@@ -263,7 +263,7 @@ async def test_full_disk_ends_the_recording_with_an_error(
     directory = RecordingDirectory(tmp_path, "live", "")
     async with connect(server.stream) as stream:
         recorder = Recorder(directory, Rotation(), flush_s=0.02)
-        await recorder.subscribe(stream, REQUESTED, [])
+        await recorder.begin(stream, REQUESTED, [])
         task = asyncio.create_task(recorder.record(stream))
         await publisher.publish(trades(3))
         await until(lambda: recorder.ticks == 3)
@@ -274,7 +274,7 @@ async def test_full_disk_ends_the_recording_with_an_error(
             await asyncio.wait_for(task, 10)
         monkeypatch.undo()
         with pytest.raises(RecordingFailed, match="No space left on device"):
-            recorder.close()
+            recorder.finish()
     (tape,) = tapes(tmp_path)
     assert (seqs(tape), tape.torn_bytes, tape.manifest.complete) == ([1, 2, 3], 0, False)
 

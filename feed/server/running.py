@@ -155,8 +155,8 @@ class FeedServer(uvicorn.Server):
         ]
         is_crowd = len(stuck) >= _STUCK_READERS
         for looks, connection in stuck:
-            if looks >= (_CROWD_LOOKS if is_crowd else connection.patience_looks):
-                connection.give_up_reader()
+            if looks >= (_CROWD_LOOKS if is_crowd else connection.patience_checks):
+                connection.reset_stalled()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down gracefully, even if the signal is repeated; it takes less than two seconds.

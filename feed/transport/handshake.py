@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import Any, Final
-from urllib.parse import unquote
 
 import uvicorn
 from starlette.types import Message
@@ -25,6 +24,7 @@ from websockets.protocol import SERVER
 from websockets.protocol import Protocol as FrameParser
 from websockets.server import ServerProtocol
 
+from feed.transport.http_exchange import connection_scope
 from feed.transport.websocket import OnMessage, WebSocketConnection, break_cycle
 from tickcast.wire.encoding import Encoding, build_frame
 
@@ -104,27 +104,18 @@ class WebSocketProtocol(WebSocketConnection):
         self._start_task(self._run_endpoint(endpoint, self._scope_of(request)))
 
     def _scope_of(self, request: Request) -> dict[str, Any]:
-        path, _, query = request.path.partition("?")
+        path, _, query = request.path.encode("ascii").partition(b"?")
+        headers = [
+            (name.encode("ascii"), value.encode("latin-1"))
+            for name, value in request.headers.raw_items()
+        ]
         offers = request.headers.get_all("Sec-WebSocket-Protocol")
-        extra = self.transport.get_extra_info
-        client, server = extra("peername"), extra("sockname")
-        return {
+        return connection_scope(self.transport, path, query, headers, self._app_state) | {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
-            "scheme": "wss" if extra("sslcontext") else "ws",
-            "server": server and server[:2],
-            "client": client and client[:2],
-            "root_path": "",
-            "path": unquote(path),
-            "raw_path": path.encode("ascii"),
-            "query_string": query.encode("ascii"),
-            "headers": [
-                (name.encode("ascii"), value.encode("latin-1"))
-                for name, value in request.headers.raw_items()
-            ],
+            "scheme": "wss" if self.transport.get_extra_info("sslcontext") else "ws",
             "subprotocols": [each.strip() for line in offers for each in line.split(",")],
-            "state": self._app_state.copy(),
             "extensions": {"websocket.http.response": {}, EXTENSION: self},
         }
 

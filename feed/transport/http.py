@@ -1,9 +1,9 @@
-"""uvicorn's HTTP protocol, made safe against clients that stall and requests that are malformed.
+"""HTTP connections, on the parser `httptools`, safe against clients that stall and bad requests.
 
-uvicorn waits indefinitely for the rest of a request and keeps what it has received. Here a request
-must be complete within a time limit and respect the size limits of `feed.transport.http_rules`. The
-application is called only when the request is complete, so that a refusal can't arrive in the
-middle of its response.
+A request must be complete within a time limit and respect the size limits of
+`feed.transport.http_rules`. The application is called only when the request is complete, so that a
+refusal can't arrive in the middle of its response. Requests of one connection are answered one
+after the other. A request for WebSocket switches the connection to `feed.transport.handshake`.
 """
 
 from __future__ import annotations
@@ -17,28 +17,27 @@ import socket as sockets
 import struct
 import sys
 import termios
-from collections import Counter
+from collections import Counter, deque
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import Any, Final
 
 import httptools
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+import uvicorn
+from uvicorn.server import ServerState
 
 from feed.transport import http_rules as rules
 from feed.transport.address_limits import AddressLimiter, AddressLimits
+from feed.transport.http_exchange import HttpExchange, connection_scope, response_head
 from feed.transport.http_rules import MALFORMED, SLICE_BYTES, STALLED, RequestRefused
 from feed.transport.loop_time import TurnBudget
 from tickcast.wire.errors import CLOSE_GRACE_S
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 """Used when uvicorn's configuration has no `handshake_timeout_s`."""
+PROBES: Final = frozenset(("/health", "/ready"))
+"""Paths of the liveness and readiness probes."""
 
 _PIPELINE_MAX: Final = 8
 _BUSY_RETRY_S: Final = 5
@@ -48,12 +47,8 @@ _BAD: Final = HTTPStatus.BAD_REQUEST
 logger = logging.getLogger("tickcast.http")
 
 
-PROBES: Final = frozenset(("/health", "/ready"))
-"""Paths of the liveness and readiness probes."""
-
-
-class FeedHttpProtocol(HttpToolsProtocol):
-    """The protocol class for `uvicorn.Config(http=…)`.
+class FeedHttpProtocol(asyncio.Protocol):
+    """The class for `uvicorn.Config(http=…)`.
 
     Each connection has one timer. It starts when the connection opens, which covers the first
     request, and restarts with each later request. If a request is incomplete when it expires, the
@@ -66,72 +61,107 @@ class FeedHttpProtocol(HttpToolsProtocol):
         served: number of requests for which the application was called.
     """
 
-    # In the instance dict, next to uvicorn's attributes, these would double its size.
     __slots__ = (
-        "_address",
-        "_due",
-        "_due_s",
-        "_held",
-        "_in_head",
-        "_is_handshake",
-        "_is_over",
-        "_is_receiving",
-        "_patience_s",
-        "_received",
-        "_refused",
-        "_size",
-        "_still",
-        "_timer",
-        "_turns",
-        "_unread",
-        "served",
+        "_address", "_app_state", "_config", "_due_s", "_exchanges", "_headers", "_in_head",
+        "_is_handshake", "_is_over", "_is_reading", "_is_receiving", "_keep_alive_s", "_loop",
+        "_next", "_parser", "_patience_s", "_pending_refusal", "_received", "_refused", "_server",
+        "_size", "_still", "_timer", "_turns", "_unread", "_url", "_writable", "served",
+        "transport",
     )  # fmt: skip
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._refused: Counter[str] = self.app_state.get("refused", Counter())
-        self._patience_s: float = getattr(self.config, "handshake_timeout_s", HANDSHAKE_TIMEOUT_S)
-        self._timer: asyncio.TimerHandle | None = None
-        self._due_s = 0.0
-        """When the timer should check the connection, on the loop's clock."""
-        self._turns: TurnBudget = self.app_state.get("turn_budget") or TurnBudget()
+    transport: asyncio.Transport
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._server = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._refused: Counter[str] = app_state.get("refused", Counter())
+        self._turns: TurnBudget = app_state.get("turn_budget") or TurnBudget()
         self._address: AddressLimiter | None = None
-        self.served = 0
+
+        self._patience_s: float = getattr(config, "handshake_timeout_s", HANDSHAKE_TIMEOUT_S)
+        self._keep_alive_s: float = config.timeout_keep_alive
+        self._timer: asyncio.TimerHandle | None = None
+        # When the timer should check the connection, on the loop's clock.
+        self._due_s = 0.0
+
+        self._parser: Any = httptools.HttpRequestParser(self)
+        # The parser must not refuse what follows a request with `Connection: close`, because the
+        # response to that request may not have been sent yet.
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        # Data received but not parsed yet.
         self._received = b""
-        """Data received but not parsed yet."""
-        self._unread: float = math.inf
-        """Response bytes that the client had not acknowledged at the last check."""
-        self._still = 0
-        """Checks since the client last acknowledged any."""
+        # Whether parsing has stopped permanently, and whether the transport reads.
         self._is_over = False
-        """Whether parsing has stopped permanently."""
+        self._is_reading = True
+        # A request has started and is incomplete; its head is.
         self._is_receiving = False
-        """A request has started and is incomplete."""
         self._in_head = False
         self._is_handshake = False
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        # Bytes received of the request's head, then of its body.
         self._size = 0
-        """Bytes received of the request's head, then of its body."""
-        self._held: Any = None
-        """The application, while the request that it will answer is incomplete."""
-        self._due: RequestRefused | None = None
-        """A refusal to send after the responses to earlier requests."""
 
-    # -- time
+        # The request being received, then complete requests, the first of which is being answered.
+        self._next: HttpExchange
+        self._exchanges: deque[HttpExchange] = deque()
+        self.served = 0
+        # A refusal to send after the responses to earlier requests.
+        self._pending_refusal: RequestRefused | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+        # Response bytes that the client had not acknowledged at the last check, and the number of
+        # checks since it last acknowledged any.
+        self._unread: float = math.inf
+        self._still = 0
+
+    # -- transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._wait()
-        limits: AddressLimits | None = self.app_state.get("address_limits")
-        if limits is not None and self.client is not None:
-            self._address = limits.of_peer(self.client[0])
+        self.transport = transport
+        self._connections.add(self)
+        self._restart_timer(self._patience_s)
+        limits: AddressLimits | None = self._app_state.get("address_limits")
+        peer = transport.get_extra_info("peername")
+        if limits is not None and peer:
+            self._address = limits.of_peer(peer[0])
         if self._address is not None:
             self._address.connections += 1
             self._check_address(self._address)
         self._check_room()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)
+        self._is_over = True
+        self._stop_timer()
+        self._leave_address()
+        self._writable.set()
+        for exchange in self._exchanges:
+            exchange.is_done.set()
+        self._exchanges.clear()
+        self._parser = None  # Break the reference cycle: garbage collections are rare.
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    @property
+    def _connections(self) -> set[Any]:
+        return self._server.connections
+
     def _check_address(self, address: AddressLimiter) -> None:
         """Refuse a client over its address's limits, before parsing its request."""
-        wait_s = address.shut_out_s(self.loop.time())
+        wait_s = address.shut_out_s(self._loop.time())
         reason = rules.SHUT_OUT
         if not wait_s and address.connections > address.limits.connections_max:
             wait_s, reason = _BUSY_RETRY_S, rules.ADDRESS
@@ -145,71 +175,56 @@ class FeedHttpProtocol(HttpToolsProtocol):
         The oldest connection that has sent no complete request is closed to make room. If there is
         none, the new connection is refused.
         """
-        limit: int | None = getattr(self.config, "http_connections_max", None)
-        if limit is None or len(self.connections) <= limit:
+        limit: int | None = getattr(self._config, "http_connections_max", None)
+        if limit is None or len(self._connections) <= limit:
             return
         others = [
-            each for each in self.connections
+            each for each in self._connections
             if isinstance(each, FeedHttpProtocol) and not each.served and each is not self
         ]  # fmt: skip
         if others:
-            min(others, key=lambda each: each._due_s).make_room()
+            oldest = min(others, key=lambda each: each._due_s)
+            oldest.reset_stalled()
+            oldest._note_refusal()
         elif not self._is_over:
             headers = [(b"retry-after", b"%d" % _BUSY_RETRY_S)]
             self._refuse(RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, headers, rules.FULL))
 
-    def make_room(self) -> None:
-        """Reset this connection, so that another one can be served."""
-        self._is_over = True
-        self._refused[STALLED] += 1
-        self._note_refusal()
-        reset(self.transport)
-
     def _note_refusal(self) -> None:
         if self._address is not None:
-            self._address.note_refusal(self.loop.time())
+            self._address.note_refusal(self._loop.time())
 
     def _leave_address(self) -> None:
         if self._address is not None:
             self._address.connections -= 1
             self._address = None
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._is_over = True
-        self._stop_waiting()
-        self._leave_address()
-        super().connection_lost(exc)
+    # -- time
 
-    def _wait(self) -> None:
-        self._due_s = self.loop.time() + self._patience_s
+    def _restart_timer(self, wait_s: float) -> None:
+        self._due_s = self._loop.time() + wait_s
         if self._timer is None:
-            self._timer = self.loop.call_later(self._patience_s, self._look)
+            self._timer = self._loop.call_later(wait_s, self._on_timer)
 
-    def _stop_waiting(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self) -> None:
-        """Close the connection if its time is up; check again later while uvicorn is in charge.
-
-        uvicorn is in charge while a response is under way or its keep-alive timeout is running.
-        """
+    def _on_timer(self) -> None:
+        """Close the connection if its time is up, unless it is being answered."""
         # Postponing this timer is cheaper than creating one for each request.
-        wait_s = self._due_s - self.loop.time()
-        self._timer = self.loop.call_later(wait_s, self._look) if wait_s > 0 else None
+        wait_s = self._due_s - self._loop.time()
+        self._timer = self._loop.call_later(wait_s, self._on_timer) if wait_s > 0 else None
         if self._timer is not None:
             return
-        if self._is_receiving and not self._is_answering():
+        if self._exchanges or self.transport.get_write_buffer_size():
+            self._restart_timer(self._patience_s)
+        elif self._is_receiving:
             self._refuse(RequestRefused(_TIMEOUT, reason=STALLED))
-        elif (
-            self.transport.get_write_buffer_size()
-            or self._is_answering()
-            or self.timeout_keep_alive_task is not None
-        ):
-            self._wait()
         else:
-            self._refused[STALLED] += 1
+            if not self.served:
+                self._refused[STALLED] += 1
             self._close()
 
     def note_progress(self) -> int:
@@ -220,28 +235,23 @@ class FeedHttpProtocol(HttpToolsProtocol):
             waiting for it.
         """
         waiting = self.transport.get_write_buffer_size()
-        unread = waiting + unacknowledged(self.transport) if waiting else math.inf
+        unread = waiting + _unacknowledged(self.transport) if waiting else math.inf
         self._still = self._still + 1 if waiting and unread >= self._unread else 0
         self._unread = unread
         return self._still
 
     @property
-    def patience_looks(self) -> int:
+    def patience_checks(self) -> int:
         """How many such checks are too many while few clients are stuck; about 10 s by default."""
         return max(1, round(4 * self._patience_s))
 
-    def give_up_reader(self) -> None:
-        """Reset the connection of a client that does not read its responses."""
+    def reset_stalled(self) -> None:
+        """Reset the connection of a client that does not send or does not read."""
         self._refused[STALLED] += 1
         self._is_over = True
-        reset(self.transport)
+        _reset(self.transport)
 
-    def _is_answering(self) -> bool:
-        """Whether a complete request still lacks its response, or part of it."""
-        is_open = self.cycle is not None and not self.cycle.response_complete
-        return bool(self.pipeline) or (is_open and self._held is None)
-
-    # -- bytes
+    # -- requests
 
     def data_received(self, data: bytes) -> None:
         """Parse in small slices, so that an exceeded limit is noticed early.
@@ -249,7 +259,6 @@ class FeedHttpProtocol(HttpToolsProtocol):
         If the loop has no time left in this turn, the rest is parsed later. Reading pauses until
         then.
         """
-        self._unset_keepalive_if_required()
         if self._is_over:
             return
         if self._received:
@@ -257,159 +266,162 @@ class FeedHttpProtocol(HttpToolsProtocol):
             return
         self._received = data
         if self._turns.run(self._parse):
-            self.flow.pause_reading()
+            self._pause_reading()
+
+    def _pause_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self.transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if not self._is_reading and not self.transport.is_closing():
+            self._is_reading = True
+            self.transport.resume_reading()
 
     def _parse(self, deadline_s: float) -> bool:
         """Parse received data until a deadline; return whether some of it is left."""
         while self._received and not self._is_over:
             data, self._received = self._received[:SLICE_BYTES], self._received[SLICE_BYTES:]
-            self._feed(data)
+            self._parse_slice(data)
             if perf_counter() >= deadline_s and self._received and not self._is_over:
                 return True
         self._received = b""
-        if not (self.pipeline or self.transport.is_closing()):
-            self.flow.resume_reading()
+        if not (self._is_handshake or len(self._exchanges) > 1):
+            self._resume_reading()
         return False
 
-    def _feed(self, data: bytes) -> None:
+    def _parse_slice(self, data: bytes) -> None:
         try:
-            self.parser.feed_data(data)
+            self._parser.feed_data(data)
             if self._is_receiving:
                 self._size += len(data)
-                rules.check_size(self._size, len(self.headers), in_head=self._in_head)
+                rules.check_size(self._size, len(self._headers), in_head=self._in_head)
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
-            if self._should_upgrade():
+            if self._is_handshake:
                 self._upgrade_soon(rest + self._received)
             elif rest:
                 # An upgrade to an unknown protocol is ignored (RFC 9110, section 7.8).
-                self._feed(rest)
+                self._parse_slice(rest)
         except RequestRefused as refusal:
             self._refuse(refusal)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, RequestRefused) else RequestRefused(_BAD))
 
-    # -- parser callbacks
-
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        if self.served or self._exchanges:
+            self._restart_timer(self._patience_s)
         self._is_receiving = self._in_head = True
-        self._size = 0
-        if self.cycle is not None:
-            self._wait()
+        self._is_handshake = False
+        self._url, self._headers, self._size = b"", [], 0
 
     def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        rules.check_url_size(self.url)
+        self._url += url
+        rules.check_url_size(self._url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers are checked, but have no meaning (RFC 9110, section 6.5.1).
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._size = 0
-        version = self.parser.get_http_version()
-        has_body = rules.check_head(self.url, version, self.headers)
-        self._is_handshake = False
-        if self.parser.should_upgrade():
-            # HTTP/1.0 has no upgrades (RFC 9110, section 7.8), but uvicorn would treat it as 1.1.
-            self._is_handshake = version == "1.1" and super()._should_upgrade()
+        version = self._parser.get_http_version()
+        headers = self._headers
+        has_body = rules.check_head(self._url, version, headers)
+        if self._parser.should_upgrade():
+            # HTTP/1.0 has no upgrades (RFC 9110, section 7.8).
+            can_upgrade = version == "1.1" and self._config.ws_protocol_class is not None
+            self._is_handshake = can_upgrade and rules.is_websocket_upgrade(headers)
             if self._is_handshake:
-                rules.check_handshake(self.parser.get_method(), self.url, self.headers)
-                if self._is_answering():
+                rules.check_handshake(self._parser.get_method(), self._url, headers)
+                if self._exchanges:
                     # The response to an earlier request would end up among WebSocket frames.
                     raise RequestRefused(_BAD)
             if has_body:
                 # After an upgrade, the parser would take the body for the next request.
                 raise RequestRefused(_BAD)
-        if has_body and self.expect_100_continue:
+        if has_body and (b"expect", b"100-continue") in ((n, v.lower()) for n, v in headers):
             raise RequestRefused(HTTPStatus.EXPECTATION_FAILED)
-        if len(self.pipeline) >= _PIPELINE_MAX:
+        if len(self._exchanges) > _PIPELINE_MAX:
             raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS)
-        super().on_headers_complete()
-        if has_body:
-            # Trailers are added to this copy, not to the headers (RFC 9110, section 6.5.1).
-            self.headers = self.headers.copy()
+        if not self._is_handshake:
+            keep_alive = version == "1.1" and self._parser.should_keep_alive()
+            self._next = HttpExchange(
+                self._scope(version), self.transport, self._writable,
+                lambda: self._server.default_headers, self._finish_exchange,
+                keep_alive=keep_alive,
+            )  # fmt: skip
+            # Trailers are not added to the headers of the scope.
+            self._headers = list(headers)
 
-    def on_body(self, body: bytes) -> None:
-        """Discard the body: none of the endpoints uses one."""
+    def _scope(self, version: str) -> dict[str, Any]:
+        url = httptools.parse_url(self._url)
+        path, query, headers = url.path, url.query or b"", self._headers
+        return connection_scope(self.transport, path, query, headers, self._app_state) | {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "method": self._parser.get_method().decode("ascii"),
+            "scheme": "https" if self.transport.get_extra_info("sslcontext") else "http",
+        }
 
     def on_message_complete(self) -> None:
+        # Bodies were discarded: none of the endpoints uses one.
         self._is_receiving = False
-        super().on_message_complete()
-        if self._held is not None:
-            app, self._held = self._held, None
-            self._start_asgi_task(self.cycle, app)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        if cycle.more_body:
-            self._held = app
+        if self._is_handshake:
+            return
+        self._exchanges.append(self._next)
+        if len(self._exchanges) == 1:
+            self._start_next()
         else:
-            self.served += 1
-            super()._start_asgi_task(cycle, partial(self._run_in_turn, cycle, app))
+            self._pause_reading()
 
-    async def _run_in_turn(
-        self, cycle: RequestResponseCycle, app: ASGIApp, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Run the application, in a turn of the loop that starts only a few requests."""
+    # -- responses
 
-        async def send_while_open(message: Message) -> None:
-            # uvicorn waits for this as well, but might then write to a closed transport: with
-            # pipelined requests, it marks only the last one as disconnected.
-            await self.flow.drain()
-            cycle.disconnected = cycle.disconnected or self.transport.is_closing()
-            await send(message)
+    def _start_next(self) -> None:
+        self.served += 1
+        exchange = self._exchanges[0]
+        task = self._loop.create_task(self._run(exchange))
+        self._server.tasks.add(task)
+        task.add_done_callback(self._server.tasks.discard)
 
-        await self._turns.wait_for_start(urgent=scope["path"] in PROBES)
-        await app(scope, receive, send_while_open)
+    async def _run(self, exchange: HttpExchange) -> None:
+        """Answer a request, in a turn of the loop that starts only a few of them."""
+        try:
+            await self._turns.wait_for_start(urgent=exchange.scope["path"] in PROBES)
+            app: Any = self._config.loaded_app
+            await app(exchange.scope, exchange.receive, exchange.send)
+        except BaseException:
+            logger.exception("a bug in the application")
+        if exchange.is_done.is_set():
+            return
+        if not exchange.has_started:
+            await exchange.send_failure()
+        else:
+            self.transport.close()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._due is not None:
-            self._refuse(self._due)
-
-    # -- WebSocket handshakes
-
-    def _should_upgrade(self) -> bool:
-        return self._is_handshake
-
-    def _upgrade_soon(self, frames: bytes) -> None:
-        """Switch to WebSocket, in a turn of the loop that has time for it.
-
-        An upgrade takes most of a millisecond, and one turn may read a thousand handshakes.
-
-        Args:
-            frames: what the client has sent without waiting for the handshake's response.
-        """
-        self._is_over = True
-        self._stop_waiting()
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
-            self.flow.read_paused = False  # From now on, the WebSocket protocol controls reading.
-            self._turns.run(partial(self._upgrade, frames))
-
-    def _upgrade(self, frames: bytes, deadline_s: float) -> bool:
-        """Hand the connection to the WebSocket protocol and release this object's resources."""
-        if not self.transport.is_closing():
-            self._leave_address()
-            # This comes first because the WebSocket protocol may pause reading itself.
-            self.transport.resume_reading()
-            self.handle_websocket_upgrade()
-            protocol = self.transport.get_protocol()
-            if frames and isinstance(protocol, asyncio.Protocol):
-                protocol.data_received(frames)
-        # Break the reference cycle: garbage collections are rare.
-        self.parser = None  # type: ignore[assignment]
-        return False
-
-    # -- endings
-
-    def timeout_keep_alive_handler(self) -> None:
-        # The client may still be reading its response; `note_progress` detects if it is not.
-        self.timeout_keep_alive_task = None
-        super().timeout_keep_alive_handler()
+    def _finish_exchange(self) -> None:
+        """Go on with the next request after a complete response."""
+        self._server.total_requests += 1
+        if not self._exchanges.popleft().keep_alive:
+            self.transport.close()
+        if self.transport.is_closing():
+            return
+        if self._exchanges:
+            self._start_next()
+            return
+        if not self._is_receiving:
+            self._restart_timer(self._keep_alive_s)
+        if self._pending_refusal is not None:
+            self._refuse(self._pending_refusal)
+        elif not self._received:
+            self._resume_reading()
 
     def shutdown(self) -> None:
-        if self._is_answering():
-            super().shutdown()
+        if self._exchanges:
+            self._exchanges[-1].keep_alive = False
         else:
             self._close()
 
@@ -418,9 +430,10 @@ class FeedHttpProtocol(HttpToolsProtocol):
 
         Earlier requests are answered first.
         """
-        self._is_over = True
-        if self._is_answering():
-            self._due = refusal.with_traceback(None)  # The traceback would keep this object alive.
+        self._is_over, self._is_handshake = True, False
+        if self._exchanges:
+            # The traceback would keep this object alive.
+            self._pending_refusal = refusal.with_traceback(None)
             return
         logger.debug("refused a request: %d %s", refusal.status, refusal)
         self._refused[refusal.reason] += 1
@@ -431,14 +444,13 @@ class FeedHttpProtocol(HttpToolsProtocol):
             return
         text = f"{refusal}\n".encode("ascii")
         headers = [
-            *self.server_state.default_headers,
+            *self._server.default_headers,
             *refusal.headers,
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(text)),
             (b"connection", b"close"),
         ]
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self.transport.write(b"".join([STATUS_LINE[refusal.status], *lines, b"\r\n", text]))
+        self.transport.write(response_head(refusal.status, headers) + text)
         if refusal.status != _TIMEOUT and self.transport.can_write_eof():
             # The client may still be sending. Closing now could destroy the response before the
             # client reads it (RFC 9112, section 9.6).
@@ -453,11 +465,48 @@ class FeedHttpProtocol(HttpToolsProtocol):
         self._abort_later()
 
     def _abort_later(self) -> None:
-        self._stop_waiting()
-        self._timer = self.loop.call_later(CLOSE_GRACE_S, self.transport.abort)
+        self._stop_timer()
+        self._timer = self._loop.call_later(CLOSE_GRACE_S, self.transport.abort)
+
+    # -- WebSocket
+
+    def _upgrade_soon(self, frames: bytes) -> None:
+        """Switch to WebSocket, in a turn of the loop that has time for it.
+
+        An upgrade takes most of a millisecond, and one turn may read a thousand handshakes.
+
+        Args:
+            frames: what the client has sent without waiting for the handshake's response.
+        """
+        self._is_over = True
+        self._stop_timer()
+        if not self.transport.is_closing():
+            self._pause_reading()
+            self._turns.run(partial(self._upgrade, frames))
+
+    def _upgrade(self, frames: bytes, deadline_s: float) -> bool:
+        """Hand the connection to the WebSocket protocol and release this object's resources."""
+        self._parser = None  # Break the reference cycle: garbage collections are rare.
+        if self.transport.is_closing():
+            return False
+        self._leave_address()
+        self._connections.discard(self)
+        protocol: Any = self._config.ws_protocol_class(  # type: ignore[call-arg, misc]
+            config=self._config, server_state=self._server, app_state=self._app_state
+        )
+        lines = [b"%b: %b\r\n" % header for header in self._headers]
+        request = b"GET %b HTTP/1.1\r\n%b\r\n" % (self._url, b"".join(lines))
+        # This comes first because the WebSocket protocol may pause reading itself.
+        self._resume_reading()
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(request)
+        if frames:
+            protocol.data_received(frames)
+        return False
 
 
-def reset(transport: asyncio.Transport) -> None:
+def _reset(transport: asyncio.Transport) -> None:
     """Reset a connection and discard the data in the kernel's send buffer.
 
     Otherwise the kernel would keep trying to deliver it for minutes.
@@ -469,7 +518,7 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def unacknowledged(transport: asyncio.Transport) -> int:
+def _unacknowledged(transport: asyncio.Transport) -> int:
     """Return the number of unacknowledged bytes in the kernel; 0 if it is unknown.
 
     A client on a slow line acknowledges some data now and then, long before the kernel accepts

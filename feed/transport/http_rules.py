@@ -61,7 +61,7 @@ def check_size(size: int, headers: int, *, in_head: bool) -> None:
         headers: number of headers received.
 
     Raises:
-        Refusal: the request is too large.
+        RequestRefused: the request is too large.
     """
     if headers > HEADERS_MAX or (in_head and size >= HEAD_MAX_BYTES):
         raise RequestRefused(_HEAD_TOO_LARGE)
@@ -70,7 +70,7 @@ def check_size(size: int, headers: int, *, in_head: bool) -> None:
 
 
 def check_url_size(url: bytes) -> None:
-    """Check the length of a possibly incomplete URL; raises Refusal."""
+    """Check the length of a possibly incomplete URL; raises RequestRefused."""
     if len(url) > URL_MAX_BYTES:
         raise RequestRefused(_URL_TOO_LONG)
 
@@ -82,7 +82,8 @@ def check_head(url: bytes, version: str, headers: Headers) -> bool:
     number. Source: RFC 9112, sections 3.2 and 6.3.
 
     Raises:
-        Refusal: the body's length is ambiguous or too large, or the URL, version or Host is bad.
+        RequestRefused: the body's length is ambiguous or too large, or the URL, the version or the
+            Host is bad.
     """
     if len(headers) > HEADERS_MAX:
         raise RequestRefused(_HEAD_TOO_LARGE)
@@ -105,8 +106,16 @@ def check_head(url: bytes, version: str, headers: Headers) -> bool:
     return is_coded or length > 0
 
 
+def is_websocket_upgrade(headers: Headers) -> bool:
+    """Whether a request asks for an upgrade to WebSocket."""
+    fields = dict(headers)
+    options = fields.get(b"connection", b"").lower().split(b",")
+    is_upgrade = b"upgrade" in (each.strip() for each in options)
+    return is_upgrade and fields.get(b"upgrade", b"").lower() == b"websocket"
+
+
 def check_handshake(method: bytes, url: bytes, headers: Headers) -> None:
-    """Refuse handshakes that the WebSocket library would not answer; raises Refusal.
+    """Refuse handshakes that the WebSocket library would not answer; raises RequestRefused.
 
     The library itself answers handshakes that it can parse, such as those with a bad key or
     another version (RFC 6455, section 4.2.2).

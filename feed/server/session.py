@@ -338,15 +338,14 @@ class Session:
             for each in request.subscriptions
         }
         wire_format = self._wire_format
-        points: StartingPoints | None = None
+        points = StartingPoints(self._hub, self.feed, request)
         wants_history = request.wants_history and not requested.keys() <= held.keys()
         if request.snapshot or request.positions or wants_history:
-            points = StartingPoints(
-                self._hub, self.feed, request,
-                self._policy.narrow(requested), self._policy.narrow(held),
+            yield from points.collect(
+                self._policy.narrow(requested), self._policy.narrow(held), wire_format,
+                self._clock().wall_us,
             )  # fmt: skip
-            yield from points.collect(wire_format, self._clock().wall_us)
-        behind = points.behind if points is not None and wants_history else None
+        behind = points.behind if wants_history else None
         change = yield from self._prepare({**held, **requested}, behind, entitlements)
         if change is None:
             return False
@@ -354,18 +353,15 @@ class Session:
         # a snapshot that includes them, and positions must match the reply.
         now = self._clock()
         self._hub.flush(now)
-        positions = None
-        if points is not None:
-            points.complete(change.group, wire_format, now.wall_us)
-            positions = points.positions() if request.positions else None
-        self._confirm(request, epoch(), change.subscriptions, options.conflate_ms, positions)
-        if points is not None and points.behind:
+        points.complete(change.group, wire_format, now.wall_us)
+        self._confirm(
+            request, epoch(), change.subscriptions, options.conflate_ms, points.positions()
+        )
+        if points.behind:
             self.backfill = self.backfill or ClientBackfill(self._hub, self.outbox)
             self.backfill.add_streams(points.behind)
-        begun = points.live_count if points is not None else 0
-        self._policy.charge_streams(self._apply(change), begun)
-        if points is not None and request.snapshot:
-            self._hub.send(self.outbox, points.snapshot())
+        self._policy.charge_streams(self._apply(change), points.live_count)
+        self._hub.send(self.outbox, points.snapshot())
         return True
 
     def _change_to(self, subscriptions: Subscriptions) -> Generator[None, None, int]:

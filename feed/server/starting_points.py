@@ -24,27 +24,16 @@ _key_of = attrgetter("key")
 class StartingPoints:
     """The streams that a client did not hold before, collected in steps.
 
-    `collect` does the long part of the work. Then `complete` adds what has changed meanwhile; the
-    reply must follow without interruption.
-
-    Args:
-        requested, held: the subscriptions in the request and those that the client holds, reduced
-            to what it may see.
+    `collect` does the long part of the work, if the request needs it. Then `complete` adds what has
+    changed meanwhile; the reply must follow without interruption.
     """
 
-    def __init__(
-        self,
-        hub: Hub,
-        feed: str,
-        request: Subscribe,
-        requested: Iterable[Subscription],
-        held: Iterable[Subscription],
-    ) -> None:
+    def __init__(self, hub: Hub, feed: str, request: Subscribe) -> None:
         self._hub = hub
         self._feed = feed
         self._request = request
-        self._requested = tuple(requested)
-        self._held = tuple(held)
+        self._requested: Iterable[Subscription] = ()
+        self._held: Iterable[Subscription] = ()
         self._history_request = HistoryRequest(request.id)
         # The streams that begin at the present.
         self._live: list[LiveStream] = []
@@ -52,7 +41,8 @@ class StartingPoints:
         self._snapshots: list[tuple[Tick | None, list[EncodedTicks]]] = []
         # The same streams as in `_live`, sorted by key.
         self._sorted: list[LiveStream] = []
-        self._opened = hub.streams.opened
+        # The number of streams opened when `collect` began.
+        self._opened = 0
         # The streams whose history the client requested.
         self.behind: dict[StreamKey, StreamCursor] = {}
 
@@ -61,8 +51,21 @@ class StartingPoints:
         """Number of streams that begin at the present."""
         return len(self._live)
 
-    def collect(self, wire_format: WireFormat, written_us: int) -> Steps:
-        """Find the streams and encode their snapshots, in steps."""
+    def collect(
+        self,
+        requested: Iterable[Subscription],
+        held: Iterable[Subscription],
+        wire_format: WireFormat,
+        written_us: int,
+    ) -> Steps:
+        """Find the streams and encode their snapshots, in steps.
+
+        Args:
+            requested, held: the subscriptions in the request and those that the client holds,
+                reduced to what it may see.
+        """
+        self._requested, self._held = tuple(requested), tuple(held)
+        self._opened = self._hub.streams.opened
         streams = self._hub.streams.covered(self._feed, self._requested, self._held)
         for batch in batches(streams):
             for stream in batch:
@@ -81,6 +84,8 @@ class StartingPoints:
         Args:
             group: the group prepared for the client.
         """
+        if not self._requested:
+            return
         requested, held = Coverage(self._requested), Coverage(self._held)
         collected = len(self._sorted)
         for stream in self._hub.streams.opened_since(self._opened):
@@ -99,8 +104,10 @@ class StartingPoints:
                 if self._snapshots[index][0] is not stream.latest:
                     self._snapshots[index] = _snapshot(stream, wire_format, written_us)
 
-    def positions(self) -> list[dict[str, Any]]:
-        """Positions of the streams that begin at the present, in the form of `resume`."""
+    def positions(self) -> list[dict[str, Any]] | None:
+        """Positions of the streams that begin at the present, as in `resume`, if requested."""
+        if not self._request.positions:
+            return None
         return build_positions(
             (stream.key, (stream.epoch, stream.seq)) for stream in self._sorted if stream.seq
         )

@@ -69,7 +69,7 @@ def write_tape(directory: Path, ticks: list[Tick], seconds: float) -> list[Tick]
             due = Time(tick.time + FLUSH_NS)
         if tick.time > end + 60 * NS_PER_SECOND:
             break
-        writer.tick(tick)
+        writer.append_tick(tick)
     writer.close()
     return [tick for tick in ticks if tick.time <= end]
 

@@ -131,7 +131,7 @@ async def test_a_long_conversation_fits_it(
 ) -> None:
     writer = TapeWriter(tmp_path / "one.jsonl.zst", "live")
     for tick in trades(3, "ES", 1):
-        writer.tick(tick)
+        writer.append_tick(tick)
     writer.close()
     with_tapes = replace(settings, tapes=str(tmp_path))
     await publisher.publish([

@@ -119,18 +119,18 @@ class Recorder:
         return await stream.subscribe(requested)  # The server applies its own slow policy.
 
     def _mark(self, position: Position) -> None:
-        self._writer.place(*position, rx=int(Time.now()))
+        self._writer.append_position(*position, rx=int(Time.now()))
 
     def add_gap(self, gap: Gap) -> None:
         """Record a gap."""
         self.gaps += 1
-        self._writer.mark(GapMark(**gap._asdict(), rx=int(Time.now())))
+        self._writer.append_mark(GapMark(**gap._asdict(), rx=int(Time.now())))
 
     def _add_tick(self, tick: Tick) -> None:
         if tick.snap:
             return  # Earlier ticks are missing. The next tick shows how many.
         received = int(Time.now())
-        stats = self._writer.tick(tick, received, why_missing="unasked")
+        stats = self._writer.append_tick(tick, received, gap_reason="unasked")
         if not stats.epoch and tick.seq is not None:
             self._without_epoch.add((stats.channel, stats.symbol))
         self.ticks += 1
@@ -189,7 +189,7 @@ class Recorder:
         if stream.waiting:
             return
         for channel, symbol in list(self._without_epoch):
-            stats = self._writer.ledger.stream(channel, symbol)
+            stats = self._writer.stats.stream(channel, symbol)
             epoch = stream.epoch_of(channel, symbol)
             if epoch and stats.seq is not None:
                 self._without_epoch.discard((channel, symbol))
@@ -198,7 +198,7 @@ class Recorder:
     def _is_tape_finished(self) -> bool:
         after_s, after_bytes = self._rotation
         age_s = asyncio.get_running_loop().time() - self._began_s
-        return self._writer.ledger.ticks > 0 and (
+        return self._writer.stats.ticks > 0 and (
             self._writer.is_full
             or (after_s is not None and age_s >= after_s)
             or (after_bytes is not None and self._writer.stored_bytes >= after_bytes)
@@ -207,7 +207,7 @@ class Recorder:
     async def _rotate(self) -> None:
         async with self._writing:
             finished, self._writer = self._writer, self._begin_tape()
-            for stats in finished.ledger:
+            for stats in finished.stats:
                 if stats.seq is not None:
                     self._mark(Position(stats.channel, stats.symbol, stats.epoch, stats.seq))
             self._began_s = asyncio.get_running_loop().time()

@@ -27,7 +27,7 @@ from tickcast.tapes.manifest import (
 )
 from tickcast.tapes.tape import Tape
 from tickcast.tapes.verify import TapeChain, TapeReport, verify
-from tickcast.tapes.writer import BLOCK_BYTES, TapeWriter
+from tickcast.tapes.writer import FRAME_BYTES, TapeWriter
 from tickcast.tasks import stop_signals
 from tickcast.wire.errors import (
     InvalidRecording,
@@ -141,7 +141,7 @@ def verify_(files: tuple[Path, ...]) -> None:
             click.echo(f"BAD   {error}")
             bad += 1
             continue
-        faults = [*verdict.faults, *chain.add(path, verdict)]
+        faults = [*verdict.faults, *chain.check(path, verdict)]
         click.echo(_line_of(path, verdict, faults))
         for fault in faults:
             click.echo(f"      {fault}")
@@ -304,10 +304,10 @@ def import_(file: Path, out: Path, table: TableOptions, feed: str) -> None:
     name = os.fsencode(file.name).decode("utf-8", "replace")
     with new_tape(out, feed, name) as writer:
         for tick in recording:
-            writer.tick(tick)
-            if writer.waiting_bytes > BLOCK_BYTES:
+            writer.append_tick(tick)
+            if writer.waiting_bytes > FRAME_BYTES:
                 writer.flush()
-        if not writer.ledger.ticks:
+        if not writer.stats.ticks:
             raise InvalidRecording(f"{file}: no ticks, so no tape; {counted(bad.count, 'bad row')}")
     if bad.count:
         raise InvalidTick(f"{file}: {counted(bad.count, 'bad row')} left out")

@@ -49,7 +49,7 @@ def test_verify_ends_with_1_where_something_is_bad(shell: Shell, tmp_path: Path)
     assert (code, out.startswith("good  a: 3 ticks of 1 stream, 0 gaps, "), err) == (0, True, "")
     code, out, err = shell.run("tape", "verify", one.path, two)
     assert (code, err) == (1, "tickcast: 1 of 2 tapes is bad\n")
-    assert out.splitlines()[2] == "      trades/ES: 4 to 5 are missing behind a"
+    assert out.splitlines()[2] == "      trades/ES: 4 to 5 are missing after a"
     two.write_bytes(b"nonsense")
     code, out, _ = shell.run("tape", "verify", one.path, two)
     assert (code, out.splitlines()[1]) == (1, f"BAD   {two}: not a tape")
@@ -181,7 +181,7 @@ def test_an_import_that_fails_leaves_no_tape(
 def test_a_signal_leaves_no_tape(tmp_path: Path, number: signal.Signals) -> None:
     def make_a_part() -> None:
         with new_tape(tmp_path / "b.jsonl.zst", "live") as writer:
-            writer.tick(trade())
+            writer.append_tick(trade())
             writer.flush()
             os.kill(os.getpid(), number)
 

@@ -213,7 +213,7 @@ async def test_recording_of_a_replayed_tape_has_the_same_content(
     original = TapeWriter(tmp_path / "original.jsonl.zst", "live")
     market = islice(generate(symbol_names(5), 100, 7, T0), 2000)
     for tick in chain(market, trades(20_000), [bar("ES"), bar("ES", timeframe="5s")]):
-        original.tick(tick)
+        original.append_tick(tick)
     original.close()
     tape = Tape.open(original.path)
     requested = {channel: ["*"] for channel in ("trades", "quotes", "bars", "bars:5s")}

@@ -100,15 +100,15 @@ async def _until_recorded(library: TapeLibrary, tape: int, seq: int) -> None:
 
 
 def _content(*tapes: Tape) -> str:
-    ledger = TapeStats()
+    stats = TapeStats()
     for tape in tapes:
         for tick in tape.read():
-            ledger.add_tick(tick, encode_tick(tick, None)[1])
-    return ledger.manifest([], 0, complete=True).content
+            stats.count_tick(tick, encode_tick(tick, None)[1])
+    return stats.manifest([], 0, complete=True).content
 
 
 def _content_of_the_recording(count: int) -> str:
-    ledger = TapeStats()
+    stats = TapeStats()
     for tick in islice(CsvRecording(ES_TRADES, "ES"), count):
-        ledger.add_tick(tick, encode_tick(tick, None)[1])
-    return ledger.manifest([], 0, complete=True).content
+        stats.count_tick(tick, encode_tick(tick, None)[1])
+    return stats.manifest([], 0, complete=True).content

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tickcast.tapes.format import EpochMark, GapMark, TapeHeader, TapeLine
 from tickcast.tapes.manifest import number_of
 from tickcast.tapes.tape import Tape
-from tickcast.tapes.writer import BLOCK_BYTES, TapeWriter
+from tickcast.tapes.writer import FRAME_BYTES, TapeWriter
 from tickcast.wire.subscriptions import Coverage
 from tickcast.wire.ticks import Tick, channel_of
 from tickcast.wire.times import Time
@@ -47,7 +47,7 @@ def cut(
             (begin is None or item.time >= begin) and (end is None or item.time < end)
         ):
             part.add_tick(item, rx)
-            _flush_when_due(writer)
+            _flush_if_full(writer)
 
 
 class _Part:
@@ -74,19 +74,19 @@ class _Part:
         stream = (channel_of(tick), tick.symbol)
         if stream in self._begun:
             for mark in self._marks.pop(stream, ()):
-                self._writer.follow(mark, _CUT)
+                self._writer.copy_mark(mark, _CUT)
         elif tick.seq is not None:
             before = max(0, tick.seq - tick.conflated - 1)
-            self._writer.place(*stream, self._epochs.get(stream, ""), before, rx)
+            self._writer.append_position(*stream, self._epochs.get(stream, ""), before, rx)
         self._begun.add(stream)
-        self._writer.tick(tick, rx, _CUT)
+        self._writer.append_tick(tick, rx, _CUT)
 
 
-class _Item(NamedTuple):
+class _SortedLine(NamedTuple):
     """A line of a merged tape, and the time by which it is sorted."""
 
-    at: int
-    record: TapeLine
+    time: int
+    line: TapeLine
 
 
 def merge(tapes: Sequence[Tape], writer: TapeWriter) -> None:
@@ -102,39 +102,40 @@ def merge(tapes: Sequence[Tape], writer: TapeWriter) -> None:
         RecordingFailed: the result can't be written.
     """
     chains = _chains(tapes)
-    times = Counter(stream for chain in chains for stream in _streams_of(*chain))
-    for item in heapq.merge(*map(_read, chains), key=lambda item: item.at):
-        _copy(item.record, writer, times)
-        _flush_when_due(writer)
+    # In how many chains each stream occurs.
+    chains_with = Counter(stream for chain in chains for stream in _streams_of(*chain))
+    for item in heapq.merge(*map(_read, chains), key=lambda item: item.time):
+        _copy(item.line, writer, chains_with)
+        _flush_if_full(writer)
 
 
-def _copy(record: TapeLine, writer: TapeWriter, times: Counter[_Stream]) -> None:
-    item, rx = record
+def _copy(line: TapeLine, writer: TapeWriter, chains_with: Counter[_Stream]) -> None:
+    item, rx = line
     if isinstance(item, EpochMark | GapMark):
-        if times[item.channel, item.symbol] == 1:
-            writer.follow(item, _MISSING)
+        if chains_with[item.channel, item.symbol] == 1:
+            writer.copy_mark(item, _MISSING)
     elif isinstance(item, TapeHeader):
         return
-    elif times[channel_of(item), item.symbol] == 1:
-        writer.tick(item, rx)
+    elif chains_with[channel_of(item), item.symbol] == 1:
+        writer.append_tick(item, rx)
     else:
-        writer.tick(replace(item, seq=None, conflated=0), rx)
+        writer.append_tick(replace(item, seq=None, conflated=0), rx)
 
 
-def _read(chain: Sequence[Tape]) -> Iterator[_Item]:
+def _read(chain: Sequence[Tape]) -> Iterator[_SortedLine]:
     """Read tapes one after the other. A time that falls is replaced by the greatest so far."""
-    at = -(2**63)
+    time = -(2**63)
     streams = _streams_of(*chain)
     for tape in chain:
-        for record in tape.records(with_rx=True):
-            item = record.item
+        for line in tape.records(with_rx=True):
+            item = line.item
             if isinstance(item, EpochMark | GapMark):
                 # For other streams, this tape only says where they are.
                 if (item.channel, item.symbol) in streams:
-                    yield _Item(at, record)
+                    yield _SortedLine(time, line)
             elif not isinstance(item, TapeHeader):
-                at = max(at, item.time)
-                yield _Item(at, record)
+                time = max(time, item.time)
+                yield _SortedLine(time, line)
 
 
 def _streams_of(*tapes: Tape) -> set[_Stream]:
@@ -178,6 +179,6 @@ def _follows(before: Tape, tape: Tape) -> bool:
     )
 
 
-def _flush_when_due(writer: TapeWriter) -> None:
-    if writer.waiting_bytes > BLOCK_BYTES:
+def _flush_if_full(writer: TapeWriter) -> None:
+    if writer.waiting_bytes > FRAME_BYTES:
         writer.flush()

@@ -29,11 +29,11 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+# The maximum size of a frame's lines. It limits the memory used, whatever a file claims.
 FRAME_BYTES_MAX: Final = 16 * 1024 * 1024
-"""The maximum size of a frame's lines. It limits the memory used, whatever a file claims."""
+# The maximum size of a compressed frame: zstd's bound for incompressible data.
 _STORED_MAX: Final = FRAME_BYTES_MAX + FRAME_BYTES_MAX // 256 + 1024
-"""The maximum size of a compressed frame: zstd's bound for incompressible data."""
-_CHUNK: Final = 1024 * 1024
+_READ_BYTES: Final = 1024 * 1024
 _OPTIONS: Final[dict[int, int]] = {
     zstd.CompressionParameter.compression_level: 3,
     zstd.CompressionParameter.checksum_flag: 1,
@@ -74,7 +74,7 @@ def decompress(frame: Frame) -> list[bytes]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[int]:
+def open_for_reading(path: Path) -> Iterator[int]:
     """Open a regular file for reading, without following symbolic links; yield its descriptor.
 
     Raises:
@@ -87,8 +87,8 @@ def opened(path: Path) -> Iterator[int]:
     except FileNotFoundError:
         raise TapeNotFound(f"{path}: no such file") from None
     except OSError as error:
-        words = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise InvalidTape(f"{path}: {words}") from None
+        reason = "a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise InvalidTape(f"{path}: {reason}") from None
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise InvalidTape(f"{path}: not a regular file")
@@ -106,7 +106,7 @@ def frames_at(number: int, offset: int, end: int | None = None) -> Iterator[Fram
         end: where to stop, in bytes; None means at the end of the file.
     """
     waiting = b""
-    wanted = _CHUNK
+    wanted = _READ_BYTES
     while True:
         more = _pread(number, wanted - len(waiting), offset + len(waiting), end)
         waiting += more
@@ -118,7 +118,7 @@ def frames_at(number: int, offset: int, end: int | None = None) -> Iterator[Fram
         offset, waiting = offset + consumed, waiting[consumed:]
         if not more or (not consumed and wanted >= _STORED_MAX):
             return
-        wanted = len(waiting) + _CHUNK if consumed else min(_STORED_MAX, 4 * wanted)
+        wanted = len(waiting) + _READ_BYTES if consumed else min(_STORED_MAX, 4 * wanted)
 
 
 def _pread(number: int, count: int, offset: int, end: int | None) -> bytes:
@@ -135,63 +135,51 @@ def _size_of_first(data: memoryview) -> int:
         return 0
 
 
+# The version of the format, for both the lines and the manifest.
 VERSION: Final = 1
-"""The version of the format, for both the lines and the manifest."""
 _TEXT_MAX: Final = 500
 
 
 class TapeHeader(Struct, tag_field="T", tag="tape", kw_only=True, omit_defaults=True):
-    """The first line, with the version of the format and what was recorded.
-
-    Attributes:
-        feed: the name of the feed.
-        source: where the ticks came from, such as a URL or the name of a file.
-    """
+    """The first line, with the version of the format and what was recorded."""
 
     version: int = field(name="v")
     feed: str
+    # Where the ticks came from, such as a URL or the name of a file.
     source: str = ""
 
 
 class EpochMark(Struct, tag_field="T", tag="epoch", kw_only=True):
-    """States that a stream's ticks from here on are numbered in this epoch, after this number.
-
-    Attributes:
-        epoch: the epoch; empty if unknown.
-        seq: the last number that is accounted for; the stream's next tick has the number after it.
-        rx: when this was received, in nanoseconds since the Unix epoch.
-    """
+    """States that a stream's ticks from here on are numbered in this epoch, after this number."""
 
     channel: str = field(name="ch")
     symbol: str = field(name="S")
+    # Empty if unknown.
     epoch: str
+    # The last number that is accounted for; the stream's next tick has the number after it.
     seq: int
+    # When this was received, in nanoseconds since the Unix epoch.
     rx: int | None = None
 
 
 class GapMark(Struct, tag_field="T", tag="gap", kw_only=True):
-    """Ticks of a stream that are missing from the tape at this position.
-
-    Attributes:
-        first_seq, last_seq: the missing numbers. Either is None if unknown; both are if the
-            numbering restarts.
-        reason: as in a `gap` notice (`retention`, `epoch`, `broker`); `skipped` or `missing`, as
-            the client library reports them; `cut`, if part of a tape was copied.
-        rx: when this was received, in nanoseconds since the Unix epoch.
-    """
+    """Ticks of a stream that are missing from the tape at this position."""
 
     channel: str = field(name="ch")
     symbol: str = field(name="S")
+    # The missing numbers. Either is None if unknown; both are if the numbering restarts.
     first_seq: int | None = field(name="from")
     last_seq: int | None = field(name="to")
+    # As in a `gap` notice (`retention`, `epoch`, `broker`); `skipped` or `missing`, as the client
+    # library reports them; `cut`, if part of a tape was copied.
     reason: str
+    # When this was received, in nanoseconds since the Unix epoch.
     rx: int | None = None
 
 
+# The lines other than ticks, and the ticks, most frequent first.
 Mark = TapeHeader | EpochMark | GapMark
-"""A line other than a tick."""
 TICKS: Final = (Trade, Quote, Bar)
-"""The types of all other lines, the most frequent first."""
 
 
 class TapeLine(NamedTuple):
@@ -292,23 +280,23 @@ def received_at(line: bytes) -> int | None:
 def _check_mark(mark: Mark) -> None:
     if isinstance(mark, TapeHeader):
         if mark.version != VERSION:
-            raise ValueError(f"version {mark.version} of the format, and {VERSION} is known")
+            raise ValueError(f"unknown version {mark.version} of the format; this is {VERSION}")
         if not is_feed_name(mark.feed) or not _is_text(mark.source):
-            raise ValueError("feed or source is out of bounds")
+            raise ValueError("invalid feed or source")
         return
     if mark.channel not in CHANNELS or not is_symbol(mark.symbol):
-        raise ValueError("ch and S name no stream")
+        raise ValueError("invalid ch or S")
     if isinstance(mark, EpochMark):
         if not (_is_text(mark.epoch) and 0 <= mark.seq < 2**63):
-            raise ValueError("epoch or seq is out of bounds")
+            raise ValueError("invalid epoch or seq")
         return
     first, last = mark.first_seq, mark.last_seq
     if not _is_text(mark.reason) or any(
         n is not None and not 0 <= n < 2**63 for n in (first, last)
     ):
-        raise ValueError("a gap out of bounds")
+        raise ValueError("invalid from, to or reason")
     if first is not None and last is not None and first > last:
-        raise ValueError("a gap that ends before it begins")
+        raise ValueError("the gap ends before it begins")
 
 
 def _is_text(text: str) -> bool:

@@ -73,12 +73,10 @@ class TapeLibrary:
 
 
 class RecordingDirectory:
-    """The tapes of one feed in a folder.
+    """A folder to which a recorder writes tapes of one feed, one after the other without gaps.
 
     Args:
-        directory: the folder, which is created if necessary.
-        feed: the name of the feed.
-        source: where its ticks come from.
+        source: where the ticks come from.
     """
 
     def __init__(self, directory: Path, feed: str, source: str) -> None:
@@ -94,14 +92,16 @@ class RecordingDirectory:
         Raises:
             RecordingFailed: the folder can't be created or read, or another recorder uses it.
         """
-        made = [each for each in (self._directory, *self._directory.parents) if not each.exists()]
+        created = [
+            each for each in (self._directory, *self._directory.parents) if not each.exists()
+        ]
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            number = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise RecordingFailed(f"{self._directory}: {error.strerror}") from None
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError:
             raise RecordingFailed(
@@ -109,9 +109,9 @@ class RecordingDirectory:
             ) from None
         finally:
             with suppress(OSError):  # The folder is not empty.
-                for each in made:
+                for each in created:
                     each.rmdir()
-            os.close(number)
+            os.close(descriptor)
 
     def positions(self, on_unreadable: Callable[[str], None]) -> list[StreamSummary]:
         """Return the streams' positions at the end of the newest tape, or nothing without tapes.

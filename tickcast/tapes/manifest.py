@@ -52,75 +52,64 @@ def number_of(id_: str, feed: str) -> int | None:
     return int(match[2]) if match and match[1] == feed else None
 
 
+# A writer begins another tape before a manifest reaches this size.
 MANIFEST_BYTES_MAX: Final = 256 * 1024 * 1024
-"""The maximum size of a manifest. A writer begins another tape before it is reached."""
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class FrameEntry(NamedTuple):
-    """One frame in the index.
+    """One frame in the index."""
 
-    Attributes:
-        offset: where the frame begins in the file, in bytes.
-        ticks: the number of its ticks.
-        first, last: the least and the greatest time of its ticks, in nanoseconds since the Unix
-            epoch; None without ticks.
-    """
-
+    # Where the frame begins in the file, in bytes.
     offset: _Count
     ticks: _Count
+    # The least and the greatest time of its ticks, in nanoseconds since the Unix epoch; None
+    # without ticks.
     first: int | None
     last: int | None
 
 
 class StreamSummary(Struct, kw_only=True):
-    """The contents of one stream of a tape.
-
-    Attributes:
-        first, last: the least and the greatest time of its ticks; None without ticks.
-        first_seq, last_seq: the numbers of its first and its last tick.
-        epoch: the epoch at the end of the stream; empty if unknown.
-        seq: the last number that is accounted for, by a tick or by a gap.
-        sha256: the hash of its ticks' lines, see `docs/recording.md`.
-    """
+    """The contents of one stream of a tape."""
 
     channel: str
     symbol: str
     ticks: _Count
+    # The least and the greatest time of its ticks; None without ticks.
     first: Time | None = None
     last: Time | None = None
+    # The numbers of its first and its last tick.
     first_seq: int | None = None
     last_seq: int | None = None
+    # The epoch at the end of the stream; empty if unknown.
     epoch: str = ""
+    # The last number that is accounted for, by a tick or by a gap.
     seq: int | None = None
+    # The hash of its ticks' lines, see `docs/recording.md`.
     sha256: str
 
 
 class Manifest(Struct, kw_only=True):
-    """The contents of a tape.
-
-    Attributes:
-        feed: the name of the recorded feed.
-        source: where the ticks came from.
-        first, last: the least and the greatest time of its ticks; None without ticks.
-        bytes: the total size of its frames in the file.
-        complete: whether the recording was completed. If not, this was read from the file.
-        content: the hash of its ticks, see `content_hash`.
-        gaps: the missing ticks, in the tape's order.
-        frames: the index.
-    """
+    """The contents of a tape."""
 
     version: int = VERSION
     feed: str
+    # Where the ticks came from.
     source: str = ""
+    # Whether the recording was completed. If not, this was read from the file.
     complete: bool
     ticks: _Count
+    # The least and the greatest time of its ticks; None without ticks.
     first: Time | None = None
     last: Time | None = None
+    # The total size of its frames in the file.
     bytes: _Count
+    # The hash of its ticks, see `content_hash`.
     content: str
     streams: list[StreamSummary]
+    # The missing ticks, in the tape's order.
     gaps: list[GapMark]
+    # The index.
     frames: list[FrameEntry]
 
 
@@ -158,11 +147,11 @@ def decode_manifest(data: bytes) -> Manifest:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidTape(f"not a manifest: {error}") from None
     if manifest.version != VERSION:
-        raise InvalidTape(f"version {manifest.version} of the format, and {VERSION} is known")
+        raise InvalidTape(f"unknown version {manifest.version} of the format; this is {VERSION}")
     if not is_feed_name(manifest.feed):
-        raise InvalidTape("not a manifest: no such feed")
+        raise InvalidTape("not a manifest: invalid feed")
     if not all(each.channel in CHANNELS and is_symbol(each.symbol) for each in manifest.streams):
-        raise InvalidTape("not a manifest: no such stream")
+        raise InvalidTape("not a manifest: invalid stream")
     _check_frames(manifest)
     return manifest
 

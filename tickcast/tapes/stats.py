@@ -16,13 +16,7 @@ _EPOCH: Final = "epoch"
 
 
 class StreamStats:
-    """The contents of one stream of a tape.
-
-    Attributes:
-        seq: the last number that is accounted for; None while it is unknown.
-        epoch: the epoch of that number; empty if unknown.
-        begin: the epoch and the number after which the tape begins; None if unknown.
-    """
+    """The contents of one stream of a tape."""
 
     __slots__ = (
         "begin", "channel", "content", "epoch", "first", "first_seq", "last", "last_seq", "seq",
@@ -32,8 +26,10 @@ class StreamStats:
     def __init__(self, channel: str, symbol: str) -> None:
         self.channel = channel
         self.symbol = symbol
-        self.epoch = ""
+        # The last number that is accounted for, and its epoch; None and empty if unknown.
         self.seq: int | None = None
+        self.epoch = ""
+        # The epoch and the number after which the tape begins; None if unknown.
         self.begin: tuple[str, int] | None = None
         self.ticks = 0
         self.first = self.last = Time(0)
@@ -48,8 +44,8 @@ class StreamStats:
         first = tick.seq - tick.conflated
         return (self.seq + 1, first - 1) if first > self.seq + 1 else None
 
-    def add(self, tick: Tick, content: bytes) -> None:
-        """Count a tick."""
+    def count_tick(self, tick: Tick, content: bytes) -> None:
+        """Count a tick; `content` is its line for the content hash."""
         time = tick.time
         if not self.ticks:
             self.first = self.last = time
@@ -86,19 +82,15 @@ class StreamStats:
 
 
 class TapeStats:
-    """The contents of all streams of a tape.
-
-    Attributes:
-        head: the first line, once it has been seen.
-        ticks: the number of ticks.
-        gaps: the gaps that the tape states.
-        faults: the first ticks that are missing without a gap, or duplicate.
-    """
+    """The contents of all streams of a tape."""
 
     def __init__(self) -> None:
-        self.head: TapeHeader | None = None
+        # The first line, once it has been read.
+        self.header: TapeHeader | None = None
         self.ticks = 0
+        # The gaps that the tape states.
         self.gaps: list[GapMark] = []
+        # The first ticks that are missing without a gap, or duplicate.
         self.faults: list[str] = []
         self._streams: dict[tuple[str, str], StreamStats] = {}
 
@@ -106,50 +98,52 @@ class TapeStats:
         return iter(self._streams.values())
 
     def stream(self, channel: str, symbol: str) -> StreamStats:
-        """Return the ledger of a stream, and create it if necessary."""
+        """Return the statistics of a stream, and create them if necessary."""
         stream = self._streams.get((channel, symbol))
         if stream is None:
             stream = self._streams[channel, symbol] = StreamStats(channel, symbol)
         return stream
 
     def stream_of(self, tick: Tick) -> StreamStats:
-        """Return the ledger of a tick's stream."""
+        """Return the statistics of a tick's stream."""
         return self.stream(channel_of(tick), tick.symbol)
 
-    def add_tick(self, tick: Tick, content: bytes) -> None:
+    def count_tick(self, tick: Tick, content: bytes) -> None:
         """Count a tick; `content` is its line for the content hash."""
         stream = self.stream_of(tick)
         if (missing := stream.missing_before(tick)) is not None:
-            self._blame(stream, f"{missing[0]:,} to {missing[1]:,} are missing without a word")
+            self._add_fault(
+                stream, f"{missing[0]:,} to {missing[1]:,} are missing, and no gap says so"
+            )
         elif tick.seq is not None and stream.seq is not None and tick.seq <= stream.seq:
-            self._blame(stream, f"{tick.seq:,} follows {stream.seq:,}")
-        stream.add(tick, content)
+            self._add_fault(stream, f"{tick.seq:,} follows {stream.seq:,}")
+        stream.count_tick(tick, content)
         self.ticks += 1
 
-    def add_mark(self, mark: Mark) -> None:
+    def count_mark(self, mark: Mark) -> None:
         """Count a line other than a tick."""
         if isinstance(mark, TapeHeader):
-            self._take_head(mark)
+            self._count_header(mark)
         elif isinstance(mark, EpochMark):
-            self._take_place(mark)
+            self._count_position(mark)
         else:
-            self._take_gap(mark)
+            self._count_gap(mark)
 
-    def _take_head(self, head: TapeHeader) -> None:
-        if self.head is None:
-            self.head = head
+    def _count_header(self, header: TapeHeader) -> None:
+        if self.header is None:
+            self.header = header
         else:
-            self._blame(None, "a second head")
+            self._add_fault(None, "a second header")
 
-    def _take_place(self, place: EpochMark) -> None:
-        stream = self.stream(place.channel, place.symbol)
-        same = stream.epoch in ("", place.epoch)
-        if stream.seq is not None and same and place.seq != stream.seq:
-            self._blame(stream, f"stands at {stream.seq:,} and is said to at {place.seq:,}")
-        stream.epoch, stream.seq = place.epoch, place.seq
-        stream.begin_after(place.seq)
+    def _count_position(self, mark: EpochMark) -> None:
+        stream = self.stream(mark.channel, mark.symbol)
+        is_same_epoch = stream.epoch in ("", mark.epoch)
+        if stream.seq is not None and is_same_epoch and mark.seq != stream.seq:
+            self._add_fault(stream, f"an epoch mark says {mark.seq:,} after {stream.seq:,}")
+        stream.epoch, stream.seq = mark.epoch, mark.seq
+        stream.begin_after(mark.seq)
 
-    def _take_gap(self, gap: GapMark) -> None:
+    def _count_gap(self, gap: GapMark) -> None:
         self.gaps.append(gap)
         stream = self.stream(gap.channel, gap.symbol)
         if gap.reason == _EPOCH:
@@ -158,15 +152,15 @@ class TapeStats:
             stream.seq = None
         else:
             if stream.seq is not None and (gap.first_seq or 0) > stream.seq + 1:
-                self._blame(stream, f"a gap from {gap.first_seq:,} on follows {stream.seq:,}")
+                self._add_fault(stream, f"a gap from {gap.first_seq:,} on follows {stream.seq:,}")
             if gap.first_seq is not None:
                 stream.begin_after(gap.first_seq - 1)
             stream.seq = max(stream.seq or 0, gap.last_seq)
 
-    def _blame(self, stream: StreamStats | None, words: str) -> None:
+    def _add_fault(self, stream: StreamStats | None, text: str) -> None:
         if len(self.faults) < _FAULTS_MAX:
             name = f"{stream.channel}/{stream.symbol}: " if stream else ""
-            self.faults.append(name + words)
+            self.faults.append(name + text)
 
     def manifest(self, frames: list[FrameEntry], bytes_: int, complete: bool) -> Manifest:
         """Return the manifest of a tape with the lines counted so far."""
@@ -175,8 +169,8 @@ class TapeStats:
         )
         filled = [each for each in streams if each.ticks]
         return Manifest(
-            feed=self.head.feed if self.head else "",
-            source=self.head.source if self.head else "",
+            feed=self.header.feed if self.header else "",
+            source=self.header.source if self.header else "",
             ticks=self.ticks,
             first=min((each.first for each in filled if each.first is not None), default=None),
             last=max((each.last for each in filled if each.last is not None), default=None),

@@ -21,7 +21,7 @@ from tickcast.tapes.format import (
     decompress,
     encode_tick,
     frames_at,
-    opened,
+    open_for_reading,
     received_at,
 )
 from tickcast.tapes.manifest import (
@@ -38,24 +38,21 @@ from tickcast.wire.subscriptions import Coverage
 from tickcast.wire.ticks import StreamKey, Tick, channel_of
 from tickcast.wire.times import Time
 
+# Limit for the frames and gaps of a tape without a manifest, which are held in memory.
 _ENTRIES_MAX: Final = 1_000_000
-"""Limit for the frames and gaps of a tape without a manifest, which are held in memory."""
 _NEVER: Final = -(2**63)
 
 
 class Tape:
-    """A recorded tape. Several readers can use it at once, even while it is being written.
-
-    Attributes:
-        id: the name of the tape, which is the file name without suffixes.
-        manifest: the contents of the tape, determined by reading the tape if it has no manifest.
-        torn_bytes: the size of the incomplete end that a killed writer left in the file.
-    """
+    """A recorded tape. Several readers can use it at once, even while it is being written."""
 
     def __init__(self, path: Path, manifest: Manifest, torn_bytes: int = 0) -> None:
         self.path = path
+        # The file name without suffixes.
         self.id = id_of(path)
+        # The contents, determined by reading the tape if it has no manifest.
         self.manifest = manifest
+        # The size of the incomplete end that a killed writer left in the file.
         self.torn_bytes = torn_bytes
 
     @classmethod
@@ -66,15 +63,15 @@ class Tape:
             TapeNotFound: there is no such file.
             InvalidTape: the file is not a tape, is damaged, or does not match its manifest.
         """
-        with opened(path) as number:
+        with open_for_reading(path) as number:
             size = os.fstat(number).st_size
             manifest = read_manifest(path)
             if manifest is None:
-                scan = Scan(path, number)
+                scan = TapeScan(path, number)
                 return cls(path, scan.manifest, size - scan.manifest.bytes)
         torn = size - manifest.bytes
         if torn and (manifest.complete or torn < 0):
-            raise InvalidTape(f"{path}: has {size:,} bytes, and {manifest.bytes:,} by its manifest")
+            raise InvalidTape(f"{path}: has {size:,} bytes, but {manifest.bytes:,} in its manifest")
         return cls(path, manifest, torn)
 
     @property
@@ -98,7 +95,7 @@ class Tape:
         Raises:
             InvalidTape: the tape is damaged, or has changed.
         """
-        wanted = _Choice(start, coverage).has
+        wanted = _Selection(start, coverage).includes
         for line in self._lines_from(start):
             item = decode_line(line)
             if isinstance(item, TICKS) and wanted(item):
@@ -116,7 +113,7 @@ class Tape:
         Args:
             with_rx: include the time at which each line was received; otherwise it is None.
         """
-        wanted = _Choice(start, coverage).has
+        wanted = _Selection(start, coverage).includes
         for line in self._lines_from(start):
             item = decode_line(line)
             if wanted(item):
@@ -151,7 +148,7 @@ class Tape:
         """Read the lines of a number of frames, or of all frames, from an offset on."""
         began = offset
         try:
-            with opened(self.path) as number:
+            with open_for_reading(self.path) as number:
                 for frame in islice(frames_at(number, offset, self.manifest.bytes), frames):
                     if frame.offset != offset:
                         break
@@ -165,7 +162,7 @@ class Tape:
             raise InvalidTape(f"{self.path}: the frame at byte {offset:,} is damaged or missing")
 
 
-class _Choice:
+class _Selection:
     """Selects the lines of a tape to read."""
 
     def __init__(self, start: Time | None, coverage: Coverage | None) -> None:
@@ -174,7 +171,7 @@ class _Choice:
         self._begun: set[tuple[str, str]] = set()
         self._covered: dict[tuple[str, str], bool] = {}
 
-    def has(self, item: Tick | Mark) -> bool:
+    def includes(self, item: Tick | Mark) -> bool:
         if (self._start is None and self._coverage is None) or isinstance(item, TapeHeader):
             return True
         is_mark = not isinstance(item, TICKS)
@@ -196,7 +193,7 @@ class _Choice:
         return known
 
 
-class Scan:
+class TapeScan:
     """Reads through the whole frames of a tape's file.
 
     Raises:
@@ -204,7 +201,7 @@ class Scan:
     """
 
     def __init__(self, path: Path, number: int, end: int | None = None) -> None:
-        self.ledger = TapeStats()
+        self.stats = TapeStats()
         self._frames: list[FrameEntry] = []
         self._bytes = 0
         try:
@@ -214,39 +211,39 @@ class Scan:
                     lines = decompress(frame)
                 except InvalidTape:
                     break
-                self._take(frame, lines)
+                self._count(frame, lines)
         except OSError as error:
             raise InvalidTape(f"{path}: {error.strerror}") from None
         except InvalidTape as error:
             raise InvalidTape(f"{path}: {error}") from None
-        if self.ledger.head is None:
+        if self.stats.header is None:
             is_empty = os.fstat(number).st_size == 0
             raise InvalidTape(
-                f"{path}: {'nothing was flushed to it' if is_empty else 'not a tape'}"
+                f"{path}: {'empty: nothing was flushed' if is_empty else 'not a tape'}"
             )
 
-    def _take(self, frame: Frame, lines: Iterable[bytes]) -> None:
+    def _count(self, frame: Frame, lines: Iterable[bytes]) -> None:
         times: list[int] = []
         for line in lines:
             item = decode_line(line)
             if isinstance(item, TapeHeader | EpochMark | GapMark):
-                self.ledger.add_mark(item)
+                self.stats.count_mark(item)
                 continue
-            if self.ledger.head is None:
-                raise InvalidTape("does not begin with the head of a tape")
-            self.ledger.add_tick(item, encode_tick(item, None)[1])
+            if self.stats.header is None:
+                raise InvalidTape("does not begin with the header of a tape")
+            self.stats.count_tick(item, encode_tick(item, None)[1])
             times.append(int(item.time))
         self._frames.append(
             FrameEntry(frame.offset, len(times), min(times, default=None), max(times, default=None))
         )
         self._bytes += len(frame.stored)
-        if len(self._frames) + len(self.ledger.gaps) > _ENTRIES_MAX:
+        if len(self._frames) + len(self.stats.gaps) > _ENTRIES_MAX:
             raise InvalidTape(f"more than {_ENTRIES_MAX:,} frames and gaps")
 
     @property
     def manifest(self) -> Manifest:
         """Return the manifest that the writer would have written."""
-        return self.ledger.manifest(self._frames, self._bytes, complete=False)
+        return self.stats.manifest(self._frames, self._bytes, complete=False)
 
 
 def read_manifest(tape: Path) -> Manifest | None:
@@ -257,7 +254,7 @@ def read_manifest(tape: Path) -> Manifest | None:
     """
     path = manifest_path(tape)
     try:
-        with opened(path) as number:
+        with open_for_reading(path) as number:
             if os.fstat(number).st_size > MANIFEST_BYTES_MAX:
                 raise InvalidTape(f"{path}: too big for a manifest")
             with os.fdopen(os.dup(number), "rb") as file:

@@ -24,10 +24,10 @@ from tickcast.tapes.stats import StreamStats, TapeStats
 from tickcast.wire.errors import RecordingFailed
 from tickcast.wire.ticks import Tick
 
-BLOCK_BYTES: Final = 1024 * 1024
-"""When a frame's lines exceed this size, another frame begins without waiting for a flush."""
+# When a frame's lines exceed this size, another frame begins without waiting for a flush.
+FRAME_BYTES: Final = 1024 * 1024
+# Limit for the frames and gaps of one tape, so that its manifest can be read at once.
 ENTRIES_MAX: Final = 200_000
-"""Limit for the frames and gaps of one tape, so that its manifest can be read at once."""
 
 
 class PendingFrame:
@@ -42,14 +42,14 @@ class PendingFrame:
         self.first: int | None = None
         self.last: int | None = None
 
-    def add(self, line: bytes) -> None:
-        """Add a line."""
+    def append(self, line: bytes) -> None:
+        """Append a line."""
         self.lines.append(line)
         self.size += len(line)
 
-    def add_tick(self, line: bytes, time: int) -> None:
-        """Add the line of a tick; `time` is a plain number here and in the index."""
-        self.add(line)
+    def append_tick(self, line: bytes, time: int) -> None:
+        """Append the line of a tick; `time` is a plain number here and in the index."""
+        self.append(line)
         self.ticks += 1
         if self.first is None or self.last is None:
             self.first = self.last = time
@@ -65,11 +65,6 @@ class TapeWriter:
     Data is on the disk after a flush, so it survives a crash of the process or the machine. Data
     that has not been flushed is lost.
 
-    Attributes:
-        ledger: the contents of the tape, including lines that are not flushed yet.
-        stored_bytes: the size of the file.
-        waiting_bytes: the size of the lines that `pop_pending` has not returned yet.
-
     Args:
         path: the path of the file, which must not exist.
         feed: the name of the feed.
@@ -81,93 +76,99 @@ class TapeWriter:
 
     def __init__(self, path: Path, feed: str, source: str = "") -> None:
         self.path = path
-        self.ledger = TapeStats()
+        # The contents of the tape, including lines that are not flushed yet.
+        self.stats = TapeStats()
+        # The size of the file, and of the lines that `pop_pending` has not returned yet.
         self.stored_bytes = 0
         self.waiting_bytes = 0
         self._frames: list[FrameEntry] = []
-        self._block = PendingFrame()
+        self._pending = PendingFrame()
         self._full: list[PendingFrame] = []
         self._failure: str | None = None
-        with _told(path):
+        with _translated_errors(path):
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             _sync_directory(path.parent)
-        self.mark(TapeHeader(version=VERSION, feed=feed, source=source))
+        self.append_mark(TapeHeader(version=VERSION, feed=feed, source=source))
 
     @property
     def is_full(self) -> bool:
         """Whether to begin another tape, because the manifest would become too big."""
-        return len(self._frames) + len(self.ledger.gaps) >= ENTRIES_MAX
+        return len(self._frames) + len(self.stats.gaps) >= ENTRIES_MAX
 
     # -- lines
 
-    def tick(self, tick: Tick, rx: int | None = None, why_missing: str = "missing") -> StreamStats:
-        """Add a tick, preceded by a gap if it does not follow the stream's last number.
+    def append_tick(
+        self, tick: Tick, rx: int | None = None, gap_reason: str = "missing"
+    ) -> StreamStats:
+        """Append a tick, preceded by a gap if it does not follow the stream's last number.
 
-        Returns the ledger of the tick's stream.
+        Returns the statistics of the tick's stream.
 
         Args:
             rx: when the tick was received, in nanoseconds since the Unix epoch.
-            why_missing: the reason of the gap.
+            gap_reason: the reason of the gap.
         """
-        stream = self.ledger.stream_of(tick)
+        stream = self.stats.stream_of(tick)
         if (missing := stream.missing_before(tick)) is not None:
-            self.mark(
+            self.append_mark(
                 GapMark(
                     channel=stream.channel, symbol=stream.symbol, first_seq=missing[0],
-                    last_seq=missing[1], reason=why_missing, rx=rx,
+                    last_seq=missing[1], reason=gap_reason, rx=rx,
                 )
             )  # fmt: skip
         line, content = encode_tick(tick, rx)
-        self.ledger.add_tick(tick, content)
-        self._block.add_tick(line, int(tick.time))
-        self._added(line)
+        self.stats.count_tick(tick, content)
+        self._pending.append_tick(line, int(tick.time))
+        self._count_bytes(line)
         return stream
 
-    def mark(self, mark: Mark) -> None:
-        """Add a line other than a tick."""
-        self.ledger.add_mark(mark)
+    def append_mark(self, mark: Mark) -> None:
+        """Append a line other than a tick."""
+        self.stats.count_mark(mark)
         line = encode_mark(mark)
-        self._block.add(line)
-        self._added(line)
+        self._pending.append(line)
+        self._count_bytes(line)
 
-    def follow(self, mark: EpochMark | GapMark, why_missing: str) -> None:
-        """Add a mark from another tape, preceded by a gap if numbers before it are missing."""
-        stream = self.ledger.stream(mark.channel, mark.symbol)
+    def copy_mark(self, mark: EpochMark | GapMark, gap_reason: str) -> None:
+        """Append a mark from another tape, preceded by a gap if numbers before it are missing."""
+        stream = self.stats.stream(mark.channel, mark.symbol)
         end = mark.seq if isinstance(mark, EpochMark) else (mark.first_seq or 0) - 1
-        same = not isinstance(mark, EpochMark) or stream.epoch in ("", mark.epoch)
-        if stream.seq is not None and same and end > stream.seq:
-            self.mark(
+        is_same_epoch = not isinstance(mark, EpochMark) or stream.epoch in ("", mark.epoch)
+        if stream.seq is not None and is_same_epoch and end > stream.seq:
+            self.append_mark(
                 GapMark(
                     channel=mark.channel, symbol=mark.symbol, first_seq=stream.seq + 1,
-                    last_seq=end, reason=why_missing, rx=mark.rx,
+                    last_seq=end, reason=gap_reason, rx=mark.rx,
                 )
             )  # fmt: skip
-        self.mark(mark)
+        self.append_mark(mark)
 
-    def place(self, channel: str, symbol: str, epoch: str, seq: int, rx: int | None = None) -> None:
-        """Add a mark with the position of a stream."""
-        self.mark(EpochMark(channel=channel, symbol=symbol, epoch=epoch, seq=seq, rx=rx))
+    def append_position(
+        self, channel: str, symbol: str, epoch: str, seq: int, rx: int | None = None
+    ) -> None:
+        """Append a mark with the position of a stream."""
+        self.append_mark(EpochMark(channel=channel, symbol=symbol, epoch=epoch, seq=seq, rx=rx))
 
-    def _added(self, line: bytes) -> None:
+    def _count_bytes(self, line: bytes) -> None:
         self.waiting_bytes += len(line)
-        if self._block.size >= BLOCK_BYTES:
-            self._full.append(self._block)
-            self._block = PendingFrame()
+        if self._pending.size >= FRAME_BYTES:
+            self._full.append(self._pending)
+            self._pending = PendingFrame()
 
     # -- the file
 
     def pop_pending(self) -> list[PendingFrame]:
-        """Return the waiting blocks for `write`, which another thread may call."""
-        blocks = self._full
-        if self._block.lines:
-            blocks.append(self._block)
-            self._block = PendingFrame()
+        """Return the waiting frames for `write`, which another thread may call."""
+        frames = self._full
+        if self._pending.lines:
+            frames.append(self._pending)
+            self._pending = PendingFrame()
         self._full = []
         self.waiting_bytes = 0
-        return blocks
+        return frames
 
-    def write(self, blocks: list[PendingFrame]) -> None:
-        """Write blocks, and wait until they are on the disk.
+    def write(self, frames: list[PendingFrame]) -> None:
+        """Write frames, and wait until they are on the disk.
 
         Raises:
             RecordingFailed: this write or an earlier one failed. Data written before is kept.
@@ -175,28 +176,28 @@ class TapeWriter:
         if self._failure is not None:
             raise RecordingFailed(self._failure)
         try:
-            self._write(blocks)
+            self._write(frames)
         except RecordingFailed as error:
             self._failure = str(error)
             raise
 
-    def _write(self, blocks: list[PendingFrame]) -> None:
-        if not blocks:
+    def _write(self, frames: list[PendingFrame]) -> None:
+        if not frames:
             return
-        with _told(self.path):
-            for block in blocks:
-                frame = compress(b"".join(block.lines))
-                self._append(frame)
+        with _translated_errors(self.path):
+            for frame in frames:
+                stored = compress(b"".join(frame.lines))
+                self._append(stored)
                 self._frames.append(
-                    FrameEntry(self.stored_bytes, block.ticks, block.first, block.last)
+                    FrameEntry(self.stored_bytes, frame.ticks, frame.first, frame.last)
                 )
-                self.stored_bytes += len(frame)
+                self.stored_bytes += len(stored)
             os.fsync(self._file)
 
-    def _append(self, frame: bytes) -> None:
+    def _append(self, stored: bytes) -> None:
         if os.fstat(self._file).st_nlink == 0:
             raise RecordingFailed(f"{self.path}: has been deleted")
-        rest = memoryview(frame)
+        rest = memoryview(stored)
         try:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
@@ -218,7 +219,7 @@ class TapeWriter:
         """
         try:
             self.flush()
-            manifest = self.ledger.manifest(self._frames, self.stored_bytes, complete=True)
+            manifest = self.stats.manifest(self._frames, self.stored_bytes, complete=True)
             write_atomically(manifest_path(self.path), encode_manifest(manifest))
         finally:
             self.abandon()
@@ -242,7 +243,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         RecordingFailed: it can't be written.
     """
-    with _told(path):
+    with _translated_errors(path):
         number, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
         try:
             with os.fdopen(number, "wb") as file:
@@ -267,7 +268,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _translated_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

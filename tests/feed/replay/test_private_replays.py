@@ -37,7 +37,7 @@ def write_tape(directory: Path, id_: str, frames: Iterable[Iterable[Tick]]) -> P
     writer = TapeWriter(path, "live", "test")
     for ticks in frames:
         for tick in ticks:
-            writer.tick(tick)
+            writer.append_tick(tick)
         writer.flush()
     writer.close()
     return path

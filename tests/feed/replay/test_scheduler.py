@@ -28,7 +28,7 @@ def library(tmp_path: Path) -> TapeLibrary:
     """A library with a tape of ten frames of ten trades each."""
     writer = TapeWriter(tmp_path / f"ten{SUFFIX}", "live", "test")
     for n in range(100):
-        writer.tick(trade("ES", time=Time(T0 + n), seq=n + 1))
+        writer.append_tick(trade("ES", time=Time(T0 + n), seq=n + 1))
         if n % 10 == 9:
             writer.flush()
     writer.close()

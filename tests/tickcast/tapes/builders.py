@@ -26,7 +26,7 @@ def write(path: Path, flushes: Iterable[Iterable[Tick]], *, close: bool = True) 
     writer = TapeWriter(path, "live", "ws://somewhere")
     for ticks in flushes:
         for tick in ticks:
-            writer.tick(tick, rx=int(tick.time) + 5)
+            writer.append_tick(tick, rx=int(tick.time) + 5)
         writer.flush()
     if close:
         writer.close()

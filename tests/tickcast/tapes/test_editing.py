@@ -72,16 +72,16 @@ def test_a_part_holds_the_ticks_of_its_time(
 def test_a_part_keeps_what_is_known_of_its_numbers(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.zst"
     writer = TapeWriter(path, "live", "ws://x")
-    writer.place("trades", "ES", "0665-a", 4)
+    writer.append_position("trades", "ES", "0665-a", 4)
     for seq in (5, 6, 9, 10, 12):
-        writer.tick(trade(seq=seq, time=Time(T0 + seq)), rx=seq)
-    writer.mark(
+        writer.append_tick(trade(seq=seq, time=Time(T0 + seq)), rx=seq)
+    writer.append_mark(
         GapMark(channel="trades", symbol="ES", first_seq=None, last_seq=None, reason="epoch")
     )
-    writer.place("trades", "ES", "0666-b", 0)
+    writer.append_position("trades", "ES", "0666-b", 0)
     for seq in (1, 2, 3):
-        writer.tick(trade(seq=seq, time=Time(T0 + 20 - seq)), rx=20 - seq)
-    writer.tick(quote(seq=1))
+        writer.append_tick(trade(seq=seq, time=Time(T0 + 20 - seq)), rx=20 - seq)
+    writer.append_tick(quote(seq=1))
     writer.close()
     whole = Tape.open(path)
     part = a_part(whole, 6, 18, "E*")
@@ -158,7 +158,7 @@ def test_verify_finds_damage(tmp_path: Path) -> None:
     assert verify(tape.path).faults[0].startswith("damaged at byte ")
 
 
-def test_verify_tells_damage_from_a_torn_end(tmp_path: Path) -> None:
+def test_verify_distinguishes_damage_from_a_torn_end(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.zst"
     write(path, [trades(50, first_seq=1), trades(50, first_seq=51)], close=False)
     with path.open("ab") as file:
@@ -174,14 +174,14 @@ def test_verify_tells_damage_from_a_torn_end(tmp_path: Path) -> None:
     assert fault.startswith(f"damaged at byte {first:,}, and readable again at byte ")
 
 
-def test_verify_finds_a_manifest_that_lies(tmp_path: Path) -> None:
+def test_verify_finds_a_wrong_manifest(tmp_path: Path) -> None:
     tape = a_tape(tmp_path, trades(5, first_seq=1))
     manifest = tape.manifest
     manifest.content, manifest.ticks = "0" * 64, 6
     manifest_path(tape.path).write_bytes(encode_manifest(manifest))
     assert [fault[:20] for fault in verify(tape.path).faults] == [
         "the content is " + verify(tape.path).manifest.content[:5],
-        "the manifest does no",
+        "the manifest is wron",
     ]
 
 
@@ -190,9 +190,9 @@ def test_verify_finds_a_manifest_that_lies(tmp_path: Path) -> None:
     [
         (4, "0665-a", []),
         (4, "", []),
-        (6, "0665-a", ["trades/ES: 4 to 5 are missing behind a"]),
+        (6, "0665-a", ["trades/ES: 4 to 5 are missing after a"]),
         (3, "0665-a", ["trades/ES: 3 to 3 are on a as well"]),
-        (4, "0666-b", ["trades/ES: another numbering than at the end of a"]),
+        (4, "0666-b", ["trades/ES: not in the epoch of the end of a"]),
     ],
 )
 def test_verify_follows_a_chain(
@@ -201,11 +201,11 @@ def test_verify_follows_a_chain(
     chain = TapeChain()
     for name, seq, named in (("a", 1, "0665-a"), ("b", first_seq, epoch)):
         writer = TapeWriter(tmp_path / f"{name}.jsonl.zst", "live")
-        writer.place("trades", "ES", named, seq - 1)
+        writer.append_position("trades", "ES", named, seq - 1)
         for tick in trades(3, first_seq=seq):
-            writer.tick(tick)
+            writer.append_tick(tick)
         writer.close()
         verdict = verify(writer.path)
         assert verdict.faults == []
-        told = list(chain.add(writer.path, verdict))
+        told = list(chain.check(writer.path, verdict))
         assert told == (faults if name == "b" else [])

@@ -96,9 +96,9 @@ def test_the_content_hash_is_of_the_ticks_alone(tmp_path: Path) -> None:
     one = a_tape(tmp_path, es, nq).manifest.content
     path = tmp_path / "b.jsonl.zst"
     writer = TapeWriter(path, "other")
-    writer.place("trades", "YM", "0665-a", 3)
+    writer.append_position("trades", "YM", "0665-a", 3)
     for tick in (nq[0], *trades(3), nq[1]):
-        writer.tick(tick)
+        writer.append_tick(tick)
     writer.close()
     assert Tape.open(path).manifest.content == one
     assert a_tape(tmp_path, es[::-1], nq).manifest.content != one
@@ -116,7 +116,7 @@ def test_a_cut_anywhere_leaves_every_finished_flush(
     ends = [(writer.stored_bytes, 0)]
     for ticks in flushes:
         for tick in ticks:
-            writer.tick(tick)
+            writer.append_tick(tick)
         writer.flush()
         ends.append((writer.stored_bytes, ends[-1][1] + len(ticks)))
     writer.abandon()
@@ -165,17 +165,17 @@ def test_beginning_at_a_time_does_not_read_what_is_before(tmp_path: Path) -> Non
 def test_gaps_are_written_where_numbers_are_missing(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.zst"
     writer = TapeWriter(path, "live")
-    writer.place("trades", "ES", "0665-a", 4)
+    writer.append_position("trades", "ES", "0665-a", 4)
     for seq in (5, 6, 9):
-        writer.tick(trade(seq=seq), rx=1)
-    writer.tick(trade(seq=12, conflated=2), rx=2)
-    writer.tick(trade(seq=3), rx=3)
+        writer.append_tick(trade(seq=seq), rx=1)
+    writer.append_tick(trade(seq=12, conflated=2), rx=2)
+    writer.append_tick(trade(seq=3), rx=3)
     writer.close()
     manifest = Tape.open(path).manifest
     assert [(gap.first_seq, gap.last_seq, gap.reason) for gap in manifest.gaps] == [
         (7, 8, "missing")
     ]
-    assert writer.ledger.faults == ["trades/ES: 3 follows 12"]
+    assert writer.stats.faults == ["trades/ES: 3 follows 12"]
     manifest_path(path).unlink()
     assert Tape.open(path).manifest.gaps == manifest.gaps
     marks = [item for item, _ in Tape.open(path).records() if isinstance(item, EpochMark | GapMark)]
@@ -191,17 +191,17 @@ def bomb(size: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "nothing was flushed to it"),
+        (b"", "nothing was flushed"),
         (b"\n" * 1000, "not a tape"),
         (bomb(FRAME_BYTES_MAX), "not a tape"),
         (compress(b'{"T":"tape","v":2,"feed":"live"}\n'), "version 2 of the format"),
-        (compress(b'{"T":"tape","v":1,"feed":"UP"}\n'), "feed or source is out of bounds"),
+        (compress(b'{"T":"tape","v":1,"feed":"UP"}\n'), "invalid feed or source"),
         (compress(b'{"T":"t","S":"A","p":1,"s":1,"t":0}\n'), "does not begin with the head"),
         (compress(b'{"T":"tape","v":1,"feed":"live"}\n{"T":"x"}\n'), "Invalid value 'x'"),
         (compress(b'{"T":"tape","v":1,"feed":"live"}\n\n'), "malformed|truncated"),
     ],
 )
-def test_what_is_no_tape_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_tape_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "a.jsonl.zst"
     path.write_bytes(content)
     with pytest.raises(InvalidTape, match=words):
@@ -232,7 +232,7 @@ def test_a_manifest_of_another_file_is_refused(tmp_path: Path) -> None:
         Tape.open(tape.path)
     a_tape(tmp_path, trades(3))
     os.truncate(tape.path, 100)
-    with pytest.raises(InvalidTape, match=r"has 100 bytes, and \d+ by its manifest"):
+    with pytest.raises(InvalidTape, match=r"has 100 bytes, but \d+ in its manifest"):
         Tape.open(tape.path)
 
 
@@ -241,7 +241,7 @@ def test_a_full_disk_leaves_what_was_flushed(
 ) -> None:
     path = tmp_path / "a.jsonl.zst"
     writer = TapeWriter(path, "live")
-    writer.tick(trade())
+    writer.append_tick(trade())
     writer.flush()
     real = os.write
 
@@ -252,7 +252,7 @@ def test_a_full_disk_leaves_what_was_flushed(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        writer.tick(trade("NQ", id="x" * 64))
+        writer.append_tick(trade("NQ", id="x" * 64))
         with pytest.raises(RecordingFailed, match=r"a\.jsonl\.zst: No space left on device"):
             writer.flush()
     writer.abandon()
@@ -265,7 +265,7 @@ def test_a_file_that_vanishes_is_noticed(tmp_path: Path) -> None:
     writer = TapeWriter(tmp_path / "a.jsonl.zst", "live")
     writer.flush()
     writer.path.unlink()
-    writer.tick(trade())
+    writer.append_tick(trade())
     with pytest.raises(RecordingFailed, match="has been deleted"):
         writer.close()
     assert list(tmp_path.iterdir()) == []

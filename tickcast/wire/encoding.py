@@ -26,6 +26,8 @@ class Encoding(Enum):
 
 
 def _encode_hook(encode_time: Any) -> Any:
+    # msgspec calls the hook for values whose type it does not know. `Time` is a subclass of `int`,
+    # which it does not treat as an integer.
     def encode(value: object) -> object:
         if isinstance(value, Time):
             return encode_time(value)
@@ -38,6 +40,7 @@ _WIRE_ENCODERS: Final[dict[Encoding, msgspec.json.Encoder | msgspec.msgpack.Enco
     Encoding.JSON: msgspec.json.Encoder(enc_hook=_encode_hook(Time.rfc3339)),
     Encoding.MSGPACK: msgspec.msgpack.Encoder(enc_hook=_encode_hook(Time.msgpack_ext)),
 }
+# For the broker, a time is its nanoseconds: `operator.index` turns it into a plain integer.
 _STORE_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=operator.index)
 
 

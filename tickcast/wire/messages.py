@@ -1,4 +1,7 @@
-"""Server messages, and the negotiation in the handshake; see `docs/protocol.md`."""
+"""Server messages, and the negotiation in the handshake; see `docs/protocol.md`.
+
+Each function returns an array with one message, because every WebSocket message is an array.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ _SUBPROTOCOLS: Final = {
 
 _ALWAYS_LISTED: Final = ("trades", "quotes", "bars")
 
+# The first message to every client, before any authentication.
 CONNECTED: Final[Any] = [{"T": "success", "msg": "connected"}]
 
 
@@ -56,6 +60,7 @@ def subscription(
         conflate_ms: the interval that is served, if the client requested one.
         positions: positions of the new streams, if the client requested them.
     """
+    # The first channels are listed even if they are empty, the others only if they are held.
     patterns: dict[str, list[str]] = {channel: [] for channel in _ALWAYS_LISTED}
     for channel, pattern in sorted(held):
         patterns.setdefault(channel, []).append(pattern)
@@ -137,6 +142,8 @@ def choose_encoding(
 
     First match wins: subprotocol, `Content-Type: application/msgpack`, `?encoding=`, else JSON.
     """
+    # The client's order counts. Subprotocols come first because they work from a browser and show
+    # that the client knows our extensions.
     for offered in subprotocols:
         if offered in _SUBPROTOCOLS:
             return _SUBPROTOCOLS[offered], offered

@@ -86,6 +86,7 @@ def parse_action(message: str | bytes, entries_max: int | None = None) -> Action
         InvalidAction: the message is invalid. The error carries its `id` if that could be read.
     """
     fields = _decode_map(message)
+    # Parsed first, so that all later errors can carry it.
     id_ = _pop_id(fields)
     if entries_max is not None and (count := _count_entries(fields)) > 2 * entries_max:
         detail = f"{count} symbols and wildcards, at most {entries_max} are allowed"
@@ -104,6 +105,7 @@ def _decode_map(message: str | bytes) -> _Fields:
     try:
         return decoder.decode(message)  # type: ignore[arg-type]
     except RecursionError:
+        # msgspec's decoders recurse. A few kilobytes of brackets are enough for this.
         raise _syntax_error("nested too deeply") from None
     except msgspec.ValidationError:
         raise _syntax_error("a message is one map with text keys") from None
@@ -113,6 +115,7 @@ def _decode_map(message: str | bytes) -> _Fields:
 
 
 def _count_entries(fields: _Fields) -> int:
+    # Nothing has been validated yet.
     lists = [fields[channel] for channel in CHANNELS if channel in fields]
     return sum(len(each) for each in lists if isinstance(each, list))
 
@@ -161,6 +164,7 @@ def _parse_subscribe(fields: _Fields, id_: Id) -> Subscribe:
     conflate_ms = _pop_conflate_ms(fields)
     slow = _pop_slow(fields)
     if slow is None:
+        # Only `configure` accepts null: it returns to the defaults.
         raise _syntax_error(_SLOW_VALUES)
     options = DeliveryOptions(
         None if conflate_ms is UNSET else conflate_ms, None if slow is UNSET else slow
@@ -249,6 +253,7 @@ def _pop_channels(fields: _Fields) -> frozenset[Subscription]:
     found: set[Subscription] = set()
     for channel, patterns in fields.items():
         if channel in _ALPACA_CHANNELS:
+            # Valid in Alpaca's protocol, so this is not a syntax error.
             raise InvalidAction(Fault.INVALID_ACTION, f"no channel {channel}")
         if channel not in CHANNELS:
             raise _syntax_error(

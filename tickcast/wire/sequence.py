@@ -188,6 +188,7 @@ class SequenceTracker:
             return events
         events += self._release()
         if history.epoch == self.epoch and not self.behind:
+            # The store has assigned all numbers up to here, so ticks missing at the end are lost.
             events += self._declare_lost(history.seq + 1)
         return events
 

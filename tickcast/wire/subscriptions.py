@@ -66,6 +66,7 @@ class Coverage:
     def wildcard_prefixes(self) -> Iterator[tuple[str, str]]:
         """The channels and prefixes of the wildcards, except those covered by other wildcards."""
         for channel, by_length in self._prefixes.items():
+            # Sorted, a prefix comes right before the prefixes that it covers.
             last: str | None = None
             for prefix in sorted(prefix for prefixes in by_length.values() for prefix in prefixes):
                 if last is None or not prefix.startswith(last):

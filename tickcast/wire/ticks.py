@@ -211,6 +211,7 @@ def validate(tick: Tick) -> None:
         InvalidTick: the tick breaks a rule; the message names the first one.
     """
     if not is_symbol(tick.symbol):
+        # Quoted in part and in ASCII, because the message is logged.
         raise InvalidTick(
             f"symbol {tick.symbol[:40]!a} is not 1 to 32 characters of A-Z a-z 0-9 . _ / : -"
         )

@@ -47,7 +47,7 @@ SANS_IO = (
     "feed/fanout/[!f]*.py",
     "feed/history/c*.py",
     "clients/terminal/*.py",
-    "producers/bars/bars.py",
+    "producers/bars/builder.py",
     "producers/bars/series.py",
     "producers/simulation/scenarios.py",
     *(

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from producers.bars.bars import Bars
-from producers.bars.listening import StartPoint, TradeFollower
-from producers.bars.series import LENGTHS_NS
+from producers.bars.builder import BarBuilder
+from producers.bars.follower import StartPoint, TradeFollower
+from producers.bars.series import LENGTHS_NS, NEVER
 from tickcast.broker.lease import Lease
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store, StreamHead
@@ -22,10 +22,9 @@ from tickcast.wire.sequence import NEW_EPOCH, Batch, SequenceGap, TimeLocation
 from tickcast.wire.ticks import Bar, StreamKey, Timeframe
 from tickcast.wire.times import Time
 
-_TURN_S: Final = 0.1
-"""Seconds between checks for bars that the wall clock has closed."""
-_TELL_S: Final = 10.0
-_FIRST: Final = Time(-(2**63))
+# Seconds between checks for bars that the wall clock has closed.
+_CHECK_EVERY_S: Final = 0.1
+_LOG_EVERY_S: Final = 10.0
 
 logger = logging.getLogger("tickcast.bars")
 
@@ -51,20 +50,21 @@ class BarMaker:
         client: Redis,
         feed: str,
         settings: Settings,
-        bars: Bars,
+        bars: BarBuilder,
         patterns: Sequence[str],
         publisher: FeedPublisher,
     ) -> None:
         self._feed = feed
         self._store = Store(client)
-        self._claim = Lease(client, feed, [channel_of(each) for each in bars.timeframes])
-        self._listener = TradeFollower(client, feed, patterns, settings.symbols_max, self)
+        self._lease = Lease(client, feed, [channel_of(each) for each in bars.timeframes])
+        self._follower = TradeFollower(client, feed, patterns, settings.symbols_max, self)
         self._bars = bars
         self._publisher = publisher
         self._closed: list[Bar] = []
-        self._told: dict[str, int] = {}
+        # The counts that have been logged.
+        self._logged: dict[str, int] = {}
 
-    async def run(self) -> None:
+    async def run_forever(self) -> None:
         """Make bars until cancelled.
 
         Raises:
@@ -72,12 +72,15 @@ class BarMaker:
             BrokerUnavailable: Redis can't be reached at the start.
             BrokerUnsuitable: Redis is reachable but can't be used.
         """
-        await self._claim.acquire()
+        await self._lease.acquire()
         logger.info("making bars of %s in %s", ", ".join(self._bars.timeframes), self._feed)
         work: list[Coroutine[Any, Any, None]] = [
-            self._claim.renew_forever(), self._listener.receive(), self._listener.run(),
-            self._publish(), self._tell(),
-        ]  # fmt: skip
+            self._lease.renew_forever(),
+            self._follower.receive_forever(),
+            self._follower.follow_forever(),
+            self._publish_forever(),
+            self._log_forever(),
+        ]
         tasks = [asyncio.create_task(each) for each in work]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -85,13 +88,13 @@ class BarMaker:
                 task.result()
         finally:
             await cancel_and_wait(tasks)
-            self._tell_news()
+            self._log_left_out()
             with suppress(asyncio.CancelledError):
-                await self._claim.release()
+                await self._lease.release()
 
-    # -- callbacks of the listener
+    # -- callbacks of the follower
 
-    async def begin(self, streams: Sequence[StreamKey]) -> list[StartPoint]:
+    async def locate_starts(self, streams: Sequence[StreamKey]) -> list[StartPoint]:
         """Return where to start: after the trades that published bars of all timeframes contain."""
         timeframes = self._bars.timeframes
         heads = await self._store.heads(
@@ -102,42 +105,42 @@ class BarMaker:
         places = await self._store.locate(list(zip(trades, ends, strict=True)))
         width = len(timeframes)
         return [
-            self._begin_one(
+            self._open(
                 key, heads[row * width : (row + 1) * width], places[row * width : (row + 1) * width]
             )
             for row, key in enumerate(streams)
         ]
 
-    def _begin_one(
+    def _open(
         self, key: StreamKey, heads: list[StreamHead], places: list[TimeLocation]
     ) -> StartPoint:
         epoch = max(place.epoch for place in places)
-        sent: dict[Timeframe, Bar] = {}
+        published: dict[Timeframe, Bar] = {}
         partial: list[Timeframe] = []
         after: list[int] = []
         for timeframe, head, place in zip(self._bars.timeframes, heads, places, strict=True):
             # Bars of an earlier epoch don't apply to this one: its times may be different.
             is_same = head.epoch == epoch == place.epoch
             if is_same and isinstance(head.latest, Bar):
-                sent[timeframe] = head.latest
+                published[timeframe] = head.latest
             if place.trimmed or (head.epoch and not is_same):
                 partial.append(timeframe)
             after.append(place.before if head.epoch in (epoch, "") and place.epoch == epoch else 0)
-        self._bars.open(key.symbol, sent, partial)
+        self._bars.open(key.symbol, published, partial)
         return StartPoint(epoch, min(after))
 
-    def receive(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
+    def process_batch(self, key: StreamKey, batch: Batch, is_live: bool) -> None:
         """Process trades. Trades from history count as received when they were stored."""
         now = Time.now()
-        came = now if is_live else Time(min(now, batch.published_us * 1000))
-        self._closed += self._bars.add(key.symbol, batch.ticks, came, now)
+        received = now if is_live else Time(min(now, batch.published_us * 1000))
+        self._closed += self._bars.add_trades(key.symbol, batch.ticks, received, now)
 
-    def miss(self, key: StreamKey, gap: SequenceGap) -> None:
+    def process_gap(self, key: StreamKey, gap: SequenceGap) -> None:
         """Withhold the bars that may lack the missing trades."""
         if gap == NEW_EPOCH:
-            self._bars.restart(key.symbol)
+            self._bars.begin_epoch(key.symbol)
         else:
-            self._bars.lose(key.symbol)
+            self._bars.mark_lost(key.symbol)
 
     def mark_caught_up(self, key: StreamKey) -> None:
         """Note that history has been processed. From now on, late trades count as late."""
@@ -145,22 +148,22 @@ class BarMaker:
 
     # -- publishing and logging
 
-    async def _publish(self) -> None:
+    async def _publish_forever(self) -> None:
         while True:
-            if self._listener.is_current:
+            if self._follower.is_current:
                 self._closed += self._bars.advance(Time.now())
-            # Without the claim, bars wait: either the claim is regained or `run` ends.
-            if self._closed and self._claim.holds:
+            # Without the lease, bars wait: either it is regained or `run_forever` ends.
+            if self._closed and self._lease.holds:
                 closed, self._closed = self._closed, []
                 await self._publisher.publish(closed)
-            await asyncio.sleep(_TURN_S)
+            await asyncio.sleep(_CHECK_EVERY_S)
 
-    async def _tell(self) -> None:
+    async def _log_forever(self) -> None:
         while True:
-            await asyncio.sleep(_TELL_S)
-            self._tell_news()
+            await asyncio.sleep(_LOG_EVERY_S)
+            self._log_left_out()
 
-    def _tell_news(self) -> None:
+    def _log_left_out(self) -> None:
         """Log the trades and bars that were left out since the last call."""
         bars = self._bars
         counts = {
@@ -169,16 +172,18 @@ class BarMaker:
             "bars left out that may lack trades": bars.incomplete,
             "bars left out that no tick can hold": bars.unfit,
         }
-        news = [
-            f"{count - self._told.get(what, 0):,} {what}"
+        changes = [
+            f"{count - self._logged.get(what, 0):,} {what}"
             for what, count in counts.items()
-            if count > self._told.get(what, 0)
+            if count > self._logged.get(what, 0)
         ]
-        self._told = counts
-        if news:
-            logger.warning("%s", "; ".join(news))
+        self._logged = counts
+        if changes:
+            logger.warning("%s", "; ".join(changes))
 
 
 def _end_of(latest: object) -> Time:
     """Return the end of the latest published bar; later trades are in no published bar."""
-    return Time(latest.time + LENGTHS_NS[latest.timeframe]) if isinstance(latest, Bar) else _FIRST
+    return (
+        Time(latest.time + LENGTHS_NS[latest.timeframe]) if isinstance(latest, Bar) else Time(NEVER)
+    )

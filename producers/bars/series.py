@@ -11,6 +11,7 @@ from tickcast.wire.errors import InvalidTick
 from tickcast.wire.ticks import Bar, Timeframe, Trade, validate
 from tickcast.wire.times import NS_PER_SECOND, Time
 
+# The length of a bar. Bars start at whole multiples of it since the Unix epoch, so in UTC.
 LENGTHS_NS: Final[dict[Timeframe, int]] = {
     "1s": NS_PER_SECOND,
     "5s": 5 * NS_PER_SECOND,
@@ -19,21 +20,21 @@ LENGTHS_NS: Final[dict[Timeframe, int]] = {
     "1h": 3600 * NS_PER_SECOND,
     "1d": 86_400 * NS_PER_SECOND,
 }
-"""The length of a bar. Bars start at whole multiples of it since the Unix epoch, so in UTC."""
+# The maximum number of consecutive bars without trades: an hour of `1s`. After that, a symbol
+# counts as closed.
 FILL_MAX: Final = 3_600
-"""The maximum number of consecutive bars without trades: an hour of `1s`. After that, a symbol
-counts as closed."""
+# A time before all others.
 NEVER: Final = -(2**63)
 
 
 class TradeOutcome(Enum):
     """The outcome of a trade."""
 
-    TAKEN = 1
+    ADDED = 1
+    # Its bar is already closed.
     LATE = 2
-    """Its bar is already closed."""
+    # Its bar was published before this program started.
     KNOWN = 3
-    """Its bar was published before this program started."""
 
 
 class BarSeries:
@@ -46,16 +47,11 @@ class BarSeries:
     Args:
         lateness_ns: how much older than the newest trade an arriving trade may be.
         fill: whether to emit bars for periods without trades.
-
-    Attributes:
-        begin: the start of the first bar that may still be emitted.
-        incomplete: bars that were not emitted because some of their trades may be missing.
-        unfit: bars that were not emitted because one of their values doesn't fit in a tick.
     """
 
     __slots__ = (
-        "_close", "_empty", "_fill", "_lateness_ns", "_length_ns", "_lost", "_open", "_resumed",
-        "_whole_from", "begin", "incomplete", "symbol", "timeframe", "unfit",
+        "_close", "_complete_from", "_fill", "_filled", "_lateness_ns", "_length_ns", "_lost",
+        "_next", "_open", "_resumed_at", "incomplete", "symbol", "timeframe", "unfit",
     )  # fmt: skip
 
     def __init__(self, symbol: str, timeframe: Timeframe, lateness_ns: int, fill: bool) -> None:
@@ -64,81 +60,89 @@ class BarSeries:
         self._length_ns = LENGTHS_NS[timeframe]
         self._lateness_ns = lateness_ns
         self._fill = fill
-        self._open: dict[int, _Sums] = {}
+        # The open bars, by start.
+        self._open: dict[int, _Totals] = {}
+        # The last closing price, and the number of bars filled with it since.
         self._close: float | None = None
-        self._empty = 0
+        self._filled = 0
+        # Trades are missing before the next one; see `add_trade`.
         self._lost = False
-        self._whole_from = NEVER
-        self._resumed = NEVER
-        self.begin = NEVER
+        # Bars that start earlier may lack trades.
+        self._complete_from = NEVER
+        # The end of the bar that was published before this program started.
+        self._resumed_at = NEVER
+        # The start of the first bar that may still be emitted.
+        self._next = NEVER
+        # Bars that were not emitted because some of their trades may be missing.
         self.incomplete = 0
+        # Bars that were not emitted because one of their values doesn't fit in a tick.
         self.unfit = 0
 
-    def resume(self, sent: Bar) -> None:
+    def resume(self, published: Bar) -> None:
         """Continue after a bar that was published before this program started."""
-        self.begin = self._resumed = self._start_of(sent.time) + self._length_ns
-        self._close = sent.close
+        self._next = self._resumed_at = self._start_of(published.time) + self._length_ns
+        self._close = published.close
 
     def mark_caught_up(self) -> None:
         """Note that all trades from before this program started have been processed."""
-        self._resumed = NEVER
+        self._resumed_at = NEVER
 
-    def lose(self) -> None:
+    def mark_lost(self) -> None:
         """Note that trades with unknown times are missing between the last one and the next one."""
         self._lost = True
 
-    def restart(self) -> None:
+    def begin_epoch(self) -> None:
         """Discard the open bars and forget the published ones, because times may start over."""
         self.incomplete += len(self._open)
         self._open.clear()
         self._close = None
-        self._whole_from = self._resumed = self.begin = NEVER
+        self._complete_from = self._resumed_at = self._next = NEVER
         self._lost = True
 
-    def add(self, trade: Trade, watermark: int) -> TradeOutcome:
+    def add_trade(self, trade: Trade, watermark: int) -> TradeOutcome:
         """Add a trade to its bar, unless the bar is closed."""
         start = self._start_of(trade.time)
-        if start < self._resumed:
+        if start < self._resumed_at:
             return TradeOutcome.KNOWN
-        if start < self.begin or start + self._length_ns <= watermark:
+        if start < self._next or start + self._length_ns <= watermark:
             return TradeOutcome.LATE
         if self._lost:
             # The missing trades were sent before this one, so they are newer by at most the
             # lateness.
             newest = max(trade.time, watermark + self._lateness_ns)
             self._lost = False
-            self._whole_from = newest + self._lateness_ns + 1
-        sums = self._open.get(start)
-        if sums is None:
-            sums = self._open[start] = _Sums(trade.price)
-        sums.add(trade.price, trade.size)
-        return TradeOutcome.TAKEN
+            self._complete_from = newest + self._lateness_ns + 1
+        totals = self._open.get(start)
+        if totals is None:
+            totals = self._open[start] = _Totals(trade.price)
+        totals.add(trade.price, trade.size)
+        return TradeOutcome.ADDED
 
     def due(self) -> int | None:
         """Return the watermark at which the next bar closes; None if there is no such bar."""
-        if self._fill and self._close is not None and self._empty < FILL_MAX:
-            return self.begin + self._length_ns
+        if self._fill and self._close is not None and self._filled < FILL_MAX:
+            return self._next + self._length_ns
         return min(self._open) + self._length_ns if self._open else None
 
-    def close(self, watermark: int) -> Iterator[Bar]:
+    def close_until(self, watermark: int) -> Iterator[Bar]:
         """Yield the bars that end by the watermark, in order."""
         end = self._start_of(watermark)
-        if end <= self.begin:
+        if end <= self._next:
             return
         for start in sorted(start for start in self._open if start < end):
-            yield from self._fill_up_to(start)
-            yield from self._give(start, self._open.pop(start))
-        yield from self._fill_up_to(end)
-        self.begin = end
+            yield from self._fill_until(start)
+            yield from self._emit(start, self._open.pop(start))
+        yield from self._fill_until(end)
+        self._next = end
 
-    def _give(self, start: int, sums: _Sums) -> Iterator[Bar]:
-        self.begin = start + self._length_ns
-        self._close = sums.close
-        self._empty = 0
-        if self._lost or start < self._whole_from:
+    def _emit(self, start: int, totals: _Totals) -> Iterator[Bar]:
+        self._next = start + self._length_ns
+        self._close = totals.close
+        self._filled = 0
+        if self._lost or start < self._complete_from:
             self.incomplete += 1
             return
-        bar = sums.to_bar(self.symbol, self.timeframe, Time(start))
+        bar = totals.to_bar(self.symbol, self.timeframe, Time(start))
         try:
             validate(bar)
         except InvalidTick:
@@ -146,20 +150,20 @@ class BarSeries:
             return
         yield bar
 
-    def _fill_up_to(self, end: int) -> Iterator[Bar]:
+    def _fill_until(self, end: int) -> Iterator[Bar]:
         if not self._fill or self._close is None:
             return
-        while self.begin < end and self._empty < FILL_MAX:
-            if not self._lost and self.begin >= self._whole_from:
-                yield _Sums(self._close).to_bar(self.symbol, self.timeframe, Time(self.begin))
-            self.begin += self._length_ns
-            self._empty += 1
+        while self._next < end and self._filled < FILL_MAX:
+            if not self._lost and self._next >= self._complete_from:
+                yield _Totals(self._close).to_bar(self.symbol, self.timeframe, Time(self._next))
+            self._next += self._length_ns
+            self._filled += 1
 
     def _start_of(self, time: int) -> int:
         return time - time % self._length_ns
 
 
-class _Sums:
+class _Totals:
     """The running totals of an open bar. Adding a trade takes constant time.
 
     Volume and turnover are summed with their rounding errors (Knuth, The Art of Computer

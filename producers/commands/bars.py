@@ -9,7 +9,7 @@ from typing import Final, get_args
 import click
 
 from producers.bars.bar_maker import BarMaker
-from producers.bars.bars import Bars
+from producers.bars.builder import BarBuilder
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import find_store
 from tickcast.commands.options import DURATION, config_option, feed_option, redis_option
@@ -86,10 +86,10 @@ async def make_bars(
     *,
     fill: bool = False,
 ) -> None:
-    """Make bars until cancelled. Raises like `BarMaker.run`, and StoreUnavailable."""
+    """Make bars until cancelled. Raises like `BarMaker.run_forever`, and StoreUnavailable."""
     async with (
         make_client(await find_store(settings)) as client,
         open_publisher(settings, feed, waits=True) as publisher,
     ):
-        made = Bars(timeframes, settings.bars_lateness_s, fill)
-        await BarMaker(client, feed, settings, made, symbols, publisher).run()
+        made = BarBuilder(timeframes, settings.bars_lateness_s, fill)
+        await BarMaker(client, feed, settings, made, symbols, publisher).run_forever()

@@ -108,7 +108,7 @@ async def _live(
             client = VenueClient(venue, symbols, kinds, publisher.publish, url=url, capture=capture)
             refreshing = asyncio.create_task(_refresh(screen, client)) if screen else None
             try:
-                await client.run()
+                await client.follow_markets()
             finally:
                 await _drain(publisher)
                 if screen and refreshing:

@@ -66,7 +66,7 @@ class VenueClient:
 
     Args:
         symbols: our symbols, such as `BTC-USD`, each valid for the venue's rule.
-        publish: publishes the ticks of one frame. An exception from it ends `run`.
+        publish: publishes the ticks of one frame. Its exceptions end `follow_markets`.
         url: overrides the venue's address.
         capture: records all frames.
         jitter: returns a random number from 0 to 1 for the delays; see `ExponentialBackoff`.
@@ -106,7 +106,7 @@ class VenueClient:
         # How often a connection was lost, or could not be established.
         self.reconnects = 0
 
-    async def run(self) -> None:
+    async def follow_markets(self) -> None:
         """Follow the markets until cancelled or until an error.
 
         Raises:

@@ -14,7 +14,7 @@ import pytest
 from redis.asyncio import Redis
 
 from producers.bars.bar_maker import BarMaker, channel_of
-from producers.bars.bars import Bars
+from producers.bars.builder import BarBuilder
 from producers.recordings.csv import CsvRecording
 from tests.builders import trade
 from tests.conftest import ES_TRADES, RunningServer, until
@@ -44,10 +44,10 @@ async def making(
     patterns: Sequence[str] = ("*",),
     fill: bool = False,
 ) -> AsyncIterator[asyncio.Task[None]]:
-    bars = Bars(timeframes or ("1s",), settings.bars_lateness_s, fill)
+    bars = BarBuilder(timeframes or ("1s",), settings.bars_lateness_s, fill)
     async with FeedPublisher(redis, DEFAULT_FEED, settings, waits=True) as publisher:
         maker = BarMaker(redis, DEFAULT_FEED, settings, bars, patterns, publisher)
-        task = asyncio.create_task(maker.run())
+        task = asyncio.create_task(maker.run_forever())
         try:
             yield task
         finally:
@@ -213,11 +213,11 @@ async def test_real_trades_are_bars_at_a_client_though_the_maker_is_stopped_on_t
     ]
     async with talking(server.stream) as talk:
         await talk.ask(action="subscribe", **{"bars": ["ES"], "bars:1s": ["ES"]})
-        whole = Bars(("1s", "1m"), settings.bars_lateness_s, fill=False)
+        whole = BarBuilder(("1s", "1m"), settings.bars_lateness_s, fill=False)
         whole.open("ES", {}, ())
         expected: list[Bar] = []
         for place in range(0, len(ticks), 3_000):
-            expected += whole.add("ES", ticks[place : place + 3_000], Time.now(), Time.now())
+            expected += whole.add_trades("ES", ticks[place : place + 3_000], Time.now(), Time.now())
             seconds = sum(bar.timeframe == "1s" for bar in expected)
             async with making(redis, settings, "1s", "1m"):
                 await publisher.publish(ticks[place : place + 3_000])

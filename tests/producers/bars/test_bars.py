@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.bars.bars import Bars
+from producers.bars.builder import BarBuilder
 from producers.bars.series import FILL_MAX, LENGTHS_NS
 from producers.recordings.csv import CsvRecording
 from producers.simulation.scenarios import SCENARIOS, play_out
@@ -31,15 +31,15 @@ def at(seconds: float, price: float = 10.0, size: float = 1.0, symbol: str = "ES
     return trade(symbol, price, size, time=Time(NOON + round(seconds * NS_PER_SECOND)))
 
 
-def bars_of(*timeframes: Timeframe, lateness_s: float = 2, fill: bool = False) -> Bars:
-    bars = Bars(timeframes or ("1s",), lateness_s, fill)
+def bars_of(*timeframes: Timeframe, lateness_s: float = 2, fill: bool = False) -> BarBuilder:
+    bars = BarBuilder(timeframes or ("1s",), lateness_s, fill)
     bars.open("ES", {}, ())
     return bars
 
 
-def feed(bars: Bars, *ticks: Trade, came: Time = LATER) -> list[Bar]:
+def feed(bars: BarBuilder, *ticks: Trade, came: Time = LATER) -> list[Bar]:
     """Feed trades one by one."""
-    return [bar for tick in ticks for bar in bars.add(tick.symbol, [tick], came, came)]
+    return [bar for tick in ticks for bar in bars.add_trades(tick.symbol, [tick], came, came)]
 
 
 def starts(bars: Iterable[Bar]) -> list[float]:
@@ -72,8 +72,8 @@ def test_bars_begin_at_whole_multiples_in_utc(timeframe: Timeframe, start: str) 
     bars = bars_of(timeframe)
     first = Time.parse("2026-01-05T14:37:42.999999999Z")
     end = Time.parse(start) + LENGTHS_NS[timeframe] + 2 * NS_PER_SECOND
-    assert bars.add("ES", [trade(time=first), trade(time=Time(end - 1))], LATER, LATER) == []
-    (bar,) = bars.add("ES", [trade(time=Time(end))], LATER, LATER)
+    assert bars.add_trades("ES", [trade(time=first), trade(time=Time(end - 1))], LATER, LATER) == []
+    (bar,) = bars.add_trades("ES", [trade(time=Time(end))], LATER, LATER)
     assert bar.time.rfc3339() == start
 
 
@@ -88,7 +88,7 @@ def test_a_late_trade_is_counted_and_changes_nothing() -> None:
 
 def test_other_ticks_are_no_trades() -> None:
     bars = bars_of()
-    assert bars.add("ES", [quote()], LATER, LATER) == []
+    assert bars.add_trades("ES", [quote()], LATER, LATER) == []
 
 
 def test_a_bar_without_volume_has_its_close_as_vwap() -> None:
@@ -167,7 +167,7 @@ def test_filling_ends_after_an_hour_of_seconds() -> None:
 
 
 def test_it_goes_on_after_what_was_sent() -> None:
-    bars = Bars(("1s", "5s"), 2, fill=False)
+    bars = BarBuilder(("1s", "5s"), 2, fill=False)
     (sent, *_) = feed(bars_of(), at(6), at(9))
     bars.open("ES", {"1s": sent}, ())
     assert [(bar.timeframe, *starts([bar])) for bar in feed(bars, at(5), at(6), at(7), at(12))] == [
@@ -181,7 +181,7 @@ def test_it_goes_on_after_what_was_sent() -> None:
 
 
 def test_a_filled_symbol_goes_on_with_the_last_close() -> None:
-    bars = Bars(("1s",), 2, fill=True)
+    bars = BarBuilder(("1s",), 2, fill=True)
     (sent,) = feed(bars_of(), at(0, price=7), at(3))
     bars.open("ES", {"1s": sent}, ())
     assert [(*starts([bar]), bar.close) for bar in feed(bars, at(2), at(5))] == [(1, 7), (2, 10)]
@@ -190,14 +190,14 @@ def test_a_filled_symbol_goes_on_with_the_last_close() -> None:
 def test_a_bar_that_may_lack_trades_is_left_out() -> None:
     bars = bars_of()
     feed(bars, at(0), at(1.5))
-    bars.lose("ES")
+    bars.mark_lost("ES")
     # A missing trade may be as new as 3.6, the allowance after the next trade.
     assert starts(feed(bars, at(1.6), at(3), at(4), at(5), at(7.5))) == [4]
     assert bars.incomplete == 3
 
 
 def test_history_that_lacks_the_beginning_gives_no_part_of_a_bar() -> None:
-    bars = Bars(("1s",), 2, fill=False)
+    bars = BarBuilder(("1s",), 2, fill=False)
     bars.open("ES", {}, ["1s"])
     assert starts(feed(bars, at(0.5), at(2), at(3), at(6))) == [3]
 
@@ -205,7 +205,7 @@ def test_history_that_lacks_the_beginning_gives_no_part_of_a_bar() -> None:
 def test_a_new_numbering_may_go_back_in_time() -> None:
     bars = bars_of()
     assert starts(feed(bars, at(100), at(103))) == [100]
-    bars.restart("ES")
+    bars.begin_epoch("ES")
     assert starts(feed(bars, at(0), at(2), at(3), at(4), at(6.9))) == [3]
     assert not bars.late
 
@@ -258,7 +258,7 @@ def test_it_agrees_with_a_naive_model(case: tuple[list[Trade], int], batches: li
     place = 0
     while place < len(trades):
         for size in batches:
-            found += bars.add("ES", trades[place : place + size], LATER, LATER)
+            found += bars.add_trades("ES", trades[place : place + size], LATER, LATER)
             place += size
     for timeframe in bars.timeframes:
         expected, late = naive(trades, LENGTHS_NS[timeframe], lateness)
@@ -278,14 +278,14 @@ def test_stopped_and_started_anywhere_it_gives_the_same_bars(
 ) -> None:
     trades, lateness = case
     lateness_s = lateness / NS_PER_SECOND
-    expected = bars_of("1s", "5s", lateness_s=lateness_s).add("ES", trades, LATER, LATER)
+    expected = bars_of("1s", "5s", lateness_s=lateness_s).add_trades("ES", trades, LATER, LATER)
     cut = data.draw(st.integers(0, len(trades)))
-    sent = bars_of("1s", "5s", lateness_s=lateness_s).add("ES", trades[:cut], LATER, LATER)
+    sent = bars_of("1s", "5s", lateness_s=lateness_s).add_trades("ES", trades[:cut], LATER, LATER)
     # Bars that had closed by the stop may not have been published yet.
     del sent[data.draw(st.integers(0, len(sent))) :]
-    again = Bars(("1s", "5s"), lateness_s, fill=False)
+    again = BarBuilder(("1s", "5s"), lateness_s, fill=False)
     again.open("ES", {bar.timeframe: bar for bar in sent}, ())
-    sent += again.add("ES", trades, LATER, LATER)
+    sent += again.add_trades("ES", trades, LATER, LATER)
     for timeframe in ("1s", "5s"):
         ours = [bar for bar in sent if bar.timeframe == timeframe]
         assert ours == [bar for bar in expected if bar.timeframe == timeframe]
@@ -300,7 +300,7 @@ def test_scenarios_have_late_trades_only_where_the_clock_is_wrong(name: str) -> 
         found: list[Bar] = []
         for tick in due:
             stamped = SCENARIOS[name].stamp(tick, NOON)
-            found += bars.add("ES", [stamped], tick.time, tick.time)
+            found += bars.add_trades("ES", [stamped], tick.time, tick.time)
             found += bars.advance(tick.time)
         assert starts(found) == sorted(set(starts(found)))
         assert bool(bars.late) == (name == "skewed-clock" and lateness_s == 2)
@@ -316,7 +316,7 @@ def test_real_trades_give_the_bars_that_another_computation_gives() -> None:
     bars = bars_of("1s", "1m")
     found: list[Bar] = []
     for place in range(0, len(ticks), 500):
-        found += bars.add("ES", ticks[place : place + 500], LATER, LATER)
+        found += bars.add_trades("ES", ticks[place : place + 500], LATER, LATER)
     newest = ticks[-1].time - 2 * NS_PER_SECOND
     for timeframe, unit in (("1s", "seconds"), ("1m", "minutes")):
         expected = {

@@ -54,7 +54,7 @@ async def running(
     url: str, *symbols: str, venue: Venue | None = None, **options: Any
 ) -> AsyncIterator[Run]:
     run = Run(venue or Coinbase(), url, symbols or ("BTC-USD",), **options)
-    task = asyncio.create_task(run.client.run())
+    task = asyncio.create_task(run.client.follow_markets())
     try:
         yield run
         assert not task.done(), task.exception()
@@ -154,13 +154,13 @@ async def test_it_ends_where_all_products_are_refused() -> None:
     async with simulated([REFUSED % b"A-B", REFUSED % b"FOO-BAR"], asks=2) as venue:
         run = Run(Coinbase(), venue.url, ("FOO-BAR", "A-B"))
         with pytest.raises(VenueRefused, match=r"coinbase: .*FOO-BAR is not a valid product"):
-            await asyncio.wait_for(run.client.run(), 10)
+            await asyncio.wait_for(run.client.follow_markets(), 10)
 
 
 async def test_what_a_venue_says_can_not_steer_a_terminal() -> None:
     async with simulated([REFUSED % b"A-B \\u001b[2J"]) as venue:
         with pytest.raises(VenueRefused) as caught:
-            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).client.run(), 10)
+            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).client.follow_markets(), 10)
     assert str(caught.value).isprintable()
     assert "\\x1b[2J" in str(caught.value)
 
@@ -213,7 +213,7 @@ async def test_a_handshake_that_may_be_better_next_time_is_tried_again() -> None
 async def test_a_handshake_that_is_refused_for_good_ends_it() -> None:
     async with simulated(refusals=99, status=451) as venue:
         with pytest.raises(VenueRefused, match="answers with HTTP status 451"):
-            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).client.run(), 10)
+            await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).client.follow_markets(), 10)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_a_cut_amid_the_handshake_is_no_refusal(answer: bytes, is_final: b
     async with await asyncio.start_server(answer_and_close, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
         run = Run(Coinbase(), f"ws://{host}:{port}", ("A-B",))
-        task = asyncio.create_task(run.client.run())
+        task = asyncio.create_task(run.client.follow_markets())
         await until(lambda: task.done() or run.client.reconnects >= 2)
         assert task.done() == is_final
         await cancel_and_wait([task])
@@ -243,7 +243,7 @@ async def test_what_publishing_raises_ends_it() -> None:
     async with simulated([match(1)]) as venue:
         client = VenueClient(Coinbase(), ["BTC-USD"], TickKinds(), fail, url=venue.url)
         with pytest.raises(ValueError, match="no store"):
-            await asyncio.wait_for(client.run(), 10)
+            await asyncio.wait_for(client.follow_markets(), 10)
 
 
 async def test_no_connection_carries_more_than_the_venue_allows() -> None:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from feed.server.engine import Engine
 from producers.bars.bar_maker import BarMaker
-from producers.bars.bars import Bars
+from producers.bars.builder import BarBuilder
 from tests.builders import T0, bar, trade
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking
@@ -93,9 +93,9 @@ async def test_a_maker_of_bars_does_its_whole_job(store: LockedStore, settings: 
 
 async def make_a_bar(client: Redis, trades: FeedPublisher, settings: Settings, symbol: str) -> None:
     async with FeedPublisher(client, "live", settings, waits=True) as publisher:
-        bars = Bars(("1s",), 0, fill=False)
+        bars = BarBuilder(("1s",), 0, fill=False)
         maker = BarMaker(client, "live", settings, bars, ["*"], publisher)
-        task = asyncio.create_task(maker.run())
+        task = asyncio.create_task(maker.run_forever())
         try:
             for second in range(2):
                 time = Time(T0 + second * NS_PER_SECOND)

@@ -12,7 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from producers.bars.bar_maker import BarMaker
-from producers.bars.bars import Bars
+from producers.bars.builder import BarBuilder
 from tests.builders import T0, trade
 from tests.conftest import running_server
 from tests.talk import talking
@@ -112,8 +112,10 @@ async def test_each_database_has_channels_of_its_own(store: OwnStore, settings: 
         await check_redis(url)
         server = await stack.enter_async_context(running_server(settings, url))
         publisher = await stack.enter_async_context(FeedPublisher(client, "live", settings))
-        bars = BarMaker(client, "live", settings, Bars(("1s",), 0, fill=False), ["*"], publisher)
-        making = asyncio.create_task(bars.run())
+        bars = BarMaker(
+            client, "live", settings, BarBuilder(("1s",), 0, fill=False), ["*"], publisher
+        )
+        making = asyncio.create_task(bars.run_forever())
         stack.push_async_callback(cancel_and_wait, [making])
         talk = await stack.enter_async_context(talking(server.stream))
         await talk.ask(action="subscribe", trades=["ES"], id=1)

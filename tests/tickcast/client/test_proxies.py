@@ -93,7 +93,7 @@ async def test_a_producer_error_names_the_proxy(
     client = VenueClient(
         VENUES["coinbase"], ["BTC-USD"], TickKinds(True, True), publish, url="ws://example.invalid/"
     )  # fmt: skip
-    running = asyncio.ensure_future(client.run())
+    running = asyncio.ensure_future(client.follow_markets())
     if proxy.startswith("socks"):
         with pytest.raises(VenueRefused, match=r"proxy socks5h://127\.0\.0\.1:9\): a SOCKS proxy"):
             await asyncio.wait_for(running, 10)

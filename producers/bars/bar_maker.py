@@ -184,6 +184,6 @@ class BarMaker:
 
 def _end_of(latest: object) -> Time:
     """Return the end of the latest published bar; later trades are in no published bar."""
-    return (
-        Time(latest.time + LENGTHS_NS[latest.timeframe]) if isinstance(latest, Bar) else Time(NEVER)
-    )
+    if not isinstance(latest, Bar):
+        return Time(NEVER)
+    return Time(latest.time + LENGTHS_NS[latest.timeframe])

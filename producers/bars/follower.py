@@ -152,9 +152,8 @@ class TradeFollower:
             logger.warning("more than symbols_max symbols: %s and others left out", key.symbol)
 
     async def _open(self) -> None:
-        while new := [each for each in self._streams.values() if not each.is_started][
-            :_STREAMS_PER_BATCH
-        ]:
+        while new := [each for each in self._streams.values() if not each.is_started]:
+            del new[_STREAMS_PER_BATCH:]
             streams = [each.key for each in new]
             # Subscribe first: later batches are then held, and earlier ones are in history.
             await self._subscriber.subscribe(keys.ticks(key) for key in streams)

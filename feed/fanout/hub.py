@@ -75,11 +75,11 @@ class Hub:
 
         Groups whose wildcards cover the stream receive it from now on.
         """
-        self.groups.connect_stream(self.streams.open(key, epoch, seq, latest, published_us))
+        self.groups.connect_stream(self.streams.add_stream(key, epoch, seq, latest, published_us))
 
     def close_stream(self, key: StreamKey) -> None:
         """Stop carrying a stream; clients that hold it receive no further ticks."""
-        stream = self.streams.close(key)
+        stream = self.streams.remove_stream(key)
         if stream is not None:
             self.groups.disconnect_stream(stream)
 

@@ -45,7 +45,7 @@ class LiveStreams:
         # The sorted symbols of each feed and channel, so that a prefix selects a range.
         self._symbols: dict[tuple[str, str], list[str]] = {}
 
-    def open(
+    def add_stream(
         self, key: StreamKey, epoch: str, seq: int, latest: Tick | None, published_us: int
     ) -> LiveStream:
         """Start carrying a stream."""
@@ -56,7 +56,7 @@ class LiveStreams:
         self.by_key[key] = stream
         return stream
 
-    def close(self, key: StreamKey) -> LiveStream | None:
+    def remove_stream(self, key: StreamKey) -> LiveStream | None:
         """Stop carrying a stream; return it if it was carried."""
         stream = self.by_key.pop(key, None)
         if stream is not None:

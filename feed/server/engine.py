@@ -105,7 +105,7 @@ async def running_engine(
             feed_replays, tasks, TurnBudget(), limits, slices, listings,
         )  # fmt: skip
     finally:
-        await listings.close()
+        await listings.cancel_builds()
         await tasks.close()
         await upstream.close()
         await connections.withdraw()

@@ -117,7 +117,7 @@ class SharedBodies:
             del self._queued[key]
             return await build()
 
-    async def close(self) -> None:
+    async def cancel_builds(self) -> None:
         """Cancel all builds."""
         await cancel_and_wait({each.task for each in self._shares})
 

@@ -71,7 +71,7 @@ async def test_bodies_are_built_one_at_a_time_and_limited_in_number() -> None:
         bodies.share(16, builder, None)  # Each answer is still held.
     shares.pop(0).release()
     bodies.share(16, builder, None)
-    await bodies.close()
+    await bodies.cancel_builds()
 
 
 async def test_an_address_may_wait_for_few_responses() -> None:
@@ -83,7 +83,7 @@ async def test_an_address_may_wait_for_few_responses() -> None:
     bodies.share("a", builder, "192.0.2.2")
     shares[0].release()
     bodies.share("a", builder, "192.0.2.1")
-    await bodies.close()
+    await bodies.cancel_builds()
 
 
 def names() -> list[str]:

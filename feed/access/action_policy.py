@@ -152,7 +152,7 @@ class ActionPolicy:
         elif self.grant is None:
             raise InvalidAction(Fault.NOT_AUTHENTICATED, "send auth first", action.id)
         if _concerns_feed(action) and not self.entitlements.allows_feed(self._feed):
-            detail = f"nothing of the feed {self._feed}"
+            detail = f"the credentials do not cover the feed {self._feed}"
             raise InvalidAction(Fault.INSUFFICIENT_SUBSCRIPTION, detail, action.id)
         if isinstance(action, Subscribe):
             self._check_limit(action, held)
@@ -176,7 +176,7 @@ class ActionPolicy:
         if limiter is None or limiter.pay(price, now_s, paid):
             return
         if not limiter.may_refuse(_price_of_size(message), now_s):
-            raise SessionEnded(Fault.RATE_LIMITED, "it went on")
+            raise SessionEnded(Fault.RATE_LIMITED, "messages kept coming")
         raise InvalidAction(Fault.RATE_LIMITED, limiter.limits, read_id(message))
 
     def _check_limit(self, action: Subscribe, held: Iterable[Subscription]) -> None:

@@ -28,7 +28,7 @@ PAUSE_S: Final = 0.005
 _WAIT_MAX_S: Final = 60.0
 # Results kept for a client that does not read. Beyond that, they fill its outbox.
 _UNSENT_MAX: Final = 20
-_UNKNOWN_ID: Final = (Fault.INVALID_SYNTAX, "no replay with this id plays")
+_UNKNOWN_ID: Final = (Fault.INVALID_SYNTAX, "no replay with this id is playing")
 
 # Reduces subscriptions of a feed to what a client may see.
 Narrow = Callable[[str, Iterable[Subscription]], Iterable[Subscription]]
@@ -138,7 +138,10 @@ class ReplayScheduler:
                 tape = await asyncio.to_thread(self._cache.open_tape, action.tape)
             allowed = frozenset(narrow(tape.manifest.feed, action.subscriptions))
             if not allowed:
-                raise InvalidAction(Fault.INSUFFICIENT_SUBSCRIPTION, f"of {action.tape}")
+                raise InvalidAction(
+                    Fault.INSUFFICIENT_SUBSCRIPTION,
+                    f"the credentials cover nothing of {action.tape}",
+                )
             async with self._reading:
                 player = await asyncio.to_thread(_open_player, self._cache, tape, action, allowed)
         except TapeNotFound as error:
@@ -161,13 +164,13 @@ class ReplayScheduler:
 
     def _check_limits(self, client: ReplayClient, action: PlayTape) -> None:
         if action.id in client.replays:
-            raise InvalidAction(Fault.INVALID_SYNTAX, "a replay with this id plays already")
+            raise InvalidAction(Fault.INVALID_SYNTAX, "a replay with this id is already playing")
         if len(client.replays) >= self._per_client_max:
             raise InvalidAction(
                 Fault.SYMBOL_LIMIT, f"at most {self._per_client_max} replays at a time are allowed"
             )
         if len(self) >= self._replays_max:
-            raise InvalidAction(Fault.RATE_LIMITED, "the server plays as many tapes as it can")
+            raise InvalidAction(Fault.RATE_LIMITED, "the server is playing as many tapes as it may")
 
     def steer(self, client: ReplayClient, action: SteerReplay) -> None:
         """Steer a replay; the reply is sent when the command takes effect.

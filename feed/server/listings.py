@@ -102,11 +102,11 @@ class SharedBodies:
         """
         of_address = sum(each.address == address for each in self._shares)
         if address is not None and of_address >= _WAITING_PER_ADDRESS_MAX:
-            raise HandshakeRefused("busy", 429, "too many long answers at once", _RETRY_S)
+            raise HandshakeRefused("busy", 429, "too many long responses at once", _RETRY_S)
         task = self._queued.get(key)
         is_full = task is None and len({each.task for each in self._shares}) >= _BODIES_MAX
         if is_full or len(self._shares) >= _WAITING_MAX:
-            raise HandshakeRefused("busy", 503, "too many long answers at once", _RETRY_S)
+            raise HandshakeRefused("busy", 503, "too many long responses at once", _RETRY_S)
         if task is None:
             task = asyncio.create_task(self._build(key, build), name="listing")
             self._queued[key] = task

@@ -159,7 +159,7 @@ async def test_commands_after_stop_in_the_same_turn_are_answered(
         assert (await talk.hear())["state"] == "ended"
         for said in (await talk.hear(), await talk.hear()):
             assert (said["T"], said["code"], said["id"]) == ("error", 400, 9)
-            assert said["msg"] == "invalid syntax: no replay with this id plays"
+            assert said["msg"] == "invalid syntax: no replay with this id is playing"
         assert (await play(talk, trades=["ES"], speed=0.01))["state"] == "playing"
 
 

@@ -18,12 +18,13 @@ from tickcast.wire.times import Time
 
 _PREFIX: Final = "tickcast:"
 _PREFIX_ELSEWHERE: Final = "tickcast@"
+# Glob that matches the history of every stream.
 ALL_HISTORIES: Final = f"{_PREFIX}*:history"
-"""Glob that matches the history of every stream."""
+# Sorted set: the servers whose connections are counted, each with its expiry time. `seats` is an
+# earlier name for connections. Servers that share a store must agree on it, so it stays.
 CONNECTION_SERVERS: Final = f"{_PREFIX}seats:{{seats}}:servers"
-"""Sorted set: the servers whose connections are counted, each with its expiry time."""
+# Prefix of the keys that count connection attempts; the `limits` library completes them.
 ATTEMPTS: Final = f"{_PREFIX}limits"
-"""Prefix of the keys that count connection attempts; the `limits` library completes them."""
 
 
 def meta(stream: StreamKey) -> str:
@@ -70,7 +71,7 @@ def replayed(feed: str) -> str:
     """Hash: the publishers that replay into the feed, and `since`.
 
     `since` is the time from which the feed has held only replays, in milliseconds by Redis's clock.
-    See `tickcast.broker.replays.Origins`.
+    See `tickcast.broker.replays.ReplayedStreams`.
     """
     return f"{_PREFIX}{{{feed}}}:replayed"
 

@@ -1,7 +1,7 @@
 """Tapes: files of recorded ticks, which servers, producers and clients can read.
 
-`docs/recording.md` describes the format. `Tape` reads a tape, `TapeLibrary` reads a
-folder of tapes, and `TapeWriter` writes a tape.
+Ticks go in through `TapeWriter` and come out of a `Tape`. A `TapeLibrary` is a folder of tapes.
+`docs/recording.md` describes the format. Start reading with `format`, then `writer` and `tape`.
 """
 
 from tickcast.tapes.library import TapeLibrary

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple
 
 from tickcast.tapes.format import EpochMark, GapMark, TapeHeader
 from tickcast.tapes.tape import Tape
@@ -15,8 +15,8 @@ from tickcast.wire.subscriptions import Coverage
 from tickcast.wire.ticks import Bar, Quote, Tick, Trade, channel_of
 from tickcast.wire.times import Time
 
+# The rows of a row group, which are held in memory for each channel.
 ROWS: Final = 65_536
-"""The rows of a row group, which are held in memory for each channel."""
 
 Kind = Literal["time", "text", "number", "count"]
 
@@ -30,14 +30,8 @@ class ExportColumn(NamedTuple):
 
 def _columns(text: str) -> tuple[ExportColumn, ...]:
     """Parse columns from `name:kind name:kind`, and add those that all ticks have."""
-    own = [ExportColumn(*part.split(":")) for part in text.split()]  # type: ignore[arg-type]
-    first = (ExportColumn("time", "time"), ExportColumn("symbol", "text"))
-    last = (
-        ExportColumn("seq", "count"),
-        ExportColumn("conflated", "count"),
-        ExportColumn("received", "time"),
-    )
-    return (*first, *own, *last)
+    text = f"time:time symbol:text {text} seq:count conflated:count received:time"
+    return tuple(ExportColumn(*part.split(":")) for part in text.split())  # type: ignore[arg-type]
 
 
 COLUMNS: Final[dict[type[Tick], tuple[ExportColumn, ...]]] = {
@@ -54,16 +48,6 @@ COLUMNS: Final[dict[type[Tick], tuple[ExportColumn, ...]]] = {
 Rows = dict[str, list[Any]]
 
 
-class ExportTable(Protocol):
-    """A table to which rows are written."""
-
-    def write(self, rows: Rows) -> None:
-        """Add rows, given by column; times are in nanoseconds."""
-
-    def close(self) -> None:
-        """Complete the file."""
-
-
 class CsvTable:
     """A CSV file, with times in RFC 3339 format and unknown values empty."""
 
@@ -74,7 +58,7 @@ class CsvTable:
         self._writer.writerow([column.name for column in columns])
 
     def write(self, rows: Rows) -> None:
-        """Add rows."""
+        """Add rows, given by column; times are in nanoseconds."""
         values = [
             [None if value is None else Time(value).rfc3339() for value in rows[name]]
             if kind == "time"
@@ -83,7 +67,7 @@ class CsvTable:
         ]
         self._writer.writerows(zip(*values, strict=True))
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Complete the file."""
         self._file.close()
 
@@ -107,15 +91,15 @@ class ParquetTable:
         self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
 
     def write(self, rows: Rows) -> None:
-        """Add rows."""
+        """Add rows, given by column; times are in nanoseconds."""
         self._writer.write_table(self._pyarrow.table(rows, schema=self._schema))
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Complete the file."""
         self._writer.close()
 
 
-SHEETS: Final[dict[str, Callable[[Path, Sequence[ExportColumn]], ExportTable]]] = {
+_FORMATS: Final[dict[str, type[CsvTable | ParquetTable]]] = {
     "csv": CsvTable,
     "parquet": ParquetTable,
 }
@@ -136,7 +120,7 @@ def load_pyarrow() -> tuple[Any, Any]:
 
 
 def export(
-    tape: Tape, folder: Path, form: str, coverage: Coverage | None = None
+    tape: Tape, folder: Path, format_: str, coverage: Coverage | None = None
 ) -> list[tuple[Path, int]]:
     """Write the ticks of a tape into `folder`, as `ID-trades.parquet` and so on.
 
@@ -149,7 +133,7 @@ def export(
         InvalidTape: the tape is damaged.
         RecordingFailed: a file exists, or can't be written.
     """
-    tables: dict[str, _Table] = {}
+    tables: dict[str, _Channel] = {}
     try:
         for item, rx in tape.records(coverage=coverage, with_rx=True):
             if isinstance(item, TapeHeader | EpochMark | GapMark):
@@ -157,21 +141,21 @@ def export(
             channel = channel_of(item)
             table = tables.get(channel)
             if table is None:
-                path = folder / f"{tape.id}-{channel.replace(':', '_')}.{form}"
-                table = tables[channel] = _Table(path, form, COLUMNS[type(item)])
+                path = folder / f"{tape.id}-{channel.replace(':', '_')}.{format_}"
+                table = tables[channel] = _Channel(path, format_, COLUMNS[type(item)])
             table.append(item, rx)
-        return [table.close() for table in tables.values()]
+        return [table.finish() for table in tables.values()]
     except OSError as error:
         raise RecordingFailed(f"{folder}: {error.strerror or error}") from None
     finally:
         for table in tables.values():
-            table.clean_up()
+            table.remove_unfinished()
 
 
-class _Table:
+class _Channel:
     """Writes the table of one channel."""
 
-    def __init__(self, path: Path, form: str, columns: Sequence[ExportColumn]) -> None:
+    def __init__(self, path: Path, format_: str, columns: Sequence[ExportColumn]) -> None:
         if path.exists():
             raise RecordingFailed(f"{path}: File exists")
         self._path = path
@@ -179,7 +163,7 @@ class _Table:
         self._columns = columns
         self._attributes = [name for name, _ in columns if name != "received"]
         self._rows: Rows = {name: [] for name, _ in columns}
-        self._sheet = SHEETS[form](self._temporary, columns)
+        self._file = _FORMATS[format_](self._temporary, columns)
         self._count = 0
 
     def append(self, tick: Tick, rx: int | None) -> None:
@@ -195,19 +179,19 @@ class _Table:
 
     def _write(self) -> None:
         self._rows["time"] = [int(time) for time in self._rows["time"]]
-        self._sheet.write(self._rows)
+        self._file.write(self._rows)
         for values in self._rows.values():
             values.clear()
 
-    def close(self) -> tuple[Path, int]:
+    def finish(self) -> tuple[Path, int]:
         self._write()
-        self._sheet.close()
+        self._file.finish()
         self._temporary.rename(self._path)
         return self._path, self._count
 
-    def clean_up(self) -> None:
+    def remove_unfinished(self) -> None:
         """Remove the file if it has not been completed."""
         with suppress(Exception):
-            self._sheet.close()
+            self._file.finish()
         with suppress(OSError):
             self._temporary.unlink()

@@ -99,7 +99,7 @@ async def store(runtime_dir: Path) -> AsyncIterator[LockedStore]:
         yield store
 
 
-async def test_what_each_may_not_do(store: LockedStore) -> None:
+async def test_each_user_is_refused_everything_else(store: LockedStore) -> None:
     for user, commands in REFUSED.items():
         answers = {command: await store.may(user, command) for command in EVERYBODY + commands}
         # An unknown command or a wrong number of arguments would not count as a refusal for the
@@ -159,7 +159,7 @@ async def test_a_publisher_that_lacks_a_right_in_a_script_ends(
                 await publisher.publish(numbered(1))
 
 
-async def test_a_right_that_goes_while_a_server_runs_is_told(
+async def test_a_right_withdrawn_while_a_server_runs_is_logged(
     store: LockedStore, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (

@@ -28,19 +28,19 @@ def test_credentials_stay_out_of_messages() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "localhost:6379", "http://x", "redis://host:port"])
-def test_urls_that_are_none(url: str) -> None:
+def test_invalid_urls_are_rejected(url: str) -> None:
     with pytest.raises(InvalidSettings, match="redis_url"):
         make_client(url)
 
 
-async def test_nobody_there() -> None:
+async def test_a_redis_that_does_not_listen_is_unavailable() -> None:
     client = make_client("redis://127.0.0.1:1")
     with pytest.raises(BrokerUnavailable, match="no answer from Redis"):
         await check_version(client)
     await client.aclose()
 
 
-async def test_a_real_store_is_new_enough(redis: Redis) -> None:
+async def test_the_embedded_store_is_new_enough(redis: Redis) -> None:
     await check_version(redis)
 
 
@@ -66,7 +66,7 @@ async def test_versions(info: dict[str, str], good: bool, redis: Redis) -> None:
             await check_version(client)
 
 
-def test_refusals_and_absences_are_told_apart() -> None:
+def test_refusals_and_outages_are_distinguished() -> None:
     with pytest.raises(BrokerUnsuitable), translated_errors():
         raise exceptions.NoPermissionError("no")
     with pytest.raises(BrokerUnsuitable), translated_errors():

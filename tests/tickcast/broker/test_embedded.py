@@ -46,7 +46,9 @@ def processes_using(directory: Path) -> list[int]:
     return found
 
 
-async def test_starts_answers_and_leaves_nothing(settings: Settings, runtime_dir: Path) -> None:
+async def test_it_starts_answers_and_leaves_nothing_behind(
+    settings: Settings, runtime_dir: Path
+) -> None:
     with pytest.raises(StoreUnavailable, match="no store is running"):
         await find_store(settings)
     async with provided_store(settings) as url:
@@ -60,7 +62,7 @@ async def test_starts_answers_and_leaves_nothing(settings: Settings, runtime_dir
     assert processes_using(runtime_dir) == []
 
 
-async def test_the_second_uses_the_first(
+async def test_a_second_server_uses_the_store_of_the_first(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with provided_store(settings) as first:
@@ -70,7 +72,7 @@ async def test_the_second_uses_the_first(
         assert await find_store(settings) == first
 
 
-async def test_many_at_once_start_one(settings: Settings, runtime_dir: Path) -> None:
+async def test_concurrent_starts_run_one_store(settings: Settings, runtime_dir: Path) -> None:
     entered, leave = asyncio.Semaphore(0), asyncio.Event()
 
     async def hold() -> str:
@@ -89,7 +91,7 @@ async def test_many_at_once_start_one(settings: Settings, runtime_dir: Path) -> 
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_goes_with_its_parent(runtime_dir: Path, number: signal.Signals) -> None:
+async def test_the_store_ends_with_its_parent(runtime_dir: Path, number: signal.Signals) -> None:
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HOLD_A_STORE, str(runtime_dir), stdout=subprocess.PIPE
     )
@@ -182,7 +184,7 @@ async def answers(settings: Settings) -> bool:
 
 
 @pytest.mark.parametrize("what", ["directory", "store.sock", "store.lock"])
-async def test_what_another_user_owns_is_not_used(
+async def test_directories_of_other_users_are_rejected(
     settings: Settings, runtime_dir: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with provided_store(settings):
@@ -208,7 +210,9 @@ async def test_what_another_user_owns_is_not_used(
         monkeypatch.undo()
 
 
-async def test_a_folder_of_the_users_keeps_its_files(settings: Settings, runtime_dir: Path) -> None:
+async def test_a_directory_of_the_user_keeps_its_files(
+    settings: Settings, runtime_dir: Path
+) -> None:
     runtime_dir.mkdir()
     (runtime_dir / "mine.txt").write_text("precious")
     async with provided_store(settings):
@@ -216,7 +220,7 @@ async def test_a_folder_of_the_users_keeps_its_files(settings: Settings, runtime
     assert [path.name for path in runtime_dir.iterdir()] == ["mine.txt"]
 
 
-async def test_impossible_folders_are_explained(tmp_path: Path) -> None:
+async def test_unusable_directories_are_explained(tmp_path: Path) -> None:
     async def start(directory: Path) -> None:
         async with provided_store(Settings(runtime_dir=str(directory))):
             pass

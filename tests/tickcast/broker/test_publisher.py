@@ -25,7 +25,7 @@ async def history_of(store: Store, key: StreamKey = ES) -> list[int]:
     return [tick.seq or 0 for batch in history.batches for tick in batch.ticks]
 
 
-async def test_ticks_are_numbered_kept_and_handed_on(
+async def test_ticks_are_numbered_stored_and_published(
     publisher: FeedPublisher, redis: Redis
 ) -> None:
     listener = redis.pubsub()
@@ -76,7 +76,7 @@ async def test_under_load_batches_form_and_order_is_kept(
     assert len(history.batches) < count / 10
 
 
-async def test_taking_waits_while_too_many_are_waiting(publisher: FeedPublisher) -> None:
+async def test_publish_waits_while_too_many_ticks_wait(publisher: FeedPublisher) -> None:
     await publisher.publish(trades(2 * WAITING_TICKS_MAX))
     assert publisher._buffer.count < WAITING_TICKS_MAX
 
@@ -122,14 +122,14 @@ async def test_history_is_read_in_pages(publisher: FeedPublisher, redis: Redis) 
     assert seen == list(range(1, 2501))
 
 
-async def test_invalid_ticks_are_refused_where_they_come_in(publisher: FeedPublisher) -> None:
+async def test_publish_rejects_invalid_ticks(publisher: FeedPublisher) -> None:
     with pytest.raises(InvalidTick, match="symbol"):
         await publisher.publish([trade("good"), trade("not good")])
     await publisher.drain()
     assert publisher.published == 1
 
 
-async def test_lost_data_means_a_new_epoch(publisher: FeedPublisher, redis: Redis) -> None:
+async def test_lost_data_begins_a_new_epoch(publisher: FeedPublisher, redis: Redis) -> None:
     store = Store(redis)
     await publisher.publish(trades(3))
     await publisher.drain()
@@ -143,9 +143,7 @@ async def test_lost_data_means_a_new_epoch(publisher: FeedPublisher, redis: Redi
     assert ES in await store.streams("live")
 
 
-async def test_one_lost_stream_means_a_new_epoch_too(
-    publisher: FeedPublisher, redis: Redis
-) -> None:
+async def test_one_lost_stream_begins_a_new_epoch(publisher: FeedPublisher, redis: Redis) -> None:
     await publisher.publish(trades(3))
     await publisher.drain()
     before = await Store(redis).epoch("live")
@@ -155,7 +153,7 @@ async def test_one_lost_stream_means_a_new_epoch_too(
     assert (await Store(redis).heads([ES]))[0].epoch > before
 
 
-async def test_a_publisher_with_an_old_epoch_learns_the_new_one(
+async def test_a_publisher_with_an_old_epoch_adopts_the_new_one(
     publisher: FeedPublisher, redis: Redis, settings: Settings
 ) -> None:
     store = Store(redis)
@@ -179,7 +177,7 @@ async def test_scripts_may_be_flushed(publisher: FeedPublisher, redis: Redis) ->
     assert await history_of(Store(redis)) == [1, 2]
 
 
-async def test_an_epoch_that_nobody_used_does_not_stay(redis: Redis) -> None:
+async def test_an_unused_epoch_expires(redis: Redis) -> None:
     store = Store(redis)
     epoch = await store.epoch("made-up")
     assert 0 < await redis.ttl(keys.epoch("made-up")) <= 86_400
@@ -187,7 +185,7 @@ async def test_an_epoch_that_nobody_used_does_not_stay(redis: Redis) -> None:
     assert await redis.ttl(keys.epoch("made-up")) == -1
 
 
-def test_epochs_grow() -> None:
+def test_new_epochs_are_greater() -> None:
     first = new_epoch()
     assert new_epoch(first) > first
     assert new_epoch("7fffffffffffff-abcdef") > "7fffffffffffff-abcdef"

@@ -24,7 +24,7 @@ class Failed(Exception):
     """An error inside the block of a publisher."""
 
 
-async def test_left_by_an_error_it_accounts_for_the_rest(
+async def test_a_block_left_by_an_error_accounts_for_all_ticks(
     proxy: Proxy, client: Redis, settings: Settings
 ) -> None:
     async with make_client(proxy.url) as through_proxy:
@@ -42,7 +42,9 @@ async def test_left_by_an_error_it_accounts_for_the_rest(
     assert publisher.dropped == {ES: DroppedTicks(1, Time(T0 + 4), Time(T0 + 4))}
 
 
-async def test_left_by_an_error_it_publishes_what_it_can(client: Redis, settings: Settings) -> None:
+async def test_a_block_left_by_an_error_publishes_what_it_can(
+    client: Redis, settings: Settings
+) -> None:
     with suppress(Failed):
         async with FeedPublisher(client, "live", settings) as publisher:
             await publisher.publish(numbered(*range(1000)))
@@ -52,7 +54,7 @@ async def test_left_by_an_error_it_publishes_what_it_can(client: Redis, settings
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_cancelled_while_it_drains_it_ends(
+async def test_cancelling_a_drain_ends_the_publisher(
     store: OwnStore, client: Redis, settings: Settings, waits: bool
 ) -> None:
     publisher = FeedPublisher(client, "live", settings, waits=waits)
@@ -73,7 +75,7 @@ async def test_cancelled_while_it_drains_it_ends(
     assert (publisher.published, publisher.in_doubt, publisher.dropped_ticks) == (0, 0, 3)
 
 
-async def test_it_can_be_told_to_give_up(
+async def test_drain_or_give_up_ends_at_its_limit(
     store: OwnStore, client: Redis, settings: Settings
 ) -> None:
     publisher = FeedPublisher(client, "live", settings)
@@ -90,7 +92,7 @@ async def test_it_can_be_told_to_give_up(
     assert publisher.dropped_ticks == 2
 
 
-async def test_a_permanent_error_ends_it_with_exact_figures(
+async def test_a_permanent_error_ends_it_with_exact_counts(
     client: Redis, settings: Settings
 ) -> None:
     publisher = FeedPublisher(client, "live", settings, waits=True)

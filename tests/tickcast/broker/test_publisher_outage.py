@@ -41,7 +41,7 @@ async def publish_forever(publisher: FeedPublisher, taken: list[int]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_killed_and_back_with_its_data(
+async def test_a_killed_store_returns_with_its_data(
     store: OwnStore, client: Redis, settings: Settings
 ) -> None:
     taken: list[int] = []
@@ -61,7 +61,9 @@ async def test_killed_and_back_with_its_data(
     assert (publisher.dropped_ticks, publisher.in_doubt) == (0, 0)
 
 
-async def test_killed_and_back_without(store: OwnStore, client: Redis, settings: Settings) -> None:
+async def test_a_killed_store_returns_without_its_data(
+    store: OwnStore, client: Redis, settings: Settings
+) -> None:
     async with FeedPublisher(client, "live", settings, waits=True) as publisher:
         await publisher.publish(numbered(1, 2, 3))
         await publisher.drain()
@@ -79,7 +81,7 @@ async def test_killed_and_back_without(store: OwnStore, client: Redis, settings:
     assert publisher.published == 5
 
 
-async def test_an_answer_that_is_lost(
+async def test_a_lost_answer_publishes_nothing_twice(
     proxy: Proxy, client: Redis, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "tickcast.publisher")
@@ -111,7 +113,7 @@ async def test_an_answer_that_is_lost(
     assert back.endswith(" s: sending 4 waiting ticks, none were dropped")
 
 
-async def test_silence(
+async def test_a_silent_store_counts_as_away(
     store: OwnStore, client: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipe, "COMMAND_TIMEOUT_S", 0.2)
@@ -129,7 +131,7 @@ async def test_silence(
 
 
 @pytest.mark.parametrize("serves_stale_data", ["yes", "no"])
-async def test_a_primary_that_becomes_a_replica(
+async def test_a_primary_that_becomes_a_replica_is_left(
     store: OwnStore,
     client: Redis,
     settings: Settings,
@@ -195,7 +197,7 @@ _REFUSE = {"NOREPLICAS": _no_replicas, "OOM": _full, "MISCONF": _failed_to_save,
 
 
 @pytest.mark.parametrize("kind", _REFUSE)
-async def test_a_store_that_refuses_for_a_while(
+async def test_temporary_errors_are_retried(
     store: OwnStore,
     client: Redis,
     settings: Settings,
@@ -257,7 +259,7 @@ async def replicate(client: Redis, *whom: str) -> None:
     await client.execute_command("REPLICAOF", *whom)  # type: ignore[no-untyped-call]
 
 
-async def test_a_live_source_loses_the_oldest_beyond_what_may_be_kept(
+async def test_a_live_source_loses_its_oldest_ticks_beyond_the_limits(
     store: OwnStore, client: Redis, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     small = Settings(runtime_dir=settings.runtime_dir, outage_buffer_bytes=64 * 1024)
@@ -288,7 +290,7 @@ async def test_a_live_source_loses_the_oldest_beyond_what_may_be_kept(
     assert f"{first - 2:,} were dropped: {first - 4:,} of trades/ES, 2 of trades/NQ" in caplog.text
 
 
-async def test_they_grow_old_also_while_nothing_comes(
+async def test_ticks_age_while_the_source_is_quiet(
     store: OwnStore, client: Redis, settings: Settings
 ) -> None:
     hasty = Settings(runtime_dir=settings.runtime_dir, outage_buffer_s=0.2)
@@ -305,7 +307,7 @@ async def test_they_grow_old_also_while_nothing_comes(
     assert await ids_in(client) == [1]
 
 
-async def test_a_source_that_can_wait_is_made_to(
+async def test_a_source_that_can_wait_is_blocked(
     store: OwnStore, client: Redis, settings: Settings
 ) -> None:
     strict = Settings(

@@ -55,13 +55,13 @@ async def served(redis: Redis, answer: Any) -> AsyncIterator[list[ControlCommand
 
 
 @pytest.mark.parametrize("speed", [0.5, 10.0, MAX_SPEED])
-def test_a_state_survives(speed: float) -> None:
+def test_a_state_survives_a_round_trip(speed: float) -> None:
     state = STATE._replace(speed=speed)
     assert unpack_state(pack_state(state)) == state
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b'{"state":"x"}', b"[" * 100_000])
-def test_what_is_no_state_is_none(data: bytes) -> None:
+def test_invalid_states_become_none(data: bytes) -> None:
     assert unpack_state(data) is None
 
 
@@ -81,7 +81,7 @@ async def test_one_replay_at_a_time(redis: Redis) -> None:
     await second.announce(STATE)
 
 
-async def test_who_is_not_heard_of_any_more_is_gone(redis: Redis) -> None:
+async def test_a_replay_expires(redis: Redis) -> None:
     await ReplayControl(redis, "live").announce(STATE)
     assert 0 < await redis.pttl(keys.replay("live")) <= 3000
 
@@ -107,7 +107,7 @@ async def test_commands_are_answered(redis: Redis) -> None:
     assert [type(command) for command in told] == [StatusCommand, SeekCommand]
 
 
-async def test_a_refusal_is_told(redis: Redis) -> None:
+async def test_refusals_are_reported(redis: Redis) -> None:
     async with served(redis, ReplayFailed("not like this")) as told:
         with pytest.raises(ReplayFailed, match="not like this"):
             await steer(redis, "live", {"do": "pause"})
@@ -119,7 +119,7 @@ async def test_a_refusal_is_told(redis: Redis) -> None:
     assert len(told) == 2
 
 
-async def test_without_a_replay_that_is_said(redis: Redis) -> None:
+async def test_steering_without_a_replay_fails(redis: Redis) -> None:
     with pytest.raises(ReplayFailed, match="no replay plays into the feed live"):
         await steer(redis, "live", {"do": "status"})
 
@@ -143,16 +143,16 @@ async def test_without_a_replay_that_is_said(redis: Redis) -> None:
         {"do": "quit", "id": "x"},
     ],
 )
-def test_what_is_no_command_is_refused(fields: dict[str, Any]) -> None:
+def test_invalid_commands_are_rejected(fields: dict[str, Any]) -> None:
     with pytest.raises(ReplayFailed):
         parse_command(msgspec.json.encode(fields))
 
 
 @pytest.mark.parametrize("data", [b"", b"null", b"[]", b"\xff", b"[" * 1000, b"{" * 5000])
-def test_what_is_no_message_is_refused(data: bytes) -> None:
+def test_invalid_messages_are_rejected(data: bytes) -> None:
     with pytest.raises(ReplayFailed):
         parse_command(data)
 
 
-def test_commands_are_read() -> None:
+def test_commands_are_parsed() -> None:
     assert parse_command(b'{"do":"step","id":"x"}') == StepCommand(id="x", ticks=1)

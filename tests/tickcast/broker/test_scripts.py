@@ -15,20 +15,20 @@ READ = Script("return redis.call('GET', KEYS[1])", reads_only=True)
 ONE_OF_EACH = [(["a"], ["1"]), (["b"], ["10"]), (["a"], ["2"])]
 
 
-async def test_a_script_is_given_to_a_store_that_does_not_have_it(client: Redis) -> None:
+async def test_an_unknown_script_is_loaded(client: Redis) -> None:
     for _ in range(2):
         assert await COUNT.call(client, ["n"], 5) in (5, 10)
         await client.script_flush()
     assert await READ.call(client, ["n"]) == b"10"
 
 
-async def test_what_was_carried_out_is_not_repeated(client: Redis) -> None:
+async def test_executed_calls_are_not_repeated(client: Redis) -> None:
     assert await COUNT.call_all(client, ONE_OF_EACH) == [1, 10, 3]
     await client.script_flush()
     assert await COUNT.call_all(client, ONE_OF_EACH) == [4, 20, 6]
 
 
-async def test_over_a_connection_of_its_own(client: Redis) -> None:
+async def test_calls_over_a_pipelined_connection(client: Redis) -> None:
     pipe = PipelinedConnection(client)
     try:
         assert await COUNT.call_all(client, ONE_OF_EACH, pipe) == [1, 10, 3]
@@ -41,7 +41,7 @@ async def test_over_a_connection_of_its_own(client: Redis) -> None:
         await pipe.close()
 
 
-async def test_what_fails_is_told_in_our_words(client: Redis, store: OwnStore) -> None:
+async def test_errors_are_translated(client: Redis, store: OwnStore) -> None:
     await client.set("text", "x")
     for calls in ([(["text"], ["1"])], [(["a"], ["1"]), (["text"], ["1"])]):
         with pytest.raises(BrokerUnsuitable, match="not an integer"):

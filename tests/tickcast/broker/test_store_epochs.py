@@ -14,7 +14,7 @@ HIGHER = "0063f0000000aa-abcdf0"
 
 
 @pytest.mark.parametrize("stored", [None, LOWER, MINE])
-async def test_a_new_epoch_is_later_whatever_is_stored(redis: Redis, stored: str | None) -> None:
+async def test_a_new_epoch_is_later_than_any_stored_one(redis: Redis, stored: str | None) -> None:
     if stored is not None:
         await redis.set(keys.epoch("live"), stored)
     epoch = await Store(redis).begin_epoch("live", MINE)
@@ -22,14 +22,14 @@ async def test_a_new_epoch_is_later_whatever_is_stored(redis: Redis, stored: str
     assert await Store(redis).epoch("live") == epoch
 
 
-async def test_one_that_is_later_already_is_taken_and_kept(redis: Redis) -> None:
+async def test_a_later_stored_epoch_is_adopted(redis: Redis) -> None:
     await redis.set(keys.epoch("live"), HIGHER, ex=100)
     assert await Store(redis).begin_epoch("live", MINE) == HIGHER
     assert await Store(redis).epoch("live") == HIGHER
     assert await redis.ttl(keys.epoch("live")) == -1
 
 
-async def test_of_many_who_begin_one_wins(redis: Redis) -> None:
+async def test_concurrent_new_epochs_agree(redis: Redis) -> None:
     store = Store(redis)
     first = await store.epoch("live")
     begun = await asyncio.gather(*(store.begin_epoch("live", first) for _ in range(20)))
@@ -43,7 +43,7 @@ async def test_a_clock_that_is_behind_does_not_matter(redis: Redis) -> None:
     assert await Store(redis).begin_epoch("live", ahead) > ahead
 
 
-async def test_all_who_ask_first_are_told_the_same(redis: Redis) -> None:
+async def test_concurrent_first_readers_get_the_same_epoch(redis: Redis) -> None:
     store = Store(redis)
     asked = await asyncio.gather(*(store.epoch("live", keep=number == 7) for number in range(20)))
     assert len({*asked}) == 1

@@ -124,7 +124,7 @@ async def test_a_unix_socket(redis_url: str, redis: Redis) -> None:
         await hears_everything(listener, redis)
 
 
-async def test_a_port_with_a_user_of_its_own(redis: Redis, unused_tcp_port: int) -> None:
+async def test_a_port_with_a_separate_user(redis: Redis, unused_tcp_port: int) -> None:
     await redis.config_set("port", unused_tcp_port)
     await redis.acl_setuser(
         "reader", enabled=True, passwords=["+secret"], channels=["*"], categories=["+@all"]
@@ -147,7 +147,7 @@ async def test_tls(settings: Settings, redis: Redis, tmp_path: Path) -> None:
         await hears_everything(listener, redis)
 
 
-async def test_a_channel_that_may_not_be_read(redis: Redis, redis_url: str) -> None:
+async def test_a_channel_without_permission_fails(redis: Redis, redis_url: str) -> None:
     await redis.acl_setuser(
         "reader", enabled=True, nopass=True, reset_channels=True, categories=["+@all"]
     )
@@ -158,7 +158,7 @@ async def test_a_channel_that_may_not_be_read(redis: Redis, redis_url: str) -> N
         await until(lambda: listener.subscriber.connected)
 
 
-async def test_a_bug_of_the_receiver_ends_the_run(redis: Redis) -> None:
+async def test_an_exception_of_the_callback_ends_the_subscriber(redis: Redis) -> None:
     subscriber = Subscriber(redis, lambda channel, data: 1 // 0, lambda: asyncio.sleep(0))  # type: ignore[arg-type]
     task = asyncio.create_task(subscriber.run())
     await subscriber.wait_for_first_attempt()
@@ -188,7 +188,7 @@ async def test_a_channel_subscribed_while_many_are_unsubscribed_stays(
         await until_receivers(redis, MANY[0], 0)
 
 
-async def test_a_channel_unsubscribed_while_it_is_confirmed_is_left_later(
+async def test_a_channel_unsubscribed_before_its_confirmation_is_left_later(
     redis: Redis, redis_url: str
 ) -> None:
     async with listening(redis_url) as listener:
@@ -201,7 +201,7 @@ async def test_a_channel_unsubscribed_while_it_is_confirmed_is_left_later(
         assert await redis.publish(MANY[0], "x") == 1
 
 
-async def test_what_is_unsubscribed_during_a_new_connection_is_not_believed_to_come(
+async def test_channels_unsubscribed_while_reconnecting_are_not_confirmed(
     redis: Redis, redis_url: str
 ) -> None:
     async with listening(redis_url) as listener:
@@ -234,7 +234,7 @@ async def block(client: Redis) -> None:
     await client.execute_command("BLPOP", "none", 3)  # type: ignore[no-untyped-call]
 
 
-async def test_a_busy_pool_is_not_taken_for_a_silent_redis(redis_url: str) -> None:
+async def test_a_busy_pool_is_not_mistaken_for_a_silent_redis(redis_url: str) -> None:
     """Heartbeats used to wait for a pooled connection, behind a large number of handshakes."""
     client = make_client(redis_url)
     listener = Listener(client)
@@ -251,7 +251,7 @@ async def test_a_busy_pool_is_not_taken_for_a_silent_redis(redis_url: str) -> No
         await client.aclose()
 
 
-async def test_a_busy_event_loop_is_not_taken_for_a_silent_redis(redis_url: str) -> None:
+async def test_a_busy_event_loop_is_not_mistaken_for_a_silent_redis(redis_url: str) -> None:
     async with listening(redis_url) as listener:
         for _ in range(7):
             time.sleep(0.4)  # noqa: ASYNC251 - tests a busy loop
@@ -279,7 +279,7 @@ async def test_silence_before_the_first_heartbeat_is_noticed(
         os.kill(pid, signal.SIGCONT)
 
 
-async def test_a_redis_that_may_not_be_pinged_is_in_trouble_but_messages_come(
+async def test_without_permission_to_ping_messages_still_arrive(
     redis: Redis, redis_url: str
 ) -> None:
     """This also happens while Redis loads its data. The connection must stay open then."""

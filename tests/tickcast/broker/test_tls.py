@@ -87,7 +87,7 @@ def pair(tmp_path: Path) -> Pair:
     return selfsigned.provide(tmp_path)
 
 
-async def test_ticks_go_in_and_out_through_tls_and_a_cut_is_mended(
+async def test_ticks_pass_through_tls_and_missed_ones_are_repaired(
     pair: Pair, redis_url: str, settings: Settings
 ) -> None:
     async with tls_proxy(pair, redis_url) as proxy:
@@ -112,7 +112,7 @@ async def test_ticks_go_in_and_out_through_tls_and_a_cut_is_mended(
             assert (await talk.ticks(1))[0]["seq"] == 3001
 
 
-async def test_a_store_that_is_not_trusted_is_not_used(pair: Pair, redis_url: str) -> None:
+async def test_an_untrusted_store_is_not_used(pair: Pair, redis_url: str) -> None:
     async with tls_proxy(pair, redis_url) as proxy:
         client = make_client(f"rediss://127.0.0.1:{proxy.port}")
         with pytest.raises(
@@ -122,7 +122,7 @@ async def test_a_store_that_is_not_trusted_is_not_used(pair: Pair, redis_url: st
         await client.aclose()
 
 
-async def test_the_name_counts_too(pair: Pair, redis_url: str) -> None:
+async def test_the_host_name_is_verified(pair: Pair, redis_url: str) -> None:
     cert, key = selfsigned.make(["elsewhere.example"])
     pair.cert.write_bytes(cert)
     pair.key.write_bytes(key)
@@ -133,7 +133,7 @@ async def test_the_name_counts_too(pair: Pair, redis_url: str) -> None:
         await client.aclose()
 
 
-async def test_the_commands_say_so_and_end(pair: Pair, redis_url: str, runtime_dir: Path) -> None:
+async def test_commands_end_with_one_line(pair: Pair, redis_url: str, runtime_dir: Path) -> None:
     cli = Cli(runtime_dir)
     async with tls_proxy(pair, redis_url) as proxy:
         url = f"rediss://127.0.0.1:{proxy.port}"

@@ -69,7 +69,7 @@ def test_a_part_holds_the_ticks_of_its_time(
     assert {gap.reason for gap in part.manifest.gaps} <= {"cut"}
 
 
-def test_a_part_keeps_what_is_known_of_its_numbers(tmp_path: Path) -> None:
+def test_a_part_keeps_its_numbers_and_gaps(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.zst"
     writer = TapeWriter(path, "live", "ws://x")
     writer.append_position("trades", "ES", "0665-a", 4)
@@ -116,7 +116,7 @@ def test_merging_is_stable(tmp_path: Path, tapes: list[list[Tick]], same: bool) 
     assert verify(result.path).faults == []
 
 
-def test_tapes_that_go_on_from_each_other_keep_their_numbers(tmp_path: Path) -> None:
+def test_tapes_that_follow_each_other_keep_their_numbers(tmp_path: Path) -> None:
     paths = [tmp_path / f"live-00000{n}-20130901T170000Z.jsonl.zst" for n in (1, 2, 3)]
     late = trade(seq=4, time=Time(T0 - 100))
     write(paths[0], [trades(3, first_seq=1)])

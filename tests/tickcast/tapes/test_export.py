@@ -77,7 +77,7 @@ def test_csv_keeps_every_digit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_what_was_exported_can_be_imported(tmp_path: Path, form: str) -> None:
+def test_exported_files_can_be_imported(tmp_path: Path, form: str) -> None:
     ticks: list[Tick] = [
         trade(id="x", venue="V", side="B", time=Time(T0 + 1)),
         trade("NQ", price=1 / 3, time=Time(-1)),
@@ -102,7 +102,7 @@ def test_more_rows_than_a_group(tmp_path: Path) -> None:
     ]
 
 
-def test_nothing_is_overwritten_and_nothing_half_is_left(
+def test_existing_files_stay_and_unfinished_ones_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tape = a_mixed_tape(tmp_path)
@@ -120,7 +120,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_others_read_tapes_as_they_are(tmp_path: Path) -> None:
+def test_standard_tools_read_tapes(tmp_path: Path) -> None:
     duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
     tape = a_tape(tmp_path, *([each] for each in trades(50, first_seq=1)))
     assert len(tape.manifest.frames) == 50

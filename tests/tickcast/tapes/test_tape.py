@@ -28,7 +28,7 @@ else:
     from backports import zstd
 
 
-def test_a_tape_gives_back_what_it_was_given(tmp_path: Path) -> None:
+def test_a_tape_returns_the_ticks_that_were_written(tmp_path: Path) -> None:
     given_: list[Tick] = [
         *trades(3, first_seq=7),
         quote(seq=1),
@@ -48,7 +48,7 @@ def test_a_tape_gives_back_what_it_was_given(tmp_path: Path) -> None:
     assert [record.rx for record in records] == [tick.time + 5 for tick in given_]
 
 
-def test_its_lines_are_json_in_the_form_of_the_wire(tmp_path: Path) -> None:
+def test_lines_are_json_as_on_the_wire(tmp_path: Path) -> None:
     tape = a_tape(tmp_path, [trade(seq=1)])
     head, line = zstd.decompress(tape.path.read_bytes()).splitlines()
     assert json.loads(head) == {"T": "tape", "v": 1, "feed": "live", "source": "ws://somewhere"}
@@ -58,7 +58,7 @@ def test_its_lines_are_json_in_the_form_of_the_wire(tmp_path: Path) -> None:
     )
 
 
-def test_without_its_manifest_it_is_the_same(tmp_path: Path) -> None:
+def test_a_tape_without_its_manifest_is_the_same(tmp_path: Path) -> None:
     tape = a_tape(tmp_path, trades(3, first_seq=1), [], [quote(), quote("NQ")])
     manifest_path(tape.path).unlink()
     again = Tape.open(tape.path)
@@ -68,7 +68,7 @@ def test_without_its_manifest_it_is_the_same(tmp_path: Path) -> None:
     assert again.torn_bytes == 0
 
 
-def test_the_content_hash_can_be_computed_by_others(tmp_path: Path) -> None:
+def test_the_content_hash_follows_the_documentation(tmp_path: Path) -> None:
     """Compute it as docs/recording.md describes, from the lines alone."""
     ticks: list[Tick] = [
         *trades(3, first_seq=7),
@@ -91,7 +91,7 @@ def test_the_content_hash_can_be_computed_by_others(tmp_path: Path) -> None:
     assert hashlib.sha256(whole.encode()).hexdigest() == tape.manifest.content
 
 
-def test_the_content_hash_is_of_the_ticks_alone(tmp_path: Path) -> None:
+def test_the_content_hash_depends_only_on_ticks(tmp_path: Path) -> None:
     es, nq = trades(3, first_seq=7), trades(2, "NQ")
     one = a_tape(tmp_path, es, nq).manifest.content
     path = tmp_path / "b.jsonl.zst"
@@ -106,7 +106,7 @@ def test_the_content_hash_is_of_the_ticks_alone(tmp_path: Path) -> None:
 
 @in_a_folder
 @given(flushes=st.lists(TICKS, max_size=5), cut=st.floats(0, 1))
-def test_a_cut_anywhere_leaves_every_finished_flush(
+def test_a_file_truncated_anywhere_keeps_every_finished_flush(
     tmp_path: Path, flushes: list[list[Tick]], cut: float
 ) -> None:
     path = tmp_path / "a.jsonl.zst"
@@ -131,7 +131,7 @@ def test_a_cut_anywhere_leaves_every_finished_flush(
 
 @in_a_folder
 @given(flushes=st.lists(TICKS, max_size=6), offset=st.integers(-1100, 1100))
-def test_beginning_at_a_time_is_reading_it_all_and_leaving_out(
+def test_reading_from_a_time_skips_only_earlier_ticks(
     tmp_path: Path, flushes: list[list[Tick]], offset: int
 ) -> None:
     path = tmp_path / "a.jsonl.zst"
@@ -149,7 +149,7 @@ def test_beginning_at_a_time_is_reading_it_all_and_leaving_out(
     assert list(tape.read(start, es)) == [tick for tick in wanted if tick.symbol == "ES"]
 
 
-def test_beginning_at_a_time_does_not_read_what_is_before(tmp_path: Path) -> None:
+def test_reading_from_a_time_skips_earlier_frames(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.zst"
     write(path, [[trade(time=Time(T0 + n))] for n in range(100)])
     tape = Tape.open(path)
@@ -216,7 +216,7 @@ def test_a_file_that_is_not_a_tape_is_refused(tmp_path: Path, content: bytes, wo
         (b'"version": 1', "not a manifest"),
     ],
 )
-def test_what_is_no_manifest_is_refused(tmp_path: Path, manifest: bytes, words: str) -> None:
+def test_invalid_manifests_are_rejected(tmp_path: Path, manifest: bytes, words: str) -> None:
     tape = a_tape(tmp_path, trades(3))
     manifest_path(tape.path).write_bytes(manifest)
     with pytest.raises(InvalidTape, match=words):
@@ -236,9 +236,7 @@ def test_a_manifest_of_another_file_is_refused(tmp_path: Path) -> None:
         Tape.open(tape.path)
 
 
-def test_a_full_disk_leaves_what_was_flushed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_keeps_flushed_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.jsonl.zst"
     writer = TapeWriter(path, "live")
     writer.append_tick(trade())
@@ -261,7 +259,7 @@ def test_a_full_disk_leaves_what_was_flushed(
     assert tape.torn_bytes == 0
 
 
-def test_a_file_that_vanishes_is_noticed(tmp_path: Path) -> None:
+def test_a_deleted_file_is_noticed(tmp_path: Path) -> None:
     writer = TapeWriter(tmp_path / "a.jsonl.zst", "live")
     writer.flush()
     writer.path.unlink()
@@ -271,20 +269,20 @@ def test_a_file_that_vanishes_is_noticed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_tape_is_overwritten(tmp_path: Path) -> None:
+def test_tapes_are_not_overwritten(tmp_path: Path) -> None:
     tape = a_tape(tmp_path, trades(1))
     with pytest.raises(RecordingFailed, match="File exists"):
         TapeWriter(tape.path, "live")
 
 
-def test_big_flushes_are_several_frames(tmp_path: Path) -> None:
+def test_large_flushes_become_several_frames(tmp_path: Path) -> None:
     tape = a_tape(tmp_path, trades(30_000))
     assert len(tape.manifest.frames) > 1
     assert sum(each.ticks for each in tape.manifest.frames) == 30_000
     assert len(list(tape.read())) == 30_000
 
 
-def test_a_library_gives_what_is_in_its_folder_alone(tmp_path: Path) -> None:
+def test_a_library_offers_only_files_of_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "tapes"
     folder.mkdir()
     tape = a_tape(tmp_path, trades(2))
@@ -308,7 +306,7 @@ def test_a_library_gives_what_is_in_its_folder_alone(tmp_path: Path) -> None:
         Tape.open(folder / "f.jsonl.zst")
 
 
-def test_the_names_of_recordings_keep_their_order() -> None:
+def test_names_of_recordings_sort_in_order() -> None:
     name = recording_id("es-1-2", 7, Time(T0 + 1))
     assert name == "es-1-2-000007-20130901T170000Z"
     assert [number_of(name, feed) for feed in ("es-1-2", "es-1", "x")] == [7, None, None]

@@ -26,13 +26,13 @@ async def test_replies_come_in_the_order_of_the_commands(pipe: PipelinedConnecti
     assert await pipe.call([("SET", "n", 5), ("GET", b"n"), ("GET", "none")]) == [b"OK", b"5", None]
 
 
-async def test_a_refusal_is_the_reply_of_its_command_alone(pipe: PipelinedConnection) -> None:
+async def test_an_error_is_the_reply_to_one_command_only(pipe: PipelinedConnection) -> None:
     one, two, three = await pipe.call([("ECHO", "1"), ("EVALSHA", "0" * 40, 0), ("ECHO", "3")])
     assert (one, three) == (b"1", b"3")
     assert isinstance(two, exceptions.NoScriptError)
 
 
-async def test_a_cut_fails_the_call_and_the_next_one_connects_again(
+async def test_a_lost_connection_fails_the_call_and_the_next_call_reconnects(
     pipe: PipelinedConnection, redis: Redis
 ) -> None:
     (number,) = await pipe.call([("CLIENT", "ID")])
@@ -54,7 +54,7 @@ async def test_it_can_be_opened_beforehand(pipe: PipelinedConnection, redis: Red
     await until(lambda: not pipe.is_open)
 
 
-async def test_silence_is_an_end_too(
+async def test_a_call_without_an_answer_times_out(
     pipe: PipelinedConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tickcast.broker.connection.COMMAND_TIMEOUT_S", 0.05)
@@ -63,7 +63,7 @@ async def test_silence_is_an_end_too(
     assert not pipe.is_open
 
 
-async def test_what_was_given_up_is_not_mixed_with_what_comes_after(
+async def test_late_replies_are_not_mixed_with_those_of_the_next_call(
     pipe: PipelinedConnection, redis: Redis
 ) -> None:
     waiting = asyncio.create_task(pipe.call([("BLPOP", "list", 0)]))
@@ -76,7 +76,7 @@ async def test_what_was_given_up_is_not_mixed_with_what_comes_after(
     assert await later == [b"mine"]
 
 
-async def test_nobody_there(tmp_path: object) -> None:
+async def test_a_redis_that_does_not_listen_is_unavailable(tmp_path: object) -> None:
     async with make_client(f"unix://{tmp_path}/none") as client:
         with pytest.raises(BrokerUnavailable):
             await PipelinedConnection(client).call([("PING",)])

@@ -66,7 +66,9 @@ async def test_a_batch_sent_again_is_not_published_again(sender: BatchSender, re
     await listener.aclose()  # type: ignore[no-untyped-call]
 
 
-async def test_nor_in_a_later_epoch(sender: BatchSender, redis: Redis, settings: Settings) -> None:
+async def test_a_batch_sent_again_in_a_later_epoch_is_not_published_again(
+    sender: BatchSender, redis: Redis, settings: Settings
+) -> None:
     batches = sender.prepare({ES: trades(3)})
     await sender.send(dict(batches))
     later = await Store(redis).begin_epoch("live", await Store(redis).epoch("live"))
@@ -89,7 +91,7 @@ async def test_a_sender_may_be_behind_another(
     assert await seqs(redis) == [1, 2, 3, 4, 5, 8]
 
 
-async def test_of_publishers_the_latest_64_are_known(sender: BatchSender, redis: Redis) -> None:
+async def test_the_latest_64_publishers_are_remembered(sender: BatchSender, redis: Redis) -> None:
     await send(sender, trades(1))
     ((mine, mark),) = (await marks(redis)).items()
     now = int(mark.split(" ")[1])
@@ -108,7 +110,7 @@ async def test_of_publishers_the_latest_64_are_known(sender: BatchSender, redis:
     assert (await marks(redis)).keys() == {*others, "p:one more", mine} - {"p:old"}
 
 
-async def test_numbers_that_a_restored_copy_lacks_are_not_given_again(
+async def test_numbers_lost_by_a_restored_copy_are_not_assigned_again(
     sender: BatchSender, redis: Redis
 ) -> None:
     await send(sender, trades(3))
@@ -124,7 +126,9 @@ async def test_numbers_that_a_restored_copy_lacks_are_not_given_again(
     assert await seqs(redis) == [1]
 
 
-async def test_nor_those_of_an_epoch_that_it_lacks(sender: BatchSender, redis: Redis) -> None:
+async def test_numbers_of_an_epoch_lost_by_a_restored_copy_are_not_assigned_again(
+    sender: BatchSender, redis: Redis
+) -> None:
     await send(sender, trades(3))
     copy = await redis.dump(keys.meta(ES))
     later = await Store(redis).begin_epoch("live", await Store(redis).epoch("live"))
@@ -190,7 +194,7 @@ async def test_the_greatest_time_so_far_is_kept(sender: BatchSender, redis: Redi
     assert await redis.hget(keys.meta(ES), "max") == sortable(2).encode()
 
 
-async def test_and_starts_over_with_an_epoch(
+async def test_the_greatest_time_starts_over_with_an_epoch(
     sender: BatchSender, redis: Redis, settings: Settings
 ) -> None:
     await send(sender, [trade(time=T0)])
@@ -210,7 +214,7 @@ def sortable(ns: int) -> str:
     return keys.sortable(Time(ns))
 
 
-def test_times_as_text_are_in_their_order() -> None:
+def test_sortable_times_sort_as_text() -> None:
     times = [-(2**63), -1, 0, 1, T0, T0 + 1, 2**63 - 1]
     texts = [sortable(each) for each in times]
     assert texts == sorted(texts)

@@ -34,7 +34,7 @@ async def line() -> AsyncIterator[Line]:
     await asyncio.sleep(0)
 
 
-async def test_replies_in_any_cut(line: Line) -> None:
+async def test_replies_may_be_split_anywhere(line: Line) -> None:
     replies = (
         b"*3\r\n$7\r\nmessage\r\n$1\r\nA\r\n$3\r\nx\r\n\r\n+PONG\r\n*2\r\n$4\r\npong\r\n$0\r\n"
     )
@@ -48,7 +48,7 @@ async def test_replies_in_any_cut(line: Line) -> None:
     assert not line.reader.ended.done()
 
 
-async def test_a_flood_leaves_turns_to_others(line: Line) -> None:
+async def test_a_flood_leaves_turns_of_the_loop_to_other_tasks(line: Line) -> None:
     message = b"*3\r\n$7\r\nmessage\r\n$1\r\nA\r\n$100\r\n" + bytes(100) + b"\r\n"
     in_one_read = READ_BYTES // len(message) + 1
     line.far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * READ_BYTES)
@@ -65,14 +65,14 @@ async def test_a_flood_leaves_turns_to_others(line: Line) -> None:
         await asyncio.sleep(0)
 
 
-async def test_an_error_is_handed_on(line: Line) -> None:
+async def test_an_error_reply_becomes_an_exception(line: Line) -> None:
     line.far.send(b"-NOPERM not you\r\n")
     await until(lambda: line.heard)
     assert isinstance(line.heard[0], exceptions.ResponseError)
     assert str(line.heard[0]) == "NOPERM not you"
 
 
-async def test_what_is_no_reply_ends_it(line: Line) -> None:
+async def test_invalid_bytes_end_the_reader(line: Line) -> None:
     line.far.send(b"HTTP/1.1 400 Bad Request\r\n")
     with pytest.raises(exceptions.ConnectionError, match="Protocol error"):
         await line.reader.ended
@@ -81,26 +81,26 @@ async def test_what_is_no_reply_ends_it(line: Line) -> None:
     assert line.heard == []
 
 
-async def test_the_end_of_the_stream_ends_it(line: Line) -> None:
+async def test_the_end_of_the_connection_ends_the_reader(line: Line) -> None:
     line.far.close()
     with pytest.raises(exceptions.ConnectionError, match="closed"):
         await line.reader.ended
 
 
-async def test_a_transport_that_is_closed_already(line: Line) -> None:
+async def test_a_closed_transport_ends_the_reader(line: Line) -> None:
     line.transport.close()
     with pytest.raises(exceptions.ConnectionError, match="closed"):
         await RespReader(line.transport, line.heard.append).ended
 
 
-async def test_a_bug_of_the_receiver_is_not_lost(line: Line) -> None:
+async def test_an_exception_of_the_callback_ends_the_reader(line: Line) -> None:
     line.reader._on_reply = lambda reply: 1 // 0  # type: ignore[assignment]
     line.far.send(b"+PONG\r\n")
     with pytest.raises(ZeroDivisionError):
         await line.reader.ended
 
 
-async def test_another_event_loop() -> None:
+async def test_asyncios_event_loop_works_too() -> None:
     """asyncio's own loop uses the same interface for reading."""
 
     async def hear() -> list[Any]:

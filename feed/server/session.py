@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from feed.access.action_policy import ActionPolicy, MessageLimiter
 from feed.access.entitlements import OPEN_GRANT, Entitlements, Grant
-from feed.fanout.encoded_ticks import WireFormat, message_frame, wire_format_for
+from feed.fanout.encoded_ticks import EncodedTicks, WireFormat, message_frame, wire_format_for
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.fanout.streams import SubscriberGroup, choose_delivery
@@ -338,14 +338,15 @@ class Session:
             for each in request.subscriptions
         }
         wire_format = self._wire_format
-        points = StartingPoints(self._hub, self.feed, request)
+        points: StartingPoints | None = None
         wants_history = request.wants_history and not requested.keys() <= held.keys()
         if request.snapshot or request.positions or wants_history:
+            points = StartingPoints(self._hub, self.feed, request)
             yield from points.collect(
                 self._policy.narrow(requested), self._policy.narrow(held), wire_format,
                 self._clock().wall_us,
             )  # fmt: skip
-        behind = points.behind if wants_history else None
+        behind = points.behind if points is not None and wants_history else None
         change = yield from self._prepare({**held, **requested}, behind, entitlements)
         if change is None:
             return False
@@ -353,15 +354,16 @@ class Session:
         # a snapshot that includes them, and positions must match the reply.
         now = self._clock()
         self._hub.flush(now)
-        points.complete(change.group, wire_format, now.wall_us)
-        self._confirm(
-            request, epoch(), change.subscriptions, options.conflate_ms, points.positions()
-        )
-        if points.behind:
-            self.backfill = self.backfill or ClientBackfill(self._hub, self.outbox)
-            self.backfill.add_streams(points.behind)
-        self._policy.charge_streams(self._apply(change), points.live_count)
-        self._hub.send(self.outbox, points.snapshot())
+        positions, snapshot, begun = None, list[EncodedTicks](), 0
+        if points is not None:
+            points.complete(change.group, wire_format, now.wall_us)
+            positions, snapshot, begun = points.positions(), points.snapshot(), points.live_count
+            if points.behind:
+                self.backfill = self.backfill or ClientBackfill(self._hub, self.outbox)
+                self.backfill.add_streams(points.behind)
+        self._confirm(request, epoch(), change.subscriptions, options.conflate_ms, positions)
+        self._policy.charge_streams(self._apply(change), begun)
+        self._hub.send(self.outbox, snapshot)
         return True
 
     def _change_to(self, subscriptions: Subscriptions) -> Generator[None, None, int]:

@@ -24,8 +24,8 @@ _key_of = attrgetter("key")
 class StartingPoints:
     """The streams that a client did not hold before, collected in steps.
 
-    `collect` does the long part of the work, if the request needs it. Then `complete` adds what has
-    changed meanwhile; the reply must follow without interruption.
+    `collect` does the long part of the work. Then `complete` adds what has changed meanwhile; the
+    reply must follow without interruption.
     """
 
     def __init__(self, hub: Hub, feed: str, request: Subscribe) -> None:
@@ -84,8 +84,6 @@ class StartingPoints:
         Args:
             group: the group prepared for the client.
         """
-        if not self._requested:
-            return
         requested, held = Coverage(self._requested), Coverage(self._held)
         collected = len(self._sorted)
         for stream in self._hub.streams.opened_since(self._opened):

@@ -21,9 +21,11 @@ from starlette.types import ASGIApp
 from feed.server.app import create_app
 from feed.server.listening import address_of, bind
 from feed.server.running import FeedServer, server_config
-from feed.transport import selfsigned
-from feed.transport.selfsigned import Pair
-from feed.transport.tls import certificate_of
+from feed.transport.tls import (
+    CertificateFiles,
+    certificate_of,
+    provide_self_signed,
+)
 from producers.simulation.pacing import Pacer, play
 from producers.simulation.synthetic import generate, symbol_names
 from tickcast.broker.client import make_client
@@ -66,13 +68,13 @@ def settings(runtime_dir: Path) -> Settings:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Pair:
+def pair(tmp_path: Path) -> CertificateFiles:
     """A self-signed certificate with its key."""
-    return selfsigned.provide(tmp_path)
+    return provide_self_signed(tmp_path)
 
 
 @pytest.fixture
-def secure(settings: Settings, pair: Pair) -> Settings:
+def secure(settings: Settings, pair: CertificateFiles) -> Settings:
     """The settings of a server that uses this certificate for TLS."""
     return msgspec.structs.replace(settings, tls_cert=str(pair.cert), tls_key=str(pair.key))
 

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from feed.transport.selfsigned import Pair
+from feed.transport.tls import (
+    CertificateFiles,
+)
 from tests.conftest import running_server
 from tests.programs import run_program
 from tests.tickcast.client.tapes import write_tape
@@ -45,7 +47,7 @@ ALL = [program for page in PAGES for program in programs(page)]
 @pytest.mark.parametrize("program", ALL, ids=lambda each: f"{each.page}: {each.heading}")
 async def test_programs_of_the_documentation_run(
     program: Program, market: None, settings: Settings, secure: Settings, redis_url: str,
-    pair: Pair, monkeypatch: pytest.MonkeyPatch,
+    pair: CertificateFiles, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(settings.runtime_dir))
     tapes = pair.cert.parent

@@ -238,7 +238,7 @@ class CheckQueue:
         future = asyncio.get_running_loop().create_future()
         self._pending[key] = future
         self._by_address[address] += 1
-        future.add_done_callback(partial(self._forget, key, address))
+        future.add_done_callback(partial(self._remove_pending, key, address))
         self._queues[rank].append((check, future))
         self._run_next()
         return await self._wait_for(future)
@@ -250,7 +250,7 @@ class CheckQueue:
         except TimeoutError:
             raise TryAgain from None
 
-    def _forget(self, key: Hashable, address: str, future: asyncio.Future[bool]) -> None:
+    def _remove_pending(self, key: Hashable, address: str, future: asyncio.Future[bool]) -> None:
         del self._pending[key]
         self._by_address[address] -= 1
         if not self._by_address[address]:

@@ -121,7 +121,7 @@ class Entitlements(Struct, frozen=True, dict=True):
                 yield f"channels: {channel!a} is none of {', '.join(CHANNELS)}, nor *"
         for symbols in self.symbols:
             if not is_pattern(symbols):
-                yield f"symbols: {symbols!a} is no symbol, nor a prefix such as BTC-*, nor *"
+                yield f"symbols: {symbols!a} is neither a symbol, nor a prefix such as BTC-*, nor *"
 
 
 EVERYTHING: Final = Entitlements()

@@ -156,7 +156,7 @@ class SecretChecker:
         return digest is not None and hmac.compare_digest(digest, self._digest(secret))
 
     def check(self, secret: str, hashed: str | None) -> bool:
-        """Whether the secret matches the hash; None stands for a key that does not exist."""
+        """Whether the secret matches the hash, which is None for a key that does not exist."""
         try:
             _HASHER.verify(hashed or self._decoy, secret)
         except (VerificationError, InvalidHashError):

@@ -17,7 +17,7 @@ import click
 
 from feed.commands.serve import check_tapes, serve_feed
 from feed.server.listening import CannotListen, address_of, bind_all
-from feed.transport.tls import Certificate, certificate_of
+from feed.transport.tls import Certificate, certificate_of, fingerprint, provide_self_signed
 from tickcast.broker.embedded import prepare_directory, provided_store
 from tickcast.commands.group import command_module
 from tickcast.commands.options import RATE, config_option
@@ -69,7 +69,7 @@ async def _demo(
         tasks: list[asyncio.Task[None]] = []
         advice = ""
         if self_signed:
-            certificate, advice = _sign_ourselves(settings, address_of(listeners[0], tls=True))
+            certificate, advice = _make_certificate(settings, address_of(listeners[0], tls=True))
 
         def start_market() -> None:
             address = address_of(listeners[0], tls=certificate is not None)
@@ -84,24 +84,21 @@ async def _demo(
             await cancel_and_wait(tasks)
 
 
-def _sign_ourselves(settings: Settings, address: str) -> tuple[Certificate, str]:
+def _make_certificate(settings: Settings, address: str) -> tuple[Certificate, str]:
     """Create a self-signed certificate, and a message that says how to trust it."""
-    # Imported here because only this command needs it.
-    from feed.transport import selfsigned  # noqa: PLC0415
-
     directory, _ = prepare_directory(settings)
     try:
-        pair = selfsigned.provide(directory, _names_of(settings.host))
+        files = provide_self_signed(directory, _names_of(settings.host))
     except OSError as error:
         raise TickcastError(f"{error.filename}: {error.strerror}") from None
-    file = shlex.quote(str(pair.cert))
+    file = shlex.quote(str(files.cert))
     stream = address.replace("https", "wss", 1) + "/stream"
-    return Certificate(*pair), (
-        f"its certificate is self-signed, so a client must be told to trust it, once:\n"
+    return Certificate(*files), (
+        f"its certificate is self-signed; tell each client once to trust it:\n"
         f"  tickcast watch '*' --ca {file} --url {stream}\n"
         f"  curl --cacert {file} {address}/health\n"
         "  a browser warns; go on if the certificate it shows has the SHA-256 fingerprint\n"
-        f"  {selfsigned.fingerprint(pair.cert)}\n"
+        f"  {fingerprint(files.cert)}\n"
     )
 
 

@@ -84,7 +84,9 @@ def add(
     add_key(path, key_id, key)
     click.echo(f"key     {key_id}")
     click.echo(f"secret  {secret}")
-    click.echo("The secret is kept nowhere: note it now. By itself it is a bearer token.", err=True)
+    click.echo(
+        "The secret is not stored: note it now. It also works alone, as a bearer token.", err=True
+    )
 
 
 @keys.command("list")

@@ -82,12 +82,12 @@ def create_app(
     Raises:
         InvalidSettings: the keys for authentication can't be read.
     """
-    gate = Authenticator(settings)
+    authenticator = Authenticator(settings)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_State]:
         async with (
-            running_engine(settings, redis_url, gate) as engine,
+            running_engine(settings, redis_url, authenticator) as engine,
             serving_metrics(engine, metrics_listener) if metrics_listener else nullcontext(),
         ):
             yield {

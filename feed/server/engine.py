@@ -58,7 +58,7 @@ class Engine:
 
 @asynccontextmanager
 async def running_engine(
-    settings: Settings, redis_url: str, gate: Authenticator
+    settings: Settings, redis_url: str, authenticator: Authenticator
 ) -> AsyncIterator[Engine]:
     """Start all components. If Redis can't be reached, they keep trying to connect.
 
@@ -81,7 +81,7 @@ async def running_engine(
     connections = ConnectionLimiter(client)
     limits = address_limits(settings)
     admission = Admission(
-        settings, gate, limits, connections,
+        settings, authenticator, limits, connections,
         ConnectRateLimiter(client, parse_many(settings.attempts)),
         hub.counters.refused, lambda: upstream.subscriber.connected,
     )  # fmt: skip
@@ -109,7 +109,7 @@ async def running_engine(
         await tasks.close()
         await upstream.close()
         await connections.withdraw()
-        gate.close()
+        authenticator.close()
         await client.aclose()
 
 

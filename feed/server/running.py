@@ -34,9 +34,9 @@ _TRIM_MEMORY_TICKS: Final = 100
 # Ten times fewer full garbage collections than with Python's defaults.
 _GC_THRESHOLDS: Final = (1000, 10, 100)
 _WARN_AGAIN_S: Final = 60.0
-_STUCK_READERS: Final = 4
+_CROWD: Final = 4
 """With this many clients that do not read their HTTP responses, each is cut sooner."""
-_CROWD_LOOKS: Final = 2
+_CROWD_CHECKS: Final = 2
 _TLS_SHUTDOWN_TIMEOUT_S: Final = 2.0
 """Time for a client to read its last bytes and complete the TLS shutdown."""
 
@@ -117,7 +117,7 @@ class FeedServer(uvicorn.Server):
                 await asyncio.to_thread(self._certificate.reload_if_changed)
             self._keep_alive()
         if counter % 5 == 0:
-            self._cut_stuck_readers()
+            self._reset_stuck_readers()
         if counter % _TRIM_MEMORY_TICKS == 0:
             trim_memory()
         return await super().on_tick(counter)
@@ -146,16 +146,16 @@ class FeedServer(uvicorn.Server):
             if isinstance(connection, WebSocketProtocol):
                 connection.keep_alive(now)
 
-    def _cut_stuck_readers(self) -> None:
+    def _reset_stuck_readers(self) -> None:
         """Cut clients that do not read their HTTP responses, sooner if there are many."""
         stuck = [
-            (looks, connection)
+            (checks, connection)
             for connection in self.server_state.connections
-            if isinstance(connection, FeedHttpProtocol) and (looks := connection.note_progress())
+            if isinstance(connection, FeedHttpProtocol) and (checks := connection.note_progress())
         ]
-        is_crowd = len(stuck) >= _STUCK_READERS
-        for looks, connection in stuck:
-            if looks >= (_CROWD_LOOKS if is_crowd else connection.patience_checks):
+        is_crowd = len(stuck) >= _CROWD
+        for checks, connection in stuck:
+            if checks >= (_CROWD_CHECKS if is_crowd else connection.patience_checks):
                 connection.reset_stalled()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

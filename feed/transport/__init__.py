@@ -1,5 +1,6 @@
-"""HTTP and WebSocket connections: uvicorn's protocol classes with our limits, and TLS.
+"""HTTP and WebSocket connections: protocol classes for uvicorn with limits for clients, and TLS.
 
-Bytes come in from a socket, and requests and messages go out to the ASGI app. In the other
-direction, a sink writes encoded frames to the transport. Start with `websocket`.
+Bytes come in from a socket; requests go out to the ASGI application, and messages to callbacks. In
+the other direction, encoded frames go to the transport. Start with `http` and `handshake`, which
+begin a connection, and with `websocket`, which every client ends up on.
 """

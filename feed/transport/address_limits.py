@@ -76,7 +76,7 @@ class AddressLimiter:
     __slots__ = (
         "_bytes",
         "_floods",
-        "_party",
+        "_network",
         "_refusals",
         "_requests",
         "_shut_out_until_s",
@@ -84,8 +84,8 @@ class AddressLimiter:
         "limits",
     )  # fmt: skip
 
-    def __init__(self, party: str, limits: AddressLimits) -> None:
-        self._party = party
+    def __init__(self, network: str, limits: AddressLimits) -> None:
+        self._network = network
         self.limits = limits
         self.connections = 0
         self._shut_out_until_s = 0.0
@@ -131,7 +131,7 @@ class AddressLimiter:
     def _shut_out(self, now_s: float) -> None:
         if self.limits.shut_out_s and now_s >= self._shut_out_until_s:
             self._shut_out_until_s = now_s + self.limits.shut_out_s
-            self.limits.on_shut_out(self._party)
+            self.limits.on_shut_out(self._network)
 
 
 class AddressLimits:
@@ -168,7 +168,7 @@ class AddressLimits:
         self.requests_burst = requests_burst
         self.connections_max = connections_max
         self.shut_out_s = shut_out_s
-        self.on_shut_out: Callable[[str], None] = lambda party: None
+        self.on_shut_out: Callable[[str], None] = lambda network: None
         self._limiters: dict[str, AddressLimiter] = {}
 
     def __len__(self) -> int:
@@ -182,10 +182,10 @@ class AddressLimits:
         """The limiter of an address; None if the address is not limited."""
         if address in self._unlimited:
             return None
-        party = client_network(address)
+        network = client_network(address)
         # Reinserting it at the end keeps the longest idle limiter first, ready to be evicted.
-        limiter = self._limiters.pop(party, None) or AddressLimiter(party, self)
+        limiter = self._limiters.pop(network, None) or AddressLimiter(network, self)
         if len(self._limiters) >= _ADDRESSES_MAX:
             del self._limiters[next(iter(self._limiters))]
-        self._limiters[party] = limiter
+        self._limiters[network] = limiter
         return limiter

@@ -22,13 +22,13 @@ class AsgiSink:
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
-        self._chunks: list[bytes] = []
+        self._pending: list[bytes] = []
         self._size = 0
-        self._news = asyncio.Event()
+        self._has_frames = asyncio.Event()
         self._close: tuple[CloseCode, str] | None = None
-        self._endpoint = asyncio.current_task()
+        self._task = asyncio.current_task()
         self.paused = False
-        self.write: Callable[[bytes], None] = self._take
+        self.write: Callable[[bytes], None] = self._add
         self.on_pause: Callable[[], None] = lambda: None
         self.on_drain: Callable[[], None] = lambda: None
         self.on_shutdown: Callable[[], bytes] = bytes
@@ -38,36 +38,36 @@ class AsgiSink:
         """The number of bytes taken that the server has not accepted yet."""
         return self._size
 
-    def finish(self, last_words: bytes, code: CloseCode, reason: str = "") -> None:
+    def finish(self, last_frames: bytes, code: CloseCode, reason: str = "") -> None:
         """Send the last frames and close; cancel the endpoint task if the client does not read."""
-        self._take(last_words)
+        self._add(last_frames)
         self._close = (code, reason)
-        if self._endpoint is not None:
-            asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self._endpoint.cancel)
+        if self._task is not None:
+            asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self._task.cancel)
 
     async def run(self) -> None:
         """Send until `finish` was called and everything is sent, or the client is gone."""
         try:
-            while self._close is None or self._chunks:
-                await self._news.wait()
-                self._news.clear()
-                chunks, self._chunks = self._chunks, []
-                for chunk in chunks:
-                    for opcode, payload in split_frames(chunk):
+            while self._close is None or self._pending:
+                await self._has_frames.wait()
+                self._has_frames.clear()
+                pending, self._pending = self._pending, []
+                for frames in pending:
+                    for opcode, payload in split_frames(frames):
                         if opcode == TEXT:
                             await self._websocket.send_text(payload.decode())
                         else:
                             await self._websocket.send_bytes(payload)
-                    self._size -= len(chunk)
+                    self._size -= len(frames)
                 self.paused = False
                 self.on_drain()
             await self._websocket.close(*self._close)
         except (WebSocketDisconnect, RuntimeError):
             pass  # The client is gone; the reader notices too.
 
-    def _take(self, data: bytes) -> None:
-        self._chunks.append(data)
+    def _add(self, data: bytes) -> None:
+        self._pending.append(data)
         self._size += len(data)
         self.paused = True
         self.on_pause()
-        self._news.set()
+        self._has_frames.set()

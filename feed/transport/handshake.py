@@ -1,6 +1,6 @@
 """The opening handshake of WebSocket connections (RFC 6455), answered by an ASGI endpoint.
 
-uvicorn's HTTP class switches a connection to `WebSocketProtocol` when a client asks for an upgrade.
+The HTTP protocol switches a connection to `WebSocketProtocol` when a client asks for an upgrade.
 An ASGI endpoint answers the handshake. It finds the protocol object in `scope["extensions"]`, hands
 the client over to callbacks (`hand_over`) and returns. If it waited for messages instead, it would
 keep a task, a dozen stack frames of middleware and the request alive: about 20 kB for each of
@@ -80,7 +80,7 @@ class WebSocketProtocol(WebSocketConnection):
 
     def _begin_handshake(self, data: bytes) -> None:
         """Check the request, which `feed.transport.http` has bounded, and start the endpoint."""
-        # A parser of its own: it keeps the request, which takes more memory than all else here.
+        # A separate parser: it keeps the request, which takes more memory than all else here.
         handshake = ServerProtocol(logger=_library_logger)
         handshake.receive_data(data)
         (request,) = handshake.events_received()

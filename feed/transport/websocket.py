@@ -438,7 +438,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     # -- endings: each one schedules an abort, in case the transport can't drain
 
-    def finish(self, last_words: bytes, code: int, reason: str = "") -> None:
+    def finish(self, last_frames: bytes, code: int, reason: str = "") -> None:
         """Write the last frames and a close frame, then make sure that the socket is closed.
 
         This does not wait for the client, which may not be reading.
@@ -450,7 +450,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.close_sent = True
         with contextlib.suppress(InvalidState):  # The client closed first and has been answered.
             self._parser.send_close(code, reason)
-        self.transport.write(last_words + b"".join(self._parser.data_to_send()))
+        self.transport.write(last_frames + b"".join(self._parser.data_to_send()))
         self.end(code)
         if code == CloseCode.RATE_LIMITED:
             self._stop_reading()

@@ -16,7 +16,9 @@ from feed.commands.doctor import (
     check_server,
     examine,
 )
-from feed.transport.selfsigned import Pair
+from feed.transport.tls import (
+    CertificateFiles,
+)
 from tests.cli.conftest import Cli, Shell
 from tests.conftest import RunningServer
 from tickcast.settings import Settings
@@ -86,7 +88,7 @@ def test_a_clock_that_differs_is_a_warning() -> None:
     assert check_clock(0.02, 0.0).level == "warn"
 
 
-def test_a_certificate_that_ends_soon_is_a_warning(pair: Pair) -> None:
+def test_a_certificate_that_ends_soon_is_a_warning(pair: CertificateFiles) -> None:
     now = datetime.now(UTC)
     assert check_certificate(pair.cert, now).level == "ok"
     end = datetime.fromisoformat(check_certificate(pair.cert, now).text.rpartition(" ")[2])

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from feed.transport import selfsigned
+from feed.transport.tls import (
+    provide_self_signed,
+)
 from tests.cli.conftest import Cli, Shell
 
 
 async def test_serve_watch_and_load(cli: Cli, tmp_path: Path) -> None:
-    cert, key = (str(file) for file in selfsigned.provide(tmp_path))
+    cert, key = (str(file) for file in provide_self_signed(tmp_path))
     async with cli.serving("serve", "--tls-cert", cert, "--tls-key", key) as (address, _):
         assert address.startswith("https://")
         done = await cli.run("publish", stdin='{"T":"t","S":"ES","p":1,"s":1}\n')
@@ -51,7 +53,7 @@ def test_certificate_and_key_are_both_required(shell: Shell, missing: str) -> No
 def test_unusable_files_are_reported(
     shell: Shell, tmp_path: Path, runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pair = selfsigned.provide(tmp_path)
+    pair = provide_self_signed(tmp_path)
     none = tmp_path / "none.pem"
     done = shell.run("serve", "--port", "0", "--tls-cert", none, "--tls-key", none)
     assert (done.code, done.out) == (2, "")

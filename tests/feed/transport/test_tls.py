@@ -15,10 +15,18 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from cryptography import x509
 
-from feed.transport import selfsigned
-from feed.transport.selfsigned import Pair
-from feed.transport.tls import Certificate, certificate_of, load_context
+from feed.transport.tls import (
+    SELF_SIGNED_HOSTS,
+    Certificate,
+    CertificateFiles,
+    certificate_of,
+    load_context,
+    make_self_signed,
+    provide_self_signed,
+    write_self_signed,
+)
 from tests.builders import trade, trades
 from tests.conftest import RunningServer, running_server
 from tests.talk import talking
@@ -43,14 +51,14 @@ async def serial_seen(server: RunningServer) -> int:
     _, writer = await asyncio.open_connection(*address(server), ssl=anyone)
     der: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.close()
-    return selfsigned.serial_of(der)
+    return x509.load_der_x509_certificate(der).serial_number
 
 
 # -- serving
 
 
 async def test_ticks_and_pages_over_tls(
-    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher
+    secure: Settings, pair: CertificateFiles, redis_url: str, publisher: FeedPublisher
 ) -> None:
     async with running_server(secure, redis_url) as server:
         context = trusting(pair.cert)
@@ -63,7 +71,9 @@ async def test_ticks_and_pages_over_tls(
             assert (await client.get("/health")).status_code == 200
 
 
-async def test_nothing_older_than_tls_1_2(secure: Settings, pair: Pair, redis_url: str) -> None:
+async def test_nothing_older_than_tls_1_2(
+    secure: Settings, pair: CertificateFiles, redis_url: str
+) -> None:
     async with running_server(secure, redis_url) as server:
         for version in ("TLSv1_1", "TLSv1_2", "TLSv1_3"):
             context = trusting(pair.cert)
@@ -132,7 +142,7 @@ async def test_a_handshake_that_is_never_finished_ends_in_time(
 
 
 async def test_a_client_that_never_reads_is_bounded_too(
-    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher
+    secure: Settings, pair: CertificateFiles, redis_url: str, publisher: FeedPublisher
 ) -> None:
     small = msgspec.structs.replace(secure, outbox_max_bytes=256 * 1024)
     context = trusting(pair.cert)
@@ -163,7 +173,7 @@ async def test_a_client_that_never_reads_is_bounded_too(
 
 
 async def test_a_burst_arrives_whole_over_tls(
-    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher
+    secure: Settings, pair: CertificateFiles, redis_url: str, publisher: FeedPublisher
 ) -> None:
     roomy = msgspec.structs.replace(secure, outbox_max_bytes=64 * 1024 * 1024)
     async with (
@@ -183,7 +193,7 @@ async def test_a_burst_arrives_whole_over_tls(
 
 
 async def test_a_new_certificate_is_for_new_connections(
-    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher
+    secure: Settings, pair: CertificateFiles, redis_url: str, publisher: FeedPublisher
 ) -> None:
     async with (
         running_server(secure, redis_url) as server,
@@ -191,7 +201,7 @@ async def test_a_new_certificate_is_for_new_connections(
     ):
         await old.ask(action="subscribe", trades=["ES"])
         before = await serial_seen(server)
-        selfsigned.write(pair, selfsigned.ALWAYS)
+        write_self_signed(pair, SELF_SIGNED_HOSTS)
         async with asyncio.timeout(10):
             while await serial_seen(server) == before:
                 await asyncio.sleep(0.05)
@@ -208,12 +218,12 @@ def look_twice(certificate: Certificate) -> None:
 
 
 def test_a_pair_that_is_no_pair_is_told_once_and_not_taken(
-    pair: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    pair: CertificateFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     certificate = Certificate(*pair)
     other = tmp_path / "other"
     other.mkdir()
-    new = selfsigned.provide(other)
+    new = provide_self_signed(other)
     with caplog.at_level(logging.INFO, "tickcast.tls"):
         shutil.copy(new.cert, pair.cert)
         for _ in range(5):
@@ -236,7 +246,7 @@ def test_a_pair_that_is_no_pair_is_told_once_and_not_taken(
 
 
 def test_files_that_are_being_written_are_waited_for(
-    pair: Pair, caplog: pytest.LogCaptureFixture
+    pair: CertificateFiles, caplog: pytest.LogCaptureFixture
 ) -> None:
     certificate = Certificate(*pair)
     whole = pair.cert.read_bytes()
@@ -251,7 +261,7 @@ def test_files_that_are_being_written_are_waited_for(
 # -- settings
 
 
-def test_both_files_or_neither(pair: Pair) -> None:
+def test_both_files_or_neither(pair: CertificateFiles) -> None:
     assert certificate_of(load_settings(None, {})) is None
     for name in ("tls_cert", "tls_key"):
         with pytest.raises(InvalidSettings, match="tls_cert and tls_key: give both, or neither"):
@@ -267,10 +277,10 @@ def encrypted(key: Path) -> bytes:
     return data
 
 
-def test_each_mistake_has_its_words(pair: Pair, tmp_path: Path) -> None:
+def test_each_mistake_has_its_words(pair: CertificateFiles, tmp_path: Path) -> None:
     cert, key, none = pair.cert, pair.key, tmp_path / "none.pem"
     other, locked, cut = tmp_path / "other.pem", tmp_path / "locked.pem", tmp_path / "cut.pem"
-    other.write_bytes(selfsigned.make(["x"])[1])
+    other.write_bytes(make_self_signed(["x"])[1])
     locked.write_bytes(encrypted(key))
     cut.write_bytes(cert.read_bytes()[:200])
     for files, words in [

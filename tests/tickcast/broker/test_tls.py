@@ -10,9 +10,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from feed.transport import selfsigned
-from feed.transport.selfsigned import Pair
-from feed.transport.tls import load_context
+from feed.transport.tls import (
+    CertificateFiles,
+    load_context,
+    make_self_signed,
+    provide_self_signed,
+)
 from tests.builders import trade, trades
 from tests.cli.conftest import Cli
 from tests.conftest import running_server, until
@@ -71,7 +74,7 @@ async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None
 
 
 @asynccontextmanager
-async def tls_proxy(pair: Pair, redis_url: str) -> AsyncIterator[TlsProxy]:
+async def tls_proxy(pair: CertificateFiles, redis_url: str) -> AsyncIterator[TlsProxy]:
     proxy = TlsProxy(urlsplit(redis_url).path)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=load_context(*pair))
     proxy.port = server.sockets[0].getsockname()[1]
@@ -83,12 +86,12 @@ async def tls_proxy(pair: Pair, redis_url: str) -> AsyncIterator[TlsProxy]:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Pair:
-    return selfsigned.provide(tmp_path)
+def pair(tmp_path: Path) -> CertificateFiles:
+    return provide_self_signed(tmp_path)
 
 
 async def test_ticks_pass_through_tls_and_missed_ones_are_repaired(
-    pair: Pair, redis_url: str, settings: Settings
+    pair: CertificateFiles, redis_url: str, settings: Settings
 ) -> None:
     async with tls_proxy(pair, redis_url) as proxy:
         url = f"rediss://127.0.0.1:{proxy.port}?ssl_ca_certs={pair.cert}"
@@ -112,7 +115,7 @@ async def test_ticks_pass_through_tls_and_missed_ones_are_repaired(
             assert (await talk.ticks(1))[0]["seq"] == 3001
 
 
-async def test_an_untrusted_store_is_not_used(pair: Pair, redis_url: str) -> None:
+async def test_an_untrusted_store_is_not_used(pair: CertificateFiles, redis_url: str) -> None:
     async with tls_proxy(pair, redis_url) as proxy:
         client = make_client(f"rediss://127.0.0.1:{proxy.port}")
         with pytest.raises(
@@ -122,8 +125,8 @@ async def test_an_untrusted_store_is_not_used(pair: Pair, redis_url: str) -> Non
         await client.aclose()
 
 
-async def test_the_host_name_is_verified(pair: Pair, redis_url: str) -> None:
-    cert, key = selfsigned.make(["elsewhere.example"])
+async def test_the_host_name_is_verified(pair: CertificateFiles, redis_url: str) -> None:
+    cert, key = make_self_signed(["elsewhere.example"])
     pair.cert.write_bytes(cert)
     pair.key.write_bytes(key)
     async with tls_proxy(pair, redis_url) as proxy:
@@ -133,7 +136,9 @@ async def test_the_host_name_is_verified(pair: Pair, redis_url: str) -> None:
         await client.aclose()
 
 
-async def test_commands_end_with_one_line(pair: Pair, redis_url: str, runtime_dir: Path) -> None:
+async def test_commands_end_with_one_line(
+    pair: CertificateFiles, redis_url: str, runtime_dir: Path
+) -> None:
     cli = Cli(runtime_dir)
     async with tls_proxy(pair, redis_url) as proxy:
         url = f"rediss://127.0.0.1:{proxy.port}"

@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
-from feed.transport import selfsigned
-from feed.transport.selfsigned import Pair
+from feed.transport.tls import (
+    SELF_SIGNED_HOSTS,
+    CertificateFiles,
+    make_self_signed,
+    provide_self_signed,
+    write_self_signed,
+)
 from tests.builders import trade
 from tests.conftest import running_server, until
 from tickcast import connect
@@ -26,7 +31,7 @@ from tickcast.wire.errors import ConnectionFailed, InvalidSettings
     ids=["path", "text", "context"],
 )
 async def test_a_trusted_certificate(
-    secure: Settings, pair: Pair, redis_url: str, publisher: FeedPublisher, form: Any
+    secure: Settings, pair: CertificateFiles, redis_url: str, publisher: FeedPublisher, form: Any
 ) -> None:
     async with (
         running_server(secure, redis_url) as server,
@@ -43,7 +48,7 @@ async def test_an_untrusted_certificate_has_a_hint(
     other = tmp_path / "other"
     other.mkdir()
     async with running_server(secure, redis_url) as server:
-        for tls in (None, selfsigned.provide(other).cert):
+        for tls in (None, provide_self_signed(other).cert):
             with pytest.raises(ConnectionFailed) as caught:
                 async with connect(server.stream, tls=tls):
                     pass
@@ -53,9 +58,9 @@ async def test_an_untrusted_certificate_has_a_hint(
 
 
 async def test_a_certificate_for_another_name(
-    secure: Settings, tmp_path: Path, pair: Pair, redis_url: str
+    secure: Settings, tmp_path: Path, pair: CertificateFiles, redis_url: str
 ) -> None:
-    cert, key = selfsigned.make(["elsewhere.example"])
+    cert, key = make_self_signed(["elsewhere.example"])
     pair.cert.write_bytes(cert)
     pair.key.write_bytes(key)
     async with running_server(secure, redis_url) as server:
@@ -67,7 +72,7 @@ async def test_a_certificate_for_another_name(
 
 async def test_it_reconnects_once_the_certificate_is_valid_again(
     secure: Settings,
-    pair: Pair,
+    pair: CertificateFiles,
     redis_url: str,
     publisher: FeedPublisher,
     tmp_path: Path,
@@ -82,7 +87,7 @@ async def test_it_reconnects_once_the_certificate_is_valid_again(
             port = int(server.http.rpartition(":")[2])
             stream = await stack.enter_async_context(connect(server.stream, tls=trusted))
             await stream.subscribe(trades=["ES"])
-        selfsigned.write(pair, selfsigned.ALWAYS)
+        write_self_signed(pair, SELF_SIGNED_HOSTS)
         async with running_server(secure, redis_url, port):
             await until(lambda: "is not trusted" in caplog.text)
         for file, data in zip(pair, right, strict=True):

@@ -8,16 +8,21 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from feed.transport import selfsigned
-from feed.transport.selfsigned import Pair
+from feed.transport.tls import (
+    SELF_SIGNED_HOSTS,
+    CertificateFiles,
+    fingerprint,
+    make_self_signed,
+    provide_self_signed,
+)
 
 
-def serial(pair: Pair) -> int:
+def serial(pair: CertificateFiles) -> int:
     return x509.load_pem_x509_certificate(pair.cert.read_bytes()).serial_number
 
 
 def test_what_it_says(tmp_path: Path) -> None:
-    pair = selfsigned.provide(tmp_path, ["10.0.0.7", "feed.example"])
+    pair = provide_self_signed(tmp_path, ["10.0.0.7", "feed.example"])
     cert = x509.load_pem_x509_certificate(pair.cert.read_bytes())
     names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert set(names.get_values_for_type(x509.DNSName)) == {"localhost", "feed.example"}
@@ -31,37 +36,37 @@ def test_what_it_says(tmp_path: Path) -> None:
 
 
 def test_it_is_kept_while_it_will_do(tmp_path: Path) -> None:
-    first = serial(selfsigned.provide(tmp_path, ["10.0.0.7"]))
-    assert serial(selfsigned.provide(tmp_path)) == first
-    assert serial(selfsigned.provide(tmp_path, ["10.0.0.7"])) == first
-    assert serial(selfsigned.provide(tmp_path, ["10.0.0.8"])) != first
+    first = serial(provide_self_signed(tmp_path, ["10.0.0.7"]))
+    assert serial(provide_self_signed(tmp_path)) == first
+    assert serial(provide_self_signed(tmp_path, ["10.0.0.7"])) == first
+    assert serial(provide_self_signed(tmp_path, ["10.0.0.8"])) != first
 
 
 @pytest.mark.parametrize(("days", "kept"), [(2.9, False), (3.1, True)])
 def test_it_is_renewed_before_it_expires(tmp_path: Path, days: float, kept: bool) -> None:
-    pair = selfsigned.provide(tmp_path)
-    cert, key = selfsigned.make(selfsigned.ALWAYS, timedelta(days=days))
+    pair = provide_self_signed(tmp_path)
+    cert, key = make_self_signed(SELF_SIGNED_HOSTS, timedelta(days=days))
     pair.cert.write_bytes(cert)
     pair.key.write_bytes(key)
     before = serial(pair)
-    assert (serial(selfsigned.provide(tmp_path)) == before) is kept
+    assert (serial(provide_self_signed(tmp_path)) == before) is kept
 
 
 @pytest.mark.parametrize("broken", ["cert", "key"])
 @pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nx\n"])
 def test_a_broken_pair_is_replaced(tmp_path: Path, broken: str, content: bytes | None) -> None:
-    pair = selfsigned.provide(tmp_path)
+    pair = provide_self_signed(tmp_path)
     file: Path = getattr(pair, broken)
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    pair = selfsigned.provide(tmp_path)
-    assert selfsigned.fingerprint(pair.cert)
+    pair = provide_self_signed(tmp_path)
+    assert fingerprint(pair.cert)
     assert pair.key.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_key_of_another_certificate_is_replaced(tmp_path: Path) -> None:
-    pair = selfsigned.provide(tmp_path)
+    pair = provide_self_signed(tmp_path)
     before = serial(pair)
-    pair.key.write_bytes(selfsigned.make(["x"])[1])
-    assert serial(selfsigned.provide(tmp_path)) != before
+    pair.key.write_bytes(make_self_signed(["x"])[1])
+    assert serial(provide_self_signed(tmp_path)) != before

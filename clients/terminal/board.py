@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 from clients.terminal.candles import TIMEFRAMES, Candles, draw_chart
 from clients.terminal.market import Market, Row
 from clients.terminal.tables import (
-    AuditTable,
     SymbolTable,
     change,
+    draw_audit,
     format_age,
     format_amount,
     format_price,
@@ -54,7 +54,6 @@ class Board:
         # Text for the last line, and when it was set.
         self._message: tuple[str, float] = ("", 0.0)
         self._table = SymbolTable()
-        self._audit = AuditTable()
         self._report: Report | None = None
 
     def add_ticks(self, ticks: Iterable[Tick], now: float) -> None:
@@ -123,7 +122,7 @@ class Board:
                 summary = [("what became of every tick", "dim")]
                 if self._paused is None or self._report is None:
                     self._report = report()
-                body = self._audit.draw(self._report, width, body_height)
+                body = draw_audit(self._report, width, body_height)
             case Page.HELP:
                 body = [[(keys, "key"), (text, "")] for keys, text in HELP]
         body = [*body, *([] for _ in range(body_height))][:body_height]

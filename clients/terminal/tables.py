@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from clients.terminal.market import HUGE, SPARK_POINTS, Row
@@ -49,31 +50,14 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(SPARKS[round((value - low) * scale)] for value in values)
 
 
-class _Columns:
-    """Stable column widths: at the same total width, columns only get wider."""
-
-    def __init__(self, least: Iterable[int], left: int) -> None:
-        self._least = list(least)
-        self._left = left  # How many columns are aligned to the left.
-        self._total = 0
-        self.widths: list[int] = []
-
-    def widen(self, rows: Iterable[Sequence[Segment]], total: int) -> None:
-        """Make the columns wide enough for these rows."""
-        if total != self._total:
-            self._total, self.widths = total, self._least
-        for row in rows:
-            self.widths = [max(w, len(text)) for w, (text, _) in zip(self.widths, row, strict=True)]
-
-    def line(self, cells: Sequence[Segment], shown: Iterable[int]) -> Line:
-        """Return the line of some of the cells."""
-        line: Line = []
-        for number in shown:
-            text, style = cells[number]
-            width = self.widths[number]
-            padded = text.ljust(width) if number < self._left else text.rjust(width)
-            line += [(padded, style), (" " * _GAP, "")]
-        return line[:-1]
+def _align(cells: Sequence[Segment], widths: Sequence[int], left: int) -> Line:
+    """Return a line of cells, of which the first `left` are aligned to the left."""
+    line: Line = []
+    for number, (text, style) in enumerate(cells):
+        width = widths[number]
+        line.append((text.ljust(width) if number < left else text.rjust(width), style))
+        line.append((" " * _GAP, ""))
+    return line[:-1]
 
 
 class _SymbolColumn(NamedTuple):
@@ -126,22 +110,30 @@ _SPARK_MIN: Final = 10
 
 
 class SymbolTable:
-    """Draws rows of a market."""
+    """Draws rows of a market. At the same total width, columns only get wider."""
 
     def __init__(self) -> None:
-        # A column is wide enough for the mark that shows the sort order.
-        self._columns = _Columns((len(each.name) + 1 for each in _SYMBOL_COLUMNS), left=1)
+        self._total = 0
+        self._widths: list[int] = []
 
     def draw(
         self, rows: Sequence[Row], selected: str | None, sort: str, now: float, width: int
     ) -> list[Line]:
         """Draw a header line and one line for each row."""
+        if width != self._total:
+            # A column is wide enough for the mark that shows the sort order.
+            self._total, self._widths = width, [len(each.name) + 1 for each in _SYMBOL_COLUMNS]
         cells = [[column.cell(row, now) for column in _SYMBOL_COLUMNS] for row in rows]
-        self._columns.widen(cells, width)
+        self._widths = [
+            max([before, *(len(line[number][0]) for line in cells)])
+            for number, before in enumerate(self._widths)
+        ]
         shown, spark = self._fit(width)
-        lines = [self._columns.line([_heading(each.name, sort) for each in _SYMBOL_COLUMNS], shown)]
+        widths = [self._widths[number] for number in shown]
+        headings = [_heading(_SYMBOL_COLUMNS[number].name, sort) for number in shown]
+        lines = [_align(headings, widths, left=1)]
         for row, row_cells in zip(rows, cells, strict=True):
-            line = self._columns.line(row_cells, shown)
+            line = _align([row_cells[number] for number in shown], widths, left=1)
             if spark and row.first_price:
                 trend = sparkline([*row.history, row.price][-spark:])
                 style = f"{change(row, now)[1]} dim".strip()
@@ -160,7 +152,7 @@ class SymbolTable:
         for number in _BY_RANK:
             if _SYMBOL_COLUMNS[number].rank == _SPARK_RANK + 1 and room >= _SPARK_MIN + _GAP:
                 reserved = _SPARK_MIN + _GAP
-            needed = self._columns.widths[number] + _GAP
+            needed = self._widths[number] + _GAP
             if shown and needed > room - reserved:
                 break
             shown.append(number)
@@ -175,35 +167,24 @@ def _heading(name: str, sort: str) -> Segment:
     return (f"{name}▴" if name == "symbol" else f"▾{name}"), "head"
 
 
-class AuditTable:
-    """Draws a report: whether every tick of every stream is accounted for."""
+def draw_audit(report: Report, width: int, height: int) -> list[Line]:
+    """Draw the totals and as many streams as fit, those with the most problems first.
 
-    _NAMES: Final = ("symbol", "channel", "seq", *COUNTS)
-
-    def __init__(self) -> None:
-        self._columns = _Columns(map(len, self._NAMES), left=2)
-
-    def draw(self, report: Report, width: int, height: int) -> list[Line]:
-        """Draw the totals and as many streams as fit, those with the most problems first.
-
-        Columns that do not fit are left out, from the right.
-        """
-        streams = sorted(report.streams, key=by_severity)
-        verdict, *sums = summarize(report)
-        room = max(0, height - len(sums) - 2)
-        if len(streams) > room:
-            verdict += f", {len(streams) - room:,} more below"
-        lines: list[Line] = [[(verdict, "good" if report.balanced else "bad")]]
-        lines += [[(line, "dim")] for line in sums]
-        rows = [[(name, "dim") for name in self._NAMES], *map(_audit_cells, streams[:room])]
-        self._columns.widen(rows, width)
-        shown, end = [0], self._columns.widths[0]
-        for number, needed in enumerate(self._columns.widths[1:], 1):
-            end += _GAP + needed
-            if end > width:
-                break
-            shown.append(number)
-        return [*lines, *(self._columns.line(row, shown) for row in rows)][:height]
+    Columns that do not fit are left out, from the right.
+    """
+    streams = sorted(report.streams, key=by_severity)
+    verdict, *sums = summarize(report)
+    room = max(0, height - len(sums) - 2)
+    if len(streams) > room:
+        verdict += f", {len(streams) - room:,} more below"
+    lines: list[Line] = [[(verdict, "good" if report.balanced else "bad")]]
+    lines += [[(line, "dim")] for line in sums]
+    names = [(name, "dim") for name in ("symbol", "channel", "seq", *COUNTS)]
+    rows = [names, *map(_audit_cells, streams[:room])]
+    widths = [max(len(text) for text, _ in column) for column in zip(*rows, strict=True)]
+    ends = accumulate(_GAP + needed for needed in widths)
+    shown = max(1, sum(end - _GAP <= width for end in ends))
+    return [*lines, *(_align(row[:shown], widths, left=2) for row in rows)][:height]
 
 
 def _audit_cells(stream: StreamReport) -> list[Segment]:

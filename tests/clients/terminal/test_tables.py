@@ -4,7 +4,7 @@ import pytest
 
 from clients.terminal.market import count_decimals
 from clients.terminal.tables import (
-    AuditTable,
+    draw_audit,
     format_age,
     format_amount,
     format_price,
@@ -45,7 +45,7 @@ def test_ages() -> None:
 
 
 def drawn(accounts: SequenceAccounts, width: int, height: int = 24) -> list[str]:
-    return [plain(line) for line in AuditTable().draw(accounts.report(2), width, height)]
+    return [plain(line) for line in draw_audit(accounts.report(2), width, height)]
 
 
 def accounts_of(*seqs: int) -> SequenceAccounts:
@@ -84,7 +84,7 @@ def test_audit_fits_the_terminal(width: int, height: int) -> None:
     accounts = accounts_of(1, 2)
     for number in range(50):
         list(accounts.add_tick(trade(f"SYMBOL{number}", seq=1_000_000)))
-    lines = AuditTable().draw(accounts.report(2), width, height)
+    lines = draw_audit(accounts.report(2), width, height)
     assert len(lines) <= height
     assert all(len(plain(line)) <= width for line in lines[3:])
     assert plain(clip(lines[0], width)) == plain(lines[0])[:width]

@@ -74,14 +74,8 @@ class AddressLimiter:
     """
 
     __slots__ = (
-        "_bytes",
-        "_floods",
-        "_network",
-        "_refusals",
-        "_requests",
-        "_shut_out_until_s",
-        "connections",
-        "limits",
+        "_bytes", "_floods", "_network", "_refusals", "_requests", "_shut_out_until_s",
+        "connections", "limits",
     )  # fmt: skip
 
     def __init__(self, network: str, limits: AddressLimits) -> None:

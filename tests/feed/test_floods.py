@@ -70,7 +70,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-async def test_what_comes_after_the_cut_is_not_parsed(
+async def test_data_after_the_cut_is_not_parsed(
     settings: Settings, redis_url: str, parsed: Counter[str], kind: str
 ) -> None:
     plain = Settings(runtime_dir=settings.runtime_dir)
@@ -83,7 +83,7 @@ async def test_what_comes_after_the_cut_is_not_parsed(
     assert parsed["frames"] < 300
 
 
-async def test_a_client_learns_why_it_is_cut(settings: Settings, redis_url: str) -> None:
+async def test_a_cut_client_gets_the_reason(settings: Settings, redis_url: str) -> None:
     plain = Settings(runtime_dir=settings.runtime_dir)
     async with running_server(plain, redis_url) as server, wired(server.ws) as wire:
         await wire.say(handshake())

@@ -95,7 +95,7 @@ async def deaf_client(server: RunningServer, message: bytes) -> sockets.socket:
     return raw
 
 
-async def test_a_client_that_never_reads_goes_and_delays_nobody(
+async def test_a_client_that_never_reads_is_closed_without_delaying_others(
     runtime_dir: Any, redis_url: str, publisher: FeedPublisher
 ) -> None:
     small = Settings(runtime_dir=str(runtime_dir), outbox_max_bytes=256 * 1024)
@@ -120,7 +120,7 @@ async def test_a_client_that_never_reads_goes_and_delays_nobody(
         assert (await good.ask(action="ping"))["T"] == "pong"
 
 
-async def test_a_client_that_reads_again_in_time_learns_why_it_goes(
+async def test_a_slow_client_that_reads_again_gets_the_reason(
     runtime_dir: Any, redis_url: str, publisher: FeedPublisher
 ) -> None:
     small = Settings(runtime_dir=str(runtime_dir), outbox_max_bytes=64 * 1024)
@@ -139,7 +139,7 @@ async def test_a_client_that_reads_again_in_time_learns_why_it_goes(
         assert talk.socket.close_code == 4102
 
 
-async def test_a_client_that_asks_and_never_reads_the_answers_goes_too(
+async def test_a_client_that_never_reads_replies_is_closed(
     runtime_dir: Any, redis_url: str
 ) -> None:
     small = Settings(runtime_dir=str(runtime_dir), outbox_max_bytes=64 * 1024)

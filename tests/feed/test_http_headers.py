@@ -78,7 +78,7 @@ def check(headers: httpx.Headers) -> None:
         ("POST", "/health", 405, "no-store"),
     ],
 )
-async def test_every_answer_has_them(
+async def test_every_response_has_security_headers(
     address: str, method: str, path: str, status: int, cache: str
 ) -> None:
     async with httpx.AsyncClient(base_url=address) as http:
@@ -88,7 +88,7 @@ async def test_every_answer_has_them(
     check(reply.headers)
 
 
-async def test_an_answer_out_of_the_cache_has_them(address: str) -> None:
+async def test_a_304_has_security_headers(address: str) -> None:
     async with httpx.AsyncClient(base_url=address) as http:
         first = await http.get("/static/page.css")
         again = await http.get("/static/page.css", headers={"If-None-Match": first.headers["etag"]})
@@ -96,7 +96,7 @@ async def test_an_answer_out_of_the_cache_has_them(address: str) -> None:
     check(again.headers)
 
 
-async def test_a_handshake_has_none_and_a_refused_one_has_them(address: str) -> None:
+async def test_only_refused_handshakes_have_security_headers(address: str) -> None:
     url = address.replace("http", "ws", 1)
     async with connect(url + "/stream") as socket:
         assert socket.response is not None
@@ -109,7 +109,7 @@ async def test_a_handshake_has_none_and_a_refused_one_has_them(address: str) -> 
     check(httpx.Headers(list(caught.value.response.headers.raw_items())))
 
 
-async def test_a_bug_is_told_without_its_trace_and_logged_once(
+async def test_a_bug_is_answered_without_a_traceback_and_logged_once(
     address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(engine: Engine) -> bytes:

@@ -47,7 +47,7 @@ def test_ipv4_clients_keep_their_addresses() -> None:
     assert address == "127.0.0.1"
 
 
-def test_what_can_not_be_listened_on() -> None:
+def test_addresses_that_cannot_be_bound_are_reported() -> None:
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CannotListen, match=rf"can't listen on 127.0.0.1:{port}: ") as caught:

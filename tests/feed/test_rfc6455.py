@@ -187,7 +187,7 @@ TABLES: Final = {
 
 @pytest.mark.parametrize("in_drops", [False, True])
 @pytest.mark.parametrize("table", TABLES)
-async def test_what_is_said_is_answered_or_refused(
+async def test_frames_are_answered_or_refused_as_the_rfc_says(
     server: RunningServer, table: str, in_drops: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     found, expected = {}, {}

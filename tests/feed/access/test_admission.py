@@ -119,7 +119,7 @@ async def test_credentials_come_with_the_handshake_or_the_first_message(
                 assert (await ask(socket, action="list"))["T"] == "subscription"
 
 
-async def test_bad_credentials_open_nothing(guarded: dict[str, Any], redis_url: str) -> None:
+async def test_bad_credentials_are_refused(guarded: dict[str, Any], redis_url: str) -> None:
     bad_tokens = [token(exp=time.time() - 1), token(aud="other"), "a.b.c",
                   jwt.encode({"aud": "feed"}, TOKEN_SECRET, "HS256"),
                   jwt.encode({"aud": "feed", "exp": time.time() + 9}, "", "none")]  # fmt: skip
@@ -133,14 +133,16 @@ async def test_bad_credentials_open_nothing(guarded: dict[str, Any], redis_url: 
         assert not server.app_state["engine"].hub.groups
 
 
-async def test_whoever_says_nothing_has_to_go(guarded: dict[str, Any], redis_url: str) -> None:
+async def test_clients_that_do_not_authenticate_are_closed(
+    guarded: dict[str, Any], redis_url: str
+) -> None:
     quick = Settings(**guarded, auth_timeout_s=0.2)
     async with running_server(quick, redis_url) as server, client(server) as socket:
         assert (await hear(socket))["code"] == 404
         assert await close_code(socket) == 4002
 
 
-async def test_what_a_key_does_not_cover_is_409_and_wildcards_give_what_it_does(
+async def test_uncovered_symbols_are_409_and_wildcards_are_narrowed(
     guarded: dict[str, Any], redis_url: str, publisher: FeedPublisher
 ) -> None:
     async with running_server(Settings(**guarded), redis_url) as server:
@@ -182,7 +184,7 @@ async def test_a_revoked_key_ends_its_connections(
             pass
 
 
-async def test_a_bug_with_one_client_does_not_keep_the_keys_of_others_from_being_followed(
+async def test_a_bug_with_one_client_does_not_stop_checks_of_other_grants(
     guarded: dict[str, Any], redis_url: str, keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renewed = Authenticator.renewed
@@ -227,7 +229,7 @@ async def test_a_token_ends_and_is_renewed(guarded: dict[str, Any], redis_url: s
 # -- numbers and rates
 
 
-async def test_a_key_has_so_many_connections_over_all_servers(
+async def test_connections_of_a_key_are_limited_across_servers(
     guarded: dict[str, Any], redis_url: str
 ) -> None:
     async with (
@@ -246,7 +248,7 @@ async def test_a_key_has_so_many_connections_over_all_servers(
             pass
 
 
-async def test_whoever_leaves_while_its_secret_is_checked_leaves_no_seat_behind(
+async def test_a_client_that_leaves_during_its_check_is_not_counted(
     guarded: dict[str, Any], redis_url: str
 ) -> None:
     async with running_server(Settings(**guarded), redis_url) as server:
@@ -261,7 +263,7 @@ async def test_whoever_leaves_while_its_secret_is_checked_leaves_no_seat_behind(
             pass
 
 
-async def test_a_full_server_and_a_full_address_say_when_to_come_back(
+async def test_full_servers_and_addresses_send_retry_after(
     settings: Settings, redis_url: str
 ) -> None:
     small = Settings(runtime_dir=settings.runtime_dir, connections_max=2)
@@ -274,7 +276,7 @@ async def test_a_full_server_and_a_full_address_say_when_to_come_back(
         assert await refusal(server) == (429, "5")
 
 
-async def test_attempts_of_an_address_count_over_all_servers(
+async def test_attempts_of_an_address_count_across_servers(
     settings: Settings, redis_url: str
 ) -> None:
     strict = Settings(
@@ -335,7 +337,7 @@ async def test_a_refused_origin_is_named_in_the_log(
     assert len(detail) < 250
 
 
-async def test_a_client_that_says_too_much_is_told_and_then_cut(
+async def test_a_client_over_its_rate_gets_errors_and_then_is_cut(
     settings: Settings, redis_url: str
 ) -> None:
     plain = Settings(runtime_dir=settings.runtime_dir)
@@ -367,7 +369,7 @@ async def test_a_flood_of_frames_is_cut(settings: Settings, redis_url: str, floo
         assert server.app_state["engine"].hub.counters.closed[4101] == 1
 
 
-async def test_a_flood_of_wrong_secrets_never_makes_the_right_one_wrong(
+async def test_a_flood_of_wrong_secrets_does_not_block_valid_ones(
     guarded: dict[str, Any], redis_url: str
 ) -> None:
     settings = Settings(**guarded, trusted_proxies=("127.0.0.1",), requests_per_s=1000)
@@ -399,7 +401,7 @@ async def test_a_flood_of_wrong_secrets_never_makes_the_right_one_wrong(
         assert answers == {(401, None), (503, "1")}
 
 
-async def test_a_socket_is_told_to_try_again_too(
+async def test_auth_on_a_socket_may_get_try_again(
     guarded: dict[str, Any], redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running_server(Settings(**guarded), redis_url) as server, client(server) as socket:
@@ -411,7 +413,7 @@ async def test_a_socket_is_told_to_try_again_too(
         assert (await ask(socket, action="auth", token=SECRET))["msg"] == "authenticated"
 
 
-async def test_handshakes_beyond_those_that_may_wait_get_503_with_retry_after(
+async def test_too_many_pending_handshakes_get_503_with_retry_after(
     settings: Settings, redis_url: str, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They do not wait for Redis; those that do wait are admitted once it answers."""

@@ -54,7 +54,7 @@ async def gate_with(directory: Path, url: str) -> AsyncIterator[Authenticator]:
         gate.close()
 
 
-async def test_an_issuer_that_does_not_answer_holds_up_no_key(tmp_path: Path) -> None:
+async def test_an_unresponsive_issuer_does_not_delay_api_keys(tmp_path: Path) -> None:
     asked: list[asyncio.StreamWriter] = []
     async with issuer(asked.append) as url, gate_with(tmp_path, url) as gate:
         token = asyncio.create_task(gate.authenticate(BearerToken(TOKEN)))
@@ -75,7 +75,7 @@ async def test_an_issuer_that_does_not_answer_holds_up_no_key(tmp_path: Path) ->
         b"HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{\"keys\": [[1]]}",
     ],
 )  # fmt: skip
-async def test_an_issuer_that_answers_nonsense_is_no_bug_of_ours(
+async def test_invalid_answers_of_an_issuer_are_logged(
     tmp_path: Path, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     def answer(writer: asyncio.StreamWriter) -> None:

@@ -45,7 +45,7 @@ async def settled(tasks: list[asyncio.Task[bool]]) -> list[object]:
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_who_had_the_right_one_comes_first_and_who_had_a_wrong_one_last(
+async def test_trusted_addresses_are_checked_first_and_failed_ones_last(
     flood: Flood,
 ) -> None:
     flood.queue.note_result("good", is_right=True)
@@ -64,7 +64,7 @@ async def test_who_had_the_right_one_comes_first_and_who_had_a_wrong_one_last(
     assert flood.queue.rank_of("bad") is Rank.UNKNOWN
 
 
-async def test_there_is_room_for_those_who_do_not_fail(flood: Flood) -> None:
+async def test_failed_addresses_leave_room_for_others(flood: Flood) -> None:
     for number in range(100):
         flood.queue.note_result(f"bad {number}", is_right=False)
     bad = [flood.ask(f"wrong {number}", f"bad {number}") for number in range(100)]
@@ -81,7 +81,7 @@ async def test_there_is_room_for_those_who_do_not_fail(flood: Flood) -> None:
     assert flood.ran.index("right") <= 1  # It runs after the one that was in progress.
 
 
-async def test_an_address_may_have_a_few_checks_and_equal_ones_are_run_once(flood: Flood) -> None:
+async def test_checks_per_address_are_bounded_and_equal_ones_run_once(flood: Flood) -> None:
     same = [flood.ask("right", f"{number}") for number in range(500)]
     many = [flood.ask(f"wrong {number}", "one") for number in range(20)]
     await asyncio.sleep(0)
@@ -91,7 +91,7 @@ async def test_an_address_may_have_a_few_checks_and_equal_ones_are_run_once(floo
     assert flood.ran.count("right") == 1
 
 
-async def test_what_waits_for_too_long_is_to_try_again(
+async def test_a_check_that_waits_too_long_is_try_again(
     flood: Flood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(authenticator, "_WAIT_S", 0.02)

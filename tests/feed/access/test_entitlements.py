@@ -32,7 +32,7 @@ def narrow(rights: Entitlements, pattern: str, channel: str = "trades") -> set[s
         (("AAPL",), "AA*", {"AAPL"}),
     ],
 )
-def test_wildcards_give_what_is_covered(
+def test_wildcards_are_narrowed_to_covered_symbols(
     symbols: tuple[str, ...], wanted: str, left: set[str]
 ) -> None:
     assert narrow(Entitlements(symbols=symbols), wanted) == left
@@ -46,7 +46,9 @@ def test_feeds_and_channels_are_covered_or_not() -> None:
 
 
 @given(st.lists(PATTERNS, max_size=4), PATTERNS, SYMBOLS)
-def test_what_is_left_matches_what_both_match(symbols: list[str], wanted: str, symbol: str) -> None:
+def test_narrowing_keeps_the_symbols_that_both_match(
+    symbols: list[str], wanted: str, symbol: str
+) -> None:
     rights = Entitlements(symbols=tuple(symbols))
     stream = StreamKey("live", "trades", symbol)
 
@@ -56,7 +58,7 @@ def test_what_is_left_matches_what_both_match(symbols: list[str], wanted: str, s
     assert matches(*narrow(rights, wanted)) == (matches(wanted) and matches(*symbols))
 
 
-def test_where_two_come_down_to_the_same_the_closest_counts() -> None:
+def test_the_closest_pattern_wins_when_two_narrow_to_the_same() -> None:
     rights = Entitlements(symbols=("AAPL",))
     said = {Subscription("trades", "AAPL"): 1, Subscription("trades", "AAPL*"): 2,
             Subscription("trades", "*"): 3}  # fmt: skip
@@ -71,7 +73,7 @@ def test_faults_name_what_is_wrong() -> None:
 
 
 @given(st.lists(PATTERNS, max_size=6), st.lists(PATTERNS, max_size=6), st.booleans())
-def test_refused_is_that_of_which_nothing_is_left(
+def test_subscriptions_without_covered_symbols_are_refused(
     symbols: list[str], wanted: list[str], quotes: bool
 ) -> None:
     rights = Entitlements(channels=("trades",), symbols=tuple(symbols))
@@ -88,7 +90,7 @@ def test_refused_is_that_of_which_nothing_is_left(
     st.dictionaries(PATTERNS, st.integers(), max_size=6),
     SYMBOLS,
 )
-def test_what_is_left_of_several_says_of_each_symbol_what_the_client_has_said(
+def test_narrowing_several_keeps_the_options_of_each_symbol(
     symbols: list[str], said: dict[str, int], symbol: str
 ) -> None:
     wanted = {Subscription("trades", pattern): value for pattern, value in said.items()}

@@ -55,7 +55,7 @@ def never_here(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("never_here")
-async def test_it_says_the_same_and_what_is_unchanged_is_shared(path: Path) -> None:
+async def test_a_reload_shares_unchanged_keys(path: Path) -> None:
     known = parse_keys(text_of(KEYS, k1='channels = ["quotes"]'))
     keys = await KeyFile(path).reload(known)
     assert keys == parse_keys(text_of(KEYS))
@@ -66,13 +66,13 @@ async def test_it_says_the_same_and_what_is_unchanged_is_shared(path: Path) -> N
 
 
 @pytest.mark.usefixtures("never_here")
-async def test_what_is_wrong_with_it_is_reported(path: Path) -> None:
+async def test_an_invalid_file_is_reported(path: Path) -> None:
     write(path, text_of(KEYS, k7='symbols = ["B*C"]'))
     with pytest.raises(InvalidSettings, match=r"keys\.toml: not TOML"):
         await KeyFile(path).reload({})
 
 
-async def test_a_gate_follows_it(
+async def test_the_authenticator_follows_the_file(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Authenticator(Settings(auth=str(path)))
@@ -108,7 +108,7 @@ async def test_a_gate_follows_it(
         gate.close()
 
 
-async def test_without_a_process_the_keys_stay_and_it_tries_again(
+async def test_keys_stay_while_the_reading_process_fails(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("feed.access.authenticator._AGAIN_S", 0.05)

@@ -34,7 +34,7 @@ def run(*words: str) -> str:
     return result.output
 
 
-async def test_a_key_opens_with_its_secret_and_with_nothing_else(path: Path) -> None:
+async def test_a_key_is_accepted_with_its_secret_only(path: Path) -> None:
     gate = Authenticator(Settings(auth=str(path)))
     for good in (KeyAndSecret(ID, SECRET), BearerToken(SECRET), BearerToken(SECRET)):
         grant = await gate.authenticate(good)
@@ -49,7 +49,7 @@ async def test_a_key_opens_with_its_secret_and_with_nothing_else(path: Path) -> 
     gate.close()
 
 
-async def test_expired_and_revoked_keys_open_nothing(path: Path) -> None:
+async def test_expired_and_revoked_keys_are_refused(path: Path) -> None:
     now = datetime.now(UTC)
     gone = {
         "0" * 12: Key(name="old", hash=HASH, expires=now - timedelta(seconds=1)),
@@ -86,7 +86,7 @@ def test_the_command_line_adds_lists_and_revokes(tmp_path: Path) -> None:
     assert "# ours" in path.read_text()
 
 
-def test_a_new_file_is_for_its_owner_alone(path: Path) -> None:
+def test_a_new_file_is_readable_by_its_owner_only(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
@@ -99,7 +99,7 @@ def test_a_new_file_is_for_its_owner_alone(path: Path) -> None:
         f"[keys.a]\nname='x'\nhash='{HASH}'\nexpires='soon'",
     ],
 )  # fmt: skip
-def test_a_file_that_says_something_else_is_an_error(text: str) -> None:
+def test_an_invalid_key_file_is_an_error(text: str) -> None:
     with pytest.raises(InvalidSettings, match="keys"):
         parse_keys(text)
 
@@ -128,10 +128,12 @@ def test_headers_carry_credentials(headers: list[tuple[bytes, bytes]], expected:
         [(b"authorization", b"Bearer " + b"x" * 9000)],
     ],
 )
-def test_half_of_them_or_too_many_are_refused(headers: list[tuple[bytes, bytes]]) -> None:
+def test_incomplete_and_conflicting_credentials_are_refused(
+    headers: list[tuple[bytes, bytes]],
+) -> None:
     with pytest.raises(AuthFailed):
         credentials_in(headers)
 
 
-def test_secrets_do_not_show() -> None:
+def test_secrets_are_not_in_the_representation() -> None:
     assert SECRET not in repr(KeyAndSecret("k", SECRET)) + repr(BearerToken(SECRET))

@@ -151,7 +151,7 @@ async def test_feeds_are_kept_apart(server: RunningServer, redis: Any, settings:
 @pytest.mark.parametrize(
     "path", ["/v2/UPPER", "/v2/" + "x" * 33, "/v2/a.b", "/v2/", "/stream/", "/nowhere", "/"]
 )
-async def test_what_is_no_feed_is_not_found(server: RunningServer, path: str) -> None:
+async def test_unknown_feeds_are_not_found(server: RunningServer, path: str) -> None:
     with pytest.raises(InvalidStatus) as caught:
         async with connect(server.ws + path):
             pass
@@ -170,7 +170,9 @@ async def test_only_listed_feeds_where_feeds_are_listed(
                 pass
 
 
-async def test_the_epoch_is_told_and_stays(server: RunningServer, publisher: FeedPublisher) -> None:
+async def test_the_epoch_is_reported_and_stays(
+    server: RunningServer, publisher: FeedPublisher
+) -> None:
     async with talking(server.stream) as talk:
         before = (await talk.ask(action="list", id=1))["epoch"]
         await publisher.publish([trade()])
@@ -303,7 +305,7 @@ async def test_a_wildcard_gets_first_ticks_of_streams_that_others_ask_for_by_nam
             assert (await asking)["T"] == "subscription"
 
 
-async def test_names_that_clients_make_up_are_let_go_though_a_wildcard_covers_them(
+async def test_streams_of_invented_names_are_closed_even_if_a_wildcard_covers_them(
     runtime_dir: Any, redis_url: str, redis: Any, publisher: FeedPublisher
 ) -> None:
     brief = Settings(runtime_dir=str(runtime_dir), linger_s=0)
@@ -319,7 +321,7 @@ async def test_names_that_clients_make_up_are_let_go_though_a_wildcard_covers_th
         assert [tick["seq"] for tick in await everything.ticks(3)] == [1, 2, 3]
 
 
-async def test_nothing_of_a_client_that_is_gone_waits_for_a_collection(
+async def test_a_client_that_left_is_freed_without_a_collection(
     server: RunningServer,
 ) -> None:
     """Collections are rare by design, so waiting for one would make memory grow meanwhile."""

@@ -39,7 +39,7 @@ async def test_every_supervised_task_is_documented(server: RunningServer) -> Non
     assert labels == set(server.app_state["engine"].tasks.restarts)
 
 
-async def test_requests_that_never_were_are_counted(settings: Settings, redis_url: str) -> None:
+async def test_refused_connections_are_counted(settings: Settings, redis_url: str) -> None:
     quick = replace(settings, handshake_timeout_s=0.1)
     async with running_server(quick, redis_url) as server:
         address = httpx.URL(server.http)
@@ -53,7 +53,7 @@ async def test_requests_that_never_were_are_counted(settings: Settings, redis_ur
     assert found["tickcast_refused_total malformed"] == 1
 
 
-async def test_what_flows_is_counted(server: RunningServer, publisher: FeedPublisher) -> None:
+async def test_ticks_and_bytes_are_counted(server: RunningServer, publisher: FeedPublisher) -> None:
     empty = await read(server)
     assert empty["tickcast_redis_up"] == 1
     assert empty["tickcast_connections json"] == empty["tickcast_ticks_in_total"] == 0
@@ -94,7 +94,7 @@ TOKEN = "correct-horse~battery+staple/1.2=="
 
 
 @pytest.mark.parametrize("apart", [False, True])
-async def test_a_token_is_asked_for_wherever_they_are(
+async def test_the_metrics_token_is_required_on_both_addresses(
     settings: Settings, redis_url: str, caplog: pytest.LogCaptureFixture, apart: bool
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -125,7 +125,7 @@ async def test_a_token_is_asked_for_wherever_they_are(
     assert all("staple" not in text for text in ours)
 
 
-async def test_on_an_address_of_their_own_there_is_nothing_else(
+async def test_a_separate_metrics_address_serves_only_metrics(
     settings: Settings, redis_url: str
 ) -> None:
     with bind("127.0.0.1", 0) as listener:
@@ -145,7 +145,7 @@ async def test_on_an_address_of_their_own_there_is_nothing_else(
                 assert (await apart.get(path)).status_code == 404
 
 
-async def test_their_port_is_protected_as_the_stream_is(settings: Settings, redis_url: str) -> None:
+async def test_the_metrics_port_has_the_same_limits(settings: Settings, redis_url: str) -> None:
     quick = replace(settings, handshake_timeout_s=2.0)
     with bind("127.0.0.1", 0) as listener:
         host, port = listener.getsockname()

@@ -15,7 +15,7 @@ def limits() -> AddressLimits:
     )  # fmt: skip
 
 
-def test_who_is_limited_and_together_with_whom() -> None:
+def test_one_limiter_per_network_and_none_for_exempt_addresses() -> None:
     all_ = limits()
     assert all_.of("10.1.2.3") is None
     assert all_.of("192.0.2.1") is all_.of("::ffff:192.0.2.1")
@@ -67,7 +67,7 @@ def test_floods_shut_an_address_out_for_a_while() -> None:
     assert never.shut_out_s(0.0) == 0
 
 
-def test_the_table_is_bounded_and_forgets_who_was_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_is_bounded_and_evicts_idle_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address_limits, "_ADDRESSES_MAX", 3)
     all_ = limits()
     first = all_.of("192.0.2.1")

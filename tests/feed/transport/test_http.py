@@ -182,7 +182,7 @@ async def answer_to_next(stream: Stream, request: bytes) -> bytes:
 # ------------------------------------------------------------------------------------- answers
 
 
-async def test_what_is_malformed_or_too_much_is_refused_once(
+async def test_malformed_and_oversized_requests_are_refused_once(
     server: RunningServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "tickcast")
@@ -201,7 +201,7 @@ async def test_what_is_malformed_or_too_much_is_refused_once(
     await until(lambda: not server.server.server_state.connections)
 
 
-async def test_what_is_unusual_but_right_is_served(server: RunningServer) -> None:
+async def test_unusual_but_valid_requests_are_served(server: RunningServer) -> None:
     found = {name: await first_status(server, request) for name, (request, _) in SERVED.items()}
     assert found == {name: status for name, (_, status) in SERVED.items()}
 
@@ -222,26 +222,28 @@ async def test_no_control_character_passes(server: RunningServer) -> None:
     assert {status_of(answer) for answer in answers} == {400}
 
 
-async def test_a_refused_handshake_is_told_what_would_be_right(server: RunningServer) -> None:
+async def test_a_refused_handshake_names_the_supported_version_and_method(
+    server: RunningServer,
+) -> None:
     answer = await until_closed(server, REFUSED["version 8"][0])
     assert b"\r\nsec-websocket-version: 13\r\n" in answer.lower()
     answer = await until_closed(server, REFUSED["a handshake by POST"][0])
     assert b"\r\nallow: GET\r\n" in answer
 
 
-async def test_a_refusal_waits_for_the_answers_before_it(server: RunningServer) -> None:
+async def test_a_refusal_follows_earlier_responses(server: RunningServer) -> None:
     answer = await until_closed(server, (HEAD + b"\r\n") * 3 + b"\0")
     statuses = [status_of(b"HTTP/1.1" + part) for part in answer.split(b"HTTP/1.1")[1:]]
     assert statuses == [200, 200, 200, 400]
 
 
-async def test_a_handshake_does_not_overtake_an_answer(server: RunningServer) -> None:
+async def test_a_handshake_does_not_overtake_a_response(server: RunningServer) -> None:
     answer = await until_closed(server, HEAD + b"\r\n" + HANDSHAKE + b"\r\n")
     statuses = [status_of(b"HTTP/1.1" + part) for part in answer.split(b"HTTP/1.1")[1:]]
     assert statuses == [200, 400]
 
 
-async def test_what_follows_an_unknown_upgrade_is_a_request(server: RunningServer) -> None:
+async def test_data_after_an_unknown_upgrade_is_a_request(server: RunningServer) -> None:
     first = HEAD + b"Upgrade: h2c\r\nConnection: Upgrade\r\n\r\n"
     answer = await until_closed(server, first + HEAD + b"Connection: close\r\n\r\n")
     assert answer.count(b"HTTP/1.1 200 OK") == 2
@@ -279,7 +281,7 @@ async def test_an_upgrade_leaves_nothing_of_the_http_protocol(server: RunningSer
 # ---------------------------------------------------------------------------------------- time
 
 
-async def test_what_stalls_is_told_so_and_closed(server: RunningServer) -> None:
+async def test_stalled_requests_get_408_and_are_closed(server: RunningServer) -> None:
     async def stall(request: bytes) -> tuple[int | None, float]:
         began_s = asyncio.get_running_loop().time()
         answer = await until_closed(server, request)
@@ -295,7 +297,7 @@ async def test_what_stalls_is_told_so_and_closed(server: RunningServer) -> None:
     await until(lambda: not server.server.server_state.connections)
 
 
-async def test_the_time_begins_anew_with_each_request(server: RunningServer) -> None:
+async def test_each_request_has_its_own_time_limit(server: RunningServer) -> None:
     loop = asyncio.get_running_loop()
     async with dialled(server.http) as stream, asyncio.timeout(10):
         began_s = loop.time()
@@ -309,7 +311,7 @@ async def test_the_time_begins_anew_with_each_request(server: RunningServer) -> 
         assert loop.time() - stalled_s < LIMIT_S + SLACK_S
 
 
-async def test_a_server_that_stops_does_not_wait_for_what_stalls(server: RunningServer) -> None:
+async def test_shutdown_does_not_wait_for_stalled_requests(server: RunningServer) -> None:
     async with dialled(server.http) as (reader, writer):
         writer.write(STALLED["no body"])
         await until(lambda: server.server.server_state.connections)
@@ -348,7 +350,7 @@ async def big_answers(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.mark.parametrize("reads", [False, True])
-async def test_an_answer_lasts_as_long_as_it_is_read(settings: Settings, reads: bool) -> None:
+async def test_a_response_may_take_long_while_it_is_read(settings: Settings, reads: bool) -> None:
     quick = msgspec.structs.replace(settings, handshake_timeout_s=0.5)
     async with (
         serving(big_answers, quick) as (server, url),
@@ -397,7 +399,7 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_five_hundred_stalled_sockets_go_and_delay_nobody(
+async def test_five_hundred_stalled_sockets_are_closed_without_delaying_others(
     server: RunningServer, kind: str
 ) -> None:
     loop = asyncio.get_running_loop()

@@ -52,7 +52,7 @@ def test_whether_a_body_follows(version: str, headers: Headers, has_body: bool) 
         (b"/", "1.1", [HOST] * (HEADERS_MAX + 1), 431),
     ],
 )
-def test_heads_that_go_no_further(url: bytes, version: str, headers: Headers, status: int) -> None:
+def test_invalid_heads_are_refused(url: bytes, version: str, headers: Headers, status: int) -> None:
     with pytest.raises(RequestRefused) as refusal:
         check_head(url, version, headers)
     assert refusal.value.status == status
@@ -81,7 +81,7 @@ def test_sizes() -> None:
         (b"GET", b"/stream", [HOST, (b"x", b"a" * 8192)], 431),
     ],
 )
-def test_handshakes_that_go_no_further(
+def test_invalid_handshakes_are_refused(
     method: bytes, url: bytes, headers: Headers, status: int
 ) -> None:
     check_handshake(b"GET", b"/stream", [HOST])

@@ -21,7 +21,7 @@ def serial(pair: CertificateFiles) -> int:
     return x509.load_pem_x509_certificate(pair.cert.read_bytes()).serial_number
 
 
-def test_what_it_says(tmp_path: Path) -> None:
+def test_a_self_signed_certificate_names_the_hosts(tmp_path: Path) -> None:
     pair = provide_self_signed(tmp_path, ["10.0.0.7", "feed.example"])
     cert = x509.load_pem_x509_certificate(pair.cert.read_bytes())
     names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -35,7 +35,7 @@ def test_what_it_says(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(pair)
 
 
-def test_it_is_kept_while_it_will_do(tmp_path: Path) -> None:
+def test_a_suitable_certificate_is_reused(tmp_path: Path) -> None:
     first = serial(provide_self_signed(tmp_path, ["10.0.0.7"]))
     assert serial(provide_self_signed(tmp_path)) == first
     assert serial(provide_self_signed(tmp_path, ["10.0.0.7"])) == first
@@ -43,7 +43,9 @@ def test_it_is_kept_while_it_will_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("days", "kept"), [(2.9, False), (3.1, True)])
-def test_it_is_renewed_before_it_expires(tmp_path: Path, days: float, kept: bool) -> None:
+def test_a_certificate_is_renewed_before_it_expires(
+    tmp_path: Path, days: float, kept: bool
+) -> None:
     pair = provide_self_signed(tmp_path)
     cert, key = make_self_signed(SELF_SIGNED_HOSTS, timedelta(days=days))
     pair.cert.write_bytes(cert)

@@ -89,7 +89,7 @@ def test_work_of_one_client_is_done_in_its_order(clock: Clock, slices: TimeSlice
     assert [each for each in log if each != "other"] == ["first"] * 8 + ["second"]
 
 
-async def test_who_waits_is_told_of_the_end_and_of_failures(
+async def test_waiting_callers_receive_completion_and_failures(
     slices: TimeSlices, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing() -> Steps:
@@ -110,7 +110,7 @@ async def test_who_waits_is_told_of_the_end_and_of_failures(
         await asyncio.wait([serving])
 
 
-async def test_work_of_a_client_that_is_gone_ends(clock: Clock, slices: TimeSlices) -> None:
+async def test_work_of_a_discarded_client_ends(clock: Clock, slices: TimeSlices) -> None:
     log: list[str] = []
     ended = []
 

@@ -103,7 +103,7 @@ def refusal_of(server: ssl.SSLContext, client: ssl.SSLContext) -> str | None:
     return caught.value.reason
 
 
-async def test_plain_http_gets_nowhere(secure: Settings, redis_url: str) -> None:
+async def test_plain_http_is_not_served_over_tls(secure: Settings, redis_url: str) -> None:
     async with running_server(secure, redis_url) as server:
         reader, writer = await asyncio.open_connection(*address(server))
         writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -217,7 +217,7 @@ def look_twice(certificate: Certificate) -> None:
     certificate.reload_if_changed()
 
 
-def test_a_pair_that_is_no_pair_is_told_once_and_not_taken(
+def test_a_mismatched_pair_is_logged_once_and_not_loaded(
     pair: CertificateFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     certificate = Certificate(*pair)
@@ -277,7 +277,7 @@ def encrypted(key: Path) -> bytes:
     return data
 
 
-def test_each_mistake_has_its_words(pair: CertificateFiles, tmp_path: Path) -> None:
+def test_each_mistake_has_its_message(pair: CertificateFiles, tmp_path: Path) -> None:
     cert, key, none = pair.cert, pair.key, tmp_path / "none.pem"
     other, locked, cut = tmp_path / "other.pem", tmp_path / "locked.pem", tmp_path / "cut.pem"
     other.write_bytes(make_self_signed(["x"])[1])

@@ -57,7 +57,7 @@ async def test_much_work_is_spread_over_turns_and_clients_take_turns() -> None:
     assert all(len(client.slices_s) > 3 for client in clients)
 
 
-async def test_work_that_fails_takes_nobody_with_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_work_does_not_stop_other_work(caplog: pytest.LogCaptureFixture) -> None:
     budget = TurnBudget(turn_s=0.0005)
 
     def fail(deadline_s: float) -> bool:
@@ -91,7 +91,7 @@ async def test_only_a_few_start_in_one_turn() -> None:
     assert len([count for count in per_turn if count]) >= 5
 
 
-async def test_what_is_urgent_starts_before_all_that_wait() -> None:
+async def test_urgent_requests_start_first() -> None:
     budget = TurnBudget(starts=2)
     order: list[str] = []
 

@@ -113,7 +113,7 @@ async def served() -> AsyncIterator[Served]:
         yield Served(service, server, client)
 
 
-async def test_the_endpoint_is_gone_and_the_client_served(served: Served) -> None:
+async def test_the_client_is_served_after_the_endpoint_returned(served: Served) -> None:
     await served.client.send("text")
     await served.client.send(b"bytes")
     await served.client.send(["in ", "pieces"])
@@ -124,7 +124,7 @@ async def test_the_endpoint_is_gone_and_the_client_served(served: Served) -> Non
     assert served.service.ends == []
 
 
-async def test_fragments_take_no_more_memory_than_what_they_say() -> None:
+async def test_fragments_take_no_more_memory_than_their_payload() -> None:
     service = Service()
     async with serving(service, Settings(**UNLIMITED)) as (server, url), served_wire(url) as wire:
         fragments = frame(CONTINUATION, final=False) * 999 + frame(CONTINUATION, b"x", final=False)
@@ -178,7 +178,7 @@ async def test_messages_wait_for_the_one_before(served: Served) -> None:
 
 
 @pytest.mark.parametrize("gone", [False, True])
-async def test_what_came_before_the_handing_over(gone: bool) -> None:
+async def test_messages_before_the_hand_over_are_delivered(gone: bool) -> None:
     service, handing_over = Service(), asyncio.Event()
     service.before_handing_over = handing_over.wait
     async with serving(service, Settings(**UNLIMITED)) as (server, url), connect(url) as client:
@@ -209,7 +209,7 @@ async def test_frames_right_behind_the_handshake_are_answered() -> None:
 
 
 @pytest.mark.parametrize("said", [frame(3), frame(TEXT, b"\xff")], ids=["opcode", "text"])
-async def test_nonsense_before_the_handshake_is_answered(
+async def test_invalid_frames_before_the_response_end_the_connection(
     said: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Hesitant(Service):
@@ -229,7 +229,7 @@ async def test_nonsense_before_the_handshake_is_answered(
     assert caplog.records == []
 
 
-async def test_the_end_is_told_once_however_it_comes(served: Served) -> None:
+async def test_every_kind_of_end_is_reported_once(served: Served) -> None:
     async def close() -> None:
         await served.client.close(4321)
 
@@ -270,7 +270,7 @@ async def test_the_end_is_told_once_however_it_comes(served: Served) -> None:
             await until(lambda: not served.server.server_state.tasks)
 
 
-async def test_nothing_is_taken_after_the_end(served: Served) -> None:
+async def test_messages_after_the_end_are_ignored(served: Served) -> None:
     await served.client.send("wait")
     await served.client.send("too late")
     await until(lambda: served.service.sinks[0]._waiting)
@@ -296,7 +296,7 @@ async def test_an_endpoint_that_fails_after_handing_over() -> None:
         await until(lambda: service.ends)
 
 
-async def test_little_is_kept_of_a_client(served: Served) -> None:
+async def test_a_connection_keeps_little_memory(served: Served) -> None:
     """Memory limits the number of clients, so each attribute here has been measured."""
     protocol = served.protocol
     assert not hasattr(protocol, "__dict__")

@@ -186,7 +186,7 @@ def _check(plan: Plan) -> None:
     if min(plan.duration_s, plan.stall_s, plan.read_s, plan.timeout_s) <= 0:
         raise InvalidSettings("--duration, --stall, --read and --timeout must be above 0")
     if 0 < plan.heartbeat_ms < 100:
-        raise InvalidSettings("--heartbeat-ms: 0, or 100 to 60000")
+        raise InvalidSettings("--heartbeat-ms: must be 0, or 100 to 60000")
     needed = plan.connections // plan.processes + 1
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and needed + _SPARE_FILES > limit:
@@ -195,10 +195,10 @@ def _check(plan: Plan) -> None:
             " raise `ulimit -n`, or use more --processes"
         )
     if plan.publish_ticks_per_s is None and plan.burst_ticks > 1:
-        raise InvalidSettings("--burst goes with --publish-rate")
+        raise InvalidSettings("--burst requires --publish-rate")
     for channel in plan.channels:
         if channel not in CHANNELS:
-            raise InvalidSettings(f"--channels: {channel!a} is none of {', '.join(CHANNELS)}")
+            raise InvalidSettings(f"--channels: {channel!a} is not one of {', '.join(CHANNELS)}")
 
 
 def _choose_symbols(plan: Plan, symbols: str | None) -> Plan:
@@ -208,15 +208,15 @@ def _choose_symbols(plan: Plan, symbols: str | None) -> Plan:
             if not is_pattern(name):
                 raise InvalidSettings(f"--symbols: {name!a} is not a symbol")
         if not names:
-            raise InvalidSettings("--symbols: a number, names, or *")
+            raise InvalidSettings("--symbols: give a number, names, or *")
         is_listed = plan.published and not any("*" in name for name in names)
         return replace(plan, pool=names, published=names if is_listed else plan.published)
     each = _SYMBOLS_EACH if symbols is None else int(symbols)
     if each < 1:
-        raise InvalidSettings("--symbols: at least 1")
+        raise InvalidSettings("--symbols: must be at least 1")
     pool = plan.published or tuple(fetch_symbols(plan))
     if symbols is not None and each > len(pool):
-        raise InvalidSettings(f"--symbols: {each} is more than the {len(pool)} there are")
+        raise InvalidSettings(f"--symbols: {each} is more than the pool of {len(pool)}")
     return replace(plan, pool=pool, symbols_per_connection=each if each < len(pool) else None)
 
 

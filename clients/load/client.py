@@ -281,14 +281,11 @@ class LoadClient(asyncio.Protocol):
     def _receive_payload(self, payload: bytes, now_ns: int) -> None:
         self._shared.second.frames += 1
         try:
-            content = self._shared.reader.summarize(payload, self._same_bytes)
+            parts = self._shared.reader.summarize(payload, self._same_bytes)
         except Undecodable as error:
             self._add_undecodable(str(error))
             return
-        if isinstance(content, Summary):
-            self._receive_ticks(content, now_ns)
-            return
-        for part in content:
+        for part in parts:
             if isinstance(part, Summary):
                 self._receive_ticks(part, now_ns)
             else:

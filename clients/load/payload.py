@@ -100,13 +100,13 @@ class PayloadReader:
         self._streams = streams
         # By the type, symbol and timeframe of messages.
         self._numbers: dict[tuple[str, str, str], int] = {}
-        self._recent: dict[bytes, Summary] = {}
-        self._older: dict[bytes, Summary] = {}
+        self._recent: dict[bytes, list[Summary | Notice]] = {}
+        self._older: dict[bytes, list[Summary | Notice]] = {}
         self._recent_bytes = 0
         self._turn = 0
 
-    def summarize(self, payload: bytes, shared: bool) -> Summary | list[Summary | Notice]:
-        """Summarize a payload of ticks; return a list if it has other messages as well.
+    def summarize(self, payload: bytes, shared: bool) -> list[Summary | Notice]:
+        """Summarize the ticks of a payload. If it has other messages, their order is kept.
 
         Args:
             shared: whether another client is likely to get the same bytes. Small payloads always
@@ -116,25 +116,22 @@ class PayloadReader:
             Undecodable: the payload is not an array of messages.
         """
         if not shared and len(payload) > _SMALL_BYTES:
-            return self._read_uncached(payload)
-        found = self._recent.get(payload)
-        if found is None:
-            content = self._older.get(payload) or self._read_uncached(payload)
-            if isinstance(content, list):
-                return content
-            found = self._recent[payload] = content
+            return self._read(payload)
+        parts = self._recent.get(payload)
+        if parts is None:
+            parts = self._recent[payload] = self._older.get(payload) or self._read(payload)
             self._recent_bytes += len(payload)
             if self._recent_bytes > _CACHE_BYTES:
                 # Two generations: dropping the older one evicts payloads not seen again.
                 self._older, self._recent, self._recent_bytes = self._recent, {}, 0
-        return found
+        return parts
 
-    def _read_uncached(self, payload: bytes) -> Summary | list[Summary | Notice]:
+    def _read(self, payload: bytes) -> list[Summary | Notice]:
         try:
             messages = self._decode(payload)
             summary = self._summarize(messages)
             if summary is not None:
-                return summary
+                return [summary]
             return [
                 self._summarize([message]) or fields
                 for message, fields in zip(messages, self._decode_any(payload), strict=True)

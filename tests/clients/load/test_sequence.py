@@ -50,8 +50,7 @@ class FrameChecker:
 
     def add(self, *frames: Sequence[Message]) -> SequenceChecker:
         for frame in frames:
-            content = self.reader.summarize(msgspec.json.encode(frame), shared=True)
-            for part in [content] if isinstance(content, Summary) else content:
+            for part in self.reader.summarize(msgspec.json.encode(frame), shared=True):
                 if isinstance(part, Summary):
                     self.checker.add_ticks(part)
                 else:
@@ -235,7 +234,7 @@ def test_times_are_exact_to_the_nanosecond(encoding: Encoding) -> None:
     reader = PayloadReader(encoding, StreamNumbers())
     for ns in (1_378_054_800_083_000_001, 1_378_054_800_000_000_000, 1, -5):
         one = trade(time=Time(ns), seq=1)
-        summary = reader.summarize(encode([one], encoding), shared=False)
+        (summary,) = reader.summarize(encode([one], encoding), shared=False)
         assert isinstance(summary, Summary)
         assert summary.first_ns == ns
         assert summary.samples[0].t_ns == ns

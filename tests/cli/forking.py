@@ -24,7 +24,7 @@ import termios
 import threading
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +32,7 @@ from typing import Any
 
 PIPE, DEVNULL = subprocess.PIPE, subprocess.DEVNULL
 _NAMES = ("stdin", "stdout", "stderr")
+_NUMBER_BYTES = 8
 
 
 class Forks:
@@ -43,8 +44,10 @@ class Forks:
         self._path = str(Path(self._directory.name) / "forks")
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.cli.forking", self._path],
-            stdin=PIPE, stdout=PIPE,
-        )  # fmt: skip
+            stdin=PIPE,
+            stdout=PIPE,
+            cwd=Path(__file__).parents[2],
+        )
         assert self._server.stdout is not None
         assert self._server.stdout.readline() == b"ready\n"
 
@@ -74,7 +77,7 @@ class Forks:
                 and `prelude`, code to run first.
         """
         loop = asyncio.get_running_loop()
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.setblocking(False)
         await loop.sock_connect(connection, self._path)
         streams = (stdin, stdout, stderr)
@@ -86,21 +89,26 @@ class Forks:
             for number, stream in enumerate(streams):
                 if stream == PIPE:
                     reading, writing = os.pipe()
-                    pipes[number], file = (reading, writing) if number else (writing, reading)
-                    stack.callback(os.close, file)
+                    pipes[number], end = (reading, writing) if number else (writing, reading)
+                    stack.callback(os.close, end)
                 elif stream in (DEVNULL, None):
-                    file = os.open(os.devnull, os.O_RDWR)
-                    stack.callback(os.close, file)
+                    end = os.open(os.devnull, os.O_RDWR)
+                    stack.callback(os.close, end)
                 else:
                     assert stream is not None
-                    file = stream
-                files.append(file)
-            socket.send_fds(connection, [json.dumps(case).encode()], files)
-        transport = _Transport(int(await loop.sock_recv(connection, 100)), connection)
+                    end = stream
+                files.append(end)
+            # A file, because a message has a limit in size that depends on the system.
+            file = stack.enter_context(tempfile.TemporaryFile())
+            file.write(json.dumps(case).encode())
+            file.flush()
+            socket.send_fds(connection, [b"!"], [*files, file.fileno()])
+        pid = int.from_bytes(await loop.sock_recv(connection, _NUMBER_BYTES), signed=True)
+        transport = _Transport(pid, connection)
         ends: dict[str, Any] = dict.fromkeys(_NAMES)
-        for number, file in pipes.items():
+        for number, end in pipes.items():
             protocol = asyncio.StreamReaderProtocol(reader := asyncio.StreamReader())
-            opened = os.fdopen(file, "rb" if number else "wb", 0)
+            opened = os.fdopen(end, "rb" if number else "wb", 0)
             connect: Any = loop.connect_read_pipe if number else loop.connect_write_pipe
             pipe, _ = await connect(lambda protocol=protocol: protocol, opened)
             transport.pipes[number] = pipe
@@ -136,7 +144,8 @@ class _Transport:
     async def _watch(self) -> int:
         with self._connection:
             loop = asyncio.get_running_loop()
-            self._code = int(await loop.sock_recv(self._connection, 100))
+            data = await loop.sock_recv(self._connection, _NUMBER_BYTES)
+            self._code = int.from_bytes(data, signed=True)
         if 0 in self.pipes:
             self.pipes[0].close()
         return self._code
@@ -163,7 +172,8 @@ class _Transport:
 
     def send_signal(self, number: int) -> None:
         if self._code is None:
-            os.kill(self._pid, number)
+            with suppress(ProcessLookupError):  # It has just ended.
+                os.kill(self._pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -181,7 +191,7 @@ def serve(path: str) -> None:
         group.command_module(name)
     gc.collect()
     gc.freeze()  # Collections in the forks would copy all pages.
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
         listener.listen(100)
         sys.stdout.write("ready\n")
@@ -196,16 +206,19 @@ def serve(path: str) -> None:
             connection.close()
         else:
             return
-    data, files, _, _ = socket.recv_fds(connection, 1_000_000, 3)
+    _, files, _, _ = socket.recv_fds(connection, 1, 4)
+    with open(files.pop(), "rb") as file:  # noqa: PTH123
+        file.seek(0)
+        case = json.load(file)
     child = os.fork()
     if not child:
         connection.close()
-        _run(json.loads(data), files, group.main)
+        _run(case, files, group.main)
     for number in (0, 1, 2, *files):
         os.close(number)
-    connection.send(str(child).encode())
+    connection.send(child.to_bytes(_NUMBER_BYTES))
     _, status = os.waitpid(child, 0)
-    connection.send(str(os.waitstatus_to_exitcode(status)).encode())
+    connection.send(os.waitstatus_to_exitcode(status).to_bytes(_NUMBER_BYTES, signed=True))
     os._exit(0)
 
 

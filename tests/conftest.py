@@ -11,6 +11,7 @@ from pathlib import Path
 from socket import socket
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
 import pytest_asyncio
@@ -38,6 +39,10 @@ from tickcast.wire.times import Time
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ES_TRADES = DATA / "es-trades.csv.gz"
+
+# A busy machine must not fail a property test.
+hypothesis.settings.register_profile("tickcast", deadline=None)
+hypothesis.settings.load_profile("tickcast")
 
 
 UNLIMITED: Any = {

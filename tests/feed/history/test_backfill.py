@@ -71,7 +71,7 @@ async def test_many_clients_request_history_while_more_is_published(
 ) -> None:
     await publish(publisher, *trades(3000))
     epoch = (await Store(redis).heads([ES]))[0].epoch
-    total = 6000
+    total = 4500
 
     async def receive(first: int, field: str) -> None:
         past: dict[str, Any] = (
@@ -91,7 +91,7 @@ async def test_many_clients_request_history_while_more_is_published(
             await publisher.publish([trade(price=n + i, time=Time(T0 + n + i)) for i in range(10)])
             await asyncio.sleep(0.002)
 
-    requests = [(random.randint(1, 3000), random.choice(["start", "resume"])) for _ in range(25)]
+    requests = [(random.randint(1, 3000), random.choice(["start", "resume"])) for _ in range(15)]
     await asyncio.gather(publish_more(), *(receive(*each) for each in requests))
     backfill = server.app_state["engine"].backfill
     await until(lambda: len(backfill) == 0)

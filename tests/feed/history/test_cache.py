@@ -13,9 +13,12 @@ from tickcast.wire.encoding import Encoding
 from tickcast.wire.sequence import Batch, History
 from tickcast.wire.ticks import StreamKey
 
+TICKS = trades(2200, first_seq=1)
+
 
 def history(first_seq: int, count: int) -> History:
-    return History("e", 9999, [Batch("e", list(trades(count, "ES", first_seq)))], 9999, True)
+    batch = Batch("e", list(TICKS[first_seq - 1 : first_seq - 1 + count]))
+    return History("e", 9999, [batch], 9999, True)
 
 
 def size_of(cache: HistoryCache) -> int:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import trades
+from tickcast.wire import sequence
 from tickcast.wire.sequence import (
-    HELD_TICKS_MAX,
     NEW_EPOCH,
     Batch,
     GapReason,
@@ -142,14 +143,16 @@ def test_a_later_epoch_is_read_from_its_beginning() -> None:
     assert seqs(tracker.repair(history(batch(1, 3, E2), epoch=E2))) == [NEW_EPOCH, 1, 2, 3, 4]
 
 
-def test_held_batches_are_bounded_and_read_again() -> None:
+def test_held_batches_are_bounded_and_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = 1_000
+    monkeypatch.setattr(sequence, "HELD_TICKS_MAX", limit)
     tracker = SequenceTracker()
     tracker.start_after(E1, 0)
     tracker.behind = True
     tracker.begin_repair()
-    for first in range(1, 2 * HELD_TICKS_MAX, 10_000):
-        tracker.add_batch(batch(first, 10_000))
-    assert sum(len(each.ticks) for each in tracker._held) <= HELD_TICKS_MAX
+    for first in range(1, 2 * limit, 100):
+        tracker.add_batch(batch(first, 100))
+    assert sum(len(each.ticks) for each in tracker._held) <= limit
     assert tracker.repair(history()) == []
     assert tracker.behind
     assert tracker.begin_repair() == 0

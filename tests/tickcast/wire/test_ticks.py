@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import string
 from typing import Any
 
 import msgpack
@@ -37,7 +38,7 @@ from tickcast.wire.times import Time
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 AMOUNTS = st.floats(min_value=0, allow_infinity=False)
 TIMES = st.integers(-(2**63), 2**63 - 1).map(Time)
-SYMBOLS = st.from_regex(r"[A-Za-z0-9._/:-]{1,32}", fullmatch=True)
+SYMBOLS = st.text(string.ascii_letters + string.digits + "._/:-", min_size=1, max_size=32)
 TRADES = st.builds(
     Trade,
     symbol=SYMBOLS,

@@ -151,6 +151,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # HTTP requests that one address may send.
     requests_per_s: Annotated[float, Meta(gt=0)] = 20.0
     requests_burst: Positive = 100
+    # Ticks that one credential, or one address on a server without authentication, may publish
+    # through the server.
+    publish_ticks_per_s: Annotated[float, Meta(gt=0)] = 250_000.0
     # How long an address that keeps flooding is shut out; 0 disables this.
     shut_out_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
 

@@ -40,6 +40,7 @@ _PENDING_RETRY_S: Final = (1, 3)
 # The number of attempts that are counted at the same time. Each uses one of the store's 16 pooled
 # connections, and the clients that are already connected need the others.
 _ATTEMPTS_AT_ONCE: Final = 8
+_PUBLISHERS_MAX: Final = 1000
 _HOST_SHOWN: Final = 100
 _ORIGIN_SHOWN: Final = 120
 _CLIENTS_PER_STEP: Final = 50
@@ -105,6 +106,8 @@ class Admission:
         self._clients: set[AdmittedClient] = set()
         self._numbers = count(1)
         self._unlimited = Networks(settings.unlimited_addresses)
+        # The grants of publishers by their credentials, oldest first.
+        self._publishers: dict[Credentials, Grant] = {}
         # Clients that wait for admission.
         self._pending = 0
         self._counting = asyncio.Semaphore(_ATTEMPTS_AT_ONCE)
@@ -151,6 +154,31 @@ class Admission:
         except HandshakeRefused as refusal:
             self._log_refused_request(refusal, scope)
             raise
+
+    async def check_publisher(self, scope: Mapping[str, Any]) -> Grant:
+        """Authorize a request to publish.
+
+        A program sends many of these with the same credentials. Once checked, they don't count as
+        attempts any more.
+
+        Raises:
+            HandshakeRefused: the credentials are invalid, or the sender is a page of another site.
+        """
+        try:
+            self._check_origin(scope)
+        except HandshakeRefused as refusal:
+            self._log_refused_request(refusal, scope)
+            raise
+        credentials = credentials_in(scope["headers"])
+        known = self._publishers.get(credentials) if credentials else None
+        grant = self.authenticator.renewed(known) if known else None
+        if grant is None:
+            grant = await self.check_request(scope)
+            if credentials is not None:
+                while len(self._publishers) >= _PUBLISHERS_MAX:
+                    del self._publishers[next(iter(self._publishers))]
+                self._publishers[credentials] = grant
+        return grant
 
     async def admit(self, scope: Mapping[str, Any]) -> AdmittedClient:
         """Admit the sender of a handshake.

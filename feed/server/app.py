@@ -33,8 +33,10 @@ from feed.server.listings import (
     list_symbols,
 )
 from feed.server.metrics import answer_scrape, serving_metrics
+from feed.server.publishing import answer_publish
 from feed.transport.address_limits import AddressLimits
-from feed.transport.http import PROBES
+from feed.transport.http import PROBES, Bodies
+from feed.transport.http_rules import PUBLISH_PATH
 from feed.transport.loop_time import TurnBudget
 from feed.transport.middleware import RequestLimits, SecurityHeaders
 from tickcast.addresses import client_network
@@ -63,6 +65,7 @@ class _State(TypedDict):
     turn_budget: TurnBudget
     address_limits: AddressLimits
     """Like `turn_budget`, this limits what the protocol classes read."""
+    bodies: Bodies
 
 
 def create_app(
@@ -95,6 +98,7 @@ def create_app(
                 "refused": engine.hub.counters.refused,
                 "turn_budget": engine.turn_budget,
                 "address_limits": engine.address_limits,
+                "bodies": Bodies(),
             }
 
     routes: list[BaseRoute] = [
@@ -103,6 +107,7 @@ def create_app(
         Route("/symbols", _symbols),
         Route("/snapshot", _snapshot),
         Route("/tapes", _tapes),
+        Route(PUBLISH_PATH, _publish, methods=["POST"]),
         Route("/stream", _upgrade_required),
         Route("/v2/{feed}", _upgrade_required),
         WebSocketRoute("/stream", _stream),
@@ -288,6 +293,18 @@ async def _list_tapes(engine: Engine, rights: Entitlements) -> Body:
             found.append({"tape": each.id, "feed": each.feed, "ticks": each.ticks,
                           "from": each.first, "to": each.last, "channels": channels})  # fmt: skip
     return Body(encode(found, Encoding.JSON))
+
+
+async def _publish(request: Request) -> Response:
+    engine, feed = _engine(request), _feed_of(request)
+    admission = engine.admission
+    return await answer_publish(
+        request,
+        engine.publishing,
+        feed,
+        await admission.check_publisher(request.scope),
+        is_required=admission.authenticator.is_required,
+    )
 
 
 def _feed_of(request: Request) -> str:

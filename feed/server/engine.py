@@ -21,6 +21,7 @@ from feed.ingest.upstream import Upstream
 from feed.replay.feed_replays import FeedReplays
 from feed.replay.scheduler import ReplayScheduler
 from feed.server.listings import SharedBodies
+from feed.server.publishing import Publishing
 from feed.server.session import Session
 from feed.transport.address_limits import AddressLimits
 from feed.transport.loop_time import TimeSlices, TurnBudget
@@ -53,6 +54,7 @@ class Engine:
     address_limits: AddressLimits
     slices: TimeSlices
     listings: SharedBodies
+    publishing: Publishing
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -96,16 +98,18 @@ async def running_engine(
     tasks.supervise("connection_counter", connections.report_forever)
     tasks.supervise("key_watcher", admission.watch_keys)
     listings = SharedBodies()
+    publishing = Publishing(client, settings)
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
                 await upstream.subscriber.wait_for_first_attempt()
         yield Engine(
             settings, hub, upstream, upstream.store, backfill, private_replays, admission,
-            feed_replays, tasks, TurnBudget(), limits, slices, listings,
+            feed_replays, tasks, TurnBudget(), limits, slices, listings, publishing,
         )  # fmt: skip
     finally:
         await listings.cancel_builds()
+        await publishing.close()
         await tasks.close()
         await upstream.close()
         await connections.withdraw()

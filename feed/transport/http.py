@@ -18,6 +18,7 @@ import struct
 import sys
 import termios
 from collections import Counter, deque
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
@@ -47,6 +48,13 @@ _BAD: Final = HTTPStatus.BAD_REQUEST
 logger = logging.getLogger("tickcast.http")
 
 
+@dataclass
+class Bodies:
+    """The bodies that all connections keep until their requests are answered."""
+
+    used: int = 0
+
+
 class FeedHttpProtocol(asyncio.Protocol):
     """The class for `uvicorn.Config(http=…)`.
 
@@ -62,7 +70,8 @@ class FeedHttpProtocol(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_address", "_app_state", "_config", "_due_s", "_exchanges", "_headers", "_in_head",
+        "_address", "_app_state", "_bodies", "_body_bytes", "_body_max", "_config",
+        "_due_s", "_exchanges", "_headers", "_in_head",
         "_is_handshake", "_is_over", "_is_reading", "_is_receiving", "_keep_alive_s", "_loop",
         "_next", "_parser", "_patience_s", "_pending_refusal", "_received", "_refused", "_server",
         "_size", "_still", "_timer", "_turns", "_unread", "_url", "_writable", "served",
@@ -109,6 +118,10 @@ class FeedHttpProtocol(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         # Bytes received of the request's head, then of its body.
         self._size = 0
+        self._body_max = rules.BODY_MAX_BYTES
+        # Bytes of bodies that this connection keeps, and those that all connections keep.
+        self._body_bytes = 0
+        self._bodies: Bodies = app_state.get("bodies") or Bodies()
 
         # The request being received, then complete requests, the first of which is being answered.
         self._next: HttpExchange
@@ -143,6 +156,7 @@ class FeedHttpProtocol(asyncio.Protocol):
         self._is_over = True
         self._stop_timer()
         self._leave_address()
+        self._release_bodies()
         self._writable.set()
         for exchange in self._exchanges:
             exchange.is_done.set()
@@ -295,7 +309,9 @@ class FeedHttpProtocol(asyncio.Protocol):
             self._parser.feed_data(data)
             if self._is_receiving:
                 self._size += len(data)
-                rules.check_size(self._size, len(self._headers), in_head=self._in_head)
+                rules.check_size(
+                    self._size, len(self._headers), self._body_max, in_head=self._in_head
+                )
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
             if self._is_handshake:
@@ -329,7 +345,8 @@ class FeedHttpProtocol(asyncio.Protocol):
         self._size = 0
         version = self._parser.get_http_version()
         headers = self._headers
-        has_body = rules.check_head(self._url, version, headers)
+        self._body_max = rules.body_max_bytes(self._parser.get_method(), self._url)
+        has_body = rules.check_head(self._url, version, headers, self._body_max)
         if self._parser.should_upgrade():
             # HTTP/1.0 has no upgrades (RFC 9110, section 7.8).
             can_upgrade = version == "1.1" and self._config.ws_protocol_class is not None
@@ -367,8 +384,22 @@ class FeedHttpProtocol(asyncio.Protocol):
             "scheme": "https" if self.transport.get_extra_info("sslcontext") else "http",
         }
 
+    def on_body(self, body: bytes) -> None:
+        """Keep the body of a request to publish. Other endpoints read none."""
+        if self._is_handshake or self._body_max != rules.PUBLISH_BODY_MAX_BYTES:
+            return
+        self._body_bytes += len(body)
+        self._bodies.used += len(body)
+        if self._bodies.used > rules.BODIES_MAX_BYTES:
+            headers = [(b"retry-after", b"%d" % _BUSY_RETRY_S)]
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, headers, rules.FULL)
+        self._next.body += body
+
+    def _release_bodies(self) -> None:
+        self._bodies.used -= self._body_bytes
+        self._body_bytes = 0
+
     def on_message_complete(self) -> None:
-        # Bodies were discarded: none of the endpoints uses one.
         self._is_receiving = False
         if self._is_handshake:
             return
@@ -412,6 +443,7 @@ class FeedHttpProtocol(asyncio.Protocol):
         if self._exchanges:
             self._start_next()
             return
+        self._release_bodies()
         if not self._is_receiving:
             self._restart_timer(self._keep_alive_s)
         if self._pending_refusal is not None:

@@ -23,6 +23,7 @@ class HttpExchange:
 
     Attributes:
         keep_alive: whether the connection stays open after the response.
+        body: the request's body, if the application reads it.
         is_done: set when the response is complete or the client is gone.
     """
 
@@ -42,6 +43,7 @@ class HttpExchange:
         self._on_complete = on_complete
         self.scope = scope
         self.keep_alive = keep_alive
+        self.body = bytearray()
         self.has_started = False
         self.is_done = asyncio.Event()
         self._has_body = scope["method"] != "HEAD"
@@ -51,7 +53,7 @@ class HttpExchange:
     async def receive(self) -> Message:
         if not self._was_received:
             self._was_received = True
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": bytes(self.body), "more_body": False}
         await self.is_done.wait()
         return {"type": "http.disconnect"}
 

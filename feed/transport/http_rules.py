@@ -20,7 +20,13 @@ FULL: Final = "full"
 HEADERS_MAX: Final = 100
 URL_MAX_BYTES: Final = 8 * 1024
 HEAD_MAX_BYTES: Final = 16 * 1024
+# A body that no endpoint reads is discarded.
 BODY_MAX_BYTES: Final = 64 * 1024
+# The path whose requests have a body that is read, and the most that it may have.
+PUBLISH_PATH: Final = "/v1/publish"
+PUBLISH_BODY_MAX_BYTES: Final = 1024 * 1024
+# Bodies that all connections together may send at the same time.
+BODIES_MAX_BYTES: Final = 64 * 1024 * 1024
 SLICE_BYTES: Final = 1024
 """Bytes of a request to parse before its size is checked again."""
 _LINE_MAX_BYTES: Final = 8 * 1024
@@ -52,20 +58,21 @@ class RequestRefused(Exception):
         self.reason = reason
 
 
-def check_size(size: int, headers: int, *, in_head: bool) -> None:
+def check_size(size: int, headers: int, body_max: int = BODY_MAX_BYTES, *, in_head: bool) -> None:
     """Check that an incomplete request is within the limits.
 
     Args:
         size: bytes received of the head or, after that, of the body. The size of a body includes
             the framing of its chunks and may include the end of the head.
         headers: number of headers received.
+        body_max: bytes that the body may have.
 
     Raises:
         RequestRefused: the request is too large.
     """
     if headers > HEADERS_MAX or (in_head and size >= HEAD_MAX_BYTES):
         raise RequestRefused(_HEAD_TOO_LARGE)
-    if size > BODY_MAX_BYTES + SLICE_BYTES:
+    if size > body_max + SLICE_BYTES:
         raise RequestRefused(_BODY_TOO_LARGE)
 
 
@@ -75,7 +82,13 @@ def check_url_size(url: bytes) -> None:
         raise RequestRefused(_URL_TOO_LONG)
 
 
-def check_head(url: bytes, version: str, headers: Headers) -> bool:
+def body_max_bytes(method: bytes, url: bytes) -> int:
+    """The number of bytes that the body of a request may have."""
+    reads = method == b"POST" and url.partition(b"?")[0] == PUBLISH_PATH.encode()
+    return PUBLISH_BODY_MAX_BYTES if reads else BODY_MAX_BYTES
+
+
+def check_head(url: bytes, version: str, headers: Headers, body_max: int = BODY_MAX_BYTES) -> bool:
     """Check a complete head and return whether a body follows.
 
     The parser has already checked that there is no more than one Content-Length and that it is a
@@ -101,7 +114,7 @@ def check_head(url: bytes, version: str, headers: Headers) -> bool:
     is_coded = b"transfer-encoding" in fields
     if is_coded and (b"content-length" in fields or version == "1.0"):
         raise RequestRefused(_MALFORMED)
-    if length > BODY_MAX_BYTES:
+    if length > body_max:
         raise RequestRefused(_BODY_TOO_LARGE)
     return is_coded or length > 0
 

@@ -8,7 +8,8 @@ from typing import Final
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from feed.transport.address_limits import AddressLimits
+from feed.transport.address_limits import AddressLimiter, AddressLimits
+from feed.transport.http_rules import PUBLISH_PATH
 
 # What a page may load, and which sites may use it.
 _POLICY: Final = "; ".join(
@@ -33,6 +34,7 @@ _HEADERS: Final = (
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 )
 _CACHE_CONTROL: Final = b"cache-control"
+_DENIALS: Final = (401, 403)
 # ASGI messages that begin an HTTP response; the second one refuses a WebSocket handshake.
 _RESPONSE_STARTS: Final = frozenset(("http.response.start", "websocket.http.response.start"))
 
@@ -63,6 +65,9 @@ class SecurityHeaders:
 class RequestLimits:
     """ASGI middleware that limits the request rate of each address, on every path.
 
+    Requests to publish have limits of their own (see `feed.server.publishing`); of these, only the
+    ones that are refused for their credentials count against the address.
+
     It reads `address_limits` and the counter `refused` from the lifespan state.
     """
 
@@ -70,22 +75,32 @@ class RequestLimits:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        retry_after_s = _retry_after_s(scope) if scope["type"] == "http" else 0
-        if not retry_after_s:
+        limiter = _limiter_of(scope) if scope["type"] == "http" else None
+        if limiter is None:
             await self._app(scope, receive, send)
             return
-        scope["state"]["refused"]["requests"] += 1
-        # If the connection stayed open, the next request would follow immediately.
-        headers = {"Retry-After": str(retry_after_s), "Connection": "close"}
-        response = PlainTextResponse("too many requests from this address\n", 429, headers)
-        await response(scope, receive, send)
+        now_s = monotonic()
+        is_publish = scope["path"] == PUBLISH_PATH
+        retry_after_s = limiter.shut_out_s(now_s)
+        if not (retry_after_s or is_publish):
+            retry_after_s = limiter.spend_request(now_s)
+        if retry_after_s:
+            scope["state"]["refused"]["requests"] += 1
+            # If the connection stayed open, the next request would follow immediately.
+            headers = {"Retry-After": str(retry_after_s), "Connection": "close"}
+            response = PlainTextResponse("too many requests from this address\n", 429, headers)
+            await response(scope, receive, send)
+            return
+
+        async def send_and_count(message: Message) -> None:
+            if message.get("status") in _DENIALS:
+                limiter.note_refusal(monotonic())
+            await send(message)
+
+        await self._app(scope, receive, send_and_count if is_publish else send)
 
 
-def _retry_after_s(scope: Scope) -> int:
-    """How long the address must wait, in seconds; 0 if it may send its request."""
+def _limiter_of(scope: Scope) -> AddressLimiter | None:
+    """The limits of a request's address; None if it is exempt."""
     limits: AddressLimits = scope["state"]["address_limits"]
-    limiter = limits.of(scope["client"][0]) if scope["client"] else None
-    if limiter is None:
-        return 0
-    now_s = monotonic()
-    return limiter.shut_out_s(now_s) or limiter.spend_request(now_s)
+    return limits.of(scope["client"][0]) if scope["client"] else None

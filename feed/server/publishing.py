@@ -1,0 +1,209 @@
+"""Publishing for clients: the right to publish, limits, and `POST /v1/publish`.
+
+The answers are described in `docs/publishing.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address
+from time import monotonic
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from feed.access.entitlements import Grant
+from feed.transport.address_limits import TokenBucket
+from tickcast.broker.request_publisher import KeyReused, Overloaded, RequestPublisher
+from tickcast.settings import Settings
+from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.errors import BrokerUnavailable, InvalidTick, TickcastError
+from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.tick_input import TickFormat, parse_ticks
+from tickcast.wire.ticks import Tick, channel_of
+from tickcast.wire.times import Time
+
+# How long a request waits for Redis. A client that gets no answer has to repeat its request.
+TIMEOUT_S: Final = 5.0
+_RETRY_S: Final = 1
+# Headers that proxies add.
+_FORWARDED: Final = ("x-forwarded-for", "forwarded", "via")
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
+# A request costs as much as this many ticks, at least.
+_REQUEST_TICKS: Final = 10
+# Publishers of feeds and allowances of subjects that were used last are kept.
+_FEEDS_MAX: Final = 100
+_SUBJECTS_MAX: Final = 10_000
+
+
+class PublishDenied(TickcastError):
+    """A client may not publish these ticks, or not now."""
+
+
+class TooFast(TickcastError):
+    """A client publishes more than its rate allows."""
+
+
+class Publishing:
+    """Publishes the ticks of clients, one `RequestPublisher` for each feed in use."""
+
+    def __init__(self, client: Redis, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._is_local = all(_is_local(host) for host in settings.host)
+        self._publishers: OrderedDict[str, asyncio.Task[RequestPublisher]] = OrderedDict()
+        self._allowances: OrderedDict[str, TokenBucket] = OrderedDict()
+
+    async def close(self) -> None:
+        """Stop all publishers. Requests that wait fail."""
+        publishers, self._publishers = list(self._publishers.values()), OrderedDict()
+        for each in await asyncio.gather(*publishers, return_exceptions=True):
+            if isinstance(each, RequestPublisher):
+                await each.close()
+
+    def check_right(
+        self,
+        grant: Grant,
+        address: str | None,
+        headers: Mapping[str, str],
+        *,
+        is_required: bool,
+    ) -> None:
+        """Check that a client may publish at all.
+
+        Without authentication, only programs on this machine may, and only on a server that can't
+        be reached from others.
+
+        Args:
+            headers: those of the request or of the handshake, with names in lower case.
+            is_required: whether the server requires credentials.
+
+        Raises:
+            PublishDenied: the client may not publish.
+        """
+        if is_required:
+            if not grant.publishes:
+                raise PublishDenied("these credentials don't include the right to publish")
+        elif not self._settings.trusted_proxies and any(name in headers for name in _FORWARDED):
+            # All clients of a proxy on this machine seem to come from this machine.
+            raise PublishDenied(
+                "a server without authentication takes no ticks through a proxy that is not in"
+                " trusted_proxies"
+            )
+        elif not (self._is_local and address is not None and _is_local(address)):
+            raise PublishDenied(
+                "a server without authentication takes ticks only from its own machine"
+            )
+
+    def check_streams(self, grant: Grant, feed: str, ticks: Sequence[Tick]) -> None:
+        """Check that a client's credentials cover all its ticks. Raises PublishDenied."""
+        streams = {Subscription(channel_of(tick), tick.symbol) for tick in ticks}
+        for channel, symbol in sorted(grant.entitlements.refused(feed, streams))[:1]:
+            raise PublishDenied(f"these credentials don't cover {channel} of {symbol} in {feed}")
+
+    def charge(self, subject: str, ticks: int) -> None:
+        """Count ticks against the rate of a credential or an address. Raises TooFast."""
+        rate = self._settings.publish_ticks_per_s
+        bucket = self._allowances.get(subject)
+        if bucket is None:
+            bucket = self._allowances[subject] = TokenBucket(rate, 2 * rate)
+            if len(self._allowances) > _SUBJECTS_MAX:
+                self._allowances.popitem(last=False)
+        self._allowances.move_to_end(subject)
+        if not bucket.consume(max(ticks, _REQUEST_TICKS), monotonic()):
+            raise TooFast(f"more than {rate:g} ticks a second")
+
+    async def publish(
+        self, feed: str, ticks: Sequence[Tick], key: str | None = None, digest: str = ""
+    ) -> int:
+        """Publish ticks; return their number when they are published.
+
+        Raises:
+            BrokerUnavailable, BrokerUnsuitable, Overloaded, KeyReused: see `RequestPublisher`.
+        """
+        publisher = await self._publisher_of(feed)
+        if key is not None:
+            return await publisher.publish_once(ticks, key, digest, TIMEOUT_S)
+        if ticks:
+            await publisher.publish(ticks, TIMEOUT_S)
+        return len(ticks)
+
+    async def _publisher_of(self, feed: str) -> RequestPublisher:
+        opening = self._publishers.get(feed)
+        if opening is None:
+            opening = self._publishers[feed] = asyncio.create_task(self._open(feed))
+            if len(self._publishers) > _FEEDS_MAX:
+                _, oldest = self._publishers.popitem(last=False)
+                await (await oldest).close()
+        self._publishers.move_to_end(feed)
+        try:
+            return await asyncio.shield(opening)
+        except TickcastError:
+            if self._publishers.get(feed) is opening:
+                del self._publishers[feed]  # Try again with the next request.
+            raise
+
+    async def _open(self, feed: str) -> RequestPublisher:
+        publisher = RequestPublisher(self._client, feed, self._settings)
+        await publisher.open()
+        return publisher
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def answer_publish(
+    request: Request, publishing: Publishing, feed: str, grant: Grant, *, is_required: bool
+) -> Response:
+    """Answer `POST /v1/publish`, whose sender has been authenticated.
+
+    Raises:
+        HTTPException: with the status and the reason of a refusal.
+    """
+    # A page can send other types to any server without asking (Fetch standard, "CORS-safelisted
+    # request-header"). These three need a preflight request, which this server doesn't answer.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        form = TickFormat(kind)
+    except ValueError:
+        known = ", ".join(each.value for each in TickFormat)
+        raise HTTPException(415, f"Content-Type {kind[:60]!a} is none of {known}") from None
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise HTTPException(400, "Idempotency-Key is not 1 to 128 printable ASCII characters")
+    address = request.client.host if request.client else None
+    subject = f"{grant.proof.value}:{grant.subject}" if is_required else f"address:{address}"
+    body = await request.body()
+    try:
+        publishing.check_right(grant, address, request.headers, is_required=is_required)
+        ticks = parse_ticks(body, form, Time.now())
+        publishing.check_streams(grant, feed, ticks)
+        publishing.charge(subject, len(ticks))
+        if key is None:
+            count = await publishing.publish(feed, ticks)
+        else:
+            digest = hashlib.sha256(body).hexdigest()
+            count = await publishing.publish(feed, ticks, f"{subject} {key}", digest)
+    except InvalidTick as error:
+        raise HTTPException(400, str(error)) from None
+    except PublishDenied as error:
+        raise HTTPException(403, str(error)) from None
+    except KeyReused as error:
+        raise HTTPException(422, str(error)) from None
+    except (TooFast, Overloaded) as error:
+        raise HTTPException(429, str(error), {"Retry-After": str(_RETRY_S)}) from None
+    except BrokerUnavailable as error:
+        raise HTTPException(503, str(error), {"Retry-After": str(_RETRY_S)}) from None
+    published: dict[str, Any] = {"published": count}
+    return Response(encode(published, Encoding.JSON), media_type="application/json")

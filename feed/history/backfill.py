@@ -15,7 +15,7 @@ from typing import Final, cast
 from feed.history.cache import HistoryCache
 from feed.history.client_backfill import ClientBackfill
 from feed.history.cursor import HistoryRead
-from tickcast.broker.store import PAGE_TICKS, Store
+from tickcast.broker.store import READ_TICKS, Store
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, BrokerUnsuitable, Fault
 from tickcast.wire.sequence import History, TimeLocation
@@ -26,7 +26,7 @@ _READERS: Final = 4
 # The limits of one call to the store. After a short disconnection, most streams lack a few ticks.
 # Reading many streams together halves the work for a client that resumes 10,000 streams.
 _STREAMS_PER_READ: Final = 32
-_TICKS_PER_READ: Final = 2 * PAGE_TICKS
+_TICKS_PER_READ: Final = 2 * READ_TICKS
 _LOCATIONS_PER_READ: Final = 50
 _CHECK_AGAIN_S: Final = 0.01
 _READ_AGAIN_S: Final = 0.25
@@ -194,7 +194,7 @@ class Backfill:
 
     def _expected_ticks(self, read: HistoryRead) -> int:
         ticks = self._wanted[read][0].expected_ticks(read)
-        return PAGE_TICKS if ticks is None else min(ticks, PAGE_TICKS)
+        return READ_TICKS if ticks is None else min(ticks, READ_TICKS)
 
     async def _read(self, reads: list[HistoryRead]) -> None:
         times = [(read.key, read.time) for read in reads if read.time is not None]

@@ -18,10 +18,10 @@ TICK_BYTES: Final = 300
 
 
 class HistoryPage:
-    """Consecutive ticks of one stream, none of which lies beyond a multiple of `PAGE_TICKS`.
+    """Consecutive ticks of one stream. A full page ends at a multiple of `PAGE_TICKS`.
 
-    Pages are aligned so that clients that ask for nearly the same history share all frames except
-    the first.
+    The alignment lets clients that request nearly the same history share all frames except the
+    first.
     """
 
     __slots__ = (

@@ -26,9 +26,9 @@ from tickcast.wire.sequence import (
 from tickcast.wire.ticks import CHANNELS, StreamKey, Tick, is_symbol
 from tickcast.wire.times import Time
 
-# Approximate ticks and bytes in a page; decoding more at once would delay the clients.
-PAGE_TICKS: Final = 2_000
-PAGE_BYTES: Final = 256 * 1024
+# Approximate ticks and bytes in one read of history. Decoding more at once would delay clients.
+READ_TICKS: Final = 2_000
+READ_BYTES: Final = 256 * 1024
 _PIPELINE_KEYS: Final = 500
 _UNUSED_EPOCH_S: Final = 86_400
 
@@ -132,14 +132,14 @@ class Store:
         """Like `history`, for several streams at once, in the given order."""
         replies = await _READ.call_all(
             self._client,
-            [(_keys_of(stream), (after, PAGE_TICKS, PAGE_BYTES)) for stream, after in wanted],
+            [(_keys_of(stream), (after, READ_TICKS, READ_BYTES)) for stream, after in wanted],
         )
         return [
             _to_history(after, reply) for (_, after), reply in zip(wanted, replies, strict=True)
         ]
 
     async def read_after(self, stream: StreamKey, tracker: SequenceTracker) -> list[SequenceEvent]:
-        """Read a page of history for a tracker that is behind, and return the events to deliver."""
+        """Read history for a tracker that is behind, and return the events to deliver."""
         after = tracker.begin_repair()
         history = await self.history(stream, after)
         if history.epoch != tracker.epoch and after:

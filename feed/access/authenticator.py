@@ -25,8 +25,8 @@ from tickcast.settings import Settings
 from tickcast.wire.actions import BearerToken, Credentials, KeyAndSecret
 from tickcast.wire.errors import AuthFailed, InvalidSettings, TryAgain
 
+# The maximum length of a key, secret or token, in characters.
 CREDENTIAL_MAX: Final = 8192
-"""The maximum length of a key, secret or token, in characters."""
 _KEY_ID: Final = "apca-api-key-id"
 _SECRET: Final = "apca-api-secret-key"  # noqa: S105
 _WRONG_KEY: Final = "no such key, or not its secret"
@@ -173,15 +173,15 @@ class Authenticator:
 class Rank(IntEnum):
     """The priority of an address, by how likely its secret is valid. Lower numbers come first."""
 
+    # It has presented a valid secret before.
     TRUSTED = 0
-    """It has presented a valid secret before."""
     UNKNOWN = 1
+    # It has recently presented a wrong secret, or it names a key that does not exist.
     FAILED = 2
-    """It has recently presented a wrong secret, or it names a key that does not exist."""
 
 
+# The number of checks that may wait, counting those of the same rank and of lower priority.
 _WAITING_MAX: Final = {Rank.TRUSTED: 100, Rank.UNKNOWN: 80, Rank.FAILED: 20}
-"""The number of checks that may wait, counting those of the same rank and of lower priority."""
 
 
 class CheckQueue:

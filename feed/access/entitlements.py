@@ -124,15 +124,15 @@ class Entitlements(Struct, frozen=True, dict=True):
                 yield f"symbols: {symbols!a} is neither a symbol, nor a prefix such as BTC-*, nor *"
 
 
+# The entitlements of every client on a server without authentication.
 EVERYTHING: Final = Entitlements()
-"""The entitlements of every client on a server without authentication."""
 
 
 class Proof(Enum):
     """The kind of credentials that a client has presented."""
 
+    # The server does not ask for credentials.
     NOTHING = "nothing"
-    """The server does not ask for credentials."""
     KEY = "key"
     TOKEN = "token"  # noqa: S105
 
@@ -162,5 +162,5 @@ class Grant(Struct, frozen=True):
         return same and other.expires_s != self.expires_s
 
 
+# The grant of every client on a server without authentication.
 OPEN_GRANT: Final = Grant()
-"""The grant of every client on a server without authentication."""

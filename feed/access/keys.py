@@ -35,8 +35,8 @@ from feed.access.entitlements import ANY, Entitlements, Grant, Proof
 from tickcast.wire.errors import InvalidSettings
 
 KEYS_MAX: Final = 100_000
+# The maximum length of a key's name, in characters.
 NAME_MAX: Final = 64
-"""The maximum length of a key's name, in characters."""
 
 _SECRET: Final = re.compile(r"tick_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 # The smallest parameters that OWASP recommends. A secret has 256 random bits and can't be guessed;

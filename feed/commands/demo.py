@@ -29,8 +29,8 @@ from tickcast.wire.ticks import DEFAULT_FEED, Timeframe
 
 _PORTS_TRIED = 50
 _AGAIN_S = 1.0
+# A failure after working for this long is reported again, as a new one.
 _SETTLED_S = 30.0
-"""A failure after working for this long is reported again, as a new one."""
 _TIMEFRAMES: Final[tuple[Timeframe, ...]] = ("1s", "5s", "1m")
 
 

@@ -21,8 +21,8 @@ from tickcast.commands.store import check_redis
 from tickcast.settings import Settings, load_settings
 from tickcast.wire.errors import InvalidSettings
 
+# The built page, found by name because the server imports no client.
 DASHBOARD = Path(str(resources.files("clients"))) / "dashboard" / "dist"
-"""The built page, found by name because the server imports no client."""
 
 
 @click.command()

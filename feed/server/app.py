@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from feed.access.authenticator import Authenticator
-from feed.access.entitlements import Entitlements, Grant
+from feed.access.entitlements import Entitlements
 from feed.server.connection import denial, serve_connection
 from feed.server.engine import Engine, running_engine
 from feed.server.listings import (
@@ -60,11 +60,11 @@ class _RevalidatedFiles(StaticFiles):
 
 class _State(TypedDict):
     engine: Engine
+    # `feed.transport.http` also counts here what it refuses before it becomes a request.
     refused: Counter[str]
-    """`feed.transport.http` also counts here what it refuses before it becomes a request."""
     turn_budget: TurnBudget
+    # Like `turn_budget`, this limits what the protocol classes read.
     address_limits: AddressLimits
-    """Like `turn_budget`, this limits what the protocol classes read."""
     bodies: Bodies
 
 
@@ -203,8 +203,8 @@ async def _health(request: Request) -> Response:
 
 async def _ready(request: Request) -> Response:
     engine = _engine(request)
-    if (trouble := await engine.upstream.subscriber.diagnose()) is not None:
-        return _json({"status": "not ready", "reason": trouble}, 503)
+    if (problem := await engine.upstream.subscriber.diagnose()) is not None:
+        return _json({"status": "not ready", "reason": problem}, 503)
     if engine.tasks.down:
         failed = ", ".join(engine.tasks.down)
         return _json({"status": "not ready", "reason": f"failed, about to restart: {failed}"}, 503)
@@ -218,30 +218,30 @@ async def _metrics(request: Request) -> Response:
 
 async def _symbols(request: Request) -> Response:
     engine, feed, page = _engine(request), _feed_of(request), _page_of(request)
-    rights = await _entitlements_in(request, feed)
-    return await _long_answer(
+    entitlements = await _entitlements_in(request, feed)
+    return await _long_response(
         request,
-        ("symbols", feed, rights, page),
-        lambda: list_symbols(engine.store, feed, rights, page),
+        ("symbols", feed, entitlements, page),
+        lambda: list_symbols(engine.store, feed, entitlements, page),
     )
 
 
 async def _snapshot(request: Request) -> Response:
-    given = ",".join(request.query_params.getlist("symbols"))
-    patterns = [text for text in given.split(",") if text]
+    symbols = ",".join(request.query_params.getlist("symbols"))
+    patterns = [text for text in symbols.split(",") if text]
     if not patterns:
         raise HTTPException(400, "name symbols, as in /snapshot?symbols=AAPL,MSFT")
     engine, feed, page = _engine(request), _feed_of(request), _page_of(request)
-    rights = await _entitlements_in(request, feed)
+    entitlements = await _entitlements_in(request, feed)
     if len(patterns) > engine.settings.subscriptions_max:
         raise HTTPException(400, f"at most {engine.settings.subscriptions_max} symbols at once")
     for pattern in patterns:
         if not is_pattern(pattern):
-            raise HTTPException(400, f"{pattern[:40]!a} is no symbol")
-    return await _long_answer(
+            raise HTTPException(400, f"{pattern[:40]!a} is not a symbol")
+    return await _long_response(
         request,
-        ("snapshot", feed, rights, tuple(patterns), page),
-        lambda: list_latest(engine.store, feed, rights, patterns, page),
+        ("snapshot", feed, entitlements, tuple(patterns), page),
+        lambda: list_latest(engine.store, feed, entitlements, patterns, page),
     )
 
 
@@ -249,16 +249,16 @@ def _page_of(request: Request) -> ListingPage:
     """Parse `limit` and `after`, which select a page of a listing."""
     limit, after = request.query_params.get("limit"), request.query_params.get("after", "")
     if limit is not None and not (limit.isascii() and limit.isdigit() and len(limit) <= 5):
-        raise HTTPException(400, f"limit: {limit[:40]!a} is no number from 1 to {PAGE_MAX}")
+        raise HTTPException(400, f"limit: {limit[:40]!a} is not a number from 1 to {PAGE_MAX}")
     count = PAGE_MAX if limit is None else int(limit)
     if not 1 <= count <= PAGE_MAX:
-        raise HTTPException(400, f"limit: {count} is no number from 1 to {PAGE_MAX}")
+        raise HTTPException(400, f"limit: {count} is not a number from 1 to {PAGE_MAX}")
     if after and not is_symbol(after):
-        raise HTTPException(400, f"after: {after[:40]!a} is no symbol")
+        raise HTTPException(400, f"after: {after[:40]!a} is not a symbol")
     return ListingPage(count, after)
 
 
-async def _long_answer(request: Request, key: Hashable, build: Build) -> Response:
+async def _long_response(request: Request, key: Hashable, build: Build) -> Response:
     engine = _engine(request)
     is_limited = engine.admission.limiter_of(request.scope) is not None
     address = client_network(request.client.host) if is_limited and request.client else None
@@ -272,26 +272,28 @@ async def _long_answer(request: Request, key: Hashable, build: Build) -> Respons
 
 async def _tapes(request: Request) -> Response:
     engine = _engine(request)
-    rights = (await _grant_of(request)).entitlements
-    return await _long_answer(request, ("tapes", rights), lambda: _list_tapes(engine, rights))
+    entitlements = (await engine.admission.check_request(request.scope)).entitlements
+    return await _long_response(
+        request, ("tapes", entitlements), lambda: _list_tapes(engine, entitlements)
+    )
 
 
-async def _list_tapes(engine: Engine, rights: Entitlements) -> Body:
+async def _list_tapes(engine: Engine, entitlements: Entitlements) -> Body:
     pauses = Pauses()
     try:
         listings = await engine.private_replays.list_tapes()
     except TapeNotFound as error:
         raise HTTPException(404, str(error)) from None
     found = []
-    for each in listings:
+    for tape in listings:
         await pauses.pause()
-        wanted = [Subscription(*stream) for stream in each.streams]
+        streams = [Subscription(*stream) for stream in tape.streams]
         channels: dict[str, list[str]] = {}
-        for channel, symbol in rights.narrow_all(each.feed, dict.fromkeys(wanted)):
+        for channel, symbol in entitlements.narrow_all(tape.feed, dict.fromkeys(streams)):
             channels.setdefault(channel, []).append(symbol)
         if channels:
-            found.append({"tape": each.id, "feed": each.feed, "ticks": each.ticks,
-                          "from": each.first, "to": each.last, "channels": channels})  # fmt: skip
+            found.append({"tape": tape.id, "feed": tape.feed, "ticks": tape.ticks,
+                          "from": tape.first, "to": tape.last, "channels": channels})  # fmt: skip
     return Body(encode(found, Encoding.JSON))
 
 
@@ -314,26 +316,17 @@ def _feed_of(request: Request) -> str:
     return feed
 
 
-async def _grant_of(request: Request) -> Grant:
-    """Authorize a request.
-
-    Raises:
-        Refused: the sender may see nothing.
-    """
-    return await _engine(request).admission.check_request(request.scope)
-
-
 async def _entitlements_in(request: Request, feed: str) -> Entitlements:
     """Authorize a request for one feed.
 
     Raises:
-        Refused: the sender may see nothing.
+        HandshakeRefused: the sender may see nothing.
         HTTPException: the sender may see nothing of this feed (403).
     """
-    entitlements = (await _grant_of(request)).entitlements
-    if not entitlements.allows_feed(feed):
+    grant = await _engine(request).admission.check_request(request.scope)
+    if not grant.entitlements.allows_feed(feed):
         raise HTTPException(403, f"these credentials cover nothing of the feed {feed}")
-    return entitlements
+    return grant.entitlements
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -36,8 +36,8 @@ from tickcast.wire.sequence import GapReason
 
 # Few programs scrape. A new connection replaces the oldest one that has sent no request.
 _CONNECTIONS_MAX: Final = 32
+# Close codes with their own label. Others share one, because clients can send any number.
 _CLOSE_CODES: Final = frozenset(CloseCode) | {1001, 1003, 1005, 1006}
-"""Close codes with their own label. Others share one, because clients can send any number."""
 _CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 

@@ -34,11 +34,11 @@ _TRIM_MEMORY_TICKS: Final = 100
 # Ten times fewer full garbage collections than with Python's defaults.
 _GC_THRESHOLDS: Final = (1000, 10, 100)
 _WARN_AGAIN_S: Final = 60.0
+# With this many clients that do not read their HTTP responses, each is cut sooner.
 _CROWD: Final = 4
-"""With this many clients that do not read their HTTP responses, each is cut sooner."""
 _CROWD_CHECKS: Final = 2
+# Time for a client to read its last bytes and complete the TLS shutdown.
 _TLS_SHUTDOWN_TIMEOUT_S: Final = 2.0
-"""Time for a client to read its last bytes and complete the TLS shutdown."""
 
 
 logger = logging.getLogger("tickcast.server")

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 from tickcast.addresses import Networks, client_network
 
 _ADDRESSES_MAX: Final = 10_000
+# Parsing a frame takes about as long as parsing this many bytes.
 _FRAME_BYTES: Final = 1024
-"""Parsing a frame takes about as long as parsing this many bytes."""
 _FLOODS_BURST: Final = 5
 _FLOODS_PER_S: Final = 0.1
 _REFUSALS_BURST: Final = 50

@@ -28,8 +28,8 @@ from feed.transport.http_exchange import connection_scope
 from feed.transport.websocket import OnMessage, WebSocketConnection, break_cycle
 from tickcast.wire.encoding import Encoding, build_frame
 
+# Key of the protocol object in `scope["extensions"]`.
 EXTENSION: Final = "tickcast.sink"
-"""Key of the protocol object in `scope["extensions"]`."""
 
 # The code that ASGI prescribes for a client that is gone without a close frame.
 _NO_CODE: Final = 1005

@@ -35,10 +35,10 @@ from feed.transport.http_rules import MALFORMED, SLICE_BYTES, STALLED, RequestRe
 from feed.transport.loop_time import TurnBudget
 from tickcast.wire.errors import CLOSE_GRACE_S
 
+# Used when uvicorn's configuration has no `handshake_timeout_s`.
 HANDSHAKE_TIMEOUT_S: Final = 5.0
-"""Used when uvicorn's configuration has no `handshake_timeout_s`."""
+# Paths of the liveness and readiness probes.
 PROBES: Final = frozenset(("/health", "/ready"))
-"""Paths of the liveness and readiness probes."""
 
 _PIPELINE_MAX: Final = 8
 _BUSY_RETRY_S: Final = 5

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
+# Reasons of refusals, as the metrics label them.
 STALLED: Final = "stalled"
 MALFORMED: Final = "malformed"
 SHUT_OUT: Final = "shut_out"
 ADDRESS: Final = "address"
 FULL: Final = "full"
-"""Reasons of refusals, as the metrics label them."""
 
 HEADERS_MAX: Final = 100
 URL_MAX_BYTES: Final = 8 * 1024
@@ -27,10 +27,10 @@ PUBLISH_PATH: Final = "/v1/publish"
 PUBLISH_BODY_MAX_BYTES: Final = 1024 * 1024
 # Bodies that all connections together may send at the same time.
 BODIES_MAX_BYTES: Final = 64 * 1024 * 1024
+# Bytes of a request to parse before its size is checked again.
 SLICE_BYTES: Final = 1024
-"""Bytes of a request to parse before its size is checked again."""
+# Longest line that the WebSocket library accepts in a handshake.
 _LINE_MAX_BYTES: Final = 8 * 1024
-"""Longest line that the WebSocket library accepts in a handshake."""
 
 _URL: Final = re.compile(rb"[\x21-\x7e]+")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")

@@ -21,17 +21,17 @@ _CLIENT_S: Final = 0.001
 # A request runs for about a millisecond before it first waits for something.
 _STARTS_PER_TURN: Final = 4
 
+# Time that steps may hold the event loop before other work runs.
 SLICE_S: Final = 0.005
-"""Time that steps may hold the event loop before other work runs."""
+# Streams handled in one step, which takes a few tenths of a millisecond.
 STEP_STREAMS = 100
-"""Streams handled in one step, which takes a few tenths of a millisecond."""
 # Work with more steps than this counts as long.
 _SHORT_STEPS: Final = 5
 
+# Works until a deadline on the clock of `perf_counter`; returns whether work is left.
 Work = Callable[[float], bool]
-"""Works until a deadline on the clock of `perf_counter`; returns whether work is left."""
+# Work in short steps: each step is the code between two `yield`s of a generator.
 Steps = Iterator[None]
-"""Work in short steps: each step is the code between two `yield`s of a generator."""
 Item = TypeVar("Item")
 
 logger = logging.getLogger("tickcast")

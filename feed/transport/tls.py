@@ -21,8 +21,8 @@ from tickcast.wire.errors import InvalidSettings
 
 _VERSION_MIN: Final = ssl.TLSVersion.TLSv1_2
 
+# Hosts that every self-signed certificate is valid for.
 SELF_SIGNED_HOSTS: Final = ("localhost", "127.0.0.1", "::1")
-"""Hosts that every self-signed certificate is valid for."""
 _SELF_SIGNED_FOR: Final = timedelta(days=30)
 _RENEWED_BEFORE: Final = timedelta(days=3)
 _CLOCK_TOLERANCE: Final = timedelta(minutes=5)

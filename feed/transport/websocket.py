@@ -38,8 +38,8 @@ _HOLD_S: Final = 0.5
 # A client that would have to wait again within this time is flooding, and is cut.
 _HOLD_AGAIN_S: Final = 5.0
 
+# Handles a message; returns a coroutine if it must be awaited before the next message.
 OnMessage = Callable[[str | bytes], Coroutine[Any, Any, None] | None]
-"""Handles a message; returns a coroutine if it must be awaited before the next message."""
 
 logger = logging.getLogger("tickcast.connection")
 

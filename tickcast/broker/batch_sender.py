@@ -122,6 +122,7 @@ class BatchSender:
         After BrokerUnavailable, call `hang_up` and try again.
         """
         for _ in range(_ATTEMPTS):
+            # All batches may be published already, and the announcement have failed.
             refusal = await self._send_once(batches) if batches else None
             if self._unannounced:
                 await self._announce()
@@ -144,6 +145,7 @@ class BatchSender:
         return refusal
 
     async def _call_script(self, batches: Mapping[StreamKey, OutgoingBatch]) -> list[Any]:
+        # Open first: if that fails, nothing was sent, and the batches are not in doubt.
         if not self._connection.is_open:
             await self._connection.open()
         now_us = time.time_ns() // 1000

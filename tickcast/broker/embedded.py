@@ -39,6 +39,7 @@ _POLL_S: Final = 0.25
 _POLL_MAX_S: Final = 5.0
 # In bytes; the kernel's limit is 108 on Linux and 104 on macOS.
 _SOCKET_PATH_MAX: Final = 100
+# A server that stops reading is disconnected before its buffer fills the memory.
 _PUBSUB_BUFFER: Final = "pubsub 64mb 32mb 10"
 
 _TRIM_S: Final = 0.25
@@ -295,6 +296,7 @@ def _launch(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen
         "dir": str(directory),
         "logfile": _LOG,
         "loglevel": "warning",
+        # Nothing is written to the disk.
         "save": "",
         "appendonly": "no",
         "client-output-buffer-limit": _PUBSUB_BUFFER,
@@ -308,6 +310,7 @@ def _launch(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Share the lock. It is free when the last process that has it open ends.
         pass_fds=[lock.fileno()],
         start_new_session=True,
     )

@@ -155,6 +155,7 @@ class FeedPublisher:
         try:
             self._buffer.add(ticks, monotonic(), checked=checked)
         finally:
+            # An invalid tick does not hold up the valid ones before it.
             if self._buffer.count:
                 self._is_idle.clear()
                 self._has_ticks.set()
@@ -212,6 +213,7 @@ class FeedPublisher:
                 while self._buffer.count:
                     self._in_flight = self._sender.prepare(self._buffer.pop_batches())
                     await self._retry(lambda: self._sender.send(self._in_flight))
+                    # Let blocked callers continue before the buffer is empty.
                     if self._buffer.count < WAITING_TICKS_MAX:
                         self._has_room.set()
                 self._is_idle.set()
@@ -228,6 +230,7 @@ class FeedPublisher:
             except BrokerUnavailable as error:
                 self._begin_outage(error)
                 await self._sender.hang_up()
+            # Not in step with other publishers, which lost Redis at the same moment.
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, _BACKOFF_MAX_S)
         self._end_outage()
@@ -262,6 +265,7 @@ class FeedPublisher:
         )
         if not self._waits:
             self._buffer.hold(monotonic())
+            # A caller that waits for room would wait for the end of the outage.
             self._has_room.set()
             self._trim()
 

@@ -257,6 +257,7 @@ async def steer(client: Redis, feed: str, command: Mapping[str, object]) -> Repl
             )
             if not receivers:
                 raise ReplayFailed(f"no replay plays into the feed {feed}")
+            # Redis confirmed that a program listens, but not that it is alive.
             with suppress(TimeoutError):
                 async with asyncio.timeout(REPLY_TIMEOUT_S):
                     return await _receive_reply(pubsub, id_)

@@ -104,6 +104,7 @@ class Store:
         """Iterate over the same streams, so that the caller can pause if there are many."""
         with translated_errors():
             members = await self._client.smembers(keys.directory(feed))
+        # Other programs can write to the directory, so check what it contains.
         for member in members:
             key = keys.from_member(feed, _text(member))
             if key.channel in CHANNELS and is_symbol(key.symbol):

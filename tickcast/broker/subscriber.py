@@ -277,6 +277,7 @@ class Subscriber:
     def _drop_connection(self) -> None:
         self._received_s = self.received_s
         self._transport = self._reader = None
+        # The channels stay, for the next connection.
         self._confirmed.clear()
         self._astray_since_s = None
         self._end_diagnosis("no connection to Redis")

@@ -17,6 +17,7 @@ from tickcast.wire.subscriptions import Coverage
 from tickcast.wire.ticks import Tick, channel_of
 from tickcast.wire.times import Time
 
+# Reasons of gaps: ticks left out by a cut, a restart of the numbering, ticks missing before.
 _CUT: Final = "cut"
 _EPOCH: Final = "epoch"
 _MISSING: Final = "missing"
@@ -55,6 +56,7 @@ class _Part:
 
     def __init__(self, writer: TapeWriter) -> None:
         self._writer = writer
+        # Streams with a tick in the part, their current epochs, and marks for their next tick.
         self._begun: set[_Stream] = set()
         self._epochs: dict[_Stream, str] = {}
         self._marks: dict[_Stream, list[EpochMark | GapMark]] = {}
@@ -119,6 +121,7 @@ def _copy(line: TapeLine, writer: TapeWriter, chains_with: Counter[_Stream]) -> 
     elif chains_with[channel_of(item), item.symbol] == 1:
         writer.append_tick(item, rx)
     else:
+        # Numbers of different numberings would contradict each other.
         writer.append_tick(replace(item, seq=None, conflated=0), rx)
 
 

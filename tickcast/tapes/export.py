@@ -84,6 +84,7 @@ class ParquetTable:
             "number": pyarrow.float64(),
             "count": pyarrow.int64(),
         }
+        # Columns that hold a value in every row.
         needed = {"time", "symbol"} | {name for name, kind in columns if kind == "number"}
         self._schema = pyarrow.schema(
             [pyarrow.field(name, types[kind], name not in needed) for name, kind in columns]
@@ -172,6 +173,7 @@ class _Channel:
             rows[name].append(getattr(tick, name))
         rows["received"].append(rx)
         if isinstance(tick, Trade) and tick.id is not None:
+            # A column has one type, and venues use both numbers and names.
             rows["id"][-1] = str(tick.id)
         self._count += 1
         if self._count % ROWS == 0:

@@ -58,6 +58,7 @@ def decompress(frame: Frame) -> list[bytes]:
     Raises:
         InvalidTape: the frame is damaged, too big, or does not end with a whole line.
     """
+    # One byte more than allowed is enough to notice a frame that is too big, however big it is.
     decompressor = zstd.ZstdDecompressor()
     try:
         data = decompressor.decompress(frame.stored, FRAME_BYTES_MAX + 1)
@@ -105,6 +106,7 @@ def frames_at(number: int, offset: int, end: int | None = None) -> Iterator[Fram
     Args:
         end: where to stop, in bytes; None means at the end of the file.
     """
+    # The bytes of a frame that is not complete, and the number of bytes to have in memory next.
     waiting = b""
     wanted = _READ_BYTES
     while True:
@@ -118,6 +120,7 @@ def frames_at(number: int, offset: int, end: int | None = None) -> Iterator[Fram
         offset, waiting = offset + consumed, waiting[consumed:]
         if not more or (not consumed and wanted >= _STORED_MAX):
             return
+        # Without a complete frame, read more at once, up to the size that the largest may have.
         wanted = len(waiting) + _READ_BYTES if consumed else min(_STORED_MAX, 4 * wanted)
 
 
@@ -189,6 +192,7 @@ class TapeLine(NamedTuple):
     rx: int | None
 
 
+# Decoded separately: most readers don't need `rx`, and a tick has no field for it.
 class _Received(Struct):
     rx: int | None = None
 
@@ -207,6 +211,7 @@ _DECODER: Final = msgspec.json.Decoder(
     Trade | Quote | Bar | TapeHeader | EpochMark | GapMark, dec_hook=_decode_time
 )
 _RECEIVED: Final = msgspec.json.Decoder(_Received)
+# Where the part of a line ends that counts for the content hash.
 _SEQ: Final = b',"seq":'
 _FLOATS: Final[dict[type[Tick], tuple[str, ...]]] = {
     Trade: ("price", "size"),

@@ -83,6 +83,7 @@ class RecordingDirectory:
         self._directory = directory
         self._feed = feed
         self._source = source
+        # The number of the newest tape.
         self._last = 0
 
     @contextmanager
@@ -97,6 +98,7 @@ class RecordingDirectory:
         ]
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
+            # The lock is on the folder itself, so there is no lock file to clean up.
             descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise RecordingFailed(f"{self._directory}: {error.strerror}") from None

@@ -18,6 +18,7 @@ from tickcast.wire.times import Time
 
 SUFFIX: Final = ".jsonl.zst"
 MANIFEST_SUFFIX: Final = ".manifest.json"
+# A name is never a path or a hidden file, because clients send names.
 _ID = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 _NUMBERED = re.compile(r"([a-z0-9_-]{1,32})-(\d{6,9})-\d{8}T\d{6}Z")
 

@@ -12,6 +12,7 @@ from tickcast.wire.ticks import Tick, channel_of
 from tickcast.wire.times import Time
 
 _FAULTS_MAX: Final = 100
+# The reason of a gap after which the numbering restarts.
 _EPOCH: Final = "epoch"
 
 
@@ -41,6 +42,7 @@ class StreamStats:
         """Return the first and last number missing before a tick, or None."""
         if tick.seq is None or self.seq is None:
             return None
+        # A conflated tick accounts for the numbers of the ticks that it replaced.
         first = tick.seq - tick.conflated
         return (self.seq + 1, first - 1) if first > self.seq + 1 else None
 

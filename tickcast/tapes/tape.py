@@ -70,6 +70,7 @@ class Tape:
                 scan = TapeScan(path, number)
                 return cls(path, scan.manifest, size - scan.manifest.bytes)
         torn = size - manifest.bytes
+        # Only a tape whose writer was killed or is still writing may be longer than its manifest.
         if torn and (manifest.complete or torn < 0):
             raise InvalidTape(f"{path}: has {size:,} bytes, but {manifest.bytes:,} in its manifest")
         return cls(path, manifest, torn)
@@ -132,6 +133,7 @@ class Tape:
         frames = self.manifest.frames
         if start is None:
             return frames
+        # A frame without ticks has no times; it must not hide the frames before it.
         times = (_NEVER if each.last is None else each.last for each in frames)
         return frames[bisect_left(list(accumulate(times, max)), start) :]
 
@@ -168,7 +170,9 @@ class _Selection:
     def __init__(self, start: Time | None, coverage: Coverage | None) -> None:
         self._start = start
         self._coverage = coverage
+        # Streams that have reached the start. All of their later ticks follow.
         self._begun: set[tuple[str, str]] = set()
+        # Answers of `coverage`, which is slow compared with a lookup for each tick.
         self._covered: dict[tuple[str, str], bool] = {}
 
     def includes(self, item: Tick | Mark) -> bool:
@@ -200,12 +204,12 @@ class TapeScan:
         InvalidTape: the file is not a tape.
     """
 
-    def __init__(self, path: Path, number: int, end: int | None = None) -> None:
+    def __init__(self, path: Path, number: int) -> None:
         self.stats = TapeStats()
         self._frames: list[FrameEntry] = []
         self._bytes = 0
         try:
-            for frame in frames_at(number, 0, end):
+            for frame in frames_at(number, 0):
                 # After a machine crash, a frame may be whole and still contain garbage.
                 try:
                     lines = decompress(frame)
@@ -231,6 +235,7 @@ class TapeScan:
                 continue
             if self.stats.header is None:
                 raise InvalidTape("does not begin with the header of a tape")
+            # The hash is over the line as it is written now, without `rx`.
             self.stats.count_tick(item, encode_tick(item, None)[1])
             times.append(int(item.time))
         self._frames.append(

@@ -13,6 +13,7 @@ from tickcast.tapes.stats import StreamStats, TapeStats
 from tickcast.tapes.tape import TapeScan, read_manifest
 from tickcast.wire.errors import InvalidTape
 
+# The first bytes of every zstd frame (RFC 8878, section 3.1.1).
 _MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _SEARCHED_BYTES: Final = 64 * 1024 * 1024
 
@@ -67,6 +68,7 @@ def _faults_after(path: Path, number: int, offset: int) -> Iterator[str]:
         rest = os.pread(number, _SEARCHED_BYTES, offset)
     except OSError as error:
         raise InvalidTape(f"{path}: {error.strerror}") from None
+    # The damage itself begins at 0, perhaps with these bytes.
     place = rest.find(_MAGIC, 1)
     while place >= 0:
         for frame in frames_at(number, offset + place):

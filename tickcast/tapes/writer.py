@@ -82,11 +82,14 @@ class TapeWriter:
         self.stored_bytes = 0
         self.waiting_bytes = 0
         self._frames: list[FrameEntry] = []
+        # The frame that lines are appended to, and those that are full and not returned yet.
         self._pending = PendingFrame()
         self._full: list[PendingFrame] = []
+        # Why a write failed. Later frames would leave a hole, so they are not written either.
         self._failure: str | None = None
         with _translated_errors(path):
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            # Without this, a crash could lose the name of a file whose data is on the disk.
             _sync_directory(path.parent)
         self.append_mark(TapeHeader(version=VERSION, feed=feed, source=source))
 
@@ -195,6 +198,7 @@ class TapeWriter:
             os.fsync(self._file)
 
     def _append(self, stored: bytes) -> None:
+        # Writing to a deleted file succeeds, and the data is lost when it is closed.
         if os.fstat(self._file).st_nlink == 0:
             raise RecordingFailed(f"{self.path}: has been deleted")
         rest = memoryview(stored)
@@ -202,6 +206,7 @@ class TapeWriter:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError:
+            # Remove the incomplete frame, so that the file ends with the last flush.
             with suppress(OSError):
                 os.ftruncate(self._file, self.stored_bytes)
             raise
@@ -249,6 +254,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             with os.fdopen(number, "wb") as file:
                 file.write(data)
                 file.flush()
+                # mkstemp() makes a file that only its owner can read.
                 os.fchmod(number, 0o644)
                 os.fsync(number)
             Path(temporary).replace(path)

@@ -14,16 +14,19 @@ from tests.tickcast.broker.stores import own_store
 from tickcast.broker import keys
 from tickcast.broker import lease as lease_module
 from tickcast.broker.client import make_client
-from tickcast.broker.lease import LASTS_S, Lease
+from tickcast.broker.lease import Lease
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import LeaseHeld
 
 CHANNELS = ["bars", "bars:1s"]
+LASTS_S = 1.0
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "_RENEW_S", 0.05)
+    monkeypatch.setattr(lease_module, "LASTS_S", LASTS_S)
+    monkeypatch.setattr(lease_module, "_MARGIN_S", 0.2)
 
 
 async def test_one_holds_it_until_it_is_released(redis: Redis) -> None:

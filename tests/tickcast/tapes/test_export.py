@@ -12,13 +12,15 @@ from producers.recordings.parquet import ParquetRecording
 from tests.builders import T0, bar, quote, trade, trades
 from tests.tickcast.tapes.builders import a_tape
 from tickcast.tapes import Tape
-from tickcast.tapes.export import ROWS, export
+from tickcast.tapes.export import export
 from tickcast.wire.errors import InvalidSettings, RecordingFailed
 from tickcast.wire.subscriptions import Coverage, Subscription
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
 parquet = pytest.importorskip("pyarrow.parquet")
+
+ROWS = 1_000
 
 
 def a_mixed_tape(tmp_path: Path) -> Tape:
@@ -92,7 +94,8 @@ def test_exported_files_can_be_imported(tmp_path: Path, form: str) -> None:
     assert back == ticks
 
 
-def test_more_rows_than_a_group(tmp_path: Path) -> None:
+def test_more_rows_than_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tickcast.tapes.export.ROWS", ROWS)
     tape = a_tape(tmp_path, trades(ROWS + 1))
     ((path, rows),) = export(tape, tmp_path, "parquet")
     assert rows == ROWS + 1

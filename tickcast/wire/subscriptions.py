@@ -122,7 +122,9 @@ class PatternMap(Coverage, Generic[Value]):
 
     def match(self, stream: StreamKey) -> Value | None:
         """The value for the stream's exact name, else for its longest prefix; None if neither."""
-        return self.match_pattern(stream.channel, stream.symbol)
+        # Without `match_pattern`: a new wildcard calls this for each of thousands of streams.
+        decisive = self.longest_match(stream.channel, stream.symbol)
+        return None if decisive is None else self._values[decisive]
 
     def match_pattern(self, channel: str, pattern: str) -> Value | None:
         """The value for a symbol, or for a wildcard as a whole; None if there is none."""

@@ -7,9 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from feed.access.action_policy import ActionPolicy, MessageLimiter
+from feed.access.action_policy import ActionPolicy, MessageLimiter, price_of
 from feed.access.entitlements import OPEN_GRANT, Entitlements, Grant, Proof
+from tickcast.wire.actions import Ping, Unsubscribe
 from tickcast.wire.errors import Fault, InvalidAction, SessionEnded
+from tickcast.wire.parsing import parse_action
 from tickcast.wire.subscriptions import Subscription
 
 ES = Subscription("trades", "ES")
@@ -87,3 +89,13 @@ def test_far_too_many_names_are_refused_before_they_are_validated() -> None:
     policy = ActionPolicy("live", OPEN_GRANT, 10, None)
     assert fault_of(policy, action="subscribe", trades=["?"] * 21) is Fault.SYMBOL_LIMIT
     assert fault_of(policy, action="subscribe", trades=["?"] * 20) is Fault.INVALID_SYNTAX
+
+
+def test_the_price_of_an_action_grows_with_its_symbols() -> None:
+    symbols = [f"S{number}" for number in range(500)]
+    assert price_of(Ping()) == 1
+    assert price_of(Unsubscribe(frozenset(Subscription("trades", each) for each in symbols))) == 6
+    resume = {"epoch": "e", "trades": dict.fromkeys(symbols, 7)}
+    resuming = {"action": "subscribe", "trades": ["*"], "resume": resume}
+    action = parse_action(msgspec.json.encode(resuming).decode())
+    assert price_of(action) == pytest.approx(1.51)

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feed.access.action_policy import price_of
 from tickcast.wire.actions import (
     Auth,
     BearerToken,
@@ -296,12 +295,3 @@ def test_any_map_is_an_action_or_an_invalid_action(fields: dict[str, Any]) -> No
 def test_any_bytes_are_an_action_or_an_invalid_action(message: str | bytes) -> None:
     with pytest.raises(InvalidAction):
         parse_action(message)
-
-
-def test_the_price_of_an_action_grows_with_its_symbols() -> None:
-    symbols = [f"S{number}" for number in range(500)]
-    assert price_of(Ping()) == 1
-    assert price_of(parse_action(json.dumps({"action": "unsubscribe", "trades": symbols}))) == 6
-    resume = {"epoch": "e", "trades": dict.fromkeys(symbols, 7)}
-    back = {"action": "subscribe", "trades": ["*"], "resume": resume}
-    assert price_of(parse_action(json.dumps(back))) == pytest.approx(1.51)

@@ -8,7 +8,7 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
-from producers.simulation.scenarios import SCENARIOS, play_out
+from producers.simulation.scenarios import SCENARIOS, generate_scenario
 from producers.simulation.synthetic import symbol_names
 from tickcast.wire.ticks import Quote, Tick, Trade
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -98,7 +98,7 @@ def draw(name: str) -> str:
     """One scenario as an SVG."""
     view = VIEWS[name]
     begin, end = view.span
-    ticks = play_out(name, symbol_names(1), _RATE, _SEED, _START)
+    ticks = generate_scenario(name, symbol_names(1), _RATE, _SEED, _START)
     shown = [tick for tick in takewhile(lambda tick: _at(tick) < end, ticks) if _at(tick) >= begin]
     across = Axis(begin, end, _LEFT, _RIGHT)
     parts = [

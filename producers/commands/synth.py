@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from producers.simulation.pacing import Pacer, play
-from producers.simulation.scenarios import SCENARIOS, play_out
+from producers.simulation.scenarios import SCENARIOS, generate_scenario
 from producers.simulation.synthetic import generate, symbol_names
 from tickcast.commands.options import RATE, config_option, feed_option, redis_option
 from tickcast.commands.running import run
@@ -61,7 +61,7 @@ async def _synth(
             return
         click.echo(f"{scenario}, every minute: {SCENARIOS[scenario].text}", err=True)
         await play(
-            islice(play_out(scenario, names, rate, seed, start), limit),
+            islice(generate_scenario(scenario, names, rate, seed, start), limit),
             publisher,
             Pacer(),
             stamp=lambda tick: SCENARIOS[scenario].stamp(tick, start),

@@ -39,9 +39,9 @@ from tickcast.wire.errors import (
 from tickcast.wire.subscriptions import Coverage, Subscription, is_pattern
 from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED
 
-_SHOWN: Final = 20
+_SHOWN_MAX: Final = 20
+# All tapes of a merge are open at once.
 _TAPES_MAX: Final = 200
-"""Maximum number of tapes in a merge, since all are open at once."""
 
 _files = click.argument(
     "files", nargs=-1, required=True, metavar="FILE…",
@@ -62,34 +62,34 @@ def tape() -> None:
     """
 
 
-# ------------------------------------------------------------------------------------ looking
+# -- inspect
 
 
 @tape.command()
 @_files
-@click.option("--all", "show_all", is_flag=True, help=f"All streams and gaps, not {_SHOWN}.")
+@click.option("--all", "show_all", is_flag=True, help=f"All streams and gaps, not {_SHOWN_MAX}.")
 @click.option("--json", "as_json", is_flag=True, help="The manifests, as JSON.")
 def info(files: tuple[Path, ...], show_all: bool, as_json: bool) -> None:
     """Show the contents of tapes, including unfinished ones."""
     for path in files:
-        found = Tape.open(path)
+        opened = Tape.open(path)
         if as_json:
-            click.echo(encode_manifest(found.manifest), nl=False)
+            click.echo(encode_manifest(opened.manifest), nl=False)
         else:
-            for line in _describe(found, None if show_all else _SHOWN):
+            for line in _describe(opened, None if show_all else _SHOWN_MAX):
                 click.echo(line)
 
 
-def _describe(found: Tape, shown: int | None) -> Iterator[str]:
-    manifest = found.manifest
+def _describe(tape: Tape, shown: int | None) -> Iterator[str]:
+    manifest = tape.manifest
     state = "complete" if manifest.complete else "not finished"
-    yield f"{found.id}: {_counts(manifest)}, {state}"
-    if found.torn_bytes:
-        yield f"  {found.torn_bytes:,} bytes at the end belong to no finished flush"
+    yield f"{tape.id}: {_counts(manifest)}, {state}"
+    if tape.torn_bytes:
+        yield f"  {tape.torn_bytes:,} bytes at the end belong to no finished flush"
     source = f" from {manifest.source}" if manifest.source else ""
     yield f"  feed {manifest.feed}{source}"
     if manifest.ticks:
-        yield f"  {found.first.rfc3339()} to {found.last.rfc3339()}"
+        yield f"  {tape.first.rfc3339()} to {tape.last.rfc3339()}"
     yield f"  content {manifest.content}"
     for stream in manifest.streams[:shown]:
         yield f"  {_describe_stream(stream)}"
@@ -105,10 +105,10 @@ def _describe(found: Tape, shown: int | None) -> Iterator[str]:
 
 
 def _describe_stream(stream: StreamSummary) -> str:
-    words = f"{stream.channel} {stream.symbol}: {counted(stream.ticks, 'tick')}"
+    text = f"{stream.channel} {stream.symbol}: {counted(stream.ticks, 'tick')}"
     if stream.first_seq is not None:
-        words += f", {stream.first_seq:,} to {_number(stream.last_seq)}"
-    return f"{words}, epoch {stream.epoch}" if stream.epoch else words
+        text += f", {stream.first_seq:,} to {_number(stream.last_seq)}"
+    return f"{text}, epoch {stream.epoch}" if stream.epoch else text
 
 
 def _number(seq: int | None) -> str:
@@ -136,13 +136,13 @@ def verify_(files: tuple[Path, ...]) -> None:
     bad = 0
     for path in files:
         try:
-            verdict = verify(path)
+            report = verify(path)
         except InvalidTape as error:
             click.echo(f"BAD   {error}")
             bad += 1
             continue
-        faults = [*verdict.faults, *chain.check(path, verdict)]
-        click.echo(_line_of(path, verdict, faults))
+        faults = [*report.faults, *chain.check(path, report)]
+        click.echo(_line_of(path, report, faults))
         for fault in faults:
             click.echo(f"      {fault}")
         bad += bool(faults)
@@ -150,16 +150,16 @@ def verify_(files: tuple[Path, ...]) -> None:
         raise InvalidTape(f"{bad:,} of {len(files):,} tapes {'is' if bad == 1 else 'are'} bad")
 
 
-def _line_of(path: Path, verdict: TapeReport, faults: list[str]) -> str:
-    line = f"{'BAD ' if faults else 'good'}  {id_of(path)}: {_counts(verdict.manifest)}"
-    if not verdict.manifest.complete:
+def _line_of(path: Path, report: TapeReport, faults: list[str]) -> str:
+    line = f"{'BAD ' if faults else 'good'}  {id_of(path)}: {_counts(report.manifest)}"
+    if not report.manifest.complete:
         line += ", not finished"
-    if verdict.torn_bytes:
-        line += f", {verdict.torn_bytes:,} bytes behind the last flush"
+    if report.torn_bytes:
+        line += f", {report.torn_bytes:,} bytes behind the last flush"
     return line
 
 
-# ------------------------------------------------------------------------------------- making
+# -- edit
 
 
 @tape.command("cut")
@@ -206,11 +206,11 @@ def coverage_of(symbols: str | None, channels: str | None) -> Coverage | None:
     """Return the coverage of the options for symbols and channels; None means all."""
     if symbols is None and channels is None:
         return None
-    patterns = "*".split(",") if symbols is None else symbols.split(",")
+    patterns = ["*"] if symbols is None else symbols.split(",")
     names = list(CHANNELS) if channels is None else channels.split(",")
     for pattern in patterns:
         if not is_pattern(pattern):
-            raise InvalidSettings(f"--symbols: {pattern!a} is no symbol")
+            raise InvalidSettings(f"--symbols: {pattern!a} is not a symbol")
     for name in names:
         if name not in CHANNELS:
             raise InvalidSettings(f"--channels: {name!a} is none of {', '.join(CHANNELS)}")
@@ -255,19 +255,19 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-# ------------------------------------------------------------------------- tables, out and in
+# -- export and import
 
 
 @tape.command("export")
 @_files
-@click.option("--format", "form", type=click.Choice(["parquet", "csv"]), default="parquet",
+@click.option("--format", "format", type=click.Choice(["parquet", "csv"]), default="parquet",
               show_default=True)  # fmt: skip
 @click.option("--out", "-o", type=click.Path(file_okay=False, path_type=Path), default=".",
               show_default=True, metavar="FOLDER")  # fmt: skip
 @click.option("--symbols", metavar="SYMBOLS", help="Of these alone: 'ES,BTC-*'.")
 @click.option("--channels", metavar="CHANNELS", help="Of these alone: trades,bars:5s.")
 def export_(
-    files: tuple[Path, ...], form: str, out: Path, symbols: str | None, channels: str | None
+    files: tuple[Path, ...], format: str, out: Path, symbols: str | None, channels: str | None
 ) -> None:
     """Export tapes to Parquet or CSV tables.
 
@@ -281,7 +281,7 @@ def export_(
     except OSError as error:
         raise RecordingFailed(f"{out}: {error.strerror}") from None
     for path in files:
-        for written, rows in export(Tape.open(path), out, form, coverage):
+        for written, rows in export(Tape.open(path), out, format, coverage):
             click.echo(f"{written}: {rows:,} rows", err=True)
 
 

@@ -10,7 +10,7 @@ from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND
 
-_BATCH_MAX: Final = 500
+_BATCH_TICKS_MAX: Final = 500
 
 
 class Pacer:
@@ -68,7 +68,7 @@ async def play(
 
     for tick in ticks:
         ahead = pacer.due(tick) - (clock() - began)
-        if ahead > 0 or len(batch) >= _BATCH_MAX:
+        if ahead > 0 or len(batch) >= _BATCH_TICKS_MAX:
             await flush()
             await asyncio.sleep(max(0.0, ahead))
         batch.append(stamp(tick))

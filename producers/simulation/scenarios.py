@@ -18,15 +18,15 @@ from producers.simulation.synthetic import TICK_SIZE, generate, round_to_tick
 from tickcast.wire.ticks import Quote, Tick, Trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 
+# The period after which each scenario repeats.
 CYCLE_S: Final = 60.0
-"""The period after which each scenario repeats."""
 
 BURST_AT_S: Final = 10.0
 BURST_FACTOR: Final = 1000.0
 _BURST_HALVES_S: Final = 0.1
 ACTIVE_S: Final = 10.0
+# When prices start to fall, when they are lowest, and when they are back to normal.
 CRASH_S: Final = (20.0, 25.0, 45.0)
-"""When prices start to fall, when they are lowest, and when they are back to normal."""
 CRASH_DEPTH: Final = 0.1
 HALT_S: Final = (20.0, 40.0)
 GAP_S: Final = (20.0, 25.0)
@@ -35,24 +35,21 @@ CROSSED_FOR_S: Final = 0.5
 SKEW_S: Final = 5.0
 _SKEW_CHANGES_S: Final = (20.0, 40.0)
 
-_Act = Callable[[Iterator[Tick], Time, random.Random], Iterator[Tick]]
+_Modify = Callable[[Iterator[Tick], Time, random.Random], Iterator[Tick]]
 
 
 class Scenario(NamedTuple):
-    """One scenario.
+    """One scenario."""
 
-    Attributes:
-        text: what happens, in one line.
-        act: modifies the market's ticks. A tick is due at its time.
-        stamp: returns the tick to publish in place of a tick that is due.
-    """
-
+    # What happens, in one line.
     text: str
-    act: _Act
+    # Modifies the market's ticks. A tick is due at its time.
+    modify: _Modify
+    # Returns the tick to publish in place of a tick that is due.
     stamp: Callable[[Tick, Time], Tick] = lambda tick, start: tick
 
 
-def play_out(
+def generate_scenario(
     name: str, symbols: Sequence[str], rate: float, seed: int, start: Time
 ) -> Iterator[Tick]:
     """Yield the endless ticks of one of `SCENARIOS`, in the order in which they are due.
@@ -61,7 +58,7 @@ def play_out(
         rate: ticks per second on average over all symbols, while the scenario is calm.
     """
     ticks = generate(symbols, rate, seed, start)
-    return SCENARIOS[name].act(ticks, start, random.Random(f"{name} {seed}"))
+    return SCENARIOS[name].modify(ticks, start, random.Random(f"{name} {seed}"))
 
 
 def _elapsed_s(tick: Tick, start: Time) -> float:
@@ -76,7 +73,7 @@ def _phase_s(tick: Tick, start: Time) -> float:
 # ------------------------------------------------------------------------------------- activity
 
 
-def _open_burst(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[Tick]:
+def _open_burst(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:
     halves = _BURST_HALVES_S / math.log(2)
     burst_s = _BURST_HALVES_S * math.log2(BURST_FACTOR)
     in_burst_s = halves * (BURST_FACTOR - 1)
@@ -91,7 +88,7 @@ def _open_burst(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iter
     return _warp(ticks, start, in_burst_s + calm_s, due_s)
 
 
-def _quiet(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[Tick]:
+def _quiet(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:
     return _warp(ticks, start, ACTIVE_S, lambda market_s: market_s)
 
 
@@ -108,7 +105,7 @@ def _warp(
 # --------------------------------------------------------------------------------------- prices
 
 
-def _flash_crash(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[Tick]:
+def _flash_crash(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:
     quotes: dict[str, Quote] = {}
     for tick in ticks:
         phase_s = _phase_s(tick, start)
@@ -152,7 +149,7 @@ def _in_panic(quote: Quote, depth: float) -> Quote:
     )
 
 
-def _halt(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[Tick]:
+def _halt(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:
     quotes: dict[str, Quote] = {}
     factors: dict[str, float] = {}
     halted: set[str] = set()
@@ -167,7 +164,7 @@ def _halt(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[T
         if symbol in halted:
             # Trading resumes at a new price.
             halted.discard(symbol)
-            move = dice.choice((-1, 1)) * dice.uniform(0.02, 0.05)
+            move = rng.choice((-1, 1)) * rng.uniform(0.02, 0.05)
             factors[symbol] = factors.get(symbol, 1.0) * (1 + move)
         if isinstance(tick, Quote):
             quotes[symbol] = quote = _moved(tick, factors.get(symbol, 1.0))
@@ -184,7 +181,7 @@ def _moved(quote: Quote, factor: float) -> Quote:
     return replace(quote, bid_price=bid, ask_price=ask)
 
 
-def _crossed(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[Tick]:
+def _crossed(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:
     for tick in ticks:
         # Quotes are crossed in the middle of each period of ten seconds.
         since_s = _elapsed_s(tick, start) % CROSSED_EVERY_S - CROSSED_EVERY_S / 2
@@ -197,11 +194,11 @@ def _crossed(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterato
 # ------------------------------------------------------------------------- what reaches the feed
 
 
-def _gap(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[Tick]:
+def _gap(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:
     return (tick for tick in ticks if not GAP_S[0] <= _phase_s(tick, start) < GAP_S[1])
 
 
-def _unchanged(ticks: Iterator[Tick], start: Time, dice: random.Random) -> Iterator[Tick]:
+def _unchanged(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:
     return ticks
 
 

@@ -34,28 +34,26 @@ def generate(symbols: Sequence[str], rate: float, seed: int, start: Time) -> Ite
         rate: ticks per second on average, over all symbols; gaps between ticks are random.
         start: the time of the first tick.
     """
-    dice = random.Random(seed)
-    instruments = [_Instrument(symbol, dice) for symbol in symbols]
+    rng = random.Random(seed)
+    instruments = [_Instrument(symbol, rng) for symbol in symbols]
     # A few symbols cause most of the activity, as in any market.
     weights = list(accumulate(1 / (rank + 2) for rank in range(len(symbols))))
     elapsed_s = 0.0
     while True:
-        (instrument,) = dice.choices(instruments, cum_weights=weights)
+        (instrument,) = rng.choices(instruments, cum_weights=weights)
         yield from instrument.step(Time(start + round(elapsed_s * NS_PER_SECOND)), elapsed_s)
-        elapsed_s += dice.expovariate(rate)
+        elapsed_s += rng.expovariate(rate)
 
 
 class _Instrument:
     """One symbol: a fair price that follows a random walk, and a one-level book around it."""
 
-    def __init__(self, symbol: str, dice: random.Random) -> None:
+    def __init__(self, symbol: str, rng: random.Random) -> None:
         self._symbol = symbol
-        self._dice = dice
-        self._fair = math.exp(dice.uniform(math.log(8), math.log(600)))
-        self._volatility = dice.uniform(0.25, 0.9)
-        self._half_spread = TICK_SIZE * max(
-            1, round(self._fair * dice.uniform(0.5e-4, 3e-4) / 0.01)
-        )
+        self._rng = rng
+        self._fair = math.exp(rng.uniform(math.log(8), math.log(600)))
+        self._volatility = rng.uniform(0.25, 0.9)
+        self._half_spread = TICK_SIZE * max(1, round(self._fair * rng.uniform(0.5e-4, 3e-4) / 0.01))
         self._stepped_s = 0.0
         self._trades = 0
         self._bid = self._ask = 0.0
@@ -63,7 +61,7 @@ class _Instrument:
 
     def step(self, time: Time, elapsed_s: float) -> Iterator[Tick]:
         """Yield the next event: a new quote, or a trade at one of the quoted prices."""
-        if self._dice.random() < _QUOTE_SHARE:
+        if self._rng.random() < _QUOTE_SHARE:
             self._move(elapsed_s)
             yield new_quote(
                 symbol=self._symbol,
@@ -76,7 +74,7 @@ class _Instrument:
                 time=time,
             )
         else:
-            side: Literal["B", "S"] = "B" if self._dice.random() < 0.5 else "S"
+            side: Literal["B", "S"] = "B" if self._rng.random() < 0.5 else "S"
             self._trades += 1
             price = self._ask if side == "B" else self._bid
             # A trade pushes the price in its direction.
@@ -95,14 +93,14 @@ class _Instrument:
         years = max(elapsed_s - self._stepped_s, 0.05) / _YEAR_S
         self._stepped_s = elapsed_s
         # More volatile than a real day, so that even a single minute is worth watching.
-        self._fair *= math.exp(self._dice.gauss(0.0, 4 * self._volatility * math.sqrt(years)))
-        half = self._half_spread * self._dice.choice((0.5, 1.0, 1.0, 1.5))
+        self._fair *= math.exp(self._rng.gauss(0.0, 4 * self._volatility * math.sqrt(years)))
+        half = self._half_spread * self._rng.choice((0.5, 1.0, 1.0, 1.5))
         self._bid = max(TICK_SIZE, round_to_tick(self._fair - half))
         self._ask = max(self._bid + TICK_SIZE, round_to_tick(self._fair + half))
         self._ask = round_to_tick(self._ask)
 
     def _size(self) -> float:
-        return float(_LOT * max(1, round(self._dice.lognormvariate(0.7, 0.9))))
+        return float(_LOT * max(1, round(self._rng.lognormvariate(0.7, 0.9))))
 
 
 def round_to_tick(price: float) -> float:

@@ -24,7 +24,7 @@ async def said(process: asyncio.subprocess.Process, words: bytes) -> None:
             pass
 
 
-async def test_killed_and_started_again_it_sends_each_bar_once(cli: Cli) -> None:
+async def test_each_bar_is_sent_once_across_a_kill(cli: Cli) -> None:
     async with cli.serving() as (address, _):
         url = address.replace("http", "ws") + "/stream"
         watcher = await cli.start("watch", "A", "--channels", "bars:1s", "--url", url)
@@ -82,7 +82,7 @@ def test_misuse_is_one_line(shell: Shell, words: list[str], message: str) -> Non
     assert done.err.count("\n") == 1
 
 
-def test_without_a_store_it_says_so_in_one_line(shell: Shell) -> None:
+def test_without_a_store_it_fails_in_one_line(shell: Shell) -> None:
     for words, message in (
         ((), "no store is running"),
         (("--redis", "redis://127.0.0.1:1"), "no "),

@@ -38,6 +38,7 @@ from tests.producers.venues.test_normalizer import match
 from tests.talk import Talk, talking
 from tickcast.broker import keys
 from tickcast.wire.encoding import Encoding, encode
+from tickcast.wire.errors import InvalidRecording
 from tickcast.wire.ticks import Quote, StreamKey, Tick, Trade
 from tickcast.wire.times import Time
 
@@ -70,7 +71,7 @@ from tickcast.wire.times import Time
         (["coinbase", "A-B", "--url", "ws://127.0.0.1:1"], 1, "no store is running"),
     ],
 )
-def test_misuse_is_told_in_one_line(
+def test_misuse_is_reported_in_one_line(
     shell: Shell, words: list[str], code: int, message: str
 ) -> None:
     done = shell.run("live", *words)
@@ -79,7 +80,7 @@ def test_misuse_is_told_in_one_line(
     assert done.err.count("\n") == 1
 
 
-async def test_an_unknown_product_is_told_and_ends_it_where_there_is_no_other(
+async def test_an_unknown_product_ends_the_command_if_it_is_the_only_one(
     cli: Cli, redis_url: str
 ) -> None:
     async with simulated([REFUSED % b"FOO-BAR"]) as venue:
@@ -91,7 +92,7 @@ async def test_an_unknown_product_is_told_and_ends_it_where_there_is_no_other(
     assert done.err.endswith(last)
 
 
-async def test_ctrl_c_ends_it_with_all_published_and_captured(
+async def test_ctrl_c_leaves_everything_published_and_captured(
     cli: Cli, redis_url: str, server: RunningServer, tmp_path: Path
 ) -> None:
     frames = [match(number) for number in range(1, 501)]
@@ -102,7 +103,7 @@ async def test_ctrl_c_ends_it_with_all_published_and_captured(
             "--capture", str(tmp_path),
         )  # fmt: skip
         assert [tick["i"] for tick in await talk.ticks(500)] == list(range(1, 501))
-        assert b"ticker" not in venue.asked[0][0]
+        assert b"ticker" not in venue.requests[0][0]
         process.send_signal(signal.SIGINT)
         out, err = await asyncio.wait_for(process.communicate(), 10)
     assert process.returncode == 130
@@ -118,9 +119,11 @@ async def test_ctrl_c_ends_it_with_all_published_and_captured(
 
 async def test_a_capture_outlives_a_kill(cli: Cli, redis_url: str, tmp_path: Path) -> None:
     def captured() -> list[object]:
-        files = list(tmp_path.iterdir())
-        return [tick.id for path in files for tick in CaptureRecording(path)
-                if isinstance(tick, Trade)]  # fmt: skip
+        with suppress(InvalidRecording):  # A new file is empty for a moment.
+            files = list(tmp_path.iterdir())
+            return [tick.id for path in files for tick in CaptureRecording(path)
+                    if isinstance(tick, Trade)]  # fmt: skip
+        return []
 
     async with simulated(map(match, range(1, 101))) as venue:
         process = await cli.start(
@@ -133,7 +136,7 @@ async def test_a_capture_outlives_a_kill(cli: Cli, redis_url: str, tmp_path: Pat
     assert captured() == list(range(1, 101))
 
 
-async def test_what_was_taken_before_ctrl_c_is_published(
+async def test_ticks_received_before_ctrl_c_are_published(
     cli: Cli, redis: Redis, redis_url: str
 ) -> None:
     meta = keys.meta(StreamKey("live", "trades", "BTC-USD"))
@@ -164,7 +167,7 @@ def test_the_progress_line() -> None:
     assert status.format(client, 1.5) == line
 
 
-async def test_on_a_terminal_a_line_says_how_it_goes(cli: Cli, redis_url: str) -> None:
+async def test_a_terminal_has_a_status_line(cli: Cli, redis_url: str) -> None:
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     shown = b""
@@ -216,7 +219,7 @@ async def test_all_recorded_coinbase_ticks_arrive_at_a_client(
     expected = [tick for each in received if (tick := coinbase_tick(each))]
     symbols = sorted({tick.symbol for tick in expected})
     async with (
-        simulated([each.frame for each in received], asks=len(symbols)) as venue,
+        simulated([each.frame for each in received], requests_first=len(symbols)) as venue,
         talking(f"{server.stream}?encoding={encoding.value}") as talk,
     ):
         await listening(talk, symbols)
@@ -269,9 +272,7 @@ def check_streams(got: list[dict[str, Any]], expected: list[Tick]) -> None:
     )
 
 
-async def test_a_log_line_says_what_was_lost(
-    cli: Cli, redis_url: str, server: RunningServer
-) -> None:
+async def test_lost_trades_are_logged(cli: Cli, redis_url: str, server: RunningServer) -> None:
     async with simulated([match(1), b"\x1b[2J", match(5)]) as venue, talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["BTC-USD"])
         process = await cli.start(

@@ -103,7 +103,7 @@ async def test_it_is_steered_from_another_process(cli: Cli, recording: Path) -> 
                 assert (await talk.hear())["speed"] == 0.5
 
 
-async def test_an_interrupt_ends_it_cleanly(cli: Cli, recording: Path) -> None:
+async def test_an_interrupt_ends_the_command_cleanly(cli: Cli, recording: Path) -> None:
     async with cli.serving(), replaying(cli, str(recording)) as process:
         process.send_signal(signal.SIGINT)
         out, err = await asyncio.wait_for(process.communicate(), 10)
@@ -203,7 +203,7 @@ async def until_said(cli: Cli, words: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_keys_steer_it_and_the_terminal_is_left_as_it_was(cli: Cli, recording: Path) -> None:
+async def test_keys_control_it_and_the_terminal_is_restored(cli: Cli, recording: Path) -> None:
     with terminal() as (ours, theirs):
         found = termios.tcgetattr(theirs)
         async with (
@@ -231,7 +231,7 @@ async def test_keys_steer_it_and_the_terminal_is_left_as_it_was(cli: Cli, record
 
 
 @pytest.mark.parametrize("how", ["ctrl-c", "sigterm"])
-async def test_however_it_ends_the_terminal_is_as_it_was(
+async def test_the_terminal_is_restored_however_it_ends(
     cli: Cli, recording: Path, how: str
 ) -> None:
     with terminal() as (ours, theirs):
@@ -248,7 +248,7 @@ async def test_however_it_ends_the_terminal_is_as_it_was(
             assert termios.tcgetattr(theirs) == found
 
 
-async def test_without_a_terminal_lines_say_where_it_stands(
+async def test_without_a_terminal_lines_show_the_position(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(replay_screen, "_FIRST_LINE_AFTER_S", 0.01)
@@ -284,7 +284,7 @@ async def test_without_a_terminal_lines_say_where_it_stands(
     ]
 
 
-def test_keys_are_told_apart() -> None:
+def test_keys_are_distinguished() -> None:
     assert list(split_keys(" s\x1b[C\x1b[D+q")) == [" ", "s", "right", "left", "+", "q"]
     assert list(split_keys("\x1b[Aj\x1b\n\x7f")) == ["up", "j", "escape", "enter", "backspace"]
     assert list(split_keys("\x1b[6~\x1bOA")) == ["page down", "up"]
@@ -292,7 +292,7 @@ def test_keys_are_told_apart() -> None:
     assert list(split_keys("\x1b[15~q\x1b[1;5Cq\x1bOPq\x1b[")) == ["q", "q", "q"]
 
 
-def test_what_keys_mean() -> None:
+def test_commands_for_keys() -> None:
     state = ReplayState(ReplayMode.PLAYING, Time(50 * 10**9), 2.0, Time(0), Time(100 * 10**9))
     paused, fastest = state._replace(mode=ReplayMode.PAUSED), state._replace(speed=MAX_SPEED)
     assert isinstance(command_for(" ", state), PauseCommand)

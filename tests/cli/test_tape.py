@@ -18,7 +18,7 @@ from tickcast.tapes.manifest import manifest_path
 from tickcast.wire.times import NS_PER_SECOND, Time
 
 
-def test_info_says_what_is_in_a_tape(shell: Shell, tmp_path: Path) -> None:
+def test_info_describes_a_tape(shell: Shell, tmp_path: Path) -> None:
     tape = a_tape(tmp_path, [*trades(3, first_seq=7), *trades(1, first_seq=12), quote("NQ")])
     code, out, err = shell.run("tape", "info", tape.path)
     assert (code, err) == (0, "")
@@ -70,7 +70,7 @@ def test_cut_and_merge_make_tapes(shell: Shell, tmp_path: Path) -> None:
     assert shell.run("tape", "verify", *parts[:2])[0] == 0
 
 
-def test_a_cut_is_told_by_offsets_too(shell: Shell, tmp_path: Path) -> None:
+def test_a_cut_accepts_offsets(shell: Shell, tmp_path: Path) -> None:
     ticks = [trade(time=Time(T0 + n * 60 * NS_PER_SECOND)) for n in range(5)]
     tape = a_tape(tmp_path, ticks)
     out = tmp_path / "part.jsonl.zst"
@@ -123,7 +123,7 @@ def test_tables_out_and_in(shell: Shell, tmp_path: Path, form: str) -> None:
     assert (manifest.feed, manifest.source) == ("es", table.name)
 
 
-def test_import_by_mapping_tells_bad_rows(shell: Shell, tmp_path: Path) -> None:
+def test_import_by_mapping_reports_bad_rows(shell: Shell, tmp_path: Path) -> None:
     table, out_ = tmp_path / "a.csv", tmp_path / "b.jsonl.zst"
     table.write_text("When,Px,N\n1378054801,5,1\nx,5,1\n1378054803,6,1\n")
     words = ("--symbol", "A", "--columns", "time=When,price=Px,size=N")
@@ -144,7 +144,7 @@ CAPTURE = (
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.parquet", "a.dbn"])
-def test_import_takes_whatever_replay_takes(shell: Shell, tmp_path: Path, name: str) -> None:
+def test_import_reads_all_formats_of_replay(shell: Shell, tmp_path: Path, name: str) -> None:
     """The content of a file decides its format: neither its name nor the command matters."""
     (tmp_path / name).write_text(CAPTURE)
     tape = tmp_path / "b.jsonl.zst"
@@ -192,7 +192,7 @@ def test_a_signal_leaves_no_tape(tmp_path: Path, number: signal.Signals) -> None
     assert signal.getsignal(number) is before
 
 
-def test_nothing_stays_of_what_failed(shell: Shell, tmp_path: Path) -> None:
+def test_a_failed_tape_is_removed(shell: Shell, tmp_path: Path) -> None:
     tape = a_tape(tmp_path, trades(30_000))
     data = bytearray(tape.path.read_bytes())
     data[-10] ^= 0x55

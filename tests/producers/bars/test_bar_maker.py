@@ -98,7 +98,7 @@ async def test_bars_are_published_and_go_on_after_a_restart(
     assert [bar.seq for bar in await bars_in(redis, 3)] == [1, 2, 3]
 
 
-async def test_only_symbols_that_are_asked_for(
+async def test_only_requested_symbols(
     redis: Redis, settings: Settings, publisher: FeedPublisher
 ) -> None:
     async with making(redis, settings, patterns=["N*"]):
@@ -120,7 +120,7 @@ async def test_a_live_feed_that_falls_quiet_has_its_bars(
     assert (first.trade_count, second.trade_count) == (1, 0)
 
 
-async def test_a_bar_whose_trades_are_no_longer_kept_is_not_sent(
+async def test_a_bar_whose_trades_were_trimmed_is_not_sent(
     redis: Redis, settings: Settings
 ) -> None:
     settings = msgspec.structs.replace(settings, history_ticks=3)
@@ -165,7 +165,7 @@ async def test_connections_that_are_cut_cost_no_trade(
 
 
 @pytest.mark.parametrize("keeps", [True, False], ids=["with its data", "without"])
-async def test_a_store_that_dies_comes_back_to_bars_once_each(
+async def test_each_bar_is_published_once_across_a_store_restart(
     runtime_dir: Path, settings: Settings, keeps: bool
 ) -> None:
     async with (

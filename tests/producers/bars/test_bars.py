@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from producers.bars.builder import BarBuilder
 from producers.bars.series import FILL_MAX, LENGTHS_NS
 from producers.recordings.csv import CsvRecording
-from producers.simulation.scenarios import SCENARIOS, play_out
+from producers.simulation.scenarios import SCENARIOS, generate_scenario
 from tests.builders import quote, trade
 from tests.conftest import ES_TRADES
 from tickcast.wire.ticks import Bar, Timeframe, Trade
@@ -46,7 +46,7 @@ def starts(bars: Iterable[Bar]) -> list[float]:
     return [(bar.time - NOON) / NS_PER_SECOND for bar in bars]
 
 
-def test_a_bar_says_what_has_traded() -> None:
+def test_a_bar_sums_up_its_trades() -> None:
     bars = bars_of()
     trades = [at(0.5, 10, 1), at(0.1, 12, 2), at(0.9, 9, 3), at(0.7, 11, 4)]
     assert feed(bars, *trades, at(2.9)) == []
@@ -86,7 +86,7 @@ def test_a_late_trade_is_counted_and_changes_nothing() -> None:
     assert (second.time, minute.high) == (at(3).time, 99)
 
 
-def test_other_ticks_are_no_trades() -> None:
+def test_other_ticks_are_ignored() -> None:
     bars = bars_of()
     assert bars.add_trades("ES", [quote()], LATER, LATER) == []
 
@@ -115,7 +115,7 @@ def test_a_trade_from_the_future_is_not_believed() -> None:
 # ----------------------------------------------------------------------------------- the clocks
 
 
-def test_a_quiet_symbol_goes_by_the_wall_where_the_feed_is_live() -> None:
+def test_a_quiet_symbol_follows_the_wall_clock_in_a_live_feed() -> None:
     bars = bars_of()
     assert feed(bars, at(0.5), came=Time(NOON + NS_PER_SECOND)) == []
     # Half a second late: its second is over at 1.5 by the wall clock, and the allowance at 3.5.
@@ -131,7 +131,7 @@ def test_an_old_recording_does_not_go_by_the_wall() -> None:
     assert bars.advance(Time(LATER + 10**4 * NS_PER_SECOND)) == []
 
 
-def test_a_quiet_symbol_goes_by_the_others_when_it_has_been_quiet_for_long_enough() -> None:
+def test_a_quiet_symbol_follows_the_clock_of_the_others() -> None:
     bars = bars_of()
     bars.open("NQ", {}, ())
     feed(bars, at(0.5), at(50, symbol="NQ"))
@@ -166,7 +166,7 @@ def test_filling_ends_after_an_hour_of_seconds() -> None:
 # -------------------------------------------------------------- resuming, and what is lost
 
 
-def test_it_goes_on_after_what_was_sent() -> None:
+def test_it_continues_after_the_published_bars() -> None:
     bars = BarBuilder(("1s", "5s"), 2, fill=False)
     (sent, *_) = feed(bars_of(), at(6), at(9))
     bars.open("ES", {"1s": sent}, ())
@@ -180,7 +180,7 @@ def test_it_goes_on_after_what_was_sent() -> None:
     assert bars.late == {"1s": 1, "5s": 1}
 
 
-def test_a_filled_symbol_goes_on_with_the_last_close() -> None:
+def test_a_filled_symbol_repeats_the_last_close() -> None:
     bars = BarBuilder(("1s",), 2, fill=True)
     (sent,) = feed(bars_of(), at(0, price=7), at(3))
     bars.open("ES", {"1s": sent}, ())
@@ -196,7 +196,7 @@ def test_a_bar_that_may_lack_trades_is_left_out() -> None:
     assert bars.incomplete == 3
 
 
-def test_history_that_lacks_the_beginning_gives_no_part_of_a_bar() -> None:
+def test_trimmed_history_makes_no_partial_bar() -> None:
     bars = BarBuilder(("1s",), 2, fill=False)
     bars.open("ES", {}, ["1s"])
     assert starts(feed(bars, at(0.5), at(2), at(3), at(6))) == [3]
@@ -293,7 +293,7 @@ def test_stopped_and_started_anywhere_it_gives_the_same_bars(
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenarios_have_late_trades_only_where_the_clock_is_wrong(name: str) -> None:
-    ticks = play_out(name, ["ES"], 50, 7, NOON)
+    ticks = generate_scenario(name, ["ES"], 50, 7, NOON)
     due = list(takewhile(lambda tick: tick.time < NOON + 119 * NS_PER_SECOND, ticks))
     for lateness_s in (2, 11):
         bars = bars_of(lateness_s=lateness_s)

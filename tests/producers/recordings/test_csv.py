@@ -40,7 +40,7 @@ def write(path: Path, content: bytes | str) -> Path:
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd.compress])
-def test_compression_is_told_by_the_content(tmp_path: Path, pack: object) -> None:
+def test_compression_is_recognised_by_the_content(tmp_path: Path, pack: object) -> None:
     path = write(tmp_path / "file", pack(ES))  # type: ignore[operator]
     assert list(CsvRecording(path, "ES")) == EXPECTED
 
@@ -92,7 +92,7 @@ def test_trades_and_quotes_in_one_file(tmp_path: Path) -> None:
     assert kinds == ["Trade", "Quote", "Trade", "Quote"]
 
 
-def test_bad_rows_are_reported_and_left_out(tmp_path: Path) -> None:
+def test_bad_rows_are_reported_and_skipped(tmp_path: Path) -> None:
     rows = ("1,5,1", "x", "3,five,1", "4,5", "", "5,nan,1", "6,5,-1", "7,5,1")
     text = "\n".join(("time,price,size", *(row and T + row for row in rows)))
     bad: list[tuple[int, str]] = []
@@ -110,7 +110,7 @@ def test_bad_rows_are_reported_and_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (b"a,b\n", "no time column"),
@@ -123,9 +123,9 @@ def test_bad_rows_are_reported_and_left_out(tmp_path: Path) -> None:
         (b"\x28\xb5\x2f\xfd\x00", "ended before"),
     ],
 )
-def test_files_that_are_no_recording(tmp_path: Path, content: bytes, words: str) -> None:
+def test_files_that_are_not_recordings(tmp_path: Path, content: bytes, message: str) -> None:
     path = write(tmp_path / "a.csv", content)
-    with pytest.raises(InvalidRecording, match=words) as caught:
+    with pytest.raises(InvalidRecording, match=message) as caught:
         CsvRecording(path, None)
     assert str(path) in str(caught.value)
 
@@ -177,7 +177,7 @@ def test_times_keep_all_their_digits(text: str, ns: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1378054800083123456.5", "-5", "1e9x", "9" * 30])
-def test_what_is_no_time(text: str) -> None:
+def test_invalid_times(text: str) -> None:
     with pytest.raises(ValueError):
         parse_time(text)
 
@@ -197,7 +197,7 @@ def written(time: Time) -> str:
 @pytest.mark.skipif(
     not ES_TRADES.exists(), reason="the recorded trades are not beside this checkout"
 )
-def test_the_real_trades_come_out_as_they_are() -> None:
+def test_real_trades_are_read_exactly() -> None:
     with gzip.open(ES_TRADES, "rt") as lines:
         next(lines)
         rows = [line.rstrip("\n").split(",") for line in lines]
@@ -237,7 +237,7 @@ def test_rows_in_blocks_are_read_as_they_would_be_alone(
     assert found[0] == found[1], "the same ticks and complaints, in the same order"
 
 
-def test_what_lies_before_damage_comes_before_it_is_told(tmp_path: Path) -> None:
+def test_rows_before_damage_are_read(tmp_path: Path) -> None:
     packed = gzip.compress(ES * 10, compresslevel=0)
     ticks = iter(CsvRecording(write(tmp_path / "a.csv.gz", packed[:-20]), "ES"))
     assert next(ticks) == EXPECTED[0]

@@ -82,10 +82,10 @@ def read(
     path: Path, *records: bytes, mappings: tuple[Mapping, ...] = (Mapping("ES", DAY),), **more: Any
 ) -> tuple[list[Any], list[tuple[int, str]]]:
     """Return the ticks of a file of these records, and its bad rows."""
-    told: list[tuple[int, str]] = []
+    reported: list[tuple[int, str]] = []
     path.joinpath("a.dbn").write_bytes(head(*mappings, **more) + b"".join(records))
-    recording = DatabentoRecording(path / "a.dbn", None, lambda *what: told.append(what))
-    return list(recording), told
+    recording = DatabentoRecording(path / "a.dbn", None, lambda *what: reported.append(what))
+    return list(recording), reported
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -102,17 +102,17 @@ def test_trades_and_quotes(tmp_path: Path, compressed: bool) -> None:
     ]
 
 
-def test_symbols_go_by_the_day(tmp_path: Path) -> None:
+def test_symbols_depend_on_the_day(tmp_path: Path) -> None:
     next_day = {"start_date": date(2013, 9, 2), "end_date": date(2013, 9, 3), "symbol": "42"}
     path = tmp_path / "a.dbn"
     later = int(T0) + 86_400 * 10**9
     times = (int(T0), later, later * 2)
     records = b"".join(a_trade(ts_event=time, ts_recv=time + 9) for time in times) + a_trade(7)
     path.write_bytes(head(Mapping("ESU3", DAY), Mapping("ESZ3", next_day)) + records)
-    told: list[tuple[int, str]] = []
-    found = DatabentoRecording(path, None, lambda *what: told.append(what))
+    reported: list[tuple[int, str]] = []
+    found = DatabentoRecording(path, None, lambda *what: reported.append(what))
     assert [tick.symbol for tick in found] == ["ESU3", "ESZ3"]
-    assert told[1] == (4, "instrument 7 has no symbol; use --symbol")
+    assert reported[1] == (4, "instrument 7 has no symbol; use --symbol")
     assert [tick.symbol for tick in DatabentoRecording(path, "X")] == ["ESU3", "ESZ3", "X", "X"]
 
 
@@ -126,13 +126,13 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         list(DatabentoRecording(tmp_path / "none.dbn", "ES"))
 
 
-def test_other_records_are_told(tmp_path: Path) -> None:
+def test_other_records_are_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.dbn"
     bar = dbn.OHLCVMsg(dbn.RType.OHLCV_1S, 1, 42, int(T0), 1, 2, 1, 2, 10)
     path.write_bytes(head() + bytes(bar))
-    told: list[tuple[int, str]] = []
-    assert list(DatabentoRecording(path, "ES", lambda *what: told.append(what))) == []
-    assert told == [(1, "OHLCVMsg is neither a trade nor a quote")]
+    reported: list[tuple[int, str]] = []
+    assert list(DatabentoRecording(path, "ES", lambda *what: reported.append(what))) == []
+    assert reported == [(1, "OHLCVMsg is neither a trade nor a quote")]
 
 
 def test_quotes_at_intervals_have_the_time_of_the_interval(tmp_path: Path) -> None:
@@ -140,13 +140,13 @@ def test_quotes_at_intervals_have_the_time_of_the_interval(tmp_path: Path) -> No
     never = {"ts_event": dbn.UNDEF_TIMESTAMP, "price": dbn.UNDEF_PRICE}
     records = [a_bbo(42, 1), a_bbo(43, 1, **never), a_bbo(42, 60, rtype=dbn.RType.BBO_1M)]
     other = {"start_date": date(2013, 9, 1), "end_date": date(2013, 9, 2), "symbol": "43"}
-    ticks, told = read(tmp_path, *records, mappings=(Mapping("ES", DAY), Mapping("NQ", other)))
+    ticks, reported = read(tmp_path, *records, mappings=(Mapping("ES", DAY), Mapping("NQ", other)))
     assert [(tick.symbol, (tick.time - T0) // 10**9) for tick in ticks] == [
         ("ES", 1), ("NQ", 1), ("ES", 60)
     ]  # fmt: skip
-    assert told == []
-    ticks, told = read(tmp_path, a_bbo(42, 1, ts_recv=dbn.UNDEF_TIMESTAMP))
-    assert (ticks, told) == ([], [(1, "a quote without a time")])
+    assert reported == []
+    ticks, reported = read(tmp_path, a_bbo(42, 1, ts_recv=dbn.UNDEF_TIMESTAMP))
+    assert (ticks, reported) == ([], [(1, "a quote without a time")])
 
 
 def test_consolidated_quotes_at_intervals(tmp_path: Path) -> None:
@@ -155,24 +155,24 @@ def test_consolidated_quotes_at_intervals(tmp_path: Path) -> None:
         rtype=dbn.RType.CBBO_1S, publisher_id=1, instrument_id=42, ts_event=dbn.UNDEF_TIMESTAMP,
         price=dbn.UNDEF_PRICE, size=0, side=dbn.Side.NONE, ts_recv=int(T0), levels=level,
     )  # fmt: skip
-    ((tick,), told) = read(tmp_path, bytes(record), schema=dbn.Schema.CBBO_1S)
-    assert (tick.bid_price, tick.ask_price, tick.time, told) == (1.0, 2.0, T0, [])
+    ((tick,), reported) = read(tmp_path, bytes(record), schema=dbn.Schema.CBBO_1S)
+    assert (tick.bid_price, tick.ask_price, tick.time, reported) == (1.0, 2.0, T0, [])
 
 
 @pytest.mark.parametrize("kind", [dbn.MBP1Msg, dbn.CMBP1Msg, dbn.MBP10Msg])
-def test_changes_of_the_book_are_no_trades(tmp_path: Path, kind: Any) -> None:
+def test_book_changes_are_not_trades(tmp_path: Path, kind: Any) -> None:
     actions = dbn.Action
     others = (actions.ADD, actions.MODIFY, actions.CANCEL, actions.FILL, actions.CLEAR)
     records = [a_quote(action, kind) for action in (*others, actions.TRADE)]
-    ticks, told = read(tmp_path, *records)
+    ticks, reported = read(tmp_path, *records)
     assert ticks == [*[quote()] * 5, trade(side="B"), quote()]
-    assert told == []
+    assert reported == []
 
 
-def test_what_is_not_known_is_told(tmp_path: Path) -> None:
+def test_unknown_values_are_reported(tmp_path: Path) -> None:
     add, one = dbn.Action.ADD, dbn.Action.TRADE
     px, sz = dbn.UNDEF_PRICE, dbn.UNDEF_ORDER_SIZE
-    ticks, told = read(
+    ticks, reported = read(
         tmp_path,
         a_trade(price=px),
         a_trade(size=sz),
@@ -186,7 +186,7 @@ def test_what_is_not_known_is_told(tmp_path: Path) -> None:
         a_quote(one, ask_px=px),
     )
     assert ticks == [trade(side="B")]
-    assert told == [
+    assert reported == [
         (1, "a trade without a price"),
         (2, "the size is not known"),
         (3, "action C is not a trade"),
@@ -213,23 +213,23 @@ def test_a_trade_without_a_time_has_that_of_its_receipt(tmp_path: Path) -> None:
     ],
 )
 def test_symbols_with_blanks(tmp_path: Path, raw: str, symbol: str) -> None:
-    ((tick,), told) = read(tmp_path, a_trade(), mappings=(Mapping(raw, DAY),))
-    assert (tick.symbol, told) == (symbol, [])
+    ((tick,), reported) = read(tmp_path, a_trade(), mappings=(Mapping(raw, DAY),))
+    assert (tick.symbol, reported) == (symbol, [])
     named = dbn.SymbolMappingMsg(1, 42, int(T0), dbn.SType.RAW_SYMBOL, raw, dbn.SType.RAW_SYMBOL,
                                  raw, int(T0), int(T0) + 1)  # fmt: skip
-    ((tick,), told) = read(tmp_path, bytes(named), a_trade(), mappings=())
-    assert (tick.symbol, told) == (symbol, [])
+    ((tick,), reported) = read(tmp_path, bytes(named), a_trade(), mappings=())
+    assert (tick.symbol, reported) == (symbol, [])
 
 
 def test_symbols_that_are_renamed(tmp_path: Path) -> None:
-    ticks, told = read(tmp_path, a_trade(), mappings=(Mapping("ESH4 C4800", DAY),))
-    assert (ticks, [row for row, _ in told]) == ([], [1])
-    assert told[0][1].endswith("; rename it with --symbol 'ESH4 C4800=NAME'")
+    ticks, reported = read(tmp_path, a_trade(), mappings=(Mapping("ESH4 C4800", DAY),))
+    assert (ticks, [row for row, _ in reported]) == ([], [1])
+    assert reported[0][1].endswith("; rename it with --symbol 'ESH4 C4800=NAME'")
     recording = DatabentoRecording(tmp_path / "a.dbn", None, renamed={"ESH4 C4800": "ESH4.C4800"})
     assert [tick.symbol for tick in recording] == ["ESH4.C4800"]
 
 
-def test_a_file_that_was_asked_for_by_number(tmp_path: Path) -> None:
+def test_a_file_requested_by_instrument_number(tmp_path: Path) -> None:
     day = {**DAY, "symbol": "ESU3"}
     number_first = {"stype_in": dbn.SType.INSTRUMENT_ID, "stype_out": dbn.SType.RAW_SYMBOL}
     ((tick,), _) = read(tmp_path, a_trade(), mappings=(Mapping("42", day),), **number_first)

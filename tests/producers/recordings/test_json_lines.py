@@ -19,13 +19,13 @@ def test_ticks_in_the_form_that_clients_receive() -> None:
         assert parse_line(encode(tick, Encoding.JSON), NOW) == [tick]
 
 
-def test_a_missing_time_is_now_and_what_the_server_added_goes() -> None:
+def test_a_missing_time_is_now_and_server_fields_are_removed() -> None:
     line = b'{"T":"t","S":"A","p":1,"s":2,"seq":7,"snap":true,"cf":3}'
     assert parse_line(line, NOW) == [trade("A", price=1, size=2, time=NOW)]
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
         (b"", "not a JSON object"),
         (b"[1]", "not a JSON object"),
@@ -49,8 +49,8 @@ def test_a_missing_time_is_now_and_what_the_server_added_goes() -> None:
         (b'{"T":"t","S":"A","p":1,"s":1,"t":"noon"}', "RFC 3339"),
     ],
 )
-def test_bad_lines_say_what_is_wrong(line: bytes, words: str) -> None:
-    with pytest.raises(InvalidTick, match=words):
+def test_errors_of_bad_lines(line: bytes, message: str) -> None:
+    with pytest.raises(InvalidTick, match=message):
         parse_line(line, NOW)
 
 
@@ -61,7 +61,7 @@ def test_any_bytes_are_a_tick_or_an_error_of_ours(line: bytes) -> None:
 
 
 @given(st.lists(st.binary(max_size=12)), st.integers(1, 20))
-def test_lines_come_out_whole_however_they_come_in(lines: list[bytes], size: int) -> None:
+def test_lines_are_whole_however_the_data_arrives(lines: list[bytes], size: int) -> None:
     lines = [line.replace(b"\n", b"") for line in lines]
     data = b"\n".join(lines) + b"\n" if lines else b""
     splitter = LineSplitter(10)
@@ -104,12 +104,12 @@ def test_times_keep_all_their_digits(text: str, expected: int) -> None:
     ["0", "-1", "1704205", "20240102", "202401021430", "34201.5", "1e99", "true", "null", "[]",
      '""', '"20240102"', '"09:30:00"', '"2024-01-02"', "9" * 30, '"\\u00b2"'],
 )  # fmt: skip
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_invalid_times_are_refused(text: str) -> None:
     with pytest.raises(InvalidTick):
         parse_line(b'{"T":"t","S":"A","p":1,"s":2,"t":%b}' % text.encode(), NOW)
 
 
-def test_arrays_and_what_a_server_sends_besides_ticks() -> None:
+def test_arrays_and_other_messages_of_a_server() -> None:
     one = trade(id=1)
     assert parse_line(encode([one, quote()], Encoding.JSON), NOW) == [one, quote()]
     assert parse_line(b'[{"T":"subscription","trades":["A"]},{"T":"gap"}]', NOW) == []
@@ -131,7 +131,7 @@ def test_arrays_and_what_a_server_sends_besides_ticks() -> None:
 @given(
     st.text(max_size=20), st.sampled_from(["utf-16", "utf-16-le", "utf-16-be"]), st.integers(1, 9)
 )
-def test_utf_16_becomes_utf_8_however_it_comes_in(text: str, encoding: str, size: int) -> None:
+def test_utf_16_becomes_utf_8_however_the_data_arrives(text: str, encoding: str, size: int) -> None:
     text = '{"T' + text
     data = text.encode(encoding)
     converter = Utf8Converter()
@@ -139,7 +139,7 @@ def test_utf_16_becomes_utf_8_however_it_comes_in(text: str, encoding: str, size
     assert found + converter.convert(b"") == text.encode()
 
 
-def test_what_begins_like_utf_16_and_is_none() -> None:
+def test_invalid_utf_16_is_refused() -> None:
     with pytest.raises(InvalidTick, match="not UTF-16"):
         Utf8Converter().convert(b"\xff\xfe\x00\xd8\x00\x00") + Utf8Converter().convert(b"")
 

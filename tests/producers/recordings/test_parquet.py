@@ -66,14 +66,14 @@ def test_any_names_by_mapping(tmp_path: Path) -> None:
     assert (two.symbol, two.bid_price, two.ask_price) == ("NQ", 3.0, 4.0)
 
 
-def test_bad_rows_are_told_and_left_out(tmp_path: Path) -> None:
+def test_bad_rows_are_reported_and_skipped(tmp_path: Path) -> None:
     path = a_file(
         tmp_path, time=["x", None, "2013-09-01 17:00"], price=[1.0] * 3, size=[1.0, 2, -1]
     )
-    told: list[tuple[int, str]] = []
-    assert list(ParquetRecording(path, "ES", None, lambda *what: told.append(what))) == []
-    assert [row for row, _ in told] == [1, 2, 3]
-    assert "is not a time such as" in told[0][1]
+    reported: list[tuple[int, str]] = []
+    assert list(ParquetRecording(path, "ES", None, lambda *what: reported.append(what))) == []
+    assert [row for row, _ in reported] == [1, 2, 3]
+    assert "is not a time such as" in reported[0][1]
 
 
 @pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.int64(), pa.decimal128(9, 2)])
@@ -84,17 +84,17 @@ def test_amounts_of_any_type(tmp_path: Path, kind: Any) -> None:
         price=pa.array([0, None, 3, 4], kind),
         size=pa.array([1, None, 1, 1], kind),
     )
-    told: list[int] = []
-    ticks = list(ParquetRecording(path, "ES", None, lambda row, error: told.append(row)))
+    reported: list[int] = []
+    ticks = list(ParquetRecording(path, "ES", None, lambda row, error: reported.append(row)))
     assert ticks == [trade(price=0.0, size=1.0), trade(price=4.0, size=1.0)]
-    assert told == [2, 3]
+    assert reported == [2, 3]
 
 
-def test_an_amount_that_is_no_number(tmp_path: Path) -> None:
-    told: list[tuple[int, str]] = []
+def test_an_amount_that_is_not_a_number(tmp_path: Path) -> None:
+    reported: list[tuple[int, str]] = []
     path = a_file(tmp_path, time=[int(T0)] * 2, price=[1.5, float("nan")], size=[1.0, 1.0])
-    assert len(list(ParquetRecording(path, "ES", None, lambda *what: told.append(what)))) == 1
-    assert told == [(2, "price nan is not a finite number")]
+    assert len(list(ParquetRecording(path, "ES", None, lambda *what: reported.append(what)))) == 1
+    assert reported == [(2, "price nan is not a finite number")]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -114,23 +114,23 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def read(path: Path, symbol: str | None = "ES", **columns: str) -> tuple[list[Any], list[Any]]:
     """Return the ticks of a file, and the bad rows."""
-    told: list[tuple[int, str]] = []
-    recording = ParquetRecording(path, symbol, columns, lambda *what: told.append(what))
-    return list(recording), told
+    reported: list[tuple[int, str]] = []
+    recording = ParquetRecording(path, symbol, columns, lambda *what: reported.append(what))
+    return list(recording), reported
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us"])
 def test_a_time_out_of_range_is_a_bad_row(tmp_path: Path, unit: str) -> None:
     far = [datetime.datetime(2024, 1, 2), datetime.datetime(9999, 12, 31), None]
     path = a_file(tmp_path, time=pa.array(far, pa.timestamp(unit)), price=[1.0] * 3, size=[1.0] * 3)
-    ticks, told = read(path)
+    ticks, reported = read(path)
     assert [tick.time.rfc3339() for tick in ticks] == ["2024-01-02T00:00:00Z"]
-    assert [row for row, _ in told] == [2, 3]
-    assert "time" in told[0][1]
+    assert [row for row, _ in reported] == [2, 3]
+    assert "time" in reported[0][1]
     # The values go beyond the years that Python supports.
     beyond = pa.array([2**62, 1_704_205_800_000], pa.int64()).cast(pa.timestamp("ms"))
-    ticks, told = read(a_file(tmp_path, time=beyond, price=[1.0] * 2, size=[1.0] * 2))
-    assert (len(ticks), [row for row, _ in told]) == (1, [1])
+    ticks, reported = read(a_file(tmp_path, time=beyond, price=[1.0] * 2, size=[1.0] * 2))
+    assert (len(ticks), [row for row, _ in reported]) == (1, [1])
 
 
 @pytest.mark.parametrize(
@@ -156,11 +156,11 @@ def test_bytes_are_the_text_that_they_spell(tmp_path: Path, kind: Any) -> None:
         price=column(b"187.15", b"1e-7", b"1"),
         size=[100.0] * 3,
     )
-    (one, two), told = read(path, None)
+    (one, two), reported = read(path, None)
     assert (one.symbol, one.venue, one.id, one.side, one.price) == ("AAPL", "N", "a1", "B", 187.15)
     assert (two.symbol, two.venue, two.id, two.side, two.price) == ("BRK.B", "P", "é", None, 1e-7)
-    assert [row for row, _ in told] == [3]
-    assert "symbol" in told[0][1]
+    assert [row for row, _ in reported] == [3]
+    assert "symbol" in reported[0][1]
 
 
 @pytest.mark.parametrize(
@@ -187,8 +187,8 @@ def test_bytes_are_the_text_that_they_spell(tmp_path: Path, kind: Any) -> None:
 )
 def test_a_date_and_a_time_of_day(tmp_path: Path, date: Any, clock: Any, fraction: str) -> None:
     path = a_file(tmp_path, date=date, time=clock, price=[1.0], size=[1.0])
-    ((tick,), told) = read(path)
-    assert (tick.time.rfc3339(), told) == (f"2024-01-02T09:30:00{fraction}Z", [])
+    ((tick,), reported) = read(path)
+    assert (tick.time.rfc3339(), reported) == (f"2024-01-02T09:30:00{fraction}Z", [])
 
 
 def test_a_time_of_day_is_found_by_its_type(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_time_of_day_is_found_by_its_type(tmp_path: Path) -> None:
     assert tick.time.rfc3339() == "2024-01-02T05:00:00Z"
 
 
-def test_timestamps_of_another_name_are_not_overlooked_beside_a_date(tmp_path: Path) -> None:
+def test_timestamps_next_to_a_date_are_not_overlooked(tmp_path: Path) -> None:
     """The column may be the time or when a row was loaded: only the user knows."""
     date = pa.array([datetime.date(2013, 9, 1)], pa.date32())
     stamp = pa.array([T0], pa.timestamp("ns"))
@@ -244,9 +244,9 @@ def test_epochs_with_a_fraction(tmp_path: Path, kind: Any) -> None:
     # Each value is exact in its type.
     seconds = 1_704_205_824 if kind == pa.float32() else 1_704_205_800.5
     times = pa.array([seconds, None], pa.float64()).cast(kind)
-    ticks, told = read(a_file(tmp_path, time=times, price=[1.0] * 2, size=[1.0] * 2))
+    ticks, reported = read(a_file(tmp_path, time=times, price=[1.0] * 2, size=[1.0] * 2))
     assert [tick.time / 1e9 for tick in ticks] == [seconds]
-    assert [row for row, _ in told] == [2]
+    assert [row for row, _ in reported] == [2]
 
 
 def test_nanoseconds_as_floats(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_short_floats_are_the_decimals_that_they_stand_for(tmp_path: Path) -> No
     assert tick.price == 187.15
 
 
-def test_a_timestamp_beside_a_date_is_no_time_of_day(tmp_path: Path) -> None:
+def test_a_timestamp_next_to_a_date_is_not_a_time_of_day(tmp_path: Path) -> None:
     date = pa.array([datetime.date(2013, 9, 1)], pa.date32())
     stamp = pa.array([T0], pa.timestamp("ns"))
     path = a_file(tmp_path, date=date, time=stamp, price=[1640.25], size=[1])
@@ -303,9 +303,9 @@ def test_prices_of_databento_are_in_their_unit_unless_they_are_whole(
 @given(unit=st.sampled_from(["ms", "us", "ns"]), value=st.integers(-(2**63) + 1, 2**63 - 1))
 def test_a_timestamp_is_exact_or_its_row_is_bad(tmp_path: Path, unit: str, value: int) -> None:
     stamps = pa.array([value], pa.int64()).cast(pa.timestamp(unit))
-    ticks, told = read(a_file(tmp_path, time=stamps, price=[1.0], size=[1.0]))
+    ticks, reported = read(a_file(tmp_path, time=stamps, price=[1.0], size=[1.0]))
     ns = value * {"ms": 10**6, "us": 1000, "ns": 1}[unit]
     if -(2**63) <= ns < 2**63:
-        assert ([tick.time for tick in ticks], told) == ([ns], [])
+        assert ([tick.time for tick in ticks], reported) == ([ns], [])
     else:
-        assert (ticks, [row for row, _ in told]) == ([], [1])
+        assert (ticks, [row for row, _ in reported]) == ([], [1])

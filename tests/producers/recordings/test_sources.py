@@ -48,7 +48,7 @@ def from_start(ticks: list[Tick], start: Time) -> list[Tick]:
     return ticks[place:]
 
 
-def test_several_files_are_one_stable_order(tmp_path: Path) -> None:
+def test_several_files_are_merged_in_a_stable_order(tmp_path: Path) -> None:
     one = csv(tmp_path / "1", (1, "A"), (2, "A"), (2, "B"), (5, "A"))
     two = csv(tmp_path / "2", (2, "C"), (3, "C"), (9, "C"))
     both = MergedSource([one, two])
@@ -59,14 +59,14 @@ def test_several_files_are_one_stable_order(tmp_path: Path) -> None:
     assert [symbol for _, symbol in seen(MergedSource([two, one]))][:3] == ["A", "C", "A"]
 
 
-def test_a_file_out_of_order_keeps_its_own(tmp_path: Path) -> None:
+def test_an_unordered_file_keeps_its_order(tmp_path: Path) -> None:
     one = csv(tmp_path / "1", (1, "A"), (4, "A"), (2, "A"), (6, "A"))
     two = csv(tmp_path / "2", (3, "B"), (5, "B"))
     expected = [(1, "A"), (3, "B"), (4, "A"), (2, "A"), (5, "B"), (6, "A")]
     assert seen(MergedSource([one, two])) == expected
 
 
-def test_symbols_are_chosen(tmp_path: Path) -> None:
+def test_symbols_are_selected(tmp_path: Path) -> None:
     source = csv(tmp_path / "1", (1, "A"), (2, "BTC-USD"), (3, "BTC-EUR"), (4, "B"))
     chosen = MergedSource([source], parse_patterns("A, BTC-*"))
     assert [symbol for _, symbol in seen(chosen)] == ["A", "BTC-USD", "BTC-EUR"]
@@ -76,7 +76,7 @@ def test_symbols_are_chosen(tmp_path: Path) -> None:
             parse_patterns(text)
 
 
-def test_beyond_a_limit_nothing_is_looked_at(tmp_path: Path) -> None:
+def test_nothing_is_read_beyond_a_limit(tmp_path: Path) -> None:
     path = tmp_path / "1"
     path.write_text(f"time,symbol,price,size\n{BEGIN + 1},A,1,1\n{BEGIN + 2},A,1,1\nx,A,1,1\n")
     source = MergedSource(
@@ -92,7 +92,7 @@ def test_beyond_a_limit_nothing_is_looked_at(tmp_path: Path) -> None:
     rows=st.integers(1, 7),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_reading_on_from_a_place_misses_nothing(
+def test_reading_from_any_time_misses_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     pack: object,
@@ -117,7 +117,7 @@ def test_reading_on_from_a_place_misses_nothing(
     exact=st.booleans(),
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_nor_does_it_in_parquet(
+def test_reading_from_any_time_in_parquet_misses_nothing(
     tmp_path: Path, times: list[int], start: int, rows: int, exact: bool
 ) -> None:
     pyarrow = pytest.importorskip("pyarrow")
@@ -149,7 +149,7 @@ class InMemory(Recording):
         return iter(self._ticks)
 
 
-def test_what_has_no_index_is_read_from_the_beginning(tmp_path: Path) -> None:
+def test_recordings_without_an_index_are_read_from_the_beginning(tmp_path: Path) -> None:
     ticks = trades(5)
     source = InMemory(tmp_path, ticks)
     assert (source.first, source.last) == (T0, T0 + 4)
@@ -162,7 +162,7 @@ def test_what_has_no_index_is_read_from_the_beginning(tmp_path: Path) -> None:
 
 @needs_captures
 @pytest.mark.parametrize(("path", "count"), [(COINBASE, 214), (BINANCE, 86)])
-def test_captures_are_told_by_their_content(path: Path, count: int) -> None:
+def test_captures_are_recognised_by_their_content(path: Path, count: int) -> None:
     source = open_recording(path, None, {}, lambda line, error: pytest.fail(error))
     ticks = list(source.read(None))
     assert len(ticks) == count
@@ -170,7 +170,7 @@ def test_captures_are_told_by_their_content(path: Path, count: int) -> None:
     assert list(source.read(source.last)) == ticks
 
 
-def test_marks_spare_most_of_the_reading(tmp_path: Path) -> None:
+def test_bookmarks_avoid_most_of_the_reading(tmp_path: Path) -> None:
     source = csv(tmp_path / "f", *((each / 10, "A") for each in range(10_000)))
     assert source.last == seconds(999.9)
     assert len(list(source.read(seconds(999)))) < 3000
@@ -185,26 +185,26 @@ def test_lines_that_end_in_another_way_are_read_from_the_beginning(tmp_path: Pat
     assert len(list(recording.read(seconds(3)))) == 6000
 
 
-def test_bad_rows_are_told_once(tmp_path: Path) -> None:
+def test_bad_rows_are_reported_once(tmp_path: Path) -> None:
     path = tmp_path / "f"
     rows = "1378054801,1,1\n1378054802,x,1\n1378054803,1,1\nx,1,1\n"
     path.write_text("time,price,size\n" + rows)
-    told: list[int] = []
-    recording = open_recording(path, "A", {}, lambda line, error: told.append(line))
+    reported: list[int] = []
+    recording = open_recording(path, "A", {}, lambda line, error: reported.append(line))
     assert (recording.first, recording.last) == (seconds(1), seconds(3))
     for _ in range(3):
         assert len(list(recording.read(None))) == 2
-    assert told == [3, 5]
+    assert reported == [3, 5]
 
 
-def test_without_a_time_there_is_nothing_to_replay(tmp_path: Path) -> None:
+def test_a_file_without_times_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_text("time,price,size\nx,1,1\n")
     with pytest.raises(InvalidRecording, match="no row has a time"):
         CsvRecording(path, "A").scan(lambda position: None)
 
 
-def test_damage_ends_the_scan_and_is_told_when_it_is_read(tmp_path: Path) -> None:
+def test_damage_ends_the_scan_and_is_reported_on_reading(tmp_path: Path) -> None:
     path = tmp_path / "f.gz"
     rows = "".join(f"{BEGIN + n},{n % 977 * 1.37},1\n" for n in range(1, 20_000))
     path.write_bytes(gzip.compress(("time,price,size\n" + rows).encode())[:-4000])
@@ -217,7 +217,7 @@ def test_damage_ends_the_scan_and_is_told_when_it_is_read(tmp_path: Path) -> Non
     assert seconds(10) < played[-1].time <= last
 
 
-def test_a_tape_is_told_by_its_content_and_loses_its_numbers(tmp_path: Path) -> None:
+def test_a_tape_is_recognised_by_its_content_and_loses_its_numbers(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.zst"
     write(path, [trades(3, first_seq=7), trades(2, "NQ", first_seq=1)])
     path = path.rename(tmp_path / "whatever")
@@ -227,13 +227,13 @@ def test_a_tape_is_told_by_its_content_and_loses_its_numbers(tmp_path: Path) -> 
     assert [tick.symbol for tick in tape.read(Time(T0 + 1))] == ["ES", "ES", "NQ"]
 
 
-def test_an_empty_tape_holds_nothing_to_replay(tmp_path: Path) -> None:
+def test_an_empty_tape_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl.zst", [])
     with pytest.raises(InvalidRecording, match="contains no ticks"):
         open_recording(tmp_path / "a.jsonl.zst", None, {}, lambda line, error: None)
 
 
-def test_what_is_neither_says_so(tmp_path: Path) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     for content in (b"", b"\x28\xb5\x2f\xfdnonsense", b"\x1f\x8b", b'{"x":1}\n', b"\xff\xfe"):
         (tmp_path / "f").write_bytes(content)
         with pytest.raises(InvalidRecording):

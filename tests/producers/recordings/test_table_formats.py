@@ -43,7 +43,7 @@ class Found:
         self.bad: dict[int, str] = {}
         self.ticks: list[str] = []
         self.notes: list[str] = []
-        self.refused = ""
+        self.refusal = ""
         try:
             recording = open_recording(
                 path,
@@ -56,8 +56,8 @@ class Found:
             self.ticks = [_short(tick) for tick in recording.read(None)]
             self.notes = list(recording.notes) if isinstance(recording, CsvRecording) else []
         except InvalidRecording as error:
-            self.refused = str(error)
-            assert "\n" not in self.refused
+            self.refusal = str(error)
+            assert "\n" not in self.refusal
 
 
 def _short(tick: Any) -> str:
@@ -175,10 +175,10 @@ def test_forms_of_times(found: Find, text: str, expected: str) -> None:
         ("soon", "is not a time such as"),
     ],
 )
-def test_what_is_no_time_is_refused_with_a_hint(found: Find, text: str, hint: str) -> None:
+def test_invalid_times_are_refused_with_a_hint(found: Find, text: str, hint: str) -> None:
     alone = found(f'time,price,size\n"{text}",1,1\n')
-    assert (alone.ticks, "no row has a time; line 2: " in alone.refused) == ([], True)
-    assert hint in alone.refused
+    assert (alone.ticks, "no row has a time; line 2: " in alone.refusal) == ([], True)
+    assert hint in alone.refusal
     beside = found(f'time,price,size\n{T}0Z,1,1\n"{text}",1,1\n')
     assert len(beside.ticks) == 1
     assert hint in beside.bad[3]
@@ -202,9 +202,9 @@ def test_what_is_no_time_is_refused_with_a_hint(found: Find, text: str, hint: st
     ],
 )
 def test_a_time_format(found: Find, form: str, text: str, expected: str) -> None:
-    said = found(f'time,price,size\n"{text}",1,1\nx,1,1\n', time_format=form)
-    assert said.ticks == [f"{expected} A 1x1 -"]
-    assert list(said.bad) == [3]
+    result = found(f'time,price,size\n"{text}",1,1\nx,1,1\n', time_format=form)
+    assert result.ticks == [f"{expected} A 1x1 -"]
+    assert list(result.bad) == [3]
 
 
 @pytest.mark.parametrize(
@@ -219,12 +219,12 @@ def test_a_time_zone(found: Find) -> None:
     rows = ("2024-01-02 09:30:00.123", "2024-07-02 09:30:00.123", "2024-07-02T09:30:00Z",
             "2024-11-03 01:30:00", "2024-03-10 02:30:00")  # fmt: skip
     content = "time,price,size\n" + "".join(f"{row},1,1\n" for row in rows)
-    said = found(content, time_zone="America/New_York")
-    assert [tick.split()[0] for tick in said.ticks] == [
+    result = found(content, time_zone="America/New_York")
+    assert [tick.split()[0] for tick in result.ticks] == [
         "2024-01-02T14:30:00.123Z", "2024-07-02T13:30:00.123Z", "2024-07-02T09:30:00Z",
         "2024-11-03T05:30:00Z",
     ]  # fmt: skip
-    assert said.bad == {
+    assert result.bad == {
         6: "'2024-03-10 02:30:00' is not a time: clocks in America/New_York leave it out"
     }
     with pytest.raises(ValueError, match="'Mars/Base' is not a time zone"):
@@ -268,8 +268,8 @@ def test_a_time_zone(found: Find) -> None:
     ],
 )  # fmt: skip
 def test_headers_of_vendors(found: Find, header: str, row: str, expected: str) -> None:
-    said = found(f"{header}\n{row}\n")
-    assert (said.ticks, said.bad) == ([expected], {})
+    result = found(f"{header}\n{row}\n")
+    assert (result.ticks, result.bad) == ([expected], {})
 
 
 # ---------------------------------------------------------------------------------- order books
@@ -287,27 +287,27 @@ def test_headers_of_vendors(found: Find, header: str, row: str, expected: str) -
         "ts_recv,ts_event,rtype,publisher_id,instrument_id,ts_ref,price,quantity,stat_type",
     ],
 )
-def test_rows_of_an_order_book_are_no_trades(found: Find, header: str) -> None:
+def test_rows_of_an_order_book_are_not_trades(found: Find, header: str) -> None:
     row = ",".join("1704205800123456" if "time" in name or "ts_" in name else "1"
                    for name in header.split(","))  # fmt: skip
-    said = found(f"{header}\n{row}\n")
-    assert said.ticks == []
-    assert "no trades: rows of an order book" in said.refused or "neither price" in said.refused
+    result = found(f"{header}\n{row}\n")
+    assert result.ticks == []
+    assert "no trades: rows of an order book" in result.refusal or "neither price" in result.refusal
 
 
-def test_an_action_tells_trades_from_the_book(found: Find) -> None:
+def test_an_action_distinguishes_trades_from_the_book(found: Find) -> None:
     header = "ts_event,action,side,price,size,order_id"
     rows = "".join(f"{T}{n}Z,{action},B,1,2,7\n" for n, action in enumerate("ACTMFRN"))
-    said = found(f"{header}\n{rows}")
-    assert said.ticks == ["2024-01-02T14:30:02Z A 1x2 B"]
-    assert list(said.bad) == [2, 3, 5, 6, 7, 8]
-    assert said.bad[2] == "not a trade: 'A', as in an order book or among quotes"
+    result = found(f"{header}\n{rows}")
+    assert result.ticks == ["2024-01-02T14:30:02Z A 1x2 B"]
+    assert list(result.bad) == [2, 3, 5, 6, 7, 8]
+    assert result.bad[2] == "not a trade: 'A', as in an order book or among quotes"
     mine = found(f"time,action,price,size\n{T}0Z,Sell,1,2\n")
     assert mine.ticks == ["2024-01-02T14:30:00Z A 1x2 -"]
     kinds = ("TRADE", "TRADE NB", "QUOTE BID", "QUOTE ASK NB", "TRADE CANCELLED")
     content = "time,EventType,price,quantity\n" + "".join(f"{T}0Z,{kind},1,2\n" for kind in kinds)
-    said = found(content)
-    assert (len(said.ticks), list(said.bad)) == (2, [4, 5, 6])
+    result = found(content)
+    assert (len(result.ticks), list(result.bad)) == (2, [4, 5, 6])
     assert len(found(content, columns="price=price,size=quantity").ticks) == 5
 
 
@@ -330,17 +330,17 @@ def test_databento_mbp_1(found: Find) -> None:
         "C,B,0,1.000000000,3,,2.000000000,0,5",
         "T,A,0,2.000000000,3,,2.000000000,0,5",
     )
-    said = found(header + "\n" + "".join(f"{start},{row}\n" for row in rows))
+    result = found(header + "\n" + "".join(f"{start},{row}\n" for row in rows))
     at = "2024-01-02T14:30:00Z A"
-    assert said.ticks == [f"{at} 1x4 2x5", f"{at} 1x3 S", f"{at} 1x4 2x5", f"{at} 2x3 S"]
-    assert list(said.bad) == [4, 5, 6]
-    assert said.bad[6] == "the bid is missing", "the trade in it is good"
+    assert result.ticks == [f"{at} 1x4 2x5", f"{at} 1x3 S", f"{at} 1x4 2x5", f"{at} 2x3 S"]
+    assert list(result.bad) == [4, 5, 6]
+    assert result.bad[6] == "the bid is missing", "the trade in it is good"
 
 
 def test_databento_bbo_is_quotes_alone_at_their_own_time(found: Find) -> None:
     header = f"{DATABENTO},side,price,size,bid_px_00,ask_px_00,bid_sz_00,ask_sz_00"
-    said = found(f"{header}\n{T}9Z,{T}0Z,195,1,7,B,1.5,2,1.000000000,2.000000000,4,5\n")
-    assert said.ticks == ["2024-01-02T14:30:09Z A 1x4 2x5"]
+    result = found(f"{header}\n{T}9Z,{T}0Z,195,1,7,B,1.5,2,1.000000000,2.000000000,4,5\n")
+    assert result.ticks == ["2024-01-02T14:30:09Z A 1x4 2x5"]
 
 
 @pytest.mark.parametrize(
@@ -350,16 +350,16 @@ def test_databento_bbo_is_quotes_alone_at_their_own_time(found: Find) -> None:
 def test_databento_prices_with_a_fixed_point(found: Find, price: str, expected: str) -> None:
     header = f"{DATABENTO},action,side,depth,price,size"
     start = "1704205800000100000,1704205800000000000,0,1,7,T,B,0"
-    said = found(f"{header}\n{start},{price},1\n{start},9223372036854775807,1\n")
-    assert said.ticks == [f"2024-01-02T14:30:00Z A {expected}x1 B"]
-    assert said.bad == {3: "the price is missing"}
+    result = found(f"{header}\n{start},{price},1\n{start},9223372036854775807,1\n")
+    assert result.ticks == [f"2024-01-02T14:30:00Z A {expected}x1 B"]
+    assert result.bad == {3: "the price is missing"}
 
 
 def test_other_prices_with_a_fixed_point(found: Find) -> None:
     content = f"time,price,size\n{T}0Z,187150000000,1\n{T}1Z,1.5,1\n"
-    said = found(content)
-    assert len(said.ticks) == 1
-    assert "looks like a number with a fixed point; use --price-scale 1e-9" in said.bad[2]
+    result = found(content)
+    assert len(result.ticks) == 1
+    assert "looks like a number with a fixed point; use --price-scale 1e-9" in result.bad[2]
     assert found(content, scale=1e-9).ticks[0] == "2024-01-02T14:30:00Z A 187.15x1 -"
     assert found(content, scale=1.0).bad == {}
     lobster = found(f"time,price,size\n{T}0Z,1871500,1\n", scale=1e-4)
@@ -391,43 +391,43 @@ def test_other_prices_with_a_fixed_point(found: Find) -> None:
         ("1", "has only 3 columns"),
     ],
 )
-def test_bad_rows_are_reported_beside_good_ones(found: Find, row: str, error: str) -> None:
-    said = found(f"{HEADER}\n{T}0Z,A,1,1\n{T}1Z,A,{row}\n{T}2Z,A,2,1\n")
-    assert [tick.split()[2] for tick in said.ticks] == ["1x1", "2x1"]
-    assert list(said.bad) == [3]
-    assert error in said.bad[3]
+def test_bad_rows_are_reported_among_good_ones(found: Find, row: str, error: str) -> None:
+    result = found(f"{HEADER}\n{T}0Z,A,1,1\n{T}1Z,A,{row}\n{T}2Z,A,2,1\n")
+    assert [tick.split()[2] for tick in result.ticks] == ["1x1", "2x1"]
+    assert list(result.bad) == [3]
+    assert error in result.bad[3]
 
 
 def test_half_quotes_are_reported(found: Find) -> None:
     rows = ("1,2,3,4", ",2,3,4", "1,,3,4", ",,3,4", "1,2,,4", "1,2,3,", "nan,2,3,4")
     content = "time,bid,ask,bidsize,asksize\n" + "".join(f"{T}0Z,{row}\n" for row in rows)
-    said = found(content)
-    assert said.ticks == ["2024-01-02T14:30:00Z A 1x3 2x4"]
-    assert said.bad == {
+    result = found(content)
+    assert result.ticks == ["2024-01-02T14:30:00Z A 1x3 2x4"]
+    assert result.bad == {
         3: "the bid is missing", 4: "the ask is missing", 5: "the bid is missing",
         6: "the bid size is missing", 7: "the ask size is missing",
         8: "bid 'nan' is not a finite number",
     }  # fmt: skip
 
 
-def test_what_is_good_of_a_row_with_a_trade_and_a_quote_is_kept(found: Find) -> None:
+def test_the_valid_half_of_a_row_with_a_trade_and_a_quote_is_kept(found: Find) -> None:
     rows = ("1,1,2,3", "1,1,2,", "1,1,,", ",,2,3", "x,1,2,3", ",,,", ",,2,", "1,,2,3")
     content = "time,price,size,bid,ask\n" + "".join(f"{T}0Z,{row}\n" for row in rows)
-    said = found(content)
+    result = found(content)
     trade, quote = "2024-01-02T14:30:00Z A 1x1 -", "2024-01-02T14:30:00Z A 2x0 3x0"
-    assert said.ticks == [trade, quote, trade, trade, quote, quote, quote]
-    assert list(said.bad) == [3, 6, 7, 8, 9]
-    assert said.bad[7] == "neither a price nor a bid and an ask"
+    assert result.ticks == [trade, quote, trade, trade, quote, quote, quote]
+    assert list(result.bad) == [3, 6, 7, 8, 9]
+    assert result.bad[7] == "neither a price nor a bid and an ask"
 
 
-def test_an_unknown_size_is_not_taken_for_none(found: Find) -> None:
+def test_a_column_that_may_hold_sizes_is_not_ignored(found: Find) -> None:
     row = f"{T}0Z,1,2,3,4\n"
-    said = found(f"time,bid,ask,bid_lots,ask_lots\n{row}")
-    assert "no column with bid sizes (is it one of bid_lots, ask_lots?); name it" in said.refused
+    result = found(f"time,bid,ask,bid_lots,ask_lots\n{row}")
+    assert "no column with bid sizes (is it one of bid_lots, ask_lots?); name it" in result.refusal
     named = found(f"time,bid,ask,bid_lots,ask_lots\n{row}", columns="bid_size=4,ask_size=ask_lots")
     assert named.ticks == ["2024-01-02T14:30:00Z A 1x3 2x4"]
     half = found(f"time,bid,ask,bid_size,x\n{row}")
-    assert "no column with ask sizes; name it with --columns ask_size=NAME" in half.refused
+    assert "no column with ask sizes; name it with --columns ask_size=NAME" in half.refusal
     none = found(f"time,bid,ask,bid_ct,ask_ct\n{row}", columns="bid_size=-,ask_size=-")
     assert none.notes == ["quotes have no sizes here: they are published with size 0"]
 
@@ -440,9 +440,9 @@ def test_sides(found: Find) -> None:
     maker = "time,price,size,is_buyer_maker\n" + "".join(
         f"{T}0Z,1,1,{n}\n" for n in ("true", "0", "", "maybe")
     )
-    said = found(maker)
-    assert [tick[-1] for tick in said.ticks] == ["S", "B", "-"]
-    assert list(said.bad) == [5]
+    result = found(maker)
+    assert [tick[-1] for tick in result.ticks] == ["S", "B", "-"]
+    assert list(result.bad) == [5]
 
 
 @pytest.mark.parametrize(
@@ -460,42 +460,42 @@ def test_decimal_marks(found: Find, decimal: str, text: str, number: float) -> N
 
 @pytest.mark.parametrize(("decimal", "text"), [(",", "187.15"), (".", "1,20"), (",", "1.00.000")])
 def test_numbers_that_no_decimal_mark_explains(found: Find, decimal: str, text: str) -> None:
-    said = found(f"time;price;size\n{T}0Z;{text};1\n", decimal=decimal)
-    assert (said.ticks, list(said.bad)) == ([], [2])
+    result = found(f"time;price;size\n{T}0Z;{text};1\n", decimal=decimal)
+    assert (result.ticks, list(result.bad)) == ([], [2])
 
 
 def test_a_german_export(found: Find) -> None:
-    said = found(
+    result = found(
         "Datum;Zeit;Kurs;Stück\n02.01.2024;09:00:01;187,15;1.000\n",
         columns="time=Datum,clock=Zeit,price=Kurs,size=Stück",
         time_format="%d.%m.%Y %H:%M:%S",
         time_zone="Europe/Berlin",
         decimal=",",
     )
-    assert said.ticks == ["2024-01-02T08:00:01Z A 187.15x1000 -"]
+    assert result.ticks == ["2024-01-02T08:00:01Z A 187.15x1000 -"]
 
 
 # --------------------------------------------------------------------------------------- symbols
 
 
-def test_symbols_that_no_feed_can_have(found: Find) -> None:
+def test_symbols_that_a_feed_cannot_carry(found: Find) -> None:
     names = ("BRK.B", "AAPL  240119C00150000", "^GSPC", "ES=F", "M&M", "BRK B", "")
     content = f"{HEADER}\n" + "".join(f"{T}0Z,{name},1,1\n" for name in names)
-    said = found(content, None)
-    assert [tick.split()[1] for tick in said.ticks] == ["BRK.B", "AAPL240119C00150000"]
-    assert list(said.bad) == [4, 5, 6, 7, 8]
-    assert "rename it with --symbol 'ES=F=NAME'" in said.bad[5]
-    assert said.bad[8] == "the symbol is missing"
-    said = found(content, None, symbols="^GSPC=GSPC,ES=F=ES,M&M=MM,BRK B=BRK.B,BRK.B=X")
-    assert [tick.split()[1] for tick in said.ticks][2:] == ["GSPC", "ES", "MM", "BRK.B"]
-    assert said.ticks[0].split()[1] == "X"
+    result = found(content, None)
+    assert [tick.split()[1] for tick in result.ticks] == ["BRK.B", "AAPL240119C00150000"]
+    assert list(result.bad) == [4, 5, 6, 7, 8]
+    assert "rename it with --symbol 'ES=F=NAME'" in result.bad[5]
+    assert result.bad[8] == "the symbol is missing"
+    result = found(content, None, symbols="^GSPC=GSPC,ES=F=ES,M&M=MM,BRK B=BRK.B,BRK.B=X")
+    assert [tick.split()[1] for tick in result.ticks][2:] == ["GSPC", "ES", "MM", "BRK.B"]
+    assert result.ticks[0].split()[1] == "X"
 
 
 def test_a_symbol_stands_for_the_one_of_the_first_row(found: Find) -> None:
     content = f"{HEADER}\n{T}0Z,^GSPC,1,1\n{T}1Z,^DJI,1,1\n{T}2Z,^GSPC,1,1\n"
-    said = found(content, "GSPC")
-    assert [tick.split()[1] for tick in said.ticks] == ["GSPC", "GSPC"]
-    assert list(said.bad) == [3]
+    result = found(content, "GSPC")
+    assert [tick.split()[1] for tick in result.ticks] == ["GSPC", "GSPC"]
+    assert list(result.bad) == [3]
     good = found(f"{HEADER}\n{T}0Z,AAPL,1,1\n{T}1Z,^GSPC,1,1\n", "GSPC")
     assert [tick.split()[1] for tick in good.ticks] == ["AAPL"], "no other symbol is renamed"
 
@@ -504,12 +504,12 @@ def test_instruments_are_not_mixed_up(found: Find) -> None:
     content = f"{DATABENTO},action,price,size\n" + "".join(
         f"{T}0Z,{T}0Z,0,1,{instrument},T,1.0,1\n" for instrument in (17, 18, 17)
     )
-    said = found(content, "ES")
-    assert [tick.split()[1] for tick in said.ticks] == ["ES", "ES"]
-    assert said.bad == {3: "instrument '18' has no symbol; name it with --symbol 18=NAME"}
-    said = found(content, None, symbols="17=ES,18=NQ")
-    assert [tick.split()[1] for tick in said.ticks] == ["ES", "NQ", "ES"]
-    assert "no symbol column" in found(content, None).refused
+    result = found(content, "ES")
+    assert [tick.split()[1] for tick in result.ticks] == ["ES", "ES"]
+    assert result.bad == {3: "instrument '18' has no symbol; name it with --symbol 18=NAME"}
+    result = found(content, None, symbols="17=ES,18=NQ")
+    assert [tick.split()[1] for tick in result.ticks] == ["ES", "NQ", "ES"]
+    assert "no symbol column" in found(content, None).refusal
 
 
 def test_symbols_that_are_numbers_stay(found: Find) -> None:
@@ -539,8 +539,8 @@ ROW = f"{T}0Z,A,1,1"
     ],
 )  # fmt: skip
 def test_lines_before_the_header(found: Find, before: str, line: int) -> None:
-    said = found(f"{before}{HEADER}\n{ROW}\nx,A,1,1\n{ROW}\n")
-    assert (len(said.ticks), list(said.bad)) == (2, [line + 1])
+    result = found(f"{before}{HEADER}\n{ROW}\nx,A,1,1\n{ROW}\n")
+    assert (len(result.ticks), list(result.bad)) == (2, [line + 1])
 
 
 def test_excel_names_the_separator(found: Find) -> None:
@@ -562,32 +562,32 @@ def test_a_header_in_a_comment(found: Find) -> None:
         "1704067200123;42123.45;0.5",
     ],
 )
-def test_a_missing_header_is_told(found: Find, rows: str) -> None:
-    said = found(f"{rows}\n{rows}\n")
-    assert "no header: line 1 holds values" in said.refused
-    assert "--columns time=1,price=2,size=3" in said.refused
+def test_a_missing_header_is_reported(found: Find, rows: str) -> None:
+    result = found(f"{rows}\n{rows}\n")
+    assert "no header: line 1 holds values" in result.refusal
+    assert "--columns time=1,price=2,size=3" in result.refusal
 
 
 def test_columns_by_number(found: Find) -> None:
-    said = found(
+    result = found(
         "7,42123.45,0.0012,50.5,1704067200123,True,True\n7,1,2,2,1704067200456,False,True\n",
         columns="id=1,price=2,size=3,time=5,buyer_maker=6",
     )
-    assert [tick[-1] for tick in said.ticks] == ["S", "B"]
-    said = found(
+    assert [tick[-1] for tick in result.ticks] == ["S", "B"]
+    result = found(
         "20240102 170000003,1.1,1.2,0\n", columns="time=1,bid=2,ask=3", time_zone="Etc/GMT+5"
     )
-    assert said.ticks == ["2024-01-02T22:00:00.003Z A 1.1x0 1.2x0"]
-    said = found(f"{T}0Z,ABC,1,2\nx,ABC,1,2\n", None, columns="time=1,symbol=2,price=3,size=4")
-    assert (len(said.ticks), list(said.bad)) == (1, [2])
+    assert result.ticks == ["2024-01-02T22:00:00.003Z A 1.1x0 1.2x0"]
+    result = found(f"{T}0Z,ABC,1,2\nx,ABC,1,2\n", None, columns="time=1,symbol=2,price=3,size=4")
+    assert (len(result.ticks), list(result.bad)) == (1, [2])
     with_header = found(f"a,b,c\n{T}0Z,1,2\n", columns="time=1,price=2,size=3")
     assert len(with_header.ticks) == 1
-    assert "no column '9' among a, b, c" in found("a,b,c\n", columns="time=9").refused
+    assert "no column '9' among a, b, c" in found("a,b,c\n", columns="time=9").refusal
 
 
 def test_a_wide_header_is_shown_in_part(found: Find) -> None:
-    said = found(",".join(f"x{n}" for n in range(1000)) + "\n")
-    assert said.refused.endswith(" and 970 more; name it with --columns time=NAME")
+    result = found(",".join(f"x{n}" for n in range(1000)) + "\n")
+    assert result.refusal.endswith(" and 970 more; name it with --columns time=NAME")
 
 
 # ----------------------------------------------------------------------------------------- files
@@ -651,7 +651,7 @@ def test_files_in_any_packing(tmp_path: Path, pack: Callable[[bytes], bytes]) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         (zipped("a.csv", "b.csv")(b"x"), "a zip archive of 2 files: unpack it first"),
         (zipped("xl/workbook.xml", "b")(b"x"), "an Excel workbook: save it as CSV"),
@@ -674,11 +674,13 @@ def test_files_in_any_packing(tmp_path: Path, pack: Callable[[bytes], bytes]) ->
     # The compressed content includes the time, so two test workers would create different ids.
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_files_that_cannot_be_read_say_what_to_do(found: Find, content: bytes, words: str) -> None:
-    said = found(content)
-    assert said.ticks == []
-    assert re.search(words, said.refused), said.refused
-    assert "neither text nor" not in said.refused
+def test_errors_of_unreadable_files_suggest_what_to_do(
+    found: Find, content: bytes, message: str
+) -> None:
+    result = found(content)
+    assert result.ticks == []
+    assert re.search(message, result.refusal), result.refusal
+    assert "neither text nor" not in result.refusal
 
 
 def test_text_that_is_not_utf_8_further_on(tmp_path: Path) -> None:
@@ -697,15 +699,15 @@ def test_text_that_is_not_utf_8_further_on(tmp_path: Path) -> None:
         ((0, 30, 0, 30), ["times jump by 30 days, line 3", "times go back by 30 days, line 4"]),
     ],
 )
-def test_jumps_are_told_before_they_are_waited_for(
+def test_jumps_are_noted_before_playing(
     found: Find, days: tuple[int, ...], notes: list[str]
 ) -> None:
     rows = "".join(f"{1_704_205_800 + 86_400 * day},1,1\n" for day in days)
-    said = found(f"time,price,size\n{rows}")
-    assert [note.split(":")[0] for note in said.notes] == notes
+    result = found(f"time,price,size\n{rows}")
+    assert [note.split(":")[0] for note in result.notes] == notes
 
 
-def test_jumps_between_blocks_are_told(found: Find) -> None:
+def test_jumps_between_blocks_are_noted(found: Find) -> None:
     rows = "".join(f"{1_704_205_800 + n},1,1\n" for n in range(2048))
     (note,) = found(f"time,price,size\n{rows}1706205800,1,1\n").notes
     assert note.startswith("times jump by 23 days, line 2,050: ")

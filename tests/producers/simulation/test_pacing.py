@@ -26,7 +26,7 @@ def test_the_recorded_spacing_is_divided_by_the_speed() -> None:
     assert dues(Pacer(10), 0, 1, 1, 3) == [0, 0.1, 0.1, 0.3]
 
 
-def test_max_takes_no_heed_of_time() -> None:
+def test_max_ignores_times() -> None:
     assert dues(Pacer(None), 0, 100, 5) == [0, 0, 0]
 
 
@@ -38,7 +38,7 @@ def test_speed_and_rate_hold_together() -> None:
     assert dues(Pacer(1, max_rate=2), 0, 0, 0, 5, 5) == [0, 0.5, 1, 5, 5.5]
 
 
-def test_times_that_go_back_wait_for_nothing() -> None:
+def test_times_that_go_back_are_due_at_once() -> None:
     assert dues(Pacer(1), 5, 4, 6) == [0, 0, 1]
 
 

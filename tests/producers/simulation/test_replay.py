@@ -82,7 +82,7 @@ async def until_published(redis: Redis, count: int) -> list[Tick]:
     return ticks
 
 
-async def test_it_plays_to_the_end_and_leaves_nothing(
+async def test_it_plays_to_the_end_and_removes_its_state(
     redis: Redis, publisher: FeedPublisher
 ) -> None:
     replay = replay_of(redis, publisher, Recorded(*range(1200)))
@@ -108,7 +108,7 @@ class Held(FeedPublisher):
         await super().drain()
 
 
-async def test_its_periodic_word_does_not_overtake_the_last_ticks(
+async def test_announcements_do_not_overtake_the_last_ticks(
     redis: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("producers.simulation.replay.ANNOUNCE_EVERY_S", 0.01)
@@ -132,7 +132,7 @@ async def test_its_periodic_word_does_not_overtake_the_last_ticks(
     await states.aclose()  # type: ignore[no-untyped-call]
 
 
-async def test_a_limit_and_a_rate_are_held(redis: Redis, publisher: FeedPublisher) -> None:
+async def test_a_limit_and_a_rate_are_kept(redis: Redis, publisher: FeedPublisher) -> None:
     began = time.monotonic()
     replay = replay_of(redis, publisher, Recorded(*range(99)), ReplayOptions(max_rate=20, limit=5))
     await replay.run()
@@ -167,9 +167,7 @@ async def test_the_hash_is_that_of_a_tape(
     assert replay.hashes() == {"trades/ES": tape.manifest.streams[0].sha256}
 
 
-async def test_after_a_seek_back_the_numbers_begin_anew(
-    redis: Redis, publisher: FeedPublisher
-) -> None:
+async def test_after_a_seek_back_numbers_start_over(redis: Redis, publisher: FeedPublisher) -> None:
     store = Store(redis)
     source = Recorded(*(each / 100 for each in range(400)))
     async with running(replay_of(redis, publisher, source, speed=0.01)) as replay:
@@ -188,7 +186,7 @@ async def test_after_a_seek_back_the_numbers_begin_anew(
         assert places(await published(redis)) == [99, 100, 101, 300]
 
 
-async def test_after_a_seek_back_nothing_is_left_of_the_future(
+async def test_after_a_seek_back_later_ticks_are_gone(
     redis: Redis, publisher: FeedPublisher
 ) -> None:
     source = MergedSource([Recorded(*range(100)), Recorded(0, 50, symbol="NQ")])
@@ -217,7 +215,7 @@ class Slow(Recorded):
         return super().read(start)
 
 
-async def test_a_long_seek_holds_nobody_up(redis: Redis, publisher: FeedPublisher) -> None:
+async def test_a_long_seek_blocks_no_other_command(redis: Redis, publisher: FeedPublisher) -> None:
     source = Slow(0, 1000, 2000)
     async with running(replay_of(redis, publisher, source, speed=1)) as replay:
         await until_published(redis, 1)
@@ -231,7 +229,7 @@ async def test_a_long_seek_holds_nobody_up(redis: Redis, publisher: FeedPublishe
         assert at(1500) <= replay.state.position < at(1510), "it goes on from when it is found"
 
 
-async def test_whoever_takes_the_place_ends_it(redis: Redis, publisher: FeedPublisher) -> None:
+async def test_losing_the_exclusive_right_ends_it(redis: Redis, publisher: FeedPublisher) -> None:
     replay = replay_of(redis, publisher, Recorded(0, 1000), speed=1)
     running = asyncio.create_task(replay.run())
     await until_published(redis, 1)
@@ -242,7 +240,7 @@ async def test_whoever_takes_the_place_ends_it(redis: Redis, publisher: FeedPubl
     assert await redis.hget(keys.replay(DEFAULT_FEED), "owner") == b"somebody else"
 
 
-async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: FeedPublisher) -> None:
+async def test_each_round_begins_an_epoch(redis: Redis, publisher: FeedPublisher) -> None:
     options = ReplayOptions(limit=25)
     await replay_of(redis, publisher, Recorded(*range(10)), options, loop=True).run()
     ticks = await published(redis)
@@ -250,7 +248,9 @@ async def test_each_round_is_an_epoch_of_its_own(redis: Redis, publisher: FeedPu
     assert [tick.seq for tick in ticks] == [1, 2, 3, 4, 5]
 
 
-async def test_retimed_rounds_go_on_in_the_present(redis: Redis, publisher: FeedPublisher) -> None:
+async def test_retimed_rounds_continue_in_the_present(
+    redis: Redis, publisher: FeedPublisher
+) -> None:
     began_ns = time.time_ns()
     source = Recorded(*(each / 100 for each in range(10)))
     options = ReplayOptions(retime=True, limit=25)
@@ -299,7 +299,7 @@ async def until_steered(redis: Redis, command: dict[str, object]):  # type: igno
             await asyncio.sleep(0.01)
 
 
-async def test_a_second_one_is_refused_and_disturbs_nothing(
+async def test_a_second_replay_is_refused_and_disturbs_nothing(
     redis: Redis, publisher: FeedPublisher
 ) -> None:
     async with running(replay_of(redis, publisher, Recorded(0, 1000), speed=1)) as first:
@@ -309,7 +309,7 @@ async def test_a_second_one_is_refused_and_disturbs_nothing(
         assert (await first.execute(PauseCommand(id="x"))).mode is ReplayMode.PAUSED
 
 
-async def test_at_the_end_it_stays_if_told_to(redis: Redis, publisher: FeedPublisher) -> None:
+async def test_with_stay_it_waits_at_the_end(redis: Redis, publisher: FeedPublisher) -> None:
     async with running(
         replay_of(redis, publisher, Recorded(0, 1), ReplayOptions(stay=True))
     ) as replay:
@@ -322,9 +322,7 @@ async def test_at_the_end_it_stays_if_told_to(redis: Redis, publisher: FeedPubli
         replay.stop()
 
 
-async def test_what_is_asked_of_one_that_is_over_is_refused(
-    redis: Redis, publisher: FeedPublisher
-) -> None:
+async def test_commands_after_the_end_are_refused(redis: Redis, publisher: FeedPublisher) -> None:
     replay = replay_of(redis, publisher, Recorded(0, 1000), speed=1)
     asking = asyncio.create_task(replay.execute(PauseCommand(id="x")))
     await asyncio.sleep(0)
@@ -390,7 +388,7 @@ async def test_a_replay_can_be_repeated(redis: Redis, settings: Settings) -> Non
         await replayed(redis, settings)
 
 
-async def test_what_is_published_after_a_replay_is_not_overwritten(
+async def test_ticks_published_after_a_replay_are_not_overwritten(
     redis: Redis, settings: Settings
 ) -> None:
     """This applies to the streams of the replay and to others."""

@@ -7,7 +7,7 @@ from itertools import pairwise, takewhile
 
 import pytest
 
-from producers.simulation.scenarios import CYCLE_S, SCENARIOS, play_out
+from producers.simulation.scenarios import CYCLE_S, SCENARIOS, generate_scenario
 from producers.simulation.synthetic import generate, symbol_names
 from tests.builders import T0
 from tickcast.wire.ticks import Quote, Tick, Trade, validate
@@ -27,7 +27,7 @@ CALM = list(takewhile(lambda tick: at(tick) < 2 * CYCLE_S, generate(SYMBOLS, RAT
 
 def two_minutes(name: str, seed: int = 7) -> list[Tick]:
     """Return the ticks of two minutes, before they are stamped."""
-    ticks = play_out(name, SYMBOLS, RATE, seed, T0)
+    ticks = generate_scenario(name, SYMBOLS, RATE, seed, T0)
     return list(takewhile(lambda tick: at(tick) < 2 * CYCLE_S, ticks))
 
 

@@ -46,27 +46,27 @@ def received_from(path: Any) -> Iterator[Received]:
 
 def coinbase_tick(received: Received) -> Tick | None:
     """Return the tick in a Coinbase frame, if any."""
-    said = json.loads(received.frame)
-    if said["type"] in ("match", "last_match"):
+    fields = json.loads(received.frame)
+    if fields["type"] in ("match", "last_match"):
         return Trade(
-            symbol=said["product_id"],
-            id=said["trade_id"],
+            symbol=fields["product_id"],
+            id=fields["trade_id"],
             venue="coinbase",
-            price=_number(said["price"]),
-            size=_number(said["size"]),
-            side=_OTHER_SIDE[said["side"]],
-            time=_iso(said["time"]),
+            price=_number(fields["price"]),
+            size=_number(fields["size"]),
+            side=_OTHER_SIDE[fields["side"]],
+            time=_iso(fields["time"]),
         )
-    if said["type"] == "ticker":
+    if fields["type"] == "ticker":
         return Quote(
-            symbol=said["product_id"],
+            symbol=fields["product_id"],
             bid_venue="coinbase",
-            bid_price=_number(said["best_bid"]),
+            bid_price=_number(fields["best_bid"]),
             bid_size=0.0,
             ask_venue="coinbase",
-            ask_price=_number(said["best_ask"]),
+            ask_price=_number(fields["best_ask"]),
             ask_size=0.0,
-            time=_iso(said["time"]),
+            time=_iso(fields["time"]),
         )
     return None
 
@@ -74,26 +74,26 @@ def coinbase_tick(received: Received) -> Tick | None:
 def binance_tick(received: Received) -> Tick | None:
     """Return the tick in a Binance frame, if any."""
     frame = json.loads(received.frame)
-    said = frame["data"]
+    fields = frame["data"]
     if frame["stream"].endswith("@aggTrade"):
         return Trade(
-            symbol=_BINANCE_NAMES[said["s"]],
-            id=said["a"],
+            symbol=_BINANCE_NAMES[fields["s"]],
+            id=fields["a"],
             venue="binance",
-            price=_number(said["p"]),
-            size=_number(said["q"]),
-            side="S" if said["m"] else "B",
-            time=Time(said["T"] * 10**6),
+            price=_number(fields["p"]),
+            size=_number(fields["q"]),
+            side="S" if fields["m"] else "B",
+            time=Time(fields["T"] * 10**6),
         )
     if frame["stream"].endswith("@bookTicker"):
         return Quote(
-            symbol=_BINANCE_NAMES[said["s"]],
+            symbol=_BINANCE_NAMES[fields["s"]],
             bid_venue="binance",
-            bid_price=_number(said["b"]),
-            bid_size=_number(said["B"]),
+            bid_price=_number(fields["b"]),
+            bid_size=_number(fields["B"]),
             ask_venue="binance",
-            ask_price=_number(said["a"]),
-            ask_size=_number(said["A"]),
+            ask_price=_number(fields["a"]),
+            ask_size=_number(fields["A"]),
             time=Time(received.at),
         )
     return None

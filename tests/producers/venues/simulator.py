@@ -12,41 +12,45 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 
-class Act(Enum):
+class Step(Enum):
     """What a venue can do apart from sending frames."""
 
-    CUT = "the connection is gone without a word"
-    CLOSE = "the connection is closed in good order"
+    CUT = "the connection is cut"
+    CLOSE = "the connection is closed cleanly"
     STALL = "nothing is sent and nothing read, not even pings"
 
 
-Scene = Iterable[bytes | Act]
+Script = Iterable[bytes | Step]
 """The events on one connection, after the client's request."""
 
 
 class Simulator:
-    """Play one scene per connection, in order; further connections stay silent.
+    """Play one script per connection, in order; further connections stay silent.
 
     Args:
-        asks: the number of messages to wait for before a scene begins.
-        refusals: the number of handshakes to refuse before the first scene, with this status.
+        requests_first: the number of messages to wait for before a script begins.
+        refusals: the number of handshakes to refuse before the first script, with this status.
 
     Attributes:
         url: its address.
-        asked: the messages received on each connection.
+        requests: the messages received on each connection.
     """
 
     def __init__(
-        self, scenes: Iterable[Scene], asks: int = 1, refusals: int = 0, status: int = 503
+        self,
+        scripts: Iterable[Script],
+        requests_first: int = 1,
+        refusals: int = 0,
+        status: int = 503,
     ) -> None:
-        self._scenes = iter(scenes)
-        self._asks = asks
+        self._scripts = iter(scripts)
+        self._request_count = requests_first
         self._refusals = refusals
         self._status = http.HTTPStatus(status)
         self.url = ""
-        self.asked: list[list[bytes]] = []
+        self.requests: list[list[bytes]] = []
 
-    def admit(self, socket: ServerConnection, request: Request) -> Response | None:
+    def process_request(self, socket: ServerConnection, request: Request) -> Response | None:
         """Refuse a handshake, or let it pass."""
         if self._refusals:
             self._refusals -= 1
@@ -55,45 +59,45 @@ class Simulator:
 
     async def serve(self, socket: ServerConnection) -> None:
         """Serve one connection."""
-        scene = next(self._scenes, ())
-        asked: list[bytes] = []
-        self.asked.append(asked)
+        script = next(self._scripts, ())
+        requests: list[bytes] = []
+        self.requests.append(requests)
         try:
-            while len(asked) < self._asks:
-                asked.append(await socket.recv(decode=False))
-            for step in scene:
-                if isinstance(step, Act):
+            while len(requests) < self._request_count:
+                requests.append(await socket.recv(decode=False))
+            for step in script:
+                if isinstance(step, Step):
                     await self._act(socket, step)
                 else:
                     await socket.send(step, text=True)
             while True:
-                asked.append(await socket.recv(decode=False))
+                requests.append(await socket.recv(decode=False))
         except ConnectionClosed:
             pass
 
-    async def _act(self, socket: ServerConnection, act: Act) -> None:
-        match act:
-            case Act.CUT:
+    async def _act(self, socket: ServerConnection, step: Step) -> None:
+        match step:
+            case Step.CUT:
                 socket.transport.abort()
-            case Act.CLOSE:
+            case Step.CLOSE:
                 await socket.close(1012, "maintenance")
-            case Act.STALL:
+            case Step.STALL:
                 socket.transport.pause_reading()
-        if act is not Act.STALL:
+        if step is not Step.STALL:
             await socket.wait_closed()
 
 
 @asynccontextmanager
 async def simulated(
-    *scenes: Scene, asks: int = 1, refusals: int = 0, status: int = 503
+    *scripts: Script, requests_first: int = 1, refusals: int = 0, status: int = 503
 ) -> AsyncIterator[Simulator]:
     """Run a simulator on a free port."""
-    simulator = Simulator(scenes, asks, refusals, status)
+    simulator = Simulator(scripts, requests_first, refusals, status)
     async with serve(
         simulator.serve,
         "127.0.0.1",
         0,
-        process_request=simulator.admit,
+        process_request=simulator.process_request,
         ping_interval=None,
         close_timeout=0.1,
         compression=None,

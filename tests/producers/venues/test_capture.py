@@ -12,7 +12,7 @@ from producers.venues import capture as module
 from producers.venues.capture import CaptureDirectory, CaptureFile
 from producers.venues.coinbase import Coinbase
 from tests.conftest import until
-from tests.producers.venues.simulator import Act, simulated
+from tests.producers.venues.simulator import Step, simulated
 from tests.producers.venues.test_client import running
 from tests.producers.venues.test_normalizer import match
 from tickcast.wire.errors import InvalidRecording
@@ -33,13 +33,13 @@ def ids_in(path: Path) -> tuple[list[object], list[tuple[int, str]]]:
     return [tick.id for tick in recording if isinstance(tick, Trade)], bad
 
 
-async def test_what_was_published_can_be_replayed(tmp_path: Path) -> None:
-    scenes: list[list[bytes | Act]] = [
-        [match(1), b"{", match(2), Act.CUT],
+async def test_a_capture_can_be_replayed(tmp_path: Path) -> None:
+    scripts: list[list[bytes | Step]] = [
+        [match(1), b"{", match(2), Step.CUT],
         [match(2, "last_match"), match(3)],
     ]
     capture = CaptureDirectory(tmp_path / "new" / "dir", Coinbase())
-    async with simulated(*scenes) as venue, running(venue.url, capture=capture) as run:
+    async with simulated(*scripts) as venue, running(venue.url, capture=capture) as run:
         await until(lambda: run.ids == [1, 2, 3])
     first, second = sorted((tmp_path / "new" / "dir").iterdir())
     found, bad = ids_in(first)
@@ -75,7 +75,7 @@ async def test_a_file_whose_writer_was_killed_can_be_read(
     assert [words for _, words in bad] == ["cut off"] or len(bad) == 2
 
 
-async def test_what_waits_to_be_written_is_bounded(tmp_path: Path) -> None:
+async def test_the_buffer_is_bounded(tmp_path: Path) -> None:
     with CaptureDirectory(tmp_path, Coinbase()).open_file(URL) as file:
         assert file is not None
         for number in range(2_000):
@@ -93,7 +93,7 @@ async def test_frames_of_several_lines_take_one(tmp_path: Path) -> None:
     assert ids_in(path) == ([1], [])
 
 
-async def test_sessions_of_one_second_have_files_of_their_own(tmp_path: Path) -> None:
+async def test_connections_of_one_second_have_separate_files(tmp_path: Path) -> None:
     capture = CaptureDirectory(tmp_path, Coinbase())
     with capture.open_file(URL) as one, capture.open_file(URL) as other:
         assert one is not None
@@ -105,7 +105,7 @@ FULL = Path("/dev/full")
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
-async def test_a_full_disk_ends_the_capture_and_nothing_else(
+async def test_a_full_disk_ends_only_the_capture(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     file = CaptureFile(FULL.open("wb", buffering=0), URL, Time(0))  # noqa: ASYNC230
@@ -114,7 +114,7 @@ async def test_a_full_disk_ends_the_capture_and_nothing_else(
     assert caplog.text.count("the capture has ended: ") == 1
 
 
-async def test_a_directory_that_is_gone_costs_the_capture_alone(
+async def test_a_missing_directory_ends_only_the_capture(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     capture = CaptureDirectory(tmp_path / "gone", Coinbase())
@@ -133,7 +133,7 @@ async def test_a_directory_that_is_gone_costs_the_capture_alone(
         (b"\x1f\x8b" + b"x" * 30, "a.txt: "),
     ],
 )
-def test_what_is_no_capture_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_other_files_are_not_captures(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     assert is_capture(path) == content.startswith(b"wss:")
@@ -147,7 +147,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         CaptureRecording(tmp_path / "a")
 
 
-def test_lines_that_make_no_sense_are_told_and_left_out(tmp_path: Path) -> None:
+def test_invalid_lines_are_reported_and_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(
         HEAD
@@ -165,7 +165,7 @@ def test_lines_that_make_no_sense_are_told_and_left_out(tmp_path: Path) -> None:
     assert [line for line, _ in bad] == [4, 5, 6, 7, 8]
 
 
-def test_a_market_without_a_symbol_is_told_of_once_in_a_capture(tmp_path: Path) -> None:
+def test_a_market_without_a_symbol_is_reported_once_per_capture(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     frames = b"".join(b"161867782%d: %b\n" % (n, match(n, symbol="龙-USD")) for n in range(2, 6))
     path.write_bytes(HEAD + frames + b"1618677829: " + match(9))

@@ -17,7 +17,7 @@ from producers.venues.coinbase import Coinbase
 from producers.venues.kraken import Kraken
 from producers.venues.venue import TickKinds, Venue, VenueLimits
 from tests.conftest import until
-from tests.producers.venues.simulator import Act, simulated
+from tests.producers.venues.simulator import Step, simulated
 from tests.producers.venues.test_normalizer import match
 from tests.producers.venues.test_parsing import AT_MS, BINANCE_TRADE, KRAKEN_TICKER, KRAKEN_TRADES
 from tickcast.tasks import cancel_and_wait
@@ -62,31 +62,31 @@ async def running(
         await cancel_and_wait([task])
 
 
-@pytest.mark.parametrize("act", [Act.CUT, Act.CLOSE])
-async def test_after_a_cut_it_comes_back_and_asks_again(act: Act) -> None:
-    scenes: list[list[bytes | Act]] = [
-        [match(1), match(2), act],
+@pytest.mark.parametrize("step", [Step.CUT, Step.CLOSE])
+async def test_after_a_cut_it_reconnects_and_subscribes_again(step: Step) -> None:
+    scripts: list[list[bytes | Step]] = [
+        [match(1), match(2), step],
         [match(2, "last_match"), match(3)],
     ]
-    async with simulated(*scenes) as venue, running(venue.url) as run:
+    async with simulated(*scripts) as venue, running(venue.url) as run:
         await until(lambda: run.ids == [1, 2, 3])
         assert run.client.reconnects == 1
         assert run.client.normalizer.counts.repeats == 1
-        assert venue.asked[0] == venue.asked[1]
+        assert venue.requests[0] == venue.requests[1]
 
 
-async def test_a_venue_that_always_cuts_is_asked_less_and_less_often(
+async def test_delays_grow_while_a_venue_cuts_every_connection(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def delays() -> list[float]:
         return [each.__dict__["retry_s"] for each in caplog.records if each.levelname == "WARNING"]
 
-    async with simulated(*[[Act.CUT]] * 4) as venue, running(venue.url):
+    async with simulated(*[[Step.CUT]] * 4) as venue, running(venue.url):
         await until(lambda: len(delays()) == 4)
     assert delays() == [0.02, 0.04, 0.08, 0.16]
     caplog.clear()
     monkeypatch.setattr(client, "STABLE_AFTER_S", 0.0)
-    async with simulated(*[[Act.CUT]] * 3) as venue, running(venue.url):
+    async with simulated(*[[Step.CUT]] * 3) as venue, running(venue.url):
         await until(lambda: len(delays()) == 3)
     assert delays() == [0.02, 0.02, 0.02]
 
@@ -100,13 +100,13 @@ async def test_a_venue_that_is_away_is_reported_once(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("venue", [Impatient(), Binance()], ids=["heartbeats", "pings"])
-async def test_a_venue_that_falls_silent_is_left(venue: Venue) -> None:
+async def test_a_silent_venue_is_reconnected(venue: Venue) -> None:
     async with (
-        simulated([HEARTBEAT, Act.STALL], [Act.STALL]) as simulator,
+        simulated([HEARTBEAT, Step.STALL], [Step.STALL]) as simulator,
         running(simulator.url, "BTC-USDT", venue=venue, ping_after_s=0.2) as run,
     ):
         await until(lambda: run.client.reconnects >= 1)
-        await until(lambda: len(simulator.asked) >= 2)
+        await until(lambda: len(simulator.requests) >= 2)
 
 
 async def test_a_quiet_venue_that_answers_pings_is_kept() -> None:
@@ -114,12 +114,12 @@ async def test_a_quiet_venue_that_answers_pings_is_kept() -> None:
         simulated([]) as simulator,
         running(simulator.url, "BTC-USDT", venue=Binance(), ping_after_s=0.02) as run,
     ):
-        await until(lambda: simulator.asked and simulator.asked[0])
+        await until(lambda: simulator.requests and simulator.requests[0])
         await asyncio.sleep(0.3)
         assert run.client.reconnects == 0
 
 
-async def test_garbage_is_told_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
+async def test_garbage_is_logged_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
     garbage = b'{"type":"match","trade_id":"\xf0\x9f\x98\x80\\u001b[2J"}' + b" " * 1000
     async with simulated([match(1), garbage, b"", match(2)]) as venue, running(venue.url) as run:
         await until(lambda: run.ids == [1, 2])
@@ -131,33 +131,33 @@ async def test_garbage_is_told_and_skipped(caplog: pytest.LogCaptureFixture) -> 
     assert len(first.__dict__["frame"]) <= 800
 
 
-async def test_out_of_order_numbers_come_once_each() -> None:
+async def test_out_of_order_numbers_are_published_once() -> None:
     frames = [match(number) for number in (10, 12, 11, 12, 15, 14)]
     async with simulated(frames) as venue, running(venue.url) as run:
         await until(lambda: run.ids == [10, 12, 11, 15, 14])
         assert run.client.normalizer.counts.missing == 1
 
 
-async def test_a_refused_product_is_told_and_the_others_go_on(
+async def test_a_refused_product_is_logged_and_the_others_continue(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    scene = [REFUSED % b"FOO-BAR", match(1)]
+    script = [REFUSED % b"FOO-BAR", match(1)]
     async with (
-        simulated(scene, asks=2) as venue,
+        simulated(script, requests_first=2) as venue,
         running(venue.url, "BTC-USD", "FOO-BAR") as run,
     ):
         await until(lambda: run.ids == [1])
     assert "the venue says: Failed to subscribe: FOO-BAR is not a valid product" in caplog.text
 
 
-async def test_it_ends_where_all_products_are_refused() -> None:
-    async with simulated([REFUSED % b"A-B", REFUSED % b"FOO-BAR"], asks=2) as venue:
+async def test_it_ends_when_all_products_are_refused() -> None:
+    async with simulated([REFUSED % b"A-B", REFUSED % b"FOO-BAR"], requests_first=2) as venue:
         run = Run(Coinbase(), venue.url, ("FOO-BAR", "A-B"))
         with pytest.raises(VenueRefused, match=r"coinbase: .*FOO-BAR is not a valid product"):
             await asyncio.wait_for(run.client.follow_markets(), 10)
 
 
-async def test_what_a_venue_says_can_not_steer_a_terminal() -> None:
+async def test_messages_of_a_venue_are_escaped() -> None:
     async with simulated([REFUSED % b"A-B \\u001b[2J"]) as venue:
         with pytest.raises(VenueRefused) as caught:
             await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).client.follow_markets(), 10)
@@ -165,11 +165,11 @@ async def test_what_a_venue_says_can_not_steer_a_terminal() -> None:
     assert "\\x1b[2J" in str(caught.value)
 
 
-async def test_a_venue_that_says_nothing_of_a_symbol_is_told(
+async def test_symbols_without_ticks_are_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with (
-        simulated([match(1)], asks=2) as venue,
+        simulated([match(1)], requests_first=2) as venue,
         running(venue.url, "BTC-USD", "A-B", report_silent_after_s=0.5) as run,
     ):
         await until(lambda: "no ticks for some symbols" in caplog.text)
@@ -178,14 +178,14 @@ async def test_a_venue_that_says_nothing_of_a_symbol_is_told(
     assert record.__dict__["symbols"] == "A-B"
 
 
-async def test_kraken_and_binance_go_the_same_way() -> None:
+async def test_kraken_and_binance_are_followed() -> None:
     book = b"""{"stream":"bnbbtc@bookTicker","data":{"u":5,"s":"BNBBTC","b":"1","B":"2","a":"3",
     "A":"4"}}"""
     trade = (BINANCE_TRADE % (AT_MS, AT_MS)).encode()
     kraken = [KRAKEN_TRADES.encode(), (KRAKEN_TICKER % "").encode()]
     symbols = ("MATIC-USD", "BTC-USD", "ALGO-USD")
     async with (
-        simulated(kraken, asks=2) as venue,
+        simulated(kraken, requests_first=2) as venue,
         running(venue.url, *symbols, venue=Kraken()) as run,
     ):
         await until(lambda: [type(each) for each in run.ticks] == [Trade, Trade, Quote])
@@ -196,7 +196,7 @@ async def test_kraken_and_binance_go_the_same_way() -> None:
         await until(lambda: [type(each) for each in run.ticks] == [Trade, Quote])
 
 
-async def test_a_refusal_of_a_longer_name_is_not_ones_own() -> None:
+async def test_a_refusal_of_a_longer_name_does_not_count() -> None:
     async with (
         simulated([REFUSED % b"WBTC-USD", match(1)]) as venue,
         running(venue.url) as run,
@@ -204,13 +204,13 @@ async def test_a_refusal_of_a_longer_name_is_not_ones_own() -> None:
         await until(lambda: run.ids == [1])
 
 
-async def test_a_handshake_that_may_be_better_next_time_is_tried_again() -> None:
+async def test_a_temporary_refusal_of_the_handshake_is_retried() -> None:
     async with simulated([match(1)], refusals=2, status=503) as venue, running(venue.url) as run:
         await until(lambda: run.ids == [1])
         assert run.client.reconnects == 2
 
 
-async def test_a_handshake_that_is_refused_for_good_ends_it() -> None:
+async def test_a_permanent_refusal_of_the_handshake_ends_it() -> None:
     async with simulated(refusals=99, status=451) as venue:
         with pytest.raises(VenueRefused, match="answers with HTTP status 451"):
             await asyncio.wait_for(Run(Coinbase(), venue.url, ("A-B",)).client.follow_markets(), 10)
@@ -219,7 +219,9 @@ async def test_a_handshake_that_is_refused_for_good_ends_it() -> None:
 @pytest.mark.parametrize(
     ("answer", "is_final"), [(b"", False), (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True)]
 )
-async def test_a_cut_amid_the_handshake_is_no_refusal(answer: bytes, is_final: bool) -> None:
+async def test_a_connection_cut_during_the_handshake_is_retried(
+    answer: bytes, is_final: bool
+) -> None:
     async def answer_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
@@ -236,7 +238,7 @@ async def test_a_cut_amid_the_handshake_is_no_refusal(answer: bytes, is_final: b
         assert isinstance(task.exception(), VenueRefused)
 
 
-async def test_what_publishing_raises_ends_it() -> None:
+async def test_an_error_of_publishing_ends_it() -> None:
     async def fail(ticks: list[Tick]) -> None:
         raise ValueError("no store")
 
@@ -253,11 +255,11 @@ async def test_no_connection_carries_more_than_the_venue_allows() -> None:
     symbols = [f"A{number}-B" for number in range(5)]
     async with simulated() as venue, running(venue.url, *symbols, venue=Small()) as run:
         await until(lambda: run.client.connected == 3)
-        await until(lambda: sum(map(len, venue.asked)) == 5)
-        assert [len(each) for each in venue.asked] == [2, 2, 1]
+        await until(lambda: sum(map(len, venue.requests)) == 5)
+        assert [len(each) for each in venue.requests] == [2, 2, 1]
 
 
-async def test_it_asks_no_faster_than_the_venue_allows() -> None:
+async def test_it_subscribes_no_faster_than_the_venue_allows() -> None:
     class Slow(Coinbase):
         limits = VenueLimits(streams=1000, messages_per_s=20)
 
@@ -265,5 +267,5 @@ async def test_it_asks_no_faster_than_the_venue_allows() -> None:
     began = loop.time()
     symbols = [f"A{number}-B" for number in range(7)]
     async with simulated() as venue, running(venue.url, *symbols, venue=Slow()):
-        await until(lambda: venue.asked and len(venue.asked[0]) == 7)
+        await until(lambda: venue.requests and len(venue.requests[0]) == 7)
     assert loop.time() - began >= 6 / 20

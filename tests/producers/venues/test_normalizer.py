@@ -33,14 +33,14 @@ def ticker(sequence: int) -> bytes:
 def ids(normalizer: Normalizer, frames: Iterable[bytes]) -> list[object]:
     found: list[object] = []
     for frame in frames:
-        taken = normalizer.process(frame, T0)
-        assert isinstance(taken, list)
-        found += [tick.id for tick in taken if isinstance(tick, Trade)]
+        passed = normalizer.process(frame, T0)
+        assert isinstance(passed, list)
+        found += [tick.id for tick in passed if isinstance(tick, Trade)]
     return found
 
 
 @pytest.mark.parametrize(
-    ("numbers", "taken", "repeats", "gaps", "missing"),
+    ("numbers", "passed", "repeats", "gaps", "missing"),
     [
         ([5, 6, 7], [5, 6, 7], 0, 0, 0),
         ([5, 6, 6, 5, 7], [5, 6, 7], 2, 0, 0),
@@ -51,14 +51,14 @@ def ids(normalizer: Normalizer, frames: Iterable[bytes]) -> list[object]:
         ([50_000, 1, 2], [50_000, 1, 2], 0, 0, 0),
     ],
 )
-def test_trades_come_once_and_gaps_are_counted(
-    numbers: list[int], taken: list[int], repeats: int, gaps: int, missing: int
+def test_trades_are_deduplicated_and_gaps_are_counted(
+    numbers: list[int], passed: list[int], repeats: int, gaps: int, missing: int
 ) -> None:
     normalizer = Normalizer(Coinbase())
-    assert ids(normalizer, map(match, numbers)) == taken
+    assert ids(normalizer, map(match, numbers)) == passed
     counts = normalizer.counts
     assert (counts.repeats, counts.gaps, counts.missing) == (repeats, gaps, missing)
-    assert counts.ticks == len(taken)
+    assert counts.ticks == len(passed)
 
 
 def test_a_gap_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -69,38 +69,38 @@ def test_a_gap_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert (record.__dict__["first"], record.__dict__["last"]) == (6, 7)
 
 
-def test_the_last_match_after_a_reconnection_comes_once() -> None:
+def test_the_last_match_after_a_reconnection_is_dropped() -> None:
     normalizer = Normalizer(Coinbase())
     frames = [match(5), match(6), match(6, "last_match"), match(7)]
     assert ids(normalizer, frames) == [5, 6, 7]
 
 
-def test_quotes_only_go_forward_and_their_jumps_say_nothing() -> None:
+def test_old_quotes_are_dropped_and_their_jumps_are_no_gaps() -> None:
     normalizer = Normalizer(Coinbase())
     counts = []
     for number in (10, 20, 15, 20, 21):
-        taken = normalizer.process(ticker(number), T0)
-        assert isinstance(taken, list)
-        counts.append(len(taken))
+        passed = normalizer.process(ticker(number), T0)
+        assert isinstance(passed, list)
+        counts.append(len(passed))
     assert counts == [1, 1, 0, 0, 1]
     assert (normalizer.counts.gaps, normalizer.counts.repeats) == (0, 2)
 
 
-def test_symbols_have_numbers_of_their_own_and_only_those_wanted_pass() -> None:
+def test_numbers_are_per_symbol_and_other_symbols_are_dropped() -> None:
     normalizer = Normalizer(Coinbase(), {"BTC-USD", "ETH-USD"})
     frames = [match(5), match(900, symbol="ETH-USD"), match(1, symbol="A-B"), match(6)]
     assert ids(normalizer, frames) == [5, 900, 6]
     assert normalizer.counts.gaps == 0
 
 
-def test_memory_is_bounded_however_many_gaps_there_are() -> None:
+def test_memory_is_bounded_with_many_gaps() -> None:
     normalizer = Normalizer(Coinbase())
     ids(normalizer, map(match, range(0, 2_000, 2)))
     (numbers,) = normalizer._numbers.values()
     assert len(numbers._holes) == 64
 
 
-def test_placeholders_take_their_number_and_are_no_trades() -> None:
+def test_placeholders_count_but_are_not_published() -> None:
     """Binance sends trades of 0 at 0, which have trade numbers too."""
     normalizer = Normalizer(Coinbase())
     nothing = match(6).replace(b'"size":"1","price":"1"', b'"size":"0","price":"0"')
@@ -113,7 +113,7 @@ def test_placeholders_take_their_number_and_are_no_trades() -> None:
     )
 
 
-def test_a_market_without_a_symbol_is_told_of_once() -> None:
+def test_a_market_without_a_symbol_is_reported_once() -> None:
     normalizer = Normalizer(Coinbase())
     for market in ("币安人生-USD", "龙-USD"):
         with pytest.raises(BadFrame, match="is not the name of a market"):
@@ -134,7 +134,7 @@ def test_bad_frames_are_counted() -> None:
     assert normalizer.counts.bad_frames == 1
 
 
-def test_skew_is_the_least_of_the_last_minute() -> None:
+def test_skew_is_the_minimum_of_the_last_minute() -> None:
     skew = ClockSkew()
     assert skew.ns is None
     for second, late in ((0, 5), (1, 3), (2, 9)):

@@ -176,14 +176,14 @@ def test_binance_times_of_another_unit_are_refused(at: int) -> None:
         (KRAKEN, KRAKEN_TICKER % "", '"ask_qty":1', '"ask_qty":-1'),
     ],
 )
-def test_nothing_is_below_zero(venue: Venue, frame: str, good: str, bad: str) -> None:
+def test_negative_values_are_bad_frames(venue: Venue, frame: str, good: str, bad: str) -> None:
     assert ticks_of(venue, frame)
     with pytest.raises(BadFrame):
         venue.parse(frame.replace(good, bad, 1).encode(), NOW)
 
 
 @pytest.mark.parametrize("combined", [BINANCE_TRADE % (AT_MS, AT_MS), BINANCE_BOOK])
-def test_raw_streams_of_binance_say_the_same(combined: str) -> None:
+def test_raw_streams_of_binance_are_equivalent(combined: str) -> None:
     raw = json.dumps(json.loads(combined)["data"])
     assert ticks_of(BINANCE, raw) == ticks_of(BINANCE, combined)
 
@@ -217,7 +217,7 @@ def test_subscriptions() -> None:
     assert json.loads(trades) == {"method": "SUBSCRIBE", "params": ["btcusdt@trade"], "id": 1}
 
 
-def test_no_message_asks_for_too_much() -> None:
+def test_subscriptions_are_split_over_messages() -> None:
     names = [f"C{number}USDT" for number in range(512)]
     requests = [json.loads(each) for each in BINANCE.subscribe(names, TickKinds())]
     assert [len(each["params"]) for each in requests] == [200] * 5 + [24]

@@ -42,20 +42,20 @@ def test_all_ticks_of_a_capture_are_exact(
 ) -> None:
     kinds: Counter[object] = Counter()
     for received in received_from(path):
-        said = VENUES[name].parse(received.frame, Time(received.at))
+        content = VENUES[name].parse(received.frame, Time(received.at))
         tick = expect(received)
-        if isinstance(said, TickFrame):
-            assert [each.tick for each in said.ticks] == [tick]
+        if isinstance(content, TickFrame):
+            assert [each.tick for each in content.ticks] == [tick]
             kinds["ticks"] += 1
         else:
             assert tick is None
-            kinds[said.kind] += 1
+            kinds[content.kind] += 1
     assert kinds["ticks"] == count
     assert kinds.keys() <= {"ticks", NoticeKind.UNMAPPED, NoticeKind.ACCEPTED}
 
 
 @each_venue
-def test_none_is_taken_for_a_repeat_and_none_is_missing(
+def test_a_capture_has_no_repeats_and_no_gaps(
     name: str, path: Path, expect: Expect, count: int
 ) -> None:
     normalizer = Normalizer(VENUES[name])
@@ -95,9 +95,9 @@ def test_damaged_frames_are_refused_in_one_way(
                 )  # fmt: skip
                 normalizer = Normalizer(VENUES[name])
                 try:
-                    taken = normalizer.process(damaged, Time(received.at))
+                    content = normalizer.process(damaged, Time(received.at))
                 except Exception as error:
                     assert isinstance(error, BadFrame)
                     assert normalizer.counts.bad_frames == 1
                 else:
-                    assert isinstance(taken, Notice) or len(taken) == 1
+                    assert isinstance(content, Notice) or len(content) == 1

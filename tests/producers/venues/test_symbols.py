@@ -18,7 +18,7 @@ from producers.venues.registry import VENUES
         ("binance", "BTCFDUSD", "BTC-FDUSD"),
     ],
 )
-def test_there_and_back(venue: str, theirs: str, ours: str) -> None:
+def test_symbols_round_trip(venue: str, theirs: str, ours: str) -> None:
     rule = VENUES[venue].symbols
     assert rule.to_symbol(theirs) == ours
     assert rule.to_market(ours) == theirs
@@ -42,6 +42,6 @@ def test_old_names_are_understood(old: str, ours: str) -> None:
         ("binance", "BT-CUSDT", "'BT-CUSDT' is called BTC-USDT here"),
     ],
 )
-def test_what_would_not_come_back_is_refused(venue: str, symbol: str, message: str) -> None:
+def test_symbols_that_do_not_round_trip_are_refused(venue: str, symbol: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VENUES[venue].symbols.to_market(symbol)

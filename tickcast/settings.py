@@ -42,6 +42,7 @@ Interval = Annotated[float, Meta(gt=0, le=3600)]
 # A secret that fits into a header (RFC 6750, section 2.1).
 Token = Annotated[str, Meta(min_length=16, pattern=r"\A[A-Za-z0-9._~+/-]+=*\Z")]
 
+_ROOT_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)+", re.ASCII)
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", re.ASCII)
 # Variables, without the prefix, that Kubernetes sets in each pod for a service whose name begins
 # with `tickcast` (kubernetes.io, "Discovering services"; Docker's links have the same form).
@@ -74,6 +75,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls_cert: str | None = None
     # PEM file of the certificate's private key.
     tls_key: str | None = None
+    # Path prefix of all addresses, such as /ticks, for a proxy that passes it on.
+    root_path: str | None = None
     # HOST:PORT to serve `/metrics` on; it is then not served anywhere else.
     metrics_bind: str | None = None
     # Bearer token that requests for `/metrics` must carry.
@@ -313,11 +316,29 @@ def _nearest(name: str) -> str:
 
 def _find_errors(settings: Settings) -> Iterator[str]:
     """Yield what is wrong with settings whose types are valid."""
+    yield from _find_errors_in_lists(settings)
+    if settings.root_path is not None and not _ROOT_PATH.fullmatch(settings.root_path):
+        yield (
+            f"root_path: {settings.root_path!a} is not a path such as /ticks: it starts with /,"
+            " doesn't end with one, and has only letters, digits and . _ ~ -"
+        )
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        yield "tls_cert and tls_key: give both, or neither"
+    if settings.jwt_key and settings.jwks_url:
+        yield "jwt_key and jwks_url exclude each other"
+    try:
+        parse_many(settings.attempts)
+    except ValueError:
+        yield (
+            f"attempts: {settings.attempts!a} is not a list of rates such as"
+            " 5/second; 300/5 minutes"
+        )
+
+
+def _find_errors_in_lists(settings: Settings) -> Iterator[str]:
     for name in settings.feeds:
         if not is_feed_name(name):
             yield f"feeds: {name!a} is not 1 to 32 characters of a-z 0-9 _ -"
-    if (settings.tls_cert is None) != (settings.tls_key is None):
-        yield "tls_cert and tls_key: give both, or neither"
     for origin in settings.origins:
         if not is_origin_pattern(origin):
             yield (
@@ -331,15 +352,6 @@ def _find_errors(settings: Settings) -> Iterator[str]:
         for network in getattr(settings, name):
             if not is_network(network):
                 yield f"{name}: {network!a} is not an address or a network such as 10.0.0.0/8"
-    if settings.jwt_key and settings.jwks_url:
-        yield "jwt_key and jwks_url exclude each other"
-    try:
-        parse_many(settings.attempts)
-    except ValueError:
-        yield (
-            f"attempts: {settings.attempts!a} is not a list of rates such as"
-            " 5/second; 300/5 minutes"
-        )
 
 
 def _read_toml(path: Path) -> dict[str, _Given]:

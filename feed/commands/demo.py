@@ -73,7 +73,9 @@ async def _demo(
 
         def start_market() -> None:
             address = address_of(listeners[0], tls=certificate is not None)
-            click.echo(f"open {address}/ in a browser; Ctrl-C ends the demo")
+            click.echo(
+                f"open {address}{settings.root_path or ''}/ in a browser; Ctrl-C ends the demo"
+            )
             click.echo(advice, nl=False)
             tasks.append(asyncio.create_task(_run_market(settings, symbols, rate)))
             tasks.append(asyncio.create_task(_run_bars(settings)))

@@ -40,6 +40,8 @@ DASHBOARD = Path(str(resources.files("clients"))) / "dashboard" / "dist"
 @click.option("--jwks-url", metavar="URL", help="Take tokens signed with the keys published there.")
 @click.option("--tapes", metavar="DIR",
               help="Let clients have the tapes there played to themselves.")  # fmt: skip
+@click.option("--root-path", metavar="PATH",
+              help="Serve below this path, such as /ticks, for a proxy that keeps it.")  # fmt: skip
 @click.option("--metrics-bind", metavar="HOST:PORT",
               help="Serve /metrics there alone, instead of beside the stream.")  # fmt: skip
 @redis_option

@@ -38,7 +38,7 @@ from feed.transport.address_limits import AddressLimits
 from feed.transport.http import PROBES, Bodies
 from feed.transport.http_rules import PUBLISH_PATH
 from feed.transport.loop_time import TurnBudget
-from feed.transport.middleware import RequestLimits, SecurityHeaders
+from feed.transport.middleware import RequestLimits, RootPath, SecurityHeaders
 from tickcast.addresses import client_network
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding, encode
@@ -128,7 +128,8 @@ def create_app(
         exception_handlers={HandshakeRefused: _refused, TickcastError: _unavailable},
     )
     app.router.redirect_slashes = False  # `/stream/` is not a route.
-    return SecurityHeaders(RequestLimits(_KnownHosts(app)))
+    inner = RequestLimits(_KnownHosts(app))
+    return SecurityHeaders(RootPath(inner, settings.root_path) if settings.root_path else inner)
 
 
 class _KnownHosts:

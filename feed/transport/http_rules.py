@@ -84,7 +84,8 @@ def check_url_size(url: bytes) -> None:
 
 def body_max_bytes(method: bytes, url: bytes) -> int:
     """The number of bytes that the body of a request may have."""
-    reads = method == b"POST" and url.partition(b"?")[0] == PUBLISH_PATH.encode()
+    # It may stand behind a prefix; see the setting `root_path`.
+    reads = method == b"POST" and url.partition(b"?")[0].endswith(PUBLISH_PATH.encode())
     return PUBLISH_BODY_MAX_BYTES if reads else BODY_MAX_BYTES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import Final
 
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feed.transport.address_limits import AddressLimiter, AddressLimits
@@ -60,6 +60,27 @@ class SecurityHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+class RootPath:
+    """ASGI middleware that serves an application below a path prefix.
+
+    Paths without the prefix work too, so that probes and proxies that remove it need no exception.
+    The prefix alone is redirected to the page, whose links are relative.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if path == self._root_path and scope["type"] == "http":
+            await RedirectResponse(f"{self._root_path}/", 308)(scope, receive, send)
+            return
+        if path.startswith(f"{self._root_path}/"):
+            scope = {**scope, "path": path.removeprefix(self._root_path)}
+        await self._app(scope, receive, send)
 
 
 class RequestLimits:

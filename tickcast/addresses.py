@@ -129,7 +129,7 @@ def is_allowed_origin(origin: str | None, scheme: str, host: str, allowed: Itera
     """
     if origin is None:
         return True
-    # Browsers send `null` for pages without an origin of their own; it parses to None.
+    # A page with an opaque origin sends `null`, which does not parse (RFC 6454, section 6.2).
     parsed = _parse_origin(origin)
     if parsed is None:
         return False

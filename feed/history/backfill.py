@@ -110,6 +110,7 @@ class Backfill:
                         self._cache.drop_unused()
                     while self._turns and time.perf_counter() - began_s < _TURN_S:
                         self._serve_next()
+                    # Live traffic gets as much time as this turn has taken.
                     await asyncio.sleep(time.perf_counter() - began_s)
         finally:
             await cancel_and_wait(self._readers)

@@ -29,7 +29,7 @@ class HistoryRead(NamedTuple):
 
 
 class HistoryRequest:
-    """The `subscribe` message that asked for history, shared by the cursors of its streams."""
+    """The `subscribe` message that requested history, shared by the cursors of its streams."""
 
     __slots__ = ("failed", "id")
 

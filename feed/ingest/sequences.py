@@ -28,7 +28,7 @@ _Tracked = tuple[StreamKey, SequenceTracker]
 
 
 class Feed:
-    """What is known of one feed while clients use it."""
+    """The state of one feed while clients use it."""
 
     def __init__(self, streams_max: int) -> None:
         self._streams_max = streams_max

@@ -1,7 +1,7 @@
 """The sequence of a stream: numbered batches, gaps, and the tracker that joins them.
 
-The broker numbers the ticks of each stream 1, 2, 3, … within an *epoch*. Everyone who reads a
-stream uses `SequenceTracker`, so that each tick is delivered once and no loss is silent.
+The broker numbers the ticks of each stream 1, 2, 3, … within an *epoch*. All readers of a stream
+use `SequenceTracker`, so that each tick is delivered once and no loss is silent.
 """
 
 from __future__ import annotations

@@ -90,10 +90,10 @@ def test_both_encodings_carry_the_same_ticks(ticks: list[Tick]) -> None:
 @pytest.mark.parametrize("sizes", [[1], [3, 4], [15, 1], [16, 300], [40_000, 30_000]])
 def test_joined_elements_are_the_array_of_all_ticks(sizes: list[int], encoding: Encoding) -> None:
     parts = [[trade(id=n)] * size for n, size in enumerate(sizes)]
-    pieces = [encode_elements(part, encoding) for part in parts]
+    encoded = [encode_elements(part, encoding) for part in parts]
     whole = encode([tick for part in parts for tick in part], encoding)
     before, between, after = array_delimiters(sum(sizes), encoding)
-    assert before + between.join(pieces) + after == whole
+    assert before + between.join(encoded) + after == whole
 
 
 @given(st.lists(TICKS, min_size=1, max_size=5), st.integers(1, 2**53))

@@ -1,4 +1,4 @@
-"""Fixtures that run the command in a process of its own, or in this one.
+"""Fixtures that run the command in a separate process, or in this one.
 
 Tests that only check a command line, such as tables of misuse, use `shell`, which is faster.
 """

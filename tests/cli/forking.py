@@ -1,7 +1,7 @@
 """Run the command in forks of one process that has imported everything.
 
-A process of its own costs most of a second of CPU time, nearly all of it for imports, and the tests
-start hundreds of them. A fork has the same standard streams, environment and signals as a process
+A new process costs most of a second of CPU time, nearly all of it for imports, and the tests start
+hundreds of them. A fork has the same standard streams, environment and signals as a process
 that a user starts; `tests/tickcast/commands/test_group.py` tests how the command starts.
 """
 

@@ -25,7 +25,7 @@ STYLES: Final = {
     "down": "31", "down dim": "2;31", "down flash": "1;31",
     "good": "32", "bad": "1;31", "paused": "1;33",
 }  # fmt: skip
-# What is left of the styles without colours.
+# The codes that remain with NO_COLOR.
 _COLOURLESS: Final = {"1", "2", "7"}
 
 _KEY_NAMES: Final = {

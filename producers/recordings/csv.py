@@ -21,7 +21,7 @@ from producers.recordings.files import (
     open_bytes,
     open_text,
 )
-from producers.recordings.rows import Block, RowReader, TableFormat
+from producers.recordings.rows import Block, RowConverter, TableFormat
 from tickcast.wire.errors import InvalidRecording
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -67,20 +67,20 @@ class CsvRecording(Recording):
         try:
             with open_text(path) as (lines, _):
                 self._header = find_header(lines.readline, columns)
-            self._reader = RowReader(self._header.names, columns, symbol, table_format)
+            self._converter = RowConverter(self._header.names, columns, symbol, table_format)
             name = None if symbol is None else self._first_unusable_symbol()
             if symbol is not None and name is not None and name not in table_format.symbols:
                 table_format = replace(table_format, symbols={**table_format.symbols, name: symbol})
-                self._reader = RowReader(self._header.names, columns, symbol, table_format)
+                self._converter = RowConverter(self._header.names, columns, symbol, table_format)
         except (InvalidRecording, ValueError, *READ_ERRORS) as error:
             raise InvalidRecording(f"{path}: {describe_error(error)}") from None
-        self.notes = self._reader.notes
+        self.notes = self._converter.notes
 
     def _first_unusable_symbol(self) -> str | None:
         """Return the symbol of the first row if it is one that no feed can have, else None."""
         with open_text(self._path) as (lines, _):
             rows = self._rows(islice(lines, self._header.lines, None))
-            return next((self._reader.unusable_symbol(row) for row in rows if row), None)
+            return next((self._converter.unusable_symbol(row) for row in rows if row), None)
 
     def _rows(self, lines: Iterator[str]) -> _CsvRows:
         return csv.reader(lines, delimiter=self._header.delimiter)
@@ -112,7 +112,7 @@ class CsvRecording(Recording):
                 iter(lines),
                 jumps,
                 lambda: on_progress(stored.tell()),
-                lambda greatest, line: bookmarks.add(greatest, lines.offset, line),
+                lambda greatest, line: bookmarks.record(greatest, lines.offset, line),
             )
         if span is None or not lines.countable:
             # Scan again in the way that `read` does, so that both see the same rows.
@@ -124,7 +124,7 @@ class CsvRecording(Recording):
         if span is None:
             raise InvalidRecording(f"{self._path}: no row has a time{jumps.first_error}")
         self._bookmarks = bookmarks
-        self.notes = [*self._reader.notes, *jumps.notes()]
+        self.notes = [*self._converter.notes, *jumps.notes()]
         return span
 
     def _scan_times(
@@ -150,14 +150,14 @@ class CsvRecording(Recording):
         rows = self._rows(lines)
         try:
             for block in _blocks(rows, BOOKMARK_ROWS, lines_before):
-                if times := self._reader.times(block.rows):
+                if times := self._converter.times(block.rows):
                     if first is None:
                         first = greatest = times[0]
                     jumps.check(times, block)
                     greatest = max(greatest, *times)
                     on_rows(greatest, rows.line_num + lines_before)
                 elif first is None and block.rows and not jumps.first_error:
-                    error = self._reader.time_error(block.rows[0])
+                    error = self._converter.time_error(block.rows[0])
                     jumps.first_error = f"; line {block.numbers[0]}: {error}"
                 on_progress()
         except READ_ERRORS:
@@ -185,7 +185,7 @@ class CsvRecording(Recording):
             rows = self._rows(lines)
             try:
                 for block in _blocks(rows, _BLOCK_ROWS, lines_before):
-                    yield from self._reader.read(block, self._on_bad_row)
+                    yield from self._converter.convert(block, self._on_bad_row)
             except READ_ERRORS as error:
                 raise InvalidRecording(
                     f"{self._path}: damaged after line {rows.line_num + lines_before}:"
@@ -240,7 +240,7 @@ class _Bookmarks:
         self._every = 1
         self._skipped = 0
 
-    def add(self, greatest: int, offset: int, line: int) -> None:
+    def record(self, greatest: int, offset: int, line: int) -> None:
         self._skipped += 1
         if self._skipped < self._every:
             return

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from producers.recordings.columns import NO_COLUMN
 from producers.recordings.files import BadRow, Recording, ignore_bad_row
-from producers.recordings.rows import Block, RowReader, TableFormat
+from producers.recordings.rows import Block, RowConverter, TableFormat
 from tickcast.tapes.export import load_pyarrow
 from tickcast.wire.errors import InvalidRecording
 from tickcast.wire.ticks import Tick
@@ -73,11 +73,11 @@ class ParquetRecording(Recording):
         try:
             self._file = parquet.ParquetFile(path)
             self._columns = self._find_columns()
-            self._reader = self._make_reader(columns or {}, symbol)
+            self._converter = self._make_converter(columns or {}, symbol)
             self._check_types()
         except (OSError, self._pyarrow.ArrowException, InvalidRecording) as error:
             raise InvalidRecording(f"{path}: {error}") from None
-        self.notes = self._reader.notes
+        self.notes = self._converter.notes
 
     # -- the columns
 
@@ -105,7 +105,7 @@ class ParquetRecording(Recording):
             else:
                 yield path, field.type
 
-    def _make_reader(self, columns: Mapping[str, str], symbol: str | None) -> RowReader:
+    def _make_converter(self, columns: Mapping[str, str], symbol: str | None) -> RowConverter:
         names = [column.name for column in self._columns]
         short_names = {column.full_name: column.name for column in self._columns}
         columns = {what: short_names.get(name, name) for what, name in columns.items()}
@@ -113,16 +113,16 @@ class ParquetRecording(Recording):
         indexes = [name for name in stamps if _INDEX.fullmatch(name)]
         index = indexes[0] if len(indexes) == 1 and "time" not in columns else None
 
-        def make(**time_columns: str) -> RowReader:
-            return RowReader(names, {**columns, **time_columns}, symbol, self._format)
+        def make(**time_columns: str) -> RowConverter:
+            return RowConverter(names, {**columns, **time_columns}, symbol, self._format)
 
         try:
-            reader = make()
+            converter = make()
         except InvalidRecording:
             if index is None:
                 raise
             return make(time=index)
-        times = [self._columns[n] for n in reader.time_columns]
+        times = [self._columns[n] for n in converter.time_columns]
         dates = [column.name for column in times if self._types.is_date(column.type)]
         if len(times) > 1:
             time = [column.name for column in times if column.name in stamps]
@@ -135,7 +135,7 @@ class ParquetRecording(Recording):
             clock = self._find_clock(dates[0], [] if "time" in columns else stamps)
             if clock is not None:
                 return make(time=dates[0], clock=clock)
-        return reader
+        return converter
 
     def _find_clock(self, date: str, stamps: list[str]) -> str | None:
         """Return the column with the time of day for dates, found by type and not by name."""
@@ -150,7 +150,7 @@ class ParquetRecording(Recording):
 
     def _check_types(self) -> None:
         counts = Counter(column.path for column in self._columns)
-        for index in self._reader.used_columns:
+        for index in self._converter.used_columns:
             column = self._columns[index]
             type_ = column.type
             if self._types.is_dictionary(type_):
@@ -180,14 +180,14 @@ class ParquetRecording(Recording):
         befores: list[int] = []
         for group in range(self._file.num_row_groups):
             befores.append(greatest)
-            for block in self._blocks(self._reader.time_columns, group, group + 1):
-                if times := self._reader.times(block.rows):
+            for block in self._blocks(self._converter.time_columns, group, group + 1):
+                if times := self._converter.times(block.rows):
                     if first is None:
                         first = greatest = times[0]
                         befores = [first - 1] * len(befores)
                     greatest = max(greatest, *times)
                 elif first is None and block.rows and not error:
-                    error = f"; row 1: {self._reader.time_error(block.rows[0])}"
+                    error = f"; row 1: {self._converter.time_error(block.rows[0])}"
         if first is None:
             raise InvalidRecording(f"{self._path}: no row has a time{error}")
         return (first, Time(greatest)), befores
@@ -205,8 +205,8 @@ class ParquetRecording(Recording):
         if start is not None:
             _, befores = self._scan
             group = max(0, bisect_left(befores, int(start)) - 1)
-        for block in self._blocks(self._reader.used_columns, group, self._file.num_row_groups):
-            yield from self._reader.read(block, self._on_bad_row)
+        for block in self._blocks(self._converter.used_columns, group, self._file.num_row_groups):
+            yield from self._converter.convert(block, self._on_bad_row)
 
     def _blocks(self, used: set[int], group: int, end: int) -> Iterator[Block]:
         """Yield the rows of some row groups. Unused columns are empty."""
@@ -230,7 +230,7 @@ class ParquetRecording(Recording):
         ]
         return list(zip(*columns, strict=True))
 
-    # -- cells, in the form that `RowReader` expects, without losing digits
+    # -- cells, in the form that `RowConverter` expects, without losing digits
 
     def _cells(self, index: int, array: Any) -> list[Any]:
         types, type_ = self._types, array.type
@@ -241,7 +241,7 @@ class ParquetRecording(Recording):
         if types.is_date(type_):
             return [self._date(day, index) for day in _days(array)]
         if types.is_time(type_) or (
-            types.is_duration(type_) and index in self._reader.time_columns
+            types.is_duration(type_) and index in self._converter.time_columns
         ):
             scale = _UNIT_NS[type_.unit]
             return ["" if value is None else _clock(value * scale) for value in _integers(array)]
@@ -255,7 +255,7 @@ class ParquetRecording(Recording):
             return ""
         ns = day * _DAY_NS
         date = _format_time(ns).removesuffix("T00:00:00Z")
-        if self._reader.time_columns != {index}:
+        if self._converter.time_columns != {index}:
             return date
         if self._format.times.zone is not None:
             return f"{date} 00:00:00"
@@ -264,7 +264,7 @@ class ParquetRecording(Recording):
     def _timestamps(self, index: int, array: Any) -> list[Any]:
         """Convert timestamps of any unit. One out of range is a bad row, not a damaged file."""
         scale = _UNIT_NS[array.type.unit]
-        is_time = self._reader.time_columns == {index}
+        is_time = self._converter.time_columns == {index}
         has_zone = self._format.times.zone is not None and array.type.tz is None
         numbers = _integers(array)
         if is_time and not has_zone and scale == 1:
@@ -275,13 +275,13 @@ class ParquetRecording(Recording):
                 "" if ns is None else Time(ns) if ns in _INT64 else _format_time(ns)
                 for ns in numbers
             ]
-        # The time of day is in another column, or the reader has to apply the zone.
-        suffix = "T00:00:00Z" if index in self._reader.time_columns and not is_time else ""
+        # The time of day is in another column, or the converter has to apply the zone.
+        suffix = "T00:00:00Z" if index in self._converter.time_columns and not is_time else ""
         texts = ["" if ns is None else _format_time(ns).removesuffix(suffix) for ns in numbers]
         return [text[:-1] for text in texts] if is_time else texts
 
     def _floats(self, index: int, array: Any) -> list[Any]:
-        if index in self._reader.number_columns:
+        if index in self._converter.number_columns:
             if not self._types.is_float64(array.type):
                 # 187.15 rather than 187.14999389648438.
                 texts = array.cast(self._pyarrow.string()).to_pylist()

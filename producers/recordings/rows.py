@@ -62,7 +62,7 @@ class Block(NamedTuple):
     numbers: list[int]
 
 
-class RowReader:
+class RowConverter:
     """Converts rows to ticks.
 
     Args:
@@ -227,7 +227,7 @@ class RowReader:
 
     # -- ticks
 
-    def read(self, block: Block, on_bad_row: BadRow) -> Iterable[Tick]:
+    def convert(self, block: Block, on_bad_row: BadRow) -> Iterable[Tick]:
         """Return the ticks of some rows, in order.
 
         Args:
@@ -237,36 +237,36 @@ class RowReader:
         """
         # Whole blocks are several times as fast as single rows, and most blocks are good.
         try:
-            return self._read(block.rows)
+            return self._convert(block.rows)
         except _ROW_ERRORS:
-            return self._read_singly(block, on_bad_row)
+            return self._convert_singly(block, on_bad_row)
 
-    def _read_singly(self, block: Block, on_bad_row: BadRow) -> Iterator[Tick]:
+    def _convert_singly(self, block: Block, on_bad_row: BadRow) -> Iterator[Tick]:
         for row, number in zip(block.rows, block.numbers, strict=True):
             try:
-                yield from self._read([row])
+                yield from self._convert([row])
             except _ROW_ERRORS as error:
                 on_bad_row(number, _describe(error, row))
                 if self._has_trades and self._has_quotes and not isinstance(error, IndexError):
-                    yield from self._read_half(row)
+                    yield from self._convert_half(row)
 
-    def _read_half(self, row: Row) -> Sequence[Tick]:
+    def _convert_half(self, row: Row) -> Sequence[Tick]:
         """Return the valid half of a row that should hold a trade and a quote."""
         for half in ({"quotes": False}, {"trades": False}):
             try:
-                return self._read([row], **half)
+                return self._convert([row], **half)
             except _ROW_ERRORS:
                 continue
         return []
 
-    def _read(
+    def _convert(
         self, rows: Sequence[Row], *, trades: bool = True, quotes: bool = True
     ) -> Sequence[Tick]:
         """Return the ticks of rows if all are valid. Raises one of `_ROW_ERRORS`."""
         if max(map(len, rows), default=0) > len(self._header):
             self._check_width(rows)
         if self._has_trades and self._has_quotes:
-            return self._read_both(rows, trades, quotes)
+            return self._convert_both(rows, trades, quotes)
         if self._has_quotes:
             return self._quotes(rows, self._times(rows), self._row_symbols(rows))
         if self._action is not None:
@@ -291,7 +291,7 @@ class RowReader:
     def _is_trade(self, row: Row) -> bool:
         return self._action is None or row[self._action].strip().lower() in _TRADE_ACTIONS
 
-    def _read_both(self, rows: Sequence[Row], trades: bool, quotes: bool) -> Sequence[Tick]:
+    def _convert_both(self, rows: Sequence[Row], trades: bool, quotes: bool) -> Sequence[Tick]:
         none = [False] * len(rows)
         has_trade = self._given(rows, "price") if trades else none
         if self._action is not None:

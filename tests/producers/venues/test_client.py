@@ -100,7 +100,8 @@ async def test_a_venue_that_is_away_is_reported_once(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("venue", [Impatient(), Binance()], ids=["heartbeats", "pings"])
-async def test_a_silent_venue_is_reconnected(venue: Venue) -> None:
+async def test_a_silent_venue_is_reconnected(venue: Venue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_CLOSE_TIMEOUT_S", 0.05)  # It answers no close, either.
     async with (
         simulated([HEARTBEAT, Step.STALL], [Step.STALL]) as simulator,
         running(simulator.url, "BTC-USDT", venue=venue, ping_after_s=0.2) as run,

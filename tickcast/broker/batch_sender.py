@@ -86,7 +86,7 @@ class BatchSender:
         await self._store.restart(list(self._last_seqs), epoch)
         self._switch_epoch(epoch)
 
-    async def close(self) -> None:
+    async def disconnect(self) -> None:
         """Close the connection. The next `send` opens another."""
         await self._connection.close()
 

@@ -240,7 +240,7 @@ class FeedPublisher:
         try:
             if self._sending is not None:
                 await cancel_and_wait([self._sending])
-            await self._sender.close()
+            await self._sender.disconnect()
         finally:
             self._stop_trimming()
             for batch in self._in_flight.values():

@@ -94,7 +94,7 @@ class RequestPublisher:
         if self._sending is not None:
             await cancel_and_wait([self._sending])
         self._finish(self._requests, _SHUTTING_DOWN)
-        await self._sender.close()
+        await self._sender.disconnect()
 
     async def publish(self, ticks: Sequence[Tick], timeout_s: float) -> None:
         """Publish ticks, and return when they are published.

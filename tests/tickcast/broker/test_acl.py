@@ -165,11 +165,11 @@ async def replay_something(client: Redis) -> None:
     async def carry_out(command: ControlCommand) -> ReplayState:
         return state
 
-    stage = ReplayControl(client, "live")
-    await stage.announce(state)
-    assert await stage.streams.find_others()
-    await stage.streams.add_publisher("p:1", alone=True)
-    serving = asyncio.create_task(stage.serve_commands(carry_out))
+    control = ReplayControl(client, "live")
+    await control.announce(state)
+    assert await control.streams.find_others()
+    await control.streams.add_publisher("p:1", alone=True)
+    serving = asyncio.create_task(control.serve_commands(carry_out))
     try:
         while True:
             with suppress(ReplayFailed):  # It may not listen yet.
@@ -177,7 +177,7 @@ async def replay_something(client: Redis) -> None:
                 break
     finally:
         await cancel_and_wait([serving])
-    await stage.withdraw(state)
+    await control.withdraw(state)
 
 
 async def come_after_many_others(

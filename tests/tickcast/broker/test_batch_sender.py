@@ -29,7 +29,7 @@ async def opened(redis: Redis, settings: Settings) -> AsyncIterator[BatchSender]
     sender = BatchSender(redis, "live", settings)
     await sender.open()
     yield sender
-    await sender.close()
+    await sender.disconnect()
 
 
 async def send(sender: BatchSender, ticks: list[Trade]) -> None:

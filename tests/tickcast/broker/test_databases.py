@@ -39,14 +39,14 @@ async def replaying(client: Redis) -> AsyncIterator[list[str]]:
         received.append(type(command).__name__)
         return STATE
 
-    stage = ReplayControl(client, "live")
-    await stage.announce(STATE)
-    task = asyncio.create_task(stage.serve_commands(carry_out))
+    control = ReplayControl(client, "live")
+    await control.announce(STATE)
+    task = asyncio.create_task(control.serve_commands(carry_out))
     try:
         yield received
     finally:
         await cancel_and_wait([task])
-        await stage.withdraw(STATE)
+        await control.withdraw(STATE)
 
 
 async def steer_soon(client: Redis) -> None:

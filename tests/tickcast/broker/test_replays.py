@@ -34,10 +34,10 @@ STATE = ReplayState(ReplayMode.PLAYING, T0, 2.5, T0, Time(T0 + 5))
 @asynccontextmanager
 async def served(redis: Redis, answer: Any) -> AsyncIterator[list[ControlCommand]]:
     """A replay that answers every command in the same way, and the commands that it received."""
-    told: list[ControlCommand] = []
+    commands: list[ControlCommand] = []
 
     async def carry_out(command: ControlCommand) -> ReplayState:
-        told.append(command)
+        commands.append(command)
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[no-any-return]
@@ -49,7 +49,7 @@ async def served(redis: Redis, answer: Any) -> AsyncIterator[list[ControlCommand
                 keys.replay_commands("live").encode(): 0
             }:
                 await asyncio.sleep(0.01)
-        yield told
+        yield commands
     finally:
         await cancel_and_wait([task])
 
@@ -87,28 +87,28 @@ async def test_a_replay_expires(redis: Redis) -> None:
 
 
 async def test_states_are_published(redis: Redis) -> None:
-    async with redis.pubsub() as heard:
-        await heard.subscribe(keys.replay_states("live"))
-        stage = ReplayControl(redis, "live")
-        await stage.announce(STATE)
-        await stage.withdraw(STATE._replace(mode=ReplayMode.ENDED))
+    async with redis.pubsub() as pubsub:
+        await pubsub.subscribe(keys.replay_states("live"))
+        control = ReplayControl(redis, "live")
+        await control.announce(STATE)
+        await control.withdraw(STATE._replace(mode=ReplayMode.ENDED))
         found: list[ReplayState | None] = []
         async with asyncio.timeout(10):
             while len(found) < 2:
-                if message := await heard.get_message(ignore_subscribe_messages=True, timeout=1):
+                if message := await pubsub.get_message(ignore_subscribe_messages=True, timeout=1):
                     found.append(unpack_state(message["data"]))
     assert found == [STATE, STATE._replace(mode=ReplayMode.ENDED)]
 
 
 async def test_commands_are_answered(redis: Redis) -> None:
-    async with served(redis, STATE) as told:
+    async with served(redis, STATE) as commands:
         assert await steer(redis, "live", {"do": "status"}) == STATE
         assert await steer(redis, "live", {"do": "seek", "position": "+10m"}) == STATE
-    assert [type(command) for command in told] == [StatusCommand, SeekCommand]
+    assert [type(command) for command in commands] == [StatusCommand, SeekCommand]
 
 
 async def test_refusals_are_reported(redis: Redis) -> None:
-    async with served(redis, ReplayFailed("not like this")) as told:
+    async with served(redis, ReplayFailed("not like this")) as commands:
         with pytest.raises(ReplayFailed, match="not like this"):
             await steer(redis, "live", {"do": "pause"})
         with pytest.raises(ReplayFailed, match="invalid command: "):
@@ -116,7 +116,7 @@ async def test_refusals_are_reported(redis: Redis) -> None:
         await redis.publish(keys.replay_commands("live"), b"\xff" * 2000)
         with pytest.raises(ReplayFailed, match="not like this"):
             await steer(redis, "live", {"do": "pause"})
-    assert len(told) == 2
+    assert len(commands) == 2
 
 
 async def test_steering_without_a_replay_fails(redis: Redis) -> None:

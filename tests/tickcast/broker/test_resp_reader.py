@@ -17,10 +17,10 @@ class Line:
     """A socket whose other end plays Redis."""
 
     def __init__(self, transport: asyncio.Transport, far: socket.socket) -> None:
-        self.heard: list[Any] = []
+        self.received: list[Any] = []
         self.transport = transport
         self.far = far
-        self.reader = RespReader(transport, self.heard.append)
+        self.reader = RespReader(transport, self.received.append)
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ async def test_replies_may_be_split_anywhere(line: Line) -> None:
         line.far.send(bytes((byte,)))
         await asyncio.sleep(0.001)
     line.far.send(replies)
-    await until(lambda: len(line.heard) == 9)
-    assert line.heard == [[b"message", b"A", b"x\r\n"], b"PONG", [b"pong", b""]] * 3
+    await until(lambda: len(line.received) == 9)
+    assert line.received == [[b"message", b"A", b"x\r\n"], b"PONG", [b"pong", b""]] * 3
     assert not line.reader.ended.done()
 
 
@@ -60,16 +60,16 @@ async def test_a_flood_leaves_turns_of_the_loop_to_other_tasks(line: Line) -> No
     assert sent > 2 * READ_BYTES
     counts = [0]
     while counts[-1] < sent // len(message):
-        counts.append(len(line.heard))
+        counts.append(len(line.received))
         assert counts[-1] - counts[-2] <= in_one_read
         await asyncio.sleep(0)
 
 
 async def test_an_error_reply_becomes_an_exception(line: Line) -> None:
     line.far.send(b"-NOPERM not you\r\n")
-    await until(lambda: line.heard)
-    assert isinstance(line.heard[0], exceptions.ResponseError)
-    assert str(line.heard[0]) == "NOPERM not you"
+    await until(lambda: line.received)
+    assert isinstance(line.received[0], exceptions.ResponseError)
+    assert str(line.received[0]) == "NOPERM not you"
 
 
 async def test_invalid_bytes_end_the_reader(line: Line) -> None:
@@ -78,7 +78,7 @@ async def test_invalid_bytes_end_the_reader(line: Line) -> None:
         await line.reader.ended
     line.far.send(b"+PONG\r\n")
     await asyncio.sleep(0.01)
-    assert line.heard == []
+    assert line.received == []
 
 
 async def test_the_end_of_the_connection_ends_the_reader(line: Line) -> None:
@@ -90,7 +90,7 @@ async def test_the_end_of_the_connection_ends_the_reader(line: Line) -> None:
 async def test_a_closed_transport_ends_the_reader(line: Line) -> None:
     line.transport.close()
     with pytest.raises(exceptions.ConnectionError, match="closed"):
-        await RespReader(line.transport, line.heard.append).ended
+        await RespReader(line.transport, line.received.append).ended
 
 
 async def test_an_exception_of_the_callback_ends_the_reader(line: Line) -> None:
@@ -103,17 +103,17 @@ async def test_an_exception_of_the_callback_ends_the_reader(line: Line) -> None:
 async def test_asyncios_event_loop_works_too() -> None:
     """asyncio's own loop uses the same interface for reading."""
 
-    async def hear() -> list[Any]:
+    async def receive() -> list[Any]:
         near, far = socket.socketpair()
         _, writer = await asyncio.open_connection(sock=near)
-        heard: list[Any] = []
-        reader = RespReader(writer.transport, heard.append)  # type: ignore[arg-type]
+        received: list[Any] = []
+        reader = RespReader(writer.transport, received.append)  # type: ignore[arg-type]
         far.send(b"+PONG\r\n" * 20_000)
         far.close()
         with contextlib.suppress(exceptions.ConnectionError):
             await reader.ended
         writer.transport.abort()
-        return heard
+        return received
 
-    heard = await asyncio.to_thread(asyncio.run, hear())
-    assert heard == [b"PONG"] * 20_000
+    received = await asyncio.to_thread(asyncio.run, receive())
+    assert received == [b"PONG"] * 20_000

@@ -83,8 +83,10 @@ class WebSocketProtocol(WebSocketConnection):
         # A separate parser: it keeps the request, which takes more memory than all else here.
         handshake = ServerProtocol(logger=_library_logger)
         handshake.receive_data(data)
-        (request,) = handshake.events_received()
-        assert isinstance(request, Request)
+        request = next(iter(handshake.events_received()), None)
+        if not isinstance(request, Request):  # The library is stricter than `http_rules`.
+            self.transport.abort()
+            return
         if request.headers.get_all("Sec-WebSocket-Version") == [_VERSION]:
             response = handshake.accept(request)
         else:

@@ -49,6 +49,7 @@ def connect(url: str, **options: Any) -> Iterator[BlockingStream]:
         try:
             yield blocking
         finally:
+            # A pending read would keep the other thread, and so the program, from ending.
             blocking.cancel_reads()
 
 
@@ -93,6 +94,7 @@ class _BlockingIterator(Generic[S]):
 
     def __next__(self) -> Tick:
         if not self._ticks:
+            # All unread ticks at once: crossing threads for each tick would be slow.
             self._ticks.extend(self.read())
             if not self._ticks:
                 raise StopIteration

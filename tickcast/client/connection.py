@@ -37,6 +37,7 @@ _PENDING_FACTOR: Final = 20
 
 # OpenSSL's codes (x509_vfy.h) for certificates or chains without a trusted issuer.
 _UNKNOWN_ISSUERS: Final = frozenset((2, 18, 19, 20, 21))
+# Advice for the HTTP statuses of refused handshakes.
 _STATUS_HINTS: Final = {
     401: "; the token or key is not valid",
     404: "; a feed is at /stream or /v2/FEED",
@@ -109,7 +110,7 @@ async def open_connection(address: ServerAddress, subprotocol: str) -> ClientCon
     except ConnectionRefusedError as error:
         reason = "no server listens there" if target == url else "the proxy does not answer"
         raise ConnectionFailed(f"{target}: {reason}") from error
-    except ImportError as error:
+    except ImportError as error:  # `websockets` imports `python_socks` only for such a proxy.
         raise ConnectionFailed(f"{target}: {SOCKS_HINT}") from error
     except (OSError, TimeoutError, WebSocketException, ValueError) as error:
         raise ConnectionFailed(f"{target}: {error}") from error
@@ -121,6 +122,7 @@ def refusal_of(error: BaseException) -> tuple[int | None, float]:
     if not isinstance(cause, InvalidStatus):
         return None, 0.0
     retry_after = cause.response.headers.get("Retry-After", "")
+    # The header may also be a date (RFC 9110, section 10.2.3), which Tickcast never sends.
     return cause.response.status_code, float(retry_after) if retry_after.isdecimal() else 0.0
 
 
@@ -194,6 +196,7 @@ async def receive_frame(socket: ClientConnection) -> str | bytes:
                 pong = asyncio.ensure_future(await socket.ping())
                 pong.add_done_callback(_ignore_error)
             else:
+                # Not `close`, which would wait for an answer from a dead server.
                 socket.transport.abort()
                 pong = None
 
@@ -239,6 +242,7 @@ class TickQueue:
 
     async def put(self, items: Iterable[Tick | Event]) -> None:
         """Add what has arrived, and wait until there is room for more."""
+        # May exceed the bound by one frame, because dropping a part of it would be a loss.
         self._items.extend(items)
         self._not_empty.set()
         while self.is_full:
@@ -251,7 +255,7 @@ class TickQueue:
 
     async def get(self) -> Tick | Event:
         """Return the next item; raises the end reason after the last one."""
-        await self._wait()
+        await self._wait()  # Takes nothing itself, so a cancelled `get` loses nothing.
         item = self._items.popleft()
         self._resume_reading()
         return item

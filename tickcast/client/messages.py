@@ -18,9 +18,11 @@ from tickcast.wire.playback import ReplayState
 from tickcast.wire.ticks import Bar, Quote, Tick, Trade
 from tickcast.wire.times import Time
 
+# The values of `T` of trades, quotes and bars.
 TICK_TYPES: Final = frozenset("tqb")
 # How servers reject extensions that they do not know.
 _UNKNOWN: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
+# Errors that depend on the moment, not on the request.
 _TEMPORARY: Final = frozenset(
     (Fault.RATE_LIMITED.code, Fault.INTERNAL_ERROR.code, Fault.BROKER_UNAVAILABLE.code)
 )
@@ -61,12 +63,14 @@ def subprotocol_of(encoding: Encoding) -> str:
 
 def encode_frame(fields: Mapping[str, Any], encoding: Encoding) -> str | bytes:
     """Encode a message: as text for a text frame, or as bytes for a binary frame."""
+    # `websockets` chooses the opcode by the type: str for text frames, bytes for binary ones.
     message = encode(fields, encoding)
     return message.decode() if encoding is Encoding.JSON else message
 
 
 def decode_frame(frame: str | bytes) -> list[Notice]:
     """Return the messages in a frame; raises ValueError. Call it in a `reading_frame` block."""
+    # The frame's type tells the encoding, even if a server ignores the subprotocol.
     messages: list[Notice] = (
         msgspec.json.decode(frame) if isinstance(frame, str) else msgpack.unpackb(frame)
     )
@@ -85,6 +89,7 @@ def reading_frame() -> Iterator[None]:
 # -- ticks
 
 
+# The tags are those of the types without stamps: on the wire, stamps are just two more fields.
 class StampedTrade(Trade, tag="t", kw_only=True):
     """A trade with the times of its transit.
 

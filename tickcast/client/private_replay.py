@@ -104,11 +104,12 @@ class PrivateReplay:
             **{name: _ns(time) for name, time in bounds.items() if time is not None},
             "speed": _speed(speed),
         }
+        # A connection of its own: a slow reader holds up everything else on its connection.
         socket = await open_connection(address, subprotocol_of(encoding))
         replay = cls(address, socket, encoding)
         try:
             await replay._command("replay", fields)
-        except BaseException:
+        except BaseException:  # Cancellation included, or the connection would leak.
             await replay.close()
             raise
         return replay
@@ -116,7 +117,7 @@ class PrivateReplay:
     @property
     def state(self) -> ReplayState:
         """The state that the server last reported: at the start, the end, or after a command."""
-        assert self._state is not None
+        assert self._state is not None  # The reply to `replay` has set it.
         return self._state
 
     @property
@@ -160,7 +161,7 @@ class PrivateReplay:
     async def stop(self) -> ReplayState:
         """Stop the replay, dropping unread ticks. Does nothing to a replay that has ended."""
         if not self.ended:
-            with suppress(ConnectionFailed):
+            with suppress(ConnectionFailed):  # It may end at this moment.
                 await self._command("replay.stop", discard_ticks=True)
         await self.close()
         return self.state
@@ -216,6 +217,7 @@ class PrivateReplay:
             text = f"{self._address.url}: {describe_close(closed)}"
             self._requests.end(ReplayCut(f"{text}; a private replay is not resumed"))
         except Exception as error:
+            # Nothing awaits this task, so the error reaches the program through the queue.
             self._requests.end(error)
         await self._socket.close()
 
@@ -223,6 +225,7 @@ class PrivateReplay:
         ticks = [parse_tick(each) for each in messages if each["T"] in TICK_TYPES]
         if ticks and not self._discards_ticks:
             await self._queue.put(ticks)
+        # The ticks first: the reply to a command follows those sent before it.
         for notice in messages:
             if notice.get("id") == _ID:
                 self._process_notice(notice)

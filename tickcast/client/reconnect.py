@@ -64,6 +64,7 @@ class Reconnector:
         Raises:
             ConnectionFailed: the server can't be reached or refused the connection.
         """
+        # Only once: a wrong address or key should fail at once, not be retried forever.
         self._socket = await self._open()
         self._set_connected()
         self._reader = asyncio.create_task(self._receive_forever(self._socket), name="stream")
@@ -72,7 +73,7 @@ class Reconnector:
         """Close the connection and stop."""
         if self._reader is not None:
             self._reader.cancel()
-            await asyncio.wait([self._reader])
+            await asyncio.wait([self._reader])  # Unlike `await`, it raises no CancelledError.
         self._end(StopAsyncIteration())
         if self._socket is not None:
             await self._socket.close()
@@ -127,6 +128,7 @@ class Reconnector:
                 except ConnectionClosed as closed:
                     socket = await self._reconnect_after(closed)
         except Exception as error:
+            # Nothing awaits this task, so the error reaches the program through the queue.
             self._end(error)
 
     async def _receive(self, socket: ClientConnection) -> None:
@@ -138,6 +140,7 @@ class Reconnector:
 
     async def _pass_on(self, items: list[Tick | Event], notices: Iterable[Notice]) -> None:
         for notice in notices:
+            # Other `subscription` replies answer `request_epoch` or a restoring message.
             if not self._requests.resolve(notice) and notice["T"] != "subscription":
                 self.notices.append(notice)
         if items:
@@ -156,12 +159,14 @@ class Reconnector:
         if not self._reconnect:
             raise self._error_of(closed)
         delay_s = self._delay_after_close(closed, lasted_s)
+        # Their outcome is unknown, so the program must decide whether to repeat them.
         self._requests.fail(ConnectionFailed("the connection was cut"))
         while True:
             await asyncio.sleep(delay_s)
             try:
                 self._socket = await self._open_and_restore()
             except ConnectionClosed as closed_again:
+                # It lasted 0 s, since not all subscriptions were restored: delays keep growing.
                 delay_s = self._delay_after_close(closed_again, 0)
             except (ConnectionFailed, TimeoutError) as error:
                 delay_s = self._delay_after_failure(error)
@@ -198,7 +203,7 @@ class Reconnector:
                 logger.warning("%s: the ticks since the cut can't be requested", error)
                 self._state.extended = False
                 await self._restore(socket)
-        except BaseException:
+        except BaseException:  # Cancellation included, or the connection would leak.
             await socket.close()
             raise
         return socket

@@ -68,11 +68,14 @@ class ClientState:
         self.extended = True
         # The reconnect delay that the server requested before it shut down, or 0.
         self.retry_s = 0.0
+        # The confirmed subscriptions, to be restored after a cut.
         self._requested: dict[Subscription, RequestedOptions] = {}
+        # What `configure` has set, by the names in the protocol.
         self._settings: Fields = {}
         # What a successful reply changes, by the id of the request. None ends a subscription.
         self._pending: dict[int, _Changes] = {}
         self._pending_settings: dict[int, Fields] = {}
+        # The id of the pending `list` that asks for the epoch, or 0.
         self._epoch_request = 0
         self._last_id = 0
 
@@ -83,6 +86,7 @@ class ClientState:
 
     def begin_connection(self, subprotocol: str | None) -> None:
         """Begin a new connection, on which the server accepted this subprotocol."""
+        # Only a server that knows the subprotocol accepts it; others leave the header out.
         self.extended = subprotocol is not None
         self.retry_s = 0.0
         self._pending.clear()
@@ -284,6 +288,7 @@ class ResumePlanner:
         """Yield the messages in order; send each after the reply to the one before."""
 
         def order(subscription: Subscription) -> tuple[int, str]:
+            # `groupby` needs subscriptions with equal options next to each other.
             breadth = -len(subscription.pattern) if subscription.is_wildcard else -SYMBOL_MAX - 2
             return breadth, str(requested[subscription])
 

@@ -105,6 +105,7 @@ class Stream:
         self._state = state
         self._reconnector = reconnector
         self._handlers = handlers
+        # Private replays that this stream has started; they end with it.
         self._replays: list[PrivateReplay] = []
 
     @property
@@ -198,6 +199,7 @@ class Stream:
             ValueError: symbols are a string instead of a list.
         """
         named = merge_channels(channels)
+        # Each after the reply to the one before, as in `Reconnector._restore`.
         for message in self._state.resume(named, positions, RequestedOptions(slow=slow)):
             await self._reconnector.request(message)
 
@@ -246,13 +248,14 @@ class Stream:
             "heartbeat_ms": heartbeat_ms, "stamps": stamps, "conflate_ms": conflate_ms,
             "replay": replay,
         }  # fmt: skip
+        # None means "not given", except for `slow`, where it is a value of its own.
         changes: dict[str, Any] = {
             name: value for name, value in given.items() if value is not None
         }
         if not isinstance(slow, UnsetType):
             changes["slow"] = slow
         reply = await self._reconnector.request(self._state.configure(changes))
-        with reading_frame():
+        with reading_frame():  # The server may have left out a setting.
             return Configured(**{name: reply[name] for name in Configured._fields})
 
     async def replay(
@@ -289,6 +292,7 @@ class Stream:
         replay = await PrivateReplay.start(
             self._address, self.encoding, tape, named, start=start, end=end, speed=speed
         )
+        # Forget those that have ended, or a long-lived stream would collect them.
         self._replays = [each for each in self._replays if not each.ended]
         self._replays.append(replay)
         return replay
@@ -305,6 +309,7 @@ class Stream:
         return self
 
     async def __anext__(self) -> Tick:
+        # Events are in the queue with the ticks, so that callbacks run in order with them.
         while isinstance(item := await self._reconnector.queue.get(), Event):
             self._handlers.notify(item)
         return item
@@ -347,6 +352,7 @@ async def listen(
     """
     while ticks := await stream.read():
         for tick in ticks:
+            # Awaited at once: callbacks must not overtake each other.
             done: Awaitable[None] | None = None
             if isinstance(tick, Trade):
                 done = on_trade(tick) if on_trade else None

@@ -6,22 +6,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from tests.clients.line import Line, OneEpoch
 from tests.feed.store_rules import CHANNELS, PATTERNS, StoreRules
 from tests.feed.world import time_of
+from tests.tickcast.client.simulated_network import OneEpoch, SimulatedClient
 from tickcast.client.state import RequestedOptions
 from tickcast.wire.ticks import StreamKey
 
 
-class BothHalves(StoreRules):
+class ClientAndServer(StoreRules):
     """One program with its client, a server, and a store."""
 
     @initialize(all_=st.booleans())
     def begin(self, all_: bool) -> None:
         self.world = OneEpoch()
         self.open_first()
-        self.line = Line(self.world)
-        self.line.subscribe("trades", ["*" if all_ else "A*"], False, RequestedOptions())
+        self.client = SimulatedClient(self.world)
+        self.client.subscribe("trades", ["*" if all_ else "A*"], False, RequestedOptions())
 
     @rule(data=st.data(), counts=st.lists(st.integers(1, 4), min_size=1, max_size=4),
           arrives=st.sampled_from([True, True, False]), flush=st.booleans())  # fmt: skip
@@ -46,41 +46,41 @@ class BothHalves(StoreRules):
         conflate_ms: int | None, slow: str | None,
     ) -> None:  # fmt: skip
         start = int(time_of(seq)) if past == "start" else None
-        wish = RequestedOptions(conflate_ms, slow, start)
-        self.line.subscribe(channel, patterns, past == "snapshot", wish)
+        options = RequestedOptions(conflate_ms, slow, start)
+        self.client.subscribe(channel, patterns, past == "snapshot", options)
 
     @rule(patterns=PATTERNS, channel=st.sampled_from(CHANNELS))
     def unsubscribe(self, patterns: list[str], channel: str) -> None:
-        self.line.unsubscribe(channel, patterns)
+        self.client.unsubscribe(channel, patterns)
 
     @rule(reads=st.integers(0, 3))
     def catch_up(self, reads: int) -> None:
-        self.line.server.advance()
+        self.client.server.advance()
         for _ in range(reads):
-            self.line.server.answer_read()
+            self.client.server.answer_read()
 
     @rule(stalls=st.booleans())
     def stall_or_read(self, stalls: bool) -> None:
-        self.line.server.sink.paused = stalls
+        self.client.server.sink.paused = stalls
         if not stalls:
-            self.line.server.session.drain()
+            self.client.server.session.drain()
 
     @rule(count=st.integers(1, 9))
-    def hear(self, count: int) -> None:
-        self.line.hear(count)
+    def read_frames(self, count: int) -> None:
+        self.client.read_frames(count)
 
-    @rule(heard=st.integers(0, 5))
-    def cut(self, heard: int) -> None:
-        self.line.cut(heard)
+    @rule(frames_read=st.integers(0, 5))
+    def cut(self, frames_read: int) -> None:
+        self.client.cut(frames_read)
 
     def teardown(self) -> None:
-        if not hasattr(self, "line"):
+        if not hasattr(self, "client"):
             return
         self.world.repair_all()
-        self.line.settle()
+        self.client.drain()
         self.world.pass_time(1000)
-        self.line.settle()
-        report = self.line.state.accounts.report(0)
+        self.client.drain()
+        report = self.client.state.accounts.report(0)
         assert report.balanced, report
         for each in report.streams:
             stored = self.world.store.stream(StreamKey("live", each.channel, each.symbol))
@@ -88,5 +88,7 @@ class BothHalves(StoreRules):
                 assert each.seq == stored.seq, (each, stored)
 
 
-BothHalves.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
-TestBothHalves = BothHalves.TestCase
+ClientAndServer.TestCase.settings = settings(
+    max_examples=200, stateful_step_count=40, deadline=None
+)
+TestClientAndServer = ClientAndServer.TestCase

@@ -36,10 +36,10 @@ def cut(server: RunningServer) -> None:
 async def test_settings_are_returned(server: RunningServer, encoding: Encoding) -> None:
     async with connect(server.stream, encoding=encoding) as stream:
         assert await stream.configure() == AT_FIRST
-        said = await stream.configure(stamps=True, slow="skip", conflate_ms=245)
-        assert said == AT_FIRST._replace(stamps=True, slow="skip", conflate_ms=250)
-        said = await stream.configure(slow=None, conflate_ms=0)
-        assert said == AT_FIRST._replace(stamps=True)
+        configured = await stream.configure(stamps=True, slow="skip", conflate_ms=245)
+        assert configured == AT_FIRST._replace(stamps=True, slow="skip", conflate_ms=250)
+        configured = await stream.configure(slow=None, conflate_ms=0)
+        assert configured == AT_FIRST._replace(stamps=True)
 
 
 async def test_a_refusal_changes_nothing(server: RunningServer) -> None:
@@ -145,22 +145,22 @@ async def test_stamped_ticks(
 async def test_heartbeats_are_in_order_with_ticks(
     server: RunningServer, publisher: FeedPublisher, encoding: Encoding
 ) -> None:
-    told: list[Heartbeat] = []
-    async with connect(server.stream, encoding=encoding, on_heartbeat=told.append) as stream:
+    heartbeats: list[Heartbeat] = []
+    async with connect(server.stream, encoding=encoding, on_heartbeat=heartbeats.append) as stream:
         await stream.subscribe(trades=["ES"])
         await stream.configure(heartbeat_ms=100)
         await publisher.publish(trades(50))
         seen = 0
         async with asyncio.timeout(10):
-            while not told or told[-1].sent < 50:
+            while not heartbeats or heartbeats[-1].sent < 50:
                 task = asyncio.ensure_future(stream.read())
                 await asyncio.wait([task], timeout=0.02)
                 if task.done():
                     seen += len(task.result())
                 else:
                     task.cancel()
-                assert all(beat.sent <= seen for beat in told)
-        assert told[-1][2:] == (told[-1].lag_ms, 50, 0, 0)
+                assert all(beat.sent <= seen for beat in heartbeats)
+        assert heartbeats[-1][2:] == (heartbeats[-1].lag_ms, 50, 0, 0)
         assert stream.notices[-1]["T"] == "heartbeat"
 
 
@@ -168,11 +168,11 @@ async def test_heartbeats_are_in_order_with_ticks(
 async def test_replay_states_follow_their_ticks(
     server: RunningServer, redis: Redis, settings: Settings, encoding: Encoding
 ) -> None:
-    told: list[ReplayState] = []
+    states: list[ReplayState] = []
     seen: list[int | None] = []
 
     def take(state: ReplayState) -> None:
-        told.append(state)
+        states.append(state)
         if state.mode is ReplayMode.ENDED:
             assert len(seen) == 300
 
@@ -187,8 +187,8 @@ async def test_replay_states_follow_their_ticks(
             Replay(deck, publisher, ReplayControl(redis, "live"), ReplayOptions()).run()
         )
         reading = asyncio.create_task(_read_into(stream, seen))
-        await until(lambda: told and told[-1].mode is ReplayMode.ENDED)
-        assert (told[-1].first, told[-1].last) == (at(0), at(299))
+        await until(lambda: states and states[-1].mode is ReplayMode.ENDED)
+        assert (states[-1].first, states[-1].last) == (at(0), at(299))
         assert seen == list(range(1, 301))
         await cancel_and_wait([task, reading])
 
@@ -210,12 +210,12 @@ async def test_events_without_a_callback_are_ignored(
 
 
 async def test_without_an_event_loop(server: RunningServer) -> None:
-    told: list[Heartbeat] = []
+    heartbeats: list[Heartbeat] = []
 
     def program() -> Configured:
-        with without_a_loop.connect(server.stream, on_heartbeat=told.append) as stream:
+        with without_a_loop.connect(server.stream, on_heartbeat=heartbeats.append) as stream:
             stream.configure(heartbeat_ms=100, slow="skip")
-            while not told:
+            while not heartbeats:
                 assert stream.read(timeout_s=0.02) == []
             return stream.configure()
 

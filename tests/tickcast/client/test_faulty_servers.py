@@ -153,14 +153,14 @@ async def test_a_server_that_does_not_know_resume(code: int) -> None:
         await peer.confirm(request)
         await peer.send_ticks(7, 8)
 
-    told: list[Gap] = []
+    gaps: list[Gap] = []
     async with (
         scripted_server(first_then_cut, refuse_the_past) as double,
-        connect(double.url, on_gap=told.append) as stream,
+        connect(double.url, on_gap=gaps.append) as stream,
     ):
         await stream.subscribe(trades=["ES"], conflate_ms=0)
         assert await seqs(stream, 4) == [1, 2, 7, 8]
-        assert told == [Gap("trades", "ES", 3, 6, "retention")]
+        assert gaps == [Gap("trades", "ES", 3, 6, "retention")]
         assert stream.report().balanced
 
 
@@ -205,16 +205,16 @@ async def test_a_server_without_extensions() -> None:
         if len(double.peers) == 1:
             peer.abort()
 
-    told: list[Gap] = []
+    gaps: list[Gap] = []
     async with (
         scripted_server(other, subprotocols=()) as double,
-        connect(double.url, on_gap=told.append) as stream,
+        connect(double.url, on_gap=gaps.append) as stream,
     ):
         assert (await stream.subscribe(trades=["ES"]))["trades"] == ["ES"]
         assert await seqs(stream, 2) == [None, None]
-        assert not told
+        assert not gaps
         assert await seqs(stream, 2) == [None, None]
-        assert told == [Gap("trades", "ES", None, None, "retention")]
+        assert gaps == [Gap("trades", "ES", None, None, "retention")]
         (report,) = stream.report().streams
         assert (report.delivered, report.gaps) == (4, 1)
 
@@ -242,11 +242,11 @@ async def test_a_second_cut_before_everything_is_restored() -> None:
         for number, name in enumerate(names):
             await stream.subscribe(trades=[name], conflate_ms=10 * number)
         await until(lambda: stream.reconnects == 1)
-        asked = {
+        sent = {
             request["trades"][0]: (request["resume"], request["conflate_ms"])
             for request in double.peers[2].received
         }
-        assert asked == {
+        assert sent == {
             name: ([{"epoch": EPOCH, "trades": {name: 5}}], 10 * number)
             for number, name in enumerate(names)
         }
@@ -271,14 +271,14 @@ async def test_repeated_ticks_are_left_out_and_counted() -> None:
         await peer.confirm(await peer.receive(), positions=[])
         await peer.send_ticks(1, 2, 2, 1, 3, 6)
 
-    told: list[Gap] = []
+    gaps: list[Gap] = []
     async with (
         scripted_server(stutter) as double,
-        connect(double.url, on_gap=told.append) as stream,
+        connect(double.url, on_gap=gaps.append) as stream,
     ):
         await stream.subscribe(trades=["ES"])
         assert await seqs(stream, 4) == [1, 2, 3, 6]
-        assert told == [Gap("trades", "ES", 4, 5, "missing")]
+        assert gaps == [Gap("trades", "ES", 4, 5, "missing")]
         report = stream.report()
         assert (report.total("repeated"), report.total("missing")) == (2, 2)
         assert not report.balanced
@@ -290,15 +290,15 @@ async def test_a_gap_is_reported_without_a_later_tick() -> None:
         await peer.send({"T": "gap", "ch": "trades", "S": "ES", "from": 1, "to": 3,
                         "reason": "broker"})  # fmt: skip
 
-    told: list[Gap] = []
+    gaps: list[Gap] = []
     async with (
         scripted_server(gap) as double,
-        connect(double.url, on_gap=told.append) as stream,
+        connect(double.url, on_gap=gaps.append) as stream,
     ):
         await stream.subscribe(trades=["ES"])
         waiting = asyncio.ensure_future(anext(stream))
-        await until(lambda: told)
-        assert told == [Gap("trades", "ES", 1, 3, "broker")]
+        await until(lambda: gaps)
+        assert gaps == [Gap("trades", "ES", 1, 3, "broker")]
         assert not waiting.done()
         waiting.cancel()
 

@@ -46,8 +46,8 @@ class NodeClient:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
-        told: dict[str, Any] = json.loads(await self._process.stdout.readline())
-        return told
+        status: dict[str, Any] = json.loads(await self._process.stdout.readline())
+        return status
 
     async def until(self, timeout_s: float = 10, **wanted: object) -> None:
         """Wait until it has these totals."""
@@ -107,9 +107,9 @@ async def test_both_clients_reconnect_fast_with_many_symbols(
                 assert server.cpu_s() - began_cpu_s < BACK_CPU_S
             assert stream.report().balanced
             assert stream.reconnects == 1
-            told = await node.ask()
-            assert told["balanced"]
-            assert told["reconnects"] == 1
+            status = await node.ask()
+            assert status["balanced"]
+            assert status["reconnects"] == 1
     finally:
         server.kill()
 

@@ -30,15 +30,15 @@ def accounts_at(epoch: str, **seqs: int) -> SequenceAccounts:
     return accounts
 
 
-def said(
-    wishes: Mapping[Subscription, RequestedOptions],
+def messages_of(
+    requested: Mapping[Subscription, RequestedOptions],
     accounts: SequenceAccounts | None,
     max_bytes: int = 60_000,
 ) -> list[Fields]:
     def size(fields: Fields) -> int:
         return len(json.dumps(fields))
 
-    return list(ResumePlanner(accounts, size, max_bytes).messages(wishes))
+    return list(ResumePlanner(accounts, size, max_bytes).messages(requested))
 
 
 def trades(
@@ -50,7 +50,7 @@ def trades(
 def test_positions_and_zeros_for_new_streams() -> None:
     accounts = accounts_at("e1", A=3, B=0)
     accounts.set_position(Position("trades", "C", "e2", 7))
-    (message,) = said(trades("*"), accounts)
+    (message,) = messages_of(trades("*"), accounts)
     assert message == {
         "action": "subscribe",
         "trades": ["*"],
@@ -64,13 +64,13 @@ def test_positions_and_zeros_for_new_streams() -> None:
 
 def test_options_are_kept_and_narrow_subscriptions_come_first() -> None:
     late, merged = RequestedOptions(start=5), RequestedOptions(conflate_ms=250, slow="skip")
-    wishes = {
+    requested = {
         **trades("*", options=merged),
         **trades("A*"),
         **trades("B", options=late),
         **trades("C"),
     }
-    *others, last = said(wishes, accounts_at("e1", AA=1, B=2, D=4))
+    *others, last = messages_of(requested, accounts_at("e1", AA=1, B=2, D=4))
     by_first = {message["trades"][0]: message for message in others}
     assert by_first["B"]["resume"] == [{"epoch": "e1", "trades": {"B": 2}}]
     assert by_first["B"]["start"] == 5
@@ -85,14 +85,14 @@ def test_options_are_kept_and_narrow_subscriptions_come_first() -> None:
 
 
 def test_a_wildcard_keeps_its_start_for_new_streams() -> None:
-    (message,) = said(trades("*", options=RequestedOptions(start=5)), accounts_at("e1", A=3))
+    (message,) = messages_of(trades("*", options=RequestedOptions(start=5)), accounts_at("e1", A=3))
     assert message["resume"] == [{"epoch": "e1", "trades": {"A": 3}}]
     assert message["start"] == 5
 
 
 def test_a_server_without_extensions_gets_no_positions() -> None:
-    wishes = {**trades("A", options=RequestedOptions(100, None, 5)), **trades("*")}
-    assert said(wishes, None) == [
+    requested = {**trades("A", options=RequestedOptions(100, None, 5)), **trades("*")}
+    assert messages_of(requested, None) == [
         {"action": "subscribe", "trades": ["A"], "conflate_ms": 100},
         {"action": "subscribe", "trades": ["*"]},
     ]
@@ -110,7 +110,7 @@ def test_later_options_override_earlier_ones() -> None:
 def test_ten_thousand_positions_take_few_messages(name_of: Callable[[int], str]) -> None:
     """Servers charge for each message, and grant 20 at once."""
     accounts = accounts_at("0660dd82b243fc-020e7e", **{name_of(n): 1000 + n for n in range(10_000)})
-    messages = said(trades("*"), accounts)
+    messages = messages_of(trades("*"), accounts)
     needed = sum(len(json.dumps(message)) for message in messages) / 60_000
     assert len(messages) < needed + 3
     assert sum(price_of(parse_action(json.dumps(message))) for message in messages) < 19
@@ -121,7 +121,7 @@ def test_many_long_names_and_many_streams_are_fast() -> None:
     named = {f"{n:032}": n + 1 for n in range(1000)}
     accounts = accounts_at("e1", **named, **{f"S{n}": n for n in range(9000)})
     began = time.process_time()
-    messages = said(trades(*named, "*"), accounts)
+    messages = messages_of(trades(*named, "*"), accounts)
     assert time.process_time() - began < 2
     found = {
         symbol: seq
@@ -145,14 +145,14 @@ WISHES = st.sampled_from([PLAIN, RequestedOptions(conflate_ms=250), RequestedOpt
 def test_every_stream_resumes_whatever_the_message_size(
     symbols: list[str], patterns: list[str], data: st.DataObject
 ) -> None:
-    wishes = {
+    requested = {
         Subscription("trades", pattern): data.draw(WISHES) if len(pattern) < 3 else PLAIN
         for pattern in patterns
     }
     accounts = accounts_at("e1", **{symbol: seq for seq, symbol in enumerate(symbols, 1)})
     held: dict[Subscription, Any] = {}
     got: dict[str, int] = {}
-    for message in said(wishes, accounts, max_bytes=300):
+    for message in messages_of(requested, accounts, max_bytes=300):
         assert len(json.dumps(message)) <= 300
         action = parse_action(json.dumps(message))
         if isinstance(action, Unsubscribe):
@@ -168,9 +168,9 @@ def test_every_stream_resumes_whatever_the_message_size(
                 assert position is not None
                 got[symbol] = position.seq
         held.update(dict.fromkeys(action.subscriptions, action.options))
-    assert held.keys() == wishes.keys()
-    assert all(held[each].conflate_ms == wishes[each].conflate_ms for each in wishes)
-    coverage = Coverage(wishes)
+    assert held.keys() == requested.keys()
+    assert all(held[each].conflate_ms == requested[each].conflate_ms for each in requested)
+    coverage = Coverage(requested)
     assert got == {
         symbol: seq
         for seq, symbol in enumerate(symbols, 1)

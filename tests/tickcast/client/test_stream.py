@@ -202,31 +202,31 @@ async def test_history_resumes_after_a_cut(server: RunningServer, publisher: Fee
 async def test_a_gap_is_reported_in_order(
     server: RunningServer, publisher: FeedPublisher, redis: Redis
 ) -> None:
-    told: list[Any] = []
-    async with connect(server.stream, on_gap=told.append) as stream:
+    gaps: list[Any] = []
+    async with connect(server.stream, on_gap=gaps.append) as stream:
         await stream.subscribe(trades=["ES"])
         await publisher.publish(trades(3))
         assert [(await anext(stream)).seq for _ in range(3)] == [1, 2, 3]
         await redis.flushall()
         await publisher.publish(trades(2))
-        assert told == []
+        assert gaps == []
         assert [(await anext(stream)).seq for _ in range(2)] == [1, 2]
-        assert told == [Gap("trades", "ES", None, None, "epoch")]
+        assert gaps == [Gap("trades", "ES", None, None, "epoch")]
         await until(lambda: bool(stream.report().streams[0].epoch))
         cut(server)
         await publisher.publish(trades(2))
         assert [(await anext(stream)).seq for _ in range(2)] == [3, 4]
-        assert len(told) == 1
+        assert len(gaps) == 1
         assert stream.report().balanced
 
 
 async def test_ticks_no_longer_retained_after_a_cut_are_a_gap(
     settings: Settings, redis_url: str, publisher: FeedPublisher, redis: Redis
 ) -> None:
-    told: list[Any] = []
+    gaps: list[Any] = []
     async with running_server(settings, redis_url) as first:
         port = int(first.http.rsplit(":", 1)[1])
-        context = connect(first.stream, on_gap=told.append)
+        context = connect(first.stream, on_gap=gaps.append)
         stream = await context.__aenter__()
         await stream.subscribe(trades=["ES"])
         await publisher.publish(trades(3))
@@ -238,7 +238,7 @@ async def test_ticks_no_longer_retained_after_a_cut_are_a_gap(
         await until(lambda: stream.reconnects == 1)
         await publisher.publish(trades(1))
         assert (await anext(stream)).seq == 11
-        assert told == [Gap("trades", "ES", 4, 10, "retention")]
+        assert gaps == [Gap("trades", "ES", 4, 10, "retention")]
         assert stream.report().balanced
         await context.__aexit__(None, None, None)
 
@@ -281,8 +281,8 @@ async def test_a_second_cut_while_reconnecting(
 async def test_a_slow_program_receives_skipped_gaps(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
-    told: list[Any] = []
-    async with connect(server.stream, on_gap=told.append) as stream:
+    gaps: list[Any] = []
+    async with connect(server.stream, on_gap=gaps.append) as stream:
         await stream.subscribe(trades=["ES"])
         for _ in range(6):
             await publisher.publish(trades(20_000))
@@ -290,8 +290,8 @@ async def test_a_slow_program_receives_skipped_gaps(
         seen: list[int] = []
         while not seen or seen[-1] < 120_000:
             seen.append((await anext(stream)).seq or 0)
-        assert {gap.reason for gap in told} == {"skipped"}
-        skipped = sum((gap.last_seq or 0) - (gap.first_seq or 0) + 1 for gap in told)
+        assert {gap.reason for gap in gaps} == {"skipped"}
+        skipped = sum((gap.last_seq or 0) - (gap.first_seq or 0) + 1 for gap in gaps)
         assert len(seen) + skipped == 120_000
         assert stream.report().balanced
 

@@ -70,10 +70,10 @@ class Seen:
         self.generation = 0.0
         self.restarted = False
 
-    def take(self, item: Tick | Gap) -> None:
+    def add(self, item: Tick | Gap) -> None:
         if isinstance(item, Gap):
             assert item.reason != "missing", item
-            self._take_gap(item)
+            self._add_gap(item)
             return
         assert item.seq is not None
         if self.restarted or not self.generation:
@@ -86,7 +86,7 @@ class Seen:
             self._cover(item.seq - item.conflated, item.seq)
         self.restarted = False
 
-    def _take_gap(self, gap: Gap) -> None:
+    def _add_gap(self, gap: Gap) -> None:
         if gap.reason == "epoch":
             self.seq, self.generation, self.restarted = 0, 0, True
         elif gap.first_seq is None:
@@ -102,7 +102,7 @@ class Seen:
         self.seq = last
 
 
-class Line:
+class SimulatedClient:
     """Our client on one connection after another, and what its program sees."""
 
     def __init__(self, world: OneEpoch) -> None:
@@ -110,31 +110,31 @@ class Line:
         self.state = ClientState(Encoding.JSON)
         self.server = AccountingClient(world)
         self.wire: list[str] = []
-        self.again: Iterator[Message] | None = None
-        self.waits_for = 0
+        self.restoring: Iterator[Message] | None = None
+        self.awaited_id = 0
         self.seen: dict[tuple[str, str], Seen] = {}
-        self.held: dict[str, set[str]] = {channel: set() for channel in CHANNELS}
+        self.subscribed: dict[str, set[str]] = {channel: set() for channel in CHANNELS}
 
     # -- actions of the program
 
     def subscribe(
-        self, channel: str, patterns: list[str], snapshot: bool, wish: RequestedOptions
+        self, channel: str, patterns: list[str], snapshot: bool, options: RequestedOptions
     ) -> None:
         for symbol in patterns:
             # As a server does before it answers.
             key = StreamKey("live", channel, symbol)
             if symbol[-1] != "*" and key not in self.world.trackers:
                 self.world.open(key)
-        self.settle()
-        self._say(*self.state.subscribe({channel: patterns}, snapshot=snapshot, options=wish))
-        self.settle()
-        self.held[channel].update(patterns)
+        self.drain()
+        self._send(*self.state.subscribe({channel: patterns}, snapshot=snapshot, options=options))
+        self.drain()
+        self.subscribed[channel].update(patterns)
 
     def unsubscribe(self, channel: str, patterns: list[str]) -> None:
-        self.settle()
-        self._say(*self.state.unsubscribe({channel: patterns}))
-        self.settle()
-        self.held[channel].difference_update(patterns)
+        self.drain()
+        self._send(*self.state.unsubscribe({channel: patterns}))
+        self.drain()
+        self.subscribed[channel].difference_update(patterns)
         for name in list(self.seen):
             if not self.covers(*name):
                 del self.seen[name]
@@ -142,12 +142,12 @@ class Line:
     def covers(self, channel: str, symbol: str) -> bool:
         return any(
             symbol == pattern or (pattern[-1] == "*" and symbol.startswith(pattern[:-1]))
-            for pattern in self.held[channel]
+            for pattern in self.subscribed[channel]
         )
 
     # -- the network
 
-    def _say(self, id_: int, message: str | bytes) -> None:
+    def _send(self, id_: int, message: str | bytes) -> None:
         request = self.server.session.handle_message(message)
         if self.server.session.must_resubscribe:
             run_all(self.server.session.resubscribe())
@@ -155,9 +155,9 @@ class Line:
         if request is not None:
             epoch = self.world.enter_epoch()
             run_all(self.server.session.complete(request, lambda: epoch))
-        self.waits_for = id_
+        self.awaited_id = id_
 
-    def carry(self) -> None:
+    def transmit(self) -> None:
         """Put what the server has written on its way to the client."""
         data = b"".join(self.server.sink.written)
         self.server.sink.written.clear()
@@ -165,20 +165,24 @@ class Line:
             assert opcode == TEXT
             self.wire.append(payload.decode())
 
-    def hear(self, count: int) -> None:
+    def read_frames(self, count: int) -> None:
         """Let the client read this number of frames."""
-        self.carry()
+        self.transmit()
         for _ in range(min(count, len(self.wire))):
             seen, notices = self.state.receive_frame(self.wire.pop(0))
             for item in seen:
                 self._show(item)
-            if any(notice.get("id") == self.waits_for for notice in notices):
+            if any(notice.get("id") == self.awaited_id for notice in notices):
                 assert all(notice["T"] != "error" for notice in notices), notices
-                self.waits_for = 0
-                self.go_on()
-            if self.again is None and not self.waits_for and (ask := self.state.request_epoch()):
-                self._say(*ask)
-                self.waits_for = 0
+                self.awaited_id = 0
+                self.send_next()
+            if (
+                self.restoring is None
+                and not self.awaited_id
+                and (request := self.state.request_epoch())
+            ):
+                self._send(*request)
+                self.awaited_id = 0
 
     def _show(self, item: Tick | Event) -> None:
         assert not isinstance(item, ReplayState | Heartbeat)
@@ -186,11 +190,11 @@ class Line:
             name = (item.channel, item.symbol)
         else:
             name = (channel_of(item), item.symbol)
-        self.seen.setdefault(name, Seen()).take(item)
+        self.seen.setdefault(name, Seen()).add(item)
 
-    def cut(self, heard: int) -> None:
+    def cut(self, frames_read: int) -> None:
         """Cut the connection after the client has read a part of what was in transit."""
-        self.hear(heard)
+        self.read_frames(frames_read)
         self.wire.clear()
         session = self.server.session
         session.release()
@@ -198,19 +202,19 @@ class Line:
             session.backfill.drop_streams(list(session.backfill.behind))
         self.server = AccountingClient(self.world)
         self.state.begin_connection("tickcast.v1.json")
-        self.again = iter(self.state.restore())
-        self.waits_for = 0
-        self.go_on()
+        self.restoring = iter(self.state.restore())
+        self.awaited_id = 0
+        self.send_next()
 
-    def go_on(self) -> None:
+    def send_next(self) -> None:
         """Send the next of the messages that restore all subscriptions."""
-        if self.again is not None:
-            for id_, message in self.again:
-                self._say(id_, message)
+        if self.restoring is not None:
+            for id_, message in self.restoring:
+                self._send(id_, message)
                 return
-            self.again = None
+            self.restoring = None
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Run until nothing is in transit and no stream is behind."""
         self.server.sink.paused = False
         for _ in range(1000):
@@ -218,11 +222,11 @@ class Line:
             self.server.advance()
             while self.server.reads:
                 self.server.answer_read()
-            self.carry()
-            if not self.wire and self.again is None and not self.waits_for:
+            self.transmit()
+            if not self.wire and self.restoring is None and not self.awaited_id:
                 backfill = self.server.session.backfill
                 if backfill is None or not backfill.behind:
                     return
             self.world.repair_all()
-            self.hear(len(self.wire))
-        raise AssertionError("it never settles")
+            self.read_frames(len(self.wire))
+        raise AssertionError("it never drains")

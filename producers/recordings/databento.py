@@ -6,12 +6,12 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
 from producers.recordings.files import BadRow, Recording, ignore_bad_row
-from producers.recordings.values import parse_symbol
+from producers.recordings.values import ValueCache, parse_symbol
 from tickcast.wire.errors import InvalidRecording, InvalidSettings, InvalidTick
 from tickcast.wire.ticks import Quote, Tick, Trade, new_quote, new_trade, validate
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -21,6 +21,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+_DAY_NS: Final = 86_400 * NS_PER_SECOND
 _READ_BYTES: Final = 256 * 1024
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _INSTRUMENT_ID: Final = "instrument_id"
@@ -68,7 +69,8 @@ class DatabentoRecording(Recording):
         self._dbn = databento_dbn
         self._symbol = symbol
         self._symbols = _InstrumentSymbols()
-        self._renamed = renamed or {}
+        names = renamed or {}
+        self._symbol_cache = ValueCache(lambda text: parse_symbol(text, names))
 
     def __iter__(self) -> Iterator[Tick]:
         row = 0
@@ -190,7 +192,8 @@ class DatabentoRecording(Recording):
         symbol = self._symbols.find(record.instrument_id, time) or self._symbol
         if symbol is None:
             raise ValueError(f"instrument {record.instrument_id} has no symbol; use --symbol")
-        return parse_symbol(symbol, self._renamed)
+        name: str = self._symbol_cache[symbol]
+        return name
 
 
 def _time(ns: int) -> Time | None:
@@ -198,12 +201,17 @@ def _time(ns: int) -> Time | None:
     return Time(ns) if 0 < ns < 2**63 else None
 
 
+def _day(day: object) -> int:
+    """Return a date as days since 1970."""
+    return date.fromisoformat(str(day)).toordinal() - date(1970, 1, 1).toordinal()
+
+
 class _InstrumentSymbols:
     """The symbols of instruments, day by day."""
 
     def __init__(self) -> None:
-        # The first day, the day after the last one and the symbol, in the order of days.
-        self._dated: dict[int, list[tuple[str, str, str]]] = {}
+        # The first day, the day after the last one and the symbol, in the order of days since 1970.
+        self._dated: dict[int, list[tuple[int, int, str]]] = {}
         # Mappings from records in the stream, which apply from there on.
         self._current: dict[int, str] = {}
 
@@ -216,7 +224,7 @@ class _InstrumentSymbols:
                 if not from_numbers:
                     number, symbol = symbol, name
                 if number.isdecimal() and symbol:
-                    span = (str(each["start_date"]), str(each["end_date"]), symbol)
+                    span = (_day(each["start_date"]), _day(each["end_date"]), symbol)
                     self._dated.setdefault(int(number), []).append(span)
         for spans in self._dated.values():
             spans.sort()
@@ -232,7 +240,7 @@ class _InstrumentSymbols:
         spans = self._dated.get(number)
         if not spans:
             return None
-        day = datetime.fromtimestamp(time_ns // NS_PER_SECOND, UTC).date().isoformat()
+        day = time_ns // _DAY_NS
         index = bisect_right(spans, day, key=lambda span: span[0]) - 1
         if index < 0 or not day < spans[index][1]:
             return None

@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from itertools import count
 from time import monotonic
 from typing import Any, Final
 
 from feed.access.authenticator import Authenticator, credentials_in
-from feed.access.entitlements import OPEN_GRANT, Grant
+from feed.access.entitlements import LOCAL_GRANT, OPEN_GRANT, Grant
 from feed.transport.address_limits import AddressLimiter, AddressLimits
 from feed.transport.loop_time import Steps, run_all
 from tickcast.addresses import Networks, client_network, is_allowed_host, is_allowed_origin
@@ -41,6 +42,8 @@ _PENDING_RETRY_S: Final = (1, 3)
 # connections, and the clients that are already connected need the others.
 _ATTEMPTS_AT_ONCE: Final = 8
 _PUBLISHERS_MAX: Final = 1000
+# Headers that proxies add.
+_FORWARDED: Final = (b"x-forwarded-for", b"forwarded", b"via")
 _HOST_SHOWN: Final = 100
 _ORIGIN_SHOWN: Final = 120
 _CLIENTS_PER_STEP: Final = 50
@@ -142,7 +145,7 @@ class Admission:
             HandshakeRefused: the sender may see nothing, or not now.
         """
         if not self.authenticator.is_required:
-            return OPEN_GRANT
+            return self._open_grant(scope)
         address = _address_in(scope)
         try:
             with self._pending_client(), _refusals():
@@ -180,6 +183,15 @@ class Admission:
                 self._publishers[credentials] = grant
         return grant
 
+    def _open_grant(self, scope: Mapping[str, Any]) -> Grant:
+        """The grant of a client that needs no credentials."""
+        is_forwarded = any(name in _FORWARDED for name, _ in scope["headers"])
+        if is_forwarded and not self._settings.trusted_proxies:
+            # All clients of a proxy on this machine seem to come from this machine.
+            return OPEN_GRANT
+        is_local = _is_local(_address_in(scope)) and all(map(_is_local, self._settings.host))
+        return LOCAL_GRANT if is_local else OPEN_GRANT
+
     async def admit(self, scope: Mapping[str, Any]) -> AdmittedClient:
         """Admit the sender of a handshake.
 
@@ -198,7 +210,7 @@ class Admission:
                 await self._count_attempt(address)
                 await self._count(client, self._limits_of(address))
                 if not self.authenticator.is_required:
-                    client.grant = OPEN_GRANT
+                    client.grant = self._open_grant(scope)
                 elif (credentials := credentials_in(scope["headers"])) is not None:
                     client.grant = await self.authenticate(client, credentials)
         except HandshakeRefused as refusal:
@@ -356,3 +368,10 @@ def _address_in(scope: Mapping[str, Any]) -> str:
 def _escape(address: str) -> str:
     """Escape an address for logs. A proxy may pass on arbitrary text as a client's address."""
     return ascii(address)[1:-1]
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

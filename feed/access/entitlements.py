@@ -164,3 +164,5 @@ class Grant(Struct, frozen=True):
 
 # The grant of every client on a server without authentication.
 OPEN_GRANT: Final = Grant()
+# The grant of programs on the server's own machine, if no other machine can reach the server.
+LOCAL_GRANT: Final = Grant(publishes=True)

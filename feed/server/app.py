@@ -300,14 +300,8 @@ async def _list_tapes(engine: Engine, entitlements: Entitlements) -> Body:
 
 async def _publish(request: Request) -> Response:
     engine, feed = _engine(request), _feed_of(request)
-    admission = engine.admission
-    return await answer_publish(
-        request,
-        engine.publishing,
-        feed,
-        await admission.check_publisher(request.scope),
-        is_required=admission.authenticator.is_required,
-    )
+    grant = await engine.admission.check_publisher(request.scope)
+    return await answer_publish(request, engine.publishing, feed, grant)
 
 
 def _feed_of(request: Request) -> str:

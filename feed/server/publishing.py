@@ -9,8 +9,7 @@ import asyncio
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from ipaddress import ip_address
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feed.access.entitlements import Grant
+from feed.access.entitlements import Grant, Proof
 from feed.transport.address_limits import TokenBucket
 from tickcast.broker.request_publisher import KeyReused, Overloaded, RequestPublisher
 from tickcast.settings import Settings
@@ -33,8 +32,11 @@ from tickcast.wire.times import Time
 # How long a request waits for Redis. A client that gets no answer has to repeat its request.
 TIMEOUT_S: Final = 5.0
 _RETRY_S: Final = 1
-# Headers that proxies add.
-_FORWARDED: Final = ("x-forwarded-for", "forwarded", "via")
+_NO_RIGHT: Final = "these credentials don't include the right to publish"
+_NOT_LOCAL: Final = (
+    "a server without authentication takes ticks only from its own machine, without a proxy in"
+    " between, and only if it listens nowhere else"
+)
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 # A request costs as much as this many ticks, at least.
 _REQUEST_TICKS: Final = 10
@@ -57,7 +59,6 @@ class Publishing:
     def __init__(self, client: Redis, settings: Settings) -> None:
         self._client = client
         self._settings = settings
-        self._is_local = all(_is_local(host) for host in settings.host)
         self._publishers: OrderedDict[str, asyncio.Task[RequestPublisher]] = OrderedDict()
         self._allowances: OrderedDict[str, TokenBucket] = OrderedDict()
 
@@ -68,39 +69,10 @@ class Publishing:
             if isinstance(each, RequestPublisher):
                 await each.close()
 
-    def check_right(
-        self,
-        grant: Grant,
-        address: str | None,
-        headers: Mapping[str, str],
-        *,
-        is_required: bool,
-    ) -> None:
-        """Check that a client may publish at all.
-
-        Without authentication, only programs on this machine may, and only on a server that can't
-        be reached from others.
-
-        Args:
-            headers: those of the request or of the handshake, with names in lower case.
-            is_required: whether the server requires credentials.
-
-        Raises:
-            PublishDenied: the client may not publish.
-        """
-        if is_required:
-            if not grant.publishes:
-                raise PublishDenied("these credentials don't include the right to publish")
-        elif not self._settings.trusted_proxies and any(name in headers for name in _FORWARDED):
-            # All clients of a proxy on this machine seem to come from this machine.
-            raise PublishDenied(
-                "a server without authentication takes no ticks through a proxy that is not in"
-                " trusted_proxies"
-            )
-        elif not (self._is_local and address is not None and _is_local(address)):
-            raise PublishDenied(
-                "a server without authentication takes ticks only from its own machine"
-            )
+    def check_right(self, grant: Grant | None) -> None:
+        """Check that a client may publish at all. Raises PublishDenied."""
+        if grant is None or not grant.publishes:
+            raise PublishDenied(_NOT_LOCAL if grant and grant.proof is Proof.NOTHING else _NO_RIGHT)
 
     def check_streams(self, grant: Grant, feed: str, ticks: Sequence[Tick]) -> None:
         """Check that a client's credentials cover all its ticks. Raises PublishDenied."""
@@ -156,15 +128,15 @@ class Publishing:
         return publisher
 
 
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def publisher_name(grant: Grant, address: str) -> str:
+    """The name under which a client's ticks are counted, and its idempotency keys are kept."""
+    if grant.proof is Proof.NOTHING:
+        return f"address:{address}"
+    return f"{grant.proof.value}:{grant.subject}"
 
 
 async def answer_publish(
-    request: Request, publishing: Publishing, feed: str, grant: Grant, *, is_required: bool
+    request: Request, publishing: Publishing, feed: str, grant: Grant
 ) -> Response:
     """Answer `POST /v1/publish`, whose sender has been authenticated.
 
@@ -182,11 +154,10 @@ async def answer_publish(
     key = request.headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
         raise HTTPException(400, "Idempotency-Key is not 1 to 128 printable ASCII characters")
-    address = request.client.host if request.client else None
-    subject = f"{grant.proof.value}:{grant.subject}" if is_required else f"address:{address}"
+    subject = publisher_name(grant, request.client.host if request.client else "")
     body = await request.body()
     try:
-        publishing.check_right(grant, address, request.headers, is_required=is_required)
+        publishing.check_right(grant)
         ticks = parse_ticks(body, form, Time.now())
         publishing.check_streams(grant, feed, ticks)
         publishing.charge(subject, len(ticks))

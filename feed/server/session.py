@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import UNSET
 
 from feed.access.action_policy import ActionPolicy, MessageLimiter
-from feed.access.entitlements import OPEN_GRANT, Entitlements, Grant
+from feed.access.entitlements import OPEN_GRANT, Entitlements, Grant, Proof
 from feed.fanout.encoded_ticks import EncodedTicks, WireFormat, message_frame, wire_format_for
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
@@ -151,7 +151,7 @@ class Session:
             self.outbox.extended = True
             self.must_resubscribe = bool(self.subscriptions)
         match action:
-            case Auth() if self.grant is OPEN_GRANT:
+            case Auth() if self.grant is not None and self.grant.proof is Proof.NOTHING:
                 self._send(messages.authenticated(action.id))
                 return None
             case actions.Ping():

@@ -49,7 +49,7 @@ async def test_it_asks_for_a_key(closed_site: ServerProcess, browser: Any, tmp_p
         async with page.expect_navigation():
             await page.keyboard.press("Enter")
         await visit.until(
-            f"{ASKED} && document.getElementById('key-why').textContent.includes('refused')"
+            f"{ASKED} && document.getElementById('key-why').textContent.includes('rejected')"
         )
         assert await page.evaluate("sessionStorage.length") == 0
 
@@ -96,7 +96,7 @@ async def test_a_key_is_shown_again_after_a_restart_and_told_when_revoked(
         await visit.until("tickcast.selected.stream.reconnects === 1")
         revoke_key(keys, ID, datetime.now(UTC))
         await visit.until(ASKED)
-        assert "refused" in await visit.text("key-why")
+        assert "rejected" in await visit.text("key-why")
         assert [each for each in visit.complaints if "WebSocket connection to" not in each] == []
 
 

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple
+from math import inf, isfinite
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    SupportsFloat,
+    SupportsIndex,
+    TypeVar,
+)
 
 from msgspec import Struct, StructMeta, field
 from msgspec.structs import replace
 
 from tickcast.wire.errors import InvalidTick
 from tickcast.wire.times import Time
+from tickcast.wire.values import to_count, to_id, to_number, to_text, to_time
 
 DEFAULT_FEED: Final = "live"
 Timeframe = Literal["1s", "5s", "1m", "5m", "1h", "1d"]
+TIMEFRAMES: Final = ("1s", "5s", "1m", "5m", "1h", "1d")
+SIDES: Final = ("B", "S")
+# What programs may pass for a price or a size, and for a time; see `tickcast.wire.values`.
+Number = SupportsFloat | SupportsIndex
+AnyTime = SupportsIndex | str | datetime
 # In the order in which messages list them.
 CHANNELS: Final = (
     "trades",
@@ -44,23 +60,19 @@ _SYMBOL = re.compile(r"[A-Za-z0-9._/:-]{1,32}")
 
 
 class _TickType(StructMeta):
-    """Lets programs write `Trade("AAPL", 187.1, 100)`: some positional arguments, and the time now.
+    """Lets programs write `Trade("AAPL", 187.1, 100)`: positional arguments, and the time now.
 
-    msgspec takes positional arguments in the order of the fields, which is also the order on the
-    wire and in tapes. A default for `time` would make decoders accept ticks without a time. They
-    do not come through here.
+    The functions below check and convert the arguments. Decoders don't come through here: for them
+    a default of `time` would make it optional on the wire.
     """
 
     if not TYPE_CHECKING:
 
         def __call__(self, *values: Any, **fields: Any) -> Any:
-            names = self._positional
-            if len(values) > len(names):
-                raise TypeError(f"{self.__name__} takes only {', '.join(names)} by position")
-            fields = dict(zip(names, values, strict=False)) | fields if values else fields
-            if "time" not in fields:
-                fields["time"] = Time.now()
-            return super().__call__(**fields)
+            construct = _CONSTRUCTORS.get(self)
+            if construct is None:  # A derived class, such as one with time stamps.
+                return super().__call__(*values, **fields)
+            return construct(*values, **fields)
 
 
 class Trade(
@@ -91,13 +103,12 @@ class Trade(
     seq: int | None = None
     snap: bool = False
     conflated: int = field(name="cf", default=0)
-    _positional: ClassVar = ("symbol", "price", "size")
 
     if TYPE_CHECKING:
 
         def __init__(
-            self, symbol: str, price: float, size: float, *, id: int | str | None = None,
-            venue: str | None = None, side: Literal["B", "S"] | None = None, time: Time = ...,
+            self, symbol: str, price: Number, size: Number, *, id: int | str | None = None,
+            venue: str | None = None, side: Literal["B", "S"] | None = None, time: AnyTime = ...,
             seq: int | None = None, snap: bool = False, conflated: int = 0,
         ) -> None: ...  # fmt: skip
 
@@ -122,18 +133,19 @@ class Quote(
     seq: int | None = None
     snap: bool = False
     conflated: int = field(name="cf", default=0)
-    _positional: ClassVar = ("symbol", "bid_price", "bid_size", "ask_price", "ask_size")
 
     if TYPE_CHECKING:
 
         def __init__(
-            self, symbol: str, bid_price: float, bid_size: float, ask_price: float,
-            ask_size: float, *, bid_venue: str | None = None, ask_venue: str | None = None,
-            time: Time = ..., seq: int | None = None, snap: bool = False, conflated: int = 0,
+            self, symbol: str, bid_price: Number, bid_size: Number, ask_price: Number,
+            ask_size: Number, *, bid_venue: str | None = None, ask_venue: str | None = None,
+            time: AnyTime = ..., seq: int | None = None, snap: bool = False, conflated: int = 0,
         ) -> None: ...  # fmt: skip
 
 
-class Bar(Struct, tag_field="T", tag="b", kw_only=True, omit_defaults=True, gc=False):
+class Bar(
+    Struct, metaclass=_TickType, tag_field="T", tag="b", kw_only=True, omit_defaults=True, gc=False
+):
     """The trading in one interval. `time` is its start; the other attributes are as in `Trade`."""
 
     symbol: str = field(name="S")
@@ -150,13 +162,136 @@ class Bar(Struct, tag_field="T", tag="b", kw_only=True, omit_defaults=True, gc=F
     snap: bool = False
     conflated: int = field(name="cf", default=0)
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, *, symbol: str, open: Number, high: Number, low: Number, close: Number,
+            volume: Number, trade_count: SupportsIndex, vwap: Number, time: AnyTime,
+            timeframe: Timeframe = "1m", seq: int | None = None, snap: bool = False,
+            conflated: int = 0,
+        ) -> None: ...  # fmt: skip
+
 
 Tick = Trade | Quote | Bar
 
-# For loops that create millions of ticks: 0.08 µs each, where the classes take 0.6. All fields that
-# have no default must be given.
-new_trade: Final = partial(replace, Trade("", 0.0, 0.0, time=Time(0)))
-new_quote: Final = partial(replace, Quote("", 0.0, 0.0, 0.0, 0.0, time=Time(0)))
+# For loops that create millions of ticks: 0.08 µs each, where the classes take 0.3. All fields that
+# have no default must be given, with the types of the fields.
+_NO_TRADE: Final[Trade] = StructMeta.__call__(Trade, symbol="", price=0.0, size=0.0, time=Time(0))
+_NO_QUOTE: Final[Quote] = StructMeta.__call__(
+    Quote, symbol="", bid_price=0.0, bid_size=0.0, ask_price=0.0, ask_size=0.0, time=Time(0)
+)
+_NO_BAR: Final[Bar] = StructMeta.__call__(
+    Bar, symbol="", open=0.0, high=0.0, low=0.0, close=0.0, volume=0.0, trade_count=0, vwap=0.0,
+    time=Time(0),
+)  # fmt: skip
+new_trade: Final = partial(replace, _NO_TRADE)
+new_quote: Final = partial(replace, _NO_QUOTE)
+new_bar: Final = partial(replace, _NO_BAR)
+
+
+# ---------------------------------------------------------------------------- construction
+
+
+_EXACT: Final = frozenset((float, int))
+_CONSTRUCTORS: Final[dict[type, Callable[..., Any]]] = {}
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _constructs(kind: type[Tick]) -> Callable[[F], F]:
+    """Let a call of a class call a function instead, which errors then name like the class."""
+
+    def register(function: F) -> F:
+        function.__qualname__ = kind.__name__
+        _CONSTRUCTORS[kind] = function
+        return function
+
+    return register
+
+
+@_constructs(Trade)
+def _construct_trade(
+    symbol: Any, price: Any, size: Any, *, id: Any = None, venue: Any = None, side: Any = None,
+    time: Any = None, seq: int | None = None, snap: bool = False, conflated: int = 0,
+) -> Trade:  # fmt: skip
+    if type(symbol) is not str:
+        symbol = to_text("Trade.symbol", symbol)
+    if type(price) not in _EXACT:
+        price = to_number("Trade.price", price)
+    if type(size) not in _EXACT:
+        size = to_number("Trade.size", size)
+    if type(time) is not Time:
+        time = Time.now() if time is None else to_time("Trade.time", time)
+    if id is not None and type(id) is not int and type(id) is not str:
+        id = to_id("Trade.id", id)  # noqa: A001
+    if venue is not None and type(venue) is not str:
+        venue = to_text("Trade.venue", venue)
+    if side is not None:
+        _check_choice("Trade.side", side, SIDES)
+    return new_trade(
+        symbol=symbol, id=id, venue=venue, price=price, size=size, side=side, time=time, seq=seq,
+        snap=snap, conflated=conflated,
+    )  # fmt: skip
+
+
+@_constructs(Quote)
+def _construct_quote(
+    symbol: Any, bid_price: Any, bid_size: Any, ask_price: Any, ask_size: Any, *,
+    bid_venue: Any = None, ask_venue: Any = None, time: Any = None, seq: int | None = None,
+    snap: bool = False, conflated: int = 0,
+) -> Quote:  # fmt: skip
+    if type(symbol) is not str:
+        symbol = to_text("Quote.symbol", symbol)
+    if type(bid_price) not in _EXACT:
+        bid_price = to_number("Quote.bid_price", bid_price)
+    if type(bid_size) not in _EXACT:
+        bid_size = to_number("Quote.bid_size", bid_size)
+    if type(ask_price) not in _EXACT:
+        ask_price = to_number("Quote.ask_price", ask_price)
+    if type(ask_size) not in _EXACT:
+        ask_size = to_number("Quote.ask_size", ask_size)
+    if type(time) is not Time:
+        time = Time.now() if time is None else to_time("Quote.time", time)
+    if bid_venue is not None and type(bid_venue) is not str:
+        bid_venue = to_text("Quote.bid_venue", bid_venue)
+    if ask_venue is not None and type(ask_venue) is not str:
+        ask_venue = to_text("Quote.ask_venue", ask_venue)
+    return new_quote(
+        symbol=symbol, bid_venue=bid_venue, bid_price=bid_price, bid_size=bid_size,
+        ask_venue=ask_venue, ask_price=ask_price, ask_size=ask_size, time=time, seq=seq, snap=snap,
+        conflated=conflated,
+    )  # fmt: skip
+
+
+@_constructs(Bar)
+def _construct_bar(
+    *, symbol: Any, open: Any, high: Any, low: Any, close: Any, volume: Any, trade_count: Any,
+    vwap: Any, time: Any, timeframe: Any = "1m", seq: int | None = None, snap: bool = False,
+    conflated: int = 0,
+) -> Bar:  # fmt: skip
+    if type(symbol) is not str:
+        symbol = to_text("Bar.symbol", symbol)
+    if not _EXACT.issuperset(map(type, (open, high, low, close, volume, vwap))):
+        open = to_number("Bar.open", open)  # noqa: A001
+        high = to_number("Bar.high", high)
+        low = to_number("Bar.low", low)
+        close = to_number("Bar.close", close)
+        volume = to_number("Bar.volume", volume)
+        vwap = to_number("Bar.vwap", vwap)
+    if type(trade_count) is not int:
+        trade_count = to_count("Bar.trade_count", trade_count)
+    if type(time) is not Time:
+        time = to_time("Bar.time", time)
+    _check_choice("Bar.timeframe", timeframe, TIMEFRAMES)
+    return new_bar(
+        symbol=symbol, open=open, high=high, low=low, close=close, volume=volume,
+        trade_count=trade_count, vwap=vwap, time=time, timeframe=timeframe, seq=seq, snap=snap,
+        conflated=conflated,
+    )  # fmt: skip
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidTick(f"{name}: {value!a:.60} is not one of {', '.join(choices)}")
 
 
 class StreamKey(NamedTuple):
@@ -210,18 +345,22 @@ def validate(tick: Tick) -> None:
     Raises:
         InvalidTick: the tick breaks a rule; the message names the first one.
     """
-    if not is_symbol(tick.symbol):
+    if type(tick.symbol) is not str or not is_symbol(tick.symbol):
         # Quoted in part and in ASCII, because the message is logged.
         raise InvalidTick(
-            f"symbol {tick.symbol[:40]!a} is not 1 to 32 characters of A-Z a-z 0-9 . _ / : -"
+            f"symbol {str(tick.symbol)[:40]!a} is not 1 to 32 characters of A-Z a-z 0-9 . _ / : -"
         )
+    if type(tick.time) is not Time:
+        raise InvalidTick(f"t must be a time, not {tick.time!a:.60}")
     if isinstance(tick, Trade):
         _check_price("p", tick.price)
         _check_amount("s", tick.size)
         if tick.id is not None:
-            _check_text("i", tick.id)
+            _check_id("i", tick.id)
         if tick.venue is not None:
             _check_text("x", tick.venue)
+        if tick.side is not None:
+            _check_choice("tks", tick.side, SIDES)
     elif isinstance(tick, Quote):
         _check_price("bp", tick.bid_price)
         _check_amount("bs", tick.bid_size)
@@ -242,25 +381,45 @@ def validate(tick: Tick) -> None:
         _check_price("vw", tick.vwap)
 
 
+# Only floats and plain integers are encoded as numbers, and a program may set an attribute to
+# anything else.
+
+
 def _check_price(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise InvalidTick(f"{name} must be a finite number, not {value}")
+    if (type(value) is not float or not isfinite(value)) and not _is_exact_integer(value):
+        raise InvalidTick(f"{name} must be a finite number, not {value!a:.60}")
 
 
 def _check_amount(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise InvalidTick(f"{name} must be a finite number of at least 0, not {value}")
+    if (type(value) is not float or not 0 <= value < inf) and not (
+        _is_exact_integer(value) and value >= 0
+    ):
+        raise InvalidTick(f"{name} must be a finite number of at least 0, not {value!a:.60}")
+
+
+def _is_exact_integer(value: object) -> bool:
+    """Whether a value is an integer that a float can hold, as clients receive it."""
+    return type(value) is int and abs(value) < 2**1000 and float(value) == value
 
 
 def _check_integer(name: str, value: int) -> None:
+    if type(value) is not int:
+        raise InvalidTick(f"{name} must be an integer, not {value!a:.60}")
     if not -(2**63) <= value < 2**63:
         raise InvalidTick(f"{name} must fit 64 bits")
 
 
-def _check_text(name: str, value: int | str) -> None:
+def _check_id(name: str, value: int | str) -> None:
     if isinstance(value, int):
         _check_integer(name, value)
-    elif not 0 < len(value) <= TEXT_MAX:
+    else:
+        _check_text(name, value)
+
+
+def _check_text(name: str, value: str) -> None:
+    if type(value) is not str:
+        raise InvalidTick(f"{name} must be text, not {value!a:.60}")
+    if not 0 < len(value) <= TEXT_MAX:
         raise InvalidTick(f"{name} must have 1 to {TEXT_MAX} characters, not {len(value)}")
-    elif not value.isprintable():
+    if not value.isprintable():
         raise InvalidTick(f"{name} must be printable text, not {value!a}")

@@ -106,7 +106,9 @@ class Time(int):
             # msgspec decodes MessagePack timestamps as datetimes.
             since = value - datetime(1970, 1, 1, tzinfo=UTC)
             whole = since.days * 86_400 + since.seconds
-            return cls._checked(whole * NS_PER_SECOND + since.microseconds * 1000)
+            # pandas' timestamps are datetimes, with nanoseconds in addition.
+            ns = since.microseconds * 1000 + getattr(value, "nanosecond", 0)
+            return cls._checked(whole * NS_PER_SECOND + ns)
         to_ns = getattr(value, "to_unix_nano", None)
         if to_ns is not None:
             return cls._checked(int(to_ns()))

@@ -131,7 +131,7 @@ async def publish(directory: Path, rate: int, seconds: float) -> None:
                 await publisher.publish(
                     [Trade(symbol=symbol, price=1640.25, size=3, time=due) for _ in range(BATCH)]
                 )
-        await publisher.drain()
+        await publisher.flush()
         late_s = time.monotonic() - began - turns * TURN_S
     await client.aclose()
     spent = time.process_time()

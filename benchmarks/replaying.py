@@ -181,7 +181,7 @@ async def publish(url: str, count: int) -> None:
         for start in range(0, count, BATCH_TICKS_MAX):
             await publisher.publish(ticks[start : start + BATCH_TICKS_MAX], checked=True)
             await asyncio.sleep(0)
-        await publisher.drain()
+        await publisher.flush()
         took_s = time.monotonic() - began_s
         cost = [begin_s, time.process_time(), took_s]
     await client.aclose()

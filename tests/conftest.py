@@ -184,7 +184,7 @@ async def market(publisher: FeedPublisher) -> AsyncIterator[None]:
     symbols = symbol_names(5)
     past = generate(symbols, 500, 1, Time.now())
     await publisher.publish([next(past) for _ in range(3000)])
-    await publisher.drain()
+    await publisher.flush()
     now = generate(symbols, 500, 2, Time.now())
     task = asyncio.create_task(play(now, publisher, Pacer()))
     yield

@@ -137,7 +137,7 @@ async def test_a_long_conversation_fits_it(
     await publisher.publish([
         trade(id=1, side="B", venue="X"), quote(bid_venue="X", ask_venue="Y"), bar(), *trades(3)
     ])  # fmt: skip
-    await publisher.drain()
+    await publisher.flush()
     options = {"subprotocols": ["tickcast.v1.json"]}
     async with (
         running_server(with_tapes, redis_url) as server,

@@ -90,7 +90,7 @@ async def test_examples_with_a_server(
     monkeypatch.setenv("TICKCAST_RUNTIME_DIR", str(settings.runtime_dir))
     write_tape(tmp_path, "es-2013-09-01")
     await publisher.publish([*trades(3), quote(), bar()])
-    await publisher.drain()
+    await publisher.flush()
     async with running_server(replace(settings, tapes=str(tmp_path)), redis_url) as server:
         # In a thread, since examples run their own event loop, or none.
         await asyncio.to_thread(run, test, URL=server.stream)

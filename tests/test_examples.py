@@ -28,7 +28,7 @@ async def test_replayed_trades_are_charted(
     server: RunningServer, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     await publisher.publish(list(islice(CsvRecording(ES_TRADES, "ES"), 5000)))
-    await publisher.drain()
+    await publisher.flush()
     command = example("chart.py", "ES", "--url", server.stream)
     said = await run_program(command, tmp_path, ends=True)
     assert said[-1].endswith("candles in chart.png")

@@ -134,7 +134,7 @@ class LoadProducer:
 
     async def _drain(self) -> None:
         # Wait for Redis only for a limited time: the run must end with a report in any case.
-        await self._publisher.drain_or_give_up(_DRAIN_S)
+        await self._publisher.flush_or_give_up(_DRAIN_S)
         if dropped := self._publisher.dropped_ticks:
             raise BrokerUnavailable(f"{dropped:,} ticks were dropped while Redis was away")
 

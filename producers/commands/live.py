@@ -127,7 +127,7 @@ async def _drain(publisher: FeedPublisher) -> None:
 
     Ticks that can't be published in time are reported when the publisher closes.
     """
-    draining = asyncio.create_task(publisher.drain_or_give_up(_DRAIN_S))
+    draining = asyncio.create_task(publisher.flush_or_give_up(_DRAIN_S))
     while not draining.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([draining])

@@ -71,7 +71,7 @@ async def _publish(settings: Settings, source: int, feed: str, bad: BadLines) ->
                     ticks = []
                     bad.report(number, str(error))
             await publisher.publish(ticks)
-        await publisher.drain()
+        await publisher.flush()
     if left_out:
         fields = ", ".join(sorted(left_out))
         click.echo(f"tickcast: {bad.source}: left out {fields}, which ticks do not have", err=True)

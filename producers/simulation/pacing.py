@@ -74,5 +74,5 @@ async def play(
         batch.append(stamp(tick))
         count += 1
     await flush()
-    await publisher.drain()
+    await publisher.flush()
     return count

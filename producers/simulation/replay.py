@@ -193,7 +193,7 @@ class Replay:
                 await self._publish_due()
             if self.state.mode is not self._announced_mode:
                 await self._announce_change()
-        await self._publisher.drain()
+        await self._publisher.flush()
 
     def _is_over(self) -> bool:
         limit = self._options.limit
@@ -322,7 +322,7 @@ class Replay:
         """Announce a change after the ticks that precede it."""
         if self._epochs != self._epochs_due():
             await self._begin_epoch()
-        await self._publisher.drain()
+        await self._publisher.flush()
         self._announced_mode = self.state.mode
         try:
             await self._control.announce(self.state)

@@ -82,7 +82,7 @@ async def test_ticks_are_recorded_with_epochs(
     server: RunningServer, publisher: FeedPublisher, tmp_path: Path
 ) -> None:
     await publisher.publish(trades(2))
-    await publisher.drain()
+    await publisher.flush()
     async with recording(server.stream, tmp_path) as recorder:
         await publisher.publish([*trades(3), *trades(2, "NQ"), *trades(1, "YM"), quote("ES")])
         await until(lambda: recorder.ticks == 6)
@@ -111,7 +111,7 @@ async def test_next_recording_continues_where_the_last_one_stopped(
         await until(lambda: recorder.ticks == 5 and not recorder._without_epoch)
         await until(lambda: not recorder._writer.waiting_bytes)
     await publisher.publish([*trades(4), *trades(1, "NQ"), *trades(2, "NYM"), *trades(2, "YM")])
-    await publisher.drain()
+    await publisher.flush()
     async with recording(server.stream, tmp_path) as recorder:
         await until(lambda: recorder.ticks == 7)
         await publisher.publish(trades(1))
@@ -132,7 +132,7 @@ async def test_ticks_lost_from_history_are_recorded_as_a_gap(
         await publisher.publish(trades(3))
         await until(lambda: recorder.ticks == 3)
     await publisher.publish(trades(7))
-    await publisher.drain()
+    await publisher.flush()
     await redis.delete("tickcast:{live/trades/ES}:history")
     async with recording(server.stream, tmp_path) as recorder:
         await publisher.publish(trades(1))
@@ -155,7 +155,7 @@ async def test_new_epoch_is_recorded_as_a_gap(
         await until(lambda: recorder.ticks == 5 and not recorder._without_epoch)
     await redis.flushall()
     await publisher.publish(trades(4))
-    await publisher.drain()
+    await publisher.flush()
     async with recording(server.stream, tmp_path, asks=asks) as recorder:
         await until(lambda: recorder.gaps == 1)
         await publisher.publish(trades(1))
@@ -180,7 +180,7 @@ async def test_recording_resumes_after_a_lost_connection(
         await publisher.publish(trades(3))
         await until(lambda: recorder.ticks == 3)
     await publisher.publish(trades(5))
-    await publisher.drain()
+    await publisher.flush()
     async with running_server(settings, redis_url, port):
         await until(lambda: recorder.ticks == 8)
         await context.__aexit__(None, None, None)
@@ -224,7 +224,7 @@ async def test_recording_of_a_replayed_tape_has_the_same_content(
     ):
         for tick in tape.read():
             await publisher.publish([replace(tick, seq=None)])
-        await publisher.drain()
+        await publisher.flush()
         await until(lambda: recorder.ticks == tape.manifest.ticks, 40)
     (again,) = tapes(tmp_path / "again")
     assert again.manifest.content == tape.manifest.content

@@ -136,10 +136,10 @@ async def test_the_page_and_streams_work_below_a_prefix(
                     await asyncio.sleep(0.05)
         # The proxy is gone: the client reconnects and misses nothing.
         await publisher.publish(trades(5))
-        await publisher.drain()
+        await publisher.flush()
         async with running(proxy(port, upstream, tmp_path), port):
             await publisher.publish(trades(5))
-            await publisher.drain()
+            await publisher.flush()
             last = got[-1].seq
             assert last is not None
             await until(lambda: (got[-1].seq or 0) >= last + 10, 20)

@@ -74,7 +74,7 @@ class Source:
                 await self._offer(min(due, _BATCH_MAX))
             if due < _BATCH_MAX:
                 await asyncio.sleep(_STEP_S)
-        await self.publisher.drain()
+        await self.publisher.flush()
         self.ended = True
 
     async def _offer(self, number: int) -> None:

@@ -126,7 +126,7 @@ async def staged(scene: Scene, streams: int, metrics_port: int) -> Stage:
         await publisher.publish(
             [Trade(symbol=f"SYMBOL{name:05}", price=1.5, size=2, time=now) for name in names]
         )
-    await publisher.drain()
+    await publisher.flush()
     stage = Stage(scene, server, metrics_port)
     scene.start(stage.bystander)
     await scene.until_live([stage.bystander])

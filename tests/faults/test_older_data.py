@@ -25,7 +25,7 @@ async def test_one_new_epoch_for_300_streams(directory: Path) -> None:
         publisher = await scene.publisher(store.url)
         source = scene.start(Source(publisher, made_up(SYMBOLS), RATE))
         await scene.flowing(source, 2 * len(SYMBOLS))
-        await publisher.drain()
+        await publisher.flush()
         await store.save_data()
         await scene.flowing(source, source.offered + 5 * len(SYMBOLS))
         await scene.recovered(source, clients)

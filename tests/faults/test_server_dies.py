@@ -67,7 +67,7 @@ async def test_symbols_that_appear_while_the_server_is_away(directory: Path) -> 
         await scene.until(lambda: all(each.has("OLD", 10) for each in clients), 5, "they have OLD")
         server.kill()
         await publisher.publish(islice(made_up(["NEW"]), 10))
-        await publisher.drain()
+        await publisher.flush()
         await server.start()
         await scene.until(lambda: all(each.has("NEW", 10) for each in clients), 10, "they have NEW")
         tell("symbols that appear meanwhile", 20, clients)

@@ -203,7 +203,7 @@ class Bystander:
         """Check that live ticks and history arrive, and that the server is ready."""
         self._seq += 1
         await self._publisher.publish([trade()])
-        await self._publisher.drain()
+        await self._publisher.flush()
         assert [tick["seq"] for tick in await self._talk.ticks(1)] == [self._seq]
         async with talking(self._server.stream) as other:
             await other.ask(action="subscribe", trades=["ES"], start=int(T0))
@@ -265,7 +265,7 @@ async def test_edges_are_the_trouble_of_their_sender(
 ) -> None:
     write_tape(tmp_path)
     await publisher.publish(trades(20))
-    await publisher.drain()
+    await publisher.flush()
     source = Recorded(0, 1000, symbol="REPLAYED")
     encoding = "msgpack" if packs else "json"
     async with (
@@ -298,7 +298,7 @@ async def test_edges_in_addresses(
     server: RunningServer, publisher: FeedPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     await publisher.publish(trades(3))
-    await publisher.drain()
+    await publisher.flush()
     values = [str(each) for each in [*NUMBERS, *OTHERS] if each != "\ud800"]
     async with httpx.AsyncClient(base_url=server.http) as http:
         for path, names in PARAMETERS.items():

@@ -130,7 +130,7 @@ async def test_a_slow_client_that_reads_again_gets_the_reason(
         protocol.pause_writing()  # Pretend that its socket is full.
         for _ in range(5):
             await publisher.publish(trades(500))
-            await publisher.drain()
+            await publisher.flush()
         await until(lambda: protocol.close_sent)  # type: ignore[union-attr]
         with contextlib.suppress(ConnectionClosed):
             while True:

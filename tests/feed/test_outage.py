@@ -80,7 +80,7 @@ async def test_what_was_published_during_a_cut_comes_from_history(
             await redis.client_kill_filter(_type="pubsub")
             for size in (3, 700):
                 await publisher.publish(trades(size))
-                await publisher.drain()
+                await publisher.flush()
                 await asyncio.sleep(0)
                 expected = list(range(seen + 1, seen + size + 1))
                 assert [tick["seq"] for tick in await talk.ticks(size)] == expected
@@ -125,7 +125,7 @@ async def test_a_store_that_is_killed_with_its_supervisor_comes_back(
     settings: Settings, redis_url: str, publisher: FeedPublisher, runtime_dir: Path
 ) -> None:
     await publisher.publish(trades(3))
-    await publisher.drain()
+    await publisher.flush()
     async with running_server(settings, redis_url) as server, talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["ES"], start=0)
         assert [tick["seq"] for tick in await talk.ticks(3)] == [1, 2, 3]

@@ -131,7 +131,7 @@ class FeedPublisher:
     async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
         try:
             if kind is None:
-                await self.drain()
+                await self.flush()
             elif not self.is_away:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_GRACE_S):
@@ -166,7 +166,7 @@ class FeedPublisher:
             await self._has_room.wait()
             self._raise_failure()
 
-    async def drain(self) -> None:
+    async def flush(self) -> None:
         """Wait until all ticks accepted so far are published or dropped. Raises like `publish`."""
         self._raise_failure()
         await self._is_idle.wait()
@@ -177,11 +177,11 @@ class FeedPublisher:
 
         This waits while Redis is away. Raises like `publish`.
         """
-        await self.drain()
+        await self.flush()
         await self._retry(self._sender.begin_epoch)
 
-    async def drain_or_give_up(self, patience_s: float) -> None:
-        """Call `drain` with a time limit. At the limit, the publisher fails permanently.
+    async def flush_or_give_up(self, patience_s: float) -> None:
+        """Call `flush` with a time limit. At the limit, the publisher fails permanently.
 
         Raises:
             BrokerUnavailable: the time limit has passed.
@@ -189,7 +189,7 @@ class FeedPublisher:
         """
         try:
             async with asyncio.timeout(patience_s):
-                await self.drain()
+                await self.flush()
         except TimeoutError:
             reason = self._outage.error if self._outage else "no service from Redis: it is too slow"
             self._fail(BrokerUnavailable(f"{reason}; gave up after {patience_s:g} s"))
@@ -383,9 +383,9 @@ class Publisher:
         """
         await self._opened.publish([ticks] if isinstance(ticks, Trade | Quote | Bar) else ticks)
 
-    async def drain(self) -> None:
+    async def flush(self) -> None:
         """Wait until all ticks accepted so far are published or dropped. Raises like `publish`."""
-        await self._opened.drain()
+        await self._opened.flush()
 
     @property
     def _opened(self) -> FeedPublisher:

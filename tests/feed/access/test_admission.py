@@ -153,7 +153,7 @@ async def test_uncovered_symbols_are_409_and_wildcards_are_narrowed(
             assert (await ask(socket, action="list"))["trades"] == []
             assert (await ask(socket, action="subscribe", trades=["*"]))["trades"] == ["*"]
             await publisher.publish([trade("ETH-USD"), trade("BTC-USD"), trade("BTC-EUR")])
-            await publisher.drain()
+            await publisher.flush()
             heard: set[str] = set()
             while len(heard) < 2:
                 heard |= {tick["S"] for tick in json.loads(await socket.recv())}

@@ -33,7 +33,7 @@ ES = StreamKey("live", "trades", "ES")
 
 async def publish(publisher: FeedPublisher, *ticks: Trade) -> None:
     await publisher.publish(ticks)
-    await publisher.drain()
+    await publisher.flush()
 
 
 async def seqs(talk: Talk, count: int) -> list[int]:
@@ -103,7 +103,7 @@ async def test_the_history_of_all_streams(server: RunningServer, publisher: Feed
     for _ in range(3):
         await publisher.publish([trade(symbol) for symbol in symbols])
         await publisher.publish([quote(symbol) for symbol in symbols])
-        await publisher.drain()
+        await publisher.flush()
     async with talking(server.stream) as talk:
         epoch = (await talk.ask(action="list", id=1))["epoch"]
         resume = {"epoch": epoch, "quotes": {"*": 0, "S7": 2}}

@@ -98,7 +98,7 @@ async def running(redis: Redis, settings: Settings) -> AsyncIterator[Ingest]:
 async def published(publisher: FeedPublisher, symbols: Sequence[str], count: int) -> None:
     for symbol in symbols:
         await publisher.publish(trades(count, symbol))
-    await publisher.drain()
+    await publisher.flush()
 
 
 async def stored(redis: Redis, symbols: Sequence[str]) -> dict[str, bytes]:

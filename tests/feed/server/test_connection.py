@@ -79,14 +79,14 @@ async def test_wildcards_get_streams_that_appear_later_from_their_first_tick(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     await publisher.publish([trade("OLD")])
-    await publisher.drain()
+    await publisher.flush()
     async with talking(server.stream) as everything, talking(server.stream) as prefix:
         await everything.ask(action="subscribe", trades=["*"])
         await prefix.ask(action="subscribe", trades=["NEW-*"])
         for round_ in range(5):
             for symbol in ("OLD", "NEW-1", "NEW-2", f"NEW-{round_ + 3}"):
                 await publisher.publish(trades(20, symbol))
-        await publisher.drain()
+        await publisher.flush()
         seen: dict[str, list[int]] = {}
         for tick in await everything.ticks(5 * 80):
             seen.setdefault(tick["S"], []).append(tick["seq"])
@@ -103,7 +103,7 @@ async def test_a_snapshot_is_the_latest_tick_of_each_stream(
 ) -> None:
     await publisher.publish(trades(5, "A"))
     await publisher.publish(trades(3, "B"))
-    await publisher.drain()
+    await publisher.flush()
     async with talking(server.stream) as talk:
         await talk.ask(action="subscribe", trades=["*", "NEVER"], snapshot=True)
         snapshot = {tick["S"]: (tick["seq"], tick["snap"]) for tick in await talk.ticks(2)}
@@ -118,7 +118,7 @@ async def test_actions_on_many_streams_are_answered_in_their_order(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     await publisher.publish([trade(f"M{number:03}") for number in range(350)])
-    await publisher.drain()
+    await publisher.flush()
     async with talking(server.stream) as talk:
         await talk.say(action="subscribe", trades=["*"], snapshot=True, id=0)
         await talk.say(action="configure", stamps=True, id=1)
@@ -131,7 +131,7 @@ async def test_actions_on_many_streams_are_answered_in_their_order(
         assert {each["S"] for each in heard[1:351]} == {f"M{number:03}" for number in range(350)}
         assert heard[-1]["trades"] == []
         await publisher.publish([trade("M001")])
-        await publisher.drain()
+        await publisher.flush()
         assert (await talk.ask(action="ping"))["T"] == "pong"
 
 
@@ -297,7 +297,7 @@ async def test_a_wildcard_gets_first_ticks_of_streams_that_others_ask_for_by_nam
             for _ in range(5):
                 await publisher.publish([trade(symbol)])
                 await asyncio.sleep(0)
-            await publisher.drain()
+            await publisher.flush()
             ticks = await everything.ticks(5)
             assert [(tick["S"], tick["seq"]) for tick in ticks] == [
                 (symbol, seq) for seq in range(1, 6)

@@ -95,7 +95,7 @@ async def many(publisher: FeedPublisher) -> None:
     """Return as many symbols as a large exchange has."""
     now = Time.now()
     await publisher.publish([Trade(symbol=name, price=1.5, size=2, time=now) for name in names()])
-    await publisher.drain()
+    await publisher.flush()
 
 
 @contextlib.asynccontextmanager
@@ -166,7 +166,7 @@ async def test_pages_contain_everything_once(
     now = Time.now()
     symbols = [f"A/{number}" for number in range(25)]
     await publisher.publish([Trade(symbol=name, price=1, size=1, time=now) for name in symbols])
-    await publisher.drain()
+    await publisher.flush()
     async with httpx.AsyncClient(base_url=server.http) as client:
         for start in ("/symbols?limit=10", "/snapshot?symbols=A/*,B&limit=10"):
             found: list[dict[str, Any]] = []

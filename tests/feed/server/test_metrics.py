@@ -64,7 +64,7 @@ async def test_ticks_and_bytes_are_counted(server: RunningServer, publisher: Fee
         await all_of_it.ask(action="subscribe", trades=["ES", "NQ"])
         await some.ask(action="subscribe", trades=["ES"], conflate_ms=60_000)
         await publisher.publish(trades(10, "ES"))
-        await publisher.drain()
+        await publisher.flush()
         await all_of_it.ticks(10)
         await some.ticks(1)
         full = await read(server)

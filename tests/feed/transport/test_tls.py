@@ -184,7 +184,7 @@ async def test_a_burst_arrives_whole_over_tls(
         talk.socket.transport.pause_reading()
         for _ in range(40):
             await publisher.publish(trades(500))
-        await publisher.drain()
+        await publisher.flush()
         talk.socket.transport.resume_reading()
         assert [tick["seq"] for tick in await talk.ticks(20_000)] == list(range(1, 20_001))
 

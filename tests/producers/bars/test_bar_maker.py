@@ -52,7 +52,7 @@ async def making(
             yield task
         finally:
             await cancel_and_wait([task])
-            await publisher.drain()
+            await publisher.flush()
 
 
 async def bars_in(
@@ -127,7 +127,7 @@ async def test_a_bar_whose_trades_were_trimmed_is_not_sent(
     async with FeedPublisher(redis, DEFAULT_FEED, settings) as publisher:
         for seconds in (0, 3, 8, 12, 15):
             await publisher.publish([at(seconds)])
-            await publisher.drain()
+            await publisher.flush()
         async with making(redis, settings):
             assert starts(await bars_in(redis, 1)) == [12]
 
@@ -184,7 +184,7 @@ async def test_each_bar_is_published_once_across_a_store_restart(
             store.lose_data()
         await store.start()
         await publisher.publish([at(13), at(16), at(19)])
-        await publisher.drain()
+        await publisher.flush()
         # A bar that was open when the store lost it may lack trades, and so may those of the next 2
         # s.
         expected = [0, 1, 5, 6, 10, 13, 16] if keeps else [10, 13, 16]

@@ -103,9 +103,9 @@ class Held(FeedPublisher):
 
     arrived: asyncio.Event
 
-    async def drain(self) -> None:
+    async def flush(self) -> None:
         await self.arrived.wait()
-        await super().drain()
+        await super().flush()
 
 
 async def test_announcements_do_not_overtake_the_last_ticks(

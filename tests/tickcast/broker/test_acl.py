@@ -56,7 +56,7 @@ async def test_a_publisher_does_its_whole_job(store: LockedStore, settings: Sett
     async with client_of(store, user) as client, asyncio.timeout(30):
         async with FeedPublisher(client, "live", settings, waits=True) as publisher:
             await publisher.publish([*numbered(1, 2), *numbered(1, symbol="NQ")])
-            await publisher.drain()
+            await publisher.flush()
             await survive_an_outage(store, publisher, numbered(3))
             await outlive_a_loss(store, publisher, [numbered(4), numbered(5)])
             await remove_what_is_old(store, publisher, numbered(6))
@@ -79,7 +79,7 @@ async def test_a_maker_of_bars_does_its_whole_job(store: LockedStore, settings: 
         await store.do("CONFIG", "RESETSTAT")
         async with FeedPublisher(client, "live", settings, waits=True) as publisher:
             await publisher.publish(bars_at(1, 2))
-            await publisher.drain()
+            await publisher.flush()
             await survive_an_outage(store, publisher, bars_at(3))
             await outlive_a_loss(store, publisher, [bars_at(4), bars_at(5)], BARS)
             await remove_what_is_old(store, publisher, bars_at(6), BARS)
@@ -100,7 +100,7 @@ async def make_a_bar(client: Redis, trades: FeedPublisher, settings: Settings, s
             for second in range(2):
                 time = Time(T0 + second * NS_PER_SECOND)
                 await trades.publish([trade(symbol, time=time)])
-            await trades.drain()
+            await trades.flush()
             key = StreamKey("live", "bars:1s", symbol)
             while not (await Store(client).heads([key]))[0].seq:
                 await asyncio.sleep(0.01)
@@ -123,7 +123,7 @@ async def survive_an_outage(
     await publisher.publish(ticks)
     await until(lambda: publisher.is_away)
     await store.start()
-    await publisher.drain()
+    await publisher.flush()
     assert (publisher.published - before, publisher.dropped_ticks) == (len(ticks), 0)
 
 
@@ -137,14 +137,14 @@ async def outlive_a_loss(
     before = await Store(store.admin).epoch("live")
     await store.do("DEL", keys.meta(key))
     await publisher.publish(ticks[0])
-    await publisher.drain()
+    await publisher.flush()
     (head,) = await Store(store.admin).heads([key])
     assert head.epoch > before
     assert head.seq == 1
     later = "7" * 14 + "-000000"
     await store.do("HSET", keys.meta(key), "epoch", later)
     await publisher.publish(ticks[1])
-    await publisher.drain()
+    await publisher.flush()
     assert (await Store(store.admin).heads([key]))[0].epoch > later
 
 
@@ -154,7 +154,7 @@ async def remove_what_is_old(
     await store.do("DEL", keys.history(key))
     await store.do("XADD", keys.history(key), "1-1", "b", "", "m", "")
     await publisher.publish(ticks)
-    await publisher.drain()
+    await publisher.flush()
     assert await store.ask("XLEN", keys.history(key)) == 1
 
 
@@ -192,7 +192,7 @@ async def come_after_many_others(
         await store.do("HSET", keys.meta(key), f"p:{number}", f"{number:012x} {number}")
     async with FeedPublisher(client, "live", settings) as publisher:
         await publisher.publish(ticks)
-        await publisher.drain()
+        await publisher.flush()
 
 
 async def test_a_server_does_its_whole_job(store: LockedStore, runtime_dir: Path) -> None:
@@ -203,7 +203,7 @@ async def test_a_server_does_its_whole_job(store: LockedStore, runtime_dir: Path
         FeedPublisher(client, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(1, 2))
-        await publisher.drain()
+        await publisher.flush()
         await store.do("CONFIG", "RESETSTAT")
         url = store.url_of(SERVER)
         await check_redis(url, ["live"])

@@ -81,9 +81,9 @@ async def test_nothing_crosses_databases(
 
         # A later epoch, new streams, and another replay, all in the other database.
         await publishers[1].publish([trade("ES", id=1), trade("OTHER", id=1)])
-        await publishers[1].drain()
+        await publishers[1].flush()
         await publishers[1].begin_epoch()
-        await publishers[1].drain()
+        await publishers[1].flush()
         with pytest.raises(ReplayFailed, match="no replay plays into the feed live"):
             await steer(there, "live", {"do": "pause"})
         async with replaying(there) as received_there:

@@ -41,8 +41,8 @@ async def test_publishing_continues_when_nothing_is_left_to_trim(
     redis: Redis, publisher: FeedPublisher, caplog: pytest.LogCaptureFixture
 ) -> None:
     await publisher.publish(trades(100))
-    await publisher.drain()
+    await publisher.flush()
     await HistoryTrimmer(redis, 1).trim_if_full()
     await publisher.publish(trades(100))
-    await publisher.drain()
+    await publisher.flush()
     assert publisher.published == 200

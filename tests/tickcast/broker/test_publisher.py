@@ -33,7 +33,7 @@ async def test_ticks_are_numbered_stored_and_published(
     await listener.get_message(timeout=5)
     await publisher.publish(trades(3))
     await publisher.publish([quote()])
-    await publisher.drain()
+    await publisher.flush()
     message = await listener.get_message(timeout=5)
     await listener.aclose()  # type: ignore[no-untyped-call]
     assert message is not None
@@ -67,7 +67,7 @@ async def test_under_load_batches_form_and_order_is_kept(
     count = 3 * BATCH_TICKS_MAX
     for tick in trades(count):
         await publisher.publish([tick])
-    await publisher.drain()
+    await publisher.flush()
     history = await Store(redis).history(ES, 0)
     assert [tick.seq for batch in history.batches for tick in batch.ticks] == [*range(1, count + 1)]
     assert [tick.time for batch in history.batches for tick in batch.ticks] == [
@@ -86,7 +86,7 @@ async def test_history_is_bounded_in_ticks(redis: Redis, settings: Settings) -> 
     async with FeedPublisher(redis, "live", bounded) as publisher:
         for tick in trades(35):
             await publisher.publish([tick])
-            await publisher.drain()
+            await publisher.flush()
         assert await history_of(Store(redis)) == list(range(26, 36))
         assert (await Store(redis).history(ES, 30)).batches[0].first_seq == 31
 
@@ -95,7 +95,7 @@ async def test_history_is_bounded_in_age(redis: Redis, settings: Settings) -> No
     bounded = Settings(runtime_dir=settings.runtime_dir, history_age_s=1)
     async with FeedPublisher(redis, "live", bounded) as publisher:
         await publisher.publish(trades(3))
-        await publisher.drain()
+        await publisher.flush()
         assert 0 < await redis.pttl(keys.history(ES)) <= 1000
         # Pretend that these were published two seconds ago.
         entries: Any = await redis.xrange(keys.history(ES))
@@ -104,7 +104,7 @@ async def test_history_is_bounded_in_age(redis: Redis, settings: Settings) -> No
         await redis.delete(keys.history(ES))
         await redis.xadd(keys.history(ES), fields, id=f"{seq}-{int(ms) - 2000}")
         await publisher.publish(trades(1))
-        await publisher.drain()
+        await publisher.flush()
         assert await history_of(Store(redis)) == [4]
         assert (await Store(redis).heads([ES]))[0].seq == 4
 
@@ -112,7 +112,7 @@ async def test_history_is_bounded_in_age(redis: Redis, settings: Settings) -> No
 async def test_history_is_read_in_pages(publisher: FeedPublisher, redis: Redis) -> None:
     for tick in trades(2500):
         await publisher.publish([tick])
-        await publisher.drain()
+        await publisher.flush()
     store, seen = Store(redis), list[int]()
     while True:
         page = await store.history(ES, seen[-1] if seen else 0)
@@ -125,18 +125,18 @@ async def test_history_is_read_in_pages(publisher: FeedPublisher, redis: Redis) 
 async def test_publish_rejects_invalid_ticks(publisher: FeedPublisher) -> None:
     with pytest.raises(InvalidTick, match="symbol"):
         await publisher.publish([trade("good"), trade("not good")])
-    await publisher.drain()
+    await publisher.flush()
     assert publisher.published == 1
 
 
 async def test_lost_data_begins_a_new_epoch(publisher: FeedPublisher, redis: Redis) -> None:
     store = Store(redis)
     await publisher.publish(trades(3))
-    await publisher.drain()
+    await publisher.flush()
     before = await store.epoch("live")
     await redis.flushall()
     await publisher.publish(trades(2))
-    await publisher.drain()
+    await publisher.flush()
     (head,) = await store.heads([ES])
     assert head.epoch == await store.epoch("live") > before
     assert head.seq == 2
@@ -145,11 +145,11 @@ async def test_lost_data_begins_a_new_epoch(publisher: FeedPublisher, redis: Red
 
 async def test_one_lost_stream_begins_a_new_epoch(publisher: FeedPublisher, redis: Redis) -> None:
     await publisher.publish(trades(3))
-    await publisher.drain()
+    await publisher.flush()
     before = await Store(redis).epoch("live")
     await redis.delete(keys.meta(ES), keys.history(ES))
     await publisher.publish(trades(1))
-    await publisher.drain()
+    await publisher.flush()
     assert (await Store(redis).heads([ES]))[0].epoch > before
 
 
@@ -158,22 +158,22 @@ async def test_a_publisher_with_an_old_epoch_adopts_the_new_one(
 ) -> None:
     store = Store(redis)
     await publisher.publish(trades(3))
-    await publisher.drain()
+    await publisher.flush()
     later = await store.begin_epoch("live", await store.epoch("live"))
     async with FeedPublisher(redis, "live", settings) as other:
         await other.publish(trades(1))
     await publisher.publish(trades(1))
-    await publisher.drain()
+    await publisher.flush()
     (head,) = await store.heads([ES])
     assert (head.epoch, head.seq) == (later, 2)
 
 
 async def test_scripts_may_be_flushed(publisher: FeedPublisher, redis: Redis) -> None:
     await publisher.publish(trades(1))
-    await publisher.drain()
+    await publisher.flush()
     await redis.script_flush()
     await publisher.publish(trades(1))
-    await publisher.drain()
+    await publisher.flush()
     assert await history_of(Store(redis)) == [1, 2]
 
 

@@ -32,7 +32,7 @@ async def test_a_block_left_by_an_error_accounts_for_all_ticks(
         with suppress(Failed):
             async with publisher:
                 await publisher.publish(numbered(1))
-                await publisher.drain()
+                await publisher.flush()
                 proxy.loses_answers = True
                 await publisher.publish(numbered(2, 3))
                 await until_seq(client, 3)
@@ -54,7 +54,7 @@ async def test_a_block_left_by_an_error_publishes_what_it_can(
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_cancelling_a_drain_ends_the_publisher(
+async def test_cancelling_a_flush_ends_the_publisher(
     store: OwnStore, client: Redis, settings: Settings, waits: bool
 ) -> None:
     publisher = FeedPublisher(client, "live", settings, waits=waits)
@@ -75,7 +75,7 @@ async def test_cancelling_a_drain_ends_the_publisher(
     assert (publisher.published, publisher.in_doubt, publisher.dropped_ticks) == (0, 0, 3)
 
 
-async def test_drain_or_give_up_ends_at_its_limit(
+async def test_flush_or_give_up_ends_at_its_limit(
     store: OwnStore, client: Redis, settings: Settings
 ) -> None:
     publisher = FeedPublisher(client, "live", settings)
@@ -83,7 +83,7 @@ async def test_drain_or_give_up_ends_at_its_limit(
     store.kill()
     await publisher.publish(numbered(1, 2))
     with pytest.raises(BrokerUnavailable, match=r"no answer from Redis: .*; gave up after 0\.1 s"):
-        await publisher.drain_or_give_up(0.1)
+        await publisher.flush_or_give_up(0.1)
     assert publisher.dropped_ticks == 2
     with pytest.raises(BrokerUnavailable, match="gave up"):
         await publisher.publish(numbered(3))
@@ -100,7 +100,7 @@ async def test_a_permanent_error_ends_it_with_exact_counts(
     async def work() -> None:
         async with publisher:
             await publisher.publish(numbered(1, 2))
-            await publisher.drain()
+            await publisher.flush()
             await client.delete(keys.meta(ES))
             await client.set(keys.meta(ES), "not a hash")
             await publisher.publish([*numbered(3, symbol="NQ"), *numbered(4, 5)])

@@ -66,7 +66,7 @@ async def test_a_killed_store_returns_without_its_data(
 ) -> None:
     async with FeedPublisher(client, "live", settings, waits=True) as publisher:
         await publisher.publish(numbered(1, 2, 3))
-        await publisher.drain()
+        await publisher.flush()
         before = await Store(client).epoch("live")
         store.kill()
         store.lose_data()
@@ -93,7 +93,7 @@ async def test_a_lost_answer_publishes_nothing_twice(
         FeedPublisher(through_proxy, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(0, symbol="NQ"))
-        await publisher.drain()
+        await publisher.flush()
         proxy.loses_answers = True
         await publisher.publish(numbered(1, 2, 3))
         await until_seq(client, 3)
@@ -101,7 +101,7 @@ async def test_a_lost_answer_publishes_nothing_twice(
         assert publisher.published == 1
         proxy.loses_answers = False
         proxy.cut()
-        await publisher.drain()
+        await publisher.flush()
         assert publisher.published == 5
     assert await ids_in(client) == [1, 2, 3, 4]
     told = [await announced.get_message(timeout=0.1) for _ in range(3)]
@@ -119,7 +119,7 @@ async def test_a_silent_store_counts_as_away(
     monkeypatch.setattr(pipe, "COMMAND_TIMEOUT_S", 0.2)
     async with FeedPublisher(client, "live", settings) as publisher:
         await publisher.publish(numbered(1))
-        await publisher.drain()
+        await publisher.flush()
         store.signal(signal.SIGSTOP)
         await publisher.publish(numbered(2))
         await until(lambda: publisher.is_away)
@@ -140,7 +140,7 @@ async def test_a_primary_that_becomes_a_replica_is_left(
 ) -> None:
     async with FeedPublisher(client, "live", settings) as publisher:
         await publisher.publish(numbered(1))
-        await publisher.drain()
+        await publisher.flush()
         before = await connections(client)
         await client.config_set("replica-serve-stale-data", serves_stale_data)
         await replicate(client, "127.0.0.1", "1")
@@ -153,7 +153,7 @@ async def test_a_primary_that_becomes_a_replica_is_left(
             with pytest.raises(BrokerUnavailable, match="no service from Redis"):
                 await FeedPublisher(own, "live", settings).__aenter__()
         await replicate(client, "NO", "ONE")
-        await publisher.drain()
+        await publisher.flush()
         assert not before & await connections(client)
     assert await ids_in(client) == [1, 2]
 
@@ -207,7 +207,7 @@ async def test_temporary_errors_are_retried(
 ) -> None:
     async with FeedPublisher(client, "live", settings) as publisher:
         await publisher.publish(numbered(1))
-        await publisher.drain()
+        await publisher.flush()
         async with make_client(store.url) as other:
             await _REFUSE[kind](other, runtime_dir)
         await publisher.publish([*numbered(2), *numbered(3, symbol="NQ")])
@@ -216,7 +216,7 @@ async def test_temporary_errors_are_retried(
         await publisher.publish(numbered(4))
         async with make_client(store.url) as other:
             await _recover(other, kind)
-        await publisher.drain()
+        await publisher.flush()
     assert await ids_in(client) == [1, 2, 4]
     assert (publisher.accepted, publisher.published) == (4, 4)
     assert (publisher.dropped_ticks, publisher.in_doubt) == (0, 0)
@@ -234,7 +234,7 @@ async def test_another_redis_takes_over(
         FeedPublisher(by_address, "live", settings) as publisher,
     ):
         await publisher.publish(numbered(1))
-        await publisher.drain()
+        await publisher.flush()
         before = await Store(client).epoch("live")
         address.unlink()
         address.symlink_to(runtime_dir / "other" / "socket")
@@ -242,7 +242,7 @@ async def test_another_redis_takes_over(
         await replicate(client, "127.0.0.1", "1")
         await publisher.publish(numbered(2))
         async with asyncio.timeout(10):
-            await publisher.drain()
+            await publisher.flush()
         assert await ids_in(at_other) == [2]
         assert await Store(at_other).epoch("live") > before
 
@@ -266,7 +266,7 @@ async def test_a_live_source_loses_its_oldest_ticks_beyond_the_limits(
     kept = 64 * 1024 // TICK_BYTES
     async with FeedPublisher(client, "live", small) as publisher:
         await publisher.publish(numbered(0))
-        await publisher.drain()
+        await publisher.flush()
         store.kill()
         await publisher.publish(numbered(1))
         await until(lambda: publisher.is_away)
@@ -281,7 +281,7 @@ async def test_a_live_source_loses_its_oldest_ticks_beyond_the_limits(
         }
         assert publisher.dropped_ticks == first - 2
         await store.start()
-        await publisher.drain()
+        await publisher.flush()
         assert not publisher.is_away
         await publisher.publish(numbered(30_004))
     assert await ids_in(client) == [0, 1, *range(first, 30_005)]

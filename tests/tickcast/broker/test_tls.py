@@ -105,13 +105,13 @@ async def test_ticks_pass_through_tls_and_missed_ones_are_repaired(
         ):
             await talk.ask(action="subscribe", trades=["ES"])
             await publisher.publish(trades(3000))
-            await publisher.drain()
+            await publisher.flush()
             assert [tick["seq"] for tick in await talk.ticks(3000)] == list(range(1, 3001))
             before = proxy.connections
             proxy.cut()
             await until(lambda: proxy.connections > before)
             await publisher.publish([trade()])
-            await publisher.drain()
+            await publisher.flush()
             assert (await talk.ticks(1))[0]["seq"] == 3001
 
 

@@ -34,7 +34,7 @@ async def test_it_finds_the_embedded_store(
             time=Time(0),
         )  # fmt: skip
         await publisher.publish(bar)
-        await publisher.drain()
+        await publisher.flush()
         assert publisher.published == 1
     assert {key.channel for key in await Store(redis).streams("tea")} == {"bars"}
 

@@ -84,7 +84,7 @@ async def test_gaps_are_reported_in_order(
     running = asyncio.get_running_loop().run_in_executor(elsewhere, program)
     await asyncio.to_thread(subscribed.wait)
     await publisher.publish(trades(1))
-    await publisher.drain()
+    await publisher.flush()
     await until(lambda: seen)
     await redis.flushall()
     await publisher.publish(trades(1))

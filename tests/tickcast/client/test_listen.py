@@ -32,7 +32,7 @@ async def test_each_kind_has_its_callback(server: RunningServer, publisher: Feed
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"])
         await publisher.publish([trade(id=1), trade(id=2)])
-        await publisher.drain()
+        await publisher.flush()
         await stream.subscribe(quotes=["ES"])
         await publisher.publish([quote()])
         with pytest.raises(Enough):

@@ -40,7 +40,7 @@ async def flood(server: RunningServer, publisher: FeedPublisher) -> None:
     """Publish everything, and return when the server has received it."""
     for _ in range(6):
         await publisher.publish(trades(COUNT // 6))
-    await publisher.drain()
+    await publisher.flush()
     counters = server.app_state["engine"].hub.counters
     await until(lambda: counters.ticks_in >= COUNT)
 
@@ -125,7 +125,7 @@ async def test_requests_without_reading_ticks_fail(
     async def ask_on(stream: Stream) -> None:
         for _ in range(100):
             await publisher.publish(trades(5000))
-            await publisher.drain()
+            await publisher.flush()
             await stream.configure()
 
     async with connect(server.stream) as stream:

@@ -40,7 +40,7 @@ async def test_a_snapshot_and_other_channels(
     server: RunningServer, publisher: FeedPublisher
 ) -> None:
     await publisher.publish(trades(3))
-    await publisher.drain()
+    await publisher.flush()
     async with connect(server.stream) as stream:
         await stream.subscribe({"bars:5s": ["ES"]}, trades=["ES"], snapshot=True)
         tick = await anext(stream)
@@ -136,7 +136,7 @@ async def test_the_queue_of_a_slow_program_is_bounded(
         await stream.subscribe(trades=["ES"])
         count = 3 * QUEUE_TICKS_MAX
         await publisher.publish(trades(count))
-        await publisher.drain()
+        await publisher.flush()
         await until(lambda: stream.waiting >= QUEUE_TICKS_MAX)
         for _ in range(50):
             await asyncio.sleep(0)
@@ -158,11 +158,11 @@ async def test_nothing_is_missed_over_a_cut(
         await stream.subscribe(trades=["ES", "QUIET"], quotes=["*"])
         for count in range(5):
             await publisher.publish([*trades(100), quote("NQ")])
-            await publisher.drain()
+            await publisher.flush()
             cut(server)
             await publisher.publish([*trades(100), quote("NQ"), quote(f"NEW{count}")])
         await publisher.publish([trade("QUIET")])
-        await publisher.drain()
+        await publisher.flush()
         found: dict[tuple[str, str], list[int]] = {}
         for _ in range(1000 + 10 + 5 + 1):
             tick = await anext(stream)
@@ -178,19 +178,19 @@ async def test_nothing_is_missed_over_a_cut(
 
 async def test_a_cut_before_the_first_tick(server: RunningServer, publisher: FeedPublisher) -> None:
     await publisher.publish(trades(10))
-    await publisher.drain()
+    await publisher.flush()
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["*"])
         cut(server)
         await publisher.publish([*trades(3), trade("NEW")])
-        await publisher.drain()
+        await publisher.flush()
         found = {(tick.symbol, tick.seq) for tick in [await anext(stream) for _ in range(4)]}
         assert found == {("ES", 11), ("ES", 12), ("ES", 13), ("NEW", 1)}
 
 
 async def test_history_resumes_after_a_cut(server: RunningServer, publisher: FeedPublisher) -> None:
     await publisher.publish(trades(5000))
-    await publisher.drain()
+    await publisher.flush()
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["ES"], quotes=["ES"], start=T0 + 1000)
         seen = [(await anext(stream)).seq for _ in range(50)]
@@ -232,7 +232,7 @@ async def test_ticks_no_longer_retained_after_a_cut_are_a_gap(
         await publisher.publish(trades(3))
         assert [(await anext(stream)).seq for _ in range(3)] == [1, 2, 3]
     await publisher.publish(trades(7))
-    await publisher.drain()
+    await publisher.flush()
     await redis.delete("tickcast:{live/trades/ES}:history")
     async with running_server(settings, redis_url, port):
         await until(lambda: stream.reconnects == 1)
@@ -286,7 +286,7 @@ async def test_a_slow_program_receives_skipped_gaps(
         await stream.subscribe(trades=["ES"])
         for _ in range(6):
             await publisher.publish(trades(20_000))
-        await publisher.drain()
+        await publisher.flush()
         seen: list[int] = []
         while not seen or seen[-1] < 120_000:
             seen.append((await anext(stream)).seq or 0)
@@ -316,12 +316,12 @@ async def test_more_streams_than_fit_into_one_message(
     symbols = [f"{number % 7}SYMBOL-{number:04}" for number in range(2500)]
     for _ in range(2):
         await publisher.publish([trade(symbol) for symbol in symbols])
-    await publisher.drain()
+    await publisher.flush()
     async with connect(server.stream) as stream:
         await stream.subscribe(trades=["*"])
         cut(server)
         await publisher.publish([trade(symbol) for symbol in [*symbols, "NEW"]])
-        await publisher.drain()
+        await publisher.flush()
         found = {(tick.symbol, tick.seq) for tick in [await anext(stream) for _ in range(2501)]}
         assert found == {("NEW", 1), *((symbol, 3) for symbol in symbols)}
         assert stream.reconnects == 1

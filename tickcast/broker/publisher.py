@@ -24,7 +24,7 @@ from tickcast.broker.publish_buffer import WAITING_TICKS_MAX, DroppedTicks, Publ
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.errors import BrokerUnavailable, InvalidSettings
-from tickcast.wire.ticks import DEFAULT_FEED, Bar, Quote, StreamKey, Tick, Trade, is_feed_name
+from tickcast.wire.ticks import DEFAULT_FEED, StreamKey, Tick, is_feed_name
 
 _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_MAX_S: Final = 0.5
@@ -381,7 +381,7 @@ class Publisher:
             InvalidTick: a tick breaks the rules; neither it nor the ticks after it were accepted.
             BrokerUnsuitable: publishing has failed, and is not retried.
         """
-        await self._opened.publish([ticks] if isinstance(ticks, Trade | Quote | Bar) else ticks)
+        await self._opened.publish([ticks] if isinstance(ticks, Tick) else ticks)
 
     async def flush(self) -> None:
         """Wait until all ticks accepted so far are published or dropped. Raises like `publish`."""

@@ -18,8 +18,6 @@ from tickcast.wire.playback import ReplayState
 from tickcast.wire.ticks import Bar, Quote, Tick, Trade
 from tickcast.wire.times import Time
 
-# The values of `T` of trades, quotes and bars.
-TICK_TYPES: Final = frozenset("tqb")
 # How servers reject extensions that they do not know.
 _UNKNOWN: Final = frozenset((Fault.INVALID_SYNTAX.code, Fault.INVALID_ACTION.code))
 # Errors that depend on the moment, not on the request.

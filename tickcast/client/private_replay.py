@@ -19,7 +19,6 @@ from tickcast.client.connection import (
     receive_frame,
 )
 from tickcast.client.messages import (
-    TICK_TYPES,
     Event,
     Notice,
     Refused,
@@ -33,7 +32,7 @@ from tickcast.client.state import Message
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
 from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState, check_speed, format_speed
-from tickcast.wire.ticks import Tick
+from tickcast.wire.ticks import TICK_TYPES, Tick
 from tickcast.wire.times import Time
 
 # The id of the replay, which is the only one on its connection.

@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 
 from tickcast.client.accounts import Position, SequenceAccounts, StreamAccount
 from tickcast.client.messages import (
-    TICK_TYPES,
     Event,
     Notice,
     decode_frame,
@@ -24,7 +23,7 @@ from tickcast.client.messages import (
 )
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.subscriptions import Coverage, Subscription
-from tickcast.wire.ticks import SYMBOL_MAX, StreamKey, Tick
+from tickcast.wire.ticks import SYMBOL_MAX, TICK_TYPES, StreamKey, Tick
 
 # Servers accept messages of 64 KiB; the margin is for the `id` and other small fields.
 MESSAGE_MAX_BYTES: Final = 60_000

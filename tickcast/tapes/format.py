@@ -180,9 +180,8 @@ class GapMark(Struct, tag_field="T", tag="gap", kw_only=True):
     rx: int | None = None
 
 
-# The lines other than ticks, and the ticks, most frequent first.
+# The lines other than ticks.
 Mark = TapeHeader | EpochMark | GapMark
-TICKS: Final = (Trade, Quote, Bar)
 
 
 class TapeLine(NamedTuple):
@@ -207,9 +206,7 @@ def _decode_time(kind: type, value: object) -> object:
 _read_time: Final = lru_cache(maxsize=64)(Time.parse)
 
 
-_DECODER: Final = msgspec.json.Decoder(
-    Trade | Quote | Bar | TapeHeader | EpochMark | GapMark, dec_hook=_decode_time
-)
+_DECODER: Final = msgspec.json.Decoder(Tick | Mark, dec_hook=_decode_time)
 _RECEIVED: Final = msgspec.json.Decoder(_Received)
 # Where the part of a line ends that counts for the content hash.
 _SEQ: Final = b',"seq":'
@@ -259,7 +256,7 @@ def decode_line(line: bytes) -> Tick | Mark:
     """
     try:
         item: Tick | Mark = _DECODER.decode(line)
-        if isinstance(item, TICKS):
+        if isinstance(item, Tick):
             validate(item)
             if item.seq is not None and not 0 < item.seq < 2**63:
                 raise ValueError("seq is out of range")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from tickcast.tapes.format import (
-    TICKS,
     EpochMark,
     Frame,
     GapMark,
@@ -99,7 +98,7 @@ class Tape:
         wanted = _Selection(start, coverage).includes
         for line in self._lines_from(start):
             item = decode_line(line)
-            if isinstance(item, TICKS) and wanted(item):
+            if isinstance(item, Tick) and wanted(item):
                 yield item
 
     def records(
@@ -144,7 +143,7 @@ class Tape:
             InvalidTape: the tape is damaged, or has changed.
         """
         items = map(decode_line, self._lines(frame.offset, 1))
-        return [item for item in items if isinstance(item, TICKS)]
+        return [item for item in items if isinstance(item, Tick)]
 
     def _lines(self, offset: int, frames: int | None = None) -> Iterator[bytes]:
         """Read the lines of a number of frames, or of all frames, from an offset on."""
@@ -178,7 +177,7 @@ class _Selection:
     def includes(self, item: Tick | Mark) -> bool:
         if (self._start is None and self._coverage is None) or isinstance(item, TapeHeader):
             return True
-        is_mark = not isinstance(item, TICKS)
+        is_mark = not isinstance(item, Tick)
         channel = item.channel if isinstance(item, EpochMark | GapMark) else channel_of(item)
         stream = (channel, item.symbol)
         if self._coverage is not None and not self._covers(stream, self._coverage):

@@ -17,11 +17,10 @@ from msgspec.structs import replace
 
 from tickcast.wire.encoding import field_names, tick_from_message
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.ticks import Bar, Quote, Tick, Trade, validate
+from tickcast.wire.ticks import TICK_TYPES, Bar, Quote, Tick, Trade, validate
 from tickcast.wire.times import Time
 
-_TICK_TYPES: Final[dict[str, type[Tick]]] = {"t": Trade, "q": Quote, "b": Bar}
-_FIELDS: Final = {tag: field_names(type_) for tag, type_ in _TICK_TYPES.items()}
+_FIELDS: Final = {tag: field_names(type_) for tag, type_ in TICK_TYPES.items()}
 # Fields that a server adds to the fields of ticks.
 _STAMPS: Final = frozenset(("tr", "tw", "rp"))
 # Alpaca's fields for conditions, tapes and corrections of a trade, which ticks don't have yet.

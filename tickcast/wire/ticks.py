@@ -174,6 +174,9 @@ class Bar(
 
 Tick = Trade | Quote | Bar
 
+# By the value of `T` in messages.
+TICK_TYPES: Final[dict[str, type[Tick]]] = {"t": Trade, "q": Quote, "b": Bar}
+
 # For loops that create millions of ticks: 0.08 µs each, where the classes take 0.3. All fields that
 # have no default must be given, with the types of the fields.
 _NO_TRADE: Final[Trade] = StructMeta.__call__(Trade, symbol="", price=0.0, size=0.0, time=Time(0))

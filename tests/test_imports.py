@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "tickcast": (
         {"wire"},
-        {"logs", "tasks", "addresses"},
+        {"logs", "tasks", "addresses", "venues"},
         {"settings"},
         {"tapes", "client"},
         {"blocking", "broker"},
@@ -44,6 +44,7 @@ FLOORS = {
 # No I/O and no clock of their own: bytes or messages in, messages or decisions out.
 SANS_IO = (
     "tickcast/wire/*.py",
+    "tickcast/venues.py",
     "feed/fanout/[!f]*.py",
     "feed/history/c*.py",
     "clients/terminal/*.py",

@@ -8,32 +8,67 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import click
+from click.shell_completion import CompletionItem
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from producers.venues.capture import CaptureDirectory
 from producers.venues.client import VenueClient
-from producers.venues.registry import VENUES
-from producers.venues.venue import TickKinds, Venue
+from producers.venues.registry import find_venue, venue_names
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.commands.options import config_option, feed_option, redis_option
 from tickcast.commands.running import run, set_up_logging
+from tickcast.commands.standard_streams import logged_on_stderr
 from tickcast.commands.store import open_publisher
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import cancel_and_wait
+from tickcast.venues import TickKinds, Venue
 
 _SYMBOLS_MAX: Final = 5000
 _REFRESH_S: Final = 0.5
 _DRAIN_S: Final = 2.0
 
 
-@click.command()
-@click.argument("venue", type=click.Choice(sorted(VENUES)), metavar="VENUE")
+class VenueName(click.ParamType["Venue"]):
+    """The name of a venue, converted to the venue."""
+
+    name = "venue"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Venue:
+        """Load the venue. Raises InvalidVenue."""
+        with logged_on_stderr("tickcast.venues"):
+            venue = value if isinstance(value, Venue) else find_venue(value)
+            if venue is None:
+                names = ", ".join(map(repr, venue_names()))
+                self.fail(f"{value!r} is not one of {names}.", param, ctx)
+        return venue
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete the names, without importing the venues of other packages."""
+        return [CompletionItem(name) for name in venue_names() if name.startswith(incomplete)]
+
+
+class _LiveCommand(click.Command):
+    """Lists the venues in the help. They depend on the installed packages."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(f"Venues: {', '.join(venue_names())}.")
+
+
+@click.command(cls=_LiveCommand)
+@click.argument("venue", type=VenueName(), metavar="VENUE")
 @click.argument("symbols", nargs=-1, required=True, metavar="SYMBOL…")
 @click.option("--trades", is_flag=True, help="Trades; with neither option, both.")
 @click.option("--quotes", is_flag=True, help="Best bids and asks.")
@@ -44,7 +79,7 @@ _DRAIN_S: Final = 2.0
 @redis_option
 @config_option
 def live(
-    venue: str,
+    venue: Venue,
     symbols: tuple[str, ...],
     trades: bool,
     quotes: bool,
@@ -56,21 +91,20 @@ def live(
 ) -> None:
     """Publish live market data of a venue until Ctrl-C.
 
-    Symbols have the form BASE-QUOTE at every venue, such as BTC-USD.
+    Symbols have the form BASE-QUOTE at every built-in venue, such as BTC-USD.
     """
     settings = load_settings(config, redis_url=redis_url)
-    chosen = VENUES[venue]
-    _check_symbols(chosen, symbols)
+    _check_symbols(venue, symbols)
     if url is not None:
         _check_url(url)
     try:
-        directory = CaptureDirectory(capture, chosen) if capture else None
+        directory = CaptureDirectory(capture, venue) if capture else None
     except OSError as error:
         raise click.BadParameter(
             f"{capture}: {error.strerror or error}", param_hint="--capture"
         ) from None
     kinds = TickKinds(trades or not quotes, quotes or not trades)
-    run(_live(settings, feed, chosen, tuple(dict.fromkeys(symbols)), kinds, url, directory))
+    run(_live(settings, feed, venue, tuple(dict.fromkeys(symbols)), kinds, url, directory))
 
 
 def _check_symbols(venue: Venue, symbols: tuple[str, ...]) -> None:

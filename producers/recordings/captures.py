@@ -17,9 +17,9 @@ from producers.recordings.files import (
     peek,
 )
 from producers.venues.normalizer import Normalizer
-from producers.venues.registry import VENUES, venue_at
-from producers.venues.venue import Notice, Venue
-from tickcast.wire.errors import BadFrame, InvalidRecording
+from producers.venues.registry import venue_at, venue_names
+from tickcast.venues import Notice, Venue
+from tickcast.wire.errors import BadFrame, InvalidRecording, InvalidVenue
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -113,7 +113,10 @@ class _CaptureParser:
 
 
 def _venue_of(url: bytes) -> Venue:
-    venue = venue_at(url.decode("utf-8", "replace"))
+    try:
+        venue = venue_at(url.decode("utf-8", "replace"))
+    except InvalidVenue as error:
+        raise BadFrame(str(error)) from None
     if venue is None:
-        raise BadFrame(f"no known venue at {url[:60]!r}; known are {', '.join(VENUES)}")
+        raise BadFrame(f"no known venue at {url[:60]!r}; known are {', '.join(venue_names())}")
     return venue

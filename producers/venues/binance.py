@@ -14,13 +14,13 @@ from typing import Final, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Struct, field
 
-from producers.venues.venue import (
+from tickcast.venues import (
     NO_QUOTE,
     Notice,
     NoticeKind,
     Number,
     NumberSeries,
-    SymbolRule,
+    PairRule,
     TickFrame,
     TickKinds,
     Venue,
@@ -109,7 +109,7 @@ class Binance(Venue):
     # Documented: 1,024 streams, and 5 messages per second including pings and pongs.
     limits = VenueLimits(streams=1024, messages_per_s=2)
     silence_max_s = None  # Binance sends no heartbeats, so a quiet market sends nothing.
-    symbols = SymbolRule("", quotes=_QUOTES)
+    symbols = PairRule("", quotes=_QUOTES)
 
     def subscribe(self, markets: Sequence[str], kinds: TickKinds) -> list[bytes]:
         """Request up to 200 streams per message, so that no message gets too long."""
@@ -120,7 +120,7 @@ class Binance(Venue):
             for number, part in enumerate(batched(streams, _STREAMS_PER_MESSAGE), 1)
         ]
 
-    def _parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
+    def parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
         head = decode(_HEAD, frame)
         if head.stream:
             kind = head.stream.partition("@")[2]
@@ -138,13 +138,13 @@ class Binance(Venue):
     def _parse_fill(self, fill: _Trade | _Aggregate, series: NumberSeries) -> TickFrame:
         price, size = decimal(fill.price), decimal(fill.quantity)
         side: Literal["B", "S"] = "S" if fill.is_buyer_maker else "B"
-        trade = self._trade(fill.symbol, price, size, side, _time(fill.time), fill.id, series)
+        trade = self.trade(fill.symbol, price, size, side, _time(fill.time), fill.id, series)
         return TickFrame((trade,), _time(fill.sent))
 
     def _parse_ticker(self, ticker: _BookTicker, received: Time) -> TickFrame | Notice:
         bid = (decimal(ticker.bid), decimal(ticker.bid_quantity))
         ask = (decimal(ticker.ask), decimal(ticker.ask_quantity))
-        quote = self._quote(ticker.symbol, bid, ask, received, ticker.update)
+        quote = self.quote(ticker.symbol, bid, ask, received, ticker.update)
         return TickFrame((quote,)) if bid[0] and ask[0] else NO_QUOTE
 
 

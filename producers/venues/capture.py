@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from producers.venues.registry import venue_at
-from producers.venues.venue import Venue
+from tickcast.venues import Venue
 from tickcast.wire.times import NS_PER_SECOND, Time
 
 _BUFFER_BYTES: Final = 64 * 1024

@@ -23,9 +23,9 @@ from websockets.exceptions import (
 
 from producers.venues.capture import CaptureDirectory, CaptureFile
 from producers.venues.normalizer import Normalizer
-from producers.venues.venue import Notice, NoticeKind, TickKinds, Venue, batched, escape
 from tickcast.client.connection import SOCKS_HINT, describe_proxy, proxy_for
 from tickcast.tasks import ExponentialBackoff, OutageLog, cancel_and_wait
+from tickcast.venues import Notice, NoticeKind, TickKinds, Venue, batched, escape
 from tickcast.wire.errors import BadFrame, VenueRefused
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
@@ -192,8 +192,9 @@ class VenueClient:
     async def _follow(
         self, socket: ClientConnection, markets: Sequence[str], file: CaptureFile | None
     ) -> NoReturn:
-        # Subscribe in a task: a venue may send frames before all subscriptions are requested.
-        subscribing = asyncio.create_task(self._subscribe(socket, markets, file))
+        messages = self._venue.subscribe(markets, self._kinds)
+        # Send them in a task: a venue may send frames before all subscriptions are requested.
+        subscribing = asyncio.create_task(self._subscribe(socket, messages, file))
         try:
             while True:
                 frame = await self._next_frame(socket)
@@ -208,10 +209,10 @@ class VenueClient:
                 subscribing.exception()
 
     async def _subscribe(
-        self, socket: ClientConnection, markets: Sequence[str], file: CaptureFile | None
+        self, socket: ClientConnection, messages: Sequence[bytes], file: CaptureFile | None
     ) -> None:
         """Subscribe, no faster than the venue allows."""
-        for message in self._venue.subscribe(markets, self._kinds):
+        for message in messages:
             await socket.send(message, text=True)
             if file:
                 file.write_sent(message, Time.now())

@@ -11,12 +11,12 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from producers.venues.venue import (
+from tickcast.venues import (
     NO_QUOTE,
     Notice,
     NoticeKind,
     Number,
-    SymbolRule,
+    PairRule,
     TickFrame,
     TickKinds,
     Venue,
@@ -89,7 +89,7 @@ class Coinbase(Venue):
     # Ten messages per second is documented. A limit on products isn't.
     limits = VenueLimits(streams=1000, messages_per_s=10)
     silence_max_s = 10.0  # A heartbeat comes every second.
-    symbols = SymbolRule("-")
+    symbols = PairRule("-")
 
     def subscribe(self, markets: Sequence[str], kinds: TickKinds) -> list[bytes]:
         """Send one message per product, so that a refused product doesn't affect the others."""
@@ -99,7 +99,7 @@ class Coinbase(Venue):
             for name in markets
         ]
 
-    def _parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
+    def parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
         kind = decode(_HEAD, frame).type
         match kind:
             case "match" | "last_match":
@@ -120,7 +120,7 @@ class Coinbase(Venue):
         time = Time.parse(match.time)
         price, size = decimal(match.price), decimal(match.size)
         side = _TAKERS.get(match.side)
-        trade = self._trade(match.product_id, price, size, side, time, match.trade_id)
+        trade = self.trade(match.product_id, price, size, side, time, match.trade_id)
         return TickFrame((trade,), time)
 
     def _parse_ticker(self, ticker: _Ticker, received: Time) -> TickFrame | Notice:
@@ -128,7 +128,7 @@ class Coinbase(Venue):
         if not (bid and ask):
             return NO_QUOTE
         time = Time.parse(ticker.time) if ticker.time else None
-        quote = self._quote(
+        quote = self.quote(
             ticker.product_id,
             (bid, decimal(ticker.best_bid_size)),
             (ask, decimal(ticker.best_ask_size)),

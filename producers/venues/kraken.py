@@ -11,12 +11,12 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from producers.venues.venue import (
+from tickcast.venues import (
     NO_QUOTE,
     Notice,
     NoticeKind,
     Number,
-    SymbolRule,
+    PairRule,
     TickFrame,
     TickKinds,
     Venue,
@@ -87,7 +87,7 @@ class Kraken(Venue):
     # Neither limit is documented for public channels. Both values are conservative.
     limits = VenueLimits(streams=1000, messages_per_s=5)
     silence_max_s = 10.0  # Kraken sends a heartbeat every second when there is nothing else.
-    symbols = SymbolRule("/", renamed={"XBT": "BTC", "XDG": "DOGE"})
+    symbols = PairRule("/", renamed={"XBT": "BTC", "XDG": "DOGE"})
 
     def subscribe(self, markets: Sequence[str], kinds: TickKinds) -> list[bytes]:
         """Request quotes with a snapshot of the latest one, and trades without past ones."""
@@ -102,7 +102,7 @@ class Kraken(Venue):
             for channel in channels
         ]
 
-    def _parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
+    def parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
         head = decode(_HEAD, frame)
         match head.channel:
             case "trade":
@@ -122,7 +122,7 @@ class Kraken(Venue):
 
     def _parse_trades(self, trades: list[_Trade]) -> TickFrame:
         ticks = [
-            self._trade(
+            self.trade(
                 each.symbol,
                 each.price,
                 each.qty,
@@ -144,7 +144,7 @@ class Kraken(Venue):
                 raise BadFrame("a quote without sizes")
             time = Time.parse(each.timestamp) if each.timestamp else None
             quotes.append(
-                self._quote(
+                self.quote(
                     each.symbol,
                     (each.bid, each.bid_qty),
                     (each.ask, each.ask_qty),

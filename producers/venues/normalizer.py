@@ -7,7 +7,15 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from producers.venues.venue import Notice, NoticeKind, NumberSeries, UnknownMarket, Venue
+from tickcast.venues import (
+    Notice,
+    NoticeKind,
+    NumberSeries,
+    TickFrame,
+    UnknownMarket,
+    Venue,
+    escape,
+)
 from tickcast.wire.errors import BadFrame
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
@@ -17,6 +25,11 @@ _BACK_MAX: Final = 10_000
 _HOLES_MAX: Final = 64
 _UNKNOWN_MARKETS_MAX: Final = 1000
 _SKEW_WINDOW_NS: Final = 30 * NS_PER_SECOND
+# What parsers raise for unexpected content. A missing key is a LookupError, and a null instead of a
+# number a TypeError.
+_FRAME_ERRORS: Final = (
+    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 
 logger = logging.getLogger("tickcast.venues")
 
@@ -107,6 +120,18 @@ class ClockSkew:
         self._current = lead if self._current is None else min(self._current, lead)
 
 
+def parse_frame(venue: Venue, frame: bytes, received: Time) -> TickFrame | Notice:
+    """Parse a frame. Raises BadFrame, whichever way the venue reports it."""
+    try:
+        content = venue.parse(frame, received)
+    except _FRAME_ERRORS as error:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise BadFrame(kind + escape(str(error))) from None
+    if not isinstance(content, TickFrame | Notice):
+        raise BadFrame(f"parse returned {type(content).__name__}, not a TickFrame or a Notice")
+    return content
+
+
 class Normalizer:
     """Converts all frames of a venue to ticks, whichever connection they arrive on.
 
@@ -132,7 +157,7 @@ class Normalizer:
                 can't be converted to a symbol is reported once.
         """
         try:
-            content = self._venue.parse(frame, received)
+            content = parse_frame(self._venue, frame, received)
         except UnknownMarket as error:
             if error.market in self._unknown_markets:
                 self.counts.unmapped += 1

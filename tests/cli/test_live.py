@@ -20,7 +20,6 @@ from producers.commands.live import StatusLine
 from producers.recordings.captures import CaptureRecording
 from producers.venues.client import VenueClient
 from producers.venues.registry import VENUES
-from producers.venues.venue import TickKinds
 from tests.cli.conftest import Cli, Shell
 from tests.conftest import RunningServer, until
 from tests.producers.venues.recorded import (
@@ -37,6 +36,7 @@ from tests.producers.venues.test_client import REFUSED
 from tests.producers.venues.test_normalizer import match
 from tests.talk import Talk, talking
 from tickcast.broker import keys
+from tickcast.venues import TickKinds
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import InvalidRecording
 from tickcast.wire.ticks import Quote, StreamKey, Tick, Trade

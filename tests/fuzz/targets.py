@@ -34,7 +34,6 @@ from producers.recordings.json_lines import (
 from producers.recordings.timestamps import TimeReader, parse_time
 from producers.recordings.values import NumberReader
 from producers.venues.registry import VENUES
-from producers.venues.venue import TickFrame
 from tests.builders import bar, quote, trade
 from tests.fuzz.seeds import (
     ACTIONS,
@@ -61,6 +60,7 @@ from tickcast.tapes.editing import cut
 from tickcast.tapes.format import compress
 from tickcast.tapes.manifest import decode_manifest, encode_manifest
 from tickcast.tapes.verify import verify
+from tickcast.venues import TickFrame
 from tickcast.wire import messages as protocol
 from tickcast.wire.actions import (
     Action,
@@ -279,7 +279,7 @@ def check_venue(name: str) -> Callable[[bytes], None]:
     """Check a frame of a venue."""
 
     def check(data: bytes) -> None:
-        with suppress(BadFrame):
+        with suppress(BadFrame, ValueError):
             said = VENUES[name].parse(data, NOW)
             if isinstance(said, TickFrame):
                 for each in said.ticks:

@@ -191,6 +191,10 @@ class VenueRefused(TickcastError):
     """A venue that refuses to serve us; trying again does not help."""
 
 
+class InvalidVenue(TickcastError):
+    """A venue of another package that can't be used. The text says why."""
+
+
 class ConnectionFailed(TickcastError):
     """A server that can't be reached, or that has permanently refused the client."""
 

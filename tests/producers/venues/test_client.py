@@ -15,12 +15,12 @@ from producers.venues.binance import Binance
 from producers.venues.client import VenueClient
 from producers.venues.coinbase import Coinbase
 from producers.venues.kraken import Kraken
-from producers.venues.venue import TickKinds, Venue, VenueLimits
 from tests.conftest import until
 from tests.producers.venues.simulator import Step, simulated
 from tests.producers.venues.test_normalizer import match
 from tests.producers.venues.test_parsing import AT_MS, BINANCE_TRADE, KRAKEN_TICKER, KRAKEN_TRADES
 from tickcast.tasks import cancel_and_wait
+from tickcast.venues import TickKinds, Venue, VenueLimits
 from tickcast.wire.errors import VenueRefused
 from tickcast.wire.ticks import Quote, Tick, Trade
 

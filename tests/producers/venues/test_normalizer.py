@@ -8,7 +8,7 @@ import pytest
 
 from producers.venues.coinbase import Coinbase
 from producers.venues.normalizer import ClockSkew, Normalizer
-from producers.venues.venue import Notice
+from tickcast.venues import Notice
 from tickcast.wire.errors import BadFrame
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import NS_PER_SECOND, Time

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from producers.venues.normalizer import parse_frame
 from producers.venues.registry import VENUES, venue_at
-from producers.venues.venue import Notice, NoticeKind, TickFrame, TickKinds, Venue
+from tickcast.venues import Notice, NoticeKind, TickFrame, TickKinds, Venue
 from tickcast.wire.errors import BadFrame
 from tickcast.wire.ticks import Quote, Tick, Trade
 from tickcast.wire.times import Time
@@ -20,7 +21,7 @@ AT_MS = 1_672_515_782_136
 
 
 def ticks_of(venue: Venue, frame: str) -> list[Tick]:
-    content = venue.parse(frame.encode(), NOW)
+    content = parse_frame(venue, frame.encode(), NOW)
     assert isinstance(content, TickFrame), content
     return [each.tick for each in content.ticks]
 
@@ -81,7 +82,9 @@ def test_kraken_tickers_have_a_time_or_that_of_their_receipt(stamp: str, time: T
 @pytest.mark.parametrize("unit_ns", [1000, 1_000_000])
 def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
     sent, traded = 1_672_515_782_136_000_000, 1_672_515_782_135_000_000
-    content = BINANCE.parse((BINANCE_TRADE % (sent // unit_ns, traded // unit_ns)).encode(), NOW)
+    content = parse_frame(
+        BINANCE, (BINANCE_TRADE % (sent // unit_ns, traded // unit_ns)).encode(), NOW
+    )
     assert isinstance(content, TickFrame)
     assert content.venue_time == sent
     assert content.ticks[0].tick == Trade(
@@ -139,7 +142,7 @@ def test_binance_trades_in_milliseconds_or_microseconds(unit_ns: int) -> None:
     ],
 )  # fmt: skip
 def test_frames_without_ticks(venue: Venue, frame: str, kind: NoticeKind, text: str) -> None:
-    content = venue.parse(frame.encode(), NOW)
+    content = parse_frame(venue, frame.encode(), NOW)
     assert isinstance(content, Notice)
     assert (content.kind, content.text) == (kind, text)
 
@@ -151,18 +154,20 @@ def test_frames_without_ticks(venue: Venue, frame: str, kind: NoticeKind, text: 
 )  # fmt: skip
 def test_garbage_is_a_bad_frame(venue: Venue, frame: bytes) -> None:
     with pytest.raises(BadFrame):
-        venue.parse(frame, NOW)
+        parse_frame(venue, frame, NOW)
 
 
 def test_a_market_of_another_form_is_a_bad_frame() -> None:
     with pytest.raises(BadFrame, match="'BNBXYZ' is not the name of a market"):
-        BINANCE.parse((BINANCE_TRADE % (AT_MS, AT_MS)).replace("BNBBTC", "BNBXYZ").encode(), NOW)
+        parse_frame(
+            BINANCE, (BINANCE_TRADE % (AT_MS, AT_MS)).replace("BNBBTC", "BNBXYZ").encode(), NOW
+        )
 
 
 @pytest.mark.parametrize("at", [0, 1, 1_672_515_782, 20_240_102, 1_672_515_782_136_000_000])
 def test_binance_times_of_another_unit_are_refused(at: int) -> None:
     with pytest.raises(BadFrame, match="is not a time: "):
-        BINANCE.parse((BINANCE_TRADE % (AT_MS, at)).encode(), NOW)
+        parse_frame(BINANCE, (BINANCE_TRADE % (AT_MS, at)).encode(), NOW)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +184,7 @@ def test_binance_times_of_another_unit_are_refused(at: int) -> None:
 def test_negative_values_are_bad_frames(venue: Venue, frame: str, good: str, bad: str) -> None:
     assert ticks_of(venue, frame)
     with pytest.raises(BadFrame):
-        venue.parse(frame.replace(good, bad, 1).encode(), NOW)
+        parse_frame(venue, frame.replace(good, bad, 1).encode(), NOW)
 
 
 @pytest.mark.parametrize("combined", [BINANCE_TRADE % (AT_MS, AT_MS), BINANCE_BOOK])

@@ -13,7 +13,6 @@ import pytest
 from producers.recordings.captures import CaptureRecording, is_capture
 from producers.venues.normalizer import Normalizer
 from producers.venues.registry import VENUES
-from producers.venues.venue import Notice, NoticeKind, TickFrame
 from tests.producers.venues.recorded import (
     BINANCE,
     COINBASE,
@@ -23,6 +22,7 @@ from tests.producers.venues.recorded import (
     needs_captures,
     received_from,
 )
+from tickcast.venues import Notice, NoticeKind, TickFrame
 from tickcast.wire.errors import BadFrame
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time

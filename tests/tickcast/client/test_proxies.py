@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from feed.access.tokens import RemoteKeys
 from producers.venues.client import VenueClient
 from producers.venues.registry import VENUES
-from producers.venues.venue import TickKinds
 from tests.conftest import RunningServer
 from tickcast.client.connection import ServerAddress, describe_proxy, open_connection, proxy_for
 from tickcast.client.stream import connect
+from tickcast.venues import TickKinds
 from tickcast.wire.errors import ConnectionFailed, VenueRefused
 from tickcast.wire.ticks import Tick
 

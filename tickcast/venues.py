@@ -1,4 +1,8 @@
-"""A venue: its address, its markets, how to subscribe and how to parse its frames. No I/O."""
+"""Sources of live ticks for `tickcast live`. No I/O.
+
+Derive from `Venue`: it has the address, subscribes to markets and parses frames. Packages register
+their venues under the entry point group `tickcast.venues`; docs/venues.md shows one.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,11 @@ from tickcast.wire.ticks import Quote, Tick, Trade, is_symbol, validate
 from tickcast.wire.times import Time
 
 T = TypeVar("T")
+
+__all__ = [
+    "BadFrame", "Notice", "NoticeKind", "NumberSeries", "NumberedTick", "PairRule", "SymbolRule",
+    "TickFrame", "TickKinds", "Venue", "VenueLimits", "batched", "decimal", "decode",
+]  # fmt: skip
 
 # A sequence number or id of a venue, in the range that can be published.
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -112,9 +121,29 @@ class UnknownMarket(BadFrame):
         self.market = market[:40]
 
 
-@dataclass(frozen=True)
 class SymbolRule:
-    """Converts between a venue's names of markets and our symbols.
+    """Converts between a venue's names of markets and our symbols. Here, both are the same."""
+
+    def to_symbol(self, market: str) -> str:
+        """Return our symbol for the venue's name of a market. Raises UnknownMarket."""
+        if not is_symbol(market):
+            raise UnknownMarket(market)
+        return market
+
+    def to_market(self, symbol: str) -> str:
+        """Return the venue's name for one of our symbols.
+
+        Raises:
+            ValueError: `to_symbol` would not return this symbol for any name.
+        """
+        if not is_symbol(symbol):
+            raise ValueError(f"{symbol[:40]!a} is not a symbol")
+        return symbol
+
+
+@dataclass(frozen=True)
+class PairRule(SymbolRule):
+    """The rule for venues that trade pairs of currencies.
 
     Our symbol is base and quote, joined by `-`, each under its current name: `BTC-USD`.
     """
@@ -127,7 +156,6 @@ class SymbolRule:
     quotes: tuple[str, ...] = ()
 
     def to_symbol(self, market: str) -> str:
-        """Return our symbol for the venue's name of a market. Raises UnknownMarket."""
         base, quote = self._split(market)
         symbol = f"{self.renamed.get(base, base)}-{self.renamed.get(quote, quote)}"
         if not (_SYMBOL.fullmatch(symbol) and is_symbol(symbol)):
@@ -135,11 +163,6 @@ class SymbolRule:
         return symbol
 
     def to_market(self, symbol: str) -> str:
-        """Return the venue's name for one of our symbols.
-
-        Raises:
-            ValueError: `to_symbol` would not return this symbol for any name.
-        """
         if not (_SYMBOL.fullmatch(symbol) and is_symbol(symbol)):
             raise ValueError(f"{symbol[:40]!a} is not BASE-QUOTE in capitals, such as BTC-USD")
         market = symbol.replace("-", self.separator)
@@ -172,50 +195,51 @@ class Venue(ABC):
     # The venue's name in Tickcast, and the `x` of its trades.
     name: str
     url: str
-    # The current and former domains of its streams.
-    hosts: tuple[str, ...]
-    limits: VenueLimits
+    # The current and former domains of its streams, by which captures find the venue. Those of a
+    # venue in another package name it instead.
+    hosts: tuple[str, ...] = ()
+    limits: VenueLimits = VenueLimits(streams=1000, messages_per_s=5)
     # A connection that is silent for longer is dead. None means that silence is normal.
-    silence_max_s: float | None
-    symbols: SymbolRule
+    silence_max_s: float | None = None
+    symbols: SymbolRule = SymbolRule()
 
     @abstractmethod
     def subscribe(self, markets: Sequence[str], kinds: TickKinds) -> list[bytes]:
         """Return the messages that subscribe to markets, in order."""
 
     @abstractmethod
-    def _parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
-        """Parse a frame like `parse`. ValueError also means that the frame is bad."""
-
     def parse(self, frame: bytes, received: Time) -> TickFrame | Notice:
         """Parse a frame. Ticks without a time from the venue get the time of receipt.
 
         Raises:
-            BadFrame: the frame differs from the venue's documentation.
+            BadFrame: the frame differs from the venue's documentation. It is counted, logged and
+                skipped. ValueError, LookupError and TypeError mean the same.
         """
-        try:
-            return self._parse(frame, received)
-        except ValueError as error:
-            raise BadFrame(str(error)) from None
 
-    def _trade(
+    def trade(
         self,
         market: str,
         price: float,
         size: float,
         side: Literal["B", "S"] | None,
         time: Time,
-        number: int,
+        number: int | None = None,
         series: NumberSeries = NumberSeries.TRADES,
     ) -> NumberedTick:
+        """Make a trade; `side` is the taker's.
+
+        Args:
+            number: the venue's number of the trade. With it, duplicates are dropped and gaps
+                reported.
+        """
         symbol = self.symbols.to_symbol(market)
         trade = Trade(
             symbol=symbol, id=number, venue=self.name, price=price, size=size, side=side, time=time
         )
         # Venues send trades of 0 as placeholders. Without their numbers, there would be gaps.
-        return NumberedTick(_valid(trade), series, number, not (price and size))
+        return _numbered(trade, series, number, not (price and size))
 
-    def _quote(
+    def quote(
         self,
         market: str,
         bid: tuple[float, float],
@@ -234,17 +258,22 @@ class Venue(ABC):
             ask_size=ask[1],
             time=time,
         )
-        if number is None:
-            return NumberedTick(_valid(quote))
-        return NumberedTick(_valid(quote), NumberSeries.QUOTES, number)
+        return _numbered(quote, NumberSeries.QUOTES, number)
 
 
-def _valid(tick: Tick) -> Tick:
+def _numbered(
+    tick: Tick, series: NumberSeries, number: int | None, is_placeholder: bool = False
+) -> NumberedTick:
+    """Validate a tick and add the venue's number, if there is one. Raises BadFrame."""
     try:
         validate(tick)
     except InvalidTick as error:
         raise BadFrame(str(error)) from None
-    return tick
+    if number is None:
+        return NumberedTick(tick, is_placeholder=is_placeholder)
+    if not isinstance(number, int):
+        raise BadFrame(f"the number of a tick is {str(number)[:40]!a}")
+    return NumberedTick(tick, series, number, is_placeholder)
 
 
 def decode(decoder: msgspec.json.Decoder[T], frame: bytes) -> T:

@@ -42,7 +42,7 @@ def validator(name: str) -> jsonschema.Draft202012Validator:
 FROM_SERVER = validator("toClient")
 SAID_BY = {
     "auth": "auth", "subscribe": "subscribe", "unsubscribe": "unsubscribe", "list": "list",
-    "ping": "ping", "configure": "configure", "replay": "replay",
+    "ping": "ping", "publish": "publish", "configure": "configure", "replay": "replay",
 } | {verb.value: "steer" for verb in ReplayCommand}  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from tickcast.wire.actions import (
     Configure,
     ListSubscriptions,
     PlayTape,
+    Publish,
     SteerReplay,
     Subscribe,
     Unsubscribe,
@@ -141,11 +142,16 @@ class ActionPolicy:
             InvalidAction: the message is refused.
             SessionEnded: the message is refused and the connection must end.
         """
-        # The size is charged first, so that a refused message costs no time for parsing.
-        paid = _price_of_size(message)
+        # The size is charged first, so that a refused message takes no time to parse. Messages of
+        # a publisher are charged by their ticks instead (`feed.server.publishing`).
+        is_publisher = self.grant is not None and self.grant.publishes
+        paid = 0.0 if is_publisher else _price_of_size(message)
         self._pay(message, paid, now_s)
         action = parse_action(message, self._subscriptions_max)
-        self._pay(message, price_of(action), now_s, paid)
+        if is_publisher and not isinstance(action, Publish):
+            self._pay(message, price_of(action) + _price_of_size(message) - 1, now_s)
+        elif not is_publisher:
+            self._pay(message, price_of(action), now_s, paid)
         if isinstance(action, Auth):
             if self.grant is not None and self.grant.proof is Proof.KEY:
                 raise InvalidAction(Fault.ALREADY_AUTHENTICATED, id=action.id)

@@ -20,13 +20,15 @@ from feed.fanout.encoded_ticks import message_frame
 from feed.fanout.outbox import Outbox
 from feed.replay.scheduler import ReplayClient
 from feed.server.engine import Engine
+from feed.server.publishing import PublishDenied, TooFast, publisher_name
 from feed.server.session import Request, Session
 from feed.transport.asgi_sink import AsgiSink
 from feed.transport.handshake import EXTENSION, WebSocketProtocol
 from feed.transport.loop_time import Steps
+from tickcast.broker.request_publisher import Overloaded
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire import messages as protocol
-from tickcast.wire.actions import Auth, Configure, Id, PlayTape, SteerReplay
+from tickcast.wire.actions import Auth, Configure, Id, PlayTape, Publish, SteerReplay
 from tickcast.wire.errors import (
     CLOSE_CODES,
     AuthFailed,
@@ -36,6 +38,7 @@ from tickcast.wire.errors import (
     Fault,
     HandshakeRefused,
     InvalidAction,
+    InvalidTick,
     ReplayFailed,
     SessionEnded,
     TooManyConnections,
@@ -43,6 +46,8 @@ from tickcast.wire.errors import (
     describe_close_code,
 )
 from tickcast.wire.subscriptions import Subscription
+from tickcast.wire.tick_input import parse_published
+from tickcast.wire.times import Time
 
 _RETRY_SPREAD_MS: Final = (100, 2000)
 # The longest time to wait for a grant to expire before checking it again.
@@ -203,7 +208,7 @@ class Connection:
 
     # -- actions
 
-    async def _carry_out(self, action: Request | Auth | PlayTape | SteerReplay) -> None:
+    async def _carry_out(self, action: Request | Auth | PlayTape | SteerReplay | Publish) -> None:
         session = self._session
         try:
             match action:
@@ -214,6 +219,8 @@ class Connection:
                     await self._engine.private_replays.play(client, action, session.narrow)
                 case SteerReplay():
                     await self._steer_feed(action)
+                case Publish():
+                    await self._publish(action)
                 case _:
                     await self._complete(action)
         except InvalidAction as error:
@@ -266,6 +273,25 @@ class Connection:
     def _send_backfill(self) -> None:
         if self._session.backfill is not None and not self.outbox.closed:
             self._engine.backfill.serve(self._session.backfill)
+
+    async def _publish(self, action: Publish) -> None:
+        session, publishing = self._session, self._engine.publishing
+        try:
+            grant = publishing.check_right(session.grant)
+            ticks = parse_published(action.message, Time.now())
+            publishing.check_streams(grant, session.feed, ticks)
+            publishing.charge(publisher_name(grant, self._client.address), len(ticks))
+            count = await publishing.publish(session.feed, ticks)
+        except InvalidTick as error:
+            session.refuse(action, Fault.INVALID_SYNTAX, str(error))
+        except PublishDenied as error:
+            session.refuse(action, Fault.INSUFFICIENT_SUBSCRIPTION, str(error))
+        except (TooFast, Overloaded) as error:
+            session.refuse(action, Fault.RATE_LIMITED, str(error))
+        except BrokerUnavailable as error:
+            session.refuse(action, Fault.BROKER_UNAVAILABLE, str(error))
+        else:
+            session.confirm_published(count, action.id)
 
     # -- replays
 

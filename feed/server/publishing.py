@@ -69,10 +69,11 @@ class Publishing:
             if isinstance(each, RequestPublisher):
                 await each.close()
 
-    def check_right(self, grant: Grant | None) -> None:
-        """Check that a client may publish at all. Raises PublishDenied."""
-        if grant is None or not grant.publishes:
-            raise PublishDenied(_NOT_LOCAL if grant and grant.proof is Proof.NOTHING else _NO_RIGHT)
+    def check_right(self, grant: Grant | None) -> Grant:
+        """Return a client's grant if it may publish at all. Raises PublishDenied."""
+        if grant is not None and grant.publishes:
+            return grant
+        raise PublishDenied(_NOT_LOCAL if grant and grant.proof is Proof.NOTHING else _NO_RIGHT)
 
     def check_streams(self, grant: Grant, feed: str, ticks: Sequence[Tick]) -> None:
         """Check that a client's credentials cover all its ticks. Raises PublishDenied."""

@@ -25,6 +25,7 @@ from tickcast.wire.actions import (
     Id,
     ListSubscriptions,
     PlayTape,
+    Publish,
     SteerReplay,
     Subscribe,
     Unsubscribe,
@@ -130,7 +131,7 @@ class Session:
 
     def handle_message(
         self, message: str | bytes
-    ) -> Request | Auth | PlayTape | SteerReplay | None:
+    ) -> Request | Auth | PlayTape | SteerReplay | Publish | None:
         """Handle one message from the client: text is JSON, bytes are MessagePack.
 
         Returns the action if it needs more than a reply.
@@ -196,7 +197,7 @@ class Session:
                 self._confirm(request, epoch())
 
     def refuse(
-        self, request: Request | Auth | PlayTape | SteerReplay, fault: Fault, detail: str
+        self, request: Request | Auth | PlayTape | SteerReplay | Publish, fault: Fault, detail: str
     ) -> None:
         """Reply with an error to a request that can't be carried out; nothing is applied."""
         self._send(messages.error(fault, detail, request.id))
@@ -279,6 +280,10 @@ class Session:
     def confirm_steering(self, state: ReplayState) -> None:
         """Reply that the feed's replay has carried out the client's command."""
         self._send(messages.replay(state))
+
+    def confirm_published(self, count: int, id_: Id) -> None:
+        """Reply that the ticks of a `publish` action are published."""
+        self._send(messages.published(count, id_))
 
     def shutdown_frame(self, retry_ms: int) -> bytes:
         """The `shutdown` notice as a frame; empty if the client does not use extensions."""

@@ -12,7 +12,7 @@ from feed.server.session import Session
 from feed.transport.loop_time import Steps, run_all
 from tests.builders import ListSink
 from tests.feed.world import World
-from tickcast.wire.actions import Auth, PlayTape, SteerReplay
+from tickcast.wire.actions import Auth, PlayTape, Publish, SteerReplay
 from tickcast.wire.encoding import Encoding, encode
 
 # The size of two ticks: a client that does not read counts as slow at once.
@@ -80,7 +80,7 @@ class AccountingClient:
         """Send an action, and carry out `_steps` of its steps, or all of them."""
         self.finish_steps()  # As in the server, the previous message is finished first.
         request = self.session.handle_message(encode(action, Encoding.JSON).decode())
-        assert not isinstance(request, Auth | PlayTape | SteerReplay)
+        assert not isinstance(request, Auth | PlayTape | Publish | SteerReplay)
         if self.session.must_resubscribe:
             run_all(self.session.resubscribe())
         if request is not None and not self.closed:

@@ -49,6 +49,7 @@ ACTIONS: list[tuple[dict[str, Any], Any]] = [
     ({"action": "unsubscribe", "trades": ["ES"]}, 409),
     ({"action": "list", "id": 1}, 409),
     ({"action": "ping"}, "pong"),
+    ({"action": "publish", "ticks": [{"T": "t", "S": "ES", "p": 1, "s": 1}]}, 409),
     ({"action": "configure", "stamps": True}, "configured"),
     ({"action": "configure", "replay": True}, 409),
     ({"action": "replay", "id": 9, "tape": "hundred", "trades": ["ES"]}, 409),
@@ -70,6 +71,7 @@ ROUTES: dict[str, tuple[str, int]] = {
     "/symbols": ("/symbols", 403),
     "/snapshot": ("/snapshot?symbols=*", 403),
     "/tapes": ("/tapes", 200),
+    "/v1/publish": ("/v1/publish", 405),
     "/stream": ("/stream", 426),
     "/v2/{feed}": ("/v2/live", 426),
 }

@@ -72,6 +72,7 @@ SOUND: Final[dict[str, list[Message]]] = {
     "unsubscribe": [{"action": "unsubscribe", "trades": ["ES"]}],
     "list": [{"action": "list"}],
     "ping": [{"action": "ping"}],
+    "publish": [{"action": "publish", "ticks": [{"T": "t", "S": "ES", "p": 1, "s": 1}]}],
     "configure": [{"action": "configure"}],
     "replay": [{"action": "replay", "id": 9, "tape": "hundred", "trades": ["ES"]}],
     "steer": [

@@ -19,7 +19,7 @@ from feed.server.session import Session
 from feed.transport import loop_time
 from feed.transport.loop_time import Steps, run_all
 from tests.builders import NOW, ListSink, trade
-from tickcast.wire.actions import Auth, PlayTape, SteerReplay
+from tickcast.wire.actions import Auth, PlayTape, Publish, SteerReplay
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.ticks import StreamKey
 from tickcast.wire.times import Instant, Time
@@ -72,7 +72,7 @@ class Client:
     def begin(self, **action: Any) -> Steps:
         request = self.session.handle_message(json.dumps(action))
         assert request is not None
-        assert not isinstance(request, Auth | PlayTape | SteerReplay)
+        assert not isinstance(request, Auth | PlayTape | Publish | SteerReplay)
         return self.session.complete(request, lambda: "e1")
 
     def ask(self, **action: Any) -> None:

@@ -188,9 +188,19 @@ class SteerReplay(Struct, frozen=True):
     speed: float | None = None
 
 
+class Publish(Struct, frozen=True):
+    """Publishes ticks into the connection's feed."""
+
+    # The whole message. Its ticks are parsed when it is carried out, because those without a time
+    # get the time of that moment.
+    message: str | bytes
+    id: Id = None
+
+
 Action = (
     Auth | Subscribe | Unsubscribe | ListSubscriptions | Ping | Configure | PlayTape | SteerReplay
-)
+    | Publish
+)  # fmt: skip
 
 
 def uses_extension(action: Action) -> bool:
@@ -198,7 +208,7 @@ def uses_extension(action: Action) -> bool:
 
     Only such clients can receive notices that the base protocol does not have.
     """
-    if action.id is not None or isinstance(action, ListSubscriptions | Ping | Configure):
+    if action.id is not None or isinstance(action, ListSubscriptions | Ping | Configure | Publish):
         return True
     return isinstance(action, Subscribe) and bool(
         action.wants_history or action.snapshot or action.positions or action.options != NO_OPTIONS

@@ -40,6 +40,11 @@ def pong(now: Time, id_: Id) -> list[dict[str, Any]]:
     return [_with_id({"T": "pong", "t": now}, id_)]
 
 
+def published(count: int, id_: Id) -> list[dict[str, Any]]:
+    """The reply to a `publish` action."""
+    return [_with_id({"T": "published", "n": count}, id_)]
+
+
 def error(fault: Fault, detail: str = "", id_: Id = None) -> list[dict[str, Any]]:
     """An error message; `msg` is the text of the fault, then the detail."""
     msg = f"{fault.text}: {detail}" if detail else fault.text

@@ -23,6 +23,7 @@ from tickcast.wire.actions import (
     ListSubscriptions,
     Ping,
     PlayTape,
+    Publish,
     ReplayCommand,
     SlowPolicy,
     SteerReplay,
@@ -92,7 +93,7 @@ def parse_action(message: str | bytes, entries_max: int | None = None) -> Action
         detail = f"{count} symbols and wildcards, at most {entries_max} are allowed"
         raise InvalidAction(Fault.SYMBOL_LIMIT, detail, id_)
     try:
-        action = _parse_fields(fields, id_)
+        action = _parse_fields(fields, id_, message)
         _reject_unknown(fields)
     except InvalidAction as error:
         error.id = id_
@@ -123,7 +124,7 @@ def _count_entries(fields: _Fields) -> int:
 # ------------------------------------------------------------------------------------ actions
 
 
-def _parse_fields(fields: _Fields, id_: Id) -> Action:  # noqa: PLR0911
+def _parse_fields(fields: _Fields, id_: Id, message: str | bytes) -> Action:  # noqa: PLR0911
     match fields.pop("action", None):
         case "auth":
             return _parse_auth(fields, id_)
@@ -137,6 +138,10 @@ def _parse_fields(fields: _Fields, id_: Id) -> Action:  # noqa: PLR0911
             return Ping(id_)
         case "configure":
             return _parse_configure(fields, id_)
+        case "publish":
+            if not isinstance(fields.pop("ticks", None), list):
+                raise _syntax_error("publish takes ticks: a list")
+            return Publish(message, id_)
         case "replay":
             return _parse_play(fields, id_)
         case str(name) if name.startswith("replay."):
@@ -144,7 +149,8 @@ def _parse_fields(fields: _Fields, id_: Id) -> Action:  # noqa: PLR0911
         case str(name):
             raise _syntax_error(f"unknown action {_printable(name)}")
     raise _syntax_error(
-        "a message names its action: auth, subscribe, unsubscribe, list, ping, configure or replay"
+        "a message names its action: auth, subscribe, unsubscribe, list, ping, configure,"
+        " publish or replay"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 import msgpack
@@ -34,6 +35,8 @@ _DECODER: Final = msgspec.json.Decoder()
 _EXACT_DECODER: Final = msgspec.json.Decoder(float_hook=str)
 
 TimeParser = Callable[[str], Time]
+# Decodes a tick again, with its numbers as text: a float may have lost digits of a time.
+ExactDecoder = Callable[[], Any]
 
 
 class TickFormat(Enum):
@@ -76,6 +79,13 @@ _Ticks: Any = list[_Trade | _Quote | _Bar]
 _FAST_DECODER: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(
     _Ticks, dec_hook=_decode_time
 )
+
+
+class _Message(msgspec.Struct):
+    ticks: _Ticks
+
+
+_FAST_MESSAGE_DECODER: Final = msgspec.json.Decoder(_Message, dec_hook=_decode_time)
 _FAST_LINE_DECODER: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(
     _Trade | _Quote | _Bar, dec_hook=_decode_time
 )
@@ -96,6 +106,36 @@ def parse_ticks(body: bytes, form: TickFormat, now: Time) -> list[Tick]:
         ticks = _decode_typed(body, form)
     except (msgspec.MsgspecError, ValueError, RecursionError, msgpack.UnpackException):
         return _parse_untyped(body, form, now)
+    return ticks if _complete(ticks, now) else _parse_untyped(body, form, now)
+
+
+def parse_published(message: str | bytes, now: Time) -> list[Tick]:
+    """Parse the ticks in a `publish` message: JSON if it is text, MessagePack if it is bytes.
+
+    Raises:
+        InvalidTick: see `parse_ticks`.
+    """
+    try:
+        ticks: list[Tick] = (
+            _FAST_MESSAGE_DECODER.decode(message).ticks
+            if isinstance(message, str)
+            else msgspec.convert(_unpack(message)["ticks"], _Ticks, dec_hook=_decode_time)
+        )
+        if _complete(ticks, now):
+            return ticks
+    except (msgspec.MsgspecError, ValueError, RecursionError, msgpack.UnpackException):
+        pass
+    if isinstance(message, str):
+        source = message.encode()
+        content = _decode(source, _DECODER)
+    else:
+        source = message
+        content = _unpack_checked(message)
+    return _parse_list(content["ticks"], now, lambda: _decode(source, _EXACT_DECODER)["ticks"])
+
+
+def _complete(ticks: list[Tick], now: Time) -> bool:
+    """Set the fields that a client doesn't, and validate; return whether all ticks are valid."""
     for tick in ticks:
         if tick.time is _MISSING:
             tick.time = now
@@ -103,8 +143,8 @@ def parse_ticks(body: bytes, form: TickFormat, now: Time) -> list[Tick]:
         try:
             validate(tick)
         except InvalidTick:
-            return _parse_untyped(body, form, now)  # It finds the error again, and its place.
-    return ticks
+            return False  # The untyped way finds the error again, and its place.
+    return True
 
 
 def _decode_typed(body: bytes, form: TickFormat) -> list[Tick]:
@@ -122,6 +162,13 @@ def _unpack(body: bytes) -> Any:
     return msgpack.unpackb(body, timestamp=0, strict_map_key=False)
 
 
+def _unpack_checked(body: bytes) -> Any:
+    try:
+        return _unpack(body)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise InvalidTick(f"not MessagePack: {error or type(error).__name__}") from None
+
+
 def _parse_untyped(body: bytes, form: TickFormat, now: Time) -> list[Tick]:
     ticks: list[Tick] = []
     if form is TickFormat.LINES:
@@ -132,25 +179,21 @@ def _parse_untyped(body: bytes, form: TickFormat, now: Time) -> list[Tick]:
                 except InvalidTick as error:
                     raise InvalidTick(f"line {number}: {error}") from None
         return ticks
-    if form is TickFormat.JSON:
-        content = _decode(body, _DECODER)
-    else:
-        try:
-            content = _unpack(body)
-        except (ValueError, RecursionError, msgpack.UnpackException) as error:
-            raise InvalidTick(f"not MessagePack: {error or type(error).__name__}") from None
+    is_json = form is TickFormat.JSON
+    content = _decode(body, _DECODER) if is_json else _unpack_checked(body)
     if not isinstance(content, list):
         raise InvalidTick("not an array of ticks")
+    return _parse_list(content, now, lambda: _decode(body, _EXACT_DECODER))
+
+
+def _parse_list(content: list[Any], now: Time, exact: ExactDecoder) -> list[Tick]:
+    ticks: list[Tick] = []
     for index, fields in enumerate(content):
         try:
-            ticks += _parse(fields, body, index, now, None, Time.parse)
+            ticks += _parse(fields, now, None, Time.parse, partial(_element, exact, index))
         except InvalidTick as error:
-            raise InvalidTick(f"{_number_of(index + 1, len(content), form)}: {error}") from None
+            raise InvalidTick(f"tick {index + 1} of {len(content)}: {error}") from None
     return ticks
-
-
-def _number_of(number: int, count: int, form: TickFormat) -> str:
-    return f"line {number}" if form is TickFormat.LINES else f"tick {number} of {count}"
 
 
 # ------------------------------------------------------------------------------------ lines
@@ -176,14 +219,19 @@ def parse_line(
     """
     content = decode_line(line)
     if not isinstance(content, list):
-        return _parse(content, line, None, now, left_out, parse_time)
+        return _parse(content, now, left_out, parse_time, lambda: _decode(line, _EXACT_DECODER))
     ticks: list[Tick] = []
     for index, each in enumerate(content):
         try:
-            ticks += _parse(each, line, index, now, left_out, parse_time)
+            exact = partial(_element, partial(_decode, line, _EXACT_DECODER), index)
+            ticks += _parse(each, now, left_out, parse_time, exact)
         except InvalidTick as error:
             raise InvalidTick(f"number {index + 1} of {len(content)}: {error}") from None
     return ticks
+
+
+def _element(exact: ExactDecoder, index: int) -> Any:
+    return exact()[index]
 
 
 def decode_line(line: bytes) -> Any:
@@ -204,13 +252,12 @@ def _decode(line: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
 
 def _parse(
     fields: Any,
-    source: bytes,
-    index: int | None,
     now: Time | None,
     left_out: set[str] | None,
     parse_time: TimeParser,
+    exact: ExactDecoder,
 ) -> list[Tick]:
-    """Convert a decoded object to a tick. `index` is its place in the source's array."""
+    """Convert a decoded object to a tick."""
     if not isinstance(fields, dict):
         raise InvalidTick("not a JSON object, or an array of objects")
     tag = fields.get("T")
@@ -234,9 +281,7 @@ def _parse(
     else:
         time = fields["t"]
         if isinstance(time, float):
-            # Decode the number's text again: a float may have lost digits.
-            exact = _decode(source, _EXACT_DECODER)
-            time = (exact if index is None else exact[index])["t"]
+            time = exact()["t"]
         time = _parse_time(time, parse_time)
     tick = tick_from_message({**fields, "t": time})
     validate(tick)

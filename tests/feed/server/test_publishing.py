@@ -13,11 +13,13 @@ from typing import Any
 import httpx
 import msgpack
 import pytest
+import websockets
 from msgspec.structs import replace
 
 from feed.access.key_file import add_key
 from feed.access.keys import Key, hash_secret, make_key_id, make_secret
 from tests.conftest import RunningServer, running_server
+from tests.talk import talking
 from tickcast import connect
 from tickcast.settings import Settings
 
@@ -233,3 +235,70 @@ async def test_hundreds_of_malformed_requests_publish_nothing(
     assert sum(tick["seq"] for tick in sent) == taken
     assert not [record for record in caplog.records if record.exc_info]
     assert (await http.post(PUBLISH, json=[TRADE])).status_code == 200
+
+
+# ----------------------------------------------------------------------------- over a stream
+
+
+async def test_ticks_are_published_over_a_stream(server: RunningServer) -> None:
+    async with talking(server.stream) as talk:
+        reply = await talk.ask(action="publish", ticks=[TRADE, QUOTE], id=1)
+        assert reply == {"T": "published", "n": 2, "id": 1}
+        reply = await talk.ask(action="publish", ticks=[], id=2)
+        assert reply == {"T": "published", "n": 0, "id": 2}
+
+
+async def test_times_in_messages_keep_their_nanoseconds(
+    server: RunningServer, http: httpx.AsyncClient
+) -> None:
+    stamp = msgpack.Timestamp(1767623400, 123456789)
+    async with websockets.connect(server.stream + "?encoding=msgpack") as socket:
+        for number, time in enumerate((stamp, 1767623400123456789, 1767623400), 1):
+            message = {"action": "publish", "ticks": [{**TRADE, "t": time}], "id": number}
+            await socket.send(msgpack.packb(message))
+            while msgpack.unpackb(await socket.recv(), timestamp=0)[0].get("id") != number:
+                pass
+            (latest,) = (await http.get("/snapshot", params={"symbols": "AAPL"})).json()
+            digits = "" if time == 1767623400 else ".123456789"
+            assert latest["t"] == f"2026-01-05T14:30:00{digits}Z"
+
+
+@pytest.mark.parametrize(
+    ("fields", "msg"),
+    [
+        ({}, "invalid syntax: publish takes ticks: a list"),
+        ({"ticks": TRADE}, "invalid syntax: publish takes ticks: a list"),
+        ({"ticks": [TRADE], "feed": "x"}, "invalid syntax: unknown key 'feed'"),
+        ({"ticks": [TRADE, {}]}, 'invalid syntax: tick 2 of 2: T must be "t"'),
+        ({"ticks": [{**TRADE, "p": None}]}, "invalid syntax: tick 1 of 1: Expected `float`"),
+    ],
+)
+async def test_a_bad_message_publishes_nothing(
+    server: RunningServer, http: httpx.AsyncClient, fields: dict[str, Any], msg: str
+) -> None:
+    async with talking(server.stream) as talk:
+        reply = await talk.ask(action="publish", id=1, **fields)
+    assert (reply["T"], reply["code"]) == ("error", 400)
+    assert reply["msg"].startswith(msg)
+    assert await published(http) == 0
+
+
+async def test_a_publisher_is_limited_by_its_ticks_alone(
+    settings: Settings, redis_url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.toml"
+    writer = new_key(file, publish=True, channels=("trades",))
+    limited = replace(
+        settings, auth=str(file), publish_ticks_per_s=500.0, messages_per_s=1.0, messages_burst=2
+    )
+    async with running_server(limited, redis_url) as server:
+        headers = {"Authorization": f"Bearer {writer}"}
+        async with talking(server.stream, additional_headers=headers) as talk:
+            for number in range(20):
+                reply = await talk.ask(action="publish", ticks=[TRADE], id=number)
+                assert reply["T"] == "published"
+            reply = await talk.ask(action="publish", ticks=[QUOTE], id=30)
+            assert (reply["code"], reply["T"]) == (409, "error")
+            reply = await talk.ask(action="publish", ticks=[TRADE] * 700, id=31)
+            reply = await talk.ask(action="publish", ticks=[TRADE] * 700, id=32)
+            assert (reply["code"], reply["T"]) == (429, "error")

@@ -13,7 +13,7 @@ from feed.fanout.registry import INTERVALS_MAX
 from feed.server.session import Session
 from feed.transport.loop_time import run_all
 from tests.builders import NOW, T0, ListSink, quote, trade, trades
-from tickcast.wire.actions import Auth, PlayTape, SteerReplay, Subscribe
+from tickcast.wire.actions import Auth, PlayTape, Publish, SteerReplay, Subscribe
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import Fault
 from tickcast.wire.playback import MAX_SPEED, ReplayMode, ReplayState
@@ -68,7 +68,7 @@ class SessionClient:
         if self.session.must_resubscribe:
             run_all(self.session.resubscribe())
         if request is not None:
-            assert not isinstance(request, Auth | PlayTape | SteerReplay)
+            assert not isinstance(request, Auth | PlayTape | Publish | SteerReplay)
             run_all(self.session.complete(request, lambda: "e1"))
         return self.sink.take()
 

@@ -10,7 +10,7 @@ from tests.feed.world import Store, Stored, World
 from tickcast.client.accounts import Gap
 from tickcast.client.messages import Event, Heartbeat
 from tickcast.client.state import ClientState, Message, RequestedOptions
-from tickcast.wire.actions import Auth, PlayTape, SteerReplay
+from tickcast.wire.actions import Auth, PlayTape, Publish, SteerReplay
 from tickcast.wire.encoding import TEXT, Encoding, split_frames
 from tickcast.wire.playback import ReplayState
 from tickcast.wire.sequence import Batch, SequenceTracker
@@ -151,7 +151,7 @@ class SimulatedClient:
         request = self.server.session.handle_message(message)
         if self.server.session.must_resubscribe:
             run_all(self.server.session.resubscribe())
-        assert not isinstance(request, Auth | PlayTape | SteerReplay)
+        assert not isinstance(request, Auth | PlayTape | Publish | SteerReplay)
         if request is not None:
             epoch = self.world.enter_epoch()
             run_all(self.server.session.complete(request, lambda: epoch))

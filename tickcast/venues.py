@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from tickcast.wire.errors import BadFrame, InvalidTick
+from tickcast.wire.errors import BadFrame
 from tickcast.wire.ticks import Quote, Tick, Trade, is_symbol, validate
 from tickcast.wire.times import Time
 
@@ -213,7 +213,7 @@ class Venue(ABC):
 
         Raises:
             BadFrame: the frame differs from the venue's documentation. It is counted, logged and
-                skipped. ValueError, LookupError and TypeError mean the same.
+                skipped. InvalidTick, ValueError, LookupError and TypeError mean the same.
         """
 
     def trade(
@@ -264,11 +264,8 @@ class Venue(ABC):
 def _numbered(
     tick: Tick, series: NumberSeries, number: int | None, is_placeholder: bool = False
 ) -> NumberedTick:
-    """Validate a tick and add the venue's number, if there is one. Raises BadFrame."""
-    try:
-        validate(tick)
-    except InvalidTick as error:
-        raise BadFrame(str(error)) from None
+    """Validate a tick and add the venue's number, if there is one."""
+    validate(tick)
     if number is None:
         return NumberedTick(tick, is_placeholder=is_placeholder)
     if not isinstance(number, int):

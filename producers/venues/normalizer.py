@@ -16,7 +16,7 @@ from tickcast.venues import (
     Venue,
     escape,
 )
-from tickcast.wire.errors import BadFrame
+from tickcast.wire.errors import BadFrame, InvalidTick
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -28,7 +28,8 @@ _SKEW_WINDOW_NS: Final = 30 * NS_PER_SECOND
 # What parsers raise for unexpected content. A missing key is a LookupError, and a null instead of a
 # number a TypeError.
 _FRAME_ERRORS: Final = (
-    ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+    InvalidTick, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError,
+    ValueError,
 )  # fmt: skip
 
 logger = logging.getLogger("tickcast.venues")
@@ -125,7 +126,7 @@ def parse_frame(venue: Venue, frame: bytes, received: Time) -> TickFrame | Notic
     try:
         content = venue.parse(frame, received)
     except _FRAME_ERRORS as error:
-        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        kind = "" if type(error) in (InvalidTick, ValueError) else f"{type(error).__name__}: "
         raise BadFrame(kind + escape(str(error))) from None
     if not isinstance(content, TickFrame | Notice):
         raise BadFrame(f"parse returned {type(content).__name__}, not a TickFrame or a Notice")

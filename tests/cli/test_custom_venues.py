@@ -191,7 +191,7 @@ def test_names_of_markets_can_be_symbols() -> None:
         (b"{}['price']", "KeyError: 'price'"),
         (b"1 / 0", "ZeroDivisionError: division by zero"),
         (b"float('x')", "could not convert string to float: 'x'"),
-        (b"self.trade('AAPL', '187.1', 1, None, now)", "TypeError: must be real number, not str"),
+        (b"self.trade('AAPL', '187.1', 1, None, now)", "Trade.price: '187.1' is not a number"),
         (b"self.trade('AAPL', 1, 1, None, now, '7')", "the number of a tick is '7'"),
         (b"self.trade('AAPL', 1, -1, None, now)", "s must be a finite number of at least 0"),
     ],

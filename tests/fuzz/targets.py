@@ -279,7 +279,7 @@ def check_venue(name: str) -> Callable[[bytes], None]:
     """Check a frame of a venue."""
 
     def check(data: bytes) -> None:
-        with suppress(BadFrame, ValueError):
+        with suppress(BadFrame, InvalidTick, ValueError):
             said = VENUES[name].parse(data, NOW)
             if isinstance(said, TickFrame):
                 for each in said.ticks:

@@ -41,6 +41,7 @@ export { Refused };
 const CUT = 1006;
 const NOT_AUTHENTICATED = 401;
 const ALREADY_AUTHENTICATED = 403;
+const EPOCH_REQUEST_MS = 1000;
 
 /**
  * Connect, and stay connected until `close` is called or the server tells us not to reconnect.
@@ -77,6 +78,8 @@ export class Stream {
   #liveness = new LivenessCheck();
   #timer = 0;
   #livenessTimer = 0;
+  #epochTimer = 0;
+  #epochRequestAt = 0;
   #requests = new PendingRequests();
   /** The messages left to send that restore the subscriptions. */
   #restoring = [];
@@ -242,6 +245,8 @@ export class Stream {
     if (this.#connectedAt) this.#lostAt ||= performance.now();
     this.#connectedAt = 0;
     clearTimeout(this.#timer);
+    clearTimeout(this.#epochTimer);
+    this.#epochTimer = 0;
     this.#socket?.close(1000);
     this.#socket = null;
     this.#requests.resetSent();
@@ -320,8 +325,22 @@ export class Stream {
       }
     }
     for (const notice of notices) this.#processNotice(notice);
-    const request = this.#connectedAt ? this.#state.requestEpoch() : null;
-    if (request) this.#send(request);
+    this.#requestEpoch();
+  }
+
+  /** Request the epoch of new streams, at most once a second: the server limits messages. */
+  #requestEpoch() {
+    if (!this.#connectedAt || !this.#state.needsEpoch || this.#epochTimer) return;
+    const waitMs = this.#epochRequestAt - performance.now();
+    if (waitMs > 0) {
+      this.#epochTimer = setTimeout(() => {
+        this.#epochTimer = 0;
+        this.#requestEpoch();
+      }, waitMs);
+      return;
+    }
+    this.#epochRequestAt = performance.now() + EPOCH_REQUEST_MS;
+    this.#send(this.#state.requestEpoch());
   }
 
   #processNotice(notice) {

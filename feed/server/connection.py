@@ -22,8 +22,7 @@ from feed.replay.scheduler import ReplayClient
 from feed.server.engine import Engine
 from feed.server.publishing import PublishDenied, TooFast, publisher_name
 from feed.server.session import Request, Session
-from feed.transport.asgi_sink import AsgiSink
-from feed.transport.handshake import EXTENSION, WebSocketProtocol
+from feed.transport.handshake import EXTENSION, AsgiSink, WebSocketProtocol
 from feed.transport.loop_time import Steps
 from tickcast.broker.request_publisher import Overloaded
 from tickcast.tasks import cancel_and_wait
@@ -151,7 +150,7 @@ class Connection:
     def receive(self, message: str | bytes) -> Coroutine[Any, Any, None] | None:
         """Answer a message. If it returns a coroutine, await that before the next message."""
         try:
-            request = self._session.handle_message(message)
+            request = self._session.handle_message(message, time.monotonic())
             if self._session.must_resubscribe:
                 self._start(self._session.resubscribe())
             if isinstance(request, SteerReplay) and request.id is not None:

@@ -14,9 +14,9 @@ from limits import parse_many
 
 from feed.access.admission import Admission
 from feed.access.authenticator import Authenticator
-from feed.fanout.flusher import Flusher
 from feed.fanout.hub import Hub
 from feed.history.backfill import Backfill
+from feed.ingest.live_ticks import Flusher
 from feed.ingest.upstream import Upstream
 from feed.replay.feed_replays import FeedReplays
 from feed.replay.scheduler import ReplayScheduler

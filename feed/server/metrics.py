@@ -28,7 +28,7 @@ from feed.access.admission import REFUSALS
 from feed.fanout.counters import BucketCounts
 from feed.server.engine import Engine
 from feed.server.running import FeedServer, server_config
-from feed.transport.http_rules import MALFORMED, STALLED
+from feed.transport.http_messages import MALFORMED, STALLED
 from feed.transport.middleware import RequestLimits, SecurityHeaders
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import CloseCode

@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from feed.access.action_policy import ActionPolicy, MessageLimiter
 from feed.access.entitlements import OPEN_GRANT, Entitlements, Grant, Proof
-from feed.fanout.encoded_ticks import EncodedTicks, WireFormat, message_frame, wire_format_for
+from feed.fanout.encoded_ticks import EncodedTicks, message_frame, wire_format_for
 from feed.fanout.hub import Hub
 from feed.fanout.outbox import Outbox
 from feed.fanout.streams import SubscriberGroup, choose_delivery
@@ -70,8 +70,8 @@ class Session:
 
     __slots__ = (
         "_broker_heard_s", "_clock", "_defaults", "_hub", "_offered_subprotocol", "_policy",
-        "_read_all_s", "_stamps", "backfill", "encoding", "feed", "follows_replay", "heartbeat_ms",
-        "must_resubscribe", "outbox", "subscriptions",
+        "_read_all_s", "_wire_format", "backfill", "encoding", "feed", "follows_replay",
+        "heartbeat_ms", "must_resubscribe", "outbox", "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +93,8 @@ class Session:
         self._clock = clock
         self._offered_subprotocol = extended
         self._defaults = NO_OPTIONS
-        self._stamps = False
+        # How the client receives ticks: its encoding, and whether it wants stamps.
+        self._wire_format = wire_format_for(encoding)
         # When the client had last read everything, and when Redis last sent anything, as known at
         # the last heartbeat; 0 before the first one.
         self._read_all_s = 0.0
@@ -130,19 +131,20 @@ class Session:
         self._send(messages.CONNECTED)
 
     def handle_message(
-        self, message: str | bytes
+        self, message: str | bytes, now_s: float
     ) -> Request | Auth | PlayTape | SteerReplay | Publish | None:
         """Handle one message from the client: text is JSON, bytes are MessagePack.
 
         Returns the action if it needs more than a reply.
 
+        Args:
+            now_s: time on a monotonic clock.
+
         Raises:
             SessionEnded: the connection must end.
         """
         try:
-            action = self._policy.check_message(
-                message, self._clock().monotonic_s, self.subscriptions
-            )
+            action = self._policy.check_message(message, now_s, self.subscriptions)
         except InvalidAction as error:
             if error.fault is Fault.RATE_LIMITED:
                 self._hub.counters.rate_limited += 1
@@ -316,14 +318,14 @@ class Session:
             conflate_ms = self._hub.groups.served_interval(action.conflate_ms)
         self._defaults = DeliveryOptions(conflate_ms, slow if action.slow is UNSET else action.slow)
         if action.stamps is not UNSET:
-            self._stamps = action.stamps
+            self._wire_format = wire_format_for(self.encoding, action.stamps)
         self._policy.charge_streams((yield from self._change_to(self.subscriptions)), 0)
         if action.heartbeat_ms is not UNSET:
             self.heartbeat_ms = action.heartbeat_ms
         if action.replay is not UNSET:
             self.follows_replay = action.replay
         message = messages.configured(
-            action.id, heartbeat_ms=self.heartbeat_ms, stamps=self._stamps,
+            action.id, heartbeat_ms=self.heartbeat_ms, stamps=self._wire_format.stamps,
             defaults=self._defaults, replay=self.follows_replay,
         )  # fmt: skip
         self._send(message)
@@ -342,13 +344,12 @@ class Session:
             each: options.with_defaults(held.get(each, NO_OPTIONS))
             for each in request.subscriptions
         }
-        wire_format = self._wire_format
         points: StartingPoints | None = None
         wants_history = request.wants_history and not requested.keys() <= held.keys()
         if request.snapshot or request.positions or wants_history:
             points = StartingPoints(self._hub, self.feed, request)
             yield from points.collect(
-                self._policy.narrow(requested), self._policy.narrow(held), wire_format,
+                self._policy.narrow(requested), self._policy.narrow(held), self._wire_format,
                 self._clock().wall_us,
             )  # fmt: skip
         behind = points.behind if points is not None and wants_history else None
@@ -361,7 +362,7 @@ class Session:
         self._hub.flush(now)
         positions, snapshot, begun = None, list[EncodedTicks](), 0
         if points is not None:
-            points.complete(change.group, wire_format, now.wall_us)
+            points.complete(change.group, self._wire_format, now.wall_us)
             positions, snapshot, begun = points.positions(), points.snapshot(), points.live_count
             if points.behind:
                 self.backfill = self.backfill or ClientBackfill(self._hub, self.outbox)
@@ -445,10 +446,6 @@ class Session:
         # Alpaca's clients would not expect the field.
         shown_epoch = epoch if self._offered_subprotocol or request.id is not None else None
         self._send(messages.subscription(held, shown_epoch, request.id, conflate_ms, positions))
-
-    @property
-    def _wire_format(self) -> WireFormat:
-        return wire_format_for(self.encoding, self._stamps)
 
     def _send(self, message: object) -> None:
         self.outbox.push(self._frame(message))

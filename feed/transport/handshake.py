@@ -5,6 +5,8 @@ An ASGI endpoint answers the handshake. It finds the protocol object in `scope["
 the client over to callbacks (`hand_over`) and returns. If it waited for messages instead, it would
 keep a task, a dozen stack frames of middleware and the request alive: about 20 kB for each of
 thousands of clients that rarely send anything.
+
+`AsgiSink` serves clients on other ASGI servers.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any, Final
 
 import uvicorn
 from starlette.types import Message
+from starlette.websockets import WebSocket, WebSocketDisconnect
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
@@ -24,9 +27,10 @@ from websockets.protocol import SERVER
 from websockets.protocol import Protocol as FrameParser
 from websockets.server import ServerProtocol
 
-from feed.transport.http_exchange import connection_scope
+from feed.transport.http_messages import connection_scope
 from feed.transport.websocket import OnMessage, WebSocketConnection, break_cycle
-from tickcast.wire.encoding import Encoding, build_frame
+from tickcast.wire.encoding import TEXT, Encoding, build_frame, split_frames
+from tickcast.wire.errors import CLOSE_GRACE_S, CloseCode
 
 # Key of the protocol object in `scope["extensions"]`.
 EXTENSION: Final = "tickcast.sink"
@@ -62,12 +66,6 @@ class WebSocketProtocol(WebSocketConnection):
         # Answers the handshake; None after it has returned or handed the client over.
         self._endpoint: _Endpoint | None = None
 
-    def data_received(self, data: bytes) -> None:
-        if self._parser is None and not self._is_deaf:
-            self._begin_handshake(data)
-        else:
-            super().data_received(data)
-
     def connection_lost(self, exc: Exception | None) -> None:
         if self._endpoint is not None:
             self.end(_NO_CODE)
@@ -78,13 +76,17 @@ class WebSocketProtocol(WebSocketConnection):
             self.refuse(_failure())
         super().shutdown()
 
-    def _begin_handshake(self, data: bytes) -> None:
-        """Check the request, which `feed.transport.http` has bounded, and start the endpoint."""
+    def begin_handshake(self, data: bytes) -> None:
+        """Check the request, which `feed.transport.http` has bounded, and start the endpoint.
+
+        Call this after `connection_made`. From then on `data_received` takes the client's frames.
+        """
         # A separate parser: it keeps the request, which takes more memory than all else here.
         handshake = ServerProtocol(logger=_library_logger)
         handshake.receive_data(data)
         request = next(iter(handshake.events_received()), None)
-        if not isinstance(request, Request):  # The library is stricter than `http_rules`.
+        if not isinstance(request, Request):  # The library is stricter than `http_messages`.
+            self._is_deaf = True
             self.transport.abort()
             return
         if request.headers.get_all("Sec-WebSocket-Version") == [_VERSION]:
@@ -257,3 +259,65 @@ def _decoded(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
 def _failure() -> Response:
     """Return the response for an endpoint that does not answer the handshake."""
     return _responses.reject(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")
+
+
+class AsgiSink:
+    """The sink for other ASGI servers: it sends frame by frame, from a separate task, `run`.
+
+    Attributes:
+        paused, on_pause, write: see `feed.fanout.outbox.Sink`.
+        on_drain: called when everything has been sent.
+        on_shutdown, on_flood: never called, because only our own server reports these events.
+    """
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._pending: list[bytes] = []
+        self._size = 0
+        self._has_frames = asyncio.Event()
+        self._close: tuple[CloseCode, str] | None = None
+        self._task = asyncio.current_task()
+        self.paused = False
+        self.write: Callable[[bytes], None] = self._add
+        self.on_pause: Callable[[], None] = lambda: None
+        self.on_drain: Callable[[], None] = lambda: None
+        self.on_shutdown: Callable[[], bytes] = bytes
+        self.on_flood: Callable[[], None] = lambda: None
+
+    def buffered(self) -> int:
+        """The number of bytes taken that the server has not accepted yet."""
+        return self._size
+
+    def finish(self, last_frames: bytes, code: CloseCode, reason: str = "") -> None:
+        """Send the last frames and close; cancel the endpoint task if the client does not read."""
+        self._add(last_frames)
+        self._close = (code, reason)
+        if self._task is not None:
+            asyncio.get_running_loop().call_later(CLOSE_GRACE_S, self._task.cancel)
+
+    async def run(self) -> None:
+        """Send until `finish` was called and everything is sent, or the client is gone."""
+        try:
+            while self._close is None or self._pending:
+                await self._has_frames.wait()
+                self._has_frames.clear()
+                pending, self._pending = self._pending, []
+                for frames in pending:
+                    for opcode, payload in split_frames(frames):
+                        if opcode == TEXT:
+                            await self._websocket.send_text(payload.decode())
+                        else:
+                            await self._websocket.send_bytes(payload)
+                    self._size -= len(frames)
+                self.paused = False
+                self.on_drain()
+            await self._websocket.close(*self._close)
+        except (WebSocketDisconnect, RuntimeError):
+            pass  # The client is gone; the reader notices too.
+
+    def _add(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._size += len(data)
+        self.paused = True
+        self.on_pause()
+        self._has_frames.set()

@@ -1,9 +1,9 @@
 """HTTP connections, on the parser `httptools`, safe against clients that stall and bad requests.
 
-A request must be complete within a time limit and respect the size limits of
-`feed.transport.http_rules`. The application is called only when the request is complete, so that a
-refusal can't arrive in the middle of its response. Requests of one connection are answered one
-after the other. A request for WebSocket switches the connection to `feed.transport.handshake`.
+A request must be complete within a time limit and respect the size limits of `http_messages`. The
+application is called only when the request is complete, so that a refusal can't arrive in the
+middle of its response. Requests of one connection are answered one after the other. A request for
+WebSocket switches the connection to `feed.transport.handshake`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,17 @@ import httptools
 import uvicorn
 from uvicorn.server import ServerState
 
-from feed.transport import http_rules as rules
+from feed.transport import http_messages as messages
 from feed.transport.address_limits import AddressLimiter, AddressLimits
-from feed.transport.http_exchange import HttpExchange, connection_scope, response_head
-from feed.transport.http_rules import MALFORMED, SLICE_BYTES, STALLED, RequestRefused
+from feed.transport.http_messages import (
+    MALFORMED,
+    SLICE_BYTES,
+    STALLED,
+    HttpExchange,
+    RequestRefused,
+    connection_scope,
+    response_head,
+)
 from feed.transport.loop_time import TurnBudget
 from tickcast.wire.errors import CLOSE_GRACE_S
 
@@ -118,7 +125,7 @@ class FeedHttpProtocol(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         # Bytes received of the request's head, then of its body.
         self._size = 0
-        self._body_max = rules.BODY_MAX_BYTES
+        self._body_max = messages.BODY_MAX_BYTES
         # Bytes of bodies that this connection keeps, and those that all connections keep.
         self._body_bytes = 0
         self._bodies: Bodies = app_state.get("bodies") or Bodies()
@@ -176,9 +183,9 @@ class FeedHttpProtocol(asyncio.Protocol):
     def _check_address(self, address: AddressLimiter) -> None:
         """Refuse a client over its address's limits, before parsing its request."""
         wait_s = address.shut_out_s(self._loop.time())
-        reason = rules.SHUT_OUT
+        reason = messages.SHUT_OUT
         if not wait_s and address.connections > address.limits.connections_max:
-            wait_s, reason = _BUSY_RETRY_S, rules.ADDRESS
+            wait_s, reason = _BUSY_RETRY_S, messages.ADDRESS
         if wait_s:
             headers = [(b"retry-after", b"%d" % wait_s)]
             self._refuse(RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, headers, reason))
@@ -202,7 +209,7 @@ class FeedHttpProtocol(asyncio.Protocol):
             oldest._note_refusal()
         elif not self._is_over:
             headers = [(b"retry-after", b"%d" % _BUSY_RETRY_S)]
-            self._refuse(RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, headers, rules.FULL))
+            self._refuse(RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, headers, messages.FULL))
 
     def _note_refusal(self) -> None:
         if self._address is not None:
@@ -309,7 +316,7 @@ class FeedHttpProtocol(asyncio.Protocol):
             self._parser.feed_data(data)
             if self._is_receiving:
                 self._size += len(data)
-                rules.check_size(
+                messages.check_size(
                     self._size, len(self._headers), self._body_max, in_head=self._in_head
                 )
         except httptools.HttpParserUpgrade as upgrade:
@@ -334,7 +341,7 @@ class FeedHttpProtocol(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        rules.check_url_size(self._url)
+        messages.check_url_size(self._url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # Trailers are checked, but have no meaning (RFC 9110, section 6.5.1).
@@ -345,14 +352,14 @@ class FeedHttpProtocol(asyncio.Protocol):
         self._size = 0
         version = self._parser.get_http_version()
         headers = self._headers
-        self._body_max = rules.body_max_bytes(self._parser.get_method(), self._url)
-        has_body = rules.check_head(self._url, version, headers, self._body_max)
+        self._body_max = messages.body_max_bytes(self._parser.get_method(), self._url)
+        has_body = messages.check_head(self._url, version, headers, self._body_max)
         if self._parser.should_upgrade():
             # HTTP/1.0 has no upgrades (RFC 9110, section 7.8).
             can_upgrade = version == "1.1" and self._config.ws_protocol_class is not None
-            self._is_handshake = can_upgrade and rules.is_websocket_upgrade(headers)
+            self._is_handshake = can_upgrade and messages.is_websocket_upgrade(headers)
             if self._is_handshake:
-                rules.check_handshake(self._parser.get_method(), self._url, headers)
+                messages.check_handshake(self._parser.get_method(), self._url, headers)
                 if self._exchanges:
                     # The response to an earlier request would end up among WebSocket frames.
                     raise RequestRefused(_BAD)
@@ -386,13 +393,13 @@ class FeedHttpProtocol(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep the body of a request to publish. Other endpoints read none."""
-        if self._is_handshake or self._body_max != rules.PUBLISH_BODY_MAX_BYTES:
+        if self._is_handshake or self._body_max != messages.PUBLISH_BODY_MAX_BYTES:
             return
         self._body_bytes += len(body)
         self._bodies.used += len(body)
-        if self._bodies.used > rules.BODIES_MAX_BYTES:
+        if self._bodies.used > messages.BODIES_MAX_BYTES:
             headers = [(b"retry-after", b"%d" % _BUSY_RETRY_S)]
-            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, headers, rules.FULL)
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, headers, messages.FULL)
         self._next.body += body
 
     def _release_bodies(self) -> None:
@@ -532,7 +539,7 @@ class FeedHttpProtocol(asyncio.Protocol):
         self._resume_reading()
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
-        protocol.data_received(request)
+        protocol.begin_handshake(request)
         if frames:
             protocol.data_received(frames)
         return False

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feed.transport.address_limits import AddressLimiter, AddressLimits
-from feed.transport.http_rules import PUBLISH_PATH
+from feed.transport.http_messages import PUBLISH_PATH
 
 # What a page may load, and which sites may use it.
 _POLICY: Final = "; ".join(

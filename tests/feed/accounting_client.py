@@ -79,7 +79,7 @@ class AccountingClient:
     def perform(self, _steps: int | None = None, **action: Any) -> None:
         """Send an action, and carry out `_steps` of its steps, or all of them."""
         self.finish_steps()  # As in the server, the previous message is finished first.
-        request = self.session.handle_message(encode(action, Encoding.JSON).decode())
+        request = self.session.handle_message(encode(action, Encoding.JSON).decode(), 0.0)
         assert not isinstance(request, Auth | PlayTape | Publish | SteerReplay)
         if self.session.must_resubscribe:
             run_all(self.session.resubscribe())

@@ -70,7 +70,7 @@ class Client:
         )  # fmt: skip
 
     def begin(self, **action: Any) -> Steps:
-        request = self.session.handle_message(json.dumps(action))
+        request = self.session.handle_message(json.dumps(action), self.market.now.monotonic_s)
         assert request is not None
         assert not isinstance(request, Auth | PlayTape | Publish | SteerReplay)
         return self.session.complete(request, lambda: "e1")
@@ -292,11 +292,11 @@ def test_work_is_charged_after_it_is_done(market: Market, monkeypatch: pytest.Mo
     # The action was charged for 8 snapshots, two messages, and twice 8 streams, connected for it
     # alone.
     client.sink.take()
-    assert client.session.handle_message(configure) is None
+    assert client.session.handle_message(configure, market.now.monotonic_s) is None
     (error,) = client.sink.take()
     assert error["code"] == 429
     market.now = Instant(market.now.monotonic_s + 2, market.now.wall)
-    assert client.session.handle_message(configure) is not None
+    assert client.session.handle_message(configure, market.now.monotonic_s) is not None
     # Streams that other clients already hold cost nothing.
     other.ask(action="configure", stamps=True)
     for _ in range(8):

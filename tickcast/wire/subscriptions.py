@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from tickcast.wire.ticks import StreamKey, is_symbol
+from tickcast.wire.ticks import StreamKey
 
 Value = TypeVar("Value")
 
 _NO_PREFIXES: Final[dict[int, set[str]]] = {}
-_PREFIX = re.compile(r"[A-Za-z0-9._/:-]{0,32}\*")
+# A symbol, perhaps followed by `*`, or `*` alone. See `is_symbol`.
+_PATTERN = re.compile(r"[A-Za-z0-9._/:-]{1,32}\*?|\*")
 
 
 def is_pattern(text: str) -> bool:
@@ -20,7 +21,7 @@ def is_pattern(text: str) -> bool:
     >>> [is_pattern(text) for text in ("ES", "BTC-*", "*", "B*C", "")]
     [True, True, True, False, False]
     """
-    return is_symbol(text) or _PREFIX.fullmatch(text) is not None
+    return _PATTERN.fullmatch(text) is not None
 
 
 class Subscription(NamedTuple):

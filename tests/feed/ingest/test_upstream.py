@@ -72,7 +72,7 @@ class Ingest:
         asyncio.get_running_loop().call_soon(lambda: self.hub.flush(Instant.now()))
 
     async def send(self, client: Client, **action: Any) -> None:
-        request = client.session.handle_message(msgspec.json.encode(action).decode())
+        request = client.session.handle_message(msgspec.json.encode(action).decode(), 0.0)
         assert isinstance(request, Request)
         async with self.upstream.holding(FEED, client.session.required_streams(request)) as feed:
             run_all(client.session.complete(request, lambda: feed.epoch))

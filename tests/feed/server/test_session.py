@@ -64,7 +64,7 @@ class SessionClient:
 
     def send(self, message: dict[str, Any] | str | bytes) -> list[dict[str, Any]]:
         text = json.dumps(message) if isinstance(message, dict) else message
-        request = self.session.handle_message(text)
+        request = self.session.handle_message(text, self.now.monotonic_s)
         if self.session.must_resubscribe:
             run_all(self.session.resubscribe())
         if request is not None:
@@ -182,7 +182,7 @@ def test_errors_change_nothing(hub: Hub) -> None:
 
 def test_a_refused_request_changes_nothing(hub: Hub) -> None:
     client = SessionClient(hub)
-    request = client.session.handle_message('{"action":"subscribe","trades":["ES"],"id":"x"}')
+    request = client.session.handle_message('{"action":"subscribe","trades":["ES"],"id":"x"}', 0.0)
     assert isinstance(request, Subscribe)
     assert client.session.required_streams(request) == {Subscription("trades", "ES")}
     client.session.refuse(request, Fault.BROKER_UNAVAILABLE, "try again later")
@@ -452,7 +452,7 @@ def test_a_client_that_never_reads_replies_is_disconnected(hub: Hub) -> None:
     client = SessionClient(hub, outbox_bytes=1000)
     client.sink.paused = True
     for _ in range(2000):
-        client.session.handle_message('{"action":"ping","id":1}')
+        client.session.handle_message('{"action":"ping","id":1}', 0.0)
     assert client.overflows == 1
 
 

@@ -54,7 +54,7 @@ class Client:
         config.load()
         self.sink = WebSocketProtocol(config, ServerState(), {})
         self.sink.connection_made(self.transport)
-        self.sink.data_received(handshake())
+        self.sink.begin_handshake(handshake())
         self.heard: list[str | bytes] = []
         self.ends: list[int] = []
         self.gate = asyncio.Event()

@@ -173,7 +173,7 @@ class ClientWithManyPatterns(SessionClient):
 
     def steps_of(self, **action: Any) -> list[int]:
         """Return the function calls of each step of an action, and of the work that follows it."""
-        request = self.session.handle_message(json.dumps(action))
+        request = self.session.handle_message(json.dumps(action), 0.0)
         assert request is not None
         with counted_calls() as calls:
             steps = self.session.complete(request, lambda: "e1")  # type: ignore[arg-type]
@@ -212,7 +212,7 @@ def test_an_interval_of_one_client_costs_little_memory(market: tuple[Hub, list[S
 
 def _everything_at(client: SessionClient, conflate_ms: int) -> Subscribe:
     action = {"action": "subscribe", "trades": ["*"], "conflate_ms": conflate_ms}
-    request = client.session.handle_message(json.dumps(action))
+    request = client.session.handle_message(json.dumps(action), 0.0)
     assert isinstance(request, Subscribe)
     return request
 

@@ -148,7 +148,7 @@ class SimulatedClient:
     # -- the network
 
     def _send(self, id_: int, message: str | bytes) -> None:
-        request = self.server.session.handle_message(message)
+        request = self.server.session.handle_message(message, 0.0)
         if self.server.session.must_resubscribe:
             run_all(self.server.session.resubscribe())
         assert not isinstance(request, Auth | PlayTape | Publish | SteerReplay)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from feed.fanout.flusher import Flusher
 from feed.fanout.hub import Hub
+from feed.ingest.live_ticks import Flusher
 from tests.conftest import until
 from tickcast.wire.times import Instant
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from feed.transport.http_rules import (
+from feed.transport.http_messages import (
     BODY_MAX_BYTES,
     HEAD_MAX_BYTES,
     HEADERS_MAX,

@@ -188,11 +188,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:
-        """Host and port of `metrics_bind`.
-
-        Raises:
-            InvalidSettings: it is not HOST:PORT.
-        """
+        """Host and port of `metrics_bind`. Raises InvalidSettings."""
         if self.metrics_bind is None:
             return None
         match = _ADDRESS.fullmatch(self.metrics_bind)

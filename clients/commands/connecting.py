@@ -53,11 +53,7 @@ token_option: Final = click.option(
 
 
 def connector(url: str, ca_file: str | None, token: str | None) -> Connect:
-    """Return a function that connects to a server.
-
-    Raises:
-        InvalidSettings: this is not the URL of a WebSocket.
-    """
+    """Return a function that connects to a server. Raises InvalidSettings."""
     if not url.startswith(("ws://", "wss://")):
         raise InvalidSettings(f"{url!a} does not begin with ws:// or wss://")
     headers = {"Authorization": f"Bearer {token}"} if token else None

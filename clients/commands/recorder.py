@@ -232,8 +232,7 @@ class Recorder:
 async def positions_of(stream: Stream, requested: Mapping[str, Iterable[str]]) -> list[Position]:
     """Return the current positions of the streams. Do not use `stream` for a recording afterwards.
 
-    Raises:
-        ConnectionFailed: the server refused.
+    Raises ConnectionFailed if the server refuses.
     """
     return _positions_in(await stream.subscribe(requested), requested)
 

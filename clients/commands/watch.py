@@ -164,8 +164,7 @@ class _Viewer:
     async def show(self, limit: int | None) -> None:
         """Show the stream until the user quits, it ends, or `limit` ticks have arrived.
 
-        Raises:
-            TickcastError: the stream failed.
+        Raises TickcastError if the stream fails.
         """
         loop = asyncio.get_running_loop()
         tasks: list[asyncio.Task[object]] = [

@@ -27,11 +27,7 @@ class _ListedSymbol(Struct):
 
 
 def parse_url(url: str) -> WebSocketURI:
-    """Parse the URL of a stream.
-
-    Raises:
-        InvalidSettings: the URL is not ws:// or wss://, or contains credentials.
-    """
+    """Parse the URL of a stream. Raises InvalidSettings."""
     if not url.startswith(("ws://", "wss://")):
         raise InvalidSettings(f"{url!a} does not begin with ws:// or wss://")
     if not (url.isascii() and url.isprintable()) or " " in url:
@@ -66,8 +62,7 @@ def describe_error(error: OSError) -> str:
 def fetch_symbols(plan: Plan) -> list[str]:
     """Return the sorted symbols that the server has in any of the plan's channels. Blocks.
 
-    Raises:
-        ConnectionFailed: the server did not answer, or its answer is invalid.
+    Raises ConnectionFailed.
     """
     uri, feed = parse_url(plan.url), feed_of(plan.url)
     path = "/symbols" + (f"?feed={feed}" if feed else "")

@@ -62,8 +62,7 @@ class SubscribeDialogue:
     def answer(self, notice: Notice) -> Action | None:
         """Process a message other than a tick; return the next message to send, if any.
 
-        Raises:
-            ConnectionFailed: the server refused this client.
+        Raises ConnectionFailed if the server refused this client.
         """
         kind = notice.get("T")
         if kind == "error":

@@ -73,8 +73,7 @@ class ClientPool:
     async def connect_all(self) -> None:
         """Open all planned connections at the planned rate; return when all are open or failed.
 
-        Raises:
-            ConnectionFailed: the first connection could not be opened.
+        Raises ConnectionFailed if the first connection could not be opened.
         """
         loop = asyncio.get_running_loop()
         began = loop.time()

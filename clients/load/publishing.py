@@ -97,8 +97,7 @@ class LoadProducer:
     ) -> None:
         """Publish all ticks due within the warm-up and the measurement, or until `stop` is set.
 
-        Raises:
-            BrokerUnavailable, BrokerUnsuitable: publishing failed, at least in part.
+        Raises BrokerUnavailable or BrokerUnsuitable if publishing failed, at least in part.
         """
         begin_ns, begin = time.time_ns(), time.monotonic_ns()
         span_ns = round((warmup_s + duration_s) * NS_PER_SECOND)

@@ -44,11 +44,7 @@ class Load:
         self._recorder = RunRecorder(plan.processes)
 
     async def run(self, show: ShowProgress) -> LoadReport:
-        """Run the plan and return the report.
-
-        Raises:
-            TickcastError: nothing could be measured; the text says why.
-        """
+        """Run the plan and return the report. Raises TickcastError."""
         started = Time.now()
         showing = asyncio.create_task(self._show_forever(show))
         try:

@@ -230,11 +230,7 @@ class WorkerPool:
         answers.put_nowait(Failed(f"load process {number} ended unexpectedly, exit code {code}"))
 
     async def request(self, order: Order, kind: type[Expected]) -> list[Expected]:
-        """Send an order to all processes; return their answers of a kind.
-
-        Raises:
-            TickcastError: a process failed.
-        """
+        """Send an order to all processes; return their answers of a kind. Raises TickcastError."""
         for process in self._processes:
             assert process.stdin is not None
             # If the process is gone, the missing answer will show it.

@@ -139,11 +139,7 @@ class Admission:
         raise refusal
 
     async def check_request(self, scope: Mapping[str, Any]) -> Grant:
-        """Authorize a plain HTTP request, which counts as an attempt.
-
-        Raises:
-            HandshakeRefused: the sender may see nothing, or not now.
-        """
+        """Authorize a plain HTTP request, which counts as an attempt. Raises HandshakeRefused."""
         if not self.authenticator.is_required:
             return self._open_grant(scope)
         address = _address_in(scope)

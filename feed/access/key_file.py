@@ -44,11 +44,7 @@ class KeyFile:
         self._version: object = None
 
     def read(self) -> dict[str, Key]:
-        """Read the file and return the keys by id.
-
-        Raises:
-            InvalidSettings: the file can't be read, or is not a file of keys.
-        """
+        """Read the file and return the keys by id. Raises InvalidSettings."""
         self._version = self._current_version()
         return parse_keys(_read(self.path), str(self.path))
 
@@ -96,8 +92,7 @@ class KeyFile:
 def add_key(path: Path, key_id: str, key: Key) -> None:
     """Add a key to a file, creating the file if necessary.
 
-    Raises:
-        InvalidSettings, TickcastError: the file can't be read or written.
+    Raises InvalidSettings or TickcastError.
     """
     with _edited(path) as document:
         table = tomlkit.table()
@@ -107,11 +102,7 @@ def add_key(path: Path, key_id: str, key: Key) -> None:
 
 
 def revoke_key(path: Path, key_id: str, now: datetime) -> None:
-    """Mark a key in a file as revoked.
-
-    Raises:
-        TickcastError: the key does not exist or is already revoked.
-    """
+    """Mark a key in a file as revoked. Raises TickcastError."""
     with _edited(path) as document:
         keys = document.get("keys", {})
         if key_id not in keys:

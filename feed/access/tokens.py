@@ -50,11 +50,7 @@ _KEPT_S: Final = 3600.0
 _AGAIN_S: Final = 10.0
 _SIZE_MAX: Final = 1024 * 1024
 _CLAIMS: Final = ("feeds", "channels", "symbols")
-_BY_CURVE: Final[Mapping[type, str]] = {
-    SECP256R1: "ES256",
-    SECP384R1: "ES384",
-    SECP521R1: "ES512",
-}
+_BY_CURVE: Final[Mapping[type, str]] = {SECP256R1: "ES256", SECP384R1: "ES384", SECP521R1: "ES512"}
 
 logger = logging.getLogger("tickcast.access")
 
@@ -72,8 +68,7 @@ class VerifyingKey(Struct, frozen=True):
 def read_key(content: bytes) -> VerifyingKey:
     """Parse the key in a file: a public key or certificate in PEM, or a shared secret.
 
-    Raises:
-        InvalidSettings: the content is neither, or the key is too weak.
+    Raises InvalidSettings if the content is neither, or the key is too weak.
     """
     content = content.strip()
     if b"-----BEGIN" not in content:
@@ -106,11 +101,7 @@ def for_public_key(key: object) -> VerifyingKey:
 
 
 def token_key_id_of(token: str) -> str | None:
-    """Read the `kid` from a token's header. The value is not verified.
-
-    Raises:
-        AuthFailed: the text is not a token.
-    """
+    """Read the `kid` from a token's header. The value is not verified. Raises AuthFailed."""
     try:
         kid = jwt.get_unverified_header(token).get("kid")
     except jwt.InvalidTokenError:
@@ -218,8 +209,7 @@ class RemoteKeys:
     def fetch(self, kid: str | None) -> VerifyingKey:
         """Return a key. If it is not known, fetch all keys, at most once in `_AGAIN_S`.
 
-        Raises:
-            AuthFailed: there is no key with that id.
+        Raises AuthFailed if there is no key with that id.
         """
         key = self.cached(kid)
         if key is None and self._clock() - self._tried_s >= _AGAIN_S:

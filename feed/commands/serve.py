@@ -98,11 +98,7 @@ async def serve_feed(
 
 
 def bind_metrics(settings: Settings) -> socket | None:
-    """Bind the socket for the setting `metrics_bind`.
-
-    Raises:
-        TickcastError: the socket could not be opened.
-    """
+    """Bind the socket for the setting `metrics_bind`. Raises TickcastError."""
     if settings.metrics_address is None:
         return None
     try:

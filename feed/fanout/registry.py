@@ -67,10 +67,7 @@ class LiveStreams:
         return stream
 
     def covered(
-        self,
-        feed: str,
-        subscriptions: Iterable[Subscription],
-        held: Iterable[Subscription] = (),
+        self, feed: str, subscriptions: Iterable[Subscription], held: Iterable[Subscription] = ()
     ) -> Iterator[LiveStream]:
         """Yield each carried stream that `subscriptions` cover and `held` do not, once.
 

@@ -7,12 +7,7 @@ from typing import NamedTuple
 
 from feed.fanout.encoded_ticks import EncodedFrames, TickBatch, WireFormat, encode_frames
 from feed.fanout.streams import LiveStream
-from feed.history.cache import (
-    PAGE_TICKS,
-    HistoryCache,
-    HistoryPage,
-    page_start,
-)
+from feed.history.cache import PAGE_TICKS, HistoryCache, HistoryPage, page_start
 from tickcast.wire.actions import Id
 from tickcast.wire.positions import StreamPosition
 from tickcast.wire.sequence import NEW_EPOCH, GapReason, History, SequenceGap, TimeLocation

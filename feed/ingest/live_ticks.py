@@ -194,11 +194,7 @@ class SequenceTrackers:
             task.add_done_callback(lambda _: self._checking.discard(tracker))
 
     async def compare_all(self) -> None:
-        """Catch up with the store after an interruption.
-
-        Raises:
-            BrokerUnavailable: the broker does not answer.
-        """
+        """Catch up with the store after an interruption. Raises BrokerUnavailable."""
         await self._compare([(key, tracker) for key, tracker in self if self._hub.is_open(key)])
 
     async def _compare(self, tracked: list[_Tracked]) -> None:

@@ -79,8 +79,7 @@ class Upstream:
     async def listen(self, channel: str, on_message: Callable[[bytes], None]) -> None:
         """Subscribe to a channel that carries no ticks, and pass its messages to `on_message`.
 
-        Raises:
-            BrokerUnavailable: Redis has not confirmed the subscription; call this again.
+        Raises BrokerUnavailable if Redis has not confirmed the subscription; call this again.
         """
         self._listeners[channel] = on_message
         await self.subscriber.subscribe([channel])

@@ -114,22 +114,14 @@ class ReplayScheduler:
     # -- requests from clients
 
     async def list_tapes(self) -> list[TapeListing]:
-        """List all finished tapes that can be read, by name.
-
-        Raises:
-            TapeNotFound: the server has no tapes.
-        """
+        """List all finished tapes that can be read, by name. Raises TapeNotFound."""
         if self._cache is None:
             raise TapeNotFound("this server has no tapes")
         async with self._opening:
             return await asyncio.to_thread(self._cache.list_tapes)
 
     async def play(self, client: ReplayClient, action: PlayTape, narrow: Narrow) -> None:
-        """Begin a replay.
-
-        Raises:
-            InvalidAction: the replay can't begin; nothing has changed.
-        """
+        """Begin a replay. Raises InvalidAction."""
         if self._cache is None:
             raise InvalidAction(Fault.INVALID_ACTION, "this server has no tapes")
         self._check_limits(client, action)
@@ -173,11 +165,7 @@ class ReplayScheduler:
             raise InvalidAction(Fault.RATE_LIMITED, "the server is playing as many tapes as it may")
 
     def steer(self, client: ReplayClient, action: SteerReplay) -> None:
-        """Steer a replay; the reply is sent when the command takes effect.
-
-        Raises:
-            InvalidAction: there is no replay with this id.
-        """
+        """Steer a replay; the reply is sent when the command takes effect. Raises InvalidAction."""
         replay = client.replays.get(action.id)
         if replay is None:
             raise InvalidAction(*_UNKNOWN_ID)

@@ -147,11 +147,7 @@ class TapeCache:
         return TapeListing(id_, manifest.feed, manifest.ticks, tape.first, tape.last, listed)
 
     def read_frame(self, tape: Tape, frame: FrameEntry) -> list[CachedTick]:
-        """The ticks of a frame.
-
-        Raises:
-            InvalidTape: the frame is damaged.
-        """
+        """The ticks of a frame. Raises InvalidTape."""
         key = (tape, frame.offset)
         ticks = self._frames.get(key)
         if ticks is not None:

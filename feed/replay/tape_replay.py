@@ -71,11 +71,7 @@ class TapeReplay:
         return build_frame(b"".join((before, body, self._suffix, after)), self._encoding)
 
     def steer(self, action: SteerReplay, now_s: float) -> None:
-        """Carry out a command.
-
-        Raises:
-            InvalidTape: the tape can't be read at the new position.
-        """
+        """Carry out a command. Raises InvalidTape."""
         match action.command:
             case ReplayCommand.PAUSE:
                 self._player.pause(now_s)

@@ -271,11 +271,7 @@ class Utf8Converter:
         self._decoder: codecs.IncrementalDecoder | None = None
 
     def convert(self, data: bytes) -> bytes:
-        """Return the data as UTF-8. An empty `data` means the end.
-
-        Raises:
-            InvalidTick: the stream begins like UTF-16 but isn't.
-        """
+        """Return the data as UTF-8. An empty `data` means the end. Raises InvalidTick."""
         if self._begin is not None:
             self._begin += data
             if data and len(self._begin) < 4:

@@ -198,8 +198,7 @@ class ParquetRecording(Recording):
     def read(self, start: Time | None = None) -> Iterator[Tick]:
         """Yield the ticks in the file's order, starting with a row group at or before `start`.
 
-        Raises:
-            InvalidRecording: the file turns out to be damaged.
+        Raises InvalidRecording if the file turns out to be damaged.
         """
         group = 0
         if start is not None:

@@ -70,11 +70,7 @@ class NumberReader:
         )
 
     def sizes(self, cells: Sequence[Any], name: str) -> list[float]:
-        """Convert cells, which are texts or floats, to numbers.
-
-        Raises:
-            ValueError: a cell isn't a finite number. The message has its name and value.
-        """
+        """Convert cells, which are texts or floats, to numbers. Raises ValueError."""
         if self._decimal is not None:
             cells = [self._plain(cell, name) for cell in cells]
         try:

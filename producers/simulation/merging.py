@@ -70,11 +70,7 @@ class MergedSource:
 
 
 def parse_patterns(text: str) -> list[str]:
-    """Parse `ES,BTC-*` into a list.
-
-    Raises:
-        ValueError: a part is neither a symbol nor a prefix.
-    """
+    """Parse `ES,BTC-*` into a list. Raises ValueError."""
     patterns = [part.strip() for part in text.split(",")]
     for pattern in patterns:
         if not is_pattern(pattern):

@@ -113,11 +113,7 @@ class Replay:
         return {"/".join(key): digest.hexdigest() for key, digest in sorted(self._hashes.items())}
 
     async def execute(self, command: ControlCommand) -> ReplayState:
-        """Execute a command and return the state afterwards.
-
-        Raises:
-            ReplayFailed: the command can't be executed.
-        """
+        """Execute a command and return the state afterwards. Raises ReplayFailed."""
         if isinstance(command, StatusCommand):
             return self.state
         if len(self._pending) >= _COMMANDS_MAX:

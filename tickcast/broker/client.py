@@ -143,8 +143,7 @@ def channel_of(client: Redis, channel: str) -> str:
 def _check_url(url: str) -> None:
     """Reject URLs that redis-py would ignore in part, misread, or reject only when it connects.
 
-    Raises:
-        ValueError: the URL is invalid. The message contains neither user nor password.
+    Raises ValueError. The message contains neither user nor password.
     """
     try:
         parts = urlsplit(url)

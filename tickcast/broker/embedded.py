@@ -119,11 +119,7 @@ class _EmbeddedStore:
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        """Start the store, unless another server runs it.
-
-        Raises:
-            StoreUnavailable: the store does not start.
-        """
+        """Start the store, unless another server runs it. Raises StoreUnavailable."""
         if not await self._start_if_free():
             await self._wait_until_it_answers()
             logger.warning("a store is already running in %s, using it", self._directory)
@@ -206,8 +202,7 @@ class _EmbeddedStore:
 def prepare_directory(settings: Settings) -> tuple[Path, bool]:
     """Create the private directory if necessary; return it, and whether to remove it at the end.
 
-    Raises:
-        StoreUnavailable: another user may have created the directory, or could write to it.
+    Raises StoreUnavailable if another user may have created it, or could write to it.
     """
     directory = settings.store_dir.absolute()
     if len(os.fsencode(directory / _SOCKET)) > _SOCKET_PATH_MAX:

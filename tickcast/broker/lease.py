@@ -60,8 +60,7 @@ class Lease:
     async def acquire(self) -> None:
         """Acquire the lease, waiting long enough for the lease of a killed holder to expire.
 
-        Raises:
-            LeaseHeld: another program makes one of the channels.
+        Raises LeaseHeld if another program makes one of the channels.
         """
         deadline_s = monotonic() + LASTS_S + _MARGIN_S
         while not await self._try():

@@ -129,8 +129,7 @@ class ReplayControl:
     async def announce(self, state: ReplayState) -> None:
         """Acquire or keep the right to replay, and publish the replay's state.
 
-        Raises:
-            ReplayFailed: another replay has the right.
+        Raises ReplayFailed if another replay has the right.
         """
         is_ours = await _ANNOUNCE.call(
             self._client, [keys.replay(self.feed)], self._name, pack_state(state),

@@ -191,11 +191,7 @@ class RequestPublisher:
         return requests
 
     async def _send_round(self, requests: list[_Request]) -> None:
-        """Publish requests, however long Redis is away.
-
-        Raises:
-            BrokerUnsuitable: Redis refuses permanently.
-        """
+        """Publish requests, however long Redis is away. Raises BrokerUnsuitable."""
         streams: dict[StreamKey, list[Tick]] = {}
         for request in requests:
             for tick in request.ticks:

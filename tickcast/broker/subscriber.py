@@ -168,8 +168,7 @@ class Subscriber:
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Subscribe to channels, and return when Redis has confirmed it.
 
-        Raises:
-            BrokerUnavailable: Redis has not confirmed; the channels are not subscribed.
+        Raises BrokerUnavailable if Redis has not confirmed; the channels are not subscribed.
         """
         missing = [channel for channel in channels if channel not in self._confirmed]
         new = [channel for channel in missing if channel not in self._unconfirmed]

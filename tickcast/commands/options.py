@@ -108,8 +108,7 @@ POSITION: Final = ValueType("time", _parse_position)
 def time_of(position: str | None, first: Time, last: Time) -> Time | None:
     """Return the time of a `POSITION` in a recording with the given first and last time.
 
-    Raises:
-        ValueError: the time is outside the 64-bit range.
+    Raises ValueError if the time is outside the 64-bit range.
     """
     if position is None:
         return None

@@ -89,11 +89,7 @@ class BadLines:
         self.count = 0
 
     def report(self, line: int, error: str) -> None:
-        """Report a bad line on stderr.
-
-        Raises:
-            InvalidTick: in strict mode.
-        """
+        """Report a bad line on stderr. Raises InvalidTick."""
         self.count += 1
         message = f"{self.source}, line {line}: {error}"
         if self._strict:

@@ -29,8 +29,7 @@ _STREAMS_SHOWN: Final = 20
 async def open_client(settings: Settings) -> AsyncIterator[Redis]:
     """Open a client for the configured store, or for the running embedded store.
 
-    Raises:
-        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: there is no usable store.
+    Raises StoreUnavailable, BrokerUnavailable or BrokerUnsuitable.
     """
     client = make_client(await find_store(settings))
     try:

@@ -107,11 +107,7 @@ _FORMATS: Final[dict[str, type[CsvTable | ParquetTable]]] = {
 
 
 def load_pyarrow() -> tuple[Any, Any]:
-    """Import pyarrow and its Parquet module.
-
-    Raises:
-        InvalidSettings: pyarrow is not installed.
-    """
+    """Import pyarrow and its Parquet module. Raises InvalidSettings."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - only this needs it
         import pyarrow.parquet as pq  # noqa: PLC0415

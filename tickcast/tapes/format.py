@@ -268,11 +268,7 @@ def decode_line(line: bytes) -> Tick | Mark:
 
 
 def received_at(line: bytes) -> int | None:
-    """Return the `rx` of a line that `decode_line` has accepted.
-
-    Raises:
-        InvalidTape: `rx` is not a whole number of nanoseconds.
-    """
+    """Return the `rx` of a line that `decode_line` has accepted. Raises InvalidTape."""
     try:
         return _RECEIVED.decode(line).rx
     except msgspec.MsgspecError as error:

@@ -90,8 +90,7 @@ class RecordingDirectory:
     def locked(self) -> Iterator[None]:
         """Lock the folder against other recorders. Remove a new folder if it stays empty.
 
-        Raises:
-            RecordingFailed: the folder can't be created or read, or another recorder uses it.
+        Raises RecordingFailed.
         """
         created = [
             each for each in (self._directory, *self._directory.parents) if not each.exists()
@@ -139,11 +138,7 @@ class RecordingDirectory:
         return []
 
     def begin_tape(self) -> TapeWriter:
-        """Create the next tape.
-
-        Raises:
-            RecordingFailed: the tape can't be created.
-        """
+        """Create the next tape. Raises RecordingFailed."""
         self._last += 1
         id_ = recording_id(self._feed, self._last, Time.now())
         return TapeWriter(self._directory / (id_ + SUFFIX), self._feed, self._source)

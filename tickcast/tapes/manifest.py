@@ -138,11 +138,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def decode_manifest(data: bytes) -> Manifest:
-    """Decode the output of `encode_manifest`.
-
-    Raises:
-        InvalidTape: this is not a manifest, or its version is unknown.
-    """
+    """Decode the output of `encode_manifest`. Raises InvalidTape."""
     try:
         manifest = _DECODER.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -102,11 +102,7 @@ class Tape:
                 yield item
 
     def records(
-        self,
-        start: Time | None = None,
-        coverage: Coverage | None = None,
-        *,
-        with_rx: bool = False,
+        self, start: Time | None = None, coverage: Coverage | None = None, *, with_rx: bool = False
     ) -> Iterator[TapeLine]:
         """Read lines like `read`. Lines other than ticks are included from the first frame read on.
 

@@ -245,8 +245,7 @@ class TapeWriter:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is either complete or absent, even after a crash.
 
-    Raises:
-        RecordingFailed: it can't be written.
+    Raises RecordingFailed.
     """
     with _translated_errors(path):
         number, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")

@@ -87,11 +87,7 @@ def pack(ticks: Sequence[Tick]) -> bytes:
 
 
 def unpack(data: bytes) -> list[Tick]:
-    """Decode the result of `pack`.
-
-    Raises:
-        InvalidTick: the bytes can't be decoded.
-    """
+    """Decode the result of `pack`. Raises InvalidTick."""
     try:
         return _STORE_DECODER.decode(data)
     except (msgspec.MsgspecError, ValueError) as error:

@@ -19,10 +19,7 @@ from tickcast.wire.times import Time
 
 JSON_SUBPROTOCOL: Final = "tickcast.v1.json"
 MSGPACK_SUBPROTOCOL: Final = "tickcast.v1.msgpack"
-_SUBPROTOCOLS: Final = {
-    JSON_SUBPROTOCOL: Encoding.JSON,
-    MSGPACK_SUBPROTOCOL: Encoding.MSGPACK,
-}
+_SUBPROTOCOLS: Final = {JSON_SUBPROTOCOL: Encoding.JSON, MSGPACK_SUBPROTOCOL: Encoding.MSGPACK}
 
 _ALWAYS_LISTED: Final = ("trades", "quotes", "bars")
 

@@ -97,8 +97,7 @@ class ReplayState(NamedTuple):
     def from_fields(cls, fields: Mapping[str, Any]) -> ReplayState:
         """Read the result of `to_fields`, with times in any form that messages use.
 
-        Raises:
-            ValueError, KeyError, TypeError: the fields are not a valid state.
+        Raises ValueError, KeyError or TypeError if the fields are not a valid state.
         """
         return cls(
             ReplayMode(fields["state"]),
@@ -289,11 +288,7 @@ class Player(Generic[T]):
         self._read_from(position, now_s)
 
     def set_speed(self, speed: float, now_s: float) -> None:
-        """Change the speed.
-
-        Raises:
-            ValueError: the speed is out of bounds.
-        """
+        """Change the speed. Raises ValueError."""
         speed = check_speed(speed)
         if self._mode is ReplayMode.PLAYING:
             at_max = self.schedule.speed == MAX_SPEED
@@ -302,11 +297,7 @@ class Player(Generic[T]):
         self.schedule = self.schedule._replace(speed=speed)
 
     def step(self, count: int, now_s: float) -> list[T]:
-        """Pause and return the next ticks, regardless of when they are due.
-
-        Raises:
-            ValueError: `count` is not from 1 to `STEPS_MAX`.
-        """
+        """Pause and return the next ticks, regardless of when they are due. Raises ValueError."""
         if not 1 <= count <= STEPS_MAX:
             raise ValueError(f"a step is 1 to {STEPS_MAX} ticks")
         self.pause(now_s)

@@ -72,9 +72,7 @@ def _parse_map(fields: object) -> Iterable[tuple[Subscription, StreamPosition]]:
             yield entry, StreamPosition(epoch, seq)
 
 
-def build_positions(
-    streams: Iterable[tuple[StreamKey, tuple[str, int]]],
-) -> list[dict[str, Any]]:
+def build_positions(streams: Iterable[tuple[StreamKey, tuple[str, int]]]) -> list[dict[str, Any]]:
     """Build the `positions` field, in the form of `resume`.
 
     Args:

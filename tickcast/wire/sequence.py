@@ -45,8 +45,7 @@ class Batch(NamedTuple):
     def parse(cls, message: bytes) -> Batch:
         """Parse a pub/sub message: `epoch first_seq published_us`, a line feed, packed ticks.
 
-        Raises:
-            InvalidTick: the message does not have this form.
+        Raises InvalidTick.
         """
         header, _, payload = message.partition(b"\n")
         try:

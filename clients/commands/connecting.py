@@ -14,7 +14,6 @@ from tickcast.client.messages import Refused
 from tickcast.client.stream import Stream, connect
 from tickcast.wire.errors import ConnectionFailed, Fault, InvalidSettings
 from tickcast.wire.subscriptions import is_pattern
-from tickcast.wire.ticks import CHANNELS
 
 # Opens a connection to the server, with further arguments of `connect`.
 Connect = Callable[..., AbstractAsyncContextManager[Stream]]
@@ -58,12 +57,6 @@ def connector(url: str, ca_file: str | None, token: str | None) -> Connect:
         raise InvalidSettings(f"{url!a} does not begin with ws:// or wss://")
     headers = {"Authorization": f"Bearer {token}"} if token else None
     return partial(connect, url, headers=headers, tls=ca_file)
-
-
-def check_channel(name: str, option: str) -> None:
-    """Raise InvalidSettings if there is no such channel."""
-    if name not in CHANNELS:
-        raise InvalidSettings(f"{option}: {name!a} is none of {', '.join(CHANNELS)}")
 
 
 def check_symbol(symbol: str) -> None:

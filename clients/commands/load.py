@@ -28,7 +28,14 @@ from clients.load.text import ProgressLine, print_report
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import find_store
 from tickcast.broker.store import Store
-from tickcast.commands.options import DURATION, RATE_PER_SECOND, SHARE, config_option, redis_option
+from tickcast.commands.options import (
+    DURATION,
+    RATE_PER_SECOND,
+    SHARE,
+    check_channel,
+    config_option,
+    redis_option,
+)
 from tickcast.commands.running import run_server_loop
 from tickcast.commands.store import open_publisher
 from tickcast.settings import Settings, load_settings
@@ -197,8 +204,7 @@ def _check(plan: Plan) -> None:
     if plan.publish_ticks_per_s is None and plan.burst_ticks > 1:
         raise InvalidSettings("--burst requires --publish-rate")
     for channel in plan.channels:
-        if channel not in CHANNELS:
-            raise InvalidSettings(f"--channels: {channel!a} is not one of {', '.join(CHANNELS)}")
+        check_channel(channel, "--channels")
 
 
 def _choose_symbols(plan: Plan, symbols: str | None) -> Plan:

@@ -19,7 +19,6 @@ from rich.text import Text
 from clients.commands.connecting import (
     Connect,
     ca_option,
-    check_channel,
     check_symbol,
     connector,
     token_hint,
@@ -30,7 +29,7 @@ from clients.load.addresses import feed_of
 from clients.terminal.tables import format_age
 from tickcast.client.accounts import Gap, Position, describe_gap
 from tickcast.client.stream import Stream
-from tickcast.commands.options import DURATION, ValueType, parse_duration
+from tickcast.commands.options import DURATION, ValueType, check_channel, parse_duration
 from tickcast.commands.running import counted, run
 from tickcast.tapes.library import RecordingDirectory
 from tickcast.wire.encoding import Encoding

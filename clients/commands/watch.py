@@ -15,7 +15,6 @@ import click
 from clients.commands.connecting import (
     Connect,
     ca_option,
-    check_channel,
     check_symbol,
     connector,
     token_hint,
@@ -27,6 +26,7 @@ from clients.terminal.view import Page, ViewRequest
 from tickcast.client.accounts import Gap, describe_gap, summarize
 from tickcast.client.messages import Refused
 from tickcast.client.stream import Stream
+from tickcast.commands.options import check_channel
 from tickcast.commands.running import run
 from tickcast.commands.standard_streams import output_is_gone
 from tickcast.commands.terminal import Screen, full_screen, keys_pressed

@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 import click
 
 from producers.commands.table_options import TableOptions, show_notes, table_options
-from tickcast.commands.options import POSITION, check_feed, time_of
+from tickcast.commands.options import POSITION, check_channel, check_feed, time_of
 from tickcast.commands.running import BadLines, counted
 from tickcast.tapes.editing import cut, merge
 from tickcast.tapes.export import export
@@ -212,8 +212,7 @@ def coverage_of(symbols: str | None, channels: str | None) -> Coverage | None:
         if not is_pattern(pattern):
             raise InvalidSettings(f"--symbols: {pattern!a} is not a symbol")
     for name in names:
-        if name not in CHANNELS:
-            raise InvalidSettings(f"--channels: {name!a} is none of {', '.join(CHANNELS)}")
+        check_channel(name, "--channels")
     return Coverage([Subscription(name, pattern) for name in names for pattern in patterns])
 
 

@@ -167,14 +167,7 @@ class CsvRecording(Recording):
 
     # -- ticks
 
-    def __iter__(self) -> Iterator[Tick]:
-        return self.read()
-
     def read(self, start: Time | None = None) -> Iterator[Tick]:
-        """Yield the ticks in the file's order, starting at some place before `start`.
-
-        Raises InvalidRecording if the file turns out to be damaged.
-        """
         bookmark = None if start is None else self._bookmarks.before(start)
         with open_text(self._path, bookmark.offset if bookmark else 0) as (lines, _):
             lines_before = bookmark.line if bookmark else self._header.lines

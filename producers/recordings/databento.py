@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, Final, Literal
 
-from producers.recordings.files import BadRow, Recording, ignore_bad_row
+from producers.recordings.files import DAMAGE_ERRORS, BadRow, Recording, ignore_bad_row, open_bytes
 from producers.recordings.values import ValueCache, parse_symbol
 from tickcast.wire.errors import InvalidRecording, InvalidSettings, InvalidTick
 from tickcast.wire.ticks import Quote, Tick, Trade, new_quote, new_trade, validate
 from tickcast.wire.times import NS_PER_SECOND, Time
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 _DAY_NS: Final = 86_400 * NS_PER_SECOND
 _READ_BYTES: Final = 256 * 1024
-_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _INSTRUMENT_ID: Final = "instrument_id"
 _PRICE_SCALE: Final = 1_000_000_000
 # Prefixes of the schemas whose records are trades or quotes.
@@ -72,7 +65,7 @@ class DatabentoRecording(Recording):
         names = renamed or {}
         self._symbol_cache = ValueCache(lambda text: parse_symbol(text, names))
 
-    def __iter__(self) -> Iterator[Tick]:
+    def read(self, start: Time | None = None) -> Iterator[Tick]:
         row = 0
         try:
             for record in self._records():
@@ -86,7 +79,7 @@ class DatabentoRecording(Recording):
                     yield from self._convert(record, row)
         except OSError as error:
             raise InvalidRecording(f"{self._path}: {error.strerror or error}") from None
-        except (self._dbn.DBNError, zstd.ZstdError, EOFError) as error:
+        except (self._dbn.DBNError, *DAMAGE_ERRORS) as error:
             raise InvalidRecording(f"{self._path}: damaged after record {row:,}: {error}") from None
 
     def _check_schema(self, schema: Any) -> None:
@@ -98,13 +91,8 @@ class DatabentoRecording(Recording):
 
     def _records(self) -> Iterator[Any]:
         decoder = self._dbn.DBNDecoder()
-        with self._path.open("rb") as stored:
-            magic = stored.read(4)
-            stored.seek(0)
-            data: BinaryIO = stored
-            if magic == _ZSTD_MAGIC:
-                data = zstd.ZstdFile(stored)  # type: ignore[assignment]
-            while part := data.read(_READ_BYTES):
+        with open_bytes(self._path) as (content, _):
+            while part := content.read(_READ_BYTES):
                 decoder.write(part)
                 yield from decoder.decode()
         if decoder.buffer():

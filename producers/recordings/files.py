@@ -90,11 +90,11 @@ class Recording(ABC):
         self._on_bad_row = on_bad_row
 
     @abstractmethod
-    def __iter__(self) -> Iterator[Tick]: ...
-
     def read(self, start: Time | None = None) -> Iterator[Tick]:
-        """Yield the ticks from some place at or before `start`: here, from the beginning."""
-        return iter(self)
+        """Yield the ticks in the file's order, starting at some place at or before `start`."""
+
+    def __iter__(self) -> Iterator[Tick]:
+        return self.read()
 
     @cached_property
     def span(self) -> tuple[Time, Time]:

@@ -95,9 +95,6 @@ class TapeRecording(Recording):
     def span(self) -> tuple[Time, Time]:
         return self._tape.first, self._tape.last
 
-    def __iter__(self) -> Iterator[Tick]:
-        return self.read()
-
     def read(self, start: Time | None = None) -> Iterator[Tick]:
         """Yield the ticks of each stream, starting with its first tick at or after `start`."""
         for tick in self._tape.read(start):

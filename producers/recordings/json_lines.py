@@ -85,7 +85,7 @@ class JsonLinesRecording(Recording):
                 f'{path}: JSON, but not a tick a line such as {{"T":"t","S":"AAPL","p":187.1,…}}'
             )
 
-    def __iter__(self) -> Iterator[Tick]:
+    def read(self, start: Time | None = None) -> Iterator[Tick]:
         number = 0
         try:
             with open_bytes(self._path) as (content, _):

@@ -192,14 +192,7 @@ class ParquetRecording(Recording):
             raise InvalidRecording(f"{self._path}: no row has a time{error}")
         return (first, Time(greatest)), befores
 
-    def __iter__(self) -> Iterator[Tick]:
-        return self.read()
-
     def read(self, start: Time | None = None) -> Iterator[Tick]:
-        """Yield the ticks in the file's order, starting with a row group at or before `start`.
-
-        Raises InvalidRecording if the file turns out to be damaged.
-        """
         group = 0
         if start is not None:
             _, befores = self._scan

@@ -7,7 +7,8 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -155,13 +156,8 @@ class Replay:
         finally:
             await cancel_and_wait(tasks)
             self._refuse_pending()
-            await self._announce_end()
-
-    async def _announce_end(self) -> None:
-        try:
-            await self._control.withdraw(self.state._replace(mode=ReplayMode.ENDED))
-        except BrokerUnavailable as error:
-            logger.debug("could not announce the end of the replay: %s", error)
+            with _may_fail("announce the end of the replay"):
+                await self._control.withdraw(self.state._replace(mode=ReplayMode.ENDED))
 
     def _refuse_pending(self) -> None:
         while self._pending:
@@ -205,11 +201,9 @@ class Replay:
     async def _sleep(self, wait_s: float | None) -> None:
         """Sleep until a command arrives, at most this long."""
         self._wakeup.clear()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._wakeup.wait()
-        except TimeoutError:
-            pass
 
     async def _publish_due(self) -> None:
         now_s = self._clock()
@@ -264,10 +258,8 @@ class Replay:
 
     async def _record_origin(self, *, alone: bool) -> None:
         """Record the origin of the ticks, so that a later replay into the feed isn't refused."""
-        try:
+        with _may_fail("record that the feed is replayed"):
             await self._control.streams.add_publisher(self._publisher.name, alone=alone)
-        except BrokerUnavailable as error:
-            logger.debug("could not record that the feed is replayed: %s", error)
 
     # -- commands and announcements
 
@@ -320,19 +312,24 @@ class Replay:
             await self._begin_epoch()
         await self._publisher.flush()
         self._announced_mode = self.state.mode
-        try:
+        with _may_fail("announce a change"):
             await self._control.announce(self.state)
-        except BrokerUnavailable as error:
-            logger.debug("could not announce a change: %s", error)
 
     async def _announce_forever(self) -> None:
         while True:
             await asyncio.sleep(ANNOUNCE_EVERY_S)
-            try:
+            with _may_fail("announce the position of the replay"):
                 # Keep the announced mode: a change must not overtake ticks still in transit.
                 await self._control.announce(self.state._replace(mode=self._announced_mode))
-            except BrokerUnavailable as error:
-                logger.debug("could not announce the position of the replay: %s", error)
+
+
+@contextmanager
+def _may_fail(what: str) -> Iterator[None]:
+    """Continue if Redis is away: a replay does not depend on these calls."""
+    try:
+        yield
+    except BrokerUnavailable as error:
+        logger.debug("could not %s: %s", what, error)
 
 
 def _describe_others(feed: str, others: Sequence[StreamKey]) -> str:

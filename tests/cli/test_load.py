@@ -218,7 +218,7 @@ async def test_workers_end_when_the_command_is_killed(cli: Cli) -> None:
         (["ws://x", "-s", "A B"], 2, "--symbols: 'A B' is not a symbol"),
         (["ws://x", "-s", "0", "-r", "1"], 2, "--symbols: must be at least 1"),
         (["ws://x", "-s", "101", "-r", "1"], 2, "--symbols: 101 is more than the pool of 100"),
-        (["ws://x", "--channels", "news"], 2, "--channels: 'news' is not one of trades, quotes"),
+        (["ws://x", "--channels", "news"], 2, "--channels: 'news' is none of trades, quotes"),
         (["ws://x", "--burst", "5"], 2, "--burst requires --publish-rate"),
         (["ws://x", "--header", "X"], 2, "--header: give it as 'NAME: VALUE'"),
         (["ws://x", "--key", "X"], 2, "give --key with --secret, or --token alone"),

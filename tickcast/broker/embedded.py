@@ -25,7 +25,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from tickcast.broker import keys, supervisor
-from tickcast.broker.client import make_client, translated_errors
+from tickcast.broker.client import execute, make_client, translated_errors
 from tickcast.settings import Settings
 from tickcast.tasks import BackgroundTasks
 from tickcast.wire.errors import StoreUnavailable, TickcastError
@@ -144,9 +144,8 @@ class _EmbeddedStore:
 
     async def trim_forever(self) -> None:
         """Keep the store below its memory limit while this server runs it, until cancelled."""
-        client = make_client(self.url, max_connections=2)
-        trimmer = HistoryTrimmer(client, self._memory_bytes)
-        try:
+        async with make_client(self.url, max_connections=2) as client:
+            trimmer = HistoryTrimmer(client, self._memory_bytes)
             while True:
                 try:
                     has_room = self._supervisor is None or await trimmer.trim_if_full()
@@ -154,8 +153,6 @@ class _EmbeddedStore:
                     logger.debug("can't check the store's memory: %s", error)
                     has_room = False
                 await asyncio.sleep(_TRIM_S if has_room else _TRIM_IN_VAIN_S)
-        finally:
-            await client.aclose()
 
     async def stop(self) -> None:
         """Stop the store if this server runs it."""
@@ -274,12 +271,9 @@ def _acquire_lock(directory: Path) -> tuple[IO[bytes] | None, bool]:
 
 async def _end_orphan(url: str) -> None:
     """Shut down a store whose supervisor was killed. On Linux the kernel has already killed it."""
-    client = make_client(url)
-    try:
+    async with make_client(url) as client:
         with suppress(TickcastError, RedisError), translated_errors():
             await client.shutdown(nosave=True, now=True, force=True)
-    finally:
-        await client.aclose()
 
 
 def _launch(directory: Path, is_ours: bool, lock: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -323,15 +317,13 @@ def _find_binary() -> Path:
 
 
 async def _answers(url: str) -> bool:
-    client = make_client(url)
-    try:
-        with translated_errors():
-            await client.ping()
+    async with make_client(url) as client:
+        try:
+            with translated_errors():
+                await client.ping()
+        except TickcastError:
+            return False
         return True
-    except TickcastError:
-        return False
-    finally:
-        await client.aclose()
 
 
 def _last_line_of_log(directory: Path) -> str:
@@ -390,14 +382,13 @@ class HistoryTrimmer:
                     keys.ALL_HISTORIES, _SCAN_COUNT, _type="stream"
                 )
             ]
-            pipeline = self._client.pipeline(transaction=False)
-            for key in histories:
-                pipeline.xlen(key)
-            return dict(zip(histories, await pipeline.execute(), strict=True))
+        pipeline = self._client.pipeline(transaction=False)
+        for key in histories:
+            pipeline.xlen(key)
+        return dict(zip(histories, await execute(pipeline), strict=True))
 
     async def _trim(self, histories: list[bytes], length: int) -> None:
         pipeline = self._client.pipeline(transaction=False)
         for key in histories:
             pipeline.xtrim(key, maxlen=length, approximate=False)
-        with translated_errors():
-            await pipeline.execute()
+        await execute(pipeline)

@@ -11,8 +11,9 @@ from typing import Final, TypeVar
 
 import click
 
+from tickcast.wire.errors import InvalidSettings
 from tickcast.wire.playback import parse_speed, resolve_time
-from tickcast.wire.ticks import DEFAULT_FEED, is_feed_name
+from tickcast.wire.ticks import CHANNELS, DEFAULT_FEED, is_feed_name
 from tickcast.wire.times import Time
 
 T = TypeVar("T")
@@ -120,6 +121,12 @@ def check_feed(context: click.Context, parameter: click.Parameter, value: str) -
     if not is_feed_name(value):
         raise click.BadParameter(f"{value!a} is not 1 to 32 characters of a-z 0-9 _ -")
     return value
+
+
+def check_channel(name: str, option: str) -> None:
+    """Raise InvalidSettings if there is no such channel."""
+    if name not in CHANNELS:
+        raise InvalidSettings(f"{option}: {name!a} is none of {', '.join(CHANNELS)}")
 
 
 redis_option: Final = click.option(

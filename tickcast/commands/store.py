@@ -31,12 +31,9 @@ async def open_client(settings: Settings) -> AsyncIterator[Redis]:
 
     Raises StoreUnavailable, BrokerUnavailable or BrokerUnsuitable.
     """
-    client = make_client(await find_store(settings))
-    try:
+    async with make_client(await find_store(settings)) as client:
         await check_version(client)
         yield client
-    finally:
-        await client.aclose()
 
 
 @asynccontextmanager
@@ -111,13 +108,11 @@ async def check_redis(redis_url: str, feeds: Sequence[str] = ()) -> None:
         BrokerUntrusted: its certificate is not trusted.
         AccessDenied: the user lacks a permission that a server needs for these feeds.
     """
-    client = make_client(redis_url)
-    try:
-        await check_version(client)
-        await preflight(client, feeds)
-    except BrokerUntrusted:
-        raise
-    except BrokerUnavailable:
-        pass
-    finally:
-        await client.aclose()
+    async with make_client(redis_url) as client:
+        try:
+            await check_version(client)
+            await preflight(client, feeds)
+        except BrokerUntrusted:
+            raise
+        except BrokerUnavailable:
+            pass

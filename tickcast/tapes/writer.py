@@ -113,12 +113,7 @@ class TapeWriter:
         """
         stream = self.stats.stream_of(tick)
         if (missing := stream.missing_before(tick)) is not None:
-            self.append_mark(
-                GapMark(
-                    channel=stream.channel, symbol=stream.symbol, first_seq=missing[0],
-                    last_seq=missing[1], reason=gap_reason, rx=rx,
-                )
-            )  # fmt: skip
+            self._append_gap(stream, *missing, gap_reason, rx)
         line, content = encode_tick(tick, rx)
         self.stats.count_tick(tick, content)
         self._pending.append_tick(line, int(tick.time))
@@ -138,12 +133,7 @@ class TapeWriter:
         end = mark.seq if isinstance(mark, EpochMark) else (mark.first_seq or 0) - 1
         is_same_epoch = not isinstance(mark, EpochMark) or stream.epoch in ("", mark.epoch)
         if stream.seq is not None and is_same_epoch and end > stream.seq:
-            self.append_mark(
-                GapMark(
-                    channel=mark.channel, symbol=mark.symbol, first_seq=stream.seq + 1,
-                    last_seq=end, reason=gap_reason, rx=mark.rx,
-                )
-            )  # fmt: skip
+            self._append_gap(stream, stream.seq + 1, end, gap_reason, mark.rx)
         self.append_mark(mark)
 
     def append_position(
@@ -151,6 +141,16 @@ class TapeWriter:
     ) -> None:
         """Append a mark with the position of a stream."""
         self.append_mark(EpochMark(channel=channel, symbol=symbol, epoch=epoch, seq=seq, rx=rx))
+
+    def _append_gap(
+        self, stream: StreamStats, first_seq: int, last_seq: int, reason: str, rx: int | None
+    ) -> None:
+        self.append_mark(
+            GapMark(
+                channel=stream.channel, symbol=stream.symbol, first_seq=first_seq,
+                last_seq=last_seq, reason=reason, rx=rx,
+            )
+        )  # fmt: skip
 
     def _count_bytes(self, line: bytes) -> None:
         self.waiting_bytes += len(line)

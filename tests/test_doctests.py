@@ -34,7 +34,7 @@ MODULES = (
         f"tickcast.wire.{path.stem}"
         for path in sorted((ROOT / "tickcast" / "wire").glob("[a-z]*.py"))
     ),
-    "tickcast.broker.keys", "tickcast.broker.publisher", "tickcast.tasks",
+    "tickcast.broker.keys", "tickcast.publishing.publisher", "tickcast.tasks",
 )  # fmt: skip
 FLAGS = doctest.ELLIPSIS | doctest.FAIL_FAST
 

@@ -17,7 +17,9 @@ FLOORS = {
         {"logs", "tasks", "addresses", "venues"},
         {"settings"},
         {"tapes", "client"},
-        {"blocking", "broker"},
+        {"broker"},
+        {"publishing"},
+        {"blocking"},
         {"commands"},
     ),
     "feed": (

@@ -55,14 +55,14 @@ it ends with `ReplayCut`:
 100
 
 A `Publisher` publishes ticks. Without `redis="redis://…"` it uses the store that `tickcast serve`
-or `tickcast demo` has started:
+or `tickcast demo` has started. `PublisherStats` counts what happens to each tick:
 
 >>> from tickcast import Publisher, Trade
 >>> async def publish():
 ...     async with Publisher(feed="live") as publisher:
 ...         await publisher.publish(Trade("AAPL", 187.1, 100))
-...     return publisher.published
->>> asyncio.run(publish())
+...     return publisher.stats()
+>>> asyncio.run(publish()).published
 1
 
 `listen` passes ticks to callbacks, `Window` collects them in tables, and `tickcast.blocking` is for
@@ -74,12 +74,13 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tickcast.broker.publisher import Publisher
+    from tickcast.broker.publisher import PublisherStats
     from tickcast.client.accounts import Gap, Position, Report, StreamReport
     from tickcast.client.messages import Configured, Heartbeat, Refused, Stamped
     from tickcast.client.private_replay import PrivateReplay, ReplayCut
     from tickcast.client.stream import Stream, connect, listen
     from tickcast.client.window import Window
+    from tickcast.publishing.publisher import Publisher
     from tickcast.tapes import Tape, TapeLibrary, TapeWriter
     from tickcast.wire.playback import ReplayState as ReplayState
     from tickcast.wire.ticks import Bar, Quote, Trade
@@ -92,7 +93,8 @@ _HOMES: Final = {
     "Heartbeat": "tickcast.client.messages",
     "Position": "tickcast.client.accounts",
     "PrivateReplay": "tickcast.client.private_replay",
-    "Publisher": "tickcast.broker.publisher",
+    "Publisher": "tickcast.publishing.publisher",
+    "PublisherStats": "tickcast.broker.publisher",
     "Quote": "tickcast.wire.ticks",
     "Refused": "tickcast.client.messages",
     "ReplayCut": "tickcast.client.private_replay",
@@ -112,9 +114,10 @@ _HOMES: Final = {
 }
 
 __all__ = [
-    "Bar", "Configured", "Gap", "Heartbeat", "Position", "PrivateReplay", "Publisher", "Quote",
-    "Refused", "ReplayCut", "ReplayState", "Report", "Stamped", "Stream", "StreamReport", "Tape",
-    "TapeLibrary", "TapeWriter", "Time", "Trade", "Window", "connect", "listen",
+    "Bar", "Configured", "Gap", "Heartbeat", "Position", "PrivateReplay", "Publisher",
+    "PublisherStats", "Quote", "Refused", "ReplayCut", "ReplayState", "Report", "Stamped", "Stream",
+    "StreamReport", "Tape", "TapeLibrary", "TapeWriter", "Time", "Trade", "Window", "connect",
+    "listen",
 ]  # fmt: skip
 
 

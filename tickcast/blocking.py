@@ -1,26 +1,31 @@
-"""The client for programs without an event loop, such as scripts and notebooks.
+"""The client and the publisher for programs without an event loop, such as scripts and notebooks.
 
-A separate thread runs the event loop. `Stream` and `PrivateReplay` document the methods.
+A separate thread runs the event loop. `Stream`, `PrivateReplay` and `tickcast.Publisher` document
+the methods.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial, wraps
+from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from tickcast.broker.publisher import PublisherStats
 from tickcast.client import stream as asynchronous
 from tickcast.client.accounts import Report
 from tickcast.client.private_replay import PrivateReplay
 from tickcast.client.stream import Stream
+from tickcast.publishing import publisher as asynchronous_publisher
 from tickcast.wire.playback import ReplayState
-from tickcast.wire.ticks import Tick
+from tickcast.wire.ticks import DEFAULT_FEED, Tick
 from tickcast.wire.times import Time
 
 P = ParamSpec("P")
@@ -201,3 +206,97 @@ class BlockingReplay(_BlockingIterator[PrivateReplay]):
         if self._pending_read is not None:
             self._pending_read.cancel()  # Also drops the ticks that it has received.
             self._pending_read = None
+
+
+class BlockingPublisher:
+    """Publishes ticks into a feed, from any number of threads. Programs import it as `Publisher`.
+
+    It has the arguments and the methods of `tickcast.Publisher`. The ticks of one thread are
+    published in its order. Callbacks run in the thread that publishes, and must not call the
+    publisher.
+
+    >>> from tickcast import Trade
+    >>> from tickcast.blocking import Publisher
+    >>> with Publisher(feed="live") as publisher:
+    ...     publisher.publish(Trade("AAPL", 187.1, 100))
+    ...     publisher.publish(Trade("MSFT", 411, n) for n in range(9))
+    >>> publisher.stats().published
+    10
+    """
+
+    def __init__(self, feed: str = DEFAULT_FEED, redis: str | None = None, **options: Any) -> None:
+        self._publisher = asynchronous_publisher.Publisher(feed, redis, **options)
+        self._exits = ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._pid = 0
+
+    def __enter__(self) -> Self:
+        with ExitStack() as exits:
+            portal = exits.enter_context(start_blocking_portal())
+            exits.enter_context(portal.wrap_async_context_manager(self._publisher))
+            self._exits = exits.pop_all()
+        self._portal, self._pid = portal, os.getpid()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._exits.__exit__(kind, error, traceback)
+        finally:
+            self._portal = None
+
+    @property
+    def published(self) -> int:
+        """Ticks known to be published."""
+        return self._publisher.published
+
+    def stats(self) -> PublisherStats:
+        """Return what has happened to the ticks so far. This also works after the block."""
+        if self._portal is None:
+            return self._publisher.stats()
+        return self._opened.call(self._publisher.stats)
+
+    def publish(self, ticks: Tick | Iterable[Tick]) -> None:
+        """Accept a tick or several ticks. Several are cheaper: each call wakes another thread."""
+        # An iterable may be slow, and would hold up the ticks of other threads there.
+        each = [ticks] if isinstance(ticks, Tick) else list(ticks)
+        self._opened.call(self._publisher.publish, each)
+
+    def publish_frame(
+        self,
+        frame: Any,
+        channel: str = "trades",
+        columns: Mapping[str, str] | None = None,
+        *,
+        symbol: str | None = None,
+    ) -> int:
+        """Publish the rows of a table of polars, pandas or pyarrow, in their order."""
+        portal, publish = self._opened, self._publisher.publish_checked
+        rows = 0
+        for ticks in asynchronous_publisher.ticks_of(frame, channel, columns, symbol):
+            portal.call(publish, ticks)
+            rows += len(ticks)
+        return rows
+
+    def flush(self) -> None:
+        """Wait until all ticks accepted so far are published or dropped."""
+        self._opened.call(self._publisher.flush)
+
+    @property
+    def _opened(self) -> BlockingPortal:
+        if self._portal is None:
+            raise RuntimeError("use the publisher in a `with` block")
+        if self._pid != os.getpid():
+            # Only the thread that forked exists here, and calls would wait forever.
+            raise RuntimeError(
+                "open a publisher in each process; this one was open before the fork"
+            )
+        return self._portal
+
+
+# What programs import, so that they differ in one line from programs with an event loop.
+Publisher = BlockingPublisher

@@ -68,6 +68,8 @@ class BatchSender:
         self.name = f"p:{secrets.token_hex(6)}"
         # Ticks known to be published.
         self.published = 0
+        # Streams that another program publishes too, in the order in which this was noticed.
+        self.shared_streams: dict[StreamKey, None] = {}
 
     async def open(self) -> None:
         """Read the feed's epoch and streams."""
@@ -141,7 +143,7 @@ class BatchSender:
             if isinstance(reply, exceptions.RedisError):
                 refusal = refusal or reply
             else:
-                self._confirm(key, len(batches.pop(key).ticks), reply)
+                self._confirm(key, batches.pop(key), reply)
         return refusal
 
     async def _call_script(self, batches: Mapping[StreamKey, OutgoingBatch]) -> list[Any]:
@@ -174,15 +176,23 @@ class BatchSender:
             keys.channel_in(self._database, keys.ticks(key)),
         )
 
-    def _confirm(self, key: StreamKey, count: int, first_seq: int) -> None:
+    def _confirm(self, key: StreamKey, batch: OutgoingBatch, first_seq: int) -> None:
         """Record that a batch is published; `first_seq` is 0 if an earlier attempt did it."""
+        count = len(batch.ticks)
         self.published += count
         if key not in self._last_seqs:
             self._unannounced[key] = None
+        last_seq = self._last_seqs.get(key, _HAS_NUMBERS)
         if first_seq:
+            if 0 < last_seq < first_seq - 1:
+                # Numbers that this sender did not assign, between two of its batches.
+                self.shared_streams.setdefault(key)
             self._last_seqs[key] = first_seq + count - 1
+        elif last_seq > 0 and batch.is_in_doubt:
+            # The stream has at least these numbers. More would be those of another program.
+            self._last_seqs[key] = last_seq + count
         else:
-            self._last_seqs.setdefault(key, _HAS_NUMBERS)
+            self._last_seqs[key] = last_seq
 
     async def _announce(self) -> None:
         """Add the streams that this sender has published for the first time to the directory.

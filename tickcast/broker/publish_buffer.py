@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final
+from typing import Final, Literal
 
 from tickcast.wire.ticks import StreamKey, Tick, channel_of, validate
 from tickcast.wire.times import Time
@@ -20,6 +20,10 @@ WAITING_TICKS_MAX: Final = 20_000
 TICK_BYTES: Final = 460
 _BATCHES_MAX: Final = 200
 _SLICE_S: Final = 0.05
+
+# Why a tick was dropped: it waited for longer than `outage_buffer_s`, there was no room for it in
+# `outage_buffer_bytes`, or the publisher was closed before it was sent.
+DropReason = Literal["too_old", "no_room", "closed"]
 
 # The fields of a `StreamKey` as a plain tuple, which is much faster to create.
 _Key = tuple[str, str, str]
@@ -63,9 +67,10 @@ class PublishBuffer:
         self._held: deque[_Slice] = deque()
         self._held_ticks = 0
         self._is_holding = False
-        # Ticks added since the beginning, and ticks dropped, in total and by stream.
+        # Ticks added since the beginning, and ticks dropped, in total, by reason and by stream.
         self.accepted = 0
         self.dropped_ticks = 0
+        self.dropped_by_reason: dict[DropReason, int] = {"too_old": 0, "no_room": 0, "closed": 0}
         self.dropped: dict[StreamKey, DroppedTicks] = {}
 
     @property
@@ -151,12 +156,13 @@ class PublishBuffer:
         ):
             oldest = self._held[0].ticks
             if oldest:
-                self.drop([oldest.popleft()])
+                has_room = self._held_ticks <= self._keep_ticks
+                self.drop([oldest.popleft()], "too_old" if has_room else "no_room")
                 self._held_ticks -= 1
             else:
                 self._held.popleft()
 
-    def drop(self, ticks: Iterable[Tick]) -> None:
+    def drop(self, ticks: Iterable[Tick], reason: DropReason) -> None:
         """Count ticks as dropped that are no longer in the queue."""
         for tick in ticks:
             key = StreamKey(self._feed, channel_of(tick), tick.symbol)
@@ -164,10 +170,11 @@ class PublishBuffer:
             dropped.count += 1
             dropped.last = tick.time
             self.dropped_ticks += 1
+            self.dropped_by_reason[reason] += 1
 
     def drop_all(self) -> None:
-        """Drop everything that waits."""
-        self.drop(chain.from_iterable(self._gathered.values()))
-        self.drop(chain.from_iterable(each.ticks for each in self._held))
+        """Drop everything that waits, because the publisher is closed."""
+        self.drop(chain.from_iterable(self._gathered.values()), "closed")
+        self.drop(chain.from_iterable(each.ticks for each in self._held), "closed")
         self._gathered, self._gathered_ticks = {}, 0
         self._held, self._held_ticks = deque(), 0

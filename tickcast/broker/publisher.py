@@ -1,6 +1,6 @@
 """Publishes ticks to Redis in batches by stream, and keeps them while Redis is away.
 
-`Publisher` is for user programs. It finds the store and passes everything on to a `FeedPublisher`.
+`tickcast.publishing` has the publishers for user programs, which pass everything on to this one.
 """
 
 from __future__ import annotations
@@ -9,22 +9,25 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from time import monotonic
-from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
 from redis.asyncio import Redis
 
 from tickcast.broker.batch_sender import BatchSender, OutgoingBatch
-from tickcast.broker.client import check_version, make_client
-from tickcast.broker.embedded import find_store
-from tickcast.broker.publish_buffer import WAITING_TICKS_MAX, DroppedTicks, PublishBuffer
-from tickcast.settings import Settings, load_settings
+from tickcast.broker.publish_buffer import (
+    WAITING_TICKS_MAX,
+    DroppedTicks,
+    DropReason,
+    PublishBuffer,
+)
+from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
-from tickcast.wire.errors import BrokerUnavailable, InvalidSettings
-from tickcast.wire.ticks import DEFAULT_FEED, StreamKey, Tick, is_feed_name
+from tickcast.wire.errors import BrokerUnavailable
+from tickcast.wire.ticks import StreamKey, Tick
 
 _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_MAX_S: Final = 0.5
@@ -32,6 +35,8 @@ _TRIM_S: Final = 0.1
 # How long to wait for the ticks on their way when a publisher is closed because of an error.
 _GRACE_S: Final = 0.5
 _STREAMS_SHOWN: Final = 20
+
+T = TypeVar("T")
 
 logger = logging.getLogger("tickcast.publisher")
 
@@ -46,6 +51,37 @@ class _Outage:
     in_flight: int
     # Ticks dropped in earlier outages, by stream.
     dropped: Mapping[StreamKey, int]
+
+
+@dataclass(frozen=True)
+class PublisherStats:
+    """What happened to the ticks of a publisher so far.
+
+    At any time, `accepted` = `published` + `waiting` + `dropped` + `in_doubt`.
+
+    Attributes:
+        accepted: ticks that `publish` has accepted.
+        published: ticks known to be published.
+        waiting: ticks that wait, or are being sent.
+        dropped: ticks that will not be published.
+        dropped_by_reason: `too_old` and `no_room`: Redis was away for longer than the settings
+            `outage_buffer_s` and `outage_buffer_bytes` allow for; `closed`: the publisher was
+            closed before it had sent them.
+        in_doubt: ticks that were sent, but not confirmed when the publisher was closed.
+        is_away: whether Redis is unreachable.
+        outages: how many times Redis has become unreachable.
+        shared_streams: streams that another program publishes too, such as `trades/AAPL`.
+    """
+
+    accepted: int
+    published: int
+    waiting: int
+    dropped: int
+    dropped_by_reason: Mapping[DropReason, int]
+    in_doubt: int
+    is_away: bool
+    outages: int
+    shared_streams: tuple[str, ...]
 
 
 class FeedPublisher:
@@ -64,14 +100,28 @@ class FeedPublisher:
 
     Args:
         waits: whether the source can wait.
+        on_outage: called when Redis becomes unreachable, with the reason.
+        on_recovered: called when Redis is back, before ticks that wait are sent.
     """
 
     def __init__(
-        self, client: Redis, feed: str, settings: Settings, *, waits: bool = False
+        self,
+        client: Redis,
+        feed: str,
+        settings: Settings,
+        *,
+        waits: bool = False,
+        on_outage: Callable[[BrokerUnavailable], object] | None = None,
+        on_recovered: Callable[[PublisherStats], object] | None = None,
     ) -> None:
         self._sender = BatchSender(client, feed, settings)
         self._buffer = PublishBuffer(feed, settings.outage_buffer_s, settings.outage_buffer_bytes)
         self._waits = waits
+        self._on_outage = on_outage
+        self._on_recovered = on_recovered
+        self._outages = 0
+        # Streams in `BatchSender.shared_streams` that were logged.
+        self._logged_streams = 0
         self._in_flight: dict[StreamKey, OutgoingBatch] = {}
         self._outage: _Outage | None = None
         # The next trim of the buffer. It is set during an outage, unless the source can wait.
@@ -120,6 +170,23 @@ class FeedPublisher:
     def is_away(self) -> bool:
         """Whether Redis is currently unreachable."""
         return self._outage is not None
+
+    def stats(self) -> PublisherStats:
+        """Return the counts of this moment."""
+        known = self.published + self.dropped_ticks + self.in_doubt
+        return PublisherStats(
+            accepted=self.accepted,
+            published=self.published,
+            waiting=self.accepted - known,
+            dropped=self.dropped_ticks,
+            dropped_by_reason=dict(self._buffer.dropped_by_reason),
+            in_doubt=self.in_doubt,
+            is_away=self.is_away,
+            outages=self._outages,
+            shared_streams=tuple(
+                f"{key.channel}/{key.symbol}" for key in self._sender.shared_streams
+            ),
+        )
 
     async def __aenter__(self) -> FeedPublisher:
         await self._sender.open()
@@ -213,6 +280,7 @@ class FeedPublisher:
                 while self._buffer.count:
                     self._in_flight = self._sender.prepare(self._buffer.pop_batches())
                     await self._retry(lambda: self._sender.send(self._in_flight))
+                    self._log_shared_streams()
                     # Let blocked callers continue before the buffer is empty.
                     if self._buffer.count < WAITING_TICKS_MAX:
                         self._has_room.set()
@@ -247,7 +315,7 @@ class FeedPublisher:
                 if batch.is_in_doubt:
                     self.in_doubt += len(batch.ticks)
                 else:
-                    self._buffer.drop(batch.ticks)
+                    self._buffer.drop(batch.ticks, "closed")
             self._in_flight = {}
             self._buffer.drop_all()
 
@@ -268,6 +336,8 @@ class FeedPublisher:
             # A caller that waits for room would wait for the end of the outage.
             self._has_room.set()
             self._trim()
+        self._outages += 1
+        self._call(self._on_outage, error)
 
     def _trim(self) -> None:
         """Enforce the limits periodically, even if `publish` is not called."""
@@ -294,6 +364,29 @@ class FeedPublisher:
             f"{outage.in_flight + self._buffer.count:,}",
             _describe_lost({key: count for key, count in lost.items() if count}),
         )
+        self._call(self._on_recovered, self.stats())
+
+    def _call(self, callback: Callable[[T], object] | None, argument: T) -> None:
+        if callback is not None:
+            try:
+                callback(argument)
+            except Exception:
+                # A mistake in a callback must not end publishing.
+                logger.exception("a callback of the publisher has failed")
+
+    def _log_shared_streams(self) -> None:
+        shared = self._sender.shared_streams
+        if len(shared) > self._logged_streams:
+            new = [
+                f"{key.channel}/{key.symbol}" for key in islice(shared, self._logged_streams, None)
+            ]
+            self._logged_streams = len(shared)
+            more = f" and {len(new) - _STREAMS_SHOWN:,} more" if len(new) > _STREAMS_SHOWN else ""
+            logger.warning(
+                "another program publishes the same streams: %s%s",
+                ", ".join(new[:_STREAMS_SHOWN]),
+                more,
+            )
 
 
 def _describe_lost(lost: Mapping[StreamKey, int]) -> str:
@@ -304,91 +397,3 @@ def _describe_lost(lost: Mapping[StreamKey, int]) -> str:
     if rest := by_count[_STREAMS_SHOWN:]:
         parts.append(f"{sum(lost[key] for key in rest):,} of {len(rest):,} more streams")
     return f"{sum(lost.values()):,} were dropped: {', '.join(parts)}"
-
-
-class Publisher:
-    """Publishes ticks into a feed, each exactly once.
-
-    It is an asynchronous context manager. Leaving its block waits until all ticks are published:
-
-    >>> import asyncio
-    >>> from tickcast import Publisher, Quote, Trade
-    >>> async def publish():
-    ...     async with Publisher(feed="live") as publisher:
-    ...         await publisher.publish(Trade("AAPL", 187.1, 100))
-    ...         await publisher.publish([Quote("AAPL", 187.0, 3, 187.1, 2), Trade("MSFT", 411, 5)])
-    ...     return publisher.published
-    >>> asyncio.run(publish())
-    3
-
-    While Redis is away, ticks are kept within the settings `outage_buffer_s` and
-    `outage_buffer_bytes`. Beyond these, the oldest are dropped, counted and logged.
-
-    Args:
-        feed: the name of the feed; the server's `/stream` serves `live`.
-        redis: the URL of the server's Redis. The default is the setting `redis_url`, or else the
-            embedded store that a `tickcast serve` or `tickcast demo` of this user has started.
-
-    Raises:
-        InvalidSettings: the name, the URL or a setting in the environment is invalid.
-        StoreUnavailable, BrokerUnavailable, BrokerUnsuitable: from `async with`, if there is no
-            store that can be used.
-    """
-
-    def __init__(self, feed: str = DEFAULT_FEED, redis: str | None = None) -> None:
-        if not is_feed_name(feed):
-            raise InvalidSettings(f"feed {feed!a} is not 1 to 32 characters of a-z 0-9 _ -")
-        self._feed = feed
-        self._settings = load_settings(redis_url=redis)
-        self._exits = AsyncExitStack()
-        self._publisher: FeedPublisher | None = None
-
-    async def __aenter__(self) -> Publisher:
-        client = make_client(await find_store(self._settings))
-        async with AsyncExitStack() as exits:
-            exits.push_async_callback(client.aclose)
-            await check_version(client)
-            self._publisher = await exits.enter_async_context(
-                FeedPublisher(client, self._feed, self._settings)
-            )
-            self._exits = exits.pop_all()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._exits.__aexit__(kind, error, traceback)
-
-    @property
-    def published(self) -> int:
-        """Ticks known to be published."""
-        return self._opened.published
-
-    @property
-    def dropped(self) -> int:
-        """Ticks that were accepted and will not be published, because Redis was away too long."""
-        return self._opened.dropped_ticks
-
-    async def publish(self, ticks: Tick | Iterable[Tick]) -> None:
-        """Accept a tick or several ticks, and return without waiting for Redis.
-
-        Only a program that is far ahead of Redis has to wait.
-
-        Raises:
-            InvalidTick: a tick breaks the rules; neither it nor the ticks after it were accepted.
-            BrokerUnsuitable: publishing has failed, and is not retried.
-        """
-        await self._opened.publish([ticks] if isinstance(ticks, Tick) else ticks)
-
-    async def flush(self) -> None:
-        """Wait until all ticks accepted so far are published or dropped. Raises like `publish`."""
-        await self._opened.flush()
-
-    @property
-    def _opened(self) -> FeedPublisher:
-        if self._publisher is None:
-            raise RuntimeError("use the publisher in an `async with` block")
-        return self._publisher

@@ -221,3 +221,26 @@ def test_sortable_times_sort_as_text() -> None:
     assert {len(text) for text in texts} == {16}
     assert texts[0] == "0" * 16
     assert texts[-1] == "f" * 16
+
+
+async def test_a_batch_whose_answer_was_lost_is_not_another_programs(sender: BatchSender) -> None:
+    await send(sender, trades(3))
+    batches = sender.prepare({ES: trades(2)})
+    await sender.send(dict(batches))
+    # As after a lost answer: sent before, and not known to be published.
+    sender._last_seqs[ES] = 3
+    batches[ES].is_in_doubt = True
+    await sender.send(batches)
+    await send(sender, trades(1))
+    assert sender.shared_streams == {}
+    assert sender._last_seqs[ES] == 6
+
+
+async def test_numbers_between_two_batches_are_another_programs(
+    sender: BatchSender, redis: Redis, settings: Settings
+) -> None:
+    async for other in opened(redis, settings):
+        for _ in range(2):
+            await send(sender, trades(3))
+            await send(other, trades(1))
+        assert list(sender.shared_streams) == list(other.shared_streams) == [ES]

@@ -50,16 +50,17 @@ class _DoctorFailed(TickcastError):
 
 @click.command()
 @redis_option
+@click.option("--port", type=int, help="Port of the server to ask.  [default: 8000]")
 @config_option
-def doctor(redis_url: str | None, config: Path | None) -> None:
-    """Check the settings, Redis and this machine, and say what to change.
+def doctor(redis_url: str | None, port: int | None, config: Path | None) -> None:
+    """Check the settings, Redis and this machine; suggest changes.
 
     Give it the options and the environment of `tickcast serve`. The exit code is 1 if a check
     fails; warnings don't change it.
     """
-    settings, sources = load_with_sources(config, redis_url=redis_url)
+    settings, sources = load_with_sources(config, redis_url=redis_url, port=port)
     named = sorted({source for source in sources.values() if source})
-    click.echo(_line(Finding("ok", "settings", ", ".join(named) or "all have their defaults")))
+    click.echo(_line(Finding("ok", "settings", ", ".join(named) or "all at their defaults")))
     run(_print_findings(settings))
 
 
@@ -190,7 +191,7 @@ async def _check_clock(client: Redis) -> Finding:
 
 def check_clock(round_trip_s: float, ahead_s: float) -> Finding:
     """Check the distance to Redis, and how far this machine's clock is ahead of Redis's."""
-    text = f"{round_trip_s * 1e3:.2f} ms round trip, clock {ahead_s * 1e3:+.1f} ms"
+    text = f"{round_trip_s * 1e3:.2f} ms round trip, clock {round(ahead_s * 1e3, 1) + 0.0:+.1f} ms"
     if abs(ahead_s) > _CLOCK_MAX_S + round_trip_s:
         return Finding(
             "warn", "redis clock",
@@ -242,4 +243,4 @@ def check_server(settings: Settings) -> Finding:
         return Finding("fail", "server", f"{address} answers {error.code}: {body}")
     except (URLError, OSError) as error:
         reason = getattr(error, "reason", error)
-        return Finding("ok", "server", f"no answer at {address} ({reason}); start `tickcast serve`")
+        return Finding("ok", "server", f"none answers at {address}: {reason}")

@@ -31,8 +31,7 @@ async def levels(settings: Settings) -> dict[str, str]:
 async def test_a_running_demo_is_well(cli: Cli) -> None:
     async with cli.serving() as (address, _):
         port = address.rpartition(":")[2]
-        cli.environment["TICKCAST_PORT"] = port
-        code, out, err = await cli.run("doctor")
+        code, out, err = await cli.run("doctor", "--port", port)
     assert (code, err) == (0, "")
     assert f"ok    server: {address} is ready\n" in out
     assert "ok    redis: Valkey " in out

@@ -16,7 +16,7 @@ from tickcast.settings import SECRETS, Settings, load_with_sources
 @click.option("--all", "show_all", is_flag=True, help="Show defaults as well.")
 @config_option
 def config(show_all: bool, config: Path | None) -> None:
-    """Print the settings in effect, as TOML, and where each comes from.
+    """Print the settings in effect, as TOML, with their sources.
 
     Values come from the defaults, the file --config, and the environment, in this order. Secrets
     are hidden.

@@ -53,11 +53,11 @@ COMMANDS: Final = {
     "keys": ("feed.commands.keys", "Manage the API keys for `tickcast serve --auth FILE`."),
     "config": (
         "tickcast.commands.config",
-        "Print the settings in effect, as TOML, and where each comes from.",
+        "Print the settings in effect, as TOML, with their sources.",
     ),
     "doctor": (
         "feed.commands.doctor",
-        "Check the settings, Redis and this machine, and say what to change.",
+        "Check the settings, Redis and this machine; suggest changes.",
     ),
     "completion": (
         "tickcast.commands.completion",

@@ -20,8 +20,8 @@ from redis.asyncio import Redis
 from starlette.types import ASGIApp
 
 from feed.server.app import create_app
-from feed.server.listening import address_of, bind
 from feed.server.running import FeedServer, server_config
+from feed.server.sockets import address_of, bind
 from feed.transport.tls import (
     CertificateFiles,
     certificate_of,

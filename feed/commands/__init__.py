@@ -1,1 +1,1 @@
-"""The commands of the server: `serve`, `demo`, `keys` and `acl`."""
+"""The commands of the server: `serve`, `demo`, `keys` and `doctor`."""

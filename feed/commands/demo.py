@@ -16,7 +16,7 @@ from typing import Final
 import click
 
 from feed.commands.serve import check_tapes, serve_feed
-from feed.server.listening import CannotListen, address_of, bind_all
+from feed.server.sockets import CannotListen, address_of, bind_all
 from feed.transport.tls import Certificate, certificate_of, fingerprint, provide_self_signed
 from tickcast.broker.embedded import prepare_directory, provided_store
 from tickcast.commands.group import command_module

@@ -11,8 +11,8 @@ from socket import socket
 import click
 
 from feed.server.app import create_app
-from feed.server.listening import CannotListen, address_of, bind, bind_all, raise_file_limit
 from feed.server.running import serve as run_server
+from feed.server.sockets import CannotListen, address_of, bind, bind_all, raise_file_limit
 from feed.transport.tls import Certificate, certificate_of
 from tickcast.broker.embedded import provided_store
 from tickcast.commands.options import config_option, redis_option

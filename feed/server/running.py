@@ -20,7 +20,7 @@ from typing import Any, Final
 import uvicorn
 from starlette.types import ASGIApp
 
-from feed.server.listening import BACKLOG
+from feed.server.sockets import BACKLOG
 from feed.transport.address_limits import FrameLimit
 from feed.transport.handshake import WebSocketProtocol
 from feed.transport.http import FeedHttpProtocol

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from feed.server.listening import bind
+from feed.server.sockets import bind
 from tests.cli.conftest import Cli
 from tests.conftest import until
 from tests.talk import talking

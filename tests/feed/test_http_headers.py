@@ -16,8 +16,8 @@ from websockets.exceptions import InvalidStatus
 
 from feed.server.app import create_app
 from feed.server.engine import Engine
-from feed.server.listening import address_of, bind
 from feed.server.running import server_config
+from feed.server.sockets import address_of, bind
 from tests.conftest import QuietServer
 from tickcast.settings import Settings
 

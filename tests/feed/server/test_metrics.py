@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from feed.server.listening import address_of, bind
+from feed.server.sockets import address_of, bind
 from tests.builders import trades
 from tests.conftest import RunningServer, running_server, until
 from tests.talk import talking

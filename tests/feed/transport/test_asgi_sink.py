@@ -9,7 +9,7 @@ import uvicorn
 from websockets.exceptions import ConnectionClosed
 
 from feed.server.app import create_app
-from feed.server.listening import bind
+from feed.server.sockets import bind
 from tests.builders import trades
 from tests.conftest import QuietServer, until
 from tests.talk import talking

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from feed.server.listening import CannotListen, address_of, bind, bind_all
+from feed.server.sockets import CannotListen, address_of, bind, bind_all
 
 PAIRS = [
     (["::"], ["[::]", "0.0.0.0"]),

@@ -30,6 +30,7 @@ _REFUSALS_BURST: Final = 10
 # positions, because a client that resumes a wildcard names all of its streams.
 _SYMBOLS_PER_MESSAGE: Final = 100
 _POSITIONS_PER_MESSAGE: Final = 1000
+_ACTION_WITHIN: Final = 64
 _BYTES_PER_MESSAGE: Final = 32 * 1024
 # Connecting 5,000 streams takes 20 ms. So do 2,500 snapshots with their positions.
 _CONNECTED_PER_MESSAGE: Final = 5000
@@ -96,6 +97,12 @@ def _price_of_size(message: str | bytes) -> float:
     return 1.0 + len(message) // _BYTES_PER_MESSAGE
 
 
+def _may_publish(message: str | bytes) -> bool:
+    """Whether a message may be a `publish` action, which names itself in its first characters."""
+    start = message[:_ACTION_WITHIN]
+    return "publish" in start if isinstance(start, str) else b"publish" in start
+
+
 def price_of(action: Action) -> float:
     """The price of an action without its size: 1, or more for many symbols."""
     price = 1.0
@@ -142,16 +149,20 @@ class ActionPolicy:
             InvalidAction: the message is refused.
             SessionEnded: the message is refused and the connection must end.
         """
-        # The size is charged first, so that a refused message takes no time to parse. Messages of
-        # a publisher are charged by their ticks instead (`feed.server.publishing`).
-        is_publisher = self.grant is not None and self.grant.publishes
-        paid = 0.0 if is_publisher else _price_of_size(message)
+        # The size is charged first, so that a refused message takes no time to parse. Ticks of a
+        # publisher are charged by their number instead (`feed.server.publishing`).
+        is_exempt = self.grant is not None and self.grant.publishes and _may_publish(message)
+        paid = 0.0 if is_exempt else _price_of_size(message)
         self._pay(message, paid, now_s)
-        action = parse_action(message, self._subscriptions_max)
-        if is_publisher and not isinstance(action, Publish):
-            self._pay(message, price_of(action) + _price_of_size(message) - 1, now_s)
-        elif not is_publisher:
-            self._pay(message, price_of(action), now_s, paid)
+        try:
+            action = parse_action(message, self._subscriptions_max)
+        except InvalidAction:
+            if is_exempt:
+                self._pay(message, _price_of_size(message), now_s)
+            raise
+        if not isinstance(action, Publish):
+            price = price_of(action) + (_price_of_size(message) if is_exempt else 0)
+            self._pay(message, price, now_s, paid)
         if isinstance(action, Auth):
             if self.grant is not None and self.grant.proof is Proof.KEY:
                 raise InvalidAction(Fault.ALREADY_AUTHENTICATED, id=action.id)

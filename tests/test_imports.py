@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# A part imports parts that stand before it in its program, and any part of `tickcast`.
-FLOORS = {
+# The layers of each program, the lowest first. A part imports parts of lower layers of its program,
+# and any part of `tickcast`.
+LAYERS = {
     "tickcast": (
         {"wire"},
         {"logs", "tasks", "addresses", "venues"},
@@ -74,35 +75,35 @@ def part_of(dotted: str) -> str:
     return [*dotted.split("."), ""][1]
 
 
-def floor_of(program: str, part: str) -> int:
-    (floor,) = (n for n, parts in enumerate(FLOORS[program]) if part in parts)
-    return floor
+def layer_of(program: str, part: str) -> int:
+    (layer,) = (n for n, parts in enumerate(LAYERS[program]) if part in parts)
+    return layer
 
 
-@pytest.mark.parametrize("program", FLOORS)
-def test_a_part_imports_only_what_stands_below_it(program: str) -> None:
+@pytest.mark.parametrize("program", LAYERS)
+def test_a_part_imports_only_lower_layers(program: str) -> None:
     wrong = []
     for path in sorted((ROOT / program).rglob("*.py")):
         own = part_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
         for name in imports_of(path):
             other = part_of(name)
             top = name.partition(".")[0]
-            if top not in FLOORS or not other or other == own or own in ("__init__", "__main__"):
+            if top not in LAYERS or not other or other == own or own in ("__init__", "__main__"):
                 continue
-            is_below = top == program and floor_of(top, other) < floor_of(top, own)
+            is_below = top == program and layer_of(top, other) < layer_of(top, own)
             if not (is_below or (top == "tickcast" and program != "tickcast")):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert wrong == []
 
 
-@pytest.mark.parametrize("program", FLOORS)
+@pytest.mark.parametrize("program", LAYERS)
 def test_every_module_is_in_a_part(program: str) -> None:
     found = {
         path.stem
         for path in (ROOT / program).iterdir()
         if path.suffix == ".py" or list(path.glob("*.py"))
     }
-    assert found - {"__init__", "__main__", "dashboard"} == set().union(*FLOORS[program])
+    assert found - {"__init__", "__main__", "dashboard"} == set().union(*LAYERS[program])
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,12 @@ from feed.server.listings import (
     list_symbols,
 )
 from feed.server.metrics import answer_scrape, serving_metrics
+from feed.server.middleware import RequestLimits, RootPath, SecurityHeaders
 from feed.server.publishing import answer_publish
 from feed.transport.address_limits import AddressLimits
 from feed.transport.http import PROBES, Bodies
 from feed.transport.http_messages import PUBLISH_PATH
 from feed.transport.loop_time import TurnBudget
-from feed.transport.middleware import RequestLimits, RootPath, SecurityHeaders
 from tickcast.addresses import client_network
 from tickcast.settings import Settings
 from tickcast.wire.encoding import Encoding, encode

@@ -88,7 +88,7 @@ async def serve_connection(websocket: WebSocket, feed: str, engine: Engine) -> N
     )
     connection.begin(session)
     if isinstance(sink, WebSocketProtocol):
-        sink.limit_address(engine.admission.limiter_of(websocket.scope))
+        sink.address_limiter = engine.admission.limiter_of(websocket.scope)
         sink.hand_over(connection.receive, connection.end)
         return
     sender = asyncio.create_task(sink.run())

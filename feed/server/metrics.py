@@ -27,9 +27,9 @@ from starlette.routing import Route
 from feed.access.admission import REFUSALS
 from feed.fanout.counters import BucketCounts
 from feed.server.engine import Engine
+from feed.server.middleware import RequestLimits, SecurityHeaders
 from feed.server.running import FeedServer, server_config
 from feed.transport.http_messages import MALFORMED, STALLED
-from feed.transport.middleware import RequestLimits, SecurityHeaders
 from tickcast.wire.encoding import Encoding
 from tickcast.wire.errors import CloseCode
 from tickcast.wire.sequence import GapReason

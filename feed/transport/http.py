@@ -37,7 +37,6 @@ from feed.transport.http_messages import (
     HttpExchange,
     RequestRefused,
     connection_scope,
-    response_head,
 )
 from feed.transport.loop_time import TurnBudget
 from tickcast.wire.errors import CLOSE_GRACE_S
@@ -481,15 +480,7 @@ class FeedHttpProtocol(asyncio.Protocol):
         if self.transport.is_closing():
             self._close()
             return
-        text = f"{refusal}\n".encode("ascii")
-        headers = [
-            *self._server.default_headers,
-            *refusal.headers,
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(text)),
-            (b"connection", b"close"),
-        ]
-        self.transport.write(response_head(refusal.status, headers) + text)
+        self.transport.write(refusal.to_response(self._server.default_headers))
         if refusal.status != _TIMEOUT and self.transport.can_write_eof():
             # The client may still be sending. Closing now could destroy the response before the
             # client reads it (RFC 9112, section 9.6).

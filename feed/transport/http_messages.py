@@ -64,6 +64,18 @@ class RequestRefused(Exception):
         self.headers = headers
         self.reason = reason
 
+    def to_response(self, default_headers: Headers) -> bytes:
+        """Build the response, after which the connection is closed."""
+        text = f"{self}\n".encode("ascii")
+        headers = [
+            *default_headers,
+            *self.headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(text)),
+            (b"connection", b"close"),
+        ]
+        return response_head(self.status, headers) + text
+
 
 def check_size(size: int, headers: int, body_max: int = BODY_MAX_BYTES, *, in_head: bool) -> None:
     """Check that an incomplete request is within the limits.

@@ -55,17 +55,17 @@ class WebSocketConnection(asyncio.Protocol):
         on_shutdown: called when the server shuts down; returns the frames to send before closing.
         on_flood: called when the client sends more than allowed; should call `finish`.
         on_message, on_end: see `hand_over`.
+        address_limiter: charged for what the client sends; None if its address has no limits.
     """
 
     # An instance dict would take 2 kB more for each client.
     __slots__ = (
-        "_abort_timer", "_address", "_connections", "_end_code", "_frame_allowance",
-        "_frame_count", "_has_frames", "_held", "_held_at_s", "_is_deaf", "_is_reading",
-        "_is_scheduled", "_is_text", "_offset", "_parser", "_partial", "_ping_at_s",
-        "_ping_interval_s", "_ping_payload", "_ping_timeout_s", "_pong", "_received", "_tasks",
-        "_turns", "_waiting", "close_sent", "is_accepted", "loop", "on_drain", "on_end",
-        "on_flood", "on_message", "on_pause", "on_shutdown", "paused", "read_paused", "transport",
-        "write",
+        "_abort_timer", "_connections", "_end_code", "_frame_allowance", "_frame_count",
+        "_has_frames", "_held", "_held_at_s", "_is_deaf", "_is_reading", "_is_scheduled",
+        "_is_text", "_offset", "_parser", "_partial", "_ping_at_s", "_ping_interval_s",
+        "_ping_payload", "_ping_timeout_s", "_pong", "_received", "_tasks", "_turns", "_waiting",
+        "address_limiter", "close_sent", "is_accepted", "loop", "on_drain", "on_end", "on_flood",
+        "on_message", "on_pause", "on_shutdown", "paused", "read_paused", "transport", "write",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -83,12 +83,12 @@ class WebSocketConnection(asyncio.Protocol):
         self._tasks = server_state.tasks
         self._turns: TurnBudget = app_state.get("turn_budget") or TurnBudget()
 
-        self.on_message: OnMessage = _ignore_message
-        self.on_end: Callable[[int], None] = _ignore_end
-        self.on_pause: Callable[[], None] = _nothing
-        self.on_drain: Callable[[], None] = _nothing
+        self.on_message: OnMessage = _ignore
+        self.on_end: Callable[[int], None] = _ignore
+        self.on_pause: Callable[[], None] = _ignore
+        self.on_drain: Callable[[], None] = _ignore
         self.on_shutdown: Callable[[], bytes] = bytes
-        self.on_flood: Callable[[], None] = _nothing
+        self.on_flood: Callable[[], None] = _ignore
 
         # Parses frames; None until the request for the handshake has arrived.
         self._parser: FrameParser | None = None
@@ -116,7 +116,7 @@ class WebSocketConnection(asyncio.Protocol):
 
         limit: FrameLimit | None = getattr(config, "frame_limit", None)
         self._frame_allowance = TokenBucket(*limit) if limit else None
-        self._address: AddressLimiter | None = None
+        self.address_limiter: AddressLimiter | None = None
         # When reading was last held because the address had used up its allowance.
         self._held_at_s = -math.inf
         self._held: asyncio.TimerHandle | None = None
@@ -198,10 +198,6 @@ class WebSocketConnection(asyncio.Protocol):
         self.read_paused = False
         self._parse_soon()
 
-    def limit_address(self, limiter: AddressLimiter | None) -> None:
-        """Count what the client sends towards its address's limits; None if it has none."""
-        self._address = limiter
-
     def _parse_soon(self) -> None:
         is_held = self.read_paused or self._held is not None
         if self._received is not None and not (self._is_scheduled or is_held):
@@ -250,11 +246,11 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _charge_address(self, size: int) -> bool:
         """Charge the address for data; if its allowance is used up, the client waits or is cut."""
-        if self._address is None:
+        if self.address_limiter is None:
             return True
         frames, self._frame_count = self._frame_count, 0
         now_s = self.loop.time()
-        if self._address.spend_bytes(size, frames, now_s):
+        if self.address_limiter.spend_bytes(size, frames, now_s):
             return True
         if now_s - self._held_at_s < _HOLD_AGAIN_S:
             self._cut_flood()
@@ -283,8 +279,8 @@ class WebSocketConnection(asyncio.Protocol):
         if self._held is not None:
             self._held.cancel()
             self._held = None
-        if self._address is not None:
-            self._address.note_flood(self.loop.time())
+        if self.address_limiter is not None:
+            self.address_limiter.note_flood(self.loop.time())
         self._update_reading()
 
     # -- frames and messages
@@ -464,14 +460,13 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _detach(self) -> None:
         """Discard all writes of the owner from now on."""
-        self.write = _discard
+        self.write = _ignore
         self.on_pause()
-        self.on_pause = self.on_drain = _nothing
+        self.on_pause = self.on_drain = _ignore
 
     def _drop_callbacks(self) -> None:
         # Break the reference cycles with the owner of the callbacks: collections are rare.
-        self.on_message, self.on_end = _ignore_message, _ignore_end
-        self.on_drain = self.on_flood = _nothing
+        self.on_message = self.on_end = self.on_drain = self.on_flood = _ignore
         self.on_shutdown = bytes
 
 
@@ -480,17 +475,5 @@ def break_cycle(parser: FrameParser) -> None:
     vars(parser).clear()
 
 
-def _discard(data: bytes) -> None:
-    pass
-
-
-def _ignore_message(message: str | bytes) -> None:
-    pass
-
-
-def _ignore_end(code: int) -> None:
-    pass
-
-
-def _nothing() -> None:
-    pass
+def _ignore(*_: object) -> None:
+    """The callback of an owner that has none yet, or any more."""

@@ -27,8 +27,7 @@ from feed.transport.tls import (
     certificate_of,
     provide_self_signed,
 )
-from producers.simulation.pacing import Pacer, play
-from producers.simulation.synthetic import generate, symbol_names
+from producers.simulation.synthetic import generate, play, symbol_names
 from tickcast.broker.client import make_client
 from tickcast.broker.embedded import provided_store
 from tickcast.broker.publisher import FeedPublisher
@@ -186,6 +185,6 @@ async def market(publisher: FeedPublisher) -> AsyncIterator[None]:
     await publisher.publish([next(past) for _ in range(3000)])
     await publisher.flush()
     now = generate(symbols, 500, 2, Time.now())
-    task = asyncio.create_task(play(now, publisher, Pacer()))
+    task = asyncio.create_task(play(now, publisher))
     yield
     await cancel_and_wait([task])

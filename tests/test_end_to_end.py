@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from producers.recordings.csv import CsvRecording
-from producers.simulation.pacing import Pacer, play
 from tests.conftest import ES_TRADES, RunningServer
 from tests.talk import Talk, talking
 from tickcast.broker.publisher import FeedPublisher
@@ -17,6 +16,7 @@ from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
 
 COUNT = 7_500
+BATCH = 50
 RATE = 5_000
 
 
@@ -41,7 +41,9 @@ async def test_twenty_clients_each_get_exactly_the_published_trades(
     tasks = [asyncio.create_task(receive(talk)) for talk in talks]
     for _ in tasks:
         await ready.acquire()
-    await play(expected, publisher, Pacer(None, max_rate=RATE))
+    for start in range(0, COUNT, BATCH):
+        await publisher.publish(expected[start : start + BATCH])
+        await asyncio.sleep(BATCH / RATE)
     for ticks in await asyncio.gather(*tasks):
         assert [tick["seq"] for tick in ticks] == list(range(1, COUNT + 1))
         for tick, source in zip(ticks, expected, strict=True):

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from producers.simulation.pacing import Pacer, play
 from producers.simulation.scenarios import SCENARIOS, generate_scenario
-from producers.simulation.synthetic import generate, symbol_names
+from producers.simulation.synthetic import generate, play, symbol_names
 from tickcast.commands.options import RATE, config_option, feed_option, redis_option
 from tickcast.commands.running import run
 from tickcast.commands.store import open_publisher
@@ -57,13 +56,12 @@ async def _synth(
         click.echo(f"publishing {symbols} symbols at {rate:g} ticks/s into {feed}", err=True)
         names, start = symbol_names(symbols), Time.now()
         if scenario is None:
-            await play(islice(generate(names, rate, seed, start), limit), publisher, Pacer())
+            await play(islice(generate(names, rate, seed, start), limit), publisher)
             return
         click.echo(f"{scenario}, every minute: {SCENARIOS[scenario].text}", err=True)
         await play(
             islice(generate_scenario(scenario, names, rate, seed, start), limit),
             publisher,
-            Pacer(),
             stamp=lambda tick: SCENARIOS[scenario].stamp(tick, start),
         )
 
@@ -77,6 +75,4 @@ async def publish_market(settings: Settings, feed: str, symbols: int, rate: floa
         TickcastError: Redis can't be reached at the start; outages later are handled.
     """
     async with open_publisher(settings, feed) as publisher:
-        await play(
-            generate(symbol_names(symbols), rate, seed=7, start=Time.now()), publisher, Pacer()
-        )
+        await play(generate(symbol_names(symbols), rate, seed=7, start=Time.now()), publisher)

@@ -1,13 +1,18 @@
-"""Generate a synthetic market that looks like a real one. The same seed gives the same ticks."""
+"""Generate a synthetic market that looks like a real one, and publish it.
+
+The same seed gives the same ticks.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, Literal
 
+from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Tick, new_quote, new_trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 
@@ -20,6 +25,7 @@ _YEAR_S: Final = 252 * 6.5 * 3600
 _QUOTE_SHARE: Final = 0.65
 TICK_SIZE: Final = 0.01
 _LOT: Final = 100
+_BATCH_TICKS_MAX: Final = 500
 
 
 def symbol_names(count: int) -> list[str]:
@@ -106,3 +112,32 @@ class _Instrument:
 def round_to_tick(price: float) -> float:
     """Round a price to the nearest one that can be quoted."""
     return round(round(price / TICK_SIZE) * TICK_SIZE, 2)
+
+
+async def play(
+    ticks: Iterable[Tick],
+    publisher: FeedPublisher,
+    stamp: Callable[[Tick], Tick] = lambda tick: tick,
+) -> None:
+    """Publish ticks at the pace of their times.
+
+    The schedule is fixed at the start: after a delay, the following ticks catch up with it.
+
+    Args:
+        stamp: returns the tick to publish in place of a tick. The original tick's time determines
+            when it is due.
+    """
+    clock = asyncio.get_running_loop().time
+    began_s = clock()
+    first: Time | None = None
+    batch: list[Tick] = []
+    for tick in ticks:
+        first = tick.time if first is None else first
+        ahead_s = (tick.time - first) / NS_PER_SECOND - (clock() - began_s)
+        if ahead_s > 0 or len(batch) >= _BATCH_TICKS_MAX:
+            await publisher.publish(batch)
+            batch = []
+            await asyncio.sleep(max(0.0, ahead_s))
+        batch.append(stamp(tick))
+    await publisher.publish(batch)
+    await publisher.flush()

@@ -14,8 +14,7 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
-from producers.simulation.pacing import Pacer, play
-from producers.simulation.synthetic import generate, symbol_names
+from producers.simulation.synthetic import generate, play, symbol_names
 from tests.faults.serving import ServerProcess
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.settings import Settings
@@ -77,7 +76,7 @@ async def trading(
 ) -> AsyncIterator[None]:
     """Publish a simulated market, as `tickcast demo` does."""
     ticks = generate(symbol_names(symbols), rate, seed=7, start=Time.now())
-    task = asyncio.create_task(play(ticks, publisher, Pacer()))
+    task = asyncio.create_task(play(ticks, publisher))
     try:
         yield
     finally:

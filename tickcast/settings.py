@@ -219,9 +219,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def load_settings(
-    config: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    **overrides: object,
+    config: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: object
 ) -> Settings:
     """Load settings from all sources; an override of None counts as not given.
 
@@ -237,9 +235,7 @@ def load_settings(
 
 
 def load_with_sources(
-    config: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    **overrides: object,
+    config: Path | None = None, environment: Mapping[str, str] | None = None, **overrides: object
 ) -> tuple[Settings, dict[str, str]]:
     """Load settings like `load_settings`, and return where each value that is set comes from.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 from urllib.request import (
@@ -184,7 +184,7 @@ class RemoteKeys:
         InvalidSettings: the URL is not https (or http on this machine).
     """
 
-    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         is_local = is_loopback(parts.hostname or "")
         schemes = ("https", "http") if is_local else ("https",)
@@ -196,13 +196,12 @@ class RemoteKeys:
         if is_local:
             handlers.append(ProxyHandler({}))
         self._opener = build_opener(*handlers)
-        self._clock = clock
         self._keys: dict[str | None, VerifyingKey] = {}
         self._fetched_s = self._tried_s = -_KEPT_S
 
     def cached(self, kid: str | None) -> VerifyingKey | None:
         """A key from the cache; None if the keys must be fetched."""
-        if self._clock() - self._fetched_s > _KEPT_S:
+        if time.monotonic() - self._fetched_s > _KEPT_S:
             return None
         return self._find(kid)
 
@@ -212,8 +211,8 @@ class RemoteKeys:
         Raises AuthFailed if there is no key with that id.
         """
         key = self.cached(kid)
-        if key is None and self._clock() - self._tried_s >= _AGAIN_S:
-            self._tried_s = self._clock()
+        if key is None and time.monotonic() - self._tried_s >= _AGAIN_S:
+            self._tried_s = time.monotonic()
             self._fetch()
         # If the issuer can't be reached, outdated keys are better than none.
         if key is None and (key := self._find(kid)) is None:
@@ -236,7 +235,7 @@ class RemoteKeys:
                 with contextlib.suppress(InvalidSettings):  # A set may contain other kinds of keys.
                     keys[each.key_id] = for_public_key(each.key)
         # At once, because the event loop's thread reads them.
-        self._keys, self._fetched_s = keys, self._clock()
+        self._keys, self._fetched_s = keys, time.monotonic()
 
     def _proxy(self) -> str | None:
         """The proxy that the keys are fetched through, if any."""

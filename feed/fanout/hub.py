@@ -47,8 +47,8 @@ logger = logging.getLogger("tickcast.hub")
 class Hub:
     """All streams and subscriber groups of one server."""
 
-    def __init__(self, counters: Counters | None = None) -> None:
-        self.counters = counters or Counters()
+    def __init__(self) -> None:
+        self.counters = Counters()
         self.streams = LiveStreams()
         self.groups = SubscriberGroups(self.streams)
         # The buffers with ticks that were published since the last flush.

@@ -61,11 +61,7 @@ class _PendingCommand(NamedTuple):
 
 
 class Replay:
-    """One replay into one feed.
-
-    Args:
-        clock: returns monotonic time in seconds.
-    """
+    """One replay into one feed."""
 
     def __init__(
         self,
@@ -73,14 +69,11 @@ class Replay:
         publisher: FeedPublisher,
         control: ReplayControl,
         options: ReplayOptions,
-        *,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._player = player
         self._publisher = publisher
         self._control = control
         self._options = options
-        self._clock = clock
         self._pending: deque[_PendingCommand] = deque()
         # Set when a command arrives or the replay is stopped.
         self._wakeup = asyncio.Event()
@@ -89,11 +82,11 @@ class Replay:
         self._is_alone = False
         # The number of rewinds for which an epoch has begun.
         self._epochs = 0
-        self._announced_mode: ReplayMode = player.state(clock()).mode
+        self._announced_mode: ReplayMode = player.state(time.monotonic()).mode
         # With `max_rate`, when the next tick may be published.
-        self._next_free_s = clock()
-        # With `retime`, the wall clock at 0 of `clock`, and the latest time of a tick.
-        self._wall_ns = time.time_ns() - round(clock() * NS_PER_SECOND)
+        self._next_free_s = time.monotonic()
+        # With `retime`, the wall clock at 0 of the monotonic one, and the latest time of a tick.
+        self._wall_ns = time.time_ns() - round(time.monotonic() * NS_PER_SECOND)
         self._latest_ns = 0
         self._hashes: dict[tuple[str, str], hashlib._Hash] = {}
         # The number of ticks taken from the player so far.
@@ -102,7 +95,7 @@ class Replay:
     @property
     def state(self) -> ReplayState:
         """The current state of the player."""
-        return self._player.state(self._clock())
+        return self._player.state(time.monotonic())
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of each stream's ticks as JSON lines without `seq`.
@@ -196,7 +189,7 @@ class Replay:
     def _wait_s(self) -> float | None:
         """Return the seconds until a tick is due; None means to wait for a command."""
         due_s = self._player.next_due_s
-        return None if due_s is None else max(due_s, self._next_free_s) - self._clock()
+        return None if due_s is None else max(due_s, self._next_free_s) - time.monotonic()
 
     async def _sleep(self, wait_s: float | None) -> None:
         """Sleep until a command arrives, at most this long."""
@@ -206,7 +199,7 @@ class Replay:
                 await self._wakeup.wait()
 
     async def _publish_due(self) -> None:
-        now_s = self._clock()
+        now_s = time.monotonic()
         schedule = self._player.schedule
         ticks = self._player.pop_due(now_s, self._batch_size(now_s))
         if self._options.retime:
@@ -270,7 +263,7 @@ class Replay:
                 # Unpacking a large file up to the new position may take long. Nothing else changes
                 # the player meanwhile, and announcements of its state stay accurate enough.
                 ticks = await asyncio.to_thread(self._apply, pending.command)
-                self._player.postpone(self._clock())
+                self._player.postpone(time.monotonic())
             else:
                 ticks = self._apply(pending.command)
         except ValueError as error:
@@ -289,7 +282,7 @@ class Replay:
         Raises:
             ValueError: the command makes no sense.
         """
-        player, now_s = self._player, self._clock()
+        player, now_s = self._player, time.monotonic()
         match command:
             case PauseCommand():
                 player.pause(now_s)

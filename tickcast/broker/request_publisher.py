@@ -33,6 +33,8 @@ WAITING_TICKS_MAX: Final = 200_000
 _ROUND_TICKS: Final = 10_000
 _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_MAX_S: Final = 0.5
+# How long an idempotency key is remembered.
+_KEYS_KEPT_S: Final = 3600
 
 _SHUTTING_DOWN: Final = BrokerUnavailable("the server is shutting down")
 
@@ -108,7 +110,7 @@ class RequestPublisher:
         await self._submit(ticks, None, timeout_s)
 
     async def publish_once(
-        self, ticks: Sequence[Tick], key: str, digest: str, timeout_s: float, keep_s: int = 3600
+        self, ticks: Sequence[Tick], key: str, digest: str, timeout_s: float
     ) -> int:
         """Publish ticks unless a request with the same key did; return the number of its ticks.
 
@@ -119,7 +121,6 @@ class RequestPublisher:
         Args:
             key: text that is unique to one request of one client.
             digest: identifies the content.
-            keep_s: for how long the key is remembered.
 
         Raises:
             KeyReused: the key was used for other content.
@@ -130,7 +131,7 @@ class RequestPublisher:
         record = PublishRecord(f"p:{secrets.token_hex(6)}", digest)
         with translated_errors():
             old: Any = await self._client.set(
-                name, msgspec.json.encode(record), nx=True, get=True, ex=keep_s
+                name, msgspec.json.encode(record), nx=True, get=True, ex=_KEYS_KEPT_S
             )
         if old is not None:
             record = msgspec.json.decode(old, type=PublishRecord)

@@ -96,12 +96,11 @@ class StreamAccount:
     """The accounting of one stream.
 
     >>> account = StreamAccount("trades", "ES")
-    >>> account.add_range(after=0, last=3, delivered=3)  # The ticks 1 to 3.
-    []
-    >>> account.add_range(after=5, last=8)  # Tick 8 replaces 6 and 7; nothing explains 4 and 5.
-    [Gap(channel='trades', symbol='ES', first_seq=4, last_seq=5, reason='missing')]
-    >>> account.published, account.delivered, account.merged, account.missing
-    (8, 4, 2, 2)
+    >>> account.start_run(after=3)
+    >>> account.add_gap(6, 8, "broker")[0]  # Nothing explains 4 and 5.
+    Gap(channel='trades', symbol='ES', first_seq=4, last_seq=5, reason='missing')
+    >>> account.published, account.gapped, account.missing
+    (5, 3, 2)
     """
 
     __slots__ = (
@@ -162,41 +161,29 @@ class StreamAccount:
         if tick.snap:
             self.snapshots += 1
             return [tick] if tick.seq >= self._position_before(tick.seq + 1) else []
-        delivered = self.delivered
-        gaps = self.add_range(tick.seq - tick.conflated - 1, tick.seq)
-        return [*gaps, tick] if self.delivered > delivered else [*gaps]
-
-    def add_range(self, after: int, last: int, delivered: int = 1) -> list[Gap]:
-        """Record ticks that cover the numbers above `after` up to `last`; return the gaps found.
-
-        Fast enough for programs that check numbers without decoding ticks.
-
-        Args:
-            delivered: how many ticks arrived. They replace the other numbers of the range.
-        """
-        if self.seq == after:  # As it should be; the rest is for ranges that do not fit.
-            self.seq = last
-            self.delivered += delivered
-            self.merged += last - after - delivered
+        first = tick.seq - tick.conflated
+        if self.seq == first - 1:  # As it should be; the rest is for ticks that do not fit.
+            self.seq = tick.seq
+            self.delivered += 1
+            self.merged += tick.conflated
             self.restarted = self.unresumed = False
-            return []
-        gaps: list[Gap] = []
-        if self.unresumed and last <= (self.seq or 0):
+            return [tick]
+        items: list[Tick | Gap] = []
+        if self.unresumed and tick.seq <= (self.seq or 0):
             # The numbers of live ticks only increase, so this is a new numbering.
-            gaps += self.add_gap(None, None, "epoch")
-        position = self._position_before(after + 1)
-        if last <= position:
-            self.repeated += delivered
-            return gaps
-        if after > position:
-            gaps.append(self._add_unexplained(position + 1, after))
-            position = after
-        self.repeated += position - after
-        delivered = min(delivered, last - position)
-        self.delivered += delivered
-        self.merged += last - position - delivered
-        self._advance(last)
-        return gaps
+            items += self.add_gap(None, None, "epoch")
+        position = self._position_before(first)
+        if tick.seq <= position:
+            self.repeated += 1
+            return items
+        if first > position + 1:
+            items.append(self._add_unexplained(position + 1, first - 1))
+            position = first - 1
+        self.repeated += position - first + 1
+        self.delivered += 1
+        self.merged += tick.seq - position - 1
+        self._advance(tick.seq)
+        return [*items, tick]
 
     def _add_unnumbered(self, tick: Tick) -> list[Tick | Gap]:
         self.delivered += 1

@@ -20,10 +20,7 @@ from tickcast.wire.errors import InvalidSettings, TickcastError
 # The module of each command and its description, in the order of `tickcast --help`. Click would
 # import every command for its description, which takes ten times as long as all the rest.
 COMMANDS: Final = {
-    "demo": (
-        "feed.commands.demo",
-        "Run a store, a server and a simulated market, until Ctrl-C.",
-    ),
+    "demo": ("feed.commands.demo", "Run a store, a server and a simulated market, until Ctrl-C."),
     "serve": ("feed.commands.serve", "Serve ticks to WebSocket clients."),
     "publish": ("producers.commands.publish", "Publish ticks from JSON lines."),
     "replay": ("producers.commands.replay", "Replay recorded ticks into a feed."),
@@ -42,14 +39,8 @@ COMMANDS: Final = {
         "clients.commands.record",
         "Record ticks from a server to tapes; see docs/recording.md.",
     ),
-    "tape": (
-        "producers.commands.tape",
-        "Inspect, check, cut, merge, export and import tapes.",
-    ),
-    "load": (
-        "clients.commands.load",
-        "Load a server with many connections, and check every tick.",
-    ),
+    "tape": ("producers.commands.tape", "Inspect, check, cut, merge, export and import tapes."),
+    "load": ("clients.commands.load", "Load a server with many connections, and check every tick."),
     "keys": ("feed.commands.keys", "Manage the API keys for `tickcast serve --auth FILE`."),
     "config": (
         "tickcast.commands.config",
@@ -130,8 +121,7 @@ class _Group(click.Group):
 
 
 @click.group(
-    cls=_Group,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(package_name="tickcast", message="%(prog)s %(version)s")
 def tickcast() -> None:

@@ -65,7 +65,7 @@ class BackgroundTasks:
         return task
 
     def supervise(self, name: str, run: Callable[[], Work]) -> None:
-        """Run `run` in a task, and again whenever it raises, until `close`.
+        """Run `run` in a task, and again whenever it raises, until `cancel_all`.
 
         A task that returns has nothing left to do and is not started again. Restarts are delayed
         by 0.1 s, doubled up to 5 s while the task keeps failing.
@@ -76,7 +76,7 @@ class BackgroundTasks:
         self.restarts[name] = 0
         self.start(self._keep_running(name, run)).set_name(name)
 
-    async def close(self) -> None:
+    async def cancel_all(self) -> None:
         """Cancel all tasks and wait until they have ended."""
         await cancel_and_wait(list(self._tasks))
 

@@ -125,7 +125,7 @@ class Authenticator:
                     logger.info("read %s again: %d keys", self._file.path, len(keys))
                     on_change()
 
-    def close(self) -> None:
+    def shut_down(self) -> None:
         """Shut the threads down."""
         for thread in (self._check_thread, self._fetch_thread):
             thread.shutdown(wait=False, cancel_futures=True)

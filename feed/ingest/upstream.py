@@ -70,9 +70,9 @@ class Upstream:
         self._opener: asyncio.Task[None] | None = None
         self._unwanted_since_s: dict[StreamKey, float] = {}
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
         """Cancel all background tasks."""
-        await self._tasks.close()
+        await self._tasks.cancel_all()
 
     # -- messages from the broker
 

@@ -21,7 +21,7 @@ from feed.ingest.upstream import Upstream
 from feed.replay.feed_replays import FeedReplays
 from feed.replay.scheduler import ReplayScheduler
 from feed.server.listings import SharedBodies
-from feed.server.publishing import Publishing
+from feed.server.publishing import ClientPublishing
 from feed.server.session import Session
 from feed.transport.address_limits import AddressLimits
 from feed.transport.loop_time import TimeSlices, TurnBudget
@@ -54,7 +54,7 @@ class Engine:
     address_limits: AddressLimits
     slices: TimeSlices
     listings: SharedBodies
-    publishing: Publishing
+    publishing: ClientPublishing
     sessions: set[Session] = field(default_factory=set)
 
 
@@ -98,7 +98,7 @@ async def running_engine(
     tasks.supervise("connection_counter", connections.report_forever)
     tasks.supervise("key_watcher", admission.watch_keys)
     listings = SharedBodies()
-    publishing = Publishing(client, settings)
+    publishing = ClientPublishing(client, settings)
     try:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FIRST_TRY_S):
@@ -109,11 +109,11 @@ async def running_engine(
         )  # fmt: skip
     finally:
         await listings.cancel_builds()
-        await publishing.close()
-        await tasks.close()
-        await upstream.close()
+        await publishing.stop()
+        await tasks.cancel_all()
+        await upstream.stop()
         await connections.withdraw()
-        authenticator.close()
+        authenticator.shut_down()
         await client.aclose()
 
 

@@ -53,7 +53,7 @@ class TooFast(TickcastError):
     """A client publishes more than its rate allows."""
 
 
-class Publishing:
+class ClientPublishing:
     """Publishes the ticks of clients, one `RequestPublisher` for each feed in use."""
 
     def __init__(self, client: Redis, settings: Settings) -> None:
@@ -62,12 +62,12 @@ class Publishing:
         self._publishers: OrderedDict[str, asyncio.Task[RequestPublisher]] = OrderedDict()
         self._allowances: OrderedDict[str, TokenBucket] = OrderedDict()
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
         """Stop all publishers. Requests that wait fail."""
         publishers, self._publishers = list(self._publishers.values()), OrderedDict()
         for each in await asyncio.gather(*publishers, return_exceptions=True):
             if isinstance(each, RequestPublisher):
-                await each.close()
+                await each.stop()
 
     def check_right(self, grant: Grant | None) -> Grant:
         """Return a client's grant if it may publish at all. Raises PublishDenied."""
@@ -114,7 +114,7 @@ class Publishing:
             opening = self._publishers[feed] = asyncio.create_task(self._open(feed))
             if len(self._publishers) > _FEEDS_MAX:
                 _, oldest = self._publishers.popitem(last=False)
-                await (await oldest).close()
+                await (await oldest).stop()
         self._publishers.move_to_end(feed)
         try:
             return await asyncio.shield(opening)
@@ -137,7 +137,7 @@ def publisher_name(grant: Grant, address: str) -> str:
 
 
 async def answer_publish(
-    request: Request, publishing: Publishing, feed: str, grant: Grant
+    request: Request, publishing: ClientPublishing, feed: str, grant: Grant
 ) -> Response:
     """Answer `POST /v1/publish`, whose sender has been authenticated.
 

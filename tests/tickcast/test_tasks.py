@@ -37,7 +37,7 @@ async def test_a_supervised_task_is_restarted(caplog: pytest.LogCaptureFixture) 
         "the poller failed and starts again in 0.2 s",
     ]
     assert "ValueError: failure 1" in caplog.text
-    await tasks.close()
+    await tasks.cancel_all()
 
 
 async def test_a_cancellation_from_within_is_a_failure_but_one_from_outside_is_the_end() -> None:
@@ -55,7 +55,7 @@ async def test_a_cancellation_from_within_is_a_failure_but_one_from_outside_is_t
     tasks.supervise("poller", run)
     await until(lambda: runs == 2)
     assert tasks.restarts == {"poller": 1}
-    await tasks.close()
+    await tasks.cancel_all()
     assert runs == 2
 
 
@@ -81,7 +81,7 @@ async def test_work_that_fails_once_is_logged(caplog: pytest.LogCaptureFixture) 
 
     await asyncio.wait([tasks.start(fail())])
     await until(lambda: "ValueError: once" in caplog.text)
-    await tasks.close()
+    await tasks.cancel_all()
 
 
 def test_the_bound_doubles_up_to_its_maximum_until_a_reset() -> None:

@@ -100,7 +100,7 @@ async def provided_store(settings: Settings) -> AsyncIterator[str]:
         tasks.supervise("trimmer of history", store.trim_forever)
         yield store.url
     finally:
-        await tasks.close()
+        await tasks.cancel_all()
         await store.stop()
 
 

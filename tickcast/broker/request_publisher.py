@@ -91,7 +91,7 @@ class RequestPublisher:
         await self._sender.open()
         self._sending = asyncio.create_task(self._send_forever(), name="request publisher")
 
-    async def close(self) -> None:
+    async def stop(self) -> None:
         """Stop. Requests that are not confirmed fail."""
         if self._sending is not None:
             await cancel_and_wait([self._sending])

@@ -51,7 +51,7 @@ async def gate_with(directory: Path, url: str) -> AsyncIterator[Authenticator]:
     try:
         yield gate
     finally:
-        gate.close()
+        gate.shut_down()
 
 
 async def test_an_unresponsive_issuer_does_not_delay_api_keys(tmp_path: Path) -> None:

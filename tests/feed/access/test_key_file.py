@@ -105,7 +105,7 @@ async def test_the_authenticator_follows_the_file(
     finally:
         watching.cancel()
         await asyncio.wait([watching])
-        gate.close()
+        gate.shut_down()
 
 
 async def test_keys_stay_while_the_reading_process_fails(
@@ -125,4 +125,4 @@ async def test_keys_stay_while_the_reading_process_fails(
     finally:
         watching.cancel()
         await asyncio.wait([watching])
-        gate.close()
+        gate.shut_down()

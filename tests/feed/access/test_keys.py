@@ -46,7 +46,7 @@ async def test_a_key_is_accepted_with_its_secret_only(path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(AuthFailed):
             await gate.authenticate(bad)
-    gate.close()
+    gate.shut_down()
 
 
 async def test_expired_and_revoked_keys_are_refused(path: Path) -> None:
@@ -61,7 +61,7 @@ async def test_expired_and_revoked_keys_are_refused(path: Path) -> None:
     for key_id in gone:
         with pytest.raises(AuthFailed):
             await gate.authenticate(KeyAndSecret(key_id, SECRET))
-    gate.close()
+    gate.shut_down()
 
 
 def test_the_command_line_adds_lists_and_revokes(tmp_path: Path) -> None:

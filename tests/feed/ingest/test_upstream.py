@@ -92,7 +92,7 @@ async def running(redis: Redis, settings: Settings) -> AsyncIterator[Ingest]:
         yield ingest
     finally:
         await cancel_and_wait([task])
-        await ingest.upstream.close()
+        await ingest.upstream.stop()
 
 
 async def published(publisher: FeedPublisher, symbols: Sequence[str], count: int) -> None:

@@ -29,7 +29,7 @@ async def opened(client: Redis, settings: Settings) -> AsyncIterator[RequestPubl
     try:
         yield publisher
     finally:
-        await publisher.close()
+        await publisher.stop()
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def test_a_request_that_waits_fails_when_the_publisher_closes(
     store.kill()
     requests = [asyncio.create_task(publisher.publish([trade()], S)) for _ in range(3)]
     await asyncio.sleep(0)
-    await publisher.close()
+    await publisher.stop()
     for request in requests:
         with pytest.raises(BrokerUnavailable, match="shutting down"):
             await request

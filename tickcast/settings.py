@@ -373,11 +373,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, _Given]:
 
 
 def _is_foreign(rest: str, value: str) -> bool:
-    """Whether a variable was set by another program and is not a setting.
-
-    Args:
-        rest: the variable's name after the prefix.
-    """
+    """Whether a variable was set by another program and is not a setting."""
     if _SERVICE_LINK.fullmatch(rest) or _LABEL.fullmatch(rest):
         return True
     return rest.endswith("PORT") and _SERVICE_ADDRESS.match(value) is not None

@@ -67,11 +67,7 @@ def check_symbol(symbol: str) -> None:
 
 @contextmanager
 def token_hint(token: str | None) -> Iterator[None]:
-    """Name the option in the error if a server requires credentials and none were given.
-
-    Raises:
-        ConnectionFailed: the error, with the hint.
-    """
+    """Name the option in the error if a server requires credentials and none were given."""
     try:
         yield
     except Refused as error:

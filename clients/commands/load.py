@@ -164,9 +164,7 @@ def load(
 def make_plan(url: str, options: dict[str, Any]) -> Plan:
     """Make a plan from the command's options, and ask the server for its symbols if necessary.
 
-    Raises:
-        InvalidSettings: options are malformed, or can't be combined.
-        ConnectionFailed: the server did not return its symbols.
+    Raises InvalidSettings or ConnectionFailed.
     """
     parse_url(url)
     symbols, count, prefix = (options.pop(name) for name in ("symbols", "pool", "pool_prefix"))

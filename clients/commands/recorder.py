@@ -85,7 +85,6 @@ class Recorder:
         """Subscribe, resuming after the ticks on earlier tapes, or from now on if there are none.
 
         Args:
-            recorded: the positions at which the earlier tapes end.
             current: the current positions of the streams, by `positions_of`. Streams that are in
                 another epoch are recorded from its first retained tick.
 
@@ -139,9 +138,7 @@ class Recorder:
     async def record(self, stream: Stream, limit: int | None = None) -> None:
         """Record until there are `limit` ticks, or until the stream ends.
 
-        Raises:
-            RecordingFailed: writing to disk failed.
-            ConnectionFailed: the stream ended and can't be resumed.
+        Raises RecordingFailed, or ConnectionFailed if the stream ended and can't be resumed.
         """
         loop = asyncio.get_running_loop()
         self._began_s = loop.time()

@@ -127,11 +127,7 @@ def build_report(
     measured_s: float,
     interrupted: bool,
 ) -> LoadReport:
-    """Build the report, including its verdict.
-
-    Args:
-        problems: what went wrong in running the load.
-    """
+    """Build the report, including its verdict."""
     seconds, total = recorder.measured(measured_s), recorder.total
     accounts, connections = result.accounts, result.connections
     accounts.checked = accounts.delivered > accounts.unnumbered or not accounts.unnumbered

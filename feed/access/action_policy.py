@@ -68,8 +68,6 @@ class MessageLimiter:
         pause.
 
         Args:
-            price: the full price.
-            now_s: time on a monotonic clock.
             paid: the part that was deducted before. It is refunded if the rest is refused.
         """
         rest = min(price, self._burst) - min(paid, self._burst)
@@ -140,10 +138,6 @@ class ActionPolicy:
         self, message: str | bytes, now_s: float, held: Iterable[Subscription]
     ) -> Action:
         """Charge the client for a message, parse it, and check that the client may send it.
-
-        Args:
-            now_s: time on a monotonic clock.
-            held: the subscriptions that the client already has.
 
         Raises:
             InvalidAction: the message is refused.

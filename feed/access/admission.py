@@ -123,8 +123,7 @@ class Admission:
         A server that asks for credentials reveals nothing to a page under another name. It checks
         the name only if the setting `hosts` is given.
 
-        Raises:
-            HandshakeRefused: the name is unknown.
+        Raises HandshakeRefused.
         """
         names = self._settings.hosts
         if self.authenticator.is_required and not names:
@@ -189,14 +188,7 @@ class Admission:
         return LOCAL_GRANT if is_local else OPEN_GRANT
 
     async def admit(self, scope: Mapping[str, Any]) -> AdmittedClient:
-        """Admit the sender of a handshake.
-
-        Args:
-            scope: the ASGI connection scope.
-
-        Raises:
-            HandshakeRefused: the client may not connect, or not now.
-        """
+        """Admit the sender of a handshake. Raises HandshakeRefused."""
         address = _address_in(scope)
         client = AdmittedClient(next(self._numbers), _escape(address))
         try:
@@ -222,9 +214,7 @@ class Admission:
     async def authenticate(self, client: AdmittedClient, credentials: Credentials) -> Grant:
         """Check a client's credentials, and count its connection against those of its key or token.
 
-        Raises:
-            AuthFailed: the credentials are not valid.
-            TryAgain, TooManyConnections: the client may not connect now.
+        Raises AuthFailed, or TryAgain or TooManyConnections if the client may not connect now.
         """
         network = client_network(client.address)
         grant = await self.authenticator.authenticate(credentials, network)

@@ -81,9 +81,6 @@ class Authenticator:
     async def authenticate(self, credentials: Credentials, address: str = "unknown") -> Grant:
         """Check credentials and return the client's grant.
 
-        Args:
-            address: the address that they come from.
-
         Raises:
             AuthFailed: the credentials are not valid.
             TryAgain: the credentials could not be checked now.
@@ -185,12 +182,7 @@ _WAITING_MAX: Final = {Rank.TRUSTED: 100, Rank.UNKNOWN: 80, Rank.FAILED: 20}
 
 
 class CheckQueue:
-    """Runs checks one at a time in a thread. Equal checks that are waiting share one run.
-
-    Args:
-        thread: an executor that runs one check at a time.
-        clock: a monotonic clock, in seconds.
-    """
+    """Runs checks one at a time in a thread. Equal checks that are waiting share one run."""
 
     def __init__(self, thread: Executor, clock: Callable[[], float] = time.monotonic) -> None:
         self._thread = thread
@@ -224,7 +216,6 @@ class CheckQueue:
 
         Args:
             key: identifies the check; equal checks have equal keys.
-            address: the address that presented the secret.
 
         Raises:
             TryAgain: too many checks are waiting, or this one has waited too long.

@@ -180,8 +180,7 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
 class RemoteKeys:
     """An issuer's keys by id. Fetching blocks, so call `fetch` in a thread, one call at a time.
 
-    Raises:
-        InvalidSettings: the URL is not https (or http on this machine).
+    Raises InvalidSettings unless the URL is https, or http on this machine.
     """
 
     def __init__(self, url: str) -> None:

@@ -120,8 +120,7 @@ class Upstream:
         The caller subscribes at the hub inside the block, so that no tick is missed. Streams that
         appear meanwhile are opened as well. Yields the state of the feed, such as its epoch.
 
-        Raises:
-            BrokerUnavailable: the broker does not answer.
+        Raises BrokerUnavailable.
         """
         subscriptions = tuple(subscriptions)
         wildcards = Counter(each for each in subscriptions if each.is_wildcard)

@@ -81,9 +81,7 @@ class FeedReplays:
     async def steer(self, feed: str, action: SteerReplay) -> ReplayState:
         """Steer the replay of a feed and return its new state.
 
-        Raises:
-            ReplayFailed: no replay is playing, or it refuses.
-            BrokerUnavailable, BrokerUnsuitable: Redis does not answer, or refuses.
+        Raises ReplayFailed, BrokerUnavailable or BrokerUnsuitable.
         """
         command: dict[str, object] = {"do": action.command.value.removeprefix("replay.")}
         if action.position is not None:

@@ -92,7 +92,6 @@ class ReplayScheduler:
     ticks are not delayed.
 
     Args:
-        library: the tapes; None if the server has none.
         per_client_max, replays_max: the maximum number of replays, per client and in total.
     """
 

@@ -72,8 +72,7 @@ class CachedTick:
 class TapeSource:
     """Selected streams of a tape, as a `tickcast.wire.playback.TickSource`.
 
-    Raises:
-        TapeNotFound: the tape has none of the streams.
+    Raises TapeNotFound if the tape has none of the streams.
     """
 
     def __init__(self, cache: TapeCache, tape: Tape, coverage: Coverage) -> None:
@@ -118,9 +117,7 @@ class TapeCache:
     def open_tape(self, id_: str) -> Tape:
         """Open a tape by its name; it is reopened if its file has changed.
 
-        Raises:
-            TapeNotFound: there is no tape with this name.
-            InvalidTape: the tape can't be read.
+        Raises TapeNotFound or InvalidTape.
         """
         return self._open(id_, _signature(self._library.path_of(id_)))
 

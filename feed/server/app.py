@@ -314,9 +314,7 @@ def _feed_of(request: Request) -> str:
 async def _entitlements_in(request: Request, feed: str) -> Entitlements:
     """Authorize a request for one feed.
 
-    Raises:
-        HandshakeRefused: the sender may see nothing.
-        HTTPException: the sender may see nothing of this feed (403).
+    Raises HandshakeRefused, or HTTPException (403) if it may see nothing of this feed.
     """
     grant = await _engine(request).admission.check_request(request.scope)
     if not grant.entitlements.allows_feed(feed):

@@ -64,8 +64,7 @@ async def running_engine(
 ) -> AsyncIterator[Engine]:
     """Start all components. If Redis can't be reached, they keep trying to connect.
 
-    Raises:
-        InvalidSettings: the URL is invalid.
+    Raises InvalidSettings if the URL is invalid.
     """
     client = make_client(redis_url)
     hub = Hub()

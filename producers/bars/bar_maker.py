@@ -42,7 +42,6 @@ class BarMaker:
 
     Args:
         patterns: symbols, or prefixes with `*`, to make bars for.
-        publisher: a publisher for the same feed.
     """
 
     def __init__(
@@ -67,10 +66,7 @@ class BarMaker:
     async def run_forever(self) -> None:
         """Make bars until cancelled.
 
-        Raises:
-            AlreadyClaimed: another process makes some of these bars.
-            BrokerUnavailable: Redis can't be reached at the start.
-            BrokerUnsuitable: Redis is reachable but can't be used.
+        Raises LeaseHeld, or BrokerUnavailable or BrokerUnsuitable at the start.
         """
         await self._lease.acquire()
         logger.info("making bars of %s in %s", ", ".join(self._bars.timeframes), self._feed)

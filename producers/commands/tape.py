@@ -220,9 +220,7 @@ def coverage_of(symbols: str | None, channels: str | None) -> Coverage | None:
 def new_tape(path: Path, feed: str, source: str = "") -> Iterator[TapeWriter]:
     """Create a tape, and remove it again if writing it fails.
 
-    Raises:
-        InvalidSettings: this is not a valid name for a tape.
-        RecordingFailed: the tape can't be written.
+    Raises InvalidSettings for an invalid name, and RecordingFailed.
     """
     if not path.name.endswith(SUFFIX) or not is_tape_id(id_of(path)):
         raise InvalidSettings(f"--out: {path}: the name of a tape is NAME{SUFFIX}")

@@ -108,7 +108,6 @@ def find_columns(names: Sequence[str], columns: Mapping[str, str]) -> dict[str, 
     """Return the index of the column that holds each value, for values that have a column.
 
     Args:
-        names: the names of all columns.
         columns: which column holds what, by name or by number from 1, or `NO_COLUMN`.
 
     Raises:

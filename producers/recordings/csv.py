@@ -251,8 +251,7 @@ class _Bookmarks:
 class _CountedLines:
     """The lines of some content as text, with their offsets.
 
-    Raises:
-        UnicodeDecodeError: a line isn't UTF-8.
+    Iterating raises UnicodeDecodeError if a line isn't UTF-8.
     """
 
     def __init__(self, content: BinaryIO) -> None:

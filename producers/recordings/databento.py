@@ -35,10 +35,8 @@ class DatabentoRecording(Recording):
     action `T` become trades. Every change that leaves a book with both sides yields a quote.
 
     Args:
-        path: the path of the file.
         symbol: the symbol of instruments for which the file has none.
         on_bad_row: called with the number and the error of each record that isn't a tick.
-        renamed: new names for symbols.
 
     Raises:
         InvalidRecording: the file can't be read, or has another schema.

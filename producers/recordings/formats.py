@@ -81,8 +81,7 @@ def _is_tape(path: Path) -> bool:
 class TapeRecording(Recording):
     """A tape, whose ticks are numbered anew when they are published.
 
-    Raises:
-        InvalidRecording, InvalidTape: it contains no ticks, or is damaged.
+    Raises InvalidRecording if it contains no ticks, or InvalidTape.
     """
 
     def __init__(self, path: Path) -> None:

@@ -66,7 +66,6 @@ class RowConverter:
     """Converts rows to ticks.
 
     Args:
-        header: the names of the columns.
         columns: which column holds what, by name or by number from 1, or `-` if no column does.
         symbol: the symbol of rows that have none.
 

@@ -277,11 +277,7 @@ class Replay:
             pending.done.set_result(self.state)
 
     def _apply(self, command: ControlCommand) -> list[Tick]:
-        """Apply a command to the player and return the ticks that it releases.
-
-        Raises:
-            ValueError: the command makes no sense.
-        """
+        """Apply a command to the player; return the ticks that it releases. Raises ValueError."""
         player, now_s = self._player, time.monotonic()
         match command:
             case PauseCommand():

@@ -84,9 +84,7 @@ async def provided_store(settings: Settings) -> AsyncIterator[str]:
     The embedded store is kept running until the context ends. If its processes are killed, or if
     another server started it and ends, an empty store replaces it.
 
-    Raises:
-        StoreUnavailable: the embedded store does not start.
-        InvalidSettings: the configured URL is malformed.
+    Raises StoreUnavailable, or InvalidSettings if the configured URL is malformed.
     """
     if settings.redis_url:
         make_client(settings.redis_url)  # Rejects a malformed URL.
@@ -220,8 +218,7 @@ def _check_owner(directory: Path) -> None:
 
     A path that does not exist is accepted.
 
-    Raises:
-        StoreUnavailable: another user owns the directory or its files, or could write to it.
+    Raises StoreUnavailable.
     """
     advice = "set TICKCAST_RUNTIME_DIR to a directory that you own, or give --redis URL"
     try:

@@ -73,8 +73,7 @@ class Lease:
 
         It expires while the store is away, and is acquired again afterwards.
 
-        Raises:
-            LeaseHeld: another program has acquired it in the meantime.
+        Raises LeaseHeld if another program has acquired it in the meantime.
         """
         while True:
             await asyncio.sleep(_RENEW_S)

@@ -36,11 +36,7 @@ _NOTICES_KEPT = 100
 
 
 class Reconnector:
-    """Keeps a client connected, and restores its subscriptions and settings after each cut.
-
-    Args:
-        reconnect: whether to reconnect after a cut.
-    """
+    """Keeps a client connected, and restores its subscriptions and settings after each cut."""
 
     def __init__(self, address: ServerAddress, state: ClientState, reconnect: bool) -> None:
         # Whether all subscriptions are in place; False from a cut until they are restored.

@@ -36,9 +36,7 @@ def cut(
     Numbers, times of receipt and gaps within the part are kept. If times of a stream fall, ticks
     between two copied ones may be left out; they become a gap with the reason `cut`.
 
-    Raises:
-        InvalidTape: the tape is damaged.
-        RecordingFailed: the new tape can't be written.
+    Raises InvalidTape or RecordingFailed.
     """
     part = _Part(writer)
     for item, rx in tape.records(coverage=coverage, with_rx=True):
@@ -99,9 +97,7 @@ def merge(tapes: Sequence[Tape], writer: TapeWriter) -> None:
     one. A stream on tapes that do not follow each other loses its numbers, because they come from
     different numberings.
 
-    Raises:
-        InvalidTape: a tape is damaged.
-        RecordingFailed: the result can't be written.
+    Raises InvalidTape or RecordingFailed.
     """
     chains = _chains(tapes)
     # In how many chains each stream occurs.

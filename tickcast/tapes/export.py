@@ -126,9 +126,7 @@ def export(
 
     Returns the files, each with its number of rows.
 
-    Raises:
-        InvalidTape: the tape is damaged.
-        RecordingFailed: a file exists, or can't be written.
+    Raises InvalidTape, or RecordingFailed if a file exists or can't be written.
     """
     tables: dict[str, _Channel] = {}
     try:

@@ -78,9 +78,7 @@ def decompress(frame: Frame) -> list[bytes]:
 def open_for_reading(path: Path) -> Iterator[int]:
     """Open a regular file for reading, without following symbolic links; yield its descriptor.
 
-    Raises:
-        TapeNotFound: the file does not exist.
-        InvalidTape: it can't be read, or is not a regular file.
+    Raises TapeNotFound or InvalidTape.
     """
     try:
         # Without O_NONBLOCK, opening a named pipe would block.

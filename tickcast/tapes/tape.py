@@ -195,8 +195,7 @@ class _Selection:
 class TapeScan:
     """Reads through the whole frames of a tape's file.
 
-    Raises:
-        InvalidTape: the file is not a tape.
+    Raises InvalidTape if the file is not a tape.
     """
 
     def __init__(self, path: Path, number: int) -> None:
@@ -247,11 +246,7 @@ class TapeScan:
 
 
 def read_manifest(tape: Path) -> Manifest | None:
-    """Read the manifest of a tape, or return None if there is none.
-
-    Raises:
-        InvalidTape: the file is not a manifest.
-    """
+    """Read the manifest of a tape, or return None if there is none. Raises InvalidTape."""
     path = manifest_path(tape)
     try:
         with open_for_reading(path) as number:

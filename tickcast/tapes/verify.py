@@ -32,9 +32,7 @@ class TapeReport(NamedTuple):
 def verify(path: Path) -> TapeReport:
     """Read through a tape, and check its frames, its numbers and its manifest.
 
-    Raises:
-        TapeNotFound: there is no such file.
-        InvalidTape: the file is not a tape, or can't be read at all.
+    Raises TapeNotFound, or InvalidTape if the file is not a tape or can't be read at all.
     """
     stated = read_manifest(path)
     with open_for_reading(path) as number:

@@ -18,7 +18,13 @@ from tickcast.broker import keys
 from tickcast.broker.store import Store, StreamHead
 from tickcast.tasks import BackgroundTasks
 from tickcast.wire.errors import BrokerUnavailable, InvalidTick
-from tickcast.wire.sequence import Batch, SequenceEvent, SequenceGap, SequenceTracker
+from tickcast.wire.sequence import (
+    Batch,
+    GapReason,
+    SequenceEvent,
+    SequenceGap,
+    SequenceTracker,
+)
 from tickcast.wire.subscriptions import Subscription
 from tickcast.wire.ticks import CHANNELS, StreamKey, is_symbol
 from tickcast.wire.times import Instant
@@ -144,8 +150,12 @@ class SequenceTrackers:
         """Pass batches and gaps to the hub; start a repair if the tracker is behind."""
         for event in events:
             if isinstance(event, SequenceGap):
-                logger.warning("%s %s: %s ticks lost (%s)", key.channel, key.symbol,
-                               event.ticks or "all", event.reason.value)  # fmt: skip
+                if event.reason is GapReason.EPOCH:
+                    # Routine: each replay begins one. `_begin_epoch` warns if numbers were lost.
+                    logger.info("%s %s: a new epoch has begun", *key[1:])
+                else:
+                    logger.warning("%s %s: %s ticks lost (%s)", key.channel, key.symbol,
+                                   event.ticks or "all", event.reason.value)  # fmt: skip
                 self._hub.announce(key, event, Instant.now(), tracker.epoch)
             elif self._hub.publish(key, event.ticks, event.published_us, event.epoch):
                 self._wake()

@@ -155,7 +155,7 @@ class _KnownHosts:
         await self._app(scope, receive, send)
 
 
-# ---------------------------------------------------------------------------------- WebSocket
+# -- WebSocket
 
 
 async def _stream(websocket: WebSocket) -> None:
@@ -175,7 +175,7 @@ def _is_served(feed: str, settings: Settings) -> bool:
     return is_feed_name(feed) and (not settings.feeds or feed in settings.feeds)
 
 
-# --------------------------------------------------------------------------------------- HTTP
+# -- HTTP
 
 
 def _engine(request: Request) -> Engine:

@@ -157,7 +157,7 @@ class Connection:
                 self._steer_tape(request)
                 return None
         except SessionEnded as end:
-            self._close(end.fault, end.detail, end.id)
+            self._close(end.fault, str(end))
             return None
         except Exception:
             self._fail()

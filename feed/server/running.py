@@ -92,20 +92,16 @@ class FeedServer(uvicorn.Server):
                 config=config, server_state=self.server_state, app_state=self.lifespan.state
             )
 
-        if self._certificate is None:
-            server = await loop.create_server(
-                create_protocol, sock=listener, backlog=config.backlog
-            )
-        else:
-            server = await loop.create_server(
-                create_protocol,
-                sock=listener,
-                backlog=config.backlog,
-                ssl=self._certificate.context,
-                ssl_handshake_timeout=self._handshake_timeout_s,
-                ssl_shutdown_timeout=_TLS_SHUTDOWN_TIMEOUT_S,
-            )
-        self.servers.append(server)
+        tls: dict[str, Any] = {}
+        if self._certificate is not None:
+            tls = {
+                "ssl": self._certificate.context,
+                "ssl_handshake_timeout": self._handshake_timeout_s,
+                "ssl_shutdown_timeout": _TLS_SHUTDOWN_TIMEOUT_S,
+            }
+        self.servers.append(
+            await loop.create_server(create_protocol, sock=listener, backlog=config.backlog, **tls)
+        )
 
     async def on_tick(self, counter: int) -> bool:
         if self._failure is not None:

@@ -70,7 +70,7 @@ def _phase_s(tick: Tick, start: Time) -> float:
     return _elapsed_s(tick, start) % CYCLE_S
 
 
-# ------------------------------------------------------------------------------------- activity
+# -- activity
 
 
 def _open_burst(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:
@@ -102,7 +102,7 @@ def _warp(
         yield replace(tick, time=Time(start + round(elapsed_s * NS_PER_SECOND)))
 
 
-# --------------------------------------------------------------------------------------- prices
+# -- prices
 
 
 def _flash_crash(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:
@@ -191,7 +191,7 @@ def _crossed(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator
             yield tick
 
 
-# ------------------------------------------------------------------------- what reaches the feed
+# -- what reaches the feed
 
 
 def _gap(ticks: Iterator[Tick], start: Time, rng: random.Random) -> Iterator[Tick]:

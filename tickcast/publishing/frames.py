@@ -119,7 +119,7 @@ def _find(table: Any, kind: type[Any], field: str, columns: Mapping[str, str]) -
     )
 
 
-# ----------------------------------------------------------------------------------- checks
+# -- checks
 
 
 def _check(field: str, column: _Column) -> Any:
@@ -276,7 +276,7 @@ _CHECKS: Final[Mapping[str, Callable[[_Column], Any]]] = {
 }
 
 
-# ------------------------------------------------------------------------------------ ticks
+# -- ticks
 
 
 def _ticks_of(

@@ -18,7 +18,7 @@ CONFLATE_MAX_MS: Final = 60_000
 Id = int | str | None
 
 
-# ----------------------------------------------------------------------------------- delivery
+# -- delivery
 
 
 class SlowPolicy(Enum):
@@ -55,7 +55,7 @@ def round_conflate_ms(requested_ms: int) -> int:
     return steps * CONFLATE_STEP_MS
 
 
-# -------------------------------------------------------------------------------- credentials
+# -- credentials
 
 
 class KeyAndSecret(Struct, frozen=True):
@@ -90,7 +90,7 @@ class BearerToken(Struct, frozen=True):
 Credentials = KeyAndSecret | BearerToken
 
 
-# ------------------------------------------------------------------------------------ actions
+# -- actions
 
 
 class Auth(Struct, frozen=True):

@@ -120,7 +120,7 @@ def field_names(kind: type[Tick]) -> frozenset[str]:
     return frozenset(("T", *(field.encode_name for field in msgspec.structs.fields(kind))))
 
 
-# ------------------------------------------------------------------------------------- frames
+# -- frames
 
 # Server frames are final and have no mask (RFC 6455, section 5.2). Therefore the same bytes can be
 # sent to any number of clients.

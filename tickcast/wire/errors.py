@@ -142,13 +142,11 @@ class HandshakeRefused(TickcastError):
 
 
 class SessionEnded(TickcastError):
-    """An error that ends the connection. The attributes are as in `InvalidAction`."""
+    """An error that ends the connection. The text is for the client."""
 
-    def __init__(self, fault: Fault, detail: str = "", id: int | str | None = None) -> None:
-        super().__init__(detail)
+    def __init__(self, fault: Fault, text: str) -> None:
+        super().__init__(text)
         self.fault = fault
-        self.detail = detail
-        self.id = id
 
 
 class BrokerUnavailable(TickcastError):

@@ -134,7 +134,7 @@ def _with_id(message: dict[str, Any], id_: Id) -> dict[str, Any]:
     return message
 
 
-# ---------------------------------------------------------------------------------- handshake
+# -- handshake
 
 
 def choose_encoding(

@@ -121,7 +121,7 @@ def _count_entries(fields: _Fields) -> int:
     return sum(len(each) for each in lists if isinstance(each, list))
 
 
-# ------------------------------------------------------------------------------------ actions
+# -- actions
 
 
 def _parse_fields(fields: _Fields, id_: Id, message: str | bytes) -> Action:  # noqa: PLR0911
@@ -237,7 +237,7 @@ def _parse_steer(name: str, fields: _Fields, id_: Id) -> SteerReplay:
     return SteerReplay(id_, command, position, speed)
 
 
-# ------------------------------------------------------------------------------------- fields
+# -- fields
 
 
 def _pop_id(fields: _Fields) -> Id:

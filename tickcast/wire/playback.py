@@ -312,7 +312,7 @@ class Player(Generic[T]):
         return ticks
 
 
-# -------------------------------------------------------------------------- speeds and offsets
+# -- speeds and offsets
 
 
 def check_speed(speed: float) -> float:

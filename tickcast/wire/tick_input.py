@@ -47,7 +47,7 @@ class TickFormat(Enum):
     MSGPACK = "application/msgpack"
 
 
-# ------------------------------------------------------------------------------------ lists
+# -- lists
 
 
 # The default of `time`, compared by identity. Any number may also be a time that was sent.
@@ -196,7 +196,7 @@ def _parse_list(content: list[Any], now: Time, exact: ExactDecoder) -> list[Tick
     return ticks
 
 
-# ------------------------------------------------------------------------------------ lines
+# -- lines
 
 
 def parse_line(

@@ -192,7 +192,7 @@ new_quote: Final = partial(replace, _NO_QUOTE)
 new_bar: Final = partial(replace, _NO_BAR)
 
 
-# ---------------------------------------------------------------------------- construction
+# -- construction
 
 
 _EXACT: Final = frozenset((float, int))
@@ -339,7 +339,7 @@ def _is_symbol(text: str) -> bool:
     return _SYMBOL.fullmatch(text) is not None
 
 
-# ---------------------------------------------------------------------------------- validation
+# -- validation
 
 
 def validate(tick: Tick) -> None:

@@ -76,12 +76,13 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from tickcast.broker.publisher import PublisherStats
     from tickcast.client.accounts import Gap, Position, Report, StreamReport
-    from tickcast.client.messages import Configured, Heartbeat, Refused, Stamped
+    from tickcast.client.messages import Configured, Heartbeat, Refused
     from tickcast.client.private_replay import PrivateReplay, ReplayCut
     from tickcast.client.stream import Stream, connect, listen
     from tickcast.client.window import Window
     from tickcast.publishing.publisher import Publisher
     from tickcast.tapes import Tape, TapeLibrary, TapeWriter
+    from tickcast.wire.encoding import Stamped
     from tickcast.wire.playback import ReplayState as ReplayState
     from tickcast.wire.ticks import Bar, Quote, Trade
     from tickcast.wire.times import Time
@@ -100,7 +101,7 @@ _HOMES: Final = {
     "ReplayCut": "tickcast.client.private_replay",
     "ReplayState": "tickcast.wire.playback",
     "Report": "tickcast.client.accounts",
-    "Stamped": "tickcast.client.messages",
+    "Stamped": "tickcast.wire.encoding",
     "Stream": "tickcast.client.stream",
     "StreamReport": "tickcast.client.accounts",
     "Tape": "tickcast.tapes",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
-
-from msgspec.structs import asdict
+from typing import Final, NamedTuple
 
 from tickcast.wire.encoding import (
     Encoding,
@@ -14,8 +12,9 @@ from tickcast.wire.encoding import (
     encode,
     encode_elements,
     frame_header,
+    stamp,
 )
-from tickcast.wire.ticks import Bar, Quote, StreamKey, Tick, Trade
+from tickcast.wire.ticks import StreamKey, Tick
 
 # Bursts are split into frames of this many ticks, to stay within client libraries' limits.
 FRAME_TICKS_MAX: Final = 500
@@ -92,7 +91,7 @@ def _encode_part(batch: TickBatch, wire_format: WireFormat, written_us: int) -> 
     ticks = batch.ticks
     if wire_format.stamps:
         ticks = [
-            _add_stamps(tick, published_us, written_us)
+            stamp(tick, published_us, written_us)
             for tick, published_us in zip(ticks, batch.published_us, strict=True)
         ]
     merged = sum([tick.conflated for tick in ticks])
@@ -152,30 +151,3 @@ def _array_frame(elements: Sequence[bytes], count: int, encoding: Encoding) -> b
 def message_frame(message: object, encoding: Encoding) -> bytes:
     """Encode a message other than a tick as a frame."""
     return build_frame(encode(message, encoding), encoding)
-
-
-class _StampedTrade(Trade, tag_field="T", tag="t", kw_only=True, gc=False):
-    tr: int
-    tw: int
-
-
-class _StampedQuote(Quote, tag_field="T", tag="q", kw_only=True, gc=False):
-    tr: int
-    tw: int
-
-
-class _StampedBar(Bar, tag_field="T", tag="b", kw_only=True, gc=False):
-    tr: int
-    tw: int
-
-
-_STAMPED: Final[dict[type[Tick], Any]] = {
-    Trade: _StampedTrade,
-    Quote: _StampedQuote,
-    Bar: _StampedBar,
-}
-
-
-def _add_stamps(tick: Tick, published_us: int, written_us: int) -> Tick:
-    stamped: Tick = _STAMPED[type(tick)](**asdict(tick), tr=published_us, tw=written_us)
-    return stamped

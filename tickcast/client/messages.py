@@ -8,14 +8,13 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 import msgspec
-from msgspec import field
 
 from tickcast.client.accounts import Gap
-from tickcast.wire.encoding import Encoding, encode, tick_from_message
+from tickcast.wire.encoding import Encoding, Stamped, encode, tick_from_message
 from tickcast.wire.errors import ConnectionFailed, Fault, InvalidTick
 from tickcast.wire.messages import JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL
 from tickcast.wire.playback import ReplayState
-from tickcast.wire.ticks import Bar, Quote, Tick, Trade
+from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
 # How servers reject extensions that they do not know.
@@ -87,38 +86,6 @@ def reading_frame() -> Iterator[None]:
 # -- ticks
 
 
-# The tags are those of the types without stamps: on the wire, stamps are just two more fields.
-class StampedTrade(Trade, tag="t", kw_only=True):
-    """A trade with the times of its transit.
-
-    Attributes:
-        published_us: when its publisher handed it to the broker, microseconds since the Unix epoch,
-            by the publisher's clock.
-        written_us: when the server wrote it to this connection, by the server's clock.
-    """
-
-    published_us: int = field(name="tr")
-    written_us: int = field(name="tw")
-
-
-class StampedQuote(Quote, tag="q", kw_only=True):
-    """A quote with the additional attributes of a `StampedTrade`."""
-
-    published_us: int = field(name="tr")
-    written_us: int = field(name="tw")
-
-
-class StampedBar(Bar, tag="b", kw_only=True):
-    """A bar with the additional attributes of a `StampedTrade`."""
-
-    published_us: int = field(name="tr")
-    written_us: int = field(name="tw")
-
-
-Stamped = StampedTrade | StampedQuote | StampedBar
-"""The additional type of each tick after `Stream.configure(stamps=True)`."""
-
-
 def parse_tick(message: dict[str, Any]) -> Tick:
     """Return the tick in a message, which is `Stamped` if the message has stamps.
 
@@ -127,8 +94,8 @@ def parse_tick(message: dict[str, Any]) -> Tick:
 
     >>> tick = parse_tick({"T": "t", "S": "AAPL", "p": 190.0, "s": 100.0, "seq": 18,
     ...     "t": "2026-11-24T00:08:02Z", "tr": 1795478882398165, "tw": 1795478882399104})
-    >>> isinstance(tick, Trade), isinstance(tick, Stamped), tick.written_us - tick.published_us
-    (True, True, 939)
+    >>> isinstance(tick, Stamped), tick.written_us - tick.published_us
+    (True, 939)
     """
     return tick_from_message(message, Stamped) if "tw" in message else tick_from_message(message)
 

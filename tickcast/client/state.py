@@ -327,10 +327,7 @@ class ResumePlanner:
         yield from self._unsubscribe_from(parts)
 
     def _split(
-        self,
-        group: Iterable[Subscription],
-        options: RequestedOptions,
-        parts: list[Subscription],
+        self, group: Iterable[Subscription], options: RequestedOptions, parts: list[Subscription]
     ) -> Iterator[tuple[Subscription, list[StreamAccount]]]:
         """Yield subscriptions with the accounts of their streams, small enough for one message.
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.ticks import Tick
+from tickcast.wire.ticks import Bar, Quote, Tick, Trade
 from tickcast.wire.times import Time
 
 
@@ -118,6 +118,51 @@ def tick_from_message(fields: dict[str, Any], kinds: Any = Tick) -> Tick:
 def field_names(kind: type[Tick]) -> frozenset[str]:
     """The names of this tick type's fields in messages, including `T`."""
     return frozenset(("T", *(field.encode_name for field in msgspec.structs.fields(kind))))
+
+
+# -- time stamps
+
+
+# The tags are those of the types without stamps: on the wire, stamps are just two more fields.
+class StampedTrade(Trade, tag="t", kw_only=True):
+    """A trade with the times of its transit.
+
+    Attributes:
+        published_us: when its publisher handed it to the broker, microseconds since the Unix epoch,
+            by the publisher's clock.
+        written_us: when the server wrote it to this connection, by the server's clock.
+    """
+
+    published_us: int = msgspec.field(name="tr")
+    written_us: int = msgspec.field(name="tw")
+
+
+class StampedQuote(Quote, tag="q", kw_only=True):
+    """A quote with the additional attributes of a `StampedTrade`."""
+
+    published_us: int = msgspec.field(name="tr")
+    written_us: int = msgspec.field(name="tw")
+
+
+class StampedBar(Bar, tag="b", kw_only=True):
+    """A bar with the additional attributes of a `StampedTrade`."""
+
+    published_us: int = msgspec.field(name="tr")
+    written_us: int = msgspec.field(name="tw")
+
+
+Stamped = StampedTrade | StampedQuote | StampedBar
+"""The additional type of each tick after `Stream.configure(stamps=True)`."""
+
+_STAMPED: Final[dict[type, Any]] = {Trade: StampedTrade, Quote: StampedQuote, Bar: StampedBar}
+
+
+def stamp(tick: Tick, published_us: int, written_us: int) -> Stamped:
+    """Add the times of its transit to a tick."""
+    stamped: Stamped = _STAMPED[type(tick)](
+        **msgspec.structs.asdict(tick), published_us=published_us, written_us=written_us
+    )
+    return stamped
 
 
 # -- frames

@@ -131,7 +131,7 @@ class BlockingStream(_BlockingIterator[Stream]):
 
     @property
     def connected(self) -> bool:
-        """Whether all subscriptions are in place; False from a cut until they are restored."""
+        """Whether all subscriptions are in place; False until they are restored."""
         return self._source.connected
 
     @property

@@ -135,7 +135,7 @@ def _workload_rows(report: LoadReport) -> Iterator[tuple[str, str]]:
         yield "slow clients", f"stop for {work.stall_s:g} s, then read for {work.read_s:g} s"
     if work.conflate_ms is not None or work.slow_policy:
         options = f"conflate_ms {work.conflate_ms}, slow {work.slow_policy}"
-        yield "asked of the server", options.replace("None", "unset")
+        yield "requested options", options.replace("None", "unset")
     yield "seed", str(work.seed)
 
 

@@ -64,7 +64,7 @@ def key_figures(report: LoadReport) -> Iterator[tuple[str, str]]:
         (connections.left_by_churn, "left by churn"),
         (connections.slow_closed, "slow ones closed"),
     )  # fmt: skip
-    counts = [f"{connections.asked:,} asked for", f"{connections.opened:,} opened"]
+    counts = [f"{connections.asked:,} requested", f"{connections.opened:,} opened"]
     yield "connections", ", ".join(counts + [f"{n:,} {outcome}" for n, outcome in lost if n])
     greeted, subscribed = connections.handshake, connections.subscribed
     if greeted and subscribed:

@@ -187,7 +187,7 @@ class ActionPolicy:
         if limiter is None or limiter.pay(price, now_s, paid):
             return
         if not limiter.may_refuse(_price_of_size(message), now_s):
-            raise SessionEnded(Fault.RATE_LIMITED, "messages kept coming")
+            raise SessionEnded(Fault.RATE_LIMITED, "messages continued after the refusals")
         raise InvalidAction(Fault.RATE_LIMITED, limiter.limits, read_id(message))
 
     def _check_limit(self, action: Subscribe, held: Iterable[Subscription]) -> None:

@@ -282,7 +282,7 @@ class Admission:
         """Count a client that waits for admission, and refuse it if too many do."""
         if self._pending >= _PENDING_MAX:
             retry_s = random.randint(*_PENDING_RETRY_S)
-            raise HandshakeRefused("busy", 503, "too many are connecting at once", retry_s)
+            raise HandshakeRefused("busy", 503, "too many clients are connecting at once", retry_s)
         self._pending += 1
         try:
             yield

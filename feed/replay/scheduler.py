@@ -131,7 +131,7 @@ class ReplayScheduler:
             if not allowed:
                 raise InvalidAction(
                     Fault.INSUFFICIENT_SUBSCRIPTION,
-                    f"the credentials cover nothing of {action.tape}",
+                    f"the credentials do not cover any stream of {action.tape}",
                 )
             async with self._reading:
                 player = await asyncio.to_thread(_open_player, self._cache, tape, action, allowed)
@@ -161,7 +161,9 @@ class ReplayScheduler:
                 Fault.SYMBOL_LIMIT, f"at most {self._per_client_max} replays at a time are allowed"
             )
         if len(self) >= self._replays_max:
-            raise InvalidAction(Fault.RATE_LIMITED, "the server is playing as many tapes as it may")
+            raise InvalidAction(
+                Fault.RATE_LIMITED, "the server has reached its limit of private replays"
+            )
 
     def steer(self, client: ReplayClient, action: SteerReplay) -> None:
         """Steer a replay; the reply is sent when the command takes effect. Raises InvalidAction."""

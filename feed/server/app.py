@@ -318,7 +318,7 @@ async def _entitlements_in(request: Request, feed: str) -> Entitlements:
     """
     grant = await _engine(request).admission.check_request(request.scope)
     if not grant.entitlements.allows_feed(feed):
-        raise HTTPException(403, f"these credentials cover nothing of the feed {feed}")
+        raise HTTPException(403, f"these credentials do not cover any stream of the feed {feed}")
     return grant.entitlements
 
 

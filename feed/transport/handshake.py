@@ -86,7 +86,7 @@ class WebSocketProtocol(WebSocketConnection):
         handshake.receive_data(data)
         request = next(iter(handshake.events_received()), None)
         if not isinstance(request, Request):  # The library is stricter than `http_messages`.
-            self._is_deaf = True
+            self._discards_data = True
             self.transport.abort()
             return
         if request.headers.get_all("Sec-WebSocket-Version") == [_VERSION]:

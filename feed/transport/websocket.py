@@ -60,8 +60,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     # An instance dict would take 2 kB more for each client.
     __slots__ = (
-        "_abort_timer", "_connections", "_end_code", "_frame_allowance", "_frame_count",
-        "_has_frames", "_held", "_held_at_s", "_is_deaf", "_is_reading", "_is_scheduled",
+        "_abort_timer", "_connections", "_discards_data", "_end_code", "_frame_allowance",
+        "_frame_count", "_has_frames", "_held", "_held_at_s", "_is_reading", "_is_scheduled",
         "_is_text", "_offset", "_parser", "_partial", "_ping_at_s", "_ping_interval_s",
         "_ping_payload", "_ping_timeout_s", "_pong", "_received", "_tasks", "_turns", "_waiting",
         "address_limiter", "close_sent", "is_accepted", "loop", "on_drain", "on_end", "on_flood",
@@ -103,15 +103,16 @@ class WebSocketConnection(asyncio.Protocol):
         # Data that is not parsed yet, from `_offset` on: what one read of the transport returned.
         self._received: bytes | None = None
         self._offset = 0
-        # Whether `_parse` has been passed to the loop share, which will call it.
+        # Whether `_parse` has been passed to `TurnBudget`, which will call it.
         self._is_scheduled = False
         # Whether the last slice completed frames, and how many the address is not charged for yet.
         self._has_frames = True
         self._frame_count = 0
-        # Whether the owner takes no messages for now, whether the client sent too much or is gone,
-        # and whether the transport reads.
+        # Whether the owner takes no messages for now.
         self.read_paused = False
-        self._is_deaf = False
+        # Whether further data is dropped, because the client has sent too much or is gone.
+        self._discards_data = False
+        # Whether the transport reads.
         self._is_reading = True
 
         limit: FrameLimit | None = getattr(config, "frame_limit", None)
@@ -149,7 +150,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._is_deaf, self._is_reading, self._received = True, False, None
+        self._discards_data, self._is_reading, self._received = True, False, None
         for timer in (self._abort_timer, self._held):
             if timer is not None:
                 timer.cancel()
@@ -183,7 +184,7 @@ class WebSocketConnection(asyncio.Protocol):
     # -- reading: received data is parsed in slices, as limits and the loop's time allow
 
     def data_received(self, data: bytes) -> None:
-        if self._is_deaf:
+        if self._discards_data:
             return
         self._received = data if self._received is None else self._received + data
         self._parse_soon()
@@ -211,7 +212,7 @@ class WebSocketConnection(asyncio.Protocol):
         One read may contain thousands of frames. Reading pauses until they are parsed, so that a
         client can't fill our memory.
         """
-        wanted = not (self._is_deaf or self.read_paused or self._received is not None)
+        wanted = not (self._discards_data or self.read_paused or self._received is not None)
         if wanted == self._is_reading or self.transport.is_closing():
             return
         self._is_reading = wanted
@@ -272,9 +273,9 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _stop_reading(self) -> None:
         """Stop reading permanently: the rest of a flood stays in the kernel, or with the client."""
-        if self._is_deaf:
+        if self._discards_data:
             return
-        self._is_deaf = True
+        self._discards_data = True
         self._received, self._offset = None, 0
         if self._held is not None:
             self._held.cancel()

@@ -136,7 +136,7 @@ async def test_ctrl_c_while_connecting_ends_the_run(cli: Cli) -> None:
             process.send_signal(signal.SIGINT)
             out, err = await process.communicate()
     assert process.returncode == 130, err
-    assert b"500 asked for" in out
+    assert b"500 requested" in out
     assert b"interrupted" in out
 
 

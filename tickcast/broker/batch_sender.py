@@ -92,7 +92,7 @@ class BatchSender:
         """Close the connection. The next `send` opens another."""
         await self._connection.close()
 
-    async def hang_up(self) -> None:
+    async def disconnect_all(self) -> None:
         """Close all connections, since they may lead to a Redis that is no longer the master."""
         await self._connection.close()
         with suppress(exceptions.RedisError):
@@ -121,7 +121,7 @@ class BatchSender:
     async def send(self, batches: dict[StreamKey, OutgoingBatch]) -> None:
         """Publish batches. Published ones are removed from `batches`, even if this fails.
 
-        After BrokerUnavailable, call `hang_up` and try again.
+        After BrokerUnavailable, call `disconnect_all` and try again.
         """
         for _ in range(_ATTEMPTS):
             # All batches may be published already, and the announcement have failed.

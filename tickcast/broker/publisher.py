@@ -297,7 +297,7 @@ class FeedPublisher:
                 break
             except BrokerUnavailable as error:
                 self._begin_outage(error)
-                await self._sender.hang_up()
+                await self._sender.disconnect_all()
             # Not in step with other publishers, which lost Redis at the same moment.
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, _BACKOFF_MAX_S)

@@ -208,7 +208,7 @@ class RequestPublisher:
                     logger.warning("Redis is away, %s; trying again", error)
                 self._outage = error
                 with suppress(BrokerUnavailable):
-                    await self._sender.hang_up()
+                    await self._sender.disconnect_all()
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
                 delay_s = min(2 * delay_s, _BACKOFF_MAX_S)
             else:

@@ -127,8 +127,8 @@ class StreamAccount:
         self.gaps = self.restarts = self.snapshots = 0
         # The numbering has restarted, and no tick of the new one has arrived yet.
         self.restarted = False
-        # After a cut, the stream went on without a request for the ticks published meanwhile,
-        # because the server does not know `resume`.
+        # After a disconnection, the stream continued without a request for the ticks published
+        # meanwhile, because the server does not know `resume`.
         self.unresumed = False
         # The number before the current run, and the size of all earlier runs.
         self._base = self._closed = 0
@@ -339,13 +339,13 @@ class SequenceAccounts:
         """Treat the epochs of all positions as confirmed, before sending them to the server.
 
         The server will report an epoch that is wrong. Until it does, the epochs must not change,
-        because a cut may lose that report.
+        because a disconnection may lose that report.
         """
         for account in self._accounts.values():
             account.confirmed = account.seq is not None
 
     def mark_unresumed(self) -> None:
-        """Let all streams go on after a cut without the ticks published meanwhile."""
+        """Let all streams go on after a disconnection without the ticks published meanwhile."""
         for account in self._accounts.values():
             account.unresumed = True
 

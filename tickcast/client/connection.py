@@ -325,7 +325,7 @@ class PendingRequests:
             async with asyncio.timeout(REPLY_TIMEOUT_S):
                 notice: Notice = await reply
         except ConnectionClosed:
-            raise ConnectionFailed("the connection was cut") from None
+            raise ConnectionFailed("the connection was lost") from None
         except TimeoutError:
             behind = f", or does so behind {len(self.queue)} ticks" if self.queue.is_full else ""
             raise ConnectionFailed(f"the server does not answer{behind}") from None

@@ -1,4 +1,4 @@
-"""Keep a client connected: connect, receive, and resume all streams after a cut."""
+"""Keep a client connected: connect, receive, and resume all streams after a disconnection."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ _NOTICES_KEPT = 100
 
 
 class Reconnector:
-    """Keeps a client connected, and restores its subscriptions and settings after each cut."""
+    """Keeps a client connected; restores its subscriptions and settings after a disconnection."""
 
     def __init__(self, address: ServerAddress, state: ClientState, reconnect: bool) -> None:
-        # Whether all subscriptions are in place; False from a cut until they are restored.
+        # Whether all subscriptions are in place; False until they are restored.
         self.connected = False
         # The encoding of the next connection.
         self.encoding: Encoding = state.encoding
@@ -103,7 +103,7 @@ class Reconnector:
         return reply
 
     async def renew(self) -> None:
-        """Close the connection and reconnect as after a cut."""
+        """Close the connection, which makes the client reconnect."""
         if self.connected and self._socket is not None:
             await self._socket.close()
 
@@ -160,7 +160,7 @@ class Reconnector:
         self.connected = False
         self._requests.end(reason)
 
-    # -- after a cut
+    # -- after a disconnection
 
     async def _reconnect_after(self, closed: ConnectionClosed) -> ClientConnection:
         """Reconnect, if the close code allows it, and resume every stream."""
@@ -170,7 +170,7 @@ class Reconnector:
             raise self._error_of(closed)
         delay_s = self._delay_after_close(closed, lasted_s)
         # Their outcome is unknown, so the program must decide whether to repeat them.
-        self._requests.fail(ConnectionFailed("the connection was cut"))
+        self._requests.fail(ConnectionFailed("the connection was lost"))
         while True:
             await asyncio.sleep(delay_s)
             try:
@@ -210,7 +210,7 @@ class Reconnector:
             except Refused as error:
                 if not (self._state.extended and error.is_unknown_extension):
                     raise
-                logger.warning("%s: the ticks since the cut can't be requested", error)
+                logger.warning("%s: the ticks since the disconnection can't be requested", error)
                 self._state.extended = False
                 await self._restore(socket)
         except BaseException:  # Cancellation included, or the connection would leak.

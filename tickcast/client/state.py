@@ -1,7 +1,7 @@
 """The client side of the protocol, without I/O.
 
-`ClientState` turns frames into ticks, events and notices, and requests into messages. After a cut,
-`ResumePlanner` builds the messages that restore all subscriptions.
+`ClientState` turns frames into ticks, events and notices, and requests into messages. After a
+disconnection, `ResumePlanner` builds the messages that restore all subscriptions.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _Changes = dict[Subscription, RequestedOptions | None]
 
 
 class ClientState:
-    """State that a client needs to interpret messages and to resume after a cut."""
+    """State that a client needs to interpret messages and to resume after a disconnection."""
 
     def __init__(self, encoding: Encoding) -> None:
         self.encoding = encoding
@@ -67,7 +67,7 @@ class ClientState:
         self.extended = True
         # The reconnect delay that the server requested before it shut down, or 0.
         self.retry_s = 0.0
-        # The confirmed subscriptions, to be restored after a cut.
+        # The confirmed subscriptions, to be restored after a disconnection.
         self._requested: dict[Subscription, RequestedOptions] = {}
         # What `configure` has set, by the names in the protocol.
         self._settings: Fields = {}
@@ -140,7 +140,8 @@ class ClientState:
 
     def _change_subscriptions(self, reply: Notice, changes: _Changes) -> None:
         before = self._requested.copy()
-        # The list in the reply can't be used: after a cut it names only what is restored so far.
+        # The list in the reply can't be used: after a disconnection, it names only what has been
+        # restored so far.
         for subscription, options in changes.items():
             if options is None:
                 self._requested.pop(subscription, None)
@@ -395,7 +396,7 @@ class ResumePlanner:
         resume = list(by_epoch.values())
         wildcards = _by_channel(each for each in subscriptions if each.is_wildcard)
         if wildcards and options.start is None:
-            # Unknown streams have appeared since the cut: request them from their first tick.
+            # Request streams that have appeared since the disconnection from their first tick.
             zeros = {name: dict.fromkeys(patterns, 0) for name, patterns in wildcards.items()}
             resume.append({"epoch": "", **zeros})
         return _subscribe(subscriptions, options, resume=resume)

@@ -58,7 +58,7 @@ async def connect(
         headers: extra headers for the handshake, such as other credentials.
         tls: how to verify a wss:// server: a PEM file of certificates to trust instead of the
             system's authorities, or a context.
-        reconnect: reconnect after a cut, and resume every stream where it was. The first
+        reconnect: reconnect after a disconnection, and resume every stream where it was. The first
             connection is attempted only once in any case.
         on_gap: called with each gap, in order with the ticks: before the first tick after the gap
             is returned.
@@ -110,7 +110,7 @@ class Stream:
 
     @property
     def connected(self) -> bool:
-        """Whether all subscriptions are in place; False from a cut until they are restored."""
+        """Whether all subscriptions are in place; False until they are restored."""
         return self._reconnector.connected
 
     @property
@@ -298,7 +298,7 @@ class Stream:
         return replay
 
     async def switch(self, encoding: Encoding | str) -> None:
-        """Switch to another encoding by closing the connection and reconnecting as after a cut.
+        """Reconnect with another encoding, and resume every stream.
 
         Without `reconnect`, the stream ends instead.
         """

@@ -39,7 +39,7 @@ class StreamAccount {
   snapshots = 0;
   /** The numbering has restarted, and no tick of the new one has arrived yet. */
   restarted = false;
-  /** After a cut, the stream went on without a request for the ticks published meanwhile. */
+  /** After a disconnection, the stream went on without a request for the ticks published meanwhile. */
   unresumed = false;
   #base = 0;
   #closed = 0;
@@ -262,13 +262,13 @@ export class SequenceAccounts {
 
   /**
    * Treat the epochs of all positions as confirmed, before sending them to the server, which will report a
-   * wrong one. Until it does, the epochs must not change, because a cut may lose that report.
+   * wrong one. Until it does, the epochs must not change, because a disconnection may lose that report.
    */
   confirmEpochs() {
     for (const account of this.#accounts) account.confirmed = account.seq !== null;
   }
 
-  /** Let all streams go on after a cut without the ticks published meanwhile. */
+  /** Let all streams go on after a disconnection without the ticks published meanwhile. */
   markUnresumed() {
     for (const account of this.#accounts) account.unresumed = true;
   }

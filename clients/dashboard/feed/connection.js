@@ -122,7 +122,7 @@ export class LivenessCheck {
 }
 
 /**
- * Requests that wait for replies. After a cut they are sent again.
+ * Requests that wait for replies. After a disconnection they are sent again.
  *
  * @typedef {object} Request
  * @property {() => {id: number, message: object}} build makes the message anew each time it is sent
@@ -156,7 +156,7 @@ export class PendingRequests {
     return request;
   }
 
-  /** The connection was cut: send all pending requests again on the next one. */
+  /** The connection was lost: send all pending requests again on the next one. */
   resetSent() {
     this.#unsent.unshift(...this.#sent.values());
     this.#sent.clear();

@@ -1,5 +1,5 @@
 /**
- * Subscriptions, and the messages that restore them after a cut, so that every stream resumes where it was.
+ * Subscriptions, and the messages that restore them after a disconnection, so that every stream resumes where it was.
  * The counterpart of `ResumePlanner` in `tickcast/client/state.py`.
  *
  * @typedef {[channel: string, pattern: string]} Subscription the pattern is a symbol, or a prefix that ends
@@ -226,7 +226,7 @@ export class ResumePlanner {
     const resume = [...byEpoch.values()];
     const wildcards = subscriptions.filter(([, pattern]) => isWildcard(pattern));
     if (wildcards.length && options.start === undefined) {
-      // Unknown streams have appeared since the cut: request them from their first tick.
+      // Unknown streams have appeared since the disconnection: request them from their first tick.
       const zeros = { epoch: "" };
       for (const [channel, pattern] of wildcards) (zeros[channel] ??= {})[pattern] = 0;
       resume.push(zeros);

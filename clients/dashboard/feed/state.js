@@ -35,7 +35,7 @@ export class Refused extends Error {
   }
 }
 
-/** State that a client needs to interpret messages and to resume after a cut. */
+/** State that a client needs to interpret messages and to resume after a disconnection. */
 export class ClientState {
   accounts = new SequenceAccounts();
   /** Whether the server is believed to know the extensions of this protocol. */
@@ -105,7 +105,7 @@ export class ClientState {
 
   #changeSubscriptions({ epoch, positions }, changes) {
     const coveredBefore = new Coverage(this.#subscriptions());
-    // The list in the reply can't be used: after a cut it names only what is restored so far.
+    // The list in the reply can't be used: after a disconnection it names only what is restored so far.
     for (const { subscription, options } of changes) {
       const key = keyOf(...subscription);
       const earlier = this.#requested.get(key)?.options;

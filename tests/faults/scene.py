@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from itertools import cycle
@@ -13,7 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 from tests.faults import returning
 from tests.faults.accounts import Sums
 from tests.faults.auditor import Auditor
-from tests.faults.children import Child
+from tests.faults.children import Child, plain_environment
 from tests.faults.crowd import Crowd
 from tests.faults.follower import Follower
 from tests.faults.proxy import Proxy, running_proxy
@@ -103,6 +104,17 @@ class Scene:
         await server.start()
         await server.until_ready(True, timeout_s=5)
         return server
+
+    def program(self, module: str, *words: object) -> Child:
+        """Start a module of the tests as a program, with the settings of this test."""
+        name = f"program{len(self._children)}"
+        program = Child(name, self._directory / f"{name}.log")
+        self._children.append(program)
+        self._stack.callback(program.kill)
+        settings = {f"TICKCAST_{name.upper()}": str(each) for name, each in self._settings.items()}
+        command = [sys.executable, "-m", module, *map(str, words)]
+        program.launch(command, {**plain_environment(), **settings})
+        return program
 
     async def proxy(self, target: int) -> Proxy:
         return await self._stack.enter_async_context(running_proxy(target))

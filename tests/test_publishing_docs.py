@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -45,6 +47,20 @@ async def test_the_command_publishes(
     async with httpx.AsyncClient() as http:
         latest = (await http.get(f"{server.http}/snapshot?symbols=AAPL")).json()
     assert [tick["S"] for tick in latest] == ["AAPL"]
+
+
+async def test_the_example_in_csv_is_published(redis_url: str, tmp_path: Path) -> None:
+    text = PAGE.read_text("utf-8")
+    (table,) = re.findall(r"^```csv\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (command,) = (text for _, text in BLOCKS if "prices.csv" in text)
+    (tmp_path / "prices.csv").write_text(table)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = await asyncio.create_subprocess_shell(
+        command, cwd=tmp_path, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PATH": path, "TICKCAST_REDIS_URL": redis_url},
+    )  # fmt: skip
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert err == b"published 2 ticks\n"
 
 
 def test_each_language_is_run() -> None:

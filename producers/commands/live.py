@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -20,18 +20,16 @@ from rich.text import Text
 from producers.venues.capture import CaptureDirectory
 from producers.venues.client import VenueClient
 from producers.venues.registry import find_venue, venue_names
-from tickcast.broker.publisher import FeedPublisher
 from tickcast.commands.options import config_option, feed_option, redis_option
 from tickcast.commands.running import run, set_up_logging
 from tickcast.commands.standard_streams import logged_on_stderr
-from tickcast.commands.store import open_publisher
+from tickcast.commands.store import flush_in_time, open_publisher
 from tickcast.settings import Settings, load_settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.venues import TickKinds, Venue
 
 _SYMBOLS_MAX: Final = 5000
 _REFRESH_S: Final = 0.5
-_DRAIN_S: Final = 2.0
 
 
 class VenueName(click.ParamType["Venue"]):
@@ -144,7 +142,7 @@ async def _live(
             try:
                 await client.follow_markets()
             finally:
-                await _drain(publisher)
+                await flush_in_time(publisher)
                 if screen and refreshing:
                     await cancel_and_wait([refreshing])
                     screen.stop()
@@ -154,18 +152,6 @@ async def _live(
                     f" {client.reconnects:,} reconnects, {counts.bad_frames:,} bad frames",
                     err=True,
                 )
-
-
-async def _drain(publisher: FeedPublisher) -> None:
-    """Publish the ticks accepted so far, in spite of the cancellation.
-
-    Ticks that can't be published in time are reported when the publisher closes.
-    """
-    draining = asyncio.create_task(publisher.flush_or_give_up(_DRAIN_S))
-    while not draining.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([draining])
-    draining.exception()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import click
 
 from producers.recordings.columns import parse_columns, parse_symbols
 from producers.recordings.files import BadRow, Recording
-from producers.recordings.formats import open_recording
+from producers.recordings.formats import StreamParser, open_recording
 from producers.recordings.rows import TableFormat
 from producers.recordings.timestamps import TimeReader
 from producers.recordings.values import NumberReader
@@ -26,6 +26,14 @@ class TableOptions(NamedTuple):
     symbol: str | None
     columns: Mapping[str, str]
     table_format: TableFormat
+
+    def parse_stream(
+        self, on_bad_row: BadRow, on_note: Callable[[str], None], left_out: set[str]
+    ) -> StreamParser:
+        """Make a parser for a stream."""
+        return StreamParser(
+            self.symbol, self.columns, on_bad_row, on_note, left_out, self.table_format
+        )
 
     def open(self, file: Path, on_bad_row: BadRow) -> Recording:
         """Open a recording."""

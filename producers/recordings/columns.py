@@ -163,7 +163,7 @@ def list_names(names: Sequence[str]) -> str:
 
 # -- the header of a CSV file
 
-_HEADER_LINES_MAX: Final = 50
+HEADER_LINES_MAX: Final = 50
 _LINE_MAX: Final = 1 << 20
 _VALUES_SHOWN_MAX: Final = 80
 _COMMENTS: Final = ("#", "//", "%")
@@ -200,7 +200,7 @@ def find_header(readline: Callable[[int], str], columns: Mapping[str, str]) -> H
     delimiter: str | None = None
     first: Header | None = None
     comment: list[str] = []
-    for number in range(1, _HEADER_LINES_MAX + 1):
+    for number in range(1, HEADER_LINES_MAX + 1):
         line = readline(_LINE_MAX)
         if not line:
             break

@@ -11,10 +11,12 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, Protocol
 
-from producers.recordings.columns import find_header
+from producers.recordings.columns import HEADER_LINES_MAX, Header, find_header
 from producers.recordings.files import (
+    LINE_BYTES_MAX,
     READ_ERRORS,
     BadRow,
+    LineSplitter,
     Recording,
     describe_error,
     ignore_bad_row,
@@ -67,20 +69,18 @@ class CsvRecording(Recording):
         try:
             with open_text(path) as (lines, _):
                 self._header = find_header(lines.readline, columns)
-            self._converter = RowConverter(self._header.names, columns, symbol, table_format)
-            name = None if symbol is None else self._first_unusable_symbol()
-            if symbol is not None and name is not None and name not in table_format.symbols:
-                table_format = replace(table_format, symbols={**table_format.symbols, name: symbol})
-                self._converter = RowConverter(self._header.names, columns, symbol, table_format)
+            first_row = None if symbol is None else self._first_row()
+            self._converter = _make_converter(
+                self._header, columns, symbol, table_format, first_row
+            )
         except (InvalidRecording, ValueError, *READ_ERRORS) as error:
             raise InvalidRecording(f"{path}: {describe_error(error)}") from None
         self.notes = self._converter.notes
 
-    def _first_unusable_symbol(self) -> str | None:
-        """Return the symbol of the first row if it is one that no feed can have, else None."""
+    def _first_row(self) -> Sequence[str] | None:
         with open_text(self._path) as (lines, _):
             rows = self._rows(islice(lines, self._header.lines, None))
-            return next((self._converter.unusable_symbol(row) for row in rows if row), None)
+            return next(filter(None, rows), None)
 
     def _rows(self, lines: Iterator[str]) -> _CsvRows:
         return csv.reader(lines, delimiter=self._header.delimiter)
@@ -183,6 +183,115 @@ class CsvRecording(Recording):
                     f"{self._path}: damaged after line {rows.line_num + lines_before}:"
                     f" {describe_error(error)}"
                 ) from None
+
+
+def _make_converter(
+    header: Header,
+    columns: Mapping[str, str],
+    symbol: str | None,
+    table_format: TableFormat,
+    first_row: Sequence[str] | None,
+) -> RowConverter:
+    """Make a converter for these columns. Raises InvalidRecording."""
+    converter = RowConverter(header.names, columns, symbol, table_format)
+    name = converter.unusable_symbol(first_row) if symbol is not None and first_row else None
+    if symbol is None or name is None or name in table_format.symbols:
+        return converter
+    # The symbol is a new name for the one in the file.
+    table_format = replace(table_format, symbols={**table_format.symbols, name: symbol})
+    return RowConverter(header.names, columns, symbol, table_format)
+
+
+class CsvStream:
+    """CSV that arrives piece by piece. Unlike in a file, a value can't contain a line end.
+
+    Args:
+        symbol, columns, on_bad_row, table_format: as for `CsvRecording`.
+        on_note: called with each remark to show to users.
+    """
+
+    def __init__(
+        self,
+        symbol: str | None,
+        columns: Mapping[str, str],
+        on_bad_row: BadRow,
+        on_note: Callable[[str], None],
+        table_format: TableFormat,
+    ) -> None:
+        self._symbol = symbol
+        self._columns = columns
+        self._on_bad_row = on_bad_row
+        self._on_note = on_note
+        self._format = table_format
+        self._splitter = LineSplitter()
+        # The lines until the header and a row after it are found.
+        self._begin: list[str] = []
+        self._number = 0
+        self._delimiter = ","
+        self._converter: RowConverter | None = None
+
+    def parse(self, data: bytes) -> Iterator[Tick]:
+        """Yield the ticks of the lines that this data completes. An empty `data` means the end.
+
+        Raises:
+            InvalidRecording: there is no header, or it lacks columns.
+        """
+        lines: list[str] = []
+        before = self._number
+        for line in self._splitter.split(data):
+            self._number += 1
+            try:
+                if line is None:
+                    raise InvalidRecording(f"longer than {LINE_BYTES_MAX} bytes")
+                text = line.decode("utf-8-sig").removesuffix("\r")
+                lines.append(text.replace("\r", " ") + "\n")
+            except (InvalidRecording, UnicodeDecodeError) as error:
+                lines.append("\n")
+                self._on_bad_row(self._number, describe_error(error))
+        if self._converter is None:
+            self._begin += lines
+            header = self._find_columns(is_end=not data)
+            if header is None:
+                return
+            lines, self._begin = self._begin[header.lines :], []
+            before = header.lines
+        assert self._converter is not None
+        block = Block([], [])
+        for number, row in enumerate(self._rows(lines), before + 1):
+            if row:
+                block.rows.append(row)
+                block.numbers.append(number)
+        yield from self._converter.convert(block, self._on_bad_row)
+
+    def _find_columns(self, *, is_end: bool) -> Header | None:
+        """Return the header as soon as there is one with a row after it, or at the end."""
+        is_complete = is_end or len(self._begin) >= HEADER_LINES_MAX
+        if is_end and not any(map(str.strip, self._begin)):
+            return None
+        lines = iter(self._begin)
+        try:
+            header = find_header(lambda _: next(lines, ""), self._columns)
+            self._delimiter = header.delimiter
+            first_row = next(filter(None, self._rows(self._begin[header.lines :])), None)
+            if first_row is None and not is_complete:
+                return None
+            self._converter = _make_converter(
+                header, self._columns, self._symbol, self._format, first_row
+            )
+        except InvalidRecording:
+            if is_complete:
+                raise
+            return None  # This may have been a title or a comment.
+        for note in self._converter.notes:
+            self._on_note(note)
+        return header
+
+    def _rows(self, lines: Sequence[str]) -> list[list[str]]:
+        rows = list(csv.reader(lines, delimiter=self._delimiter))
+        if len(rows) == len(lines):
+            return rows
+        # A quote without its end has swallowed the lines that follow it.
+        return [next(csv.reader([line], delimiter=self._delimiter), []) for line in lines]
 
 
 class _CsvRows(Protocol):

@@ -259,6 +259,41 @@ class _PromptReader(io.RawIOBase):
         super().close()
 
 
+# -- streams of lines
+
+LINE_BYTES_MAX: Final = 64 * 1024
+
+
+class LineSplitter:
+    """Splits a stream of bytes into lines, buffering at most one line.
+
+    Args:
+        bytes_max: the maximum length of a line. For a longer line, `split` yields None.
+    """
+
+    def __init__(self, bytes_max: int = LINE_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._rest = b""
+        self._skipping = False
+
+    def split(self, data: bytes) -> Iterator[bytes | None]:
+        """Yield the lines that this data completes. An empty `data` means the end."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if not data and self._rest:
+            lines, self._rest = [self._rest], b""
+        for line in lines:
+            if self._skipping:
+                self._skipping = False
+            elif len(line) > self._bytes_max:
+                yield None
+            else:
+                yield line
+        if len(self._rest) > self._bytes_max:
+            if not self._skipping:
+                yield None
+            self._skipping, self._rest = True, b""
+
+
 # -- UTF-16, which PowerShell writes to files and pipes
 
 

@@ -1,28 +1,40 @@
-"""Open recordings of any format. The content of a file determines its format."""
+"""Open recordings and streams of any format. The content determines the format."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import codecs
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from producers.recordings.captures import CaptureRecording, is_capture
-from producers.recordings.csv import CsvRecording
+from producers.recordings.csv import CsvRecording, CsvStream
 from producers.recordings.databento import DatabentoRecording
-from producers.recordings.files import BadRow, Recording, peek
-from producers.recordings.json_lines import JsonLinesRecording, is_json_lines
+from producers.recordings.files import (
+    LINE_BYTES_MAX,
+    BadRow,
+    Recording,
+    Utf8Converter,
+    peek,
+    unpack_hint,
+)
+from producers.recordings.json_lines import JsonLinesRecording, is_json_lines, parse_json
+from producers.recordings.json_splitter import JsonSplitter
 from producers.recordings.parquet import ParquetRecording
 from producers.recordings.rows import TableFormat
 from tickcast.tapes.format import TapeHeader, decode_line
 from tickcast.tapes.tape import Tape
-from tickcast.wire.errors import InvalidRecording, InvalidTape
+from tickcast.wire.errors import InvalidRecording, InvalidTape, InvalidTick
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
 _HEADER_BYTES_MAX: Final = 64 * 1024
 _PARQUET_MAGIC: Final = b"PAR1"
 _DBN_MAGIC: Final = b"DBN"
+# What shows that a line is part of a CSV file.
+_COMMENTS: Final = (b"#", b"//", b"%")
+_DELIMITERS: Final = (b",", b";", b"\t", b"|")
 
 
 def open_recording(
@@ -55,6 +67,85 @@ def open_recording(
     if is_json_lines(path):
         return JsonLinesRecording(path, on_bad_row)
     return CsvRecording(path, symbol, columns, on_bad_row, table_format)
+
+
+class StreamParser:
+    """Parses ticks from a stream of bytes: JSON if it begins like JSON, or CSV.
+
+    With `columns`, it is CSV however it begins.
+
+    Args:
+        symbol, columns, on_bad_row, table_format: as for `CsvRecording`.
+        on_note: called with each remark to show to users.
+        left_out: receives the names of Alpaca's fields and messages that ticks don't have.
+    """
+
+    def __init__(
+        self,
+        symbol: str | None,
+        columns: Mapping[str, str],
+        on_bad_row: BadRow,
+        on_note: Callable[[str], None],
+        left_out: set[str],
+        table_format: TableFormat,
+    ) -> None:
+        self._csv = CsvStream(symbol, columns, on_bad_row, on_note, table_format)
+        self._json = JsonSplitter()
+        self._has_columns = bool(columns)
+        self._on_bad_row = on_bad_row
+        self._left_out = left_out
+        self._utf8 = Utf8Converter()
+        self._is_csv: bool | None = None
+        # The data until it shows the format.
+        self._begin = b""
+
+    def parse(self, data: bytes) -> Iterator[Tick]:
+        """Yield the ticks that this data completes. An empty `data` means the end.
+
+        Raises:
+            InvalidRecording: the stream can't be read; the message says what to do.
+        """
+        if self._is_csv is None and not self._begin:
+            _refuse_binary(data)
+        converted = self._utf8.convert(data)
+        if self._is_csv is None:
+            self._begin += converted
+            self._is_csv = self._has_columns or _is_csv(self._begin, is_end=not data)
+            if self._is_csv is None:
+                return
+            converted, self._begin = self._begin, b""
+        parse = self._csv.parse if self._is_csv else self._parse_json
+        if converted:
+            yield from parse(converted)
+        if not data:
+            yield from parse(b"")
+
+    def _parse_json(self, data: bytes) -> Iterator[Tick]:
+        for document in self._json.split(data):
+            try:
+                if document.error is not None:
+                    raise InvalidTick(document.error)
+                yield from parse_json(document.text, Time.now(), self._left_out)
+            except InvalidTick as error:
+                self._on_bad_row(document.line, str(error))
+
+
+def _refuse_binary(begin: bytes) -> None:
+    if begin.startswith((_PARQUET_MAGIC, _DBN_MAGIC)):
+        raise InvalidRecording("a recording: use tickcast replay --speed max")
+    if (hint := unpack_hint(begin)) is not None:
+        raise InvalidRecording(hint)
+
+
+def _is_csv(begin: bytes, *, is_end: bool) -> bool | None:
+    """Return whether a stream that begins like this is CSV; None if more is needed."""
+    text = begin.removeprefix(codecs.BOM_UTF8).lstrip()
+    if text.startswith((b"{", b"[")):
+        return False
+    line, newline, _ = text.partition(b"\n")
+    if not (newline or is_end or len(begin) > LINE_BYTES_MAX):
+        return None
+    return line.startswith(_COMMENTS) or any(each in line for each in _DELIMITERS)
 
 
 def _report_once(on_bad_row: BadRow) -> BadRow:

@@ -1,4 +1,4 @@
-"""Read ticks from JSON lines, in the form in which clients receive them."""
+"""Read ticks from JSON: one a line, in arrays, or as Alpaca's services send them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from producers.recordings import alpaca
 from producers.recordings.files import (
     READ_ERRORS,
     BadRow,
@@ -15,52 +16,36 @@ from producers.recordings.files import (
     open_bytes,
     peek,
 )
+from producers.recordings.json_splitter import JsonDocument, JsonSplitter
 from producers.recordings.timestamps import parse_time
 from tickcast.wire import tick_input
 from tickcast.wire.errors import InvalidRecording, InvalidTick
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
-LINE_BYTES_MAX: Final = 64 * 1024
+_READ_BYTES: Final = 64 * 1024
 
 
-def parse_line(line: bytes, now: Time | None, left_out: set[str] | None = None) -> list[Tick]:
-    """Call `tick_input.parse_line`, and accept times in all forms of recordings."""
-    return tick_input.parse_line(line, now, left_out, parse_time)
+def parse_json(text: bytes, now: Time | None, left_out: set[str] | None = None) -> list[Tick]:
+    """Parse a tick, an array of ticks or an answer of Alpaca's, with times in all usual forms.
 
-
-class LineSplitter:
-    """Splits a stream of bytes into lines, buffering at most one line.
-
-    Args:
-        bytes_max: the maximum length of a line. For a longer line, `split` yields None.
+    The arguments and errors are those of `tick_input.parse_line`.
     """
-
-    def __init__(self, bytes_max: int = LINE_BYTES_MAX) -> None:
-        self._bytes_max = bytes_max
-        self._rest = b""
-        self._skipping = False
-
-    def split(self, data: bytes) -> Iterator[bytes | None]:
-        """Yield the lines that this data completes. An empty `data` means the end."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if not data and self._rest:
-            lines, self._rest = [self._rest], b""
-        for line in lines:
-            if self._skipping:
-                self._skipping = False
-            elif len(line) > self._bytes_max:
-                yield None
-            else:
-                yield line
-        if len(self._rest) > self._bytes_max:
-            if not self._skipping:
-                yield None
-            self._skipping, self._rest = True, b""
+    content = tick_input.decode_json(text)
+    answer = alpaca.objects_of(content)
+    if answer is None:
+        return tick_input.parse_decoded(content, text, now, left_out, parse_time)
+    ticks: list[Tick] = []
+    for place, fields in answer:
+        try:
+            ticks += tick_input.parse_object(fields, now, left_out, parse_time)
+        except InvalidTick as error:
+            raise InvalidTick(f"{place}: {error}") from None
+    return ticks
 
 
 class JsonLinesRecording(Recording):
-    """A file of ticks in JSON lines, such as `tickcast watch` writes. Keeps the order of lines.
+    """A file of ticks in JSON, such as `tickcast watch` writes. Keeps the order of the file.
 
     Args:
         path: a plain or compressed file. The content determines which.
@@ -75,12 +60,13 @@ class JsonLinesRecording(Recording):
         super().__init__(path, on_bad_row)
         try:
             with open_bytes(path) as (content, _):
-                first = next((line for line in _lines(content) if line and line.strip()), b"")
-            begin = tick_input.decode_line(first) if first else None
+                first = next((each.text for each in _documents(content)), b"")
+            begin = tick_input.decode_json(first) if first else None
+            is_answer = bool(alpaca.objects_of(begin))
         except (InvalidRecording, InvalidTick, *READ_ERRORS) as error:
             raise InvalidRecording(f"{path}: {describe_error(error)}") from None
         tick = begin[0] if isinstance(begin, list) and begin else begin
-        if not (isinstance(tick, dict) and "T" in tick):
+        if not (is_answer or (isinstance(tick, dict) and "T" in tick)):
             raise InvalidRecording(
                 f'{path}: JSON, but not a tick a line such as {{"T":"t","S":"AAPL","p":187.1,…}}'
             )
@@ -89,12 +75,12 @@ class JsonLinesRecording(Recording):
         number = 0
         try:
             with open_bytes(self._path) as (content, _):
-                for number, line in enumerate(_lines(content), 1):
+                for document in _documents(content):
+                    number = document.line
                     try:
-                        if line is None:
-                            raise InvalidTick(f"longer than {LINE_BYTES_MAX} bytes")
-                        if line.strip():
-                            yield from parse_line(line, None)
+                        if document.error is not None:
+                            raise InvalidTick(document.error)
+                        yield from parse_json(document.text, None)
                     except InvalidTick as error:
                         self._on_bad_row(number, str(error))
         except READ_ERRORS as error:
@@ -103,9 +89,9 @@ class JsonLinesRecording(Recording):
             ) from None
 
 
-def _lines(content: BinaryIO) -> Iterator[bytes | None]:
-    splitter = LineSplitter()
-    while data := content.read(LINE_BYTES_MAX):
+def _documents(content: BinaryIO) -> Iterator[JsonDocument]:
+    splitter = JsonSplitter()
+    while data := content.read(_READ_BYTES):
         yield from splitter.split(data)
     yield from splitter.split(b"")
 

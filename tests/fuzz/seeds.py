@@ -50,6 +50,15 @@ LINES: Final = (
     b'{"T":"t","S":"A","p":1e308,"s":0,"i":"\\u00e9","x":"X","tks":"S"}',
     b'[{"T":"t","S":"A","p":1,"s":2,"t":1378054800083.5,"c":["@"],"z":"C"},{"T":"gap"}]',
 )
+# The first byte is the size of the pieces.
+STREAMS: Final = (
+    b'\x04[\n{"T":"t","S":"A","p":1,"s":2},\n{"T":"t","S":"B",\n"p":1,"s":2}\n]\n',
+    b'\x09{"T":"t","S":"A","p":1,"s":2}\n{"T":"t","S":"A"\n\n{"T":"t","S":"B","p":1,"s":2}',
+    b'\x40{"trades":[\n {"t":"2026-01-05T14:30:00Z","p":1,"s":2,"c":["@"]}\n],\n"symbol":"A"}',
+    b'\x80{"A":[{"t":"2026-01-05T14:30:00Z","bp":1,"bs":2,"ap":3,"as":4}],"B":[]}',
+    b'\x05time,price,size\n1378054801,1,2\n1378054802,"1,2\n1378054803,1,2\n',
+    b'\xff[{"T":"t","S":"A","p":1,"s":2},\n{"T":"t","S":"x\n{"T":"t","S":"B","p":1,"s":2},\n',
+)
 CSV: Final = (
     b"DateTime,Price,Volume\n2013-09-01 17:00:00.083,1640.25,8\n2013-09-01 17:00:00.101,1640.5,1\n",
     b"date;time;symbol;price;size;side;id;venue\n2013-09-01;17:00:00;ES;1;2;buy;7;X\n",

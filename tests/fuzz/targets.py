@@ -25,12 +25,10 @@ from feed.access.tokens import read_key, verify_token
 from producers.recordings.captures import CaptureRecording, is_capture
 from producers.recordings.columns import find_header, parse_columns
 from producers.recordings.csv import CsvRecording
-from producers.recordings.json_lines import (
-    JsonLinesRecording,
-    LineSplitter,
-    is_json_lines,
-    parse_line,
-)
+from producers.recordings.files import LineSplitter
+from producers.recordings.formats import StreamParser
+from producers.recordings.json_lines import JsonLinesRecording, is_json_lines, parse_json
+from producers.recordings.rows import TableFormat
 from producers.recordings.timestamps import TimeReader, parse_time
 from producers.recordings.values import NumberReader
 from producers.venues.registry import VENUES
@@ -50,6 +48,7 @@ from tests.fuzz.seeds import (
     MANIFESTS,
     NUMBERS,
     REPLAY_COMMANDS,
+    STREAMS,
     TAPES,
     TIME_FORMATS,
     TIMES,
@@ -189,13 +188,13 @@ def check_command(data: bytes) -> None:
 def check_line(data: bytes) -> None:
     """Check a tick as a JSON line."""
     try:
-        ticks = parse_line(data, NOW)
+        ticks = parse_json(data, NOW)
     except InvalidTick:
         return
     for tick in ticks:
         _check_tick(tick)
-        assert parse_line(encode(tick, Encoding.JSON), NOW) == [tick]
-    assert parse_line(encode(ticks, Encoding.JSON), NOW) == ticks
+        assert parse_json(encode(tick, Encoding.JSON), NOW) == [tick]
+    assert parse_json(encode(ticks, Encoding.JSON), NOW) == ticks
 
 
 def _check_tick(tick: Tick) -> None:
@@ -216,6 +215,31 @@ def check_splitter(data: bytes) -> None:
     found += splitter.split(b"")
     lines = data.removesuffix(b"\n").split(b"\n") if data else []
     assert found == [line if len(line) <= 10 else None for line in lines]
+
+
+def check_stream(data: bytes) -> None:
+    """Check a stream of JSON or CSV, cut into pieces whose size is given by the first byte."""
+    size, data = (data[0] + 1, data[1:]) if data else (1, b"")
+    pieces, whole = _parse_pieces(data, size), _parse_pieces(data, len(data) + 1)
+    assert pieces is None or whole is None or pieces == whole
+
+
+def _parse_pieces(data: bytes, size: int) -> list[tuple[type, str]] | None:
+    ticks: list[Tick] = []
+    bad: list[tuple[int, str]] = []
+    parser = StreamParser(
+        "ES", {}, lambda *row: bad.append(row), lambda note: None, set(), TableFormat()
+    )
+    try:
+        for start in range(0, len(data), size):
+            ticks += parser.parse(data[start : start + size])
+        ticks += parser.parse(b"")
+    except (InvalidRecording, InvalidTick):
+        return None
+    for tick in ticks:
+        _check_tick(tick)
+    assert all(line >= 1 and words for line, words in bad)
+    return [(type(tick), tick.symbol) for tick in ticks]
 
 
 def check_csv(data: bytes) -> None:
@@ -393,6 +417,7 @@ TARGETS: Final = (
     Target("time-wire", check_time_wire, _PACKED_TIMES),
     Target("command", check_command, REPLAY_COMMANDS),
     Target("line", check_line, (*_TICKS, *LINES)),
+    Target("stream", check_stream, STREAMS),
     Target("splitter", check_splitter, (b"\x04a\nbc\n\nd", b"\x01" + b"x" * 12 + b"\ny\n")),
     Target("csv", check_csv, (*CSV, gzip.compress(CSV[0], mtime=0))),
     Target("head", check_head, HEADS),

@@ -22,7 +22,7 @@ from tickcast.wire.errors import InvalidSettings, TickcastError
 COMMANDS: Final = {
     "demo": ("feed.commands.demo", "Run a store, a server and a simulated market, until Ctrl-C."),
     "serve": ("feed.commands.serve", "Serve ticks to WebSocket clients."),
-    "publish": ("producers.commands.publish", "Publish ticks from JSON lines."),
+    "publish": ("producers.commands.publish", "Publish ticks from JSON or CSV."),
     "replay": ("producers.commands.replay", "Replay recorded ticks into a feed."),
     "replayctl": (
         "producers.commands.replay",

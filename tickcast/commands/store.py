@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import click
@@ -23,6 +23,8 @@ from tickcast.wire.ticks import StreamKey
 
 # Further streams are only counted.
 _STREAMS_SHOWN: Final = 20
+# How long a command goes on publishing after a signal to stop.
+_FLUSH_S: Final = 2.0
 
 
 @asynccontextmanager
@@ -71,6 +73,18 @@ async def open_publisher(
     finally:
         await client.aclose()
     _fail_if_lossy(publisher)
+
+
+async def flush_in_time(publisher: FeedPublisher) -> None:
+    """Publish the ticks accepted so far, in spite of the cancellation.
+
+    Ticks that can't be published in time are reported when the publisher closes.
+    """
+    draining = asyncio.create_task(publisher.flush_or_give_up(_FLUSH_S))
+    while not draining.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([draining])
+    draining.exception()
 
 
 def _fail_if_lossy(publisher: FeedPublisher) -> None:

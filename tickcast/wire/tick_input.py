@@ -26,6 +26,9 @@ _FIELDS: Final = {tag: field_names(type_) for tag, type_ in TICK_TYPES.items()}
 _STAMPS: Final = frozenset(("tr", "tw", "rp"))
 # Alpaca's fields for conditions, tapes and corrections of a trade, which ticks don't have yet.
 _ALPACA_FIELDS: Final = frozenset(("c", "z", "u"))
+# Types of Alpaca's other messages: corrections, cancelled trades, price limits, statuses, bars of
+# the day so far, updated bars, imbalances and order books.
+_ALPACA_MESSAGES: Final = frozenset("cxlsduio")
 # Types of the messages that a server sends in addition to ticks.
 _NOTICES: Final = frozenset(
     "success subscription configured heartbeat gap skipped replay pong shutdown".split()
@@ -190,7 +193,7 @@ def _parse_list(content: list[Any], now: Time, exact: ExactDecoder) -> list[Tick
     ticks: list[Tick] = []
     for index, fields in enumerate(content):
         try:
-            ticks += _parse(fields, now, None, Time.parse, partial(_element, exact, index))
+            ticks += parse_object(fields, now, None, Time.parse, partial(_element, exact, index))
         except InvalidTick as error:
             raise InvalidTick(f"tick {index + 1} of {len(content)}: {error}") from None
     return ticks
@@ -211,20 +214,33 @@ def parse_line(
 
     Args:
         now: the time of ticks without `t`; if None, a missing `t` is an error.
-        left_out: receives the names of Alpaca's fields that are dropped.
+        left_out: receives the names of Alpaca's fields and messages that are dropped. If None, its
+            messages are errors.
         parse_time: parses times that are given as text and are not numbers.
 
     Raises:
         InvalidTick: the line is invalid. None of its ticks may be published.
     """
-    content = decode_line(line)
+    if line.strip() in (b"[", b"]"):
+        raise InvalidTick("not JSON lines: an array over several lines; `jq -c .[]` makes them")
+    return parse_decoded(decode_json(line), line, now, left_out, parse_time)
+
+
+def parse_decoded(
+    content: Any,
+    source: bytes,
+    now: Time | None,
+    left_out: set[str] | None,
+    parse_time: TimeParser,
+) -> list[Tick]:
+    """Parse the content of a line, decoded from `source`, like `parse_line`."""
+    exact = partial(_decode, source, _EXACT_DECODER)
     if not isinstance(content, list):
-        return _parse(content, now, left_out, parse_time, lambda: _decode(line, _EXACT_DECODER))
+        return parse_object(content, now, left_out, parse_time, exact)
     ticks: list[Tick] = []
     for index, each in enumerate(content):
         try:
-            exact = partial(_element, partial(_decode, line, _EXACT_DECODER), index)
-            ticks += _parse(each, now, left_out, parse_time, exact)
+            ticks += parse_object(each, now, left_out, parse_time, partial(_element, exact, index))
         except InvalidTick as error:
             raise InvalidTick(f"number {index + 1} of {len(content)}: {error}") from None
     return ticks
@@ -234,11 +250,9 @@ def _element(exact: ExactDecoder, index: int) -> Any:
     return exact()[index]
 
 
-def decode_line(line: bytes) -> Any:
-    """Decode the JSON in one line. Raises InvalidTick."""
-    if line.strip() in (b"[", b"]"):
-        raise InvalidTick("not JSON lines: an array over several lines; `jq -c .[]` makes them")
-    return _decode(line, _DECODER)
+def decode_json(text: bytes) -> Any:
+    """Decode JSON. Raises InvalidTick."""
+    return _decode(text, _DECODER)
 
 
 def _decode(line: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
@@ -250,20 +264,31 @@ def _decode(line: bytes, decoder: msgspec.json.Decoder[Any]) -> Any:
         raise InvalidTick(f"not a JSON object: {error}") from None
 
 
-def _parse(
+def parse_object(
     fields: Any,
     now: Time | None,
     left_out: set[str] | None,
     parse_time: TimeParser,
-    exact: ExactDecoder,
+    exact: ExactDecoder | None = None,
 ) -> list[Tick]:
-    """Convert a decoded object to a tick."""
+    """Convert a decoded object to a tick; other messages of a server are no ticks.
+
+    Args:
+        now, left_out, parse_time: as for `parse_line`.
+        exact: decodes the object again; by default, numbers keep 17 digits.
+
+    Raises:
+        InvalidTick: it is neither.
+    """
     if not isinstance(fields, dict):
         raise InvalidTick("not a JSON object, or an array of objects")
     tag = fields.get("T")
     known = _FIELDS.get(str(tag))
     if known is None:
         if isinstance(tag, str) and tag in _NOTICES:
+            return []
+        if left_out is not None and isinstance(tag, str) and tag in _ALPACA_MESSAGES:
+            left_out.add(f"messages {tag}")
             return []
         raise InvalidTick('T must be "t" (trade), "q" (quote) or "b" (bar)')
     unknown = fields.keys() - known
@@ -279,10 +304,10 @@ def _parse(
             raise InvalidTick("no time t")
         time = now
     else:
-        time = fields["t"]
-        if isinstance(time, float):
-            time = exact()["t"]
-        time = _parse_time(time, parse_time)
+        value = fields["t"]
+        if isinstance(value, float):
+            value = exact()["t"] if exact else str(value)
+        time = _parse_time(value, parse_time)
     tick = tick_from_message({**fields, "t": time})
     validate(tick)
     return [replace(tick, seq=None, snap=False, conflated=0)]

@@ -96,7 +96,7 @@ async def test_ticks_are_recorded_with_epochs(
     assert (streams["trades", "ES"].first_seq, streams["trades", "ES"].seq) == (3, 5)
     assert len({each.epoch for each in tape.manifest.streams}) == 1
     assert tape.manifest.streams[0].epoch
-    records = list(tape.records(with_rx=True))
+    records = list(tape.records())
     received = [rx for _, rx in records if rx is not None]
     assert received == sorted(received)
     assert len(received) == len(records) - 1

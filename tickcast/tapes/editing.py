@@ -39,7 +39,7 @@ def cut(
     Raises InvalidTape or RecordingFailed.
     """
     part = _Part(writer)
-    for item, rx in tape.records(coverage=coverage, with_rx=True):
+    for item, rx in tape.records(coverage):
         if isinstance(item, EpochMark | GapMark):
             part.add_mark(item)
         elif not isinstance(item, TapeHeader) and (
@@ -126,7 +126,7 @@ def _read(chain: Sequence[Tape]) -> Iterator[_SortedLine]:
     time = -(2**63)
     streams = _streams_of(*chain)
     for tape in chain:
-        for line in tape.records(with_rx=True):
+        for line in tape.records():
             item = line.item
             if isinstance(item, EpochMark | GapMark):
                 # For other streams, this tape only says where they are.

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from tickcast.tapes.format import EpochMark, GapMark, TapeHeader
+from tickcast.tapes.format import Mark
 from tickcast.tapes.tape import Tape
 from tickcast.wire.errors import InvalidSettings, RecordingFailed
 from tickcast.wire.subscriptions import Coverage
@@ -130,8 +130,8 @@ def export(
     """
     tables: dict[str, _Channel] = {}
     try:
-        for item, rx in tape.records(coverage=coverage, with_rx=True):
-            if isinstance(item, TapeHeader | EpochMark | GapMark):
+        for item, rx in tape.records(coverage):
+            if isinstance(item, Mark):
                 continue
             channel = channel_of(item)
             table = tables.get(channel)

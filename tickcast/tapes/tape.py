@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tickcast.tapes.format import (
-    EpochMark,
     Frame,
-    GapMark,
     Mark,
     TapeHeader,
     TapeLine,
@@ -101,19 +99,13 @@ class Tape:
             if isinstance(item, Tick) and wanted(item):
                 yield item
 
-    def records(
-        self, start: Time | None = None, coverage: Coverage | None = None, *, with_rx: bool = False
-    ) -> Iterator[TapeLine]:
-        """Read lines like `read`. Lines other than ticks are included from the first frame read on.
-
-        Args:
-            with_rx: include the time at which each line was received; otherwise it is None.
-        """
-        wanted = _Selection(start, coverage).includes
-        for line in self._lines_from(start):
+    def records(self, coverage: Coverage | None = None) -> Iterator[TapeLine]:
+        """Read all lines like `read`, including those that are not ticks."""
+        wanted = _Selection(None, coverage).includes
+        for line in self._lines_from(None):
             item = decode_line(line)
             if wanted(item):
-                yield TapeLine(item, received_at(line) if with_rx else None)
+                yield TapeLine(item, received_at(line))
 
     def _lines_from(self, start: Time | None) -> Iterator[bytes]:
         frames = self.frames_from(start)
@@ -173,14 +165,13 @@ class _Selection:
     def includes(self, item: Tick | Mark) -> bool:
         if (self._start is None and self._coverage is None) or isinstance(item, TapeHeader):
             return True
-        is_mark = not isinstance(item, Tick)
-        channel = item.channel if isinstance(item, EpochMark | GapMark) else channel_of(item)
+        channel = channel_of(item) if isinstance(item, Tick) else item.channel
         stream = (channel, item.symbol)
         if self._coverage is not None and not self._covers(stream, self._coverage):
             return False
-        if is_mark or self._start is None or stream in self._begun:
+        if self._start is None or not isinstance(item, Tick) or stream in self._begun:
             return True
-        if isinstance(item, EpochMark | GapMark) or item.time < self._start:
+        if item.time < self._start:
             return False
         self._begun.add(stream)
         return True
@@ -224,7 +215,7 @@ class TapeScan:
         times: list[int] = []
         for line in lines:
             item = decode_line(line)
-            if isinstance(item, TapeHeader | EpochMark | GapMark):
+            if isinstance(item, Mark):
                 self.stats.count_mark(item)
                 continue
             if self.stats.header is None:

@@ -90,7 +90,7 @@ def test_a_part_keeps_its_numbers_and_gaps(tmp_path: Path) -> None:
     missing = [("missing", 7, 8), ("missing", 11, 11)]
     assert told == [*missing, ("epoch", None, None), ("cut", 1, 2)]
     assert [(each.channel, each.epoch) for each in part.manifest.streams] == [("trades", "0666-b")]
-    assert [rx for item, rx in part.records(with_rx=True) if isinstance(item, type(trade()))] == [
+    assert [rx for item, rx in part.records() if isinstance(item, type(trade()))] == [
         6, 9, 10, 12, 17,
     ]  # fmt: skip
     assert verify(part.path).faults == []

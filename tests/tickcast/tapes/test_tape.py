@@ -44,7 +44,7 @@ def test_a_tape_returns_the_ticks_that_were_written(tmp_path: Path) -> None:
     assert channels == [("bars", 1), ("bars:5s", 1), ("quotes", 1), ("trades", 3)]
     (es,) = (each for each in tape.manifest.streams if each.channel == "trades")
     assert (es.first_seq, es.last_seq, es.seq) == (7, 9, 9)
-    records = [record for record in tape.records(with_rx=True) if record.rx is not None]
+    records = [record for record in tape.records() if record.rx is not None]
     assert [record.rx for record in records] == [tick.time + 5 for tick in given_]
 
 

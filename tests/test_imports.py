@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "tickcast": (
         {"wire"},
-        {"logs", "tasks", "addresses", "venues"},
+        {"logs", "tasks", "venues"},
         {"settings"},
         {"tapes", "client"},
         {"broker"},

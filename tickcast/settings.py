@@ -22,7 +22,7 @@ import msgspec
 from limits import parse_many
 from msgspec import Meta, Struct
 
-from tickcast.addresses import is_host_pattern, is_network, is_origin_pattern
+from tickcast.wire.addresses import is_host_pattern, is_network, is_origin_pattern
 from tickcast.wire.errors import InvalidSettings
 from tickcast.wire.ticks import is_feed_name
 

@@ -18,11 +18,11 @@ from feed.access.authenticator import Authenticator, credentials_in
 from feed.access.entitlements import LOCAL_GRANT, OPEN_GRANT, Grant
 from feed.transport.address_limits import AddressLimiter, AddressLimits
 from feed.transport.loop_time import Steps, run_all
-from tickcast.addresses import Networks, client_network, is_allowed_host, is_allowed_origin
 from tickcast.broker.limits import ConnectionLimiter, ConnectRateLimiter
 from tickcast.logs import SECURITY
 from tickcast.settings import Settings
 from tickcast.wire.actions import Credentials
+from tickcast.wire.addresses import Networks, client_network, is_allowed_host, is_allowed_origin
 from tickcast.wire.errors import AuthFailed, HandshakeRefused, TooManyConnections, TryAgain
 
 REFUSALS: Final = (

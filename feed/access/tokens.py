@@ -37,8 +37,8 @@ from cryptography.x509 import load_pem_x509_certificate
 from msgspec import Struct
 
 from feed.access.entitlements import Entitlements, Grant, Proof
-from tickcast.addresses import is_loopback
 from tickcast.client.connection import describe_proxy
+from tickcast.wire.addresses import is_loopback
 from tickcast.wire.errors import AuthFailed, InvalidSettings
 
 SECRET_MIN_BYTES: Final = 32

@@ -39,8 +39,8 @@ from feed.transport.address_limits import AddressLimits
 from feed.transport.http import PROBES, Bodies
 from feed.transport.http_messages import PUBLISH_PATH
 from feed.transport.loop_time import TurnBudget
-from tickcast.addresses import client_network
 from tickcast.settings import Settings
+from tickcast.wire.addresses import client_network
 from tickcast.wire.encoding import Encoding, encode
 from tickcast.wire.errors import HandshakeRefused, TapeNotFound, TickcastError
 from tickcast.wire.subscriptions import Subscription, is_pattern

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from tickcast.addresses import Networks, client_network
+from tickcast.wire.addresses import Networks, client_network
 
 _ADDRESSES_MAX: Final = 10_000
 # Parsing a frame takes about as long as parsing this many bytes.

@@ -14,8 +14,8 @@ from websockets.exceptions import InvalidStatus
 
 from tests.conftest import RunningServer, running_server
 from tests.talk import talking
-from tickcast.addresses import is_allowed_host
 from tickcast.settings import Settings, load_settings
+from tickcast.wire.addresses import is_allowed_host
 from tickcast.wire.errors import InvalidSettings
 
 

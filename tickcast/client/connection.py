@@ -16,9 +16,9 @@ from websockets.proxy import get_proxy
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from tickcast.addresses import is_loopback
 from tickcast.client.messages import Event, Notice, Refused
 from tickcast.client.state import Message
+from tickcast.wire.addresses import is_loopback
 from tickcast.wire.errors import ConnectionFailed, InvalidSettings
 from tickcast.wire.ticks import Tick
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tickcast.addresses import is_allowed_origin, is_loopback, is_origin_pattern
+from tickcast.wire.addresses import is_allowed_origin, is_loopback, is_origin_pattern
 
 
 @pytest.mark.parametrize(

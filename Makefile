@@ -15,6 +15,9 @@ pip_install = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.tx
 page = hatch_build.py package.json package-lock.json \
   $(wildcard clients/dashboard/*.* clients/dashboard/feed/*.*)
 
+# Their faults are simulated, in as many random orders as the profile of Hypothesis asks for.
+state_machines = tests/feed/test_accounts.py tests/tickcast/client/test_client_and_server.py
+
 .DELETE_ON_ERROR:
 .PHONY: help demo test faults conformance e2e fuzz check pictures constraints clean
 
@@ -33,7 +36,8 @@ test: .venv/.dev ## Run the tests (ARGS="-k outbox")
 
 # `make test` runs a short version of these. The longest scenario is a soak test of half an hour.
 faults: .venv/.dev ## Kill and cut everything, at length (ARGS="--faults-minutes=5 -k storm")
-	.venv/bin/pytest tests/faults -s --faults=long --timeout=2700 $(ARGS)
+	.venv/bin/pytest tests/faults $(state_machines) -s --faults=long --hypothesis-profile=thorough \
+	  --timeout=2700 $(ARGS)
 
 conformance: .venv/.dev ## Hold the WebSocket server against the Autobahn cases (ARGS="-k asgi")
 	.venv/bin/pytest tests/conformance -s -m conformance $(ARGS)

@@ -39,8 +39,9 @@ from tickcast.wire.times import Time
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ES_TRADES = DATA / "es-trades.csv.gz"
 
-# A busy machine must not fail a property test.
-hypothesis.settings.register_profile("tickcast", deadline=None)
+# A busy machine must not fail a property test. `make faults` selects the thorough profile.
+hypothesis.settings.register_profile("tickcast", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("tickcast")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ENOUGH_LINES = 3
-GOES_ON_S = 1.0
+GOES_ON_S = 0.3
 PATIENCE_S = 30.0
 
 

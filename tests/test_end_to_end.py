@@ -15,7 +15,7 @@ from tickcast.broker.publisher import FeedPublisher
 from tickcast.wire.ticks import Trade
 from tickcast.wire.times import Time
 
-COUNT = 7_500
+COUNT = 2_500
 BATCH = 50
 RATE = 5_000
 

@@ -151,7 +151,7 @@ async def change_again_and_again(keys: Path, count: int) -> None:
 async def test_expensive_requests(directory: Path, scale: Scale, attackers: int) -> None:
     if attackers > 1 and not scale.long:
         pytest.skip("`make faults` alone has several")
-    streams, patterns, seconds = scale.pick((3000, 300, 0.7), (10_000, 1000, 5.0))
+    streams, patterns, seconds = scale.pick((3000, 300, 0.4), (10_000, 1000, 5.0))
     symbols = [f"S{number:05}" for number in range(streams)]
     keys = directory / "keys.toml"
     secret = new_key(keys, patterns)

@@ -160,7 +160,7 @@ async def test_attacks_do_not_delay_a_bystander(directory: Path, scale: Scale) -
         unlimited_addresses="127.0.0.1/32",
         handshake_timeout_s=HANDSHAKE_TIMEOUT_S,
     )
-    seconds = scale.pick(0.7, 2.0)
+    seconds = scale.pick(0.4, 2.0)
     late_ms = scale.pick(BUSY_LATE_MS, LATE_MS)
     faults = []
     async with scene:

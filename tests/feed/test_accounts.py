@@ -167,5 +167,5 @@ class Accounts(StoreRules):
                 assert account.seq == stored.seq, (name, account.seq, stored)
 
 
-Accounts.TestCase.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+Accounts.TestCase.settings = settings(stateful_step_count=40)
 TestAccounts = pytest.mark.usefixtures("one_stream_per_step")(Accounts.TestCase)

@@ -88,7 +88,5 @@ class ClientAndServer(StoreRules):
                 assert each.seq == stored.seq, (each, stored)
 
 
-ClientAndServer.TestCase.settings = settings(
-    max_examples=200, stateful_step_count=40, deadline=None
-)
+ClientAndServer.TestCase.settings = settings(stateful_step_count=30)
 TestClientAndServer = ClientAndServer.TestCase

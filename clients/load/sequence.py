@@ -67,7 +67,7 @@ class SequenceChecker:
             if positions.get(number) == before:
                 positions[number] = last
             else:
-                self._add_misfit(number, before, last)
+                self._add_discontinuous(number, before, last)
         self.delivered += summary.ticks
         self.merged += summary.merged
         self.unnumbered += summary.unnumbered
@@ -77,7 +77,7 @@ class SequenceChecker:
             if seq and positions.get(number) is None:
                 positions[number] = seq
 
-    def _add_misfit(self, number: int, before: int, last: int) -> None:
+    def _add_discontinuous(self, number: int, before: int, last: int) -> None:
         position = self.positions.get(number)
         if position is not None and last <= position:
             self._add_late(number, before + 1, last)

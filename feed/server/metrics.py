@@ -157,7 +157,9 @@ class _FeedCollector(Collector):
         held = sum(len(session.subscriptions) for session in sessions)
         yield _gauge("subscriptions", "Symbols and wildcards that clients hold", held)
         yield _gauge("streams", "Streams carried for them", len(hub.streams.by_key))
-        yield _gauge("audiences", "Groups of clients that get the same bytes", len(hub.groups))
+        yield _gauge(
+            "subscriber_groups", "Groups of clients that get the same bytes", len(hub.groups)
+        )
         waiting = sum(session.outbox.waiting_bytes for session in sessions)
         yield _gauge("outbox_bytes", "Bytes waiting for clients", waiting)
         yield _gauge(

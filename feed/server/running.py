@@ -34,9 +34,9 @@ _TRIM_MEMORY_TICKS: Final = 100
 # Ten times fewer full garbage collections than with Python's defaults.
 _GC_THRESHOLDS: Final = (1000, 10, 100)
 _WARN_AGAIN_S: Final = 60.0
-# With this many clients that do not read their HTTP responses, each is cut sooner.
-_CROWD: Final = 4
-_CROWD_CHECKS: Final = 2
+# With this many clients that do not read their HTTP responses, each is disconnected sooner.
+_MANY_STALLED: Final = 4
+_MANY_STALLED_CHECKS: Final = 2
 # Time for a client to read its last bytes and complete the TLS shutdown.
 _TLS_SHUTDOWN_TIMEOUT_S: Final = 2.0
 
@@ -143,15 +143,15 @@ class FeedServer(uvicorn.Server):
                 connection.keep_alive(now)
 
     def _reset_stuck_readers(self) -> None:
-        """Cut clients that do not read their HTTP responses, sooner if there are many."""
+        """Disconnect clients that do not read their HTTP responses, sooner if there are many."""
         stuck = [
             (checks, connection)
             for connection in self.server_state.connections
             if isinstance(connection, FeedHttpProtocol) and (checks := connection.note_progress())
         ]
-        is_crowd = len(stuck) >= _CROWD
+        are_many = len(stuck) >= _MANY_STALLED
         for checks, connection in stuck:
-            if checks >= (_CROWD_CHECKS if is_crowd else connection.patience_checks):
+            if checks >= (_MANY_STALLED_CHECKS if are_many else connection.stall_checks_max):
                 connection.reset_stalled()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -150,7 +150,7 @@ class FeedHttpProtocol(HttpConnection):
 
     def on_message_begin(self) -> None:
         if self.served or self._exchanges:
-            self._restart_timer(self._patience_s)
+            self._restart_timer(self._request_timeout_s)
         self._is_receiving = self._in_head = True
         self._is_handshake = False
         self._url, self._headers, self._size = b"", [], 0

@@ -53,7 +53,7 @@ class HttpConnection(asyncio.Protocol):
 
     __slots__ = (
         "_address", "_app_state", "_config", "_due_s", "_exchanges", "_is_handshake", "_is_over",
-        "_is_receiving", "_loop", "_patience_s", "_pending_refusal", "_refused", "_server",
+        "_is_receiving", "_loop", "_pending_refusal", "_refused", "_request_timeout_s", "_server",
         "_still", "_timer", "_unread", "_writable", "served", "transport",
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ class HttpConnection(asyncio.Protocol):
         self._refused: Counter[str] = app_state.get("refused", Counter())
         self._address: AddressLimiter | None = None
 
-        self._patience_s: float = getattr(config, "handshake_timeout_s", HANDSHAKE_TIMEOUT_S)
+        self._request_timeout_s: float = getattr(config, "handshake_timeout_s", HANDSHAKE_TIMEOUT_S)
         self._timer: asyncio.TimerHandle | None = None
         # When the timer should check the connection, on the loop's clock.
         self._due_s = 0.0
@@ -100,7 +100,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         self._connections.add(self)
-        self._restart_timer(self._patience_s)
+        self._restart_timer(self._request_timeout_s)
         limits: AddressLimits | None = self._app_state.get("address_limits")
         peer = transport.get_extra_info("peername")
         if limits is not None and peer:
@@ -190,7 +190,7 @@ class HttpConnection(asyncio.Protocol):
         if self._timer is not None:
             return
         if self._exchanges or self.transport.get_write_buffer_size():
-            self._restart_timer(self._patience_s)
+            self._restart_timer(self._request_timeout_s)
         elif self._is_receiving:
             self._refuse(RequestRefused(_TIMEOUT, reason=STALLED))
         else:
@@ -212,9 +212,9 @@ class HttpConnection(asyncio.Protocol):
         return self._still
 
     @property
-    def patience_checks(self) -> int:
+    def stall_checks_max(self) -> int:
         """How many such checks are too many while few clients are stuck; about 10 s by default."""
-        return max(1, round(4 * self._patience_s))
+        return max(1, round(4 * self._request_timeout_s))
 
     def reset_stalled(self) -> None:
         """Reset the connection of a client that does not send or does not read."""

@@ -177,26 +177,26 @@ class ParquetRecording(Recording):
         first: Time | None = None
         greatest = 0
         error = ""
-        befores: list[int] = []
+        greatest_before: list[int] = []
         for group in range(self._file.num_row_groups):
-            befores.append(greatest)
+            greatest_before.append(greatest)
             for block in self._blocks(self._converter.time_columns, group, group + 1):
                 if times := self._converter.times(block.rows):
                     if first is None:
                         first = greatest = times[0]
-                        befores = [first - 1] * len(befores)
+                        greatest_before = [first - 1] * len(greatest_before)
                     greatest = max(greatest, *times)
                 elif first is None and block.rows and not error:
                     error = f"; row 1: {self._converter.time_error(block.rows[0])}"
         if first is None:
             raise InvalidRecording(f"{self._path}: no row has a time{error}")
-        return (first, Time(greatest)), befores
+        return (first, Time(greatest)), greatest_before
 
     def read(self, start: Time | None = None) -> Iterator[Tick]:
         group = 0
         if start is not None:
-            _, befores = self._scan
-            group = max(0, bisect_left(befores, int(start)) - 1)
+            _, greatest_before = self._scan
+            group = max(0, bisect_left(greatest_before, int(start)) - 1)
         for block in self._blocks(self._converter.used_columns, group, self._file.num_row_groups):
             yield from self._converter.convert(block, self._on_bad_row)
 

@@ -116,7 +116,7 @@ async def files_when_settled(server: ServerProcess, store: Valkey, baseline: int
 
 async def until_deserted(server: ServerProcess) -> None:
     """Wait until the server no longer holds anything for clients."""
-    held = ("tickcast_connections", "tickcast_streams", "tickcast_audiences")
+    held = ("tickcast_connections", "tickcast_streams", "tickcast_subscriber_groups")
     async with asyncio.timeout(20):
         while any([(await server.metrics())[name] for name in held]):
             await asyncio.sleep(0.2)

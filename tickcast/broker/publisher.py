@@ -247,7 +247,7 @@ class FeedPublisher:
         await self.flush()
         await self._retry(self._sender.begin_epoch)
 
-    async def flush_or_give_up(self, patience_s: float) -> None:
+    async def flush_or_give_up(self, timeout_s: float) -> None:
         """Call `flush` with a time limit. At the limit, the publisher fails permanently.
 
         Raises:
@@ -255,11 +255,11 @@ class FeedPublisher:
             BrokerUnsuitable: publishing has failed.
         """
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 await self.flush()
         except TimeoutError:
             reason = self._outage.error if self._outage else "no service from Redis: it is too slow"
-            self._fail(BrokerUnavailable(f"{reason}; gave up after {patience_s:g} s"))
+            self._fail(BrokerUnavailable(f"{reason}; gave up after {timeout_s:g} s"))
             await self._end()
             self._raise_failure()
 

@@ -91,11 +91,11 @@ class Subscriber:
         self._heartbeats = keys.heartbeat(secrets.token_hex(6))
         # Callers of `diagnose` wait for this answer, and want a heartbeat without delay.
         self._diagnosis: asyncio.Future[str | None] | None = None
-        self._hurry = asyncio.Event()
+        self._heartbeat_wanted = asyncio.Event()
         # Send times of the last heartbeats: with a PING, accepted by Redis, and returned.
         self._pinged_s = self._accepted_s = self._returned_s = 0.0
         # Send time of the first heartbeat that Redis passed on to no receiver.
-        self._astray_since_s: float | None = None
+        self._undelivered_since_s: float | None = None
         self._received_s = 0.0
         # How long the last heartbeat took to come back.
         self.delay_s = 0.0
@@ -136,7 +136,7 @@ class Subscriber:
                 break
             if self._diagnosis is None:
                 self._diagnosis = asyncio.get_running_loop().create_future()
-            self._hurry.set()
+            self._heartbeat_wanted.set()
             await asyncio.wait([diagnosis := self._diagnosis], timeout=_POLL_S)
             if diagnosis.done():
                 return diagnosis.result()
@@ -278,7 +278,7 @@ class Subscriber:
         self._transport = self._reader = None
         # The channels stay, for the next connection.
         self._confirmed.clear()
-        self._astray_since_s = None
+        self._undelivered_since_s = None
         self._end_diagnosis("no connection to Redis")
         for future in self._unconfirmed.values():
             if not future.done():
@@ -292,12 +292,12 @@ class Subscriber:
         connection = PipelinedConnection(self._client)
         try:
             while True:
-                self._hurry.clear()
+                self._heartbeat_wanted.clear()
                 await self._send_heartbeat(connection)
                 await asyncio.sleep(_HEARTBEAT_MIN_S)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_HEARTBEAT_S - _HEARTBEAT_MIN_S):
-                        await self._hurry.wait()
+                        await self._heartbeat_wanted.wait()
         finally:
             await connection.close()
 
@@ -326,16 +326,16 @@ class Subscriber:
             # This may be a missing permission, which does not keep messages from arriving.
             self._end_diagnosis(str(error))
             return
-        if receivers == 0 and self._returned_s < sent_s and self._astray_since_s is None:
-            self._astray_since_s = sent_s
+        if receivers == 0 and self._returned_s < sent_s and self._undelivered_since_s is None:
+            self._undelivered_since_s = sent_s
         self._accepted_s = sent_s
         self._end_diagnosis_if_returned()
 
     def _receive_heartbeat(self, sent_s: float) -> None:
         self._returned_s = sent_s
         self.delay_s = time.monotonic() - sent_s
-        if self._astray_since_s is not None and sent_s >= self._astray_since_s:
-            self._astray_since_s = None
+        if self._undelivered_since_s is not None and sent_s >= self._undelivered_since_s:
+            self._undelivered_since_s = None
         self._end_diagnosis_if_returned()
 
     def _end_diagnosis_if_returned(self) -> None:
@@ -349,7 +349,7 @@ class Subscriber:
 
     async def _watch(self, reader: RespReader) -> None:
         """Raise when messages have stopped arriving on the connection."""
-        silent_s = astray_s = 0.0
+        silent_s = undelivered_s = 0.0
         polled_s = time.monotonic()
         while True:
             await asyncio.sleep(_POLL_S)
@@ -357,11 +357,11 @@ class Subscriber:
             # Limit the step if the loop is late: it may not have read yet what has arrived.
             passed_s = min(now_s - polled_s, 2 * _POLL_S)
             silent_s = 0.0 if reader.received_s > polled_s else silent_s + passed_s
-            astray_s = 0.0 if self._astray_since_s is None else astray_s + passed_s
+            undelivered_s = 0.0 if self._undelivered_since_s is None else undelivered_s + passed_s
             polled_s = now_s
             if silent_s > _SILENCE_S:
                 raise BrokerUnavailable("Redis has fallen silent")
-            if astray_s > _SILENCE_S:
+            if undelivered_s > _SILENCE_S:
                 raise BrokerUnavailable("messages published to Redis do not arrive from it")
 
 

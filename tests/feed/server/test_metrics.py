@@ -70,7 +70,7 @@ async def test_ticks_and_bytes_are_counted(server: RunningServer, publisher: Fee
         full = await read(server)
     assert full["tickcast_connections json"] == full["tickcast_connections msgpack"] == 1
     assert full["tickcast_subscriptions"] == 3
-    assert full["tickcast_streams"] == full["tickcast_audiences"] == 2
+    assert full["tickcast_streams"] == full["tickcast_subscriber_groups"] == 2
     assert full["tickcast_ticks_in_total"] == 10
     assert full["tickcast_ticks_out_total"] == 11
     assert full["tickcast_ticks_merged_total conflate_ms"] == 9

@@ -26,6 +26,7 @@ from producers.recordings.rows import TableFormat
 from tickcast.tapes.format import TapeHeader, decode_line
 from tickcast.tapes.tape import Tape
 from tickcast.wire.errors import InvalidRecording, InvalidTape, InvalidTick
+from tickcast.wire.tick_input import parse_valid
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -125,7 +126,11 @@ class StreamParser:
             try:
                 if document.error is not None:
                     raise InvalidTick(document.error)
-                yield from parse_json(document.text, Time.now(), self._left_out)
+                now = Time.now()
+                ticks = parse_valid(document.text, now)
+                if ticks is None:
+                    ticks = parse_json(document.text, now, self._left_out)
+                yield from ticks
             except InvalidTick as error:
                 self._on_bad_row(document.line, str(error))
 

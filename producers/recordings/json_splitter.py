@@ -47,12 +47,13 @@ class JsonSplitter:
 
     def __init__(self, bytes_max: int = DOCUMENT_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._rest = b""
-        # The line where the current document begins.
+        self._data = b""
+        # Where the current document begins, in `_data` and as a line number.
+        self._start = 0
         self._line = 1
-        # The line before has been reported as too long; the rest of it is discarded.
+        # The current line has been reported as too long; the rest of it is discarded.
         self._skips_line = False
-        # The open brackets of a value that goes on over several lines, and how much of `_rest` has
+        # The open brackets of a value that goes on over several lines, and how much of `_data` has
         # been searched for more. The bracket of an array is not part of its first element.
         self._in_value = False
         self._open = bytearray()
@@ -64,7 +65,9 @@ class JsonSplitter:
 
     def split(self, data: bytes) -> Iterator[JsonDocument]:
         """Yield the documents that this data completes. An empty `data` means the end."""
-        self._rest += data
+        self._data = self._data[self._start :] + data
+        self._searched -= self._start
+        self._start = 0
         is_end = not data
         while not self._skips_line or self._skip_line():
             step = self._split_value if self._in_value else self._split_lines
@@ -74,44 +77,48 @@ class JsonSplitter:
     # -- lines
 
     def _split_lines(self, is_end: bool) -> _Documents:
-        *lines, rest = self._rest.split(b"\n")
-        if is_end and rest:
-            lines.append(rest)
-            rest = b""
-        for index, line in enumerate(lines):
+        data = self._data
+        while self._start < len(data):
+            end = data.find(b"\n", self._start)
+            if end < 0 and not is_end:
+                break
+            line = data[self._start : end if end >= 0 else None]
             text = line.strip(_BLANKS)
             closer = _CLOSERS.get(text[:1])
             if closer is not None and not text.endswith(closer):
-                # `rest` is b"" if the data ends with a line end, which must be kept.
-                tail = [] if is_end and not self._rest.endswith(b"\n") else [rest]
-                return self._begin_value(b"\n".join(lines[index:] + tail))
+                return self._begin_value()
             if len(line) > self._bytes_max:
                 yield self._too_long()
             elif text:
                 yield JsonDocument(self._line, line)
             self._line += 1
-        self._rest = rest
-        if len(rest) > _LINE_BYTES and rest.strip(_BLANKS)[:1] in _CLOSERS:
-            return self._begin_value(rest)
-        if len(rest) > self._bytes_max:
+            self._start += len(line) + 1
+        size = len(data) - self._start
+        begin = data[self._start : self._start + _BLANKS_MAX].lstrip(_BLANKS)[:1]
+        if size > _LINE_BYTES and begin in _CLOSERS:
+            return self._begin_value()
+        if size > self._bytes_max:
             yield self._too_long()
-            self._rest = b""
+            self._start = len(data)
             self._skips_line = True
         return False
 
-    def _begin_value(self, rest: bytes) -> bool:
+    def _begin_value(self) -> bool:
         self._open.clear()
-        self._continue_at(rest, self._line)
+        self._continue_at(self._start, self._line)
         self._in_value = True
         return True
 
     def _skip_line(self) -> bool:
         """Discard data up to the next line end. Return whether there is one."""
-        _, newline, self._rest = self._rest.partition(b"\n")
-        if newline:
-            self._line += 1
-            self._skips_line = False
-        return bool(newline)
+        end = self._data.find(b"\n", self._start)
+        if end < 0:
+            self._start = len(self._data)
+            return False
+        self._start = end + 1
+        self._line += 1
+        self._skips_line = False
+        return True
 
     def _too_long(self) -> JsonDocument:
         return JsonDocument(self._line, b"", f"longer than {self._bytes_max} bytes")
@@ -120,23 +127,23 @@ class JsonSplitter:
 
     # One pass over the structure: a call for each token would double its cost.
     def _split_value(self, is_end: bool) -> _Documents:  # noqa: PLR0912
-        rest, line = self._rest, self._searched_line
-        start, searched = 0, len(rest)
-        for match in _TOKEN.finditer(rest, self._searched):
+        data, line = self._data, self._searched_line
+        start, searched = self._start, len(data)
+        for match in _TOKEN.finditer(data, self._searched):
             at = match.start()
-            token = rest[at]
+            token = data[at]
             if token == _NEWLINE:
-                if at + 1 == len(rest) and not is_end:
+                if at + 1 == len(data) and not is_end:
                     searched = at  # The next line shows whether the value goes on.
                     break
                 line += 1
-                self._has_content = self._has_content or bool(rest[start:at].strip(_BLANKS))
+                self._has_content = self._has_content or bool(data[start:at].strip(_BLANKS))
                 if not self._has_content:
                     start, self._line = at + 1, line
-                elif rest[at + 1 : at + 2] in _CLOSERS and self._is_cut_off(rest, start, at):
-                    yield from self._complete(rest[start:at])
+                elif data[at + 1 : at + 2] in _CLOSERS and self._is_cut_off(data, start, at):
+                    yield from self._complete(data[start:at])
                     self._recover(is_element=len(self._open) > 1)
-                    return self._continue_at(rest[at + 1 :], line)
+                    return self._continue_at(at + 1, line)
                 continue
             self._has_content = True
             if token == _QUOTE and match.end() > at + 1:
@@ -147,42 +154,43 @@ class JsonSplitter:
                     start, self._line, self._has_content = at + 1, line, False
             elif token == _COMMA:
                 if self._open == b"[":
-                    yield from self._complete(rest[start:at])
+                    yield from self._complete(data[start:at])
                     start, self._line, self._has_content = at + 1, line, False
             elif token != _QUOTE and self._open and self._open[-1] == _OPENERS[token]:
                 self._open.pop()
                 if not self._open:
-                    yield from self._complete(rest[start : at + (token == _OBJECT_END)])
-                    return self._continue_at(rest[at + 1 :], line)
+                    yield from self._complete(data[start : at + (token == _OBJECT_END)])
+                    return self._continue_at(at + 1, line)
             else:  # An incomplete string, or a bracket that closes another one.
-                end = rest.find(b"\n", at)
+                end = data.find(b"\n", at)
                 if end < 0 and not is_end:
                     searched = at
                     break
-                yield from self._complete(rest[start : end if end >= 0 else None])
+                yield from self._complete(data[start : end if end >= 0 else None])
                 self._recover(is_element=end >= 0)
-                return self._continue_at(rest[end + 1 :] if end >= 0 else b"", line + 1)
+                return self._continue_at(end + 1 if end >= 0 else len(data), line + 1)
         if is_end:
-            yield from self._complete(rest[start:])
+            yield from self._complete(data[start:])
             if self._open == b"[":
                 yield JsonDocument(line, b"", "the array does not end")
             self._open.clear()
-            return self._continue_at(b"", line)
-        self._rest, self._searched, self._searched_line = rest[start:], searched - start, line
-        if len(self._rest) > self._bytes_max:
+            return self._continue_at(len(data), line)
+        self._start, self._searched, self._searched_line = start, searched, line
+        if len(data) - start > self._bytes_max:
             if not self._is_discarded:
                 yield self._too_long()
             self._is_discarded = True
-            self._rest, self._searched = rest[searched:] if rest.endswith(b"\n") else b"", 0
+            # A line end is counted when it is known what follows.
+            self._start = self._searched = len(data) - data.endswith(b"\n")
         return False
 
-    def _is_cut_off(self, rest: bytes, start: int, end: int) -> bool:
+    def _is_cut_off(self, data: bytes, start: int, end: int) -> bool:
         """Return whether the value was cut off, as the next line can't be an element of an array.
 
         After a colon, JSON allows a line that begins with a brace, but no program writes it. It is
         more likely that the line before was cut off.
         """
-        last = rest[max(start, end - _BLANKS_MAX) : end].rstrip()[-1:]
+        last = data[max(start, end - _BLANKS_MAX) : end].rstrip()[-1:]
         return self._open[-1] != _ARRAY or last not in (b"", b",", b"[")
 
     def _complete(self, text: bytes) -> list[JsonDocument]:
@@ -200,11 +208,10 @@ class JsonSplitter:
             self._open.clear()
         del self._open[1:]
 
-    def _continue_at(self, rest: bytes, line: int) -> bool:
+    def _continue_at(self, start: int, line: int) -> bool:
         """Continue with a new document. Always returns True: there may be more to split."""
-        self._rest = rest
+        self._start = self._searched = start
         self._line = self._searched_line = line
-        self._searched = 0
         self._has_content = False
         self._in_value = bool(self._open)
         return True

@@ -236,7 +236,7 @@ def _parse_pieces(data: bytes, size: int) -> list[tuple[type, str]] | None:
         ticks += parser.parse(b"")
     except (InvalidRecording, InvalidTick):
         return None
-    for tick in ticks:
+    for tick in unpack(pack(ticks)):  # Their classes are private ones of the parser.
         _check_tick(tick)
     assert all(line >= 1 and words for line, words in bad)
     return [(type(tick), tick.symbol) for tick in ticks]

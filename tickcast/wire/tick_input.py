@@ -137,6 +137,20 @@ def parse_published(message: str | bytes, now: Time) -> list[Tick]:
     return _parse_list(content["ticks"], now, lambda: _decode(source, _EXACT_DECODER)["ticks"])
 
 
+def parse_valid(text: bytes, now: Time) -> list[Tick] | None:
+    """Parse a tick or an array of ticks in JSON, in a third of the time that `parse_line` takes.
+
+    Returns None if the text is invalid, or of a form that only `parse_line` understands.
+    """
+    is_array = text.lstrip()[:1] == b"["
+    try:
+        content = (_FAST_DECODER if is_array else _FAST_LINE_DECODER).decode(text)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    ticks: list[Tick] = content if is_array else [content]
+    return ticks if _complete(ticks, now) else None
+
+
 def _complete(ticks: list[Tick], now: Time) -> bool:
     """Set the fields that a client doesn't, and validate; return whether all ticks are valid."""
     for tick in ticks:

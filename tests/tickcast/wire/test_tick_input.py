@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tickcast.wire import tick_input
 from tickcast.wire.errors import InvalidTick
-from tickcast.wire.tick_input import TickFormat, parse_ticks
+from tickcast.wire.tick_input import TickFormat, parse_line, parse_ticks, parse_valid
 from tickcast.wire.ticks import Tick
 from tickcast.wire.times import Time
 
@@ -121,3 +121,23 @@ def test_typed_decoding_agrees_with_the_other_way(
         assert str(error) == str(other.value)
     else:
         assert fast == plain(tick_input._parse_untyped(body, TickFormat.JSON, NOW))
+
+
+@given(
+    st.sampled_from([TRADE, QUOTE, BAR]),
+    st.dictionaries(st.sampled_from([*TRADE, *QUOTE, *BAR, "seq", "cf", "c"]), VALUES, max_size=2),
+    st.booleans(),
+)
+def test_lines_that_are_parsed_fast_are_parsed_alike(
+    tick: dict[str, Any], changes: dict[str, Any], in_array: bool
+) -> None:
+    value = {**tick, **changes}
+    line = json.dumps([value, tick] if in_array else value).encode()
+    fast = parse_valid(line, NOW)
+    if fast is not None:
+        assert plain(fast) == plain(parse_line(line, NOW))
+
+
+def test_valid_lines_are_parsed_fast() -> None:
+    for content in (TRADE, [QUOTE, BAR], []):
+        assert parse_valid(json.dumps(content).encode(), NOW) is not None

@@ -60,7 +60,7 @@ class Authenticator:
 
     def __init__(self, settings: Settings) -> None:
         self._file = KeyFile(Path(settings.auth)) if settings.auth else None
-        self._keys = self._file.read() if self._file else {}
+        self._keys = self._file.load() if self._file else {}
         self._token_key = _read_token_key(settings.jwt_key) if settings.jwt_key else None
         self._remote = RemoteKeys(settings.jwks_url) if settings.jwks_url else None
         self._audience = settings.jwt_audience

@@ -43,7 +43,7 @@ class KeyFile:
         self.path = path
         self._version: object = None
 
-    def read(self) -> dict[str, Key]:
+    def load(self) -> dict[str, Key]:
         """Read the file and return the keys by id. Raises InvalidSettings."""
         self._version = self._current_version()
         return parse_keys(_read(self.path), str(self.path))
@@ -64,7 +64,7 @@ class KeyFile:
         if version == self._version:
             return None
         if not isinstance(version, tuple) or self.path.stat().st_size <= _SMALL_BYTES:
-            return self.read()
+            return self.load()
         keys: dict[str, Key] = {}
         try:
             async with asyncio.timeout(_PROCESS_TIMEOUT_S):

@@ -93,7 +93,7 @@ def add(
 @_file_option
 def list_keys(path: Path) -> None:
     """List all keys, without their secrets."""
-    stored = KeyFile(path).read()
+    stored = KeyFile(path).load()
     now_s = datetime.now(UTC).timestamp()
     table = Table(
         "key",

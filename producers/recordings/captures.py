@@ -63,7 +63,7 @@ class CaptureRecording(Recording):
         except (BadFrame, InvalidRecording, *READ_ERRORS) as error:
             raise InvalidRecording(f"{path}: {describe_error(error)}") from None
 
-    def read(self, start: Time | None = None) -> Iterator[Tick]:
+    def _read(self, start: Time | None) -> Iterator[Tick]:
         number = 0
         parser = _CaptureParser()
         with open_bytes(self._path) as (content, _):

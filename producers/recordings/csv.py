@@ -167,7 +167,7 @@ class CsvRecording(Recording):
 
     # -- ticks
 
-    def read(self, start: Time | None = None) -> Iterator[Tick]:
+    def _read(self, start: Time | None) -> Iterator[Tick]:
         bookmark = None if start is None else self._bookmarks.before(start)
         with open_text(self._path, bookmark.offset if bookmark else 0) as (lines, _):
             lines_before = bookmark.line if bookmark else self._header.lines

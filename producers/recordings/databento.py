@@ -63,7 +63,7 @@ class DatabentoRecording(Recording):
         names = renamed or {}
         self._symbol_cache = ValueCache(lambda text: parse_symbol(text, names))
 
-    def read(self, start: Time | None = None) -> Iterator[Tick]:
+    def _read(self, start: Time | None) -> Iterator[Tick]:
         row = 0
         try:
             for record in self._records():

@@ -90,8 +90,12 @@ class Recording(ABC):
         self._on_bad_row = on_bad_row
 
     @abstractmethod
+    def _read(self, start: Time | None) -> Iterator[Tick]:
+        """Yield the ticks in the file's order, starting at some place at or before `start`."""
+
     def read(self, start: Time | None = None) -> Iterator[Tick]:
         """Yield the ticks in the file's order, starting at some place at or before `start`."""
+        return self._read(start)
 
     def __iter__(self) -> Iterator[Tick]:
         return self.read()

@@ -190,7 +190,7 @@ class TapeRecording(Recording):
     def span(self) -> tuple[Time, Time]:
         return self._tape.first, self._tape.last
 
-    def read(self, start: Time | None = None) -> Iterator[Tick]:
+    def _read(self, start: Time | None) -> Iterator[Tick]:
         """Yield the ticks of each stream, starting with its first tick at or after `start`."""
         for tick in self._tape.read(start):
             tick.seq = None

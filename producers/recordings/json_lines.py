@@ -71,7 +71,7 @@ class JsonLinesRecording(Recording):
                 f'{path}: JSON, but not a tick a line such as {{"T":"t","S":"AAPL","p":187.1,…}}'
             )
 
-    def read(self, start: Time | None = None) -> Iterator[Tick]:
+    def _read(self, start: Time | None) -> Iterator[Tick]:
         number = 0
         try:
             with open_bytes(self._path) as (content, _):

@@ -192,7 +192,7 @@ class ParquetRecording(Recording):
             raise InvalidRecording(f"{self._path}: no row has a time{error}")
         return (first, Time(greatest)), greatest_before
 
-    def read(self, start: Time | None = None) -> Iterator[Tick]:
+    def _read(self, start: Time | None) -> Iterator[Tick]:
         group = 0
         if start is not None:
             _, greatest_before = self._scan

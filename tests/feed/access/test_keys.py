@@ -73,7 +73,7 @@ def test_the_command_line_adds_lists_and_revokes(tmp_path: Path) -> None:
     assert key_id is not None
     assert secret not in path.read_text()
     assert "# ours" in path.read_text()
-    key = KeyFile(path).read()[key_id]
+    key = KeyFile(path).load()[key_id]
     assert key.symbols == ("BTC-*", "ES")
     assert key.expires is not None
     assert key.expires.timestamp() - time.time() == pytest.approx(90 * 86_400, abs=60)

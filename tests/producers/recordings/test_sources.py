@@ -145,7 +145,7 @@ class InMemory(Recording):
         super().__init__(path)
         self._ticks = ticks
 
-    def read(self, start: Time | None = None) -> Iterator[Tick]:
+    def _read(self, start: Time | None) -> Iterator[Tick]:
         return iter(self._ticks)
 
 

@@ -219,7 +219,8 @@ class LoadClient(asyncio.Protocol):
         status = head[9:12].decode("latin-1")
         if head.startswith(b"HTTP/1.") and status != "101":
             # Don't wait for the body, as `ClientProtocol` would.
-            raise ConnectionFailed(f"HTTP {status}")
+            hint = "; a feed is at /stream or /v2/FEED" if status == "404" else ""
+            raise ConnectionFailed(f"HTTP {status}{hint}")
         self._websocket.receive_data(head + end)
         if (error := self._websocket.handshake_exc) is not None:
             dialect = "HTTP" if isinstance(error, InvalidMessage) else "WebSocket"

@@ -210,7 +210,7 @@ def _ignore_error(pong: asyncio.Future[float]) -> None:
 def describe_close(closed: ConnectionClosed) -> str:
     """Describe how a connection ended."""
     if closed.rcvd is None:
-        return "closed with 0 connection cut"
+        return "the connection was lost"
     return f"closed with {closed.rcvd.code} {closed.rcvd.reason}"
 
 

@@ -218,7 +218,7 @@ def _print_parts(path: Path, out: BinaryIO) -> None:
 
     part, words = _Part({}), 0
     try:
-        for key_id, key in KeyFile(path).read().items():
+        for key_id, key in KeyFile(path).load().items():
             part.keys[key_id] = key
             words += 10 + len(key.symbols)
             if words >= _WORDS_PER_PART:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, Literal
 
+from msgspec.structs import fields
+
+from tickcast.wire.errors import InvalidTick
 from tickcast.wire.ticks import StreamKey, Tick, channel_of, validate
 from tickcast.wire.times import Time
 
@@ -102,7 +105,7 @@ class PublishBuffer:
         newest = self._held[-1].ticks
         for tick in ticks:
             if not checked:
-                validate(tick)
+                _validate(tick)
             newest.append(tick)
             self._held_ticks += 1
 
@@ -129,7 +132,7 @@ class PublishBuffer:
         feed, gathered = self._feed, self._gathered
         for tick in ticks:
             if not checked:
-                validate(tick)
+                _validate(tick)
             key = (feed, channel_of(tick), tick.symbol)
             try:
                 gathered[key].append(tick)
@@ -178,3 +181,14 @@ class PublishBuffer:
         self.drop(chain.from_iterable(each.ticks for each in self._held), "closed")
         self._gathered, self._gathered_ticks = {}, 0
         self._held, self._held_ticks = deque(), 0
+
+
+def _validate(tick: Tick) -> None:
+    try:
+        validate(tick)
+    except InvalidTick as error:
+        # Messages name a field as on the wire, but a program has set an attribute.
+        name, _, rest = str(error).partition(" ")
+        kind = type(tick)
+        attributes = {field.encode_name: field.name for field in fields(kind)}
+        raise InvalidTick(f"{kind.__name__}.{attributes.get(name, name)} {rest}") from None

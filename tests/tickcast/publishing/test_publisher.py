@@ -58,8 +58,10 @@ async def test_mistakes_raise_errors(
     with pytest.raises(StoreUnavailable, match="no store is running"):
         await Publisher().__aenter__()
     async with Publisher(redis=redis_url) as publisher:
-        with pytest.raises(InvalidTick, match="symbol"):
+        with pytest.raises(InvalidTick, match=r"^Trade\.symbol 'no symbol' is not 1 to 32 char"):
             await publisher.publish(Trade("no symbol", 1, 1))
+        with pytest.raises(InvalidTick, match=r"^Quote\.bid_size must be a finite number of at le"):
+            await publisher.publish([Quote("A", 1, -1, 1, 1)])
 
 
 async def test_stats_balance_while_redis_is_away(runtime_dir: Path) -> None:

@@ -209,7 +209,7 @@ def test_the_required_fields_may_be_positional_and_the_time_is_now() -> None:
     quote = Quote("AAPL", 187.0, 3, 187.1, 2, time=Time(7))
     assert (quote.bid_price, quote.bid_size, quote.ask_price, quote.ask_size) == (187, 3, 187.1, 2)
     assert quote.time == Time(7)
-    with pytest.raises(TypeError, match=r"Trade\(\) takes 3 positional"):
+    with pytest.raises(TypeError, match=r"Trade\(\) takes 4 positional"):
         Trade("AAPL", 187.1, 100, "B")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="price"):
         Trade("AAPL")  # type: ignore[call-arg]

@@ -41,6 +41,7 @@ _PENDING_RETRY_S: Final = (1, 3)
 # The number of attempts that are counted at the same time. Each uses one of the store's 16 pooled
 # connections, and the clients that are already connected need the others.
 _ATTEMPTS_AT_ONCE: Final = 8
+# Checking a secret takes 20 ms of CPU time, too much for each of thousands of requests.
 _PUBLISHERS_MAX: Final = 1000
 # Headers that proxies add.
 _FORWARDED: Final = (b"x-forwarded-for", b"forwarded", b"via")

@@ -26,12 +26,15 @@ from tickcast.commands.running import run
 from tickcast.settings import Settings, load_with_sources
 from tickcast.wire.errors import AccessDenied, TickcastError
 
+# NTP keeps the clocks of one network within a few milliseconds.
 _CLOCK_MAX_S: Final = 0.05
+# Within one network a round trip takes less than a millisecond.
 _ROUND_TRIP_MAX_S: Final = 0.005
 # The server reads ticks in bulk, so a burst of a few seconds must fit (see embedded.py).
 _PUBSUB_BUFFER_MIN: Final = 32 << 20
 # Redis connections, listeners, log files and the like.
 _OTHER_FILES: Final = 100
+# Automatic renewals, such as those of Let's Encrypt, happen 30 days before the end.
 _CERTIFICATE_DAYS_MIN: Final = 14
 _TIMEOUT_S: Final = 3.0
 
@@ -180,6 +183,7 @@ async def _examine_redis(client: Redis, url: str, settings: Settings) -> AsyncIt
 
 async def _check_clock(client: Redis) -> Finding:
     offsets = []
+    # The fastest of several answers tells most about the clock.
     for _ in range(5):
         start_s = time.time()
         with translated_errors():

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -31,12 +32,14 @@ from tickcast.wire.times import Time
 
 # How long a request waits for Redis. A client that gets no answer has to repeat its request.
 TIMEOUT_S: Final = 5.0
+# In `Retry-After`. An outage of Redis is usually over within a few seconds.
 _RETRY_S: Final = 1
 _NO_RIGHT: Final = "these credentials don't include the right to publish"
 _NOT_LOCAL: Final = (
     "a server without authentication takes ticks only from its own machine, without a proxy in"
     " between, and only if it listens nowhere else"
 )
+# A header is not always UTF-8, so a key is ASCII.
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 # A request costs as much as this many ticks, at least.
 _REQUEST_TICKS: Final = 10
@@ -59,7 +62,10 @@ class ClientPublishing:
     def __init__(self, client: Redis, settings: Settings) -> None:
         self._client = client
         self._settings = settings
+        # Tasks, because requests that arrive while a publisher opens wait for the same one. The
+        # least recently used feed comes first.
         self._publishers: OrderedDict[str, asyncio.Task[RequestPublisher]] = OrderedDict()
+        # What each credential or address may still publish; the least recently used comes first.
         self._allowances: OrderedDict[str, TokenBucket] = OrderedDict()
 
     async def stop(self) -> None:
@@ -77,7 +83,9 @@ class ClientPublishing:
 
     def check_streams(self, grant: Grant, feed: str, ticks: Sequence[Tick]) -> None:
         """Check that a client's credentials cover all its ticks. Raises PublishDenied."""
+        # A request has thousands of ticks, but few streams.
         streams = {Subscription(channel_of(tick), tick.symbol) for tick in ticks}
+        # Sorted, so that a repeated request gets the same answer.
         for channel, symbol in sorted(grant.entitlements.refused(feed, streams))[:1]:
             raise PublishDenied(f"these credentials don't cover {channel} of {symbol} in {feed}")
 
@@ -114,9 +122,11 @@ class ClientPublishing:
             opening = self._publishers[feed] = asyncio.create_task(self._open(feed))
             if len(self._publishers) > _FEEDS_MAX:
                 _, oldest = self._publishers.popitem(last=False)
-                await (await oldest).stop()
+                with suppress(TickcastError):  # It may have failed to open.
+                    await (await oldest).stop()
         self._publishers.move_to_end(feed)
         try:
+            # A client that leaves must not cancel what others wait for.
             return await asyncio.shield(opening)
         except TickcastError:
             if self._publishers.get(feed) is opening:
@@ -132,6 +142,7 @@ class ClientPublishing:
 def publisher_name(grant: Grant, address: str) -> str:
     """The name under which a client's ticks are counted, and its idempotency keys are kept."""
     if grant.proof is Proof.NOTHING:
+        # All programs of a machine share one allowance. Nothing tells them apart.
         return f"address:{address}"
     return f"{grant.proof.value}:{grant.subject}"
 

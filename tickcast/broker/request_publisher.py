@@ -31,6 +31,7 @@ from tickcast.wire.ticks import StreamKey, Tick, channel_of
 WAITING_TICKS_MAX: Final = 200_000
 # A round trip carries this many ticks and the rest of the last request.
 _ROUND_TICKS: Final = 10_000
+# As for `FeedPublisher`: Redis is often back after a restart of a few tenths of a second.
 _BACKOFF_FIRST_S: Final = 0.05
 _BACKOFF_MAX_S: Final = 0.5
 # How long an idempotency key is remembered.
@@ -74,8 +75,10 @@ class RequestPublisher:
         self._client = client
         self._feed = feed
         self._sender = BatchSender(client, feed, settings)
+        # Requests for the next round trips, in the order of their arrival.
         self._requests: deque[_Request] = deque()
         self._has_requests = asyncio.Event()
+        # Ticks of these requests and of the round trip under way.
         self._waiting_ticks = 0
         # The error of the outage that is going on.
         self._outage: BrokerUnavailable | None = None
@@ -140,6 +143,7 @@ class RequestPublisher:
             if record.published is not None:
                 return record.published
         await self._submit(ticks, record.sender, timeout_s)
+        # Only now: a repeated request must not be confirmed before its ticks are published.
         done = PublishRecord(record.sender, digest, len(ticks))
         with translated_errors():
             await self._client.set(name, msgspec.json.encode(done), xx=True, keepttl=True)

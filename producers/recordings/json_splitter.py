@@ -11,6 +11,8 @@ from typing import Final, NamedTuple
 DOCUMENT_BYTES_MAX: Final = 4 * 1024 * 1024
 # Values in longer lines are split before the line is complete.
 _LINE_BYTES: Final = 64 * 1024
+# The deepest answer of Alpaca's has 6 levels.
+_DEPTH_MAX: Final = 64
 # How far back the last character before a line end is searched for.
 _BLANKS_MAX: Final = 256
 _BLANKS: Final = b" \t\r\n" + codecs.BOM_UTF8
@@ -148,7 +150,7 @@ class JsonSplitter:
             self._has_content = True
             if token == _QUOTE and match.end() > at + 1:
                 continue
-            if token in (_ARRAY, _OBJECT):
+            if token in (_ARRAY, _OBJECT) and len(self._open) < _DEPTH_MAX:
                 self._open.append(token)
                 if self._open == b"[":
                     start, self._line, self._has_content = at + 1, line, False
@@ -156,12 +158,12 @@ class JsonSplitter:
                 if self._open == b"[":
                     yield from self._complete(data[start:at])
                     start, self._line, self._has_content = at + 1, line, False
-            elif token != _QUOTE and self._open and self._open[-1] == _OPENERS[token]:
+            elif token != _QUOTE and self._open and self._open[-1] == _OPENERS.get(token):
                 self._open.pop()
                 if not self._open:
                     yield from self._complete(data[start : at + (token == _OBJECT_END)])
                     return self._continue_at(at + 1, line)
-            else:  # An incomplete string, or a bracket that closes another one.
+            else:  # An incomplete string, a bracket that closes another one, or one too many.
                 end = data.find(b"\n", at)
                 if end < 0 and not is_end:
                     searched = at

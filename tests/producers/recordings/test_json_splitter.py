@@ -92,6 +92,7 @@ def test_the_buffer_is_bounded() -> None:
         for data in (b"[1,", *[piece] * 200):
             list(splitter.split(data))
             assert len(splitter._data) <= 10_000 + len(data)
+            assert len(splitter._open) <= 64
 
 
 @given(TICKS, st.sampled_from([None, 0, 2]), st.integers(1, 50))

@@ -52,7 +52,7 @@ class _Column(NamedTuple):
 
     def error(self, row: int, problem: str, more: int = 0) -> InvalidTick:
         """Return the error for a row, which is counted from 0."""
-        others = f" (and {more:,} more rows)" if more else ""
+        others = f" (and {more:,} more)" if more else ""
         return InvalidTick(f"row {row:,}, column {self.name!a}: {self.field} {problem}{others}")
 
     def has_type(self, what: str) -> InvalidTick:

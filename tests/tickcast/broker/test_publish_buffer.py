@@ -178,6 +178,8 @@ def test_sent_and_dropped_ticks_add_up_to_accepted_ones(steps: list[Step]) -> No
         else:
             assert key not in lost
     assert account.buffer.dropped_ticks == sum(each.count for each in lost.values())
+    reasons = account.buffer.dropped_by_reason
+    assert account.buffer.dropped_ticks == reasons["too_old"] + reasons["no_room"]
 
 
 @given(STEPS)
@@ -189,6 +191,7 @@ def test_drop_all_drops_every_unsent_tick(steps: list[Step]) -> None:
     assert account.buffer.count == 0
     sent = sum(map(len, account.sent.values()))
     assert account.buffer.accepted == sent + account.buffer.dropped_ticks == len(account.taken_at)
+    assert account.buffer.dropped_ticks == sum(account.buffer.dropped_by_reason.values())
     for key, taken in account.taken.items():
         lost = account.buffer.dropped.get(key)
         assert len(account.sent[key]) + (lost.count if lost else 0) == len(taken)

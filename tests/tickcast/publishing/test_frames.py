@@ -133,7 +133,7 @@ def frame_with(**columns: Any) -> pl.DataFrame:
          "row 1, column 'price': Trade.price must be a finite number, not nan"),
         (frame_with(price=[None, 1.0]), "row 0, column 'price': Trade.price is missing"),
         (frame_with(size=[-1.0, -2.0]),
-         "row 0, column 'size': Trade.size must be at least 0, not -1.0 (and 1 more rows)"),
+         "row 0, column 'size': Trade.size must be at least 0, not -1.0 (and 1 more)"),
         (frame_with(symbol=["ES", "no symbol"]),
          "row 1, column 'symbol': Trade.symbol must be 1 to 32 characters of A-Z a-z 0-9 . _ / : -,"
          " not 'no symbol'"),

@@ -191,4 +191,5 @@ def _validate(tick: Tick) -> None:
         name, _, rest = str(error).partition(" ")
         kind = type(tick)
         attributes = {field.encode_name: field.name for field in fields(kind)}
+        name = name.rstrip(":")
         raise InvalidTick(f"{kind.__name__}.{attributes.get(name, name)} {rest}") from None

@@ -62,6 +62,10 @@ async def test_mistakes_raise_errors(
             await publisher.publish(Trade("no symbol", 1, 1))
         with pytest.raises(InvalidTick, match=r"^Quote\.bid_size must be a finite number of at le"):
             await publisher.publish([Quote("A", 1, -1, 1, 1)])
+        changed = Trade("A", 1, 1)
+        changed.side = "buy"  # type: ignore[assignment]
+        with pytest.raises(InvalidTick, match=r"^Trade\.side 'buy' is not one of B, S"):
+            await publisher.publish(changed)
 
 
 async def test_stats_balance_while_redis_is_away(runtime_dir: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 
 from tests.cli.conftest import cli
+from tests.faults.scene import Scene
 
 __all__ = ["cli"]
 
@@ -43,6 +44,13 @@ def scale(pytestconfig: pytest.Config) -> Scale:
         pytestconfig.getoption("--faults", "short") == "long",
         pytestconfig.getoption("--faults-minutes", 30.0),
     )
+
+
+@pytest.fixture(autouse=True)
+def patience(scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time limits are those of an idle machine, but many tests run beside the short version."""
+    if not scale.long:
+        monkeypatch.setattr(Scene, "resumes_within_s", 15.0)
 
 
 @pytest.fixture

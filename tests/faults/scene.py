@@ -62,6 +62,8 @@ class Scene:
         settings: of the server and of the publisher.
     """
 
+    resumes_within_s = RESUMES_WITHIN_S
+
     def __init__(self, directory: Path, **settings: Any) -> None:
         self._directory = directory
         self._settings = settings
@@ -214,7 +216,7 @@ class Scene:
                 raise error
 
     async def recovered(
-        self, source: Source, clients: Sequence[Client], within_s: float = RESUMES_WITHIN_S
+        self, source: Source, clients: Sequence[Client], within_s: float | None = None
     ) -> float:
         """Wait until every client has a tick of every symbol that is offered from now on.
 
@@ -222,7 +224,9 @@ class Scene:
         """
         new = {symbol: id_ + 1 for symbol, id_ in source.last_ids.items()}
         return await self._until_all_have(
-            lambda: source.last_ids if source.ended else new, clients, within_s
+            lambda: source.last_ids if source.ended else new,
+            clients,
+            self.resumes_within_s if within_s is None else within_s,
         )
 
     async def finish(self, source: Source, clients: Sequence[Client], within_s: float = 10) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.conftest import Scale
 from tests.faults.report import assert_all_restarted, assert_exact, tell
-from tests.faults.scene import RESUMES_WITHIN_S, Client, Scene
+from tests.faults.scene import Client, Scene
 from tests.faults.source import Source, made_up
 from tests.faults.valkey import Valkey
 
@@ -87,7 +87,7 @@ async def test_stopped_for_a_while(directory: Path, scale: Scale) -> None:
         store.stop()
         await scene.pass_by(scale.pick(4, 10))
         store.go_on()
-        recovery_s = await scene.recovered(source, clients, RESUMES_WITHIN_S)
+        recovery_s = await scene.recovered(source, clients)
         await scene.finish(source, clients)
         published = sum((await store.seqs("live")).values())
         tell("store stopped", published, clients, recovery_s=recovery_s)

@@ -77,10 +77,11 @@ async def test_data_after_the_cut_is_not_parsed(
     piece = frame(TEXT, FLOODS[kind])
     copies = max(1, 60_000 // len(piece))
     async with running_server(plain, redis_url) as server, asyncio.timeout(20):
-        assert await flood(server, piece * copies, max(50, 5000 // copies)) < 5
+        lasted_s = await flood(server, piece * copies, max(50, 5000 // copies))
         assert server.app_state["engine"].hub.counters.closed[4101] == 1
-    assert parsed["messages"] <= 25
-    assert parsed["frames"] < 300
+    # The client earns more messages while it floods, which takes long on a busy machine.
+    assert parsed["messages"] <= 25 + lasted_s * plain.messages_per_s
+    assert parsed["frames"] < 300 + lasted_s * plain.frames_per_s
 
 
 async def test_a_cut_client_gets_the_reason(settings: Settings, redis_url: str) -> None:

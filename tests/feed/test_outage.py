@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ from tickcast.broker.store import Store
 from tickcast.settings import Settings
 from tickcast.wire.errors import BrokerUnavailable
 from tickcast.wire.ticks import StreamKey
+
+
+@pytest.fixture
+async def redis_url(settings: Settings) -> AsyncIterator[str]:
+    """The URL of a store that a test can kill."""
+    async with provided_store(settings) as url:
+        yield url
 
 
 async def status(url: str) -> int:

@@ -78,10 +78,10 @@ async def publish(publisher: FeedPublisher) -> None:
 
 
 async def test_both_clients_reconnect_fast_with_many_symbols(
-    runtime_dir: Path, redis_url: str, publisher: FeedPublisher
+    tmp_path: Path, redis_url: str, publisher: FeedPublisher
 ) -> None:
     await publish(publisher)
-    server = ServerProcess(runtime_dir / "server.log", redis_url)
+    server = ServerProcess(tmp_path / "server.log", redis_url)
     await server.start()
     loop = asyncio.get_running_loop()
     try:

@@ -17,7 +17,7 @@ from clients.load.measurements import LatencyHistogram
 from tickcast.broker.publisher import FeedPublisher
 from tickcast.broker.store import Store
 from tickcast.wire.errors import BrokerUnavailable
-from tickcast.wire.ticks import Bar, StreamKey, Tick, Timeframe, new_quote, new_trade
+from tickcast.wire.ticks import StreamKey, Tick, Timeframe, new_bar, new_quote, new_trade
 from tickcast.wire.times import NS_PER_SECOND, Time
 
 _BATCH_TICKS: Final = 500
@@ -72,7 +72,7 @@ class PublishSchedule:
             return new_quote(
                 symbol=symbol, bid_price=price, bid_size=100, ask_price=ask, ask_size=100, time=time
             )
-        return Bar(
+        return new_bar(
             symbol=symbol, open=price, high=price, low=price, close=price, volume=100,
             trade_count=1, vwap=price, time=time,
             timeframe=cast("Timeframe", channel.partition(":")[2] or "1m"),

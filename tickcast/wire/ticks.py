@@ -159,9 +159,14 @@ class _BarType(StructMeta):
             if type(time) is not Time:
                 time = to_time("Bar.time", time)
             _check_choice("Bar.timeframe", timeframe, TIMEFRAMES)
-            return super().__call__(
+            if others or self is not Bar:
+                return super().__call__(
+                    symbol=symbol, open=open, high=high, low=low, close=close, volume=volume,
+                    trade_count=trade_count, vwap=vwap, time=time, timeframe=timeframe, **others,
+                )  # fmt: skip
+            return new_bar(
                 symbol=symbol, open=open, high=high, low=low, close=close, volume=volume,
-                trade_count=trade_count, vwap=vwap, time=time, timeframe=timeframe, **others,
+                trade_count=trade_count, vwap=vwap, time=time, timeframe=timeframe,
             )  # fmt: skip
 
         __call__.__qualname__ = "Bar"

@@ -48,9 +48,9 @@ def scale(pytestconfig: pytest.Config) -> Scale:
 
 @pytest.fixture(autouse=True)
 def patience(scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time limits are those of an idle machine, but many tests run beside the short version."""
+    """Wait longer in the short version, because many other tests run beside it."""
     if not scale.long:
-        monkeypatch.setattr(Scene, "resumes_within_s", 15.0)
+        monkeypatch.setattr(Scene, "patience", 5.0)
 
 
 @pytest.fixture

@@ -62,7 +62,8 @@ class Scene:
         settings: of the server and of the publisher.
     """
 
-    resumes_within_s = RESUMES_WITHIN_S
+    # Time limits are those of an idle machine, and are multiplied by this.
+    patience = 1.0
 
     def __init__(self, directory: Path, **settings: Any) -> None:
         self._directory = directory
@@ -104,7 +105,7 @@ class Scene:
         self._children.append(server)
         self._stack.callback(server.kill)
         await server.start()
-        await server.until_ready(True, timeout_s=5)
+        await server.until_ready(True, timeout_s=5 * self.patience)
         return server
 
     def program(self, module: str, *words: object) -> Child:
@@ -192,6 +193,7 @@ class Scene:
         """
         clock = asyncio.get_running_loop().time
         began = clock()
+        timeout_s *= self.patience
         while not condition():
             self._raise_failures()
             if clock() - began > timeout_s:
@@ -216,7 +218,7 @@ class Scene:
                 raise error
 
     async def recovered(
-        self, source: Source, clients: Sequence[Client], within_s: float | None = None
+        self, source: Source, clients: Sequence[Client], within_s: float = RESUMES_WITHIN_S
     ) -> float:
         """Wait until every client has a tick of every symbol that is offered from now on.
 
@@ -224,9 +226,7 @@ class Scene:
         """
         new = {symbol: id_ + 1 for symbol, id_ in source.last_ids.items()}
         return await self._until_all_have(
-            lambda: source.last_ids if source.ended else new,
-            clients,
-            self.resumes_within_s if within_s is None else within_s,
+            lambda: source.last_ids if source.ended else new, clients, within_s
         )
 
     async def finish(self, source: Source, clients: Sequence[Client], within_s: float = 10) -> None:

@@ -86,11 +86,11 @@ async def test_stalled(directory: Path, scale: Scale) -> None:
         source = scene.start(Source(publisher, made_up(SYMBOLS), RATE))
         await scene.flowing(source, RATE // 4)
         proxy.stall()
-        noticed_s = await server.until_ready(False, scale.pick(15.0, NOTICED_WITHIN_S))
+        noticed_s = await server.until_ready(False, NOTICED_WITHIN_S * scene.patience)
         await scene.pass_by(scale.pick(0.2, 8))
         proxy.flow()
         recovery_s = await scene.recovered(source, clients)
-        await server.until_ready(True, scale.pick(15.0, 3.0))
+        await server.until_ready(True, 3 * scene.patience)
         await exactly_all_was_delivered(
             scene, f"stalled, noticed in {noticed_s:.3g} s", source, clients, recovery_s
         )

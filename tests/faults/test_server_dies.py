@@ -153,7 +153,7 @@ async def test_clients_that_return_all_at_once(directory: Path, scale: Scale) ->
         server.kill()
         await scene.pass_by(scale.pick(0.3, 3.0))
         await server.start()
-        await server.until_ready(True, timeout_s=5)
+        await server.until_ready(True, timeout_s=5 * scene.patience)
         bystander = scene.start(Member(server.stream(), "BY", Encoding.JSON))
         await scene.until(lambda: bystander.caught_up_us, 5, "the bystander is live")
         bystander.measures = True

@@ -54,8 +54,9 @@ def check(report: Report, policy: str) -> None:
     assert (report.reconnects > 0) == (policy == "close")
 
 
-@pytest.mark.parametrize("policy", ["conflate", "skip", "close"])
-@pytest.mark.parametrize("as_default", [False, True])
+@pytest.mark.parametrize(
+    ("policy", "as_default"), [("conflate", False), ("skip", True), ("close", True)]
+)
 async def test_iterating(
     server: RunningServer, publisher: FeedPublisher, policy: str, as_default: bool
 ) -> None:

@@ -28,11 +28,11 @@ help: ## List these targets
 demo: .venv/.runtime ## Show it all: store, server, made-up market (ARGS="--port 9000")
 	@exec .venv/bin/tickcast demo $(ARGS)
 
-# Four tests run in parallel. Two cores can handle them, because each test spends time waiting.
+# Six tests run in parallel. Two cores can handle them, because each test spends time waiting.
 # ARGS="-n 0" runs them one by one. Bytecode is kept: without it, each of hundreds of processes
 # would compile everything again.
 test: .venv/.dev ## Run the tests (ARGS="-k outbox")
-	PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal $(ARGS)
+	PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 6 --dist worksteal $(ARGS)
 
 # `make test` runs a short version of these. The longest scenario is a soak test of half an hour.
 faults: .venv/.dev ## Kill and cut everything, at length (ARGS="--faults-minutes=5 -k storm")

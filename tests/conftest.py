@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ from tickcast.settings import Settings
 from tickcast.tasks import cancel_and_wait
 from tickcast.wire.ticks import DEFAULT_FEED
 from tickcast.wire.times import Time
+
+# Under nohup, the tests and the commands that they start would ignore it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 ES_TRADES = DATA / "es-trades.csv.gz"

@@ -151,7 +151,8 @@ class RequestPublisher:
 
     async def _submit(self, ticks: Sequence[Tick], sender: str | None, timeout_s: float) -> None:
         if self._outage is not None:
-            raise self._outage
+            # A new error: the same one, raised again, would keep the frames of every request.
+            raise BrokerUnavailable(str(self._outage))
         if self._waiting_ticks + len(ticks) > WAITING_TICKS_MAX:
             raise Overloaded("too many ticks are waiting for Redis")
         request = _Request(ticks, sender, asyncio.get_running_loop().create_future())

@@ -477,4 +477,4 @@ def break_cycle(parser: FrameParser) -> None:
 
 
 def _ignore(*_: object) -> None:
-    """The callback of an owner that has none yet, or any more."""
+    """The callback of an owner that has not set one, or has removed it."""

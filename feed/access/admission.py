@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from itertools import count
 from time import monotonic
 from typing import Any, Final
@@ -22,7 +21,13 @@ from tickcast.broker.limits import ConnectionLimiter, ConnectRateLimiter
 from tickcast.logs import SECURITY
 from tickcast.settings import Settings
 from tickcast.wire.actions import Credentials
-from tickcast.wire.addresses import Networks, client_network, is_allowed_host, is_allowed_origin
+from tickcast.wire.addresses import (
+    Networks,
+    client_network,
+    is_allowed_host,
+    is_allowed_origin,
+    is_local,
+)
 from tickcast.wire.errors import AuthFailed, HandshakeRefused, TooManyConnections, TryAgain
 
 REFUSALS: Final = (
@@ -157,8 +162,8 @@ class Admission:
     async def check_publisher(self, scope: Mapping[str, Any]) -> Grant:
         """Authorize a request to publish.
 
-        A program sends many of these with the same credentials. Once checked, they don't count as
-        attempts any more.
+        A program sends many of these with the same credentials. Once checked, they no longer count
+        as attempts.
 
         Raises:
             HandshakeRefused: the credentials are invalid, or the sender is a page of another site.
@@ -185,8 +190,8 @@ class Admission:
         if is_forwarded and not self._settings.trusted_proxies:
             # All clients of a proxy on this machine seem to come from this machine.
             return OPEN_GRANT
-        is_local = _is_local(_address_in(scope)) and all(map(_is_local, self._settings.host))
-        return LOCAL_GRANT if is_local else OPEN_GRANT
+        hosts = (_address_in(scope), *self._settings.host)
+        return LOCAL_GRANT if all(map(is_local, hosts)) else OPEN_GRANT
 
     async def admit(self, scope: Mapping[str, Any]) -> AdmittedClient:
         """Admit the sender of a handshake. Raises HandshakeRefused."""
@@ -355,10 +360,3 @@ def _address_in(scope: Mapping[str, Any]) -> str:
 def _escape(address: str) -> str:
     """Escape an address for logs. A proxy may pass on arbitrary text as a client's address."""
     return ascii(address)[1:-1]
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

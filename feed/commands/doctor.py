@@ -24,6 +24,7 @@ from tickcast.broker.preflight import preflight
 from tickcast.commands.options import config_option, redis_option
 from tickcast.commands.running import run
 from tickcast.settings import Settings, load_with_sources
+from tickcast.wire.addresses import is_local
 from tickcast.wire.errors import AccessDenied, TickcastError
 
 # NTP keeps the clocks of one network within a few milliseconds.
@@ -102,12 +103,12 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 def check_access(settings: Settings) -> Iterator[Finding]:
     """Check who may connect, and the certificate."""
-    is_local = all(host in ("127.0.0.1", "::1", "localhost") for host in settings.host)
+    listens_locally = all(map(is_local, settings.host))
     try:
         is_required = Authenticator(settings).is_required
         if is_required:
             yield Finding("ok", "access", "clients need credentials")
-        elif is_local:
+        elif listens_locally:
             yield Finding("ok", "access", "open to every program on this machine, and to no other")
         else:
             yield Finding(
@@ -116,7 +117,7 @@ def check_access(settings: Settings) -> Iterator[Finding]:
                 " set `auth` (see docs/security.md)",
             )  # fmt: skip
         if certificate_of(settings) is None:
-            if not is_local and not settings.trusted_proxies:
+            if not listens_locally and not settings.trusted_proxies:
                 yield Finding(
                     "warn", "tls",
                     "connections are not encrypted; set tls_cert and tls_key, or use a proxy and"

@@ -102,6 +102,16 @@ def is_loopback(host: str) -> bool:
     return parsed is not None and (parsed.is_loopback or parsed.is_unspecified)
 
 
+def is_local(host: str) -> bool:
+    """Whether an address to listen on, or of a client, belongs to this machine alone.
+
+    Unlike with `is_loopback`, the unspecified addresses don't: a server that listens on them can be
+    reached from elsewhere.
+    """
+    parsed = _parse_address(host)
+    return host == "localhost" or (parsed is not None and parsed.is_loopback)
+
+
 def is_origin_pattern(text: str) -> bool:
     """Whether the text is an origin as browsers send it (RFC 6454, section 6.2).
 

@@ -20,7 +20,7 @@ from feed.fanout.encoded_ticks import message_frame
 from feed.fanout.outbox import Outbox
 from feed.replay.scheduler import ReplayClient
 from feed.server.engine import Engine
-from feed.server.publishing import PublishDenied, TooFast, publisher_name
+from feed.server.publishing import PublishDenied, TooFast
 from feed.server.session import Request, Session
 from feed.transport.handshake import EXTENSION, AsgiSink, WebSocketProtocol
 from feed.transport.loop_time import Steps
@@ -278,9 +278,7 @@ class Connection:
         try:
             grant = publishing.check_right(session.grant)
             ticks = parse_published(action.message, Time.now())
-            publishing.check_streams(grant, session.feed, ticks)
-            publishing.charge(publisher_name(grant, self._client.address), len(ticks))
-            count = await publishing.publish(session.feed, ticks)
+            count = await publishing.publish(grant, self._client.address, session.feed, ticks)
         except InvalidTick as error:
             session.refuse(action, Fault.INVALID_SYNTAX, str(error))
         except PublishDenied as error:

@@ -81,37 +81,52 @@ class ClientPublishing:
             return grant
         raise PublishDenied(_NOT_LOCAL if grant and grant.proof is Proof.NOTHING else _NO_RIGHT)
 
-    def check_streams(self, grant: Grant, feed: str, ticks: Sequence[Tick]) -> None:
-        """Check that a client's credentials cover all its ticks. Raises PublishDenied."""
+    def _check_streams(self, grant: Grant, feed: str, ticks: Sequence[Tick]) -> None:
         # A request has thousands of ticks, but few streams.
         streams = {Subscription(channel_of(tick), tick.symbol) for tick in ticks}
         # Sorted, so that a repeated request gets the same answer.
         for channel, symbol in sorted(grant.entitlements.refused(feed, streams))[:1]:
             raise PublishDenied(f"these credentials don't cover {channel} of {symbol} in {feed}")
 
-    def charge(self, subject: str, ticks: int) -> None:
-        """Count ticks against the rate of a credential or an address. Raises TooFast."""
+    def _charge(self, publisher: str, ticks: int) -> None:
         rate = self._settings.publish_ticks_per_s
-        bucket = self._allowances.get(subject)
+        bucket = self._allowances.get(publisher)
         if bucket is None:
-            bucket = self._allowances[subject] = TokenBucket(rate, 2 * rate)
+            bucket = self._allowances[publisher] = TokenBucket(rate, 2 * rate)
             if len(self._allowances) > _SUBJECTS_MAX:
                 self._allowances.popitem(last=False)
-        self._allowances.move_to_end(subject)
+        self._allowances.move_to_end(publisher)
         if not bucket.consume(max(ticks, _REQUEST_TICKS), monotonic()):
             raise TooFast(f"more than {rate:g} ticks a second")
 
     async def publish(
-        self, feed: str, ticks: Sequence[Tick], key: str | None = None, digest: str = ""
+        self,
+        grant: Grant,
+        address: str,
+        feed: str,
+        ticks: Sequence[Tick],
+        *,
+        key: str | None = None,
+        digest: str = "",
     ) -> int:
-        """Publish ticks; return their number when they are published.
+        """Publish a client's ticks; return their number when they are published.
+
+        Args:
+            grant: the client's rights, which `check_right` has accepted.
+            address: counts the ticks of clients that need no credentials.
+            key, digest: the idempotency key and a digest of the request that has one.
 
         Raises:
+            PublishDenied: the credentials don't cover all the ticks.
+            TooFast: the client's rate does not allow that many.
             BrokerUnavailable, BrokerUnsuitable, Overloaded, KeyReused: see `RequestPublisher`.
         """
+        self._check_streams(grant, feed, ticks)
+        name = _publisher_name(grant, address)
+        self._charge(name, len(ticks))
         publisher = await self._publisher_of(feed)
         if key is not None:
-            return await publisher.publish_once(ticks, key, digest, TIMEOUT_S)
+            return await publisher.publish_once(ticks, f"{name} {key}", digest, TIMEOUT_S)
         if ticks:
             await publisher.publish(ticks, TIMEOUT_S)
         return len(ticks)
@@ -139,7 +154,7 @@ class ClientPublishing:
         return publisher
 
 
-def publisher_name(grant: Grant, address: str) -> str:
+def _publisher_name(grant: Grant, address: str) -> str:
     """The name under which a client's ticks are counted, and its idempotency keys are kept."""
     if grant.proof is Proof.NOTHING:
         # All programs of a machine share one allowance. Nothing tells them apart.
@@ -166,18 +181,13 @@ async def answer_publish(
     key = request.headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
         raise HTTPException(400, "Idempotency-Key is not 1 to 128 printable ASCII characters")
-    subject = publisher_name(grant, request.client.host if request.client else "")
+    address = request.client.host if request.client else ""
     body = await request.body()
     try:
         publishing.check_right(grant)
         ticks = parse_ticks(body, form, Time.now())
-        publishing.check_streams(grant, feed, ticks)
-        publishing.charge(subject, len(ticks))
-        if key is None:
-            count = await publishing.publish(feed, ticks)
-        else:
-            digest = hashlib.sha256(body).hexdigest()
-            count = await publishing.publish(feed, ticks, f"{subject} {key}", digest)
+        digest = hashlib.sha256(body).hexdigest() if key is not None else ""
+        count = await publishing.publish(grant, address, feed, ticks, key=key, digest=digest)
     except InvalidTick as error:
         raise HTTPException(400, str(error)) from None
     except PublishDenied as error:
